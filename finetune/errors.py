@@ -1,0 +1,140 @@
+"""Every error a user can meet, as one tree.
+
+    FinetuneError                     exit code 1 unless said otherwise
+    ├── BadInput                      exit code 2: the request itself cannot work
+    │   ├── RecipeError               a recipe key or value
+    │   ├── ModelError
+    │   │   ├── ModelNotFound
+    │   │   ├── ModelGated
+    │   │   └── VocabularyMismatch    teacher and student do not share a tokenizer
+    │   ├── DatasetError
+    │   │   ├── DatasetNotFound
+    │   │   ├── UnknownFormat         names the columns that were seen
+    │   │   ├── EmptyDataset
+    │   │   └── BadRow                names file and line
+    │   ├── NoTerminal                a question, and nobody to ask
+    │   └── OutputExists              the output folder holds other work
+    ├── HardwareError
+    │   └── OutOfMemory               names what to lower
+    ├── TrainingError
+    │   └── Diverged                  names the step
+    ├── BenchmarkError
+    ├── UploadError
+    │   ├── NotSignedIn
+    │   ├── ReadOnlyToken
+    │   └── RepoExists
+    └── Interrupted                   exit code 130: `saved` is the folder that was kept, or None
+
+A message says what and where; `hint` says what to do next. Third-party exceptions are translated once, where the library is called.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class FinetuneError(Exception):
+    """Root of all errors meant for people: `message` says what and where, `hint` what to do next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class BadInput(FinetuneError):
+    exit_code = 2
+
+
+class RecipeError(BadInput):
+    pass
+
+
+class ModelError(BadInput):
+    pass
+
+
+class ModelNotFound(ModelError):
+    pass
+
+
+class ModelGated(ModelError):
+    pass
+
+
+class VocabularyMismatch(ModelError):
+    pass
+
+
+class DatasetError(BadInput):
+    pass
+
+
+class DatasetNotFound(DatasetError):
+    pass
+
+
+class UnknownFormat(DatasetError):
+    pass
+
+
+class EmptyDataset(DatasetError):
+    pass
+
+
+class BadRow(DatasetError):
+    pass
+
+
+class NoTerminal(BadInput):
+    pass
+
+
+class OutputExists(BadInput):
+    pass
+
+
+class HardwareError(FinetuneError):
+    pass
+
+
+class OutOfMemory(HardwareError):
+    pass
+
+
+class TrainingError(FinetuneError):
+    pass
+
+
+class Diverged(TrainingError):
+    pass
+
+
+class BenchmarkError(FinetuneError):
+    pass
+
+
+class UploadError(FinetuneError):
+    pass
+
+
+class NotSignedIn(UploadError):
+    pass
+
+
+class ReadOnlyToken(UploadError):
+    pass
+
+
+class RepoExists(UploadError):
+    pass
+
+
+class Interrupted(FinetuneError):
+    exit_code = 130
+
+    def __init__(self, message: str, *, hint: str | None = None, saved: Path | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.saved = saved

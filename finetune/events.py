@@ -1,0 +1,177 @@
+"""What the engine tells the world: small frozen values handed to a `Reporter`.
+
+The engine never prints. A screen draws events, `run/events.jsonl` keeps them, a test collects them:
+
+    reporter = Recorder()
+    LLMFineTuner(recipe, reporter=reporter).run()
+    reporter.of(TrainingFinished)[-1].tokens_per_second
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
+
+
+@dataclass(frozen=True)
+class Event:
+    name: ClassVar[str] = "event"
+
+
+@dataclass(frozen=True)
+class StageStarted(Event):
+    """A stage (model, data, training, benchmark, upload, ...) begins; `title` is for people."""
+
+    name: ClassVar[str] = "stage_started"
+    stage: str
+    title: str
+
+
+@dataclass(frozen=True)
+class StageFinished(Event):
+    """A stage is over; `summary` is one line for people."""
+
+    name: ClassVar[str] = "stage_finished"
+    stage: str
+    seconds: float
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class Notice(Event):
+    """One sentence a person should know; level is "info" or "warning"."""
+
+    name: ClassVar[str] = "notice"
+    text: str
+    level: str = "info"
+
+
+@dataclass(frozen=True)
+class Progress(Event):
+    """Countable work inside a stage (bytes downloaded, rows tokenised, answers generated)."""
+
+    name: ClassVar[str] = "progress"
+    stage: str
+    done: int
+    total: int | None
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class DataPrepared(Event):
+    """The data report of the run (see data_report.json)."""
+
+    name: ClassVar[str] = "data"
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelReady(Event):
+    """A model is in memory."""
+
+    name: ClassVar[str] = "model"
+    role: str
+    source: str
+    parameters: int
+    trainable_parameters: int
+    dtype: str
+    device: str
+
+
+@dataclass(frozen=True)
+class TrainingStep(Event):
+    """One optimizer step; tokens are those of the rows, padding never counted."""
+
+    name: ClassVar[str] = "step"
+    step: int
+    total_steps: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    tokens_per_second: float
+    memory_bytes: int
+    seconds_left: float
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingFinished(Event):
+    """Totals of the training; `real_tokens` and `supervised_tokens` count rows, never padding."""
+
+    name: ClassVar[str] = "training"
+    steps: int
+    train_seconds: float
+    real_tokens: int
+    tokens_per_second: float
+    supervised_tokens: int
+    peak_memory_bytes: int
+    trainable_parameters: int
+    parameters: int
+    first_loss: float
+    final_loss: float
+
+
+@dataclass(frozen=True)
+class BenchmarkFinished(Event):
+    """The content of benchmark.json."""
+
+    name: ClassVar[str] = "benchmark"
+    scores: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Uploaded(Event):
+    name: ClassVar[str] = "uploaded"
+    repo: str
+    url: str
+    private: bool
+
+
+class Reporter(Protocol):
+    """Anything that takes events; must not raise."""
+
+    def report(self, event: Event) -> None: ...
+
+
+Kind = TypeVar("Kind", bound=Event)
+
+
+class Recorder:
+    """Keeps every event in a list: the reporter of tests and notebooks."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def report(self, event: Event) -> None:
+        self.events.append(event)
+
+    def of(self, kind: type[Kind]) -> list[Kind]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+class JsonLines:
+    """Appends every event to a file as one JSON object a line, with its name and the time; progress ticks are left out."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def report(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            return
+        record = {"event": event.name, "time": round(time.time(), 3), **asdict(event)}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+
+
+class Fanout:
+    """Hands each event to several reporters; more can be added while a run goes on."""
+
+    def __init__(self, *reporters: Reporter) -> None:
+        self.reporters = list(reporters)
+
+    def report(self, event: Event) -> None:
+        for reporter in self.reporters:
+            reporter.report(event)

@@ -1,0 +1,302 @@
+"""A run as one frozen, validated value. Prompts, flags, YAML and Python only fill it; `LLMFineTuner` only executes it.
+
+    recipe = Recipe.from_layers({"training": {"epochs": 1}})      # later layers win
+    recipe = Recipe.load("recipe.yaml", overrides=["training.epochs=1"])
+    recipe.save("again.yaml")                                     # every default filled in
+
+Nothing here touches disk beyond the recipe file itself, nor network, nor GPU. A recipe never holds a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+
+from finetune import registry
+from finetune.errors import RecipeError
+
+STARTER = "HuggingFaceTB/SmolLM2-135M-Instruct"
+HEADER = "# Repeat this run: finetune-cli run THIS_FILE --output-dir NEW_FOLDER\n"
+
+
+class Spec(BaseModel):
+    """A part of a recipe: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class FromTeacher(Spec):
+    """A student made from the teacher: `layers` is a count (20) or a share of the teacher's depth (0.67)."""
+
+    layers: int | float = Field(gt=0)
+
+    @field_validator("layers")
+    @classmethod
+    def _count_or_share(cls, layers: int | float) -> int | float:
+        if layers != int(layers) and layers > 1:
+            raise ValueError("must be a whole number of layers, or a share between 0 and 1")
+        return float(layers) if layers < 1 else int(layers)
+
+
+class StudentSpec(Spec):
+    from_teacher: FromTeacher
+
+
+class TeacherSpec(Spec):
+    """The model that is imitated; `load_in` quantises it through bitsandbytes."""
+
+    source: str = Field(min_length=1)
+    load_in: Literal["8bit", "4bit"] | None = None
+
+
+class ColumnsSpec(Spec):
+    """Which columns hold what; leave out what the data does not have."""
+
+    text: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    messages: str | None = None
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> ColumnsSpec:
+        given = {name for name, column in self if column is not None}
+        if given not in ({"text"}, {"prompt", "completion"}, {"messages"}):
+            raise ValueError("must name `text`, or `prompt` and `completion`, or `messages`")
+        return self
+
+
+class DatasetSpec(Spec):
+    source: str = Field("builtin:python-docs", min_length=1)
+    config: str | None = None
+    split: str = "train"
+    data_files: str | list[str] | None = None
+    samples: int | None = Field(1000, ge=2)
+    columns: ColumnsSpec | None = None
+    max_length: int = Field(512, ge=8)
+    held_out: float = Field(0.1, gt=0, lt=1)
+    eval_split: str | None = None
+
+
+class DistillationSpec(Spec):
+    temperature: float = Field(2.0, gt=0)
+    alpha: float = Field(0.5, ge=0, le=1)
+    objective: str = "forward_kl"
+    cache: Literal["auto", "none", "hidden", "gradient"] = "auto"
+    supervise: Literal["all", "answers"] = "all"
+
+    @field_validator("objective")
+    @classmethod
+    def _known(cls, objective: str) -> str:
+        registry.check_name("objectives", objective)
+        return objective
+
+
+class TrainingSpec(Spec):
+    epochs: float = Field(3, gt=0)
+    batch_size: int = Field(4, ge=1)
+    gradient_accumulation: int = Field(1, ge=1)
+    learning_rate: float = Field(2.0e-4, gt=0, lt=1)
+    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    warmup: float = Field(0.03, ge=0, lt=1)
+    activation_checkpointing: Literal["auto"] | bool = "auto"
+    save_every: Literal["auto"] | int = "auto"
+
+
+class BenchmarkSpec(Spec):
+    rows: int = Field(50, ge=1)
+    metrics: list[str] = ["rouge", "perplexity"]
+    max_new_tokens: Literal["auto"] | int = "auto"
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, metrics: list[str]) -> list[str]:
+        for metric in metrics:
+            registry.check_name("metrics", metric)
+        return metrics
+
+
+class UploadSpec(Spec):
+    repo: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")
+    private: bool = True
+
+
+class Recipe(Spec):
+    """Everything that decides what a run produces. Raises RecipeError through `from_layers` and `load`."""
+
+    approach: Literal["fine-tuning", "distillation"] = "fine-tuning"
+    model: str | StudentSpec = STARTER
+    teacher: TeacherSpec | None = None
+    output_dir: str = Field("./finetuned_model", min_length=1)
+    dataset: DatasetSpec = DatasetSpec()
+    method: SerializeAsAny[Spec]
+    distillation: DistillationSpec = DistillationSpec()
+    training: TrainingSpec = TrainingSpec()
+    benchmark: BenchmarkSpec = BenchmarkSpec()
+    upload: UploadSpec | None = None
+    seed: int = Field(42, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_approach(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            raise ValueError("must be a mapping of recipe keys")
+        filled = dict(given)
+        if filled.get("approach") == "distillation":
+            if filled.get("model") is None:
+                filled["model"] = {"from_teacher": {"layers": 0.67}}
+            if filled.get("teacher") is None:
+                filled["teacher"] = STARTER
+            filled.setdefault("output_dir", "./distilled_model")
+            filled.setdefault("method", {"kind": "full"})
+        filled.setdefault("method", {"kind": "lora"})
+        return filled
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _short_teacher(cls, teacher: Any) -> Any:
+        return {"source": teacher} if isinstance(teacher, str) else teacher
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method_of_its_kind(cls, method: Any) -> Any:
+        if isinstance(method, str):
+            method = {"kind": method}
+        if not isinstance(method, Mapping):
+            return method
+        kind = method.get("kind", "lora")
+        registry.check_name("methods", str(kind))
+        return registry.load("methods", str(kind)).Spec.model_validate(method)
+
+    @model_validator(mode="after")
+    def _student_needs_a_teacher(self) -> Recipe:
+        if self.approach == "fine-tuning" and isinstance(self.model, StudentSpec):
+            raise ValueError("`model: {from_teacher: ...}` makes a student, which needs `approach: distillation`")
+        return self
+
+    @classmethod
+    def from_layers(cls, *layers: Mapping[str, Any]) -> Recipe:
+        """Merge layers (later ones win, key by key) over the defaults; raises RecipeError naming the key."""
+        merged: dict[str, Any] = {}
+        for layer in layers:
+            merged = merge(merged, layer)
+        try:
+            return cls.model_validate(merged)
+        except ValidationError as error:
+            raise _explain(error) from None
+
+    @classmethod
+    def load(cls, path: str | Path, *, overrides: list[str] | None = None, layers: tuple[Mapping[str, Any], ...] = ()) -> Recipe:
+        """Read a YAML file, then apply `layers` and `KEY.PATH=VALUE` overrides."""
+        return cls.from_layers(read_yaml(Path(path)), *layers, *(parse_override(text) for text in overrides or []))
+
+    def with_changes(self, *layers: Mapping[str, Any]) -> Recipe:
+        """The same recipe with some keys changed, validated again."""
+        return Recipe.from_layers(self.model_dump(), *layers)
+
+    def to_yaml(self) -> str:
+        return HEADER + yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+    def save(self, path: str | Path) -> None:
+        Path(path).write_text(self.to_yaml(), encoding="utf-8")
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` with the keys of `above` written over it; mappings merge, everything else is replaced.
+
+    A mapping that names another `kind` replaces the one below it: its keys belong to another method.
+    """
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        same_kind = isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind") in (None, old.get("kind"))
+        merged[key] = merge(cast(Mapping[str, Any], old), value) if same_kind else value
+    return merged
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A recipe file as plain data; raises RecipeError for a missing or broken file."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(
+            f"There is no recipe file {path}.", hint="Check the path, or run `finetune-cli` and let the wizard write one."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} cannot be read as text: {error}.", hint="A recipe is a UTF-8 YAML file.") from None
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise RecipeError(f"{path}{line}: this is not valid YAML.", hint="A recipe has lines such as `seed: 42`.") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path} must hold recipe keys, not {type(content).__name__}.", hint="A recipe has lines such as `seed: 42`.")
+    return content
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """`training.epochs=1` as {"training": {"epochs": 1}}; the value is read as YAML."""
+    path, equals, value = text.partition("=")
+    if not equals or not all(part.strip() for part in path.split(".")):
+        raise RecipeError(f"--set {text} is not KEY.PATH=VALUE.", hint="For example: --set training.epochs=1")
+    try:
+        nested: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        nested = value
+    for part in reversed(path.split(".")):
+        nested = {part.strip(): nested}
+    return cast("dict[str, Any]", nested)
+
+
+def known_keys(spec: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
+    """Every dotted key a recipe can have, such as training.epochs."""
+    for name, field in spec.model_fields.items():
+        yield prefix + name
+        for part in _spec_types(field.annotation):
+            yield from known_keys(part, f"{prefix}{name}.")
+    if spec is Recipe:
+        for method in registry.names("methods"):
+            yield from (f"method.{name}" for name in registry.load("methods", method).Spec.model_fields)
+
+
+def _spec_types(annotation: Any) -> list[type[BaseModel]]:
+    inner = getattr(annotation, "__args__", None)
+    candidates = inner if inner else (annotation,)
+    return [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, Spec) and kind is not Spec]
+
+
+def _explain(error: ValidationError) -> RecipeError:
+    """The first problem as one sentence with its dotted key."""
+    problem = error.errors()[0]
+    path = ".".join(str(part) for part in problem["loc"] if not _is_branch(str(part)))
+    if problem["type"] == "extra_forbidden":
+        known = sorted(set(known_keys()))
+        siblings = [key for key in known if key.rpartition(".")[0] == path.rpartition(".")[0]]
+        nearest = registry.did_you_mean(path, siblings) or registry.did_you_mean(path, known)
+        return RecipeError(f"{path} is not a recipe key.{nearest}", hint=f"Keys here: {', '.join(siblings) or ', '.join(known)}.")
+    reason = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    shown = problem["input"]
+    value = f", not {shown!r}" if isinstance(shown, str | int | float | bool) else ""
+    return RecipeError(f"{path or 'The recipe'} {reason}{value}.".replace("..", "."), hint=_hint(path, problem))
+
+
+def _hint(path: str, problem: Any) -> str | None:
+    field: Any = None
+    spec: Any = Recipe
+    for part in path.split("."):
+        field = getattr(spec, "model_fields", {}).get(part)
+        inner = _spec_types(field.annotation) if field is not None else []
+        spec = inner[0] if inner else None
+    if field is None or field.is_required() or path == "method":
+        return None
+    default = field.get_default(call_default_factory=True)
+    return f"The default is {default}: --set {path}={default}" if default is not None and not isinstance(default, Spec) else None
+
+
+def _is_branch(part: str) -> bool:
+    """pydantic names the branch of a union in the path of an error; people never wrote it."""
+    return part in {"str", "int", "float", "bool", "list[str]", "StudentSpec"} or part.startswith(("literal[", "function-"))

@@ -1,0 +1,72 @@
+"""Names to things: `load("methods", "lora")` imports one method when it is first needed.
+
+Built-ins are lazy "module:attribute" lines. Other packages add theirs with entry points in the groups `finetune_cli.methods`,
+`.objectives`, `.formats`, `.metrics` and `.exporters`.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from finetune.errors import RecipeError
+
+BUILT_IN: dict[str, dict[str, str]] = {
+    "methods": {
+        "lora": "finetune.methods.lora:LoRA",
+        "full": "finetune.methods.full:Full",
+    },
+    "objectives": {
+        "forward_kl": "finetune.distillation.objectives.forward_kl:ForwardKL",
+        "reverse_kl": "finetune.distillation.objectives.reverse_kl:ReverseKL",
+        "jsd": "finetune.distillation.objectives.jsd:GeneralisedJSD",
+        "skew_forward_kl": "finetune.distillation.objectives.skew_forward_kl:SkewForwardKL",
+        "skew_reverse_kl": "finetune.distillation.objectives.skew_reverse_kl:SkewReverseKL",
+        "tvd": "finetune.distillation.objectives.tvd:TotalVariation",
+    },
+    "formats": {
+        "messages": "finetune.data.formats.messages:Messages",
+        "prompt_completion": "finetune.data.formats.prompt_completion:PromptCompletion",
+        "instruction": "finetune.data.formats.instruction:Instruction",
+        "question_answer": "finetune.data.formats.question_answer:QuestionAnswer",
+        "text": "finetune.data.formats.text:Text",
+    },
+    "metrics": {
+        "rouge": "finetune.benchmark.rouge:Rouge",
+        "perplexity": "finetune.benchmark.perplexity:Perplexity",
+    },
+}
+
+
+def names(kind: str) -> list[str]:
+    """All known names of one kind, built-ins first."""
+    return [*BUILT_IN.get(kind, {}), *sorted(set(_outside(kind)) - set(BUILT_IN.get(kind, {})))]
+
+
+def load(kind: str, name: str) -> Any:
+    """The thing called `name`; raises RecipeError naming the nearest known name."""
+    check_name(kind, name)
+    target = BUILT_IN.get(kind, {}).get(name) or _outside(kind)[name]
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def check_name(kind: str, name: str) -> None:
+    """Raises RecipeError if nothing is called `name`; imports nothing."""
+    known = names(kind)
+    if name not in known:
+        raise RecipeError(f"There is no {kind.removesuffix('s')} {name!r}.{did_you_mean(name, known)}", hint=f"Known: {', '.join(known)}.")
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """' Did you mean X?' or nothing."""
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+@cache
+def _outside(kind: str) -> dict[str, str]:
+    return {point.name: point.value for point in entry_points(group=f"finetune_cli.{kind}")}

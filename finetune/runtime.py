@@ -1,0 +1,27 @@
+"""How this machine does a run, as opposed to what the run is (`Recipe`): device, dtype, cache folder, workers, permissions."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+
+def default_cache() -> Path:
+    """$FINETUNE_CLI_CACHE, or the user's cache folder."""
+    override = os.environ.get("FINETUNE_CLI_CACHE")
+    return Path(override) if override else user_cache_path("finetune-cli")
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """Everything here may differ between two machines that run the same recipe."""
+
+    device: str = "auto"  # auto | cpu | cuda | mps
+    dtype: str = "auto"  # auto | float32 | bfloat16 | float16
+    cache_dir: Path = field(default_factory=default_cache)
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    trust_remote_code: bool = False
+    report_to: tuple[str, ...] = ()
