@@ -1,0 +1,41 @@
+"""Rows to one batch: right-padded to its longest row.
+
+Collator(pad_id=0)([{"input_ids": [5, 6], "labels": [-100, 6]}, ...])  ->  {"input_ids": [rows, longest], "labels": [rows, longest]}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+NO_LOSS = -100
+
+
+class Collator:
+    """Pads with `pad_id`, labels with -100; a `row` column is passed through as a LongTensor.
+
+    No attention mask is made unless `mask` is set: padding stands to the right, and causal attention never looks there.
+    """
+
+    def __init__(self, pad_id: int, *, mask: bool = False) -> None:
+        self.pad_id, self.mask = pad_id, mask
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        longest = max(len(row["input_ids"]) for row in rows)
+        batch = {
+            "input_ids": torch.full((len(rows), longest), self.pad_id, dtype=torch.long),
+            "labels": torch.full((len(rows), longest), NO_LOSS, dtype=torch.long),
+        }
+        if self.mask:
+            batch["attention_mask"] = torch.zeros((len(rows), longest), dtype=torch.long)
+        for number, row in enumerate(rows):
+            length = len(row["input_ids"])
+            batch["input_ids"][number, :length] = torch.as_tensor(row["input_ids"])
+            batch["labels"][number, :length] = torch.as_tensor(row["labels"])
+            if self.mask:
+                batch["attention_mask"][number, :length] = 1
+        if "row" in rows[0]:
+            batch["row"] = torch.as_tensor([row["row"] for row in rows], dtype=torch.long)
+        return batch

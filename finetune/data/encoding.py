@@ -1,0 +1,78 @@
+"""How the bytes of a text file become characters: UTF-8 where they are valid, a mark at the start, else the likeliest old code page.
+
+detect(file)  ->  "utf-8-sig"
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+
+from finetune.data.files import DataFile
+from finetune.errors import UnknownFormat
+
+MARKS = [(codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")]
+MARKS += [(codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")]
+SAMPLE = 1 << 16
+# Beyond these a guess is likelier wrong than right; cp1252 comes first because it is what Windows and Excel write in the west.
+OLD_PAGES = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp932", "gb18030", "big5", "euc_kr", "shift_jis"]
+BINARY_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"PK\x03\x04", b"\x1f\x8b", b"\x7fELF", b"SQLite format 3", b"GGUF", b"PAR1")
+
+
+def detect(file: DataFile) -> str:
+    """A Python codec name; raises UnknownFormat for a binary file."""
+    blocks = file.blocks()
+    start = next(blocks, b"")
+    for mark, name in MARKS:
+        if start.startswith(mark):
+            return name
+    sample = start[:SAMPLE]
+    wide = _wide_without_mark(sample)
+    if wide is not None:
+        return wide
+    if sample.startswith(BINARY_STARTS) or _control_share(sample) > 0.1:
+        raise UnknownFormat(f"{file.name} is a binary file, not text.", hint="Give the data as .jsonl, .json, .csv, .tsv, .txt or .parquet.")
+    return _narrow(start, blocks)
+
+
+def _narrow(start: bytes, rest: Iterator[bytes]) -> str:
+    """UTF-8 unless most of what is not ASCII is invalid in it."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")
+    good = bad = 0
+    doubtful = b""
+    block: bytes | None = start
+    while block is not None:
+        following = next(rest, None)
+        text = decoder.decode(block, final=following is None)
+        if not text.isascii():
+            broken = sum(1 for character in text if "\udc80" <= character <= "\udcff")
+            bad += broken
+            good += sum(1 for character in text if character > "\x7f") - broken
+            doubtful = doubtful or (block if broken else b"")
+        block = following
+    if bad == 0 or good > bad:
+        return "utf-8"
+    from charset_normalizer import from_bytes
+
+    first = next(index for index, byte in enumerate(doubtful) if byte > 0x7F)
+    sample = doubtful[max(0, first - SAMPLE // 2) : first + SAMPLE // 2]
+    guesses = [guess.encoding for guess in from_bytes(sample, cp_isolation=OLD_PAGES)]
+    if not guesses or ("cp1252" in guesses[:3] and good + bad < 200):
+        return "cp1252"  # a few accented letters are too little to tell code pages apart
+    return guesses[0]
+
+
+def _wide_without_mark(sample: bytes) -> str | None:
+    """UTF-16 without a mark shows as a zero in nearly every second byte of western text."""
+    if len(sample) < 4:
+        return None
+    even, odd = sample[0::2], sample[1::2]
+    zeros_even, zeros_odd = even.count(0) / len(even), odd.count(0) / len(odd)
+    if zeros_odd > 0.6 and zeros_even < 0.1:
+        return "utf-16-le"
+    return "utf-16-be" if zeros_even > 0.6 and zeros_odd < 0.1 else None
+
+
+def _control_share(sample: bytes) -> float:
+    odd = sum(sample.count(byte) for byte in range(32) if byte not in (9, 10, 12, 13, 27))
+    return odd / max(1, len(sample))

@@ -1,0 +1,158 @@
+"""Which files a source means: one file, a folder, a glob; plain, .gz, .zst or the members of a .zip.
+
+find_files("data/", data_files=None, split="train")  ->  [DataFile(data/train-0.jsonl), DataFile(data/train-1.jsonl)]
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import re
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import IO, cast
+
+from finetune.errors import BadRow, DatasetNotFound, UnknownFormat
+
+RECORDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+PROSE = (".txt", ".md")
+PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+BOOKKEEPING = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # of saved Hugging Face data sets
+SPLITS = {"train": ("train", "training"), "test": ("test", "testing"), "validation": ("validation", "valid", "val", "dev", "eval")}
+SPLITS |= {"valid": SPLITS["validation"], "dev": SPLITS["validation"], "eval": SPLITS["validation"]}
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file to read; `member` names the file inside a .zip."""
+
+    path: Path
+    member: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What errors and reports call it."""
+        return f"{self.path.name}/{self.member}" if self.member else self.path.name
+
+    @property
+    def suffix(self) -> str:
+        """The kind of content: .jsonl for rows.jsonl.gz."""
+        inner = Path(self.member) if self.member else self.path
+        return Path(inner.stem).suffix.lower() if inner.suffix.lower() in PACKED else inner.suffix.lower()
+
+    def open(self) -> IO[bytes]:
+        """The content, unpacked while it is read."""
+        if self.member is not None:
+            return zipfile.ZipFile(self.path).open(self.member)
+        packing = PACKED.get(self.path.suffix.lower())
+        if packing is None:
+            return self.path.open("rb")
+        import pyarrow as pa
+
+        return cast(IO[bytes], pa.input_stream(str(self.path), compression=packing))
+
+    def blocks(self, size: int = 1 << 20) -> Iterator[bytes]:
+        """The content in pieces; raises BadRow if the packing is broken."""
+        try:
+            with self.open() as file:
+                while block := file.read(size):
+                    yield block
+        except (OSError, EOFError, zipfile.BadZipFile) as error:
+            raise BadRow(f"{self.name} cannot be read: {error}.", hint="The file may be cut short: copy or download it again.") from None
+
+
+def looks_local(source: str) -> bool:
+    """Whether a source is meant as a path: it exists, is a glob, starts like a path or ends like a data file."""
+    if Path(source).expanduser().exists() or any(sign in source for sign in "*?["):
+        return True
+    if source.startswith(("/", "./", "../", "~", ".\\", "..\\")) or re.match(r"^[A-Za-z]:[\\/]", source) or "\\" in source:
+        return True
+    return DataFile(Path(source)).suffix in RECORDS + PROSE or Path(source).suffix.lower() in (*PACKED, ".zip")
+
+
+def find_files(source: str, data_files: str | list[str] | None, split: str, *, strict_split: bool = False) -> list[DataFile]:
+    """The files of a local source in a fixed order.
+
+    Where file names carry split names (train.jsonl, test.jsonl), only those of `split` are taken; `strict_split` raises
+    DatasetNotFound if there are none. Raises DatasetNotFound for a missing path and UnknownFormat for files that are no data.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        found = _in_folder(path, data_files)
+    elif path.exists():
+        found = _unpacked(path)
+    else:
+        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        found = [file for match in matches if match.is_file() for file in _unpacked(match)]
+        if not found:
+            raise DatasetNotFound(f"There is no file {source}.", hint=nearest_name(path))
+    unreadable = next((file for file in found if file.suffix not in RECORDS + PROSE), None)
+    if unreadable is not None:
+        raise UnknownFormat(
+            f"{unreadable.name} is not a kind of data file that can be read.",
+            hint=f"Readable: {', '.join(RECORDS + PROSE)}, also inside .gz, .zst, .bz2 and .zip.",
+        )
+    return _of_split(found, split, source, strict_split)
+
+
+def nearest_name(path: Path) -> str:
+    """A hint with the file of that folder whose name is most like `path`."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"There is no folder {folder} either."
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    close = get_close_matches(path.name, names, n=1, cutoff=0.5)
+    return f"Did you mean {folder / close[0]}?" if close else f"Check the path: the folder {folder} exists, this file does not."
+
+
+def _in_folder(folder: Path, data_files: str | list[str] | None) -> list[DataFile]:
+    everything = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _hidden(path.relative_to(folder))]
+    if data_files is not None:
+        patterns = [data_files] if isinstance(data_files, str) else data_files
+        named = [path for path in everything if any(fnmatch.fnmatch(path.relative_to(folder).as_posix(), each) for each in patterns)]
+        if not named:
+            raise DatasetNotFound(f"No file in {folder} is called {', '.join(patterns)}.", hint=nearest_name(folder / patterns[0]))
+        return [file for path in named for file in _unpacked(path)]
+    files = [DataFile(path) for path in everything if path.name not in BOOKKEEPING]
+    # A README beside tables is not data; it is where there is only prose.
+    records = [file for file in files if file.suffix in RECORDS]
+    prose = [file for file in files if file.suffix in PROSE]
+    if not records and not prose:
+        raise DatasetNotFound(f"The folder {folder} holds no data files.", hint=f"Readable: {', '.join(RECORDS + PROSE)}.")
+    return records or prose
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _unpacked(path: Path) -> list[DataFile]:
+    if path.suffix.lower() != ".zip":
+        return [DataFile(path)]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = sorted(info.filename for info in archive.infolist() if not info.is_dir())
+    except zipfile.BadZipFile:
+        raise BadRow(f"{path.name} is not a whole .zip file.", hint="It may be cut short: copy or download it again.") from None
+    files = [DataFile(path, member) for member in members if not _hidden(Path(member)) and not member.startswith("__MACOSX")]
+    records = [file for file in files if file.suffix in RECORDS]
+    return records or files
+
+
+def _of_split(files: list[DataFile], split: str, source: str, strict: bool) -> list[DataFile]:
+    """Files whose own name, or folder's name, carries the split; all of them if no name carries any."""
+    known = [word for words in SPLITS.values() for word in words]
+    if not strict and not any(_carries(file, known) for file in files):
+        return files
+    mine = [file for file in files if _carries(file, SPLITS.get(split, (split,)))]
+    if mine or (len(files) == 1 and not strict):
+        return mine or files
+    raise DatasetNotFound(f"{source} has no file of the split {split!r}.", hint=f"Its files: {', '.join(file.name for file in files[:8])}.")
+
+
+def _carries(file: DataFile, words: tuple[str, ...] | list[str]) -> bool:
+    inner = file.member or f"{file.path.parent.name}/{file.path.name}"
+    return bool(set(re.split(r"[^a-z]+", inner.lower())) & set(words))

@@ -1,0 +1,73 @@
+"""What a record means: which columns are the question and which the answer. One small class a format, chosen by column names.
+
+detect(["question", "answer"], sample, None)  ->  QuestionAnswer(question="question", answer="answer")
+
+Every format turns a record into turns, `[{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]`; plain text
+becomes one turn with the role "text". Contract of a format, also for those that other packages register:
+
+    name: str
+    columns: tuple[str, ...]                    the columns it reads; the others are reported as ignored
+    matches(columns, sample) -> Format | None   a format ready to read rows with these columns
+    to_messages(row) -> list[Message]           raises RowProblem for a record that cannot be used
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from finetune import registry
+from finetune.data.formats.cells import Message
+from finetune.errors import UnknownFormat
+from finetune.recipe import ColumnsSpec
+
+SHOWN_COLUMNS = 12
+
+
+class Format(Protocol):
+    name: str
+    columns: tuple[str, ...]
+
+    @classmethod
+    def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Format | None: ...
+
+    def to_messages(self, row: dict[str, Any]) -> list[Message]: ...
+
+
+def detect(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen: ColumnsSpec | None, where: str) -> Format:
+    """The format of these records; raises UnknownFormat naming the columns that were seen in `where`."""
+    if chosen is not None:
+        return _as_chosen(columns, chosen, where)
+    for name in registry.names("formats"):
+        found: Format | None = registry.load("formats", name).matches(columns, sample)
+        if found is not None:
+            return found
+    example = columns[0] if columns else "NAME"
+    other = columns[1] if len(columns) > 1 else "NAME"
+    raise UnknownFormat(
+        f"{where} has {_listed(columns)}, and none is a known prompt, answer, text or messages column.",
+        hint=f"Name them: --set dataset.columns.prompt={example} --set dataset.columns.completion={other} "
+        f"(or --set dataset.columns.text={example}).",
+    )
+
+
+def _as_chosen(columns: Sequence[str], chosen: ColumnsSpec, where: str) -> Format:
+    wanted = {role: column for role, column in chosen if column is not None}
+    for role, column in wanted.items():
+        if column not in columns:
+            raise UnknownFormat(
+                f"{where} has no column {column!r} for dataset.columns.{role}.{registry.did_you_mean(column, list(columns))}",
+                hint=f"It has {_listed(columns)}.",
+            )
+    if chosen.text is not None:
+        return registry.load("formats", "text")(chosen.text)
+    if chosen.messages is not None:
+        return registry.load("formats", "messages")(chosen.messages)
+    return registry.load("formats", "prompt_completion")(chosen.prompt, chosen.completion)
+
+
+def _listed(columns: Sequence[str]) -> str:
+    if not columns:
+        return "no columns"
+    more = f" and {len(columns) - SHOWN_COLUMNS} more" if len(columns) > SHOWN_COLUMNS else ""
+    return f"the column{'s' if len(columns) > 1 else ''} {', '.join(columns[:SHOWN_COLUMNS])}{more}"

@@ -1,0 +1,53 @@
+"""Reading one cell of a record as text, and finding columns by their usual names.
+
+as_text({"answer": 42}, "answer")  ->  "42"
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+from finetune.data.rows import RowProblem
+
+
+class Message(TypedDict):
+    role: str  # system, user, assistant; "text" for a plain document
+    content: str
+
+
+def find_column(columns: Sequence[str], *names: str) -> str | None:
+    """The first of `names` that is among `columns`, whatever its case."""
+    by_lower_case = {column.strip().lower(): column for column in reversed(columns)}
+    return next((by_lower_case[name] for name in names if name in by_lower_case), None)
+
+
+def is_missing(value: Any) -> bool:
+    """Nothing in the cell; the words "None", "NA" and "null" are text like any other."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def as_text(value: Any, column: str) -> str:
+    """A cell as text: numbers and truth values as JSON writes them; raises RowProblem for a missing or nested cell."""
+    if isinstance(value, str):
+        return value
+    if is_missing(value):
+        raise RowProblem(f"column {column} is missing")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple | dict | bytes):
+        raise RowProblem(f"column {column} holds {_kind(value)}, not text")
+    return str(value)
+
+
+def as_answer(value: Any, column: str) -> str:
+    """A cell as text that must not be blank: an empty answer teaches only to stop."""
+    text = as_text(value, column)
+    if not text.strip():
+        raise RowProblem(f"column {column} is empty")
+    return text
+
+
+def _kind(value: Any) -> str:
+    return "bytes" if isinstance(value, bytes) else "an object" if isinstance(value, dict) else "a list"

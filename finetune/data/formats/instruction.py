@@ -1,0 +1,43 @@
+"""Instruction, optional input and output, as in Alpaca.
+
+{"instruction": "Translate to French.", "input": "Good day", "output": "Bonjour"}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_missing
+
+
+class Instruction:
+    name = "instruction"
+
+    def __init__(self, instruction: str, given: str | None, output: str, system: str | None) -> None:
+        self.instruction, self.given, self.output, self.system = instruction, given, output, system
+        self.columns = tuple(column for column in (system, instruction, given, output) if column is not None)
+
+    @classmethod
+    def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Instruction | None:
+        instruction = find_column(columns, "instruction", "instructions")
+        output = find_column(columns, "output", "response", "completion", "answer", "outputs")
+        if instruction is None or output is None:
+            return None
+        given = find_column(columns, "input", "context", "inputs")
+        return cls(instruction, given, output, find_column(columns, "system", "system_prompt"))
+
+    def to_messages(self, row: dict[str, Any]) -> list[Message]:
+        asked = as_text(row.get(self.instruction), self.instruction)
+        given = row.get(self.given) if self.given is not None else None
+        if self.given is not None and not is_missing(given):
+            text = as_text(given, self.given)
+            asked = f"{asked}\n\n{text}" if text.strip() else asked
+        turns: list[Message] = [
+            {"role": "user", "content": asked},
+            {"role": "assistant", "content": as_answer(row.get(self.output), self.output)},
+        ]
+        system = row.get(self.system) if self.system is not None else None
+        if self.system is None or is_missing(system) or not as_text(system, self.system).strip():
+            return turns
+        return [{"role": "system", "content": as_text(system, self.system)}, *turns]

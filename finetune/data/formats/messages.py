@@ -1,0 +1,75 @@
+"""Chat messages, as OpenAI and as ShareGPT write them.
+
+{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}
+{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from finetune.data.formats.cells import Message, as_text, find_column
+from finetune.data.rows import RowProblem
+
+ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user"}
+ROLES |= {"assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
+
+
+class Messages:
+    name = "messages"
+
+    def __init__(self, messages: str) -> None:
+        self.columns = (messages,)
+
+    @classmethod
+    def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Messages | None:
+        column = find_column(columns, "messages", "conversations", "conversation", "chat", "dialog", "dialogue")
+        if column is None or not any(isinstance(_parsed(row.get(column)), list) for row in sample):
+            return None
+        return cls(column)
+
+    def to_messages(self, row: dict[str, Any]) -> list[Message]:
+        (column,) = self.columns
+        turns = read_messages(_parsed(row.get(column)), column)
+        if not any(turn["role"] == "assistant" and turn["content"].strip() for turn in turns):
+            raise RowProblem(f"column {column} holds no answer of the assistant")
+        return turns
+
+
+def read_messages(value: Any, column: str) -> list[Message]:
+    """Turns with the roles system, user and assistant; raises RowProblem for anything a chat template could not say."""
+    if not isinstance(value, list) or not value:
+        raise RowProblem(f"column {column} holds no list of messages")
+    return [_read_message(turn, column) for turn in value]
+
+
+def _read_message(turn: Any, column: str) -> Message:
+    if not isinstance(turn, dict):
+        raise RowProblem(f"column {column} holds a message that is not an object")
+    said_by = turn.get("role", turn.get("from"))
+    role = ROLES.get(str(said_by).lower())
+    if role is None or turn.get("tool_calls") or turn.get("function_call"):
+        what = "tool calls" if role else f"a message of {said_by!r}"
+        raise RowProblem(f"column {column} holds {what}; only system, user and assistant text can be trained on")
+    content = turn.get("content", turn.get("value"))
+    if isinstance(content, list):
+        content = "".join(_part(part, column) for part in content)
+    return {"role": role, "content": as_text(content, f"{column}.content")}
+
+
+def _part(part: Any, column: str) -> str:
+    if isinstance(part, dict) and part.get("type", "text") == "text":
+        return as_text(part.get("text"), f"{column}.content.text")
+    raise RowProblem(f"column {column} holds a message with pictures or sound; only text can be trained on")
+
+
+def _parsed(value: Any) -> Any:
+    """A CSV can only carry messages as a JSON string."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value

@@ -1,0 +1,49 @@
+"""A question and its answer; a context column, where there is one, comes before the question.
+
+{"question": "How many?", "answer": "Three."}
+{"context": "...", "question": "Who?", "answers": {"text": ["Ada"], "answer_start": [3]}}      # as in SQuAD: the first answer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_missing
+from finetune.data.rows import RowProblem
+
+
+class QuestionAnswer:
+    name = "question_answer"
+
+    def __init__(self, question: str, answer: str, context: str | None) -> None:
+        self.question, self.answer, self.context = question, answer, context
+        self.columns = tuple(column for column in (context, question, answer) if column is not None)
+
+    @classmethod
+    def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> QuestionAnswer | None:
+        question = find_column(columns, "question", "query", "problem", "q")
+        answer = find_column(columns, "answer", "answers", "response", "solution", "completion", "output", "a")
+        if question is None or answer is None:
+            return None
+        return cls(question, answer, find_column(columns, "context", "passage"))
+
+    def to_messages(self, row: dict[str, Any]) -> list[Message]:
+        asked = as_text(row.get(self.question), self.question)
+        context = row.get(self.context) if self.context is not None else None
+        if self.context is not None and not is_missing(context):
+            text = as_text(context, self.context)
+            asked = f"{text}\n\n{asked}" if text.strip() else asked
+        answer = as_answer(_first(row.get(self.answer), self.answer), self.answer)
+        return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+
+
+def _first(answer: Any, column: str) -> Any:
+    """One answer out of a list of equally good ones."""
+    if isinstance(answer, dict) and "text" in answer:
+        answer = answer["text"]
+    if isinstance(answer, list):
+        if not answer:
+            raise RowProblem(f"column {column} holds no answer")
+        return answer[0]
+    return answer

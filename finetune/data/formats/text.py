@@ -1,0 +1,37 @@
+"""Plain text: every token is learned.
+
+{"text": "The tower is 324 metres tall."}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from finetune.data.formats.cells import Message, as_text, find_column
+
+NAMES = ("text", "content", "document", "body", "article", "sentence", "story", "code", "review", "abstract")
+
+
+class Text:
+    name = "text"
+
+    def __init__(self, text: str) -> None:
+        self.columns = (text,)
+
+    @classmethod
+    def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Text | None:
+        column = find_column(columns, *NAMES)
+        if column is None:
+            wordy = [name for name in columns if any(_is_wordy(row.get(name)) for row in sample)]
+            column = wordy[0] if len(columns) == 1 and wordy else None
+        return cls(column) if column is not None else None
+
+    def to_messages(self, row: dict[str, Any]) -> list[Message]:
+        """One turn; blank text is allowed here (raw corpora are full of blank lines) and left out by the reader of rows."""
+        (column,) = self.columns
+        return [{"role": "text", "content": as_text(row.get(column), column)}]
+
+
+def _is_wordy(value: Any) -> bool:
+    return isinstance(value, str) and any(character.isalpha() for character in value)

@@ -1,0 +1,35 @@
+"""File -> records. One small file a kind; each has `read(file, spec, encoding) -> Iterator[Row | SkippedRow]`.
+
+A record that cannot be read is handed on as a `SkippedRow` with its line; a file that cannot be read at all raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+
+from finetune.data.files import DataFile
+from finetune.data.rows import Row, SkippedRow
+from finetune.recipe import DatasetSpec
+
+READERS = {
+    ".jsonl": "json_lines",
+    ".ndjson": "json_lines",
+    ".json": "json_document",
+    ".csv": "delimited",
+    ".tsv": "delimited",
+    ".txt": "prose",
+    ".md": "prose",
+    ".parquet": "tables",
+    ".arrow": "tables",
+}
+
+
+def read_file(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
+    """The records of one file in their order; `encoding` is None for files that are not text."""
+    reader = import_module(f"finetune.data.readers.{READERS[file.suffix]}")
+    yield from reader.read(file, spec, encoding)
+
+
+def is_text(file: DataFile) -> bool:
+    return READERS[file.suffix] != "tables"

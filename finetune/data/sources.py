@@ -1,0 +1,250 @@
+"""From `dataset.source` to rows on disk: every usable record as chat turns in one Arrow file, every other one in the skipped list.
+
+rows = read_rows(recipe.dataset, runtime, reporter)
+rows.dataset[0]["messages"]  ->  [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]
+
+The Arrow file is written record by record and memory-mapped afterwards, so memory stays flat however long the data are. It is
+kept in the cache under a fingerprint of the content (not of names or dates), and read again only when that changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.data import formats
+from finetune.data.builtin import read_builtin
+from finetune.data.encoding import detect
+from finetune.data.files import DataFile, find_files, looks_local
+from finetune.data.readers import is_text, read_file
+from finetune.data.rows import Row, RowProblem, SkippedRow
+from finetune.errors import BadRow, EmptyDataset
+from finetune.events import Notice, Progress, Reporter
+from finetune.recipe import DatasetSpec
+from finetune.runtime import RuntimeOptions
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+VERSION = 1  # part of every fingerprint: raise it when the same file would give other rows
+SAMPLE = 200  # records that are looked at before the format is decided
+BATCH = 1000
+KEPT_SKIPPED = 1000  # skipped records that are listed one by one; all are counted
+BAD_SHARE = 0.01
+
+
+@dataclass
+class Origin:
+    """An opened source: where it comes from, what identifies its content, and its records."""
+
+    name: str
+    fingerprint: list[str]
+    records: Callable[[], Iterator[Row | SkippedRow]]
+    pinned: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RowFacts:
+    """What reading found out; kept beside the rows."""
+
+    origin: str
+    pinned: str | None
+    format: str
+    columns: list[str]
+    ignored_columns: list[str]
+    files: list[str]
+    read: int
+    blank: int
+    skipped: int
+    skipped_rows: list[SkippedRow]
+    notes: list[str]
+
+
+@dataclass
+class Rows:
+    """`dataset` has the columns messages (list of role and content), file (index into `facts.files`) and line."""
+
+    dataset: Dataset
+    facts: RowFacts
+    fingerprint: str
+
+
+def read_rows(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *, split: str | None = None) -> Rows:
+    """All usable rows of a source, from the cache if its content is known.
+
+    Raises DatasetNotFound, UnknownFormat, EmptyDataset, or BadRow if more than 1 % of the records are unusable.
+    """
+    from datasets import Dataset
+
+    origin = open_source(spec, runtime, reporter, split=split)
+    chosen = spec.columns.model_dump() if spec.columns else None
+    fingerprint = digest([str(VERSION), *origin.fingerprint, json.dumps(chosen)])
+    folder = runtime.cache_dir / "datasets" / f"rows-{fingerprint}"
+    if not folder.is_dir():
+        with new_folder(folder) as unfinished:
+            facts = _write_rows(origin, spec, reporter, unfinished)
+            (unfinished / "facts.json").write_text(json.dumps(asdict(facts)), encoding="utf-8")
+    facts = _load_facts(folder / "facts.json")
+    for note in facts.notes:
+        reporter.report(Notice(note))
+    if facts.skipped > BAD_SHARE * facts.read:
+        raise _too_many_bad_rows(facts)
+    return Rows(Dataset.from_file(str(folder / "rows.arrow")), facts, fingerprint)
+
+
+def open_source(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *, split: str | None = None) -> Origin:
+    """The records of a source without a format yet; `split` asks for another split than the recipe's."""
+    if spec.source.startswith("builtin:"):
+        return _open_builtin(spec, runtime)
+    if looks_local(spec.source):
+        return _open_files(find_files(spec.source, spec.data_files, split or spec.split, strict_split=split is not None), spec)
+    from finetune.data.hub import open_hub
+
+    return open_hub(spec, runtime, reporter, split or spec.split)
+
+
+def digest(parts: Iterable[str]) -> str:
+    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+class new_folder:
+    """A folder that appears under its name complete or not at all; another process may win the race to make it."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __enter__(self) -> Path:
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        self.unfinished = Path(tempfile.mkdtemp(prefix=f".{self.target.name}-", dir=self.target.parent))
+        return self.unfinished
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None and not self.target.exists():
+            try:
+                os.replace(self.unfinished, self.target)
+            except OSError:
+                if not self.target.is_dir():
+                    raise
+        shutil.rmtree(self.unfinished, ignore_errors=True)
+
+
+def _open_builtin(spec: DatasetSpec, runtime: RuntimeOptions) -> Origin:
+    rows = read_builtin(spec.source.removeprefix("builtin:"), runtime.cache_dir)
+    content = digest(chain.from_iterable(row.values() for row in rows))
+    return Origin(spec.source, [content], lambda: (Row(dict(row), spec.source, number) for number, row in enumerate(rows, start=1)))
+
+
+def _open_files(files: list[DataFile], spec: DatasetSpec) -> Origin:
+    empty = next((file for file in files if file.path.stat().st_size == 0), None)
+    if empty is not None:
+        raise EmptyDataset(f"{empty.name} is empty.", hint="Give a file with at least two rows.")
+    encodings = {file: detect(file) if is_text(file) else None for file in files}
+    unusual = {file: name for file, name in encodings.items() if name not in (None, "utf-8", "utf-8-sig")}
+    notes = [f"{file.name} is read as {name}." for file, name in list(unusual.items())[:5]]
+
+    def records() -> Iterator[Row | SkippedRow]:
+        for file in files:
+            yield from read_file(file, spec, encodings[file])
+
+    content = [_content_hash(path) for path in dict.fromkeys(file.path for file in files)]
+    how = [f"{file.member}{file.suffix}" for file in files] + [str(spec.max_length) for file in files if file.suffix in (".txt", ".md")][:1]
+    return Origin(", ".join(file.name for file in files[:4]) + (" ..." if len(files) > 4 else ""), content + how, records, notes=notes)
+
+
+def _content_hash(path: Path) -> str:
+    content = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            content.update(block)
+    return content.hexdigest()
+
+
+def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: Path) -> RowFacts:
+    import pyarrow as pa
+
+    records = origin.records()
+    head = list(islice(records, SAMPLE))
+    sample = [record.values for record in head if isinstance(record, Row)]
+    columns = list(dict.fromkeys(chain.from_iterable(sample)))
+    if not sample:
+        raise _no_rows(origin, [record for record in head if isinstance(record, SkippedRow)])
+    chosen = formats.detect(columns, sample, spec.columns, origin.name)
+    ignored = [column for column in columns if column not in chosen.columns]
+    facts = RowFacts(origin.name, origin.pinned, chosen.name, list(chosen.columns), ignored, [], 0, 0, 0, [], list(origin.notes))
+
+    message = pa.struct({"role": pa.string(), "content": pa.string()})
+    schema = pa.schema({"messages": pa.list_(message), "file": pa.int32(), "line": pa.int64()})
+    file_numbers: dict[str, int] = {}
+
+    def usable() -> Iterator[tuple[list[Any], int, int]]:
+        for record in chain(head, records):
+            facts.read += 1
+            if isinstance(record, Row):
+                try:
+                    messages = chosen.to_messages(record.values)
+                    _check_characters(messages)
+                except RowProblem as problem:
+                    record = SkippedRow(record.file, record.line, str(problem))
+            if isinstance(record, SkippedRow):
+                facts.skipped += 1
+                if len(facts.skipped_rows) < KEPT_SKIPPED:
+                    facts.skipped_rows.append(record)
+            elif all(not turn["content"].strip() for turn in messages):
+                facts.blank += 1
+            else:
+                yield messages, file_numbers.setdefault(record.file, len(file_numbers)), record.line
+
+    rows = usable()
+    with pa.OSFile(str(folder / "rows.arrow"), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        while batch := list(islice(rows, BATCH)):
+            columns_of_batch = [pa.array(column, type=kind.type) for column, kind in zip(zip(*batch, strict=True), schema, strict=True)]
+            writer.write_batch(pa.record_batch(columns_of_batch, schema=schema))
+            reporter.report(Progress("data", facts.read, None, "rows"))
+    facts.files = list(file_numbers)
+    if facts.read == facts.skipped + facts.blank:
+        raise _no_rows(origin, facts.skipped_rows)
+    return facts
+
+
+def _check_characters(messages: list[Any]) -> None:
+    """Half of a surrogate pair is no character: it marks bytes of another encoding, or a broken escape in JSON."""
+    for turn in messages:
+        content = turn["content"]
+        if not content.isascii():
+            try:
+                content.encode("utf-8")
+            except UnicodeEncodeError:
+                raise RowProblem("text that is not valid Unicode") from None
+
+
+def _load_facts(path: Path) -> RowFacts:
+    facts = RowFacts(**json.loads(path.read_text(encoding="utf-8")))
+    facts.skipped_rows = [SkippedRow(*row) for row in facts.skipped_rows]
+    return facts
+
+
+def _no_rows(origin: Origin, skipped: list[SkippedRow]) -> EmptyDataset | BadRow:
+    if not skipped:
+        return EmptyDataset(f"{origin.name} holds no rows.", hint="Give data with at least two rows.")
+    first = skipped[0]
+    if len({row.reason for row in skipped}) == 1 and first.reason.endswith(("is missing", "is empty")):
+        return EmptyDataset(f"{first.file}: {first.reason} in every row.", hint="Name other columns with --set dataset.columns.prompt=NAME ...")
+    return BadRow(f"{first.file}: no row can be used; line {first.line} is {first.reason}.", hint="Check that the file is what its name says.")
+
+
+def _too_many_bad_rows(facts: RowFacts) -> BadRow:
+    listed = "; ".join(f"{row.file} line {row.line}: {row.reason}" for row in facts.skipped_rows[:3])
+    more = f"; and {facts.skipped - 3} more" if facts.skipped > 3 else ""
+    return BadRow(
+        f"{facts.skipped} of {facts.read} rows cannot be used ({listed}{more}).",
+        hint="Correct or remove these rows; up to 1 % would be skipped.",
+    )
