@@ -53,7 +53,9 @@ def python_docs(cache_dir: Path) -> list[dict[str, str]]:
         for source, docstring in documented_functions(path)
     ]
     if not rows:
-        raise DatasetNotFound(f"This Python has no library sources in {library}.", hint="Use a data set of your own: --set dataset.source=FILE")
+        raise DatasetNotFound(
+            f"This Python has no library sources in {library}.", hint="Use a data set of your own: --set dataset.source=FILE"
+        )
     cached.parent.mkdir(parents=True, exist_ok=True)
     half_written = cached.with_suffix(".part")
     half_written.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")

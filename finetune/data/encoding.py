@@ -16,7 +16,18 @@ MARKS += [(codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")]
 SAMPLE = 1 << 16
 # Beyond these a guess is likelier wrong than right; cp1252 comes first because it is what Windows and Excel write in the west.
 OLD_PAGES = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp932", "gb18030", "big5", "euc_kr", "shift_jis"]
-BINARY_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"PK\x03\x04", b"\x1f\x8b", b"\x7fELF", b"SQLite format 3", b"GGUF", b"PAR1")
+BINARY_STARTS = (
+    b"\x89PNG",
+    b"\xff\xd8\xff",
+    b"GIF8",
+    b"%PDF",
+    b"PK\x03\x04",
+    b"\x1f\x8b",
+    b"\x7fELF",
+    b"SQLite format 3",
+    b"GGUF",
+    b"PAR1",
+)
 
 
 def detect(file: DataFile) -> str:
@@ -31,7 +42,9 @@ def detect(file: DataFile) -> str:
     if wide is not None:
         return wide
     if sample.startswith(BINARY_STARTS) or _control_share(sample) > 0.1:
-        raise UnknownFormat(f"{file.name} is a binary file, not text.", hint="Give the data as .jsonl, .json, .csv, .tsv, .txt or .parquet.")
+        raise UnknownFormat(
+            f"{file.name} is a binary file, not text.", hint="Give the data as .jsonl, .json, .csv, .tsv, .txt or .parquet."
+        )
     return _narrow(start, blocks)
 
 

@@ -237,8 +237,12 @@ def _no_rows(origin: Origin, skipped: list[SkippedRow]) -> EmptyDataset | BadRow
         return EmptyDataset(f"{origin.name} holds no rows.", hint="Give data with at least two rows.")
     first = skipped[0]
     if len({row.reason for row in skipped}) == 1 and first.reason.endswith(("is missing", "is empty")):
-        return EmptyDataset(f"{first.file}: {first.reason} in every row.", hint="Name other columns with --set dataset.columns.prompt=NAME ...")
-    return BadRow(f"{first.file}: no row can be used; line {first.line} is {first.reason}.", hint="Check that the file is what its name says.")
+        return EmptyDataset(
+            f"{first.file}: {first.reason} in every row.", hint="Name other columns with --set dataset.columns.prompt=NAME ..."
+        )
+    return BadRow(
+        f"{first.file}: no row can be used; line {first.line} is {first.reason}.", hint="Check that the file is what its name says."
+    )
 
 
 def _too_many_bad_rows(facts: RowFacts) -> BadRow:

@@ -1,0 +1,230 @@
+"""The data stage: source -> rows -> train and held-out -> tokens in Arrow on disk, with a report.
+
+prepared = prepare_data(recipe.dataset, tokenizer, seed=42)
+prepared.train[0]     ->  {"input_ids": [...], "labels": [...], "length": 87, "row": 0}
+prepared.held_out[0]  ->  the same without row, and prompt_ids, prompt, reference
+
+Everything is cached by a fingerprint of content, tokenizer and settings; the second call reads it back in milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from finetune.data.report import DataReport
+from finetune.data.rows import RowProblem, SkippedRow
+from finetune.data.sources import KEPT_SKIPPED, Rows, digest, new_folder, read_rows
+from finetune.data.split import Division, batches, divide, last_answer
+from finetune.data.tokens import NO_LOSS, Encoder, Sequence
+from finetune.errors import EmptyDataset
+from finetune.events import Progress, Recorder, Reporter
+from finetune.recipe import DatasetSpec
+from finetune.runtime import RuntimeOptions
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+VERSION = 1  # part of the fingerprint: raise it when the same rows would give other tokens
+LONGEST_REFERENCE = 64  # tokens of plain text that stand as the reference of a held-out block
+EXAMPLES = 3
+
+
+@dataclass
+class PreparedData:
+    """Memory-mapped token rows; `fingerprint` is the same wherever content, tokenizer and settings are."""
+
+    train: Dataset
+    held_out: Dataset
+    report: DataReport
+    fingerprint: str
+
+
+def prepare_data(
+    spec: DatasetSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    supervise: Literal["answers", "all"] = "answers",
+    runtime: RuntimeOptions | None = None,
+    reporter: Reporter | None = None,
+) -> PreparedData:
+    """Tokens to train on and rows to measure on; a held-out row is never trained on.
+
+    Labels are -100 where there is no loss and the token itself elsewhere (the shift by one happens in the loss); those of
+    held-out rows always cover the answers only. Raises the DatasetError that says what is wrong with the data.
+    """
+    from datasets import Dataset
+
+    runtime, reporter = runtime or RuntimeOptions(), reporter or Recorder()
+    rows = read_rows(spec, runtime, reporter)
+    evaluation = read_rows(spec, runtime, reporter, split=spec.eval_split) if spec.eval_split else None
+    settings = [str(spec.samples), str(spec.held_out), str(spec.max_length), str(seed), supervise]
+    contents = [rows.fingerprint, evaluation.fingerprint if evaluation else "", tokenizer_fingerprint(tokenizer)]
+    fingerprint = digest([str(VERSION), *contents, *settings])
+    folder = runtime.cache_dir / "datasets" / f"tokens-{fingerprint}"
+    if not folder.is_dir():
+        division = divide(rows, evaluation, spec, seed)
+        with new_folder(folder) as unfinished:
+            report = _tokenise(rows, division, tokenizer, spec, supervise, reporter, unfinished)
+            (unfinished / "report.json").write_text(json.dumps(report.to_dict(), ensure_ascii=False), encoding="utf-8")
+    report = DataReport(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
+    train, held_out = (Dataset.from_file(str(folder / f"{part}.arrow")) for part in ("train", "held_out"))
+    return PreparedData(train, held_out, report, fingerprint)
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The same for tokenizers that give the same tokens and templates, wherever they were loaded from."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return digest([vocabulary, str(tokenizer.chat_template), str(tokenizer.bos_token), str(tokenizer.eos_token)])
+
+
+def _tokenise(
+    rows: Rows,
+    division: Division,
+    tokenizer: PreTrainedTokenizerBase,
+    spec: DatasetSpec,
+    supervise: Literal["answers", "all"],
+    reporter: Reporter,
+    folder: Path,
+) -> DataReport:
+    encoder = Encoder(tokenizer, max_length=spec.max_length, supervise=supervise)
+    facts = rows.facts
+    report = DataReport(
+        source=facts.origin,
+        pinned_source=facts.pinned,
+        format=facts.format,
+        template="plain" if facts.format == "text" else encoder.template.name,
+        columns=facts.columns,
+        ignored_columns=facts.ignored_columns,
+        files=facts.files,
+        read=facts.read,
+        blank=facts.blank,
+        used=0,
+        train=0,
+        held_out=0,
+        held_out_dropped=division.held_out_dropped,
+        skipped=facts.skipped,
+        skipped_rows=[row._asdict() for row in facts.skipped_rows],
+        duplicates=division.duplicates,
+        notes=list(facts.notes),
+    )
+    if tokenizer.eos_token is None:
+        report.notes.append("The tokenizer has no end-of-text token: answers are trained without an end.")
+
+    stage = _Stage(report, encoder, reporter, len(division.train) + len(division.held_out))
+    lengths: list[int] = []
+
+    def train_rows() -> Iterator[dict[str, Any]]:
+        for record, sequences in stage.encoded(rows, division.train):
+            report.train += 1
+            if len(report.examples) < EXAMPLES:
+                pieces = encoder.template.pieces(record["messages"])
+                report.examples.append([piece._asdict() for piece in pieces])
+            for sequence in sequences:
+                supervised = len(sequence.labels) - sequence.labels.count(NO_LOSS)
+                report.supervised_tokens += supervised
+                report.truncated_prompts += sequence.prompt_cut
+                report.truncated_answers += sequence.answer_cut
+                lengths.append(len(sequence.ids))
+                yield {"input_ids": sequence.ids, "labels": sequence.labels, "length": len(sequence.ids), "row": len(lengths) - 1}
+
+    _write(folder / "train.arrow", train_rows(), _TRAIN)
+    stage.encoder = Encoder(tokenizer, max_length=spec.max_length, supervise="answers")
+
+    def held_out_rows() -> Iterator[dict[str, Any]]:
+        for record, sequences in stage.encoded(division.held_out_rows, division.held_out):
+            report.held_out += 1
+            for sequence in sequences:
+                yield _measured(sequence, record["messages"], tokenizer)
+
+    _write(folder / "held_out.arrow", held_out_rows(), _HELD_OUT)
+    if not report.train or not report.held_out:
+        part = "to train on" if not report.train else "held out"
+        raise EmptyDataset(
+            f"{facts.origin}, columns {', '.join(facts.columns)}: no row {part} has a token to learn.",
+            hint="Check the columns, or raise dataset.max_length.",
+        )
+    report.used = report.train + report.held_out
+    report.train_sequences, report.train_tokens = len(lengths), sum(lengths)
+    report.supervised_share = round(report.supervised_tokens / report.train_tokens, 4)
+    cut = report.truncated_prompts + report.truncated_answers
+    report.truncated_share = round(min(1.0, cut / report.train_sequences), 4)
+    report.measure_lengths(np.array(lengths), spec.max_length)
+    return report
+
+
+@dataclass
+class _Stage:
+    """Runs rows through the encoder and keeps count of those that drop out."""
+
+    report: DataReport
+    encoder: Encoder
+    reporter: Reporter
+    total: int
+    done: int = 0
+
+    def encoded(self, rows: Rows, chosen: np.ndarray) -> Iterator[tuple[dict[str, Any], list[Sequence]]]:
+        for batch in batches(rows.dataset, chosen):
+            for record, result in zip(batch, self.encoder.encode([record["messages"] for record in batch]), strict=True):
+                if isinstance(result, RowProblem):
+                    self._skip(rows, record, str(result))
+                    continue
+                learnable = [sequence for sequence in result if sequence.labels.count(NO_LOSS) < len(sequence.labels)]
+                if learnable:
+                    yield record, learnable
+                else:
+                    self._skip(rows, record, "no token to learn")
+            self.done += len(batch)
+            self.reporter.report(Progress("data", self.done, self.total, "rows"))
+
+    def _skip(self, rows: Rows, record: dict[str, Any], reason: str) -> None:
+        self.report.skipped += 1
+        if len(self.report.skipped_rows) < KEPT_SKIPPED:
+            self.report.skipped_rows.append(SkippedRow(rows.facts.files[record["file"]], record["line"], reason)._asdict())
+
+
+def _measured(sequence: Sequence, messages: list[Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """A held-out row: what the model is asked, and what a good answer is."""
+    asked = sequence.ids[: sequence.answer_start]
+    last = last_answer(messages)
+    if messages[last]["role"] == "text":
+        ahead = sequence.ids[sequence.answer_start :][:LONGEST_REFERENCE]
+        prompt, reference = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (asked, ahead))
+    else:
+        prompt, reference = "\n\n".join(turn["content"] for turn in messages[:last]), messages[last]["content"]
+    row = {"input_ids": sequence.ids, "labels": sequence.labels, "length": len(sequence.ids)}
+    return {**row, "prompt_ids": asked, "prompt": prompt, "reference": reference}
+
+
+_TOKENS = "tokens"
+_TRAIN = {"input_ids": _TOKENS, "labels": _TOKENS, "length": "int32", "row": "int64"}
+_HELD_OUT = {"input_ids": _TOKENS, "labels": _TOKENS, "length": "int32", "prompt_ids": _TOKENS, "prompt": "string", "reference": "string"}
+
+
+def _write(path: Path, rows: Iterator[dict[str, Any]], columns: dict[str, str]) -> None:
+    """Rows to an Arrow stream file, some at a time."""
+    import pyarrow as pa
+
+    kinds: dict[str, Callable[[], Any]] = {
+        _TOKENS: lambda: pa.list_(pa.int32()),
+        "int32": pa.int32,
+        "int64": pa.int64,
+        "string": pa.string,
+    }
+    schema = pa.schema({name: kinds[kind]() for name, kind in columns.items()})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        batch: list[dict[str, Any]] = []
+        for row in rows:
+            batch.append(row)
+            if len(batch) == 1000:
+                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
+                batch = []
+        writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))

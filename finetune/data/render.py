@@ -1,0 +1,148 @@
+"""Turns to text, cut where supervision begins and ends.
+
+render.pieces([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}])
+    ->  [Piece("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", False), Piece("Hello!<|im_end|>", True)]
+
+The model's own chat template is used where it has one. The plain template: every question is followed by a line end, every answer
+and every plain text by the end-of-text token. What follows the last answer is left out: nothing is learned from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+
+from finetune.data.formats.cells import Message
+from finetune.data.rows import RowProblem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Piece(NamedTuple):
+    text: str
+    supervised: bool
+
+
+class Template(Protocol):
+    name: str
+
+    def pieces(self, messages: Sequence[Message]) -> list[Piece]: ...
+
+
+class PlainTemplate:
+    """For models without a chat template, and for plain text with any model."""
+
+    name = "plain"
+
+    def __init__(self, end: str) -> None:
+        self.end = end
+
+    def pieces(self, messages: Sequence[Message]) -> list[Piece]:
+        pieces: list[Piece] = []
+        question = ""
+        for turn in messages:
+            if turn["role"] in ("assistant", "text"):
+                pieces += [Piece(question, False), Piece(turn["content"] + self.end, True)]
+                question = ""
+            else:
+                question += turn["content"] + "\n"
+        return [piece for piece in pieces if piece.text]
+
+
+class ChatTemplate:
+    """The tokenizer's own chat template; an answer is supervised up to and including the token that ends its turn."""
+
+    name = "chat"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.plain = PlainTemplate(end_token(tokenizer))
+        self.special = sorted({str(token) for token in _special_tokens(tokenizer)}, key=len, reverse=True)
+        self.takes_system = self._takes_system()
+
+    def pieces(self, messages: Sequence[Message]) -> list[Piece]:
+        if messages[0]["role"] == "text":
+            return self.plain.pieces(messages)
+        turns = self._prepared(messages)
+        whole = self._render(turns, open_answer=False)
+        pieces: list[Piece] = []
+        done = 0
+        for number, turn in enumerate(turns):
+            if turn["role"] != "assistant":
+                continue
+            start = self._answer_start(turns, number, whole, done)
+            end = self._answer_end(turn["content"], whole, start)
+            pieces += [Piece(whole[done:start], False), Piece(whole[start:end], True)]
+            done = end
+        last = pieces[-1].text
+        if not last.endswith(tuple(self.special)):  # a template without an end of turn would never stop
+            pieces[-1] = Piece(last + self.plain.end, True)
+        return [piece for piece in pieces if piece.text]
+
+    def _prepared(self, messages: Sequence[Message]) -> list[Message]:
+        last_answer = max(number for number, turn in enumerate(messages) if turn["role"] == "assistant")
+        turns = [dict(turn) for turn in messages[: last_answer + 1]]
+        if not self.takes_system and turns[0]["role"] == "system" and len(turns) > 1 and turns[1]["role"] == "user":
+            system = turns.pop(0)
+            turns[0]["content"] = f"{system['content']}\n\n{turns[0]['content']}"
+        return cast("list[Message]", turns)
+
+    def _answer_start(self, turns: list[Message], number: int, whole: str, done: int) -> int:
+        """Where the model takes over: the end of the prompt it will be given, or else the answer itself."""
+        if number > 0:
+            prompt = self._render(turns[:number], open_answer=True)
+            if whole.startswith(prompt) and len(prompt) >= done:
+                return len(prompt)
+        start, _ = _find(turns[number]["content"], whole, done)
+        return start
+
+    def _answer_end(self, content: str, whole: str, start: int) -> int:
+        _, end = _find(content, whole, start)
+        ends = [(whole.find(token, end), token) for token in self.special]
+        reached = [(at, -len(token)) for at, token in ends if at >= 0 and not whole[end:at].strip()]
+        return min(reached)[0] - min(reached)[1] if reached else end
+
+    def _render(self, turns: Sequence[Message], *, open_answer: bool) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            # enable_thinking: hybrid models then open their answer as they will be asked to, without thoughts
+            return cast(
+                str,
+                self.tokenizer.apply_chat_template(
+                    cast("list[dict[str, str]]", turns), tokenize=False, add_generation_prompt=open_answer, enable_thinking=False
+                ),
+            )
+        except TemplateError as error:
+            raise RowProblem(f"refused by the model's chat template: {error}") from None
+
+    def _takes_system(self) -> bool:
+        try:
+            rendered = self._render([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}], open_answer=False)
+        except RowProblem:
+            return False
+        return "Be brief." in rendered
+
+
+def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
+    return ChatTemplate(tokenizer) if tokenizer.chat_template else PlainTemplate(end_token(tokenizer))
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The end-of-text token; nothing if the tokenizer has none."""
+    return str(tokenizer.eos_token) if tokenizer.eos_token is not None else ""
+
+
+def _find(content: str, whole: str, start: int) -> tuple[int, int]:
+    """Where an answer stands in the rendered text; templates may trim it."""
+    for text in (content, content.strip()):
+        at = whole.find(text, start)
+        if at >= 0:
+            return at, at + len(text)
+    raise RowProblem("the model's chat template rewrites the answer")
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return [*tokenizer.all_special_tokens, *(token.content for token in added if token.special)]

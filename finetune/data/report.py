@@ -1,0 +1,57 @@
+"""What the data turned out to be, in numbers: shown before training and kept in run/data_report.json.
+
+report.used, report.supervised_share, report.length["p90"]
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+PERCENTILES = {"p10": 10, "p50": 50, "p90": 90, "p99": 99}
+
+
+@dataclass
+class DataReport:
+    """Rows are records of the source; sequences are what is trained on (a long text gives several)."""
+
+    source: str
+    pinned_source: str | None
+    format: str
+    template: str
+    columns: list[str]
+    ignored_columns: list[str]
+    files: list[str]
+    read: int
+    blank: int
+    used: int  # train + held_out
+    train: int
+    held_out: int
+    held_out_dropped: int  # also occur in training
+    skipped: int
+    skipped_rows: list[dict[str, Any]]
+    duplicates: int  # within training; kept
+    train_sequences: int = 0
+    train_tokens: int = 0
+    supervised_tokens: int = 0
+    supervised_share: float = 0.0
+    truncated_prompts: int = 0
+    truncated_answers: int = 0
+    truncated_share: float = 0.0
+    length: dict[str, float] = field(default_factory=dict)  # tokens: min, mean, p10, p50, p90, p99, max
+    histogram: list[dict[str, int]] = field(default_factory=list)  # sequences of up to `tokens` tokens
+    examples: list[list[dict[str, Any]]] = field(default_factory=list)  # pieces of text, supervised or not
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def measure_lengths(self, lengths: np.ndarray, max_length: int) -> None:
+        """Fill `length` and `histogram` from the token counts of the training sequences."""
+        values = {name: float(np.percentile(lengths, share)) for name, share in PERCENTILES.items()}
+        self.length = {"min": float(lengths.min()), "mean": round(float(lengths.mean()), 1), **values, "max": float(lengths.max())}
+        edges = np.unique(np.linspace(0, max_length, 9).astype(int))
+        counts, _ = np.histogram(lengths, bins=edges)
+        self.histogram = [{"tokens": int(edge), "rows": int(count)} for edge, count in zip(edges[1:], counts, strict=True)]

@@ -1,0 +1,94 @@
+"""Which rows are used, and which of them are kept from training: decided by the seed alone, before anything is trained.
+
+division = divide(rows, spec, seed)     # division.train, division.held_out: sorted row numbers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from finetune.data.formats.cells import Message
+from finetune.data.sources import Rows
+from finetune.errors import EmptyDataset
+from finetune.recipe import DatasetSpec
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+BATCH = 1000
+
+
+@dataclass
+class Division:
+    """Row numbers into `rows` (train) and into `held_out_rows`; the counts are for the report."""
+
+    train: np.ndarray
+    held_out: np.ndarray
+    held_out_rows: Rows
+    duplicates: int
+    held_out_dropped: int
+
+
+def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) -> Division:
+    """Train and held-out rows that share neither a row nor a prompt.
+
+    `samples` limits both together. Rows held out whose text or whole prompt also occurs in training are dropped.
+    Raises EmptyDataset if one side has no row left.
+    """
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(rows.dataset))
+    limit = len(order) if spec.samples is None else min(spec.samples, len(order))
+    count = max(1, round(limit * spec.held_out))
+    if evaluation is None:
+        if limit < 2:
+            raise EmptyDataset(f"{rows.facts.origin} has one usable row.", hint="Two are the least: one to train on, one to hold out.")
+        count = min(count, limit - 1)
+        held_out, train = order[:count], order[count:limit]
+    else:
+        train, held_out = order[:limit], random.permutation(len(evaluation.dataset))[:count]
+    train, held_out = np.sort(train), np.sort(held_out)
+    held_out_rows = evaluation or rows
+
+    seen_rows, seen_prompts = _hashes(rows.dataset, train)
+    new_rows, new_prompts = _hashes(held_out_rows.dataset, held_out)
+    fresh = ~(np.isin(new_rows, seen_rows) | np.isin(new_prompts, seen_prompts))
+    if not fresh.any():
+        raise EmptyDataset(
+            f"Every row held out from {rows.facts.origin} also occurs among those to train on.",
+            hint="Remove duplicate rows, or hold out more: --set dataset.held_out=0.2",
+        )
+    duplicates = len(seen_rows) - len(np.unique(seen_rows))
+    return Division(train, held_out[fresh], held_out_rows, duplicates, int((~fresh).sum()))
+
+
+def batches(dataset: Dataset, chosen: np.ndarray) -> Iterator[list[dict[str, object]]]:
+    """The chosen rows as plain records, some at a time."""
+    for start in range(0, len(chosen), BATCH):
+        yield dataset.select(chosen[start : start + BATCH]).to_list()
+
+
+def last_answer(messages: Sequence[Message]) -> int:
+    return max(number for number, turn in enumerate(messages) if turn["role"] in ("assistant", "text"))
+
+
+def _hashes(dataset: Dataset, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """64-bit hashes of whole rows and of their prompts, blind to case and spacing; good within this process only."""
+    whole, prompts = np.empty(len(chosen), dtype=np.int64), np.empty(len(chosen), dtype=np.int64)
+    number = 0
+    for batch in batches(dataset, chosen):
+        for record in batch:
+            messages = record["messages"]
+            asked = _normalised(messages[: last_answer(messages)])  # type: ignore[index,arg-type]
+            answered = _normalised(messages[last_answer(messages) :])  # type: ignore[index,arg-type]
+            whole[number] = hash((asked, answered))
+            prompts[number] = hash(asked) if asked else whole[number]  # plain text has no prompt
+            number += 1
+    return whole, prompts
+
+
+def _normalised(messages: Sequence[Message]) -> str:
+    return " ".join(" ".join(turn["content"] for turn in messages).casefold().split())
