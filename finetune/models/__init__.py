@@ -1,0 +1,10 @@
+"""Where a model comes from, what it is, and how this machine runs it.
+
+    located = locate("HuggingFaceTB/SmolLM2-135M-Instruct", runtime, reporter)
+    facts = describe(located)                                  # no torch
+    machine = inspect(runtime)
+    tokenizer, model = load_tokenizer(located), load_model(located, machine)
+
+Import from the modules themselves: `catalogue`, `sources`, `facts` and `reach` stay free of torch, `machine` imports it inside `inspect`,
+`load` imports it at once.
+"""

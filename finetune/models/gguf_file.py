@@ -1,0 +1,161 @@
+"""GGUF files: their header without any library, and their weights turned into a plain model folder once.
+
+    header = read_header(Path("model.Q4_K_M.gguf"))
+    header.metadata["general.architecture"], header.parameters
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import struct
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy
+
+STRING, ARRAY = 8, 9
+FIXED = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One stored tensor: its shape in torch order, its ggml type, and its offset in the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """The metadata (arrays only by their length) and the tensors of a GGUF file."""
+
+    path: Path
+    metadata: dict[str, Any]
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def parameters(self) -> int:
+        return sum(prod(tensor.shape) for tensor in self.tensors)
+
+
+def read_header(path: Path) -> Header:
+    """Parse the header and check that the file is as long as it says; raises ModelError for a broken file."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            header = _parse(path, content)
+            for tensor in header.tensors:
+                if tensor.offset + _bytes(tensor) > len(content):
+                    raise ModelError(f"{path} is cut off: {tensor.name} lies beyond its end.", hint="Download the file again.")
+            return header
+    except (OSError, struct.error, ValueError, KeyError, OverflowError, MemoryError) as error:
+        raise ModelError(f"{path} is not a readable GGUF file: {error}.", hint="Download the file again.") from None
+
+
+def dequantised(header: Header, tensor: Tensor) -> numpy.ndarray:
+    """The tensor's values as float32."""
+    import numpy
+    from gguf import GGMLQuantizationType, dequantize
+
+    raw = numpy.memmap(header.path, mode="r", dtype=numpy.uint8, offset=tensor.offset, shape=(_bytes(tensor),))
+    rows = raw.reshape(*tensor.shape[:-1], -1)
+    kind = GGMLQuantizationType(tensor.type)
+    values = rows.view(numpy.float32) if kind == GGMLQuantizationType.F32 else dequantize(rows, kind)
+    return numpy.array(values, dtype=numpy.float32).reshape(tensor.shape)
+
+
+def to_folder(header: Header, folder: Path) -> None:
+    """Write the file as a plain model folder (float32 safetensors, tokenizer) through transformers; the folder appears by one rename.
+
+    Raises ModelError for an architecture that transformers cannot read from GGUF.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    place, name = header.path.parent, header.path.name
+    try:
+        model = AutoModelForCausalLM.from_pretrained(place, gguf_file=name, dtype=torch.float32, trust_remote_code=False)
+        # A model that remembers GGUF refuses to be saved: the same weights in a model built from the plain config do not.
+        plain = type(model.config).from_dict({k: v for k, v in model.config.to_dict().items() if k != "quantization_config"})
+        plain.architectures = [type(model).__name__]
+        with torch.device("meta"):
+            bare = type(model)(plain)
+        bare.load_state_dict(model.state_dict(), assign=True)
+        bare.tie_weights()
+        bare.save_pretrained(partial)
+        AutoTokenizer.from_pretrained(place, gguf_file=name, trust_remote_code=False).save_pretrained(partial)
+        if not folder.exists():  # else another process was faster
+            partial.replace(folder)
+    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError, ImportError) as error:
+        raise ModelError(
+            f"{header.path} cannot be unpacked: {error}".splitlines()[0], hint="Use a safetensors version of the model."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _parse(path: Path, content: mmap.mmap) -> Header:
+    magic, version, tensor_count, entry_count = struct.unpack_from("<4sIQQ", content, 0)
+    if magic != b"GGUF":
+        raise ValueError("it does not begin with GGUF")
+    if version not in (2, 3):
+        raise ValueError(f"version {version} is not known")
+    place = 24
+    metadata: dict[str, Any] = {}
+    for _ in range(entry_count):
+        key, place = _string(content, place)
+        (kind,) = struct.unpack_from("<I", content, place)
+        metadata[key], place = _value(content, place + 4, kind)
+    table = []
+    for _ in range(tensor_count):
+        name, place = _string(content, place)
+        (dimensions,) = struct.unpack_from("<I", content, place)
+        shape = struct.unpack_from(f"<{dimensions}Q", content, place + 4)
+        place += 4 + 8 * dimensions
+        table.append((name, shape[::-1], *struct.unpack_from("<IQ", content, place)))
+        place += 12
+    alignment = int(metadata.get("general.alignment", 32))
+    start = -(-place // alignment) * alignment
+    tensors = tuple(Tensor(name, shape, kind, start + offset) for name, shape, kind, offset in table)
+    return Header(path, metadata, tensors)
+
+
+def _string(content: mmap.mmap, place: int) -> tuple[str, int]:
+    (length,) = struct.unpack_from("<Q", content, place)
+    end = place + 8 + length
+    if end > len(content):
+        raise ValueError("it is cut off")
+    return content[place + 8 : end].decode("utf-8", "replace"), end
+
+
+def _value(content: mmap.mmap, place: int, kind: int) -> tuple[Any, int]:
+    if kind == STRING:
+        return _string(content, place)
+    if kind != ARRAY:
+        return struct.unpack_from("<" + FIXED[kind], content, place)[0], place + struct.calcsize("<" + FIXED[kind])
+    element, count = struct.unpack_from("<IQ", content, place)
+    place += 12
+    if element != STRING:
+        return count, place + count * struct.calcsize("<" + FIXED[element])
+    length_of = struct.Struct("<Q").unpack_from
+    for _ in range(count):  # a vocabulary: nothing to do but walk over it
+        place += 8 + length_of(content, place)[0]
+    return count, place
+
+
+def _bytes(tensor: Tensor) -> int:
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    block, size = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.type)]
+    return prod(tensor.shape) // block * size

