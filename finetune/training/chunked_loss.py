@@ -1,0 +1,271 @@
+"""The loss of a language-model head without the logits of the batch: a chunk of tokens at a time, gradients by hand.
+
+    loss_sum = chunked_loss(hidden, head_of(model), CrossEntropy(labels))       # hidden [n, d]: the supervised positions only
+    (loss_sum / n).backward()
+
+One matrix product makes the logits of a chunk; a *rule* (cross-entropy, distillation) overwrites them with the gradient of the loss; two
+more products turn that into the gradients of the hidden states and, if the head trains, of its weight. All this happens in the forward
+pass; backward only multiplies by the incoming number. The extra memory is `CHUNK_BYTES` and a few blocks, whatever the batch,
+the length or the vocabulary.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import pairwise
+from math import prod
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from finetune.training.head import Head
+
+CHUNK_BYTES = 128 * 2**20
+BLOCK_BYTES = 4 * 2**20  # the passes over the logits walk in blocks of this size, which stay in a CPU's cache
+
+
+class Rule(Protocol):
+    """Turns logits into the gradient of a loss."""
+
+    temperature: float
+    bytes_per_row: int  # of its own buffers, for the budget
+
+    def load(self, rows: slice, workspace: Workspace) -> None:
+        """Prepare for the tokens `rows`; called once a chunk."""
+
+    def __call__(self, logits: Tensor, rows: slice, workspace: Workspace) -> Tensor:
+        """Overwrite logits / temperature [k, vocabulary] of the tokens `rows` with dL/d(logits / temperature); return the sum of L."""
+
+    def correct(self, grad_hidden: Tensor, rows: slice, factor: float) -> None:
+        """Add what the loss knows of the gradient [k, d] beside the logits; hidden states were multiplied by `factor`."""
+
+
+class Workspace:
+    """Named buffers that live as long as their owner: fresh memory costs a page fault every 4 KiB, more than the arithmetic in it."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Tensor] = {}
+
+    def take(self, name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype) -> Tensor:
+        """A buffer of undefined content, on the device of `like`."""
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.numel() < prod(shape) or buffer.dtype != dtype or buffer.device != like.device:
+            self._buffers.pop(name, None)
+            buffer = self._buffers[name] = torch.empty(prod(shape), dtype=dtype, device=like.device)
+        return buffer[: prod(shape)].view(shape)
+
+    def nbytes(self) -> int:
+        return sum(buffer.numel() * buffer.element_size() for buffer in self._buffers.values())
+
+
+class ChunkLogits:
+    """The logits of one model, divided by the temperature: one matrix product per chunk, read in full precision block by block."""
+
+    def __init__(self, name: str, hidden: Tensor, head: Head, temperature: float) -> None:
+        self.name = name
+        self.hidden = hidden
+        self.dtype = product_dtype(head.weight)
+        self.weight = head.weight.detach().to(self.dtype)
+        self.precise = torch.float64 if self.dtype == torch.float64 else torch.float32
+        self.wide = self.dtype == self.precise or wide_products(hidden.device.type, self.dtype)
+        # A scale on the small hidden states costs nothing; on the logits it would cost a pass.
+        self.cap = None if head.softcap is None else head.softcap / temperature
+        self.factor = head.scale / (temperature if head.softcap is None else head.softcap)
+        self.bias = None if head.bias is None else head.bias.detach().to(self.precise) * self.factor
+        self.scaled: Tensor = hidden[:0]
+        self.chunk: Tensor = hidden[:0]
+
+    @property
+    def bytes_per_row(self) -> int:
+        return self.weight.shape[0] * (self.precise if self.wide else self.dtype).itemsize
+
+    def load(self, rows: slice, workspace: Workspace) -> None:
+        self.scaled = (self.hidden[rows].to(self.precise) * self.factor).to(self.dtype)
+        dtype = self.precise if self.wide else self.dtype
+        self.chunk = workspace.take(self.name, (len(self.scaled), len(self.weight)), self.scaled, dtype)
+        if self.wide and self.dtype != self.precise:
+            torch.mm(self.scaled, self.weight.t(), out_dtype=self.precise, out=self.chunk)  # type: ignore[call-overload]
+        else:
+            torch.mm(self.scaled, self.weight.t(), out=self.chunk)
+
+    def block(self, rows: slice, workspace: Workspace) -> Tensor:
+        """Logits [k, vocabulary] of the chunk's tokens `rows` in full precision; may be overwritten."""
+        block = self.chunk[rows]
+        if not self.wide:
+            block = workspace.take(f"{self.name} block", block.shape, block, self.precise).copy_(block)
+        if self.bias is not None:
+            block.add_(self.bias)
+        if self.cap is not None:
+            block.tanh_().mul_(self.cap)
+        return block
+
+
+class CrossEntropy:
+    """-log softmax(logits)[label], the loss of ordinary fine-tuning; `labels` [n] are token ids."""
+
+    temperature = 1.0
+    bytes_per_row = 0
+
+    def __init__(self, labels: Tensor) -> None:
+        self.labels = labels
+
+    def load(self, rows: slice, workspace: Workspace) -> None:
+        pass
+
+    def __call__(self, logits: Tensor, rows: slice, workspace: Workspace) -> Tensor:
+        label = self.labels[rows, None]
+        loss = -logits.gather(1, label).sum()
+        loss += softmax_(logits).sum()
+        logits.scatter_add_(1, label, logits.new_full((1, 1), -1.0).expand_as(label))
+        return loss
+
+    def correct(self, grad_hidden: Tensor, rows: slice, factor: float) -> None:
+        pass
+
+
+def softmax_(logits: Tensor) -> Tensor:
+    """Overwrite logits [k, vocabulary] with their softmax; returns logsumexp [k, 1]."""
+    # The most likely entry's probability is at least 1 / vocabulary, so its logarithm is safe, and no second exponential is needed.
+    top, where = logits.max(-1, keepdim=True)
+    torch.softmax(logits, -1, out=logits)
+    return top - logits.gather(1, where).log()
+
+
+def chunked_loss(
+    hidden: Tensor,
+    head: Head,
+    rule: Rule,
+    *,
+    workspace: Workspace | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+    block_bytes: int = BLOCK_BYTES,
+) -> Tensor:
+    """Sum of `rule`'s loss over the rows of `hidden` [n, d]: a scalar that can be differentiated once.
+
+    Products run in the head's dtype (under autocast: in autocast's), softmax and sums in float32, or float64 for float64 weights.
+    A head whose weight does not train costs no gradient.
+    """
+    return cast(Tensor, _ChunkedLoss.apply(hidden, head.weight, head.bias, head, rule, workspace or Workspace(), chunk_bytes, block_bytes))
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        head: Head,
+        rule: Rule,
+        workspace: Workspace,
+        chunk_bytes: int,
+        block_bytes: int,
+    ) -> Tensor:
+        student = ChunkLogits("student", hidden, head, rule.temperature)
+        with torch.autocast(hidden.device.type, enabled=False):
+            walk = _Walk(student, rule, workspace, needs=ctx.needs_input_grad[:3])
+            for rows in chunks(hidden.shape[0], student.bytes_per_row + walk.gradient_bytes + rule.bytes_per_row, chunk_bytes):
+                walk.chunk(rows, block_bytes)
+        ctx.gradients = walk.gradients(hidden.dtype, weight.dtype)
+        return walk.loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("chunked_loss can be differentiated once; call it again for a second backward.")
+        gradients, ctx.gradients = ctx.gradients, None
+        # In place: a second copy of the head's gradient could be the largest tensor of the run.
+        return *(None if g is None else g.mul_(grad_loss.to(g.dtype)) for g in gradients), None, None, None, None, None
+
+
+class _Walk:
+    """The loss and the gradients while the chunks go by."""
+
+    def __init__(self, student: ChunkLogits, rule: Rule, workspace: Workspace, needs: tuple[bool, ...]) -> None:
+        self.student, self.rule, self.workspace = student, rule, workspace
+        self.hidden_needs, self.weight_needs, self.bias_needs = needs
+        self.loss = torch.zeros((), dtype=student.precise, device=student.hidden.device)
+        self.grad_hidden = torch.empty_like(student.hidden) if self.hidden_needs else None
+        self.grad_weight: Tensor | None = None
+        self.grad_bias: Tensor | None = None
+        # Products of the gradient run in the weight's dtype; only wide 16-bit logits need a second buffer for it.
+        self.narrows = student.wide and student.dtype != student.precise and any(needs)
+        self.gradient_bytes = student.weight.shape[0] * student.dtype.itemsize if self.narrows else 0
+
+    def chunk(self, rows: slice, block_bytes: int) -> None:
+        student, workspace = self.student, self.workspace
+        student.load(rows, workspace)
+        self.rule.load(rows, workspace)
+        size, vocabulary = student.chunk.shape
+        gradient = workspace.take("gradient", (size, vocabulary), student.chunk, student.dtype) if self.narrows else student.chunk
+        for part in chunks(size, vocabulary * student.precise.itemsize, block_bytes if gradient.device.type == "cpu" else CHUNK_BYTES):
+            block = student.block(part, workspace)
+            slope = None
+            if student.cap is not None:  # d cap * tanh(x) / dx = cap * (1 - tanh(x)^2)
+                slope = workspace.take("slope", block.shape, block, student.precise).copy_(block)
+                slope.square_().mul_(-1 / student.cap).add_(student.cap)
+            self.loss += self.rule(block, slice(rows.start + part.start, rows.start + part.stop), workspace)
+            if slope is not None:
+                block.mul_(slope)
+            if self.bias_needs:
+                column_sums = block.sum(0).mul_(student.factor)
+                self.grad_bias = column_sums if self.grad_bias is None else self.grad_bias.add_(column_sums)
+            if block.data_ptr() != gradient[part].data_ptr():
+                gradient[part].copy_(block)
+        if self.grad_hidden is not None:
+            product = torch.mm(gradient, student.weight).to(student.precise).mul_(student.factor)
+            self.rule.correct(product, rows, student.factor)
+            self.grad_hidden[rows] = product.to(self.grad_hidden.dtype)
+        if self.weight_needs:
+            self._add_to_weight(gradient.t(), student.scaled)
+
+    def _add_to_weight(self, gradient: Tensor, scaled: Tensor) -> None:
+        total, precise = self.grad_weight, self.student.precise
+        if scaled.dtype == precise:
+            self.grad_weight = torch.mm(gradient, scaled) if total is None else total.addmm_(gradient, scaled)
+        elif self.student.wide:
+            first = torch.mm(gradient, scaled, out_dtype=precise) if total is None else None  # type: ignore[call-overload]
+            self.grad_weight = first if total is None else torch.addmm(total, gradient, scaled, out_dtype=precise)  # type: ignore[call-overload]
+        elif total is None:
+            self.grad_weight = torch.mm(gradient, scaled)
+        else:  # 16-bit sums would lose the small chunks
+            self.grad_weight = total.to(precise).add_(torch.mm(gradient, scaled))
+
+    def gradients(self, hidden: torch.dtype, weight: torch.dtype) -> tuple[Tensor | None, ...]:
+        return (
+            self.grad_hidden,
+            None if self.grad_weight is None else self.grad_weight.to(weight),
+            None if self.grad_bias is None else self.grad_bias.to(weight),
+        )
+
+
+def chunks(rows: int, bytes_per_row: int, budget: int) -> list[slice]:
+    """Slices of nearly equal size that cover `rows` rows, each within `budget` bytes (at least one row)."""
+    most = max(1, budget // bytes_per_row)
+    count = -(-rows // most)
+    edges = [rows * i // count for i in range(count + 1)] if count else []
+    return [slice(start, stop) for start, stop in pairwise(edges)]
+
+
+def product_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype of products with `weight`: autocast's where it is on, otherwise the weight's own."""
+    device = weight.device.type
+    if weight.dtype != torch.float64 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return weight.dtype
+
+
+@cache
+def wide_products(device: str, dtype: torch.dtype) -> bool:
+    """Whether a 16-bit product can hand over its float32 sums unrounded (`out_dtype`: CUDA, torch 2.8 or newer)."""
+    if device != "cuda":
+        return False
+    one = torch.ones(16, 16, dtype=dtype, device=device)
+    try:
+        torch.mm(one, one, out_dtype=torch.float32, out=torch.empty(16, 16, device=device))  # type: ignore[call-overload]
+        torch.addmm(one.float(), one, one, out_dtype=torch.float32)  # type: ignore[call-overload]
+    except (TypeError, RuntimeError, NotImplementedError):
+        return False
+    return True

@@ -1,0 +1,183 @@
+"""Where a causal language model ends: its backbone gives the last hidden states, its head turns those into logits.
+
+    head = head_of(model)
+    hidden = hidden_states(model, input_ids)          # [batch, length, d], after the final norm
+    logits = head.logits(hidden)                      # what model(input_ids).logits would be
+
+The losses of this project call the two halves apart, so that logits exist only for a few supervised tokens at a time. Adapters of
+peft, compiled models and distributed wrappers are looked through.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from finetune.errors import ModelError
+
+PROBE_LENGTH = 12
+
+
+@dataclass(frozen=True)
+class Head:
+    """logits = cap(scale * (hidden @ weight.T + bias)), where cap(z) = softcap * tanh(z / softcap) if there is a soft cap.
+
+    `weight` is [vocabulary, d]; `bias` is [vocabulary] or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @property
+    def vocabulary(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def trains(self) -> bool:
+        return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+
+    def first(self, vocabulary: int) -> Head:
+        """The same head over the first `vocabulary` ids; gradients still reach the whole weight."""
+        if vocabulary == self.vocabulary:
+            return self
+        return Head(self.weight[:vocabulary], None if self.bias is None else self.bias[:vocabulary], self.scale, self.softcap)
+
+    def detach(self) -> Head:
+        return Head(self.weight.detach(), None if self.bias is None else self.bias.detach(), self.scale, self.softcap)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Plain logits [..., vocabulary]; for checks and short inputs, the losses never call it."""
+        logits = self.scale * nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+def causal_lm(model: nn.Module) -> Any:
+    """The plain causal model inside wrappers of torch.compile, DistributedDataParallel and peft."""
+    inner: Any = model
+    while True:
+        if hasattr(inner, "_orig_mod"):
+            inner = inner._orig_mod
+        elif isinstance(inner, nn.parallel.DistributedDataParallel):
+            inner = inner.module
+        elif hasattr(inner, "peft_config") and hasattr(inner, "get_base_model"):
+            if any(config.is_prompt_learning for config in inner.peft_config.values()):
+                raise ModelError(
+                    "This adapter feeds learned prompts to the model, which the losses here do not support.",
+                    hint="Use LoRA, AdaLoRA or full training.",
+                )
+            inner = inner.get_base_model()
+        else:
+            return inner
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """Everything of a causal model below its head; called with input_ids it returns the last normed hidden state."""
+    inner = causal_lm(model)
+    backbone = inner.base_model if getattr(inner, "base_model", inner) is not inner else inner.get_decoder()
+    return cast(nn.Module, backbone)
+
+
+def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None, **more: Any) -> Tensor:
+    """Last hidden state [batch, length, d] after the final norm; the model's own head is not called."""
+    outputs = backbone_of(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **more)
+    return cast(Tensor, outputs.last_hidden_state)
+
+
+def head_of(model: nn.Module) -> Head:
+    """The head with its bias, scale and soft cap; raises ModelError if it is not a plain (possibly adapted) linear layer.
+
+    The scale and the cap are read from the config (`logit_scale` of Cohere, `logits_scaling` of Granite and MiniCPM3,
+    `lm_head_multiplier` of Falcon-H1, `final_logit_softcapping` of Gemma); `check_head` proves the reading on the model.
+    """
+    inner = causal_lm(model)
+    module = inner.get_output_embeddings()
+    if module is None:
+        raise ModelError(f"{type(inner).__name__} has no language-model head.", hint="Choose a causal language model.")
+    weight, bias = _effective(module)
+    if not weight.is_floating_point() or weight.dim() != 2:
+        raise ModelError(
+            "The head of this model is quantised, so its logits cannot be taken apart.",
+            hint="Load it with the head in 16 bit (llm_int8_skip_modules=['lm_head']).",
+        )
+    config = inner.config.get_text_config() if hasattr(inner.config, "get_text_config") else inner.config
+    scale = 1.0
+    for name in ("logit_scale", "lm_head_multiplier"):
+        scale *= float(getattr(config, name, None) or 1.0)
+    scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+    return Head(weight, bias, scale, None if cap is None else float(cap))
+
+
+def _effective(module: Any) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias as the forward pass sees them, through peft's modules_to_save and LoRA layers."""
+    if hasattr(module, "modules_to_save"):
+        active = [] if module.disable_adapters else [name for name in module.active_adapters if name in module.modules_to_save]
+        return _effective(module.modules_to_save[active[0]] if active else module.original_module)
+    if hasattr(module, "base_layer"):
+        weight, bias = _effective(module.base_layer)
+        if not module.disable_adapters and not module.merged:
+            for name in module.active_adapters:
+                if name in module.lora_A:
+                    weight = weight + module.get_delta_weight(name).to(weight.dtype)
+        return weight, bias
+    return module.weight, getattr(module, "bias", None)
+
+
+@torch.no_grad()
+def check_head(model: nn.Module) -> None:
+    """Compare backbone and head with the model's own logits on a few tokens; raises ModelError if they differ.
+
+    Catches an architecture that does something between the two that `head_of` does not know.
+    """
+    inner, ids = causal_lm(model), _probe(model)
+    with _evaluating(inner):
+        own = inner(input_ids=ids, use_cache=False).logits
+        ours = head_of(model).logits(hidden_states(model, ids))
+    if own.shape != ours.shape or not _close(own, ours):
+        raise ModelError(
+            f"The logits of {type(inner).__name__} are not its last hidden state times its head, which the losses here rely on.",
+            hint="Choose another architecture, or report this one.",
+        )
+
+
+@torch.no_grad()
+def needs_mask(model: nn.Module) -> bool:
+    """Whether padding on the right changes this model's states of the real tokens when no attention mask is passed.
+
+    Causal attention cannot see what comes later, so this is False for nearly every architecture; it is measured, not assumed.
+    """
+    inner, ids = causal_lm(model), _probe(model)
+    short = ids[:, : PROBE_LENGTH // 2]
+    with _evaluating(inner):
+        padded, alone = hidden_states(model, ids)[:, : short.shape[1]], hidden_states(model, short)
+    return not _close(alone, padded)
+
+
+def _probe(model: nn.Module) -> Tensor:
+    """A few different valid token ids [1, PROBE_LENGTH]."""
+    embeddings = causal_lm(model).get_input_embeddings().weight
+    return torch.arange(PROBE_LENGTH, device=embeddings.device)[None] * 7 % embeddings.shape[0]
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    """Equal up to the rounding of another kernel: a share of the largest value, wider for 16-bit numbers."""
+    tolerance = 1e-3 if one.dtype in (torch.float32, torch.float64) else 0.05
+    return bool((one.float() - other.float()).abs().max() <= tolerance * one.float().abs().max())
+
+
+class _evaluating:
+    """Dropout off for a moment."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.was_training = model, model.training
+
+    def __enter__(self) -> None:
+        self.model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.model.train(self.was_training)

@@ -1,0 +1,172 @@
+"""A Hugging Face Trainer that works only on what teaches: no padding in the head, logits for supervised positions only, in chunks.
+
+    trainer = SupervisedTrainer(model=model, args=TrainingArguments(...), train_dataset=rows, processing_class=tokenizer)
+    trainer.train()
+    trainer.real_tokens, trainer.supervised_tokens
+
+Rows have `input_ids` and `labels` (-100: no loss). Everything else is the ordinary Trainer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+
+from finetune.data.collator import Collator
+from finetune.errors import TrainingError
+from finetune.training.chunked_loss import CrossEntropy, Rule, Workspace, chunked_loss
+from finetune.training.head import backbone_of, causal_lm, check_head, head_of, needs_mask
+
+INPUTS = ("input_ids", "labels", "attention_mask", "position_ids", "length", "row")
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """The supervised positions of a batch: `index` [n] into [batch * length] states, and the `labels` [n] they predict."""
+
+    index: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, labels: Tensor) -> Supervised:
+        """Logits at position i predict token i + 1, so a label at i supervises the state at i - 1."""
+        wanted = nn.functional.pad(labels[:, 1:] != -100, (0, 1))
+        index = wanted.flatten().nonzero().squeeze(1)
+        return cls(index, labels.flatten()[index + 1])
+
+
+class SupervisedTrainer(Trainer):
+    """Trains with the chunked cross-entropy; raises TrainingError for a step without a supervised token.
+
+    `real_tokens` and `supervised_tokens` count what this process has trained on, never padding. `last_parts` holds the mean of each
+    part of the loss over the last batch, as tensors. Evaluation gives the loss alone: there are no logits to hand to `compute_metrics`.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, model: Any = None, args: Any = None, data_collator: Any = None, **kwargs: Any) -> None:
+        pad = padding_id(kwargs.get("processing_class"), model)
+        super().__init__(model=model, args=args, data_collator=WithLengths(data_collator or Collator(pad)), **kwargs)
+        self.model: Any
+        self.pad_id = pad
+        self.real_tokens = 0
+        self.supervised_tokens = 0
+        self.last_parts: dict[str, Tensor] = {}
+        self.workspace = Workspace()
+        # The Trainer then counts the supervised tokens of the whole accumulation window, all devices, and hands them to compute_loss.
+        self.model_accepts_loss_kwargs = True
+        self._loss_shifts_labels = True
+        check_head(self.model)
+        self.masks = needs_mask(self.model)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        with self.accelerator.autocast():
+            loss, count = through(model, lambda: self.loss_sum(inputs))
+        loss = loss / (num_items_in_batch if num_items_in_batch is not None else max(count, 1))
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+    def loss_sum(self, inputs: dict[str, Any]) -> tuple[Tensor, int]:
+        """The loss summed over the supervised tokens of a batch, and their number."""
+        supervised = Supervised.of(inputs["labels"])
+        hidden = self.hidden(self.model, inputs)
+        rows = hidden.flatten(0, 1).index_select(0, supervised.index)
+        return chunked_loss(rows, head_of(self.model), self.rule(inputs, supervised), workspace=self.workspace), len(supervised.index)
+
+    def rule(self, inputs: dict[str, Any], supervised: Supervised) -> Rule:
+        """The loss of this trainer for one batch."""
+        return CrossEntropy(supervised.labels)
+
+    def hidden(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """Last hidden states [batch, length, d], without an attention mask where causality makes it superfluous."""
+        more = {"position_ids": inputs["position_ids"]} if "position_ids" in inputs else {}
+        mask = inputs.get("attention_mask")
+        if mask is None and self.masks:
+            mask = right_padding_mask(inputs, self.pad_id)
+        elif mask is not None and not self.masks and bool((mask[:, 1:] <= mask[:, :-1]).all()):
+            mask = None
+        return cast(
+            Tensor, backbone_of(model)(input_ids=inputs["input_ids"], attention_mask=mask, use_cache=False, **more).last_hidden_state
+        )
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches:
+            if items is not None and int(items) == 0:
+                raise TrainingError(
+                    f"Step {self.state.global_step + 1} has no supervised token: there is nothing to learn from its rows.",
+                    hint="Raise dataset.max_length so that answers are not cut away, or leave out rows without an answer.",
+                )
+            self.real_tokens += sum(int(right_padding_mask(batch, self.pad_id).sum()) for batch in batches)
+            self.supervised_tokens += sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches)
+        return batches, items
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            loss = self.compute_loss(model, inputs)
+        return loss.detach(), None, None
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns: Any = list(INPUTS)
+
+
+class WithLengths:
+    """A collator that also gives the true `length` of each row, so that a padding id inside a row is never taken for padding."""
+
+    def __init__(self, collator: Callable[[list[Any]], dict[str, Any]]) -> None:
+        self.collator = collator
+
+    def __call__(self, rows: list[Any]) -> dict[str, Any]:
+        lengths = [len(row["input_ids"]) for row in rows]
+        batch = self.collator(rows)
+        if len(batch["input_ids"]) == len(rows):
+            batch["length"] = torch.tensor(lengths)
+        return batch
+
+
+def padding_id(tokenizer: Any, model: Any) -> int:
+    """The id that fills short rows: the tokenizer's, the model's, or 0; no loss and no real token ever depends on it."""
+    owners: tuple[Any, ...] = (tokenizer, causal_lm(model).config if model is not None else None)
+    known = [owner.pad_token_id for owner in owners if getattr(owner, "pad_token_id", None) is not None]
+    return int(known[0]) if known else 0
+
+
+def right_padding_mask(inputs: dict[str, Any], pad_id: int) -> Tensor:
+    """1 at the real tokens [batch, length]: from `attention_mask`, `length`, or by where the last token that is not padding stands."""
+    if inputs.get("attention_mask") is not None:
+        return cast(Tensor, inputs["attention_mask"])
+    ids, labels = inputs["input_ids"], inputs["labels"]
+    places = torch.arange(1, ids.shape[1] + 1, device=ids.device)
+    ends = inputs.get("length")
+    if ends is None:
+        ends = ((ids != pad_id) | (labels != -100)).long().mul(places).amax(1)
+    return (places <= ends[:, None]).long()
+
+
+def through(model: nn.Module, compute: Callable[[], Any]) -> Any:
+    """Run `compute` as the forward pass of a distributed wrapper, which must see one to synchronise the gradients."""
+    if not isinstance(model, nn.parallel.DistributedDataParallel):
+        return compute()
+    inner: Any = model.module
+
+    def once(*_: Any) -> Any:
+        del inner.forward
+        return compute()
+
+    inner.forward = once
+    return model()
