@@ -103,13 +103,15 @@ def read_rows(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *,
 
 def open_source(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *, split: str | None = None) -> Origin:
     """The records of a source without a format yet; `split` asks for another split than the recipe's."""
+    if split is not None:
+        spec = spec.model_copy(update={"split": split})
     if spec.source.startswith("builtin:"):
         return _open_builtin(spec, runtime)
     if looks_local(spec.source):
-        return _open_files(find_files(spec.source, spec.data_files, split or spec.split, strict_split=split is not None), spec)
+        return _open_files(find_files(spec.source, spec.data_files, spec.split, strict_split=split is not None), spec)
     from finetune.data.hub import open_hub
 
-    return open_hub(spec, runtime, reporter, split or spec.split)
+    return open_hub(spec, runtime)
 
 
 def digest(parts: Iterable[str]) -> str:

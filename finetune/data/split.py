@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -65,10 +65,10 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
     return Division(train, held_out[fresh], held_out_rows, duplicates, int((~fresh).sum()))
 
 
-def batches(dataset: Dataset, chosen: np.ndarray) -> Iterator[list[dict[str, object]]]:
+def batches(dataset: Dataset, chosen: np.ndarray) -> Iterator[list[dict[str, Any]]]:
     """The chosen rows as plain records, some at a time."""
     for start in range(0, len(chosen), BATCH):
-        yield dataset.select(chosen[start : start + BATCH]).to_list()
+        yield cast("list[dict[str, Any]]", dataset.select(chosen[start : start + BATCH]).to_list())
 
 
 def last_answer(messages: Sequence[Message]) -> int:
@@ -82,8 +82,8 @@ def _hashes(dataset: Dataset, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarra
     for batch in batches(dataset, chosen):
         for record in batch:
             messages = record["messages"]
-            asked = _normalised(messages[: last_answer(messages)])  # type: ignore[index,arg-type]
-            answered = _normalised(messages[last_answer(messages) :])  # type: ignore[index,arg-type]
+            asked = _normalised(messages[: last_answer(messages)])
+            answered = _normalised(messages[last_answer(messages) :])
             whole[number] = hash((asked, answered))
             prompts[number] = hash(asked) if asked else whole[number]  # plain text has no prompt
             number += 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as ListLike
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, cast
 
 from finetune.data.formats.cells import Message
@@ -110,7 +111,7 @@ class Encoder:
         ids = self.lead + [token for tokens, _ in parts for token in tokens]
         count = -(-len(ids) // self.max_length)
         edges = [len(ids) * number // count for number in range(count + 1)] if count else []
-        blocks = [ids[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+        blocks = [ids[start:end] for start, end in pairwise(edges)]
         return [Sequence(block, [NO_LOSS, *block[1:]], answer_start=(len(block) + 1) // 2) for block in blocks]
 
     def _is_separable(self) -> bool:

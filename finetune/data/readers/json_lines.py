@@ -38,7 +38,7 @@ def parse_lines(name: str, lines: Iterator[str]) -> Iterator[Row | SkippedRow]:
         try:
             values = decode(line)
         except ValueError as error:
-            yield SkippedRow(name, number, f"not JSON: {_reason(error)}")
+            yield SkippedRow(name, number, f"not JSON: {reason_of(error)}")
             continue
         except RecursionError:
             yield SkippedRow(name, number, "JSON that is nested too deeply")
@@ -54,5 +54,6 @@ def _with_first(first: str, rest: Iterator[str]) -> Iterator[str]:
     yield from rest
 
 
-def _reason(error: ValueError) -> str:
+def reason_of(error: ValueError) -> str:
+    """What is wrong with a piece of JSON, in few words."""
     return f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)[:SHOWN_ERROR]

@@ -1,0 +1,114 @@
+"""Tables in text: comma, semicolon, tab or bar between the cells, quotes around those that need them, names in the first line.
+
+question;answer
+"How many; in all?";3
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from finetune.data.files import DataFile
+from finetune.data.rows import Row, SkippedRow
+from finetune.errors import BadRow, EmptyDataset, UnknownFormat
+from finetune.recipe import DatasetSpec
+
+DELIMITERS = ",;\t|"
+SAMPLE = 1 << 16
+LONGEST_CELL = 2**31 - 1  # what the csv module can hold on every system
+
+
+def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
+    with file.open() as raw:
+        text = io.TextIOWrapper(raw, encoding=encoding, errors="surrogateescape", newline="")
+        csv.field_size_limit(LONGEST_CELL)
+        sample = text.read(SAMPLE)
+        if not sample.strip():
+            raise EmptyDataset(f"{file.name} is empty.", hint="Give a file with a line of column names and at least two rows.")
+        style = _style(sample, file.suffix == ".tsv")
+        rows = csv.reader(_lines(sample, text), strict=True, **style)
+        try:
+            header = [name.strip() or f"column {number}" for number, name in enumerate(next(rows), start=1)]
+        except csv.Error as error:
+            raise BadRow(
+                f"{file.name}, line 1: the column names cannot be read ({error}).", hint="Check the quotes in the first line."
+            ) from None
+        twice = [name for name, times in Counter(header).items() if times > 1]
+        if twice:
+            raise UnknownFormat(f"{file.name} has more than one column called {twice[0]!r}.", hint="Give every column its own name.")
+        yield from _records(rows, header, file.name)
+
+
+def _records(rows: Any, header: list[str], name: str) -> Iterator[Row | SkippedRow]:
+    while True:
+        line = rows.line_num + 1
+        try:
+            cells = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if "unexpected end" in str(error):
+                raise BadRow(
+                    f"{name}, line {line}: a quote opens here and never closes.", hint='Double a quote inside a cell: "".'
+                ) from None
+            yield SkippedRow(name, line, f"broken quotes ({error})")
+            continue
+        if not cells:
+            continue
+        if len(cells) == len(header):
+            yield Row(dict(zip(header, cells, strict=True)), name, line)
+        else:
+            yield SkippedRow(name, line, f"{len(cells)} cells where the first line has {len(header)}")
+
+
+def _lines(sample: str, rest: io.TextIOWrapper) -> Iterator[str]:
+    """The sample and what follows it, cut at line ends (a cell in quotes may hold any of them)."""
+    *whole, last = _cut(sample)
+    yield from whole
+    first = last + rest.readline()
+    if first:
+        yield first
+    yield from rest
+
+
+def _cut(text: str) -> list[str]:
+    """Like reading a file with newline="": cut after \\n, \\r\\n and \\r, nowhere else; the last piece may be unfinished."""
+    lines = io.StringIO(text, newline="").readlines()
+    return lines if lines and not lines[-1].endswith(("\n", "\r")) else [*lines, ""]
+
+
+def _style(sample: str, tabs: bool) -> dict[str, Any]:
+    """The delimiter that cuts the first records most evenly; tab-separated text often has quotes that mean nothing."""
+    whole_lines = sample[: sample.rfind("\n") + 1] or sample
+    scores = {delimiter: _evenness(whole_lines, delimiter) for delimiter in DELIMITERS}
+    best = max(DELIMITERS, key=lambda delimiter: (scores[delimiter], tabs and delimiter == "\t"))
+    delimiter = best if scores[best] > 0 else ("\t" if tabs else ",")
+    if delimiter == "\t" and not _quotes_balance(whole_lines):
+        return {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    return {"delimiter": delimiter}
+
+
+def _evenness(text: str, delimiter: str) -> float:
+    """Share of records with as many cells as the first one; 0 if that has only one."""
+    widths = []
+    try:
+        for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
+            if cells:
+                widths.append(len(cells))
+            if len(widths) == 50:
+                break
+    except csv.Error:
+        pass  # judged by the records before
+    return 0.0 if not widths or widths[0] == 1 else widths.count(widths[0]) / len(widths)
+
+
+def _quotes_balance(text: str) -> bool:
+    try:
+        list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
+    except csv.Error:
+        return False
+    return True

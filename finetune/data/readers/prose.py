@@ -1,0 +1,57 @@
+"""Running text to documents: cut between paragraphs (between lines where there are no blank ones), never inside.
+
+Every character that is not a blank line at a cut ends up in exactly one document. A document is about as long as `max_length`
+tokens, shorter in small files so that some can be held out; a heading of the first level begins a new one.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+
+from finetune.data.files import DataFile
+from finetune.data.rows import Row, SkippedRow
+from finetune.recipe import DatasetSpec
+
+CHARACTERS_PER_TOKEN = 3  # a low guess: a document then seldom needs a second block
+LEAST_DOCUMENTS = 50
+TITLE = {".txt": re.compile(r" ?= [^=\n]+ = ?\n"), ".md": re.compile(r"# ")}  # wiki text, Markdown
+SAMPLE = 1 << 16
+
+
+def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
+    longest = min(spec.max_length * CHARACTERS_PER_TOKEN, max(1, file.path.stat().st_size // LEAST_DOCUMENTS))
+    title = TITLE[file.suffix]
+    with file.open() as raw:
+        text = io.TextIOWrapper(raw, encoding=encoding, errors="surrogateescape")
+        document, begins = "", 1
+        for paragraph, line in _paragraphs(text):
+            if document.strip() and (len(document) + len(paragraph) > longest or title.match(paragraph)):
+                yield Row({"text": document.strip("\n")}, file.name, begins)
+                document, begins = "", line
+            document += paragraph
+        if document.strip():
+            yield Row({"text": document.strip("\n")}, file.name, begins)
+
+
+def _paragraphs(text: io.TextIOWrapper) -> Iterator[tuple[str, int]]:
+    """Paragraphs with the blank lines behind them, and the line each begins on."""
+    ahead = text.readlines(SAMPLE)
+    by_line = not any(not line.strip() for line in ahead)
+    paragraph: list[str] = []
+    begins, blank_seen = 1, False
+    for number, line in enumerate(_all(ahead, text), start=1):
+        blank = not line.strip()
+        if paragraph and (by_line or (blank_seen and not blank)):
+            yield "".join(paragraph), begins
+            paragraph, begins = [], number
+        paragraph.append(line)
+        blank_seen = blank
+    if paragraph:
+        yield "".join(paragraph), begins
+
+
+def _all(ahead: list[str], rest: io.TextIOWrapper) -> Iterator[str]:
+    yield from ahead
+    yield from rest
