@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from finetune.recipe import Spec
+from finetune import recipe
+from finetune.methods.base import MethodContext
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, TrainerCallback
 
 
 class Full:
-    """Trains the model's own weights."""
+    """Trains the model's own weights.
+
+    `freeze: head` leaves the embeddings and the output head as they are; `auto` does so for a student made from its teacher,
+    whose head already is the teacher's (and which may then learn from the gradient cache).
+    """
 
     title = "Full"
     summary = "every weight trains: most memory, a whole new model on disk"
 
-    class Spec(Spec):
+    class Spec(recipe.Spec):
         kind: Literal["full"] = "full"
         freeze: Literal["auto", "none", "head"] = "auto"
+
+    @staticmethod
+    def check(spec: Spec, device: str) -> list[str]:
+        return []
+
+    @staticmethod
+    def load_in(spec: Spec) -> str | None:
+        return None
+
+    @staticmethod
+    def attach(model: PreTrainedModel, spec: Spec, context: MethodContext) -> Any:
+        import torch
+
+        # Adam's small updates are lost in 16-bit weights; the arithmetic may still run in 16 bits under autocast.
+        model.to(torch.float32).requires_grad_(True)
+        if spec.freeze == "head" or (spec.freeze == "auto" and context.student_is_made):
+            for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+                if module is not None:
+                    module.requires_grad_(False)
+        return model
+
+    @staticmethod
+    def callbacks(model: Any, spec: Spec) -> list[TrainerCallback]:
+        return []
