@@ -1,0 +1,137 @@
+"""From arguments to an exit code: 0 done, 1 the work failed, 2 bad input, 130 interrupted.
+
+    main(["run", "recipe.yaml", "--set", "training.epochs=1"])        # 0
+
+Errors become one sentence, a hint and an exit code here and nowhere else. What the commands do is in finetune/commands.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from typing import NoReturn
+
+from finetune.errors import BadInput, FinetuneError
+from finetune.registry import did_you_mean
+
+WARMING = "warm-imports"  # the name of the thread that imports torch while the person reads
+
+DESCRIPTION = (
+    "Fine-tune or distil a language model and see that it got better. Without a command: a few questions, Enter takes each default."
+)
+EPILOG = """Everywhere: --debug shows tracebacks, --no-color turns colours off.
+First steps: `finetune-cli` asks; `finetune-cli --yes` takes every default; both end with the command that repeats the run."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; no traceback without --debug."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    if "--no-color" in given:
+        os.environ["NO_COLOR"] = "1"
+    try:
+        return _leave(_dispatch([argument for argument in given if argument not in ("--debug", "--no-color")]))
+    except FinetuneError as error:
+        if debug:
+            raise
+        say(error.message, error.hint)
+        return _leave(error.exit_code)
+    except KeyboardInterrupt:
+        say("Cancelled.")
+        return _leave(130)
+    except BrokenPipeError:  # whoever read our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _leave(0)
+    except Exception as error:
+        if debug:
+            raise
+        say(f"Something unexpected happened: {type(error).__name__}: {error}", "Run the same command with --debug to see where.")
+        return _leave(1)
+
+
+def say(message: str, hint: str | None = None) -> None:
+    """A sentence for people, on stderr."""
+    sys.stdout.flush()
+    print(message, file=sys.stderr)
+    if hint:
+        print(hint, file=sys.stderr)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is an error like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ").split()[0]
+        if unknown != message.split()[0]:
+            known = [option for action in self._actions for option in action.option_strings]
+            message = f"There is no option {unknown} here.{did_you_mean(unknown, known)}"
+        else:
+            message = f"{message[:1].upper()}{message[1:]}."
+        raise BadInput(message, hint=f"`{self.prog} --help` lists what there is.")
+
+
+def parser() -> Parser:
+    """The command line as described in --help."""
+    wide = argparse.RawDescriptionHelpFormatter
+    root = Parser(prog="finetune-cli", description=DESCRIPTION, epilog=EPILOG, formatter_class=wide, allow_abbrev=False)
+    root.set_defaults(command="wizard", parser=root)
+    root.add_argument("--yes", action="store_true", help="ask nothing, take every default")
+    root.add_argument("--plain", action="store_true", help="numbered questions without cursor movement (screen readers, TERM=dumb)")
+    root.add_argument("--version", action="store_true", help="show the version")
+    _add_recipe_options(root)
+    commands = root.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
+
+    def command(name: str, help: str) -> Parser:
+        made = commands.add_parser(name, help=help, description=help[:1].upper() + help[1:] + ".", allow_abbrev=False)
+        made.set_defaults(command=name, parser=made)
+        return made
+
+    run = command("run", "do what a recipe file says")
+    plan = command("plan", "show rows, tokens, memory, time and problems of a recipe; trains nothing")
+    for made in (run, plan):
+        made.add_argument("recipe", metavar="RECIPE", help="a YAML file, such as the run/recipe.yaml of an earlier run")
+        _add_recipe_options(made)
+    benchmark = command("benchmark", "measure a finished run again on its held-out rows")
+    benchmark.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    upload = command("upload", "put a finished run on the Hugging Face Hub (private unless --public)")
+    upload.add_argument("--repo", required=True, metavar="USER/NAME", help="the repository to create or update")
+    upload.add_argument("--public", action="store_true", help="visible to everyone")
+    chat = command("chat", "talk to a finished model")
+    for made in (benchmark, upload, chat):
+        made.add_argument("output_dir", metavar="OUTPUT_DIR", help="the folder of a finished run")
+    doctor = command("doctor", "show machine, versions, Hub and sign-in state (never the token)")
+    doctor.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    for made in (benchmark, chat):
+        _add_runtime_options(made)
+    return root
+
+
+def _add_recipe_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key, e.g. training.epochs=1")
+    made.add_argument("--output-dir", metavar="DIR", help="where the model and all records go")
+    made.add_argument("--json", action="store_true", help="one JSON object on stdout, everything else on stderr")
+    _add_runtime_options(made)
+
+
+def _add_runtime_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="where to compute (default: auto)")
+    made.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with a model: only if you trust it")
+
+
+def _dispatch(given: list[str]) -> int:
+    arguments = parser().parse_args(given)
+    from finetune import commands
+
+    return int(getattr(commands, arguments.command)(arguments))
+
+
+def _leave(code: int) -> int:
+    """Exit at once if imports are still warming up: the interpreter would wait for half a torch before it goes."""
+    if any(thread.name == WARMING for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code

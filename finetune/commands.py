@@ -1,0 +1,135 @@
+"""What each command does, as short as it can be said: fill a recipe, hand it to the engine, show what comes back.
+
+run(parser().parse_args(["run", "recipe.yaml"]))        # 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.errors import NoTerminal
+
+if TYPE_CHECKING:
+    from finetune.recipe import Recipe
+    from finetune.runtime import RuntimeOptions
+
+
+def wizard(arguments: argparse.Namespace) -> int:
+    """No command: ask, or with --yes take every default."""
+    if arguments.version:
+        return version()
+    if arguments.yes:
+        return with_defaults(arguments)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise NoTerminal(
+            "There is no terminal to ask questions on.",
+            hint="Use --yes to take every default, or `finetune-cli run RECIPE` to follow a file.",
+        )
+    for flag, given in (("--set", arguments.set), ("--output-dir", arguments.output_dir), ("--json", arguments.json)):
+        if given:
+            raise NoTerminal(f"{flag} is for runs without questions.", hint=f"Add --yes, or answer the questions without {flag}.")
+    from finetune.wizard.session import run_wizard
+
+    return run_wizard(runtime=lambda: _runtime(arguments), plain=arguments.plain or os.environ.get("TERM") == "dumb")
+
+
+def version() -> int:
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        print(f"finetune-cli {installed('finetune-cli')}")
+    except PackageNotFoundError:
+        print("finetune-cli (not installed: running from its source)")
+    return 0
+
+
+def with_defaults(arguments: argparse.Namespace) -> int:
+    """The demo: the run of someone who presses Enter all the way."""
+    from finetune.recipe import Recipe, merge, parse_override
+    from finetune.wizard.defaults import defaults, why
+    from finetune.wizard.here import look_around
+
+    changes: dict[str, Any] = {"output_dir": arguments.output_dir} if arguments.output_dir else {}
+    for override in arguments.set:
+        changes = merge(changes, parse_override(override))
+    runtime = _runtime(arguments)
+    here = look_around(runtime)
+    approach = str(changes.get("approach", "fine-tuning"))
+    print(why(here, approach), file=sys.stderr)
+    recipe = Recipe.from_layers(defaults(here, approach, fresh_folder=False), changes)
+    return _execute(recipe, runtime, arguments.json)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    return _execute(_recipe(arguments), _runtime(arguments), arguments.json)
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    from finetune.finetuner import LLMFineTuner
+    from finetune.screen.console import people
+    from finetune.screen.quiet import quiet
+    from finetune.screen.reporter import reporter_for
+    from finetune.screen.review import review
+
+    recipe = _recipe(arguments)
+    console = people(stderr=arguments.json)
+    with quiet(None), reporter_for(console) as reporter:
+        found = LLMFineTuner(recipe, reporter=reporter, runtime=_runtime(arguments)).plan()
+    if arguments.json:
+        print(json.dumps(found.to_dict(), default=str))
+    else:
+        console.print(review(recipe, found))
+    return 2 if found.problems else 0
+
+
+def benchmark(arguments: argparse.Namespace) -> int:
+    raise NotImplementedError
+
+
+def upload(arguments: argparse.Namespace) -> int:
+    raise NotImplementedError
+
+
+def chat(arguments: argparse.Namespace) -> int:
+    raise NotImplementedError
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    from finetune.screen.console import people
+    from finetune.screen.doctor import examine, report
+
+    found = examine()
+    if arguments.json:
+        print(json.dumps(found, default=str))
+    else:
+        people().print(report(found))
+    return 0
+
+
+def _recipe(arguments: argparse.Namespace) -> Recipe:
+    from finetune.recipe import Recipe
+
+    layers = ({"output_dir": arguments.output_dir},) if arguments.output_dir else ()
+    return Recipe.load(Path(arguments.recipe), overrides=arguments.set, layers=layers)
+
+
+def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:
+    from finetune.runtime import RuntimeOptions
+
+    return RuntimeOptions(device=arguments.device, trust_remote_code=arguments.trust_remote_code)
+
+
+def _execute(recipe: Recipe, runtime: RuntimeOptions, as_json: bool) -> int:
+    from finetune.screen.console import people
+    from finetune.screen.run import execute
+
+    result = execute(recipe, runtime, people(stderr=as_json))
+    if as_json:
+        print(json.dumps({"output_dir": str(result.output_dir), "scores": result.scores, "training": result.training}, default=str))
+    return 0

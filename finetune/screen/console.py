@@ -1,0 +1,37 @@
+"""Where words for people go, whatever a library does to stdout meanwhile.
+
+    console = people()          # stdout; people(stderr=True) when stdout belongs to --json
+
+The console writes to its own copy of the file descriptor, so that screen/quiet.py can point the original at a log.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from rich.console import Console
+from rich.theme import Theme
+
+THEME = Theme({"quiet": "dim", "done": "green", "warning": "yellow", "problem": "red", "number": "bold", "good": "green", "bad": "red"})
+
+
+def people(*, stderr: bool = False) -> Console:
+    """A console on a copy of stdout or stderr; styled only on a real terminal that wants it."""
+    stream = sys.stderr if stderr else sys.stdout
+    stream.flush()
+    file = os.fdopen(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors="replace", buffering=1)
+    return Console(
+        file=file, theme=THEME, highlight=False, emoji=False, soft_wrap=False, force_terminal=animated(file), no_color=no_colour() or None
+    )
+
+
+def animated(file: object) -> bool:
+    """Whether lines on this stream can be redrawn; FORCE_COLOR and friends do not make a pipe a terminal."""
+    isatty = getattr(file, "isatty", lambda: False)
+    return bool(isatty()) and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def no_colour() -> bool:
+    """NO_COLOR (no-color.org), which --no-color also sets."""
+    return bool(os.environ.get("NO_COLOR"))

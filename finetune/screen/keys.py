@@ -1,0 +1,31 @@
+"""Keys pressed while nobody asks are kept for the next question instead of being printed into the picture.
+
+with still_keys():
+    ...                 # no echo; Ctrl-C still interrupts
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def still_keys() -> Iterator[None]:
+    """Turn the terminal's echo and line editing off for a while, if stdin is one."""
+    try:
+        import termios
+
+        before = termios.tcgetattr(sys.stdin.fileno())
+    except (ImportError, OSError, ValueError, termios.error):  # Windows, a pipe, or no stdin at all
+        yield
+        return
+    changed = termios.tcgetattr(sys.stdin.fileno())
+    changed[0] &= ~termios.ICRNL
+    changed[3] &= ~(termios.ECHO | termios.ICANON)
+    termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, changed)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, before)

@@ -1,0 +1,173 @@
+"""The engine's events on a terminal: one live line while a stage runs, one finished line when it is over.
+
+    with reporter_for(console) as reporter:
+        LLMFineTuner(recipe, reporter=reporter).run()
+
+Off a terminal the same facts come as a plain line every few seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from finetune.events import Event, Notice, Progress, Reporter, StageFinished, StageStarted, TrainingStep
+from finetune.screen.words import count, duration, size
+
+REFRESHES_PER_SECOND = 4  # each takes a moment from the training on a small machine
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextmanager
+def reporter_for(console: Console) -> Iterator[Reporter]:
+    """The reporter that suits the console."""
+    if not console.is_terminal:
+        yield PlainReporter(console)
+        return
+    reporter = RichReporter(console)
+    with reporter.live:
+        yield reporter
+
+
+class RichReporter:
+    """Draws the newest event of each running stage on a live line."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._running: dict[str, StageStarted] = {}
+        self._facts: dict[str, Event] = {}
+        self._since: dict[str, float] = {}
+        ascii_only = not (console.encoding or "").lower().startswith("utf")
+        self._done, self._warning, self._separator = ("*", "!", " | ") if ascii_only else ("✓", "!", " · ")
+        self._spinner = Spinner("line" if ascii_only else "dots", style="cyan")
+        self.live = Live(
+            console=console, get_renderable=self._picture, refresh_per_second=REFRESHES_PER_SECOND, transient=True, redirect_stdout=False,
+            redirect_stderr=False,
+        )  # fmt: skip
+
+    def report(self, event: Event) -> None:
+        if isinstance(event, StageStarted):
+            self._running[event.stage] = event
+            self._since[event.stage] = time.monotonic()
+        elif isinstance(event, StageFinished):
+            started = self._running.pop(event.stage, None)
+            self._facts.pop(event.stage, None)
+            self._console.print(self._finished(started.title if started else event.stage, event))
+        elif isinstance(event, TrainingStep):
+            self._facts["training"] = event
+        elif isinstance(event, Progress):
+            self._facts[event.stage] = event
+        elif isinstance(event, Notice):
+            warning = event.level == "warning"
+            self._console.print(Text(f"{self._warning if warning else ' '} {event.text}", style="warning" if warning else "quiet"))
+
+    def _finished(self, title: str, event: StageFinished) -> RenderableType:
+        line = Table.grid(padding=(0, 1), expand=True)
+        line.add_column(width=1)
+        line.add_column(ratio=1)
+        line.add_column(justify="right", no_wrap=True)
+        text = Text(title)
+        if event.summary:
+            text.append(f"  {event.summary}", style="quiet")
+        line.add_row(Text(self._done, style="done"), text, Text(_seconds(event.seconds), style="quiet"))
+        return line
+
+    def _picture(self) -> RenderableType:
+        return Group(*(self._live_line(stage, started) for stage, started in list(self._running.items())[-1:]))
+
+    def _live_line(self, stage: str, started: StageStarted) -> RenderableType:
+        line = Table.grid(padding=(0, 1))
+        line.add_column(width=1)
+        line.add_column()
+        fact = self._facts.get(stage)
+        parts = facts(fact) if fact else [duration(time.monotonic() - self._since[stage])]
+        share = _share(fact)
+        width = self._console.width - 3
+        text = Text(f"{started.title}  ")
+        if share is not None and width >= 100:
+            text.append_text(_bar(share, 20, ascii_only=self._done == "*"))
+            text.append(" ")
+        room = width - len(text)
+        if room < 24:
+            text.append("\n")
+            room = width
+        shown = parts[0]
+        for part in parts[1:]:
+            if len(shown) + len(self._separator) + len(part) <= room:
+                shown += self._separator + part
+        text.append(shown, style="quiet")
+        line.add_row(self._spinner, text)
+        return line
+
+
+class PlainReporter:
+    """The same as lines, for logs and pipes; on the console it is given, which should be stderr."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = Console(stderr=True, highlight=False) if not console.stderr else console
+        self._console = console
+        self._titles: dict[str, str] = {}
+        self._next_line = 0.0
+
+    def report(self, event: Event) -> None:
+        now = time.monotonic()
+        if isinstance(event, StageStarted):
+            self._titles[event.stage] = event.title
+            self._say(f"{event.title} ...")
+            self._next_line = now + SECONDS_BETWEEN_LINES
+        elif isinstance(event, StageFinished):
+            title = self._titles.pop(event.stage, event.stage)
+            self._say(f"{title}: {event.summary or 'done'} ({_seconds(event.seconds)})")
+        elif isinstance(event, Notice):
+            self._say(f"{'Warning: ' if event.level == 'warning' else ''}{event.text}")
+        elif isinstance(event, TrainingStep | Progress) and now >= self._next_line:
+            self._next_line = now + SECONDS_BETWEEN_LINES
+            self._say("  " + ", ".join(facts(event)))
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, markup=False)
+
+
+def facts(event: Event) -> list[str]:
+    """What a progress event says, most important first."""
+    if isinstance(event, TrainingStep):
+        return [
+            f"{100 * event.step / event.total_steps:.0f} %",
+            f"step {event.step}/{event.total_steps}",
+            f"{duration(event.seconds_left)} left",
+            f"loss {event.loss:.3f}",
+            f"{event.tokens_per_second:,.0f} tokens/s",
+            f"{size(event.memory_bytes)}",
+        ]
+    if isinstance(event, Progress):
+        shown = size if event.unit == "bytes" else (lambda number: count(number))
+        if not event.total:
+            return [f"{shown(event.done)} {'' if event.unit == 'bytes' else event.unit}".strip()]
+        amount = f"{shown(event.done)} of {shown(event.total)}{'' if event.unit == 'bytes' else ' ' + event.unit}".strip()
+        return [f"{100 * event.done / event.total:.0f} %", amount]
+    return []
+
+
+def _share(event: Event | None) -> float | None:
+    if isinstance(event, TrainingStep):
+        return event.step / event.total_steps
+    if isinstance(event, Progress) and event.total:
+        return event.done / event.total
+    return None
+
+
+def _bar(share: float, width: int, *, ascii_only: bool) -> Text:
+    full = round(max(0.0, min(1.0, share)) * width)
+    done, rest = ("#", "-") if ascii_only else ("━", "─")
+    return Text(done * full, style="cyan").append(rest * (width - full), style="quiet")
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else duration(seconds)

@@ -1,0 +1,116 @@
+"""What came of a run: before and after with intervals, samples side by side, where everything is, what to do next.
+
+console.print(results(recipe, result, console.width))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from finetune.recipe import Recipe
+from finetune.run_folder import free_name
+
+if TYPE_CHECKING:
+    from finetune.finetuner import RunResult
+
+NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "perplexity": "Perplexity"}
+SAMPLES = 3
+NARROW = 70  # columns; below it, intervals go and samples are stacked
+
+
+def results(recipe: Recipe, result: RunResult, width: int) -> RenderableType:
+    """Everything worth reading after a run."""
+    return Group(scores_table(result.scores, width), samples(result.scores, width), next_steps(recipe, Path(result.output_dir)))
+
+
+def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
+    """One row a metric; a change is coloured only if its 95 % interval leaves out zero."""
+    sides = [side for side in ("teacher", "before", "after") if scores.get(side)]
+    table = Table(box=None, padding=(0, 2 if width >= NARROW else 1, 0, 0), title_justify="left", pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for side in sides:
+        table.add_column(side.capitalize(), justify="right", no_wrap=True)
+    table.add_column("Change", no_wrap=True)
+    for metric in scores["before"]:
+        cells = [_score(scores, side, metric, intervals=width >= NARROW) for side in sides]
+        table.add_row(NAMES.get(metric, metric), *cells, _change(scores.get("change", {}).get(metric)))
+    title = Text(f"On {scores['rows']} rows it never trained on", style="bold")
+    legend = Text("[a, b]: 95 % confidence interval. Perplexity: lower is better.", style="quiet")
+    if width < NARROW:
+        legend = Text("Perplexity: lower is better.", style="quiet")
+    return _block(Group(title, table, legend))
+
+
+def samples(scores: Mapping[str, Any], width: int) -> RenderableType:
+    """A few held-out rows: the reference and each model's answer."""
+    rows = [row for row in scores.get("generations", []) if "after" in row]
+    if not rows:
+        return Text("")
+    picked = rows[:: max(1, len(rows) // SAMPLES)][:SAMPLES]
+    sides = [side for side in ("reference", "before", "after") if side in picked[0]]
+    parts: list[RenderableType] = [Text("Sample answers", style="bold")]
+    if width >= NARROW:
+        table = Table(box=None, padding=(0, 2, 1, 0), pad_edge=False)
+        for side in sides:
+            table.add_column(side.capitalize(), ratio=1, overflow="fold", header_style="quiet")
+        for row in picked:
+            table.add_row(*(Text(_clip(row[side], 160), style="good" if side == "after" else "") for side in sides))
+        parts.append(table)
+    else:
+        for row in picked:
+            for side in sides:
+                parts.append(Text.assemble((f"{side}: ", "quiet"), (_clip(row[side], 120), "good" if side == "after" else "")))
+            parts.append(Text(""))
+    return _block(Group(*parts))
+
+
+def next_steps(recipe: Recipe, output_dir: Path) -> RenderableType:
+    """Paths and commands that can be copied as they are."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="quiet", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("Model", f"{output_dir}")
+    table.add_row("Records", f"{output_dir / 'run'}")
+    table.add_row("Chat", f"finetune-cli chat {output_dir}")
+    table.add_row("Repeat", f"finetune-cli run {output_dir / 'run' / 'recipe.yaml'} --output-dir {free_name(output_dir)}")
+    if recipe.upload is None:
+        table.add_row("Upload", f"finetune-cli upload {output_dir} --repo USER/NAME")
+    return _block(table)
+
+
+def _score(scores: Mapping[str, Any], side: str, metric: str, *, intervals: bool) -> Text:
+    value = scores[side].get(metric)
+    if value is None:
+        return Text("-", style="quiet")
+    shown = Text(_number(metric, value))
+    low_high = scores.get("intervals", {}).get(side, {}).get(metric)
+    if intervals and low_high:
+        shown.append(f" [{_number(metric, low_high[0])}, {_number(metric, low_high[1])}]", style="quiet")
+    return shown
+
+
+def _change(change: Mapping[str, Any] | None) -> Text:
+    if not change:
+        return Text("")
+    style = {"better": "good", "worse": "bad"}.get(change["verdict"], "quiet")
+    return Text(change["verdict"], style=style)
+
+
+def _number(metric: str, value: float) -> str:
+    return f"{value:.3f}" if metric.startswith("rouge") else f"{value:.4g}"
+
+
+def _clip(text: str, most: int) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= most else words[: most - 1] + "…"
+
+
+def _block(content: RenderableType) -> RenderableType:
+    return Padding(content, (1, 0, 0, 2))

@@ -1,0 +1,69 @@
+"""The last look before the long work: what will happen, and whether it fits.
+
+console.print(review(recipe, tuner.plan()))
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from finetune import registry
+from finetune.recipe import Recipe, StudentSpec
+from finetune.screen.words import about, count, size
+
+if TYPE_CHECKING:
+    from finetune.finetuner import Plan
+
+
+def review(recipe: Recipe, plan: Plan) -> RenderableType:
+    """One fact a line; what does not fit is marked and explained below."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="quiet", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, fact in _facts(recipe, plan):
+        table.add_row(name, fact)
+    problems = [Text.assemble(("! ", "warning"), (problem, "warning")) for problem in plan.problems]
+    return Padding(Group(table, *problems), (0, 0, 0, 2))
+
+
+def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
+    training = recipe.training
+    method = registry.load("methods", recipe.method.kind).title  # type: ignore[attr-defined]
+    share = f"{100 * plan.trainable_parameters / plan.parameters:.1f} %"
+    facts: list[tuple[str, RenderableType]] = []
+    if recipe.teacher:
+        facts += [("Teacher", recipe.teacher.source), ("Student", _student(recipe))]
+    else:
+        facts += [("Model", str(recipe.model))]
+    facts += [
+        ("Method", f"{method}: {count(plan.trainable_parameters)} of {count(plan.parameters)} parameters learn ({share})"),
+        ("Data", f"{recipe.dataset.source}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"),
+        ("Training", f"{plan.steps} steps: {training.epochs:g} x {count(plan.rows)} rows, {training.batch_size} a step"),
+        ("Benchmark", f"{recipe.benchmark.rows} held-out rows, before and after"),
+        ("Memory", _against(plan.memory_total, plan.free_memory)),
+        ("Disk", f"{size(plan.disk_bytes)}"),
+        ("Time", Text(about(plan.seconds), style="bold")),
+        ("Output", recipe.output_dir),
+        (
+            "Upload",
+            f"{recipe.upload.repo}, {'private' if recipe.upload.private else 'PUBLIC'}" if recipe.upload else "nothing leaves this machine",
+        ),
+    ]
+    return facts
+
+
+def _student(recipe: Recipe) -> str:
+    if isinstance(recipe.model, StudentSpec):
+        layers = recipe.model.from_teacher.layers
+        return f"made from the teacher: {layers} layers" if layers >= 1 else f"made from the teacher: {layers:.0%} of its layers"
+    return recipe.model
+
+
+def _against(needed: float, free: float) -> Text:
+    fits = needed <= free
+    return Text.assemble(f"{size(needed)} of {size(free)} free", ("" if fits else "  does not fit", "bad"))

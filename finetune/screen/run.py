@@ -1,0 +1,31 @@
+"""A run with its screen around it: live line, library noise in run/debug.log, and the results.
+
+result = execute(recipe, RuntimeOptions(), people())
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from finetune.recipe import Recipe
+from finetune.run_folder import RunFolder
+from finetune.runtime import RuntimeOptions
+from finetune.screen.keys import still_keys
+from finetune.screen.quiet import quiet
+from finetune.screen.reporter import reporter_for
+from finetune.screen.results import results
+
+if TYPE_CHECKING:
+    from finetune.finetuner import RunResult
+
+
+def execute(recipe: Recipe, runtime: RuntimeOptions, console: Console) -> RunResult:
+    """Train and benchmark, then show before and after, samples, and what to do next."""
+    with still_keys(), reporter_for(console) as reporter, quiet(RunFolder(recipe.output_dir).debug_log):
+        from finetune.finetuner import LLMFineTuner
+
+        result = LLMFineTuner(recipe, reporter=reporter, runtime=runtime).run()
+    console.print(results(recipe, result, console.width))
+    return result

@@ -1,0 +1,78 @@
+"""Which run a person gets by pressing Enter all the way, and why. All default sizes live here, for the wizard and for --yes.
+
+defaults(here, "fine-tuning")        # {"approach": "fine-tuning", "dataset": {"samples": 450}, ...}
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from finetune.recipe import STARTER
+from finetune.wizard.here import Here
+
+
+def defaults(here: Here, approach: str, *, fresh_folder: bool = True) -> dict[str, Any]:
+    """The recipe layer that fits this machine; `fresh_folder` avoids an output folder that is in use."""
+    gpu = here.glance.gpu is not None
+    if approach == "distillation":
+        chosen = DISTIL_ON_GPU if gpu and here.hub else DISTIL_ANYWHERE
+        folder = "distilled_model"
+    else:
+        chosen = TUNE_ON_GPU if gpu else TUNE_ON_CPU
+        folder = "finetuned_model"
+    return {"approach": approach, **chosen, "output_dir": f"./{unused(Path(folder)) if fresh_folder else folder}"}
+
+
+def why(here: Here, approach: str) -> str:
+    """One line that names the machine and what the defaults make of it."""
+    glance = here.glance
+    memory = f"{glance.memory_bytes / 2**30:.0f} GB memory"
+    cores = f"{glance.cores} core{'s' if glance.cores != 1 else ''}"
+    if glance.gpu:
+        machine = f"This machine: {glance.gpu}, {glance.gpu_memory_bytes / 2**30:.0f} GB."
+    else:
+        machine = f"This machine: {cores}, {memory}, no GPU found."
+    if not here.hub:
+        machine += " huggingface.co does not answer."
+    return f"{machine} {'The defaults are sized for it.' if glance.gpu else 'The defaults take minutes on it.'}"
+
+
+def unused(folder: Path) -> Path:
+    """`folder`, or NAME-2, NAME-3, ... if it holds something already."""
+    from finetune.run_folder import free_name
+
+    return free_name(folder) if folder.is_file() or (folder.is_dir() and any(folder.iterdir())) else folder
+
+
+TUNE_ON_CPU: dict[str, Any] = {
+    "model": STARTER,
+    "dataset": {"source": "builtin:python-docs", "samples": 450},
+    "training": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3},
+    "benchmark": {"rows": 45},
+}
+
+TUNE_ON_GPU: dict[str, Any] = {
+    "model": STARTER,
+    "dataset": {"source": "builtin:python-docs", "samples": 2000},
+    "training": {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3},
+    "benchmark": {"rows": 100},
+}
+
+DISTIL_ON_GPU: dict[str, Any] = {
+    "teacher": "gpt2-medium",
+    "model": "gpt2",
+    "dataset": {"source": "wikitext", "config": "wikitext-2-raw-v1", "samples": 5000},
+    "distillation": {"temperature": 2.0, "alpha": 0.5},
+    "training": {"epochs": 3, "batch_size": 4, "learning_rate": 2e-4},
+    "benchmark": {"rows": 100},
+}
+
+DISTIL_ANYWHERE: dict[str, Any] = {
+    "teacher": STARTER,
+    "model": {"from_teacher": {"layers": 20}},
+    "dataset": {"source": "builtin:python-docs", "samples": 450},
+    "distillation": {"temperature": 2.0, "alpha": 0.5},
+    "training": {"epochs": 2, "batch_size": 4, "learning_rate": 5e-4},
+    "benchmark": {"rows": 45},
+}

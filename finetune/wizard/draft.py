@@ -1,0 +1,68 @@
+"""The unfinished recipe: nested keys, and the one rule that checks an answer.
+
+problem(draft, "training.epochs", "0")        # "Must be greater than 0, not 0."
+put(draft, "training.epochs", "1")            # the draft with {"training": {"epochs": 1.0}} over it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune.errors import RecipeError
+from finetune.recipe import Recipe, merge
+from finetune.wizard.prompter import Prompter
+
+Draft = dict[str, Any]
+
+
+def layer(key: str, value: Any) -> Draft:
+    """`training.epochs`, 1 -> {"training": {"epochs": 1}}."""
+    nested: Any = value
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    return dict(nested)
+
+
+def get(draft: Mapping[str, Any], key: str) -> Any:
+    """The value the finished recipe would have, default or not."""
+    value: Any = Recipe.from_layers(draft)
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def put(draft: Draft, key: str, value: Any) -> Draft:
+    """The draft with one more answer, typed by the recipe; raises RecipeError."""
+    return merge(draft, layer(key, get(merge(draft, layer(key, _absent(value))), key)))
+
+
+def problem(draft: Draft, key: str, value: Any) -> str | None:
+    """What the recipe says against this answer, as a sentence; None if it is fine."""
+    try:
+        Recipe.from_layers(draft, layer(key, _absent(value)))
+    except RecipeError as error:
+        reason = error.message.removeprefix(f"{key} ")
+        return reason[:1].upper() + reason[1:]
+    return None
+
+
+def shown(value: Any) -> str:
+    """A value as a person would type it."""
+    if value is None:
+        return "all"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def ask_field(draft: Draft, prompter: Prompter, key: str, question: str, help: str = "", more: str = "") -> Draft:
+    """Ask for one recipe key as text, checked by the recipe itself."""
+    answer = prompter.text(
+        key, question, default=shown(get(draft, key)), validate=lambda text: problem(draft, key, text), help=help, more=more
+    )
+    return put(draft, key, answer)
+
+
+def _absent(value: Any) -> Any:
+    return None if value == "all" else value

@@ -1,0 +1,87 @@
+"""Measures of text on a terminal: wrapping styled text, counting rows, deciding whether two columns fit.
+
+wrap([("class:quiet", "a long line ...")], width=40)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prompt_toolkit.utils import get_cwidth
+
+from finetune.wizard.prompter import Fragments, plain
+
+
+def columns_fit(rows: Sequence[tuple[str, str]], width: int) -> bool:
+    """Whether all (title, note) pairs fit on one line each."""
+    widest = max(get_cwidth(title) for title, _ in rows)
+    return all(widest + 2 + get_cwidth(note) <= width for _, note in rows)
+
+
+def rows_of(fragments: Fragments, width: int) -> int:
+    """Screen rows that printing these fragments and a line end takes."""
+    return sum(max(1, -(-get_cwidth(line) // width)) for line in plain(fragments).split("\n"))
+
+
+def indent(fragments: Fragments, by: str = "  ") -> Fragments:
+    """Every line moved to the right."""
+    moved: Fragments = [("", by)]
+    for style, text in fragments:
+        moved.append((style, text.replace("\n", "\n" + by)))
+    return moved
+
+
+def wrap(fragments: Fragments, width: int) -> Fragments:
+    """Lines broken at spaces; a broken line keeps the indentation of its start."""
+    wrapped: Fragments = []
+    for number, line in enumerate(_lines(fragments)):
+        if number:
+            wrapped.append(("", "\n"))
+        wrapped += _wrap_line(line, width - 1)
+    return wrapped
+
+
+def _lines(fragments: Fragments) -> list[Fragments]:
+    lines: list[Fragments] = [[]]
+    for style, text in fragments:
+        for number, part in enumerate(text.split("\n")):
+            if number:
+                lines.append([])
+            if part:
+                lines[-1].append((style, part))
+    return lines
+
+
+def _wrap_line(line: Fragments, width: int) -> Fragments:
+    text = plain(line)
+    margin = " " * min(len(text) - len(text.lstrip(" ")), width // 2)
+    wrapped: Fragments = []
+    used = 0
+    for style, part in line:
+        for word in _words(part):
+            size = get_cwidth(word)
+            if used + get_cwidth(word.rstrip(" ")) > width and used > len(margin):
+                wrapped.append(("", "\n" + margin))
+                used = len(margin)
+                word = word.lstrip(" ")
+                size = get_cwidth(word)
+            while size > width - used and word.strip():
+                cut = max(1, width - used)
+                wrapped.append((style, word[:cut]))
+                wrapped.append(("", "\n" + margin))
+                word, used = word[cut:], len(margin)
+                size = get_cwidth(word)
+            wrapped.append((style, word))
+            used += size
+    return wrapped
+
+
+def _words(text: str) -> list[str]:
+    """Words with the spaces that follow them."""
+    words: list[str] = []
+    start = 0
+    for at in range(1, len(text)):
+        if text[at - 1] == " " and text[at] != " ":
+            words.append(text[start:at])
+            start = at
+    return [*words, text[start:]] if text else []

@@ -1,0 +1,99 @@
+"""The same questions as numbered lines: for TERM=dumb, screen readers and anyone who passes --plain.
+
+STEP 0: Approach
+What would you like to do?
+  1. Fine-tuning: teach a model your task with examples
+  2. Distillation: make a small model imitate a big one
+Number [1]:
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from getpass import getpass
+
+from finetune.wizard.prompter import Choice, Complete, Fragments, GoBack, Validate, anything
+
+
+class PlainPrompter:
+    """Reads one line per question from stdin; `back` goes back and `?` tells more."""
+
+    def __init__(self, on_first_question: Callable[[], None] | None = None) -> None:
+        self._on_first_question = on_first_question
+        self._said_how = False
+
+    def step(self, number: int, title: str) -> None:
+        print(f"\nSTEP {number}: {title}")
+
+    def note(self, text: str | Fragments) -> None:
+        print("".join(">> learned: " if part.startswith("▌") else part for _, part in text) if not isinstance(text, str) else text)
+
+    @contextmanager
+    def busy(self, text: str) -> Iterator[None]:
+        print(f"{text} ...")
+        yield
+
+    def select(self, key: str, question: str, choices: Sequence[Choice], default: str, help: str = "", more: str = "") -> str:
+        numbers = {str(at): choice for at, choice in enumerate(choices, 1)}
+        start = next((number for number, choice in numbers.items() if choice.value == default), "1")
+        print(question)
+        for number, choice in numbers.items():
+            print(f"  {number}. {choice.title}{': ' + choice.note if choice.note else ''}")
+
+        def known(text: str) -> str | None:
+            return None if text in numbers else f"Type a number from 1 to {len(numbers)}."
+
+        return numbers[self._line("Number", start, known, help, more)].value
+
+    def text(
+        self,
+        key: str,
+        question: str,
+        default: str,
+        validate: Validate = anything,
+        help: str = "",
+        more: str = "",
+        complete: Complete | None = None,
+    ) -> str:
+        return self._line(question, default, validate, help, more)
+
+    def confirm(self, key: str, question: str, default: bool, help: str = "", more: str = "") -> bool:
+        def yes_or_no(text: str) -> str | None:
+            return None if text.lower() in ("y", "yes", "n", "no") else "Type yes or no."
+
+        return self._line(question, "yes" if default else "no", yes_or_no, help, more).lower().startswith("y")
+
+    def secret(self, key: str, question: str, help: str = "") -> str:
+        if help:
+            print(help)
+        return getpass(f"{question} (not shown): ").strip()
+
+    def mark(self) -> int:
+        return 0
+
+    def erase_to(self, mark: int) -> None:
+        print("(back)")
+
+    def _line(self, question: str, default: str, validate: Validate, help: str, more: str) -> str:
+        if help:
+            print(help)
+        while True:
+            print(f"{question} [{default}]: " if default else f"{question}: ", end="", flush=True)
+            if self._on_first_question:
+                call, self._on_first_question = self._on_first_question, None
+                call()
+            try:
+                text = input().strip()
+            except EOFError:
+                raise KeyboardInterrupt from None
+            if text == "back":
+                raise GoBack
+            if text == "?":
+                print(more or help or "Press Enter for the answer in brackets.")
+                continue
+            answer = text or default
+            problem = validate(answer)
+            if problem is None:
+                return answer
+            print(problem)

@@ -1,0 +1,65 @@
+"""STEP 3: how the model learns and where the result goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finetune import registry
+from finetune.errors import BadInput
+from finetune.run_folder import RunFolder
+from finetune.wizard.draft import Draft, ask_field, get, problem, put
+from finetune.wizard.here import Here
+from finetune.wizard.prompter import Choice, Prompter
+
+MORE_TEMPERATURE = """The teacher's probabilities are softened by this number before the student copies them.
+1 copies them as they are; 2 to 3 suits most pairs; 5 is nearly flat."""
+MORE_ALPHA = """Loss = alpha x (the data's own next word) + (1 - alpha) x (the teacher's probabilities).
+Raise it if the data is better than the teacher, lower it if the teacher is better than the data."""
+
+
+def ask(draft: Draft, prompter: Prompter, here: Here) -> Draft:
+    """Method, the distillation's two knobs, output folder."""
+    prompter.step(3, "Configuration")
+    draft = _method(draft, prompter)
+    if draft["approach"] == "distillation":
+        draft = ask_field(
+            draft,
+            prompter,
+            "distillation.temperature",
+            "Temperature",
+            help="1 to 5. Higher shows the student more of the teacher's second choices.",
+            more=MORE_TEMPERATURE,
+        )
+        draft = ask_field(
+            draft,
+            prompter,
+            "distillation.alpha",
+            "Alpha",
+            help="0 to 1. The weight of the data; the rest is the weight of the teacher.",
+            more=MORE_ALPHA,
+        )
+    folder = prompter.text(
+        "output_dir", "Output folder", default=get(draft, "output_dir"), validate=_folder_problem, help="For the model and all records."
+    )
+    return put(draft, "output_dir", folder)
+
+
+def _method(draft: Draft, prompter: Prompter) -> Draft:
+    known = {name: registry.load("methods", name) for name in registry.names("methods")}
+    current = get(draft, "method.kind")
+    kind = prompter.select(
+        "method.kind",
+        "Method",
+        [Choice(name, method.title, method.summary) for name, method in known.items()],
+        default=current,
+        help="Which weights learn.",
+    )
+    return draft if kind == current else {**draft, "method": {"kind": kind}}
+
+
+def _folder_problem(text: str) -> str | None:
+    try:
+        RunFolder(Path(text)).check_free()
+    except BadInput as error:
+        return error.message
+    return problem({}, "output_dir", text)

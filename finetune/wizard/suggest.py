@@ -1,0 +1,55 @@
+"""What a half-typed model name or path may become; silent when the disk or the Hub has no answer.
+
+models("gpt", hub=True)        # ["gpt2", "gpt2-medium", ...]
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from finetune.models.catalogue import CATALOGUE
+
+MOST = 6
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
+
+
+def models(text: str, hub: bool) -> list[str]:
+    """Catalogue entries, folders and .gguf files, then the Hub's own search."""
+    known = [entry.id for entry in CATALOGUE if text.lower() in entry.id.lower()]
+    local = paths(text, (".gguf",)) if _looks_like_path(text) else []
+    found = [*local, *known]
+    if hub and len(text) >= 3 and not _looks_like_path(text) and len(found) < MOST:
+        found += [name for name in _hub_models(text) if name not in found]
+    return found[:MOST]
+
+
+def paths(text: str, suffixes: tuple[str, ...] = DATA_SUFFIXES) -> list[str]:
+    """Folders and files with one of `suffixes` that begin like `text`."""
+    folder, _, start = text.rpartition("/")
+    where = Path(os.path.expanduser(folder or ("/" if text.startswith("/") else ".")))
+    try:
+        entries = sorted(where.iterdir(), key=lambda path: path.name)
+    except OSError:
+        return []
+    fitting = [path for path in entries if path.name.lower().startswith(start.lower()) and (start or not path.name.startswith("."))]
+    prefix = f"{folder}/" if folder or text.startswith("/") else ""
+    return [
+        f"{prefix}{path.name}{'/' if path.is_dir() else ''}" for path in fitting if path.is_dir() or path.name.lower().endswith(suffixes)
+    ][:MOST]
+
+
+@lru_cache(maxsize=64)
+def _hub_models(text: str) -> tuple[str, ...]:
+    from huggingface_hub import list_models
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return tuple(model.id for model in list_models(search=text, filter="text-generation", sort="downloads", limit=MOST))
+    except (HfHubHTTPError, OSError):
+        return ()  # a suggestion is never worth an error
+
+
+def _looks_like_path(text: str) -> bool:
+    return text.startswith((".", "/", "~")) or Path(text.split("/")[0]).is_dir()

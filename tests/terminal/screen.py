@@ -1,0 +1,103 @@
+"""A real pseudo-terminal: what a person would see after pressing what keys.
+
+    with Terminal(["--plain"], columns=80) as terminal:
+        terminal.wait_for("STEP 0")
+        terminal.press(ENTER)
+        terminal.lines()
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+import pexpect
+import pyte
+
+ROOT = Path(__file__).parents[2]
+ENTER, UP, DOWN, SHIFT_TAB, CTRL_C, F1, ESCAPE, TAB = "\r", "\x1b[A", "\x1b[B", "\x1b[Z", "\x03", "\x1bOP", "\x1b", "\t"
+
+
+class Terminal:
+    """`python finetune_cli.py ARGUMENTS` on a terminal of a given size, in an empty working folder."""
+
+    def __init__(
+        self, arguments: list[str] | None = None, *, folder: Path, columns: int = 80, rows: int = 40, env: dict[str, str] | None = None
+    ) -> None:
+        environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "CI")}
+        environment |= {"TERM": "xterm-256color", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8", **(env or {})}
+        self.columns = columns
+        self._screen = pyte.HistoryScreen(columns, rows, history=500, ratio=0.5)
+        self._stream = pyte.ByteStream(self._screen)
+        self.raw = b""
+        self._process = pexpect.spawn(
+            sys.executable,
+            [str(ROOT / "finetune_cli.py"), *(arguments or [])],
+            cwd=str(folder),
+            env=environment,
+            dimensions=(rows, columns),
+            timeout=10,
+        )
+        self._process.delaybeforesend = None
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            print("\n".join(self.lines()))
+        self._process.close(force=True)
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self._process.send(key)
+
+    def read(self, seconds: float = 0.05) -> bool:
+        """Take in what was printed; False once the program is gone."""
+        try:
+            data = self._process.read_nonblocking(65536, timeout=seconds)
+        except pexpect.TIMEOUT:
+            return True
+        except pexpect.EOF:
+            return False
+        self.raw += data
+        self._stream.feed(data)
+        return True
+
+    def lines(self) -> list[str]:
+        """The screen and what scrolled off it, without empty lines at the end."""
+        above = ["".join(row[column].data for column in range(self.columns)).rstrip() for row in self._screen.history.top]
+        below = [line.rstrip() for line in self._screen.display]
+        while below and not below[-1]:
+            below.pop()
+        return above + below
+
+    def text(self) -> str:
+        return "\n".join(self.lines())
+
+    def wait_for(self, words: str, seconds: float = 20) -> None:
+        """Until `words` are on screen; fails with the screen otherwise."""
+        until = time.monotonic() + seconds
+        while words not in self.text():
+            alive = self.read()
+            if words in self.text():
+                return
+            assert alive, f"the program ended without {words!r}:\n{self.text()}"
+            assert time.monotonic() < until, f"no {words!r} after {seconds} s:\n{self.text()}"
+
+    def wait_until_gone(self, words: str, seconds: float = 20) -> None:
+        until = time.monotonic() + seconds
+        while words in self.text():
+            assert self.read(), f"the program ended:\n{self.text()}"
+            assert time.monotonic() < until, f"{words!r} is still there after {seconds} s:\n{self.text()}"
+
+    def wait_for_end(self, seconds: float = 20) -> int:
+        """The exit code, once the program has ended."""
+        until = time.monotonic() + seconds
+        while self.read():
+            assert time.monotonic() < until, f"still running after {seconds} s:\n{self.text()}"
+        self._process.wait()
+        return int(self._process.exitstatus if self._process.exitstatus is not None else -(self._process.signalstatus or 0))
