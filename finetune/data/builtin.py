@@ -1,6 +1,6 @@
 """Data sets that are on every machine. `builtin:python-docs`: function source -> first line of its docstring.
 
-python_docs(cache_dir)[0]  ->  {"instruction": "Write the one-line docstring ...", "input": "def ...", "output": "..."}
+next(python_docs())  ->  {"instruction": "Write the one-line docstring ...", "input": "def ...", "output": "..."}
 
 The rows come from the standard library of the running Python, read with `ast`; nothing is imported from it.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import platform
 import sysconfig
 import textwrap
@@ -16,6 +17,7 @@ import tokenize
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 from finetune.errors import DatasetNotFound
 from finetune.registry import did_you_mean
@@ -31,36 +33,49 @@ LEFT_OUT |= {"pip", "setuptools", "_distutils_hack", "__pycache__", "_vendor"}
 
 
 def read_builtin(name: str, cache_dir: Path) -> list[dict[str, str]]:
-    """The rows of `builtin:NAME`; raises DatasetNotFound naming the known ones."""
+    """All rows of `builtin:NAME`, kept in the cache from the second time on."""
+    check_builtin(name)
+    kept = _cache_file(name, cache_dir)
+    if kept.exists():
+        return cast("list[dict[str, str]]", json.loads(kept.read_text(encoding="utf-8")))
+    rows = list(BUILT_IN[name]())
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    half_written = kept.with_suffix(f".{os.getpid()}.part")
+    half_written.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    half_written.replace(kept)
+    return rows
+
+
+def stream_builtin(name: str, cache_dir: Path) -> Iterator[dict[str, str]]:
+    """The same rows one by one, the first of them at once."""
+    check_builtin(name)
+    return iter(read_builtin(name, cache_dir)) if _cache_file(name, cache_dir).exists() else BUILT_IN[name]()
+
+
+def check_builtin(name: str) -> None:
+    """Raises DatasetNotFound naming the known ones."""
     if name not in BUILT_IN:
         raise DatasetNotFound(
             f"There is no built-in data set {name!r}.{did_you_mean(name, list(BUILT_IN))}",
             hint=f"Known: {', '.join(f'builtin:{known}' for known in BUILT_IN)}.",
         )
-    return BUILT_IN[name](cache_dir)
 
 
-def python_docs(cache_dir: Path) -> list[dict[str, str]]:
-    """Documented functions of the standard library in a fixed order; parsed once per Python version, then read from the cache."""
-    cached = cache_dir / "datasets" / f"python-docs-{platform.python_version()}-v{VERSION}.json"
-    if cached.exists():
-        return json.loads(cached.read_text(encoding="utf-8"))
+def python_docs() -> Iterator[dict[str, str]]:
+    """Documented functions of the standard library, in a fixed order."""
     library = Path(sysconfig.get_paths()["stdlib"])
-    rows = [
-        {"instruction": INSTRUCTION, "input": source, "output": docstring}
-        for path in sorted(library.rglob("*.py"), key=lambda path: path.relative_to(library).as_posix())
-        if not LEFT_OUT.intersection(path.relative_to(library).parts)
-        for source, docstring in documented_functions(path)
-    ]
-    if not rows:
-        raise DatasetNotFound(
-            f"This Python has no library sources in {library}.", hint="Use a data set of your own: --set dataset.source=FILE"
-        )
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    half_written = cached.with_suffix(".part")
-    half_written.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-    half_written.replace(cached)
-    return rows
+    found = False
+    for path in sorted(library.rglob("*.py"), key=lambda path: path.relative_to(library).as_posix()):
+        if LEFT_OUT.isdisjoint(path.relative_to(library).parts):
+            for source, docstring in documented_functions(path):
+                found = True
+                yield {"instruction": INSTRUCTION, "input": source, "output": docstring}
+    if not found:
+        raise DatasetNotFound(f"This Python has no library sources in {library}.", hint="Use your own data: --set dataset.source=FILE")
+
+
+def _cache_file(name: str, cache_dir: Path) -> Path:
+    return cache_dir / "datasets" / f"{name}-{platform.python_version()}-v{VERSION}.json"
 
 
 def documented_functions(path: Path) -> Iterator[tuple[str, str]]:

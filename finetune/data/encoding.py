@@ -16,6 +16,7 @@ MARKS += [(codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")]
 SAMPLE = 1 << 16
 # Beyond these a guess is likelier wrong than right; cp1252 comes first because it is what Windows and Excel write in the west.
 OLD_PAGES = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp932", "gb18030", "big5", "euc_kr", "shift_jis"]
+TIE = 0.01  # "mess" scores this close tell nothing; western Europe is then the likelier
 BINARY_STARTS = (
     b"\x89PNG",
     b"\xff\xd8\xff",
@@ -69,10 +70,11 @@ def _narrow(start: bytes, rest: Iterator[bytes]) -> str:
 
     first = next(index for index, byte in enumerate(doubtful) if byte > 0x7F)
     sample = doubtful[max(0, first - SAMPLE // 2) : first + SAMPLE // 2]
-    guesses = [guess.encoding for guess in from_bytes(sample, cp_isolation=OLD_PAGES)]
-    if not guesses or ("cp1252" in guesses[:3] and good + bad < 200):
-        return "cp1252"  # a few accented letters are too little to tell code pages apart
-    return guesses[0]
+    guesses = list(from_bytes(sample, cp_isolation=OLD_PAGES))
+    likely = [guess for guess in guesses if guess.chaos <= guesses[0].chaos + TIE]
+    if not likely or any("cp1252" in (guess.encoding, *guess.could_be_from_charset) for guess in likely):
+        return "cp1252"
+    return guesses[0].encoding
 
 
 def _wide_without_mark(sample: bytes) -> str | None:

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.data import formats
-from finetune.data.builtin import read_builtin
+from finetune.data.builtin import check_builtin, read_builtin, stream_builtin
 from finetune.data.encoding import detect
-from finetune.data.files import DataFile, find_files, looks_local
+from finetune.data.files import PROSE, DataFile, find_files, looks_local
 from finetune.data.readers import is_text, read_file
 from finetune.data.rows import Row, RowProblem, SkippedRow
 from finetune.errors import BadRow, EmptyDataset
@@ -39,6 +39,7 @@ SAMPLE = 200  # records that are looked at before the format is decided
 BATCH = 1000
 KEPT_SKIPPED = 1000  # skipped records that are listed one by one; all are counted
 BAD_SHARE = 0.01
+SHOWN_FILES = 4
 
 
 @dataclass
@@ -46,10 +47,11 @@ class Origin:
     """An opened source: where it comes from, what identifies its content, and its records."""
 
     name: str
-    fingerprint: list[str]
+    fingerprint: Callable[[], list[str]]  # reads all of the content: not called for a preview
     records: Callable[[], Iterator[Row | SkippedRow]]
     pinned: str | None = None
     notes: list[str] = field(default_factory=list)
+    limit: int | None = None  # usable rows after which a streamed source is left
 
 
 @dataclass
@@ -87,7 +89,7 @@ def read_rows(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *,
 
     origin = open_source(spec, runtime, reporter, split=split)
     chosen = spec.columns.model_dump() if spec.columns else None
-    fingerprint = digest([str(VERSION), *origin.fingerprint, json.dumps(chosen)])
+    fingerprint = digest([str(VERSION), *origin.fingerprint(), json.dumps(chosen)])
     folder = runtime.cache_dir / "datasets" / f"rows-{fingerprint}"
     if not folder.is_dir():
         with new_folder(folder) as unfinished:
@@ -118,6 +120,23 @@ def digest(parts: Iterable[str]) -> str:
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
+def columns_of(records: list[Row]) -> list[str]:
+    """All columns in the order in which they first occur."""
+    return list(dict.fromkeys(chain.from_iterable(record.values for record in records)))
+
+
+def no_rows(origin: str, skipped: list[SkippedRow]) -> EmptyDataset | BadRow:
+    """The error for a source without a single usable row."""
+    if not skipped:
+        return EmptyDataset(f"{origin} holds no rows.", hint="Give data with at least two rows.")
+    first = skipped[0]
+    if len({row.reason for row in skipped}) == 1 and first.reason.endswith(("is missing", "is empty")):
+        return EmptyDataset(f"{first.file}: {first.reason} in every row.", hint="Name other columns: --set dataset.columns.prompt=NAME ...")
+    return BadRow(
+        f"{first.file}: no row can be used; line {first.line} is {first.reason}.", hint="Check that the file is what its name says."
+    )
+
+
 class new_folder:
     """A folder that appears under its name complete or not at all; another process may win the race to make it."""
 
@@ -140,9 +159,16 @@ class new_folder:
 
 
 def _open_builtin(spec: DatasetSpec, runtime: RuntimeOptions) -> Origin:
-    rows = read_builtin(spec.source.removeprefix("builtin:"), runtime.cache_dir)
-    content = digest(chain.from_iterable(row.values() for row in rows))
-    return Origin(spec.source, [content], lambda: (Row(dict(row), spec.source, number) for number, row in enumerate(rows, start=1)))
+    name = spec.source.removeprefix("builtin:")
+    check_builtin(name)
+
+    def records() -> Iterator[Row | SkippedRow]:
+        for number, row in enumerate(stream_builtin(name, runtime.cache_dir), start=1):
+            yield Row(dict(row), spec.source, number)
+
+    return Origin(
+        spec.source, lambda: [digest(chain.from_iterable(row.values() for row in read_builtin(name, runtime.cache_dir)))], records
+    )
 
 
 def _open_files(files: list[DataFile], spec: DatasetSpec) -> Origin:
@@ -151,15 +177,19 @@ def _open_files(files: list[DataFile], spec: DatasetSpec) -> Origin:
         raise EmptyDataset(f"{empty.name} is empty.", hint="Give a file with at least two rows.")
     encodings = {file: detect(file) if is_text(file) else None for file in files}
     unusual = {file: name for file, name in encodings.items() if name not in (None, "utf-8", "utf-8-sig")}
-    notes = [f"{file.name} is read as {name}." for file, name in list(unusual.items())[:5]]
+    notes = [f"{file.name} is read as {name}." for file, name in list(unusual.items())[:SHOWN_FILES]]
 
     def records() -> Iterator[Row | SkippedRow]:
         for file in files:
             yield from read_file(file, spec, encodings[file])
 
-    content = [_content_hash(path) for path in dict.fromkeys(file.path for file in files)]
-    how = [f"{file.member}{file.suffix}" for file in files] + [str(spec.max_length) for file in files if file.suffix in (".txt", ".md")][:1]
-    return Origin(", ".join(file.name for file in files[:4]) + (" ..." if len(files) > 4 else ""), content + how, records, notes=notes)
+    def fingerprint() -> list[str]:
+        content = [_content_hash(path) for path in dict.fromkeys(file.path for file in files)]
+        length = [str(spec.max_length)] if any(file.suffix in PROSE for file in files) else []  # it decides where prose is cut
+        return [*content, *(f"{file.member}{file.suffix}" for file in files), *length, spec.split]
+
+    name = ", ".join(file.name for file in files[:SHOWN_FILES]) + (" ..." if len(files) > SHOWN_FILES else "")
+    return Origin(name, fingerprint, records, notes=notes)
 
 
 def _content_hash(path: Path) -> str:
@@ -175,11 +205,11 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
 
     records = origin.records()
     head = list(islice(records, SAMPLE))
-    sample = [record.values for record in head if isinstance(record, Row)]
-    columns = list(dict.fromkeys(chain.from_iterable(sample)))
+    sample = [record for record in head if isinstance(record, Row)]
     if not sample:
-        raise _no_rows(origin, [record for record in head if isinstance(record, SkippedRow)])
-    chosen = formats.detect(columns, sample, spec.columns, origin.name)
+        raise no_rows(origin.name, [record for record in head if isinstance(record, SkippedRow)])
+    columns = columns_of(sample)
+    chosen = formats.detect(columns, [record.values for record in sample], spec.columns, origin.name)
     ignored = [column for column in columns if column not in chosen.columns]
     facts = RowFacts(origin.name, origin.pinned, chosen.name, list(chosen.columns), ignored, [], 0, 0, 0, [], list(origin.notes))
 
@@ -205,7 +235,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
             else:
                 yield messages, file_numbers.setdefault(record.file, len(file_numbers)), record.line
 
-    rows = usable()
+    rows = islice(usable(), origin.limit)
     with pa.OSFile(str(folder / "rows.arrow"), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         while batch := list(islice(rows, BATCH)):
             columns_of_batch = [pa.array(column, type=kind.type) for column, kind in zip(zip(*batch, strict=True), schema, strict=True)]
@@ -213,7 +243,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
             reporter.report(Progress("data", facts.read, None, "rows"))
     facts.files = list(file_numbers)
     if facts.read == facts.skipped + facts.blank:
-        raise _no_rows(origin, facts.skipped_rows)
+        raise no_rows(origin.name, facts.skipped_rows)
     return facts
 
 
@@ -232,19 +262,6 @@ def _load_facts(path: Path) -> RowFacts:
     facts = RowFacts(**json.loads(path.read_text(encoding="utf-8")))
     facts.skipped_rows = [SkippedRow(*row) for row in facts.skipped_rows]
     return facts
-
-
-def _no_rows(origin: Origin, skipped: list[SkippedRow]) -> EmptyDataset | BadRow:
-    if not skipped:
-        return EmptyDataset(f"{origin.name} holds no rows.", hint="Give data with at least two rows.")
-    first = skipped[0]
-    if len({row.reason for row in skipped}) == 1 and first.reason.endswith(("is missing", "is empty")):
-        return EmptyDataset(
-            f"{first.file}: {first.reason} in every row.", hint="Name other columns with --set dataset.columns.prompt=NAME ..."
-        )
-    return BadRow(
-        f"{first.file}: no row can be used; line {first.line} is {first.reason}.", hint="Check that the file is what its name says."
-    )
 
 
 def _too_many_bad_rows(facts: RowFacts) -> BadRow:

@@ -16,23 +16,38 @@ from finetune.recipe import DatasetSpec
 
 CHARACTERS_PER_TOKEN = 3  # a low guess: a document then seldom needs a second block
 LEAST_DOCUMENTS = 50
-TITLE = {".txt": re.compile(r" ?= [^=\n]+ = ?\n"), ".md": re.compile(r"# ")}  # wiki text, Markdown
+HEADING = {".txt": re.compile(r"\s*(= )+[^=\n]+( =)+\s*"), ".md": re.compile(r"\s*#+ [^\n]*\s*")}  # wiki text, Markdown
+TITLE = {".txt": re.compile(r"\s*= [^=\n]+ =\s*(\n|$)"), ".md": re.compile(r"\s*# ")}  # of the first level
 SAMPLE = 1 << 16
 
 
 def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
     longest = min(spec.max_length * CHARACTERS_PER_TOKEN, max(1, file.path.stat().st_size // LEAST_DOCUMENTS))
-    title = TITLE[file.suffix]
+    heading, title = HEADING[file.suffix], TITLE[file.suffix]
     with file.open() as raw:
         text = io.TextIOWrapper(raw, encoding=encoding, errors="surrogateescape")
         document, begins = "", 1
+        headings, headings_begin = "", 1
         for paragraph, line in _paragraphs(text):
-            if document.strip() and (len(document) + len(paragraph) > longest or title.match(paragraph)):
-                yield Row({"text": document.strip("\n")}, file.name, begins)
-                document, begins = "", line
-            document += paragraph
+            if not headings:
+                headings_begin = line
+            headings += paragraph
+            if heading.fullmatch(paragraph):
+                continue  # it belongs to what follows
+            section, headings = headings, ""
+            if document.strip() and (len(document) + len(section) > longest or title.match(section)):
+                yield Row({"text": _without_blank_ends(document)}, file.name, begins)
+                document, begins = "", headings_begin
+            document += section
+        document += headings
         if document.strip():
-            yield Row({"text": document.strip("\n")}, file.name, begins)
+            yield Row({"text": _without_blank_ends(document)}, file.name, begins)
+
+
+def _without_blank_ends(text: str) -> str:
+    lines = text.split("\n")
+    written = [number for number, line in enumerate(lines) if line.strip()]
+    return "\n".join(lines[written[0] : written[-1] + 1])
 
 
 def _paragraphs(text: io.TextIOWrapper) -> Iterator[tuple[str, int]]:

@@ -1,0 +1,110 @@
+"""Data sets of the Hugging Face Hub, at a pinned revision.
+
+open_hub(DatasetSpec(source="openai/gsm8k", config="main"), runtime).pinned  ->  "openai/gsm8k@<commit>"
+
+With `samples` the split is streamed and only as much is fetched as is needed; its first usable rows are then the ones that are
+used. Without a network the Hub's cache on this machine is asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from finetune.data.rows import Row, SkippedRow
+from finetune.data.sources import Origin
+from finetune.errors import DatasetError, DatasetNotFound
+from finetune.models.reach import endpoint_host, hub_reachable
+from finetune.recipe import DatasetSpec
+from finetune.runtime import RuntimeOptions
+
+NAME = re.compile(r"(?P<name>[\w-][\w.-]*(/[\w-][\w.-]*)?)(@(?P<revision>[\w./-]+))?")
+SIGN_IN = "Sign in with `hf auth login`, and ask for access on its page if it is gated."
+
+
+def open_hub(spec: DatasetSpec, runtime: RuntimeOptions) -> Origin:
+    """The records of a Hub data set; raises DatasetNotFound or DatasetError with what it can be."""
+    parts = NAME.fullmatch(spec.source)
+    if parts is None:
+        raise DatasetNotFound(
+            f"{spec.source!r} is neither a file nor the name of a data set.",
+            hint="Give a path such as ./rows.jsonl, a Hub name such as openai/gsm8k, or builtin:python-docs.",
+        )
+    name, revision = parts["name"], parts["revision"]
+    online = hub_reachable()
+    commit = _commit(name, revision) if online else revision
+    streamed = online and spec.samples is not None and re.fullmatch(r"[\w.-]+", spec.split) is not None
+    data = _load(spec, name, commit, streamed=streamed, online=online)
+    pinned = f"{name}@{commit}" if commit else None
+
+    def records() -> Iterator[Row | SkippedRow]:
+        label = f"{name} {spec.split}"
+        iterator = iter(data)
+        number = 0
+        while True:
+            number += 1
+            try:
+                values = next(iterator)
+            except StopIteration:
+                return
+            except (OSError, ConnectionError) as error:
+                raise DatasetError(
+                    f"{name}: the connection to {endpoint_host()} broke at row {number}: {_short(error)}", hint="Run it again."
+                ) from None
+            yield Row(values, label, number)
+
+    limit = spec.samples if streamed else None
+    notes = [f"The first {limit:,} usable rows of {name} ({spec.split}) are used."] if limit else []
+    content = [name, commit or data._fingerprint, str(spec.config), spec.split, str(spec.data_files), str(limit)]
+    return Origin(name, lambda: content, records, pinned=pinned, notes=notes, limit=limit)
+
+
+def _commit(name: str, revision: str | None) -> str:
+    """The commit that a branch or tag points at now."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        found = HfApi().dataset_info(name, revision=revision).sha
+    except GatedRepoError:
+        raise DatasetNotFound(f"The data set {name} is gated.", hint=SIGN_IN) from None
+    except RevisionNotFoundError:
+        raise DatasetNotFound(f"The data set {name} has no revision {revision}.", hint="Leave the revision out for the newest.") from None
+    except RepositoryNotFoundError:
+        raise DatasetNotFound(f"{endpoint_host()} has no data set {name}, or it is private.", hint=f"Check the name. {SIGN_IN}") from None
+    except (HfHubHTTPError, OSError) as error:
+        raise DatasetError(f"{endpoint_host()} did not answer for {name}: {_short(error)}", hint="Try again in a while.") from None
+    return str(found)
+
+
+def _load(spec: DatasetSpec, name: str, commit: str | None, *, streamed: bool, online: bool) -> Any:
+    import datasets
+    from datasets.exceptions import DatasetNotFoundError
+
+    quiet = datasets.utils.logging.get_verbosity()
+    datasets.utils.logging.set_verbosity_error()
+    try:
+        return datasets.load_dataset(
+            name, name=spec.config, split=spec.split, data_files=spec.data_files, revision=commit, streaming=streamed
+        )
+    except (DatasetNotFoundError, ConnectionError, OSError) as error:
+        if not online:
+            raise DatasetNotFound(
+                f"{endpoint_host()} cannot be reached, so the data set {name} cannot be fetched, and it is not on this machine.",
+                hint="Check the network, use a file of your own, or builtin:python-docs.",
+            ) from None
+        raise DatasetNotFound(f"The data set {name} cannot be loaded: {_short(error)}", hint=f"Check its page. {SIGN_IN}") from None
+    except (ValueError, RuntimeError, TypeError, KeyError, datasets.exceptions.DatasetsError) as error:
+        # an unknown split or configuration, a loading script, files of no known kind: the library's sentence names it
+        raise DatasetError(
+            f"The data set {name} cannot be loaded: {_short(error)}",
+            hint="Name a part of it: --set dataset.config=NAME --set dataset.split=NAME",
+        ) from None
+    finally:
+        datasets.utils.logging.set_verbosity(quiet)
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:300] + " ..."

@@ -1,0 +1,74 @@
+"""The first rows of a source as a person should see them, before any model or tokenizer is there.
+
+preview = preview_source(recipe.dataset, runtime, reporter)
+preview.format, preview.columns, preview.examples[0]   ->  "question_answer", ["question", "answer"], [Segment("2 + 2?", False), ...]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from finetune.data import formats
+from finetune.data.render import PlainTemplate
+from finetune.data.rows import Row, RowProblem, SkippedRow
+from finetune.data.sources import SAMPLE, columns_of, no_rows, open_source
+from finetune.errors import UnknownFormat
+from finetune.events import Recorder, Reporter
+from finetune.recipe import DatasetSpec
+from finetune.runtime import RuntimeOptions
+
+
+@dataclass(frozen=True)
+class Segment:
+    text: str
+    supervised: bool
+
+
+@dataclass(frozen=True)
+class Preview:
+    """`format` is None, and `problem` says why, where no format was found; `used_columns` are those that the format reads."""
+
+    origin: str
+    columns: list[str]
+    format: str | None
+    used_columns: list[str]
+    examples: list[list[Segment]]
+    records: list[dict[str, Any]]
+    skipped: list[SkippedRow]
+    notes: list[str]
+    problem: str | None = None
+
+    @property
+    def ignored_columns(self) -> list[str]:
+        return [column for column in self.columns if column not in self.used_columns]
+
+
+def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, reporter: Reporter | None = None, limit: int = 3) -> Preview:
+    """Columns, format and `limit` rendered examples; reads only the beginning. Raises the errors of `read_rows` but UnknownFormat."""
+    origin = open_source(spec, runtime or RuntimeOptions(), reporter or Recorder())
+    head = list(islice(origin.records(), SAMPLE))
+    records = [record for record in head if isinstance(record, Row)]
+    skipped = [record for record in head if isinstance(record, SkippedRow)]
+    if not records:
+        raise no_rows(origin.name, skipped)
+    columns = columns_of(records)
+    try:
+        found = formats.detect(columns, [record.values for record in records], spec.columns, origin.name)
+    except UnknownFormat as error:
+        shown = [record.values for record in records[:limit]]
+        return Preview(origin.name, columns, None, [], [], shown, skipped, origin.notes, error.message)
+    template = PlainTemplate(end="")
+    examples: list[list[Segment]] = []
+    shown = []
+    for record in records:
+        try:
+            messages = found.to_messages(record.values)
+        except RowProblem as problem:
+            skipped.append(SkippedRow(record.file, record.line, str(problem)))
+            continue
+        if len(examples) < limit and any(turn["content"].strip() for turn in messages):
+            examples.append([Segment(*piece) for piece in template.pieces(messages)])
+            shown.append(record.values)
+    return Preview(origin.name, columns, found.name, list(found.columns), examples, shown, skipped, origin.notes)
