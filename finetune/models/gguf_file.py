@@ -8,10 +8,12 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 import shutil
 import struct
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -85,7 +87,8 @@ def to_folder(header: Header, folder: Path) -> None:
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     place, name = header.path.parent, header.path.name
     try:
-        model = AutoModelForCausalLM.from_pretrained(place, gguf_file=name, dtype=torch.float32, trust_remote_code=False)
+        with redirect_stderr(io.StringIO()):  # transformers draws a bar here that no setting turns off
+            model = AutoModelForCausalLM.from_pretrained(place, gguf_file=name, dtype=torch.float32, trust_remote_code=False)
         # A model that remembers GGUF refuses to be saved: the same weights in a model built from the plain config do not.
         plain = type(model.config).from_dict({k: v for k, v in model.config.to_dict().items() if k != "quantization_config"})
         plain.architectures = [type(model).__name__]

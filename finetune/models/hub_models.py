@@ -2,49 +2,145 @@
 
     folder, commit = fetch("org/name", "main", runtime, reporter)
 
-Only config, tokenizer and safetensors are fetched; nothing is imported before it is needed.
+Only config, tokenizer, card and safetensors are fetched: small files first, so that a model that cannot be used is refused before
+gigabytes arrive.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from finetune.errors import ModelError, ModelNotFound
-from finetune.events import Reporter
-from finetune.models.reach import endpoint_host, hub_reachable
+from finetune.errors import HardwareError, ModelError, ModelGated, ModelNotFound
+from finetune.events import Progress, Reporter
+from finetune.models.catalogue import CATALOGUE
+from finetune.models.machine import free_disk
+from finetune.models.model_folder import PICKLES, is_adapter, is_complete, needs_remote_code, no_safetensors, weight_names
+from finetune.models.reach import absence, endpoint, endpoint_host, hub_reachable
 from finetune.recipe import STARTER
+from finetune.registry import did_you_mean
 from finetune.runtime import RuntimeOptions
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+SMALL_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".md")
 
 
 def cached(name: str, revision: str | None) -> Path | None:
-    """The snapshot folder of a model in the Hub's cache, by branch, tag or commit; None if it is not there. No network."""
+    """The complete snapshot of a model in the Hub's cache, by branch, tag or commit; None if there is none. No network."""
     from huggingface_hub import constants
 
     repository = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
-    commit = revision or "main"
-    reference = repository / "refs" / commit
-    if reference.is_file():
-        commit = reference.read_text(encoding="utf-8").strip()
+    reference = repository / "refs" / (revision or "main")
+    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else (revision or "main")
     folder = repository / "snapshots" / commit
-    return folder if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file() else None
+    return folder if folder.is_dir() and is_complete(folder) else None
 
 
 def cached_names() -> list[str]:
     """The models in the Hub's cache."""
     from huggingface_hub import constants
 
-    folders = sorted(Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/*config.json"))
-    return list(dict.fromkeys(folder.parents[2].name.removeprefix("models--").replace("--", "/") for folder in folders))
+    found = sorted(Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/*config.json"))
+    return list(dict.fromkeys(file.parents[2].name.removeprefix("models--").replace("--", "/") for file in found))
 
 
 def fetch(name: str, revision: str | None, runtime: RuntimeOptions, reporter: Reporter) -> tuple[Path, str]:
-    """The model's folder in the Hub's cache and its commit."""
+    """The model's folder in the Hub's cache, and its commit.
+
+    Raises ModelNotFound (no such model, no such revision, no network), ModelGated, ModelError or HardwareError (disk).
+    """
+    known = cached(name, revision)
+    if known is not None and (not hub_reachable() or COMMIT.fullmatch(revision or "")):
+        return known, known.name
     if not hub_reachable():
-        folder = cached(name, revision)
-        if folder is None:
-            raise ModelNotFound(
-                f"{endpoint_host()} cannot be reached, so {name} cannot be downloaded, and it is not on this machine.",
-                hint=f"Here without a network: {', '.join(dict.fromkeys([STARTER, *cached_names()]))}, any model folder, any .gguf file.",
-            )
-        return folder, folder.name
-    raise ModelError("Not yet.")
+        wanted = f"{name}@{revision}" if revision else name
+        here = ", ".join(dict.fromkeys([STARTER, *cached_names()]))
+        raise ModelNotFound(
+            f"{absence()}, and {wanted} is not on this machine.",
+            hint=f"What works without the Hub: {here}, any model folder, any .gguf file.",
+        )
+    with _one_sentence(name, revision):
+        return _download(name, revision, runtime, reporter)
+
+
+def _download(name: str, revision: str | None, runtime: RuntimeOptions, reporter: Reporter) -> tuple[Path, str]:
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=10)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or [] if "/" not in file.rfilename}
+    if not any(file.endswith(".safetensors") for file in sizes):
+        raise no_safetensors(name, next((file for file in sorted(sizes) if file.endswith(PICKLES)), None))
+
+    def get(files: list[str]) -> Path:
+        progress = _progress(reporter, sum(sizes[file] for file in files))
+        # By name, so that branch and tag names are recorded in the cache and work offline.
+        return Path(snapshot_download(name, revision=revision or "main", allow_patterns=files, tqdm_class=progress, etag_timeout=10))
+
+    suffixes = (*SMALL_FILES, ".py") if runtime.trust_remote_code else SMALL_FILES
+    folder = get([file for file in sizes if file.endswith(suffixes)])
+    if needs_remote_code(folder) and not runtime.trust_remote_code:
+        return folder, folder.name  # refused by the caller, before the weights
+    weights = ["adapter_model.safetensors"] if "adapter_model.safetensors" in sizes and is_adapter(folder) else None
+    if weights is None and "model.safetensors" in sizes:
+        weights = ["model.safetensors"]
+    weights = weights or weight_names(folder)
+    needed = sum(sizes.get(file, 0) for file in weights if not (folder / file).is_file())
+    free = free_disk(Path(constants.HF_HUB_CACHE))
+    if needed > free:
+        raise HardwareError(
+            f"{name} needs {needed / 1e9:,.1f} GB in {constants.HF_HUB_CACHE}, where {free / 1e9:,.1f} GB are free.",
+            hint="Make room, or set HF_HOME to a folder on another disk.",
+        )
+    return get(weights), folder.name
+
+
+def _progress(reporter: Reporter, total: int) -> type[Any]:
+    """A silent progress bar that reports bytes instead of drawing."""
+    from tqdm import tqdm
+
+    arrived: dict[str, int] = {}
+
+    class Reported(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self.counted = str(options.get("desc")) if options.get("unit") == "B" else None
+            super().__init__(*args, **{**options, "disable": True})
+
+        def update(self, n: float | None = 1) -> None:
+            if self.counted:  # two bars: bytes received, bytes put together
+                arrived[self.counted] = arrived.get(self.counted, 0) + int(n or 0)
+                reporter.report(Progress("model", min(max(arrived.values()), total), total, "bytes"))
+
+    return Reported
+
+
+@contextmanager
+def _one_sentence(name: str, revision: str | None) -> Iterator[None]:
+    """Errors of huggingface_hub as ours."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise ModelGated(
+            f"{name} is gated: its owner wants you to accept terms first.",
+            hint=f"Ask for access at {endpoint()}/{name}, then sign in: hf auth login",
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise ModelNotFound(f"{name} has no revision {revision!r}.", hint=f"The newest is {name} without @.") from None
+    except errors.RepositoryNotFoundError:
+        near = did_you_mean(name, [entry.id for entry in CATALOGUE])
+        raise ModelNotFound(
+            f"{endpoint_host()} has no model {name}, or it is private and you may not see it.{near}",
+            hint="Check the spelling; for a private model sign in first: hf auth login",
+        ) from None
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status == 401:
+            raise ModelGated(f"{endpoint_host()} does not accept your token.", hint="Sign in again: hf auth login") from None
+        raise ModelError(f"{endpoint_host()} answered {status} for {name}.", hint="Try again later; finished files are kept.") from None
+    except (errors.HTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise ModelError(f"Downloading {name} broke off: {first}", hint="Run the same command again: finished files are kept.") from None

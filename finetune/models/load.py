@@ -13,13 +13,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from finetune.errors import HardwareError, ModelError, OutOfMemory
 from finetune.models.machine import Machine, torch_dtype
+from finetune.models.model_folder import AGAIN
 from finetune.models.sources import LocatedModel
 
 # Tokens that models carry for padding, or never write themselves; the first one in the vocabulary is used.
 PAD_TOKENS = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<|padding|>", "<|endoftext|>", "<unk>")
+
+SMALLER = "Take a smaller model, or load it in 8bit or 4bit."
 
 
 def load_tokenizer(located: LocatedModel) -> PreTrainedTokenizerBase:
@@ -43,10 +47,21 @@ def load_model(located: LocatedModel, machine: Machine, *, dtype: torch.dtype | 
     if located.base is not None:
         return _with_adapter(load_model(located.base, machine, dtype=wanted, load_in=load_in), located, merge=load_in is None)
     extra: dict[str, Any] = {"quantization_config": _quantisation(load_in, wanted), "device_map": {"": machine.device}} if load_in else {}
+    logging.disable_progress_bar()  # the engine never draws
     with _one_sentence(located):
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            located.folder, dtype=wanted, trust_remote_code=located.remote_code, local_files_only=True, use_safetensors=True, **extra
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            located.folder,
+            dtype=wanted,
+            trust_remote_code=located.remote_code,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            **extra,
         )
+        model, found = loaded
+        if found["missing_keys"]:  # transformers would fill them with random numbers and a warning
+            missing = sorted(found["missing_keys"])
+            raise ModelError(f"{located.name} lacks {len(missing)} of its weights, such as {missing[0]}.", hint=AGAIN)
         return model.eval() if load_in else model.to(machine.device).eval()
 
 
@@ -90,17 +105,18 @@ def _settle_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 @contextmanager
 def _one_sentence(located: LocatedModel) -> Iterator[None]:
     """Errors of transformers, safetensors, peft and torch as ours."""
-    again = "Download or save the model again."
     try:
         yield
     except SafetensorError as error:
-        raise ModelError(f"The weights of {located.name} in {located.folder} are damaged: {error}.", hint=again) from error
+        raise ModelError(f"The weights of {located.name} in {located.folder} are damaged: {error}.", hint=AGAIN) from error
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(f"{located.name} does not fit into memory.", hint="Take a smaller model, or load it in 8bit or 4bit.") from error
+        raise OutOfMemory(f"{located.name} does not fit into memory.", hint=SMALLER) from error
     except ImportError as error:
         raise HardwareError(f"{located.name} needs a package that is missing: {_first_line(error)}", hint="Install it with pip.") from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"{located.name} cannot be loaded: {_first_line(error)}", hint=again) from error
+        if "can't allocate memory" in str(error):  # how torch says it on a CPU
+            raise OutOfMemory(f"{located.name} does not fit into memory.", hint=SMALLER) from error
+        raise ModelError(f"{located.name} cannot be loaded: {_first_line(error)}", hint=AGAIN) from error
 
 
 def _first_line(error: BaseException) -> str:

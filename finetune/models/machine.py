@@ -58,12 +58,7 @@ class Machine:
     gpu_memory_bytes: int
     dtype: str
     gflops: dict[str, float]
-
-    @property
-    def why_dtype(self) -> str:
-        """The reason for `dtype` in a few words."""
-        rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in self.gflops.items())
-        return f"measured GFLOP/s: {rates}" if rates else "asked for"
+    why_dtype: str
 
 
 def glance(folder: Path | None = None) -> Glance:
@@ -88,10 +83,10 @@ def inspect(runtime: RuntimeOptions) -> Machine:
     elif device == "mps":
         gpu, gpu_memory = "Apple GPU", total
     rates = _remembered_rates(runtime.cache_dir / "machine.json", device, gpu)
-    dtype = _fastest(device, rates) if runtime.dtype == "auto" else runtime.dtype
+    dtype, why = _fastest(device, rates) if runtime.dtype == "auto" else (runtime.dtype, "asked for")
     if device == "cpu" and dtype == "float16":
         raise HardwareError("float16 is not usable on a CPU.", hint="Use --dtype auto, float32 or bfloat16.")
-    return Machine(cpu_name(), cores(), total, free, device, gpu, gpu_memory, dtype, rates)
+    return Machine(cpu_name(), cores(), total, free, device, gpu, gpu_memory, dtype, rates, why)
 
 
 def torch_dtype(machine: Machine) -> torch.dtype:
@@ -170,14 +165,20 @@ def _device(wanted: str) -> str:
     return wanted
 
 
-def _fastest(device: str, rates: dict[str, float]) -> str:
+def _fastest(device: str, rates: dict[str, float]) -> tuple[str, str]:
+    """The dtype for a device, and why."""
     if device == "cuda":
         import torch
 
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bfloat16", "the GPU has it in hardware"
+        return "float16", "the GPU has no bfloat16 in hardware"
     if device == "mps":
-        return "float32"  # the one dtype in which every operation of training exists there
-    return "bfloat16" if rates["bfloat16"] >= BFLOAT16_MUST_BE_FASTER * rates["float32"] else "float32"
+        return "float32", "every operation of training exists in it on this GPU"
+    gain = rates["bfloat16"] / rates["float32"]
+    if gain >= BFLOAT16_MUST_BE_FASTER:
+        return "bfloat16", f"{gain:.1f} times as fast as float32 here"
+    return "float32", f"bfloat16 would be {gain:.1f} times as fast; {BFLOAT16_MUST_BE_FASTER} are asked of it"
 
 
 def _remembered_rates(path: Path, device: str, gpu: str | None) -> dict[str, float]:
@@ -190,7 +191,7 @@ def _remembered_rates(path: Path, device: str, gpu: str | None) -> dict[str, flo
         return {str(name): float(rate) for name, rate in known[key].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         known = {}
-    rates = {name: round(_rate(device, name), 1) for name in ("float32", "bfloat16")}
+    rates = _measure(device)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}")
@@ -201,20 +202,23 @@ def _remembered_rates(path: Path, device: str, gpu: str | None) -> dict[str, flo
     return rates
 
 
-def _rate(device: str, dtype: str, size: int = 1024) -> float:
-    """GFLOP/s of size x size matrix products: the best of a few, within about 0.1 s."""
+def _measure(device: str, dtypes: tuple[str, ...] = ("float32", "bfloat16"), size: int = 768) -> dict[str, float]:
+    """GFLOP/s of size x size matrix products per dtype: the best of some, taken in turns so that a busy moment hits both."""
     import torch
 
-    left, right = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
     wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device, lambda: None)
-    left @ right  # the first product also pays for threads and kernels
-    best, began = 0.0, time.perf_counter()
-    while time.perf_counter() - began < 0.1:
-        wait()
-        start = time.perf_counter()
-        left @ right
-        wait()
-        best = max(best, 2 * size**3 / (time.perf_counter() - start) / 1e9)
+    pairs = {dtype: [torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2)] for dtype in dtypes}
+    best = dict.fromkeys(dtypes, 0.0)
+    rounds, began = 0, time.perf_counter()
+    while rounds < 3 or time.perf_counter() - began < 0.15:
+        for dtype, (left, right) in pairs.items():
+            wait()
+            start = time.perf_counter()
+            left @ right
+            wait()
+            if rounds > 0:  # the first product also pays for threads and kernels
+                best[dtype] = max(best[dtype], round(2 * size**3 / (time.perf_counter() - start) / 1e9, 1))
+        rounds += 1
     return best
 
 

@@ -32,6 +32,11 @@ def endpoint_host() -> str:
     return urlsplit(endpoint()).hostname or endpoint()
 
 
+def absence() -> str:
+    """Why the Hub is not used, as the beginning of a sentence."""
+    return f"{endpoint_host()} is not reachable" if _answers.cache_info().currsize else "The Hub is not used (HF_HUB_OFFLINE is set)"
+
+
 def hub_reachable() -> bool:
     """Whether the Hub answers; False also under HF_HUB_OFFLINE. The first call decides for the process."""
     from huggingface_hub import constants

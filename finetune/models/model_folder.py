@@ -1,0 +1,116 @@
+"""What lies in a model folder: its weights, whether they are all there, and what they need before they may be loaded.
+
+weight_files(folder, "my model")       # the safetensors, or a ModelError that says what is wrong
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import ModelError
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+AGAIN = "Download or save the model again."
+WRITES_TEXT = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether the folder holds an adapter of peft and no weights of a whole model."""
+    whole = any((folder / file).is_file() for file in ("model.safetensors", "model.safetensors.index.json"))
+    return (folder / "adapter_config.json").is_file() and not whole
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether everything that loading needs is there."""
+    try:
+        return bool(weight_files(folder, folder.name))
+    except ModelError:
+        return False
+
+
+def weight_files(folder: Path, name: str) -> list[Path]:
+    """The safetensors of a model or adapter folder, each of them there; raises ModelError saying what is missing."""
+    if is_adapter(folder):
+        files = [folder / "adapter_model.safetensors"]
+    else:
+        _check_config(folder, name)
+        files = [folder / file for file in weight_names(folder)]
+    for file in files:
+        if not file.is_file():
+            pickled = next((other.name for other in sorted(folder.iterdir()) if other.suffix in PICKLES), None)
+            raise no_safetensors(name, pickled) if len(files) == 1 else ModelError(f"{name} has lost {file.name} in {folder}.", hint=AGAIN)
+    return files
+
+
+def weight_names(folder: Path) -> list[str]:
+    """The names of the weight files, by the index where there is one."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file() or not index.is_file():
+        return ["model.safetensors"]
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or any(Path(str(shard)).name != shard for shard in shards.values()):
+        raise ModelError(f"{index} is not a list of weight files.", hint=AGAIN)
+    return sorted(set(shards.values()))
+
+
+def no_safetensors(name: str, pickled: str | None) -> ModelError:
+    """The error for a model without safetensors; `pickled` is the file it has instead."""
+    if pickled is None:
+        return ModelError(f"{name} has no weights (model.safetensors).", hint=AGAIN)
+    return ModelError(
+        f"{name} has its weights only as {pickled}: pickled Python objects, which can run code when opened.",
+        hint="Look for a revision with safetensors: on the Hub often a pull request, named as MODEL@refs/pr/NUMBER.",
+    )
+
+
+def needs_remote_code(folder: Path) -> bool:
+    """Whether the model cannot be loaded without running Python files of its own."""
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if not config.get("auto_map"):
+        return False
+    from transformers import CONFIG_MAPPING  # slow to import, and hardly ever needed
+
+    return config.get("model_type") not in CONFIG_MAPPING
+
+
+def adapter_base(folder: Path) -> str:
+    """The base model of an adapter folder: as the run recorded it, else as peft did."""
+    recorded = folder / "run" / "recipe.yaml"
+    if recorded.is_file():
+        from finetune.recipe import read_yaml
+
+        model = read_yaml(recorded).get("model")
+        if isinstance(model, str):
+            return model
+    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ModelError(f"The adapter in {folder} does not say which model it belongs to.", hint="Name the base model instead.")
+    return base
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a model folder; raises ModelError naming the file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}.", hint=AGAIN) from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} does not hold a JSON object.", hint=AGAIN)
+    return content
+
+
+def _check_config(folder: Path, name: str) -> None:
+    if not (folder / "config.json").is_file():
+        files = sorted(folder.glob("*.gguf"))
+        if files:
+            raise ModelError(f"{folder} has no config.json, but a GGUF file.", hint=f"Name the file: {files[0]}")
+        if (folder / "run").is_dir():
+            raise ModelError(f"{folder} holds a run that is not finished.", hint=f"Finish it: finetune-cli resume {folder}")
+        raise ModelError(f"{folder} has no config.json, so it is not a model folder.", hint="Name the folder that save_pretrained wrote.")
+    config = read_json(folder / "config.json")
+    kinds = config.get("architectures") or []
+    if config.get("is_encoder_decoder") or (kinds and not any(str(kind).endswith(WRITES_TEXT) for kind in kinds)):
+        kind = kinds[0] if kinds else config.get("model_type")
+        raise ModelError(f"{name} is a {kind}, not a causal language model.", hint="Take a model that continues text, such as gpt2.")
