@@ -29,7 +29,8 @@ class Rule(Protocol):
     """Turns logits into the gradient of a loss."""
 
     temperature: float
-    bytes_per_row: int  # of its own buffers, for the budget
+    bytes_per_row: int  # of its own chunk buffers, for the budget
+    sums: dict[str, Tensor]  # parts of the loss worth showing, summed so far
 
     def load(self, rows: slice, workspace: Workspace) -> None:
         """Prepare for the tokens `rows`; called once a chunk."""
@@ -84,10 +85,9 @@ class ChunkLogits:
         self.scaled = (self.hidden[rows].to(self.precise) * self.factor).to(self.dtype)
         dtype = self.precise if self.wide else self.dtype
         self.chunk = workspace.take(self.name, (len(self.scaled), len(self.weight)), self.scaled, dtype)
-        if self.wide and self.dtype != self.precise:
-            torch.mm(self.scaled, self.weight.t(), out_dtype=self.precise, out=self.chunk)  # type: ignore[call-overload]
-        else:
-            torch.mm(self.scaled, self.weight.t(), out=self.chunk)
+        into: Any = torch.mm
+        more = {"out_dtype": dtype} if dtype != self.dtype else {}
+        into(self.scaled, self.weight.t(), out=self.chunk, **more)
 
     def block(self, rows: slice, workspace: Workspace) -> Tensor:
         """Logits [k, vocabulary] of the chunk's tokens `rows` in full precision; may be overwritten."""
@@ -109,6 +109,7 @@ class CrossEntropy:
 
     def __init__(self, labels: Tensor) -> None:
         self.labels = labels
+        self.sums: dict[str, Tensor] = {}
 
     def load(self, rows: slice, workspace: Workspace) -> None:
         pass
@@ -215,9 +216,9 @@ class _Walk:
             if block.data_ptr() != gradient[part].data_ptr():
                 gradient[part].copy_(block)
         if self.grad_hidden is not None:
-            product = torch.mm(gradient, student.weight).to(student.precise).mul_(student.factor)
-            self.rule.correct(product, rows, student.factor)
-            self.grad_hidden[rows] = product.to(self.grad_hidden.dtype)
+            grad_hidden = product(gradient, student.weight, student.precise).mul_(student.factor)
+            self.rule.correct(grad_hidden, rows, student.factor)
+            self.grad_hidden[rows] = grad_hidden.to(self.grad_hidden.dtype)
         if self.weight_needs:
             self._add_to_weight(gradient.t(), student.scaled)
 
@@ -226,8 +227,8 @@ class _Walk:
         if scaled.dtype == precise:
             self.grad_weight = torch.mm(gradient, scaled) if total is None else total.addmm_(gradient, scaled)
         elif self.student.wide:
-            first = torch.mm(gradient, scaled, out_dtype=precise) if total is None else None  # type: ignore[call-overload]
-            self.grad_weight = first if total is None else torch.addmm(total, gradient, scaled, out_dtype=precise)  # type: ignore[call-overload]
+            fused: Any = torch.addmm
+            self.grad_weight = product(gradient, scaled, precise) if total is None else fused(total, gradient, scaled, out_dtype=precise)
         elif total is None:
             self.grad_weight = torch.mm(gradient, scaled)
         else:  # 16-bit sums would lose the small chunks
@@ -257,15 +258,25 @@ def product_dtype(weight: Tensor) -> torch.dtype:
     return weight.dtype
 
 
+def product(one: Tensor, other: Tensor, precise: torch.dtype) -> Tensor:
+    """one @ other in full precision; 16-bit factors keep their float32 sums where the device can hand them over."""
+    fused: Any = torch.mm
+    if one.dtype != precise and wide_products(one.device.type, one.dtype):
+        return cast(Tensor, fused(one, other, out_dtype=precise))
+    return torch.mm(one, other).to(precise)
+
+
 @cache
 def wide_products(device: str, dtype: torch.dtype) -> bool:
     """Whether a 16-bit product can hand over its float32 sums unrounded (`out_dtype`: CUDA, torch 2.8 or newer)."""
     if device != "cuda":
         return False
     one = torch.ones(16, 16, dtype=dtype, device=device)
+    mm: Any = torch.mm
+    addmm: Any = torch.addmm
     try:
-        torch.mm(one, one, out_dtype=torch.float32, out=torch.empty(16, 16, device=device))  # type: ignore[call-overload]
-        torch.addmm(one.float(), one, one, out_dtype=torch.float32)  # type: ignore[call-overload]
+        mm(one, one, out_dtype=torch.float32, out=torch.empty(16, 16, device=device))
+        addmm(one.float(), one, one, out_dtype=torch.float32)
     except (TypeError, RuntimeError, NotImplementedError):
         return False
     return True

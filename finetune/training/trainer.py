@@ -20,7 +20,8 @@ from transformers import Trainer
 from finetune.data.collator import Collator
 from finetune.errors import TrainingError
 from finetune.training.chunked_loss import CrossEntropy, Rule, Workspace, chunked_loss
-from finetune.training.head import backbone_of, causal_lm, check_head, head_of, needs_mask
+from finetune.training.head import Head, backbone_of, causal_lm, check_head, head_of, needs_mask
+from finetune.training.router import balances, balancing_loss
 
 INPUTS = ("input_ids", "labels", "attention_mask", "position_ids", "length", "row")
 
@@ -43,8 +44,8 @@ class Supervised:
 class SupervisedTrainer(Trainer):
     """Trains with the chunked cross-entropy; raises TrainingError for a step without a supervised token.
 
-    `real_tokens` and `supervised_tokens` count what this process has trained on, never padding. `last_parts` holds the mean of each
-    part of the loss over the last batch, as tensors. Evaluation gives the loss alone: there are no logits to hand to `compute_metrics`.
+    `real_tokens` and `supervised_tokens` count what this process has trained on, never padding. Evaluation gives the loss alone: there
+    are no logits to hand to `compute_metrics`.
     """
 
     loss_is_scaled_for_ga = True
@@ -56,13 +57,15 @@ class SupervisedTrainer(Trainer):
         self.pad_id = pad
         self.real_tokens = 0
         self.supervised_tokens = 0
-        self.last_parts: dict[str, Tensor] = {}
         self.workspace = Workspace()
+        self._part_sums: dict[str, Tensor] = {}
+        self._part_count = 0
         # The Trainer then counts the supervised tokens of the whole accumulation window, all devices, and hands them to compute_loss.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True
         check_head(self.model)
         self.masks = needs_mask(self.model)
+        self.balances = balances(self.model)
 
     def compute_loss(
         self,
@@ -81,28 +84,50 @@ class SupervisedTrainer(Trainer):
     def loss_sum(self, inputs: dict[str, Any]) -> tuple[Tensor, int]:
         """The loss summed over the supervised tokens of a batch, and their number."""
         supervised = Supervised.of(inputs["labels"])
-        hidden = self.hidden(self.model, inputs)
-        rows = hidden.flatten(0, 1).index_select(0, supervised.index)
-        return chunked_loss(rows, head_of(self.model), self.rule(inputs, supervised), workspace=self.workspace), len(supervised.index)
+        count = len(supervised.labels)
+        outputs = self.run_backbone(self.model, inputs, masks=self.masks)
+        hidden = outputs.last_hidden_state.flatten(0, 1).index_select(0, supervised.index)
+        rule = self.rule(inputs, supervised, hidden)
+        loss = chunked_loss(hidden, self.head(), rule, workspace=self.workspace)
+        if self.model.training:
+            self._count_parts(rule, count)
+        if self.balances and outputs.router_logits is not None:
+            mask = right_padding_mask(inputs, self.pad_id)
+            loss = loss + count * balancing_loss(self.model, outputs.router_logits, mask)
+        return loss, count
 
-    def rule(self, inputs: dict[str, Any], supervised: Supervised) -> Rule:
-        """The loss of this trainer for one batch."""
+    def rule(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor) -> Rule:
+        """The loss of this trainer for one batch, whose supervised states are `hidden` [n, d]."""
         return CrossEntropy(supervised.labels)
 
-    def hidden(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
-        """Last hidden states [batch, length, d], without an attention mask where causality makes it superfluous."""
+    def head(self) -> Head:
+        return head_of(self.model)
+
+    def run_backbone(self, model: nn.Module, inputs: dict[str, Any], *, masks: bool) -> Any:
+        """Outputs of a model below its head, without an attention mask where causality makes it superfluous (not `masks`)."""
         more = {"position_ids": inputs["position_ids"]} if "position_ids" in inputs else {}
+        if self.balances and model is self.model:
+            more["output_router_logits"] = True
         mask = inputs.get("attention_mask")
-        if mask is None and self.masks:
+        if mask is None and masks:
             mask = right_padding_mask(inputs, self.pad_id)
-        elif mask is not None and not self.masks and bool((mask[:, 1:] <= mask[:, :-1]).all()):
+        elif mask is not None and not masks and bool((mask[:, 1:] <= mask[:, :-1]).all()):
             mask = None
-        return cast(
-            Tensor, backbone_of(model)(input_ids=inputs["input_ids"], attention_mask=mask, use_cache=False, **more).last_hidden_state
-        )
+        return backbone_of(model)(input_ids=inputs["input_ids"], attention_mask=mask, use_cache=False, **more)
+
+    @property
+    def last_parts(self) -> dict[str, float]:
+        """Mean of each part of the loss per supervised token, over the batches of the last step."""
+        return {name: float(total) / self._part_count for name, total in self._part_sums.items()}
+
+    def _count_parts(self, rule: Rule, count: int) -> None:
+        self._part_count += count
+        for name, total in rule.sums.items():
+            self._part_sums[name] = self._part_sums[name] + total if name in self._part_sums else total
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._part_sums, self._part_count = {}, 0
         if batches:
             if items is not None and int(items) == 0:
                 raise TrainingError(
@@ -117,6 +142,7 @@ class SupervisedTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         inputs = self._prepare_inputs(inputs)
+        inputs.pop("row", None)  # numbers the rows of the training set only
         with torch.no_grad():
             loss = self.compute_loss(model, inputs)
         return loss.detach(), None, None

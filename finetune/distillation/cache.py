@@ -1,0 +1,247 @@
+"""What a teacher says about the rows of a run, on disk: written in one pass, read by every epoch of every run on the same rows.
+
+    folder/index.json               the key (whose words, on which rows) and the shards with their sizes and hashes
+    folder/head.safetensors         the teacher's head (kind "hidden")
+    folder/shard-00000.safetensors  rows [r] supervised tokens per row; values [tokens, d]; negentropy [tokens] (kind "gradient")
+
+    cache = TeacherCache.open(folder)
+    values, negentropy = cache.read([3, 0], counts=[17, 5])
+
+Kind "hidden" keeps the teacher's last normed state: good for every objective and temperature. Kind "gradient" keeps q @ W, with W the
+student's frozen head: good for forward KL at one temperature, and then nothing of the teacher is needed any more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from finetune.errors import FinetuneError, RecipeError, TrainingError
+from finetune.training.head import Head
+
+Kind = Literal["hidden", "gradient"]
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class CacheKey:
+    """What a cache depends on. Two caches with equal keys hold equal numbers."""
+
+    kind: Kind
+    teacher: str
+    rows: str
+    vocabulary: int
+    student_head: str = ""
+    temperature: float = 0.0
+    version: int = VERSION
+
+    def digest(self) -> str:
+        """A short name for a folder."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    def differences(self, other: CacheKey) -> list[str]:
+        """The names of what differs, for people."""
+        return [name.replace("_", " ") for name, value in asdict(self).items() if value != getattr(other, name)]
+
+
+@dataclass(frozen=True)
+class Shard:
+    file: str
+    first_row: int
+    rows: int
+    tokens: int
+    bytes: int
+    sha256: str
+
+    def problem(self, folder: Path) -> str | None:
+        """Why this shard cannot be trusted, or None."""
+        path = folder / self.file
+        if not path.is_file():
+            return "is missing"
+        if path.stat().st_size != self.bytes:
+            return f"has {path.stat().st_size:,} bytes instead of {self.bytes:,}"
+        return None if file_hash(path) == self.sha256 else "does not have the content that was written"
+
+
+class TeacherCache:
+    """A complete cache, memory-mapped."""
+
+    def __init__(self, folder: Path, key: CacheKey, shards: list[Shard]) -> None:
+        self.folder, self.key, self.shards = folder, key, shards
+        self._files = [safe_open(folder / shard.file, framework="pt") for shard in shards]
+        self._counts = [file.get_tensor("rows").tolist() for file in self._files]
+        self._offsets = [[0, *np.cumsum(counts).tolist()] for counts in self._counts]
+        self._first_rows = [shard.first_row for shard in shards]
+        self.head = _load_head(folder) if key.kind == "hidden" else None
+
+    @classmethod
+    def open(cls, folder: str | Path, key: CacheKey | None = None) -> TeacherCache:
+        """Open a finished cache; raises TrainingError if it is not complete, or was made for another `key`."""
+        folder = Path(folder)
+        found = read_index(folder)
+        if found is None or not found.complete:
+            raise TrainingError(f"{folder} does not hold a finished teacher cache.", hint="Build it again; what is there is kept.")
+        if key is not None and found.key != key:
+            raise TrainingError(f"The teacher cache in {folder} was made for another {' and '.join(key.differences(found.key))}.")
+        return cls(folder, found.key, found.shards)
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def tokens(self) -> int:
+        return sum(shard.tokens for shard in self.shards)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(shard.bytes for shard in self.shards)
+
+    def read(self, rows: Iterable[int], counts: Iterable[int]) -> tuple[Tensor, Tensor | None]:
+        """Values [n, d] (and negentropy [n]) of the supervised tokens of `rows`, one after the other.
+
+        `counts` are the supervised tokens the caller sees in each row; raises TrainingError where the cache was made for others.
+        """
+        values, negentropy = [], []
+        for row, count in zip(rows, counts, strict=True):
+            shard = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+            place = row - self._first_rows[shard]
+            start, stop = self._offsets[shard][place], self._offsets[shard][place + 1]
+            if count != stop - start:
+                raise TrainingError(
+                    f"Row {row} has {count} supervised tokens and the teacher cache in {self.folder} has {stop - start}.",
+                    hint="It was made for other rows: delete that folder, or train on the rows it was made for.",
+                )
+            file = self._files[shard]
+            values.append(file.get_slice("values")[start:stop])
+            if self.key.kind == "gradient":
+                negentropy.append(file.get_slice("negentropy")[start:stop])
+        return torch.cat(values), torch.cat(negentropy) if negentropy else None
+
+    def check(self, head: Head, *, forward_kl: bool, temperature: float) -> None:
+        """Raise RecipeError unless this cache can serve a student with this head at this temperature."""
+        if self.key.kind == "hidden":
+            return
+        if problem := gradient_problem(head, forward_kl):
+            raise RecipeError(f"This gradient cache cannot be used: {problem}.", hint="Use cache: hidden, or cache: none.")
+        if self.key.temperature != temperature:
+            raise RecipeError(
+                f"This gradient cache was made at temperature {self.key.temperature:g}, not {temperature:g}.", hint="Build it again."
+            )
+        if self.key.student_head != tensors_hash([head.weight[: self.key.vocabulary], head.bias]):
+            raise RecipeError("This gradient cache was made for a student with another head.", hint="Build it again.")
+
+
+def gradient_problem(head: Head, forward_kl: bool) -> str | None:
+    """Why a gradient cache cannot serve a student with this head and objective, or None."""
+    if not forward_kl:
+        return "it holds for the objective forward_kl only"
+    if head.trains:
+        return "the student's head trains"
+    return "the student's head is soft-capped" if head.softcap is not None else None
+
+
+@dataclass(frozen=True)
+class Index:
+    key: CacheKey
+    total_rows: int
+    shards: list[Shard]
+
+    @property
+    def complete(self) -> bool:
+        return sum(shard.rows for shard in self.shards) == self.total_rows
+
+    def write(self, folder: Path) -> None:
+        write_whole(folder / "index.json", json.dumps(asdict(self), indent=1).encode())
+
+
+def read_index(folder: Path) -> Index | None:
+    """The index of a cache folder; None if there is none, or none that can be read."""
+    try:
+        content = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        return Index(CacheKey(**content["key"]), content["total_rows"], [Shard(**shard) for shard in content["shards"]])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there entirely or not at all; raises FinetuneError with the bytes needed if the disk is full."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise FinetuneError(
+            f"{path} could not be written ({error.strerror}); it needs {len(content):,} bytes.",
+            hint="Free some space and run again: what is finished is kept. Or use cache: none.",
+        ) from error
+
+
+def save_head(head: Head, folder: Path) -> None:
+    facts = {"scale": repr(head.scale), "softcap": repr(head.softcap or 0.0)}
+    tensors = {"weight": head.weight, **({} if head.bias is None else {"bias": head.bias})}
+    content = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, facts)
+    write_whole(folder / "head.safetensors", content)
+
+
+def _load_head(folder: Path) -> Head:
+    try:
+        with safe_open(folder / "head.safetensors", framework="pt") as file:
+            names, facts = file.keys(), file.metadata()
+            bias = file.get_tensor("bias") if "bias" in names else None
+            return Head(file.get_tensor("weight"), bias, float(facts["scale"]), float(facts["softcap"]) or None)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"The teacher's head in {folder} cannot be read: {error}.", hint="Delete the folder and build it again."
+        ) from error
+
+
+def file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
+        )
+
+
+def tensors_hash(tensors: Iterable[Tensor | None]) -> str:
+    """A hash of the exact content of some tensors."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        if tensor is not None:
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def model_identity(model: nn.Module, source: str = "") -> str:
+    """A name for a model's content: where it came from, and a hash of a few numbers of every weight."""
+    digest = hashlib.sha256(source.encode())
+    for name, parameter in model.state_dict().items():
+        flat = parameter.detach().flatten()
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+        digest.update(flat[:: max(1, flat.numel() // 16)].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def rows_hash(dataset: Any) -> str:
+    """A hash of every token and label of a dataset: it covers tokenizer, template, truncation and what is supervised."""
+    digest = hashlib.sha256()
+    for row in dataset:
+        for column in ("input_ids", "labels"):
+            digest.update(np.asarray(cast(Mapping[str, Any], row)[column], dtype=np.int64).tobytes() + b"|")
+    return digest.hexdigest()

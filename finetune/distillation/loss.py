@@ -1,0 +1,125 @@
+"""The distillation losses as rules of the chunked head.
+
+    L = alpha * CE(student, label) + (1 - alpha) * T^2 * D(teacher / T, student / T)        summed over the supervised tokens
+
+    rule = Distillation(labels, teacher_logits, ForwardKL(), alpha=0.5, temperature=2.0)
+    chunked_loss(hidden, head, rule)
+
+A rule sees the student's logits already divided by T and gives the gradient with respect to those: the first term then weighs
+alpha * T in it, the second (1 - alpha) * T^2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from finetune.distillation.objectives import Objective
+from finetune.training.chunked_loss import ChunkLogits, Workspace, softmax_
+from finetune.training.head import Head
+
+
+class HardLabels:
+    """The part every distillation loss shares: cross-entropy at temperature 1 beside probabilities at temperature T."""
+
+    bytes_per_row = 0
+
+    def __init__(self, labels: Tensor, alpha: float, temperature: float) -> None:
+        self.labels, self.alpha, self.temperature = labels, alpha, temperature
+        self.sums: dict[str, Tensor] = {}  # unweighted: `kl`, whichever divergence it is, and `ce` if alpha > 0
+
+    def load(self, rows: slice, workspace: Workspace) -> None:
+        pass
+
+    def correct(self, grad_hidden: Tensor, rows: slice, factor: float) -> None:
+        pass
+
+    def before_softmax(self, logits: Tensor, rows: slice, workspace: Workspace) -> None:
+        """Take what the cross-entropy needs from logits / T before they are overwritten."""
+        if not self.alpha:
+            return
+        self._label = self.labels[rows, None]
+        self._picked = logits.gather(1, self._label) * self.temperature
+        self._hard = workspace.take("hard", logits.shape, logits, logits.dtype)
+        if self.temperature not in (1.0, 2.0):
+            torch.mul(logits, self.temperature, out=self._hard)
+            self._log_sum = softmax_(self._hard)
+
+    def after_softmax(self, p: Tensor, log_sum: Tensor) -> None:
+        """The same from p = softmax(logits / T) and its logsumexp [k, 1]."""
+        if not self.alpha:
+            return
+        weight: Tensor | float = self.alpha * self.temperature
+        if self.temperature == 1.0:
+            self._hard.copy_(p)
+            self._log_sum = log_sum
+        elif self.temperature == 2.0:  # exp(z) is the square of exp(z / 2): a product instead of a second exponential
+            total = torch.mul(p, p, out=self._hard).sum(-1, keepdim=True)
+            self._log_sum = total.log() + 2 * log_sum
+            weight = weight / total
+        self._hard.mul_(weight)
+        self._hard.scatter_add_(1, self._label, self._picked.new_full((1, 1), -self.alpha * self.temperature).expand_as(self._label))
+
+    def total(self, gradient: Tensor, divergence: Tensor) -> Tensor:
+        """Weigh the divergence and its gradient, add the cross-entropy's; returns the loss of the block."""
+        weight = (1 - self.alpha) * self.temperature**2
+        self._add("kl", divergence)
+        if not self.alpha:
+            gradient.mul_(weight)
+            return weight * divergence
+        torch.add(self._hard, gradient, alpha=weight, out=gradient)
+        cross_entropy = (self._log_sum - self._picked).sum()
+        self._add("ce", cross_entropy)
+        return self.alpha * cross_entropy + weight * divergence
+
+    def _add(self, name: str, value: Tensor) -> None:
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+
+class Distillation(HardLabels):
+    """Student against the teacher's logits, for any objective; `teacher` are those of the same tokens, at the same temperature."""
+
+    def __init__(self, labels: Tensor, teacher: ChunkLogits, objective: Objective, alpha: float, temperature: float) -> None:
+        super().__init__(labels, alpha, temperature)
+        self.teacher, self.objective = teacher, objective
+        self.bytes_per_row = teacher.bytes_per_row
+        self._start = 0
+
+    def load(self, rows: slice, workspace: Workspace) -> None:
+        self._start = rows.start
+        self.teacher.load(rows, workspace)
+
+    def __call__(self, logits: Tensor, rows: slice, workspace: Workspace) -> Tensor:
+        q = self.teacher.block(slice(rows.start - self._start, rows.stop - self._start), workspace)
+        ratio = torch.sub(logits, q, out=workspace.take("ratio", logits.shape, logits, logits.dtype))
+        self.before_softmax(logits, rows, workspace)
+        log_sum = softmax_(logits)
+        ratio.add_(softmax_(q) - log_sum)
+        self.after_softmax(logits, log_sum)
+        return self.total(logits, self.objective(logits, q, ratio))
+
+
+class CachedGradient(HardLabels):
+    """Forward KL when the student's head is frozen, from two things the teacher left behind: nothing of it is needed any more.
+
+    With q the teacher's distribution at T and W the student's head, `centre` [n, d] = q @ W and `negentropy` [n] = sum q log q (less
+    q . bias / T if the head has a bias) give KL = negentropy - hidden . centre * scale / T + logsumexp(logits / T), whose gradient is that
+    of the last term minus `centre`. A soft-capped head is not linear: it has no such cache.
+    """
+
+    def __init__(
+        self, labels: Tensor, hidden: Tensor, head: Head, centre: Tensor, negentropy: Tensor, alpha: float, temperature: float
+    ) -> None:
+        super().__init__(labels, alpha, temperature)
+        precise = torch.float64 if centre.dtype == torch.float64 else torch.float32
+        self.centre = centre.to(precise)
+        self.constant = negentropy.to(precise) - (hidden.detach().to(precise) * self.centre).sum(-1) * (head.scale / temperature)
+
+    def __call__(self, logits: Tensor, rows: slice, workspace: Workspace) -> Tensor:
+        self.before_softmax(logits, rows, workspace)
+        log_sum = softmax_(logits)
+        self.after_softmax(logits, log_sum)
+        return self.total(logits, log_sum.sum() + self.constant[rows].sum())
+
+    def correct(self, grad_hidden: Tensor, rows: slice, factor: float) -> None:
+        grad_hidden.sub_(self.centre[rows], alpha=(1 - self.alpha) * self.temperature**2 * factor)

@@ -1,0 +1,26 @@
+"""How far the student's distribution is from the teacher's: one small file per divergence, found by name in the registry.
+
+An objective is an object that is called with one block of tokens and three buffers [k, vocabulary] in full precision, all at the run's
+temperature and all free to be overwritten:
+
+    value = objective(p, q, ratio)        # p student, q teacher, ratio = log p - log q
+
+It overwrites `p` with the gradient of D(p, q) with respect to the student's logits (those whose softmax is p) and returns the sum of D
+over the tokens, a scalar tensor. Add one: a file here or in another package, and a line in the registry or an entry point.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Objective(Protocol):
+    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor) -> Tensor: ...
+
+
+def through_softmax_(p: Tensor, slope: Tensor) -> None:
+    """Overwrite p with p * (slope - sum(p * slope)): a gradient `slope` = dD/dp seen from the logits behind p."""
+    weighted = slope.mul_(p)
+    p.mul_(-weighted.sum(-1, keepdim=True)).add_(weighted)

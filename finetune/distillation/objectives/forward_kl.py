@@ -1,0 +1,15 @@
+"""KL(teacher || student), the classic: the student covers everything the teacher finds likely (Hinton et al. 2015, arXiv 1503.02531)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+class ForwardKL:
+    title = "forward KL"
+    summary = "covers all the teacher's answers; the default"
+
+    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor) -> Tensor:
+        value = -ratio.mul_(q).sum()
+        p.sub_(q)
+        return value

@@ -1,0 +1,29 @@
+"""Generalised Jensen-Shannon divergence between forward (beta near 0) and reverse KL (beta near 1) (GKD, arXiv 2306.13649).
+
+With m = beta q + (1 - beta) p:  D = beta KL(q || m) + (1 - beta) KL(p || m),  dD/dp = (1 - beta) log(p / m).
+"""
+
+from __future__ import annotations
+
+from math import log
+
+import torch
+from torch import Tensor
+
+from finetune.distillation.objectives import through_softmax_
+
+
+class GeneralisedJSD:
+    title = "generalised JSD"
+    summary = "between forward and reverse KL, bounded"
+
+    def __init__(self, beta: float = 0.5) -> None:
+        self.beta = beta
+
+    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor) -> Tensor:
+        beta = self.beta
+        student_to_mix = torch.logaddexp(log(beta) - ratio, ratio.new_tensor(log(1 - beta))).neg_()  # log(p / m)
+        teacher_to_mix = ratio.neg_().add_(student_to_mix)  # log(q / m)
+        value = beta * q.mul_(teacher_to_mix).sum() + (1 - beta) * torch.mul(p, student_to_mix, out=ratio).sum()
+        through_softmax_(p, student_to_mix.mul_(1 - beta))
+        return value

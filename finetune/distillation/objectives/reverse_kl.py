@@ -1,0 +1,16 @@
+"""KL(student || teacher): the student concentrates on what the teacher finds most likely (MiniLLM, arXiv 2306.08543)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+class ReverseKL:
+    title = "reverse KL"
+    summary = "concentrates on the teacher's likeliest answers"
+
+    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor) -> Tensor:
+        weighted = ratio.mul_(p)
+        value = weighted.sum(-1, keepdim=True)
+        p.mul_(-value).add_(weighted)
+        return value.sum()

@@ -1,0 +1,19 @@
+"""Total variation distance, half the L1 distance of the two distributions: bounded by 1, blind to how small a probability is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from finetune.distillation.objectives import through_softmax_
+
+
+class TotalVariation:
+    title = "total variation"
+    summary = "half the L1 distance, bounded"
+
+    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor) -> Tensor:
+        torch.sub(p, q, out=ratio)
+        value = torch.abs(ratio, out=q).sum() / 2
+        through_softmax_(p, ratio.sign_().div_(2))
+        return value

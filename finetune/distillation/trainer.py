@@ -1,0 +1,153 @@
+"""DistillationTrainer: a Hugging Face Trainer whose loss compares the student with a teacher, online or from a cache.
+
+    trainer = DistillationTrainer(model=student, teacher_model=teacher, temperature=2.0, alpha=0.5, args=args, train_dataset=rows)
+    trainer.train()
+
+`alpha` weighs the hard labels: 1 is ordinary fine-tuning, 0 imitates the teacher alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune import registry
+from finetune.distillation.cache import TeacherCache
+from finetune.distillation.loss import CachedGradient, Distillation
+from finetune.distillation.objectives import Objective
+from finetune.distillation.objectives.forward_kl import ForwardKL
+from finetune.distillation.vocabulary import shared_vocabulary
+from finetune.errors import RecipeError, VocabularyMismatch
+from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule
+from finetune.training.head import Head, check_head, head_of, needs_mask
+from finetune.training.trainer import Supervised, SupervisedTrainer
+
+
+class DistillationTrainer(SupervisedTrainer):
+    """Trains a student on alpha * CE + (1 - alpha) * T^2 * D(teacher, student); takes everything a Trainer takes.
+
+    The teacher is a model, or a `cache` that one has written (finetune.distillation.teaching) about `train_dataset`. `objective` is a
+    name in the registry or an `Objective`. `last_parts` holds the mean `ce` and `kl` per token of the last step. Evaluation asks the
+    teacher model; if there is only a cache it gives the cross-entropy. Raises RecipeError for values out of range or a cache that
+    cannot serve, VocabularyMismatch if teacher and student do not share their tokens.
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        args: Any = None,
+        *,
+        teacher_model: Any = None,
+        temperature: float = 2.0,
+        alpha: float = 0.5,
+        objective: str | Objective = "forward_kl",
+        cache: TeacherCache | None = None,
+        teacher_tokenizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        check_range(temperature, alpha)
+        if teacher_model is None and cache is None and alpha < 1:
+            raise RecipeError("A student needs a teacher: there is neither a teacher_model nor a cache.", hint="Pass teacher_model=.")
+        if teacher_model is not None and teacher_model is model:
+            raise RecipeError("Teacher and student are the same model.", hint="Load the student apart, or make one from the teacher.")
+        if cache is not None and kwargs.get("train_dataset") is not None:
+            kwargs["train_dataset"] = numbered(kwargs["train_dataset"], cache)
+        super().__init__(model, args, **kwargs)
+        self.temperature, self.alpha, self.cache = float(temperature), float(alpha), cache
+        self.objective: Objective = registry.load("objectives", objective)() if isinstance(objective, str) else objective
+        self.teacher = teacher_model
+        self.cached_head: Head | None = None
+        head = head_of(self.model)
+        self.vocabulary = head.vocabulary
+        if teacher_model is not None:
+            self._prepare_teacher()
+            theirs = head_of(teacher_model).vocabulary
+            self.vocabulary = shared_vocabulary(head.vocabulary, theirs, kwargs.get("processing_class"), teacher_tokenizer)
+        if cache is not None:
+            cache.check(head, forward_kl=isinstance(self.objective, ForwardKL), temperature=self.temperature)
+            if cache.key.vocabulary > head.vocabulary:
+                raise VocabularyMismatch(f"The cached teacher has {cache.key.vocabulary} tokens and the student {head.vocabulary}.")
+            self.vocabulary = cache.key.vocabulary
+            if cache.head is not None:
+                self.cached_head = _move(cache.head, self.args.device).first(self.vocabulary)
+
+    def head(self) -> Head:
+        return head_of(self.model).first(self.vocabulary)
+
+    def rule(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor) -> Rule:
+        cache = self.cache if "row" in inputs else None
+        if self.alpha == 1 or (cache is None and self.teacher is None):
+            return CrossEntropy(supervised.labels)
+        if cache is None:
+            return self._distil(supervised.labels, self._ask(inputs, supervised), head_of(self.teacher).first(self.vocabulary))
+        counts = (inputs["labels"][:, 1:] != -100).sum(1).tolist()
+        values, negentropy = cache.read(inputs["row"].tolist(), counts)
+        values = values.to(hidden.device, non_blocking=True)
+        if self.cached_head is not None:
+            return self._distil(supervised.labels, values, self.cached_head)
+        assert negentropy is not None, "a cache has a head or it has gradients"
+        return CachedGradient(supervised.labels, hidden, self.head(), values, negentropy.to(hidden.device), self.alpha, self.temperature)
+
+    def _distil(self, labels: Tensor, hidden: Tensor, head: Head) -> Distillation:
+        teacher = ChunkLogits("teacher", hidden, head, self.temperature)
+        return Distillation(labels, teacher, self.objective, self.alpha, self.temperature)
+
+    @torch.no_grad()
+    def _ask(self, inputs: dict[str, Any], supervised: Supervised) -> Tensor:
+        """The teacher's states [n, d] at the supervised positions."""
+        outputs = self.run_backbone(self.teacher, inputs, masks=self.teacher_masks)
+        states: Tensor = outputs.last_hidden_state.flatten(0, 1).index_select(0, supervised.index)
+        return states
+
+    def _prepare_teacher(self) -> None:
+        self.teacher.requires_grad_(False).eval()
+        placed = getattr(self.teacher, "hf_device_map", None) or getattr(self.teacher, "quantization_method", None)
+        if not placed:
+            self.teacher.to(self.args.device)
+        check_head(self.teacher)
+        self.teacher_masks = needs_mask(self.teacher)
+
+
+def check_range(temperature: float, alpha: float) -> None:
+    """Raises RecipeError unless T > 0 and 0 <= alpha <= 1."""
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise RecipeError(
+            f"distillation.temperature must be a number above 0, not {temperature}.",
+            hint="Useful values are 1 to 5: --set distillation.temperature=2",
+        )
+    if not 0 <= alpha <= 1:
+        raise RecipeError(
+            f"distillation.alpha must lie between 0 and 1, not {alpha}.",
+            hint="It is the weight of the hard labels: --set distillation.alpha=0.5",
+        )
+
+
+def numbered(dataset: Any, cache: TeacherCache) -> Any:
+    """The dataset with a `row` column, by which a row finds what the teacher said about it in any order."""
+    if len(dataset) != cache.rows:
+        raise RecipeError(
+            f"The teacher cache is about {cache.rows} rows, and there are {len(dataset)} to train on.", hint="Build the cache again."
+        )
+    if hasattr(dataset, "add_column"):
+        return dataset.remove_columns([name for name in ("row",) if name in dataset.column_names]).add_column("row", range(len(dataset)))
+    return Numbered(dataset)
+
+
+class Numbered(torch.utils.data.Dataset[Any]):
+    """Any map-style dataset with a `row` entry in each example."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return {**self.rows[number], "row": number}
+
+
+def _move(head: Head, device: torch.device) -> Head:
+    return Head(head.weight.to(device), None if head.bias is None else head.bias.to(device), head.scale, head.softcap)

@@ -1,0 +1,73 @@
+"""Tiny random models of many architectures, built on the spot in milliseconds, and rows to train them on.
+
+    model = pico("gemma2", seed=0)
+    rows = pico_rows(12)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+
+VOCABULARY = 131
+SMALL = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GQA_FREE = {key: value for key, value in SMALL.items() if key != "num_key_value_heads"}
+EXPERTS = {"num_experts_per_tok": 2}
+
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("GPT2", {"vocab_size": VOCABULARY, "n_embd": 24, "n_layer": 3, "n_head": 4, "n_positions": 128, "bos_token_id": 1, "eos_token_id": 2}),
+    "opt": ("OPT", {**GQA_FREE, "ffn_dim": 40, "word_embed_proj_dim": 16, "do_layer_norm_before": True}),
+    "gpt_neox": ("GPTNeoX", {**GQA_FREE, "tie_word_embeddings": False}),
+    "llama": ("Llama", {**SMALL, "tie_word_embeddings": True}),
+    "qwen2": ("Qwen2", {**SMALL, "tie_word_embeddings": True}),
+    "qwen3": ("Qwen3", {**SMALL, "head_dim": 8, "tie_word_embeddings": False}),
+    "gemma2": ("Gemma2", {**SMALL, "head_dim": 8, "final_logit_softcapping": 3.0, "sliding_window": 8, "query_pre_attn_scalar": 8}),
+    "phi3": ("Phi3", {**SMALL, "tie_word_embeddings": False}),
+    "mixtral": ("Mixtral", {**SMALL, **EXPERTS, "num_local_experts": 4, "tie_word_embeddings": False}),
+    "granite": ("Granite", {**SMALL, "logits_scaling": 4.0, "embedding_multiplier": 3.0, "residual_multiplier": 0.5}),
+    "cohere": ("Cohere", {**SMALL, "logit_scale": 0.25}),
+}
+NAMES = list(ARCHITECTURES)
+MIXTURES = ("mixtral",)
+
+
+def pico(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+    """A random causal model in eval mode; weights are large enough that its distributions are far from uniform."""
+    family, settings = ARCHITECTURES[name]
+    torch.manual_seed(seed)
+    config = getattr(transformers, f"{family}Config")(**{**settings, **changes})
+    experts = {"experts_implementation": "eager"} if dtype == torch.float64 and name in MIXTURES else {}  # grouped products know no float64
+    model = transformers.AutoModelForCausalLM.from_config(config, **experts)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(6)
+            elif parameter.abs().max() == 0:
+                parameter.normal_(std=0.1)
+        model.get_output_embeddings().weight.mul_(4 / (settings.get("logit_scale", 1) / settings.get("logits_scaling", 1)))
+    return model.to(dtype).eval()
+
+
+def pico_rows(count: int, *, seed: int = 0, shortest: int = 4, longest: int = 20, vocabulary: int = VOCABULARY) -> list[dict[str, list[int]]]:
+    """Rows of random tokens; the first third of each carries no loss."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for _ in range(count):
+        length = int(torch.randint(shortest, longest + 1, (1,), generator=generator))
+        ids = torch.randint(3, vocabulary, (length,), generator=generator).tolist()
+        prompt = length // 3
+        rows.append({"input_ids": ids, "labels": [-100] * prompt + ids[prompt:]})
+    return rows
