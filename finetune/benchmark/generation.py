@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,11 @@ from transformers import GenerationConfig
 
 from finetune.errors import BenchmarkError
 from finetune.events import Progress, Reporter
+from finetune.training.head import causal_lm
 
 KEY_VALUE_BYTES = 768 << 20  # of one batch's keys and values
 LARGEST_BATCH = 64
+LEAST_FILLED = 0.5  # a prompt shorter than half of its batch's longest starts a new batch: padding costs as much as text
 FEWEST_NEW_TOKENS, MOST_NEW_TOKENS = 16, 256
 
 
@@ -50,21 +53,22 @@ def generate_answers(
             f"Answers of {max_new_tokens} tokens do not fit the model's context of {context_length(model)}.",
             hint="Lower it: --set benchmark.max_new_tokens=64",
         )
-    prompts = [list(row["prompt_ids"])[-room:] for row in rows]
     stops = stop_ids(model, tokenizer)
-    settings = greedy(stops, pad=padding_id(tokenizer, stops), max_new_tokens=max_new_tokens)
-    device = next(model.parameters()).device
+    prompts = [list(row["prompt_ids"])[-room:] or stops[:1] for row in rows]  # a text from nothing starts after an end
+    pad = padding_id(tokenizer, stops)
+    inner, device = causal_lm(model), next(model.parameters()).device
     texts, made, done = [""] * len(prompts), 0, 0
     started = time.perf_counter()
-    for batch in batches([len(prompt) for prompt in prompts], max_new_tokens, key_value_bytes(model)):
-        ids, mask = pad_left([prompts[row] for row in batch], settings.pad_token_id)
-        answers = model.generate(ids.to(device), attention_mask=mask.to(device), generation_config=settings)[:, ids.shape[1] :]
-        for row, answer in zip(batch, answers.tolist(), strict=True):
-            kept = until_stop(answer, stops)
-            made += min(len(kept) + 1, len(answer))
-            texts[row] = tokenizer.decode(kept, skip_special_tokens=True).strip()
-        done += len(batch)
-        reporter.report(Progress(stage, done, len(prompts), "answers"))
+    with greedy(inner, stops, pad=pad, max_new_tokens=max_new_tokens):
+        for batch in batches([len(prompt) for prompt in prompts], max_new_tokens, key_value_bytes(model)):
+            ids, mask = pad_left([prompts[row] for row in batch], pad)
+            answers = inner.generate(ids.to(device), attention_mask=mask.to(device))[:, ids.shape[1] :]
+            for row, answer in zip(batch, answers.tolist(), strict=True):
+                kept = until_stop(answer, stops)
+                made += min(len(kept) + 1, len(answer))
+                texts[row] = tokenizer.decode(kept, skip_special_tokens=True).strip()
+            done += len(batch)
+            reporter.report(Progress(stage, done, len(prompts), "answers"))
     return Generations(texts, made, time.perf_counter() - started)
 
 
@@ -85,18 +89,17 @@ def stop_ids(model: Any, tokenizer: Any) -> list[int]:
     return sorted(found)
 
 
-def greedy(stops: list[int], *, pad: int, max_new_tokens: int) -> GenerationConfig:
-    """Plain greedy search: says so for every setting that a checkpoint's own generation_config may hold."""
-    return GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=stops or None,
-        pad_token_id=pad,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        use_cache=True,
+@contextmanager
+def greedy(inner: Any, stops: list[int], *, pad: int, max_new_tokens: int) -> Iterator[None]:
+    """Plain greedy search: what the checkpoint's own generation_config asks for (sampling, penalties, lengths) is set aside."""
+    own = inner.generation_config
+    inner.generation_config = GenerationConfig(
+        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stops or None, pad_token_id=pad, use_cache=True
     )
+    try:
+        yield
+    finally:
+        inner.generation_config = own
 
 
 def padding_id(tokenizer: Any, stops: list[int]) -> int:
@@ -115,8 +118,10 @@ def batches(lengths: Sequence[int], new_tokens: int, bytes_per_token: int) -> li
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     found: list[list[int]] = []
     while order:
-        fitting = KEY_VALUE_BYTES // (bytes_per_token * (lengths[order[0]] + new_tokens))
-        size = min(LARGEST_BATCH, max(1, fitting))
+        longest = lengths[order[0]]
+        fitting = KEY_VALUE_BYTES // (bytes_per_token * (longest + new_tokens))
+        alike = sum(lengths[row] >= LEAST_FILLED * longest for row in order)
+        size = max(1, min(LARGEST_BATCH, fitting, alike))
         found.append(order[:size])
         order = order[size:]
     return found

@@ -10,7 +10,7 @@ positions that carry a label, a few hundred at a time, so no [length, vocabulary
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ import datasets
 import evaluate
 import torch
 
+from finetune.benchmark.imitation import TeacherStates, compare
 from finetune.errors import BenchmarkError
 from finetune.events import Progress, Reporter
 from finetune.training.head import Head, head_of, hidden_states
@@ -37,38 +38,62 @@ class Perplexity(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description="Token-weighted perplexity of the reference answers.",
-            citation="",
+            citation="Jelinek et al., Perplexity: a measure of the difficulty of speech recognition tasks, 1977",
             inputs_description="predictions: each row's summed negative log-likelihood (nats); references: each row's tokens",
             features=datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("int64")}),
         )
 
     def _compute(self, predictions: Sequence[float], references: Sequence[int]) -> dict[str, float]:
-        return {"perplexity": math.exp(sum(predictions) / sum(references))}
+        mean = sum(predictions) / sum(references)
+        if mean > math.log(torch.finfo(torch.float64).max):
+            raise BenchmarkError(
+                f"The perplexity is too large for a number: {mean:.0f} nats a token.", hint="The model is broken: train again."
+            )
+        return {"perplexity": math.exp(mean)}
 
 
 @dataclass
 class AnswerLosses:
-    """One entry a row: summed negative log-likelihood in nats, and supervised tokens."""
+    """One entry a row: summed negative log-likelihood in nats, supervised tokens, and against a teacher the summed
+    KL(teacher || model) in nats and the tokens on which both find the same token most likely."""
 
     sums: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
+    divergences: list[float] = field(default_factory=list)
+    agreed: list[int] = field(default_factory=list)
 
 
 @torch.inference_mode()
-def answer_losses(model: Any, rows: Sequence[Mapping[str, Any]], *, reporter: Reporter, stage: str) -> AnswerLosses:
-    """The loss of every row's labelled tokens; raises BenchmarkError if a row gives a number that is not finite."""
+def answer_losses(
+    model: Any,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    reporter: Reporter,
+    stage: str,
+    teacher: TeacherStates | None = None,
+    remember: TeacherStates | None = None,
+) -> AnswerLosses:
+    """The loss of every row's labelled tokens, compared with `teacher` if given; the model's own states go into `remember`.
+
+    Raises BenchmarkError if a row gives a number that is not finite.
+    """
     head, found = head_of(model), AnswerLosses()
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(rows):
         hidden, labels = supervised(model, row)
-        loss = sum(float(cross_entropy(logits, labels[part])) for part, logits in logit_chunks(hidden, head))
+        loss = sum(cross_entropy(head, hidden[part], labels[part]) for part in parts(len(hidden), head))
         if not math.isfinite(loss):
             raise BenchmarkError(
-                f"The model's loss on held-out row {number} is not a number.",
-                hint="Its weights or its half precision overflow: try float32.",
+                f"The model's loss on held-out row {number + 1} is not a number.", hint="Half precision may overflow: try float32."
             )
         found.sums.append(loss)
         found.tokens.append(len(labels))
-        reporter.report(Progress(stage, number, len(rows), "rows scored"))
+        if teacher is not None:
+            pairs = [compare(head, hidden[part], teacher.head, teacher.rows[number][part]) for part in parts(len(hidden), head)]
+            found.divergences.append(sum(divergence for divergence, _ in pairs))
+            found.agreed.append(sum(agreed for _, agreed in pairs))
+        if remember is not None:
+            remember.rows.append(hidden.cpu())
+        reporter.report(Progress(stage, number + 1, len(rows), "rows scored"))
     return found
 
 
@@ -81,14 +106,13 @@ def supervised(model: Any, row: Mapping[str, Any]) -> tuple[torch.Tensor, torch.
     return hidden[kept], labels[kept]
 
 
-def logit_chunks(hidden: torch.Tensor, head: Head) -> Iterator[tuple[slice, torch.Tensor]]:
-    """float32 logits [rows, vocabulary] of consecutive slices of positions, each within CHUNK_BYTES."""
-    step = max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
-    for start in range(0, len(hidden), step):
-        part = slice(start, start + step)
-        yield part, head.logits(hidden[part]).float()
+def parts(positions: int, head: Head) -> list[slice]:
+    """Consecutive slices of positions whose float32 logits are within CHUNK_BYTES."""
+    step = max(1, CHUNK_BYTES // (4 * head.vocabulary))
+    return [slice(start, start + step) for start in range(0, positions, step)]
 
 
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Summed negative log-likelihood in nats, in float64."""
-    return torch.nn.functional.cross_entropy(logits, labels, reduction="none").double().sum()
+def cross_entropy(head: Head, hidden: torch.Tensor, labels: torch.Tensor) -> float:
+    """Summed negative log-likelihood of the labels in nats; logits in float32, their sum in float64."""
+    losses = torch.nn.functional.cross_entropy(head.logits(hidden).float(), labels, reduction="none")
+    return float(losses.double().sum())

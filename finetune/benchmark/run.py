@@ -12,40 +12,48 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from finetune import registry
-from finetune.benchmark.bootstrap import Interval, Statistic, bootstrap, change, mean_of, perplexity_of, ratio
+from finetune.benchmark.bootstrap import Interval, Statistic, bootstrap, change, mean_of, mean_per_token, perplexity_of, ratio
 from finetune.benchmark.generation import answer_budget, generate_answers
+from finetune.benchmark.imitation import TeacherStates
+from finetune.benchmark.memory import PeakMemory
 from finetune.benchmark.perplexity import AnswerLosses, answer_losses
 from finetune.benchmark.rouge import SETTINGS
 from finetune.errors import BenchmarkError
 from finetune.events import Reporter
 from finetune.recipe import BenchmarkSpec
 from finetune.runtime import RuntimeOptions
+from finetune.training.head import causal_lm, check_head, head_of
 
 VERSION = 1  # of the way scores are made: raise it when numbers would change, so that kept base scores are made again
-LOWER_IS_BETTER = frozenset({"perplexity"})
+LOWER_IS_BETTER = frozenset({"perplexity", "kl"})
 RETAINED = ("rougeL", "perplexity")
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What one model did on the held-out rows; every list has one entry a row."""
+    """What one model did on the held-out rows; lists have one entry a row, `kl` is in nats a token, memory in bytes.
+
+    `states` stays out of JSON: it is what a student is compared with, if the model was asked to be a teacher.
+    """
 
     values: dict[str, float]
     prompts: list[str]
     references: list[str]
-    texts: list[str] = field(default_factory=list)
-    per_row: dict[str, list[float]] = field(default_factory=dict)
-    losses: AnswerLosses | None = None
-    tokens_per_second: float = 0.0
-    parameters: int = 0
+    texts: list[str]
+    per_row: dict[str, list[float]]
+    losses: AnswerLosses | None
+    tokens_per_second: float
+    peak_memory_bytes: int
+    parameters: int
+    states: TeacherStates | None = None
 
     @property
     def rows(self) -> int:
@@ -55,38 +63,65 @@ class Scores:
         """The scores that can be resampled row by row."""
         found = {key: mean_of(values) for key, values in self.per_row.items()}
         if self.losses:
-            found["perplexity"] = perplexity_of(self.losses.sums, self.losses.tokens)
+            found |= _of_losses(self.losses)
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(replace(self, states=None)) | {"version": VERSION}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Scores:
-        losses = data.get("losses")
-        return cls(**{**data, "losses": AnswerLosses(**losses) if losses else None})
+        """Raises BenchmarkError for scores made another way than today's."""
+        content = dict(data)
+        if content.pop("version", None) != VERSION:
+            raise BenchmarkError("These scores were made by another version.", hint="Run the benchmark again.")
+        losses = content.pop("losses")
+        return cls(**content, losses=AnswerLosses(**losses) if losses else None)
 
 
-def benchmark_model(model: Any, tokenizer: Any, held_out: Any, spec: BenchmarkSpec, *, seed: int, reporter: Reporter, stage: str) -> Scores:
-    """Score a model on the same `spec.rows` held-out rows for one seed; raises BenchmarkError if there are none."""
+def benchmark_model(
+    model: Any,
+    tokenizer: Any,
+    held_out: Any,
+    spec: BenchmarkSpec,
+    *,
+    seed: int,
+    reporter: Reporter,
+    stage: str,
+    teacher: TeacherStates | None = None,
+    as_teacher: bool = False,
+) -> Scores:
+    """Score a model on the same `spec.rows` held-out rows for one seed.
+
+    `as_teacher` keeps the states that a student's benchmark takes as `teacher`, which adds "kl" and "agreement" to its scores.
+    Raises BenchmarkError if there are no rows or the model's numbers are not finite, ModelError if its logits cannot be taken apart.
+    """
+    check_head(model)
     rows = chosen_rows(held_out, spec, seed)
-    metrics = {name: registry.load("metrics", name)() for name in spec.metrics}
-    of_losses = {name for name, metric in metrics.items() if getattr(metric, "reads", "texts") == "losses"}
     references = [row["reference"] for row in rows]
+    metrics = {name: registry.load("metrics", name)() for name in spec.metrics}
+    of_losses = [name for name, metric in metrics.items() if getattr(metric, "reads", "texts") == "losses"]
+    of_texts = [name for name in metrics if name not in of_losses]
+    states = TeacherStates(head_of(model).detach()) if as_teacher else None
     values: dict[str, float] = {}
     per_row: dict[str, list[float]] = {}
-    losses = answer_losses(model, rows, reporter=reporter, stage=stage) if of_losses else None
-    made = None
-    if set(metrics) - of_losses:
-        budget = answer_budget(tokenizer, rows) if spec.max_new_tokens == "auto" else spec.max_new_tokens
-        made = generate_answers(model, tokenizer, rows, max_new_tokens=budget, reporter=reporter, stage=stage)
-    for name, metric in metrics.items():
-        if name in of_losses:
-            values |= metric.compute(predictions=losses.sums, references=losses.tokens)
-            continue
-        values |= metric.compute(predictions=made.texts, references=references)
-        if hasattr(metric, "per_row"):
-            per_row |= metric.per_row(made.texts, references)
+    losses = made = None
+    with PeakMemory() as peak:
+        if of_losses or teacher or as_teacher:
+            losses = answer_losses(model, rows, reporter=reporter, stage=stage, teacher=teacher, remember=states)
+        if of_texts:
+            budget = answer_budget(tokenizer, rows) if spec.max_new_tokens == "auto" else spec.max_new_tokens
+            made = generate_answers(model, tokenizer, rows, max_new_tokens=budget, reporter=reporter, stage=stage)
+    if losses:
+        for name in of_losses:
+            values |= metrics[name].compute(predictions=losses.sums, references=losses.tokens)
+        everything = np.arange(len(rows))
+        values |= {key: float(of(everything)) for key, of in _of_losses(losses).items() if key in ("kl", "agreement")}
+    if made:
+        for name in of_texts:
+            values |= metrics[name].compute(predictions=made.texts, references=references)
+            if hasattr(metrics[name], "per_row"):
+                per_row |= metrics[name].per_row(made.texts, references)
     return Scores(
         values={key: float(value) for key, value in values.items()},
         prompts=[row["prompt"] for row in rows],
@@ -95,8 +130,17 @@ def benchmark_model(model: Any, tokenizer: Any, held_out: Any, spec: BenchmarkSp
         per_row=per_row,
         losses=losses,
         tokens_per_second=made.tokens_per_second if made else 0.0,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        peak_memory_bytes=peak.bytes,
+        parameters=causal_lm(model).num_parameters(),
+        states=states,
     )
+
+
+def _of_losses(losses: AnswerLosses) -> dict[str, Statistic]:
+    found = {"perplexity": perplexity_of(losses.sums, losses.tokens)}
+    if losses.divergences:
+        found |= {"kl": mean_per_token(losses.divergences, losses.tokens), "agreement": mean_per_token(losses.agreed, losses.tokens)}
+    return found
 
 
 def chosen_rows(held_out: Any, spec: BenchmarkSpec, seed: int) -> list[dict[str, Any]]:
@@ -107,8 +151,13 @@ def chosen_rows(held_out: Any, spec: BenchmarkSpec, seed: int) -> list[dict[str,
     return [held_out[int(place)] for place in sorted(np.random.default_rng(seed).choice(len(held_out), count, replace=False))]
 
 
-def benchmark_json(before: Scores, after: Scores, teacher: Scores | None = None, *, seed: int = 42) -> dict[str, Any]:
-    """benchmark.json: plain scores, their 95 % intervals, paired changes with a verdict, and every text beside its reference."""
+def benchmark_json(
+    before: Scores, after: Scores, teacher: Scores | None = None, *, seed: int, bytes_on_disk: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """benchmark.json: plain scores, their 95 % intervals, paired changes with a verdict, and every text beside its reference.
+
+    `bytes_on_disk` holds the size of the weights under "before", "after" and "teacher", as far as known.
+    """
     sides = {"before": before, "after": after} | ({"teacher": teacher} if teacher else {})
     for name, scores in sides.items():
         if scores.references != before.references:
@@ -125,7 +174,13 @@ def benchmark_json(before: Scores, after: Scores, teacher: Scores | None = None,
             key: change(new[key], old[key], rows=rows, seed=seed, lower_is_better=key in LOWER_IS_BETTER) for key in old if key in new
         },
         "retention": retention(after, teacher, seed) if teacher else None,
-        "speed": {name: {"tokens_per_second": scores.tokens_per_second} for name, scores in sides.items()},
+        "speed": {
+            name: {"tokens_per_second": scores.tokens_per_second, "peak_memory_bytes": scores.peak_memory_bytes}
+            for name, scores in sides.items()
+        },
+        "size": {
+            name: {"parameters": scores.parameters, "bytes_on_disk": (bytes_on_disk or {}).get(name)} for name, scores in sides.items()
+        },
         "rouge": SETTINGS,
         "generations": generations(sides),
     }
@@ -160,7 +215,7 @@ def generations(sides: Mapping[str, Scores]) -> list[dict[str, str]]:
 
 def base_key(model: str, fingerprint: str, spec: BenchmarkSpec, *, seed: int, dtype: str) -> str:
     """Names the base model's scores by everything they depend on; `model` is the pinned source, `fingerprint` that of the data."""
-    parts: Sequence[Any] = (VERSION, model, fingerprint, spec.model_dump(mode="json"), seed, dtype)
+    parts = (VERSION, model, fingerprint, spec.model_dump(mode="json"), seed, dtype)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
@@ -168,7 +223,7 @@ def load_base_scores(runtime: RuntimeOptions, key: str) -> Scores | None:
     """Scores kept by an earlier run, or None."""
     try:
         return Scores.from_dict(json.loads(_kept(runtime, key).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
+    except (FileNotFoundError, ValueError, TypeError, KeyError, BenchmarkError):
         return None  # absent, cut off, or written by another version: measured again
 
 
