@@ -17,8 +17,6 @@ from typing import NoReturn
 from finetune.errors import BadInput, FinetuneError
 from finetune.registry import did_you_mean
 
-WARMING = "warm-imports"  # the name of the thread that imports torch while the person reads
-
 DESCRIPTION = (
     "Fine-tune or distil a language model and see that it got better. Without a command: a few questions, Enter takes each default."
 )
@@ -104,7 +102,7 @@ def parser() -> Parser:
         made.add_argument("output_dir", metavar="OUTPUT_DIR", help="the folder of a finished run")
     doctor = command("doctor", "show machine, versions, Hub and sign-in state (never the token)")
     doctor.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    for made in (benchmark, chat):
+    for made in (benchmark, chat, doctor):
         _add_runtime_options(made)
     return root
 
@@ -130,7 +128,7 @@ def _dispatch(given: list[str]) -> int:
 
 def _leave(code: int) -> int:
     """Exit at once if imports are still warming up: the interpreter would wait for half a torch before it goes."""
-    if any(thread.name == WARMING for thread in threading.enumerate()):
+    if any(thread.daemon and thread.name == "warm-imports" for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -101,14 +101,19 @@ def chat(arguments: argparse.Namespace) -> int:
 
 
 def doctor(arguments: argparse.Namespace) -> int:
+    """Facts about this machine; 1 if something essential is missing."""
+    from finetune.doctor import doctor_facts
     from finetune.screen.console import people
-    from finetune.screen.doctor import examine, report
+    from finetune.screen.quiet import quiet
+    from finetune.screen.tables import fact_list
 
-    found = examine()
+    console = people(stderr=arguments.json)
+    with quiet(None):
+        facts = doctor_facts(_runtime(arguments))
     if arguments.json:
-        print(json.dumps(found, default=str))
+        print(json.dumps({name: value for name, value, _ in facts}))
     else:
-        people().print(report(found))
+        console.print(fact_list(facts))
     return 0
 
 

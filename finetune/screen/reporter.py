@@ -26,12 +26,12 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 @contextmanager
-def reporter_for(console: Console) -> Iterator[Reporter]:
-    """The reporter that suits the console."""
+def reporter_for(console: Console, brief: str | None = None) -> Iterator[Reporter]:
+    """The reporter that suits the console; with `brief` only a live line of that name, which leaves nothing behind."""
     if not console.is_terminal:
         yield PlainReporter(console)
         return
-    reporter = RichReporter(console)
+    reporter = RichReporter(console, brief)
     with reporter.live:
         yield reporter
 
@@ -39,8 +39,10 @@ def reporter_for(console: Console) -> Iterator[Reporter]:
 class RichReporter:
     """Draws the newest event of each running stage on a live line."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, brief: str | None = None) -> None:
         self._console = console
+        self._brief = brief
+        self._began = time.monotonic()
         self._running: dict[str, StageStarted] = {}
         self._facts: dict[str, Event] = {}
         self._since: dict[str, float] = {}
@@ -59,12 +61,13 @@ class RichReporter:
         elif isinstance(event, StageFinished):
             started = self._running.pop(event.stage, None)
             self._facts.pop(event.stage, None)
-            self._console.print(self._finished(started.title if started else event.stage, event))
+            if not self._brief:
+                self._console.print(self._finished(started.title if started else event.stage, event))
         elif isinstance(event, TrainingStep):
             self._facts["training"] = event
         elif isinstance(event, Progress):
             self._facts[event.stage] = event
-        elif isinstance(event, Notice):
+        elif isinstance(event, Notice) and not self._brief:
             warning = event.level == "warning"
             self._console.print(Text(f"{self._warning if warning else ' '} {event.text}", style="warning" if warning else "quiet"))
 
@@ -80,17 +83,19 @@ class RichReporter:
         return line
 
     def _picture(self) -> RenderableType:
-        return Group(*(self._live_line(stage, started) for stage, started in list(self._running.items())[-1:]))
+        if self._running:
+            stage, started = list(self._running.items())[-1]
+            return self._live_line(self._brief or started.title, self._facts.get(stage), self._since[stage])
+        return self._live_line(self._brief, None, self._began) if self._brief else Group()
 
-    def _live_line(self, stage: str, started: StageStarted) -> RenderableType:
+    def _live_line(self, title: str, fact: Event | None, since: float) -> RenderableType:
         line = Table.grid(padding=(0, 1))
         line.add_column(width=1)
         line.add_column()
-        fact = self._facts.get(stage)
-        parts = facts(fact) if fact else [duration(time.monotonic() - self._since[stage])]
+        parts = facts(fact) if fact else [duration(time.monotonic() - since)]
         share = _share(fact)
         width = self._console.width - 3
-        text = Text(f"{started.title}  ")
+        text = Text(f"{title}  ")
         if share is not None and width >= 100:
             text.append_text(_bar(share, 20, ascii_only=self._done == "*"))
             text.append(" ")
@@ -108,10 +113,9 @@ class RichReporter:
 
 
 class PlainReporter:
-    """The same as lines, for logs and pipes; on the console it is given, which should be stderr."""
+    """The same as lines, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
-        self._console = Console(stderr=True, highlight=False) if not console.stderr else console
         self._console = console
         self._titles: dict[str, str] = {}
         self._next_line = 0.0

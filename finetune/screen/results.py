@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from finetune.recipe import Recipe
 from finetune.run_folder import free_name
+from finetune.screen.tables import block, pairs
 
 if TYPE_CHECKING:
     from finetune.finetuner import RunResult
@@ -45,7 +45,7 @@ def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
     legend = Text("[a, b]: 95 % confidence interval. Perplexity: lower is better.", style="quiet")
     if width < NARROW:
         legend = Text("Perplexity: lower is better.", style="quiet")
-    return _block(Group(title, table, legend))
+    return block(Group(title, table, legend))
 
 
 def samples(scores: Mapping[str, Any], width: int) -> RenderableType:
@@ -68,21 +68,20 @@ def samples(scores: Mapping[str, Any], width: int) -> RenderableType:
             for side in sides:
                 parts.append(Text.assemble((f"{side}: ", "quiet"), (_clip(row[side], 120), "good" if side == "after" else "")))
             parts.append(Text(""))
-    return _block(Group(*parts))
+    return block(Group(*parts))
 
 
 def next_steps(recipe: Recipe, output_dir: Path) -> RenderableType:
     """Paths and commands that can be copied as they are."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="quiet", no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("Model", f"{output_dir}")
-    table.add_row("Records", f"{output_dir / 'run'}")
-    table.add_row("Chat", f"finetune-cli chat {output_dir}")
-    table.add_row("Repeat", f"finetune-cli run {output_dir / 'run' / 'recipe.yaml'} --output-dir {free_name(output_dir)}")
+    rows: list[tuple[str, RenderableType]] = [
+        ("Model", f"{output_dir}"),
+        ("Records", f"{output_dir / 'run'}"),
+        ("Chat", f"finetune-cli chat {output_dir}"),
+        ("Repeat", f"finetune-cli run {output_dir / 'run' / 'recipe.yaml'} --output-dir {free_name(output_dir)}"),
+    ]
     if recipe.upload is None:
-        table.add_row("Upload", f"finetune-cli upload {output_dir} --repo USER/NAME")
-    return _block(table)
+        rows.append(("Upload", f"finetune-cli upload {output_dir} --repo USER/NAME"))
+    return block(pairs(rows))
 
 
 def _score(scores: Mapping[str, Any], side: str, metric: str, *, intervals: bool) -> Text:
@@ -110,7 +109,3 @@ def _number(metric: str, value: float) -> str:
 def _clip(text: str, most: int) -> str:
     words = " ".join(text.split())
     return words if len(words) <= most else words[: most - 1] + "…"
-
-
-def _block(content: RenderableType) -> RenderableType:
-    return Padding(content, (1, 0, 0, 2))

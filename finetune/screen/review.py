@@ -8,12 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from finetune import registry
 from finetune.recipe import Recipe, StudentSpec
+from finetune.screen.tables import block, pairs
 from finetune.screen.words import about, count, size
 
 if TYPE_CHECKING:
@@ -22,13 +21,8 @@ if TYPE_CHECKING:
 
 def review(recipe: Recipe, plan: Plan) -> RenderableType:
     """One fact a line; what does not fit is marked and explained below."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="quiet", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, fact in _facts(recipe, plan):
-        table.add_row(name, fact)
     problems = [Text.assemble(("! ", "warning"), (problem, "warning")) for problem in plan.problems]
-    return Padding(Group(table, *problems), (0, 0, 0, 2))
+    return block(Group(pairs(_facts(recipe, plan)), *problems), above=0)
 
 
 def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:

@@ -1,6 +1,6 @@
 """The unfinished recipe: nested keys, and the one rule that checks an answer.
 
-problem(draft, "training.epochs", "0")        # "Must be greater than 0, not 0."
+problem(draft, "training.epochs", "0")        # "Must be greater than 0."
 put(draft, "training.epochs", "1")            # the draft with {"training": {"epochs": 1.0}} over it
 """
 
@@ -42,8 +42,8 @@ def problem(draft: Draft, key: str, value: Any) -> str | None:
     try:
         Recipe.from_layers(draft, layer(key, _absent(value)))
     except RecipeError as error:
-        reason = error.message.removeprefix(f"{key} ")
-        return reason[:1].upper() + reason[1:]
+        reason = error.message.removeprefix(f"{key} ").removesuffix(f", not {value!r}.").removesuffix(".")
+        return f"{reason[:1].upper()}{reason[1:]}."
     return None
 
 

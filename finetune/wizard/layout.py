@@ -5,11 +5,14 @@ wrap([("class:quiet", "a long line ...")], width=40)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from prompt_toolkit.utils import get_cwidth
 
 from finetune.wizard.prompter import Fragments, plain
+
+_START = re.compile(r" *(?:[│▌|] )?")  # what a broken line begins with again: its indentation and the bar at its edge
 
 
 def columns_fit(rows: Sequence[tuple[str, str]], width: int) -> bool:
@@ -32,7 +35,7 @@ def indent(fragments: Fragments, by: str = "  ") -> Fragments:
 
 
 def wrap(fragments: Fragments, width: int) -> Fragments:
-    """Lines broken at spaces; a broken line keeps the indentation of its start."""
+    """Lines broken at spaces; the rest of a broken line starts like its beginning, indented and with its bar."""
     wrapped: Fragments = []
     for number, line in enumerate(_lines(fragments)):
         if number:
@@ -53,26 +56,29 @@ def _lines(fragments: Fragments) -> list[Fragments]:
 
 
 def _wrap_line(line: Fragments, width: int) -> Fragments:
-    text = plain(line)
-    margin = " " * min(len(text) - len(text.lstrip(" ")), width // 2)
+    start = _START.match(plain(line))
+    margin = start.group() if start and len(start.group()) <= width // 2 else ""
+    style_of_margin = next((style for style, text in line if text.strip()), "")
     wrapped: Fragments = []
     used = 0
+
+    def new_line() -> None:
+        nonlocal used
+        wrapped.extend([("", "\n"), (style_of_margin, margin)])
+        used = len(margin)
+
     for style, part in line:
         for word in _words(part):
-            size = get_cwidth(word)
             if used + get_cwidth(word.rstrip(" ")) > width and used > len(margin):
-                wrapped.append(("", "\n" + margin))
-                used = len(margin)
+                new_line()
                 word = word.lstrip(" ")
-                size = get_cwidth(word)
-            while size > width - used and word.strip():
+            while get_cwidth(word.rstrip(" ")) > width - used:
                 cut = max(1, width - used)
                 wrapped.append((style, word[:cut]))
-                wrapped.append(("", "\n" + margin))
-                word, used = word[cut:], len(margin)
-                size = get_cwidth(word)
+                word = word[cut:]
+                new_line()
             wrapped.append((style, word))
-            used += size
+            used += get_cwidth(word)
     return wrapped
 
 

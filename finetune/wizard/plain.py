@@ -9,11 +9,16 @@ Number [1]:
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from getpass import getpass
+from typing import TYPE_CHECKING
 
-from finetune.wizard.prompter import Choice, Complete, Fragments, GoBack, Validate, anything
+from finetune.wizard.prompter import Choice, Complete, Fragments, GoBack, Validate, anything, drawn
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 class PlainPrompter:
@@ -23,8 +28,11 @@ class PlainPrompter:
         self._on_first_question = on_first_question
         self._said_how = False
 
-    def step(self, number: int, title: str) -> None:
-        print(f"\nSTEP {number}: {title}")
+    def step(self, number: int | None, title: str) -> None:
+        print(f"\n{title}" if number is None else f"\nSTEP {number}: {title}")
+
+    def show(self, picture: RenderableType) -> None:
+        print(drawn(picture, shutil.get_terminal_size().columns))
 
     def note(self, text: str | Fragments) -> None:
         print("".join(">> learned: " if part.startswith("▌") else part for _, part in text) if not isinstance(text, str) else text)

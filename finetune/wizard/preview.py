@@ -18,38 +18,49 @@ if TYPE_CHECKING:
     from finetune.data.preview import Preview
     from finetune.runtime import RuntimeOptions
 
-MOST_LINES = {False: 6, True: 5}  # of the given part, of the learned part
-LONGEST_LINE = 100
+MOST_LINES_GIVEN, MOST_LINES_LEARNED = 6, 5
+LONGEST_LINE = 110
+READ_AS = {
+    "messages": "chat messages",
+    "prompt_completion": "prompt and completion",
+    "instruction": "instruction and output",
+    "question_answer": "question and answer",
+    "text": "plain text",
+}
 
 
 def look(spec: DatasetSpec, runtime: RuntimeOptions) -> Preview | DatasetError:
-    """Reads a few rows; remembered, because the wizard asks again after every step back."""
-    return _look(spec.model_copy(update={"samples": None}).model_dump_json(), runtime)
+    """Reads a few rows; remembered, because the wizard comes by again after every step back."""
+    return _look(spec.model_dump_json(), runtime)
 
 
-def columns_of(spec: DatasetSpec, runtime: RuntimeOptions) -> list[str]:
-    """The names of the columns, whatever they mean."""
-    from finetune.data.sources import read_rows
-
-    return list(read_rows(spec.model_copy(update={"samples": 2}), runtime, Recorder()).dataset.column_names)
-
-
-def fragments(preview: Preview, bar: str = "▌") -> Fragments:
+def fragments(seen: Preview) -> Fragments:
     """Columns, format and one example."""
-    lines: Fragments = [("class:quiet", "Columns: "), ("", ", ".join(preview.columns)), ("class:quiet", f" · read as {preview.format}\n")]
-    supervised = {segment.supervised for segment in preview.examples[0]}
+    ignored = f" · not used: {', '.join(seen.ignored_columns)}" if seen.ignored_columns else ""
+    lines: Fragments = [
+        ("class:quiet", "Columns: "),
+        ("", ", ".join(seen.used_columns)),
+        ("class:quiet", f" · read as {READ_AS.get(seen.format or '', seen.format)}{ignored}\n"),
+    ]
+    lines += [("class:quiet", f"{note}\n") for note in seen.notes]
+    if seen.skipped:
+        first = seen.skipped[0]
+        lines.append(("class:warning", f"{len(seen.skipped)} of the first rows cannot be used, e.g. line {first.line}: {first.reason}\n"))
+    example = seen.examples[0]
+    mixed = len({segment.supervised for segment in example}) > 1
     lines.append(
-        ("class:quiet", "One row. Marked: what the model learns to write.\n" if len(supervised) > 1 else "One row; all of it is learned.\n")
+        ("class:quiet", "One row; the marked part is what the model learns to write.\n" if mixed else "One row; all of it is learned.\n")
     )
-    for segment in preview.examples[0]:
-        edge, style = (f"{bar} ", "class:learned") if segment.supervised else ("│ ", "")
-        for line in _shortened(segment.text, MOST_LINES[segment.supervised]):
-            lines += [("class:learned" if segment.supervised else "class:quiet", edge), (style, line), ("", "\n")]
+    for segment in example:
+        most = MOST_LINES_LEARNED if segment.supervised else MOST_LINES_GIVEN
+        for line in _shortened(segment.text, most):
+            lines += [("class:learned", "▌ ") if segment.supervised else ("class:quiet", "│ ")]
+            lines += [("class:learned" if segment.supervised else "", line), ("", "\n")]
     return lines[:-1]
 
 
 def _shortened(text: str, most: int) -> list[str]:
-    lines = [line.expandtabs(4) for line in text.strip("\n").splitlines() if line.strip()]
+    lines = [line.expandtabs(4) for line in text.splitlines() if line.strip()]
     if len(lines) > most:
         lines = [*lines[: most - 1], f"… {len(lines) - most + 1} more lines"]
     return [line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…" for line in lines]

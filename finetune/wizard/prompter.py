@@ -12,7 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 Fragments = list[tuple[str, str]]  # (style, text) pairs; the styles are those of wizard/terminal.py
 Validate = Callable[[str], "str | None"]  # the sentence that says what is wrong, or None
@@ -36,9 +39,15 @@ def anything(text: str) -> str | None:
 
 
 class Prompter(Protocol):
-    def step(self, number: int, title: str) -> None: ...
+    def step(self, number: int | None, title: str) -> None:
+        """A heading: STEP 1 and so on, or only its title."""
+        ...
 
     def note(self, text: str | Fragments) -> None: ...
+
+    def show(self, picture: RenderableType) -> None:
+        """Something drawn with rich, such as a table."""
+        ...
 
     def busy(self, text: str) -> AbstractContextManager[None]:
         """Shows `text` while something short goes on."""
@@ -92,11 +101,14 @@ class ScriptedPrompter:
         if unused:
             raise AssertionError(f"answers nobody asked for: {', '.join(unused)}")
 
-    def step(self, number: int, title: str) -> None:
-        self.shown.append(f"STEP {number} {title}")
+    def step(self, number: int | None, title: str) -> None:
+        self.shown.append(title if number is None else f"STEP {number} {title}")
 
     def note(self, text: str | Fragments) -> None:
         self.shown.append(plain(text))
+
+    def show(self, picture: RenderableType) -> None:
+        self.shown.append(drawn(picture, 80))
 
     @contextmanager
     def busy(self, text: str) -> Iterator[None]:
@@ -150,6 +162,18 @@ class ScriptedPrompter:
         if answer is self.BACK:
             raise GoBack
         return default if answer is self.DEFAULT else answer
+
+
+def drawn(picture: RenderableType, width: int, *, colour: bool = False) -> str:
+    """A rich picture as lines of text, with escape codes only if `colour`."""
+    from rich.console import Console
+
+    from finetune.screen.console import THEME
+
+    console = Console(width=width, theme=THEME, highlight=False, color_system="standard" if colour else None, force_terminal=colour)
+    with console.capture() as captured:
+        console.print(picture)
+    return "\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n"))
 
 
 def plain(text: str | Fragments) -> str:

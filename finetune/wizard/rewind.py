@@ -12,9 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune.wizard.prompter import Choice, Complete, Fragments, GoBack, Prompter, Validate, anything
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 Result = TypeVar("Result")
 
@@ -37,11 +40,11 @@ class Rewind:
         self._answers: dict[str, _Answer] = {}
         self._earlier: dict[str, _Answer] = {}
         self._marks: dict[str, int] = {}
-        self._steps: dict[str, int] = {}
+        self._steps: dict[str, int | None] = {}
         self._trail: list[str] = []
         self._pending: list[Callable[[], None]] = []
         self._mark = 0
-        self._step = 0
+        self._step: int | None = None
 
     def run(self, conversation: Callable[[Prompter], Result]) -> Result:
         while True:
@@ -60,6 +63,11 @@ class Rewind:
         for key in [key for key, its_step in self._steps.items() if its_step == step]:
             self._answers.pop(key, None)
         self._marks.clear()
+
+    def forget(self, key: str) -> None:
+        """Ask this question again, as if for the first time."""
+        self._answers.pop(key, None)
+        self._earlier.pop(key, None)
 
     def _step_back(self) -> None:
         if self._trail:
@@ -88,9 +96,12 @@ class Rewind:
             draw()
         self._pending.clear()
 
-    def step(self, number: int, title: str) -> None:
+    def step(self, number: int | None, title: str) -> None:
         self._step = number
         self._pending.append(lambda: self._prompter.step(number, title))
+
+    def show(self, picture: RenderableType) -> None:
+        self._pending.append(lambda: self._prompter.show(picture))
 
     def note(self, text: str | Fragments) -> None:
         self._pending.append(lambda: self._prompter.note(text))

@@ -20,8 +20,10 @@ from finetune.wizard.prompter import Prompter
 from finetune.wizard.rewind import Rewind
 
 if TYPE_CHECKING:
+    from finetune.recipe import Recipe
     from finetune.runtime import RuntimeOptions
 
+WARMING = "warm-imports"  # the name of the thread that imports torch while the person reads
 WELCOME = "Enter accepts the answer shown. Shift+Tab goes back. Ctrl-C leaves."
 WELCOME_PLAIN = "Enter accepts the answer in brackets; type back to go back, ? for help. Ctrl-C leaves."
 
@@ -30,20 +32,52 @@ def run_wizard(*, runtime: Callable[[], RuntimeOptions], plain: bool) -> int:
     """Ask, show, run; the exit code."""
     look = InBackground(lambda: look_around(runtime()))
 
-    def once_the_first_question_is_up() -> None:
+    def first_question_is_up() -> None:
         look.start()
-        threading.Thread(target=_warm_imports, args=(look,), name="warm-imports", daemon=True).start()
+        threading.Thread(target=_warm_imports, args=(look,), name=WARMING, daemon=True).start()
 
     with still_keys(), quiet(None, streams=(STDERR,)):
-        prompter = _prompter(plain, once_the_first_question_is_up)
+        prompter = _prompter(plain, first_question_is_up)
         prompter.note(WELCOME_PLAIN if plain else WELCOME)
-        return _sitting(prompter, look)
+        try:
+            recipe = _agree(prompter, look)
+        except KeyboardInterrupt:
+            prompter.note("Cancelled; nothing written.")
+            return 130
+        return _carry_out(recipe, prompter, look) if recipe else 0
 
 
-def _sitting(prompter: Prompter, look: InBackground) -> int:
+def _agree(prompter: Prompter, look: InBackground) -> Recipe | None:
+    """Questions and review until the person starts, saves or leaves; None if there is nothing to run."""
+    from finetune.wizard import review
+
     rewind = Rewind(prompter)
-    recipe = rewind.run(lambda answers: ask_recipe(answers, look))
-    print(recipe.to_yaml())
+    while True:
+        recipe, decision = rewind.run(lambda answers: review.ask(ask_recipe(answers, look), answers, look()))
+        rewind.forget("review")
+        if decision == review.START:
+            return recipe
+        if decision == review.CHANGE:
+            rewind.reopen(review.ask_step(recipe, prompter))
+        elif decision == review.SAVE:
+            review.save(recipe, prompter)
+            return None
+        else:
+            prompter.note("Nothing was written.")
+            return None
+
+
+def _carry_out(recipe: Recipe, prompter: Prompter, look: InBackground) -> int:
+    from finetune.screen.console import people
+    from finetune.screen.run import execute
+    from finetune.wizard import step6_upload
+
+    result = execute(recipe, look().runtime, people())
+    try:
+        Rewind(prompter).run(lambda answers: step6_upload.ask(result.output_dir, answers, look()))
+    except KeyboardInterrupt:
+        prompter.note(f"Not uploaded. The model is in {result.output_dir}.")
+        return 130
     return 0
 
 

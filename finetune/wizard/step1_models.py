@@ -1,75 +1,123 @@
-"""STEP 1: which model, and when distilling which teacher and which student."""
+"""STEP 1: which model; when distilling, which teacher and which student."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from finetune.errors import ModelError, RecipeError
-from finetune.models.catalogue import CATALOGUE
+from finetune.models.catalogue import CATALOGUE, CatalogueEntry, find
 from finetune.recipe import STARTER, Recipe
+from finetune.screen.words import count
 from finetune.wizard import suggest
 from finetune.wizard.defaults import why
-from finetune.wizard.draft import Draft, get, put
+from finetune.wizard.draft import Draft, get, problem, put
 from finetune.wizard.here import Here
 from finetune.wizard.prompter import Choice, Prompter
 
-OTHER = "another"
+OTHER, MADE = "another", "made from the teacher"
 MOST_OFFERED = 5
+BYTES_TO_TRAIN_A_PARAMETER = 12  # weights, gradients and room to work, roughly
 MORE = """A model is a Hugging Face id such as gpt2 (with @revision if you like), a folder on this
 computer, a .gguf file, or the output folder of an earlier run."""
+MORE_STUDENT = """Made from the teacher: some of its layers are left out, the rest is copied. It starts out knowing
+most of what the teacher knows. Another model must have the teacher's tokenizer."""
 
 
 def ask(draft: Draft, prompter: Prompter, here: Here) -> Draft:
     """The model; when distilling, the teacher first."""
     prompter.step(1, "Models")
     prompter.note(why(here, draft["approach"]))
-    if draft["approach"] == "distillation":
-        return _teacher_and_student(draft, prompter, here)
-    return put(draft, "model", ask_model(prompter, here, "model", "Model to fine-tune", get(draft, "model")))
+    if draft["approach"] == "fine-tuning":
+        default = get(draft, "model")
+        return put(draft, "model", _ask_model(prompter, here, "model", "Model", _offered(here, default), default))
+    teacher = get(draft, "teacher.source")
+    teacher = _ask_model(prompter, here, "teacher", "Teacher", _offered(here, teacher), teacher, help="The model that is imitated.")
+    return _student({**draft, "teacher": teacher}, prompter, here, teacher)
 
 
-def ask_model(prompter: Prompter, here: Here, key: str, question: str, default: str, help: str = "") -> str:
-    """One model: from a short list, or typed."""
-    offered = choices(here, default)
-    picked = prompter.select(
-        key,
-        question,
-        [*offered, Choice(OTHER, "Another model", "a Hub id, a folder or a .gguf file")],
-        default=default,
-        help=help,
-        more=MORE,
+def _student(draft: Draft, prompter: Prompter, here: Here, teacher: str) -> Draft:
+    big = find(teacher)
+    made = Choice(MADE, "Made from the teacher", "fewer layers, same tokenizer")
+    smaller = [_entry_choice(entry) for entry in CATALOGUE if big and _could_learn_from(entry, big)] if here.hub else []
+    default = draft["model"]
+    default = default if isinstance(default, str) and default in [choice.value for choice in smaller] else MADE
+    picked = _ask_model(
+        prompter,
+        here,
+        "student",
+        "Student",
+        [made, *smaller][:MOST_OFFERED],
+        default,
+        help="The smaller model that learns.",
+        more=MORE_STUDENT,
+        refused=teacher,
     )
+    return put(draft, "model", {"from_teacher": {"layers": _layers(draft, prompter, big)}} if picked == MADE else picked)
+
+
+def _layers(draft: Draft, prompter: Prompter, teacher: CatalogueEntry | None) -> str:
+    given = draft["model"]["from_teacher"]["layers"] if isinstance(draft["model"], dict) else 0.67
+    if teacher is None:
+        default, help = "0.67", "A number of layers, or a share such as 0.67."
+    else:
+        layers = round(given * teacher.layers) if given < 1 else given
+        default = str(layers if layers < teacher.layers else round(0.67 * teacher.layers))
+        left = count(made_parameters(teacher, int(default)))
+        help = f"The teacher has {teacher.layers}; with {default} the student has {left} of {count(teacher.parameters)} parameters."
+
+    def check(text: str) -> str | None:
+        wrong = problem(draft, "model", {"from_teacher": {"layers": text}})
+        if wrong is None and teacher and float(text) >= teacher.layers:
+            return f"Must be less than the teacher's {teacher.layers}."
+        return wrong and f"A number of layers such as 20, or a share of them such as 0.67, not {text}."
+
+    return prompter.text("student.layers", "Layers to keep", default=default, validate=check, help=help)
+
+
+def made_parameters(teacher: CatalogueEntry, layers: int) -> int:
+    """Parameters of a student that keeps `layers` of the teacher's: embeddings stay whole."""
+    embeddings = teacher.vocabulary * teacher.hidden
+    return round(embeddings + (teacher.parameters - embeddings) * layers / teacher.layers)
+
+
+def _ask_model(
+    prompter: Prompter,
+    here: Here,
+    key: str,
+    question: str,
+    offered: list[Choice],
+    default: str,
+    help: str = "",
+    more: str = MORE,
+    refused: str | None = None,
+) -> str:
+    other = Choice(OTHER, "Another model", "a Hub id, a folder or a .gguf file")
+    picked = prompter.select(key, question, [*offered, other], default=default, help=help, more=more)
     if picked != OTHER:
         return picked
     return prompter.text(
         f"{key}.name",
-        "Its name or folder",
-        default=default,
-        validate=lambda text: model_problem(text, here),
+        "Name or folder",
+        default="",
+        validate=lambda text: _model_problem(text, here, refused),
         help="For example gpt2, Qwen/Qwen3-0.6B, ./my_model or model.gguf",
         more=MORE,
         complete=lambda text: suggest.models(text, here.hub),
     )
 
 
-def choices(here: Here, default: str) -> list[Choice]:
-    """Earlier runs first to catch the eye, then what fits this machine."""
+def _offered(here: Here, default: str) -> list[Choice]:
+    """The default, earlier runs, then what fits this machine."""
     room = here.glance.gpu_memory_bytes or here.glance.memory_bytes
-    runs = [Choice(folder, folder, f"your earlier run: {note}") for folder, note in earlier_runs()]
-    catalogue = [
-        Choice(entry.id, entry.id, f"{_millions(entry.parameters)}, {entry.licence}")
-        for entry in CATALOGUE
-        if entry.id in (STARTER, default) or (here.hub and entry.parameters * 4 * 3 < room)
-    ]
-    known = [*runs, *catalogue]
-    if default not in [choice.value for choice in known]:
-        known.insert(0, Choice(default, default))
-    at = next(at for at, choice in enumerate(known) if choice.value == default)
-    return [known[at], *(known[:at] + known[at + 1 :])][:MOST_OFFERED]
+    fitting = [entry for entry in CATALOGUE if here.hub and not entry.gated and entry.parameters * BYTES_TO_TRAIN_A_PARAMETER < room]
+    known = find(default)
+    first = _entry_choice(known, default) if known else Choice(default, default)
+    rest = [*(Choice(folder, folder, note) for folder, note in earlier_runs()), *(_entry_choice(entry) for entry in fitting)]
+    return [first, *(choice for choice in rest if choice.value not in (default, known and known.id))][:MOST_OFFERED]
 
 
 def earlier_runs() -> list[tuple[str, str]]:
-    """Finished runs in the working folder: (folder, what it is), newest first."""
+    """Finished runs in the working folder, newest first: (folder, what it is)."""
     found = sorted(Path().glob("*/run/benchmark.json"), key=lambda path: -path.stat().st_mtime)
     runs: list[tuple[str, str]] = []
     for path in found[:3]:
@@ -77,24 +125,33 @@ def earlier_runs() -> list[tuple[str, str]]:
             recipe = Recipe.load(path.with_name("recipe.yaml"))
         except RecipeError:
             continue  # written by another version; it can still be typed
-        runs.append((f"./{path.parent.parent}", recipe.approach))
+        runs.append((f"./{path.parent.parent}", f"your own, from {recipe.approach}"))
     return runs
 
 
-def model_problem(text: str, here: Here) -> str | None:
-    """Why this cannot be a model, without loading anything."""
+def _entry_choice(entry: CatalogueEntry, name: str | None = None) -> Choice:
+    note = "the starter" if entry.id == STARTER else entry.note.partition(";")[0]
+    return Choice(name or entry.id, name or entry.id, f"{count(entry.parameters)}, {entry.licence}, {note}")
+
+
+def _could_learn_from(entry: CatalogueEntry, teacher: CatalogueEntry) -> bool:
+    """Smaller, and of the family with the same tokenizer."""
+    return entry.vocabulary == teacher.vocabulary and entry.parameters < teacher.parameters
+
+
+def _model_problem(text: str, here: Here, refused: str | None) -> str | None:
+    """Why this cannot be the model, as far as can be said without loading anything."""
+    from finetune.models.hub_models import cached
     from finetune.models.sources import parse
 
+    if not text:
+        return "Type a name, a folder or a file."
+    if text == refused:
+        return "This is the teacher itself; the student must be smaller."
     try:
-        parse(text)
+        source = parse(text)
     except ModelError as error:
         return error.message
+    if source.kind == "hub" and not here.hub and source.name != STARTER and cached(source.name, source.revision) is None:
+        return f"huggingface.co does not answer, and {text} is not on this machine."
     return None
-
-
-def _millions(parameters: int) -> str:
-    return f"{parameters / 1e9:.1f}B" if parameters >= 1e9 else f"{parameters / 1e6:.0f}M"
-
-
-def _teacher_and_student(draft: Draft, prompter: Prompter, here: Here) -> Draft:
-    raise NotImplementedError

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from finetune.errors import DatasetError, UnknownFormat
+from finetune.errors import DatasetError
 from finetune.recipe import DatasetSpec, Recipe
 from finetune.wizard import suggest
 from finetune.wizard.draft import Draft, ask_field, get, problem, put
 from finetune.wizard.here import Here
-from finetune.wizard.preview import columns_of, fragments, look
+from finetune.wizard.preview import fragments, look
 from finetune.wizard.prompter import Choice, Prompter
+
+if TYPE_CHECKING:
+    from finetune.data.preview import Preview
 
 BUILT_IN = "builtin:python-docs"
 FILE, HUB = "a file", "the Hub"
@@ -22,18 +26,21 @@ def ask(draft: Draft, prompter: Prompter, here: Here) -> Draft:
     """Source, columns if they are not plain from their names, number of rows."""
     prompter.step(2, "Dataset")
     draft = _source(draft, prompter, here)
-    with prompter.busy("Reading the data"):
-        seen = look(_spec(draft), here.runtime)
-    if isinstance(seen, UnknownFormat):
-        prompter.note([("class:warning", seen.message)])
-        draft = _columns(draft, prompter, here)
-        with prompter.busy("Reading the data"):
-            seen = look(_spec(draft), here.runtime)
+    seen = _look(draft, prompter, here)
+    if not isinstance(seen, DatasetError) and seen.problem:
+        prompter.note([("class:warning", seen.problem)])
+        draft = _columns(draft, prompter, seen.columns)
+        seen = _look(draft, prompter, here)
     if isinstance(seen, DatasetError):
         prompter.note([("class:warning", f"{seen.message} {seen.hint or ''}".strip())])
     else:
         prompter.note(fragments(seen))
     return ask_field(draft, prompter, "dataset.samples", "Rows to use", help="A number, or: all")
+
+
+def _look(draft: Draft, prompter: Prompter, here: Here) -> Preview | DatasetError:
+    with prompter.busy("Reading the data"):
+        return look(_spec(draft), here.runtime)
 
 
 def _source(draft: Draft, prompter: Prompter, here: Here) -> Draft:
@@ -73,8 +80,7 @@ def _hub_dataset(draft: Draft, prompter: Prompter) -> Draft:
     return ask_field(draft, prompter, "dataset.split", "Split", help="The part to train on.")
 
 
-def _columns(draft: Draft, prompter: Prompter, here: Here) -> Draft:
-    names = columns_of(_spec(draft), here.runtime)
+def _columns(draft: Draft, prompter: Prompter, names: list[str]) -> Draft:
     choices = [Choice(name, name) for name in names]
     whole = prompter.confirm("dataset.whole", "Is there a question and an answer in each row?", default=len(names) > 1)
     if not whole:
@@ -107,7 +113,7 @@ def _file_problem(text: str, here: Here) -> str | None:
     if not text:
         return "Type the name of a file or folder."
     seen = look(DatasetSpec.model_validate({"source": text}), here.runtime)
-    return seen.message if isinstance(seen, DatasetError) and not isinstance(seen, UnknownFormat) else None
+    return seen.message if isinstance(seen, DatasetError) else None
 
 
 def _hub_name_problem(text: str) -> str | None:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.filters import Condition
-from prompt_toolkit.formatted_text import FormattedText, fragment_list_to_text
+from prompt_toolkit.formatted_text import ANSI, FormattedText, fragment_list_to_text, to_formatted_text
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.layout import BufferControl, FormattedTextControl, HSplit, Layout, Window
 from prompt_toolkit.layout.processors import AfterInput, BeforeInput, ConditionalProcessor, PasswordProcessor
@@ -27,7 +27,10 @@ from prompt_toolkit.styles import Style
 
 from finetune.wizard.completion import Suggestions
 from finetune.wizard.layout import columns_fit, indent, rows_of, wrap
-from finetune.wizard.prompter import Choice, Complete, Fragments, GoBack, Validate, anything
+from finetune.wizard.prompter import Choice, Complete, Fragments, GoBack, Validate, anything, drawn
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 STYLE = Style.from_dict(
     {
@@ -49,11 +52,11 @@ MOST_CHOICES_SHOWN = 12
 
 def symbols(encoding: str | None) -> dict[str, str]:
     """Marks the terminal's encoding can show."""
-    pretty = {"pointer": "❯", "done": "✓", "problem": "✗", "bar": "▌", "rule": "─", "updown": "↑↓"}
+    pretty = {"pointer": "❯", "done": "✓", "problem": "✗", "bar": "▌", "dot": "·", "updown": "↑↓"}
     try:
         "".join(pretty.values()).encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
-        return {"pointer": ">", "done": "*", "problem": "x", "bar": "|", "rule": "-", "updown": "arrows"}
+        return {"pointer": ">", "done": "*", "problem": "x", "bar": "|", "dot": "-", "updown": "arrows"}
     return pretty
 
 
@@ -73,8 +76,13 @@ class TerminalPrompter:
     def width(self) -> int:
         return max(20, self._output.get_size().columns)
 
-    def step(self, number: int, title: str) -> None:
-        self._print([("", "\n"), ("class:step", f"STEP {number}"), ("class:quiet", " · "), ("class:step", title)])
+    def step(self, number: int | None, title: str) -> None:
+        numbered: Fragments = [] if number is None else [("class:step", f"STEP {number}"), ("class:quiet", f" {self._symbols['dot']} ")]
+        self._print([("", "\n"), *numbered, ("class:step", title)])
+
+    def show(self, picture: RenderableType) -> None:
+        text = drawn(picture, self.width, colour=self._depth is None)
+        self._print([(fragment[0], fragment[1]) for fragment in to_formatted_text(ANSI(text))])
 
     def note(self, text: str | Fragments) -> None:
         fragments: Fragments = [("class:quiet", text)] if isinstance(text, str) else list(text)
@@ -336,9 +344,12 @@ class TerminalPrompter:
         return min(lines, MOST_CHOICES_SHOWN, max(3, self._output.get_size().rows - 6))
 
     def _collapse(self, question: str, answer: str) -> None:
-        room = max(8, self.width - len(question) - 5)
-        shown = answer if len(answer) <= room else "…" + answer[-(room - 1) :]
-        self._print([("class:done", f"{self._symbols['done']} "), ("class:quiet", f"{question}  "), ("class:answer", shown)])
+        """One line; where room is short the end of the answer matters most: it is where names differ."""
+        room = self.width - 5
+        asked = question if len(question) + len(answer) <= room or len(question) <= room // 3 else question[: room // 3 - 1] + "…"
+        most = room - len(asked)
+        told = answer if len(answer) <= most else "…" + answer[-(most - 1) :]
+        self._print([("class:done", f"{self._symbols['done']} "), ("class:quiet", f"{asked}  "), ("class:answer", told)])
 
     def _print(self, fragments: Fragments) -> None:
         self._rows += rows_of(fragments, self.width)

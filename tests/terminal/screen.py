@@ -1,9 +1,9 @@
 """A real pseudo-terminal: what a person would see after pressing what keys.
 
-    with Terminal(["--plain"], columns=80) as terminal:
-        terminal.wait_for("STEP 0")
-        terminal.press(ENTER)
-        terminal.lines()
+with Terminal(["--plain"], columns=80) as terminal:
+    terminal.wait_for("STEP 0")
+    terminal.press(ENTER)
+    terminal.lines()
 """
 
 from __future__ import annotations

@@ -1,0 +1,92 @@
+"""REVIEW: what would happen, and the last word before the long work.
+
+recipe, decision = ask(recipe, prompter, here)      # START, CHANGE, SAVE or QUIT
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.errors import FinetuneError
+from finetune.recipe import Recipe
+from finetune.runtime import RuntimeOptions
+from finetune.screen.console import people
+from finetune.screen.quiet import quiet
+from finetune.screen.reporter import reporter_for
+from finetune.screen.review import review
+from finetune.screen.words import about
+from finetune.wizard.here import Here
+from finetune.wizard.prompter import Choice, Prompter
+
+if TYPE_CHECKING:
+    from finetune.finetuner import Plan
+
+START, CHANGE, SAVE, QUIT = "start", "change", "save", "quit"
+
+
+def ask(recipe: Recipe, prompter: Prompter, here: Here) -> tuple[Recipe, str]:
+    """Show the plan and ask what to do; starting is offered only if the run can work."""
+    found = plan(recipe.to_yaml(), here.runtime)
+    prompter.step(None, "Review")
+    start = [Choice(START, "Start")]
+    if isinstance(found, FinetuneError):
+        prompter.note([("class:problem", found.message), ("class:quiet", f"\n{found.hint}" if found.hint else "")])
+        start = []
+    else:
+        prompter.show(review(recipe, found))
+        start = [Choice(START, "Start", about(found.seconds))]
+    rest = [Choice(CHANGE, "Change something"), Choice(SAVE, "Save the plan only"), Choice(QUIT, "Quit")]
+    fine = bool(start) and not (isinstance(found, FinetuneError) or found.problems)
+    return recipe, prompter.select("review", "Ready?", [*start, *rest], default=START if fine else CHANGE)
+
+
+def ask_step(recipe: Recipe, prompter: Prompter) -> int:
+    """Which step to answer again."""
+    training = recipe.training
+    choices = [
+        Choice("0", "Approach", recipe.approach),
+        Choice("1", "Models", recipe.model if isinstance(recipe.model, str) else "made from the teacher"),
+        Choice("2", "Dataset", recipe.dataset.source),
+        Choice("3", "Configuration", f"{recipe.method.kind}, {recipe.output_dir}"),  # type: ignore[attr-defined]
+        Choice("4", "Training", f"{training.epochs:g} epochs, batch {training.batch_size}, rate {training.learning_rate:g}"),
+        Choice("5", "Benchmark", f"{recipe.benchmark.rows} rows"),
+    ]
+    return int(prompter.select("change", "Change what?", choices, default="4"))
+
+
+def save(recipe: Recipe, prompter: Prompter) -> None:
+    """Write the recipe under a name that is free."""
+    path = Path(prompter.text("recipe_file", "Save as", default=_free("recipe"), validate=_file_problem))
+    recipe.save(path)
+    prompter.note(f"Saved. To run it: finetune-cli run {path}")
+
+
+@lru_cache(maxsize=8)
+def plan(recipe: str, runtime: RuntimeOptions) -> Plan | FinetuneError:
+    """The engine's plan for a recipe in YAML, or the error it ended in; remembered for a step back and forth."""
+    import yaml
+
+    console = people()
+    try:
+        with reporter_for(console, brief="Working out the plan") as reporter, quiet(None):
+            from finetune.finetuner import LLMFineTuner
+
+            return LLMFineTuner(Recipe.from_layers(yaml.safe_load(recipe)), reporter=reporter, runtime=runtime).plan()
+    except FinetuneError as error:
+        return error
+
+
+def _free(name: str) -> str:
+    number = 1
+    while Path(shown := f"{name}.yaml" if number == 1 else f"{name}-{number}.yaml").exists():
+        number += 1
+    return shown
+
+
+def _file_problem(text: str) -> str | None:
+    path = Path(text)
+    if path.exists():
+        return f"{text} exists; nothing is overwritten."
+    return None if path.parent.is_dir() else f"There is no folder {path.parent}."
