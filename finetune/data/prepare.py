@@ -19,8 +19,8 @@ import numpy as np
 
 from finetune.data.report import DataReport
 from finetune.data.rows import RowProblem, SkippedRow
-from finetune.data.sources import KEPT_SKIPPED, Rows, digest, new_folder, read_rows
-from finetune.data.split import Division, batches, divide, last_answer
+from finetune.data.sources import KEPT_SKIPPED, Rows, digest, last_answer, new_folder, read_rows
+from finetune.data.split import Division, batches, divide
 from finetune.data.tokens import NO_LOSS, Encoder, Sequence
 from finetune.errors import EmptyDataset
 from finetune.events import Progress, Recorder, Reporter
@@ -172,18 +172,18 @@ class _Stage:
     done: int = 0
 
     def encoded(self, rows: Rows, chosen: np.ndarray) -> Iterator[tuple[dict[str, Any], list[Sequence]]]:
-        for batch in batches(rows.dataset, chosen):
-            for record, result in zip(batch, self.encoder.encode([record["messages"] for record in batch]), strict=True):
-                if isinstance(result, RowProblem):
-                    self._skip(rows, record, str(result))
-                    continue
-                learnable = [sequence for sequence in result if sequence.labels.count(NO_LOSS) < len(sequence.labels)]
-                if learnable:
-                    yield record, learnable
-                else:
-                    self._skip(rows, record, "no token to learn")
-            self.done += len(batch)
-            self.reporter.report(Progress("data", self.done, self.total, "rows"))
+        for record, result in self.encoder.encode(batches(rows.dataset, chosen)):
+            self.done += 1
+            if self.done % 1000 == 0 or self.done == self.total:
+                self.reporter.report(Progress("data", self.done, self.total, "rows"))
+            if isinstance(result, RowProblem):
+                self._skip(rows, record, str(result))
+                continue
+            learnable = [sequence for sequence in result if sequence.labels.count(NO_LOSS) < len(sequence.labels)]
+            if learnable:
+                yield record, learnable
+            else:
+                self._skip(rows, record, "no token to learn")
 
     def _skip(self, rows: Rows, record: dict[str, Any], reason: str) -> None:
         self.report.skipped += 1

@@ -125,10 +125,6 @@ class ChatTemplate:
         return "Be brief." in rendered
 
 
-def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
-    return ChatTemplate(tokenizer) if tokenizer.chat_template else PlainTemplate(end_token(tokenizer))
-
-
 def end_token(tokenizer: PreTrainedTokenizerBase) -> str:
     """The end-of-text token; nothing if the tokenizer has none."""
     return str(tokenizer.eos_token) if tokenizer.eos_token is not None else ""

@@ -14,16 +14,17 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finetune.data import formats
 from finetune.data.builtin import check_builtin, read_builtin, stream_builtin
 from finetune.data.encoding import detect
 from finetune.data.files import PROSE, DataFile, find_files, looks_local
+from finetune.data.formats.cells import Message
 from finetune.data.readers import is_text, read_file
 from finetune.data.rows import Row, RowProblem, SkippedRow
 from finetune.errors import BadRow, EmptyDataset
@@ -34,7 +35,7 @@ from finetune.runtime import RuntimeOptions
 if TYPE_CHECKING:
     from datasets import Dataset
 
-VERSION = 1  # part of every fingerprint: raise it when the same file would give other rows
+VERSION = 2  # part of every fingerprint: raise it when the same file would give other rows
 SAMPLE = 200  # records that are looked at before the format is decided
 BATCH = 1000
 KEPT_SKIPPED = 1000  # skipped records that are listed one by one; all are counted
@@ -73,7 +74,10 @@ class RowFacts:
 
 @dataclass
 class Rows:
-    """`dataset` has the columns messages (list of role and content), file (index into `facts.files`) and line."""
+    """`dataset` has the columns messages (list of role and content), file (index into `facts.files`), line, and two hashes.
+
+    `row_hash` and `prompt_hash` are equal where a whole row, or all before its last answer, is equal but for case and spacing.
+    """
 
     dataset: Dataset
     facts: RowFacts
@@ -214,10 +218,12 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
     facts = RowFacts(origin.name, origin.pinned, chosen.name, list(chosen.columns), ignored, [], 0, 0, 0, [], list(origin.notes))
 
     message = pa.struct({"role": pa.string(), "content": pa.string()})
-    schema = pa.schema({"messages": pa.list_(message), "file": pa.int32(), "line": pa.int64()})
+    schema = pa.schema(
+        {"messages": pa.list_(message), "file": pa.int32(), "line": pa.int64(), "row_hash": pa.int64(), "prompt_hash": pa.int64()}
+    )
     file_numbers: dict[str, int] = {}
 
-    def usable() -> Iterator[tuple[list[Any], int, int]]:
+    def usable() -> Iterator[tuple[list[Message], int, int, int, int]]:
         for record in chain(head, records):
             facts.read += 1
             if isinstance(record, Row):
@@ -233,7 +239,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
             elif all(not turn["content"].strip() for turn in messages):
                 facts.blank += 1
             else:
-                yield messages, file_numbers.setdefault(record.file, len(file_numbers)), record.line
+                yield messages, file_numbers.setdefault(record.file, len(file_numbers)), record.line, *_hashes(messages)
 
     rows = islice(usable(), origin.limit)
     with pa.OSFile(str(folder / "rows.arrow"), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
@@ -247,7 +253,28 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
     return facts
 
 
-def _check_characters(messages: list[Any]) -> None:
+def last_answer(messages: Sequence[Message]) -> int:
+    """The number of the turn that is asked for in the benchmark."""
+    return max(number for number, turn in enumerate(messages) if turn["role"] in ("assistant", "text"))
+
+
+def _hashes(messages: list[Message]) -> tuple[int, int]:
+    """Of the whole row and of its prompt; plain text has no prompt, so its own hash stands for it."""
+    answer = last_answer(messages)
+    prompt = _normalised(messages[:answer])
+    row = _hash(prompt + "\0" + _normalised(messages[answer:]))
+    return row, _hash(prompt) if prompt else row
+
+
+def _normalised(messages: Sequence[Message]) -> str:
+    return " ".join(" ".join(turn["content"] for turn in messages).casefold().split())
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little", signed=True)
+
+
+def _check_characters(messages: list[Message]) -> None:
     """Half of a surrogate pair is no character: it marks bytes of another encoding, or a broken escape in JSON."""
     for turn in messages:
         content = turn["content"]

@@ -5,13 +5,12 @@ division = divide(rows, spec, seed)     # division.train, division.held_out: sor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from finetune.data.formats.cells import Message
 from finetune.data.sources import Rows
 from finetune.errors import EmptyDataset
 from finetune.recipe import DatasetSpec
@@ -53,15 +52,16 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
     train, held_out = np.sort(train), np.sort(held_out)
     held_out_rows = evaluation or rows
 
-    seen_rows, seen_prompts = _hashes(rows.dataset, train)
-    new_rows, new_prompts = _hashes(held_out_rows.dataset, held_out)
-    fresh = ~(np.isin(new_rows, seen_rows) | np.isin(new_prompts, seen_prompts))
+    seen = _hashes(rows.dataset, "row_hash", train)
+    known = np.isin(_hashes(held_out_rows.dataset, "row_hash", held_out), seen)
+    known |= np.isin(_hashes(held_out_rows.dataset, "prompt_hash", held_out), _hashes(rows.dataset, "prompt_hash", train))
+    fresh = ~known
     if not fresh.any():
         raise EmptyDataset(
             f"Every row held out from {rows.facts.origin} also occurs among those to train on.",
             hint="Remove duplicate rows, or hold out more: --set dataset.held_out=0.2",
         )
-    duplicates = len(seen_rows) - len(np.unique(seen_rows))
+    duplicates = len(seen) - len(np.unique(seen))
     return Division(train, held_out[fresh], held_out_rows, duplicates, int((~fresh).sum()))
 
 
@@ -71,24 +71,5 @@ def batches(dataset: Dataset, chosen: np.ndarray) -> Iterator[list[dict[str, Any
         yield cast("list[dict[str, Any]]", dataset.select(chosen[start : start + BATCH]).to_list())
 
 
-def last_answer(messages: Sequence[Message]) -> int:
-    return max(number for number, turn in enumerate(messages) if turn["role"] in ("assistant", "text"))
-
-
-def _hashes(dataset: Dataset, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """64-bit hashes of whole rows and of their prompts, blind to case and spacing; good within this process only."""
-    whole, prompts = np.empty(len(chosen), dtype=np.int64), np.empty(len(chosen), dtype=np.int64)
-    number = 0
-    for batch in batches(dataset, chosen):
-        for record in batch:
-            messages = record["messages"]
-            asked = _normalised(messages[: last_answer(messages)])
-            answered = _normalised(messages[last_answer(messages) :])
-            whole[number] = hash((asked, answered))
-            prompts[number] = hash(asked) if asked else whole[number]  # plain text has no prompt
-            number += 1
-    return whole, prompts
-
-
-def _normalised(messages: Sequence[Message]) -> str:
-    return " ".join(" ".join(turn["content"] for turn in messages).casefold().split())
+def _hashes(dataset: Dataset, column: str, chosen: np.ndarray) -> np.ndarray:
+    return cast(np.ndarray, dataset.data.column(column).to_numpy())[chosen]

@@ -1,27 +1,34 @@
 """Pieces of text to token ids and labels that fit `max_length`.
 
 encoder = Encoder(tokenizer, max_length=512, supervise="answers")
-encoder.encode([messages, ...])  ->  [[Sequence(ids=[1, 5, 9, 2], labels=[-100, -100, 9, 2], answer_start=2, ...)], ...]
+encoder.encode([[{"messages": ...}, ...], ...])  ->  (record, [Sequence(ids=[1, 5, 9, 2], labels=[-100, -100, 9, 2], answer_start=2)]), ...
 
 Pieces are tokenised apart and joined, so that an answer follows exactly those tokens that the model is later prompted with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as ListLike
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from finetune.data.formats.cells import Message
-from finetune.data.render import Piece, template_of
+from finetune.data.render import ChatTemplate, Piece, PlainTemplate, Template, end_token
 from finetune.data.rows import RowProblem
+from finetune.data.skeleton import Skeletons
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Parts: TypeAlias = "list[tuple[list[int], bool]]"  # the tokens of each piece, supervised or not
+Rendered: TypeAlias = "list[Piece] | RowProblem"
+
 NO_LOSS = -100
+AHEAD = 2
 LEAST_PROMPT = 4  # at least a quarter of max_length stays for the prompt when a long answer is cut
 
 
@@ -46,41 +53,54 @@ class Encoder:
         self.tokenise = _tokeniser(tokenizer)
         self.separable = self._is_separable()
 
-    def encode(self, rows: ListLike[ListLike[Message]]) -> list[list[Sequence] | RowProblem]:
-        rendered: list[list[Piece] | RowProblem] = [self._pieces(row) for row in rows]
-        usable = [pieces for pieces in rendered if not isinstance(pieces, RowProblem)]
-        tokens = iter(self._tokens_apart(usable) if self.separable else self._tokens_together(usable))
-        encoded: list[list[Sequence] | RowProblem] = []
-        for row, pieces in zip(rows, rendered, strict=True):
-            if isinstance(pieces, RowProblem):
-                encoded.append(pieces)
-                continue
-            parts = next(tokens)
-            if row[0]["role"] == "text":
-                encoded.append(self._blocks(parts))
-            else:
-                encoded.append([self._sequence(parts, lead=self.lead if self.template.name == "plain" else [])])
-        return encoded
+    def encode(self, batches: Iterable[list[dict[str, Any]]]) -> Iterator[tuple[dict[str, Any], list[Sequence] | RowProblem]]:
+        """Each record with its sequences, in order; one batch is tokenised while the next is rendered and the last assembled."""
+        with ThreadPoolExecutor(1) as worker:
+            ahead: deque[tuple[list[dict[str, Any]], list[Rendered], Future[list[Parts]]]] = deque()
+            for records in batches:
+                rendered = [self._pieces(record["messages"]) for record in records]
+                ahead.append((records, rendered, worker.submit(self._tokens, rendered)))
+                if len(ahead) == AHEAD:
+                    yield from self._assembled(*ahead.popleft())
+            while ahead:
+                yield from self._assembled(*ahead.popleft())
 
-    def _pieces(self, messages: ListLike[Message]) -> list[Piece] | RowProblem:
+    def _assembled(
+        self, records: list[dict[str, Any]], rendered: list[Rendered], tokens: Future[list[Parts]]
+    ) -> Iterator[tuple[dict[str, Any], list[Sequence] | RowProblem]]:
+        parts = iter(tokens.result())
+        for record, pieces in zip(records, rendered, strict=True):
+            if isinstance(pieces, RowProblem):
+                yield record, pieces
+            elif record["messages"][0]["role"] == "text":
+                yield record, self._blocks(next(parts))
+            else:
+                yield record, [self._sequence(next(parts))]
+
+    def _tokens(self, rendered: list[Rendered]) -> list[Parts]:
+        usable = [pieces for pieces in rendered if not isinstance(pieces, RowProblem)]
+        return self._tokens_apart(usable) if self.separable else self._tokens_together(usable)
+
+    def _pieces(self, messages: ListLike[Message]) -> Rendered:
         try:
             return self.template.pieces(messages)
         except RowProblem as problem:
             return problem
 
-    def _tokens_apart(self, rows: list[list[Piece]]) -> list[list[tuple[list[int], bool]]]:
+    def _tokens_apart(self, rows: list[list[Piece]]) -> list[Parts]:
         texts = list(dict.fromkeys(piece.text for row in rows for piece in row))  # prompts often repeat
         known = dict(zip(texts, self.tokenise(texts), strict=True))
         return [[(known[piece.text], piece.supervised) for piece in row] for row in rows]
 
-    def _tokens_together(self, rows: list[list[Piece]]) -> list[list[tuple[list[int], bool]]]:
+    def _tokens_together(self, rows: list[list[Piece]]) -> list[Parts]:
         """For tokenizers that mark the start of every text (SentencePiece): the whole text at once, cut by character offsets."""
         whole = self.tokenizer(
             ["".join(piece.text for piece in row) for row in rows], add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
         return [_cut(ids, offsets, row) for ids, offsets, row in zip(whole["input_ids"], whole["offset_mapping"], rows, strict=True)]
 
-    def _sequence(self, parts: list[tuple[list[int], bool]], lead: list[int]) -> Sequence:
+    def _sequence(self, parts: Parts) -> Sequence:
+        lead = self.lead if self.template.name == "plain" else []  # a chat template writes its own
         ids, labels = list(lead), [NO_LOSS] * len(lead)
         answer_start = len(ids)
         for tokens, supervised in parts:
@@ -106,7 +126,7 @@ class Encoder:
         labels = (whole.labels[:begin] + whole.labels[begin + left :])[: self.max_length]
         return Sequence(ids, labels, whole.answer_start - left, prompt_cut=left > 0, answer_cut=over > left)
 
-    def _blocks(self, parts: list[tuple[list[int], bool]]) -> list[Sequence]:
+    def _blocks(self, parts: Parts) -> list[Sequence]:
         """A text in as few blocks as possible, of nearly equal length: a short last block would teach little."""
         ids = self.lead + [token for tokens, _ in parts for token in tokens]
         count = -(-len(ids) // self.max_length)
@@ -117,6 +137,11 @@ class Encoder:
     def _is_separable(self) -> bool:
         apart = self.tokenise(["Question:\n", "Answer", "Question:\nAnswer"])
         return apart[0] + apart[1] == apart[2] or not self.tokenizer.is_fast
+
+
+def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
+    """The model's own chat template, or the plain one."""
+    return Skeletons(ChatTemplate(tokenizer)) if tokenizer.chat_template else PlainTemplate(end_token(tokenizer))
 
 
 def _lead_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -141,9 +166,9 @@ def _tokeniser(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], list
     return tokenise
 
 
-def _cut(ids: list[int], offsets: list[tuple[int, int]], pieces: list[Piece]) -> list[tuple[list[int], bool]]:
+def _cut(ids: list[int], offsets: list[tuple[int, int]], pieces: list[Piece]) -> Parts:
     """Tokens to pieces by where they start; a token across a border counts to the piece before it."""
-    parts: list[tuple[list[int], bool]] = []
+    parts: Parts = []
     position = end = 0
     for piece in pieces:
         end += len(piece.text)
