@@ -1,7 +1,7 @@
 """Tiny random models of many architectures, built on the spot in milliseconds, and rows to train them on.
 
-    model = pico("gemma2", seed=0)
-    rows = pico_rows(12)
+model = pico("gemma2", seed=0)
+rows = pico_rows(12)
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ GQA_FREE = {key: value for key, value in SMALL.items() if key != "num_key_value_
 EXPERTS = {"num_experts_per_tok": 2}
 
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
-    "gpt2": ("GPT2", {"vocab_size": VOCABULARY, "n_embd": 24, "n_layer": 3, "n_head": 4, "n_positions": 128, "bos_token_id": 1, "eos_token_id": 2}),
+    "gpt2": (
+        "GPT2",
+        {"vocab_size": VOCABULARY, "n_embd": 24, "n_layer": 3, "n_head": 4, "n_positions": 128, "bos_token_id": 1, "eos_token_id": 2},
+    ),
     "opt": ("OPT", {**GQA_FREE, "ffn_dim": 40, "word_embed_proj_dim": 16, "do_layer_norm_before": True}),
     "gpt_neox": ("GPTNeoX", {**GQA_FREE, "tie_word_embeddings": False}),
     "llama": ("Llama", {**SMALL, "tie_word_embeddings": True}),
@@ -61,7 +64,9 @@ def pico(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **chan
     return model.to(dtype).eval()
 
 
-def pico_rows(count: int, *, seed: int = 0, shortest: int = 4, longest: int = 20, vocabulary: int = VOCABULARY) -> list[dict[str, list[int]]]:
+def pico_rows(
+    count: int, *, seed: int = 0, shortest: int = 4, longest: int = 20, vocabulary: int = VOCABULARY
+) -> list[dict[str, list[int]]]:
     """Rows of random tokens; the first third of each carries no loss."""
     generator = torch.Generator().manual_seed(seed)
     rows = []
