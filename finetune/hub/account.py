@@ -1,0 +1,120 @@
+"""Who is signed in, and may they write where the upload goes? Asked before training, and again before uploading.
+
+target = check_upload(UploadSpec(repo="my-model"))
+target.repo, target.private, target.exists        # "ada/my-model", True, False
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.errors import NotSignedIn, ReadOnlyToken, RepoExists, UploadError
+from finetune.models.reach import absence, endpoint, endpoint_host, hub_reachable
+from finetune.recipe import UploadSpec
+
+SIGN_IN = "Sign in with `hf auth login`, or set HF_TOKEN"
+TOKEN = re.compile(r"\b(hf|api)_\w{8,}")
+LATER = "Nothing was trained or sent. Check the repository name and your token, or leave the upload out"
+
+
+@dataclass(frozen=True)
+class UploadTarget:
+    """Where an upload goes: `repo` with its owner, `private` as it will really be."""
+
+    user: str
+    repo: str
+    private: bool
+    exists: bool
+    endpoint: str
+
+
+def check_upload(spec: UploadSpec, *, finish: str = LATER) -> UploadTarget:
+    """Signed in, allowed to write, and no public repository where a private one was asked for; changes nothing.
+
+    `finish` is the command that hints name. Raises UploadError, NotSignedIn, ReadOnlyToken or RepoExists.
+    """
+    from huggingface_hub import HfApi, errors
+
+    if not hub_reachable():
+        raise UploadError(f"{absence()}, so nothing can be uploaded.", hint=f"Once it is there: {finish}")
+    api = HfApi()
+    with one_sentence(finish):
+        account = api.whoami()
+        repo = spec.repo if "/" in spec.repo else f"{account['name']}/{spec.repo}"
+        _check_rights(account, repo, finish)
+        try:
+            private = bool(api.model_info(repo).private)
+        except errors.RepositoryNotFoundError:
+            return UploadTarget(account["name"], repo, spec.private, exists=False, endpoint=endpoint())
+        refuse_public(repo, asked_private=spec.private, private=private)
+        api.auth_check(repo, write=True)
+        return UploadTarget(account["name"], repo, private, exists=True, endpoint=endpoint())
+
+
+def refuse_public(repo: str, *, asked_private: bool, private: bool) -> None:
+    """Raises RepoExists if what should stay private would land in a public repository."""
+    if asked_private and not private:
+        raise RepoExists(
+            f"{repo} exists and is public, but a private upload was asked for.",
+            hint=f"Choose another name, make {repo} private in its settings, or allow it with --public.",
+        )
+
+
+def _check_rights(account: dict[str, Any], repo: str, finish: str) -> None:
+    """Raises ReadOnlyToken or UploadError if the account cannot own `repo` or its token cannot write there."""
+    owner = repo.partition("/")[0]
+    names = [account["name"], *(organisation["name"] for organisation in account.get("orgs", []))]
+    if owner not in names:
+        raise UploadError(f"You are {account['name']} and cannot write to {owner}.", hint=f"You can write to: {', '.join(names)}.")
+    token = account.get("auth", {}).get("accessToken", {})
+    if token.get("role") == "read" or (token.get("role") == "fineGrained" and not _may_write(token.get("fineGrained", {}), repo)):
+        raise read_only(repo, finish)
+
+
+def _may_write(granted: dict[str, Any], repo: str) -> bool:
+    """Whether a fine-grained token names write access to the repository or to its owner."""
+    owner = repo.partition("/")[0]
+    return any(
+        scope.get("entity", {}).get("name") in (owner, repo) and "repo.write" in scope.get("permissions", [])
+        for scope in granted.get("scoped", [])
+    )
+
+
+def read_only(repo: str, finish: str) -> ReadOnlyToken:
+    return ReadOnlyToken(
+        f"Your token may not write to {repo}.",
+        hint=f"Make one with write access at {endpoint()}/settings/tokens, sign in again (hf auth login --force), then: {finish}",
+    )
+
+
+@contextmanager
+def one_sentence(finish: str) -> Iterator[None]:
+    """Errors of huggingface_hub, its HTTP client and its storage client as ours; `finish` is what to do afterwards."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.LocalTokenNotFoundError:
+        raise NotSignedIn(f"You are not signed in to {endpoint_host()}.", hint=f"{SIGN_IN}, then: {finish}") from None
+    except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error  # the LFS client wraps what it meets
+        response = getattr(cause, "response", None)
+        raise _translated(cause, getattr(response, "status_code", None), finish) from None
+
+
+def _translated(error: BaseException, status: int | None, finish: str) -> UploadError:
+    host = endpoint_host()
+    said = TOKEN.sub("(token)", str(getattr(error, "server_message", None) or error).strip() or type(error).__name__).splitlines()[0][:200]
+    if status == 401:
+        return NotSignedIn(f"{host} does not accept your token.", hint=f"{SIGN_IN} to a new one, then: {finish}")
+    if status == 403 and not re.search("storage|quota|limit|payment", said, re.IGNORECASE):
+        return ReadOnlyToken(f"{host} refused: {said}", hint=f"Sign in with a token that may write (hf auth login --force), then: {finish}")
+    if status == 429:
+        return UploadError(f"{host} asks for a pause: too many requests.", hint=f"In a few minutes: {finish}")
+    if status is not None:
+        return UploadError(f"{host} answered {status}: {said}", hint=f"The result is safe on this machine. Finish with: {finish}")
+    return UploadError(f"The upload to {host} broke off: {said}", hint=f"The result is safe on this machine. Finish with: {finish}")

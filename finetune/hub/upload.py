@@ -1,0 +1,146 @@
+"""The output folder to a Hub repository: private unless asked otherwise, model files only, published in one commit.
+
+    plan = upload_plan("./finetuned_model", UploadSpec(repo="my-model"))      # who, where, how much: for a person to see first
+    done = upload_folder("./finetuned_model", UploadSpec(repo="my-model"), reporter)
+
+Large files go first, one by one; the commit that makes them visible comes last. So a broken upload publishes nothing, and running
+it again sends only what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import UploadError
+from finetune.events import Notice, Progress, Reporter, Uploaded
+from finetune.hub.account import UploadTarget, check_upload, one_sentence, refuse_public
+from finetune.hub.card import card_of
+from finetune.hub.public import base_model, public_benchmark, public_config, public_recipe
+from finetune.models.model_folder import is_adapter, weight_files
+from finetune.recipe import Recipe, UploadSpec
+from finetune.run_folder import RunFolder
+
+STAGE = "upload"
+# What from_pretrained reads. Everything else in the folder stays here.
+CONFIGS = ("config.json", "generation_config.json", "adapter_config.json", "tokenizer_config.json")
+TOKENIZER = (
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "chat_template.jinja",
+)
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class UploadPlan:
+    """Everything to show before an upload: `files` maps names in the repository to bytes."""
+
+    target: UploadTarget
+    files: dict[str, int]
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.files.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        target = self.target
+        visibility = "private" if target.private else "public"
+        where = {"user": target.user, "repo": target.repo, "visibility": visibility, "exists": target.exists, "endpoint": target.endpoint}
+        return {**where, "files": self.files, "bytes": self.bytes}
+
+
+def upload_plan(output_dir: str | Path, spec: UploadSpec) -> UploadPlan:
+    """What `upload_folder` would do; changes nothing. Raises as `check_upload` does, and ModelError for an unfinished folder."""
+    folder = RunFolder.of(output_dir)
+    target = check_upload(spec, finish=command(output_dir, spec))
+    return UploadPlan(target, {name: _size(content) for name, content in _contents(folder, target.repo, command(output_dir, spec)).items()})
+
+
+def upload_folder(output_dir: str | Path, spec: UploadSpec, reporter: Reporter) -> Uploaded:
+    """Publish a finished run; raises UploadError, NotSignedIn, ReadOnlyToken or RepoExists, each naming the command that finishes it."""
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    folder, finish = RunFolder.of(output_dir), command(output_dir, spec)
+    target = check_upload(spec, finish=finish)
+    contents = _contents(folder, target.repo, finish)
+    api = HfApi()
+    with one_sentence(finish), _silent_bars():
+        if not target.exists:
+            api.create_repo(target.repo, private=spec.private, exist_ok=True)
+        private = bool(api.model_info(target.repo).private)  # read back: `private` is ignored for a repository that exists by now
+        refuse_public(target.repo, asked_private=spec.private, private=private)
+        if private and not spec.private:
+            reporter.report(Notice(f"{target.repo} is private and stays so; make it public in its settings."))
+        total, sent = sum(map(_size, contents.values())), 0
+        operations = []
+        for name, content in contents.items():
+            operations.append(CommitOperationAdd(name, str(content) if isinstance(content, Path) else content))
+            api.preupload_lfs_files(target.repo, [operations[-1]])
+            sent += _size(content)
+            reporter.report(Progress(STAGE, sent, total, "bytes"))
+        api.create_commit(target.repo, operations, commit_message="Upload a model made with finetune-cli")
+    done = Uploaded(target.repo, f"{target.endpoint}/{target.repo}", private)
+    reporter.report(done)
+    return done
+
+
+def command(output_dir: str | Path, spec: UploadSpec) -> str:
+    """The command that does, repeats or finishes an upload."""
+    return shlex.join(
+        ["python", "finetune_cli.py", "upload", str(output_dir), "--repo", spec.repo, *([] if spec.private else ["--public"])]
+    )
+
+
+def _contents(folder: RunFolder, repo: str, finish: str) -> dict[str, Path | bytes]:
+    """Names in the repository, largest files first, to files of the folder or to texts made fit for others."""
+    home, recipe = folder.output_dir, Recipe.load(folder.recipe)
+    base = base_model(recipe)
+    if base is None and is_adapter(home):
+        raise UploadError(
+            "This adapter belongs to a model that only exists on this machine, so nobody could load it.",
+            hint=f"Upload its base model and name it as `model` in run/recipe.yaml, then: {finish}",
+        )
+    weights = [*weight_files(home, home.name), home / INDEX, *(home / name for name in TOKENIZER)]
+    contents: dict[str, Path | bytes] = {file.name: file for file in sorted(weights, key=_size, reverse=True) if file.is_file()}
+    for name in CONFIGS:
+        if (home / name).is_file():
+            contents[name] = public_config((home / name).read_text(encoding="utf-8"), base).encode()
+    contents["README.md"] = card_of(folder, repo=repo).encode()
+    contents["run/recipe.yaml"] = public_recipe(recipe).to_yaml().encode()
+    if folder.benchmark.is_file():
+        scores = public_benchmark(folder.read_json(folder.benchmark), recipe)
+        contents["run/benchmark.json"] = (json.dumps(scores, indent=2, ensure_ascii=False) + "\n").encode()
+    return contents
+
+
+def _size(content: Path | bytes) -> int:
+    if isinstance(content, bytes):
+        return len(content)
+    return content.stat().st_size if content.is_file() else 0
+
+
+@contextmanager
+def _silent_bars() -> Iterator[None]:
+    """huggingface_hub draws progress bars; ours is an event."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
