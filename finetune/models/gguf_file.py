@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import ModelError
+from finetune.models.machine import check_room
 
 if TYPE_CHECKING:
     import numpy
@@ -84,6 +85,7 @@ def to_folder(header: Header, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    check_room(header.path.name, header.parameters * 4, folder.parent, "FINETUNE_CLI_CACHE")
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     place, name = header.path.parent, header.path.name
     try:

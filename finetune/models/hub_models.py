@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import HardwareError, ModelError, ModelGated, ModelNotFound
+from finetune.errors import ModelError, ModelGated, ModelNotFound
 from finetune.events import Progress, Reporter
 from finetune.models.catalogue import CATALOGUE
-from finetune.models.machine import free_disk
+from finetune.models.machine import check_room
 from finetune.models.model_folder import PICKLES, is_adapter, is_complete, needs_remote_code, no_safetensors, weight_names
 from finetune.models.reach import absence, endpoint, endpoint_host, hub_reachable
 from finetune.recipe import STARTER
@@ -88,12 +88,7 @@ def _download(name: str, revision: str | None, runtime: RuntimeOptions, reporter
         weights = ["model.safetensors"]
     weights = weights or weight_names(folder)
     needed = sum(sizes.get(file, 0) for file in weights if not (folder / file).is_file())
-    free = free_disk(Path(constants.HF_HUB_CACHE))
-    if needed > free:
-        raise HardwareError(
-            f"{name} needs {needed / 1e9:,.1f} GB in {constants.HF_HUB_CACHE}, where {free / 1e9:,.1f} GB are free.",
-            hint="Make room, or set HF_HOME to a folder on another disk.",
-        )
+    check_room(name, needed, Path(constants.HF_HUB_CACHE), "HF_HOME")
     return get(weights), folder.name
 
 

@@ -104,6 +104,16 @@ def free_disk(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
+def check_room(what: str, needed: int, folder: Path, setting: str) -> None:
+    """Raises HardwareError if `folder` has no room for `needed` bytes; `setting` is the variable that names another folder."""
+    free = free_disk(folder)
+    if needed > free:
+        raise HardwareError(
+            f"{what} needs {needed / 1e9:,.2f} GB in {folder}, where {free / 1e9:,.2f} GB are free.",
+            hint=f"Make room, or set {setting} to a folder on another disk.",
+        )
+
+
 def cores() -> int:
     """The cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -28,8 +28,9 @@ def endpoint() -> str:
 
 
 def endpoint_host() -> str:
-    """The endpoint's host name, for messages."""
-    return urlsplit(endpoint()).hostname or endpoint()
+    """The endpoint's host, for messages: never a user name or password that an address may hold."""
+    address = urlsplit(endpoint())
+    return f"{address.hostname}:{address.port}" if address.port else str(address.hostname)
 
 
 def absence() -> str:

