@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import threading
 from collections.abc import Sequence
@@ -62,10 +63,12 @@ class Parser(argparse.ArgumentParser):
     """argparse, but a mistake is an error like any other."""
 
     def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ").split()[0]
-        if unknown != message.split()[0]:
-            known = [option for action in self._actions for option in action.option_strings]
-            message = f"There is no option {unknown} here.{did_you_mean(unknown, known)}"
+        options = [option for action in self._actions for option in action.option_strings]
+        commands = [name for action in self._actions if isinstance(action.choices, dict) for name in action.choices]
+        if unknown := re.match(r"unrecognized arguments: (\S+)", message):
+            message = f"There is no option {unknown[1]} here.{did_you_mean(unknown[1], options)}"
+        elif unknown := re.match(r"argument COMMAND: invalid choice: '(\S+)'", message):
+            message = f"There is no command {unknown[1]}.{did_you_mean(unknown[1], commands)}"
         else:
             message = f"{message[:1].upper()}{message[1:]}."
         raise BadInput(message, hint=f"`{self.prog} --help` lists what there is.")

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from finetune.recipe import Recipe
 from finetune.run_folder import free_name
-from finetune.screen.tables import block, pairs
+from finetune.screen.tables import block
+from finetune.screen.words import command_name
 
 if TYPE_CHECKING:
     from finetune.finetuner import RunResult
@@ -27,7 +28,7 @@ NARROW = 70  # columns; below it, intervals go and samples are stacked
 
 def results(recipe: Recipe, result: RunResult, width: int) -> RenderableType:
     """Everything worth reading after a run."""
-    return Group(scores_table(result.scores, width), samples(result.scores, width), next_steps(recipe, Path(result.output_dir)))
+    return Group(scores_table(result.scores, width), samples(result.scores, width), next_steps(recipe, Path(result.output_dir), width))
 
 
 def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
@@ -40,7 +41,7 @@ def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
     table.add_column("Change", no_wrap=True)
     for metric in scores["before"]:
         cells = [_score(scores, side, metric, intervals=width >= NARROW) for side in sides]
-        table.add_row(NAMES.get(metric, metric), *cells, _change(scores.get("change", {}).get(metric)))
+        table.add_row(NAMES.get(metric, metric), *cells, _change(metric, scores.get("change", {}).get(metric)))
     title = Text(f"On {scores['rows']} rows it never trained on", style="bold")
     legend = Text("[a, b]: 95 % confidence interval. Perplexity: lower is better.", style="quiet")
     if width < NARROW:
@@ -71,17 +72,23 @@ def samples(scores: Mapping[str, Any], width: int) -> RenderableType:
     return block(Group(*parts))
 
 
-def next_steps(recipe: Recipe, output_dir: Path) -> RenderableType:
-    """Paths and commands that can be copied as they are."""
-    rows: list[tuple[str, RenderableType]] = [
-        ("Model", f"{output_dir}"),
-        ("Records", f"{output_dir / 'run'}"),
-        ("Chat", f"finetune-cli chat {output_dir}"),
-        ("Repeat", f"finetune-cli run {output_dir / 'run' / 'recipe.yaml'} --output-dir {free_name(output_dir)}"),
+def next_steps(recipe: Recipe, output_dir: Path, width: int) -> RenderableType:
+    """Paths and commands; never broken into lines by us, so that they can be copied as they are."""
+    command = command_name()
+    rows = [
+        ("Model", str(output_dir)),
+        ("Records", str(output_dir / "run")),
+        ("Chat", f"{command} chat {output_dir}"),
+        ("Repeat", f"{command} run {output_dir / 'run' / 'recipe.yaml'} --output-dir {free_name(output_dir)}"),
     ]
     if recipe.upload is None:
-        rows.append(("Upload", f"finetune-cli upload {output_dir} --repo USER/NAME"))
-    return block(pairs(rows))
+        rows.append(("Upload", f"{command} upload {output_dir} --repo USER/NAME"))
+    between = "  " if width >= NARROW else "\n  "
+    lines = [
+        Text.assemble("  ", (f"{name:<7}" if width >= NARROW else name, "quiet"), between, fact, no_wrap=True, overflow="ignore")
+        for name, fact in rows
+    ]
+    return Group(Text(""), *lines)
 
 
 def _score(scores: Mapping[str, Any], side: str, metric: str, *, intervals: bool) -> Text:
@@ -95,11 +102,12 @@ def _score(scores: Mapping[str, Any], side: str, metric: str, *, intervals: bool
     return shown
 
 
-def _change(change: Mapping[str, Any] | None) -> Text:
+def _change(metric: str, change: Mapping[str, Any] | None) -> Text:
     if not change:
         return Text("")
     style = {"better": "good", "worse": "bad"}.get(change["verdict"], "quiet")
-    return Text(change["verdict"], style=style)
+    sign = "+" if change["difference"] >= 0 else "-"
+    return Text.assemble((f"{sign}{_number(metric, abs(change['difference']))} ", "quiet"), (change["verdict"], style))
 
 
 def _number(metric: str, value: float) -> str:

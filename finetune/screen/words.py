@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 
 
 def size(number: float) -> str:
@@ -37,3 +39,9 @@ def about(seconds: float) -> str:
     if seconds < 5400:
         return f"about {round(seconds / 60)} minutes"
     return f"about {seconds / 3600:.1f} hours"
+
+
+def command_name() -> str:
+    """What the person typed to start us, to be typed again."""
+    started = Path(sys.argv[0])
+    return f"python {sys.argv[0]}" if started.name == "finetune_cli.py" else "finetune-cli"

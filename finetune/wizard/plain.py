@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from getpass import getpass
 from typing import TYPE_CHECKING
 
-from finetune.wizard.prompter import Choice, Complete, Fragments, GoBack, Validate, anything, drawn
+from finetune.wizard.layout import wrap
+from finetune.wizard.prompter import Choice, Complete, Fragments, GoBack, Validate, anything, drawn, plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,7 +27,7 @@ class PlainPrompter:
 
     def __init__(self, on_first_question: Callable[[], None] | None = None) -> None:
         self._on_first_question = on_first_question
-        self._said_how = False
+        self.can_go_back = False
 
     def step(self, number: int | None, title: str) -> None:
         print(f"\n{title}" if number is None else f"\nSTEP {number}: {title}")
@@ -35,7 +36,8 @@ class PlainPrompter:
         print(drawn(picture, shutil.get_terminal_size().columns))
 
     def note(self, text: str | Fragments) -> None:
-        print("".join(">> learned: " if part.startswith("▌") else part for _, part in text) if not isinstance(text, str) else text)
+        words = text if isinstance(text, str) else "".join("learned: " if part.startswith("▌") else part for _, part in text)
+        print(plain(wrap([("", words)], shutil.get_terminal_size().columns)))
 
     @contextmanager
     def busy(self, text: str) -> Iterator[None]:
@@ -95,7 +97,7 @@ class PlainPrompter:
                 text = input().strip()
             except EOFError:
                 raise KeyboardInterrupt from None
-            if text == "back":
+            if text == "back" and self.can_go_back:
                 raise GoBack
             if text == "?":
                 print(more or help or "Press Enter for the answer in brackets.")

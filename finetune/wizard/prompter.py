@@ -39,6 +39,8 @@ def anything(text: str) -> str | None:
 
 
 class Prompter(Protocol):
+    can_go_back: bool  # whether there is a question before this one
+
     def step(self, number: int | None, title: str) -> None:
         """A heading: STEP 1 and so on, or only its title."""
         ...
@@ -92,6 +94,7 @@ class ScriptedPrompter:
     def __init__(self, answers: dict[str, Any], *, otherwise_default: bool = False) -> None:
         self._answers = {key: list(answer) if isinstance(answer, list) else [answer] for key, answer in answers.items()}
         self._otherwise_default = otherwise_default
+        self.can_go_back = False
         self.asked: list[str] = []
         self.defaults: dict[str, Any] = {}
         self.shown: list[str] = []

@@ -16,7 +16,7 @@ from finetune.screen.console import people
 from finetune.screen.quiet import quiet
 from finetune.screen.reporter import reporter_for
 from finetune.screen.review import review
-from finetune.screen.words import about
+from finetune.screen.words import about, command_name
 from finetune.wizard.here import Here
 from finetune.wizard.prompter import Choice, Prompter
 
@@ -29,16 +29,15 @@ START, CHANGE, SAVE, QUIT = "start", "change", "save", "quit"
 def ask(recipe: Recipe, prompter: Prompter, here: Here) -> tuple[Recipe, str]:
     """Show the plan and ask what to do; starting is offered only if the run can work."""
     found = plan(recipe.to_yaml(), here.runtime)
-    prompter.step(None, "Review")
-    start = [Choice(START, "Start")]
+    prompter.step(None, "REVIEW")
+    start: list[Choice] = []
     if isinstance(found, FinetuneError):
         prompter.note([("class:problem", found.message), ("class:quiet", f"\n{found.hint}" if found.hint else "")])
-        start = []
     else:
         prompter.show(review(recipe, found))
         start = [Choice(START, "Start", about(found.seconds))]
     rest = [Choice(CHANGE, "Change something"), Choice(SAVE, "Save the plan only"), Choice(QUIT, "Quit")]
-    fine = bool(start) and not (isinstance(found, FinetuneError) or found.problems)
+    fine = not isinstance(found, FinetuneError) and not found.problems
     return recipe, prompter.select("review", "Ready?", [*start, *rest], default=START if fine else CHANGE)
 
 
@@ -60,7 +59,7 @@ def save(recipe: Recipe, prompter: Prompter) -> None:
     """Write the recipe under a name that is free."""
     path = Path(prompter.text("recipe_file", "Save as", default=_free("recipe"), validate=_file_problem))
     recipe.save(path)
-    prompter.note(f"Saved. To run it: finetune-cli run {path}")
+    prompter.note(f"Saved. To run it: {command_name()} run {path}")
 
 
 @lru_cache(maxsize=8)

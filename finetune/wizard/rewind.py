@@ -37,6 +37,7 @@ class Rewind:
 
     def __init__(self, prompter: Prompter) -> None:
         self._prompter = prompter
+        self.can_go_back = True
         self._answers: dict[str, _Answer] = {}
         self._earlier: dict[str, _Answer] = {}
         self._marks: dict[str, int] = {}
@@ -82,6 +83,7 @@ class Rewind:
         else:
             self._mark = self._prompter.mark()
             self._draw_pending()
+            self._prompter.can_go_back = bool(self._trail)
             earlier = self._earlier.get(key)
             start = earlier.given if earlier and earlier.still_stands(default) and valid(earlier.given) else default
             known = _Answer(ask(start), default)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,7 @@ def run_wizard(*, runtime: Callable[[], RuntimeOptions], plain: bool) -> int:
         look.start()
         threading.Thread(target=_warm_imports, args=(look,), name=WARMING, daemon=True).start()
 
-    with still_keys(), quiet(None, streams=(STDERR,)):
+    with nullcontext() if plain else still_keys(), quiet(None, streams=(STDERR,)):
         prompter = _prompter(plain, first_question_is_up)
         prompter.note(WELCOME_PLAIN if plain else WELCOME)
         try:

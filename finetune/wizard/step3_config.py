@@ -54,7 +54,7 @@ def _method(draft: Draft, prompter: Prompter) -> Draft:
         default=current,
         help="Which weights learn.",
     )
-    return draft if kind == current else {**draft, "method": {"kind": kind}}
+    return {**draft, "method": {**draft.get("method", {}), "kind": kind} if kind == current else {"kind": kind}}
 
 
 def _folder_problem(text: str) -> str | None:

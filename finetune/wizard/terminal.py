@@ -27,7 +27,7 @@ from prompt_toolkit.styles import Style
 
 from finetune.wizard.completion import Suggestions
 from finetune.wizard.layout import columns_fit, indent, rows_of, wrap
-from finetune.wizard.prompter import Choice, Complete, Fragments, GoBack, Validate, anything, drawn
+from finetune.wizard.prompter import Choice, Complete, Fragments, GoBack, Validate, anything, drawn, plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -71,6 +71,7 @@ class TerminalPrompter:
         self._symbols = symbols(sys.stdout.encoding)
         self._on_first_question = on_first_question
         self._rows = 0
+        self.can_go_back = False
 
     @property
     def width(self) -> int:
@@ -143,7 +144,7 @@ class TerminalPrompter:
         window = Window(
             FormattedTextControl(body, focusable=True, show_cursor=False), dont_extend_height=True, height=lambda: self._list_height(body())
         )
-        chosen: Choice = self._ask(question, [("class:quiet", "")], [window], keys, help, more, more_keys=("f1", "?"))
+        chosen: Choice = self._ask(question, list, [window], keys, help, more, choosing=f"{self._symbols['updown']} choose")
         self._collapse(question, chosen.title)
         return chosen.value
 
@@ -197,7 +198,7 @@ class TerminalPrompter:
                 ("class:chosen", "[Yes]") if answer else ("class:quiet", " Yes "),
             ]
 
-        self._ask(question, options, [], keys, help, more, more_keys=("f1", "?"))
+        self._ask(question, options, [], keys, help, more, choosing="y or n")
         self._collapse(question, "Yes" if answer else "No")
         return answer
 
@@ -263,18 +264,19 @@ class TerminalPrompter:
             return problem
 
         more_keys = ("f1",) if hidden else ("f1", "?")
-        return str(self._ask(question, [], body, keys, help, more, more_keys=more_keys, typed=buffer, problem=trouble))
+        return str(self._ask(question, list, body, keys, help, more, more_keys=more_keys, typed=buffer, problem=trouble))
 
     def _ask(
         self,
         question: str,
-        beside: Fragments | Callable[[], Fragments],
+        beside: Callable[[], Fragments],
         body: list[Any],
         keys: KeyBindings,
         help: str,
         more: str,
         *,
-        more_keys: tuple[str, ...],
+        choosing: str = "",
+        more_keys: tuple[str, ...] = ("f1", "?"),
         typed: Buffer | None = None,
         problem: Callable[[], str] = str,
     ) -> Any:
@@ -282,8 +284,9 @@ class TerminalPrompter:
         show_more = False
 
         def heading() -> FormattedText:
-            options = beside() if callable(beside) else beside
-            return FormattedText([("class:mark", "? "), ("class:question", question), ("", "  " if options else ""), *options])
+            options = beside()
+            fits = len(question) + 4 + len(plain(options)) < self.width
+            return FormattedText([("class:mark", "? "), ("class:question", question), ("", "  " if fits else "\n  "), *options])
 
         def foot() -> FormattedText:
             lines: Fragments = []
@@ -293,7 +296,7 @@ class TerminalPrompter:
                 lines += [("class:quiet", f"  {help}\n")]
             if show_more and more:
                 lines += [("", "".join(f"  {line}\n" for line in more.splitlines()))]
-            lines += [("class:quiet", "  " + self._keys_line(bool(more) and not show_more, typed is not None))]
+            lines += [("class:quiet", "  " + self._keys_line(bool(more) and not show_more, choosing))]
             return FormattedText(wrap(lines, self.width))
 
         def toggle(event: KeyPressEvent) -> None:
@@ -305,7 +308,7 @@ class TerminalPrompter:
 
         keys.add("c-c", eager=True)(leave)
         keys.add("c-d", filter=Condition(lambda: typed is None or not typed.text))(leave)
-        keys.add("s-tab", eager=True)(lambda event: event.app.exit(exception=GoBack()))
+        keys.add("s-tab", eager=True, filter=Condition(lambda: self.can_go_back))(lambda event: event.app.exit(exception=GoBack()))
         for name in more_keys:
             can_help = Condition(lambda: bool(more) and (typed is None or not typed.text))
             keys.add(name, filter=can_help if name == "?" else Condition(lambda: bool(more)))(toggle)
@@ -333,11 +336,16 @@ class TerminalPrompter:
             call, self._on_first_question = self._on_first_question, None
             call()
 
-    def _keys_line(self, has_more: bool, typing: bool) -> str:
-        if self.width < 60:
-            return "Enter accept · Shift+Tab back" + (" · F1 more" if has_more and self.width >= 42 else "")
-        start = "Enter accepts" if typing else f"{self._symbols['updown']} choose · Enter accepts"
-        return f"{start} · Shift+Tab back" + (" · F1 more" if has_more else "")
+    def _keys_line(self, has_more: bool, choosing: str) -> str:
+        parts = [
+            choosing if self.width >= 60 else "",
+            "Enter accepts",
+            "Shift+Tab back" if self.can_go_back else "",
+            "F1 more" if has_more else "",
+        ]
+        while len(line := f" {self._symbols['dot']} ".join(part for part in parts if part)) > self.width - 3:
+            parts.pop()
+        return line
 
     def _list_height(self, body: FormattedText) -> int:
         lines = fragment_list_to_text(body).count("\n") + 1

@@ -1,0 +1,175 @@
+"""What a person sees: the wizard on a real pseudo-terminal, asserted on the screen."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+from screen import CTRL_C, DOWN, ENTER, F1, SHIFT_TAB, TAB, UP, Terminal
+
+FIRST_QUESTION_SECONDS = 0.5
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_enter_reaches_the_last_question_at_every_width(columns: int, tmp_path: Path) -> None:
+    with Terminal(folder=tmp_path, columns=columns) as terminal:
+        for question in ("What would you like", "Model", "Dataset", "Rows to use", "Method", "Output folder", "Epochs", "Batch size"):
+            terminal.wait_for(f"? {question}")
+            terminal.press(ENTER)
+        terminal.wait_for("? Learning rate")
+        assert "▌ " in terminal.text(), "the learned part of the example is marked"
+        assert all(len(line) <= columns for line in terminal.lines())
+        for number, title in enumerate(("Approach", "Models", "Dataset", "Configuration", "Training")):
+            assert f"STEP {number} · {title}" in terminal.text()
+        assert "✓ Epochs  1" in terminal.text(), "an answered question is one line"
+        assert "How often the model sees" not in terminal.text(), "its help is gone"
+
+
+def test_the_first_question_is_there_in_half_a_second(tmp_path: Path) -> None:
+    times = []
+    for _ in range(7):
+        began = time.perf_counter()
+        with Terminal(folder=tmp_path) as terminal:
+            terminal.wait_for("? What would you like to do?")
+            times.append(time.perf_counter() - began)
+    assert statistics.median(times) < FIRST_QUESTION_SECONDS, times
+
+
+def test_arrows_choose_and_the_answer_collapses(tmp_path: Path) -> None:
+    with Terminal(folder=tmp_path) as terminal:
+        terminal.wait_for("❯ Fine-tuning")
+        terminal.press(DOWN)
+        terminal.wait_for("❯ Distillation")
+        terminal.press(UP)
+        terminal.wait_for("❯ Fine-tuning")
+        terminal.press(DOWN, ENTER)
+        terminal.wait_for("? Teacher")
+        assert "✓ What would you like to do?  Distillation" in terminal.text()
+
+
+def test_shift_tab_takes_the_screen_back_too(tmp_path: Path) -> None:
+    with Terminal(folder=tmp_path) as terminal:
+        terminal.wait_for("? What would")
+        before = terminal.text()
+        terminal.press(ENTER)
+        terminal.wait_for("? Model")
+        terminal.press(SHIFT_TAB)
+        terminal.wait_until_gone("STEP 1")
+        terminal.wait_for("❯ Fine-tuning")
+        assert terminal.text() == before
+        terminal.press(SHIFT_TAB)
+        terminal.press(DOWN)
+        terminal.wait_for("❯ Distillation")
+
+
+def test_a_wrong_answer_is_explained_where_it_was_typed(tmp_path: Path) -> None:
+    with Terminal(folder=tmp_path) as terminal:
+        terminal.wait_for("? What would")
+        terminal.press(ENTER)
+        terminal.wait_for("? Model")
+        terminal.press(ENTER)
+        terminal.wait_for("? Dataset")
+        terminal.press(ENTER)
+        terminal.wait_for("? Rows to use")
+        terminal.press("1", ENTER)
+        terminal.wait_for("✗ Must be greater than or equal to 2.")
+        terminal.press("0")
+        terminal.wait_until_gone("✗")
+        terminal.press(ENTER)
+        terminal.wait_for("✓ Rows to use  10")
+
+
+def test_f1_tells_more(tmp_path: Path) -> None:
+    with Terminal(folder=tmp_path) as terminal:
+        terminal.wait_for("F1 more")
+        terminal.press(F1)
+        terminal.wait_for("a model learns from them")
+        terminal.press("?")
+        terminal.wait_until_gone("a model learns from them")
+
+
+@pytest.mark.parametrize("questions", [0, 1, 4])
+def test_ctrl_c_at_a_prompt_writes_nothing_and_leaves_at_once(questions: int, tmp_path: Path) -> None:
+    with Terminal(folder=tmp_path) as terminal:
+        for question in ("What would", "Model", "Dataset", "Rows to use")[:questions]:
+            terminal.wait_for(f"? {question}")
+            terminal.press(ENTER)
+        terminal.wait_for("? ")
+        began = time.perf_counter()
+        terminal.press(CTRL_C)
+        assert terminal.wait_for_end() == 130
+        assert time.perf_counter() - began < 1, "background imports do not hold the person up"
+        assert "Cancelled; nothing written." in terminal.text()
+        assert "Traceback" not in terminal.text()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tab_completes_a_file_and_its_encoding_is_no_question(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "rows.jsonl").write_text('{"prompt": "2 + 2", "completion": "4"}\n' * 40)
+    with Terminal(folder=tmp_path) as terminal:
+        terminal.wait_for("? What would")
+        terminal.press(ENTER)
+        terminal.wait_for("? Model")
+        terminal.press(ENTER)
+        terminal.wait_for("? Dataset")
+        terminal.press(DOWN, ENTER)
+        terminal.wait_for("? File or folder")
+        terminal.press("no")
+        terminal.wait_for("notes/")
+        terminal.press(TAB)
+        terminal.wait_for("notes/rows.jsonl")
+        terminal.press(TAB, ENTER)
+        terminal.wait_for("prompt and completion")
+
+
+def test_no_color_leaves_no_colour(tmp_path: Path) -> None:
+    for arguments, env in (([], {"NO_COLOR": "1"}), (["--no-color"], {})):
+        with Terminal(arguments, folder=tmp_path, env=env) as terminal:
+            terminal.wait_for("? What would")
+            terminal.press(ENTER)
+            terminal.wait_for("? Model")
+            styles = {code for found in re.findall(rb"\x1b\[([0-9;]*)m", terminal.raw) for code in found.split(b";")}
+            assert styles <= {b"", b"0", b"1", b"2"}, "bold and dim are not colours; nothing else is used"
+
+
+def test_a_dumb_terminal_gets_numbered_questions(tmp_path: Path) -> None:
+    with Terminal(folder=tmp_path, env={"TERM": "dumb"}) as terminal:
+        terminal.wait_for("Number [1]:")
+        assert "  2. Distillation" in terminal.text()
+        terminal.press("?\n")
+        terminal.wait_for("a model learns from them")
+        terminal.press("5\n")
+        terminal.wait_for("Type a number from 1 to 2.")
+        terminal.press("\n")
+        terminal.wait_for("STEP 1: Models")
+        terminal.wait_for("Another model")
+        terminal.press("back\n", "2\n")
+        terminal.wait_for("Teacher")
+        assert b"\x1b" not in terminal.raw
+
+
+def test_plain_asks_the_same_questions_without_escape_codes(tmp_path: Path) -> None:
+    with Terminal(["--plain"], folder=tmp_path) as terminal:
+        terminal.wait_for("Number [1]:")
+        terminal.press("\n")
+        terminal.wait_for("Another model")
+        terminal.press("\n")
+        terminal.wait_for("A Hugging Face dataset")
+        terminal.press("\n")
+        terminal.wait_for("Rows to use [")
+        assert b"\x1b" not in terminal.raw
+        terminal.press("\x04")
+        assert terminal.wait_for_end() == 130
+        assert "nothing written" in terminal.text()
+
+
+def test_an_ascii_terminal_gets_ascii(tmp_path: Path) -> None:
+    with Terminal(folder=tmp_path, env={"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}) as terminal:
+        terminal.wait_for("? What would")
+        terminal.press(ENTER)
+        terminal.wait_for("> HuggingFaceTB")
+        terminal.raw.decode("ascii")

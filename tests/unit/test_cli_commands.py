@@ -1,0 +1,86 @@
+"""The command line as a program: exit codes, one clear sentence, nothing asked without a terminal."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def cli(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "finetune_cli.py"), *arguments],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder or Path.home()), "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert 1 <= len(done.stderr.strip().splitlines()) <= 3, done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert done.stdout == ""
+
+
+def test_without_a_terminal_the_missing_flag_is_named(tmp_path: Path) -> None:
+    refused(cli(folder=tmp_path), "--yes")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "missing.yaml"], ["missing.yaml"]),
+        (["run"], ["RECIPE"]),
+        (["rum", "recipe.yaml"], ["rum", "Did you mean run?"]),
+        (["run", "recipe.yaml", "--sett", "a=1"], ["--sett", "Did you mean --set?"]),
+        (["--yess"], ["--yess", "Did you mean --yes?"]),
+        (["run", "recipe.yaml", "--set", "training.epochs=-1"], ["training.epochs", "greater than 0", "-1"]),
+        (["run", "recipe.yaml", "--set", "dataset.max_length=0"], ["dataset.max_length", "8"]),
+        (["run", "recipe.yaml", "--set", "training.epoch=1"], ["training.epoch", "Did you mean training.epochs?"]),
+        (["run", "recipe.yaml", "--set", "epochs"], ["KEY.PATH=VALUE"]),
+        (["run", "recipe.yaml", "--set", "distillation.alpha=1.2"], ["distillation.alpha", "1.2"]),
+        (["run", "recipe.yaml", "--set", "distillation.temperature=0"], ["distillation.temperature"]),
+        (["run", "broken.yaml"], ["broken.yaml", "YAML"]),
+        (["run", "recipe.yaml", "--device", "toaster"], ["--device", "toaster"]),
+        (["upload", "nothing_here", "--repo", "me/mine"], ["nothing_here"]),
+        (["benchmark", "nothing_here"], ["nothing_here"]),
+        (["chat", "nothing_here"], ["nothing_here"]),
+        (["--set", "seed=1"], ["--yes"]),
+        (["--yes", "--set", "approach=distilation"], ["approach"]),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("seed: 1\n")
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    refused(cli(*arguments, folder=tmp_path), *words)
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == ["broken.yaml", "recipe.yaml"]
+
+
+def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:
+    done = cli("run", "missing.yaml", "--debug", folder=tmp_path)
+    assert "Traceback" in done.stderr
+
+
+def test_help_names_every_command(tmp_path: Path) -> None:
+    done = cli("--help", folder=tmp_path)
+    assert done.returncode == 0
+    for command in ("run", "plan", "benchmark", "upload", "chat", "doctor", "--yes"):
+        assert command in done.stdout
+
+
+def test_doctor_as_json_is_one_object(tmp_path: Path) -> None:
+    done = cli("doctor", "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {"python", "memory", "hub"} <= set(json.loads(done.stdout))

@@ -1,0 +1,69 @@
+"""Who imports whom: the first question waits for no torch, and the layers hold."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "transformers", "datasets", "peft")
+
+EVERY_STEP = """
+import os, sys, tempfile
+sys.path.insert(0, {root!r})
+os.chdir(tempfile.mkdtemp())
+from finetune.models.machine import glance
+from finetune.runtime import RuntimeOptions
+from finetune.wizard import ask_recipe
+from finetune.wizard.here import Here
+from finetune.wizard.prompter import ScriptedPrompter
+from finetune.wizard import plain, session, terminal, step6_upload
+for approach in ("fine-tuning", "distillation"):
+    prompter = ScriptedPrompter({{"approach": approach, "advanced": True}}, otherwise_default=True)
+    ask_recipe(prompter, lambda: Here(glance(), False, RuntimeOptions()))
+    assert "STEP 5 Benchmark" in prompter.shown
+print([module for module in {heavy!r} if module in sys.modules])
+"""
+
+FIRST_QUESTION = """
+import sys
+sys.path.insert(0, {root!r})
+from finetune import cli, commands
+from finetune.wizard import session, step0_approach
+from finetune.wizard.terminal import TerminalPrompter
+print([module for module in {modules!r} if module in sys.modules])
+"""
+
+
+def imported_by(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_no_step_of_the_wizard_imports_the_engines_libraries() -> None:
+    assert imported_by(EVERY_STEP.format(root=str(ROOT), heavy=HEAVY)) == "[]"
+
+
+def test_the_first_question_needs_neither_recipe_nor_tables() -> None:
+    modules = (*HEAVY, "pydantic", "rich.table", "huggingface_hub", "numpy")
+    assert imported_by(FIRST_QUESTION.format(root=str(ROOT), modules=modules)) == "[]"
+
+
+def test_help_and_mistakes_need_none_of_it_either() -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from finetune.cli import main; main(['runn']); main(['run', 'missing.yaml']); "
+    assert imported_by(code + f"print([module for module in {HEAVY!r} if module in sys.modules])") == "[]"
+
+
+def test_the_layers_of_the_house_hold() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "KEPT" in done.stdout

@@ -1,0 +1,244 @@
+"""The conversation through its official double: defaults, answers, going back, changing one step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from finetune.models.machine import Glance
+from finetune.recipe import STARTER, Recipe
+from finetune.runtime import RuntimeOptions
+from finetune.wizard import ask_recipe
+from finetune.wizard.defaults import defaults
+from finetune.wizard.here import Here
+from finetune.wizard.prompter import Choice, GoBack, ScriptedPrompter
+from finetune.wizard.rewind import Rewind
+
+LAPTOP = Glance("a processor", 2, 16 * 2**30, 12 * 2**30, 100 * 2**30, None, 0)
+WORKSTATION = Glance("a processor", 16, 64 * 2**30, 60 * 2**30, 900 * 2**30, "a GPU", 24 * 2**30)
+DEFAULT, BACK = ScriptedPrompter.DEFAULT, ScriptedPrompter.BACK
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def here(glance: Glance = LAPTOP, hub: bool = False) -> Here:
+    return Here(glance, hub, RuntimeOptions())
+
+
+def ask(prompter: ScriptedPrompter, where: Here | None = None) -> Recipe:
+    recipe = Rewind(prompter).run(lambda answers: ask_recipe(answers, lambda: where or here()))
+    prompter.finish()
+    return recipe
+
+
+def enter_all_the_way(**answers: object) -> ScriptedPrompter:
+    return ScriptedPrompter({key.replace("__", "."): answer for key, answer in answers.items()}, otherwise_default=True)
+
+
+def test_enter_all_the_way_is_a_small_fine_tuning_run_of_the_starter() -> None:
+    prompter = enter_all_the_way()
+    recipe = ask(prompter)
+    assert (recipe.approach, recipe.model, recipe.dataset.source) == ("fine-tuning", STARTER, "builtin:python-docs")
+    assert recipe.method.kind == "lora"  # type: ignore[attr-defined]
+    assert recipe.dataset.samples is not None
+    assert recipe.dataset.samples < 1000
+    assert len(prompter.asked) <= 12, "a newcomer has a dozen questions at most"
+
+
+def test_the_steps_come_in_the_order_people_know() -> None:
+    prompter = enter_all_the_way()
+    ask(prompter)
+    headings = [line for line in prompter.shown if line.startswith("STEP")]
+    assert headings == ["STEP 0 Approach", "STEP 1 Models", "STEP 2 Dataset", "STEP 3 Configuration", "STEP 4 Training", "STEP 5 Benchmark"]
+
+
+def test_distillation_without_a_gpu_makes_the_student_from_the_starter() -> None:
+    recipe = ask(enter_all_the_way(approach="distillation"))
+    assert recipe.approach == "distillation"
+    assert recipe.teacher is not None
+    assert recipe.teacher.source == STARTER
+    assert recipe.model_dump()["model"] == {"from_teacher": {"layers": 20}}
+    assert recipe.dataset.source == "builtin:python-docs"
+    assert recipe.output_dir == "./distilled_model"
+
+
+def test_distillation_with_a_gpu_and_the_hub_is_gpt2_from_gpt2_medium_on_wikitext() -> None:
+    recipe = Recipe.from_layers(defaults(here(WORKSTATION, hub=True), "distillation"))
+    assert (recipe.teacher and recipe.teacher.source, recipe.model) == ("gpt2-medium", "gpt2")
+    assert (recipe.dataset.source, recipe.dataset.config, recipe.dataset.samples) == ("wikitext", "wikitext-2-raw-v1", 5000)
+    assert (recipe.distillation.temperature, recipe.distillation.alpha) == (2.0, 0.5)
+    assert (recipe.training.epochs, recipe.training.batch_size, recipe.training.learning_rate) == (3, 4, 2e-4)
+
+
+def test_distillation_with_a_gpu_but_no_hub_needs_nothing_from_the_hub() -> None:
+    recipe = Recipe.from_layers(defaults(here(WORKSTATION, hub=False), "distillation"))
+    assert recipe.teacher is not None
+    assert recipe.teacher.source == STARTER
+    assert recipe.dataset.source.startswith("builtin:")
+
+
+def test_the_machine_and_the_reason_for_the_defaults_are_said() -> None:
+    prompter = enter_all_the_way()
+    ask(prompter)
+    assert any("no GPU" in line and "2 cores" in line and "huggingface.co" in line for line in prompter.shown)
+
+
+def test_the_preview_marks_what_is_learned() -> None:
+    prompter = enter_all_the_way()
+    ask(prompter)
+    shown = next(line for line in prompter.shown if line.startswith("Columns:"))
+    assert "▌" in shown
+    assert "│" in shown
+
+
+def test_every_number_is_checked_by_the_recipe_before_the_next_question() -> None:
+    prompter = enter_all_the_way(
+        training__epochs=["-1", "none", "2"], training__batch_size=["0", "4"], training__learning_rate=["7", "1e-4"]
+    )
+    recipe = ask(prompter)
+    assert (recipe.training.epochs, recipe.training.batch_size, recipe.training.learning_rate) == (2, 4, 1e-4)
+    assert "Must be greater than 0." in prompter.shown
+    assert "Must be greater than or equal to 1." in prompter.shown
+    assert "Must be less than 1." in prompter.shown
+
+
+def test_shift_tab_asks_the_question_before_with_the_old_answer_as_default() -> None:
+    prompter = enter_all_the_way(training__epochs=["3", DEFAULT], training__batch_size=[BACK, "2"])
+    recipe = ask(prompter)
+    assert prompter.defaults["training.epochs"] == "3"
+    assert (recipe.training.epochs, recipe.training.batch_size) == (3, 2)
+
+
+def test_going_back_several_times_crosses_steps() -> None:
+    prompter = enter_all_the_way(method__kind=[BACK, "full"], dataset__samples=["100", BACK, "200"], dataset__source=[DEFAULT, DEFAULT])
+    recipe = ask(prompter)
+    assert recipe.dataset.samples == 200
+    assert recipe.method.kind == "full"  # type: ignore[attr-defined]
+
+
+def test_going_back_at_the_first_question_asks_it_again() -> None:
+    assert ask(enter_all_the_way(approach=[BACK, "fine-tuning"])).approach == "fine-tuning"
+
+
+def test_a_default_that_was_only_accepted_does_not_outlive_its_reason() -> None:
+    prompter = enter_all_the_way(approach=["fine-tuning", "distillation"], model=[BACK])
+    recipe = ask(prompter)
+    assert recipe.output_dir == "./distilled_model"
+    assert recipe.training.learning_rate != 1e-3
+
+
+def test_changing_one_step_asks_only_that_step() -> None:
+    prompter = enter_all_the_way(training__epochs=["1", "2"], training__batch_size=["4", DEFAULT])
+    rewind = Rewind(prompter)
+    rewind.run(lambda answers: ask_recipe(answers, here))
+    asked = len(prompter.asked)
+    rewind.reopen(4)
+    recipe = rewind.run(lambda answers: ask_recipe(answers, here))
+    assert set(prompter.asked[asked:]) == {"training.epochs", "training.batch_size", "training.learning_rate", "advanced"}
+    assert (recipe.training.epochs, recipe.training.batch_size) == (2, 4)
+
+
+def test_advanced_settings_come_from_the_method_and_reach_the_recipe() -> None:
+    prompter = ScriptedPrompter(
+        {"advanced": True, "method.r": "8", "method.target_modules": "q_proj, v_proj", "training.scheduler": "linear", "seed": "7"},
+        otherwise_default=True,
+    )
+    recipe = ask(prompter)
+    assert recipe.method.model_dump()["r"] == 8
+    assert recipe.method.model_dump()["target_modules"] == ["q_proj", "v_proj"]
+    assert (recipe.training.scheduler, recipe.seed) == ("linear", 7)
+
+
+def test_a_local_file_is_read_before_the_next_question(empty_folder: Path) -> None:
+    (empty_folder / "good.jsonl").write_text('{"prompt": "2 + 2", "completion": "4"}\n' * 30)
+    (empty_folder / "empty.jsonl").write_text("")
+    prompter = enter_all_the_way(dataset__source="a file", dataset__file=["missing.jsonl", "empty.jsonl", "good.jsonl"])
+    recipe = ask(prompter)
+    assert recipe.dataset.source == "good.jsonl"
+    assert any("missing.jsonl" in line for line in prompter.shown)
+    assert any("empty.jsonl" in line for line in prompter.shown)
+
+
+def test_a_data_file_in_the_working_folder_is_offered_by_name(empty_folder: Path) -> None:
+    (empty_folder / "mine.csv").write_text("question,answer\n" + "2+2?,4\n" * 30)
+    assert ask(enter_all_the_way(dataset__source="mine.csv")).dataset.source == "mine.csv"
+
+
+def test_columns_nobody_can_guess_are_asked_for(empty_folder: Path) -> None:
+    (empty_folder / "odd.csv").write_text("left,right\n" + "2+2?,4\n" * 30)
+    prompter = enter_all_the_way(
+        dataset__source="odd.csv", dataset__whole=True, dataset__columns__prompt="left", dataset__columns__completion="right"
+    )
+    columns = ask(prompter).dataset.columns
+    assert columns is not None
+    assert (columns.prompt, columns.completion) == ("left", "right")
+
+
+def test_an_output_folder_in_use_is_neither_proposed_nor_accepted(empty_folder: Path) -> None:
+    (empty_folder / "finetuned_model").mkdir()
+    (empty_folder / "finetuned_model" / "model.safetensors").write_text("work of last week")
+    prompter = enter_all_the_way(output_dir=["finetuned_model", DEFAULT])
+    assert ask(prompter).output_dir == "./finetuned_model-2"
+    assert any("not empty" in line for line in prompter.shown)
+
+
+def test_a_model_that_cannot_be_here_is_refused_at_once() -> None:
+    prompter = enter_all_the_way(model="another", model__name=["../../etc", "./no_such_folder", "someone/some-model", STARTER])
+    assert ask(prompter).model == STARTER
+    assert any("no_such_folder" in line for line in prompter.shown)
+    assert any("huggingface.co does not answer" in line and "someone/some-model" in line for line in prompter.shown)
+
+
+def test_a_student_must_be_smaller_than_its_teacher() -> None:
+    prompter = enter_all_the_way(approach="distillation", student__layers=["0", "30", "1.5", "12"])
+    assert ask(prompter).model_dump()["model"] == {"from_teacher": {"layers": 12}}
+    assert "Must be less than the teacher's 30." in prompter.shown
+
+
+def test_temperature_and_alpha_are_held_to_their_ranges() -> None:
+    prompter = enter_all_the_way(approach="distillation", distillation__temperature=["0", "3"], distillation__alpha=["1.2", "0.3"])
+    recipe = ask(prompter)
+    assert (recipe.distillation.temperature, recipe.distillation.alpha) == (3, 0.3)
+
+
+def test_an_earlier_run_is_offered_as_the_teacher(empty_folder: Path) -> None:
+    run = empty_folder / "my_run" / "run"
+    run.mkdir(parents=True)
+    Recipe.from_layers({}).save(run / "recipe.yaml")
+    (run / "benchmark.json").write_text("{}")
+    recipe = ask(enter_all_the_way(approach="distillation", teacher="./my_run"))
+    assert recipe.teacher is not None
+    assert recipe.teacher.source == "./my_run"
+
+
+def test_answers_and_a_file_make_the_same_recipe(tmp_path: Path) -> None:
+    recipe = ask(enter_all_the_way())
+    recipe.save(tmp_path / "again.yaml")
+    assert Recipe.load(tmp_path / "again.yaml") == recipe
+    assert yaml.safe_load(recipe.to_yaml())["training"]["epochs"] == recipe.training.epochs
+
+
+def test_the_double_fails_for_an_unknown_question() -> None:
+    with pytest.raises(AssertionError, match="no answer"):
+        ask(ScriptedPrompter({"approach": "fine-tuning"}))
+
+
+def test_the_double_fails_for_an_unused_answer() -> None:
+    with pytest.raises(AssertionError, match="nobody asked for: colour"):
+        ask(enter_all_the_way(colour="red"))
+
+
+def test_the_double_fails_for_a_choice_that_is_not_offered() -> None:
+    with pytest.raises(AssertionError, match="not offered"):
+        ScriptedPrompter({"a": "c"}).select("a", "A", [Choice("b", "B")], default="b")
+
+
+def test_going_back_raises_for_whoever_asks_without_memory() -> None:
+    with pytest.raises(GoBack):
+        ScriptedPrompter({"a": BACK}).text("a", "A", default="")
