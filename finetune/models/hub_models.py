@@ -18,7 +18,7 @@ from finetune.errors import ModelError, ModelGated, ModelNotFound
 from finetune.events import Progress, Reporter
 from finetune.models.catalogue import CATALOGUE
 from finetune.models.machine import check_room
-from finetune.models.model_folder import PICKLES, is_adapter, is_complete, needs_remote_code, no_safetensors, weight_names
+from finetune.models.model_folder import PICKLES, is_adapter, is_complete, may_run_own_code, no_safetensors, weight_names
 from finetune.models.reach import absence, endpoint, endpoint_host, hub_reachable
 from finetune.recipe import STARTER
 from finetune.registry import did_you_mean
@@ -81,8 +81,7 @@ def _download(name: str, revision: str | None, runtime: RuntimeOptions, reporter
 
     suffixes = (*SMALL_FILES, ".py") if runtime.trust_remote_code else SMALL_FILES
     folder = get([file for file in sizes if file.endswith(suffixes)])
-    if needs_remote_code(folder) and not runtime.trust_remote_code:
-        return folder, folder.name  # refused by the caller, before the weights
+    may_run_own_code(folder, name, allowed=runtime.trust_remote_code)
     weights = ["adapter_model.safetensors"] if "adapter_model.safetensors" in sizes and is_adapter(folder) else None
     if weights is None and "model.safetensors" in sizes:
         weights = ["model.safetensors"]

@@ -75,6 +75,18 @@ def needs_remote_code(folder: Path) -> bool:
     return config.get("model_type") not in CONFIG_MAPPING
 
 
+def may_run_own_code(folder: Path, name: str, *, allowed: bool) -> bool:
+    """Whether the model's Python code will run when it is loaded; raises ModelError if it would have to but is not allowed."""
+    if not needs_remote_code(folder):
+        return False
+    if not allowed:
+        raise ModelError(
+            f"{name} brings its own Python code, which is not run unless you allow it.",
+            hint="Read that code, then allow it with --trust-remote-code and a pinned revision: MODEL@COMMIT",
+        )
+    return True
+
+
 def adapter_base(folder: Path) -> str:
     """The base model of an adapter folder: as the run recorded it, else as peft did."""
     recorded = folder / "run" / "recipe.yaml"

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 from finetune.errors import HardwareError, ModelError, ModelNotFound
 from finetune.events import Notice, Reporter
 from finetune.models import hub_models, starter
-from finetune.models.model_folder import PICKLES, adapter_base, is_adapter, needs_remote_code, weight_files
+from finetune.models.model_folder import PICKLES, adapter_base, is_adapter, may_run_own_code, weight_files
 from finetune.models.reach import absence, hub_reachable
 from finetune.recipe import STARTER
 from finetune.runtime import RuntimeOptions
@@ -121,20 +121,14 @@ def _checked(found: LocatedModel, runtime: RuntimeOptions, reporter: Reporter, s
             raise ModelError(f"The adapter in {found.folder} names itself as its base model.", hint="Name the base model instead.")
         base = _locate(adapter_base(found.folder), runtime, reporter, (*seen, found.pinned))
         return replace(found, base=base, adapter_base=base.pinned, bytes=size + base.bytes)
-    return replace(found, bytes=size, remote_code=_may_run_its_code(found, runtime))
+    return replace(found, bytes=size, remote_code=_may_run_own_code(found, runtime))
 
 
-def _may_run_its_code(found: LocatedModel, runtime: RuntimeOptions) -> bool:
-    if not needs_remote_code(found.folder):
-        return False
-    if not runtime.trust_remote_code:
-        raise ModelError(
-            f"{found.name} brings its own Python code, which is not run unless you allow it.",
-            hint="Read that code, then allow it with --trust-remote-code and a pinned revision: MODEL@COMMIT",
-        )
-    if found.source.kind == "hub" and found.source.revision != found.revision:
+def _may_run_own_code(found: LocatedModel, runtime: RuntimeOptions) -> bool:
+    own_code = may_run_own_code(found.folder, found.name, allowed=runtime.trust_remote_code)
+    if own_code and found.source.kind == "hub" and found.source.revision != found.revision:
         raise ModelError(f"{found.name} brings its own Python code, so its commit must be named.", hint=f"Name it: {found.pinned}")
-    return True
+    return own_code
 
 
 def _from_pypi(source: ModelSource, runtime: RuntimeOptions) -> bool:
