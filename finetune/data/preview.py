@@ -71,4 +71,6 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
         if len(examples) < limit and any(turn["content"].strip() for turn in messages):
             examples.append([Segment(*piece) for piece in template.pieces(messages)])
             shown.append(record.values)
+    if not examples:
+        raise no_rows(origin.name, skipped)
     return Preview(origin.name, columns, found.name, list(found.columns), examples, shown, skipped, origin.notes)

@@ -52,7 +52,8 @@ def _items(text: str, name: str) -> Iterator[tuple[Any, int]]:
                 item, position = DECODER.raw_decode(text, position)
             except (ValueError, RecursionError) as error:
                 raise _broken(error, text, name) from None
-            yield item, line
+            # a bare number was decoded as its spelling, which is not to be taken for text
+            yield (item if following == '"' or not isinstance(item, str) else None), line
         position = _after_blanks(text, position)
         separator = text[position : position + 1]
         if separator == "]":

@@ -1,0 +1,68 @@
+"""builtin:python-docs: real, documented functions of this Python, the same ones every time."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from finetune.data.builtin import LONGEST_SOURCE, documented_functions, read_builtin
+from finetune.errors import DatasetNotFound
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    return read_builtin("python-docs", tmp_path_factory.mktemp("cache"))
+
+
+def test_there_are_thousands_of_short_documented_functions(rows: list[dict[str, str]]) -> None:
+    assert len(rows) > 4000
+    assert all("def " in row["input"] and len(row["input"]) <= LONGEST_SOURCE for row in rows)
+    assert all("\n" not in row["output"] and len(row["output"]) >= 10 for row in rows)
+
+
+def test_the_answer_is_not_in_the_question(rows: list[dict[str, str]]) -> None:
+    assert sum(row["output"] in row["input"] for row in rows) < len(rows) / 100
+
+
+def test_the_rows_are_the_same_when_they_are_read_again(rows: list[dict[str, str]], tmp_path: Path) -> None:
+    assert read_builtin("python-docs", tmp_path) == rows
+    assert read_builtin("python-docs", tmp_path) == rows, "from the cache"
+
+
+def test_functions_come_in_source_order_without_their_docstrings(tmp_path: Path) -> None:
+    source = '''
+    class Thing:
+        def first(self):
+            """Do the first thing.
+
+            At length.
+            """
+            return 1  # é
+
+        @property
+        async def second(self):
+            "Do the second thing."
+            if self:
+                def inner():
+                    """Do an inner thing."""
+                    return 2
+            return inner
+
+    def undocumented():
+        return 3
+
+    def only_documented():
+        """Say it all in the docstring."""
+    '''
+    path = tmp_path / "thing.py"
+    path.write_text(textwrap.dedent(source), encoding="utf-8")
+    found = list(documented_functions(path))
+    assert [docstring for _, docstring in found] == ["Do the first thing.", "Do the second thing.", "Do an inner thing."]
+    assert found[0][0] == "def first(self):\n    return 1  # é"
+
+
+def test_an_unknown_name_gets_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(DatasetNotFound, match=r"Did you mean python-docs\?"):
+        read_builtin("python-doc", tmp_path)

@@ -1,0 +1,361 @@
+"""Files as people really have them: each is read exactly, or refused with one sentence that names it."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import csv
+import gzip
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from finetune.data.sources import Rows, read_rows
+from finetune.errors import BadRow, DatasetError, DatasetNotFound, EmptyDataset, UnknownFormat
+from finetune.events import Notice, Recorder
+from finetune.recipe import ColumnsSpec, DatasetSpec
+from finetune.runtime import RuntimeOptions
+
+TRICKY = [
+    'He said "two", then\nleft; tab\there, comma, bar | end',
+    "None",
+    "NA",
+    "null",
+    "nan",
+    "007",
+    "café – naïve €5 “quoted”",
+    "  spaces around  ",
+    "line\r\nbreaks\rof all kinds",
+]
+WIDE = ["👩‍👩‍👧 emoji 🎉", "مرحبا بالعالم", "שלום", "漢字かな", "combining é ñ", "zero\u200bwidth"]
+ROWS = [(f"{number}: {text}", text) for number, text in enumerate((TRICKY + WIDE) * 2)]
+WESTERN = [(f"{number}: {text}", text) for number, text in enumerate(TRICKY * 3)]
+ONE_LINE = [tuple(" ".join(cell.split()) for cell in row) for row in ROWS]
+RECORDS = [{"question": question, "answer": answer} for question, answer in ROWS]
+
+
+def json_lines(rows: list[tuple[str, str]], end: str = "\n") -> str:
+    return end.join(json.dumps({"question": question, "answer": answer}, ensure_ascii=False) for question, answer in rows)
+
+
+def table(rows: list[tuple[str, str]], **style: object) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, **style).writerows([("question", "answer"), *rows])  # type: ignore[arg-type]
+    return text.getvalue()
+
+
+def parquet(rows: list[tuple[str, str]]) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([{"question": question, "answer": answer} for question, answer in rows]), sink, row_group_size=7)
+    return sink.getvalue()
+
+
+def arrow(rows: list[tuple[str, str]], new: Callable[..., pa.RecordBatchWriter]) -> bytes:
+    sink = io.BytesIO()
+    content = pa.Table.from_pylist([{"question": question, "answer": answer} for question, answer in rows])
+    with new(sink, content.schema) as writer:
+        writer.write_table(content, max_chunksize=5)
+    return sink.getvalue()
+
+
+def zipped(**members: bytes) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name.replace("__", "."), content)
+    return sink.getvalue()
+
+
+GOOD: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
+    "JSON lines": ("a.jsonl", json_lines(ROWS).encode(), ROWS),
+    "JSON lines called ndjson": ("a.ndjson", json_lines(ROWS).encode(), ROWS),
+    "JSON lines with \\u escapes": ("a.jsonl", "\n".join(json.dumps(row) for row in RECORDS).encode(), ROWS),
+    "JSON lines with CRLF and a last line end": ("a.jsonl", (json_lines(ROWS, "\r\n") + "\r\n").encode(), ROWS),
+    "JSON lines with blank lines": ("a.jsonl", json_lines(ROWS, "\n\n").encode(), ROWS),
+    "JSON lines with a UTF-8 mark": ("a.jsonl", json_lines(ROWS).encode("utf-8-sig"), ROWS),
+    "JSON lines in UTF-16": ("a.jsonl", json_lines(ROWS).encode("utf-16"), ROWS),
+    "JSON lines in big-endian UTF-16": ("a.jsonl", codecs.BOM_UTF16_BE + json_lines(ROWS).encode("utf-16-be"), ROWS),
+    "JSON lines in UTF-16 without a mark": ("a.jsonl", json_lines(WESTERN).encode("utf-16-le"), WESTERN),
+    "JSON lines in UTF-32": ("a.jsonl", json_lines(ROWS).encode("utf-32"), ROWS),
+    "JSON lines in cp1252": ("a.jsonl", json_lines(WESTERN).encode("cp1252"), WESTERN),
+    "JSON lines that are a list": ("a.jsonl", json.dumps(RECORDS).encode(), ROWS),
+    "JSON list": ("a.json", json.dumps(RECORDS).encode(), ROWS),
+    "JSON list, indented": ("a.json", json.dumps(RECORDS, indent=2, ensure_ascii=False).encode(), ROWS),
+    "JSON list with a UTF-8 mark": ("a.json", json.dumps(RECORDS).encode("utf-8-sig"), ROWS),
+    "JSON with a data key": ("a.json", json.dumps({"version": "1", "data": RECORDS}).encode(), ROWS),
+    "JSON with splits": ("a.json", json.dumps({"test": [{"question": "no", "answer": "no"}], "train": RECORDS}).encode(), ROWS),
+    "JSON columns": ("a.json", json.dumps({key: [row[key] for row in RECORDS] for key in RECORDS[0]}).encode(), ROWS),
+    "JSON columns by index": (
+        "a.json",
+        json.dumps({key: {str(number): row[key] for number, row in enumerate(RECORDS)} for key in RECORDS[0]}).encode(),
+        ROWS,
+    ),
+    "JSON rows by index": ("a.json", json.dumps({str(number): row for number, row in enumerate(RECORDS)}).encode(), ROWS),
+    "JSON lines under the name .json": ("a.json", json_lines(ROWS).encode(), ROWS),
+    "CSV": ("a.csv", table(ROWS).encode(), ROWS),
+    "CSV with LF": ("a.csv", table(ROWS, lineterminator="\n").encode(), ROWS),
+    "CSV, all cells quoted": ("a.csv", table(ROWS, quoting=csv.QUOTE_ALL).encode(), ROWS),
+    "CSV with semicolons": ("a.csv", table(ROWS, delimiter=";").encode(), ROWS),
+    "CSV with tabs": ("a.csv", table(ROWS, delimiter="\t").encode(), ROWS),
+    "CSV with bars": ("a.csv", table(ROWS, delimiter="|").encode(), ROWS),
+    "CSV with a UTF-8 mark": ("a.csv", table(ROWS).encode("utf-8-sig"), ROWS),
+    "CSV in cp1252 with semicolons": ("a.csv", table(WESTERN, delimiter=";").encode("cp1252"), WESTERN),
+    "CSV in UTF-16 with tabs": ("a.csv", table(ROWS, delimiter="\t").encode("utf-16"), ROWS),
+    "TSV": ("a.tsv", table(ROWS, delimiter="\t").encode(), ROWS),
+    "TSV where quotes mean nothing": (
+        "a.tsv",
+        b"question\tanswer\n" + "\n".join(f'{question}\t"{answer}' for question, answer in ONE_LINE).encode(),
+        [(question, f'"{answer}') for question, answer in ONE_LINE],
+    ),
+    "Parquet": ("a.parquet", parquet(ROWS), ROWS),
+    "Arrow stream": ("a.arrow", arrow(ROWS, pa.ipc.new_stream), ROWS),
+    "Arrow file": ("a.arrow", arrow(ROWS, pa.ipc.new_file), ROWS),
+    "gzip": ("a.jsonl.gz", gzip.compress(json_lines(ROWS).encode()), ROWS),
+    "gzip of CSV": ("a.csv.gz", gzip.compress(table(ROWS).encode()), ROWS),
+    "gzip of Parquet": ("a.parquet.gz", gzip.compress(parquet(ROWS)), ROWS),
+    "bzip2": ("a.jsonl.bz2", bz2.compress(json_lines(ROWS).encode()), ROWS),
+    "Zstandard": ("a.jsonl.zst", pa.compress(json_lines(ROWS).encode(), codec="zstd", asbytes=True), ROWS),
+    "zip": ("a.zip", zipped(README__md=b"about", rows__jsonl=json_lines(ROWS).encode()), ROWS),
+    "zip of Parquet": ("a.zip", zipped(rows__parquet=parquet(ROWS)), ROWS),
+    "numbers and truth values": (
+        "a.jsonl",
+        b'{"question": 1.50, "answer": 12345678901234567890}\n{"question": true, "answer": -0.0}',
+        [("1.50", "12345678901234567890"), ("true", "-0.0")],
+    ),
+    "NUL characters": (
+        "a.jsonl",
+        b'{"question": "a\\u0000b", "answer": "\\u0000"}\n{"question": "c", "answer": "d"}',
+        [("a\0b", "\0"), ("c", "d")],
+    ),
+    "an index column without a name": ("a.csv", b",question,answer\n0,a,b\n1,c,d\n", [("a", "b"), ("c", "d")]),
+    "spaces around column names": ("a.csv", b" question , answer\na,b\nc,d\n", [("a", "b"), ("c", "d")]),
+    "capital column names": ("a.csv", b"Question,ANSWER\na,b\nc,d\n", [("a", "b"), ("c", "d")]),
+    "a line of ten million characters": (
+        "a.jsonl",
+        json.dumps({"question": "long", "answer": "x" * 10_000_000}).encode() + b'\n{"question": "c", "answer": "d"}',
+        [("long", "x" * 10_000_000), ("c", "d")],
+    ),
+    "a cell of a million characters": (
+        "a.csv",
+        b"question,answer\nlong," + b"x" * 1_000_000 + b"\nc,d\n",
+        [("long", "x" * 1_000_000), ("c", "d")],
+    ),
+}
+
+
+def read(tmp_path: Path, source: str | Path, recorder: Recorder | None = None, **spec: object) -> Rows:
+    runtime = RuntimeOptions(cache_dir=tmp_path / "cache")
+    return read_rows(DatasetSpec(source=str(source), **spec), runtime, recorder or Recorder())  # type: ignore[arg-type]
+
+
+def contents(rows: Rows) -> list[tuple[str, ...]]:
+    return [tuple(turn["content"] for turn in messages) for messages in rows.dataset["messages"]]
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_a_readable_file_gives_exactly_its_rows(tmp_path: Path, kind: str) -> None:
+    name, content, expected = GOOD[kind]
+    (tmp_path / name).write_bytes(content)
+    rows = read(tmp_path, tmp_path / name)
+    assert contents(rows) == expected
+    assert rows.facts.read == len(expected)
+    assert rows.facts.skipped == 0
+
+
+REFUSED: dict[str, tuple[str, bytes, type[DatasetError], str]] = {
+    "empty": ("a.jsonl", b"", EmptyDataset, r"^a\.jsonl is empty"),
+    "only line ends": ("a.jsonl", b"\n\r\n\n", EmptyDataset, "holds no rows"),
+    "an empty list": ("a.json", b"[]", EmptyDataset, "holds no rows"),
+    "only column names": ("a.csv", b"question,answer\n", EmptyDataset, "holds no rows"),
+    "a blank CSV": ("a.csv", b"\n\n", EmptyDataset, "is empty"),
+    "blank text": ("a.txt", b" \n\n\t\n", EmptyDataset, "holds no rows"),
+    "a broken line": ("a.jsonl", b'{"question": "a", "answer": "b"}\n{"question": "c"', BadRow, r"a\.jsonl line 2: not JSON"),
+    "a broken list": (
+        "a.json",
+        b'[{"question": "a", "answer": "b"},\n{"question" "c"}]',
+        BadRow,
+        r"^a\.json, line 2: this is not valid JSON",
+    ),
+    "a list cut short": ("a.json", b'[{"question": "a", "answer": "b"},\n', BadRow, r"^a\.json, line 2"),
+    "a list without a comma": ("a.json", b'[{"question": "a", "answer": "b"}\n{"question": "c"}]', BadRow, r"^a\.json, line 2"),
+    "no JSON at all": ("a.json", b"hello there", BadRow, r"^a\.json, line 1: this is not valid JSON"),
+    "columns of different lengths": ("a.json", b'{"question": ["a", "b"], "answer": ["c"]}', BadRow, "question: 2, answer: 1"),
+    "a list of numbers": ("a.json", b"[1, 2, 3]", BadRow, "not an object"),
+    "unknown columns": ("a.jsonl", b'{"frage": "a", "antwort": "b"}\n' * 3, UnknownFormat, "has the columns frage, antwort"),
+    "a column that is always null": (
+        "a.jsonl",
+        b'{"question": "a", "answer": null}\n' * 3,
+        EmptyDataset,
+        r"^a\.jsonl: column answer is miss",
+    ),
+    "a column that is always empty": ("a.csv", b"question,answer\na,\nb,\n", EmptyDataset, r"^a\.csv: column answer is empty"),
+    "a nested answer": ("a.jsonl", b'{"question": "a", "answer": {"b": 1}}\n' * 3, BadRow, "column answer holds an object"),
+    "the same column twice": ("a.csv", b"question,answer,answer\na,b,c\n", UnknownFormat, "more than one column called 'answer'"),
+    "a quote that never closes": ("a.csv", b'question,answer\na,b\nc,"d\ne,f\n', BadRow, r"^a\.csv, line 3: a quote opens here"),
+    "a wrong number of cells": ("a.csv", b"question,answer\na,b\nc,d,e\n", BadRow, "line 3: 3 cells where the first line has 2"),
+    "a picture": ("a.txt", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4, UnknownFormat, r"^a\.txt is a binary file"),
+    "bytes of no text": ("a.jsonl", bytes(range(256)) * 40, UnknownFormat, "binary"),
+    "Parquet cut short": ("a.parquet", parquet(ROWS)[:-20], BadRow, r"^a\.parquet cannot be read"),
+    "Parquet that is none": ("a.parquet", b"hello", BadRow, r"^a\.parquet cannot be read"),
+    "Arrow that is none": ("a.arrow", b"hello there, this is no arrow file", BadRow, r"^a\.arrow cannot be read"),
+    "gzip cut short": ("a.jsonl.gz", gzip.compress(json_lines(ROWS * 50).encode())[:-40], BadRow, r"^a\.jsonl\.gz cannot be read"),
+    "gzip that is none": ("a.jsonl.gz", b"hello", BadRow, r"^a\.jsonl\.gz cannot be read"),
+    "zip that is none": ("a.zip", b"hello", BadRow, r"^a\.zip is not a whole"),
+    "another kind of file": ("a.docx", b"PK\x03\x04", UnknownFormat, r"^a\.docx is not a kind of data file"),
+    "half a surrogate pair": ("a.jsonl", b'{"question": "a", "answer": "\\ud83d"}\n' * 3, BadRow, "not valid Unicode"),
+    "JSON nested without end": ("a.jsonl", b"[" * 100_000, BadRow, "nested too deeply|not valid JSON"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_an_unusable_file_is_refused_in_one_sentence(tmp_path: Path, kind: str) -> None:
+    name, content, error, sentence = REFUSED[kind]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(error, match=sentence) as refused:
+        read(tmp_path, tmp_path / name)
+    assert "\n" not in refused.value.message
+    assert refused.value.hint
+    assert not list((tmp_path / "cache").rglob(".*")), "nothing half-read stays in the cache"
+
+
+def test_few_bad_rows_are_skipped_and_listed_with_file_and_line(tmp_path: Path) -> None:
+    lines = json_lines([(str(number), "x") for number in range(400)]).split("\n")
+    lines[10] = "{broken"
+    lines[20] = '{"question": "no answer"}'
+    lines[30] = '["not", "an object"]'
+    lines[40] = '{"question": "q", "answer": "\\udfff"}'
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    facts = read(tmp_path, tmp_path / "a.jsonl").facts
+    assert [(row.file, row.line) for row in facts.skipped_rows] == [("a.jsonl", 11), ("a.jsonl", 21), ("a.jsonl", 31), ("a.jsonl", 41)]
+    assert facts.read == 400
+    assert facts.skipped == 4
+
+
+def test_more_than_one_percent_of_bad_rows_is_an_error_that_names_the_first(tmp_path: Path) -> None:
+    lines = json_lines([(str(number), "x") for number in range(100)]).split("\n")
+    lines[10] = lines[50] = "{broken"
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    for _ in range(2):  # also when the rows come from the cache
+        with pytest.raises(BadRow, match=r"^2 of 100 rows .*a\.jsonl line 11.*a\.jsonl line 51"):
+            read(tmp_path, tmp_path / "a.jsonl")
+
+
+def test_a_few_bytes_of_another_encoding_spoil_their_row_only(tmp_path: Path) -> None:
+    lines = [json.dumps({"question": f"é{number}", "answer": "ü"}, ensure_ascii=False).encode() for number in range(300)]
+    lines[7] = lines[7].replace("é".encode(), b"\xe9")
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    rows = read(tmp_path, tmp_path / "a.jsonl")
+    assert len(rows.dataset) == 299
+    assert [(row.line, row.reason) for row in rows.facts.skipped_rows] == [(8, "text that is not valid Unicode")]
+
+
+def test_an_unusual_encoding_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(table(WESTERN).encode("cp1252"))
+    recorder = Recorder()
+    read(tmp_path, tmp_path / "a.csv", recorder)
+    assert [notice.text for notice in recorder.of(Notice)] == ["a.csv is read as cp1252."]
+
+
+def test_lines_are_counted_through_cells_that_hold_line_ends(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('question,answer\n"two\nlines",a\n\nb,c\n', encoding="utf-8")
+    assert read(tmp_path, tmp_path / "a.csv").dataset["line"][:] == [2, 5]
+
+
+def test_a_table_longer_than_the_sample_is_cut_nowhere(tmp_path: Path) -> None:
+    expected = [(f"{number}\r\n" * (number % 5), "ä, " * (number % 7) + "end") for number in range(6000)]
+    (tmp_path / "a.csv").write_bytes(table(expected).encode())
+    assert contents(read(tmp_path, tmp_path / "a.csv")) == expected
+
+
+def test_a_missing_file_names_the_nearest_one(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text("{}")
+    with pytest.raises(DatasetNotFound, match=r"There is no file .*trian\.jsonl") as missing:
+        read(tmp_path, tmp_path / "trian.jsonl")
+    assert missing.value.hint == f"Did you mean {tmp_path / 'train.jsonl'}?"
+
+
+def test_a_name_that_can_be_nothing_says_what_would_be_something(tmp_path: Path) -> None:
+    with pytest.raises(DatasetNotFound, match="neither a file nor the name of a data set"):
+        read(tmp_path, "what is this")
+
+
+def test_a_folder_gives_its_data_files_in_order_and_leaves_the_rest(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "README.md").write_text("about")
+    (folder / "dataset_info.json").write_text("{}")
+    (folder / ".hidden.jsonl").write_text("{}")
+    (folder / "b.jsonl").write_text(json_lines(ROWS[3:6]), encoding="utf-8")
+    (folder / "a.csv").write_bytes(table(ROWS[:3]).encode())
+    (folder / "deep" / "c.parquet").write_bytes(parquet(ROWS[6:9]))
+    assert contents(read(tmp_path, folder)) == ROWS[:9]
+    assert contents(read(tmp_path, folder, data_files="b*")) == ROWS[3:6]
+    assert contents(read(tmp_path, folder, data_files=["deep/*.parquet"])) == ROWS[6:9]
+    assert contents(read(tmp_path, folder / "*.jsonl")) == ROWS[3:6]
+    with pytest.raises(DatasetNotFound, match=r"No file in .* is called x\.csv"):
+        read(tmp_path, folder, data_files="x.csv")
+
+
+def test_files_named_after_splits_are_kept_apart(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "train-0.jsonl").write_text(json_lines(ROWS[:3]), encoding="utf-8")
+    (folder / "train-1.jsonl").write_text(json_lines(ROWS[3:6]), encoding="utf-8")
+    (folder / "dev.jsonl").write_text(json_lines(ROWS[6:9]), encoding="utf-8")
+    assert contents(read(tmp_path, folder)) == ROWS[:6]
+    assert contents(read(tmp_path, folder, split="validation")) == ROWS[6:9]
+    with pytest.raises(DatasetNotFound, match="no file of the split 'test'") as missing:
+        read(tmp_path, folder, split="test")
+    assert "dev.jsonl" in str(missing.value.hint)
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    with pytest.raises(DatasetNotFound, match="holds no data files"):
+        read(tmp_path, tmp_path / "rows")
+
+
+def test_running_text_is_cut_between_paragraphs_and_loses_nothing(tmp_path: Path) -> None:
+    paragraphs = [f"Paragraph {number} " + "word " * (number % 30) for number in range(400)]
+    paragraphs[100:100] = [" = A title = ", " = = A section = = "]
+    (tmp_path / "a.txt").write_bytes("\r\n \r\n".join(paragraphs).encode())
+    rows = read(tmp_path, tmp_path / "a.txt", max_length=64)
+    documents = [text for (text,) in contents(rows)]
+    assert [line for text in documents for line in text.split("\n") if line.strip()] == paragraphs
+    assert max(map(len, documents)) <= 64 * 3
+    title = next(text for text in documents if "A title" in text)
+    assert title.startswith(" = A title = ")
+    assert "A section" in title
+    assert "Paragraph 100" in title
+
+
+def test_text_without_blank_lines_is_cut_between_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("".join(f"line {number}\n" for number in range(1000)))
+    documents = [text for (text,) in contents(read(tmp_path, tmp_path / "a.txt"))]
+    assert "\n".join(documents).split("\n") == [f"line {number}" for number in range(1000)]
+    assert len(documents) >= 20
+
+
+def test_the_second_reading_comes_from_the_cache_until_the_content_changes(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(json_lines(ROWS), encoding="utf-8")
+    first = read(tmp_path, file)
+    (tmp_path / "elsewhere.jsonl").write_bytes(file.read_bytes())
+    assert read(tmp_path, tmp_path / "elsewhere.jsonl").fingerprint == first.fingerprint
+    file.write_text(json_lines(ROWS[:4]), encoding="utf-8")
+    assert contents(read(tmp_path, file)) == ROWS[:4]
+
+
+def test_chosen_columns_win_over_detected_ones_and_others_are_reported(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("question,answer,better\na,b,c\nd,e,f\n")
+    rows = read(tmp_path, tmp_path / "a.csv", columns=ColumnsSpec(prompt="question", completion="better"))
+    assert contents(rows) == [("a", "c"), ("d", "f")]
+    assert rows.facts.ignored_columns == ["answer"]
+    with pytest.raises(UnknownFormat, match=r"no column 'beter' .*Did you mean better\?"):
+        read(tmp_path, tmp_path / "a.csv", columns=ColumnsSpec(text="beter"))

@@ -1,0 +1,149 @@
+"""Which columns mean what, and what a record becomes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from finetune import registry
+from finetune.data.formats import detect
+from finetune.data.rows import RowProblem
+from finetune.errors import UnknownFormat
+from finetune.recipe import ColumnsSpec
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def system(text: str) -> dict[str, str]:
+    return {"role": "system", "content": text}
+
+
+KNOWN: dict[str, tuple[str, dict[str, Any], list[dict[str, str]]]] = {
+    "plain text": ("text", {"text": "a"}, [{"role": "text", "content": "a"}]),
+    "the only column": ("text", {"tweet": "a"}, [{"role": "text", "content": "a"}]),
+    "text with a label": ("text", {"label": 1, "text": "a"}, [{"role": "text", "content": "a"}]),
+    "prompt and completion": ("prompt_completion", {"prompt": "a", "completion": "b"}, [user("a"), assistant("b")]),
+    "prompt and response": ("prompt_completion", {"id": 1, "prompt": "a", "response": "b"}, [user("a"), assistant("b")]),
+    "chat prompt and completion": (
+        "prompt_completion",
+        {"prompt": [system("s"), user("a")], "completion": [assistant("b")]},
+        [system("s"), user("a"), assistant("b")],
+    ),
+    "document and summary": ("prompt_completion", {"document": "a", "summary": "b"}, [user("a"), assistant("b")]),
+    "input and output": ("prompt_completion", {"input": "a", "output": "b"}, [user("a"), assistant("b")]),
+    "Alpaca": ("instruction", {"instruction": "a", "input": "b", "output": "c"}, [user("a\n\nb"), assistant("c")]),
+    "Alpaca with an empty input": ("instruction", {"instruction": "a", "input": "", "output": "c"}, [user("a"), assistant("c")]),
+    "Alpaca with a null input": ("instruction", {"instruction": "a", "input": None, "output": "c"}, [user("a"), assistant("c")]),
+    "Alpaca with a system text": (
+        "instruction",
+        {"system": "s", "instruction": "a", "input": "b", "output": "c"},
+        [system("s"), user("a\n\nb"), assistant("c")],
+    ),
+    "Dolly": ("instruction", {"instruction": "a", "context": "b", "response": "c", "category": "d"}, [user("a\n\nb"), assistant("c")]),
+    "question and answer": ("question_answer", {"question": "a", "answer": "b"}, [user("a"), assistant("b")]),
+    "numbers": ("question_answer", {"question": 2, "answer": 4.5}, [user("2"), assistant("4.5")]),
+    "SQuAD": (
+        "question_answer",
+        {"context": "a", "question": "b", "answers": {"text": ["c", "d"], "answer_start": [1, 2]}},
+        [user("a\n\nb"), assistant("c")],
+    ),
+    "OpenAI messages": ("messages", {"messages": [system("s"), user("a"), assistant("b")]}, [system("s"), user("a"), assistant("b")]),
+    "ShareGPT": (
+        "messages",
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "id": "x"},
+        [user("a"), assistant("b")],
+    ),
+    "messages in a string": (
+        "messages",
+        {"messages": '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]'},
+        [user("a"), assistant("b")],
+    ),
+    "messages in parts": (
+        "messages",
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, assistant("c")]},
+        [user("ab"), assistant("c")],
+    ),
+    "capital names": ("question_answer", {"Question": "a", "ANSWER": "b"}, [user("a"), assistant("b")]),
+}
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_known_columns_become_turns(kind: str) -> None:
+    name, row, messages = KNOWN[kind]
+    found = detect(list(row), [row], None, "a.jsonl")
+    assert found.name == name
+    assert found.to_messages(row) == messages
+    assert set(found.columns) <= set(row)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no answer": ({"question": "a", "answer": None}, "column answer is missing"),
+    "an answer that is not there": ({"question": "a"}, "column answer is missing"),
+    "NaN, as pandas writes nothing": ({"question": "a", "answer": float("nan")}, "column answer is missing"),
+    "a blank answer": ({"question": "a", "answer": " \n"}, "column answer is empty"),
+    "no question": ({"question": None, "answer": "b"}, "column question is missing"),
+    "bytes": ({"question": "a", "answer": b"b"}, "column answer holds bytes, not text"),
+    "a list of no answers": ({"question": "a", "answer": []}, "column answer holds no answer"),
+    "tool calls": ({"messages": [user("a"), {"role": "assistant", "content": "", "tool_calls": [{}]}]}, "tool calls"),
+    "a tool's message": ({"messages": [user("a"), {"role": "tool", "content": "b"}, assistant("c")]}, "a message of 'tool'"),
+    "a picture": ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, assistant("c")]}, "pictures or sound"),
+    "no answer in a chat": ({"messages": [user("a")]}, "no answer of the assistant"),
+    "an empty chat": ({"messages": []}, "no list of messages"),
+    "a message without a role": ({"messages": [{"content": "a"}, assistant("b")]}, "a message of None"),
+    "messages that are text": ({"messages": [user("a"), "b"]}, "not an object"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_record_that_cannot_be_used_says_why(kind: str) -> None:
+    row, reason = REFUSED[kind]
+    name = "messages" if "messages" in row else "question_answer"
+    columns = ("messages",) if name == "messages" else ("question", "answer", None)
+    with pytest.raises(RowProblem, match=reason):
+        registry.load("formats", name)(*columns).to_messages(row)
+
+
+@pytest.mark.parametrize("row", [{"a": "x", "b": "y"}, {"id": 7}, {"label": "1"}, {"premise": "x", "hypothesis": "y", "label": 1}])
+def test_unknown_columns_are_named_with_the_setting_that_helps(row: dict[str, Any]) -> None:
+    with pytest.raises(UnknownFormat, match=", ".join(row)) as unknown:
+        detect(list(row), [row], None, "a.jsonl")
+    assert f"--set dataset.columns.prompt={next(iter(row))}" in str(unknown.value.hint)
+
+
+@pytest.mark.parametrize("text", ["None", "NA", "null", "NaN", "", "0", "false"])
+def test_words_that_look_like_nothing_are_text(text: str) -> None:
+    row = {"question": text, "answer": text or "x"}
+    assert detect(list(row), [row], None, "a").to_messages(row)[0] == user(text)
+
+
+CELLS = st.none() | st.text() | st.integers() | st.lists(st.text(), max_size=2)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(asked=CELLS, answered=CELLS)
+def test_a_record_becomes_its_own_text_or_is_refused(asked: Any, answered: Any) -> None:
+    found = registry.load("formats", "question_answer")("question", "answer", None)
+    answer = (answered or [None])[0] if isinstance(answered, list) else answered
+    usable = asked is not None and not isinstance(asked, list) and answer is not None and str(answer).strip() != ""
+    row = {"question": asked, "answer": answered}
+    if usable:
+        assert found.to_messages(row) == [user(str(asked)), assistant(str(answer))]
+    else:
+        with pytest.raises(RowProblem, match="column"):
+            found.to_messages(row)
+
+
+def test_chosen_columns_need_no_known_names() -> None:
+    row = {"frage": "a", "antwort": "b"}
+    found = detect(list(row), [row], ColumnsSpec(prompt="frage", completion="antwort"), "a.jsonl")
+    assert found.to_messages(row) == [user("a"), assistant("b")]
+    assert detect(list(row), [row], ColumnsSpec(text="antwort"), "a").to_messages(row) == [{"role": "text", "content": "b"}]

@@ -1,0 +1,65 @@
+"""What the wizard shows before any model is there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune.data.preview import Segment, preview_source
+from finetune.errors import BadRow, EmptyDataset
+from finetune.recipe import DatasetSpec
+from finetune.runtime import RuntimeOptions
+
+
+def test_columns_format_and_the_supervised_part_are_shown(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes("question;answer;note\nWas?;Käse;x\nWo?;Dort;y\n".encode("cp1252"))
+    preview = preview_source(DatasetSpec(source=str(file)), limit=1)
+    assert (preview.columns, preview.format, preview.ignored_columns) == (["question", "answer", "note"], "question_answer", ["note"])
+    assert preview.examples == [[Segment("Was?\n", False), Segment("Käse", True)]]
+    assert preview.records == [{"question": "Was?", "answer": "Käse", "note": "x"}]
+    assert preview.notes == ["a.csv is read as cp1252."]
+
+
+def test_unknown_columns_are_shown_to_be_mapped(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("frage,antwort\na,b\n")
+    preview = preview_source(DatasetSpec(source=str(tmp_path / "a.csv")))
+    assert preview.format is None
+    assert preview.columns == ["frage", "antwort"]
+    assert preview.records == [{"frage": "a", "antwort": "b"}]
+    assert "frage, antwort" in str(preview.problem)
+
+
+def test_bad_rows_among_the_first_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{broken\n{"text": null}\n')
+    preview = preview_source(DatasetSpec(source=str(tmp_path / "a.jsonl")))
+    assert [row.line for row in preview.skipped] == [2, 3]
+
+
+def test_a_file_without_a_usable_row_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": ""}\n')
+    (tmp_path / "b.jsonl").write_text('{"question": "a", "answer": 3}\n{"question": {}, "answer": []}\n'.replace("3", "{}"))
+    with pytest.raises(EmptyDataset, match="holds no rows"):
+        preview_source(DatasetSpec(source=str(tmp_path / "a.jsonl")))
+    with pytest.raises(BadRow, match="no row can be used"):
+        preview_source(DatasetSpec(source=str(tmp_path / "b.jsonl")))
+
+
+def test_the_built_in_data_is_shown_without_parsing_the_whole_library(tmp_path: Path) -> None:
+    preview = preview_source(DatasetSpec(), RuntimeOptions(cache_dir=tmp_path))
+    assert preview.format == "instruction"
+    assert len(preview.examples) == 3
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_preview_imports_no_heavy_library(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    code = (
+        "import sys; from finetune.data.preview import preview_source; from finetune.recipe import DatasetSpec;"
+        f"preview_source(DatasetSpec(source={str(tmp_path / 'a.jsonl')!r}));"
+        "print([name for name in ('torch', 'transformers', 'datasets', 'pandas', 'pyarrow') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
