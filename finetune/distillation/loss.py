@@ -6,7 +6,7 @@
     chunked_loss(hidden, head, rule)
 
 A rule sees the student's logits already divided by T and gives the gradient with respect to those: the first term then weighs
-alpha * T in it, the second (1 - alpha) * T^2.
+alpha * T in it, the second (1 - alpha) * T^2, its `gain`. Alpha 1 needs no teacher and is the business of CrossEntropy.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class HardLabels:
 
     def __init__(self, labels: Tensor, alpha: float, temperature: float) -> None:
         self.labels, self.alpha, self.temperature = labels, alpha, temperature
+        self.gain = (1 - alpha) * temperature**2
         self.sums: dict[str, Tensor] = {}  # unweighted: `kl`, whichever divergence it is, and `ce` if alpha > 0
 
     def load(self, rows: slice, workspace: Workspace) -> None:
@@ -41,6 +42,7 @@ class HardLabels:
         self._label = self.labels[rows, None]
         self._picked = logits.gather(1, self._label) * self.temperature
         self._hard = workspace.take("hard", logits.shape, logits, logits.dtype)
+        self._share = logits.new_tensor(self.alpha * self.temperature / self.gain)
         if self.temperature not in (1.0, 2.0):
             torch.mul(logits, self.temperature, out=self._hard)
             self._log_sum = softmax_(self._hard)
@@ -49,28 +51,26 @@ class HardLabels:
         """The same from p = softmax(logits / T) and its logsumexp [k, 1]."""
         if not self.alpha:
             return
-        weight: Tensor | float = self.alpha * self.temperature
         if self.temperature == 1.0:
             self._hard.copy_(p)
             self._log_sum = log_sum
         elif self.temperature == 2.0:  # exp(z) is the square of exp(z / 2): a product instead of a second exponential
-            total = torch.mul(p, p, out=self._hard).sum(-1, keepdim=True)
+            total = torch.linalg.vector_norm(p, dim=-1, keepdim=True).square_()
+            torch.mul(p, p, out=self._hard)
+            self._share = self.alpha * self.temperature / self.gain / total
             self._log_sum = total.log() + 2 * log_sum
-            weight = weight / total
-        self._hard.mul_(weight)
-        self._hard.scatter_add_(1, self._label, self._picked.new_full((1, 1), -self.alpha * self.temperature).expand_as(self._label))
 
     def total(self, gradient: Tensor, divergence: Tensor) -> Tensor:
-        """Weigh the divergence and its gradient, add the cross-entropy's; returns the loss of the block."""
-        weight = (1 - self.alpha) * self.temperature**2
+        """Add the cross-entropy's gradient to the divergence's, both over `gain`; returns the loss of the block."""
         self._add("kl", divergence)
         if not self.alpha:
-            gradient.mul_(weight)
-            return weight * divergence
-        torch.add(self._hard, gradient, alpha=weight, out=gradient)
+            return self.gain * divergence
+        share = self.alpha * self.temperature / self.gain
+        gradient.addcmul_(self._hard, self._share)
+        gradient.scatter_add_(1, self._label, gradient.new_full((1, 1), -share).expand_as(self._label))
         cross_entropy = (self._log_sum - self._picked).sum()
         self._add("ce", cross_entropy)
-        return self.alpha * cross_entropy + weight * divergence
+        return self.alpha * cross_entropy + self.gain * divergence
 
     def _add(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums[name] + value if name in self.sums else value
@@ -94,9 +94,9 @@ class Distillation(HardLabels):
         ratio = torch.sub(logits, q, out=workspace.take("ratio", logits.shape, logits, logits.dtype))
         self.before_softmax(logits, rows, workspace)
         log_sum = softmax_(logits)
-        ratio.add_(softmax_(q) - log_sum)
+        shift = softmax_(q) - log_sum
         self.after_softmax(logits, log_sum)
-        return self.total(logits, self.objective(logits, q, ratio))
+        return self.total(logits, self.objective(logits, q, ratio, shift))
 
 
 class CachedGradient(HardLabels):
@@ -122,4 +122,4 @@ class CachedGradient(HardLabels):
         return self.total(logits, log_sum.sum() + self.constant[rows].sum())
 
     def correct(self, grad_hidden: Tensor, rows: slice, factor: float) -> None:
-        grad_hidden.sub_(self.centre[rows], alpha=(1 - self.alpha) * self.temperature**2 * factor)
+        grad_hidden.sub_(self.centre[rows], alpha=self.gain * factor)

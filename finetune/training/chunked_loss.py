@@ -22,13 +22,14 @@ from torch import Tensor
 from finetune.training.head import Head
 
 CHUNK_BYTES = 128 * 2**20
-BLOCK_BYTES = 4 * 2**20  # the passes over the logits walk in blocks of this size, which stay in a CPU's cache
+BLOCK_BYTES = 2 * 2**20  # the passes over the logits walk in blocks of this size, which stay in a CPU's cache
 
 
 class Rule(Protocol):
     """Turns logits into the gradient of a loss."""
 
     temperature: float
+    gain: float  # the gradient is this times what is written; a factor on small tensors saves a pass over the logits
     bytes_per_row: int  # of its own chunk buffers, for the budget
     sums: dict[str, Tensor]  # parts of the loss worth showing, summed so far
 
@@ -36,7 +37,7 @@ class Rule(Protocol):
         """Prepare for the tokens `rows`; called once a chunk."""
 
     def __call__(self, logits: Tensor, rows: slice, workspace: Workspace) -> Tensor:
-        """Overwrite logits / temperature [k, vocabulary] of the tokens `rows` with dL/d(logits / temperature); return the sum of L."""
+        """Overwrite logits / temperature [k, vocabulary] of the tokens `rows` with dL/d(logits / temperature) / gain; return sum L."""
 
     def correct(self, grad_hidden: Tensor, rows: slice, factor: float) -> None:
         """Add what the loss knows of the gradient [k, d] beside the logits; hidden states were multiplied by `factor`."""
@@ -105,6 +106,7 @@ class CrossEntropy:
     """-log softmax(logits)[label], the loss of ordinary fine-tuning; `labels` [n] are token ids."""
 
     temperature = 1.0
+    gain = 1.0
     bytes_per_row = 0
 
     def __init__(self, labels: Tensor) -> None:
@@ -128,9 +130,9 @@ class CrossEntropy:
 def softmax_(logits: Tensor) -> Tensor:
     """Overwrite logits [k, vocabulary] with their softmax; returns logsumexp [k, 1]."""
     # The most likely entry's probability is at least 1 / vocabulary, so its logarithm is safe, and no second exponential is needed.
-    top, where = logits.max(-1, keepdim=True)
+    top = logits.amax(-1, keepdim=True)
     torch.softmax(logits, -1, out=logits)
-    return top - logits.gather(1, where).log()
+    return top - logits.amax(-1, keepdim=True).log()
 
 
 def chunked_loss(
@@ -187,6 +189,7 @@ class _Walk:
     def __init__(self, student: ChunkLogits, rule: Rule, workspace: Workspace, needs: tuple[bool, ...]) -> None:
         self.student, self.rule, self.workspace = student, rule, workspace
         self.hidden_needs, self.weight_needs, self.bias_needs = needs
+        self.factor = student.factor * rule.gain
         self.loss = torch.zeros((), dtype=student.precise, device=student.hidden.device)
         self.grad_hidden = torch.empty_like(student.hidden) if self.hidden_needs else None
         self.grad_weight: Tensor | None = None
@@ -211,16 +214,17 @@ class _Walk:
             if slope is not None:
                 block.mul_(slope)
             if self.bias_needs:
-                column_sums = block.sum(0).mul_(student.factor)
+                column_sums = block.sum(0).mul_(self.factor)
                 self.grad_bias = column_sums if self.grad_bias is None else self.grad_bias.add_(column_sums)
             if block.data_ptr() != gradient[part].data_ptr():
                 gradient[part].copy_(block)
         if self.grad_hidden is not None:
-            grad_hidden = product(gradient, student.weight, student.precise).mul_(student.factor)
+            grad_hidden = product(gradient, student.weight, student.precise).mul_(self.factor)
             self.rule.correct(grad_hidden, rows, student.factor)
             self.grad_hidden[rows] = grad_hidden.to(self.grad_hidden.dtype)
         if self.weight_needs:
-            self._add_to_weight(gradient.t(), student.scaled)
+            scaled = student.scaled if self.rule.gain == 1 else (student.scaled.to(student.precise) * self.rule.gain).to(student.dtype)
+            self._add_to_weight(gradient.t(), scaled)
 
     def _add_to_weight(self, gradient: Tensor, scaled: Tensor) -> None:
         total, precise = self.grad_weight, self.student.precise

@@ -1,12 +1,13 @@
 """How far the student's distribution is from the teacher's: one small file per divergence, found by name in the registry.
 
-An objective is an object that is called with one block of tokens and three buffers [k, vocabulary] in full precision, all at the run's
-temperature and all free to be overwritten:
+An objective is an object that is called with one block of tokens at the run's temperature: three buffers [k, vocabulary] in full
+precision that it may overwrite, and a column [k, 1]:
 
-    value = objective(p, q, ratio)        # p student, q teacher, ratio = log p - log q
+    value = objective(p, q, ratio, shift)        # p student, q teacher, ratio + shift = log p - log q
 
 It overwrites `p` with the gradient of D(p, q) with respect to the student's logits (those whose softmax is p) and returns the sum of D
-over the tokens, a scalar tensor. Add one: a file here or in another package, and a line in the registry or an entry point.
+over the tokens, a scalar tensor. `shift` stands apart because the default objective can do without that pass over the vocabulary.
+Add one: a file here or in another package, and a line in the registry or an entry point.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 
 class Objective(Protocol):
-    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor) -> Tensor: ...
+    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor: ...
 
 
 def through_softmax_(p: Tensor, slope: Tensor) -> None:

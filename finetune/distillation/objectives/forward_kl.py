@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -9,7 +10,7 @@ class ForwardKL:
     title = "forward KL"
     summary = "covers all the teacher's answers; the default"
 
-    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor) -> Tensor:
-        value = -ratio.mul_(q).sum()
+    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor:
+        value = -torch.dot(ratio.flatten(), q.flatten()) - shift.sum()  # q sums to 1
         p.sub_(q)
         return value

@@ -20,8 +20,8 @@ class GeneralisedJSD:
     def __init__(self, beta: float = 0.5) -> None:
         self.beta = beta
 
-    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor) -> Tensor:
-        beta = self.beta
+    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor:
+        beta, ratio = self.beta, ratio.add_(shift)
         student_to_mix = torch.logaddexp(log(beta) - ratio, ratio.new_tensor(log(1 - beta))).neg_()  # log(p / m)
         teacher_to_mix = ratio.neg_().add_(student_to_mix)  # log(q / m)
         value = beta * q.mul_(teacher_to_mix).sum() + (1 - beta) * torch.mul(p, student_to_mix, out=ratio).sum()

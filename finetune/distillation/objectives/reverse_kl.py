@@ -9,8 +9,8 @@ class ReverseKL:
     title = "reverse KL"
     summary = "concentrates on the teacher's likeliest answers"
 
-    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor) -> Tensor:
-        weighted = ratio.mul_(p)
+    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor:
+        weighted = ratio.add_(shift).mul_(p)
         value = weighted.sum(-1, keepdim=True)
         p.mul_(-value).add_(weighted)
         return value.sum()

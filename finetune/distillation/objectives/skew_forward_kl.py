@@ -20,8 +20,8 @@ class SkewForwardKL:
     def __init__(self, skew: float = 0.1) -> None:
         self.skew = skew
 
-    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor) -> Tensor:
-        teacher_to_mix = torch.logaddexp(ratio.add_(log(1 - self.skew)), ratio.new_tensor(log(self.skew)), out=ratio).neg_()
+    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor:
+        teacher_to_mix = torch.logaddexp(ratio.add_(shift + log(1 - self.skew)), ratio.new_tensor(log(self.skew)), out=ratio).neg_()
         value = q.mul_(teacher_to_mix).sum()
         through_softmax_(p, teacher_to_mix.exp_().mul_(self.skew - 1))
         return value

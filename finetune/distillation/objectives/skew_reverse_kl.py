@@ -20,8 +20,8 @@ class SkewReverseKL:
     def __init__(self, skew: float = 0.1) -> None:
         self.skew = skew
 
-    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor) -> Tensor:
-        student_to_mix = torch.logaddexp(ratio.neg_().add_(log(1 - self.skew)), ratio.new_tensor(log(self.skew)), out=ratio).neg_()
+    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor:
+        student_to_mix = torch.logaddexp(ratio.neg_().add_(log(1 - self.skew) - shift), ratio.new_tensor(log(self.skew)), out=ratio).neg_()
         value = torch.mul(p, student_to_mix, out=q).sum()
         torch.exp(student_to_mix, out=q)
         through_softmax_(p, student_to_mix.sub_(q, alpha=self.skew))

@@ -12,7 +12,7 @@ class TotalVariation:
     title = "total variation"
     summary = "half the L1 distance, bounded"
 
-    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor) -> Tensor:
+    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor:
         torch.sub(p, q, out=ratio)
         value = torch.abs(ratio, out=q).sum() / 2
         through_softmax_(p, ratio.sign_().div_(2))
