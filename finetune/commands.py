@@ -67,11 +67,12 @@ def with_defaults(arguments: argparse.Namespace) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Do what a recipe file says."""
     return _execute(_recipe(arguments), _runtime(arguments), arguments.json)
 
 
 def plan(arguments: argparse.Namespace) -> int:
-    from finetune.finetuner import LLMFineTuner
+    """Show what a run would cost."""
     from finetune.screen.console import people
     from finetune.screen.quiet import quiet
     from finetune.screen.reporter import reporter_for
@@ -79,21 +80,57 @@ def plan(arguments: argparse.Namespace) -> int:
 
     recipe = _recipe(arguments)
     console = people(stderr=arguments.json)
-    with quiet(None), reporter_for(console) as reporter:
+    with reporter_for(console, brief="Working out the plan") as reporter, quiet(None):
+        from finetune.finetuner import LLMFineTuner
+
         found = LLMFineTuner(recipe, reporter=reporter, runtime=_runtime(arguments)).plan()
     if arguments.json:
         print(json.dumps(found.to_dict(), default=str))
     else:
         console.print(review(recipe, found))
-    return 2 if found.problems else 0
+    return 0
 
 
 def benchmark(arguments: argparse.Namespace) -> int:
-    raise NotImplementedError
+    """Score a finished folder again and keep the result in its run/benchmark.json."""
+    from finetune.run_folder import RunFolder
+    from finetune.screen.console import people
+    from finetune.screen.quiet import quiet
+    from finetune.screen.reporter import reporter_for
+    from finetune.screen.results import samples, scores_table
+
+    folder = RunFolder.of(arguments.output_dir)
+    console = people(stderr=arguments.json)
+    with reporter_for(console) as reporter, quiet(folder.debug_log):
+        from finetune.finetuner import LLMFineTuner
+
+        scores = LLMFineTuner.of_run(folder.output_dir, reporter=reporter, runtime=_runtime(arguments)).benchmark()
+    if arguments.json:
+        print(json.dumps(scores, default=str))
+    else:
+        console.print(scores_table(scores, console.width), samples(scores, console.width))
+    return 0
 
 
 def upload(arguments: argparse.Namespace) -> int:
-    raise NotImplementedError
+    """Show where it goes, then send it."""
+    from finetune.hub.upload import upload_folder, upload_plan
+    from finetune.recipe import Recipe
+    from finetune.run_folder import RunFolder
+    from finetune.screen.console import people
+    from finetune.screen.quiet import quiet
+    from finetune.screen.reporter import reporter_for
+    from finetune.screen.upload import upload_picture
+
+    RunFolder.of(arguments.output_dir)
+    spec = Recipe.from_layers({"upload": {"repo": arguments.repo, "private": not arguments.public}}).upload
+    assert spec is not None
+    console = people()
+    console.print(upload_picture(upload_plan(arguments.output_dir, spec)))
+    with reporter_for(console, brief="Uploading") as reporter, quiet(None):
+        done = upload_folder(arguments.output_dir, spec, reporter)
+    console.print(f"  Uploaded: {done.url} ({'private' if done.private else 'public'})")
+    return 0
 
 
 def chat(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from finetune.screen.tables import block, pairs
 from finetune.screen.words import about, count, size
 
 if TYPE_CHECKING:
-    from finetune.finetuner import Plan
+    from finetune.training.plan import Plan
 
 
 def review(recipe: Recipe, plan: Plan) -> RenderableType:

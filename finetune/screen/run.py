@@ -18,14 +18,19 @@ from finetune.screen.reporter import reporter_for
 from finetune.screen.results import results
 
 if TYPE_CHECKING:
-    from finetune.finetuner import RunResult
+    from finetune.finetuner import LLMFineTuner, RunResult
 
 
-def execute(recipe: Recipe, runtime: RuntimeOptions, console: Console) -> RunResult:
-    """Train and benchmark, then show before and after, samples, and what to do next."""
+def execute(recipe: Recipe, runtime: RuntimeOptions, console: Console, prepared: LLMFineTuner | None = None) -> RunResult:
+    """Train and benchmark, then show before and after, samples, and what to do next.
+
+    `prepared` is a tuner of the same recipe that has read the data already.
+    """
     with still_keys(), reporter_for(console) as reporter, quiet(RunFolder(recipe.output_dir).debug_log):
         from finetune.finetuner import LLMFineTuner
 
-        result = LLMFineTuner(recipe, reporter=reporter, runtime=runtime).run()
+        tuner = prepared or LLMFineTuner(recipe, runtime=runtime)
+        tuner.reporter.reporters.append(reporter)
+        result = tuner.run()
     console.print(results(recipe, result, console.width))
     return result

@@ -21,14 +21,15 @@ from finetune.wizard.here import Here
 from finetune.wizard.prompter import Choice, Prompter
 
 if TYPE_CHECKING:
-    from finetune.finetuner import Plan
+    from finetune.finetuner import LLMFineTuner
+    from finetune.training.plan import Plan
 
 START, CHANGE, SAVE, QUIT = "start", "change", "save", "quit"
 
 
 def ask(recipe: Recipe, prompter: Prompter, here: Here) -> tuple[Recipe, str]:
     """Show the plan and ask what to do; starting is offered only if the run can work."""
-    found = plan(recipe.to_yaml(), here.runtime)
+    _, found = prepare(recipe.to_yaml(), here.runtime)
     prompter.step(None, "REVIEW")
     start: list[Choice] = []
     if isinstance(found, FinetuneError):
@@ -62,9 +63,9 @@ def save(recipe: Recipe, prompter: Prompter) -> None:
     prompter.note(f"Saved. To run it: {command_name()} run {path}")
 
 
-@lru_cache(maxsize=8)
-def plan(recipe: str, runtime: RuntimeOptions) -> Plan | FinetuneError:
-    """The engine's plan for a recipe in YAML, or the error it ended in; remembered for a step back and forth."""
+@lru_cache(maxsize=4)
+def prepare(recipe: str, runtime: RuntimeOptions) -> tuple[LLMFineTuner | None, Plan | FinetuneError]:
+    """A tuner that has read the data of a recipe (in YAML), and its plan or the error it ended in; remembered for going back and forth."""
     import yaml
 
     console = people()
@@ -72,9 +73,10 @@ def plan(recipe: str, runtime: RuntimeOptions) -> Plan | FinetuneError:
         with reporter_for(console, brief="Working out the plan") as reporter, quiet(None):
             from finetune.finetuner import LLMFineTuner
 
-            return LLMFineTuner(Recipe.from_layers(yaml.safe_load(recipe)), reporter=reporter, runtime=runtime).plan()
+            tuner = LLMFineTuner(Recipe.from_layers(yaml.safe_load(recipe)), reporter=reporter, runtime=runtime)
+            return tuner, tuner.plan()
     except FinetuneError as error:
-        return error
+        return None, error
 
 
 def _free(name: str) -> str:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.screen.keys import still_keys
@@ -71,10 +72,14 @@ def _carry_out(recipe: Recipe, prompter: Prompter, look: InBackground) -> int:
     from finetune.screen.console import people
     from finetune.screen.run import execute
     from finetune.wizard import step6_upload
+    from finetune.wizard.review import prepare
 
-    result = execute(recipe, look().runtime, people())
+    runtime = look().runtime
+    tuner, _ = prepare(recipe.to_yaml(), runtime)
+    result = execute(recipe, runtime, people(), tuner)
     try:
-        Rewind(prompter).run(lambda answers: step6_upload.ask(result.output_dir, answers, look()))
+        prompter.can_go_back = False
+        step6_upload.ask(Path(result.output_dir), prompter, look())
     except KeyboardInterrupt:
         prompter.note(f"Not uploaded. The model is in {result.output_dir}.")
         return 130
