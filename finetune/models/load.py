@@ -37,15 +37,17 @@ def load_tokenizer(located: LocatedModel) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(located: LocatedModel, machine: Machine, *, dtype: torch.dtype | None = None, load_in: str | None = None) -> PreTrainedModel:
+def load_model(
+    located: LocatedModel, machine: Machine, *, dtype: torch.dtype | None = None, load_in: str | None = None, merge: bool = True
+) -> PreTrainedModel:
     """The model in `dtype` (the machine's by default) on the machine's device, in eval mode.
 
-    `load_in` is "8bit" or "4bit" (NF4, double quantisation) through bitsandbytes. Adapters are merged, except into quantised weights,
-    which they wrap. Raises ModelError, HardwareError or OutOfMemory.
+    `load_in` is "8bit" or "4bit" (NF4, double quantisation) through bitsandbytes. An adapter is merged into its base; with `merge=False`,
+    which keeps its precision, and always on quantised weights, it is a PeftModel around it. Raises ModelError, HardwareError or OutOfMemory.
     """
     wanted = dtype or torch_dtype(machine)
     if located.base is not None:
-        return _with_adapter(load_model(located.base, machine, dtype=wanted, load_in=load_in), located, merge=load_in is None)
+        return _with_adapter(load_model(located.base, machine, dtype=wanted, load_in=load_in), located, merge=merge and load_in is None)
     extra: dict[str, Any] = {"quantization_config": _quantisation(load_in, wanted), "device_map": {"": machine.device}} if load_in else {}
     logging.disable_progress_bar()  # the engine never draws
     with _one_sentence(located):

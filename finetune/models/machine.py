@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 # bfloat16 rounds; it has to pay for that.
 BFLOAT16_MUST_BE_FASTER = 1.5
+# What is measured where; a GPU needs larger products to show its speed.
+DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "bfloat16", "float16"), "mps": ("float32", "float16")}
+PRODUCT = {"cpu": 768, "cuda": 4096, "mps": 2048}
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,10 @@ def inspect(runtime: RuntimeOptions) -> Machine:
         gpu, gpu_memory = torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory
     elif device == "mps":
         gpu, gpu_memory = "Apple GPU", total
+    if runtime.dtype not in ("auto", *DTYPES[device]):
+        raise HardwareError(f"{runtime.dtype} is not usable on {device}.", hint=f"Use --dtype auto or {' or '.join(DTYPES[device])}.")
     rates = _remembered_rates(runtime.cache_dir / "machine.json", device, gpu)
     dtype, why = _fastest(device, rates) if runtime.dtype == "auto" else (runtime.dtype, "asked for")
-    if device == "cpu" and dtype == "float16":
-        raise HardwareError("float16 is not usable on a CPU.", hint="Use --dtype auto, float32 or bfloat16.")
     return Machine(cpu_name(), cores(), total, free, device, gpu, gpu_memory, dtype, rates, why)
 
 
@@ -198,7 +201,7 @@ def _remembered_rates(path: Path, device: str, gpu: str | None) -> dict[str, flo
     key = f"{gpu or cpu_name()} | {cores()} cores | {device} | torch {torch.__version__}"
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): float(rate) for name, rate in known[key].items()}
+        return {name: float(known[key][name]) for name in DTYPES[device]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         known = {}
     rates = _measure(device)
@@ -212,10 +215,11 @@ def _remembered_rates(path: Path, device: str, gpu: str | None) -> dict[str, flo
     return rates
 
 
-def _measure(device: str, dtypes: tuple[str, ...] = ("float32", "bfloat16"), size: int = 768) -> dict[str, float]:
-    """GFLOP/s of size x size matrix products per dtype: the best of some, taken in turns so that a busy moment hits both."""
+def _measure(device: str) -> dict[str, float]:
+    """GFLOP/s of square matrix products per dtype: the best of some, taken in turns so that a busy moment hits all."""
     import torch
 
+    size, dtypes = PRODUCT[device], DTYPES[device]
     wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device, lambda: None)
     pairs = {dtype: [torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2)] for dtype in dtypes}
     best = dict.fromkeys(dtypes, 0.0)
