@@ -1,0 +1,274 @@
+"""Uploads to a real HTTP server by the unmodified huggingface_hub client in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from finished_run import base_folder, finished_run
+from hub_server import HubServer, Repo
+
+from finetune.recipe import Recipe
+
+COMMIT = "a" * 40
+
+
+def fine_grained(*permissions):
+    return {"name": "ada", "role": "fineGrained", "fineGrained": {"scoped": [{"entity": {"name": "ada"}, "permissions": permissions}]}}
+
+
+ACCOUNTS = {
+    "hf_writes_everything": {"name": "ada", "orgs": [{"name": "society"}]},
+    "hf_only_reads_things": {"name": "ada", "role": "read"},
+    "hf_fine_for_nothing": fine_grained("repo.content.read"),
+    "hf_fine_for_writing": fine_grained("repo.content.read", "repo.write"),
+}
+WRITES = "hf_writes_everything"
+UPLOAD = """
+import json, sys
+from finetune.errors import FinetuneError
+from finetune.events import Recorder
+from finetune.hub.upload import upload_folder, upload_plan
+from finetune.recipe import UploadSpec
+work, folder, repo, private = sys.argv[1:]
+spec, recorder = UploadSpec(repo=repo, private=private == "private"), Recorder()
+try:
+    if work == "plan":
+        print(json.dumps(upload_plan(folder, spec).to_dict()))
+    else:
+        done = upload_folder(folder, spec, recorder)
+        events = [event.name for event in recorder.events]
+        print(json.dumps({"repo": done.repo, "url": done.url, "private": done.private, "events": events}))
+except FinetuneError as error:
+    print(json.dumps({"error": type(error).__name__, "message": error.message, "hint": error.hint, "code": error.exit_code}))
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return base_folder(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture
+def hub(tmp_path, base):
+    repos = {"org/base": Repo(private=False, files={file.name: file.read_bytes() for file in base.iterdir()}, commits=[COMMIT])}
+    with HubServer(tmp_path, tokens=ACCOUNTS, repos=repos) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, base):
+    recipe = Recipe.from_layers({"model": f"org/base@{COMMIT}", "dataset": {"source": "builtin:python-docs"}})
+    return finished_run(tmp_path_factory.mktemp("runs") / "my model", base, recipe)
+
+
+def client(hub, token, *arguments, code=UPLOAD, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, **hub.environment(token), "HF_HUB_VERBOSITY": "error", **environment},  # the screen keeps warnings in a file
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert code != UPLOAD or done.stderr == ""  # the engine prints nothing, and neither do the libraries it calls
+    return json.loads(done.stdout)
+
+
+def upload(hub, token, run, repo="ada/letters", visibility="private", **environment):
+    return client(hub, token, "upload", run.output_dir, repo, visibility, **environment)
+
+
+def test_an_adapter_is_uploaded_privately_and_loads_from_the_hub_as_it_was(hub, run):
+    done = upload(hub, WRITES, run)
+    assert done["repo"] == "ada/letters"
+    assert done["private"] is True
+    assert "uploaded" in done["events"]
+    repo = hub.repos["ada/letters"]
+    assert repo.private
+    assert len(repo.commits) == 2  # all files in one commit
+    assert {"adapter_model.safetensors", "tokenizer.json"} <= repo.large
+    again = client(
+        hub,
+        WRITES,
+        run.output_dir,
+        code="""
+import sys, json, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+disable_progress_bar(); set_verbosity_error()
+ids = AutoTokenizer.from_pretrained("ada/letters")("what is it?", return_tensors="pt")
+there, here = (AutoModelForCausalLM.from_pretrained(name)(**ids).logits for name in ("ada/letters", sys.argv[1]))
+base = AutoModelForCausalLM.from_pretrained("org/base")(**ids).logits
+print(json.dumps({"equal": bool(torch.equal(there, here)), "base": bool(torch.equal(there, base))}))
+""",
+    )
+    assert again == {"equal": True, "base": False}
+
+
+def test_only_model_files_card_recipe_and_scores_leave_and_nothing_in_them_is_private(hub, run):
+    upload(hub, WRITES, run)
+    files = hub.repos["ada/letters"].files
+    assert set(files) == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "chat_template.jinja",
+        "run/benchmark.json",
+        "run/recipe.yaml",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    for name, content in files.items():
+        for secret in (WRITES, str(run.output_dir.parent), str(Path.home()), "secret noise"):
+            assert secret.encode() not in content, (name, secret)
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "org/base"
+
+
+def test_rows_of_the_users_own_files_stay_at_home(hub, base, tmp_path):
+    data = tmp_path / "letters.jsonl"
+    data.write_text("{}\n")
+    own = finished_run(tmp_path / "own", base, Recipe.from_layers({"model": "org/base", "dataset": {"source": str(data)}}))
+    upload(hub, WRITES, own)
+    files = hub.repos["ada/letters"].files
+    assert "generations" in json.loads(own.benchmark.read_text())
+    assert "generations" not in json.loads(files["run/benchmark.json"])
+    for name in ("README.md", "run/benchmark.json", "run/recipe.yaml"):
+        assert b"what is a cat" not in files[name]
+        assert str(tmp_path).encode() not in files[name]
+    assert b"source: letters.jsonl" in files["run/recipe.yaml"]
+
+
+def test_a_whole_model_is_uploaded_and_its_card_works(hub, base, tmp_path):
+    whole = finished_run(tmp_path / "whole", base, Recipe.from_layers({"model": "org/base", "method": "full"}), adapter=False)
+    upload(hub, WRITES, whole, visibility="public")
+    repo = hub.repos["ada/letters"]
+    assert not repo.private
+    assert {"model.safetensors", "config.json", "generation_config.json"} <= set(repo.files)
+    assert "base_model_relation: finetune" in repo.files["README.md"].decode()
+
+
+def test_the_four_lines_of_the_card_run_as_they_are(hub, run):
+    upload(hub, WRITES, run)
+    lines = hub.repos["ada/letters"].files["README.md"].decode().partition("```python\n")[2].partition("```")[0]
+    assert len(lines.strip().splitlines()) == 4
+    quiet = (
+        "from transformers.utils.logging import disable_progress_bar, set_verbosity_error\ndisable_progress_bar(); set_verbosity_error()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", quiet + lines], env={**os.environ, **hub.environment(WRITES)}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_the_plan_says_who_where_and_how_much_and_changes_nothing(hub, run):
+    plan = client(hub, WRITES, "plan", run.output_dir, "letters", "private")
+    assert (plan["user"], plan["repo"], plan["visibility"], plan["exists"]) == ("ada", "ada/letters", "private", False)
+    assert plan["endpoint"] == hub.address
+    assert plan["bytes"] == sum(plan["files"].values())
+    assert plan["files"]["adapter_model.safetensors"] == (run.output_dir / "adapter_model.safetensors").stat().st_size
+    assert list(hub.repos) == ["org/base"]
+    upload(hub, WRITES, run)
+    assert {name: len(content) for name, content in hub.repos["ada/letters"].files.items()} == plan["files"]
+
+
+def test_an_organisation_of_the_account_may_be_the_owner_and_a_stranger_may_not(hub, run):
+    assert upload(hub, WRITES, run, "society/letters")["repo"] == "society/letters"
+    refused = upload(hub, WRITES, run, "stranger/letters")
+    assert refused["error"] == "UploadError"
+    assert refused["message"] == "You are ada and cannot write to stranger."
+    assert "ada, society" in refused["hint"]
+
+
+@pytest.mark.parametrize(
+    ("token", "error", "said"),
+    [
+        (None, "NotSignedIn", "not signed in to 127.0.0.1"),
+        ("hf_of_somebody_else", "NotSignedIn", "does not accept your token"),
+        ("hf_only_reads_things", "ReadOnlyToken", "may not write to ada/letters"),
+        ("hf_fine_for_nothing", "ReadOnlyToken", "may not write to ada/letters"),
+    ],
+)
+def test_without_the_right_to_write_nothing_happens_and_the_command_to_finish_is_named(hub, run, token, error, said):
+    refused = upload(hub, token, run)
+    assert (refused["error"], refused["code"]) == (error, 1)
+    assert said in refused["message"]
+    assert f"python finetune_cli.py upload '{run.output_dir}' --repo ada/letters" in refused["hint"]
+    assert token is None or token not in json.dumps(refused)
+    assert list(hub.repos) == ["org/base"]
+
+
+def test_a_fine_grained_token_with_write_access_is_enough(hub, run):
+    assert upload(hub, "hf_fine_for_writing", run)["repo"] == "ada/letters"
+
+
+def test_a_public_repository_is_never_used_when_private_was_asked_for(hub, run):
+    hub.repos["ada/letters"] = Repo(private=False, files={"README.md": b"mine"})
+    refused = upload(hub, WRITES, run)
+    assert refused["error"] == "RepoExists"
+    assert "--public" in refused["hint"]
+    assert hub.repos["ada/letters"].files == {"README.md": b"mine"}
+
+
+def test_a_private_repository_of_ones_own_takes_a_second_upload_and_stays_private(hub, run):
+    upload(hub, WRITES, run)
+    assert upload(hub, WRITES, run, visibility="public")["private"] is True
+    assert hub.repos["ada/letters"].private
+
+
+def test_a_connection_dropped_in_the_middle_of_a_file_is_tried_again(hub, run):
+    hub.drop["PUT"] = 1
+    assert upload(hub, WRITES, run)["repo"] == "ada/letters"
+    assert hub.drop["PUT"] == 0
+    content = (run.output_dir / "adapter_model.safetensors").read_bytes()
+    assert hub.repos["ada/letters"].files["adapter_model.safetensors"] == content
+
+
+def test_a_connection_dropped_at_the_end_publishes_nothing_and_the_same_command_finishes_it(hub, run):
+    hub.drop["commit"] = 1
+    broken = upload(hub, WRITES, run)
+    assert broken["error"] == "UploadError"
+    assert "safe on this machine" in broken["hint"]
+    assert f"python finetune_cli.py upload '{run.output_dir}' --repo ada/letters" in broken["hint"]
+    assert hub.repos["ada/letters"].files == {}
+    hub.requests.clear()
+    assert upload(hub, WRITES, run)["repo"] == "ada/letters"
+    assert not [request for request in hub.requests if request.startswith("PUT")]  # large files were there already
+
+
+@pytest.mark.parametrize(
+    ("place", "answer", "error", "said"),
+    [
+        ("preupload", (403, "Private repository storage limit reached"), "UploadError", "storage limit reached"),
+        ("commit", (500, "Internal error"), "UploadError", "answered 500"),
+        ("commit", (429, "Too many"), "UploadError", "asks for a pause"),
+        ("create", (403, "You don't have the rights to create a model"), "ReadOnlyToken", "rights to create"),
+    ],
+)
+def test_what_the_server_refuses_becomes_one_sentence(hub, run, place, answer, error, said):
+    hub.refuse[place] = answer
+    refused = upload(hub, WRITES, run)
+    assert refused["error"] == error
+    assert said in refused["message"]
+    assert "upload" in refused["hint"]
+
+
+def test_without_the_hub_it_is_said_at_once(hub, run):
+    started = time.monotonic()
+    refused = upload(hub, WRITES, run, HF_ENDPOINT="http://127.0.0.1:9")
+    assert time.monotonic() - started < 15
+    assert refused["error"] == "UploadError"
+    assert "not reachable" in refused["message"]
+    assert "upload" in refused["hint"]
+
+
+def test_an_adapter_of_a_model_that_only_exists_here_is_refused(hub, base, tmp_path):
+    local = finished_run(tmp_path / "local", base, Recipe.from_layers({"model": str(base)}))
+    refused = upload(hub, WRITES, local)
+    assert refused["error"] == "UploadError"
+    assert "only exists on this machine" in refused["message"]
+    assert "ada/letters" not in hub.repos
