@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def benchmark_model(
     values: dict[str, float] = {}
     per_row: dict[str, list[float]] = {}
     losses = made = None
-    with PeakMemory() as peak:
+    with PeakMemory() as peak, _evaluating(model):
         if of_losses or teacher or as_teacher:
             losses = answer_losses(model, rows, reporter=reporter, stage=stage, teacher=teacher, remember=states)
         if of_texts:
@@ -134,6 +135,17 @@ def benchmark_model(
         parameters=causal_lm(model).num_parameters(),
         states=states,
     )
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Dropout off, also for a model that comes straight from training."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _of_losses(losses: AnswerLosses) -> dict[str, Statistic]:

@@ -37,8 +37,23 @@ def llama(seed: int = 0, *, layers: int = 2, vocabulary: int = VOCABULARY, **con
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3}
     ends = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
     return LlamaForCausalLM(
-        LlamaConfig(vocab_size=vocabulary, num_hidden_layers=layers, max_position_embeddings=256, **ends, **shape, **config)
+        LlamaConfig(vocab_size=vocabulary, num_hidden_layers=layers, max_position_embeddings=256, **ends, **{**shape, **config})
     ).eval()
+
+
+def parrot(made: PreTrainedTokenizerFast, cycle: list[str]) -> LlamaForCausalLM:
+    """A model that says the tokens of `cycle` over and over, beginning with the first after any token that is not one of them."""
+    model = llama(layers=1, hidden_size=64)
+    ids = made.convert_tokens_to_ids(cycle)
+    follows = dict(zip(ids, [*ids[1:], ids[0]], strict=True))
+    with torch.no_grad():
+        model.model.layers[0].self_attn.o_proj.weight.zero_()
+        model.model.layers[0].mlp.down_proj.weight.zero_()
+        model.model.embed_tokens.weight.copy_(torch.eye(VOCABULARY, 64))
+        model.lm_head.weight.zero_()
+        for token in range(VOCABULARY):
+            model.lm_head.weight[follows.get(token, ids[0]), token] = 1
+    return model
 
 
 def gpt2(seed: int = 0) -> GPT2LMHeadModel:

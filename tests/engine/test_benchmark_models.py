@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from letters import gpt2, held_out, llama, tokenizer
+from letters import gpt2, held_out, llama, parrot, tokenizer
 
 from finetune.benchmark.generation import answer_budget, batches, generate_answers, stop_ids
 from finetune.benchmark.imitation import TeacherStates
@@ -106,19 +106,9 @@ def test_a_checkpoints_own_sampling_settings_do_not_touch_the_benchmark():
 
 def test_the_end_of_a_turn_ends_an_answer_though_it_is_not_the_tokenizers_end_token():
     made = tokenizer(chat=True)
-    ends = made.convert_tokens_to_ids(["</s>", "<|end|>"])
-    model = llama()
+    model = parrot(made, ["a", "<|end|>"])
     model.generation_config.eos_token_id = None
-    assert stop_ids(model, made) == sorted(ends)
-    with torch.no_grad():  # a model that says "a" and then the end of its turn
-        a, end = made.convert_tokens_to_ids(["a", "<|end|>"])
-        for layer in model.model.layers:
-            layer.self_attn.o_proj.weight.zero_()
-            layer.mlp.down_proj.weight.zero_()
-        model.model.embed_tokens.weight.copy_(torch.randn(model.config.vocab_size, 32))
-        model.lm_head.weight.zero_()
-        model.lm_head.weight[end] = model.model.embed_tokens.weight[a] * 100
-        model.lm_head.weight[a] = model.model.embed_tokens.weight[made.convert_tokens_to_ids("?")] * 100
+    assert stop_ids(model, made) == sorted(made.convert_tokens_to_ids(["</s>", "<|end|>"]))
     found = generate_answers(model, made, held_out(made, [("who?", "a")]), max_new_tokens=12, **quiet())
     assert (found.texts, found.tokens) == (["a"], 2)
 
@@ -265,3 +255,13 @@ def test_base_scores_come_back_as_they_were_and_a_damaged_file_is_measured_again
     file = next(tmp_path.rglob("*.json"))
     file.write_text(file.read_text()[:100])
     assert load_base_scores(runtime, key) is None
+
+
+def test_a_model_fresh_from_training_is_measured_without_its_dropout():
+    made, rows = tokenizer(), held_out(tokenizer(), PAIRS)
+    model = llama(seed=3, attention_dropout=0.9)
+    calm = benchmark_model(model, made, rows, SPEC, seed=0, **quiet())
+    model.train()
+    fresh = benchmark_model(model, made, rows, SPEC, seed=0, **quiet())
+    assert (fresh.values, fresh.texts) == (calm.values, calm.texts)
+    assert model.training
