@@ -19,7 +19,7 @@ import numpy as np
 
 from finetune.data.report import DataReport
 from finetune.data.rows import RowProblem, SkippedRow
-from finetune.data.sources import KEPT_SKIPPED, Rows, digest, last_answer, new_folder, read_rows
+from finetune.data.sources import BAD_SHARE, KEPT_SKIPPED, RowFacts, Rows, digest, last_answer, new_folder, read_rows, too_many_bad_rows
 from finetune.data.split import Division, batches, divide
 from finetune.data.tokens import NO_LOSS, Encoder, Sequence
 from finetune.errors import EmptyDataset
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 VERSION = 1  # part of the fingerprint: raise it when the same rows would give other tokens
 LONGEST_REFERENCE = 64  # tokens of plain text that stand as the reference of a held-out block
 EXAMPLES = 3
+REPORTED_EVERY = 1000
 
 
 @dataclass
@@ -72,7 +73,7 @@ def prepare_data(
     if not folder.is_dir():
         division = divide(rows, evaluation, spec, seed)
         with new_folder(folder) as unfinished:
-            report = _tokenise(rows, division, tokenizer, spec, supervise, reporter, unfinished)
+            report = _Stage(rows, division, tokenizer, spec, reporter).run(unfinished, supervise)
             (unfinished / "report.json").write_text(json.dumps(report.to_dict(), ensure_ascii=False), encoding="utf-8")
     report = DataReport(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
     train, held_out = (Dataset.from_file(str(folder / f"{part}.arrow")) for part in ("train", "held_out"))
@@ -86,109 +87,95 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return digest([vocabulary, str(tokenizer.chat_template), str(tokenizer.bos_token), str(tokenizer.eos_token)])
 
 
-def _tokenise(
-    rows: Rows,
-    division: Division,
-    tokenizer: PreTrainedTokenizerBase,
-    spec: DatasetSpec,
-    supervise: Literal["answers", "all"],
-    reporter: Reporter,
-    folder: Path,
-) -> DataReport:
-    encoder = Encoder(tokenizer, max_length=spec.max_length, supervise=supervise)
-    facts = rows.facts
-    report = DataReport(
+class _Stage:
+    """Tokenises the two parts of a division into `folder` and keeps the report."""
+
+    def __init__(self, rows: Rows, division: Division, tokenizer: PreTrainedTokenizerBase, spec: DatasetSpec, reporter: Reporter) -> None:
+        self.rows, self.division, self.tokenizer, self.spec, self.reporter = rows, division, tokenizer, spec, reporter
+        self.done = 0
+        self.refused: list[SkippedRow] = []
+        self.lengths: list[int] = []
+        self.report = _report_of(rows.facts)
+        self.report.duplicates, self.report.held_out_dropped = division.duplicates, division.held_out_dropped
+        if tokenizer.eos_token is None:
+            self.report.notes.append("The tokenizer has no end-of-text token: answers are trained without an end.")
+
+    def run(self, folder: Path, supervise: Literal["answers", "all"]) -> DataReport:
+        report = self.report
+        encoder = Encoder(self.tokenizer, max_length=self.spec.max_length, supervise=supervise)
+        report.template = "plain" if report.format == "text" else encoder.template.name
+        _write(folder / "train.arrow", self._train_rows(encoder), _TRAIN)
+        encoder = Encoder(self.tokenizer, max_length=self.spec.max_length, supervise="answers")
+        _write(folder / "held_out.arrow", self._held_out_rows(encoder), _HELD_OUT)
+        self._check()
+        report.used = report.train + report.held_out
+        report.train_sequences, report.train_tokens = len(self.lengths), sum(self.lengths)
+        report.supervised_share = round(report.supervised_tokens / report.train_tokens, 4)
+        report.truncated_share = round(report.truncated / report.train_sequences, 4)
+        report.measure_lengths(np.array(self.lengths), self.spec.max_length)
+        return report
+
+    def _train_rows(self, encoder: Encoder) -> Iterator[dict[str, Any]]:
+        report = self.report
+        for record, sequences in self._encoded(encoder, self.rows, self.division.train):
+            report.train += 1
+            if len(report.examples) < EXAMPLES:
+                report.examples.append([piece._asdict() for piece in encoder.template.pieces(record["messages"])])
+            for sequence in sequences:
+                report.supervised_tokens += len(sequence.labels) - sequence.labels.count(NO_LOSS)
+                report.truncated_prompts += sequence.prompt_cut
+                report.truncated_answers += sequence.answer_cut
+                report.truncated += sequence.prompt_cut or sequence.answer_cut
+                yield {"input_ids": sequence.ids, "labels": sequence.labels, "length": len(sequence.ids), "row": len(self.lengths)}
+                self.lengths.append(len(sequence.ids))
+
+    def _held_out_rows(self, encoder: Encoder) -> Iterator[dict[str, Any]]:
+        for record, sequences in self._encoded(encoder, self.division.held_out_rows, self.division.held_out):
+            self.report.held_out += 1
+            for sequence in sequences:
+                yield _measured(sequence, record["messages"], self.tokenizer)
+
+    def _encoded(self, encoder: Encoder, rows: Rows, chosen: np.ndarray) -> Iterator[tuple[dict[str, Any], list[Sequence]]]:
+        total = len(self.division.train) + len(self.division.held_out)
+        for record, result in encoder.encode(batches(rows.dataset, chosen)):
+            self.done += 1
+            if self.done % REPORTED_EVERY == 0 or self.done == total:
+                self.reporter.report(Progress("data", self.done, total, "rows"))
+            learnable = [] if isinstance(result, RowProblem) else [sequence for sequence in result if set(sequence.labels) != {NO_LOSS}]
+            if learnable:
+                yield record, learnable
+            else:
+                reason = str(result) if isinstance(result, RowProblem) else "no token to learn"
+                self.refused.append(SkippedRow(rows.facts.files[record["file"]], record["line"], reason))
+
+    def _check(self) -> None:
+        report, refused = self.report, self.refused
+        tried = report.train + report.held_out + len(refused)
+        if refused and all(row.reason == "no token to learn" for row in refused) and not (report.train and report.held_out):
+            raise EmptyDataset(
+                f"{report.source}, columns {', '.join(report.columns)}: no row has a token to learn.",
+                hint="Check the columns, or raise dataset.max_length.",
+            )
+        if len(refused) > BAD_SHARE * tried or not (report.train and report.held_out):
+            raise too_many_bad_rows(refused, len(refused), tried)
+        report.skipped += len(refused)
+        report.skipped_rows += [row._asdict() for row in refused][: KEPT_SKIPPED - len(report.skipped_rows)]
+
+
+def _report_of(facts: RowFacts) -> DataReport:
+    return DataReport(
         source=facts.origin,
         pinned_source=facts.pinned,
         format=facts.format,
-        template="plain" if facts.format == "text" else encoder.template.name,
         columns=facts.columns,
         ignored_columns=facts.ignored_columns,
         files=facts.files,
         read=facts.read,
         blank=facts.blank,
-        used=0,
-        train=0,
-        held_out=0,
-        held_out_dropped=division.held_out_dropped,
         skipped=facts.skipped,
         skipped_rows=[row._asdict() for row in facts.skipped_rows],
-        duplicates=division.duplicates,
         notes=list(facts.notes),
     )
-    if tokenizer.eos_token is None:
-        report.notes.append("The tokenizer has no end-of-text token: answers are trained without an end.")
-
-    stage = _Stage(report, encoder, reporter, len(division.train) + len(division.held_out))
-    lengths: list[int] = []
-
-    def train_rows() -> Iterator[dict[str, Any]]:
-        for record, sequences in stage.encoded(rows, division.train):
-            report.train += 1
-            if len(report.examples) < EXAMPLES:
-                pieces = encoder.template.pieces(record["messages"])
-                report.examples.append([piece._asdict() for piece in pieces])
-            for sequence in sequences:
-                supervised = len(sequence.labels) - sequence.labels.count(NO_LOSS)
-                report.supervised_tokens += supervised
-                report.truncated_prompts += sequence.prompt_cut
-                report.truncated_answers += sequence.answer_cut
-                lengths.append(len(sequence.ids))
-                yield {"input_ids": sequence.ids, "labels": sequence.labels, "length": len(sequence.ids), "row": len(lengths) - 1}
-
-    _write(folder / "train.arrow", train_rows(), _TRAIN)
-    stage.encoder = Encoder(tokenizer, max_length=spec.max_length, supervise="answers")
-
-    def held_out_rows() -> Iterator[dict[str, Any]]:
-        for record, sequences in stage.encoded(division.held_out_rows, division.held_out):
-            report.held_out += 1
-            for sequence in sequences:
-                yield _measured(sequence, record["messages"], tokenizer)
-
-    _write(folder / "held_out.arrow", held_out_rows(), _HELD_OUT)
-    if not report.train or not report.held_out:
-        part = "to train on" if not report.train else "held out"
-        raise EmptyDataset(
-            f"{facts.origin}, columns {', '.join(facts.columns)}: no row {part} has a token to learn.",
-            hint="Check the columns, or raise dataset.max_length.",
-        )
-    report.used = report.train + report.held_out
-    report.train_sequences, report.train_tokens = len(lengths), sum(lengths)
-    report.supervised_share = round(report.supervised_tokens / report.train_tokens, 4)
-    cut = report.truncated_prompts + report.truncated_answers
-    report.truncated_share = round(min(1.0, cut / report.train_sequences), 4)
-    report.measure_lengths(np.array(lengths), spec.max_length)
-    return report
-
-
-@dataclass
-class _Stage:
-    """Runs rows through the encoder and keeps count of those that drop out."""
-
-    report: DataReport
-    encoder: Encoder
-    reporter: Reporter
-    total: int
-    done: int = 0
-
-    def encoded(self, rows: Rows, chosen: np.ndarray) -> Iterator[tuple[dict[str, Any], list[Sequence]]]:
-        for record, result in self.encoder.encode(batches(rows.dataset, chosen)):
-            self.done += 1
-            if self.done % 1000 == 0 or self.done == self.total:
-                self.reporter.report(Progress("data", self.done, self.total, "rows"))
-            if isinstance(result, RowProblem):
-                self._skip(rows, record, str(result))
-                continue
-            learnable = [sequence for sequence in result if sequence.labels.count(NO_LOSS) < len(sequence.labels)]
-            if learnable:
-                yield record, learnable
-            else:
-                self._skip(rows, record, "no token to learn")
-
-    def _skip(self, rows: Rows, record: dict[str, Any], reason: str) -> None:
-        self.report.skipped += 1
-        if len(self.report.skipped_rows) < KEPT_SKIPPED:
-            self.report.skipped_rows.append(SkippedRow(rows.facts.files[record["file"]], record["line"], reason)._asdict())
 
 
 def _measured(sequence: Sequence, messages: list[Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

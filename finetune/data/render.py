@@ -10,13 +10,17 @@ and every plain text by the end-of-text token. What follows the last answer is l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from finetune.data.formats.cells import Message
 from finetune.data.rows import RowProblem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+MARK = "\ue000answer\ue001"  # letters of nobody's alphabet
+# Hybrid models open an answer without thoughts if they are asked to; whether they did is seen in the rendered text.
+THOUGHTLESS: list[dict[str, bool]] = [{"enable_thinking": False}, {}]
 
 
 class Piece(NamedTuple):
@@ -71,8 +75,7 @@ class ChatTemplate:
         for number, turn in enumerate(turns):
             if turn["role"] != "assistant":
                 continue
-            start = self._answer_start(turns, number, whole, done)
-            end = self._answer_end(turn["content"], whole, start)
+            start, end = self._answer(turns, number, whole, done)
             pieces += [Piece(whole[done:start], False), Piece(whole[start:end], True)]
             done = end
         last = pieces[-1].text
@@ -88,32 +91,29 @@ class ChatTemplate:
             turns[0]["content"] = f"{system['content']}\n\n{turns[0]['content']}"
         return cast("list[Message]", turns)
 
-    def _answer_start(self, turns: list[Message], number: int, whole: str, done: int) -> int:
-        """Where the model takes over: the end of the prompt it will be given, or else the answer itself."""
-        if number > 0:
-            prompt = self._render(turns[:number], open_answer=True)
-            if whole.startswith(prompt) and len(prompt) >= done:
-                return len(prompt)
-        start, _ = _find(turns[number]["content"], whole, done)
-        return start
+    def _answer(self, turns: list[Message], number: int, whole: str, done: int) -> tuple[int, int]:
+        """Where an answer begins and ends in the rendered text, its end-of-turn token included.
 
-    def _answer_end(self, content: str, whole: str, start: int) -> int:
-        _, end = _find(content, whole, start)
-        ends = [(whole.find(token, end), token) for token in self.special]
-        reached = [(at, -len(token)) for at, token in ends if at >= 0 and not whole[end:at].strip()]
-        return min(reached)[0] - min(reached)[1] if reached else end
+        It begins where the prompt ends that the model will be given. Its place is found by rendering a mark in its stead, because
+        its own text may also occur elsewhere, and because templates may trim or rewrite it.
+        """
+        marked: list[Message] = [*turns[:number], {"role": "assistant", "content": MARK}, *turns[number + 1 :]]
+        before, _, after = self._render(marked, open_answer=False).partition(MARK)
+        prompts = [self._render(turns[:number], open_answer=True, **option) for option in THOUGHTLESS] if number > 0 else []
+        start = next((len(opening) for opening in [*prompts, before] if whole.startswith(opening) and len(opening) >= done), None)
+        end = len(whole) - len(after)
+        if start is None or not whole.endswith(after) or not whole[start:end].strip():
+            raise RowProblem("the model's chat template hides or rewrites the answer")
+        closings = [(whole.find(token, end), token) for token in self.special]
+        reached = [at + len(token) for at, token in closings if at >= 0 and not whole[end:at].strip()]
+        return start, min(reached, default=end)
 
-    def _render(self, turns: Sequence[Message], *, open_answer: bool) -> str:
+    def _render(self, turns: Sequence[Message], *, open_answer: bool, **options: Any) -> str:
         from jinja2 import TemplateError
 
         try:
-            # enable_thinking: hybrid models then open their answer as they will be asked to, without thoughts
-            return cast(
-                str,
-                self.tokenizer.apply_chat_template(
-                    cast("list[dict[str, str]]", turns), tokenize=False, add_generation_prompt=open_answer, enable_thinking=False
-                ),
-            )
+            chat = cast("list[dict[str, str]]", turns)
+            return cast(str, self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=open_answer, **options))
         except TemplateError as error:
             raise RowProblem(f"refused by the model's chat template: {error}") from None
 
@@ -128,15 +128,6 @@ class ChatTemplate:
 def end_token(tokenizer: PreTrainedTokenizerBase) -> str:
     """The end-of-text token; nothing if the tokenizer has none."""
     return str(tokenizer.eos_token) if tokenizer.eos_token is not None else ""
-
-
-def _find(content: str, whole: str, start: int) -> tuple[int, int]:
-    """Where an answer stands in the rendered text; templates may trim it."""
-    for text in (content, content.strip()):
-        at = whole.find(text, start)
-        if at >= 0:
-            return at, at + len(text)
-    raise RowProblem("the model's chat template rewrites the answer")
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:

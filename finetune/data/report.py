@@ -18,25 +18,26 @@ class DataReport:
     """Rows are records of the source; sequences are what is trained on (a long text gives several)."""
 
     source: str
-    pinned_source: str | None
+    pinned_source: str | None  # a Hub data set with its commit
     format: str
-    template: str
     columns: list[str]
     ignored_columns: list[str]
     files: list[str]
     read: int
     blank: int
-    used: int  # train + held_out
-    train: int
-    held_out: int
-    held_out_dropped: int  # also occur in training
     skipped: int
-    skipped_rows: list[dict[str, Any]]
-    duplicates: int  # within training; kept
+    skipped_rows: list[dict[str, Any]]  # file, line, reason
+    template: str = ""  # chat or plain
+    used: int = 0  # train + held_out
+    train: int = 0
+    held_out: int = 0
+    held_out_dropped: int = 0  # because they also occur in training
+    duplicates: int = 0  # within training; kept
     train_sequences: int = 0
     train_tokens: int = 0
     supervised_tokens: int = 0
     supervised_share: float = 0.0
+    truncated: int = 0  # sequences
     truncated_prompts: int = 0
     truncated_answers: int = 0
     truncated_share: float = 0.0

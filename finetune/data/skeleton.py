@@ -20,7 +20,8 @@ from finetune.data.rows import RowProblem
 COMPARED = 20
 MOST_SHAPES = 100
 LONGEST_SHAPE = 12  # turns
-QUOTED = re.compile(r"'([^'\n]+)'|\"([^\"\n]+)\"")
+CODE = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
+QUOTED = re.compile(r"'([^']+)'|\"([^\"]+)\"")
 
 
 class Slot(NamedTuple):
@@ -45,7 +46,8 @@ class Skeletons:
     def __init__(self, template: ChatTemplate) -> None:
         self.template = template
         self.name = template.name
-        quoted = {single or double for single, double in QUOTED.findall(str(template.tokenizer.chat_template))}
+        code = CODE.findall(str(template.tokenizer.chat_template))
+        quoted = {single or double for block in code for single, double in QUOTED.findall(block)}
         self.marks = sorted(mark for mark in quoted if len(mark.strip()) > 2 and not re.fullmatch(r"[\w\s]+", mark))
         self.marks += [mark for mark in template.special if mark not in self.marks]
         self.shapes: dict[tuple[str, ...], Shape | None] = {}

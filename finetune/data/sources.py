@@ -103,7 +103,7 @@ def read_rows(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *,
     for note in facts.notes:
         reporter.report(Notice(note))
     if facts.skipped > BAD_SHARE * facts.read:
-        raise _too_many_bad_rows(facts)
+        raise too_many_bad_rows(facts.skipped_rows, facts.skipped, facts.read)
     return Rows(Dataset.from_file(str(folder / "rows.arrow")), facts, fingerprint)
 
 
@@ -291,10 +291,10 @@ def _load_facts(path: Path) -> RowFacts:
     return facts
 
 
-def _too_many_bad_rows(facts: RowFacts) -> BadRow:
-    listed = "; ".join(f"{row.file} line {row.line}: {row.reason}" for row in facts.skipped_rows[:3])
-    more = f"; and {facts.skipped - 3} more" if facts.skipped > 3 else ""
+def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int) -> BadRow:
+    """The error for more than 1 % of unusable rows; names the first of them."""
+    first = "; ".join(f"{row.file} line {row.line}: {row.reason}" for row in listed[:3])
+    more = f"; and {skipped - 3} more" if skipped > 3 else ""
     return BadRow(
-        f"{facts.skipped} of {facts.read} rows cannot be used ({listed}{more}).",
-        hint="Correct or remove these rows; up to 1 % would be skipped.",
+        f"{skipped} of {read} rows cannot be used ({first}{more}).", hint="Correct or remove these rows; up to 1 % would be skipped."
     )

@@ -29,7 +29,7 @@ Rendered: TypeAlias = "list[Piece] | RowProblem"
 
 NO_LOSS = -100
 AHEAD = 2
-LEAST_PROMPT = 4  # at least a quarter of max_length stays for the prompt when a long answer is cut
+PROMPT_SHARE = 2  # up to half of max_length, the prompt stays whole and a long answer is cut instead
 
 
 @dataclass
@@ -115,11 +115,11 @@ class Encoder:
         return sequence
 
     def _fitted(self, whole: Sequence) -> Sequence:
-        """Cuts the prompt on its left first; what is still too long loses the end of its answer, and with it the end-of-answer label."""
+        """Cuts a prompt that takes more than half of the room on its left, then the end of the answer, and with it the end-of-answer label."""
         over = len(whole.ids) - self.max_length
         if over <= 0:
             return whole
-        kept = min(whole.answer_start, max(1, self.max_length // LEAST_PROMPT))
+        kept = min(whole.answer_start, self.max_length // PROMPT_SHARE)
         left = min(over, whole.answer_start - kept)
         begin = 1 if left and whole.ids[0] == self.tokenizer.bos_token_id else 0  # models lean on their first token
         ids = (whole.ids[:begin] + whole.ids[begin + left :])[: self.max_length]

@@ -1,0 +1,210 @@
+"""The whole data stage with a small tokenizer: what is trained on, what is held out, what the report says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bytes_tokenizer import CHATML, INST, byte_level
+
+from finetune.data.prepare import PreparedData, prepare_data
+from finetune.errors import BadRow, DatasetNotFound, EmptyDataset
+from finetune.events import Progress, Recorder
+from finetune.recipe import DatasetSpec
+from finetune.runtime import RuntimeOptions
+
+NO_LOSS = -100
+
+
+def pairs(count: int) -> list[dict[str, Any]]:
+    return [{"question": f"What is {number} and one?", "answer": f"It is {number + 1}."} for number in range(count)]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+def prepare(tmp_path: Path, source: Path | str, tokenizer: Any = None, *, seed: int = 1, reporter: Any = None, **spec: Any) -> PreparedData:
+    settings = {"supervise": spec.pop("supervise")} if "supervise" in spec else {}
+    runtime = RuntimeOptions(cache_dir=tmp_path / "cache")
+    made = tokenizer or byte_level(CHATML)
+    return prepare_data(DatasetSpec(source=str(source), **spec), made, seed=seed, runtime=runtime, reporter=reporter, **settings)
+
+
+def questions(prepared: PreparedData, part: str) -> list[str]:
+    tokenizer = byte_level(CHATML)
+    texts = [tokenizer.decode(ids) for ids in getattr(prepared, part)["input_ids"]]
+    return [text.partition("user\n")[2].partition("<|im_end|>")[0] for text in texts]
+
+
+def test_train_and_held_out_have_the_promised_columns(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, write(tmp_path / "a.jsonl", pairs(20)))
+    assert prepared.train.column_names == ["input_ids", "labels", "length", "row"]
+    assert prepared.held_out.column_names == ["input_ids", "labels", "length", "prompt_ids", "prompt", "reference"]
+    assert prepared.train["row"][:] == list(range(18))
+    assert prepared.train["length"][:] == [len(ids) for ids in prepared.train["input_ids"]]
+    row = prepared.held_out[0]
+    tokenizer = byte_level(CHATML)
+    assert row["input_ids"][: len(row["prompt_ids"])] == row["prompt_ids"]
+    assert tokenizer.decode(row["prompt_ids"]).endswith(f"{row['prompt']}<|im_end|>\n<|im_start|>assistant\n")
+    assert tokenizer.decode([label for label in row["labels"] if label != NO_LOSS]) == f"{row['reference']}<|im_end|>"
+
+
+def test_every_row_is_either_trained_on_or_held_out_and_order_is_kept(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, write(tmp_path / "a.jsonl", pairs(50)), held_out=0.2)
+    everything = [row["question"] for row in pairs(50)]
+    train, held_out = questions(prepared, "train"), questions(prepared, "held_out")
+    assert sorted(train + held_out) == sorted(everything)
+    assert len(held_out) == 10
+    assert train == [question for question in everything if question in train]
+
+
+def test_the_seed_decides_which_rows(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", pairs(50))
+    first = questions(prepare(tmp_path, file, seed=1), "held_out")
+    assert first == questions(prepare(tmp_path / "again", file, seed=1), "held_out")
+    assert first != questions(prepare(tmp_path, file, seed=2), "held_out")
+
+
+def test_samples_limits_both_parts_together(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, write(tmp_path / "a.jsonl", pairs(100)), samples=30)
+    assert (len(prepared.train), len(prepared.held_out)) == (27, 3)
+    assert prepared.report.used == 30
+    assert prepared.report.read == 100
+    assert max(int(question.split()[2]) for question in questions(prepared, "train")) > 40, "not just the first rows"
+
+
+def test_rows_that_are_trained_on_are_not_measured_on(tmp_path: Path) -> None:
+    rows = pairs(40)
+    same_but_for_spacing = [{"question": row["question"].replace(" ", "  ").upper(), "answer": row["answer"]} for row in rows[:20]]
+    same_prompt = [{"question": row["question"], "answer": "Something else."} for row in rows[20:]]
+    prepared = prepare(tmp_path, write(tmp_path / "a.jsonl", rows + same_but_for_spacing + same_prompt), held_out=0.5)
+    train = {" ".join(question.lower().split()) for question in questions(prepared, "train")}
+    assert not train & {" ".join(question.lower().split()) for question in questions(prepared, "held_out")}
+    assert prepared.report.held_out + prepared.report.held_out_dropped == 40
+    assert prepared.report.held_out_dropped > 0
+
+
+def test_duplicates_are_counted_and_stay(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, write(tmp_path / "a.jsonl", pairs(10) * 3 + pairs(70)[10:]), held_out=0.05)
+    assert len(prepared.train) == prepared.report.train == 90 - round(90 * 0.05)
+    assert prepared.report.duplicates == prepared.report.train - len(set(questions(prepared, "train")))
+
+
+def test_data_that_is_one_row_over_and_over_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EmptyDataset, match="also occurs among those to train on"):
+        prepare(tmp_path, write(tmp_path / "a.jsonl", pairs(1) * 20))
+
+
+def test_one_row_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EmptyDataset, match=r"a\.jsonl has one usable row"):
+        prepare(tmp_path, write(tmp_path / "a.jsonl", pairs(1)))
+
+
+def test_two_rows_are_enough(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, write(tmp_path / "a.jsonl", pairs(2)))
+    assert (len(prepared.train), len(prepared.held_out)) == (1, 1)
+
+
+def test_another_split_can_be_measured_on(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    write(folder / "train.jsonl", pairs(30))
+    write(folder / "test.jsonl", [*pairs(35)[30:], *pairs(3)])
+    prepared = prepare(tmp_path, folder, eval_split="test", held_out=0.9)
+    assert len(prepared.train) == 30
+    assert questions(prepared, "held_out") == [row["question"] for row in pairs(35)[30:]]
+    assert prepared.report.held_out_dropped == 3
+    with pytest.raises(DatasetNotFound, match="no file of the split 'validation'"):
+        prepare(tmp_path, folder, eval_split="validation")
+
+
+def test_distilling_learns_all_of_training_but_measures_answers(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, write(tmp_path / "a.jsonl", pairs(20)), supervise="all")
+    assert all(row["labels"] == [NO_LOSS, *row["input_ids"][1:]] for row in prepared.train)
+    assert all(row["labels"][: len(row["prompt_ids"])] == [NO_LOSS] * len(row["prompt_ids"]) for row in prepared.held_out)
+
+
+def test_text_is_measured_on_its_second_half(tmp_path: Path) -> None:
+    rows = [{"text": f"Story {number}. " + "the answer is that " * 40} for number in range(20)]
+    tokenizer = byte_level()
+    prepared = prepare(tmp_path, write(tmp_path / "a.jsonl", rows), tokenizer, max_length=100)
+    assert prepared.report.train_sequences > prepared.report.train == 18
+    row = prepared.held_out[0]
+    assert len(row["prompt_ids"]) == (len(row["input_ids"]) + 1) // 2
+    assert tokenizer.decode(row["prompt_ids"]) == row["prompt"]
+    assert tokenizer.decode(row["input_ids"]).startswith(row["prompt"] + row["reference"])
+
+
+def test_the_report_counts_what_happened(tmp_path: Path) -> None:
+    rows = [*pairs(300), {"question": "long", "answer": "so " * 200}, {"question": "long " * 200, "answer": "yes"}]
+    rows[5] = {"question": "no answer", "answer": None}
+    prepared = prepare(tmp_path, write(tmp_path / "a.jsonl", rows), samples=None, max_length=80, held_out=0.01)
+    report = prepared.report
+    assert (report.read, report.skipped, report.used, report.blank) == (302, 1, 301, 0)
+    assert report.skipped_rows == [{"file": "a.jsonl", "line": 6, "reason": "column answer is missing"}]
+    assert (report.truncated_prompts, report.truncated_answers) == (1, 1)
+    assert report.truncated_share == pytest.approx(2 / report.train, abs=1e-4)
+    assert report.train_tokens == sum(prepared.train["length"])
+    assert report.supervised_tokens == sum(sum(label != NO_LOSS for label in labels) for labels in prepared.train["labels"])
+    assert report.supervised_share == pytest.approx(report.supervised_tokens / report.train_tokens, abs=1e-4)
+    assert report.length["max"] == 80
+    assert sum(part["rows"] for part in report.histogram) == report.train
+    assert [[piece["supervised"] for piece in example] for example in report.examples] == [[False, True]] * 3
+    assert json.loads(json.dumps(report.to_dict())) == report.to_dict()
+
+
+def test_rows_that_the_template_refuses_are_listed_with_their_line(tmp_path: Path) -> None:
+    chats = [{"messages": [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": f"a{n}"}]} for n in range(200)]
+    chats[42]["messages"].insert(1, {"role": "system", "content": "s"})
+    report = prepare(tmp_path, write(tmp_path / "a.jsonl", chats), byte_level(INST)).report
+    assert [(row["file"], row["line"]) for row in report.skipped_rows] == [("a.jsonl", 43)]
+
+
+def test_a_template_that_refuses_most_rows_is_an_error(tmp_path: Path) -> None:
+    chats = [{"messages": [{"role": role, "content": f"{role} {n}"} for role in ("user", "system", "assistant")]} for n in range(20)]
+    with pytest.raises(BadRow, match=r"a\.jsonl line 1: refused by the model's chat template"):
+        prepare(tmp_path, write(tmp_path / "a.jsonl", chats), byte_level(INST))
+
+
+def test_the_second_time_nothing_is_tokenised(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", pairs(20))
+    first, recorder = prepare(tmp_path, file), Recorder()
+    second = prepare(tmp_path, file, reporter=recorder)
+    assert not recorder.of(Progress)
+    assert second.fingerprint == first.fingerprint
+    assert second.report == first.report
+    assert second.train[:] == first.train[:]
+
+
+def test_whatever_changes_the_tokens_changes_the_fingerprint(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", pairs(20))
+    changes: list[dict[str, Any]] = [{}, {"seed": 2}, {"samples": 10}, {"max_length": 64}, {"held_out": 0.2}, {"supervise": "all"}]
+    changes += [{"tokenizer": byte_level()}, {"tokenizer": byte_level(INST)}, {"tokenizer": byte_level(CHATML, bos=True)}]
+    assert len({prepare(tmp_path, file, **change).fingerprint for change in changes}) == len(changes)
+    elsewhere = tmp_path / "copy.jsonl"
+    elsewhere.write_bytes(file.read_bytes())
+    assert prepare(tmp_path, elsewhere).fingerprint == prepare(tmp_path / "other_cache", file).fingerprint
+
+
+def test_a_prepared_set_is_not_left_half_written_when_preparing_fails(tmp_path: Path) -> None:
+    class Broken:
+        def report(self, event: object) -> None:
+            if isinstance(event, Progress) and event.total is not None:
+                raise KeyboardInterrupt
+
+    file = write(tmp_path / "a.jsonl", pairs(20))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(tmp_path, file, reporter=Broken())
+    assert not list((tmp_path / "cache" / "datasets").glob("*tokens*"))
+    assert len(prepare(tmp_path, file).train) == 18
+
+
+def test_the_built_in_data_teach_answers_to_short_prompts(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, "builtin:python-docs", samples=60)
+    assert prepared.report.template == "chat"
+    assert prepared.report.used + prepared.report.held_out_dropped == 60
+    assert all("Write the one-line docstring" in prompt for prompt in prepared.held_out["prompt"])
