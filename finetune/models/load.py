@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 import torch
 from safetensors import SafetensorError
@@ -43,7 +44,8 @@ def load_model(
     """The model in `dtype` (the machine's by default) on the machine's device, in eval mode.
 
     `load_in` is "8bit" or "4bit" (NF4, double quantisation) through bitsandbytes. An adapter is merged into its base; with `merge=False`,
-    which keeps its precision, and always on quantised weights, it is a PeftModel around it. Raises ModelError, HardwareError or OutOfMemory.
+    which keeps its precision, and always on quantised weights, it is a PeftModel around it.
+    Raises ModelError, HardwareError or OutOfMemory.
     """
     wanted = dtype or torch_dtype(machine)
     if located.base is not None:
@@ -70,7 +72,8 @@ def load_model(
 def _with_adapter(model: PreTrainedModel, located: LocatedModel, *, merge: bool) -> PreTrainedModel:
     from peft import PeftModel
 
-    with _one_sentence(located):
+    with _one_sentence(located), catch_warnings():
+        filterwarnings("error", message="Found missing adapter keys")  # peft would leave random or zero weights in their place
         adapted: Any = PeftModel.from_pretrained(model, str(located.folder))
         return (adapted.merge_and_unload() if merge else adapted).eval()
 
@@ -115,7 +118,7 @@ def _one_sentence(located: LocatedModel) -> Iterator[None]:
         raise OutOfMemory(f"{located.name} does not fit into memory.", hint=SMALLER) from error
     except ImportError as error:
         raise HardwareError(f"{located.name} needs a package that is missing: {_first_line(error)}", hint="Install it with pip.") from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, UserWarning) as error:
         if "can't allocate memory" in str(error):  # how torch says it on a CPU
             raise OutOfMemory(f"{located.name} does not fit into memory.", hint=SMALLER) from error
         raise ModelError(f"{located.name} cannot be loaded: {_first_line(error)}", hint=AGAIN) from error

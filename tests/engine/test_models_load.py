@@ -84,8 +84,21 @@ def test_an_adapter_folder_loads_merged_and_close_to_the_wrapped_model(tmp_path:
     model = load_model(located, MACHINE)
     assert type(model).__name__ == "LlamaForCausalLM"
     assert torch.allclose(logits(model), logits(adapted), atol=1e-4)
+    assert torch.equal(logits(load_model(located, MACHINE, merge=False)), logits(adapted))
     assert not torch.allclose(logits(model), logits(load_model(find(tmp_path / "base", runtime), MACHINE)), atol=1e-2)
     assert load_tokenizer(located).eos_token == "</s>"  # the base's: the adapter folder has none
+
+
+def test_an_adapter_that_lacks_weights_is_not_loaded_as_if_it_were_whole(tmp_path: Path, runtime: RuntimeOptions) -> None:
+    adapted = get_peft_model(saved(tmp_path / "base"), LoraConfig(r=4, target_modules=["q_proj"]))
+    adapted.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    adapted.save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights = load_file(file)
+    weights.pop(sorted(weights)[0])
+    save_file(weights, file)
+    with pytest.raises(ModelError, match="missing adapter keys"):
+        load_model(find(tmp_path / "adapter", runtime), MACHINE)
 
 
 def test_a_model_whose_weights_lack_something_is_not_filled_with_random_numbers(tmp_path: Path, runtime: RuntimeOptions) -> None:
