@@ -77,8 +77,7 @@ def front_matter(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any]) -> 
     inherited = _inherited(base)
     kind = "distillation" if recipe.approach == "distillation" else recipe.method.model_dump()["kind"]
     fields: dict[str, Any] = {
-        "license": inherited.get("license"),
-        "language": inherited.get("language"),
+        **{key: inherited.get(key) for key in ("license", "license_name", "license_link", "language")},
         "library_name": "peft" if facts.adapter else "transformers",
         "pipeline_tag": "text-generation",
         "base_model": base,
