@@ -1,1 +1,28 @@
-"""finetune-cli: fine-tune or distil a language model from the terminal, with proof that it got better."""
+"""finetune-cli: fine-tune or distil a language model from the terminal, with proof that it got better.
+
+    from finetune import LLMFineTuner, Recipe
+    LLMFineTuner(Recipe.from_layers({"training": {"epochs": 1}})).run()
+
+The public names are imported when they are first used: `import finetune` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "LLMFineTuner": "finetune.finetuner",
+    "RunResult": "finetune.finetuner",
+    "DistillationTrainer": "finetune.distillation.trainer",
+    "Recipe": "finetune.recipe",
+    "RuntimeOptions": "finetune.runtime",
+    "FinetuneError": "finetune.errors",
+}
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'finetune' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)

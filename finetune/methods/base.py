@@ -20,9 +20,8 @@ class MethodContext:
     """What a method may need to know about the run it is part of."""
 
     total_steps: int
-    distilling: bool = False
+    seed: int = 0
     student_is_made: bool = False
-    autocast: bool = False
 
 
 class Method(Protocol):

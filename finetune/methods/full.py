@@ -35,10 +35,8 @@ class Full:
 
     @staticmethod
     def attach(model: PreTrainedModel, spec: Spec, context: MethodContext) -> Any:
-        import torch
-
         # Adam's small updates are lost in 16-bit weights; the arithmetic may still run in 16 bits under autocast.
-        model.to(torch.float32).requires_grad_(True)
+        model.float().requires_grad_(True)
         if spec.freeze == "head" or (spec.freeze == "auto" and context.student_is_made):
             for module in (model.get_input_embeddings(), model.get_output_embeddings()):
                 if module is not None:

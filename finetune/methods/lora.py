@@ -38,18 +38,23 @@ class LoRA:
     def attach(model: PreTrainedModel, spec: Spec, context: MethodContext) -> Any:
         """The model wrapped by peft; raises ModelError if `target_modules` match nothing."""
         from peft import LoraConfig, get_peft_model
+        from transformers import set_seed
 
         from finetune.errors import ModelError
+        from finetune.methods.lora_kernel import speed_up
 
+        set_seed(context.seed)
         targets = linear_targets(model) if spec.target_modules == "auto" else spec.target_modules
         config = LoraConfig(r=spec.r, lora_alpha=spec.alpha, lora_dropout=spec.dropout, target_modules=targets, task_type="CAUSAL_LM")
         try:
-            return get_peft_model(model, config)
+            adapted = get_peft_model(model, config)
         except ValueError as error:
             raise ModelError(
                 f"LoRA cannot attach to {', '.join(targets)} in {type(model).__name__}: {error}.",
                 hint=f"The linear layers of this model are {', '.join(linear_targets(model))}.",
             ) from None
+        speed_up(adapted)
+        return adapted
 
     @staticmethod
     def callbacks(model: Any, spec: Spec) -> list[TrainerCallback]:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+
 def speed_up(model: nn.Module) -> int:
     """Give every plain LoRA layer of a peft model the fused forward; returns how many. Other layers keep peft's own."""
     from peft.tuners.lora import Linear

@@ -1,0 +1,13 @@
+"""How many optimizer steps a training takes, as the Trainer counts them; no torch."""
+
+from __future__ import annotations
+
+import math
+
+from finetune.recipe import TrainingSpec
+
+
+def steps_of(spec: TrainingSpec, rows: int) -> int:
+    """Optimizer steps of the whole training over `rows` sequences."""
+    micro_batches = math.ceil(rows / spec.batch_size)
+    return max(1, math.ceil(spec.epochs * max(1, math.ceil(micro_batches / spec.gradient_accumulation))))
