@@ -3,7 +3,7 @@
     glance()            # no torch, milliseconds: for the wizard and the review
     inspect(runtime)    # torch: the device, and the dtype whose matrix products really are the fastest here
 
-bfloat16 is three times as fast as float32 on some CPUs and eight times slower on others, so it is measured, once, and remembered.
+bfloat16 is three times as fast as float32 on some CPUs and eight times slower on others, so it is measured, and the choice remembered.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -72,7 +72,7 @@ def glance(folder: Path | None = None) -> Glance:
 
 
 def inspect(runtime: RuntimeOptions) -> Machine:
-    """The device and dtype to work with; measured in under 0.3 s and kept in `cache_dir/machine.json`.
+    """The device and dtype to work with; measured in about 0.2 s; the choice is kept in `cache_dir/machine.json`.
 
     Raises HardwareError for a device that is not there or a dtype it cannot use.
     """
@@ -87,8 +87,9 @@ def inspect(runtime: RuntimeOptions) -> Machine:
         gpu, gpu_memory = "Apple GPU", total
     if runtime.dtype not in ("auto", *DTYPES[device]):
         raise HardwareError(f"{runtime.dtype} is not usable on {device}.", hint=f"Use --dtype auto or {' or '.join(DTYPES[device])}.")
-    rates = _remembered_rates(runtime.cache_dir / "machine.json", device, gpu)
-    dtype, why = _fastest(device, rates) if runtime.dtype == "auto" else (runtime.dtype, "asked for")
+    rates, dtype, why = _measured(runtime.cache_dir / "machine.json", device, gpu)
+    if runtime.dtype != "auto":
+        dtype, why = runtime.dtype, "asked for"
     return Machine(cpu_name(), cores(), total, free, device, gpu, gpu_memory, dtype, rates, why)
 
 
@@ -194,25 +195,38 @@ def _fastest(device: str, rates: dict[str, float]) -> tuple[str, str]:
     return "float32", f"bfloat16 would be {gain:.1f} times as fast; {BFLOAT16_MUST_BE_FASTER} are asked of it"
 
 
-def _remembered_rates(path: Path, device: str, gpu: str | None) -> dict[str, float]:
-    """The measured rates; remembered, so that the choice of dtype is the same in every run on this machine."""
+def _measured(path: Path, device: str, gpu: str | None) -> tuple[dict[str, float], str, str]:
+    """The best rates ever measured here, the dtype that was chosen first, and why.
+
+    The dtype stays, so that runs on one machine can be compared; the rates may still rise, since a busy machine measures low.
+    """
     import torch
 
     key = f"{gpu or cpu_name()} | {cores()} cores | {device} | torch {torch.__version__}"
+    known, before, chosen = _remembered(path, key)
+    rates = {name: max(rate, before.get(name, 0.0)) for name, rate in _measure(device).items()}
+    dtype, why = _fastest(device, rates)
+    if chosen not in (None, dtype):
+        dtype, why = str(chosen), "chosen when this machine was first measured"
+    if (rates, dtype) != (before, chosen):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f"{path.name}.{os.getpid()}")
+            partial.write_text(json.dumps({**known, key: {"dtype": dtype, "gflops": rates}}, indent=1), encoding="utf-8")
+            partial.replace(path)
+        except OSError:
+            pass  # a read-only cache: measured again next time
+    return rates, dtype, why
+
+
+def _remembered(path: Path, key: str) -> tuple[dict[str, Any], dict[str, float], str | None]:
+    """Everything in the file, and this machine's rates and dtype in it; nothing if the file is missing or broken."""
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        return {name: float(known[key][name]) for name in DTYPES[device]}
+        mine = known.get(key, {"gflops": {}, "dtype": None})
+        return known, {str(name): float(rate) for name, rate in mine["gflops"].items()}, mine["dtype"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        known = {}
-    rates = _measure(device)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}")
-        partial.write_text(json.dumps({**known, key: rates}, indent=1), encoding="utf-8")
-        partial.replace(path)
-    except OSError:
-        pass  # a read-only cache: measured again next time
-    return rates
+        return {}, {}, None
 
 
 def _measure(device: str) -> dict[str, float]:
