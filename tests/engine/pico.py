@@ -6,10 +6,14 @@ rows = pico_rows(12)
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import torch
 import transformers
+
+torch.set_num_threads(1)  # threads cost more than they give at this size
+gc.freeze()  # accelerate collects garbage in every train(): not the half million objects of the imports as well
 
 VOCABULARY = 131
 SMALL = {
@@ -25,14 +29,24 @@ SMALL = {
     "eos_token_id": 2,
 }
 GQA_FREE = {key: value for key, value in SMALL.items() if key != "num_key_value_heads"}
+DRY = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 EXPERTS = {"num_experts_per_tok": 2}
 
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": (
         "GPT2",
-        {"vocab_size": VOCABULARY, "n_embd": 24, "n_layer": 3, "n_head": 4, "n_positions": 128, "bos_token_id": 1, "eos_token_id": 2},
+        {
+            "vocab_size": VOCABULARY,
+            "n_embd": 24,
+            "n_layer": 3,
+            "n_head": 4,
+            "n_positions": 128,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            **DRY,
+        },
     ),
-    "opt": ("OPT", {**GQA_FREE, "ffn_dim": 40, "word_embed_proj_dim": 16, "do_layer_norm_before": True}),
+    "opt": ("OPT", {**GQA_FREE, "ffn_dim": 40, "word_embed_proj_dim": 16, "do_layer_norm_before": True, "dropout": 0.0}),
     "gpt_neox": ("GPTNeoX", {**GQA_FREE, "tie_word_embeddings": False}),
     "llama": ("Llama", {**SMALL, "tie_word_embeddings": True}),
     "qwen2": ("Qwen2", {**SMALL, "tie_word_embeddings": True}),
@@ -76,3 +90,55 @@ def pico_rows(
         prompt = length // 3
         rows.append({"input_ids": ids, "labels": [-100] * prompt + ids[prompt:]})
     return rows
+
+
+def arguments(folder: Any, **changes: Any) -> transformers.TrainingArguments:
+    """Quiet arguments on the CPU: plain SGD, nothing saved, rows in their order."""
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "use_cpu": True,
+        "report_to": [],
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "optim": "sgd",
+        "learning_rate": 0.05,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0.0,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 4,
+        "train_sampling_strategy": "sequential",
+        "dataloader_pin_memory": False,
+    }
+    return transformers.TrainingArguments(**{**settings, **changes})
+
+
+def losses(trainer: Any) -> list[float]:
+    """The logged loss of every step."""
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def assert_same_weights(one: Any, other: Any, *, tolerance: float) -> None:
+    """Every parameter equal up to `tolerance`; names the one that is not."""
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=tolerance, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
+
+
+class Rows(torch.utils.data.Dataset):
+    """A list as a dataset."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return self.rows[number]

@@ -1,0 +1,235 @@
+"""SupervisedTrainer against ordinary logits, for every pico architecture: loss, gradients, padding, accumulation, wrappers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+import peft
+import pytest
+import torch
+import torch.nn.functional as F
+from pico import NAMES, VOCABULARY, Rows, arguments, assert_same_weights, losses, pico, pico_rows
+from transformers import Trainer
+
+from finetune.data.collator import Collator
+from finetune.errors import ModelError, TrainingError
+from finetune.training.head import backbone_of, check_head, head_of, needs_mask
+from finetune.training.trainer import SupervisedTrainer
+
+CLOSE = 1e-7  # several architectures take their norms in float32, whatever the model's dtype
+
+
+def trainer_of(model: Any, folder: Any, rows: list[dict] | None = None, **changes: Any) -> SupervisedTrainer:
+    return SupervisedTrainer(model=model, args=arguments(folder, **changes), train_dataset=Rows(rows or pico_rows(8)))
+
+
+def batch_of(rows: list[dict], *, mask: bool = False, extra: int = 0) -> dict[str, torch.Tensor]:
+    batch = Collator(0, mask=mask)(rows)
+    fill = {"input_ids": 5, "labels": -100, "attention_mask": 0}
+    padded = {name: F.pad(tensor, (0, extra), value=fill[name]) for name, tensor in batch.items()}
+    return {**padded, "length": torch.tensor([len(row["input_ids"]) for row in rows])}
+
+
+def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def textbook(model: Any, rows: list[dict]) -> torch.Tensor:
+    """Mean cross-entropy with each row alone: nothing is padded, nothing masked."""
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for row in rows:
+        logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1].double()
+        for position, label in enumerate(row["labels"][1:]):
+            if label != -100:
+                total, count = total - logits[position].log_softmax(-1)[label], count + 1
+    return total / count
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_and_gradients_are_those_of_full_logits_row_by_row(name: str, tmp_path) -> None:
+    model = pico(name, dtype=torch.float64)
+    trainer = trainer_of(model, tmp_path)
+    rows = pico_rows(5)
+    ours = trainer.compute_loss(model, batch_of(rows))
+    theirs = textbook(model, rows)
+    torch.testing.assert_close(ours, theirs, rtol=CLOSE, atol=0)
+    mine, reference = gradients(model, ours), gradients(model, theirs)
+    assert mine.keys() == reference.keys()
+    for parameter, gradient in reference.items():
+        torch.testing.assert_close(mine[parameter], gradient, rtol=1e-5, atol=CLOSE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_more_padding_and_another_order_of_rows_change_nothing(name: str, tmp_path) -> None:
+    model = pico(name, dtype=torch.float64)
+    trainer = trainer_of(model, tmp_path)
+    rows = pico_rows(5)
+    reference = trainer.compute_loss(model, batch_of(rows))
+    expected = gradients(model, reference)
+    for batch in (batch_of(rows, extra=9), batch_of(rows[::-1]), batch_of(rows, mask=True, extra=2)):
+        loss = trainer.compute_loss(model, batch)
+        torch.testing.assert_close(loss, reference, rtol=CLOSE, atol=0)
+        for parameter, gradient in gradients(model, loss).items():
+            torch.testing.assert_close(gradient, expected[parameter], rtol=1e-5, atol=CLOSE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_accumulation_splits_a_batch_without_changing_the_step(name: str, tmp_path) -> None:
+    def after_one_step(batch: int, accumulation: int) -> Any:
+        model = pico(name, dtype=torch.float64)
+        trainer_of(model, tmp_path, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation).train()
+        return model
+
+    whole = after_one_step(8, 1)
+    for batch, accumulation in ((4, 2), (2, 4), (1, 8)):
+        assert_same_weights(whole, after_one_step(batch, accumulation), tolerance=CLOSE)
+
+
+def test_training_is_the_plain_trainers_training(tmp_path) -> None:
+    rows = pico_rows(12)
+    ours, theirs = pico("llama", dtype=torch.float64), pico("llama", dtype=torch.float64)
+    mine = trainer_of(ours, tmp_path, rows, gradient_accumulation_steps=2, num_train_epochs=2)
+    mine.train()
+    settings = arguments(tmp_path, gradient_accumulation_steps=2, num_train_epochs=2)
+    plain = Trainer(model=theirs, args=settings, train_dataset=Rows(rows), data_collator=Collator(0, mask=True))
+    plain.train()
+    assert losses(mine) == pytest.approx(losses(plain), rel=1e-6)
+    assert_same_weights(ours, theirs, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{"activation_checkpointing": True}, {"torch_compile": True, "torch_compile_backend": "eager"}])
+def test_checkpointing_and_compiling_change_nothing(changes: dict, tmp_path) -> None:
+    plain, other = pico("llama"), pico("llama")
+    trainer_of(plain, tmp_path).train()
+    trainer_of(other, tmp_path, **changes).train()
+    assert_same_weights(plain, other, tolerance=1e-5)
+
+
+def test_bfloat16_autocast_reaches_the_backbone_and_stays_close(tmp_path) -> None:
+    plain, mixed = trainer_of(pico("llama"), tmp_path), trainer_of(pico("llama"), tmp_path, bf16=True)
+    plain.train()
+    mixed.train()
+    assert losses(mixed) != losses(plain)
+    assert losses(mixed) == pytest.approx(losses(plain), rel=0.05)
+
+
+def test_prompts_carry_no_loss_and_everything_else_does(tmp_path) -> None:
+    model = pico("llama", dtype=torch.float64)
+    trainer = trainer_of(model, tmp_path)
+    row = {"input_ids": [5, 6, 7, 8, 2], "labels": [-100, -100, 7, 8, 2]}
+    log_probabilities = model(input_ids=torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1)
+    expected = -(log_probabilities[1, 7] + log_probabilities[2, 8] + log_probabilities[3, 2]) / 3
+    torch.testing.assert_close(trainer.compute_loss(model, batch_of([row])), expected)
+
+
+def test_tokens_are_counted_exactly_even_when_padding_looks_like_a_token(tmp_path) -> None:
+    rows = [{"input_ids": [5, 0, 0], "labels": [-100, -100, -100]}, {"input_ids": [5, 6, 7, 0], "labels": [5, 6, 7, -100]}]
+    trainer = trainer_of(pico("llama"), tmp_path, rows, per_device_train_batch_size=2, num_train_epochs=3)
+    trainer.train()
+    assert (trainer.real_tokens, trainer.supervised_tokens) == (3 * 7, 3 * 2)
+
+
+def test_evaluation_gives_the_plain_trainers_loss(tmp_path) -> None:
+    rows = pico_rows(8)
+    settings = arguments(tmp_path, per_device_eval_batch_size=4)
+    ours = SupervisedTrainer(model=pico("qwen2"), args=settings, eval_dataset=Rows(rows)).evaluate()
+    theirs = Trainer(model=pico("qwen2"), args=settings, eval_dataset=Rows(rows), data_collator=Collator(0, mask=True)).evaluate()
+    assert ours["eval_loss"] == pytest.approx(theirs["eval_loss"], rel=1e-5)
+
+
+def test_arrow_datasets_with_other_columns_are_fine(tmp_path) -> None:
+    rows = datasets.Dataset.from_list([{**row, "note": "x", "length": len(row["input_ids"])} for row in pico_rows(8)])
+    settings = arguments(tmp_path, train_sampling_strategy="group_by_length", length_column_name="length")
+    trainer = SupervisedTrainer(model=pico("llama"), args=settings, train_dataset=rows)
+    trainer.train()
+    assert trainer.real_tokens == sum(rows["length"])
+
+
+def test_a_step_without_a_supervised_token_is_an_error(tmp_path) -> None:
+    rows = [{"input_ids": [5, 6, 7], "labels": [7, -100, -100]}]
+    with pytest.raises(TrainingError, match="Step 1 has no supervised token"):
+        trainer_of(pico("llama"), tmp_path, rows).train()
+
+
+class TestAdapters:
+    @pytest.mark.parametrize("settings", [{}, {"modules_to_save": ["lm_head"]}, {"target_modules": ["q_proj", "lm_head"]}])
+    def test_gradients_are_those_of_full_logits(self, settings: dict, tmp_path) -> None:
+        model = peft.get_peft_model(pico("qwen3", dtype=torch.float64), peft.LoraConfig(**{"target_modules": ["q_proj"], **settings}))
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter)
+        rows = pico_rows(5)
+        trainer = trainer_of(model, tmp_path)
+        ours = gradients(model, trainer.compute_loss(model, batch_of(rows)))
+        theirs = gradients(model, textbook(model, rows))
+        assert ours.keys() == theirs.keys()
+        for name, gradient in theirs.items():
+            torch.testing.assert_close(ours[name], gradient, rtol=1e-6, atol=1e-9)
+
+    def test_a_frozen_head_stays_as_it_was(self, tmp_path) -> None:
+        model = peft.get_peft_model(pico("llama"), peft.LoraConfig(target_modules=["q_proj"]))
+        before = head_of(model).weight.clone()
+        trainer_of(model, tmp_path).train()
+        assert not head_of(model).trains
+        torch.testing.assert_close(head_of(model).weight, before, rtol=0, atol=0)
+
+    def test_learned_prompts_are_refused(self) -> None:
+        model = peft.get_peft_model(pico("llama"), peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+        with pytest.raises(ModelError, match="learned prompts"):
+            head_of(model)
+
+
+class TestTheReadingOfAModel:
+    @pytest.mark.parametrize("name", NAMES)
+    def test_backbone_and_head_make_the_models_logits(self, name: str) -> None:
+        model = pico(name)
+        check_head(model)
+        assert not needs_mask(model)
+        assert head_of(model).vocabulary == VOCABULARY
+
+    def test_an_unknown_step_before_the_head_is_noticed(self) -> None:
+        model = pico("granite")
+        model.config.logits_scaling = 1.0  # as if the config did not say that the logits are divided
+        model.config.scaled_elsewhere = True
+        original = model.forward
+
+        def scaled(**inputs: Any) -> Any:
+            outputs = original(**inputs)
+            outputs.logits = outputs.logits / 4
+            return outputs
+
+        model.forward = scaled
+        with pytest.raises(ModelError, match="not its last hidden state times its head"):
+            check_head(model)
+
+    def test_a_model_that_looks_ahead_needs_its_mask_and_gets_it(self, tmp_path) -> None:
+        model = pico("llama", dtype=torch.float64, attn_implementation="eager")
+        for layer in backbone_of(model).layers:
+            layer.self_attn.register_forward_pre_hook(_look_ahead, with_kwargs=True)
+        assert needs_mask(model)
+        trainer = trainer_of(model, tmp_path)
+        rows = pico_rows(5)
+        torch.testing.assert_close(trainer.compute_loss(model, batch_of(rows)), trainer.compute_loss(model, batch_of(rows, extra=6)))
+
+
+def _look_ahead(_: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Makes an attention layer bidirectional: only padding, which no token may see, stays hidden."""
+    mask = kwargs["attention_mask"]
+    return args, {**kwargs, "attention_mask": mask[:, :, -1:, :].expand_as(mask) if mask is not None else None}
+
+
+class TestMixtures:
+    def test_padding_stays_out_of_the_load_balancing_loss(self, tmp_path) -> None:
+        model = pico("mixtral", dtype=torch.float64, output_router_logits=True, router_aux_loss_coef=0.5)
+        trainer = trainer_of(model, tmp_path)
+        rows = pico_rows(5)
+        batch = batch_of(rows, mask=True)
+        del batch["length"]
+        plain = model(**batch, output_router_logits=True)
+        ours = trainer.compute_loss(model, batch_of(rows))
+        torch.testing.assert_close(ours, plain.loss.double(), rtol=1e-6, atol=0)
+        torch.testing.assert_close(trainer.compute_loss(model, batch_of(rows, extra=11)), ours)
+        assert float(plain.aux_loss) > 0.1
