@@ -15,7 +15,7 @@ from typing import Any
 from finetune.data.rows import Row, SkippedRow
 from finetune.data.sources import Origin
 from finetune.errors import DatasetError, DatasetNotFound
-from finetune.models.reach import endpoint_host, hub_reachable
+from finetune.models.reach import absence, endpoint_host, hub_reachable
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 
@@ -82,8 +82,9 @@ def _load(spec: DatasetSpec, name: str, commit: str | None, *, streamed: bool, o
     import datasets
     from datasets.exceptions import DatasetNotFoundError
 
-    quiet = datasets.utils.logging.get_verbosity()
+    verbosity, bars = datasets.utils.logging.get_verbosity(), datasets.are_progress_bars_disabled()
     datasets.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
     try:
         return datasets.load_dataset(
             name, name=spec.config, split=spec.split, data_files=spec.data_files, revision=commit, streaming=streamed
@@ -91,7 +92,7 @@ def _load(spec: DatasetSpec, name: str, commit: str | None, *, streamed: bool, o
     except (DatasetNotFoundError, ConnectionError, OSError) as error:
         if not online:
             raise DatasetNotFound(
-                f"{endpoint_host()} cannot be reached, so the data set {name} cannot be fetched, and it is not on this machine.",
+                f"{absence()}, and the data set {name} is not on this machine.",
                 hint="Check the network, use a file of your own, or builtin:python-docs.",
             ) from None
         raise DatasetNotFound(f"The data set {name} cannot be loaded: {_short(error)}", hint=f"Check its page. {SIGN_IN}") from None
@@ -102,7 +103,9 @@ def _load(spec: DatasetSpec, name: str, commit: str | None, *, streamed: bool, o
             hint="Name a part of it: --set dataset.config=NAME --set dataset.split=NAME",
         ) from None
     finally:
-        datasets.utils.logging.set_verbosity(quiet)
+        datasets.utils.logging.set_verbosity(verbosity)
+        if not bars:
+            datasets.enable_progress_bars()
 
 
 def _short(error: Exception) -> str:

@@ -115,7 +115,7 @@ class Encoder:
         return sequence
 
     def _fitted(self, whole: Sequence) -> Sequence:
-        """Cuts a prompt that takes more than half of the room on its left, then the end of the answer, and with it the end-of-answer label."""
+        """Cuts a prompt that takes more than half of the room on its left, then the answer, and with its end the end-of-answer label."""
         over = len(whole.ids) - self.max_length
         if over <= 0:
             return whole
