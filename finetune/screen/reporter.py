@@ -23,6 +23,7 @@ from finetune.screen.words import count, duration, size
 
 REFRESHES_PER_SECOND = 4  # each takes a moment from the training on a small machine
 SECONDS_BETWEEN_LINES = 5.0
+WIDEST_LINE = 100  # the eye loses a line that is wider
 
 
 @contextmanager
@@ -62,7 +63,8 @@ class RichReporter:
             started = self._running.pop(event.stage, None)
             self._facts.pop(event.stage, None)
             if not self._brief:
-                self._console.print(self._finished(started.title if started else event.stage, event))
+                finished = self._finished(started.title if started else event.stage, event)
+                self._console.print(finished, width=min(self._console.width, WIDEST_LINE))
         elif isinstance(event, TrainingStep):
             self._facts["training"] = event
         elif isinstance(event, Progress):
@@ -105,8 +107,9 @@ class RichReporter:
             room = width
         shown = parts[0]
         for part in parts[1:]:
-            if len(shown) + len(self._separator) + len(part) <= room:
-                shown += self._separator + part
+            if len(shown) + len(self._separator) + len(part) > room:
+                break
+            shown += self._separator + part
         text.append(shown, style="quiet")
         line.add_row(self._spinner, text)
         return line
@@ -144,8 +147,8 @@ def facts(event: Event) -> list[str]:
     if isinstance(event, TrainingStep):
         return [
             f"{100 * event.step / event.total_steps:.0f} %",
-            f"step {event.step}/{event.total_steps}",
             f"{duration(event.seconds_left)} left",
+            f"step {event.step}/{event.total_steps}",
             f"loss {event.loss:.3f}",
             f"{event.tokens_per_second:,.0f} tokens/s",
             f"{size(event.memory_bytes)}",

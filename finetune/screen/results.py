@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 
 NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "perplexity": "Perplexity"}
 SAMPLES = 3
-NARROW = 70  # columns; below it, intervals go and samples are stacked
+LONGEST_ANSWER = 200
+NARROW = 70  # columns; below it, intervals go
 
 
-def results(recipe: Recipe, result: RunResult, width: int) -> RenderableType:
+def show_results(recipe: Recipe, result: RunResult, console: Console, *, upload_follows: bool = False) -> None:
     """Everything worth reading after a run."""
-    return Group(scores_table(result.scores, width), samples(result.scores, width), next_steps(recipe, Path(result.output_dir), width))
+    console.print(scores_table(result.scores, console.width), samples(result.scores, console.width))
+    steps = next_steps(Path(result.output_dir), console.width, upload=recipe.upload is None and not upload_follows)
+    console.print(steps, soft_wrap=True)
 
 
 def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
@@ -41,7 +44,7 @@ def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
     table.add_column("Change", no_wrap=True)
     for metric in scores["before"]:
         cells = [_score(scores, side, metric, intervals=width >= NARROW) for side in sides]
-        table.add_row(NAMES.get(metric, metric), *cells, _change(metric, scores.get("change", {}).get(metric)))
+        table.add_row(NAMES.get(metric, metric), *cells, _change(metric, scores.get("change", {}).get(metric), in_numbers=width >= NARROW))
     title = Text(f"On {scores['rows']} rows it never trained on", style="bold")
     legend = Text("[a, b]: 95 % confidence interval. Perplexity: lower is better.", style="quiet")
     if width < NARROW:
@@ -50,29 +53,25 @@ def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
 
 
 def samples(scores: Mapping[str, Any], width: int) -> RenderableType:
-    """A few held-out rows: the reference and each model's answer."""
+    """A few held-out rows: the question, the reference and each model's answer."""
     rows = [row for row in scores.get("generations", []) if "after" in row]
     if not rows:
         return Text("")
     picked = rows[:: max(1, len(rows) // SAMPLES)][:SAMPLES]
-    sides = [side for side in ("reference", "before", "after") if side in picked[0]]
+    sides = [side for side in ("reference", "teacher", "before", "after") if side in picked[0]]
     parts: list[RenderableType] = [Text("Sample answers", style="bold")]
-    if width >= NARROW:
-        table = Table(box=None, padding=(0, 2, 1, 0), pad_edge=False)
+    for row in picked:
+        parts.append(Text(_clip(row["prompt"], 2 * width - 10), style="quiet"))
+        answers = Table.grid(padding=(0, 2, 0, 0))
+        answers.add_column(style="quiet", no_wrap=True)
+        answers.add_column(overflow="fold")
         for side in sides:
-            table.add_column(side.capitalize(), ratio=1, overflow="fold", header_style="quiet")
-        for row in picked:
-            table.add_row(*(Text(_clip(row[side], 160), style="good" if side == "after" else "") for side in sides))
-        parts.append(table)
-    else:
-        for row in picked:
-            for side in sides:
-                parts.append(Text.assemble((f"{side}: ", "quiet"), (_clip(row[side], 120), "good" if side == "after" else "")))
-            parts.append(Text(""))
-    return block(Group(*parts))
+            answers.add_row(side, Text(_clip(row[side], LONGEST_ANSWER), style="good" if side == "after" else ""))
+        parts += [answers, Text("")]
+    return block(Group(*parts[:-1]))
 
 
-def next_steps(recipe: Recipe, output_dir: Path, width: int) -> RenderableType:
+def next_steps(output_dir: Path, width: int, *, upload: bool) -> RenderableType:
     """Paths and commands; never broken into lines by us, so that they can be copied as they are."""
     command = command_name()
     rows = [
@@ -81,14 +80,11 @@ def next_steps(recipe: Recipe, output_dir: Path, width: int) -> RenderableType:
         ("Chat", f"{command} chat {output_dir}"),
         ("Repeat", f"{command} run {output_dir / 'run' / 'recipe.yaml'} --output-dir {free_name(output_dir)}"),
     ]
-    if recipe.upload is None:
+    if upload:
         rows.append(("Upload", f"{command} upload {output_dir} --repo USER/NAME"))
     between = "  " if width >= NARROW else "\n  "
-    lines = [
-        Text.assemble("  ", (f"{name:<7}" if width >= NARROW else name, "quiet"), between, fact, no_wrap=True, overflow="ignore")
-        for name, fact in rows
-    ]
-    return Group(Text(""), *lines)
+    lines = [Text.assemble("  ", (f"{name:<7}" if width >= NARROW else name, "quiet"), between, fact) for name, fact in rows]
+    return Text("\n").join([Text(""), *lines])
 
 
 def _score(scores: Mapping[str, Any], side: str, metric: str, *, intervals: bool) -> Text:
@@ -102,10 +98,12 @@ def _score(scores: Mapping[str, Any], side: str, metric: str, *, intervals: bool
     return shown
 
 
-def _change(metric: str, change: Mapping[str, Any] | None) -> Text:
+def _change(metric: str, change: Mapping[str, Any] | None, *, in_numbers: bool) -> Text:
     if not change:
         return Text("")
     style = {"better": "good", "worse": "bad"}.get(change["verdict"], "quiet")
+    if not in_numbers:
+        return Text(change["verdict"], style=style)
     sign = "+" if change["difference"] >= 0 else "-"
     return Text.assemble((f"{sign}{_number(metric, abs(change['difference']))} ", "quiet"), (change["verdict"], style))
 

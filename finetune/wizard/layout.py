@@ -40,7 +40,8 @@ def wrap(fragments: Fragments, width: int) -> Fragments:
     for number, line in enumerate(_lines(fragments)):
         if number:
             wrapped.append(("", "\n"))
-        wrapped += _wrap_line(line, width - 1)
+        is_command = any(style == "class:command" for style, _ in line)  # left whole, so that it can be copied
+        wrapped += line if is_command else _wrap_line(line, width - 1)
     return wrapped
 
 

@@ -60,7 +60,7 @@ def save(recipe: Recipe, prompter: Prompter) -> None:
     """Write the recipe under a name that is free."""
     path = Path(prompter.text("recipe_file", "Save as", default=_free("recipe"), validate=_file_problem))
     recipe.save(path)
-    prompter.note(f"Saved. To run it: {command_name()} run {path}")
+    prompter.note([("class:quiet", "Saved. To run it:\n"), ("class:command", f"{command_name()} run {path}")])
 
 
 @lru_cache(maxsize=4)

@@ -76,7 +76,7 @@ def _carry_out(recipe: Recipe, prompter: Prompter, look: InBackground) -> int:
 
     runtime = look().runtime
     tuner, _ = prepare(recipe.to_yaml(), runtime)
-    result = execute(recipe, runtime, people(), tuner)
+    result = execute(recipe, runtime, people(), tuner, upload_follows=True)
     try:
         prompter.can_go_back = False
         step6_upload.ask(Path(result.output_dir), prompter, look())

@@ -14,7 +14,7 @@ from finetune.screen.upload import upload_picture
 from finetune.screen.words import command_name
 from finetune.wizard.draft import problem
 from finetune.wizard.here import Here
-from finetune.wizard.prompter import Choice, Prompter
+from finetune.wizard.prompter import Choice, Fragments, Prompter
 
 if TYPE_CHECKING:
     from finetune.hub.upload import UploadPlan
@@ -25,9 +25,10 @@ AGAIN, TOKEN, LATER = "again", "token", "later"
 def ask(output_dir: Path, prompter: Prompter, here: Here) -> None:
     """Offer the upload of a finished folder, show what would go where, and do it."""
     prompter.step(6, "Upload")
-    later = f"Any time later: {command_name()} upload {output_dir} --repo {output_dir.name}"
+    command = f"{command_name()} upload {output_dir} --repo {output_dir.name}"
+    later: Fragments = [("class:quiet", "Any time later:\n"), ("class:command", command)]
     if not here.hub:
-        prompter.note(f"huggingface.co does not answer from here. {later}")
+        prompter.note([("class:quiet", "huggingface.co does not answer from here. "), *later])
         return
     if not prompter.confirm("upload", "Upload to the Hugging Face Hub?", default=False, help="The model stays on this machine too."):
         prompter.note(later)

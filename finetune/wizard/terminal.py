@@ -45,6 +45,7 @@ STYLE = Style.from_dict(
         "warning": "ansiyellow",
         "learned": "ansigreen bold",
         "answer": "",
+        "command": "",
     }
 )
 MOST_CHOICES_SHOWN = 12
