@@ -10,6 +10,7 @@ Everything is cached by a fingerprint of content, tokenizer and settings; the se
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from finetune.data.report import DataReport
 from finetune.data.rows import RowProblem, SkippedRow
 from finetune.data.sources import BAD_SHARE, KEPT_SKIPPED, RowFacts, Rows, digest, last_answer, new_folder, read_rows, too_many_bad_rows
 from finetune.data.split import Division, batches, divide
-from finetune.data.tokens import NO_LOSS, Encoder, Sequence
+from finetune.data.tokens import Encoder, Sequence
 from finetune.errors import EmptyDataset
 from finetune.events import Progress, Recorder, Reporter
 from finetune.recipe import DatasetSpec
@@ -94,7 +95,7 @@ class _Stage:
         self.rows, self.division, self.tokenizer, self.spec, self.reporter = rows, division, tokenizer, spec, reporter
         self.done = 0
         self.refused: list[SkippedRow] = []
-        self.lengths: list[int] = []
+        self.lengths = array("i")
         self.report = _report_of(rows.facts)
         self.report.duplicates, self.report.held_out_dropped = division.duplicates, division.held_out_dropped
         if tokenizer.eos_token is None:
@@ -112,7 +113,7 @@ class _Stage:
         report.train_sequences, report.train_tokens = len(self.lengths), sum(self.lengths)
         report.supervised_share = round(report.supervised_tokens / report.train_tokens, 4)
         report.truncated_share = round(report.truncated / report.train_sequences, 4)
-        report.measure_lengths(np.array(self.lengths), self.spec.max_length)
+        report.measure_lengths(np.frombuffer(self.lengths, dtype=np.int32), self.spec.max_length)
         return report
 
     def _train_rows(self, encoder: Encoder) -> Iterator[dict[str, Any]]:
@@ -122,7 +123,7 @@ class _Stage:
             if len(report.examples) < EXAMPLES:
                 report.examples.append([piece._asdict() for piece in encoder.template.pieces(record["messages"])])
             for sequence in sequences:
-                report.supervised_tokens += len(sequence.labels) - sequence.labels.count(NO_LOSS)
+                report.supervised_tokens += sequence.supervised
                 report.truncated_prompts += sequence.prompt_cut
                 report.truncated_answers += sequence.answer_cut
                 report.truncated += sequence.prompt_cut or sequence.answer_cut
@@ -141,7 +142,7 @@ class _Stage:
             self.done += 1
             if self.done % REPORTED_EVERY == 0 or self.done == total:
                 self.reporter.report(Progress("data", self.done, total, "rows"))
-            learnable = [] if isinstance(result, RowProblem) else [sequence for sequence in result if set(sequence.labels) != {NO_LOSS}]
+            learnable = [] if isinstance(result, RowProblem) else [sequence for sequence in result if sequence.supervised]
             if learnable:
                 yield record, learnable
             else:

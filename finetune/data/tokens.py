@@ -42,6 +42,11 @@ class Sequence:
     prompt_cut: bool = False
     answer_cut: bool = False
 
+    @property
+    def supervised(self) -> int:
+        """Tokens with a label."""
+        return len(self.labels) - self.labels.count(NO_LOSS)
+
 
 class Encoder:
     """Messages to sequences; a RowProblem stands in for a row that cannot be encoded."""
