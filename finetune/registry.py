@@ -29,6 +29,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "formats": {
         "messages": "finetune.data.formats.messages:Messages",
+        "preference": "finetune.data.formats.preference:Preference",
         "prompt_completion": "finetune.data.formats.prompt_completion:PromptCompletion",
         "instruction": "finetune.data.formats.instruction:Instruction",
         "question_answer": "finetune.data.formats.question_answer:QuestionAnswer",

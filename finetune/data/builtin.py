@@ -16,6 +16,7 @@ import textwrap
 import tokenize
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -39,10 +40,11 @@ def read_builtin(name: str, cache_dir: Path) -> list[dict[str, str]]:
     if kept.exists():
         return cast("list[dict[str, str]]", json.loads(kept.read_text(encoding="utf-8")))
     rows = list(BUILT_IN[name]())
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    half_written = kept.with_suffix(f".{os.getpid()}.part")
-    half_written.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-    half_written.replace(kept)
+    with suppress(OSError):  # kept only to be quicker the next time
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        half_written = kept.with_suffix(f".{os.getpid()}.part")
+        half_written.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+        half_written.replace(kept)
     return rows
 
 

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, cast
 
-from finetune.errors import BadRow, DatasetNotFound, UnknownFormat
+from finetune.errors import BadRow, DatasetError, DatasetNotFound, UnknownFormat
 
 RECORDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 PROSE = (".txt", ".md")
@@ -83,6 +83,10 @@ def find_files(source: str, data_files: str | list[str] | None, split: str, *, s
     if path.is_dir():
         found = _in_folder(path, data_files)
     elif path.exists():
+        if data_files is not None:
+            raise DatasetError(
+                f"{path.name} is one file: dataset.data_files can choose nothing in it.", hint="Leave dataset.data_files out."
+            )
         found = _unpacked(path)
     else:
         matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from finetune.data.cache import digest, new_folder
 from finetune.data.report import DataReport
 from finetune.data.rows import RowProblem, SkippedRow
-from finetune.data.sources import BAD_SHARE, KEPT_SKIPPED, RowFacts, Rows, digest, last_answer, new_folder, read_rows, too_many_bad_rows
+from finetune.data.sources import BAD_SHARE, KEPT_SKIPPED, RowFacts, Rows, last_answer, read_rows, too_many_bad_rows
 from finetune.data.split import Division, batches, divide
 from finetune.data.tokens import Encoder, Sequence
 from finetune.errors import EmptyDataset

@@ -73,4 +73,5 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
             shown.append(record.values)
     if not examples:
         raise no_rows(origin.name, skipped)
-    return Preview(origin.name, columns, found.name, list(found.columns), examples, shown, skipped, origin.notes)
+    notes = [*origin.notes, *filter(None, [getattr(found, "note", None)])]
+    return Preview(origin.name, columns, found.name, list(found.columns), examples, shown, skipped, notes)

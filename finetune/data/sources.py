@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -22,12 +19,13 @@ from typing import TYPE_CHECKING
 
 from finetune.data import formats
 from finetune.data.builtin import check_builtin, read_builtin, stream_builtin
+from finetune.data.cache import digest, new_folder
 from finetune.data.encoding import detect
 from finetune.data.files import PROSE, DataFile, find_files, looks_local
 from finetune.data.formats.cells import Message
 from finetune.data.readers import is_text, read_file
 from finetune.data.rows import Row, RowProblem, SkippedRow
-from finetune.errors import BadRow, EmptyDataset
+from finetune.errors import BadRow, DatasetNotFound, EmptyDataset
 from finetune.events import Notice, Progress, Reporter
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
@@ -112,16 +110,14 @@ def open_source(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, 
     if split is not None:
         spec = spec.model_copy(update={"split": split})
     if spec.source.startswith("builtin:"):
+        if split is not None:
+            raise DatasetNotFound(f"{spec.source} has no split {split!r}.", hint="Leave dataset.eval_split out.")
         return _open_builtin(spec, runtime)
     if looks_local(spec.source):
         return _open_files(find_files(spec.source, spec.data_files, spec.split, strict_split=split is not None), spec)
     from finetune.data.hub import open_hub
 
     return open_hub(spec, runtime)
-
-
-def digest(parts: Iterable[str]) -> str:
-    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
 def columns_of(records: list[Row]) -> list[str]:
@@ -139,27 +135,6 @@ def no_rows(origin: str, skipped: list[SkippedRow]) -> EmptyDataset | BadRow:
     return BadRow(
         f"{first.file}: no row can be used; line {first.line} is {first.reason}.", hint="Check that the file is what its name says."
     )
-
-
-class new_folder:
-    """A folder that appears under its name complete or not at all; another process may win the race to make it."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __enter__(self) -> Path:
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        self.unfinished = Path(tempfile.mkdtemp(prefix=f".{self.target.name}-", dir=self.target.parent))
-        return self.unfinished
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is None and not self.target.exists():
-            try:
-                os.replace(self.unfinished, self.target)
-            except OSError:
-                if not self.target.is_dir():
-                    raise
-        shutil.rmtree(self.unfinished, ignore_errors=True)
 
 
 def _open_builtin(spec: DatasetSpec, runtime: RuntimeOptions) -> Origin:
@@ -198,9 +173,12 @@ def _open_files(files: list[DataFile], spec: DatasetSpec) -> Origin:
 
 def _content_hash(path: Path) -> str:
     content = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            content.update(block)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                content.update(block)
+    except OSError as error:
+        raise BadRow(f"{path} cannot be read: {error.strerror}.", hint="Check its permissions.") from None
     return content.hexdigest()
 
 
@@ -215,7 +193,8 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
     columns = columns_of(sample)
     chosen = formats.detect(columns, [record.values for record in sample], spec.columns, origin.name)
     ignored = [column for column in columns if column not in chosen.columns]
-    facts = RowFacts(origin.name, origin.pinned, chosen.name, list(chosen.columns), ignored, [], 0, 0, 0, [], list(origin.notes))
+    notes = [*origin.notes, *filter(None, [getattr(chosen, "note", None)])]
+    facts = RowFacts(origin.name, origin.pinned, chosen.name, list(chosen.columns), ignored, [], 0, 0, 0, [], notes)
 
     message = pa.struct({"role": pa.string(), "content": pa.string()})
     schema = pa.schema(

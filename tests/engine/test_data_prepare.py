@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from bytes_tokenizer import CHATML, INST, byte_level
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from finetune.data.prepare import PreparedData, prepare_data
 from finetune.errors import BadRow, DatasetNotFound, EmptyDataset
@@ -208,3 +214,40 @@ def test_the_built_in_data_teach_answers_to_short_prompts(tmp_path: Path) -> Non
     assert prepared.report.template == "chat"
     assert prepared.report.used + prepared.report.held_out_dropped == 60
     assert all("Write the one-line docstring" in prompt for prompt in prepared.held_out["prompt"])
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+
+
+def jsonl(rows: list[dict[str, Any]]) -> bytes:
+    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
+
+
+def csv_table(rows: list[dict[str, Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([("question", "answer"), *((row["question"], row["answer"]) for row in rows)])
+    return text.getvalue().encode()
+
+
+def parquet(rows: list[dict[str, Any]]) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    return sink.getvalue()
+
+
+WRITERS = {"a.jsonl": jsonl, "a.json": lambda rows: json.dumps(rows).encode(), "a.csv": csv_table, "a.parquet": parquet}
+
+
+@settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=15)
+@given(texts=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3))
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_row_is_in_the_tokens_or_in_the_skipped_list(tmp_path: Path, name: str, texts: list[tuple[str, str]]) -> None:
+    rows = [{"question": f"{number}|{question}", "answer": answer} for number, (question, answer) in enumerate(texts)]
+    rows += pairs(300)
+    (tmp_path / name).write_bytes(WRITERS[name](rows))
+    tokenizer = byte_level()
+    prepared = prepare(tmp_path, tmp_path / name, tokenizer, samples=None, max_length=4096, held_out=0.01)
+    tokens = [*prepared.train["input_ids"], *prepared.held_out["input_ids"]]
+    usable = [row for row in rows if row["answer"].strip()]
+    assert sorted(map(tokenizer.decode, tokens)) == sorted(f"{row['question']}\n{row['answer']}</s>" for row in usable)
+    assert len(prepared.report.skipped_rows) == prepared.report.skipped == len(rows) - len(usable)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from finetune.data.sources import Rows, read_rows
-from finetune.errors import BadRow, DatasetError, DatasetNotFound, EmptyDataset, UnknownFormat
+from finetune.errors import BadRow, DatasetError, DatasetNotFound, EmptyDataset, HardwareError, UnknownFormat
 from finetune.events import Notice, Recorder
 from finetune.recipe import ColumnsSpec, DatasetSpec
 from finetune.runtime import RuntimeOptions
@@ -359,3 +359,22 @@ def test_chosen_columns_win_over_detected_ones_and_others_are_reported(tmp_path:
     assert rows.facts.ignored_columns == ["answer"]
     with pytest.raises(UnknownFormat, match=r"no column 'beter' .*Did you mean better\?"):
         read(tmp_path, tmp_path / "a.csv", columns=ColumnsSpec(text="beter"))
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    (tmp_path / "a.jsonl").write_text(json_lines(ROWS), encoding="utf-8")
+    with pytest.raises(HardwareError, match=r"The cache folder .*cache.* cannot be written") as refused:
+        read(tmp_path, tmp_path / "a.jsonl")
+    assert "FINETUNE_CLI_CACHE" in str(refused.value.hint)
+
+
+def test_built_in_data_have_no_other_split(tmp_path: Path) -> None:
+    with pytest.raises(DatasetNotFound, match="builtin:python-docs has no split 'test'"):
+        read_rows(DatasetSpec(), RuntimeOptions(cache_dir=tmp_path), Recorder(), split="test")
+
+
+def test_one_file_has_no_files_to_choose_from(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json_lines(ROWS), encoding="utf-8")
+    with pytest.raises(DatasetError, match=r"a\.jsonl is one file"):
+        read(tmp_path, tmp_path / "a.jsonl", data_files="b.jsonl")

@@ -62,6 +62,27 @@ KNOWN: dict[str, tuple[str, dict[str, Any], list[dict[str, str]]]] = {
         {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "id": "x"},
         [user("a"), assistant("b")],
     ),
+    "ShareGPT with a system column": (
+        "messages",
+        {"system": "s", "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+        [system("s"), user("a"), assistant("b")],
+    ),
+    "preference": ("preference", {"prompt": "a", "chosen": "b", "rejected": "c"}, [user("a"), assistant("b")]),
+    "preference between chats": (
+        "preference",
+        {"prompt": "a", "chosen": [user("a"), assistant("b")], "rejected": [user("a"), assistant("c")]},
+        [user("a"), assistant("b")],
+    ),
+    "preference between answers to a chat": (
+        "preference",
+        {"prompt": [user("a")], "chosen": [assistant("b")], "rejected": [assistant("c")]},
+        [user("a"), assistant("b")],
+    ),
+    "preference between conversations in text": (
+        "preference",
+        {"chosen": "\n\nHuman: a\n\nb\n\nAssistant: c\n\nHuman: d\n\nAssistant: e", "rejected": "f"},
+        [user("a\n\nb"), assistant("c"), user("d"), assistant("e")],
+    ),
     "messages in a string": (
         "messages",
         {"messages": '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]'},
@@ -140,6 +161,17 @@ def test_a_record_becomes_its_own_text_or_is_refused(asked: Any, answered: Any) 
     else:
         with pytest.raises(RowProblem, match="column"):
             found.to_messages(row)
+
+
+def test_of_a_preference_it_is_said_what_is_learned() -> None:
+    row = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    assert "the better one (column chosen) is learned" in detect(list(row), [row], None, "a").note
+
+
+@pytest.mark.parametrize("chosen", ["no speakers", "", None, [{"role": "user", "content": "a"}]])
+def test_a_preference_without_an_answer_is_refused(chosen: Any) -> None:
+    with pytest.raises(RowProblem, match="column chosen"):
+        registry.load("formats", "preference")(None, "chosen").to_messages({"chosen": chosen})
 
 
 def test_chosen_columns_need_no_known_names() -> None:

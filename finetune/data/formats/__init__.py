@@ -9,6 +9,7 @@ becomes one turn with the role "text". Contract of a format, also for those that
     columns: tuple[str, ...]                    the columns it reads; the others are reported as ignored
     matches(columns, sample) -> Format | None   a format ready to read rows with these columns
     to_messages(row) -> list[Message]           raises RowProblem for a record that cannot be used
+    note: str                                   optional: one sentence a person should know before training
 """
 
 from __future__ import annotations

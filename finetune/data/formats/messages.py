@@ -1,7 +1,7 @@
 """Chat messages, as OpenAI and as ShareGPT write them.
 
 {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}
-{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]}
+{"system": "Be brief.", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]}
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.data.formats.cells import Message, as_text, find_column
+from finetune.data.formats.cells import Message, as_text, find_column, is_missing
 from finetune.data.rows import RowProblem
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user"}
@@ -20,19 +20,23 @@ ROLES |= {"assistant": "assistant", "gpt": "assistant", "model": "assistant", "b
 class Messages:
     name = "messages"
 
-    def __init__(self, messages: str) -> None:
-        self.columns = (messages,)
+    def __init__(self, messages: str, system: str | None = None) -> None:
+        self.messages, self.system = messages, system
+        self.columns = (messages,) if system is None else (system, messages)
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Messages | None:
         column = find_column(columns, "messages", "conversations", "conversation", "chat", "dialog", "dialogue")
         if column is None or not any(isinstance(_parsed(row.get(column)), list) for row in sample):
             return None
-        return cls(column)
+        return cls(column, find_column(columns, "system", "system_prompt"))
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
-        (column,) = self.columns
+        column = self.messages
         turns = read_messages(_parsed(row.get(column)), column)
+        system = row.get(self.system) if self.system is not None else None
+        if self.system is not None and not is_missing(system) and turns[0]["role"] != "system" and as_text(system, self.system).strip():
+            turns.insert(0, {"role": "system", "content": as_text(system, self.system)})
         if not any(turn["role"] == "assistant" and turn["content"].strip() for turn in turns):
             raise RowProblem(f"column {column} holds no answer of the assistant")
         return turns

@@ -13,11 +13,11 @@ from finetune.data.formats.messages import read_messages
 from finetune.data.rows import RowProblem
 
 PAIRS = [
-    (("prompt",), ("completion", "response", "answer", "output", "chosen")),
+    (("prompt",), ("completion", "response", "answer", "output")),
     (("source", "src"), ("target", "tgt")),
     (("input", "inputs"), ("output", "outputs", "target", "targets", "response", "completion")),
     (("user",), ("assistant",)),
-    (("document", "article", "dialogue"), ("summary", "highlights")),
+    (("document", "article", "dialogue", "text"), ("summary", "highlights")),
 ]
 
 

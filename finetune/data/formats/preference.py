@@ -1,0 +1,58 @@
+"""Preference pairs: the chosen answer is learned, the rejected one is left out.
+
+{"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}                  # also lists of messages
+{"chosen": "\n\nHuman: Hi\n\nAssistant: Hello!", "rejected": "..."}       # a whole conversation as text
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from finetune.data.formats.cells import Message, as_answer, as_text, find_column
+from finetune.data.formats.messages import read_messages
+from finetune.data.rows import RowProblem
+
+SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
+
+
+class Preference:
+    name = "preference"
+
+    def __init__(self, prompt: str | None, chosen: str) -> None:
+        self.prompt, self.chosen = prompt, chosen
+        self.columns = tuple(column for column in (prompt, chosen) if column is not None)
+        self.note = f"Of each pair of answers the better one (column {chosen}) is learned; the other is not used."
+
+    @classmethod
+    def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Preference | None:
+        chosen = find_column(columns, "chosen")
+        if chosen is None or find_column(columns, "rejected") is None:
+            return None
+        return cls(find_column(columns, "prompt", "question", "instruction"), chosen)
+
+    def to_messages(self, row: dict[str, Any]) -> list[Message]:
+        chosen = row.get(self.chosen)
+        if isinstance(chosen, list):
+            answer = read_messages(chosen, self.chosen)
+        elif self.prompt is None:
+            answer = self._spoken(as_answer(chosen, self.chosen))
+        else:
+            answer = [{"role": "assistant", "content": as_answer(chosen, self.chosen)}]
+        if answer[-1]["role"] != "assistant" or not answer[-1]["content"].strip():
+            raise RowProblem(f"column {self.chosen} does not end with an answer")
+        asked = row.get(self.prompt) if self.prompt is not None else None
+        if len(answer) > 1 or self.prompt is None:  # the conversation is already whole
+            return answer
+        before: list[Message] = (
+            read_messages(asked, self.prompt) if isinstance(asked, list) else [{"role": "user", "content": as_text(asked, self.prompt)}]
+        )
+        return [*before, *answer]
+
+    def _spoken(self, text: str) -> list[Message]:
+        opening, *said = SPEAKER.split(text)
+        if opening.strip() or not said:
+            raise RowProblem(f"column {self.chosen} holds no conversation of Human and Assistant, and there is no prompt column")
+        speakers = {"Human": "user", "Assistant": "assistant"}
+        return [{"role": speakers[who], "content": what} for who, what in zip(said[::2], said[1::2], strict=True)]
