@@ -1,6 +1,6 @@
 """Which teacher cache a run should use: the first that is valid and fits on the disk, and the reason in one sentence.
 
-choice = choose_cache("auto", tokens=120_000, student_head=head_of(student), teacher_head=head_of(teacher), objective="forward_kl", folder=folder)
+choice = choose_cache("auto", tokens=9000, student_head=ours, teacher_head=theirs, objective="forward_kl", folder=folder)
 choice.kind, choice.bytes, choice.reason
 """
 

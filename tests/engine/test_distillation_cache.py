@@ -1,0 +1,207 @@
+"""The teacher's answers on disk: resumed, checked, replaced, refused; and which kind a run gets."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pico import pico, pico_rows
+
+from finetune.distillation import choice as choice_module
+from finetune.distillation import teaching
+from finetune.distillation.cache import TeacherCache, model_identity, rows_hash, write_whole
+from finetune.distillation.choice import choose_cache
+from finetune.distillation.teaching import build_cache, cache_key, disk_bytes, supervised_counts
+from finetune.errors import FinetuneError, RecipeError, TrainingError
+from finetune.events import Notice, Progress, Recorder
+from finetune.training.head import Head, head_of
+
+ROWS = pico_rows(30)
+SMALL = 2000  # bytes: some ten shards
+
+
+def frozen_head(model: Any) -> Head:
+    return head_of(model).detach()
+
+
+def built(
+    folder: Path, reporter: Recorder | None = None, *, rows: list[dict] = ROWS, seed: int = 1, kind: Any = "hidden", **more: Any
+) -> TeacherCache:
+    return build_cache(kind, pico("llama", seed=seed), rows, folder, reporter=reporter, shard_bytes=SMALL, **more)
+
+
+def everything(cache: TeacherCache) -> torch.Tensor:
+    return cache.read(range(len(ROWS)), supervised_counts(ROWS))[0]
+
+
+def shards_of(folder: Path) -> list[Path]:
+    return sorted(folder.glob("shard-*.safetensors"))
+
+
+def test_a_row_finds_its_own_states_in_any_order(tmp_path) -> None:
+    teacher, cache = pico("llama", seed=1), built(tmp_path)
+    counts = supervised_counts(ROWS)
+    assert len(cache.shards) > 5
+    assert (cache.rows, cache.tokens) == (len(ROWS), sum(counts))
+    values, _ = cache.read([17, 3, 29], [counts[17], counts[3], counts[29]])
+    expected = []
+    for row in (17, 3, 29):
+        states = teacher.model(input_ids=torch.tensor([ROWS[row]["input_ids"]])).last_hidden_state[0, :-1]
+        expected.append(states[torch.tensor(ROWS[row]["labels"][1:]) != -100])
+    torch.testing.assert_close(values, torch.cat(expected).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_disk_need_said_beforehand_is_the_disk_need(tmp_path) -> None:
+    student = frozen_head(pico("llama"))
+    for kind in ("hidden", "gradient"):
+        cache = built(tmp_path / kind, kind=kind, student_head=student, temperature=2.0)
+        said = disk_bytes(kind, cache.tokens, teacher_width=24, student_width=24, teacher_itemsize=4, student_itemsize=4)
+        overhead = sum(400 + 8 * shard.rows for shard in cache.shards)
+        assert said <= cache.nbytes <= said + overhead
+
+
+def test_a_finished_cache_is_not_made_again(tmp_path) -> None:
+    built(tmp_path)
+    times = {path: path.stat().st_mtime_ns for path in shards_of(tmp_path)}
+    again = Recorder()
+    built(tmp_path, again)
+    assert {path: path.stat().st_mtime_ns for path in shards_of(tmp_path)} == times
+    assert [event.done for event in again.of(Progress)] == [again.of(Progress)[0].total]
+
+
+def test_an_interrupted_pass_goes_on_where_it_stopped(tmp_path) -> None:
+    class Impatient(Recorder):
+        def report(self, event: Any) -> None:
+            super().report(event)
+            if isinstance(event, Progress) and len(self.events) == 4:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        built(tmp_path, Impatient())
+    finished = {path: path.stat().st_mtime_ns for path in shards_of(tmp_path)}
+    assert len(finished) == 3
+    with pytest.raises(TrainingError, match="finished teacher cache"):
+        TeacherCache.open(tmp_path)
+    cache = built(tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    torch.testing.assert_close(everything(cache), everything(built(tmp_path / "whole")), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("damage", "said"), [("cut", "bytes instead of"), ("changed", "content that was written"), ("gone", "is missing")])
+def test_a_damaged_shard_is_named_and_only_it_is_made_again(damage: str, said: str, tmp_path) -> None:
+    before = everything(built(tmp_path))
+    victim = shards_of(tmp_path)[2]
+    untouched = {path: path.stat().st_mtime_ns for path in shards_of(tmp_path) if path != victim}
+    content = victim.read_bytes()
+    if damage == "gone":
+        victim.unlink()
+    else:
+        victim.write_bytes(content[:-8] if damage == "cut" else content[:-8] + b"\x01" * 8)
+    recorder = Recorder()
+    cache = built(tmp_path, recorder)
+    (notice,) = recorder.of(Notice)
+    assert victim.name in notice.text
+    assert said in notice.text
+    assert {path: path.stat().st_mtime_ns for path in untouched} == untouched
+    torch.testing.assert_close(everything(cache), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"seed": 2}, "teacher"), ({"rows": pico_rows(30, seed=5)}, "rows"), ({"kind": "gradient", "temperature": 2.0}, "kind")],
+)
+def test_a_cache_for_something_else_is_replaced_and_said(change: dict, said: str, tmp_path) -> None:
+    built(tmp_path)
+    recorder = Recorder()
+    cache = built(tmp_path, recorder, **({"student_head": frozen_head(pico("llama"))} | change))
+    assert said in recorder.of(Notice)[0].text
+    fresh = built(tmp_path / "fresh", **({"student_head": frozen_head(pico("llama"))} | change))
+    assert cache.key == fresh.key
+    counts = supervised_counts(change.get("rows", ROWS))
+    torch.testing.assert_close(cache.read(range(30), counts)[0], fresh.read(range(30), counts)[0], rtol=0, atol=0)
+
+
+def test_keys_depend_on_what_the_numbers_depend_on_and_nothing_else() -> None:
+    head, other = frozen_head(pico("llama")), frozen_head(pico("llama", seed=3))
+
+    def key(kind: Any = "gradient", teacher: str = "t", rows: Any = ROWS, student: Head = head, temperature: float = 2.0) -> str:
+        return cache_key(kind, teacher, rows, vocabulary=131, student_head=student, temperature=temperature).digest()
+
+    assert len({key(), key("hidden"), key(teacher="u"), key(rows=ROWS[:-1]), key(student=other), key(temperature=3.0)}) == 6
+    assert key() == key()
+    assert key("hidden") == key("hidden", student=other, temperature=1.0)
+
+
+def test_hashes_see_one_changed_label_and_one_changed_weight() -> None:
+    changed = [*ROWS[:-1], {**ROWS[-1], "labels": [-100, *ROWS[-1]["labels"][1:-1], -100]}]
+    assert rows_hash(changed) != rows_hash(ROWS)
+    model = pico("llama")
+    before = model_identity(model)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[0, 0] += 1
+    assert model_identity(model) != before
+    assert model_identity(pico("llama"), "elsewhere@main") != model_identity(pico("llama"))
+
+
+def test_a_full_disk_is_said_with_the_bytes_it_takes(tmp_path, monkeypatch) -> None:
+    free = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(teaching.shutil, "disk_usage", lambda _: free)
+    with pytest.raises(FinetuneError, match=rf"needs {sum(supervised_counts(ROWS)) * 24 * 4:,} bytes in .*, and 100 are free"):
+        built(tmp_path)
+
+
+def test_a_disk_that_fills_up_meanwhile_leaves_no_half_file(tmp_path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    (tmp_path / "shard.partial").symlink_to("/dev/full")
+    with pytest.raises(FinetuneError, match="needs 5 bytes"):
+        write_whole(tmp_path / "shard", b"12345")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_supervised_token_is_an_error(tmp_path) -> None:
+    with pytest.raises(TrainingError, match="No token of the data is supervised"):
+        built(tmp_path, rows=[{"input_ids": [4, 5], "labels": [4, -100]}])
+
+
+class TestChoice:
+    def chosen(
+        self, wanted: Any = "auto", *, trains: bool = False, objective: str = "forward_kl", free: float = 1e12, softcap: Any = None
+    ) -> Any:
+        weight = torch.empty(50_000, 64, device="meta").requires_grad_(trains)
+        usage = shutil.disk_usage("/")._replace(free=int(free))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(choice_module.shutil, "disk_usage", lambda _: usage)
+            head = Head(weight, softcap=softcap)
+            teacher = Head(torch.empty(50_000, 256, device="meta"))
+            return choose_cache(wanted, tokens=2**20, student_head=head, teacher_head=teacher, objective=objective, folder="/nowhere/yet")
+
+    def test_a_frozen_head_gets_the_gradient_cache(self) -> None:
+        choice = self.chosen()
+        assert (choice.kind, choice.bytes) == ("gradient", 2**20 * (64 * 4 + 4))
+        assert "frozen" in choice.reason
+
+    @pytest.mark.parametrize(
+        ("settings", "because"),
+        [({"trains": True}, "head trains"), ({"objective": "tvd"}, "forward_kl only"), ({"softcap": 30.0}, "soft-capped")],
+    )
+    def test_otherwise_the_hidden_cache_and_the_reason(self, settings: dict, because: str) -> None:
+        choice = self.chosen(**settings)
+        assert choice.kind == "hidden"
+        assert because in choice.reason
+
+    def test_no_room_means_online(self) -> None:
+        choice = self.chosen(trains=True, free=2**30 + 10)
+        assert choice.kind == "none"
+        assert "do not fit" in choice.reason
+
+    def test_what_was_asked_for_is_given_or_refused(self) -> None:
+        assert self.chosen("none").kind == "none"
+        assert self.chosen("hidden").kind == "hidden"
+        with pytest.raises(RecipeError, match="head trains"):
+            self.chosen("gradient", trains=True)
+        with pytest.raises(FinetuneError, match=r"needs 1\.\d GiB"):
+            self.chosen("hidden", free=2**20)

@@ -1,0 +1,233 @@
+"""Students cut out of their teachers, the doctor's findings, and how agreement is measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import peft
+import pytest
+import torch
+from pico import NAMES, pico, pico_rows
+from transformers import AutoModelForCausalLM
+
+from finetune.distillation.agreement import agreement
+from finetune.distillation.doctor import examine, stop_on_problem
+from finetune.distillation.student import kept_layers, layer_stack, least_turning_block, make_student
+from finetune.distillation.vocabulary import shared_vocabulary
+from finetune.errors import ModelError, RecipeError, TrainingError, VocabularyMismatch
+from finetune.events import Notice, Recorder
+from finetune.training.head import head_of
+
+ROWS = pico_rows(6)
+IDS = torch.arange(4, 24)[None]
+
+
+def deep(name: str, **changes: Any) -> Any:
+    return pico(name, **({"n_layer": 6} if name == "gpt2" else {"num_hidden_layers": 6}), **changes)
+
+
+def lazy_layer(model: Any, index: int) -> None:
+    """Make a layer that adds nothing to the residual stream: its output projections are zero."""
+    layer = layer_stack(model)[index]
+    with torch.no_grad():
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+
+
+class TestMakingAStudent:
+    @pytest.mark.parametrize("name", NAMES)
+    def test_it_reloads_generates_and_leaves_the_teacher_alone(self, name: str, tmp_path) -> None:
+        teacher = deep(name)
+        before = teacher(IDS).logits
+        student = make_student(teacher, 4, ROWS)
+        assert len(layer_stack(student)) == student.config.num_hidden_layers == 4
+        torch.testing.assert_close(teacher(IDS).logits, before, rtol=0, atol=0)
+        torch.testing.assert_close(head_of(student).weight, head_of(teacher).weight, rtol=0, atol=0)
+        student.save_pretrained(tmp_path)
+        again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+        torch.testing.assert_close(again(IDS).logits, student(IDS).logits)
+        with torch.no_grad():
+            cached = student.generate(IDS[:, :5], max_new_tokens=4, do_sample=False)
+            uncached = student.generate(IDS[:, :5], max_new_tokens=4, do_sample=False, use_cache=False)
+        assert torch.equal(cached, uncached)
+
+    def test_the_lazy_layers_are_the_ones_left_out(self) -> None:
+        teacher = deep("llama")
+        lazy_layer(teacher, 2)
+        lazy_layer(teacher, 3)
+        block = least_turning_block(teacher, 2, ROWS)
+        assert (block.start, block.length) == (2, 2)
+        assert block.distance < 1e-3
+        recorder = Recorder()
+        student = make_student(teacher, 4, ROWS, reporter=recorder)
+        torch.testing.assert_close(student(IDS).logits, teacher(IDS).logits)
+        assert "4 of 6 layers: 3 to 4" in recorder.of(Notice)[0].text
+
+    def test_first_and_last_layer_stay_even_if_they_do_nothing(self) -> None:
+        teacher = deep("llama")
+        lazy_layer(teacher, 0)
+        lazy_layer(teacher, 5)
+        assert least_turning_block(teacher, 4, ROWS).start == 1
+
+    def test_every_weight_of_the_student_trains_apart_from_the_teacher(self) -> None:
+        teacher = deep("qwen2").requires_grad_(False)
+        student = make_student(teacher, 3, ROWS)
+        assert all(parameter.requires_grad for parameter in student.parameters())
+        shared = {parameter.data_ptr() for parameter in teacher.parameters()} & {parameter.data_ptr() for parameter in student.parameters()}
+        assert not shared
+        assert student.get_input_embeddings().weight is student.get_output_embeddings().weight
+
+    def test_an_adapted_teacher_gives_a_student_with_the_adapter_merged(self) -> None:
+        teacher = peft.get_peft_model(deep("llama"), peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)).eval()
+        merged = peft.get_peft_model(deep("llama"), peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+        merged.load_state_dict(teacher.state_dict())
+        expected = make_student(merged.merge_and_unload().eval(), 4, ROWS)
+        student = make_student(teacher, 4, ROWS)
+        assert not hasattr(student, "peft_config")
+        torch.testing.assert_close(student(IDS).logits, expected(IDS).logits, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize(("layers", "depth", "kept"), [(20, 30, 20), (0.67, 30, 20), (0.5, 12, 6), (2, 3, 2)])
+    def test_counts_and_shares(self, layers: float, depth: int, kept: int) -> None:
+        assert kept_layers(layers, depth) == kept
+
+    @pytest.mark.parametrize("layers", [1, 30, 31, 0.01, 0.99])
+    def test_impossible_depths_name_the_possible_ones(self, layers: float) -> None:
+        with pytest.raises(RecipeError, match="of the teacher's 30 layers") as error:
+            kept_layers(layers, 30)
+        assert "Between 2 and 29" in str(error.value.hint)
+
+    def test_quantised_teachers_and_missing_rows_are_refused(self) -> None:
+        with pytest.raises(RecipeError, match="calibration rows"):
+            make_student(deep("llama"), 4, [])
+        quantised = deep("llama")
+        quantised.quantization_method = "bitsandbytes"
+        with pytest.raises(ModelError, match="quantised"):
+            make_student(quantised, 4, ROWS)
+
+
+class TestAgreement:
+    def test_it_is_what_full_logits_say(self) -> None:
+        student, teacher = pico("gemma2"), pico("gpt2", seed=4)
+        measured = agreement(student, teacher, ROWS)
+        kl = same = student_nll = teacher_nll = count = 0.0
+        for row in ROWS:
+            ids = torch.tensor([row["input_ids"]])
+            p, q = (model(ids).logits[0].double().log_softmax(-1) for model in (student, teacher))
+            for position, label in enumerate(row["labels"][1:]):
+                if label != -100:
+                    kl += float((q[position].exp() * (q[position] - p[position])).sum())
+                    same += int(p[position].argmax() == q[position].argmax())
+                    student_nll -= float(p[position, label])
+                    teacher_nll -= float(q[position, label])
+                    count += 1
+        assert measured.tokens == count
+        assert measured.kl == pytest.approx(kl / count, rel=1e-4)
+        assert measured.top1 == pytest.approx(same / count)
+        assert measured.student_nll == pytest.approx(student_nll / count, rel=1e-4)
+        assert measured.teacher_nll == pytest.approx(teacher_nll / count, rel=1e-4)
+
+    def test_a_model_agrees_with_itself(self) -> None:
+        measured = agreement(pico("opt"), pico("opt"), ROWS)
+        assert measured.kl == pytest.approx(0, abs=1e-5)
+        assert measured.top1 == 1
+
+
+class Letters:
+    """A tokenizer of single characters, as far as the doctor looks at one."""
+
+    eos_token, eos_token_id, chat_template = "$", 2, None
+
+    def __init__(self, vocabulary: str = "<>$abcdefghij", **changes: Any) -> None:
+        self.vocabulary = {letter: index for index, letter in enumerate(vocabulary)}
+        self.__dict__.update(changes)
+
+    def get_vocab(self) -> dict[str, int]:
+        return self.vocabulary
+
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        return {"input_ids": [self.vocabulary[letter] for letter in text if letter in self.vocabulary]}
+
+
+class TestVocabularies:
+    def test_padded_heads_of_one_tokenizer_share_the_smaller(self) -> None:
+        assert shared_vocabulary(151_936, 152_064, Letters(), Letters()) == 151_936
+
+    def test_tokens_that_only_the_teacher_knows_are_cut(self) -> None:
+        assert shared_vocabulary(16, 16, Letters(), Letters("<>$abcdefghij§°")) == 13
+
+    @pytest.mark.parametrize("theirs", [Letters("<>$bacdefghij"), Letters("<>$abcdefghi")])
+    def test_other_tokens_are_refused_with_a_way_out(self, theirs: Letters) -> None:
+        with pytest.raises(VocabularyMismatch, match=r"\d of 13 tokens differ") as error:
+            shared_vocabulary(13, 13, Letters(), theirs)
+        assert "from_teacher" in str(error.value.hint)
+        assert "gpt2-medium -> gpt2" in str(error.value.hint)
+
+    def test_other_sizes_need_an_explanation(self) -> None:
+        with pytest.raises(VocabularyMismatch, match="50257"):
+            shared_vocabulary(50257, 50272)
+
+
+class TestDoctor:
+    def findings(self, student: Any, teacher: Any, rows: Any = ROWS, **more: Any) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {"ok": [], "warning": [], "problem": []}
+        for finding in examine(student, teacher, rows, **more):
+            found[finding.level].append(finding.text)
+        return found
+
+    def test_a_sound_pair_passes_with_numbers(self) -> None:
+        found = self.findings(pico("llama"), deep("llama"))
+        assert not found["problem"]
+        assert any("of 73 tokens" in text or "tokens are supervised" in text for text in found["ok"])
+        stop_on_problem(examine(pico("llama"), deep("llama"), ROWS))
+
+    def test_logits_that_are_not_finite(self) -> None:
+        teacher = deep("llama")
+        with torch.no_grad():
+            teacher.model.norm.weight.fill_(float("inf"))
+        found = self.findings(pico("llama"), teacher)
+        assert any("teacher's logits are not finite numbers in float32" in text for text in found["problem"])
+        with pytest.raises(TrainingError, match="not finite"):
+            stop_on_problem(examine(pico("llama"), teacher, ROWS))
+
+    def test_a_float16_teacher_that_overflows_is_told_to_use_another_dtype(self) -> None:
+        teacher = deep("llama", dtype=torch.float16)
+        with torch.no_grad():
+            teacher.lm_head.weight.fill_(6e4)
+        problems = [finding for finding in examine(pico("llama"), teacher, ROWS) if finding.level == "problem"]
+        assert "float16" in problems[0].text
+        assert "bfloat16 or float32" in str(problems[0].hint)
+
+    def test_nothing_to_train_and_nothing_to_learn(self) -> None:
+        frozen = pico("llama").requires_grad_(False)
+        assert any("None of the student's" in text for text in self.findings(frozen, deep("llama"))["problem"])
+        silent = [{"input_ids": [5, 6, 7], "labels": [-100] * 3}]
+        assert any("None of the 3 tokens is supervised" in text for text in self.findings(pico("llama"), deep("llama"), silent)["problem"])
+
+    def test_a_smaller_teacher_and_a_worse_one_are_warned_about(self) -> None:
+        student = deep("llama")
+        rows = [
+            {"input_ids": list(ids), "labels": list(ids)}
+            for ids in student.generate(IDS[:, :3], max_new_tokens=12, do_sample=False).tolist()
+        ]
+        warnings = self.findings(student, pico("qwen3", seed=3), rows)["warning"]
+        assert any("smaller than the student" in text for text in warnings)
+        assert any("no better than the student" in text for text in warnings)
+
+    def test_rows_beyond_the_teachers_context(self) -> None:
+        long = [{"input_ids": [5] * 100, "labels": [5] * 100}]
+        found = self.findings(pico("llama"), deep("llama", max_position_embeddings=64), long)
+        assert any("100 tokens and the teacher reads 64" in text for text in found["problem"])
+
+    def test_tokenizers_and_their_small_differences(self) -> None:
+        ours = Letters()
+        found = self.findings(
+            pico("llama"), deep("llama"), tokenizer=ours, teacher_tokenizer=Letters(eos_token_id=5, eos_token="c", chat_template="x")
+        )
+        assert any("end tokens differ" in text for text in found["warning"])
+        assert any("chat templates differ" in text for text in found["warning"])
+        with pytest.raises(VocabularyMismatch):
+            examine(pico("llama"), deep("llama"), ROWS, tokenizer=ours, teacher_tokenizer=Letters("<>$bacdefghij"))
+
+    def test_answers_that_never_end(self) -> None:
+        found = self.findings(pico("llama"), deep("llama"), tokenizer=Letters(), teacher_tokenizer=Letters())
+        assert any("will not learn to stop" in text for text in found["warning"])
