@@ -61,12 +61,15 @@ def tokenised(rows: list[dict[str, str]], tokenizer: Any, length: int, *, superv
     """input_ids, labels and length: question and answer in the model's chat template, loss on the answer (or on everything)."""
     from datasets import Dataset
 
-    from finetune.data.tokens import Encoder
-
-    asked = [[{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}] for row in rows]
-    encoded = Encoder(tokenizer, max_length=length, supervise=supervise).encode([{"messages": turns} for turns in asked])
-    sequences = [sequence for result in encoded for sequence in result]
-    return Dataset.from_list([{"input_ids": s.ids, "labels": s.labels, "length": len(s.ids)} for s in sequences])
+    sequences = []
+    for row in rows:
+        asked = [{"role": "user", "content": row["question"]}]
+        whole = [*asked, {"role": "assistant", "content": row["answer"]}]
+        prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+        ids = tokenizer.apply_chat_template(whole, return_dict=False)[:length]
+        start = 0 if supervise == "all" else len(prompt)
+        sequences.append({"input_ids": ids, "labels": [-100] * start + ids[start:], "length": len(ids)})
+    return Dataset.from_list(sequences)
 
 
 def context() -> Any:
