@@ -134,7 +134,12 @@ def upload(arguments: argparse.Namespace) -> int:
 
 
 def chat(arguments: argparse.Namespace) -> int:
-    raise NotImplementedError
+    """Talk to a finished model."""
+    from finetune.run_folder import RunFolder
+    from finetune.screen.chat import talk
+
+    talk(RunFolder.of(arguments.output_dir).output_dir, _runtime(arguments))
+    return 0
 
 
 def doctor(arguments: argparse.Namespace) -> int:

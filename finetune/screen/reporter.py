@@ -3,7 +3,7 @@
     with reporter_for(console) as reporter:
         LLMFineTuner(recipe, reporter=reporter).run()
 
-Off a terminal the same facts come as a plain line every few seconds.
+Off a terminal the same facts come as a plain line every few seconds, on stderr.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune.events import Event, Notice, Progress, Reporter, StageFinished, StageStarted, TrainingStep
+from finetune.screen.console import people
 from finetune.screen.words import count, duration, size
 
 REFRESHES_PER_SECOND = 4  # each takes a moment from the training on a small machine
@@ -30,7 +31,7 @@ WIDEST_LINE = 100  # the eye loses a line that is wider
 def reporter_for(console: Console, brief: str | None = None) -> Iterator[Reporter]:
     """The reporter that suits the console; with `brief` only a live line of that name, which leaves nothing behind."""
     if not console.is_terminal:
-        yield PlainReporter(console)
+        yield PlainReporter(people(stderr=True))
         return
     reporter = RichReporter(console, brief)
     with reporter.live:

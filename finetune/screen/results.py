@@ -1,6 +1,6 @@
 """What came of a run: before and after with intervals, samples side by side, where everything is, what to do next.
 
-console.print(results(recipe, result, console.width))
+show_results(recipe, result, console)
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
     for side in sides:
         table.add_column(side.capitalize(), justify="right", no_wrap=True)
     table.add_column("Change", no_wrap=True)
-    for metric in scores["before"]:
+    for metric in sorted(scores["before"], key=lambda metric: [*NAMES, metric].index(metric)):
         cells = [_score(scores, side, metric, intervals=width >= NARROW) for side in sides]
         table.add_row(NAMES.get(metric, metric), *cells, _change(metric, scores.get("change", {}).get(metric), in_numbers=width >= NARROW))
     title = Text(f"On {scores['rows']} rows it never trained on", style="bold")

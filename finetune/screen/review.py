@@ -38,9 +38,9 @@ def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
         ("Method", f"{method}: {count(plan.trainable_parameters)} of {count(plan.parameters)} parameters learn ({share})"),
         ("Data", f"{recipe.dataset.source}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"),
         ("Training", f"{plan.steps} steps: {training.epochs:g} x {count(plan.rows)} rows, {training.batch_size} a step"),
-        ("Benchmark", f"{recipe.benchmark.rows} held-out rows, before and after"),
+        ("Benchmark", _benchmark(min(recipe.benchmark.rows, plan.held_out_rows))),
         ("Memory", _against(plan.memory_total, plan.free_memory)),
-        ("Disk", f"{size(plan.disk_bytes)}"),
+        ("Disk", _against(plan.disk_bytes, plan.free_disk)),
         ("Time", Text(about(plan.seconds), style="bold")),
         ("Output", recipe.output_dir),
         (
@@ -49,6 +49,13 @@ def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
         ),
     ]
     return facts
+
+
+def _benchmark(rows: int) -> str:
+    from finetune.benchmark.bootstrap import FEWEST_ROWS
+
+    few = "; too few to prove anything" if rows < FEWEST_ROWS else ""
+    return f"{rows} held-out rows, before and after{few}"
 
 
 def _student(recipe: Recipe) -> str:

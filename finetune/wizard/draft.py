@@ -34,13 +34,13 @@ def get(draft: Mapping[str, Any], key: str) -> Any:
 
 def put(draft: Draft, key: str, value: Any) -> Draft:
     """The draft with one more answer, typed by the recipe; raises RecipeError."""
-    return merge(draft, layer(key, get(merge(draft, layer(key, _absent(value))), key)))
+    return merge(draft, layer(key, get(merge(draft, layer(key, _read(key, value))), key)))
 
 
 def problem(draft: Draft, key: str, value: Any) -> str | None:
     """What the recipe says against this answer, as a sentence; None if it is fine."""
     try:
-        Recipe.from_layers(draft, layer(key, _absent(value)))
+        Recipe.from_layers(draft, layer(key, _read(key, value)))
     except RecipeError as error:
         reason = error.message.removeprefix(f"{key} ").removesuffix(f", not {value!r}.").removesuffix(".")
         return f"{reason[:1].upper()}{reason[1:]}."
@@ -64,5 +64,5 @@ def ask_field(draft: Draft, prompter: Prompter, key: str, question: str, help: s
     return put(draft, key, answer)
 
 
-def _absent(value: Any) -> Any:
-    return None if value == "all" else value
+def _read(key: str, value: Any) -> Any:
+    return None if key == "dataset.samples" and value == "all" else value

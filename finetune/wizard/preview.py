@@ -7,11 +7,13 @@ prompter.note(fragments(seen))
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.errors import DatasetError
 from finetune.events import Recorder
 from finetune.recipe import DatasetSpec
+from finetune.wizard import warm
 from finetune.wizard.prompter import Fragments
 
 if TYPE_CHECKING:
@@ -70,7 +72,10 @@ def _shortened(text: str, most: int) -> list[str]:
 def _look(spec: str, runtime: RuntimeOptions) -> Preview | DatasetError:
     from finetune.data.preview import preview_source
 
+    wanted = DatasetSpec.model_validate_json(spec)
+    if not (wanted.source.startswith("builtin:") or Path(wanted.source).expanduser().exists()):
+        warm.wait()  # the Hub is read with the datasets library
     try:
-        return preview_source(DatasetSpec.model_validate_json(spec), runtime, Recorder())
+        return preview_source(wanted, runtime, Recorder())
     except DatasetError as error:
         return error

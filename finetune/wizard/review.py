@@ -17,6 +17,7 @@ from finetune.screen.quiet import quiet
 from finetune.screen.reporter import reporter_for
 from finetune.screen.review import review
 from finetune.screen.words import about, command_name
+from finetune.wizard import warm
 from finetune.wizard.here import Here
 from finetune.wizard.prompter import Choice, Prompter
 
@@ -71,6 +72,7 @@ def prepare(recipe: str, runtime: RuntimeOptions) -> tuple[LLMFineTuner | None, 
     console = people()
     try:
         with reporter_for(console, brief="Working out the plan") as reporter, quiet(None):
+            warm.wait()
             from finetune.finetuner import LLMFineTuner
 
             tuner = LLMFineTuner(Recipe.from_layers(yaml.safe_load(recipe)), reporter=reporter, runtime=runtime)

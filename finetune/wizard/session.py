@@ -6,16 +6,14 @@ run_wizard(runtime=RuntimeOptions, plain=False)      # 0
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
-from importlib import import_module
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.screen.keys import still_keys
 from finetune.screen.quiet import STDERR, quiet
-from finetune.wizard import ask_recipe
+from finetune.wizard import ask_recipe, warm
 from finetune.wizard.here import InBackground, look_around
 from finetune.wizard.prompter import Prompter
 from finetune.wizard.rewind import Rewind
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from finetune.recipe import Recipe
     from finetune.runtime import RuntimeOptions
 
-WARMING = "warm-imports"  # the name of the thread that imports torch while the person reads
 WELCOME = "Enter accepts the answer shown. Shift+Tab goes back. Ctrl-C leaves."
 WELCOME_PLAIN = "Enter accepts the answer in brackets; type back to go back, ? for help. Ctrl-C leaves."
 
@@ -35,7 +32,7 @@ def run_wizard(*, runtime: Callable[[], RuntimeOptions], plain: bool) -> int:
 
     def first_question_is_up() -> None:
         look.start()
-        threading.Thread(target=_warm_imports, args=(look,), name=WARMING, daemon=True).start()
+        warm.start(after=look)
 
     with nullcontext() if plain else still_keys(), quiet(None, streams=(STDERR,)):
         prompter = _prompter(plain, first_question_is_up)
@@ -94,11 +91,3 @@ def _prompter(plain: bool, on_first_question: Callable[[], None]) -> Prompter:
     from finetune.wizard.terminal import TerminalPrompter
 
     return TerminalPrompter(colour=not os.environ.get("NO_COLOR"), on_first_question=on_first_question)
-
-
-def _warm_imports(look: InBackground) -> None:
-    """Import what the run will need while the person reads; whatever fails here fails again, and is reported, where it is needed."""
-    with suppress(Exception):
-        look()
-        for module in ("torch", "transformers.trainer", "datasets", "peft"):
-            import_module(module)

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from finetune.wizard.draft import Draft, ask_field
+from finetune.wizard.draft import Draft, get, problem, put
 from finetune.wizard.here import Here
 from finetune.wizard.prompter import Prompter
 
+LARGEST_SHARE = 0.5  # of the rows; the rest is there to learn from
+USUAL_SHARE = 0.2  # the most that is proposed
 MORE = """The rows are set aside before training and answered twice: by the model as it is and by
 the trained one. More rows give narrower intervals and take longer."""
 
 
 def ask(draft: Draft, prompter: Prompter, here: Here) -> Draft:
-    """The number of held-out rows."""
+    """The number of held-out rows; the share that is held out follows where it would be too small."""
     prompter.step(5, "Benchmark")
-    return ask_field(draft, prompter, "benchmark.rows", "Rows to test on", help="Never trained on; answered before and after.", more=MORE)
+    samples, share = get(draft, "dataset.samples"), get(draft, "dataset.held_out")
+
+    def check(text: str) -> str | None:
+        wrong = problem(draft, "benchmark.rows", text)
+        if wrong is None and samples and int(text) > samples * LARGEST_SHARE:
+            return f"At most {int(samples * LARGEST_SHARE)}: half of the {samples} rows to use."
+        return wrong
+
+    usual = get(draft, "benchmark.rows")
+    default = str(min(usual, max(1, int(samples * USUAL_SHARE))) if samples else usual)
+    rows = prompter.text(
+        "benchmark.rows", "Rows to test on", default=default, validate=check, help="Never trained on; answered before and after.", more=MORE
+    )
+    draft = put(draft, "benchmark.rows", rows)
+    needed = int(rows) / samples if samples else 0
+    return put(draft, "dataset.held_out", round(needed + 0.005, 2)) if needed > share else draft

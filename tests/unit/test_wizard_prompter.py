@@ -207,6 +207,18 @@ def test_temperature_and_alpha_are_held_to_their_ranges() -> None:
     assert (recipe.distillation.temperature, recipe.distillation.alpha) == (3, 0.3)
 
 
+def test_more_rows_to_test_on_hold_more_rows_out() -> None:
+    recipe = ask(enter_all_the_way(dataset__samples="200", benchmark__rows=["101", "60"]))
+    assert recipe.benchmark.rows == 60
+    assert 60 <= recipe.dataset.held_out * 200 <= 64
+
+
+def test_few_rows_to_use_lower_the_rows_to_test_on() -> None:
+    recipe = ask(enter_all_the_way(dataset__samples="40"))
+    assert recipe.benchmark.rows == 8
+    assert 8 <= recipe.dataset.held_out * 40 < 9
+
+
 def test_an_earlier_run_is_offered_as_the_teacher(empty_folder: Path) -> None:
     run = empty_folder / "my_run" / "run"
     run.mkdir(parents=True)

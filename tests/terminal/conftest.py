@@ -1,0 +1,36 @@
+"""A folder with a pico model and a few rows, for whole runs that take seconds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from screen import ROOT
+
+MAKE = """
+import sys
+from pathlib import Path
+sys.path[:0] = [{root!r}, {engine!r}]
+from finished_run import base_folder
+base_folder(Path({folder!r}))
+"""
+
+
+@pytest.fixture(scope="session")
+def pico(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole model folder."""
+    folder = tmp_path_factory.mktemp("models") / "pico"
+    code = MAKE.format(root=str(ROOT), engine=str(ROOT / "tests" / "engine"), folder=str(folder))
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+    return folder
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, pico: Path) -> Path:
+    """A working folder with ./pico and ./rows.jsonl."""
+    (tmp_path / "pico").symlink_to(pico)
+    rows = [f'{{"prompt": "say {word}", "completion": "{word} {word}"}}\n' for word in ("cat", "dog", "bird", "fish") for _ in range(8)]
+    (tmp_path / "rows.jsonl").write_text("".join(row.replace("say", f"say {at}") for at, row in enumerate(rows)))
+    return tmp_path

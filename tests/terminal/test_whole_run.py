@@ -1,0 +1,150 @@
+"""From the first question to the finished model on a real terminal, with a pico model so that it takes seconds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from screen import CTRL_C, DOWN, ENTER, ROOT, Terminal
+
+RUN_SECONDS = 120
+
+
+def answer(terminal: Terminal, question: str, *keys: str) -> None:
+    terminal.wait_for(f"? {question}")
+    terminal.press(*keys, ENTER)
+
+
+def up_to_the_review(terminal: Terminal) -> None:
+    """Pico model, rows.jsonl, and Enter for the rest."""
+    answer(terminal, "What would")
+    answer(terminal, "Model", DOWN)
+    answer(terminal, "Name or folder", "./pico")
+    answer(terminal, "Dataset", DOWN)
+    for question in ("Rows to use", "Method", "Output folder", "Epochs", "Batch size", "Learning rate", "Change advanced", "Rows to test"):
+        answer(terminal, question)
+    terminal.wait_for("? Ready?", RUN_SECONDS)
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_from_the_first_question_to_the_finished_model(columns: int, workplace: Path) -> None:
+    with Terminal(folder=workplace, columns=columns, rows=50) as terminal:
+        up_to_the_review(terminal)
+        review = terminal.text()[terminal.text().index("REVIEW") :]
+        for fact in ("./pico", "rows.jsonl", "Memory", "free", "steps", "Time", "Disk", "./finetuned_model", "nothing leaves this machine"):
+            assert fact in review
+        assert "traceback" not in terminal.text().lower()
+        assert not (workplace / "finetuned_model").exists(), "nothing is written before Start"
+        terminal.press(ENTER)
+        terminal.wait_for("rows it never trained on", RUN_SECONDS)
+        terminal.wait_for("STEP 6")
+        assert terminal.wait_for_end() == 0
+        text = terminal.text()
+        for words in ("ROUGE-L", "Perplexity", "Before", "After", "reference", "finetune_cli.py chat finetuned_model", "run/recipe.yaml"):
+            assert words in text.replace("\n", "") if words.startswith(("finetune_cli", "run/")) else words in text
+        for noise in ("Warning", "it/s]", "100%|"):
+            assert noise not in text, "what libraries print belongs in run/debug.log"
+    made = {path.name for path in (workplace / "finetuned_model").iterdir()}
+    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "README.md", "run"} <= made
+    assert {"before", "after", "intervals"} <= set(json.loads((workplace / "finetuned_model" / "run" / "benchmark.json").read_text()))
+    assert (workplace / "finetuned_model" / "run" / "debug.log").exists()
+
+
+def test_the_saved_plan_repeats_the_run_and_gives_the_same_recipe(workplace: Path) -> None:
+    with Terminal(folder=workplace) as terminal:
+        up_to_the_review(terminal)
+        terminal.press(DOWN, DOWN, ENTER)
+        answer(terminal, "Save as")
+        assert terminal.wait_for_end() == 0
+        assert "run recipe.yaml" in terminal.text()
+    assert not (workplace / "finetuned_model").exists()
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "finetune_cli.py"), "plan", "recipe.yaml", "--json"],
+        cwd=workplace,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["steps"] > 0
+    assert plan["problems"] == []
+
+
+def test_changing_something_at_the_review_asks_only_that(workplace: Path) -> None:
+    with Terminal(folder=workplace) as terminal:
+        up_to_the_review(terminal)
+        terminal.press(DOWN, ENTER)
+        answer(terminal, "Change what?")  # Training
+        terminal.wait_for("? Epochs")
+        terminal.press("2", ENTER)
+        for question in ("Batch size", "Learning rate", "Change advanced"):
+            answer(terminal, question)
+        terminal.wait_for("2 x 2", RUN_SECONDS)
+        terminal.wait_for("? Ready?", RUN_SECONDS)
+        terminal.press(DOWN, DOWN, DOWN, ENTER)
+        assert terminal.wait_for_end() == 0
+        assert "Nothing was written." in terminal.text()
+        assert terminal.text().count("? Epochs") == 0
+
+
+def test_a_model_that_is_missing_is_said_at_the_review_and_can_be_changed(workplace: Path) -> None:
+    (workplace / "empty_model").mkdir()
+    with Terminal(folder=workplace) as terminal:
+        answer(terminal, "What would")
+        answer(terminal, "Model", DOWN)
+        answer(terminal, "Name or folder", "./empty_model")
+        answer(terminal, "Dataset", DOWN)
+        for question in (
+            "Rows to use",
+            "Method",
+            "Output folder",
+            "Epochs",
+            "Batch size",
+            "Learning rate",
+            "Change advanced",
+            "Rows to test",
+        ):
+            answer(terminal, question)
+        terminal.wait_for("❯ Change something", RUN_SECONDS)
+        assert "empty_model" in terminal.text()
+        assert "Start" not in terminal.text()
+
+
+def test_ctrl_c_while_training_keeps_the_work_and_leaves_with_130(workplace: Path) -> None:
+    recipe = workplace / "long.yaml"
+    recipe.write_text(
+        "model: ./pico\ndataset: {source: rows.jsonl, samples: null}\ntraining: {epochs: 3000, batch_size: 1}\nbenchmark: {rows: 2}\n"
+    )
+    with Terminal(["run", "long.yaml"], folder=workplace) as terminal:
+        terminal.wait_for("step ", RUN_SECONDS)
+        terminal.press(CTRL_C)
+        code = terminal.wait_for_end(RUN_SECONDS)
+        assert code == 130, terminal.text()
+        assert "finetuned_model" in terminal.text()
+        assert "Traceback" not in terminal.text()
+    assert (workplace / "finetuned_model" / "adapter_model.safetensors").exists()
+
+
+def test_a_pipe_gets_plain_lines_on_stderr_and_one_json_object_on_stdout(workplace: Path) -> None:
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "finetune_cli.py"), "--yes", "--json", "--set", "model=./pico", "--set", "dataset.source=rows.jsonl"],
+        cwd=workplace,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)) == {"output_dir", "scores", "training"}
+    assert "Training" in done.stderr
+    assert "\x1b" not in done.stderr
+    steps = [line for line in done.stderr.splitlines() if "step " in line and "left" in line]
+    assert len(steps) <= 1 + (time.monotonic() - began) / 5, "a line every few seconds, not one a step"
