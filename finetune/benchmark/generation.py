@@ -25,7 +25,7 @@ from finetune.training.head import causal_lm
 
 KEY_VALUE_BYTES = 768 << 20  # of one batch's keys and values
 LARGEST_BATCH = 64
-LEAST_FILLED = 0.5  # a prompt shorter than half of its batch's longest starts a new batch: padding costs as much as text
+STEP_IN_TOKENS = 32  # reading all weights takes as long as computing about so many tokens (measured on a CPU: 60 ms and 1.8 ms)
 FEWEST_NEW_TOKENS, MOST_NEW_TOKENS = 16, 256
 
 
@@ -114,16 +114,25 @@ def until_stop(answer: list[int], stops: list[int]) -> list[int]:
 
 
 def batches(lengths: Sequence[int], new_tokens: int, bytes_per_token: int) -> list[list[int]]:
-    """Row numbers from the longest prompt to the shortest, cut so that a batch's keys and values fit KEY_VALUE_BYTES."""
+    """Row numbers from the longest prompt to the shortest, cut into batches where that costs least.
+
+    A batch costs its padded prompts, and the weights read once for every new token; its keys and values fit KEY_VALUE_BYTES.
+    """
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    cheapest = [(0, 0)]  # for the first n rows: what they cost, and where their last batch begins
+    for end in range(1, len(order) + 1):
+        choices = []
+        for begin in range(max(0, end - LARGEST_BATCH), end):
+            rows, longest = end - begin, lengths[order[begin]]
+            if rows == 1 or rows * (longest + new_tokens) * bytes_per_token <= KEY_VALUE_BYTES:
+                choices.append((cheapest[begin][0] + rows * longest + new_tokens * STEP_IN_TOKENS, begin))
+        cheapest.append(min(choices))
     found: list[list[int]] = []
-    while order:
-        longest = lengths[order[0]]
-        fitting = KEY_VALUE_BYTES // (bytes_per_token * (longest + new_tokens))
-        alike = sum(lengths[row] >= LEAST_FILLED * longest for row in order)
-        size = max(1, min(LARGEST_BATCH, fitting, alike))
-        found.append(order[:size])
-        order = order[size:]
+    end = len(order)
+    while end:
+        begin = cheapest[end][1]
+        found.insert(0, order[begin:end])
+        end = begin
     return found
 
 

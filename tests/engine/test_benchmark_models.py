@@ -124,14 +124,18 @@ def test_a_prompt_longer_than_the_context_keeps_its_end():
         generate_answers(model, made, rows, max_new_tokens=128, **quiet())
 
 
-def test_batches_hold_every_row_once_little_padding_and_no_more_than_their_memory():
+def test_batches_hold_every_row_once_and_no_more_than_their_memory():
     lengths = np.random.default_rng(0).integers(1, 600, size=200).tolist()
     found = batches(lengths, new_tokens=64, bytes_per_token=46080)
     assert sorted(row for batch in found for row in batch) == list(range(200))
     for batch in found:
-        longest = max(lengths[row] for row in batch)
-        assert min(lengths[row] for row in batch) * 2 >= longest
-        assert len(batch) * (longest + 64) * 46080 <= 768 << 20
+        assert len(batch) * (max(lengths[row] for row in batch) + 64) * 46080 <= 768 << 20
+    assert [len(batch) for batch in batches([5000, 4000], new_tokens=64, bytes_per_token=1 << 20)] == [1, 1]
+
+
+def test_a_new_batch_begins_where_padding_would_cost_more_than_its_steps():
+    assert batches([10, 600, 590, 12, 11], new_tokens=16, bytes_per_token=1) == [[1, 2], [3, 4, 0]]
+    assert batches([10, 600, 590, 12, 11], new_tokens=200, bytes_per_token=1) == [[1, 2, 3, 4, 0]]
 
 
 def test_the_room_for_answers_follows_the_references():
