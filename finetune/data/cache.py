@@ -17,6 +17,9 @@ from pathlib import Path
 from finetune.errors import HardwareError
 
 
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+
 def digest(parts: Iterable[str]) -> str:
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
@@ -43,7 +46,7 @@ class new_folder:
                 if not self.target.is_dir():
                     raise
         shutil.rmtree(self.unfinished, ignore_errors=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise self._no_room(error) from None
 
     def _no_room(self, error: OSError) -> HardwareError:

@@ -6,6 +6,7 @@ detect(file)  ->  "utf-8-sig"
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator
 
 from finetune.data.files import DataFile
@@ -14,6 +15,7 @@ from finetune.errors import UnknownFormat
 MARKS = [(codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")]
 MARKS += [(codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")]
 SAMPLE = 1 << 16
+BROKEN = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of a byte that is no UTF-8
 # Beyond these a guess is likelier wrong than right; cp1252 comes first because it is what Windows and Excel write in the west.
 OLD_PAGES = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp932", "gb18030", "big5", "euc_kr", "shift_jis"]
 TIE = 0.01  # "mess" scores this close tell nothing; western Europe is then the likelier
@@ -59,9 +61,9 @@ def _narrow(start: bytes, rest: Iterator[bytes]) -> str:
         following = next(rest, None)
         text = decoder.decode(block, final=following is None)
         if not text.isascii():
-            broken = sum(1 for character in text if "\udc80" <= character <= "\udcff")
+            broken = _broken_bytes(text)
             bad += broken
-            good += sum(1 for character in text if character > "\x7f") - broken
+            good += len(text) - len(text.encode("ascii", "ignore")) - broken
             doubtful = doubtful or (block if broken else b"")
         block = following
     if bad == 0 or good > bad:
@@ -75,6 +77,14 @@ def _narrow(start: bytes, rest: Iterator[bytes]) -> str:
     if not likely or any("cp1252" in (guess.encoding, *guess.could_be_from_charset) for guess in likely):
         return "cp1252"
     return guesses[0].encoding
+
+
+def _broken_bytes(text: str) -> int:
+    try:
+        text.encode("utf-8")  # far quicker than looking for them, and most text has none
+    except UnicodeEncodeError:
+        return len(BROKEN.findall(text))
+    return 0
 
 
 def _wide_without_mark(sample: bytes) -> str | None:

@@ -70,7 +70,9 @@ def looks_local(source: str) -> bool:
         return True
     if source.startswith(("/", "./", "../", "~", ".\\", "..\\")) or re.match(r"^[A-Za-z]:[\\/]", source) or "\\" in source:
         return True
-    return DataFile(Path(source)).suffix in RECORDS + PROSE or Path(source).suffix.lower() in (*PACKED, ".zip")
+    if DataFile(Path(source)).suffix in RECORDS + PROSE or Path(source).suffix.lower() in (*PACKED, ".zip"):
+        return True
+    return _nearest(Path(source), cutoff=0.75) is not None  # a slip of the pen
 
 
 def find_files(source: str, data_files: str | list[str] | None, split: str, *, strict_split: bool = False) -> list[DataFile]:
@@ -107,9 +109,17 @@ def nearest_name(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f"There is no folder {folder} either."
-    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    close = get_close_matches(path.name, names, n=1, cutoff=0.5)
-    return f"Did you mean {folder / close[0]}?" if close else f"Check the path: the folder {folder} exists, this file does not."
+    near = _nearest(path, cutoff=0.5)
+    return f"Did you mean {near}?" if near else f"Check the path: the folder {folder} exists, this file does not."
+
+
+def _nearest(path: Path, cutoff: float) -> Path | None:
+    """What stands in the same folder under nearly the same name."""
+    if not path.parent.is_dir():
+        return None
+    names = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
+    close = get_close_matches(path.name, names, n=1, cutoff=cutoff)
+    return path.parent / close[0] if close else None
 
 
 def _in_folder(folder: Path, data_files: str | list[str] | None) -> list[DataFile]:

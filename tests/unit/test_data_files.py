@@ -280,6 +280,15 @@ def test_a_missing_file_names_the_nearest_one(tmp_path: Path) -> None:
     assert missing.value.hint == f"Did you mean {tmp_path / 'train.jsonl'}?"
 
 
+def test_a_slip_in_a_file_name_is_not_taken_for_a_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetNotFound, match=r"There is no file data/train\.jsnol") as missing:
+        read(tmp_path, "data/train.jsnol")
+    assert missing.value.hint == "Did you mean data/train.jsonl?"
+
+
 def test_a_name_that_can_be_nothing_says_what_would_be_something(tmp_path: Path) -> None:
     with pytest.raises(DatasetNotFound, match="neither a file nor the name of a data set"):
         read(tmp_path, "what is this")

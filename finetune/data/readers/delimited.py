@@ -27,6 +27,8 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
         text = io.TextIOWrapper(raw, encoding=encoding, errors="surrogateescape", newline="")
         csv.field_size_limit(LONGEST_CELL)
         sample = text.read(SAMPLE)
+        if sample.endswith("\r"):
+            sample += text.read(1)  # a line end is not torn apart
         if not sample.strip():
             raise EmptyDataset(f"{file.name} is empty.", hint="Give a file with a line of column names and at least two rows.")
         style = _style(sample, file.suffix == ".tsv")
