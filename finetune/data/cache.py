@@ -16,7 +16,6 @@ from pathlib import Path
 
 from finetune.errors import HardwareError
 
-
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 

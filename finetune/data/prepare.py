@@ -22,7 +22,7 @@ from finetune.data.cache import digest, new_folder
 from finetune.data.report import DataReport
 from finetune.data.rows import RowProblem, SkippedRow
 from finetune.data.sources import BAD_SHARE, KEPT_SKIPPED, RowFacts, Rows, last_answer, read_rows, too_many_bad_rows
-from finetune.data.split import Division, batches, divide
+from finetune.data.split import Division, chosen_records, divide
 from finetune.data.tokens import Encoder, Sequence
 from finetune.errors import EmptyDataset
 from finetune.events import Progress, Recorder, Reporter
@@ -139,7 +139,7 @@ class _Stage:
 
     def _encoded(self, encoder: Encoder, rows: Rows, chosen: np.ndarray) -> Iterator[tuple[dict[str, Any], list[Sequence]]]:
         total = len(self.division.train) + len(self.division.held_out)
-        for record, result in encoder.encode(batches(rows.dataset, chosen)):
+        for record, result in encoder.encode(chosen_records(rows, chosen)):
             self.done += 1
             if self.done % REPORTED_EVERY == 0 or self.done == total:
                 self.reporter.report(Progress("data", self.done, total, "rows"))

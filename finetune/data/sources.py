@@ -32,8 +32,9 @@ from finetune.runtime import RuntimeOptions
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from pyarrow import RecordBatch
 
-VERSION = 2  # part of every fingerprint: raise it when the same file would give other rows
+VERSION = 3  # part of every fingerprint: raise it when the same file would give other rows
 SAMPLE = 200  # records that are looked at before the format is decided
 BATCH = 1000
 KEPT_SKIPPED = 1000  # skipped records that are listed one by one; all are counted
@@ -64,6 +65,7 @@ class RowFacts:
     ignored_columns: list[str]
     files: list[str]
     read: int
+    usable: int
     blank: int
     skipped: int
     skipped_rows: list[SkippedRow]
@@ -72,14 +74,31 @@ class RowFacts:
 
 @dataclass
 class Rows:
-    """`dataset` has the columns messages (list of role and content), file (index into `facts.files`), line, and two hashes.
+    """An Arrow stream file with the columns messages (list of role and content), file (index into `facts.files`), line, and two hashes.
 
     `row_hash` and `prompt_hash` are equal where a whole row, or all before its last answer, is equal but for case and spacing.
     """
 
-    dataset: Dataset
+    path: Path
     facts: RowFacts
     fingerprint: str
+
+    def __len__(self) -> int:
+        return self.facts.usable
+
+    @property
+    def dataset(self) -> Dataset:
+        """The rows as a memory-mapped data set."""
+        from datasets import Dataset
+
+        return Dataset.from_file(str(self.path))
+
+    def batches(self) -> Iterator[RecordBatch]:
+        """The rows in order, read rather than mapped: mapped pages would count as memory of this process."""
+        import pyarrow as pa
+
+        with pa.OSFile(str(self.path), "rb") as source, pa.ipc.open_stream(source) as reader:
+            yield from reader
 
 
 def read_rows(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *, split: str | None = None) -> Rows:
@@ -87,8 +106,6 @@ def read_rows(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *,
 
     Raises DatasetNotFound, UnknownFormat, EmptyDataset, or BadRow if more than 1 % of the records are unusable.
     """
-    from datasets import Dataset
-
     origin = open_source(spec, runtime, reporter, split=split)
     chosen = spec.columns.model_dump() if spec.columns else None
     fingerprint = digest([str(VERSION), *origin.fingerprint(), json.dumps(chosen)])
@@ -102,7 +119,7 @@ def read_rows(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *,
         reporter.report(Notice(note))
     if facts.skipped > BAD_SHARE * facts.read:
         raise too_many_bad_rows(facts.skipped_rows, facts.skipped, facts.read)
-    return Rows(Dataset.from_file(str(folder / "rows.arrow")), facts, fingerprint)
+    return Rows(folder / "rows.arrow", facts, fingerprint)
 
 
 def open_source(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *, split: str | None = None) -> Origin:
@@ -194,7 +211,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
     chosen = formats.detect(columns, [record.values for record in sample], spec.columns, origin.name)
     ignored = [column for column in columns if column not in chosen.columns]
     notes = [*origin.notes, *filter(None, [getattr(chosen, "note", None)])]
-    facts = RowFacts(origin.name, origin.pinned, chosen.name, list(chosen.columns), ignored, [], 0, 0, 0, [], notes)
+    facts = RowFacts(origin.name, origin.pinned, chosen.name, list(chosen.columns), ignored, [], 0, 0, 0, 0, [], notes)
 
     message = pa.struct({"role": pa.string(), "content": pa.string()})
     schema = pa.schema(
@@ -218,6 +235,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
             elif all(not turn["content"].strip() for turn in messages):
                 facts.blank += 1
             else:
+                facts.usable += 1
                 yield messages, file_numbers.setdefault(record.file, len(file_numbers)), record.line, *_hashes(messages)
 
     rows = islice(usable(), origin.limit)
@@ -227,7 +245,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
             writer.write_batch(pa.record_batch(columns_of_batch, schema=schema))
             reporter.report(Progress("data", facts.read, None, "rows"))
     facts.files = list(file_numbers)
-    if facts.read == facts.skipped + facts.blank:
+    if not facts.usable:
         raise no_rows(origin.name, facts.skipped_rows)
     return facts
 

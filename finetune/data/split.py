@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 
 from finetune.data.sources import Rows
 from finetune.errors import EmptyDataset
 from finetune.recipe import DatasetSpec
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 BATCH = 1000
 
@@ -39,7 +36,7 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
     Raises EmptyDataset if one side has no row left.
     """
     random = np.random.default_rng(seed)
-    order = random.permutation(len(rows.dataset))
+    order = random.permutation(len(rows))
     limit = len(order) if spec.samples is None else min(spec.samples, len(order))
     count = max(1, round(limit * spec.held_out))
     if evaluation is None:
@@ -48,13 +45,14 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
         count = min(count, limit - 1)
         held_out, train = order[:count], order[count:limit]
     else:
-        train, held_out = order[:limit], random.permutation(len(evaluation.dataset))[:count]
+        train, held_out = order[:limit], random.permutation(len(evaluation))[:count]
     train, held_out = np.sort(train), np.sort(held_out)
     held_out_rows = evaluation or rows
 
-    seen = _hashes(rows.dataset, "row_hash", train)
-    known = np.isin(_hashes(held_out_rows.dataset, "row_hash", held_out), seen)
-    known |= np.isin(_hashes(held_out_rows.dataset, "prompt_hash", held_out), _hashes(rows.dataset, "prompt_hash", train))
+    row_hashes, prompt_hashes = _hashes(rows)
+    new_rows, new_prompts = _hashes(evaluation) if evaluation else (row_hashes, prompt_hashes)
+    seen = row_hashes[train]
+    known = np.isin(new_rows[held_out], seen) | np.isin(new_prompts[held_out], prompt_hashes[train])
     fresh = ~known
     if not fresh.any():
         raise EmptyDataset(
@@ -65,11 +63,11 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
     return Division(train, held_out[fresh], held_out_rows, duplicates, int((~fresh).sum()))
 
 
-def batches(dataset: Dataset, chosen: np.ndarray) -> Iterator[list[dict[str, Any]]]:
-    """The chosen rows (sorted numbers) as plain records, about a thousand at a time, straight from the Arrow file."""
+def chosen_records(rows: Rows, chosen: np.ndarray) -> Iterator[list[dict[str, Any]]]:
+    """The chosen rows (sorted numbers) as plain records, about a thousand at a time."""
     records: list[dict[str, Any]] = []
     first = 0
-    for part in dataset.data.to_batches():
+    for part in rows.batches():
         start, end = np.searchsorted(chosen, (first, first + part.num_rows))
         if start < end:
             records += part.take(chosen[start:end] - first).to_pylist()
@@ -81,5 +79,7 @@ def batches(dataset: Dataset, chosen: np.ndarray) -> Iterator[list[dict[str, Any
         yield records
 
 
-def _hashes(dataset: Dataset, column: str, chosen: np.ndarray) -> np.ndarray:
-    return cast(np.ndarray, dataset.data.column(column).to_numpy())[chosen]
+def _hashes(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    parts = [(part.column("row_hash").to_numpy(), part.column("prompt_hash").to_numpy()) for part in rows.batches()]
+    whole, prompts = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return whole, prompts
