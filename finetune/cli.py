@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from finetune.errors import BadInput, FinetuneError
-from finetune.registry import did_you_mean
 
 DESCRIPTION = (
     "Fine-tune or distil a language model and see that it got better. Without a command: a few questions, Enter takes each default."
@@ -63,6 +62,8 @@ class Parser(argparse.ArgumentParser):
     """argparse, but a mistake is an error like any other."""
 
     def error(self, message: str) -> NoReturn:
+        from finetune.registry import did_you_mean
+
         options = [option for action in self._actions for option in action.option_strings]
         commands = [name for action in self._actions if isinstance(action.choices, dict) for name in action.choices]
         if unknown := re.match(r"unrecognized arguments: (\S+)", message):

@@ -66,6 +66,14 @@ def fetch(name: str, revision: str | None, runtime: RuntimeOptions, reporter: Re
         return _download(name, revision, runtime, reporter)
 
 
+def check_there(name: str, revision: str | None) -> None:
+    """One small request: raises ModelNotFound, ModelGated or ModelError if the Hub would not give this model."""
+    from huggingface_hub import HfApi
+
+    with _one_sentence(name, revision):
+        HfApi().model_info(name, revision=revision, timeout=5)
+
+
 def _download(name: str, revision: str | None, runtime: RuntimeOptions, reporter: Reporter) -> tuple[Path, str]:
     from huggingface_hub import HfApi, constants, snapshot_download
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,14 +20,14 @@ STDOUT, STDERR = 1, 2
 
 @contextmanager
 def quiet(log: Path | None, streams: tuple[int, ...] = (STDOUT, STDERR)) -> Iterator[None]:
-    """Redirect `streams` into `log` (a temporary file if None); a failure leaves its traceback there.
+    """Redirect `streams` into `log` (nowhere if None); a failure leaves its traceback there.
 
     If the run never began (no run/recipe.yaml beside the log), the log and the folders made for it are removed again.
     """
     _flush()
     kept = {stream: os.dup(stream) for stream in streams}
     made = _make_folders(log.parent) if log else []
-    with log.open("a", encoding="utf-8") if log else tempfile.TemporaryFile("w", encoding="utf-8") as file:
+    with (log or Path(os.devnull)).open("a", encoding="utf-8") as file:
         for stream in streams:
             os.dup2(file.fileno(), stream)
         try:

@@ -56,11 +56,24 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def ask_field(draft: Draft, prompter: Prompter, key: str, question: str, help: str = "", more: str = "") -> Draft:
-    """Ask for one recipe key as text, checked by the recipe itself."""
-    answer = prompter.text(
-        key, question, default=shown(get(draft, key)), validate=lambda text: problem(draft, key, text), help=help, more=more
-    )
+def ask_field(
+    draft: Draft,
+    prompter: Prompter,
+    key: str,
+    question: str,
+    help: str = "",
+    more: str = "",
+    between: tuple[float, float] | None = None,
+) -> Draft:
+    """Ask for one recipe key as text, checked by the recipe itself; `between` is a narrower range that makes sense to a person."""
+
+    def check(text: str) -> str | None:
+        wrong = problem(draft, key, text)
+        if wrong is None and between and not between[0] <= float(text) <= between[1]:
+            return f"Must be from {between[0]:g} to {between[1]:g}."
+        return wrong
+
+    answer = prompter.text(key, question, default=shown(get(draft, key)), validate=check, help=help, more=more)
     return put(draft, key, answer)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from finetune.errors import ModelError, RecipeError
 from finetune.models.catalogue import CATALOGUE, CatalogueEntry, find
+from finetune.models.facts import ModelFacts, look_up
 from finetune.recipe import STARTER, Recipe
 from finetune.screen.words import count
 from finetune.wizard import suggest
@@ -36,7 +37,7 @@ def ask(draft: Draft, prompter: Prompter, here: Here) -> Draft:
 
 
 def _student(draft: Draft, prompter: Prompter, here: Here, teacher: str) -> Draft:
-    big = find(teacher)
+    big = _facts(teacher, here)
     made = Choice(MADE, "Made from the teacher", "fewer layers, same tokenizer")
     smaller = [_entry_choice(entry) for entry in CATALOGUE if big and _could_learn_from(entry, big)] if here.hub else []
     default = draft["model"]
@@ -55,7 +56,7 @@ def _student(draft: Draft, prompter: Prompter, here: Here, teacher: str) -> Draf
     return put(draft, "model", {"from_teacher": {"layers": _layers(draft, prompter, big)}} if picked == MADE else picked)
 
 
-def _layers(draft: Draft, prompter: Prompter, teacher: CatalogueEntry | None) -> str:
+def _layers(draft: Draft, prompter: Prompter, teacher: ModelFacts | None) -> str:
     given = draft["model"]["from_teacher"]["layers"] if isinstance(draft["model"], dict) else 0.67
     if teacher is None:
         default, help = "0.67", "A number of layers, or a share such as 0.67."
@@ -74,7 +75,16 @@ def _layers(draft: Draft, prompter: Prompter, teacher: CatalogueEntry | None) ->
     return prompter.text("student.layers", "Layers to keep", default=default, validate=check, help=help)
 
 
-def made_parameters(teacher: CatalogueEntry, layers: int) -> int:
+def _facts(teacher: str, here: Here) -> ModelFacts | None:
+    """The teacher in numbers; None if they are not known before it is fetched, or if it is an adapter that tells its own size only."""
+    try:
+        facts = look_up(teacher, here.runtime)
+    except ModelError:
+        return None  # the review will say what is wrong with it
+    return facts if facts and facts.layers else None
+
+
+def made_parameters(teacher: ModelFacts, layers: int) -> int:
     """Parameters of a student that keeps `layers` of the teacher's: embeddings stay whole."""
     embeddings = teacher.vocabulary * teacher.hidden
     return round(embeddings + (teacher.parameters - embeddings) * layers / teacher.layers)
@@ -134,14 +144,14 @@ def _entry_choice(entry: CatalogueEntry, name: str | None = None) -> Choice:
     return Choice(name or entry.id, name or entry.id, f"{count(entry.parameters)}, {entry.licence}, {note}")
 
 
-def _could_learn_from(entry: CatalogueEntry, teacher: CatalogueEntry) -> bool:
+def _could_learn_from(entry: CatalogueEntry, teacher: ModelFacts) -> bool:
     """Smaller, and of the family with the same tokenizer."""
     return entry.vocabulary == teacher.vocabulary and entry.parameters < teacher.parameters
 
 
 def _model_problem(text: str, here: Here, refused: str | None) -> str | None:
     """Why this cannot be the model, as far as can be said without loading anything."""
-    from finetune.models.hub_models import cached
+    from finetune.models.hub_models import cached, check_there
     from finetune.models.sources import parse
 
     if not text:
@@ -152,6 +162,12 @@ def _model_problem(text: str, here: Here, refused: str | None) -> str | None:
         source = parse(text)
     except ModelError as error:
         return error.message
-    if source.kind == "hub" and not here.hub and source.name != STARTER and cached(source.name, source.revision) is None:
+    if source.kind != "hub" or source.name == STARTER or cached(source.name, source.revision) is not None:
+        return None
+    if not here.hub:
         return f"huggingface.co does not answer, and {text} is not on this machine."
+    try:
+        check_there(source.name, source.revision)
+    except ModelError as error:
+        return error.message
     return None

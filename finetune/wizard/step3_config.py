@@ -29,6 +29,7 @@ def ask(draft: Draft, prompter: Prompter, here: Here) -> Draft:
             "Temperature",
             help="1 to 5. Higher shows the student more of the teacher's second choices.",
             more=MORE_TEMPERATURE,
+            between=(1, 5),
         )
         draft = ask_field(
             draft,

@@ -9,8 +9,10 @@ tells more, Ctrl-C leaves. Cursor position reports are off: they make slow termi
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +51,8 @@ STYLE = Style.from_dict(
     }
 )
 MOST_CHOICES_SHOWN = 12
+AT_ONCE_SECONDS = 0.1
+_CHECKS = ThreadPoolExecutor(1, thread_name_prefix="check-answer")
 
 
 def symbols(encoding: str | None) -> dict[str, str]:
@@ -218,7 +222,7 @@ class TerminalPrompter:
     def _line(
         self, question: str, default: str, validate: Validate, help: str, more: str, complete: Complete | None, hidden: bool = False
     ) -> str:
-        problem = ""
+        problem, checking = "", False
         buffer = Buffer(multiline=False, on_text_changed=lambda _: recheck(), complete_while_typing=False)
         suggestions = Suggestions(complete, buffer) if complete else None
         keys = KeyBindings()
@@ -233,12 +237,31 @@ class TerminalPrompter:
 
         @keys.add("enter")
         def _accept(event: KeyPressEvent) -> None:
-            nonlocal problem
+            nonlocal checking
+            if checking:
+                return
             picked = suggestions.picked if suggestions else None
             answer = (picked or buffer.text).strip() or default
-            problem = validate(answer) or ""
+            verdict = _CHECKS.submit(validate, answer)
+            wait([verdict], timeout=AT_ONCE_SECONDS)
+            if verdict.done():
+                conclude(event.app, answer, verdict)
+            else:  # a network or a disk is asked: the keys stay alive meanwhile
+                checking = True
+                event.app.create_background_task(later(event.app, answer, verdict))
+
+        async def later(app: Application[Any], answer: str, verdict: Future[str | None]) -> None:
+            nonlocal checking
+            await asyncio.wait([asyncio.wrap_future(verdict)])
+            checking = False
+            conclude(app, answer, verdict)
+
+        def conclude(app: Application[Any], answer: str, verdict: Future[str | None]) -> None:
+            nonlocal problem
+            problem = verdict.result() or ""
+            app.invalidate()
             if not problem:
-                event.app.exit(result=answer)
+                app.exit(result=answer)
 
         @keys.add("tab")
         def _fill(event: KeyPressEvent) -> None:
@@ -261,11 +284,13 @@ class TerminalPrompter:
         if suggestions:
             body.append(Window(FormattedTextControl(lambda: suggestions.lines(self.width)), dont_extend_height=True))
 
-        def trouble() -> str:
-            return problem
+        def state() -> Fragments:
+            if checking:
+                return [("class:quiet", "  Looking ...\n")]
+            return [("class:problem", f"  {self._symbols['problem']} {problem}\n")] if problem else []
 
         more_keys = ("f1",) if hidden else ("f1", "?")
-        return str(self._ask(question, list, body, keys, help, more, more_keys=more_keys, typed=buffer, problem=trouble))
+        return str(self._ask(question, list, body, keys, help, more, more_keys=more_keys, typed=buffer, state=state))
 
     def _ask(
         self,
@@ -279,7 +304,7 @@ class TerminalPrompter:
         choosing: str = "",
         more_keys: tuple[str, ...] = ("f1", "?"),
         typed: Buffer | None = None,
-        problem: Callable[[], str] = str,
+        state: Callable[[], Fragments] = list,
     ) -> Any:
         """Run one question as a small inline application that erases itself when answered."""
         show_more = False
@@ -290,9 +315,7 @@ class TerminalPrompter:
             return FormattedText([("class:mark", "? "), ("class:question", question), ("", "  " if fits else "\n  "), *options])
 
         def foot() -> FormattedText:
-            lines: Fragments = []
-            if problem():
-                lines += [("class:problem", f"  {self._symbols['problem']} {problem()}\n")]
+            lines: Fragments = [*state()]
             if help:
                 lines += [("class:quiet", f"  {help}\n")]
             if show_more and more:
@@ -342,7 +365,7 @@ class TerminalPrompter:
             choosing if self.width >= 60 else "",
             "Enter accepts",
             "Shift+Tab back" if self.can_go_back else "",
-            "F1 more" if has_more else "",
+            "? help" if has_more else "",
         ]
         while len(line := f" {self._symbols['dot']} ".join(part for part in parts if part)) > self.width - 3:
             parts.pop()

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 import pexpect
+import psutil
 import pyte
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +51,11 @@ class Terminal:
         if error is not None:
             print("\n".join(self.lines()))
         self._process.close(force=True)
+
+    def processor_seconds(self) -> float:
+        """Processor time the program has taken so far."""
+        times = psutil.Process(self._process.pid).cpu_times()
+        return float(times.user + times.system)
 
     def press(self, *keys: str) -> None:
         for key in keys:

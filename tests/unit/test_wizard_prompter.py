@@ -220,6 +220,7 @@ def test_few_rows_to_use_lower_the_rows_to_test_on() -> None:
 
 
 def test_an_earlier_run_is_offered_as_the_teacher(empty_folder: Path) -> None:
+    """Its weights are not there, so its depth is unknown, and a share of it is asked for."""
     run = empty_folder / "my_run" / "run"
     run.mkdir(parents=True)
     Recipe.from_layers({}).save(run / "recipe.yaml")
