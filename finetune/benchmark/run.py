@@ -113,16 +113,15 @@ def benchmark_model(
         if of_texts:
             budget = answer_budget(tokenizer, rows) if spec.max_new_tokens == "auto" else spec.max_new_tokens
             made = generate_answers(model, tokenizer, rows, max_new_tokens=budget, reporter=reporter, stage=stage)
-    if losses:
-        for name in of_losses:
-            values |= metrics[name].compute(predictions=losses.sums, references=losses.tokens)
+    for name, metric in metrics.items():
+        if name in of_losses and losses:
+            values |= metric.compute(predictions=losses.sums, references=losses.tokens)
+        elif made:
+            values |= metric.compute(predictions=made.texts, references=references)
+            per_row |= metric.per_row(made.texts, references) if hasattr(metric, "per_row") else {}
+    if losses and losses.divergences:
         everything = np.arange(len(rows))
         values |= {key: float(of(everything)) for key, of in _of_losses(losses).items() if key in ("kl", "agreement")}
-    if made:
-        for name in of_texts:
-            values |= metrics[name].compute(predictions=made.texts, references=references)
-            if hasattr(metrics[name], "per_row"):
-                per_row |= metrics[name].per_row(made.texts, references)
     return Scores(
         values={key: float(value) for key, value in values.items()},
         prompts=[row["prompt"] for row in rows],
