@@ -27,14 +27,15 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --ink: #ececf0; --quiet: #a0a0a8; --line: #3a3a40; --good: #4cc36b; --bad: #ff7b72; --back: #161618; }
 }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--back); max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--back); }
+body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; width: 100%; margin: 1rem 0; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--line); }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 small, .quiet { color: var(--quiet); } .better { color: var(--good); } .worse { color: var(--bad); }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font: 14px/1.4 ui-monospace, monospace; }
-svg { width: 100%; height: auto; } polyline { fill: none; stroke: var(--ink); stroke-width: 1.5; } svg text { fill: var(--quiet); font-size: 12px; }
-svg line { stroke: var(--line); }
+svg { width: 100%; height: auto; } polyline { fill: none; stroke: var(--ink); stroke-width: 1.5; }
+svg text { fill: var(--quiet); font-size: 12px; } svg line { stroke: var(--line); }
 """
 
 
