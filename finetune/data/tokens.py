@@ -163,9 +163,11 @@ def _tokeniser(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], list
             cast("list[list[int]]", tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]) if texts else []
         )
 
+    # An earlier call may have left its settings behind. Undone here, once: a change while another thread reads the tokenizer is an error.
+    backend.no_truncation()
+    backend.no_padding()
+
     def tokenise(texts: list[str]) -> list[list[int]]:
-        backend.no_truncation()  # an earlier call of the tokenizer may have left its own settings behind
-        backend.no_padding()
         return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     return tokenise

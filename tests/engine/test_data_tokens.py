@@ -230,3 +230,9 @@ def test_thoughts_are_not_asked_of_hybrid_models() -> None:
 def test_an_unstable_template_is_searched_for_the_answer() -> None:
     tokenizer = byte_level(UNSTABLE)
     assert learned(tokenizer, encode(tokenizer, turns("a", "first", "b", "second"))[0]) == "first<|im_end|>second<|im_end|>"
+
+
+def test_settings_that_an_earlier_call_left_in_the_tokenizer_cut_nothing() -> None:
+    tokenizer = byte_level(CHATML)
+    tokenizer("a long text " * 20, truncation=True, max_length=5, padding="max_length")
+    assert learned(tokenizer, encode(tokenizer, turns("What? " * 20, "That. " * 20))[0]) == "That. " * 20 + "<|im_end|>"
