@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import textwrap
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from finetune.data.builtin import LONGEST_SOURCE, documented_functions, read_builtin
+from finetune.data.builtin import LONGEST_SOURCE, documented_functions, read_builtin, stream_builtin
 from finetune.errors import DatasetNotFound
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
-    return read_builtin("python-docs", tmp_path_factory.mktemp("cache"))
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def rows(cache: Path) -> list[dict[str, str]]:
+    return read_builtin("python-docs", cache)
 
 
 def test_there_are_thousands_of_short_documented_functions(rows: list[dict[str, str]]) -> None:
@@ -26,9 +32,9 @@ def test_the_answer_is_not_in_the_question(rows: list[dict[str, str]]) -> None:
     assert sum(row["output"] in row["input"] for row in rows) < len(rows) / 100
 
 
-def test_the_rows_are_the_same_when_they_are_read_again(rows: list[dict[str, str]], tmp_path: Path) -> None:
-    assert read_builtin("python-docs", tmp_path) == rows
-    assert read_builtin("python-docs", tmp_path) == rows, "from the cache"
+def test_the_rows_are_the_same_when_they_are_read_again(rows: list[dict[str, str]], cache: Path, tmp_path: Path) -> None:
+    assert read_builtin("python-docs", cache) == rows, "from the cache"
+    assert list(islice(stream_builtin("python-docs", tmp_path), 300)) == rows[:300], "from the sources"
 
 
 def test_functions_come_in_source_order_without_their_docstrings(tmp_path: Path) -> None:
