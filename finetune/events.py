@@ -166,6 +166,17 @@ class JsonLines:
             file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
 
 
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The records of an events file; a line that a killed run left half written is passed over."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
+
+
 class Fanout:
     """Hands each event to several reporters; more can be added while a run goes on."""
 
