@@ -88,6 +88,8 @@ def answer_losses(
         found.sums.append(loss)
         found.tokens.append(len(labels))
         if teacher is not None:
+            if len(teacher.rows) != len(rows) or len(teacher.rows[number]) != len(hidden):
+                raise BenchmarkError("The teacher was measured on other rows.", hint="Measure it again with the same data, rows and seed.")
             pairs = [compare(head, hidden[part], teacher.head, teacher.rows[number][part]) for part in parts(len(hidden), head)]
             found.divergences.append(sum(divergence for divergence, _ in pairs))
             found.agreed.append(sum(agreed for _, agreed in pairs))

@@ -5,11 +5,11 @@ write_report(RunFolder.of("./finetuned_model"))
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from finetune.events import read_events
 from finetune.run_folder import RunFolder
 
 SIDES = ("teacher", "before", "after")
@@ -122,5 +122,4 @@ def _count(value: float | None) -> str:
 
 
 def _losses(folder: RunFolder) -> list[tuple[int, float]]:
-    lines = folder.events.read_text(encoding="utf-8").splitlines() if folder.events.is_file() else []
-    return [(record["step"], record["loss"]) for record in map(json.loads, lines) if record.get("event") == "step"]
+    return [(record["step"], record["loss"]) for record in read_events(folder.events) if record.get("event") == "step"]

@@ -18,7 +18,7 @@ from finetune.recipe import UploadSpec
 
 SIGN_IN = "Sign in with `hf auth login`, or set HF_TOKEN"
 TOKEN = re.compile(r"\b(hf|api)_\w{8,}")
-LATER = "Nothing was trained or sent. Check the repository name and your token, or leave the upload out"
+BEFORE_TRAINING = "Nothing was trained yet: start the run again after that, or leave the upload out."
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class UploadTarget:
     endpoint: str
 
 
-def check_upload(spec: UploadSpec, *, finish: str = LATER) -> UploadTarget:
+def check_upload(spec: UploadSpec, *, finish: str | None = None) -> UploadTarget:
     """Signed in, allowed to write, and no public repository where a private one was asked for; changes nothing.
 
-    `finish` is the command that hints name. Raises UploadError, NotSignedIn, ReadOnlyToken or RepoExists.
+    `finish` is the command that hints name, None before training. Raises UploadError, NotSignedIn, ReadOnlyToken or RepoExists.
     """
     from huggingface_hub import HfApi, errors
 
     if not hub_reachable():
-        raise UploadError(f"{absence()}, so nothing can be uploaded.", hint=f"Once it is there: {finish}")
+        raise UploadError(f"{absence()}, so nothing can be uploaded.", hint=f"Wait until it is. {_then(finish)}")
     api = HfApi()
     with one_sentence(finish):
         account = api.whoami()
@@ -64,7 +64,7 @@ def refuse_public(repo: str, *, asked_private: bool, private: bool) -> None:
         )
 
 
-def _check_rights(account: dict[str, Any], repo: str, finish: str) -> None:
+def _check_rights(account: dict[str, Any], repo: str, finish: str | None) -> None:
     """Raises ReadOnlyToken or UploadError if the account cannot own `repo` or its token cannot write there."""
     owner = repo.partition("/")[0]
     names = [account["name"], *(organisation["name"] for organisation in account.get("orgs", []))]
@@ -84,37 +84,44 @@ def _may_write(granted: dict[str, Any], repo: str) -> bool:
     )
 
 
-def read_only(repo: str, finish: str) -> ReadOnlyToken:
+def read_only(repo: str, finish: str | None) -> ReadOnlyToken:
     return ReadOnlyToken(
         f"Your token may not write to {repo}.",
-        hint=f"Make one with write access at {endpoint()}/settings/tokens, sign in again (hf auth login --force), then: {finish}",
+        hint=f"Make one with write access at {endpoint()}/settings/tokens and sign in again (hf auth login --force). {_then(finish)}",
     )
 
 
+def _then(finish: str | None) -> str:
+    return f"Then: {finish}" if finish else BEFORE_TRAINING
+
+
 @contextmanager
-def one_sentence(finish: str) -> Iterator[None]:
+def one_sentence(finish: str | None) -> Iterator[None]:
     """Errors of huggingface_hub, its HTTP client and its storage client as ours; `finish` is what to do afterwards."""
     from huggingface_hub import errors
 
     try:
         yield
     except errors.LocalTokenNotFoundError:
-        raise NotSignedIn(f"You are not signed in to {endpoint_host()}.", hint=f"{SIGN_IN}, then: {finish}") from None
+        raise NotSignedIn(f"You are not signed in to {endpoint_host()}.", hint=f"{SIGN_IN}. {_then(finish)}") from None
     except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error  # the LFS client wraps what it meets
         response = getattr(cause, "response", None)
         raise _translated(cause, getattr(response, "status_code", None), finish) from None
 
 
-def _translated(error: BaseException, status: int | None, finish: str) -> UploadError:
+def _translated(error: BaseException, status: int | None, finish: str | None) -> UploadError:
     host = endpoint_host()
     said = TOKEN.sub("(token)", str(getattr(error, "server_message", None) or error).strip() or type(error).__name__).splitlines()[0][:200]
     if status == 401:
-        return NotSignedIn(f"{host} does not accept your token.", hint=f"{SIGN_IN} to a new one, then: {finish}")
+        return NotSignedIn(f"{host} does not accept your token.", hint=f"{SIGN_IN} to a new one. {_then(finish)}")
     if status == 403 and not re.search("storage|quota|limit|payment", said, re.IGNORECASE):
-        return ReadOnlyToken(f"{host} refused: {said}", hint=f"Sign in with a token that may write (hf auth login --force), then: {finish}")
+        return ReadOnlyToken(
+            f"{host} refused: {said}", hint=f"Sign in with a token that may write (hf auth login --force). {_then(finish)}"
+        )
+    safe = f"The result is safe on this machine. Finish with: {finish}" if finish else BEFORE_TRAINING
     if status == 429:
-        return UploadError(f"{host} asks for a pause: too many requests.", hint=f"In a few minutes: {finish}")
+        return UploadError(f"{host} asks for a pause: too many requests.", hint=f"Wait a few minutes. {safe}")
     if status is not None:
-        return UploadError(f"{host} answered {status}: {said}", hint=f"The result is safe on this machine. Finish with: {finish}")
-    return UploadError(f"The upload to {host} broke off: {said}", hint=f"The result is safe on this machine. Finish with: {finish}")
+        return UploadError(f"{host} answered {status}: {said}", hint=safe)
+    return UploadError(f"The connection to {host} broke off: {said}", hint=safe)

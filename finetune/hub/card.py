@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from finetune.events import read_events
 from finetune.hub.public import base_model, hub_dataset, is_open, public_recipe
 from finetune.models.catalogue import CATALOGUE
 from finetune.models.hub_models import cached
@@ -40,8 +41,7 @@ class RunFacts:
 
     @classmethod
     def of(cls, folder: RunFolder) -> RunFacts:
-        events = folder.events.read_text(encoding="utf-8").splitlines() if folder.events.is_file() else []
-        records = [record for record in map(json.loads, events) if record.get("event") == "training"]
+        records = [record for record in read_events(folder.events) if record.get("event") == "training"]
         data, environment = (folder.read_json(path) if path.is_file() else {} for path in (folder.data_report, folder.environment))
         return cls(is_adapter(folder.output_dir), records[-1] if records else {}, data, environment)
 

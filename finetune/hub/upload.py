@@ -70,7 +70,7 @@ def upload_plan(output_dir: str | Path, spec: UploadSpec) -> UploadPlan:
 
 def upload_folder(output_dir: str | Path, spec: UploadSpec, reporter: Reporter) -> Uploaded:
     """Publish a finished run; raises UploadError, NotSignedIn, ReadOnlyToken or RepoExists, each naming the command that finishes it."""
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     folder, finish = RunFolder.of(output_dir), command(output_dir, spec)
     target = check_upload(spec, finish=finish)
@@ -84,16 +84,23 @@ def upload_folder(output_dir: str | Path, spec: UploadSpec, reporter: Reporter) 
         if private and not spec.private:
             reporter.report(Notice(f"{target.repo} is private and stays so; make it public in its settings."))
         total, sent = sum(map(_size, contents.values())), 0
-        operations = []
+        additions = []
         for name, content in contents.items():
-            operations.append(CommitOperationAdd(name, str(content) if isinstance(content, Path) else content))
-            api.preupload_lfs_files(target.repo, [operations[-1]])
+            additions.append(CommitOperationAdd(name, str(content) if isinstance(content, Path) else content))
+            if isinstance(content, Path):
+                api.preupload_lfs_files(target.repo, additions[-1:])
             sent += _size(content)
             reporter.report(Progress(STAGE, sent, total, "bytes"))
-        api.create_commit(target.repo, operations, commit_message="Upload a model made with finetune-cli")
+        stale = [CommitOperationDelete(name) for name in api.list_repo_files(target.repo) if is_ours(name) and name not in contents]
+        api.create_commit(target.repo, [*stale, *additions], commit_message="Upload a model made with finetune-cli")
     done = Uploaded(target.repo, f"{target.endpoint}/{target.repo}", private)
     reporter.report(done)
     return done
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file of a repository is a model file; one that an earlier upload left would be loaded together with the new ones."""
+    return name in (INDEX, *CONFIGS, *TOKENIZER) or ("/" not in name and name.endswith(".safetensors"))
 
 
 def command(output_dir: str | Path, spec: UploadSpec) -> str:

@@ -167,6 +167,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 elif entry["key"] == "lfsFile":
                     found.files[value["path"]] = hub.large_file(value["oid"]).read_bytes()
                     found.large.add(value["path"])
+                elif entry["key"] == "deletedFile":
+                    del found.files[value["path"]]
             found.commits.append(hashlib.sha1(str(len(found.commits)).encode()).hexdigest())
             self.json({"commitUrl": f"{hub.address}/{repo}/commit/{found.commits[-1]}", "commitOid": found.commits[-1], "hookOutput": ""})
 

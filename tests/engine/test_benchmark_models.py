@@ -177,6 +177,13 @@ def test_a_teacher_is_zero_nats_from_itself_and_agrees_everywhere():
     assert again.values["agreement"] == 1.0
 
 
+def test_a_teacher_that_was_measured_on_other_rows_is_refused():
+    model, made, rows = llama(seed=1), tokenizer(), held_out(tokenizer(), PAIRS)
+    states = benchmark_model(model, made, rows[:4], SPEC, seed=0, as_teacher=True, **quiet()).states
+    with pytest.raises(BenchmarkError, match="other rows"):
+        benchmark_model(model, made, rows, SPEC, seed=0, teacher=states, **quiet())
+
+
 def test_benchmark_json_holds_plain_scores_intervals_changes_and_texts():
     made, rows = tokenizer(), held_out(tokenizer(), PAIRS)
     teacher = benchmark_model(llama(seed=1), made, rows, SPEC, seed=0, as_teacher=True, **quiet())

@@ -240,6 +240,33 @@ def test_a_connection_dropped_at_the_end_publishes_nothing_and_the_same_command_
     assert not [request for request in hub.requests if request.startswith("PUT")]  # large files were there already
 
 
+def test_a_new_model_in_an_old_repository_leaves_no_part_of_the_old_model_behind(hub, run, base, tmp_path):
+    upload(hub, WRITES, run)
+    hub.repos["ada/letters"].files["notes.txt"] = b"mine"
+    whole = finished_run(tmp_path / "whole", base, Recipe.from_layers({"model": "org/base", "method": "full"}), adapter=False)
+    upload(hub, WRITES, whole)
+    files = hub.repos["ada/letters"].files
+    assert not {"adapter_config.json", "adapter_model.safetensors"} & set(files)
+    assert {"model.safetensors", "config.json", "notes.txt"} <= set(files)
+
+
+def test_before_training_the_way_out_is_another_run_and_not_an_upload(hub):
+    checked = """
+import json
+from finetune.errors import FinetuneError
+from finetune.hub.account import check_upload
+from finetune.recipe import UploadSpec
+try:
+    print(json.dumps({"repo": check_upload(UploadSpec(repo="letters")).repo}))
+except FinetuneError as error:
+    print(json.dumps({"error": type(error).__name__, "hint": error.hint}))
+"""
+    assert client(hub, WRITES, code=checked) == {"repo": "ada/letters"}
+    refused = client(hub, "hf_only_reads_things", code=checked)
+    assert refused["error"] == "ReadOnlyToken"
+    assert "Nothing was trained yet" in refused["hint"]
+
+
 @pytest.mark.parametrize(
     ("place", "answer", "error", "said"),
     [

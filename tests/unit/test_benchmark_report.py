@@ -82,7 +82,9 @@ def test_it_is_written_from_the_files_of_a_run(tmp_path):
     folder = RunFolder(tmp_path / "model")
     folder.run.mkdir(parents=True)
     folder.write_json(folder.benchmark, {**SCORES, "teacher": None, "retention": None, "generations": []})
-    folder.events.write_text("\n".join(json.dumps({"event": "step", "step": step, "loss": 4.0 / step}) for step in (1, 2, 3)))
+    folder.events.write_text(
+        "\n".join(json.dumps({"event": "step", "step": step, "loss": 4.0 / step}) for step in (1, 2, 3)) + '\n{"event": "st'
+    )
     write_report(folder)
     page = (folder.run / "report.html").read_text(encoding="utf-8")
     assert "<h1>model</h1>" in page
