@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from finetune import registry
-from finetune.benchmark.bootstrap import Interval, Statistic, bootstrap, change, mean_of, mean_per_token, perplexity_of, ratio
+from finetune.benchmark.bootstrap import Statistic, bootstrap, change, mean_of, mean_per_token, perplexity_of, ratio
 from finetune.benchmark.generation import answer_budget, generate_answers
 from finetune.benchmark.imitation import TeacherStates
 from finetune.benchmark.memory import PeakMemory
 from finetune.benchmark.perplexity import AnswerLosses, answer_losses
 from finetune.benchmark.rouge import SETTINGS
-from finetune.errors import BenchmarkError
+from finetune.errors import BenchmarkError, OutOfMemory
 from finetune.events import Reporter
 from finetune.recipe import BenchmarkSpec
 from finetune.runtime import RuntimeOptions
@@ -107,7 +108,7 @@ def benchmark_model(
     values: dict[str, float] = {}
     per_row: dict[str, list[float]] = {}
     losses = made = None
-    with PeakMemory() as peak, _evaluating(model):
+    with PeakMemory() as peak, _measuring(model):
         if of_losses or teacher or as_teacher:
             losses = answer_losses(model, rows, reporter=reporter, stage=stage, teacher=teacher, remember=states)
         if of_texts:
@@ -137,12 +138,14 @@ def benchmark_model(
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Dropout off, also for a model that comes straight from training."""
+def _measuring(model: Any) -> Iterator[None]:
+    """Dropout off, also for a model that comes straight from training; too little memory becomes an error for people."""
     was_training = model.training
     model.eval()
     try:
         yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory("Measuring the model does not fit into memory.", hint="Lower it: --set benchmark.max_new_tokens=32") from error
     finally:
         model.train(was_training)
 
@@ -204,14 +207,19 @@ def intervals(scores: Scores, seed: int) -> dict[str, list[float]]:
 
 
 def retention(student: Scores, teacher: Scores, seed: int) -> dict[str, dict[str, float]]:
-    """The student as a share of its teacher, paired by row: 1 is as good; for perplexity the teacher's is divided by the student's."""
+    """The student as a share of its teacher, paired by row: 1 is as good; for perplexity the teacher's is divided by the student's.
+
+    A share of nothing (a teacher that scores 0) is left out.
+    """
     ours, theirs = student.statistics(), teacher.statistics()
-    found: dict[str, Interval] = {}
+    found: dict[str, dict[str, float]] = {}
     for key in RETAINED:
         if key in ours and key in theirs:
             pair = (theirs[key], ours[key]) if key in LOWER_IS_BETTER else (ours[key], theirs[key])
-            found[key] = bootstrap(ratio(*pair), rows=student.rows, seed=seed)
-    return {key: asdict(interval) for key, interval in found.items()}
+            share = asdict(bootstrap(ratio(*pair), rows=student.rows, seed=seed))
+            if np.isfinite(list(share.values())).all():
+                found[key] = share
+    return found
 
 
 def generations(sides: Mapping[str, Scores]) -> list[dict[str, str]]:

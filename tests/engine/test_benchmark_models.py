@@ -3,11 +3,14 @@
 import json
 import math
 
+import datasets
+import evaluate
 import numpy as np
 import pytest
 import torch
 from letters import gpt2, held_out, llama, parrot, tokenizer
 
+from finetune import registry
 from finetune.benchmark.generation import answer_budget, batches, generate_answers, stop_ids
 from finetune.benchmark.imitation import TeacherStates
 from finetune.benchmark.perplexity import Perplexity, answer_losses
@@ -190,7 +193,7 @@ def test_benchmark_json_holds_plain_scores_intervals_changes_and_texts():
     before, after = (
         benchmark_model(llama(seed=seed, layers=1), made, rows, SPEC, seed=0, teacher=teacher.states, **quiet()) for seed in (2, 3)
     )
-    found = json.loads(json.dumps(benchmark_json(before, after, teacher, seed=0, bytes_on_disk={"after": 123}), allow_nan=True))
+    found = json.loads(json.dumps(benchmark_json(before, after, teacher, seed=0, bytes_on_disk={"after": 123}), allow_nan=False))
     assert found["rows"] == 8
     assert set(found["before"]) == {"rouge1", "rouge2", "rougeL", "perplexity", "kl", "agreement"}
     assert set(found["teacher"]) == {"rouge1", "rouge2", "rougeL", "perplexity"}
@@ -212,6 +215,13 @@ def test_benchmark_json_holds_plain_scores_intervals_changes_and_texts():
         "after": after.texts[0],
         "teacher": teacher.texts[0],
     }
+
+
+def test_a_share_of_a_teacher_that_scores_nothing_is_left_out():
+    made, rows = tokenizer(), held_out(tokenizer(), [(prompt, "zz") for prompt, _ in PAIRS])
+    scores = benchmark_model(parrot(made, ["a"]), made, rows, SPEC, seed=0, **quiet())
+    assert scores.values["rougeL"] == 0
+    assert set(benchmark_json(scores, scores, scores, seed=0)["retention"]) == {"perplexity"}
 
 
 def test_without_a_teacher_there_is_nothing_retained():
@@ -276,3 +286,25 @@ def test_a_model_fresh_from_training_is_measured_without_its_dropout():
     fresh = benchmark_model(model, made, rows, SPEC, seed=0, **quiet())
     assert (fresh.values, fresh.texts) == (calm.values, calm.texts)
     assert model.training
+
+
+class Shouts(evaluate.Metric):
+    """A metric of somebody else's package: knows nothing about this project."""
+
+    def _info(self):
+        features = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
+        return evaluate.MetricInfo(description="", citation="", features=features)
+
+    def _compute(self, predictions, references):
+        return {"length": sum(map(len, predictions)) / len(predictions)}
+
+
+def test_a_metric_from_another_package_is_reported_beside_the_built_in_ones(monkeypatch):
+    monkeypatch.setitem(registry.BUILT_IN["metrics"], "shouts", f"{__name__}:Shouts")
+    spec = BenchmarkSpec(rows=8, metrics=["shouts", "perplexity"], max_new_tokens=12)
+    scores = benchmark_model(llama(seed=3), tokenizer(), held_out(tokenizer(), PAIRS), spec, seed=0, **quiet())
+    assert list(scores.values) == ["length", "perplexity"]
+    assert scores.values["length"] == pytest.approx(np.mean([len(text) for text in scores.texts]))
+    found = benchmark_json(scores, scores, seed=0)
+    assert found["after"]["length"] == scores.values["length"]
+    assert set(found["intervals"]["after"]) == {"perplexity"}  # nothing is known about its rows
