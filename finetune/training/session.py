@@ -74,6 +74,7 @@ def train(
                 raise _out_of_memory(recipe.training) from error
             raise TrainingError(f"Training failed: {str(error).splitlines()[0]}", hint="The details are in run/debug.log.") from error
         seconds = time.perf_counter() - began
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # autocast around forward would go on in the benchmark
     model.eval()
     first, last = (report.losses[:5], report.losses[-5:]) if report.losses else ([math.nan], [math.nan])
     finished = TrainingFinished(
