@@ -17,11 +17,34 @@ from typing import NoReturn
 
 from finetune.errors import BadInput, FinetuneError
 
-DESCRIPTION = (
-    "Fine-tune or distil a language model and see that it got better. Without a command: a few questions, Enter takes each default."
-)
-EPILOG = """Everywhere: --debug shows tracebacks, --no-color turns colours off.
-First steps: `finetune-cli` asks; `finetune-cli --yes` takes every default; both end with the command that repeats the run."""
+HELP = """Fine-tune or distil a language model, and see that it got better.
+
+  finetune-cli                        a few questions; Enter takes each default
+  finetune-cli --yes                  no question, every default: the demo
+
+  finetune-cli run RECIPE             do what a recipe file says
+  finetune-cli plan RECIPE            its rows, tokens, memory, time, disk and problems; trains nothing
+  finetune-cli benchmark OUTPUT_DIR   measure a finished run again
+  finetune-cli chat OUTPUT_DIR        talk to a finished model
+  finetune-cli upload OUTPUT_DIR --repo USER/NAME
+                                      put it on the Hugging Face Hub, private unless --public
+  finetune-cli doctor                 this machine, versions, Hub and sign-in state (never the token)
+
+With --yes, run and plan:
+  --set KEY=VALUE       change a recipe key, e.g. --set training.epochs=1; may be repeated
+  --output-dir DIR      where the model and all records go
+  --json                one JSON object on stdout, everything for people on stderr
+
+Anywhere it makes sense:
+  --device DEVICE       auto (default), cpu, cuda or mps
+  --trust-remote-code   run Python code that comes with a model: only if you trust it
+  --plain               questions as numbered lines, for screen readers and simple terminals
+  --no-color            no colours; NO_COLOR=1 does the same
+  --debug               show where an error came from
+  --version             show the version
+
+`finetune-cli COMMAND --help` says more. Exit codes: 0 done, 1 the work failed, 2 bad input, 130 interrupted with state saved.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,8 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def say(message: str, hint: str | None = None) -> None:
-    """A sentence for people, on stderr."""
+    """A sentence for people, on stderr; the hint may hold a command, so it is left in one piece."""
     sys.stdout.flush()
+    if sys.stderr.isatty():
+        import shutil
+        import textwrap
+
+        message = "\n".join(textwrap.wrap(message, shutil.get_terminal_size().columns - 1, break_long_words=False, break_on_hyphens=False))
     print(message, file=sys.stderr)
     if hint:
         print(hint, file=sys.stderr)
@@ -77,14 +105,13 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """The command line as described in --help."""
-    wide = argparse.RawDescriptionHelpFormatter
-    root = Parser(prog="finetune-cli", description=DESCRIPTION, epilog=EPILOG, formatter_class=wide, allow_abbrev=False)
+    root = Parser(prog="finetune-cli", allow_abbrev=False)
+    root.format_help = lambda: HELP  # type: ignore[method-assign]
     root.set_defaults(command="wizard", parser=root)
-    root.add_argument("--yes", action="store_true", help="ask nothing, take every default")
-    root.add_argument("--plain", action="store_true", help="numbered questions without cursor movement (screen readers, TERM=dumb)")
-    root.add_argument("--version", action="store_true", help="show the version")
+    for flag in ("--yes", "--plain", "--version"):
+        root.add_argument(flag, action="store_true")
     _add_recipe_options(root)
-    commands = root.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
+    commands = root.add_subparsers(metavar="COMMAND", parser_class=Parser)
 
     def command(name: str, help: str) -> Parser:
         made = commands.add_parser(name, help=help, description=help[:1].upper() + help[1:] + ".", allow_abbrev=False)

@@ -61,7 +61,7 @@ def with_defaults(arguments: argparse.Namespace) -> int:
     runtime = _runtime(arguments)
     here = look_around(runtime)
     approach = str(changes.get("approach", "fine-tuning"))
-    print(why(here, approach), file=sys.stderr)
+    print(why(here), file=sys.stderr)
     recipe = Recipe.from_layers(defaults(here, approach, fresh_folder=False), changes)
     return _execute(recipe, runtime, arguments.json)
 

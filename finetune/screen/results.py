@@ -66,7 +66,7 @@ def samples(scores: Mapping[str, Any], width: int) -> RenderableType:
         answers.add_column(style="quiet", no_wrap=True)
         answers.add_column(overflow="fold")
         for side in sides:
-            answers.add_row(side, Text(_clip(row[side], LONGEST_ANSWER), style="good" if side == "after" else ""))
+            answers.add_row(side, _answer(row[side], good=side == "after"))
         parts += [answers, Text("")]
     return block(Group(*parts[:-1]))
 
@@ -109,7 +109,14 @@ def _change(metric: str, change: Mapping[str, Any] | None, *, in_numbers: bool) 
 
 
 def _number(metric: str, value: float) -> str:
-    return f"{value:.3f}" if metric.startswith("rouge") else f"{value:.4g}"
+    if metric.startswith("rouge"):
+        return f"{value:.3f}"
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:,.1f}"
+
+
+def _answer(text: str, *, good: bool) -> Text:
+    shown = _clip(text, LONGEST_ANSWER)
+    return Text(shown, style="good" if good else "") if shown else Text("(nothing)", style="quiet")
 
 
 def _clip(text: str, most: int) -> str:

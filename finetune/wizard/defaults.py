@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.recipe import STARTER
+from finetune.screen.words import size
 from finetune.wizard.here import Here
 
 
@@ -24,18 +25,20 @@ def defaults(here: Here, approach: str, *, fresh_folder: bool = True) -> dict[st
     return {"approach": approach, **chosen, "output_dir": f"./{unused(Path(folder)) if fresh_folder else folder}"}
 
 
-def why(here: Here, approach: str) -> str:
+def why(here: Here) -> str:
     """One line that names the machine and what the defaults make of it."""
     glance = here.glance
-    memory = f"{glance.memory_bytes / 2**30:.0f} GB memory"
-    cores = f"{glance.cores} core{'s' if glance.cores != 1 else ''}"
     if glance.gpu:
-        machine = f"This machine: {glance.gpu}, {glance.gpu_memory_bytes / 2**30:.0f} GB."
+        machine = f"{glance.gpu} with {size(glance.gpu_memory_bytes)}"
     else:
-        machine = f"This machine: {cores}, {memory}, no GPU found."
-    if not here.hub:
-        machine += " huggingface.co does not answer."
-    return f"{machine} {'The defaults are sized for it.' if glance.gpu else 'The defaults take minutes on it.'}"
+        machine = f"{glance.cores} core{'s' if glance.cores != 1 else ''}, {size(glance.memory_bytes)} of memory, no GPU found"
+    hub = "" if here.hub else " huggingface.co does not answer from here."
+    return f"This machine: {machine}.{hub} The defaults are sized to take minutes on it."
+
+
+def learning_rate(method: str) -> float:
+    """A rate that suits a method of fine-tuning: whole models break at rates that adapters need."""
+    return FULL_RATE if method == "full" else ADAPTER_RATE
 
 
 def unused(folder: Path) -> Path:
@@ -45,17 +48,19 @@ def unused(folder: Path) -> Path:
     return free_name(folder) if folder.is_file() or (folder.is_dir() and any(folder.iterdir())) else folder
 
 
+ADAPTER_RATE, FULL_RATE = 1e-3, 5e-5
+
 TUNE_ON_CPU: dict[str, Any] = {
     "model": STARTER,
     "dataset": {"source": "builtin:python-docs", "samples": 450},
-    "training": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3},
+    "training": {"epochs": 1, "batch_size": 8, "learning_rate": ADAPTER_RATE},
     "benchmark": {"rows": 45},
 }
 
 TUNE_ON_GPU: dict[str, Any] = {
     "model": STARTER,
     "dataset": {"source": "builtin:python-docs", "samples": 2000},
-    "training": {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3},
+    "training": {"epochs": 2, "batch_size": 16, "learning_rate": ADAPTER_RATE},
     "benchmark": {"rows": 100},
 }
 

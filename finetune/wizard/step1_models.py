@@ -27,7 +27,7 @@ most of what the teacher knows. Another model must have the teacher's tokenizer.
 def ask(draft: Draft, prompter: Prompter, here: Here) -> Draft:
     """The model; when distilling, the teacher first."""
     prompter.step(1, "Models")
-    prompter.note(why(here, draft["approach"]))
+    prompter.note(why(here))
     if draft["approach"] == "fine-tuning":
         default = get(draft, "model")
         return put(draft, "model", _ask_model(prompter, here, "model", "Model", _offered(here, default), default))

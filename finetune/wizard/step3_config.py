@@ -7,6 +7,7 @@ from pathlib import Path
 from finetune import registry
 from finetune.errors import BadInput
 from finetune.run_folder import RunFolder
+from finetune.wizard.defaults import learning_rate
 from finetune.wizard.draft import Draft, ask_field, get, problem, put
 from finetune.wizard.here import Here
 from finetune.wizard.prompter import Choice, Prompter
@@ -55,7 +56,10 @@ def _method(draft: Draft, prompter: Prompter) -> Draft:
         default=current,
         help="Which weights learn.",
     )
-    return {**draft, "method": {**draft.get("method", {}), "kind": kind} if kind == current else {"kind": kind}}
+    if kind == current:
+        return {**draft, "method": {**draft.get("method", {}), "kind": kind}}
+    draft = {**draft, "method": {"kind": kind}}
+    return put(draft, "training.learning_rate", learning_rate(kind)) if draft["approach"] == "fine-tuning" else draft
 
 
 def _folder_problem(text: str) -> str | None:

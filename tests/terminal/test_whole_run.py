@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from screen import CTRL_C, DOWN, ENTER, ROOT, Terminal
+from screen import CTRL_C, DOWN, ENTER, ROOT, UP, Terminal
 
 RUN_SECONDS = 120
 
@@ -19,13 +19,19 @@ def answer(terminal: Terminal, question: str, *keys: str) -> None:
     terminal.press(*keys, ENTER)
 
 
-def up_to_the_review(terminal: Terminal) -> None:
+def up_to_the_review(terminal: Terminal, method: str = "LoRA") -> None:
     """Pico model, rows.jsonl, and Enter for the rest."""
     answer(terminal, "What would")
-    answer(terminal, "Model", DOWN)
+    answer(terminal, "Model", UP)
     answer(terminal, "Name or folder", "./pico")
     answer(terminal, "Dataset", DOWN)
-    for question in ("Rows to use", "Method", "Output folder", "Epochs", "Batch size", "Learning rate", "Change advanced", "Rows to test"):
+    answer(terminal, "Rows to use")
+    terminal.wait_for("? Method")
+    while f"❯ {method}" not in terminal.text():
+        terminal.press(DOWN)
+        terminal.read(0.3)
+    terminal.press(ENTER)
+    for question in ("Output folder", "Epochs", "Batch size", "Learning rate", "Change advanced", "Rows to test"):
         answer(terminal, question)
     terminal.wait_for("? Ready?", RUN_SECONDS)
 
@@ -97,7 +103,7 @@ def test_a_model_that_is_missing_is_said_at_the_review_and_can_be_changed(workpl
     (workplace / "empty_model").mkdir()
     with Terminal(folder=workplace) as terminal:
         answer(terminal, "What would")
-        answer(terminal, "Model", DOWN)
+        answer(terminal, "Model", UP)
         answer(terminal, "Name or folder", "./empty_model")
         answer(terminal, "Dataset", DOWN)
         for question in (

@@ -207,6 +207,10 @@ def test_temperature_and_alpha_are_held_to_their_ranges() -> None:
     assert (recipe.distillation.temperature, recipe.distillation.alpha) == (3, 0.3)
 
 
+def test_full_training_gets_a_rate_that_does_not_break_a_whole_model() -> None:
+    assert ask(enter_all_the_way(method__kind="full")).training.learning_rate < 1e-4
+
+
 def test_more_rows_to_test_on_hold_more_rows_out() -> None:
     recipe = ask(enter_all_the_way(dataset__samples="200", benchmark__rows=["101", "60"]))
     assert recipe.benchmark.rows == 60
