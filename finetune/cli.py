@@ -23,27 +23,28 @@ HELP = """Fine-tune or distil a language model, and see that it got better.
   finetune-cli --yes                  no question, every default: the demo
 
   finetune-cli run RECIPE             do what a recipe file says
-  finetune-cli plan RECIPE            its rows, tokens, memory, time, disk and problems; trains nothing
+  finetune-cli plan RECIPE            its memory, time, disk and problems
   finetune-cli benchmark OUTPUT_DIR   measure a finished run again
   finetune-cli chat OUTPUT_DIR        talk to a finished model
   finetune-cli upload OUTPUT_DIR --repo USER/NAME
-                                      put it on the Hugging Face Hub, private unless --public
-  finetune-cli doctor                 this machine, versions, Hub and sign-in state (never the token)
+                                      to the Hub, private unless --public
+  finetune-cli doctor                 machine, versions, Hub, sign-in state
 
 With --yes, run and plan:
-  --set KEY=VALUE       change a recipe key, e.g. --set training.epochs=1; may be repeated
+  --set KEY=VALUE       change a recipe key: --set training.epochs=1 --set ...
   --output-dir DIR      where the model and all records go
-  --json                one JSON object on stdout, everything for people on stderr
+  --json                one JSON object on stdout, the rest on stderr
 
 Anywhere it makes sense:
   --device DEVICE       auto (default), cpu, cuda or mps
-  --trust-remote-code   run Python code that comes with a model: only if you trust it
-  --plain               questions as numbered lines, for screen readers and simple terminals
+  --trust-remote-code   run code that comes with a model: only if you trust it
+  --plain               numbered questions, for screen readers
   --no-color            no colours; NO_COLOR=1 does the same
   --debug               show where an error came from
   --version             show the version
 
-`finetune-cli COMMAND --help` says more. Exit codes: 0 done, 1 the work failed, 2 bad input, 130 interrupted with state saved.
+Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted with the work saved.
+`finetune-cli COMMAND --help` says more.
 """
 
 
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def say(message: str, hint: str | None = None) -> None:
     """A sentence for people, on stderr; the hint may hold a command, so it is left in one piece."""
     sys.stdout.flush()
+    message = "".join(letter for letter in message if letter.isprintable() or letter == "\n")  # a file name can hold anything
     if sys.stderr.isatty():
         import shutil
         import textwrap

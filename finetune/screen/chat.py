@@ -14,6 +14,7 @@ from rich.console import Console
 from finetune.runtime import RuntimeOptions
 from finetune.screen.console import no_colour, people
 from finetune.screen.quiet import quiet
+from finetune.screen.words import harmless
 
 PROMPT = "> "
 
@@ -54,6 +55,6 @@ def _typed(console: Console) -> Callable[[], str]:
 
 
 def _write(console: Console, piece: str) -> None:
-    """As it is: a model's words are no markup, and its control characters stay off the terminal."""
-    console.file.write("".join(letter for letter in piece if letter.isprintable() or letter in "\n\t"))
+    """As it is: a model's words are no markup."""
+    console.file.write(harmless(piece))
     console.file.flush()

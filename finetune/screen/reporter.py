@@ -20,7 +20,7 @@ from rich.text import Text
 
 from finetune.events import Event, Notice, Progress, Reporter, StageFinished, StageStarted, TrainingStep
 from finetune.screen.console import people
-from finetune.screen.words import count, duration, size
+from finetune.screen.words import count, duration, harmless, size
 
 REFRESHES_PER_SECOND = 4  # each takes a moment from the training on a small machine
 SECONDS_BETWEEN_LINES = 5.0
@@ -72,7 +72,9 @@ class RichReporter:
             self._facts[event.stage] = event
         elif isinstance(event, Notice) and not self._brief:
             warning = event.level == "warning"
-            self._console.print(Text(f"{self._warning if warning else ' '} {event.text}", style="warning" if warning else "quiet"))
+            self._console.print(
+                Text(f"{self._warning if warning else ' '} {harmless(event.text)}", style="warning" if warning else "quiet")
+            )
 
     def _finished(self, title: str, event: StageFinished) -> RenderableType:
         line = Table.grid(padding=(0, 1), expand=True)
@@ -81,7 +83,7 @@ class RichReporter:
         line.add_column(justify="right", no_wrap=True)
         text = Text(title)
         if event.summary:
-            text.append(f"  {event.summary}", style="quiet")
+            text.append(f"  {harmless(event.summary)}", style="quiet")
         line.add_row(Text(self._done, style="done"), text, Text(_seconds(event.seconds), style="quiet"))
         return line
 
@@ -140,7 +142,7 @@ class PlainReporter:
             self._say("  " + ", ".join(facts(event)))
 
     def _say(self, line: str) -> None:
-        self._console.print(line, soft_wrap=True, markup=False)
+        self._console.print(harmless(line), soft_wrap=True, markup=False)
 
 
 def facts(event: Event) -> list[str]:

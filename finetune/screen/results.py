@@ -16,7 +16,7 @@ from rich.text import Text
 from finetune.recipe import Recipe
 from finetune.run_folder import free_name
 from finetune.screen.tables import block
-from finetune.screen.words import command_name
+from finetune.screen.words import command_name, harmless
 
 if TYPE_CHECKING:
     from finetune.finetuner import RunResult
@@ -120,5 +120,5 @@ def _answer(text: str, *, good: bool) -> Text:
 
 
 def _clip(text: str, most: int) -> str:
-    words = " ".join(text.split())
+    words = " ".join(harmless(text).split())
     return words if len(words) <= most else words[: most - 1] + "…"

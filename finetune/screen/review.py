@@ -13,7 +13,7 @@ from rich.text import Text
 from finetune import registry
 from finetune.recipe import Recipe, StudentSpec
 from finetune.screen.tables import block, pairs
-from finetune.screen.words import about, count, size
+from finetune.screen.words import about, count, harmless, size
 
 if TYPE_CHECKING:
     from finetune.training.plan import Plan
@@ -36,7 +36,7 @@ def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
         facts += [("Model", str(recipe.model))]
     facts += [
         ("Method", f"{method}: {count(plan.trainable_parameters)} of {count(plan.parameters)} parameters learn ({share})"),
-        ("Data", f"{recipe.dataset.source}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"),
+        ("Data", f"{harmless(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"),
         ("Training", f"{plan.steps} steps: {training.epochs:g} x {count(plan.rows)} rows, {training.batch_size} a step"),
         ("Benchmark", _benchmark(min(recipe.benchmark.rows, plan.held_out_rows))),
         ("Memory", _against(plan.memory_total, plan.free_memory)),

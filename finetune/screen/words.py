@@ -41,6 +41,11 @@ def about(seconds: float) -> str:
     return f"about {seconds / 3600:.1f} hours"
 
 
+def harmless(text: str) -> str:
+    """Text of models, data and strangers without anything that would steer the terminal."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
+
+
 def command_name() -> str:
     """What the person typed to start us, to be typed again."""
     started = Path(sys.argv[0])

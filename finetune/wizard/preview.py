@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from finetune.errors import DatasetError
 from finetune.events import Recorder
 from finetune.recipe import DatasetSpec
+from finetune.screen.words import harmless
 from finetune.wizard import warm
 from finetune.wizard.prompter import Fragments
 
@@ -38,10 +39,10 @@ def look(spec: DatasetSpec, runtime: RuntimeOptions) -> Preview | DatasetError:
 
 def fragments(seen: Preview) -> Fragments:
     """Columns, format and one example."""
-    ignored = f" · not used: {', '.join(seen.ignored_columns)}" if seen.ignored_columns else ""
+    ignored = f" · not used: {harmless(', '.join(seen.ignored_columns))}" if seen.ignored_columns else ""
     lines: Fragments = [
         ("class:quiet", "Columns: "),
-        ("", ", ".join(seen.used_columns)),
+        ("", harmless(", ".join(seen.used_columns))),
         ("class:quiet", f" · read as {READ_AS.get(seen.format or '', seen.format)}{ignored}\n"),
     ]
     lines += [("class:quiet", f"{note}\n") for note in seen.notes]
@@ -62,7 +63,7 @@ def fragments(seen: Preview) -> Fragments:
 
 
 def _shortened(text: str, most: int) -> list[str]:
-    lines = [line.expandtabs(4) for line in text.splitlines() if line.strip()]
+    lines = [line.expandtabs(4) for line in harmless(text).splitlines() if line.strip()]
     if len(lines) > most:
         lines = [*lines[: most - 1], f"… {len(lines) - most + 1} more lines"]
     return [line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…" for line in lines]

@@ -1,0 +1,216 @@
+"""What is drawn: progress, results, review; and that nothing a stranger wrote can steer the terminal."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from finetune.events import Notice, Progress, StageFinished, StageStarted, TrainingStep
+from finetune.recipe import Recipe
+from finetune.screen.console import THEME
+from finetune.screen.reporter import PlainReporter, RichReporter
+from finetune.screen.results import next_steps, samples, scores_table
+from finetune.screen.review import review
+from finetune.screen.words import about, count, duration, harmless, size
+
+ROOT = Path(__file__).parents[2]
+STEP = TrainingStep(
+    step=31, total_steps=51, epoch=0.6, loss=1.9321, learning_rate=1e-3, tokens_per_second=212.4, memory_bytes=3 * 2**30, seconds_left=84
+)
+SCORES: dict[str, Any] = {
+    "rows": 45,
+    "before": {"perplexity": 23.4, "rougeL": 0.165, "rouge2": 0.05},
+    "after": {"perplexity": 9.13, "rougeL": 0.37, "rouge2": 0.06},
+    "teacher": None,
+    "intervals": {
+        "before": {"perplexity": [20.0, 27.0], "rougeL": [0.14, 0.19], "rouge2": [0.03, 0.07]},
+        "after": {"perplexity": [8.0, 10.4], "rougeL": [0.32, 0.42], "rouge2": [0.03, 0.09]},
+    },
+    "change": {
+        "perplexity": {"difference": -14.27, "low": -17, "high": -11, "verdict": "better"},
+        "rougeL": {"difference": 0.205, "low": 0.16, "high": 0.25, "verdict": "better"},
+        "rouge2": {"difference": 0.01, "low": -0.02, "high": 0.04, "verdict": "no evidence"},
+    },
+    "generations": [
+        {"prompt": f"question {at}", "reference": f"right {at}", "before": "wrong\x1b[2Jscreen", "after": f"good {at}"} for at in range(9)
+    ],
+}
+
+
+def drawn(picture: RenderableType, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width, theme=THEME, force_terminal=False)
+    console.print(picture)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def screen(width: int = 80) -> Console:
+    return Console(file=io.StringIO(), width=width, theme=THEME, force_terminal=True, color_system=None, highlight=False)
+
+
+def written(console: Console) -> str:
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (size(3 * 2**30), "3.0 GB"),
+        (size(5 * 2**20), "5 MB"),
+        (count(134515008), "134.5M"),
+        (count(405), "405"),
+        (count(61234), "61k"),
+        (duration(84), "1:24"),
+        (duration(8), "0:08"),
+        (duration(7385), "2:03:05"),
+        (duration(float("inf")), "-:--"),
+        (about(290), "about 5 minutes"),
+        (about(42), "about 40 seconds"),
+        (about(9000), "about 2.5 hours"),
+    ],
+)
+def test_numbers_are_said_as_people_say_them(value: str, shown: str) -> None:
+    assert value == shown
+
+
+@pytest.mark.parametrize(("width", "there", "gone"), [(120, "3.0 GB", "\n\n"), (80, "tokens/s", "━"), (40, "1:24 left", "tokens/s")])
+def test_the_live_line_says_the_most_important_things_first(width: int, there: str, gone: str) -> None:
+    reporter = RichReporter(screen(width))
+    reporter.report(StageStarted("training", "Training"))
+    reporter.report(STEP)
+    line = drawn(reporter.live.get_renderable(), width)
+    assert "61 %" in line
+    assert there in line
+    assert gone not in line
+    assert all(len(part) <= width for part in line.splitlines())
+
+
+def test_a_finished_stage_is_one_line_with_its_seconds() -> None:
+    console = screen()
+    reporter = RichReporter(console)
+    reporter.report(StageStarted("data", "Preparing the data"))
+    reporter.report(Progress("data", 9, 45, "rows"))
+    reporter.report(StageFinished("data", 3.04, "405 rows"))
+    lines = written(console).splitlines()
+    assert len(lines) == 1
+    assert "Preparing the data  405 rows" in lines[0]
+    assert lines[0].rstrip().endswith("3.0 s")
+
+
+def test_without_a_terminal_steps_are_said_every_few_seconds_only() -> None:
+    console = Console(file=io.StringIO(), width=80, theme=THEME)
+    reporter = PlainReporter(console)
+    reporter.report(StageStarted("training", "Training"))
+    for _ in range(100):
+        reporter.report(STEP)
+    reporter.report(Notice("Careful.", level="warning"))
+    reporter.report(StageFinished("training", 75.0, "loss 3 -> 1"))
+    assert written(console).splitlines() == ["Training ...", "Warning: Careful.", "Training: loss 3 -> 1 (1:15)"]
+
+
+def test_scores_have_intervals_and_a_verdict_that_admits_what_is_not_known() -> None:
+    text = drawn(scores_table(SCORES, 80))
+    assert "0.165 [0.140, 0.190]" in text
+    assert "+0.205 better" in text
+    assert "+0.010 no evidence" in text
+    assert text.index("ROUGE-L") < text.index("Perplexity")
+
+
+def test_scores_fit_forty_columns() -> None:
+    text = drawn(scores_table(SCORES, 40), 40)
+    assert "…" not in text
+    assert "no evidence" in text
+
+
+def test_three_samples_show_reference_before_and_after() -> None:
+    text = drawn(samples(SCORES, 80))
+    assert text.count("reference") == 3
+    assert "right 0" in text
+    assert "good 0" in text
+
+
+def test_a_models_words_cannot_steer_the_terminal() -> None:
+    assert "\x1b" not in drawn(samples(SCORES, 80))
+    assert harmless("a\x1b[2Jb\x9b\r\nc") == "a?[2Jb??\nc"
+    console = screen()
+    RichReporter(console).report(Notice("a file called \x1b]0;evil\x07"))
+    assert "\x1b]" not in written(console)
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_commands_are_never_cut_into_lines(width: int) -> None:
+    text = next_steps(Path("finetuned_model"), width, upload=True).plain  # type: ignore[union-attr]
+    assert any(line.strip().endswith("run finetuned_model/run/recipe.yaml --output-dir finetuned_model-2") for line in text.splitlines())
+
+
+@dataclass
+class Figures:
+    """The fields of a plan that the review reads."""
+
+    rows: int = 405
+    held_out_rows: int = 45
+    tokens: int = 61_000
+    steps: int = 51
+    parameters: int = 139_400_000
+    trainable_parameters: int = 4_884_480
+    memory_total: int = 3 * 2**30
+    free_memory: int = 12 * 2**30
+    seconds: float = 290
+    disk_bytes: int = 130 * 2**20
+    free_disk: int = 10**11
+    problems: list[str] = field(default_factory=list)
+
+
+def test_the_review_sets_memory_against_what_is_free() -> None:
+    text = drawn(review(Recipe.from_layers({}), Figures()))  # type: ignore[arg-type]
+    for fact in ("3.0 GB of 12.0 GB free", "51 steps", "about 5 minutes", "45 held-out rows", "nothing leaves this machine", "3.5 %"):
+        assert fact in text
+    assert "does not fit" not in text
+
+
+def test_the_review_says_what_does_not_fit() -> None:
+    text = drawn(review(Recipe.from_layers({}), Figures(memory_total=30 * 2**30, problems=["Too much."])))  # type: ignore[arg-type]
+    assert "does not fit" in text
+    assert "Too much." in text
+
+
+QUIET = """
+import os, sys, warnings
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from finetune.screen.console import people
+from finetune.screen.quiet import quiet
+folder = Path({folder!r}) / "run"
+console = people()
+try:
+    with quiet(folder / "debug.log"):
+        print("python noise")
+        os.system("echo noise of C code")
+        warnings.warn("a warning")
+        console.print("for people")
+        if {began}:
+            (folder / "recipe.yaml").write_text("")
+        raise ValueError("the cause")
+except ValueError:
+    print("after")
+"""
+
+
+@pytest.mark.parametrize("began", [True, False])
+def test_noise_goes_to_the_log_and_words_for_people_do_not(began: bool, tmp_path: Path) -> None:
+    code = QUIET.format(root=str(ROOT), folder=str(tmp_path / "out"), began=began)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split("\n") == ["for people", "after", ""]
+    assert done.stderr == ""
+    if began:
+        log = (tmp_path / "out" / "run" / "debug.log").read_text()
+        for noise in ("python noise", "noise of C code", "a warning", "the cause"):
+            assert noise in log
+    else:
+        assert not (tmp_path / "out").exists(), "a run that never began leaves nothing"
