@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune import registry
-from finetune.errors import Interrupted
-from finetune.events import DataPrepared, Fanout, JsonLines, ModelReady, Notice, Recorder, Reporter, StageFinished, StageStarted
-from finetune.recipe import Recipe
+from finetune.errors import HardwareError, Interrupted, RecipeError
+from finetune.events import BenchmarkFinished, DataPrepared, Fanout, JsonLines, Notice, Recorder, Reporter, StageFinished, StageStarted
+from finetune.recipe import Recipe, StudentSpec
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
 
@@ -45,25 +45,37 @@ class LLMFineTuner:
     """One run of one recipe; attributes fill up as its stages go by."""
 
     def __init__(
-        self, recipe: Recipe | Mapping[str, Any] | None = None, *, reporter: Reporter | None = None, runtime: RuntimeOptions | None = None
-    ):
+        self,
+        recipe: Recipe | Mapping[str, Any] | None = None,
+        *,
+        reporter: Reporter | None = None,
+        runtime: RuntimeOptions | None = None,
+    ) -> None:
         self.recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_layers(recipe or {})
         self.runtime = runtime or RuntimeOptions()
         self.reporter = Fanout(reporter or Recorder())
         self.folder = RunFolder(self.recipe.output_dir)
         self.model: Any = None
+        self.teacher: Any = None
         self.outcome: Outcome | None = None
         self.before: Scores | None = None
+        self.taught: Scores | None = None
 
     @classmethod
     def of_run(cls, output_dir: str | Path, *, reporter: Reporter | None = None, runtime: RuntimeOptions | None = None) -> LLMFineTuner:
-        """The tuner of a finished run, with the model it left; raises BadInput if there is none."""
+        """The tuner of a finished run; raises BadInput if there is none."""
         folder = RunFolder.of(output_dir)
-        tuner = cls(Recipe.load(folder.recipe, layers=({"output_dir": str(folder.output_dir)},)), reporter=reporter, runtime=runtime)
-        tuner.load_result()
-        return tuner
+        return cls(Recipe.load(folder.recipe, layers=({"output_dir": str(folder.output_dir)},)), reporter=reporter, runtime=runtime)
 
     # What the stages stand on; each is found when it is first needed.
+
+    @property
+    def distils(self) -> bool:
+        return self.recipe.approach == "distillation"
+
+    @property
+    def student_is_made(self) -> bool:
+        return isinstance(self.recipe.model, StudentSpec)
 
     @cached_property
     def machine(self) -> Machine:
@@ -77,13 +89,16 @@ class LLMFineTuner:
 
     @cached_property
     def located(self) -> LocatedModel:
-        """The base model on this disk; fetched if it must be."""
-        from finetune.models.sources import locate
+        """The model that is trained, on this disk (for a student made from its teacher: the teacher); fetched if it must be."""
+        if self.student_is_made:
+            return self.teacher_located
+        return self._locate("model", str(self.recipe.model), self.method.load_in(self.recipe.method))
 
-        with self._stage("model", "Finding the model") as done:
-            found = locate(str(self.recipe.model), self.runtime, self.reporter, load_in=self.method.load_in(self.recipe.method))
-            done(found.name)
-        return found
+    @cached_property
+    def teacher_located(self) -> LocatedModel:
+        if self.recipe.teacher is None:
+            raise RecipeError("A distillation needs a teacher.", hint="--set teacher=MODEL")
+        return self._locate("teacher", self.recipe.teacher.source, self.recipe.teacher.load_in)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -99,8 +114,6 @@ class LLMFineTuner:
 
     def check(self) -> None:
         """Find everything that can be found before the long work; raises the error that says what to change."""
-        from finetune.errors import HardwareError
-
         self.folder.check_free()
         for problem in self.method.check(self.recipe.method, self.machine.device):
             raise HardwareError(problem)
@@ -108,49 +121,58 @@ class LLMFineTuner:
             from finetune.hub.upload import check_upload
 
             check_upload(self.recipe.upload)
+        if self.distils and not self.student_is_made and self.located.pinned == self.teacher_located.pinned:
+            raise RecipeError(
+                f"Teacher and student are the same model, {self.located.name}.",
+                hint="Make a smaller one from it: --set model.from_teacher.layers=0.67",
+            )
         _ = self.located
 
     def plan(self) -> Plan:
         """What the run will cost; prepares the data, trains nothing, writes nothing into the output folder."""
-        from finetune.models.facts import describe
-        from finetune.models.machine import free_disk
-        from finetune.training.plan import estimate
-        from finetune.training.shape import trainable_parameters
+        from finetune.planning import plan
 
-        facts = describe(self.located)
-        trainable = trainable_parameters(self.located, self.method, self.recipe.method)
-        room = free_disk(self.folder.output_dir)
-        return estimate(self.recipe, facts, self.data.report, self.machine, trainable=trainable, free_disk=room)
+        return plan(self)
 
     def prepare_data(self) -> PreparedData:
         """Read, split and tokenise; the report goes to run/data_report.json once the run has a folder."""
         from finetune.data.prepare import prepare_data
 
         tokenizer = self.tokenizer
-        with self._stage("data", "Preparing the data") as done:
-            prepared = prepare_data(self.recipe.dataset, tokenizer, seed=self.recipe.seed, runtime=self.runtime, reporter=self.reporter)
-            report = prepared.report
-            done(f"{report.train:,} rows to train on, {report.held_out:,} held out")
+        with self.stage("data", "Preparing the data") as done:
+            prepared = prepare_data(
+                self.recipe.dataset,
+                tokenizer,
+                seed=self.recipe.seed,
+                supervise=self.recipe.distillation.supervise if self.distils else "answers",
+                runtime=self.runtime,
+                reporter=self.reporter,
+            )
+            done(f"{prepared.report.train:,} rows to train on, {prepared.report.held_out:,} held out")
         return prepared
 
     def load_model(self) -> Any:
-        """The base model in memory, measured on the held-out rows, with the method attached."""
+        """The model that will be trained: in memory, measured on the held-out rows, with the method attached."""
         if self.model is None:
-            from finetune.methods.base import MethodContext
-            from finetune.models.load import load_model
-            from finetune.training.session import trainable
-            from finetune.training.steps import steps_of
+            from finetune.preparation import load_base, load_student
 
-            with self._stage("load", "Loading the model"):
-                model = load_model(self.located, self.machine, load_in=self.method.load_in(self.recipe.method))
-            self.before = self._base_scores(model)
-            steps = steps_of(self.recipe.training, len(self.data.train))
-            self.model = self.method.attach(model, self.recipe.method, MethodContext(total_steps=steps, seed=self.recipe.seed))
-            parameters = sum(parameter.numel() for parameter in self.model.parameters())
-            self.reporter.report(
-                ModelReady("model", self.located.name, parameters, trainable(self.model), self.machine.dtype, self.machine.device)
-            )
+            self.model = load_student(self) if self.distils else load_base(self)
         return self.model
+
+    def load_teacher_model(self, name: str | None = None) -> Any:
+        """The teacher in memory: the recipe's, or the model called `name`, which then becomes the recipe's."""
+        from finetune.models.load import load_model
+
+        if name is not None:
+            self.recipe = self.recipe.with_changes({"teacher": name})
+            self.__dict__.pop("teacher_located", None)
+            self.teacher = None
+        if self.teacher is None:
+            located = self.teacher_located
+            load_in = self.recipe.teacher.load_in if self.recipe.teacher else None
+            with self.stage("load", "Loading the teacher"):
+                self.teacher = load_model(located, self.machine, load_in=load_in)
+        return self.teacher
 
     def train(self) -> Outcome:
         """Train and save the result into the output folder; raises Interrupted, with what was saved, if a person stopped it."""
@@ -158,17 +180,14 @@ class LLMFineTuner:
 
         self.begin()
         model = self.load_model()
-        with self._stage("training", "Training") as done:
-            callbacks = self.method.callbacks(model, self.recipe.method)
+        options: dict[str, Any] = {"callbacks": self.method.callbacks(model, self.recipe.method)}
+        if self.distils:
+            from finetune.preparation import lesson
+
+            options["make_trainer"] = lesson(self).trainer
+        with self.stage("training", "Training") as done:
             self.outcome = train(
-                model,
-                self.tokenizer,
-                self.data.train,
-                self.recipe,
-                self.machine,
-                self.reporter,
-                folder=self.folder.checkpoints,
-                callbacks=callbacks,
+                model, self.tokenizer, self.data.train, self.recipe, self.machine, self.reporter, folder=self.folder.checkpoints, **options
             )
             self.save()
             finished = self.outcome.finished
@@ -182,32 +201,30 @@ class LLMFineTuner:
             )
         return self.outcome
 
-    def benchmark(self) -> dict[str, Any]:
-        """Score the result on the held-out rows beside the base model's scores; writes run/benchmark.json and the model card."""
-        from finetune.benchmark.run import benchmark_json, benchmark_model
-        from finetune.events import BenchmarkFinished
-        from finetune.hub.card import write_card
+    def train_distillation(self, **changes: Any) -> Outcome:
+        """Train the student on its teacher; keywords change the recipe first: temperature, alpha, objective, cache, epochs, ..."""
+        from finetune.recipe import DistillationSpec
 
-        before = self.before or self._base_scores(None)
-        with self._stage("after", "Measuring the new model"):
-            after = benchmark_model(
-                self.model,
-                self.tokenizer,
-                self.data.held_out,
-                self.recipe.benchmark,
-                seed=self.recipe.seed,
-                reporter=self.reporter,
-                stage="after",
-            )
-        scores = benchmark_json(before, after, seed=self.recipe.seed)
+        ours = {name: value for name, value in changes.items() if name in DistillationSpec.model_fields}
+        others = {name: value for name, value in changes.items() if name not in ours}
+        self.recipe = self.recipe.with_changes({"approach": "distillation", "distillation": ours, "training": others})
+        return self.train()
+
+    def benchmark(self) -> dict[str, Any]:
+        """Score the result on the held-out rows beside what it came from; writes run/benchmark.json, the report page and the card."""
+        from finetune.benchmark.report import write_report
+        from finetune.hub.card import write_card
+        from finetune.preparation import final_scores
+
+        scores = final_scores(self)
         self.folder.write_json(self.folder.benchmark, scores)
-        write_card(self.folder)
         self.reporter.report(BenchmarkFinished(scores))
+        write_card(self.folder)
+        write_report(self.folder)
         return scores
 
     def upload(self) -> None:
         """Publish the output folder as `recipe.upload` says."""
-        from finetune.errors import RecipeError
         from finetune.hub.upload import upload_folder
 
         if self.recipe.upload is None:
@@ -216,7 +233,6 @@ class LLMFineTuner:
 
     def run(self) -> RunResult:
         """All stages in order."""
-        self.check()
         outcome = self.train()
         scores = self.benchmark()
         if self.recipe.upload:
@@ -233,7 +249,9 @@ class LLMFineTuner:
         self.folder = RunFolder.create(self.recipe.output_dir)
         self.reporter.reporters.append(JsonLines(self.folder.events))
         report = self.data.report
-        pinned: dict[str, Any] = {"model": self.located.pinned}
+        pinned: dict[str, Any] = {} if self.student_is_made else {"model": self.located.pinned}
+        if self.distils:
+            pinned["teacher"] = {"source": self.teacher_located.pinned}
         if report.pinned_source:
             pinned["dataset"] = {"source": report.pinned_source}
         self.recipe = self.recipe.with_changes(pinned)
@@ -246,43 +264,24 @@ class LLMFineTuner:
 
     def save(self) -> None:
         """The trained weights (an adapter, or the whole model) and the tokenizer."""
+        from finetune.models.machine import torch_dtype
+
+        if not hasattr(self.model, "peft_config"):
+            # Training kept float32; what is saved, and measured afterwards, is what the machine runs.
+            self.model.to(torch_dtype(self.machine))
         self.model.save_pretrained(self.folder.output_dir)
         self.tokenizer.save_pretrained(self.folder.output_dir)
 
-    def load_result(self) -> None:
-        """The model that a finished run left in its folder."""
-        from finetune.models.load import load_model
+    def _locate(self, role: str, text: str, load_in: str | None) -> LocatedModel:
         from finetune.models.sources import locate
 
-        result = locate(str(self.folder.output_dir), self.runtime, self.reporter)
-        with self._stage("load", "Loading the model"):
-            self.model = load_model(result, self.machine, merge=False)
-
-    def _base_scores(self, model: Any) -> Scores:
-        """The base model's scores: kept from an earlier run on the same rows, or measured now."""
-        from finetune.benchmark.run import base_key, benchmark_model, load_base_scores, save_base_scores
-
-        load_in = self.method.load_in(self.recipe.method)
-        spec = self.recipe.benchmark
-        dtype = f"{self.machine.device} {self.machine.dtype} {load_in}"
-        key = base_key(self.located.pinned, self.data.fingerprint, spec, seed=self.recipe.seed, dtype=dtype)
-        kept = load_base_scores(self.runtime, key)
-        if kept is not None:
-            self.reporter.report(Notice("The base model's scores are known from an earlier run on the same rows."))
-            return kept
-        with self._stage("before", "Measuring the base model"):
-            if model is None:
-                from finetune.models.load import load_model
-
-                model = load_model(self.located, self.machine, load_in=load_in)
-            scores = benchmark_model(
-                model, self.tokenizer, self.data.held_out, spec, seed=self.recipe.seed, reporter=self.reporter, stage="before"
-            )
-        save_base_scores(self.runtime, key, scores)
-        return scores
+        with self.stage("model", f"Finding the {role}") as done:
+            found = locate(text, self.runtime, self.reporter, load_in=load_in)
+            done(found.name)
+        return found
 
     @contextmanager
-    def _stage(self, stage: str, title: str) -> Iterator[Any]:
+    def stage(self, stage: str, title: str) -> Iterator[Any]:
         """Report a stage's begin and end; the yielded function takes its one-line summary."""
         summary = ""
 

@@ -52,27 +52,40 @@ class Plan:
         return asdict(self)
 
 
-def estimate(recipe: Recipe, facts: ModelFacts, report: DataReport, machine: Machine, *, trainable: int, free_disk: int) -> Plan:
-    """The plan of a fine-tuning run over data that is already tokenised."""
+def estimate(
+    recipe: Recipe,
+    facts: ModelFacts,
+    report: DataReport,
+    machine: Machine,
+    *,
+    parameters: int,
+    layers: int,
+    trainable: int,
+    teacher: ModelFacts | None,
+    free_disk: int,
+) -> Plan:
+    """The plan of a run over data that is already tokenised; `parameters` and `layers` are those of the model that trains."""
     spec = recipe.training
-    full = trainable >= facts.parameters // 4
-    width = 4 if machine.dtype == "float32" or full else 2
-    longest = int(report.length.get("p99", 0))
-    batch_tokens = spec.batch_size * longest
+    full = trainable >= parameters // 4
+    narrow = 4 if machine.dtype == "float32" else 2
+    batch_tokens = spec.batch_size * int(report.length.get("p99", 0))
     kept = CHECKPOINTED if spec.activation_checkpointing is True else ACTIVATIONS["full" if full else "lora"]
-    activation_width = 4 if machine.dtype == "float32" else 2
     parts: dict[str, float] = {
         "libraries": LIBRARIES if machine.device == "cpu" else 0,
-        "weights": facts.parameters * width,
+        "weights": parameters * (4 if full else narrow),
         "gradients": trainable * 4,
         "optimizer": trainable * 8,
-        "activations": batch_tokens * facts.layers * facts.hidden * kept * activation_width,
+        "activations": batch_tokens * layers * facts.hidden * kept * narrow,
         "loss": LOSS,
     }
+    cache = 0
+    if teacher is not None:
+        parts["teacher"] = teacher.parameters * narrow
+        cache = report.supervised_tokens * teacher.hidden * narrow if recipe.distillation.cache != "none" else 0
     memory = {part: int(size) for part, size in parts.items()}
     total = sum(memory.values())
     free = machine.gpu_memory_bytes if machine.device == "cuda" else machine.free_memory_bytes
-    disk = (facts.parameters if full else trainable) * 4 + 20 * 2**20
+    disk = (parameters if full else trainable) * (narrow if full else 4) + cache + 20 * 2**20
     problems = []
     if total > free:
         half = max(1, spec.batch_size // 2)
@@ -90,12 +103,12 @@ def estimate(recipe: Recipe, facts: ModelFacts, report: DataReport, machine: Mac
         tokens=report.train_tokens,
         supervised_tokens=report.supervised_tokens,
         steps=steps_of(spec, report.train_sequences),
-        parameters=facts.parameters + (0 if full else trainable),
+        parameters=parameters,
         trainable_parameters=trainable,
         memory=memory,
         memory_total=total,
         free_memory=free,
-        seconds=_seconds(recipe, facts, report, machine, full),
+        seconds=_seconds(recipe, facts, report, machine, parameters - trainable * (not full), full, teacher),
         disk_bytes=disk,
         free_disk=free_disk,
         device=machine.device,
@@ -104,15 +117,16 @@ def estimate(recipe: Recipe, facts: ModelFacts, report: DataReport, machine: Mac
     )
 
 
-def _seconds(recipe: Recipe, facts: ModelFacts, report: DataReport, machine: Machine, full: bool) -> float:
-    """Matrix products of training over their rate, and the answers of two benchmarks."""
+def _seconds(
+    recipe: Recipe, facts: ModelFacts, report: DataReport, machine: Machine, parameters: int, full: bool, teacher: ModelFacts | None
+) -> float:
+    """Matrix products of training over their rate, and the answers of two benchmarks (three with a teacher)."""
     embeddings = facts.vocabulary * facts.hidden
-    body = max(facts.parameters - embeddings, 0)
     # Two floating-point operations a weight forward, two for the inputs' gradient, two more where the weight itself learns.
-    per_token = (6 if full else 4) * body + (2 * body if recipe.training.activation_checkpointing is True else 0)
-    per_label = (6 if full else 4) * embeddings
-    work = recipe.training.epochs * (report.train_tokens * per_token + report.supervised_tokens * per_label)
+    per_token = (6 if full else 4) + (2 if recipe.training.activation_checkpointing is True else 0)
+    training = report.train_tokens * per_token * max(parameters - embeddings, 0) + report.supervised_tokens * 4 * embeddings
+    asking = 2 * teacher.parameters * report.train_tokens if teacher else 0
     rate = machine.gflops[machine.dtype] * 1e9 * EFFICIENCY[machine.device]
-    rows = min(recipe.benchmark.rows, report.held_out)
-    answers = 2 * rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if machine.device == "cpu" else 20)
-    return work / rate + answers + 10
+    rows = min(recipe.benchmark.rows, report.held_out) * (3 if teacher else 2)
+    answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if machine.device == "cpu" else 20)
+    return (recipe.training.epochs * training + asking) / rate + answers + 10

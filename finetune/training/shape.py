@@ -8,8 +8,11 @@ from finetune.methods.base import MethodContext
 from finetune.models.sources import LocatedModel
 
 
-def trainable_parameters(located: LocatedModel, method: Any, spec: Any) -> int:
-    """Attach the method to a model without weights (torch's meta device) and count."""
+def trainable_parameters(located: LocatedModel, method: Any, spec: Any, *, layers: int | None = None) -> tuple[int, int]:
+    """Trainable and all parameters; `layers` for a student that keeps only so many of the model's.
+
+    The method is attached to a model without weights (torch's meta device).
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -17,7 +20,13 @@ def trainable_parameters(located: LocatedModel, method: Any, spec: Any) -> int:
     while home.base is not None:
         home = home.base
     config = AutoConfig.from_pretrained(home.folder, trust_remote_code=home.remote_code, local_files_only=True)
+    if layers is not None:
+        text = config.get_text_config()
+        text.num_hidden_layers = layers
+        if isinstance(getattr(text, "layer_types", None), list):
+            text.layer_types = text.layer_types[:layers]
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=home.remote_code)
-        model = method.attach(model, spec, MethodContext(total_steps=1))
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        model = method.attach(model, spec, MethodContext(total_steps=1, student_is_made=layers is not None))
+    parameters = list(model.parameters())
+    return sum(parameter.numel() for parameter in parameters if parameter.requires_grad), sum(parameter.numel() for parameter in parameters)

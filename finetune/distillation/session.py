@@ -1,0 +1,90 @@
+"""From two models to what a distillation trains on: the doctor's checks, the teacher asked once, a trainer that listens.
+
+lesson = prepare_lesson(recipe, student, teacher, data, tokenizer, teacher_tokenizer, "gpt2-medium@abc", runtime, reporter)
+train(student, tokenizer, data.train, recipe, machine, reporter, folder=folder, make_trainer=lesson.trainer)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.data.prepare import PreparedData
+from finetune.distillation.cache import TeacherCache, model_identity
+from finetune.distillation.choice import choose_cache
+from finetune.distillation.doctor import examine, stop_on_problem
+from finetune.distillation.teaching import build_cache, cache_key, supervised_counts
+from finetune.distillation.trainer import DistillationTrainer
+from finetune.distillation.vocabulary import shared_vocabulary
+from finetune.events import Notice, Reporter
+from finetune.recipe import DistillationSpec, Recipe
+from finetune.runtime import RuntimeOptions
+from finetune.training.head import head_of
+
+
+@dataclass
+class Lesson:
+    """What the student learns from: a cache, or the teacher itself where there is none."""
+
+    spec: DistillationSpec
+    teacher: Any
+    cache: TeacherCache | None
+    reason: str
+    teacher_tokenizer: Any
+
+    def trainer(self, **arguments: Any) -> DistillationTrainer:
+        """A trainer for these arguments of a Trainer."""
+        return DistillationTrainer(
+            teacher_model=self.teacher,
+            teacher_tokenizer=self.teacher_tokenizer,
+            cache=self.cache,
+            temperature=self.spec.temperature,
+            alpha=self.spec.alpha,
+            objective=self.spec.objective,
+            **arguments,
+        )
+
+
+def prepare_lesson(
+    recipe: Recipe,
+    student: Any,
+    teacher: Any,
+    data: PreparedData,
+    tokenizer: Any,
+    teacher_tokenizer: Any,
+    teacher_name: str,
+    runtime: RuntimeOptions,
+    reporter: Reporter,
+) -> Lesson:
+    """Examine both models, then ask the teacher about every row and write its answers down, if they fit on the disk.
+
+    With a cache the lesson does not hold the teacher: whoever loaded it may let it go. Raises what the doctor finds.
+    """
+    spec = recipe.distillation
+    findings = examine(student, teacher, data.train, data.held_out, tokenizer=tokenizer, teacher_tokenizer=teacher_tokenizer)
+    for finding in findings:
+        if finding.level == "warning":
+            reporter.report(Notice(f"{finding.text} {finding.hint or ''}".strip(), "warning"))
+    stop_on_problem(findings)
+    ours, theirs = head_of(student), head_of(teacher)
+    tokens = sum(supervised_counts(data.train))
+    folder = runtime.cache_dir / "teachers"
+    choice = choose_cache(spec.cache, tokens=tokens, student_head=ours, teacher_head=theirs, objective=spec.objective, folder=folder)
+    if choice.kind == "none":
+        return Lesson(spec, teacher, None, choice.reason, teacher_tokenizer)
+    of_gradient: dict[str, Any] = {"student_head": ours, "temperature": spec.temperature} if choice.kind == "gradient" else {}
+    vocabulary = shared_vocabulary(ours.vocabulary, theirs.vocabulary, tokenizer, teacher_tokenizer)
+    identity = model_identity(teacher, teacher_name)
+    key = cache_key(choice.kind, identity, data.train, vocabulary=vocabulary, **of_gradient)
+    cache = build_cache(
+        choice.kind,
+        teacher,
+        data.train,
+        Path(folder) / key.digest(),
+        vocabulary=vocabulary,
+        teacher_identity=identity,
+        reporter=reporter,
+        **of_gradient,
+    )
+    return Lesson(spec, None, cache, choice.reason, None)

@@ -1,0 +1,116 @@
+"""How a run gets its models: the base with its method, or teacher, student and lesson; and the scores before and after.
+
+tuner.model = load_base(tuner)           # fine-tuning
+tuner.model = load_student(tuner)        # distillation
+scores = final_scores(tuner)             # benchmark.json
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from finetune.benchmark.run import Scores, benchmark_json
+from finetune.distillation.session import Lesson, prepare_lesson
+from finetune.distillation.student import make_student
+from finetune.events import ModelReady, Notice
+from finetune.methods.base import MethodContext
+from finetune.models.load import load_model, load_tokenizer
+from finetune.models.sources import locate
+from finetune.recipe import StudentSpec
+from finetune.scoring import base_scores, measure, teacher_scores
+from finetune.training.session import trainable
+from finetune.training.steps import steps_of
+
+if TYPE_CHECKING:
+    from finetune.finetuner import LLMFineTuner
+
+
+def load_base(tuner: LLMFineTuner) -> Any:
+    """The model to fine-tune, its scores taken, the method attached."""
+    with tuner.stage("load", "Loading the model"):
+        model = load_model(tuner.located, tuner.machine, load_in=tuner.method.load_in(tuner.recipe.method))
+    tuner.before = base_scores(tuner, model)
+    return _attached(tuner, model, "model")
+
+
+def load_student(tuner: LLMFineTuner) -> Any:
+    """The student, chosen or made from the teacher; both have their scores taken, and the method is attached to the student."""
+    teacher = tuner.load_teacher_model()
+    tuner.taught = teacher_scores(tuner, teacher)
+    student = _student(tuner, teacher)
+    with tuner.stage("before", "Measuring the student as it is"):
+        tuner.before = measure(tuner, student, "before", teacher=tuner.taught.states)
+    return _attached(tuner, student, "student")
+
+
+def lesson(tuner: LLMFineTuner) -> Lesson:
+    """What the student learns from; the teacher leaves memory if its answers are written down."""
+    with tuner.stage("teacher cache", "Asking the teacher") as done:
+        teacher_tokenizer = tuner.tokenizer if tuner.student_is_made else load_tokenizer(tuner.teacher_located)
+        made = prepare_lesson(
+            tuner.recipe,
+            tuner.model,
+            tuner.load_teacher_model(),
+            tuner.data,
+            tuner.tokenizer,
+            teacher_tokenizer,
+            tuner.teacher_located.pinned,
+            tuner.runtime,
+            tuner.reporter,
+        )
+        if made.cache is not None:
+            tuner.teacher = None
+        done(made.reason)
+    return made
+
+
+def final_scores(tuner: LLMFineTuner) -> dict[str, Any]:
+    """benchmark.json: the result beside the base model, or beside the teacher and the student it was before."""
+    if tuner.model is None:
+        _load_result(tuner)
+    assert tuner.before is not None
+    with tuner.stage("after", "Measuring the new model"):
+        after = measure(tuner, tuner.model, "after", **({"teacher": tuner.taught.states} if tuner.taught else {}))
+    return benchmark_json(tuner.before, after, tuner.taught, seed=tuner.recipe.seed, bytes_on_disk=_sizes(tuner, after))
+
+
+def _load_result(tuner: LLMFineTuner) -> None:
+    """The model that a finished run left in its folder, and the scores of what it came from."""
+    if tuner.distils:
+        teacher = tuner.load_teacher_model()
+        tuner.taught = teacher_scores(tuner, teacher)
+        with tuner.stage("before", "Measuring the student as it was"):
+            tuner.before = measure(tuner, _student(tuner, teacher), "before", teacher=tuner.taught.states)
+        tuner.teacher = None
+    else:
+        tuner.before = base_scores(tuner, lambda: load_model(tuner.located, tuner.machine))
+    result = locate(str(tuner.folder.output_dir), tuner.runtime, tuner.reporter)
+    with tuner.stage("load", "Loading the model"):
+        tuner.model = load_model(result, tuner.machine, merge=False)
+
+
+def _student(tuner: LLMFineTuner, teacher: Any) -> Any:
+    if isinstance(tuner.recipe.model, StudentSpec):
+        with tuner.stage("student", "Making the student"):
+            return make_student(teacher, tuner.recipe.model.from_teacher.layers, tuner.data.train, reporter=tuner.reporter)
+    with tuner.stage("load", "Loading the student"):
+        return load_model(tuner.located, tuner.machine, load_in=tuner.method.load_in(tuner.recipe.method))
+
+
+def _attached(tuner: LLMFineTuner, model: Any, role: str) -> Any:
+    steps = steps_of(tuner.recipe.training, len(tuner.data.train))
+    context = MethodContext(total_steps=steps, seed=tuner.recipe.seed, student_is_made=tuner.student_is_made)
+    attached = tuner.method.attach(model, tuner.recipe.method, context)
+    parameters, learn = sum(parameter.numel() for parameter in attached.parameters()), trainable(attached)
+    tuner.reporter.report(ModelReady(role, tuner.located.name, parameters, learn, tuner.machine.dtype, tuner.machine.device))
+    tuner.reporter.report(Notice(f"{learn:,} of {parameters:,} parameters train ({learn / parameters:.1%})."))
+    return attached
+
+
+def _sizes(tuner: LLMFineTuner, after: Scores) -> dict[str, int]:
+    """Bytes of weights: of the files of the result, and what the teacher's parameters take in the same dtype."""
+    files = sum(file.stat().st_size for file in tuner.folder.output_dir.glob("*.safetensors"))
+    sizes = {"after": files}
+    if tuner.taught:
+        sizes["teacher"] = round(files / after.parameters * tuner.taught.parameters)
+    return sizes
