@@ -1,7 +1,7 @@
 """The folder a run leaves behind: where each file of `<output_dir>/run/` is, and how it is written.
 
-    folder = RunFolder.create("./finetuned_model")
-    folder.write_json(folder.benchmark, scores)
+folder = RunFolder.create("./finetuned_model")
+folder.write_json(folder.benchmark, scores)
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class RunFolder:
             folder.run.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = error.strerror or error
-            raise BadInput(f"The output folder {folder.output_dir} cannot be made: {reason}.", hint="Choose another --output-dir.") from None
+            raise BadInput(
+                f"The output folder {folder.output_dir} cannot be made: {reason}.", hint="Choose another --output-dir."
+            ) from None
         return folder
 
     @classmethod
@@ -47,14 +49,18 @@ class RunFolder:
         """The folder of a finished run; raises BadInput if there is none."""
         folder = cls(output_dir)
         if not folder.recipe.is_file():
-            raise BadInput(f"{output_dir} is not the folder of a run: it has no run/recipe.yaml.", hint="Name the output_dir of a finished run.")
+            raise BadInput(
+                f"{output_dir} is not the folder of a run: it has no run/recipe.yaml.", hint="Name the output_dir of a finished run."
+            )
         return folder
 
     def check_free(self) -> None:
         """Raises OutputExists if the folder holds anything but the log of this very start."""
         if self.output_dir.is_file():
             raise OutputExists(f"{self.output_dir} is a file, not a folder.", hint="Choose another --output-dir.")
-        held = [path for path in self.output_dir.rglob("*") if path.is_file() and path != self.debug_log] if self.output_dir.is_dir() else []
+        held = (
+            [path for path in self.output_dir.rglob("*") if path.is_file() and path != self.debug_log] if self.output_dir.is_dir() else []
+        )
         if held:
             raise OutputExists(
                 f"The output folder {self.output_dir} is not empty, and nothing is overwritten.",
