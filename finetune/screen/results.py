@@ -5,7 +5,7 @@ show_results(recipe, result, console)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +15,24 @@ from rich.text import Text
 
 from finetune.recipe import Recipe
 from finetune.run_folder import free_name
-from finetune.screen.tables import block
-from finetune.screen.words import command_name, harmless
+from finetune.screen.tables import block, pairs
+from finetune.screen.words import command_name, count, harmless, size
 
 if TYPE_CHECKING:
     from finetune.finetuner import RunResult
 
-NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "perplexity": "Perplexity"}
+NAMES = {
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "perplexity": "Perplexity",
+    "kl": "KL to teacher",
+    "agreement": "Same top token",
+}
+LOWER_IS_BETTER = ("perplexity", "kl")
 SAMPLES = 3
 LONGEST_ANSWER = 200
-NARROW = 70  # columns; below it, intervals go
+NARROW, WIDE = 70, 110  # columns; below them, intervals go: of two models, of three
 
 
 def show_results(recipe: Recipe, result: RunResult, console: Console, *, upload_follows: bool = False) -> None:
@@ -37,19 +45,45 @@ def show_results(recipe: Recipe, result: RunResult, console: Console, *, upload_
 def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
     """One row a metric; a change is coloured only if its 95 % interval leaves out zero."""
     sides = [side for side in ("teacher", "before", "after") if scores.get(side)]
-    table = Table(box=None, padding=(0, 2 if width >= NARROW else 1, 0, 0), title_justify="left", pad_edge=False)
+    in_numbers = width >= NARROW
+    with_intervals = width >= (NARROW if len(sides) < 3 else WIDE)
+    table = Table(box=None, padding=(0, 2 if in_numbers else 1, 0, 0), pad_edge=False)
     table.add_column("", no_wrap=True)
     for side in sides:
         table.add_column(side.capitalize(), justify="right", no_wrap=True)
-    table.add_column("Change", no_wrap=True)
-    for metric in sorted(scores["before"], key=lambda metric: [*NAMES, metric].index(metric)):
-        cells = [_score(scores, side, metric, intervals=width >= NARROW) for side in sides]
-        table.add_row(NAMES.get(metric, metric), *cells, _change(metric, scores.get("change", {}).get(metric), in_numbers=width >= NARROW))
-    title = Text(f"On {scores['rows']} rows it never trained on", style="bold")
-    legend = Text("[a, b]: 95 % confidence interval. Perplexity: lower is better.", style="quiet")
-    if width < NARROW:
-        legend = Text("Perplexity: lower is better.", style="quiet")
-    return block(Group(title, table, legend))
+    with_change = in_numbers or len(sides) < 3
+    if with_change:
+        table.add_column("Change", no_wrap=True)
+    metrics = sorted(scores["after"], key=lambda metric: [*NAMES, metric].index(metric))
+    for metric in metrics:
+        cells = [_score(scores, side, metric, with_interval=with_intervals) for side in sides]
+        if with_change:
+            cells.append(_change(metric, scores.get("change", {}).get(metric), in_numbers=in_numbers))
+        table.add_row(NAMES.get(metric, metric), *cells)
+    lower = " and ".join(NAMES[metric] for metric in LOWER_IS_BETTER if metric in metrics)
+    legend = f"{lower}: lower is better." if lower else ""
+    if with_intervals:
+        legend = f"[a, b]: 95 % confidence interval. {legend}"
+    parts: list[RenderableType] = [Text(f"On {scores['rows']} rows it never trained on", style="bold"), table, Text(legend, style="quiet")]
+    if scores.get("teacher"):
+        parts += [Text(""), Text("The student beside its teacher, as measured", style="bold"), pairs(_beside_the_teacher(scores))]
+    return block(Group(*parts))
+
+
+def _beside_the_teacher(scores: Mapping[str, Any]) -> Iterator[tuple[str, RenderableType]]:
+    """What is kept and what it costs; nothing that was not measured."""
+    for metric, kept in (scores.get("retention") or {}).items():
+        share = f"{kept['value']:.0%} of the teacher's {NAMES.get(metric, metric)}"
+        yield "Keeps", Text.assemble(share, (f" [{kept['low']:.0%}, {kept['high']:.0%}]", "quiet"))
+    for name, group, key, say in (
+        ("Parameters", "size", "parameters", count),
+        ("On disk", "size", "bytes_on_disk", size),
+        ("Speed", "speed", "tokens_per_second", lambda rate: f"{rate:,.0f} tokens/s"),
+        ("Memory", "speed", "peak_memory_bytes", size),
+    ):
+        student, teacher = (scores.get(group, {}).get(side, {}).get(key) for side in ("after", "teacher"))
+        if student and teacher:
+            yield name, f"{say(student)} against {say(teacher)} ({student / teacher:.2f} times)"
 
 
 def samples(scores: Mapping[str, Any], width: int) -> RenderableType:
@@ -87,13 +121,13 @@ def next_steps(output_dir: Path, width: int, *, upload: bool) -> RenderableType:
     return Text("\n").join([Text(""), *lines])
 
 
-def _score(scores: Mapping[str, Any], side: str, metric: str, *, intervals: bool) -> Text:
+def _score(scores: Mapping[str, Any], side: str, metric: str, *, with_interval: bool) -> Text:
     value = scores[side].get(metric)
     if value is None:
         return Text("-", style="quiet")
     shown = Text(_number(metric, value))
     low_high = scores.get("intervals", {}).get(side, {}).get(metric)
-    if intervals and low_high:
+    if with_interval and low_high:
         shown.append(f" [{_number(metric, low_high[0])}, {_number(metric, low_high[1])}]", style="quiet")
     return shown
 
@@ -109,7 +143,9 @@ def _change(metric: str, change: Mapping[str, Any] | None, *, in_numbers: bool) 
 
 
 def _number(metric: str, value: float) -> str:
-    if metric.startswith("rouge"):
+    if metric == "agreement":
+        return f"{100 * value:.1f} %"
+    if metric == "kl" or metric.startswith("rouge"):
         return f"{value:.3f}"
     return f"{value:.2f}" if abs(value) < 10 else f"{value:,.1f}"
 

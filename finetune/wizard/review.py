@@ -76,6 +76,7 @@ def prepare(recipe: str, runtime: RuntimeOptions) -> tuple[LLMFineTuner | None, 
             from finetune.finetuner import LLMFineTuner
 
             tuner = LLMFineTuner(Recipe.from_layers(yaml.safe_load(recipe)), reporter=reporter, runtime=runtime)
+            tuner.check()
             return tuner, tuner.plan()
     except FinetuneError as error:
         return None, error

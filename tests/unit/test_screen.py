@@ -128,6 +128,34 @@ def test_scores_fit_forty_columns() -> None:
     assert "no evidence" in text
 
 
+TAUGHT = {
+    **SCORES,
+    "teacher": {"perplexity": 13.8, "rougeL": 0.4},
+    "after": {**SCORES["after"], "kl": 1.28, "agreement": 0.42},
+    "retention": {"rougeL": {"value": 0.92, "low": 0.85, "high": 0.99}},
+    "size": {"after": {"parameters": 99_100_000, "bytes_on_disk": None}, "teacher": {"parameters": 134_500_000, "bytes_on_disk": None}},
+    "speed": {"after": {"tokens_per_second": 45.0}, "teacher": {"tokens_per_second": 30.0}},
+}
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_a_student_is_set_beside_its_teacher(width: int) -> None:
+    text = drawn(scores_table(TAUGHT, width), width)
+    assert "…" not in text
+    for words in (
+        "Teacher",
+        "KL to teacher",
+        "1.280",
+        "42.0 %",
+        "92% of the teacher's",
+        "[85%, 99%]",
+        "99.1M against 134.5M",
+        "1.50 times",
+    ):
+        assert words in " ".join(text.split())
+    assert "On disk" not in text, "what was not measured is not said"
+
+
 def test_three_samples_show_reference_before_and_after() -> None:
     text = drawn(samples(SCORES, 80))
     assert text.count("reference") == 3
