@@ -1,4 +1,5 @@
-"""Measures of text on a terminal: wrapping styled text, counting rows, deciding whether two columns fit.
+"""Measures of text on a terminal: wrapping styled text, counting rows, deciding whether two columns fit,
+spelling for terminals that know only ASCII.
 
 wrap([("class:quiet", "a long line ...")], width=40)
 """
@@ -6,6 +7,7 @@ wrap([("class:quiet", "a long line ...")], width=40)
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 
 from prompt_toolkit.utils import get_cwidth
@@ -13,6 +15,16 @@ from prompt_toolkit.utils import get_cwidth
 from finetune.wizard.prompter import Fragments, plain
 
 _START = re.compile(r" *(?:[│▌|] )?")  # what a broken line begins with again: its indentation and the bar at its edge
+
+
+_IN_ASCII = str.maketrans({"❯": ">", "✓": "*", "✗": "x", "▌": "#", "│": "|", "·": "-", "…": "~", "↑": "^", "↓": "v"})
+
+
+def spelled(fragments: Fragments) -> Fragments:
+    """In letters that the terminal's encoding has, as wide as before."""
+    if (sys.stdout.encoding or "").lower().startswith("utf"):
+        return fragments
+    return [(style, text.translate(_IN_ASCII)) for style, text in fragments]
 
 
 def columns_fit(rows: Sequence[tuple[str, str]], width: int) -> bool:
