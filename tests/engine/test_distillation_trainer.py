@@ -9,6 +9,7 @@ import peft
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from pico import NAMES, VOCABULARY, Rows, arguments, assert_same_weights, losses, pico, pico_rows
 
 from finetune import registry
@@ -276,3 +277,22 @@ class TestRefusals:
         cache = build_cache("hidden", pico("llama", seed=1), pico_rows(6), tmp_path / "cache")
         with pytest.raises(TrainingError, match=r"Row \d has \d+ supervised tokens"):
             distiller(pico("llama"), tmp_path, pico_rows(6, seed=4), cache=cache).train()
+
+
+class TestQuantisedTeachers:
+    @pytest.mark.parametrize("bits", [8, 4])
+    def test_they_teach_as_they_speak(self, bits: int, tmp_path) -> None:
+        pytest.importorskip("bitsandbytes")
+        size = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16, "num_key_value_heads": 4}
+        pico("qwen3", seed=7, **size).save_pretrained(tmp_path / "teacher")
+        quantised = transformers.BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4)
+        teacher = transformers.AutoModelForCausalLM.from_pretrained(
+            tmp_path / "teacher", quantization_config=quantised, dtype=torch.float32, device_map="cpu"
+        )
+        student, rows = pico("qwen3"), pico_rows(4)
+        trainer = distiller(student, tmp_path, rows, teacher=teacher)
+        theirs = textbook(student, teacher, rows, 0.5, 2.0)
+        assert float(trainer.compute_loss(student, batch_of(rows))) == pytest.approx(float(theirs), rel=0.02)
+        trainer.train()
+        cache = build_cache("hidden", teacher, rows, tmp_path / "cache")
+        assert cache.tokens == sum(label != -100 for row in rows for label in row["labels"][1:])
