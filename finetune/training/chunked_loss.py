@@ -23,6 +23,7 @@ from finetune.training.head import Head
 
 CHUNK_BYTES = 128 * 2**20
 BLOCK_BYTES = 2 * 2**20  # the passes over the logits walk in blocks of this size, which stay in a CPU's cache
+PRODUCT_BYTES = 8 * 2**20
 
 
 class Rule(Protocol):
@@ -168,9 +169,11 @@ class _ChunkedLoss(torch.autograd.Function):
         student = ChunkLogits("student", hidden, head, rule.temperature)
         with torch.autocast(hidden.device.type, enabled=False):
             walk = _Walk(student, rule, workspace, needs=ctx.needs_input_grad[:3])
-            for rows in chunks(hidden.shape[0], student.bytes_per_row + walk.gradient_bytes + rule.bytes_per_row, chunk_bytes):
-                walk.chunk(rows, block_bytes)
-        ctx.gradients = walk.gradients(hidden.dtype, weight.dtype)
+            parts = chunks(hidden.shape[0], student.bytes_per_row + walk.gradient_bytes + rule.bytes_per_row, chunk_bytes)
+            for rows in parts:
+                walk.chunk(rows, block_bytes, only=len(parts) == 1)
+        ctx.gradients = walk.gradients(weight.dtype)
+        ctx.hidden_dtype = hidden.dtype
         return walk.loss
 
     @staticmethod
@@ -180,7 +183,8 @@ class _ChunkedLoss(torch.autograd.Function):
             raise RuntimeError("chunked_loss can be differentiated once; call it again for a second backward.")
         gradients, ctx.gradients = ctx.gradients, None
         # In place: a second copy of the head's gradient could be the largest tensor of the run.
-        return *(None if g is None else g.mul_(grad_loss.to(g.dtype)) for g in gradients), None, None, None, None, None
+        hidden, weight, bias = (None if gradient is None else gradient.mul_(grad_loss) for gradient in gradients)
+        return None if hidden is None else hidden.to(ctx.hidden_dtype), weight, bias, None, None, None, None, None
 
 
 class _Walk:
@@ -191,14 +195,14 @@ class _Walk:
         self.hidden_needs, self.weight_needs, self.bias_needs = needs
         self.factor = student.factor * rule.gain
         self.loss = torch.zeros((), dtype=student.precise, device=student.hidden.device)
-        self.grad_hidden = torch.empty_like(student.hidden) if self.hidden_needs else None
+        self.grad_hidden = torch.empty_like(student.hidden, dtype=student.precise) if self.hidden_needs else None
         self.grad_weight: Tensor | None = None
         self.grad_bias: Tensor | None = None
         # Products of the gradient run in the weight's dtype; only wide 16-bit logits need a second buffer for it.
         self.narrows = student.wide and student.dtype != student.precise and any(needs)
         self.gradient_bytes = student.weight.shape[0] * student.dtype.itemsize if self.narrows else 0
 
-    def chunk(self, rows: slice, block_bytes: int) -> None:
+    def chunk(self, rows: slice, block_bytes: int, *, only: bool) -> None:
         student, workspace = self.student, self.workspace
         student.load(rows, workspace)
         self.rule.load(rows, workspace)
@@ -221,24 +225,27 @@ class _Walk:
         if self.grad_hidden is not None:
             grad_hidden = product(gradient, student.weight, student.precise).mul_(self.factor)
             self.rule.correct(grad_hidden, rows, student.factor)
-            self.grad_hidden[rows] = grad_hidden.to(self.grad_hidden.dtype)
+            self.grad_hidden[rows] = grad_hidden
         if self.weight_needs:
             scaled = student.scaled if self.rule.gain == 1 else (student.scaled.to(student.precise) * self.rule.gain).to(student.dtype)
-            self._add_to_weight(gradient.t(), scaled)
+            self._add_to_weight(gradient.t(), scaled, only)
 
-    def _add_to_weight(self, gradient: Tensor, scaled: Tensor) -> None:
+    def _add_to_weight(self, gradient: Tensor, scaled: Tensor, only: bool) -> None:
         total, precise = self.grad_weight, self.student.precise
         if scaled.dtype == precise:
             self.grad_weight = torch.mm(gradient, scaled) if total is None else total.addmm_(gradient, scaled)
         elif self.student.wide:
             fused: Any = torch.addmm
             self.grad_weight = product(gradient, scaled, precise) if total is None else fused(total, gradient, scaled, out_dtype=precise)
-        elif total is None:
+        elif only:
             self.grad_weight = torch.mm(gradient, scaled)
-        else:  # 16-bit sums would lose the small chunks
-            self.grad_weight = total.to(precise).add_(torch.mm(gradient, scaled))
+        else:  # 16-bit sums would lose the small chunks, and a whole product beside the total would be a second large tensor
+            if total is None:
+                total = self.grad_weight = torch.zeros(len(gradient), scaled.shape[1], dtype=precise, device=scaled.device)
+            for part in chunks(len(gradient), scaled.shape[1] * scaled.itemsize, PRODUCT_BYTES):
+                total[part].add_(torch.mm(gradient[part], scaled))
 
-    def gradients(self, hidden: torch.dtype, weight: torch.dtype) -> tuple[Tensor | None, ...]:
+    def gradients(self, weight: torch.dtype) -> tuple[Tensor | None, ...]:
         return (
             self.grad_hidden,
             None if self.grad_weight is None else self.grad_weight.to(weight),
