@@ -28,6 +28,7 @@ def review(recipe: Recipe, plan: Plan) -> RenderableType:
 def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
     training = recipe.training
     method = registry.load("methods", recipe.method.kind).title  # type: ignore[attr-defined]
+    together = count(training.batch_size * training.gradient_accumulation)
     share = f"{100 * plan.trainable_parameters / plan.parameters:.1f} %"
     facts: list[tuple[str, RenderableType]] = []
     if recipe.teacher:
@@ -37,7 +38,7 @@ def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
     facts += [
         ("Method", f"{method}: {count(plan.trainable_parameters)} of {count(plan.parameters)} parameters learn ({share})"),
         ("Data", f"{harmless(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"),
-        ("Training", f"{plan.steps} steps: {training.epochs:g} x {count(plan.rows)} rows, {training.batch_size} a step"),
+        ("Training", f"{_steps(plan.steps)}: {training.epochs:g} x {count(plan.rows)} rows, {together} a step"),
         ("Benchmark", _benchmark(min(recipe.benchmark.rows, plan.held_out_rows))),
         ("Memory", _against(plan.memory_total, plan.free_memory)),
         ("Disk", _against(plan.disk_bytes, plan.free_disk)),
@@ -49,6 +50,10 @@ def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
         ),
     ]
     return facts
+
+
+def _steps(number: int) -> str:
+    return f"{count(number)} step{'s' if number != 1 else ''}"
 
 
 def _benchmark(rows: int) -> str:

@@ -16,31 +16,48 @@ from finetune.screen.console import people
 from finetune.screen.quiet import quiet
 from finetune.screen.reporter import reporter_for
 from finetune.screen.review import review
-from finetune.screen.words import about, command_name
+from finetune.screen.words import about, command_name, size
 from finetune.wizard import warm
 from finetune.wizard.here import Here
 from finetune.wizard.prompter import Choice, Prompter
 
 if TYPE_CHECKING:
     from finetune.finetuner import LLMFineTuner
+    from finetune.planning import WayOut
     from finetune.training.plan import Plan
 
 START, CHANGE, SAVE, QUIT = "start", "change", "save", "quit"
 
 
 def ask(recipe: Recipe, prompter: Prompter, here: Here) -> tuple[Recipe, str]:
-    """Show the plan and ask what to do; starting is offered only if the run can work."""
-    _, found = prepare(recipe.to_yaml(), here.runtime)
+    """Show the plan and ask what to do; starting is offered only if the run can work.
+
+    The decision is START, CHANGE, SAVE, QUIT, or the number of a way out in `ways_of`.
+    """
+    tuner, found = prepare(recipe.to_yaml(), here.runtime)
     prompter.step(None, "REVIEW")
     start: list[Choice] = []
-    if isinstance(found, FinetuneError):
+    if tuner is None or isinstance(found, FinetuneError):
+        assert isinstance(found, FinetuneError)
         prompter.note([("class:problem", found.message), ("class:quiet", f"\n{found.hint}" if found.hint else "")])
     else:
         prompter.show(review(recipe, found))
-        start = [Choice(START, "Start", about(found.seconds))]
-    rest = [Choice(CHANGE, "Change something"), Choice(SAVE, "Save the plan only"), Choice(QUIT, "Quit")]
-    fine = not isinstance(found, FinetuneError) and not found.problems
-    return recipe, prompter.select("review", "Ready?", [*start, *rest], default=START if fine else CHANGE)
+        ways = [(f"Use {way.text}", f"{size(way.memory_total)} of memory") for way in ways_of(recipe, here)]
+        start = [Choice(str(number), text, memory) for number, (text, memory) in enumerate(ways)]
+        start.append(Choice(START, "Start all the same" if found.problems else "Start", about(found.seconds)))
+    choices = [*start, Choice(CHANGE, "Change something"), Choice(SAVE, "Save the plan only"), Choice(QUIT, "Quit")]
+    unfit = start and start[0].value == START and not isinstance(found, FinetuneError) and found.problems
+    return recipe, prompter.select("review", "Ready?", choices, default=CHANGE if unfit else choices[0].value)
+
+
+def ways_of(recipe: Recipe, here: Here) -> list[WayOut]:
+    """What would make the run fit, if it does not."""
+    tuner, found = prepare(recipe.to_yaml(), here.runtime)
+    if tuner is None or isinstance(found, FinetuneError) or found.memory_total <= found.free_memory:
+        return []
+    from finetune.planning import ways_out
+
+    return ways_out(tuner, found)
 
 
 def ask_step(recipe: Recipe, prompter: Prompter) -> int:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune.screen.keys import still_keys
 from finetune.screen.quiet import STDERR, quiet
@@ -50,19 +50,23 @@ def _agree(prompter: Prompter, look: InBackground) -> Recipe | None:
     from finetune.wizard import review
 
     rewind = Rewind(prompter)
+    made_to_fit: list[dict[str, Any]] = []
     while True:
-        recipe, decision = rewind.run(lambda answers: review.ask(ask_recipe(answers, look), answers, look()))
+        recipe, decision = rewind.run(lambda answers: review.ask(ask_recipe(answers, look).with_changes(*made_to_fit), answers, look()))
         rewind.forget("review")
         if decision == review.START:
             return recipe
         if decision == review.CHANGE:
+            made_to_fit.clear()
             rewind.reopen(review.ask_step(recipe, prompter))
         elif decision == review.SAVE:
             review.save(recipe, prompter)
             return None
-        else:
+        elif decision == review.QUIT:
             prompter.note("Nothing was written.")
             return None
+        else:
+            made_to_fit.append(review.ways_of(recipe, look())[int(decision)].changes)
 
 
 def _carry_out(recipe: Recipe, prompter: Prompter, look: InBackground) -> int:

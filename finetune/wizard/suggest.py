@@ -10,16 +10,18 @@ from functools import lru_cache
 from pathlib import Path
 
 from finetune.models.catalogue import CATALOGUE
+from finetune.models.hub_models import cached_names
+from finetune.recipe import STARTER
 
 MOST = 6
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
 
 
 def models(text: str, hub: bool) -> list[str]:
-    """Catalogue entries, folders and .gguf files, then the Hub's own search."""
-    known = [entry.id for entry in CATALOGUE if text.lower() in entry.id.lower()]
-    local = paths(text, (".gguf",)) if _looks_like_path(text) else []
-    found = [*local, *known]
+    """Folders and .gguf files, what is known to work here, then the Hub's own search."""
+    here = paths(text, (".gguf",)) if _looks_like_path(text) else [f"./{path.parent}" for path in Path().glob("*/*config.json")]
+    names = [entry.id for entry in CATALOGUE] if hub else [STARTER, *cached_names()]
+    found = list(dict.fromkeys(name for name in [*here, *names] if text.lower() in name.lower()))
     if hub and len(text) >= 3 and not _looks_like_path(text) and len(found) < MOST:
         found += [name for name in _hub_models(text) if name not in found]
     return found[:MOST]

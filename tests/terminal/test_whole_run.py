@@ -99,6 +99,24 @@ def test_changing_something_at_the_review_asks_only_that(workplace: Path) -> Non
         assert terminal.text().count("? Epochs") == 0
 
 
+def test_what_does_not_fit_comes_with_ways_out_and_their_numbers(workplace: Path) -> None:
+    with Terminal(folder=workplace, columns=100) as terminal:
+        answer(terminal, "What would")
+        answer(terminal, "Model", UP)
+        answer(terminal, "Name or folder", "./pico")
+        answer(terminal, "Dataset", DOWN)
+        for question in ("Rows to use", "Method", "Output folder", "Epochs"):
+            answer(terminal, question)
+        answer(terminal, "Batch size", "4000000")
+        for question in ("Learning rate", "Change advanced", "Rows to test"):
+            answer(terminal, question)
+        terminal.wait_for("does not fit", RUN_SECONDS)
+        terminal.wait_for("❯ Use batch size ")
+        assert "of memory" in terminal.text()
+        terminal.press(ENTER)
+        terminal.wait_for("❯ Start ", RUN_SECONDS)
+
+
 def test_a_model_that_is_missing_is_said_at_the_review_and_can_be_changed(workplace: Path) -> None:
     (workplace / "empty_model").mkdir()
     with Terminal(folder=workplace) as terminal:
