@@ -5,6 +5,7 @@ console.print(review(recipe, tuner.plan()))
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -17,6 +18,13 @@ from finetune.screen.words import about, count, harmless, size
 
 if TYPE_CHECKING:
     from finetune.training.plan import Plan
+
+CACHES = {
+    "auto": "the teacher is asked once, its states kept on disk where they fit",
+    "hidden": "the teacher is asked once, its last states kept on disk",
+    "gradient": "the teacher is asked once, its gradients kept on disk",
+    "none": "none: the teacher is asked at every step",
+}
 
 
 def review(recipe: Recipe, plan: Plan) -> RenderableType:
@@ -39,8 +47,9 @@ def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
         ("Method", f"{method}: {count(plan.trainable_parameters)} of {count(plan.parameters)} parameters learn ({share})"),
         ("Data", f"{harmless(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"),
         ("Training", f"{_steps(plan.steps)}: {training.epochs:g} x {count(plan.rows)} rows, {together} a step"),
+        *(_lesson(recipe) if recipe.teacher else []),
         ("Benchmark", _benchmark(min(recipe.benchmark.rows, plan.held_out_rows))),
-        ("Memory", _against(plan.memory_total, plan.free_memory)),
+        ("Memory", _against(plan.memory_total, plan.free_memory, plan.memory)),
         ("Disk", _against(plan.disk_bytes, plan.free_disk)),
         ("Time", Text(about(plan.seconds), style="bold")),
         ("Output", recipe.output_dir),
@@ -50,6 +59,14 @@ def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
         ),
     ]
     return facts
+
+
+def _lesson(recipe: Recipe) -> list[tuple[str, RenderableType]]:
+    spec = recipe.distillation
+    return [
+        ("Loss", f"{spec.alpha:.0%} the data, {1 - spec.alpha:.0%} the teacher ({spec.objective} at temperature {spec.temperature:g})"),
+        ("Cache", CACHES[spec.cache]),
+    ]
 
 
 def _steps(number: int) -> str:
@@ -70,6 +87,10 @@ def _student(recipe: Recipe) -> str:
     return recipe.model
 
 
-def _against(needed: float, free: float) -> Text:
-    fits = needed <= free
-    return Text.assemble(f"{size(needed)} of {size(free)} free", ("" if fits else "  does not fit", "bad"))
+def _against(needed: float, free: float, parts: Mapping[str, int] | None = None) -> Text:
+    text = Text.assemble(f"{size(needed)} of {size(free)} free", ("" if needed <= free else "  does not fit", "bad"))
+    if parts:
+        largest = sorted(parts, key=lambda part: -parts[part])[:3]
+        shown = [*largest, *(["teacher"] if "teacher" in parts and "teacher" not in largest else [])]
+        text.append(f"\n{', '.join(f'{part} {size(parts[part])}' for part in shown)}", style="quiet")
+    return text

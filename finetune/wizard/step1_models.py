@@ -68,8 +68,13 @@ def _layers(draft: Draft, prompter: Prompter, teacher: ModelFacts | None) -> str
 
     def check(text: str) -> str | None:
         wrong = problem(draft, "model", {"from_teacher": {"layers": text}})
-        if wrong is None and teacher and float(text) >= teacher.layers:
-            return f"Must be less than the teacher's {teacher.layers}."
+        if wrong is None and teacher:
+            kept = float(text) * (teacher.layers if float(text) < 1 else 1)
+            return (
+                None
+                if 2 <= round(kept) < teacher.layers
+                else f"From 2 to {teacher.layers - 1} layers of the teacher's {teacher.layers} can be kept."
+            )
         return wrong and f"A number of layers such as 20, or a share of them such as 0.67, not {text}."
 
     return prompter.text("student.layers", "Layers to keep", default=default, validate=check, help=help)

@@ -11,10 +11,10 @@ from screen import ROOT
 
 MAKE = """
 import sys
-from pathlib import Path
 sys.path[:0] = [{root!r}, {engine!r}]
-from finished_run import base_folder
-base_folder(Path({folder!r}))
+from letters import llama, tokenizer
+llama(seed=1, layers=4).save_pretrained({folder!r})
+tokenizer(chat=True).save_pretrained({folder!r})
 """
 
 

@@ -60,6 +60,40 @@ def test_from_the_first_question_to_the_finished_model(columns: int, workplace: 
     assert (workplace / "finetuned_model" / "run" / "debug.log").exists()
 
 
+def test_distillation_from_the_first_question_to_the_student_beside_its_teacher(workplace: Path) -> None:
+    with Terminal(folder=workplace, rows=60) as terminal:
+        answer(terminal, "What would", DOWN)
+        answer(terminal, "Teacher", UP)
+        answer(terminal, "Name or folder", "./pico")
+        answer(terminal, "Student")
+        terminal.wait_for("The teacher has 4")
+        answer(terminal, "Layers to keep", "2")
+        answer(terminal, "Dataset", DOWN)
+        for question in ("Rows to use", "Method"):
+            answer(terminal, question)
+        terminal.wait_for("1 to 5")
+        for question in (
+            "Temperature",
+            "Alpha",
+            "Output folder",
+            "Epochs",
+            "Batch size",
+            "Learning rate",
+            "Change advanced",
+            "Rows to test",
+        ):
+            answer(terminal, question)
+        terminal.wait_for("? Ready?", RUN_SECONDS)
+        for fact in ("Teacher", "made from the teacher: 2 layers", "Cache", "./distilled_model"):
+            assert fact in terminal.text()
+        terminal.press(ENTER)
+        terminal.wait_for("STEP 6", RUN_SECONDS)
+        assert terminal.wait_for_end() == 0
+        for words in ("KL to teacher", "Same top token", "The student beside its teacher, as measured", "Parameters", "against"):
+            assert words in terminal.text()
+    assert (workplace / "distilled_model" / "model.safetensors").exists()
+
+
 def test_the_saved_plan_repeats_the_run_and_gives_the_same_recipe(workplace: Path) -> None:
     with Terminal(folder=workplace) as terminal:
         up_to_the_review(terminal)

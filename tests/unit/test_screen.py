@@ -187,6 +187,9 @@ class Figures:
     steps: int = 51
     parameters: int = 139_400_000
     trainable_parameters: int = 4_884_480
+    memory: dict[str, int] = field(
+        default_factory=lambda: {"weights": 2**30, "activations": 2**31, "loss": 1, "teacher": 0, "optimizer": 2}
+    )
     memory_total: int = 3 * 2**30
     free_memory: int = 12 * 2**30
     seconds: float = 290
@@ -200,6 +203,12 @@ def test_the_review_sets_memory_against_what_is_free() -> None:
     for fact in ("3.0 GB of 12.0 GB free", "51 steps", "about 5 minutes", "45 held-out rows", "nothing leaves this machine", "3.5 %"):
         assert fact in text
     assert "does not fit" not in text
+
+
+def test_the_review_of_a_distillation_shows_teacher_student_and_cache() -> None:
+    text = drawn(review(Recipe.from_layers({"approach": "distillation"}), Figures()), 100)  # type: ignore[arg-type]
+    for fact in ("Teacher", "67% of its layers", "50% the data, 50% the teacher", "temperature 2", "asked once", "teacher 0 kB"):
+        assert fact in text
 
 
 def test_the_review_says_what_does_not_fit() -> None:

@@ -196,9 +196,9 @@ def test_a_model_that_cannot_be_here_is_refused_at_once() -> None:
 
 
 def test_a_student_must_be_smaller_than_its_teacher() -> None:
-    prompter = enter_all_the_way(approach="distillation", student__layers=["0", "30", "1.5", "12"])
+    prompter = enter_all_the_way(approach="distillation", student__layers=["0", "1", "30", "1.5", "12"])
     assert ask(prompter).model_dump()["model"] == {"from_teacher": {"layers": 12}}
-    assert "Must be less than the teacher's 30." in prompter.shown
+    assert prompter.shown.count("From 2 to 29 layers of the teacher's 30 can be kept.") == 2
 
 
 def test_temperature_and_alpha_are_held_to_their_ranges() -> None:
