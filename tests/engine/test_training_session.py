@@ -1,0 +1,121 @@
+"""A training through the arguments that real runs use: accumulation and order change nothing, a person can stop it, memory is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from letters import llama, tokenizer
+
+from finetune.errors import OutOfMemory, TrainingError
+from finetune.events import Recorder, TrainingStep
+from finetune.methods.base import MethodContext
+from finetune.methods.full import Full
+from finetune.methods.lora import LoRA
+from finetune.models.machine import Machine, inspect
+from finetune.recipe import Recipe
+from finetune.runtime import RuntimeOptions
+from finetune.training.session import Outcome, train
+from finetune.training.trainer import SupervisedTrainer
+
+RECIPE = {
+    "method": {"kind": "lora", "r": 4, "dropout": 0.0},
+    "training": {"epochs": 2, "batch_size": 8, "learning_rate": 0.01},
+}
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    return inspect(RuntimeOptions(device="cpu", dtype="float32", cache_dir=tmp_path_factory.mktemp("cache")))
+
+
+def rows(count: int = 24) -> Dataset:
+    """Rows of very different lengths, so that batches differ in their number of supervised tokens."""
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for number in range(count):
+        length = 6 + (number * 7) % 23
+        ids = torch.randint(6, 36, (length,), generator=generator).tolist()
+        made.append({"input_ids": ids, "labels": [-100] * (length // 3) + ids[length // 3 :], "length": length})
+    return Dataset.from_list(made)
+
+
+def adapted(*, freeze: bool = True) -> Any:
+    """In float64, so that only mistakes show."""
+    method: Any = LoRA if freeze else Full
+    spec = method.Spec(r=4, dropout=0.0) if freeze else method.Spec()
+    return method.attach(llama(seed=2), spec, MethodContext(total_steps=6, seed=1)).double()
+
+
+def trained(model: Any, machine: Machine, folder: Path, reporter: Any = None, **changes: Any) -> Outcome:
+    recipe = Recipe.from_layers(RECIPE, {"training": changes})
+    return train(model, tokenizer(), rows(), recipe, machine, reporter or Recorder(), folder=folder)
+
+
+def difference(one: Any, other: Any) -> float:
+    ours, theirs = one.state_dict(), other.state_dict()
+    assert ours.keys() == theirs.keys()
+    return max(float((value - theirs[name]).abs().max()) for name, value in ours.items())
+
+
+@pytest.mark.parametrize("freeze", [True, False], ids=["lora", "full"])
+def test_four_batches_added_up_are_one_large_batch(freeze: bool, machine: Machine, tmp_path: Path) -> None:
+    start, large, small = (adapted(freeze=freeze) for _ in range(3))
+    one = trained(large, machine, tmp_path / "large")
+    four = trained(small, machine, tmp_path / "small", batch_size=2, gradient_accumulation=4)
+    assert one.finished.steps == four.finished.steps == 6
+    assert difference(large, start) > 0.01, "something was learned"
+    assert difference(large, small) < 1e-9
+    assert one.finished.first_loss == pytest.approx(four.finished.first_loss, abs=1e-4)
+    assert one.finished.real_tokens == four.finished.real_tokens == 2 * sum(rows()["length"])
+
+
+def test_checkpointed_activations_change_nothing(machine: Machine, tmp_path: Path) -> None:
+    plain, saved = adapted(), adapted()
+    trained(plain, machine, tmp_path / "plain")
+    trained(saved, machine, tmp_path / "saved", activation_checkpointing=True)
+    assert difference(plain, saved) < 1e-9
+
+
+def test_every_step_is_reported_with_its_loss_and_rate(machine: Machine, tmp_path: Path) -> None:
+    recorder = Recorder()
+    outcome = trained(adapted(), machine, tmp_path, recorder)
+    steps = recorder.of(TrainingStep)
+    assert [step.step for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert {step.total_steps for step in steps} == {6}
+    assert steps[-1].loss < steps[0].loss
+    assert steps[-1].learning_rate < max(step.learning_rate for step in steps) <= 0.01
+    assert all(step.tokens_per_second > 0 and step.memory_bytes > 0 for step in steps)
+    assert not outcome.stopped
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected", "words"),
+    [
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+            OutOfMemory,
+            "does not fit",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory."), OutOfMemory, "does not fit"),
+        (RuntimeError("shapes do not match\nmore"), TrainingError, "shapes do not match"),
+    ],
+    ids=["memory of the processor", "memory of a GPU", "anything else"],
+)
+def test_what_torch_raises_becomes_a_sentence(
+    failure: Exception, expected: type[Exception], words: str, machine: Machine, tmp_path: Path
+) -> None:
+    class Failing(SupervisedTrainer):
+        def compute_loss(self, *_: Any, **__: Any) -> Any:
+            raise failure
+
+    with pytest.raises(expected, match=words) as raised:
+        train(adapted(), tokenizer(), rows(), Recipe.from_layers(RECIPE), machine, Recorder(), folder=tmp_path, make_trainer=Failing)
+    assert "\n" not in str(raised.value)
+    if expected is OutOfMemory:
+        hint = str(getattr(raised.value, "hint", ""))
+        assert "batch_size=4" in hint
+        assert "gradient_accumulation=2" in hint
