@@ -85,7 +85,9 @@ def say(message: str, hint: str | None = None) -> None:
         message = "\n".join(textwrap.wrap(message, shutil.get_terminal_size().columns - 1, break_long_words=False, break_on_hyphens=False))
     print(message, file=sys.stderr)
     if hint:
-        print(hint, file=sys.stderr)
+        from finetune.screen.words import as_typed
+
+        print(as_typed(hint), file=sys.stderr)
 
 
 class Parser(argparse.ArgumentParser):

@@ -31,7 +31,7 @@ WIDEST_LINE = 100  # the eye loses a line that is wider
 def reporter_for(console: Console, brief: str | None = None) -> Iterator[Reporter]:
     """The reporter that suits the console; with `brief` only a live line of that name, which leaves nothing behind."""
     if not console.is_terminal:
-        yield PlainReporter(people(stderr=True))
+        yield PlainReporter(console if console.file.isatty() else people(stderr=True))
         return
     reporter = RichReporter(console, brief)
     with reporter.live:
@@ -71,10 +71,13 @@ class RichReporter:
         elif isinstance(event, Progress):
             self._facts[event.stage] = event
         elif isinstance(event, Notice) and not self._brief:
-            warning = event.level == "warning"
-            self._console.print(
-                Text(f"{self._warning if warning else ' '} {harmless(event.text)}", style="warning" if warning else "quiet")
-            )
+            self._console.print(self._said(event), width=min(self._console.width, WIDEST_LINE))
+
+    def _said(self, event: Notice) -> RenderableType:
+        style, mark = ("warning", self._warning) if event.level == "warning" else ("quiet", " ")
+        line = Table.grid(padding=(0, 1))
+        line.add_row(Text(mark, style=style), Text(harmless(event.text), style=style))
+        return line
 
     def _finished(self, title: str, event: StageFinished) -> RenderableType:
         line = Table.grid(padding=(0, 1), expand=True)

@@ -73,7 +73,7 @@ def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
 def _beside_the_teacher(scores: Mapping[str, Any]) -> Iterator[tuple[str, RenderableType]]:
     """What is kept and what it costs; nothing that was not measured."""
     for metric, kept in (scores.get("retention") or {}).items():
-        share = f"{kept['value']:.0%} of the teacher's {NAMES.get(metric, metric)}"
+        share = f"{kept['value']:.0%} of the teacher by {NAMES.get(metric, metric)}"
         yield "Keeps", Text.assemble(share, (f" [{kept['low']:.0%}, {kept['high']:.0%}]", "quiet"))
     for name, group, key, say in (
         ("Parameters", "size", "parameters", count),

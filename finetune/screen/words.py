@@ -50,3 +50,8 @@ def command_name() -> str:
     """What the person typed to start us, to be typed again."""
     started = Path(sys.argv[0])
     return f"python {sys.argv[0]}" if started.name == "finetune_cli.py" else "finetune-cli"
+
+
+def as_typed(text: str) -> str:
+    """Commands in a hint of the engine, as this person would type them."""
+    return text.replace("python finetune_cli.py ", "finetune-cli ").replace("finetune-cli ", f"{command_name()} ")

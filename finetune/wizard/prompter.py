@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from finetune.errors import FinetuneError
+
 Fragments = list[tuple[str, str]]  # (style, text) pairs; the styles are those of wizard/terminal.py
 Validate = Callable[[str], "str | None"]  # the sentence that says what is wrong, or None
 Complete = Callable[[str], Sequence[str]]  # what the text so far may become
@@ -177,6 +179,13 @@ def drawn(picture: RenderableType, width: int, *, colour: bool = False) -> str:
     with console.capture() as captured:
         console.print(picture)
     return "\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n"))
+
+
+def hint(error: FinetuneError) -> Fragments:
+    """The hint of an error on a line of its own, left in one piece: it may hold a command."""
+    from finetune.screen.words import as_typed
+
+    return [("", "\n"), ("class:command", as_typed(error.hint))] if error.hint else []
 
 
 def plain(text: str | Fragments) -> str:

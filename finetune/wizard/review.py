@@ -19,7 +19,7 @@ from finetune.screen.review import review
 from finetune.screen.words import about, command_name, size
 from finetune.wizard import warm
 from finetune.wizard.here import Here
-from finetune.wizard.prompter import Choice, Prompter
+from finetune.wizard.prompter import Choice, Prompter, hint
 
 if TYPE_CHECKING:
     from finetune.finetuner import LLMFineTuner
@@ -39,7 +39,7 @@ def ask(recipe: Recipe, prompter: Prompter, here: Here) -> tuple[Recipe, str]:
     start: list[Choice] = []
     if tuner is None or isinstance(found, FinetuneError):
         assert isinstance(found, FinetuneError)
-        prompter.note([("class:problem", found.message), ("class:quiet", f"\n{found.hint}" if found.hint else "")])
+        prompter.note([("class:problem", found.message), *hint(found)])
     else:
         prompter.show(review(recipe, found))
         ways = [(f"Use {way.text}", f"{size(way.memory_total)} of memory") for way in ways_of(recipe, here)]

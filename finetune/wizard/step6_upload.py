@@ -14,7 +14,7 @@ from finetune.screen.upload import upload_picture
 from finetune.screen.words import command_name
 from finetune.wizard.draft import problem
 from finetune.wizard.here import Here
-from finetune.wizard.prompter import Choice, Fragments, Prompter
+from finetune.wizard.prompter import Choice, Fragments, Prompter, hint
 
 if TYPE_CHECKING:
     from finetune.hub.upload import UploadPlan
@@ -75,7 +75,7 @@ def _plan(output_dir: Path, spec: UploadSpec, prompter: Prompter) -> UploadPlan 
             if not _sign_in(prompter):
                 return None
         except UploadError as error:
-            prompter.note([("class:warning", error.message), ("class:quiet", f"\n{error.hint}" if error.hint else "")])
+            prompter.note([("class:warning", error.message), *hint(error)])
             return None
 
 
@@ -111,6 +111,6 @@ def _upload(output_dir: Path, spec: UploadSpec, prompter: Prompter) -> None:
         with reporter_for(console, brief="Uploading") as reporter, quiet(None):
             done = upload_folder(output_dir, spec, reporter)
     except UploadError as error:
-        prompter.note([("class:problem", error.message), ("class:quiet", f"\n{error.hint}" if error.hint else "")])
+        prompter.note([("class:problem", error.message), *hint(error)])
         return
     prompter.note([("class:done", "Uploaded: "), ("", f"{done.url} ({'private' if done.private else 'public'})")])

@@ -94,6 +94,22 @@ def test_distillation_from_the_first_question_to_the_student_beside_its_teacher(
     assert (workplace / "distilled_model" / "model.safetensors").exists()
 
 
+def test_plain_runs_to_the_end_in_lines(workplace: Path) -> None:
+    with Terminal(["--plain"], folder=workplace, rows=60) as terminal:
+        for words, typed in (("Number [1]", ""), ("Another model", "2"), ("Name or folder", "./pico"), ("rows.jsonl", "2")):
+            terminal.wait_for(words)
+            terminal.press(f"{typed}\n")
+        for question in ("Rows to use", "LoRA", "Output", "Epochs", "Batch", "Learning", "Change advanced", "Rows to test"):
+            terminal.wait_for(question)
+            terminal.press("\n")
+        terminal.wait_for("Ready?", RUN_SECONDS)
+        terminal.press("\n")
+        terminal.wait_for("Training: ", RUN_SECONDS)
+        terminal.wait_for("rows it never trained on", RUN_SECONDS)
+        assert terminal.wait_for_end() == 0
+        assert b"\x1b" not in terminal.raw
+
+
 def test_the_saved_plan_repeats_the_run_and_gives_the_same_recipe(workplace: Path) -> None:
     with Terminal(folder=workplace) as terminal:
         up_to_the_review(terminal)
@@ -187,6 +203,16 @@ def test_ctrl_c_while_training_keeps_the_work_and_leaves_with_130(workplace: Pat
         assert "finetuned_model" in terminal.text()
         assert "Traceback" not in terminal.text()
     assert (workplace / "finetuned_model" / "adapter_model.safetensors").exists()
+
+
+def test_ctrl_c_before_the_training_leaves_nothing_behind(workplace: Path) -> None:
+    (workplace / "r.yaml").write_text("model: ./pico\ndataset: {source: 'builtin:python-docs', samples: 400}\nbenchmark: {rows: 200}\n")
+    with Terminal(["run", "r.yaml", "--set", "dataset.held_out=0.5"], folder=workplace) as terminal:
+        terminal.wait_for("Measuring the base model", RUN_SECONDS)
+        terminal.press(CTRL_C)
+        assert terminal.wait_for_end() == 130
+        assert "nothing was kept" in terminal.text()
+    assert not (workplace / "finetuned_model").exists()
 
 
 def test_a_pipe_gets_plain_lines_on_stderr_and_one_json_object_on_stdout(workplace: Path) -> None:
