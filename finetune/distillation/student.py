@@ -22,7 +22,8 @@ from finetune.errors import ModelError, RecipeError
 from finetune.events import Notice, Reporter
 from finetune.training.head import backbone_of, causal_lm, hidden_states
 
-CALIBRATION_TOKENS = 4096
+CALIBRATION_TOKENS = 1024
+ROW_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def make_student(
 ) -> Any:
     """A new model with `layers` (a count, or a share below 1) of the teacher's layers; the teacher stays as it was.
 
-    Rows need `input_ids`; some 4,000 tokens of them are used. Raises RecipeError if that many layers cannot be kept, ModelError if the
+    Rows need `input_ids`; some thousand tokens of them are used. Raises RecipeError if that many layers cannot be kept, ModelError if the
     teacher is quantised or built in a way that is not understood.
     """
     teacher = causal_lm(teacher_model)
@@ -113,7 +114,7 @@ def _residual_stream(model: nn.Module, stack: nn.ModuleList, input_ids: Iterable
     hooks.append(stack[-1].register_forward_hook(leaving))
     try:
         device = causal_lm(model).get_input_embeddings().weight.device
-        hidden_states(model, torch.tensor([list(input_ids)[:CALIBRATION_TOKENS]], device=device))
+        hidden_states(model, torch.tensor([list(input_ids)[:ROW_TOKENS]], device=device))
     finally:
         for hook in hooks:
             hook.remove()
