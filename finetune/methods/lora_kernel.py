@@ -13,6 +13,7 @@ backward pass. Here scale and sum happen inside the matrix products, the dropped
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,12 +24,14 @@ def speed_up(model: nn.Module) -> int:
     """Give every plain LoRA layer of a peft model the fused forward; returns how many. Other layers keep peft's own."""
     from peft.tuners.lora import Linear
 
-    count = 0
+    fused = {}
     for module in model.modules():
         if isinstance(module, Linear) and _is_plain(module):
-            module.forward = _FusedForward(module)  # type: ignore[method-assign]
-            count += 1
-    return count
+            module.forward = fused[module] = _FusedForward(module)  # type: ignore[method-assign]
+    for module in model.modules():
+        if getattr(module, "down_proj", None) in fused and _is_gated(module):
+            module.forward = _GatedForward(module, fused[module.down_proj])  # type: ignore[method-assign, index]
+    return len(fused)
 
 
 def _is_plain(module: Any) -> bool:
@@ -43,6 +46,23 @@ def _is_plain(module: Any) -> bool:
     )
 
 
+def _is_gated(module: Any) -> bool:
+    """Whether a module is the gated feed-forward block of Llama and its kin: down(act(gate(x)) * up(x)), found by trying."""
+    if not all(hasattr(module, name) for name in ("gate_proj", "up_proj", "act_fn")) or module.down_proj.get_base_layer().weight.is_meta:
+        return False
+    width = module.gate_proj.get_base_layer().in_features if hasattr(module.gate_proj, "get_base_layer") else module.gate_proj.in_features
+    x = torch.linspace(-2, 2, width, device=module.down_proj.get_base_layer().weight.device)[None].to(
+        module.down_proj.get_base_layer().weight
+    )
+    was_training = module.training
+    with torch.no_grad():
+        module.eval()
+        ours = module.down_proj(module.act_fn(module.gate_proj(x)) * module.up_proj(x))
+        theirs = module(x)
+        module.train(was_training)
+    return torch.equal(ours, theirs)
+
+
 class _FusedForward:
     """Stands in for the `forward` of one peft layer, and steps aside whenever its adapter is merged, disabled or not alone."""
 
@@ -52,54 +72,105 @@ class _FusedForward:
         self.name = next(iter(module.lora_A))
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        module, name = self.module, self.name
-        if args or kwargs or module.disable_adapters or module.merged or module.active_adapters != [name]:
+        if args or kwargs or not self.applies():
             return self.original(x, *args, **kwargs)
+        return self.fused(_itself, x)
+
+    def applies(self) -> bool:
+        module = self.module
+        return not (module.disable_adapters or module.merged) and module.active_adapters == [self.name]
+
+    def fused(self, make: Callable[..., Tensor], *parts: Tensor) -> Tensor:
+        """The layer's output for the input make(*parts), of which only the parts are kept."""
+        module, name = self.module, self.name
         base = module.get_base_layer()
         weight = base.weight.t() if module.fan_in_fan_out else base.weight
         dropout = module.lora_dropout[name]
         share = dropout.p if module.training and isinstance(dropout, nn.Dropout) else 0.0
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else weight.dtype
+        device = parts[0].device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         down, up = module.lora_A[name].weight.to(dtype), module.lora_B[name].weight.to(dtype)
         bias = None if base.bias is None else base.bias.to(dtype)
-        return _LoRALinear.apply(x.to(dtype), weight.to(dtype), bias, down, up, module.scaling[name], share)
+        scale = module.scaling[name]
+        return _LoRALinear.apply(make, scale, share, weight.to(dtype), bias, down, up, *(part.to(dtype) for part in parts))
+
+
+class _GatedForward:
+    """down(act(gate(x)) * up(x)), keeping the two factors for the backward pass instead of both, the activation and the product."""
+
+    def __init__(self, module: Any, down: _FusedForward) -> None:
+        self.module = module
+        self.down = down
+        self.original = module.forward
+        self.multiply = lambda gate, up: module.act_fn(gate) * up
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not self.down.applies():
+            return self.original(x)
+        return self.down.fused(self.multiply, self.module.gate_proj(x), self.module.up_proj(x))
+
+
+def _itself(x: Tensor) -> Tensor:
+    return x
 
 
 class _LoRALinear(torch.autograd.Function):
-    """x [..., in], weight [out, in], down (A) [r, in], up (B) [out, r] -> [..., out]; weight and bias get no gradient."""
+    """x = make(*parts) [..., in], weight [out, in], down (A) [r, in], up (B) [out, r] -> [..., out]; weight and bias get no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float, dropout: float) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        with torch.autocast(x.device.type, enabled=False):
+    def forward(
+        ctx: Any,
+        make: Callable[..., Tensor],
+        scale: float,
+        dropout: float,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        *parts: Tensor,
+    ) -> Tensor:
+        with torch.autocast(parts[0].device.type, enabled=False):
+            x = make(*parts)
+            rows = x.reshape(-1, x.shape[-1])
             lost = _lost_elements(rows, dropout) if dropout else None
             inner = _without(rows, lost) @ down.t()
-            ctx.scale = scale / (1 - dropout)
-            y = nn.functional.linear(rows, weight, bias).addmm_(inner, up.t(), alpha=ctx.scale)
-        ctx.save_for_backward(rows, weight, down, up, inner, *(() if lost is None else (lost,)))
+            y = nn.functional.linear(rows, weight, bias).addmm_(inner, up.t(), alpha=scale / (1 - dropout))
+        ctx.make, ctx.scale = make, scale / (1 - dropout)
+        ctx.save_for_backward(weight, down, up, inner, lost, *parts)
         return y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, down, up, inner, *rest = ctx.saved_tensors
-        lost = rest[0] if rest else None
+        weight, down, up, inner, lost, *parts = ctx.saved_tensors
         flat = grad.reshape(-1, grad.shape[-1])
         with torch.autocast(grad.device.type, enabled=False):
+            parts, x = _made_again(ctx.make, parts)
+            rows = x.detach().reshape(-1, x.shape[-1])
             grad_inner = (flat @ up).mul_(ctx.scale)
             grad_up = (flat.t() @ inner).mul_(ctx.scale)
             grad_down = grad_inner.t() @ _without(rows, lost)
-            grad_x = None
-            if ctx.needs_input_grad[0]:
-                grad_x = flat @ weight
-                if lost is None:
-                    grad_x.addmm_(grad_inner, down)
-                else:
-                    through_adapter = grad_inner @ down
-                    through_adapter.view(-1).index_fill_(0, lost, 0)
-                    grad_x.add_(through_adapter)
-                grad_x = grad_x.view(*grad.shape[:-1], grad_x.shape[-1])
-        return grad_x, None, None, grad_down, grad_up, None, None
+            if not any(ctx.needs_input_grad[7:]):
+                return *(None,) * 5, grad_down, grad_up, *(None for _ in parts)
+            grad_x = flat @ weight
+            if lost is None:
+                grad_x.addmm_(grad_inner, down)
+            else:
+                through_adapter = grad_inner @ down
+                through_adapter.view(-1).index_fill_(0, lost, 0)
+                grad_x.add_(through_adapter)
+            grad_x = grad_x.view(x.shape)
+            grads = (grad_x,) if ctx.make is _itself else torch.autograd.grad(x, parts, grad_x)
+        return *(None,) * 5, grad_down, grad_up, *grads
+
+
+def _made_again(make: Callable[..., Tensor], parts: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """The parts and what `make` makes of them, with the graph between them where there is one."""
+    if make is _itself:
+        return parts, parts[0]
+    with torch.enable_grad():
+        fresh = [part.detach().requires_grad_() for part in parts]
+        return fresh, make(*fresh)
 
 
 def _lost_elements(rows: Tensor, dropout: float) -> Tensor:

@@ -21,6 +21,7 @@ from finetune.data.collator import Collator
 from finetune.errors import TrainingError
 from finetune.training.chunked_loss import CrossEntropy, Rule, Workspace, chunked_loss
 from finetune.training.head import Head, backbone_of, causal_lm, check_head, head_of, needs_mask
+from finetune.training.pieces import CPU_TOKENS, pieces
 from finetune.training.router import balances, balancing_loss
 
 INPUTS = ("input_ids", "labels", "attention_mask", "position_ids", "length", "row")
@@ -80,6 +81,16 @@ class SupervisedTrainer(Trainer):
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         return (loss, {"loss": loss}) if return_outputs else loss
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        # Without the number of tokens of the step the pieces could not be weighed; routers balance over whole batches.
+        if self.args.device.type != "cpu" or self.args.world_size > 1 or num_items_in_batch is None or self.balances:
+            return super().training_step(model, inputs, num_items_in_batch)
+        lengths = right_padding_mask(inputs, self.pad_id).sum(1).tolist()
+        parts = [
+            super(SupervisedTrainer, self).training_step(model, piece, num_items_in_batch) for piece in pieces(inputs, lengths, CPU_TOKENS)
+        ]
+        return torch.stack(parts).sum()
 
     def loss_sum(self, inputs: dict[str, Any]) -> tuple[Tensor, int]:
         """The loss summed over the supervised tokens of a batch, and their number."""
