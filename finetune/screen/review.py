@@ -48,7 +48,13 @@ def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
         ("Data", f"{harmless(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"),
         ("Training", f"{_steps(plan.steps)}: {training.epochs:g} x {count(plan.rows)} rows, {together} a step"),
         *(_lesson(recipe) if recipe.teacher else []),
-        ("Benchmark", _benchmark(min(recipe.benchmark.rows, plan.held_out_rows))),
+        (
+            "Benchmark",
+            _benchmark(
+                min(recipe.benchmark.rows, plan.held_out_rows),
+                "teacher, student before and after" if recipe.teacher else "before and after",
+            ),
+        ),
         ("Memory", _against(plan.memory_total, plan.free_memory, plan.memory)),
         ("Disk", _against(plan.disk_bytes, plan.free_disk)),
         ("Time", Text(about(plan.seconds), style="bold")),
@@ -73,11 +79,11 @@ def _steps(number: int) -> str:
     return f"{count(number)} step{'s' if number != 1 else ''}"
 
 
-def _benchmark(rows: int) -> str:
+def _benchmark(rows: int, who: str) -> str:
     from finetune.benchmark.bootstrap import FEWEST_ROWS
 
     few = "; too few to prove anything" if rows < FEWEST_ROWS else ""
-    return f"{rows} held-out rows, before and after{few}"
+    return f"{rows} held-out rows, {who}{few}"
 
 
 def _student(recipe: Recipe) -> str:
