@@ -114,6 +114,8 @@ class LLMFineTuner:
 
     def check(self) -> None:
         """Find everything that can be found before the long work; raises the error that says what to change."""
+        from finetune.planning import shape_of
+
         self.folder.check_free()
         for problem in self.method.check(self.recipe.method, self.machine.device):
             raise HardwareError(problem)
@@ -126,7 +128,7 @@ class LLMFineTuner:
                 f"Teacher and student are the same model, {self.located.name}.",
                 hint="Make a smaller one from it: --set model.from_teacher.layers=0.67",
             )
-        _ = self.located
+        shape_of(self)
 
     def plan(self) -> Plan:
         """What the run will cost; prepares the data, trains nothing, writes nothing into the output folder."""
@@ -246,9 +248,9 @@ class LLMFineTuner:
         from finetune.environment import environment
 
         self.check()
+        report = self.data.report  # before the folder, so that data that cannot be used leaves nothing behind
         self.folder = RunFolder.create(self.recipe.output_dir)
         self.reporter.reporters.append(JsonLines(self.folder.events))
-        report = self.data.report
         pinned: dict[str, Any] = {} if self.student_is_made else {"model": self.located.pinned}
         if self.distils:
             pinned["teacher"] = {"source": self.teacher_located.pinned}

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from finetune.distillation.student import kept_layers
+from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.models.facts import ModelFacts, describe
+from finetune.models.load import load_tokenizer
 from finetune.models.machine import free_disk
 from finetune.recipe import Recipe, StudentSpec
 from finetune.training.plan import Plan, estimate
@@ -20,23 +22,46 @@ if TYPE_CHECKING:
 
 def plan(tuner: LLMFineTuner) -> Plan:
     """What the run will cost; prepares the data, trains nothing."""
-    recipe = tuner.recipe
-    facts, layers = describe(tuner.located), None
-    if isinstance(recipe.model, StudentSpec):
-        layers = kept_layers(recipe.model.from_teacher.layers, facts.layers)
-    trainable, parameters = trainable_parameters(tuner.located, tuner.method, recipe.method, layers=layers)
-    teacher: ModelFacts | None = describe(tuner.teacher_located) if tuner.distils else None
+    shape = shape_of(tuner)
     return estimate(
-        recipe,
-        facts,
+        tuner.recipe,
+        shape.model,
         tuner.data.report,
         tuner.machine,
-        parameters=parameters,
-        layers=layers or facts.layers,
-        trainable=trainable,
-        teacher=teacher,
+        parameters=shape.parameters,
+        layers=shape.layers or shape.model.layers,
+        trainable=shape.trainable,
+        teacher=shape.teacher,
         free_disk=free_disk(tuner.folder.output_dir),
     )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The models of a run in numbers; `layers` are those of a student made from its teacher."""
+
+    model: ModelFacts
+    teacher: ModelFacts | None
+    layers: int | None
+    trainable: int
+    parameters: int
+
+
+def shape_of(tuner: LLMFineTuner) -> Shape:
+    """The shape of a run's models; nothing is loaded, and what attaching the method to loaded ones would raise is raised now.
+
+    VocabularyMismatch if teacher and student have different tokenizers, RecipeError for a student of no or of all layers.
+    """
+    recipe, facts = tuner.recipe, describe(tuner.located)
+    teacher: ModelFacts | None = None
+    layers: int | None = None
+    if tuner.distils:
+        teacher = describe(tuner.teacher_located)
+        if isinstance(recipe.model, StudentSpec):
+            layers = kept_layers(recipe.model.from_teacher.layers, facts.layers)
+        else:
+            shared_vocabulary(facts.vocabulary, teacher.vocabulary, tuner.tokenizer, load_tokenizer(tuner.teacher_located))
+    return Shape(facts, teacher, layers, *trainable_parameters(tuner.located, tuner.method, recipe.method, layers=layers))
 
 
 @dataclass(frozen=True)

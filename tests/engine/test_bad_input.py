@@ -1,0 +1,187 @@
+"""What people get wrong: each ends in one clear sentence and exit code 2, before any long work and with nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bytes_tokenizer import byte_level
+from letters import llama
+from loopback_hub import LoopbackHub
+from workshop import Workshop
+
+from finetune.cli import main
+
+ROOT = Path(__file__).parents[2]
+GOOD = [{"prompt": f"say {letter}", "completion": f"{letter} {letter}"} for letter in "abcdefghijklmnopqrstuvwx"]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("workshop"))
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shop: Workshop) -> Path:
+    """An empty working folder, the Hub switched off, and the workshop's cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("FINETUNE_CLI_CACHE", str(shop.runtime.cache_dir))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that is fine in itself, but whose tokens mean something else."""
+    folder, made = tmp_path_factory.mktemp("models") / "foreign", byte_level()
+    llama(vocabulary=len(made)).save_pretrained(folder)
+    made.save_pretrained(folder)
+    return folder
+
+
+def lines(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def arguments(shop: Workshop, command: str = "run", **changes: Any) -> list[str]:
+    """`run` of a recipe file in the working folder, on a pico model and `rows.jsonl`."""
+    layer = {"model": str(shop.model), "dataset": {"source": "rows.jsonl", "samples": None}, "output_dir": "made"}
+    Path("recipe.yaml").write_text(json.dumps({**layer, **changes}), encoding="utf-8")
+    return [command, "recipe.yaml", "--device", "cpu"]
+
+
+def refused(given: list[str], capfd: pytest.CaptureFixture[str], *words: str) -> None:
+    code = main(given)
+    out, err = capfd.readouterr()
+    said = [line for line in err.splitlines() if line and not line.endswith(" ...")]
+    assert code == 2, err
+    assert out == ""
+    assert "Traceback" not in err
+    message = [line for line in said if all(word in line for word in words)]
+    assert len(message) == 1, f"{words} not in one sentence of {err}"
+    assert message[0].endswith((".", "?")), message
+    assert not Path("made").exists(), "nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["rows.jsonl", "no"]),
+        ("", ["rows.jsonl"]),
+        ("\n\n \n", ["rows.jsonl"]),
+        (lines(GOOD[:10]) + '{"prompt": "say cat", "compl\n' + lines(GOOD[10:]), ["rows.jsonl", "11"]),
+        (lines([{"a": 1, "b": 2}] * 20), ["rows.jsonl", "a", "b"]),
+        (lines([{"prompt": None, "completion": None}] * 20), ["rows.jsonl", "prompt"]),
+        (lines(GOOD[:1]), ["rows.jsonl"]),
+    ],
+    ids=["missing file", "empty file", "blank file", "broken line", "no usable column", "nothing in the columns", "one row"],
+)
+def test_data_that_cannot_be_used(
+    content: str | None, words: list[str], place: Path, shop: Workshop, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (place / "rows.jsonl").write_text(content, encoding="utf-8")
+    refused(arguments(shop), capfd, *words)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-8-sig"])
+def test_files_in_other_encodings_load(encoding: str, place: Path, shop: Workshop, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"prompt": f"{word} {letter}", "completion": f"“{word}” costs 5 €"} for word in ("café", "naïve", "Größe") for letter in "abcdefgh"
+    ]
+    (place / "rows.jsonl").write_bytes(lines(rows).encode(encoding))
+    assert main([*arguments(shop, "plan"), "--json"]) == 0
+    plan = json.loads(capfd.readouterr().out)
+    assert plan["rows"] > 0
+    assert plan["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("dataset.max_length=0", ["dataset.max_length", "8", "0"]),
+        ("training.epochs=-1", ["training.epochs", "greater than 0", "-1"]),
+        ("training.lerning_rate=1e-4", ["training.lerning_rate", "Did you mean training.learning_rate?"]),
+        ("training.batch_size=many", ["training.batch_size", "many"]),
+        ("method.kind=lara", ["lara", "Did you mean lora?"]),
+        ("benchmark.metrics=[rogue]", ["rogue", "Did you mean rouge?"]),
+        ("model=./no_such_folder", ["no_such_folder"]),
+        ("model=../../etc\x07passwd", ["etc", "cannot be the name of a model"]),
+        ("dataset.source=builtin:pyton-docs", ["pyton-docs"]),
+        ("dataset.source=no/such-dataset", ["no/such-dataset"]),
+        ("method.target_modules=[nothing_like_it]", ["nothing_like_it"]),
+    ],
+)
+def test_values_that_cannot_be_meant(
+    override: str, words: list[str], place: Path, shop: Workshop, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (place / "rows.jsonl").write_text(lines(GOOD), encoding="utf-8")
+    refused([*arguments(shop), "--set", override], capfd, *words)
+
+
+def test_a_model_that_the_hub_does_not_know(place: Path, tmp_path: Path, shop: Workshop) -> None:
+    """With the Hub (a loopback one) and without it; in a process of its own, for huggingface_hub reads its settings at import."""
+    (place / "rows.jsonl").write_text(lines(GOOD), encoding="utf-8")
+    with LoopbackHub({}) as hub:
+        online = separately(arguments(shop, model="nobody/nothing"), {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0"})
+    offline = separately(arguments(shop, model="nobody/nothing"), {})
+    for done in (online, offline):
+        assert done.returncode == 2, done.stderr
+        assert "nobody/nothing" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert online.stderr != offline.stderr, "what is missing is not what is out of reach"
+
+
+def test_without_a_terminal_nothing_is_asked(place: Path) -> None:
+    done = separately([], {})
+    assert done.returncode == 2
+    assert "--yes" in done.stderr
+    assert done.stdout == ""
+    assert list(place.iterdir()) == []
+
+
+def separately(given: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "finetune_cli.py"), *given],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        env={**os.environ, "HF_HUB_DISABLE_XET": "1", **environment},
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"distillation": {"temperature": 0}}, ["distillation.temperature", "greater than 0"]),
+        ({"distillation": {"alpha": 1.2}}, ["distillation.alpha", "1.2"]),
+        ({"distillation": {"objective": "forward_lk"}}, ["forward_lk", "Did you mean forward_kl?"]),
+        ({"model": {"from_teacher": {"layers": 99}}}, ["99", "3 layers"]),
+        ({"model": "SAME"}, ["same model"]),
+        ({"model": "OTHER"}, ["tokenizer"]),
+    ],
+    ids=["temperature 0", "alpha 1.2", "objective", "too many layers", "teacher is student", "other tokenizer"],
+)
+def test_distillations_that_cannot_work(
+    changes: dict[str, Any], words: list[str], place: Path, shop: Workshop, foreign: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (place / "rows.jsonl").write_text(lines(GOOD), encoding="utf-8")
+    models = {"SAME": str(shop.model), "OTHER": str(foreign)}
+    model = changes.get("model", {"from_teacher": {"layers": 2}})
+    layer = {"approach": "distillation", "teacher": str(shop.model), **changes}
+    refused(arguments(shop, **{**layer, "model": models.get(str(model), model)}), capfd, *words)
+
+
+def test_a_teacher_smaller_than_its_student_is_said_but_allowed(place: Path, shop: Workshop, capfd: pytest.CaptureFixture[str]) -> None:
+    (place / "rows.jsonl").write_text(lines(GOOD), encoding="utf-8")
+    given = arguments(shop, approach="distillation", teacher=str(shop.smaller_model()), model=str(shop.model), training={"epochs": 1})
+    assert main(given) == 0
+    assert "is smaller than the student" in capfd.readouterr().err
+    assert Path("made/run/benchmark.json").exists()
