@@ -147,7 +147,7 @@ def test_a_student_is_set_beside_its_teacher(width: int) -> None:
         "KL to teacher",
         "1.280",
         "42.0 %",
-        "92% of the teacher's",
+        "92% of the teacher by ROUGE-L",
         "[85%, 99%]",
         "99.1M against 134.5M",
         "1.50 times",
