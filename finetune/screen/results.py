@@ -111,6 +111,7 @@ def next_steps(output_dir: Path, width: int, *, upload: bool) -> RenderableType:
     rows = [
         ("Model", str(output_dir)),
         ("Records", str(output_dir / "run")),
+        ("Report", str(output_dir / "run" / "report.html")),
         ("Chat", f"{command} chat {output_dir}"),
         ("Repeat", f"{command} run {output_dir / 'run' / 'recipe.yaml'} --output-dir {free_name(output_dir)}"),
     ]
