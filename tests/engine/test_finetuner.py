@@ -19,6 +19,10 @@ from finetune.benchmark.perplexity import answer_losses
 from finetune.errors import Diverged, Interrupted, OutputExists, RecipeError
 from finetune.events import Notice, Recorder, TrainingStep, read_events
 from finetune.finetuner import RunResult
+from finetune.models.machine import glance
+from finetune.wizard import ask_recipe
+from finetune.wizard.here import Here
+from finetune.wizard.prompter import ScriptedPrompter
 
 TRAINING = {"train_seconds", "real_tokens", "tokens_per_second", "supervised_tokens", "peak_memory_bytes"}
 RECORDS = {"recipe.yaml", "environment.json", "events.jsonl", "data_report.json", "benchmark.json", "report.html"}
@@ -187,20 +191,42 @@ def test_the_names_users_know_do_a_distillation_step_by_step(shop: Workshop) -> 
     assert tuner.benchmark()["after"]["kl"] > 0
 
 
-def test_python_and_yaml_give_the_same_recipe_and_the_same_scores(shop: Workshop, tuned: tuple[LLMFineTuner, RunResult]) -> None:
-    """The same values as a mapping, and as a file with overrides on top; the wizard's way is in tests/terminal."""
-    layer = yaml.safe_load((tuned[1].output_dir / "run" / "recipe.yaml").read_text())
-    file = shop.folder / "again.yaml"
-    file.write_text(yaml.safe_dump({**layer, "training": {**layer["training"], "epochs": 9}}))
-    result = LLMFineTuner(
-        Recipe.load(file, overrides=["training.epochs=2"], layers=({"output_dir": str(shop.folder / "again")},)),
-        runtime=shop.runtime,
-    ).run()
-    written = (result.output_dir / "run" / "recipe.yaml").read_text()
-    assert written.replace(str(result.output_dir), "X") == (tuned[1].output_dir / "run" / "recipe.yaml").read_text().replace(
-        str(tuned[1].output_dir), "X"
-    )
-    assert scores(result) == scores(tuned[1])
+def test_questions_yaml_and_python_give_the_same_recipe_and_the_same_scores(
+    shop: Workshop, tuned: tuple[LLMFineTuner, RunResult], tmp_path: Path
+) -> None:
+    """The recipe of the mapping `tuned` was made from, as a file with changes on top, and as answers to the wizard."""
+    layer = {**shop.layer(), "output_dir": "X"}
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump({**layer, "seed": 1, "training": {**layer["training"], "epochs": 9}}))
+    from_file = Recipe.load(file, overrides=["training.epochs=2", "seed=42"])
+    answers = {
+        "model": "another",
+        "model.name": str(shop.model),
+        "dataset.source": "a file",
+        "dataset.file": str(shop.rows),
+        "dataset.samples": "all",
+        "method.kind": "lora",
+        "output_dir": "X",
+        "training.epochs": "2",
+        "training.batch_size": "6",
+        "training.learning_rate": "0.01",
+        "advanced": True,
+        "dataset.max_length": "64",
+        "dataset.held_out": "0.25",
+        "benchmark.rows": "6",
+        "benchmark.max_new_tokens": "8",
+    }
+    asked = ask_recipe(ScriptedPrompter(answers, otherwise_default=True), lambda: Here(glance(), False, shop.runtime))
+    assert asked.to_yaml() == from_file.to_yaml() == Recipe.from_layers(layer).to_yaml()
+    for number, recipe in enumerate((asked, from_file)):
+        folder = tmp_path / str(number)
+        result = LLMFineTuner(recipe.with_changes({"output_dir": str(folder)}), runtime=shop.runtime).run()
+        assert recipe_of(folder) == recipe_of(tuned[1].output_dir)
+        assert scores(result) == scores(tuned[1])
+
+
+def recipe_of(folder: Path) -> str:
+    return (folder / "run" / "recipe.yaml").read_text().replace(str(folder), "X")
 
 
 def test_the_base_model_is_measured_once_per_model_and_rows(shop: Workshop, tuned: tuple[LLMFineTuner, RunResult]) -> None:

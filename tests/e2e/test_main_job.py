@@ -1,0 +1,141 @@
+"""The real thing: the starter model, the real data set and the program as people call it, only with fewer rows.
+
+The starter's weights come from the package index the first time and from the user's cache afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["dataset.samples=48", "dataset.max_length=160", "dataset.held_out=0.17", "benchmark.rows=8", "training.batch_size=4"]
+DISTILLATION = [
+    "approach=distillation",
+    "dataset.samples=24",
+    "dataset.max_length=96",
+    "dataset.held_out=0.17",
+    "benchmark.rows=4",
+    "training.epochs=1",
+]
+
+
+def program(*given: str, folder: Path, timeout: int = 900, typed: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "finetune_cli.py"), *given],
+        cwd=folder,
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def settings(values: list[str]) -> list[str]:
+    return [part for value in values for part in ("--set", value)]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workplace")
+
+
+@pytest.fixture(scope="module")
+def tuned(workplace: Path) -> dict[str, Any]:
+    """`--yes` with small sizes: the demo in a minute."""
+    done = program("--yes", "--json", *settings(SMALL), folder=workplace)
+    assert done.returncode == 0, done.stderr
+    return {"stderr": done.stderr, "folder": workplace / "finetuned_model", **json.loads(done.stdout)}
+
+
+@pytest.fixture(scope="module")
+def distilled(workplace: Path, tuned: dict[str, Any]) -> dict[str, Any]:
+    done = program("--yes", "--json", *settings(DISTILLATION), folder=workplace)
+    assert done.returncode == 0, done.stderr
+    return {"stderr": done.stderr, "folder": workplace / "distilled_model", **json.loads(done.stdout)}
+
+
+def test_the_demo_makes_the_starter_better_on_rows_it_never_saw(tuned: dict[str, Any]) -> None:
+    scores = tuned["scores"]
+    assert scores["rows"] == 8
+    assert scores["after"]["perplexity"] < 0.6 * scores["before"]["perplexity"]
+    assert tuned["training"]["steps"] == 10
+    assert tuned["training"]["trainable_parameters"] < 0.05 * tuned["training"]["parameters"]
+
+
+def test_what_it_says_has_no_noise_and_no_machine_talk(tuned: dict[str, Any]) -> None:
+    for noise in ("Traceback", "Warning", "it/s]", "\x1b", "HTTP", "Retrying"):
+        assert noise not in tuned["stderr"]
+    for stage in ("Preparing the data", "Measuring the base model", "Training", "Measuring the new model"):
+        assert stage in tuned["stderr"]
+
+
+def test_the_output_folder_is_complete_and_loads_with_transformers_alone(tuned: dict[str, Any]) -> None:
+    folder = tuned["folder"]
+    names = {path.name for path in folder.iterdir()}
+    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "README.md", "run"} <= names
+    assert {"recipe.yaml", "environment.json", "events.jsonl", "data_report.json", "benchmark.json", "report.html"} <= {
+        path.name for path in (folder / "run").iterdir()
+    }
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    turns = [{"role": "user", "content": "What is the capital of France?"}]
+    asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    with torch.no_grad():
+        answer = model.generate(**asked, max_new_tokens=4, do_sample=False)
+    assert answer.shape[1] > asked["input_ids"].shape[1]
+
+
+def test_the_chat_answers_what_is_typed_into_a_pipe(tuned: dict[str, Any], workplace: Path) -> None:
+    done = program("chat", "finetuned_model", folder=workplace, typed="What is the capital of France?\n/exit\n")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) > 1
+    assert "Traceback" not in done.stderr
+
+
+def test_the_plan_of_the_written_recipe_matches_what_was_done(tuned: dict[str, Any], workplace: Path) -> None:
+    done = program("plan", "finetuned_model/run/recipe.yaml", "--output-dir", "again", "--json", folder=workplace)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["problems"] == []
+    assert plan["steps"] == tuned["training"]["steps"]
+    assert plan["parameters"] == tuned["training"]["parameters"]
+    assert plan["trainable_parameters"] == tuned["training"]["trainable_parameters"]
+    assert 0.5 < plan["memory_total"] / tuned["training"]["peak_memory_bytes"] < 3
+    assert not (workplace / "again").exists()
+
+
+def test_measuring_again_gives_the_same_scores(tuned: dict[str, Any], workplace: Path) -> None:
+    done = program("benchmark", "finetuned_model", "--json", folder=workplace)
+    assert done.returncode == 0, done.stderr
+    again = json.loads(done.stdout)
+    for part in ("rows", "before", "after", "intervals", "generations"):
+        assert again[part] == tuned["scores"][part], part
+
+
+def test_a_second_run_does_not_overwrite_the_first(tuned: dict[str, Any], workplace: Path) -> None:
+    before = (tuned["folder"] / "adapter_model.safetensors").stat().st_mtime_ns
+    done = program("--yes", *settings(SMALL), folder=workplace)
+    assert done.returncode == 2
+    assert "finetuned_model is not empty" in done.stderr
+    assert "--output-dir finetuned_model-2" in done.stderr
+    assert (tuned["folder"] / "adapter_model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_distillation_leaves_a_smaller_model_that_is_nearer_to_its_teacher(distilled: dict[str, Any]) -> None:
+    scores = distilled["scores"]
+    assert scores["after"]["kl"] < scores["before"]["kl"]
+    assert {"rouge1", "perplexity"} <= set(scores["teacher"])
+    assert scores["size"]["after"]["parameters"] < scores["size"]["teacher"]["parameters"]
+    assert set(scores["retention"]["perplexity"]) >= {"value", "low", "high"}
+    assert AutoModelForCausalLM.from_pretrained(distilled["folder"]).config.num_hidden_layers == 20

@@ -1,0 +1,127 @@
+"""The README is true: its commands are commands, its recipes recipes, its Python runs, and its files are there after a run."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pico import pico, pico_rows
+from workshop import Workshop
+
+from finetune import Recipe, cli
+from finetune.recipe import STARTER, known_keys
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Everything after `python finetune_cli.py`, in blocks and in running text."""
+    found = re.findall(r"python finetune_cli\.py([^`\n]*)", README)
+    return sorted({re.sub(r"#.*", "", command).strip() for command in found})
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("workshop"))
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shop: Workshop) -> Path:
+    """A working folder with my_rows.jsonl, and the workshop's cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("FINETUNE_CLI_CACHE", str(shop.runtime.cache_dir))
+    (tmp_path / "my_rows.jsonl").write_bytes(shop.rows.read_bytes())
+    return tmp_path
+
+
+def test_it_begins_with_the_two_commands() -> None:
+    assert README.index("<!-- main job -->") < README.index("<!-- tests -->") < 700
+    assert blocks("bash")[:2] == ["pip install . && python finetune_cli.py\n", 'pip install ".[test]" && pytest\n']
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_is_understood(command: str) -> None:
+    cli.parser().parse_args(shlex.split(command))
+
+
+def test_every_command_of_the_program_is_in_the_table() -> None:
+    (choices,) = [action.choices for action in cli.parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    assert {command.split()[0] for command in commands() if command and not command.startswith("-")} == set(choices)
+
+
+def test_every_option_named_is_an_option() -> None:
+    for option in set(re.findall(r"`(--[\w-]+)", README)):
+        assert re.search(rf"{option}\b", cli.HELP), option
+
+
+def test_every_recipe_is_valid_and_every_key_is_one() -> None:
+    assert len(blocks("yaml")) == 2
+    for block in blocks("yaml"):
+        Recipe.from_layers(yaml.safe_load(block))
+    for key in re.findall(r"--set ([a-z_.]+)=", README):
+        assert key in set(known_keys())
+
+
+def test_every_link_into_the_project_leads_somewhere() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def small(block: str, shop: Workshop) -> dict[str, Any]:
+    """A recipe of the README on the pico model and its rows."""
+    layer = yaml.safe_load(block)
+    for role in ("model", "teacher"):
+        if layer.get(role) == STARTER:
+            layer[role] = str(shop.model)
+        elif isinstance(layer.get(role), dict):
+            layer[role] = {"from_teacher": {"layers": 2}}
+    columns = {"prompt": "prompt", "completion": "completion"}
+    return {**layer, "dataset": {**layer.get("dataset", {}), "source": "my_rows.jsonl", "columns": columns, "samples": None}}
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["fine-tuning", "distillation"])
+def test_its_recipes_run(number: int, place: Path, shop: Workshop, capfd: pytest.CaptureFixture[str]) -> None:
+    (place / "recipe.yaml").write_text(yaml.safe_dump(small(blocks("yaml")[number], shop)))
+    assert cli.main(["plan", "recipe.yaml", "--device", "cpu"]) == 0
+    assert "Memory" in capfd.readouterr().out
+    assert cli.main(["run", "recipe.yaml", "--device", "cpu", "--set", "training.epochs=1"]) == 0
+    assert Path(["my_model", "distilled_model"][number], "run", "benchmark.json").exists()
+
+
+def test_its_python_runs_and_leaves_the_files_it_lists(place: Path, shop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    code = blocks("python")[0].replace('{"dataset"', f'{{"model": {str(shop.model)!r}, "dataset"')
+    assert str(shop.model) in code
+    exec(compile(code, "README.md", "exec"), {})
+    assert "->" in capsys.readouterr().out
+    folder = place / "finetuned_model"
+    names = re.findall(r"^  (\S+)", blocks("text")[-1], re.MULTILINE)
+    assert len(names) >= 8
+    missing = [name for name in names if not (folder / name).exists()]
+    assert missing == ["run/debug.log"], "only the program writes that one: in Python, noise goes where Python sends it"
+
+
+def test_the_trainer_of_the_readme_trains(place: Path) -> None:
+    pico("llama", seed=1).save_pretrained(place / "teacher")
+    pico("llama", seed=2, num_hidden_layers=2).save_pretrained(place / "student")
+    known: dict[str, Any] = {"rows": pico_rows(8)}
+    exec(compile(blocks("python")[1], "README.md", "exec"), known)
+    assert known["trainer"].state.global_step == 1
+
+
+def test_help_and_doctor_answer(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["--help"])
+    assert left.value.code == 0
+    assert cli.main(["doctor"]) == 0
+    assert "torch" in capfd.readouterr().out
