@@ -15,12 +15,13 @@ from finetune.data.report import DataReport
 from finetune.models.facts import ModelFacts
 from finetune.models.machine import Machine
 from finetune.recipe import Recipe
+from finetune.training.pieces import CPU_TOKENS
 from finetune.training.steps import steps_of
 
 LIBRARIES = 550 * 2**20  # torch, transformers, datasets and Python in memory
 LOSS = 200 * 2**20  # the chunks of the head
 # Values kept for the backward pass, for each token and layer, in multiples of the model's width.
-ACTIVATIONS = {"lora": 26, "full": 20}
+ACTIVATIONS = {"lora": 14, "full": 22}
 CHECKPOINTED = 1.5  # with activation checkpointing only a layer's input stays
 EFFICIENCY = {"cpu": 0.55, "cuda": 0.35, "mps": 0.35}  # share of the measured matrix-product rate that training reaches
 GENERATED_PER_SECOND = 80e9  # parameters read a second while answers are generated on a CPU
@@ -69,6 +70,8 @@ def estimate(
     full = trainable >= parameters // 4
     narrow = 4 if machine.dtype == "float32" else 2
     batch_tokens = spec.batch_size * int(report.length.get("p99", 0))
+    if machine.device == "cpu":  # which works through a batch in pieces
+        batch_tokens = min(batch_tokens, max(CPU_TOKENS, int(report.length.get("max", 0))))
     kept = CHECKPOINTED if spec.activation_checkpointing is True else ACTIVATIONS["full" if full else "lora"]
     parts: dict[str, float] = {
         "libraries": LIBRARIES if machine.device == "cpu" else 0,
