@@ -1,12 +1,21 @@
-"""Two processes that share a batch take the same step as one that has it all, although their rows hold unequal numbers of tokens."""
+"""Several devices: processes that share a batch, GPUs, and the products of a GPU that hand over their sums unrounded."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
+from test_distillation_loss import naive_loss, objective
+from test_engine_chunked_loss import LABELS, VOCABULARY, gradients, made, textbook_logits
+
+from finetune.distillation.loss import Distillation
+from finetune.training import chunked_loss as module
+from finetune.training.chunked_loss import ChunkLogits, chunked_loss
+from finetune.training.head import Head
 
 HERE = Path(__file__).parent
 
@@ -18,8 +27,61 @@ def step(output: Path, batch: int, *launcher: str) -> dict[str, torch.Tensor]:
     return torch.load(output)
 
 
-def test_the_loss_is_normalised_over_all_devices(tmp_path) -> None:
+def test_unequal_shares_of_two_processes_make_the_step_of_one(tmp_path) -> None:
     alone = step(tmp_path / "alone.pt", 4)
     together = step(tmp_path / "together.pt", 2, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     for name, value in alone.items():
         torch.testing.assert_close(together[name], value, rtol=1e-9, atol=1e-9)
+
+
+@pytest.fixture
+def unrounded_products(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Gives the CPU the operators with `out_dtype` that only CUDA has, so that their path can be walked anywhere."""
+    monkeypatch.setattr(module, "wide_products", lambda device, dtype: True)
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        library.impl("mm.dtype", lambda one, other, dtype: one.to(dtype) @ other.to(dtype), "CPU")
+        library.impl("mm.dtype_out", lambda one, other, dtype, *, out: out.copy_(one.to(dtype) @ other.to(dtype)), "CPU")
+        library.impl("addmm.dtype", lambda total, one, other, dtype: total + one.to(dtype) @ other.to(dtype), "CPU")
+        yield
+
+
+def on(device: str, head: Head, *, trains: bool) -> Head:
+    tensors = [None if tensor is None else tensor.detach().to(device).requires_grad_(trains) for tensor in (head.weight, head.bias)]
+    return Head(tensors[0], tensors[1], head.scale, head.softcap)  # type: ignore[arg-type]
+
+
+def compare(device: str, dtype: torch.dtype, tolerance: float, rows_per_chunk: int) -> None:
+    (hidden, head), (teacher_hidden, teacher_head) = made("everything", dtype), made("bias", dtype, seed=1)
+    hidden, head, teacher = (
+        hidden.detach().to(device).requires_grad_(),
+        on(device, head, trains=True),
+        on(device, teacher_head, trains=False),
+    )
+    rule = Distillation(
+        LABELS.to(device), ChunkLogits("teacher", teacher_hidden.detach().to(device), teacher, 2.0), objective("forward_kl"), 0.5, 2.0
+    )
+    ours = chunked_loss(hidden, head, rule, chunk_bytes=VOCABULARY * 10 * rows_per_chunk)
+    reference_hidden, reference_head = made("everything", dtype)
+    teacher_logits = textbook_logits(teacher_hidden, teacher_head).detach()
+    theirs = naive_loss("forward_kl", textbook_logits(reference_hidden, reference_head), teacher_logits, 0.5, 2.0)
+    torch.testing.assert_close(ours.detach().cpu().double(), theirs.detach(), rtol=tolerance, atol=0)
+    expected = gradients(theirs, reference_hidden, reference_head)
+    for mine, reference in zip(gradients(ours, hidden, head), expected, strict=True):
+        assert (mine.cpu() - reference).abs().max() <= tolerance * reference.abs().max()
+
+
+PRECISIONS = [(torch.float32, 1e-5), (torch.bfloat16, 0.02), (torch.float16, 0.003)]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+@pytest.mark.parametrize("rows_per_chunk", [5, 100])
+@pytest.mark.usefixtures("unrounded_products")
+def test_unrounded_products_give_the_textbook_loss(dtype: torch.dtype, tolerance: float, rows_per_chunk: int) -> None:
+    compare("cpu", dtype, tolerance, rows_per_chunk)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+@pytest.mark.parametrize("rows_per_chunk", [5, 100])
+def test_a_gpu_gives_the_textbook_loss(dtype: torch.dtype, tolerance: float, rows_per_chunk: int) -> None:
+    compare("cuda", dtype, tolerance, rows_per_chunk)
