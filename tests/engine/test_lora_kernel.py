@@ -10,9 +10,11 @@ import pytest
 import torch
 from letters import gpt2, llama
 from peft import LoraConfig, get_peft_model
+from pico import NAMES, pico
 from torch import Tensor, nn
 
-from finetune.methods.lora_kernel import _FusedForward, _lost_elements, speed_up
+from finetune.methods.base import linear_targets
+from finetune.methods.lora_kernel import _FusedForward, _GatedForward, _lost_elements, speed_up
 
 MODELS = {"llama": llama, "gpt2": gpt2}
 
@@ -23,7 +25,7 @@ def adapted(name: str, *, dtype: torch.dtype = torch.float64, dropout: float = 0
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # GPT-2's own, which is not what is compared
-    targets = ["q_proj", "v_proj", "down_proj"] if name == "llama" else ["c_attn", "c_fc", "c_proj"]
+    targets = linear_targets(model)
     torch.manual_seed(4)
     made = get_peft_model(
         model,
@@ -81,6 +83,22 @@ def test_values_and_gradients_are_those_of_peft(name: str, dtype: torch.dtype, t
         )
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_architecture_computes_what_it_did(name: str) -> None:
+    """Mixtures of experts keep their experts in one tensor, Phi-3 its gates in one layer: whatever is not known is left alone."""
+    model = pico(name, dtype=torch.float64)
+    targets = linear_targets(model)
+    torch.manual_seed(4)
+    theirs = get_peft_model(
+        model, LoraConfig(r=4, target_modules=targets, fan_in_fan_out=name == "gpt2", init_lora_weights=False, task_type="CAUSAL_LM")
+    ).double()
+    ours = copy.deepcopy(theirs)
+    assert speed_up(ours) >= 6
+    found = outputs_and_gradients(ours)
+    for key, value in outputs_and_gradients(theirs).items():
+        torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-9 * float(value.abs().max()), msg=key)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_only_the_adapter_gets_a_gradient(name: str) -> None:
     found = outputs_and_gradients(both(name)[1])
@@ -105,6 +123,18 @@ def test_with_dropout_the_gradients_are_those_of_the_same_mask() -> None:
         return made(value)
 
     assert torch.autograd.gradcheck(forward, (x, *learn))
+
+
+def test_the_gated_block_has_the_gradients_of_its_mask_too() -> None:
+    block = both("llama", dropout=0.3)[1].get_base_model().model.layers[0].mlp
+    assert isinstance(block.forward, _GatedForward)
+    x = torch.randn(3, 32, dtype=torch.float64, requires_grad=True)
+
+    def forward(value: Tensor, *_: Tensor) -> Tensor:
+        torch.manual_seed(11)
+        return block(value)
+
+    assert torch.autograd.gradcheck(forward, (x, *(value for value in block.parameters() if value.requires_grad)))
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.3])
@@ -204,7 +234,7 @@ def test_16_bit_weights_and_32_bit_adapters_give_16_bit_outputs_and_32_bit_gradi
     found = outputs_and_gradients(ours)
     for key, value in exact.items():
         assert found[key].dtype == (torch.bfloat16 if key == "logits" else torch.float32), key
-        assert float((found[key].float() - value).norm() / value.norm()) < 0.1, key
+        assert float((found[key].float() - value).norm() / value.norm()) < 0.25, key  # eight bits, through two layers
 
 
 def test_a_saved_adapter_does_not_know_that_it_was_sped_up(tmp_path: Any) -> None:
