@@ -49,6 +49,7 @@ class Workspace:
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
+        self._narrowed: dict[str, tuple[Any, Tensor]] = {}
 
     def take(self, name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype) -> Tensor:
         """A buffer of undefined content, on the device of `like`."""
@@ -57,6 +58,16 @@ class Workspace:
             self._buffers.pop(name, None)
             buffer = self._buffers[name] = torch.empty(prod(shape), dtype=dtype, device=like.device)
         return buffer[: prod(shape)].view(shape)
+
+    def narrow(self, name: str, weight: Tensor, dtype: torch.dtype, *, frozen: bool) -> Tensor:
+        """`weight` in autocast's dtype; the copy of a frozen weight is made once."""
+        mark = (weight.data_ptr(), weight._version, weight.shape, dtype)
+        kept = self._narrowed.get(name)
+        narrow = self.take(name, weight.shape, weight, dtype)
+        if not (frozen and kept is not None and kept[0] == mark):
+            narrow.copy_(weight)
+            self._narrowed[name] = (mark, weight)  # held, so that no other weight can come to stand at its address
+        return narrow
 
     def nbytes(self) -> int:
         return sum(buffer.numel() * buffer.element_size() for buffer in self._buffers.values())
@@ -69,7 +80,8 @@ class ChunkLogits:
         self.name = name
         self.hidden = hidden
         self.dtype = product_dtype(head.weight)
-        self.weight = head.weight.detach().to(self.dtype)
+        self.weight = head.weight.detach()
+        self.frozen = not head.weight.requires_grad
         self.precise = torch.float64 if self.dtype == torch.float64 else torch.float32
         self.wide = self.dtype == self.precise or wide_products(hidden.device.type, self.dtype)
         # A scale on the small hidden states costs nothing; on the logits it would cost a pass.
@@ -84,6 +96,8 @@ class ChunkLogits:
         return self.weight.shape[0] * (self.precise if self.wide else self.dtype).itemsize
 
     def load(self, rows: slice, workspace: Workspace) -> None:
+        if self.weight.dtype != self.dtype:
+            self.weight = workspace.narrow(f"{self.name} weight", self.weight, self.dtype, frozen=self.frozen)
         self.scaled = (self.hidden[rows].to(self.precise) * self.factor).to(self.dtype)
         dtype = self.precise if self.wide else self.dtype
         self.chunk = workspace.take(self.name, (len(self.scaled), len(self.weight)), self.scaled, dtype)

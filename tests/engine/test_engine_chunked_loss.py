@@ -82,6 +82,26 @@ def test_autocast_decides_the_products_and_gradients_keep_their_own_dtype() -> N
     assert grad_hidden.dtype == grad_weight.dtype == torch.float32
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_under_autocast_a_changed_weight_is_never_an_old_one(frozen: bool) -> None:
+    hidden, head = made("plain", torch.float32)
+    workspace = Workspace()
+    weight = head.weight.detach().requires_grad_(not frozen)
+
+    def loss() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return chunked_loss(hidden, Head(weight), CrossEntropy(LABELS), workspace=workspace)
+
+    first, again = loss(), loss()
+    with torch.no_grad():
+        weight.mul_(-1)
+    changed = loss()
+    assert first == again
+    torch.testing.assert_close(
+        changed.double(), F.cross_entropy(textbook_logits(hidden, Head(weight)), LABELS, reduction="sum"), rtol=0.02, atol=0
+    )
+
+
 def test_extreme_logits_stay_finite() -> None:
     hidden, head = made("plain", torch.float32)
     loss = chunked_loss(hidden * 1e4, head, CrossEntropy(LABELS))
