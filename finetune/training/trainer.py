@@ -58,6 +58,7 @@ class SupervisedTrainer(Trainer):
         self.pad_id = pad
         self.real_tokens = 0
         self.supervised_tokens = 0
+        self.penalty: Callable[[], Tensor] | None = None  # what a method adds to the loss of a step, beside the data
         self.workspace = Workspace()
         self._part_sums: dict[str, Tensor] = {}
         self._part_count = 0
@@ -83,10 +84,22 @@ class SupervisedTrainer(Trainer):
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        loss = self._data_step(model, inputs, num_items_in_batch)
+        if self.penalty is None:
+            return loss
+        # Once for each batch of the window, so a share of it each time.
+        penalty = self.penalty() / self.current_gradient_accumulation_steps
+        self.accelerator.backward(penalty)
+        return loss + penalty.detach().to(loss.device)
+
+    def _data_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
         # Without the number of tokens of the step the pieces could not be weighed; routers balance over whole batches.
         if self.args.device.type != "cpu" or self.args.world_size > 1 or num_items_in_batch is None or self.balances:
             return super().training_step(model, inputs, num_items_in_batch)
-        lengths = right_padding_mask(inputs, self.pad_id).sum(1).tolist()
+        mask = right_padding_mask(inputs, self.pad_id)
+        if not ends_in_padding(mask):  # a collator of someone's own may pad to the left
+            return super().training_step(model, inputs, num_items_in_batch)
+        lengths = mask.sum(1).tolist()
         parts = [
             super(SupervisedTrainer, self).training_step(model, piece, num_items_in_batch) for piece in pieces(inputs, lengths, CPU_TOKENS)
         ]
@@ -122,7 +135,7 @@ class SupervisedTrainer(Trainer):
         mask = inputs.get("attention_mask")
         if mask is None and masks:
             mask = right_padding_mask(inputs, self.pad_id)
-        elif mask is not None and not masks and bool((mask[:, 1:] <= mask[:, :-1]).all()):
+        elif mask is not None and not masks and ends_in_padding(mask):
             mask = None
         return backbone_of(model)(input_ids=inputs["input_ids"], attention_mask=mask, use_cache=False, **more)
 
@@ -193,6 +206,11 @@ def right_padding_mask(inputs: dict[str, Any], pad_id: int) -> Tensor:
     if ends is None:
         ends = ((ids != pad_id) | (labels != -100)).long().mul(places).amax(1)
     return (places <= ends[:, None]).long()
+
+
+def ends_in_padding(mask: Tensor) -> bool:
+    """Whether a mask [batch, length] hides nothing but the ends of rows."""
+    return bool((mask[:, 1:] <= mask[:, :-1]).all())
 
 
 def through(model: nn.Module, compute: Callable[[], Any]) -> Any:
