@@ -5,8 +5,9 @@ A method is one file with a class that has a `Spec` (its recipe keys) and these 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from finetune.errors import ModelError
 from finetune.recipe import Spec
@@ -24,8 +25,8 @@ class MethodContext:
     student_is_made: bool = False
 
 
-class Method(Protocol):
-    """The contract of a method."""
+class Method:
+    """A method with nothing special about it; a real one has a title, a summary, a Spec and `attach`, and overrides what it needs."""
 
     title: ClassVar[str]
     summary: ClassVar[str]
@@ -34,18 +35,22 @@ class Method(Protocol):
     @staticmethod
     def check(spec: Any, device: str) -> list[str]:
         """Reasons why this method cannot run on `device`, each one sentence."""
+        return []
 
     @staticmethod
     def load_in(spec: Any) -> str | None:
         """How the base model is loaded: None, "8bit" or "4bit"."""
+        return None
 
     @staticmethod
     def attach(model: PreTrainedModel, spec: Any, context: MethodContext) -> Any:
         """The model with exactly the right parameters set to train."""
+        raise NotImplementedError
 
     @staticmethod
     def callbacks(model: Any, spec: Any) -> list[TrainerCallback]:
         """Callbacks the method needs while training."""
+        return []
 
 
 def linear_targets(model: PreTrainedModel) -> list[str]:
@@ -66,6 +71,24 @@ def linear_targets(model: PreTrainedModel) -> list[str]:
     if not targets:
         raise ModelError(f"{type(model).__name__} has no linear layers that LoRA could attach to.", hint="Use --set method.kind=full.")
     return sorted(targets)
+
+
+def attach_adapter(
+    model: PreTrainedModel, target_modules: str | list[str], context: MethodContext, config_of: Callable[[list[str]], Any]
+) -> Any:
+    """The model wrapped by peft with the config for its target modules; raises ModelError if they match nothing."""
+    from peft import get_peft_model
+    from transformers import set_seed
+
+    set_seed(context.seed)
+    targets = linear_targets(model) if isinstance(target_modules, str) else target_modules
+    try:
+        return get_peft_model(model, config_of(targets))
+    except ValueError as error:
+        raise ModelError(
+            f"An adapter cannot attach to {', '.join(targets)} in {type(model).__name__}: {error}.",
+            hint=f"The linear layers of this model are {', '.join(linear_targets(model))}.",
+        ) from None
 
 
 def _router_names(model: PreTrainedModel) -> set[str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune import recipe
-from finetune.methods.base import MethodContext
+from finetune.methods.base import Method, MethodContext
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, TrainerCallback
+    from transformers import PreTrainedModel
 
 
-class Full:
+class Full(Method):
     """Trains the model's own weights.
 
     `freeze: head` leaves the embeddings and the output head as they are; `auto` does so for a student made from its teacher,
@@ -26,14 +26,6 @@ class Full:
         freeze: Literal["auto", "none", "head"] = "auto"
 
     @staticmethod
-    def check(spec: Spec, device: str) -> list[str]:
-        return []
-
-    @staticmethod
-    def load_in(spec: Spec) -> str | None:
-        return None
-
-    @staticmethod
     def attach(model: PreTrainedModel, spec: Spec, context: MethodContext) -> Any:
         # Adam's small updates are lost in 16-bit weights; the arithmetic may still run in 16 bits under autocast.
         model.float().requires_grad_(True)
@@ -42,7 +34,3 @@ class Full:
                 if module is not None:
                     module.requires_grad_(False)
         return model
-
-    @staticmethod
-    def callbacks(model: Any, spec: Spec) -> list[TrainerCallback]:
-        return []

@@ -58,7 +58,6 @@ class SupervisedTrainer(Trainer):
         self.pad_id = pad
         self.real_tokens = 0
         self.supervised_tokens = 0
-        self.penalty: Callable[[], Tensor] | None = None  # what a method adds to the loss of a step, beside the data
         self.workspace = Workspace()
         self._part_sums: dict[str, Tensor] = {}
         self._part_count = 0
@@ -84,15 +83,6 @@ class SupervisedTrainer(Trainer):
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        loss = self._data_step(model, inputs, num_items_in_batch)
-        if self.penalty is None:
-            return loss
-        # Once for each batch of the window, so a share of it each time.
-        penalty = self.penalty() / self.current_gradient_accumulation_steps
-        self.accelerator.backward(penalty)
-        return loss + penalty.detach().to(loss.device)
-
-    def _data_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
         # Without the number of tokens of the step the pieces could not be weighed; routers balance over whole batches.
         if self.args.device.type != "cpu" or self.args.world_size > 1 or num_items_in_batch is None or self.balances:
             return super().training_step(model, inputs, num_items_in_batch)
