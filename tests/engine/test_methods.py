@@ -19,7 +19,8 @@ from finetune.runtime import RuntimeOptions
 from finetune.training.session import train
 from finetune.training.steps import steps_of
 
-ROWS = [
+IDS = [[n + 1, n + 2, 5, 9 + n, 3 * n + 7, 4] for n in range(4)]
+ROWS = [{"input_ids": ids, "labels": [-100, -100, *ids[2:]], "length": len(ids)} for ids in IDS]
     {"input_ids": [n + 1, n + 2, 5, 9 + n, 3 * n + 7, 4], "labels": [-100, -100, 5, 9 + n, 3 * n + 7, 4], "length": 6} for n in range(4)
 ]
 METHODS = ("lora", "full")
