@@ -21,8 +21,6 @@ from finetune.training.steps import steps_of
 
 IDS = [[n + 1, n + 2, 5, 9 + n, 3 * n + 7, 4] for n in range(4)]
 ROWS = [{"input_ids": ids, "labels": [-100, -100, *ids[2:]], "length": len(ids)} for ids in IDS]
-    {"input_ids": [n + 1, n + 2, 5, 9 + n, 3 * n + 7, 4], "labels": [-100, -100, 5, 9 + n, 3 * n + 7, 4], "length": 6} for n in range(4)
-]
 METHODS = ("lora", "full")
 
 
