@@ -269,8 +269,10 @@ class LLMFineTuner:
         from finetune.models.machine import torch_dtype
 
         if not hasattr(self.model, "peft_config"):
-            # Training kept float32; what is saved, and measured afterwards, is what the machine runs.
-            self.model.to(torch_dtype(self.machine))
+            # Training kept float32; what is saved, and measured afterwards, is what the machine runs. Buffers such as the frequencies of
+            # rotary positions stay in float32, as from_pretrained leaves them.
+            for parameter in self.model.parameters():
+                parameter.data = parameter.data.to(torch_dtype(self.machine))
         self.model.save_pretrained(self.folder.output_dir)
         self.tokenizer.save_pretrained(self.folder.output_dir)
 

@@ -14,6 +14,7 @@ from finetune.distillation.session import Lesson, prepare_lesson
 from finetune.distillation.student import make_student
 from finetune.events import ModelReady, Notice
 from finetune.methods.base import MethodContext
+from finetune.methods.lora_kernel import speed_up
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.sources import locate
 from finetune.recipe import StudentSpec
@@ -87,6 +88,7 @@ def _load_result(tuner: LLMFineTuner) -> None:
     result = locate(str(tuner.folder.output_dir), tuner.runtime, tuner.reporter)
     with tuner.stage("load", "Loading the model"):
         tuner.model = load_model(result, tuner.machine, merge=False)
+        speed_up(tuner.model)  # an adapter is measured with the arithmetic it was trained with
 
 
 def _student(tuner: LLMFineTuner, teacher: Any) -> Any:
