@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 1  # part of the fingerprint: raise it when the same rows would give other tokens
+VERSION = 2  # part of the fingerprint: raise it when the same rows would give other tokens
 LONGEST_REFERENCE = 64  # tokens of plain text that stand as the reference of a held-out block
 EXAMPLES = 3
 REPORTED_EVERY = 1000
@@ -60,8 +60,8 @@ def prepare_data(
 ) -> PreparedData:
     """Tokens to train on and rows to measure on; a held-out row is never trained on.
 
-    Labels are -100 where there is no loss and the token itself elsewhere (the shift by one happens in the loss); those of
-    held-out rows always cover the answers only. Raises the DatasetError that says what is wrong with the data.
+    Labels are -100 where there is no loss and the token itself elsewhere (the shift by one happens in the loss); a student
+    that learns every token (`supervise="all"`) is measured on every token. Raises the DatasetError that says what is wrong.
     """
     from datasets import Dataset
 
@@ -107,7 +107,6 @@ class _Stage:
         encoder = Encoder(self.tokenizer, max_length=self.spec.max_length, supervise=supervise)
         report.template = "plain" if report.format == "text" else encoder.template.name
         _write(folder / "train.arrow", self._train_rows(encoder), _TRAIN)
-        encoder = Encoder(self.tokenizer, max_length=self.spec.max_length, supervise="answers")
         _write(folder / "held_out.arrow", self._held_out_rows(encoder), _HELD_OUT)
         self._check()
         report.used = report.train + report.held_out

@@ -128,10 +128,11 @@ def test_another_split_can_be_measured_on(tmp_path: Path) -> None:
         prepare(tmp_path, folder, eval_split="validation")
 
 
-def test_distilling_learns_all_of_training_but_measures_answers(tmp_path: Path) -> None:
+def test_distilling_learns_and_measures_every_token(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, write(tmp_path / "a.jsonl", pairs(20)), supervise="all")
-    assert all(row["labels"] == [NO_LOSS, *row["input_ids"][1:]] for row in prepared.train)
-    assert all(row["labels"][: len(row["prompt_ids"])] == [NO_LOSS] * len(row["prompt_ids"]) for row in prepared.held_out)
+    for rows in (prepared.train, prepared.held_out):
+        assert all(row["labels"] == [NO_LOSS, *row["input_ids"][1:]] for row in rows)
+    assert all(row["prompt_ids"] == row["input_ids"][: len(row["prompt_ids"])] for row in prepared.held_out)
 
 
 def test_text_is_measured_on_its_second_half(tmp_path: Path) -> None:
