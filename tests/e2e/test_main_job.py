@@ -16,6 +16,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from finetune import LLMFineTuner, Recipe
+
 ROOT = Path(__file__).parents[2]
 SMALL = ["dataset.samples=48", "dataset.max_length=160", "dataset.held_out=0.17", "benchmark.rows=8", "training.batch_size=4"]
 DISTILLATION = [
@@ -139,3 +141,15 @@ def test_a_distillation_leaves_a_smaller_model_that_is_nearer_to_its_teacher(dis
     assert scores["size"]["after"]["parameters"] < scores["size"]["teacher"]["parameters"]
     assert set(scores["retention"]["perplexity"]) >= {"value", "low", "high"}
     assert AutoModelForCausalLM.from_pretrained(distilled["folder"]).config.num_hidden_layers == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "trainable"), [("finetune-starter-cpu", 4_884_480), ("distil-starter-cpu", 70_802_496), ("full", 134_515_008)]
+)
+def test_a_shipped_recipe_can_be_planned(name: str, trainable: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = LLMFineTuner(Recipe.load(ROOT / "finetune" / "recipes" / f"{name}.yaml")).plan()
+    assert plan.rows + plan.held_out_rows == 450
+    assert plan.trainable_parameters == trainable
+    assert plan.memory_total < 8e9, "it is meant for a laptop"
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shlex
 from pathlib import Path
@@ -14,7 +15,7 @@ from pico import pico, pico_rows
 from workshop import Workshop
 
 from finetune import Recipe, cli
-from finetune.recipe import STARTER, known_keys
+from finetune.recipe import known_keys
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -78,16 +79,31 @@ def test_every_link_into_the_project_leads_somewhere() -> None:
         assert (ROOT / target).exists(), target
 
 
-def small(block: str, shop: Workshop) -> dict[str, Any]:
-    """A recipe of the README on the pico model and its rows."""
-    layer = yaml.safe_load(block)
-    for role in ("model", "teacher"):
-        if layer.get(role) == STARTER:
-            layer[role] = str(shop.model)
-        elif isinstance(layer.get(role), dict):
-            layer[role] = {"from_teacher": {"layers": 2}}
+def small(recipe: str, shop: Workshop) -> dict[str, Any]:
+    """A recipe with pico models in place of its own, and their rows."""
+    layer = yaml.safe_load(recipe)
+    if "teacher" in layer:
+        layer["teacher"] = str(shop.model)
+    if isinstance(layer["model"], dict):
+        layer["model"] = {"from_teacher": {"layers": 2}}
+    else:
+        layer["model"] = str(shop.smaller_model() if "teacher" in layer else shop.model)
     columns = {"prompt": "prompt", "completion": "completion"}
-    return {**layer, "dataset": {**layer.get("dataset", {}), "source": "my_rows.jsonl", "columns": columns, "samples": None}}
+    return {
+        **layer,
+        "dataset": {**layer.get("dataset", {}), "source": "my_rows.jsonl", "columns": columns, "config": None, "samples": None},
+    }
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "finetune" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_shipped_recipes_can_be_planned_on_small_models(
+    path: Path, place: Path, shop: Workshop, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (place / "recipe.yaml").write_text(yaml.safe_dump(small(path.read_text(encoding="utf-8"), shop)))
+    assert cli.main(["plan", "recipe.yaml", "--json", "--device", "cpu"]) == 0
+    plan = json.loads(capfd.readouterr().out)
+    assert plan["steps"] > 0
+    assert plan["problems"] == []
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["fine-tuning", "distillation"])
