@@ -25,7 +25,6 @@ from finetune import registry
 from finetune.benchmark.bootstrap import Statistic, bootstrap, change, mean_of, mean_per_token, perplexity_of, ratio
 from finetune.benchmark.generation import answer_budget, generate_answers
 from finetune.benchmark.imitation import TeacherStates
-from finetune.benchmark.memory import PeakMemory
 from finetune.benchmark.perplexity import AnswerLosses, answer_losses
 from finetune.benchmark.rouge import SETTINGS
 from finetune.errors import BenchmarkError, OutOfMemory
@@ -33,6 +32,7 @@ from finetune.events import Reporter
 from finetune.recipe import BenchmarkSpec
 from finetune.runtime import RuntimeOptions
 from finetune.training.head import causal_lm, check_head, head_of
+from finetune.training.memory import PeakMemory
 
 VERSION = 1  # of the way scores are made: raise it when numbers would change, so that kept base scores are made again
 LOWER_IS_BETTER = frozenset({"perplexity", "kl"})
@@ -108,7 +108,7 @@ def benchmark_model(
     values: dict[str, float] = {}
     per_row: dict[str, list[float]] = {}
     losses = made = None
-    with PeakMemory() as peak, _measuring(model):
+    with PeakMemory(next(model.parameters()).device.type) as peak, _measuring(model):
         if of_losses or teacher or as_teacher:
             losses = answer_losses(model, rows, reporter=reporter, stage=stage, teacher=teacher, remember=states)
         if of_texts:
