@@ -149,19 +149,32 @@ def test_changing_something_at_the_review_asks_only_that(workplace: Path) -> Non
         assert terminal.text().count("? Epochs") == 0
 
 
+SMALL_MACHINE = """
+import psutil
+
+real = psutil.virtual_memory
+psutil.virtual_memory = lambda: real()._replace(available={free})
+"""
+
+
 def test_what_does_not_fit_comes_with_ways_out_and_their_numbers(workplace: Path) -> None:
-    with Terminal(folder=workplace, columns=100) as terminal:
-        answer(terminal, "What would")
-        answer(terminal, "Model", UP)
-        answer(terminal, "Name or folder", "./pico")
-        answer(terminal, "Dataset", DOWN)
-        for question in ("Rows to use", "Method", "Output folder", "Epochs"):
-            answer(terminal, question)
-        answer(terminal, "Batch size", "4000000")
-        for question in ("Learning rate", "Change advanced", "Rows to test"):
-            answer(terminal, question)
-        terminal.wait_for("does not fit", RUN_SECONDS)
-        terminal.wait_for("❯ Use batch size ")
+    """On a machine whose free memory is what the run needs without half of its activations."""
+    (workplace / "recipe.yaml").write_text("model: ./pico\ndataset: {source: rows.jsonl}\ntraining: {epochs: 1, batch_size: 8}\n")
+    planned = subprocess.run(
+        [sys.executable, str(ROOT / "finetune_cli.py"), "plan", "recipe.yaml", "--json"],
+        cwd=workplace,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    memory = json.loads(planned.stdout)["memory"]
+    (workplace / "small").mkdir()
+    (workplace / "small" / "sitecustomize.py").write_text(SMALL_MACHINE.format(free=sum(memory.values()) - memory["activations"] // 2))
+    with Terminal(folder=workplace, columns=100, env={"PYTHONPATH": f"{workplace / 'small'}:{ROOT}"}) as terminal:
+        up_to_the_review(terminal)
+        assert "does not fit" in terminal.text()
+        terminal.wait_for("❯ Use batch size 4")
         assert "of memory" in terminal.text()
         terminal.press(ENTER)
         terminal.wait_for("❯ Start ", RUN_SECONDS)
