@@ -76,7 +76,7 @@ class WayOut:
 def ways_out(tuner: LLMFineTuner, found: Plan, *, most: int = 3) -> list[WayOut]:
     """What makes a run fit into memory, least costly first: same result, then slower, then another method; nothing fits: the smallest."""
     ways = []
-    for text, changes in _changes(tuner.recipe):
+    for text, changes in _changes(tuner.recipe, batches=tuner.machine.device != "cpu"):
         changed = copy.copy(tuner)  # with its data and models, which these changes leave as they are
         changed.recipe = tuner.recipe.with_changes(changes)
         changed.__dict__.pop("method", None)
@@ -85,12 +85,12 @@ def ways_out(tuner: LLMFineTuner, found: Plan, *, most: int = 3) -> list[WayOut]
     return fitting[:most] or sorted(ways, key=lambda way: way.memory_total)[:1]
 
 
-def _changes(recipe: Recipe) -> Iterator[tuple[str, dict[str, Any]]]:
+def _changes(recipe: Recipe, *, batches: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     spec = recipe.training
     saved = {"activation_checkpointing": True}
     smallest: dict[str, Any] = {}
     size, together = spec.batch_size, spec.gradient_accumulation
-    while size > 1:
+    while batches and size > 1:  # a CPU works through a batch in pieces anyway
         size, together = size // 2, together * 2
         smallest = {"batch_size": size, "gradient_accumulation": together}
         yield f"batch size {size}, {together} batches a step (same result)", {"training": smallest}

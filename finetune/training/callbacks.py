@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from finetune.errors import Diverged
 from finetune.events import Notice, Reporter, TrainingStep
-from finetune.training.memory import PeakMemory
+from finetune.training.memory import PeakMemory, release
 
 WINDOW = 20  # steps over which the shown speed is averaged
 
@@ -59,6 +59,13 @@ class ReportSteps(TrainerCallback):
                 parts={name: float(value) for name, value in self.trainer.last_parts.items()},
             )
         )
+
+
+class ReleaseMemory(TrainerCallback):
+    """Keeps the memory of a long run on a CPU at that of its largest step."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        release()
 
 
 class StopOnSignal(TrainerCallback):

@@ -92,10 +92,10 @@ def estimate(
     problems = []
     if total > free:
         half = max(1, spec.batch_size // 2)
+        smaller = f"--set training.batch_size={half} --set training.gradient_accumulation={spec.gradient_accumulation * 2}, "
         problems.append(
             f"Training needs about {total / 2**30:.1f} GB of memory and {free / 2**30:.1f} GB are free: "
-            f"--set training.batch_size={half} --set training.gradient_accumulation={spec.gradient_accumulation * 2}, "
-            "--set training.activation_checkpointing=true, or a smaller model."
+            f"{'' if machine.device == 'cpu' else smaller}--set training.activation_checkpointing=true, or a smaller model."
         )
     if disk > free_disk:
         problems.append(f"The result takes {disk / 2**30:.1f} GB and {free_disk / 2**30:.1f} GB of disk are free in {recipe.output_dir}.")

@@ -21,7 +21,7 @@ from finetune.errors import OutOfMemory, TrainingError
 from finetune.events import Reporter, TrainingFinished
 from finetune.models.machine import Machine
 from finetune.recipe import Recipe, TrainingSpec
-from finetune.training.callbacks import ReportSteps, StopOnSignal
+from finetune.training.callbacks import ReleaseMemory, ReportSteps, StopOnSignal
 from finetune.training.memory import PeakMemory
 from finetune.training.trainer import SupervisedTrainer, padding_id
 
@@ -61,7 +61,7 @@ def train(
             data_collator=Collator(padding_id(tokenizer, model)),
             train_dataset=rows,
             processing_class=tokenizer,
-            callbacks=[report, stop, *(callbacks or [])],
+            callbacks=[report, stop, *([ReleaseMemory()] if machine.device == "cpu" else []), *(callbacks or [])],
         )
         report.trainer = trainer
         began = time.perf_counter()

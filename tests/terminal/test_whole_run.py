@@ -174,7 +174,7 @@ def test_what_does_not_fit_comes_with_ways_out_and_their_numbers(workplace: Path
     with Terminal(folder=workplace, columns=100, env={"PYTHONPATH": f"{workplace / 'small'}:{ROOT}"}) as terminal:
         up_to_the_review(terminal)
         assert "does not fit" in terminal.text()
-        terminal.wait_for("❯ Use batch size 4")
+        terminal.wait_for("❯ Use activation checkpointing")
         assert "of memory" in terminal.text()
         terminal.press(ENTER)
         terminal.wait_for("❯ Start ", RUN_SECONDS)
