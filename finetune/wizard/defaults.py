@@ -90,7 +90,7 @@ DISTIL_ANYWHERE: dict[str, Any] = {
     "teacher": STARTER,
     "model": {"from_teacher": {"layers": 20}},
     "dataset": {"source": "builtin:python-docs", "samples": 450},
-    "distillation": {"temperature": 2.0, "alpha": 0.5},
-    "training": {"epochs": 2, "batch_size": 4, "learning_rate": 5e-4},
+    "distillation": {"temperature": 2.0, "alpha": 0.2},
+    "training": {"epochs": 1, "batch_size": 4, "learning_rate": 5e-4},
     "benchmark": {"rows": 45},
 }
