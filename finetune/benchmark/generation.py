@@ -1,7 +1,7 @@
-"""Greedy answers to held-out prompts, in batches of similar length, and how fast they came.
+"""Greedy answers to held-out prompts, in batches of similar length, and how fast a model writes.
 
-    generations = generate_answers(model, tokenizer, rows, max_new_tokens=64, reporter=reporter, stage="benchmark")
-    generations.texts, generations.tokens_per_second
+    texts = generate_answers(model, tokenizer, rows, max_new_tokens=64, reporter=reporter, stage="benchmark")
+    generation_speed(model, tokenizer, rows)          # tokens per second
 
 Batches depend on the rows and the model's shape alone, never on free memory, so the same model and rows give the same texts.
 """
@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,26 +25,14 @@ from finetune.training.head import causal_lm
 KEY_VALUE_BYTES = 768 << 20  # of one batch's keys and values
 LARGEST_BATCH = 64
 STEP_IN_TOKENS = 32  # reading all weights takes as long as computing about so many tokens (measured on a CPU: 60 ms and 1.8 ms)
+SPEED_PROMPTS, SPEED_TOKENS = 8, 32
 FEWEST_NEW_TOKENS, MOST_NEW_TOKENS = 16, 256
-
-
-@dataclass(frozen=True)
-class Generations:
-    """Texts in the order of the rows; tokens include the one that ended an answer, seconds include reading the prompts."""
-
-    texts: list[str]
-    tokens: int
-    seconds: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds if self.seconds else 0.0
 
 
 @torch.inference_mode()
 def generate_answers(
     model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]], *, max_new_tokens: int, reporter: Reporter, stage: str
-) -> Generations:
+) -> list[str]:
     """Continue every row's `prompt_ids` greedily until an end token or `max_new_tokens`."""
     room = context_length(model) - max_new_tokens
     if room < 1:
@@ -57,19 +44,38 @@ def generate_answers(
     prompts = [list(row["prompt_ids"])[-room:] or stops[:1] for row in rows]  # a text from nothing starts after an end
     pad = padding_id(tokenizer, stops)
     inner, device = causal_lm(model), next(model.parameters()).device
-    texts, made, done = [""] * len(prompts), 0, 0
-    started = time.perf_counter()
+    texts, done = [""] * len(prompts), 0
     with greedy(inner, stops, pad=pad, max_new_tokens=max_new_tokens):
         for batch in batches([len(prompt) for prompt in prompts], max_new_tokens, key_value_bytes(model)):
             ids, mask = pad_left([prompts[row] for row in batch], pad)
             answers = inner.generate(ids.to(device), attention_mask=mask.to(device))[:, ids.shape[1] :]
             for row, answer in zip(batch, answers.tolist(), strict=True):
-                kept = until_stop(answer, stops)
-                made += min(len(kept) + 1, len(answer))
-                texts[row] = tokenizer.decode(kept, skip_special_tokens=True).strip()
+                texts[row] = tokenizer.decode(until_stop(answer, stops), skip_special_tokens=True).strip()
             done += len(batch)
             reporter.report(Progress(stage, done, len(prompts), "answers"))
-    return Generations(texts, made, time.perf_counter() - started)
+    return texts
+
+
+@torch.inference_mode()
+def generation_speed(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> float:
+    """Tokens per second of SPEED_TOKENS new tokens for SPEED_PROMPTS prompts at once, prompts included, the better of two tries.
+
+    No end token stops it: a model that says less must not look slower than one that never ends.
+    """
+    tokens = min(SPEED_TOKENS, context_length(model) // 2)
+    room = context_length(model) - tokens
+    prompts = [list(row["prompt_ids"])[-room:] or [0] for row in (list(rows) * SPEED_PROMPTS)[:SPEED_PROMPTS]]
+    inner, device = causal_lm(model), next(model.parameters()).device
+    ids, mask = (tensor.to(device) for tensor in pad_left(prompts, padding_id(tokenizer, [])))
+    seconds = []
+    with greedy(inner, [], pad=padding_id(tokenizer, []), max_new_tokens=tokens):
+        for _ in range(2):
+            started = time.perf_counter()
+            inner.generate(ids, attention_mask=mask)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - started)
+    return len(prompts) * tokens / min(seconds)
 
 
 def answer_budget(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> int:

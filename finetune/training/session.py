@@ -6,6 +6,7 @@ outcome.finished.tokens_per_second, outcome.stopped
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from finetune.events import Reporter, TrainingFinished
 from finetune.models.machine import Machine
 from finetune.recipe import Recipe, TrainingSpec
 from finetune.training.callbacks import ReleaseMemory, ReportSteps, StopOnSignal
-from finetune.training.memory import PeakMemory
+from finetune.training.memory import PeakMemory, release
 from finetune.training.trainer import SupervisedTrainer, padding_id
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def train(
         seconds = time.perf_counter() - began
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # autocast around forward would go on in the benchmark
     model.eval()
+    _let_go(trainer)
     first, last = (report.losses[:5], report.losses[-5:]) if report.losses else ([math.nan], [math.nan])
     finished = TrainingFinished(
         steps=trainer.state.global_step,
@@ -122,6 +124,15 @@ def training_arguments(recipe: Recipe, machine: Machine, folder: Path, *, autoca
         report_to=[],
         dataloader_pin_memory=machine.device == "cuda",
     )
+
+
+def _let_go(trainer: SupervisedTrainer) -> None:
+    """Free gradients and optimizer, which would stay in memory during the benchmark: trainer and callbacks hold each other."""
+    trainer.model.zero_grad(set_to_none=True)
+    trainer.optimizer = trainer.lr_scheduler = None
+    trainer.accelerator.free_memory()
+    gc.collect()
+    release()
 
 
 def trainable(model: Any) -> int:

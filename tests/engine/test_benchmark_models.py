@@ -11,7 +11,7 @@ import torch
 from letters import gpt2, held_out, llama, parrot, tokenizer
 
 from finetune import registry
-from finetune.benchmark.generation import answer_budget, batches, generate_answers, stop_ids
+from finetune.benchmark.generation import answer_budget, batches, generate_answers, generation_speed, stop_ids
 from finetune.benchmark.imitation import TeacherStates
 from finetune.benchmark.perplexity import Perplexity, answer_losses
 from finetune.benchmark.run import Scores, base_key, benchmark_json, benchmark_model, load_base_scores, save_base_scores
@@ -78,7 +78,7 @@ def test_a_model_with_broken_weights_is_an_error_and_not_a_score():
 def test_an_answer_is_what_the_model_says_to_its_prompt_alone(build):
     model, made, rows = build(seed=3), tokenizer(), held_out(tokenizer(), PAIRS)
     together = generate_answers(model, made, rows, max_new_tokens=12, **quiet())
-    for row, text in zip(rows, together.texts, strict=True):
+    for row, text in zip(rows, together, strict=True):
         ids = list(row["prompt_ids"])
         for _ in range(12):  # greedy by hand: no cache, no padding, no generate()
             with torch.no_grad():
@@ -86,25 +86,35 @@ def test_an_answer_is_what_the_model_says_to_its_prompt_alone(build):
             if ids[-1] == made.eos_token_id:
                 break
         assert text == made.decode(ids[len(row["prompt_ids"]) :], skip_special_tokens=True).strip()
-    alone = [generate_answers(model, made, [row], max_new_tokens=12, **quiet()).texts[0] for row in rows]
-    assert together.texts == alone
-    assert together.tokens_per_second > 0
+    alone = [generate_answers(model, made, [row], max_new_tokens=12, **quiet())[0] for row in rows]
+    assert together == alone
+
+
+def test_speed_does_not_depend_on_when_a_model_stops():
+    model, made, rows = llama(seed=3), tokenizer(), held_out(tokenizer(), PAIRS)
+    counted = []
+    model.register_forward_hook(lambda *_: counted.append(1))
+    assert generation_speed(model, made, rows) > 0
+    made.eos_token = made.convert_ids_to_tokens(int(model(torch.tensor([rows[0]["prompt_ids"]])).logits[0, -1].argmax()))
+    steps = len(counted) - 1
+    generation_speed(model, made, rows)
+    assert len(counted) - 1 == 2 * steps
 
 
 def test_answers_keep_the_order_of_the_rows_and_are_the_same_again():
     model, made, rows = llama(seed=3), tokenizer(), held_out(tokenizer(), PAIRS)
-    forwards = generate_answers(model, made, rows, max_new_tokens=8, **quiet()).texts
-    backwards = generate_answers(model, made, rows[::-1], max_new_tokens=8, **quiet()).texts
+    forwards = generate_answers(model, made, rows, max_new_tokens=8, **quiet())
+    backwards = generate_answers(model, made, rows[::-1], max_new_tokens=8, **quiet())
     assert forwards == backwards[::-1]
     assert len(set(forwards)) > 1
 
 
 def test_a_checkpoints_own_sampling_settings_do_not_touch_the_benchmark():
     made, rows = tokenizer(), held_out(tokenizer(), PAIRS)
-    plain = generate_answers(llama(seed=3), made, rows, max_new_tokens=12, **quiet()).texts
+    plain = generate_answers(llama(seed=3), made, rows, max_new_tokens=12, **quiet())
     model = llama(seed=3)
     model.generation_config.update(do_sample=True, temperature=5.0, repetition_penalty=9.0, no_repeat_ngram_size=1, min_new_tokens=12)
-    assert generate_answers(model, made, rows, max_new_tokens=12, **quiet()).texts == plain
+    assert generate_answers(model, made, rows, max_new_tokens=12, **quiet()) == plain
 
 
 def test_the_end_of_a_turn_ends_an_answer_though_it_is_not_the_tokenizers_end_token():
@@ -113,7 +123,7 @@ def test_the_end_of_a_turn_ends_an_answer_though_it_is_not_the_tokenizers_end_to
     model.generation_config.eos_token_id = None
     assert stop_ids(model, made) == sorted(made.convert_tokens_to_ids(["</s>", "<|end|>"]))
     found = generate_answers(model, made, held_out(made, [("who?", "a")]), max_new_tokens=12, **quiet())
-    assert (found.texts, found.tokens) == (["a"], 2)
+    assert found == ["a"]
 
 
 def test_a_prompt_longer_than_the_context_keeps_its_end():
@@ -122,7 +132,7 @@ def test_a_prompt_longer_than_the_context_keeps_its_end():
     assert model.config.n_positions == 128
     short = [{**rows[0], "prompt_ids": rows[0]["prompt_ids"][-116:]}]
     whole = generate_answers(model, made, rows, max_new_tokens=12, **quiet())
-    assert whole.texts == generate_answers(model, made, short, max_new_tokens=12, **quiet()).texts
+    assert whole == generate_answers(model, made, short, max_new_tokens=12, **quiet())
     with pytest.raises(BenchmarkError, match="context of 128"):
         generate_answers(model, made, rows, max_new_tokens=128, **quiet())
 
