@@ -187,7 +187,8 @@ def test_a_chosen_student_learns_from_a_teacher_with_the_same_tokenizer(shop: Wo
 
 
 def test_the_output_of_a_run_can_teach(shop: Workshop, tuned: tuple[LLMFineTuner, RunResult]) -> None:
-    found = shop.tuner(shop.distilling(teacher=str(tuned[1].output_dir))).run().scores
+    on_the_same_tokens = {"supervise": "answers"}
+    found = shop.tuner(shop.distilling(teacher=str(tuned[1].output_dir), distillation=on_the_same_tokens)).run().scores
     assert found["teacher"]["perplexity"] == pytest.approx(tuned[1].scores["after"]["perplexity"], rel=1e-3)
 
 
