@@ -23,7 +23,7 @@ LOSS = 200 * 2**20  # the chunks of the head
 # Values kept for the backward pass, for each token and layer, in multiples of the model's width.
 ACTIVATIONS = {"lora": 14, "full": 22}
 CHECKPOINTED = 1.5  # with activation checkpointing only a layer's input stays
-EFFICIENCY = {"cpu": 0.55, "cuda": 0.35, "mps": 0.35}  # share of the measured matrix-product rate that training reaches
+EFFICIENCY = {"cpu": 0.33, "cuda": 0.35, "mps": 0.35}  # share of the measured matrix-product rate that training reaches
 GENERATED_PER_SECOND = 80e9  # parameters read a second while answers are generated on a CPU
 
 
