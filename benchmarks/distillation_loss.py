@@ -27,7 +27,6 @@ def main(worker: str | None, rounds: int) -> None:
         way, vocabulary = worker.rsplit("/", 1)
         print(contest.MARK + json.dumps(measure(way, int(vocabulary))))
         return
-    print(f"{'extra MiB; ms per 1,000 tokens':<32}" + "".join(f"{vocabulary // 1024:>15}k" for vocabulary in VOCABULARIES))
     found: dict[tuple[str, int], list[dict[str, float]]] = {}
     for _ in range(rounds):
         for vocabulary in VOCABULARIES:
@@ -39,6 +38,8 @@ def main(worker: str | None, rounds: int) -> None:
                     print(f"{way}, {vocabulary}: failed:\n{done.stderr[-2000:]}", file=sys.stderr)
                     continue
                 found.setdefault((way, vocabulary), []).append(json.loads(line.removeprefix(contest.MARK)))
+                print(f"{way}, {vocabulary}: {_cell(found[way, vocabulary])}", file=sys.stderr, flush=True)
+    print(f"{'extra MiB; ms per 1,000 tokens':<32}" + "".join(f"{vocabulary // 1024:>15}k" for vocabulary in VOCABULARIES))
     for way in WAYS:
         cells = [_cell(found.get((way, vocabulary), [])) for vocabulary in VOCABULARIES]
         print(f"{way:<32}" + "".join(f"{cell:>16}" for cell in cells))
