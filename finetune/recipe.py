@@ -76,9 +76,27 @@ class DatasetSpec(Spec):
     data_files: str | list[str] | None = None
     samples: int | None = Field(1000, ge=2)
     columns: ColumnsSpec | None = None
+    text_as: Literal["auto", "line", "document"] = "auto"  # what one row of a .txt or .md file is
+    encoding: str | None = None  # of text files; found out if it is left out
+    bad_rows: float = Field(0.01, ge=0, le=1)  # the share of unusable rows that is skipped; more are an error
     max_length: int = Field(512, ge=8)
     held_out: float = Field(0.1, gt=0, lt=1)
     eval_split: str | None = None
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _several_files(cls, source: Any) -> Any:
+        return ", ".join(source) if isinstance(source, list) and all(isinstance(name, str) for name in source) else source
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, encoding: str | None) -> str | None:
+        if encoding is not None:
+            try:
+                "".encode(encoding)
+            except LookupError:
+                raise ValueError("must name a text encoding such as utf-8 or cp1252") from None
+        return encoding
 
 
 class DistillationSpec(Spec):

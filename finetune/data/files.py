@@ -1,4 +1,4 @@
-"""Which files a source means: one file, a folder, a glob; plain, .gz, .zst or the members of a .zip.
+"""Which files a source means: files, folders, globs, several with commas between; plain, .gz, .zst, .bz2 or the members of a .zip.
 
 find_files("data/", data_files=None, split="train")  ->  [DataFile(data/train-0.jsonl), DataFile(data/train-1.jsonl)]
 """
@@ -9,13 +9,14 @@ import fnmatch
 import glob
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, cast
 
-from finetune.errors import BadRow, DatasetError, DatasetNotFound, UnknownFormat
+from finetune.errors import BadRow, DatasetError, DatasetNotFound, EmptyDataset, UnknownFormat
 
 RECORDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 PROSE = (".txt", ".md")
@@ -45,14 +46,13 @@ class DataFile:
 
     def open(self) -> IO[bytes]:
         """The content, unpacked while it is read."""
-        if self.member is not None:
-            return zipfile.ZipFile(self.path).open(self.member)
-        packing = PACKED.get(self.path.suffix.lower())
+        packing = PACKED.get(Path(self.member or self.path.name).suffix.lower())
+        content = zipfile.ZipFile(self.path).open(self.member) if self.member is not None else None  # noqa: SIM115
         if packing is None:
-            return self.path.open("rb")
+            return content or self.path.open("rb")
         import pyarrow as pa
 
-        return cast(IO[bytes], pa.input_stream(str(self.path), compression=packing))
+        return cast(IO[bytes], pa.input_stream(content or str(self.path), compression=packing))
 
     def blocks(self, size: int = 1 << 20) -> Iterator[bytes]:
         """The content in pieces; raises BadRow if the packing is broken."""
@@ -60,12 +60,17 @@ class DataFile:
             with self.open() as file:
                 while block := file.read(size):
                     yield block
-        except (OSError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BadRow(f"{self.name} cannot be read: {error}.", hint="The file may be cut short: copy or download it again.") from None
+        except (NotImplementedError, RuntimeError) as error:  # how zipfile says that it knows no such packing, or needs a password
+            raise BadRow(f"{self.name} cannot be unpacked: {error}.", hint="Unpack it yourself and give the files.") from None
 
 
 def looks_local(source: str) -> bool:
-    """Whether a source is meant as a path: it exists, is a glob, starts like a path or ends like a data file."""
+    """Whether a source is meant as a path: it exists, is a glob, starts like a path or ends like a data file, or names several."""
+    several = named_files(source)
+    if len(several) > 1:
+        return all(map(looks_local, several))
     if Path(source).expanduser().exists() or any(sign in source for sign in "*?["):
         return True
     if source.startswith(("/", "./", "../", "~", ".\\", "..\\")) or re.match(r"^[A-Za-z]:[\\/]", source) or "\\" in source:
@@ -75,26 +80,20 @@ def looks_local(source: str) -> bool:
     return _nearest(Path(source), cutoff=0.75) is not None  # a slip of the pen
 
 
+def named_files(source: str) -> list[str]:
+    """The paths that a source names, with commas between them."""
+    if Path(source).expanduser().exists():
+        return [source]
+    return [part.strip() for part in source.split(",") if part.strip()]
+
+
 def find_files(source: str, data_files: str | list[str] | None, split: str, *, strict_split: bool = False) -> list[DataFile]:
     """The files of a local source in a fixed order.
 
     Where file names carry split names (train.jsonl, test.jsonl), only those of `split` are taken; `strict_split` raises
     DatasetNotFound if there are none. Raises DatasetNotFound for a missing path and UnknownFormat for files that are no data.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        found = _in_folder(path, data_files)
-    elif path.exists():
-        if data_files is not None:
-            raise DatasetError(
-                f"{path.name} is one file: dataset.data_files can choose nothing in it.", hint="Leave dataset.data_files out."
-            )
-        found = _unpacked(path)
-    else:
-        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-        found = [file for match in matches if match.is_file() for file in _unpacked(match)]
-        if not found:
-            raise DatasetNotFound(f"There is no file {source}.", hint=nearest_name(path))
+    found = list(dict.fromkeys(file for name in named_files(source) for file in _of_name(name, data_files)))
     unreadable = next((file for file in found if file.suffix not in RECORDS + PROSE), None)
     if unreadable is not None:
         raise UnknownFormat(
@@ -102,6 +101,25 @@ def find_files(source: str, data_files: str | list[str] | None, split: str, *, s
             hint=f"Readable: {', '.join(RECORDS + PROSE)}, also inside .gz, .zst, .bz2 and .zip.",
         )
     return _of_split(found, split, source, strict_split)
+
+
+def _of_name(name: str, data_files: str | list[str] | None) -> list[DataFile]:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _in_folder(path, data_files)
+    if path.exists():
+        if data_files is not None:
+            raise DatasetError(
+                f"{path.name} is one file: dataset.data_files can choose nothing in it.", hint="Leave dataset.data_files out."
+            )
+        if not path.is_file():
+            raise DatasetNotFound(f"{name} is neither a file nor a folder.", hint="Write its content to a file first.")
+        return _unpacked(path)
+    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    found = [file for match in matches if match.is_file() for file in _unpacked(match)]
+    if not found:
+        raise DatasetNotFound(f"There is no file {name}.", hint=nearest_name(path))
+    return found
 
 
 def nearest_name(path: Path) -> str:
@@ -152,6 +170,8 @@ def _unpacked(path: Path) -> list[DataFile]:
     except zipfile.BadZipFile:
         raise BadRow(f"{path.name} is not a whole .zip file.", hint="It may be cut short: copy or download it again.") from None
     files = [DataFile(path, member) for member in members if not _hidden(Path(member)) and not member.startswith("__MACOSX")]
+    if not files:
+        raise EmptyDataset(f"{path.name} holds no files.", hint=f"Readable in it: {', '.join(RECORDS + PROSE)}.")
     records = [file for file in files if file.suffix in RECORDS]
     return records or files
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from finetune.recipe import DatasetSpec
 
 DELIMITERS = ",;\t|"
 SAMPLE = 1 << 16
+TOLD = re.compile(r"sep=(.)\r?\n")
 LONGEST_CELL = 2**31 - 1  # what the csv module can hold on every system
 
 
@@ -31,10 +33,14 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
             sample += text.read(1)  # a line end is not torn apart
         if not sample.strip():
             raise EmptyDataset(f"{file.name} is empty.", hint="Give a file with a line of column names and at least two rows.")
-        style = _style(sample, file.suffix == ".tsv")
+        told = TOLD.match(sample)  # Excel's way to name the delimiter
+        sample = sample[told.end() :] if told else sample
+        style = {"delimiter": told.group(1)} if told else _style(sample, file.suffix == ".tsv")
         rows = csv.reader(_lines(sample, text), strict=True, **style)
         try:
-            header = [name.strip() or f"column {number}" for number, name in enumerate(next(rows), start=1)]
+            header = [name.strip() or f"column {number}" for number, name in enumerate(next(filter(None, rows)), start=1)]
+        except StopIteration:
+            return
         except csv.Error as error:
             raise BadRow(
                 f"{file.name}, line 1: the column names cannot be read ({error}).", hint="Check the quotes in the first line."
@@ -42,12 +48,12 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
         twice = [name for name, times in Counter(header).items() if times > 1]
         if twice:
             raise UnknownFormat(f"{file.name} has more than one column called {twice[0]!r}.", hint="Give every column its own name.")
-        yield from _records(rows, header, file.name)
+        yield from _records(rows, header, file.name, above=1 if told else 0)
 
 
-def _records(rows: Any, header: list[str], name: str) -> Iterator[Row | SkippedRow]:
+def _records(rows: Any, header: list[str], name: str, above: int) -> Iterator[Row | SkippedRow]:
     while True:
-        line = rows.line_num + 1
+        line = rows.line_num + 1 + above
         try:
             cells = next(rows)
         except StopIteration:

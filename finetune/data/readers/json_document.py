@@ -16,57 +16,109 @@ from finetune.data.rows import Row, SkippedRow
 from finetune.errors import BadRow
 from finetune.recipe import DatasetSpec
 
-DECODER = json.JSONDecoder(parse_float=str, parse_int=str)
+DECODER = json.JSONDecoder(parse_float=str, parse_int=str, strict=False)
 BETWEEN = " \t\r\n"
+CHUNK = 1 << 20  # characters
 
 
 def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
-    text = b"".join(file.blocks()).decode(encoding or "utf-8", errors="surrogateescape")
-    if text.lstrip(BETWEEN).startswith("["):
-        for item, line in _items(text, file.name):
-            yield _as_row(item, file.name, line)
-        return
+    with file.open() as raw:
+        window = _Window(io.TextIOWrapper(raw, encoding=encoding or "utf-8", errors="surrogateescape", newline=""), file.name)
+        if window.next_sign() == "[":
+            for item, line in _items(window):
+                yield _as_row(item, file.name, line)
+            return
+        text = window.whole()
     try:
         document = DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         if not _is_json(text.strip().partition("\n")[0]):
-            raise _broken(error, text, file.name) from None
+            raise window.broken(error) from None
         yield from parse_lines(file.name, io.StringIO(text, newline="\n"))  # JSON lines under the name .json
         return
     for number, item in enumerate(_records(document, spec.split, file.name), start=1):
         yield _as_row(item, file.name, number)
 
 
-def _items(text: str, name: str) -> Iterator[tuple[Any, int]]:
-    """The items of a list one by one, with the line each begins on; only one of them is decoded at a time."""
-    position, line, counted = text.index("[") + 1, 1, 0
-    separator = ""
-    while True:
-        position = _after_blanks(text, position)
-        following = text[position : position + 1]
-        if following == "]" and separator != ",":
-            return
-        if separator == "" or following not in ("", "]", ","):
-            line, counted = line + text.count("\n", counted, position), position
+class _Window:
+    """The part of a text that is looked at; what lies before `position` is let go when more is read."""
+
+    def __init__(self, rest: io.TextIOWrapper, name: str) -> None:
+        self.rest, self.name = rest, name
+        self.text, self.position = "", 0
+        self.line, self.counted = 1, 0  # the line of the character at `counted`
+
+    def more(self) -> bool:
+        """Read on, at least as much as is held already: an item that needs many reads is decoded few times."""
+        self.line_here()
+        self.text, self.position, self.counted = self.text[self.position :], 0, 0
+        added = self.rest.read(max(CHUNK, len(self.text)))
+        self.text += added
+        return bool(added)
+
+    def next_sign(self) -> str:
+        """The character after the blanks from here, not passed yet; nothing at the end."""
+        while True:
+            while self.text[self.position : self.position + 1] in ("\n", " ", "\r", "\t"):
+                self.position += 1
+            if self.position < len(self.text) or not self.more():
+                return self.text[self.position : self.position + 1]
+
+    def line_here(self) -> int:
+        self.line += self.text.count("\n", self.counted, self.position)
+        self.counted = self.position
+        return self.line
+
+    def whole(self) -> str:
+        self.text += self.rest.read()
+        return self.text
+
+    def decode(self) -> Any:
+        """The JSON value that begins here; raises BadRow."""
+        while True:
             try:
-                item, position = DECODER.raw_decode(text, position)
+                item, end = DECODER.raw_decode(self.text, self.position)
             except (ValueError, RecursionError) as error:
-                raise _broken(error, text, name) from None
-            # a bare number was decoded as its spelling, which is not to be taken for text
-            yield (item if following == '"' or not isinstance(item, str) else None), line
-        position = _after_blanks(text, position)
-        separator = text[position : position + 1]
+                if isinstance(error, RecursionError) or not self.more():
+                    raise self.broken(error) from None
+            else:
+                if end < len(self.text) or not self.more():  # a number may go on
+                    self.position = end
+                    return item
+
+    def broken(self, error: Exception) -> BadRow:
+        line = self.line_here()
+        if isinstance(error, json.JSONDecodeError):
+            line += self.text.count("\n", self.position, error.pos)
+        what = reason_of(error) if isinstance(error, ValueError) else "nested too deeply"
+        return BadRow(
+            f"{self.name}, line {line}: this is not valid JSON ({what}).",
+            hint="Correct this place, or write one JSON object a line (.jsonl).",
+        )
+
+
+def _items(window: _Window) -> Iterator[tuple[Any, int]]:
+    """The items of a list one by one, with the line each begins on; only one of them is decoded at a time."""
+    window.position += 1
+    if window.next_sign() == "]":
+        window.position += 1
+        return _check_end(window)
+    while True:
+        following, line = window.next_sign(), window.line_here()
+        item = window.decode()
+        # a bare number was decoded as its spelling, which is not to be taken for text
+        yield (item if following == '"' or not isinstance(item, str) else None), line
+        separator = window.next_sign()
+        if separator not in (",", "]") or not separator:
+            raise window.broken(json.JSONDecodeError("a comma or ] is missing", window.text, window.position))
+        window.position += 1
         if separator == "]":
-            return
-        if separator != ",":
-            raise _broken(json.JSONDecodeError("a comma or ] is missing", text, position), text, name)
-        position += 1
+            return _check_end(window)
 
 
-def _after_blanks(text: str, position: int) -> int:
-    while text[position : position + 1] in ("\n", " ", "\r", "\t"):
-        position += 1
-    return position
+def _check_end(window: _Window) -> None:
+    if window.next_sign():
+        raise window.broken(json.JSONDecodeError("the list is followed by something else", window.text, window.position))
 
 
 def _records(document: Any, split: str, name: str) -> list[Any]:
@@ -110,11 +162,3 @@ def _is_json(line: str) -> bool:
         return isinstance(DECODER.decode(line), dict)
     except (ValueError, RecursionError):
         return False
-
-
-def _broken(error: Exception, text: str, name: str) -> BadRow:
-    line = text.count("\n", 0, error.pos) + 1 if isinstance(error, json.JSONDecodeError) else 1
-    what = reason_of(error) if isinstance(error, ValueError) else "nested too deeply"
-    return BadRow(
-        f"{name}, line {line}: this is not valid JSON ({what}).", hint="Correct this place, or write one JSON object a line (.jsonl)."
-    )

@@ -30,8 +30,8 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
 
 
 def parse_lines(name: str, lines: Iterator[str]) -> Iterator[Row | SkippedRow]:
-    """Numbers keep the spelling of the file (1.50 stays 1.50): they become text anyway."""
-    decode = json.JSONDecoder(parse_float=str, parse_int=str).decode
+    """Numbers keep the spelling of the file (1.50 stays 1.50): they become text anyway; a bare tab or NUL in a string stays one."""
+    decode = json.JSONDecoder(parse_float=str, parse_int=str, strict=False).decode
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

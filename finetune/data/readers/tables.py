@@ -23,7 +23,7 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
         for batch in _batches(file):
             for values in _records(batch):
                 number += 1
-                yield SkippedRow(file.name, number, "text that is not valid Unicode") if values is None else Row(values, file.name, number)
+                yield SkippedRow(file.name, number, values) if isinstance(values, str) else Row(values, file.name, number)
     except (pa.ArrowException, OSError) as error:
         first_line = str(error).partition("\n")[0]
         raise BadRow(
@@ -49,15 +49,18 @@ def _batches(file: DataFile) -> Iterator[pa.RecordBatch]:
             yield part.slice(start, BATCH)
 
 
-def _records(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
+def _records(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
+    """Each record, or why it is none."""
     try:
         yield from batch.to_pylist()
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError):
         for row in range(batch.num_rows):
             try:
                 yield batch.slice(row, 1).to_pylist()[0]
             except UnicodeDecodeError:
-                yield None
+                yield "text that is not valid Unicode"
+            except (ValueError, OverflowError):
+                yield "a date beyond the calendar"
 
 
 def _check_names(names: list[str], file_name: str) -> None:
