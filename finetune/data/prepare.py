@@ -21,7 +21,7 @@ import numpy as np
 from finetune.data.cache import digest, new_folder
 from finetune.data.report import DataReport
 from finetune.data.rows import RowProblem, SkippedRow
-from finetune.data.sources import BAD_SHARE, KEPT_SKIPPED, RowFacts, Rows, last_answer, read_rows, too_many_bad_rows
+from finetune.data.sources import KEPT_SKIPPED, RowFacts, Rows, last_answer, read_rows, too_many_bad_rows
 from finetune.data.split import Division, chosen_records, divide
 from finetune.data.tokens import Encoder, Sequence
 from finetune.errors import EmptyDataset
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 2  # part of the fingerprint: raise it when the same rows would give other tokens
+VERSION = 3  # part of the fingerprint: raise it when the same rows would give other tokens
 LONGEST_REFERENCE = 64  # tokens of plain text that stand as the reference of a held-out block
 EXAMPLES = 3
 REPORTED_EVERY = 1000
@@ -110,6 +110,9 @@ class _Stage:
         _write(folder / "held_out.arrow", self._held_out_rows(encoder), _HELD_OUT)
         self._check()
         report.used = report.train + report.held_out
+        report.rewritten = encoder.rewritten
+        if report.rewritten:
+            report.notes.append(f"The model's chat template leaves some text out of {report.rewritten:,} rows, such as earlier thoughts.")
         report.train_sequences, report.train_tokens = len(self.lengths), sum(self.lengths)
         report.supervised_share = round(report.supervised_tokens / report.train_tokens, 4)
         report.truncated_share = round(report.truncated / report.train_sequences, 4)
@@ -157,8 +160,8 @@ class _Stage:
                 f"{report.source}, columns {', '.join(report.columns)}: no row has a token to learn.",
                 hint="Check the columns, or raise dataset.max_length.",
             )
-        if len(refused) > BAD_SHARE * tried or not (report.train and report.held_out):
-            raise too_many_bad_rows(refused, len(refused), tried)
+        if len(refused) > self.spec.bad_rows * tried or not (report.train and report.held_out):
+            raise too_many_bad_rows(refused, len(refused), tried, self.spec.bad_rows)
         report.skipped += len(refused)
         report.skipped_rows += [row._asdict() for row in refused][: KEPT_SKIPPED - len(report.skipped_rows)]
 
@@ -170,6 +173,7 @@ def _report_of(facts: RowFacts) -> DataReport:
         format=facts.format,
         columns=facts.columns,
         ignored_columns=facts.ignored_columns,
+        ignored_text=facts.ignored_text,
         files=facts.files,
         read=facts.read,
         blank=facts.blank,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
@@ -23,6 +24,7 @@ from finetune.data.cache import digest, new_folder
 from finetune.data.encoding import detect
 from finetune.data.files import PROSE, DataFile, find_files, looks_local
 from finetune.data.formats.cells import Message
+from finetune.data.left_out import LeftOut
 from finetune.data.readers import is_text, read_file
 from finetune.data.rows import Row, RowProblem, SkippedRow
 from finetune.errors import BadRow, DatasetNotFound, EmptyDataset
@@ -34,11 +36,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from pyarrow import RecordBatch
 
-VERSION = 3  # part of every fingerprint: raise it when the same file would give other rows
+VERSION = 4  # part of every fingerprint: raise it when the same file would give other rows
 SAMPLE = 200  # records that are looked at before the format is decided
 BATCH = 1000
 KEPT_SKIPPED = 1000  # skipped records that are listed one by one; all are counted
-BAD_SHARE = 0.01
+POINTER = b"version https://git-lfs.github.com/"
 SHOWN_FILES = 4
 
 
@@ -70,6 +72,7 @@ class RowFacts:
     skipped: int
     skipped_rows: list[SkippedRow]
     notes: list[str]
+    ignored_text: dict[str, float] = field(default_factory=dict)  # what is not learned from, as a share of all text
 
 
 @dataclass
@@ -104,7 +107,7 @@ class Rows:
 def read_rows(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *, split: str | None = None) -> Rows:
     """All usable rows of a source, from the cache if its content is known.
 
-    Raises DatasetNotFound, UnknownFormat, EmptyDataset, or BadRow if more than 1 % of the records are unusable.
+    Raises DatasetNotFound, UnknownFormat, EmptyDataset, or BadRow if more records than `bad_rows` allows are unusable.
     """
     origin = open_source(spec, runtime, reporter, split=split)
     chosen = spec.columns.model_dump() if spec.columns else None
@@ -117,8 +120,8 @@ def read_rows(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *,
     facts = _load_facts(folder / "facts.json")
     for note in facts.notes:
         reporter.report(Notice(note))
-    if facts.skipped > BAD_SHARE * facts.read:
-        raise too_many_bad_rows(facts.skipped_rows, facts.skipped, facts.read)
+    if facts.skipped > spec.bad_rows * facts.read:
+        raise too_many_bad_rows(facts.skipped_rows, facts.skipped, facts.read, spec.bad_rows)
     return Rows(folder / "rows.arrow", facts, fingerprint)
 
 
@@ -171,7 +174,10 @@ def _open_files(files: list[DataFile], spec: DatasetSpec) -> Origin:
     empty = next((file for file in files if file.path.stat().st_size == 0), None)
     if empty is not None:
         raise EmptyDataset(f"{empty.name} is empty.", hint="Give a file with at least two rows.")
-    encodings = {file: detect(file) if is_text(file) else None for file in files}
+    pointer = next((file for file in files if file.path.stat().st_size < 1000 and next(file.blocks(), b"").startswith(POINTER)), None)
+    if pointer is not None:
+        raise EmptyDataset(f"{pointer.name} is a Git LFS pointer, not the data.", hint="Fetch the data: git lfs pull")
+    encodings = {file: detect(file, spec.encoding) if is_text(file) else None for file in files}
     unusual = {file: name for file, name in encodings.items() if name not in (None, "utf-8", "utf-8-sig")}
     notes = [f"{file.name} is read as {name}." for file, name in list(unusual.items())[:SHOWN_FILES]]
 
@@ -181,8 +187,8 @@ def _open_files(files: list[DataFile], spec: DatasetSpec) -> Origin:
 
     def fingerprint() -> list[str]:
         content = [_content_hash(path) for path in dict.fromkeys(file.path for file in files)]
-        length = [str(spec.max_length)] if any(file.suffix in PROSE for file in files) else []  # it decides where prose is cut
-        return [*content, *(f"{file.member}{file.suffix}" for file in files), *length, spec.split]
+        cut = [str(spec.max_length), spec.text_as] if any(file.suffix in PROSE for file in files) else []  # they decide where prose is cut
+        return [*content, *(f"{file.member}{file.suffix}" for file in files), *cut, str(spec.encoding), spec.split]
 
     name = ", ".join(file.name for file in files[:SHOWN_FILES]) + (" ..." if len(files) > SHOWN_FILES else "")
     return Origin(name, fingerprint, records, notes=notes)
@@ -209,9 +215,9 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
         raise no_rows(origin.name, [record for record in head if isinstance(record, SkippedRow)])
     columns = columns_of(sample)
     chosen = formats.detect(columns, [record.values for record in sample], spec.columns, origin.name)
-    ignored = [column for column in columns if column not in chosen.columns]
+    left = LeftOut(chosen, columns)
     notes = [*origin.notes, *filter(None, [getattr(chosen, "note", None)])]
-    facts = RowFacts(origin.name, origin.pinned, chosen.name, list(chosen.columns), ignored, [], 0, 0, 0, 0, [], notes)
+    facts = RowFacts(origin.name, origin.pinned, chosen.name, list(chosen.columns), [], [], 0, 0, 0, 0, [], notes)
 
     message = pa.struct({"role": pa.string(), "content": pa.string()})
     schema = pa.schema(
@@ -236,6 +242,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
                 facts.blank += 1
             else:
                 facts.usable += 1
+                left.look(record.values, messages)
                 yield messages, file_numbers.setdefault(record.file, len(file_numbers)), record.line, *_hashes(messages)
 
     rows = islice(usable(), origin.limit)
@@ -245,6 +252,8 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
             writer.write_batch(pa.record_batch(columns_of_batch, schema=schema))
             reporter.report(Progress("data", facts.read, None, "rows"))
     facts.files = list(file_numbers)
+    facts.ignored_columns, facts.ignored_text = left.columns, left.shares()
+    facts.notes += left.sentences()
     if not facts.usable:
         raise no_rows(origin.name, facts.skipped_rows)
     return facts
@@ -288,10 +297,12 @@ def _load_facts(path: Path) -> RowFacts:
     return facts
 
 
-def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int) -> BadRow:
-    """The error for more than 1 % of unusable rows; names the first of them."""
+def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int, allowed: float) -> BadRow:
+    """The error for a larger share of unusable rows than `allowed`; names the first of them."""
     first = "; ".join(f"{row.file} line {row.line}: {row.reason}" for row in listed[:3])
     more = f"; and {skipped - 3} more" if skipped > 3 else ""
+    enough = min(1.0, math.ceil(100 * skipped / read) / 100)
     return BadRow(
-        f"{skipped} of {read} rows cannot be used ({first}{more}).", hint="Correct or remove these rows; up to 1 % would be skipped."
+        f"{skipped} of {read} rows cannot be used ({first}{more}).",
+        hint=f"Correct or remove them; up to {100 * allowed:g} % are skipped, or all of these: --set dataset.bad_rows={enough:g}",
     )

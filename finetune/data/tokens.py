@@ -57,6 +57,7 @@ class Encoder:
         self.lead = _lead_ids(tokenizer)
         self.tokenise = _tokeniser(tokenizer)
         self.separable = self._is_separable()
+        self.rewritten = 0  # rows of which the chat template left something out
 
     def encode(self, batches: Iterable[list[dict[str, Any]]]) -> Iterator[tuple[dict[str, Any], list[Sequence] | RowProblem]]:
         """Each record with its sequences, in order; one batch is tokenised while the next is rendered and the last assembled."""
@@ -88,9 +89,11 @@ class Encoder:
 
     def _pieces(self, messages: ListLike[Message]) -> Rendered:
         try:
-            return self.template.pieces(messages)
+            pieces = self.template.pieces(messages)
         except RowProblem as problem:
             return problem
+        self.rewritten += self.template.name != "plain" and _leaves_out(messages, pieces)
+        return pieces
 
     def _tokens_apart(self, rows: list[list[Piece]]) -> list[Parts]:
         texts = list(dict.fromkeys(piece.text for row in rows for piece in row))  # prompts often repeat
@@ -147,6 +150,13 @@ class Encoder:
 def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
     """The model's own chat template, or the plain one."""
     return Skeletons(ChatTemplate(tokenizer)) if tokenizer.chat_template else PlainTemplate(end_token(tokenizer))
+
+
+def _leaves_out(messages: ListLike[Message], pieces: list[Piece]) -> bool:
+    """Whether a turn up to the last answer is not in the rendered text as it was written, but for blanks at its ends."""
+    rendered = "".join(piece.text for piece in pieces)
+    last = max((number for number, turn in enumerate(messages) if turn["role"] == "assistant"), default=0)
+    return any(turn["content"].strip() not in rendered for turn in messages[: last + 1])
 
 
 def _lead_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

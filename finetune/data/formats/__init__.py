@@ -3,17 +3,19 @@
 detect(["question", "answer"], sample, None)  ->  QuestionAnswer(question="question", answer="answer")
 
 Every format turns a record into turns, `[{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]`; plain text
-becomes one turn with the role "text". Contract of a format, also for those that other packages register:
+becomes one turn with the role "text". What a format has, also for those that other packages register:
 
     name: str
     columns: tuple[str, ...]                    the columns it reads; the others are reported as ignored
     matches(columns, sample) -> Format | None   a format ready to read rows with these columns
     to_messages(row) -> list[Message]           raises RowProblem for a record that cannot be used
     note: str                                   optional: one sentence a person should know before training
+    left_out(row) -> iterator of (name, value)  optional: text inside its columns that is in no turn, for the report
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -47,9 +49,12 @@ def detect(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen: Col
     other = columns[1] if len(columns) > 1 else "NAME"
     raise UnknownFormat(
         f"{where} has {_listed(columns)}, and none is a known prompt, answer, text or messages column.",
-        hint=f"Name them: --set dataset.columns.prompt={example} --set dataset.columns.completion={other} "
-        f"(or --set dataset.columns.text={example}).",
+        hint=f"Name them: --set {_set('prompt', example)} --set {_set('completion', other)} (or --set {_set('text', example)}).",
     )
+
+
+def _set(role: str, column: str) -> str:
+    return shlex.quote(f"dataset.columns.{role}={column}")
 
 
 def _as_chosen(columns: Sequence[str], chosen: ColumnsSpec, where: str) -> Format:

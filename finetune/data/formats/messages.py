@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from finetune.data.formats.cells import Message, as_text, find_column, is_missing
@@ -15,6 +16,10 @@ from finetune.data.rows import RowProblem
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user"}
 ROLES |= {"assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
+
+
+WEIGHTLESS = (0, "0", "0.0")  # numbers of a JSON file come as they are spelled
+READ = {"weight", "role", "from", "content", "value"}
 
 
 class Messages:
@@ -41,6 +46,20 @@ class Messages:
             raise RowProblem(f"column {column} holds no answer of the assistant")
         return turns
 
+    def left_out(self, row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+        """Text inside the messages that is not learned from: other fields, and what comes after the last answer."""
+        return left_out(_parsed(row.get(self.messages)), self.messages)
+
+
+def left_out(value: Any, column: str) -> Iterator[tuple[str, Any]]:
+    answered = False
+    for turn in reversed(value if isinstance(value, list) else []):
+        if isinstance(turn, dict):
+            answered = answered or ROLES.get(str(turn.get("role", turn.get("from"))).lower()) == "assistant"
+            if not answered:
+                yield f"{column} after the last answer", turn.get("content", turn.get("value"))
+            yield from ((f"{column}.{field}", text) for field, text in turn.items() if field not in READ)
+
 
 def read_messages(value: Any, column: str) -> list[Message]:
     """Turns with the roles system, user and assistant; raises RowProblem for anything a chat template could not say."""
@@ -57,6 +76,8 @@ def _read_message(turn: Any, column: str) -> Message:
     if role is None or turn.get("tool_calls") or turn.get("function_call"):
         what = "tool calls" if role else f"a message of {said_by!r}"
         raise RowProblem(f"column {column} holds {what}; only system, user and assistant text can be trained on")
+    if turn.get("weight") in WEIGHTLESS and role == "assistant":
+        raise RowProblem(f"column {column} holds an answer of weight 0; leave its row out, every answer is learned")
     content = turn.get("content", turn.get("value"))
     if isinstance(content, list):
         content = "".join(_part(part, column) for part in content)
@@ -70,7 +91,9 @@ def _part(part: Any, column: str) -> str:
 
 
 def _parsed(value: Any) -> Any:
-    """A CSV can only carry messages as a JSON string."""
+    """A CSV can only carry messages as a JSON string; `datasets` turns a list of messages into a column a field."""
+    if isinstance(value, dict) and value and all(isinstance(cells, list) for cells in value.values()):
+        return [dict(zip(value, cells, strict=False)) for cells in zip_longest(*value.values())]
     if not isinstance(value, str):
         return value
     try:

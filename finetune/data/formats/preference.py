@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from finetune.data.formats.cells import Message, as_answer, as_text, find_column
-from finetune.data.formats.messages import read_messages
+from finetune.data.formats.messages import left_out, read_messages
 from finetune.data.rows import RowProblem
 
 SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
@@ -49,6 +49,10 @@ class Preference:
             read_messages(asked, self.prompt) if isinstance(asked, list) else [{"role": "user", "content": as_text(asked, self.prompt)}]
         )
         return [*before, *answer]
+
+    def left_out(self, row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+        """Fields of messages that are not learned from."""
+        return left_out(row.get(self.chosen), self.chosen)
 
     def _spoken(self, text: str) -> list[Message]:
         opening, *said = SPEAKER.split(text)

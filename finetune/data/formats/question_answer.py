@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_missing
@@ -36,6 +36,13 @@ class QuestionAnswer:
             asked = f"{text}\n\n{asked}" if text.strip() else asked
         answer = as_answer(_first(row.get(self.answer), self.answer), self.answer)
         return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+
+    def left_out(self, row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+        """The answers after the first."""
+        answer = row.get(self.answer)
+        answers = answer.get("text") if isinstance(answer, dict) else answer
+        if isinstance(answers, list):
+            yield f"{self.answer} after the first", [other for other in answers[1:] if other != answers[0]]
 
 
 def _first(answer: Any, column: str) -> Any:

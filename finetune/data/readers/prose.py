@@ -1,7 +1,8 @@
 """Running text to documents: cut between paragraphs (between lines where there are no blank ones), never inside.
 
 Every character that is not a blank line at a cut ends up in exactly one document. A document is about as long as `max_length`
-tokens, shorter in small files so that some can be held out; a heading of the first level begins a new one.
+tokens, shorter in small files so that some can be held out; a heading of the first level begins a new one. `dataset.text_as` asks
+for a line or a whole file instead.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ SAMPLE = 1 << 16
 
 
 def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
+    if spec.text_as != "auto":
+        yield from _as_asked(file, encoding, whole=spec.text_as == "document")
+        return
     longest = min(spec.max_length * CHARACTERS_PER_TOKEN, max(1, file.path.stat().st_size // LEAST_DOCUMENTS))
     heading, title = HEADING[file.suffix], TITLE[file.suffix]
     with file.open() as raw:
@@ -42,6 +46,15 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
         document += headings
         if document.strip():
             yield Row({"text": _without_blank_ends(document)}, file.name, begins)
+
+
+def _as_asked(file: DataFile, encoding: str | None, *, whole: bool) -> Iterator[Row | SkippedRow]:
+    """One document a file (cut into blocks of `max_length` tokens later), or one a line."""
+    with file.open() as raw:
+        text = io.TextIOWrapper(raw, encoding=encoding, errors="surrogateescape")
+        for number, document in enumerate([text.read()] if whole else text, start=1):
+            if document.strip():
+                yield Row({"text": document if whole else document.removesuffix("\n")}, file.name, number)
 
 
 def _without_blank_ends(text: str) -> str:
