@@ -13,11 +13,14 @@
     │   │   ├── EmptyDataset
     │   │   └── BadRow                names file and line
     │   ├── NoTerminal                a question, and nobody to ask
-    │   └── OutputExists              the output folder holds other work
+    │   ├── OutputExists              the output folder holds other work
+    │   ├── FolderInUse               another process works in the output folder; names it
+    │   └── CannotResume              what changed since the run began, or that there is nothing to go on with
     ├── HardwareError
-    │   └── OutOfMemory               names what to lower
+    │   ├── OutOfMemory               names what to lower
+    │   └── DiskFull                  names the space needed
     ├── TrainingError
-    │   └── Diverged                  names the step
+    │   └── Diverged                  names the step and the rows
     ├── BenchmarkError
     ├── UploadError
     │   ├── NotSignedIn
@@ -96,11 +99,23 @@ class OutputExists(BadInput):
     pass
 
 
+class FolderInUse(BadInput):
+    pass
+
+
+class CannotResume(BadInput):
+    pass
+
+
 class HardwareError(FinetuneError):
     pass
 
 
 class OutOfMemory(HardwareError):
+    pass
+
+
+class DiskFull(HardwareError):
     pass
 
 
