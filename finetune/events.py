@@ -98,6 +98,26 @@ class TrainingStep(Event):
 
 
 @dataclass(frozen=True)
+class CheckpointSaved(Event):
+    """The training can be continued from here; `seconds` is what saving took."""
+
+    name: ClassVar[str] = "checkpoint"
+    step: int
+    total_steps: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Resumed(Event):
+    """A run goes on after `step`; steps beyond it that were reported before are made, and reported, again."""
+
+    name: ClassVar[str] = "resumed"
+    step: int
+    total_steps: int
+
+
+@dataclass(frozen=True)
 class TrainingFinished(Event):
     """Totals of the training; `real_tokens` and `supervised_tokens` count rows, never padding."""
 
@@ -112,6 +132,14 @@ class TrainingFinished(Event):
     parameters: int
     first_loss: float
     final_loss: float
+
+
+@dataclass(frozen=True)
+class RanksSettled(Event):
+    """The rank that each adapted layer ended with, where a method moves them; 0 for a layer that is left as it was."""
+
+    name: ClassVar[str] = "ranks"
+    ranks: dict[str, int]
 
 
 @dataclass(frozen=True)

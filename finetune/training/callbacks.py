@@ -1,4 +1,4 @@
-"""What happens between two steps: reports for the screen, an orderly stop, and a stop at a loss that is no number."""
+"""What happens between two steps: reports for the screen, checkpoints, an orderly stop, and a stop before a loss that is no number."""
 
 from __future__ import annotations
 
@@ -13,35 +13,45 @@ from typing import Any
 from transformers import TrainerCallback
 
 from finetune.errors import Diverged
-from finetune.events import Notice, Reporter, TrainingStep
+from finetune.events import CheckpointSaved, Notice, Reporter, TrainingStep
 from finetune.training.memory import PeakMemory, release
+from finetune.training.resume import SavePolicy, random_states_now
 
-WINDOW = 20  # steps over which the shown speed is averaged
+WINDOW = 20  # steps over which the shown speed and the loss of a checkpoint are averaged
+ENDS = 5  # losses kept of either end of a run
+SHOWN_ROWS = 8
 
 
 class ReportSteps(TrainerCallback):
-    """One TrainingStep event for each optimizer step; keeps the first and the last losses."""
+    """One TrainingStep event for each optimizer step; keeps the first and the last losses and the time, over interruptions."""
 
     def __init__(self, reporter: Reporter, memory: PeakMemory) -> None:
         self.reporter = reporter
         self.memory = memory
         self.trainer: Any = None
-        self.losses: list[float] = []
+        self.first_losses: list[float] = []
+        self.last_losses: deque[float] = deque(maxlen=WINDOW)
+        self.earlier_seconds = 0.0
+        self.earlier_peak = 0
+        self._began = time.perf_counter()
         self._marks: deque[tuple[float, int]] = deque(maxlen=WINDOW + 1)
 
+    @property
+    def seconds(self) -> float:
+        """Time spent in training, that before an interruption included."""
+        return self.earlier_seconds + time.perf_counter() - self._began
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._marks.append((time.perf_counter(), 0))
+        self._began = time.perf_counter()
+        self._marks.append((self._began, self.trainer.real_tokens))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:
             return
         loss = float(logs["loss"])
-        if not math.isfinite(loss):
-            raise Diverged(
-                f"The loss became {loss} at step {state.global_step}.",
-                hint=f"Lower the learning rate, for example --set training.learning_rate={args.learning_rate / 4:.0e}",
-            )
-        self.losses.append(loss)
+        if len(self.first_losses) < ENDS:
+            self.first_losses.append(loss)
+        self.last_losses.append(loss)
         now, tokens = time.perf_counter(), self.trainer.real_tokens
         self._marks.append((now, tokens))
         then, tokens_then = self._marks[0]
@@ -58,6 +68,87 @@ class ReportSteps(TrainerCallback):
                 seconds_left=seconds_per_step * (state.max_steps - state.global_step),
                 parts={name: float(value) for name, value in self.trainer.last_parts.items()},
             )
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What the manifest of a checkpoint says about the training so far."""
+        mean = sum(self.last_losses) / len(self.last_losses) if self.last_losses else None
+        return {"loss": mean, "seconds": round(self.seconds, 3)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "first_losses": list(self.first_losses),
+            "last_losses": list(self.last_losses),
+            "seconds": self.seconds,
+            "peak": self.memory.highest(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.first_losses = list(state["first_losses"])
+        self.last_losses.extend(state["last_losses"])
+        self.earlier_seconds, self.earlier_peak = state["seconds"], state["peak"]
+
+
+class SaveCheckpoints(TrainerCallback):
+    """Saves when it is due, at a stop and at the end; hands everyone their state back when a run goes on. Comes last of all callbacks."""
+
+    def __init__(self, reporter: Reporter, every: int | str) -> None:
+        self.reporter = reporter
+        self.trainer: Any = None
+        self.policy = SavePolicy(every)
+        self._random_states: dict[str, Any] | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.restore_callbacks()
+        self.trainer.on_saved = self._saved
+        self.policy.last = self.policy.clock()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._random_states = random_states_now()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if control.should_training_stop or self.policy.due(state.global_step, epoch_ends=False):
+            control.should_save = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if control.should_training_stop or self.policy.due(state.global_step, epoch_ends=True):
+            control.should_save = True
+
+    def save_state_before_step(self) -> Any:
+        """A checkpoint of the last finished step while the next one is under way but has changed no weight."""
+        trainer = self.trainer
+        trainer.real_tokens -= trainer.step_tokens[0]
+        trainer.supervised_tokens -= trainer.step_tokens[1]
+        return trainer.save_state(self._random_states)
+
+    def _saved(self, step: int, total_steps: int, size: int, seconds: float) -> None:
+        self.policy.saved(seconds)
+        self.reporter.report(CheckpointSaved(step, total_steps, size, round(seconds, 3)))
+
+
+class StopAtNonsense(TrainerCallback):
+    """Raises Diverged before a loss or a gradient that is no number reaches the weights; the state before that step is saved."""
+
+    def __init__(self, saving: SaveCheckpoints) -> None:
+        self.saving = saving
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer = self.saving.trainer
+        loss = float(trainer.step_loss)
+        if not math.isfinite(loss):
+            what = f"The loss became {loss}"
+        elif trainer.accelerator.scaler is None and not math.isfinite(float(trainer.gradient_norm or 0.0)):  # a scaler skips such steps
+            what = f"The gradient became {float(trainer.gradient_norm)}"
+        else:
+            return
+        rows = [int(row) for batch in trainer.step_batches if "row" in batch for row in batch["row"]]
+        named = f", rows {', '.join(map(str, rows[:SHOWN_ROWS]))}{' ...' if len(rows) > SHOWN_ROWS else ''} of the training set"
+        self.saving.save_state_before_step()
+        kept = f" The state after step {state.global_step} is kept." if state.global_step else ""
+        raise Diverged(
+            f"{what} at step {state.global_step + 1}{named if rows else ''}.{kept}",
+            hint=f"Start again with a lower learning rate, for example --set training.learning_rate={args.learning_rate / 4:.0e}, "
+            "and look at those rows.",
         )
 
 

@@ -36,7 +36,11 @@ class PeakMemory:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._done.set()
-        self.bytes = max(self.bytes, torch.cuda.max_memory_allocated() if self.device == "cuda" else _high_water_mark() or self.now())
+        self.bytes = self.highest()
+
+    def highest(self) -> int:
+        """The highest point so far."""
+        return max(self.bytes, torch.cuda.max_memory_allocated() if self.device == "cuda" else _high_water_mark() or self.now())
 
     def now(self) -> int:
         return int(torch.cuda.memory_allocated() if self.device == "cuda" else self._process.memory_info().rss)

@@ -17,8 +17,8 @@ import torch
 CPU_TOKENS = 512
 
 
-def pieces(batch: dict[str, Any], lengths: list[int], budget: int) -> Iterator[dict[str, Any]]:
-    """Sub-batches, longest rows first, of at most `budget` padded tokens (at least one row), each as wide as its longest row.
+def pieces(batch: dict[str, Any], lengths: list[int], budget: int, most: int | None = None) -> Iterator[dict[str, Any]]:
+    """Sub-batches, longest rows first, of at most `budget` padded tokens (at least one row) and `most` rows, each as wide as its longest.
 
     Tensors are [rows, length] or [rows]; `lengths` are the true lengths of the rows.
     """
@@ -26,7 +26,7 @@ def pieces(batch: dict[str, Any], lengths: list[int], budget: int) -> Iterator[d
     start = 0
     while start < len(order):
         width = max(1, lengths[order[start]])
-        rows = order[start : start + max(1, budget // width)]
+        rows = order[start : start + min(max(1, budget // width), most or len(order))]
         chosen = torch.tensor(rows, device=batch["input_ids"].device)
         yield {name: tensor[chosen][:, :width] if tensor.dim() > 1 else tensor[chosen] for name, tensor in batch.items()}
         start += len(rows)

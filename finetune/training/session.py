@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +18,13 @@ from transformers import TrainingArguments
 
 from finetune.data.collator import Collator
 from finetune.errors import OutOfMemory, TrainingError
-from finetune.events import Reporter, TrainingFinished
+from finetune.events import Notice, Reporter, Resumed, TrainingFinished
 from finetune.models.machine import Machine
-from finetune.recipe import Recipe, TrainingSpec
-from finetune.training.callbacks import ReleaseMemory, ReportSteps, StopOnSignal
+from finetune.recipe import Recipe, StudentSpec, TrainingSpec
+from finetune.training.callbacks import ENDS, ReleaseMemory, ReportSteps, SaveCheckpoints, StopAtNonsense, StopOnSignal
+from finetune.training.checkpoints import Checkpoint, Checkpoints, check_room
 from finetune.training.memory import PeakMemory, release
+from finetune.training.out_of_memory import MEMORY_ERRORS, ran_out
 from finetune.training.trainer import SupervisedTrainer, padding_id
 
 if TYPE_CHECKING:
@@ -33,10 +34,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The totals of a training; `stopped` if a person ended it before the last step."""
+    """The totals of a training, and whether a person ended it; it is complete if all of `total_steps` were made."""
 
     finished: TrainingFinished
     stopped: bool
+    total_steps: int
+
+    @property
+    def complete(self) -> bool:
+        return self.finished.steps >= self.total_steps
 
 
 def train(
@@ -50,11 +56,19 @@ def train(
     folder: Path,
     callbacks: list[TrainerCallback] | None = None,
     make_trainer: Callable[..., SupervisedTrainer] = SupervisedTrainer,
+    penalty: Callable[[], torch.Tensor] | None = None,
+    start: Checkpoint | None = None,
+    made_with: Mapping[str, Any] | None = None,
 ) -> Outcome:
-    """Train `model` in place; `make_trainer` takes the arguments of a Trainer. Raises Diverged, OutOfMemory or TrainingError."""
+    """Train `model` in place; `make_trainer` takes the arguments of a Trainer, `penalty` is added to the loss once a step.
+
+    Checkpoints go to `folder`, with `made_with` in their manifests; `start` is one to go on from. Raises Diverged, OutOfMemory, DiskFull
+    or TrainingError.
+    """
+    spec = recipe.training
     arguments = training_arguments(recipe, machine, folder, autocast=_full_precision(model), checkpointing=_checkpointing(recipe, model))
     memory = PeakMemory(machine.device)
-    report = ReportSteps(reporter, memory)
+    report, saving = ReportSteps(reporter, memory), SaveCheckpoints(reporter, spec.save_every)
     with memory, StopOnSignal(reporter) as stop:
         trainer = make_trainer(
             model=model,
@@ -62,37 +76,49 @@ def train(
             data_collator=Collator(padding_id(tokenizer, model)),
             train_dataset=rows,
             processing_class=tokenizer,
-            callbacks=[report, stop, *([ReleaseMemory()] if machine.device == "cpu" else []), *(callbacks or [])],
+            callbacks=[
+                report,
+                stop,
+                StopAtNonsense(saving),
+                *([ReleaseMemory()] if machine.device == "cpu" else []),
+                *(callbacks or []),
+                saving,
+            ],
         )
-        report.trainer = trainer
-        began = time.perf_counter()
+        report.trainer = saving.trainer = trainer
+        trainer.penalty = penalty
+        trainer.micro_batches.on_halved = lambda before, after: reporter.report(_halved(trainer.state.global_step + 1, before, after, spec))
+        facts = {"made_with": dict(made_with or {})}
+        trainer.keep_in(Checkpoints(folder), lambda: {**facts, **report.facts()}, everything=isinstance(recipe.model, StudentSpec))
+        if start is None:
+            check_room(2 * trainer.state_bytes(), folder)  # the second is written while the first is there
+        else:
+            reporter.report(Resumed(start.step, int(start.facts["total_steps"])))
         try:
-            trainer.train()
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise _out_of_memory(recipe.training) from error
-        except RuntimeError as error:
-            if "can't allocate memory" in str(error):  # what a CPU allocation that fails says
-                raise _out_of_memory(recipe.training) from error
+            trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
+        except MEMORY_ERRORS as error:
+            if ran_out(error):
+                raise _out_of_memory() from error
             raise TrainingError(f"Training failed: {str(error).splitlines()[0]}", hint="The details are in run/debug.log.") from error
-        seconds = time.perf_counter() - began
+        seconds = report.seconds
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # autocast around forward would go on in the benchmark
     model.eval()
     _let_go(trainer)
-    first, last = (report.losses[:5], report.losses[-5:]) if report.losses else ([math.nan], [math.nan])
+    first, last = (report.first_losses, list(report.last_losses)[-ENDS:]) if report.first_losses else ([math.nan], [math.nan])
     finished = TrainingFinished(
         steps=trainer.state.global_step,
         train_seconds=round(seconds, 3),
         real_tokens=trainer.real_tokens,
         tokens_per_second=round(trainer.real_tokens / seconds, 2),
         supervised_tokens=trainer.supervised_tokens,
-        peak_memory_bytes=memory.bytes,
+        peak_memory_bytes=max(memory.bytes, report.earlier_peak),
         trainable_parameters=trainable(model),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=parameters_of(model),
         first_loss=round(sum(first) / len(first), 4),
         final_loss=round(sum(last) / len(last), 4),
     )
     reporter.report(finished)
-    return Outcome(finished, stop.stopped)
+    return Outcome(finished, stop.stopped, trainer.state.max_steps)
 
 
 def training_arguments(recipe: Recipe, machine: Machine, folder: Path, *, autocast: bool, checkpointing: bool) -> TrainingArguments:
@@ -139,6 +165,13 @@ def trainable(model: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
+def parameters_of(model: Any) -> int:
+    """All parameters; those in 4 bits lie two in a byte."""
+    return sum(
+        parameter.numel() * (2 * parameter.element_size() if hasattr(parameter, "quant_state") else 1) for parameter in model.parameters()
+    )
+
+
 def _full_precision(model: Any) -> bool:
     """Whether most of what is multiplied is float32, so that autocast has something to narrow."""
     return next(model.parameters()).dtype == torch.float32
@@ -148,10 +181,17 @@ def _checkpointing(recipe: Recipe, model: Any) -> bool:
     return recipe.training.activation_checkpointing is True
 
 
-def _out_of_memory(spec: TrainingSpec) -> OutOfMemory:
-    half = max(1, spec.batch_size // 2)
+def _halved(step: int, before: int, after: int, spec: TrainingSpec) -> Notice:
+    accumulation = spec.gradient_accumulation * spec.batch_size // after
+    return Notice(
+        f"Step {step} did not fit into memory with {before} rows at a time; it goes on with {after} at a time, added up to the same step, "
+        f"so the result stays the same. Next time: --set training.batch_size={after} --set training.gradient_accumulation={accumulation}",
+        "warning",
+    )
+
+
+def _out_of_memory() -> OutOfMemory:
     return OutOfMemory(
-        f"A batch of {spec.batch_size} rows does not fit into memory.",
-        hint=f"Same result with less memory: --set training.batch_size={half} "
-        f"--set training.gradient_accumulation={spec.gradient_accumulation * 2} or --set training.activation_checkpointing=true",
+        "Not even one row at a time fits into memory.",
+        hint="--set training.activation_checkpointing=true, a lower dataset.max_length, or a smaller model.",
     )

@@ -15,13 +15,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
 
 from finetune.data.collator import Collator
 from finetune.errors import TrainingError
 from finetune.training.chunked_loss import CrossEntropy, Rule, Workspace, chunked_loss
 from finetune.training.head import Head, backbone_of, causal_lm, check_head, head_of, needs_mask
+from finetune.training.out_of_memory import MicroBatches, parts_of
 from finetune.training.pieces import CPU_TOKENS, pieces
+from finetune.training.resume import ResumableTrainer
 from finetune.training.router import balances, balancing_loss
 
 INPUTS = ("input_ids", "labels", "attention_mask", "position_ids", "length", "row")
@@ -42,14 +43,16 @@ class Supervised:
         return cls(index, labels.flatten()[index + 1])
 
 
-class SupervisedTrainer(Trainer):
+class SupervisedTrainer(ResumableTrainer):
     """Trains with the chunked cross-entropy; raises TrainingError for a step without a supervised token.
 
-    `real_tokens` and `supervised_tokens` count what this process has trained on, never padding. Evaluation gives the loss alone: there
-    are no logits to hand to `compute_metrics`.
+    `real_tokens` and `supervised_tokens` count what was trained on, never padding. A step that does not fit into memory is made again with
+    half the rows at a time, and so are those after it. `step_batches`, `step_tokens` and `step_loss` are those of the step under way.
+    Evaluation gives the loss alone: there are no logits to hand to `compute_metrics`.
     """
 
     loss_is_scaled_for_ga = True
+    penalty: Callable[[], Tensor] | None = None  # added to the loss once for every optimizer step, however many batches that has
 
     def __init__(self, model: Any = None, args: Any = None, data_collator: Any = None, **kwargs: Any) -> None:
         pad = padding_id(kwargs.get("processing_class"), model)
@@ -58,6 +61,12 @@ class SupervisedTrainer(Trainer):
         self.pad_id = pad
         self.real_tokens = 0
         self.supervised_tokens = 0
+        self.micro_batches = MicroBatches()
+        self.step_batches: list[dict[str, Any]] = []
+        self.step_tokens = (0, 0)
+        self.step_loss = torch.zeros(())
+        self.gradient_norm: Any = None
+        self._batches_done = 0
         self.workspace = Workspace()
         self._part_sums: dict[str, Tensor] = {}
         self._part_count = 0
@@ -83,17 +92,37 @@ class SupervisedTrainer(Trainer):
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        # Without the number of tokens of the step the pieces could not be weighed; routers balance over whole batches.
-        if self.args.device.type != "cpu" or self.args.world_size > 1 or num_items_in_batch is None or self.balances:
-            return super().training_step(model, inputs, num_items_in_batch)
+        self._batches_done += 1
+        loss = self.micro_batches.run(
+            lambda: self._in_parts(model, inputs, num_items_in_batch),
+            lambda: self._step_so_far_again(model, num_items_in_batch),
+            len(inputs["input_ids"]) if self.args.world_size == 1 and num_items_in_batch is not None else 1,
+        )
+        self.step_loss = self.step_loss.to(loss.device) + loss
+        return loss
+
+    def _step_so_far_again(self, model: nn.Module, num_items_in_batch: Tensor | int | None) -> Tensor:
+        """The batches of this step up to the one that did not fit, from no gradient on; the loss of the last."""
+        model.zero_grad()
+        self._part_sums, self._part_count = {}, 0
+        losses = [self._in_parts(model, batch, num_items_in_batch) for batch in self.step_batches[: self._batches_done]]
+        return losses[-1]
+
+    def _in_parts(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
+        step = super().training_step
+        parts = [step(model, part, num_items_in_batch) for part in self._parts(inputs, num_items_in_batch)]
+        return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
+
+    def _parts(self, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> list[dict[str, Any]]:
+        """A batch as it goes through the model: whole, in pieces that suit a CPU, or in parts that fit into memory."""
+        most, on_cpu = self.micro_batches.rows, self.args.device.type == "cpu"
+        # Without the number of tokens of the step the parts could not be weighed.
+        if self.args.world_size > 1 or num_items_in_batch is None or not (on_cpu or most):
+            return [inputs]
         mask = right_padding_mask(inputs, self.pad_id)
-        if not ends_in_padding(mask):  # a collator of someone's own may pad to the left
-            return super().training_step(model, inputs, num_items_in_batch)
-        lengths = mask.sum(1).tolist()
-        parts = [
-            super(SupervisedTrainer, self).training_step(model, piece, num_items_in_batch) for piece in pieces(inputs, lengths, CPU_TOKENS)
-        ]
-        return torch.stack(parts).sum()
+        if not self.balances and ends_in_padding(mask):  # a collator of someone's own may pad to the left
+            return list(pieces(inputs, mask.sum(1).tolist(), CPU_TOKENS if on_cpu else mask.numel(), most))
+        return parts_of(inputs, most) if most else [inputs]  # routers balance over batches as whole as can be
 
     def loss_sum(self, inputs: dict[str, Any]) -> tuple[Tensor, int]:
         """The loss summed over the supervised tokens of a batch, and their number."""
@@ -105,6 +134,10 @@ class SupervisedTrainer(Trainer):
         loss = chunked_loss(hidden, self.head(), rule, workspace=self.workspace)
         if self.model.training:
             self._count_parts(rule, count)
+        if self.penalty is not None and self.model.training:
+            extra = self.penalty()
+            self._part_sums["penalty"] = self._part_sums.get("penalty", 0) + count * extra.detach()
+            loss = loss + count * extra  # counts of a step, divided by their sum, add up to one
         if self.balances and outputs.router_logits is not None:
             mask = right_padding_mask(inputs, self.pad_id)
             loss = loss + count * balancing_loss(self.model, outputs.router_logits, mask)
@@ -142,15 +175,30 @@ class SupervisedTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._part_sums, self._part_count = {}, 0
+        self.step_batches, self.step_loss, self._batches_done = batches, torch.zeros(()), 0
         if batches:
             if items is not None and int(items) == 0:
                 raise TrainingError(
                     f"Step {self.state.global_step + 1} has no supervised token: there is nothing to learn from its rows.",
                     hint="Raise dataset.max_length so that answers are not cut away, or leave out rows without an answer.",
                 )
-            self.real_tokens += sum(int(right_padding_mask(batch, self.pad_id).sum()) for batch in batches)
-            self.supervised_tokens += sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches)
+            real = sum(int(right_padding_mask(batch, self.pad_id).sum()) for batch in batches)
+            supervised = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches)
+            self.step_tokens = (real, supervised)
+            self.real_tokens += real
+            self.supervised_tokens += supervised
         return batches, items
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        self.gradient_norm = super()._get_grad_norm(model, grad_norm)
+        return self.gradient_norm
+
+    def remember(self) -> dict[str, Any]:
+        return {"real_tokens": self.real_tokens, "supervised_tokens": self.supervised_tokens, "rows_at_a_time": self.micro_batches.rows}
+
+    def recall(self, remembered: dict[str, Any]) -> None:
+        self.real_tokens, self.supervised_tokens = remembered["real_tokens"], remembered["supervised_tokens"]
+        self.micro_batches.rows = remembered["rows_at_a_time"]
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None

@@ -1,0 +1,254 @@
+"""Checkpoints on disk: complete or absent, proved by hashes, the last two and the best kept. No torch here.
+
+    store = Checkpoints(folder)
+    store.write(120, {"total_steps": 300, "loss": 1.2}, {"weights.pt": lambda file: torch.save(weights, file)})
+    store.newest(damaged=print).step        # 120
+
+    folder/step-00000120/manifest.json      what this is: step, loss, time, and size and SHA-256 of every other file
+
+A checkpoint is written under a temporary name; files and folder reach the disk before it gets its own. Names inside are relative, so the
+folder may be moved. "Best" is the lowest mean training loss of the last steps: nothing is held out for choosing while a run goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from finetune.errors import DiskFull
+
+MANIFEST = "manifest.json"
+PREFIX = "step-"
+PARTIAL = ".partial"
+DAMAGED = ".damaged"
+KEPT = 2
+VERSION = 1
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_ROOM_WORDS = tuple(os.strerror(number) for number in NO_ROOM)
+
+Write = Callable[[IO[bytes]], Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as its manifest describes it; `facts` are those of `write`, and `saved_at` (seconds since 1970)."""
+
+    folder: Path
+    step: int
+    facts: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+
+    @property
+    def bytes(self) -> int:
+        return sum(int(file["bytes"]) for file in self.files.values())
+
+    def problem(self) -> str | None:
+        """Why this checkpoint cannot be trusted, or None; reads every byte."""
+        for name, written in self.files.items():
+            path = self.folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != written["bytes"]:
+                return f"{name} has {path.stat().st_size:,} bytes instead of {written['bytes']:,}"
+            if _hash(path) != written["sha256"]:
+                return f"{name} does not have the content that was written"
+        return None
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one folder that need not exist yet."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def write(self, step: int, facts: Mapping[str, Any], contents: Mapping[str, Write]) -> Checkpoint:
+        """A new checkpoint; older ones beyond the last two and the best go. Raises DiskFull, and then the older ones stay valid."""
+        try:
+            made = self._write(step, facts, contents)
+        except DiskFull:
+            if not self._prune(keep=1):
+                raise
+            made = self._write(step, facts, contents)
+        self._prune(keep=KEPT)
+        return made
+
+    def all(self) -> list[Checkpoint]:
+        """Every checkpoint with a manifest that can be read, newest first; contents are not looked at."""
+        return [found for path in self._folders() if isinstance(found := _read(path), Checkpoint)]
+
+    def newest(self, damaged: Callable[[str], None]) -> Checkpoint | None:
+        """The newest one whose hashes hold; `damaged` takes a sentence about each one that was passed over and put aside."""
+        for path in self._folders():
+            found = _read(path)
+            problem = found.problem() if isinstance(found, Checkpoint) else found
+            if problem is None:
+                assert isinstance(found, Checkpoint)
+                return found
+            damaged(f"The checkpoint {path.name} is damaged ({problem}) and is passed over.")
+            os.replace(path, path.with_name(f".{path.name}{DAMAGED}"))
+        return None
+
+    def clear(self) -> None:
+        """Remove all of them."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _write(self, step: int, facts: Mapping[str, Any], contents: Mapping[str, Write]) -> Checkpoint:
+        target = self.folder / f"{PREFIX}{step:08d}"
+        partial = target.with_name(f".{target.name}{PARTIAL}")
+        written = 0
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._remove_partial()
+            partial.mkdir()
+            files: dict[str, dict[str, Any]] = {}
+            for name, write in contents.items():
+                with (partial / name).open("wb") as file:
+                    sink = Sink(file)
+                    try:
+                        write(sink)  # type: ignore[arg-type]
+                    finally:
+                        written += sink.bytes
+                        if sink.error is not None:  # libraries turn it into errors of their own
+                            raise sink.error
+                    _to_disk(file)
+                files[name] = {"bytes": sink.bytes, "sha256": sink.hash.hexdigest()}
+            manifest = {"version": VERSION, "step": step, **facts, "saved_at": round(time.time(), 3), "files": files}
+            with (partial / MANIFEST).open("wb") as file:
+                file.write(json.dumps(manifest, indent=1).encode())
+                _to_disk(file)
+            folder_to_disk(partial)
+            shutil.rmtree(target, ignore_errors=True)  # of an attempt that went another way from an earlier step
+            os.replace(partial, target)
+            folder_to_disk(self.folder)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if not no_room(error):
+                raise
+            raise disk_full(f"The checkpoint of step {step}", max(written, self._usual_size()), self.folder) from error
+        made = _read(target)
+        assert isinstance(made, Checkpoint)
+        return made
+
+    def _prune(self, *, keep: int) -> int:
+        """Remove all but the newest `keep` and, if two are kept, the best; returns how many went."""
+        found = self.all()
+        best = min(found, key=lambda checkpoint: (checkpoint.facts.get("loss") or float("inf"), -checkpoint.step), default=None)
+        spare = [checkpoint.folder for checkpoint in found[keep:] if keep == 1 or checkpoint is not best]
+        spare += self.folder.glob(f".{PREFIX}*{DAMAGED}")
+        for path in spare:
+            shutil.rmtree(path, ignore_errors=True)
+        return len(spare)
+
+    def _folders(self) -> list[Path]:
+        return sorted((path for path in self.folder.glob(f"{PREFIX}*") if path.is_dir()), reverse=True)
+
+    def _remove_partial(self) -> None:
+        for path in self.folder.glob(f".{PREFIX}*{PARTIAL}"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _usual_size(self) -> int:
+        return max((checkpoint.bytes for checkpoint in self.all()), default=0)
+
+
+class Sink:
+    """What a writer writes to: counts and hashes on the way to the file, and remembers the error of a full disk."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.hash = hashlib.sha256()
+        self.bytes = 0
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        block = memoryview(data).cast("B")
+        self.hash.update(block)
+        self.bytes += len(block)
+        try:
+            self.file.write(block)
+        except OSError as error:
+            self.error = error
+            raise
+        return len(block)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether an error, maybe of a library that has its own, comes from a disk that is full."""
+    return getattr(error, "errno", None) in NO_ROOM or any(words in str(error) for words in NO_ROOM_WORDS)
+
+
+def disk_full(what: str, needed: int, folder: Path) -> DiskFull:
+    """The error that says how much room is needed where."""
+    free = _free(folder)
+    return DiskFull(
+        f"{what} did not fit on the disk: it needs about {_shown(needed)}, and {_shown(free)} are free in {folder}.",
+        hint="Make room there, then go on from the last checkpoint with `resume`.",
+    )
+
+
+def check_room(needed: int, folder: Path) -> None:
+    """Raises DiskFull if the disk of `folder` has no room for what a run is going to keep."""
+    if needed > _free(folder):
+        raise DiskFull(
+            f"The run keeps about {_shown(needed)} of checkpoints and result in {folder}, and {_shown(_free(folder))} are free.",
+            hint="Make room, or choose another --output-dir.",
+        )
+
+
+def folder_to_disk(folder: Path) -> None:
+    """Make the names in a folder survive a loss of power, where the system can."""
+    if os.name == "nt":  # which has no such thing
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _to_disk(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _read(folder: Path) -> Checkpoint | str:
+    """A checkpoint, or why its manifest cannot be read."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        facts = {key: value for key, value in manifest.items() if key != "files"}
+        if manifest["version"] != VERSION:
+            return f"its format is {manifest['version']}, not {VERSION}"
+        return Checkpoint(folder, int(manifest["step"]), facts, dict(manifest["files"]))
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{MANIFEST} cannot be read"
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _free(folder: Path) -> int:
+    folder = folder.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _shown(number: int) -> str:
+    return f"{number / 2**30:.1f} GB" if number >= 2**30 else f"{number / 2**20:.1f} MB"

@@ -1,0 +1,71 @@
+"""A step that does not fit into memory is made again with half as many rows at a time; its gradient stays the same.
+
+    micro = MicroBatches()
+    loss = micro.run(lambda: step(batch))          # raises what torch raised once one row at a time does not fit either
+
+Losses are sums divided by the supervised tokens of the whole step, so the gradients of the parts add up to that of the batch.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from finetune.training.memory import release
+
+Result = TypeVar("Result")
+
+MEMORY_ERRORS = (torch.OutOfMemoryError, MemoryError, RuntimeError)
+
+
+class MicroBatches:
+    """How many rows go through the model at a time: all (None), or `rows` since the last time that memory ran out."""
+
+    def __init__(self) -> None:
+        self.rows: int | None = None
+        self.on_halved: Callable[[int, int], None] = lambda before, after: None
+
+    def run(self, attempt: Callable[[], Result], again: Callable[[], Result], batch_rows: int) -> Result:
+        """`attempt()`; where memory runs out `again()` with half the rows, and half of those, until it fits or one row did not."""
+        before = self._at_a_time(batch_rows)
+        while True:
+            try:
+                result = attempt()
+            except MEMORY_ERRORS as error:
+                if not ran_out(error) or self._at_a_time(batch_rows) == 1:
+                    raise
+            else:
+                if self._at_a_time(batch_rows) < before:
+                    self.on_halved(before, self._at_a_time(batch_rows))
+                return result
+            # Not inside the handler, where the traceback still holds the activations of what failed.
+            self.rows = self._at_a_time(batch_rows) // 2
+            free_memory()
+            attempt = again
+
+    def _at_a_time(self, batch_rows: int) -> int:
+        return min(self.rows or batch_rows, batch_rows)
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether this is what torch says when memory runs out, on a GPU or (in other words) on a CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        words in str(error) for words in ("can't allocate memory", "not enough memory", "out of memory", "DefaultCPUAllocator")
+    )
+
+
+def free_memory() -> None:
+    """Give back what nothing refers to any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    release()
+
+
+def parts_of(batch: dict[str, Any], rows: int) -> list[dict[str, Any]]:
+    """The batch `rows` rows at a time, in their order, as wide as it was."""
+    count = len(batch["input_ids"])
+    return [{name: tensor[start : start + rows] for name, tensor in batch.items()} for start in range(0, count, rows)]

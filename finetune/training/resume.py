@@ -1,0 +1,244 @@
+"""A Trainer that can be continued to the very same weights: all that decides the next step goes into a checkpoint and comes back.
+
+    trainer.keep_in(Checkpoints(folder), facts)
+    trainer.train(resume_from_checkpoint=str(checkpoint.folder))
+
+Without `keep_in` it saves and resumes like any Trainer. A callback or method with something to remember between steps has
+`state_dict()` and `load_state_dict(state)`: plain values and tensors, handed back after `on_train_begin` of a continued training.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from finetune.errors import CannotResume
+from finetune.training.checkpoints import MANIFEST, Checkpoint, Checkpoints
+
+WEIGHTS, STATE, TRAINER_STATE = "weights.pt", "state.pt", "trainer_state.json"
+
+
+class ResumableTrainer(Trainer):
+    """Writes checkpoints to a store, and continues from them."""
+
+    store: Checkpoints | None = None
+    facts: Callable[[], Mapping[str, Any]]
+    everything = False
+    saved_step = -1
+    on_saved: Callable[[int, int, int, float], None] | None = None
+    loaded: dict[str, Any] | None = None
+    order: GroupedByLength | None = None
+
+    def keep_in(self, store: Checkpoints, facts: Callable[[], Mapping[str, Any]], *, everything: bool = False) -> None:
+        """Save to `store`, with `facts()` in each manifest; `everything`: weights that do not train as well."""
+        self.store, self.facts, self.everything = store, facts, everything
+
+    def save_state(self, random_states: dict[str, Any] | None = None) -> Checkpoint | None:
+        """A checkpoint of the last finished step, unless there is one; `random_states` are those after it. Raises DiskFull."""
+        if self.store is None or self.state.global_step in (0, self.saved_step):
+            return None
+        began = time.perf_counter()
+        state = self._state_of_step(random_states or random_states_now())
+        trainer_state = copy.copy(self.state)
+        trainer_state.log_history = []  # grows with the run, and is in events.jsonl
+        contents: dict[str, Callable[[IO[bytes]], Any]] = {
+            WEIGHTS: lambda file: torch.save(self._weights(), file),
+            STATE: lambda file: torch.save(state, file),
+            TRAINER_STATE: lambda file: file.write(_json(trainer_state)),
+        }
+        made = self.store.write(self.state.global_step, {"total_steps": self.state.max_steps, **self.facts()}, contents)
+        self.saved_step = self.state.global_step
+        if self.on_saved is not None:
+            self.on_saved(made.step, self.state.max_steps, made.bytes, time.perf_counter() - began)
+        return made
+
+    def state_bytes(self) -> int:
+        """About how many bytes a checkpoint takes: weights, and two moments of the optimizer for what trains."""
+        trains = sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters() if parameter.requires_grad)
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._weights().values()) + 2 * trains
+
+    def remember(self) -> dict[str, Any]:
+        """What the trainer itself counts, for the checkpoint."""
+        return {}
+
+    def recall(self, remembered: dict[str, Any]) -> None:
+        """Take up what `remember` gave."""
+
+    def _state_of_step(self, random_states: dict[str, Any]) -> dict[str, Any]:
+        scaler = getattr(self.accelerator, "scaler", None)
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.lr_scheduler.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "random": random_states,
+            "order": self.order.drawn_from if self.order is not None else None,
+            "trainer": self.remember(),
+            "callbacks": {_name(callback): callback.state_dict() for callback in self._with_state()},
+        }
+
+    def _with_state(self) -> list[Any]:
+        return [callback for callback in self.callback_handler.callbacks if hasattr(callback, "state_dict")]
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: parameter.detach() for name, parameter in self.model.named_parameters() if self.everything or parameter.requires_grad}
+
+    # Where the Trainer saves and loads.
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.store is None:
+            super()._save_checkpoint(model, trial)
+        else:
+            self.save_state()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not _is_ours(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        folder = Path(resume_from_checkpoint)
+        weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
+        ours = self._weights()
+        if {name: tensor.shape for name, tensor in weights.items()} != {name: tensor.shape for name, tensor in ours.items()}:
+            raise CannotResume(
+                f"The weights in {folder} belong to another model or method.", hint="Start again with `run` in a new output folder."
+            )
+        for name, tensor in ours.items():
+            tensor.copy_(weights[name])
+        self.loaded = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.loaded is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        cast(Any, self.optimizer).load_state_dict(self.loaded["optimizer"])
+        cast(Any, self.lr_scheduler).load_state_dict(self.loaded["scheduler"])
+        self.recall(self.loaded["trainer"])
+        self.saved_step = self.state.global_step
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if self.loaded is None:
+            super()._load_scaler(checkpoint)
+        elif self.loaded["scaler"] is not None and getattr(self.accelerator, "scaler", None) is not None:
+            self.accelerator.scaler.load_state_dict(self.loaded["scaler"])
+
+    def restore_callbacks(self) -> None:
+        """Hand back what callbacks and methods had to remember."""
+        for callback in self._with_state():
+            if self.loaded is not None and _name(callback) in self.loaded["callbacks"]:
+                callback.load_state_dict(self.loaded["callbacks"][_name(callback)])
+
+    # Chance: where each epoch's order was drawn, and what is drawn next.
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(train_dataset)
+        if type(sampler) is LengthGroupedSampler:
+            sampler = self.order = GroupedByLength(sampler.batch_size, lengths=sampler.lengths)
+            if self.loaded is not None:
+                self.order.draw_from = self.loaded["order"]
+        return sampler
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if self.loaded is None:
+            super()._load_rng_state(checkpoint)
+            return
+        set_random_states(self.loaded["random"])
+        if self.order is not None:
+            self.order.draw_from = None  # a new epoch draws an order of its own
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        self.loaded = None
+        return super().train(*args, **kwargs)
+
+
+class GroupedByLength(LengthGroupedSampler):
+    """The Trainer's order by length, which draws from torch's generator; remembers where, to draw the same again."""
+
+    drawn_from: Tensor | None = None
+    draw_from: Tensor | None = None
+
+    def __iter__(self) -> Iterator[int]:
+        if self.draw_from is not None:
+            torch.set_rng_state(self.draw_from)
+            self.draw_from = None
+        self.drawn_from = torch.get_rng_state()
+        return iter(super().__iter__())
+
+
+def random_states_now() -> dict[str, Any]:
+    """The states of every generator that training may draw from."""
+    name, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), int(place), int(has_gauss), float(gauss)),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Set what `random_states_now` gave, as far as this machine has those generators."""
+    random.setstate(states["python"])
+    name, keys, place, has_gauss, gauss = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), place, has_gauss, gauss))
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    if "mps" in states and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(states["mps"])
+
+
+class SavePolicy:
+    """When to save: every so many steps, or (auto) by the clock, so that saving stays within a few percent of the time.
+
+    `auto` saves after a minute, or fifty times what the last save took, whichever is longer, and at the end of each epoch unless that
+    would come within twenty times what the last save took.
+    """
+
+    SECONDS = 60.0
+    SHARE = 0.02
+    SHARE_AT_EPOCH = 0.05
+
+    def __init__(self, every: int | str, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.every = every
+        self.clock = clock
+        self.cost = 0.0
+        self.last = clock()
+
+    def due(self, step: int, *, epoch_ends: bool) -> bool:
+        if isinstance(self.every, int):
+            return step % self.every == 0
+        passed = self.clock() - self.last
+        if epoch_ends:
+            return passed >= self.cost / self.SHARE_AT_EPOCH
+        return passed >= max(self.SECONDS, self.cost / self.SHARE)
+
+    def saved(self, seconds: float) -> None:
+        self.cost, self.last = seconds, self.clock()
+
+
+def _is_ours(checkpoint: str) -> bool:
+    return os.path.isfile(os.path.join(checkpoint, MANIFEST))
+
+
+def _json(trainer_state: Any) -> bytes:
+    return json.dumps(dataclasses.asdict(trainer_state), indent=2, sort_keys=True).encode()
+
+
+def _name(callback: Any) -> str:
+    return type(callback).__name__
