@@ -78,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
 def plan(arguments: argparse.Namespace) -> int:
     """Show what a run would cost."""
     from finetune.screen.console import people
+    from finetune.screen.data import data_report
     from finetune.screen.quiet import quiet
     from finetune.screen.reporter import reporter_for
     from finetune.screen.review import review
@@ -87,10 +88,12 @@ def plan(arguments: argparse.Namespace) -> int:
     with reporter_for(console, brief="Working out the plan") as reporter, quiet(None):
         from finetune.finetuner import LLMFineTuner
 
-        found = LLMFineTuner(recipe, reporter=reporter, runtime=_runtime(arguments)).plan()
+        tuner = LLMFineTuner(recipe, reporter=reporter, runtime=_runtime(arguments))
+        found, report = tuner.plan(), tuner.data.report.to_dict()
     if arguments.json:
-        print(json.dumps(found.to_dict(), default=str))
+        print(json.dumps({**found.to_dict(), "data": report}, default=str))
     else:
+        console.print(data_report(report, ascii_only=not console.encoding.startswith("utf")))
         console.print(review(recipe, found))
     return 0
 
@@ -143,6 +146,31 @@ def chat(arguments: argparse.Namespace) -> int:
     from finetune.screen.chat import talk
 
     talk(RunFolder.of(arguments.output_dir).output_dir, _runtime(arguments))
+    return 0
+
+
+def merge(arguments: argparse.Namespace) -> int:
+    """Write adapter and base as one model, and say how near the two are."""
+    from dataclasses import asdict
+
+    from finetune import registry
+    from finetune.run_folder import RunFolder
+    from finetune.screen.console import people
+    from finetune.screen.quiet import quiet
+    from finetune.screen.reporter import reporter_for
+    from finetune.screen.words import command_name, size
+
+    folder = RunFolder.of(arguments.output_dir)
+    to = Path(arguments.to).expanduser() if arguments.to else folder.output_dir.with_name(f"{folder.output_dir.resolve().name}-merged")
+    console = people(stderr=arguments.json)
+    with reporter_for(console) as reporter, quiet(folder.debug_log):
+        done = registry.load("exporters", "merged").export(folder, to, _runtime(arguments), reporter)
+    if arguments.json:
+        print(json.dumps(asdict(done)))
+    else:
+        same = f"logits differ by {done.difference:.2%} of the largest at most, on {done.prompts} prompts"
+        console.print(f"  Merged: {to} ({size(done.bytes)}, {done.dtype}); {same}", soft_wrap=True, markup=False)
+        console.print(f"  Chat: {command_name()} chat {to}", soft_wrap=True, markup=False)
     return 0
 
 

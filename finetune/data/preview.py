@@ -6,7 +6,7 @@ preview.format, preview.columns, preview.examples[0]   ->  "question_answer", ["
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -39,6 +39,8 @@ class Preview:
     skipped: list[SkippedRow]
     notes: list[str]
     problem: str | None = None
+    encodings: list[str] = field(default_factory=list)  # of text files, as they were found out
+    prose: bool = False  # from .txt or .md files
 
     @property
     def ignored_columns(self) -> list[str]:
@@ -58,7 +60,7 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
         found = formats.detect(columns, [record.values for record in records], spec.columns, origin.name)
     except UnknownFormat as error:
         shown = [record.values for record in records[:limit]]
-        return Preview(origin.name, columns, None, [], [], shown, skipped, origin.notes, error.message)
+        return Preview(origin.name, columns, None, [], [], shown, skipped, origin.notes, error.message, origin.encodings, origin.prose)
     template = PlainTemplate(end="")
     examples: list[list[Segment]] = []
     shown = []
@@ -74,4 +76,5 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
     if not examples:
         raise no_rows(origin.name, skipped)
     notes = [*origin.notes, *filter(None, [getattr(found, "note", None)])]
-    return Preview(origin.name, columns, found.name, list(found.columns), examples, shown, skipped, notes)
+    used = list(found.columns)
+    return Preview(origin.name, columns, found.name, used, examples, shown, skipped, notes, None, origin.encodings, origin.prose)

@@ -26,9 +26,9 @@ from finetune.data.files import PROSE, DataFile, find_files, looks_local
 from finetune.data.formats.cells import Message
 from finetune.data.left_out import LeftOut
 from finetune.data.readers import is_text, read_file
-from finetune.data.rows import Row, RowProblem, SkippedRow
+from finetune.data.rows import Row, RowProblem, SkippedRow, TooManyBadRows
 from finetune.errors import BadRow, DatasetNotFound, EmptyDataset
-from finetune.events import Notice, Progress, Reporter
+from finetune.events import Progress, Reporter
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 
@@ -54,6 +54,8 @@ class Origin:
     pinned: str | None = None
     notes: list[str] = field(default_factory=list)
     limit: int | None = None  # usable rows after which a streamed source is left
+    encodings: list[str] = field(default_factory=list)  # of its text files
+    prose: bool = False
 
 
 @dataclass
@@ -118,8 +120,6 @@ def read_rows(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *,
             facts = _write_rows(origin, spec, reporter, unfinished)
             (unfinished / "facts.json").write_text(json.dumps(asdict(facts)), encoding="utf-8")
     facts = _load_facts(folder / "facts.json")
-    for note in facts.notes:
-        reporter.report(Notice(note))
     if facts.skipped > spec.bad_rows * facts.read:
         raise too_many_bad_rows(facts.skipped_rows, facts.skipped, facts.read, spec.bad_rows)
     return Rows(folder / "rows.arrow", facts, fingerprint)
@@ -191,7 +191,8 @@ def _open_files(files: list[DataFile], spec: DatasetSpec) -> Origin:
         return [*content, *(f"{file.member}{file.suffix}" for file in files), *cut, str(spec.encoding), spec.split]
 
     name = ", ".join(file.name for file in files[:SHOWN_FILES]) + (" ..." if len(files) > SHOWN_FILES else "")
-    return Origin(name, fingerprint, records, notes=notes)
+    told = list(dict.fromkeys(encoding for encoding in encodings.values() if encoding is not None))
+    return Origin(name, fingerprint, records, notes=notes, encodings=told, prose=any(file.suffix in PROSE for file in files))
 
 
 def _content_hash(path: Path) -> str:
@@ -297,12 +298,13 @@ def _load_facts(path: Path) -> RowFacts:
     return facts
 
 
-def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int, allowed: float) -> BadRow:
+def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int, allowed: float) -> TooManyBadRows:
     """The error for a larger share of unusable rows than `allowed`; names the first of them."""
     first = "; ".join(f"{row.file} line {row.line}: {row.reason}" for row in listed[:3])
     more = f"; and {skipped - 3} more" if skipped > 3 else ""
     enough = min(1.0, math.ceil(100 * skipped / read) / 100)
-    return BadRow(
+    return TooManyBadRows(
         f"{skipped} of {read} rows cannot be used ({first}{more}).",
         hint=f"Correct or remove them; up to {100 * allowed:g} % are skipped, or all of these: --set dataset.bad_rows={enough:g}",
+        share=enough,
     )

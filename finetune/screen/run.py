@@ -14,6 +14,8 @@ from finetune.errors import Interrupted
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
+from finetune.screen.console import people
+from finetune.screen.data import DataScreen
 from finetune.screen.keys import still_keys
 from finetune.screen.quiet import quiet
 from finetune.screen.reporter import reporter_for
@@ -39,6 +41,8 @@ def execute(
 
             tuner = prepared or LLMFineTuner(recipe, runtime=runtime)
             tuner.reporter.reporters.append(reporter)
+            if prepared is None:  # otherwise its data were shown with the plan
+                tuner.reporter.reporters.append(DataScreen(console if console.is_terminal else people(stderr=True)))
             result = tuner.run()
     except KeyboardInterrupt:
         raise _stopped(folder, ours) from None

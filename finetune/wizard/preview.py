@@ -29,6 +29,7 @@ READ_AS = {
     "instruction": "instruction and output",
     "question_answer": "question and answer",
     "text": "plain text",
+    "preference": "pairs of answers, the chosen one",
 }
 
 

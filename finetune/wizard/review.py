@@ -9,10 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune.data.rows import TooManyBadRows
 from finetune.errors import FinetuneError
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.screen.console import people
+from finetune.screen.data import data_report
 from finetune.screen.quiet import quiet
 from finetune.screen.reporter import reporter_for
 from finetune.screen.review import review
@@ -27,12 +29,13 @@ if TYPE_CHECKING:
     from finetune.training.plan import Plan
 
 START, CHANGE, SAVE, QUIT = "start", "change", "save", "quit"
+SKIP_ROWS = "skip rows"  # that cannot be used, though they are many
 
 
 def ask(recipe: Recipe, prompter: Prompter, here: Here) -> tuple[Recipe, str]:
     """Show the plan and ask what to do; starting is offered only if the run can work.
 
-    The decision is START, CHANGE, SAVE, QUIT, or the number of a way out in `ways_of`.
+    The decision is START, CHANGE, SAVE, QUIT, SKIP_ROWS, or the number of a way out in `ways_of`.
     """
     tuner, found = prepare(recipe.to_yaml(), here.runtime)
     prompter.step(None, "REVIEW")
@@ -40,14 +43,17 @@ def ask(recipe: Recipe, prompter: Prompter, here: Here) -> tuple[Recipe, str]:
     if tuner is None or isinstance(found, FinetuneError):
         assert isinstance(found, FinetuneError)
         prompter.note([("class:problem", found.message), *hint(found)])
+        start = [Choice(SKIP_ROWS, "Skip these rows and use the others")] if bad_rows(recipe, here) else []
     else:
+        prompter.show(data_report(tuner.data.report.to_dict()))
         prompter.show(review(recipe, found))
         ways = [(f"Use {way.text}", f"{size(way.memory_total)} of memory") for way in ways_of(recipe, here)]
         start = [Choice(str(number), text, memory) for number, (text, memory) in enumerate(ways)]
         start.append(Choice(START, "Start all the same" if found.problems else "Start", about(found.seconds)))
     choices = [*start, Choice(CHANGE, "Change something"), Choice(SAVE, "Save the plan only"), Choice(QUIT, "Quit")]
     unfit = start and start[0].value == START and not isinstance(found, FinetuneError) and found.problems
-    return recipe, prompter.select("review", "Ready?", choices, default=CHANGE if unfit else choices[0].value)
+    default = CHANGE if unfit or choices[0].value == SKIP_ROWS else choices[0].value
+    return recipe, prompter.select("review", "Ready?", choices, default=default)
 
 
 def ways_of(recipe: Recipe, here: Here) -> list[WayOut]:
@@ -58,6 +64,12 @@ def ways_of(recipe: Recipe, here: Here) -> list[WayOut]:
     from finetune.planning import ways_out
 
     return ways_out(tuner, found)
+
+
+def bad_rows(recipe: Recipe, here: Here) -> float | None:
+    """The share of rows that cannot be used, if that is what the run ended in."""
+    _, found = prepare(recipe.to_yaml(), here.runtime)
+    return found.share if isinstance(found, TooManyBadRows) else None
 
 
 def ask_step(recipe: Recipe, prompter: Prompter) -> int:

@@ -65,6 +65,8 @@ def _agree(prompter: Prompter, look: InBackground) -> Recipe | None:
         elif decision == review.QUIT:
             prompter.note("Nothing was written.")
             return None
+        elif decision == review.SKIP_ROWS:
+            made_to_fit.append({"dataset": {"bad_rows": review.bad_rows(recipe, look())}})
         else:
             made_to_fit.append(review.ways_of(recipe, look())[int(decision)].changes)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from finetune.errors import DatasetError
 from finetune.recipe import DatasetSpec, Recipe
+from finetune.screen.words import harmless
 from finetune.wizard import suggest
 from finetune.wizard.draft import Draft, ask_field, get, problem, put
 from finetune.wizard.here import Here
@@ -18,24 +19,75 @@ if TYPE_CHECKING:
 
 BUILT_IN = "builtin:python-docs"
 FILE, HUB = "a file", "the Hub"
-MORE = """Files: .jsonl, .json, .csv, .tsv, .txt, .parquet. Columns are recognised by their names: text,
-prompt and completion, instruction and output, question and answer, or chat messages."""
+RIGHT, SWAP, COLUMNS, ENCODING = "yes", "swap", "columns", "encoding"
+TEXT_AS = {"auto": "No: cut it between paragraphs", "line": "No: each line is a row", "document": "No: each file is a row"}
+ENCODINGS = {"utf-8": "everything", "cp1252": "western Europe", "cp1250": "central Europe", "cp1251": "Cyrillic", "cp1253": "Greek"}
+ENCODINGS |= {"cp1254": "Turkish", "cp932": "Japanese", "gb18030": "Chinese", "big5": "Chinese", "euc_kr": "Korean", "utf-16": "everything"}
+MOST_CORRECTIONS = 9
+MORE_READING = """Above is one of your rows. The marked part is what the model learns to write; the rest
+is what it is given. If columns or letters are wrong, say so here."""
+MORE = """Files: .jsonl, .json, .csv, .tsv, .txt, .md, .parquet, .arrow, also packed; several with commas.
+Columns are recognised by their names: text, prompt and completion, instruction and output,
+question and answer, or chat messages."""
 
 
 def ask(draft: Draft, prompter: Prompter, here: Here) -> Draft:
     """Source, columns if they are not plain from their names, number of rows."""
     prompter.step(2, "Dataset")
     draft = _source(draft, prompter, here)
-    seen = _look(draft, prompter, here)
-    if not isinstance(seen, DatasetError) and seen.problem:
-        prompter.note([("class:warning", seen.problem)])
-        draft = _columns(draft, prompter, seen.columns)
-        seen = _look(draft, prompter, here)
-    if isinstance(seen, DatasetError):
-        prompter.note([("class:warning", f"{seen.message} {seen.hint or ''}".strip())])
-    else:
-        prompter.note(fragments(seen))
+    draft = _read_right(draft, prompter, here)
     return ask_field(draft, prompter, "dataset.samples", "Rows to use", help="A number, or: all")
+
+
+def _read_right(draft: Draft, prompter: Prompter, here: Here) -> Draft:
+    """Shows how the data are read until the person agrees; data that come with the program need no agreement."""
+    for again in range(MOST_CORRECTIONS):
+        number = f"-{again + 1}" if again else ""  # each question is its own, for going back
+        seen = _look(draft, prompter, here)
+        if isinstance(seen, DatasetError):
+            prompter.note([("class:warning", f"{seen.message} {seen.hint or ''}".strip())])
+            return draft
+        if seen.problem:
+            prompter.note([("class:warning", seen.problem)])
+            draft = _columns(draft, prompter, seen.columns, number)
+            continue
+        prompter.note(fragments(seen))
+        if get(draft, "dataset.source") == BUILT_IN:
+            return draft
+        answer = prompter.select(f"dataset.reading{number}", "Read like this?", _readings(draft, seen), default=RIGHT, more=MORE_READING)
+        if answer == RIGHT:
+            return draft
+        draft = _corrected(draft, prompter, seen, answer, number)
+    return draft
+
+
+def _readings(draft: Draft, seen: Preview) -> list[Choice]:
+    """Yes, and whatever else these data could be."""
+    choices = [Choice(RIGHT, "Yes")]
+    if seen.prose:
+        now = get(draft, "dataset.text_as")
+        choices += [Choice(way, title) for way, title in TEXT_AS.items() if way != now]
+    else:
+        if len(seen.used_columns) == 2 and seen.format != "messages":
+            asked, answered = seen.used_columns
+            choices.append(Choice(SWAP, f"No: learn {harmless(asked)} from {harmless(answered)}"))
+        choices.append(Choice(COLUMNS, "No: choose the columns", f"of {len(seen.columns)}"))
+    if seen.encodings:
+        choices.append(Choice(ENCODING, "No: the letters are wrong", f"read as {', '.join(seen.encodings)}"))
+    return choices
+
+
+def _corrected(draft: Draft, prompter: Prompter, seen: Preview, answer: str, number: str) -> Draft:
+    if answer in TEXT_AS:
+        return put(draft, "dataset.text_as", answer)
+    if answer == SWAP:
+        asked, answered = seen.used_columns
+        return _with_columns(draft, {"prompt": answered, "completion": asked})
+    if answer == ENCODING:
+        found = seen.encodings[0]
+        choices = [Choice(name, name, script) for name, script in ENCODINGS.items() if name != found]
+        return put(draft, "dataset.encoding", prompter.select(f"dataset.encoding{number}", "Encoding", choices, default=choices[0].value))
+    return _columns(draft, prompter, seen.columns, number)
 
 
 def _look(draft: Draft, prompter: Prompter, here: Here) -> Preview | DatasetError:
@@ -80,16 +132,22 @@ def _hub_dataset(draft: Draft, prompter: Prompter) -> Draft:
     return ask_field(draft, prompter, "dataset.split", "Split", help="The part to train on.")
 
 
-def _columns(draft: Draft, prompter: Prompter, names: list[str]) -> Draft:
-    choices = [Choice(name, name) for name in names]
-    whole = prompter.confirm("dataset.whole", "Is there a question and an answer in each row?", default=len(names) > 1)
+def _columns(draft: Draft, prompter: Prompter, names: list[str], number: str = "") -> Draft:
+    choices = [Choice(name, harmless(name)) for name in names]
+    whole = len(names) > 1 and prompter.confirm(f"dataset.whole{number}", "Is there a question and an answer in each row?", default=True)
     if not whole:
-        column = prompter.select("dataset.columns.text", "Column with the text", choices, default=names[0])
-        return put(draft, "dataset.columns", {"text": column})
-    prompt = prompter.select("dataset.columns.prompt", "Column with the question", choices, default=names[0])
+        column = prompter.select(f"dataset.columns.text{number}", "Column with the text", choices, default=names[0])
+        return _with_columns(draft, {"text": column})
+    prompt = prompter.select(f"dataset.columns.prompt{number}", "Column with the question", choices, default=names[0])
     rest = [choice for choice in choices if choice.value != prompt]
-    completion = prompter.select("dataset.columns.completion", "Column with the answer", rest, default=rest[0].value)
-    return put(draft, "dataset.columns", {"prompt": prompt, "completion": completion})
+    completion = prompter.select(f"dataset.columns.completion{number}", "Column with the answer", rest, default=rest[0].value)
+    return _with_columns(draft, {"prompt": prompt, "completion": completion})
+
+
+def _with_columns(draft: Draft, columns: dict[str, str]) -> Draft:
+    """Other columns altogether: what was chosen before is gone."""
+    dataset = {key: value for key, value in draft["dataset"].items() if key != "columns"}
+    return put({**draft, "dataset": dataset}, "dataset.columns", columns)
 
 
 def _fresh(draft: Draft, source: str, config: str | None = None) -> Draft:

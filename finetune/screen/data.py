@@ -1,0 +1,103 @@
+"""The data report on a screen: what was read, what is left out, how long rows are, and three of them with the learned part marked.
+
+console.print(data_report(tuner.data.report.to_dict()))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from finetune.events import DataPrepared, Event
+from finetune.screen.tables import block, pairs
+from finetune.screen.words import count, harmless, percent
+
+BARS = "▁▂▃▄▅▆▇█"
+SHOWN_SKIPPED = 3
+SHOWN_IGNORED = 4
+
+
+def data_report(report: Mapping[str, Any], *, examples: bool = True, ascii_only: bool = False) -> RenderableType:
+    """One fact a line; nothing is said about what did not happen."""
+    facts = [(name, fact) for name, fact in _facts(report, ascii_only) if examples or name != "Ignored"]  # a run says that in a sentence
+    parts: list[RenderableType] = [pairs(facts)]
+    if examples:
+        parts.append(Text("Rows as the model sees them; the marked part is what it learns to write", style="quiet"))
+        parts += [_example(pieces, ascii_only) for pieces in report["examples"]]
+    return block(Group(*parts), above=0)
+
+
+class DataScreen:
+    """A reporter that shows the report of a run once its data are prepared."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def report(self, event: Event) -> None:
+        if isinstance(event, DataPrepared):
+            ascii_only = not (self.console.encoding or "").lower().startswith("utf")
+            self.console.print(data_report(event.report, examples=False, ascii_only=ascii_only))
+
+
+def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, RenderableType]]:
+    blank = f", {report['blank']:,} blank" if report["blank"] else ""
+    yield "Rows", f"{report['read']:,} read{blank}: {report['train']:,} to train on, {report['held_out']:,} held out"
+    if report["skipped"]:
+        shown = [f"{row['file']} line {row['line']}: {row['reason']}" for row in report["skipped_rows"][:SHOWN_SKIPPED]]
+        more = [f"and {report['skipped'] - len(shown):,} more"] if report["skipped"] > len(shown) else []
+        yield "Skipped", Text("\n".join([f"{report['skipped']:,} rows cannot be used", *map(harmless, shown), *more]), style="warning")
+    repeated = []
+    if report["duplicates"]:
+        repeated.append(f"{report['duplicates']:,} duplicates stay")
+    if report["held_out_dropped"]:
+        repeated.append(f"{report['held_out_dropped']:,} held-out rows also occur in training and are dropped")
+    if repeated:
+        yield "Repeated", ", ".join(repeated)
+    yield "Read as", harmless(f"{report['format'].replace('_', ' ')}: {', '.join(report['columns'])}")
+    if report["ignored_columns"] or report["ignored_text"]:
+        yield "Ignored", _ignored(report)
+    length = report["length"]
+    yield "Tokens", f"{length['p50']:,.0f} in the middle row, {length['p90']:,.0f} in nine of ten, {length['max']:,.0f} at most"
+    yield "", Text(_histogram(report["histogram"], ascii_only), style="quiet")
+    if report["truncated"]:
+        lost = (
+            [f"{report['truncated_answers']:,} at the answer's end, which then teaches no stopping"] if report["truncated_answers"] else []
+        )
+        lost += [f"{report['truncated_prompts']:,} at the prompt's start"] if report["truncated_prompts"] else []
+        yield "Cut short", Text(f"{percent(report['truncated_share'])} of the rows: {'; '.join(lost)}", style="warning")
+    yield "Learned", f"{percent(report['supervised_share'])} of {count(report['train_tokens'])} tokens"
+
+
+def _ignored(report: Mapping[str, Any]) -> Text:
+    shares: Mapping[str, float] = report["ignored_text"]
+    names = [*shares, *(column for column in report["ignored_columns"] if column not in shares)]
+    shown = [f"{name} ({percent(shares[name])} of the text)" if name in shares else name for name in names[:SHOWN_IGNORED]]
+    more = f" and {len(names) - SHOWN_IGNORED} more" if len(names) > SHOWN_IGNORED else ""
+    return Text(harmless(", ".join(shown)) + more, style="warning" if shares else "")
+
+
+def _histogram(parts: Sequence[Mapping[str, int]], ascii_only: bool) -> str:
+    """A bar for each eighth of the longest length allowed."""
+    most = max(part["rows"] for part in parts)
+    if ascii_only:
+        return ", ".join(f"up to {part['tokens']:,}: {part['rows']:,}" for part in parts if part["rows"])
+    bars = [BARS[round((len(BARS) - 1) * part["rows"] / most)] if part["rows"] else " " for part in parts]
+    return f"0 {''.join(bar * 3 for bar in bars)} {parts[-1]['tokens']:,}"
+
+
+def _example(pieces: Sequence[Mapping[str, Any]], ascii_only: bool) -> RenderableType:
+    """The end of what is given and the beginning of what is learned, a line each."""
+    lines = []
+    last = max((number for number, piece in enumerate(pieces) if piece["supervised"]), default=0)
+    for number in (last - 1, last):
+        if number < 0:
+            continue
+        learned = pieces[number]["supervised"]
+        words = " ".join(harmless(pieces[number]["text"]).split())
+        mark = ("> " if learned else "| ") if ascii_only else ("▌ " if learned else "│ ")
+        shown = words if learned or len(words) <= 60 else "…" * (not ascii_only) + words[-60:]
+        lines.append(Text(f"{mark}{shown}", style="green" if learned else "quiet", no_wrap=True, overflow="ellipsis"))
+    return Group(*lines)
