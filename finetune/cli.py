@@ -24,8 +24,10 @@ HELP = """Fine-tune or distil a language model, and see that it got better.
 
   finetune-cli run RECIPE             do what a recipe file says
   finetune-cli plan RECIPE            its memory, time, disk and problems
+  finetune-cli resume OUTPUT_DIR      go on with an interrupted run
   finetune-cli benchmark OUTPUT_DIR   measure a finished run again
   finetune-cli chat OUTPUT_DIR        talk to a finished model
+  finetune-cli merge OUTPUT_DIR       adapter and base as one plain model
   finetune-cli upload OUTPUT_DIR --repo USER/NAME
                                       to the Hub, private unless --public
   finetune-cli doctor                 machine, versions, Hub, sign-in state
@@ -127,17 +129,22 @@ def parser() -> Parser:
     for made in (run, plan):
         made.add_argument("recipe", metavar="RECIPE", help="a YAML file, such as the run/recipe.yaml of an earlier run")
         _add_recipe_options(made)
+    resume = command("resume", "go on with an interrupted run where it was last saved")
+    resume.add_argument("--json", action="store_true", help="one JSON object on stdout")
     benchmark = command("benchmark", "measure a finished run again on its held-out rows")
     benchmark.add_argument("--json", action="store_true", help="one JSON object on stdout")
     upload = command("upload", "put a finished run on the Hugging Face Hub (private unless --public)")
     upload.add_argument("--repo", required=True, metavar="USER/NAME", help="the repository to create or update")
     upload.add_argument("--public", action="store_true", help="visible to everyone")
     chat = command("chat", "talk to a finished model")
-    for made in (benchmark, upload, chat):
-        made.add_argument("output_dir", metavar="OUTPUT_DIR", help="the folder of a finished run")
+    merge = command("merge", "write adapter and base of a finished run as one plain model, checked against the two")
+    merge.add_argument("--to", metavar="DIR", help="the new folder (default: OUTPUT_DIR-merged)")
+    merge.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    for made in (benchmark, upload, chat, merge):
+        made.add_argument("output_dir", metavar="OUTPUT_DIR", help="the folder of a run")
     doctor = command("doctor", "show machine, versions, Hub and sign-in state (never the token)")
     doctor.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    for made in (benchmark, chat, doctor):
+    for made in (benchmark, chat, merge, doctor):
         _add_runtime_options(made)
     return root
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.errors import NoTerminal
 
 if TYPE_CHECKING:
+    from finetune.finetuner import RunResult
     from finetune.recipe import Recipe
     from finetune.runtime import RuntimeOptions
 
@@ -73,6 +74,23 @@ def with_defaults(arguments: argparse.Namespace) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Do what a recipe file says."""
     return _execute(_recipe(arguments), _runtime(arguments), arguments.json)
+
+
+def resume(arguments: argparse.Namespace) -> int:
+    """Do what is left of an interrupted run."""
+    from finetune.run_folder import FINISHED, RunFolder
+    from finetune.screen.console import people
+    from finetune.screen.run import resume as go_on
+
+    folder = RunFolder.of(arguments.output_dir)
+    console = people(stderr=arguments.json)
+    if folder.stage != FINISHED:
+        return _show_json(go_on(arguments.output_dir, _runtime(arguments), console), arguments.json)
+    console.print(f"The run in {folder.output_dir} is finished: there is nothing left to resume.", soft_wrap=True)
+    if arguments.json:
+        training = folder.read_json(folder.progress).get("training", {}) if folder.progress.is_file() else {}
+        print(json.dumps({"output_dir": str(folder.output_dir), "scores": folder.read_json(folder.benchmark), "training": training}))
+    return 0
 
 
 def plan(arguments: argparse.Namespace) -> int:
@@ -208,7 +226,10 @@ def _execute(recipe: Recipe, runtime: RuntimeOptions, as_json: bool) -> int:
     from finetune.screen.console import people
     from finetune.screen.run import execute
 
-    result = execute(recipe, runtime, people(stderr=as_json))
+    return _show_json(execute(recipe, runtime, people(stderr=as_json)), as_json)
+
+
+def _show_json(result: RunResult, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"output_dir": str(result.output_dir), "scores": result.scores, "training": result.training}, default=str))
     return 0

@@ -31,7 +31,7 @@ def environment(tuner: LLMFineTuner) -> dict[str, Any]:
         "versions": versions(),
         "system": f"{platform.system()} {platform.machine()}",
         "machine": as_dict(tuner.machine),
-        "model": {"name": tuner.located.name, "revision": tuner.located.revision, "note": tuner.located.note},
+        "model": {"name": tuner.located.name, "revision": tuner.located.revision, "note": tuner.located.note, "bytes": tuner.located.bytes},
         "dataset_fingerprint": tuner.data.fingerprint,
         "seed": tuner.recipe.seed,
     }

@@ -181,17 +181,26 @@ class Recorder:
 
 
 class JsonLines:
-    """Appends every event to a file as one JSON object a line, with its name and the time; progress ticks are left out."""
+    """Appends every event to a file as one JSON object a line, with its name and the time; progress ticks are left out.
+
+    A disk that is full loses lines here; the run itself says so where it loses work.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._torn = path.is_file() and not path.read_bytes().endswith(b"\n")  # by a run that was killed
 
     def report(self, event: Event) -> None:
         if isinstance(event, Progress):
             return
         record = {"event": event.name, "time": round(time.time(), 3), **asdict(event)}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+        line = json.dumps(record, ensure_ascii=False, default=str) + "\n"
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("\n" + line if self._torn else line)
+            self._torn = False
+        except OSError:
+            self._torn = True
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

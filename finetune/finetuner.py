@@ -20,14 +20,16 @@ from finetune import registry
 from finetune.errors import HardwareError, Interrupted, RecipeError
 from finetune.events import BenchmarkFinished, DataPrepared, Fanout, JsonLines, Notice, Recorder, Reporter, StageFinished, StageStarted
 from finetune.recipe import Recipe, StudentSpec
-from finetune.run_folder import RunFolder
+from finetune.run_folder import BENCHMARK, FINISHED, TRAINING, UPLOAD, RunFolder
 from finetune.runtime import RuntimeOptions
 
 if TYPE_CHECKING:
     from finetune.benchmark.run import Scores
+    from finetune.continuation import Unfinished
     from finetune.data.prepare import PreparedData
     from finetune.models.machine import Machine
     from finetune.models.sources import LocatedModel
+    from finetune.training.checkpoints import Checkpoint
     from finetune.training.plan import Plan
     from finetune.training.session import Outcome
 
@@ -60,12 +62,25 @@ class LLMFineTuner:
         self.outcome: Outcome | None = None
         self.before: Scores | None = None
         self.taught: Scores | None = None
+        self.left: Unfinished | None = None
 
     @classmethod
     def of_run(cls, output_dir: str | Path, *, reporter: Reporter | None = None, runtime: RuntimeOptions | None = None) -> LLMFineTuner:
         """The tuner of a finished run; raises BadInput if there is none."""
         folder = RunFolder.of(output_dir)
         return cls(Recipe.load(folder.recipe, layers=({"output_dir": str(folder.output_dir)},)), reporter=reporter, runtime=runtime)
+
+    @classmethod
+    def unfinished(cls, output_dir: str | Path, *, reporter: Reporter | None = None, runtime: RuntimeOptions | None = None) -> LLMFineTuner:
+        """The tuner of an interrupted run: run() does what is left of it. Raises BadInput if there is no run, or if it is finished."""
+        from finetune.continuation import find, nothing_left
+
+        tuner = cls.of_run(output_dir, reporter=reporter, runtime=runtime)
+        tuner.folder.check_unclaimed()
+        tuner.left = find(output_dir)
+        if tuner.left is None:
+            raise nothing_left(tuner.folder)
+        return tuner
 
     # What the stages stand on; each is found when it is first needed.
 
@@ -116,9 +131,14 @@ class LLMFineTuner:
         """Find everything that can be found before the long work; raises the error that says what to change."""
         from finetune.planning import shape_of
 
-        self.folder.check_free()
+        if self.left is None:
+            self.folder.check_free()
         for problem in self.method.check(self.recipe.method, self.machine.device):
             raise HardwareError(problem)
+        if self.student_is_made and self.method.load_in(self.recipe.method):
+            raise RecipeError(
+                "A student made from its teacher cannot be held in 4 bits.", hint="--set method.kind=lora, or name a ready-made student."
+            )
         if self.recipe.upload:
             from finetune.hub.upload import check_upload
 
@@ -129,6 +149,12 @@ class LLMFineTuner:
                 hint="Make a smaller one from it: --set model.from_teacher.layers=0.67",
             )
         shape_of(self)
+
+    def check_steps(self) -> None:
+        """Raises RecipeError if the data gives too few optimizer steps for the method; prepares the data."""
+        from finetune.training.steps import steps_of
+
+        self.method.check_steps(self.recipe.method, steps_of(self.recipe.training, len(self.data.train)))
 
     def plan(self) -> Plan:
         """What the run will cost; prepares the data, trains nothing, writes nothing into the output folder."""
@@ -178,27 +204,40 @@ class LLMFineTuner:
 
     def train(self) -> Outcome:
         """Train and save the result into the output folder; raises Interrupted, with what was saved, if a person stopped it."""
+        from finetune.continuation import what_decides
+        from finetune.training.checkpoints import Checkpoints
         from finetune.training.session import train
 
-        self.begin()
-        model = self.load_model()
-        options: dict[str, Any] = {"callbacks": self.method.callbacks(model, self.recipe.method)}
-        if self.distils:
-            from finetune.preparation import lesson
+        start = self.begin()
+        try:
+            model = self.load_model()
+            options: dict[str, Any] = {
+                "callbacks": self.method.callbacks(model, self.recipe.method),
+                "penalty": self.method.penalty(model, self.recipe.method),
+            }
+            if self.distils:
+                from finetune.preparation import lesson
 
-            options["make_trainer"] = lesson(self).trainer
-        with self.stage("training", "Training") as done:
-            self.outcome = train(
-                model, self.tokenizer, self.data.train, self.recipe, self.machine, self.reporter, folder=self.folder.checkpoints, **options
-            )
-            self.save()
-            finished = self.outcome.finished
-            losses = f"loss {finished.first_loss:.2f} -> {finished.final_loss:.2f}"
-            done(f"{finished.steps} steps, {losses}, {finished.tokens_per_second:,.0f} tokens/s")
+                options["make_trainer"] = lesson(self).trainer
+            options |= {"folder": self.folder.checkpoints, "start": start, "made_with": {"recipe": what_decides(self.recipe)}}
+            with self.stage("training", "Training") as done:
+                self.outcome = train(model, self.tokenizer, self.data.train, self.recipe, self.machine, self.reporter, **options)
+                self.model = self.method.finish(model, self.recipe.method, self.reporter)
+                self.save()
+                finished = self.outcome.finished
+                losses = f"loss {finished.first_loss:.2f} -> {finished.final_loss:.2f}"
+                done(f"{finished.steps} steps, {losses}, {finished.tokens_per_second:,.0f} tokens/s")
+            if self.outcome.complete:
+                self.folder.write_stage(BENCHMARK, training=asdict(finished))
+                if not self.recipe.training.keep_checkpoints:
+                    Checkpoints(self.folder.checkpoints).clear()
+        finally:
+            self.folder.release()
         if self.outcome.stopped:
+            of_all = "" if self.outcome.complete else f" of {self.outcome.total_steps}"
             raise Interrupted(
-                f"Stopped after step {finished.steps}; the model as trained so far is in {self.folder.output_dir}.",
-                hint=f"Measure it: finetune-cli benchmark {self.folder.output_dir}",
+                f"Stopped after step {finished.steps}{of_all}; everything is saved in {self.folder.output_dir}.",
+                hint=f"Go on: finetune-cli resume {self.folder.output_dir}",
                 saved=self.folder.output_dir,
             )
         return self.outcome
@@ -223,6 +262,8 @@ class LLMFineTuner:
         self.reporter.report(BenchmarkFinished(scores))
         write_card(self.folder)
         write_report(self.folder)
+        if self.folder.stage == BENCHMARK:
+            self.folder.write_stage(UPLOAD if self.recipe.upload else FINISHED)
         return scores
 
     def upload(self) -> None:
@@ -232,25 +273,46 @@ class LLMFineTuner:
         if self.recipe.upload is None:
             raise RecipeError("The recipe names no repository to upload to.", hint="--set upload.repo=USER/NAME")
         upload_folder(self.folder.output_dir, self.recipe.upload, self.reporter)
+        if self.folder.stage == UPLOAD:
+            self.folder.write_stage(FINISHED)
 
     def run(self) -> RunResult:
-        """All stages in order."""
-        outcome = self.train()
-        scores = self.benchmark()
-        if self.recipe.upload:
-            self.upload()
-        return RunResult(self.folder.output_dir, scores, asdict(outcome.finished))
+        """All stages in order, or those that an interrupted run has left."""
+        if self.left is None or self.left.stage == TRAINING:
+            self.train()
+        else:
+            self.begin()
+        with self.folder.claimed():
+            measured = self.left is not None and self.left.stage == UPLOAD
+            scores = self.folder.read_json(self.folder.benchmark) if measured else self.benchmark()
+            if self.recipe.upload:
+                self.upload()
+        return RunResult(self.folder.output_dir, scores, self.folder.read_json(self.folder.progress)["training"])
 
     # What the stages share.
 
-    def begin(self) -> None:
-        """Claim the output folder and write down, before the long work, what is going to happen."""
+    def begin(self) -> Checkpoint | None:
+        """Claim the output folder and write down, before the long work, what is going to happen; the checkpoint to go on from."""
+        self.check()
+        _ = self.data  # before the folder, so that data that cannot be used leaves nothing behind
+        self.check_steps()
+        start = None
+        if self.left is not None:
+            from finetune.continuation import take_up
+
+            start = take_up(self)
+        else:
+            self.folder = RunFolder.create(self.recipe.output_dir)
+            self.reporter.reporters.append(JsonLines(self.folder.events))
+        if start is None and (self.left is None or self.left.stage == TRAINING):
+            self.write_records()
+        return start
+
+    def write_records(self) -> None:
+        """What the run is and what it runs on, as known before it starts."""
         from finetune.environment import environment
 
-        self.check()
-        report = self.data.report  # before the folder, so that data that cannot be used leaves nothing behind
-        self.folder = RunFolder.create(self.recipe.output_dir)
-        self.reporter.reporters.append(JsonLines(self.folder.events))
+        report = self.data.report
         pinned: dict[str, Any] = {} if self.student_is_made else {"model": self.located.pinned}
         if self.distils:
             pinned["teacher"] = {"source": self.teacher_located.pinned}
@@ -260,6 +322,7 @@ class LLMFineTuner:
         self.recipe.save(self.folder.recipe)
         self.folder.write_json(self.folder.environment, environment(self))
         self.folder.write_json(self.folder.data_report, report.to_dict())
+        self.folder.write_stage(TRAINING)
         self.reporter.report(DataPrepared(report.to_dict()))
         for note in [*report.notes, *getattr(self.tokenizer, "notes", [])]:
             self.reporter.report(Notice(note))
@@ -273,8 +336,9 @@ class LLMFineTuner:
             # rotary positions stay in float32, as from_pretrained leaves them.
             for parameter in self.model.parameters():
                 parameter.data = parameter.data.to(torch_dtype(self.machine))
-        self.model.save_pretrained(self.folder.output_dir)
-        self.tokenizer.save_pretrained(self.folder.output_dir)
+        with self.folder.whole_model(needed=_bytes_to_save(self.model)) as folder:
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
 
     def _locate(self, role: str, text: str, load_in: str | None) -> LocatedModel:
         from finetune.models.sources import locate
@@ -297,3 +361,12 @@ class LLMFineTuner:
         began = time.perf_counter()
         yield done
         self.reporter.report(StageFinished(stage, round(time.perf_counter() - began, 3), summary))
+
+
+def _bytes_to_save(model: Any) -> int:
+    """About the size of a model on disk: of its adapter, or of everything."""
+    return sum(
+        parameter.numel() * parameter.element_size()
+        for parameter in model.parameters()
+        if parameter.requires_grad or not hasattr(model, "peft_config")
+    )

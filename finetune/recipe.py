@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -121,7 +121,8 @@ class TrainingSpec(Spec):
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     warmup: float = Field(0.03, ge=0, lt=1)
     activation_checkpointing: Literal["auto"] | bool = "auto"
-    save_every: Literal["auto"] | int = "auto"
+    save_every: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"  # steps; auto: by the clock, at a cost of a few percent
+    keep_checkpoints: bool = False  # after a run that reached its end
 
 
 class BenchmarkSpec(Spec):

@@ -1,4 +1,4 @@
-"""The folder a run leaves behind: where each file of `<output_dir>/run/` is, and how it is written.
+"""The folder a run leaves behind: where each file of `<output_dir>/run/` is, how it is written, and who works in it.
 
 folder = RunFolder.create("./finetuned_model")
 folder.write_json(folder.benchmark, scores)
@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import BadInput, OutputExists
+from finetune.errors import BadInput, FolderInUse, OutputExists
+from finetune.training.checkpoints import disk_full, folder_to_disk, no_room
+
+TRAINING, BENCHMARK, UPLOAD, FINISHED = "training", "benchmark", "upload", "finished"  # what a run is at
 
 
 class RunFolder:
@@ -28,11 +35,15 @@ class RunFolder:
         self.held_out = self.run / "held_out"
         self.debug_log = self.run / "debug.log"
         self.checkpoints = self.run / "checkpoints"
+        self.progress = self.run / "progress.json"
+        self.lock_file = self.run / ".lock"
+        self.lock_owner = self.run / ".lock.json"
         self.card = self.output_dir / "README.md"
+        self._lock: Any = None
 
     @classmethod
     def create(cls, output_dir: str | Path) -> RunFolder:
-        """Make the folder; raises OutputExists if it already holds a run's model or anything else but a debug log."""
+        """Make the folder and claim it; raises OutputExists if it already holds a run's model or anything else but a debug log."""
         folder = cls(output_dir)
         folder.check_free()
         try:
@@ -42,6 +53,12 @@ class RunFolder:
             raise BadInput(
                 f"The output folder {folder.output_dir} cannot be made: {reason}.", hint="Choose another --output-dir."
             ) from None
+        folder.claim()
+        try:
+            folder.check_free()  # nobody can have begun in between
+        except OutputExists:
+            folder.release()
+            raise
         return folder
 
     @classmethod
@@ -58,18 +75,110 @@ class RunFolder:
         """Raises OutputExists if the folder holds anything but the log of this very start."""
         if self.output_dir.is_file():
             raise OutputExists(f"{self.output_dir} is a file, not a folder.", hint="Choose another --output-dir.")
-        held = (
-            [path for path in self.output_dir.rglob("*") if path.is_file() and path != self.debug_log] if self.output_dir.is_dir() else []
-        )
+        self.check_unclaimed()
+        ours = {self.debug_log, self.lock_file, self.lock_owner}
+        held = self.output_dir.is_dir() and any(path.is_file() and path not in ours for path in self.output_dir.rglob("*"))
         if held:
             raise OutputExists(
                 f"The output folder {self.output_dir} is not empty, and nothing is overwritten.",
-                hint=f"Choose another one, for example --output-dir {free_name(self.output_dir)}",
+                hint=f"Choose another one, for example --output-dir {free_name(self.output_dir)}"
+                + (f", or go on with the run in it: finetune-cli resume {self.output_dir}" if self.stage not in (None, FINISHED) else ""),
             )
+
+    # Who works here.
+
+    def claim(self) -> None:
+        """Keep other processes out until `release` or the end of this one; raises FolderInUse."""
+        from filelock import FileLock, Timeout
+
+        if self._lock is not None:
+            return
+        lock = FileLock(self.lock_file, thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise self._in_use() from None
+        self._lock = lock
+        self.write_json(self.lock_owner, {"pid": os.getpid(), "host": platform.node()})
+
+    def release(self) -> None:
+        """Let others in again."""
+        if self._lock is not None:
+            self.lock_owner.unlink(missing_ok=True)
+            self._lock.release()
+            self._lock = None
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        self.claim()
+        try:
+            yield
+        finally:
+            self.release()
+
+    def check_unclaimed(self) -> None:
+        """Raises FolderInUse if another process works here."""
+        if self._lock is None and self.lock_file.is_file():
+            self.claim()
+            self.release()
+
+    def _in_use(self) -> FolderInUse:
+        try:
+            owner = json.loads(self.lock_owner.read_text(encoding="utf-8"))
+            who = f"process {owner['pid']} on {owner['host']}"
+        except (OSError, ValueError, KeyError):
+            who = "another process"
+        return FolderInUse(
+            f"{self.output_dir} is in use: {who} is working in it.", hint="Wait until it is done, or choose another --output-dir."
+        )
+
+    # What it is at.
+
+    @property
+    def stage(self) -> str | None:
+        """TRAINING, BENCHMARK, UPLOAD or FINISHED; None if there is no run here."""
+        if self.progress.is_file():
+            return str(self.read_json(self.progress).get("stage", TRAINING))
+        if self.benchmark.is_file():
+            return FINISHED
+        return TRAINING if self.recipe.is_file() else None
+
+    def write_stage(self, stage: str, **facts: Any) -> None:
+        """Note what the run is at now, beside what is known already."""
+        known = self.read_json(self.progress) if self.progress.is_file() else {}
+        self.write_json(self.progress, {**known, **facts, "stage": stage})
+
+    # Files that are there whole or not at all.
+
+    @contextmanager
+    def whole_model(self, needed: int) -> Iterator[Path]:
+        """A folder to save a model of about `needed` bytes into; its files then replace those in `output_dir`. Raises DiskFull."""
+        partial = self.run / "model.part"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            yield partial
+            for file in partial.rglob("*"):
+                _to_disk(file)
+            for entry in sorted(partial.iterdir()):
+                target = self.output_dir / entry.name
+                if target.is_dir():
+                    shutil.rmtree(target)
+                os.replace(entry, target)
+            folder_to_disk(self.output_dir)
+        except Exception as error:
+            if no_room(error):
+                raise disk_full("The trained model", needed, self.output_dir) from error
+            raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
     def write_json(self, path: Path, content: Any) -> None:
         temporary = path.with_name(path.name + ".part")
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
 
     def read_json(self, path: Path) -> Any:
@@ -85,3 +194,11 @@ def free_name(output_dir: Path) -> Path:
     while (candidate := output_dir.with_name(f"{output_dir.name}-{number}")).exists():
         number += 1
     return candidate
+
+
+def _to_disk(path: Path) -> None:
+    if path.is_dir():
+        folder_to_disk(path)
+        return
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
