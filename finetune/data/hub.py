@@ -2,8 +2,8 @@
 
 open_hub(DatasetSpec(source="openai/gsm8k", config="main"), runtime).pinned  ->  "openai/gsm8k@<commit>"
 
-With `samples` the split is streamed and only as much is fetched as is needed; its first usable rows are then the ones that are
-used. Without a network the Hub's cache on this machine is asked.
+With `samples` the split, or a slice of it such as train[:10%], is streamed and only as much is fetched as is needed; its first usable
+rows are then the ones that are used. Without a network the Hub's cache on this machine is asked.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 
 NAME = re.compile(r"(?P<name>[\w-][\w.-]*(/[\w-][\w.-]*)?)(@(?P<revision>[\w./-]+))?")
+SLICE = re.compile(r"(?P<split>[\w.-]+)(\[(?P<begin>\d*)(?P<begin_percent>%?):(?P<end>\d*)(?P<end_percent>%?)\])?")
 SIGN_IN = "Sign in with `hf auth login`, and ask for access on its page if it is gated."
 
 
@@ -34,8 +35,9 @@ def open_hub(spec: DatasetSpec, runtime: RuntimeOptions) -> Origin:
     name, revision = parts["name"], parts["revision"]
     online = hub_reachable()
     commit = _commit(name, revision) if online else revision
-    streamed = online and spec.samples is not None and re.fullmatch(r"[\w.-]+", spec.split) is not None
-    data = _load(spec, name, commit, streamed=streamed, online=online)
+    data = _streamed(spec, name, commit) if online and spec.samples is not None else None
+    streamed = data is not None
+    data = data if streamed else _load(spec, name, commit, split=spec.split, streamed=False, online=online)
     pinned = f"{name}@{commit}" if commit else None
 
     def records() -> Iterator[Row | SkippedRow]:
@@ -78,7 +80,31 @@ def _commit(name: str, revision: str | None) -> str:
     return str(found)
 
 
-def _load(spec: DatasetSpec, name: str, commit: str | None, *, streamed: bool, online: bool) -> Any:
+def _streamed(spec: DatasetSpec, name: str, commit: str | None) -> Any:
+    """The split, or a slice of it, to be fetched row by row; None where only the whole of it can tell which rows are meant.
+
+    That is so for sums of splits, slices counted from the end, and shares of a split whose number of rows the data set does not tell.
+    """
+    asked = SLICE.fullmatch(spec.split)
+    if asked is None:
+        return None
+    data = _load(spec, name, commit, split=asked["split"], streamed=True, online=True)
+    if asked["begin"] is None:
+        return data
+    told = (data.info.splits or {}).get(asked["split"])
+    rows = told.num_examples if told is not None and told.num_examples else None
+    edges = []
+    for edge in ("begin", "end"):
+        number, percent = asked[edge], asked[f"{edge}_percent"]
+        if percent and rows is None:
+            return None
+        edges.append(None if not number else round(int(number) / 100 * rows) if percent else int(number))
+    begin, end = edges
+    data = data.skip(begin) if begin else data
+    return data.take(max(0, end - (begin or 0))) if end is not None else data
+
+
+def _load(spec: DatasetSpec, name: str, commit: str | None, *, split: str, streamed: bool, online: bool) -> Any:
     import datasets
     from datasets.exceptions import DatasetNotFoundError
 
@@ -86,9 +112,7 @@ def _load(spec: DatasetSpec, name: str, commit: str | None, *, streamed: bool, o
     datasets.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset(
-            name, name=spec.config, split=spec.split, data_files=spec.data_files, revision=commit, streaming=streamed
-        )
+        return datasets.load_dataset(name, name=spec.config, split=split, data_files=spec.data_files, revision=commit, streaming=streamed)
     except (DatasetNotFoundError, ConnectionError, OSError) as error:
         if not online:
             raise DatasetNotFound(

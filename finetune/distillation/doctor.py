@@ -69,13 +69,19 @@ def _about_rows(rows: Any, tokenizer: Any) -> Iterator[Finding]:
         )
         return
     yield Finding("ok", f"{tokens:,} of {total:,} tokens are supervised ({tokens / total:.0%}).")
-    eos = getattr(tokenizer, "eos_token_id", None)
-    if eos is not None and not (ends := sum(eos in labels for labels in supervised)):
+    ends = _end_ids(tokenizer)
+    if ends and not any(labels[-1] in ends for labels in supervised if labels):
         yield Finding(
             "warning",
-            f"The end-of-answer token is supervised in {ends} of {len(supervised):,} rows: the student will not learn to stop.",
+            f"The end-of-answer token is supervised in 0 of {len(supervised):,} rows: the student will not learn to stop.",
             "Raise dataset.max_length so that answers are not cut away.",
         )
+
+
+def _end_ids(tokenizer: Any) -> set[int]:
+    """Tokens that can end an answer: the end of text, and the template's own mark, which is another special token for many chat models."""
+    special = {number for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
+    return special | ({tokenizer.eos_token_id} if getattr(tokenizer, "eos_token_id", None) is not None else set())
 
 
 def _about_student(student: nn.Module, rows: Any) -> Iterator[Finding]:

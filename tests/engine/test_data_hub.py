@@ -17,7 +17,7 @@ import json, sys, time
 from pathlib import Path
 from finetune.data.sources import read_rows
 from finetune.errors import DatasetError
-from finetune.events import Notice, Recorder
+from finetune.events import Recorder
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 import datasets
@@ -26,10 +26,12 @@ for spec in json.loads(sys.argv[1]):
     try:
         rows = read_rows(DatasetSpec(**spec), RuntimeOptions(cache_dir=Path(sys.argv[2])), recorder)
         first = [turn["content"] for turn in rows.dataset[0]["messages"]]
-        answer = {"rows": len(rows.dataset), "first": first, "pinned": rows.facts.pinned, "fingerprint": rows.fingerprint}
+        last = rows.dataset[-1]["messages"][0]["content"]
+        answer = {"rows": len(rows.dataset), "first": first, "last": last, "pinned": rows.facts.pinned, "fingerprint": rows.fingerprint}
+        answer["notes"] = rows.facts.notes
     except DatasetError as error:
         answer = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
-    print(json.dumps({**answer, "seconds": time.perf_counter() - start, "notes": [notice.text for notice in recorder.of(Notice)]}))
+    print(json.dumps({**answer, "seconds": time.perf_counter() - start}))
 """
 
 
@@ -48,9 +50,9 @@ def ask(tmp_path: Path, address: str, *specs: dict[str, Any]) -> list[dict[str, 
 def hub(tmp_path: Path) -> Any:
     folder = tmp_path / "hub"
     folder.mkdir()
-    parts = [(f"train-{part:05}-of-00008", 3000) for part in range(8)] + [("test-00000-of-00001", 50)]
-    for name, count in parts:
-        rows = [json.dumps({"question": f"{name.split('-')[0]} {number}", "answer": "x" * 400}) for number in range(count)]
+    parts = [(f"train-{part:05}-of-00008", range(3000 * part, 3000 * part + 3000)) for part in range(8)]
+    for name, numbers in [*parts, ("test-00000-of-00001", range(50))]:
+        rows = [json.dumps({"question": f"{name.split('-')[0]} {number}", "answer": "x" * 400}) for number in numbers]
         (folder / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
     with LoopbackDatasets({"org/rows": folder, "org/closed": folder}, gated={"org/closed"}) as running:
         yield running
@@ -61,6 +63,56 @@ def test_only_as_much_is_fetched_as_is_needed(tmp_path: Path, hub: LoopbackDatas
     assert (streamed["rows"], streamed["first"][0], streamed["pinned"]) == (100, "train 0", f"org/rows@{COMMIT}")
     assert streamed["notes"] == ["The first 100 usable rows of org/rows (train) are used."]
     assert hub.sent < sum(file.stat().st_size for file in hub.folders["org/rows"].iterdir()) / 3
+
+
+def bytes_of(hub: LoopbackDatasets, name: str = "org/rows") -> int:
+    return sum(file.stat().st_size for file in hub.folders[name].rglob("*.jsonl"))
+
+
+def test_a_slice_is_streamed_too(tmp_path: Path, hub: LoopbackDatasets) -> None:
+    (sliced,) = ask(tmp_path, hub.address, {"source": "org/rows", "split": "train[20:60]", "samples": 1000})
+    assert (sliced["rows"], sliced["first"][0], sliced["last"]) == (40, "train 20", "train 59")
+    assert hub.sent < bytes_of(hub) / 2, "one of eight files, read once for its columns and once for its rows"
+
+
+def test_a_share_is_streamed_where_the_number_of_rows_is_told(tmp_path: Path, hub: LoopbackDatasets) -> None:
+    """24,000 rows are in the files; the card tells it, or does not."""
+    (untold,) = ask(tmp_path, hub.address, {"source": "org/rows", "split": "train[:1%]", "samples": 1000})
+    everything, hub.sent = hub.sent, 0
+    assert everything > bytes_of(hub) * 0.9
+    sizes = "dataset_info:\n  splits:\n  - name: train\n    num_examples: 24000\n  - name: test\n    num_examples: 50\n"
+    (hub.folders["org/rows"] / "README.md").write_text(f"---\n{sizes}---\n")
+    (told,) = ask(tmp_path / "again", hub.address, {"source": "org/rows", "split": "train[:1%]", "samples": 1000})
+    assert (told["rows"], told["first"], told["last"]) == (untold["rows"], untold["first"], untold["last"])
+    assert told["rows"] == 240
+    assert hub.sent < everything / 2
+
+
+def test_configurations_and_files_of_a_hub_data_set_can_be_chosen(tmp_path: Path, hub: LoopbackDatasets) -> None:
+    folder = hub.folders["org/rows"]
+    for name in ("easy", "hard"):
+        (folder / name).mkdir()
+        lines = [json.dumps({"question": f"{name} {number}", "answer": "x"}) for number in range(20)]
+        (folder / name / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    configs = [f"- config_name: {name}\n  data_files: {name}/train.jsonl\n" for name in ("easy", "hard")]
+    (folder / "README.md").write_text(f"---\nconfigs:\n{''.join(configs)}---\n")
+    hard, streamed, file, sum_, unnamed, unknown = ask(
+        tmp_path,
+        hub.address,
+        {"source": "org/rows", "config": "hard", "samples": None},
+        {"source": "org/rows", "config": "hard", "samples": 5},
+        {"source": "org/rows", "data_files": "test-*.jsonl", "samples": 10},
+        {"source": "org/rows", "config": "easy", "split": "train[:5]+train[15:]", "samples": 100},
+        {"source": "org/rows", "samples": 10},
+        {"source": "org/rows", "config": "medium", "samples": 10},
+    )
+    assert (hard["rows"], hard["first"][0]) == (20, "hard 0")
+    assert (streamed["rows"], streamed["first"][0]) == (5, "hard 0")
+    assert (file["rows"], file["first"][0]) == (10, "test 0")
+    assert (sum_["rows"], sum_["first"][0], sum_["last"]) == (10, "easy 0", "easy 19")
+    for refused in (unnamed, unknown):
+        assert all(word in refused["message"] for word in ("easy", "hard"))
+        assert "--set dataset.config=NAME" in refused["hint"]
 
 
 def test_rows_of_a_hub_are_pinned_and_refused_with_a_reason(tmp_path: Path, hub: LoopbackDatasets) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from letters import tokenizer as letters_tokenizer
 from pico import NAMES, pico, pico_rows
 from transformers import AutoModelForCausalLM
 
@@ -231,3 +232,12 @@ class TestDoctor:
     def test_answers_that_never_end(self) -> None:
         found = self.findings(pico("llama"), deep("llama"), tokenizer=Letters(), teacher_tokenizer=Letters())
         assert any("will not learn to stop" in text for text in found["warning"])
+
+    def test_answers_end_with_the_templates_own_token_where_it_has_one(self) -> None:
+        made = letters_tokenizer(chat=True)
+        assert made.eos_token == "</s>"
+        told = made("yes<|end|>")["input_ids"]
+        for tokens, warned in ((told, False), (told[:-1], True)):
+            rows = [{"input_ids": [7, *tokens], "labels": [-100, *tokens]}]
+            found = self.findings(pico("llama"), deep("llama"), rows, tokenizer=made, teacher_tokenizer=made)
+            assert any("will not learn to stop" in text for text in found["warning"]) is warned

@@ -18,7 +18,7 @@ import pytest
 
 from finetune.data.sources import Rows, read_rows
 from finetune.errors import BadRow, DatasetError, DatasetNotFound, EmptyDataset, HardwareError, UnknownFormat
-from finetune.events import Notice, Recorder
+from finetune.events import Recorder
 from finetune.recipe import ColumnsSpec, DatasetSpec
 from finetune.runtime import RuntimeOptions
 
@@ -149,9 +149,9 @@ GOOD: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
 }
 
 
-def read(tmp_path: Path, source: str | Path, recorder: Recorder | None = None, **spec: object) -> Rows:
+def read(tmp_path: Path, source: str | Path, **spec: object) -> Rows:
     runtime = RuntimeOptions(cache_dir=tmp_path / "cache")
-    return read_rows(DatasetSpec(source=str(source), **spec), runtime, recorder or Recorder())  # type: ignore[arg-type]
+    return read_rows(DatasetSpec(source=str(source), **spec), runtime, Recorder())  # type: ignore[arg-type]
 
 
 def contents(rows: Rows) -> list[tuple[str, ...]]:
@@ -257,9 +257,7 @@ def test_a_few_bytes_of_another_encoding_spoil_their_row_only(tmp_path: Path) ->
 
 def test_an_unusual_encoding_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(table(WESTERN).encode("cp1252"))
-    recorder = Recorder()
-    read(tmp_path, tmp_path / "a.csv", recorder)
-    assert [notice.text for notice in recorder.of(Notice)] == ["a.csv is read as cp1252."]
+    assert read(tmp_path, tmp_path / "a.csv").facts.notes == ["a.csv is read as cp1252."]
 
 
 def test_lines_are_counted_through_cells_that_hold_line_ends(tmp_path: Path) -> None:
