@@ -121,7 +121,8 @@ def _what_will_be_done(left: Unfinished, start: Checkpoint | None) -> str:
     saved = _of(left.folder, start)
     if saved.step == saved.total_steps:
         return f"All {saved.step} steps of the training in {name} are saved; what is left is to write the model and to measure it."
-    return f"Going on with {name} after {saved.progress()}: about {spoken(saved.seconds_left)} of training left."
+    left_over = f"{'about ' if saved.seconds_left >= 60 else ''}{spoken(saved.seconds_left)}"
+    return f"Going on with {name} after {saved.progress()}: {left_over} of training left."
 
 
 def nothing_left(folder: RunFolder) -> CannotResume:

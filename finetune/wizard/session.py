@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.screen.keys import still_keys
 from finetune.screen.quiet import STDERR, quiet
-from finetune.wizard import ask_recipe, warm
+from finetune.wizard import ask_recipe, unfinished, warm
 from finetune.wizard.here import InBackground, look_around
 from finetune.wizard.prompter import Prompter
 from finetune.wizard.rewind import Rewind
@@ -38,10 +38,13 @@ def run_wizard(*, runtime: Callable[[], RuntimeOptions], plain: bool) -> int:
         prompter = _prompter(plain, first_question_is_up)
         prompter.note(WELCOME_PLAIN if plain else WELCOME)
         try:
-            recipe = _agree(prompter, look)
+            left = unfinished.ask(prompter)
+            recipe = None if left else _agree(prompter, look)
         except KeyboardInterrupt:
             prompter.note("Cancelled; nothing written.")
             return 130
+        if left:
+            return _go_on(left.folder.output_dir, prompter, look)
         return _carry_out(recipe, prompter, look) if recipe else 0
 
 
@@ -74,17 +77,30 @@ def _agree(prompter: Prompter, look: InBackground) -> Recipe | None:
 def _carry_out(recipe: Recipe, prompter: Prompter, look: InBackground) -> int:
     from finetune.screen.console import people
     from finetune.screen.run import execute
-    from finetune.wizard import step6_upload
     from finetune.wizard.review import prepare
 
     runtime = look().runtime
     tuner, _ = prepare(recipe.to_yaml(), runtime)
     result = execute(recipe, runtime, people(), tuner, upload_follows=True)
+    return _offer_upload(Path(result.output_dir), prompter, look)
+
+
+def _go_on(output_dir: Path, prompter: Prompter, look: InBackground) -> int:
+    from finetune.screen.console import people
+    from finetune.screen.run import resume
+
+    result = resume(output_dir, look().runtime, people(), upload_follows=True)
+    return _offer_upload(Path(result.output_dir), prompter, look)
+
+
+def _offer_upload(output_dir: Path, prompter: Prompter, look: InBackground) -> int:
+    from finetune.wizard import step6_upload
+
     try:
         prompter.can_go_back = False
-        step6_upload.ask(Path(result.output_dir), prompter, look())
+        step6_upload.ask(output_dir, prompter, look())
     except KeyboardInterrupt:
-        prompter.note(f"Not uploaded. The model is in {result.output_dir}.")
+        prompter.note(f"Not uploaded. The model is in {output_dir}.")
         return 130
     return 0
 

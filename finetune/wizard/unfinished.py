@@ -1,0 +1,36 @@
+"""Before STEP 0: runs in this folder that were interrupted, with how far they came.
+
+left = ask(prompter)          # None: there are none, or something new is wanted
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.wizard.prompter import Choice, Prompter
+
+if TYPE_CHECKING:
+    from finetune.continuation import Unfinished
+
+OFFERED = 5
+NEW = "new"
+MORE = """Going on trains from the step that was saved last to the same result that the
+run would have had without the interruption. Nothing is deleted if you start
+something new; `resume FOLDER` goes on with it later."""
+
+
+def ask(prompter: Prompter, where: Path | None = None) -> Unfinished | None:
+    """The run to go on with."""
+    where = where or Path()
+    if not any(where.glob("*/run/recipe.yaml")):
+        return None
+    from finetune.continuation import unfinished_runs
+
+    left = unfinished_runs(where)[:OFFERED]
+    if not left:
+        return None
+    choices = [Choice(str(number), f"Go on with {run.folder.output_dir.name}", run.progress()) for number, run in enumerate(left)]
+    question = "There is an unfinished run here." if len(left) == 1 else "There are unfinished runs here."
+    answer = prompter.select("unfinished", question, [*choices, Choice(NEW, "Start something new")], default="0", more=MORE)
+    return None if answer == NEW else left[int(answer)]
