@@ -337,7 +337,7 @@ class LLMFineTuner:
             for parameter in self.model.parameters():
                 parameter.data = parameter.data.to(torch_dtype(self.machine))
         with self.folder.whole_model(needed=_bytes_to_save(self.model)) as folder:
-            self.model.save_pretrained(folder)
+            self.method.save(self.model, folder)
             self.tokenizer.save_pretrained(folder)
 
     def _locate(self, role: str, text: str, load_in: str | None) -> LocatedModel:

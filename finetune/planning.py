@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 def plan(tuner: LLMFineTuner) -> Plan:
     """What the run will cost; prepares the data, trains nothing."""
     shape = shape_of(tuner)
+    tuner.check_steps()
     return estimate(
         tuner.recipe,
         shape.model,

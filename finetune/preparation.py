@@ -19,7 +19,7 @@ from finetune.models.load import load_model, load_tokenizer
 from finetune.models.sources import locate
 from finetune.recipe import StudentSpec
 from finetune.scoring import base_scores, measure, teacher_scores
-from finetune.training.session import trainable
+from finetune.training.session import parameters_of, trainable
 from finetune.training.steps import steps_of
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def final_scores(tuner: LLMFineTuner) -> dict[str, Any]:
 
 def _load_result(tuner: LLMFineTuner) -> None:
     """The model that a finished run left in its folder, and the scores of what it came from."""
+    load_in = tuner.method.load_in(tuner.recipe.method)
     if tuner.distils:
         teacher = tuner.load_teacher_model()
         tuner.taught = teacher_scores(tuner, teacher)
@@ -84,10 +85,10 @@ def _load_result(tuner: LLMFineTuner) -> None:
             tuner.before = measure(tuner, _student(tuner, teacher), "before", teacher=tuner.taught.states)
         tuner.teacher = None
     else:
-        tuner.before = base_scores(tuner, lambda: load_model(tuner.located, tuner.machine))
+        tuner.before = base_scores(tuner, lambda: load_model(tuner.located, tuner.machine, load_in=load_in))
     result = locate(str(tuner.folder.output_dir), tuner.runtime, tuner.reporter)
     with tuner.stage("load", "Loading the model"):
-        tuner.model = load_model(result, tuner.machine, merge=False)
+        tuner.model = load_model(result, tuner.machine, load_in=load_in if result.base else None, merge=False)
         speed_up(tuner.model)  # an adapter is measured with the arithmetic it was trained with
 
 
@@ -103,9 +104,11 @@ def _attached(tuner: LLMFineTuner, model: Any, role: str) -> Any:
     steps = steps_of(tuner.recipe.training, len(tuner.data.train))
     context = MethodContext(total_steps=steps, seed=tuner.recipe.seed, student_is_made=tuner.student_is_made)
     attached = tuner.method.attach(model, tuner.recipe.method, context)
-    parameters, learn = sum(parameter.numel() for parameter in attached.parameters()), trainable(attached)
+    parameters, learn = parameters_of(attached), trainable(attached)
     tuner.reporter.report(ModelReady(role, tuner.located.name, parameters, learn, tuner.machine.dtype, tuner.machine.device))
-    tuner.reporter.report(Notice(f"{learn:,} of {parameters:,} parameters train ({learn / parameters:.1%})."))
+    notes = tuner.method.notes(tuner.recipe.method, tuner.machine.device)
+    for note in (f"{learn:,} of {parameters:,} parameters train ({learn / parameters:.1%}).", *notes):
+        tuner.reporter.report(Notice(note))
     return attached
 
 

@@ -17,6 +17,8 @@ from finetune.errors import RecipeError
 BUILT_IN: dict[str, dict[str, str]] = {
     "methods": {
         "lora": "finetune.methods.lora:LoRA",
+        "qlora": "finetune.methods.qlora:QLoRA",
+        "adalora": "finetune.methods.adalora:AdaLoRA",
         "full": "finetune.methods.full:Full",
     },
     "objectives": {
@@ -38,6 +40,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "metrics": {
         "rouge": "finetune.benchmark.rouge:Rouge",
         "perplexity": "finetune.benchmark.perplexity:Perplexity",
+    },
+    "exporters": {
+        "merged": "finetune.export.merged:Merged",
     },
 }
 

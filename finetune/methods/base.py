@@ -7,22 +7,43 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from finetune.errors import ModelError
+from finetune.events import Reporter
 from finetune.recipe import Spec
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, TrainerCallback
+
+NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)  # a weight, and its share of the doubly quantised scales (Dettmers et al. 2023, section 3)
 
 
 @dataclass(frozen=True)
 class MethodContext:
-    """What a method may need to know about the run it is part of."""
+    """What a method may need to know about the run it is part of; `total_steps` is None while they are not known yet."""
 
-    total_steps: int
+    total_steps: int | None
     seed: int = 0
     student_is_made: bool = False
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a method costs, for plans that are made before anything is loaded.
+
+    `rank` is that of its adapter (None: every weight trains), `bits` those of a linear weight (None: as many as the machine's dtype has),
+    `activations` the values kept for the backward pass, per token and layer, in multiples of the model's width, `state` the bytes kept for
+    each weight that trains beside itself and its gradient, and `slowdown` the time of a step as a multiple of LoRA's on a CPU.
+    """
+
+    rank: int | None
+    bits: float | None = None
+    activations: float = 28
+    state: int = 8
+    slowdown: float = 1.0
 
 
 class Method:
@@ -38,6 +59,10 @@ class Method:
         return []
 
     @staticmethod
+    def check_steps(spec: Any, steps: int) -> None:
+        """Raises RecipeError if so many optimizer steps are not enough for the method."""
+
+    @staticmethod
     def load_in(spec: Any) -> str | None:
         """How the base model is loaded: None, "8bit" or "4bit"."""
         return None
@@ -51,6 +76,31 @@ class Method:
     def callbacks(model: Any, spec: Any) -> list[TrainerCallback]:
         """Callbacks the method needs while training."""
         return []
+
+    @staticmethod
+    def penalty(model: Any, spec: Any) -> Callable[[], Tensor] | None:
+        """What is added to the loss once for every optimizer step, as a function of the trained parameters; None for nothing."""
+        return None
+
+    @staticmethod
+    def finish(model: Any, spec: Any, reporter: Reporter) -> Any:
+        """The trained model as it is saved and measured."""
+        return model
+
+    @staticmethod
+    def save(model: Any, folder: Path) -> None:
+        """Write what was trained so that from_pretrained of transformers and of peft both read it."""
+        model.save_pretrained(folder)
+
+    @staticmethod
+    def notes(spec: Any, device: str) -> list[str]:
+        """What a person should know before the method runs on `device`, one sentence each."""
+        return []
+
+    @staticmethod
+    def footprint(spec: Any) -> Footprint:
+        """Memory and time of the method."""
+        raise NotImplementedError
 
 
 def linear_targets(model: PreTrainedModel) -> list[str]:

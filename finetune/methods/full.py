@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune import recipe
-from finetune.methods.base import Method, MethodContext
+from finetune.methods.base import Footprint, Method, MethodContext
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,3 +34,7 @@ class Full(Method):
                 if module is not None:
                     module.requires_grad_(False)
         return model
+
+    @staticmethod
+    def footprint(spec: Spec) -> Footprint:
+        return Footprint(rank=None, activations=30, slowdown=1.5)

@@ -14,6 +14,7 @@ from warnings import catch_warnings, filterwarnings
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from finetune.errors import HardwareError, ModelError, OutOfMemory
@@ -44,12 +45,15 @@ def load_model(
     """The model in `dtype` (the machine's by default) on the machine's device, in eval mode.
 
     `load_in` is "8bit" or "4bit" (NF4, double quantisation) through bitsandbytes. An adapter is merged into its base; with `merge=False`,
-    which keeps its precision, and always on quantised weights, it is a PeftModel around it.
-    Raises ModelError, HardwareError or OutOfMemory.
+    which keeps its precision, and always on quantised weights, it is a PeftModel around it. One that was trained on 4-bit weights is put
+    on weights rounded to 4 bits and widened again, which are those it knows. Raises ModelError, HardwareError or OutOfMemory.
     """
     wanted = dtype or torch_dtype(machine)
     if located.base is not None:
-        return _with_adapter(load_model(located.base, machine, dtype=wanted, load_in=load_in), located, merge=merge and load_in is None)
+        base = load_model(located.base, machine, dtype=wanted, load_in=load_in)
+        if load_in is None and located.base_load_in == "4bit":
+            round_to_4bit(base, load_model(located.base, machine, dtype=wanted, load_in="4bit"))
+        return _with_adapter(base, located, merge=merge and load_in is None)
     extra: dict[str, Any] = {"quantization_config": _quantisation(load_in, wanted), "device_map": {"": machine.device}} if load_in else {}
     logging.disable_progress_bar()  # the engine never draws
     with _one_sentence(located):
@@ -66,7 +70,34 @@ def load_model(
         if found["missing_keys"]:  # transformers would fill them with random numbers and a warning
             missing = sorted(found["missing_keys"])
             raise ModelError(f"{located.name} lacks {len(missing)} of its weights, such as {missing[0]}.", hint=AGAIN)
-        return model.eval() if load_in else model.to(machine.device).eval()
+        if load_in:
+            keep_unpacked(model)
+            return model.eval()
+        return model.to(machine.device).eval()
+
+
+def keep_unpacked(model: torch.nn.Module) -> None:
+    """Have 4-bit layers compute from the weights as they were quantised, in training, in evaluation and on every CPU.
+
+    Where a CPU has bfloat16 instructions, bitsandbytes packs the weights of a layer anew at its first evaluation without gradients: scales
+    are rounded to bfloat16, which no unpacking undoes, and the layer has no gradient from then on, also in training.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+@torch.no_grad()
+def round_to_4bit(model: torch.nn.Module, quantised: torch.nn.Module) -> None:
+    """Give each linear layer of `model` the values that the 4-bit layer of that name in `quantised` computes with."""
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    for name, module in quantised.named_modules():
+        if isinstance(module, Linear4bit):
+            values = dequantize_4bit(module.weight.data, module.weight.quant_state)
+            weight: Any = model.get_submodule(name).weight
+            weight.copy_(values.t() if isinstance(model.get_submodule(name), Conv1D) else values)
 
 
 def _with_adapter(model: PreTrainedModel, located: LocatedModel, *, merge: bool) -> PreTrainedModel:

@@ -102,6 +102,23 @@ def adapter_base(folder: Path) -> str:
     return base
 
 
+def adapter_load_in(folder: Path) -> str | None:
+    """How the base of an adapter was held while it was trained, "4bit" or as it is, by the recipe of the run."""
+    recorded = folder / "run" / "recipe.yaml"
+    if not recorded.is_file():
+        return None
+    from finetune import registry
+    from finetune.errors import RecipeError
+    from finetune.recipe import Recipe
+
+    try:
+        method = Recipe.load(recorded).method
+    except RecipeError:
+        return None  # written by another version
+    held: str | None = registry.load("methods", method.kind).load_in(method)  # type: ignore[attr-defined]
+    return held
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a model folder; raises ModelError naming the file."""
     try:

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 from finetune.errors import HardwareError, ModelError, ModelNotFound
 from finetune.events import Notice, Reporter
 from finetune.models import hub_models, starter
-from finetune.models.model_folder import PICKLES, adapter_base, is_adapter, may_run_own_code, weight_files
+from finetune.models.model_folder import PICKLES, adapter_base, adapter_load_in, is_adapter, may_run_own_code, weight_files
 from finetune.models.reach import absence, hub_reachable
 from finetune.recipe import STARTER
 from finetune.runtime import RuntimeOptions
@@ -44,7 +44,7 @@ class LocatedModel:
     """A model on this disk: `folder` holds config, safetensors and tokenizer, or an adapter on `base`.
 
     `pinned` is the text that a recipe keeps, `note` what a reader of the scores should know, `bytes` the size of all weights,
-    `remote_code` whether the model's own Python code may run.
+    `remote_code` whether the model's own Python code may run, `base_load_in` how an adapter's base was held when it was trained.
     """
 
     source: ModelSource
@@ -57,6 +57,7 @@ class LocatedModel:
     bytes: int
     base: LocatedModel | None = None
     remote_code: bool = False
+    base_load_in: str | None = None
 
     @property
     def name(self) -> str:
@@ -118,7 +119,7 @@ def _checked(found: LocatedModel, runtime: RuntimeOptions, reporter: Reporter, s
         if found.pinned in seen:
             raise ModelError(f"The adapter in {found.folder} names itself as its base model.", hint="Name the base model instead.")
         base = _locate(adapter_base(found.folder), runtime, reporter, (*seen, found.pinned))
-        return replace(found, base=base, adapter_base=base.pinned, bytes=size + base.bytes)
+        return replace(found, base=base, adapter_base=base.pinned, bytes=size + base.bytes, base_load_in=adapter_load_in(found.folder))
     return replace(found, bytes=size, remote_code=_may_run_own_code(found, runtime))
 
 

@@ -27,6 +27,6 @@ def trainable_parameters(located: LocatedModel, method: Any, spec: Any, *, layer
             text.layer_types = text.layer_types[:layers]
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=home.remote_code)
-        model = method.attach(model, spec, MethodContext(total_steps=1, student_is_made=layers is not None))
+        model = method.attach(model, spec, MethodContext(total_steps=None, student_is_made=layers is not None))
     parameters = list(model.parameters())
     return sum(parameter.numel() for parameter in parameters if parameter.requires_grad), sum(parameter.numel() for parameter in parameters)

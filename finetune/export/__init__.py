@@ -1,0 +1,1 @@
+"""Finished runs in other forms; each form is one file with a class that registry.py names."""

@@ -1,0 +1,142 @@
+"""AdaLoRA (Zhang et al. 2023, arXiv 2303.10512): low-rank updates whose ranks move to the layers that need them.
+
+    W + s * P diag(E) Q        P [out, r], E [r], Q [r, in]; one triplet (P_i, E_i, Q_i) is one rank
+
+Training starts with `init_r` triplets in every layer. Their importance is watched at each optimizer step, and step by step the least
+important ones of the whole model lose their E, until `r` a layer are left on average. The result is saved as plain LoRA in which each
+layer has a rank of its own: the sizes of peft's AdaLoRA files are in their config alone, where transformers' from_pretrained does not look.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from finetune import recipe
+from finetune.errors import RecipeError
+from finetune.events import RanksSettled, Reporter
+from finetune.methods.base import Footprint, Method, MethodContext, attach_adapter
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, TrainerCallback
+
+FEWEST_STEPS = 4  # one to see gradients, one to weigh them, and as many at the ranks that were found
+
+
+class AdaLoRA(Method):
+    """Trains updates of rank `init_r` and ends with `r` a layer on average.
+
+    `start` and `end` are the shares of the steps before the first and after the last change of a rank. `orthogonality` weighs
+    ||P^T P - I||^2 + ||Q Q^T - I||^2 (equation 4), the mean over layers, which keeps triplets comparable.
+    """
+
+    title = "AdaLoRA"
+    summary = "LoRA whose ranks move to the layers that need them; wants some hundred steps"
+
+    class Spec(recipe.Spec):
+        kind: Literal["adalora"] = "adalora"
+        r: int = Field(8, ge=1)
+        init_r: Literal["auto"] | int = "auto"
+        alpha: int = Field(32, ge=1)
+        dropout: float = Field(0.05, ge=0, lt=1)
+        orthogonality: float = Field(0.1, ge=0)
+        start: float = Field(0.1, ge=0, lt=1)
+        end: float = Field(0.3, ge=0, lt=1)
+        target_modules: Literal["auto"] | list[str] = "auto"
+
+        @model_validator(mode="after")
+        def _room_to_move(self) -> AdaLoRA.Spec:
+            if self.init_r != "auto" and self.init_r <= self.r:
+                raise ValueError(f"init_r must be larger than r, which is {self.r}: the ranks can only fall")
+            if self.start + self.end >= 1:
+                raise ValueError("start and end must leave steps between them in which the ranks move")
+            return self
+
+    @staticmethod
+    def check_steps(spec: Spec, steps: int) -> None:
+        if steps < FEWEST_STEPS:
+            raise RecipeError(
+                f"AdaLoRA cannot find its ranks in {steps} step{'s' if steps != 1 else ''}; it needs {FEWEST_STEPS} at least.",
+                hint="Train longer, for example --set training.epochs=3, or use --set method.kind=lora",
+            )
+
+    @staticmethod
+    def attach(model: PreTrainedModel, spec: Spec, context: MethodContext) -> Any:
+        """The model wrapped by peft; raises ModelError if `target_modules` match nothing, RecipeError for too few steps."""
+        from peft import AdaLoraConfig
+
+        steps = FEWEST_STEPS if context.total_steps is None else context.total_steps
+        AdaLoRA.check_steps(spec, steps)
+        tinit, tfinal = phases(steps, spec)
+        adapted = attach_adapter(
+            model,
+            spec.target_modules,
+            context,
+            lambda targets: AdaLoraConfig(
+                init_r=first_rank(spec),
+                target_r=spec.r,
+                total_step=steps,
+                tinit=tinit,
+                tfinal=tfinal,
+                deltaT=1,
+                lora_alpha=spec.alpha,
+                lora_dropout=spec.dropout,
+                target_modules=targets,
+                task_type="CAUSAL_LM",
+            ),
+        )
+        _start_orthonormal(adapted)
+        return adapted
+
+    @staticmethod
+    def callbacks(model: Any, spec: Spec) -> list[TrainerCallback]:
+        from finetune.methods.adalora_ranks import MoveRanks
+
+        return [MoveRanks(model, lambda steps: phases(steps, spec))]
+
+    @staticmethod
+    def penalty(model: Any, spec: Spec) -> Callable[[], Tensor] | None:
+        from finetune.methods.adalora_ranks import orthogonality
+
+        return (lambda: spec.orthogonality * orthogonality(model)) if spec.orthogonality else None
+
+    @staticmethod
+    def finish(model: Any, spec: Spec, reporter: Reporter) -> Any:
+        from finetune.methods.adalora_ranks import as_lora
+
+        plain, ranks = as_lora(model)
+        reporter.report(RanksSettled(ranks))
+        return plain
+
+    @staticmethod
+    def footprint(spec: Spec) -> Footprint:
+        return Footprint(rank=first_rank(spec), activations=60, state=20, slowdown=2.0)
+
+
+def first_rank(spec: AdaLoRA.Spec) -> int:
+    """The rank that every layer starts with: half as much again as will be left, as in the paper."""
+    return math.ceil(1.5 * spec.r) if spec.init_r == "auto" else spec.init_r
+
+
+def phases(steps: int, spec: AdaLoRA.Spec) -> tuple[int, int]:
+    """Steps before the ranks begin to move and after they have settled; between the two there are always two at least."""
+    before, after = round(spec.start * steps), round(spec.end * steps)
+    after = min(after, steps - 2)
+    return min(before, steps - after - 2), after
+
+
+def _start_orthonormal(model: Any) -> None:
+    """P and Q where the penalty wants them: with the singular values at zero this changes nothing but the first steps."""
+    from torch import nn
+
+    from finetune.methods.adalora_ranks import svd_layers
+
+    for layer in svd_layers(model).values():
+        for matrix in (layer.lora_A, layer.lora_B):
+            for weight in matrix.values():
+                if not weight.is_meta:
+                    nn.init.orthogonal_(weight)

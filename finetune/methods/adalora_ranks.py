@@ -1,0 +1,112 @@
+"""How AdaLoRA's ranks move while it trains, and how the result becomes plain LoRA.
+
+    callbacks=[MoveRanks(model, lambda steps: (steps // 10, steps // 3))]
+    plain, ranks = as_lora(model)          # {"model.layers.0.self_attn.q_proj": 11, ...}
+
+peft's RankAllocator weighs the triplets; when it is asked, and what it may not be asked, is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.adalora import AdaLoraLayer
+from torch import Tensor
+from transformers import TrainerCallback
+
+ADAPTER = "default"
+
+
+def svd_layers(model: Any) -> dict[str, Any]:
+    """The adapted layers by their names in the base model."""
+    return {name.removeprefix("base_model.model."): module for name, module in model.named_modules() if isinstance(module, AdaLoraLayer)}
+
+
+class MoveRanks(TrainerCallback):
+    """After each optimizer step, while the gradients still exist: weigh every triplet, then silence those beyond the budget.
+
+    `phases` turns the Trainer's own number of steps into those before the ranks begin to move and those after they have settled.
+    """
+
+    def __init__(self, model: Any, phases: Callable[[int], tuple[int, int]]) -> None:
+        self.tuner = model.base_model
+        self.phases = phases
+        self.settled: dict[str, Tensor] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        config = self.tuner.peft_config[ADAPTER]
+        config.total_step = state.max_steps
+        config.tinit, config.tfinal = self.phases(state.max_steps)
+        if state.global_step >= config.total_step - config.tfinal:  # continued after the ranks had settled
+            self.settled = self._kept()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        config, allocator = self.tuner.peft_config[ADAPTER], self.tuner.rankallocator
+        step, last = state.global_step + 1, config.total_step - config.tfinal
+        if step > last:
+            self._silence()
+            return
+        for name, parameter in self.tuner.model.named_parameters():
+            if "lora_" in name and parameter.requires_grad and parameter.grad is None:  # a layer that no token of this step went through
+                parameter.grad = torch.zeros_like(parameter)
+        if step == last and not allocator.ipt:  # continued on the very step that decides
+            allocator.update_ipt(self.tuner.model)
+        allocator.update_and_allocate(self.tuner.model, step, force_mask=step == last)
+        if step == last:
+            self.settled = self._kept()
+            allocator.reset_ipt()
+
+    def _kept(self) -> dict[str, Tensor]:
+        return {name: layer.lora_E[ADAPTER].detach() != 0 for name, layer in svd_layers(self.tuner.model).items()}
+
+    def _silence(self) -> None:
+        """Zero again what the optimizer's momentum moved of the triplets that are out."""
+        with torch.no_grad():
+            for name, layer in svd_layers(self.tuner.model).items():
+                layer.lora_E[ADAPTER].mul_(self.settled[name])
+
+
+def orthogonality(model: Any) -> Tensor:
+    """Mean over layers of ||P^T P - I||^2 + ||Q Q^T - I||^2, Frobenius norms (equation 4 of arXiv 2303.10512)."""
+    layers = svd_layers(model).values()
+    rows = [matrix for layer in layers for matrix in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER].T)]
+    excess = torch.stack([matrix @ matrix.T for matrix in rows]) - torch.eye(len(rows[0]), device=rows[0].device)
+    return excess.square().sum() / len(layers)
+
+
+@torch.no_grad()
+def as_lora(model: Any) -> tuple[Any, dict[str, int]]:
+    """The same function as plain LoRA on the same base, and the rank of every adapted layer; layers of rank 0 are left bare.
+
+    s * P diag(E) Q becomes B A with B = P and A = s diag(E) Q over the triplets whose E is not zero.
+    """
+    config = model.peft_config[ADAPTER]
+    parts: dict[str, tuple[Tensor, Tensor]] = {}
+    ranks: dict[str, int] = {}
+    for name, layer in svd_layers(model).items():
+        values, scale = layer.lora_E[ADAPTER], layer.scaling[ADAPTER] / (layer.ranknum[ADAPTER] + 1e-5)
+        kept = (values != 0).squeeze(1)
+        ranks[name] = int(kept.sum())
+        parts[name] = (scale * values[kept] * layer.lora_A[ADAPTER][kept], layer.lora_B[ADAPTER][:, kept])
+    if not any(ranks.values()):  # stopped before anything was learnt
+        name, layer = next(iter(svd_layers(model).items()))
+        ranks[name], parts[name] = 1, (0 * layer.lora_A[ADAPTER][:1], layer.lora_B[ADAPTER][:, :1])
+    adapted = {name: rank for name, rank in ranks.items() if rank}
+    lora = LoraConfig(
+        r=max(adapted.values()),
+        lora_alpha=max(adapted.values()),
+        rank_pattern=adapted,
+        alpha_pattern=adapted,  # alpha / r = 1: the scale is in A
+        lora_dropout=config.lora_dropout,
+        target_modules=list(adapted),
+        task_type="CAUSAL_LM",
+    )
+    plain = get_peft_model(model.unload(), lora)
+    for name in adapted:
+        layer = plain.base_model.model.get_submodule(name)
+        layer.lora_A[ADAPTER].weight.copy_(parts[name][0])
+        layer.lora_B[ADAPTER].weight.copy_(parts[name][1])
+    return plain.train(model.training), ranks

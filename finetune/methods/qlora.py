@@ -1,0 +1,60 @@
+"""QLoRA (Dettmers et al. 2023, arXiv 2305.14314): LoRA beside a base model whose linear layers are held in 4 bits.
+
+The 4-bit weights are NF4 with doubly quantised scales; each layer is widened to the machine's dtype while it computes. Embeddings, norms
+and the output head stay in that dtype: the losses here read the head in full precision themselves, so nothing is cast to 32 bits.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from finetune.methods.base import NF4_BITS, Footprint, Method, MethodContext
+from finetune.methods.lora import LoRA, attach_lora
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MISSING = "QLoRA needs the package bitsandbytes, which is not installed here: `pip install bitsandbytes`, or --set method.kind=lora."
+
+
+class QLoRA(Method):
+    """Trains what LoRA trains, beside a base in 4 bits; the adapter belongs to that base as rounded."""
+
+    title = "QLoRA"
+    summary = "LoRA beside a model in 4 bits: least memory; slower, on a CPU most of all"
+
+    class Spec(LoRA.Spec):
+        kind: Literal["qlora"] = "qlora"  # type: ignore[assignment]
+
+    @staticmethod
+    def check(spec: Spec, device: str) -> list[str]:
+        return [] if bitsandbytes_is_here() else [MISSING]
+
+    @staticmethod
+    def load_in(spec: Spec) -> str | None:
+        return "4bit"
+
+    @staticmethod
+    def attach(model: PreTrainedModel, spec: Spec, context: MethodContext) -> Any:
+        """The model wrapped by peft; raises ModelError if `target_modules` match nothing."""
+        return attach_lora(model, spec, context)
+
+    @staticmethod
+    def save(model: Any, folder: Path) -> None:
+        LoRA.save(model, folder)
+
+    @staticmethod
+    def notes(spec: Spec, device: str) -> list[str]:
+        slower = "On a CPU, QLoRA saves memory and costs time: every step unpacks the 4-bit weights again, which LoRA does not need."
+        return [slower] if device == "cpu" else []
+
+    @staticmethod
+    def footprint(spec: Spec) -> Footprint:
+        return Footprint(rank=spec.r, bits=NF4_BITS, activations=80 if spec.dora else 60, slowdown=3.0 if spec.dora else 2.0)
+
+
+def bitsandbytes_is_here() -> bool:
+    """Whether 4-bit weights can be had on this machine; imports nothing."""
+    return find_spec("bitsandbytes") is not None

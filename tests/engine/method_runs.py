@@ -1,0 +1,93 @@
+"""Pico models trained with each method as a run trains them: loaded, attached, trained, finished.
+
+run = trained("adalora", folder, epochs=10)
+model = finished(run)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pico import Rows, pico
+
+from finetune import registry
+from finetune.events import Recorder
+from finetune.methods.base import MethodContext
+from finetune.models.load import load_model
+from finetune.models.machine import inspect
+from finetune.models.sources import locate
+from finetune.recipe import Recipe
+from finetune.runtime import RuntimeOptions
+from finetune.training.session import train
+from finetune.training.steps import steps_of
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "lora": {"kind": "lora"},
+    "rslora": {"kind": "lora", "rslora": True},
+    "dora": {"kind": "lora", "dora": True},
+    "qlora": {"kind": "qlora"},
+    "qdora": {"kind": "qlora", "dora": True},
+    "adalora": {"kind": "adalora"},
+    "full": {"kind": "full"},
+}
+QUANTISED = ("qlora", "qdora")
+RATES = {"full": 2e-3, "adalora": 4e-2}
+WIDE = {"hidden_size": 64, "intermediate_size": 128}  # the sizes of real models are multiples of a block of 4-bit weights
+IDS = [[n + 1, n + 2, 5, 9 + n, 3 * n + 7, 4] for n in range(4)]
+ROWS = [{"input_ids": ids, "labels": [-100, -100, *ids[2:]], "length": len(ids)} for ids in IDS]
+MACHINE = inspect(RuntimeOptions(device="cpu", dtype="float32"))
+
+
+@dataclass
+class Trained:
+    """The model as training left it, its base's weights as they were, the losses of the steps and everything that was reported."""
+
+    method: Any
+    recipe: Recipe
+    model: Any
+    base: dict[str, torch.Tensor]
+    losses: list[float]
+    recorder: Recorder
+
+
+def trained(name: str, folder: Path, *, architecture: str = "llama", method: dict[str, Any] | None = None, **training: Any) -> Trained:
+    """A pico model after 60 epochs over four rows, or as `training` says; its base lies in folder/base."""
+    torch.set_num_threads(1)
+    pico(architecture, **(WIDE if architecture == "llama" else {})).save_pretrained(folder / "base")
+    settings = {"epochs": 60, "learning_rate": RATES.get(name, 2e-2), **training}
+    recipe = Recipe.from_layers({"method": {**VARIANTS[name], **(method or {})}, "training": settings})
+    chosen = registry.load("methods", recipe.method.kind)  # type: ignore[attr-defined]
+    located = locate(str(folder / "base"), RuntimeOptions(), Recorder())
+    model: Any = load_model(located, MACHINE, load_in=chosen.load_in(recipe.method))
+    base = {key: value.clone() for key, value in model.state_dict().items()}
+    context = MethodContext(total_steps=steps_of(recipe.training, len(ROWS)), seed=1)
+    model = chosen.attach(model, recipe.method, context)
+    recorder = Recorder()
+    train(
+        model,
+        None,
+        Rows(ROWS),
+        recipe,
+        MACHINE,
+        recorder,
+        folder=folder / "checkpoints",
+        callbacks=chosen.callbacks(model, recipe.method),
+        penalty=chosen.penalty(model, recipe.method),
+    )
+    losses = [event.loss for event in recorder.events if event.name == "step"]
+    return Trained(chosen, recipe, model, base, losses, recorder)
+
+
+def finished(run: Trained) -> Any:
+    """The model as it would be saved; the run then holds it too."""
+    run.model = run.method.finish(run.model, run.recipe.method, run.recorder)
+    return run.model
+
+
+def reloaded(folder: Path, name: str) -> Any:
+    """A saved result as a run loads it to measure it again."""
+    load_in = "4bit" if name in QUANTISED else None
+    return load_model(locate(str(folder), RuntimeOptions(), Recorder()), MACHINE, load_in=load_in, merge=False)
