@@ -15,6 +15,7 @@ from finetune.errors import UnknownFormat
 MARKS = [(codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")]
 MARKS += [(codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")]
 SAMPLE = 1 << 16
+UNREADABLE = "finetune.unreadable"  # the handler of decoding errors: half a surrogate pair marks the place, and its row is then skipped
 BROKEN = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of a byte that is no UTF-8
 # Beyond these a guess is likelier wrong than right; cp1252 comes first because it is what Windows and Excel write in the west.
 OLD_PAGES = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp932", "gb18030", "big5", "euc_kr", "shift_jis"]
@@ -31,6 +32,14 @@ BINARY_STARTS = (
     b"GGUF",
     b"PAR1",
 )
+
+
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "\udcff", error.end
+
+
+codecs.register_error(UNREADABLE, _mark)
 
 
 def detect(file: DataFile, told: str | None = None) -> str:

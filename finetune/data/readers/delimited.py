@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from finetune.data.encoding import UNREADABLE
 from finetune.data.files import DataFile
 from finetune.data.rows import Row, SkippedRow
 from finetune.errors import BadRow, EmptyDataset, UnknownFormat
@@ -26,7 +27,7 @@ LONGEST_CELL = 2**31 - 1  # what the csv module can hold on every system
 
 def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
     with file.open() as raw:
-        text = io.TextIOWrapper(raw, encoding=encoding, errors="surrogateescape", newline="")
+        text = io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE, newline="")
         csv.field_size_limit(LONGEST_CELL)
         sample = text.read(SAMPLE)
         if sample.endswith("\r"):

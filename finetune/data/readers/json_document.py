@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from finetune.data.encoding import UNREADABLE
 from finetune.data.files import SPLITS, DataFile
 from finetune.data.readers.json_lines import parse_lines, reason_of
 from finetune.data.rows import Row, SkippedRow
@@ -23,7 +24,7 @@ CHUNK = 1 << 20  # characters
 
 def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
     with file.open() as raw:
-        window = _Window(io.TextIOWrapper(raw, encoding=encoding or "utf-8", errors="surrogateescape", newline=""), file.name)
+        window = _Window(io.TextIOWrapper(raw, encoding=encoding or "utf-8", errors=UNREADABLE, newline=""), file.name)
         if window.next_sign() == "[":
             for item, line in _items(window):
                 yield _as_row(item, file.name, line)

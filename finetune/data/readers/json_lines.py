@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Iterator
 
+from finetune.data.encoding import UNREADABLE
 from finetune.data.files import DataFile
 from finetune.data.rows import Row, SkippedRow
 from finetune.recipe import DatasetSpec
@@ -19,7 +20,7 @@ SHOWN_ERROR = 80
 def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
     with file.open() as raw:
         # newline="\n": other line ends are legal inside JSON text written by careless tools
-        lines = io.TextIOWrapper(raw, encoding=encoding, errors="surrogateescape", newline="\n")
+        lines = io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE, newline="\n")
         first = lines.readline()
         if first.lstrip().startswith("["):
             from finetune.data.readers import json_document

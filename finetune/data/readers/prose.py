@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Iterator
 
+from finetune.data.encoding import UNREADABLE
 from finetune.data.files import DataFile
 from finetune.data.rows import Row, SkippedRow
 from finetune.recipe import DatasetSpec
@@ -29,7 +30,7 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
     longest = min(spec.max_length * CHARACTERS_PER_TOKEN, max(1, file.path.stat().st_size // LEAST_DOCUMENTS))
     heading, title = HEADING[file.suffix], TITLE[file.suffix]
     with file.open() as raw:
-        text = io.TextIOWrapper(raw, encoding=encoding, errors="surrogateescape")
+        text = io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE)
         document, begins = "", 1
         headings, headings_begin = "", 1
         for paragraph, line in _paragraphs(text):
@@ -51,7 +52,7 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
 def _as_asked(file: DataFile, encoding: str | None, *, whole: bool) -> Iterator[Row | SkippedRow]:
     """One document a file (cut into blocks of `max_length` tokens later), or one a line."""
     with file.open() as raw:
-        text = io.TextIOWrapper(raw, encoding=encoding, errors="surrogateescape")
+        text = io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE)
         for number, document in enumerate([text.read()] if whole else text, start=1):
             if document.strip():
                 yield Row({"text": document if whole else document.removesuffix("\n")}, file.name, number)
