@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from finetune import registry
 from finetune.distillation.student import kept_layers
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.models.facts import ModelFacts, describe
@@ -31,6 +32,7 @@ def plan(tuner: LLMFineTuner) -> Plan:
         tuner.machine,
         parameters=shape.parameters,
         layers=shape.layers or shape.model.layers,
+        linear=shape.linear,
         trainable=shape.trainable,
         teacher=shape.teacher,
         free_disk=free_disk(tuner.folder.output_dir),
@@ -46,6 +48,7 @@ class Shape:
     layers: int | None
     trainable: int
     parameters: int
+    linear: int
 
 
 def shape_of(tuner: LLMFineTuner) -> Shape:
@@ -77,7 +80,7 @@ class WayOut:
 def ways_out(tuner: LLMFineTuner, found: Plan, *, most: int = 3) -> list[WayOut]:
     """What makes a run fit into memory, least costly first: same result, then slower, then another method; nothing fits: the smallest."""
     ways = []
-    for text, changes in _changes(tuner.recipe, batches=tuner.machine.device != "cpu"):
+    for text, changes in _changes(tuner.recipe, device=tuner.machine.device):
         changed = copy.copy(tuner)  # with its data and models, which these changes leave as they are
         changed.recipe = tuner.recipe.with_changes(changes)
         changed.__dict__.pop("method", None)
@@ -86,8 +89,8 @@ def ways_out(tuner: LLMFineTuner, found: Plan, *, most: int = 3) -> list[WayOut]
     return fitting[:most] or sorted(ways, key=lambda way: way.memory_total)[:1]
 
 
-def _changes(recipe: Recipe, *, batches: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    spec = recipe.training
+def _changes(recipe: Recipe, *, device: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    spec, batches = recipe.training, device != "cpu"
     saved = {"activation_checkpointing": True}
     smallest: dict[str, Any] = {}
     size, together = spec.batch_size, spec.gradient_accumulation
@@ -101,3 +104,7 @@ def _changes(recipe: Recipe, *, batches: bool) -> Iterator[tuple[str, dict[str, 
             yield "both: batch size 1 and activation checkpointing", {"training": {**smallest, **saved}}
     if recipe.method.kind == "full":  # type: ignore[attr-defined]
         yield "LoRA instead of full training", {"method": {"kind": "lora"}, "training": {**smallest, **saved}}
+    quantised = registry.load("methods", "qlora")
+    in_4_bits = not isinstance(recipe.model, StudentSpec) and recipe.method.kind != "qlora"  # type: ignore[attr-defined]
+    if in_4_bits and not quantised.check(quantised.Spec(), device):
+        yield "QLoRA: the model in 4 bits (slower)", {"method": {"kind": "qlora"}, "training": {**smallest, **saved}}

@@ -37,4 +37,4 @@ class Full(Method):
 
     @staticmethod
     def footprint(spec: Spec) -> Footprint:
-        return Footprint(rank=None, activations=30, slowdown=1.5)
+        return Footprint(rank=None, activations=30)

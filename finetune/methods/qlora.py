@@ -16,7 +16,7 @@ from finetune.methods.lora import LoRA, attach_lora
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MISSING = "QLoRA needs the package bitsandbytes, which is not installed here: `pip install bitsandbytes`, or --set method.kind=lora."
+MISSING = "QLoRA needs the package bitsandbytes, which is not here: pip install bitsandbytes, or use LoRA."
 
 
 class QLoRA(Method):

@@ -229,6 +229,17 @@ def _remembered(path: Path, key: str) -> tuple[dict[str, Any], dict[str, float],
         return {}, {}, None
 
 
+def remembered_dtype(runtime: RuntimeOptions) -> str | None:
+    """The dtype that was chosen for this machine's CPU when it was last measured; None if it never was. No torch."""
+    try:
+        known = json.loads((runtime.cache_dir / "machine.json").read_text(encoding="utf-8"))
+        return next(
+            (str(found["dtype"]) for key, found in known.items() if key.startswith(f"{cpu_name()} | {cores()} cores | cpu |")), None
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 def _measure(device: str) -> dict[str, float]:
     """GFLOP/s of square matrix products per dtype: the best of some, taken in turns so that a busy moment hits all."""
     import torch

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from finetune import registry
 from finetune.recipe import Recipe, StudentSpec
+from finetune.screen.methods import fit_line
 from finetune.screen.tables import block, pairs
 from finetune.screen.words import about, count, harmless, size
 
@@ -45,6 +46,7 @@ def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
         facts += [("Model", str(recipe.model))]
     facts += [
         ("Method", f"{method}: {count(plan.trainable_parameters)} of {count(plan.parameters)} parameters learn ({share})"),
+        ("", Text(fit_line(recipe.method.kind, plan.methods, plan.free_memory), style="quiet")),  # type: ignore[attr-defined]
         ("Data", f"{harmless(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"),
         ("Training", f"{_steps(plan.steps)}: {training.epochs:g} x {count(plan.rows)} rows, {together} a step"),
         *(_lesson(recipe) if recipe.teacher else []),

@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 
-# Matrix products of a CPU run at full speed from a few hundred rows on; a GPU wants all it can get.
-CPU_TOKENS = 512
+from finetune.training.steps import CPU_TOKENS as CPU_TOKENS
 
 
 def pieces(batch: dict[str, Any], lengths: list[int], budget: int, most: int | None = None) -> Iterator[dict[str, Any]]:

@@ -11,26 +11,21 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from finetune import registry
 from finetune.data.report import DataReport
 from finetune.models.facts import ModelFacts
 from finetune.models.machine import Machine
 from finetune.recipe import Recipe
-from finetune.training.pieces import CPU_TOKENS
-from finetune.training.steps import steps_of
+from finetune.training.costs import adapter_parameters, memory_parts
+from finetune.training.steps import CPU_TOKENS, steps_of
 
-LIBRARIES = 900 * 2**20  # torch, transformers, datasets and Python in memory
-LOSS = 200 * 2**20  # the chunks of the head
-# Values kept for the backward pass, for each token and layer, in multiples of the model's width, and as much again for the gaps that the
-# allocator leaves between tensors of different sizes.
-ACTIVATIONS = {"lora": 28, "full": 30}
-CHECKPOINTED = 1.5  # with activation checkpointing only a layer's input stays
 EFFICIENCY = {"cpu": 0.33, "cuda": 0.35, "mps": 0.35}  # share of the measured matrix-product rate that training reaches
 GENERATED_PER_SECOND = 80e9  # parameters read a second while answers are generated on a CPU
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The cost of a run: bytes, seconds, counts; `problems` are reasons not to start."""
+    """The cost of a run: bytes, seconds, counts; `problems` are reasons not to start, `methods` the memory that each method would need."""
 
     model: str
     rows: int
@@ -49,6 +44,7 @@ class Plan:
     device: str
     dtype: str
     problems: list[str]
+    methods: dict[str, int]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -62,32 +58,43 @@ def estimate(
     *,
     parameters: int,
     layers: int,
+    linear: int,
     trainable: int,
     teacher: ModelFacts | None,
     free_disk: int,
 ) -> Plan:
-    """The plan of a run over data that is already tokenised; `parameters` and `layers` are those of the model that trains."""
-    spec = recipe.training
-    full = trainable >= parameters // 4
+    """The plan of a run over data that is already tokenised.
+
+    `parameters` and `layers` are those of the model that trains, `linear` its base's parameters in linear layers below the head.
+    """
+    spec, method = recipe.training, registry.load("methods", recipe.method.kind)  # type: ignore[attr-defined]
+    footprint = method.footprint(recipe.method)
+    full = footprint.rank is None
     narrow = 4 if machine.dtype == "float32" else 2
     batch_tokens = spec.batch_size * int(report.length.get("p99", 0))
     if machine.device == "cpu":  # which works through a batch in pieces
         batch_tokens = min(batch_tokens, max(CPU_TOKENS, int(report.length.get("max", 0))))
-    kept = CHECKPOINTED if spec.activation_checkpointing is True else ACTIVATIONS["full" if full else "lora"]
-    parts: dict[str, float] = {
-        "libraries": LIBRARIES if machine.device == "cpu" else 0,
-        "weights": parameters * (4 if full else narrow),
-        "gradients": trainable * 4,
-        "optimizer": trainable * 8,
-        "activations": batch_tokens * layers * facts.hidden * kept * narrow,
-        "loss": LOSS,
+    base = parameters if full else parameters - trainable
+    shape = {"linear": linear, "layers": layers, "hidden": facts.hidden}
+    situation = {
+        "tokens": batch_tokens,
+        "narrow": narrow,
+        "on_cpu": machine.device == "cpu",
+        "checkpointed": spec.activation_checkpointing is True,
     }
+    memory = memory_parts(footprint, parameters=parameters, trainable=trainable, **shape, **situation)
     cache = 0
     if teacher is not None:
-        parts["teacher"] = teacher.parameters * narrow
+        memory["teacher"] = teacher.parameters * narrow
         cache = report.supervised_tokens * teacher.hidden * narrow if recipe.distillation.cache != "none" else 0
-    memory = {part: int(size) for part, size in parts.items()}
     total = sum(memory.values())
+    methods = {}
+    for name in registry.names("methods"):
+        other = registry.load("methods", name)
+        cost = other.footprint(other.Spec())
+        learns = base if cost.rank is None else adapter_parameters(rank=cost.rank, **shape)
+        needed = memory_parts(cost, parameters=base + (0 if cost.rank is None else learns), trainable=learns, **shape, **situation)
+        methods[name] = total if other is method else sum(needed.values()) + memory.get("teacher", 0)
     free = machine.gpu_memory_bytes if machine.device == "cuda" else machine.free_memory_bytes
     disk = (parameters if full else trainable) * (narrow if full else 4) + cache + 20 * 2**20
     problems = []
@@ -112,17 +119,25 @@ def estimate(
         memory=memory,
         memory_total=total,
         free_memory=free,
-        seconds=_seconds(recipe, facts, report, machine, parameters - trainable * (not full), full, teacher),
+        seconds=_seconds(recipe, facts, report, machine, base, full, teacher, footprint.slowdown),
         disk_bytes=disk,
         free_disk=free_disk,
         device=machine.device,
         dtype=machine.dtype,
         problems=problems,
+        methods=methods,
     )
 
 
 def _seconds(
-    recipe: Recipe, facts: ModelFacts, report: DataReport, machine: Machine, parameters: int, full: bool, teacher: ModelFacts | None
+    recipe: Recipe,
+    facts: ModelFacts,
+    report: DataReport,
+    machine: Machine,
+    parameters: int,
+    full: bool,
+    teacher: ModelFacts | None,
+    slowdown: float,
 ) -> float:
     """Matrix products of training over their rate, and the answers of two benchmarks (three with a teacher)."""
     embeddings = facts.vocabulary * facts.hidden
@@ -131,6 +146,7 @@ def _seconds(
     training = report.train_tokens * per_token * max(parameters - embeddings, 0) + report.supervised_tokens * 4 * embeddings
     asking = 2 * teacher.parameters * report.train_tokens if teacher else 0
     rate = machine.gflops[machine.dtype] * 1e9 * EFFICIENCY[machine.device]
+    training *= slowdown if machine.device == "cpu" else 1
     rows = min(recipe.benchmark.rows, report.held_out) * (3 if teacher else 2)
     answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if machine.device == "cpu" else 20)
     return (recipe.training.epochs * training + asking) / rate + answers + 10

@@ -8,10 +8,11 @@ from finetune.methods.base import MethodContext
 from finetune.models.sources import LocatedModel
 
 
-def trainable_parameters(located: LocatedModel, method: Any, spec: Any, *, layers: int | None = None) -> tuple[int, int]:
-    """Trainable and all parameters; `layers` for a student that keeps only so many of the model's.
+def trainable_parameters(located: LocatedModel, method: Any, spec: Any, *, layers: int | None = None) -> tuple[int, int, int]:
+    """Trainable and all parameters, and those of the base's linear layers below its head.
 
-    The method is attached to a model without weights (torch's meta device).
+    `layers` are those of a student that keeps only so many of the model's. The method is attached to a model without weights, on
+    torch's meta device.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -27,6 +28,16 @@ def trainable_parameters(located: LocatedModel, method: Any, spec: Any, *, layer
             text.layer_types = text.layer_types[:layers]
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=home.remote_code)
+        linear = _linear_parameters(model)
         model = method.attach(model, spec, MethodContext(total_steps=None, student_is_made=layers is not None))
     parameters = list(model.parameters())
-    return sum(parameter.numel() for parameter in parameters if parameter.requires_grad), sum(parameter.numel() for parameter in parameters)
+    trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    return trainable, sum(parameter.numel() for parameter in parameters), linear
+
+
+def _linear_parameters(model: Any) -> int:
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    return sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear | Conv1D) and module is not head)

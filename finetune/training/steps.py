@@ -6,6 +6,9 @@ import math
 
 from finetune.recipe import TrainingSpec
 
+# Tokens that a CPU works on at once: its matrix products run at full speed from a few hundred rows on; a GPU wants all it can get.
+CPU_TOKENS = 512
+
 
 def steps_of(spec: TrainingSpec, rows: int) -> int:
     """Optimizer steps of the whole training over `rows` sequences."""

@@ -7,9 +7,11 @@ from pathlib import Path
 from finetune import registry
 from finetune.errors import BadInput
 from finetune.run_folder import RunFolder
+from finetune.screen.methods import fit_line, recommended
 from finetune.wizard.defaults import learning_rate
 from finetune.wizard.draft import Draft, ask_field, get, problem, put
 from finetune.wizard.here import Here
+from finetune.wizard.methods import options
 from finetune.wizard.prompter import Choice, Prompter
 
 MORE_TEMPERATURE = """The teacher's probabilities are softened by this number before the student copies them.
@@ -21,7 +23,7 @@ Raise it if the data is better than the teacher, lower it if the teacher is bett
 def ask(draft: Draft, prompter: Prompter, here: Here) -> Draft:
     """Method, the distillation's two knobs, output folder."""
     prompter.step(3, "Configuration")
-    draft = _method(draft, prompter)
+    draft = _method(draft, prompter, here)
     if draft["approach"] == "distillation":
         draft = ask_field(
             draft,
@@ -46,15 +48,19 @@ def ask(draft: Draft, prompter: Prompter, here: Here) -> Draft:
     return put(draft, "output_dir", folder)
 
 
-def _method(draft: Draft, prompter: Prompter) -> Draft:
+def _method(draft: Draft, prompter: Prompter, here: Here) -> Draft:
     known = {name: registry.load("methods", name) for name in registry.names("methods")}
     current = get(draft, "method.kind")
+    found = options(draft, here)
+    default = (
+        recommended(found.needed, found.free) if found.needed and draft["approach"] == "fine-tuning" and "method" not in draft else current
+    )
     kind = prompter.select(
         "method.kind",
         "Method",
-        [Choice(name, method.title, method.summary) for name, method in known.items()],
-        default=current,
-        help="Which weights learn.",
+        [Choice(name, method.title, found.refused.get(name, method.summary)) for name, method in known.items()],
+        default=default,
+        help=f"Which weights learn. {fit_line(default, found.needed, found.free)}" if found.needed else "Which weights learn.",
     )
     if kind == current:
         return {**draft, "method": {**draft.get("method", {}), "kind": kind}}

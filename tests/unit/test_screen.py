@@ -196,12 +196,14 @@ class Figures:
     disk_bytes: int = 130 * 2**20
     free_disk: int = 10**11
     problems: list[str] = field(default_factory=list)
+    methods: dict[str, int] = field(default_factory=lambda: {"lora": 3 * 2**30, "qlora": 2**30, "full": 9 * 2**30})
 
 
 def test_the_review_sets_memory_against_what_is_free() -> None:
     text = drawn(review(Recipe.from_layers({}), Figures()))  # type: ignore[arg-type]
     for fact in ("3.0 GB of 12.0 GB free", "51 steps", "about 5 minutes", "45 held-out rows", "nothing leaves this machine", "3.5 %"):
         assert fact in text
+    assert "fits: LoRA 3.0 GB of 12.0 GB; QLoRA would need 1.0 GB" in text
     assert "does not fit" not in text
 
 

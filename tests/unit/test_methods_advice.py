@@ -1,0 +1,115 @@
+"""Which method the wizard proposes, from the model's numbers and the machine's memory alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.models.machine import Glance
+from finetune.runtime import RuntimeOptions
+from finetune.screen.methods import fit_line, recommended
+from finetune.training.costs import adapter_parameters, memory_parts
+from finetune.wizard import step3_config
+from finetune.wizard.here import Here
+from finetune.wizard.methods import options
+from finetune.wizard.prompter import Choice, ScriptedPrompter
+
+GB = 2**30
+SMALL = {"lora": 3 * GB, "qlora": 1 * GB, "full": 9 * GB}
+GPT2 = {"parameters": 124_439_808, "layers": 12, "hidden": 768, "linear": 84_934_656}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("finetune.wizard.defaults.version", lambda _: "2.13.0+cpu")
+
+
+def machine(free: float, folder: Path) -> Here:
+    glance = Glance("a processor", 4, round(2 * free * GB), round(free * GB), 10**12, None, 0)
+    return Here(glance, False, RuntimeOptions(cache_dir=folder))
+
+
+class Listens(ScriptedPrompter):
+    """Keeps what the method question says."""
+
+    def select(self, key: str, question: str, choices: Any, default: str, help: str = "", more: str = "") -> str:
+        if key == "method.kind":
+            self.help, self.notes = help, {choice.value: choice.note for choice in choices if isinstance(choice, Choice)}
+        return super().select(key, question, choices, default, help, more)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "free", "line"),
+    [
+        ("lora", 11, "fits: LoRA 3.0 GB of 11.0 GB; QLoRA would need 1.0 GB"),
+        ("lora", 2, "does not fit: LoRA 3.0 GB of 2.0 GB; QLoRA would need 1.0 GB"),
+        ("qlora", 2, "fits: QLoRA 1.0 GB of 2.0 GB; LoRA would need 3.0 GB"),
+    ],
+)
+def test_one_line_says_what_fits_and_what_another_would_need(chosen: str, free: int, line: str) -> None:
+    assert fit_line(chosen, SMALL, free * GB) == line
+
+
+@pytest.mark.parametrize(("free", "method"), [(11, "lora"), (2, "qlora"), (0.5, "qlora")])
+def test_lora_where_it_fits_then_qlora(free: float, method: str) -> None:
+    assert recommended(SMALL, round(free * GB)) == method
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_the_wizard_proposes_what_fits(method: str, tmp_path: Path) -> None:
+    prompter = Listens({}, otherwise_default=True)
+    draft = {"approach": "fine-tuning", "model": "HuggingFaceTB/SmolLM2-1.7B-Instruct", "output_dir": "out"}
+    needed = options(draft, machine(64, tmp_path)).needed
+    assert needed["qlora"] < needed["lora"] < needed["full"]
+    free = 1.01 * needed[method] / GB
+    found = options(draft, machine(free, tmp_path))
+    assert step3_config.ask(draft, prompter, machine(free, tmp_path))["method"]["kind"] == method
+    assert fit_line(method, found.needed, found.free) in prompter.help
+
+
+def test_what_was_chosen_before_stays_the_default(tmp_path: Path) -> None:
+    draft = {"approach": "fine-tuning", "model": "gpt2", "output_dir": "out", "method": {"kind": "full"}}
+    assert step3_config.ask(draft, Listens({}, otherwise_default=True), machine(64, tmp_path))["method"]["kind"] == "full"
+
+
+def test_a_model_nobody_knows_yet_gets_no_numbers(tmp_path: Path) -> None:
+    prompter = Listens({}, otherwise_default=True)
+    step3_config.ask({"approach": "fine-tuning", "model": "someone/unheard-of", "output_dir": "out"}, prompter, machine(4, tmp_path))
+    assert prompter.help == "Which weights learn."
+
+
+def test_what_is_missing_is_said_beside_the_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune.methods.qlora.find_spec", lambda name: None)
+    prompter = Listens({}, otherwise_default=True)
+    draft = {"approach": "fine-tuning", "model": "gpt2", "output_dir": "out"}
+    step3_config.ask(draft, prompter, machine(0.5, tmp_path))
+    assert "bitsandbytes" in prompter.notes["qlora"]
+    assert "QLoRA" not in prompter.help
+
+
+def test_a_student_made_from_its_teacher_is_not_offered_in_4_bits(tmp_path: Path) -> None:
+    draft = {"approach": "distillation", "model": {"from_teacher": {"layers": 6}}, "teacher": "gpt2-medium", "output_dir": "out"}
+    found = options(draft, machine(64, tmp_path))
+    assert "qlora" in found.refused
+    assert "qlora" not in found.needed
+    assert found.needed["full"] > 12 * 355_000_000
+
+
+def test_the_size_of_an_adapter_from_the_shape_alone_is_that_of_the_starter() -> None:
+    assert adapter_parameters(rank=16, linear=106_168_320, layers=30, hidden=576) == 4_884_480
+
+
+def test_memory_by_method_has_the_order_that_people_know() -> None:
+    from finetune.methods.base import NF4_BITS, Footprint
+
+    situation: dict[str, Any] = {"tokens": 512, "narrow": 2, "on_cpu": False, "checkpointed": False, **GPT2}
+    lora = memory_parts(Footprint(rank=16), trainable=2_359_296, **situation)
+    qlora = memory_parts(replace(Footprint(rank=16), bits=NF4_BITS), trainable=2_359_296, **situation)
+    full = memory_parts(Footprint(rank=None), trainable=GPT2["parameters"], **situation)
+    assert qlora["weights"] == pytest.approx((GPT2["parameters"] - GPT2["linear"]) * 2 + GPT2["linear"] * 0.5159, rel=1e-3)
+    assert qlora["weights"] < lora["weights"] < full["weights"]
+    assert full["optimizer"] == 8 * GPT2["parameters"]
