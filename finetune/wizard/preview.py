@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune.data.files import named_files
 from finetune.errors import DatasetError
 from finetune.events import Recorder
 from finetune.recipe import DatasetSpec
@@ -34,8 +35,8 @@ READ_AS = {
 
 
 def look(spec: DatasetSpec, runtime: RuntimeOptions) -> Preview | DatasetError:
-    """Reads a few rows; remembered, because the wizard comes by again after every step back."""
-    return _look(spec.model_dump_json(), runtime)
+    """Reads a few rows; remembered until a file changes, because the wizard comes by again after every step back."""
+    return _look(spec.model_dump_json(), runtime, _state(spec.source))
 
 
 def fragments(seen: Preview) -> Fragments:
@@ -70,8 +71,14 @@ def _shortened(text: str, most: int) -> list[str]:
     return [line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…" for line in lines]
 
 
+def _state(source: str) -> tuple[tuple[str, int, int], ...]:
+    """What changes when a person corrects a file; a folder stands for itself."""
+    paths = [path for name in named_files(source) if (path := Path(name).expanduser().absolute()).exists()]
+    return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
+
+
 @lru_cache(maxsize=32)
-def _look(spec: str, runtime: RuntimeOptions) -> Preview | DatasetError:
+def _look(spec: str, runtime: RuntimeOptions, state: object) -> Preview | DatasetError:
     from finetune.data.preview import preview_source
 
     wanted = DatasetSpec.model_validate_json(spec)

@@ -25,6 +25,7 @@ def up_to_the_review(terminal: Terminal, method: str = "LoRA") -> None:
     answer(terminal, "Model", UP)
     answer(terminal, "Name or folder", "./pico")
     answer(terminal, "Dataset", DOWN)
+    answer(terminal, "Read like this?")
     answer(terminal, "Rows to use")
     terminal.wait_for("? Method")
     while f"❯ {method}" not in terminal.text():
@@ -41,7 +42,19 @@ def test_from_the_first_question_to_the_finished_model(columns: int, workplace: 
     with Terminal(folder=workplace, columns=columns, rows=50) as terminal:
         up_to_the_review(terminal)
         review = terminal.text()[terminal.text().index("REVIEW") :]
-        for fact in ("./pico", "rows.jsonl", "Memory", "free", "steps", "Time", "Disk", "./finetuned_model", "nothing leaves this machine"):
+        for fact in (
+            "train on",
+            "Learned",
+            "./pico",
+            "rows.jsonl",
+            "Memory",
+            "free",
+            "steps",
+            "Time",
+            "Disk",
+            "./finetuned_model",
+            "nothing leaves this machine",
+        ):
             assert fact in review
         assert "traceback" not in terminal.text().lower()
         assert not (workplace / "finetuned_model").exists(), "nothing is written before Start"
@@ -69,7 +82,7 @@ def test_distillation_from_the_first_question_to_the_student_beside_its_teacher(
         terminal.wait_for("The teacher has 4")
         answer(terminal, "Layers to keep", "2")
         answer(terminal, "Dataset", DOWN)
-        for question in ("Rows to use", "Method"):
+        for question in ("Read like this?", "Rows to use", "Method"):
             answer(terminal, question)
         terminal.wait_for("1 to 5")
         for question in (
@@ -99,7 +112,17 @@ def test_plain_runs_to_the_end_in_lines(workplace: Path) -> None:
         for words, typed in (("Number [1]", ""), ("Another model", "2"), ("Name or folder", "./pico"), ("rows.jsonl", "2")):
             terminal.wait_for(words)
             terminal.press(f"{typed}\n")
-        for question in ("Rows to use", "LoRA", "Output", "Epochs", "Batch", "Learning", "Change advanced", "Rows to test"):
+        for question in (
+            "Read like this?",
+            "Rows to use",
+            "LoRA",
+            "Output",
+            "Epochs",
+            "Batch",
+            "Learning",
+            "Change advanced",
+            "Rows to test",
+        ):
             terminal.wait_for(question)
             terminal.press("\n")
         terminal.wait_for("Ready?", RUN_SECONDS)

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from finetune.errors import DatasetError
 from finetune.models.machine import Glance
-from finetune.recipe import STARTER, Recipe
+from finetune.recipe import STARTER, DatasetSpec, Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.wizard import ask_recipe
 from finetune.wizard.defaults import defaults, why
 from finetune.wizard.here import Here
+from finetune.wizard.preview import look
 from finetune.wizard.prompter import Choice, GoBack, ScriptedPrompter
 from finetune.wizard.rewind import Rewind
 
@@ -191,6 +193,57 @@ def test_columns_nobody_can_guess_are_asked_for(empty_folder: Path) -> None:
     columns = ask(prompter).dataset.columns
     assert columns is not None
     assert (columns.prompt, columns.completion) == ("left", "right")
+
+
+def test_a_wrong_guess_of_the_columns_is_one_answer_to_correct(empty_folder: Path) -> None:
+    (empty_folder / "odd.csv").write_text("question,answer\n" + "4,What is 2+2?\n" * 30)
+    prompter = enter_all_the_way(dataset__source="odd.csv", dataset__reading="swap")
+    columns = ask(prompter).dataset.columns
+    assert columns is not None
+    assert (columns.prompt, columns.completion) == ("answer", "question")
+    examples = [line for line in prompter.shown if line.startswith("Columns: ")]
+    assert [line.splitlines()[0] for line in examples] == [
+        "Columns: question, answer · read as question and answer",
+        "Columns: answer, question · read as prompt and completion",
+    ]
+    assert prompter.asked.count("dataset.reading-2") == 1, "what the correction did is shown and asked about again"
+
+
+def test_other_columns_can_be_chosen_though_some_were_recognised(empty_folder: Path) -> None:
+    (empty_folder / "odd.csv").write_text("text,title,body\n" + "a,b,c\n" * 30)
+    prompter = enter_all_the_way(
+        dataset__source="odd.csv", dataset__reading="columns", dataset__columns__prompt="title", dataset__columns__completion="body"
+    )
+    columns = ask(prompter).dataset.columns
+    assert columns is not None
+    assert columns.model_dump(exclude_none=True) == {"prompt": "title", "completion": "body"}
+
+
+def test_wrong_letters_are_one_answer_to_correct(empty_folder: Path) -> None:
+    (empty_folder / "odd.csv").write_bytes("question,answer\nŁódź?,żółw\nKraków?,gęś\n".encode("cp1250"))
+    prompter = enter_all_the_way(dataset__source="odd.csv", dataset__reading="encoding", dataset__encoding="cp1250")
+    assert ask(prompter).dataset.encoding == "cp1250"
+    assert any("Łódź" in line for line in prompter.shown)
+
+
+def test_a_file_that_was_corrected_meanwhile_is_read_again(empty_folder: Path) -> None:
+    file, spec = empty_folder / "rows.jsonl", DatasetSpec(source="rows.jsonl")
+    file.write_text("{broken")
+    assert isinstance(look(spec, RuntimeOptions()), DatasetError)
+    file.write_text('{"prompt": "2 + 2", "completion": "4"}\n')
+    assert not isinstance(look(spec, RuntimeOptions()), DatasetError)
+
+
+def test_a_text_file_can_be_read_line_by_line(empty_folder: Path) -> None:
+    (empty_folder / "notes.txt").write_text("One.\nTwo.\n\nThree.\n" * 30)
+    prompter = enter_all_the_way(dataset__source="a file", dataset__file="notes.txt", dataset__reading="line")
+    assert ask(prompter).dataset.text_as == "line"
+
+
+def test_data_that_come_with_the_program_are_not_asked_about() -> None:
+    prompter = enter_all_the_way()
+    ask(prompter)
+    assert not any(key.startswith("dataset.reading") for key in prompter.asked)
 
 
 def test_an_output_folder_in_use_is_neither_proposed_nor_accepted(empty_folder: Path) -> None:

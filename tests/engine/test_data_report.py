@@ -1,0 +1,137 @@
+"""What a person is told about the data before training: on the screen, in the run's folder, and in the wizard's review."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bytes_tokenizer import CHATML, THINKING, byte_level
+from letters import llama
+
+from finetune.cli import main
+from finetune.data.prepare import prepare_data
+from finetune.data.report import DataReport
+from finetune.models.machine import Glance
+from finetune.recipe import DatasetSpec
+from finetune.runtime import RuntimeOptions
+from finetune.screen.data import data_report
+from finetune.wizard import session
+from finetune.wizard.here import Here
+from finetune.wizard.prompter import ScriptedPrompter, drawn
+
+
+def report_of(tmp_path: Path, rows: list[dict[str, Any]], template: str = CHATML, **spec: Any) -> DataReport:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    given = DatasetSpec(**{"source": str(file), "samples": None, **spec})
+    return prepare_data(given, byte_level(template), seed=1, runtime=RuntimeOptions(cache_dir=tmp_path / "cache")).report
+
+
+def rows(count: int, **more: Any) -> list[dict[str, Any]]:
+    return [{"question": f"What is {number}?", "answer": f"It is {number}.", **more} for number in range(count)]
+
+
+def test_a_column_that_is_not_learned_from_is_named_with_its_share(tmp_path: Path) -> None:
+    data = rows(300, id="7")
+    data[250]["reasoning"] = "because " * 5000  # far behind the rows that decide the format
+    report = report_of(tmp_path, data)
+    assert report.ignored_columns == ["id", "reasoning"]
+    letters = sum(len(row["question"]) + len(row["answer"]) for row in data)
+    assert report.ignored_text == {"reasoning": pytest.approx(40_000 / (40_000 + letters), abs=1e-4)}
+    assert report.notes == [f"Column `reasoning` ({100 * 40_000 / (40_000 + letters):.0f} % of the text) is ignored."]
+    assert "Ignored  reasoning" in drawn(data_report(report.to_dict()), 80)
+
+
+def test_text_inside_messages_that_is_not_learned_from_is_named_too(tmp_path: Path) -> None:
+    told = {"role": "assistant", "content": "an answer", "reasoning_content": "a thought"}
+    data = [{"messages": [{"role": "user", "content": f"q{n}"}, told, {"role": "user", "content": "thank you"}]} for n in range(30)]
+    report = report_of(tmp_path, data)
+    assert set(report.ignored_text) == {"messages.reasoning_content", "messages after the last answer"}
+    assert "`messages.reasoning_content`" in report.notes[0]
+
+
+def test_other_answers_and_rejected_ones_are_named(tmp_path: Path) -> None:
+    squad = [{"question": f"q{n}", "answers": {"text": ["one", "one", "another"], "answer_start": [1, 1, 2]}} for n in range(30)]
+    assert set(report_of(tmp_path, squad).ignored_text) == {"answers after the first"}
+    pairs = [{"prompt": f"q{n}", "chosen": "good", "rejected": "bad"} for n in range(30)]
+    report = report_of(tmp_path, pairs)
+    assert report.notes[0] == "Of each pair of answers the better one (column chosen) is learned; the other is not used."
+    assert set(report.ignored_text) == {"rejected"}
+
+
+def test_what_the_chat_template_leaves_out_is_counted(tmp_path: Path) -> None:
+    thought = {"role": "assistant", "content": "<think>hm</think>first"}
+    last = {"role": "assistant", "content": "second"}
+    data = [{"messages": [{"role": "user", "content": f"{n}"}, thought, {"role": "user", "content": "b"}, last]} for n in range(30)]
+    report = report_of(tmp_path, data, THINKING)
+    assert report.rewritten == 30
+    assert report.notes == ["The model's chat template leaves some text out of 30 rows, such as earlier thoughts."]
+    assert report_of(tmp_path, rows(30), THINKING).rewritten == 0
+
+
+def test_every_number_of_the_report_is_on_the_screen(tmp_path: Path) -> None:
+    data = [*rows(200), *rows(10), {"question": "long", "answer": "so " * 300}, {"question": "q", "answer": None}]
+    report = report_of(tmp_path, data, max_length=100, held_out=0.3)
+    shown = drawn(data_report(report.to_dict()), 80)
+    for words in (
+        f"{report.read} read: {report.train} to train on, {report.held_out} held out",
+        "rows.jsonl line 212: column answer is missing",
+        f"{report.duplicates} duplicates stay, {report.held_out_dropped} held-out rows also occur",
+        f"{report.length['max']:.0f} at most",
+        f"{100 * report.supervised_share:.0f} % of",
+        "question answer: question, answer",
+    ):
+        assert words in " ".join(shown.split()), (words, shown)
+    assert report.duplicates > 0
+    assert report.held_out_dropped > 0
+    marked = [line.strip() for line in shown.splitlines() if "▌" in line]
+    assert len(marked) == len(report.examples) == 3
+    assert all(line.startswith("▌ It is ") and line.endswith(".<|im_end|>") for line in marked)
+    assert data_report(report.to_dict(), ascii_only=True) is not None
+    assert drawn(data_report(report.to_dict(), ascii_only=True), 80).isascii()
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    made = byte_level(CHATML)
+    llama(layers=2, vocabulary=len(made)).save_pretrained("model")
+    made.save_pretrained("model")
+    good = "".join(json.dumps(row) + "\n" for row in rows(40))
+    Path("rows.jsonl").write_text(good + '{"question": "no answer"}\n' * 4, encoding="utf-8")
+    return tmp_path
+
+
+def recipe(**dataset: Any) -> list[str]:
+    layer = {"model": "./model", "dataset": {"source": "rows.jsonl", "samples": None, **dataset}, "output_dir": "made"}
+    training = {"training": {"epochs": 1, "batch_size": 8}, "benchmark": {"rows": 2, "max_new_tokens": 4}}
+    Path("recipe.yaml").write_text(json.dumps({**layer, **training}))
+    return ["recipe.yaml", "--device", "cpu"]
+
+
+def test_a_run_tells_it_before_training_and_keeps_it(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", *recipe(bad_rows=0.1), "--json"]) == 0
+    err = capfd.readouterr().err
+    assert err.index("44 read: 36 to train on, 4 held out") < err.index("Training ...")
+    assert "rows.jsonl line 41: column answer is missing" in err
+    kept = json.loads((place / "made" / "run" / "data_report.json").read_text())
+    assert (kept["read"], kept["skipped"], kept["train"]) == (44, 4, 36)
+    assert [row["line"] for row in kept["skipped_rows"]] == [41, 42, 43, 44]
+    assert [[piece["supervised"] for piece in example] for example in kept["examples"]] == [[False, True]] * 3
+
+
+def test_too_many_bad_rows_stop_a_run_and_are_asked_about_in_the_wizard(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", *recipe()]) == 2
+    assert "4 of 44 rows cannot be used" in capfd.readouterr().err
+    answers = {"model": "another", "model.name": "./model", "dataset.source": "rows.jsonl", "review": ["skip rows", "start"]}
+    prompter = ScriptedPrompter(answers, otherwise_default=True)
+    here = Here(Glance("a processor", 2, 2**34, 2**33, 2**36, None, 0), False, RuntimeOptions(device="cpu", cache_dir=place / "cache"))
+    agreed = session._agree(prompter, lambda: here)  # type: ignore[arg-type]
+    prompter.finish()
+    assert agreed is not None
+    assert agreed.dataset.bad_rows == pytest.approx(0.1)
+    assert any("4 of 44 rows cannot be used" in line for line in prompter.shown)
+    assert any("44 read: 36 to train on" in line and "▌ It is" in line for line in prompter.shown)
