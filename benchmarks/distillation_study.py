@@ -53,7 +53,7 @@ def main() -> None:
     if given.worker:
         print(contest.MARK + json.dumps(work(given.worker, given.set)))
         return
-    names = [name for name in CHANGES if not given.only or given.only in name]
+    names = [name for name in CHANGES if name == given.only] or [name for name in CHANGES if not given.only or given.only in name]
     found = contest.interleave(__file__, names, 1, sys.argv[1:])
     print(f"{'':<46}{'seconds':>8}{'KL':>15}{'fell':>6}{'same top':>9}{'perplexity':>11}{'of answers':>11}{'retained':>9}{'a minute':>9}")
     for name, (result, *_) in ((name, results) for name, results in found.items() if results):
