@@ -252,3 +252,45 @@ def test_every_row_is_in_the_tokens_or_in_the_skipped_list(tmp_path: Path, name:
     usable = [row for row in rows if row["answer"].strip()]
     assert sorted(map(tokenizer.decode, tokens)) == sorted(f"{row['question']}\n{row['answer']}</s>" for row in usable)
     assert len(prepared.report.skipped_rows) == prepared.report.skipped == len(rows) - len(usable)
+
+
+ANSWER = TEXT.filter(lambda text: bool(text.strip()))
+CHAT = st.lists(st.tuples(TEXT, ANSWER), min_size=1, max_size=3)
+BROKEN = [
+    "{",
+    '"text"',
+    '{"messages": []}',
+    '{"messages": [{"role": "user", "content": "q"}]}',
+    '{"messages": [{"role": "tool", "content": "t"}]}',
+]
+
+
+@settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=25)
+@given(lines=st.lists(st.one_of(CHAT, st.sampled_from(BROKEN)), min_size=1, max_size=5))
+def test_every_turn_is_in_the_tokens_or_its_row_is_listed(tmp_path: Path, lines: list[Any]) -> None:
+    chats = [[(f"{number}|{asked}", told) for asked, told in line] if isinstance(line, list) else line for number, line in enumerate(lines)]
+    chats += [[(f"fill {number}", "answer")] for number in range(20)]
+    turns = [
+        [{"role": role, "content": text} for pair in chat for role, text in zip(("user", "assistant"), pair, strict=True)]
+        for chat in chats
+        if isinstance(chat, list)
+    ]
+    written = iter([json.dumps({"messages": chat}) for chat in turns])
+    (tmp_path / "a.jsonl").write_text("\n".join(next(written) if isinstance(chat, list) else chat for chat in chats), encoding="utf-8")
+    prepared = prepare(tmp_path, tmp_path / "a.jsonl", samples=None, max_length=4096, held_out=0.1, bad_rows=1.0)
+    tokens = [*prepared.train["input_ids"], *prepared.held_out["input_ids"]]
+    rendered = ["\n".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>" for turn in chat) for chat in turns]
+    assert sorted(map(byte_level().decode, tokens)) == sorted(rendered)
+    broken = [number for number, chat in enumerate(chats, 1) if not isinstance(chat, list)]
+    assert [row["line"] for row in prepared.report.skipped_rows] == broken
+
+
+@settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=25)
+@given(texts=st.lists(TEXT, min_size=1, max_size=6))
+def test_every_character_of_a_text_is_in_one_of_its_blocks(tmp_path: Path, texts: list[str]) -> None:
+    texts = [f"{number}|{text}" for number, text in enumerate(texts * 2)]
+    write(tmp_path / "a.jsonl", [{"text": text} for text in texts])
+    prepared = prepare(tmp_path, tmp_path / "a.jsonl", samples=None, max_length=8, held_out=0.3)
+    assert max(prepared.train["length"]) <= 8
+    tokens = [token for part in (prepared.train, prepared.held_out) for ids in part["input_ids"] for token in ids]
+    assert sorted(byte_level().decode(tokens).split("</s>")) == sorted(["", *texts])
