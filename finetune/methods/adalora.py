@@ -69,6 +69,8 @@ class AdaLoRA(Method):
         """The model wrapped by peft; raises ModelError if `target_modules` match nothing, RecipeError for too few steps."""
         from peft import AdaLoraConfig
 
+        from finetune.methods.lora_kernel import speed_up
+
         steps = FEWEST_STEPS if context.total_steps is None else context.total_steps
         AdaLoRA.check_steps(spec, steps)
         tinit, tfinal = phases(steps, spec)
@@ -90,6 +92,7 @@ class AdaLoRA(Method):
             ),
         )
         _start_orthonormal(adapted)
+        speed_up(adapted)
         return adapted
 
     @staticmethod
@@ -107,14 +110,16 @@ class AdaLoRA(Method):
     @staticmethod
     def finish(model: Any, spec: Spec, reporter: Reporter) -> Any:
         from finetune.methods.adalora_ranks import as_lora
+        from finetune.methods.lora_kernel import speed_up
 
         plain, ranks = as_lora(model)
+        speed_up(plain)
         reporter.report(RanksSettled(ranks))
         return plain
 
     @staticmethod
     def footprint(spec: Spec) -> Footprint:
-        return Footprint(rank=first_rank(spec), activations=60, state=20, slowdown=2.0)
+        return Footprint(rank=first_rank(spec), activations=28, state=20, slowdown=1.2)
 
 
 def first_rank(spec: AdaLoRA.Spec) -> int:

@@ -1,4 +1,4 @@
-"""peft's LoRA layers with fewer passes over memory: the same numbers, one autograd node for each adapted linear layer.
+"""peft's LoRA and AdaLoRA layers with fewer passes over memory: the same numbers, one autograd node for each adapted linear layer.
 
     model = get_peft_model(model, config)
     speed_up(model)
@@ -7,7 +7,8 @@
 
 peft computes this as nine operations, each of which reads and writes the whole activation, and keeps four of the results until the
 backward pass. Here scale and sum happen inside the matrix products, the dropped input is made again instead of being kept, and
-16-bit base weights meet the adapter without a detour over 32-bit activations. Saving, merging and loading stay peft's.
+16-bit base weights meet the adapter without a detour over 32-bit activations. 4-bit weights are widened for each product and kept by
+nobody. Saving, merging and loading stay peft's.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ from torch import Tensor, nn
 
 def speed_up(model: nn.Module) -> int:
     """Give every plain LoRA layer of a peft model the fused forward; returns how many. Other layers keep peft's own."""
-    from peft.tuners.lora import Linear
+    from peft.tuners.adalora import AdaLoraLayer
+    from peft.tuners.lora import LoraLayer
 
-    fused = {}
+    fused: dict[Any, _FusedForward] = {}
     for module in model.modules():
-        if isinstance(module, Linear) and _is_plain(module):
-            module.forward = fused[module] = _FusedForward(module)  # type: ignore[method-assign]
+        if isinstance(module, AdaLoraLayer) and _is_plain(module):
+            module.forward = fused[module] = _FusedSVD(module)  # type: ignore[attr-defined]
+        elif isinstance(module, LoraLayer) and _is_plain(module):
+            module.forward = fused[module] = _FusedForward(module)  # type: ignore[attr-defined]
     for module in model.modules():
         if getattr(module, "down_proj", None) in fused and _is_gated(module):
             module.forward = _GatedForward(module, fused[module.down_proj])  # type: ignore[method-assign, index]
@@ -35,15 +39,27 @@ def speed_up(model: nn.Module) -> int:
 
 
 def _is_plain(module: Any) -> bool:
-    """One adapter without variants (DoRA and others) on floating-point weights."""
-    names = list(module.lora_A)
+    """One adapter without variants (DoRA and others) on a linear layer whose weights are floating-point numbers or in 4 bits."""
+    from transformers.pytorch_utils import Conv1D
+
+    names, base = list(module.lora_A), module.get_base_layer()
     return (
         len(names) == 1
         and not getattr(module, "lora_variant", {})
-        and not module.lora_bias.get(names[0], False)
-        and module.get_base_layer().weight.is_floating_point()
-        and type(module.lora_A[names[0]]) is nn.Linear
+        and not getattr(module, "lora_bias", {}).get(names[0], False)
+        and isinstance(base, nn.Linear | Conv1D)
+        and (base.weight.is_floating_point() or _in_4_bits(base))
+        and type(module.lora_A[names[0]]) in (nn.Linear, nn.Parameter)
     )
+
+
+def _in_4_bits(base: Any) -> bool:
+    return getattr(base.weight, "quant_state", None) is not None
+
+
+def _dtype_of(base: Any) -> torch.dtype:
+    """What a layer computes in."""
+    return base.compute_dtype if _in_4_bits(base) else base.weight.dtype
 
 
 def _is_gated(module: Any) -> bool:
@@ -51,9 +67,8 @@ def _is_gated(module: Any) -> bool:
     if not all(hasattr(module, name) for name in ("gate_proj", "up_proj", "act_fn")) or module.down_proj.get_base_layer().weight.is_meta:
         return False
     width = module.gate_proj.get_base_layer().in_features if hasattr(module.gate_proj, "get_base_layer") else module.gate_proj.in_features
-    x = torch.linspace(-2, 2, width, device=module.down_proj.get_base_layer().weight.device)[None].to(
-        module.down_proj.get_base_layer().weight
-    )
+    down = module.down_proj.get_base_layer()
+    x = torch.linspace(-2, 2, width, device=down.weight.device)[None].to(_dtype_of(down))
     was_training = module.training
     with torch.no_grad():
         module.eval()
@@ -82,17 +97,48 @@ class _FusedForward:
 
     def fused(self, make: Callable[..., Tensor], *parts: Tensor) -> Tensor:
         """The layer's output for the input make(*parts), of which only the parts are kept."""
-        module, name = self.module, self.name
+        module = self.module
         base = module.get_base_layer()
-        weight = base.weight.t() if module.fan_in_fan_out else base.weight
-        dropout = module.lora_dropout[name]
+        dropout = module.lora_dropout[self.name]
         share = dropout.p if module.training and isinstance(dropout, nn.Dropout) else 0.0
         device = parts[0].device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        down, up = module.lora_A[name].weight.to(dtype), module.lora_B[name].weight.to(dtype)
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else _dtype_of(base)
+        down, up, scale = self.adapter()
+        weight: Any = _Widened(base, dtype) if _in_4_bits(base) else (base.weight.t() if _is_turned(module) else base.weight).to(dtype)
         bias = None if base.bias is None else base.bias.to(dtype)
-        scale = module.scaling[name]
-        return _LoRALinear.apply(make, scale, share, weight.to(dtype), bias, down, up, *(part.to(dtype) for part in parts))
+        return _LoRALinear.apply(make, scale, share, weight, bias, down.to(dtype), up.to(dtype), *(part.to(dtype) for part in parts))
+
+    def adapter(self) -> tuple[Tensor, Tensor, float]:
+        """A [r, in], B [out, r] and the scale of their product."""
+        return self.module.lora_A[self.name].weight, self.module.lora_B[self.name].weight, self.module.scaling[self.name]
+
+
+class _FusedSVD(_FusedForward):
+    """AdaLoRA's layer: A is diag(E) Q, made anew at each call, and B is P."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__(module)
+        self.scale = float(module.scaling[self.name] / (module.ranknum[self.name] + 1e-5)) if not module.lora_E[self.name].is_meta else 1.0
+
+    def adapter(self) -> tuple[Tensor, Tensor, float]:
+        return self.module.lora_A[self.name] * self.module.lora_E[self.name], self.module.lora_B[self.name], self.scale
+
+
+class _Widened:
+    """4-bit weights as a matrix [out, in] in `dtype`, whenever it is asked for."""
+
+    def __init__(self, base: Any, dtype: torch.dtype) -> None:
+        self.base, self.dtype = base, dtype
+
+    def __call__(self) -> Tensor:
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(self.base.weight.data, self.base.weight.quant_state).to(self.dtype)
+
+
+def _is_turned(module: Any) -> bool:
+    """Whether the weight is stored as [in, out], as GPT-2 does."""
+    return bool(getattr(module, "fan_in_fan_out", False))
 
 
 class _GatedForward:
@@ -115,7 +161,10 @@ def _itself(x: Tensor) -> Tensor:
 
 
 class _LoRALinear(torch.autograd.Function):
-    """x = make(*parts) [..., in], weight [out, in], down (A) [r, in], up (B) [out, r] -> [..., out]; weight and bias get no gradient."""
+    """x = make(*parts) [..., in], weight [out, in], down (A) [r, in], up (B) [out, r] -> [..., out]; weight and bias get no gradient.
+
+    A weight may also be a function that makes it, and is then made again in the backward pass.
+    """
 
     @staticmethod
     def forward(
@@ -123,7 +172,7 @@ class _LoRALinear(torch.autograd.Function):
         make: Callable[..., Tensor],
         scale: float,
         dropout: float,
-        weight: Tensor,
+        weight: Tensor | _Widened,
         bias: Tensor | None,
         down: Tensor,
         up: Tensor,
@@ -134,10 +183,12 @@ class _LoRALinear(torch.autograd.Function):
             rows = x.reshape(-1, x.shape[-1])
             lost = _lost_elements(rows, dropout) if dropout else None
             inner = _without(rows, lost) @ down.t()
-            y = nn.functional.linear(rows, weight, bias).addmm_(inner, up.t(), alpha=scale / (1 - dropout))
+            y = nn.functional.linear(x, weight() if isinstance(weight, _Widened) else weight, bias)
+            y.view(-1, y.shape[-1]).addmm_(inner, up.t(), alpha=scale / (1 - dropout))
         ctx.make, ctx.scale = make, scale / (1 - dropout)
-        ctx.save_for_backward(weight, down, up, inner, lost, *parts)
-        return y.view(*x.shape[:-1], y.shape[-1])
+        ctx.widened = weight if isinstance(weight, _Widened) else None
+        ctx.save_for_backward(None if ctx.widened else weight, down, up, inner, lost, *parts)
+        return y  # no view: some models add to it in place
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -152,7 +203,7 @@ class _LoRALinear(torch.autograd.Function):
             grad_down = grad_inner.t() @ _without(rows, lost)
             if not any(ctx.needs_input_grad[7:]):
                 return *(None,) * 5, grad_down, grad_up, *(None for _ in parts)
-            grad_x = flat @ weight
+            grad_x = flat @ (ctx.widened() if ctx.widened else weight)
             if lost is None:
                 grad_x.addmm_(grad_inner, down)
             else:

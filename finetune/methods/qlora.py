@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.methods.base import NF4_BITS, Footprint, Method, MethodContext
-from finetune.methods.lora import LoRA, attach_lora
+from finetune.methods.lora import LoRA
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,7 +39,7 @@ class QLoRA(Method):
     @staticmethod
     def attach(model: PreTrainedModel, spec: Spec, context: MethodContext) -> Any:
         """The model wrapped by peft; raises ModelError if `target_modules` match nothing."""
-        return attach_lora(model, spec, context)
+        return LoRA.attach(model, spec, context)
 
     @staticmethod
     def save(model: Any, folder: Path) -> None:
@@ -52,7 +52,7 @@ class QLoRA(Method):
 
     @staticmethod
     def footprint(spec: Spec) -> Footprint:
-        return Footprint(rank=spec.r, bits=NF4_BITS, activations=80 if spec.dora else 60, slowdown=3.0 if spec.dora else 2.0)
+        return Footprint(rank=spec.r, bits=NF4_BITS, activations=60 if spec.dora else 28, slowdown=3.0 if spec.dora else 2.0)
 
 
 def bitsandbytes_is_here() -> bool:
