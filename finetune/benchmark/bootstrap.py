@@ -38,7 +38,8 @@ def bootstrap(statistic: Statistic, *, rows: int, seed: int) -> Interval:
     """The statistic on all rows, with the 2.5th and 97.5th percentile of its values on resampled rows."""
     generator = np.random.default_rng(seed)
     values = statistic(generator.integers(0, rows, size=(RESAMPLES, rows)))
-    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    with np.errstate(invalid="ignore"):  # between two infinite shares
+        low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(float(statistic(np.arange(rows))), float(low), float(high))
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from finetune.training.plan import Plan
 
 CACHES = {
-    "auto": "the teacher is asked once, its states kept on disk where they fit",
+    "auto": "the teacher is asked once, its answers kept on disk",
     "hidden": "the teacher is asked once, its last states kept on disk",
     "gradient": "the teacher is asked once, its gradients kept on disk",
     "none": "none: the teacher is asked at every step",
@@ -49,7 +49,7 @@ def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
         ("", Text(fit_line(recipe.method.kind, plan.methods, plan.free_memory), style="quiet")),  # type: ignore[attr-defined]
         ("Data", f"{harmless(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"),
         ("Training", f"{_steps(plan.steps)}: {training.epochs:g} x {count(plan.rows)} rows, {together} a step"),
-        *(_lesson(recipe) if recipe.teacher else []),
+        *(_lesson(recipe, plan) if recipe.teacher else []),
         (
             "Benchmark",
             _benchmark(
@@ -69,11 +69,12 @@ def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
     return facts
 
 
-def _lesson(recipe: Recipe) -> list[tuple[str, RenderableType]]:
+def _lesson(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
     spec = recipe.distillation
+    on_disk = f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else ""
     return [
         ("Loss", f"{spec.alpha:.0%} the data, {1 - spec.alpha:.0%} the teacher ({spec.objective} at temperature {spec.temperature:g})"),
-        ("Cache", CACHES[spec.cache]),
+        ("Cache", CACHES[spec.cache] + on_disk),
     ]
 
 

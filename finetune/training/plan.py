@@ -40,6 +40,7 @@ class Plan:
     free_memory: int
     seconds: float
     disk_bytes: int
+    cache_bytes: int
     free_disk: int
     device: str
     dtype: str
@@ -121,6 +122,7 @@ def estimate(
         free_memory=free,
         seconds=_seconds(recipe, facts, report, machine, base, full, teacher, footprint.slowdown),
         disk_bytes=disk,
+        cache_bytes=cache,
         free_disk=free_disk,
         device=machine.device,
         dtype=machine.dtype,

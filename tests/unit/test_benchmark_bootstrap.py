@@ -1,6 +1,7 @@
 """Intervals: they cover the truth as often as they say, and pairing and token weighting are what they claim."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -53,6 +54,9 @@ def test_a_ratio_is_one_for_equal_sides_and_undefined_without_a_warning_for_an_e
     row = mean_of([0.2, 0.4, 0.1])
     assert bootstrap(ratio(row, row), rows=3, seed=0) == Interval(1.0, 1.0, 1.0)
     assert math.isnan(bootstrap(ratio(mean_of([0.0, 0.0]), mean_of([0.0, 0.0])), rows=2, seed=0).value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert bootstrap(ratio(mean_of([1.0, 2.0]), mean_of([0.0, 0.0])), rows=2, seed=0).value == math.inf
 
 
 @pytest.mark.parametrize(
