@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.benchmark.run import Scores, benchmark_json
 from finetune.distillation.session import Lesson, prepare_lesson
 from finetune.distillation.student import make_student
-from finetune.events import ModelReady, Notice
+from finetune.events import ModelReady, Notice, RanksSettled, read_events
 from finetune.methods.base import MethodContext
 from finetune.methods.lora_kernel import speed_up
 from finetune.models.load import load_model, load_tokenizer
@@ -72,7 +72,9 @@ def final_scores(tuner: LLMFineTuner) -> dict[str, Any]:
     assert tuner.before is not None
     with tuner.stage("after", "Measuring the new model"):
         after = measure(tuner, tuner.model, "after", **({"teacher": tuner.taught.states} if tuner.taught else {}))
-    return benchmark_json(tuner.before, after, tuner.taught, seed=tuner.recipe.seed, bytes_on_disk=_sizes(tuner, after))
+    scores = benchmark_json(tuner.before, after, tuner.taught, seed=tuner.recipe.seed, bytes_on_disk=_sizes(tuner, after))
+    ranks = [record["ranks"] for record in read_events(tuner.folder.events) if record.get("event") == RanksSettled.name]
+    return scores | ({"ranks": ranks[-1]} if ranks else {})
 
 
 def _load_result(tuner: LLMFineTuner) -> None:

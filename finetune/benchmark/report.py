@@ -51,6 +51,7 @@ def report_page(title: str, scores: Mapping[str, Any], losses: Sequence[tuple[in
         f"<h1>{escape(title)}</h1>",
         _table(scores),
         "<h2>Training loss</h2>" + curve(losses) if len(losses) > 1 else "",
+        _ranks(scores.get("ranks") or {}),
         _answers(scores),
     ]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{STYLE}</style>'
@@ -102,6 +103,31 @@ def _change(change: Mapping[str, Any] | None) -> str:
     if not change:
         return ""
     return f'<span class="{escape(change["verdict"])}">{change["difference"]:+.3g} {escape(change["verdict"])}</span>'
+
+
+def ranks_in_words(ranks: Mapping[str, int]) -> str:
+    """ "2 to 12 a layer, 8.0 on average; most in v_proj (10.4), least in k_proj (5.1)"."""
+    means = {kind: sum(found) / len(found) for kind, found in _by_kind(ranks).items()}
+    most, least = max(means, key=lambda kind: means[kind]), min(means, key=lambda kind: means[kind])
+    return (
+        f"{min(ranks.values())} to {max(ranks.values())} a layer, {sum(ranks.values()) / len(ranks):.1f} on average; "
+        f"most in {most} ({means[most]:.1f}), least in {least} ({means[least]:.1f})"
+    )
+
+
+def _by_kind(ranks: Mapping[str, int]) -> dict[str, list[int]]:
+    """The ranks of q_proj, of k_proj and so on, from the first block to the last."""
+    found: dict[str, list[int]] = {}
+    for name, rank in ranks.items():
+        found.setdefault(name.rpartition(".")[2], []).append(rank)
+    return found
+
+
+def _ranks(ranks: Mapping[str, int]) -> str:
+    if not ranks:
+        return ""  # a method whose ranks do not move
+    lines = [_row([escape(kind), " ".join(map(str, found))]) for kind, found in _by_kind(ranks).items()]
+    return f"<h2>Final ranks, from the first layer to the last</h2><p>{escape(ranks_in_words(ranks))}</p><table>{''.join(lines)}</table>"
 
 
 def _answers(scores: Mapping[str, Any]) -> str:

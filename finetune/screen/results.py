@@ -13,6 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from finetune.benchmark.report import ranks_in_words
 from finetune.recipe import Recipe
 from finetune.run_folder import free_name
 from finetune.screen.tables import block, pairs
@@ -65,6 +66,8 @@ def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
     if with_intervals:
         legend = f"[a, b]: 95 % confidence interval. {legend}"
     parts: list[RenderableType] = [Text(f"On {scores['rows']} rows it never trained on", style="bold"), table, Text(legend, style="quiet")]
+    if scores.get("ranks"):
+        parts += [Text(""), pairs([("Ranks", ranks_in_words(scores["ranks"]))])]
     if scores.get("teacher"):
         parts += [Text(""), Text("The student beside its teacher, as measured", style="bold"), pairs(_beside_the_teacher(scores))]
     return block(Group(*parts))

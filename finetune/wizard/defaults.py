@@ -51,7 +51,7 @@ def uses_gpu(here: Here) -> bool:
 
 def learning_rate(method: str) -> float:
     """A rate that suits a method of fine-tuning: whole models break at rates that adapters need."""
-    return FULL_RATE if method == "full" else ADAPTER_RATE
+    return RATES.get(method, ADAPTER_RATE)
 
 
 def unused(folder: Path) -> Path:
@@ -61,7 +61,8 @@ def unused(folder: Path) -> Path:
     return free_name(folder) if folder.is_file() or (folder.is_dir() and any(folder.iterdir())) else folder
 
 
-ADAPTER_RATE, FULL_RATE = 1e-3, 5e-5
+ADAPTER_RATE = 1e-3
+RATES = {"full": 5e-5, "adalora": 5e-3}  # each rank of AdaLoRA is a single number, which starts at zero
 
 TUNE_ON_CPU: dict[str, Any] = {
     "model": STARTER,

@@ -4,7 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 
-from finetune.benchmark.report import curve, report_page, write_report
+from finetune.benchmark.report import curve, ranks_in_words, report_page, write_report
 from finetune.run_folder import RunFolder
 
 SCORES = {
@@ -90,3 +90,14 @@ def test_it_is_written_from_the_files_of_a_run(tmp_path):
     assert "<h1>model</h1>" in page
     assert "loss from 4.000 to 1.333 over 3 steps" in page
     assert "Answers" not in page
+
+
+RANKS = {f"model.layers.{layer}.{kind}": rank + layer for layer in (0, 1) for kind, rank in (("q_proj", 1), ("v_proj", 9))}
+
+
+def test_ranks_that_moved_are_shown_layer_by_layer_and_summed_up() -> None:
+    assert ranks_in_words(RANKS) == "1 to 10 a layer, 5.5 on average; most in v_proj (9.5), least in q_proj (1.5)"
+    page = report_page("a run", {**SCORES, "ranks": RANKS}, [])
+    assert "1 to 10 a layer" in page
+    assert "<td>q_proj</td><td>1 2</td>" in page
+    assert "Final ranks" not in report_page("a run", SCORES, [])
