@@ -101,7 +101,7 @@ def test_it_is_written_in_the_dtype_of_the_base(tmp_path: Path) -> None:
 
 def test_a_change_too_small_for_16_bits_is_kept_in_32(tmp_path: Path) -> None:
     """Smaller than half a step of bfloat16 nearly everywhere: rounded, it would be gone."""
-    run, recorder = run_of("lora", tmp_path, dtype=torch.bfloat16, strength=0.003), Recorder()
+    run, recorder = run_of("lora", tmp_path, dtype=torch.bfloat16, strength=0.001), Recorder()
     found = Merged.export(run, tmp_path / "plain", RUNTIME, recorder)
     assert found.dtype == "float32"
     assert any("bfloat16" in notice.text for notice in recorder.of(Notice))

@@ -200,6 +200,21 @@ def test_a_distillation_has_it_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox"])
+def test_the_fused_layers_compute_what_pefts_do(name: str) -> None:
+    fast, plain = adapted(name), adapted(name)
+    for layer in svd_layers(plain).values():
+        layer.forward = type(layer).forward.__get__(layer)
+    found = []
+    for model in (fast, plain):
+        model(torch.tensor([ROWS[0]["input_ids"]]), labels=torch.tensor([ROWS[0]["input_ids"]])).loss.backward()
+        found.append({key: parameter.grad for key, parameter in model.named_parameters() if parameter.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    assert len(found[0]) == 3 * len(svd_layers(fast))
+    for key, gradient in found[1].items():
+        torch.testing.assert_close(found[0][key], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()), msg=key)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox"])
 def test_the_result_is_plain_lora_with_the_same_answers(name: str, tmp_path: Path) -> None:
     pico(name).save_pretrained(tmp_path / "base")
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
