@@ -205,8 +205,22 @@ def benchmark_json(
             name: {"parameters": scores.parameters, "bytes_on_disk": (bytes_on_disk or {}).get(name)} for name, scores in sides.items()
         },
         "rouge": SETTINGS,
+        "per_row": row_scores(after),
         "generations": generations(sides),
     }
+
+
+def row_scores(scores: Scores) -> dict[str, list[float]]:
+    """What another run's scores are compared with row by row: {metric: a value a row}; losses (nats) and divergences are row sums.
+
+    In the order of `generations`, and short: the sixth digit of a row decides nothing.
+    """
+    found: dict[str, list[float]] = {key: [round(value, 6) for value in values] for key, values in scores.per_row.items()}
+    if losses := scores.losses:
+        found |= {"loss": [round(value, 5) for value in losses.sums], "tokens": list(losses.tokens)}
+        if losses.divergences:
+            found |= {"kl": [round(value, 6) for value in losses.divergences], "agreed": list(losses.agreed)}
+    return found
 
 
 def intervals(scores: Scores, seed: int) -> dict[str, list[float]]:
