@@ -172,16 +172,16 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert "plain-2" in str(caught.value.hint)
 
 
-def test_the_command_says_where_and_how_near(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_where_and_how_near(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run = run_of("lora", tmp_path)
     assert main(["merge", str(run.output_dir), "--json", "--device", "cpu"]) == 0
-    told = Merging(**json.loads(capsys.readouterr().out))
+    told = Merging(**json.loads(capfd.readouterr().out))
     assert told.folder == str(tmp_path / "out-merged")
     assert told.difference < told.allowed
     assert (tmp_path / "out-merged" / "model.safetensors").stat().st_size == told.bytes
     assert main(["merge", str(run.output_dir), "--device", "cpu"]) == 2
-    assert "nothing is overwritten" in capsys.readouterr().err
+    assert "nothing is overwritten" in capfd.readouterr().err
     assert main(["merge", str(run.output_dir), "--to", str(tmp_path / "other"), "--device", "cpu"]) == 0
-    assert "logits differ by" in capsys.readouterr().out
+    assert "logits differ by" in capfd.readouterr().out
     assert main(["merge", str(tmp_path / "other"), "--to", str(tmp_path / "again"), "--device", "cpu"]) == 2
-    assert "whole model" in capsys.readouterr().err
+    assert "whole model" in capfd.readouterr().err

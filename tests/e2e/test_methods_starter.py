@@ -1,0 +1,75 @@
+"""QLoRA and AdaLoRA on the starter model, as people call them: from data to scores before and after, and a merged model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["dataset.samples=40", "dataset.max_length=96", "dataset.held_out=0.17", "benchmark.rows=6", "training.batch_size=4"]
+METHODS = {
+    "qlora": ["method.kind=qlora"],
+    "adalora": ["method.kind=adalora", "method.r=3", "method.init_r=6"],
+}
+
+
+def program(*given: str, folder: Path) -> dict[str, Any]:
+    """Run it and read the JSON it prints."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "finetune_cli.py"), *given, "--json"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return json.loads(done.stdout) | {"stderr": done.stderr}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workplace")
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def run(request: pytest.FixtureRequest, workplace: Path) -> tuple[str, dict[str, Any]]:
+    settings = [part for value in [*SMALL, *METHODS[request.param]] for part in ("--set", value)]
+    return request.param, program("--yes", *settings, "--output-dir", request.param, folder=workplace)
+
+
+def test_it_gets_better_on_rows_it_never_saw(run: tuple[str, dict[str, Any]]) -> None:
+    name, result = run
+    assert result["scores"]["rows"] == 6
+    assert result["scores"]["after"]["perplexity"] < 0.9 * result["scores"]["before"]["perplexity"]
+    assert ("On a CPU, QLoRA" in result["stderr"]) == (name == "qlora")
+
+
+def test_the_ranks_of_adalora_have_moved(run: tuple[str, dict[str, Any]]) -> None:
+    name, result = run
+    if name != "adalora":
+        assert "ranks" not in result["scores"]
+        return
+    ranks = result["scores"]["ranks"]
+    assert len(ranks) == 7 * 30
+    assert sum(ranks.values()) == 3 * len(ranks)
+    assert len(set(ranks.values())) > 2
+
+
+def test_measuring_again_gives_the_same_scores(run: tuple[str, dict[str, Any]], workplace: Path) -> None:
+    name, result = run
+    again = program("benchmark", name, folder=workplace)
+    assert again["generations"] == result["scores"]["generations"]
+    for part in ("before", "after"):
+        assert again[part] == pytest.approx(result["scores"][part], rel=1e-3)
+    assert again.get("ranks") == result["scores"].get("ranks")
+
+
+def test_it_merges_into_a_model_that_answers_the_same(run: tuple[str, dict[str, Any]], workplace: Path) -> None:
+    name, _ = run
+    merged = program("merge", name, folder=workplace)
+    assert merged["difference"] <= merged["allowed"]
+    assert merged["rounded_base"] == (name == "qlora")
+    assert (workplace / f"{name}-merged" / "model.safetensors").stat().st_size == merged["bytes"]
