@@ -140,11 +140,11 @@ def parser() -> Parser:
     merge = command("merge", "write adapter and base of a finished run as one plain model, checked against the two")
     merge.add_argument("--to", metavar="DIR", help="the new folder (default: OUTPUT_DIR-merged)")
     merge.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    for made in (benchmark, upload, chat, merge):
+    for made in (resume, benchmark, upload, chat, merge):
         made.add_argument("output_dir", metavar="OUTPUT_DIR", help="the folder of a run")
     doctor = command("doctor", "show machine, versions, Hub and sign-in state (never the token)")
     doctor.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    for made in (benchmark, chat, merge, doctor):
+    for made in (resume, benchmark, chat, merge, doctor):
         _add_runtime_options(made)
     return root
 

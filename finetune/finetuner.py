@@ -319,7 +319,7 @@ class LLMFineTuner:
         if report.pinned_source:
             pinned["dataset"] = {"source": report.pinned_source}
         self.recipe = self.recipe.with_changes(pinned)
-        self.recipe.save(self.folder.recipe)
+        self.folder.write_text(self.folder.recipe, self.recipe.to_yaml())
         self.folder.write_json(self.folder.environment, environment(self))
         self.folder.write_json(self.folder.data_report, report.to_dict())
         self.folder.write_stage(TRAINING)

@@ -72,12 +72,13 @@ class RunFolder:
         return folder
 
     def check_free(self) -> None:
-        """Raises OutputExists if the folder holds anything but the log of this very start."""
+        """Raises OutputExists if the folder holds more than what a start that came to nothing leaves, FolderInUse if it is claimed."""
         if self.output_dir.is_file():
             raise OutputExists(f"{self.output_dir} is a file, not a folder.", hint="Choose another --output-dir.")
         self.check_unclaimed()
         ours = {self.debug_log, self.lock_file, self.lock_owner}
-        held = self.output_dir.is_dir() and any(path.is_file() and path not in ours for path in self.output_dir.rglob("*"))
+        files = [path for path in self.output_dir.rglob("*") if path.is_file()] if self.output_dir.is_dir() else []
+        held = [path for path in files if path not in ours and not (path.parent == self.run and path.suffix == ".part")]
         if held:
             raise OutputExists(
                 f"The output folder {self.output_dir} is not empty, and nothing is overwritten.",
@@ -174,12 +175,22 @@ class RunFolder:
             shutil.rmtree(partial, ignore_errors=True)
 
     def write_json(self, path: Path, content: Any) -> None:
+        self.write_text(path, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+
+    def write_text(self, path: Path, text: str) -> None:
+        """Raises DiskFull, and leaves what was there before."""
         temporary = path.with_name(path.name + ".part")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            if not no_room(error):
+                raise
+            raise disk_full(path.name, len(text.encode()), self.output_dir) from error
 
     def read_json(self, path: Path) -> Any:
         try:

@@ -17,7 +17,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ WEIGHTS, STATE, TRAINER_STATE = "weights.pt", "state.pt", "trainer_state.json"
 class ResumableTrainer(Trainer):
     """Writes checkpoints to a store, and continues from them."""
 
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
     store: Checkpoints | None = None
     facts: Callable[[], Mapping[str, Any]]
     everything = False
@@ -122,8 +125,8 @@ class ResumableTrainer(Trainer):
         if self.loaded is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        cast(Any, self.optimizer).load_state_dict(self.loaded["optimizer"])
-        cast(Any, self.lr_scheduler).load_state_dict(self.loaded["scheduler"])
+        self.optimizer.load_state_dict(self.loaded["optimizer"])
+        self.lr_scheduler.load_state_dict(self.loaded["scheduler"])
         self.recall(self.loaded["trainer"])
         self.saved_step = self.state.global_step
 

@@ -9,15 +9,18 @@ import pytest
 import torch
 from datasets import Dataset
 from letters import llama, tokenizer
+from transformers import TrainerCallback
 
 from finetune.errors import OutOfMemory, TrainingError
-from finetune.events import Recorder, TrainingStep
+from finetune.events import Notice, Recorder, TrainingStep
 from finetune.methods.base import MethodContext
 from finetune.methods.full import Full
 from finetune.methods.lora import LoRA
 from finetune.models.machine import Machine, inspect
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
+from finetune.training.checkpoints import Checkpoints
+from finetune.training.resume import SavePolicy
 from finetune.training.session import Outcome, train
 from finetune.training.trainer import SupervisedTrainer
 
@@ -98,9 +101,9 @@ def test_every_step_is_reported_with_its_loss_and_rate(machine: Machine, tmp_pat
         (
             RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
             OutOfMemory,
-            "does not fit",
+            "Not even one row",
         ),
-        (torch.OutOfMemoryError("CUDA out of memory."), OutOfMemory, "does not fit"),
+        (torch.OutOfMemoryError("CUDA out of memory."), OutOfMemory, "Not even one row"),
         (RuntimeError("shapes do not match\nmore"), TrainingError, "shapes do not match"),
     ],
     ids=["memory of the processor", "memory of a GPU", "anything else"],
@@ -116,6 +119,84 @@ def test_what_torch_raises_becomes_a_sentence(
         train(adapted(), tokenizer(), rows(), Recipe.from_layers(RECIPE), machine, Recorder(), folder=tmp_path, make_trainer=Failing)
     assert "\n" not in str(raised.value)
     if expected is OutOfMemory:
-        hint = str(getattr(raised.value, "hint", ""))
-        assert "batch_size=4" in hint
-        assert "gradient_accumulation=2" in hint
+        assert "activation_checkpointing=true" in str(getattr(raised.value, "hint", ""))
+
+
+class SmallMemory(SupervisedTrainer):
+    """Has room for three rows at a time, and less in the middle of the backward pass than in the forward pass."""
+
+    rows = 3
+
+    def compute_loss(self, model: Any, inputs: Any, *more: Any, **others: Any) -> Any:
+        loss = super().compute_loss(model, inputs, *more, **others)
+        if len(inputs["input_ids"]) > self.rows:
+            loss.register_hook(run_out_of_memory)
+        return loss
+
+
+def run_out_of_memory(gradient: torch.Tensor) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.mark.parametrize("freeze", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_a_step_that_does_not_fit_goes_on_in_smaller_parts_to_the_same_result(
+    freeze: bool, accumulation: int, machine: Machine, tmp_path: Path
+) -> None:
+    roomy, tight, recorder = adapted(freeze=freeze), adapted(freeze=freeze), Recorder()
+    recipe = Recipe.from_layers(RECIPE, {"training": {"gradient_accumulation": accumulation}})
+    enough = train(roomy, tokenizer(), rows(), recipe, machine, Recorder(), folder=tmp_path / "roomy")
+    small = train(tight, tokenizer(), rows(), recipe, machine, recorder, folder=tmp_path / "tight", make_trainer=SmallMemory)
+    assert difference(roomy, adapted(freeze=freeze)) > 0.01
+    assert difference(roomy, tight) < 1e-9
+    assert small.finished.steps == enough.finished.steps
+    assert (small.finished.real_tokens, small.finished.first_loss) == (enough.finished.real_tokens, enough.finished.first_loss)
+    (notice,) = [notice.text for notice in recorder.of(Notice) if "memory" in notice.text]
+    assert "Step 1 did not fit into memory with 8 rows at a time; it goes on with 2 at a time" in notice
+    assert f"--set training.batch_size=2 --set training.gradient_accumulation={4 * accumulation}" in notice
+
+
+class Counter(TrainerCallback):
+    """A method's memory between steps."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, torch.Tensor] = {}
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.seen = {"steps": torch.zeros(())}
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.seen["steps"] += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.seen)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen = dict(state)
+
+
+def test_what_a_method_remembers_between_steps_comes_back(machine: Machine, tmp_path: Path) -> None:
+    recipe = Recipe.from_layers(RECIPE, {"training": {"save_every": 4}})
+    first, again, model = Counter(), Counter(), adapted()
+    train(model, tokenizer(), rows(), recipe, machine, Recorder(), folder=tmp_path, callbacks=[first])
+    (start,) = [saved for saved in Checkpoints(tmp_path).all() if saved.step == 4]
+    goes_on = adapted()
+    train(goes_on, tokenizer(), rows(), recipe, machine, Recorder(), folder=tmp_path / "on", callbacks=[again], start=start)
+    assert float(first.seen["steps"]) == float(again.seen["steps"]) == 6
+    assert difference(model, goes_on) == 0
+
+
+def test_saving_by_the_clock_stays_a_small_share_of_the_time() -> None:
+    now = 0.0
+    policy = SavePolicy("auto", clock=lambda: now)
+    assert policy.due(1, epoch_ends=True), "nothing is known of the cost yet, and an epoch of work is at stake"
+    policy.saved(2.0)
+    spent, saves = 0.0, 0
+    for step in range(10_000):
+        now += 1.0
+        if policy.due(step, epoch_ends=step % 10 == 0):
+            now, spent, saves = now + 2.0, spent + 2.0, saves + 1
+            policy.saved(2.0)
+    assert saves > 100
+    assert spent / now < 0.06
+    assert [step for step in range(1, 10) if SavePolicy(3).due(step, epoch_ends=False)] == [3, 6, 9]

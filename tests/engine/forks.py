@@ -1,0 +1,177 @@
+"""A process that has imported everything and forks one child for each run, so that a run can be killed many times in a minute.
+
+with Forks() as forks:
+    status = forks.run({"layer": {...}, "cache": "cache"}, kill_after=0.3)       # -9, or the exit code
+
+A child trains; it kills itself in the middle of the n-th file operation if the job says {"kill_at": n}. Run as a program, this file is
+that process.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+class Forks:
+    """Children of one warm process, one after the other."""
+
+    def __enter__(self) -> Forks:
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "HF_HUB_OFFLINE": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, bufsize=1
+        )
+        assert self._read() == "ready"
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def run(self, job: dict[str, Any], *, kill_after: float | None = None) -> int:
+        """Exit code of a child, or minus the signal that ended it; `kill_after` seconds it is killed from outside."""
+        pid = self.start(job)
+        if kill_after is not None:
+            time.sleep(kill_after)
+            self.kill(pid)
+        return self.wait()
+
+    def start(self, job: dict[str, Any]) -> int:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(job) + "\n")
+        return int(self._read())
+
+    def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
+        """The child is not reaped before `wait`, so its number belongs to it."""
+        os.kill(pid, number)
+
+    def wait(self) -> int:
+        assert self.process.stdin is not None
+        self.process.stdin.write("reap\n")
+        return int(self._read())
+
+    def _read(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+
+def serve() -> None:
+    import pico  # one thread, and garbage collection that leaves the imports alone
+
+    import finetune.preparation
+    from finetune.models.machine import inspect
+    from finetune.runtime import RuntimeOptions
+
+    assert pico
+    assert finetune.preparation
+    inspect(RuntimeOptions(device="cpu", dtype="float32"))  # measured once for all children
+    gc.freeze()
+    print("ready", flush=True)
+    pid = 0
+    for line in sys.stdin:
+        if line == "reap\n":
+            print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+            continue
+        pid = os.fork()
+        if pid == 0:
+            child(json.loads(line))
+        print(pid, flush=True)
+
+
+def child(job: dict[str, Any]) -> None:
+    """Do what the job says, and never come back."""
+    code = 1
+    try:
+        log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        code = JOBS[job.get("what", "train")](job)
+    finally:
+        if sys.exc_info()[0]:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def train(job: dict[str, Any]) -> int:
+    """Begin the run of a layer, or go on with it."""
+    from finetune import LLMFineTuner, Recipe, RuntimeOptions
+    from finetune.errors import FinetuneError
+    from finetune.events import Recorder
+
+    operations = FileOperations(job.get("kill_at", 0))
+    if job.get("largest_file"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["largest_file"], resource.RLIM_INFINITY))
+    runtime = RuntimeOptions(device="cpu", dtype="float32", cache_dir=Path(job["cache"]))
+    output_dir = Path(job["layer"]["output_dir"])
+    try:
+        if (output_dir / "run" / "recipe.yaml").exists():
+            tuner = LLMFineTuner.unfinished(output_dir, runtime=runtime, reporter=Recorder())
+        else:
+            tuner = LLMFineTuner(Recipe.from_layers(job["layer"]), runtime=runtime, reporter=Recorder())
+        tuner.train()
+    except FinetuneError as error:
+        print(f"{type(error).__name__}: {error.message} {error.hint}")
+        return error.exit_code
+    print(f"file operations: {operations.count}")
+    return 0
+
+
+def ask_teacher(job: dict[str, Any]) -> int:
+    """Write a teacher cache of many shards."""
+    from pico import pico, pico_rows
+
+    from finetune.distillation.teaching import build_cache
+
+    FileOperations(job["kill_at"])
+    build_cache("hidden", pico("llama", seed=1), pico_rows(30), job["folder"], shard_bytes=2000)
+    return 0
+
+
+JOBS = {"train": train, "ask_teacher": ask_teacher}
+
+
+class FileOperations:
+    """Counts what makes files durable: a block written, a file synced, a name changed. SIGKILL in the middle of number `kill_at`."""
+
+    def __init__(self, kill_at: int) -> None:
+        from finetune.training.checkpoints import Sink
+
+        self.kill_at, self.count = kill_at, 0
+        Sink.write = self._counted(Sink.write, _half)  # type: ignore[method-assign]
+        os.fsync = self._counted(os.fsync)
+        os.replace = self._counted(os.replace)
+
+    def _counted(self, operation: Any, partly: Any = None) -> Any:
+        def call(*arguments: Any) -> Any:
+            self.count += 1
+            if self.count == self.kill_at:
+                if partly is not None:
+                    partly(*arguments)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return operation(*arguments)
+
+        return call
+
+
+def _half(sink: Any, data: Any) -> None:
+    block = memoryview(data).cast("B")
+    sink.file.write(block[: len(block) // 2])
+    sink.file.flush()
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,264 @@
+"""Going on with an interrupted run: from where, with what said, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from workshop import Workshop
+
+from finetune import LLMFineTuner
+from finetune.cli import main
+from finetune.errors import CannotResume, Diverged, Interrupted
+from finetune.events import CheckpointSaved, Notice, Recorder, Resumed, TrainingStep, read_events
+from finetune.finetuner import RunResult
+from finetune.training.checkpoints import Checkpoints
+from finetune.training.trainer import SupervisedTrainer
+
+TRAINING = {"epochs": 2, "batch_size": 6, "learning_rate": 0.01, "save_every": 1}
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("resumed"))
+
+
+@pytest.fixture(scope="module")
+def whole(shop: Workshop) -> RunResult:
+    """The run that nothing interrupts."""
+    return shop.tuner(shop.layer(training=TRAINING)).run()
+
+
+class StopAt:
+    """Presses Ctrl-C while a step is reported."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def report(self, event: Any) -> None:
+        if isinstance(event, TrainingStep) and event.step == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def stopped(shop: Workshop, step: int, **changes: Any) -> Path:
+    """The folder of a run that was stopped while step `step` was reported, which is after it."""
+    tuner = shop.tuner(shop.layer(training={**TRAINING, **changes}))
+    tuner.reporter.reporters.append(StopAt(step))
+    with pytest.raises(Interrupted):
+        tuner.run()
+    return tuner.folder.output_dir
+
+
+def resumed(folder: Path, shop: Workshop) -> tuple[RunResult, Recorder]:
+    recorder = Recorder()
+    return LLMFineTuner.unfinished(folder, reporter=recorder, runtime=shop.runtime).run(), recorder
+
+
+def said(recorder: Recorder) -> str:
+    return "\n".join(notice.text for notice in recorder.of(Notice))
+
+
+def weights(result: RunResult) -> bytes:
+    return (result.output_dir / "adapter_model.safetensors").read_bytes()
+
+
+def scores(result: RunResult) -> dict[str, Any]:
+    return {key: value for key, value in result.scores.items() if key not in ("speed", "size")}
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return sorted((folder / "run" / "checkpoints").iterdir())
+
+
+def test_a_stopped_run_says_how_to_go_on_and_ends_like_one_that_was_not_stopped(shop: Workshop, whole: RunResult) -> None:
+    tuner = shop.tuner(shop.layer(training=TRAINING))
+    tuner.reporter.reporters.append(StopAt(3))
+    with pytest.raises(Interrupted, match="Stopped after step 4 of 8") as interrupted:
+        tuner.run()
+    folder = tuner.folder.output_dir
+    assert interrupted.value.hint == f"Go on: finetune-cli resume {folder}"
+    assert [path.name for path in checkpoints(folder)] == ["step-00000003", "step-00000004"]
+    result, recorder = resumed(folder, shop)
+    assert f"Going on with {folder} after step 4 of 8, saved less than a minute ago" in said(recorder)
+    assert [step.step for step in recorder.of(TrainingStep)] == [5, 6, 7, 8]
+    assert recorder.of(Resumed) == [Resumed(4, STEPS)]
+    assert weights(result) == weights(whole)
+    assert scores(result) == scores(whole)
+    for total in ("steps", "real_tokens", "supervised_tokens", "first_loss", "final_loss", "parameters"):
+        assert result.training[total] == whole.training[total]
+    events = read_events(folder / "run" / "events.jsonl")
+    assert [event["step"] for event in events if event["event"] == "step"] == list(range(1, STEPS + 1))
+    assert not (folder / "run" / "checkpoints").exists()
+
+
+def test_time_before_the_interruption_counts(shop: Workshop) -> None:
+    folder = stopped(shop, 3)
+    newest = Checkpoints(folder / "run" / "checkpoints").all()[0]
+    result, _ = resumed(folder, shop)
+    assert result.training["train_seconds"] > newest.facts["seconds"] > 0
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone", "manifest"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(damage: str, shop: Workshop, whole: RunResult) -> None:
+    folder = stopped(shop, 4)
+    victim = checkpoints(folder)[-1]
+    target = victim / ("manifest.json" if damage == "manifest" else "state.pt")
+    content = target.read_bytes()
+    if damage == "gone":
+        target.unlink()
+    else:
+        target.write_bytes(content[:-100] if damage in ("cut", "manifest") else content[:-100] + bytes(100))
+    result, recorder = resumed(folder, shop)
+    assert f"The checkpoint {victim.name} is damaged ({target.name} " in said(recorder)
+    assert "after step 4 of 8" in said(recorder)
+    assert weights(result) == weights(whole)
+
+
+def test_without_a_sound_checkpoint_it_starts_over_and_says_so(shop: Workshop, whole: RunResult) -> None:
+    folder = stopped(shop, 2)
+    saved = checkpoints(folder)
+    for path in saved:
+        (path / "weights.pt").unlink()
+    result, recorder = resumed(folder, shop)
+    assert said(recorder).count("is damaged (weights.pt is missing)") == len(saved) >= 2
+    assert "the training starts over from its first step" in said(recorder)
+    assert len(recorder.of(TrainingStep)) == STEPS
+    assert weights(result) == weights(whole)
+
+
+def test_the_folder_may_be_moved(shop: Workshop, whole: RunResult) -> None:
+    folder = stopped(shop, 3)
+    moved = folder.with_name("elsewhere") / "model"
+    moved.parent.mkdir()
+    shutil.move(folder, moved)
+    result, _ = resumed(moved, shop)
+    assert result.output_dir == moved
+    assert weights(result) == weights(whole)
+    assert not folder.exists()
+
+
+def change_recipe(folder: Path, shop: Workshop) -> None:
+    recipe = folder / "run" / "recipe.yaml"
+    content = yaml.safe_load(recipe.read_text())
+    content["training"]["learning_rate"] = 0.02
+    recipe.write_text(yaml.safe_dump(content))
+
+
+def change_version(folder: Path, shop: Workshop) -> None:
+    path = folder / "run" / "environment.json"
+    content = json.loads(path.read_text())
+    content["versions"]["peft"] = "99.1"
+    path.write_text(json.dumps(content))
+
+
+def change_rows(folder: Path, shop: Workshop) -> None:
+    recipe = folder / "run" / "recipe.yaml"
+    other = shop.folder / "other_rows.jsonl"
+    other.write_text(shop.rows.read_text().replace("cat", "rat"))
+    recipe.write_text(recipe.read_text().replace(str(shop.rows), str(other)))
+
+
+def change_model(folder: Path, shop: Workshop) -> None:
+    recipe = folder / "run" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(f"model: {shop.model}", f"model: {shop.smaller_model()}"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (change_recipe, "training.learning_rate is 0.02 in run/recipe.yaml, and the run was trained with 0.01"),
+        (change_version, "The run began with peft 99.1"),
+        (change_rows, "are not those the run began with"),
+        (change_model, "is not the one the run began with"),
+    ],
+    ids=["recipe", "version", "rows", "model"],
+)
+def test_what_changed_in_a_way_that_matters_is_refused_in_one_sentence(change: Any, words: str, shop: Workshop) -> None:
+    folder = stopped(shop, 3)
+    change(folder, shop)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "events.jsonl"}
+    with pytest.raises(CannotResume) as refused:
+        resumed(folder, shop)
+    assert words in refused.value.message
+    assert "\n" not in refused.value.message
+    assert refused.value.exit_code == 2
+    assert {path: path.read_bytes() for path in before} == before, "nothing is touched"
+
+
+def test_what_changes_no_weight_may_change(shop: Workshop, whole: RunResult) -> None:
+    folder = stopped(shop, 3)
+    recipe = folder / "run" / "recipe.yaml"
+    content = yaml.safe_load(recipe.read_text())
+    content["benchmark"]["rows"], content["training"]["keep_checkpoints"] = 3, True
+    recipe.write_text(yaml.safe_dump(content))
+    result, _ = resumed(folder, shop)
+    assert weights(result) == weights(whole)
+    assert result.scores["rows"] == 3
+    assert checkpoints(folder)[-1].name == "step-00000008", "kept, because asked"
+
+
+def test_a_run_interrupted_while_it_measured_goes_on_measuring(shop: Workshop, whole: RunResult) -> None:
+    layer = shop.layer(training=TRAINING)
+    trained = shop.tuner(layer)
+    trained.train()
+    result, recorder = resumed(trained.folder.output_dir, shop)
+    assert "what is left is to measure the model" in said(recorder)
+    assert not recorder.of(TrainingStep)
+    assert scores(result) == scores(whole)
+    assert result.training == {**result.training, "steps": STEPS, "real_tokens": whole.training["real_tokens"]}
+
+
+def test_a_finished_run_says_that_it_is_finished(shop: Workshop, whole: RunResult, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CannotResume, match="is finished: there is nothing left to resume"):
+        LLMFineTuner.unfinished(whole.output_dir, runtime=shop.runtime)
+    assert main(["resume", str(whole.output_dir), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "is finished" in err.replace("\n", " ")
+    assert json.loads(out)["training"]["steps"] == STEPS
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["resume", str(tmp_path)]) == 2
+    assert "is not the folder of a run" in capsys.readouterr().err
+
+
+def test_saving_every_so_many_steps_and_at_the_end(shop: Workshop) -> None:
+    recorder = Recorder()
+    tuner = shop.tuner(shop.layer(training={**TRAINING, "save_every": 3}))
+    tuner.reporter.reporters.append(recorder)
+    tuner.train()
+    assert [saved.step for saved in recorder.of(CheckpointSaved)] == [3, 6, 8]
+    assert all(saved.bytes > 10_000 and saved.total_steps == STEPS for saved in recorder.of(CheckpointSaved))
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_state(shop: Workshop, whole: RunResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number comes from outside, as from a broken machine, so that the same run can go on afterwards."""
+    loss_sum = SupervisedTrainer.loss_sum
+
+    def broken(self: Any, inputs: Any) -> Any:
+        loss, count = loss_sum(self, inputs)
+        return (loss * float("nan") if self.state.global_step == 5 else loss), count
+
+    tuner = shop.tuner(shop.layer(training={**TRAINING, "save_every": "auto"}))
+    with monkeypatch.context() as patch:
+        patch.setattr(SupervisedTrainer, "loss_sum", broken)
+        with pytest.raises(Diverged, match=r"became nan at step 6, rows \d+(, \d+){5} of the training set") as diverged:
+            tuner.run()
+    assert "The state after step 5 is kept." in diverged.value.message
+    assert "learning_rate" in str(diverged.value.hint)
+    folder = tuner.folder.output_dir
+    kept = Checkpoints(folder / "run" / "checkpoints").newest(pytest.fail)
+    assert kept is not None
+    assert kept.step == 5
+    assert all(bool(tensor.isfinite().all()) for tensor in torch.load(kept.folder / "weights.pt", weights_only=True).values())
+    result, _ = resumed(folder, shop)
+    assert weights(result) == weights(whole)
+    assert result.training["real_tokens"] == whole.training["real_tokens"]
