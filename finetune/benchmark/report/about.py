@@ -1,0 +1,181 @@
+"""What was asked, what was done, on which data and machine, and the command that repeats it.
+
+asked(records), done(records), data(records), environment(records), repeat(records)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from finetune.benchmark.report.charts import bars, curve
+from finetune.benchmark.report.html import Html, count, duration, element, facts, joined, section, size, table
+from finetune.benchmark.report.records import Records
+from finetune.run_folder import free_name
+
+SKIPPED_SHOWN = 10
+METHODS = {"lora": "LoRA", "qlora": "QLoRA", "adalora": "AdaLoRA", "full": "Full fine-tuning"}
+
+
+def headline(records: Records) -> str:
+    """ "LoRA fine-tuning of MODEL on DATA · 24 November 2026"."""
+    recipe, when = records.recipe, records.began
+    parts = []
+    if recipe:
+        method = METHODS.get(recipe["method"]["kind"], recipe["method"]["kind"])
+        if recipe["approach"] == "distillation":
+            parts.append(f"{teacher_of(recipe)} distilled into {model_of(recipe)} on {recipe['dataset']['source']}")
+        else:
+            tuned = method if recipe["method"]["kind"] == "full" else f"{method} fine-tuning"
+            parts.append(f"{tuned} of {model_of(recipe)} on {recipe['dataset']['source']}")
+    if when:
+        day = datetime.fromtimestamp(when)
+        parts.append(f"{day.day} {day:%B %Y}, {day:%H:%M}")
+    return " · ".join(parts)
+
+
+def model_of(recipe: Mapping[str, Any]) -> str:
+    """The model that is trained, in words."""
+    model = recipe["model"]
+    if isinstance(model, Mapping):
+        layers = model["from_teacher"]["layers"]
+        return f"a student with {f'{layers:.0%}' if isinstance(layers, float) and layers < 1 else layers} of its layers"
+    return str(model)
+
+
+def teacher_of(recipe: Mapping[str, Any]) -> str:
+    teacher = recipe.get("teacher") or {}
+    return f"{teacher.get('source', '')}{_if(' in {}', teacher.get('load_in'))}"
+
+
+def asked(records: Records) -> Html:
+    """The recipe in short."""
+    recipe = records.recipe
+    if not recipe:
+        return Html()
+    training, dataset, method, benchmark = (recipe[key] for key in ("training", "dataset", "method", "benchmark"))
+    rows = training["batch_size"] * training["gradient_accumulation"]
+    settings = ", ".join(f"{key} {_plain(value)}" for key, value in method.items() if key != "kind" and value not in (None, "auto", False))
+    listed = [
+        ("Approach", str(recipe["approach"]).capitalize()),
+        ("Teacher", teacher_of(recipe) if recipe["approach"] == "distillation" else ""),
+        ("Model", model_of(recipe).capitalize() if isinstance(recipe["model"], Mapping) else model_of(recipe)),
+        ("Method", METHODS.get(method["kind"], method["kind"]) + (f": {settings}" if settings else "")),
+        ("Data", f"{dataset['source']}, {_if('at most {:,}', dataset['samples']) or 'all'} rows"),
+        ("Rows", f"cut at {dataset['max_length']:,} tokens; {dataset['held_out']:.0%} held out"),
+        ("Training", f"{_times(training['epochs'])} over the data, {rows:,} rows a step, learning rate {training['learning_rate']:g}"),
+    ]
+    if recipe["approach"] == "distillation":
+        spec = recipe["distillation"]
+        words = f"{spec['objective'].replace('_', ' ')} at temperature {spec['temperature']:g}, {spec['alpha']:.0%} of the loss is the text"
+        listed.append(("Distillation", words))
+    listed += [("Benchmark", f"{', '.join(benchmark['metrics'])} on {benchmark['rows']:,} rows"), ("Seed", str(recipe["seed"]))]
+    return section("What was asked", facts(listed))
+
+
+def done(records: Records) -> Html:
+    """Time, tokens and memory of the training, its curves, and where the time went."""
+    training = records.training
+    listed: list[tuple[str, str]] = []
+    if training:
+        share = training["trainable_parameters"] / max(1, training["parameters"])
+        per_step = training["train_seconds"] / max(1, training["steps"])
+        listed = [
+            ("Steps", f"{training['steps']:,} in {duration(training['train_seconds'])}, {duration(per_step)} each"),
+            ("Tokens", f"{training['real_tokens']:,} read, {training['supervised_tokens']:,} of them learned to write"),
+            ("Speed", f"{training['tokens_per_second']:,.0f} tokens/s; padding is not counted"),
+            ("Memory", f"{size(training['peak_memory_bytes'])} at most"),
+            ("Learned", f"{count(training['trainable_parameters'])} of {count(training['parameters'])} parameters ({share:.1%})"),
+            ("Loss", f"{training['first_loss']:.3f} at first, {training['final_loss']:.3f} at last (means of five steps)"),
+        ]
+    if records.checkpoints:
+        listed.append(("Checkpoints", f"{records.checkpoints:,} saved on the way"))
+    if after := records.resumed_after:
+        listed.append(("Interrupted", f"and continued after step {', '.join(f'{step:,}' for step in after)}"))
+    steps = records.steps
+    warnings = element("ul", joined(element("li", text) for text in records.warnings)) if records.warnings else Html()
+    loss = curve("Training loss", [(step["step"], step["loss"]) for step in steps], number=lambda value: f"{value:.2f}")
+    speed = [(step["step"], step["tokens_per_second"]) for step in steps]
+    throughput = curve("Throughput", speed, number=lambda value: f"{value:,.0f}", unit="tokens/s", smooth=False)
+    stages = [[title, duration(seconds)] for title, seconds in records.stages if seconds >= 0.05]
+    where = joined([element("h3", "Where the time went"), table(["Stage", "Time"], stages, "Time of each stage")]) if stages else Html()
+    notes = joined([element("h3", "To know"), warnings]) if warnings else Html()
+    return section("What was done", facts(listed), loss, throughput, where, notes)
+
+
+def data(records: Records) -> Html:
+    """Rows read, used and skipped, how long they are, and what was left out."""
+    report = records.data
+    if "read" not in report:
+        return Html()
+    parts = [(report["train"], "to train on"), (report["held_out"], "held out"), (report["skipped"], "skipped"), (report["blank"], "blank")]
+    length = report.get("length") or {}
+    ignored = [*(f"{name} ({share:.0%} of the text)" for name, share in report.get("ignored_text", {}).items())]
+    ignored += [name for name in report["ignored_columns"] if name not in report.get("ignored_text", {})]
+    listed = [
+        ("Source", report.get("pinned_source") or report["source"]),
+        ("Rows", f"{report['read']:,} read: {', '.join(f'{number:,} {what}' for number, what in parts if number)}"),
+        ("Read as", f"{str(report['format']).replace('_', ' ')}: {', '.join(report['columns'])}"),
+        ("Ignored columns", ", ".join(ignored)),
+        ("Duplicates", f"{report['duplicates']:,} within training, kept" if report.get("duplicates") else ""),
+        (
+            "Leaks",
+            f"{report['held_out_dropped']:,} held-out rows also occur in training: dropped" if report.get("held_out_dropped") else "",
+        ),
+        ("Tokens", f"{report['train_tokens']:,}, {report['supervised_share']:.1%} of them learned to write"),
+        ("Length", f"{length['p50']:,.0f} tokens in the middle row, {length['p90']:,.0f} in nine of ten" if length else ""),
+        ("Cut short", f"{report['truncated']:,} sequences ({report['truncated_share']:.1%})" if report.get("truncated") else ""),
+    ]
+    skipped = [f"{row['file']}, line {row['line']}: {row['reason']}" for row in report.get("skipped_rows", [])[:SKIPPED_SHOWN]]
+    left = report["skipped"] - len(skipped)
+    if skipped and left > 0:
+        skipped.append(f"and {left:,} more, in run/data_report.json")
+    rows = joined([element("h3", "Skipped rows"), element("ul", joined(element("li", row) for row in skipped))]) if skipped else Html()
+    notes = element("ul", joined(element("li", note) for note in report.get("notes", []))) if report.get("notes") else Html()
+    return section("The data", facts(listed), bars("Tokens in a sequence", report.get("histogram") or []), rows, notes)
+
+
+def environment(records: Records) -> Html:
+    """Machine, versions and fingerprints."""
+    found = records.environment
+    if "machine" not in found:
+        return Html()
+    machine, model = found["machine"], found.get("model") or {}
+    memory = f", {size(machine['gpu_memory_bytes'])}" if machine.get("gpu_memory_bytes") else ""
+    listed = [
+        ("System", str(found.get("system", ""))),
+        ("Processor", f"{machine.get('cpu', '')}{_if(', {} cores', machine.get('cores'))}"),
+        ("Memory", size(machine["memory_bytes"]) if machine.get("memory_bytes") else ""),
+        ("GPU", f"{machine['gpu']}{memory}" if machine.get("gpu") else "none"),
+        ("Computed in", f"{machine.get('dtype', '')}{_if(' ({})', machine.get('why_dtype'))}"),
+        ("Model", f"{model.get('name', '')}{_if(', revision {}', model.get('revision'))}"),
+        ("Note", str(model.get("note") or "")),
+        ("Data fingerprint", str(found.get("dataset_fingerprint", ""))),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in (found.get("versions") or {}).items())),
+    ]
+    return section("The environment", facts(listed))
+
+
+def repeat(records: Records) -> Html:
+    """The command that runs the same recipe again."""
+    again = free_name(records.output_dir)
+    command = f"finetune-cli run {_quoted(str(records.output_dir / 'run' / 'recipe.yaml'))} --output-dir {_quoted(str(again))}"
+    return section("Run it again", element("pre", command), note="On the same machine the same recipe gives the same scores.")
+
+
+def _if(words: str, value: Any) -> str:
+    """`words` with the value in them; nothing if it is not known."""
+    return words.format(value) if value else ""
+
+
+def _quoted(path: str) -> str:
+    return f'"{path}"' if " " in path else path
+
+
+def _times(epochs: float) -> str:
+    return "once" if epochs == 1 else f"{epochs:g} times"
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else str(value).lower()

@@ -1,0 +1,62 @@
+"""Sample answers on the page: what was asked, what should come, what each model said, one under the other on a narrow screen.
+
+answers(scores)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune.benchmark.names import NAMES, number
+from finetune.benchmark.report.html import Html, element, joined, section
+from finetune.benchmark.report.scores import SIDES
+
+SHOWN = 6
+LONGEST = 1500  # letters of one text
+MOST = 200  # rows on the page
+METRIC = "rougeL"
+
+
+def answers(scores: Mapping[str, Any]) -> Html:
+    """A few rows from the best to the worst, the others behind a line that opens; nothing if nothing was generated."""
+    rows: Sequence[Mapping[str, str]] = scores.get("generations") or []
+    if not any(side in row for row in rows[:1] for side in SIDES):
+        return Html()
+    per_row: Sequence[float] | None = (scores.get("per_row") or {}).get(METRIC)
+    order = list(range(len(rows)))
+    if per_row and len(per_row) == len(rows):
+        order.sort(key=lambda row: -per_row[row])
+    picked = [order[round(place * (len(order) - 1) / max(1, SHOWN - 1))] for place in range(min(SHOWN, len(order)))]
+    picked = picked if len(order) > SHOWN else order
+    others = [row for row in range(len(rows)) if row not in picked][: MOST - SHOWN]
+    note = f"From the best to the worst row by {NAMES[METRIC]}." if per_row else f"{len(picked)} of {len(rows):,} rows."
+    more = Html()
+    if others:
+        left = len(rows) - len(picked) - len(others)
+        rest = [element("p", f"{left:,} more are in run/benchmark.json.", class_="quiet")] if left else []
+        title = f"The other {len(others):,} answers" if not left else f"{len(others):,} more answers"
+        more = element("details", joined([element("summary", title), *(_answer(rows, row, per_row) for row in others), *rest]))
+    return section("Sample answers", *(_answer(rows, row, per_row) for row in picked), more, note=note)
+
+
+def _answer(rows: Sequence[Mapping[str, str]], row: int, per_row: Sequence[float] | None) -> Html:
+    texts = rows[row]
+    scored = f" · {NAMES[METRIC]} {number(METRIC, per_row[row])}" if per_row and row < len(per_row) else ""
+    sides = [
+        element("div", joined([element("h4", side.capitalize()), _words(texts[side])]), class_=side)
+        for side in ("reference", *SIDES)
+        if side in texts
+    ]
+    parts = [element("h3", f"Row {row + 1}{scored}"), element("p", clipped(texts.get("prompt", "")), class_="words prompt")]
+    return element("article", joined([*parts, element("div", joined(sides), class_="sides")]), class_="answer")
+
+
+def _words(text: str) -> Html:
+    return element("p", clipped(text), class_="words") if text.strip() else element("p", "(nothing)", class_="words quiet")
+
+
+def clipped(text: str) -> str:
+    """The beginning of a long text, with how much is left out."""
+    text = text.strip("\n")
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text) - LONGEST:,} letters more)"

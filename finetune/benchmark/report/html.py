@@ -1,0 +1,74 @@
+"""Small pieces of the page. Every piece takes plain text and escapes it; what is HTML already is of the type Html.
+
+facts([("Model", "SmolLM2"), ("Seed", "42")])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+
+class Html(str):
+    """Text that is markup already."""
+
+    __slots__ = ()
+
+
+def shown(content: str) -> Html:
+    """Markup as it is, anything else escaped; a letter that no page may hold becomes a question mark."""
+    if isinstance(content, Html):
+        return content
+    return Html(escape("".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in content)))
+
+
+def element(name: str, content: str = "", **attributes: str) -> Html:
+    """`class_` is class, `aria_label` is aria-label."""
+    written = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items())
+    return Html(f"<{name}{written}>{shown(content)}</{name}>")
+
+
+def joined(parts: Iterable[str]) -> Html:
+    return Html("".join(shown(part) for part in parts))
+
+
+def section(title: str, *content: str, note: str = "") -> Html:
+    """A headed part of the page; nothing if there is nothing to say."""
+    if not any(content):
+        return Html()
+    name = "".join(letter for letter in title.lower() if letter.isalnum() or letter == " ").replace(" ", "-")
+    parts = [element("h2", title, id=name), element("p", note, class_="quiet") if note else Html(), *content]
+    return element("section", joined(parts), aria_labelledby=name)
+
+
+def facts(rows: Sequence[tuple[str, str]]) -> Html:
+    """Names and what they are."""
+    return element("dl", joined(joined([element("dt", name), element("dd", fact)]) for name, fact in rows if fact)) if rows else Html()
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> Html:
+    """The first cell of a row names it."""
+    top = element("tr", joined(element("th", cell, scope="col") if cell else element("td") for cell in head))
+    body = joined(element("tr", joined([element("th", row[0], scope="row"), *(element("td", cell) for cell in row[1:])])) for row in rows)
+    return element("table", joined([element("caption", caption, class_="hidden"), element("thead", top), element("tbody", body)]))
+
+
+def size(number: float) -> str:
+    """Bytes, by powers of 1024."""
+    return f"{number / 2**30:.1f} GB" if number >= 2**30 else f"{number / 2**20:.0f} MB" if number >= 2**20 else f"{number / 2**10:.0f} kB"
+
+
+def count(number: float) -> str:
+    """134515008 -> 134.5M."""
+    for unit, letter in ((1e9, "B"), (1e6, "M")):
+        if number >= unit:
+            return f"{number / unit:.1f}{letter}"
+    return f"{number:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """0.4 s, 12 s, 2 min 27 s, 3 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"

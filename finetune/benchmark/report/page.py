@@ -1,0 +1,72 @@
+"""The whole report page, self-contained: no script, and nothing that a browser would have to ask anybody for.
+
+write_report(RunFolder.of("./finetuned_model"))
+"""
+
+from __future__ import annotations
+
+from finetune.benchmark.names import NAMES, number
+from finetune.benchmark.report.about import asked, data, done, environment, headline, repeat
+from finetune.benchmark.report.answers import answers
+from finetune.benchmark.report.html import Html, duration, element, joined, size
+from finetune.benchmark.report.ranks import final_ranks
+from finetune.benchmark.report.records import Records, read_records
+from finetune.benchmark.report.scores import costs, measured, verdict_class, verdicts
+from finetune.benchmark.report.style import STYLE
+from finetune.run_folder import RunFolder
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # a browser that obeys it can run and fetch nothing
+IN_SHORT = ("rougeL", "perplexity")
+
+
+def write_report(folder: RunFolder) -> None:
+    """Write run/report.html from the run's own files."""
+    folder.write_text(folder.run / "report.html", report_page(read_records(folder)))
+
+
+def report_page(records: Records) -> str:
+    """A complete HTML document."""
+    scores = records.scores
+    parts = [
+        _top(records),
+        measured(scores),
+        answers(scores),
+        costs(scores),
+        asked(records),
+        done(records),
+        final_ranks(scores.get("ranks") or {}),
+        data(records),
+        environment(records),
+        repeat(records),
+    ]
+    head = joined(
+        [
+            Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
+            Html(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><link rel="icon" href="data:,">'),
+            element("title", f"{records.title} - report"),
+            element("style", Html(STYLE)),
+        ]
+    )
+    body = element("main", Html("\n".join(filter(None, parts))))
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
+
+
+def _top(records: Records) -> Html:
+    """Name, verdict and the few numbers that most people want."""
+    scores, training = records.scores, records.training
+    tiles = []
+    for metric in IN_SHORT:
+        before, after = (scores[side].get(metric) for side in ("before", "after"))
+        if before is not None and after is not None:
+            verdict = ((scores.get("change") or {}).get(metric) or {}).get("verdict", "")
+            said = element("em", f" {verdict}", class_=verdict_class(verdict))
+            tiles.append(_tile(f"{number(metric, before)} → {number(metric, after)}", joined([NAMES[metric], said])))
+    if training:
+        tiles.append(_tile(duration(training["train_seconds"]), f"trained, {training['steps']:,} steps"))
+        tiles.append(_tile(size(training["peak_memory_bytes"]), "memory at most"))
+    parts = [element("h1", records.title), element("p", headline(records), class_="quiet"), verdicts(scores)]
+    return element("header", joined([*parts, element("ul", joined(tiles), class_="tiles") if tiles else Html()]))
+
+
+def _tile(value: str, name: str) -> Html:
+    return element("li", joined([element("b", value), element("span", name)]))

@@ -1,0 +1,92 @@
+"""What a run wrote down, as far as it is there: the report page is made from this and nothing else.
+
+records = read_records(RunFolder.of("./finetuned_model"))
+records.steps[-1]["loss"], records.recipe["training"]["epochs"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetune.events import CheckpointSaved, Notice, Resumed, StageFinished, StageStarted, TrainingFinished, TrainingStep, read_events
+from finetune.recipe import read_yaml
+from finetune.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Records:
+    """`scores` is benchmark.json, `data` data_report.json; what is unknown is empty."""
+
+    output_dir: Path
+    scores: Mapping[str, Any]
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        return self.output_dir.resolve().name
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """One record a step, in order; a step that was made again after an interruption counts as it was made last."""
+        last = {record["step"]: record for record in self._of(TrainingStep.name)}
+        return [last[step] for step in sorted(last)]
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The totals of the training."""
+        return next(iter(reversed(self._of(TrainingFinished.name))), {})
+
+    @property
+    def stages(self) -> list[tuple[str, float]]:
+        """(title, seconds) of every stage that was finished; those of one title are added up."""
+        titles: dict[str, str] = {}
+        seconds: dict[str, float] = {}
+        for record in self.events:
+            if record.get("event") == StageStarted.name:
+                titles[record["stage"]] = record["title"]
+            elif record.get("event") == StageFinished.name:
+                title = titles.get(record["stage"], record["stage"])
+                seconds[title] = seconds.get(title, 0.0) + record["seconds"]
+        return list(seconds.items())
+
+    @property
+    def warnings(self) -> list[str]:
+        return list(dict.fromkeys(record["text"] for record in self._of(Notice.name) if record.get("level") == "warning"))
+
+    @property
+    def resumed_after(self) -> list[int]:
+        return [record["step"] for record in self._of(Resumed.name)]
+
+    @property
+    def checkpoints(self) -> int:
+        return len(self._of(CheckpointSaved.name))
+
+    @property
+    def began(self) -> float | None:
+        """Seconds since 1970."""
+        return next((float(record["time"]) for record in self.events if "time" in record), None)
+
+    def _of(self, name: str) -> list[dict[str, Any]]:
+        return [record for record in self.events if record.get("event") == name]
+
+
+def read_records(folder: RunFolder) -> Records:
+    """Raises BadInput if benchmark.json or another file that is there cannot be read."""
+
+    def known(path: Path) -> Mapping[str, Any]:
+        return folder.read_json(path) if path.is_file() else {}
+
+    return Records(
+        output_dir=folder.output_dir,
+        scores=folder.read_json(folder.benchmark),
+        recipe=read_yaml(folder.recipe) if folder.recipe.is_file() else {},
+        environment=known(folder.environment),
+        data=known(folder.data_report),
+        events=read_events(folder.events),
+    )
