@@ -105,8 +105,9 @@ def as_lora(model: Any) -> tuple[Any, dict[str, int]]:
         task_type="CAUSAL_LM",
     )
     plain = get_peft_model(model.unload(), lora)
+    inner = plain.get_base_model()
     for name in adapted:
-        layer = plain.base_model.model.get_submodule(name)
+        layer: Any = inner.get_submodule(name)
         layer.lora_A[ADAPTER].weight.copy_(parts[name][0])
         layer.lora_B[ADAPTER].weight.copy_(parts[name][1])
     return plain.train(model.training), ranks

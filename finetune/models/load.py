@@ -72,6 +72,7 @@ def load_model(
             raise ModelError(f"{located.name} lacks {len(missing)} of its weights, such as {missing[0]}.", hint=AGAIN)
         if load_in:
             keep_unpacked(model)
+            _leave_the_file(model)
             return model.eval()
         return model.to(machine.device).eval()
 
@@ -84,7 +85,14 @@ def keep_unpacked(model: torch.nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+def _leave_the_file(model: torch.nn.Module) -> None:
+    """Copy what was not quantised: as views of the mapped file, a few embeddings keep all of its pages in memory."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.clone()
 
 
 @torch.no_grad()
@@ -95,7 +103,8 @@ def round_to_4bit(model: torch.nn.Module, quantised: torch.nn.Module) -> None:
 
     for name, module in quantised.named_modules():
         if isinstance(module, Linear4bit):
-            values = dequantize_4bit(module.weight.data, module.weight.quant_state)
+            held: Any = module.weight
+            values = dequantize_4bit(held.data, held.quant_state)
             weight: Any = model.get_submodule(name).weight
             weight.copy_(values.t() if isinstance(model.get_submodule(name), Conv1D) else values)
 

@@ -76,8 +76,8 @@ def estimate(
     if machine.device == "cpu":  # which works through a batch in pieces
         batch_tokens = min(batch_tokens, max(CPU_TOKENS, int(report.length.get("max", 0))))
     base = parameters if full else parameters - trainable
-    shape = {"linear": linear, "layers": layers, "hidden": facts.hidden}
-    situation = {
+    shape: dict[str, Any] = {"linear": linear, "layers": layers, "hidden": facts.hidden}
+    situation: dict[str, Any] = {
         "tokens": batch_tokens,
         "narrow": narrow,
         "on_cpu": machine.device == "cpu",
@@ -148,7 +148,7 @@ def _seconds(
     training = report.train_tokens * per_token * max(parameters - embeddings, 0) + report.supervised_tokens * 4 * embeddings
     asking = 2 * teacher.parameters * report.train_tokens if teacher else 0
     rate = machine.gflops[machine.dtype] * 1e9 * EFFICIENCY[machine.device]
-    training *= slowdown if machine.device == "cpu" else 1
     rows = min(recipe.benchmark.rows, report.held_out) * (3 if teacher else 2)
     answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if machine.device == "cpu" else 20)
-    return (recipe.training.epochs * training + asking) / rate + answers + 10
+    steps = recipe.training.epochs * training * (slowdown if machine.device == "cpu" else 1)
+    return (steps + asking) / rate + answers + 10
