@@ -57,6 +57,9 @@ class Terminal:
         times = psutil.Process(self._process.pid).cpu_times()
         return float(times.user + times.system)
 
+    def signal(self, number: int) -> None:
+        os.kill(self._process.pid, number)
+
     def press(self, *keys: str) -> None:
         for key in keys:
             self._process.send(key)
