@@ -51,15 +51,15 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
 
     row_hashes, prompt_hashes = _hashes(rows)
     new_rows, new_prompts = _hashes(evaluation) if evaluation else (row_hashes, prompt_hashes)
-    seen = row_hashes[train]
-    known = np.isin(new_rows[held_out], seen) | np.isin(new_prompts[held_out], prompt_hashes[train])
+    seen, asked = np.sort(row_hashes[train]), np.sort(prompt_hashes[train])
+    known = _among(new_rows[held_out], seen) | _among(new_prompts[held_out], asked)
     fresh = ~known
     if not fresh.any():
         raise EmptyDataset(
             f"Every row held out from {rows.facts.origin} also occurs among those to train on.",
             hint="Remove duplicate rows, or hold out more: --set dataset.held_out=0.2",
         )
-    duplicates = len(seen) - len(np.unique(seen))
+    duplicates = int(np.count_nonzero(seen[1:] == seen[:-1]))
     return Division(train, held_out[fresh], held_out_rows, duplicates, int((~fresh).sum()))
 
 
@@ -80,6 +80,17 @@ def chosen_records(rows: Rows, chosen: np.ndarray) -> Iterator[list[dict[str, An
 
 
 def _hashes(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-    parts = [(part.column("row_hash").to_numpy(), part.column("prompt_hash").to_numpy()) for part in rows.batches()]
-    whole, prompts = (np.concatenate(column) for column in zip(*parts, strict=True))
+    """Of whole rows and of prompts; copied out, because a view would keep the text beside it in memory."""
+    whole, prompts = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
+    first = 0
+    for part in rows.batches():
+        last = first + part.num_rows
+        whole[first:last], prompts[first:last] = part.column("row_hash"), part.column("prompt_hash")
+        first = last
     return whole, prompts
+
+
+def _among(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """Which values occur in an ascending array that is not empty."""
+    places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    return np.asarray(ordered[places] == values)
