@@ -17,7 +17,10 @@ from peft.tuners.adalora import AdaLoraLayer
 from torch import Tensor
 from transformers import TrainerCallback
 
+from finetune.methods.lora_kernel import give_back
+
 ADAPTER = "default"
+AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of peft's RankAllocator
 
 
 def svd_layers(model: Any) -> dict[str, Any]:
@@ -58,6 +61,15 @@ class MoveRanks(TrainerCallback):
         if step == last:
             self.settled = self._kept()
             allocator.reset_ipt()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the allocator remembers of earlier steps: importance, and the averages of it and of its spread."""
+        return {name: dict(getattr(self.tuner.rankallocator, name)) for name in AVERAGES}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        device = next(self.tuner.model.parameters()).device
+        for name in AVERAGES:
+            setattr(self.tuner.rankallocator, name, {key: tensor.to(device) for key, tensor in state[name].items()})
 
     def _kept(self) -> dict[str, Tensor]:
         return {name: layer.lora_E[ADAPTER].detach() != 0 for name, layer in svd_layers(self.tuner.model).items()}
@@ -104,10 +116,11 @@ def as_lora(model: Any) -> tuple[Any, dict[str, int]]:
         target_modules=list(adapted),
         task_type="CAUSAL_LM",
     )
+    give_back(model)
     plain = get_peft_model(model.unload(), lora)
     inner = plain.get_base_model()
     for name in adapted:
-        layer: Any = inner.get_submodule(name)
-        layer.lora_A[ADAPTER].weight.copy_(parts[name][0])
-        layer.lora_B[ADAPTER].weight.copy_(parts[name][1])
+        made: Any = inner.get_submodule(name)
+        made.lora_A[ADAPTER].weight.copy_(parts[name][0])
+        made.lora_B[ADAPTER].weight.copy_(parts[name][1])
     return plain.train(model.training), ranks

@@ -38,6 +38,13 @@ def speed_up(model: nn.Module) -> int:
     return len(fused)
 
 
+def give_back(model: nn.Module) -> None:
+    """Undo `speed_up`: a block that holds on to a layer would go on with it after the adapter is taken off."""
+    for module in model.modules():
+        if isinstance(module.__dict__.get("forward"), _FusedForward | _GatedForward):
+            del module.forward
+
+
 def _is_plain(module: Any) -> bool:
     """One adapter without variants (DoRA and others) on a linear layer whose weights are floating-point numbers or in 4 bits."""
     from transformers.pytorch_utils import Conv1D

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import RecipeError
-from finetune.events import RanksSettled
+from finetune.events import RanksSettled, Recorder
 from finetune.methods.adalora import FEWEST_STEPS, AdaLoRA, phases
 from finetune.methods.adalora_ranks import MoveRanks, as_lora, orthogonality, svd_layers
 from finetune.methods.base import MethodContext
@@ -234,6 +234,22 @@ def test_the_result_is_plain_lora_with_the_same_answers(name: str, tmp_path: Pat
     with torch.no_grad():
         again = AutoModelForCausalLM.from_pretrained(tmp_path / "result", dtype=torch.float32).eval()
         torch.testing.assert_close(again(torch.tensor([ROWS[0]["input_ids"]])).logits, before, rtol=0, atol=1e-3)
+
+
+def test_the_result_no_longer_hangs_on_the_layers_it_was_made_from() -> None:
+    model = adapted().eval()
+    layers = list(svd_layers(model).values())
+    ids = torch.tensor([ROWS[0]["input_ids"]])
+    with torch.no_grad():
+        plain = AdaLoRA.finish(model, spec(), Recorder())
+        before = plain(ids).logits
+        for layer in layers:
+            layer.lora_B["default"].zero_()
+        assert torch.equal(plain(ids).logits, before)
+        for name, parameter in plain.named_parameters():
+            if "down_proj.lora_B" in name:
+                parameter.zero_()
+        assert not torch.equal(plain(ids).logits, before)
 
 
 def test_a_run_stopped_before_it_learnt_anything_can_be_saved(tmp_path: Path) -> None:
