@@ -4,7 +4,17 @@
     python benchmarks/data.py 1000 100000 1000000
 
 Every measurement runs in a process of its own from an empty cache. Printed: seconds a thousand rows (reading, rendering, tokens,
-labels, and here also the held-out split, duplicates and the report), and how much memory the process grew while it worked.
+labels, and here also the held-out split, duplicates and the report), and by how much the resident memory of the process grew.
+
+Two cores of an AMD EPYC, Python 3.11, the tokenizer of SmolLM2-135M-Instruct, rows of 140 tokens:
+
+         rows  contender      s / 1,000 rows  memory grew by
+        1,000  this project            0.123          24 MiB
+        1,000  datasets.map            0.234          48 MiB
+      100,000  this project            0.100          76 MiB
+      100,000  datasets.map            0.206         141 MiB
+    1,000,000  this project            0.103         103 MiB
+    1,000,000  datasets.map            0.204         546 MiB
 """
 
 from __future__ import annotations

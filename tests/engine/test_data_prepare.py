@@ -16,6 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune.data.prepare import PreparedData, prepare_data
+from finetune.data.sources import read_rows
+from finetune.data.split import _hashes
 from finetune.errors import BadRow, DatasetNotFound, EmptyDataset
 from finetune.events import Progress, Recorder
 from finetune.recipe import DatasetSpec
@@ -98,6 +100,15 @@ def test_duplicates_are_counted_and_stay(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, write(tmp_path / "a.jsonl", pairs(10) * 3 + pairs(70)[10:]), held_out=0.05)
     assert len(prepared.train) == prepared.report.train == 90 - round(90 * 0.05)
     assert prepared.report.duplicates == prepared.report.train - len(set(questions(prepared, "train")))
+
+
+def test_splitting_keeps_no_text_in_memory(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", [{"question": f"{number}", "answer": "x" * 1000} for number in range(5000)])
+    rows = read_rows(DatasetSpec(source=str(file)), RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
+    before = pa.total_allocated_bytes()
+    hashes = _hashes(rows)
+    assert [len(column) for column in hashes] == [5000, 5000]
+    assert pa.total_allocated_bytes() - before < 1_000_000
 
 
 def test_data_that_is_one_row_over_and_over_is_refused(tmp_path: Path) -> None:
