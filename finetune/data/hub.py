@@ -35,7 +35,7 @@ def open_hub(spec: DatasetSpec, runtime: RuntimeOptions) -> Origin:
     name, revision = parts["name"], parts["revision"]
     online = hub_reachable()
     commit = _commit(name, revision) if online else revision
-    data = _streamed(spec, name, commit) if online and spec.samples is not None else None
+    data: Any = _streamed(spec, name, commit) if online and spec.samples is not None else None
     streamed = data is not None
     data = data if streamed else _load(spec, name, commit, split=spec.split, streamed=False, online=online)
     pinned = f"{name}@{commit}" if commit else None
@@ -98,7 +98,7 @@ def _streamed(spec: DatasetSpec, name: str, commit: str | None) -> Any:
         number, percent = asked[edge], asked[f"{edge}_percent"]
         if percent and rows is None:
             return None
-        edges.append(None if not number else round(int(number) / 100 * rows) if percent else int(number))
+        edges.append(None if not number else round(int(number) / 100 * (rows or 0)) if percent else int(number))
     begin, end = edges
     data = data.skip(begin) if begin else data
     return data.take(max(0, end - (begin or 0))) if end is not None else data
