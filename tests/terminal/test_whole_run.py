@@ -210,6 +210,7 @@ def test_a_model_that_is_missing_is_said_at_the_review_and_can_be_changed(workpl
         answer(terminal, "Model", UP)
         answer(terminal, "Name or folder", "./empty_model")
         answer(terminal, "Dataset", DOWN)
+        answer(terminal, "Read like this?")
         for question in (
             "Rows to use",
             "Method",
