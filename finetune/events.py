@@ -204,14 +204,24 @@ class JsonLines:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The records of an events file; a line that a killed run left half written is passed over."""
-    records = []
+    """The records of an events file; a line that a killed run left half written is passed over, and so is what was made again later."""
+    records: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if record.get("event") == Resumed.name:
+            records = [earlier for earlier in records if not _made_again(earlier, record["step"])]
+        records.append(record)
     return records
+
+
+def _made_again(record: dict[str, Any], step: int) -> bool:
+    """Whether a run that goes on after `step` reports this again."""
+    if record.get("event") in (TrainingStep.name, CheckpointSaved.name):
+        return bool(record["step"] > step)
+    return record.get("event") == TrainingFinished.name
 
 
 class Fanout:

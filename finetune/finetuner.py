@@ -18,7 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 from finetune import registry
 from finetune.errors import HardwareError, Interrupted, RecipeError
-from finetune.events import BenchmarkFinished, DataPrepared, Fanout, JsonLines, Notice, Recorder, Reporter, StageFinished, StageStarted
+from finetune.events import (
+    BenchmarkFinished,
+    DataPrepared,
+    Fanout,
+    JsonLines,
+    Notice,
+    Recorder,
+    Reporter,
+    Resumed,
+    StageFinished,
+    StageStarted,
+)
 from finetune.recipe import Recipe, StudentSpec
 from finetune.run_folder import BENCHMARK, FINISHED, TRAINING, UPLOAD, RunFolder
 from finetune.runtime import RuntimeOptions
@@ -299,8 +310,11 @@ class LLMFineTuner:
         start = None
         if self.left is not None:
             from finetune.continuation import take_up
+            from finetune.training.steps import steps_of
 
             start = take_up(self)
+            if start is None and self.left.stage == TRAINING:
+                self.reporter.report(Resumed(0, steps_of(self.recipe.training, len(self.data.train))))
         else:
             self.folder = RunFolder.create(self.recipe.output_dir)
             self.reporter.reporters.append(JsonLines(self.folder.events))

@@ -16,6 +16,7 @@ from finetune.data.report import DataReport
 from finetune.models.facts import ModelFacts
 from finetune.models.machine import Machine
 from finetune.recipe import Recipe
+from finetune.training.checkpoints import KEPT
 from finetune.training.costs import adapter_parameters, memory_parts
 from finetune.training.steps import CPU_TOKENS, steps_of
 
@@ -97,7 +98,9 @@ def estimate(
         needed = memory_parts(cost, parameters=base + (0 if cost.rank is None else learns), trainable=learns, **shape, **situation)
         methods[name] = total if other is method else sum(needed.values()) + memory.get("teacher", 0)
     free = machine.gpu_memory_bytes if machine.device == "cuda" else machine.free_memory_bytes
-    disk = (parameters if full else trainable) * (narrow if full else 4) + cache + 20 * 2**20
+    result = (parameters if full else trainable) * (narrow if full else 4) + 20 * 2**20
+    checkpoint = (parameters * 4 if recipe.approach == "distillation" and full else trainable * 4) + trainable * footprint.state
+    disk = result + cache + (KEPT + 1) * checkpoint  # the next one is written before the oldest goes
     problems = []
     if total > free:
         half = max(1, spec.batch_size // 2)
@@ -107,7 +110,9 @@ def estimate(
             f"{'' if machine.device == 'cpu' else smaller}--set training.activation_checkpointing=true, or a smaller model."
         )
     if disk > free_disk:
-        problems.append(f"The result takes {disk / 2**30:.1f} GB and {free_disk / 2**30:.1f} GB of disk are free in {recipe.output_dir}.")
+        problems.append(
+            f"Checkpoints and result take {disk / 2**30:.1f} GB and {free_disk / 2**30:.1f} GB of disk are free in {recipe.output_dir}."
+        )
     return Plan(
         model=str(recipe.model),
         rows=report.train,

@@ -216,18 +216,18 @@ def test_a_run_interrupted_while_it_measured_goes_on_measuring(shop: Workshop, w
     assert result.training == {**result.training, "steps": STEPS, "real_tokens": whole.training["real_tokens"]}
 
 
-def test_a_finished_run_says_that_it_is_finished(shop: Workshop, whole: RunResult, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_says_that_it_is_finished(shop: Workshop, whole: RunResult, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(CannotResume, match="is finished: there is nothing left to resume"):
         LLMFineTuner.unfinished(whole.output_dir, runtime=shop.runtime)
     assert main(["resume", str(whole.output_dir), "--json"]) == 0
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     assert "is finished" in err.replace("\n", " ")
     assert json.loads(out)["training"]["steps"] == STEPS
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["resume", str(tmp_path)]) == 2
-    assert "is not the folder of a run" in capsys.readouterr().err
+    assert "is not the folder of a run" in capfd.readouterr().err
 
 
 def test_saving_every_so_many_steps_and_at_the_end(shop: Workshop) -> None:
@@ -262,3 +262,18 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_state(shop: Workshop, whol
     result, _ = resumed(folder, shop)
     assert weights(result) == weights(whole)
     assert result.training["real_tokens"] == whole.training["real_tokens"]
+
+
+@pytest.mark.parametrize("step", [2, 6, 10, 14])
+def test_adalora_goes_on_with_the_importance_it_had_measured(step: int, shop: Workshop) -> None:
+    training = {**TRAINING, "epochs": 4}
+    method = {"kind": "adalora", "r": 2}
+    undisturbed = shop.tuner(shop.layer(training=training, method=method))
+    undisturbed.train()
+    tuner = shop.tuner(shop.layer(training=training, method=method))
+    tuner.reporter.reporters.append(StopAt(step))
+    with pytest.raises(Interrupted):
+        tuner.train()
+    LLMFineTuner.unfinished(tuner.folder.output_dir, runtime=shop.runtime).train()
+    ours, theirs = ((run.folder.output_dir / "adapter_model.safetensors").read_bytes() for run in (tuner, undisturbed))
+    assert ours == theirs

@@ -147,7 +147,7 @@ def test_a_step_that_does_not_fit_goes_on_in_smaller_parts_to_the_same_result(
     recipe = Recipe.from_layers(RECIPE, {"training": {"gradient_accumulation": accumulation}})
     enough = train(roomy, tokenizer(), rows(), recipe, machine, Recorder(), folder=tmp_path / "roomy")
     small = train(tight, tokenizer(), rows(), recipe, machine, recorder, folder=tmp_path / "tight", make_trainer=SmallMemory)
-    assert difference(roomy, adapted(freeze=freeze)) > 0.01
+    assert difference(roomy, adapted(freeze=freeze)) > 0.005
     assert difference(roomy, tight) < 1e-9
     assert small.finished.steps == enough.finished.steps
     assert (small.finished.real_tokens, small.finished.first_loss) == (enough.finished.real_tokens, enough.finished.first_loss)
