@@ -119,7 +119,7 @@ class AdaLoRA(Method):
 
     @staticmethod
     def footprint(spec: Spec) -> Footprint:
-        return Footprint(rank=first_rank(spec), activations=28, state=20, slowdown=1.2)
+        return Footprint(rank=first_rank(spec), activations=28, state=20)
 
 
 def first_rank(spec: AdaLoRA.Spec) -> int:

@@ -59,7 +59,7 @@ class LoRA(Method):
 
     @staticmethod
     def footprint(spec: Spec) -> Footprint:
-        return Footprint(rank=spec.r, activations=100, slowdown=2.7) if spec.dora else Footprint(rank=spec.r)
+        return Footprint(rank=spec.r, activations=100, slowdown=2.4) if spec.dora else Footprint(rank=spec.r)
 
 
 def attach_lora(model: PreTrainedModel, spec: Any, context: MethodContext) -> Any:

@@ -52,7 +52,7 @@ class QLoRA(Method):
 
     @staticmethod
     def footprint(spec: Spec) -> Footprint:
-        return Footprint(rank=spec.r, bits=NF4_BITS, activations=100 if spec.dora else 28, slowdown=3.0 if spec.dora else 1.2)
+        return Footprint(rank=spec.r, bits=NF4_BITS, activations=100 if spec.dora else 28, slowdown=2.6 if spec.dora else 1.1)
 
 
 def bitsandbytes_is_here() -> bool:
