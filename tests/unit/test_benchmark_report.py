@@ -1,103 +1,176 @@
-"""The report page is complete in itself, well formed, and shows text as text."""
+"""The report page tells everything the run wrote down, is complete in itself and well formed, and shows text as text."""
 
 import json
 import re
 from html.parser import HTMLParser
 
-from finetune.benchmark.report import curve, ranks_in_words, report_page, write_report
+import pytest
+from written_run import RANKS, STEPS, written_run
+
+from finetune.benchmark.report import ranks_in_words, write_report
+from finetune.benchmark.report.charts import bars, curve, scale_of, thinned, ticks
+from finetune.benchmark.report.html import duration
+from finetune.benchmark.report.records import read_records
 from finetune.run_folder import RunFolder
 
-SCORES = {
-    "rows": 40,
-    "before": {"rougeL": 0.165, "perplexity": 30.0},
-    "after": {"rougeL": 0.37, "perplexity": 12.5},
-    "teacher": {"rougeL": 0.4, "perplexity": 10.0},
-    "retention": {"rougeL": {"value": 0.93, "low": 0.85, "high": 1.02}},
-    "intervals": {side: {"rougeL": [0.1, 0.2], "perplexity": [10, 40]} for side in ("before", "after", "teacher")},
-    "change": {"rougeL": {"difference": 0.205, "low": 0.1, "high": 0.3, "verdict": "better"}},
-    "speed": {"after": {"tokens_per_second": 123.4, "peak_memory_bytes": 2_000_000_000}},
-    "size": {
-        "teacher": {"parameters": 134_515_008, "bytes_on_disk": None},
-        "after": {"parameters": 90_000_000, "bytes_on_disk": 360_000_000},
-    },
-    "generations": [{"prompt": "<script>alert(1)</script>", "reference": "a & b", "teacher": "t", "before": "b", "after": "a"}],
-}
-VOID = {"meta", "line", "polyline"}
+VOID = {"meta", "link"}
 
 
-class Balance(HTMLParser):
-    def __init__(self):
+class Page(HTMLParser):
+    """Checks that tags are balanced; keeps them, and the text a person sees."""
+
+    def __init__(self, source):
         super().__init__()
-        self.open, self.seen = [], set()
+        self.open, self.tags, self.attributes, self.pieces = [], [], [], []
+        self.feed(source)
+        assert self.open == []
 
     def handle_starttag(self, tag, attributes):
-        self.seen.add(tag)
+        self.tags.append(tag)
+        self.attributes += attributes
         if tag not in VOID:
             self.open.append(tag)
 
     def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.pieces.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.pieces).split())
 
 
-def test_every_number_is_there_with_its_interval_and_every_tag_is_closed():
-    page = report_page("my model", SCORES, [(1, 3.5), (2, 2.5), (3, 1.25)])
-    parser = Balance()
-    parser.feed(page)
-    assert parser.open == []
-    for shown in (
-        "0.37 <small>[0.1, 0.2]",
-        "+0.205 better",
-        "93% <small>[85%, 102%]",
-        "134,515,008",
-        "360,000,000",
-        "123",
-        "2,000,000,000",
+def page_of(folder):
+    write_report(folder)
+    return Page((folder.run / "report.html").read_text(encoding="utf-8"))
+
+
+def test_it_says_what_was_asked_and_done_on_what_and_how_to_repeat_it(tmp_path):
+    text = page_of(written_run(tmp_path / "my model", ranks=RANKS)).text
+    for said in (
+        "LoRA fine-tuning of HuggingFaceTB/SmolLM2-135M-Instruct on shop/questions.jsonl · 21 September 2026",
+        "Better: ROUGE-L.",
+        "No evidence of a change: Perplexity.",
+        "LoRA: r 16, alpha 32",
+        "60 in 2 min 27 s, 2.5 s each",
+        "53,837 read, 4,659 of them learned to write",
+        "366 tokens/s",
+        "2.5 GB at most",
+        "and continued after step 30",
+        "Step 12 did not fit <into> memory.",
+        "250 read: 221 to train on, 24 held out, 3 skipped, 2 blank",
+        "agent (4% of the text), ticket",
+        "questions.jsonl, line 80: it has no completion",
+        "a CPU, 2 cores",
+        "revision abc123",
+        "torch 2.13.0",
     ):
-        assert shown in page, shown
+        assert said in text, said
+    assert f'finetune-cli run "{tmp_path / "my model" / "run" / "recipe.yaml"}" --output-dir "{tmp_path / "my model-2"}"' in text
 
 
-def test_text_of_models_and_data_is_shown_and_never_run():
-    parser = Balance()
-    parser.feed(report_page("<b>", SCORES, []))
-    assert "script" not in parser.seen
-    assert "b" not in parser.seen
+def test_every_score_has_its_interval_and_a_teacher_stands_beside_its_student(tmp_path):
+    text = page_of(written_run(tmp_path / "model", teacher=True)).text
+    assert "Perplexity -53.8 no evidence Teacher 10.2 [8.16, 12.2] Before 66.1 [52.9, 79.3] After 12.3 [9.84, 14.8]" in text
+    assert "Weights on disk 360 MB 360 MB 1.00" in text
+    assert "ROUGE-L kept 93% [85%, 102%]" in text
+    assert "forward kl at temperature 2, 50% of the loss is the text" in text
+    assert "beside its teacher" not in page_of(written_run(tmp_path / "other")).text
 
 
-def test_the_page_asks_nobody_for_anything():
-    page = report_page("my model", SCORES, [(1, 3.5), (2, 2.5)])
-    assert not re.search(r"https?:|src=|@import|url\(", page)
+def test_answers_go_from_the_best_row_to_the_worst_and_none_is_lost(tmp_path):
+    folder = written_run(tmp_path / "model")
+    page = page_of(folder)
+    scored = list(map(float, re.findall(r"Row \d+ · ROUGE-L (\d\.\d+)", page.text)))
+    assert len(scored) == 24
+    assert scored[:6] == sorted(scored[:6], reverse=True)
+    assert (scored[0], scored[5]) == (max(scored), min(scored))
+    assert "(nothing)" in page.text
+    assert "The other 18 answers" in page.text
 
 
-def test_the_curve_stays_inside_its_picture():
-    drawn = curve([(1, 3.5), (5, 2.0), (9, 9.0)])
-    points = [tuple(map(float, point.split(","))) for point in re.search(r'points="([^"]+)"', drawn).group(1).split()]
-    assert points[0][0] < points[1][0] < points[2][0]
-    assert points[2][1] < points[0][1] < points[1][1]  # up on the page is a higher loss
-    assert all(0 <= x <= 720 and 0 <= y <= 240 for x, y in points)
-    assert "nan" not in curve([(1, 2.0), (2, 2.0)])
+def test_text_of_models_and_data_is_shown_and_never_run(tmp_path):
+    page = page_of(written_run(tmp_path / "<b>model"))
+    assert "<script>alert(1)</script>" in page.text
+    assert "script" not in page.tags
+    assert "<b>model" in page.text
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
 
 
-def test_it_is_written_from_the_files_of_a_run(tmp_path):
+def test_the_page_asks_nobody_for_anything(tmp_path):
+    folder = written_run(tmp_path / "model")
+    page = page_of(folder)
+    assert "default-src 'none'" in dict(page.attributes)["content"]
+    assert not re.search(r"https?:|src=|@import|url\(", (folder.run / "report.html").read_text())
+    assert [value for name, value in page.attributes if name in ("href", "src")] == ["data:,"]
+
+
+def test_a_run_that_wrote_down_little_has_a_page_all_the_same(tmp_path):
     folder = RunFolder(tmp_path / "model")
     folder.run.mkdir(parents=True)
-    folder.write_json(folder.benchmark, {**SCORES, "teacher": None, "retention": None, "generations": []})
-    folder.events.write_text(
-        "\n".join(json.dumps({"event": "step", "step": step, "loss": 4.0 / step}) for step in (1, 2, 3)) + '\n{"event": "st'
-    )
-    write_report(folder)
-    page = (folder.run / "report.html").read_text(encoding="utf-8")
-    assert "<h1>model</h1>" in page
-    assert "loss from 4.000 to 1.333 over 3 steps" in page
-    assert "Answers" not in page
+    scores = {"rows": 3, "before": {"perplexity": 3.0}, "after": {"perplexity": 2.0}, "teacher": None, "generations": []}
+    folder.write_json(folder.benchmark, scores)
+    folder.events.write_text(json.dumps({"event": "step", "step": 1, "loss": 4.0, "tokens_per_second": 1.0}) + '\n{"event": "st')
+    text = page_of(folder).text
+    assert "On 3 rows it never trained on" in text
+    for absent in ("Sample answers", "Training loss", "What was asked", "The data", "Final ranks"):
+        assert absent not in text
 
 
-RANKS = {f"model.layers.{layer}.{kind}": rank + layer for layer in (0, 1) for kind, rank in (("q_proj", 1), ("v_proj", 9))}
+def test_steps_made_again_after_an_interruption_count_once(tmp_path):
+    steps = read_records(written_run(tmp_path / "model")).steps
+    assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
+    assert max(step["loss"] for step in steps) < 10
 
 
-def test_ranks_that_moved_are_shown_layer_by_layer_and_summed_up() -> None:
-    assert ranks_in_words(RANKS) == "1 to 10 a layer, 5.5 on average; most in v_proj (9.5), least in q_proj (1.5)"
-    page = report_page("a run", {**SCORES, "ranks": RANKS}, [])
-    assert "1 to 10 a layer" in page
-    assert "<td>q_proj</td><td>1 2</td>" in page
-    assert "Final ranks" not in report_page("a run", SCORES, [])
+def test_the_curve_stays_inside_its_picture_and_goes_up_with_the_loss():
+    drawn = curve("Loss", [(1, 3.5), (5, 2.0), (9, 9.0)], number=str, smooth=False)
+    points = [tuple(map(float, point.split(","))) for point in re.search(r'points="([^"]+)"', drawn).group(1).split()]
+    assert [x for x, _ in points] == [0, 50, 100]
+    assert points[2][1] < points[0][1] < points[1][1]
+    assert all(0 <= y <= 100 for _, y in points)
+    assert "Loss from 3.5 to 9.0 over steps 1 to 9" in drawn
+    assert "nan" not in curve("Loss", [(1, 2.0), (2, 2.0), (3, float("nan"))], number=str)
+    assert curve("Loss", [(1, 2.0)], number=str) == ""
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (2.1, 3.9), (250, 410), (1e-6, 3e-6), (5, 5), (-3, 2)])
+def test_ticks_are_few_and_reach_from_end_to_end(low, high):
+    marks = ticks(low, high)
+    assert 2 <= len(marks) <= 6
+    assert marks[0] <= low
+    assert marks[-1] >= high
+
+
+def test_long_curves_are_thinned_to_what_can_be_seen():
+    kept = thinned([(step, 1.0) for step in range(100_000)])
+    assert len(kept) <= 400
+    assert kept[-1] == (99_999, 1.0)
+
+
+def test_scores_that_lie_far_apart_are_both_to_be_seen():
+    place = scale_of([12.0, 50_000.0])
+    assert 0.02 < place(12.0) < place(50_000.0) <= 1
+    near = scale_of([0.2, 0.4])
+    assert near(0.2) == near(0.4) / 2
+
+
+def test_bars_are_as_high_as_their_rows_are_many():
+    drawn = bars("Tokens", [{"tokens": 8, "rows": 5}, {"tokens": 16, "rows": 10}, {"tokens": 24, "rows": 0}])
+    assert re.findall(r"height:([\d.]+)%", drawn) == ["50.0", "100.0", "0.0"]
+    assert "5 with up to 8; 10 with up to 16" in drawn
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.44, "0.4 s"), (12, "12 s"), (147, "2 min 27 s"), (11_100, "3 h 5 min")])
+def test_times_are_said_as_people_say_them(seconds, said):
+    assert duration(seconds) == said
+
+
+def test_ranks_that_moved_are_shown_layer_by_layer_and_summed_up(tmp_path):
+    ranks = {f"model.layers.{layer}.{kind}": rank + layer for layer in (0, 1) for kind, rank in (("q_proj", 1), ("v_proj", 9))}
+    assert ranks_in_words(ranks) == "1 to 10 a layer, 5.5 on average; most in v_proj (9.5), least in q_proj (1.5)"
+    text = page_of(written_run(tmp_path / "model", ranks=ranks)).text
+    assert "least in q_proj (1.5). Rank of every adapted matrix by block block q v 0 1 9 1 2 10" in text

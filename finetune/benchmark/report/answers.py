@@ -5,6 +5,7 @@ answers(scores)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,9 +14,10 @@ from finetune.benchmark.report.html import Html, element, joined, section
 from finetune.benchmark.report.scores import SIDES
 
 SHOWN = 6
-LONGEST = 1500  # letters of one text
+LONGEST, LONGEST_PROMPT = 1500, 700  # letters
 MOST = 200  # rows on the page
 METRIC = "rougeL"
+INDENTED = re.compile(r"\n[ \t]+\S")
 
 
 def answers(scores: Mapping[str, Any]) -> Html:
@@ -48,15 +50,18 @@ def _answer(rows: Sequence[Mapping[str, str]], row: int, per_row: Sequence[float
         for side in ("reference", *SIDES)
         if side in texts
     ]
-    parts = [element("h3", f"Row {row + 1}{scored}"), element("p", clipped(texts.get("prompt", "")), class_="words prompt")]
+    parts = [element("h3", f"Row {row + 1}{scored}"), _words(texts.get("prompt", ""), "prompt ", LONGEST_PROMPT)]
     return element("article", joined([*parts, element("div", joined(sides), class_="sides")]), class_="answer")
 
 
-def _words(text: str) -> Html:
-    return element("p", clipped(text), class_="words") if text.strip() else element("p", "(nothing)", class_="words quiet")
+def _words(text: str, kind: str = "", longest: int = LONGEST) -> Html:
+    """What lines are indented in is shown letter under letter, as programs are."""
+    if not text.strip():
+        return element("p", "(nothing)", class_="words quiet")
+    return element("p", clipped(text, longest), class_=f"{kind}words{' code' if INDENTED.search(text) else ''}")
 
 
-def clipped(text: str) -> str:
+def clipped(text: str, longest: int) -> str:
     """The beginning of a long text, with how much is left out."""
     text = text.strip("\n")
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text) - LONGEST:,} letters more)"
+    return text if len(text) <= longest else f"{text[:longest]} … ({len(text) - longest:,} letters more)"

@@ -22,6 +22,7 @@ def curve(title: str, points: Points, *, number: Callable[[float], str], unit: s
         return Html()
     kept = thinned(finite)
     mean = smoothed(kept) if smooth else kept
+    mean_of = window_of(len(kept)) * math.ceil(len(finite) / len(kept))
     low, high = min(y for _, y in kept), max(y for _, y in kept)
     marks = ticks(low, high)
     bottom, top = min(low, marks[0]), max(high, marks[-1])
@@ -39,7 +40,10 @@ def curve(title: str, points: Points, *, number: Callable[[float], str], unit: s
         "figure",
         joined(
             [
-                element("figcaption", joined([f"{title} ", element("span", change)])),
+                element(
+                    "figcaption",
+                    joined([f"{title} ", element("span", f"a step, and the mean of {mean_of} steps" if smooth else change)]),
+                ),
                 element("div", joined([*labels, picture]), class_="plot", role="img", aria_label=said),
                 element("div", joined([element("span", f"step {first:,}"), element("span", f"step {last:,}")]), class_="axis"),
             ]
@@ -98,9 +102,14 @@ def thinned(points: Points) -> list[tuple[float, float]]:
     return [(part[-1][0] if len(part) > 1 else part[0][0], sum(y for _, y in part) / len(part)) for part in parts]
 
 
+def window_of(length: int) -> int:
+    """Over how many points of a curve the mean is taken."""
+    return max(3, length // SMOOTHED_OVER)
+
+
 def smoothed(points: Points) -> list[tuple[float, float]]:
     """The mean of each point and those before it."""
-    width = max(3, len(points) // SMOOTHED_OVER)
+    width = window_of(len(points))
     heights = [y for _, y in points]
     return [(x, sum(part := heights[max(0, at - width + 1) : at + 1]) / len(part)) for at, (x, _) in enumerate(points)]
 

@@ -21,10 +21,10 @@ ul { margin: .4rem 0 .8rem; padding-left: 1.2rem; } li { overflow-wrap: anywhere
 .better { color: var(--good); } .worse { color: var(--bad); } .no-evidence { color: var(--quiet); }
 .hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 .verdict { font-size: 1.08rem; margin: 1rem 0 0; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.2rem, 1fr)); gap: .75rem; margin: 1.5rem 0 0; padding: 0;
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.4rem, 1fr)); gap: .75rem; margin: 1.5rem 0 0; padding: 0;
   list-style: none; }
 .tiles li { background: var(--card); border: 1px solid var(--line); border-radius: .7rem; padding: .8rem .9rem; }
-.tiles b { display: block; font-size: 1.3rem; font-weight: 600; line-height: 1.3; font-variant-numeric: tabular-nums; }
+.tiles b { display: block; font-size: 1.2rem; font-weight: 600; line-height: 1.3; font-variant-numeric: tabular-nums; }
 .tiles span { color: var(--quiet); font-size: .85rem; } .tiles em { font-style: normal; font-size: .85rem; }
 dl { display: grid; grid-template-columns: minmax(7rem, 11rem) 1fr; margin: .6rem 0 0; }
 dt, dd { margin: 0; padding: .42rem 0; border-top: 1px solid var(--line); overflow-wrap: anywhere; }
@@ -61,7 +61,8 @@ figcaption span { font-weight: 400; color: var(--quiet); font-size: .92rem; }
 .answer { background: var(--card); border: 1px solid var(--line); border-radius: .7rem; padding: 1rem; margin-top: 1rem; }
 .answer h3 { margin: 0 0 .5rem; font-size: .85rem; font-weight: 400; color: var(--quiet); }
 .words { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
-.prompt { font-size: .9rem; color: var(--quiet); border-left: 3px solid var(--line); padding-left: .8rem; }
+.code { font: .86rem/1.45 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
+.prompt { color: var(--quiet); border-left: 3px solid var(--line); padding-left: .8rem; }
 .sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 13rem), 1fr)); gap: .9rem 1.2rem; margin: .9rem 0 0; }
 .sides h4 { margin: 0 0 .15rem; font-size: .82rem; font-weight: 400; color: var(--quiet); }
 .sides div.after { border-left: 3px solid var(--accent); padding-left: .7rem; }
@@ -72,7 +73,8 @@ pre { background: var(--soft); border-radius: .6rem; padding: .8rem .9rem; margi
   main { padding: 1.5rem 1rem 3rem; } section { margin-top: 2.4rem; } h1 { font-size: 1.55rem; }
   dl { grid-template-columns: 1fr; } dt { padding: .5rem 0 0; font-size: .88rem; } dd { border: 0; padding: 0 0 .3rem; }
   .scores td:last-child { width: 30%; } th, td { padding-right: .5rem; } .scores td { font-size: .92rem; }
-  .tiles { grid-template-columns: 1fr 1fr; gap: .5rem; } .tiles b { font-size: 1.1rem; } .ranks { border-spacing: 1px; }
+  .tiles { grid-template-columns: 1fr 1fr; gap: .5rem; } .tiles b { font-size: 1.05rem; } .tiles li { padding: .65rem .7rem; }
+  .ranks { border-spacing: 1px; }
 }
 @media print {
   :root { --back: #fff; --card: #fff; --ink: #000; --quiet: #555; --line: #ccc; --soft: #f4f4f4; --accent: #2b5f91; --pale: #a9bfd6;
