@@ -89,7 +89,9 @@ def _go_on(output_dir: Path, prompter: Prompter, look: InBackground) -> int:
     from finetune.screen.console import people
     from finetune.screen.run import resume
 
-    result = resume(output_dir, look().runtime, people(), upload_follows=True)
+    runtime = look().runtime
+    warm.wait()
+    result = resume(output_dir, runtime, people(), upload_follows=True)
     return _offer_upload(Path(result.output_dir), prompter, look)
 
 

@@ -15,7 +15,7 @@ from finetune.training.checkpoints import Checkpoints
 RUN_SECONDS = 120
 RECIPE = """model: ./pico
 dataset: {{source: rows.jsonl, samples: null}}
-training: {{epochs: {epochs}, batch_size: 1, save_every: {every}}}
+training: {{epochs: {epochs}, batch_size: 3, save_every: {every}}}
 benchmark: {{rows: 2, max_new_tokens: 2}}
 """
 
@@ -34,7 +34,7 @@ def training(terminal: Terminal) -> None:
 
 @pytest.mark.parametrize("by", ["Ctrl-C", "SIGTERM"])
 def test_once_saves_says_how_to_go_on_and_going_on_reaches_the_end(by: str, workplace: Path) -> None:
-    recipe(workplace, epochs=40)
+    recipe(workplace, epochs=12)
     with Terminal(["run", "recipe.yaml"], folder=workplace) as terminal:
         training(terminal)
         if by == "Ctrl-C":
@@ -101,7 +101,7 @@ sys.addaudithook(slow)
 
 
 def test_the_wizard_offers_the_unfinished_run_first(workplace: Path) -> None:
-    recipe(workplace, epochs=40)
+    recipe(workplace, epochs=12)
     with Terminal(["run", "recipe.yaml"], folder=workplace) as terminal:
         training(terminal)
         terminal.press(CTRL_C)
