@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from finetune.data.rows import Row, SkippedRow
 from finetune.data.sources import Origin
 from finetune.errors import DatasetError, DatasetNotFound
+from finetune.events import Notice, Reporter
+from finetune.models.hub_facts import HubDataset, dataset_facts
 from finetune.models.reach import absence, endpoint_host, hub_reachable
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
@@ -24,23 +27,25 @@ SLICE = re.compile(r"(?P<split>[\w.-]+)(\[(?P<begin>\d*)(?P<begin_percent>%?):(?
 SIGN_IN = "Sign in with `hf auth login`, and ask for access on its page if it is gated."
 
 
-def open_hub(spec: DatasetSpec, runtime: RuntimeOptions) -> Origin:
+def open_hub(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter | None = None) -> Origin:
     """The records of a Hub data set; raises DatasetNotFound or DatasetError with what it can be."""
-    parts = NAME.fullmatch(spec.source)
-    if parts is None:
-        raise DatasetNotFound(
-            f"{spec.source!r} is neither a file nor the name of a data set.",
-            hint="Give a path such as ./rows.jsonl, a Hub name such as openai/gsm8k, or builtin:python-docs.",
-        )
-    name, revision = parts["name"], parts["revision"]
+    name, revision = parse(spec.source)
     online = hub_reachable()
-    commit = _commit(name, revision) if online else revision
+    commit = revision
+    if online:
+        facts = look_up(name, revision)
+        commit = facts.commit
+        if reporter is not None:
+            reporter.report(Notice(f"{name}: {facts}."))
     data: Any = _streamed(spec, name, commit) if online and spec.samples is not None else None
     streamed = data is not None
     data = data if streamed else _load(spec, name, commit, split=spec.split, streamed=False, online=online)
+    commit = commit if online else _cached_commit(data) or commit
     pinned = f"{name}@{commit}" if commit else None
 
     def records() -> Iterator[Row | SkippedRow]:
+        from huggingface_hub.errors import HTTPError
+
         label = f"{name} {spec.split}"
         iterator = iter(data)
         number = 0
@@ -50,7 +55,7 @@ def open_hub(spec: DatasetSpec, runtime: RuntimeOptions) -> Origin:
                 values = next(iterator)
             except StopIteration:
                 return
-            except (OSError, ConnectionError) as error:
+            except (HTTPError, OSError) as error:
                 raise DatasetError(
                     f"{name}: the connection to {endpoint_host()} broke at row {number}: {_short(error)}", hint="Run it again."
                 ) from None
@@ -62,22 +67,44 @@ def open_hub(spec: DatasetSpec, runtime: RuntimeOptions) -> Origin:
     return Origin(name, lambda: content, records, pinned=pinned, notes=notes, limit=limit)
 
 
-def _commit(name: str, revision: str | None) -> str:
-    """The commit that a branch or tag points at now."""
+def parse(source: str) -> tuple[str, str | None]:
+    """Name and revision; raises DatasetNotFound for what cannot be a name on the Hub."""
+    parts = NAME.fullmatch(source)
+    if parts is None:
+        raise DatasetNotFound(
+            f"{source!r} is neither a file nor the name of a data set.",
+            hint="Give a path such as ./rows.jsonl, a Hub name such as openai/gsm8k, or builtin:python-docs.",
+        )
+    return parts["name"], parts["revision"]
+
+
+@lru_cache(maxsize=64)
+def look_up(name: str, revision: str | None) -> HubDataset:
+    """What the Hub says about a data set, and the commit that a branch or tag points at; fetches nothing, and asks once in a process."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        found = HfApi().dataset_info(name, revision=revision).sha
+        found = dataset_facts(HfApi().dataset_info(name, revision=revision, timeout=10))
+        if found.gated:  # its facts are public, its files are not
+            HfApi().auth_check(name, repo_type="dataset")
+        return found
     except GatedRepoError:
         raise DatasetNotFound(f"The data set {name} is gated.", hint=SIGN_IN) from None
     except RevisionNotFoundError:
         raise DatasetNotFound(f"The data set {name} has no revision {revision}.", hint="Leave the revision out for the newest.") from None
     except RepositoryNotFoundError:
         raise DatasetNotFound(f"{endpoint_host()} has no data set {name}, or it is private.", hint=f"Check the name. {SIGN_IN}") from None
-    except (HfHubHTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
+        if getattr(getattr(error, "response", None), "status_code", None) == 401:
+            raise DatasetError(f"{endpoint_host()} does not accept your token.", hint="Sign in again: hf auth login") from None
         raise DatasetError(f"{endpoint_host()} did not answer for {name}: {_short(error)}", hint="Try again in a while.") from None
-    return str(found)
+
+
+def _cached_commit(data: Any) -> str | None:
+    """The commit that rows in the cache were made from, by the names of their files; None if they do not tell."""
+    named = [re.search(r"@([0-9a-f]{40})/", str(file)) for file in data.info.download_checksums or {}]
+    return next((found[1] for found in named if found), None)
 
 
 def _streamed(spec: DatasetSpec, name: str, commit: str | None) -> Any:
@@ -107,13 +134,14 @@ def _streamed(spec: DatasetSpec, name: str, commit: str | None) -> Any:
 def _load(spec: DatasetSpec, name: str, commit: str | None, *, split: str, streamed: bool, online: bool) -> Any:
     import datasets
     from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub.errors import HTTPError
 
     verbosity, bars = datasets.utils.logging.get_verbosity(), datasets.are_progress_bars_disabled()
     datasets.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     try:
         return datasets.load_dataset(name, name=spec.config, split=split, data_files=spec.data_files, revision=commit, streaming=streamed)
-    except (DatasetNotFoundError, ConnectionError, OSError) as error:
+    except (DatasetNotFoundError, HTTPError, OSError) as error:
         if not online:
             raise DatasetNotFound(
                 f"{absence()}, and the data set {name} is not on this machine.",

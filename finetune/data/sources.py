@@ -137,7 +137,7 @@ def open_source(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, 
         return _open_files(find_files(spec.source, spec.data_files, spec.split, strict_split=split is not None), spec)
     from finetune.data.hub import open_hub
 
-    return open_hub(spec, runtime)
+    return open_hub(spec, runtime, reporter if split is None else None)
 
 
 def columns_of(records: list[Row]) -> list[str]:

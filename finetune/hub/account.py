@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from finetune.errors import NotSignedIn, ReadOnlyToken, RepoExists, UploadError
+from finetune.hub.patience import cause_of, patiently, status_of
 from finetune.models.reach import absence, endpoint, endpoint_host, hub_reachable
 from finetune.recipe import UploadSpec
 
@@ -31,28 +33,34 @@ class UploadTarget:
     exists: bool
     endpoint: str
 
+    @property
+    def url(self) -> str:
+        """The page of the repository."""
+        return f"{self.endpoint}/{self.repo}"
+
 
 def check_upload(spec: UploadSpec, *, finish: str | None = None) -> UploadTarget:
-    """Signed in, allowed to write, and no public repository where a private one was asked for; changes nothing.
+    """A possible name, signed in, allowed to write, and no public repository where a private one was asked for; changes nothing.
 
     `finish` is the command that hints name, None before training. Raises UploadError, NotSignedIn, ReadOnlyToken or RepoExists.
     """
     from huggingface_hub import HfApi, errors
 
+    _check_name(spec.repo)
     if not hub_reachable():
         raise UploadError(f"{absence()}, so nothing can be uploaded.", hint=f"Wait until it is. {_then(finish)}")
     api = HfApi()
     with one_sentence(finish):
-        account = api.whoami()
+        account = patiently(api.whoami)
         repo = spec.repo if "/" in spec.repo else f"{account['name']}/{spec.repo}"
         _check_rights(account, repo, finish)
         try:
-            private = bool(api.model_info(repo).private)
+            private = bool(patiently(lambda: api.model_info(repo)).private)
         except errors.RepositoryNotFoundError:
-            return UploadTarget(account["name"], repo, spec.private, exists=False, endpoint=endpoint())
+            return UploadTarget(account["name"], repo, spec.private, exists=False, endpoint=_public_endpoint())
         refuse_public(repo, asked_private=spec.private, private=private)
-        api.auth_check(repo, write=True)
-        return UploadTarget(account["name"], repo, private, exists=True, endpoint=endpoint())
+        patiently(lambda: api.auth_check(repo, write=True))
+        return UploadTarget(account["name"], repo, private, exists=True, endpoint=_public_endpoint())
 
 
 def refuse_public(repo: str, *, asked_private: bool, private: bool) -> None:
@@ -64,12 +72,36 @@ def refuse_public(repo: str, *, asked_private: bool, private: bool) -> None:
         )
 
 
+def _check_name(repo: str) -> None:
+    """Raises UploadError for what no repository can be called."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        raise UploadError(
+            f"{repo!r} cannot be the name of a repository.",
+            hint="A name has at most 96 letters, digits, - _ and ., none of - and . at its ends or twice in a row: USER/my-model",
+        ) from None
+
+
+def _public_endpoint() -> str:
+    """The Hub's address as it may be shown and kept: without a user name or password that it may hold."""
+    return f"{endpoint().partition('://')[0]}://{endpoint_host()}{urlsplit(endpoint()).path}"
+
+
 def _check_rights(account: dict[str, Any], repo: str, finish: str | None) -> None:
     """Raises ReadOnlyToken or UploadError if the account cannot own `repo` or its token cannot write there."""
     owner = repo.partition("/")[0]
     names = [account["name"], *(organisation["name"] for organisation in account.get("orgs", []))]
     if owner not in names:
         raise UploadError(f"You are {account['name']} and cannot write to {owner}.", hint=f"You can write to: {', '.join(names)}.")
+    roles = {organisation["name"]: organisation.get("roleInOrg") for organisation in account.get("orgs", [])}
+    if roles.get(owner) == "read":
+        raise UploadError(
+            f"You may read what is in {owner}, but not write there.", hint=f"Ask an administrator of {owner}, or choose another owner."
+        )
     token = account.get("auth", {}).get("accessToken", {})
     if token.get("role") == "read" or (token.get("role") == "fineGrained" and not _may_write(token.get("fineGrained", {}), repo)):
         raise read_only(repo, finish)
@@ -105,9 +137,7 @@ def one_sentence(finish: str | None) -> Iterator[None]:
     except errors.LocalTokenNotFoundError:
         raise NotSignedIn(f"You are not signed in to {endpoint_host()}.", hint=f"{SIGN_IN}. {_then(finish)}") from None
     except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
-        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error  # the LFS client wraps what it meets
-        response = getattr(cause, "response", None)
-        raise _translated(cause, getattr(response, "status_code", None), finish) from None
+        raise _translated(cause_of(error), status_of(error), finish) from None
 
 
 def _translated(error: BaseException, status: int | None, finish: str | None) -> UploadError:

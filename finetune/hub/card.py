@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
+from finetune.errors import ModelError
 from finetune.events import read_events
-from finetune.hub.public import base_model, hub_dataset, is_open, public_recipe
+from finetune.hub.public import base_model, hub_dataset, hub_model, is_open, public_recipe
 from finetune.models.catalogue import CATALOGUE
 from finetune.models.hub_models import cached
 from finetune.models.model_folder import is_adapter
+from finetune.models.sources import parse
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
 
@@ -32,18 +34,28 @@ LONGEST_EXAMPLE = 160
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the files of a run say beside its recipe and scores; whatever is missing is left out of the card."""
+    """What the files of a run say beside its recipe and scores; whatever is missing is left out of the card.
+
+    `merged` is merge.json of an adapter and its base that were written as one model.
+    """
 
     adapter: bool
     training: Mapping[str, Any]
     data: Mapping[str, Any]
     environment: Mapping[str, Any]
+    merged: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def relation(self) -> str:
+        """To the base model, as the Hub calls it."""
+        return "adapter" if self.adapter else "merge" if self.merged else "finetune"
 
     @classmethod
     def of(cls, folder: RunFolder) -> RunFacts:
         records = [record for record in read_events(folder.events) if record.get("event") == "training"]
-        data, environment = (folder.read_json(path) if path.is_file() else {} for path in (folder.data_report, folder.environment))
-        return cls(is_adapter(folder.output_dir), records[-1] if records else {}, data, environment)
+        paths = (folder.data_report, folder.environment, folder.run / "merge.json")
+        data, environment, merged = (folder.read_json(path) if path.is_file() else {} for path in paths)
+        return cls(is_adapter(folder.output_dir), records[-1] if records else {}, data, environment, merged)
 
 
 def write_card(folder: RunFolder) -> None:
@@ -74,14 +86,14 @@ def model_card(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], *, re
 def front_matter(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any]) -> dict[str, Any]:
     """The Hub's metadata: only ids that others can follow, and the licence and language of the base model."""
     base, dataset = base_model(recipe), hub_dataset(recipe.dataset)
-    inherited = _inherited(base)
+    inherited = _inherited(base, _revision(recipe))
     kind = "distillation" if recipe.approach == "distillation" else recipe.method.model_dump()["kind"]
     fields: dict[str, Any] = {
         **{key: inherited.get(key) for key in ("license", "license_name", "license_link", "language")},
         "library_name": "peft" if facts.adapter else "transformers",
         "pipeline_tag": "text-generation",
         "base_model": base,
-        "base_model_relation": ("adapter" if facts.adapter else "finetune") if base else None,
+        "base_model_relation": facts.relation if base else None,
         "datasets": [dataset] if dataset else None,
         "tags": [PROJECT, kind],
         "model-index": _model_index(recipe, scores) if scores else None,
@@ -89,9 +101,18 @@ def front_matter(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any]) -> 
     return {key: value for key, value in fields.items() if value is not None}
 
 
-def _inherited(base: str | None) -> dict[str, Any]:
+def _revision(recipe: Recipe) -> str | None:
+    """The commit of the base model that the recipe names."""
+    named = recipe.model if isinstance(recipe.model, str) else recipe.teacher.source if recipe.teacher else ""
+    try:
+        return parse(named).revision
+    except ModelError:
+        return None  # a folder that is gone by now
+
+
+def _inherited(base: str | None, revision: str | None) -> dict[str, Any]:
     """Licence and language from the base model's own card in the Hub's cache, else the licence from the catalogue."""
-    folder = cached(base, None) if base else None
+    folder = (cached(base, revision) or cached(base, None)) if base else None
     card = folder / "README.md" if folder else None
     if card is not None and card.is_file():
         text = card.read_text(encoding="utf-8", errors="replace")
@@ -129,13 +150,20 @@ def _title(recipe: Recipe, repo: str | None) -> str:
 
 
 def _summary(recipe: Recipe, facts: RunFacts, repo: str | None) -> str:
-    base = base_model(recipe)
-    start = f"[{base}](https://huggingface.co/{base})" if base else "a local model"
-    if recipe.approach == "distillation":
-        what = f"A student model distilled from {start}"
+    start = _linked(base_model(recipe))
+    if recipe.approach == "distillation" and recipe.teacher:
+        teacher = _linked(hub_model(recipe.teacher.source))
+        began = f"starting from {start}" if isinstance(recipe.model, str) else "some of whose layers it began with"
+        what = f"A student model distilled from {teacher}, {began}"
+    elif facts.merged:
+        what = f"{start} with an adapter merged into it"
     else:
         what = f"{'An adapter for' if facts.adapter else 'A fine-tuned version of'} {start}"
-    return f"# {_title(recipe, repo)}\n\n{what}, made and measured with {PROJECT}."
+    return f"# {_title(recipe, repo)}\n\n{what[:1].upper()}{what[1:]}, made and measured with {PROJECT}."
+
+
+def _linked(model: str | None) -> str:
+    return f"[{model}](https://huggingface.co/{model})" if model else "a local model"
 
 
 def _scores(scores: Mapping[str, Any]) -> str:
@@ -200,6 +228,8 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
     settings = ", ".join(f"{key} {value}" for key, value in method.items() if key != "kind")
     training, data = facts.training, facts.data
     lines = [f"- Method: {method['kind']}{f' ({settings})' if settings else ''}"]
+    if facts.merged:
+        lines.append(f"- The adapter was added to the base model's weights, which are stored as {facts.merged.get('dtype')}")
     if recipe.approach == "distillation":
         spec = recipe.distillation
         lines.append(f"- Distillation: {spec.objective}, temperature {spec.temperature}, alpha {spec.alpha} on the hard labels")

@@ -13,7 +13,8 @@ from typing import Any
 
 from finetune.data.files import looks_local
 from finetune.errors import ModelError
-from finetune.models.model_folder import adapter_base
+from finetune.models.hub_models import cached
+from finetune.models.model_folder import adapter_base, is_adapter
 from finetune.models.sources import parse
 from finetune.recipe import DatasetSpec, Recipe
 
@@ -26,6 +27,22 @@ def base_model(recipe: Recipe) -> str | None:
     if isinstance(recipe.model, str):
         return hub_model(recipe.model)
     return hub_model(recipe.teacher.source) if recipe.teacher else None
+
+
+def adapters_base(recipe: Recipe) -> str | None:
+    """The Hub id of the very model that a run's adapter sits on; None if others could not load the adapter.
+
+    A student made from its teacher, a file and an earlier run exist on this machine only; an adapter on a Hub adapter has a base that no
+    single id names.
+    """
+    if not isinstance(recipe.model, str):
+        return None
+    try:
+        source = parse(recipe.model)
+    except ModelError:
+        return None
+    here = cached(source.name, source.revision) if source.kind == "hub" else None
+    return source.name if source.kind == "hub" and not (here and is_adapter(here)) else None
 
 
 def hub_model(text: str) -> str | None:
@@ -58,8 +75,9 @@ def is_open(spec: DatasetSpec) -> bool:
 
 
 def public_recipe(recipe: Recipe) -> Recipe:
-    """The recipe with every local path cut down to its last part."""
+    """The recipe with every local path cut down to its last part, and without the upload: whoever repeats the run has another account."""
     data = recipe.model_dump(mode="json")
+    data["upload"] = None
     data["output_dir"] = f"./{_last(recipe.output_dir)}"
     if not is_open(recipe.dataset):
         data["dataset"]["source"] = _last(recipe.dataset.source)

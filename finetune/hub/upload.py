@@ -4,27 +4,32 @@
     done = upload_folder("./finetuned_model", UploadSpec(repo="my-model"), reporter)
 
 Large files go first, one by one; the commit that makes them visible comes last. So a broken upload publishes nothing, and running
-it again sends only what is missing.
+it again sends only what is missing. What is likely to pass (a busy Hub, a cut connection) is tried again.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from finetune.errors import UploadError
-from finetune.events import Notice, Progress, Reporter, Uploaded
+from finetune.errors import Interrupted, UploadError
+from finetune.events import Notice, Progress, Reporter, StageFinished, StageStarted, Uploaded
 from finetune.hub.account import UploadTarget, check_upload, one_sentence, refuse_public
 from finetune.hub.card import card_of
-from finetune.hub.public import base_model, public_benchmark, public_config, public_recipe
+from finetune.hub.patience import patiently
+from finetune.hub.public import adapters_base, base_model, public_benchmark, public_config, public_recipe
 from finetune.models.model_folder import is_adapter, weight_files
 from finetune.recipe import Recipe, UploadSpec
-from finetune.run_folder import RunFolder
+from finetune.run_folder import FINISHED, UPLOAD, RunFolder
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd
 
 STAGE = "upload"
 # What from_pretrained reads. Everything else in the folder stays here.
@@ -68,34 +73,88 @@ def upload_plan(output_dir: str | Path, spec: UploadSpec) -> UploadPlan:
     return UploadPlan(target, {name: _size(content) for name, content in _contents(folder, target.repo, command(output_dir, spec)).items()})
 
 
-def upload_folder(output_dir: str | Path, spec: UploadSpec, reporter: Reporter) -> Uploaded:
-    """Publish a finished run; raises UploadError, NotSignedIn, ReadOnlyToken or RepoExists, each naming the command that finishes it."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+def check_before_training(recipe: Recipe, *, adapter: bool) -> None:
+    """Raises what would keep the result from being uploaded as `recipe.upload` says; `adapter` is whether the result will be one."""
+    if recipe.upload is None:
+        return
+    check_upload(recipe.upload)
+    if adapter and adapters_base(recipe) is None:
+        raise UploadError(
+            "The adapter would belong to a model that only exists on this machine, so nobody could load it.",
+            hint="Leave the upload out, and later upload what `finetune-cli merge` makes of the result; or --set method.kind=full",
+        )
 
+
+def upload_folder(output_dir: str | Path, spec: UploadSpec, reporter: Reporter) -> Uploaded:
+    """Publish a finished run; raises UploadError, NotSignedIn, ReadOnlyToken or RepoExists, each naming the command that finishes it.
+
+    Interrupted after Ctrl-C.
+    """
     folder, finish = RunFolder.of(output_dir), command(output_dir, spec)
+    reporter.report(StageStarted(STAGE, "Uploading"))
+    began = time.perf_counter()
+    try:
+        done = _upload(folder, spec, reporter, finish)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"The upload was stopped; the result is safe in {folder.output_dir}.", hint=f"Finish with: {finish}", saved=folder.output_dir
+        ) from None
+    if folder.stage == UPLOAD:
+        folder.write_stage(FINISHED)
+    reporter.report(StageFinished(STAGE, round(time.perf_counter() - began, 3), f"{done.url} ({'private' if done.private else 'public'})"))
+    reporter.report(done)
+    return done
+
+
+def _upload(folder: RunFolder, spec: UploadSpec, reporter: Reporter, finish: str) -> Uploaded:
+    from huggingface_hub import CommitOperationDelete, HfApi
+
     target = check_upload(spec, finish=finish)
     contents = _contents(folder, target.repo, finish)
     api = HfApi()
     with one_sentence(finish), _silent_bars():
         if not target.exists:
-            api.create_repo(target.repo, private=spec.private, exist_ok=True)
-        private = bool(api.model_info(target.repo).private)  # read back: `private` is ignored for a repository that exists by now
+            patiently(lambda: api.create_repo(target.repo, private=spec.private, exist_ok=True), reporter)
+        # Read back: `private` is ignored for a repository that exists by now.
+        private = bool(patiently(lambda: api.model_info(target.repo), reporter).private)
         refuse_public(target.repo, asked_private=spec.private, private=private)
         if private and not spec.private:
             reporter.report(Notice(f"{target.repo} is private and stays so; make it public in its settings."))
         total, sent = sum(map(_size, contents.values())), 0
         additions = []
         for name, content in contents.items():
-            additions.append(CommitOperationAdd(name, str(content) if isinstance(content, Path) else content))
+            addition = _addition(name, content, lambda part, before=sent: reporter.report(Progress(STAGE, before + part, total, "bytes")))
+            additions.append(addition)
             if isinstance(content, Path):
-                api.preupload_lfs_files(target.repo, additions[-1:])
+                patiently(lambda addition=addition: api.preupload_lfs_files(target.repo, [addition]), reporter)  # type: ignore[misc]
             sent += _size(content)
             reporter.report(Progress(STAGE, sent, total, "bytes"))
-        stale = [CommitOperationDelete(name) for name in api.list_repo_files(target.repo) if is_ours(name) and name not in contents]
-        api.create_commit(target.repo, [*stale, *additions], commit_message="Upload a model made with finetune-cli")
-    done = Uploaded(target.repo, f"{target.endpoint}/{target.repo}", private)
-    reporter.report(done)
-    return done
+        there = patiently(lambda: api.list_repo_files(target.repo), reporter)
+        stale = [CommitOperationDelete(name) for name in there if is_ours(name) and name not in contents]
+        message = "Upload a model made with finetune-cli"
+        patiently(lambda: api.create_commit(target.repo, [*stale, *additions], commit_message=message), reporter)
+    return Uploaded(target.repo, target.url, private)
+
+
+def _addition(name: str, content: Path | bytes, report: Callable[[int], None]) -> CommitOperationAdd:
+    """A file to commit, which tells `report` how many of its bytes were read for sending."""
+    from huggingface_hub import CommitOperationAdd
+
+    class Reported(CommitOperationAdd):
+        @contextmanager
+        def as_file(self, with_tqdm: bool = False) -> Iterator[Any]:
+            with super().as_file() as file:
+                if with_tqdm:  # it is read for sending, not for its hash
+
+                    def read(size: int = -1, *, plain: Callable[[int], bytes] = file.read) -> bytes:
+                        part = plain(size)
+                        report(file.tell())
+                        return part
+
+                    file.read = read  # type: ignore[method-assign]
+                yield file
+
+    return Reported(name, str(content) if isinstance(content, Path) else content)
 
 
 def is_ours(name: str) -> bool:
@@ -113,11 +172,11 @@ def command(output_dir: str | Path, spec: UploadSpec) -> str:
 def _contents(folder: RunFolder, repo: str, finish: str) -> dict[str, Path | bytes]:
     """Names in the repository, largest files first, to files of the folder or to texts made fit for others."""
     home, recipe = folder.output_dir, Recipe.load(folder.recipe)
-    base = base_model(recipe)
+    base = adapters_base(recipe) if is_adapter(home) else base_model(recipe)
     if base is None and is_adapter(home):
         raise UploadError(
             "This adapter belongs to a model that only exists on this machine, so nobody could load it.",
-            hint=f"Upload its base model and name it as `model` in run/recipe.yaml, then: {finish}",
+            hint=f"Make one plain model of the two and upload that: finetune-cli merge {shlex.quote(str(home))}",
         )
     weights = [*weight_files(home, home.name), home / INDEX, *(home / name for name in TOKENIZER)]
     contents: dict[str, Path | bytes] = {file.name: file for file in sorted(weights, key=_size, reverse=True) if file.is_file()}

@@ -11,12 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from finetune.errors import ModelError, ModelGated, ModelNotFound
-from finetune.events import Progress, Reporter
+from finetune.events import Notice, Progress, Reporter
 from finetune.models.catalogue import CATALOGUE
+from finetune.models.hub_facts import HubModel, model_facts
 from finetune.models.machine import check_room
 from finetune.models.model_folder import PICKLES, is_adapter, is_complete, may_run_own_code, no_safetensors, weight_names
 from finetune.models.reach import absence, endpoint, endpoint_host, hub_reachable
@@ -47,6 +49,14 @@ def cached_names() -> list[str]:
     return list(dict.fromkeys(file.parents[2].name.removeprefix("models--").replace("--", "/") for file in found))
 
 
+def cached_datasets() -> list[str]:
+    """The data sets in the Hub's cache."""
+    from huggingface_hub import constants
+
+    found = sorted(Path(constants.HF_HUB_CACHE).glob("datasets--*/snapshots/*"))
+    return list(dict.fromkeys(folder.parents[1].name.removeprefix("datasets--").replace("--", "/") for folder in found))
+
+
 def fetch(name: str, revision: str | None, runtime: RuntimeOptions, reporter: Reporter) -> tuple[Path, str]:
     """The model's folder in the Hub's cache, and its commit.
 
@@ -66,18 +76,27 @@ def fetch(name: str, revision: str | None, runtime: RuntimeOptions, reporter: Re
         return _download(name, revision, runtime, reporter)
 
 
-def check_there(name: str, revision: str | None) -> None:
-    """One small request: raises ModelNotFound, ModelGated or ModelError if the Hub would not give this model."""
+@lru_cache(maxsize=64)
+def facts(name: str, revision: str | None) -> HubModel:
+    """What the Hub says about a model, without fetching it; raises ModelNotFound, ModelGated or ModelError if it would not give it.
+
+    Asked once in a process.
+    """
     from huggingface_hub import HfApi
 
     with _one_sentence(name, revision):
-        HfApi().model_info(name, revision=revision, timeout=5)
+        found = model_facts(HfApi().model_info(name, revision=revision, files_metadata=True, timeout=5))
+        if found.gated:  # its facts are public, its files are not
+            HfApi().auth_check(name)
+        return found
 
 
 def _download(name: str, revision: str | None, runtime: RuntimeOptions, reporter: Reporter) -> tuple[Path, str]:
     from huggingface_hub import HfApi, constants, snapshot_download
 
     info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=10)
+    if cached(name, info.sha) is None:
+        reporter.report(Notice(f"{name}: {model_facts(info)}."))
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or [] if "/" not in file.rfilename}
     if not any(file.endswith(".safetensors") for file in sizes):
         raise no_safetensors(name, next((file for file in sorted(sizes) if file.endswith(PICKLES)), None))

@@ -8,7 +8,7 @@ from finetune.errors import ModelError, RecipeError
 from finetune.models.catalogue import CATALOGUE, CatalogueEntry, find
 from finetune.models.facts import ModelFacts, look_up
 from finetune.recipe import STARTER, Recipe
-from finetune.screen.words import count
+from finetune.screen.words import count, harmless
 from finetune.wizard import suggest
 from finetune.wizard.defaults import why
 from finetune.wizard.draft import Draft, get, problem, put
@@ -109,8 +109,9 @@ def _ask_model(
     other = Choice(OTHER, "Another model", "a Hub id, a folder or a .gguf file")
     picked = prompter.select(key, question, [*offered, other], default=default, help=help, more=more)
     if picked != OTHER:
+        _tell(picked, prompter, here)
         return picked
-    return prompter.text(
+    named = prompter.text(
         f"{key}.name",
         "Name or folder",
         default="",
@@ -119,6 +120,22 @@ def _ask_model(
         more=MORE,
         complete=lambda text: suggest.models(text, here.hub),
     )
+    _tell(named, prompter, here)
+    return named
+
+
+def _tell(name: str, prompter: Prompter, here: Here) -> None:
+    """What the Hub says about a model that is still to be fetched."""
+    from finetune.models.hub_models import cached, facts
+    from finetune.models.sources import parse
+
+    try:
+        source = parse(name)
+        if here.hub and source.kind == "hub" and cached(source.name, source.revision) is None:
+            with prompter.busy("Asking the Hub"):
+                prompter.note([("class:quiet", f"{source.name}: {harmless(str(facts(source.name, source.revision)))}.")])
+    except ModelError:
+        return  # fetching it will say what is wrong
 
 
 def _offered(here: Here, default: str) -> list[Choice]:
@@ -156,7 +173,8 @@ def _could_learn_from(entry: CatalogueEntry, teacher: ModelFacts) -> bool:
 
 def _model_problem(text: str, here: Here, refused: str | None) -> str | None:
     """Why this cannot be the model, as far as can be said without loading anything."""
-    from finetune.models.hub_models import cached, check_there
+    from finetune.models.hub_models import cached, facts
+    from finetune.models.reach import absence
     from finetune.models.sources import parse
 
     if not text:
@@ -170,9 +188,9 @@ def _model_problem(text: str, here: Here, refused: str | None) -> str | None:
     if source.kind != "hub" or source.name == STARTER or cached(source.name, source.revision) is not None:
         return None
     if not here.hub:
-        return f"huggingface.co does not answer, and {text} is not on this machine."
+        return f"{absence()}, and {text} is not on this machine."
     try:
-        check_there(source.name, source.revision)
+        facts(source.name, source.revision)
     except ModelError as error:
         return error.message
     return None

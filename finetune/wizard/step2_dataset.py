@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.errors import DatasetError
+from finetune.models.hub_facts import HubDataset
 from finetune.recipe import DatasetSpec, Recipe
 from finetune.screen.words import harmless
 from finetune.wizard import suggest
@@ -24,6 +25,7 @@ TEXT_AS = {"auto": "No: cut it between paragraphs", "line": "No: each line is a 
 ENCODINGS = {"utf-8": "everything", "cp1252": "western Europe", "cp1250": "central Europe", "cp1251": "Cyrillic", "cp1253": "Greek"}
 ENCODINGS |= {"cp1254": "Turkish", "cp932": "Japanese", "gb18030": "Chinese", "big5": "Chinese", "euc_kr": "Korean", "utf-16": "everything"}
 MOST_CORRECTIONS = 9
+MOST_LETTERS = 70  # of a line of help
 MORE_READING = """Above is one of your rows. The marked part is what the model learns to write; the rest
 is what it is given. If columns or letters are wrong, say so here."""
 MORE = """Files: .jsonl, .json, .csv, .tsv, .txt, .md, .parquet, .arrow, also packed; several with commas.
@@ -103,7 +105,7 @@ def _source(draft: Draft, prompter: Prompter, here: Here) -> Draft:
     offered += [Choice(path, path, "found in this folder") for path in _files_here() if path != default]
     offered += [
         Choice(FILE, "A file or folder", ".jsonl .json .csv .tsv .txt .parquet"),
-        Choice(HUB, "A Hugging Face dataset", "by its name" if here.hub else "huggingface.co does not answer now"),
+        Choice(HUB, "A Hugging Face dataset", "search by name" if here.hub else "those on this machine"),
     ]
     picked = prompter.select("dataset.source", "Dataset", offered, default=default, more=MORE)
     if picked == default:
@@ -119,17 +121,43 @@ def _source(draft: Draft, prompter: Prompter, here: Here) -> Draft:
             complete=suggest.paths,
         )
     elif picked == HUB:
-        return _hub_dataset(draft, prompter)
+        return _hub_dataset(draft, prompter, here)
     return _fresh(draft, source=picked)
 
 
-def _hub_dataset(draft: Draft, prompter: Prompter) -> Draft:
+def _hub_dataset(draft: Draft, prompter: Prompter, here: Here) -> Draft:
     name = prompter.text(
-        "dataset.name", "Dataset name", default="", validate=_hub_name_problem, help="For example HuggingFaceH4/no_robots or openai/gsm8k"
+        "dataset.name",
+        "Dataset name",
+        default="",
+        validate=lambda text: _hub_name_problem(text, here),
+        help="Type to search. For example HuggingFaceH4/no_robots or openai/gsm8k",
+        complete=lambda text: suggest.datasets(text, here.hub),
     )
-    config = prompter.text("dataset.config", "Configuration", default="none", help="Only some datasets have one, such as gsm8k: main")
+    facts = _hub_facts(name, here)
+    configs: tuple[str, ...] = ()
+    if isinstance(facts, HubDataset):
+        prompter.note([("class:quiet", f"{facts.name}: {harmless(str(facts))}.")])
+        configs = facts.configs
+    config = prompter.text(
+        "dataset.config",
+        "Configuration",
+        default=configs[0] if len(configs) > 1 else "none",
+        help=f"One of: {harmless(', '.join(configs))}"[:MOST_LETTERS] if len(configs) > 1 else "Only some datasets have one.",
+        complete=lambda text: [config for config in configs if text.lower() in config.lower()],
+    )
     draft = _fresh(draft, source=name, config=None if config == "none" else config)
     return ask_field(draft, prompter, "dataset.split", "Split", help="The part to train on.")
+
+
+def _hub_facts(name: str, here: Here) -> HubDataset | DatasetError | None:
+    """What the Hub says about a data set; its refusal, or None without the Hub."""
+    from finetune.data.hub import look_up, parse
+
+    try:
+        return look_up(*parse(name)) if here.hub else None
+    except DatasetError as error:
+        return error
 
 
 def _columns(draft: Draft, prompter: Prompter, names: list[str], number: str = "") -> Draft:
@@ -174,7 +202,8 @@ def _file_problem(text: str, here: Here) -> str | None:
     return seen.message if isinstance(seen, DatasetError) else None
 
 
-def _hub_name_problem(text: str) -> str | None:
+def _hub_name_problem(text: str, here: Here) -> str | None:
     if not text or any(space in text for space in " \t"):
         return "Type a dataset name such as openai/gsm8k."
-    return problem({}, "dataset.source", text)
+    found = _hub_facts(text, here)
+    return problem({}, "dataset.source", text) or (found.message if isinstance(found, DatasetError) else None)

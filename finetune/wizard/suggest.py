@@ -1,19 +1,21 @@
 """What a half-typed model name or path may become; silent when the disk or the Hub has no answer.
 
 models("gpt", hub=True)        # ["gpt2", "gpt2-medium", ...]
+datasets("gsm", hub=True)      # ["openai/gsm8k", ...]
 """
 
 from __future__ import annotations
 
 import os
-from functools import lru_cache
 from pathlib import Path
 
 from finetune.models.catalogue import CATALOGUE
-from finetune.models.hub_models import cached_names
+from finetune.models.hub_facts import search
+from finetune.models.hub_models import cached_datasets, cached_names
 from finetune.recipe import STARTER
 
 MOST = 6
+SHORTEST_SEARCH = 3
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
 
 
@@ -22,8 +24,16 @@ def models(text: str, hub: bool) -> list[str]:
     here = paths(text, (".gguf",)) if _looks_like_path(text) else [f"./{path.parent}" for path in Path().glob("*/*config.json")]
     names = [entry.id for entry in CATALOGUE] if hub else [STARTER, *cached_names()]
     found = list(dict.fromkeys(name for name in [*here, *names] if text.lower() in name.lower()))
-    if hub and len(text) >= 3 and not _looks_like_path(text) and len(found) < MOST:
-        found += [name for name in _hub_models(text) if name not in found]
+    if hub and len(text) >= SHORTEST_SEARCH and not _looks_like_path(text) and len(found) < MOST:
+        found += [name for name in search(text, "model") if name not in found]
+    return found[:MOST]
+
+
+def datasets(text: str, hub: bool) -> list[str]:
+    """What is on this machine already, then the Hub's own search."""
+    found = [name for name in cached_datasets() if text.lower() in name.lower()]
+    if hub and len(text) >= SHORTEST_SEARCH:
+        found += [name for name in search(text, "dataset") if name not in found]
     return found[:MOST]
 
 
@@ -40,17 +50,6 @@ def paths(text: str, suffixes: tuple[str, ...] = DATA_SUFFIXES) -> list[str]:
     return [
         f"{prefix}{path.name}{'/' if path.is_dir() else ''}" for path in fitting if path.is_dir() or path.name.lower().endswith(suffixes)
     ][:MOST]
-
-
-@lru_cache(maxsize=64)
-def _hub_models(text: str) -> tuple[str, ...]:
-    from huggingface_hub import list_models
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return tuple(model.id for model in list_models(search=text, filter="text-generation", sort="downloads", limit=MOST))
-    except (HfHubHTTPError, OSError):
-        return ()  # a suggestion is never worth an error
 
 
 def _looks_like_path(text: str) -> bool:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from bytes_tokenizer import byte_level
+from hub_server import HubServer
 from letters import llama
-from loopback_hub import LoopbackHub
 from workshop import Workshop
 
 from finetune.cli import main
@@ -127,7 +127,7 @@ def test_values_that_cannot_be_meant(
 def test_a_model_that_the_hub_does_not_know(place: Path, tmp_path: Path, shop: Workshop) -> None:
     """With the Hub (a loopback one) and without it; in a process of its own, for huggingface_hub reads its settings at import."""
     (place / "rows.jsonl").write_text(lines(GOOD), encoding="utf-8")
-    with LoopbackHub({}) as hub:
+    with HubServer(tmp_path) as hub:
         online = separately(arguments(shop, model="nobody/nothing"), {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0"})
     offline = separately(arguments(shop, model="nobody/nothing"), {})
     for done in (online, offline):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback_datasets import COMMIT, LoopbackDatasets
+from hub_server import COMMIT, HubServer
 
 ASK = """
 import json, sys, time
@@ -54,42 +54,45 @@ def hub(tmp_path: Path) -> Any:
     for name, numbers in [*parts, ("test-00000-of-00001", range(50))]:
         rows = [json.dumps({"question": f"{name.split('-')[0]} {number}", "answer": "x" * 400}) for number in numbers]
         (folder / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    with LoopbackDatasets({"org/rows": folder, "org/closed": folder}, gated={"org/closed"}) as running:
+    with HubServer(tmp_path) as running:
+        running.add("org/rows", folder, kind="dataset", downloads=1234)
+        running.add("org/closed", folder, kind="dataset", gated=True)
+        running.add("org/mine", folder, kind="dataset", private=True)
         yield running
 
 
-def test_only_as_much_is_fetched_as_is_needed(tmp_path: Path, hub: LoopbackDatasets) -> None:
+def test_only_as_much_is_fetched_as_is_needed(tmp_path: Path, hub: HubServer) -> None:
     (streamed,) = ask(tmp_path, hub.address, {"source": "org/rows", "samples": 100})
     assert (streamed["rows"], streamed["first"][0], streamed["pinned"]) == (100, "train 0", f"org/rows@{COMMIT}")
     assert streamed["notes"] == ["The first 100 usable rows of org/rows (train) are used."]
-    assert hub.sent < sum(file.stat().st_size for file in hub.folders["org/rows"].iterdir()) / 3
+    assert hub.sent < sum(file.stat().st_size for file in hub.datasets["org/rows"].files.folder.iterdir()) / 3
 
 
-def bytes_of(hub: LoopbackDatasets, name: str = "org/rows") -> int:
-    return sum(file.stat().st_size for file in hub.folders[name].rglob("*.jsonl"))
+def bytes_of(hub: HubServer, name: str = "org/rows") -> int:
+    return sum(file.stat().st_size for file in hub.datasets[name].files.folder.rglob("*.jsonl"))
 
 
-def test_a_slice_is_streamed_too(tmp_path: Path, hub: LoopbackDatasets) -> None:
+def test_a_slice_is_streamed_too(tmp_path: Path, hub: HubServer) -> None:
     (sliced,) = ask(tmp_path, hub.address, {"source": "org/rows", "split": "train[20:60]", "samples": 1000})
     assert (sliced["rows"], sliced["first"][0], sliced["last"]) == (40, "train 20", "train 59")
     assert hub.sent < bytes_of(hub) / 2, "one of eight files, read once for its columns and once for its rows"
 
 
-def test_a_share_is_streamed_where_the_number_of_rows_is_told(tmp_path: Path, hub: LoopbackDatasets) -> None:
+def test_a_share_is_streamed_where_the_number_of_rows_is_told(tmp_path: Path, hub: HubServer) -> None:
     """24,000 rows are in the files; the card tells it, or does not."""
     (untold,) = ask(tmp_path, hub.address, {"source": "org/rows", "split": "train[:1%]", "samples": 1000})
     everything, hub.sent = hub.sent, 0
     assert everything > bytes_of(hub) * 0.9
     sizes = "dataset_info:\n  splits:\n  - name: train\n    num_examples: 24000\n  - name: test\n    num_examples: 50\n"
-    (hub.folders["org/rows"] / "README.md").write_text(f"---\n{sizes}---\n")
+    (hub.datasets["org/rows"].files.folder / "README.md").write_text(f"---\n{sizes}---\n")
     (told,) = ask(tmp_path / "again", hub.address, {"source": "org/rows", "split": "train[:1%]", "samples": 1000})
     assert (told["rows"], told["first"], told["last"]) == (untold["rows"], untold["first"], untold["last"])
     assert told["rows"] == 240
     assert hub.sent < everything / 2
 
 
-def test_configurations_and_files_of_a_hub_data_set_can_be_chosen(tmp_path: Path, hub: LoopbackDatasets) -> None:
-    folder = hub.folders["org/rows"]
+def test_configurations_and_files_of_a_hub_data_set_can_be_chosen(tmp_path: Path, hub: HubServer) -> None:
+    folder = hub.datasets["org/rows"].files.folder
     for name in ("easy", "hard"):
         (folder / name).mkdir()
         lines = [json.dumps({"question": f"{name} {number}", "answer": "x"}) for number in range(20)]
@@ -115,7 +118,7 @@ def test_configurations_and_files_of_a_hub_data_set_can_be_chosen(tmp_path: Path
         assert "--set dataset.config=NAME" in refused["hint"]
 
 
-def test_rows_of_a_hub_are_pinned_and_refused_with_a_reason(tmp_path: Path, hub: LoopbackDatasets) -> None:
+def test_rows_of_a_hub_are_pinned_and_refused_with_a_reason(tmp_path: Path, hub: HubServer) -> None:
     test, slice_, revision, split, missing, closed = ask(
         tmp_path,
         hub.address,
@@ -136,7 +139,7 @@ def test_rows_of_a_hub_are_pinned_and_refused_with_a_reason(tmp_path: Path, hub:
     assert "hf auth login" in closed["hint"]
 
 
-def test_without_a_network_the_answer_is_quick_and_what_is_here_still_works(tmp_path: Path, hub: LoopbackDatasets) -> None:
+def test_without_a_network_the_answer_is_quick_and_what_is_here_still_works(tmp_path: Path, hub: HubServer) -> None:
     (online,) = ask(tmp_path, hub.address, {"source": "org/rows", "split": "test", "samples": None})
     here, absent = ask(
         tmp_path, "http://127.0.0.1:9", {"source": "org/rows", "split": "test", "samples": 20}, {"source": "org/other", "samples": 20}

@@ -1,7 +1,10 @@
 """Uploads to a real HTTP server by the unmodified huggingface_hub client in processes of their own."""
 
+import hashlib
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -9,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from finished_run import base_folder, finished_run
-from hub_server import HubServer, Repo
+from hub_server import COMMIT, HubServer
 
 from finetune.recipe import Recipe
+from finetune.run_folder import FINISHED, RunFolder
+from finetune.run_folder import UPLOAD as LEFT
 
-COMMIT = "a" * 40
+ROOT = Path(__file__).parents[2]
 
 
 def fine_grained(*permissions):
@@ -28,9 +33,10 @@ ACCOUNTS = {
 }
 WRITES = "hf_writes_everything"
 UPLOAD = """
-import json, sys
+import json, sys, time
+time.sleep = lambda seconds: None  # pauses between tries; nothing else here sleeps
 from finetune.errors import FinetuneError
-from finetune.events import Recorder
+from finetune.events import Notice, Progress, Recorder
 from finetune.hub.upload import upload_folder, upload_plan
 from finetune.recipe import UploadSpec
 work, folder, repo, private = sys.argv[1:]
@@ -40,8 +46,12 @@ try:
         print(json.dumps(upload_plan(folder, spec).to_dict()))
     else:
         done = upload_folder(folder, spec, recorder)
-        events = [event.name for event in recorder.events]
-        print(json.dumps({"repo": done.repo, "url": done.url, "private": done.private, "events": events}))
+        said = {
+            "events": [event.name for event in recorder.events],
+            "notices": [event.text for event in recorder.of(Notice)],
+            "progress": [event.done for event in recorder.of(Progress)],
+        }
+        print(json.dumps({"repo": done.repo, "url": done.url, "private": done.private, **said}))
 except FinetuneError as error:
     print(json.dumps({"error": type(error).__name__, "message": error.message, "hint": error.hint, "code": error.exit_code}))
 """
@@ -54,8 +64,8 @@ def base(tmp_path_factory):
 
 @pytest.fixture
 def hub(tmp_path, base):
-    repos = {"org/base": Repo(private=False, files={file.name: file.read_bytes() for file in base.iterdir()}, commits=[COMMIT])}
-    with HubServer(tmp_path, tokens=ACCOUNTS, repos=repos) as server:
+    with HubServer(tmp_path, tokens=ACCOUNTS) as server:
+        server.add("org/base", base)
         yield server
 
 
@@ -207,7 +217,7 @@ def test_a_fine_grained_token_with_write_access_is_enough(hub, run):
 
 
 def test_a_public_repository_is_never_used_when_private_was_asked_for(hub, run):
-    hub.repos["ada/letters"] = Repo(private=False, files={"README.md": b"mine"})
+    hub.add("ada/letters", {"README.md": b"mine"})
     refused = upload(hub, WRITES, run)
     assert refused["error"] == "RepoExists"
     assert "--public" in refused["hint"]
@@ -221,23 +231,73 @@ def test_a_private_repository_of_ones_own_takes_a_second_upload_and_stays_privat
 
 
 def test_a_connection_dropped_in_the_middle_of_a_file_is_tried_again(hub, run):
-    hub.drop["PUT"] = 1
+    hub.drop("lfs_put", after=1000, times=1)
     assert upload(hub, WRITES, run)["repo"] == "ada/letters"
-    assert hub.drop["PUT"] == 0
+    assert hub.left("lfs_put") == 0
     content = (run.output_dir / "adapter_model.safetensors").read_bytes()
     assert hub.repos["ada/letters"].files["adapter_model.safetensors"] == content
 
 
-def test_a_connection_dropped_at_the_end_publishes_nothing_and_the_same_command_finishes_it(hub, run):
-    hub.drop["commit"] = 1
+@pytest.mark.parametrize("place", ["whoami", "create", "info", "preupload", "lfs_batch", "commit"])
+def test_a_busy_hub_and_a_cut_connection_are_asked_again(hub, run, place):
+    hub.refuse(place, 503, times=1)
+    done = upload(hub, WRITES, run)
+    assert hub.left(place) == 0
+    assert "uploaded" in done["events"]
+    hub.drop(place, times=1)
+    assert upload(hub, WRITES, run, "ada/others")["repo"] == "ada/others"
+    assert hub.left(place) == 0
+
+
+def test_a_hub_that_asks_for_a_pause_gets_it_and_the_person_hears_of_it(hub, run):
+    hub.refuse("commit", 429, "slow down", times=2)
+    done = upload(hub, WRITES, run)
+    assert sum("asks for a pause; trying again in" in notice for notice in done["notices"]) == 2
+    assert len(hub.repos["ada/letters"].commits) == 2
+
+
+def test_progress_is_reported_in_bytes_inside_a_file_up_to_the_last(hub, run):
+    progress = upload(hub, WRITES, run)["progress"]
+    assert progress == sorted(progress)
+    total = sum(len(content) for content in hub.repos["ada/letters"].files.values())
+    assert progress[-1] == total
+    assert len(progress) > len(hub.repos["ada/letters"].files), "more than one report for a file of several parts"
+
+
+def test_what_broke_off_is_safe_here_and_the_printed_command_sends_only_what_is_missing(hub, run):
+    """The larger file arrives, the second breaks off: what was printed is run as it is, and its bytes are counted at the server."""
+    before = {path: path.read_bytes() for path in run.output_dir.rglob("*") if path.is_file()}
+    large = sorted((run.output_dir / name).stat().st_size for name in ("adapter_model.safetensors", "tokenizer.json"))
+    hub.refuse("lfs_put", 400, "the disk of the Hub is full")
+    assert upload(hub, WRITES, run)["error"] == "UploadError"
+    hub.well()
+    hub.drop("commit")
     broken = upload(hub, WRITES, run)
     assert broken["error"] == "UploadError"
     assert "safe on this machine" in broken["hint"]
-    assert f"python finetune_cli.py upload '{run.output_dir}' --repo ada/letters" in broken["hint"]
     assert hub.repos["ada/letters"].files == {}
-    hub.requests.clear()
-    assert upload(hub, WRITES, run)["repo"] == "ada/letters"
-    assert not [request for request in hub.requests if request.startswith("PUT")]  # large files were there already
+    assert {path: path.read_bytes() for path in run.output_dir.rglob("*") if path.is_file()} == before
+    hub.large_file(hashlib.sha256(before[run.output_dir / "tokenizer.json"]).hexdigest()).unlink()
+    hub.well()
+    hub.uploads.clear()
+    command = shlex.split(broken["hint"].partition("Finish with: ")[2])
+    assert command[:2] == ["python", "finetune_cli.py"]
+    finished = subprocess.run(
+        [sys.executable, *command[1:]], cwd=ROOT, env={**os.environ, **hub.environment(WRITES)}, capture_output=True, text=True, timeout=120
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "ada/letters (private)" in finished.stdout
+    assert WRITES not in finished.stdout + finished.stderr
+    tokenizer = (run.output_dir / "tokenizer.json").stat().st_size
+    assert hub.received == tokenizer < sum(large)
+    assert {"adapter_model.safetensors", "tokenizer.json", "README.md"} <= set(hub.repos["ada/letters"].files)
+
+
+def test_a_run_whose_upload_was_left_is_finished_by_the_upload(hub, run, tmp_path):
+    copied = RunFolder(shutil.copytree(run.output_dir, tmp_path / "copy"))
+    copied.write_stage(LEFT)
+    upload(hub, WRITES, copied)
+    assert copied.stage == FINISHED
 
 
 def test_a_new_model_in_an_old_repository_leaves_no_part_of_the_old_model_behind(hub, run, base, tmp_path):
@@ -277,7 +337,7 @@ except FinetuneError as error:
     ],
 )
 def test_what_the_server_refuses_becomes_one_sentence(hub, run, place, answer, error, said):
-    hub.refuse[place] = answer
+    hub.refuse(place, *answer)
     refused = upload(hub, WRITES, run)
     assert refused["error"] == error
     assert said in refused["message"]
@@ -298,4 +358,12 @@ def test_an_adapter_of_a_model_that_only_exists_here_is_refused(hub, base, tmp_p
     refused = upload(hub, WRITES, local)
     assert refused["error"] == "UploadError"
     assert "only exists on this machine" in refused["message"]
+    assert "finetune-cli merge" in refused["hint"]
+    assert "ada/letters" not in hub.repos
+
+
+def test_an_adapter_on_an_earlier_run_is_not_published_as_one_of_the_model_below(hub, run, base, tmp_path):
+    """It needs the earlier run's adapter too, which no Hub id names."""
+    second = finished_run(tmp_path / "second", base, Recipe.from_layers({"model": str(run.output_dir)}))
+    assert "only exists on this machine" in upload(hub, WRITES, second)["message"]
     assert "ada/letters" not in hub.repos
