@@ -90,17 +90,9 @@ class RunFolder:
 
     def claim(self) -> None:
         """Keep other processes out until `release` or the end of this one; raises FolderInUse."""
-        from filelock import FileLock, Timeout
-
-        if self._lock is not None:
-            return
-        lock = FileLock(self.lock_file, thread_local=False)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise self._in_use() from None
-        self._lock = lock
-        self.write_json(self.lock_owner, {"pid": os.getpid(), "host": platform.node()})
+        if self._lock is None:
+            self._lock = self._locked()
+            self.write_json(self.lock_owner, {"pid": os.getpid(), "host": platform.node()})
 
     def release(self) -> None:
         """Let others in again."""
@@ -120,8 +112,17 @@ class RunFolder:
     def check_unclaimed(self) -> None:
         """Raises FolderInUse if another process works here."""
         if self._lock is None and self.lock_file.is_file():
-            self.claim()
-            self.release()
+            self._locked().release()
+
+    def _locked(self) -> Any:
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.lock_file, thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise self._in_use() from None
+        return lock
 
     def _in_use(self) -> FolderInUse:
         try:
