@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.errors import NoTerminal
+from finetune.errors import NoTerminal, UploadError
 
 if TYPE_CHECKING:
     from finetune.finetuner import RunResult
@@ -95,6 +95,8 @@ def resume(arguments: argparse.Namespace) -> int:
 
 def plan(arguments: argparse.Namespace) -> int:
     """Show what a run would cost."""
+    from dataclasses import replace
+
     from finetune.screen.console import people
     from finetune.screen.data import data_report
     from finetune.screen.quiet import quiet
@@ -108,6 +110,10 @@ def plan(arguments: argparse.Namespace) -> int:
 
         tuner = LLMFineTuner(recipe, reporter=reporter, runtime=_runtime(arguments))
         found, report = tuner.plan(), tuner.data.report.to_dict()
+        try:
+            tuner.check_upload()
+        except UploadError as error:
+            found = replace(found, problems=[*found.problems, f"{error.message} {error.hint or ''}".strip()])
     if arguments.json:
         print(json.dumps({**found.to_dict(), "data": report}, default=str))
     else:
@@ -151,7 +157,9 @@ def upload(arguments: argparse.Namespace) -> int:
     spec = Recipe.from_layers({"upload": {"repo": arguments.repo, "private": not arguments.public}}).upload
     assert spec is not None
     console = people()
-    console.print(upload_picture(upload_plan(arguments.output_dir, spec)))
+    with reporter_for(console, brief="Asking the Hub"), quiet(None):
+        planned = upload_plan(arguments.output_dir, spec)
+    console.print(upload_picture(planned))
     with reporter_for(console, brief="Uploading") as reporter, quiet(None):
         done = upload_folder(arguments.output_dir, spec, reporter)
     console.print(f"  Uploaded: {done.url} ({'private' if done.private else 'public'})")
