@@ -150,16 +150,21 @@ class LLMFineTuner:
             raise RecipeError(
                 "A student made from its teacher cannot be held in 4 bits.", hint="--set method.kind=lora, or name a ready-made student."
             )
-        if self.recipe.upload:
-            from finetune.hub.upload import check_upload
-
-            check_upload(self.recipe.upload)
+        self.check_upload()
         if self.distils and not self.student_is_made and self.located.pinned == self.teacher_located.pinned:
             raise RecipeError(
                 f"Teacher and student are the same model, {self.located.name}.",
                 hint="Make a smaller one from it: --set model.from_teacher.layers=0.67",
             )
         shape_of(self)
+
+    def check_upload(self) -> None:
+        """Raises UploadError, NotSignedIn, ReadOnlyToken or RepoExists if the result could not go where the recipe wants it uploaded."""
+        if self.recipe.upload:
+            from finetune.hub.upload import check_before_training
+
+            adapter = self.method.footprint(self.recipe.method).rank is not None
+            check_before_training(self.recipe, adapter=adapter, go_on=self.folder.output_dir if self.left else None)
 
     def check_steps(self) -> None:
         """Raises RecipeError if the data gives too few optimizer steps for the method; prepares the data."""
@@ -284,8 +289,6 @@ class LLMFineTuner:
         if self.recipe.upload is None:
             raise RecipeError("The recipe names no repository to upload to.", hint="--set upload.repo=USER/NAME")
         upload_folder(self.folder.output_dir, self.recipe.upload, self.reporter)
-        if self.folder.stage == UPLOAD:
-            self.folder.write_stage(FINISHED)
 
     def run(self) -> RunResult:
         """All stages in order, or those that an interrupted run has left."""

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,11 +74,14 @@ def upload_plan(output_dir: str | Path, spec: UploadSpec) -> UploadPlan:
     return UploadPlan(target, {name: _size(content) for name, content in _contents(folder, target.repo, command(output_dir, spec)).items()})
 
 
-def check_before_training(recipe: Recipe, *, adapter: bool) -> None:
-    """Raises what would keep the result from being uploaded as `recipe.upload` says; `adapter` is whether the result will be one."""
+def check_before_training(recipe: Recipe, *, adapter: bool, go_on: Path | None = None) -> None:
+    """Raises what would keep the result from being uploaded as `recipe.upload` says; `adapter` is whether the result will be one.
+
+    `go_on` is the folder of an interrupted run that is taken up again.
+    """
     if recipe.upload is None:
         return
-    check_upload(recipe.upload)
+    check_upload(recipe.upload, finish=f"finetune-cli resume {shlex.quote(str(go_on))}" if go_on else None)
     if adapter and adapters_base(recipe) is None:
         raise UploadError(
             "The adapter would belong to a model that only exists on this machine, so nobody could load it.",
@@ -123,17 +127,21 @@ def _upload(folder: RunFolder, spec: UploadSpec, reporter: Reporter, finish: str
         total, sent = sum(map(_size, contents.values())), 0
         additions = []
         for name, content in contents.items():
-            addition = _addition(name, content, lambda part, before=sent: reporter.report(Progress(STAGE, before + part, total, "bytes")))
+            addition = _addition(name, content, partial(_report, reporter, sent, total))
             additions.append(addition)
             if isinstance(content, Path):
-                patiently(lambda addition=addition: api.preupload_lfs_files(target.repo, [addition]), reporter)  # type: ignore[misc]
+                patiently(partial(api.preupload_lfs_files, target.repo, [addition]), reporter)
             sent += _size(content)
-            reporter.report(Progress(STAGE, sent, total, "bytes"))
+            _report(reporter, sent, total, 0)
         there = patiently(lambda: api.list_repo_files(target.repo), reporter)
         stale = [CommitOperationDelete(name) for name in there if is_ours(name) and name not in contents]
         message = "Upload a model made with finetune-cli"
         patiently(lambda: api.create_commit(target.repo, [*stale, *additions], commit_message=message), reporter)
     return Uploaded(target.repo, target.url, private)
+
+
+def _report(reporter: Reporter, before: int, total: int, part: int) -> None:
+    reporter.report(Progress(STAGE, before + part, total, "bytes"))
 
 
 def _addition(name: str, content: Path | bytes, report: Callable[[int], None]) -> CommitOperationAdd:

@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from finetune.hub.upload import UploadPlan
 
 
+MOST_FILES = 14
+
+
 def upload_picture(plan: UploadPlan) -> RenderableType:
-    """User, repository, visibility, endpoint and files."""
+    """User, repository, visibility, endpoint, and each file with its size, largest first."""
     target = plan.target
-    largest = ", ".join(list(plan.files)[:3])
-    rest = f" and {len(plan.files) - 3} more" if len(plan.files) > 3 else ""
+    files = sorted(plan.files.items(), key=lambda file: -file[1])
+    shown = [f"{name} ({size(length)})" for name, length in files[:MOST_FILES]]
+    more = [f"and {len(files) - MOST_FILES} more"] if len(files) > MOST_FILES else []
     return block(
         pairs(
             [
@@ -29,7 +33,9 @@ def upload_picture(plan: UploadPlan) -> RenderableType:
                 ("Repository", f"{target.repo} ({'exists, will be updated' if target.exists else 'new'})"),
                 ("Visibility", Text("private") if target.private else Text("PUBLIC: everyone can see it", style="warning")),
                 ("Endpoint", target.endpoint),
-                ("Files", f"{largest}{rest}, {size(plan.bytes)}"),
+                ("Files", f"{len(files)}, {size(plan.bytes)} in all"),
+                ("", Text("\n".join([*shown, *more]), style="quiet")),
+                ("Stays here", "checkpoints, data, held-out rows, logs"),
             ]
         ),
         above=0,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.errors import NotSignedIn, UploadError
+from finetune.errors import Interrupted, NotSignedIn, RepoExists, UploadError
+from finetune.models.reach import absence, endpoint
 from finetune.recipe import UploadSpec
 from finetune.screen.console import people
 from finetune.screen.quiet import quiet
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from finetune.hub.upload import UploadPlan
 
 AGAIN, TOKEN, LATER = "again", "token", "later"
+MOST_NAMES = 9
+OTHER_NAME, PUBLIC = "other", "public"
 
 
 def ask(output_dir: Path, prompter: Prompter, here: Here) -> None:
@@ -28,42 +31,73 @@ def ask(output_dir: Path, prompter: Prompter, here: Here) -> None:
     command = f"{command_name()} upload {output_dir} --repo {output_dir.name}"
     later: Fragments = [("class:quiet", "Any time later:\n"), ("class:command", command)]
     if not here.hub:
-        prompter.note([("class:quiet", "huggingface.co does not answer from here. "), *later])
+        prompter.note([("class:quiet", f"{absence()}, so nothing can be uploaded now. "), *later])
         return
     if not prompter.confirm("upload", "Upload to the Hugging Face Hub?", default=False, help="The model stays on this machine too."):
         prompter.note(later)
         return
-    spec = _where(output_dir, prompter)
-    planned = _plan(output_dir, spec, prompter)
-    if planned is None:
-        prompter.note(later)
-        return
-    prompter.show(upload_picture(planned))
-    if prompter.confirm("upload.now", "Upload this now?", default=True):
-        _upload(output_dir, spec, prompter)
+    agreed = _agree(output_dir, prompter)
+    if agreed and prompter.confirm("upload.now", "Upload this now?", default=True):
+        _upload(output_dir, agreed, prompter)
     else:
         prompter.note(later)
 
 
-def _where(output_dir: Path, prompter: Prompter) -> UploadSpec:
+def _agree(output_dir: Path, prompter: Prompter) -> UploadSpec | None:
+    """A place that the person may and wants to write to, after showing what would go there; None to leave it."""
+    number = ""  # each question is its own
+    spec = _where(output_dir, prompter)
+    for again in range(2, MOST_NAMES):
+        try:
+            planned = _plan(output_dir, spec, prompter)
+        except RepoExists as error:
+            prompter.note([("class:warning", error.message)])
+            choice = prompter.select(
+                f"upload.exists{number}",
+                "Where instead?",
+                [
+                    Choice(OTHER_NAME, "Another name", "private"),
+                    Choice(PUBLIC, f"Into {spec.repo}", "public: everyone will see it"),
+                    Choice(LATER, "Not now"),
+                ],
+                default=OTHER_NAME,
+            )
+            if choice == LATER:
+                return None
+            number = f"-{again}"
+            spec = UploadSpec(repo=spec.repo, private=False) if choice == PUBLIC else _named(output_dir, prompter, number)
+            continue
+        if planned is not None:
+            prompter.show(upload_picture(planned))
+            return spec
+        return None
+    return None
+
+
+def _named(output_dir: Path, prompter: Prompter, number: str = "") -> UploadSpec:
     repo = prompter.text(
-        "upload.repo",
+        f"upload.repo{number}",
         "Repository",
-        default=output_dir.resolve().name,
+        default=output_dir.resolve().name + number,
         validate=lambda text: problem({}, "upload", {"repo": text}),
         help="A name of your own, or organisation/name.",
     )
+    return UploadSpec(repo=repo)
+
+
+def _where(output_dir: Path, prompter: Prompter) -> UploadSpec:
+    named = _named(output_dir, prompter)
     visibility = prompter.select(
         "upload.private",
         "Who may see it?",
         [Choice("private", "Only you", "private"), Choice("public", "Everyone", "public")],
         default="private",
     )
-    return UploadSpec(repo=repo, private=visibility == "private")
+    return UploadSpec(repo=named.repo, private=visibility == "private")
 
 
 def _plan(output_dir: Path, spec: UploadSpec, prompter: Prompter) -> UploadPlan | None:
-    """What would be uploaded, after signing in if the person wants that; None to leave it."""
+    """What would be uploaded, after signing in if the person wants that; None to leave it. Raises RepoExists."""
     from finetune.hub.upload import upload_plan
 
     while True:
@@ -74,6 +108,8 @@ def _plan(output_dir: Path, spec: UploadSpec, prompter: Prompter) -> UploadPlan 
             prompter.note([("class:warning", error.message)])
             if not _sign_in(prompter):
                 return None
+        except RepoExists:
+            raise
         except UploadError as error:
             prompter.note([("class:warning", error.message), *hint(error)])
             return None
@@ -94,7 +130,7 @@ def _sign_in(prompter: Prompter) -> bool:
     if choice == TOKEN:
         from huggingface_hub import login
 
-        token = prompter.secret("sign_in.token", "Token", help="From huggingface.co/settings/tokens, with write access.")
+        token = prompter.secret("sign_in.token", "Token", help=f"From {endpoint()}/settings/tokens, with write access.")
         try:
             with quiet(None):
                 login(token=token)
@@ -110,7 +146,7 @@ def _upload(output_dir: Path, spec: UploadSpec, prompter: Prompter) -> None:
     try:
         with reporter_for(console, brief="Uploading") as reporter, quiet(None):
             done = upload_folder(output_dir, spec, reporter)
-    except UploadError as error:
+    except (UploadError, Interrupted) as error:
         prompter.note([("class:problem", error.message), *hint(error)])
         return
     prompter.note([("class:done", "Uploaded: "), ("", f"{done.url} ({'private' if done.private else 'public'})")])
