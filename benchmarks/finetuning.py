@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,15 @@ def main() -> None:
     arguments.add_argument("--worker", help=argparse.SUPPRESS)
     given = arguments.parse_args()
     if given.worker:
-        print(contest.MARK + json.dumps(work(given.worker, contest.rows(given.rows, given.count))))
+        with tempfile.TemporaryDirectory() as folder:
+            print(contest.MARK + json.dumps(work(given.worker, contest.rows(given.rows, given.count), folder)))
         return
     names = [name for name in CONTENDERS if not given.only or given.only in name]
     found = contest.interleave(__file__, names, given.rounds, sys.argv[1:])
     contest.table(found, reference="Trainer + peft, dynamic padding")
 
 
-def work(name: str, rows: list[dict[str, str]]) -> dict[str, Any]:
+def work(name: str, rows: list[dict[str, str]], folder: str) -> dict[str, Any]:
     """One contender, one round, in this process."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -60,7 +62,7 @@ def work(name: str, rows: list[dict[str, str]]) -> dict[str, Any]:
     tokenizer, model = contest.starter(machine)
     dataset = contest.tokenised(rows, tokenizer, LENGTH)
     settings: dict[str, Any] = {
-        "output_dir": "unused",
+        "output_dir": folder,
         "per_device_train_batch_size": BATCH,
         "num_train_epochs": 1,
         "learning_rate": 2e-4,
@@ -81,7 +83,7 @@ def work(name: str, rows: list[dict[str, str]]) -> dict[str, Any]:
         recipe = Recipe.from_layers({"training": {"batch_size": BATCH, "epochs": 1}})
         model = LoRA.attach(model, recipe.method, contest.context())
         with contest.Watch() as watch:
-            train(model, tokenizer, dataset, recipe, machine, Recorder(), folder=Path("unused"))
+            train(model, tokenizer, dataset, recipe, machine, Recorder(), folder=Path(folder))
     else:
         lora = LoraConfig(r=RANK, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
         if name == "TRL SFTTrainer":

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,8 @@ def work(name: str, rows: list[dict[str, str]], dtype: str) -> dict[str, Any]:
     steps = steps_of(recipe.training, len(dataset))
     model = method.attach(load_model(located, machine, load_in=method.load_in(recipe.method)), recipe.method, MethodContext(steps))
     options = {"callbacks": method.callbacks(model, recipe.method), "penalty": method.penalty(model, recipe.method)}
-    with contest.Watch() as watch:
-        train(model, tokenizer, dataset, recipe, machine, Recorder(), folder=Path("unused"), **options)
+    with tempfile.TemporaryDirectory() as folder, contest.Watch() as watch:
+        train(model, tokenizer, dataset, recipe, machine, Recorder(), folder=Path(folder), **options)
     return {"tokens": sum(dataset["length"]), "seconds": watch.seconds, "peak_bytes": watch.peak_bytes, "dtype": machine.dtype}
 
 

@@ -170,8 +170,10 @@ class Recipe(Spec):
             if filled.get("teacher") is None:
                 filled["teacher"] = STARTER
             filled.setdefault("output_dir", "./distilled_model")
-            filled.setdefault("method", {"kind": "full"})
-        filled.setdefault("method", {"kind": "lora"})
+        kind = "full" if filled.get("approach") == "distillation" else "lora"
+        method = filled.get("method", {})
+        if isinstance(method, Mapping) and "kind" not in method:
+            filled["method"] = {"kind": kind, **method}
         return filled
 
     @field_validator("teacher", mode="before")

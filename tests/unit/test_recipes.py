@@ -55,3 +55,9 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     source = {path.relative_to(checkout).as_posix() for path in (checkout / "finetune").rglob("*") if path.suffix in (".py", ".yaml")}
     assert packed == source | {"finetune_cli.py"}
     assert len([name for name in packed if name.endswith(".yaml")]) == len(RECIPES) >= 5
+
+
+def test_a_key_of_the_method_means_the_method_of_the_approach() -> None:
+    recipe = Recipe.from_layers({"approach": "distillation", "method": {"freeze": "none"}})
+    assert recipe.method.model_dump() == {"kind": "full", "freeze": "none"}
+    assert Recipe.from_layers({"method": {"r": 4}}).method.model_dump()["kind"] == "lora"
