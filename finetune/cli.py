@@ -27,6 +27,8 @@ HELP = """Fine-tune or distil a language model, and see that it got better.
   finetune-cli resume OUTPUT_DIR      go on with an interrupted run
   finetune-cli benchmark OUTPUT_DIR   measure a finished run again
   finetune-cli chat OUTPUT_DIR        talk to a finished model
+  finetune-cli runs [FOLDER]          the runs below a folder
+  finetune-cli runs compare A B       what differs, and which is better
   finetune-cli merge OUTPUT_DIR       adapter and base as one plain model
   finetune-cli upload OUTPUT_DIR --repo USER/NAME
                                       to the Hub, private unless --public
@@ -142,6 +144,9 @@ def parser() -> Parser:
     merge.add_argument("--json", action="store_true", help="one JSON object on stdout")
     for made in (resume, benchmark, upload, chat, merge):
         made.add_argument("output_dir", metavar="OUTPUT_DIR", help="the folder of a run")
+    runs = command("runs", "list the runs below a folder (default: here), or set two side by side: runs compare A B")
+    runs.add_argument("folders", nargs="*", metavar="FOLDER", help="where to look, or: compare A B")
+    runs.add_argument("--json", action="store_true", help="one JSON object on stdout")
     doctor = command("doctor", "show machine, versions, Hub and sign-in state (never the token)")
     doctor.add_argument("--json", action="store_true", help="one JSON object on stdout")
     for made in (resume, benchmark, chat, merge, doctor):

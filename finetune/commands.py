@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.errors import NoTerminal, UploadError
+from finetune.errors import BadInput, NoTerminal, UploadError
 
 if TYPE_CHECKING:
     from finetune.finetuner import RunResult
@@ -163,6 +163,40 @@ def upload(arguments: argparse.Namespace) -> int:
     with reporter_for(console, brief="Uploading") as reporter, quiet(None):
         done = upload_folder(arguments.output_dir, spec, reporter)
     console.print(f"  Uploaded: {done.url} ({'private' if done.private else 'public'})")
+    return 0
+
+
+def runs(arguments: argparse.Namespace) -> int:
+    """The runs below a folder, or two of them side by side."""
+    from finetune.screen.console import people
+
+    first, *others = arguments.folders or ["."]
+    console = people(stderr=arguments.json)
+    found: Any
+    if first == "compare" and (others or not Path(first).is_dir()):
+        from finetune.comparison import compare
+        from finetune.run_folder import RunFolder
+        from finetune.runs import read_run
+        from finetune.screen.comparison import comparison_picture
+
+        if len(others) != 2:
+            raise BadInput(f"Two runs can be compared, not {len(others)}.", hint="finetune-cli runs compare A B, with two folders of runs.")
+        found = compare(*(read_run(RunFolder.of(folder).output_dir, folder) for folder in others))
+        shown, picture = found.to_dict(), comparison_picture(found, console.width)
+    else:
+        from finetune.runs import find_runs
+        from finetune.screen.runs import runs_picture
+
+        if others:
+            raise BadInput(
+                f"One folder can be listed, not {len(arguments.folders)}.", hint="To compare two runs: finetune-cli runs compare A B"
+            )
+        found = find_runs(first)
+        shown, picture = {"runs": [run.to_dict() for run in found]}, runs_picture(found, first)
+    if arguments.json:
+        print(json.dumps(shown, default=str))
+    else:
+        console.print(picture)
     return 0
 
 

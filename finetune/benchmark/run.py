@@ -25,6 +25,7 @@ from finetune import registry
 from finetune.benchmark.bootstrap import Statistic, bootstrap, change, mean_of, mean_per_token, perplexity_of, ratio
 from finetune.benchmark.generation import answer_budget, generate_answers, generation_speed
 from finetune.benchmark.imitation import TeacherStates
+from finetune.benchmark.names import LOWER_IS_BETTER
 from finetune.benchmark.perplexity import AnswerLosses, answer_losses
 from finetune.benchmark.rouge import SETTINGS
 from finetune.errors import BenchmarkError, OutOfMemory
@@ -35,7 +36,6 @@ from finetune.training.head import causal_lm, check_head, head_of
 from finetune.training.memory import PeakMemory, release
 
 VERSION = 2  # of the way scores are made: raise it when numbers would change, so that kept base scores are made again
-LOWER_IS_BETTER = frozenset({"perplexity", "kl"})
 RETAINED = ("rougeL", "perplexity")
 
 

@@ -13,6 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from finetune.benchmark.names import LOWER_IS_BETTER, NAMES, in_order, number, signed
 from finetune.benchmark.report import ranks_in_words
 from finetune.recipe import Recipe
 from finetune.run_folder import free_name
@@ -22,15 +23,6 @@ from finetune.screen.words import command_name, count, harmless, size
 if TYPE_CHECKING:
     from finetune.finetuner import RunResult
 
-NAMES = {
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
-    "perplexity": "Perplexity",
-    "kl": "KL to teacher",
-    "agreement": "Same top token",
-}
-LOWER_IS_BETTER = ("perplexity", "kl")
 SAMPLES = 3
 LONGEST_ANSWER = 200
 NARROW, WIDE = 70, 110  # columns; below them, intervals go: of two models, of three
@@ -55,7 +47,7 @@ def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
     with_change = in_numbers or len(sides) < 3
     if with_change:
         table.add_column("Change", no_wrap=True)
-    metrics = sorted(scores["after"], key=lambda metric: [*NAMES, metric].index(metric))
+    metrics = in_order(list(scores["after"]))
     for metric in metrics:
         cells = [_score(scores, side, metric, with_interval=with_intervals) for side in sides]
         if with_change:
@@ -129,10 +121,10 @@ def _score(scores: Mapping[str, Any], side: str, metric: str, *, with_interval: 
     value = scores[side].get(metric)
     if value is None:
         return Text("-", style="quiet")
-    shown = Text(_number(metric, value))
+    shown = Text(number(metric, value))
     low_high = scores.get("intervals", {}).get(side, {}).get(metric)
     if with_interval and low_high:
-        shown.append(f" [{_number(metric, low_high[0])}, {_number(metric, low_high[1])}]", style="quiet")
+        shown.append(f" [{number(metric, low_high[0])}, {number(metric, low_high[1])}]", style="quiet")
     return shown
 
 
@@ -142,16 +134,7 @@ def _change(metric: str, change: Mapping[str, Any] | None, *, in_numbers: bool) 
     style = {"better": "good", "worse": "bad"}.get(change["verdict"], "quiet")
     if not in_numbers:
         return Text(change["verdict"], style=style)
-    sign = "+" if change["difference"] >= 0 else "-"
-    return Text.assemble((f"{sign}{_number(metric, abs(change['difference']))} ", "quiet"), (change["verdict"], style))
-
-
-def _number(metric: str, value: float) -> str:
-    if metric == "agreement":
-        return f"{100 * value:.1f} %"
-    if metric == "kl" or metric.startswith("rouge"):
-        return f"{value:.3f}"
-    return f"{value:.2f}" if abs(value) < 10 else f"{value:,.1f}"
+    return Text.assemble((f"{signed(metric, change['difference'])} ", "quiet"), (change["verdict"], style))
 
 
 def _answer(text: str, *, good: bool) -> Text:

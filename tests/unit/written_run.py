@@ -6,6 +6,7 @@ folder = written_run(tmp_path / "model", change={"training": {"epochs": 2}})
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from finetune.run_folder import FINISHED, RunFolder
 
 ROWS = 24
 STEPS = 60
+AFTER = 12.3  # perplexity
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "nobody", "looks", "at", "it"]
 DATA = {
     "source": "shop/questions.jsonl",
@@ -87,9 +89,11 @@ def scores(rows: int, shift: float, teacher: bool) -> dict[str, Any]:
     numbers = random.Random(0)
     rouge = [min(1.0, 0.2 + 0.5 * numbers.random() + shift) for _ in range(rows)]
     tokens = [numbers.randint(4, 30) for _ in range(rows)]
-    losses = [count * (2.0 + numbers.random() - shift) for count in tokens]
+    losses = [count * (2.0 + numbers.random()) for count in tokens]
+    fitting = math.log(AFTER) - sum(losses) / sum(tokens) - shift
+    losses = [loss + count * fitting for loss, count in zip(losses, tokens, strict=True)]
     mean = sum(rouge) / rows
-    values = {"before": {"rougeL": mean - 0.15, "perplexity": 66.1}, "after": {"rougeL": mean, "perplexity": 12.3}}
+    values = {"before": {"rougeL": mean - 0.15, "perplexity": 66.1}, "after": {"rougeL": mean, "perplexity": AFTER * math.exp(-shift)}}
     if teacher:
         values["teacher"] = {"rougeL": mean + 0.05, "perplexity": 10.2}
     sentences = [" ".join(numbers.choice(WORDS) for _ in range(numbers.randint(3, 40))) for _ in range(rows)]

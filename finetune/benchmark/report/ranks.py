@@ -31,7 +31,8 @@ def final_ranks(ranks: Mapping[str, int]) -> Html:
         cells.setdefault(block, {})[kind] = rank
     kinds = list(dict.fromkeys(_place(name)[1] for name in ranks))
     short = _short(kinds)
-    head = joined([element("th", element("span", "block", class_="hidden"), scope="col"), *(element("th", short[kind], scope="col") for kind in kinds)])
+    corner = element("th", element("span", "block", class_="hidden"), scope="col")
+    head = joined([corner, *(element("th", short[kind], scope="col") for kind in kinds)])
     most = max(ranks.values()) or 1
     rows = [
         element("tr", joined([element("th", block, scope="row"), *(_cell(found.get(kind), most) for kind in kinds)]))

@@ -1,0 +1,256 @@
+"""`runs` lists what is below a folder as it is, on any width; `runs compare` says what differs and only as much as the rows allow."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from written_run import DATA, ENVIRONMENT, ROWS, written_run
+
+from finetune.comparison import compare
+from finetune.errors import BadInput
+from finetune.run_folder import TRAINING, RunFolder
+from finetune.runs import Run, find_runs, read_run
+from finetune.screen.comparison import comparison_picture
+from finetune.screen.console import THEME
+from finetune.screen.runs import runs_picture
+from finetune.training.checkpoints import Checkpoints
+
+ROOT = Path(__file__).parents[2]
+
+
+def cli(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "finetune_cli.py"), *arguments]
+    return subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+
+
+def shown(picture: object, width: int = 80) -> str:
+    console = Console(width=width, theme=THEME, record=True, file=open("/dev/null", "w"), color_system=None)  # noqa: SIM115
+    console.print(picture)
+    return console.export_text()
+
+
+def interrupted(folder: Path, step: int = 0) -> RunFolder:
+    run = written_run(folder)
+    run.benchmark.unlink()
+    run.write_stage(TRAINING)
+    if step:
+        facts = {"total_steps": 60, "saved_at": time.time(), "seconds": 10.0}
+        Checkpoints(run.checkpoints).write(step, facts, {"state.bin": lambda file: file.write(b"state")})
+    return run
+
+
+def a_and_b(tmp_path: Path, **of_b: object) -> tuple[Run, Run]:
+    return read_run(written_run(tmp_path / "a").output_dir), read_run(written_run(tmp_path / "b", **of_b).output_dir)  # type: ignore[arg-type]
+
+
+# The list.
+
+
+def test_runs_are_found_at_any_depth_latest_first_and_nothing_else_is_looked_at(tmp_path: Path) -> None:
+    for number, name in enumerate(("first", "deep/er/second", ".hidden/third", "node_modules/fourth", "last")):
+        run = written_run(tmp_path / name)
+        for path in run.run.iterdir():
+            past = time.time() - 1000 + number
+            os.utime(path, (past, past))
+    assert [run.name for run in find_runs(tmp_path)] == ["last", "deep/er/second", "first"]
+    assert [run.name for run in find_runs(tmp_path / "last")] == ["last"]
+    assert find_runs(tmp_path / "last" / "run") == []
+    with pytest.raises(BadInput, match="nowhere"):
+        find_runs(tmp_path / "nowhere")
+
+
+def test_a_run_says_what_it_was_and_what_came_of_it(tmp_path: Path) -> None:
+    written_run(tmp_path / "tuned", change={"method": "qlora"})
+    written_run(tmp_path / "taught", teacher=True)
+    taught, tuned = sorted(find_runs(tmp_path), key=lambda run: run.name)
+    assert (tuned.approach, tuned.method, tuned.data, tuned.state) == ("fine-tuning", "QLoRA", "shop/questions.jsonl", "finished")
+    assert taught.model == "67% of the layers of HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert tuned.to_dict()["verdicts"] == {"rougeL": "better", "perplexity": "no evidence"}
+    assert tuned.to_dict()["scores"]["after"]["perplexity"] == pytest.approx(12.3)
+
+
+@pytest.mark.parametrize(("step", "progress"), [(0, "nothing saved yet"), (30, "step 30 of 60, saved less than a minute ago")])
+def test_an_unfinished_run_says_how_far_it_came_and_how_to_go_on(tmp_path: Path, step: int, progress: str) -> None:
+    interrupted(tmp_path / "cut", step)
+    (run,) = find_runs(tmp_path)
+    assert (run.state, run.progress) == ("unfinished", progress)
+    words = " ".join(shown(runs_picture([run], "."), 40).split())
+    assert f"unfinished: {progress} Go on with an unfinished one: finetune-cli resume FOLDER" in words
+
+
+def test_a_run_that_somebody_works_on_is_running(tmp_path: Path) -> None:
+    folder = interrupted(tmp_path / "busy")
+    folder.events.write_text(
+        '{"event": "step", "step": 12, "total_steps": 60, "seconds_left": 120.0}\n{"event": "notice", "text": "a"}\n{"eve', encoding="utf-8"
+    )
+    with folder.claimed():
+        run = read_run(folder.output_dir)
+        assert (run.state, run.progress) == ("running", "step 12 of 60, 2 minutes left")
+    assert read_run(folder.output_dir).state == "unfinished"
+
+
+@pytest.mark.parametrize("broken", ["recipe", "benchmark", "progress"])
+def test_a_run_that_cannot_be_read_hides_no_other(tmp_path: Path, broken: str) -> None:
+    written_run(tmp_path / "sound")
+    getattr(written_run(tmp_path / "broken"), broken).write_text("[1")
+    found = {run.name: run.state for run in find_runs(tmp_path)}
+    assert found == {"sound": "finished", "broken": "unreadable"}
+    assert "cannot be read" in shown(runs_picture(find_runs(tmp_path), "."))
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_list_is_whole_on_narrow_and_usual_terminals(tmp_path: Path, width: int) -> None:
+    written_run(tmp_path / "model", teacher=True)
+    text = shown(runs_picture(find_runs(tmp_path), "."), width)
+    assert max(map(len, text.splitlines())) <= width
+    words = " ".join(text.split())
+    assert words.startswith("model Distillation of HuggingFaceTB/SmolLM2-135M-Instruct into 67% of the layers of")
+    assert "ROUGE-L 0.360 to 0.510 better; Perplexity 66.1 to 12.3 no evidence" in words
+    assert "finished less than a minute ago" in words
+
+
+def test_the_program_lists_as_text_and_as_json(tmp_path: Path) -> None:
+    assert "There is no run in ." in cli("runs", folder=tmp_path).stdout
+    written_run(tmp_path / "model")
+    assert cli("runs", folder=tmp_path).stdout.split()[:1] == ["model"]
+    (run,) = json.loads(cli("runs", "--json", folder=tmp_path).stdout)["runs"]
+    assert (run["output_dir"], run["state"], run["method"]) == ("model", "finished", "LoRA")
+
+
+def test_neither_list_nor_comparison_waits_for_torch(tmp_path: Path) -> None:
+    written_run(tmp_path / "a")
+    written_run(tmp_path / "b")
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from finetune.cli import main; "
+        "main(['runs']); main(['runs', 'compare', 'a', 'b']); "
+        "sys.exit(str([name for name in ('torch', 'transformers', 'datasets', 'peft') if name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr.strip() == "[]"
+
+
+# The comparison.
+
+
+def test_what_differs_in_the_recipe_is_named_key_by_key(tmp_path: Path) -> None:
+    found = compare(*a_and_b(tmp_path, change={"training": {"epochs": 1}, "method": {"kind": "lora", "r": 64}}))
+    assert found.recipe == {"method.r": (16, 64), "training.epochs": (3.0, 1.0)}
+    assert compare(*a_and_b(tmp_path / "same")).recipe == {}
+
+
+def test_another_machine_and_other_versions_are_named_too(tmp_path: Path) -> None:
+    a, b = a_and_b(tmp_path)
+    elsewhere = {**ENVIRONMENT, "machine": {**ENVIRONMENT["machine"], "dtype": "bfloat16", "memory_bytes": 1}, "dataset_fingerprint": "ba5"}  # type: ignore[dict-item]
+    b.folder.write_json(b.folder.environment, elsewhere)
+    assert compare(a, b).surroundings == {"machine.dtype": ("float32", "bfloat16"), "dataset_fingerprint": ("f00", "ba5")}
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(0.1, "better"), (-0.1, "worse"), (0.0, "no evidence")])
+def test_the_verdict_is_on_b_and_row_by_row(tmp_path: Path, shift: float, verdict: str) -> None:
+    found = compare(*a_and_b(tmp_path, shift=shift))
+    assert {metric: score["verdict"] for metric, score in found.scores.items()} == {"rougeL": verdict, "perplexity": verdict}
+    rouge = found.scores["rougeL"]
+    assert rouge["difference"] == pytest.approx(shift)
+    # All rows moved alike: paired, that is certain, though the intervals of the two runs overlap widely.
+    assert rouge["high"] - rouge["low"] == pytest.approx(0, abs=1e-9)
+    assert found.scores["perplexity"]["difference"] == pytest.approx(found.scores["perplexity"]["b"] - found.scores["perplexity"]["a"])
+
+
+def test_a_change_of_some_rows_only_is_no_evidence(tmp_path: Path) -> None:
+    a, b = a_and_b(tmp_path)
+    scores = dict(b.scores)
+    moved = [value + (0.3 if row == 3 else -0.2 if row == 4 else 0) for row, value in enumerate(scores["per_row"]["rougeL"])]
+    b.folder.write_json(b.folder.benchmark, {**scores, "per_row": {**scores["per_row"], "rougeL": moved}})
+    rouge = compare(a, read_run(b.folder.output_dir)).scores["rougeL"]
+    assert rouge["verdict"] == "no evidence"
+    assert rouge["low"] < 0 < rouge["high"]
+
+
+def test_other_rows_are_no_ground_for_a_verdict(tmp_path: Path) -> None:
+    found = compare(*a_and_b(tmp_path, rows=ROWS - 4, shift=0.1))
+    assert found.why_not
+    assert "24 rows" in found.why_not
+    assert "20" in found.why_not
+    assert not [score for score in found.scores.values() if "verdict" in score]
+    text = " ".join(shown(comparison_picture(found, 80)).split())
+    assert "Measured on different rows" in text
+    assert "whether one is better cannot be said from them" in text
+    assert not [word for word in ("B is better", "B is worse") if word in text]
+
+
+def test_perplexities_of_different_tokens_are_not_compared_but_rouge_is(tmp_path: Path) -> None:
+    a, b = a_and_b(tmp_path, shift=0.1)
+    scores = dict(b.scores)
+    b.folder.write_json(b.folder.benchmark, {**scores, "per_row": {**scores["per_row"], "tokens": [9] * ROWS}})
+    found = compare(a, read_run(b.folder.output_dir))
+    assert found.scores["perplexity"]["why_not"] == "other tokens"
+    assert found.scores["rougeL"]["verdict"] == "better"
+    assert "Not comparable: Perplexity (other tokens)." in shown(comparison_picture(found, 80))
+
+
+def test_a_likeness_to_different_teachers_is_not_compared(tmp_path: Path) -> None:
+    a, b = a_and_b(tmp_path, change={"approach": "distillation", "teacher": "somebody/else"})
+    for run in (a, b):
+        scores = dict(run.scores)
+        per_row = {**scores["per_row"], "kl": [1.0] * ROWS, "agreed": [1] * ROWS}
+        run.folder.write_json(run.folder.benchmark, {**scores, "after": {**scores["after"], "kl": 0.5}, "per_row": per_row})
+    found = compare(read_run(a.folder.output_dir), read_run(b.folder.output_dir))
+    assert found.scores["kl"]["why_not"] == "other teachers"
+
+
+def test_runs_measured_before_row_scores_were_kept_say_how_to_make_them(tmp_path: Path) -> None:
+    a, b = a_and_b(tmp_path)
+    b.folder.write_json(b.folder.benchmark, {key: value for key, value in b.scores.items() if key != "per_row"})
+    found = compare(a, read_run(b.folder.output_dir))
+    assert found.why_not
+    assert f"finetune-cli benchmark {b.folder.output_dir}" in found.why_not
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_comparison_is_whole_on_narrow_and_usual_terminals(tmp_path: Path, width: int) -> None:
+    found = compare(*a_and_b(tmp_path, shift=0.1, change={"training": {"epochs": 1}}))
+    text = shown(comparison_picture(found, width), width)
+    assert max(map(len, text.splitlines())) <= width
+    words = " ".join(text.split())
+    assert "training.epochs" in words
+    assert "On the same 24 rows that neither trained on" in words
+    assert ("ROUGE-L 0.510 0.610 +0.100 [+0.100, +0.100] better" if width == 80 else "ROUGE-L 0.510 0.610 better") in words
+    assert "B is better by ROUGE-L, Perplexity." in words
+
+
+def test_the_program_compares_as_text_and_as_json_and_refuses_what_it_cannot(tmp_path: Path) -> None:
+    a_and_b(tmp_path, shift=0.1)
+    interrupted(tmp_path / "cut")
+    assert "B is better by ROUGE-L, Perplexity." in cli("runs", "compare", "a", "b", folder=tmp_path).stdout
+    found = json.loads(cli("runs", "compare", "a", "b", "--json", folder=tmp_path).stdout)
+    assert (found["rows"], found["scores"]["rougeL"]["verdict"], found["why_not"]) == (ROWS, "better", None)
+    for arguments, words in (
+        (["a"], ["not 1"]),
+        (["a", "b", "cut"], ["not 3"]),
+        (["a", "nowhere"], ["nowhere", "run/recipe.yaml"]),
+        (["a", "cut"], ["cut has no scores", "nothing saved yet", "resume cut"]),
+    ):
+        done = cli("runs", "compare", *arguments, folder=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert not [word for word in words if word not in done.stderr], done.stderr
+
+
+def test_a_folder_may_be_called_compare(tmp_path: Path) -> None:
+    written_run(tmp_path / "compare" / "model")
+    assert cli("runs", "compare", folder=tmp_path).stdout.split()[:1] == ["model"]
+
+
+def test_the_data_of_the_tests_are_a_data_report() -> None:
+    pytest.importorskip("numpy")
+    from dataclasses import fields
+
+    from finetune.data.report import DataReport
+
+    assert set(DATA) <= {field.name for field in fields(DataReport)}
