@@ -18,6 +18,7 @@ from finetune.data.sources import Origin
 from finetune.errors import DatasetError, DatasetNotFound
 from finetune.events import Notice, Reporter
 from finetune.models.hub_facts import HubDataset, dataset_facts
+from finetune.models.hub_models import COMMIT
 from finetune.models.reach import absence, endpoint_host, hub_reachable
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
@@ -40,7 +41,13 @@ def open_hub(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter | No
     data: Any = _streamed(spec, name, commit) if online and spec.samples is not None else None
     streamed = data is not None
     data = data if streamed else _load(spec, name, commit, split=spec.split, streamed=False, online=online)
-    commit = commit if online else _cached_commit(data) or commit
+    if not online:
+        commit = _cached_commit(data) or commit
+        if COMMIT.fullmatch(revision or "") and commit != revision:  # without a network the library takes whatever is in its cache
+            raise DatasetNotFound(
+                f"{absence()}, and of the data set {name} another commit is on this machine: {commit}.",
+                hint=f"Check the network, or use that one: --set dataset.source={name}@{commit}",
+            )
     pinned = f"{name}@{commit}" if commit else None
 
     def records() -> Iterator[Row | SkippedRow]:
@@ -102,9 +109,9 @@ def look_up(name: str, revision: str | None) -> HubDataset:
 
 
 def _cached_commit(data: Any) -> str | None:
-    """The commit that rows in the cache were made from, by the names of their files; None if they do not tell."""
-    named = [re.search(r"@([0-9a-f]{40})/", str(file)) for file in data.info.download_checksums or {}]
-    return next((found[1] for found in named if found), None)
+    """The commit that rows in the cache were made from, by the folder that they lie in; None if it does not tell."""
+    parts = [part for file in data.cache_files for part in re.split(r"[/\\]", file["filename"])]
+    return next((part for part in reversed(parts) if COMMIT.fullmatch(part)), None)
 
 
 def _streamed(spec: DatasetSpec, name: str, commit: str | None) -> Any:

@@ -14,10 +14,11 @@ from hub_server import COMMIT, HubServer
 
 ASK = """
 import json, sys, time
+time.sleep = lambda seconds: None  # pauses between tries
 from pathlib import Path
 from finetune.data.sources import read_rows
 from finetune.errors import DatasetError
-from finetune.events import Recorder
+from finetune.events import Notice, Recorder
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 import datasets
@@ -29,6 +30,7 @@ for spec in json.loads(sys.argv[1]):
         last = rows.dataset[-1]["messages"][0]["content"]
         answer = {"rows": len(rows.dataset), "first": first, "last": last, "pinned": rows.facts.pinned, "fingerprint": rows.fingerprint}
         answer["notes"] = rows.facts.notes
+        answer["notices"] = [event.text for event in recorder.of(Notice)]
     except DatasetError as error:
         answer = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
     print(json.dumps({**answer, "seconds": time.perf_counter() - start}))
@@ -37,6 +39,7 @@ for spec in json.loads(sys.argv[1]):
 
 def ask(tmp_path: Path, address: str, *specs: dict[str, Any]) -> list[dict[str, Any]]:
     environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    environment["HF_HUB_VERBOSITY"] = "error"  # the screen keeps warnings in a file
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         environment.pop(name, None)
     command = [sys.executable, "-c", ASK, json.dumps(specs), str(tmp_path / "cache")]
@@ -64,6 +67,8 @@ def hub(tmp_path: Path) -> Any:
 def test_only_as_much_is_fetched_as_is_needed(tmp_path: Path, hub: HubServer) -> None:
     (streamed,) = ask(tmp_path, hub.address, {"source": "org/rows", "samples": 100})
     assert (streamed["rows"], streamed["first"][0], streamed["pinned"]) == (100, "train 0", f"org/rows@{COMMIT}")
+    assert streamed["notices"][0].startswith("org/rows: ")
+    assert streamed["notices"][0].endswith("open, 1,234 downloads a month.")
     assert streamed["notes"] == ["The first 100 usable rows of org/rows (train) are used."]
     assert hub.sent < sum(file.stat().st_size for file in hub.datasets["org/rows"].files.folder.iterdir()) / 3
 
@@ -119,7 +124,7 @@ def test_configurations_and_files_of_a_hub_data_set_can_be_chosen(tmp_path: Path
 
 
 def test_rows_of_a_hub_are_pinned_and_refused_with_a_reason(tmp_path: Path, hub: HubServer) -> None:
-    test, slice_, revision, split, missing, closed = ask(
+    test, slice_, revision, split, missing, closed, mine = ask(
         tmp_path,
         hub.address,
         {"source": "org/rows", "split": "test", "samples": None},
@@ -128,23 +133,62 @@ def test_rows_of_a_hub_are_pinned_and_refused_with_a_reason(tmp_path: Path, hub:
         {"source": "org/rows", "split": "validation"},
         {"source": "org/none"},
         {"source": "org/closed"},
+        {"source": "org/mine"},
     )
     assert (test["rows"], test["first"][0]) == (50, "test 0")
     assert slice_["rows"] == 5
     assert revision["message"] == "The data set org/rows has no revision dev."
     assert "validation" in split["message"]
     assert "train" in split["message"]
-    assert missing["error"] == closed["error"] == "DatasetNotFound"
+    assert missing["error"] == closed["error"] == mine["error"] == "DatasetNotFound"
+    assert "org/mine, or it is private" in mine["message"]
     assert "gated" in closed["message"]
     assert "hf auth login" in closed["hint"]
 
 
 def test_without_a_network_the_answer_is_quick_and_what_is_here_still_works(tmp_path: Path, hub: HubServer) -> None:
     (online,) = ask(tmp_path, hub.address, {"source": "org/rows", "split": "test", "samples": None})
-    here, absent = ask(
-        tmp_path, "http://127.0.0.1:9", {"source": "org/rows", "split": "test", "samples": 20}, {"source": "org/other", "samples": 20}
+    here, absent, pinned, moved = ask(
+        tmp_path,
+        "http://127.0.0.1:9",
+        {"source": "org/rows", "split": "test", "samples": 20},
+        {"source": "org/other", "samples": 20},
+        {"source": f"org/rows@{COMMIT}", "split": "test", "samples": 20},
+        {"source": f"org/rows@{'a' * 40}", "split": "test", "samples": 20},
     )
     assert (here["rows"], here["first"]) == (online["rows"], online["first"])
+    assert here["pinned"] == online["pinned"] == f"org/rows@{COMMIT}", "the cache knows which commit it holds"
     assert absent["error"] == "DatasetNotFound"
     assert "org/other is not on this machine" in absent["message"]
     assert absent["seconds"] < 3
+    assert pinned["pinned"] == f"org/rows@{COMMIT}"
+    assert moved["error"] == "DatasetNotFound"
+    assert f"another commit is on this machine: {COMMIT}" in moved["message"]
+
+
+@pytest.mark.parametrize(
+    ("place", "fault", "said"),
+    [
+        ("info", 503, "did not answer for org/rows"),
+        ("info", 429, "did not answer for org/rows"),
+        ("info", "cut", "did not answer for org/rows"),
+        ("info", 401, "does not accept your token"),
+        ("resolve", "cut", "org/rows"),
+    ],
+)
+def test_a_hub_that_fails_is_named_in_one_sentence(tmp_path: Path, hub: HubServer, place: str, fault: Any, said: str) -> None:
+    if fault == "cut":
+        hub.drop(place, after=1000)
+    else:
+        hub.refuse(place, fault, "Invalid credentials in Authorization header" if fault == 401 else "busy")
+    (broken,) = ask(tmp_path, hub.address, {"source": "org/rows", "samples": 20})
+    assert broken["error"] in ("DatasetError", "DatasetNotFound")
+    assert said in broken["message"]
+    assert broken["hint"]
+
+
+def test_a_connection_that_is_cut_while_rows_are_streamed_is_made_again(tmp_path: Path, hub: HubServer) -> None:
+    hub.drop("resolve", after=1000, times=2)
+    (streamed,) = ask(tmp_path, hub.address, {"source": "org/rows", "samples": 20})
+    assert (streamed["rows"], streamed["first"][0]) == (20, "train 0")
+    assert hub.left("resolve") == 0

@@ -1,6 +1,7 @@
 """The model card says what the run did, in metadata the Hub understands, and gives nothing private away."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from finetune.hub.card import RunFacts, model_card
-from finetune.hub.public import base_model, hub_dataset, public_config, public_recipe
+from finetune.hub.public import adapters_base, base_model, hub_dataset, public_config, public_recipe
 from finetune.recipe import Recipe
 
 COMMIT = "b" * 40
@@ -75,6 +76,26 @@ def test_licence_and_language_are_inherited_from_the_card_of_the_base_model(empt
     assert (data["license"], data["language"], data["base_model_relation"]) == ("mit", ["de"], "finetune")
 
 
+def test_licence_and_language_come_from_the_commit_that_was_trained_on(empty_hub_cache):
+    """A pinned commit is not known to the cache as main."""
+    snapshot = empty_hub_cache / "models--org--base" / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / "README.md").write_text("---\nlicense: other\nlicense_name: our-own\nlanguage: fr\n---\n")
+    (snapshot / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (snapshot / "model.safetensors").write_bytes(b"")
+    data = ModelCard(model_card(recipe(model=f"org/base@{COMMIT}"), FACTS, {})).data.to_dict()
+    assert (data["license"], data["license_name"], data["language"]) == ("other", "our-own", "fr")
+
+
+def test_a_merged_adapter_says_so_and_needs_no_peft():
+    merged = replace(FACTS, adapter=False, merged={"dtype": "bfloat16"})
+    text = model_card(recipe(), merged, SCORES, repo="ada/letters")
+    assert ModelCard(text).data.to_dict()["base_model_relation"] == "merge"
+    assert "with an adapter merged into it" in text
+    assert "stored as bfloat16" in text
+    assert "peft" not in text
+
+
 def test_a_licence_that_is_not_known_is_not_made_up():
     assert "license" not in ModelCard(model_card(recipe(model="org/unknown"), FACTS, SCORES)).data.to_dict()
 
@@ -99,6 +120,9 @@ def test_a_distilled_student_is_shown_beside_its_teacher():
     assert "| 0.4 [0.35, 0.45] | 0.165 [0.1, 0.2] | 0.37 [0.3, 0.44] |" in text
     assert "Kept of the teacher: ROUGE-L 93% [85%, 102%]." in text
     assert "distilled from [org/teacher]" in text
+    ready_made = model_card(recipe(approach="distillation", model="org/student", teacher="org/teacher", method="full"), NOTHING, scores)
+    assert "distilled from [org/teacher](https://huggingface.co/org/teacher), starting from [org/student]" in ready_made
+    assert ModelCard(ready_made).data.to_dict()["base_model"] == "org/student"
     assert "forward_kl, temperature 2.0, alpha 0.5" in text
     assert ModelCard(text).data.to_dict()["base_model"] == "org/teacher"
 
@@ -132,6 +156,21 @@ def test_the_base_of_an_earlier_run_is_the_hub_model_that_run_began_with(tmp_pat
     assert base_model(recipe(model=str(tmp_path / "gone"))) is None
 
 
+def test_an_adapter_has_a_base_that_others_can_load_only_if_the_hub_has_that_very_model(tmp_path, empty_hub_cache):
+    adapter = empty_hub_cache / "models--org--adapter" / "snapshots" / COMMIT
+    adapter.mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (adapter / name).write_text('{"base_model_name_or_path": "org/base"}')
+    earlier = tmp_path / "earlier" / "run"
+    earlier.mkdir(parents=True)
+    recipe(model="org/base").save(earlier / "recipe.yaml")
+    made = {"approach": "distillation", "model": {"from_teacher": {"layers": 2}}, "teacher": "org/base", "method": "lora"}
+    assert adapters_base(recipe(model=f"org/base@{COMMIT}")) == "org/base"
+    assert adapters_base(recipe(model=f"org/adapter@{COMMIT}")) is None
+    assert adapters_base(recipe(model=str(earlier.parent))) is None
+    assert adapters_base(recipe(**made)) is None
+
+
 def test_the_public_recipe_is_a_recipe(tmp_path):
     (tmp_path / "rows").mkdir()
     own = recipe(model=str(tmp_path), dataset={"source": str(tmp_path / "rows")}, output_dir="/home/ada/secret project/model")
@@ -139,6 +178,7 @@ def test_the_public_recipe_is_a_recipe(tmp_path):
     assert Recipe.from_layers(yaml.safe_load(shown.to_yaml())) == shown
     assert "secret" not in shown.to_yaml()
     assert public_recipe(recipe()).dataset == recipe().dataset
+    assert public_recipe(recipe(upload={"repo": "ada/letters"})).upload is None
 
 
 @pytest.mark.parametrize(
