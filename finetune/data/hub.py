@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+from finetune.data.cache import digest
 from finetune.data.rows import Row, SkippedRow
 from finetune.data.sources import Origin
 from finetune.errors import DatasetError, DatasetNotFound
@@ -31,23 +34,14 @@ SIGN_IN = "Sign in with `hf auth login`, and ask for access on its page if it is
 def open_hub(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter | None = None) -> Origin:
     """The records of a Hub data set; raises DatasetNotFound or DatasetError with what it can be."""
     name, revision = parse(spec.source)
-    online = hub_reachable()
-    commit = revision
-    if online:
+    if hub_reachable():
         facts = look_up(name, revision)
-        commit = facts.commit
         if reporter is not None:
             reporter.report(Notice(f"{name}: {facts}."))
-    data: Any = _streamed(spec, name, commit) if online and spec.samples is not None else None
-    streamed = data is not None
-    data = data if streamed else _load(spec, name, commit, split=spec.split, streamed=False, online=online)
-    if not online:
-        commit = _cached_commit(data) or commit
-        if COMMIT.fullmatch(revision or "") and commit != revision:  # without a network the library takes whatever is in its cache
-            raise DatasetNotFound(
-                f"{absence()}, and of the data set {name} another commit is on this machine: {commit}.",
-                hint=f"Check the network, or use that one: --set dataset.source={name}@{commit}",
-            )
+        data, commit, limit = _from_hub(spec, name, facts.commit)
+        _remember(runtime, name, revision, facts.commit)
+    else:
+        data, commit, limit = _from_here(spec, name, revision, runtime)
     pinned = f"{name}@{commit}" if commit else None
 
     def records() -> Iterator[Row | SkippedRow]:
@@ -68,7 +62,6 @@ def open_hub(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter | No
                 ) from None
             yield Row(values, label, number)
 
-    limit = spec.samples if streamed else None
     notes = [f"The first {limit:,} usable rows of {name} ({spec.split}) are used."] if limit else []
     content = [name, commit or data._fingerprint, str(spec.config), spec.split, str(spec.data_files), str(limit)]
     return Origin(name, lambda: content, records, pinned=pinned, notes=notes, limit=limit)
@@ -106,6 +99,61 @@ def look_up(name: str, revision: str | None) -> HubDataset:
         if getattr(getattr(error, "response", None), "status_code", None) == 401:
             raise DatasetError(f"{endpoint_host()} does not accept your token.", hint="Sign in again: hf auth login") from None
         raise DatasetError(f"{endpoint_host()} did not answer for {name}: {_short(error)}", hint="Try again in a while.") from None
+
+
+def _from_hub(spec: DatasetSpec, name: str, commit: str) -> tuple[Any, str | None, int | None]:
+    """Records, their commit, and the number of them that is enough, where they are streamed."""
+    streamed = _streamed(spec, name, commit) if spec.samples is not None else None
+    if streamed is not None:
+        return streamed, commit, spec.samples
+    return _load(spec, name, commit, split=spec.split, streamed=False, online=True), commit, None
+
+
+def _from_here(spec: DatasetSpec, name: str, revision: str | None, runtime: RuntimeOptions) -> tuple[Any, str | None, int | None]:
+    """The same without a network. Rows that were streamed once are in our own cache, by their commit: they need no records."""
+    wanted = revision if COMMIT.fullmatch(revision or "") else _remembered(runtime, name, revision)
+    try:
+        data = _load(spec, name, revision, split=spec.split, streamed=False, online=False)
+    except DatasetNotFound as error:
+        if wanted is None:
+            raise
+        return _Absent(error), wanted, spec.samples
+    found = _cached_commit(data) or revision
+    if wanted == revision != found:  # the library takes whatever is in its cache
+        other = DatasetNotFound(
+            f"{absence()}, and of the data set {name} another commit is on this machine: {found}.",
+            hint=f"Check the network, or use that one: --set dataset.source={name}@{found}",
+        )
+        return _Absent(other), wanted, spec.samples
+    return data, found, None
+
+
+class _Absent:
+    """Records that are not here: whoever asks for them learns why."""
+
+    def __init__(self, error: DatasetNotFound) -> None:
+        self._error = error
+
+    def __iter__(self) -> Iterator[Any]:
+        raise self._error
+
+
+def _remember(runtime: RuntimeOptions, name: str, revision: str | None, commit: str) -> None:
+    """Note which commit a branch or tag is, for times without a network."""
+    note = _note(runtime, name, revision)
+    with suppress(OSError):  # a full disk is reported where rows are written
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(commit, encoding="ascii")
+
+
+def _remembered(runtime: RuntimeOptions, name: str, revision: str | None) -> str | None:
+    note = _note(runtime, name, revision)
+    commit = note.read_text(encoding="ascii", errors="replace") if note.is_file() else ""
+    return commit if COMMIT.fullmatch(commit) else None
+
+
+def _note(runtime: RuntimeOptions, name: str, revision: str | None) -> Path:
+    return runtime.cache_dir / "datasets" / f"commit-{digest([name, revision or 'main'])}"
 
 
 def _cached_commit(data: Any) -> str | None:

@@ -35,16 +35,16 @@ SCORES: dict[str, Any] = {
 }
 
 
-def base_folder(folder: Path) -> Path:
+def base_folder(folder: Path, **shape: int) -> Path:
     """A whole pico model with its tokenizer."""
-    llama(seed=1).save_pretrained(folder)
+    llama(seed=1, **shape).save_pretrained(folder)
     tokenizer(chat=True).save_pretrained(folder)
     return folder
 
 
-def finished_run(folder: Path, base: Path, recipe: Recipe, *, adapter: bool = True) -> RunFolder:
+def finished_run(folder: Path, base: Path, recipe: Recipe, *, adapter: bool = True, **shape: int) -> RunFolder:
     """As after `tuner.run()`; the adapter's config names the base by its path on this machine, as peft writes it."""
-    model: Any = llama(seed=1)
+    model: Any = llama(seed=1, **shape)
     model.name_or_path = str(base)
     if adapter:
         torch.manual_seed(5)

@@ -162,8 +162,17 @@ def test_without_a_network_the_answer_is_quick_and_what_is_here_still_works(tmp_
     assert "org/other is not on this machine" in absent["message"]
     assert absent["seconds"] < 3
     assert pinned["pinned"] == f"org/rows@{COMMIT}"
-    assert moved["error"] == "DatasetNotFound"
+    assert moved["error"] == "DatasetNotFound", "and not the rows of the commit that is here"
     assert f"another commit is on this machine: {COMMIT}" in moved["message"]
+
+
+def test_rows_that_were_streamed_once_are_there_without_a_network_too(tmp_path: Path, hub: HubServer) -> None:
+    spec = {"source": "org/rows", "samples": 20}
+    (online,) = ask(tmp_path, hub.address, spec)
+    named, pinned, more = ask(tmp_path, "http://127.0.0.1:9", spec, {**spec, "source": f"org/rows@{COMMIT}"}, {**spec, "samples": 30})
+    for offline in (named, pinned):
+        assert (offline["fingerprint"], offline["pinned"]) == (online["fingerprint"], f"org/rows@{COMMIT}")
+    assert more["error"] == "DatasetNotFound"
 
 
 @pytest.mark.parametrize(

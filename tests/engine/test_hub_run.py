@@ -1,0 +1,145 @@
+"""A whole run against a Hub: checked before training, model and rows from there, the result there; and nothing of it holds the token."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from finished_run import base_folder
+from hub_server import COMMIT, HubServer
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "hf_writesWritesWritesWrites"
+READS = "hf_readsReadsReadsReads"
+ACCOUNTS = {TOKEN: {"name": "ada"}, READS: {"name": "ada", "role": "read"}}
+NAMES = ("cat", "dog", "bird", "fish")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = base_folder(tmp_path_factory.mktemp("models") / "base")
+    (folder / "README.md").write_text("---\nlicense: cc-by-4.0\nlanguage: [en, la]\n---\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path, base: Path) -> Any:
+    rows = [{"prompt": f"say {at} {name}", "completion": f"{name} {name}"} for at in range(8) for name in NAMES]
+    with HubServer(tmp_path / "hub", tokens=ACCOUNTS) as server:
+        server.add("org/base", base)
+        server.add("org/teacher", base)
+        server.add("org/rows", {"train.jsonl": "\n".join(map(json.dumps, rows)).encode()}, kind="dataset")
+        yield server
+
+
+def recipe(**changes: Any) -> dict[str, Any]:
+    small = {"training": {"epochs": 1, "batch_size": 8}, "benchmark": {"rows": 3, "max_new_tokens": 4}}
+    data = {"source": "org/rows", "samples": 30, "max_length": 64}
+    return {"model": "org/base@main", "dataset": data, **small, "upload": {"repo": "letters"}, **changes}
+
+
+def command(hub: HubServer, token: str | None, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The program as a person starts it, in `folder`."""
+    environment = {
+        **os.environ,
+        **hub.environment(token),
+        "PYTHONPATH": str(ROOT),
+        "FINETUNE_CLI_CACHE": str(folder / "cache"),
+        **environment,
+    }
+    line = [sys.executable, str(ROOT / "finetune_cli.py"), *arguments]
+    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False)
+
+
+def run(hub: HubServer, token: str | None, folder: Path, wanted: dict[str, Any], **environment: str) -> subprocess.CompletedProcess[str]:
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(wanted), encoding="utf-8")
+    return command(hub, token, folder, "run", "recipe.yaml", **environment)
+
+
+def test_models_and_rows_are_pinned_the_result_is_uploaded_and_the_token_is_nowhere(hub: HubServer, tmp_path: Path) -> None:
+    """A distillation, because it has all three: student, teacher and rows."""
+    changes = {"approach": "distillation", "teacher": "org/teacher", "method": "lora", "output_dir": "made"}
+    done = run(hub, TOKEN, tmp_path, recipe(**changes))
+    assert done.returncode == 0, done.stderr
+    output = tmp_path / "made"
+    written = yaml.safe_load((output / "run" / "recipe.yaml").read_text(encoding="utf-8"))
+    assert written["model"] == f"org/base@{COMMIT}"
+    assert written["teacher"]["source"] == f"org/teacher@{COMMIT}"
+    assert written["dataset"]["source"] == f"org/rows@{COMMIT}"
+    assert "cc-by-4.0, tokenizer included" in done.stderr, "said before it was fetched"
+    repo = hub.repos["ada/letters"]
+    assert repo.private
+    card = yaml.safe_load(repo.files["README.md"].decode().split("---\n")[1])
+    assert (card["license"], card["language"], card["datasets"]) == ("cc-by-4.0", ["en", "la"], ["org/rows"])
+    assert not [name for name in repo.files if any(word in name for word in ("checkpoint", "held_out", "debug", "events", "data_report"))]
+    kept = [path for path in [*output.rglob("*"), *(tmp_path / "cache").rglob("*")] if path.is_file()]
+    assert {output / "run" / "debug.log", output / "run" / "events.jsonl", output / "run" / "environment.json"} <= set(kept)
+    places = {str(path): path.read_bytes() for path in kept} | {name: repo.files[name] for name in repo.files}
+    places |= {"stdout": done.stdout.encode(), "stderr": done.stderr.encode()}
+    assert [name for name, content in places.items() if TOKEN.encode() in content] == []
+    assert json.loads((output / "run" / "progress.json").read_text(encoding="utf-8"))["stage"] == "finished"
+
+
+REFUSED = {
+    "not signed in": (None, {}),
+    "does not accept your token": ("hf_mistypedMistyped", {}),
+    "may not write to ada/letters": (READS, {}),
+    "cannot write to stranger": (TOKEN, {"upload": {"repo": "stranger/letters"}}),
+    "cannot be the name of a repository": (TOKEN, {"upload": {"repo": "org--letters"}}),
+    "exists and is public, but a private upload was asked for": (TOKEN, {"upload": {"repo": "taken"}}),
+    "only exists on this machine": (TOKEN, {"model": "./base"}),
+}
+EACH = """
+import json, os, sys
+from pathlib import Path
+from finetune.cli import main
+for token, recipe in json.loads(sys.argv[1]):
+    os.environ["HF_TOKEN"] = token or ""
+    Path("recipe.yaml").write_text(json.dumps(recipe))
+    print("exit", main(["run", "recipe.yaml"]), file=sys.stderr)
+"""
+
+
+def test_an_upload_that_cannot_work_is_found_before_anything_is_fetched(hub: HubServer, tmp_path: Path, base: Path) -> None:
+    hub.add("ada/taken", {"README.md": b"mine"})
+    (tmp_path / "base").symlink_to(base)
+    environment = {**os.environ, **hub.environment(None), "PYTHONPATH": str(ROOT), "FINETUNE_CLI_CACHE": str(tmp_path / "cache")}
+    cases = json.dumps([(token, recipe(**changes)) for token, changes in REFUSED.values()])
+    line = [sys.executable, "-c", EACH, cases]
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=True)
+    answers = done.stderr.split("exit 1\n")
+    assert answers.pop() == ""
+    for (said, (token, _)), printed in zip(REFUSED.items(), answers, strict=True):
+        assert said in printed
+        assert "Traceback" not in printed
+        assert token is None or token not in printed
+    assert not (tmp_path / "finetuned_model").exists()
+    assert not [request for request in hub.requests if "resolve" in request]
+    assert hub.repos["ada/taken"].files == {"README.md": b"mine"}
+
+
+def test_offline_the_run_works_and_the_upload_says_why_it_cannot(hub: HubServer, tmp_path: Path) -> None:
+    first = run(hub, TOKEN, tmp_path, recipe(upload=None, output_dir="first"))
+    assert first.returncode == 0, first.stderr
+    hub.requests.clear()
+    refused = run(hub, TOKEN, tmp_path, recipe(output_dir="second"), HF_HUB_OFFLINE="1")
+    assert refused.returncode == 1
+    assert "The Hub is not used (HF_HUB_OFFLINE is set), so nothing can be uploaded." in refused.stderr
+    local = run(hub, TOKEN, tmp_path, recipe(upload=None, output_dir="second", model=f"org/base@{COMMIT}"), HF_HUB_OFFLINE="1")
+    assert local.returncode == 0, local.stderr
+    later = command(hub, TOKEN, tmp_path, "upload", "second", "--repo", "letters", HF_HUB_OFFLINE="1")
+    assert later.returncode == 1
+    assert "so nothing can be uploaded" in later.stderr
+    assert "upload second --repo letters" in later.stderr
+    assert hub.requests == [], "nobody was asked"
+    for name in ("model", "dataset"):
+        written = [
+            yaml.safe_load((tmp_path / run / "run" / "recipe.yaml").read_text(encoding="utf-8"))[name] for run in ("first", "second")
+        ]
+        assert written[0] == written[1], "what is pinned online and from the cache is the same"
