@@ -57,10 +57,10 @@ def check_upload(spec: UploadSpec, *, finish: str | None = None) -> UploadTarget
         try:
             private = bool(patiently(lambda: api.model_info(repo)).private)
         except errors.RepositoryNotFoundError:
-            return UploadTarget(account["name"], repo, spec.private, exists=False, endpoint=_public_endpoint())
+            return UploadTarget(account["name"], repo, spec.private, exists=False, endpoint=shown_endpoint())
         refuse_public(repo, asked_private=spec.private, private=private)
         patiently(lambda: api.auth_check(repo, write=True))
-        return UploadTarget(account["name"], repo, private, exists=True, endpoint=_public_endpoint())
+        return UploadTarget(account["name"], repo, private, exists=True, endpoint=shown_endpoint())
 
 
 def refuse_public(repo: str, *, asked_private: bool, private: bool) -> None:
@@ -86,7 +86,7 @@ def _check_name(repo: str) -> None:
         ) from None
 
 
-def _public_endpoint() -> str:
+def shown_endpoint() -> str:
     """The Hub's address as it may be shown and kept: without a user name or password that it may hold."""
     return f"{endpoint().partition('://')[0]}://{endpoint_host()}{urlsplit(endpoint()).path}"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from finished_run import base_folder, finished_run
 from hub_server import COMMIT, HubServer
+from huggingface_hub import ModelCard
 
 from finetune.recipe import Recipe
 from finetune.run_folder import FINISHED, RunFolder
@@ -159,6 +160,46 @@ def test_a_whole_model_is_uploaded_and_its_card_works(hub, base, tmp_path):
     assert not repo.private
     assert {"model.safetensors", "config.json", "generation_config.json"} <= set(repo.files)
     assert "base_model_relation: finetune" in repo.files["README.md"].decode()
+
+
+def test_a_merged_model_of_more_than_ten_megabytes_is_uploaded_and_loads_with_equal_logits(hub, tmp_path):
+    """The base is fetched from the Hub, merged with the run's adapter, uploaded, and loaded from there without peft."""
+    shape = {"hidden_size": 256, "intermediate_size": 1024, "layers": 3}
+    hub.add("org/big", base_folder(tmp_path / "big", **shape))
+    recipe = Recipe.from_layers({"model": f"org/big@{COMMIT}", "dataset": {"source": "org/rows"}})
+    tuned = finished_run(tmp_path / "tuned", tmp_path / "big", recipe, **shape)
+    equal = client(
+        hub,
+        WRITES,
+        tuned.output_dir,
+        tmp_path / "plain",
+        code="""
+import json, sys, torch
+from pathlib import Path
+from finetune.events import Recorder
+from finetune.export.merged import Merged
+from finetune.hub.upload import upload_folder
+from finetune.recipe import UploadSpec
+from finetune.run_folder import RunFolder
+from finetune.runtime import RuntimeOptions
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+disable_progress_bar(); set_verbosity_error()
+Merged.export(RunFolder.of(sys.argv[1]), Path(sys.argv[2]), RuntimeOptions(device="cpu"), Recorder())
+upload_folder(sys.argv[2], UploadSpec(repo="plain"), Recorder())
+ids = AutoTokenizer.from_pretrained("ada/plain")("what is it?", return_tensors="pt")
+there, here = (AutoModelForCausalLM.from_pretrained(name)(**ids).logits for name in ("ada/plain", sys.argv[2]))
+base = AutoModelForCausalLM.from_pretrained("org/big")(**ids).logits
+print(json.dumps({"equal": bool(torch.equal(there, here)), "base": bool(torch.equal(there, base))}))
+""",
+    )
+    assert equal == {"equal": True, "base": False}
+    repo = hub.repos["ada/plain"]
+    assert len(repo.files["model.safetensors"]) > 10_000_000
+    assert "model.safetensors" in repo.large
+    assert not [name for name in repo.files if name.startswith("adapter")]
+    card = ModelCard(repo.files["README.md"].decode()).data
+    assert (card.base_model, card.to_dict()["base_model_relation"], card.datasets) == ("org/big", "merge", ["org/rows"])
 
 
 def test_the_four_lines_of_the_card_run_as_they_are(hub, run):
@@ -325,6 +366,17 @@ except FinetuneError as error:
     refused = client(hub, "hf_only_reads_things", code=checked)
     assert refused["error"] == "ReadOnlyToken"
     assert "Nothing was trained yet" in refused["hint"]
+
+
+def test_hf_home_is_where_a_token_is_looked_for(hub, run, tmp_path):
+    (tmp_path / "signed-in").mkdir()
+    (tmp_path / "signed-in" / "token").write_text(WRITES)
+    assert upload(hub, None, run, HF_HOME=str(tmp_path / "signed-in"))["repo"] == "ada/letters"
+
+
+def test_a_reader_of_an_organisation_is_told_before_anything_happens(hub, run):
+    hub.tokens[WRITES] = {"name": "ada", "orgs": [{"name": "society", "roleInOrg": "read"}]}
+    assert upload(hub, WRITES, run, "society/letters")["message"] == "You may read what is in society, but not write there."
 
 
 @pytest.mark.parametrize(

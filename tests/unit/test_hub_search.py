@@ -17,6 +17,7 @@ from hub_server import COMMIT, HubServer
 
 from finetune.data.hub import look_up
 from finetune.errors import DatasetNotFound, ModelGated, ModelNotFound
+from finetune.hub.account import shown_endpoint
 from finetune.models import hub_models
 from finetune.models.hub_facts import search
 from finetune.wizard import suggest
@@ -179,3 +180,8 @@ def test_searching_for_nothing_in_particular_is_left_to_the_browser(hub: HubServ
     suggest.models("./let", hub=True)
     assert asked(hub) == 0
     assert search("LETTERS ", "model") == ("ada/letters",)
+
+
+def test_a_password_in_the_address_of_a_mirror_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://ada:hushhush@mirror.example:8443/hub")
+    assert shown_endpoint() == "https://mirror.example:8443/hub"
