@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from finetune.recipe import Recipe
 
 EXACT = ("torch", "transformers", "peft")  # libraries whose major version decides what a checkpoint means
-AFTERWARDS = ("output_dir", "benchmark", "upload", "training.save_every", "training.keep_checkpoints")  # keys that change no weight
+AFTERWARDS = (
+    "output_dir",
+    "benchmark",
+    "upload",
+    "training.save_every",
+    "training.keep_checkpoints",
+    "training.report_to",
+)  # keys that change no weight
 NEW_RUN = "Start again with `finetune-cli run RECIPE` in a new output folder, or undo the change."
 
 

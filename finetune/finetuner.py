@@ -150,6 +150,10 @@ class LLMFineTuner:
             raise RecipeError(
                 "A student made from its teacher cannot be held in 4 bits.", hint="--set method.kind=lora, or name a ready-made student."
             )
+        if self.recipe.training.report_to:
+            from finetune.training.trackers import check_trackers
+
+            check_trackers(self.recipe.training.report_to)
         self.check_upload()
         if self.distils and not self.student_is_made and self.located.pinned == self.teacher_located.pinned:
             raise RecipeError(

@@ -123,6 +123,19 @@ class TrainingSpec(Spec):
     activation_checkpointing: Literal["auto"] | bool = "auto"
     save_every: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"  # steps; auto: by the clock, at a cost of a few percent
     keep_checkpoints: bool = False  # after a run that reached its end
+    report_to: list[str] = []  # trackers that are told of every step: tensorboard, wandb, mlflow, trackio
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_tracker(cls, trackers: Any) -> Any:
+        return [trackers] if isinstance(trackers, str) else trackers or []
+
+    @field_validator("report_to")
+    @classmethod
+    def _known(cls, trackers: list[str]) -> list[str]:
+        for tracker in trackers:
+            registry.check_name("trackers", tracker)
+        return trackers
 
 
 class BenchmarkSpec(Spec):

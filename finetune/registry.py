@@ -1,7 +1,7 @@
 """Names to things: `load("methods", "lora")` imports one method when it is first needed.
 
 Built-ins are lazy "module:attribute" lines. Other packages add theirs with entry points in the groups `finetune_cli.methods`,
-`.objectives`, `.formats`, `.metrics` and `.exporters`.
+`.objectives`, `.formats`, `.metrics`, `.trackers` and `.exporters`.
 """
 
 from __future__ import annotations
@@ -40,6 +40,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "metrics": {
         "rouge": "finetune.benchmark.rouge:Rouge",
         "perplexity": "finetune.benchmark.perplexity:Perplexity",
+    },
+    "trackers": {
+        "tensorboard": "finetune.training.trackers:TensorBoard",
+        "wandb": "finetune.training.trackers:WeightsAndBiases",
+        "mlflow": "finetune.training.trackers:MLflow",
+        "trackio": "finetune.training.trackers:Trackio",
     },
     "exporters": {
         "merged": "finetune.export.merged:Merged",

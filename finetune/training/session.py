@@ -25,6 +25,7 @@ from finetune.training.callbacks import ENDS, ReleaseMemory, ReportSteps, SaveCh
 from finetune.training.checkpoints import Checkpoint, Checkpoints, check_room
 from finetune.training.memory import PeakMemory, release
 from finetune.training.out_of_memory import MEMORY_ERRORS, ran_out
+from finetune.training.tracking import tracking
 from finetune.training.trainer import SupervisedTrainer, padding_id
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def train(
                 StopAtNonsense(saving),
                 *([ReleaseMemory()] if machine.device == "cpu" else []),
                 *(callbacks or []),
+                *tracking(recipe, folder.parent, reporter),
                 saving,
             ],
         )
@@ -147,7 +149,9 @@ def training_arguments(recipe: Recipe, machine: Machine, folder: Path, *, autoca
         logging_steps=1,
         logging_nan_inf_filter=False,
         disable_tqdm=True,
-        report_to=[],
+        run_name=Path(recipe.output_dir).resolve().name,
+        project="finetune-cli",
+        report_to=[],  # trackers come as callbacks: see tracking.py
         dataloader_pin_memory=machine.device == "cuda",
     )
 

@@ -23,6 +23,7 @@ LINES = 400
 BOUNDARIES = {
     "finetune/cli.py": 1,  # the door: an error becomes a sentence and an exit code
     "finetune/models/reach.py": 1,  # whatever stops a probe of the network means that there is none
+    "finetune/training/tracking.py": 1,  # whatever goes wrong in somebody's tracker must not end a training
     "finetune/wizard/here.py": 1,  # carried from a thread to where it is raised again
 }
 PUBLIC = {"LLMFineTuner", "RunResult", "DistillationTrainer", "Recipe", "RuntimeOptions", "FinetuneError"}

@@ -1,0 +1,50 @@
+"""Trackers as callbacks of the Trainer: told of begin, logs and end, and never the end of a training themselves.
+
+callbacks = tracking(recipe, folder.run, reporter)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from finetune import registry
+from finetune.events import Notice, Reporter
+from finetune.recipe import Recipe
+
+
+def tracking(recipe: Recipe, folder: Path, reporter: Reporter) -> list[TrainerCallback]:
+    """A callback for each tracker of the recipe; `folder` is the run's own."""
+    trackers = {name: registry.load("trackers", name)() for name in recipe.training.report_to}
+    return [Told(name, lambda tracker=tracker: tracker.callback(folder), reporter) for name, tracker in trackers.items()]  # type: ignore[misc]
+
+
+class Told(TrainerCallback):
+    """Hands a tracker the begin, the logs and the end; one that fails is left alone from then on, and the training goes on."""
+
+    def __init__(self, name: str, make: Callable[[], TrainerCallback], reporter: Reporter) -> None:
+        self.name, self.make, self.reporter = name, make, reporter
+        self.tracker: TrainerCallback | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._tell("on_train_begin", args, state, control, kwargs)
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._tell("on_log", args, state, control, kwargs)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._tell("on_train_end", args, state, control, kwargs)
+
+    def _tell(self, event: str, args: Any, state: Any, control: Any, more: dict[str, Any]) -> None:
+        try:
+            if event == "on_train_begin":
+                self.tracker = self.make()
+            if self.tracker is not None:
+                getattr(self.tracker, event)(args, state, control, **more)
+        except Exception as error:  # noqa: BLE001  whatever goes wrong in somebody's tracker
+            self.tracker = None
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            self.reporter.report(Notice(f"{self.name} takes no reports ({why}); the training goes on without it.", "warning"))
