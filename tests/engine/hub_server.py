@@ -44,6 +44,7 @@ class Fault:
     status: int = 0
     message: str = ""
     after: int = 0
+    skip: int = 0
     seconds: float = 0.0
 
 
@@ -100,8 +101,9 @@ class HubServer:
     def refuse(self, place: str, status: int, message: str = "", *, times: int = FOR_EVER) -> None:
         self._faults[place] = Fault(times, status=status, message=message)
 
-    def drop(self, place: str, *, after: int = 0, times: int = FOR_EVER) -> None:
-        self._faults[place] = Fault(times, after=after)
+    def drop(self, place: str, *, after: int = 0, skip: int = 0, times: int = FOR_EVER) -> None:
+        """Cut the connection after so many bytes, but for the first `skip` requests."""
+        self._faults[place] = Fault(times, after=after, skip=skip)
 
     def slow(self, place: str, *, seconds: float, times: int = FOR_EVER) -> None:
         self._faults[place] = Fault(times, seconds=seconds)
@@ -117,6 +119,9 @@ class HubServer:
     def fault(self, place: str) -> Fault | None:
         fault = self._faults.get(place)
         if fault is None or fault.times <= 0:
+            return None
+        if fault.skip > 0:
+            fault.skip -= 1
             return None
         fault.times -= 1
         return fault

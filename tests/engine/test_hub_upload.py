@@ -1,61 +1,18 @@
 """Uploads to a real HTTP server by the unmodified huggingface_hub client in processes of their own."""
 
-import hashlib
 import json
 import os
-import shlex
-import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from finished_run import base_folder, finished_run
+from hub_client import ACCOUNTS, WRITES, client, upload
 from hub_server import COMMIT, HubServer
 from huggingface_hub import ModelCard
 
 from finetune.recipe import Recipe
-from finetune.run_folder import FINISHED, RunFolder
-from finetune.run_folder import UPLOAD as LEFT
-
-ROOT = Path(__file__).parents[2]
-
-
-def fine_grained(*permissions):
-    return {"name": "ada", "role": "fineGrained", "fineGrained": {"scoped": [{"entity": {"name": "ada"}, "permissions": permissions}]}}
-
-
-ACCOUNTS = {
-    "hf_writes_everything": {"name": "ada", "orgs": [{"name": "society"}]},
-    "hf_only_reads_things": {"name": "ada", "role": "read"},
-    "hf_fine_for_nothing": fine_grained("repo.content.read"),
-    "hf_fine_for_writing": fine_grained("repo.content.read", "repo.write"),
-}
-WRITES = "hf_writes_everything"
-UPLOAD = """
-import json, sys, time
-time.sleep = lambda seconds: None  # pauses between tries; nothing else here sleeps
-from finetune.errors import FinetuneError
-from finetune.events import Notice, Progress, Recorder
-from finetune.hub.upload import upload_folder, upload_plan
-from finetune.recipe import UploadSpec
-work, folder, repo, private = sys.argv[1:]
-spec, recorder = UploadSpec(repo=repo, private=private == "private"), Recorder()
-try:
-    if work == "plan":
-        print(json.dumps(upload_plan(folder, spec).to_dict()))
-    else:
-        done = upload_folder(folder, spec, recorder)
-        said = {
-            "events": [event.name for event in recorder.events],
-            "notices": [event.text for event in recorder.of(Notice)],
-            "progress": [event.done for event in recorder.of(Progress)],
-        }
-        print(json.dumps({"repo": done.repo, "url": done.url, "private": done.private, **said}))
-except FinetuneError as error:
-    print(json.dumps({"error": type(error).__name__, "message": error.message, "hint": error.hint, "code": error.exit_code}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -74,23 +31,6 @@ def hub(tmp_path, base):
 def run(tmp_path_factory, base):
     recipe = Recipe.from_layers({"model": f"org/base@{COMMIT}", "dataset": {"source": "builtin:python-docs"}})
     return finished_run(tmp_path_factory.mktemp("runs") / "my model", base, recipe)
-
-
-def client(hub, token, *arguments, code=UPLOAD, **environment):
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env={**os.environ, **hub.environment(token), "HF_HUB_VERBOSITY": "error", **environment},  # the screen keeps warnings in a file
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert code != UPLOAD or done.stderr == ""  # the engine prints nothing, and neither do the libraries it calls
-    return json.loads(done.stdout)
-
-
-def upload(hub, token, run, repo="ada/letters", visibility="private", **environment):
-    return client(hub, token, "upload", run.output_dir, repo, visibility, **environment)
 
 
 def test_an_adapter_is_uploaded_privately_and_loads_from_the_hub_as_it_was(hub, run):
@@ -271,76 +211,6 @@ def test_a_private_repository_of_ones_own_takes_a_second_upload_and_stays_privat
     assert hub.repos["ada/letters"].private
 
 
-def test_a_connection_dropped_in_the_middle_of_a_file_is_tried_again(hub, run):
-    hub.drop("lfs_put", after=1000, times=1)
-    assert upload(hub, WRITES, run)["repo"] == "ada/letters"
-    assert hub.left("lfs_put") == 0
-    content = (run.output_dir / "adapter_model.safetensors").read_bytes()
-    assert hub.repos["ada/letters"].files["adapter_model.safetensors"] == content
-
-
-@pytest.mark.parametrize("place", ["whoami", "create", "info", "preupload", "lfs_batch", "commit"])
-def test_a_busy_hub_and_a_cut_connection_are_asked_again(hub, run, place):
-    hub.refuse(place, 503, times=1)
-    done = upload(hub, WRITES, run)
-    assert hub.left(place) == 0
-    assert "uploaded" in done["events"]
-    hub.drop(place, times=1)
-    assert upload(hub, WRITES, run, "ada/others")["repo"] == "ada/others"
-    assert hub.left(place) == 0
-
-
-def test_a_hub_that_asks_for_a_pause_gets_it_and_the_person_hears_of_it(hub, run):
-    hub.refuse("commit", 429, "slow down", times=2)
-    done = upload(hub, WRITES, run)
-    assert sum("asks for a pause; trying again in" in notice for notice in done["notices"]) == 2
-    assert len(hub.repos["ada/letters"].commits) == 2
-
-
-def test_progress_is_reported_in_bytes_inside_a_file_up_to_the_last(hub, run):
-    progress = upload(hub, WRITES, run)["progress"]
-    assert progress == sorted(progress)
-    total = sum(len(content) for content in hub.repos["ada/letters"].files.values())
-    assert progress[-1] == total
-    assert len(progress) > len(hub.repos["ada/letters"].files), "more than one report for a file of several parts"
-
-
-def test_what_broke_off_is_safe_here_and_the_printed_command_sends_only_what_is_missing(hub, run):
-    """The larger file arrives, the second breaks off: what was printed is run as it is, and its bytes are counted at the server."""
-    before = {path: path.read_bytes() for path in run.output_dir.rglob("*") if path.is_file()}
-    large = sorted((run.output_dir / name).stat().st_size for name in ("adapter_model.safetensors", "tokenizer.json"))
-    hub.refuse("lfs_put", 400, "the disk of the Hub is full")
-    assert upload(hub, WRITES, run)["error"] == "UploadError"
-    hub.well()
-    hub.drop("commit")
-    broken = upload(hub, WRITES, run)
-    assert broken["error"] == "UploadError"
-    assert "safe on this machine" in broken["hint"]
-    assert hub.repos["ada/letters"].files == {}
-    assert {path: path.read_bytes() for path in run.output_dir.rglob("*") if path.is_file()} == before
-    hub.large_file(hashlib.sha256(before[run.output_dir / "tokenizer.json"]).hexdigest()).unlink()
-    hub.well()
-    hub.uploads.clear()
-    command = shlex.split(broken["hint"].partition("Finish with: ")[2])
-    assert command[:2] == ["python", "finetune_cli.py"]
-    finished = subprocess.run(
-        [sys.executable, *command[1:]], cwd=ROOT, env={**os.environ, **hub.environment(WRITES)}, capture_output=True, text=True, timeout=120
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert "ada/letters (private)" in finished.stdout
-    assert WRITES not in finished.stdout + finished.stderr
-    tokenizer = (run.output_dir / "tokenizer.json").stat().st_size
-    assert hub.received == tokenizer < sum(large)
-    assert {"adapter_model.safetensors", "tokenizer.json", "README.md"} <= set(hub.repos["ada/letters"].files)
-
-
-def test_a_run_whose_upload_was_left_is_finished_by_the_upload(hub, run, tmp_path):
-    copied = RunFolder(shutil.copytree(run.output_dir, tmp_path / "copy"))
-    copied.write_stage(LEFT)
-    upload(hub, WRITES, copied)
-    assert copied.stage == FINISHED
-
-
 def test_a_new_model_in_an_old_repository_leaves_no_part_of_the_old_model_behind(hub, run, base, tmp_path):
     upload(hub, WRITES, run)
     hub.repos["ada/letters"].files["notes.txt"] = b"mine"
@@ -377,32 +247,6 @@ def test_hf_home_is_where_a_token_is_looked_for(hub, run, tmp_path):
 def test_a_reader_of_an_organisation_is_told_before_anything_happens(hub, run):
     hub.tokens[WRITES] = {"name": "ada", "orgs": [{"name": "society", "roleInOrg": "read"}]}
     assert upload(hub, WRITES, run, "society/letters")["message"] == "You may read what is in society, but not write there."
-
-
-@pytest.mark.parametrize(
-    ("place", "answer", "error", "said"),
-    [
-        ("preupload", (403, "Private repository storage limit reached"), "UploadError", "storage limit reached"),
-        ("commit", (500, "Internal error"), "UploadError", "answered 500"),
-        ("commit", (429, "Too many"), "UploadError", "asks for a pause"),
-        ("create", (403, "You don't have the rights to create a model"), "ReadOnlyToken", "rights to create"),
-    ],
-)
-def test_what_the_server_refuses_becomes_one_sentence(hub, run, place, answer, error, said):
-    hub.refuse(place, *answer)
-    refused = upload(hub, WRITES, run)
-    assert refused["error"] == error
-    assert said in refused["message"]
-    assert "upload" in refused["hint"]
-
-
-def test_without_the_hub_it_is_said_at_once(hub, run):
-    started = time.monotonic()
-    refused = upload(hub, WRITES, run, HF_ENDPOINT="http://127.0.0.1:9")
-    assert time.monotonic() - started < 15
-    assert refused["error"] == "UploadError"
-    assert "not reachable" in refused["message"]
-    assert "upload" in refused["hint"]
 
 
 def test_an_adapter_of_a_model_that_only_exists_here_is_refused(hub, base, tmp_path):
