@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -111,6 +112,21 @@ def test_a_slow_hub_is_waited_for(hub, run):
     for place in ("whoami", "info", "preupload", "lfs_put", "commit"):
         hub.slow(place, seconds=0.3, times=1)
     assert "uploaded" in upload(hub, WRITES, run)["events"]
+
+
+def test_ctrl_c_during_an_upload_publishes_nothing_and_names_the_command_that_finishes_it(hub, run):
+    hub.slow("lfs_put", seconds=1.0)
+    line = [sys.executable, str(ROOT / "finetune_cli.py"), "upload", str(run.output_dir), "--repo", "letters"]
+    started = subprocess.Popen(line, env={**os.environ, **hub.environment(WRITES)}, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while not any(request.startswith("PUT") for request in hub.requests) and time.monotonic() < until:
+        time.sleep(0.05)
+    started.send_signal(signal.SIGINT)
+    said = started.communicate(timeout=60)[1]
+    assert started.returncode == 130, said
+    assert "safe in" in said
+    assert f"upload '{run.output_dir}' --repo letters" in said
+    assert hub.repos["ada/letters"].files == {}
 
 
 def test_a_run_whose_upload_was_left_is_finished_by_the_upload(hub, run, tmp_path):
