@@ -2,7 +2,8 @@
 
     chat("./finetuned_model", RuntimeOptions(), ask=lambda: input("> "), show=lambda text: print(text, end="", flush=True))
 
-`ask` returns a message, or "/exit"; EOFError or KeyboardInterrupt from it end the talk too. Ctrl-C during an answer ends that answer.
+`ask` returns a message, "/both" (the model it came from answers too, or no longer) or "/exit"; EOFError or KeyboardInterrupt from it end
+the talk too. Ctrl-C during an answer ends that answer.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -17,16 +19,24 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
+from finetune import registry
 from finetune.benchmark.generation import context_length, padding_id, stop_ids
+from finetune.errors import BadInput
 from finetune.events import Recorder, Reporter
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.machine import inspect
-from finetune.models.sources import locate
+from finetune.models.sources import LocatedModel, locate
+from finetune.recipe import Recipe
+from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
 
 LONGEST_ANSWER = 512
-EXIT = "/exit"
+EXIT, BOTH = "/exit", "/both"
 Turn = dict[str, str]
+
+
+def _nothing(text: str) -> None:
+    """Where nobody listens."""
 
 
 def chat(
@@ -35,14 +45,74 @@ def chat(
     ask: Callable[[], str],
     show: Callable[[str], None],
     *,
+    both: bool = False,
+    side: Callable[[str], None] = _nothing,
+    say: Callable[[str], None] = _nothing,
     reporter: Reporter | None = None,
 ) -> None:
-    """Ask and answer until /exit; raises ModelError if the folder (an adapter or a whole model) cannot be loaded."""
-    located = locate(str(output_dir), runtime, reporter or Recorder())
-    talk = Talk(load_model(located, inspect(runtime)), load_tokenizer(located))
-    while (message := _next(ask)) is not None:
-        talk.answer(message, show)
-        show("\n")
+    """Ask and answer until /exit; with `both`, or from /both on, the model it came from answers the same messages beside it.
+
+    `side` is told whose answer follows ("base", "tuned", in a distillation "teacher", "student") and "" after the two; `say` takes remarks.
+    Raises ModelError if the folder (an adapter or a whole model) cannot be loaded, BadInput if it does not say what it came from.
+    """
+    reporter = reporter or Recorder()
+    located = locate(str(output_dir), runtime, reporter)
+    tuned = Talk(load_model(located, inspect(runtime)), load_tokenizer(located))
+    other: tuple[Origin, Talk] | None = None
+    while True:
+        if both and other is None:
+            origin = origin_of(output_dir, located)
+            say(f"Loading the {origin.name}, {origin.source} ...")
+            other = origin, origin.talk(runtime, reporter)
+        message = _next(ask)
+        if message is None:
+            return
+        if message == BOTH:
+            both = not both
+            say("Both answer from now on." if both else "It answers alone from now on.")
+        elif both and other:
+            origin, base = other
+            _answer_both(message, [(origin.name, base), (origin.result, tuned)], show, side)
+        else:
+            tuned.answer(message, show)
+            show("\n")
+
+
+def _answer_both(message: str, sides: list[tuple[str, Talk]], show: Callable[[str], None], side: Callable[[str], None]) -> None:
+    """One after the other: two models at once would only share the processor."""
+    try:
+        for name, talk in sides:
+            side(name)
+            talk.answer(message, show)
+    finally:
+        side("")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The model that a result came from: `name` says what it was to it, `result` what the result is to it."""
+
+    name: str
+    result: str
+    source: str
+    load_in: str | None = None
+
+    def talk(self, runtime: RuntimeOptions, reporter: Reporter) -> Talk:
+        located = locate(self.source, runtime, reporter, load_in=self.load_in)
+        return Talk(load_model(located, inspect(runtime), load_in=self.load_in), load_tokenizer(located))
+
+
+def origin_of(output_dir: str | Path, located: LocatedModel) -> Origin:
+    """By the recipe of its run, else the base of an adapter; raises BadInput for a model that tells neither."""
+    folder = RunFolder(output_dir)
+    if folder.recipe.is_file():
+        recipe: Any = Recipe.load(folder.recipe)
+        if recipe.approach == "distillation":
+            return Origin("teacher", "student", recipe.teacher.source, recipe.teacher.load_in)
+        return Origin("base", "tuned", str(recipe.model), registry.load("methods", recipe.method.kind).load_in(recipe.method))
+    if located.adapter_base:
+        return Origin("base", "tuned", located.adapter_base)
+    raise BadInput(f"{output_dir} does not say which model it came from.", hint="Name the output folder of a run.")
 
 
 class Talk:

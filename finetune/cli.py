@@ -139,6 +139,7 @@ def parser() -> Parser:
     upload.add_argument("--repo", required=True, metavar="USER/NAME", help="the repository to create or update")
     upload.add_argument("--public", action="store_true", help="visible to everyone")
     chat = command("chat", "talk to a finished model")
+    chat.add_argument("--both", action="store_true", help="the model it came from answers beside it; /both does the same during the talk")
     merge = command("merge", "write adapter and base of a finished run as one plain model, checked against the two")
     merge.add_argument("--to", metavar="DIR", help="the new folder (default: OUTPUT_DIR-merged)")
     merge.add_argument("--json", action="store_true", help="one JSON object on stdout")

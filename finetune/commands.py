@@ -205,7 +205,7 @@ def chat(arguments: argparse.Namespace) -> int:
     from finetune.run_folder import RunFolder
     from finetune.screen.chat import talk
 
-    talk(RunFolder.of(arguments.output_dir).output_dir, _runtime(arguments))
+    talk(RunFolder.of(arguments.output_dir).output_dir, _runtime(arguments), both=arguments.both)
     return 0
 
 

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from finetune.runtime import RuntimeOptions
 from finetune.screen.console import no_colour, people
@@ -17,10 +20,14 @@ from finetune.screen.quiet import quiet
 from finetune.screen.words import harmless
 
 PROMPT = "> "
+HELP = (
+    "Type a message. /both lets the model it came from answer too, /exit or Ctrl-C ends the talk; Ctrl-C during an answer ends the answer."
+)
+COLUMNS = 60  # of the terminal; with fewer, two answers go one below the other
 
 
-def talk(output_dir: Path, runtime: RuntimeOptions) -> None:
-    """Load the model, then ask and answer until /exit."""
+def talk(output_dir: Path, runtime: RuntimeOptions, *, both: bool = False) -> None:
+    """Load the model, then ask and answer until /exit; with `both` beside the model it came from."""
     console = people()
     ask = _typed(console) if sys.stdin.isatty() and console.is_terminal else sys.stdin.readline
     waiting = True
@@ -28,7 +35,7 @@ def talk(output_dir: Path, runtime: RuntimeOptions) -> None:
     def question() -> str:
         nonlocal waiting
         if waiting:
-            console.print("[quiet]Type a message. /exit or Ctrl-C ends the talk; Ctrl-C during an answer ends the answer.[/quiet]")
+            console.print(f"[quiet]{HELP}[/quiet]")
             waiting = False
         message = ask()
         if not message:
@@ -36,10 +43,71 @@ def talk(output_dir: Path, runtime: RuntimeOptions) -> None:
         return message
 
     console.print("[quiet]Loading the model ...[/quiet]")
+    columns = console.is_terminal and console.width >= COLUMNS
+    sides: SideBySide | OneBelowTheOther = SideBySide(console) if columns else OneBelowTheOther(console)
     with quiet(None):
         from finetune.chat import chat
 
-        chat(output_dir, runtime, question, lambda piece: _write(console, piece))
+        def say(remark: str) -> None:
+            console.print(remark, style="quiet", markup=False)
+
+        chat(output_dir, runtime, question, sides.show, both=both, side=sides.turn, say=say)
+
+
+class OneBelowTheOther:
+    """Answers as they come, each of two under its name."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.named = False
+
+    def turn(self, name: str) -> None:
+        if self.named:
+            self.console.print()
+        self.named = bool(name)
+        if name:
+            self.console.print(name, style="quiet")
+
+    def show(self, piece: str) -> None:
+        """As it is: a model's words are no markup."""
+        self.console.file.write(harmless(piece))
+        self.console.file.flush()
+
+
+class SideBySide(OneBelowTheOther):
+    """Two answers in two columns, drawn again as they grow; one alone as it comes."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.said: dict[str, Text] = {}
+        self.live: Live | None = None
+
+    def turn(self, name: str) -> None:
+        if not name and self.live:
+            self.live.stop()
+            self.live, self.said = None, {}
+            return
+        self.said[name] = Text()
+        if self.live is None:
+            self.live = Live(console=self.console, refresh_per_second=10, redirect_stdout=False, redirect_stderr=False)
+            self.live.start()
+        self._draw()
+
+    def show(self, piece: str) -> None:
+        if self.live is None:
+            super().show(piece)
+            return
+        list(self.said.values())[-1].append(harmless(piece))
+        self._draw()
+
+    def _draw(self) -> None:
+        table = Table.grid(padding=(0, 3, 0, 0), expand=True)
+        for _ in range(2):
+            table.add_column(ratio=1, overflow="fold")
+        table.add_row(*(Text(name, style="quiet") for name in self.said))
+        table.add_row(*self.said.values())
+        assert self.live is not None
+        self.live.update(table)
 
 
 def _typed(console: Console) -> Callable[[], str]:
@@ -52,9 +120,3 @@ def _typed(console: Console) -> Callable[[], str]:
         output.enable_cpr = False
     session: PromptSession[str] = PromptSession(output=output, color_depth=ColorDepth.DEPTH_1_BIT if no_colour() else None)
     return lambda: session.prompt(PROMPT) + "\n"
-
-
-def _write(console: Console, piece: str) -> None:
-    """As it is: a model's words are no markup."""
-    console.file.write(harmless(piece))
-    console.file.flush()

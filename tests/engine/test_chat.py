@@ -7,7 +7,8 @@ import torch
 from finished_run import base_folder, finished_run
 from letters import llama, parrot, tokenizer
 
-from finetune.chat import Talk, chat
+from finetune.chat import Talk, _answer_both, chat
+from finetune.errors import BadInput
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
 
@@ -99,3 +100,74 @@ def test_an_error_inside_the_model_comes_out_and_does_not_hang_the_talk():
     model.lm_head.weight = torch.nn.Parameter(torch.zeros(3, 5))
     with pytest.raises(RuntimeError):
         said(conversation, "who?")
+
+
+# Beside the model it came from.
+
+
+def both(folder, messages, tmp_path, **options):
+    """Everything that was shown, with whose turn it was and the remarks in brackets."""
+    asked, shown = iter(messages), []
+    chat(
+        folder,
+        RuntimeOptions(device="cpu", dtype="float32", cache_dir=tmp_path / "cache"),
+        lambda: next(asked, "/exit"),
+        shown.append,
+        side=lambda name: shown.append(f"<{name}>"),
+        say=lambda text: shown.append(f"[{text}]"),
+        **options,
+    )
+    return "".join(shown)
+
+
+def alone(folder, message, tmp_path):
+    return "".join(talk(folder, [message], tmp_path)).removesuffix("\n")
+
+
+def test_base_and_tuned_answer_the_same_message_each_as_it_does_alone(tmp_path):
+    base = base_folder(tmp_path / "base")
+    run = finished_run(tmp_path / "run", base, Recipe.from_layers({"model": str(base)}))
+    shown = both(run.output_dir, ["who?"], tmp_path, both=True)
+    expected = {name: alone(folder, "who?", tmp_path) for name, folder in (("base", base), ("tuned", run.output_dir))}
+    assert expected["base"] != expected["tuned"]
+    assert shown == f"[Loading the base, {base} ...]<base>{expected['base']}<tuned>{expected['tuned']}<>"
+
+
+def test_the_other_model_is_asked_in_only_when_somebody_wants_it_and_can_be_sent_out_again(tmp_path):
+    base = base_folder(tmp_path / "base")
+    run = finished_run(tmp_path / "run", base, Recipe.from_layers({"model": str(base)}))
+    shown = both(run.output_dir, ["/both", "who?", "/both", "why?"], tmp_path)
+    assert shown.startswith("[Both answer from now on.][Loading the base")
+    assert shown.count("<base>") == 1
+    assert shown.index("<>") < shown.index("[It answers alone from now on.]")
+    assert shown.endswith("\n")
+    assert "Loading" not in both(run.output_dir, ["who?"], tmp_path)
+
+
+def test_a_student_stands_beside_its_teacher(tmp_path):
+    base = base_folder(tmp_path / "teacher")
+    recipe = Recipe.from_layers({"approach": "distillation", "teacher": str(base)})
+    run = finished_run(tmp_path / "run", base, recipe, adapter=False)
+    shown = both(run.output_dir, ["who?"], tmp_path, both=True)
+    assert [name for name in ("<teacher>", "<student>", "<>") if name in shown] == ["<teacher>", "<student>", "<>"]
+
+
+def test_ctrl_c_ends_one_of_two_answers_and_each_model_remembers_its_own_words():
+    made, shown = tokenizer(), []
+    first, second = Talk(parrot(made, list("so ")), made), Talk(parrot(made, list("no ")), made)
+
+    def show(piece):
+        shown.append(piece)
+        if shown.count("so ") == 2 and "no " not in shown:
+            signal.raise_signal(signal.SIGINT)
+
+    _answer_both("speak", [("base", first), ("tuned", second)], show, lambda name: shown.append(f"<{name}>"))
+    assert shown[:5] == ["<base>", "so ", "so ", "<tuned>", "no "]
+    assert shown[-1] == "<>"
+    assert first.turns[-1]["content"] == "so so"
+    assert second.turns[-1]["content"].startswith("no no no")
+
+
+def test_a_model_of_unknown_origin_cannot_be_compared_and_says_so(tmp_path):
+    with pytest.raises(BadInput, match="does not say which model it came from"):
+        both(base_folder(tmp_path / "base"), ["who?"], tmp_path, both=True)

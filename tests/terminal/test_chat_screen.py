@@ -1,0 +1,40 @@
+"""A talk on a real terminal: alone, and beside the model it came from."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from screen import ENTER, ROOT, Terminal
+
+MAKE = """
+import sys
+sys.path[:0] = [{root!r}, {engine!r}]
+from pathlib import Path
+from finished_run import base_folder, finished_run
+from finetune.recipe import Recipe
+base = base_folder(Path({base!r}))
+finished_run(Path({folder!r}), base, Recipe.from_layers({{"model": str(base)}}))
+"""
+LOADING = 60  # seconds
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "tuned_model"
+    code = MAKE.format(root=str(ROOT), engine=str(ROOT / "tests" / "engine"), base=str(tmp_path / "base_model"), folder=str(folder))
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+    return folder
+
+
+@pytest.mark.parametrize(("columns", "heads"), [(80, ["base", "tuned"]), (40, ["base"])])
+def test_both_answer_side_by_side_where_there_is_room(run: Path, columns: int, heads: list[str]) -> None:
+    with Terminal(["chat", run.name, "--both"], folder=run.parent, columns=columns) as terminal:
+        terminal.wait_for("Type a message", LOADING)
+        terminal.press("who?", ENTER)
+        terminal.wait_for("tuned", LOADING)
+        assert heads in [line.split() for line in terminal.lines()]
+        terminal.press("/exit", ENTER)
+        assert terminal.wait_for_end() == 0
