@@ -26,7 +26,8 @@ HELP = """Fine-tune or distil a language model, and see that it got better.
   finetune-cli plan RECIPE            its memory, time, disk and problems
   finetune-cli resume OUTPUT_DIR      go on with an interrupted run
   finetune-cli benchmark OUTPUT_DIR   measure a finished run again
-  finetune-cli chat OUTPUT_DIR        talk to a finished model
+  finetune-cli chat OUTPUT_DIR        talk to a finished model; with --both
+                                      beside the one that it came from
   finetune-cli runs [FOLDER]          the runs below a folder
   finetune-cli runs compare A B       what differs, and which is better
   finetune-cli merge OUTPUT_DIR       adapter and base as one plain model
