@@ -64,6 +64,7 @@ figcaption span { font-weight: 400; color: var(--quiet); font-size: .92rem; }
 .code { font: .86rem/1.45 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 .prompt { color: var(--quiet); border-left: 3px solid var(--line); padding-left: .8rem; }
 .sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 13rem), 1fr)); gap: .9rem 1.2rem; margin: .9rem 0 0; }
+.sides:has(> :nth-child(4)) { grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); }
 .sides h4 { margin: 0 0 .15rem; font-size: .82rem; font-weight: 400; color: var(--quiet); }
 .sides div.after { border-left: 3px solid var(--accent); padding-left: .7rem; }
 details { margin-top: 1.2rem; } summary { cursor: pointer; color: var(--accent); padding: .3rem 0; }
