@@ -28,10 +28,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def hub(tmp_path: Path, base: Path) -> Any:
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Any:
     rows = [{"prompt": f"say {at} {name}", "completion": f"{name} {name}"} for at in range(8) for name in NAMES]
-    with HubServer(tmp_path / "hub", tokens=ACCOUNTS) as server:
+    with HubServer(tmp_path_factory.mktemp("hub"), tokens=ACCOUNTS) as server:
         server.add("org/base", base)
         server.add("org/teacher", base)
         server.add("org/rows", {"train.jsonl": "\n".join(map(json.dumps, rows)).encode()}, kind="dataset")
@@ -62,12 +62,23 @@ def run(hub: HubServer, token: str | None, folder: Path, wanted: dict[str, Any],
     return command(hub, token, folder, "run", "recipe.yaml", **environment)
 
 
-def test_models_and_rows_are_pinned_the_result_is_uploaded_and_the_token_is_nowhere(hub: HubServer, tmp_path: Path) -> None:
-    """A distillation, because it has all three: student, teacher and rows."""
-    changes = {"approach": "distillation", "teacher": "org/teacher", "method": "lora", "output_dir": "made"}
-    done = run(hub, TOKEN, tmp_path, recipe(**changes))
+DISTILLATION = {"approach": "distillation", "teacher": "org/teacher", "method": "lora", "output_dir": "made"}
+
+
+@pytest.fixture(scope="module")
+def online(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A distillation, because it has all three: student, teacher and rows; and its folder."""
+    folder = tmp_path_factory.mktemp("online")
+    done = run(hub, TOKEN, folder, recipe(**DISTILLATION))
     assert done.returncode == 0, done.stderr
-    output = tmp_path / "made"
+    return folder, done
+
+
+def test_models_and_rows_are_pinned_the_result_is_uploaded_and_the_token_is_nowhere(
+    hub: HubServer, online: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    folder, done = online
+    output = folder / "made"
     written = yaml.safe_load((output / "run" / "recipe.yaml").read_text(encoding="utf-8"))
     assert written["model"] == f"org/base@{COMMIT}"
     assert written["teacher"]["source"] == f"org/teacher@{COMMIT}"
@@ -78,7 +89,7 @@ def test_models_and_rows_are_pinned_the_result_is_uploaded_and_the_token_is_nowh
     card = yaml.safe_load(repo.files["README.md"].decode().split("---\n")[1])
     assert (card["license"], card["language"], card["datasets"]) == ("cc-by-4.0", ["en", "la"], ["org/rows"])
     assert not [name for name in repo.files if any(word in name for word in ("checkpoint", "held_out", "debug", "events", "data_report"))]
-    kept = [path for path in [*output.rglob("*"), *(tmp_path / "cache").rglob("*")] if path.is_file()]
+    kept = [path for path in [*output.rglob("*"), *(folder / "cache").rglob("*")] if path.is_file()]
     assert {output / "run" / "debug.log", output / "run" / "events.jsonl", output / "run" / "environment.json"} <= set(kept)
     places = {str(path): path.read_bytes() for path in kept} | {name: repo.files[name] for name in repo.files}
     places |= {"stdout": done.stdout.encode(), "stderr": done.stderr.encode()}
@@ -108,6 +119,7 @@ for token, recipe in json.loads(sys.argv[1]):
 
 def test_an_upload_that_cannot_work_is_found_before_anything_is_fetched(hub: HubServer, tmp_path: Path, base: Path) -> None:
     hub.add("ada/taken", {"README.md": b"mine"})
+    hub.requests.clear()
     (tmp_path / "base").symlink_to(base)
     environment = {**os.environ, **hub.environment(None), "PYTHONPATH": str(ROOT), "FINETUNE_CLI_CACHE": str(tmp_path / "cache")}
     cases = json.dumps([(token, recipe(**changes)) for token, changes in REFUSED.values()])
@@ -124,22 +136,20 @@ def test_an_upload_that_cannot_work_is_found_before_anything_is_fetched(hub: Hub
     assert hub.repos["ada/taken"].files == {"README.md": b"mine"}
 
 
-def test_offline_the_run_works_and_the_upload_says_why_it_cannot(hub: HubServer, tmp_path: Path) -> None:
-    first = run(hub, TOKEN, tmp_path, recipe(upload=None, output_dir="first"))
-    assert first.returncode == 0, first.stderr
+def test_offline_the_run_works_and_the_upload_says_why_it_cannot(
+    hub: HubServer, online: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    folder, _ = online
+    offline = {"HF_HUB_OFFLINE": "1"}
     hub.requests.clear()
-    refused = run(hub, TOKEN, tmp_path, recipe(output_dir="second"), HF_HUB_OFFLINE="1")
-    assert refused.returncode == 1
-    assert "The Hub is not used (HF_HUB_OFFLINE is set), so nothing can be uploaded." in refused.stderr
-    local = run(hub, TOKEN, tmp_path, recipe(upload=None, output_dir="second", model=f"org/base@{COMMIT}"), HF_HUB_OFFLINE="1")
+    wanted = {**DISTILLATION, "output_dir": "again"}
+    local = run(hub, TOKEN, folder, recipe(**wanted, upload=None), **offline)
     assert local.returncode == 0, local.stderr
-    later = command(hub, TOKEN, tmp_path, "upload", "second", "--repo", "letters", HF_HUB_OFFLINE="1")
+    later = command(hub, TOKEN, folder, "upload", "again", "--repo", "letters", **offline)
     assert later.returncode == 1
-    assert "so nothing can be uploaded" in later.stderr
-    assert "upload second --repo letters" in later.stderr
+    assert "The Hub is not used (HF_HUB_OFFLINE is set), so nothing can be uploaded." in later.stderr
+    assert "upload again --repo letters" in later.stderr
     assert hub.requests == [], "nobody was asked"
-    for name in ("model", "dataset"):
-        written = [
-            yaml.safe_load((tmp_path / run / "run" / "recipe.yaml").read_text(encoding="utf-8"))[name] for run in ("first", "second")
-        ]
-        assert written[0] == written[1], "what is pinned online and from the cache is the same"
+    both = [yaml.safe_load((folder / name / "run" / "recipe.yaml").read_text(encoding="utf-8")) for name in ("made", "again")]
+    for key in ("model", "teacher", "dataset"):
+        assert both[0][key] == both[1][key], "what is pinned online and from the cache is the same"
