@@ -77,9 +77,12 @@ class RunFolder:
             raise OutputExists(f"{self.output_dir} is a file, not a folder.", hint="Choose another --output-dir.")
         self.check_unclaimed()
         ours = {self.debug_log, self.lock_file, self.lock_owner}
-        files = [path for path in self.output_dir.rglob("*") if path.is_file()] if self.output_dir.is_dir() else []
-        held = [path for path in files if path not in ours and not (path.parent == self.run and path.suffix == ".part")]
-        if held:
+
+        def counts(path: Path) -> bool:
+            return path.is_file() and path not in ours and not (path.parent == self.run and path.suffix == ".part")
+
+        # Looked at only until the first one: the wizard asks about whatever folder is typed, a home folder too.
+        if self.output_dir.is_dir() and any(map(counts, self.output_dir.rglob("*"))):
             raise OutputExists(
                 f"The output folder {self.output_dir} is not empty, and nothing is overwritten.",
                 hint=f"Choose another one, for example --output-dir {free_name(self.output_dir)}"
