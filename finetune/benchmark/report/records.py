@@ -33,9 +33,8 @@ class Records:
 
     @property
     def steps(self) -> list[dict[str, Any]]:
-        """One record a step, in order; a step that was made again after an interruption counts as it was made last."""
-        last = {record["step"]: record for record in self._of(TrainingStep.name)}
-        return [last[step] for step in sorted(last)]
+        """One record a step, in order: of steps made again after an interruption `read_events` gives the last."""
+        return self._of(TrainingStep.name)
 
     @property
     def training(self) -> dict[str, Any]:
