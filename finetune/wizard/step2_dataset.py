@@ -205,5 +205,7 @@ def _file_problem(text: str, here: Here) -> str | None:
 def _hub_name_problem(text: str, here: Here) -> str | None:
     if not text or any(space in text for space in " \t"):
         return "Type a dataset name such as openai/gsm8k."
+    if wrong := problem({}, "dataset.source", text):
+        return wrong
     found = _hub_facts(text, here)
-    return problem({}, "dataset.source", text) or (found.message if isinstance(found, DatasetError) else None)
+    return found.message if isinstance(found, DatasetError) else None
