@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from finetune import registry
 from finetune.errors import RecipeError
@@ -27,6 +27,17 @@ class Spec(BaseModel):
     """A part of a recipe: frozen, and strict about unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+def _known(kind: str) -> AfterValidator:
+    """Of a name, or of each in a list: the registry must have a thing of this kind by that name."""
+
+    def check(named: str | list[str]) -> str | list[str]:
+        for name in [named] if isinstance(named, str) else named:
+            registry.check_name(kind, name)
+        return named
+
+    return AfterValidator(check)
 
 
 class FromTeacher(Spec):
@@ -102,15 +113,9 @@ class DatasetSpec(Spec):
 class DistillationSpec(Spec):
     temperature: float = Field(2.0, gt=0)
     alpha: float = Field(0.5, ge=0, le=1)
-    objective: str = "forward_kl"
+    objective: Annotated[str, _known("objectives")] = "forward_kl"
     cache: Literal["auto", "none", "hidden", "gradient"] = "auto"
     supervise: Literal["all", "answers"] = "all"
-
-    @field_validator("objective")
-    @classmethod
-    def _known(cls, objective: str) -> str:
-        registry.check_name("objectives", objective)
-        return objective
 
 
 class TrainingSpec(Spec):
@@ -123,32 +128,18 @@ class TrainingSpec(Spec):
     activation_checkpointing: Literal["auto"] | bool = "auto"
     save_every: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"  # steps; auto: by the clock, at a cost of a few percent
     keep_checkpoints: bool = False  # after a run that reached its end
-    report_to: list[str] = []  # trackers that are told of every step: tensorboard, wandb, mlflow, trackio
+    report_to: Annotated[list[str], _known("trackers")] = []  # trackers that are told of every step: tensorboard, wandb, mlflow, trackio
 
     @field_validator("report_to", mode="before")
     @classmethod
     def _one_tracker(cls, trackers: Any) -> Any:
         return [trackers] if isinstance(trackers, str) else trackers or []
 
-    @field_validator("report_to")
-    @classmethod
-    def _known(cls, trackers: list[str]) -> list[str]:
-        for tracker in trackers:
-            registry.check_name("trackers", tracker)
-        return trackers
-
 
 class BenchmarkSpec(Spec):
     rows: int = Field(50, ge=1)
-    metrics: list[str] = ["rouge", "perplexity"]
+    metrics: Annotated[list[str], _known("metrics")] = ["rouge", "perplexity"]
     max_new_tokens: Literal["auto"] | int = "auto"
-
-    @field_validator("metrics")
-    @classmethod
-    def _known(cls, metrics: list[str]) -> list[str]:
-        for metric in metrics:
-            registry.check_name("metrics", metric)
-        return metrics
 
 
 class UploadSpec(Spec):
