@@ -10,9 +10,10 @@ from __future__ import annotations
 import netrc
 import os
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from finetune import registry
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 
 
 class Tracker:
-    """One that can be told. `packages`: any of them will do, the first is what to install."""
+    """One that can be told. `packages`: any of them will do, the first is what to install; `integration` is transformers' callback."""
 
     packages: tuple[str, ...]
+    integration: str
 
     def problem(self) -> tuple[str, str] | None:
         """What keeps it from being used now, and what to do."""
@@ -35,22 +37,23 @@ class Tracker:
 
     def callback(self, folder: Path) -> TrainerCallback:
         """Made when training begins; `folder` is for what it writes on this disk."""
-        raise NotImplementedError
+        made: TrainerCallback = getattr(import_module("transformers.integrations"), self.integration)()
+        return made
 
 
 class TensorBoard(Tracker):
     packages = ("tensorboard", "tensorboardX")
+    integration = "TensorBoardCallback"
 
     def callback(self, folder: Path) -> TrainerCallback:
-        from transformers.integrations import TensorBoardCallback
-
-        made = TensorBoardCallback()
+        made: Any = super().callback(folder)
         made.logging_dir = made.logging_dir or str(folder / "tensorboard")  # TENSORBOARD_LOGGING_DIR comes first
-        return made
+        return cast("TrainerCallback", made)
 
 
 class WeightsAndBiases(Tracker):
     packages = ("wandb",)
+    integration = "WandbCallback"
 
     def problem(self) -> tuple[str, str] | None:
         if found := super().problem():
@@ -59,28 +62,15 @@ class WeightsAndBiases(Tracker):
             return None
         return "wandb is not signed in", "Sign in with `wandb login`, or set WANDB_MODE=offline, which keeps everything on this machine."
 
-    def callback(self, folder: Path) -> TrainerCallback:
-        from transformers.integrations import WandbCallback
-
-        return WandbCallback()
-
 
 class MLflow(Tracker):
     packages = ("mlflow",)
-
-    def callback(self, folder: Path) -> TrainerCallback:
-        from transformers.integrations import MLflowCallback
-
-        return MLflowCallback()
+    integration = "MLflowCallback"
 
 
 class Trackio(Tracker):
     packages = ("trackio",)
-
-    def callback(self, folder: Path) -> TrainerCallback:
-        from transformers.integrations import TrackioCallback
-
-        return TrackioCallback()
+    integration = "TrackioCallback"
 
 
 def check_trackers(names: Sequence[str]) -> None:
