@@ -43,18 +43,21 @@ def cached(name: str, revision: str | None) -> Path | None:
 
 def cached_names() -> list[str]:
     """The models in the Hub's cache."""
-    from huggingface_hub import constants
-
-    found = sorted(Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/*config.json"))
-    return list(dict.fromkeys(file.parents[2].name.removeprefix("models--").replace("--", "/") for file in found))
+    return _in_cache("models", "*/*config.json")
 
 
 def cached_datasets() -> list[str]:
     """The data sets in the Hub's cache."""
+    return _in_cache("datasets", "*")
+
+
+def _in_cache(kind: str, snapshot: str) -> list[str]:
+    """Names of repositories with a snapshot that matches."""
     from huggingface_hub import constants
 
-    found = sorted(Path(constants.HF_HUB_CACHE).glob("datasets--*/snapshots/*"))
-    return list(dict.fromkeys(folder.parents[1].name.removeprefix("datasets--").replace("--", "/") for folder in found))
+    cache = Path(constants.HF_HUB_CACHE)
+    found = (path.relative_to(cache).parts[0] for path in sorted(cache.glob(f"{kind}--*/snapshots/{snapshot}")))
+    return list(dict.fromkeys(folder.removeprefix(f"{kind}--").replace("--", "/") for folder in found))
 
 
 def fetch(name: str, revision: str | None, runtime: RuntimeOptions, reporter: Reporter) -> tuple[Path, str]:
