@@ -218,7 +218,8 @@ def merge(arguments: argparse.Namespace) -> int:
     from finetune.screen.console import people
     from finetune.screen.quiet import quiet
     from finetune.screen.reporter import reporter_for
-    from finetune.screen.words import command_name, size
+    from finetune.screen.words import command_name
+    from finetune.words import size
 
     folder = RunFolder.of(arguments.output_dir)
     to = Path(arguments.to).expanduser() if arguments.to else folder.output_dir.with_name(f"{folder.output_dir.resolve().name}-merged")

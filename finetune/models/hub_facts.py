@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.models.reach import endpoint
+from finetune.words import count
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetInfo, ModelInfo
@@ -38,7 +39,7 @@ class HubModel:
 
     def __str__(self) -> str:
         return _line(
-            f"{_short(self.parameters)} parameters" if self.parameters else None,
+            f"{count(self.parameters)} parameters" if self.parameters else None,
             f"{_size(self.bytes)} to fetch" if self.bytes else None,
             self.licence or "no licence named",
             "tokenizer included" if self.tokenizer else "no tokenizer of its own",
@@ -62,12 +63,12 @@ class HubDataset:
 
     def __str__(self) -> str:
         splits: dict[str, int] = {}
-        for (config, split), count in self.rows.items():
+        for (config, split), number in self.rows.items():
             if config == (self.configs[0] if self.configs else config):
-                splits[split] = count
+                splits[split] = number
         of = f" in {self.configs[0]}" if len(self.configs) > 1 else ""
         return _line(
-            f"rows{of}: {', '.join(f'{split} {count:,}' for split, count in splits.items())}" if splits else None,
+            f"rows{of}: {', '.join(f'{split} {number:,}' for split, number in splits.items())}" if splits else None,
             _size(self.bytes) if self.bytes else None,
             self.licence or "no licence named",
             _access(self.gated),
@@ -143,7 +144,7 @@ def _access(gated: bool) -> str:
 
 
 def _downloads(number: int | None) -> str | None:
-    return None if number is None else f"{_short(number)} downloads a month"
+    return None if number is None else f"{count(number)} downloads a month"
 
 
 def _line(*facts: str | None) -> str:
@@ -152,10 +153,3 @@ def _line(*facts: str | None) -> str:
 
 def _size(number: float) -> str:
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB" if number >= 1e6 else f"{number / 1e3:.0f} kB"
-
-
-def _short(number: float) -> str:
-    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if number >= unit:
-            return f"{number / (1e3 if letter == 'k' else unit):.{0 if letter == 'k' else 1}f}{letter}"
-    return f"{number:,.0f}"

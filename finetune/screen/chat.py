@@ -17,7 +17,7 @@ from rich.text import Text
 from finetune.runtime import RuntimeOptions
 from finetune.screen.console import no_colour, people
 from finetune.screen.quiet import quiet
-from finetune.screen.words import harmless
+from finetune.words import harmless
 
 PROMPT = "> "
 HELP = (

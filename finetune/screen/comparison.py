@@ -15,7 +15,7 @@ from rich.text import Text
 from finetune.benchmark.names import LOWER_IS_BETTER, NAMES, number, signed
 from finetune.comparison import Comparison
 from finetune.screen.tables import block
-from finetune.screen.words import harmless
+from finetune.words import harmless
 
 NARROW = 60  # columns; below them the difference goes
 STYLES = {"better": "good", "worse": "bad"}

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from finetune.events import DataPrepared, Event
 from finetune.screen.tables import block, pairs
-from finetune.screen.words import count, harmless, percent
+from finetune.screen.words import percent
+from finetune.words import count, harmless
 
 BARS = "▁▂▃▄▅▆▇█"
 SHOWN_SKIPPED = 3

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from finetune import registry
-from finetune.screen.words import size
+from finetune.words import size
 
 
 def fit_line(chosen: str, needed: Mapping[str, int], free: int) -> str:

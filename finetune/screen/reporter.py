@@ -20,7 +20,8 @@ from rich.text import Text
 
 from finetune.events import Event, Notice, Progress, Reporter, StageFinished, StageStarted, TrainingStep
 from finetune.screen.console import people
-from finetune.screen.words import count, duration, harmless, size
+from finetune.screen.words import duration
+from finetune.words import count, harmless, size
 
 REFRESHES_PER_SECOND = 4  # each takes a moment from the training on a small machine
 SECONDS_BETWEEN_LINES = 5.0

@@ -18,7 +18,8 @@ from finetune.benchmark.report import ranks_in_words
 from finetune.recipe import Recipe
 from finetune.run_folder import free_name
 from finetune.screen.tables import block, pairs
-from finetune.screen.words import command_name, count, harmless, size
+from finetune.screen.words import command_name
+from finetune.words import count, harmless, size
 
 if TYPE_CHECKING:
     from finetune.finetuner import RunResult

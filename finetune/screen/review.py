@@ -15,7 +15,8 @@ from finetune import registry
 from finetune.recipe import Recipe, StudentSpec
 from finetune.screen.methods import fit_line
 from finetune.screen.tables import block, pairs
-from finetune.screen.words import about, count, harmless, size
+from finetune.screen.words import about
+from finetune.words import count, harmless, size
 
 if TYPE_CHECKING:
     from finetune.training.plan import Plan

@@ -16,7 +16,8 @@ from finetune.benchmark.names import NAMES, number
 from finetune.continuation import spoken
 from finetune.run_folder import FINISHED
 from finetune.runs import RUNNING, SCORED, UNFINISHED, UNREADABLE, Run
-from finetune.screen.words import command_name, harmless
+from finetune.screen.words import command_name
+from finetune.words import harmless
 
 STYLES = {"better": "good", "worse": "bad"}
 

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from finetune.screen.tables import block, pairs
-from finetune.screen.words import size
+from finetune.words import size
 
 if TYPE_CHECKING:
     from finetune.hub.upload import UploadPlan

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.recipe import STARTER
-from finetune.screen.words import size
 from finetune.wizard.here import Here
+from finetune.words import size
 
 
 def defaults(here: Here, approach: str, *, method: str = "lora", fresh_folder: bool = True) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from finetune.data.files import named_files
 from finetune.errors import DatasetError
 from finetune.events import Recorder
 from finetune.recipe import DatasetSpec
-from finetune.screen.words import harmless
 from finetune.wizard import warm
 from finetune.wizard.prompter import Fragments
+from finetune.words import harmless
 
 if TYPE_CHECKING:
     from finetune.data.preview import Preview

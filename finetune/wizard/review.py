@@ -18,10 +18,11 @@ from finetune.screen.data import data_report
 from finetune.screen.quiet import quiet
 from finetune.screen.reporter import reporter_for
 from finetune.screen.review import review
-from finetune.screen.words import about, command_name, size
+from finetune.screen.words import about, command_name
 from finetune.wizard import warm
 from finetune.wizard.here import Here
 from finetune.wizard.prompter import Choice, Prompter, hint
+from finetune.words import size
 
 if TYPE_CHECKING:
     from finetune.finetuner import LLMFineTuner

@@ -8,12 +8,12 @@ from finetune.errors import ModelError, RecipeError
 from finetune.models.catalogue import CATALOGUE, CatalogueEntry, find
 from finetune.models.facts import ModelFacts, look_up
 from finetune.recipe import STARTER, Recipe
-from finetune.screen.words import count, harmless
 from finetune.wizard import suggest
 from finetune.wizard.defaults import why
 from finetune.wizard.draft import Draft, get, problem, put
 from finetune.wizard.here import Here
 from finetune.wizard.prompter import Choice, Prompter
+from finetune.words import count, harmless
 
 OTHER, MADE = "another", "made from the teacher"
 MOST_OFFERED = 5

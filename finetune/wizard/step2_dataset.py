@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from finetune.errors import DatasetError
 from finetune.models.hub_facts import HubDataset
 from finetune.recipe import DatasetSpec, Recipe
-from finetune.screen.words import harmless
 from finetune.wizard import suggest
 from finetune.wizard.draft import Draft, ask_field, get, problem, put
 from finetune.wizard.here import Here
 from finetune.wizard.preview import fragments, look
 from finetune.wizard.prompter import Choice, Prompter
+from finetune.words import harmless
 
 if TYPE_CHECKING:
     from finetune.data.preview import Preview

@@ -18,7 +18,8 @@ from finetune.screen.console import THEME
 from finetune.screen.reporter import PlainReporter, RichReporter
 from finetune.screen.results import next_steps, samples, scores_table
 from finetune.screen.review import review
-from finetune.screen.words import about, count, duration, harmless, size
+from finetune.screen.words import about, duration
+from finetune.words import count, harmless, size
 
 ROOT = Path(__file__).parents[2]
 STEP = TrainingStep(

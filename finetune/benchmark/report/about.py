@@ -10,9 +10,10 @@ from datetime import datetime
 from typing import Any
 
 from finetune.benchmark.report.charts import bars, curve
-from finetune.benchmark.report.html import Html, count, duration, element, facts, joined, section, size, table
+from finetune.benchmark.report.html import Html, count, duration, element, facts, joined, section, table
 from finetune.benchmark.report.records import Records
 from finetune.run_folder import free_name
+from finetune.words import size
 
 SKIPPED_SHOWN = 10
 METHODS = {"lora": "LoRA", "qlora": "QLoRA", "adalora": "AdaLoRA", "full": "Full fine-tuning"}

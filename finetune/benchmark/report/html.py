@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from finetune.words import harmless
+
 
 class Html(str):
     """Text that is markup already."""
@@ -19,7 +21,7 @@ def shown(content: str) -> Html:
     """Markup as it is, anything else escaped; a letter that no page may hold becomes a question mark."""
     if isinstance(content, Html):
         return content
-    return Html(escape("".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in content)))
+    return Html(escape(harmless(content)))
 
 
 def element(name: str, content: str = "", **attributes: str) -> Html:
@@ -51,11 +53,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> H
     top = element("tr", joined(element("th", cell, scope="col") if cell else element("td") for cell in head))
     body = joined(element("tr", joined([element("th", row[0], scope="row"), *(element("td", cell) for cell in row[1:])])) for row in rows)
     return element("table", joined([element("caption", caption, class_="hidden"), element("thead", top), element("tbody", body)]))
-
-
-def size(number: float) -> str:
-    """Bytes, by powers of 1024."""
-    return f"{number / 2**30:.1f} GB" if number >= 2**30 else f"{number / 2**20:.0f} MB" if number >= 2**20 else f"{number / 2**10:.0f} kB"
 
 
 def count(number: float) -> str:

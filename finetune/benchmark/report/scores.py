@@ -10,7 +10,8 @@ from typing import Any
 
 from finetune.benchmark.names import LOWER_IS_BETTER, NAMES, in_order, number, signed
 from finetune.benchmark.report.charts import interval, scale_of
-from finetune.benchmark.report.html import Html, count, element, joined, section, size, table
+from finetune.benchmark.report.html import Html, count, element, joined, section, table
+from finetune.words import size
 
 SIDES = ("teacher", "before", "after")
 SENTENCES = {"better": "Better", "worse": "Worse", "no evidence": "No evidence of a change"}
