@@ -88,14 +88,22 @@ class Terminal:
         return "\n".join(self.lines())
 
     def wait_for(self, words: str, seconds: float = 20) -> None:
-        """Until `words` are on screen; fails with the screen otherwise."""
+        """Until `words` are on screen and what was being drawn with them is too; fails with the screen otherwise."""
         until = time.monotonic() + seconds
         while words not in self.text():
             alive = self.read()
             if words in self.text():
+                self.settle()
                 return
             assert alive, f"the program ended without {words!r}:\n{self.text()}"
             assert time.monotonic() < until, f"no {words!r} after {seconds} s:\n{self.text()}"
+
+    def settle(self) -> None:
+        """Take in the rest of a drawing: until nothing comes for a moment, or something keeps moving."""
+        for _ in range(10):
+            before = len(self.raw)
+            if not self.read() or len(self.raw) == before:
+                return
 
     def wait_until_gone(self, words: str, seconds: float = 20) -> None:
         until = time.monotonic() + seconds

@@ -108,8 +108,8 @@ def test_the_wizard_offers_the_unfinished_run_first(workplace: Path) -> None:
         assert terminal.wait_for_end(RUN_SECONDS) == 130
     with Terminal(folder=workplace) as terminal:
         terminal.wait_for("There is an unfinished run here.")
-        assert "Go on with finetuned_model" in terminal.text()
-        assert "saved less than a minute ago" in terminal.text()
+        terminal.wait_for("Go on with finetuned_model")
+        terminal.wait_for("saved less than a minute ago")
         terminal.press(ENTER)
         terminal.wait_for("STEP 6", RUN_SECONDS)
         assert terminal.wait_for_end() == 0

@@ -91,7 +91,7 @@ def test_a_public_repository_is_not_filled_with_private_work_and_another_name_is
         terminal.wait_for("finetuned_model-2")
         answer(terminal, "Repository")
         terminal.wait_for("Repository  ada/finetuned_model-2 (new)")
-        assert "Visibility  private" in terminal.text()
+        terminal.wait_for("Visibility  private")
         terminal.press(ENTER)
         terminal.wait_for("Uploaded: ", RUN_SECONDS)
         assert terminal.wait_for_end() == 0

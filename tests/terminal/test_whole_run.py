@@ -98,12 +98,12 @@ def test_distillation_from_the_first_question_to_the_student_beside_its_teacher(
             answer(terminal, question)
         terminal.wait_for("? Ready?", RUN_SECONDS)
         for fact in ("Teacher", "made from the teacher: 2 layers", "Cache", "./distilled_model"):
-            assert fact in terminal.text()
+            terminal.wait_for(fact)
         terminal.press(ENTER)
         terminal.wait_for("STEP 6", RUN_SECONDS)
         assert terminal.wait_for_end() == 0
         for words in ("KL to teacher", "Same top token", "The student beside its teacher, as measured", "Parameters", "against"):
-            assert words in terminal.text()
+            terminal.wait_for(words)
     assert (workplace / "distilled_model" / "model.safetensors").exists()
 
 
@@ -139,7 +139,7 @@ def test_the_saved_plan_repeats_the_run_and_gives_the_same_recipe(workplace: Pat
         terminal.press(DOWN, DOWN, ENTER)
         answer(terminal, "Save as")
         assert terminal.wait_for_end() == 0
-        assert "run recipe.yaml" in terminal.text()
+        terminal.wait_for("run recipe.yaml")
     assert not (workplace / "finetuned_model").exists()
     done = subprocess.run(
         [sys.executable, str(ROOT / "finetune_cli.py"), "plan", "recipe.yaml", "--json"],
@@ -168,7 +168,7 @@ def test_changing_something_at_the_review_asks_only_that(workplace: Path) -> Non
         terminal.wait_for("? Ready?", RUN_SECONDS)
         terminal.press(DOWN, DOWN, DOWN, ENTER)
         assert terminal.wait_for_end() == 0
-        assert "Nothing was written." in terminal.text()
+        terminal.wait_for("Nothing was written.")
         assert terminal.text().count("? Epochs") == 0
 
 
@@ -196,9 +196,9 @@ def test_what_does_not_fit_comes_with_ways_out_and_their_numbers(workplace: Path
     (workplace / "small" / "sitecustomize.py").write_text(SMALL_MACHINE.format(free=sum(memory.values()) - memory["activations"] // 2))
     with Terminal(folder=workplace, columns=100, env={"PYTHONPATH": f"{workplace / 'small'}:{ROOT}"}) as terminal:
         up_to_the_review(terminal)
-        assert "does not fit" in terminal.text()
+        terminal.wait_for("does not fit")
         terminal.wait_for("❯ Use activation checkpointing")
-        assert "of memory" in terminal.text()
+        terminal.wait_for("of memory")
         terminal.press(ENTER)
         terminal.wait_for("❯ Start ", RUN_SECONDS)
 
@@ -223,7 +223,7 @@ def test_a_model_that_is_missing_is_said_at_the_review_and_can_be_changed(workpl
         ):
             answer(terminal, question)
         terminal.wait_for("❯ Change something", RUN_SECONDS)
-        assert "empty_model" in terminal.text()
+        terminal.wait_for("empty_model")
         assert "Start" not in terminal.text()
 
 
@@ -237,7 +237,7 @@ def test_ctrl_c_while_training_keeps_the_work_and_leaves_with_130(workplace: Pat
         terminal.press(CTRL_C)
         code = terminal.wait_for_end(RUN_SECONDS)
         assert code == 130, terminal.text()
-        assert "finetuned_model" in terminal.text()
+        terminal.wait_for("finetuned_model")
         assert "Traceback" not in terminal.text()
     assert (workplace / "finetuned_model" / "adapter_model.safetensors").exists()
 
@@ -248,7 +248,7 @@ def test_ctrl_c_before_the_training_leaves_nothing_behind(workplace: Path) -> No
         terminal.wait_for("Measuring the base model", RUN_SECONDS)
         terminal.press(CTRL_C)
         assert terminal.wait_for_end() == 130
-        assert "nothing was kept" in terminal.text()
+        terminal.wait_for("nothing was kept")
     assert not (workplace / "finetuned_model").exists()
 
 
