@@ -10,33 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from finished_run import base_folder, finished_run
-from hub_client import ACCOUNTS, WRITES, upload
-from hub_server import COMMIT, HubServer
+from hub_client import WRITES, upload
 
-from finetune.recipe import Recipe
 from finetune.run_folder import FINISHED, RunFolder
 from finetune.run_folder import UPLOAD as LEFT
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return base_folder(tmp_path_factory.mktemp("models") / "base")
-
-
-@pytest.fixture
-def hub(tmp_path, base):
-    with HubServer(tmp_path, tokens=ACCOUNTS) as server:
-        server.add("org/base", base)
-        yield server
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, base):
-    recipe = Recipe.from_layers({"model": f"org/base@{COMMIT}", "dataset": {"source": "builtin:python-docs"}})
-    return finished_run(tmp_path_factory.mktemp("runs") / "my model", base, recipe)
 
 
 def test_a_connection_dropped_in_the_middle_of_a_file_is_tried_again(hub, run):

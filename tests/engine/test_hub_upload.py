@@ -8,29 +8,11 @@ from pathlib import Path
 
 import pytest
 from finished_run import base_folder, finished_run
-from hub_client import ACCOUNTS, WRITES, client, upload
-from hub_server import COMMIT, HubServer
+from hub_client import WRITES, client, upload
+from hub_server import COMMIT
 from huggingface_hub import ModelCard
 
 from finetune.recipe import Recipe
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return base_folder(tmp_path_factory.mktemp("models") / "base")
-
-
-@pytest.fixture
-def hub(tmp_path, base):
-    with HubServer(tmp_path, tokens=ACCOUNTS) as server:
-        server.add("org/base", base)
-        yield server
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, base):
-    recipe = Recipe.from_layers({"model": f"org/base@{COMMIT}", "dataset": {"source": "builtin:python-docs"}})
-    return finished_run(tmp_path_factory.mktemp("runs") / "my model", base, recipe)
 
 
 def test_an_adapter_is_uploaded_privately_and_loads_from_the_hub_as_it_was(hub, run):

@@ -1,0 +1,26 @@
+"""A Hub on this machine with a base model, and a finished run made from it, for tests that ask for them by name."""
+
+import pytest
+from finished_run import base_folder, finished_run
+from hub_client import ACCOUNTS
+from hub_server import COMMIT, HubServer
+
+from finetune.recipe import Recipe
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    return base_folder(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture
+def hub(tmp_path, base):
+    with HubServer(tmp_path, tokens=ACCOUNTS) as server:
+        server.add("org/base", base)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, base):
+    recipe = Recipe.from_layers({"model": f"org/base@{COMMIT}", "dataset": {"source": "builtin:python-docs"}})
+    return finished_run(tmp_path_factory.mktemp("runs") / "my model", base, recipe)
