@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import BadInput, FolderInUse, OutputExists
-from finetune.training.checkpoints import disk_full, folder_to_disk, no_room
+from finetune.training.checkpoints import PART, disk_full, folder_to_disk, no_room, replace_whole
 
 TRAINING, BENCHMARK, UPLOAD, FINISHED = "training", "benchmark", "upload", "finished"  # what a run is at
 
@@ -79,7 +79,7 @@ class RunFolder:
         ours = {self.debug_log, self.lock_file, self.lock_owner}
 
         def counts(path: Path) -> bool:
-            return path.is_file() and path not in ours and not (path.parent == self.run and path.suffix == ".part")
+            return path.is_file() and path not in ours and not (path.parent == self.run and path.suffix == PART)
 
         # Looked at only until the first one: the wizard asks about whatever folder is typed, a home folder too.
         if self.output_dir.is_dir() and any(map(counts, self.output_dir.rglob("*"))):
@@ -183,18 +183,13 @@ class RunFolder:
 
     def write_text(self, path: Path, text: str) -> None:
         """Raises DiskFull, and leaves what was there before."""
-        temporary = path.with_name(path.name + ".part")
+        content = text.encode()
         try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            replace_whole(path, content)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             if not no_room(error):
                 raise
-            raise disk_full(path.name, len(text.encode()), self.output_dir) from error
+            raise disk_full(path.name, len(content), self.output_dir) from error
 
     def read_json(self, path: Path) -> Any:
         try:

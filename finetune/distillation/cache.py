@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from finetune.errors import FinetuneError, RecipeError, TrainingError
+from finetune.training.checkpoints import replace_whole
 from finetune.training.head import Head
 
 Kind = Literal["hidden", "gradient"]
@@ -177,15 +177,9 @@ def read_index(folder: Path) -> Index | None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is there entirely or not at all; raises FinetuneError with the bytes needed if the disk is full."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        replace_whole(path, content)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise FinetuneError(
             f"{path} could not be written ({error.strerror}); it needs {len(content):,} bytes.",
             hint="Free some space and run again: what is finished is kept. Or use cache: none.",

@@ -155,7 +155,7 @@ def _trusted(folder: Path, key: CacheKey, reporter: Reporter) -> dict[_Part, Sha
         if index is not None:
             what = " and ".join(key.differences(index.key))
             reporter.report(Notice(f"The teacher cache in {folder} was made for another {what}; it is built again.", "warning"))
-        for file in [*folder.glob("*.safetensors"), *folder.glob("*.partial"), folder / "index.json"]:
+        for file in [*folder.glob("*.safetensors"), *folder.glob("*.part"), folder / "index.json"]:
             file.unlink(missing_ok=True)
         return {}
     kept = {}

@@ -28,6 +28,7 @@ from finetune.errors import DiskFull
 MANIFEST = "manifest.json"
 PREFIX = "step-"
 PARTIAL = ".partial"
+PART = ".part"  # of a file that is being written
 DAMAGED = ".damaged"
 KEPT = 2
 VERSION = 1
@@ -214,6 +215,19 @@ def folder_to_disk(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there entirely or not at all; raises OSError and leaves what was there before."""
+    partial = path.with_name(path.name + PART)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            _to_disk(file)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _to_disk(file: IO[bytes]) -> None:
