@@ -1,6 +1,6 @@
 """What of a run may leave this machine: Hub ids instead of paths, and no text of files that only the user has.
 
-public_recipe(recipe).dataset.source      # "/home/ada/letters.jsonl" -> "letters.jsonl"
+public_recipe(recipe).dataset.source      # "/data/ada/letters.jsonl" -> "letters.jsonl"
 base_model(recipe)                        # "HuggingFaceTB/SmolLM2-135M-Instruct", also through a folder of an earlier run
 """
 

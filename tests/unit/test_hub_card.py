@@ -173,7 +173,7 @@ def test_an_adapter_has_a_base_that_others_can_load_only_if_the_hub_has_that_ver
 
 def test_the_public_recipe_is_a_recipe(tmp_path):
     (tmp_path / "rows").mkdir()
-    own = recipe(model=str(tmp_path), dataset={"source": str(tmp_path / "rows")}, output_dir="/home/ada/secret project/model")
+    own = recipe(model=str(tmp_path), dataset={"source": str(tmp_path / "rows")}, output_dir="/data/ada/secret project/model")
     shown = public_recipe(own)
     assert Recipe.from_layers(yaml.safe_load(shown.to_yaml())) == shown
     assert "secret" not in shown.to_yaml()
@@ -190,9 +190,9 @@ def test_only_hub_datasets_are_named_in_the_metadata(source, named):
 
 
 def test_configs_lose_the_paths_of_this_machine():
-    config = {"base_model_name_or_path": "/home/ada/.cache/models/base", "r": 16}
+    config = {"base_model_name_or_path": "/data/ada/.cache/models/base", "r": 16}
     assert json.loads(public_config(json.dumps(config), "org/base")) == {"base_model_name_or_path": "org/base", "r": 16}
-    config = {"name_or_path": "/home/ada/model", "eos_token": "</s>"}
+    config = {"name_or_path": "/data/ada/model", "eos_token": "</s>"}
     assert json.loads(public_config(json.dumps(config), "org/base")) == {"name_or_path": None, "eos_token": "</s>"}
 
 
@@ -201,4 +201,4 @@ def test_the_use_section_asks_as_the_model_was_trained():
     assert 'pipeline("text-generation", "ada/letters")' in chat
     assert 'prompt = [{"role": "user", "content": "what is cat?"}]' in chat
     assert 'prompt = "what is cat?\\n"' in model_card(recipe(), NOTHING, SCORES)
-    assert "/" not in model_card(recipe(output_dir="/home/ada/model"), FACTS, {}).partition('"text-generation", ')[2].partition(")")[0]
+    assert "/" not in model_card(recipe(output_dir="/data/ada/model"), FACTS, {}).partition('"text-generation", ')[2].partition(")")[0]
