@@ -73,6 +73,11 @@ def check_name(kind: str, name: str) -> None:
         raise RecipeError(f"There is no {kind.removesuffix('s')} {name!r}.{did_you_mean(name, known)}", hint=f"Known: {', '.join(known)}.")
 
 
+def title(kind: str, name: str) -> str:
+    """What people read: the thing's own `title`, or its name if it has none or is not known here."""
+    return str(getattr(load(kind, name), "title", name)) if name in names(kind) else name
+
+
 def did_you_mean(name: str, known: list[str]) -> str:
     """' Did you mean X?' or nothing."""
     close = get_close_matches(name, known, n=1, cutoff=0.5)

@@ -18,10 +18,10 @@ import yaml
 from finetune.continuation import find, spoken
 from finetune.errors import BadInput, FolderInUse
 from finetune.events import TrainingStep
+from finetune.registry import title
 from finetune.run_folder import FINISHED, TRAINING, RunFolder
 
 PASSED_OVER = {"node_modules", "site-packages", "__pycache__"}
-METHODS = {"lora": "LoRA", "qlora": "QLoRA", "adalora": "AdaLoRA", "full": "full"}
 SCORED = ("rougeL", "perplexity")
 TAIL = 1 << 16  # bytes of events.jsonl in which the last step is looked for
 UNFINISHED, RUNNING, UNREADABLE = "unfinished", "running", "unreadable"
@@ -61,8 +61,7 @@ class Run:
 
     @property
     def method(self) -> str:
-        kind = str((self.recipe.get("method") or {}).get("kind", ""))
-        return METHODS.get(kind, kind)
+        return title("methods", str((self.recipe.get("method") or {}).get("kind", "")))
 
     @property
     def data(self) -> str:

@@ -14,11 +14,11 @@ from rich.text import Text
 
 from finetune.benchmark.names import LOWER_IS_BETTER, NAMES, number, signed
 from finetune.comparison import Comparison
+from finetune.screen.console import VERDICTS
 from finetune.screen.tables import block
 from finetune.words import harmless
 
 NARROW = 60  # columns; below them the difference goes
-STYLES = {"better": "good", "worse": "bad"}
 SENTENCES = {"better": "B is better", "worse": "B is worse", "no evidence": "No evidence of a difference"}
 
 
@@ -65,7 +65,7 @@ def _scores(found: Comparison, width: int) -> RenderableType:
 def _verdict(metric: str, score: Mapping[str, Any], *, in_numbers: bool) -> Text:
     if "verdict" not in score:
         return Text(f"not comparable: {score['why_not']}" if in_numbers and "why_not" in score else "", style="quiet")
-    verdict = Text(score["verdict"], style=STYLES.get(score["verdict"], "quiet"))
+    verdict = Text(score["verdict"], style=VERDICTS.get(score["verdict"], "quiet"))
     if not in_numbers:
         return verdict
     between = f"[{signed(metric, score['low'])}, {signed(metric, score['high'])}]"
@@ -80,7 +80,7 @@ def _verdicts(found: Comparison) -> list[Text]:
     for verdict, words in SENTENCES.items():
         names = [NAMES.get(metric, metric) for metric, score in found.scores.items() if score.get("verdict") == verdict]
         if names:
-            said.append(Text.assemble((words, STYLES.get(verdict, "")), f" by {', '.join(names)}."))
+            said.append(Text.assemble((words, VERDICTS.get(verdict, "")), f" by {', '.join(names)}."))
     incomparable = [f"{NAMES.get(metric, metric)} ({score['why_not']})" for metric, score in found.scores.items() if "why_not" in score]
     if incomparable:
         said.append(Text(f"Not comparable: {', '.join(incomparable)}.", style="quiet"))

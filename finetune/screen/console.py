@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.theme import Theme
 
 THEME = Theme({"quiet": "dim", "done": "green", "warning": "yellow", "problem": "red", "number": "bold", "good": "green", "bad": "red"})
+VERDICTS = {"better": "good", "worse": "bad"}
 
 
 def people(*, stderr: bool = False) -> Console:

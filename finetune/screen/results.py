@@ -17,6 +17,7 @@ from finetune.benchmark.names import LOWER_IS_BETTER, NAMES, in_order, number, s
 from finetune.benchmark.report import ranks_in_words
 from finetune.recipe import Recipe
 from finetune.run_folder import free_name
+from finetune.screen.console import VERDICTS
 from finetune.screen.tables import block, pairs
 from finetune.screen.words import command_name
 from finetune.words import count, harmless, size
@@ -132,7 +133,7 @@ def _score(scores: Mapping[str, Any], side: str, metric: str, *, with_interval: 
 def _change(metric: str, change: Mapping[str, Any] | None, *, in_numbers: bool) -> Text:
     if not change:
         return Text("")
-    style = {"better": "good", "worse": "bad"}.get(change["verdict"], "quiet")
+    style = VERDICTS.get(change["verdict"], "quiet")
     if not in_numbers:
         return Text(change["verdict"], style=style)
     return Text.assemble((f"{signed(metric, change['difference'])} ", "quiet"), (change["verdict"], style))

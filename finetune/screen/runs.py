@@ -16,10 +16,9 @@ from finetune.benchmark.names import NAMES, number
 from finetune.continuation import spoken
 from finetune.run_folder import FINISHED
 from finetune.runs import RUNNING, SCORED, UNFINISHED, UNREADABLE, Run
+from finetune.screen.console import VERDICTS
 from finetune.screen.words import command_name
 from finetune.words import harmless
-
-STYLES = {"better": "good", "worse": "bad"}
 
 
 def runs_picture(runs: Sequence[Run], where: str) -> RenderableType:
@@ -40,7 +39,7 @@ def runs_picture(runs: Sequence[Run], where: str) -> RenderableType:
 def _lines(run: Run) -> Iterator[Text]:
     if run.recipe:
         student = f" of {run.teacher} into {run.model}" if run.approach == "distillation" else f" of {run.model}"
-        method = "" if run.approach == "distillation" and run.method == "full" else f"{run.method} "
+        method = "" if run.approach == "distillation" and run.method == "Full" else f"{run.method} "
         said = f"{method}{run.approach}{student} on {run.data}"
         yield Text(harmless(said[:1].upper() + said[1:]))
     scored = [_change(run, metric) for metric in SCORED if metric in run.scores.get("after", {})]
@@ -61,4 +60,4 @@ def _change(run: Run, metric: str) -> Text:
     after, before = run.scores["after"][metric], (run.scores.get("before") or {}).get(metric)
     shown = f"{number(metric, before)} to {number(metric, after)}" if before is not None else number(metric, after)
     verdict = ((run.scores.get("change") or {}).get(metric) or {}).get("verdict", "")
-    return Text.assemble(f"{NAMES[metric]} {shown} ", (verdict, STYLES.get(verdict, "quiet")))
+    return Text.assemble(f"{NAMES[metric]} {shown} ", (verdict, VERDICTS.get(verdict, "quiet")))

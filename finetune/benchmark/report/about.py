@@ -12,11 +12,11 @@ from typing import Any
 from finetune.benchmark.report.charts import bars, curve
 from finetune.benchmark.report.html import Html, count, duration, element, facts, joined, section, table
 from finetune.benchmark.report.records import Records
+from finetune.registry import title
 from finetune.run_folder import free_name
 from finetune.words import size
 
 SKIPPED_SHOWN = 10
-METHODS = {"lora": "LoRA", "qlora": "QLoRA", "adalora": "AdaLoRA", "full": "Full fine-tuning"}
 
 
 def headline(records: Records) -> str:
@@ -24,12 +24,10 @@ def headline(records: Records) -> str:
     recipe, when = records.recipe, records.began
     parts = []
     if recipe:
-        method = METHODS.get(recipe["method"]["kind"], recipe["method"]["kind"])
         if recipe["approach"] == "distillation":
             parts.append(f"{teacher_of(recipe)} distilled into {model_of(recipe)} on {recipe['dataset']['source']}")
         else:
-            tuned = method if recipe["method"]["kind"] == "full" else f"{method} fine-tuning"
-            parts.append(f"{tuned} of {model_of(recipe)} on {recipe['dataset']['source']}")
+            parts.append(f"{title('methods', recipe['method']['kind'])} fine-tuning of {model_of(recipe)} on {recipe['dataset']['source']}")
     if when:
         day = datetime.fromtimestamp(when)
         parts.append(f"{day.day} {day:%B %Y}, {day:%H:%M}")
@@ -62,7 +60,7 @@ def asked(records: Records) -> Html:
         ("Approach", str(recipe["approach"]).capitalize()),
         ("Teacher", teacher_of(recipe) if recipe["approach"] == "distillation" else ""),
         ("Model", model_of(recipe).capitalize() if isinstance(recipe["model"], Mapping) else model_of(recipe)),
-        ("Method", METHODS.get(method["kind"], method["kind"]) + (f": {settings}" if settings else "")),
+        ("Method", title("methods", method["kind"]) + (f": {settings}" if settings else "")),
         ("Data", f"{dataset['source']}, {_if('at most {:,}', dataset['samples']) or 'all'} rows"),
         ("Rows", f"cut at {dataset['max_length']:,} tokens; {dataset['held_out']:.0%} held out"),
         ("Training", f"{_times(training['epochs'])} over the data, {rows:,} rows a step, learning rate {training['learning_rate']:g}"),
