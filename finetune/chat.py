@@ -20,7 +20,7 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from finetune import registry
-from finetune.benchmark.generation import context_length, padding_id, stop_ids
+from finetune.benchmark.generation import padding_id, stop_ids
 from finetune.errors import BadInput
 from finetune.events import Recorder, Reporter
 from finetune.models.load import load_model, load_tokenizer
@@ -29,6 +29,7 @@ from finetune.models.sources import LocatedModel, locate
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
+from finetune.training.head import context_length
 
 LONGEST_ANSWER = 512
 EXIT, BOTH = "/exit", "/both"

@@ -20,7 +20,7 @@ from transformers import GenerationConfig
 
 from finetune.errors import BenchmarkError
 from finetune.events import Progress, Reporter
-from finetune.training.head import causal_lm
+from finetune.training.head import causal_lm, context_length
 
 KEY_VALUE_BYTES = 768 << 20  # of one batch's keys and values
 LARGEST_BATCH = 64
@@ -148,10 +148,6 @@ def pad_left(prompts: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Te
     ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     return ids, mask
-
-
-def context_length(model: Any) -> int:
-    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20)
 
 
 def key_value_bytes(model: Any) -> int:

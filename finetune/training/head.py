@@ -181,3 +181,8 @@ class _evaluating:
 
     def __exit__(self, *_: object) -> None:
         self.model.train(self.was_training)
+
+
+def context_length(model: Any) -> int:
+    """The most tokens that a model can read at once; a very large number where its configuration names none."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20)

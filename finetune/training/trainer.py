@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from finetune.data.collator import Collator
 from finetune.errors import TrainingError
 from finetune.training.chunked_loss import CrossEntropy, Rule, Workspace, chunked_loss
-from finetune.training.head import Head, backbone_of, causal_lm, check_head, head_of, needs_mask
+from finetune.training.head import Head, backbone_of, causal_lm, check_head, context_length, head_of, needs_mask
 from finetune.training.out_of_memory import MicroBatches, parts_of
 from finetune.training.pieces import CPU_TOKENS, pieces
 from finetune.training.resume import ResumableTrainer
@@ -75,6 +75,7 @@ class SupervisedTrainer(ResumableTrainer):
         self._loss_shifts_labels = True
         check_head(self.model)
         self.masks = needs_mask(self.model)
+        self.context = context_length(self.model)
         self.balances = balances(self.model)
 
     def compute_loss(
@@ -121,7 +122,7 @@ class SupervisedTrainer(ResumableTrainer):
             return [inputs]
         mask = right_padding_mask(inputs, self.pad_id)
         if not self.balances and ends_in_padding(mask):  # a collator of someone's own may pad to the left
-            return list(pieces(inputs, mask.sum(1).tolist(), CPU_TOKENS if on_cpu else mask.numel(), most))
+            return list(pieces(inputs, mask.sum(1).tolist(), CPU_TOKENS if on_cpu else mask.numel(), widest=self.context, most=most))
         return parts_of(inputs, most) if most else [inputs]  # routers balance over batches as whole as can be
 
     def loss_sum(self, inputs: dict[str, Any]) -> tuple[Tensor, int]:

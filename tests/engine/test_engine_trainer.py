@@ -15,6 +15,7 @@ from transformers import Trainer
 from finetune.data.collator import Collator
 from finetune.errors import ModelError, TrainingError
 from finetune.training.head import backbone_of, check_head, head_of, needs_mask
+from finetune.training.pieces import pieces
 from finetune.training.trainer import SupervisedTrainer
 
 CLOSE = 1e-7  # several architectures take their norms in float32, whatever the model's dtype
@@ -249,3 +250,22 @@ class TestMixtures:
         torch.testing.assert_close(ours, plain.loss.double(), rtol=1e-6, atol=0)
         torch.testing.assert_close(trainer.compute_loss(model, batch_of(rows, extra=11)), ours)
         assert float(plain.aux_loss.detach()) > 0.1
+
+
+def test_pieces_come_in_few_widths_hold_every_token_and_stay_within_the_models_context() -> None:
+    lengths = [35, 5, 20, 33]
+    batch = {
+        "input_ids": torch.arange(1, 141).view(4, 35),
+        "labels": torch.full((4, 35), 7),
+        "length": torch.tensor(lengths),
+    }
+    cut = list(pieces(batch, lengths, budget=40, widest=35))
+    assert [part["input_ids"].shape for part in cut] == [(1, 35), (1, 35), (1, 32), (1, 16)]
+    wide = list(pieces(batch, lengths, budget=100, widest=512))
+    assert [part["input_ids"].shape for part in wide] == [(2, 48), (2, 32)]
+    for part in wide:
+        for ids, labels, length in zip(part["input_ids"], part["labels"], part["length"].tolist(), strict=True):
+            row = lengths.index(length)
+            assert torch.equal(ids[:length], batch["input_ids"][row, :length])
+            assert (labels[:length] == 7).all()
+            assert (labels[35:] == -100).all()
