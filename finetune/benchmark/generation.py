@@ -97,8 +97,12 @@ def stop_ids(model: Any, tokenizer: Any) -> list[int]:
 
 @contextmanager
 def greedy(inner: Any, stops: list[int], *, pad: int, max_new_tokens: int) -> Iterator[None]:
-    """Plain greedy search: what the checkpoint's own generation_config asks for (sampling, penalties, lengths) is set aside."""
+    """Plain greedy search: what the checkpoint's own generation_config asks for (sampling, penalties, lengths) is set aside.
+
+    The last states of a batch of prompts lie apart in memory, for which torch would copy a frozen head's weights once for every row.
+    """
     own = inner.generation_config
+    hook = inner.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0].contiguous(), *given[1:]))
     inner.generation_config = GenerationConfig(
         do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stops or None, pad_token_id=pad, use_cache=True
     )
@@ -106,6 +110,7 @@ def greedy(inner: Any, stops: list[int], *, pad: int, max_new_tokens: int) -> It
         yield
     finally:
         inner.generation_config = own
+        hook.remove()
 
 
 def padding_id(tokenizer: Any, stops: list[int]) -> int:

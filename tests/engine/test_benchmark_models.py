@@ -109,6 +109,20 @@ def test_answers_keep_the_order_of_the_rows_and_are_the_same_again():
     assert len(set(forwards)) > 1
 
 
+def test_a_frozen_head_gets_states_that_lie_together_and_keeps_no_hook():
+    """Torch multiplies states that lie apart by one copy of a frozen head's weights for every row: a gigabyte where one row needs 50 MB."""
+    made, model, seen = tokenizer(), llama(), []
+    model.requires_grad_(False)
+    model.lm_head.register_forward_hook(lambda _, given, __: seen.append(given[0].is_contiguous()))
+    rows = held_out(made, [("what is it? ", "a cat"), ("who? ", "me"), ("why not? ", "so")])
+    hooks = len(model.lm_head._forward_pre_hooks)
+    generate_answers(model, made, rows, max_new_tokens=4, reporter=Recorder(), stage="x")
+    generation_speed(model, made, rows)
+    assert len(seen) > 4
+    assert all(seen)
+    assert len(model.lm_head._forward_pre_hooks) == hooks
+
+
 def test_a_checkpoints_own_sampling_settings_do_not_touch_the_benchmark():
     made, rows = tokenizer(), held_out(tokenizer(), PAIRS)
     plain = generate_answers(llama(seed=3), made, rows, max_new_tokens=12, **quiet())
