@@ -1,7 +1,7 @@
 """A batch in pieces of rows of similar length, so that a CPU neither computes on padding nor keeps the activations of the whole batch.
 
     for piece in pieces(batch, lengths=[351, 276, 281, 456], budget=512):
-        ...                          # [464], [352], [288], [288]: 1,392 tokens where one block would have 1,824
+        ...                          # [480], [352], [288], [288]: 1,408 tokens where one block would have 1,824
 
 Widths are rounded up, so that there are few of them: for every new shape a CPU's library writes new code and the allocator leaves a gap,
 which costs more memory with every step, a gigabyte in the end, and more time than a few tokens of padding.
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from finetune.data.collator import NO_LOSS
 from finetune.training.steps import CPU_TOKENS as CPU_TOKENS
 
-WIDTHS = 16  # every width is a multiple of it
+WIDTHS = 32  # every width is a multiple of it
 
 
 def pieces(batch: dict[str, Any], lengths: list[int], budget: int, *, widest: int, most: int | None = None) -> Iterator[dict[str, Any]]:

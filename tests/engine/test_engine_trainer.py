@@ -260,9 +260,9 @@ def test_pieces_come_in_few_widths_hold_every_token_and_stay_within_the_models_c
         "length": torch.tensor(lengths),
     }
     cut = list(pieces(batch, lengths, budget=40, widest=35))
-    assert [part["input_ids"].shape for part in cut] == [(1, 35), (1, 35), (1, 32), (1, 16)]
-    wide = list(pieces(batch, lengths, budget=100, widest=512))
-    assert [part["input_ids"].shape for part in wide] == [(2, 48), (2, 32)]
+    assert [part["input_ids"].shape for part in cut] == [(1, 35), (1, 35), (1, 32), (1, 32)]
+    wide = list(pieces(batch, lengths, budget=128, widest=512))
+    assert [part["input_ids"].shape for part in wide] == [(2, 64), (2, 32)]
     for part in wide:
         for ids, labels, length in zip(part["input_ids"], part["labels"], part["length"].tolist(), strict=True):
             row = lengths.index(length)
