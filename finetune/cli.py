@@ -23,7 +23,8 @@ HELP = """Fine-tune or distil a language model, and see that it got better.
   finetune-cli --yes                  no question, every default: the demo
 
   finetune-cli run RECIPE             do what a recipe file says
-  finetune-cli plan RECIPE            its memory, time, disk and problems
+  finetune-cli plan RECIPE            its memory, time, disk and problems;
+                                      --measure makes a few real steps first
   finetune-cli resume OUTPUT_DIR      go on with an interrupted run
   finetune-cli benchmark OUTPUT_DIR   measure a finished run again
   finetune-cli chat OUTPUT_DIR        talk to a finished model; with --both
@@ -132,6 +133,7 @@ def parser() -> Parser:
     for made in (run, plan):
         made.add_argument("recipe", metavar="RECIPE", help="a YAML file, such as the run/recipe.yaml of an earlier run")
         _add_recipe_options(made)
+    plan.add_argument("--measure", action="store_true", help="make a few real steps first (at most 20 seconds) and go by them")
     resume = command("resume", "go on with an interrupted run where it was last saved")
     resume.add_argument("--json", action="store_true", help="one JSON object on stdout")
     benchmark = command("benchmark", "measure a finished run again on its held-out rows")

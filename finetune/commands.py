@@ -109,7 +109,7 @@ def plan(arguments: argparse.Namespace) -> int:
         from finetune.finetuner import LLMFineTuner
 
         tuner = LLMFineTuner(recipe, reporter=reporter, runtime=_runtime(arguments))
-        found, report = tuner.plan(), tuner.data.report.to_dict()
+        found, report = tuner.plan(measure=arguments.measure), tuner.data.report.to_dict()
         try:
             tuner.check_upload()
         except UploadError as error:

@@ -176,11 +176,15 @@ class LLMFineTuner:
 
         self.method.check_steps(self.recipe.method, steps_of(self.recipe.training, len(self.data.train)))
 
-    def plan(self) -> Plan:
-        """What the run will cost; prepares the data, trains nothing, writes nothing into the output folder."""
+    def plan(self, *, measure: bool = False) -> Plan:
+        """What the run will cost; prepares the data, writes nothing into the output folder.
+
+        By arithmetic, or with `measure` from a few real steps, which takes up to 20 seconds.
+        """
+        from finetune.calibration import measure_first
         from finetune.planning import plan
 
-        return plan(self)
+        return plan(self, measure_first(self) if measure else None)
 
     def prepare_data(self) -> PreparedData:
         """Read, split and tokenise; the report goes to run/data_report.json once the run has a folder."""

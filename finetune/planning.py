@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from finetune import registry
+from finetune.calibration import Measurement
 from finetune.distillation.student import kept_layers
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.models.facts import ModelFacts, describe
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from finetune.finetuner import LLMFineTuner
 
 
-def plan(tuner: LLMFineTuner) -> Plan:
-    """What the run will cost; prepares the data, trains nothing."""
+def plan(tuner: LLMFineTuner, measured: Measurement | None = None) -> Plan:
+    """What the run will cost, by arithmetic or as `measured`; prepares the data, trains nothing."""
     shape = shape_of(tuner)
     tuner.check_steps()
     return estimate(
@@ -36,6 +37,7 @@ def plan(tuner: LLMFineTuner) -> Plan:
         trainable=shape.trainable,
         teacher=shape.teacher,
         free_disk=free_disk(tuner.folder.output_dir),
+        measured=measured.to_dict() if measured else None,
     )
 
 
@@ -79,12 +81,13 @@ class WayOut:
 
 def ways_out(tuner: LLMFineTuner, found: Plan, *, most: int = 3) -> list[WayOut]:
     """What makes a run fit into memory, least costly first: same result, then slower, then another method; nothing fits: the smallest."""
+    measured = found.memory_total / plan(tuner).memory_total if found.measured else 1.0
     ways = []
     for text, changes in _changes(tuner.recipe, device=tuner.machine.device):
         changed = copy.copy(tuner)  # with its data and models, which these changes leave as they are
         changed.recipe = tuner.recipe.with_changes(changes)
         changed.__dict__.pop("method", None)
-        ways.append(WayOut(text, changes, plan(changed).memory_total))
+        ways.append(WayOut(text, changes, round(measured * plan(changed).memory_total)))
     fitting = [way for way in ways if way.memory_total <= found.free_memory]
     return fitting[:most] or sorted(ways, key=lambda way: way.memory_total)[:1]
 

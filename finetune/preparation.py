@@ -31,17 +31,17 @@ def load_base(tuner: LLMFineTuner) -> Any:
     with tuner.stage("load", "Loading the model"):
         model = load_model(tuner.located, tuner.machine, load_in=tuner.method.load_in(tuner.recipe.method))
     tuner.before = base_scores(tuner, model)
-    return _attached(tuner, model, "model")
+    return attached(tuner, model, "model")
 
 
 def load_student(tuner: LLMFineTuner) -> Any:
     """The student, chosen or made from the teacher; both have their scores taken, and the method is attached to the student."""
     teacher = tuner.load_teacher_model()
     tuner.taught = teacher_scores(tuner, teacher)
-    student = _student(tuner, teacher)
+    model = student(tuner, teacher)
     with tuner.stage("before", "Measuring the student as it is"):
-        tuner.before = measure(tuner, student, "before", teacher=tuner.taught.states)
-    return _attached(tuner, student, "student")
+        tuner.before = measure(tuner, model, "before", teacher=tuner.taught.states)
+    return attached(tuner, model, "student")
 
 
 def lesson(tuner: LLMFineTuner) -> Lesson:
@@ -84,7 +84,7 @@ def _load_result(tuner: LLMFineTuner) -> None:
         teacher = tuner.load_teacher_model()
         tuner.taught = teacher_scores(tuner, teacher)
         with tuner.stage("before", "Measuring the student as it was"):
-            tuner.before = measure(tuner, _student(tuner, teacher), "before", teacher=tuner.taught.states)
+            tuner.before = measure(tuner, student(tuner, teacher), "before", teacher=tuner.taught.states)
         tuner.teacher = None
     else:
         tuner.before = base_scores(tuner, lambda: load_model(tuner.located, tuner.machine, load_in=load_in))
@@ -94,7 +94,8 @@ def _load_result(tuner: LLMFineTuner) -> None:
         speed_up(tuner.model)  # an adapter is measured with the arithmetic it was trained with
 
 
-def _student(tuner: LLMFineTuner, teacher: Any) -> Any:
+def student(tuner: LLMFineTuner, teacher: Any) -> Any:
+    """The student as it is before it learns: loaded, or made from the teacher."""
     if isinstance(tuner.recipe.model, StudentSpec):
         with tuner.stage("student", "Making the student"):
             return make_student(teacher, tuner.recipe.model.from_teacher.layers, tuner.data.train, reporter=tuner.reporter)
@@ -102,7 +103,8 @@ def _student(tuner: LLMFineTuner, teacher: Any) -> Any:
         return load_model(tuner.located, tuner.machine, load_in=tuner.method.load_in(tuner.recipe.method))
 
 
-def _attached(tuner: LLMFineTuner, model: Any, role: str) -> Any:
+def attached(tuner: LLMFineTuner, model: Any, role: str) -> Any:
+    """The model with the method of the run, and what of it learns said."""
     steps = steps_of(tuner.recipe.training, len(tuner.data.train))
     context = MethodContext(total_steps=steps, seed=tuner.recipe.seed, student_is_made=tuner.student_is_made)
     attached = tuner.method.attach(model, tuner.recipe.method, context)

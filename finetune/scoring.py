@@ -52,14 +52,22 @@ def teacher_scores(tuner: LLMFineTuner, teacher: Any) -> Scores:
 
 
 def _once(tuner: LLMFineTuner, model: Any, pinned: str, load_in: str | None, stage: str, title: str, **options: Any) -> Scores:
-    machine, recipe = tuner.machine, tuner.recipe
-    dtype = f"{machine.device} {machine.dtype} {load_in}"
-    key = base_key(pinned, tuner.data.fingerprint, recipe.benchmark, seed=recipe.seed, dtype=dtype)
-    kept = load_base_scores(tuner.runtime, key)
+    kept = known_scores(tuner, pinned, load_in)
     if kept is not None:
         tuner.reporter.report(Notice(f"{title}: known from an earlier run on the same rows."))
         return kept
     with tuner.stage(stage, title):
         scores = measure(tuner, model() if callable(model) and not hasattr(model, "parameters") else model, stage, **options)
-    save_base_scores(tuner.runtime, key, scores)
+    save_base_scores(tuner.runtime, _key(tuner, pinned, load_in), scores)
     return scores
+
+
+def known_scores(tuner: LLMFineTuner, pinned: str, load_in: str | None) -> Scores | None:
+    """The scores that an earlier run on the same rows has kept of a model, or None."""
+    return load_base_scores(tuner.runtime, _key(tuner, pinned, load_in))
+
+
+def _key(tuner: LLMFineTuner, pinned: str, load_in: str | None) -> str:
+    machine, recipe = tuner.machine, tuner.recipe
+    dtype = f"{machine.device} {machine.dtype} {load_in}"
+    return base_key(pinned, tuner.data.fingerprint, recipe.benchmark, seed=recipe.seed, dtype=dtype)

@@ -60,7 +60,7 @@ def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
         ),
         ("Memory", _against(plan.memory_total, plan.free_memory, plan.memory)),
         ("Disk", _against(plan.disk_bytes, plan.free_disk)),
-        ("Time", Text(about(plan.seconds), style="bold")),
+        ("Time", _time(plan)),
         ("Output", recipe.output_dir),
         (
             "Upload",
@@ -95,6 +95,13 @@ def _student(recipe: Recipe) -> str:
         layers = recipe.model.from_teacher.layers
         return f"made from the teacher: {layers} layers" if layers >= 1 else f"made from the teacher: {layers:.0%} of its layers"
     return recipe.model
+
+
+def _time(plan: Plan) -> Text:
+    text = Text(about(plan.seconds), style="bold")
+    if plan.measured and plan.measured["steps"]:
+        text.append(f"  measured: {_steps(plan.measured['steps'])}, {count(plan.measured['tokens_per_second'])} tokens/s", style="quiet")
+    return text
 
 
 def _against(needed: float, free: float, parts: Mapping[str, int] | None = None) -> Text:

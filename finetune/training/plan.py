@@ -8,6 +8,7 @@ The numbers are arithmetic over the model's shape, the data's tokens and the mac
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +27,10 @@ GENERATED_PER_SECOND = 80e9  # parameters read a second while answers are genera
 
 @dataclass(frozen=True)
 class Plan:
-    """The cost of a run: bytes, seconds, counts; `problems` are reasons not to start, `methods` the memory that each method would need."""
+    """The cost of a run: bytes, seconds, counts; `problems` are reasons not to start, `methods` the memory that each method would need.
+
+    `measured` is what a few real steps showed, if they were made: `seconds` and `memory` then come from them.
+    """
 
     model: str
     rows: int
@@ -47,6 +51,7 @@ class Plan:
     dtype: str
     problems: list[str]
     methods: dict[str, int]
+    measured: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,8 +69,9 @@ def estimate(
     trainable: int,
     teacher: ModelFacts | None,
     free_disk: int,
+    measured: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """The plan of a run over data that is already tokenised.
+    """The plan of a run over data that is already tokenised; `measured` may hold the `seconds` and `memory_bytes` of real steps.
 
     `parameters` and `layers` are those of the model that trains, `linear` its base's parameters in linear layers below the head.
     """
@@ -89,6 +95,9 @@ def estimate(
     if teacher is not None:
         memory["teacher"] = teacher.parameters * narrow
         cache = report.supervised_tokens * teacher.hidden * narrow if recipe.distillation.cache != "none" else 0
+    measured = measured or {}
+    if measured.get("memory_bytes"):
+        memory = _measured(memory, measured["memory_bytes"])
     total = sum(memory.values())
     methods = {}
     for name in registry.names("methods"):
@@ -101,7 +110,7 @@ def estimate(
     result = (parameters if full else trainable) * (narrow if full else 4) + 20 * 2**20
     checkpoint = (parameters * 4 if recipe.approach == "distillation" and full else trainable * 4) + trainable * footprint.state
     disk = result + cache + (KEPT + 1) * checkpoint  # the next one is written before the oldest goes
-    problems = []
+    problems = [measured["problem"]] if measured.get("problem") else []
     if total > free:
         half = max(1, spec.batch_size // 2)
         smaller = f"--set training.batch_size={half} --set training.gradient_accumulation={spec.gradient_accumulation * 2}, "
@@ -125,7 +134,7 @@ def estimate(
         memory=memory,
         memory_total=total,
         free_memory=free,
-        seconds=_seconds(recipe, facts, report, machine, base, full, teacher, footprint.slowdown),
+        seconds=measured.get("seconds") or _seconds(recipe, facts, report, machine, base, full, teacher, footprint.slowdown),
         disk_bytes=disk,
         cache_bytes=cache,
         free_disk=free_disk,
@@ -133,7 +142,17 @@ def estimate(
         dtype=machine.dtype,
         problems=problems,
         methods=methods,
+        measured=dict(measured) or None,
     )
+
+
+def _measured(parts: dict[str, int], total: int) -> dict[str, int]:
+    """The parts of a measured total: what is known by arithmetic stays, the rest is activations."""
+    known = sum(size for part, size in parts.items() if part != "activations")
+    if known < total:
+        return {**parts, "activations": total - known}
+    share = total / sum(parts.values())
+    return {part: int(size * share) for part, size in parts.items()}
 
 
 def _seconds(

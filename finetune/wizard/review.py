@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from finetune.planning import WayOut
     from finetune.training.plan import Plan
 
-START, CHANGE, SAVE, QUIT = "start", "change", "save", "quit"
+START, MEASURE, CHANGE, SAVE, QUIT = "start", "measure", "change", "save", "quit"
 SKIP_ROWS = "skip rows"  # that cannot be used, though they are many
 
 
 def ask(recipe: Recipe, prompter: Prompter, here: Here) -> tuple[Recipe, str]:
     """Show the plan and ask what to do; starting is offered only if the run can work.
 
-    The decision is START, CHANGE, SAVE, QUIT, SKIP_ROWS, or the number of a way out in `ways_of`.
+    The decision is START, MEASURE, CHANGE, SAVE, QUIT, SKIP_ROWS, or the number of a way out in `ways_of`.
     """
-    tuner, found = prepare(recipe.to_yaml(), here.runtime)
+    tuner, found = _newest(recipe, here)
     prompter.step(None, "REVIEW")
     start: list[Choice] = []
     if tuner is None or isinstance(found, FinetuneError):
@@ -51,6 +51,8 @@ def ask(recipe: Recipe, prompter: Prompter, here: Here) -> tuple[Recipe, str]:
         ways = [(f"Use {way.text}", f"{size(way.memory_total)} of memory") for way in ways_of(recipe, here)]
         start = [Choice(str(number), text, memory) for number, (text, memory) in enumerate(ways)]
         start.append(Choice(START, "Start all the same" if found.problems else "Start", about(found.seconds)))
+        if not found.measured:
+            start.append(Choice(MEASURE, "Measure first", "a few real steps; 20 seconds at most"))
     choices = [*start, Choice(CHANGE, "Change something"), Choice(SAVE, "Save the plan only"), Choice(QUIT, "Quit")]
     unfit = start and start[0].value == START and not isinstance(found, FinetuneError) and found.problems
     default = CHANGE if unfit or choices[0].value == SKIP_ROWS else choices[0].value
@@ -59,12 +61,34 @@ def ask(recipe: Recipe, prompter: Prompter, here: Here) -> tuple[Recipe, str]:
 
 def ways_of(recipe: Recipe, here: Here) -> list[WayOut]:
     """What would make the run fit, if it does not."""
-    tuner, found = prepare(recipe.to_yaml(), here.runtime)
+    tuner, found = _newest(recipe, here)
     if tuner is None or isinstance(found, FinetuneError) or found.memory_total <= found.free_memory:
         return []
     from finetune.planning import ways_out
 
     return ways_out(tuner, found)
+
+
+def measure(recipe: Recipe, here: Here) -> None:
+    """Make a few real steps; the review then goes by them. Ctrl-C only ends these."""
+    tuner, _ = prepare(recipe.to_yaml(), here.runtime)
+    assert tuner is not None, "what cannot be prepared is not offered to be measured"
+    with reporter_for(people(), brief="Measuring a few real steps") as reporter, quiet(None):
+        tuner.reporter.reporters.append(reporter)
+        try:
+            _measured[recipe.to_yaml()] = tuner.plan(measure=True)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            tuner.reporter.reporters.remove(reporter)
+
+
+_measured: dict[str, Plan] = {}  # by recipe, as long as the wizard runs
+
+
+def _newest(recipe: Recipe, here: Here) -> tuple[LLMFineTuner | None, Plan | FinetuneError]:
+    tuner, found = prepare(recipe.to_yaml(), here.runtime)
+    return tuner, _measured.get(recipe.to_yaml(), found)
 
 
 def bad_rows(recipe: Recipe, here: Here) -> float | None:

@@ -59,7 +59,9 @@ def _agree(prompter: Prompter, look: InBackground) -> Recipe | None:
         rewind.forget("review")
         if decision == review.START:
             return recipe
-        if decision == review.CHANGE:
+        if decision == review.MEASURE:
+            review.measure(recipe, look())
+        elif decision == review.CHANGE:
             made_to_fit.clear()
             rewind.reopen(review.ask_step(recipe, prompter))
         elif decision == review.SAVE:

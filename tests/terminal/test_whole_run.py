@@ -136,7 +136,7 @@ def test_plain_runs_to_the_end_in_lines(workplace: Path) -> None:
 def test_the_saved_plan_repeats_the_run_and_gives_the_same_recipe(workplace: Path) -> None:
     with Terminal(folder=workplace) as terminal:
         up_to_the_review(terminal)
-        terminal.press(DOWN, DOWN, ENTER)
+        terminal.press(DOWN, DOWN, DOWN, ENTER)
         answer(terminal, "Save as")
         assert terminal.wait_for_end() == 0
         terminal.wait_for("run recipe.yaml")
@@ -158,7 +158,7 @@ def test_the_saved_plan_repeats_the_run_and_gives_the_same_recipe(workplace: Pat
 def test_changing_something_at_the_review_asks_only_that(workplace: Path) -> None:
     with Terminal(folder=workplace) as terminal:
         up_to_the_review(terminal)
-        terminal.press(DOWN, ENTER)
+        terminal.press(DOWN, DOWN, ENTER)
         answer(terminal, "Change what?")  # Training
         terminal.wait_for("? Epochs")
         terminal.press("2", ENTER)
@@ -166,7 +166,7 @@ def test_changing_something_at_the_review_asks_only_that(workplace: Path) -> Non
             answer(terminal, question)
         terminal.wait_for("2 x 2", RUN_SECONDS)
         terminal.wait_for("? Ready?", RUN_SECONDS)
-        terminal.press(DOWN, DOWN, DOWN, ENTER)
+        terminal.press(UP, ENTER)
         assert terminal.wait_for_end() == 0
         terminal.wait_for("Nothing was written.")
         assert terminal.text().count("? Epochs") == 0
