@@ -24,6 +24,7 @@ import contest
 PROGRAM = Path(__file__).parents[1] / "finetune_cli.py"
 DOCS = {"source": "builtin:python-docs", "samples": 240}
 MADE = {"approach": "distillation", "model": {"from_teacher": {"layers": 20}}}
+SHORT = {"training": {"epochs": 1}, "benchmark": {"rows": 8, "max_new_tokens": 48}}
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "LoRA, word problems": {},
     "LoRA, docs, batch 8": {"dataset": DOCS, "training": {"batch_size": 8}},
@@ -62,13 +63,8 @@ def line(changes: dict[str, Any], rows: list[dict[str, str]]) -> str:
         from finetune.recipe import STARTER, Recipe
 
         teacher = {"teacher": STARTER} if changes.get("approach") == "distillation" else {"model": STARTER}
-        start = {
-            "dataset": {"source": str(place / "rows.jsonl")},
-            "training": {"epochs": 1},
-            "benchmark": {"rows": 8, "max_new_tokens": 48},
-            "output_dir": str(place / "model"),
-        }
-        Recipe.from_layers(teacher, start, changes).save(place / "recipe.yaml")
+        start = {"dataset": {"source": str(place / "rows.jsonl")}, "output_dir": str(place / "model")}
+        Recipe.from_layers(teacher, SHORT, start, changes).save(place / "recipe.yaml")
         by_arithmetic, measured = (_planned(place, cache, *extra) for extra in ((), ("--measure",)))
         seconds, memory = _run(place, cache)
     text = ""
