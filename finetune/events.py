@@ -69,6 +69,14 @@ class DataPrepared(Event):
 
 
 @dataclass(frozen=True)
+class Planned(Event):
+    """What the run is going to cost, as `plan` says it."""
+
+    name: ClassVar[str] = "plan"
+    plan: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class ModelReady(Event):
     """A model is in memory."""
 

@@ -20,10 +20,8 @@ from finetune import registry
 from finetune.errors import HardwareError, Interrupted, RecipeError
 from finetune.events import (
     BenchmarkFinished,
-    DataPrepared,
     Fanout,
     JsonLines,
-    Notice,
     Recorder,
     Reporter,
     Resumed,
@@ -74,6 +72,7 @@ class LLMFineTuner:
         self.before: Scores | None = None
         self.taught: Scores | None = None
         self.left: Unfinished | None = None
+        self.planned: Plan | None = None
 
     @classmethod
     def of_run(cls, output_dir: str | Path, *, reporter: Reporter | None = None, runtime: RuntimeOptions | None = None) -> LLMFineTuner:
@@ -184,7 +183,8 @@ class LLMFineTuner:
         from finetune.calibration import measure_first
         from finetune.planning import plan
 
-        return plan(self, measure_first(self) if measure else None)
+        self.planned = plan(self, measure_first(self) if measure else None)
+        return self.planned
 
     def prepare_data(self) -> PreparedData:
         """Read, split and tokenise; the report goes to run/data_report.json once the run has a folder."""
@@ -330,27 +330,10 @@ class LLMFineTuner:
             self.folder = RunFolder.create(self.recipe.output_dir)
             self.reporter.reporters.append(JsonLines(self.folder.events))
         if start is None and (self.left is None or self.left.stage == TRAINING):
-            self.write_records()
+            from finetune.environment import write_records
+
+            write_records(self)
         return start
-
-    def write_records(self) -> None:
-        """What the run is and what it runs on, as known before it starts."""
-        from finetune.environment import environment
-
-        report = self.data.report
-        pinned: dict[str, Any] = {} if self.student_is_made else {"model": self.located.pinned}
-        if self.distils:
-            pinned["teacher"] = {"source": self.teacher_located.pinned}
-        if report.pinned_source:
-            pinned["dataset"] = {"source": report.pinned_source}
-        self.recipe = self.recipe.with_changes(pinned)
-        self.folder.write_text(self.folder.recipe, self.recipe.to_yaml())
-        self.folder.write_json(self.folder.environment, environment(self))
-        self.folder.write_json(self.folder.data_report, report.to_dict())
-        self.folder.write_stage(TRAINING)
-        self.reporter.report(DataPrepared(report.to_dict()))
-        for note in [*report.notes, *getattr(self.tokenizer, "notes", [])]:
-            self.reporter.report(Notice(note))
 
     def save(self) -> None:
         """The trained weights (an adapter, or the whole model) and the tokenizer."""

@@ -6,20 +6,18 @@ console.print(review(recipe, tuner.plan()))
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from finetune import registry
+from finetune.events import Event, Planned
 from finetune.recipe import Recipe, StudentSpec
 from finetune.screen.methods import fit_line
 from finetune.screen.tables import block, pairs
 from finetune.screen.words import about
+from finetune.training.plan import Plan
 from finetune.words import count, harmless, size
-
-if TYPE_CHECKING:
-    from finetune.training.plan import Plan
 
 CACHES = {
     "auto": "the teacher is asked once, its answers kept on disk",
@@ -31,8 +29,23 @@ CACHES = {
 
 def review(recipe: Recipe, plan: Plan) -> RenderableType:
     """One fact a line; what does not fit is marked and explained below."""
-    problems = [Text.assemble(("! ", "warning"), (problem, "warning")) for problem in plan.problems]
-    return block(Group(pairs(_facts(recipe, plan)), *problems), above=0)
+    return block(Group(pairs(_facts(recipe, plan)), *_problems(plan)), above=0)
+
+
+class CostScreen:
+    """A reporter that shows what a run is going to cost before it trains."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def report(self, event: Event) -> None:
+        if isinstance(event, Planned):
+            plan = Plan(**event.plan)
+            self.console.print(block(Group(pairs(cost(plan)), *_problems(plan)), above=0))
+
+
+def _problems(plan: Plan) -> list[Text]:
+    return [Text.assemble(("! ", "warning"), (problem, "warning")) for problem in plan.problems]
 
 
 def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
@@ -58,9 +71,7 @@ def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
                 "teacher, student before and after" if recipe.teacher else "before and after",
             ),
         ),
-        ("Memory", _against(plan.memory_total, plan.free_memory, plan.memory)),
-        ("Disk", _against(plan.disk_bytes, plan.free_disk)),
-        ("Time", _time(plan)),
+        *cost(plan),
         ("Output", recipe.output_dir),
         (
             "Upload",
@@ -68,6 +79,15 @@ def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
         ),
     ]
     return facts
+
+
+def cost(plan: Plan) -> list[tuple[str, RenderableType]]:
+    """Memory and disk against what is free, and time."""
+    return [
+        ("Memory", _against(plan.memory_total, plan.free_memory, plan.memory)),
+        ("Disk", _against(plan.disk_bytes, plan.free_disk)),
+        ("Time", _time(plan)),
+    ]
 
 
 def _lesson(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:

@@ -26,6 +26,7 @@ from finetune.screen.keys import still_keys
 from finetune.screen.quiet import quiet
 from finetune.screen.reporter import reporter_for
 from finetune.screen.results import show_results
+from finetune.screen.review import CostScreen
 from finetune.screen.words import command_name
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def _carry_out(
             tuner = made()
             tuner.reporter.reporters.append(reporter)
             if show_data:
-                tuner.reporter.reporters.append(DataScreen(console if console.is_terminal else people(stderr=True)))
+                screen = console if console.is_terminal else people(stderr=True)
+                tuner.reporter.reporters += [DataScreen(screen), CostScreen(screen)]
             result = tuner.run()
     except KeyboardInterrupt:
         raise _stopped(folder, ours) from None
