@@ -16,10 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import contest
+import psutil
 
 PROGRAM = Path(__file__).parents[1] / "finetune_cli.py"
 DOCS = {"source": "builtin:python-docs", "samples": 240}
@@ -101,10 +103,14 @@ def _run(place: Path, cache: Path) -> tuple[float, int]:
     process = subprocess.Popen(
         command, env=os.environ | {"FINETUNE_CLI_CACHE": str(cache)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"the run ended with {os.waitstatus_to_exitcode(status)}")
-    return time.perf_counter() - start, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    watched, peak = psutil.Process(process.pid), 0
+    while process.poll() is None:  # the system's own high-water mark is set back whenever a stage begins
+        with suppress(psutil.Error):
+            peak = max(peak, watched.memory_info().rss)
+        time.sleep(0.05)
+    if process.returncode:
+        raise SystemExit(f"the run ended with {process.returncode}")
+    return time.perf_counter() - start, peak
 
 
 if __name__ == "__main__":

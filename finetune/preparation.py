@@ -44,8 +44,8 @@ def load_student(tuner: LLMFineTuner) -> Any:
     return attached(tuner, model, "student")
 
 
-def lesson(tuner: LLMFineTuner) -> Lesson:
-    """What the student learns from; the teacher leaves memory if its answers are written down."""
+def lesson(tuner: LLMFineTuner, *, look: bool = True) -> Lesson:
+    """What the student learns from, the models examined unless not to `look`; a teacher whose answers are written down leaves memory."""
     with tuner.stage("teacher cache", "Asking the teacher") as done:
         teacher_tokenizer = tuner.tokenizer if tuner.student_is_made else load_tokenizer(tuner.teacher_located)
         made = prepare_lesson(
@@ -58,6 +58,7 @@ def lesson(tuner: LLMFineTuner) -> Lesson:
             tuner.teacher_located.pinned,
             tuner.runtime,
             tuner.reporter,
+            look=look,
         )
         if made.cache is not None:
             tuner.teacher = None

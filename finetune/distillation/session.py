@@ -56,17 +56,20 @@ def prepare_lesson(
     teacher_name: str,
     runtime: RuntimeOptions,
     reporter: Reporter,
+    *,
+    look: bool = True,
 ) -> Lesson:
-    """Examine both models, then ask the teacher about every row and write its answers down, if they fit on the disk.
+    """Examine both models (unless not to `look`), then ask the teacher about every row and write its answers down, if they fit on the disk.
 
     With a cache the lesson does not hold the teacher: whoever loaded it may let it go. Raises what the doctor finds.
     """
     spec = recipe.distillation
-    findings = examine(student, teacher, data.train, data.held_out, tokenizer=tokenizer, teacher_tokenizer=teacher_tokenizer)
-    for finding in findings:
-        if finding.level == "warning":
-            reporter.report(Notice(f"{finding.text} {finding.hint or ''}".strip(), "warning"))
-    stop_on_problem(findings)
+    if look:
+        findings = examine(student, teacher, data.train, data.held_out, tokenizer=tokenizer, teacher_tokenizer=teacher_tokenizer)
+        for finding in findings:
+            if finding.level == "warning":
+                reporter.report(Notice(f"{finding.text} {finding.hint or ''}".strip(), "warning"))
+        stop_on_problem(findings)
     ours, theirs = head_of(student), head_of(teacher)
     tokens = sum(supervised_counts(data.train))
     folder = runtime.cache_dir / "teachers"

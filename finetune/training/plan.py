@@ -21,7 +21,10 @@ from finetune.training.checkpoints import KEPT
 from finetune.training.costs import adapter_parameters, memory_parts
 from finetune.training.steps import CPU_TOKENS, steps_of
 
-EFFICIENCY = {"cpu": 0.33, "cuda": 0.35, "mps": 0.35}  # share of the measured matrix-product rate that training reaches
+# Share of the measured matrix-product rate that training reaches; the faster the products, the more everything else counts.
+EFFICIENCY: dict[str, dict[str, float]] = {"cpu": {"float32": 0.33, "bfloat16": 0.16}, "cuda": {}, "mps": {}}
+USUAL_EFFICIENCY = 0.35
+STARTING = 15.0  # seconds: imports, loading, saving, the report
 GENERATED_PER_SECOND = 80e9  # parameters read a second while answers are generated on a CPU
 
 
@@ -171,8 +174,8 @@ def _seconds(
     per_token = (6 if full else 4) + (2 if recipe.training.activation_checkpointing is True else 0)
     training = report.train_tokens * per_token * max(parameters - embeddings, 0) + report.supervised_tokens * 4 * embeddings
     asking = 2 * teacher.parameters * report.train_tokens if teacher else 0
-    rate = machine.gflops[machine.dtype] * 1e9 * EFFICIENCY[machine.device]
+    rate = machine.gflops[machine.dtype] * 1e9 * EFFICIENCY[machine.device].get(machine.dtype, USUAL_EFFICIENCY)
     rows = min(recipe.benchmark.rows, report.held_out) * (3 if teacher else 2)
     answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if machine.device == "cpu" else 20)
     steps = recipe.training.epochs * training * (slowdown if machine.device == "cpu" else 1)
-    return (steps + asking) / rate + answers + 10
+    return (steps + asking) / rate + answers + STARTING
