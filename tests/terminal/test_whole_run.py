@@ -172,6 +172,24 @@ def test_changing_something_at_the_review_asks_only_that(workplace: Path) -> Non
         assert terminal.text().count("? Epochs") == 0
 
 
+def test_measuring_first_can_be_left_and_makes_the_review_go_by_real_steps(workplace: Path) -> None:
+    with Terminal(folder=workplace, rows=60) as terminal:
+        up_to_the_review(terminal)
+        terminal.press(DOWN)
+        terminal.wait_for("❯ Measure first")
+        terminal.press(ENTER)
+        terminal.wait_for("Measuring a few real steps", RUN_SECONDS)
+        terminal.press(CTRL_C)
+        terminal.wait_for("❯ Start ", RUN_SECONDS)
+        terminal.press(DOWN, ENTER)
+        terminal.wait_for("measured: ", RUN_SECONDS)
+        terminal.wait_for("❯ Start ")
+        terminal.press(UP, ENTER)
+        assert terminal.wait_for_end() == 0
+        terminal.wait_for("Nothing was written.")
+    assert not (workplace / "finetuned_model").exists()
+
+
 SMALL_MACHINE = """
 import psutil
 
