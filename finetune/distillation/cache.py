@@ -175,6 +175,11 @@ def read_index(folder: Path) -> Index | None:
         return None
 
 
+def bytes_in(folder: Path) -> int:
+    """What the files of a cache take on the disk; nothing if there is none."""
+    return sum(file.stat().st_size for file in folder.glob("*"))
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is there entirely or not at all; raises FinetuneError with the bytes needed if the disk is full."""
     try:

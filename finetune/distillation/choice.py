@@ -7,6 +7,7 @@ choice.kind, choice.bytes, choice.reason
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ from finetune.distillation.teaching import disk_bytes
 from finetune.errors import FinetuneError, RecipeError
 from finetune.training.head import Head
 
+KINDS: tuple[Kind, ...] = ("gradient", "hidden")
 SPARE_BYTES = 2**30  # left free on the disk for checkpoints and everyone else
 
 
@@ -36,17 +38,18 @@ def choose_cache(
     teacher_head: Head,
     objective: str,
     folder: str | Path,
-    present_bytes: int = 0,
+    present: Mapping[Kind, int] | None = None,
 ) -> CacheChoice:
-    """Decide for `tokens` supervised tokens; `present_bytes` of it are on the disk already.
+    """Decide for `tokens` supervised tokens; `present` bytes of a kind are on the disk already.
 
     Raises RecipeError if the kind that was asked for cannot serve, FinetuneError with the bytes needed if it does not fit.
     """
     if wanted == "none":
         return CacheChoice("none", 0, "the teacher is asked online, as the recipe says")
-    free = _free_bytes(Path(folder)) + present_bytes
+    free = _free_bytes(Path(folder))
     problem = gradient_problem(student_head, objective == "forward_kl")
-    needs = {kind: _bytes(kind, tokens, student_head, teacher_head) for kind in ("gradient", "hidden")}
+    sizes = {kind: _bytes(kind, tokens, student_head, teacher_head) for kind in KINDS}
+    needs = {kind: sizes[kind] - (present or {}).get(kind, 0) for kind in KINDS}
     if wanted != "auto":
         if wanted == "gradient" and problem:
             raise RecipeError(f"cache: gradient cannot serve this run: {problem}.", hint="Use cache: hidden, or cache: auto.")
@@ -55,13 +58,13 @@ def choose_cache(
                 f"cache: {wanted} needs {_size(needs[wanted])} in {folder}, and {_size(free)} are free.",
                 hint="Free some space, use fewer samples, or use cache: none.",
             )
-        return CacheChoice(wanted, needs[wanted], f"{wanted} cache, {_size(needs[wanted])}, as the recipe says")
+        return CacheChoice(wanted, sizes[wanted], f"{wanted} cache, {_size(sizes[wanted])}, as the recipe says")
     room = free - SPARE_BYTES
     if problem is None and needs["gradient"] <= room:
-        return CacheChoice("gradient", needs["gradient"], f"gradient cache, {_size(needs['gradient'])}: the student's head is frozen")
+        return CacheChoice("gradient", sizes["gradient"], f"gradient cache, {_size(sizes['gradient'])}: the student's head is frozen")
     why = f"no gradient cache because {problem}" if problem else f"a gradient cache would need {_size(needs['gradient'])}"
     if needs["hidden"] <= room:
-        return CacheChoice("hidden", needs["hidden"], f"hidden cache, {_size(needs['hidden'])}: {why}")
+        return CacheChoice("hidden", sizes["hidden"], f"hidden cache, {_size(sizes['hidden'])}: {why}")
     return CacheChoice(
         "none", 0, f"no cache, the teacher stays in memory: {_size(needs['hidden'])} do not fit into {_size(max(room, 0))} of disk"
     )

@@ -7,12 +7,13 @@ train(student, tokenizer, data.train, recipe, machine, reporter, folder=folder, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from finetune.data.prepare import PreparedData
-from finetune.distillation.cache import TeacherCache, model_identity
-from finetune.distillation.choice import choose_cache
+from finetune.distillation.cache import Kind, TeacherCache, bytes_in, model_identity
+from finetune.distillation.choice import KINDS, choose_cache
 from finetune.distillation.doctor import examine, stop_on_problem
 from finetune.distillation.teaching import build_cache, cache_key, supervised_counts
 from finetune.distillation.trainer import DistillationTrainer
@@ -73,21 +74,20 @@ def prepare_lesson(
     ours, theirs = head_of(student), head_of(teacher)
     tokens = sum(supervised_counts(data.train))
     folder = runtime.cache_dir / "teachers"
-    choice = choose_cache(spec.cache, tokens=tokens, student_head=ours, teacher_head=theirs, objective=spec.objective, folder=folder)
-    if choice.kind == "none":
-        return Lesson(spec, teacher, None, choice.reason, teacher_tokenizer)
-    of_gradient: dict[str, Any] = {"student_head": ours, "temperature": spec.temperature} if choice.kind == "gradient" else {}
     vocabulary = shared_vocabulary(ours.vocabulary, theirs.vocabulary, tokenizer, teacher_tokenizer)
     identity = model_identity(teacher, teacher_name)
-    key = cache_key(choice.kind, identity, data.train, vocabulary=vocabulary, **of_gradient)
-    cache = build_cache(
-        choice.kind,
-        teacher,
-        data.train,
-        Path(folder) / key.digest(),
-        vocabulary=vocabulary,
-        teacher_identity=identity,
-        reporter=reporter,
-        **of_gradient,
+    more: dict[Kind, dict[str, Any]] = {"gradient": {"student_head": ours, "temperature": spec.temperature}, "hidden": {}}
+
+    @cache
+    def place(kind: Kind) -> Path:
+        return folder / cache_key(kind, identity, data.train, vocabulary=vocabulary, **more[kind]).digest()
+
+    present = {kind: bytes_in(place(kind)) for kind in KINDS} if folder.is_dir() else {}
+    choice = choose_cache(
+        spec.cache, tokens=tokens, student_head=ours, teacher_head=theirs, objective=spec.objective, folder=folder, present=present
     )
-    return Lesson(spec, None, cache, choice.reason, None)
+    if choice.kind == "none":
+        return Lesson(spec, teacher, None, choice.reason, teacher_tokenizer)
+    said: dict[str, Any] = {"vocabulary": vocabulary, "teacher_identity": identity, "reporter": reporter, **more[choice.kind]}
+    written = build_cache(choice.kind, teacher, data.train, place(choice.kind), **said)
+    return Lesson(spec, None, written, choice.reason, None)

@@ -169,7 +169,14 @@ def test_no_supervised_token_is_an_error(tmp_path) -> None:
 
 class TestChoice:
     def chosen(
-        self, wanted: Any = "auto", *, trains: bool = False, objective: str = "forward_kl", free: float = 1e12, softcap: Any = None
+        self,
+        wanted: Any = "auto",
+        *,
+        trains: bool = False,
+        objective: str = "forward_kl",
+        free: float = 1e12,
+        softcap: Any = None,
+        present: Any = None,
     ) -> Any:
         weight = torch.empty(50_000, 64, device="meta").requires_grad_(trains)
         usage = shutil.disk_usage("/")._replace(free=int(free))
@@ -177,7 +184,8 @@ class TestChoice:
             patch.setattr(choice_module.shutil, "disk_usage", lambda _: usage)
             head = Head(weight, softcap=softcap)
             teacher = Head(torch.empty(50_000, 256, device="meta"))
-            return choose_cache(wanted, tokens=2**20, student_head=head, teacher_head=teacher, objective=objective, folder="/nowhere/yet")
+            heads = {"student_head": head, "teacher_head": teacher}
+            return choose_cache(wanted, tokens=2**20, **heads, objective=objective, folder="/nowhere/yet", present=present)
 
     def test_a_frozen_head_gets_the_gradient_cache(self) -> None:
         choice = self.chosen()
@@ -197,6 +205,14 @@ class TestChoice:
         choice = self.chosen(trains=True, free=2**30 + 10)
         assert choice.kind == "none"
         assert "do not fit" in choice.reason
+
+    def test_what_is_on_the_disk_already_needs_no_room(self) -> None:
+        size = self.chosen().bytes
+        full = {"free": 2**30 + 10}
+        assert self.chosen(**full).kind == "none"
+        assert self.chosen(**full, present={"gradient": size}).kind == "gradient"
+        assert self.chosen(**full, present={"gradient": size}).bytes == size
+        assert self.chosen(**full, present={"gradient": size // 2}).kind == "none"
 
     def test_what_was_asked_for_is_given_or_refused(self) -> None:
         assert self.chosen("none").kind == "none"
