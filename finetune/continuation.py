@@ -132,6 +132,13 @@ def _what_will_be_done(left: Unfinished, start: Checkpoint | None) -> str:
     return f"Going on with {name} after {saved.progress()}: {left_over} of training left."
 
 
+def training_complete(folder: RunFolder) -> CannotResume:
+    return CannotResume(
+        f"The training in {folder.output_dir} is complete; it is not made again.",
+        hint=f"Do what is left: finetune-cli resume {folder.output_dir}",
+    )
+
+
 def nothing_left(folder: RunFolder) -> CannotResume:
     return CannotResume(
         f"The run in {folder.output_dir} is finished: there is nothing left to resume.",

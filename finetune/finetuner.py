@@ -228,10 +228,12 @@ class LLMFineTuner:
 
     def train(self) -> Outcome:
         """Train and save the result into the output folder; raises Interrupted, with what was saved, if a person stopped it."""
-        from finetune.continuation import what_decides
+        from finetune.continuation import training_complete, what_decides
         from finetune.training.checkpoints import Checkpoints
         from finetune.training.session import train
 
+        if self.left is not None and self.left.stage != TRAINING:
+            raise training_complete(self.folder)
         start = self.begin()
         try:
             model = self.load_model()

@@ -111,6 +111,7 @@ def train(job: dict[str, Any]) -> int:
     from finetune import LLMFineTuner, Recipe, RuntimeOptions
     from finetune.errors import FinetuneError
     from finetune.events import Recorder
+    from finetune.run_folder import TRAINING
 
     operations = FileOperations(job.get("kill_at", 0))
     if job.get("largest_file"):
@@ -122,7 +123,8 @@ def train(job: dict[str, Any]) -> int:
             tuner = LLMFineTuner.unfinished(output_dir, runtime=runtime, reporter=Recorder())
         else:
             tuner = LLMFineTuner(Recipe.from_layers(job["layer"]), runtime=runtime, reporter=Recorder())
-        tuner.train()
+        if tuner.left is None or tuner.left.stage == TRAINING:  # a kill may come between the end of the training and that of the process
+            tuner.train()
     except FinetuneError as error:
         print(f"{type(error).__name__}: {error.message} {error.hint}")
         return error.exit_code

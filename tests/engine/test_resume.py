@@ -277,3 +277,10 @@ def test_adalora_goes_on_with_the_importance_it_had_measured(step: int, shop: Wo
     LLMFineTuner.unfinished(tuner.folder.output_dir, runtime=shop.runtime).train()
     ours, theirs = ((run.folder.output_dir / "adapter_model.safetensors").read_bytes() for run in (tuner, undisturbed))
     assert ours == theirs
+
+
+def test_a_training_that_is_complete_is_not_made_again(shop: Workshop) -> None:
+    tuner = shop.tuner(shop.layer())
+    tuner.train()
+    with pytest.raises(CannotResume, match="is complete; it is not made again"):
+        LLMFineTuner.unfinished(tuner.folder.output_dir, runtime=shop.runtime).train()

@@ -64,7 +64,7 @@ def test_from_the_first_question_to_the_finished_model(columns: int, workplace: 
         assert terminal.wait_for_end() == 0
         text = terminal.text()
         for words in ("ROUGE-L", "Perplexity", "Before", "After", "reference", "finetune_cli.py chat finetuned_model", "run/recipe.yaml"):
-            assert words in text.replace("\n", "") if words.startswith(("finetune_cli", "run/")) else words in text
+            assert "".join(words.split()) in "".join(text.split()), words  # wherever the line was broken
         for noise in ("Warning", "it/s]", "100%|"):
             assert noise not in text, "what libraries print belongs in run/debug.log"
     made = {path.name for path in (workplace / "finetuned_model").iterdir()}
