@@ -17,7 +17,7 @@ from torch import nn
 from finetune.distillation.agreement import agreement
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import TrainingError
-from finetune.training.head import causal_lm, head_of, hidden_states
+from finetune.training.head import causal_lm, context_length, head_of, hidden_states
 
 FINITE_ROWS, LEVEL_ROWS = 2, 4  # that are looked at: weights that are broken show at once, a better teacher soon
 
@@ -120,8 +120,8 @@ def _about_teacher(student: nn.Module, teacher: nn.Module, rows: Any) -> Iterato
     sizes = [sum(parameter.numel() for parameter in model.parameters()) for model in (student, teacher)]
     if sizes[1] < sizes[0] and not getattr(causal_lm(teacher), "quantization_method", None):
         yield Finding("warning", f"The teacher ({sizes[1]:,} parameters) is smaller than the student ({sizes[0]:,}).", "Swap them?")
-    longest, context = max(len(row["input_ids"]) for row in rows), _context(teacher)
-    if context is not None and longest > context:
+    longest, context = max(len(row["input_ids"]) for row in rows), context_length(causal_lm(teacher))
+    if longest > context:
         yield Finding(
             "problem", f"The longest row has {longest:,} tokens and the teacher reads {context:,}.", f"--set dataset.max_length={context}"
         )
@@ -148,7 +148,7 @@ def _finite(role: str, model: nn.Module, rows: Any) -> Iterator[Finding]:
     """Whether logits are finite numbers in the dtype the model runs in."""
     head, seen = head_of(model), 0
     dtype = str(head.weight.dtype).removeprefix("torch.")
-    context = _context(model)
+    context = context_length(causal_lm(model))
     for row in islice(iter(rows), FINITE_ROWS):
         ids = torch.tensor([list(row["input_ids"])[:context]], device=causal_lm(model).get_input_embeddings().weight.device)
         seen += ids.shape[1]
@@ -162,8 +162,3 @@ def _finite(role: str, model: nn.Module, rows: Any) -> Iterator[Finding]:
             )
             return
     yield Finding("ok", f"The {role}'s logits are finite in {dtype} on {seen:,} tokens.")
-
-
-def _context(model: nn.Module) -> int | None:
-    config = causal_lm(model).config.get_text_config()
-    return getattr(config, "max_position_embeddings", None)

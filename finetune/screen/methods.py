@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from finetune import registry
+from finetune.registry import title
 from finetune.words import size
 
 
@@ -16,14 +16,10 @@ def fit_line(chosen: str, needed: Mapping[str, int], free: int) -> str:
     verdict = "fits" if needed[chosen] <= free else "does not fit"
     least = min(needed, key=lambda name: needed[name])
     other = least if least != chosen else next((name for name in ("lora", "full") if name in needed and name != chosen), None)
-    line = f"{verdict}: {_title(chosen)} {size(needed[chosen])} of {size(free)}"
-    return f"{line}; {_title(other)} would need {size(needed[other])}" if other else line
+    line = f"{verdict}: {title('methods', chosen)} {size(needed[chosen])} of {size(free)}"
+    return f"{line}; {title('methods', other)} would need {size(needed[other])}" if other else line
 
 
 def recommended(needed: Mapping[str, int], free: int) -> str:
     """LoRA where it fits; else QLoRA where that does; else whatever needs least."""
     return next((name for name in ("lora", "qlora") if name in needed and needed[name] <= free), min(needed, key=lambda name: needed[name]))
-
-
-def _title(name: str) -> str:
-    return str(registry.load("methods", name).title)

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from finetune import registry
 from finetune.events import Event, Planned
 from finetune.recipe import Recipe, StudentSpec
+from finetune.registry import title
 from finetune.screen.methods import fit_line
 from finetune.screen.tables import block, pairs
 from finetune.screen.words import about
@@ -50,7 +50,7 @@ def _problems(plan: Plan) -> list[Text]:
 
 def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
     training = recipe.training
-    method = registry.load("methods", recipe.method.kind).title  # type: ignore[attr-defined]
+    method = title("methods", recipe.method.kind)  # type: ignore[attr-defined]
     together = count(training.batch_size * training.gradient_accumulation)
     share = f"{100 * plan.trainable_parameters / plan.parameters:.1f} %"
     facts: list[tuple[str, RenderableType]] = []
