@@ -14,10 +14,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from finetune.distillation.agreement import agreement
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import TrainingError
+from finetune.training.chunked_loss import CrossEntropy, chunked_loss
 from finetune.training.head import causal_lm, context_length, head_of, hidden_states
+from finetune.training.trainer import Supervised
 
 FINITE_ROWS, LEVEL_ROWS = 2, 4  # that are looked at: weights that are broken show at once, a better teacher soon
 
@@ -129,11 +130,12 @@ def _about_teacher(student: nn.Module, teacher: nn.Module, rows: Any) -> Iterato
 
 
 def _about_level(student: nn.Module, teacher: nn.Module, rows: Any) -> Iterator[Finding]:
-    measured = agreement(student, teacher, islice(iter(rows), LEVEL_ROWS))
-    if not measured.rows:
+    looked_at = list(islice(iter(rows), LEVEL_ROWS))
+    (ours, tokens), (theirs, _) = _loss(student, looked_at), _loss(teacher, looked_at)
+    if not tokens:
         return
-    losses = f"loss {measured.teacher_nll:.2f} against the student's {measured.student_nll:.2f} on {measured.tokens:,} tokens"
-    if measured.teacher_nll < measured.student_nll:
+    losses = f"loss {theirs / tokens:.2f} against the student's {ours / tokens:.2f} on {tokens:,} tokens"
+    if theirs < ours:
         yield Finding("ok", f"The teacher is better than the student: {losses}.")
     else:
         yield Finding(
@@ -141,6 +143,18 @@ def _about_level(student: nn.Module, teacher: nn.Module, rows: Any) -> Iterator[
             f"The teacher is no better than the student: {losses}.",
             "Fine-tune the teacher on this data first, or choose another.",
         )
+
+
+@torch.no_grad()
+def _loss(model: nn.Module, rows: Sequence[Any]) -> tuple[float, int]:
+    """The summed loss of the supervised tokens in nats, and how many there are."""
+    head, device, total, tokens = head_of(model).detach(), causal_lm(model).get_input_embeddings().weight.device, 0.0, 0
+    for row in rows:
+        supervised = Supervised.of(torch.tensor([list(row["labels"])], device=device))
+        states = hidden_states(model, torch.tensor([list(row["input_ids"])], device=device))[0]
+        total += float(chunked_loss(states[supervised.index], head, CrossEntropy(supervised.labels)))
+        tokens += len(supervised.labels)
+    return total, tokens
 
 
 @torch.no_grad()

@@ -98,17 +98,19 @@ def estimate(
     if teacher is not None:
         memory["teacher"] = teacher.parameters * narrow
         cache = report.supervised_tokens * teacher.hidden * narrow if recipe.distillation.cache != "none" else 0
-    measured = measured or {}
+    measured, by_arithmetic = measured or {}, sum(memory.values())
     if measured.get("memory_bytes"):
         memory = _measured(memory, measured["memory_bytes"])
     total = sum(memory.values())
+    beside = teacher.parameters * narrow if teacher else 0
     methods = {}
     for name in registry.names("methods"):
         other = registry.load("methods", name)
         cost = other.footprint(other.Spec())
         learns = base if cost.rank is None else adapter_parameters(rank=cost.rank, **shape)
         needed = memory_parts(cost, parameters=base + (0 if cost.rank is None else learns), trainable=learns, **shape, **situation)
-        methods[name] = total if other is method else sum(needed.values()) + memory.get("teacher", 0)
+        # What was measured of one method tells how far arithmetic is off for the others.
+        methods[name] = total if other is method else round((sum(needed.values()) + beside) * total / by_arithmetic)
     free = machine.gpu_memory_bytes if machine.device == "cuda" else machine.free_memory_bytes
     result = (parameters if full else trainable) * (narrow if full else 4) + 20 * 2**20
     checkpoint = (parameters * 4 if recipe.approach == "distillation" and full else trainable * 4) + trainable * footprint.state

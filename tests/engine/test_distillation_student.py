@@ -1,4 +1,4 @@
-"""Students cut out of their teachers, the doctor's findings, and how agreement is measured."""
+"""Students cut out of their teachers, and the doctor's findings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from letters import tokenizer as letters_tokenizer
 from pico import NAMES, pico, pico_rows
 from transformers import AutoModelForCausalLM
 
-from finetune.distillation.agreement import agreement
 from finetune.distillation.doctor import examine, stop_on_problem
 from finetune.distillation.student import kept_layers, layer_stack, least_turning_block, make_student
 from finetune.distillation.vocabulary import shared_vocabulary
@@ -104,33 +103,6 @@ class TestMakingAStudent:
         quantised.quantization_method = "bitsandbytes"
         with pytest.raises(ModelError, match="quantised"):
             make_student(quantised, 4, ROWS)
-
-
-class TestAgreement:
-    def test_it_is_what_full_logits_say(self) -> None:
-        student, teacher = pico("gemma2"), pico("gpt2", seed=4)
-        measured = agreement(student, teacher, ROWS)
-        kl = same = student_nll = teacher_nll = count = 0.0
-        for row in ROWS:
-            ids = torch.tensor([row["input_ids"]])
-            p, q = (model(ids).logits[0].double().log_softmax(-1) for model in (student, teacher))
-            for position, label in enumerate(row["labels"][1:]):
-                if label != -100:
-                    kl += float((q[position].exp() * (q[position] - p[position])).sum())
-                    same += int(p[position].argmax() == q[position].argmax())
-                    student_nll -= float(p[position, label])
-                    teacher_nll -= float(q[position, label])
-                    count += 1
-        assert measured.tokens == count
-        assert measured.kl == pytest.approx(kl / count, rel=1e-4)
-        assert measured.top1 == pytest.approx(same / count)
-        assert measured.student_nll == pytest.approx(student_nll / count, rel=1e-4)
-        assert measured.teacher_nll == pytest.approx(teacher_nll / count, rel=1e-4)
-
-    def test_a_model_agrees_with_itself(self) -> None:
-        measured = agreement(pico("opt"), pico("opt"), ROWS)
-        assert measured.kl == pytest.approx(0, abs=1e-5)
-        assert measured.top1 == 1
 
 
 class Letters:
