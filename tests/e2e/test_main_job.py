@@ -22,10 +22,9 @@ ROOT = Path(__file__).parents[2]
 SMALL = ["dataset.samples=48", "dataset.max_length=160", "dataset.held_out=0.17", "benchmark.rows=8", "training.batch_size=4"]
 DISTILLATION = [
     "approach=distillation",
-    "dataset.samples=24",
-    "dataset.max_length=96",
-    "dataset.held_out=0.17",
-    "benchmark.rows=4",
+    "dataset.samples=56",
+    "dataset.max_length=112",
+    "benchmark.rows=5",
     "training.epochs=1",
 ]
 
@@ -136,7 +135,9 @@ def test_a_second_run_does_not_overwrite_the_first(tuned: dict[str, Any], workpl
 
 def test_a_distillation_leaves_a_smaller_model_that_is_nearer_to_its_teacher(distilled: dict[str, Any]) -> None:
     scores = distilled["scores"]
-    assert scores["after"]["kl"] < scores["before"]["kl"]
+    assert scores["after"]["kl"] < 0.75 * scores["before"]["kl"], "on rows that neither has trained on"
+    assert scores["after"]["agreement"] > scores["before"]["agreement"]
+    assert scores["after"]["perplexity"] < scores["before"]["perplexity"]
     assert {"rouge1", "perplexity"} <= set(scores["teacher"])
     assert scores["size"]["after"]["parameters"] < scores["size"]["teacher"]["parameters"]
     assert set(scores["retention"]["perplexity"]) >= {"value", "low", "high"}
