@@ -39,6 +39,7 @@ CONTENDERS = {
     "fine-tuning, Trainer, grouped, head frozen": "float32",
     "this project, online": "float32",
     "this project, hidden cache": "float32",
+    "this project, hidden cache, head frozen": "float32",
     "this project, gradient cache, head frozen": "float32",
     "the same in the fastest dtype": "auto",
 }
@@ -134,7 +135,7 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
             Full.attach(student, recipe.method, contest.context())
             cache = None
             if not name.endswith("online"):
-                gradient = {} if name.endswith("hidden cache") else {"student_head": head_of(student), "temperature": TEMPERATURE}
+                gradient = {} if "hidden cache" in name else {"student_head": head_of(student), "temperature": TEMPERATURE}
                 with asking:
                     cache = build_cache("gradient" if gradient else "hidden", teacher, dataset, folder, **gradient)
                 cache_bytes, teacher = cache.nbytes, None
