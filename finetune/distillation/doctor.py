@@ -12,11 +12,11 @@ from itertools import islice
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import TrainingError
-from finetune.training.chunked_loss import CrossEntropy, chunked_loss
+from finetune.training.chunked_loss import CrossEntropy, Workspace, chunked_loss
 from finetune.training.head import causal_lm, context_length, head_of, hidden_states
 from finetune.training.trainer import Supervised
 
@@ -130,8 +130,8 @@ def _about_teacher(student: nn.Module, teacher: nn.Module, rows: Any) -> Iterato
 
 
 def _about_level(student: nn.Module, teacher: nn.Module, rows: Any) -> Iterator[Finding]:
-    looked_at = list(islice(iter(rows), LEVEL_ROWS))
-    (ours, tokens), (theirs, _) = _loss(student, looked_at), _loss(teacher, looked_at)
+    looked_at, shared = list(islice(iter(rows), LEVEL_ROWS)), min(head_of(student).vocabulary, head_of(teacher).vocabulary)
+    (ours, tokens), (theirs, _) = _loss(student, looked_at, shared), _loss(teacher, looked_at, shared)
     if not tokens:
         return
     losses = f"loss {theirs / tokens:.2f} against the student's {ours / tokens:.2f} on {tokens:,} tokens"
@@ -146,15 +146,20 @@ def _about_level(student: nn.Module, teacher: nn.Module, rows: Any) -> Iterator[
 
 
 @torch.no_grad()
-def _loss(model: nn.Module, rows: Sequence[Any]) -> tuple[float, int]:
-    """The summed loss of the supervised tokens in nats, and how many there are."""
-    head, device, total, tokens = head_of(model).detach(), causal_lm(model).get_input_embeddings().weight.device, 0.0, 0
+def _loss(model: nn.Module, rows: Sequence[Any], vocabulary: int) -> tuple[float, int]:
+    """The summed loss in nats of the supervised tokens over the first `vocabulary` ids, and how many tokens there are."""
+    head, workspace, total, tokens = head_of(model).detach().first(vocabulary), Workspace(), 0.0, 0
     for row in rows:
-        supervised = Supervised.of(torch.tensor([list(row["labels"])], device=device))
-        states = hidden_states(model, torch.tensor([list(row["input_ids"])], device=device))[0]
-        total += float(chunked_loss(states[supervised.index], head, CrossEntropy(supervised.labels)))
+        states = _states(model, list(row["input_ids"]))[0]
+        supervised = Supervised.of(torch.tensor([list(row["labels"])], device=states.device))
+        total += float(chunked_loss(states[supervised.index], head, CrossEntropy(supervised.labels), workspace=workspace))
         tokens += len(supervised.labels)
     return total, tokens
+
+
+def _states(model: nn.Module, ids: list[int]) -> Tensor:
+    """The last hidden states [1, length, d] of one row."""
+    return hidden_states(model, torch.tensor([ids], device=causal_lm(model).get_input_embeddings().weight.device))
 
 
 @torch.no_grad()
@@ -164,9 +169,9 @@ def _finite(role: str, model: nn.Module, rows: Any) -> Iterator[Finding]:
     dtype = str(head.weight.dtype).removeprefix("torch.")
     context = context_length(causal_lm(model))
     for row in islice(iter(rows), FINITE_ROWS):
-        ids = torch.tensor([list(row["input_ids"])[:context]], device=causal_lm(model).get_input_embeddings().weight.device)
-        seen += ids.shape[1]
-        if not head.logits(hidden_states(model, ids)[:, -16:]).isfinite().all():
+        ids = list(row["input_ids"])[:context]
+        seen += len(ids)
+        if not head.logits(_states(model, ids)[:, -16:]).isfinite().all():
             yield Finding(
                 "problem",
                 f"The {role}'s logits are not finite numbers in {dtype} within the first {seen:,} tokens.",

@@ -94,15 +94,14 @@ def estimate(
         "checkpointed": spec.activation_checkpointing is True,
     }
     memory = memory_parts(footprint, parameters=parameters, trainable=trainable, **shape, **situation)
-    cache = 0
+    cache = beside = 0
     if teacher is not None:
-        memory["teacher"] = teacher.parameters * narrow
+        memory["teacher"] = beside = teacher.parameters * narrow
         cache = report.supervised_tokens * teacher.hidden * narrow if recipe.distillation.cache != "none" else 0
     measured, by_arithmetic = measured or {}, sum(memory.values())
     if measured.get("memory_bytes"):
         memory = _measured(memory, measured["memory_bytes"])
     total = sum(memory.values())
-    beside = teacher.parameters * narrow if teacher else 0
     methods = {}
     for name in registry.names("methods"):
         other = registry.load("methods", name)
