@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from workshop import Workshop
 
 from finetune.calibration import CLOSING, Measurement, measure_first
+from finetune.errors import OutputExists
 from finetune.events import Progress
 
 
@@ -29,6 +31,7 @@ def test_the_plan_goes_by_real_steps_and_nothing_is_left_behind(shop: Workshop, 
     assert measured is not None
     assert measured["problem"] is None
     assert 2 <= measured["steps"] <= by_arithmetic.steps
+    assert approach == "distillation" or measured["steps"] == by_arithmetic.steps, "so few that all were made"
     assert list(measured["stages"]) == [
         "ready",
         *(["teacher"] if approach == "distillation" else []),
@@ -77,3 +80,13 @@ def test_without_a_timed_step_there_is_no_forecast() -> None:
     assert Measurement(stages).seconds is None
     assert Measurement(stages | {"training": 60.0}).seconds == 5 + 7 + 60 + 7 + CLOSING, "after takes what before took"
     assert json.loads(json.dumps(Measurement(stages).to_dict()))["seconds"] is None
+
+
+def test_an_output_folder_that_exists_is_no_matter_here(shop: Workshop) -> None:
+    layer: dict[str, Any] = shop.layer()
+    Path(layer["output_dir"]).mkdir()
+    (Path(layer["output_dir"]) / "mine.txt").touch()
+    tuner = shop.tuner(layer)
+    assert measure_first(tuner).steps > 0
+    with pytest.raises(OutputExists):
+        tuner.check()
