@@ -81,13 +81,13 @@ class WayOut:
 
 def ways_out(tuner: LLMFineTuner, found: Plan, *, most: int = 3) -> list[WayOut]:
     """What makes a run fit into memory, least costly first: same result, then slower, then another method; nothing fits: the smallest."""
-    measured = found.memory_total / plan(tuner).memory_total if found.measured else 1.0
+    real = found.memory_total / found.memory_by_arithmetic  # other than one if the plan was measured
     ways = []
     for text, changes in _changes(tuner.recipe, device=tuner.machine.device):
         changed = copy.copy(tuner)  # with its data and models, which these changes leave as they are
         changed.recipe = tuner.recipe.with_changes(changes)
         changed.__dict__.pop("method", None)
-        ways.append(WayOut(text, changes, round(measured * plan(changed).memory_total)))
+        ways.append(WayOut(text, changes, round(real * plan(changed).memory_total)))
     fitting = [way for way in ways if way.memory_total <= found.free_memory]
     return fitting[:most] or sorted(ways, key=lambda way: way.memory_total)[:1]
 

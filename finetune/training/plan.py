@@ -32,7 +32,8 @@ GENERATED_PER_SECOND = 80e9  # parameters read a second while answers are genera
 class Plan:
     """The cost of a run: bytes, seconds, counts; `problems` are reasons not to start, `methods` the memory that each method would need.
 
-    `measured` is what a few real steps showed, if they were made: `seconds` and `memory` then come from them.
+    `measured` is what a few real steps showed, if they were made: `seconds` and `memory` then come from them, and `memory_by_arithmetic`
+    is what `memory_total` would be without them.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Plan:
     trainable_parameters: int
     memory: dict[str, int]
     memory_total: int
+    memory_by_arithmetic: int
     free_memory: int
     seconds: float
     disk_bytes: int
@@ -137,6 +139,7 @@ def estimate(
         trainable_parameters=trainable,
         memory=memory,
         memory_total=total,
+        memory_by_arithmetic=by_arithmetic,
         free_memory=free,
         seconds=measured.get("seconds") or _seconds(recipe, facts, report, machine, base, full, teacher, footprint.slowdown),
         disk_bytes=disk,

@@ -44,6 +44,7 @@ def test_the_plan_goes_by_real_steps_and_nothing_is_left_behind(shop: Workshop, 
     assert plan.seconds == measured["seconds"] == pytest.approx(sum(measured["stages"].values()) + CLOSING)
     assert plan.memory_total == pytest.approx(measured["memory_bytes"], rel=1e-6)
     assert plan.memory_total > 100e6, "torch alone takes that"
+    assert plan.memory_by_arithmetic == by_arithmetic.memory_by_arithmetic == by_arithmetic.memory_total
     off = plan.memory_total / by_arithmetic.memory_total
     assert {name: size / by_arithmetic.methods[name] for name, size in plan.methods.items()} == pytest.approx(
         dict.fromkeys(plan.methods, off), rel=1e-6

@@ -48,7 +48,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shop: Workshop) -> Pa
 
 def test_it_begins_with_the_two_commands() -> None:
     assert README.index("<!-- main job -->") < README.index("<!-- tests -->") < 700
-    assert blocks("bash")[:2] == ["pip install . && python finetune_cli.py\n", 'pip install ".[test]" && pytest\n']
+    assert blocks("bash")[:2] == ["pip install . && python finetune_cli.py\n", 'pip install ".[test]" && pytest -n 2 --dist loadfile\n']
 
 
 @pytest.mark.parametrize("command", commands())
