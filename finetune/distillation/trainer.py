@@ -27,7 +27,7 @@ from finetune.training.trainer import Supervised, SupervisedTrainer
 
 
 class DistillationTrainer(SupervisedTrainer):
-    """Trains a student on alpha * CE + (1 - alpha) * T^2 * D(teacher, student); takes everything a Trainer takes.
+    """Trains a student on alpha * CE + (1 - alpha) * T^2 * D(teacher, student); takes what a SupervisedTrainer takes.
 
     The teacher is a model, or a `cache` that one has written (finetune.distillation.teaching) about `train_dataset`. `objective` is a
     name in the registry or an `Objective`. `last_parts` holds the mean `ce` and `kl` per token of the last step. Evaluation asks the

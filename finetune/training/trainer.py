@@ -15,9 +15,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainingArguments
 
 from finetune.data.collator import Collator
-from finetune.errors import TrainingError
+from finetune.errors import RecipeError, TrainingError
 from finetune.training.chunked_loss import CrossEntropy, Rule, Workspace, chunked_loss
 from finetune.training.head import Head, backbone_of, causal_lm, check_head, context_length, head_of, needs_mask
 from finetune.training.out_of_memory import MicroBatches, parts_of
@@ -48,13 +49,18 @@ class SupervisedTrainer(ResumableTrainer):
 
     `real_tokens` and `supervised_tokens` count what was trained on, never padding. A step that does not fit into memory is made again with
     half the rows at a time, and so are those after it. `step_batches`, `step_tokens` and `step_loss` are those of the step under way.
-    Evaluation gives the loss alone: there are no logits to hand to `compute_metrics`.
+    Evaluation gives the loss alone. One GPU trains, however many there are; with torchrun every process has one. Raises RecipeError for
+    settings of a Trainer that need another loss or the logits: label smoothing, `compute_loss_func`, `compute_metrics`.
     """
 
     loss_is_scaled_for_ga = True
     penalty: Callable[[], Tensor] | None = None  # added to the loss once for every optimizer step, however many batches that has
 
     def __init__(self, model: Any = None, args: Any = None, data_collator: Any = None, **kwargs: Any) -> None:
+        if args is None:
+            args = TrainingArguments(output_dir="tmp_trainer")  # as the Trainer does
+        check_loss_settings(args, **{name: kwargs.get(name) for name in ("compute_loss_func", "compute_metrics")})
+        args._n_gpu = min(args.n_gpu, 1)  # else the Trainer would share batches among GPUs by DataParallel, past the loss here
         pad = padding_id(kwargs.get("processing_class"), model)
         super().__init__(model=model, args=args, data_collator=WithLengths(data_collator or Collator(pad)), **kwargs)
         self.model: Any
@@ -212,6 +218,25 @@ class SupervisedTrainer(ResumableTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns: Any = list(INPUTS)
+
+
+def check_loss_settings(args: TrainingArguments, *, compute_loss_func: Any, compute_metrics: Any) -> None:
+    """Raises RecipeError for a setting of the Trainer that would silently do nothing here."""
+    if args.label_smoothing_factor:
+        raise RecipeError(
+            f"label_smoothing_factor={args.label_smoothing_factor} cannot be followed: the loss here has no label smoothing.",
+            hint="Leave it at 0, or use the Trainer of transformers.",
+        )
+    if compute_loss_func is not None:
+        raise RecipeError(
+            "compute_loss_func would never be called: this trainer has a loss of its own.",
+            hint="Leave it out, or use the Trainer of transformers.",
+        )
+    if compute_metrics is not None:
+        raise RecipeError(
+            "compute_metrics would never be called: no logits are kept that it could be given.",
+            hint="Leave it out: evaluate() gives the loss.",
+        )
 
 
 class WithLengths:

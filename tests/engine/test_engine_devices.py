@@ -6,16 +6,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from pico import Rows, arguments, assert_same_weights, losses, pico, pico_rows
 from test_distillation_loss import naive_loss, objective
 from test_engine_chunked_loss import LABELS, VOCABULARY, gradients, made, textbook_logits
 
 from finetune.distillation.loss import Distillation
+from finetune.distillation.trainer import DistillationTrainer
 from finetune.training import chunked_loss as module
 from finetune.training.chunked_loss import ChunkLogits, chunked_loss
 from finetune.training.head import Head
+from finetune.training.trainer import SupervisedTrainer
 
 HERE = Path(__file__).parent
 
@@ -32,6 +36,25 @@ def test_unequal_shares_of_two_processes_make_the_step_of_one(tmp_path) -> None:
     together = step(tmp_path / "together.pt", 2, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     for name, value in alone.items():
         torch.testing.assert_close(together[name], value, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("teacher", [None, "llama"], ids=["alone", "with a teacher"])
+def test_one_of_several_visible_gpus_trains_where_nothing_starts_a_process_for_each(teacher: str | None, tmp_path) -> None:
+    """The arguments as they are on a machine with two GPUs, which the Trainer would share every batch between."""
+
+    def trained(gpus: int) -> Any:
+        settings = arguments(tmp_path)
+        settings._n_gpu = gpus
+        more = {"teacher_model": pico(teacher, seed=7)} if teacher else {}
+        make = DistillationTrainer if teacher else SupervisedTrainer
+        trainer = make(model=pico("llama"), args=settings, train_dataset=Rows(pico_rows(12)), **more)
+        trainer.train()
+        return trainer
+
+    one, two = trained(1), trained(2)
+    assert one.state.global_step == two.state.global_step == 3
+    assert losses(one) == losses(two)
+    assert_same_weights(one.model, two.model, tolerance=0)
 
 
 @pytest.fixture

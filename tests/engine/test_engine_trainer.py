@@ -13,7 +13,8 @@ from pico import NAMES, VOCABULARY, Rows, arguments, assert_same_weights, losses
 from transformers import Trainer
 
 from finetune.data.collator import Collator
-from finetune.errors import ModelError, TrainingError
+from finetune.distillation.trainer import DistillationTrainer
+from finetune.errors import ModelError, RecipeError, TrainingError
 from finetune.training.head import backbone_of, check_head, head_of, needs_mask
 from finetune.training.pieces import pieces
 from finetune.training.trainer import SupervisedTrainer
@@ -169,6 +170,22 @@ def test_a_step_without_a_supervised_token_is_an_error(tmp_path) -> None:
     rows = [{"input_ids": [5, 6, 7], "labels": [7, -100, -100]}]
     with pytest.raises(TrainingError, match="Step 1 has no supervised token"):
         trainer_of(pico("llama"), tmp_path, rows).train()
+
+
+@pytest.mark.parametrize("make", [SupervisedTrainer, DistillationTrainer])
+@pytest.mark.parametrize(
+    ("changes", "given"),
+    [
+        ({"label_smoothing_factor": 0.3}, {}),
+        ({}, {"compute_loss_func": lambda *_, **__: torch.zeros(())}),
+        ({}, {"compute_metrics": lambda _: {"accuracy": 1.0}}),
+    ],
+    ids=["label_smoothing_factor", "compute_loss_func", "compute_metrics"],
+)
+def test_settings_that_the_loss_would_not_follow_are_refused(make: Any, changes: dict, given: dict, tmp_path) -> None:
+    more = {"teacher_model": pico("llama", seed=1)} if make is DistillationTrainer else {}
+    with pytest.raises(RecipeError, match=next(iter({**changes, **given}))):
+        make(model=pico("llama"), args=arguments(tmp_path, **changes), train_dataset=Rows(pico_rows(8)), **given, **more)
 
 
 class TestAdapters:
