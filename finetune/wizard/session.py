@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.screen.keys import still_keys
 from finetune.screen.quiet import STDERR, quiet
 from finetune.wizard import ask_recipe, unfinished, warm
-from finetune.wizard.here import InBackground, look_around
+from finetune.wizard.here import Here, InBackground, look_around
 from finetune.wizard.prompter import Prompter
 from finetune.wizard.rewind import Rewind
 
@@ -39,7 +39,7 @@ def run_wizard(*, runtime: Callable[[], RuntimeOptions], plain: bool) -> int:
         prompter.note(WELCOME_PLAIN if plain else WELCOME)
         try:
             left = unfinished.ask(prompter)
-            recipe = None if left else _agree(prompter, look)
+            recipe = None if left else agree(prompter, look)
         except KeyboardInterrupt:
             prompter.note("Cancelled; nothing written.")
             return 130
@@ -48,28 +48,37 @@ def run_wizard(*, runtime: Callable[[], RuntimeOptions], plain: bool) -> int:
         return _carry_out(recipe, prompter, look) if recipe else 0
 
 
-def _agree(prompter: Prompter, look: InBackground) -> Recipe | None:
+def agree(prompter: Prompter, look: Callable[[], Here]) -> Recipe | None:
     """Questions and review until the person starts, saves or leaves; None if there is nothing to run."""
     from finetune.wizard import review
 
     rewind = Rewind(prompter)
     made_to_fit: list[dict[str, Any]] = []
+
+    def converse(answers: Prompter) -> tuple[Recipe, str, int]:
+        """What a decision leads to is asked here too, so that one can go back from it to the review."""
+        recipe, decision = review.ask(ask_recipe(answers, look).with_changes(*made_to_fit), answers, look())
+        step = review.ask_step(recipe, answers) if decision == review.CHANGE else 0
+        if decision == review.SAVE:
+            review.save(recipe, answers)
+        return recipe, decision, step
+
     while True:
-        recipe, decision = rewind.run(lambda answers: review.ask(ask_recipe(answers, look).with_changes(*made_to_fit), answers, look()))
-        rewind.forget("review")
+        recipe, decision, step = rewind.run(converse)
+        for key in ("review", "change"):
+            rewind.forget(key)
         if decision == review.START:
             return recipe
+        if decision == review.SAVE:
+            return None
+        if decision == review.QUIT:
+            prompter.note("Nothing was written.")
+            return None
         if decision == review.MEASURE:
             review.measure(recipe, look())
         elif decision == review.CHANGE:
             made_to_fit.clear()
-            rewind.reopen(review.ask_step(recipe, prompter))
-        elif decision == review.SAVE:
-            review.save(recipe, prompter)
-            return None
-        elif decision == review.QUIT:
-            prompter.note("Nothing was written.")
-            return None
+            rewind.reopen(step)
         elif decision == review.SKIP_ROWS:
             made_to_fit.append({"dataset": {"bad_rows": review.bad_rows(recipe, look())}})
         else:

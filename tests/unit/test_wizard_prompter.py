@@ -11,12 +11,13 @@ from finetune.errors import DatasetError
 from finetune.models.machine import Glance
 from finetune.recipe import STARTER, DatasetSpec, Recipe
 from finetune.runtime import RuntimeOptions
-from finetune.wizard import ask_recipe
+from finetune.wizard import ask_recipe, review
 from finetune.wizard.defaults import defaults, why
 from finetune.wizard.here import Here
 from finetune.wizard.preview import look
 from finetune.wizard.prompter import Choice, GoBack, ScriptedPrompter
 from finetune.wizard.rewind import Rewind
+from finetune.wizard.session import agree
 
 LAPTOP = Glance("a processor", 2, 16 * 2**30, 12 * 2**30, 100 * 2**30, None, 0)
 WORKSTATION = Glance("a processor", 16, 64 * 2**30, 60 * 2**30, 900 * 2**30, "a GPU", 24 * 2**30)
@@ -325,3 +326,30 @@ def test_the_double_fails_for_a_choice_that_is_not_offered() -> None:
 def test_going_back_raises_for_whoever_asks_without_memory() -> None:
     with pytest.raises(GoBack):
         ScriptedPrompter({"a": BACK}).text("a", "A", default="")
+
+
+# After the last step.
+
+
+@pytest.fixture
+def no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is prepared: the review shows a problem, and starting is not offered."""
+    monkeypatch.setattr(review, "prepare", lambda *_: (None, DatasetError("The rows are gone.")))
+
+
+@pytest.mark.usefixtures("no_plan")
+def test_going_back_from_what_to_change_returns_to_the_review() -> None:
+    prompter = enter_all_the_way(review=["change", "change", "quit"], change=[BACK, "4"], training__epochs=["3", "2"])
+    assert agree(prompter, here) is None
+    prompter.finish()
+    assert prompter.asked.count("dataset.samples") == 1, "no other answer is asked for again"
+    assert prompter.defaults["training.epochs"] == "3"
+
+
+@pytest.mark.usefixtures("no_plan")
+def test_going_back_from_the_name_of_the_plan_returns_to_the_review(empty_folder: Path) -> None:
+    prompter = enter_all_the_way(review=["save", "save"], recipe_file=[BACK, "mine.yaml"])
+    assert agree(prompter, here) is None
+    prompter.finish()
+    assert Recipe.load(empty_folder / "mine.yaml").dataset.source == "builtin:python-docs"
+    assert "run mine.yaml" in prompter.shown[-1]
