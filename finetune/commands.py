@@ -214,7 +214,8 @@ def merge(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from finetune import registry
-    from finetune.run_folder import RunFolder
+    from finetune.paths import typed_path
+    from finetune.run_folder import RunFolder, beside
     from finetune.screen.console import people
     from finetune.screen.quiet import quiet
     from finetune.screen.reporter import reporter_for
@@ -222,7 +223,7 @@ def merge(arguments: argparse.Namespace) -> int:
     from finetune.words import size
 
     folder = RunFolder.of(arguments.output_dir)
-    to = Path(arguments.to).expanduser() if arguments.to else folder.output_dir.with_name(f"{folder.output_dir.resolve().name}-merged")
+    to = typed_path(arguments.to) if arguments.to else beside(folder.output_dir, "-merged")
     console = people(stderr=arguments.json)
     with reporter_for(console) as reporter, quiet(folder.debug_log):
         done = registry.load("exporters", "merged").export(folder, to, _runtime(arguments), reporter)

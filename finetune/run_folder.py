@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import BadInput, FolderInUse, OutputExists
+from finetune.paths import looking_at, typed_path
 from finetune.training.checkpoints import PART, disk_full, folder_to_disk, no_room, replace_whole
 
 TRAINING, BENCHMARK, UPLOAD, FINISHED = "training", "benchmark", "upload", "finished"  # what a run is at
@@ -25,7 +26,7 @@ class RunFolder:
     """Paths of one run; files are written whole or not at all."""
 
     def __init__(self, output_dir: str | Path) -> None:
-        self.output_dir = Path(output_dir).expanduser()
+        self.output_dir = typed_path(output_dir)
         self.run = self.output_dir / "run"
         self.recipe = self.run / "recipe.yaml"
         self.environment = self.run / "environment.json"
@@ -49,10 +50,7 @@ class RunFolder:
         try:
             folder.run.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            reason = error.strerror or error
-            raise BadInput(
-                f"The output folder {folder.output_dir} cannot be made: {reason}.", hint="Choose another --output-dir."
-            ) from None
+            raise cannot_be_made(folder.output_dir, error.strerror or error) from None
         folder.claim()
         try:
             folder.check_free()  # nobody can have begun in between
@@ -65,29 +63,41 @@ class RunFolder:
     def of(cls, output_dir: str | Path) -> RunFolder:
         """The folder of a finished run; raises BadInput if there is none."""
         folder = cls(output_dir)
-        if not folder.recipe.is_file():
+        with looking_at(output_dir):
+            found = folder.recipe.is_file()
+        if not found:
             raise BadInput(
                 f"{output_dir} is not the folder of a run: it has no run/recipe.yaml.", hint="Name the output_dir of a finished run."
             )
         return folder
 
     def check_free(self) -> None:
-        """Raises OutputExists if the folder holds more than what a start that came to nothing leaves, FolderInUse if it is claimed."""
-        if self.output_dir.is_file():
-            raise OutputExists(f"{self.output_dir} is a file, not a folder.", hint="Choose another --output-dir.")
-        self.check_unclaimed()
+        """Raises OutputExists if the folder holds more than what a start that came to nothing leaves, FolderInUse if it is claimed.
+
+        BadInput if it cannot be made or written to.
+        """
         ours = {self.debug_log, self.lock_file, self.lock_owner}
 
         def counts(path: Path) -> bool:
             return path.is_file() and path not in ours and not (path.parent == self.run and path.suffix == PART)
 
-        # Looked at only until the first one: the wizard asks about whatever folder is typed, a home folder too.
-        if self.output_dir.is_dir() and any(map(counts, self.output_dir.rglob("*"))):
-            raise OutputExists(
-                f"The output folder {self.output_dir} is not empty, and nothing is overwritten.",
-                hint=f"Choose another one, for example --output-dir {free_name(self.output_dir)}"
-                + (f", or go on with the run in it: finetune-cli resume {self.output_dir}" if self.stage not in (None, FINISHED) else ""),
-            )
+        with looking_at(self.output_dir):
+            if self.output_dir.is_file():
+                raise OutputExists(f"{self.output_dir} is a file, not a folder.", hint="Choose another --output-dir.")
+            self.check_unclaimed()
+            # Looked at only until the first one: the wizard asks about whatever folder is typed, a home folder too.
+            if self.output_dir.is_dir() and any(map(counts, self.output_dir.rglob("*"))):
+                unfinished = self.stage not in (None, FINISHED)
+                raise OutputExists(
+                    f"The output folder {self.output_dir} is not empty, and nothing is overwritten.",
+                    hint=f"Choose another one, for example --output-dir {free_name(self.output_dir)}"
+                    + (f", or go on with the run in it: finetune-cli resume {self.output_dir}" if unfinished else ""),
+                )
+            above = next(path for path in (self.output_dir, *self.output_dir.absolute().parents) if path.exists())
+            if not above.is_dir():
+                raise cannot_be_made(self.output_dir, f"{above} is a file")
+            if not os.access(above, os.W_OK | os.X_OK):
+                raise cannot_be_made(self.output_dir, "Permission denied")
 
     # Who works here.
 
@@ -198,10 +208,22 @@ class RunFolder:
             raise BadInput(f"{path} cannot be read: {error}.", hint="Run `finetune-cli benchmark OUTPUT_DIR` to make it again.") from None
 
 
+def cannot_be_made(output_dir: Path, reason: object) -> BadInput:
+    """What is wrong with a folder that the system does not let us make, or write to if it is there."""
+    work = "written to" if os.path.isdir(output_dir) else "made"
+    return BadInput(f"The output folder {output_dir} cannot be {work}: {reason}.", hint="Choose another --output-dir.")
+
+
+def beside(folder: Path, ending: str) -> Path:
+    """The place next to `folder` that is called like it, with `ending` behind."""
+    named = folder if folder.name not in ("", "..") else folder.resolve()  # "." has no name
+    return named.parent / f"{named.name}{ending}"
+
+
 def free_name(output_dir: Path) -> Path:
     """The first of NAME-2, NAME-3, ... that does not exist."""
     number = 2
-    while (candidate := output_dir.with_name(f"{output_dir.name}-{number}")).exists():
+    while os.path.lexists(candidate := beside(output_dir, f"-{number}")):
         number += 1
     return candidate
 

@@ -18,6 +18,7 @@ import yaml
 from finetune.continuation import find, spoken
 from finetune.errors import BadInput, FolderInUse
 from finetune.events import TrainingStep
+from finetune.paths import looking_at, typed_path
 from finetune.registry import title
 from finetune.run_folder import FINISHED, TRAINING, RunFolder
 
@@ -87,8 +88,10 @@ class Run:
 
 def find_runs(where: str | Path) -> list[Run]:
     """The runs in a folder and everything below it, latest first; raises BadInput if there is no such folder."""
-    top = Path(where).expanduser()
-    if not top.is_dir():
+    top = typed_path(where)
+    with looking_at(where):
+        found = top.is_dir()
+    if not found:
         raise BadInput(f"There is no folder {where}.", hint="Name the folder that your runs are in: finetune-cli runs FOLDER")
     return sorted((read_run(place, _name(place, top)) for place in _places(top)), key=lambda run: -run.when)
 

@@ -14,20 +14,22 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 STDOUT, STDERR = 1, 2
 
 
 @contextmanager
 def quiet(log: Path | None, streams: tuple[int, ...] = (STDOUT, STDERR)) -> Iterator[None]:
-    """Redirect `streams` into `log` (nowhere if None); a failure leaves its traceback there.
+    """Redirect `streams` into `log`, the debug.log of a run (nowhere if None); a failure leaves its traceback there.
 
     If the run never began (no run/recipe.yaml beside the log), the log and the folders made for it are removed again.
+    Raises BadInput if the folder of the run cannot be made or written to.
     """
+    made, opened = _opened(log) if log else ([], open(os.devnull, "a", encoding="utf-8"))  # noqa: SIM115  closed below
     _flush()
     kept = {stream: os.dup(stream) for stream in streams}
-    made = _make_folders(log.parent) if log else []
-    with (log or Path(os.devnull)).open("a", encoding="utf-8") as file:
+    with opened as file:
         for stream in streams:
             os.dup2(file.fileno(), stream)
         try:
@@ -44,11 +46,16 @@ def quiet(log: Path | None, streams: tuple[int, ...] = (STDOUT, STDERR)) -> Iter
                 _remove(log, made)
 
 
-def _make_folders(folder: Path) -> list[Path]:
-    """Make `folder` and return what had to be made, deepest first."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return missing
+def _opened(log: Path) -> tuple[list[Path], TextIO]:
+    """The folders that had to be made for the log, deepest first, and the log."""
+    try:
+        missing = [path for path in (log.parent, *log.parent.parents) if not path.exists()]
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return missing, log.open("a", encoding="utf-8")
+    except OSError as error:
+        from finetune.run_folder import cannot_be_made
+
+        raise cannot_be_made(log.parents[1], error.strerror or error) from None
 
 
 def _remove(log: Path, folders: list[Path]) -> None:

@@ -46,8 +46,10 @@ def execute(
 
         return prepared or LLMFineTuner(recipe, runtime=runtime)
 
+    folder = RunFolder(recipe.output_dir)
+    folder.check_free()
     # A tuner that is prepared had its data shown with the plan.
-    return _carry_out(RunFolder(recipe.output_dir), made, console, upload_follows, show_data=prepared is None)
+    return _carry_out(folder, made, console, upload_follows, show_data=prepared is None)
 
 
 def resume(output_dir: str | Path, runtime: RuntimeOptions, console: Console, upload_follows: bool = False) -> RunResult:

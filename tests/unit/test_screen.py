@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
+from finetune.errors import BadInput
 from finetune.events import Notice, Progress, StageFinished, StageStarted, TrainingStep
 from finetune.recipe import Recipe
+from finetune.run_folder import RunFolder, free_name
 from finetune.screen.console import THEME
+from finetune.screen.quiet import quiet
 from finetune.screen.reporter import PlainReporter, RichReporter
 from finetune.screen.results import next_steps, samples, scores_table
 from finetune.screen.review import review
@@ -178,6 +181,13 @@ def test_commands_are_never_cut_into_lines(width: int) -> None:
     assert any(line.strip().endswith("run finetuned_model/run/recipe.yaml --output-dir finetuned_model-2") for line in text.splitlines())
 
 
+def test_a_run_into_the_working_folder_has_next_steps_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "below").mkdir()
+    assert free_name(Path()) == free_name(Path("below/..")) == tmp_path.with_name(f"{tmp_path.name}-2")
+    assert f"--output-dir {tmp_path}-2" in next_steps(Path(), 80, upload=True).plain  # type: ignore[union-attr]
+
+
 @dataclass
 class Figures:
     """The fields of a plan that the review reads."""
@@ -264,3 +274,21 @@ def test_noise_goes_to_the_log_and_words_for_people_do_not(began: bool, tmp_path
             assert noise in log
     else:
         assert not (tmp_path / "out").exists(), "a run that never began leaves nothing"
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence_and_the_streams_stay(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rows.jsonl").write_text("")
+    folder = RunFolder(tmp_path / "rows.jsonl" / "x")
+    with pytest.raises(BadInput, match="x cannot be made: Not a directory"), quiet(folder.debug_log):
+        pass
+    print("still here")
+    assert capfd.readouterr().out == "still here\n"
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda place, mode: place != tmp_path)
+    with pytest.raises(BadInput, match="deep cannot be made: Permission denied"):
+        RunFolder(tmp_path / "quite" / "deep").check_free()
+    with pytest.raises(BadInput, match="cannot be written to: Permission denied"):
+        RunFolder(tmp_path).check_free()
+    assert list(tmp_path.iterdir()) == []
