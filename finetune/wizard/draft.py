@@ -32,9 +32,14 @@ def get(draft: Mapping[str, Any], key: str) -> Any:
     return value
 
 
+def parsed(draft: Draft, key: str, value: Any) -> Any:
+    """An answer as the recipe reads it: "5.0" rows are 5; raises RecipeError."""
+    return get(merge(draft, layer(key, _read(key, value))), key)
+
+
 def put(draft: Draft, key: str, value: Any) -> Draft:
     """The draft with one more answer, typed by the recipe; raises RecipeError."""
-    return merge(draft, layer(key, get(merge(draft, layer(key, _read(key, value))), key)))
+    return merge(draft, layer(key, parsed(draft, key, value)))
 
 
 def problem(draft: Draft, key: str, value: Any) -> str | None:
@@ -69,7 +74,7 @@ def ask_field(
 
     def check(text: str) -> str | None:
         wrong = problem(draft, key, text)
-        if wrong is None and between and not between[0] <= float(text) <= between[1]:
+        if wrong is None and between and not between[0] <= parsed(draft, key, text) <= between[1]:
             return f"Must be from {between[0]:g} to {between[1]:g}."
         return wrong
 

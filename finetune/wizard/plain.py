@@ -16,7 +16,7 @@ from getpass import getpass
 from typing import TYPE_CHECKING
 
 from finetune.wizard.layout import wrap
-from finetune.wizard.prompter import Choice, Complete, Fragments, GoBack, Validate, anything, drawn, plain
+from finetune.wizard.prompter import Choice, Complete, Fragments, GoBack, Validate, anything, drawn, plain, verdict
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -103,7 +103,7 @@ class PlainPrompter:
                 print(more or help or "Press Enter for the answer in brackets.")
                 continue
             answer = text or default
-            problem = validate(answer)
+            problem = verdict(validate, answer)
             if problem is None:
                 return answer
             print(problem)

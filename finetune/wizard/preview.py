@@ -6,13 +6,16 @@ prompter.note(fragments(seen))
 
 from __future__ import annotations
 
+import glob
 from functools import lru_cache
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.data.files import named_files
 from finetune.errors import DatasetError
 from finetune.events import Recorder
+from finetune.paths import looking_at, typed_path
 from finetune.recipe import DatasetSpec
 from finetune.wizard import warm
 from finetune.wizard.prompter import Fragments
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 MOST_LINES_GIVEN, MOST_LINES_LEARNED = 6, 5
 LONGEST_LINE = 110
+MOST_WATCHED = 10_000  # files of a folder; a change of others is not noticed
 READ_AS = {
     "messages": "chat messages",
     "prompt_completion": "prompt and completion",
@@ -35,8 +39,29 @@ READ_AS = {
 
 
 def look(spec: DatasetSpec, runtime: RuntimeOptions) -> Preview | DatasetError:
-    """Reads a few rows; remembered until a file changes, because the wizard comes by again after every step back."""
-    return _look(spec.model_dump_json(), runtime, _state(spec.source))
+    """Reads a few rows; remembered until a file changes, because the wizard comes by again after every step back. Errors are not."""
+    try:
+        now = state(spec.source)
+        with looking_at(spec.source, DatasetError):
+            return _look(spec.model_dump_json(), runtime, now)
+    except DatasetError as error:
+        return error
+
+
+def state(source: str) -> tuple[tuple[str, int, int], ...]:
+    """Of the files of a source, what changes when a person corrects one; raises DatasetError for paths that cannot be looked at."""
+    with looking_at(source, DatasetError):
+        typed_path(source, DatasetError)
+        paths = [path for name in named_files(source) for path in _files(typed_path(name, DatasetError).absolute())]
+        facts = [(path, path.stat()) for path in paths]
+    return tuple((str(path), fact.st_mtime_ns, fact.st_size) for path, fact in facts)
+
+
+def _files(path: Path) -> list[Path]:
+    """The file itself, those below a folder, or those that a pattern matches."""
+    found = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    below = chain.from_iterable(place.rglob("*") if place.is_dir() else [place] for place in found)
+    return [file for file in islice(below, MOST_WATCHED) if file.is_file()]
 
 
 def fragments(seen: Preview) -> Fragments:
@@ -71,20 +96,11 @@ def _shortened(text: str, most: int) -> list[str]:
     return [line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…" for line in lines]
 
 
-def _state(source: str) -> tuple[tuple[str, int, int], ...]:
-    """What changes when a person corrects a file; a folder stands for itself."""
-    paths = [path for name in named_files(source) if (path := Path(name).expanduser().absolute()).exists()]
-    return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
-
-
 @lru_cache(maxsize=32)
-def _look(spec: str, runtime: RuntimeOptions, state: object) -> Preview | DatasetError:
+def _look(spec: str, runtime: RuntimeOptions, state: object) -> Preview:
     from finetune.data.preview import preview_source
 
     wanted = DatasetSpec.model_validate_json(spec)
     if not (wanted.source.startswith("builtin:") or Path(wanted.source).expanduser().exists()):
         warm.wait()  # the Hub is read with the datasets library
-    try:
-        return preview_source(wanted, runtime, Recorder())
-    except DatasetError as error:
-        return error
+    return preview_source(wanted, runtime, Recorder())

@@ -14,10 +14,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from finetune.errors import FinetuneError
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-    from finetune.errors import FinetuneError
 
 Fragments = list[tuple[str, str]]  # (style, text) pairs; the styles are those of wizard/terminal.py
 Validate = Callable[[str], "str | None"]  # the sentence that says what is wrong, or None
@@ -38,6 +38,17 @@ class Choice:
 def anything(text: str) -> str | None:
     """Accepts every answer."""
     return None
+
+
+def verdict(validate: Validate, answer: str) -> str | None:
+    """What is wrong with an answer; one that cannot even be checked is refused, so that no other answer is lost."""
+    try:
+        return validate(answer)
+    except FinetuneError as error:
+        return error.message
+    except Exception as error:  # noqa: BLE001
+        reason = str(getattr(error, "strerror", None) or error or type(error).__name__)
+        return f"{answer} cannot be used: {reason.rstrip('.')}."
 
 
 class Prompter(Protocol):

@@ -24,7 +24,7 @@ from prompt_toolkit.layout.processors import AfterInput, BeforeInput, Conditiona
 
 from finetune.wizard.completion import Suggestions
 from finetune.wizard.layout import columns_fit, spelled, wrap
-from finetune.wizard.prompter import Choice, Complete, Fragments, Validate, plain
+from finetune.wizard.prompter import Choice, Complete, Fragments, Validate, plain, verdict
 
 MOST_CHOICES_SHOWN = 12
 AT_ONCE_SECONDS = 0.1
@@ -160,28 +160,28 @@ class _Line:
             return
         picked = self.suggestions.picked if self.suggestions else None
         answer = (picked or self.buffer.text).strip() or self.default
-        verdict = _CHECKS.submit(self.validate, answer)
-        wait([verdict], timeout=AT_ONCE_SECONDS)
-        self.slow = not verdict.done()
+        checked = _CHECKS.submit(verdict, self.validate, answer)
+        wait([checked], timeout=AT_ONCE_SECONDS)
+        self.slow = not checked.done()
         if self.slow:  # a network or a disk is asked: the keys stay alive meanwhile
             self.checking = True
-            event.app.create_background_task(self._later(event.app, answer, verdict))
+            event.app.create_background_task(self._later(event.app, answer, checked))
         else:
-            self._conclude(event.app, answer, verdict)
+            self._conclude(event.app, answer, checked)
 
-    async def _later(self, app: Application[Any], answer: str, verdict: Future[str | None]) -> None:
-        await asyncio.wait([asyncio.wrap_future(verdict)])
+    async def _later(self, app: Application[Any], answer: str, checked: Future[str | None]) -> None:
+        await asyncio.wait([asyncio.wrap_future(checked)])
         self.checking = False
-        self._conclude(app, answer, verdict)
+        self._conclude(app, answer, checked)
 
-    def _conclude(self, app: Application[Any], answer: str, verdict: Future[str | None]) -> None:
-        self.problem = verdict.result() or ""
+    def _conclude(self, app: Application[Any], answer: str, checked: Future[str | None]) -> None:
+        self.problem = checked.result() or ""
         app.invalidate()
         if not self.problem:
             app.exit(result=answer)
 
     def _changed(self) -> None:
         if self.problem:  # what was said about the old text is said about the new one, or taken back
-            self.problem = "" if self.slow else self.validate(self.buffer.text.strip() or self.default) or ""
+            self.problem = "" if self.slow else verdict(self.validate, self.buffer.text.strip() or self.default) or ""
         if self.suggestions:
             self.suggestions.refresh()

@@ -1,16 +1,17 @@
 """REVIEW: what would happen, and the last word before the long work.
 
-recipe, decision = ask(recipe, prompter, here)      # START, CHANGE, SAVE or QUIT
+recipe, decision = ask(recipe, prompter, here)      # START, CHANGE, SAVE, QUIT, ...
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune.data.rows import TooManyBadRows
-from finetune.errors import FinetuneError
+from finetune.errors import BadInput, FinetuneError
+from finetune.paths import looking_at, typed_path
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.screen.console import people
@@ -21,6 +22,7 @@ from finetune.screen.review import review
 from finetune.screen.words import about, command_name
 from finetune.wizard import warm
 from finetune.wizard.here import Here
+from finetune.wizard.preview import state
 from finetune.wizard.prompter import Choice, Prompter, hint
 from finetune.words import size
 
@@ -31,38 +33,43 @@ if TYPE_CHECKING:
 
 START, MEASURE, CHANGE, SAVE, QUIT = "start", "measure", "change", "save", "quit"
 SKIP_ROWS = "skip rows"  # that cannot be used, though they are many
+Changes = dict[str, Any]
 
 
-def ask(recipe: Recipe, prompter: Prompter, here: Here) -> tuple[Recipe, str]:
+def ask(recipe: Recipe, prompter: Prompter, here: Here) -> tuple[Recipe, str | Changes]:
     """Show the plan and ask what to do; starting is offered only if the run can work.
 
-    The decision is START, MEASURE, CHANGE, SAVE, QUIT, SKIP_ROWS, or the number of a way out in `ways_of`.
+    The decision is START, MEASURE, CHANGE, SAVE or QUIT, or the changes to the recipe that were agreed to.
     """
     tuner, found = _newest(recipe, here)
     prompter.step(None, "REVIEW")
-    start: list[Choice] = []
+    first: list[Choice] = []
+    changes: dict[str, Changes] = {}
     if tuner is None or isinstance(found, FinetuneError):
         assert isinstance(found, FinetuneError)
         prompter.note([("class:problem", found.message), *hint(found)])
-        start = [Choice(SKIP_ROWS, "Skip these rows and use the others")] if bad_rows(recipe, here) else []
+        if isinstance(found, TooManyBadRows):
+            changes[SKIP_ROWS] = {"dataset": {"bad_rows": found.share}}
+            first.append(Choice(SKIP_ROWS, "Skip these rows and use the others"))
     else:
         prompter.show(data_report(tuner.data.report.to_dict()))
         prompter.show(review(recipe, found))
-        ways = [(f"Use {way.text}", f"{size(way.memory_total)} of memory") for way in ways_of(recipe, here)]
-        start = [Choice(str(number), text, memory) for number, (text, memory) in enumerate(ways)]
-        start.append(Choice(START, "Start all the same" if found.problems else "Start", about(found.seconds)))
+        for number, way in enumerate(_ways(tuner, found)):
+            changes[str(number)] = way.changes
+            first.append(Choice(str(number), f"Use {way.text}", f"{size(way.memory_total)} of memory"))
+        first.append(Choice(START, "Start all the same" if found.problems else "Start", about(found.seconds)))
         if not found.measured:
-            start.append(Choice(MEASURE, "Measure first", "a few real steps; 20 seconds at most"))
-    choices = [*start, Choice(CHANGE, "Change something"), Choice(SAVE, "Save the plan only"), Choice(QUIT, "Quit")]
-    unfit = start and start[0].value == START and not isinstance(found, FinetuneError) and found.problems
+            first.append(Choice(MEASURE, "Measure first", "a few real steps; 20 seconds at most"))
+    choices = [*first, Choice(CHANGE, "Change something"), Choice(SAVE, "Save the plan only"), Choice(QUIT, "Quit")]
+    unfit = choices[0].value == START and not isinstance(found, FinetuneError) and found.problems
     default = CHANGE if unfit or choices[0].value == SKIP_ROWS else choices[0].value
-    return recipe, prompter.select("review", "Ready?", choices, default=default)
+    answer = prompter.select("review", "Ready?", choices, default=default)
+    return recipe, changes.get(answer, answer)
 
 
-def ways_of(recipe: Recipe, here: Here) -> list[WayOut]:
+def _ways(tuner: LLMFineTuner, found: Plan) -> list[WayOut]:
     """What would make the run fit, if it does not."""
-    tuner, found = _newest(recipe, here)
-    if tuner is None or isinstance(found, FinetuneError) or found.memory_total <= found.free_memory:
+    if found.memory_total <= found.free_memory:
         return []
     from finetune.planning import ways_out
 
@@ -71,30 +78,25 @@ def ways_of(recipe: Recipe, here: Here) -> list[WayOut]:
 
 def measure(recipe: Recipe, here: Here) -> None:
     """Make a few real steps; the review then goes by them. Ctrl-C only ends these."""
-    tuner, _ = prepare(recipe.to_yaml(), here.runtime)
-    assert tuner is not None, "what cannot be prepared is not offered to be measured"
+    tuner, _ = prepare(recipe, here.runtime)
+    if tuner is None:
+        return  # a file has changed since; the review says what is wrong now
     with reporter_for(people(), brief="Measuring a few real steps") as reporter, quiet(None):
         tuner.reporter.reporters.append(reporter)
         try:
-            _measured[recipe.to_yaml()] = tuner.plan(measure=True)
+            _measured[_key(recipe)] = tuner.plan(measure=True)
         except KeyboardInterrupt:
             pass
         finally:
             tuner.reporter.reporters.remove(reporter)
 
 
-_measured: dict[str, Plan] = {}  # by recipe, as long as the wizard runs
+_measured: dict[Any, Plan] = {}  # as long as the wizard runs
 
 
 def _newest(recipe: Recipe, here: Here) -> tuple[LLMFineTuner | None, Plan | FinetuneError]:
-    tuner, found = prepare(recipe.to_yaml(), here.runtime)
-    return tuner, _measured.get(recipe.to_yaml(), found)
-
-
-def bad_rows(recipe: Recipe, here: Here) -> float | None:
-    """The share of rows that cannot be used, if that is what the run ended in."""
-    _, found = prepare(recipe.to_yaml(), here.runtime)
-    return found.share if isinstance(found, TooManyBadRows) else None
+    tuner, found = prepare(recipe, here.runtime)
+    return tuner, found if tuner is None else _measured.get(_key(recipe), found)
 
 
 def ask_step(recipe: Recipe, prompter: Prompter) -> int:
@@ -113,27 +115,41 @@ def ask_step(recipe: Recipe, prompter: Prompter) -> int:
 
 def save(recipe: Recipe, prompter: Prompter) -> None:
     """Write the recipe under a name that is free."""
-    path = Path(prompter.text("recipe_file", "Save as", default=_free("recipe"), validate=_file_problem))
-    recipe.save(path)
+    number = ""  # each question is its own
+    while True:
+        path = typed_path(prompter.text(f"recipe_file{number}", "Save as", default=_free("recipe"), validate=_file_problem))
+        try:
+            recipe.save(path)
+            break
+        except OSError as error:
+            prompter.note([("class:problem", f"{path} cannot be written: {error.strerror or error}.")])
+            number = f"-{int(number[1:] or 1) + 1}"
     prompter.note([("class:quiet", "Saved. To run it:\n"), ("class:command", f"{command_name()} run {path}")])
 
 
-@lru_cache(maxsize=4)
-def prepare(recipe: str, runtime: RuntimeOptions) -> tuple[LLMFineTuner | None, Plan | FinetuneError]:
-    """A tuner that has read the data of a recipe (in YAML), and its plan or the error it ended in; remembered for going back and forth."""
-    import yaml
-
-    console = people()
+def prepare(recipe: Recipe, runtime: RuntimeOptions) -> tuple[LLMFineTuner | None, Plan | FinetuneError]:
+    """A tuner that has read the data of a recipe, and its plan, remembered until a file changes; or the error it ended in."""
     try:
-        with reporter_for(console, brief="Working out the plan") as reporter, quiet(None):
-            warm.wait()
-            from finetune.finetuner import LLMFineTuner
-
-            tuner = LLMFineTuner(Recipe.from_layers(yaml.safe_load(recipe)), reporter=reporter, runtime=runtime)
-            tuner.check()
-            return tuner, tuner.plan()
+        return _prepare(_key(recipe), runtime)
     except FinetuneError as error:
         return None, error
+
+
+def _key(recipe: Recipe) -> tuple[str, Any]:
+    return recipe.to_yaml(), state(recipe.dataset.source)
+
+
+@lru_cache(maxsize=4)
+def _prepare(key: tuple[str, Any], runtime: RuntimeOptions) -> tuple[LLMFineTuner, Plan]:
+    import yaml
+
+    with reporter_for(people(), brief="Working out the plan") as reporter, quiet(None):
+        warm.wait()
+        from finetune.finetuner import LLMFineTuner
+
+        tuner = LLMFineTuner(Recipe.from_layers(yaml.safe_load(key[0])), reporter=reporter, runtime=runtime)
+        tuner.check()
+        return tuner, tuner.plan()
 
 
 def _free(name: str) -> str:
@@ -144,7 +160,11 @@ def _free(name: str) -> str:
 
 
 def _file_problem(text: str) -> str | None:
-    path = Path(text)
-    if path.exists():
-        return f"{text} exists; nothing is overwritten."
-    return None if path.parent.is_dir() else f"There is no folder {path.parent}."
+    try:
+        path = typed_path(text)
+        with looking_at(path):
+            if path.exists():
+                return f"{text} exists; nothing is overwritten."
+            return None if path.parent.is_dir() else f"There is no folder {path.parent}."
+    except BadInput as error:
+        return error.message

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from finetune.wizard.prompter import Choice, Complete, Fragments, GoBack, Prompter, Validate, anything
+from finetune.wizard.prompter import Choice, Complete, Fragments, GoBack, Prompter, Validate, anything, verdict
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -133,7 +133,7 @@ class Rewind:
             self._ask(
                 key,
                 default,
-                lambda answer: validate(answer) is None,
+                lambda answer: verdict(validate, answer) is None,
                 lambda start: self._prompter.text(key, question, start, validate, help=help, more=more, complete=complete),
             )
         )

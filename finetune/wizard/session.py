@@ -55,7 +55,7 @@ def agree(prompter: Prompter, look: Callable[[], Here]) -> Recipe | None:
     rewind = Rewind(prompter)
     made_to_fit: list[dict[str, Any]] = []
 
-    def converse(answers: Prompter) -> tuple[Recipe, str, int]:
+    def converse(answers: Prompter) -> tuple[Recipe, str | dict[str, Any], int]:
         """What a decision leads to is asked here too, so that one can go back from it to the review."""
         recipe, decision = review.ask(ask_recipe(answers, look).with_changes(*made_to_fit), answers, look())
         step = review.ask_step(recipe, answers) if decision == review.CHANGE else 0
@@ -79,10 +79,8 @@ def agree(prompter: Prompter, look: Callable[[], Here]) -> Recipe | None:
         elif decision == review.CHANGE:
             made_to_fit.clear()
             rewind.reopen(step)
-        elif decision == review.SKIP_ROWS:
-            made_to_fit.append({"dataset": {"bad_rows": review.bad_rows(recipe, look())}})
-        else:
-            made_to_fit.append(review.ways_of(recipe, look())[int(decision)].changes)
+        elif isinstance(decision, dict):
+            made_to_fit.append(decision)
 
 
 def _carry_out(recipe: Recipe, prompter: Prompter, look: InBackground) -> int:
@@ -91,7 +89,7 @@ def _carry_out(recipe: Recipe, prompter: Prompter, look: InBackground) -> int:
     from finetune.wizard.review import prepare
 
     runtime = look().runtime
-    tuner, _ = prepare(recipe.to_yaml(), runtime)
+    tuner, _ = prepare(recipe, runtime)
     result = execute(recipe, runtime, people(), tuner, upload_follows=True)
     return _offer_upload(Path(result.output_dir), prompter, look)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune.wizard.draft import Draft, get, problem, put
+from finetune.wizard.draft import Draft, get, parsed, problem, put
 from finetune.wizard.here import Here
 from finetune.wizard.prompter import Prompter
 
@@ -19,7 +19,7 @@ def ask(draft: Draft, prompter: Prompter, here: Here) -> Draft:
 
     def check(text: str) -> str | None:
         wrong = problem(draft, "benchmark.rows", text)
-        if wrong is None and samples and int(text) > samples * LARGEST_SHARE:
+        if wrong is None and samples and parsed(draft, "benchmark.rows", text) > samples * LARGEST_SHARE:
             return f"At most {int(samples * LARGEST_SHARE)}: half of the {samples} rows to use."
         return wrong
 
@@ -29,5 +29,5 @@ def ask(draft: Draft, prompter: Prompter, here: Here) -> Draft:
         "benchmark.rows", "Rows to test on", default=default, validate=check, help="Never trained on; answered before and after.", more=MORE
     )
     draft = put(draft, "benchmark.rows", rows)
-    needed = int(rows) / samples if samples else 0
+    needed = get(draft, "benchmark.rows") / samples if samples else 0
     return put(draft, "dataset.held_out", round(needed + 0.005, 2)) if needed > share else draft

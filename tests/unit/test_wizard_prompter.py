@@ -6,22 +6,20 @@ from pathlib import Path
 
 import pytest
 import yaml
+from wizard_answers import BACK, DEFAULT, enter_all_the_way, here
 
 from finetune.errors import DatasetError
 from finetune.models.machine import Glance
 from finetune.recipe import STARTER, DatasetSpec, Recipe
 from finetune.runtime import RuntimeOptions
-from finetune.wizard import ask_recipe, review
+from finetune.wizard import ask_recipe
 from finetune.wizard.defaults import defaults, why
 from finetune.wizard.here import Here
 from finetune.wizard.preview import look
 from finetune.wizard.prompter import Choice, GoBack, ScriptedPrompter
 from finetune.wizard.rewind import Rewind
-from finetune.wizard.session import agree
 
-LAPTOP = Glance("a processor", 2, 16 * 2**30, 12 * 2**30, 100 * 2**30, None, 0)
 WORKSTATION = Glance("a processor", 16, 64 * 2**30, 60 * 2**30, 900 * 2**30, "a GPU", 24 * 2**30)
-DEFAULT, BACK = ScriptedPrompter.DEFAULT, ScriptedPrompter.BACK
 
 
 @pytest.fixture
@@ -36,18 +34,10 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def here(glance: Glance = LAPTOP, hub: bool = False) -> Here:
-    return Here(glance, hub, RuntimeOptions())
-
-
 def ask(prompter: ScriptedPrompter, where: Here | None = None) -> Recipe:
     recipe = Rewind(prompter).run(lambda answers: ask_recipe(answers, lambda: where or here()))
     prompter.finish()
     return recipe
-
-
-def enter_all_the_way(**answers: object) -> ScriptedPrompter:
-    return ScriptedPrompter({key.replace("__", "."): answer for key, answer in answers.items()}, otherwise_default=True)
 
 
 def test_enter_all_the_way_is_a_small_fine_tuning_run_of_the_starter() -> None:
@@ -255,6 +245,22 @@ def test_an_output_folder_in_use_is_neither_proposed_nor_accepted(empty_folder: 
     assert any("not empty" in line for line in prompter.shown)
 
 
+@pytest.mark.parametrize("folder", [".", "rows.jsonl/below", "~nobodyhere/model", "m" * 300])
+def test_an_output_folder_that_cannot_be_is_refused_at_the_question(folder: str, empty_folder: Path) -> None:
+    (empty_folder / "rows.jsonl").write_text("")
+    prompter = enter_all_the_way(output_dir=[folder, DEFAULT])
+    assert ask(prompter).output_dir == "./finetuned_model"
+    assert any(folder in line and line.endswith(".") for line in prompter.shown)
+
+
+@pytest.mark.parametrize("file", ["~nobodyhere/rows.jsonl", f"{'r' * 300}.jsonl"])
+def test_a_file_that_cannot_be_looked_at_is_refused_at_the_question(file: str, empty_folder: Path) -> None:
+    (empty_folder / "good.jsonl").write_text('{"prompt": "2 + 2", "completion": "4"}\n' * 30)
+    prompter = enter_all_the_way(dataset__source="a file", dataset__file=[file, "good.jsonl"])
+    assert ask(prompter).dataset.source == "good.jsonl"
+    assert any(file in line and line.endswith(".") for line in prompter.shown)
+
+
 def test_a_model_that_cannot_be_here_is_refused_at_once() -> None:
     prompter = enter_all_the_way(model="another", model__name=["../../etc", "./no_such_folder", "someone/some-model", STARTER])
     assert ask(prompter).model == STARTER
@@ -282,6 +288,10 @@ def test_more_rows_to_test_on_hold_more_rows_out() -> None:
     recipe = ask(enter_all_the_way(dataset__samples="200", benchmark__rows=["101", "60"]))
     assert recipe.benchmark.rows == 60
     assert 60 <= recipe.dataset.held_out * 200 <= 64
+
+
+def test_rows_to_test_on_are_what_the_recipe_reads() -> None:
+    assert ask(enter_all_the_way(benchmark__rows="5.0")).benchmark.rows == 5
 
 
 def test_few_rows_to_use_lower_the_rows_to_test_on() -> None:
@@ -326,30 +336,3 @@ def test_the_double_fails_for_a_choice_that_is_not_offered() -> None:
 def test_going_back_raises_for_whoever_asks_without_memory() -> None:
     with pytest.raises(GoBack):
         ScriptedPrompter({"a": BACK}).text("a", "A", default="")
-
-
-# After the last step.
-
-
-@pytest.fixture
-def no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is prepared: the review shows a problem, and starting is not offered."""
-    monkeypatch.setattr(review, "prepare", lambda *_: (None, DatasetError("The rows are gone.")))
-
-
-@pytest.mark.usefixtures("no_plan")
-def test_going_back_from_what_to_change_returns_to_the_review() -> None:
-    prompter = enter_all_the_way(review=["change", "change", "quit"], change=[BACK, "4"], training__epochs=["3", "2"])
-    assert agree(prompter, here) is None
-    prompter.finish()
-    assert prompter.asked.count("dataset.samples") == 1, "no other answer is asked for again"
-    assert prompter.defaults["training.epochs"] == "3"
-
-
-@pytest.mark.usefixtures("no_plan")
-def test_going_back_from_the_name_of_the_plan_returns_to_the_review(empty_folder: Path) -> None:
-    prompter = enter_all_the_way(review=["save", "save"], recipe_file=[BACK, "mine.yaml"])
-    assert agree(prompter, here) is None
-    prompter.finish()
-    assert Recipe.load(empty_folder / "mine.yaml").dataset.source == "builtin:python-docs"
-    assert "run mine.yaml" in prompter.shown[-1]

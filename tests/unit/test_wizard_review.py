@@ -1,0 +1,147 @@
+"""After the last step: the review and what its answers lead to; and an answer that cannot even be checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from prompt_toolkit.application import Application
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.key_binding import KeyPressEvent
+from prompt_toolkit.layout import Layout
+from prompt_toolkit.output import DummyOutput
+from wizard_answers import BACK, enter_all_the_way, here
+
+from finetune.data.rows import TooManyBadRows
+from finetune.errors import DatasetError
+from finetune.recipe import Recipe
+from finetune.runtime import RuntimeOptions
+from finetune.wizard import review
+from finetune.wizard.plain import PlainPrompter
+from finetune.wizard.prompter import plain
+from finetune.wizard.questions import type_a_line
+from finetune.wizard.session import agree
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is prepared: the review shows a problem, and starting is not offered."""
+    monkeypatch.setattr(review, "prepare", lambda *_: (None, DatasetError("The rows are gone.")))
+
+
+@pytest.mark.usefixtures("no_plan")
+def test_going_back_from_what_to_change_returns_to_the_review() -> None:
+    prompter = enter_all_the_way(review=["change", "change", "quit"], change=[BACK, "4"], training__epochs=["3", "2"])
+    assert agree(prompter, here) is None
+    prompter.finish()
+    assert prompter.asked.count("dataset.samples") == 1, "no other answer is asked for again"
+    assert prompter.defaults["training.epochs"] == "3"
+
+
+@pytest.mark.usefixtures("no_plan")
+def test_going_back_from_the_name_of_the_plan_returns_to_the_review(empty_folder: Path) -> None:
+    prompter = enter_all_the_way(review=["save", "save"], recipe_file=[BACK, "mine.yaml"])
+    assert agree(prompter, here) is None
+    prompter.finish()
+    assert Recipe.load(empty_folder / "mine.yaml").dataset.source == "builtin:python-docs"
+    assert "run mine.yaml" in prompter.shown[-1]
+
+
+@pytest.mark.usefixtures("no_plan")
+def test_a_plan_that_cannot_be_written_is_asked_for_again(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = Recipe.save
+
+    def refuse(recipe: Recipe, path: Path) -> None:
+        if "refused" in path.name:
+            raise PermissionError(13, "Permission denied")
+        save(recipe, path)
+
+    monkeypatch.setattr(Recipe, "save", refuse)
+    prompter = enter_all_the_way(
+        review="save", recipe_file=["nowhere/at-all.yaml", "~nobodyhere/a.yaml", "refused.yaml"], **{"recipe_file-2": "mine.yaml"}
+    )
+    assert agree(prompter, here) is None
+    prompter.finish()
+    assert (empty_folder / "mine.yaml").is_file()
+    assert "refused.yaml cannot be written: Permission denied." in prompter.shown
+    assert any("no folder nowhere" in line for line in prompter.shown)
+
+
+class Tuner:
+    """Reads one word of the data; the plan is how often it was made."""
+
+    made = 0
+
+    def __init__(self, recipe: Recipe, **_: object) -> None:
+        Tuner.made += 1
+        self.file = Path(recipe.dataset.source, "rows.jsonl")
+
+    def check(self) -> None:
+        if self.file.read_text() == "wrong":
+            raise DatasetError("20 of 300 rows cannot be used.")
+        if Path("busy").exists():
+            raise DatasetError("The disk is full.")
+
+    def plan(self) -> int:
+        return Tuner.made
+
+
+def test_the_review_looks_again_at_what_was_wrong_or_has_changed(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune.finetuner.LLMFineTuner", Tuner)
+    recipe, file = Recipe.from_layers({"dataset": {"source": "rows"}}), empty_folder / "rows" / "rows.jsonl"
+    file.parent.mkdir()
+    (empty_folder / "busy").touch()
+    file.write_text("wrong")
+    assert isinstance(review.prepare(recipe, RuntimeOptions())[1], DatasetError)
+    file.write_text("right")
+    assert str(review.prepare(recipe, RuntimeOptions())[1]) == "The disk is full."
+    (empty_folder / "busy").unlink()
+    first = review.prepare(recipe, RuntimeOptions())
+    assert first[0] is not None
+    assert review.prepare(recipe, RuntimeOptions()) == first, "a plan is remembered"
+    file.write_text("another")
+    assert review.prepare(recipe, RuntimeOptions())[1] != first[1]
+
+
+def test_skipping_rows_that_cannot_be_used_changes_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(review, "prepare", lambda *_: (None, TooManyBadRows("20 of 300 rows cannot be used.", hint="", share=0.07)))
+    prompter = enter_all_the_way(review=["skip rows", "save"], recipe_file="mine.yaml")
+    assert agree(prompter, here) is None
+    assert Recipe.load("mine.yaml").dataset.bad_rows == 0.07
+
+
+def unsure(text: str) -> str | None:
+    if text == "a":
+        raise PermissionError(13, "Permission denied")
+    return None
+
+
+def test_an_answer_that_cannot_be_checked_is_refused_in_a_sentence_on_plain_terminals(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = iter(["a", "b"])
+    monkeypatch.setattr("builtins.input", lambda: next(answers))
+    assert PlainPrompter().text("key", "Question", "", unsure) == "b"
+    assert "a cannot be used: Permission denied." in capsys.readouterr().out
+
+
+def test_an_answer_that_cannot_be_checked_is_refused_in_a_sentence_where_it_was_typed() -> None:
+    part = type_a_line("", unsure, None, lambda: 80)
+    said: list[str] = []
+
+    @part.keys.add("b")
+    def _look(event: KeyPressEvent) -> None:
+        said.append(plain(part.state()))
+        event.current_buffer.insert_text("b")
+
+    with create_pipe_input() as keys:
+        application: Application[str] = Application(Layout(part.body[0]), key_bindings=part.keys, input=keys, output=DummyOutput())
+        keys.send_text("a\rb\r")
+        assert application.run() == "ab"
+    assert said == ["  ✗ a cannot be used: Permission denied.\n"]

@@ -1,0 +1,22 @@
+"""Who answers the wizard in the unit tests, and on which machine.
+
+recipe = Rewind(enter_all_the_way(training__epochs="2")).run(lambda answers: ask_recipe(answers, here))
+"""
+
+from __future__ import annotations
+
+from finetune.models.machine import Glance
+from finetune.runtime import RuntimeOptions
+from finetune.wizard.here import Here
+from finetune.wizard.prompter import ScriptedPrompter
+
+LAPTOP = Glance("a processor", 2, 16 * 2**30, 12 * 2**30, 100 * 2**30, None, 0)
+DEFAULT, BACK = ScriptedPrompter.DEFAULT, ScriptedPrompter.BACK
+
+
+def here(glance: Glance = LAPTOP, hub: bool = False) -> Here:
+    return Here(glance, hub, RuntimeOptions())
+
+
+def enter_all_the_way(**answers: object) -> ScriptedPrompter:
+    return ScriptedPrompter({key.replace("__", "."): answer for key, answer in answers.items()}, otherwise_default=True)
