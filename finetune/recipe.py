@@ -9,17 +9,30 @@ Nothing here touches disk beyond the recipe file itself, nor network, nor GPU. A
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from finetune import registry
 from finetune.errors import RecipeError
+from finetune.words import quoted
 
 STARTER = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SHORT = {"method": "kind", "teacher": "source", "dataset": "source", "upload": "repo"}  # the key that a mere string under these means
 HEADER = "# Repeat this run: finetune-cli run THIS_FILE --output-dir NEW_FOLDER\n"
 
 
@@ -138,8 +151,8 @@ class TrainingSpec(Spec):
 
 class BenchmarkSpec(Spec):
     rows: int = Field(50, ge=1)
-    metrics: Annotated[list[str], _known("metrics")] = ["rouge", "perplexity"]
-    max_new_tokens: Literal["auto"] | int = "auto"
+    metrics: Annotated[list[str], Field(min_length=1), _known("metrics")] = ["rouge", "perplexity"]
+    max_new_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
 
 
 class UploadSpec(Spec):
@@ -180,16 +193,15 @@ class Recipe(Spec):
             filled["method"] = {"kind": kind, **method}
         return filled
 
-    @field_validator("teacher", mode="before")
+    @field_validator("teacher", "dataset", "upload", mode="before")
     @classmethod
-    def _short_teacher(cls, teacher: Any) -> Any:
-        return {"source": teacher} if isinstance(teacher, str) else teacher
+    def _in_full(cls, given: Any, info: ValidationInfo) -> Any:
+        return _full(str(info.field_name), given)
 
     @field_validator("method", mode="before")
     @classmethod
     def _method_of_its_kind(cls, method: Any) -> Any:
-        if isinstance(method, str):
-            method = {"kind": method}
+        method = _full("method", method)
         if not isinstance(method, Mapping):
             return method
         kind = method.get("kind", "lora")
@@ -229,14 +241,20 @@ class Recipe(Spec):
         Path(path).write_text(self.to_yaml(), encoding="utf-8")
 
 
+def _full(key: str, given: Any) -> Any:
+    """`adalora` under `method` as {"kind": "adalora"}; everything that is no short form as it is."""
+    return {SHORT[key]: given} if isinstance(given, str) and key in SHORT else given
+
+
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """`below` with the keys of `above` written over it; mappings merge, everything else is replaced.
 
-    A mapping that names another `kind` replaces the one below it: its keys belong to another method.
+    A mapping that names another `kind` replaces the one below it: its keys belong to another method. Under a mapping, the short form
+    `teacher: gpt2` means what it means by itself.
     """
     merged = dict(below)
     for key, value in above.items():
-        old = merged.get(key)
+        old = _full(key, merged.get(key))
         same_kind = isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind") in (None, old.get("kind"))
         merged[key] = merge(cast(Mapping[str, Any], old), value) if same_kind else value
     return merged
@@ -297,16 +315,27 @@ def _spec_types(annotation: Any) -> list[type[BaseModel]]:
 def _explain(error: ValidationError) -> RecipeError:
     """The first problem as one sentence with its dotted key."""
     problem = error.errors()[0]
-    path = ".".join(str(part) for part in problem["loc"] if not _is_branch(str(part)))
+    path = _path(problem)
     if problem["type"] == "extra_forbidden":
         known = sorted(set(known_keys()))
         siblings = [key for key in known if key.rpartition(".")[0] == path.rpartition(".")[0]]
         nearest = registry.did_you_mean(path, siblings) or registry.did_you_mean(path, known)
         return RecipeError(f"{path} is not a recipe key.{nearest}", hint=f"Keys here: {', '.join(siblings) or ', '.join(known)}.")
-    reason = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    reasons = [_reason(other) for other in error.errors() if _path(other) == path]  # one for each type that the key may have
+    reason = reasons[0] if len(reasons) == 1 else " or ".join(dict.fromkeys(each.partition(", ")[0] for each in reasons))
+    reason = reason.replace(" or must be ", " or ")
     shown = problem["input"]
     value = f", not {shown!r}" if isinstance(shown, str | int | float | bool) else ""
     return RecipeError(f"{path or 'The recipe'} {reason}{value}.".replace("..", "."), hint=_hint(path, problem))
+
+
+def _path(problem: Any) -> str:
+    return ".".join(str(part) for part in problem["loc"] if not _is_branch(str(part)))
+
+
+def _reason(problem: Any) -> str:
+    reason = str(problem["msg"]).removeprefix("Value error, ").removesuffix(" after validation, not 0")
+    return re.sub("^(Input|List|String) should", "must", reason)
 
 
 def _hint(path: str, problem: Any) -> str | None:
@@ -319,9 +348,13 @@ def _hint(path: str, problem: Any) -> str | None:
     if field is None or field.is_required() or path == "method":
         return None
     default = field.get_default(call_default_factory=True)
-    return f"The default is {default}: --set {path}={default}" if default is not None and not isinstance(default, Spec) else None
+    if default is None or isinstance(default, Spec):
+        return None
+    shown = f"[{','.join(default)}]" if isinstance(default, list) else default
+    return f"The default is {shown}: --set {quoted(f'{path}={shown}')}"
 
 
 def _is_branch(part: str) -> bool:
     """pydantic names the branch of a union in the path of an error; people never wrote it."""
-    return part in {"str", "int", "float", "bool", "list[str]", "StudentSpec"} or part.startswith(("literal[", "function-"))
+    branches = {"str", "int", "constrained-int", "float", "bool", "list[str]", "StudentSpec"}
+    return part in branches or part.startswith(("literal[", "function-"))

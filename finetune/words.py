@@ -1,6 +1,9 @@
-"""Numbers and strangers' texts as any layer may show them: `size(3_221_225_472)` is "3.0 GB"."""
+"""Numbers, strangers' texts and parts of commands as any layer may show them: `size(3_221_225_472)` is "3.0 GB"."""
 
 from __future__ import annotations
+
+import re
+import shlex
 
 
 def size(number: float) -> str:
@@ -17,6 +20,12 @@ def count(number: float) -> str:
             shown = number / (1e3 if letter == "k" else unit)
             return f"{shown:.0f}{letter}" if letter == "k" else f"{shown:.1f}{letter}"
     return f"{number:,.0f}"
+
+
+def quoted(part: object) -> str:
+    """A path or a setting as one word of a command, to be copied into a shell: `out dir` is `'out dir'`."""
+    text = str(part)
+    return text if re.fullmatch(r"[\w@%+=:,./-]+", text) else shlex.quote(text)
 
 
 def harmless(text: str) -> str:

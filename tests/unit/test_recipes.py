@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from finetune.errors import RecipeError
 from finetune.models.machine import Glance
-from finetune.recipe import Recipe
+from finetune.recipe import Recipe, merge, parse_override
 from finetune.runtime import RuntimeOptions
 from finetune.wizard.defaults import defaults
 from finetune.wizard.here import Here
@@ -61,3 +64,44 @@ def test_a_key_of_the_method_means_the_method_of_the_approach() -> None:
     recipe = Recipe.from_layers({"approach": "distillation", "method": {"freeze": "none"}})
     assert recipe.method.model_dump() == {"kind": "full", "freeze": "none"}
     assert Recipe.from_layers({"method": {"r": 4}}).method.model_dump()["kind"] == "lora"
+
+
+@pytest.mark.parametrize(
+    ("short", "override", "key", "meant"),
+    [
+        ({"method": "adalora"}, "method.r=4", "method", {"kind": "adalora", "r": 4}),
+        (
+            {"approach": "distillation", "teacher": "gpt2-medium"},
+            "teacher.load_in=8bit",
+            "teacher",
+            {"source": "gpt2-medium", "load_in": "8bit"},
+        ),
+        ({"dataset": "rows.jsonl"}, "dataset.samples=5", "dataset", {"source": "rows.jsonl", "samples": 5}),
+        ({"upload": "ada/model"}, "upload.private=false", "upload", {"repo": "ada/model", "private": False}),
+    ],
+)
+def test_a_short_form_stands_when_another_key_beside_it_is_set(
+    short: dict[str, Any], override: str, key: str, meant: dict[str, Any]
+) -> None:
+    assert Recipe.from_layers(short) == Recipe.from_layers({**short, key: {name: meant[name] for name in list(meant)[:1]}})
+    assert Recipe.from_layers(short, parse_override(override)) == Recipe.from_layers({**short, key: meant})
+
+
+def test_a_method_set_by_name_and_then_by_key_is_that_method() -> None:
+    given = [parse_override("method=qlora"), parse_override("method.r=8")]
+    method = Recipe.from_layers(*given).method.model_dump()
+    assert (method["kind"], method["r"]) == ("qlora", 8)
+    assert merge(*given) == {"method": {"kind": "qlora", "r": 8}}
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("benchmark.max_new_tokens=0", "benchmark.max_new_tokens must be 'auto' or greater than or equal to 1, not 0."),
+        ("benchmark.max_new_tokens=-3", "benchmark.max_new_tokens must be 'auto' or greater than or equal to 1, not -3."),
+        ("benchmark.metrics=[]", "benchmark.metrics must have at least 1 item."),
+    ],
+)
+def test_a_benchmark_that_would_measure_nothing_is_refused(override: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(words)):
+        Recipe.from_layers(parse_override(override))
