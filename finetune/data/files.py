@@ -22,6 +22,7 @@ RECORDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 PROSE = (".txt", ".md")
 PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 BOOKKEEPING = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # of saved Hugging Face data sets
+PINNED = re.compile(r"(?P<name>[\w-][\w.-]*(/[\w-][\w.-]*)?)@[0-9a-f]{40}")  # so a run writes down data of the Hub only
 SPLITS = {"train": ("train", "training"), "test": ("test", "testing"), "validation": ("validation", "valid", "val", "dev", "eval")}
 SPLITS |= {"valid": SPLITS["validation"], "dev": SPLITS["validation"], "eval": SPLITS["validation"]}
 
@@ -67,17 +68,28 @@ class DataFile:
 
 
 def looks_local(source: str) -> bool:
-    """Whether a source is meant as a path: it exists, is a glob, starts like a path or ends like a data file, or names several."""
+    """Whether a source is meant as a path: it exists, is a glob, looks like a path or ends like a data file, or names several.
+
+    What a run has pinned never is, whatever lies in the folder, so that the name alone says later whether the rows were the Hub's.
+    """
+    if PINNED.fullmatch(source):
+        return False
     several = named_files(source)
     if len(several) > 1:
         return all(map(looks_local, several))
     if Path(source).expanduser().exists() or any(sign in source for sign in "*?["):
         return True
-    if source.startswith(("/", "./", "../", "~", ".\\", "..\\")) or re.match(r"^[A-Za-z]:[\\/]", source) or "\\" in source:
+    if source.startswith(("/", "./", "../", "~")) or source.endswith("/") or "\\" in source or re.match(r"^[A-Za-z]:/", source):
         return True
-    if DataFile(Path(source)).suffix in RECORDS + PROSE or Path(source).suffix.lower() in (*PACKED, ".zip"):
+    path = Path(source)
+    if _is_data(path):
         return True
-    return _nearest(Path(source), cutoff=0.75) is not None  # a slip of the pen
+    meant = _nearest(path, cutoff=0.75) if path.suffix else None  # a slip of the pen, as in train.jsnol
+    return meant is not None and _is_data(meant)
+
+
+def _is_data(path: Path) -> bool:
+    return DataFile(path).suffix in RECORDS + PROSE or path.suffix.lower() in (*PACKED, ".zip")
 
 
 def named_files(source: str) -> list[str]:

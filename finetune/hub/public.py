@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune.data.files import looks_local
+from finetune.data.files import PINNED, looks_local
 from finetune.errors import ModelError
 from finetune.models.hub_models import cached
 from finetune.models.model_folder import adapter_base, is_adapter
@@ -63,10 +63,9 @@ def hub_model(text: str) -> str | None:
 
 
 def hub_dataset(spec: DatasetSpec) -> str | None:
-    """The Hub id of a dataset, without its revision; None for built-in and local data."""
-    if spec.source.startswith("builtin:") or looks_local(spec.source):
-        return None
-    return spec.source.partition("@")[0]
+    """The Hub id of a dataset that a run has pinned to a commit; None for everything else, which may be a person's own files."""
+    pinned = PINNED.fullmatch(spec.source)
+    return pinned["name"] if pinned else None
 
 
 def is_open(spec: DatasetSpec) -> bool:

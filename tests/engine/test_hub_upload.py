@@ -61,10 +61,11 @@ def test_only_model_files_card_recipe_and_scores_leave_and_nothing_in_them_is_pr
     assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "org/base"
 
 
-def test_rows_of_the_users_own_files_stay_at_home(hub, base, tmp_path):
-    data = tmp_path / "letters.jsonl"
-    data.write_text("{}\n")
-    own = finished_run(tmp_path / "own", base, Recipe.from_layers({"model": "org/base", "dataset": {"source": str(data)}}))
+@pytest.mark.parametrize("data", ["letters.jsonl", "letters"])
+def test_rows_of_the_users_own_files_stay_at_home(hub, base, tmp_path, data):
+    """A path, and the name of a folder that is not below the one the upload is made from."""
+    source = str(tmp_path / data) if "." in data else data
+    own = finished_run(tmp_path / "own", base, Recipe.from_layers({"model": "org/base", "dataset": {"source": source}}))
     upload(hub, WRITES, own)
     files = hub.repos["ada/letters"].files
     assert "generations" in json.loads(own.benchmark.read_text())
@@ -72,7 +73,8 @@ def test_rows_of_the_users_own_files_stay_at_home(hub, base, tmp_path):
     for name in ("README.md", "run/benchmark.json", "run/recipe.yaml"):
         assert b"what is a cat" not in files[name]
         assert str(tmp_path).encode() not in files[name]
-    assert b"source: letters.jsonl" in files["run/recipe.yaml"]
+    assert f"source: {data}\n".encode() in files["run/recipe.yaml"]
+    assert b"datasets:" not in files["README.md"]
 
 
 def test_a_whole_model_is_uploaded_and_its_card_works(hub, base, tmp_path):
@@ -88,7 +90,7 @@ def test_a_merged_model_of_more_than_ten_megabytes_is_uploaded_and_loads_with_eq
     """The base is fetched from the Hub, merged with the run's adapter, uploaded, and loaded from there without peft."""
     shape = {"hidden_size": 256, "intermediate_size": 1024, "layers": 3}
     hub.add("org/big", base_folder(tmp_path / "big", **shape))
-    recipe = Recipe.from_layers({"model": f"org/big@{COMMIT}", "dataset": {"source": "org/rows"}})
+    recipe = Recipe.from_layers({"model": f"org/big@{COMMIT}", "dataset": {"source": f"org/rows@{COMMIT}"}})
     tuned = finished_run(tmp_path / "tuned", tmp_path / "big", recipe, **shape)
     equal = client(
         hub,

@@ -271,63 +271,6 @@ def test_a_table_longer_than_the_sample_is_cut_nowhere(tmp_path: Path) -> None:
     assert contents(read(tmp_path, tmp_path / "a.csv")) == expected
 
 
-def test_a_missing_file_names_the_nearest_one(tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl").write_text("{}")
-    with pytest.raises(DatasetNotFound, match=r"There is no file .*trian\.jsonl") as missing:
-        read(tmp_path, tmp_path / "trian.jsonl")
-    assert missing.value.hint == f"Did you mean {tmp_path / 'train.jsonl'}?"
-
-
-def test_a_slip_in_a_file_name_is_not_taken_for_a_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "train.jsonl").write_text("{}")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(DatasetNotFound, match=r"There is no file data/train\.jsnol") as missing:
-        read(tmp_path, "data/train.jsnol")
-    assert missing.value.hint == "Did you mean data/train.jsonl?"
-
-
-def test_a_name_that_can_be_nothing_says_what_would_be_something(tmp_path: Path) -> None:
-    with pytest.raises(DatasetNotFound, match="neither a file nor the name of a data set"):
-        read(tmp_path, "what is this")
-
-
-def test_a_folder_gives_its_data_files_in_order_and_leaves_the_rest(tmp_path: Path) -> None:
-    folder = tmp_path / "rows"
-    (folder / "deep").mkdir(parents=True)
-    (folder / "README.md").write_text("about")
-    (folder / "dataset_info.json").write_text("{}")
-    (folder / ".hidden.jsonl").write_text("{}")
-    (folder / "b.jsonl").write_text(json_lines(ROWS[3:6]), encoding="utf-8")
-    (folder / "a.csv").write_bytes(table(ROWS[:3]).encode())
-    (folder / "deep" / "c.parquet").write_bytes(parquet(ROWS[6:9]))
-    assert contents(read(tmp_path, folder)) == ROWS[:9]
-    assert contents(read(tmp_path, folder, data_files="b*")) == ROWS[3:6]
-    assert contents(read(tmp_path, folder, data_files=["deep/*.parquet"])) == ROWS[6:9]
-    assert contents(read(tmp_path, folder / "*.jsonl")) == ROWS[3:6]
-    with pytest.raises(DatasetNotFound, match=r"No file in .* is called x\.csv"):
-        read(tmp_path, folder, data_files="x.csv")
-
-
-def test_files_named_after_splits_are_kept_apart(tmp_path: Path) -> None:
-    folder = tmp_path / "rows"
-    folder.mkdir()
-    (folder / "train-0.jsonl").write_text(json_lines(ROWS[:3]), encoding="utf-8")
-    (folder / "train-1.jsonl").write_text(json_lines(ROWS[3:6]), encoding="utf-8")
-    (folder / "dev.jsonl").write_text(json_lines(ROWS[6:9]), encoding="utf-8")
-    assert contents(read(tmp_path, folder)) == ROWS[:6]
-    assert contents(read(tmp_path, folder, split="validation")) == ROWS[6:9]
-    with pytest.raises(DatasetNotFound, match="no file of the split 'test'") as missing:
-        read(tmp_path, folder, split="test")
-    assert "dev.jsonl" in str(missing.value.hint)
-
-
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "rows").mkdir()
-    with pytest.raises(DatasetNotFound, match="holds no data files"):
-        read(tmp_path, tmp_path / "rows")
-
-
 def test_running_text_is_cut_between_paragraphs_and_loses_nothing(tmp_path: Path) -> None:
     paragraphs = [f"Paragraph {number} " + "word " * (number % 30) for number in range(400)]
     paragraphs[100:100] = [" = A title = ", " = = A section = = "]
@@ -379,6 +322,23 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_built_in_data_have_no_other_split(tmp_path: Path) -> None:
     with pytest.raises(DatasetNotFound, match="builtin:python-docs has no split 'test'"):
         read_rows(DatasetSpec(), RuntimeOptions(cache_dir=tmp_path), Recorder(), split="test")
+
+
+def test_a_folder_gives_its_data_files_in_order_and_leaves_the_rest(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "README.md").write_text("about")
+    (folder / "dataset_info.json").write_text("{}")
+    (folder / ".hidden.jsonl").write_text("{}")
+    (folder / "b.jsonl").write_text(json_lines(ROWS[3:6]), encoding="utf-8")
+    (folder / "a.csv").write_bytes(table(ROWS[:3]).encode())
+    (folder / "deep" / "c.parquet").write_bytes(parquet(ROWS[6:9]))
+    assert contents(read(tmp_path, folder)) == ROWS[:9]
+    assert contents(read(tmp_path, folder, data_files="b*")) == ROWS[3:6]
+    assert contents(read(tmp_path, folder, data_files=["deep/*.parquet"])) == ROWS[6:9]
+    assert contents(read(tmp_path, folder / "*.jsonl")) == ROWS[3:6]
+    with pytest.raises(DatasetNotFound, match=r"No file in .* is called x\.csv"):
+        read(tmp_path, folder, data_files="x.csv")
 
 
 def test_one_file_has_no_files_to_choose_from(tmp_path: Path) -> None:

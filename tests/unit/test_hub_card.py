@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from finetune.hub.card import RunFacts, model_card
-from finetune.hub.public import adapters_base, base_model, hub_dataset, public_config, public_recipe
+from finetune.hub.public import adapters_base, base_model, hub_dataset, public_benchmark, public_config, public_recipe
 from finetune.recipe import Recipe
 
 COMMIT = "b" * 40
@@ -38,7 +38,7 @@ NOTHING = RunFacts(adapter=False, training={}, data={}, environment={})
 
 
 def recipe(**changes):
-    return Recipe.from_layers({"model": f"Qwen/Qwen2.5-0.5B-Instruct@{COMMIT}", "dataset": {"source": "openai/gsm8k@main"}}, changes)
+    return Recipe.from_layers({"model": f"Qwen/Qwen2.5-0.5B-Instruct@{COMMIT}", "dataset": {"source": f"openai/gsm8k@{COMMIT}"}}, changes)
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +148,22 @@ def test_own_files_leave_no_path_and_no_text_behind(tmp_path):
     assert str(Path.home()) not in text
 
 
+@pytest.mark.parametrize("source", ["letters", "letters/", "letters, more", "ada/letters", "rows.v2"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_bare_name_that_no_run_pinned_stays_private_wherever_it_is_asked(source, there, tmp_path, monkeypatch):
+    """Rows may have moved since, or the upload is made from elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    if there:
+        (tmp_path / source).mkdir(parents=True)
+    own = recipe(dataset={"source": source})
+    text = model_card(own, FACTS, SCORES, repo="ada/model")
+    assert "what is cat?" not in text
+    assert "private files" in text
+    assert "datasets" not in ModelCard(text).data.to_dict()
+    assert "generations" not in public_benchmark(SCORES, own)
+    assert "generations" in public_benchmark(SCORES, recipe())
+
+
 def test_the_base_of_an_earlier_run_is_the_hub_model_that_run_began_with(tmp_path):
     earlier = tmp_path / "earlier"
     (earlier / "run").mkdir(parents=True)
@@ -183,9 +199,18 @@ def test_the_public_recipe_is_a_recipe(tmp_path):
 
 @pytest.mark.parametrize(
     ("source", "named"),
-    [("builtin:python-docs", None), ("org/data@main", "org/data"), ("./rows.jsonl", None), ("squad", "squad"), ("data/*.csv", None)],
+    [
+        ("builtin:python-docs", None),
+        (f"org/data@{COMMIT}", "org/data"),
+        (f"squad@{COMMIT}", "squad"),
+        ("./rows.jsonl", None),
+        ("data/*.csv", None),
+        ("letters", None),
+        ("org/data@main", None),
+        (f"./letters@{COMMIT}", None),
+    ],
 )
-def test_only_hub_datasets_are_named_in_the_metadata(source, named):
+def test_only_datasets_that_a_run_pinned_on_the_hub_are_named_in_the_metadata(source, named):
     assert hub_dataset(recipe(dataset={"source": source}).dataset) == named
 
 
