@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.models.products import linear
+
 
 def speed_up(model: nn.Module) -> int:
     """Give every plain LoRA layer of a peft model the fused forward; returns how many. Other layers keep peft's own."""
@@ -189,8 +191,8 @@ class _LoRALinear(torch.autograd.Function):
             x = make(*parts)
             rows = x.reshape(-1, x.shape[-1])
             lost = _lost_elements(rows, dropout) if dropout else None
-            inner = _without(rows, lost) @ down.t()
-            y = nn.functional.linear(x, weight() if isinstance(weight, _Widened) else weight, bias)
+            inner = linear(_without(rows, lost), down)
+            y = linear(x, weight() if isinstance(weight, _Widened) else weight, bias)
             y.view(-1, y.shape[-1]).addmm_(inner, up.t(), alpha=scale / (1 - dropout))
         ctx.make, ctx.scale = make, scale / (1 - dropout)
         ctx.widened = weight if isinstance(weight, _Widened) else None
@@ -205,16 +207,16 @@ class _LoRALinear(torch.autograd.Function):
         with torch.autocast(grad.device.type, enabled=False):
             parts, x = _made_again(ctx.make, parts)
             rows = x.detach().reshape(-1, x.shape[-1])
-            grad_inner = (flat @ up).mul_(ctx.scale)
+            grad_inner = linear(flat, up.t()).mul_(ctx.scale)
             grad_up = (flat.t() @ inner).mul_(ctx.scale)
-            grad_down = grad_inner.t() @ _without(rows, lost)
+            grad_down = linear(grad_inner.t(), _without(rows, lost).t())
             if not any(ctx.needs_input_grad[7:]):
                 return *(None,) * 5, grad_down, grad_up, *(None for _ in parts)
-            grad_x = flat @ (ctx.widened() if ctx.widened else weight)
+            grad_x = linear(flat, (ctx.widened() if ctx.widened else weight).t())
             if lost is None:
                 grad_x.addmm_(grad_inner, down)
             else:
-                through_adapter = grad_inner @ down
+                through_adapter = linear(grad_inner, down.t())
                 through_adapter.view(-1).index_fill_(0, lost, 0)
                 grad_x.add_(through_adapter)
             grad_x = grad_x.view(x.shape)

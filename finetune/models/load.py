@@ -20,6 +20,7 @@ from transformers.utils import logging
 from finetune.errors import HardwareError, ModelError, OutOfMemory
 from finetune.models.machine import Machine, torch_dtype
 from finetune.models.model_folder import AGAIN
+from finetune.models.products import quicken
 from finetune.models.sources import LocatedModel
 
 # Tokens that models carry for padding, or never write themselves; the first one in the vocabulary is used.
@@ -70,6 +71,7 @@ def load_model(
         if found["missing_keys"]:  # transformers would fill them with random numbers and a warning
             missing = sorted(found["missing_keys"])
             raise ModelError(f"{located.name} lacks {len(missing)} of its weights, such as {missing[0]}.", hint=AGAIN)
+        quicken(model)
         if load_in:
             keep_unpacked(model)
             _leave_the_file(model)

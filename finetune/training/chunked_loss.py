@@ -19,11 +19,13 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
+from finetune.models.products import linear, serves
 from finetune.training.head import Head
 
 CHUNK_BYTES = 128 * 2**20
 BLOCK_BYTES = 2 * 2**20  # the passes over the logits walk in blocks of this size, which stay in a CPU's cache
 PRODUCT_BYTES = 8 * 2**20
+LOGIT_BYTES = 24 * 2**20  # of a product that cannot write into a buffer; below 32 MiB the C library hands out the same memory again
 
 
 class Rule(Protocol):
@@ -101,6 +103,10 @@ class ChunkLogits:
         self.scaled = (self.hidden[rows].to(self.precise) * self.factor).to(self.dtype)
         dtype = self.precise if self.wide else self.dtype
         self.chunk = workspace.take(self.name, (len(self.scaled), len(self.weight)), self.scaled, dtype)
+        if serves(self.scaled, self.weight):
+            for part in chunks(len(self.scaled), self.bytes_per_row, LOGIT_BYTES):
+                self.chunk[part] = linear(self.scaled[part], self.weight)
+            return
         into: Any = torch.mm
         more = {"out_dtype": dtype} if dtype != self.dtype else {}
         into(self.scaled, self.weight.t(), out=self.chunk, **more)
@@ -245,19 +251,20 @@ class _Walk:
             self._add_to_weight(gradient.t(), scaled, only)
 
     def _add_to_weight(self, gradient: Tensor, scaled: Tensor, only: bool) -> None:
-        total, precise = self.grad_weight, self.student.precise
-        if scaled.dtype == precise:
-            self.grad_weight = torch.mm(gradient, scaled) if total is None else total.addmm_(gradient, scaled)
-        elif self.student.wide:
-            fused: Any = torch.addmm
-            self.grad_weight = product(gradient, scaled, precise) if total is None else fused(total, gradient, scaled, out_dtype=precise)
-        elif only:
-            self.grad_weight = torch.mm(gradient, scaled)
-        else:  # 16-bit sums would lose the small chunks, and a whole product beside the total would be a second large tensor
+        total, student = self.grad_weight, self.student
+        if serves(gradient, scaled) or not (student.wide or only):
+            # A whole product beside the total would be a second large tensor; sums in 16 bits would lose the small chunks.
             if total is None:
-                total = self.grad_weight = torch.zeros(len(gradient), scaled.shape[1], dtype=precise, device=scaled.device)
+                total = self.grad_weight = torch.zeros(len(gradient), scaled.shape[1], dtype=student.precise, device=scaled.device)
             for part in chunks(len(gradient), scaled.shape[1] * scaled.itemsize, PRODUCT_BYTES):
-                total[part].add_(torch.mm(gradient[part], scaled))
+                total[part].add_(linear(gradient[part], scaled.t()))
+        elif total is None:
+            self.grad_weight = product(gradient, scaled, student.precise if student.wide else scaled.dtype)
+        elif scaled.dtype == student.precise:
+            total.addmm_(gradient, scaled)
+        else:
+            fused: Any = torch.addmm
+            self.grad_weight = fused(total, gradient, scaled, out_dtype=student.precise)
 
     def gradients(self, weight: torch.dtype) -> tuple[Tensor | None, ...]:
         return (
@@ -288,7 +295,7 @@ def product(one: Tensor, other: Tensor, precise: torch.dtype) -> Tensor:
     fused: Any = torch.mm
     if one.dtype != precise and wide_products(one.device.type, one.dtype):
         return cast(Tensor, fused(one, other, out_dtype=precise))
-    return torch.mm(one, other).to(precise)
+    return linear(one, other.t()).to(precise)
 
 
 @cache
