@@ -17,6 +17,8 @@ from typing import NoReturn
 
 from finetune.errors import BadInput, FinetuneError
 
+ANYWHERE = ("--debug", "--no-color", "--plain")  # these stand before a command, after it, or without one
+
 HELP = """Fine-tune or distil a language model, and see that it got better.
 
   finetune-cli                        a few questions; Enter takes each default
@@ -60,8 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given
     if "--no-color" in given:
         os.environ["NO_COLOR"] = "1"
+    if "--plain" in given:
+        os.environ["TERM"] = "dumb"  # nothing moves on such a terminal
     try:
-        return _leave(_dispatch([argument for argument in given if argument not in ("--debug", "--no-color")]))
+        return _leave(_dispatch([argument for argument in given if argument not in ANYWHERE]))
     except FinetuneError as error:
         if debug:
             raise
@@ -118,7 +122,7 @@ def parser() -> Parser:
     root = Parser(prog="finetune-cli", allow_abbrev=False)
     root.format_help = lambda: HELP  # type: ignore[method-assign]
     root.set_defaults(command="wizard", parser=root)
-    for flag in ("--yes", "--plain", "--version"):
+    for flag in ("--yes", "--version"):
         root.add_argument(flag, action="store_true")
     _add_recipe_options(root)
     commands = root.add_subparsers(metavar="COMMAND", parser_class=Parser)
@@ -171,10 +175,20 @@ def _add_runtime_options(made: argparse.ArgumentParser) -> None:
 
 
 def _dispatch(given: list[str]) -> int:
-    arguments = parser().parse_args(given)
+    root = parser()
+    arguments = root.parse_args(_command_first(given, root))
     from finetune import commands
 
     return int(getattr(commands, arguments.command)(arguments))
+
+
+def _command_first(given: list[str], root: argparse.ArgumentParser) -> list[str]:
+    """Options that stand before the command put behind it: there it takes them, or says that it has none of that name."""
+    with_value = {option for action in root._actions if action.nargs is None for option in action.option_strings}
+    at = 0
+    while at < len(given) and given[at].startswith("-"):
+        at += 2 if given[at] in with_value else 1
+    return [*given[at : at + 1], *given[:at], *given[at + 1 :]]
 
 
 def _leave(code: int) -> int:

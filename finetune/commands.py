@@ -34,8 +34,6 @@ def wizard(arguments: argparse.Namespace) -> int:
     for flag, given in (("--set", arguments.set), ("--output-dir", arguments.output_dir), ("--json", arguments.json)):
         if given:
             raise NoTerminal(f"{flag} is for runs without questions.", hint=f"Add --yes, or answer the questions without {flag}.")
-    if arguments.plain:
-        os.environ["TERM"] = "dumb"  # nothing moves on such a terminal, here or during the run
     from finetune.wizard.session import run_wizard
 
     return run_wizard(runtime=lambda: _runtime(arguments), plain=os.environ.get("TERM") == "dumb")
