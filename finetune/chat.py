@@ -20,7 +20,7 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from finetune import registry
-from finetune.benchmark.generation import padding_id, stop_ids
+from finetune.benchmark.generation import stop_ids
 from finetune.errors import BadInput
 from finetune.events import Recorder, Reporter
 from finetune.models.load import load_model, load_tokenizer
@@ -29,7 +29,7 @@ from finetune.models.sources import LocatedModel, locate
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
-from finetune.training.head import context_length
+from finetune.training.head import context_length, padding_id
 
 LONGEST_ANSWER = 512
 EXIT, BOTH = "/exit", "/both"
@@ -167,7 +167,7 @@ class Talk:
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=self.room,
                 eos_token_id=self.stops or None,
-                pad_token_id=padding_id(self.tokenizer, self.stops),
+                pad_token_id=padding_id(self.tokenizer, self.model),
                 streamer=streamer,
                 stopping_criteria=StoppingCriteriaList([_Until(stopped)]),
             )

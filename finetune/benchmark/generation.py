@@ -20,7 +20,7 @@ from transformers import GenerationConfig
 
 from finetune.errors import BenchmarkError
 from finetune.events import Progress, Reporter
-from finetune.training.head import causal_lm, context_length
+from finetune.training.head import causal_lm, context_length, padding_id
 
 KEY_VALUE_BYTES = 768 << 20  # of one batch's keys and values
 LARGEST_BATCH = 64
@@ -42,7 +42,7 @@ def generate_answers(
         )
     stops = stop_ids(model, tokenizer)
     prompts = [list(row["prompt_ids"])[-room:] or stops[:1] for row in rows]  # a text from nothing starts after an end
-    pad = padding_id(tokenizer, stops)
+    pad = padding_id(tokenizer, model)
     inner, device = causal_lm(model), next(model.parameters()).device
     texts, done = [""] * len(prompts), 0
     with greedy(inner, stops, pad=pad, max_new_tokens=max_new_tokens):
@@ -66,9 +66,10 @@ def generation_speed(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any
     room = context_length(model) - tokens
     prompts = [list(row["prompt_ids"])[-room:] or [0] for row in (list(rows) * SPEED_PROMPTS)[:SPEED_PROMPTS]]
     inner, device = causal_lm(model), next(model.parameters()).device
-    ids, mask = (tensor.to(device) for tensor in pad_left(prompts, padding_id(tokenizer, [])))
+    pad = padding_id(tokenizer, model)
+    ids, mask = (tensor.to(device) for tensor in pad_left(prompts, pad))
     seconds = []
-    with greedy(inner, [], pad=padding_id(tokenizer, []), max_new_tokens=tokens):
+    with greedy(inner, [], pad=pad, max_new_tokens=tokens):
         for _ in range(2):
             started = time.perf_counter()
             inner.generate(ids, attention_mask=mask)
@@ -113,13 +114,6 @@ def greedy(inner: Any, stops: list[int], *, pad: int, max_new_tokens: int) -> It
         hook.remove()
 
 
-def padding_id(tokenizer: Any, stops: list[int]) -> int:
-    """Padding is masked, so any id will do where the tokenizer has none."""
-    if tokenizer.pad_token_id is not None:
-        return int(tokenizer.pad_token_id)
-    return stops[0] if stops else 0
-
-
 def until_stop(answer: list[int], stops: list[int]) -> list[int]:
     return next((answer[:place] for place, token in enumerate(answer) if token in stops), answer)
 
@@ -158,7 +152,9 @@ def pad_left(prompts: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Te
 def key_value_bytes(model: Any) -> int:
     """Bytes of keys and values that one token leaves behind in all layers."""
     config = model.config.get_text_config()
-    heads = config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", None)
+    if not heads:  # a state of one size, however much was read
+        return 0
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     grouped = getattr(config, "num_key_value_heads", None) or heads
     return int(2 * config.num_hidden_layers * grouped * size * next(model.parameters()).element_size())

@@ -19,12 +19,11 @@ from finetune.benchmark.generation import (
     greedy,
     key_value_bytes,
     pad_left,
-    padding_id,
 )
 from finetune.benchmark.perplexity import answer_losses
 from finetune.benchmark.run import chosen_rows
 from finetune.events import Recorder
-from finetune.training.head import causal_lm
+from finetune.training.head import causal_lm, padding_id
 
 if TYPE_CHECKING:
     from finetune.finetuner import LLMFineTuner
@@ -60,10 +59,11 @@ def _answers(tuner: LLMFineTuner, model: Any, rows: list[dict[str, Any]], some: 
     prompts = [list(row["prompt_ids"]) or [0] for row in rows]
     planned = batches([len(prompt) for prompt in prompts], budget, key_value_bytes(model))
     timed_on = [list(row["prompt_ids"]) or [0] for row in some]
-    ids, mask = (tensor.to(inner.device) for tensor in pad_left(timed_on, padding_id(tokenizer, [])))
+    pad = padding_id(tokenizer, model)
+    ids, mask = (tensor.to(inner.device) for tensor in pad_left(timed_on, pad))
 
     def timed(new_tokens: int) -> float:
-        with greedy(inner, [], pad=padding_id(tokenizer, []), max_new_tokens=new_tokens):
+        with greedy(inner, [], pad=pad, max_new_tokens=new_tokens):
             start = time.perf_counter()
             inner.generate(ids, attention_mask=mask).cpu()
             return time.perf_counter() - start

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from finetune import registry
+from finetune.data.collator import Collator
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.loss import CachedGradient, Distillation
 from finetune.distillation.objectives import Objective
@@ -22,7 +23,7 @@ from finetune.distillation.objectives.forward_kl import ForwardKL
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import RecipeError, VocabularyMismatch
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule
-from finetune.training.head import Head, check_head, head_of, needs_mask
+from finetune.training.head import Head, check_head, head_of, needs_mask, padding_id
 from finetune.training.trainer import Supervised, SupervisedTrainer
 
 
@@ -55,7 +56,8 @@ class DistillationTrainer(SupervisedTrainer):
             raise RecipeError("Teacher and student are the same model.", hint="Load the student apart, or make one from the teacher.")
         if cache is not None and kwargs.get("train_dataset") is not None:
             kwargs["train_dataset"] = numbered(kwargs["train_dataset"], cache)
-        super().__init__(model, args, **kwargs)
+        collator = kwargs.pop("data_collator", None) or Collator(padding_id(kwargs.get("processing_class"), model, teacher_model))
+        super().__init__(model, args, collator, **kwargs)
         self.temperature, self.alpha, self.cache = float(temperature), float(alpha), cache
         self.objective: Objective = registry.load("objectives", objective)() if isinstance(objective, str) else objective
         self.teacher = teacher_model

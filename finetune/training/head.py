@@ -158,6 +158,17 @@ def needs_mask(model: nn.Module) -> bool:
     return not _close(alone, padded)
 
 
+def padding_id(tokenizer: Any, *models: Any) -> int:
+    """The id that fills short rows: the tokenizer's, the first model's, or 0, whichever has an embedding in every model.
+
+    No loss, no answer and no real token ever depends on it. A tokenizer may have been given one for which no model was made larger.
+    """
+    inner = [causal_lm(model) for model in models if model is not None]
+    known = [getattr(owner, "pad_token_id", None) for owner in (tokenizer, *(model.config for model in inner[:1]))]
+    rows = min((model.get_input_embeddings().weight.shape[0] for model in inner), default=1)
+    return next((int(found) for found in known if found is not None and 0 <= found < rows), 0)
+
+
 def _probe(model: nn.Module) -> Tensor:
     """A few different valid token ids [1, PROBE_LENGTH]."""
     embeddings = causal_lm(model).get_input_embeddings().weight

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainingArguments
 
-from finetune.data.collator import Collator
 from finetune.errors import OutOfMemory, TrainingError
 from finetune.events import Notice, Reporter, Resumed, TrainingFinished
 from finetune.models.machine import Machine
@@ -26,7 +25,7 @@ from finetune.training.checkpoints import Checkpoint, Checkpoints, check_room
 from finetune.training.memory import PeakMemory, release
 from finetune.training.out_of_memory import MEMORY_ERRORS, ran_out
 from finetune.training.tracking import tracking
-from finetune.training.trainer import SupervisedTrainer, padding_id
+from finetune.training.trainer import SupervisedTrainer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -74,7 +73,6 @@ def train(
         trainer = make_trainer(
             model=model,
             args=arguments,
-            data_collator=Collator(padding_id(tokenizer, model)),
             train_dataset=rows,
             processing_class=tokenizer,
             callbacks=[

@@ -20,7 +20,7 @@ from transformers import TrainingArguments
 from finetune.data.collator import Collator
 from finetune.errors import RecipeError, TrainingError
 from finetune.training.chunked_loss import CrossEntropy, Rule, Workspace, chunked_loss
-from finetune.training.head import Head, backbone_of, causal_lm, check_head, context_length, head_of, needs_mask
+from finetune.training.head import Head, backbone_of, check_head, context_length, head_of, needs_mask, padding_id
 from finetune.training.out_of_memory import MicroBatches, parts_of
 from finetune.training.pieces import CPU_TOKENS, pieces
 from finetune.training.resume import ResumableTrainer
@@ -251,13 +251,6 @@ class WithLengths:
         if len(batch["input_ids"]) == len(rows):
             batch["length"] = torch.tensor(lengths)
         return batch
-
-
-def padding_id(tokenizer: Any, model: Any) -> int:
-    """The id that fills short rows: the tokenizer's, the model's, or 0; no loss and no real token ever depends on it."""
-    owners: tuple[Any, ...] = (tokenizer, causal_lm(model).config if model is not None else None)
-    known = [owner.pad_token_id for owner in owners if getattr(owner, "pad_token_id", None) is not None]
-    return int(known[0]) if known else 0
 
 
 def right_padding_mask(inputs: dict[str, Any], pad_id: int) -> Tensor:

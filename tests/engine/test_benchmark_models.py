@@ -8,7 +8,8 @@ import evaluate
 import numpy as np
 import pytest
 import torch
-from letters import gpt2, held_out, llama, parrot, tokenizer
+from letters import VOCABULARY, gpt2, held_out, llama, parrot, tokenizer
+from transformers import MambaConfig, MambaForCausalLM
 
 from finetune import registry
 from finetune.benchmark.generation import answer_budget, batches, generate_answers, generation_speed, stop_ids
@@ -88,6 +89,26 @@ def test_an_answer_is_what_the_model_says_to_its_prompt_alone(build):
         assert text == made.decode(ids[len(row["prompt_ids"]) :], skip_special_tokens=True).strip()
     alone = [generate_answers(model, made, [row], max_new_tokens=12, **quiet())[0] for row in rows]
     assert together == alone
+
+
+def test_padding_has_no_part_in_an_answer_even_if_its_id_has_no_embedding():
+    model, made, rows = llama(seed=3), tokenizer(), held_out(tokenizer(), PAIRS)
+    expected = generate_answers(model, made, rows, max_new_tokens=12, **quiet())
+    made.add_special_tokens({"pad_token": "[PAD]"})
+    assert made.pad_token_id == model.config.vocab_size
+    model.config.pad_token_id = -1
+    assert generate_answers(model, made, rows, max_new_tokens=12, **quiet()) == expected
+    assert generation_speed(model, made, rows) > 0
+
+
+def test_a_model_without_attention_answers_every_prompt_as_if_it_were_alone():
+    torch.manual_seed(3)
+    config = MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=8, initializer_range=0.3, eos_token_id=1)
+    model, made, rows = MambaForCausalLM(config).eval(), tokenizer(), held_out(tokenizer(), PAIRS)
+    together = generate_answers(model, made, rows, max_new_tokens=12, **quiet())
+    assert len(set(together)) > 1
+    assert together == [generate_answers(model, made, [row], max_new_tokens=12, **quiet())[0] for row in rows]
+    assert generation_speed(model, made, rows) > 0
 
 
 def test_speed_does_not_depend_on_when_a_model_stops():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import datasets
@@ -170,6 +171,34 @@ def test_a_step_without_a_supervised_token_is_an_error(tmp_path) -> None:
     rows = [{"input_ids": [5, 6, 7], "labels": [7, -100, -100]}]
     with pytest.raises(TrainingError, match="Step 1 has no supervised token"):
         trainer_of(pico("llama"), tmp_path, rows).train()
+
+
+@pytest.mark.parametrize("teacher", [None, 131], ids=["alone", "with a smaller teacher"])
+def test_a_padding_token_that_no_embedding_was_made_for_changes_nothing(teacher: int | None, tmp_path) -> None:
+    """As in old derivatives of Llama: [PAD] was added to the tokenizer, and the embeddings stayed as they were."""
+
+    class Known:
+        """As much of a tokenizer as is looked at: the student has no token that the teacher does not know."""
+
+        pad_token_id = VOCABULARY
+
+        def get_vocab(self) -> dict[str, int]:
+            return {"a": 0, "[PAD]": VOCABULARY}
+
+        def __call__(self, text: str) -> dict[str, list[int]]:
+            return {"input_ids": [0] * len(text)}
+
+        def save_pretrained(self, folder: str) -> None: ...
+
+    def trained(**given: Any) -> Any:
+        model = pico("llama", vocab_size=VOCABULARY + 1 if teacher else VOCABULARY)
+        kind: Any = SupervisedTrainer
+        if teacher:
+            kind = partial(DistillationTrainer, teacher_model=pico("llama", seed=1, vocab_size=teacher), teacher_tokenizer=Known())
+        kind(model=model, args=arguments(tmp_path), train_dataset=Rows(pico_rows(8)), processing_class=Known(), **given).train()
+        return model
+
+    assert_same_weights(trained(), trained(data_collator=Collator(0)), tolerance=0)
 
 
 @pytest.mark.parametrize("make", [SupervisedTrainer, DistillationTrainer])
