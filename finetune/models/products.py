@@ -54,7 +54,8 @@ def _dense(factor: Tensor) -> Tensor:
 
 def serves(x: Tensor, weight: Tensor) -> bool:
     """Whether `linear` multiplies these by oneDNN."""
-    return x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu" and onednn_is_quicker()
+    suits = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
+    return suits and x.numel() > 0 and onednn_is_quicker()
 
 
 class QuickLinear(nn.Linear):
@@ -63,9 +64,7 @@ class QuickLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if torch.is_autocast_enabled(input.device.type) or not serves(input, self.weight):
             return super().forward(input)
-        if torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad):
-            return cast(Tensor, _Linear.apply(input, self.weight, self.bias))
-        return linear(input, self.weight, self.bias)
+        return cast(Tensor, _Linear.apply(input, self.weight, self.bias))
 
 
 class _Linear(torch.autograd.Function):
