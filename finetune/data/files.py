@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, cast
 
@@ -23,6 +24,8 @@ PROSE = (".txt", ".md")
 PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 BOOKKEEPING = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # of saved Hugging Face data sets
 PINNED = re.compile(r"(?P<name>[\w-][\w.-]*(/[\w-][\w.-]*)?)@[0-9a-f]{40}")  # so a run writes down data of the Hub only
+ABOUT = ("readme", "license", "licence")  # how files begin that tell about data
+SHOWN_FILES = 4
 SPLITS = {"train": ("train", "training"), "test": ("test", "testing"), "validation": ("validation", "valid", "val", "dev", "eval")}
 SPLITS |= {"valid": SPLITS["validation"], "dev": SPLITS["validation"], "eval": SPLITS["validation"]}
 
@@ -99,26 +102,39 @@ def named_files(source: str) -> list[str]:
     return [part.strip() for part in source.split(",") if part.strip()]
 
 
-def find_files(source: str, data_files: str | list[str] | None, split: str, *, strict_split: bool = False) -> list[DataFile]:
-    """The files of a local source in a fixed order.
+def find_files(
+    source: str, data_files: str | list[str] | None, split: str, *, strict_split: bool = False, measured: str | None = None
+) -> tuple[list[DataFile], list[str]]:
+    """The files of a local source in a fixed order, and what a person should know about those left out.
 
-    Where file names carry split names (train.jsonl, test.jsonl), only those of `split` are taken; `strict_split` raises
-    DatasetNotFound if there are none. Raises DatasetNotFound for a missing path and UnknownFormat for files that are no data.
+    A file that is named is taken. Of a folder, a glob or a .zip in which names carry splits (train.jsonl, test.jsonl) only the files of
+    `split` are, and never those of the split that is `measured` on. `strict_split` takes only files of that split. Raises DatasetNotFound
+    for a missing path or split, and UnknownFormat for files that are no data.
     """
-    found = list(dict.fromkeys(file for name in named_files(source) for file in _of_name(name, data_files)))
+    notes: list[str] = []
+    found: dict[DataFile, str] = {}  # to the name it was found under
+    for name in named_files(source):
+        found |= _of_name(name, data_files, notes)
     unreadable = next((file for file in found if file.suffix not in RECORDS + PROSE), None)
     if unreadable is not None:
         raise UnknownFormat(
             f"{unreadable.name} is not a kind of data file that can be read.",
             hint=f"Readable: {', '.join(RECORDS + PROSE)}, also inside .gz, .zst, .bz2 and .zip.",
         )
-    return _of_split(found, split, source, strict_split)
+    chosen = _of_split(found, split, measured, strict_split)
+    if not chosen:
+        raise DatasetNotFound(
+            f"{source} has no file of the split {split!r}.",
+            hint=f"Its files: {', '.join(file.name for file in list(found)[:8])}. Name one of them, or another dataset.split.",
+        )
+    return chosen, [] if strict_split else notes + _about_splits(list(found), chosen, split, measured)
 
 
-def _of_name(name: str, data_files: str | list[str] | None) -> list[DataFile]:
+def _of_name(name: str, data_files: str | list[str] | None, notes: list[str]) -> dict[DataFile, str]:
+    """Files to the name they go by: what is named alone has one of its own, what is found together has one in common."""
     path = Path(name).expanduser()
     if path.is_dir():
-        return _in_folder(path, data_files)
+        return _in_folder(path, data_files, notes)
     if path.exists():
         if data_files is not None:
             raise DatasetError(
@@ -126,12 +142,12 @@ def _of_name(name: str, data_files: str | list[str] | None) -> list[DataFile]:
             )
         if not path.is_file():
             raise DatasetNotFound(f"{name} is neither a file nor a folder.", hint="Write its content to a file first.")
-        return _unpacked(path)
+        return dict.fromkeys(_unpacked(path), name)
     matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
     found = [file for match in matches if match.is_file() for file in _unpacked(match)]
     if not found:
         raise DatasetNotFound(f"There is no file {name}.", hint=nearest_name(path))
-    return found
+    return dict.fromkeys(found, name)
 
 
 def nearest_name(path: Path) -> str:
@@ -152,21 +168,26 @@ def _nearest(path: Path, cutoff: float) -> Path | None:
     return path.parent / close[0] if close else None
 
 
-def _in_folder(folder: Path, data_files: str | list[str] | None) -> list[DataFile]:
+def _in_folder(folder: Path, data_files: str | list[str] | None, notes: list[str]) -> dict[DataFile, str]:
     everything = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _hidden(path.relative_to(folder))]
     if data_files is not None:
         patterns = [data_files] if isinstance(data_files, str) else data_files
-        named = [path for path in everything if any(fnmatch.fnmatch(path.relative_to(folder).as_posix(), each) for each in patterns)]
+        names = {path: path.relative_to(folder).as_posix() for path in everything}
+        named = [path for path, name in names.items() if any(fnmatch.fnmatch(name, each) for each in patterns)]
         if not named:
             raise DatasetNotFound(f"No file in {folder} is called {', '.join(patterns)}.", hint=nearest_name(folder / patterns[0]))
-        return [file for path in named for file in _unpacked(path)]
-    files = [DataFile(path) for path in everything if path.name not in BOOKKEEPING]
+        return {file: str(path if names[path] in patterns else folder) for path in named for file in _unpacked(path)}
+    files = [file for path in everything if path.name not in BOOKKEEPING for file in _unpacked(path)]
     # A README beside tables is not data; it is where there is only prose.
     records = [file for file in files if file.suffix in RECORDS]
     prose = [file for file in files if file.suffix in PROSE]
     if not records and not prose:
         raise DatasetNotFound(f"The folder {folder} holds no data files.", hint=f"Readable: {', '.join(RECORDS + PROSE)}.")
-    return records or prose
+    read = records or prose
+    left = [file for file in files if file not in read and not Path(file.name).name.lower().startswith(ABOUT)]
+    if left:
+        notes.append(f"Not read in {folder.name or folder}: {_listed(left)}.")
+    return dict.fromkeys(read, str(folder))
 
 
 def _hidden(path: Path) -> bool:
@@ -188,17 +209,57 @@ def _unpacked(path: Path) -> list[DataFile]:
     return records or files
 
 
-def _of_split(files: list[DataFile], split: str, source: str, strict: bool) -> list[DataFile]:
-    """Files whose own name, or folder's name, carries the split; all of them if no name carries any."""
-    known = [word for words in SPLITS.values() for word in words]
-    if not strict and not any(_carries(file, known) for file in files):
-        return files
-    mine = [file for file in files if _carries(file, SPLITS.get(split, (split,)))]
-    if mine or (len(files) == 1 and not strict):
-        return mine or files
-    raise DatasetNotFound(f"{source} has no file of the split {split!r}.", hint=f"Its files: {', '.join(file.name for file in files[:8])}.")
+def _of_split(found: dict[DataFile, str], split: str, measured: str | None, strict: bool) -> list[DataFile]:
+    wanted, theirs = _words_of(split), _words_of(measured)
+    words = _split_words(list(found), wanted | theirs)
+    mine = [file for file in found if words[file] & wanted]
+    if strict or (mine and split != "train"):
+        return mine
+    together: dict[str, list[DataFile]] = {}
+    for file, name in found.items():
+        if words[file] & wanted or not words[file] & theirs:
+            together.setdefault(name, []).append(file)
+    chosen = {file for files in together.values() for file in _of_group(files, wanted)}
+    return [file for file in found if file in chosen]
 
 
-def _carries(file: DataFile, words: tuple[str, ...] | list[str]) -> bool:
-    inner = file.member or f"{file.path.parent.name}/{file.path.name}"
-    return bool(set(re.split(r"[^a-z]+", inner.lower())) & set(words))
+def _of_group(files: list[DataFile], wanted: set[str]) -> list[DataFile]:
+    words = _split_words(files, wanted)
+    return [file for file in files if words[file] & wanted] if len(files) > 1 and any(words.values()) else files
+
+
+def _about_splits(found: list[DataFile], chosen: list[DataFile], split: str, measured: str | None) -> list[str]:
+    wanted, theirs = _words_of(split), _words_of(measured)
+    words = _split_words(found, wanted | theirs)
+    left = [file for file in found if file not in chosen and not words[file] & theirs]
+    notes = [f"Not read, because the split is {split}: {_listed(left)}."] if left else []
+    others = [file for file in chosen if words[file] and not words[file] & wanted]
+    if others and any(words[file] & wanted for file in chosen):
+        notes.append(f"Trained on as well, because it is named: {_listed(others)}. To measure on it: --set dataset.eval_split=NAME")
+    return notes
+
+
+def _split_words(files: list[DataFile], asked: set[str]) -> dict[DataFile, set[str]]:
+    """The splits that each file's own name carries; where none carries any, those of the folders in which they lie apart."""
+    known = asked.union(*SPLITS.values())
+
+    def among(text: str) -> set[str]:
+        return set(re.split(r"[^a-z]+", text.lower())) & known
+
+    own = {file: among(Path(file.member or file.path).name) for file in files}
+    if len({file.path for file in files}) > 1:
+        own = {file: words or among(file.path.name) for file, words in own.items()}  # of the .zip that a file is in
+    if any(own.values()):
+        return own
+    folders = {file: (*file.path.parent.parts, *Path(file.member or "").parent.parts) for file in files}
+    common = len(list(takewhile(lambda level: len(set(level)) == 1, zip(*folders.values(), strict=False))))
+    return {file: among(" ".join(parts[common:])) for file, parts in folders.items()}
+
+
+def _words_of(split: str | None) -> set[str]:
+    return set(SPLITS.get(split, (split,))) if split else set()
+
+
+def _listed(files: list[DataFile]) -> str:
+    more = f" and {len(files) - SHOWN_FILES} more" if len(files) > SHOWN_FILES else ""
+    return ", ".join(file.name for file in files[:SHOWN_FILES]) + more

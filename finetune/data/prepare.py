@@ -71,7 +71,8 @@ def prepare_data(
     settings = [str(spec.samples), str(spec.held_out), str(spec.max_length), str(seed), supervise]
     contents = [rows.fingerprint, evaluation.fingerprint if evaluation else "", tokenizer_fingerprint(tokenizer)]
     fingerprint = digest([str(VERSION), *contents, *settings])
-    folder = runtime.cache_dir / "datasets" / f"tokens-{fingerprint}"
+    renamed = [part.kept_as for part in (rows, evaluation) if part and part.kept_as != part.fingerprint]  # the report names the files
+    folder = runtime.cache_dir / "datasets" / f"tokens-{digest([fingerprint, *renamed]) if renamed else fingerprint}"
     if not folder.is_dir():
         division = divide(rows, evaluation, spec, seed)
         with new_folder(folder) as unfinished:

@@ -4,7 +4,8 @@ rows = read_rows(recipe.dataset, runtime, reporter)
 rows.dataset[0]["messages"]  ->  [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]
 
 The Arrow file is written record by record and memory-mapped afterwards, so memory stays flat however long the data are. It is
-kept in the cache under a fingerprint of the content (not of names or dates), and read again only when that changes.
+kept in the cache under a fingerprint of the content (not of dates or folders) and the names it is reported under, and read again only when
+one of them changes. The fingerprint alone says whether two readings gave the same rows.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from finetune.data import formats
 from finetune.data.builtin import check_builtin, read_builtin, stream_builtin
 from finetune.data.cache import digest, new_folder
 from finetune.data.encoding import detect
-from finetune.data.files import PROSE, DataFile, find_files, looks_local
+from finetune.data.files import PROSE, SHOWN_FILES, DataFile, find_files, looks_local
 from finetune.data.formats.cells import Message
 from finetune.data.left_out import LeftOut
 from finetune.data.readers import is_text, read_file
@@ -37,11 +38,11 @@ if TYPE_CHECKING:
     from pyarrow import RecordBatch
 
 VERSION = 4  # part of every fingerprint: raise it when the same file would give other rows
+READ_ANEW = {".json": "2", ".csv": "2", ".tsv": "2"}  # the same for one kind of file
 SAMPLE = 200  # records that are looked at before the format is decided
 BATCH = 1000
 KEPT_SKIPPED = 1000  # skipped records that are listed one by one; all are counted
 POINTER = b"version https://git-lfs.github.com/"
-SHOWN_FILES = 4
 
 
 @dataclass
@@ -56,6 +57,7 @@ class Origin:
     limit: int | None = None  # usable rows after which a streamed source is left
     encodings: list[str] = field(default_factory=list)  # of its text files
     prose: bool = False
+    files: list[str] = field(default_factory=list)  # local ones, as they are called in reports
 
 
 @dataclass
@@ -87,6 +89,7 @@ class Rows:
     path: Path
     facts: RowFacts
     fingerprint: str
+    kept_as: str  # names its folder in the cache: other for the same rows under other file names
 
     def __len__(self) -> int:
         return self.facts.usable
@@ -114,7 +117,8 @@ def read_rows(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *,
     origin = open_source(spec, runtime, reporter, split=split)
     chosen = spec.columns.model_dump() if spec.columns else None
     fingerprint = digest([str(VERSION), *origin.fingerprint(), json.dumps(chosen)])
-    folder = runtime.cache_dir / "datasets" / f"rows-{fingerprint}"
+    kept_as = digest([fingerprint, *origin.files, *origin.notes]) if origin.files else fingerprint
+    folder = runtime.cache_dir / "datasets" / f"rows-{kept_as}"
     if not folder.is_dir():
         with new_folder(folder) as unfinished:
             facts = _write_rows(origin, spec, reporter, unfinished)
@@ -122,7 +126,7 @@ def read_rows(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *,
     facts = _load_facts(folder / "facts.json")
     if facts.skipped > spec.bad_rows * facts.read:
         raise too_many_bad_rows(facts.skipped_rows, facts.skipped, facts.read, spec.bad_rows)
-    return Rows(folder / "rows.arrow", facts, fingerprint)
+    return Rows(folder / "rows.arrow", facts, fingerprint, kept_as)
 
 
 def open_source(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *, split: str | None = None) -> Origin:
@@ -134,7 +138,8 @@ def open_source(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, 
             raise DatasetNotFound(f"{spec.source} has no split {split!r}.", hint="Leave dataset.eval_split out.")
         return _open_builtin(spec, runtime)
     if looks_local(spec.source):
-        return _open_files(find_files(spec.source, spec.data_files, spec.split, strict_split=split is not None), spec)
+        measured = spec.eval_split if split is None else None
+        return _open_files(*find_files(spec.source, spec.data_files, spec.split, strict_split=split is not None, measured=measured), spec)
     from finetune.data.hub import open_hub
 
     return open_hub(spec, runtime, reporter if split is None else None)
@@ -170,7 +175,7 @@ def _open_builtin(spec: DatasetSpec, runtime: RuntimeOptions) -> Origin:
     )
 
 
-def _open_files(files: list[DataFile], spec: DatasetSpec) -> Origin:
+def _open_files(files: list[DataFile], notes: list[str], spec: DatasetSpec) -> Origin:
     empty = next((file for file in files if file.path.stat().st_size == 0), None)
     if empty is not None:
         raise EmptyDataset(f"{empty.name} is empty.", hint="Give a file with at least two rows.")
@@ -179,7 +184,7 @@ def _open_files(files: list[DataFile], spec: DatasetSpec) -> Origin:
         raise EmptyDataset(f"{pointer.name} is a Git LFS pointer, not the data.", hint="Fetch the data: git lfs pull")
     encodings = {file: detect(file, spec.encoding) if is_text(file) else None for file in files}
     unusual = {file: name for file, name in encodings.items() if name not in (None, "utf-8", "utf-8-sig")}
-    notes = [f"{file.name} is read as {name}." for file, name in list(unusual.items())[:SHOWN_FILES]]
+    notes = [*notes, *(f"{file.name} is read as {name}." for file, name in list(unusual.items())[:SHOWN_FILES])]
 
     def records() -> Iterator[Row | SkippedRow]:
         for file in files:
@@ -188,11 +193,18 @@ def _open_files(files: list[DataFile], spec: DatasetSpec) -> Origin:
     def fingerprint() -> list[str]:
         content = [_content_hash(path) for path in dict.fromkeys(file.path for file in files)]
         cut = [str(spec.max_length), spec.text_as] if any(file.suffix in PROSE for file in files) else []  # they decide where prose is cut
-        return [*content, *(f"{file.member}{file.suffix}" for file in files), *cut, str(spec.encoding), spec.split]
+        return [
+            *content,
+            *(f"{file.member}{file.suffix}{READ_ANEW.get(file.suffix, '')}" for file in files),
+            *cut,
+            str(spec.encoding),
+            spec.split,
+        ]
 
     name = ", ".join(file.name for file in files[:SHOWN_FILES]) + (" ..." if len(files) > SHOWN_FILES else "")
     told = list(dict.fromkeys(encoding for encoding in encodings.values() if encoding is not None))
-    return Origin(name, fingerprint, records, notes=notes, encodings=told, prose=any(file.suffix in PROSE for file in files))
+    prose, names = any(file.suffix in PROSE for file in files), [file.name for file in files]
+    return Origin(name, fingerprint, records, notes=notes, encodings=told, prose=prose, files=names)
 
 
 def _content_hash(path: Path) -> str:

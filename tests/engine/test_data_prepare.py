@@ -198,6 +198,19 @@ def test_the_second_time_nothing_is_tokenised(tmp_path: Path) -> None:
     assert second.train[:] == first.train[:]
 
 
+def test_a_copy_under_another_name_has_the_same_tokens_and_a_report_of_its_own(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", [*pairs(200), {"question": "no answer", "answer": None}])
+    first = prepare(tmp_path, file)
+    second = prepare(tmp_path, file.rename(tmp_path / "renamed.jsonl"))
+    assert second.fingerprint == first.fingerprint
+    assert second.train[:] == first.train[:]
+    assert (second.report.source, second.report.files, second.report.skipped_rows[0]["file"]) == (
+        "renamed.jsonl",
+        ["renamed.jsonl"],
+        "renamed.jsonl",
+    )
+
+
 def test_whatever_changes_the_tokens_changes_the_fingerprint(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", pairs(20))
     changes: list[dict[str, Any]] = [{}, {"seed": 2}, {"samples": 10}, {"max_length": 64}, {"held_out": 0.2}, {"supervise": "all"}]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from finetune.data.files import looks_local
 from finetune.data.sources import Rows, read_rows
-from finetune.errors import DatasetNotFound
+from finetune.errors import DatasetError, DatasetNotFound
 from finetune.events import Recorder
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
@@ -30,11 +31,16 @@ def json_lines(*questions: str) -> bytes:
 
 
 def write(folder: Path, *names: str) -> Path:
-    """Files of one row each, which asks for its file's name."""
+    """Files of one row each, which asks for its file's name; x.zip/a.jsonl is a file in a .zip."""
     for name in names:
-        path = folder / name
+        packed, _, member = name.partition(".zip/")
+        path = folder / (f"{packed}.zip" if member else name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(json_lines(name))
+        if member:
+            with zipfile.ZipFile(path, "a") as archive:
+                archive.writestr(member, json_lines(name))
+        else:
+            path.write_bytes(json_lines(name))
     return folder
 
 
@@ -92,3 +98,79 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows").mkdir()
     with pytest.raises(DatasetNotFound, match="holds no data files"):
         read(tmp_path, tmp_path / "rows")
+
+
+# What lies in the folder `rows`, which of it is asked for, what is read, and what is measured on with eval_split=test.
+CHOSEN: dict[str, tuple[str, list[str], list[str], list[str] | None]] = {
+    "a folder whose own name carries a split": ("train_data", ["test.jsonl", "train.jsonl"], ["train.jsonl"], ["test.jsonl"]),
+    "a folder named after another split": ("dev", ["a.jsonl", "b.jsonl"], ["a.jsonl", "b.jsonl"], None),
+    "folders named after splits": ("rows", ["test/b.jsonl", "train/deep/a.jsonl"], ["train/deep/a.jsonl"], ["test/b.jsonl"]),
+    "the names of files before those of folders": (
+        "rows",
+        ["test/train.jsonl", "train/test.jsonl"],
+        ["test/train.jsonl"],
+        ["train/test.jsonl"],
+    ),
+    "a .zip beside other files": ("rows", ["a.jsonl", "b.zip/b.jsonl"], ["a.jsonl", "b.zip/b.jsonl"], None),
+    "only .zip files": ("rows", ["a.zip/a.jsonl", "b.zip/b.jsonl"], ["a.zip/a.jsonl", "b.zip/b.jsonl"], None),
+    ".zip files named after splits": ("rows", ["test.zip/a.jsonl", "train.zip/a.jsonl"], ["train.zip/a.jsonl"], ["test.zip/a.jsonl"]),
+    "splits in a .zip": ("rows", ["a.zip/test/a.jsonl", "a.zip/train/a.jsonl"], ["a.zip/train/a.jsonl"], ["a.zip/test/a.jsonl"]),
+    "one .zip named after another split": (
+        "rows",
+        ["test.zip/a.jsonl", "test.zip/b.jsonl"],
+        ["test.zip/a.jsonl", "test.zip/b.jsonl"],
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CHOSEN)
+def test_a_folder_is_read_by_the_splits_in_its_files_names(tmp_path: Path, kind: str) -> None:
+    name, files, read_for_training, measured = CHOSEN[kind]
+    folder = write(tmp_path / name, *files)
+    assert asked(read(tmp_path, folder)) == read_for_training
+    if measured is None:
+        with pytest.raises(DatasetNotFound, match="no file of the split 'test'"):
+            read(tmp_path, folder, measured="test")
+    else:
+        assert asked(read(tmp_path, folder, measured="test")) == measured
+
+
+def test_a_file_that_is_named_is_read_whatever_the_others_are_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(write(tmp_path, "train.jsonl", "more.jsonl", "test.jsonl", "old/b.jsonl", "old/dev.jsonl", "old/train.jsonl"))
+    both = read(tmp_path, "train.jsonl, more.jsonl")
+    assert asked(both) == ["train.jsonl", "more.jsonl"]
+    assert both.facts.notes == []
+    assert asked(read(tmp_path, ".", data_files=["test.jsonl", "more.jsonl"])) == ["more.jsonl", "test.jsonl"]
+    assert asked(read(tmp_path, "more.jsonl, old")) == ["more.jsonl", "old/train.jsonl"]
+    assert asked(read(tmp_path, "test.jsonl, train.jsonl", split="test")) == ["test.jsonl"]
+
+
+def test_a_test_file_that_is_named_is_measured_on_or_said_to_be_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(write(tmp_path, "train.jsonl", "test.jsonl"))
+    named = "train.jsonl, test.jsonl"
+    rows = read(tmp_path, named)
+    assert asked(rows) == ["train.jsonl", "test.jsonl"]
+    assert rows.facts.notes == ["Trained on as well, because it is named: test.jsonl. To measure on it: --set dataset.eval_split=NAME"]
+    kept_apart = read(tmp_path, named, eval_split="test")
+    assert asked(kept_apart) == ["train.jsonl"]
+    assert kept_apart.facts.notes == []
+    assert asked(read(tmp_path, named, eval_split="test", measured="test")) == ["test.jsonl"]
+    with pytest.raises(DatasetNotFound, match="no file of the split 'train'"):
+        read(tmp_path, "test.jsonl", eval_split="test")
+
+
+def test_files_of_a_folder_that_are_left_out_are_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "rows", "dev.jsonl", "test.jsonl", "train.jsonl", "README.md", "notes.txt", "old.docx")
+    assert read(tmp_path, folder).facts.notes == [
+        "Not read in rows: notes.txt, old.docx.",
+        "Not read, because the split is train: dev.jsonl, test.jsonl.",
+    ]
+    assert read(tmp_path, folder, eval_split="test").facts.notes[1] == "Not read, because the split is train: dev.jsonl."
+    (folder / "dev.jsonl").unlink()
+    assert len(read(tmp_path, folder, eval_split="test").facts.notes) == 1
+
+
+def test_one_file_has_no_files_to_choose_from(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"a\.jsonl is one file"):
+        read(tmp_path, write(tmp_path, "a.jsonl") / "a.jsonl", data_files="b.jsonl")
