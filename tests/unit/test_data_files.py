@@ -168,6 +168,42 @@ def test_a_readable_file_gives_exactly_its_rows(tmp_path: Path, kind: str) -> No
     assert rows.facts.skipped == 0
 
 
+TURNS = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+SHAREGPT = [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]
+
+
+@pytest.mark.parametrize(
+    "chat",
+    [
+        {"id": 7, "messages": TURNS},
+        {"messages": TURNS},
+        {"messages": TURNS, "tools": [{"name": "none"}] * 3},
+        {"id": 7, "conversations": SHAREGPT, "system": "Count."},
+        {"data": [{"id": 7, "conversations": SHAREGPT}]},
+        {"conversations": [{"question": "2 + 2?", "answer": "4"}]},
+        TURNS,
+    ],
+)
+def test_a_json_file_of_one_conversation_is_one_row_with_its_roles(tmp_path: Path, chat: object) -> None:
+    (tmp_path / "chat.json").write_text(json.dumps(chat))
+    rows = read(tmp_path, tmp_path / "chat.json")
+    assert [[turn["role"] for turn in messages][-2:] for messages in rows.dataset["messages"]] == [["user", "assistant"]]
+    assert contents(rows)[0][-2:] == ("2 + 2?", "4")
+
+
+def test_turns_that_name_no_known_field_are_refused_and_not_read_as_text(tmp_path: Path) -> None:
+    (tmp_path / "chat.json").write_text(json.dumps({"messages": [{"speaker": "Ada", "text": "2 + 2?"}, {"speaker": "Bob", "text": "4"}]}))
+    with pytest.raises(BadRow, match="column messages holds a message of None"):
+        read(tmp_path, tmp_path / "chat.json")
+
+
+def test_records_that_have_a_role_and_a_content_stay_records(tmp_path: Path) -> None:
+    (tmp_path / "jobs.json").write_text(
+        json.dumps({"jobs": [{"role": "cook", "content": "Cooks."}, {"role": "baker", "content": "Bakes."}]})
+    )
+    assert contents(read(tmp_path, tmp_path / "jobs.json")) == [("Cooks.",), ("Bakes.",)]
+
+
 REFUSED: dict[str, tuple[str, bytes, type[DatasetError], str]] = {
     "empty": ("a.jsonl", b"", EmptyDataset, r"^a\.jsonl is empty"),
     "only line ends": ("a.jsonl", b"\n\r\n\n", EmptyDataset, "holds no rows"),
@@ -271,6 +307,19 @@ def test_a_table_longer_than_the_sample_is_cut_nowhere(tmp_path: Path) -> None:
     assert contents(read(tmp_path, tmp_path / "a.csv")) == expected
 
 
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv"])
+def test_a_quoted_cell_that_the_end_of_the_sample_cuts_is_no_reason_to_read_quotes_as_letters(tmp_path: Path, name: str) -> None:
+    expected = [(f"{number}\n" * 30, "one\ntwo\n\n" * 20) for number in range(400)]
+    (tmp_path / name).write_bytes(table(expected, delimiter="\t").encode())
+    assert contents(read(tmp_path, tmp_path / name)) == expected
+
+
+def test_a_stray_quote_in_a_long_table_of_tabs_is_a_letter(tmp_path: Path) -> None:
+    expected = [(f"{number}", '"an inch' if number == 9 else "x" * 50) for number in range(3000)]
+    (tmp_path / "a.tsv").write_text("question\tanswer\n" + "".join(f"{question}\t{answer}\n" for question, answer in expected))
+    assert contents(read(tmp_path, tmp_path / "a.tsv")) == expected
+
+
 def test_running_text_is_cut_between_paragraphs_and_loses_nothing(tmp_path: Path) -> None:
     paragraphs = [f"Paragraph {number} " + "word " * (number % 30) for number in range(400)]
     paragraphs[100:100] = [" = A title = ", " = = A section = = "]
@@ -300,6 +349,14 @@ def test_the_second_reading_comes_from_the_cache_until_the_content_changes(tmp_p
     assert read(tmp_path, tmp_path / "elsewhere.jsonl").fingerprint == first.fingerprint
     file.write_text(json_lines(ROWS[:4]), encoding="utf-8")
     assert contents(read(tmp_path, file)) == ROWS[:4]
+
+
+def test_a_copy_is_reported_under_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json_lines(ROWS) + '\n["no object"]', encoding="utf-8")
+    (tmp_path / "renamed.jsonl").write_bytes((tmp_path / "rows.jsonl").read_bytes())
+    for name in ("rows.jsonl", "renamed.jsonl", "rows.jsonl"):
+        facts = read(tmp_path, tmp_path / name, bad_rows=0.1).facts
+        assert (facts.origin, facts.files, [row.file for row in facts.skipped_rows]) == (name, [name], [name])
 
 
 def test_chosen_columns_win_over_detected_ones_and_others_are_reported(tmp_path: Path) -> None:
@@ -339,9 +396,3 @@ def test_a_folder_gives_its_data_files_in_order_and_leaves_the_rest(tmp_path: Pa
     assert contents(read(tmp_path, folder / "*.jsonl")) == ROWS[3:6]
     with pytest.raises(DatasetNotFound, match=r"No file in .* is called x\.csv"):
         read(tmp_path, folder, data_files="x.csv")
-
-
-def test_one_file_has_no_files_to_choose_from(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text(json_lines(ROWS), encoding="utf-8")
-    with pytest.raises(DatasetError, match=r"a\.jsonl is one file"):
-        read(tmp_path, tmp_path / "a.jsonl", data_files="b.jsonl")

@@ -16,7 +16,7 @@ from finetune.data.rows import RowProblem
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user"}
 ROLES |= {"assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
-
+NAMES = ("messages", "conversations", "conversation", "chat", "dialog", "dialogue")
 
 WEIGHTLESS = (0, "0", "0.0")  # numbers of a JSON file come as they are spelled
 READ = {"weight", "role", "from", "content", "value"}
@@ -31,7 +31,7 @@ class Messages:
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Messages | None:
-        column = find_column(columns, "messages", "conversations", "conversation", "chat", "dialog", "dialogue")
+        column = find_column(columns, *NAMES)
         if column is None or not any(isinstance(_parsed(row.get(column)), list) for row in sample):
             return None
         return cls(column, find_column(columns, "system", "system_prompt"))

@@ -30,13 +30,14 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
         text = io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE, newline="")
         csv.field_size_limit(LONGEST_CELL)
         sample = text.read(SAMPLE)
+        cut = len(sample) == SAMPLE
         if sample.endswith("\r"):
             sample += text.read(1)  # a line end is not torn apart
         if not sample.strip():
             raise EmptyDataset(f"{file.name} is empty.", hint="Give a file with a line of column names and at least two rows.")
         told = TOLD.match(sample)  # Excel's way to name the delimiter
         sample = sample[told.end() :] if told else sample
-        style = {"delimiter": told.group(1)} if told else _style(sample, file.suffix == ".tsv")
+        style = {"delimiter": told.group(1)} if told else _style(sample, file.suffix == ".tsv", cut)
         rows = csv.reader(_lines(sample, text), strict=True, **style)
         try:
             header = [name.strip() or f"column {number}" for number, name in enumerate(next(filter(None, rows)), start=1)]
@@ -90,13 +91,16 @@ def _cut(text: str) -> list[str]:
     return lines if lines and not lines[-1].endswith(("\n", "\r")) else [*lines, ""]
 
 
-def _style(sample: str, tabs: bool) -> dict[str, Any]:
-    """The delimiter that cuts the first records most evenly; tab-separated text often has quotes that mean nothing."""
+def _style(sample: str, tabs: bool, cut: bool) -> dict[str, Any]:
+    """The delimiter that cuts the first records most evenly; tab-separated text often has quotes that mean nothing.
+
+    `cut` is whether the file goes on after the sample.
+    """
     whole_lines = sample[: sample.rfind("\n") + 1] or sample
     scores = {delimiter: _evenness(whole_lines, delimiter) for delimiter in DELIMITERS}
     best = max(DELIMITERS, key=lambda delimiter: (scores[delimiter], tabs and delimiter == "\t"))
     delimiter = best if scores[best] > 0 else ("\t" if tabs else ",")
-    if delimiter == "\t" and not _quotes_balance(whole_lines):
+    if delimiter == "\t" and not _quotes_balance(whole_lines, cut):
         return {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     return {"delimiter": delimiter}
 
@@ -115,9 +119,14 @@ def _evenness(text: str, delimiter: str) -> float:
     return 0.0 if not widths or widths[0] == 1 else widths.count(widths[0]) / len(widths)
 
 
-def _quotes_balance(text: str) -> bool:
+def _quotes_balance(text: str, cut: bool) -> bool:
+    """Whether quotes can be meant as such; one that opens late in a sample may close after it."""
+    lines = io.StringIO(text, newline="").readlines()
+    rows = csv.reader(lines, delimiter="\t", strict=True)
+    closed = 0  # lines of whole records
     try:
-        list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
-    except csv.Error:
-        return False
+        for _ in rows:
+            closed = rows.line_num
+    except csv.Error as error:
+        return cut and "unexpected end" in str(error) and 2 * sum(map(len, lines[closed:])) < len(text)
     return True

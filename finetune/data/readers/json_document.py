@@ -1,4 +1,4 @@
-"""One JSON document: a list of records, {"data": [records]}, splits, a table by columns or by index, or a single record.
+"""One JSON document: a list of records, {"data": [records]}, splits, a table by columns or by index, or a single record (one conversation).
 
 [{"question": "2 + 2?", "answer": "4"}, ...]
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Any
 
 from finetune.data.encoding import UNREADABLE
 from finetune.data.files import SPLITS, DataFile
+from finetune.data.formats.messages import NAMES, ROLES
 from finetune.data.readers.json_lines import parse_lines, reason_of
 from finetune.data.rows import Row, SkippedRow
 from finetune.errors import BadRow
@@ -19,6 +21,7 @@ from finetune.recipe import DatasetSpec
 
 DECODER = json.JSONDecoder(parse_float=str, parse_int=str, strict=False)
 BETWEEN = " \t\r\n"
+SPEAKER = {"role", "from", "speaker", "author", "sender"}  # what a turn may call its own, if the list is called messages or the like
 CHUNK = 1 << 20  # characters
 
 
@@ -26,8 +29,7 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
     with file.open() as raw:
         window = _Window(io.TextIOWrapper(raw, encoding=encoding or "utf-8", errors=UNREADABLE, newline=""), file.name)
         if window.next_sign() == "[":
-            for item, line in _items(window):
-                yield _as_row(item, file.name, line)
+            yield from _listed(_items(window), file.name)
             return
         text = window.whole()
     try:
@@ -117,6 +119,18 @@ def _items(window: _Window) -> Iterator[tuple[Any, int]]:
             return _check_end(window)
 
 
+def _listed(items: Iterator[tuple[Any, int]], name: str) -> Iterator[Row | SkippedRow]:
+    """Records one by one; the turns of one conversation together."""
+    head = list(islice(items, 1))
+    if head and _is_turn(head[0][0]):
+        head += items
+        if _is_chat("", turns := [item for item, _ in head]):
+            yield Row({"messages": turns}, name, head[0][1])
+            return
+    for item, line in chain(head, items):
+        yield _as_row(item, name, line)
+
+
 def _check_end(window: _Window) -> None:
     if window.next_sign():
         raise window.broken(json.JSONDecodeError("the list is followed by something else", window.text, window.position))
@@ -126,6 +140,8 @@ def _records(document: Any, split: str, name: str) -> list[Any]:
     """The records inside one JSON object."""
     values = list(document.values()) if isinstance(document, dict) else []
     record_lists = {key: value for key, value in document.items() if _is_record_list(value)} if values else {}
+    if any(_is_chat(key, items) for key, items in record_lists.items()):
+        return [document]
     wanted = next((record_lists[word] for word in (split, *SPLITS.get(split, ())) if word in record_lists), None)
     if wanted is not None:
         return list(wanted)
@@ -146,6 +162,17 @@ def _records(document: Any, split: str, name: str) -> list[Any]:
 
 def _is_record_list(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _is_chat(key: str, items: list[Any]) -> bool:
+    """Whether a list holds the turns of one conversation, and not records."""
+    if all(map(_is_turn, items)):
+        return any(str(item.get("role", item.get("from"))).lower() in ROLES for item in items)
+    return key.lower() in NAMES and all(not SPEAKER.isdisjoint(item) for item in items)
+
+
+def _is_turn(item: Any) -> bool:
+    return isinstance(item, dict) and ({"role", "content"} <= item.keys() or {"from", "value"} <= item.keys())
 
 
 def _as_row(item: Any, name: str, line: int) -> Row | SkippedRow:
