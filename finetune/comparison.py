@@ -15,8 +15,7 @@ from typing import Any
 
 from finetune.benchmark.bootstrap import Statistic, change, mean_of, mean_per_token, perplexity_of
 from finetune.benchmark.names import LOWER_IS_BETTER, in_order
-from finetune.errors import BadInput, RecipeError
-from finetune.recipe import Recipe
+from finetune.errors import BadInput
 from finetune.runs import Run
 
 SURROUNDINGS = ("versions", "system", "dataset_fingerprint", "machine.cpu", "machine.gpu", "machine.device", "machine.dtype")
@@ -54,7 +53,7 @@ def compare(a: Run, b: Run) -> Comparison:
     return Comparison(
         a=str(a.folder.output_dir),
         b=str(b.folder.output_dir),
-        recipe=_differences(_filled(a.recipe), _filled(b.recipe)),
+        recipe=_differences(a.recipe, b.recipe),
         surroundings={key: pair for key, pair in _differences(_environment(a), _environment(b)).items() if key.startswith(SURROUNDINGS)},
         scores=_compared(a, b, comparable=why_not is None),
         rows=int(b.scores["rows"]),
@@ -121,14 +120,6 @@ def _statistic(per_row: Mapping[str, Any], metric: str) -> Statistic | None:
         return mean_of(per_row[metric])
     except KeyError:
         return None
-
-
-def _filled(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """With today's defaults for what an older version did not write; as it is if today's version does not know it."""
-    try:
-        return Recipe.from_layers(recipe).model_dump(mode="json")
-    except RecipeError:
-        return recipe
 
 
 def _environment(run: Run) -> Mapping[str, Any]:

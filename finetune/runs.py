@@ -19,6 +19,7 @@ from finetune.continuation import find, spoken
 from finetune.errors import BadInput, FolderInUse
 from finetune.events import TrainingStep
 from finetune.paths import looking_at, typed_path
+from finetune.recipe import Recipe
 from finetune.registry import title
 from finetune.run_folder import FINISHED, TRAINING, RunFolder
 
@@ -32,7 +33,7 @@ UNFINISHED, RUNNING, UNREADABLE = "unfinished", "running", "unreadable"
 class Run:
     """One run: `state` is finished, unfinished, running or unreadable, `progress` how far it came, `when` seconds since 1970.
 
-    `recipe` and `scores` (benchmark.json) are empty where they are not there.
+    `recipe`, every default filled in, and `scores` (benchmark.json) are empty where they are not there.
     """
 
     name: str
@@ -105,10 +106,13 @@ def read_run(output_dir: Path, name: str | None = None) -> Run:
         loaded = yaml.load(folder.recipe.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         if not isinstance(loaded, dict):
             raise ValueError("run/recipe.yaml holds no recipe")
-        recipe = loaded
-        scores = folder.read_json(folder.benchmark) if folder.benchmark.is_file() else {}
+        recipe = Recipe.from_layers(loaded).model_dump(mode="json")
+        measured = folder.read_json(folder.benchmark) if folder.benchmark.is_file() else {}
+        if not isinstance(measured, dict):
+            raise ValueError("run/benchmark.json holds no scores")
+        scores = measured
         state, progress = _state(folder)
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, BadInput) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, BadInput) as error:
         state, progress = UNREADABLE, str(error).splitlines()[0]
     newest = folder.benchmark if scores else folder.progress if folder.progress.is_file() else folder.recipe
     return Run(name or output_dir.name, folder, state, progress, recipe, scores, newest.stat().st_mtime)

@@ -105,6 +105,31 @@ def test_a_run_that_cannot_be_read_hides_no_other(tmp_path: Path, broken: str) -
     assert "cannot be read" in shown(runs_picture(find_runs(tmp_path), "."))
 
 
+def test_a_recipe_written_by_hand_is_read_as_every_recipe_is(tmp_path: Path) -> None:
+    folder = written_run(tmp_path / "short", teacher=True)
+    folder.recipe.write_text("approach: distillation\nteacher: gpt2-medium\nmodel: gpt2\nmethod: qlora\n")
+    (run,) = find_runs(tmp_path)
+    assert (run.state, run.teacher, run.model, run.method) == ("finished", "gpt2-medium", "gpt2", "QLoRA")
+    assert "of gpt2-medium into gpt2" in shown(runs_picture([run], "."))
+    assert run.to_dict()["teacher"] == "gpt2-medium"
+
+
+@pytest.mark.parametrize(
+    ("broken", "content", "reason"),
+    [("recipe", "taecher: gpt2", "taecher is not a recipe key"), ("recipe", "method: 7", "method"), ("benchmark", "[]", "no scores")],
+)
+def test_a_run_that_says_something_else_is_unreadable_and_says_why(tmp_path: Path, broken: str, content: str, reason: str) -> None:
+    written_run(tmp_path / "sound")
+    getattr(written_run(tmp_path / "odd"), broken).write_text(content)
+    found = {run.name: run for run in find_runs(tmp_path)}
+    assert (found["sound"].state, found["odd"].state) == ("finished", "unreadable")
+    assert reason in found["odd"].progress
+    assert reason in " ".join(shown(runs_picture(list(found.values()), ".")).split())
+    assert found["odd"].to_dict()["state"] == "unreadable"
+    with pytest.raises(BadInput, match="unreadable"):
+        compare(found["sound"], found["odd"])
+
+
 @pytest.mark.parametrize("width", [40, 80])
 def test_the_list_is_whole_on_narrow_and_usual_terminals(tmp_path: Path, width: int) -> None:
     written_run(tmp_path / "model", teacher=True)
