@@ -22,7 +22,7 @@ from finetune.data.cache import digest, new_folder
 from finetune.data.report import DataReport
 from finetune.data.rows import RowProblem, SkippedRow
 from finetune.data.sources import KEPT_SKIPPED, RowFacts, Rows, last_answer, read_rows, too_many_bad_rows
-from finetune.data.split import Division, chosen_records, divide
+from finetune.data.split import NOTES, Division, chosen_records, divide
 from finetune.data.tokens import Encoder, Sequence
 from finetune.errors import EmptyDataset
 from finetune.events import Progress, Recorder, Reporter
@@ -80,7 +80,7 @@ def prepare_data(
             (unfinished / "report.json").write_text(json.dumps(report.to_dict(), ensure_ascii=False), encoding="utf-8")
     report = DataReport(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
     train, held_out = (Dataset.from_file(str(folder / f"{part}.arrow")) for part in ("train", "held_out"))
-    return PreparedData(train, held_out, report, fingerprint)
+    return PreparedData(train, held_out, report, digest([fingerprint, report.held_out_by]) if report.held_out_by else fingerprint)
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -100,6 +100,9 @@ class _Stage:
         self.lengths = array("i")
         self.report = _report_of(rows.facts)
         self.report.duplicates, self.report.held_out_dropped = division.duplicates, division.held_out_dropped
+        self.report.held_out_by = division.by
+        if division.by:
+            self.report.notes.append(NOTES[division.by])
         if tokenizer.eos_token is None:
             self.report.notes.append("The tokenizer has no end-of-text token: answers are trained without an end.")
 

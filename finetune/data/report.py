@@ -34,6 +34,7 @@ class DataReport:
     train: int = 0
     held_out: int = 0
     held_out_dropped: int = 0  # because they also occur in training
+    held_out_by: str = ""  # prompts or rows, where rows held out at random were nearly all known from training
     duplicates: int = 0  # within training; kept
     train_sequences: int = 0
     train_tokens: int = 0

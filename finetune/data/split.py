@@ -16,23 +16,39 @@ from finetune.errors import EmptyDataset
 from finetune.recipe import DatasetSpec
 
 BATCH = 1000
+WHOLE, PROMPT = 0, 1  # the hashes of a row
+# Fewer new rows than this share of those held out, and than this number, are nearly none to measure on.
+NEARLY_NONE, FEW = 0.05, 20
+ENOUGH = 0.5  # the share of the rows to hold out that whole prompts must make up
+NOTES = {
+    "prompts": "Nearly every row held out would have a prompt that is also trained on, so whole prompts are held out, with all their rows.",
+    "rows": "Rows held out have prompts that are also trained on: the data have too few to keep them apart. No whole row is on both sides.",
+}
+
+
+_Parts = tuple[np.ndarray, np.ndarray, int]  # to train on, to measure on, and the number dropped from the latter
 
 
 @dataclass
 class Division:
-    """Row numbers into `rows` (train) and into `held_out_rows`; the counts are for the report."""
+    """Row numbers into `rows` (train) and into `held_out_rows`; the counts are for the report.
+
+    `by` is empty where rows held out at random are new by row and prompt; else what was kept apart instead, a key of NOTES.
+    """
 
     train: np.ndarray
     held_out: np.ndarray
     held_out_rows: Rows
     duplicates: int
     held_out_dropped: int
+    by: str = ""
 
 
 def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) -> Division:
     """Train and held-out rows that share neither a row nor a prompt.
 
-    `samples` limits both together. Rows held out whose text or whole prompt also occurs in training are dropped.
+    `samples` limits both together. Rows held out whose text or whole prompt also occurs in training are dropped. Where that leaves
+    nearly none, whole prompts are held out, and where the data have too few prompts for that, rows are only new as a whole.
     Raises EmptyDataset if one side has no row left.
     """
     random = np.random.default_rng(seed)
@@ -47,20 +63,59 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
     else:
         train, held_out = order[:limit], random.permutation(len(evaluation))[:count]
     train, held_out = np.sort(train), np.sort(held_out)
-    held_out_rows = evaluation or rows
+    mine = _hashes(rows)
+    theirs = _hashes(evaluation) if evaluation else mine
 
-    row_hashes, prompt_hashes = _hashes(rows)
-    new_rows, new_prompts = _hashes(evaluation) if evaluation else (row_hashes, prompt_hashes)
-    seen, asked = np.sort(row_hashes[train]), np.sort(prompt_hashes[train])
-    known = _among(new_rows[held_out], seen) | _among(new_prompts[held_out], asked)
-    fresh = ~known
-    if not fresh.any():
-        raise EmptyDataset(
-            f"Every row held out from {rows.facts.origin} also occurs among those to train on.",
-            hint="Remove duplicate rows, or hold out more: --set dataset.held_out=0.2",
+    nearly_none = max(1, min(NEARLY_NONE * len(held_out), FEW))
+
+    def fresh(*kinds: int) -> _Parts:
+        known = np.logical_or.reduce([_among(theirs[kind][held_out], np.sort(mine[kind][train])) for kind in kinds])
+        return train, held_out[~known], int(known.sum())
+
+    def ways() -> Iterator[tuple[str, _Parts, float]]:
+        """What is kept apart, the parts that gives, and how many rows to measure on would do; the usual way first."""
+        yield "", fresh(WHOLE, PROMPT), nearly_none
+        if evaluation is None:
+            yield "prompts", _apart(order[:limit], mine[PROMPT], count), ENOUGH * count
+        yield "rows", fresh(WHOLE), nearly_none
+        if evaluation is None:
+            yield "rows", _apart(order[:limit], mine[WHOLE], count), ENOUGH * count
+
+    some = None
+    for by, parts, enough in ways():
+        if len(parts[1]):
+            some = some or (by, parts)
+            if len(parts[1]) >= enough:
+                some = (by, parts)
+                break
+    if some is None:
+        raise _all_known(rows, spec, measured=evaluation is not None)
+    by, (train, held_out, dropped) = some
+    seen = np.sort(mine[WHOLE][train])
+    return Division(train, held_out, evaluation or rows, int(np.count_nonzero(seen[1:] == seen[:-1])), dropped, by)
+
+
+def _apart(order: np.ndarray, hashes: np.ndarray, count: int) -> _Parts:
+    """Rows to train on, and up to `count` to hold out: all those of some hashes, which are taken in the order of the rows."""
+    _, first, which, sizes = np.unique(hashes[order], return_index=True, return_inverse=True, return_counts=True)
+    out, left = np.zeros(len(sizes), bool), count
+    for group in np.argsort(first):
+        if sizes[group] <= left:
+            out[group], left = True, left - sizes[group]
+        if not left:
+            break
+    return np.sort(order[~out[which]]), np.sort(order[out[which]]), 0
+
+
+def _all_known(rows: Rows, spec: DatasetSpec, measured: bool) -> EmptyDataset:
+    if measured:
+        return EmptyDataset(
+            f"Every row of the split {spec.eval_split!r} also occurs among those to train on.", hint="Choose another dataset.eval_split."
         )
-    duplicates = int(np.count_nonzero(seen[1:] == seen[:-1]))
-    return Division(train, held_out[fresh], held_out_rows, duplicates, int((~fresh).sum()))
+    return EmptyDataset(
+        f"Every row held out from {rows.facts.origin} also occurs among those to train on.",
+        hint="Remove duplicate rows, or hold out more: --set dataset.held_out=0.2",
+    )
 
 
 def chosen_records(rows: Rows, chosen: np.ndarray) -> Iterator[list[dict[str, Any]]]:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -114,6 +115,64 @@ def test_splitting_keeps_no_text_in_memory(tmp_path: Path) -> None:
 def test_data_that_is_one_row_over_and_over_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EmptyDataset, match="also occurs among those to train on"):
         prepare(tmp_path, write(tmp_path / "a.jsonl", pairs(1) * 20))
+
+
+def answers_to(prompts: list[str], times: int) -> list[dict[str, Any]]:
+    return [{"question": prompt, "answer": f"Answer {number} to {prompt}"} for number in range(times) for prompt in prompts]
+
+
+def test_rows_that_all_have_one_prompt_are_kept_apart_as_a_whole_and_it_is_said(tmp_path: Path) -> None:
+    rows = answers_to(["Write a tweet like me."], 100)
+    prepared = prepare(tmp_path, write(tmp_path / "a.jsonl", rows + rows[:1]))
+    assert (prepared.report.train, prepared.report.held_out + prepared.report.held_out_dropped) == (91, 10)
+    train, held_out = set(map(tuple, prepared.train["input_ids"])), set(map(tuple, prepared.held_out["input_ids"]))
+    assert len(held_out) >= 9
+    assert not train & held_out
+    assert [note for note in prepared.report.notes if "have prompts that are also trained on" in note]
+    assert prepare(tmp_path, tmp_path / "a.jsonl").fingerprint == prepared.fingerprint
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["different answers", "and each row twice"])
+def test_where_few_prompts_are_asked_often_whole_prompts_are_held_out(tmp_path: Path, times: int) -> None:
+    prompts = [f"What is {number}?" for number in range(40)]
+    file = write(tmp_path / "a.jsonl", answers_to(prompts, 20 // times) * times)
+    prepared = prepare(tmp_path, file, samples=None)
+    train, held_out = questions(prepared, "train"), questions(prepared, "held_out")
+    assert (len(train), len(held_out), len(set(held_out))) == (720, 80, 4)
+    assert not set(train) & set(held_out)
+    assert [note for note in prepared.report.notes if "whole prompts are held out" in note]
+    assert questions(prepare(tmp_path / "again", file, samples=None), "held_out") == held_out
+    assert set(questions(prepare(tmp_path, file, samples=None, seed=2), "held_out")) != set(held_out)
+
+
+def test_two_prompts_are_both_trained_on_and_measured(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, write(tmp_path / "a.jsonl", answers_to(["Write a tweet.", "Write a title."], 50)))
+    assert set(questions(prepared, "train")) == set(questions(prepared, "held_out")) == {"Write a tweet.", "Write a title."}
+    assert (prepared.report.train, prepared.report.held_out) == (90, 10)
+
+
+def test_a_split_to_measure_on_that_has_the_one_prompt_too_is_measured_by_its_answers(tmp_path: Path) -> None:
+    rows = answers_to(["Write a tweet like me."], 100)
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    write(folder / "train.jsonl", rows[:80])
+    write(folder / "test.jsonl", rows[75:])
+    prepared = prepare(tmp_path, folder, eval_split="test", held_out=0.9)
+    assert (prepared.report.train, prepared.report.held_out, prepared.report.held_out_dropped) == (80, 20, 5)
+    write(folder / "test.jsonl", rows[:20])
+    with pytest.raises(EmptyDataset, match="Every row of the split 'test' also occurs"):
+        prepare(tmp_path, folder, eval_split="test")
+
+
+def test_held_out_rows_stay_those_they_were_where_some_prompts_occur_twice(tmp_path: Path) -> None:
+    rows = pairs(60) + [{**row, "answer": "Something else."} for row in pairs(20)]
+    prepared = prepare(tmp_path, write(tmp_path / "a.jsonl", rows))
+    drawn = np.sort(np.random.default_rng(1).permutation(80)[:8])
+    trained = [row["question"] for number, row in enumerate(rows) if number not in drawn]
+    assert questions(prepared, "train") == trained
+    assert questions(prepared, "held_out") == [question for at in drawn if (question := rows[at]["question"]) not in trained]
+    assert prepared.report.held_out_dropped > 0
+    assert not prepared.report.held_out_by
 
 
 def test_one_row_is_refused(tmp_path: Path) -> None:
