@@ -31,6 +31,7 @@ from finetune.events import (
 from finetune.recipe import Recipe, StudentSpec
 from finetune.run_folder import BENCHMARK, FINISHED, TRAINING, UPLOAD, RunFolder
 from finetune.runtime import RuntimeOptions
+from finetune.words import quoted
 
 if TYPE_CHECKING:
     from finetune.benchmark.run import Scores
@@ -145,10 +146,6 @@ class LLMFineTuner:
             self.folder.check_free()
         for problem in self.method.check(self.recipe.method, self.machine.device):
             raise HardwareError(problem)
-        if self.student_is_made and self.method.load_in(self.recipe.method):
-            raise RecipeError(
-                "A student made from its teacher cannot be held in 4 bits.", hint="--set method.kind=lora, or name a ready-made student."
-            )
         if self.recipe.training.report_to:
             from finetune.training.trackers import check_trackers
 
@@ -263,7 +260,7 @@ class LLMFineTuner:
             of_all = "" if self.outcome.complete else f" of {self.outcome.total_steps}"
             raise Interrupted(
                 f"Stopped after step {finished.steps}{of_all}; everything is saved in {self.folder.output_dir}.",
-                hint=f"Go on: finetune-cli resume {self.folder.output_dir}",
+                hint=f"Go on: finetune-cli resume {quoted(self.folder.output_dir)}",
                 saved=self.folder.output_dir,
             )
         return self.outcome

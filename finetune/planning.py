@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from finetune import registry
 from finetune.calibration import Measurement
 from finetune.distillation.student import kept_layers
 from finetune.distillation.vocabulary import shared_vocabulary
+from finetune.errors import RecipeError
 from finetune.models.facts import ModelFacts, describe
 from finetune.models.load import load_tokenizer
 from finetune.models.machine import free_disk
 from finetune.recipe import Recipe, StudentSpec
+from finetune.run_folder import RunFolder, beside
 from finetune.training.plan import Plan, estimate
 from finetune.training.shape import trainable_parameters
+from finetune.words import quoted
 
 if TYPE_CHECKING:
     from finetune.finetuner import LLMFineTuner
@@ -26,7 +29,7 @@ def plan(tuner: LLMFineTuner, measured: Measurement | None = None) -> Plan:
     """What the run will cost, by arithmetic or as `measured`; prepares the data, trains nothing."""
     shape = shape_of(tuner)
     tuner.check_steps()
-    return estimate(
+    found = estimate(
         tuner.recipe,
         shape.model,
         tuner.data.report,
@@ -38,6 +41,30 @@ def plan(tuner: LLMFineTuner, measured: Measurement | None = None) -> Plan:
         teacher=shape.teacher,
         free_disk=free_disk(tuner.folder.output_dir),
         measured=measured.to_dict() if measured else None,
+    )
+    refused = [name for name in found.methods if no_adapter(tuner, registry.load("methods", name))]
+    return replace(found, methods={name: needed for name, needed in found.methods.items() if name not in refused})
+
+
+def no_adapter(tuner: LLMFineTuner, method: Any) -> RecipeError | None:
+    """Why `method` cannot train the model of this run: its adapter would belong to weights that are in no file; None if it can."""
+    if method.footprint(method.Spec()).rank is None:
+        return None
+    if tuner.student_is_made:
+        return RecipeError(
+            f"A student made from its teacher cannot be trained by {method.title}: an adapter alone does not hold the student's layers.",
+            hint="--set method.kind=full, or name a ready-made student: --set model=MODEL",
+        )
+    located = tuner.located
+    if located.base is None:
+        return None
+    merged = "a merged copy of the two (merge_and_unload of peft)"
+    if located.source.path is not None and RunFolder(located.source.path).recipe.is_file():
+        to = beside(located.source.path, "-merged")
+        merged = f"finetune-cli merge {quoted(located.source.path)}, then --set model={quoted(to)}"
+    return RecipeError(
+        f"{located.name} is an adapter; one that is trained on top of it would be loaded without it by other programs.",
+        hint=f"Merge it into its base first: {merged}. Or train every weight: --set method.kind=full",
     )
 
 
@@ -56,8 +83,11 @@ class Shape:
 def shape_of(tuner: LLMFineTuner) -> Shape:
     """The shape of a run's models; nothing is loaded, and what attaching the method to loaded ones would raise is raised now.
 
-    VocabularyMismatch if teacher and student have different tokenizers, RecipeError for a student of no or of all layers.
+    VocabularyMismatch if teacher and student have different tokenizers, RecipeError for a student of no or of all layers, and where
+    `no_adapter` says so.
     """
+    if problem := no_adapter(tuner, tuner.method):
+        raise problem
     recipe, facts = tuner.recipe, describe(tuner.located)
     teacher: ModelFacts | None = None
     layers: int | None = None
@@ -83,7 +113,8 @@ def ways_out(tuner: LLMFineTuner, found: Plan, *, most: int = 3) -> list[WayOut]
     """What makes a run fit into memory, least costly first: same result, then slower, then another method; nothing fits: the smallest."""
     real = found.memory_total / found.memory_by_arithmetic  # other than one if the plan was measured
     ways = []
-    for text, changes in _changes(tuner.recipe, device=tuner.machine.device):
+    adapters = no_adapter(tuner, registry.load("methods", "lora")) is None
+    for text, changes in _changes(tuner.recipe, device=tuner.machine.device, adapters=adapters):
         changed = copy.copy(tuner)  # with its data and models, which these changes leave as they are
         changed.recipe = tuner.recipe.with_changes(changes)
         changed.__dict__.pop("method", None)
@@ -92,7 +123,7 @@ def ways_out(tuner: LLMFineTuner, found: Plan, *, most: int = 3) -> list[WayOut]
     return fitting[:most] or sorted(ways, key=lambda way: way.memory_total)[:1]
 
 
-def _changes(recipe: Recipe, *, device: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _changes(recipe: Recipe, *, device: str, adapters: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     spec, batches = recipe.training, device != "cpu"
     saved = {"activation_checkpointing": True}
     smallest: dict[str, Any] = {}
@@ -105,9 +136,8 @@ def _changes(recipe: Recipe, *, device: str) -> Iterator[tuple[str, dict[str, An
         yield "activation checkpointing (a third slower)", {"training": saved}
         if smallest:
             yield "both: batch size 1 and activation checkpointing", {"training": {**smallest, **saved}}
-    if recipe.method.kind == "full":  # type: ignore[attr-defined]
+    if adapters and recipe.method.kind == "full":  # type: ignore[attr-defined]
         yield "LoRA instead of full training", {"method": {"kind": "lora"}, "training": {**smallest, **saved}}
     quantised = registry.load("methods", "qlora")
-    in_4_bits = not isinstance(recipe.model, StudentSpec) and recipe.method.kind != "qlora"  # type: ignore[attr-defined]
-    if in_4_bits and not quantised.check(quantised.Spec(), device):
+    if adapters and recipe.method.kind != "qlora" and not quantised.check(quantised.Spec(), device):  # type: ignore[attr-defined]
         yield "QLoRA: the model in 4 bits (slower)", {"method": {"kind": "qlora"}, "training": {**smallest, **saved}}

@@ -12,6 +12,8 @@ from finetune import registry
 from finetune.errors import ModelError
 from finetune.models.facts import ModelFacts, look_up
 from finetune.models.machine import remembered_dtype
+from finetune.models.model_folder import is_adapter
+from finetune.models.sources import parse
 from finetune.recipe import Recipe
 from finetune.training.costs import adapter_parameters, memory_parts
 from finetune.training.steps import CPU_TOKENS
@@ -33,13 +35,13 @@ def options(draft: Draft, here: Here) -> Options:
     """For rows as long as they may get; `needed` is empty for a model whose numbers are not known before it is fetched."""
     recipe = Recipe.from_layers(draft)
     gpu = uses_gpu(here)
-    made = not isinstance(recipe.model, str)
+    whole = _must_learn_whole(recipe)
     refused: dict[str, str] = {}
     known: dict[str, Any] = {name: registry.load("methods", name) for name in registry.names("methods")}
     for name, method in known.items():
         problems = method.check(method.Spec(), "cuda" if gpu else "cpu")
-        if made and method.load_in(method.Spec()):
-            problems = ["not for a student made from its teacher"]
+        if whole and method.footprint(method.Spec()).rank is not None:
+            problems = [whole]
         if problems:
             refused[name] = problems[0]
     student, teacher = _models(recipe, here)
@@ -67,6 +69,17 @@ def options(draft: Draft, here: Here) -> Options:
         if name not in refused:
             needed[name] = sum(parts.values()) + (teacher.parameters * narrow if teacher else 0)
     return Options(needed, free, refused)
+
+
+def _must_learn_whole(recipe: Recipe) -> str | None:
+    """Why no adapter can be trained beside the model; None if one can."""
+    if not isinstance(recipe.model, str):
+        return "not for a student made from its teacher"
+    try:
+        folder = parse(recipe.model).path
+    except ModelError:
+        return None  # the review will say what is wrong with it
+    return "not on an adapter: merge that one into its base first" if folder and is_adapter(folder) else None
 
 
 def _models(recipe: Recipe, here: Here) -> tuple[ModelFacts | None, ModelFacts | None]:

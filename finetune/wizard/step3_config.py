@@ -55,6 +55,8 @@ def _method(draft: Draft, prompter: Prompter, here: Here) -> Draft:
     default = (
         recommended(found.needed, found.free) if found.needed and draft["approach"] == "fine-tuning" and "method" not in draft else current
     )
+    if default in found.refused:
+        default = next((name for name in known if name not in found.refused), default)
     kind = prompter.select(
         "method.kind",
         "Method",

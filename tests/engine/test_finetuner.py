@@ -19,8 +19,11 @@ from finetune import LLMFineTuner, Recipe
 from finetune.benchmark.perplexity import answer_losses
 from finetune.errors import Diverged, Interrupted, OutputExists, RecipeError
 from finetune.events import Notice, Recorder, TrainingStep, read_events
+from finetune.export.merged import Merged
 from finetune.finetuner import RunResult
 from finetune.models.machine import glance
+from finetune.planning import ways_out
+from finetune.run_folder import RunFolder
 from finetune.wizard import ask_recipe
 from finetune.wizard.here import Here
 from finetune.wizard.prompter import ScriptedPrompter
@@ -303,6 +306,52 @@ def test_a_teacher_that_is_the_student_is_refused_before_the_work(shop: Workshop
         tuner.run()
     assert "from_teacher" in str(refused.value.hint)
     assert not tuner.folder.output_dir.exists()
+
+
+@pytest.mark.parametrize("kind", ["lora", "qlora", "adalora"])
+def test_a_made_student_is_not_trained_by_an_adapter_that_would_not_hold_its_layers(kind: str, shop: Workshop) -> None:
+    for begin in (LLMFineTuner.run, LLMFineTuner.plan):
+        tuner = shop.tuner(shop.distilling(method={"kind": kind}))
+        with pytest.raises(RecipeError, match="made from its teacher") as refused:
+            begin(tuner)
+        assert "method.kind=full" in str(refused.value.hint)
+        assert not tuner.folder.output_dir.exists()
+
+
+def test_the_ways_out_of_a_made_student_are_those_that_it_can_take(shop: Workshop) -> None:
+    tuner = shop.tuner(shop.distilling())
+    plan = tuner.plan()
+    assert set(plan.methods) == {"full"}
+    assert [way.text for way in ways_out(tuner, replace(plan, free_memory=0), most=9)] == ["activation checkpointing (a third slower)"]
+    chosen = shop.tuner(shop.distilling(model=str(shop.smaller_model())))
+    assert "LoRA instead of full training" in [way.text for way in ways_out(chosen, replace(chosen.plan(), free_memory=10**15), most=9)]
+
+
+@pytest.mark.parametrize("kind", ["lora", "qlora", "adalora"])
+def test_an_adapter_on_an_earlier_adapter_is_refused_with_the_command_that_merges(
+    kind: str, shop: Workshop, tuned: tuple[LLMFineTuner, RunResult]
+) -> None:
+    earlier = tuned[1].output_dir
+    for begin in (LLMFineTuner.run, LLMFineTuner.plan):
+        tuner = shop.tuner(shop.layer(model=str(earlier), method={"kind": kind}))
+        with pytest.raises(RecipeError, match="is an adapter") as refused:
+            begin(tuner)
+        assert f"finetune-cli merge {earlier}, then --set model={earlier}-merged" in str(refused.value.hint)
+        assert not tuner.folder.output_dir.exists()
+
+
+def test_an_earlier_adapter_can_be_trained_on_merged_or_whole_and_others_load_the_same_model(
+    shop: Workshop, tuned: tuple[LLMFineTuner, RunResult]
+) -> None:
+    merged = shop.folder / "merged"
+    Merged.export(RunFolder.of(tuned[1].output_dir), merged, shop.runtime, Recorder())
+    for layer in (shop.layer(model=str(merged)), shop.layer(model=str(tuned[1].output_dir), method={"kind": "full"})):
+        tuner = shop.tuner(layer)
+        result = tuner.run()
+        assert result.scores["before"]["perplexity"] == pytest.approx(tuned[1].scores["after"]["perplexity"], rel=1e-3)
+        ids = tuner.data.held_out[0]["input_ids"]
+        theirs = AutoModelForCausalLM.from_pretrained(result.output_dir)
+        torch.testing.assert_close(logits(theirs, ids), logits(tuner.model, ids), rtol=1e-4, atol=1e-4)
 
 
 def test_loss_on_held_out_rows_is_that_of_the_benchmark(tuned: tuple[LLMFineTuner, RunResult]) -> None:

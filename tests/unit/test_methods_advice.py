@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,12 +92,24 @@ def test_what_is_missing_is_said_beside_the_method(tmp_path: Path, monkeypatch: 
     assert "QLoRA" not in prompter.help
 
 
-def test_a_student_made_from_its_teacher_is_not_offered_in_4_bits(tmp_path: Path) -> None:
+def test_a_student_made_from_its_teacher_is_offered_no_adapter(tmp_path: Path) -> None:
     draft = {"approach": "distillation", "model": {"from_teacher": {"layers": 6}}, "teacher": "gpt2-medium", "output_dir": "out"}
     found = options(draft, machine(64, tmp_path))
-    assert "qlora" in found.refused
-    assert "qlora" not in found.needed
+    assert set(found.refused) == {"lora", "qlora", "adalora"}
+    assert set(found.needed) == {"full"}
     assert found.needed["full"] > 12 * 355_000_000
+
+
+def test_an_adapter_is_offered_no_second_one(tmp_path: Path) -> None:
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    (earlier / "adapter_config.json").write_text("{}")
+    (earlier / "adapter_model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    draft = {"approach": "fine-tuning", "model": str(earlier), "output_dir": "out"}
+    prompter = Listens({}, otherwise_default=True)
+    assert step3_config.ask(draft, prompter, machine(64, tmp_path))["method"]["kind"] == "full"
+    for kind in ("lora", "qlora", "adalora"):
+        assert "merge" in prompter.notes[kind]
 
 
 def test_the_size_of_an_adapter_from_the_shape_alone_is_that_of_the_starter() -> None:
