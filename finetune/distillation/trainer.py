@@ -22,6 +22,7 @@ from finetune.distillation.objectives import Objective
 from finetune.distillation.objectives.forward_kl import ForwardKL
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import RecipeError, VocabularyMismatch
+from finetune.models.products import quicken
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule
 from finetune.training.head import Head, check_head, head_of, needs_mask, padding_id
 from finetune.training.trainer import Supervised, SupervisedTrainer
@@ -109,6 +110,7 @@ class DistillationTrainer(SupervisedTrainer):
         placed = getattr(self.teacher, "hf_device_map", None) or getattr(self.teacher, "quantization_method", None)
         if not placed:
             self.teacher.to(self.args.device)
+        quicken(self.teacher)
         check_head(self.teacher)
         self.teacher_masks = needs_mask(self.teacher)
 

@@ -19,6 +19,7 @@ from transformers import TrainingArguments
 
 from finetune.data.collator import Collator
 from finetune.errors import RecipeError, TrainingError
+from finetune.models.products import quicken
 from finetune.training.chunked_loss import CrossEntropy, Rule, Workspace, chunked_loss
 from finetune.training.head import Head, backbone_of, check_head, context_length, head_of, needs_mask, padding_id
 from finetune.training.out_of_memory import MicroBatches, parts_of
@@ -79,6 +80,7 @@ class SupervisedTrainer(ResumableTrainer):
         # The Trainer then counts the supervised tokens of the whole accumulation window, all devices, and hands them to compute_loss.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True
+        quicken(self.model)
         check_head(self.model)
         self.masks = needs_mask(self.model)
         self.context = context_length(self.model)
