@@ -218,7 +218,7 @@ def merge(arguments: argparse.Namespace) -> int:
     from finetune.screen.quiet import quiet
     from finetune.screen.reporter import reporter_for
     from finetune.screen.words import command_name
-    from finetune.words import size
+    from finetune.words import quoted, size
 
     folder = RunFolder.of(arguments.output_dir)
     to = typed_path(arguments.to) if arguments.to else beside(folder.output_dir, "-merged")
@@ -230,7 +230,7 @@ def merge(arguments: argparse.Namespace) -> int:
     else:
         same = f"logits differ by {done.difference:.2%} of the largest at most, on {done.prompts} prompts"
         console.print(f"  Merged: {to} ({size(done.bytes)}, {done.dtype}); {same}", soft_wrap=True, markup=False)
-        console.print(f"  Chat: {command_name()} chat {to}", soft_wrap=True, markup=False)
+        console.print(f"  Chat: {command_name()} chat {quoted(to)}", soft_wrap=True, markup=False)
     return 0
 
 

@@ -17,6 +17,7 @@ from finetune.benchmark.bootstrap import Statistic, change, mean_of, mean_per_to
 from finetune.benchmark.names import LOWER_IS_BETTER, in_order
 from finetune.errors import BadInput
 from finetune.runs import Run
+from finetune.words import quoted
 
 SURROUNDINGS = ("versions", "system", "dataset_fingerprint", "machine.cpu", "machine.gpu", "machine.device", "machine.dtype")
 DEFAULT_SEED = 42
@@ -47,7 +48,7 @@ def compare(a: Run, b: Run) -> Comparison:
         if not run.scores:
             raise BadInput(
                 f"{run.folder.output_dir} has no scores to compare: it is {run.state}{f' ({run.progress})' if run.progress else ''}.",
-                hint=f"Finish it with `finetune-cli resume {run.folder.output_dir}`, or compare another run.",
+                hint=f"Finish it with `finetune-cli resume {quoted(run.folder.output_dir)}`, or compare another run.",
             )
     why_not = _why_not(a, b)
     return Comparison(
@@ -73,9 +74,8 @@ def _why_not(a: Run, b: Run) -> str | None:
         )
     for name, run in (("A", a), ("B", b)):
         if not run.scores.get("per_row"):
-            return (
-                f"{name} was measured before row scores were kept: measure it again with `finetune-cli benchmark {run.folder.output_dir}`."
-            )
+            again = f"finetune-cli benchmark {quoted(run.folder.output_dir)}"
+            return f"{name} was measured before row scores were kept: measure it again with `{again}`."
     return None
 
 

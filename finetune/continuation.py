@@ -17,12 +17,14 @@ from finetune.errors import BadInput, CannotResume, FolderInUse
 from finetune.events import JsonLines, Notice
 from finetune.run_folder import BENCHMARK, FINISHED, TRAINING, UPLOAD, RunFolder
 from finetune.training.checkpoints import Checkpoint, Checkpoints
+from finetune.words import quoted
 
 if TYPE_CHECKING:
     from finetune.finetuner import LLMFineTuner
     from finetune.recipe import Recipe
 
 EXACT = ("torch", "transformers", "peft")  # libraries whose major version decides what a checkpoint means
+MODEL_FACTS = {"revision": "revision", "bytes": "size", "identity": "content"}  # older versions wrote down no identity and no teacher
 AFTERWARDS = (
     "output_dir",
     "benchmark",
@@ -135,14 +137,14 @@ def _what_will_be_done(left: Unfinished, start: Checkpoint | None) -> str:
 def training_complete(folder: RunFolder) -> CannotResume:
     return CannotResume(
         f"The training in {folder.output_dir} is complete; it is not made again.",
-        hint=f"Do what is left: finetune-cli resume {folder.output_dir}",
+        hint=f"Do what is left: finetune-cli resume {quoted(folder.output_dir)}",
     )
 
 
 def nothing_left(folder: RunFolder) -> CannotResume:
     return CannotResume(
         f"The run in {folder.output_dir} is finished: there is nothing left to resume.",
-        hint=f"Measure it again: finetune-cli benchmark {folder.output_dir}",
+        hint=f"Measure it again: finetune-cli benchmark {quoted(folder.output_dir)}",
     )
 
 
@@ -171,9 +173,11 @@ def _refuse_changes(tuner: LLMFineTuner) -> None:
     then, now = tuner.folder.read_json(tuner.folder.environment), environment(tuner)
     if then["dataset_fingerprint"] != now["dataset_fingerprint"]:
         raise CannotResume(f"The rows of {tuner.recipe.dataset.source} are not those the run began with.", hint=NEW_RUN)
-    for fact in ("revision", "bytes"):
-        if then["model"].get(fact) != now["model"][fact]:
-            raise CannotResume(f"The model {now['model']['name']} is not the one the run began with: its {fact} differs.", hint=NEW_RUN)
+    for role in ("model", "teacher"):
+        began, here = then.get(role) or {}, now[role] or {}
+        for fact, what in MODEL_FACTS.items():
+            if fact in began and began[fact] != here.get(fact):
+                raise CannotResume(f"The {role} {began['name']} is not the one the run began with: its {what} differs.", hint=NEW_RUN)
     differs = {name: (then["versions"].get(name), now["versions"].get(name)) for name in EXACT}
     for name, (before, here) in differs.items():
         if before and here and before.partition(".")[0] != here.partition(".")[0]:

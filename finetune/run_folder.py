@@ -18,6 +18,7 @@ from typing import Any
 from finetune.errors import BadInput, FolderInUse, OutputExists
 from finetune.paths import looking_at, typed_path
 from finetune.training.checkpoints import PART, disk_full, folder_to_disk, no_room, replace_whole
+from finetune.words import quoted
 
 TRAINING, BENCHMARK, UPLOAD, FINISHED = "training", "benchmark", "upload", "finished"  # what a run is at
 
@@ -90,8 +91,8 @@ class RunFolder:
                 unfinished = self.stage not in (None, FINISHED)
                 raise OutputExists(
                     f"The output folder {self.output_dir} is not empty, and nothing is overwritten.",
-                    hint=f"Choose another one, for example --output-dir {free_name(self.output_dir)}"
-                    + (f", or go on with the run in it: finetune-cli resume {self.output_dir}" if unfinished else ""),
+                    hint=f"Choose another one, for example --output-dir {quoted(free_name(self.output_dir))}"
+                    + (f", or go on with the run in it: finetune-cli resume {quoted(self.output_dir)}" if unfinished else ""),
                 )
             above = next(path for path in (self.output_dir, *self.output_dir.absolute().parents) if path.exists())
             if not above.is_dir():

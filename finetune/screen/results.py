@@ -20,7 +20,7 @@ from finetune.run_folder import free_name
 from finetune.screen.console import VERDICTS
 from finetune.screen.tables import block, pairs
 from finetune.screen.words import command_name
-from finetune.words import count, harmless, size
+from finetune.words import count, harmless, quoted, size
 
 if TYPE_CHECKING:
     from finetune.finetuner import RunResult
@@ -109,11 +109,11 @@ def next_steps(output_dir: Path, width: int, *, upload: bool) -> RenderableType:
         ("Model", str(output_dir)),
         ("Records", str(output_dir / "run")),
         ("Report", str(output_dir / "run" / "report.html")),
-        ("Chat", f"{command} chat {output_dir}"),
-        ("Repeat", f"{command} run {output_dir / 'run' / 'recipe.yaml'} --output-dir {free_name(output_dir)}"),
+        ("Chat", f"{command} chat {quoted(output_dir)}"),
+        ("Repeat", f"{command} run {quoted(output_dir / 'run' / 'recipe.yaml')} --output-dir {quoted(free_name(output_dir))}"),
     ]
     if upload:
-        rows.append(("Upload", f"{command} upload {output_dir} --repo USER/NAME"))
+        rows.append(("Upload", f"{command} upload {quoted(output_dir)} --repo USER/NAME"))
     between = "  " if width >= NARROW else "\n  "
     lines = [Text.assemble("  ", (f"{name:<7}" if width >= NARROW else name, "quiet"), between, fact) for name, fact in rows]
     return Text("\n").join([Text(""), *lines])

@@ -28,6 +28,7 @@ from finetune.screen.reporter import reporter_for
 from finetune.screen.results import show_results
 from finetune.screen.review import CostScreen
 from finetune.screen.words import command_name
+from finetune.words import quoted
 
 if TYPE_CHECKING:
     from finetune.finetuner import LLMFineTuner, RunResult
@@ -91,7 +92,7 @@ def _stopped(folder: RunFolder, ours: bool) -> Interrupted:
         return Interrupted("Stopped before there was a model; nothing was kept.")
     return Interrupted(
         f"Stopped. {folder.output_dir}: {left.progress()}.",
-        hint=f"Go on: {command_name()} resume {folder.output_dir}",
+        hint=f"Go on: {command_name()} resume {quoted(folder.output_dir)}",
         saved=folder.output_dir,
     )
 

@@ -24,7 +24,7 @@ from finetune.wizard import warm
 from finetune.wizard.here import Here
 from finetune.wizard.preview import state
 from finetune.wizard.prompter import Choice, Prompter, hint
-from finetune.words import size
+from finetune.words import quoted, size
 
 if TYPE_CHECKING:
     from finetune.finetuner import LLMFineTuner
@@ -124,7 +124,7 @@ def save(recipe: Recipe, prompter: Prompter) -> None:
         except OSError as error:
             prompter.note([("class:problem", f"{path} cannot be written: {error.strerror or error}.")])
             number = f"-{int(number[1:] or 1) + 1}"
-    prompter.note([("class:quiet", "Saved. To run it:\n"), ("class:command", f"{command_name()} run {path}")])
+    prompter.note([("class:quiet", "Saved. To run it:\n"), ("class:command", f"{command_name()} run {quoted(path)}")])
 
 
 def prepare(recipe: Recipe, runtime: RuntimeOptions) -> tuple[LLMFineTuner | None, Plan | FinetuneError]:

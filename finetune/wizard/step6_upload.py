@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,19 +18,21 @@ from finetune.screen.words import command_name
 from finetune.wizard.draft import problem
 from finetune.wizard.here import Here
 from finetune.wizard.prompter import Choice, Fragments, Prompter, hint
+from finetune.words import quoted
 
 if TYPE_CHECKING:
     from finetune.hub.upload import UploadPlan
 
 AGAIN, TOKEN, LATER = "again", "token", "later"
 MOST_NAMES = 9
+LONGEST_NAME = 90  # 96 are allowed, and a number may follow
 OTHER_NAME, PUBLIC = "other", "public"
 
 
 def ask(output_dir: Path, prompter: Prompter, here: Here) -> None:
     """Offer the upload of a finished folder, show what would go where, and do it."""
     prompter.step(6, "Upload")
-    command = f"{command_name()} upload {output_dir} --repo {output_dir.name}"
+    command = f"{command_name()} upload {quoted(output_dir)} --repo {repository(output_dir)}"
     later: Fragments = [("class:quiet", "Any time later:\n"), ("class:command", command)]
     if not here.hub:
         prompter.note([("class:quiet", f"{absence()}, so nothing can be uploaded now. "), *later])
@@ -41,6 +45,13 @@ def ask(output_dir: Path, prompter: Prompter, here: Here) -> None:
         _upload(output_dir, agreed, prompter)
     else:
         prompter.note(later)
+
+
+def repository(output_dir: Path) -> str:
+    """A name of a repository, made from that of the folder: letters, digits, single dots and hyphens, 96 at most."""
+    letters = unicodedata.normalize("NFKD", output_dir.resolve().name).encode("ascii", "ignore").decode()
+    name = re.sub(r"[.-]{2,}", "-", re.sub(r"[^\w.-]", "-", letters))
+    return name[:LONGEST_NAME].strip(".-") or "model"
 
 
 def _agree(output_dir: Path, prompter: Prompter) -> UploadSpec | None:
@@ -78,7 +89,7 @@ def _named(output_dir: Path, prompter: Prompter, number: str = "") -> UploadSpec
     repo = prompter.text(
         f"upload.repo{number}",
         "Repository",
-        default=output_dir.resolve().name + number,
+        default=repository(output_dir) + number,
         validate=lambda text: problem({}, "upload", {"repo": text}),
         help="A name of your own, or organisation/name.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from finetune.errors import BadInput
+from finetune.continuation import nothing_left, training_complete
+from finetune.errors import BadInput, OutputExists
 from finetune.events import Notice, Progress, StageFinished, StageStarted, TrainingStep
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder, free_name
@@ -22,7 +24,7 @@ from finetune.screen.reporter import PlainReporter, RichReporter
 from finetune.screen.results import next_steps, samples, scores_table
 from finetune.screen.review import review
 from finetune.screen.words import about, duration
-from finetune.words import count, harmless, size
+from finetune.words import count, harmless, quoted, size
 
 ROOT = Path(__file__).parents[2]
 STEP = TrainingStep(
@@ -179,6 +181,29 @@ def test_a_models_words_cannot_steer_the_terminal() -> None:
 def test_commands_are_never_cut_into_lines(width: int) -> None:
     text = next_steps(Path("finetuned_model"), width, upload=True).plain  # type: ignore[union-attr]
     assert any(line.strip().endswith("run finetuned_model/run/recipe.yaml --output-dir finetuned_model-2") for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("name", "typed"), [("out dir", "'out dir'"), ("modèle-2", "modèle-2"), ("$HOME", "'$HOME'"), ("it's", "'it'\"'\"'s'")]
+)
+def test_commands_can_be_copied_into_a_shell_whatever_the_folder_is_called(name: str, typed: str) -> None:
+    assert quoted(name) == typed
+    text = next_steps(Path(name), 80, upload=True).plain  # type: ignore[union-attr]
+    commands = [shlex.split(line.split("  ", 2)[-1]) for line in text.splitlines() if "finetune" in line]
+    assert [words[2] for words in commands] == [name, f"{name}/run/recipe.yaml", name]
+    assert commands[1][-1] == f"{name}-2"
+
+
+def test_hints_can_be_copied_into_a_shell_too(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "out dir")
+    folder.run.mkdir(parents=True)
+    folder.recipe.touch()
+    with pytest.raises(OutputExists) as raised:
+        folder.check_free()
+    words = shlex.split(str(raised.value.hint))
+    assert str(folder.output_dir) in words
+    assert f"{folder.output_dir}-2," in words
+    assert shlex.split(str(training_complete(folder).hint))[-1] == shlex.split(str(nothing_left(folder).hint))[-1] == str(folder.output_dir)
 
 
 def test_a_run_into_the_working_folder_has_next_steps_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

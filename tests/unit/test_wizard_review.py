@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import validate_repo_id
 from prompt_toolkit.application import Application
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.key_binding import KeyPressEvent
@@ -16,11 +17,12 @@ from finetune.data.rows import TooManyBadRows
 from finetune.errors import DatasetError
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
-from finetune.wizard import review
+from finetune.wizard import review, step6_upload
 from finetune.wizard.plain import PlainPrompter
 from finetune.wizard.prompter import plain
 from finetune.wizard.questions import type_a_line
 from finetune.wizard.session import agree
+from finetune.wizard.step6_upload import repository
 
 
 @pytest.fixture(autouse=True)
@@ -46,11 +48,11 @@ def test_going_back_from_what_to_change_returns_to_the_review() -> None:
 
 @pytest.mark.usefixtures("no_plan")
 def test_going_back_from_the_name_of_the_plan_returns_to_the_review(empty_folder: Path) -> None:
-    prompter = enter_all_the_way(review=["save", "save"], recipe_file=[BACK, "mine.yaml"])
+    prompter = enter_all_the_way(review=["save", "save"], recipe_file=[BACK, "my plan.yaml"])
     assert agree(prompter, here) is None
     prompter.finish()
-    assert Recipe.load(empty_folder / "mine.yaml").dataset.source == "builtin:python-docs"
-    assert "run mine.yaml" in prompter.shown[-1]
+    assert Recipe.load(empty_folder / "my plan.yaml").dataset.source == "builtin:python-docs"
+    assert "run 'my plan.yaml'" in prompter.shown[-1]
 
 
 @pytest.mark.usefixtures("no_plan")
@@ -114,6 +116,29 @@ def test_skipping_rows_that_cannot_be_used_changes_the_plan(monkeypatch: pytest.
     prompter = enter_all_the_way(review=["skip rows", "save"], recipe_file="mine.yaml")
     assert agree(prompter, here) is None
     assert Recipe.load("mine.yaml").dataset.bad_rows == 0.07
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("my.model-2", "my.model-2"),
+        ("out dir", "out-dir"),
+        ("modèle--v1.", "modele-v1"),
+        ("..", None),
+        ("***", "model"),
+        ("m" * 99, "m" * 90),
+    ],
+)
+def test_the_repository_that_is_proposed_has_a_possible_name(folder: str, name: str | None, empty_folder: Path) -> None:
+    proposed = repository(empty_folder / folder)
+    assert proposed == (name or proposed)
+    validate_repo_id(f"ada/{proposed}-2")
+
+
+def test_the_command_for_an_upload_later_can_be_copied(empty_folder: Path) -> None:
+    prompter = enter_all_the_way()
+    step6_upload.ask(Path("out dir"), prompter, here(hub=True))
+    assert prompter.shown[-1].endswith(" upload 'out dir' --repo out-dir")
 
 
 def unsure(text: str) -> str | None:
