@@ -53,8 +53,11 @@ class MoveRanks(TrainerCallback):
             self._silence()
             return
         for name, parameter in self.tuner.model.named_parameters():
-            if "lora_" in name and parameter.requires_grad and parameter.grad is None:  # a layer that no token of this step went through
-                parameter.grad = torch.zeros_like(parameter)
+            if "lora_" in name and parameter.requires_grad:
+                if parameter.grad is None:  # a layer that no token of this step went through
+                    parameter.grad = torch.zeros_like(parameter)
+                # A step that overflowed in float16, which the optimizer has skipped, must not stay in the averages for ever.
+                parameter.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         if step == last and not allocator.ipt:  # continued on the very step that decides
             allocator.update_ipt(self.tuner.model)
         allocator.update_and_allocate(self.tuner.model, step, force_mask=step == last)

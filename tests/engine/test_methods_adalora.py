@@ -113,6 +113,30 @@ def test_a_layer_that_no_token_goes_through_does_not_stop_the_run() -> None:
     assert int((idle.lora_E["default"] != 0).sum()) == 0, "what no token needs is the least important"
 
 
+@pytest.mark.parametrize("spoilt", [{0}, {0, 1, 4}, {5}])
+def test_the_ranks_move_on_after_a_step_that_overflowed_in_float16(spoilt: set[int]) -> None:
+    """The optimizer skips such a step, and the callbacks still hear of it, with infinite gradients or, where they were clipped, none."""
+    model = adapted(r=2)
+    start = ranks(model)
+    move = MoveRanks(model, lambda steps: (2, 3))  # ten steps: the seventh decides
+    state = SimpleNamespace(max_steps=10, global_step=0)
+    move.on_train_begin(None, state, None)
+    for step in range(10):
+        state.global_step = step
+        ids = torch.randint(3, 100, (2, 12), generator=torch.Generator().manual_seed(step))
+        model(ids, labels=ids).loss.backward()
+        if step in spoilt:
+            gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+            for number, gradient in enumerate(gradients):
+                gradient.mul_(float("nan") if number % 2 else float("inf"))
+        move.on_optimizer_step(None, state, None)
+        remembered = [tensor for average in move.state_dict().values() for tensor in average.values()]
+        assert all(torch.isfinite(tensor).all() for tensor in remembered)
+        model.zero_grad()
+    assert sum(ranks(model)) == 2 * len(start) < sum(start)
+    assert len(set(ranks(model))) > 1
+
+
 @pytest.mark.parametrize("at", [5, 6, 7, 9])
 def test_a_run_that_goes_on_from_a_checkpoint_keeps_its_ranks(at: int) -> None:
     """The importances are not in a checkpoint; the zeros are."""
