@@ -24,6 +24,7 @@ from finetune.training.head import backbone_of, causal_lm, hidden_states
 
 CALIBRATION_TOKENS = 1024
 ROW_TOKENS = 256
+PLACES = ("layer_idx", "layer_id")  # what modules call the number of their layer, by which a cache is addressed
 
 
 @dataclass(frozen=True)
@@ -141,11 +142,14 @@ def _copy_with(teacher_model: nn.Module, kept: list[int]) -> Any:
     config.num_hidden_layers = len(kept)
     for name in per_layer:
         setattr(config, name, [getattr(config, name)[index] for index in kept])
+    if hasattr(config, "attention_types"):  # of GPT-Neo, whose config says the same twice
+        config.attention_types = [[[kind], 1] for kind in config.attention_layers]
     student.config._name_or_path = ""
     for index, layer in enumerate(layer_stack(student)):
         for module in layer.modules():
-            if hasattr(module, "layer_idx"):
-                setattr(module, "layer_idx", index)  # noqa: B010 (mypy takes module attributes for tensors)
+            for name in PLACES:
+                if hasattr(module, name):
+                    setattr(module, name, index)
     for parameter in student.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     return student.eval()

@@ -7,6 +7,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+import transformers
 from letters import tokenizer as letters_tokenizer
 from pico import NAMES, pico, pico_rows
 from transformers import AutoModelForCausalLM
@@ -50,6 +51,28 @@ class TestMakingAStudent:
             cached = student.generate(IDS[:, :5], max_new_tokens=4, do_sample=False)
             uncached = student.generate(IDS[:, :5], max_new_tokens=4, do_sample=False, use_cache=False)
         assert torch.equal(cached, uncached)
+
+    @pytest.mark.parametrize(
+        ("family", "settings"),
+        [
+            ("GPTNeo", {"num_layers": 6, "num_heads": 4, "attention_types": [[["global", "local"], 3]], "window_size": 4}),
+            ("Rwkv", {"num_hidden_layers": 6, "attention_hidden_size": 24, "context_length": 64}),
+        ],
+    )
+    def test_layers_that_are_numbered_by_another_name_are_numbered_anew(self, family: str, settings: dict, tmp_path) -> None:
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{family}Config")(vocab_size=131, hidden_size=24, bos_token_id=1, eos_token_id=2, **settings)
+        student = make_student(AutoModelForCausalLM.from_config(config).eval(), 3, ROWS)
+        student.save_pretrained(tmp_path)
+        again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+        assert len(layer_stack(again)) == 3
+        if family == "GPTNeo":  # whose configuration says of which type a layer is in two ways
+            assert config.expand_attention_types_params(again.config.attention_types) == again.config.attention_layers
+            assert again.config.attention_layers == [layer.attn.attention_type for layer in layer_stack(student)]
+        with torch.no_grad():
+            expected = student(IDS, use_cache=False).logits
+            torch.testing.assert_close(again(IDS, use_cache=False).logits, expected)
+            torch.testing.assert_close(student(IDS, use_cache=True).logits, expected)
 
     def test_the_lazy_layers_are_the_ones_left_out(self) -> None:
         teacher = deep("llama")
