@@ -129,7 +129,7 @@ def test_too_many_bad_rows_stop_a_run_and_are_asked_about_in_the_wizard(place: P
     answers = {"model": "another", "model.name": "./model", "dataset.source": "rows.jsonl", "review": ["skip rows", "start"]}
     prompter = ScriptedPrompter(answers, otherwise_default=True)
     here = Here(Glance("a processor", 2, 2**34, 2**33, 2**36, None, 0), False, RuntimeOptions(device="cpu", cache_dir=place / "cache"))
-    agreed = session._agree(prompter, lambda: here)  # type: ignore[arg-type]
+    agreed = session.agree(prompter, lambda: here)  # type: ignore[arg-type]
     prompter.finish()
     assert agreed is not None
     assert agreed.dataset.bad_rows == pytest.approx(0.1)
