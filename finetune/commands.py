@@ -229,8 +229,8 @@ def merge(arguments: argparse.Namespace) -> int:
         print(json.dumps(asdict(done)))
     else:
         same = f"logits differ by {done.difference:.2%} of the largest at most, on {done.prompts} prompts"
-        console.print(f"  Merged: {to} ({size(done.bytes)}, {done.dtype}); {same}", soft_wrap=True, markup=False)
-        console.print(f"  Chat: {command_name()} chat {quoted(to)}", soft_wrap=True, markup=False)
+        console.print(f"  Merged: {to} ({size(done.bytes)}, {done.dtype}); {same}", soft_wrap=True)
+        console.print(f"  Chat: {command_name()} chat {quoted(to)}", soft_wrap=True)
     return 0
 
 

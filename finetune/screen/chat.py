@@ -35,21 +35,21 @@ def talk(output_dir: Path, runtime: RuntimeOptions, *, both: bool = False) -> No
     def question() -> str:
         nonlocal waiting
         if waiting:
-            console.print(f"[quiet]{HELP}[/quiet]")
+            console.print(HELP, style="quiet")
             waiting = False
         message = ask()
         if not message:
             raise EOFError
         return message
 
-    console.print("[quiet]Loading the model ...[/quiet]")
+    console.print("Loading the model ...", style="quiet")
     columns = console.is_terminal and console.width >= COLUMNS
     sides: SideBySide | OneBelowTheOther = SideBySide(console) if columns else OneBelowTheOther(console)
     with quiet(None):
         from finetune.chat import chat
 
         def say(remark: str) -> None:
-            console.print(remark, style="quiet", markup=False)
+            console.print(remark, style="quiet")
 
         chat(output_dir, runtime, question, sides.show, both=both, side=sides.turn, say=say)
 

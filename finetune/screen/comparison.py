@@ -46,7 +46,7 @@ def _differences(pairs: Mapping[str, tuple[Any, Any]], width: int) -> Renderable
     for side in ("A", "B"):
         table.add_column(side, overflow="fold")
     for key, (a, b) in pairs.items():
-        table.add_row(key, Text(_value(a)), Text(_value(b)))
+        table.add_row(Text(harmless(key)), Text(_value(a)), Text(_value(b)))
     return table
 
 

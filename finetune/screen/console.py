@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 from rich.console import Console
 from rich.theme import Theme
 
 THEME = Theme({"quiet": "dim", "done": "green", "warning": "yellow", "problem": "red", "number": "bold", "good": "green", "bad": "red"})
+AS_IT_IS: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # of a console: what it prints means only itself
 VERDICTS = {"better": "good", "worse": "bad"}
 
 
@@ -22,9 +24,7 @@ def people(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     stream.flush()
     file = os.fdopen(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors="replace", buffering=1)
-    return Console(
-        file=file, theme=THEME, highlight=False, emoji=False, soft_wrap=False, force_terminal=animated(file), no_color=no_colour() or None
-    )
+    return Console(file=file, theme=THEME, force_terminal=animated(file), no_color=no_colour() or None, soft_wrap=False, **AS_IT_IS)
 
 
 def animated(file: object) -> bool:

@@ -146,7 +146,7 @@ class PlainReporter:
             self._say("  " + ", ".join(facts(event)))
 
     def _say(self, line: str) -> None:
-        self._console.print(harmless(line), soft_wrap=True, markup=False)
+        self._console.print(harmless(line), soft_wrap=True)
 
 
 def facts(event: Event) -> list[str]:

@@ -12,14 +12,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from finetune.words import harmless
+
 
 def pairs(rows: Iterable[tuple[str, RenderableType]]) -> Table:
-    """Names on the left, what they are on the right."""
+    """Names on the left, what they are on the right; text is shown letter by letter, whatever it holds."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="quiet", no_wrap=True)
     table.add_column(overflow="fold")
     for name, fact in rows:
-        table.add_row(name, fact)
+        table.add_row(Text(name), Text(harmless(fact)) if isinstance(fact, str) else fact)
     return table
 
 

@@ -20,9 +20,14 @@ _START = re.compile(r" *(?:[│▌|] )?")  # what a broken line begins with agai
 _IN_ASCII = str.maketrans({"❯": ">", "✓": "*", "✗": "x", "▌": "#", "│": "|", "·": "-", "…": "~", "↑": "^", "↓": "v"})
 
 
+def ascii_only() -> bool:
+    """Whether the terminal may have no other letters."""
+    return not (sys.stdout.encoding or "").lower().startswith("utf")
+
+
 def spelled(fragments: Fragments) -> Fragments:
     """In letters that the terminal's encoding has, as wide as before."""
-    if (sys.stdout.encoding or "").lower().startswith("utf"):
+    if not ascii_only():
         return fragments
     return [(style, text.translate(_IN_ASCII)) for style, text in fragments]
 

@@ -9,13 +9,15 @@ Number [1]:
 
 from __future__ import annotations
 
+import io
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from getpass import getpass
 from typing import TYPE_CHECKING
 
-from finetune.wizard.layout import wrap
+from finetune.wizard.layout import spelled, wrap
 from finetune.wizard.prompter import Choice, Complete, Fragments, GoBack, Validate, anything, drawn, plain, verdict
 
 if TYPE_CHECKING:
@@ -28,28 +30,31 @@ class PlainPrompter:
     def __init__(self, on_first_question: Callable[[], None] | None = None) -> None:
         self._on_first_question = on_first_question
         self.can_go_back = False
+        for stream in (sys.stdin, sys.stdout):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a letter that a terminal does not know costs nobody the answers so far
 
     def step(self, number: int | None, title: str) -> None:
-        print(f"\n{title}" if number is None else f"\nSTEP {number}: {title}")
+        _print(f"\n{title}" if number is None else f"\nSTEP {number}: {title}")
 
     def show(self, picture: RenderableType) -> None:
-        print(drawn(picture, shutil.get_terminal_size().columns))
+        _print(drawn(picture, shutil.get_terminal_size().columns))
 
     def note(self, text: str | Fragments) -> None:
         words = text if isinstance(text, str) else "".join("learned: " if part.startswith("▌") else part for _, part in text)
-        print(plain(wrap([("", words)], shutil.get_terminal_size().columns)))
+        _print(plain(wrap([("", words)], shutil.get_terminal_size().columns)))
 
     @contextmanager
     def busy(self, text: str) -> Iterator[None]:
-        print(f"{text} ...")
+        _print(f"{text} ...")
         yield
 
     def select(self, key: str, question: str, choices: Sequence[Choice], default: str, help: str = "", more: str = "") -> str:
         numbers = {str(at): choice for at, choice in enumerate(choices, 1)}
         start = next((number for number, choice in numbers.items() if choice.value == default), "1")
-        print(question)
+        _print(question)
         for number, choice in numbers.items():
-            print(f"  {number}. {choice.title}{': ' + choice.note if choice.note else ''}")
+            _print(f"  {number}. {choice.title}{': ' + choice.note if choice.note else ''}")
 
         def known(text: str) -> str | None:
             return None if text in numbers else f"Type a number from 1 to {len(numbers)}."
@@ -76,20 +81,20 @@ class PlainPrompter:
 
     def secret(self, key: str, question: str, help: str = "") -> str:
         if help:
-            print(help)
+            _print(help)
         return getpass(f"{question} (not shown): ").strip()
 
     def mark(self) -> int:
         return 0
 
     def erase_to(self, mark: int) -> None:
-        print("(back)")
+        _print("(back)")
 
     def _line(self, question: str, default: str, validate: Validate, help: str, more: str) -> str:
         if help:
-            print(help)
+            _print(help)
         while True:
-            print(f"{question} [{default}]: " if default else f"{question}: ", end="", flush=True)
+            _print(f"{question} [{default}]: " if default else f"{question}: ", end="")
             if self._on_first_question:
                 call, self._on_first_question = self._on_first_question, None
                 call()
@@ -100,10 +105,14 @@ class PlainPrompter:
             if text == "back" and self.can_go_back:
                 raise GoBack
             if text == "?":
-                print(more or help or "Press Enter for the answer in brackets.")
+                _print(more or help or "Press Enter for the answer in brackets.")
                 continue
             answer = text or default
             problem = verdict(validate, answer)
             if problem is None:
                 return answer
-            print(problem)
+            _print(problem)
+
+
+def _print(text: str, end: str = "\n") -> None:
+    print(plain(spelled([("", text)])), end=end, flush=True)

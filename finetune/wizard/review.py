@@ -22,6 +22,7 @@ from finetune.screen.review import review
 from finetune.screen.words import about, command_name
 from finetune.wizard import warm
 from finetune.wizard.here import Here
+from finetune.wizard.layout import ascii_only
 from finetune.wizard.preview import state
 from finetune.wizard.prompter import Choice, Prompter, hint
 from finetune.words import quoted, size
@@ -52,7 +53,7 @@ def ask(recipe: Recipe, prompter: Prompter, here: Here) -> tuple[Recipe, str | C
             changes[SKIP_ROWS] = {"dataset": {"bad_rows": found.share}}
             first.append(Choice(SKIP_ROWS, "Skip these rows and use the others"))
     else:
-        prompter.show(data_report(tuner.data.report.to_dict()))
+        prompter.show(data_report(tuner.data.report.to_dict(), ascii_only=ascii_only()))
         prompter.show(review(recipe, found))
         for number, way in enumerate(_ways(tuner, found)):
             changes[str(number)] = way.changes

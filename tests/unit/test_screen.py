@@ -12,18 +12,24 @@ from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
+from written_run import DATA, written_run
 
+from finetune.cli import main
 from finetune.continuation import nothing_left, training_complete
 from finetune.errors import BadInput, OutputExists
 from finetune.events import Notice, Progress, StageFinished, StageStarted, TrainingStep
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder, free_name
 from finetune.screen.console import THEME
+from finetune.screen.data import data_report
 from finetune.screen.quiet import quiet
 from finetune.screen.reporter import PlainReporter, RichReporter
 from finetune.screen.results import next_steps, samples, scores_table
 from finetune.screen.review import review
 from finetune.screen.words import about, duration
+from finetune.wizard.layout import ascii_only
+from finetune.wizard.plain import PlainPrompter
+from finetune.wizard.prompter import Choice
 from finetune.words import count, harmless, quoted, size
 
 ROOT = Path(__file__).parents[2]
@@ -175,6 +181,44 @@ def test_a_models_words_cannot_steer_the_terminal() -> None:
     console = screen()
     RichReporter(console).report(Notice("a file called \x1b]0;evil\x07"))
     assert "\x1b]" not in written(console)
+
+
+ODD = ["question [fr]", "x [/en]", "[bold]", ":smile:"]
+
+
+def report(columns: list[str]) -> dict[str, Any]:
+    examples = [[{"text": "say cat", "supervised": False}, {"text": "cat \u2026", "supervised": True}]]
+    return {**DATA, "columns": columns, "ignored_columns": columns, "ignored_text": {}, "examples": examples, "truncated_answers": 0} | {
+        "truncated_prompts": 4
+    }
+
+
+def test_names_are_shown_letter_by_letter_even_if_they_look_like_markup(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shown = " ".join(drawn(data_report(report(ODD)), 200).split())
+    assert f"prompt completion: {', '.join(ODD)}" in shown
+    assert f"Ignored {', '.join(ODD)}" in shown
+    assert "runs [/x]" in drawn(review(Recipe.from_layers({"output_dir": "runs [/x]"}), Figures()))  # type: ignore[arg-type]
+    folder = RunFolder(written_run(tmp_path / "odd [/x] :smile:").output_dir)
+    assert main(["resume", str(folder.output_dir)]) == 0
+    assert f"The run in {folder.output_dir} is finished" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_plain_questions_can_be_asked_in_any_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setattr("builtins.input", lambda: "")
+    prompter = PlainPrompter()
+    prompter.step(2, "Dataset \u2026")
+    prompter.note([("", "▌ learned · not 猫")])
+    prompter.show(data_report(report(["prompt"]), ascii_only=ascii_only()))
+    assert prompter.select("key", "Read as 猫?", [Choice("a", "猫", "▌")], default="a", help="↑↓") == "a"
+    assert prompter.text("key", "Name", "猫") == "猫"
+    terminal.flush()
+    said = terminal.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+    assert "Dataset ~" in said
+    assert "> cat" in said
+    assert "up to 32: 14" in said
 
 
 @pytest.mark.parametrize("width", [40, 80])
