@@ -61,7 +61,7 @@ def _speed(runtime: RuntimeOptions, seen: Glance) -> list[Fact]:
     except (FinetuneError, ImportError) as error:
         return [("device", str(error), False)]
     rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in machine.gflops.items())
-    gpu = f": {machine.gpu}, {_gb(machine.gpu_memory_bytes)}" if machine.gpu else ""
+    gpu = f": {machine.gpu}, {_gb(machine.free_gpu_memory_bytes)} free of {_gb(machine.gpu_memory_bytes)}" if machine.gpu else ""
     unused = seen.gpu is not None and machine.device == "cpu" and runtime.device == "auto"
     hint = f" ({seen.gpu} is there, but this torch cannot use it)" if unused else ""
     return [

@@ -46,11 +46,15 @@ class Glance:
     free_disk_bytes: int
     gpu: str | None
     gpu_memory_bytes: int
+    free_gpu_memory_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine as the engine uses it; `gflops` is the measured matrix-product rate of each dtype on `device`."""
+    """The machine as the engine uses it; `gflops` is the measured matrix-product rate of each dtype on `device`.
+
+    `free_gpu_memory_bytes` are those that this process can have: neither its own tensors' nor another process's.
+    """
 
     cpu: str
     cores: int
@@ -62,13 +66,13 @@ class Machine:
     dtype: str
     gflops: dict[str, float]
     why_dtype: str
+    free_gpu_memory_bytes: int = 0
 
 
 def glance(folder: Path | None = None) -> Glance:
     """Cores, memory, GPU by name, and the free disk under `folder` (the working folder by default)."""
-    gpu, gpu_memory = _gpu()
     total, free = _memory()
-    return Glance(cpu_name(), cores(), total, free, free_disk(folder or Path.cwd()), gpu, gpu_memory)
+    return Glance(cpu_name(), cores(), total, free, free_disk(folder or Path.cwd()), *_gpu())
 
 
 def inspect(runtime: RuntimeOptions) -> Machine:
@@ -80,17 +84,19 @@ def inspect(runtime: RuntimeOptions) -> Machine:
 
     device = _device(runtime.device)
     total, free = _memory()
-    gpu, gpu_memory = None, 0
+    gpu, gpu_memory, gpu_free = None, 0, 0
     if device == "cuda":
         gpu, gpu_memory = torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory
+        # What torch has reserved and not given to a tensor counts as taken with the driver.
+        gpu_free = torch.cuda.mem_get_info(0)[0] + torch.cuda.memory_reserved(0) - torch.cuda.memory_allocated(0)
     elif device == "mps":
-        gpu, gpu_memory = "Apple GPU", total
+        gpu, gpu_memory, gpu_free = "Apple GPU", total, free
     if runtime.dtype not in ("auto", *DTYPES[device]):
         raise HardwareError(f"{runtime.dtype} is not usable on {device}.", hint=f"Use --dtype auto or {' or '.join(DTYPES[device])}.")
     rates, dtype, why = _measured(runtime.cache_dir / "machine.json", device, gpu)
     if runtime.dtype != "auto":
         dtype, why = runtime.dtype, "asked for"
-    return Machine(cpu_name(), cores(), total, free, device, gpu, gpu_memory, dtype, rates, why)
+    return Machine(cpu_name(), cores(), total, free, device, gpu, gpu_memory, dtype, rates, why, gpu_free)
 
 
 def torch_dtype(machine: Machine) -> torch.dtype:
@@ -151,19 +157,21 @@ def _memory() -> tuple[int, int]:
 
 
 @lru_cache(maxsize=1)
-def _gpu() -> tuple[str | None, int]:
+def _gpu() -> tuple[str | None, int, int]:
+    """The first GPU's name, and its total and free bytes."""
     if sys.platform == "darwin" and platform.machine() == "arm64":
-        return "Apple GPU", psutil.virtual_memory().total
+        memory = psutil.virtual_memory()
+        return "Apple GPU", memory.total, memory.available
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return None, 0
+        return None, 0, 0
     try:
-        query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+        query = [tool, "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
         answer = subprocess.run(query, capture_output=True, text=True, timeout=3, check=True).stdout
-        name, _, mebibytes = answer.splitlines()[0].rpartition(",")
-        return name.strip(), int(mebibytes) * 2**20
+        name, total, free = answer.splitlines()[0].rsplit(",", 2)
+        return name.strip(), int(total) * 2**20, int(free) * 2**20
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):  # a driver without a device
-        return None, 0
+        return None, 0, 0
 
 
 def _device(wanted: str) -> str:

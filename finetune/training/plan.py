@@ -112,7 +112,7 @@ def estimate(
         needed = memory_parts(cost, parameters=base + (0 if cost.rank is None else learns), trainable=learns, **shape, **situation)
         # What was measured of one method tells how far arithmetic is off for the others.
         methods[name] = total if other is method else round((sum(needed.values()) + beside) * total / by_arithmetic)
-    free = machine.gpu_memory_bytes if machine.device == "cuda" else machine.free_memory_bytes
+    free = machine.free_gpu_memory_bytes if machine.device == "cuda" else machine.free_memory_bytes
     result = (parameters if full else trainable) * (narrow if full else 4) + 20 * 2**20
     checkpoint = (parameters * 4 if recipe.approach == "distillation" and full else trainable * 4) + trainable * footprint.state
     disk = result + cache + (KEPT + 1) * checkpoint  # the next one is written before the oldest goes

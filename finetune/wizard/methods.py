@@ -45,7 +45,7 @@ def options(draft: Draft, here: Here) -> Options:
         if problems:
             refused[name] = problems[0]
     student, teacher = _models(recipe, here)
-    free = here.glance.gpu_memory_bytes if gpu else here.glance.free_memory_bytes
+    free = here.glance.free_gpu_memory_bytes if gpu else here.glance.free_memory_bytes
     if student is None or not student.hidden:
         return Options({}, free, refused)
     narrow = 2 if gpu or remembered_dtype(here.runtime) == "bfloat16" else 4

@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +15,12 @@ import torch
 from pico import Rows, arguments, assert_same_weights, losses, pico, pico_rows
 from test_distillation_loss import naive_loss, objective
 from test_engine_chunked_loss import LABELS, VOCABULARY, gradients, made, textbook_logits
+from workshop import Workshop
 
 from finetune.distillation.loss import Distillation
 from finetune.distillation.trainer import DistillationTrainer
+from finetune.models.machine import inspect
+from finetune.runtime import RuntimeOptions
 from finetune.training import chunked_loss as module
 from finetune.training.chunked_loss import ChunkLogits, chunked_loss
 from finetune.training.head import Head
@@ -55,6 +60,23 @@ def test_one_of_several_visible_gpus_trains_where_nothing_starts_a_process_for_e
     assert one.state.global_step == two.state.global_step == 3
     assert losses(one) == losses(two)
     assert_same_weights(one.model, two.model, tolerance=0)
+
+
+def test_a_plan_counts_what_is_free_of_a_gpu_and_not_what_another_process_has_taken(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card of 80 GB, 3 GB of which the driver calls free; torch has 2 GB more in hand, 1.5 GB of them in tensors."""
+    answers = {"is_available": True, "get_device_name": "a GPU", "get_device_properties": SimpleNamespace(total_memory=80 * 10**9)}
+    answers |= {"mem_get_info": (3 * 10**9, 80 * 10**9), "memory_reserved": 2 * 10**9, "memory_allocated": 15 * 10**8}
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+    monkeypatch.setattr("finetune.models.machine._measured", lambda *_: ({"float32": 9000.0}, "float32", "as a test says"))
+    machine = inspect(RuntimeOptions(device="cuda", cache_dir=tmp_path))
+    assert (machine.gpu_memory_bytes, machine.free_gpu_memory_bytes) == (80 * 10**9, 35 * 10**8)
+    shop = Workshop(tmp_path)
+    tuner = shop.tuner(shop.layer())
+    tuner.machine = machine
+    assert tuner.plan().free_memory == 35 * 10**8
+    tuner.machine = replace(machine, free_gpu_memory_bytes=10**6)
+    assert "and 0.0 GB are free" in tuner.plan().problems[0]
 
 
 @pytest.fixture

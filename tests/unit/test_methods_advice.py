@@ -72,6 +72,13 @@ def test_the_wizard_proposes_what_fits(method: str, tmp_path: Path) -> None:
     assert fit_line(method, found.needed, found.free) in prompter.help
 
 
+def test_on_a_gpu_only_what_nobody_else_has_taken_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune.wizard.defaults.version", lambda _: "2.13.0+cu130")
+    shared = replace(machine(64, tmp_path).glance, gpu="a GPU", gpu_memory_bytes=80 * GB, free_gpu_memory_bytes=7 * GB)
+    draft = {"approach": "fine-tuning", "model": "HuggingFaceTB/SmolLM2-1.7B-Instruct", "output_dir": "out"}
+    assert options(draft, Here(shared, False, RuntimeOptions(cache_dir=tmp_path))).free == 7 * GB
+
+
 def test_what_was_chosen_before_stays_the_default(tmp_path: Path) -> None:
     draft = {"approach": "fine-tuning", "model": "gpt2", "output_dir": "out", "method": {"kind": "full"}}
     assert step3_config.ask(draft, Listens({}, otherwise_default=True), machine(64, tmp_path))["method"]["kind"] == "full"

@@ -8,7 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-from finetune.models.machine import glance
+import pytest
+
+from finetune.models.machine import _gpu, glance
 
 ASK = (
     "import json, sys, time\n"
@@ -38,6 +40,25 @@ def test_a_glance_takes_no_time_and_is_plausible(tmp_path: Path) -> None:
     assert 0 < seen.free_memory_bytes <= seen.memory_bytes
     assert seen.free_disk_bytes > 0
     assert seen.cpu
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the tool is a shell script here")
+@pytest.mark.parametrize(
+    ("answer", "gpu"),
+    [
+        ("NVIDIA, of some kind, 81559, 40779", ("NVIDIA, of some kind", 81559 * 2**20, 40779 * 2**20)),
+        ("No devices were found", (None, 0, 0)),
+    ],
+)
+def test_what_others_have_taken_of_a_gpu_is_not_free(answer: str, gpu: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    _gpu.cache_clear()
+    seen = glance(tmp_path)
+    _gpu.cache_clear()
+    assert (seen.gpu, seen.gpu_memory_bytes, seen.free_gpu_memory_bytes) == gpu
 
 
 def test_a_closed_port_puts_every_library_into_offline_mode_at_once() -> None:
