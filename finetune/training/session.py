@@ -66,7 +66,7 @@ def train(
     or TrainingError.
     """
     spec = recipe.training
-    arguments = training_arguments(recipe, machine, folder, autocast=_full_precision(model), checkpointing=_checkpointing(recipe, model))
+    arguments = training_arguments(recipe, machine, folder, autocast=_full_precision(model))
     memory = PeakMemory(machine.device)
     report, saving = ReportSteps(reporter, memory), SaveCheckpoints(reporter, spec.save_every)
     with memory, StopOnSignal(reporter) as stop:
@@ -121,7 +121,7 @@ def train(
     return Outcome(finished, stop.stopped, trainer.state.max_steps)
 
 
-def training_arguments(recipe: Recipe, machine: Machine, folder: Path, *, autocast: bool, checkpointing: bool) -> TrainingArguments:
+def training_arguments(recipe: Recipe, machine: Machine, folder: Path, *, autocast: bool) -> TrainingArguments:
     """The recipe as the Trainer's arguments.
 
     16-bit weights that do not train are used as they are; only float32 weights on a machine that is faster in 16 bits need autocast.
@@ -135,7 +135,7 @@ def training_arguments(recipe: Recipe, machine: Machine, folder: Path, *, autoca
         learning_rate=spec.learning_rate,
         lr_scheduler_type=spec.scheduler,
         warmup_steps=spec.warmup,
-        activation_checkpointing=checkpointing,
+        activation_checkpointing=spec.activation_checkpointing is True,
         bf16=autocast and machine.dtype == "bfloat16",
         fp16=machine.dtype == "float16",
         use_cpu=machine.device == "cpu",
@@ -177,10 +177,6 @@ def parameters_of(model: Any) -> int:
 def _full_precision(model: Any) -> bool:
     """Whether most of what is multiplied is float32, so that autocast has something to narrow."""
     return next(model.parameters()).dtype == torch.float32
-
-
-def _checkpointing(recipe: Recipe, model: Any) -> bool:
-    return recipe.training.activation_checkpointing is True
 
 
 def _halved(step: int, before: int, after: int, spec: TrainingSpec) -> Notice:
