@@ -15,6 +15,7 @@ from finetune.run_folder import TRAINING
 
 if TYPE_CHECKING:
     from finetune.finetuner import LLMFineTuner
+    from finetune.models.sources import LocatedModel
 
 PACKAGES = ("finetune-cli", "torch", "transformers", "peft", "datasets", "accelerate", "tokenizers", "bitsandbytes", "rouge-score")
 
@@ -38,9 +39,20 @@ def environment(tuner: LLMFineTuner) -> dict[str, Any]:
         "versions": versions(),
         "system": f"{platform.system()} {platform.machine()}",
         "machine": as_dict(tuner.machine),
-        "model": {"name": tuner.located.name, "revision": tuner.located.revision, "note": tuner.located.note, "bytes": tuner.located.bytes},
+        "model": _facts(tuner.located),
+        "teacher": _facts(tuner.teacher_located) if tuner.distils else None,
         "dataset_fingerprint": tuner.data.fingerprint,
         "seed": tuner.recipe.seed,
+    }
+
+
+def _facts(located: LocatedModel) -> dict[str, Any]:
+    return {
+        "name": located.name,
+        "revision": located.revision,
+        "note": located.note,
+        "bytes": located.bytes,
+        "identity": located.identity,
     }
 
 

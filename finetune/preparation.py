@@ -55,7 +55,7 @@ def lesson(tuner: LLMFineTuner, *, look: bool = True) -> Lesson:
             tuner.data,
             tuner.tokenizer,
             teacher_tokenizer,
-            tuner.teacher_located.pinned,
+            tuner.teacher_located.identity,
             tuner.runtime,
             tuner.reporter,
             look=look,

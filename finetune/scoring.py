@@ -35,14 +35,14 @@ def measure(tuner: LLMFineTuner, model: Any, stage: str, **options: Any) -> Scor
 
 def base_scores(tuner: LLMFineTuner, model: Any) -> Scores:
     """The scores of the model that is fine-tuned, before."""
-    return _once(tuner, model, tuner.located.pinned, tuner.method.load_in(tuner.recipe.method), "before", "Measuring the base model")
+    return _once(tuner, model, tuner.located.identity, tuner.method.load_in(tuner.recipe.method), "before", "Measuring the base model")
 
 
 def teacher_scores(tuner: LLMFineTuner, teacher: Any) -> Scores:
     """The teacher's scores, and its hidden states on the held-out rows (those are never kept on disk)."""
     assert tuner.recipe.teacher is not None
     load_in = tuner.recipe.teacher.load_in
-    scores = _once(tuner, teacher, tuner.teacher_located.pinned, load_in, "teacher", "Measuring the teacher", as_teacher=True)
+    scores = _once(tuner, teacher, tuner.teacher_located.identity, load_in, "teacher", "Measuring the teacher", as_teacher=True)
     if scores.states is not None:
         return scores
     states = TeacherStates(head_of(teacher).detach())
@@ -51,23 +51,23 @@ def teacher_scores(tuner: LLMFineTuner, teacher: Any) -> Scores:
     return replace(scores, states=states)
 
 
-def _once(tuner: LLMFineTuner, model: Any, pinned: str, load_in: str | None, stage: str, title: str, **options: Any) -> Scores:
-    kept = known_scores(tuner, pinned, load_in)
+def _once(tuner: LLMFineTuner, model: Any, identity: str, load_in: str | None, stage: str, title: str, **options: Any) -> Scores:
+    kept = known_scores(tuner, identity, load_in)
     if kept is not None:
         tuner.reporter.report(Notice(f"{title}: known from an earlier run on the same rows."))
         return kept
     with tuner.stage(stage, title):
         scores = measure(tuner, model() if callable(model) and not hasattr(model, "parameters") else model, stage, **options)
-    save_base_scores(tuner.runtime, _key(tuner, pinned, load_in), scores)
+    save_base_scores(tuner.runtime, _key(tuner, identity, load_in), scores)
     return scores
 
 
-def known_scores(tuner: LLMFineTuner, pinned: str, load_in: str | None) -> Scores | None:
+def known_scores(tuner: LLMFineTuner, identity: str, load_in: str | None) -> Scores | None:
     """The scores that an earlier run on the same rows has kept of a model, or None."""
-    return load_base_scores(tuner.runtime, _key(tuner, pinned, load_in))
+    return load_base_scores(tuner.runtime, _key(tuner, identity, load_in))
 
 
-def _key(tuner: LLMFineTuner, pinned: str, load_in: str | None) -> str:
+def _key(tuner: LLMFineTuner, identity: str, load_in: str | None) -> str:
     machine, recipe = tuner.machine, tuner.recipe
     dtype = f"{machine.device} {machine.dtype} {load_in}"
-    return base_key(pinned, tuner.data.fingerprint, recipe.benchmark, seed=recipe.seed, dtype=dtype)
+    return base_key(identity, tuner.data.fingerprint, recipe.benchmark, seed=recipe.seed, dtype=dtype)

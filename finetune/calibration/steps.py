@@ -95,12 +95,12 @@ def _models(tuner: LLMFineTuner, began: float, say: Say) -> tuple[Any, float]:
     if tuner.distils:
         teacher = tuner.load_teacher_model()
         model = student(tuner, teacher)
-        known = known_scores(tuner, tuner.teacher_located.pinned, tuner.recipe.teacher.load_in if tuner.recipe.teacher else None)
+        known = known_scores(tuner, tuner.teacher_located.identity, tuner.recipe.teacher.load_in if tuner.recipe.teacher else None)
         say(ready=time.time() - began)
         say(teacher=benchmark_seconds(tuner, teacher, answers=known is None))
     else:
         model = load_model(tuner.located, tuner.machine, load_in=tuner.method.load_in(tuner.recipe.method))
-        known = known_scores(tuner, tuner.located.pinned, tuner.method.load_in(tuner.recipe.method))
+        known = known_scores(tuner, tuner.located.identity, tuner.method.load_in(tuner.recipe.method))
         say(ready=time.time() - began)
     start = time.time()
     seconds = benchmark_seconds(tuner, model)

@@ -6,20 +6,16 @@ look_up("gpt2", runtime)          # also for what is not downloaded yet, as far 
 
 from __future__ import annotations
 
-import json
 import re
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import ModelError
 from finetune.models import hub_models, starter
 from finetune.models.catalogue import find
 from finetune.models.gguf_file import read_header
-from finetune.models.model_folder import AGAIN, is_adapter, read_json, weight_files
+from finetune.models.model_folder import is_adapter, read_json, tensor_places, weight_files
 from finetune.models.sources import LocatedModel, ModelSource, parse
 from finetune.recipe import STARTER
 from finetune.runtime import RuntimeOptions
@@ -28,7 +24,6 @@ from finetune.runtime import RuntimeOptions
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 HIDDEN = ("hidden_size", "n_embd", "d_model", "dim")
 CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
-HEADER_LIMIT = 100_000_000  # what the safetensors format allows
 
 
 @dataclass(frozen=True)
@@ -85,7 +80,7 @@ def _folder_facts(folder: Path, name: str) -> ModelFacts:
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     return ModelFacts(
         name=name,
-        parameters=sum(_parameters(file) for file in files),
+        parameters=sum(entry["count"] for file in files for entry in tensor_places(file).values()),
         layers=_first(text, LAYERS) or 0,
         hidden=_first(text, HIDDEN) or 0,
         vocabulary=_first(text, ("vocab_size",)) or 0,
@@ -115,22 +110,6 @@ def _gguf_facts(source: ModelSource) -> ModelFacts:
         licence=stored.get("general.license"),
         here=True,
     )
-
-
-def _parameters(file: Path) -> int:
-    """Numbers stored in a safetensors file, counted in its header (an 8-byte length, then JSON)."""
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > HEADER_LIMIT:
-                raise ValueError("its header is longer than a header can be")
-            header = json.loads(stream.read(length))
-        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-        if 8 + length + max((entry["data_offsets"][1] for entry in tensors), default=0) > file.stat().st_size:
-            raise ValueError("it is cut off")
-        return sum(prod(entry["shape"]) for entry in tensors)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise ModelError(f"{file} is not a readable safetensors file: {error}.", hint=AGAIN) from None
 
 
 def _first(config: Any, names: Iterable[str]) -> int | None:

@@ -5,7 +5,10 @@ weight_files(folder, "my model")       # the safetensors, or a ModelError that s
 
 from __future__ import annotations
 
+import hashlib
 import json
+import struct
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ from finetune.errors import ModelError
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 AGAIN = "Download or save the model again."
+HEADER_LIMIT = 100_000_000  # what the safetensors format allows
+PAGE = 4096  # bytes
 WRITES_TEXT = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
@@ -53,6 +58,48 @@ def weight_names(folder: Path) -> list[str]:
     if not isinstance(shards, dict) or any(Path(str(shard)).name != shard for shard in shards.values()):
         raise ModelError(f"{index} is not a list of weight files.", hint=AGAIN)
     return sorted(set(shards.values()))
+
+
+def tensor_places(file: Path) -> dict[str, dict[str, Any]]:
+    """What the header of a safetensors file (an 8-byte length, then JSON) says of each tensor; raises ModelError if it is damaged.
+
+    `data_offsets`, begin and end in bytes, are counted from the start of the file; `count` is how many numbers a tensor has.
+    """
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > HEADER_LIMIT:
+                raise ValueError("its header is longer than a header can be")
+            header = json.loads(stream.read(length))
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        for entry in tensors.values():
+            entry["data_offsets"] = [8 + length + int(place) for place in entry["data_offsets"]]
+            entry["count"] = prod(entry["shape"])
+        if max((entry["data_offsets"][1] for entry in tensors.values()), default=0) > file.stat().st_size:
+            raise ValueError("it is cut off")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
+        raise ModelError(f"{file} is not a readable safetensors file: {error}.", hint=AGAIN) from None
+    return tensors
+
+
+def fingerprint(folder: Path, name: str) -> str:
+    """The same for folders that hold the same model, another one once it was trained: milliseconds, however large it is.
+
+    A hash of its configuration and of a page of bytes from the start, the middle and the end of every tensor. Raises ModelError.
+    """
+    digest = hashlib.sha256()
+    for config in ("config.json", "adapter_config.json", "generation_config.json"):
+        if (folder / config).is_file():
+            digest.update((folder / config).read_bytes())
+    for file in weight_files(folder, name):
+        places = tensor_places(file)
+        digest.update(json.dumps(places, sort_keys=True).encode())
+        with file.open("rb") as stream:
+            for begin, end in sorted(entry["data_offsets"] for entry in places.values()):
+                for start in sorted({begin, max(begin, (begin + end - PAGE) // 2), max(begin, end - PAGE)}):
+                    stream.seek(start)
+                    digest.update(stream.read(min(PAGE, end - start)))
+    return digest.hexdigest()
 
 
 def no_safetensors(name: str, pickled: str | None) -> ModelError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -19,7 +20,7 @@ from weakref import WeakKeyDictionary
 from finetune.errors import HardwareError, ModelError, ModelNotFound
 from finetune.events import Notice, Reporter
 from finetune.models import hub_models, starter
-from finetune.models.model_folder import PICKLES, adapter_base, adapter_load_in, is_adapter, may_run_own_code, weight_files
+from finetune.models.model_folder import PICKLES, adapter_base, adapter_load_in, fingerprint, is_adapter, may_run_own_code, weight_files
 from finetune.models.reach import absence, hub_reachable
 from finetune.recipe import STARTER
 from finetune.runtime import RuntimeOptions
@@ -63,6 +64,15 @@ class LocatedModel:
     def name(self) -> str:
         """A short name for screens."""
         return self.source.name
+
+    @cached_property
+    def identity(self) -> str:
+        """Other weights have another one: name and commit, or a hash of the files where there is no commit; an adapter's with its base's.
+
+        Raises ModelError for damaged weights.
+        """
+        own = self.pinned if self.revision else fingerprint(self.folder, self.name)
+        return own if self.base is None else f"{own} on {self.base.identity}"
 
 
 def parse(text: str) -> ModelSource:

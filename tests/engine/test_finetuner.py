@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from letters import VOCABULARY, llama
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from workshop import Workshop
+from workshop import Workshop, model_folder
 
 from finetune import LLMFineTuner, Recipe
 from finetune.benchmark.perplexity import answer_losses
@@ -248,6 +250,31 @@ def test_the_base_model_is_measured_once_per_model_and_rows(shop: Workshop, tune
     recorder = tuner.reporter.reporters[0]
     assert isinstance(recorder, Recorder)
     assert any("known from an earlier run" in notice.text for notice in recorder.of(Notice))
+
+
+def test_a_model_is_measured_again_once_its_folder_holds_other_weights(shop: Workshop, tmp_path: Path) -> None:
+    model = model_folder(tmp_path / "model", layers=3)
+    layers = [shop.layer(model=str(model)) for _ in range(2)]
+    tuners = [shop.tuner(layers[0])]
+    tuners[0].train()
+    llama(seed=77, layers=3).save_pretrained(model)
+    tuners.append(shop.tuner(layers[1]))
+    tuners[1].train()
+    fresh = LLMFineTuner(tuners[1].recipe, runtime=replace(shop.runtime, cache_dir=tmp_path / "cache"))
+    fresh.load_model()
+    first, second, true = (tuner.before.values["perplexity"] for tuner in (*tuners, fresh) if tuner.before)
+    assert second == true != first
+
+
+def test_a_teacher_that_was_trained_on_is_measured_and_asked_again(shop: Workshop, tmp_path: Path) -> None:
+    teacher = model_folder(tmp_path / "teacher", layers=3)
+    shop.tuner(shop.distilling(teacher=str(teacher))).run()
+    asked = set((shop.runtime.cache_dir / "teachers").iterdir())
+    weights = load_file(teacher / "model.safetensors")
+    weights["model.embed_tokens.weight"][VOCABULARY - 1] += 1  # one row of one tensor
+    save_file(weights, teacher / "model.safetensors", metadata={"format": "pt"})
+    shop.tuner(shop.distilling(teacher=str(teacher))).run()
+    assert set((shop.runtime.cache_dir / "teachers").iterdir()) > asked
 
 
 def test_a_folder_with_a_run_in_it_is_left_alone(shop: Workshop, tuned: tuple[LLMFineTuner, RunResult]) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from workshop import Workshop
+from letters import llama
+from workshop import Workshop, model_folder
 
 from finetune import LLMFineTuner
 from finetune.cli import main
@@ -171,6 +172,15 @@ def change_model(folder: Path, shop: Workshop) -> None:
     recipe.write_text(recipe.read_text().replace(f"model: {shop.model}", f"model: {shop.smaller_model()}"))
 
 
+def other_weights(folder: Path) -> None:
+    """Of the same size, and as old as those before."""
+    file = folder / "model.safetensors"
+    state = file.stat()
+    llama(seed=77, layers=3).save_pretrained(folder)
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert file.stat().st_size == state.st_size
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -191,6 +201,41 @@ def test_what_changed_in_a_way_that_matters_is_refused_in_one_sentence(change: A
     assert "\n" not in refused.value.message
     assert refused.value.exit_code == 2
     assert {path: path.read_bytes() for path in before} == before, "nothing is touched"
+
+
+@pytest.mark.parametrize("role", ["model", "teacher"])
+@pytest.mark.parametrize("recorded", [True, False], ids=["", "by an older version"])
+def test_other_weights_in_the_same_folder_are_refused_where_the_run_wrote_down_which_it_had(
+    role: str, recorded: bool, shop: Workshop, tmp_path: Path
+) -> None:
+    own = model_folder(tmp_path / "own", layers=3)
+    changes = {"model": str(own)} if role == "model" else {"model": str(shop.smaller_model()), "teacher": str(own)}
+    tuner = shop.tuner((shop.layer if role == "model" else shop.distilling)(training=TRAINING, **changes))
+    tuner.reporter.reporters.append(StopAt(3))
+    with pytest.raises(Interrupted):
+        tuner.run()
+    path = tuner.folder.environment
+    written = json.loads(path.read_text())
+    if not recorded:
+        del written["teacher"], written["model"]["identity"]
+        path.write_text(json.dumps(written))
+        assert resumed(tuner.folder.output_dir, shop)[0].training["steps"] == STEPS
+        return
+    other_weights(own)
+    with pytest.raises(CannotResume, match=f"The {role} own is not the one the run began with: its content differs"):
+        resumed(tuner.folder.output_dir, shop)
+
+
+def test_a_model_folder_that_was_copied_is_the_same_model(shop: Workshop, tmp_path: Path) -> None:
+    own = model_folder(tmp_path / "own", layers=3)
+    tuner = shop.tuner(shop.layer(training=TRAINING, model=str(own)))
+    tuner.reporter.reporters.append(StopAt(3))
+    with pytest.raises(Interrupted):
+        tuner.run()
+    copied = Path(shutil.copytree(own, tmp_path / "copy", copy_function=shutil.copyfile))
+    shutil.rmtree(own)
+    copied.rename(own)
+    assert resumed(tuner.folder.output_dir, shop)[0].training["steps"] == STEPS
 
 
 def test_what_changes_no_weight_may_change(shop: Workshop, whole: RunResult) -> None:

@@ -1,6 +1,8 @@
 """Model folders are judged by their files alone: what is missing, damaged or not to be trusted is named; torch stays out."""
 
 import json
+import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -166,6 +168,52 @@ def test_an_adapter_folder_brings_its_base_as_the_run_recorded_it(tmp_path: Path
     assert located.adapter_base == str(base.resolve())
     facts = describe(located)
     assert (facts.name, facts.parameters, facts.layers) == ("adapter", 300 * 16 + 16 + 16, 2)
+
+
+def identity(folder: Path, runtime: RuntimeOptions) -> str:
+    return locate(str(folder), runtime, Recorder()).identity
+
+
+def test_a_folder_keeps_its_identity_when_it_is_copied_and_loses_it_with_any_tensor(tmp_path: Path, runtime: RuntimeOptions) -> None:
+    folder = model_folder(tmp_path / "base")
+    first = identity(folder, runtime)
+    assert identity(Path(shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)), runtime) == first
+    state, weights = (folder / "model.safetensors").stat(), (folder / "model.safetensors").read_bytes()
+    begins = len(weights) - 4 * (300 * 16 + 16)
+    for place in (begins, begins + 4 * 150 * 16, begins + 4 * 300 * 16 - 1, len(weights) - 1):
+        changed = bytearray(weights)
+        changed[place] ^= 1
+        (folder / "model.safetensors").write_bytes(changed)
+        os.utime(folder / "model.safetensors", ns=(state.st_atime_ns, state.st_mtime_ns))
+        assert identity(folder, runtime) != first
+    (folder / "model.safetensors").write_bytes(weights)
+    assert identity(folder, runtime) == first
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "rope_theta": 5}))
+    assert identity(folder, runtime) != first
+
+
+def test_an_adapter_has_another_identity_on_another_base(tmp_path: Path, runtime: RuntimeOptions) -> None:
+    base, adapter = model_folder(tmp_path / "base"), tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    write_safetensors(adapter / "adapter_model.safetensors", {"lora": [4, 4]})
+    first = identity(adapter, runtime)
+    assert identity(adapter, runtime) == first
+    write_safetensors(base / "model.safetensors", {"a": [300, 16], "c": [16]})
+    assert identity(adapter, runtime) != first
+
+
+def test_the_identity_of_many_gigabytes_takes_milliseconds(tmp_path: Path, runtime: RuntimeOptions) -> None:
+    folder = model_folder(tmp_path / "base")
+    tensors, size = 400, 64 * 2**20
+    header = {f"t{n}": {"dtype": "U8", "shape": [size], "data_offsets": [n * size, (n + 1) * size]} for n in range(tensors)}
+    text = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + tensors * size)  # a hole: it takes no room on the disk
+    started = time.perf_counter()
+    assert identity(folder, runtime)
+    assert time.perf_counter() - started < 0.5
 
 
 def test_an_adapter_on_itself_ends_in_a_sentence(tmp_path: Path, runtime: RuntimeOptions) -> None:
