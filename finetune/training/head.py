@@ -139,6 +139,11 @@ def check_head(model: nn.Module) -> None:
         own = inner(input_ids=ids, use_cache=False).logits
         ours = head_of(model).logits(hidden_states(model, ids))
     if own.shape != ours.shape or not _close(own, ours):
+        if needs_mask(model):
+            raise ModelError(
+                f"{type(inner).__name__} is an encoder: each of its states depends on the tokens after it, so it cannot learn to write.",
+                hint="Choose a causal language model, such as gpt2 or HuggingFaceTB/SmolLM2-135M.",
+            )
         raise ModelError(
             f"The logits of {type(inner).__name__} are not its last hidden state times its head, which the losses here rely on.",
             hint="Choose another architecture, or report this one.",

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pico import NAMES, VOCABULARY, Rows, arguments, assert_same_weights, losses, pico, pico_rows
-from transformers import Trainer
+from transformers import BertConfig, BertLMHeadModel, Trainer
 
 from finetune.data.collator import Collator
 from finetune.distillation.trainer import DistillationTrainer
@@ -267,6 +267,14 @@ class TestTheReadingOfAModel:
         model.forward = scaled
         with pytest.raises(ModelError, match="not its last hidden state times its head"):
             check_head(model)
+
+    def test_an_encoder_is_refused_as_one(self) -> None:
+        torch.manual_seed(0)
+        shape = {"vocab_size": VOCABULARY, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
+        with pytest.raises(ModelError, match="BertLMHeadModel is an encoder"):
+            check_head(BertLMHeadModel(BertConfig(**shape)).eval())
+        with pytest.raises(ModelError, match="not its last hidden state times its head"):
+            check_head(BertLMHeadModel(BertConfig(**shape, is_decoder=True)).eval())
 
     def test_a_model_that_looks_ahead_needs_its_mask_and_gets_it(self, tmp_path) -> None:
         model = pico("llama", dtype=torch.float64, attn_implementation="eager")
