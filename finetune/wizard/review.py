@@ -148,9 +148,12 @@ def _prepare(key: tuple[str, Any], runtime: RuntimeOptions) -> tuple[LLMFineTune
         warm.wait()
         from finetune.finetuner import LLMFineTuner
 
-        tuner = LLMFineTuner(Recipe.from_layers(yaml.safe_load(key[0])), reporter=reporter, runtime=runtime)
+        tuner = LLMFineTuner(Recipe.from_layers(yaml.safe_load(key[0])), runtime=runtime)
+        tuner.reporter.reporters.append(reporter)
         tuner.check()
-        return tuner, tuner.plan()
+        found = tuner.plan()
+        tuner.reporter.reporters.remove(reporter)  # the run has one of its own
+        return tuner, found
 
 
 def _free(name: str) -> str:

@@ -15,6 +15,7 @@ from wizard_answers import BACK, enter_all_the_way, here
 
 from finetune.data.rows import TooManyBadRows
 from finetune.errors import DatasetError
+from finetune.events import Fanout, Recorder
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.wizard import review, step6_upload
@@ -82,6 +83,7 @@ class Tuner:
 
     def __init__(self, recipe: Recipe, **_: object) -> None:
         Tuner.made += 1
+        self.reporter = Fanout(Recorder())
         self.file = Path(recipe.dataset.source, "rows.jsonl")
 
     def check(self) -> None:
@@ -106,6 +108,7 @@ def test_the_review_looks_again_at_what_was_wrong_or_has_changed(empty_folder: P
     (empty_folder / "busy").unlink()
     first = review.prepare(recipe, RuntimeOptions())
     assert first[0] is not None
+    assert len(first[0].reporter.reporters) == 1, "who reported the plan does not report the run too"
     assert review.prepare(recipe, RuntimeOptions()) == first, "a plan is remembered"
     file.write_text("another")
     assert review.prepare(recipe, RuntimeOptions())[1] != first[1]
