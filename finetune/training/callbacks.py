@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 
 from finetune.errors import Diverged
 from finetune.events import CheckpointSaved, Notice, Reporter, TrainingStep
+from finetune.training.head import causal_lm
 from finetune.training.memory import PeakMemory, release
 from finetune.training.resume import SavePolicy, random_states_now
 
@@ -151,6 +152,24 @@ class StopAtNonsense(TrainerCallback):
             hint=f"Start again with a lower learning rate, for example --set training.learning_rate={args.learning_rate / 4:.0e}, "
             "and look at those rows.",
         )
+
+
+class KeepPaddingId(TrainerCallback):
+    """Takes back the padding id that the Trainer copies from the tokenizer into the model's configuration, if it has no embedding there.
+
+    A model that is saved with such an id cannot be loaded.
+    """
+
+    def __init__(self, model: Any) -> None:
+        inner = causal_lm(model)
+        owners = (inner.config.get_text_config(), getattr(inner, "generation_config", None))
+        self.before = [(owner, getattr(owner, "pad_token_id", None)) for owner in owners if owner is not None]
+        self.embeddings = inner.get_input_embeddings().weight.shape[0]
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for owner, before in self.before:
+            if (getattr(owner, "pad_token_id", None) or 0) >= self.embeddings:
+                owner.pad_token_id = before
 
 
 class ReleaseMemory(TrainerCallback):

@@ -20,6 +20,7 @@ from transformers import TrainingArguments
 from finetune.data.collator import Collator
 from finetune.errors import RecipeError, TrainingError
 from finetune.models.products import quicken
+from finetune.training.callbacks import KeepPaddingId
 from finetune.training.chunked_loss import CrossEntropy, Rule, Workspace, chunked_loss
 from finetune.training.head import Head, backbone_of, check_head, context_length, head_of, needs_mask, padding_id
 from finetune.training.out_of_memory import MicroBatches, parts_of
@@ -82,6 +83,7 @@ class SupervisedTrainer(ResumableTrainer):
         self._loss_shifts_labels = True
         quicken(self.model)
         check_head(self.model)
+        self.add_callback(KeepPaddingId(self.model))
         self.masks = needs_mask(self.model)
         self.context = context_length(self.model)
         self.balances = balances(self.model)

@@ -10,8 +10,9 @@ import peft
 import pytest
 import torch
 import torch.nn.functional as F
+from letters import tokenizer
 from pico import NAMES, VOCABULARY, Rows, arguments, assert_same_weights, losses, pico, pico_rows
-from transformers import BertConfig, BertLMHeadModel, Trainer
+from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, Trainer
 
 from finetune.data.collator import Collator
 from finetune.distillation.trainer import DistillationTrainer
@@ -199,6 +200,18 @@ def test_a_padding_token_that_no_embedding_was_made_for_changes_nothing(teacher:
         return model
 
     assert_same_weights(trained(), trained(data_collator=Collator(0)), tolerance=0)
+
+
+def test_a_model_whose_tokenizer_has_a_padding_token_too_many_can_be_loaded_after_its_training(tmp_path) -> None:
+    model, made = pico("llama"), tokenizer()
+    made.add_special_tokens({"pad_token": "[PAD]", "additional_special_tokens": [f"<{number}>" for number in range(VOCABULARY)]})
+    made.pad_token = f"<{VOCABULARY - 1}>"
+    assert made.pad_token_id >= VOCABULARY
+    SupervisedTrainer(model=model, args=arguments(tmp_path), train_dataset=Rows(pico_rows(8)), processing_class=made).train()
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert again.config.pad_token_id == again.generation_config.pad_token_id == pico("llama").config.pad_token_id
+    assert_same_weights(again, model, tolerance=0)
 
 
 @pytest.mark.parametrize("make", [SupervisedTrainer, DistillationTrainer])
