@@ -166,10 +166,12 @@ class LLMFineTuner:
             adapter = self.method.footprint(self.recipe.method).rank is not None
             check_before_training(self.recipe, adapter=adapter, go_on=self.folder.output_dir if self.left else None)
 
-    def check_steps(self) -> None:
-        """Raises RecipeError if the data gives too few optimizer steps for the method; prepares the data."""
+    def check_data(self) -> None:
+        """Raises RecipeError for too few optimizer steps for the method, or rows too long for a model; prepares the data."""
+        from finetune.planning import check_lengths
         from finetune.training.steps import steps_of
 
+        check_lengths(self)
         self.method.check_steps(self.recipe.method, steps_of(self.recipe.training, len(self.data.train)))
 
     def plan(self, *, measure: bool = False) -> Plan:
@@ -177,10 +179,9 @@ class LLMFineTuner:
 
         By arithmetic, or with `measure` from a few real steps, which takes up to 20 seconds.
         """
-        from finetune.calibration import measure_first
         from finetune.planning import plan
 
-        self.planned = plan(self, measure_first(self) if measure else None)
+        self.planned = plan(self, measure=measure)
         return self.planned
 
     def prepare_data(self) -> PreparedData:
@@ -316,7 +317,7 @@ class LLMFineTuner:
         """Claim the output folder and write down, before the long work, what is going to happen; the checkpoint to go on from."""
         self.check()
         _ = self.data  # before the folder, so that data that cannot be used leaves nothing behind
-        self.check_steps()
+        self.check_data()
         start = None
         if self.left is not None:
             from finetune.continuation import take_up

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from finetune import registry
-from finetune.calibration import Measurement
+from finetune.calibration import measure_first
 from finetune.distillation.student import kept_layers
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import RecipeError
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from finetune.finetuner import LLMFineTuner
 
 
-def plan(tuner: LLMFineTuner, measured: Measurement | None = None) -> Plan:
-    """What the run will cost, by arithmetic or as `measured`; prepares the data, trains nothing."""
+def plan(tuner: LLMFineTuner, *, measure: bool = False) -> Plan:
+    """What the run will cost, by arithmetic or by a few real steps; prepares the data, leaves nothing else behind."""
     shape = shape_of(tuner)
-    tuner.check_steps()
+    tuner.check_data()
+    measured = measure_first(tuner) if measure else None
     found = estimate(
         tuner.recipe,
         shape.model,
@@ -44,6 +45,27 @@ def plan(tuner: LLMFineTuner, measured: Measurement | None = None) -> Plan:
     )
     refused = [name for name in found.methods if no_adapter(tuner, registry.load("methods", name))]
     return replace(found, methods={name: needed for name, needed in found.methods.items() if name not in refused})
+
+
+def check_lengths(tuner: LLMFineTuner) -> None:
+    """Raises RecipeError if a row, or the answers of the benchmark, are longer than what the model or its teacher can read at once."""
+    models = [describe(located) for located in ([tuner.located, tuner.teacher_located] if tuner.distils else [tuner.located])]
+    known = [(model.context, model.name) for model in models if model.context]
+    if not known:
+        return
+    context, name = min(known)
+    longest = max(max(part["length"][:], default=0) for part in (tuner.data.train, tuner.data.held_out))
+    if longest > context:
+        raise RecipeError(
+            f"The longest row has {longest:,} tokens, and {name} reads {context:,} at most.",
+            hint=f"Cut the rows: --set dataset.max_length={context}, or choose a model with a longer context.",
+        )
+    answers = tuner.recipe.benchmark.max_new_tokens
+    if answers != "auto" and answers >= context:
+        raise RecipeError(
+            f"benchmark.max_new_tokens is {answers:,}, and {name} reads {context:,} tokens at most, prompts included.",
+            hint="Leave it to the answers in the data: --set benchmark.max_new_tokens=auto",
+        )
 
 
 def no_adapter(tuner: LLMFineTuner, method: Any) -> RecipeError | None:

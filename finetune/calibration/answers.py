@@ -23,7 +23,7 @@ from finetune.benchmark.generation import (
 from finetune.benchmark.perplexity import answer_losses
 from finetune.benchmark.run import chosen_rows
 from finetune.events import Recorder
-from finetune.training.head import causal_lm, padding_id
+from finetune.training.head import causal_lm, context_length, padding_id
 
 if TYPE_CHECKING:
     from finetune.finetuner import LLMFineTuner
@@ -56,9 +56,10 @@ def _answers(tuner: LLMFineTuner, model: Any, rows: list[dict[str, Any]], some: 
     """Seconds of all batches at their full length and of timing the speed; reading a prompt and making a token are timed on `some`."""
     spec, tokenizer, inner = tuner.recipe.benchmark, tuner.tokenizer, causal_lm(model)
     budget = answer_budget(tokenizer, rows) if spec.max_new_tokens == "auto" else spec.max_new_tokens
-    prompts = [list(row["prompt_ids"]) or [0] for row in rows]
+    room = max(1, context_length(model) - max(budget, 1 + TOKENS))
+    prompts = [list(row["prompt_ids"])[-room:] or [0] for row in rows]
     planned = batches([len(prompt) for prompt in prompts], budget, key_value_bytes(model))
-    timed_on = [list(row["prompt_ids"]) or [0] for row in some]
+    timed_on = [list(row["prompt_ids"])[-room:] or [0] for row in some]
     pad = padding_id(tokenizer, model)
     ids, mask = (tensor.to(inner.device) for tensor in pad_left(timed_on, pad))
 

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from letters import VOCABULARY, llama
+from letters import VOCABULARY, llama, tokenizer
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from workshop import Workshop, model_folder
 
 from finetune import LLMFineTuner, Recipe
 from finetune.benchmark.perplexity import answer_losses
+from finetune.calibration.answers import benchmark_seconds
 from finetune.errors import Diverged, Interrupted, OutputExists, RecipeError
 from finetune.events import Notice, Recorder, TrainingStep, read_events
 from finetune.export.merged import Merged
@@ -379,6 +380,51 @@ def test_an_earlier_adapter_can_be_trained_on_merged_or_whole_and_others_load_th
         ids = tuner.data.held_out[0]["input_ids"]
         theirs = AutoModelForCausalLM.from_pretrained(result.output_dir)
         torch.testing.assert_close(logits(theirs, ids), logits(tuner.model, ids), rtol=1e-4, atol=1e-4)
+
+
+def short_sighted(folder: Path, context: int) -> str:
+    """A model of absolute positions that has none beyond `context` tokens."""
+    shape = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": context}
+    GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=1, **shape)).save_pretrained(folder)
+    tokenizer(chat=True).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("role", ["model", "teacher"])
+def test_rows_longer_than_the_context_are_refused_before_the_work_with_the_length_that_fits(
+    role: str, shop: Workshop, tmp_path: Path
+) -> None:
+    small = short_sighted(tmp_path / "small", 16)
+    changes = {"model": small} if role == "model" else {"model": str(shop.smaller_model()), "teacher": small}
+    make = shop.layer if role == "model" else shop.distilling
+    for begin in (LLMFineTuner.run, LLMFineTuner.plan):
+        tuner = shop.tuner(make(**changes), {"benchmark": {"max_new_tokens": 4}})
+        longest = max(*tuner.data.train["length"], *tuner.data.held_out["length"])
+        with pytest.raises(RecipeError, match=f"The longest row has {longest} tokens, and small reads 16 at most") as refused:
+            begin(tuner)
+        assert "--set dataset.max_length=16" in str(refused.value.hint)
+        assert not tuner.folder.output_dir.exists()
+    cut = {"benchmark": {"max_new_tokens": 4}, "dataset": {"max_length": 16}}
+    assert shop.tuner(make(**changes), cut).run().scores["after"]["perplexity"] > 0
+
+
+def test_a_context_as_long_as_the_longest_row_is_enough_also_for_answers_and_for_measuring_first(shop: Workshop, tmp_path: Path) -> None:
+    """Though dataset.max_length is larger, and a prompt and a few tokens would not fit."""
+    rows = tmp_path / "rows.jsonl"
+    words = ("say cat", "say dog", "say hen", "say fox", "say owl", "say cow", "say elk", "say ape")
+    rows.write_text("".join(json.dumps({"prompt": f"{word} {letter}", "completion": letter}) + "\n" for word in words for letter in "abc"))
+    data = {"dataset": {"source": str(rows)}}
+    tuner = shop.tuner(shop.layer(), data)
+    (longest,) = {*tuner.data.train["length"], *tuner.data.held_out["length"]}
+    assert longest < tuner.recipe.dataset.max_length
+    layer = shop.layer(model=short_sighted(tmp_path / "small", longest))
+    tuner = shop.tuner(layer, data, {"benchmark": {"max_new_tokens": 1}})
+    assert benchmark_seconds(tuner, tuner.load_model()) > 0
+    again = shop.tuner(layer, data, {"benchmark": {"max_new_tokens": longest - 1}})
+    assert again.run().scores["after"]["rougeL"] >= 0
+    with pytest.raises(RecipeError, match="max_new_tokens") as refused:
+        shop.tuner(layer, data, {"benchmark": {"max_new_tokens": longest}}).plan()
+    assert "auto" in str(refused.value.hint)
 
 
 def test_loss_on_held_out_rows_is_that_of_the_benchmark(tuned: tuple[LLMFineTuner, RunResult]) -> None:
