@@ -39,9 +39,11 @@ def open_hub(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter | No
         if reporter is not None:
             reporter.report(Notice(f"{name}: {facts}."))
         data, commit, limit = _from_hub(spec, name, facts.commit)
+        restricted = facts.private or facts.gated
         _remember(runtime, name, revision, facts.commit)
     else:
         data, commit, limit = _from_here(spec, name, revision, runtime)
+        restricted = True  # nobody says otherwise
     pinned = f"{name}@{commit}" if commit else None
 
     def records() -> Iterator[Row | SkippedRow]:
@@ -64,7 +66,7 @@ def open_hub(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter | No
 
     notes = [f"The first {limit:,} usable rows of {name} ({spec.split}) are used."] if limit else []
     content = [name, commit or data._fingerprint, str(spec.config), spec.split, str(spec.data_files), str(limit)]
-    return Origin(name, lambda: content, records, pinned=pinned, notes=notes, limit=limit)
+    return Origin(name, lambda: content, records, pinned=pinned, notes=notes, limit=limit, restricted=restricted)
 
 
 def parse(source: str) -> tuple[str, str | None]:

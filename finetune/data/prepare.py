@@ -79,6 +79,7 @@ def prepare_data(
             report = _Stage(rows, division, tokenizer, spec, reporter).run(unfinished, supervise)
             (unfinished / "report.json").write_text(json.dumps(report.to_dict(), ensure_ascii=False), encoding="utf-8")
     report = DataReport(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
+    report.restricted = rows.restricted or (evaluation is not None and evaluation.restricted)
     train, held_out = (Dataset.from_file(str(folder / f"{part}.arrow")) for part in ("train", "held_out"))
     return PreparedData(train, held_out, report, digest([fingerprint, report.held_out_by]) if report.held_out_by else fingerprint)
 

@@ -27,6 +27,7 @@ class DataReport:
     blank: int
     skipped: int
     skipped_rows: list[dict[str, Any]]  # file, line, reason
+    restricted: bool = False  # a private or gated data set of the Hub, or one that the Hub was not asked about
     ignored_text: dict[str, float] = field(default_factory=dict)  # text that is not learned from, as a share of all text
     rewritten: int = 0  # rows of which the chat template leaves text out
     template: str = ""  # chat or plain

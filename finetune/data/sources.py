@@ -58,6 +58,7 @@ class Origin:
     encodings: list[str] = field(default_factory=list)  # of its text files
     prose: bool = False
     files: list[str] = field(default_factory=list)  # local ones, as they are called in reports
+    restricted: bool = False  # a data set of the Hub that not everybody can read, as far as could be asked
 
 
 @dataclass
@@ -90,6 +91,7 @@ class Rows:
     facts: RowFacts
     fingerprint: str
     kept_as: str  # names its folder in the cache: other for the same rows under other file names
+    restricted: bool
 
     def __len__(self) -> int:
         return self.facts.usable
@@ -126,7 +128,7 @@ def read_rows(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *,
     facts = _load_facts(folder / "facts.json")
     if facts.skipped > spec.bad_rows * facts.read:
         raise too_many_bad_rows(facts.skipped_rows, facts.skipped, facts.read, spec.bad_rows)
-    return Rows(folder / "rows.arrow", facts, fingerprint, kept_as)
+    return Rows(folder / "rows.arrow", facts, fingerprint, kept_as, origin.restricted)
 
 
 def open_source(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *, split: str | None = None) -> Origin:

@@ -77,7 +77,7 @@ def model_card(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], *, re
         _scores(scores),
         _use(recipe, facts, scores, repo),
         _making(recipe, facts),
-        _samples(recipe, scores),
+        _samples(recipe, facts, scores),
         _recipe(recipe),
     ]
     return f"---\n{front}---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
@@ -141,7 +141,7 @@ def _evaluated_on(recipe: Recipe) -> dict[str, str]:
     if dataset:
         named = {"name": f"{dataset}, held-out rows", "type": dataset, "split": spec.eval_split or spec.split}
         return named | ({"config": spec.config} if spec.config else {})
-    name = spec.source.removeprefix("builtin:") if is_open(spec) else "private data"
+    name = spec.source.removeprefix("builtin:") if spec.source.startswith("builtin:") else "private data"
     return {"name": f"{name}, held-out rows", "type": name.replace(" ", "-")}
 
 
@@ -203,7 +203,7 @@ def _cell(scores: Mapping[str, Any], side: str, key: str) -> str:
 def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str | None) -> str:
     """Four lines that run as they are: in the Hub's card from anywhere, in the output folder's card from that folder."""
     name = repo or "."
-    prompts = [row["prompt"] for row in scores.get("generations", [])] if is_open(recipe.dataset) else []
+    prompts = [row["prompt"] for row in scores.get("generations", [])] if is_open(recipe.dataset, facts.data) else []
     prompt = next((text for text in prompts if len(text) <= LONGEST_EXAMPLE), "What can you do?")
     if facts.data.get("template") == "chat":
         asked, answer = json.dumps([{"role": "user", "content": prompt}], ensure_ascii=False), '[0]["generated_text"][-1]["content"]'
@@ -254,11 +254,12 @@ def _described(recipe: Recipe) -> str:
     dataset = hub_dataset(recipe.dataset)
     if dataset:
         return f"[{dataset}](https://huggingface.co/datasets/{dataset})"
-    return recipe.dataset.source.removeprefix("builtin:") if is_open(recipe.dataset) else "private files"
+    source = recipe.dataset.source
+    return source.removeprefix("builtin:") if source.startswith("builtin:") else "private files"
 
 
-def _samples(recipe: Recipe, scores: Mapping[str, Any]) -> str:
-    rows = [row for row in scores.get("generations", []) if "after" in row] if is_open(recipe.dataset) else []
+def _samples(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any]) -> str:
+    rows = [row for row in scores.get("generations", []) if "after" in row] if is_open(recipe.dataset, facts.data) else []
     if not rows:
         return ""
     blocks = []

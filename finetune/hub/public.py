@@ -68,9 +68,12 @@ def hub_dataset(spec: DatasetSpec) -> str | None:
     return pinned["name"] if pinned else None
 
 
-def is_open(spec: DatasetSpec) -> bool:
-    """Whether others can read the rows too, so that samples of them may be shown."""
-    return spec.source.startswith("builtin:") or hub_dataset(spec) is not None
+def is_open(spec: DatasetSpec, data: Mapping[str, Any]) -> bool:
+    """Whether others can read the rows too, so that samples of them may be shown; `data` is the run's data_report.json.
+
+    A Hub data set is open if the run learned that it is neither private nor gated.
+    """
+    return spec.source.startswith("builtin:") or (hub_dataset(spec) is not None and not data.get("restricted", True))
 
 
 def public_recipe(recipe: Recipe) -> Recipe:
@@ -78,7 +81,7 @@ def public_recipe(recipe: Recipe) -> Recipe:
     data = recipe.model_dump(mode="json")
     data["upload"] = None
     data["output_dir"] = f"./{_last(recipe.output_dir)}"
-    if not is_open(recipe.dataset):
+    if not recipe.dataset.source.startswith("builtin:") and hub_dataset(recipe.dataset) is None:
         data["dataset"]["source"] = _last(recipe.dataset.source)
     files = recipe.dataset.data_files
     data["dataset"]["data_files"] = [_last(file) for file in files] if isinstance(files, list) else files and _last(files)
@@ -89,9 +92,9 @@ def public_recipe(recipe: Recipe) -> Recipe:
     return Recipe.from_layers(data)
 
 
-def public_benchmark(scores: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """benchmark.json; without prompts and answers if the data are the user's own files."""
-    return {key: value for key, value in scores.items() if key != "generations" or is_open(recipe.dataset)}
+def public_benchmark(scores: Mapping[str, Any], recipe: Recipe, data: Mapping[str, Any]) -> dict[str, Any]:
+    """benchmark.json; without prompts and answers if not everybody can read the rows."""
+    return {key: value for key, value in scores.items() if key != "generations" or is_open(recipe.dataset, data)}
 
 
 def public_config(text: str, base: str | None) -> str:

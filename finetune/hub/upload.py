@@ -194,7 +194,8 @@ def _contents(folder: RunFolder, repo: str, finish: str) -> dict[str, Path | byt
     contents["README.md"] = card_of(folder, repo=repo).encode()
     contents["run/recipe.yaml"] = public_recipe(recipe).to_yaml().encode()
     if folder.benchmark.is_file():
-        scores = public_benchmark(folder.read_json(folder.benchmark), recipe)
+        data = folder.read_json(folder.data_report) if folder.data_report.is_file() else {}
+        scores = public_benchmark(folder.read_json(folder.benchmark), recipe, data)
         contents["run/benchmark.json"] = (json.dumps(scores, indent=2, ensure_ascii=False) + "\n").encode()
     return contents
 

@@ -60,6 +60,7 @@ class HubDataset:
     downloads: int | None
     configs: tuple[str, ...] = ()
     rows: dict[tuple[str, str], int] = field(default_factory=dict)
+    private: bool = False
 
     def __str__(self) -> str:
         splits: dict[str, int] = {}
@@ -108,7 +109,9 @@ def dataset_facts(info: DatasetInfo) -> HubDataset:
     configs = dict.fromkeys([*(str(name) for name in named if name), *(config for config, _ in rows)])
     sizes = [part["download_size"] for part in described if isinstance(part.get("download_size"), int)]
     size = sum(sizes) or info.main_size or info.used_storage
-    return HubDataset(info.id, str(info.sha), size, _licence(info), bool(info.gated), info.downloads, tuple(configs), rows)
+    return HubDataset(
+        info.id, str(info.sha), size, _licence(info), bool(info.gated), info.downloads, tuple(configs), rows, bool(info.private)
+    )
 
 
 def search(text: str, kind: Literal["model", "dataset"]) -> tuple[str, ...]:

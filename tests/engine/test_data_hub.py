@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_client import ACCOUNTS, WRITES
 from hub_server import COMMIT, HubServer
 
 ASK = """
@@ -29,7 +30,7 @@ for spec in json.loads(sys.argv[1]):
         first = [turn["content"] for turn in rows.dataset[0]["messages"]]
         last = rows.dataset[-1]["messages"][0]["content"]
         answer = {"rows": len(rows.dataset), "first": first, "last": last, "pinned": rows.facts.pinned, "fingerprint": rows.fingerprint}
-        answer["notes"] = rows.facts.notes
+        answer["notes"], answer["restricted"] = rows.facts.notes, rows.restricted
         answer["notices"] = [event.text for event in recorder.of(Notice)]
     except DatasetError as error:
         answer = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
@@ -37,11 +38,13 @@ for spec in json.loads(sys.argv[1]):
 """
 
 
-def ask(tmp_path: Path, address: str, *specs: dict[str, Any]) -> list[dict[str, Any]]:
+def ask(tmp_path: Path, address: str, *specs: dict[str, Any], token: str | None = None) -> list[dict[str, Any]]:
     environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
     environment["HF_HUB_VERBOSITY"] = "error"  # the screen keeps warnings in a file
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         environment.pop(name, None)
+    if token is not None:
+        environment["HF_TOKEN"] = token
     command = [sys.executable, "-c", ASK, json.dumps(specs), str(tmp_path / "cache")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -144,6 +147,20 @@ def test_rows_of_a_hub_are_pinned_and_refused_with_a_reason(tmp_path: Path, hub:
     assert "org/mine, or it is private" in mine["message"]
     assert "gated" in closed["message"]
     assert "hf auth login" in closed["hint"]
+
+
+def test_what_not_everybody_can_read_is_known_as_such_also_from_the_cache_and_without_a_network(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text("".join(f'{{"question": "say {number}", "answer": "x"}}\n' for number in range(20)))
+    with HubServer(tmp_path, tokens=ACCOUNTS) as hub:
+        for name, closed in (("open", {}), ("gated", {"gated": True}), ("private", {"private": True})):
+            hub.add(f"ada/{name}", folder, kind="dataset", **closed)
+        specs = [{"source": f"ada/{name}"} for name in ("open", "gated", "private", "open", "private")]
+        found = ask(tmp_path, hub.address, *specs, token=WRITES)
+    assert [(answer["rows"], answer["restricted"]) for answer in found] == [(20, closed) for closed in (False, True, True, False, True)]
+    (unasked,) = ask(tmp_path, "http://127.0.0.1:9", {"source": "ada/open"})
+    assert (unasked["rows"], unasked["restricted"]) == (20, True)
 
 
 def test_without_a_network_the_answer_is_quick_and_what_is_here_still_works(tmp_path: Path, hub: HubServer) -> None:

@@ -31,7 +31,7 @@ TRAINING = {"steps": 8, "train_seconds": 3.0, "real_tokens": 4000, "trainable_pa
 FACTS = RunFacts(
     adapter=True,
     training={**TRAINING, "first_loss": 3.5, "final_loss": 1.25},
-    data={"train": 360, "held_out": 40, "template": "chat"},
+    data={"train": 360, "held_out": 40, "template": "chat", "restricted": False},
     environment={"machine": {"cpu": "Some CPU", "gpu": None, "dtype": "float32"}},
 )
 NOTHING = RunFacts(adapter=False, training={}, data={}, environment={})
@@ -160,8 +160,17 @@ def test_a_bare_name_that_no_run_pinned_stays_private_wherever_it_is_asked(sourc
     assert "what is cat?" not in text
     assert "private files" in text
     assert "datasets" not in ModelCard(text).data.to_dict()
-    assert "generations" not in public_benchmark(SCORES, own)
-    assert "generations" in public_benchmark(SCORES, recipe())
+    assert "generations" not in public_benchmark(SCORES, own, FACTS.data)
+    assert "generations" in public_benchmark(SCORES, recipe(), FACTS.data)
+
+
+@pytest.mark.parametrize("data", [{**FACTS.data, "restricted": True}, {}])
+def test_rows_that_not_everybody_can_read_on_the_hub_are_named_and_not_shown(data):
+    facts = replace(FACTS, data=data)
+    text = model_card(recipe(), facts, SCORES, repo="ada/model")
+    assert "what is cat?" not in text
+    assert ModelCard(text).data.to_dict()["datasets"] == ["openai/gsm8k"]
+    assert "generations" not in public_benchmark(SCORES, recipe(), data)
 
 
 def test_the_base_of_an_earlier_run_is_the_hub_model_that_run_began_with(tmp_path):
@@ -225,5 +234,5 @@ def test_the_use_section_asks_as_the_model_was_trained():
     chat = model_card(recipe(), FACTS, SCORES, repo="ada/letters")
     assert 'pipeline("text-generation", "ada/letters")' in chat
     assert 'prompt = [{"role": "user", "content": "what is cat?"}]' in chat
-    assert 'prompt = "what is cat?\\n"' in model_card(recipe(), NOTHING, SCORES)
+    assert 'prompt = "what is cat?\\n"' in model_card(recipe(), replace(NOTHING, data={**FACTS.data, "template": "plain"}), SCORES)
     assert "/" not in model_card(recipe(output_dir="/data/ada/model"), FACTS, {}).partition('"text-generation", ')[2].partition(")")[0]
