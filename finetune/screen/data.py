@@ -19,11 +19,12 @@ from finetune.words import count, harmless
 BARS = "▁▂▃▄▅▆▇█"
 SHOWN_SKIPPED = 3
 SHOWN_IGNORED = 4
+SAID_IN_A_RUN = ("Ignored", "Notes")  # as sentences
 
 
 def data_report(report: Mapping[str, Any], *, examples: bool = True, ascii_only: bool = False) -> RenderableType:
     """One fact a line; nothing is said about what did not happen."""
-    facts = [(name, fact) for name, fact in _facts(report, ascii_only) if examples or name != "Ignored"]  # a run says that in a sentence
+    facts = [(name, fact) for name, fact in _facts(report, ascii_only) if examples or name not in SAID_IN_A_RUN]
     parts: list[RenderableType] = [pairs(facts)]
     if examples:
         parts.append(Text("Rows as the model sees them; the marked part is what it learns to write", style="quiet"))
@@ -70,6 +71,8 @@ def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, R
         lost += [f"{report['truncated_prompts']:,} at the prompt's start"] if report["truncated_prompts"] else []
         yield "Cut short", Text(f"{percent(report['truncated_share'])} of the rows: {'; '.join(lost)}", style="warning")
     yield "Learned", f"{percent(report['supervised_share'])} of {count(report['train_tokens'])} tokens"
+    if report["notes"]:
+        yield "Notes", harmless("\n".join(report["notes"]))
 
 
 def _ignored(report: Mapping[str, Any]) -> Text:

@@ -203,6 +203,15 @@ def test_names_are_shown_letter_by_letter_even_if_they_look_like_markup(tmp_path
     assert f"The run in {folder.output_dir} is finished" in capfd.readouterr().out
 
 
+def test_notes_about_the_data_are_in_the_report_and_sentences_of_a_run() -> None:
+    noted = report(["prompt"]) | {"notes": ["notes.zip is left out.", "Whole prompts are held out."]}
+    shown = drawn(data_report(noted)).splitlines()
+    at = next(number for number, line in enumerate(shown) if line.strip().startswith("Notes"))
+    assert [line.split("Notes")[-1].strip() for line in shown[at : at + 2]] == noted["notes"]
+    assert "Notes" not in drawn(data_report(noted, examples=False))
+    assert "Notes" not in drawn(data_report(report(["prompt"]) | {"notes": []}))
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_plain_questions_can_be_asked_in_any_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
