@@ -95,6 +95,7 @@ def plan(arguments: argparse.Namespace) -> int:
     """Show what a run would cost."""
     from dataclasses import replace
 
+    from finetune.paths import looking_at, typed_path
     from finetune.screen.console import people
     from finetune.screen.data import data_report
     from finetune.screen.quiet import quiet
@@ -102,6 +103,8 @@ def plan(arguments: argparse.Namespace) -> int:
     from finetune.screen.review import review
 
     recipe = _recipe(arguments)
+    with looking_at(recipe.output_dir):
+        typed_path(recipe.output_dir).exists()  # the plan says what is free on its disk
     console = people(stderr=arguments.json)
     with reporter_for(console, brief="Working out the plan") as reporter, quiet(None):
         from finetune.finetuner import LLMFineTuner

@@ -94,11 +94,7 @@ class RunFolder:
                     hint=f"Choose another one, for example --output-dir {quoted(free_name(self.output_dir))}"
                     + (f", or go on with the run in it: finetune-cli resume {quoted(self.output_dir)}" if unfinished else ""),
                 )
-            above = next(path for path in (self.output_dir, *self.output_dir.absolute().parents) if path.exists())
-            if not above.is_dir():
-                raise cannot_be_made(self.output_dir, f"{above} is a file")
-            if not os.access(above, os.W_OK | os.X_OK):
-                raise cannot_be_made(self.output_dir, "Permission denied")
+        check_can_be_made(self.output_dir)
 
     # Who works here.
 
@@ -209,10 +205,20 @@ class RunFolder:
             raise BadInput(f"{path} cannot be read: {error}.", hint="Run `finetune-cli benchmark OUTPUT_DIR` to make it again.") from None
 
 
+def check_can_be_made(folder: Path) -> None:
+    """Raises BadInput if a folder cannot be made, or not be written to if it is there."""
+    with looking_at(folder):
+        above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not above.is_dir():
+            raise cannot_be_made(folder, f"{above} is a file")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise cannot_be_made(folder, "Permission denied")
+
+
 def cannot_be_made(output_dir: Path, reason: object) -> BadInput:
     """What is wrong with a folder that the system does not let us make, or write to if it is there."""
     work = "written to" if os.path.isdir(output_dir) else "made"
-    return BadInput(f"The output folder {output_dir} cannot be {work}: {reason}.", hint="Choose another --output-dir.")
+    return BadInput(f"The output folder {output_dir} cannot be {work}: {reason}.", hint="Choose another folder, or change the permissions.")
 
 
 def beside(folder: Path, ending: str) -> Path:

@@ -10,6 +10,7 @@ model is written in 32 bits. What is compared is the folder as it was written, l
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,8 +25,9 @@ from finetune.hub.card import write_card
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.machine import Machine, inspect
 from finetune.models.sources import LocatedModel, locate
-from finetune.run_folder import RunFolder, free_name
+from finetune.run_folder import RunFolder, check_can_be_made, free_name
 from finetune.runtime import RuntimeOptions
+from finetune.words import quoted
 
 PROMPTS = (
     "The capital of France is",
@@ -119,11 +121,12 @@ class Merged:
 
 
 def check_target(to: Path) -> None:
-    """Raises OutputExists if there is anything at `to`."""
-    if to.exists():
+    """Raises OutputExists if there is anything at `to`, BadInput if nothing can be made there."""
+    if os.path.lexists(to):
         raise OutputExists(
-            f"{to} exists already, and nothing is overwritten.", hint=f"Choose another one, for example --to {free_name(to)}"
+            f"{to} exists already, and nothing is overwritten.", hint=f"Choose another one, for example --to {quoted(free_name(to))}"
         )
+    check_can_be_made(to)
 
 
 def _inputs(run: RunFolder, tokenizer: Any) -> list[Tensor]:

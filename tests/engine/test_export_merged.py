@@ -170,6 +170,9 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(OutputExists, match="nothing is overwritten") as caught:
         Merged.export(run, tmp_path / "plain", RUNTIME, Recorder())
     assert "plain-2" in str(caught.value.hint)
+    (tmp_path / "rows.jsonl").touch()
+    with pytest.raises(BadInput, match="cannot be made"):
+        Merged.export(run, tmp_path / "rows.jsonl" / "plain", RUNTIME, Recorder())
 
 
 def test_the_command_says_where_and_how_near(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -67,6 +67,7 @@ def test_without_a_terminal_the_missing_flag_is_named(tmp_path: Path) -> None:
         (["run", "recipe.yaml", "--output-dir", "recipe.yaml/x"], ["recipe.yaml/x cannot be made", "recipe.yaml is a file"]),
         (["run", "recipe.yaml", "--output-dir", "~nobodyhere/x"], ["~nobodyhere/x", "user"]),
         (["run", "recipe.yaml", "--output-dir", "x" * 300], ["xxx", "too long"]),
+        (["plan", "recipe.yaml", "--output-dir", "x" * 300], ["xxx", "too long"]),
         (["chat", "x" * 300], ["xxx", "too long"]),
         (["runs", "x" * 300], ["xxx", "too long"]),
         (["runs", "~nobodyhere"], ["~nobodyhere", "user"]),
