@@ -22,27 +22,31 @@ MEMORY_ERRORS = (torch.OutOfMemoryError, MemoryError, RuntimeError)
 
 
 class MicroBatches:
-    """How many rows go through the model at a time: all (None), or `rows` since the last time that memory ran out."""
+    """How many rows go through the model at a time: all (None), or `rows` since the last time that memory ran out.
+
+    `last_resort` is asked once one row at a time does not fit either: it makes the step smaller, or says that nothing is left (False).
+    """
 
     def __init__(self) -> None:
         self.rows: int | None = None
         self.on_halved: Callable[[int, int], None] = lambda before, after: None
+        self.last_resort: Callable[[], bool] = lambda: False
 
     def run(self, attempt: Callable[[], Result], again: Callable[[], Result], batch_rows: int) -> Result:
-        """`attempt()`; where memory runs out `again()` with half the rows, and half of those, until it fits or one row did not."""
+        """`attempt()`; where memory runs out `again()` with half the rows, and half of those, until it fits or nothing is left to try."""
         before = self._at_a_time(batch_rows)
         while True:
             try:
                 result = attempt()
             except MEMORY_ERRORS as error:
-                if not ran_out(error) or self._at_a_time(batch_rows) == 1:
+                if not ran_out(error) or (self._at_a_time(batch_rows) == 1 and not self.last_resort()):
                     raise
             else:
                 if self._at_a_time(batch_rows) < before:
                     self.on_halved(before, self._at_a_time(batch_rows))
                 return result
             # Not inside the handler, where the traceback still holds the activations of what failed.
-            self.rows = self._at_a_time(batch_rows) // 2
+            self.rows = max(1, self._at_a_time(batch_rows) // 2)
             free_memory()
             attempt = again
 

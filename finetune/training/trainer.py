@@ -22,7 +22,7 @@ from finetune.errors import RecipeError, TrainingError
 from finetune.models.products import quicken
 from finetune.training.callbacks import KeepPaddingId
 from finetune.training.chunked_loss import CrossEntropy, Rule, Workspace, chunked_loss
-from finetune.training.head import Head, backbone_of, check_head, context_length, head_of, needs_mask, padding_id
+from finetune.training.head import Head, backbone_of, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
 from finetune.training.out_of_memory import MicroBatches, parts_of
 from finetune.training.pieces import CPU_TOKENS, pieces
 from finetune.training.resume import ResumableTrainer
@@ -204,10 +204,25 @@ class SupervisedTrainer(ResumableTrainer):
         self.gradient_norm = super()._get_grad_norm(model, grad_norm)
         return self.gradient_norm
 
+    def checkpoint_activations(self) -> bool:
+        """Compute activations again in the backward pass from now on; False if that is so already, or the model cannot."""
+        inner = causal_lm(self.model)
+        if inner.is_activation_checkpointing or not inner.supports_gradient_checkpointing:
+            return False
+        inner.activation_checkpointing_enable()
+        return True
+
     def remember(self) -> dict[str, Any]:
-        return {"real_tokens": self.real_tokens, "supervised_tokens": self.supervised_tokens, "rows_at_a_time": self.micro_batches.rows}
+        return {
+            "real_tokens": self.real_tokens,
+            "supervised_tokens": self.supervised_tokens,
+            "rows_at_a_time": self.micro_batches.rows,
+            "activations_checkpointed": causal_lm(self.model).is_activation_checkpointing,
+        }
 
     def recall(self, remembered: dict[str, Any]) -> None:
+        if remembered.get("activations_checkpointed"):
+            self.checkpoint_activations()
         self.real_tokens, self.supervised_tokens = remembered["real_tokens"], remembered["supervised_tokens"]
         self.micro_batches.rows = remembered["rows_at_a_time"]
 

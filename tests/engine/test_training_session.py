@@ -115,11 +115,15 @@ def test_what_torch_raises_becomes_a_sentence(
         def compute_loss(self, *_: Any, **__: Any) -> Any:
             raise failure
 
-    with pytest.raises(expected, match=words) as raised:
-        train(adapted(), tokenizer(), rows(), Recipe.from_layers(RECIPE), machine, Recorder(), folder=tmp_path, make_trainer=Failing)
-    assert "\n" not in str(raised.value)
-    if expected is OutOfMemory:
-        assert "activation_checkpointing=true" in str(getattr(raised.value, "hint", ""))
+    for checkpointing in (False, "auto", True):
+        recipe = Recipe.from_layers(RECIPE, {"training": {"activation_checkpointing": checkpointing}})
+        with pytest.raises(expected, match=words) as raised:
+            train(adapted(), tokenizer(), rows(), recipe, machine, Recorder(), folder=tmp_path, make_trainer=Failing)
+        assert "\n" not in str(raised.value)
+        if expected is OutOfMemory:
+            hint = str(getattr(raised.value, "hint", ""))
+            assert ("activation_checkpointing=true" in hint) == (checkpointing is False)
+            assert "max_length" in hint
 
 
 class SmallMemory(SupervisedTrainer):
@@ -154,6 +158,32 @@ def test_a_step_that_does_not_fit_goes_on_in_smaller_parts_to_the_same_result(
     (notice,) = [notice.text for notice in recorder.of(Notice) if "memory" in notice.text]
     assert "Step 1 did not fit into memory with 8 rows at a time; it goes on with 2 at a time" in notice
     assert f"--set training.batch_size=2 --set training.gradient_accumulation={4 * accumulation}" in notice
+
+
+class NoRoomForActivations(SupervisedTrainer):
+    """Has room for a row whose activations are not kept, and for one with them up to the second step."""
+
+    def compute_loss(self, model: Any, inputs: Any, *more: Any, **others: Any) -> Any:
+        loss = super().compute_loss(model, inputs, *more, **others)
+        if self.state.global_step >= 1 and not self.model.get_base_model().is_activation_checkpointing:
+            loss.register_hook(run_out_of_memory)
+        return loss
+
+
+def test_where_one_row_does_not_fit_activations_are_computed_again_to_the_same_result(machine: Machine, tmp_path: Path) -> None:
+    roomy, tight, recorder = adapted(), adapted(), Recorder()
+    recipe = Recipe.from_layers(RECIPE, {"training": {"save_every": 4}})
+    train(roomy, tokenizer(), rows(), recipe, machine, Recorder(), folder=tmp_path / "roomy")
+    train(tight, tokenizer(), rows(), recipe, machine, recorder, folder=tmp_path / "tight", make_trainer=NoRoomForActivations)
+    assert difference(roomy, adapted()) > 0.005
+    assert difference(roomy, tight) < 1e-9
+    (notice,) = [notice.text for notice in recorder.of(Notice) if "activations" in notice.text]
+    assert notice.startswith("Step 2 did not fit into memory with one row at a time either")
+    (start,) = [saved for saved in Checkpoints(tmp_path / "tight").all() if saved.step == 4]
+    again, silent = adapted(), Recorder()
+    train(again, tokenizer(), rows(), recipe, machine, silent, folder=tmp_path / "on", make_trainer=NoRoomForActivations, start=start)
+    assert difference(tight, again) == 0
+    assert not [notice for notice in silent.of(Notice) if "activations" in notice.text], "it goes on as it was"
 
 
 class Counter(TrainerCallback):
