@@ -12,7 +12,7 @@ from pico import pico
 from transformers.pytorch_utils import Conv1D
 
 from finetune import registry
-from finetune.errors import HardwareError, RecipeError
+from finetune.errors import HardwareError
 from finetune.events import Recorder
 from finetune.finetuner import LLMFineTuner
 from finetune.methods.base import MethodContext
@@ -116,9 +116,3 @@ def test_without_bitsandbytes_it_says_what_is_missing(monkeypatch: pytest.Monkey
     tuner = LLMFineTuner(Recipe.from_layers({"method": "qlora", "output_dir": str(tmp_path / "out")}))
     with pytest.raises(HardwareError, match="pip install bitsandbytes"):
         tuner.check()
-
-
-def test_a_student_cut_out_of_its_teacher_cannot_be_in_4_bits(tmp_path: Path) -> None:
-    recipe = Recipe.from_layers({"approach": "distillation", "method": "qlora", "output_dir": str(tmp_path / "out")})
-    with pytest.raises(RecipeError, match="4 bits"):
-        LLMFineTuner(recipe).check()
