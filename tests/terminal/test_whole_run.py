@@ -261,7 +261,8 @@ def test_ctrl_c_while_training_keeps_the_work_and_leaves_with_130(workplace: Pat
 
 
 def test_ctrl_c_before_the_training_leaves_nothing_behind(workplace: Path) -> None:
-    (workplace / "r.yaml").write_text("model: ./pico\ndataset: {source: 'builtin:python-docs', samples: 400}\nbenchmark: {rows: 200}\n")
+    data = "{source: 'builtin:python-docs', samples: 400, max_length: 128}"
+    (workplace / "r.yaml").write_text(f"model: ./pico\ndataset: {data}\nbenchmark: {{rows: 200}}\n")
     with Terminal(["run", "r.yaml", "--set", "dataset.held_out=0.5"], folder=workplace) as terminal:
         terminal.wait_for("Measuring the base model", RUN_SECONDS)
         terminal.press(CTRL_C)
