@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from finetune.errors import BadRow, DatasetError, DatasetNotFound, EmptyDataset, UnknownFormat
+from finetune.paths import looking_at, typed_path
 
 RECORDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 PROSE = (".txt", ".md")
@@ -80,7 +81,7 @@ def looks_local(source: str) -> bool:
     several = named_files(source)
     if len(several) > 1:
         return all(map(looks_local, several))
-    if Path(source).expanduser().exists() or any(sign in source for sign in "*?["):
+    if typed_path(source).exists() or any(sign in source for sign in "*?["):
         return True
     if source.startswith(("/", "./", "../", "~")) or source.endswith("/") or "\\" in source or re.match(r"^[A-Za-z]:/", source):
         return True
@@ -97,9 +98,10 @@ def _is_data(path: Path) -> bool:
 
 def named_files(source: str) -> list[str]:
     """The paths that a source names, with commas between them."""
-    if Path(source).expanduser().exists():
-        return [source]
-    return [part.strip() for part in source.split(",") if part.strip()]
+    path = typed_path(source, DatasetNotFound)
+    with looking_at(source, DatasetNotFound):
+        there = path.exists()
+    return [source] if there else [part.strip() for part in source.split(",") if part.strip()]
 
 
 def find_files(
@@ -132,7 +134,7 @@ def find_files(
 
 def _of_name(name: str, data_files: str | list[str] | None, notes: list[str]) -> dict[DataFile, str]:
     """Files to the name they go by: what is named alone has one of its own, what is found together has one in common."""
-    path = Path(name).expanduser()
+    path = typed_path(name, DatasetNotFound)
     if path.is_dir():
         return _in_folder(path, data_files, notes)
     if path.exists():

@@ -22,6 +22,7 @@ from finetune.events import Notice, Reporter
 from finetune.models import hub_models, starter
 from finetune.models.model_folder import PICKLES, adapter_base, adapter_load_in, fingerprint, is_adapter, may_run_own_code, weight_files
 from finetune.models.reach import absence, hub_reachable
+from finetune.paths import looking_at, typed_path
 from finetune.recipe import STARTER
 from finetune.runtime import RuntimeOptions
 
@@ -80,7 +81,12 @@ def parse(text: str) -> ModelSource:
     text = text.strip()
     if not text or not text.isprintable() or len(text) > 1024:
         raise ModelError(f"{text[:80]!r} cannot be the name of a model.", hint=NAME_HINT)
-    path = Path(text).expanduser()
+    path = typed_path(text, ModelNotFound)
+    with looking_at(text, ModelNotFound):
+        return _parsed(text, path)
+
+
+def _parsed(text: str, path: Path) -> ModelSource:
     name, at, revision = text.partition("@")
     is_file_name = path.suffix.lower() in (".gguf", ".safetensors", *PICKLES)
     if HUB_ID.fullmatch(name) and not is_file_name and not _is_model_folder(path):

@@ -174,3 +174,11 @@ def test_files_of_a_folder_that_are_left_out_are_named(tmp_path: Path) -> None:
 def test_one_file_has_no_files_to_choose_from(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"a\.jsonl is one file"):
         read(tmp_path, write(tmp_path, "a.jsonl") / "a.jsonl", data_files="b.jsonl")
+
+
+@pytest.mark.parametrize("source", ["~nobodyhere/rows.jsonl", "~nobodyhere/a.jsonl, b.jsonl", f"{'r' * 300}.jsonl"])
+def test_a_path_that_cannot_be_looked_at_is_refused_in_a_sentence(tmp_path: Path, source: str) -> None:
+    with pytest.raises(DatasetNotFound) as caught:
+        read(tmp_path, source)
+    assert source.split(",")[0] in caught.value.message
+    assert caught.value.hint

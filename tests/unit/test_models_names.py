@@ -77,3 +77,11 @@ def test_every_catalogue_entry_is_a_hub_id_that_can_be_found() -> None:
     assert medium is not None
     assert medium.layers == 24
     assert find("no-such-model") is None
+
+
+@pytest.mark.parametrize("text", ["~nobodyhere/model", f"./{'m' * 300}"])
+def test_a_path_that_cannot_be_looked_at_is_refused_in_a_sentence(text: str) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        parse(text)
+    assert text in caught.value.message
+    assert caught.value.hint
