@@ -28,6 +28,7 @@ from finetune.hub.public import adapters_base, base_model, public_benchmark, pub
 from finetune.models.model_folder import is_adapter, weight_files
 from finetune.recipe import Recipe, UploadSpec
 from finetune.run_folder import FINISHED, UPLOAD, RunFolder
+from finetune.words import quoted
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
@@ -81,7 +82,7 @@ def check_before_training(recipe: Recipe, *, adapter: bool, go_on: Path | None =
     """
     if recipe.upload is None:
         return
-    check_upload(recipe.upload, finish=f"finetune-cli resume {shlex.quote(str(go_on))}" if go_on else None)
+    check_upload(recipe.upload, finish=f"finetune-cli resume {quoted(go_on)}" if go_on else None)
     if adapter and adapters_base(recipe) is None:
         raise UploadError(
             "The adapter would belong to a model that only exists on this machine, so nobody could load it.",
@@ -184,7 +185,7 @@ def _contents(folder: RunFolder, repo: str, finish: str) -> dict[str, Path | byt
     if base is None and is_adapter(home):
         raise UploadError(
             "This adapter belongs to a model that only exists on this machine, so nobody could load it.",
-            hint=f"Make one plain model of the two and upload that: finetune-cli merge {shlex.quote(str(home))}",
+            hint=f"Make one plain model of the two and upload that: finetune-cli merge {quoted(home)}",
         )
     weights = [*weight_files(home, home.name), home / INDEX, *(home / name for name in TOKENIZER)]
     contents: dict[str, Path | bytes] = {file.name: file for file in sorted(weights, key=_size, reverse=True) if file.is_file()}

@@ -14,7 +14,7 @@ from finetune.benchmark.report.html import Html, count, duration, element, facts
 from finetune.benchmark.report.records import Records
 from finetune.registry import title
 from finetune.run_folder import free_name
-from finetune.words import size
+from finetune.words import quoted, size
 
 SKIPPED_SHOWN = 10
 
@@ -159,17 +159,13 @@ def environment(records: Records) -> Html:
 def repeat(records: Records) -> Html:
     """The command that runs the same recipe again."""
     again = free_name(records.output_dir)
-    command = f"finetune-cli run {_quoted(str(records.output_dir / 'run' / 'recipe.yaml'))} --output-dir {_quoted(str(again))}"
+    command = f"finetune-cli run {quoted(records.output_dir / 'run' / 'recipe.yaml')} --output-dir {quoted(again)}"
     return section("Run it again", element("pre", command), note="On the same machine the same recipe gives the same scores.")
 
 
 def _if(words: str, value: Any) -> str:
     """`words` with the value in them; nothing if it is not known."""
     return words.format(value) if value else ""
-
-
-def _quoted(path: str) -> str:
-    return f'"{path}"' if " " in path else path
 
 
 def _times(epochs: float) -> str:
