@@ -69,7 +69,8 @@ def test_it_says_what_was_asked_and_done_on_what_and_how_to_repeat_it(tmp_path):
         "torch 2.13.0",
     ):
         assert said in text, said
-    assert f'finetune-cli run "{tmp_path / "my model" / "run" / "recipe.yaml"}" --output-dir "{tmp_path / "my model-2"}"' in text
+    recipe, again = tmp_path / "my model" / "run" / "recipe.yaml", tmp_path / "my model-2"
+    assert f"finetune-cli run '{recipe}' --output-dir '{again}'" in text
 
 
 def test_every_score_has_its_interval_and_a_teacher_stands_beside_its_student(tmp_path):
