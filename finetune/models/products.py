@@ -40,16 +40,18 @@ def onednn_is_quicker() -> bool:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., in] @ weight.T [in, out] + bias -> [..., out]; either factor may be a transposed view. Keeps no graph."""
-    if serves(x, weight):
-        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(_dense(x), _dense(weight), bias, "none", [], ""))
-    return nn.functional.linear(x, weight, bias)
+    if not serves(x, weight):
+        return nn.functional.linear(x, weight, bias)
+    rows = torch.ops.mkldnn._linear_pointwise(_dense(x.reshape(-1, x.shape[-1])), _dense(weight), bias, "none", [], "")
+    # Not a view: some models add in place to what an autograd function gave them.
+    return cast(Tensor, rows if x.dim() == 2 else torch.ops.aten._unsafe_view(rows, [*x.shape[:-1], len(weight)]))
 
 
 def _dense(factor: Tensor) -> Tensor:
     """Without gaps between its rows or columns: for anything else oneDNN has a loop that is a thousand times slower."""
-    if factor.is_contiguous() or (factor.dim() == 2 and factor.t().is_contiguous()):
+    if factor.is_contiguous() or factor.t().is_contiguous():
         return factor
-    return factor.t().contiguous().t() if factor.dim() == 2 and factor.stride(0) == 1 else factor.contiguous()
+    return factor.t().contiguous().t() if factor.stride(0) == 1 else factor.contiguous()
 
 
 def serves(x: Tensor, weight: Tensor) -> bool:

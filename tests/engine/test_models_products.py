@@ -111,3 +111,10 @@ def test_which_processors_multiply_so(monkeypatch: pytest.MonkeyPatch, cpu: str,
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     assert products.onednn_is_quicker.__wrapped__() == quicker
+
+
+@pytest.mark.parametrize("shape", [(24,), (5, 24), (2, 3, 24)])
+def test_what_a_layer_gives_can_be_added_to_in_place(onednn: None, shape: tuple[int, ...]) -> None:
+    y = QuickLinear(24, 50)(torch.randn(shape))
+    y += 1
+    y.sum().backward()

@@ -109,9 +109,9 @@ def test_models_and_data_sets_are_searched_while_typing_and_described_before_the
         terminal.wait_for("? Name or folder")
         terminal.press(*"poems")
         terminal.wait_for("ada/tiny-poems")
+        assert hub.requests.count("GET /api/models") == 1, "one search for five letters"
         terminal.press(TAB, ENTER)
         terminal.wait_for("open, 12 downloads a month.")
-        assert hub.requests.count("GET /api/models") == 1, "one search for five letters"
         assert not [request for request in hub.requests if "resolve" in request], "nothing was fetched yet"
         answer(terminal, "Dataset", UP)
         terminal.wait_for("? Dataset name")
