@@ -45,16 +45,21 @@ def _word_problem(draw: random.Random, steps: int) -> dict[str, str]:
     return {"question": " ".join(asked), "answer": "\n".join([*answered, f"#### {total}"])}
 
 
-def starter(machine: Any) -> tuple[Any, Any]:
-    """Tokenizer and starter model, in the machine's dtype."""
+def starter(machine: Any, *, ours: bool) -> tuple[Any, Any]:
+    """Tokenizer and starter model, in the machine's dtype; loaded by us, whose linear layers multiply by our choice, or by transformers."""
+    from transformers import AutoModelForCausalLM
+
     from finetune.events import Recorder
     from finetune.models.load import load_model, load_tokenizer
+    from finetune.models.machine import torch_dtype
     from finetune.models.sources import locate
     from finetune.recipe import STARTER
     from finetune.runtime import RuntimeOptions
 
     located = locate(STARTER, RuntimeOptions(), Recorder())
-    return load_tokenizer(located), load_model(located, machine)
+    if ours:
+        return load_tokenizer(located), load_model(located, machine)
+    return load_tokenizer(located), AutoModelForCausalLM.from_pretrained(located.folder, dtype=torch_dtype(machine)).eval()
 
 
 def tokenised(rows: list[dict[str, str]], tokenizer: Any, length: int, *, supervise: str = "answers") -> Any:

@@ -106,7 +106,8 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
     from finetune.runtime import RuntimeOptions
 
     machine = inspect(RuntimeOptions(dtype=CONTENDERS[name]))
-    tokenizer, teacher = contest.starter(machine)
+    ours = name.startswith(("this project", "the same"))
+    tokenizer, teacher = contest.starter(machine, ours=ours)
     dataset = contest.tokenised(rows, tokenizer, LENGTH, supervise="all")
     if packed:
         dataset = blocks(dataset)
@@ -115,7 +116,7 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
     asking = contest.Watch()
     cache_bytes, saving = 0, 0.0
     with tempfile.TemporaryDirectory() as folder:
-        if name.startswith(("this project", "the same")):
+        if ours:
             from finetune.distillation.session import Lesson
             from finetune.distillation.teaching import build_cache
             from finetune.events import CheckpointSaved, Recorder

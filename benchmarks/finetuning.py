@@ -59,7 +59,8 @@ def work(name: str, rows: list[dict[str, str]], folder: str) -> dict[str, Any]:
     from finetune.runtime import RuntimeOptions
 
     machine = inspect(RuntimeOptions(dtype=CONTENDERS[name]))
-    tokenizer, model = contest.starter(machine)
+    ours = name.startswith("this project")
+    tokenizer, model = contest.starter(machine, ours=ours)
     dataset = contest.tokenised(rows, tokenizer, LENGTH)
     settings: dict[str, Any] = {
         "output_dir": folder,
@@ -75,7 +76,7 @@ def work(name: str, rows: list[dict[str, str]], folder: str) -> dict[str, Any]:
         "bf16": machine.dtype == "bfloat16",
     }
     set_seed(0)
-    if name.startswith("this project"):
+    if ours:
         from finetune.events import Recorder
         from finetune.recipe import Recipe
         from finetune.training.session import train
