@@ -22,7 +22,7 @@ from finetune.training.costs import adapter_parameters, memory_parts
 from finetune.training.steps import CPU_TOKENS, steps_of
 
 # Share of the measured matrix-product rate that training reaches; the faster the products, the more everything else counts.
-EFFICIENCY: dict[str, dict[str, float]] = {"cpu": {"float32": 0.33, "bfloat16": 0.16}, "cuda": {}, "mps": {}}
+EFFICIENCY: dict[str, dict[str, float]] = {"cpu": {"float32": 0.22, "bfloat16": 0.16}, "cuda": {}, "mps": {}}
 USUAL_EFFICIENCY = 0.35
 STARTING = 15.0  # seconds: imports, loading, saving, the report
 GENERATED_PER_SECOND = 80e9  # parameters read a second while answers are generated on a CPU
