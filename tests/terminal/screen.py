@@ -87,7 +87,7 @@ class Terminal:
     def text(self) -> str:
         return "\n".join(self.lines())
 
-    def wait_for(self, words: str, seconds: float = 20) -> None:
+    def wait_for(self, words: str, seconds: float = 60) -> None:
         """Until `words` are on screen and what was being drawn with them is too; fails with the screen otherwise."""
         until = time.monotonic() + seconds
         while words not in self.text():
@@ -105,13 +105,13 @@ class Terminal:
             if not self.read() or len(self.raw) == before:
                 return
 
-    def wait_until_gone(self, words: str, seconds: float = 20) -> None:
+    def wait_until_gone(self, words: str, seconds: float = 60) -> None:
         until = time.monotonic() + seconds
         while words in self.text():
             assert self.read(), f"the program ended:\n{self.text()}"
             assert time.monotonic() < until, f"{words!r} is still there after {seconds} s:\n{self.text()}"
 
-    def wait_for_end(self, seconds: float = 20) -> int:
+    def wait_for_end(self, seconds: float = 60) -> int:
         """The exit code, once the program has ended."""
         until = time.monotonic() + seconds
         while self.read():
