@@ -54,7 +54,7 @@ def check_lengths(tuner: LLMFineTuner) -> None:
     if not known:
         return
     context, name = min(known)
-    longest = max(max(part["length"][:], default=0) for part in (tuner.data.train, tuner.data.held_out))
+    longest = max([int(tuner.data.report.length["max"]), *tuner.data.held_out["length"][:]])
     if longest > context:
         raise RecipeError(
             f"The longest row has {longest:,} tokens, and {name} reads {context:,} at most.",

@@ -17,7 +17,7 @@ import yaml
 
 from finetune.errors import ModelError
 from finetune.events import read_events
-from finetune.hub.public import base_model, hub_dataset, hub_model, is_open, public_recipe
+from finetune.hub.public import base_model, hub_dataset, hub_model, is_open, public_recipe, public_source
 from finetune.models.catalogue import CATALOGUE
 from finetune.models.hub_models import cached
 from finetune.models.model_folder import is_adapter
@@ -141,7 +141,7 @@ def _evaluated_on(recipe: Recipe) -> dict[str, str]:
     if dataset:
         named = {"name": f"{dataset}, held-out rows", "type": dataset, "split": spec.eval_split or spec.split}
         return named | ({"config": spec.config} if spec.config else {})
-    name = spec.source.removeprefix("builtin:") if spec.source.startswith("builtin:") else "private data"
+    name = public_source(spec) or "private data"
     return {"name": f"{name}, held-out rows", "type": name.replace(" ", "-")}
 
 
@@ -254,8 +254,7 @@ def _described(recipe: Recipe) -> str:
     dataset = hub_dataset(recipe.dataset)
     if dataset:
         return f"[{dataset}](https://huggingface.co/datasets/{dataset})"
-    source = recipe.dataset.source
-    return source.removeprefix("builtin:") if source.startswith("builtin:") else "private files"
+    return public_source(recipe.dataset) or "private files"
 
 
 def _samples(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any]) -> str:

@@ -68,6 +68,11 @@ def hub_dataset(spec: DatasetSpec) -> str | None:
     return pinned["name"] if pinned else None
 
 
+def public_source(spec: DatasetSpec) -> str | None:
+    """A data set by the name that others know it by, built in or on the Hub; None for a person's own files."""
+    return spec.source.removeprefix("builtin:") if spec.source.startswith("builtin:") else hub_dataset(spec)
+
+
 def is_open(spec: DatasetSpec, data: Mapping[str, Any]) -> bool:
     """Whether others can read the rows too, so that samples of them may be shown; `data` is the run's data_report.json.
 
@@ -81,7 +86,7 @@ def public_recipe(recipe: Recipe) -> Recipe:
     data = recipe.model_dump(mode="json")
     data["upload"] = None
     data["output_dir"] = f"./{_last(recipe.output_dir)}"
-    if not recipe.dataset.source.startswith("builtin:") and hub_dataset(recipe.dataset) is None:
+    if public_source(recipe.dataset) is None:
         data["dataset"]["source"] = _last(recipe.dataset.source)
     files = recipe.dataset.data_files
     data["dataset"]["data_files"] = [_last(file) for file in files] if isinstance(files, list) else files and _last(files)

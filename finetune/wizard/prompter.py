@@ -149,7 +149,7 @@ class ScriptedPrompter:
     ) -> str:
         while True:
             answer = str(self._next(key, default))
-            problem = validate(answer)
+            problem = verdict(validate, answer)
             if problem is None:
                 return answer
             self.shown.append(problem)

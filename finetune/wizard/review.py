@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.data.rows import TooManyBadRows
-from finetune.errors import BadInput, FinetuneError
+from finetune.errors import FinetuneError
 from finetune.paths import looking_at, typed_path
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
@@ -164,11 +164,8 @@ def _free(name: str) -> str:
 
 
 def _file_problem(text: str) -> str | None:
-    try:
-        path = typed_path(text)
-        with looking_at(path):
-            if path.exists():
-                return f"{text} exists; nothing is overwritten."
-            return None if path.parent.is_dir() else f"There is no folder {path.parent}."
-    except BadInput as error:
-        return error.message
+    path = typed_path(text)
+    with looking_at(path):
+        if path.exists():
+            return f"{text} exists; nothing is overwritten."
+        return None if path.parent.is_dir() else f"There is no folder {path.parent}."
