@@ -50,9 +50,9 @@ def starter(machine: Any, *, ours: bool) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM
 
     from finetune.events import Recorder
+    from finetune.hardware.machine import torch_dtype
     from finetune.models.load import load_model, load_tokenizer
-    from finetune.models.machine import torch_dtype
-    from finetune.models.sources import locate
+    from finetune.models.location import locate
     from finetune.recipe import STARTER
     from finetune.runtime import RuntimeOptions
 
@@ -90,7 +90,7 @@ class Watch:
     peak_bytes = 0
 
     def __enter__(self) -> Watch:
-        from finetune.training.memory import PeakMemory
+        from finetune.hardware.peak_memory import PeakMemory
 
         self._memory = PeakMemory("cpu")
         self._memory.__enter__()

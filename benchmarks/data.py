@@ -57,7 +57,7 @@ def synthetic_rows(file: Path, count: int) -> Path:
 def work(contender: str, file: str, cache: str) -> None:
     from finetune.events import Recorder
     from finetune.models.load import load_tokenizer
-    from finetune.models.sources import locate
+    from finetune.models.location import locate
     from finetune.recipe import STARTER
     from finetune.runtime import RuntimeOptions
 

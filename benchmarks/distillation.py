@@ -102,7 +102,7 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
     from transformers import set_seed
 
     from finetune.distillation.student import make_student
-    from finetune.models.machine import inspect
+    from finetune.hardware.machine import inspect
     from finetune.runtime import RuntimeOptions
 
     machine = inspect(RuntimeOptions(dtype=CONTENDERS[name]))
@@ -117,13 +117,13 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
     cache_bytes, saving = 0, 0.0
     with tempfile.TemporaryDirectory() as folder:
         if ours:
-            from finetune.distillation.session import Lesson
-            from finetune.distillation.teaching import build_cache
+            from finetune.distillation.cache_builder import build_cache
+            from finetune.distillation.setup import DistillationSetup
             from finetune.events import CheckpointSaved, Recorder
             from finetune.methods.full import Full
             from finetune.recipe import Recipe
             from finetune.training.head import head_of
-            from finetune.training.session import train
+            from finetune.training.loop import train
 
             recipe = Recipe.from_layers(
                 {
@@ -140,7 +140,7 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
                 with asking:
                     cache = build_cache("gradient" if gradient else "hidden", teacher, dataset, folder, **gradient)
                 cache_bytes, teacher = cache.nbytes, None
-            lesson, recorder = Lesson(recipe.distillation, teacher, cache, "", None), Recorder()
+            lesson, recorder = DistillationSetup(recipe.distillation, teacher, cache, "", None), Recorder()
             with Busy() as busy, contest.Watch() as watch:
                 train(student, tokenizer, dataset, recipe, machine, recorder, folder=Path(folder), make_trainer=lesson.trainer)
             saving = sum(saved.seconds for saved in recorder.of(CheckpointSaved))  # the others save nothing

@@ -75,8 +75,8 @@ def work(name: str, overrides: list[str]) -> dict[str, Any]:
     from finetune.data.prepare import prepare_data
     from finetune.distillation.student import make_student
     from finetune.events import Recorder, StageFinished, TrainingFinished
-    from finetune.finetuner import LLMFineTuner
     from finetune.recipe import Recipe, StudentSpec, parse_override
+    from finetune.run.finetuner import LLMFineTuner
     from finetune.runtime import RuntimeOptions
 
     recorder, runtime = Recorder(), RuntimeOptions()
@@ -112,8 +112,8 @@ def score(model: Any, rows: dict[str, Any], states: dict[str, Any]) -> dict[str,
     """Perplexity at every position and of the answers; KL to the teacher and shared top tokens once `states` holds the teacher's."""
     import math
 
-    from finetune.benchmark.imitation import TeacherStates
     from finetune.benchmark.perplexity import answer_losses
+    from finetune.benchmark.teacher_agreement import TeacherStates
     from finetune.events import Recorder
     from finetune.training.head import head_of
 

@@ -54,8 +54,8 @@ def work(name: str, rows: list[dict[str, str]], folder: str) -> dict[str, Any]:
     from peft import LoraConfig, get_peft_model
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments, set_seed
 
+    from finetune.hardware.machine import inspect
     from finetune.methods.lora import LoRA
-    from finetune.models.machine import inspect
     from finetune.runtime import RuntimeOptions
 
     machine = inspect(RuntimeOptions(dtype=CONTENDERS[name]))
@@ -79,7 +79,7 @@ def work(name: str, rows: list[dict[str, str]], folder: str) -> dict[str, Any]:
     if ours:
         from finetune.events import Recorder
         from finetune.recipe import Recipe
-        from finetune.training.session import train
+        from finetune.training.loop import train
 
         recipe = Recipe.from_layers({"training": {"batch_size": BATCH, "epochs": 1}})
         model = LoRA.attach(model, recipe.method, contest.context())

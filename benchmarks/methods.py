@@ -48,14 +48,14 @@ def work(name: str, rows: list[dict[str, str]], dtype: str) -> dict[str, Any]:
     """One method, one round, in this process."""
     from finetune import registry
     from finetune.events import Recorder
+    from finetune.hardware.machine import inspect
     from finetune.methods.base import MethodContext
     from finetune.models.load import load_model, load_tokenizer
-    from finetune.models.machine import inspect
-    from finetune.models.sources import locate
+    from finetune.models.location import locate
     from finetune.recipe import STARTER, Recipe
     from finetune.runtime import RuntimeOptions
-    from finetune.training.session import train
-    from finetune.training.steps import steps_of
+    from finetune.training.loop import train
+    from finetune.training.step_count import steps_of
 
     runtime = RuntimeOptions(dtype=dtype)
     machine = inspect(runtime)

@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
-    "LLMFineTuner": "finetune.finetuner",
-    "RunResult": "finetune.finetuner",
+    "LLMFineTuner": "finetune.run.finetuner",
+    "RunResult": "finetune.run.finetuner",
     "DistillationTrainer": "finetune.distillation.trainer",
     "Recipe": "finetune.recipe",
     "RuntimeOptions": "finetune.runtime",

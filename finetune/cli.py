@@ -95,7 +95,7 @@ def say(message: str, hint: str | None = None) -> None:
         message = "\n".join(textwrap.wrap(message, shutil.get_terminal_size().columns - 1, break_long_words=False, break_on_hyphens=False))
     print(message, file=sys.stderr)
     if hint:
-        from finetune.screen.words import as_typed
+        from finetune.screen.wording import as_typed
 
         print(as_typed(hint), file=sys.stderr)
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from finetune.errors import BadInput, NoTerminal, UploadError
 
 if TYPE_CHECKING:
-    from finetune.finetuner import RunResult
     from finetune.recipe import Recipe
+    from finetune.run.finetuner import RunResult
     from finetune.runtime import RuntimeOptions
 
 
@@ -34,7 +34,7 @@ def wizard(arguments: argparse.Namespace) -> int:
     for flag, given in (("--set", arguments.set), ("--output-dir", arguments.output_dir), ("--json", arguments.json)):
         if given:
             raise NoTerminal(f"{flag} is for runs without questions.", hint=f"Add --yes, or answer the questions without {flag}.")
-    from finetune.wizard.session import run_wizard
+    from finetune.wizard.conversation import run_wizard
 
     return run_wizard(runtime=lambda: _runtime(arguments), plain=os.environ.get("TERM") == "dumb")
 
@@ -54,7 +54,7 @@ def with_defaults(arguments: argparse.Namespace) -> int:
     """The demo: the run of someone who presses Enter all the way."""
     from finetune.recipe import Recipe, merge, parse_override
     from finetune.wizard.defaults import defaults, why
-    from finetune.wizard.here import look_around
+    from finetune.wizard.host import look_around
 
     changes: dict[str, Any] = {"output_dir": arguments.output_dir} if arguments.output_dir else {}
     for override in arguments.set:
@@ -78,7 +78,7 @@ def resume(arguments: argparse.Namespace) -> int:
     """Do what is left of an interrupted run."""
     from finetune.run_folder import FINISHED, RunFolder
     from finetune.screen.console import people
-    from finetune.screen.run import resume as go_on
+    from finetune.screen.live_run import resume as go_on
 
     folder = RunFolder.of(arguments.output_dir)
     console = people(stderr=arguments.json)
@@ -98,16 +98,16 @@ def plan(arguments: argparse.Namespace) -> int:
     from finetune.paths import looking_at, typed_path
     from finetune.screen.console import people
     from finetune.screen.data import data_report
+    from finetune.screen.plan_table import review
     from finetune.screen.quiet import quiet
     from finetune.screen.reporter import reporter_for
-    from finetune.screen.review import review
 
     recipe = _recipe(arguments)
     with looking_at(recipe.output_dir):
         typed_path(recipe.output_dir).exists()  # the plan says what is free on its disk
     console = people(stderr=arguments.json)
     with reporter_for(console, brief="Working out the plan") as reporter, quiet(None):
-        from finetune.finetuner import LLMFineTuner
+        from finetune.run.finetuner import LLMFineTuner
 
         tuner = LLMFineTuner(recipe, reporter=reporter, runtime=_runtime(arguments))
         found, report = tuner.plan(measure=arguments.measure), tuner.data.report.to_dict()
@@ -134,7 +134,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
     folder = RunFolder.of(arguments.output_dir)
     console = people(stderr=arguments.json)
     with reporter_for(console) as reporter, quiet(folder.debug_log):
-        from finetune.finetuner import LLMFineTuner
+        from finetune.run.finetuner import LLMFineTuner
 
         scores = LLMFineTuner.of_run(folder.output_dir, reporter=reporter, runtime=_runtime(arguments)).benchmark()
     if arguments.json:
@@ -146,7 +146,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
 
 def upload(arguments: argparse.Namespace) -> int:
     """Show where it goes, then send it."""
-    from finetune.hub.upload import upload_folder, upload_plan
+    from finetune.publish.upload import upload_folder, upload_plan
     from finetune.recipe import Recipe
     from finetune.run_folder import RunFolder
     from finetune.screen.console import people
@@ -175,9 +175,9 @@ def runs(arguments: argparse.Namespace) -> int:
     console = people(stderr=arguments.json)
     found: Any
     if first == "compare" and (others or not Path(first).is_dir()):
-        from finetune.comparison import compare
+        from finetune.run.comparison import compare
+        from finetune.run.history import read_run
         from finetune.run_folder import RunFolder
-        from finetune.runs import read_run
         from finetune.screen.comparison import comparison_picture
 
         if len(others) != 2:
@@ -185,8 +185,8 @@ def runs(arguments: argparse.Namespace) -> int:
         found = compare(*(read_run(RunFolder.of(folder).output_dir, folder) for folder in others))
         shown, picture = found.to_dict(), comparison_picture(found, console.width)
     else:
-        from finetune.runs import find_runs
-        from finetune.screen.runs import runs_picture
+        from finetune.run.history import find_runs
+        from finetune.screen.run_list import runs_picture
 
         if others:
             raise BadInput(
@@ -215,13 +215,13 @@ def merge(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from finetune import registry
+    from finetune.formatting import quoted, size
     from finetune.paths import typed_path
     from finetune.run_folder import RunFolder, beside
     from finetune.screen.console import people
     from finetune.screen.quiet import quiet
     from finetune.screen.reporter import reporter_for
-    from finetune.screen.words import command_name
-    from finetune.words import quoted, size
+    from finetune.screen.wording import command_name
 
     folder = RunFolder.of(arguments.output_dir)
     to = typed_path(arguments.to) if arguments.to else beside(folder.output_dir, "-merged")
@@ -239,7 +239,7 @@ def merge(arguments: argparse.Namespace) -> int:
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Facts about this machine; 1 if something essential is missing."""
-    from finetune.doctor import doctor_facts
+    from finetune.hardware.doctor import doctor_facts
     from finetune.screen.console import people
     from finetune.screen.quiet import quiet
     from finetune.screen.tables import fact_list
@@ -269,7 +269,7 @@ def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:
 
 def _execute(recipe: Recipe, runtime: RuntimeOptions, as_json: bool) -> int:
     from finetune.screen.console import people
-    from finetune.screen.run import execute
+    from finetune.screen.live_run import execute
 
     return _show_json(execute(recipe, runtime, people(stderr=as_json)), as_json)
 

@@ -29,7 +29,7 @@ from pydantic import (
 
 from finetune import registry
 from finetune.errors import RecipeError
-from finetune.words import quoted
+from finetune.formatting import quoted
 
 STARTER = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SHORT = {"method": "kind", "teacher": "source", "dataset": "source", "upload": "repo"}  # the key that a mere string under these means

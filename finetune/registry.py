@@ -48,7 +48,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "trackio": "finetune.training.trackers:Trackio",
     },
     "exporters": {
-        "merged": "finetune.export.merged:Merged",
+        "merged": "finetune.publish.merged:Merged",
     },
 }
 

@@ -18,7 +18,7 @@ import datasets
 import evaluate
 import torch
 
-from finetune.benchmark.imitation import TeacherStates, compare
+from finetune.benchmark.teacher_agreement import TeacherStates, compare
 from finetune.errors import BenchmarkError
 from finetune.events import Progress, Reporter
 from finetune.training.head import Head, head_of, hidden_states

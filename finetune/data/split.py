@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.data.sources import Rows
+from finetune.data.reading import Rows
 from finetune.errors import EmptyDataset
 from finetune.recipe import DatasetSpec
 

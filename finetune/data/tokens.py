@@ -16,10 +16,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
+from finetune.data.cached_template import CachedChatTemplate
 from finetune.data.formats.cells import Message
-from finetune.data.render import ChatTemplate, Piece, PlainTemplate, Template, end_token
+from finetune.data.render import (
+    ChatTemplate,
+    Piece,
+    PlainTemplate,
+    Template,
+    end_token,
+)
 from finetune.data.rows import RowProblem
-from finetune.data.skeleton import Skeletons
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -149,7 +155,7 @@ class Encoder:
 
 def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
     """The model's own chat template, or the plain one."""
-    return Skeletons(ChatTemplate(tokenizer)) if tokenizer.chat_template else PlainTemplate(end_token(tokenizer))
+    return CachedChatTemplate(ChatTemplate(tokenizer)) if tokenizer.chat_template else PlainTemplate(end_token(tokenizer))
 
 
 def _leaves_out(messages: ListLike[Message], pieces: list[Piece]) -> bool:

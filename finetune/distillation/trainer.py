@@ -22,16 +22,22 @@ from finetune.distillation.objectives import Objective
 from finetune.distillation.objectives.forward_kl import ForwardKL
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import RecipeError, VocabularyMismatch
-from finetune.models.products import quicken
+from finetune.hardware.matmul import use_fast_linear
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule
-from finetune.training.head import Head, check_head, head_of, needs_mask, padding_id
+from finetune.training.head import (
+    Head,
+    check_head,
+    head_of,
+    needs_mask,
+    padding_id,
+)
 from finetune.training.trainer import Supervised, SupervisedTrainer
 
 
 class DistillationTrainer(SupervisedTrainer):
     """Trains a student on alpha * CE + (1 - alpha) * T^2 * D(teacher, student); takes what a SupervisedTrainer takes.
 
-    The teacher is a model, or a `cache` that one has written (finetune.distillation.teaching) about `train_dataset`. `objective` is a
+    The teacher is a model, or a `cache` that one has written (finetune.distillation.cache_builder) about `train_dataset`. `objective` is a
     name in the registry or an `Objective`. `last_parts` holds the mean `ce` and `kl` per token of the last step. Evaluation asks the
     teacher model; if there is only a cache it gives the cross-entropy. Raises RecipeError for values out of range or a cache that
     cannot serve, VocabularyMismatch if teacher and student do not share their tokens.
@@ -110,7 +116,7 @@ class DistillationTrainer(SupervisedTrainer):
         placed = getattr(self.teacher, "hf_device_map", None) or getattr(self.teacher, "quantization_method", None)
         if not placed:
             self.teacher.to(self.args.device)
-        quicken(self.teacher)
+        use_fast_linear(self.teacher)
         check_head(self.teacher)
         self.teacher_masks = needs_mask(self.teacher)
 

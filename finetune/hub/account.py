@@ -13,9 +13,19 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from finetune.errors import NotSignedIn, ReadOnlyToken, RepoExists, UploadError
-from finetune.hub.patience import cause_of, patiently, status_of
-from finetune.models.reach import absence, endpoint, endpoint_host, hub_reachable
+from finetune.errors import (
+    NotSignedIn,
+    ReadOnlyToken,
+    RepoExists,
+    UploadError,
+)
+from finetune.hub.reachability import (
+    endpoint,
+    endpoint_host,
+    hub_reachable,
+    offline_reason,
+)
+from finetune.hub.retry import cause_of, status_of, with_retries
 from finetune.recipe import UploadSpec
 
 SIGN_IN = "Sign in with `hf auth login`, or set HF_TOKEN"
@@ -48,18 +58,18 @@ def check_upload(spec: UploadSpec, *, finish: str | None = None) -> UploadTarget
 
     _check_name(spec.repo)
     if not hub_reachable():
-        raise UploadError(f"{absence()}, so nothing can be uploaded.", hint=f"Wait until it is. {_then(finish)}")
+        raise UploadError(f"{offline_reason()}, so nothing can be uploaded.", hint=f"Wait until it is. {_then(finish)}")
     api = HfApi()
     with one_sentence(finish):
-        account = patiently(api.whoami)
+        account = with_retries(api.whoami)
         repo = spec.repo if "/" in spec.repo else f"{account['name']}/{spec.repo}"
         _check_rights(account, repo, finish)
         try:
-            private = bool(patiently(lambda: api.model_info(repo)).private)
+            private = bool(with_retries(lambda: api.model_info(repo)).private)
         except errors.RepositoryNotFoundError:
             return UploadTarget(account["name"], repo, spec.private, exists=False, endpoint=shown_endpoint())
         refuse_public(repo, asked_private=spec.private, private=private)
-        patiently(lambda: api.auth_check(repo, write=True))
+        with_retries(lambda: api.auth_check(repo, write=True))
         return UploadTarget(account["name"], repo, private, exists=True, endpoint=shown_endpoint())
 
 

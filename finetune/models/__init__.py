@@ -5,6 +5,5 @@
     machine = inspect(runtime)
     tokenizer, model = load_tokenizer(located), load_model(located, machine)
 
-Import from the modules themselves: `catalogue`, `sources`, `facts` and `reach` stay free of torch, `machine` imports it inside `inspect`,
-`load` imports it at once.
+Import from the modules themselves: `location` and `facts` stay free of torch, `load` imports it at once.
 """

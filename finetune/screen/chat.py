@@ -14,10 +14,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from finetune.formatting import strip_control_chars
 from finetune.runtime import RuntimeOptions
 from finetune.screen.console import no_colour, people
 from finetune.screen.quiet import quiet
-from finetune.words import harmless
 
 PROMPT = "> "
 HELP = (
@@ -46,7 +46,7 @@ def talk(output_dir: Path, runtime: RuntimeOptions, *, both: bool = False) -> No
     columns = console.is_terminal and console.width >= COLUMNS
     sides: SideBySide | OneBelowTheOther = SideBySide(console) if columns else OneBelowTheOther(console)
     with quiet(None):
-        from finetune.chat import chat
+        from finetune.run.chat import chat
 
         def say(remark: str) -> None:
             console.print(remark, style="quiet")
@@ -70,7 +70,7 @@ class OneBelowTheOther:
 
     def show(self, piece: str) -> None:
         """As it is: a model's words are no markup."""
-        self.console.file.write(harmless(piece))
+        self.console.file.write(strip_control_chars(piece))
         self.console.file.flush()
 
 
@@ -97,7 +97,7 @@ class SideBySide(OneBelowTheOther):
         if self.live is None:
             super().show(piece)
             return
-        list(self.said.values())[-1].append(harmless(piece))
+        list(self.said.values())[-1].append(strip_control_chars(piece))
         self._draw()
 
     def _draw(self) -> None:

@@ -12,11 +12,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from finetune.benchmark.names import LOWER_IS_BETTER, NAMES, number, signed
-from finetune.comparison import Comparison
+from finetune.benchmark.names import (
+    LOWER_IS_BETTER,
+    NAMES,
+    number,
+    signed,
+)
+from finetune.formatting import strip_control_chars
+from finetune.run.comparison import Comparison
 from finetune.screen.console import VERDICTS
 from finetune.screen.tables import block
-from finetune.words import harmless
 
 NARROW = 60  # columns; below them the difference goes
 SENTENCES = {"better": "B is better", "worse": "B is worse", "no evidence": "No evidence of a difference"}
@@ -24,7 +29,7 @@ SENTENCES = {"better": "B is better", "worse": "B is worse", "no evidence": "No 
 
 def comparison_picture(found: Comparison, width: int) -> RenderableType:
     """A and B by their letters, which are explained first."""
-    names = Text(f"A  {harmless(found.a)}\nB  {harmless(found.b)}")
+    names = Text(f"A  {strip_control_chars(found.a)}\nB  {strip_control_chars(found.b)}")
     parts: list[RenderableType] = [names, Text(""), Text("What differs in the recipe", style="bold")]
     parts.append(_differences(found.recipe, width) if found.recipe else Text("Nothing."))
     if found.surroundings:
@@ -46,7 +51,7 @@ def _differences(pairs: Mapping[str, tuple[Any, Any]], width: int) -> Renderable
     for side in ("A", "B"):
         table.add_column(side, overflow="fold")
     for key, (a, b) in pairs.items():
-        table.add_row(Text(harmless(key)), Text(_value(a)), Text(_value(b)))
+        table.add_row(Text(strip_control_chars(key)), Text(_value(a)), Text(_value(b)))
     return table
 
 
@@ -90,6 +95,6 @@ def _verdicts(found: Comparison) -> list[Text]:
 def _value(value: Any) -> str:
     if value is None:
         return "-"
-    return harmless(
+    return strip_control_chars(
         ", ".join(map(str, value)) if isinstance(value, list) else str(value).lower() if isinstance(value, bool) else str(value)
     )

@@ -12,9 +12,9 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from finetune.events import DataPrepared, Event
+from finetune.formatting import count, strip_control_chars
 from finetune.screen.tables import block, pairs
-from finetune.screen.words import percent
-from finetune.words import count, harmless
+from finetune.screen.wording import percent
 
 BARS = "▁▂▃▄▅▆▇█"
 SHOWN_SKIPPED = 3
@@ -50,7 +50,8 @@ def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, R
     if report["skipped"]:
         shown = [f"{row['file']} line {row['line']}: {row['reason']}" for row in report["skipped_rows"][:SHOWN_SKIPPED]]
         more = [f"and {report['skipped'] - len(shown):,} more"] if report["skipped"] > len(shown) else []
-        yield "Skipped", Text("\n".join([f"{report['skipped']:,} rows cannot be used", *map(harmless, shown), *more]), style="warning")
+        lines = [f"{report['skipped']:,} rows cannot be used", *map(strip_control_chars, shown), *more]
+        yield "Skipped", Text("\n".join(lines), style="warning")
     repeated = []
     if report["duplicates"]:
         repeated.append(f"{report['duplicates']:,} duplicates stay")
@@ -58,7 +59,7 @@ def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, R
         repeated.append(f"{report['held_out_dropped']:,} held-out rows also occur in training and are dropped")
     if repeated:
         yield "Repeated", ", ".join(repeated)
-    yield "Read as", harmless(f"{report['format'].replace('_', ' ')}: {', '.join(report['columns'])}")
+    yield "Read as", strip_control_chars(f"{report['format'].replace('_', ' ')}: {', '.join(report['columns'])}")
     if report["ignored_columns"] or report["ignored_text"]:
         yield "Ignored", _ignored(report)
     length = report["length"]
@@ -72,7 +73,7 @@ def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, R
         yield "Cut short", Text(f"{percent(report['truncated_share'])} of the rows: {'; '.join(lost)}", style="warning")
     yield "Learned", f"{percent(report['supervised_share'])} of {count(report['train_tokens'])} tokens"
     if report["notes"]:
-        yield "Notes", harmless("\n".join(report["notes"]))
+        yield "Notes", strip_control_chars("\n".join(report["notes"]))
 
 
 def _ignored(report: Mapping[str, Any]) -> Text:
@@ -80,7 +81,7 @@ def _ignored(report: Mapping[str, Any]) -> Text:
     names = [*shares, *(column for column in report["ignored_columns"] if column not in shares)]
     shown = [f"{name} ({percent(shares[name])} of the text)" if name in shares else name for name in names[:SHOWN_IGNORED]]
     more = f" and {len(names) - SHOWN_IGNORED} more" if len(names) > SHOWN_IGNORED else ""
-    return Text(harmless(", ".join(shown)) + more, style="warning" if shares else "")
+    return Text(strip_control_chars(", ".join(shown)) + more, style="warning" if shares else "")
 
 
 def _histogram(parts: Sequence[Mapping[str, int]], ascii_only: bool) -> str:
@@ -100,7 +101,7 @@ def _example(pieces: Sequence[Mapping[str, Any]], ascii_only: bool) -> Renderabl
         if number < 0:
             continue
         learned = pieces[number]["supervised"]
-        words = " ".join(harmless(pieces[number]["text"]).split())
+        words = " ".join(strip_control_chars(pieces[number]["text"]).split())
         mark = ("> " if learned else "| ") if ascii_only else ("▌ " if learned else "│ ")
         shown = words if learned or len(words) <= 60 else "…" * (not ascii_only) + words[-60:]
         lines.append(Text(f"{mark}{shown}", style="green" if learned else "quiet", no_wrap=True, overflow="ellipsis"))

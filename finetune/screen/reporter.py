@@ -18,10 +18,18 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from finetune.events import Event, Notice, Progress, Reporter, StageFinished, StageStarted, TrainingStep
+from finetune.events import (
+    Event,
+    Notice,
+    Progress,
+    Reporter,
+    StageFinished,
+    StageStarted,
+    TrainingStep,
+)
+from finetune.formatting import count, size, strip_control_chars
 from finetune.screen.console import people
-from finetune.screen.words import duration
-from finetune.words import count, harmless, size
+from finetune.screen.wording import duration
 
 REFRESHES_PER_SECOND = 4  # each takes a moment from the training on a small machine
 SECONDS_BETWEEN_LINES = 5.0
@@ -77,7 +85,7 @@ class RichReporter:
     def _said(self, event: Notice) -> RenderableType:
         style, mark = ("warning", self._warning) if event.level == "warning" else ("quiet", " ")
         line = Table.grid(padding=(0, 1))
-        line.add_row(Text(mark, style=style), Text(harmless(event.text), style=style))
+        line.add_row(Text(mark, style=style), Text(strip_control_chars(event.text), style=style))
         return line
 
     def _finished(self, title: str, event: StageFinished) -> RenderableType:
@@ -87,7 +95,7 @@ class RichReporter:
         line.add_column(justify="right", no_wrap=True)
         text = Text(title)
         if event.summary:
-            text.append(f"  {harmless(event.summary)}", style="quiet")
+            text.append(f"  {strip_control_chars(event.summary)}", style="quiet")
         line.add_row(Text(self._done, style="done"), text, Text(_seconds(event.seconds), style="quiet"))
         return line
 
@@ -146,7 +154,7 @@ class PlainReporter:
             self._say("  " + ", ".join(facts(event)))
 
     def _say(self, line: str) -> None:
-        self._console.print(harmless(line), soft_wrap=True)
+        self._console.print(strip_control_chars(line), soft_wrap=True)
 
 
 def facts(event: Event) -> list[str]:

@@ -13,17 +13,28 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from finetune.benchmark.names import LOWER_IS_BETTER, NAMES, in_order, number, signed
+from finetune.benchmark.names import (
+    LOWER_IS_BETTER,
+    NAMES,
+    in_order,
+    number,
+    signed,
+)
 from finetune.benchmark.report import ranks_in_words
+from finetune.formatting import (
+    count,
+    quoted,
+    size,
+    strip_control_chars,
+)
 from finetune.recipe import Recipe
 from finetune.run_folder import free_name
 from finetune.screen.console import VERDICTS
 from finetune.screen.tables import block, pairs
-from finetune.screen.words import command_name
-from finetune.words import count, harmless, quoted, size
+from finetune.screen.wording import command_name
 
 if TYPE_CHECKING:
-    from finetune.finetuner import RunResult
+    from finetune.run.finetuner import RunResult
 
 SAMPLES = 3
 LONGEST_ANSWER = 200
@@ -145,5 +156,5 @@ def _answer(text: str, *, good: bool) -> Text:
 
 
 def _clip(text: str, most: int) -> str:
-    words = " ".join(harmless(text).split())
+    words = " ".join(strip_control_chars(text).split())
     return words if len(words) <= most else words[: most - 1] + "…"

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from finetune.words import harmless
+from finetune.formatting import strip_control_chars
 
 
 def pairs(rows: Iterable[tuple[str, RenderableType]]) -> Table:
@@ -21,7 +21,7 @@ def pairs(rows: Iterable[tuple[str, RenderableType]]) -> Table:
     table.add_column(style="quiet", no_wrap=True)
     table.add_column(overflow="fold")
     for name, fact in rows:
-        table.add_row(Text(name), Text(harmless(fact)) if isinstance(fact, str) else fact)
+        table.add_row(Text(name), Text(strip_control_chars(fact)) if isinstance(fact, str) else fact)
     return table
 
 

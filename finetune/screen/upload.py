@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 from rich.text import Text
 
+from finetune.formatting import size
 from finetune.screen.tables import block, pairs
-from finetune.words import size
 
 if TYPE_CHECKING:
-    from finetune.hub.upload import UploadPlan
+    from finetune.publish.upload import UploadPlan
 
 
 MOST_FILES = 14

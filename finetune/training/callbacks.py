@@ -13,10 +13,15 @@ from typing import Any
 from transformers import TrainerCallback
 
 from finetune.errors import Diverged
-from finetune.events import CheckpointSaved, Notice, Reporter, TrainingStep
+from finetune.events import (
+    CheckpointSaved,
+    Notice,
+    Reporter,
+    TrainingStep,
+)
+from finetune.hardware.peak_memory import PeakMemory, release
 from finetune.training.head import causal_lm
-from finetune.training.memory import PeakMemory, release
-from finetune.training.resume import SavePolicy, random_states_now
+from finetune.training.resumable import SavePolicy, random_states_now
 
 WINDOW = 20  # steps over which the shown speed and the loss of a checkpoint are averaged
 RELEASE_EVERY = 4  # steps

@@ -19,7 +19,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from finetune.models.products import linear, serves
+from finetune.hardware.matmul import linear, uses_onednn
 from finetune.training.head import Head
 
 CHUNK_BYTES = 128 * 2**20
@@ -103,7 +103,7 @@ class ChunkLogits:
         self.scaled = (self.hidden[rows].to(self.precise) * self.factor).to(self.dtype)
         dtype = self.precise if self.wide else self.dtype
         self.chunk = workspace.take(self.name, (len(self.scaled), len(self.weight)), self.scaled, dtype)
-        if serves(self.scaled, self.weight):
+        if uses_onednn(self.scaled, self.weight):
             for part in chunks(len(self.scaled), self.bytes_per_row, LOGIT_BYTES):
                 self.chunk[part] = linear(self.scaled[part], self.weight)
             return
@@ -252,7 +252,7 @@ class _Walk:
 
     def _add_to_weight(self, gradient: Tensor, scaled: Tensor, only: bool) -> None:
         total, student = self.grad_weight, self.student
-        if serves(gradient, scaled) or not (student.wide or only):
+        if uses_onednn(gradient, scaled) or not (student.wide or only):
             # A whole product beside the total would be a second large tensor; sums in 16 bits would lose the small chunks.
             if total is None:
                 total = self.grad_weight = torch.zeros(len(gradient), scaled.shape[1], dtype=student.precise, device=scaled.device)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from finetune.training.memory import release
+from finetune.hardware.peak_memory import release
 
 Result = TypeVar("Result")
 

@@ -19,14 +19,28 @@ from transformers import TrainingArguments
 
 from finetune.data.collator import Collator
 from finetune.errors import RecipeError, TrainingError
-from finetune.models.products import quicken
+from finetune.hardware.matmul import use_fast_linear
 from finetune.training.callbacks import KeepPaddingId
-from finetune.training.chunked_loss import CrossEntropy, Rule, Workspace, chunked_loss
-from finetune.training.head import Head, backbone_of, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
+from finetune.training.chunked_loss import (
+    CrossEntropy,
+    Rule,
+    Workspace,
+    chunked_loss,
+)
+from finetune.training.head import (
+    Head,
+    backbone_of,
+    causal_lm,
+    check_head,
+    context_length,
+    head_of,
+    needs_mask,
+    padding_id,
+)
+from finetune.training.moe_loss import balances, balancing_loss
 from finetune.training.out_of_memory import MicroBatches, parts_of
 from finetune.training.pieces import CPU_TOKENS, pieces
-from finetune.training.resume import ResumableTrainer
-from finetune.training.router import balances, balancing_loss
+from finetune.training.resumable import ResumableTrainer
 
 INPUTS = ("input_ids", "labels", "attention_mask", "position_ids", "length", "row")
 
@@ -81,7 +95,7 @@ class SupervisedTrainer(ResumableTrainer):
         # The Trainer then counts the supervised tokens of the whole accumulation window, all devices, and hands them to compute_loss.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True
-        quicken(self.model)
+        use_fast_linear(self.model)
         check_head(self.model)
         self.add_callback(KeepPaddingId(self.model))
         self.masks = needs_mask(self.model)

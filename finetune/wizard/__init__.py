@@ -15,15 +15,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from finetune.recipe import Recipe
-    from finetune.wizard.here import Here
+    from finetune.wizard.host import HostInfo
     from finetune.wizard.prompter import Prompter
 
 
-def ask_recipe(prompter: Prompter, look: Callable[[], Here]) -> Recipe:
+def ask_recipe(prompter: Prompter, look: Callable[[], HostInfo]) -> Recipe:
     """Steps 0 to 5; `look` is called after the first answer."""
     approach = step0_approach.ask(prompter)
     from finetune.recipe import Recipe
-    from finetune.wizard import step1_models, step2_dataset, step3_config, step4_train, step5_benchmark
+    from finetune.wizard import (
+        step1_models,
+        step2_dataset,
+        step3_config,
+        step4_train,
+        step5_benchmark,
+    )
     from finetune.wizard.defaults import defaults
 
     here = look()

@@ -9,12 +9,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from finetune.formatting import size
 from finetune.recipe import STARTER
-from finetune.wizard.here import Here
-from finetune.words import size
+from finetune.wizard.host import HostInfo
 
 
-def defaults(here: Here, approach: str, *, method: str = "lora", fresh_folder: bool = True) -> dict[str, Any]:
+def defaults(here: HostInfo, approach: str, *, method: str = "lora", fresh_folder: bool = True) -> dict[str, Any]:
     """The recipe layer that fits this machine; `fresh_folder` avoids an output folder that is in use."""
     if approach == "distillation":
         chosen = DISTIL_ON_GPU if uses_gpu(here) and here.hub else DISTIL_ANYWHERE
@@ -26,7 +26,7 @@ def defaults(here: Here, approach: str, *, method: str = "lora", fresh_folder: b
     return {"approach": approach, **chosen, "output_dir": f"./{unused(Path(folder)) if fresh_folder else folder}"}
 
 
-def why(here: Here) -> str:
+def why(here: HostInfo) -> str:
     """One line that names the machine and what the defaults make of it."""
     glance = here.glance
     cores = f"{glance.cores} core{'s' if glance.cores != 1 else ''}, {size(glance.memory_bytes)} of memory"
@@ -40,7 +40,7 @@ def why(here: Here) -> str:
     return f"This machine: {machine}.{hub} The defaults are sized to take minutes on it."
 
 
-def uses_gpu(here: Here) -> bool:
+def uses_gpu(here: HostInfo) -> bool:
     """Whether a run would be on the GPU, as far as can be said without importing torch."""
     try:
         torch = version("torch")

@@ -194,7 +194,7 @@ def drawn(picture: RenderableType, width: int, *, colour: bool = False) -> str:
 
 def hint(error: FinetuneError) -> Fragments:
     """The hint of an error on a line of its own, left in one piece: it may hold a command."""
-    from finetune.screen.words import as_typed
+    from finetune.screen.wording import as_typed
 
     return [("", "\n"), ("class:command", as_typed(error.hint))] if error.hint else []
 

@@ -11,33 +11,33 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.data.rows import TooManyBadRows
 from finetune.errors import FinetuneError
+from finetune.formatting import quoted, size
 from finetune.paths import looking_at, typed_path
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.screen.console import people
 from finetune.screen.data import data_report
+from finetune.screen.plan_table import review
 from finetune.screen.quiet import quiet
 from finetune.screen.reporter import reporter_for
-from finetune.screen.review import review
-from finetune.screen.words import about, command_name
-from finetune.wizard import warm
-from finetune.wizard.here import Here
+from finetune.screen.wording import about, command_name
+from finetune.wizard import preload
+from finetune.wizard.data_preview import state
+from finetune.wizard.host import HostInfo
 from finetune.wizard.layout import ascii_only
-from finetune.wizard.preview import state
 from finetune.wizard.prompter import Choice, Prompter, hint
-from finetune.words import quoted, size
 
 if TYPE_CHECKING:
-    from finetune.finetuner import LLMFineTuner
-    from finetune.planning import WayOut
-    from finetune.training.plan import Plan
+    from finetune.planning.estimate import Plan
+    from finetune.planning.plan import MemoryFix
+    from finetune.run.finetuner import LLMFineTuner
 
 START, MEASURE, CHANGE, SAVE, QUIT = "start", "measure", "change", "save", "quit"
 SKIP_ROWS = "skip rows"  # that cannot be used, though they are many
 Changes = dict[str, Any]
 
 
-def ask(recipe: Recipe, prompter: Prompter, here: Here) -> tuple[Recipe, str | Changes]:
+def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str | Changes]:
     """Show the plan and ask what to do; starting is offered only if the run can work.
 
     The decision is START, MEASURE, CHANGE, SAVE or QUIT, or the changes to the recipe that were agreed to.
@@ -68,16 +68,16 @@ def ask(recipe: Recipe, prompter: Prompter, here: Here) -> tuple[Recipe, str | C
     return recipe, changes.get(answer, answer)
 
 
-def _ways(tuner: LLMFineTuner, found: Plan) -> list[WayOut]:
+def _ways(tuner: LLMFineTuner, found: Plan) -> list[MemoryFix]:
     """What would make the run fit, if it does not."""
     if found.memory_total <= found.free_memory:
         return []
-    from finetune.planning import ways_out
+    from finetune.planning.plan import memory_fixes
 
-    return ways_out(tuner, found)
+    return memory_fixes(tuner, found)
 
 
-def measure(recipe: Recipe, here: Here) -> None:
+def measure(recipe: Recipe, here: HostInfo) -> None:
     """Make a few real steps; the review then goes by them. Ctrl-C only ends these."""
     tuner, _ = prepare(recipe, here.runtime)
     if tuner is None:
@@ -95,7 +95,7 @@ def measure(recipe: Recipe, here: Here) -> None:
 _measured: dict[Any, Plan] = {}  # as long as the wizard runs
 
 
-def _newest(recipe: Recipe, here: Here) -> tuple[LLMFineTuner | None, Plan | FinetuneError]:
+def _newest(recipe: Recipe, here: HostInfo) -> tuple[LLMFineTuner | None, Plan | FinetuneError]:
     tuner, found = prepare(recipe, here.runtime)
     return tuner, found if tuner is None else _measured.get(_key(recipe), found)
 
@@ -145,8 +145,8 @@ def _prepare(key: tuple[str, Any], runtime: RuntimeOptions) -> tuple[LLMFineTune
     import yaml
 
     with reporter_for(people(), brief="Working out the plan") as reporter, quiet(None):
-        warm.wait()
-        from finetune.finetuner import LLMFineTuner
+        preload.wait()
+        from finetune.run.finetuner import LLMFineTuner
 
         tuner = LLMFineTuner(Recipe.from_layers(yaml.safe_load(key[0])), runtime=runtime)
         tuner.reporter.reporters.append(reporter)

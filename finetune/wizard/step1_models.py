@@ -5,15 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from finetune.errors import ModelError, RecipeError
-from finetune.models.catalogue import CATALOGUE, CatalogueEntry, find
+from finetune.formatting import count, strip_control_chars
+from finetune.hub.catalogue import CATALOGUE, CatalogueEntry, find
 from finetune.models.facts import ModelFacts, look_up
 from finetune.recipe import STARTER, Recipe
 from finetune.wizard import suggest
 from finetune.wizard.defaults import why
-from finetune.wizard.draft import Draft, get, problem, put
-from finetune.wizard.here import Here
+from finetune.wizard.draft import (
+    Draft,
+    get,
+    problem,
+    put,
+)
+from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Prompter
-from finetune.words import count, harmless
 
 OTHER, MADE = "another", "made from the teacher"
 MOST_OFFERED = 5
@@ -24,7 +29,7 @@ MORE_STUDENT = """Made from the teacher: some of its layers are left out, the re
 most of what the teacher knows. Another model must have the teacher's tokenizer."""
 
 
-def ask(draft: Draft, prompter: Prompter, here: Here) -> Draft:
+def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     """The model; when distilling, the teacher first."""
     prompter.step(1, "Models")
     prompter.note(why(here))
@@ -36,7 +41,7 @@ def ask(draft: Draft, prompter: Prompter, here: Here) -> Draft:
     return _student({**draft, "teacher": teacher}, prompter, here, teacher)
 
 
-def _student(draft: Draft, prompter: Prompter, here: Here, teacher: str) -> Draft:
+def _student(draft: Draft, prompter: Prompter, here: HostInfo, teacher: str) -> Draft:
     big = _facts(teacher, here)
     made = Choice(MADE, "Made from the teacher", "fewer layers, same tokenizer")
     smaller = [_entry_choice(entry) for entry in CATALOGUE if big and _could_learn_from(entry, big)] if here.hub else []
@@ -80,7 +85,7 @@ def _layers(draft: Draft, prompter: Prompter, teacher: ModelFacts | None) -> str
     return prompter.text("student.layers", "Layers to keep", default=default, validate=check, help=help)
 
 
-def _facts(teacher: str, here: Here) -> ModelFacts | None:
+def _facts(teacher: str, here: HostInfo) -> ModelFacts | None:
     """The teacher in numbers; None if they are not known before it is fetched, or if it is an adapter that tells its own size only."""
     try:
         facts = look_up(teacher, here.runtime)
@@ -97,7 +102,7 @@ def made_parameters(teacher: ModelFacts, layers: int) -> int:
 
 def _ask_model(
     prompter: Prompter,
-    here: Here,
+    here: HostInfo,
     key: str,
     question: str,
     offered: list[Choice],
@@ -124,21 +129,21 @@ def _ask_model(
     return named
 
 
-def _tell(name: str, prompter: Prompter, here: Here) -> None:
+def _tell(name: str, prompter: Prompter, here: HostInfo) -> None:
     """What the Hub says about a model that is still to be fetched."""
-    from finetune.models.hub_models import cached, facts
-    from finetune.models.sources import parse
+    from finetune.hub.models import cached, facts
+    from finetune.models.location import parse
 
     try:
         source = parse(name)
         if here.hub and source.kind == "hub" and cached(source.name, source.revision) is None:
             with prompter.busy("Asking the Hub"):
-                prompter.note([("class:quiet", f"{source.name}: {harmless(str(facts(source.name, source.revision)))}.")])
+                prompter.note([("class:quiet", f"{source.name}: {strip_control_chars(str(facts(source.name, source.revision)))}.")])
     except ModelError:
         return  # fetching it will say what is wrong
 
 
-def _offered(here: Here, default: str) -> list[Choice]:
+def _offered(here: HostInfo, default: str) -> list[Choice]:
     """The default, earlier runs, then what fits this machine."""
     room = here.glance.gpu_memory_bytes or here.glance.memory_bytes
     fitting = [entry for entry in CATALOGUE if here.hub and not entry.gated and entry.parameters * BYTES_TO_TRAIN_A_PARAMETER < room]
@@ -171,11 +176,11 @@ def _could_learn_from(entry: CatalogueEntry, teacher: ModelFacts) -> bool:
     return entry.vocabulary == teacher.vocabulary and entry.parameters < teacher.parameters
 
 
-def _model_problem(text: str, here: Here, refused: str | None) -> str | None:
+def _model_problem(text: str, here: HostInfo, refused: str | None) -> str | None:
     """Why this cannot be the model, as far as can be said without loading anything."""
-    from finetune.models.hub_models import cached, facts
-    from finetune.models.reach import absence
-    from finetune.models.sources import parse
+    from finetune.hub.models import cached, facts
+    from finetune.hub.reachability import offline_reason
+    from finetune.models.location import parse
 
     if not text:
         return "Type a name, a folder or a file."
@@ -188,7 +193,7 @@ def _model_problem(text: str, here: Here, refused: str | None) -> str | None:
     if source.kind != "hub" or source.name == STARTER or cached(source.name, source.revision) is not None:
         return None
     if not here.hub:
-        return f"{absence()}, and {text} is not on this machine."
+        return f"{offline_reason()}, and {text} is not on this machine."
     try:
         facts(source.name, source.revision)
     except ModelError as error:

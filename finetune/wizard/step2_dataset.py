@@ -6,14 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.errors import DatasetError
-from finetune.models.hub_facts import HubDataset
+from finetune.formatting import strip_control_chars
+from finetune.hub.facts import HubDataset
 from finetune.recipe import DatasetSpec, Recipe
 from finetune.wizard import suggest
-from finetune.wizard.draft import Draft, ask_field, get, problem, put
-from finetune.wizard.here import Here
-from finetune.wizard.preview import fragments, look
+from finetune.wizard.data_preview import fragments, look
+from finetune.wizard.draft import (
+    Draft,
+    ask_field,
+    get,
+    problem,
+    put,
+)
+from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Prompter
-from finetune.words import harmless
 
 if TYPE_CHECKING:
     from finetune.data.preview import Preview
@@ -33,7 +39,7 @@ Columns are recognised by their names: text, prompt and completion, instruction 
 question and answer, or chat messages."""
 
 
-def ask(draft: Draft, prompter: Prompter, here: Here) -> Draft:
+def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     """Source, columns if they are not plain from their names, number of rows."""
     prompter.step(2, "Dataset")
     draft = _source(draft, prompter, here)
@@ -41,7 +47,7 @@ def ask(draft: Draft, prompter: Prompter, here: Here) -> Draft:
     return ask_field(draft, prompter, "dataset.samples", "Rows to use", help="A number, or: all")
 
 
-def _read_right(draft: Draft, prompter: Prompter, here: Here) -> Draft:
+def _read_right(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     """Shows how the data are read until the person agrees; data that come with the program need no agreement."""
     for again in range(MOST_CORRECTIONS):
         number = f"-{again + 1}" if again else ""  # each question is its own, for going back
@@ -72,7 +78,7 @@ def _readings(draft: Draft, seen: Preview) -> list[Choice]:
     else:
         if len(seen.used_columns) == 2 and seen.format != "messages":
             asked, answered = seen.used_columns
-            choices.append(Choice(SWAP, f"No: learn {harmless(asked)} from {harmless(answered)}"))
+            choices.append(Choice(SWAP, f"No: learn {strip_control_chars(asked)} from {strip_control_chars(answered)}"))
         choices.append(Choice(COLUMNS, "No: choose the columns", f"of {len(seen.columns)}"))
     if seen.encodings:
         choices.append(Choice(ENCODING, "No: the letters are wrong", f"read as {', '.join(seen.encodings)}"))
@@ -92,12 +98,12 @@ def _corrected(draft: Draft, prompter: Prompter, seen: Preview, answer: str, num
     return _columns(draft, prompter, seen.columns, number)
 
 
-def _look(draft: Draft, prompter: Prompter, here: Here) -> Preview | DatasetError:
+def _look(draft: Draft, prompter: Prompter, here: HostInfo) -> Preview | DatasetError:
     with prompter.busy("Reading the data"):
         return look(_spec(draft), here.runtime)
 
 
-def _source(draft: Draft, prompter: Prompter, here: Here) -> Draft:
+def _source(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     default = get(draft, "dataset.source")
     offered = [Choice(BUILT_IN, "Python functions and what they do", "built in")]
     if default != BUILT_IN:
@@ -125,7 +131,7 @@ def _source(draft: Draft, prompter: Prompter, here: Here) -> Draft:
     return _fresh(draft, source=picked)
 
 
-def _hub_dataset(draft: Draft, prompter: Prompter, here: Here) -> Draft:
+def _hub_dataset(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     name = prompter.text(
         "dataset.name",
         "Dataset name",
@@ -137,22 +143,22 @@ def _hub_dataset(draft: Draft, prompter: Prompter, here: Here) -> Draft:
     facts = _hub_facts(name, here)
     configs: tuple[str, ...] = ()
     if isinstance(facts, HubDataset):
-        prompter.note([("class:quiet", f"{facts.name}: {harmless(str(facts))}.")])
+        prompter.note([("class:quiet", f"{facts.name}: {strip_control_chars(str(facts))}.")])
         configs = facts.configs
     config = prompter.text(
         "dataset.config",
         "Configuration",
         default=configs[0] if len(configs) > 1 else "none",
-        help=f"One of: {harmless(', '.join(configs))}"[:MOST_LETTERS] if len(configs) > 1 else "Only some datasets have one.",
+        help=f"One of: {strip_control_chars(', '.join(configs))}"[:MOST_LETTERS] if len(configs) > 1 else "Only some datasets have one.",
         complete=lambda text: [config for config in configs if text.lower() in config.lower()],
     )
     draft = _fresh(draft, source=name, config=None if config == "none" else config)
     return ask_field(draft, prompter, "dataset.split", "Split", help="The part to train on.")
 
 
-def _hub_facts(name: str, here: Here) -> HubDataset | DatasetError | None:
+def _hub_facts(name: str, here: HostInfo) -> HubDataset | DatasetError | None:
     """What the Hub says about a data set; its refusal, or None without the Hub."""
-    from finetune.data.hub import look_up, parse
+    from finetune.data.hub_source import look_up, parse
 
     try:
         return look_up(*parse(name)) if here.hub else None
@@ -161,7 +167,7 @@ def _hub_facts(name: str, here: Here) -> HubDataset | DatasetError | None:
 
 
 def _columns(draft: Draft, prompter: Prompter, names: list[str], number: str = "") -> Draft:
-    choices = [Choice(name, harmless(name)) for name in names]
+    choices = [Choice(name, strip_control_chars(name)) for name in names]
     whole = len(names) > 1 and prompter.confirm(f"dataset.whole{number}", "Is there a question and an answer in each row?", default=True)
     if not whole:
         column = prompter.select(f"dataset.columns.text{number}", "Column with the text", choices, default=names[0])
@@ -195,14 +201,14 @@ def _files_here() -> list[str]:
     return [str(path) for path in found[:3]]
 
 
-def _file_problem(text: str, here: Here) -> str | None:
+def _file_problem(text: str, here: HostInfo) -> str | None:
     if not text:
         return "Type the name of a file or folder."
     seen = look(DatasetSpec.model_validate({"source": text}), here.runtime)
     return seen.message if isinstance(seen, DatasetError) else None
 
 
-def _hub_name_problem(text: str, here: Here) -> str | None:
+def _hub_name_problem(text: str, here: HostInfo) -> str | None:
     if not text or any(space in text for space in " \t"):
         return "Type a dataset name such as openai/gsm8k."
     if wrong := problem({}, "dataset.source", text):

@@ -7,11 +7,17 @@ from pathlib import Path
 from finetune import registry
 from finetune.errors import BadInput
 from finetune.run_folder import RunFolder
-from finetune.screen.methods import fit_line, recommended
+from finetune.screen.method_fit import fit_line, recommended
 from finetune.wizard.defaults import learning_rate
-from finetune.wizard.draft import Draft, ask_field, get, problem, put
-from finetune.wizard.here import Here
-from finetune.wizard.methods import options
+from finetune.wizard.draft import (
+    Draft,
+    ask_field,
+    get,
+    problem,
+    put,
+)
+from finetune.wizard.host import HostInfo
+from finetune.wizard.method_memory import options
 from finetune.wizard.prompter import Choice, Prompter
 
 MORE_TEMPERATURE = """The teacher's probabilities are softened by this number before the student copies them.
@@ -20,7 +26,7 @@ MORE_ALPHA = """Loss = alpha x (the data's own next word) + (1 - alpha) x (the t
 Raise it if the data is better than the teacher, lower it if the teacher is better than the data."""
 
 
-def ask(draft: Draft, prompter: Prompter, here: Here) -> Draft:
+def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     """Method, the distillation's two knobs, output folder."""
     prompter.step(3, "Configuration")
     draft = _method(draft, prompter, here)
@@ -48,7 +54,7 @@ def ask(draft: Draft, prompter: Prompter, here: Here) -> Draft:
     return put(draft, "output_dir", folder)
 
 
-def _method(draft: Draft, prompter: Prompter, here: Here) -> Draft:
+def _method(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     known = {name: registry.load("methods", name) for name in registry.names("methods")}
     current = get(draft, "method.kind")
     found = options(draft, here)

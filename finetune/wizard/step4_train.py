@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from finetune.wizard.advanced import ask_advanced
 from finetune.wizard.draft import Draft, ask_field
-from finetune.wizard.here import Here
+from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Prompter
 
 MORE_RATE = """How far each step moves the weights. Too high and the loss jumps or becomes NaN,
 too low and nothing is learned. LoRA: 1e-4 to 1e-3. Full or distillation: 1e-5 to 5e-4."""
 
 
-def ask(draft: Draft, prompter: Prompter, here: Here) -> Draft:
+def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     """Epochs, batch size, learning rate."""
     prompter.step(4, "Training")
     draft = ask_field(draft, prompter, "training.epochs", "Epochs", help="How often the model sees all rows. 1 to 3 is usual.")

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from finetune.wizard.draft import Draft, get, parsed, problem, put
-from finetune.wizard.here import Here
+from finetune.wizard.draft import (
+    Draft,
+    get,
+    parsed,
+    problem,
+    put,
+)
+from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Prompter
 
 LARGEST_SHARE = 0.5  # of the rows; the rest is there to learn from
@@ -12,7 +18,7 @@ MORE = """The rows are set aside before training and answered twice: by the mode
 the trained one. More rows give narrower intervals and take longer."""
 
 
-def ask(draft: Draft, prompter: Prompter, here: Here) -> Draft:
+def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     """The number of held-out rows; the share that is held out follows where it would be too small."""
     prompter.step(5, "Benchmark")
     samples, share = get(draft, "dataset.samples"), get(draft, "dataset.held_out")

@@ -7,21 +7,31 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.errors import Interrupted, NotSignedIn, RepoExists, UploadError
-from finetune.models.reach import absence, endpoint
+from finetune.errors import (
+    Interrupted,
+    NotSignedIn,
+    RepoExists,
+    UploadError,
+)
+from finetune.formatting import quoted
+from finetune.hub.reachability import endpoint, offline_reason
 from finetune.recipe import UploadSpec
 from finetune.screen.console import people
 from finetune.screen.quiet import quiet
 from finetune.screen.reporter import reporter_for
 from finetune.screen.upload import upload_picture
-from finetune.screen.words import command_name
+from finetune.screen.wording import command_name
 from finetune.wizard.draft import problem
-from finetune.wizard.here import Here
-from finetune.wizard.prompter import Choice, Fragments, Prompter, hint
-from finetune.words import quoted
+from finetune.wizard.host import HostInfo
+from finetune.wizard.prompter import (
+    Choice,
+    Fragments,
+    Prompter,
+    hint,
+)
 
 if TYPE_CHECKING:
-    from finetune.hub.upload import UploadPlan
+    from finetune.publish.upload import UploadPlan
 
 AGAIN, TOKEN, LATER = "again", "token", "later"
 MOST_NAMES = 9
@@ -29,13 +39,13 @@ LONGEST_NAME = 90  # 96 are allowed, and a number may follow
 OTHER_NAME, PUBLIC = "other", "public"
 
 
-def ask(output_dir: Path, prompter: Prompter, here: Here) -> None:
+def ask(output_dir: Path, prompter: Prompter, here: HostInfo) -> None:
     """Offer the upload of a finished folder, show what would go where, and do it."""
     prompter.step(6, "Upload")
     command = f"{command_name()} upload {quoted(output_dir)} --repo {repository(output_dir)}"
     later: Fragments = [("class:quiet", "Any time later:\n"), ("class:command", command)]
     if not here.hub:
-        prompter.note([("class:quiet", f"{absence()}, so nothing can be uploaded now. "), *later])
+        prompter.note([("class:quiet", f"{offline_reason()}, so nothing can be uploaded now. "), *later])
         return
     if not prompter.confirm("upload", "Upload to the Hugging Face Hub?", default=False, help="The model stays on this machine too."):
         prompter.note(later)
@@ -109,7 +119,7 @@ def _where(output_dir: Path, prompter: Prompter) -> UploadSpec:
 
 def _plan(output_dir: Path, spec: UploadSpec, prompter: Prompter) -> UploadPlan | None:
     """What would be uploaded, after signing in if the person wants that; None to leave it. Raises RepoExists."""
-    from finetune.hub.upload import upload_plan
+    from finetune.publish.upload import upload_plan
 
     while True:
         try:
@@ -151,7 +161,7 @@ def _sign_in(prompter: Prompter) -> bool:
 
 
 def _upload(output_dir: Path, spec: UploadSpec, prompter: Prompter) -> None:
-    from finetune.hub.upload import upload_folder
+    from finetune.publish.upload import upload_folder
 
     console = people()
     try:

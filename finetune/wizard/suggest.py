@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from finetune.models.catalogue import CATALOGUE
-from finetune.models.hub_facts import search
-from finetune.models.hub_models import cached_datasets, cached_names
+from finetune.hub.catalogue import CATALOGUE
+from finetune.hub.facts import search
+from finetune.hub.models import cached_datasets, cached_names
 from finetune.recipe import STARTER
 
 MOST = 6

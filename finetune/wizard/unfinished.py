@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from finetune.wizard.prompter import Choice, Prompter
 
 if TYPE_CHECKING:
-    from finetune.continuation import Unfinished
+    from finetune.run.resume import Unfinished
 
 OFFERED = 5
 NEW = "new"
@@ -25,7 +25,7 @@ def ask(prompter: Prompter, where: Path | None = None) -> Unfinished | None:
     where = where or Path()
     if not any(where.glob("*/run/recipe.yaml")):
         return None
-    from finetune.continuation import unfinished_runs
+    from finetune.run.resume import unfinished_runs
 
     left = unfinished_runs(where)[:OFFERED]
     if not left:

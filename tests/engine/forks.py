@@ -70,12 +70,12 @@ class Forks:
 def serve() -> None:
     import pico  # one thread, and garbage collection that leaves the imports alone
 
-    import finetune.preparation
-    from finetune.models.machine import inspect
+    import finetune.run.loading
+    from finetune.hardware.machine import inspect
     from finetune.runtime import RuntimeOptions
 
     assert pico
-    assert finetune.preparation
+    assert finetune.run.loading
     inspect(RuntimeOptions(device="cpu", dtype="float32"))  # measured once for all children
     gc.freeze()
     print("ready", flush=True)
@@ -136,7 +136,7 @@ def ask_teacher(job: dict[str, Any]) -> int:
     """Write a teacher cache of many shards."""
     from pico import pico, pico_rows
 
-    from finetune.distillation.teaching import build_cache
+    from finetune.distillation.cache_builder import build_cache
 
     FileOperations(job["kill_at"])
     build_cache("hidden", pico("llama", seed=1), pico_rows(30), job["folder"], shard_bytes=2000)

@@ -25,7 +25,7 @@ import json, sys, time
 time.sleep = lambda seconds: None  # pauses between tries; nothing else here sleeps
 from finetune.errors import FinetuneError
 from finetune.events import Notice, Progress, Recorder
-from finetune.hub.upload import upload_folder, upload_plan
+from finetune.publish.upload import upload_folder, upload_plan
 from finetune.recipe import UploadSpec
 work, folder, repo, private = sys.argv[1:]
 spec, recorder = UploadSpec(repo=repo, private=private == "private"), Recorder()

@@ -15,14 +15,14 @@ from pico import Rows, pico
 
 from finetune import registry
 from finetune.events import Recorder
+from finetune.hardware.machine import inspect
 from finetune.methods.base import MethodContext
 from finetune.models.load import load_model
-from finetune.models.machine import inspect
-from finetune.models.sources import locate
+from finetune.models.location import locate
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
-from finetune.training.session import train
-from finetune.training.steps import steps_of
+from finetune.training.loop import train
+from finetune.training.step_count import steps_of
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "lora": {"kind": "lora"},

@@ -7,9 +7,9 @@ import torch
 from finished_run import base_folder, finished_run
 from letters import llama, parrot, tokenizer
 
-from finetune.chat import Talk, _answer_both, chat
 from finetune.errors import BadInput
 from finetune.recipe import Recipe
+from finetune.run.chat import Talk, _answer_both, chat
 from finetune.runtime import RuntimeOptions
 
 

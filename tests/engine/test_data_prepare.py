@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune.data.prepare import PreparedData, prepare_data
-from finetune.data.sources import read_rows
+from finetune.data.reading import read_rows
 from finetune.data.split import _hashes
 from finetune.errors import BadRow, DatasetNotFound, EmptyDataset
 from finetune.events import Progress, Recorder

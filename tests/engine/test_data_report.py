@@ -13,12 +13,12 @@ from letters import llama
 from finetune.cli import main
 from finetune.data.prepare import prepare_data
 from finetune.data.report import DataReport
-from finetune.models.machine import Glance
+from finetune.hardware.machine import Glance
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 from finetune.screen.data import data_report
-from finetune.wizard import session
-from finetune.wizard.here import Here
+from finetune.wizard import conversation
+from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import ScriptedPrompter, drawn
 
 
@@ -128,8 +128,8 @@ def test_too_many_bad_rows_stop_a_run_and_are_asked_about_in_the_wizard(place: P
     assert "4 of 44 rows cannot be used" in capfd.readouterr().err
     answers = {"model": "another", "model.name": "./model", "dataset.source": "rows.jsonl", "review": ["skip rows", "start"]}
     prompter = ScriptedPrompter(answers, otherwise_default=True)
-    here = Here(Glance("a processor", 2, 2**34, 2**33, 2**36, None, 0), False, RuntimeOptions(device="cpu", cache_dir=place / "cache"))
-    agreed = session.agree(prompter, lambda: here)  # type: ignore[arg-type]
+    here = HostInfo(Glance("a processor", 2, 2**34, 2**33, 2**36, None, 0), False, RuntimeOptions(device="cpu", cache_dir=place / "cache"))
+    agreed = conversation.agree(prompter, lambda: here)  # type: ignore[arg-type]
     prompter.finish()
     assert agreed is not None
     assert agreed.dataset.bad_rows == pytest.approx(0.1)

@@ -9,10 +9,10 @@ from bytes_tokenizer import CHATML, INST, TEMPLATES, THINKING, UNSTABLE, byte_le
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from finetune.data.cached_template import CachedChatTemplate
 from finetune.data.formats.cells import Message
 from finetune.data.render import ChatTemplate
 from finetune.data.rows import RowProblem
-from finetune.data.skeleton import Skeletons
 from finetune.data.tokens import NO_LOSS, Encoder, Sequence
 
 QUIET = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=60)
@@ -195,7 +195,7 @@ def test_every_character_is_in_the_tokens_of_a_model_without_template(question: 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_learned_templates_write_what_the_template_itself_writes(name: str, texts: list[str]) -> None:
     slow = ChatTemplate(byte_level(TEMPLATES[name]))
-    fast = Skeletons(slow)
+    fast = CachedChatTemplate(slow)
     rows = [turns(*texts), turns(*reversed(texts)), turns("seen before", "yes"), turns(*texts, system="Be brief.")]
     fast.seen = {tuple(turn["role"] for turn in row): 10**6 for row in rows}  # no row is compared: the fast way must be right by itself
     for row in rows:
@@ -215,7 +215,7 @@ def test_a_template_that_looks_into_the_text_in_an_unforeseen_way_is_noticed() -
     shouting = CHATML.replace(
         "turn.content +", "(turn.content | upper if turn.role == 'user' and turn.content | length > 20 else turn.content) +"
     )
-    fast = Skeletons(ChatTemplate(byte_level(shouting)))
+    fast = CachedChatTemplate(ChatTemplate(byte_level(shouting)))
     assert "short" in fast.pieces(turns("short", "a"))[0].text
     assert "SOMETHING LONG" in fast.pieces(turns("something long enough", "a"))[0].text
     assert "SOMETHING LONG" in fast.pieces(turns("something long enough", "a"))[0].text

@@ -10,11 +10,21 @@ import pytest
 import torch
 from pico import pico, pico_rows
 
-from finetune.distillation import choice as choice_module
-from finetune.distillation import teaching
-from finetune.distillation.cache import TeacherCache, model_identity, rows_hash, write_whole
-from finetune.distillation.choice import choose_cache
-from finetune.distillation.teaching import build_cache, cache_key, disk_bytes, supervised_counts
+from finetune.distillation import cache_builder
+from finetune.distillation import cache_choice as choice_module
+from finetune.distillation.cache import (
+    TeacherCache,
+    model_identity,
+    rows_hash,
+    write_whole,
+)
+from finetune.distillation.cache_builder import (
+    build_cache,
+    cache_key,
+    disk_bytes,
+    supervised_counts,
+)
+from finetune.distillation.cache_choice import choose_cache
 from finetune.errors import FinetuneError, RecipeError, TrainingError
 from finetune.events import Notice, Progress, Recorder
 from finetune.training.head import Head, head_of
@@ -148,7 +158,7 @@ def test_hashes_see_one_changed_label_and_one_changed_weight() -> None:
 
 def test_a_full_disk_is_said_with_the_bytes_it_takes(tmp_path, monkeypatch) -> None:
     free = shutil.disk_usage(tmp_path)._replace(free=100)
-    monkeypatch.setattr(teaching.shutil, "disk_usage", lambda _: free)
+    monkeypatch.setattr(cache_builder.shutil, "disk_usage", lambda _: free)
     with pytest.raises(FinetuneError, match=rf"needs {sum(supervised_counts(ROWS)) * 24 * 4:,} bytes in .*, and 100 are free"):
         built(tmp_path)
 

@@ -14,7 +14,7 @@ from pico import NAMES, VOCABULARY, Rows, arguments, assert_same_weights, losses
 
 from finetune import registry
 from finetune.data.collator import Collator
-from finetune.distillation.teaching import build_cache
+from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import RecipeError, TrainingError, VocabularyMismatch
 from finetune.training.head import head_of

@@ -19,7 +19,7 @@ from workshop import Workshop
 
 from finetune.distillation.loss import Distillation
 from finetune.distillation.trainer import DistillationTrainer
-from finetune.models.machine import inspect
+from finetune.hardware.machine import inspect
 from finetune.runtime import RuntimeOptions
 from finetune.training import chunked_loss as module
 from finetune.training.chunked_loss import ChunkLogits, chunked_loss
@@ -68,7 +68,7 @@ def test_a_plan_counts_what_is_free_of_a_gpu_and_not_what_another_process_has_ta
     answers |= {"mem_get_info": (3 * 10**9, 80 * 10**9), "memory_reserved": 2 * 10**9, "memory_allocated": 15 * 10**8}
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
-    monkeypatch.setattr("finetune.models.machine._measured", lambda *_: ({"float32": 9000.0}, "float32", "as a test says"))
+    monkeypatch.setattr("finetune.hardware.machine._measured", lambda *_: ({"float32": 9000.0}, "float32", "as a test says"))
     machine = inspect(RuntimeOptions(device="cuda", cache_dir=tmp_path))
     assert (machine.gpu_memory_bytes, machine.free_gpu_memory_bytes) == (80 * 10**9, 35 * 10**8)
     shop = Workshop(tmp_path)

@@ -17,12 +17,22 @@ from workshop import Workshop
 
 from finetune import LLMFineTuner, Recipe
 from finetune.benchmark.perplexity import answer_losses
-from finetune.errors import Diverged, Interrupted, OutputExists, RecipeError
-from finetune.events import Notice, Recorder, TrainingStep, read_events
-from finetune.finetuner import RunResult
-from finetune.models.machine import glance
+from finetune.errors import (
+    Diverged,
+    Interrupted,
+    OutputExists,
+    RecipeError,
+)
+from finetune.events import (
+    Notice,
+    Recorder,
+    TrainingStep,
+    read_events,
+)
+from finetune.hardware.machine import glance
+from finetune.run.finetuner import RunResult
 from finetune.wizard import ask_recipe
-from finetune.wizard.here import Here
+from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import ScriptedPrompter
 
 TRAINING = {"train_seconds", "real_tokens", "tokens_per_second", "supervised_tokens", "peak_memory_bytes"}
@@ -226,7 +236,7 @@ def test_questions_yaml_and_python_give_the_same_recipe_and_the_same_scores(
         "benchmark.rows": "6",
         "benchmark.max_new_tokens": "8",
     }
-    asked = ask_recipe(ScriptedPrompter(answers, otherwise_default=True), lambda: Here(glance(), False, shop.runtime))
+    asked = ask_recipe(ScriptedPrompter(answers, otherwise_default=True), lambda: HostInfo(glance(), False, shop.runtime))
     assert asked.to_yaml() == from_file.to_yaml() == Recipe.from_layers(layer).to_yaml()
     for number, recipe in enumerate((asked, from_file)):
         folder = tmp_path / str(number)

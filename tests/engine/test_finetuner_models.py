@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from workshop import Workshop, model_folder
 
 from finetune import LLMFineTuner
-from finetune.calibration.answers import benchmark_seconds
 from finetune.errors import RecipeError
 from finetune.events import Recorder
-from finetune.export.merged import Merged
-from finetune.finetuner import RunResult
-from finetune.planning import ways_out
+from finetune.planning.plan import memory_fixes
+from finetune.publish.merged import Merged
+from finetune.run.answer_time import benchmark_seconds
+from finetune.run.finetuner import RunResult
 from finetune.run_folder import RunFolder
 
 
@@ -53,9 +53,9 @@ def test_the_ways_out_of_a_made_student_are_those_that_it_can_take(shop: Worksho
     tuner = shop.tuner(shop.distilling())
     plan = tuner.plan()
     assert set(plan.methods) == {"full"}
-    assert [way.text for way in ways_out(tuner, replace(plan, free_memory=0), most=9)] == ["activation checkpointing (a third slower)"]
+    assert [way.text for way in memory_fixes(tuner, replace(plan, free_memory=0), most=9)] == ["activation checkpointing (a third slower)"]
     chosen = shop.tuner(shop.distilling(model=str(shop.smaller_model())))
-    assert "LoRA instead of full training" in [way.text for way in ways_out(chosen, replace(chosen.plan(), free_memory=10**15), most=9)]
+    assert "LoRA instead of full training" in [way.text for way in memory_fixes(chosen, replace(chosen.plan(), free_memory=10**15), most=9)]
 
 
 @pytest.mark.parametrize("kind", ["lora", "qlora", "adalora"])

@@ -18,10 +18,10 @@ from datasets import Dataset
 from letters import llama, tokenizer
 from finetune.data.collator import Collator
 from finetune.events import Notice, Recorder
-from finetune.models.machine import inspect
+from finetune.hardware.machine import inspect
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
-from finetune.training.session import train
+from finetune.training.loop import train
 from pathlib import Path
 
 folder = Path(sys.argv[1])

@@ -14,12 +14,12 @@ from transformers.pytorch_utils import Conv1D
 from finetune import registry
 from finetune.errors import HardwareError
 from finetune.events import Recorder
-from finetune.finetuner import LLMFineTuner
 from finetune.methods.base import MethodContext
 from finetune.methods.lora import attach_lora
 from finetune.models.load import load_model, round_to_4bit
-from finetune.models.sources import locate
+from finetune.models.location import locate
 from finetune.recipe import Recipe
+from finetune.run.finetuner import LLMFineTuner
 from finetune.runtime import RuntimeOptions
 from finetune.training.head import check_head, needs_mask
 

@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from finetune.errors import HardwareError, ModelError
 from finetune.events import Notice, Recorder
-from finetune.models import machine
+from finetune.hardware import machine
+from finetune.hardware.machine import Machine, inspect, torch_dtype
 from finetune.models.facts import describe, look_up
 from finetune.models.load import load_model, load_tokenizer
-from finetune.models.machine import Machine, inspect, torch_dtype
-from finetune.models.sources import LocatedModel, locate
+from finetune.models.location import LocatedModel, locate
 from finetune.models.starter import convert
 from finetune.runtime import RuntimeOptions
 

@@ -9,8 +9,8 @@ from typing import IO, Any
 
 import pytest
 
-from finetune.continuation import find, unfinished_runs
 from finetune.errors import DiskFull, FinetuneError
+from finetune.run.resume import find, unfinished_runs
 from finetune.run_folder import RunFolder
 from finetune.training.checkpoints import Checkpoints
 from finetune.wizard import unfinished

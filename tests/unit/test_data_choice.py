@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from finetune.data.files import looks_local
-from finetune.data.sources import Rows, read_rows
+from finetune.data.reading import Rows, read_rows
 from finetune.errors import DatasetError, DatasetNotFound
 from finetune.events import Recorder
 from finetune.recipe import DatasetSpec

@@ -16,8 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from finetune.data.sources import Rows, read_rows
-from finetune.errors import BadRow, DatasetError, DatasetNotFound, EmptyDataset, HardwareError, UnknownFormat
+from finetune.data.reading import Rows, read_rows
+from finetune.errors import (
+    BadRow,
+    DatasetError,
+    DatasetNotFound,
+    EmptyDataset,
+    HardwareError,
+    UnknownFormat,
+)
 from finetune.events import Recorder
 from finetune.recipe import ColumnsSpec, DatasetSpec
 from finetune.runtime import RuntimeOptions

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from finetune.data.files import PACKED, PROSE, RECORDS
-from finetune.data.sources import Rows, read_rows
+from finetune.data.reading import Rows, read_rows
 from finetune.errors import DatasetError
 from finetune.events import Recorder
 from finetune.recipe import DatasetSpec

@@ -15,11 +15,11 @@ from prompt_toolkit.buffer import Buffer
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 from hub_server import COMMIT, HubServer
 
-from finetune.data.hub import look_up
+from finetune.data.hub_source import look_up
 from finetune.errors import DatasetNotFound, ModelGated, ModelNotFound
+from finetune.hub import models
 from finetune.hub.account import shown_endpoint
-from finetune.models import hub_models
-from finetune.models.hub_facts import search
+from finetune.hub.facts import search
 from finetune.wizard import suggest
 from finetune.wizard.completion import PAUSE_SECONDS, Suggestions
 
@@ -34,7 +34,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.chdir(tmp_path)
-        for remembered in (hub_models.facts, look_up):
+        for remembered in (models.facts, look_up):
             remembered.cache_clear()
         yield server
 
@@ -127,10 +127,10 @@ def test_what_a_model_is_is_said_without_fetching_any_of_it(hub: HubServer) -> N
     files = {"model.safetensors": weights(400_000), "config.json": b"{}", "tokenizer.json": b"{}", "pytorch_model.bin": b"x" * 10**6}
     hub.add("ada/letters", {**files, "README.md": b"---\nlicense: mit\n---\n"}, downloads=1_234_567)
     hub.add("ada/bare", {"model-00001-of-00002.safetensors": weights(100), "model-00002-of-00002.safetensors": weights(150)})
-    found = hub_models.facts("ada/letters", None)
+    found = models.facts("ada/letters", None)
     assert str(found) == "400k parameters, 2 MB to fetch, mit, tokenizer included, open, 1.2M downloads a month"
     assert (found.commit, found.bytes) == (COMMIT, len(files["model.safetensors"]))
-    bare = str(hub_models.facts("ada/bare", COMMIT))
+    bare = str(models.facts("ada/bare", COMMIT))
     assert bare == "250 parameters, 1 kB to fetch, no licence named, no tokenizer of its own, open, 0 downloads a month"
     assert not [request for request in hub.requests if "resolve" in request]
 
@@ -138,9 +138,9 @@ def test_what_a_model_is_is_said_without_fetching_any_of_it(hub: HubServer) -> N
 def test_a_gated_or_unknown_model_is_found_out_before_a_download(hub: HubServer) -> None:
     hub.add("ada/closed", {"model.safetensors": weights(10)}, gated=True)
     with pytest.raises(ModelGated, match="accept terms"):
-        hub_models.facts("ada/closed", None)
+        models.facts("ada/closed", None)
     with pytest.raises(ModelNotFound, match="no model ada/none"):
-        hub_models.facts("ada/none", None)
+        models.facts("ada/none", None)
 
 
 CARD = b"""---

@@ -13,15 +13,15 @@ EVERY_STEP = """
 import os, sys, tempfile
 sys.path.insert(0, {root!r})
 os.chdir(tempfile.mkdtemp())
-from finetune.models.machine import glance
+from finetune.hardware.machine import glance
 from finetune.runtime import RuntimeOptions
 from finetune.wizard import ask_recipe
-from finetune.wizard.here import Here
+from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import ScriptedPrompter
-from finetune.wizard import plain, session, terminal, step6_upload
+from finetune.wizard import conversation, plain, terminal, step6_upload
 for approach in ("fine-tuning", "distillation"):
     prompter = ScriptedPrompter({{"approach": approach, "advanced": True}}, otherwise_default=True)
-    ask_recipe(prompter, lambda: Here(glance(), False, RuntimeOptions()))
+    ask_recipe(prompter, lambda: HostInfo(glance(), False, RuntimeOptions()))
     assert "STEP 5 Benchmark" in prompter.shown
 print([module for module in {heavy!r} if module in sys.modules])
 """
@@ -30,7 +30,7 @@ FIRST_QUESTION = """
 import sys
 sys.path.insert(0, {root!r})
 from finetune import cli, commands
-from finetune.wizard import session, step0_approach
+from finetune.wizard import conversation, step0_approach
 from finetune.wizard.terminal import TerminalPrompter
 print([module for module in {modules!r} if module in sys.modules])
 """

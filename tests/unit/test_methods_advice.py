@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from finetune.models.machine import Glance
+from finetune.hardware.machine import Glance
+from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.runtime import RuntimeOptions
-from finetune.screen.methods import fit_line, recommended
-from finetune.training.costs import adapter_parameters, memory_parts
+from finetune.screen.method_fit import fit_line, recommended
 from finetune.wizard import step3_config
-from finetune.wizard.here import Here
-from finetune.wizard.methods import options
+from finetune.wizard.host import HostInfo
+from finetune.wizard.method_memory import options
 from finetune.wizard.prompter import Choice, ScriptedPrompter
 
 GB = 2**30
@@ -29,9 +29,9 @@ def _nothing_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("finetune.wizard.defaults.version", lambda _: "2.13.0+cpu")
 
 
-def machine(free: float, folder: Path) -> Here:
+def machine(free: float, folder: Path) -> HostInfo:
     glance = Glance("a processor", 4, round(2 * free * GB), round(free * GB), 10**12, None, 0)
-    return Here(glance, False, RuntimeOptions(cache_dir=folder))
+    return HostInfo(glance, False, RuntimeOptions(cache_dir=folder))
 
 
 class Listens(ScriptedPrompter):
@@ -76,7 +76,7 @@ def test_on_a_gpu_only_what_nobody_else_has_taken_counts(tmp_path: Path, monkeyp
     monkeypatch.setattr("finetune.wizard.defaults.version", lambda _: "2.13.0+cu130")
     shared = replace(machine(64, tmp_path).glance, gpu="a GPU", gpu_memory_bytes=80 * GB, free_gpu_memory_bytes=7 * GB)
     draft = {"approach": "fine-tuning", "model": "HuggingFaceTB/SmolLM2-1.7B-Instruct", "output_dir": "out"}
-    assert options(draft, Here(shared, False, RuntimeOptions(cache_dir=tmp_path))).free == 7 * GB
+    assert options(draft, HostInfo(shared, False, RuntimeOptions(cache_dir=tmp_path))).free == 7 * GB
 
 
 def test_what_was_chosen_before_stays_the_default(tmp_path: Path) -> None:

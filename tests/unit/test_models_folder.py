@@ -14,7 +14,7 @@ import pytest
 from finetune.errors import HardwareError, ModelError
 from finetune.events import Notice, Recorder
 from finetune.models.facts import describe, look_up
-from finetune.models.sources import locate
+from finetune.models.location import locate
 from finetune.runtime import RuntimeOptions
 
 CONFIG = {
@@ -229,7 +229,7 @@ def test_quantised_loading_without_bitsandbytes_says_how_to_get_it(tmp_path: Pat
         "import importlib.util, sys\n"
         "real = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name, *rest: None if name == 'bitsandbytes' else real(name, *rest)\n"
-        "from finetune.models.sources import locate\nfrom finetune.errors import HardwareError\n"
+        "from finetune.models.location import locate\nfrom finetune.errors import HardwareError\n"
         "from finetune.events import Recorder\nfrom finetune.runtime import RuntimeOptions\n"
         "try:\n    locate(sys.argv[1], RuntimeOptions(), Recorder(), load_in='4bit')\n"
         "except HardwareError as error:\n    print(error.message, '|', error.hint)\n"
@@ -251,10 +251,12 @@ def test_nothing_here_imports_torch_or_transformers(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model")
     code = (
         "import sys\n"
-        "from finetune.models import catalogue, facts, gguf_file, hub_models, machine, reach, sources, starter\n"
+        "from finetune.hardware import machine\n"
+        "from finetune.hub import catalogue, models, reachability\n"
+        "from finetune.models import facts, gguf_file, location, starter\n"
         "from finetune.runtime import RuntimeOptions\nfrom finetune.events import Recorder\n"
-        "machine.glance(); reach.hub_reachable()\n"
-        "facts.describe(sources.locate(sys.argv[1], RuntimeOptions(), Recorder())); facts.look_up('gpt2', RuntimeOptions())\n"
+        "machine.glance(); reachability.hub_reachable()\n"
+        "facts.describe(location.locate(sys.argv[1], RuntimeOptions(), Recorder())); facts.look_up('gpt2', RuntimeOptions())\n"
         "print([name for name in ('torch', 'transformers', 'datasets', 'peft') if name in sys.modules])\n"
     )
     answer = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True).stdout
@@ -262,16 +264,16 @@ def test_nothing_here_imports_torch_or_transformers(tmp_path: Path) -> None:
 
 
 def test_a_notice_is_given_once_to_each_reporter(runtime: RuntimeOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    from finetune.models import sources
+    from finetune.models import location
 
     first, second = Recorder(), Recorder()
     for reporter in (first, first, second):
-        sources._say_once(reporter, "once")
+        location._say_once(reporter, "once")
     assert [len(reporter.of(Notice)) for reporter in (first, second)] == [1, 1]
 
 
 def test_a_full_disk_is_told_with_both_sizes(tmp_path: Path) -> None:
-    from finetune.models.machine import check_room, free_disk
+    from finetune.hardware.machine import check_room, free_disk
 
     check_room("It", 1000, tmp_path / "not" / "there" / "yet", "HF_HOME")
     with pytest.raises(HardwareError, match=r"needs [\d.,]+ GB in .* where [\d.,]+ GB are free") as caught:

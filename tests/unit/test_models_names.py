@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from finetune.errors import ModelError, ModelNotFound
-from finetune.models.catalogue import CATALOGUE, find
-from finetune.models.sources import parse
+from finetune.hub.catalogue import CATALOGUE, find
+from finetune.models.location import parse
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 from finetune.errors import RecipeError
-from finetune.models.machine import Glance
+from finetune.hardware.machine import Glance
 from finetune.recipe import Recipe, merge, parse_override
 from finetune.runtime import RuntimeOptions
 from finetune.wizard.defaults import defaults
-from finetune.wizard.here import Here
+from finetune.wizard.host import HostInfo
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "finetune" / "recipes").glob("*.yaml"))
-LAPTOP = Here(Glance("a processor", 2, 16 * 2**30, 12 * 2**30, 100 * 2**30, None, 0), False, RuntimeOptions())
-WORKSTATION = Here(Glance("a processor", 16, 64 * 2**30, 60 * 2**30, 900 * 2**30, "a GPU", 24 * 2**30), True, RuntimeOptions())
+LAPTOP = HostInfo(Glance("a processor", 2, 16 * 2**30, 12 * 2**30, 100 * 2**30, None, 0), False, RuntimeOptions())
+WORKSTATION = HostInfo(Glance("a processor", 16, 64 * 2**30, 60 * 2**30, 900 * 2**30, "a GPU", 24 * 2**30), True, RuntimeOptions())
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -41,7 +41,7 @@ def test_a_shipped_recipe_is_valid_and_says_what_it_is(path: Path, tmp_path: Pat
         ("distil-gpt2-wikitext-gpu", WORKSTATION, "distillation"),
     ],
 )
-def test_a_recipe_named_after_a_default_is_that_default(name: str, here: Here, approach: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_named_after_a_default_is_that_default(name: str, here: HostInfo, approach: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetune.wizard.defaults.version", lambda _: "2.13.0")  # a torch that can use a GPU
     assert Recipe.load(ROOT / "finetune" / "recipes" / f"{name}.yaml") == Recipe.from_layers(defaults(here, approach, fresh_folder=False))
 

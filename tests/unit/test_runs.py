@@ -13,13 +13,13 @@ import pytest
 from rich.console import Console
 from written_run import DATA, ENVIRONMENT, ROWS, written_run
 
-from finetune.comparison import compare
 from finetune.errors import BadInput
+from finetune.run.comparison import compare
+from finetune.run.history import Run, find_runs, read_run
 from finetune.run_folder import TRAINING, RunFolder
-from finetune.runs import Run, find_runs, read_run
 from finetune.screen.comparison import comparison_picture
 from finetune.screen.console import THEME
-from finetune.screen.runs import runs_picture
+from finetune.screen.run_list import runs_picture
 from finetune.training.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[2]

@@ -15,22 +15,33 @@ from rich.console import Console, RenderableType
 from written_run import DATA, written_run
 
 from finetune.cli import main
-from finetune.continuation import nothing_left, training_complete
 from finetune.errors import BadInput, OutputExists
-from finetune.events import Notice, Progress, StageFinished, StageStarted, TrainingStep
+from finetune.events import (
+    Notice,
+    Progress,
+    StageFinished,
+    StageStarted,
+    TrainingStep,
+)
+from finetune.formatting import (
+    count,
+    quoted,
+    size,
+    strip_control_chars,
+)
 from finetune.recipe import Recipe
+from finetune.run.resume import nothing_left, training_complete
 from finetune.run_folder import RunFolder, free_name
 from finetune.screen.console import THEME
 from finetune.screen.data import data_report
+from finetune.screen.plan_table import review
 from finetune.screen.quiet import quiet
 from finetune.screen.reporter import PlainReporter, RichReporter
 from finetune.screen.results import next_steps, samples, scores_table
-from finetune.screen.review import review
-from finetune.screen.words import about, duration
+from finetune.screen.wording import about, duration
 from finetune.wizard.layout import ascii_only
 from finetune.wizard.plain import PlainPrompter
 from finetune.wizard.prompter import Choice
-from finetune.words import count, harmless, quoted, size
 
 ROOT = Path(__file__).parents[2]
 STEP = TrainingStep(
@@ -177,7 +188,7 @@ def test_three_samples_show_reference_before_and_after() -> None:
 
 def test_a_models_words_cannot_steer_the_terminal() -> None:
     assert "\x1b" not in drawn(samples(SCORES, 80))
-    assert harmless("a\x1b[2Jb\x9b\r\nc") == "a?[2Jb??\nc"
+    assert strip_control_chars("a\x1b[2Jb\x9b\r\nc") == "a?[2Jb??\nc"
     console = screen()
     RichReporter(console).report(Notice("a file called \x1b]0;evil\x07"))
     assert "\x1b]" not in written(console)

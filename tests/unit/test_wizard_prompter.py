@@ -9,15 +9,15 @@ import yaml
 from wizard_answers import BACK, DEFAULT, enter_all_the_way, here
 
 from finetune.errors import DatasetError
-from finetune.models.machine import Glance
+from finetune.hardware.machine import Glance
 from finetune.recipe import STARTER, DatasetSpec, Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.wizard import ask_recipe
+from finetune.wizard.data_preview import look
 from finetune.wizard.defaults import defaults, why
-from finetune.wizard.here import Here
-from finetune.wizard.preview import look
+from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, GoBack, ScriptedPrompter
-from finetune.wizard.rewind import Rewind
+from finetune.wizard.undo import Rewind
 
 WORKSTATION = Glance("a processor", 16, 64 * 2**30, 60 * 2**30, 900 * 2**30, "a GPU", 24 * 2**30)
 
@@ -34,7 +34,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def ask(prompter: ScriptedPrompter, where: Here | None = None) -> Recipe:
+def ask(prompter: ScriptedPrompter, where: HostInfo | None = None) -> Recipe:
     recipe = Rewind(prompter).run(lambda answers: ask_recipe(answers, lambda: where or here()))
     prompter.finish()
     return recipe
@@ -84,7 +84,7 @@ def test_distillation_with_a_gpu_but_no_hub_needs_nothing_from_the_hub() -> None
 
 
 def test_a_gpu_that_will_not_be_used_does_not_size_the_run() -> None:
-    on_the_cpu = Here(WORKSTATION, True, RuntimeOptions(device="cpu"))
+    on_the_cpu = HostInfo(WORKSTATION, True, RuntimeOptions(device="cpu"))
     assert defaults(on_the_cpu, "fine-tuning")["dataset"] == defaults(here(), "fine-tuning")["dataset"]
     assert "no GPU used" in why(on_the_cpu)
 

@@ -19,10 +19,10 @@ from finetune.events import Fanout, Recorder
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.wizard import review, step6_upload
+from finetune.wizard.conversation import agree
 from finetune.wizard.plain import PlainPrompter
 from finetune.wizard.prompter import plain
 from finetune.wizard.questions import type_a_line
-from finetune.wizard.session import agree
 from finetune.wizard.step6_upload import repository
 
 
@@ -97,7 +97,7 @@ class Tuner:
 
 
 def test_the_review_looks_again_at_what_was_wrong_or_has_changed(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune.finetuner.LLMFineTuner", Tuner)
+    monkeypatch.setattr("finetune.run.finetuner.LLMFineTuner", Tuner)
     recipe, file = Recipe.from_layers({"dataset": {"source": "rows"}}), empty_folder / "rows" / "rows.jsonl"
     file.parent.mkdir()
     (empty_folder / "busy").touch()

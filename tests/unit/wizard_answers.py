@@ -5,17 +5,17 @@ recipe = Rewind(enter_all_the_way(training__epochs="2")).run(lambda answers: ask
 
 from __future__ import annotations
 
-from finetune.models.machine import Glance
+from finetune.hardware.machine import Glance
 from finetune.runtime import RuntimeOptions
-from finetune.wizard.here import Here
+from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import ScriptedPrompter
 
 LAPTOP = Glance("a processor", 2, 16 * 2**30, 12 * 2**30, 100 * 2**30, None, 0)
 DEFAULT, BACK = ScriptedPrompter.DEFAULT, ScriptedPrompter.BACK
 
 
-def here(glance: Glance = LAPTOP, hub: bool = False) -> Here:
-    return Here(glance, hub, RuntimeOptions())
+def here(glance: Glance = LAPTOP, hub: bool = False) -> HostInfo:
+    return HostInfo(glance, hub, RuntimeOptions())
 
 
 def enter_all_the_way(**answers: object) -> ScriptedPrompter:

@@ -10,11 +10,20 @@ from datetime import datetime
 from typing import Any
 
 from finetune.benchmark.report.charts import bars, curve
-from finetune.benchmark.report.html import Html, count, duration, element, facts, joined, section, table
+from finetune.benchmark.report.html import (
+    Html,
+    count,
+    duration,
+    element,
+    facts,
+    joined,
+    section,
+    table,
+)
 from finetune.benchmark.report.records import Records
+from finetune.formatting import quoted, size
 from finetune.registry import title
 from finetune.run_folder import free_name
-from finetune.words import quoted, size
 
 SKIPPED_SHOWN = 10
 

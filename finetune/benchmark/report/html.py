@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from finetune.words import harmless
+from finetune.formatting import strip_control_chars
 
 
 class Html(str):
@@ -21,7 +21,7 @@ def shown(content: str) -> Html:
     """Markup as it is, anything else escaped; a letter that no page may hold becomes a question mark."""
     if isinstance(content, Html):
         return content
-    return Html(escape(harmless(content)))
+    return Html(escape(strip_control_chars(content)))
 
 
 def element(name: str, content: str = "", **attributes: str) -> Html:

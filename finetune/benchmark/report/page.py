@@ -6,15 +6,32 @@ write_report(RunFolder.of("./finetuned_model"))
 from __future__ import annotations
 
 from finetune.benchmark.names import NAMES, number
-from finetune.benchmark.report.about import asked, data, done, environment, headline, repeat
+from finetune.benchmark.report.about import (
+    asked,
+    data,
+    done,
+    environment,
+    headline,
+    repeat,
+)
 from finetune.benchmark.report.answers import answers
-from finetune.benchmark.report.html import Html, duration, element, joined
+from finetune.benchmark.report.html import (
+    Html,
+    duration,
+    element,
+    joined,
+)
 from finetune.benchmark.report.ranks import final_ranks
 from finetune.benchmark.report.records import Records, read_records
-from finetune.benchmark.report.scores import costs, measured, verdict_class, verdicts
+from finetune.benchmark.report.scores import (
+    costs,
+    measured,
+    verdict_class,
+    verdicts,
+)
 from finetune.benchmark.report.style import STYLE
+from finetune.formatting import size
 from finetune.run_folder import RunFolder
-from finetune.words import size
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # a browser that obeys it can run and fetch nothing
 IN_SHORT = ("rougeL", "perplexity")

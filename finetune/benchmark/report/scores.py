@@ -8,10 +8,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.benchmark.names import LOWER_IS_BETTER, NAMES, in_order, number, signed
+from finetune.benchmark.names import (
+    LOWER_IS_BETTER,
+    NAMES,
+    in_order,
+    number,
+    signed,
+)
 from finetune.benchmark.report.charts import interval, scale_of
-from finetune.benchmark.report.html import Html, count, element, joined, section, table
-from finetune.words import size
+from finetune.benchmark.report.html import (
+    Html,
+    count,
+    element,
+    joined,
+    section,
+    table,
+)
+from finetune.formatting import size
 
 SIDES = ("teacher", "before", "after")
 SENTENCES = {"better": "Better", "worse": "Worse", "no evidence": "No evidence of a change"}

@@ -18,8 +18,8 @@ READERS = {
     ".json": "json_document",
     ".csv": "delimited",
     ".tsv": "delimited",
-    ".txt": "prose",
-    ".md": "prose",
+    ".txt": "plain_text",
+    ".md": "plain_text",
     ".parquet": "tables",
     ".arrow": "tables",
 }

@@ -1,0 +1,290 @@
+"""One model on the held-out rows, and two or three of them side by side.
+
+    before = benchmark_model(model, tokenizer, prepared.held_out, recipe.benchmark, seed=42, reporter=reporter, stage="before")
+    after = ...
+    json = benchmark_json(before, after, seed=42)     # the content of run/benchmark.json
+
+The base model's scores are kept in the user's cache (`load_base_scores`, `save_base_scores`): it is measured once per model and data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune import registry
+from finetune.benchmark.bootstrap import (
+    Statistic,
+    bootstrap,
+    change,
+    mean_of,
+    mean_per_token,
+    perplexity_of,
+    ratio,
+)
+from finetune.benchmark.generation import answer_budget, generate_answers, generation_speed
+from finetune.benchmark.names import LOWER_IS_BETTER
+from finetune.benchmark.perplexity import AnswerLosses, answer_losses
+from finetune.benchmark.rouge import SETTINGS
+from finetune.benchmark.teacher_agreement import TeacherStates
+from finetune.errors import BenchmarkError, OutOfMemory
+from finetune.events import Reporter
+from finetune.hardware.peak_memory import PeakMemory, release
+from finetune.recipe import BenchmarkSpec
+from finetune.runtime import RuntimeOptions
+from finetune.training.head import causal_lm, check_head, head_of
+
+VERSION = 2  # of the way scores are made: raise it when numbers would change, so that kept base scores are made again
+RETAINED = ("rougeL", "perplexity")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one model did on the held-out rows; lists have one entry a row, `kl` is in nats a token, memory in bytes.
+
+    `states` stays out of JSON: it is what a student is compared with, if the model was asked to be a teacher.
+    """
+
+    values: dict[str, float]
+    prompts: list[str]
+    references: list[str]
+    texts: list[str]
+    per_row: dict[str, list[float]]
+    losses: AnswerLosses | None
+    tokens_per_second: float
+    peak_memory_bytes: int
+    parameters: int
+    states: TeacherStates | None = None
+
+    @property
+    def rows(self) -> int:
+        return len(self.references)
+
+    def statistics(self) -> dict[str, Statistic]:
+        """The scores that can be resampled row by row."""
+        found = {key: mean_of(values) for key, values in self.per_row.items()}
+        if self.losses:
+            found |= _of_losses(self.losses)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(replace(self, states=None)) | {"version": VERSION}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Scores:
+        """Raises BenchmarkError for scores made another way than today's."""
+        content = dict(data)
+        if content.pop("version", None) != VERSION:
+            raise BenchmarkError("These scores were made by another version.", hint="Run the benchmark again.")
+        losses = content.pop("losses")
+        return cls(**content, losses=AnswerLosses(**losses) if losses else None)
+
+
+def benchmark_model(
+    model: Any,
+    tokenizer: Any,
+    held_out: Any,
+    spec: BenchmarkSpec,
+    *,
+    seed: int,
+    reporter: Reporter,
+    stage: str,
+    teacher: TeacherStates | None = None,
+    as_teacher: bool = False,
+) -> Scores:
+    """Score a model on the same `spec.rows` held-out rows for one seed.
+
+    `as_teacher` keeps the states that a student's benchmark takes as `teacher`, which adds "kl" and "agreement" to its scores.
+    Raises BenchmarkError if there are no rows or the model's numbers are not finite, ModelError if its logits cannot be taken apart.
+    """
+    check_head(model)
+    rows = chosen_rows(held_out, spec, seed)
+    references = [row["reference"] for row in rows]
+    metrics = {name: registry.load("metrics", name)() for name in spec.metrics}
+    of_losses = [name for name, metric in metrics.items() if getattr(metric, "reads", "texts") == "losses"]
+    of_texts = [name for name in metrics if name not in of_losses]
+    states = TeacherStates(head_of(model).detach()) if as_teacher else None
+    values: dict[str, float] = {}
+    per_row: dict[str, list[float]] = {}
+    losses = texts = None
+    speed = 0.0
+    with PeakMemory(next(model.parameters()).device.type) as peak, _measuring(model):
+        release()  # what earlier work left behind must not hide what this model needs
+        at_first = peak.now()
+        if of_losses or teacher or as_teacher:
+            losses = answer_losses(model, rows, reporter=reporter, stage=stage, teacher=teacher, remember=states)
+        if of_texts:
+            budget = answer_budget(tokenizer, rows) if spec.max_new_tokens == "auto" else spec.max_new_tokens
+            texts = generate_answers(model, tokenizer, rows, max_new_tokens=budget, reporter=reporter, stage=stage)
+            speed = generation_speed(model, tokenizer, rows)
+    for name, metric in metrics.items():
+        if name in of_losses and losses:
+            values |= metric.compute(predictions=losses.sums, references=losses.tokens)
+        elif texts is not None:
+            values |= metric.compute(predictions=texts, references=references)
+            per_row |= metric.per_row(texts, references) if hasattr(metric, "per_row") else {}
+    if losses and losses.divergences:
+        everything = np.arange(len(rows))
+        values |= {key: float(of(everything)) for key, of in _of_losses(losses).items() if key in ("kl", "agreement")}
+    return Scores(
+        values={key: float(value) for key, value in values.items()},
+        prompts=[row["prompt"] for row in rows],
+        references=references,
+        texts=texts or [],
+        per_row=per_row,
+        losses=losses,
+        tokens_per_second=speed,
+        # What is left of a training in the process is not this model's: its weights, and what the measuring added.
+        peak_memory_bytes=weights_bytes(model) + max(0, peak.bytes - at_first),
+        parameters=causal_lm(model).num_parameters(),
+        states=states,
+    )
+
+
+def weights_bytes(model: Any) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+@contextmanager
+def _measuring(model: Any) -> Iterator[None]:
+    """Dropout off, also for a model that comes straight from training; too little memory becomes an error for people."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory("Measuring the model does not fit into memory.", hint="Lower it: --set benchmark.max_new_tokens=32") from error
+    finally:
+        model.train(was_training)
+
+
+def _of_losses(losses: AnswerLosses) -> dict[str, Statistic]:
+    found = {"perplexity": perplexity_of(losses.sums, losses.tokens)}
+    if losses.divergences:
+        found |= {"kl": mean_per_token(losses.divergences, losses.tokens), "agreement": mean_per_token(losses.agreed, losses.tokens)}
+    return found
+
+
+def chosen_rows(held_out: Any, spec: BenchmarkSpec, seed: int) -> list[dict[str, Any]]:
+    """At most `spec.rows` rows, drawn by seed, in the order of the data; raises BenchmarkError if there are none."""
+    if not len(held_out):
+        raise BenchmarkError("No held-out rows are left to benchmark on.", hint="Use more rows: --set dataset.samples=1000")
+    count = min(spec.rows, len(held_out))
+    return [held_out[int(place)] for place in sorted(np.random.default_rng(seed).choice(len(held_out), count, replace=False))]
+
+
+def benchmark_json(
+    before: Scores, after: Scores, teacher: Scores | None = None, *, seed: int, bytes_on_disk: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """benchmark.json: plain scores, their 95 % intervals, paired changes with a verdict, and every text beside its reference.
+
+    `bytes_on_disk` holds the size of the weights under "before", "after" and "teacher", as far as known.
+    """
+    sides = {"before": before, "after": after} | ({"teacher": teacher} if teacher else {})
+    for name, scores in sides.items():
+        if scores.references != before.references:
+            raise BenchmarkError(f"The {name} scores were made on other rows than the first ones.", hint="Run the benchmark again.")
+    old, new = before.statistics(), after.statistics()
+    rows = before.rows
+    return {
+        "rows": rows,
+        "before": before.values,
+        "after": after.values,
+        "teacher": teacher.values if teacher else None,
+        "intervals": {name: intervals(scores, seed) for name, scores in sides.items()},
+        "change": {
+            key: change(new[key], old[key], rows=rows, seed=seed, lower_is_better=key in LOWER_IS_BETTER) for key in old if key in new
+        },
+        "retention": retention(after, teacher, seed) if teacher else None,
+        "speed": {
+            name: {"tokens_per_second": scores.tokens_per_second, "peak_memory_bytes": scores.peak_memory_bytes}
+            for name, scores in sides.items()
+        },
+        "size": {
+            name: {"parameters": scores.parameters, "bytes_on_disk": (bytes_on_disk or {}).get(name)} for name, scores in sides.items()
+        },
+        "rouge": SETTINGS,
+        "per_row": row_scores(after),
+        "generations": generations(sides),
+    }
+
+
+def row_scores(scores: Scores) -> dict[str, list[float]]:
+    """What another run's scores are compared with row by row: {metric: a value a row}; losses (nats) and divergences are row sums.
+
+    In the order of `generations`, and short: the sixth digit of a row decides nothing.
+    """
+    found: dict[str, list[float]] = {key: [round(value, 6) for value in values] for key, values in scores.per_row.items()}
+    if losses := scores.losses:
+        found |= {"loss": [round(value, 5) for value in losses.sums], "tokens": list(losses.tokens)}
+        if losses.divergences:
+            found |= {"kl": [round(value, 6) for value in losses.divergences], "agreed": list(losses.agreed)}
+    return found
+
+
+def intervals(scores: Scores, seed: int) -> dict[str, list[float]]:
+    """{metric: [low, high]}."""
+    found = {key: bootstrap(statistic, rows=scores.rows, seed=seed) for key, statistic in scores.statistics().items()}
+    return {key: [interval.low, interval.high] for key, interval in found.items()}
+
+
+def retention(student: Scores, teacher: Scores, seed: int) -> dict[str, dict[str, float]]:
+    """The student as a share of its teacher, paired by row: 1 is as good; for perplexity the teacher's is divided by the student's.
+
+    A share of nothing (a teacher that scores 0) is left out.
+    """
+    ours, theirs = student.statistics(), teacher.statistics()
+    found: dict[str, dict[str, float]] = {}
+    for key in RETAINED:
+        if key in ours and key in theirs:
+            pair = (theirs[key], ours[key]) if key in LOWER_IS_BETTER else (ours[key], theirs[key])
+            share = asdict(bootstrap(ratio(*pair), rows=student.rows, seed=seed))
+            if np.isfinite(list(share.values())).all():
+                found[key] = share
+    return found
+
+
+def generations(sides: Mapping[str, Scores]) -> list[dict[str, str]]:
+    """One record a row: prompt, reference, and each model's answer under its name."""
+    first = next(iter(sides.values()))
+    answered = {name: scores.texts for name, scores in sides.items() if scores.texts}
+    return [
+        {"prompt": prompt, "reference": reference, **{name: texts[row] for name, texts in answered.items()}}
+        for row, (prompt, reference) in enumerate(zip(first.prompts, first.references, strict=True))
+    ]
+
+
+def base_key(model: str, fingerprint: str, spec: BenchmarkSpec, *, seed: int, dtype: str) -> str:
+    """Names the base model's scores by everything they depend on; `model` is the pinned source, `fingerprint` that of the data."""
+    parts = (VERSION, model, fingerprint, spec.model_dump(mode="json"), seed, dtype)
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def load_base_scores(runtime: RuntimeOptions, key: str) -> Scores | None:
+    """Scores kept by an earlier run, or None."""
+    try:
+        return Scores.from_dict(json.loads(_kept(runtime, key).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError, KeyError, BenchmarkError):
+        return None  # absent, cut off, or written by another version: measured again
+
+
+def save_base_scores(runtime: RuntimeOptions, key: str, scores: Scores) -> None:
+    """Keep scores for later runs: complete or absent."""
+    path = _kept(runtime, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(scores.to_dict(), ensure_ascii=False), encoding="utf-8")
+    part.replace(path)
+
+
+def _kept(runtime: RuntimeOptions, key: str) -> Path:
+    return runtime.cache_dir / "benchmarks" / f"{key}.json"

@@ -1,0 +1,222 @@
+"""Data sets of the Hugging Face Hub, at a pinned revision.
+
+open_hub(DatasetSpec(source="openai/gsm8k", config="main"), runtime).pinned  ->  "openai/gsm8k@<commit>"
+
+With `samples` the split, or a slice of it such as train[:10%], is streamed and only as much is fetched as is needed; its first usable
+rows are then the ones that are used. Without a network the Hub's cache on this machine is asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from finetune.data.reading import Origin
+from finetune.data.rows import Row, SkippedRow
+from finetune.errors import DatasetError, DatasetNotFound
+from finetune.events import Notice, Reporter
+from finetune.hub.facts import HubDataset, dataset_facts
+from finetune.hub.models import COMMIT
+from finetune.hub.reachability import endpoint_host, hub_reachable, offline_reason
+from finetune.recipe import DatasetSpec
+from finetune.runtime import RuntimeOptions
+from finetune.storage import digest
+
+NAME = re.compile(r"(?P<name>[\w-][\w.-]*(/[\w-][\w.-]*)?)(@(?P<revision>[\w./-]+))?")
+SLICE = re.compile(r"(?P<split>[\w.-]+)(\[(?P<begin>\d*)(?P<begin_percent>%?):(?P<end>\d*)(?P<end_percent>%?)\])?")
+SIGN_IN = "Sign in with `hf auth login`, and ask for access on its page if it is gated."
+
+
+def open_hub(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter | None = None) -> Origin:
+    """The records of a Hub data set; raises DatasetNotFound or DatasetError with what it can be."""
+    name, revision = parse(spec.source)
+    if hub_reachable():
+        facts = look_up(name, revision)
+        if reporter is not None:
+            reporter.report(Notice(f"{name}: {facts}."))
+        data, commit, limit = _from_hub(spec, name, facts.commit)
+        restricted = facts.private or facts.gated
+        _remember(runtime, name, revision, facts.commit)
+    else:
+        data, commit, limit = _from_here(spec, name, revision, runtime)
+        restricted = True  # nobody says otherwise
+    pinned = f"{name}@{commit}" if commit else None
+
+    def records() -> Iterator[Row | SkippedRow]:
+        from huggingface_hub.errors import HTTPError
+
+        label = f"{name} {spec.split}"
+        iterator = iter(data)
+        number = 0
+        while True:
+            number += 1
+            try:
+                values = next(iterator)
+            except StopIteration:
+                return
+            except (HTTPError, OSError) as error:
+                raise DatasetError(
+                    f"{name}: the connection to {endpoint_host()} broke at row {number}: {_short(error)}", hint="Run it again."
+                ) from None
+            yield Row(values, label, number)
+
+    notes = [f"The first {limit:,} usable rows of {name} ({spec.split}) are used."] if limit else []
+    content = [name, commit or data._fingerprint, str(spec.config), spec.split, str(spec.data_files), str(limit)]
+    return Origin(name, lambda: content, records, pinned=pinned, notes=notes, limit=limit, restricted=restricted)
+
+
+def parse(source: str) -> tuple[str, str | None]:
+    """Name and revision; raises DatasetNotFound for what cannot be a name on the Hub."""
+    parts = NAME.fullmatch(source)
+    if parts is None:
+        raise DatasetNotFound(
+            f"{source!r} is neither a file nor the name of a data set.",
+            hint="Give a path such as ./rows.jsonl, a Hub name such as openai/gsm8k, or builtin:python-docs.",
+        )
+    return parts["name"], parts["revision"]
+
+
+@lru_cache(maxsize=64)
+def look_up(name: str, revision: str | None) -> HubDataset:
+    """What the Hub says about a data set, and the commit that a branch or tag points at; fetches nothing, and asks once in a process."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        found = dataset_facts(HfApi().dataset_info(name, revision=revision, timeout=10))
+        if found.gated:  # its facts are public, its files are not
+            HfApi().auth_check(name, repo_type="dataset")
+        return found
+    except GatedRepoError:
+        raise DatasetNotFound(f"The data set {name} is gated.", hint=SIGN_IN) from None
+    except RevisionNotFoundError:
+        raise DatasetNotFound(f"The data set {name} has no revision {revision}.", hint="Leave the revision out for the newest.") from None
+    except RepositoryNotFoundError:
+        raise DatasetNotFound(f"{endpoint_host()} has no data set {name}, or it is private.", hint=f"Check the name. {SIGN_IN}") from None
+    except (HTTPError, OSError) as error:
+        if getattr(getattr(error, "response", None), "status_code", None) == 401:
+            raise DatasetError(f"{endpoint_host()} does not accept your token.", hint="Sign in again: hf auth login") from None
+        raise DatasetError(f"{endpoint_host()} did not answer for {name}: {_short(error)}", hint="Try again in a while.") from None
+
+
+def _from_hub(spec: DatasetSpec, name: str, commit: str) -> tuple[Any, str | None, int | None]:
+    """Records, their commit, and the number of them that is enough, where they are streamed."""
+    streamed = _streamed(spec, name, commit) if spec.samples is not None else None
+    if streamed is not None:
+        return streamed, commit, spec.samples
+    return _load(spec, name, commit, split=spec.split, streamed=False, online=True), commit, None
+
+
+def _from_here(spec: DatasetSpec, name: str, revision: str | None, runtime: RuntimeOptions) -> tuple[Any, str | None, int | None]:
+    """The same without a network. Rows that were streamed once are in our own cache, by their commit: they need no records."""
+    wanted = revision if COMMIT.fullmatch(revision or "") else _remembered(runtime, name, revision)
+    try:
+        data = _load(spec, name, revision, split=spec.split, streamed=False, online=False)
+    except DatasetNotFound as error:
+        if wanted is None:
+            raise
+        return _Absent(error), wanted, spec.samples
+    found = _cached_commit(data) or revision
+    if wanted == revision != found:  # the library takes whatever is in its cache
+        other = DatasetNotFound(
+            f"{offline_reason()}, and of the data set {name} another commit is on this machine: {found}.",
+            hint=f"Check the network, or use that one: --set dataset.source={name}@{found}",
+        )
+        return _Absent(other), wanted, spec.samples
+    return data, found, None
+
+
+class _Absent:
+    """Records that are not here: whoever asks for them learns why."""
+
+    def __init__(self, error: DatasetNotFound) -> None:
+        self._error = error
+
+    def __iter__(self) -> Iterator[Any]:
+        raise self._error
+
+
+def _remember(runtime: RuntimeOptions, name: str, revision: str | None, commit: str) -> None:
+    """Note which commit a branch or tag is, for times without a network."""
+    note = _note(runtime, name, revision)
+    with suppress(OSError):  # a full disk is reported where rows are written
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(commit, encoding="ascii")
+
+
+def _remembered(runtime: RuntimeOptions, name: str, revision: str | None) -> str | None:
+    note = _note(runtime, name, revision)
+    commit = note.read_text(encoding="ascii", errors="replace") if note.is_file() else ""
+    return commit if COMMIT.fullmatch(commit) else None
+
+
+def _note(runtime: RuntimeOptions, name: str, revision: str | None) -> Path:
+    return runtime.cache_dir / "datasets" / f"commit-{digest([name, revision or 'main'])}"
+
+
+def _cached_commit(data: Any) -> str | None:
+    """The commit that rows in the cache were made from, by the folder that they lie in; None if it does not tell."""
+    parts = [part for file in data.cache_files for part in re.split(r"[/\\]", file["filename"])]
+    return next((part for part in reversed(parts) if COMMIT.fullmatch(part)), None)
+
+
+def _streamed(spec: DatasetSpec, name: str, commit: str | None) -> Any:
+    """The split, or a slice of it, to be fetched row by row; None where only the whole of it can tell which rows are meant.
+
+    That is so for sums of splits, slices counted from the end, and shares of a split whose number of rows the data set does not tell.
+    """
+    asked = SLICE.fullmatch(spec.split)
+    if asked is None:
+        return None
+    data = _load(spec, name, commit, split=asked["split"], streamed=True, online=True)
+    if asked["begin"] is None:
+        return data
+    told = (data.info.splits or {}).get(asked["split"])
+    rows = told.num_examples if told is not None and told.num_examples else None
+    edges = []
+    for edge in ("begin", "end"):
+        number, percent = asked[edge], asked[f"{edge}_percent"]
+        if percent and rows is None:
+            return None
+        edges.append(None if not number else round(int(number) / 100 * (rows or 0)) if percent else int(number))
+    begin, end = edges
+    data = data.skip(begin) if begin else data
+    return data.take(max(0, end - (begin or 0))) if end is not None else data
+
+
+def _load(spec: DatasetSpec, name: str, commit: str | None, *, split: str, streamed: bool, online: bool) -> Any:
+    import datasets
+    from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub.errors import HTTPError
+
+    verbosity, bars = datasets.utils.logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    datasets.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    try:
+        return datasets.load_dataset(name, name=spec.config, split=split, data_files=spec.data_files, revision=commit, streaming=streamed)
+    except (DatasetNotFoundError, HTTPError, OSError) as error:
+        if not online:
+            raise DatasetNotFound(
+                f"{offline_reason()}, and the data set {name} is not on this machine.",
+                hint="Check the network, use a file of your own, or builtin:python-docs.",
+            ) from None
+        raise DatasetNotFound(f"The data set {name} cannot be loaded: {_short(error)}", hint=f"Check its page. {SIGN_IN}") from None
+    except (ValueError, RuntimeError, TypeError, KeyError, datasets.exceptions.DatasetsError) as error:
+        # an unknown split or configuration, a loading script, files of no known kind: the library's sentence names it
+        raise DatasetError(
+            f"The data set {name} cannot be loaded: {_short(error)}",
+            hint="Name a part of it: --set dataset.config=NAME --set dataset.split=NAME",
+        ) from None
+    finally:
+        datasets.utils.logging.set_verbosity(verbosity)
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:300] + " ..."

@@ -1,0 +1,260 @@
+"""The first pass of a distillation: ask the teacher about every row once, with nothing else in memory.
+
+    cache = build_cache("hidden", teacher, rows, folder)
+    cache = build_cache("gradient", teacher, rows, folder, student_head=head_of(student), temperature=2.0)
+
+An interrupted pass goes on at the shard where it stopped; a shard that was damaged is named and written again; what was made for another
+teacher, other rows or (kind "gradient") another student's head or temperature is replaced.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from finetune.data.collator import Collator
+from finetune.distillation.cache import (
+    CacheKey,
+    Index,
+    Kind,
+    Shard,
+    TeacherCache,
+    file_hash,
+    model_identity,
+    read_index,
+    rows_hash,
+    save_head,
+    tensors_hash,
+    write_whole,
+)
+from finetune.errors import FinetuneError, TrainingError
+from finetune.events import (
+    Notice,
+    Progress,
+    Recorder,
+    Reporter,
+)
+from finetune.training.chunked_loss import (
+    BLOCK_BYTES,
+    CHUNK_BYTES,
+    ChunkLogits,
+    Workspace,
+    chunks,
+    product,
+    softmax_,
+)
+from finetune.training.head import (
+    Head,
+    head_of,
+    hidden_states,
+    needs_mask,
+)
+from finetune.training.trainer import Supervised
+
+SHARD_BYTES = 64 * 2**20
+BATCH_TOKENS = 4096
+
+
+def cache_key(
+    kind: Kind,
+    teacher: str,
+    dataset: Any,
+    *,
+    vocabulary: int,
+    student_head: Head | None = None,
+    temperature: float | None = None,
+) -> CacheKey:
+    """The key of a cache; `teacher` is `model_identity(model)` or any text that stands for exactly one set of weights."""
+    if kind == "hidden":
+        return CacheKey("hidden", teacher, rows_hash(dataset), vocabulary)
+    if student_head is None or temperature is None:
+        raise ValueError("a gradient cache is made for one student head and one temperature")
+    head = tensors_hash([student_head.weight[:vocabulary], student_head.bias])
+    return CacheKey("gradient", teacher, rows_hash(dataset), vocabulary, head, float(temperature))
+
+
+def supervised_counts(dataset: Any) -> list[int]:
+    """Supervised tokens of each row: labels that are not -100, the first aside (nothing predicts it)."""
+    return [sum(label != -100 for label in list(row["labels"])[1:]) for row in dataset]
+
+
+def disk_bytes(kind: Kind, tokens: int, *, teacher_width: int, student_width: int, teacher_itemsize: int, student_itemsize: int) -> int:
+    """Bytes a cache of this many supervised tokens takes, the teacher's head aside; widths are the d of each model's states."""
+    if kind == "hidden":
+        return tokens * teacher_width * teacher_itemsize
+    return tokens * (student_width * max(student_itemsize, 2) + 4)
+
+
+def build_cache(
+    kind: Kind,
+    teacher: nn.Module,
+    dataset: Any,
+    folder: str | Path,
+    *,
+    student_head: Head | None = None,
+    temperature: float | None = None,
+    vocabulary: int | None = None,
+    teacher_identity: str | None = None,
+    reporter: Reporter | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> TeacherCache:
+    """Write what is missing of a cache of `dataset` (input_ids, labels) and open it.
+
+    `vocabulary` is how many leading ids teacher and student share (default: the teacher's). Raises FinetuneError with the bytes needed if
+    the disk has no room, TrainingError if no token is supervised.
+    """
+    folder, reporter = Path(folder), reporter or Recorder()
+    head = head_of(teacher).detach()
+    vocabulary = vocabulary or head.vocabulary
+    identity = teacher_identity or model_identity(teacher)
+    key = cache_key(kind, identity, dataset, vocabulary=vocabulary, student_head=student_head, temperature=temperature)
+    width, dtype = (head.weight.shape[1], head.weight.dtype) if kind == "hidden" else _centre(student_head)
+    plan = _plan(supervised_counts(dataset), width * dtype.itemsize, shard_bytes)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = _trusted(folder, key, reporter)
+    missing = [part for part in plan if part not in kept]
+    _check_room(folder, sum(part.tokens for part in missing) * width * dtype.itemsize)
+    if kind == "hidden" and missing:
+        save_head(head, folder)
+    student = student_head.first(vocabulary).detach() if student_head is not None and kind == "gradient" else None
+    asking = _Pass(teacher, head.first(vocabulary), student, temperature or 1.0)
+    done, total = sum(part.tokens for part in kept), sum(part.tokens for part in plan)
+    shards = dict(kept)
+    for part in missing:
+        reporter.report(Progress("teacher cache", done, total, "tokens"))
+        path = folder / f"shard-{part.first_row:08d}.safetensors"
+        rows = [dataset[row] for row in range(part.first_row, part.first_row + part.rows)]
+        write_whole(path, safetensors.torch.save(asking.ask(rows)))
+        shards[part] = Shard(path.name, part.first_row, part.rows, part.tokens, path.stat().st_size, file_hash(path))
+        Index(key, len(dataset), [shards[known] for known in sorted(shards)]).write(folder)
+        done += part.tokens
+    reporter.report(Progress("teacher cache", done, total, "tokens"))
+    return TeacherCache.open(folder, key)
+
+
+@dataclass(frozen=True, order=True)
+class _Part:
+    """The rows of one shard."""
+
+    first_row: int
+    rows: int
+    tokens: int
+
+
+def _plan(counts: list[int], token_bytes: int, shard_bytes: int) -> list[_Part]:
+    """Rows in their order, cut where a shard would grow beyond `shard_bytes`."""
+    if not any(counts):
+        raise TrainingError(
+            "No token of the data is supervised: there is nothing to ask the teacher.", hint="Check the labels of the rows."
+        )
+    most = max(1, shard_bytes // token_bytes)
+    edges, tokens = [0], 0
+    for row, count in enumerate(counts):
+        if tokens and tokens + count > most:
+            edges.append(row)
+            tokens = 0
+        tokens += count
+    edges.append(len(counts))
+    return [_Part(start, stop - start, sum(counts[start:stop])) for start, stop in pairwise(edges)]
+
+
+def _trusted(folder: Path, key: CacheKey, reporter: Reporter) -> dict[_Part, Shard]:
+    """Finished shards of an earlier pass with the same key; anything else is said and removed."""
+    index = read_index(folder)
+    if index is None or index.key != key:
+        if index is not None:
+            what = " and ".join(key.differences(index.key))
+            reporter.report(Notice(f"The teacher cache in {folder} was made for another {what}; it is built again.", "warning"))
+        for file in [*folder.glob("*.safetensors"), *folder.glob("*.part"), folder / "index.json"]:
+            file.unlink(missing_ok=True)
+        return {}
+    kept = {}
+    for shard in index.shards:
+        if problem := shard.problem(folder):
+            reporter.report(Notice(f"Teacher cache: {folder / shard.file} {problem}; it is built again.", "warning"))
+        else:
+            kept[_Part(shard.first_row, shard.rows, shard.tokens)] = shard
+    return kept
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise FinetuneError(
+            f"The teacher cache needs {needed:,} bytes in {folder}, and {free:,} are free.",
+            hint="Free some space, use fewer samples, or use cache: none.",
+        )
+
+
+def _centre(student_head: Head | None) -> tuple[int, torch.dtype]:
+    """Width and dtype of what a gradient cache keeps per token: half precision only beside a half-precision head."""
+    if student_head is None:
+        raise ValueError("a gradient cache needs the student's head")
+    weight = student_head.weight
+    return weight.shape[1], torch.float16 if weight.dtype in (torch.float16, torch.bfloat16) else weight.dtype
+
+
+class _Pass:
+    """Runs the teacher over rows, in batches of similar length."""
+
+    def __init__(self, teacher: nn.Module, head: Head, student: Head | None, temperature: float) -> None:
+        self.teacher, self.head, self.student, self.temperature = teacher.eval(), head, student, temperature
+        self.collator = Collator(0, mask=needs_mask(teacher))
+        self.workspace = Workspace()
+
+    @torch.no_grad()
+    def ask(self, rows: list[Any]) -> dict[str, Tensor]:
+        """The tensors of one shard, in the order of its rows."""
+        answers: list[list[Tensor]] = [[] for _ in rows]
+        for numbers in _batches([len(row["input_ids"]) for row in rows]):
+            batch = {name: tensor.to(self.head.weight.device) for name, tensor in self.collator([rows[n] for n in numbers]).items()}
+            supervised = Supervised.of(batch["labels"])
+            hidden = hidden_states(self.teacher, batch["input_ids"], batch.get("attention_mask")).flatten(0, 1)[supervised.index]
+            counts = (batch["labels"][:, 1:] != -100).sum(1).tolist()
+            wanted = (hidden.to(self.head.weight.dtype),) if self.student is None else self._centres(hidden, self.student)
+            for number, *pieces in zip(numbers, *(tensor.cpu().split(counts) for tensor in wanted), strict=True):
+                answers[number] = list(pieces)
+        names = ("values",) if self.student is None else ("values", "negentropy")
+        shard = {name: torch.cat([answer[place] for answer in answers]) for place, name in enumerate(names)}
+        return {"rows": torch.tensor([len(answer[0]) for answer in answers]), **shard}
+
+    def _centres(self, hidden: Tensor, student: Head) -> tuple[Tensor, Tensor]:
+        """q @ W [n, d] and sum q log q (less q . bias, both over T) [n], see CachedGradient."""
+        teacher = ChunkLogits("teacher", hidden, self.head, self.temperature)
+        width, dtype = _centre(student)
+        centres = torch.empty(len(hidden), width, dtype=dtype, device=hidden.device)
+        negentropy = torch.empty(len(hidden), dtype=teacher.precise, device=hidden.device)
+        for rows in chunks(len(hidden), 2 * teacher.bytes_per_row, CHUNK_BYTES):
+            teacher.load(rows, self.workspace)
+            q = self.workspace.take("q", teacher.chunk.shape, hidden, student.weight.dtype)
+            for part in chunks(len(q), q.shape[1] * 4, BLOCK_BYTES):
+                block = teacher.block(part, self.workspace)
+                logits = self.workspace.take("logits", block.shape, block, block.dtype).copy_(block)
+                log_sum = softmax_(block)
+                value = logits.mul_(block).sum(-1) - log_sum.squeeze(-1)
+                if student.bias is not None:
+                    value -= block @ student.bias.to(block.dtype) * (student.scale / self.temperature)
+                negentropy[rows.start + part.start : rows.start + part.stop] = value
+                q[part].copy_(block)
+            centres[rows] = product(q, student.weight, teacher.precise).to(dtype)
+        return centres, negentropy
+
+
+def _batches(lengths: list[int]) -> Iterator[list[int]]:
+    """Row numbers in batches of similar length and at most BATCH_TOKENS padded tokens (at least one row)."""
+    batch: list[int] = []
+    for number in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch

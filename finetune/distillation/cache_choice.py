@@ -1,0 +1,92 @@
+"""Which teacher cache a run should use: the first that is valid and fits on the disk, and the reason in one sentence.
+
+choice = choose_cache("auto", tokens=9000, student_head=ours, teacher_head=theirs, objective="forward_kl", folder=folder)
+choice.kind, choice.bytes, choice.reason
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from finetune.distillation.cache import Kind, gradient_problem
+from finetune.distillation.cache_builder import disk_bytes
+from finetune.errors import FinetuneError, RecipeError
+from finetune.training.head import Head
+
+KINDS: tuple[Kind, ...] = ("gradient", "hidden")
+SPARE_BYTES = 2**30  # left free on the disk for checkpoints and everyone else
+
+
+@dataclass(frozen=True)
+class CacheChoice:
+    """`kind` of cache ("none": ask the teacher online), what it will take on disk, and why."""
+
+    kind: Literal["none", "hidden", "gradient"]
+    bytes: int
+    reason: str
+
+
+def choose_cache(
+    wanted: Literal["auto", "none", "hidden", "gradient"],
+    *,
+    tokens: int,
+    student_head: Head,
+    teacher_head: Head,
+    objective: str,
+    folder: str | Path,
+    present: Mapping[Kind, int] | None = None,
+) -> CacheChoice:
+    """Decide for `tokens` supervised tokens; `present` bytes of a kind are on the disk already.
+
+    Raises RecipeError if the kind that was asked for cannot serve, FinetuneError with the bytes needed if it does not fit.
+    """
+    if wanted == "none":
+        return CacheChoice("none", 0, "the teacher is asked online, as the recipe says")
+    free = _free_bytes(Path(folder))
+    problem = gradient_problem(student_head, objective == "forward_kl")
+    sizes = {kind: _bytes(kind, tokens, student_head, teacher_head) for kind in KINDS}
+    needs = {kind: sizes[kind] - (present or {}).get(kind, 0) for kind in KINDS}
+    if wanted != "auto":
+        if wanted == "gradient" and problem:
+            raise RecipeError(f"cache: gradient cannot serve this run: {problem}.", hint="Use cache: hidden, or cache: auto.")
+        if needs[wanted] > free:
+            raise FinetuneError(
+                f"cache: {wanted} needs {_size(needs[wanted])} in {folder}, and {_size(free)} are free.",
+                hint="Free some space, use fewer samples, or use cache: none.",
+            )
+        return CacheChoice(wanted, sizes[wanted], f"{wanted} cache, {_size(sizes[wanted])}, as the recipe says")
+    room = free - SPARE_BYTES
+    if problem is None and needs["gradient"] <= room:
+        return CacheChoice("gradient", sizes["gradient"], f"gradient cache, {_size(sizes['gradient'])}: the student's head is frozen")
+    why = f"no gradient cache because {problem}" if problem else f"a gradient cache would need {_size(needs['gradient'])}"
+    if needs["hidden"] <= room:
+        return CacheChoice("hidden", sizes["hidden"], f"hidden cache, {_size(sizes['hidden'])}: {why}")
+    return CacheChoice(
+        "none", 0, f"no cache, the teacher stays in memory: {_size(needs['hidden'])} do not fit into {_size(max(room, 0))} of disk"
+    )
+
+
+def _bytes(kind: Kind, tokens: int, student: Head, teacher: Head) -> int:
+    size = disk_bytes(
+        kind,
+        tokens,
+        teacher_width=teacher.weight.shape[1],
+        student_width=student.weight.shape[1],
+        teacher_itemsize=teacher.weight.dtype.itemsize,
+        student_itemsize=student.weight.dtype.itemsize,
+    )
+    return size + (teacher.weight.numel() * teacher.weight.dtype.itemsize if kind == "hidden" else 0)
+
+
+def _free_bytes(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,188 @@
+"""The checks before the first step of a distillation: each a sentence with a number, problems with a way out.
+
+findings = examine(student, teacher, rows, held_out, tokenizer=tokenizer, teacher_tokenizer=teacher_tokenizer)
+stop_on_problem(findings)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from finetune.distillation.vocabulary import shared_vocabulary
+from finetune.errors import TrainingError
+from finetune.training.chunked_loss import CrossEntropy, Workspace, chunked_loss
+from finetune.training.head import (
+    causal_lm,
+    context_length,
+    head_of,
+    hidden_states,
+)
+from finetune.training.trainer import Supervised
+
+FINITE_ROWS, LEVEL_ROWS = 2, 4  # that are looked at: weights that are broken show at once, a better teacher soon
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`level` "ok" and "warning" are for reading; a "problem" must stop the run. `hint` says what to do."""
+
+    level: Literal["ok", "warning", "problem"]
+    text: str
+    hint: str | None = None
+
+
+def stop_on_problem(findings: Sequence[Finding]) -> None:
+    """Raise TrainingError with the first problem, if there is one."""
+    for finding in findings:
+        if finding.level == "problem":
+            raise TrainingError(finding.text, hint=finding.hint)
+
+
+def examine(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    rows: Any,
+    held_out: Any = None,
+    *,
+    tokenizer: Any = None,
+    teacher_tokenizer: Any = None,
+) -> list[Finding]:
+    """Look at a few rows with both models; without a teacher (it left a gradient cache) only the student is examined.
+
+    Raises VocabularyMismatch if the two do not share a tokenizer.
+    """
+    findings = [*_about_rows(rows, tokenizer), *_about_student(student, rows)]
+    if teacher is not None:
+        findings += _about_tokens(student, teacher, tokenizer, teacher_tokenizer)
+        findings += _about_teacher(student, teacher, rows)
+        if not any(finding.level == "problem" for finding in findings):
+            findings += _about_level(student, teacher, held_out if held_out is not None else rows)
+    return findings
+
+
+def _about_rows(rows: Any, tokenizer: Any) -> Iterator[Finding]:
+    supervised = [[label for label in list(row["labels"])[1:] if label != -100] for row in rows]
+    tokens, total = sum(map(len, supervised)), sum(len(row["input_ids"]) for row in rows)
+    if not tokens:
+        yield Finding(
+            "problem", f"None of the {total:,} tokens is supervised.", "Use --set distillation.supervise=all, or rows with answers."
+        )
+        return
+    yield Finding("ok", f"{tokens:,} of {total:,} tokens are supervised ({tokens / total:.0%}).")
+    ends = _end_ids(tokenizer)
+    if ends and not any(labels[-1] in ends for labels in supervised if labels):
+        yield Finding(
+            "warning",
+            f"The end-of-answer token is supervised in 0 of {len(supervised):,} rows: the student will not learn to stop.",
+            "Raise dataset.max_length so that answers are not cut away.",
+        )
+
+
+def _end_ids(tokenizer: Any) -> set[int]:
+    """Tokens that can end an answer: the end of text, and the template's own mark, which is another special token for many chat models."""
+    special = {number for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
+    return special | ({tokenizer.eos_token_id} if getattr(tokenizer, "eos_token_id", None) is not None else set())
+
+
+def _about_student(student: nn.Module, rows: Any) -> Iterator[Finding]:
+    trainable = sum(parameter.numel() for parameter in student.parameters() if parameter.requires_grad)
+    total = sum(parameter.numel() for parameter in student.parameters())
+    if not trainable:
+        yield Finding("problem", f"None of the student's {total:,} parameters trains.", "Choose method: full or lora.")
+    else:
+        yield Finding("ok", f"{trainable:,} of the student's {total:,} parameters train.")
+    yield from _finite("student", student, rows)
+
+
+def _about_tokens(student: nn.Module, teacher: nn.Module, ours: Any, theirs: Any) -> Iterator[Finding]:
+    sizes = head_of(student).vocabulary, head_of(teacher).vocabulary
+    shared = shared_vocabulary(*sizes, ours, theirs)
+    yield Finding(
+        "ok", f"Teacher and student share {shared:,} tokens." + (f" Heads: {sizes[1]:,} and {sizes[0]:,}." if sizes[0] != sizes[1] else "")
+    )
+    if ours is None or theirs is None:
+        return
+    if ours.eos_token_id != theirs.eos_token_id:
+        yield Finding(
+            "warning",
+            f"The end tokens differ: the teacher ends with {theirs.eos_token!r}, the student with {ours.eos_token!r}.",
+            "Check the answers' ends.",
+        )
+    if getattr(ours, "chat_template", None) != getattr(theirs, "chat_template", None):
+        yield Finding(
+            "warning",
+            "The chat templates differ; rows are written in the student's.",
+            "Use a student of the same tuning, or plain text rows.",
+        )
+
+
+def _about_teacher(student: nn.Module, teacher: nn.Module, rows: Any) -> Iterator[Finding]:
+    sizes = [sum(parameter.numel() for parameter in model.parameters()) for model in (student, teacher)]
+    if sizes[1] < sizes[0] and not getattr(causal_lm(teacher), "quantization_method", None):
+        yield Finding("warning", f"The teacher ({sizes[1]:,} parameters) is smaller than the student ({sizes[0]:,}).", "Swap them?")
+    longest, context = max(len(row["input_ids"]) for row in rows), context_length(causal_lm(teacher))
+    if longest > context:
+        yield Finding(
+            "problem", f"The longest row has {longest:,} tokens and the teacher reads {context:,}.", f"--set dataset.max_length={context}"
+        )
+    yield from _finite("teacher", teacher, rows)
+
+
+def _about_level(student: nn.Module, teacher: nn.Module, rows: Any) -> Iterator[Finding]:
+    looked_at, shared = list(islice(iter(rows), LEVEL_ROWS)), min(head_of(student).vocabulary, head_of(teacher).vocabulary)
+    (ours, tokens), (theirs, _) = _loss(student, looked_at, shared), _loss(teacher, looked_at, shared)
+    if not tokens:
+        return
+    losses = f"loss {theirs / tokens:.2f} against the student's {ours / tokens:.2f} on {tokens:,} tokens"
+    if theirs < ours:
+        yield Finding("ok", f"The teacher is better than the student: {losses}.")
+    else:
+        yield Finding(
+            "warning",
+            f"The teacher is no better than the student: {losses}.",
+            "Fine-tune the teacher on this data first, or choose another.",
+        )
+
+
+@torch.no_grad()
+def _loss(model: nn.Module, rows: Sequence[Any], vocabulary: int) -> tuple[float, int]:
+    """The summed loss in nats of the supervised tokens over the first `vocabulary` ids, and how many tokens there are."""
+    head, workspace, total, tokens = head_of(model).detach().first(vocabulary), Workspace(), 0.0, 0
+    for row in rows:
+        states = _states(model, list(row["input_ids"]))[0]
+        supervised = Supervised.of(torch.tensor([list(row["labels"])], device=states.device))
+        total += float(chunked_loss(states[supervised.index], head, CrossEntropy(supervised.labels), workspace=workspace))
+        tokens += len(supervised.labels)
+    return total, tokens
+
+
+def _states(model: nn.Module, ids: list[int]) -> Tensor:
+    """The last hidden states [1, length, d] of one row."""
+    return hidden_states(model, torch.tensor([ids], device=causal_lm(model).get_input_embeddings().weight.device))
+
+
+@torch.no_grad()
+def _finite(role: str, model: nn.Module, rows: Any) -> Iterator[Finding]:
+    """Whether logits are finite numbers in the dtype the model runs in."""
+    head, seen = head_of(model), 0
+    dtype = str(head.weight.dtype).removeprefix("torch.")
+    context = context_length(causal_lm(model))
+    for row in islice(iter(rows), FINITE_ROWS):
+        ids = list(row["input_ids"])[:context]
+        seen += len(ids)
+        if not head.logits(_states(model, ids)[:, -16:]).isfinite().all():
+            yield Finding(
+                "problem",
+                f"The {role}'s logits are not finite numbers in {dtype} within the first {seen:,} tokens.",
+                "Run it in bfloat16 or float32: its weights or activations do not fit float16."
+                if dtype == "float16"
+                else "Check its weights.",
+            )
+            return
+    yield Finding("ok", f"The {role}'s logits are finite in {dtype} on {seen:,} tokens.")

@@ -1,0 +1,93 @@
+"""What `finetune-cli doctor` finds out about this machine, as rows of (label, value, fine).
+
+    for label, value, fine in doctor_facts(RuntimeOptions()):
+        ...
+
+It says whether somebody is signed in to the Hub, and who; the token itself is never read out.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from finetune.errors import FinetuneError
+from finetune.hardware.machine import Glance, glance, inspect
+from finetune.hub.reachability import endpoint_host, hub_reachable, offline_reason
+from finetune.runtime import RuntimeOptions
+
+PACKAGES = ("torch", "transformers", "peft", "datasets", "accelerate", "huggingface_hub", "evaluate", "gguf")
+OPTIONAL = ("bitsandbytes",)
+COMFORTABLE_DISK = 3e9
+COMFORTABLE_MEMORY = 3e9
+
+Fact = tuple[str, str, bool]
+
+
+def doctor_facts(runtime: RuntimeOptions) -> list[Fact]:
+    """Python, packages, hardware, measured speed, Hub and sign-in state; about three seconds, most of them importing torch."""
+    seen = glance(runtime.cache_dir)
+    return [
+        ("python", f"{platform.python_version()} ({sys.executable})", sys.version_info >= (3, 10)),
+        ("finetune-cli", _version("finetune-cli") or "run from its folder", True),
+        *(_package(name, needed=True) for name in PACKAGES),
+        *(_package(name, needed=False) for name in OPTIONAL),
+        ("system", f"{platform.system()} {platform.machine()}", True),
+        ("processor", f"{seen.cpu}, {seen.cores} cores", True),
+        ("memory", f"{_gb(seen.free_memory_bytes)} free of {_gb(seen.memory_bytes)}", seen.free_memory_bytes >= COMFORTABLE_MEMORY),
+        ("disk", f"{_gb(seen.free_disk_bytes)} free for {runtime.cache_dir}", seen.free_disk_bytes >= COMFORTABLE_DISK),
+        *_speed(runtime, seen),
+        *_hub(),
+    ]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _package(name: str, *, needed: bool) -> Fact:
+    found = _version(name)
+    missing = "not installed" if needed else "not installed (only for 8bit, 4bit and qlora)"
+    return name, found or missing, found is not None or not needed
+
+
+def _speed(runtime: RuntimeOptions, seen: Glance) -> list[Fact]:
+    try:
+        machine = inspect(runtime)
+    except (FinetuneError, ImportError) as error:
+        return [("device", str(error), False)]
+    rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in machine.gflops.items())
+    gpu = f": {machine.gpu}, {_gb(machine.free_gpu_memory_bytes)} free of {_gb(machine.gpu_memory_bytes)}" if machine.gpu else ""
+    unused = seen.gpu is not None and machine.device == "cpu" and runtime.device == "auto"
+    hint = f" ({seen.gpu} is there, but this torch cannot use it)" if unused else ""
+    return [
+        ("device", f"{machine.device}{gpu}{hint}", not unused),
+        ("speed", f"{rates} GFLOP/s of matrix products", True),
+        ("dtype", f"{machine.dtype}: {machine.why_dtype}", True),
+    ]
+
+
+def _hub() -> list[Fact]:
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    reachable = hub_reachable()
+    where = endpoint_host() if reachable else f"{offline_reason()}; the starter model and local files work"
+    if get_token() is None:
+        return [("hub", where, reachable), ("signed in", "no (only uploads and gated models need it: hf auth login)", True)]
+    if not reachable:
+        return [("hub", where, False), ("signed in", "a token is there; whose it is, only the Hub can say", True)]
+    try:
+        return [("hub", where, True), ("signed in", str(HfApi().whoami()["name"]), True)]
+    except HfHubHTTPError as error:
+        return [("hub", where, True), ("signed in", f"the Hub answers {error.response.status_code} to the token: hf auth login", False)]
+    except (HTTPError, OSError):
+        return [("hub", where, True), ("signed in", "a token is there, but the Hub did not answer", False)]
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB"

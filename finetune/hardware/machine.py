@@ -1,0 +1,276 @@
+"""What this machine is and does fast.
+
+    glance()            # no torch, milliseconds: for the wizard and the review
+    inspect(runtime)    # torch: the device, and the dtype whose matrix products really are the fastest here
+
+bfloat16 is three times as fast as float32 on some CPUs and eight times slower on others, so it is measured, and the choice remembered.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from finetune.errors import HardwareError
+from finetune.runtime import RuntimeOptions
+
+if TYPE_CHECKING:
+    import torch
+
+# bfloat16 rounds; it has to pay for that.
+BFLOAT16_MUST_BE_FASTER = 1.5
+# What is measured where; a GPU needs larger products to show its speed.
+DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "bfloat16", "float16"), "mps": ("float32", "float16")}
+PRODUCT = {"cpu": 768, "cuda": 4096, "mps": 2048}
+
+
+@dataclass(frozen=True)
+class Glance:
+    """The machine without torch; sizes in bytes."""
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    free_memory_bytes: int
+    free_disk_bytes: int
+    gpu: str | None
+    gpu_memory_bytes: int
+    free_gpu_memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine as the engine uses it; `gflops` is the measured matrix-product rate of each dtype on `device`.
+
+    `free_gpu_memory_bytes` are those that this process can have: neither its own tensors' nor another process's.
+    """
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    free_memory_bytes: int
+    device: str
+    gpu: str | None
+    gpu_memory_bytes: int
+    dtype: str
+    gflops: dict[str, float]
+    why_dtype: str
+    free_gpu_memory_bytes: int = 0
+
+
+def glance(folder: Path | None = None) -> Glance:
+    """Cores, memory, GPU by name, and the free disk under `folder` (the working folder by default)."""
+    total, free = _memory()
+    return Glance(cpu_name(), cores(), total, free, free_disk(folder or Path.cwd()), *_gpu())
+
+
+def inspect(runtime: RuntimeOptions) -> Machine:
+    """The device and dtype to work with; measured in about 0.2 s; the choice is kept in `cache_dir/machine.json`.
+
+    Raises HardwareError for a device that is not there or a dtype it cannot use.
+    """
+    import torch
+
+    device = _device(runtime.device)
+    total, free = _memory()
+    gpu, gpu_memory, gpu_free = None, 0, 0
+    if device == "cuda":
+        gpu, gpu_memory = torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory
+        # What torch has reserved and not given to a tensor counts as taken with the driver.
+        gpu_free = torch.cuda.mem_get_info(0)[0] + torch.cuda.memory_reserved(0) - torch.cuda.memory_allocated(0)
+    elif device == "mps":
+        gpu, gpu_memory, gpu_free = "Apple GPU", total, free
+    if runtime.dtype not in ("auto", *DTYPES[device]):
+        raise HardwareError(f"{runtime.dtype} is not usable on {device}.", hint=f"Use --dtype auto or {' or '.join(DTYPES[device])}.")
+    rates, dtype, why = _measured(runtime.cache_dir / "machine.json", device, gpu)
+    if runtime.dtype != "auto":
+        dtype, why = runtime.dtype, "asked for"
+    return Machine(cpu_name(), cores(), total, free, device, gpu, gpu_memory, dtype, rates, why, gpu_free)
+
+
+def torch_dtype(machine: Machine) -> torch.dtype:
+    """The machine's dtype as torch names it."""
+    import torch
+
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[machine.dtype]
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes free on the disk that holds `folder`, which need not exist yet."""
+    folder = folder.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def check_room(what: str, needed: int, folder: Path, setting: str) -> None:
+    """Raises HardwareError if `folder` has no room for `needed` bytes; `setting` is the variable that names another folder."""
+    free = free_disk(folder)
+    if needed > free:
+        raise HardwareError(
+            f"{what} needs {needed / 1e9:,.2f} GB in {folder}, where {free / 1e9:,.2f} GB are free.",
+            hint=f"Make room, or set {setting} to a folder on another disk.",
+        )
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@lru_cache(maxsize=1)
+def cpu_name() -> str:
+    """The processor's model name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(("model name", "Hardware")):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    if sys.platform == "darwin":
+        found = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
+        if found.stdout.strip():
+            return found.stdout.strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> tuple[int, int]:
+    """Total and available bytes, within the limit of a container where there is one."""
+    memory = psutil.virtual_memory()
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no container, or "max"
+        return memory.total, memory.available
+    return min(memory.total, limit), min(memory.available, max(limit - used, 0))
+
+
+@lru_cache(maxsize=1)
+def _gpu() -> tuple[str | None, int, int]:
+    """The first GPU's name, and its total and free bytes."""
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        memory = psutil.virtual_memory()
+        return "Apple GPU", memory.total, memory.available
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None, 0, 0
+    try:
+        query = [tool, "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=3, check=True).stdout
+        name, total, free = answer.splitlines()[0].rsplit(",", 2)
+        return name.strip(), int(total) * 2**20, int(free) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):  # a driver without a device
+        return None, 0, 0
+
+
+def _device(wanted: str) -> str:
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return next(device for device, available in there.items() if available)
+    if wanted not in there:
+        raise HardwareError(f"There is no device {wanted!r}.", hint="Use auto, cpu, cuda or mps.")
+    if not there[wanted]:
+        raise HardwareError(f"torch {torch.__version__} finds no {wanted} device here.", hint="Use --device auto or --device cpu.")
+    return wanted
+
+
+def _fastest(device: str, rates: dict[str, float]) -> tuple[str, str]:
+    """The dtype for a device, and why."""
+    if device == "cuda":
+        import torch
+
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bfloat16", "the GPU has it in hardware"
+        return "float16", "the GPU has no bfloat16 in hardware"
+    if device == "mps":
+        return "float32", "every operation of training exists in it on this GPU"
+    gain = rates["bfloat16"] / rates["float32"]
+    if gain >= BFLOAT16_MUST_BE_FASTER:
+        return "bfloat16", f"{gain:.1f} times as fast as float32 here"
+    return "float32", f"bfloat16 would be {gain:.1f} times as fast; {BFLOAT16_MUST_BE_FASTER} are asked of it"
+
+
+def _measured(path: Path, device: str, gpu: str | None) -> tuple[dict[str, float], str, str]:
+    """The best rates ever measured here, the dtype that was chosen first, and why.
+
+    The dtype stays, so that runs on one machine can be compared; the rates may still rise, since a busy machine measures low.
+    """
+    import torch
+
+    key = f"{gpu or cpu_name()} | {cores()} cores | {device} | torch {torch.__version__}"
+    known, before, chosen = _remembered(path, key)
+    rates = {name: max(rate, before.get(name, 0.0)) for name, rate in _measure(device).items()}
+    dtype, why = _fastest(device, rates)
+    if chosen not in (None, dtype):
+        dtype, why = str(chosen), "chosen when this machine was first measured"
+    if (rates, dtype) != (before, chosen):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f"{path.name}.{os.getpid()}")
+            partial.write_text(json.dumps({**known, key: {"dtype": dtype, "gflops": rates}}, indent=1), encoding="utf-8")
+            partial.replace(path)
+        except OSError:
+            pass  # a read-only cache: measured again next time
+    return rates, dtype, why
+
+
+def _remembered(path: Path, key: str) -> tuple[dict[str, Any], dict[str, float], str | None]:
+    """Everything in the file, and this machine's rates and dtype in it; nothing if the file is missing or broken."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        mine = known.get(key, {"gflops": {}, "dtype": None})
+        return known, {str(name): float(rate) for name, rate in mine["gflops"].items()}, mine["dtype"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}, {}, None
+
+
+def remembered_dtype(runtime: RuntimeOptions) -> str | None:
+    """The dtype that was chosen for this machine's CPU when it was last measured; None if it never was. No torch."""
+    try:
+        known = json.loads((runtime.cache_dir / "machine.json").read_text(encoding="utf-8"))
+        return next(
+            (str(found["dtype"]) for key, found in known.items() if key.startswith(f"{cpu_name()} | {cores()} cores | cpu |")), None
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _measure(device: str) -> dict[str, float]:
+    """GFLOP/s of square matrix products per dtype: the best of some, taken in turns so that a busy moment hits all."""
+    import torch
+
+    from finetune.hardware.matmul import linear
+
+    size, dtypes = PRODUCT[device], DTYPES[device]
+    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device, lambda: None)
+    pairs = {dtype: [torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2)] for dtype in dtypes}
+    best = dict.fromkeys(dtypes, 0.0)
+    rounds, began = 0, time.perf_counter()
+    while rounds < 3 or time.perf_counter() - began < 0.15:
+        for dtype, (left, right) in pairs.items():
+            wait()
+            start = time.perf_counter()
+            linear(left, right)
+            wait()
+            if rounds > 0:  # the first product also pays for threads and kernels
+                best[dtype] = max(best[dtype], round(2 * size**3 / (time.perf_counter() - start) / 1e9, 1))
+        rounds += 1
+    return best
+
+
+def as_dict(machine: Machine) -> dict[str, object]:
+    """The machine as plain data, for environment.json."""
+    return asdict(machine)

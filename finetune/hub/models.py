@@ -1,0 +1,182 @@
+"""Models of the Hugging Face Hub: looked up, downloaded, found again in its cache without a network.
+
+    folder, commit = fetch("org/name", "main", runtime, reporter)
+
+Only config, tokenizer, card and safetensors are fetched: small files first, so that a model that cannot be used is refused before
+gigabytes arrive.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import ModelError, ModelGated, ModelNotFound
+from finetune.events import Notice, Progress, Reporter
+from finetune.hardware.machine import check_room
+from finetune.hub.catalogue import CATALOGUE
+from finetune.hub.facts import HubModel, model_facts
+from finetune.hub.reachability import (
+    endpoint,
+    endpoint_host,
+    hub_reachable,
+    offline_reason,
+)
+from finetune.model_folder import (
+    PICKLES,
+    is_adapter,
+    is_complete,
+    may_run_own_code,
+    no_safetensors,
+    weight_names,
+)
+from finetune.recipe import STARTER
+from finetune.registry import did_you_mean
+from finetune.runtime import RuntimeOptions
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+SMALL_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".md")
+
+
+def cached(name: str, revision: str | None) -> Path | None:
+    """The complete snapshot of a model in the Hub's cache, by branch, tag or commit; None if there is none. No network."""
+    from huggingface_hub import constants
+
+    repository = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    reference = repository / "refs" / (revision or "main")
+    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else (revision or "main")
+    folder = repository / "snapshots" / commit
+    return folder if folder.is_dir() and is_complete(folder) else None
+
+
+def cached_names() -> list[str]:
+    """The models in the Hub's cache."""
+    return _in_cache("models", "*/*config.json")
+
+
+def cached_datasets() -> list[str]:
+    """The data sets in the Hub's cache."""
+    return _in_cache("datasets", "*")
+
+
+def _in_cache(kind: str, snapshot: str) -> list[str]:
+    """Names of repositories with a snapshot that matches."""
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    found = (path.relative_to(cache).parts[0] for path in sorted(cache.glob(f"{kind}--*/snapshots/{snapshot}")))
+    return list(dict.fromkeys(folder.removeprefix(f"{kind}--").replace("--", "/") for folder in found))
+
+
+def fetch(name: str, revision: str | None, runtime: RuntimeOptions, reporter: Reporter) -> tuple[Path, str]:
+    """The model's folder in the Hub's cache, and its commit.
+
+    Raises ModelNotFound (no such model, no such revision, no network), ModelGated, ModelError or HardwareError (disk).
+    """
+    known = cached(name, revision)
+    if known is not None and (not hub_reachable() or COMMIT.fullmatch(revision or "")):
+        return known, known.name
+    if not hub_reachable():
+        wanted = f"{name}@{revision}" if revision else name
+        here = ", ".join(dict.fromkeys([STARTER, *cached_names()]))
+        raise ModelNotFound(
+            f"{offline_reason()}, and {wanted} is not on this machine.",
+            hint=f"What works without the Hub: {here}, any model folder, any .gguf file.",
+        )
+    with _one_sentence(name, revision):
+        return _download(name, revision, runtime, reporter)
+
+
+@lru_cache(maxsize=64)
+def facts(name: str, revision: str | None) -> HubModel:
+    """What the Hub says about a model, without fetching it; raises ModelNotFound, ModelGated or ModelError if it would not give it.
+
+    Asked once in a process.
+    """
+    from huggingface_hub import HfApi
+
+    with _one_sentence(name, revision):
+        found = model_facts(HfApi().model_info(name, revision=revision, files_metadata=True, timeout=5))
+        if found.gated:  # its facts are public, its files are not
+            HfApi().auth_check(name)
+        return found
+
+
+def _download(name: str, revision: str | None, runtime: RuntimeOptions, reporter: Reporter) -> tuple[Path, str]:
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=10)
+    if cached(name, info.sha) is None:
+        reporter.report(Notice(f"{name}: {model_facts(info)}."))
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or [] if "/" not in file.rfilename}
+    if not any(file.endswith(".safetensors") for file in sizes):
+        raise no_safetensors(name, next((file for file in sorted(sizes) if file.endswith(PICKLES)), None))
+
+    def get(files: list[str]) -> Path:
+        progress = _progress(reporter, sum(sizes[file] for file in files))
+        # By name, so that branch and tag names are recorded in the cache and work offline.
+        return Path(snapshot_download(name, revision=revision or "main", allow_patterns=files, tqdm_class=progress, etag_timeout=10))
+
+    suffixes = (*SMALL_FILES, ".py") if runtime.trust_remote_code else SMALL_FILES
+    folder = get([file for file in sizes if file.endswith(suffixes)])
+    may_run_own_code(folder, name, allowed=runtime.trust_remote_code)
+    weights = ["adapter_model.safetensors"] if "adapter_model.safetensors" in sizes and is_adapter(folder) else None
+    if weights is None and "model.safetensors" in sizes:
+        weights = ["model.safetensors"]
+    weights = weights or weight_names(folder)
+    needed = sum(sizes.get(file, 0) for file in weights if not (folder / file).is_file())
+    check_room(name, needed, Path(constants.HF_HUB_CACHE), "HF_HOME")
+    return get(weights), folder.name
+
+
+def _progress(reporter: Reporter, total: int) -> type[Any]:
+    """A silent progress bar that reports bytes instead of drawing."""
+    from tqdm import tqdm
+
+    arrived: dict[str, int] = {}
+
+    class Reported(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self.counted = str(options.get("desc")) if options.get("unit") == "B" else None
+            super().__init__(*args, **{**options, "disable": True})
+
+        def update(self, n: float | None = 1) -> None:
+            if self.counted:  # two bars: bytes received, bytes put together
+                arrived[self.counted] = arrived.get(self.counted, 0) + int(n or 0)
+                reporter.report(Progress("model", min(max(arrived.values()), total), total, "bytes"))
+
+    return Reported
+
+
+@contextmanager
+def _one_sentence(name: str, revision: str | None) -> Iterator[None]:
+    """Errors of huggingface_hub as ours."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise ModelGated(
+            f"{name} is gated: its owner wants you to accept terms first.",
+            hint=f"Ask for access at {endpoint()}/{name}, then sign in: hf auth login",
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise ModelNotFound(f"{name} has no revision {revision!r}.", hint=f"The newest is {name} without @.") from None
+    except errors.RepositoryNotFoundError:
+        near = did_you_mean(name, [entry.id for entry in CATALOGUE])
+        raise ModelNotFound(
+            f"{endpoint_host()} has no model {name}, or it is private and you may not see it.{near}",
+            hint="Check the spelling; for a private model sign in first: hf auth login",
+        ) from None
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status == 401:
+            raise ModelGated(f"{endpoint_host()} does not accept your token.", hint="Sign in again: hf auth login") from None
+        raise ModelError(f"{endpoint_host()} answered {status} for {name}.", hint="Try again later; finished files are kept.") from None
+    except (errors.HTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise ModelError(f"Downloading {name} broke off: {first}", hint="Run the same command again: finished files are kept.") from None

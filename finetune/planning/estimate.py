@@ -1,0 +1,185 @@
+"""What a run will cost, before it starts: steps, memory by parts, time, disk.
+
+    plan = estimate(recipe, facts, report, machine, trainable=4_884_480)
+    plan.memory_total, plan.seconds
+
+The numbers are arithmetic over the model's shape, the data's tokens and the machine's measured matrix-product rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from finetune import registry
+from finetune.data.report import DataReport
+from finetune.hardware.machine import Machine
+from finetune.models.facts import ModelFacts
+from finetune.planning.memory import adapter_parameters, memory_parts
+from finetune.recipe import Recipe
+from finetune.training.checkpoints import KEPT
+from finetune.training.step_count import CPU_TOKENS, steps_of
+
+# Share of the measured matrix-product rate that training reaches; the faster the products, the more everything else counts.
+EFFICIENCY: dict[str, dict[str, float]] = {"cpu": {"float32": 0.22, "bfloat16": 0.16}, "cuda": {}, "mps": {}}
+USUAL_EFFICIENCY = 0.35
+STARTING = 15.0  # seconds: imports, loading, saving, the report
+GENERATED_PER_SECOND = 80e9  # parameters read a second while answers are generated on a CPU
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cost of a run: bytes, seconds, counts; `problems` are reasons not to start, `methods` the memory that each method would need.
+
+    `measured` is what a few real steps showed, if they were made: `seconds` and `memory` then come from them, and `memory_by_arithmetic`
+    is what `memory_total` would be without them.
+    """
+
+    model: str
+    rows: int
+    held_out_rows: int
+    tokens: int
+    supervised_tokens: int
+    steps: int
+    parameters: int
+    trainable_parameters: int
+    memory: dict[str, int]
+    memory_total: int
+    memory_by_arithmetic: int
+    free_memory: int
+    seconds: float
+    disk_bytes: int
+    cache_bytes: int
+    free_disk: int
+    device: str
+    dtype: str
+    problems: list[str]
+    methods: dict[str, int]
+    measured: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def estimate(
+    recipe: Recipe,
+    facts: ModelFacts,
+    report: DataReport,
+    machine: Machine,
+    *,
+    parameters: int,
+    layers: int,
+    linear: int,
+    trainable: int,
+    teacher: ModelFacts | None,
+    free_disk: int,
+    measured: Mapping[str, Any] | None = None,
+) -> Plan:
+    """The plan of a run over data that is already tokenised; `measured` may hold the `seconds` and `memory_bytes` of real steps.
+
+    `parameters` and `layers` are those of the model that trains, `linear` its base's parameters in linear layers below the head.
+    """
+    spec, method = recipe.training, registry.load("methods", recipe.method.kind)  # type: ignore[attr-defined]
+    footprint = method.footprint(recipe.method)
+    full = footprint.rank is None
+    narrow = 4 if machine.dtype == "float32" else 2
+    batch_tokens = spec.batch_size * int(report.length.get("p99", 0))
+    if machine.device == "cpu":  # which works through a batch in pieces
+        batch_tokens = min(batch_tokens, max(CPU_TOKENS, int(report.length.get("max", 0))))
+    base = parameters if full else parameters - trainable
+    shape: dict[str, Any] = {"linear": linear, "layers": layers, "hidden": facts.hidden}
+    situation: dict[str, Any] = {
+        "tokens": batch_tokens,
+        "narrow": narrow,
+        "on_cpu": machine.device == "cpu",
+        "checkpointed": spec.activation_checkpointing is True,
+    }
+    memory = memory_parts(footprint, parameters=parameters, trainable=trainable, **shape, **situation)
+    cache = beside = 0
+    if teacher is not None:
+        memory["teacher"] = beside = teacher.parameters * narrow
+        cache = report.supervised_tokens * teacher.hidden * narrow if recipe.distillation.cache != "none" else 0
+    measured, by_arithmetic = measured or {}, sum(memory.values())
+    if measured.get("memory_bytes"):
+        memory = _measured(memory, measured["memory_bytes"])
+    total = sum(memory.values())
+    methods = {}
+    for name in registry.names("methods"):
+        other = registry.load("methods", name)
+        cost = other.footprint(other.Spec())
+        learns = base if cost.rank is None else adapter_parameters(rank=cost.rank, **shape)
+        needed = memory_parts(cost, parameters=base + (0 if cost.rank is None else learns), trainable=learns, **shape, **situation)
+        # What was measured of one method tells how far arithmetic is off for the others.
+        methods[name] = total if other is method else round((sum(needed.values()) + beside) * total / by_arithmetic)
+    free = machine.free_gpu_memory_bytes if machine.device == "cuda" else machine.free_memory_bytes
+    result = (parameters if full else trainable) * (narrow if full else 4) + 20 * 2**20
+    checkpoint = (parameters * 4 if recipe.approach == "distillation" and full else trainable * 4) + trainable * footprint.state
+    disk = result + cache + (KEPT + 1) * checkpoint  # the next one is written before the oldest goes
+    problems = [measured["problem"]] if measured.get("problem") else []
+    if total > free:
+        half = max(1, spec.batch_size // 2)
+        smaller = f"--set training.batch_size={half} --set training.gradient_accumulation={spec.gradient_accumulation * 2}, "
+        problems.append(
+            f"Training needs about {total / 2**30:.1f} GB of memory and {free / 2**30:.1f} GB are free: "
+            f"{'' if machine.device == 'cpu' else smaller}--set training.activation_checkpointing=true, or a smaller model."
+        )
+    if disk > free_disk:
+        problems.append(
+            f"Checkpoints and result take {disk / 2**30:.1f} GB and {free_disk / 2**30:.1f} GB of disk are free in {recipe.output_dir}."
+        )
+    return Plan(
+        model=str(recipe.model),
+        rows=report.train,
+        held_out_rows=report.held_out,
+        tokens=report.train_tokens,
+        supervised_tokens=report.supervised_tokens,
+        steps=steps_of(spec, report.train_sequences),
+        parameters=parameters,
+        trainable_parameters=trainable,
+        memory=memory,
+        memory_total=total,
+        memory_by_arithmetic=by_arithmetic,
+        free_memory=free,
+        seconds=measured.get("seconds") or _seconds(recipe, facts, report, machine, base, full, teacher, footprint.slowdown),
+        disk_bytes=disk,
+        cache_bytes=cache,
+        free_disk=free_disk,
+        device=machine.device,
+        dtype=machine.dtype,
+        problems=problems,
+        methods=methods,
+        measured=dict(measured) or None,
+    )
+
+
+def _measured(parts: dict[str, int], total: int) -> dict[str, int]:
+    """The parts of a measured total: what is known by arithmetic stays, the rest is activations."""
+    known = sum(size for part, size in parts.items() if part != "activations")
+    if known < total:
+        return {**parts, "activations": total - known}
+    share = total / sum(parts.values())
+    return {part: int(size * share) for part, size in parts.items()}
+
+
+def _seconds(
+    recipe: Recipe,
+    facts: ModelFacts,
+    report: DataReport,
+    machine: Machine,
+    parameters: int,
+    full: bool,
+    teacher: ModelFacts | None,
+    slowdown: float,
+) -> float:
+    """Matrix products of training over their rate, and the answers of two benchmarks (three with a teacher)."""
+    embeddings = facts.vocabulary * facts.hidden
+    # Two floating-point operations a weight forward, two for the inputs' gradient, two more where the weight itself learns.
+    per_token = (6 if full else 4) + (2 if recipe.training.activation_checkpointing is True else 0)
+    training = report.train_tokens * per_token * max(parameters - embeddings, 0) + report.supervised_tokens * 4 * embeddings
+    asking = 2 * teacher.parameters * report.train_tokens if teacher else 0
+    rate = machine.gflops[machine.dtype] * 1e9 * EFFICIENCY[machine.device].get(machine.dtype, USUAL_EFFICIENCY)
+    rows = min(recipe.benchmark.rows, report.held_out) * (3 if teacher else 2)
+    answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if machine.device == "cpu" else 20)
+    steps = recipe.training.epochs * training * (slowdown if machine.device == "cpu" else 1)
+    return (steps + asking) / rate + answers + STARTING

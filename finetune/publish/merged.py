@@ -1,0 +1,223 @@
+"""An adapter and its base as one plain model, which answers as the two did or is not written at all.
+
+    merged = Merged.export(RunFolder.of("./finetuned_model"), Path("./plain"), RuntimeOptions(), reporter)
+    merged.dtype, merged.difference        # "bfloat16", 0.004
+
+The sum is made in 32 bits and rounded once, to the dtype that the base is stored in; if that rounding loses what the adapter knows, the
+model is written in 32 bits. What is compared is the folder as it was written, loaded again.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.errors import BadInput, FinetuneError, OutputExists
+from finetune.events import Notice, Recorder, Reporter
+from finetune.formatting import quoted
+from finetune.hardware.machine import Machine, inspect
+from finetune.models.load import load_model, load_tokenizer
+from finetune.models.location import LocatedModel, locate
+from finetune.publish.card import write_card
+from finetune.run_folder import RunFolder, check_can_be_made, free_name
+from finetune.runtime import RuntimeOptions
+
+PROMPTS = (
+    "The capital of France is",
+    "def add(a, b):\n    return",
+    "Once upon a time there was a",
+    "Write one sentence about the sea.",
+    "1, 2, 3, 4,",
+)
+MOST_PROMPTS, MOST_TOKENS = 6, 256
+# Largest difference of a logit, as a share of the largest logit. Each layer rounds its output to the dtype, with a relative error of half
+# its epsilon (2^-8 in bfloat16, 2^-11 in float16, 2^-24 in float32), and the errors of some dozens of layers add up.
+ALLOWED = {torch.bfloat16: 0.05, torch.float16: 0.01, torch.float32: 1e-3}
+# What rounding may take of the change that the adapter made, by root mean square of the logits.
+MAY_BE_LOST = 0.5
+RECORDS = ("recipe.yaml", "environment.json", "data_report.json", "events.jsonl", "benchmark.json", "report.html")
+
+
+@dataclass(frozen=True)
+class Merging:
+    """What was written where; `difference` is the largest of a logit as a share of the largest logit, of `allowed`."""
+
+    folder: str
+    adapter: str
+    base: str
+    dtype: str
+    prompts: int
+    difference: float
+    allowed: float
+    bytes: int
+    rounded_base: bool
+
+
+class Merged:
+    """A plain model folder from a run whose result is an adapter."""
+
+    title = "Merged"
+    summary = "adapter and base model in one folder that needs no peft"
+
+    @staticmethod
+    def export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporter) -> Merging:
+        """Write `to`; raises BadInput if there is nothing to merge, OutputExists, or FinetuneError if the two would not answer the same."""
+        check_target(to)
+        located = locate(str(run.output_dir), runtime, reporter)
+        if located.base is None:
+            raise BadInput(
+                f"{run.output_dir} holds a whole model, not an adapter: there is nothing to merge.", hint="Use the folder as it is."
+            )
+        if located.base_load_in:
+            reporter.report(
+                Notice("The adapter was trained on 4-bit weights; it is merged into those, widened again, not into the original ones.")
+            )
+        machine = replace(inspect(runtime), dtype="float32", why_dtype="for adding up")
+        tokenizer = load_tokenizer(located)
+        inputs = _inputs(run, tokenizer)
+        adapted = load_model(located, machine, merge=False)
+        wanted = _logits(adapted, inputs)
+        with adapted.disable_adapter():  # type: ignore[operator]
+            unadapted = _logits(adapted, inputs)
+        stored = _stored_dtype(located.base)
+        part = to.with_name(f"{to.name}.part")
+        found: list[tuple[torch.dtype, float]] = []
+        try:
+            plain = _merge(adapted)
+            del adapted
+            for dtype in dict.fromkeys((stored, torch.float32)):
+                shutil.rmtree(part, ignore_errors=True)
+                found.append((dtype, _written(plain, dtype, part, runtime, machine, inputs, wanted, unadapted)))
+                if found[-1][1] <= ALLOWED[dtype]:
+                    break
+            else:
+                raise _not_the_same(run, found)
+            if dtype != stored:
+                reporter.report(Notice(f"In {_name(stored)} the merged model would answer differently; it is written in {_name(dtype)}."))
+            tokenizer.save_pretrained(part)
+            merging = Merging(
+                folder=str(to),
+                adapter=str(run.output_dir),
+                base=located.base.pinned,
+                dtype=_name(dtype),
+                prompts=len(inputs),
+                difference=found[-1][1],
+                allowed=ALLOWED[dtype],
+                bytes=sum(file.stat().st_size for file in part.glob("*.safetensors")),
+                rounded_base=located.base_load_in is not None,
+            )
+            _records(run, RunFolder(part), merging)
+            part.replace(to)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        return merging
+
+
+def check_target(to: Path) -> None:
+    """Raises OutputExists if there is anything at `to`, BadInput if nothing can be made there."""
+    if os.path.lexists(to):
+        raise OutputExists(
+            f"{to} exists already, and nothing is overwritten.", hint=f"Choose another one, for example --to {quoted(free_name(to))}"
+        )
+    check_can_be_made(to)
+
+
+def _inputs(run: RunFolder, tokenizer: Any) -> list[Tensor]:
+    """Token ids [1, length] of a few prompts of the run's own benchmark, else of fixed ones."""
+    rows = run.read_json(run.benchmark).get("generations", []) if run.benchmark.is_file() else []
+    prompts = [row["prompt"] + row.get("after", "") for row in rows][:MOST_PROMPTS] or list(PROMPTS)
+    inputs = [tokenizer(prompt, return_tensors="pt")["input_ids"][:, :MOST_TOKENS] for prompt in prompts]
+    return [ids for ids in inputs if ids.shape[1]]
+
+
+@torch.no_grad()
+def _logits(model: Any, inputs: list[Tensor]) -> list[Tensor]:
+    """Logits [length, vocabulary] for each prompt, in 32 bits on the CPU."""
+    device = next(model.parameters()).device
+    return [model(input_ids=ids.to(device), use_cache=False).logits[0].float().cpu() for ids in inputs]
+
+
+def _merge(adapted: Any) -> Any:
+    try:
+        return adapted.merge_and_unload(safe_merge=True)  # refuses weights that are no numbers
+    except ValueError as error:
+        raise FinetuneError(f"The adapter cannot be merged: {str(error).splitlines()[0]}.", hint="Train it again.") from error
+
+
+def _stored_dtype(base: LocatedModel) -> torch.dtype:
+    """The dtype that the base model's own files are in."""
+    from transformers import AutoConfig
+
+    home = base
+    while home.base is not None:
+        home = home.base
+    config = AutoConfig.from_pretrained(home.folder, trust_remote_code=home.remote_code, local_files_only=True)
+    return config.dtype if config.dtype in ALLOWED else torch.float32
+
+
+def _written(
+    plain: Any,
+    dtype: torch.dtype,
+    part: Path,
+    runtime: RuntimeOptions,
+    machine: Machine,
+    inputs: list[Tensor],
+    wanted: list[Tensor],
+    unadapted: list[Tensor],
+) -> float:
+    """Write the model in `dtype` and load it again; how far its logits are from `wanted`, infinite if the adapter's change is lost."""
+    kept = {name: parameter.data for name, parameter in plain.named_parameters()}
+    for parameter in plain.parameters():
+        parameter.data = parameter.data.to(dtype)
+    plain.config.dtype = dtype
+    plain.save_pretrained(part)
+    for name, parameter in plain.named_parameters():
+        parameter.data = kept[name]
+    del kept
+    located = locate(str(part), runtime, Recorder())
+    again = load_model(located, machine)
+    logits = _logits(again, inputs)
+    del again
+    gc.collect()
+    if not all(torch.isfinite(row).all() for row in logits):
+        return float("inf")
+    largest = max(float((ours - theirs).abs().max() / theirs.abs().max()) for ours, theirs in zip(logits, wanted, strict=True))
+    lost, learnt = _distance(logits, wanted), _distance(unadapted, wanted)
+    return float("inf") if lost > MAY_BE_LOST * learnt and lost > ALLOWED[torch.float32] else largest
+
+
+def _distance(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    """Root mean square of the differences of all logits, as a share of that of `theirs`."""
+    one, other = torch.cat(ours), torch.cat(theirs)
+    return float((one - other).square().mean().sqrt() / other.square().mean().sqrt())
+
+
+def _not_the_same(run: RunFolder, found: list[tuple[torch.dtype, float]]) -> FinetuneError:
+    dtype, difference = found[-1]
+    how = "the adapter's change is lost" if difference == float("inf") else f"logits differ by {difference:.1%} of the largest"
+    return FinetuneError(
+        f"Merged, the model of {run.output_dir} does not answer as the adapter does ({how}, {ALLOWED[dtype]:.1%} allowed in "
+        f"{_name(dtype)}); nothing was written.",
+        hint="Use the adapter as it is: it loads with from_pretrained.",
+    )
+
+
+def _records(run: RunFolder, made: RunFolder, merging: Merging) -> None:
+    """The recipe and the scores of the run, so that the folder is a run of its own, and the card."""
+    made.run.mkdir()
+    for name in RECORDS:
+        if (run.run / name).is_file():
+            shutil.copy(run.run / name, made.run / name)
+    made.write_json(made.run / "merge.json", asdict(merging))
+    write_card(made)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,127 @@
+"""What of a run may leave this machine: Hub ids instead of paths, and no text of files that only the user has.
+
+public_recipe(recipe).dataset.source      # "/data/ada/letters.jsonl" -> "letters.jsonl"
+base_model(recipe)                        # "HuggingFaceTB/SmolLM2-135M-Instruct", also through a folder of an earlier run
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune.data.files import PINNED, looks_local
+from finetune.errors import ModelError
+from finetune.hub.models import cached
+from finetune.model_folder import adapter_base, is_adapter
+from finetune.models.location import parse
+from finetune.recipe import DatasetSpec, Recipe
+
+# Where transformers and peft write down the place that something was loaded from.
+PATH_KEYS = ("base_model_name_or_path", "_name_or_path", "name_or_path", "tokenizer_file", "vocab_file")
+
+
+def base_model(recipe: Recipe) -> str | None:
+    """The Hub id of the model that a run started from; None if it only exists on this machine."""
+    if isinstance(recipe.model, str):
+        return hub_model(recipe.model)
+    return hub_model(recipe.teacher.source) if recipe.teacher else None
+
+
+def adapters_base(recipe: Recipe) -> str | None:
+    """The Hub id of the very model that a run's adapter sits on; None if others could not load the adapter.
+
+    A student made from its teacher, a file and an earlier run exist on this machine only; an adapter on a Hub adapter has a base that no
+    single id names.
+    """
+    if not isinstance(recipe.model, str):
+        return None
+    try:
+        source = parse(recipe.model)
+    except ModelError:
+        return None
+    here = cached(source.name, source.revision) if source.kind == "hub" else None
+    return source.name if source.kind == "hub" and not (here and is_adapter(here)) else None
+
+
+def hub_model(text: str) -> str | None:
+    """The Hub id in a model's name, without its revision; for the folder of a run that of its own base model."""
+    seen: set[str] = set()
+    while text not in seen:
+        seen.add(text)
+        try:
+            source = parse(text)
+            if source.kind == "hub":
+                return source.name
+            if source.path is None or not source.path.is_dir():
+                return None
+            text = adapter_base(source.path)
+        except ModelError:
+            return None
+    return None
+
+
+def hub_dataset(spec: DatasetSpec) -> str | None:
+    """The Hub id of a dataset that a run has pinned to a commit; None for everything else, which may be a person's own files."""
+    pinned = PINNED.fullmatch(spec.source)
+    return pinned["name"] if pinned else None
+
+
+def public_source(spec: DatasetSpec) -> str | None:
+    """A data set by the name that others know it by, built in or on the Hub; None for a person's own files."""
+    return spec.source.removeprefix("builtin:") if spec.source.startswith("builtin:") else hub_dataset(spec)
+
+
+def is_open(spec: DatasetSpec, data: Mapping[str, Any]) -> bool:
+    """Whether others can read the rows too, so that samples of them may be shown; `data` is the run's data_report.json.
+
+    A Hub data set is open if the run learned that it is neither private nor gated.
+    """
+    return spec.source.startswith("builtin:") or (hub_dataset(spec) is not None and not data.get("restricted", True))
+
+
+def public_recipe(recipe: Recipe) -> Recipe:
+    """The recipe with every local path cut down to its last part, and without the upload: whoever repeats the run has another account."""
+    data = recipe.model_dump(mode="json")
+    data["upload"] = None
+    data["output_dir"] = f"./{_last(recipe.output_dir)}"
+    if public_source(recipe.dataset) is None:
+        data["dataset"]["source"] = _last(recipe.dataset.source)
+    files = recipe.dataset.data_files
+    data["dataset"]["data_files"] = [_last(file) for file in files] if isinstance(files, list) else files and _last(files)
+    if isinstance(recipe.model, str):
+        data["model"] = _public_name(recipe.model)
+    if recipe.teacher:
+        data["teacher"]["source"] = _public_name(recipe.teacher.source)
+    return Recipe.from_layers(data)
+
+
+def public_benchmark(scores: Mapping[str, Any], recipe: Recipe, data: Mapping[str, Any]) -> dict[str, Any]:
+    """benchmark.json; without prompts and answers if not everybody can read the rows."""
+    return {key: value for key, value in scores.items() if key != "generations" or is_open(recipe.dataset, data)}
+
+
+def public_config(text: str, base: str | None) -> str:
+    """A JSON file of transformers or peft without local paths; an adapter's base model becomes its Hub id."""
+    content = json.loads(text)
+    for key in PATH_KEYS:
+        value = content.get(key)
+        if isinstance(value, str) and (key == "base_model_name_or_path" or _is_path(value)):
+            content[key] = base if key == "base_model_name_or_path" else None
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _public_name(model: str) -> str:
+    return _last(model) if _is_path(model) else model
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return parse(text).kind != "hub"
+    except ModelError:
+        return looks_local(text)
+
+
+def _last(path: str) -> str:
+    return Path(path.replace("\\", "/")).name or "data"

@@ -1,0 +1,240 @@
+"""The output folder to a Hub repository: private unless asked otherwise, model files only, published in one commit.
+
+    plan = upload_plan("./finetuned_model", UploadSpec(repo="my-model"))      # who, where, how much: for a person to see first
+    done = upload_folder("./finetuned_model", UploadSpec(repo="my-model"), reporter)
+
+Large files go first, one by one; the commit that makes them visible comes last. So a broken upload publishes nothing, and running
+it again sends only what is missing. What is likely to pass (a busy Hub, a cut connection) is tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.errors import Interrupted, UploadError
+from finetune.events import (
+    Notice,
+    Progress,
+    Reporter,
+    StageFinished,
+    StageStarted,
+    Uploaded,
+)
+from finetune.formatting import quoted
+from finetune.hub.account import (
+    UploadTarget,
+    check_upload,
+    one_sentence,
+    refuse_public,
+)
+from finetune.hub.retry import with_retries
+from finetune.model_folder import is_adapter, weight_files
+from finetune.publish.card import card_of
+from finetune.publish.redaction import (
+    adapters_base,
+    base_model,
+    public_benchmark,
+    public_config,
+    public_recipe,
+)
+from finetune.recipe import Recipe, UploadSpec
+from finetune.run_folder import FINISHED, UPLOAD, RunFolder
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd
+
+STAGE = "upload"
+# What from_pretrained reads. Everything else in the folder stays here.
+CONFIGS = ("config.json", "generation_config.json", "adapter_config.json", "tokenizer_config.json")
+TOKENIZER = (
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "chat_template.jinja",
+)
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class UploadPlan:
+    """Everything to show before an upload: `files` maps names in the repository to bytes."""
+
+    target: UploadTarget
+    files: dict[str, int]
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.files.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        target = self.target
+        visibility = "private" if target.private else "public"
+        where = {"user": target.user, "repo": target.repo, "visibility": visibility, "exists": target.exists, "endpoint": target.endpoint}
+        return {**where, "files": self.files, "bytes": self.bytes}
+
+
+def upload_plan(output_dir: str | Path, spec: UploadSpec) -> UploadPlan:
+    """What `upload_folder` would do; changes nothing. Raises as `check_upload` does, and ModelError for an unfinished folder."""
+    folder = RunFolder.of(output_dir)
+    target = check_upload(spec, finish=command(output_dir, spec))
+    return UploadPlan(target, {name: _size(content) for name, content in _contents(folder, target.repo, command(output_dir, spec)).items()})
+
+
+def check_before_training(recipe: Recipe, *, adapter: bool, go_on: Path | None = None) -> None:
+    """Raises what would keep the result from being uploaded as `recipe.upload` says; `adapter` is whether the result will be one.
+
+    `go_on` is the folder of an interrupted run that is taken up again.
+    """
+    if recipe.upload is None:
+        return
+    check_upload(recipe.upload, finish=f"finetune-cli resume {quoted(go_on)}" if go_on else None)
+    if adapter and adapters_base(recipe) is None:
+        raise UploadError(
+            "The adapter would belong to a model that only exists on this machine, so nobody could load it.",
+            hint="Leave the upload out, and later upload what `finetune-cli merge` makes of the result; or --set method.kind=full",
+        )
+
+
+def upload_folder(output_dir: str | Path, spec: UploadSpec, reporter: Reporter) -> Uploaded:
+    """Publish a finished run; raises UploadError, NotSignedIn, ReadOnlyToken or RepoExists, each naming the command that finishes it.
+
+    Interrupted after Ctrl-C.
+    """
+    folder, finish = RunFolder.of(output_dir), command(output_dir, spec)
+    reporter.report(StageStarted(STAGE, "Uploading"))
+    began = time.perf_counter()
+    try:
+        done = _upload(folder, spec, reporter, finish)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"The upload was stopped; the result is safe in {folder.output_dir}.", hint=f"Finish with: {finish}", saved=folder.output_dir
+        ) from None
+    if folder.stage == UPLOAD:
+        folder.write_stage(FINISHED)
+    reporter.report(StageFinished(STAGE, round(time.perf_counter() - began, 3), f"{done.url} ({'private' if done.private else 'public'})"))
+    reporter.report(done)
+    return done
+
+
+def _upload(folder: RunFolder, spec: UploadSpec, reporter: Reporter, finish: str) -> Uploaded:
+    from huggingface_hub import CommitOperationDelete, HfApi
+
+    target = check_upload(spec, finish=finish)
+    contents = _contents(folder, target.repo, finish)
+    api = HfApi()
+    with one_sentence(finish), _silent_bars():
+        if not target.exists:
+            with_retries(lambda: api.create_repo(target.repo, private=spec.private, exist_ok=True), reporter)
+        # Read back: `private` is ignored for a repository that exists by now.
+        private = bool(with_retries(lambda: api.model_info(target.repo), reporter).private)
+        refuse_public(target.repo, asked_private=spec.private, private=private)
+        if private and not spec.private:
+            reporter.report(Notice(f"{target.repo} is private and stays so; make it public in its settings."))
+        total, sent = sum(map(_size, contents.values())), 0
+        additions = []
+        for name, content in contents.items():
+            addition = _addition(name, content, partial(_report, reporter, sent, total))
+            additions.append(addition)
+            if isinstance(content, Path):
+                with_retries(partial(api.preupload_lfs_files, target.repo, [addition]), reporter)
+            sent += _size(content)
+            _report(reporter, sent, total, 0)
+        there = with_retries(lambda: api.list_repo_files(target.repo), reporter)
+        stale = [CommitOperationDelete(name) for name in there if is_ours(name) and name not in contents]
+        message = "Upload a model made with finetune-cli"
+        with_retries(lambda: api.create_commit(target.repo, [*stale, *additions], commit_message=message), reporter)
+    return Uploaded(target.repo, target.url, private)
+
+
+def _report(reporter: Reporter, before: int, total: int, part: int) -> None:
+    reporter.report(Progress(STAGE, before + part, total, "bytes"))
+
+
+def _addition(name: str, content: Path | bytes, report: Callable[[int], None]) -> CommitOperationAdd:
+    """A file to commit, which tells `report` how many of its bytes were read for sending."""
+    from huggingface_hub import CommitOperationAdd
+
+    class Reported(CommitOperationAdd):
+        @contextmanager
+        def as_file(self, with_tqdm: bool = False) -> Iterator[Any]:
+            with super().as_file() as file:
+                if with_tqdm:  # it is read for sending, not for its hash
+
+                    def read(size: int = -1, *, plain: Callable[[int], bytes] = file.read) -> bytes:
+                        part = plain(size)
+                        report(file.tell())
+                        return part
+
+                    file.read = read  # type: ignore[method-assign]
+                yield file
+
+    return Reported(name, str(content) if isinstance(content, Path) else content)
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file of a repository is a model file; one that an earlier upload left would be loaded together with the new ones."""
+    return name in (INDEX, *CONFIGS, *TOKENIZER) or ("/" not in name and name.endswith(".safetensors"))
+
+
+def command(output_dir: str | Path, spec: UploadSpec) -> str:
+    """The command that does, repeats or finishes an upload."""
+    return shlex.join(
+        ["python", "finetune_cli.py", "upload", str(output_dir), "--repo", spec.repo, *([] if spec.private else ["--public"])]
+    )
+
+
+def _contents(folder: RunFolder, repo: str, finish: str) -> dict[str, Path | bytes]:
+    """Names in the repository, largest files first, to files of the folder or to texts made fit for others."""
+    home, recipe = folder.output_dir, Recipe.load(folder.recipe)
+    base = adapters_base(recipe) if is_adapter(home) else base_model(recipe)
+    if base is None and is_adapter(home):
+        raise UploadError(
+            "This adapter belongs to a model that only exists on this machine, so nobody could load it.",
+            hint=f"Make one plain model of the two and upload that: finetune-cli merge {quoted(home)}",
+        )
+    weights = [*weight_files(home, home.name), home / INDEX, *(home / name for name in TOKENIZER)]
+    contents: dict[str, Path | bytes] = {file.name: file for file in sorted(weights, key=_size, reverse=True) if file.is_file()}
+    for name in CONFIGS:
+        if (home / name).is_file():
+            contents[name] = public_config((home / name).read_text(encoding="utf-8"), base).encode()
+    contents["README.md"] = card_of(folder, repo=repo).encode()
+    contents["run/recipe.yaml"] = public_recipe(recipe).to_yaml().encode()
+    if folder.benchmark.is_file():
+        data = folder.read_json(folder.data_report) if folder.data_report.is_file() else {}
+        scores = public_benchmark(folder.read_json(folder.benchmark), recipe, data)
+        contents["run/benchmark.json"] = (json.dumps(scores, indent=2, ensure_ascii=False) + "\n").encode()
+    return contents
+
+
+def _size(content: Path | bytes) -> int:
+    if isinstance(content, bytes):
+        return len(content)
+    return content.stat().st_size if content.is_file() else 0
+
+
+@contextmanager
+def _silent_bars() -> Iterator[None]:
+    """huggingface_hub draws progress bars; ours is an event."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()

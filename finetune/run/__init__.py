@@ -1,0 +1,1 @@
+"""A run: LLMFineTuner, its stages, and what is done with runs afterwards."""

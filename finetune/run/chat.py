@@ -1,0 +1,211 @@
+"""Talk to the model of an output folder: several turns, answers as they come, nothing printed and nothing asked from here.
+
+    chat("./finetuned_model", RuntimeOptions(), ask=lambda: input("> "), show=lambda text: print(text, end="", flush=True))
+
+`ask` returns a message, "/both" (the model it came from answers too, or no longer) or "/exit"; EOFError or KeyboardInterrupt from it end
+the talk too. Ctrl-C during an answer ends that answer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+
+from finetune import registry
+from finetune.benchmark.generation import stop_ids
+from finetune.errors import BadInput
+from finetune.events import Recorder, Reporter
+from finetune.hardware.machine import inspect
+from finetune.models.load import load_model, load_tokenizer
+from finetune.models.location import LocatedModel, locate
+from finetune.recipe import Recipe
+from finetune.run_folder import RunFolder
+from finetune.runtime import RuntimeOptions
+from finetune.training.head import context_length, padding_id
+
+LONGEST_ANSWER = 512
+EXIT, BOTH = "/exit", "/both"
+Turn = dict[str, str]
+
+
+def _nothing(text: str) -> None:
+    """Where nobody listens."""
+
+
+def chat(
+    output_dir: str | Path,
+    runtime: RuntimeOptions,
+    ask: Callable[[], str],
+    show: Callable[[str], None],
+    *,
+    both: bool = False,
+    side: Callable[[str], None] = _nothing,
+    say: Callable[[str], None] = _nothing,
+    reporter: Reporter | None = None,
+) -> None:
+    """Ask and answer until /exit; with `both`, or from /both on, the model it came from answers the same messages beside it.
+
+    `side` is told whose answer follows ("base", "tuned", in a distillation "teacher", "student") and "" after the two; `say` takes remarks.
+    Raises ModelError if the folder (an adapter or a whole model) cannot be loaded, BadInput if it does not say what it came from.
+    """
+    reporter = reporter or Recorder()
+    located = locate(str(output_dir), runtime, reporter)
+    tuned = Talk(load_model(located, inspect(runtime)), load_tokenizer(located))
+    other: tuple[Origin, Talk] | None = None
+    while True:
+        if both and other is None:
+            origin = origin_of(output_dir, located)
+            say(f"Loading the {origin.name}, {origin.source} ...")
+            other = origin, origin.talk(runtime, reporter)
+        message = _next(ask)
+        if message is None:
+            return
+        if message == BOTH:
+            both = not both
+            say("Both answer from now on." if both else "It answers alone from now on.")
+        elif both and other:
+            origin, base = other
+            _answer_both(message, [(origin.name, base), (origin.result, tuned)], show, side)
+        else:
+            tuned.answer(message, show)
+            show("\n")
+
+
+def _answer_both(message: str, sides: list[tuple[str, Talk]], show: Callable[[str], None], side: Callable[[str], None]) -> None:
+    """One after the other: two models at once would only share the processor."""
+    try:
+        for name, talk in sides:
+            side(name)
+            talk.answer(message, show)
+    finally:
+        side("")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The model that a result came from: `name` says what it was to it, `result` what the result is to it."""
+
+    name: str
+    result: str
+    source: str
+    load_in: str | None = None
+
+    def talk(self, runtime: RuntimeOptions, reporter: Reporter) -> Talk:
+        located = locate(self.source, runtime, reporter, load_in=self.load_in)
+        return Talk(load_model(located, inspect(runtime), load_in=self.load_in), load_tokenizer(located))
+
+
+def origin_of(output_dir: str | Path, located: LocatedModel) -> Origin:
+    """By the recipe of its run, else the base of an adapter; raises BadInput for a model that tells neither."""
+    folder = RunFolder(output_dir)
+    if folder.recipe.is_file():
+        recipe: Any = Recipe.load(folder.recipe)
+        if recipe.approach == "distillation":
+            return Origin("teacher", "student", recipe.teacher.source, recipe.teacher.load_in)
+        return Origin("base", "tuned", str(recipe.model), registry.load("methods", recipe.method.kind).load_in(recipe.method))
+    if located.adapter_base:
+        return Origin("base", "tuned", located.adapter_base)
+    raise BadInput(f"{output_dir} does not say which model it came from.", hint="Name the output folder of a run.")
+
+
+class Talk:
+    """A model, its tokenizer and what was said so far."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.stops = stop_ids(model, tokenizer)
+        self.room = min(LONGEST_ANSWER, context_length(model) // 2)  # the other half at least is for what was said
+        self.turns: list[Turn] = []
+
+    def answer(self, message: str, show: Callable[[str], None]) -> None:
+        """Show the answer piece by piece; a KeyboardInterrupt ends it, and what was said so far is remembered."""
+        self.turns.append({"role": "user", "content": message})
+        ids = self._prompt()
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        stopped, said = threading.Event(), ""
+        with ThreadPoolExecutor(1) as pool:
+            work = pool.submit(self._generate, ids, streamer, stopped)
+            try:
+                for piece in _pieces(streamer):
+                    said += piece
+                    show(piece)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                stopped.set()
+            self.turns.append({"role": "assistant", "content": said.strip()})
+            work.result()
+
+    def _prompt(self) -> torch.Tensor:
+        """Token ids [1, length] of the turns; the oldest are forgotten if they no longer fit the context."""
+        while True:
+            ids = self._ids(self.turns)
+            if len(ids) + self.room <= context_length(self.model) or len(self.turns) == 1:
+                return torch.tensor([ids[-(context_length(self.model) - self.room) :]], device=next(self.model.parameters()).device)
+            del self.turns[:2]
+
+    def _ids(self, turns: list[Turn]) -> list[int]:
+        """The turns as the model was trained to see them: its chat template, or questions and answers line by line."""
+        if self.tokenizer.chat_template:
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        end = self.tokenizer.eos_token or ""
+        return list(self.tokenizer("".join(turn["content"] + ("\n" if turn["role"] == "user" else end) for turn in turns))["input_ids"])
+
+    def _generate(self, ids: torch.Tensor, streamer: TextIteratorStreamer, stopped: threading.Event) -> None:
+        try:
+            self.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=self.room,
+                eos_token_id=self.stops or None,
+                pad_token_id=padding_id(self.tokenizer, self.model),
+                streamer=streamer,
+                stopping_criteria=StoppingCriteriaList([_Until(stopped)]),
+            )
+        finally:
+            streamer.text_queue.put(None)  # also after an error: the reader must not wait for ever
+
+
+class _Until(StoppingCriteria):
+    """Stops before the next token once an event is set."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
+
+
+def _pieces(streamer: TextIteratorStreamer) -> Iterator[str]:
+    """What the streamer gets; waits in short steps, for a wait without end cannot be interrupted on Windows."""
+    while True:
+        try:
+            piece = streamer.text_queue.get(timeout=0.1)
+        except Empty:
+            continue
+        if piece is None:
+            return
+        if piece:
+            yield piece
+
+
+def _next(ask: Callable[[], str]) -> str | None:
+    """The next message that is not blank, or None at the end."""
+    while True:
+        try:
+            message = ask().strip()
+        except (EOFError, KeyboardInterrupt):
+            return None
+        if message == EXIT:
+            return None
+        if message:
+            return message

@@ -1,0 +1,217 @@
+"""Going on with a run that was interrupted: what is left of it, whether it may go on, and from where. No torch before that.
+
+left = find("./finetuned_model")           # None: finished, or no run at all
+left.progress()                            # "step 120 of 300, saved 5 minutes ago"
+start = take_up(tuner)                     # the checkpoint to train on from, or None
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.errors import BadInput, CannotResume, FolderInUse
+from finetune.events import JsonLines, Notice
+from finetune.formatting import quoted
+from finetune.run_folder import (
+    BENCHMARK,
+    FINISHED,
+    TRAINING,
+    UPLOAD,
+    RunFolder,
+)
+from finetune.training.checkpoints import Checkpoint, Checkpoints
+
+if TYPE_CHECKING:
+    from finetune.recipe import Recipe
+    from finetune.run.finetuner import LLMFineTuner
+
+EXACT = ("torch", "transformers", "peft")  # libraries whose major version decides what a checkpoint means
+MODEL_FACTS = {"revision": "revision", "bytes": "size", "identity": "content"}  # older versions wrote down no identity and no teacher
+AFTERWARDS = (
+    "output_dir",
+    "benchmark",
+    "upload",
+    "training.save_every",
+    "training.keep_checkpoints",
+    "training.report_to",
+)  # keys that change no weight
+NEW_RUN = "Start again with `finetune-cli run RECIPE` in a new output folder, or undo the change."
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What is left of a run: it is at `stage`, and `step` of `total_steps` were saved at `saved_at` after `seconds` of training."""
+
+    folder: RunFolder
+    stage: str
+    step: int = 0
+    total_steps: int = 0
+    saved_at: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds of training left, as fast as so far."""
+        return self.seconds / self.step * (self.total_steps - self.step) if self.step else float("nan")
+
+    def progress(self) -> str:
+        """How far it came, for people."""
+        if self.stage == BENCHMARK:
+            return "trained, not measured yet"
+        if self.stage == UPLOAD:
+            return "measured, not uploaded yet"
+        if not self.step:
+            return "nothing saved yet"
+        return f"step {self.step} of {self.total_steps}, saved {spoken(time.time() - self.saved_at)} ago"
+
+
+def find(output_dir: str | Path) -> Unfinished | None:
+    """What is left of the run in a folder; None if it is finished or there is none. The contents of checkpoints are not looked at."""
+    folder = RunFolder(output_dir)
+    stage = folder.stage
+    if stage in (None, FINISHED):
+        return None
+    saved = next(iter(Checkpoints(folder.checkpoints).all()), None) if stage == TRAINING else None
+    return Unfinished(folder, str(stage)) if saved is None else _of(folder, saved)
+
+
+def _of(folder: RunFolder, saved: Checkpoint) -> Unfinished:
+    facts = saved.facts
+    return Unfinished(folder, TRAINING, saved.step, int(facts["total_steps"]), float(facts["saved_at"]), float(facts["seconds"]))
+
+
+def unfinished_runs(where: Path) -> list[Unfinished]:
+    """Runs in the folders of `where` that could go on, latest first; those that somebody works on are left out."""
+    places = sorted(where.glob("*/run/recipe.yaml"), key=lambda path: -path.stat().st_mtime)
+    return [left for path in places if (left := _free_and_unfinished(path.parent.parent)) is not None]
+
+
+def _free_and_unfinished(output_dir: Path) -> Unfinished | None:
+    try:
+        left = find(output_dir)
+        if left is not None:
+            left.folder.check_unclaimed()
+    except (FolderInUse, BadInput, OSError, ValueError, KeyError):
+        return None
+    return left
+
+
+def take_up(tuner: LLMFineTuner) -> Checkpoint | None:
+    """Claim the folder of an interrupted run and say what will be done: the checkpoint to train on from, None for the first step.
+
+    Raises FolderInUse, or CannotResume where data, model, recipe or libraries are no longer those the run began with.
+    """
+    folder = tuner.folder
+    folder.claim()
+    try:
+        tuner.left = find(folder.output_dir)
+        if tuner.left is None:
+            raise nothing_left(folder)
+        tuner.reporter.reporters.append(JsonLines(folder.events))
+        _refuse_changes(tuner)
+        start = None
+        if tuner.left.stage == TRAINING:
+            start = Checkpoints(folder.checkpoints).newest(lambda text: tuner.reporter.report(Notice(text, "warning")))
+        if start is not None:
+            _refuse_recipe(start.facts["made_with"]["recipe"], tuner.recipe)
+    except BaseException:
+        folder.release()
+        raise
+    tuner.reporter.report(Notice(_what_will_be_done(tuner.left, start)))
+    return start
+
+
+def _what_will_be_done(left: Unfinished, start: Checkpoint | None) -> str:
+    name = left.folder.output_dir
+    if left.stage == BENCHMARK:
+        return f"The training in {name} is complete; what is left is to measure the model."
+    if left.stage == UPLOAD:
+        return f"The run in {name} is trained and measured; what is left is the upload."
+    if start is None:
+        return f"There is no checkpoint in {name} to go on from: the training starts over from its first step."
+    saved = _of(left.folder, start)
+    if saved.step == saved.total_steps:
+        return f"All {saved.step} steps of the training in {name} are saved; what is left is to write the model and to measure it."
+    left_over = f"{'about ' if saved.seconds_left >= 60 else ''}{spoken(saved.seconds_left)}"
+    return f"Going on with {name} after {saved.progress()}: {left_over} of training left."
+
+
+def training_complete(folder: RunFolder) -> CannotResume:
+    return CannotResume(
+        f"The training in {folder.output_dir} is complete; it is not made again.",
+        hint=f"Do what is left: finetune-cli resume {quoted(folder.output_dir)}",
+    )
+
+
+def nothing_left(folder: RunFolder) -> CannotResume:
+    return CannotResume(
+        f"The run in {folder.output_dir} is finished: there is nothing left to resume.",
+        hint=f"Measure it again: finetune-cli benchmark {quoted(folder.output_dir)}",
+    )
+
+
+def what_decides(recipe: Recipe) -> dict[str, Any]:
+    """The keys of a recipe, dotted, that the trained weights depend on."""
+    return {key: value for key, value in _flat(recipe.model_dump(mode="json")) if not key.startswith(AFTERWARDS)}
+
+
+def _refuse_recipe(then: Mapping[str, Any], recipe: Recipe) -> None:
+    now = what_decides(recipe)
+    changed = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
+    if changed:
+        key = changed[0]
+        raise CannotResume(
+            f"{key} is {now.get(key)} in run/recipe.yaml, and the run was trained with {then.get(key)}: it cannot go on with another one.",
+            hint=NEW_RUN,
+        )
+
+
+def _refuse_changes(tuner: LLMFineTuner) -> None:
+    """Data, model and library versions against those that the run wrote down when it began."""
+    from finetune.run.records import environment
+
+    if not tuner.folder.environment.is_file():
+        return  # it was interrupted while it wrote down how it began
+    then, now = tuner.folder.read_json(tuner.folder.environment), environment(tuner)
+    if then["dataset_fingerprint"] != now["dataset_fingerprint"]:
+        raise CannotResume(f"The rows of {tuner.recipe.dataset.source} are not those the run began with.", hint=NEW_RUN)
+    for role in ("model", "teacher"):
+        began, here = then.get(role) or {}, now[role] or {}
+        for fact, what in MODEL_FACTS.items():
+            if fact in began and began[fact] != here.get(fact):
+                raise CannotResume(f"The {role} {began['name']} is not the one the run began with: its {what} differs.", hint=NEW_RUN)
+    differs = {name: (then["versions"].get(name), now["versions"].get(name)) for name in EXACT}
+    for name, (before, here) in differs.items():
+        if before and here and before.partition(".")[0] != here.partition(".")[0]:
+            raise CannotResume(f"The run began with {name} {before}, and {here} is installed.", hint=f"pip install {name}=={before}")
+    others = [f"{name} {before} is now {here}" for name, (before, here) in differs.items() if before != here]
+    others += [
+        f"{what} {then['machine'].get(what)} is now {now['machine'][what]}" for what in ("device", "dtype") if _moved(then, now, what)
+    ]
+    if others:
+        text = f"Since the run began {', '.join(others)}: it can go on, but not to the very same digits."
+        tuner.reporter.report(Notice(text, "warning"))
+
+
+def _moved(then: Mapping[str, Any], now: Mapping[str, Any], what: str) -> bool:
+    return bool(then["machine"].get(what) != now["machine"][what])
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def spoken(seconds: float) -> str:
+    """A length of time as people say it: "5 minutes"."""
+    for unit, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= unit:
+            return f"{round(seconds / unit)} {name}{'s' if round(seconds / unit) != 1 else ''}"
+    return "less than a minute"

@@ -1,0 +1,221 @@
+"""One training, from a model and token rows to a trained model and its totals.
+
+outcome = train(model, tokenizer, prepared.train, recipe, machine, reporter, folder=folder.checkpoints)
+outcome.finished.tokens_per_second, outcome.stopped
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainingArguments
+
+from finetune.errors import OutOfMemory, TrainingError
+from finetune.events import (
+    Notice,
+    Reporter,
+    Resumed,
+    TrainingFinished,
+)
+from finetune.hardware.machine import Machine
+from finetune.hardware.peak_memory import PeakMemory, release
+from finetune.recipe import Recipe, StudentSpec, TrainingSpec
+from finetune.training.callbacks import (
+    ENDS,
+    ReleaseMemory,
+    ReportSteps,
+    SaveCheckpoints,
+    StopAtNonsense,
+    StopOnSignal,
+)
+from finetune.training.checkpoints import Checkpoint, Checkpoints, check_room
+from finetune.training.out_of_memory import MEMORY_ERRORS, ran_out
+from finetune.training.tracking import tracking
+from finetune.training.trainer import SupervisedTrainer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import TrainerCallback
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The totals of a training, and whether a person ended it; it is complete if all of `total_steps` were made."""
+
+    finished: TrainingFinished
+    stopped: bool
+    total_steps: int
+
+    @property
+    def complete(self) -> bool:
+        return self.finished.steps >= self.total_steps
+
+
+def train(
+    model: Any,
+    tokenizer: Any,
+    rows: Dataset,
+    recipe: Recipe,
+    machine: Machine,
+    reporter: Reporter,
+    *,
+    folder: Path,
+    callbacks: list[TrainerCallback] | None = None,
+    make_trainer: Callable[..., SupervisedTrainer] = SupervisedTrainer,
+    penalty: Callable[[], torch.Tensor] | None = None,
+    start: Checkpoint | None = None,
+    made_with: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Train `model` in place; `make_trainer` takes the arguments of a Trainer, `penalty` is added to the loss once a step.
+
+    Checkpoints go to `folder`, with `made_with` in their manifests; `start` is one to go on from. Raises Diverged, OutOfMemory, DiskFull
+    or TrainingError.
+    """
+    spec = recipe.training
+    arguments = training_arguments(recipe, machine, folder, autocast=_full_precision(model))
+    memory = PeakMemory(machine.device)
+    report, saving = ReportSteps(reporter, memory), SaveCheckpoints(reporter, spec.save_every)
+    with memory, StopOnSignal(reporter) as stop:
+        trainer = make_trainer(
+            model=model,
+            args=arguments,
+            train_dataset=rows,
+            processing_class=tokenizer,
+            callbacks=[
+                report,
+                stop,
+                StopAtNonsense(saving),
+                *([ReleaseMemory()] if machine.device == "cpu" else []),
+                *(callbacks or []),
+                *tracking(recipe, folder.parent, reporter),
+                saving,
+            ],
+        )
+        report.trainer = saving.trainer = trainer
+        trainer.penalty = penalty
+        trainer.micro_batches.on_halved = lambda before, after: reporter.report(_halved(trainer.state.global_step + 1, before, after, spec))
+        if spec.activation_checkpointing == "auto":
+            trainer.micro_batches.last_resort = lambda: _checkpoint_activations(trainer, reporter)
+        facts = {"made_with": dict(made_with or {})}
+        trainer.keep_in(Checkpoints(folder), lambda: {**facts, **report.facts()}, everything=isinstance(recipe.model, StudentSpec))
+        if start is None:
+            check_room(2 * trainer.state_bytes(), folder)  # the second is written while the first is there
+        else:
+            reporter.report(Resumed(start.step, int(start.facts["total_steps"])))
+        try:
+            trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
+        except MEMORY_ERRORS as error:
+            if ran_out(error):
+                raise _out_of_memory(tried=spec.activation_checkpointing is not False) from error
+            raise TrainingError(f"Training failed: {str(error).splitlines()[0]}", hint="The details are in run/debug.log.") from error
+        seconds = report.seconds
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # autocast around forward would go on in the benchmark
+    model.eval()
+    _let_go(trainer)
+    first, last = (report.first_losses, list(report.last_losses)[-ENDS:]) if report.first_losses else ([math.nan], [math.nan])
+    finished = TrainingFinished(
+        steps=trainer.state.global_step,
+        train_seconds=round(seconds, 3),
+        real_tokens=trainer.real_tokens,
+        tokens_per_second=round(trainer.real_tokens / seconds, 2),
+        supervised_tokens=trainer.supervised_tokens,
+        peak_memory_bytes=max(memory.bytes, report.earlier_peak),
+        trainable_parameters=trainable(model),
+        parameters=parameters_of(model),
+        first_loss=round(sum(first) / len(first), 4),
+        final_loss=round(sum(last) / len(last), 4),
+    )
+    reporter.report(finished)
+    return Outcome(finished, stop.stopped, trainer.state.max_steps)
+
+
+def training_arguments(recipe: Recipe, machine: Machine, folder: Path, *, autocast: bool) -> TrainingArguments:
+    """The recipe as the Trainer's arguments.
+
+    16-bit weights that do not train are used as they are; only float32 weights on a machine that is faster in 16 bits need autocast.
+    """
+    spec = recipe.training
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=spec.epochs,
+        per_device_train_batch_size=spec.batch_size,
+        gradient_accumulation_steps=spec.gradient_accumulation,
+        learning_rate=spec.learning_rate,
+        lr_scheduler_type=spec.scheduler,
+        warmup_steps=spec.warmup,
+        activation_checkpointing=spec.activation_checkpointing is True,
+        bf16=autocast and machine.dtype == "bfloat16",
+        fp16=machine.dtype == "float16",
+        use_cpu=machine.device == "cpu",
+        train_sampling_strategy="group_by_length",
+        length_column_name="length",
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        save_strategy="no",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        run_name=Path(recipe.output_dir).resolve().name,
+        project="finetune-cli",
+        report_to=[],  # trackers come as callbacks: see tracking.py
+        dataloader_pin_memory=machine.device == "cuda",
+    )
+
+
+def _let_go(trainer: SupervisedTrainer) -> None:
+    """Free gradients and optimizer, which would stay in memory during the benchmark: trainer and callbacks hold each other."""
+    trainer.model.zero_grad(set_to_none=True)
+    trainer.optimizer = trainer.lr_scheduler = None
+    trainer.accelerator.free_memory()
+    gc.collect()
+    release()
+
+
+def trainable(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def parameters_of(model: Any) -> int:
+    """All parameters; those in 4 bits lie two in a byte."""
+    return sum(
+        parameter.numel() * (2 * parameter.element_size() if hasattr(parameter, "quant_state") else 1) for parameter in model.parameters()
+    )
+
+
+def _full_precision(model: Any) -> bool:
+    """Whether most of what is multiplied is float32, so that autocast has something to narrow."""
+    return next(model.parameters()).dtype == torch.float32
+
+
+def _halved(step: int, before: int, after: int, spec: TrainingSpec) -> Notice:
+    accumulation = spec.gradient_accumulation * spec.batch_size // after
+    return Notice(
+        f"Step {step} did not fit into memory with {before} rows at a time; it goes on with {after} at a time, added up to the same step, "
+        f"so the result stays the same. Next time: --set training.batch_size={after} --set training.gradient_accumulation={accumulation}",
+        "warning",
+    )
+
+
+def _checkpoint_activations(trainer: SupervisedTrainer, reporter: Reporter) -> bool:
+    if not trainer.checkpoint_activations():
+        return False
+    step = trainer.state.global_step + 1
+    reporter.report(
+        Notice(
+            f"Step {step} did not fit into memory with one row at a time either; activations are computed again from here on, which takes "
+            "a third longer and gives the same result. Next time: --set training.activation_checkpointing=true",
+            "warning",
+        )
+    )
+    return True
+
+
+def _out_of_memory(*, tried: bool) -> OutOfMemory:
+    first = "A" if tried else "--set training.activation_checkpointing=true, a"
+    return OutOfMemory("Not even one row at a time fits into memory.", hint=f"{first} lower dataset.max_length, or a smaller model.")

@@ -1,0 +1,106 @@
+"""The first rows of a dataset as the model will see them, the part it learns to write marked at the left edge.
+
+seen = look(DatasetSpec(), runtime)         # Preview, or the DatasetError that reading it ended in
+prompter.note(fragments(seen))
+"""
+
+from __future__ import annotations
+
+import glob
+from functools import lru_cache
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.data.files import named_files
+from finetune.errors import DatasetError
+from finetune.events import Recorder
+from finetune.formatting import strip_control_chars
+from finetune.paths import looking_at, typed_path
+from finetune.recipe import DatasetSpec
+from finetune.wizard import preload
+from finetune.wizard.prompter import Fragments
+
+if TYPE_CHECKING:
+    from finetune.data.preview import Preview
+    from finetune.runtime import RuntimeOptions
+
+MOST_LINES_GIVEN, MOST_LINES_LEARNED = 6, 5
+LONGEST_LINE = 110
+MOST_WATCHED = 10_000  # files of a folder; a change of others is not noticed
+READ_AS = {
+    "messages": "chat messages",
+    "prompt_completion": "prompt and completion",
+    "instruction": "instruction and output",
+    "question_answer": "question and answer",
+    "text": "plain text",
+    "preference": "pairs of answers, the chosen one",
+}
+
+
+def look(spec: DatasetSpec, runtime: RuntimeOptions) -> Preview | DatasetError:
+    """Reads a few rows; remembered until a file changes, because the wizard comes by again after every step back. Errors are not."""
+    try:
+        now = state(spec.source)
+        with looking_at(spec.source, DatasetError):
+            return _look(spec.model_dump_json(), runtime, now)
+    except DatasetError as error:
+        return error
+
+
+def state(source: str) -> tuple[tuple[str, int, int], ...]:
+    """Of the files of a source, what changes when a person corrects one; raises DatasetError for paths that cannot be looked at."""
+    with looking_at(source, DatasetError):
+        typed_path(source, DatasetError)
+        paths = [path for name in named_files(source) for path in _files(typed_path(name, DatasetError).absolute())]
+        facts = [(path, path.stat()) for path in paths]
+    return tuple((str(path), fact.st_mtime_ns, fact.st_size) for path, fact in facts)
+
+
+def _files(path: Path) -> list[Path]:
+    """The file itself, those below a folder, or those that a pattern matches."""
+    found = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    below = chain.from_iterable(place.rglob("*") if place.is_dir() else [place] for place in found)
+    return [file for file in islice(below, MOST_WATCHED) if file.is_file()]
+
+
+def fragments(seen: Preview) -> Fragments:
+    """Columns, format and one example."""
+    ignored = f" · not used: {strip_control_chars(', '.join(seen.ignored_columns))}" if seen.ignored_columns else ""
+    lines: Fragments = [
+        ("class:quiet", "Columns: "),
+        ("", strip_control_chars(", ".join(seen.used_columns))),
+        ("class:quiet", f" · read as {READ_AS.get(seen.format or '', seen.format)}{ignored}\n"),
+    ]
+    lines += [("class:quiet", f"{note}\n") for note in seen.notes]
+    if seen.skipped:
+        first = seen.skipped[0]
+        lines.append(("class:warning", f"{len(seen.skipped)} of the first rows cannot be used, e.g. line {first.line}: {first.reason}\n"))
+    example = seen.examples[0]
+    mixed = len({segment.supervised for segment in example}) > 1
+    lines.append(
+        ("class:quiet", "One row; the marked part is what the model learns to write.\n" if mixed else "One row; all of it is learned.\n")
+    )
+    for segment in example:
+        most = MOST_LINES_LEARNED if segment.supervised else MOST_LINES_GIVEN
+        for line in _shortened(segment.text, most):
+            lines += [("class:learned", "▌ ") if segment.supervised else ("class:quiet", "│ ")]
+            lines += [("class:learned" if segment.supervised else "", line), ("", "\n")]
+    return lines[:-1]
+
+
+def _shortened(text: str, most: int) -> list[str]:
+    lines = [line.expandtabs(4) for line in strip_control_chars(text).splitlines() if line.strip()]
+    if len(lines) > most:
+        lines = [*lines[: most - 1], f"… {len(lines) - most + 1} more lines"]
+    return [line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…" for line in lines]
+
+
+@lru_cache(maxsize=32)
+def _look(spec: str, runtime: RuntimeOptions, state: object) -> Preview:
+    from finetune.data.preview import preview_source
+
+    wanted = DatasetSpec.model_validate_json(spec)
+    if not (wanted.source.startswith("builtin:") or Path(wanted.source).expanduser().exists()):
+        preload.wait()  # the Hub is read with the datasets library
+    return preview_source(wanted, runtime, Recorder())

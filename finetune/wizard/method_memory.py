@@ -1,0 +1,91 @@
+"""What each method would need on this machine, said at the method question, before anything is loaded.
+
+needed = memory_of_methods(draft, here)        # {"lora": 1_400_000_000, ...}; empty if the model is not known yet
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from finetune import registry
+from finetune.errors import ModelError
+from finetune.hardware.machine import remembered_dtype
+from finetune.model_folder import is_adapter
+from finetune.models.facts import ModelFacts, look_up
+from finetune.models.location import parse
+from finetune.planning.memory import adapter_parameters, memory_parts
+from finetune.recipe import Recipe
+from finetune.training.step_count import CPU_TOKENS
+from finetune.wizard.defaults import uses_gpu
+from finetune.wizard.draft import Draft
+from finetune.wizard.host import HostInfo
+
+
+@dataclass(frozen=True)
+class Options:
+    """`needed` bytes by method, of `free` ones; `refused` says why a method cannot be had here."""
+
+    needed: dict[str, int]
+    free: int
+    refused: dict[str, str]
+
+
+def options(draft: Draft, here: HostInfo) -> Options:
+    """For rows as long as they may get; `needed` is empty for a model whose numbers are not known before it is fetched."""
+    recipe = Recipe.from_layers(draft)
+    gpu = uses_gpu(here)
+    whole = _must_learn_whole(recipe)
+    refused: dict[str, str] = {}
+    known: dict[str, Any] = {name: registry.load("methods", name) for name in registry.names("methods")}
+    for name, method in known.items():
+        problems = method.check(method.Spec(), "cuda" if gpu else "cpu")
+        if whole and method.footprint(method.Spec()).rank is not None:
+            problems = [whole]
+        if problems:
+            refused[name] = problems[0]
+    student, teacher = _models(recipe, here)
+    free = here.glance.free_gpu_memory_bytes if gpu else here.glance.free_memory_bytes
+    if student is None or not student.hidden:
+        return Options({}, free, refused)
+    narrow = 2 if gpu or remembered_dtype(here.runtime) == "bfloat16" else 4
+    tokens = recipe.training.batch_size * recipe.dataset.max_length
+    linear = max(0, student.parameters - student.vocabulary * student.hidden)
+    shape = {"linear": linear, "layers": student.layers, "hidden": student.hidden}
+    needed = {}
+    for name, method in known.items():
+        cost = method.footprint(method.Spec())
+        learns = student.parameters if cost.rank is None else adapter_parameters(rank=cost.rank, **shape)
+        parts = memory_parts(
+            cost,
+            parameters=student.parameters,
+            trainable=learns,
+            tokens=tokens if gpu else min(tokens, max(CPU_TOKENS, recipe.dataset.max_length)),
+            narrow=narrow,
+            on_cpu=not gpu,
+            checkpointed=recipe.training.activation_checkpointing is True,
+            **shape,
+        )
+        if name not in refused:
+            needed[name] = sum(parts.values()) + (teacher.parameters * narrow if teacher else 0)
+    return Options(needed, free, refused)
+
+
+def _must_learn_whole(recipe: Recipe) -> str | None:
+    """Why no adapter can be trained beside the model; None if one can."""
+    if not isinstance(recipe.model, str):
+        return "not for a student made from its teacher"
+    try:
+        folder = parse(recipe.model).path
+    except ModelError:
+        return None  # the review will say what is wrong with it
+    return "not on an adapter: merge that one into its base first" if folder and is_adapter(folder) else None
+
+
+def _models(recipe: Recipe, here: HostInfo) -> tuple[ModelFacts | None, ModelFacts | None]:
+    """The model that trains and its teacher, as far as known; a student made from its teacher is taken for as large."""
+    try:
+        teacher = look_up(recipe.teacher.source, here.runtime) if recipe.teacher else None
+        return (look_up(recipe.model, here.runtime) if isinstance(recipe.model, str) else teacher), teacher
+    except ModelError:
+        return None, None  # the review will say what is wrong with it

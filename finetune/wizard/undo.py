@@ -1,0 +1,162 @@
+"""Going back: the conversation is a plain function that is simply run again with the answers it already has.
+
+    rewind = Rewind(prompter)
+    recipe = rewind.run(lambda prompter: converse(prompter))
+
+Questions that have an answer are not asked again, so a second run stops at the first one without: after Shift+Tab that is the
+question before, with the old answer as its default. Steps therefore need no memory and no idea of "back".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from finetune.wizard.prompter import (
+    Choice,
+    Complete,
+    Fragments,
+    GoBack,
+    Prompter,
+    Validate,
+    anything,
+    verdict,
+)
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class _Answer:
+    given: Any
+    default: Any
+
+    def still_stands(self, default: Any) -> bool:
+        """A default that was only accepted does not outlive a better default."""
+        return bool(self.given != self.default or default == self.default)
+
+
+class Rewind:
+    """A prompter around another one that remembers answers."""
+
+    def __init__(self, prompter: Prompter) -> None:
+        self._prompter = prompter
+        self.can_go_back = True
+        self._answers: dict[str, _Answer] = {}
+        self._earlier: dict[str, _Answer] = {}
+        self._marks: dict[str, int] = {}
+        self._steps: dict[str, int | None] = {}
+        self._trail: list[str] = []
+        self._pending: list[Callable[[], None]] = []
+        self._mark = 0
+        self._step: int | None = None
+
+    def run(self, conversation: Callable[[Prompter], Result]) -> Result:
+        while True:
+            self._trail.clear()
+            self._pending.clear()
+            try:
+                result = conversation(self)
+            except GoBack:
+                self._step_back()
+            else:
+                self._draw_pending()
+                return result
+
+    def reopen(self, step: int) -> None:
+        """Ask the questions of one step again; the other answers stand."""
+        for key in [key for key, its_step in self._steps.items() if its_step == step]:
+            self._answers.pop(key, None)
+        self._marks.clear()
+
+    def forget(self, key: str) -> None:
+        """Ask this question again, as if for the first time."""
+        self._answers.pop(key, None)
+        self._earlier.pop(key, None)
+
+    def _step_back(self) -> None:
+        if self._trail:
+            last = self._trail[-1]
+            self._answers.pop(last)
+            self._prompter.erase_to(self._marks.pop(last, self._mark))
+
+    def _ask(self, key: str, default: Any, valid: Callable[[Any], bool], ask: Callable[[Any], Any]) -> Any:
+        known = self._answers.get(key)
+        if known and known.still_stands(default) and valid(known.given):
+            self._pending.clear()  # it was said when the question was asked
+        else:
+            self._mark = self._prompter.mark()
+            self._draw_pending()
+            self._prompter.can_go_back = bool(self._trail)
+            earlier = self._earlier.get(key)
+            start = earlier.given if earlier and earlier.still_stands(default) and valid(earlier.given) else default
+            known = _Answer(ask(start), default)
+            self._answers[key] = self._earlier[key] = known
+            self._marks[key] = self._mark
+            self._steps[key] = self._step
+        self._trail.append(key)
+        return known.given
+
+    def _draw_pending(self) -> None:
+        for draw in self._pending:
+            draw()
+        self._pending.clear()
+
+    def step(self, number: int | None, title: str) -> None:
+        self._step = number
+        self._pending.append(lambda: self._prompter.step(number, title))
+
+    def show(self, picture: RenderableType) -> None:
+        self._pending.append(lambda: self._prompter.show(picture))
+
+    def note(self, text: str | Fragments) -> None:
+        self._pending.append(lambda: self._prompter.note(text))
+
+    def busy(self, text: str) -> AbstractContextManager[None]:
+        return self._prompter.busy(text)
+
+    def select(self, key: str, question: str, choices: Sequence[Choice], default: str, help: str = "", more: str = "") -> str:
+        values = [choice.value for choice in choices]
+        return str(
+            self._ask(
+                key, default, values.__contains__, lambda start: self._prompter.select(key, question, choices, start, help=help, more=more)
+            )
+        )
+
+    def text(
+        self,
+        key: str,
+        question: str,
+        default: str,
+        validate: Validate = anything,
+        help: str = "",
+        more: str = "",
+        complete: Complete | None = None,
+    ) -> str:
+        return str(
+            self._ask(
+                key,
+                default,
+                lambda answer: verdict(validate, answer) is None,
+                lambda start: self._prompter.text(key, question, start, validate, help=help, more=more, complete=complete),
+            )
+        )
+
+    def confirm(self, key: str, question: str, default: bool, help: str = "", more: str = "") -> bool:
+        return bool(
+            self._ask(key, default, lambda answer: True, lambda start: self._prompter.confirm(key, question, start, help=help, more=more))
+        )
+
+    def secret(self, key: str, question: str, help: str = "") -> str:
+        return self._prompter.secret(key, question, help)
+
+    def mark(self) -> int:
+        return self._prompter.mark()
+
+    def erase_to(self, mark: int) -> None:
+        self._prompter.erase_to(mark)

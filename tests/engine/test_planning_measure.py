@@ -1,0 +1,93 @@
+"""Measuring first: a few real steps in a process of its own, what they foretell, and that they leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workshop import Workshop
+
+from finetune.errors import OutputExists
+from finetune.events import Progress
+from finetune.planning.measure import CLOSING, Measurement, measure_first
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.mark.parametrize("approach", ["fine-tuning", "distillation"])
+def test_the_plan_goes_by_real_steps_and_nothing_is_left_behind(shop: Workshop, approach: str) -> None:
+    layer = shop.distilling() if approach == "distillation" else shop.layer()
+    tuner = shop.tuner(layer)
+    by_arithmetic = tuner.plan()
+    before = set(shop.folder.rglob("*"))
+    plan = tuner.plan(measure=True)
+    assert set(shop.folder.rglob("*")) == before
+    measured = plan.measured
+    assert measured is not None
+    assert measured["problem"] is None
+    assert 2 <= measured["steps"] <= by_arithmetic.steps
+    assert approach == "distillation" or measured["steps"] == by_arithmetic.steps, "so few that all were made"
+    assert list(measured["stages"]) == [
+        "ready",
+        *(["teacher"] if approach == "distillation" else []),
+        "before",
+        *(["asking"] if approach == "distillation" else []),
+        "training",
+        "after",
+    ]
+    assert all(seconds > 0 for seconds in measured["stages"].values())
+    assert plan.seconds == measured["seconds"] == pytest.approx(sum(measured["stages"].values()) + CLOSING)
+    assert plan.memory_total == pytest.approx(measured["memory_bytes"], rel=1e-6)
+    assert plan.memory_total > 100e6, "torch alone takes that"
+    assert plan.memory_by_arithmetic == by_arithmetic.memory_by_arithmetic == by_arithmetic.memory_total
+    off = plan.memory_total / by_arithmetic.memory_total
+    assert {name: size / by_arithmetic.methods[name] for name, size in plan.methods.items()} == pytest.approx(
+        dict.fromkeys(plan.methods, off), rel=1e-6
+    )
+    assert by_arithmetic.measured is None
+    assert tuner.reporter.reporters[0].of(Progress)  # type: ignore[union-attr]
+    tuner.folder.check_free()
+
+
+def test_scores_that_are_known_already_cost_nothing(shop: Workshop) -> None:
+    shop.tuner(shop.layer()).run()
+    measured = measure_first(shop.tuner(shop.layer()))
+    assert measured.stages["before"] == 0
+    assert measured.stages["after"] > 0
+
+
+def test_what_takes_longer_is_ended_in_time_and_said(shop: Workshop) -> None:
+    plan = measure_first(shop.tuner(shop.layer()), seconds=0.5)
+    assert plan.seconds is None
+    assert plan.problem is not None
+    assert "longer than 0 seconds" in plan.problem.replace("0.5", "0")
+
+
+def test_steps_that_run_out_of_memory_are_a_problem_of_the_plan(shop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    limited = "import resource\nresource.setrlimit(resource.RLIMIT_AS, (300 << 20, 300 << 20))\n"
+    (tmp_path / "sitecustomize.py").write_text(limited)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    plan = shop.tuner(shop.layer()).plan(measure=True)
+    assert any("few steps" in problem for problem in plan.problems)
+
+
+def test_without_a_timed_step_there_is_no_forecast() -> None:
+    stages = {"ready": 5.0, "before": 7.0}
+    assert Measurement(stages).seconds is None
+    assert Measurement(stages | {"training": 60.0}).seconds == 5 + 7 + 60 + 7 + CLOSING, "after takes what before took"
+    assert json.loads(json.dumps(Measurement(stages).to_dict()))["seconds"] is None
+
+
+def test_an_output_folder_that_exists_is_no_matter_here(shop: Workshop) -> None:
+    layer: dict[str, Any] = shop.layer()
+    Path(layer["output_dir"]).mkdir()
+    (Path(layer["output_dir"]) / "mine.txt").touch()
+    tuner = shop.tuner(layer)
+    assert measure_first(tuner).steps > 0
+    with pytest.raises(OutputExists):
+        tuner.check()

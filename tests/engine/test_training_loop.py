@@ -1,0 +1,232 @@
+"""A training through the arguments that real runs use: accumulation and order change nothing, a person can stop it, memory is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from letters import llama, tokenizer
+from transformers import TrainerCallback
+
+from finetune.errors import OutOfMemory, TrainingError
+from finetune.events import Notice, Recorder, TrainingStep
+from finetune.hardware.machine import Machine, inspect
+from finetune.methods.base import MethodContext
+from finetune.methods.full import Full
+from finetune.methods.lora import LoRA
+from finetune.recipe import Recipe
+from finetune.runtime import RuntimeOptions
+from finetune.training.checkpoints import Checkpoints
+from finetune.training.loop import Outcome, train
+from finetune.training.resumable import SavePolicy
+from finetune.training.trainer import SupervisedTrainer
+
+RECIPE = {
+    "method": {"kind": "lora", "r": 4, "dropout": 0.0},
+    "training": {"epochs": 2, "batch_size": 8, "learning_rate": 0.01},
+}
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    return inspect(RuntimeOptions(device="cpu", dtype="float32", cache_dir=tmp_path_factory.mktemp("cache")))
+
+
+def rows(count: int = 24) -> Dataset:
+    """Rows of very different lengths, so that batches differ in their number of supervised tokens."""
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for number in range(count):
+        length = 6 + (number * 7) % 23
+        ids = torch.randint(6, 36, (length,), generator=generator).tolist()
+        made.append({"input_ids": ids, "labels": [-100] * (length // 3) + ids[length // 3 :], "length": length})
+    return Dataset.from_list(made)
+
+
+def adapted(*, freeze: bool = True) -> Any:
+    """In float64, so that only mistakes show."""
+    method: Any = LoRA if freeze else Full
+    spec = method.Spec(r=4, dropout=0.0) if freeze else method.Spec()
+    return method.attach(llama(seed=2), spec, MethodContext(total_steps=6, seed=1)).double()
+
+
+def trained(model: Any, machine: Machine, folder: Path, reporter: Any = None, **changes: Any) -> Outcome:
+    recipe = Recipe.from_layers(RECIPE, {"training": changes})
+    return train(model, tokenizer(), rows(), recipe, machine, reporter or Recorder(), folder=folder)
+
+
+def difference(one: Any, other: Any) -> float:
+    ours, theirs = one.state_dict(), other.state_dict()
+    assert ours.keys() == theirs.keys()
+    return max(float((value - theirs[name]).abs().max()) for name, value in ours.items())
+
+
+@pytest.mark.parametrize("freeze", [True, False], ids=["lora", "full"])
+def test_four_batches_added_up_are_one_large_batch(freeze: bool, machine: Machine, tmp_path: Path) -> None:
+    start, large, small = (adapted(freeze=freeze) for _ in range(3))
+    one = trained(large, machine, tmp_path / "large")
+    four = trained(small, machine, tmp_path / "small", batch_size=2, gradient_accumulation=4)
+    assert one.finished.steps == four.finished.steps == 6
+    assert difference(large, start) > 0.01, "something was learned"
+    assert difference(large, small) < 1e-9
+    assert one.finished.first_loss == pytest.approx(four.finished.first_loss, abs=1e-4)
+    assert one.finished.real_tokens == four.finished.real_tokens == 2 * sum(rows()["length"])
+
+
+def test_checkpointed_activations_change_nothing(machine: Machine, tmp_path: Path) -> None:
+    plain, saved = adapted(), adapted()
+    trained(plain, machine, tmp_path / "plain")
+    trained(saved, machine, tmp_path / "saved", activation_checkpointing=True)
+    assert difference(plain, saved) < 1e-9
+
+
+def test_every_step_is_reported_with_its_loss_and_rate(machine: Machine, tmp_path: Path) -> None:
+    recorder = Recorder()
+    outcome = trained(adapted(), machine, tmp_path, recorder)
+    steps = recorder.of(TrainingStep)
+    assert [step.step for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert {step.total_steps for step in steps} == {6}
+    assert steps[-1].loss < steps[0].loss
+    assert steps[-1].learning_rate < max(step.learning_rate for step in steps) <= 0.01
+    assert all(step.tokens_per_second > 0 and step.memory_bytes > 0 for step in steps)
+    assert not outcome.stopped
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected", "words"),
+    [
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+            OutOfMemory,
+            "Not even one row",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory."), OutOfMemory, "Not even one row"),
+        (RuntimeError("shapes do not match\nmore"), TrainingError, "shapes do not match"),
+    ],
+    ids=["memory of the processor", "memory of a GPU", "anything else"],
+)
+def test_what_torch_raises_becomes_a_sentence(
+    failure: Exception, expected: type[Exception], words: str, machine: Machine, tmp_path: Path
+) -> None:
+    class Failing(SupervisedTrainer):
+        def compute_loss(self, *_: Any, **__: Any) -> Any:
+            raise failure
+
+    for checkpointing in (False, "auto", True):
+        recipe = Recipe.from_layers(RECIPE, {"training": {"activation_checkpointing": checkpointing}})
+        with pytest.raises(expected, match=words) as raised:
+            train(adapted(), tokenizer(), rows(), recipe, machine, Recorder(), folder=tmp_path, make_trainer=Failing)
+        assert "\n" not in str(raised.value)
+        if expected is OutOfMemory:
+            hint = str(getattr(raised.value, "hint", ""))
+            assert ("activation_checkpointing=true" in hint) == (checkpointing is False)
+            assert "max_length" in hint
+
+
+class SmallMemory(SupervisedTrainer):
+    """Has room for three rows at a time, and less in the middle of the backward pass than in the forward pass."""
+
+    rows = 3
+
+    def compute_loss(self, model: Any, inputs: Any, *more: Any, **others: Any) -> Any:
+        loss = super().compute_loss(model, inputs, *more, **others)
+        if len(inputs["input_ids"]) > self.rows:
+            loss.register_hook(run_out_of_memory)
+        return loss
+
+
+def run_out_of_memory(gradient: torch.Tensor) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.mark.parametrize("freeze", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_a_step_that_does_not_fit_goes_on_in_smaller_parts_to_the_same_result(
+    freeze: bool, accumulation: int, machine: Machine, tmp_path: Path
+) -> None:
+    roomy, tight, recorder = adapted(freeze=freeze), adapted(freeze=freeze), Recorder()
+    recipe = Recipe.from_layers(RECIPE, {"training": {"gradient_accumulation": accumulation}})
+    enough = train(roomy, tokenizer(), rows(), recipe, machine, Recorder(), folder=tmp_path / "roomy")
+    small = train(tight, tokenizer(), rows(), recipe, machine, recorder, folder=tmp_path / "tight", make_trainer=SmallMemory)
+    assert difference(roomy, adapted(freeze=freeze)) > 0.005
+    assert difference(roomy, tight) < 1e-9
+    assert small.finished.steps == enough.finished.steps
+    assert (small.finished.real_tokens, small.finished.first_loss) == (enough.finished.real_tokens, enough.finished.first_loss)
+    (notice,) = [notice.text for notice in recorder.of(Notice) if "memory" in notice.text]
+    assert "Step 1 did not fit into memory with 8 rows at a time; it goes on with 2 at a time" in notice
+    assert f"--set training.batch_size=2 --set training.gradient_accumulation={4 * accumulation}" in notice
+
+
+class NoRoomForActivations(SupervisedTrainer):
+    """Has room for a row whose activations are not kept, and for one with them up to the second step."""
+
+    def compute_loss(self, model: Any, inputs: Any, *more: Any, **others: Any) -> Any:
+        loss = super().compute_loss(model, inputs, *more, **others)
+        if self.state.global_step >= 1 and not self.model.get_base_model().is_activation_checkpointing:
+            loss.register_hook(run_out_of_memory)
+        return loss
+
+
+def test_where_one_row_does_not_fit_activations_are_computed_again_to_the_same_result(machine: Machine, tmp_path: Path) -> None:
+    roomy, tight, recorder = adapted(), adapted(), Recorder()
+    recipe = Recipe.from_layers(RECIPE, {"training": {"save_every": 4}})
+    train(roomy, tokenizer(), rows(), recipe, machine, Recorder(), folder=tmp_path / "roomy")
+    train(tight, tokenizer(), rows(), recipe, machine, recorder, folder=tmp_path / "tight", make_trainer=NoRoomForActivations)
+    assert difference(roomy, adapted()) > 0.005
+    assert difference(roomy, tight) < 1e-9
+    (notice,) = [notice.text for notice in recorder.of(Notice) if "activations" in notice.text]
+    assert notice.startswith("Step 2 did not fit into memory with one row at a time either")
+    (start,) = [saved for saved in Checkpoints(tmp_path / "tight").all() if saved.step == 4]
+    again, silent = adapted(), Recorder()
+    train(again, tokenizer(), rows(), recipe, machine, silent, folder=tmp_path / "on", make_trainer=NoRoomForActivations, start=start)
+    assert difference(tight, again) == 0
+    assert not [notice for notice in silent.of(Notice) if "activations" in notice.text], "it goes on as it was"
+
+
+class Counter(TrainerCallback):
+    """A method's memory between steps."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, torch.Tensor] = {}
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.seen = {"steps": torch.zeros(())}
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.seen["steps"] += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.seen)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen = dict(state)
+
+
+def test_what_a_method_remembers_between_steps_comes_back(machine: Machine, tmp_path: Path) -> None:
+    recipe = Recipe.from_layers(RECIPE, {"training": {"save_every": 4}})
+    first, again, model = Counter(), Counter(), adapted()
+    train(model, tokenizer(), rows(), recipe, machine, Recorder(), folder=tmp_path, callbacks=[first])
+    (start,) = [saved for saved in Checkpoints(tmp_path).all() if saved.step == 4]
+    goes_on = adapted()
+    train(goes_on, tokenizer(), rows(), recipe, machine, Recorder(), folder=tmp_path / "on", callbacks=[again], start=start)
+    assert float(first.seen["steps"]) == float(again.seen["steps"]) == 6
+    assert difference(model, goes_on) == 0
+
+
+def test_saving_by_the_clock_stays_a_small_share_of_the_time() -> None:
+    now = 0.0
+    policy = SavePolicy("auto", clock=lambda: now)
+    assert policy.due(1, epoch_ends=True), "nothing is known of the cost yet, and an epoch of work is at stake"
+    policy.saved(2.0)
+    spent, saves = 0.0, 0
+    for step in range(10_000):
+        now += 1.0
+        if policy.due(step, epoch_ends=step % 10 == 0):
+            now, spent, saves = now + 2.0, spent + 2.0, saves + 1
+            policy.saved(2.0)
+    assert saves > 100
+    assert spent / now < 0.06
+    assert [step for step in range(1, 10) if SavePolicy(3).due(step, epoch_ends=False)] == [3, 6, 9]

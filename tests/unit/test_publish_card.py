@@ -1,0 +1,245 @@
+"""The model card says what the run did, in metadata the Hub understands, and gives nothing private away."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from finetune.publish.card import RunFacts, model_card
+from finetune.publish.redaction import (
+    adapters_base,
+    base_model,
+    hub_dataset,
+    public_benchmark,
+    public_config,
+    public_recipe,
+)
+from finetune.recipe import Recipe
+
+COMMIT = "b" * 40
+SCORES = {
+    "rows": 40,
+    "before": {"rougeL": 0.1652, "perplexity": 30.0},
+    "after": {"rougeL": 0.37049, "perplexity": 12.5},
+    "teacher": None,
+    "retention": None,
+    "intervals": {"before": {"rougeL": [0.1, 0.2], "perplexity": [20, 40]}, "after": {"rougeL": [0.3, 0.44], "perplexity": [10, 15]}},
+    "change": {"rougeL": {"difference": 0.2, "low": 0.1, "high": 0.3, "verdict": "better"}},
+    "generations": [{"prompt": "x" * 500, "reference": "r", "before": "b", "after": "a"}]
+    + [
+        {"prompt": f"what is {word}?", "reference": "an animal", "before": "```\nbroken out", "after": f"{word}!"}
+        for word in ("cat", "dog")
+    ],
+}
+TRAINING = {"steps": 8, "train_seconds": 3.0, "real_tokens": 4000, "trainable_parameters": 1000, "parameters": 100_000}
+FACTS = RunFacts(
+    adapter=True,
+    training={**TRAINING, "first_loss": 3.5, "final_loss": 1.25},
+    data={"train": 360, "held_out": 40, "template": "chat", "restricted": False},
+    environment={"machine": {"cpu": "Some CPU", "gpu": None, "dtype": "float32"}},
+)
+NOTHING = RunFacts(adapter=False, training={}, data={}, environment={})
+
+
+def recipe(**changes):
+    return Recipe.from_layers({"model": f"Qwen/Qwen2.5-0.5B-Instruct@{COMMIT}", "dataset": {"source": f"openai/gsm8k@{COMMIT}"}}, changes)
+
+
+@pytest.fixture(autouse=True)
+def empty_hub_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_the_hub_reads_metadata_and_scores_with_the_baseline_beside_them():
+    card = ModelCard(model_card(recipe(), FACTS, SCORES, repo="ada/letters"))
+    data = card.data.to_dict()
+    assert data["base_model"] == "Qwen/Qwen2.5-0.5B-Instruct"
+    assert data["base_model_relation"] == "adapter"
+    assert data["datasets"] == ["openai/gsm8k"]
+    assert data["library_name"] == "peft"
+    assert data["pipeline_tag"] == "text-generation"
+    assert data["license"] == "apache-2.0"
+    assert {"finetune-cli", "lora"} <= set(data["tags"])
+    results = {result.metric_name: (result.metric_type, result.metric_value, result.dataset_type) for result in card.data.eval_results}
+    assert results["ROUGE-L"] == ("rouge", 0.3705, "openai/gsm8k")
+    assert results["ROUGE-L before training"] == ("rouge", 0.1652, "openai/gsm8k")
+    assert results["Perplexity"] == ("perplexity", 12.5, "openai/gsm8k")
+
+
+def test_licence_and_language_are_inherited_from_the_card_of_the_base_model(empty_hub_cache):
+    repository = empty_hub_cache / "models--org--base"
+    snapshot = repository / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    (snapshot / "README.md").write_text("---\nlicense: mit\nlanguage:\n- de\n---\n# Base\n")
+    (snapshot / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (snapshot / "model.safetensors").write_bytes(b"")
+    data = ModelCard(model_card(recipe(model="org/base"), NOTHING, {})).data.to_dict()
+    assert (data["license"], data["language"], data["base_model_relation"]) == ("mit", ["de"], "finetune")
+
+
+def test_licence_and_language_come_from_the_commit_that_was_trained_on(empty_hub_cache):
+    """A pinned commit is not known to the cache as main."""
+    snapshot = empty_hub_cache / "models--org--base" / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / "README.md").write_text("---\nlicense: other\nlicense_name: our-own\nlanguage: fr\n---\n")
+    (snapshot / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (snapshot / "model.safetensors").write_bytes(b"")
+    data = ModelCard(model_card(recipe(model=f"org/base@{COMMIT}"), FACTS, {})).data.to_dict()
+    assert (data["license"], data["license_name"], data["language"]) == ("other", "our-own", "fr")
+
+
+def test_a_merged_adapter_says_so_and_needs_no_peft():
+    merged = replace(FACTS, adapter=False, merged={"dtype": "bfloat16"})
+    text = model_card(recipe(), merged, SCORES, repo="ada/letters")
+    assert ModelCard(text).data.to_dict()["base_model_relation"] == "merge"
+    assert "with an adapter merged into it" in text
+    assert "stored as bfloat16" in text
+    assert "peft" not in text
+
+
+def test_a_licence_that_is_not_known_is_not_made_up():
+    assert "license" not in ModelCard(model_card(recipe(model="org/unknown"), FACTS, SCORES)).data.to_dict()
+
+
+def test_the_table_has_intervals_and_the_verdict():
+    text = model_card(recipe(), FACTS, SCORES)
+    assert "| ROUGE-L | 0.165 [0.1, 0.2] | 0.37 [0.3, 0.44] | better |" in text
+    assert "40 held-out rows" in text
+    assert "100,000, of which 1,000 (1.00%) were trained" in text
+    assert "360 rows trained on, 40 held out" in text
+
+
+def test_a_distilled_student_is_shown_beside_its_teacher():
+    distilled = recipe(approach="distillation", model={"from_teacher": {"layers": 10}}, teacher="org/teacher", method="full")
+    scores = {
+        **SCORES,
+        "teacher": {"rougeL": 0.4, "perplexity": 10.0},
+        "retention": {"rougeL": {"value": 0.93, "low": 0.85, "high": 1.02}},
+        "intervals": {**SCORES["intervals"], "teacher": {"rougeL": [0.35, 0.45], "perplexity": [8, 12]}},
+    }
+    text = model_card(distilled, NOTHING, scores)
+    assert "| 0.4 [0.35, 0.45] | 0.165 [0.1, 0.2] | 0.37 [0.3, 0.44] |" in text
+    assert "Kept of the teacher: ROUGE-L 93% [85%, 102%]." in text
+    assert "distilled from [org/teacher]" in text
+    ready_made = model_card(recipe(approach="distillation", model="org/student", teacher="org/teacher", method="full"), NOTHING, scores)
+    assert "distilled from [org/teacher](https://huggingface.co/org/teacher), starting from [org/student]" in ready_made
+    assert ModelCard(ready_made).data.to_dict()["base_model"] == "org/student"
+    assert "forward_kl, temperature 2.0, alpha 0.5" in text
+    assert ModelCard(text).data.to_dict()["base_model"] == "org/teacher"
+
+
+def test_samples_cannot_break_out_of_their_blocks_and_long_ones_are_cut():
+    text = model_card(recipe(), FACTS, SCORES)
+    assert "````text\n```\nbroken out\n````" in text
+    assert "x" * 401 not in text
+    assert "x" * 400 + "…" in text
+
+
+def test_own_files_leave_no_path_and_no_text_behind(tmp_path):
+    data, base, out = tmp_path / "letters.jsonl", tmp_path / "models" / "base", tmp_path / "out" / "model"
+    data.write_text("{}\n")
+    base.mkdir(parents=True)
+    own = recipe(model=str(base), dataset={"source": str(data), "data_files": [str(data)]}, output_dir=str(out))
+    text = model_card(own, FACTS, SCORES, repo="ada/letters")
+    assert str(tmp_path) not in text
+    assert "what is cat?" not in text
+    metadata = ModelCard(text).data.to_dict()
+    assert not {"datasets", "base_model", "base_model_relation"} & set(metadata)
+    assert yaml.safe_load(text.rpartition("```yaml\n")[2].partition("```")[0])["dataset"]["source"] == "letters.jsonl"
+    assert str(Path.home()) not in text
+
+
+@pytest.mark.parametrize("source", ["letters", "letters/", "letters, more", "ada/letters", "rows.v2"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_bare_name_that_no_run_pinned_stays_private_wherever_it_is_asked(source, there, tmp_path, monkeypatch):
+    """Rows may have moved since, or the upload is made from elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    if there:
+        (tmp_path / source).mkdir(parents=True)
+    own = recipe(dataset={"source": source})
+    text = model_card(own, FACTS, SCORES, repo="ada/model")
+    assert "what is cat?" not in text
+    assert "private files" in text
+    assert "datasets" not in ModelCard(text).data.to_dict()
+    assert "generations" not in public_benchmark(SCORES, own, FACTS.data)
+    assert "generations" in public_benchmark(SCORES, recipe(), FACTS.data)
+
+
+@pytest.mark.parametrize("data", [{**FACTS.data, "restricted": True}, {}])
+def test_rows_that_not_everybody_can_read_on_the_hub_are_named_and_not_shown(data):
+    facts = replace(FACTS, data=data)
+    text = model_card(recipe(), facts, SCORES, repo="ada/model")
+    assert "what is cat?" not in text
+    assert ModelCard(text).data.to_dict()["datasets"] == ["openai/gsm8k"]
+    assert "generations" not in public_benchmark(SCORES, recipe(), data)
+
+
+def test_the_base_of_an_earlier_run_is_the_hub_model_that_run_began_with(tmp_path):
+    earlier = tmp_path / "earlier"
+    (earlier / "run").mkdir(parents=True)
+    recipe(model=f"org/base@{COMMIT}").save(earlier / "run" / "recipe.yaml")
+    assert base_model(recipe(model=str(earlier))) == "org/base"
+    assert base_model(recipe(model=str(tmp_path / "gone"))) is None
+
+
+def test_an_adapter_has_a_base_that_others_can_load_only_if_the_hub_has_that_very_model(tmp_path, empty_hub_cache):
+    adapter = empty_hub_cache / "models--org--adapter" / "snapshots" / COMMIT
+    adapter.mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (adapter / name).write_text('{"base_model_name_or_path": "org/base"}')
+    earlier = tmp_path / "earlier" / "run"
+    earlier.mkdir(parents=True)
+    recipe(model="org/base").save(earlier / "recipe.yaml")
+    made = {"approach": "distillation", "model": {"from_teacher": {"layers": 2}}, "teacher": "org/base", "method": "lora"}
+    assert adapters_base(recipe(model=f"org/base@{COMMIT}")) == "org/base"
+    assert adapters_base(recipe(model=f"org/adapter@{COMMIT}")) is None
+    assert adapters_base(recipe(model=str(earlier.parent))) is None
+    assert adapters_base(recipe(**made)) is None
+
+
+def test_the_public_recipe_is_a_recipe(tmp_path):
+    (tmp_path / "rows").mkdir()
+    own = recipe(model=str(tmp_path), dataset={"source": str(tmp_path / "rows")}, output_dir="/data/ada/secret project/model")
+    shown = public_recipe(own)
+    assert Recipe.from_layers(yaml.safe_load(shown.to_yaml())) == shown
+    assert "secret" not in shown.to_yaml()
+    assert public_recipe(recipe()).dataset == recipe().dataset
+    assert public_recipe(recipe(upload={"repo": "ada/letters"})).upload is None
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ("builtin:python-docs", None),
+        (f"org/data@{COMMIT}", "org/data"),
+        (f"squad@{COMMIT}", "squad"),
+        ("./rows.jsonl", None),
+        ("data/*.csv", None),
+        ("letters", None),
+        ("org/data@main", None),
+        (f"./letters@{COMMIT}", None),
+    ],
+)
+def test_only_datasets_that_a_run_pinned_on_the_hub_are_named_in_the_metadata(source, named):
+    assert hub_dataset(recipe(dataset={"source": source}).dataset) == named
+
+
+def test_configs_lose_the_paths_of_this_machine():
+    config = {"base_model_name_or_path": "/data/ada/.cache/models/base", "r": 16}
+    assert json.loads(public_config(json.dumps(config), "org/base")) == {"base_model_name_or_path": "org/base", "r": 16}
+    config = {"name_or_path": "/data/ada/model", "eos_token": "</s>"}
+    assert json.loads(public_config(json.dumps(config), "org/base")) == {"name_or_path": None, "eos_token": "</s>"}
+
+
+def test_the_use_section_asks_as_the_model_was_trained():
+    chat = model_card(recipe(), FACTS, SCORES, repo="ada/letters")
+    assert 'pipeline("text-generation", "ada/letters")' in chat
+    assert 'prompt = [{"role": "user", "content": "what is cat?"}]' in chat
+    assert 'prompt = "what is cat?\\n"' in model_card(recipe(), replace(NOTHING, data={**FACTS.data, "template": "plain"}), SCORES)
+    assert "/" not in model_card(recipe(output_dir="/data/ada/model"), FACTS, {}).partition('"text-generation", ')[2].partition(")")[0]
