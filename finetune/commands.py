@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune import __version__
 from finetune.errors import BadInput, NoTerminal, UploadError
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 def wizard(arguments: argparse.Namespace) -> int:
     """No command: ask, or with --yes take every default."""
     if arguments.version:
-        return version()
+        print(f"finetune-cli {__version__}")
+        return 0
     if arguments.yes:
         return with_defaults(arguments)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -37,17 +39,6 @@ def wizard(arguments: argparse.Namespace) -> int:
     from finetune.wizard.conversation import run_wizard
 
     return run_wizard(runtime=lambda: _runtime(arguments), plain=os.environ.get("TERM") == "dumb")
-
-
-def version() -> int:
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
-
-    try:
-        print(f"finetune-cli {installed('finetune-cli')}")
-    except PackageNotFoundError:
-        print("finetune-cli (not installed: running from its source)")
-    return 0
 
 
 def with_defaults(arguments: argparse.Namespace) -> int:

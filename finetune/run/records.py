@@ -10,6 +10,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from finetune import __version__
 from finetune.events import DataPrepared, Notice, Planned
 from finetune.run_folder import TRAINING
 
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
     from finetune.models.location import LocatedModel
     from finetune.run.finetuner import LLMFineTuner
 
-PACKAGES = ("finetune-cli", "torch", "transformers", "peft", "datasets", "accelerate", "tokenizers", "bitsandbytes", "rouge-score")
+PACKAGES = ("torch", "transformers", "peft", "datasets", "accelerate", "tokenizers", "bitsandbytes", "rouge-score")
 
 
 def versions() -> dict[str, str]:
     """Installed versions of the packages that decide what a run computes."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "finetune-cli": __version__}
     for package in PACKAGES:
         try:
             found[package] = version(package)
