@@ -245,6 +245,22 @@ def doctor(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def schema(arguments: argparse.Namespace) -> int:
+    """What a recipe can hold, for editors and programs."""
+    from finetune.schema import recipe_schema
+
+    print(json.dumps(recipe_schema(), indent=2))
+    return 0
+
+
+def completion(arguments: argparse.Namespace) -> int:
+    """For the shell to read; how is in the first lines."""
+    from finetune.shell_completion import script
+
+    print(script(arguments.shell), end="")
+    return 0
+
+
 def _recipe(arguments: argparse.Namespace) -> Recipe:
     from finetune.recipe import Recipe
 
@@ -255,7 +271,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
 def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:
     from finetune.runtime import RuntimeOptions
 
-    return RuntimeOptions(device=arguments.device, trust_remote_code=arguments.trust_remote_code)
+    return RuntimeOptions(device=arguments.device, dtype=arguments.dtype, trust_remote_code=arguments.trust_remote_code)
 
 
 def _execute(recipe: Recipe, runtime: RuntimeOptions, as_json: bool) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import yaml
 from pydantic import (
@@ -23,6 +23,7 @@ from pydantic import (
     SerializeAsAny,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -53,10 +54,14 @@ def _known(kind: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+COUNT_OR_SHARE = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}]}
+NOT_EMPTY = Annotated[str, Field(min_length=1)]
+
+
 class FromTeacher(Spec):
     """A student made from the teacher: `layers` is a count (20) or a share of the teacher's depth (0.67)."""
 
-    layers: int | float = Field(gt=0)
+    layers: Annotated[int | float, Field(gt=0), WithJsonSchema(COUNT_OR_SHARE)]
 
     @field_validator("layers")
     @classmethod
@@ -80,6 +85,8 @@ class TeacherSpec(Spec):
 class ColumnsSpec(Spec):
     """Which columns hold what; leave out what the data does not have."""
 
+    SHAPES: ClassVar[tuple[set[str], ...]] = ({"text"}, {"prompt", "completion"}, {"messages"})
+
     text: str | None = None
     prompt: str | None = None
     completion: str | None = None
@@ -88,7 +95,7 @@ class ColumnsSpec(Spec):
     @model_validator(mode="after")
     def _one_shape(self) -> ColumnsSpec:
         given = {name for name, column in self if column is not None}
-        if given not in ({"text"}, {"prompt", "completion"}, {"messages"}):
+        if given not in self.SHAPES:
             raise ValueError("must name `text`, or `prompt` and `completion`, or `messages`")
         return self
 
@@ -107,7 +114,7 @@ class DatasetSpec(Spec):
     held_out: float = Field(0.1, gt=0, lt=1)
     eval_split: str | None = None
 
-    @field_validator("source", mode="before")
+    @field_validator("source", mode="before", json_schema_input_type=NOT_EMPTY | Annotated[list[NOT_EMPTY], Field(min_length=1)])
     @classmethod
     def _several_files(cls, source: Any) -> Any:
         return ", ".join(source) if isinstance(source, list) and all(isinstance(name, str) for name in source) else source
@@ -143,10 +150,10 @@ class TrainingSpec(Spec):
     keep_checkpoints: bool = False  # after a run that reached its end
     report_to: Annotated[list[str], _known("trackers")] = []  # trackers that are told of every step: tensorboard, wandb, mlflow, trackio
 
-    @field_validator("report_to", mode="before")
+    @field_validator("report_to", mode="before", json_schema_input_type=list[str] | str | None)
     @classmethod
     def _one_tracker(cls, trackers: Any) -> Any:
-        return [trackers] if isinstance(trackers, str) else trackers or []
+        return [trackers] if isinstance(trackers, str) else [] if trackers is None else trackers
 
 
 class BenchmarkSpec(Spec):

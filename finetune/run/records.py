@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from finetune import __version__
 from finetune.events import DataPrepared, Notice, Planned
 from finetune.run_folder import TRAINING
+from finetune.schema import EDITOR_LINE, recipe_schema
 
 if TYPE_CHECKING:
     from finetune.models.location import LocatedModel
@@ -66,7 +67,8 @@ def write_records(tuner: LLMFineTuner) -> None:
     if report.pinned_source:
         pinned["dataset"] = {"source": report.pinned_source}
     tuner.recipe = tuner.recipe.with_changes(pinned)
-    folder.write_text(folder.recipe, tuner.recipe.to_yaml())
+    folder.write_text(folder.recipe, EDITOR_LINE + tuner.recipe.to_yaml())
+    folder.write_json(folder.recipe_schema, recipe_schema())
     folder.write_json(folder.environment, environment(tuner))
     folder.write_json(folder.data_report, report.to_dict())
     folder.write_stage(TRAINING)
