@@ -27,6 +27,7 @@ from finetune.training.checkpoints import (
 )
 
 TRAINING, BENCHMARK, UPLOAD, FINISHED = "training", "benchmark", "upload", "finished"  # what a run is at
+STAGES = (TRAINING, BENCHMARK, UPLOAD, FINISHED)
 
 
 class RunFolder:
@@ -109,6 +110,10 @@ class RunFolder:
         if self._lock is None:
             self._lock = self._locked()
             self.write_json(self.lock_owner, {"pid": os.getpid(), "host": platform.node()})
+
+    @property
+    def is_claimed(self) -> bool:
+        return self._lock is not None
 
     def release(self) -> None:
         """Let others in again."""

@@ -29,7 +29,7 @@ from finetune.wizard.prompter import Choice, Prompter, hint
 
 if TYPE_CHECKING:
     from finetune.planning.estimate import Plan
-    from finetune.planning.plan import MemoryFix
+    from finetune.planning.fixes import MemoryFix
     from finetune.run.finetuner import LLMFineTuner
 
 START, MEASURE, CHANGE, SAVE, QUIT = "start", "measure", "change", "save", "quit"
@@ -55,9 +55,9 @@ def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str
     else:
         prompter.show(data_report(tuner.data.report.to_dict(), ascii_only=ascii_only()))
         prompter.show(review(recipe, found))
-        for number, way in enumerate(_ways(tuner, found)):
-            changes[str(number)] = way.changes
-            first.append(Choice(str(number), f"Use {way.text}", f"{size(way.memory_total)} of memory"))
+        for number, fix in enumerate(_fixes(tuner, found)):
+            changes[str(number)] = fix.changes
+            first.append(Choice(str(number), f"Use {fix.text}", f"{size(fix.memory_total)} of memory"))
         first.append(Choice(START, "Start all the same" if found.problems else "Start", about(found.seconds)))
         if not found.measured:
             first.append(Choice(MEASURE, "Measure first", "a few real steps; 20 seconds at most"))
@@ -68,13 +68,13 @@ def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str
     return recipe, changes.get(answer, answer)
 
 
-def _ways(tuner: LLMFineTuner, found: Plan) -> list[MemoryFix]:
+def _fixes(tuner: LLMFineTuner, found: Plan) -> list[MemoryFix]:
     """What would make the run fit, if it does not."""
     if found.memory_total <= found.free_memory:
         return []
-    from finetune.planning.plan import memory_fixes
+    from finetune.planning.fixes import memory_fixes
 
-    return memory_fixes(tuner, found)
+    return memory_fixes(tuner.context, found)
 
 
 def measure(recipe: Recipe, here: HostInfo) -> None:
