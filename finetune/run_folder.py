@@ -18,13 +18,7 @@ from typing import Any
 from finetune.errors import BadInput, FolderInUse, OutputExists
 from finetune.formatting import quoted
 from finetune.paths import looking_at, typed_path
-from finetune.training.checkpoints import (
-    PART,
-    disk_full,
-    folder_to_disk,
-    no_room,
-    replace_whole,
-)
+from finetune.training.checkpoints import PART, disk_full, folder_to_disk, no_room, replace_whole
 
 TRAINING, BENCHMARK, UPLOAD, FINISHED = "training", "benchmark", "upload", "finished"  # what a run is at
 STAGES = (TRAINING, BENCHMARK, UPLOAD, FINISHED)
