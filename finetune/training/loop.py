@@ -178,7 +178,7 @@ def parameters_of(model: Any) -> int:
 
 def _full_precision(model: Any) -> bool:
     """Whether most of what is multiplied is float32, so that autocast has something to narrow."""
-    return next(model.parameters()).dtype == torch.float32
+    return bool(next(model.parameters()).dtype == torch.float32)
 
 
 def _halved(step: int, before: int, after: int, spec: TrainingSpec) -> Notice:

@@ -201,7 +201,7 @@ class SupervisedTrainer(ResumableTrainer):
         return batches, items
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        self.gradient_norm = super()._get_grad_norm(model, grad_norm)
+        self.gradient_norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
         return self.gradient_norm
 
     def checkpoint_activations(self) -> bool:
@@ -278,7 +278,7 @@ def right_padding_mask(inputs: dict[str, Any], pad_id: int) -> Tensor:
         return cast(Tensor, inputs["attention_mask"])
     ids, labels = inputs["input_ids"], inputs["labels"]
     places = torch.arange(1, ids.shape[1] + 1, device=ids.device)
-    ends = inputs.get("length")
+    ends: Tensor | None = inputs.get("length")
     if ends is None:
         ends = ((ids != pad_id) | (labels != -100)).long().mul(places).amax(1)
     return (places <= ends[:, None]).long()
