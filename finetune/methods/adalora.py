@@ -18,12 +18,7 @@ from pydantic import Field, model_validator
 from finetune import recipe
 from finetune.errors import RecipeError
 from finetune.events import RanksSettled, Reporter
-from finetune.methods.base import (
-    Footprint,
-    Method,
-    MethodContext,
-    attach_adapter,
-)
+from finetune.methods.base import Footprint, Method, MethodContext, attach_adapter
 
 if TYPE_CHECKING:
     from torch import Tensor

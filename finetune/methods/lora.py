@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from finetune import recipe
-from finetune.methods.base import (
-    Footprint,
-    Method,
-    MethodContext,
-    attach_adapter,
-)
+from finetune.methods.base import Footprint, Method, MethodContext, attach_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

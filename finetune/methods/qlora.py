@@ -10,12 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from finetune.methods.base import (
-    NF4_BITS,
-    Footprint,
-    Method,
-    MethodContext,
-)
+from finetune.methods.base import NF4_BITS, Footprint, Method, MethodContext
 from finetune.methods.lora import LoRA
 
 if TYPE_CHECKING:

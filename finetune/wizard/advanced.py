@@ -10,14 +10,7 @@ from typing import Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from finetune import registry
-from finetune.wizard.draft import (
-    Draft,
-    ask_field,
-    get,
-    problem,
-    put,
-    shown,
-)
+from finetune.wizard.draft import Draft, ask_field, get, problem, put, shown
 from finetune.wizard.prompter import Choice, Prompter
 
 HELP = {

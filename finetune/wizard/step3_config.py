@@ -9,13 +9,7 @@ from finetune.errors import BadInput
 from finetune.run_folder import RunFolder
 from finetune.screen.method_fit import fit_line, recommended
 from finetune.wizard.defaults import learning_rate
-from finetune.wizard.draft import (
-    Draft,
-    ask_field,
-    get,
-    problem,
-    put,
-)
+from finetune.wizard.draft import Draft, ask_field, get, problem, put
 from finetune.wizard.host import HostInfo
 from finetune.wizard.method_memory import options
 from finetune.wizard.prompter import Choice, Prompter

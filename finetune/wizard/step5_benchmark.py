@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from finetune.wizard.draft import (
-    Draft,
-    get,
-    parsed,
-    problem,
-    put,
-)
+from finetune.wizard.draft import Draft, get, parsed, problem, put
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Prompter
 
