@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from finetune import recipe
 from finetune.errors import RecipeError
 from finetune.events import RanksSettled, Reporter
 from finetune.methods.base import (
@@ -24,6 +23,7 @@ from finetune.methods.base import (
     MethodContext,
     attach_adapter,
 )
+from finetune.settings import MethodSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ class AdaLoRA(Method):
     title = "AdaLoRA"
     summary = "LoRA whose ranks move to the layers that need them; wants some hundred steps"
 
-    class Spec(recipe.Spec):
+    class Spec(MethodSpec):
         kind: Literal["adalora"] = "adalora"
         r: int = Field(8, ge=1)
         init_r: Literal["auto"] | int = "auto"

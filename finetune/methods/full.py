@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from finetune import recipe
 from finetune.methods.base import Footprint, Method, MethodContext
+from finetune.settings import MethodSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,7 +21,7 @@ class Full(Method):
     title = "Full"
     summary = "every weight trains: most memory, a whole new model on disk"
 
-    class Spec(recipe.Spec):
+    class Spec(MethodSpec):
         kind: Literal["full"] = "full"
         freeze: Literal["auto", "none", "head"] = "auto"
 

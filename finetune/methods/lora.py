@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from finetune import recipe
 from finetune.methods.base import (
     Footprint,
     Method,
     MethodContext,
     attach_adapter,
 )
+from finetune.settings import MethodSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,7 +32,7 @@ class LoRA(Method):
     title = "LoRA"
     summary = "small matrices beside the frozen model: little memory, an adapter of a few MB"
 
-    class Spec(recipe.Spec):
+    class Spec(MethodSpec):
         kind: Literal["lora"] = "lora"
         r: int = Field(16, ge=1)
         alpha: int = Field(32, ge=1)

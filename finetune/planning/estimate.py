@@ -80,7 +80,7 @@ def estimate(
 
     `parameters` and `layers` are those of the model that trains, `linear` its base's parameters in linear layers below the head.
     """
-    spec, method = recipe.training, registry.load("methods", recipe.method.kind)  # type: ignore[attr-defined]
+    spec, method = recipe.training, registry.load("methods", recipe.method.kind)
     footprint = method.footprint(recipe.method)
     full = footprint.rank is None
     narrow = 4 if machine.dtype == "float32" else 2

@@ -59,7 +59,7 @@ def trained(name: str, folder: Path, *, architecture: str = "llama", method: dic
     pico(architecture, **(WIDE if architecture == "llama" else {})).save_pretrained(folder / "base")
     settings = {"epochs": 60, "learning_rate": RATES.get(name, 2e-2), **training}
     recipe = Recipe.from_layers({"method": {**VARIANTS[name], **(method or {})}, "training": settings})
-    chosen = registry.load("methods", recipe.method.kind)  # type: ignore[attr-defined]
+    chosen = registry.load("methods", recipe.method.kind)
     located = locate(str(folder / "base"), RuntimeOptions(), Recorder())
     model: Any = load_model(located, MACHINE, load_in=chosen.load_in(recipe.method))
     base = {key: value.clone() for key, value in model.state_dict().items()}

@@ -39,7 +39,7 @@ def run_of(name: str, folder: Path, *, architecture: str = "llama", dtype: torch
     made.to(dtype).save_pretrained(folder / "base")
     tokenizer(chat=True).save_pretrained(folder / "base")
     recipe = Recipe.from_layers({"model": str(folder / "base"), "method": VARIANTS[name], "output_dir": str(folder / "out")})
-    method = registry.load("methods", recipe.method.kind)  # type: ignore[attr-defined]
+    method = registry.load("methods", recipe.method.kind)
     located = locate(str(folder / "base"), RUNTIME, Recorder())
     model: Any = load_model(located, inspect(RUNTIME), load_in=method.load_in(recipe.method))
     model = method.attach(model, recipe.method, MethodContext(20, seed=3))
