@@ -111,10 +111,10 @@ class TeacherSpec(Spec):
 class ColumnsSpec(Spec):
     """Which columns hold what; leave out what the data does not have."""
 
-    text: str | None = Field(None, description="The column with plain text; all of it is learned.")
-    prompt: str | None = Field(None, description="The column with what the model is given.")
-    completion: str | None = Field(None, description="The column with the answer that the model learns to write.")
-    messages: str | None = Field(None, description="The column with a list of chat messages.")
+    text: str | None = Field(None, description="Column with plain text; all of it is learned.")
+    prompt: str | None = Field(None, description="Column with what the model is given.")
+    completion: str | None = Field(None, description="Column with the answer that the model learns to write.")
+    messages: str | None = Field(None, description="Column with a list of chat messages.")
 
     @model_validator(mode="after")
     def _one_shape(self) -> ColumnsSpec:
@@ -131,19 +131,19 @@ class DatasetSpec(Spec):
         title="Dataset",
         description="builtin:python-docs, a Hub id, a file, a folder or a pattern; several with commas.",
     )
-    config: str | None = Field(None, title="Configuration", description="The configuration of a Hub dataset. Only some have one.")
-    split: str = Field("train", description="The part of the dataset to train on.")
+    config: str | None = Field(None, title="Configuration", description="Configuration of a Hub dataset. Only some have one.")
+    split: str = Field("train", description="Part of the dataset to train on.")
     data_files: str | list[str] | None = Field(None, description="Which files of a Hub dataset to read, by name or pattern.")
-    samples: int | None = Field(1000, ge=2, title="Rows to use", description="The number of rows to read; null reads all.")
+    samples: int | None = Field(1000, ge=2, title="Rows to use", description="Number of rows to read; null reads all.")
     columns: ColumnsSpec | None = Field(None, description="Which columns hold what; detected if left out.")
     text_as: Literal["auto", "line", "document"] = Field(
         "auto", description="What one row of a .txt or .md file is: a line, the document, or auto: cut between paragraphs."
     )
-    encoding: str | None = Field(None, description="The encoding of text files, such as utf-8; detected if left out.")
-    bad_rows: float = Field(0.01, ge=0, le=1, description="The share of unusable rows that is skipped; more are an error.")
-    max_length: int = Field(512, ge=8, description="The longest row in tokens; longer ones are cut.")
-    held_out: float = Field(0.1, gt=0, lt=1, description="The share of rows kept from training for the benchmark.")
-    eval_split: str | None = Field(None, description="The split to measure on, instead of rows held out.")
+    encoding: str | None = Field(None, description="Encoding of text files, such as utf-8; detected if left out.")
+    bad_rows: float = Field(0.01, ge=0, le=1, description="Share of unusable rows that is skipped; more are an error.")
+    max_length: int = Field(512, ge=8, description="Longest row in tokens; longer ones are cut.")
+    held_out: float = Field(0.1, gt=0, lt=1, description="Share of rows kept from training for the benchmark.")
+    eval_split: str | None = Field(None, description="Split to measure on, instead of rows held out.")
 
     @field_validator("source", mode="before")
     @classmethod
@@ -179,7 +179,7 @@ class TrainingSpec(Spec):
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
         "cosine", description="How the learning rate changes during training."
     )
-    warmup: float = Field(0.03, ge=0, lt=1, description="The share of the steps in which the learning rate rises.")
+    warmup: float = Field(0.03, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     activation_checkpointing: Literal["auto"] | bool = Field(
         "auto", description="Compute activations twice instead of keeping them: a third slower; auto: only if memory runs out."
     )
@@ -199,7 +199,7 @@ class BenchmarkSpec(Spec):
     rows: int = Field(50, ge=1, title="Rows to test on", description="Never trained on; answered before and after.")
     metrics: Annotated[list[str], Known("metrics")] = Field(["rouge", "perplexity"], min_length=1, description="What is measured.")
     max_new_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        "auto", description="The longest answer in tokens; auto fits the data."
+        "auto", description="Longest answer in tokens; auto fits the data."
     )
 
 

@@ -70,7 +70,7 @@ def check_lengths(tuner: LLMFineTuner) -> None:
 
 def no_adapter(tuner: LLMFineTuner, method: Any) -> RecipeError | None:
     """Why `method` cannot train the model of this run: its adapter would belong to weights that are in no file; None if it can."""
-    if method.footprint(method.Spec()).rank is None:
+    if not method.footprint(method.Spec()).adapter:
         return None
     if tuner.student_is_made:
         return RecipeError(

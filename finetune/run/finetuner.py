@@ -169,7 +169,7 @@ class LLMFineTuner:
         if self.recipe.upload:
             from finetune.publish.upload import check_before_training
 
-            adapter = self.method.footprint(self.recipe.method).rank is not None
+            adapter = self.method.footprint(self.recipe.method).adapter
             check_before_training(self.recipe, adapter=adapter, go_on=self.folder.output_dir if self.left else None)
 
     def check_data(self) -> None:

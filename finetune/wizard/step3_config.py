@@ -8,7 +8,6 @@ from finetune import registry
 from finetune.errors import BadInput
 from finetune.run_folder import RunFolder
 from finetune.screen.method_fit import fit_line, recommended
-from finetune.wizard.defaults import learning_rate
 from finetune.wizard.draft import (
     Draft,
     ask_field,
@@ -73,7 +72,7 @@ def _method(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     if kind == current:
         return {**draft, "method": {**draft.get("method", {}), "kind": kind}}
     draft = {**draft, "method": {"kind": kind}}
-    return put(draft, "training.learning_rate", learning_rate(kind)) if draft["approach"] == "fine-tuning" else draft
+    return put(draft, "training.learning_rate", known[kind].learning_rate) if draft["approach"] == "fine-tuning" else draft
 
 
 def _folder_problem(text: str) -> str | None:

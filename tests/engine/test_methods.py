@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM
 
 from finetune import registry
 from finetune.recipe import Recipe
-from finetune.wizard.defaults import learning_rate
 
 ADAPTERS = [name for name in VARIANTS if name != "full"]
 IDS = torch.tensor([ROWS[0]["input_ids"]])
@@ -81,4 +80,4 @@ def test_every_method_says_what_it_is_what_it_costs_and_how_fast_it_may_learn(na
     assert method.title
     assert len(method.summary) <= 80
     assert method.footprint(spec).activations > 0
-    assert 0 < learning_rate(name) < 1
+    assert 0 < method.learning_rate < 1
