@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -16,6 +17,7 @@ from finetune.recipe import Recipe, parse_override
 from finetune.settings import DistillationSpec, Usual, help_of, label, usual
 from finetune.wizard import ask_recipe
 
+ROOT = Path(__file__).parents[2]
 LONGEST_HELP = 120
 
 
@@ -97,6 +99,15 @@ def test_objectives_are_offered_by_title_and_summary() -> None:
     offered = {choice.value: (choice.title, choice.note) for choice in prompter.offered["distillation.objective"]}
     assert offered["jsd"] == ("Generalised JSD", "between forward and reverse KL, bounded")
     assert all(title and summary for title, summary in offered.values())
+
+
+def test_the_documents_give_the_ranges_of_the_fields() -> None:
+    known = {key: usual(field) for key, field in settings()}
+    temperature, rate = known["distillation.temperature"], known["training.learning_rate"]
+    assert f"# {temperature}: " in (ROOT / "README.md").read_text(encoding="utf-8")
+    settings_table = (ROOT / "DISTILLATION_UPDATE.md").read_text(encoding="utf-8")
+    for key, found in (("distillation.temperature", temperature), ("training.learning_rate", rate)):
+        assert f"| `{key}` | {str(found).replace(' to ', '–')} |" in settings_table
 
 
 def test_a_refused_value_hears_what_is_usual() -> None:
