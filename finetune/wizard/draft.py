@@ -72,7 +72,8 @@ def field_of(draft: Mapping[str, Any], key: str) -> FieldInfo:
     spec: Any = Recipe.from_layers(draft)
     for part in path:
         spec = getattr(spec, part)
-    return type(spec).model_fields[name]
+    field: FieldInfo = type(spec).model_fields[name]
+    return field
 
 
 def ask_field(

@@ -11,13 +11,7 @@ from finetune.hub.facts import HubDataset
 from finetune.recipe import DatasetSpec, Recipe
 from finetune.wizard import suggest
 from finetune.wizard.data_preview import fragments, look
-from finetune.wizard.draft import (
-    Draft,
-    ask_field,
-    get,
-    problem,
-    put,
-)
+from finetune.wizard.draft import Draft, ask_field, get, problem, put
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Prompter
 

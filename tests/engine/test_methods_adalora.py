@@ -18,12 +18,7 @@ from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import RecipeError
 from finetune.events import RanksSettled, Recorder
 from finetune.methods.adalora import FEWEST_STEPS, AdaLoRA, phases
-from finetune.methods.adalora_ranks import (
-    MoveRanks,
-    as_lora,
-    orthogonality,
-    svd_layers,
-)
+from finetune.methods.adalora_ranks import MoveRanks, as_lora, orthogonality, svd_layers
 from finetune.methods.base import MethodContext
 from finetune.recipe import Recipe
 from finetune.training.trainer import SupervisedTrainer

@@ -49,7 +49,8 @@ def detect(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen: Col
     """The format of these records; raises UnknownFormat naming the columns that were seen in `where`."""
     if chosen is not None:
         return _as_chosen(columns, chosen, where)
-    for kind in sorted((registry.load("formats", name) for name in registry.names("formats")), key=_order):
+    known = [registry.load("formats", name) for name in registry.names("formats")]
+    for kind in sorted(known, key=lambda kind: getattr(kind, "order", LAST)):
         found: Format | None = kind.matches(columns, sample)
         if found is not None:
             return found
@@ -59,10 +60,6 @@ def detect(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen: Col
         f"{where} has {_listed(columns)}, and none is a known prompt, answer, text or messages column.",
         hint=f"Name them: --set {_set('prompt', example)} --set {_set('completion', other)} (or --set {_set('text', example)}).",
     )
-
-
-def _order(kind: type[Format]) -> int:
-    return getattr(kind, "order", LAST)
 
 
 def _set(role: str, column: str) -> str:
@@ -77,11 +74,8 @@ def _as_chosen(columns: Sequence[str], chosen: ColumnsSpec, where: str) -> Forma
                 f"{where} has no column {column!r} for dataset.columns.{role}.{registry.did_you_mean(column, list(columns))}",
                 hint=f"It has {_listed(columns)}.",
             )
-    if chosen.text is not None:
-        return registry.load("formats", "text")(chosen.text)
-    if chosen.messages is not None:
-        return registry.load("formats", "messages")(chosen.messages)
-    return registry.load("formats", "prompt_completion")(chosen.prompt, chosen.completion)
+    made: Format = registry.load("formats", "prompt_completion" if len(wanted) > 1 else next(iter(wanted)))(*wanted.values())
+    return made
 
 
 def _listed(columns: Sequence[str]) -> str:

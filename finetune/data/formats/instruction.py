@@ -8,13 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.data.formats.cells import (
-    Message,
-    as_answer,
-    as_text,
-    find_column,
-    is_missing,
-)
+from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_missing
 
 
 class Instruction:

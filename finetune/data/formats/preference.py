@@ -10,12 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from finetune.data.formats.cells import (
-    Message,
-    as_answer,
-    as_text,
-    find_column,
-)
+from finetune.data.formats.cells import Message, as_answer, as_text, find_column
 from finetune.data.formats.messages import left_out, read_messages
 from finetune.data.rows import RowProblem
 

@@ -8,12 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.data.formats.cells import (
-    Message,
-    as_answer,
-    as_text,
-    find_column,
-)
+from finetune.data.formats.cells import Message, as_answer, as_text, find_column
 from finetune.data.formats.messages import read_messages
 from finetune.data.rows import RowProblem
 
