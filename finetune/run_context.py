@@ -59,7 +59,7 @@ class RunContext:
 
     @cached_property
     def method(self) -> Any:
-        return registry.load("methods", self.recipe.method.kind)  # type: ignore[attr-defined]
+        return registry.load("methods", self.recipe.method.kind)
 
     @cached_property
     def located(self) -> LocatedModel:

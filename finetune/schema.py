@@ -15,16 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from finetune import registry
-from finetune.recipe import SHORT, ColumnsSpec, Recipe
+from finetune.recipe import SHORT, Recipe, known_fields
+from finetune.settings import ColumnsSpec, Known
 
 FILE = "recipe.schema.json"  # beside a recipe
 EDITOR_LINE = f"# yaml-language-server: $schema={FILE}\n"  # the first line of a recipe that has its schema beside it
-FROM_REGISTRY = {  # recipe keys whose values are names of things in the registry
-    "method": "methods",
-    "distillation.objective": "objectives",
-    "benchmark.metrics": "metrics",
-    "training.report_to": "trackers",
-}
 DISTILS = {"properties": {"approach": {"const": "distillation"}}, "required": ["approach"]}
 Schema = dict[str, Any]
 
@@ -34,23 +29,16 @@ def recipe_schema() -> Schema:
     """The schema of a recipe with all methods, objectives, metrics and trackers that are installed; not to be changed."""
     schema = Recipe.model_json_schema()
     keys, parts = schema["properties"], schema["$defs"]
-    del schema["required"], schema["description"], parts["Spec"]  # the method: without one, the approach decides
+    del schema["required"], schema["description"], parts["MethodSpec"]  # the method: without one, the approach decides
     methods = registry.names("methods")
     for name in methods:
         parts[name] = _method(name, parts)
-    keys["method"] = {
-        **_notes(keys["method"]),
-        "anyOf": [{"enum": methods}, *map(_ref, methods)],
-    }
+    keys["method"] = {**_notes(keys["method"]), "anyOf": [{"enum": methods}, *map(_ref, methods)]}
     for key, name in SHORT.items():
         if key != "method":
             (part,) = _parts(keys[key], schema)
             short = next(way for way in _ways(part["properties"][name]) if way.get("type") == "string")
             keys[key] = {**_notes(keys[key]), "anyOf": [_without(short, "default", "description"), *_ways(keys[key])]}
-    for key, kind in FROM_REGISTRY.items():
-        for way in _ways(_keys(schema)[key]):
-            if key != "method" and way.get("type") != "null":
-                way.get("items", way)["enum"] = registry.names(kind)
     parts["ColumnsSpec"]["anyOf"] = [_shape(shape) for shape in ColumnsSpec.SHAPES]
     keys["model"]["anyOf"].append({"type": "null"})
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A recipe of finetune-cli"}
@@ -61,6 +49,12 @@ def recipe_keys() -> dict[str, Schema]:
     """Every dotted key that a recipe can have, and what its schema says of it; of methods with a key in common, the first."""
     keys = _keys(recipe_schema())
     return {**keys, "method.kind": keys["method"]["anyOf"][0]}
+
+
+def keys_of_names() -> dict[str, str]:
+    """The keys whose values are names of things in the registry, and of which kind these are."""
+    marked = {key: mark.kind for key, field in known_fields() for mark in field.metadata if isinstance(mark, Known)}
+    return {"method": "methods", **marked}
 
 
 def save(recipe: Recipe, path: Path) -> None:

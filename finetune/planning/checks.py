@@ -44,7 +44,7 @@ def _check_lengths(context: RunContext) -> None:
 
 def adapter_problem(context: RunContext, method: Any) -> RecipeError | None:
     """Why `method` cannot train the model of this run: its adapter would belong to weights that are in no file; None if it can."""
-    if method.footprint(method.Spec()).rank is None:
+    if not method.footprint(method.Spec()).adapter:
         return None
     if context.student_is_made:
         return RecipeError(

@@ -52,8 +52,8 @@ def _changes(recipe: Recipe, *, device: str, adapters: bool) -> Iterator[tuple[s
         yield "activation checkpointing (a third slower)", {"training": saved}
         if smallest:
             yield "both: batch size 1 and activation checkpointing", {"training": {**smallest, **saved}}
-    if adapters and recipe.method.kind == "full":  # type: ignore[attr-defined]
+    if adapters and recipe.method.kind == "full":
         yield "LoRA instead of full training", {"method": {"kind": "lora"}, "training": {**smallest, **saved}}
     quantised = registry.load("methods", "qlora")
-    if adapters and recipe.method.kind != "qlora" and not quantised.check(quantised.Spec(), device):  # type: ignore[attr-defined]
+    if adapters and recipe.method.kind != "qlora" and not quantised.check(quantised.Spec(), device):
         yield "QLoRA: the model in 4 bits (slower)", {"method": {"kind": "qlora"}, "training": {**smallest, **saved}}

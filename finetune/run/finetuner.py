@@ -141,7 +141,7 @@ class LLMFineTuner:
         if self.recipe.upload:
             from finetune.publish.upload import check_before_training
 
-            adapter = self.context.method.footprint(self.recipe.method).rank is not None
+            adapter = self.context.method.footprint(self.recipe.method).adapter
             check_before_training(self.recipe, adapter=adapter, go_on=self.folder.output_dir if self.resume_state else None)
 
     def prepare_data(self) -> PreparedData:

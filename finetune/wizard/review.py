@@ -109,7 +109,7 @@ def ask_step(recipe: Recipe, prompter: Prompter) -> int:
         Choice("0", "Approach", recipe.approach),
         Choice("1", "Models", recipe.model if isinstance(recipe.model, str) else "made from the teacher"),
         Choice("2", "Dataset", recipe.dataset.source),
-        Choice("3", "Configuration", f"{recipe.method.kind}, {recipe.output_dir}"),  # type: ignore[attr-defined]
+        Choice("3", "Configuration", f"{recipe.method.kind}, {recipe.output_dir}"),
         Choice("4", "Training", f"{training.epochs:g} epochs, batch {training.batch_size}, rate {training.learning_rate:g}"),
         Choice("5", "Benchmark", f"{recipe.benchmark.rows} rows"),
     ]

@@ -13,6 +13,9 @@ from finetune.data.formats.cells import Message, as_answer, as_text, find_column
 
 class Instruction:
     name = "instruction"
+    title = "instruction and output"
+    summary = "instruction, output, and input if there is one (Alpaca)"
+    order = 40
 
     def __init__(self, instruction: str, given: str | None, output: str, system: str | None) -> None:
         self.instruction, self.given, self.output, self.system = instruction, given, output, system

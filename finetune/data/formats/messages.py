@@ -24,6 +24,9 @@ READ = {"weight", "role", "from", "content", "value"}
 
 class Messages:
     name = "messages"
+    title = "chat messages"
+    summary = "messages (OpenAI) or conversations (ShareGPT)"
+    order = 10
 
     def __init__(self, messages: str, system: str | None = None) -> None:
         self.messages, self.system = messages, system

@@ -19,6 +19,9 @@ SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 
 class Preference:
     name = "preference"
+    title = "pairs of answers, the chosen one"
+    summary = "chosen, rejected, and prompt if there is one; the chosen answer is learned"
+    order = 20
 
     def __init__(self, prompt: str | None, chosen: str) -> None:
         self.prompt, self.chosen = prompt, chosen

@@ -23,6 +23,9 @@ PAIRS = [
 
 class PromptCompletion:
     name = "prompt_completion"
+    title = "prompt and completion"
+    summary = "prompt, completion; or another such pair, as source and target"
+    order = 30
 
     def __init__(self, prompt: str, completion: str) -> None:
         self.columns = (prompt, completion)

@@ -15,6 +15,9 @@ from finetune.data.rows import RowProblem
 
 class QuestionAnswer:
     name = "question_answer"
+    title = "question and answer"
+    summary = "question, answer, and context if there is one (SQuAD)"
+    order = 50
 
     def __init__(self, question: str, answer: str, context: str | None) -> None:
         self.question, self.answer, self.context = question, answer, context
