@@ -64,7 +64,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "metavar": "DTYPE",
         "choices": ("auto", "float32", "bfloat16", "float16"),
         "default": "auto",
-        "help": "its numbers: auto (default), float32, bfloat16, float16",
+        "help": "precision: auto (default), float32, bfloat16 or float16",
     },
     "--trust-remote-code": {"action": "store_true", "help": "run the code of a model: only if you trust it"},
     "--plain": {"action": "store_true", "help": "numbered questions, for screen readers"},

@@ -50,7 +50,7 @@ class Usual:
         return f"{_short(self.low)} to {_short(self.high)}"
 
     def __call__(self, schema: dict[str, Any]) -> None:
-        schema["description"] += f" Usually {self}."
+        schema["description"] = f"{schema.get('description', '')} Usually {self}.".strip()
 
 
 @dataclass(frozen=True)
