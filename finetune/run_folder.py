@@ -31,6 +31,7 @@ class RunFolder:
         self.output_dir = typed_path(output_dir)
         self.run = self.output_dir / "run"
         self.recipe = self.run / "recipe.yaml"
+        self.recipe_schema = self.run / "recipe.schema.json"
         self.environment = self.run / "environment.json"
         self.events = self.run / "events.jsonl"
         self.data_report = self.run / "data_report.json"

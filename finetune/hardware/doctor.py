@@ -12,6 +12,7 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
+from finetune import __version__
 from finetune.errors import FinetuneError
 from finetune.hardware.machine import Glance, glance, inspect
 from finetune.hub.reachability import endpoint_host, hub_reachable, offline_reason
@@ -30,7 +31,7 @@ def doctor_facts(runtime: RuntimeOptions) -> list[Fact]:
     seen = glance(runtime.cache_dir)
     return [
         ("python", f"{platform.python_version()} ({sys.executable})", sys.version_info >= (3, 10)),
-        ("finetune-cli", _version("finetune-cli") or "run from its folder", True),
+        ("finetune-cli", __version__, True),
         *(_package(name, needed=True) for name in PACKAGES),
         *(_package(name, needed=False) for name in OPTIONAL),
         ("system", f"{platform.system()} {platform.machine()}", True),
@@ -42,15 +43,11 @@ def doctor_facts(runtime: RuntimeOptions) -> list[Fact]:
     ]
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 def _package(name: str, *, needed: bool) -> Fact:
-    found = _version(name)
+    try:
+        found: str | None = version(name)
+    except PackageNotFoundError:
+        found = None
     missing = "not installed" if needed else "not installed (only for 8bit, 4bit and qlora)"
     return name, found or missing, found is not None or not needed
 

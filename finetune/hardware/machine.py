@@ -162,11 +162,11 @@ def _gpu() -> tuple[str | None, int, int]:
     if sys.platform == "darwin" and platform.machine() == "arm64":
         memory = psutil.virtual_memory()
         return "Apple GPU", memory.total, memory.available
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
+    nvidia_smi = shutil.which("nvidia-smi")
+    if nvidia_smi is None:
         return None, 0, 0
     try:
-        query = [tool, "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
+        query = [nvidia_smi, "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
         answer = subprocess.run(query, capture_output=True, text=True, timeout=3, check=True).stdout
         name, total, free = answer.splitlines()[0].rsplit(",", 2)
         return name.strip(), int(total) * 2**20, int(free) * 2**20

