@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from finetune.errors import HardwareError
+from finetune.formatting import size
 from finetune.runtime import RuntimeOptions
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def check_room(what: str, needed: int, folder: Path, setting: str) -> None:
     free = free_disk(folder)
     if needed > free:
         raise HardwareError(
-            f"{what} needs {needed / 1e9:,.2f} GB in {folder}, where {free / 1e9:,.2f} GB are free.",
+            f"{what} needs {size(needed)} in {folder}, where {size(free)} are free.",
             hint=f"Make room, or set {setting} to a folder on another disk.",
         )
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from finetune.errors import DiskFull
+from finetune.formatting import size
 
 MANIFEST = "manifest.json"
 PREFIX = "step-"
@@ -192,7 +193,7 @@ def disk_full(what: str, needed: int, folder: Path) -> DiskFull:
     """The error that says how much room is needed where."""
     free = _free(folder)
     return DiskFull(
-        f"{what} did not fit on the disk: it needs about {_shown(needed)}, and {_shown(free)} are free in {folder}.",
+        f"{what} did not fit on the disk: it needs about {size(needed)}, and {size(free)} are free in {folder}.",
         hint="Make room there, then go on from the last checkpoint with `resume`.",
     )
 
@@ -201,7 +202,7 @@ def check_room(needed: int, folder: Path) -> None:
     """Raises DiskFull if the disk of `folder` has no room for what a run is going to keep."""
     if needed > _free(folder):
         raise DiskFull(
-            f"The run keeps about {_shown(needed)} of checkpoints and result in {folder}, and {_shown(_free(folder))} are free.",
+            f"The run keeps about {size(needed)} of checkpoints and result in {folder}, and {size(_free(folder))} are free.",
             hint="Make room, or choose another --output-dir.",
         )
 
@@ -262,7 +263,3 @@ def _free(folder: Path) -> int:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-
-def _shown(number: int) -> str:
-    return f"{number / 2**30:.1f} GB" if number >= 2**30 else f"{number / 2**20:.1f} MB"
