@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from finetune.errors import HardwareError
-from finetune.formatting import size
 from finetune.runtime import RuntimeOptions
+from finetune.storage import free_disk, write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -105,24 +106,6 @@ def torch_dtype(machine: Machine) -> torch.dtype:
     import torch
 
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[machine.dtype]
-
-
-def free_disk(folder: Path) -> int:
-    """Bytes free on the disk that holds `folder`, which need not exist yet."""
-    folder = folder.absolute()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def check_room(what: str, needed: int, folder: Path, setting: str) -> None:
-    """Raises HardwareError if `folder` has no room for `needed` bytes; `setting` is the variable that names another folder."""
-    free = free_disk(folder)
-    if needed > free:
-        raise HardwareError(
-            f"{what} needs {size(needed)} in {folder}, where {size(free)} are free.",
-            hint=f"Make room, or set {setting} to a folder on another disk.",
-        )
 
 
 def cores() -> int:
@@ -218,13 +201,8 @@ def _measured(path: Path, device: str, gpu: str | None) -> tuple[dict[str, float
     if chosen not in (None, dtype):
         dtype, why = str(chosen), "chosen when this machine was first measured"
     if (rates, dtype) != (before, chosen):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f"{path.name}.{os.getpid()}")
-            partial.write_text(json.dumps({**known, key: {"dtype": dtype, "gflops": rates}}, indent=1), encoding="utf-8")
-            partial.replace(path)
-        except OSError:
-            pass  # a read-only cache: measured again next time
+        with suppress(OSError):  # a read-only cache: measured again next time
+            write_whole(path, json.dumps({**known, key: {"dtype": dtype, "gflops": rates}}, indent=1), shared=True)
     return rates, dtype, why
 
 

@@ -12,7 +12,6 @@ from finetune.distillation.student import kept_layers
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import RecipeError
 from finetune.formatting import quoted
-from finetune.hardware.machine import free_disk
 from finetune.models.facts import ModelFacts, describe
 from finetune.models.load import load_tokenizer
 from finetune.planning.estimate import Plan, estimate
@@ -20,6 +19,7 @@ from finetune.planning.measure import measure_first
 from finetune.planning.shape import trainable_parameters
 from finetune.recipe import Recipe, StudentSpec
 from finetune.run_folder import RunFolder, beside
+from finetune.storage import free_disk
 
 if TYPE_CHECKING:
     from finetune.run.finetuner import LLMFineTuner

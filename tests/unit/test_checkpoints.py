@@ -93,7 +93,7 @@ def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:
 
 def test_half_a_checkpoint_is_none(tmp_path: Path) -> None:
     store = Checkpoints(tmp_path)
-    (tmp_path / ".step-00000007.partial").mkdir()
+    (tmp_path / ".step-00000007.part").mkdir()
     assert store.newest(pytest.fail) is None
     write(store, 8)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000008"]
