@@ -9,7 +9,6 @@ bfloat16 is three times as fast as float32 on some CPUs and eight times slower o
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from finetune.errors import HardwareError
+from finetune.hardware.cpu import cores, cpu_name
 from finetune.runtime import RuntimeOptions
 from finetune.storage import free_disk, write_whole
 
@@ -106,27 +106,6 @@ def torch_dtype(machine: Machine) -> torch.dtype:
     import torch
 
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[machine.dtype]
-
-
-def cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@lru_cache(maxsize=1)
-def cpu_name() -> str:
-    """The processor's model name."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith(("model name", "Hardware")):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux
-    if sys.platform == "darwin":
-        found = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
-        if found.stdout.strip():
-            return found.stdout.strip()
-    return platform.processor() or platform.machine()
 
 
 def _memory() -> tuple[int, int]:
@@ -231,7 +210,7 @@ def _measure(device: str) -> dict[str, float]:
     """GFLOP/s of square matrix products per dtype: the best of some, taken in turns so that a busy moment hits all."""
     import torch
 
-    from finetune.hardware.matmul import linear
+    from finetune.hardware.matmul import linear  # brings torch
 
     size, dtypes = PRODUCT[device], DTYPES[device]
     wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device, lambda: None)
