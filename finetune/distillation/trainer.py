@@ -24,13 +24,7 @@ from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import RecipeError, VocabularyMismatch
 from finetune.hardware.matmul import use_fast_linear
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule
-from finetune.training.head import (
-    Head,
-    check_head,
-    head_of,
-    needs_mask,
-    padding_id,
-)
+from finetune.training.head import Head, check_head, head_of, needs_mask, padding_id
 from finetune.training.trainer import Supervised, SupervisedTrainer
 
 

@@ -17,24 +17,12 @@ import torch
 from transformers import TrainingArguments
 
 from finetune.errors import OutOfMemory, TrainingError
-from finetune.events import (
-    Notice,
-    Reporter,
-    Resumed,
-    TrainingFinished,
-)
+from finetune.events import Notice, Reporter, Resumed, TrainingFinished
 from finetune.hardware.machine import Machine
 from finetune.hardware.peak_memory import PeakMemory, release
 from finetune.recipe import Recipe, StudentSpec, TrainingSpec
 from finetune.storage import check_room
-from finetune.training.callbacks import (
-    ENDS,
-    ReleaseMemory,
-    ReportSteps,
-    SaveCheckpoints,
-    StopAtNonsense,
-    StopOnSignal,
-)
+from finetune.training.callbacks import ENDS, ReleaseMemory, ReportSteps, SaveCheckpoints, StopAtNonsense, StopOnSignal
 from finetune.training.checkpoints import Checkpoint, Checkpoints
 from finetune.training.out_of_memory import MEMORY_ERRORS, ran_out
 from finetune.training.tracking import tracking

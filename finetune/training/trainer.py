@@ -21,22 +21,8 @@ from finetune.data.collator import Collator
 from finetune.errors import RecipeError, TrainingError
 from finetune.hardware.matmul import use_fast_linear
 from finetune.training.callbacks import KeepPaddingId
-from finetune.training.chunked_loss import (
-    CrossEntropy,
-    Rule,
-    Workspace,
-    chunked_loss,
-)
-from finetune.training.head import (
-    Head,
-    backbone_of,
-    causal_lm,
-    check_head,
-    context_length,
-    head_of,
-    needs_mask,
-    padding_id,
-)
+from finetune.training.chunked_loss import CrossEntropy, Rule, Workspace, chunked_loss
+from finetune.training.head import Head, backbone_of, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
 from finetune.training.moe_loss import balances, balancing_loss
 from finetune.training.out_of_memory import MicroBatches, parts_of
 from finetune.training.pieces import CPU_TOKENS, pieces
