@@ -95,8 +95,8 @@ def _short(number: float) -> str:
     return f"{number:.0e}".replace("e-0", "e-") if 0 < number < 1e-3 else f"{number:g}"
 
 
-NotEmpty = Annotated[str, Field(min_length=1)]
 COUNT_OR_SHARE = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}]}
+NOT_EMPTY = Annotated[str, Field(min_length=1)]
 
 
 class FromTeacher(Spec):
@@ -164,7 +164,7 @@ class DatasetSpec(Spec):
     held_out: float = Field(0.1, gt=0, lt=1, description="Share of rows kept from training for the benchmark.")
     eval_split: str | None = Field(None, description="Split to measure on, instead of rows held out.")
 
-    @field_validator("source", mode="before", json_schema_input_type=NotEmpty | Annotated[list[NotEmpty], Field(min_length=1)])
+    @field_validator("source", mode="before", json_schema_input_type=NOT_EMPTY | Annotated[list[NOT_EMPTY], Field(min_length=1)])
     @classmethod
     def _several_files(cls, source: Any) -> Any:
         return ", ".join(source) if isinstance(source, list) and all(isinstance(name, str) for name in source) else source
