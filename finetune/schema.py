@@ -34,7 +34,7 @@ def recipe_schema() -> Schema:
     """The schema of a recipe with all methods, objectives, metrics and trackers that are installed; not to be changed."""
     schema = Recipe.model_json_schema()
     keys, parts = schema["properties"], schema["$defs"]
-    del schema["required"], schema["description"], parts["Spec"]  # the method: without one, the approach decides
+    del schema["required"], schema["description"], parts["MethodSpec"]  # the method: without one, the approach decides
     methods = registry.names("methods")
     for name in methods:
         parts[name] = _method(name, parts)
@@ -83,7 +83,7 @@ def _method(name: str, parts: Schema) -> Schema:
 
 def _only(approach: str, model: str | None = None) -> Schema:
     """What holds for one approach: method keys without a `kind` are those of its own method, and a student needs distillation."""
-    kind = Recipe.from_layers({"approach": approach}).method.kind  # type: ignore[attr-defined]
+    kind = Recipe.from_layers({"approach": approach}).method.kind
     unnamed = {"type": "object", "not": {"required": ["kind"]}}
     return {"properties": {"method": {"if": unnamed, "then": _ref(kind)}, **({"model": {"type": model}} if model else {})}}
 

@@ -16,7 +16,6 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -66,11 +65,6 @@ class Known:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        made: dict[str, Any] = handler(schema)
-        made.get("items", made)["enum"] = registry.names(self.kind)
-        return made
 
 
 def label(name: str, field: FieldInfo) -> str:
