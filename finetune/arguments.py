@@ -157,10 +157,12 @@ def _choices() -> str:
     from finetune import registry
     from finetune.schema import FROM_REGISTRY
 
-    return "".join(
-        f"\nNames for the recipe key {key}:\n{_columns((name, registry.title(kind, name)) for name in registry.names(kind))}\n"
-        for key, kind in FROM_REGISTRY.items()
-    )
+    def named(kind: str) -> list[tuple[str, str]]:
+        if kind not in registry.DESCRIBED:
+            return [(name, "") for name in registry.names(kind)]
+        return [(name, f"{title}: {summary}" if summary else title) for name, title, summary in registry.choices(kind)]
+
+    return "".join(f"\nNames for the recipe key {key}:\n{_columns(named(kind))}\n" for key, kind in FROM_REGISTRY.items())
 
 
 def _columns(rows: Iterable[tuple[str, str]], width: int = 24) -> str:
@@ -170,4 +172,4 @@ def _columns(rows: Iterable[tuple[str, str]], width: int = 24) -> str:
         first, *others = textwrap.wrap(right, 79 - width) or [""]
         lines += [f"  {left:<{width - 2}}{first}"] if len(left) < width - 2 else [f"  {left}", " " * width + first]
         lines += [" " * width + other for other in others]
-    return "\n".join(lines)
+    return "\n".join(line.rstrip() for line in lines)
