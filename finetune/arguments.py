@@ -159,7 +159,7 @@ def _choices() -> str:
 
     sections = []
     for key, kind in keys_of_names().items():
-        titled = kind in ("methods", "objectives")  # a metric cannot be loaded without torch
+        titled = kind in registry.DESCRIBED
         rows = registry.choices(kind) if titled else [(name, "", "") for name in registry.names(kind)]
         sections.append(f"\nNames for the recipe key {key}:\n" + _columns((name, ": ".join(filter(None, about))) for name, *about in rows))
     return "\n".join(sections) + "\n"
@@ -172,4 +172,4 @@ def _columns(rows: Iterable[tuple[str, str]], width: int = 24) -> str:
         first, *others = textwrap.wrap(right, 79 - width) or [""]
         lines += [f"  {left:<{width - 2}}{first}".rstrip()] if len(left) < width - 2 else [f"  {left}", " " * width + first]
         lines += [" " * width + other for other in others]
-    return "\n".join(lines)
+    return "\n".join(line.rstrip() for line in lines)

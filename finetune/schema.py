@@ -77,7 +77,7 @@ def _method(name: str, parts: Schema) -> Schema:
 
 def _only(approach: str, model: str | None = None) -> Schema:
     """What holds for one approach: method keys without a `kind` are those of its own method, and a student needs distillation."""
-    kind = Recipe.from_layers({"approach": approach}).method.kind  # type: ignore[attr-defined]
+    kind = Recipe.from_layers({"approach": approach}).method.kind
     unnamed = {"type": "object", "not": {"required": ["kind"]}}
     return {"properties": {"method": {"if": unnamed, "then": _ref(kind)}, **({"model": {"type": model}} if model else {})}}
 
