@@ -34,6 +34,7 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [["ruff", "check", "--no-cache", "."], ["ruff", "format", "--no-cache", "--check", "."], ["mypy"]],
@@ -98,6 +99,7 @@ def test_the_engine_neither_prints_nor_asks() -> None:
     assert found == []
 
 
+@pytest.mark.slow
 def test_the_public_names_are_exact_and_all_there() -> None:
     assert set(finetune.__all__) == PUBLIC
     assert len(finetune.__all__) == len(PUBLIC)

@@ -46,6 +46,7 @@ def test_a_recipe_named_after_a_default_is_that_default(name: str, here: HostInf
     assert Recipe.load(ROOT / "finetune" / "recipes" / f"{name}.yaml") == Recipe.from_layers(defaults(here, approach, fresh_folder=False))
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     shutil.copytree(ROOT / "finetune", checkout / "finetune", ignore=shutil.ignore_patterns("__pycache__"))
