@@ -133,7 +133,7 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
                     "distillation": {"temperature": TEMPERATURE, "alpha": ALPHA},
                 }
             )
-            Full.attach(student, recipe.method, contest.context())
+            Full().attach(student, recipe.method, contest.context())
             cache = None
             if not name.endswith("online"):
                 gradient = {} if "hidden cache" in name else {"student_head": head_of(student), "temperature": TEMPERATURE}

@@ -162,7 +162,7 @@ def adapter_load_in(folder: Path) -> str | None:
         method = Recipe.load(recorded).method
     except RecipeError:
         return None  # written by another version
-    held: str | None = registry.load("methods", method.kind).load_in(method)  # type: ignore[attr-defined]
+    held: str | None = registry.load("methods", method.kind).load_in(method)
     return held
 
 

@@ -12,168 +12,50 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializeAsAny,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
 
 from finetune import registry
 from finetune.errors import RecipeError
 from finetune.formatting import quoted
+from finetune.settings import (
+    BenchmarkSpec,
+    ColumnsSpec,
+    DatasetSpec,
+    DistillationSpec,
+    MethodSpec,
+    Spec,
+    StudentSpec,
+    TeacherSpec,
+    TrainingSpec,
+    UploadSpec,
+    usual,
+)
+
+__all__ = ["STARTER", "Recipe", "known_keys", "merge", "parse_override", "read_yaml"]
+__all__ += ["BenchmarkSpec", "ColumnsSpec", "DatasetSpec", "DistillationSpec", "StudentSpec", "TeacherSpec", "TrainingSpec", "UploadSpec"]
 
 STARTER = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SHORT = {"method": "kind", "teacher": "source", "dataset": "source", "upload": "repo"}  # the key that a mere string under these means
 HEADER = "# Repeat this run: finetune-cli run THIS_FILE --output-dir NEW_FOLDER\n"
 
 
-class Spec(BaseModel):
-    """A part of a recipe: frozen, and strict about unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
-
-
-def _known(kind: str) -> AfterValidator:
-    """Of a name, or of each in a list: the registry must have a thing of this kind by that name."""
-
-    def check(named: str | list[str]) -> str | list[str]:
-        for name in [named] if isinstance(named, str) else named:
-            registry.check_name(kind, name)
-        return named
-
-    return AfterValidator(check)
-
-
-class FromTeacher(Spec):
-    """A student made from the teacher: `layers` is a count (20) or a share of the teacher's depth (0.67)."""
-
-    layers: int | float = Field(gt=0)
-
-    @field_validator("layers")
-    @classmethod
-    def _count_or_share(cls, layers: int | float) -> int | float:
-        if layers != int(layers) and layers > 1:
-            raise ValueError("must be a whole number of layers, or a share between 0 and 1")
-        return float(layers) if layers < 1 else int(layers)
-
-
-class StudentSpec(Spec):
-    from_teacher: FromTeacher
-
-
-class TeacherSpec(Spec):
-    """The model that is imitated; `load_in` quantises it through bitsandbytes."""
-
-    source: str = Field(min_length=1)
-    load_in: Literal["8bit", "4bit"] | None = None
-
-
-class ColumnsSpec(Spec):
-    """Which columns hold what; leave out what the data does not have."""
-
-    text: str | None = None
-    prompt: str | None = None
-    completion: str | None = None
-    messages: str | None = None
-
-    @model_validator(mode="after")
-    def _one_shape(self) -> ColumnsSpec:
-        given = {name for name, column in self if column is not None}
-        if given not in ({"text"}, {"prompt", "completion"}, {"messages"}):
-            raise ValueError("must name `text`, or `prompt` and `completion`, or `messages`")
-        return self
-
-
-class DatasetSpec(Spec):
-    source: str = Field("builtin:python-docs", min_length=1)
-    config: str | None = None
-    split: str = "train"
-    data_files: str | list[str] | None = None
-    samples: int | None = Field(1000, ge=2)
-    columns: ColumnsSpec | None = None
-    text_as: Literal["auto", "line", "document"] = "auto"  # what one row of a .txt or .md file is
-    encoding: str | None = None  # of text files; found out if it is left out
-    bad_rows: float = Field(0.01, ge=0, le=1)  # the share of unusable rows that is skipped; more are an error
-    max_length: int = Field(512, ge=8)
-    held_out: float = Field(0.1, gt=0, lt=1)
-    eval_split: str | None = None
-
-    @field_validator("source", mode="before")
-    @classmethod
-    def _several_files(cls, source: Any) -> Any:
-        return ", ".join(source) if isinstance(source, list) and all(isinstance(name, str) for name in source) else source
-
-    @field_validator("encoding")
-    @classmethod
-    def _known_encoding(cls, encoding: str | None) -> str | None:
-        if encoding is not None:
-            try:
-                "".encode(encoding)
-            except LookupError:
-                raise ValueError("must name a text encoding such as utf-8 or cp1252") from None
-        return encoding
-
-
-class DistillationSpec(Spec):
-    temperature: float = Field(2.0, gt=0)
-    alpha: float = Field(0.5, ge=0, le=1)
-    objective: Annotated[str, _known("objectives")] = "forward_kl"
-    cache: Literal["auto", "none", "hidden", "gradient"] = "auto"
-    supervise: Literal["all", "answers"] = "all"
-
-
-class TrainingSpec(Spec):
-    epochs: float = Field(3, gt=0)
-    batch_size: int = Field(4, ge=1)
-    gradient_accumulation: int = Field(1, ge=1)
-    learning_rate: float = Field(2.0e-4, gt=0, lt=1)
-    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
-    warmup: float = Field(0.03, ge=0, lt=1)
-    activation_checkpointing: Literal["auto"] | bool = "auto"
-    save_every: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"  # steps; auto: by the clock, at a cost of a few percent
-    keep_checkpoints: bool = False  # after a run that reached its end
-    report_to: Annotated[list[str], _known("trackers")] = []  # trackers that are told of every step: tensorboard, wandb, mlflow, trackio
-
-    @field_validator("report_to", mode="before")
-    @classmethod
-    def _one_tracker(cls, trackers: Any) -> Any:
-        return [trackers] if isinstance(trackers, str) else trackers or []
-
-
-class BenchmarkSpec(Spec):
-    rows: int = Field(50, ge=1)
-    metrics: Annotated[list[str], Field(min_length=1), _known("metrics")] = ["rouge", "perplexity"]
-    max_new_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-
-
-class UploadSpec(Spec):
-    repo: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")
-    private: bool = True
-
-
 class Recipe(Spec):
     """Everything that decides what a run produces. Raises RecipeError through `from_layers` and `load`."""
 
-    approach: Literal["fine-tuning", "distillation"] = "fine-tuning"
-    model: str | StudentSpec = STARTER
-    teacher: TeacherSpec | None = None
-    output_dir: str = Field("./finetuned_model", min_length=1)
-    dataset: DatasetSpec = DatasetSpec()
-    method: SerializeAsAny[Spec]
-    distillation: DistillationSpec = DistillationSpec()
-    training: TrainingSpec = TrainingSpec()
-    benchmark: BenchmarkSpec = BenchmarkSpec()
-    upload: UploadSpec | None = None
-    seed: int = Field(42, ge=0)
+    approach: Literal["fine-tuning", "distillation"] = Field("fine-tuning", description="Learn from data, or from a larger model.")
+    model: str | StudentSpec = Field(STARTER, description="A Hub id, a folder, an earlier run or a .gguf file; a student may be made.")
+    teacher: TeacherSpec | None = Field(None, description="The model that the student imitates.")
+    output_dir: str = Field("./finetuned_model", min_length=1, title="Output folder", description="For the model and all records.")
+    dataset: DatasetSpec = Field(DatasetSpec(), description="The rows to learn from.")
+    method: SerializeAsAny[MethodSpec] = Field(description="Which weights learn, and how.")
+    distillation: DistillationSpec = Field(DistillationSpec(), description="How the student learns from its teacher.")
+    training: TrainingSpec = Field(TrainingSpec(), description="How long and how fast the model learns.")
+    benchmark: BenchmarkSpec = Field(BenchmarkSpec(), description="How the result is measured.")
+    upload: UploadSpec | None = Field(None, description="Where the result is published; nothing leaves this machine if left out.")
+    seed: int = Field(42, ge=0, description="The same seed gives the same run.")
 
     @model_validator(mode="before")
     @classmethod
@@ -335,7 +217,7 @@ def _path(problem: Any) -> str:
 
 def _reason(problem: Any) -> str:
     reason = str(problem["msg"]).removeprefix("Value error, ").removesuffix(" after validation, not 0")
-    return re.sub("^(Input|List|String) should", "must", reason)
+    return re.sub("valid dictionary or instance of .*", "mapping of keys", re.sub("^(Input|List|String) should", "must", reason))
 
 
 def _hint(path: str, problem: Any) -> str | None:
@@ -351,7 +233,8 @@ def _hint(path: str, problem: Any) -> str | None:
     if default is None or isinstance(default, Spec):
         return None
     shown = f"[{','.join(default)}]" if isinstance(default, list) else default
-    return f"The default is {shown}: --set {quoted(f'{path}={shown}')}"
+    found = usual(field)
+    return f"{f'Usually {found}; the' if found else 'The'} default is {shown}: --set {quoted(f'{path}={shown}')}"
 
 
 def _is_branch(part: str) -> bool:

@@ -1,7 +1,7 @@
 """Names to things: `load("methods", "lora")` imports one method when it is first needed.
 
-Built-ins are lazy "module:attribute" lines. Other packages add theirs with entry points in the groups `finetune_cli.methods`,
-`.objectives`, `.formats`, `.metrics`, `.trackers` and `.exporters`.
+Built-ins are lazy "module:attribute" lines, each the name of a class. Other packages add theirs with entry points in the groups
+`finetune_cli.methods`, `.objectives`, `.formats`, `.metrics`, `.trackers` and `.exporters`; docs/extending.md has one of each main kind.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "merged": "finetune.publish.merged:Merged",
     },
 }
+OBJECTS = ("methods", "exporters")  # they keep nothing between calls, so one of each is enough
 
 
 def names(kind: str) -> list[str]:
@@ -59,11 +60,22 @@ def names(kind: str) -> list[str]:
 
 
 def load(kind: str, name: str) -> Any:
-    """The thing called `name`; raises RecipeError naming the nearest known name."""
+    """The object of a method or an exporter, the class of anything else; raises RecipeError for an unknown name or a broken package."""
     check_name(kind, name)
     target = BUILT_IN.get(kind, {}).get(name) or _outside(kind)[name]
     module, _, attribute = target.partition(":")
-    return getattr(import_module(module), attribute)
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(
+            f"The {kind.removesuffix('s')} {name!r} ({target}) cannot be loaded: {error}.", hint="Repair or remove the package it is from."
+        ) from error
+    return _object(found) if kind in OBJECTS else found
+
+
+def choices(kind: str) -> list[tuple[str, str, str]]:
+    """(name, title, summary) of everything of one kind, for people to choose from."""
+    return [(name, title(kind, name), str(getattr(load(kind, name), "summary", ""))) for name in names(kind)]
 
 
 def check_name(kind: str, name: str) -> None:
@@ -82,6 +94,11 @@ def did_you_mean(name: str, known: list[str]) -> str:
     """' Did you mean X?' or nothing."""
     close = get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean {close[0]}?" if close else ""
+
+
+@cache
+def _object(made_by: Any) -> Any:
+    return made_by()
 
 
 @cache

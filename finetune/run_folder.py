@@ -18,15 +18,10 @@ from typing import Any
 from finetune.errors import BadInput, FolderInUse, OutputExists
 from finetune.formatting import quoted
 from finetune.paths import looking_at, typed_path
-from finetune.training.checkpoints import (
-    PART,
-    disk_full,
-    folder_to_disk,
-    no_room,
-    replace_whole,
-)
+from finetune.training.checkpoints import PART, disk_full, folder_to_disk, no_room, replace_whole
 
 TRAINING, BENCHMARK, UPLOAD, FINISHED = "training", "benchmark", "upload", "finished"  # what a run is at
+STAGES = (TRAINING, BENCHMARK, UPLOAD, FINISHED)
 
 
 class RunFolder:
@@ -109,6 +104,10 @@ class RunFolder:
         if self._lock is None:
             self._lock = self._locked()
             self.write_json(self.lock_owner, {"pid": os.getpid(), "host": platform.node()})
+
+    @property
+    def is_claimed(self) -> bool:
+        return self._lock is not None
 
     def release(self) -> None:
         """Let others in again."""

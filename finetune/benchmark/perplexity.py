@@ -27,7 +27,7 @@ IGNORED = -100
 CHUNK_BYTES = 64 << 20  # of float32 logits
 
 
-class Perplexity(evaluate.Metric):
+class Perplexity(evaluate.Metric):  # type: ignore[misc]
     """exp of the total loss over the total tokens; `predictions` are row sums of losses in nats, `references` row token counts."""
 
     reads: ClassVar[str] = "losses"

@@ -23,7 +23,7 @@ SETTINGS = {"score": "F-measure", "stemmer": "porter"}
 UNSPACED = ("CJK UNIFIED", "CJK COMPATIBILITY", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 
 
-class Rouge(evaluate.Metric):
+class Rouge(evaluate.Metric):  # type: ignore[misc]
     """Mean ROUGE F-measures of predictions against references; `per_row` gives them one by one."""
 
     def __init__(self, **options: Any) -> None:

@@ -22,15 +22,7 @@ import numpy as np
 import torch
 
 from finetune import registry
-from finetune.benchmark.bootstrap import (
-    Statistic,
-    bootstrap,
-    change,
-    mean_of,
-    mean_per_token,
-    perplexity_of,
-    ratio,
-)
+from finetune.benchmark.bootstrap import Statistic, bootstrap, change, mean_of, mean_per_token, perplexity_of, ratio
 from finetune.benchmark.generation import answer_budget, generate_answers, generation_speed
 from finetune.benchmark.names import LOWER_IS_BETTER
 from finetune.benchmark.perplexity import AnswerLosses, answer_losses

@@ -17,13 +17,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import IO, cast
 
-from finetune.errors import (
-    BadRow,
-    DatasetError,
-    DatasetNotFound,
-    EmptyDataset,
-    UnknownFormat,
-)
+from finetune.errors import BadRow, DatasetError, DatasetNotFound, EmptyDataset, UnknownFormat
 from finetune.paths import looking_at, typed_path
 
 RECORDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")

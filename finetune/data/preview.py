@@ -11,12 +11,7 @@ from itertools import islice
 from typing import Any
 
 from finetune.data import formats
-from finetune.data.reading import (
-    SAMPLE,
-    columns_of,
-    no_rows,
-    open_source,
-)
+from finetune.data.reading import SAMPLE, columns_of, no_rows, open_source
 from finetune.data.render import PlainTemplate
 from finetune.data.rows import Row, RowProblem, SkippedRow
 from finetune.errors import UnknownFormat

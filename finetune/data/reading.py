@@ -22,22 +22,11 @@ from typing import TYPE_CHECKING
 from finetune.data import formats
 from finetune.data.builtin import check_builtin, read_builtin, stream_builtin
 from finetune.data.encoding import detect
-from finetune.data.files import (
-    PROSE,
-    SHOWN_FILES,
-    DataFile,
-    find_files,
-    looks_local,
-)
+from finetune.data.files import PROSE, SHOWN_FILES, DataFile, find_files, looks_local
 from finetune.data.formats.cells import Message
 from finetune.data.left_out import LeftOut
 from finetune.data.readers import is_text, read_file
-from finetune.data.rows import (
-    Row,
-    RowProblem,
-    SkippedRow,
-    TooManyBadRows,
-)
+from finetune.data.rows import Row, RowProblem, SkippedRow, TooManyBadRows
 from finetune.errors import BadRow, DatasetNotFound, EmptyDataset
 from finetune.events import Progress, Reporter
 from finetune.recipe import DatasetSpec

@@ -36,27 +36,9 @@ from finetune.distillation.cache import (
     write_whole,
 )
 from finetune.errors import FinetuneError, TrainingError
-from finetune.events import (
-    Notice,
-    Progress,
-    Recorder,
-    Reporter,
-)
-from finetune.training.chunked_loss import (
-    BLOCK_BYTES,
-    CHUNK_BYTES,
-    ChunkLogits,
-    Workspace,
-    chunks,
-    product,
-    softmax_,
-)
-from finetune.training.head import (
-    Head,
-    head_of,
-    hidden_states,
-    needs_mask,
-)
+from finetune.events import Notice, Progress, Recorder, Reporter
+from finetune.training.chunked_loss import BLOCK_BYTES, CHUNK_BYTES, ChunkLogits, Workspace, chunks, product, softmax_
+from finetune.training.head import Head, head_of, hidden_states, needs_mask
 from finetune.training.trainer import Supervised
 
 SHARD_BYTES = 64 * 2**20

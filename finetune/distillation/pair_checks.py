@@ -17,12 +17,7 @@ from torch import Tensor, nn
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import TrainingError
 from finetune.training.chunked_loss import CrossEntropy, Workspace, chunked_loss
-from finetune.training.head import (
-    causal_lm,
-    context_length,
-    head_of,
-    hidden_states,
-)
+from finetune.training.head import causal_lm, context_length, head_of, hidden_states
 from finetune.training.trainer import Supervised
 
 FINITE_ROWS, LEVEL_ROWS = 2, 4  # that are looked at: weights that are broken show at once, a better teacher soon

@@ -12,12 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.prepare import PreparedData
-from finetune.distillation.cache import (
-    Kind,
-    TeacherCache,
-    bytes_in,
-    model_identity,
-)
+from finetune.distillation.cache import Kind, TeacherCache, bytes_in, model_identity
 from finetune.distillation.cache_builder import build_cache, cache_key, supervised_counts
 from finetune.distillation.cache_choice import KINDS, choose_cache
 from finetune.distillation.pair_checks import examine, stop_on_problem

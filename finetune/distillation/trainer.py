@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -23,14 +22,9 @@ from finetune.distillation.objectives.forward_kl import ForwardKL
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import RecipeError, VocabularyMismatch
 from finetune.hardware.matmul import use_fast_linear
+from finetune.recipe import Recipe
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule
-from finetune.training.head import (
-    Head,
-    check_head,
-    head_of,
-    needs_mask,
-    padding_id,
-)
+from finetune.training.head import Head, check_head, head_of, needs_mask, padding_id
 from finetune.training.trainer import Supervised, SupervisedTrainer
 
 
@@ -56,7 +50,7 @@ class DistillationTrainer(SupervisedTrainer):
         teacher_tokenizer: Any = None,
         **kwargs: Any,
     ) -> None:
-        check_range(temperature, alpha)
+        Recipe.from_layers({"distillation": {"temperature": temperature, "alpha": alpha}})  # which knows their ranges
         if teacher_model is None and cache is None and alpha < 1:
             raise RecipeError("A student needs a teacher: there is neither a teacher_model nor a cache.", hint="Pass teacher_model=.")
         if teacher_model is not None and teacher_model is model:
@@ -119,20 +113,6 @@ class DistillationTrainer(SupervisedTrainer):
         use_fast_linear(self.teacher)
         check_head(self.teacher)
         self.teacher_masks = needs_mask(self.teacher)
-
-
-def check_range(temperature: float, alpha: float) -> None:
-    """Raises RecipeError unless T > 0 and 0 <= alpha <= 1."""
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise RecipeError(
-            f"distillation.temperature must be a number above 0, not {temperature}.",
-            hint="Useful values are 1 to 5: --set distillation.temperature=2",
-        )
-    if not 0 <= alpha <= 1:
-        raise RecipeError(
-            f"distillation.alpha must lie between 0 and 1, not {alpha}.",
-            hint="It is the weight of the hard labels: --set distillation.alpha=0.5",
-        )
 
 
 def numbered(dataset: Any, cache: TeacherCache) -> Any:

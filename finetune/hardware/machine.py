@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -269,8 +269,3 @@ def _measure(device: str) -> dict[str, float]:
                 best[dtype] = max(best[dtype], round(2 * size**3 / (time.perf_counter() - start) / 1e9, 1))
         rounds += 1
     return best
-
-
-def as_dict(machine: Machine) -> dict[str, object]:
-    """The machine as plain data, for environment.json."""
-    return asdict(machine)

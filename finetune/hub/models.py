@@ -20,20 +20,8 @@ from finetune.events import Notice, Progress, Reporter
 from finetune.hardware.machine import check_room
 from finetune.hub.catalogue import CATALOGUE
 from finetune.hub.facts import HubModel, model_facts
-from finetune.hub.reachability import (
-    endpoint,
-    endpoint_host,
-    hub_reachable,
-    offline_reason,
-)
-from finetune.model_folder import (
-    PICKLES,
-    is_adapter,
-    is_complete,
-    may_run_own_code,
-    no_safetensors,
-    weight_names,
-)
+from finetune.hub.reachability import endpoint, endpoint_host, hub_reachable, offline_reason
+from finetune.model_folder import PICKLES, is_adapter, is_complete, may_run_own_code, no_safetensors, weight_names
 from finetune.recipe import STARTER
 from finetune.registry import did_you_mean
 from finetune.runtime import RuntimeOptions

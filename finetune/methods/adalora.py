@@ -15,15 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from finetune import recipe
 from finetune.errors import RecipeError
 from finetune.events import RanksSettled, Reporter
-from finetune.methods.base import (
-    Footprint,
-    Method,
-    MethodContext,
-    attach_adapter,
-)
+from finetune.methods.base import Footprint, Method, MethodContext, TargetModules, attach_adapter
+from finetune.methods.lora import Dropout
+from finetune.settings import MethodSpec, Usual
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,18 +36,21 @@ class AdaLoRA(Method):
     """
 
     title = "AdaLoRA"
-    summary = "LoRA whose ranks move to the layers that need them; wants some hundred steps"
+    summary = "LoRA whose ranks move to the layers that need them; needs a few hundred steps"
+    learning_rate = 5e-3  # each rank is a single number, which starts at zero
 
-    class Spec(recipe.Spec):
+    class Spec(MethodSpec):
         kind: Literal["adalora"] = "adalora"
-        r: int = Field(8, ge=1)
-        init_r: Literal["auto"] | int = "auto"
-        alpha: int = Field(32, ge=1)
-        dropout: float = Field(0.05, ge=0, lt=1)
-        orthogonality: float = Field(0.1, ge=0)
-        start: float = Field(0.1, ge=0, lt=1)
-        end: float = Field(0.3, ge=0, lt=1)
-        target_modules: Literal["auto"] | list[str] = "auto"
+        r: int = Field(8, ge=1, title="Rank (r)", description="Rank of a layer at the end, on average.", json_schema_extra=Usual(4, 32))
+        init_r: Literal["auto"] | int = Field("auto", description="Rank of every layer at the start; auto is half more than r.")
+        alpha: int = Field(32, ge=1, description="Scale of what the adapter adds.")
+        dropout: Dropout = 0.05
+        orthogonality: float = Field(
+            0.1, ge=0, description="Weight of the term that keeps ranks comparable.", json_schema_extra=Usual(0, 0.5)
+        )
+        start: float = Field(0.1, ge=0, lt=1, description="Share of the steps before the ranks begin to move.")
+        end: float = Field(0.3, ge=0, lt=1, description="Share of the steps after they have settled.")
+        target_modules: TargetModules = "auto"
 
         @model_validator(mode="after")
         def _room_to_move(self) -> AdaLoRA.Spec:
@@ -61,23 +60,21 @@ class AdaLoRA(Method):
                 raise ValueError("start and end must leave steps between them in which the ranks move")
             return self
 
-    @staticmethod
-    def check_steps(spec: Spec, steps: int) -> None:
+    def check_steps(self, spec: Spec, steps: int) -> None:
         if steps < FEWEST_STEPS:
             raise RecipeError(
                 f"AdaLoRA cannot find its ranks in {steps} step{'s' if steps != 1 else ''}; it needs {FEWEST_STEPS} at least.",
                 hint="Train longer, for example --set training.epochs=3, or use --set method.kind=lora",
             )
 
-    @staticmethod
-    def attach(model: PreTrainedModel, spec: Spec, context: MethodContext) -> Any:
+    def attach(self, model: PreTrainedModel, spec: Spec, context: MethodContext) -> Any:
         """The model wrapped by peft; raises ModelError if `target_modules` match nothing, RecipeError for too few steps."""
         from peft import AdaLoraConfig
 
         from finetune.methods.lora_kernel import speed_up
 
         steps = FEWEST_STEPS if context.total_steps is None else context.total_steps
-        AdaLoRA.check_steps(spec, steps)
+        self.check_steps(spec, steps)
         tinit, tfinal = phases(steps, spec)
         adapted = attach_adapter(
             model,
@@ -100,20 +97,17 @@ class AdaLoRA(Method):
         speed_up(adapted)
         return adapted
 
-    @staticmethod
-    def callbacks(model: Any, spec: Spec) -> list[TrainerCallback]:
+    def callbacks(self, model: Any, spec: Spec) -> list[TrainerCallback]:
         from finetune.methods.adalora_ranks import MoveRanks
 
         return [MoveRanks(model, lambda steps: phases(steps, spec))]
 
-    @staticmethod
-    def penalty(model: Any, spec: Spec) -> Callable[[], Tensor] | None:
+    def penalty(self, model: Any, spec: Spec) -> Callable[[], Tensor] | None:
         from finetune.methods.adalora_ranks import orthogonality
 
         return (lambda: spec.orthogonality * orthogonality(model)) if spec.orthogonality else None
 
-    @staticmethod
-    def finish(model: Any, spec: Spec, reporter: Reporter) -> Any:
+    def finish(self, model: Any, spec: Spec, reporter: Reporter) -> Any:
         from finetune.methods.adalora_ranks import as_lora
         from finetune.methods.lora_kernel import speed_up
 
@@ -122,9 +116,8 @@ class AdaLoRA(Method):
         reporter.report(RanksSettled(ranks))
         return plain
 
-    @staticmethod
-    def footprint(spec: Spec) -> Footprint:
-        return Footprint(rank=first_rank(spec), activations=28, state=20)
+    def footprint(self, spec: Spec) -> Footprint:
+        return Footprint(adapter=True, rank=first_rank(spec), state=20)
 
 
 def first_rank(spec: AdaLoRA.Spec) -> int:

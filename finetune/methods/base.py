@@ -1,6 +1,9 @@
 """What a method is, and the pieces that several methods share.
 
-A method is one file with a class that has a `Spec` (its recipe keys) and these functions; registry.py names it.
+A method is one file with a class: a title, a summary, a `Spec` (its recipe keys) and `attach`; the registry makes one object of it.
+
+    class BitFit(Method): ...          # docs/extending.md has a whole one
+    registry.load("methods", "bitfit").attach(model, spec, context)
 """
 
 from __future__ import annotations
@@ -8,16 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from finetune.errors import ModelError
 from finetune.events import Reporter
-from finetune.recipe import Spec
+from finetune.settings import MethodSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, TrainerCallback
 
+TargetModules = Annotated[Literal["auto"] | list[str], Field(description="auto: all linear layers; or names with commas.")]
 NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)  # a weight, and its share of the doubly quantised scales (Dettmers et al. 2023, section 3)
 
 
@@ -34,12 +40,15 @@ class MethodContext:
 class Footprint:
     """What a method costs, for plans that are made before anything is loaded.
 
-    `rank` is that of its adapter (None: every weight trains), `bits` those of a linear weight (None: as many as the machine's dtype has),
-    `activations` the values kept for the backward pass, per token and layer, in multiples of the model's width, `state` the bytes kept for
-    each weight that trains beside itself and its gradient, and `slowdown` the time of a step as a multiple of LoRA's on a CPU.
+    `adapter`: it trains something small beside the frozen model and saves only that, through peft; else every weight trains. `rank` is
+    what it trains for each input and each output of a linear layer (LoRA: its rank; one number for each output: about 0.5), `bits` those of
+    a linear weight (None: as many as the machine's dtype has), `activations` the values kept for the backward pass, per token and layer, in
+    multiples of the model's width, `state` the bytes kept for each weight that trains beside itself and its gradient, and `slowdown` the
+    time of a step as a multiple of LoRA's on a CPU.
     """
 
-    rank: int | None
+    adapter: bool
+    rank: float = 0
     bits: float | None = None
     activations: float = 28
     state: int = 8
@@ -47,58 +56,51 @@ class Footprint:
 
 
 class Method:
-    """A method with nothing special about it; a real one has a title, a summary, a Spec and `attach`, and overrides what it needs."""
+    """A method with nothing special about it; a real one has a title, a summary, a Spec, `attach` and `footprint`, and overrides what it
+    needs. `learning_rate` is where its fine-tuning starts well: adapters need rates that break whole models.
+    """
 
     title: ClassVar[str]
     summary: ClassVar[str]
-    Spec: ClassVar[type[Spec]]
+    learning_rate: ClassVar[float] = 1e-3
+    Spec: ClassVar[type[MethodSpec]]
 
-    @staticmethod
-    def check(spec: Any, device: str) -> list[str]:
+    def check(self, spec: Any, device: str) -> list[str]:
         """Reasons why this method cannot run on `device`, each one sentence."""
         return []
 
-    @staticmethod
-    def check_steps(spec: Any, steps: int) -> None:
+    def check_steps(self, spec: Any, steps: int) -> None:
         """Raises RecipeError if so many optimizer steps are not enough for the method."""
 
-    @staticmethod
-    def load_in(spec: Any) -> str | None:
+    def load_in(self, spec: Any) -> str | None:
         """How the base model is loaded: None, "8bit" or "4bit"."""
         return None
 
-    @staticmethod
-    def attach(model: PreTrainedModel, spec: Any, context: MethodContext) -> Any:
+    def attach(self, model: PreTrainedModel, spec: Any, context: MethodContext) -> Any:
         """The model with exactly the right parameters set to train."""
         raise NotImplementedError
 
-    @staticmethod
-    def callbacks(model: Any, spec: Any) -> list[TrainerCallback]:
+    def callbacks(self, model: Any, spec: Any) -> list[TrainerCallback]:
         """Callbacks the method needs while training."""
         return []
 
-    @staticmethod
-    def penalty(model: Any, spec: Any) -> Callable[[], Tensor] | None:
+    def penalty(self, model: Any, spec: Any) -> Callable[[], Tensor] | None:
         """What is added to the loss once for every optimizer step, as a function of the trained parameters; None for nothing."""
         return None
 
-    @staticmethod
-    def finish(model: Any, spec: Any, reporter: Reporter) -> Any:
+    def finish(self, model: Any, spec: Any, reporter: Reporter) -> Any:
         """The trained model as it is saved and measured."""
         return model
 
-    @staticmethod
-    def save(model: Any, folder: Path) -> None:
+    def save(self, model: Any, folder: Path) -> None:
         """Write what was trained so that from_pretrained of transformers and of peft both read it."""
         model.save_pretrained(folder)
 
-    @staticmethod
-    def notes(spec: Any, device: str) -> list[str]:
+    def notes(self, spec: Any, device: str) -> list[str]:
         """What a person should know before the method runs on `device`, one sentence each."""
         return []
 
-    @staticmethod
-    def footprint(spec: Any) -> Footprint:
+    def footprint(self, spec: Any) -> Footprint:
         """Memory and time of the method."""
         raise NotImplementedError
 

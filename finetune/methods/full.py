@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from finetune import recipe
+from pydantic import Field
+
 from finetune.methods.base import Footprint, Method, MethodContext
+from finetune.settings import MethodSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,13 +22,13 @@ class Full(Method):
 
     title = "Full"
     summary = "every weight trains: most memory, a whole new model on disk"
+    learning_rate = 5e-5
 
-    class Spec(recipe.Spec):
+    class Spec(MethodSpec):
         kind: Literal["full"] = "full"
-        freeze: Literal["auto", "none", "head"] = "auto"
+        freeze: Literal["auto", "none", "head"] = Field("auto", description="Leave embeddings and head as they are.")
 
-    @staticmethod
-    def attach(model: PreTrainedModel, spec: Spec, context: MethodContext) -> Any:
+    def attach(self, model: PreTrainedModel, spec: Spec, context: MethodContext) -> Any:
         # Adam's small updates are lost in 16-bit weights; the arithmetic may still run in 16 bits under autocast.
         model.float().requires_grad_(True)
         if spec.freeze == "head" or (spec.freeze == "auto" and context.student_is_made):
@@ -35,6 +37,5 @@ class Full(Method):
                     module.requires_grad_(False)
         return model
 
-    @staticmethod
-    def footprint(spec: Spec) -> Footprint:
-        return Footprint(rank=None, activations=30)
+    def footprint(self, spec: Spec) -> Footprint:
+        return Footprint(adapter=False, activations=30)

@@ -2,47 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from finetune import recipe
-from finetune.methods.base import (
-    Footprint,
-    Method,
-    MethodContext,
-    attach_adapter,
-)
+from finetune.methods.base import Footprint, Method, MethodContext, TargetModules, attach_adapter
+from finetune.settings import MethodSpec, Usual
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 MAGNITUDE = "lora_magnitude_vector"
+Dropout = Annotated[
+    float, Field(ge=0, lt=1, description="Share of the adapter's inputs dropped at random while training.", json_schema_extra=Usual(0, 0.1))
+]
+
+
+class LoRASpec(MethodSpec):
+    """The settings of LoRA, also beside a model in 4 bits."""
+
+    r: int = Field(16, ge=1, title="Rank (r)", description="Rank: the size of the small matrices.", json_schema_extra=Usual(8, 64))
+    alpha: int = Field(32, ge=1, description="Scale of what they add; twice the rank is usual.")
+    dropout: Dropout = 0.05
+    rslora: bool = Field(False, title="rsLoRA", description="Scale by the root of the rank: for high ranks.")
+    dora: bool = Field(False, title="DoRA", description="Train weight magnitudes too: better, slower.")
+    target_modules: TargetModules = "auto"
 
 
 class LoRA(Method):
     """Trains rank-`r` updates of the linear layers; the base model stays as it is.
 
     `rslora` scales them by alpha / sqrt(r) instead of alpha / r (Kalajdzievski 2023, arXiv 2312.03732), so that high ranks learn as fast as
-    low ones; `dora` also trains the length of every output's weights apart from their direction (Liu et al. 2024, arXiv 2402.09353).
+    low ones; `dora` also trains the magnitude of every output's weights apart from their direction (Liu et al. 2024, arXiv 2402.09353).
     """
 
     title = "LoRA"
     summary = "small matrices beside the frozen model: little memory, an adapter of a few MB"
 
-    class Spec(recipe.Spec):
+    class Spec(LoRASpec):
         kind: Literal["lora"] = "lora"
-        r: int = Field(16, ge=1)
-        alpha: int = Field(32, ge=1)
-        dropout: float = Field(0.05, ge=0, lt=1)
-        rslora: bool = False
-        dora: bool = False
-        target_modules: Literal["auto"] | list[str] = "auto"
 
-    @staticmethod
-    def attach(model: PreTrainedModel, spec: Spec, context: MethodContext) -> Any:
+    def attach(self, model: PreTrainedModel, spec: LoRASpec, context: MethodContext) -> Any:
         """The model wrapped by peft; raises ModelError if `target_modules` match nothing."""
         from finetune.methods.lora_kernel import speed_up
 
@@ -50,8 +53,7 @@ class LoRA(Method):
         speed_up(adapted)
         return adapted
 
-    @staticmethod
-    def save(model: Any, folder: Path) -> None:
+    def save(self, model: Any, folder: Path) -> None:
         """As peft does, with the names of DoRA's magnitudes as transformers looks for them; peft reads those too."""
         from safetensors.torch import load_file, save_file
 
@@ -62,9 +64,9 @@ class LoRA(Method):
             renamed = {f"{name}.weight" if name.endswith(MAGNITUDE) else name: weight for name, weight in weights.items()}
             save_file(renamed, file, metadata={"format": "pt"})
 
-    @staticmethod
-    def footprint(spec: Spec) -> Footprint:
-        return Footprint(rank=spec.r, activations=100, slowdown=2.4) if spec.dora else Footprint(rank=spec.r)
+    def footprint(self, spec: LoRASpec) -> Footprint:
+        cost = Footprint(adapter=True, rank=spec.r)
+        return replace(cost, activations=100, slowdown=2.4) if spec.dora else cost
 
 
 def attach_lora(model: PreTrainedModel, spec: Any, context: MethodContext) -> Any:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,12 +31,12 @@ def speed_up(model: nn.Module) -> int:
     fused: dict[Any, _FusedForward] = {}
     for module in model.modules():
         if isinstance(module, AdaLoraLayer) and _is_plain(module):
-            module.forward = fused[module] = _FusedSVD(module)  # type: ignore[attr-defined]
+            module.forward = fused[module] = _FusedSVD(module)
         elif isinstance(module, LoraLayer) and _is_plain(module):
-            module.forward = fused[module] = _FusedForward(module)  # type: ignore[attr-defined]
+            module.forward = fused[module] = _FusedForward(module)
     for module in model.modules():
         if getattr(module, "down_proj", None) in fused and _is_gated(module):
-            module.forward = _GatedForward(module, fused[module.down_proj])  # type: ignore[method-assign, index]
+            module.forward = _GatedForward(module, fused[module.down_proj])
     return len(fused)
 
 
@@ -68,7 +68,7 @@ def _in_4_bits(base: Any) -> bool:
 
 def _dtype_of(base: Any) -> torch.dtype:
     """What a layer computes in."""
-    return base.compute_dtype if _in_4_bits(base) else base.weight.dtype
+    return cast(torch.dtype, base.compute_dtype if _in_4_bits(base) else base.weight.dtype)
 
 
 def _is_gated(module: Any) -> bool:
@@ -97,7 +97,7 @@ class _FusedForward:
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if args or kwargs or not self.applies():
-            return self.original(x, *args, **kwargs)
+            return cast(Tensor, self.original(x, *args, **kwargs))
         return self.fused(_itself, x)
 
     def applies(self) -> bool:
@@ -115,7 +115,9 @@ class _FusedForward:
         down, up, scale = self.adapter()
         weight: Any = _Widened(base, dtype) if _in_4_bits(base) else (base.weight.t() if _is_turned(module) else base.weight).to(dtype)
         bias = None if base.bias is None else base.bias.to(dtype)
-        return _LoRALinear.apply(make, scale, share, weight, bias, down.to(dtype), up.to(dtype), *(part.to(dtype) for part in parts))
+        inputs = (part.to(dtype) for part in parts)
+        output = _LoRALinear.apply(make, scale, share, weight, bias, down.to(dtype), up.to(dtype), *inputs)  # type: ignore[no-untyped-call]
+        return cast(Tensor, output)
 
     def adapter(self) -> tuple[Tensor, Tensor, float]:
         """A [r, in], B [out, r] and the scale of their product."""
@@ -161,7 +163,7 @@ class _GatedForward:
 
     def __call__(self, x: Tensor) -> Tensor:
         if not self.down.applies():
-            return self.original(x)
+            return cast(Tensor, self.original(x))
         return self.down.fused(self.multiply, self.module.gate_proj(x), self.module.up_proj(x))
 
 

@@ -6,58 +6,37 @@ and the output head stay in that dtype: the losses here read the head in full pr
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
-from finetune.methods.base import (
-    NF4_BITS,
-    Footprint,
-    Method,
-    MethodContext,
-)
-from finetune.methods.lora import LoRA
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from finetune.methods.base import NF4_BITS, Footprint
+from finetune.methods.lora import LoRA, LoRASpec
 
 MISSING = "QLoRA needs the package bitsandbytes, which is not here: pip install bitsandbytes, or use LoRA."
 
 
-class QLoRA(Method):
+class QLoRA(LoRA):
     """Trains what LoRA trains, beside a base in 4 bits; the adapter belongs to that base as rounded."""
 
     title = "QLoRA"
     summary = "LoRA beside a model in 4 bits: least memory; slower, on a CPU most of all"
 
-    class Spec(LoRA.Spec):
-        kind: Literal["qlora"] = "qlora"  # type: ignore[assignment]
+    class Spec(LoRASpec):
+        kind: Literal["qlora"] = "qlora"
 
-    @staticmethod
-    def check(spec: Spec, device: str) -> list[str]:
+    def check(self, spec: LoRASpec, device: str) -> list[str]:
         return [] if bitsandbytes_is_here() else [MISSING]
 
-    @staticmethod
-    def load_in(spec: Spec) -> str | None:
+    def load_in(self, spec: LoRASpec) -> str | None:
         return "4bit"
 
-    @staticmethod
-    def attach(model: PreTrainedModel, spec: Spec, context: MethodContext) -> Any:
-        """The model wrapped by peft; raises ModelError if `target_modules` match nothing."""
-        return LoRA.attach(model, spec, context)
-
-    @staticmethod
-    def save(model: Any, folder: Path) -> None:
-        LoRA.save(model, folder)
-
-    @staticmethod
-    def notes(spec: Spec, device: str) -> list[str]:
+    def notes(self, spec: LoRASpec, device: str) -> list[str]:
         slower = "On a CPU, QLoRA saves memory and costs time: every step unpacks the 4-bit weights again, which LoRA does not need."
         return [slower] if device == "cpu" else []
 
-    @staticmethod
-    def footprint(spec: Spec) -> Footprint:
-        return Footprint(rank=spec.r, bits=NF4_BITS, activations=100 if spec.dora else 28, slowdown=2.6 if spec.dora else 1.1)
+    def footprint(self, spec: LoRASpec) -> Footprint:
+        return replace(super().footprint(spec), bits=NF4_BITS, slowdown=2.6 if spec.dora else 1.1)
 
 
 def bitsandbytes_is_here() -> bool:

@@ -14,12 +14,7 @@ from typing import Any
 
 from finetune.hub import models
 from finetune.hub.catalogue import find
-from finetune.model_folder import (
-    is_adapter,
-    read_json,
-    tensor_places,
-    weight_files,
-)
+from finetune.model_folder import is_adapter, read_json, tensor_places, weight_files
 from finetune.models import starter
 from finetune.models.gguf_file import read_header
 from finetune.models.location import LocatedModel, ModelSource, parse

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 from warnings import catch_warnings, filterwarnings
 
 import torch
@@ -75,8 +75,8 @@ def load_model(
         if load_in:
             keep_unpacked(model)
             _leave_the_file(model)
-            return model.eval()
-        return model.to(machine.device).eval()
+            return cast(PreTrainedModel, model.eval())
+        return cast(PreTrainedModel, model.to(machine.device).eval())
 
 
 def keep_unpacked(model: torch.nn.Module) -> None:
@@ -117,7 +117,7 @@ def _with_adapter(model: PreTrainedModel, located: LocatedModel, *, merge: bool)
     with _one_sentence(located), catch_warnings():
         filterwarnings("error", message="Found missing adapter keys")  # peft would leave random or zero weights in their place
         adapted: Any = PeftModel.from_pretrained(model, str(located.folder))
-        return (adapted.merge_and_unload() if merge else adapted).eval()
+        return cast(PreTrainedModel, (adapted.merge_and_unload() if merge else adapted).eval())
 
 
 def _quantisation(load_in: str, dtype: torch.dtype) -> BitsAndBytesConfig:

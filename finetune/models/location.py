@@ -21,15 +21,7 @@ from finetune.errors import HardwareError, ModelError, ModelNotFound
 from finetune.events import Notice, Reporter
 from finetune.hub import models
 from finetune.hub.reachability import hub_reachable, offline_reason
-from finetune.model_folder import (
-    PICKLES,
-    adapter_base,
-    adapter_load_in,
-    fingerprint,
-    is_adapter,
-    may_run_own_code,
-    weight_files,
-)
+from finetune.model_folder import PICKLES, adapter_base, adapter_load_in, fingerprint, is_adapter, may_run_own_code, weight_files
 from finetune.models import starter
 from finetune.paths import looking_at, typed_path
 from finetune.recipe import STARTER

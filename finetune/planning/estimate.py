@@ -80,9 +80,9 @@ def estimate(
 
     `parameters` and `layers` are those of the model that trains, `linear` its base's parameters in linear layers below the head.
     """
-    spec, method = recipe.training, registry.load("methods", recipe.method.kind)  # type: ignore[attr-defined]
+    spec, method = recipe.training, registry.load("methods", recipe.method.kind)
     footprint = method.footprint(recipe.method)
-    full = footprint.rank is None
+    full = not footprint.adapter
     narrow = 4 if machine.dtype == "float32" else 2
     batch_tokens = spec.batch_size * int(report.length.get("p99", 0))
     if machine.device == "cpu":  # which works through a batch in pieces
@@ -108,8 +108,8 @@ def estimate(
     for name in registry.names("methods"):
         other = registry.load("methods", name)
         cost = other.footprint(other.Spec())
-        learns = base if cost.rank is None else adapter_parameters(rank=cost.rank, **shape)
-        needed = memory_parts(cost, parameters=base + (0 if cost.rank is None else learns), trainable=learns, **shape, **situation)
+        learns = adapter_parameters(rank=cost.rank, **shape) if cost.adapter else base
+        needed = memory_parts(cost, parameters=base + (learns if cost.adapter else 0), trainable=learns, **shape, **situation)
         # What was measured of one method tells how far arithmetic is off for the others.
         methods[name] = total if other is method else round((sum(needed.values()) + beside) * total / by_arithmetic)
     free = machine.free_gpu_memory_bytes if machine.device == "cuda" else machine.free_memory_bytes

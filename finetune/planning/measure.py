@@ -1,6 +1,6 @@
 """Measure first: a few real steps of a run, in a process of its own, from which its time and memory follow.
 
-measurement = measure_first(tuner)                 # at most 20 seconds
+measurement = measure_first(context)                 # at most 20 seconds
 measurement.seconds, measurement.memory_bytes      # of the whole run; None for what was not reached
 """
 
@@ -12,12 +12,10 @@ import sys
 import tempfile
 import threading
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finetune.events import Progress
-
-if TYPE_CHECKING:
-    from finetune.run.finetuner import LLMFineTuner
+from finetune.run_context import RunContext
 
 SECONDS = 20.0
 CLOSING = 2.0  # seconds: saving the result, its card and its report
@@ -48,17 +46,16 @@ class Measurement:
         return {**asdict(self), "seconds": self.seconds}
 
 
-def measure_first(tuner: LLMFineTuner, seconds: float = SECONDS) -> Measurement:
+def measure_first(context: RunContext, seconds: float = SECONDS) -> Measurement:
     """Load the models of a run, make a few of its steps and time them for at most `seconds`; leaves nothing behind.
 
-    In another process: its peak is that of a run, and if it runs out of memory only it ends.
+    In another process: its peak is that of a run, and if it runs out of memory only it ends. It finds the prepared data in the cache.
     """
-    _ = tuner.data  # prepared once, here; the other process finds it in the cache
-    runtime = asdict(tuner.runtime) | {"cache_dir": str(tuner.runtime.cache_dir)}
-    order = {"recipe": tuner.recipe.model_dump(mode="json"), "runtime": runtime, "seconds": seconds}
+    runtime = asdict(context.runtime) | {"cache_dir": str(context.runtime.cache_dir)}
+    order = {"recipe": context.recipe.model_dump(mode="json"), "runtime": runtime, "seconds": seconds}
     found: dict[str, Any] = {}
-    tuner.runtime.cache_dir.mkdir(parents=True, exist_ok=True)
-    with tuner.stage("measure", "Measuring a few real steps"), tempfile.TemporaryDirectory(dir=tuner.runtime.cache_dir) as folder:
+    context.runtime.cache_dir.mkdir(parents=True, exist_ok=True)
+    with context.stage("measure", "Measuring a few real steps"), tempfile.TemporaryDirectory(dir=context.runtime.cache_dir) as folder:
         process = subprocess.Popen(
             [sys.executable, "-m", "finetune.run.few_steps"],
             stdin=subprocess.PIPE,
@@ -76,7 +73,7 @@ def measure_first(tuner: LLMFineTuner, seconds: float = SECONDS) -> Measurement:
             process.stdin.close()
             for line in process.stdout:
                 found |= json.loads(line)
-                tuner.reporter.report(Progress("measure", int(found.get("steps", 0)), None, "steps"))
+                context.reporter.report(Progress("measure", int(found.get("steps", 0)), None, "steps"))
         except BrokenPipeError:
             pass  # it is gone: see its exit code
         finally:

@@ -31,7 +31,7 @@ def memory_parts(
 
     `tokens` are those that go through the model at once.
     """
-    if footprint.rank is None:
+    if not footprint.adapter:
         weights = parameters * 4.0
     elif footprint.bits is not None:
         weights = (parameters - linear) * narrow + linear * footprint.bits / 8
@@ -49,9 +49,9 @@ def memory_parts(
     return {part: int(size) for part, size in parts.items()}
 
 
-def adapter_parameters(*, rank: int, linear: int, layers: int, hidden: int) -> int:
+def adapter_parameters(*, rank: float, linear: int, layers: int, hidden: int) -> int:
     """Parameters of an adapter on every linear layer of a model: rank * (in + out), summed.
 
     Blocks are taken to have seven matrices with one side as wide as the model, as in Llama and its kin, for which this is exact.
     """
-    return rank * (layers * MATRICES * hidden + linear // hidden) if hidden else 0
+    return round(rank * (layers * MATRICES * hidden + linear // hidden)) if hidden else 0

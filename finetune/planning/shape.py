@@ -1,11 +1,50 @@
-"""How many parameters a method would train, from the model's shape alone: nothing is loaded, no memory is used."""
+"""The models of a run in numbers, from their configurations alone: nothing is loaded, no memory is used."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+from finetune.distillation.student import kept_layers
+from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.methods.base import MethodContext
+from finetune.models.facts import ModelFacts, describe
 from finetune.models.location import LocatedModel
+from finetune.planning.checks import adapter_problem
+from finetune.recipe import StudentSpec
+from finetune.run_context import RunContext
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The models of a run in numbers; `layers` are those of a student made from its teacher."""
+
+    model: ModelFacts
+    teacher: ModelFacts | None
+    layers: int | None
+    trainable: int
+    parameters: int
+    linear: int
+
+
+def shape_of(context: RunContext) -> Shape:
+    """The shape of a run's models; nothing is loaded, and what attaching the method to loaded ones would raise is raised now.
+
+    VocabularyMismatch if teacher and student have different tokenizers, RecipeError for a student of no or of all layers, and where
+    `adapter_problem` says so.
+    """
+    if problem := adapter_problem(context, context.method):
+        raise problem
+    recipe, facts = context.recipe, describe(context.located)
+    teacher: ModelFacts | None = None
+    layers: int | None = None
+    if context.distils:
+        teacher = describe(context.teacher_located)
+        if isinstance(recipe.model, StudentSpec):
+            layers = kept_layers(recipe.model.from_teacher.layers, facts.layers)
+        else:
+            shared_vocabulary(facts.vocabulary, teacher.vocabulary, context.tokenizer, context.teacher_tokenizer)
+    return Shape(facts, teacher, layers, *trainable_parameters(context.located, context.method, recipe.method, layers=layers))
 
 
 def trainable_parameters(located: LocatedModel, method: Any, spec: Any, *, layers: int | None = None) -> tuple[int, int, int]:

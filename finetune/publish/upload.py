@@ -20,31 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import Interrupted, UploadError
-from finetune.events import (
-    Notice,
-    Progress,
-    Reporter,
-    StageFinished,
-    StageStarted,
-    Uploaded,
-)
+from finetune.events import Notice, Progress, Reporter, StageFinished, StageStarted, Uploaded
 from finetune.formatting import quoted
-from finetune.hub.account import (
-    UploadTarget,
-    check_upload,
-    one_sentence,
-    refuse_public,
-)
+from finetune.hub.account import UploadTarget, check_upload, one_sentence, refuse_public
 from finetune.hub.retry import with_retries
 from finetune.model_folder import is_adapter, weight_files
 from finetune.publish.card import card_of
-from finetune.publish.redaction import (
-    adapters_base,
-    base_model,
-    public_benchmark,
-    public_config,
-    public_recipe,
-)
+from finetune.publish.redaction import adapters_base, base_model, public_benchmark, public_config, public_recipe
 from finetune.recipe import Recipe, UploadSpec
 from finetune.run_folder import FINISHED, UPLOAD, RunFolder
 

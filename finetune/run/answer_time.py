@@ -1,12 +1,12 @@
 """How long a benchmark of one model would take, from a few of its tokens.
 
-benchmark_seconds(tuner, model)          # 21.4
+benchmark_seconds(context, model)          # 21.4
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -23,20 +23,18 @@ from finetune.benchmark.generation import (
 from finetune.benchmark.perplexity import answer_losses
 from finetune.benchmark.scoring import chosen_rows
 from finetune.events import Recorder
+from finetune.run_context import RunContext
 from finetune.training.head import causal_lm, context_length, padding_id
-
-if TYPE_CHECKING:
-    from finetune.run.finetuner import LLMFineTuner
 
 ROWS = 2  # of usual length, whose losses are timed and which are answered
 TOKENS = 4  # that are generated
 
 
 @torch.inference_mode()
-def benchmark_seconds(tuner: LLMFineTuner, model: Any, *, answers: bool = True) -> float:
+def benchmark_seconds(context: RunContext, model: Any, *, answers: bool = True) -> float:
     """Seconds of scoring `model` on the held-out rows; without `answers` only of their losses."""
-    spec = tuner.recipe.benchmark
-    rows = chosen_rows(tuner.data.held_out, spec, tuner.recipe.seed)
+    spec = context.recipe.benchmark
+    rows = chosen_rows(context.data.held_out, spec, context.recipe.seed)
     was_training = model.training
     model.eval()
     by_length = sorted(rows, key=lambda row: len(row["input_ids"]))
@@ -47,14 +45,14 @@ def benchmark_seconds(tuner: LLMFineTuner, model: Any, *, answers: bool = True) 
     token = (time.perf_counter() - start) / sum(len(row["input_ids"]) for row in some)
     seconds = token * sum(len(row["input_ids"]) for row in rows)
     if answers:
-        seconds += _answers(tuner, model, rows, some)
+        seconds += _answers(context, model, rows, some)
     model.train(was_training)
     return seconds
 
 
-def _answers(tuner: LLMFineTuner, model: Any, rows: list[dict[str, Any]], some: list[dict[str, Any]]) -> float:
+def _answers(context: RunContext, model: Any, rows: list[dict[str, Any]], some: list[dict[str, Any]]) -> float:
     """Seconds of all batches at their full length and of timing the speed; reading a prompt and making a token are timed on `some`."""
-    spec, tokenizer, inner = tuner.recipe.benchmark, tuner.tokenizer, causal_lm(model)
+    spec, tokenizer, inner = context.recipe.benchmark, context.tokenizer, causal_lm(model)
     budget = answer_budget(tokenizer, rows) if spec.max_new_tokens == "auto" else spec.max_new_tokens
     room = max(1, context_length(model) - max(budget, 1 + TOKENS))
     prompts = [list(row["prompt_ids"])[-room:] or [0] for row in rows]

@@ -1,80 +1,82 @@
 """Scores of the models a run starts from, measured once per model and rows and kept in the user's cache.
 
-scores = base_scores(tuner, model)
-scores = teacher_scores(tuner, teacher)       # with the states that a student is compared with
+before = base_scores(context, model)
+teacher = teacher_scores(context, teacher)       # with the states that a student is compared with
+before = student_scores(context, student, teacher)
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finetune.benchmark.perplexity import answer_losses
-from finetune.benchmark.scoring import (
-    Scores,
-    base_key,
-    benchmark_model,
-    chosen_rows,
-    load_base_scores,
-    save_base_scores,
-)
+from finetune.benchmark.scoring import Scores, base_key, benchmark_model, chosen_rows, load_base_scores, save_base_scores
 from finetune.benchmark.teacher_agreement import TeacherStates
 from finetune.events import Notice
+from finetune.run_context import RunContext
 from finetune.training.head import head_of
 
-if TYPE_CHECKING:
-    from finetune.run.finetuner import LLMFineTuner
 
-
-def measure(tuner: LLMFineTuner, model: Any, stage: str, **options: Any) -> Scores:
+def measure(context: RunContext, model: Any, stage: str, **options: Any) -> Scores:
     """Score a model on the run's held-out rows."""
     return benchmark_model(
         model,
-        tuner.tokenizer,
-        tuner.data.held_out,
-        tuner.recipe.benchmark,
-        seed=tuner.recipe.seed,
-        reporter=tuner.reporter,
+        context.tokenizer,
+        context.data.held_out,
+        context.recipe.benchmark,
+        seed=context.recipe.seed,
+        reporter=context.reporter,
         stage=stage,
         **options,
     )
 
 
-def base_scores(tuner: LLMFineTuner, model: Any) -> Scores:
-    """The scores of the model that is fine-tuned, before."""
-    return _once(tuner, model, tuner.located.identity, tuner.method.load_in(tuner.recipe.method), "before", "Measuring the base model")
+def base_scores(context: RunContext, load: Callable[[], Any]) -> Scores:
+    """The scores of the model that is fine-tuned, before; `load` is called if they are not known."""
+    return _once(context, load, context.located.identity, context.load_in, "before", "Measuring the base model")
 
 
-def teacher_scores(tuner: LLMFineTuner, teacher: Any) -> Scores:
+def student_scores(context: RunContext, student: Any, teacher: Scores) -> Scores:
+    """The student's scores before it learns, beside its teacher's."""
+    with context.stage("before", "Measuring the student as it is"):
+        return measure(context, student, "before", teacher=teacher.states)
+
+
+def teacher_scores(context: RunContext, teacher: Any) -> Scores:
     """The teacher's scores, and its hidden states on the held-out rows (those are never kept on disk)."""
-    assert tuner.recipe.teacher is not None
-    load_in = tuner.recipe.teacher.load_in
-    scores = _once(tuner, teacher, tuner.teacher_located.identity, load_in, "teacher", "Measuring the teacher", as_teacher=True)
+    load_in = context.recipe.teacher.load_in if context.recipe.teacher else None
+    identity = context.teacher_located.identity
+    scores = _once(context, lambda: teacher, identity, load_in, "teacher", "Measuring the teacher", as_teacher=True)
     if scores.states is not None:
         return scores
     states = TeacherStates(head_of(teacher).detach())
-    rows = chosen_rows(tuner.data.held_out, tuner.recipe.benchmark, tuner.recipe.seed)
-    answer_losses(teacher, rows, reporter=tuner.reporter, stage="teacher", remember=states)
+    rows = chosen_rows(context.data.held_out, context.recipe.benchmark, context.recipe.seed)
+    answer_losses(teacher, rows, reporter=context.reporter, stage="teacher", remember=states)
     return replace(scores, states=states)
 
 
-def _once(tuner: LLMFineTuner, model: Any, identity: str, load_in: str | None, stage: str, title: str, **options: Any) -> Scores:
-    kept = known_scores(tuner, identity, load_in)
+def known_scores(context: RunContext, identity: str, load_in: str | None) -> Scores | None:
+    """The scores that an earlier run on the same rows has kept of a model, or None."""
+    return load_base_scores(context.runtime, _key(context, identity, load_in))
+
+
+def _once(
+    context: RunContext, load: Callable[[], Any], identity: str, load_in: str | None, stage: str, title: str, **options: Any
+) -> Scores:
+    kept = known_scores(context, identity, load_in)
     if kept is not None:
-        tuner.reporter.report(Notice(f"{title}: known from an earlier run on the same rows."))
+        context.reporter.report(Notice(f"{title}: known from an earlier run on the same rows."))
         return kept
-    with tuner.stage(stage, title):
-        scores = measure(tuner, model() if callable(model) and not hasattr(model, "parameters") else model, stage, **options)
-    save_base_scores(tuner.runtime, _key(tuner, identity, load_in), scores)
+    model = load()
+    with context.stage(stage, title):
+        scores = measure(context, model, stage, **options)
+    save_base_scores(context.runtime, _key(context, identity, load_in), scores)
     return scores
 
 
-def known_scores(tuner: LLMFineTuner, identity: str, load_in: str | None) -> Scores | None:
-    """The scores that an earlier run on the same rows has kept of a model, or None."""
-    return load_base_scores(tuner.runtime, _key(tuner, identity, load_in))
-
-
-def _key(tuner: LLMFineTuner, identity: str, load_in: str | None) -> str:
-    machine, recipe = tuner.machine, tuner.recipe
+def _key(context: RunContext, identity: str, load_in: str | None) -> str:
+    machine, recipe = context.machine, context.recipe
     dtype = f"{machine.device} {machine.dtype} {load_in}"
-    return base_key(identity, tuner.data.fingerprint, recipe.benchmark, seed=recipe.seed, dtype=dtype)
+    return base_key(identity, context.data.fingerprint, recipe.benchmark, seed=recipe.seed, dtype=dtype)

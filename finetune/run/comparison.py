@@ -13,13 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from finetune.benchmark.bootstrap import (
-    Statistic,
-    change,
-    mean_of,
-    mean_per_token,
-    perplexity_of,
-)
+from finetune.benchmark.bootstrap import Statistic, change, mean_of, mean_per_token, perplexity_of
 from finetune.benchmark.names import LOWER_IS_BETTER, in_order
 from finetune.errors import BadInput
 from finetune.formatting import quoted

@@ -22,14 +22,15 @@ from transformers import TrainerCallback
 from finetune.data.report import DataReport
 from finetune.distillation.setup import DistillationSetup
 from finetune.errors import FinetuneError
-from finetune.events import Event, Progress
+from finetune.events import Event, Fanout, Progress
 from finetune.hardware.peak_memory import PeakMemory, release
-from finetune.models.load import load_model
 from finetune.recipe import Recipe
 from finetune.run.answer_time import benchmark_seconds
 from finetune.run.baselines import known_scores
-from finetune.run.finetuner import LLMFineTuner
-from finetune.run.loading import attached, lesson, student
+from finetune.run.loading import attach_method, distillation_setup, load_base, load_student, load_teacher
+from finetune.run.result import save_model
+from finetune.run_context import RunContext
+from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
 from finetune.training.loop import train
 from finetune.training.trainer import SupervisedTrainer
@@ -59,66 +60,65 @@ def main() -> None:
 
 
 def _few_steps(order: dict[str, Any], began: float, say: Say) -> None:
-    folder = Path(order["folder"])
+    place = Path(order["folder"])
     runtime = RuntimeOptions(**{**order["runtime"], "cache_dir": Path(order["runtime"]["cache_dir"])})
-    changes: dict[str, Any] = {"output_dir": str(folder / "model"), "upload": None, "training": {"report_to": []}}
-    tuner = LLMFineTuner(Recipe.from_layers(order["recipe"], changes), runtime=runtime)
-    recipe, method, data = tuner.recipe, tuner.method, tuner.data
-    with PeakMemory(tuner.machine.device) as earlier:
-        tuner.model, timing = _models(tuner, began, say)
-        tuner.data = replace(data, train=_some_of_each_length(data.train, recipe))
-        made = _asked(tuner, data.report.train_tokens, folder, say) if tuner.distils else None
+    changes: dict[str, Any] = {"output_dir": str(place / "model"), "upload": None, "training": {"report_to": []}}
+    context = RunContext(Recipe.from_layers(order["recipe"], changes), runtime, Fanout())
+    recipe, method, data, folder = context.recipe, context.method, context.data, RunFolder(place / "model")
+    with PeakMemory(context.machine.device) as earlier:
+        model, teacher, timing = _models(context, began, say)
+        context = context.beside(data=replace(data, train=_some_of_each_length(data.train, recipe)))
+        setup = _asked(context, model, teacher, data.report.train_tokens, place, say) if context.distils else None
+        del teacher
     release()  # as the benchmark before a training does
-    watch = Watch(say, recipe, data.report, before=earlier.bytes, device=tuner.machine.device)
-    model = tuner.model
+    watch = Watch(say, recipe, data.report, before=earlier.bytes, device=context.machine.device)
     watch.ends = began + order["seconds"] - timing - 1
     outcome = train(
         model,
-        tuner.tokenizer,
-        tuner.data.train,
+        context.tokenizer,
+        context.data.train,
         recipe,
-        tuner.machine,
-        tuner.reporter,
-        folder=tuner.folder.checkpoints,
+        context.machine,
+        context.reporter,
+        folder=folder.checkpoints,
         callbacks=[watch, *method.callbacks(model, recipe.method)],
         penalty=method.penalty(model, recipe.method),
-        make_trainer=lambda **arguments: watch.of(made.trainer if made else SupervisedTrainer, arguments),
+        make_trainer=lambda **arguments: watch.of(setup.trainer if setup else SupervisedTrainer, arguments),
     )
     watch.say_all(outcome.finished.train_seconds)
-    tuner.model = method.finish(model, recipe.method, tuner.reporter)
-    tuner.save()
-    say(after=benchmark_seconds(tuner, tuner.model))
+    model = method.finish(model, recipe.method, context.reporter)
+    save_model(context, model, folder)
+    say(after=benchmark_seconds(context, model))
 
 
-def _models(tuner: LLMFineTuner, began: float, say: Say) -> tuple[Any, float]:
-    """The model that trains, and the seconds that timing its answers took; the seconds of both benchmarks before are said."""
-    if tuner.distils:
-        teacher = tuner.load_teacher_model()
-        model = student(tuner, teacher)
-        known = known_scores(tuner, tuner.teacher_located.identity, tuner.recipe.teacher.load_in if tuner.recipe.teacher else None)
+def _models(context: RunContext, began: float, say: Say) -> tuple[Any, Any, float]:
+    """The model that trains, its teacher, and the seconds that timing its answers took; those of both benchmarks before are said."""
+    if context.distils:
+        teacher = load_teacher(context)
+        model = load_student(context, teacher)
+        known = known_scores(context, context.teacher_located.identity, context.recipe.teacher.load_in if context.recipe.teacher else None)
         say(ready=time.time() - began)
-        say(teacher=benchmark_seconds(tuner, teacher, answers=known is None))
+        say(teacher=benchmark_seconds(context, teacher, answers=known is None))
     else:
-        model = load_model(tuner.located, tuner.machine, load_in=tuner.method.load_in(tuner.recipe.method))
-        known = known_scores(tuner, tuner.located.identity, tuner.method.load_in(tuner.recipe.method))
+        teacher, model = None, load_base(context)
+        known = known_scores(context, context.located.identity, context.load_in)
         say(ready=time.time() - began)
     start = time.time()
-    seconds = benchmark_seconds(tuner, model)
-    say(before=seconds if tuner.distils or known is None else 0.0)
-    return attached(tuner, model, "student" if tuner.distils else "model"), time.time() - start
+    seconds = benchmark_seconds(context, model)
+    say(before=seconds if context.distils or known is None else 0.0)
+    return attach_method(context, model), teacher, time.time() - start
 
 
-def _asked(tuner: LLMFineTuner, all_tokens: int, folder: Path, say: Say) -> DistillationSetup:
+def _asked(context: RunContext, student: Any, teacher: Any, all_tokens: int, cache: Path, say: Say) -> DistillationSetup:
     """The teacher's answers to the chosen rows, and the seconds it would need for all."""
-    tuner.runtime = replace(tuner.runtime, cache_dir=folder)
     clock = _Clock()
-    tuner.reporter.reporters.append(clock)
+    context.reporter.reporters.append(clock)
     start = time.perf_counter()
-    made = lesson(tuner, look=False)
+    setup = distillation_setup(context.beside(runtime=replace(context.runtime, cache_dir=cache)), student, teacher, look=False)
     whole = time.perf_counter() - start + LOOK
-    share = all_tokens / sum(tuner.data.train["length"])
+    share = all_tokens / sum(context.data.train["length"])
     say(asking=whole + clock.seconds("teacher cache") * (share - 1))
-    return made
+    return setup
 
 
 def _some_of_each_length(rows: Any, recipe: Recipe) -> Any:

@@ -8,42 +8,23 @@ tuner.benchmark()          # or tuner.run() for all of it
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune import registry
 from finetune.errors import HardwareError, Interrupted, RecipeError
-from finetune.events import (
-    BenchmarkFinished,
-    Fanout,
-    JsonLines,
-    Recorder,
-    Reporter,
-    Resumed,
-    StageFinished,
-    StageStarted,
-)
+from finetune.events import BenchmarkFinished, Fanout, JsonLines, Recorder, Reporter, Resumed
 from finetune.formatting import quoted
-from finetune.recipe import Recipe, StudentSpec
-from finetune.run_folder import (
-    BENCHMARK,
-    FINISHED,
-    TRAINING,
-    UPLOAD,
-    RunFolder,
-)
+from finetune.recipe import DistillationSpec, Recipe
+from finetune.run_context import RunContext
+from finetune.run_folder import BENCHMARK, FINISHED, STAGES, TRAINING, UPLOAD, RunFolder
 from finetune.runtime import RuntimeOptions
 
 if TYPE_CHECKING:
     from finetune.benchmark.scoring import Scores
     from finetune.data.prepare import PreparedData
-    from finetune.hardware.machine import Machine
-    from finetune.models.location import LocatedModel
     from finetune.planning.estimate import Plan
     from finetune.run.resume import Unfinished
     from finetune.training.checkpoints import Checkpoint
@@ -60,7 +41,7 @@ class RunResult:
 
 
 class LLMFineTuner:
-    """One run of one recipe; attributes fill up as its stages go by."""
+    """One run of one recipe. Call `run`, or its stages one by one: each does what it needs of those before it, once."""
 
     def __init__(
         self,
@@ -69,17 +50,19 @@ class LLMFineTuner:
         reporter: Reporter | None = None,
         runtime: RuntimeOptions | None = None,
     ) -> None:
-        self.recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_layers(recipe or {})
-        self.runtime = runtime or RuntimeOptions()
-        self.reporter = Fanout(reporter or Recorder())
-        self.folder = RunFolder(self.recipe.output_dir)
-        self.model: Any = None
+        recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_layers(recipe or {})
+        self.context = RunContext(recipe, runtime or RuntimeOptions(), Fanout(reporter or Recorder()))
+        self.folder = RunFolder(recipe.output_dir)
+        self.model: Any = None  # with its method, from load_model on
         self.teacher: Any = None
-        self.outcome: Outcome | None = None
         self.before: Scores | None = None
-        self.taught: Scores | None = None
-        self.left: Unfinished | None = None
+        self.teacher_scores: Scores | None = None
+        self.outcome: Outcome | None = None
+        self.resume_state: Unfinished | None = None
         self.planned: Plan | None = None
+        self._base: Any = None  # the model as it was loaded, until the method is attached
+        self._checked = False
+        self._start: Checkpoint | None = None
 
     @classmethod
     def of_run(cls, output_dir: str | Path, *, reporter: Reporter | None = None, runtime: RuntimeOptions | None = None) -> LLMFineTuner:
@@ -94,91 +77,76 @@ class LLMFineTuner:
 
         tuner = cls.of_run(output_dir, reporter=reporter, runtime=runtime)
         tuner.folder.check_unclaimed()
-        tuner.left = find(output_dir)
-        if tuner.left is None:
+        tuner.resume_state = find(output_dir)
+        if tuner.resume_state is None:
             raise nothing_left(tuner.folder)
         return tuner
 
-    # What the stages stand on; each is found when it is first needed.
+    @property
+    def recipe(self) -> Recipe:
+        return self.context.recipe
 
     @property
-    def distils(self) -> bool:
-        return self.recipe.approach == "distillation"
+    def reporter(self) -> Fanout:
+        return self.context.reporter
 
     @property
-    def student_is_made(self) -> bool:
-        return isinstance(self.recipe.model, StudentSpec)
-
-    @cached_property
-    def machine(self) -> Machine:
-        from finetune.hardware.machine import inspect
-
-        return inspect(self.runtime)
-
-    @cached_property
-    def method(self) -> Any:
-        return registry.load("methods", self.recipe.method.kind)  # type: ignore[attr-defined]
-
-    @cached_property
-    def located(self) -> LocatedModel:
-        """The model that is trained, on this disk (for a student made from its teacher: the teacher); fetched if it must be."""
-        if self.student_is_made:
-            return self.teacher_located
-        return self._locate("model", str(self.recipe.model), self.method.load_in(self.recipe.method))
-
-    @cached_property
-    def teacher_located(self) -> LocatedModel:
-        if self.recipe.teacher is None:
-            raise RecipeError("A distillation needs a teacher.", hint="--set teacher=MODEL")
-        return self._locate("teacher", self.recipe.teacher.source, self.recipe.teacher.load_in)
-
-    @cached_property
     def tokenizer(self) -> Any:
-        from finetune.models.load import load_tokenizer
+        return self.context.tokenizer
 
-        return load_tokenizer(self.located)
-
-    @cached_property
+    @property
     def data(self) -> PreparedData:
-        return self.prepare_data()
+        return self.context.data
+
+    def run(self) -> RunResult:
+        """All stages in order, or those that an interrupted run has left. Raises Interrupted if a person stopped it."""
+        self.check()
+        self.prepare_data()
+        with self._at_work():
+            if self._to_do(TRAINING):
+                self.load_models()
+                self.score_before()
+                self.train()
+            scores = self.benchmark() if self._to_do(BENCHMARK) else self.folder.read_json(self.folder.benchmark)
+            if self.recipe.upload:
+                self.upload()
+        return RunResult(self.folder.output_dir, scores, self.folder.read_json(self.folder.progress)["training"])
 
     # The stages.
 
     def check(self) -> None:
         """Find everything that can be found before the long work; raises the error that says what to change."""
-        from finetune.planning.plan import shape_of
+        from finetune.planning.shape import shape_of
 
-        if self.left is None:
+        context = self.context
+        if self.resume_state is None:
             self.folder.check_free()
-        for problem in self.method.check(self.recipe.method, self.machine.device):
+        for problem in context.method.check(context.recipe.method, context.machine.device):
             raise HardwareError(problem)
-        if self.recipe.training.report_to:
+        if context.recipe.training.report_to:
             from finetune.training.trackers import check_trackers
 
-            check_trackers(self.recipe.training.report_to)
+            check_trackers(context.recipe.training.report_to)
         self.check_upload()
-        if self.distils and not self.student_is_made and self.located.pinned == self.teacher_located.pinned:
+        if context.distils and not context.student_is_made and context.located.pinned == context.teacher_located.pinned:
             raise RecipeError(
-                f"Teacher and student are the same model, {self.located.name}.",
+                f"Teacher and student are the same model, {context.located.name}.",
                 hint="Make a smaller one from it: --set model.from_teacher.layers=0.67",
             )
-        shape_of(self)
+        shape_of(context)
+        self._checked = True
 
     def check_upload(self) -> None:
         """Raises UploadError, NotSignedIn, ReadOnlyToken or RepoExists if the result could not go where the recipe wants it uploaded."""
         if self.recipe.upload:
             from finetune.publish.upload import check_before_training
 
-            adapter = self.method.footprint(self.recipe.method).rank is not None
-            check_before_training(self.recipe, adapter=adapter, go_on=self.folder.output_dir if self.left else None)
+            adapter = self.context.method.footprint(self.recipe.method).adapter
+            check_before_training(self.recipe, adapter=adapter, go_on=self.folder.output_dir if self.resume_state else None)
 
-    def check_data(self) -> None:
-        """Raises RecipeError for too few optimizer steps for the method, or rows too long for a model; prepares the data."""
-        from finetune.planning.plan import check_lengths
-        from finetune.training.step_count import steps_of
-
-        check_lengths(self)
-        self.method.check_steps(self.recipe.method, steps_of(self.recipe.training, len(self.data.train)))
+    def prepare_data(self) -> PreparedData:
+        """Read, split and tokenise the rows; what each became is in run/data_report.json once the run has a folder."""
+        return self.context.data
 
     def plan(self, *, measure: bool = False) -> Plan:
         """What the run will cost; prepares the data, writes nothing into the output folder.
@@ -187,82 +155,93 @@ class LLMFineTuner:
         """
         from finetune.planning.plan import plan
 
-        self.planned = plan(self, measure=measure)
+        self.planned = plan(self.context, measure=measure)
         return self.planned
 
-    def prepare_data(self) -> PreparedData:
-        """Read, split and tokenise; the report goes to run/data_report.json once the run has a folder."""
-        from finetune.data.prepare import prepare_data
+    def load_models(self) -> Any:
+        """The model to train as it is, in memory, and with it the teacher when distilling."""
+        from finetune.run.loading import load_base, load_student
 
-        tokenizer = self.tokenizer
-        with self.stage("data", "Preparing the data") as done:
-            prepared = prepare_data(
-                self.recipe.dataset,
-                tokenizer,
-                seed=self.recipe.seed,
-                supervise=self.recipe.distillation.supervise if self.distils else "answers",
-                runtime=self.runtime,
-                reporter=self.reporter,
-            )
-            done(f"{prepared.report.train:,} rows to train on, {prepared.report.held_out:,} held out")
-        return prepared
-
-    def load_model(self) -> Any:
-        """The model that will be trained: in memory, measured on the held-out rows, with the method attached."""
-        if self.model is None:
-            from finetune.run.loading import load_base, load_student
-
-            self.model = load_student(self) if self.distils else load_base(self)
-        return self.model
+        if self.model is None and self._base is None:
+            distils = self.context.distils
+            self._base = load_student(self.context, self.load_teacher_model()) if distils else load_base(self.context)
+        return self._base
 
     def load_teacher_model(self, name: str | None = None) -> Any:
         """The teacher in memory: the recipe's, or the model called `name`, which then becomes the recipe's."""
-        from finetune.models.load import load_model
+        from finetune.run.loading import load_teacher
 
         if name is not None:
-            self.recipe = self.recipe.with_changes({"teacher": name})
-            self.__dict__.pop("teacher_located", None)
+            self._change({"teacher": name})
             self.teacher = None
         if self.teacher is None:
-            located = self.teacher_located
-            load_in = self.recipe.teacher.load_in if self.recipe.teacher else None
-            with self.stage("load", "Loading the teacher"):
-                self.teacher = load_model(located, self.machine, load_in=load_in)
+            self.teacher = load_teacher(self.context)
         return self.teacher
+
+    def score_before(self) -> Scores:
+        """The scores of the model as it is, on the held-out rows; when distilling the teacher is scored too."""
+        from finetune.run.baselines import base_scores, student_scores, teacher_scores
+
+        if self.before is None:
+            if self.context.distils:
+                self.teacher_scores = teacher_scores(self.context, self.load_teacher_model())
+                self.before = student_scores(self.context, self.load_models(), self.teacher_scores)
+            else:
+                self.before = base_scores(self.context, self.load_models)
+        return self.before
+
+    def load_model(self) -> Any:
+        """The model that will be trained: in memory, scored as it is, with the method attached."""
+        from finetune.run.loading import attach_method
+
+        if self.model is None:
+            self.score_before()
+            self.model, self._base = attach_method(self.context, self.load_models()), None
+        return self.model
 
     def train(self) -> Outcome:
         """Train and save the result into the output folder; raises Interrupted, with what was saved, if a person stopped it."""
+        from finetune.run.loading import distillation_setup
+        from finetune.run.result import save_model
         from finetune.run.resume import training_complete, what_decides
         from finetune.training.checkpoints import Checkpoints
         from finetune.training.loop import train
+        from finetune.training.trainer import SupervisedTrainer
 
-        if self.left is not None and self.left.stage != TRAINING:
+        if not self._to_do(TRAINING):
             raise training_complete(self.folder)
-        start = self.begin()
-        try:
-            model = self.load_model()
-            options: dict[str, Any] = {
-                "callbacks": self.method.callbacks(model, self.recipe.method),
-                "penalty": self.method.penalty(model, self.recipe.method),
-            }
-            if self.distils:
-                from finetune.run.loading import lesson
-
-                options["make_trainer"] = lesson(self).trainer
-            options |= {"folder": self.folder.checkpoints, "start": start, "made_with": {"recipe": what_decides(self.recipe)}}
-            with self.stage("training", "Training") as done:
-                self.outcome = train(model, self.tokenizer, self.data.train, self.recipe, self.machine, self.reporter, **options)
-                self.model = self.method.finish(model, self.recipe.method, self.reporter)
-                self.save()
+        with self._at_work():
+            model, context, method, recipe = self.load_model(), self.context, self.context.method, self.recipe
+            make_trainer: Any = SupervisedTrainer
+            if context.distils:
+                setup = distillation_setup(context, model, self.load_teacher_model())
+                make_trainer = setup.trainer
+                if setup.cache is not None:
+                    self.teacher = None  # its answers are written down
+            with context.stage("training", "Training") as done:
+                self.outcome = train(
+                    model,
+                    context.tokenizer,
+                    context.data.train,
+                    recipe,
+                    context.machine,
+                    context.reporter,
+                    folder=self.folder.checkpoints,
+                    callbacks=method.callbacks(model, recipe.method),
+                    make_trainer=make_trainer,
+                    penalty=method.penalty(model, recipe.method),
+                    start=self._start,
+                    made_with={"recipe": what_decides(recipe)},
+                )
+                self.model = method.finish(model, recipe.method, context.reporter)
+                save_model(context, self.model, self.folder)
                 finished = self.outcome.finished
                 losses = f"loss {finished.first_loss:.2f} -> {finished.final_loss:.2f}"
                 done(f"{finished.steps} steps, {losses}, {finished.tokens_per_second:,.0f} tokens/s")
             if self.outcome.complete:
                 self.folder.write_stage(BENCHMARK, training=asdict(finished))
-                if not self.recipe.training.keep_checkpoints:
+                if not recipe.training.keep_checkpoints:
                     Checkpoints(self.folder.checkpoints).clear()
-        finally:
-            self.folder.release()
         if self.outcome.stopped:
             of_all = "" if self.outcome.complete else f" of {self.outcome.total_steps}"
             raise Interrupted(
@@ -274,20 +253,24 @@ class LLMFineTuner:
 
     def train_distillation(self, **changes: Any) -> Outcome:
         """Train the student on its teacher; keywords change the recipe first: temperature, alpha, objective, cache, epochs, ..."""
-        from finetune.recipe import DistillationSpec
-
         ours = {name: value for name, value in changes.items() if name in DistillationSpec.model_fields}
         others = {name: value for name, value in changes.items() if name not in ours}
-        self.recipe = self.recipe.with_changes({"approach": "distillation", "distillation": ours, "training": others})
+        self._change({"approach": "distillation", "distillation": ours, "training": others})
         return self.train()
 
     def benchmark(self) -> dict[str, Any]:
         """Score the result on the held-out rows beside what it came from; writes run/benchmark.json, the report page and the card."""
         from finetune.benchmark.report import write_report
         from finetune.publish.card import write_card
-        from finetune.run.loading import final_scores
+        from finetune.run.loading import load_result
+        from finetune.run.result import final_scores
 
-        scores = final_scores(self)
+        if self.model is None:
+            self.score_before()
+            self._base = self.teacher = None
+            self.model = load_result(self.context, self.folder)
+        assert self.before is not None
+        scores = final_scores(self.context, self.model, self.folder, before=self.before, teacher=self.teacher_scores)
         self.folder.write_json(self.folder.benchmark, scores)
         self.reporter.report(BenchmarkFinished(scores))
         write_card(self.folder)
@@ -304,83 +287,57 @@ class LLMFineTuner:
             raise RecipeError("The recipe names no repository to upload to.", hint="--set upload.repo=USER/NAME")
         upload_folder(self.folder.output_dir, self.recipe.upload, self.reporter)
 
-    def run(self) -> RunResult:
-        """All stages in order, or those that an interrupted run has left."""
-        if self.left is None or self.left.stage == TRAINING:
-            self.train()
-        else:
-            self.begin()
-        with self.folder.claimed():
-            measured = self.left is not None and self.left.stage == UPLOAD
-            scores = self.folder.read_json(self.folder.benchmark) if measured else self.benchmark()
-            if self.recipe.upload:
-                self.upload()
-        return RunResult(self.folder.output_dir, scores, self.folder.read_json(self.folder.progress)["training"])
-
     # What the stages share.
 
-    def begin(self) -> Checkpoint | None:
-        """Claim the output folder and write down, before the long work, what is going to happen; the checkpoint to go on from."""
-        self.check()
-        _ = self.data  # before the folder, so that data that cannot be used leaves nothing behind
-        self.check_data()
-        start = None
-        if self.left is not None:
-            from finetune.run.resume import take_up
-            from finetune.training.step_count import steps_of
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """The output folder is ours; at the first entry it is written down, before the long work, what is going to happen."""
+        if self.folder.is_claimed:
+            yield
+            return
+        if not self._checked:
+            self.check()
+        self.prepare_data()  # before the folder, so that data that cannot be used leaves nothing behind
+        try:
+            if self.resume_state:
+                self._start = self._take_up()
+            else:
+                self._begin()
+            yield
+        finally:
+            self.folder.release()
 
-            start = take_up(self)
-            if start is None and self.left.stage == TRAINING:
-                self.reporter.report(Resumed(0, steps_of(self.recipe.training, len(self.data.train))))
-        else:
-            self.folder = RunFolder.create(self.recipe.output_dir)
-            self.reporter.reporters.append(JsonLines(self.folder.events))
-        if start is None and (self.left is None or self.left.stage == TRAINING):
-            from finetune.run.records import write_records
+    def _begin(self) -> None:
+        """A new folder, and in it what is going to happen, its revisions pinned to what was found."""
+        from finetune.run.records import write_records
 
-            write_records(self)
+        self.context = self.context.pinned()
+        planned = self.planned or self.plan()
+        self.folder = RunFolder.create(self.recipe.output_dir)
+        self.reporter.reporters.append(JsonLines(self.folder.events))
+        write_records(self.context, self.folder, planned)
+
+    def _take_up(self) -> Checkpoint | None:
+        """The folder of an interrupted run; the checkpoint to train on from, or None for the first step."""
+        from finetune.planning.checks import check_data
+        from finetune.run.records import write_records
+        from finetune.run.resume import take_up
+        from finetune.training.step_count import steps_of
+
+        check_data(self.context)
+        self.folder.claim()
+        self.reporter.reporters.append(JsonLines(self.folder.events))
+        self.resume_state, start = take_up(self.context, self.folder)
+        if start is None and self.resume_state.stage == TRAINING:
+            self.reporter.report(Resumed(0, steps_of(self.recipe.training, len(self.data.train))))
+            self.context = self.context.pinned()
+            write_records(self.context, self.folder, self.planned or self.plan())
         return start
 
-    def save(self) -> None:
-        """The trained weights (an adapter, or the whole model) and the tokenizer."""
-        from finetune.hardware.machine import torch_dtype
+    def _to_do(self, stage: str) -> bool:
+        return self.resume_state is None or STAGES.index(self.resume_state.stage) <= STAGES.index(stage)
 
-        if not hasattr(self.model, "peft_config"):
-            # Training kept float32; what is saved, and measured afterwards, is what the machine runs. Buffers such as the frequencies of
-            # rotary positions stay in float32, as from_pretrained leaves them.
-            for parameter in self.model.parameters():
-                parameter.data = parameter.data.to(torch_dtype(self.machine))
-        with self.folder.whole_model(needed=_bytes_to_save(self.model)) as folder:
-            self.method.save(self.model, folder)
-            self.tokenizer.save_pretrained(folder)
-
-    def _locate(self, role: str, text: str, load_in: str | None) -> LocatedModel:
-        from finetune.models.location import locate
-
-        with self.stage("model", f"Finding the {role}") as done:
-            found = locate(text, self.runtime, self.reporter, load_in=load_in)
-            done(found.name)
-        return found
-
-    @contextmanager
-    def stage(self, stage: str, title: str) -> Iterator[Any]:
-        """Report a stage's begin and end; the yielded function takes its one-line summary."""
-        summary = ""
-
-        def done(text: str) -> None:
-            nonlocal summary
-            summary = text
-
-        self.reporter.report(StageStarted(stage, title))
-        began = time.perf_counter()
-        yield done
-        self.reporter.report(StageFinished(stage, round(time.perf_counter() - began, 3), summary))
-
-
-def _bytes_to_save(model: Any) -> int:
-    """About the size of a model on disk: of its adapter, or of everything."""
-    return sum(
-        parameter.numel() * parameter.element_size()
-        for parameter in model.parameters()
-        if parameter.requires_grad or not hasattr(model, "peft_config")
-    )
+    def _change(self, changes: Mapping[str, Any]) -> None:
+        """Another recipe, and so another context; what was resolved for the old one is found anew."""
+        self.context = replace(self.context, recipe=self.recipe.with_changes(changes))
+        self._checked = False

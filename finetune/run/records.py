@@ -1,21 +1,21 @@
 """The records of a run, written down before it starts: its recipe with every revision, what it runs on, its data and its cost.
 
-write_records(tuner)
-environment(tuner)          # environment.json: versions, machine, fingerprints
+write_records(context, folder, plan)
+environment(context)        # environment.json: versions, machine, fingerprints
 """
 
 from __future__ import annotations
 
 import platform
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finetune.events import DataPrepared, Notice, Planned
-from finetune.run_folder import TRAINING
-
-if TYPE_CHECKING:
-    from finetune.models.location import LocatedModel
-    from finetune.run.finetuner import LLMFineTuner
+from finetune.models.location import LocatedModel
+from finetune.planning.estimate import Plan
+from finetune.run_context import RunContext
+from finetune.run_folder import TRAINING, RunFolder
 
 PACKAGES = ("finetune-cli", "torch", "transformers", "peft", "datasets", "accelerate", "tokenizers", "bitsandbytes", "rouge-score")
 
@@ -31,18 +31,16 @@ def versions() -> dict[str, str]:
     return found
 
 
-def environment(tuner: LLMFineTuner) -> dict[str, Any]:
+def environment(context: RunContext) -> dict[str, Any]:
     """Everything beside the recipe that the numbers may depend on."""
-    from finetune.hardware.machine import as_dict
-
     return {
         "versions": versions(),
         "system": f"{platform.system()} {platform.machine()}",
-        "machine": as_dict(tuner.machine),
-        "model": _facts(tuner.located),
-        "teacher": _facts(tuner.teacher_located) if tuner.distils else None,
-        "dataset_fingerprint": tuner.data.fingerprint,
-        "seed": tuner.recipe.seed,
+        "machine": asdict(context.machine),
+        "model": _facts(context.located),
+        "teacher": _facts(context.teacher_located) if context.distils else None,
+        "dataset_fingerprint": context.data.fingerprint,
+        "seed": context.recipe.seed,
     }
 
 
@@ -56,20 +54,14 @@ def _facts(located: LocatedModel) -> dict[str, Any]:
     }
 
 
-def write_records(tuner: LLMFineTuner) -> None:
-    """Into the run's folder, and to whoever listens; the recipe of the run is pinned to what was found."""
-    report, folder = tuner.data.report, tuner.folder
-    pinned: dict[str, Any] = {} if tuner.student_is_made else {"model": tuner.located.pinned}
-    if tuner.distils:
-        pinned["teacher"] = {"source": tuner.teacher_located.pinned}
-    if report.pinned_source:
-        pinned["dataset"] = {"source": report.pinned_source}
-    tuner.recipe = tuner.recipe.with_changes(pinned)
-    folder.write_text(folder.recipe, tuner.recipe.to_yaml())
-    folder.write_json(folder.environment, environment(tuner))
+def write_records(context: RunContext, folder: RunFolder, plan: Plan) -> None:
+    """Into the run's folder, and to whoever listens; the recipe should be pinned to what was found."""
+    report = context.data.report
+    folder.write_text(folder.recipe, context.recipe.to_yaml())
+    folder.write_json(folder.environment, environment(context))
     folder.write_json(folder.data_report, report.to_dict())
     folder.write_stage(TRAINING)
-    tuner.reporter.report(DataPrepared(report.to_dict()))
-    tuner.reporter.report(Planned((tuner.planned or tuner.plan()).to_dict()))
-    for note in [*report.notes, *getattr(tuner.tokenizer, "notes", [])]:
-        tuner.reporter.report(Notice(note))
+    context.reporter.report(DataPrepared(report.to_dict()))
+    context.reporter.report(Planned(plan.to_dict()))
+    for note in [*report.notes, *getattr(context.tokenizer, "notes", [])]:
+        context.reporter.report(Notice(note))

@@ -2,7 +2,7 @@
 
 left = find("./finetuned_model")           # None: finished, or no run at all
 left.progress()                            # "step 120 of 300, saved 5 minutes ago"
-start = take_up(tuner)                     # the checkpoint to train on from, or None
+left, start = take_up(context, folder)     # what is left, and the checkpoint to train on from or None
 """
 
 from __future__ import annotations
@@ -11,23 +11,16 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finetune.errors import BadInput, CannotResume, FolderInUse
-from finetune.events import JsonLines, Notice
+from finetune.events import Notice
 from finetune.formatting import quoted
-from finetune.run_folder import (
-    BENCHMARK,
-    FINISHED,
-    TRAINING,
-    UPLOAD,
-    RunFolder,
-)
+from finetune.recipe import Recipe
+from finetune.run.records import environment
+from finetune.run_context import RunContext
+from finetune.run_folder import BENCHMARK, FINISHED, TRAINING, UPLOAD, RunFolder
 from finetune.training.checkpoints import Checkpoint, Checkpoints
-
-if TYPE_CHECKING:
-    from finetune.recipe import Recipe
-    from finetune.run.finetuner import LLMFineTuner
 
 EXACT = ("torch", "transformers", "peft")  # libraries whose major version decides what a checkpoint means
 MODEL_FACTS = {"revision": "revision", "bytes": "size", "identity": "content"}  # older versions wrote down no identity and no teacher
@@ -100,29 +93,22 @@ def _free_and_unfinished(output_dir: Path) -> Unfinished | None:
     return left
 
 
-def take_up(tuner: LLMFineTuner) -> Checkpoint | None:
-    """Claim the folder of an interrupted run and say what will be done: the checkpoint to train on from, None for the first step.
+def take_up(context: RunContext, folder: RunFolder) -> tuple[Unfinished, Checkpoint | None]:
+    """What is left of an interrupted run whose folder is claimed, and the checkpoint to train on from; says what will be done.
 
-    Raises FolderInUse, or CannotResume where data, model, recipe or libraries are no longer those the run began with.
+    Raises CannotResume where nothing is left, or data, model, recipe or libraries are no longer those the run began with.
     """
-    folder = tuner.folder
-    folder.claim()
-    try:
-        tuner.left = find(folder.output_dir)
-        if tuner.left is None:
-            raise nothing_left(folder)
-        tuner.reporter.reporters.append(JsonLines(folder.events))
-        _refuse_changes(tuner)
-        start = None
-        if tuner.left.stage == TRAINING:
-            start = Checkpoints(folder.checkpoints).newest(lambda text: tuner.reporter.report(Notice(text, "warning")))
-        if start is not None:
-            _refuse_recipe(start.facts["made_with"]["recipe"], tuner.recipe)
-    except BaseException:
-        folder.release()
-        raise
-    tuner.reporter.report(Notice(_what_will_be_done(tuner.left, start)))
-    return start
+    left = find(folder.output_dir)
+    if left is None:
+        raise nothing_left(folder)
+    _refuse_changes(context, folder)
+    start = None
+    if left.stage == TRAINING:
+        start = Checkpoints(folder.checkpoints).newest(lambda text: context.reporter.report(Notice(text, "warning")))
+    if start is not None:
+        _refuse_recipe(start.facts["made_with"]["recipe"], context.recipe)
+    context.reporter.report(Notice(_what_will_be_done(left, start)))
+    return left, start
 
 
 def _what_will_be_done(left: Unfinished, start: Checkpoint | None) -> str:
@@ -170,15 +156,13 @@ def _refuse_recipe(then: Mapping[str, Any], recipe: Recipe) -> None:
         )
 
 
-def _refuse_changes(tuner: LLMFineTuner) -> None:
+def _refuse_changes(context: RunContext, folder: RunFolder) -> None:
     """Data, model and library versions against those that the run wrote down when it began."""
-    from finetune.run.records import environment
-
-    if not tuner.folder.environment.is_file():
+    if not folder.environment.is_file():
         return  # it was interrupted while it wrote down how it began
-    then, now = tuner.folder.read_json(tuner.folder.environment), environment(tuner)
+    then, now = folder.read_json(folder.environment), environment(context)
     if then["dataset_fingerprint"] != now["dataset_fingerprint"]:
-        raise CannotResume(f"The rows of {tuner.recipe.dataset.source} are not those the run began with.", hint=NEW_RUN)
+        raise CannotResume(f"The rows of {context.recipe.dataset.source} are not those the run began with.", hint=NEW_RUN)
     for role in ("model", "teacher"):
         began, here = then.get(role) or {}, now[role] or {}
         for fact, what in MODEL_FACTS.items():
@@ -194,7 +178,7 @@ def _refuse_changes(tuner: LLMFineTuner) -> None:
     ]
     if others:
         text = f"Since the run began {', '.join(others)}: it can go on, but not to the very same digits."
-        tuner.reporter.report(Notice(text, "warning"))
+        context.reporter.report(Notice(text, "warning"))
 
 
 def _moved(then: Mapping[str, Any], now: Mapping[str, Any], what: str) -> bool:

@@ -12,12 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from finetune.benchmark.names import (
-    LOWER_IS_BETTER,
-    NAMES,
-    number,
-    signed,
-)
+from finetune.benchmark.names import LOWER_IS_BETTER, NAMES, number, signed
 from finetune.formatting import strip_control_chars
 from finetune.run.comparison import Comparison
 from finetune.screen.console import VERDICTS

@@ -50,7 +50,7 @@ def _problems(plan: Plan) -> list[Text]:
 
 def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
     training = recipe.training
-    method = title("methods", recipe.method.kind)  # type: ignore[attr-defined]
+    method = title("methods", recipe.method.kind)
     together = count(training.batch_size * training.gradient_accumulation)
     share = f"{100 * plan.trainable_parameters / plan.parameters:.1f} %"
     facts: list[tuple[str, RenderableType]] = []
@@ -60,7 +60,7 @@ def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
         facts += [("Model", str(recipe.model))]
     facts += [
         ("Method", f"{method}: {count(plan.trainable_parameters)} of {count(plan.parameters)} parameters learn ({share})"),
-        ("", Text(fit_line(recipe.method.kind, plan.methods, plan.free_memory), style="quiet")),  # type: ignore[attr-defined]
+        ("", Text(fit_line(recipe.method.kind, plan.methods, plan.free_memory), style="quiet")),
         ("Data", f"{strip_control_chars(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"),
         ("Training", f"{_steps(plan.steps)}: {training.epochs:g} x {count(plan.rows)} rows, {together} a step"),
         *(_lesson(recipe, plan) if recipe.teacher else []),

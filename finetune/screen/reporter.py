@@ -18,15 +18,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from finetune.events import (
-    Event,
-    Notice,
-    Progress,
-    Reporter,
-    StageFinished,
-    StageStarted,
-    TrainingStep,
-)
+from finetune.events import Event, Notice, Progress, Reporter, StageFinished, StageStarted, TrainingStep
 from finetune.formatting import count, size, strip_control_chars
 from finetune.screen.console import people
 from finetune.screen.wording import duration

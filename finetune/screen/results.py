@@ -13,20 +13,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from finetune.benchmark.names import (
-    LOWER_IS_BETTER,
-    NAMES,
-    in_order,
-    number,
-    signed,
-)
+from finetune.benchmark.names import LOWER_IS_BETTER, NAMES, in_order, number, signed
 from finetune.benchmark.report import ranks_in_words
-from finetune.formatting import (
-    count,
-    quoted,
-    size,
-    strip_control_chars,
-)
+from finetune.formatting import count, quoted, size, strip_control_chars
 from finetune.recipe import Recipe
 from finetune.run_folder import free_name
 from finetune.screen.console import VERDICTS

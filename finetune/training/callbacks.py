@@ -13,12 +13,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from finetune.errors import Diverged
-from finetune.events import (
-    CheckpointSaved,
-    Notice,
-    Reporter,
-    TrainingStep,
-)
+from finetune.events import CheckpointSaved, Notice, Reporter, TrainingStep
 from finetune.hardware.peak_memory import PeakMemory, release
 from finetune.training.head import causal_lm
 from finetune.training.resumable import SavePolicy, random_states_now

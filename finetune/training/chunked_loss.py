@@ -170,7 +170,8 @@ def chunked_loss(
     Products run in the head's dtype (under autocast: in autocast's), softmax and sums in float32, or float64 for float64 weights.
     A head whose weight does not train costs no gradient.
     """
-    return cast(Tensor, _ChunkedLoss.apply(hidden, head.weight, head.bias, head, rule, workspace or Workspace(), chunk_bytes, block_bytes))
+    inputs = (hidden, head.weight, head.bias, head, rule, workspace or Workspace(), chunk_bytes, block_bytes)
+    return cast(Tensor, _ChunkedLoss.apply(*inputs))  # type: ignore[no-untyped-call]
 
 
 class _ChunkedLoss(torch.autograd.Function):

@@ -176,7 +176,7 @@ def padding_id(tokenizer: Any, *models: Any) -> int:
 
 def _probe(model: nn.Module) -> Tensor:
     """A few different valid token ids [1, PROBE_LENGTH]."""
-    embeddings = causal_lm(model).get_input_embeddings().weight
+    embeddings: Tensor = causal_lm(model).get_input_embeddings().weight
     return torch.arange(PROBE_LENGTH, device=embeddings.device)[None] * 7 % embeddings.shape[0]
 
 

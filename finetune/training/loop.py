@@ -17,23 +17,11 @@ import torch
 from transformers import TrainingArguments
 
 from finetune.errors import OutOfMemory, TrainingError
-from finetune.events import (
-    Notice,
-    Reporter,
-    Resumed,
-    TrainingFinished,
-)
+from finetune.events import Notice, Reporter, Resumed, TrainingFinished
 from finetune.hardware.machine import Machine
 from finetune.hardware.peak_memory import PeakMemory, release
 from finetune.recipe import Recipe, StudentSpec, TrainingSpec
-from finetune.training.callbacks import (
-    ENDS,
-    ReleaseMemory,
-    ReportSteps,
-    SaveCheckpoints,
-    StopAtNonsense,
-    StopOnSignal,
-)
+from finetune.training.callbacks import ENDS, ReleaseMemory, ReportSteps, SaveCheckpoints, StopAtNonsense, StopOnSignal
 from finetune.training.checkpoints import Checkpoint, Checkpoints, check_room
 from finetune.training.out_of_memory import MEMORY_ERRORS, ran_out
 from finetune.training.tracking import tracking
@@ -190,7 +178,7 @@ def parameters_of(model: Any) -> int:
 
 def _full_precision(model: Any) -> bool:
     """Whether most of what is multiplied is float32, so that autocast has something to narrow."""
-    return next(model.parameters()).dtype == torch.float32
+    return bool(next(model.parameters()).dtype == torch.float32)
 
 
 def _halved(step: int, before: int, after: int, spec: TrainingSpec) -> Notice:

@@ -26,4 +26,4 @@ def balancing_loss(model: nn.Module, router_logits: Any, mask: Tensor) -> Tensor
     inner = causal_lm(model)
     loss_of = sys.modules[type(inner).__module__].load_balancing_loss_func
     loss: Tensor = loss_of(router_logits, inner.num_experts, inner.num_experts_per_tok, mask)
-    return inner.router_aux_loss_coef * loss.to(mask.device)
+    return float(inner.router_aux_loss_coef) * loss.to(mask.device)

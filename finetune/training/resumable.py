@@ -70,7 +70,7 @@ class ResumableTrainer(Trainer):
 
     def state_bytes(self) -> int:
         """About how many bytes a checkpoint takes: weights, and two moments of the optimizer for what trains."""
-        trains = sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters() if parameter.requires_grad)
+        trains: int = sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters() if parameter.requires_grad)
         return sum(tensor.numel() * tensor.element_size() for tensor in self._weights().values()) + 2 * trains
 
     def remember(self) -> dict[str, Any]:
@@ -176,12 +176,13 @@ class GroupedByLength(LengthGroupedSampler):
             torch.set_rng_state(self.draw_from)
             self.draw_from = None
         self.drawn_from = torch.get_rng_state()
-        return iter(super().__iter__())
+        ordered: Iterator[int] = super().__iter__()  # type: ignore[no-untyped-call]
+        return ordered
 
 
 def random_states_now() -> dict[str, Any]:
     """The states of every generator that training may draw from."""
-    name, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+    name, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)
     states: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), int(place), int(has_gauss), float(gauss)),

@@ -21,22 +21,8 @@ from finetune.data.collator import Collator
 from finetune.errors import RecipeError, TrainingError
 from finetune.hardware.matmul import use_fast_linear
 from finetune.training.callbacks import KeepPaddingId
-from finetune.training.chunked_loss import (
-    CrossEntropy,
-    Rule,
-    Workspace,
-    chunked_loss,
-)
-from finetune.training.head import (
-    Head,
-    backbone_of,
-    causal_lm,
-    check_head,
-    context_length,
-    head_of,
-    needs_mask,
-    padding_id,
-)
+from finetune.training.chunked_loss import CrossEntropy, Rule, Workspace, chunked_loss
+from finetune.training.head import Head, backbone_of, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
 from finetune.training.moe_loss import balances, balancing_loss
 from finetune.training.out_of_memory import MicroBatches, parts_of
 from finetune.training.pieces import CPU_TOKENS, pieces
@@ -215,7 +201,7 @@ class SupervisedTrainer(ResumableTrainer):
         return batches, items
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        self.gradient_norm = super()._get_grad_norm(model, grad_norm)
+        self.gradient_norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
         return self.gradient_norm
 
     def checkpoint_activations(self) -> bool:
@@ -292,7 +278,7 @@ def right_padding_mask(inputs: dict[str, Any], pad_id: int) -> Tensor:
         return cast(Tensor, inputs["attention_mask"])
     ids, labels = inputs["input_ids"], inputs["labels"]
     places = torch.arange(1, ids.shape[1] + 1, device=ids.device)
-    ends = inputs.get("length")
+    ends: Tensor | None = inputs.get("length")
     if ends is None:
         ends = ((ids != pad_id) | (labels != -100)).long().mul(places).amax(1)
     return (places <= ends[:, None]).long()

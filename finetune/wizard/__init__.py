@@ -23,13 +23,7 @@ def ask_recipe(prompter: Prompter, look: Callable[[], HostInfo]) -> Recipe:
     """Steps 0 to 5; `look` is called after the first answer."""
     approach = step0_approach.ask(prompter)
     from finetune.recipe import Recipe
-    from finetune.wizard import (
-        step1_models,
-        step2_dataset,
-        step3_config,
-        step4_train,
-        step5_benchmark,
-    )
+    from finetune.wizard import step1_models, step2_dataset, step3_config, step4_train, step5_benchmark
     from finetune.wizard.defaults import defaults
 
     here = look()

@@ -12,6 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune import registry
 from finetune.data.files import named_files
 from finetune.errors import DatasetError
 from finetune.events import Recorder
@@ -28,14 +29,6 @@ if TYPE_CHECKING:
 MOST_LINES_GIVEN, MOST_LINES_LEARNED = 6, 5
 LONGEST_LINE = 110
 MOST_WATCHED = 10_000  # files of a folder; a change of others is not noticed
-READ_AS = {
-    "messages": "chat messages",
-    "prompt_completion": "prompt and completion",
-    "instruction": "instruction and output",
-    "question_answer": "question and answer",
-    "text": "plain text",
-    "preference": "pairs of answers, the chosen one",
-}
 
 
 def look(spec: DatasetSpec, runtime: RuntimeOptions) -> Preview | DatasetError:
@@ -70,7 +63,7 @@ def fragments(seen: Preview) -> Fragments:
     lines: Fragments = [
         ("class:quiet", "Columns: "),
         ("", strip_control_chars(", ".join(seen.used_columns))),
-        ("class:quiet", f" · read as {READ_AS.get(seen.format or '', seen.format)}{ignored}\n"),
+        ("class:quiet", f" · read as {registry.title('formats', seen.format or '')}{ignored}\n"),
     ]
     lines += [("class:quiet", f"{note}\n") for note in seen.notes]
     if seen.skipped:

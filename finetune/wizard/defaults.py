@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from finetune import registry
 from finetune.formatting import size
 from finetune.recipe import STARTER
 from finetune.wizard.host import HostInfo
@@ -21,7 +22,7 @@ def defaults(here: HostInfo, approach: str, *, method: str = "lora", fresh_folde
         folder = "distilled_model"
     else:
         chosen = TUNE_ON_GPU if uses_gpu(here) else TUNE_ON_CPU
-        chosen = {**chosen, "training": {**chosen["training"], "learning_rate": learning_rate(method)}}
+        chosen = {**chosen, "training": {**chosen["training"], "learning_rate": registry.load("methods", method).learning_rate}}
         folder = "finetuned_model"
     return {"approach": approach, **chosen, "output_dir": f"./{unused(Path(folder)) if fresh_folder else folder}"}
 
@@ -49,11 +50,6 @@ def uses_gpu(here: HostInfo) -> bool:
     return here.glance.gpu is not None and here.runtime.device != "cpu" and not torch.endswith("+cpu")
 
 
-def learning_rate(method: str) -> float:
-    """A rate that suits a method of fine-tuning: whole models break at rates that adapters need."""
-    return RATES.get(method, ADAPTER_RATE)
-
-
 def unused(folder: Path) -> Path:
     """`folder`, or NAME-2, NAME-3, ... if it holds something already."""
     from finetune.run_folder import free_name
@@ -61,20 +57,17 @@ def unused(folder: Path) -> Path:
     return free_name(folder) if folder.is_file() or (folder.is_dir() and any(folder.iterdir())) else folder
 
 
-ADAPTER_RATE = 1e-3
-RATES = {"full": 5e-5, "adalora": 5e-3}  # each rank of AdaLoRA is a single number, which starts at zero
-
 TUNE_ON_CPU: dict[str, Any] = {
     "model": STARTER,
     "dataset": {"source": "builtin:python-docs", "samples": 450},
-    "training": {"epochs": 1, "batch_size": 8, "learning_rate": ADAPTER_RATE},
+    "training": {"epochs": 1, "batch_size": 8},
     "benchmark": {"rows": 45},
 }
 
 TUNE_ON_GPU: dict[str, Any] = {
     "model": STARTER,
     "dataset": {"source": "builtin:python-docs", "samples": 2000},
-    "training": {"epochs": 2, "batch_size": 16, "learning_rate": ADAPTER_RATE},
+    "training": {"epochs": 2, "batch_size": 16},
     "benchmark": {"rows": 100},
 }
 

@@ -1,17 +1,22 @@
-"""The unfinished recipe: nested keys, and the one rule that checks an answer.
+"""The unfinished recipe: nested keys, the one rule that checks an answer, and the one way to ask for a setting.
 
 problem(draft, "training.epochs", "0")        # "Must be greater than 0."
 put(draft, "training.epochs", "1")            # the draft with {"training": {"epochs": 1.0}} over it
+ask_field(draft, prompter, "training.epochs") # the same with a person's answer
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
+from pydantic.fields import FieldInfo
+
+from finetune import registry
 from finetune.errors import RecipeError
 from finetune.recipe import Recipe, merge
-from finetune.wizard.prompter import Prompter
+from finetune.settings import Known, help_of, label, usual
+from finetune.wizard.prompter import Choice, Prompter, Validate, anything
 
 Draft = dict[str, Any]
 
@@ -56,30 +61,66 @@ def shown(value: Any) -> str:
     """A value as a person would type it."""
     if value is None:
         return "all"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def field_of(draft: Mapping[str, Any], key: str) -> FieldInfo:
+    """The setting behind a recipe key; under `method`, that of the method chosen so far."""
+    *path, name = key.split(".")
+    spec: Any = Recipe.from_layers(draft)
+    for part in path:
+        spec = getattr(spec, part)
+    field: FieldInfo = type(spec).model_fields[name]
+    return field
 
 
 def ask_field(
     draft: Draft,
     prompter: Prompter,
     key: str,
-    question: str,
+    *,
     help: str = "",
     more: str = "",
-    between: tuple[float, float] | None = None,
+    default: str | None = None,
+    check: Validate = anything,
+    only_usual: bool = False,
 ) -> Draft:
-    """Ask for one recipe key as text, checked by the recipe itself; `between` is a narrower range that makes sense to a person."""
+    """Ask for one recipe key, as its field says: label, help, choices, yes or no, or a line that the recipe checks, and then `check`.
 
-    def check(text: str) -> str | None:
-        wrong = problem(draft, key, text)
-        if wrong is None and between and not between[0] <= parsed(draft, key, text) <= between[1]:
-            return f"Must be from {between[0]:g} to {between[1]:g}."
-        return wrong
+    `only_usual` refuses what is outside the usual range.
+    """
+    field, now = field_of(draft, key), get(draft, key)
+    question, help = label(key.rpartition(".")[2], field), help or help_of(field)
+    if field.annotation is bool:
+        return put(draft, key, prompter.confirm(key, question, default=now, help=help, more=more))
+    if choices := choices_of(field):
+        return put(draft, key, prompter.select(key, question, choices, default=str(now), help=help, more=more))
+    read = _names if any(get_origin(option) is list for option in get_args(field.annotation)) else str
+    between = usual(field) if only_usual else None
 
-    answer = prompter.text(key, question, default=shown(get(draft, key)), validate=check, help=help, more=more)
-    return put(draft, key, answer)
+    def wrong(text: str) -> str | None:
+        found = problem(draft, key, read(text))
+        if found is None and between and not between.low <= parsed(draft, key, text) <= between.high:
+            return f"Must be from {between}."
+        return found or check(text)
+
+    return put(draft, key, read(prompter.text(key, question, default=default or shown(now), validate=wrong, help=help, more=more)))
+
+
+def choices_of(field: FieldInfo) -> list[Choice]:
+    """What a setting can be, if it is one of a few names."""
+    if get_origin(field.annotation) is Literal:
+        return [Choice(str(option), str(option)) for option in get_args(field.annotation)]
+    kinds = [mark.kind for mark in field.metadata if isinstance(mark, Known)] if field.annotation is str else []
+    return [Choice(*found) for kind in kinds for found in registry.choices(kind)]
+
+
+def _names(text: str) -> str | list[str]:
+    """Names between commas; the word auto stays a word."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return text if names in (["auto"], []) else names
 
 
 def _read(key: str, value: Any) -> Any:

@@ -40,7 +40,7 @@ def options(draft: Draft, here: HostInfo) -> Options:
     known: dict[str, Any] = {name: registry.load("methods", name) for name in registry.names("methods")}
     for name, method in known.items():
         problems = method.check(method.Spec(), "cuda" if gpu else "cpu")
-        if whole and method.footprint(method.Spec()).rank is not None:
+        if whole and method.footprint(method.Spec()).adapter:
             problems = [whole]
         if problems:
             refused[name] = problems[0]
@@ -55,7 +55,7 @@ def options(draft: Draft, here: HostInfo) -> Options:
     needed = {}
     for name, method in known.items():
         cost = method.footprint(method.Spec())
-        learns = student.parameters if cost.rank is None else adapter_parameters(rank=cost.rank, **shape)
+        learns = adapter_parameters(rank=cost.rank, **shape) if cost.adapter else student.parameters
         parts = memory_parts(
             cost,
             parameters=student.parameters,

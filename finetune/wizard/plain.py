@@ -18,17 +18,7 @@ from getpass import getpass
 from typing import TYPE_CHECKING
 
 from finetune.wizard.layout import spelled, wrap
-from finetune.wizard.prompter import (
-    Choice,
-    Complete,
-    Fragments,
-    GoBack,
-    Validate,
-    anything,
-    drawn,
-    plain,
-    verdict,
-)
+from finetune.wizard.prompter import Choice, Complete, Fragments, GoBack, Validate, anything, drawn, plain, verdict
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

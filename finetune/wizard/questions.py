@@ -24,14 +24,7 @@ from prompt_toolkit.layout.processors import AfterInput, BeforeInput, Conditiona
 
 from finetune.wizard.completion import Suggestions
 from finetune.wizard.layout import columns_fit, spelled, wrap
-from finetune.wizard.prompter import (
-    Choice,
-    Complete,
-    Fragments,
-    Validate,
-    plain,
-    verdict,
-)
+from finetune.wizard.prompter import Choice, Complete, Fragments, Validate, plain, verdict
 
 MOST_CHOICES_SHOWN = 12
 AT_ONCE_SECONDS = 0.1

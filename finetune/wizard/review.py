@@ -5,7 +5,6 @@ recipe, decision = ask(recipe, prompter, here)      # START, CHANGE, SAVE, QUIT,
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +28,14 @@ from finetune.wizard.prompter import Choice, Prompter, hint
 
 if TYPE_CHECKING:
     from finetune.planning.estimate import Plan
-    from finetune.planning.plan import MemoryFix
+    from finetune.planning.fixes import MemoryFix
     from finetune.run.finetuner import LLMFineTuner
 
 START, MEASURE, CHANGE, SAVE, QUIT = "start", "measure", "change", "save", "quit"
 SKIP_ROWS = "skip rows"  # that cannot be used, though they are many
 Changes = dict[str, Any]
+Key = tuple[str, object]  # of a recipe, and of the files it reads
+REMEMBERED = 4  # recipes, each with its data
 
 
 def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str | Changes]:
@@ -55,9 +56,9 @@ def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str
     else:
         prompter.show(data_report(tuner.data.report.to_dict(), ascii_only=ascii_only()))
         prompter.show(review(recipe, found))
-        for number, way in enumerate(_ways(tuner, found)):
-            changes[str(number)] = way.changes
-            first.append(Choice(str(number), f"Use {way.text}", f"{size(way.memory_total)} of memory"))
+        for number, fix in enumerate(_fixes(tuner, found)):
+            changes[str(number)] = fix.changes
+            first.append(Choice(str(number), f"Use {fix.text}", f"{size(fix.memory_total)} of memory"))
         first.append(Choice(START, "Start all the same" if found.problems else "Start", about(found.seconds)))
         if not found.measured:
             first.append(Choice(MEASURE, "Measure first", "a few real steps; 20 seconds at most"))
@@ -68,13 +69,13 @@ def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str
     return recipe, changes.get(answer, answer)
 
 
-def _ways(tuner: LLMFineTuner, found: Plan) -> list[MemoryFix]:
+def _fixes(tuner: LLMFineTuner, found: Plan) -> list[MemoryFix]:
     """What would make the run fit, if it does not."""
     if found.memory_total <= found.free_memory:
         return []
-    from finetune.planning.plan import memory_fixes
+    from finetune.planning.fixes import memory_fixes
 
-    return memory_fixes(tuner, found)
+    return memory_fixes(tuner.context, found)
 
 
 def measure(recipe: Recipe, here: HostInfo) -> None:
@@ -92,7 +93,7 @@ def measure(recipe: Recipe, here: HostInfo) -> None:
             tuner.reporter.reporters.remove(reporter)
 
 
-_measured: dict[Any, Plan] = {}  # as long as the wizard runs
+_measured: dict[Key, Plan] = {}  # as long as the wizard runs
 
 
 def _newest(recipe: Recipe, here: HostInfo) -> tuple[LLMFineTuner | None, Plan | FinetuneError]:
@@ -107,7 +108,7 @@ def ask_step(recipe: Recipe, prompter: Prompter) -> int:
         Choice("0", "Approach", recipe.approach),
         Choice("1", "Models", recipe.model if isinstance(recipe.model, str) else "made from the teacher"),
         Choice("2", "Dataset", recipe.dataset.source),
-        Choice("3", "Configuration", f"{recipe.method.kind}, {recipe.output_dir}"),  # type: ignore[attr-defined]
+        Choice("3", "Configuration", f"{recipe.method.kind}, {recipe.output_dir}"),
         Choice("4", "Training", f"{training.epochs:g} epochs, batch {training.batch_size}, rate {training.learning_rate:g}"),
         Choice("5", "Benchmark", f"{recipe.benchmark.rows} rows"),
     ]
@@ -130,25 +131,31 @@ def save(recipe: Recipe, prompter: Prompter) -> None:
 
 def prepare(recipe: Recipe, runtime: RuntimeOptions) -> tuple[LLMFineTuner | None, Plan | FinetuneError]:
     """A tuner that has read the data of a recipe, and its plan, remembered until a file changes; or the error it ended in."""
-    try:
-        return _prepare(_key(recipe), runtime)
-    except FinetuneError as error:
-        return None, error
+    key = _key(recipe)
+    if key not in _prepared:
+        try:
+            prepared = _prepare(recipe, runtime)
+        except FinetuneError as error:
+            return None, error
+        while len(_prepared) >= REMEMBERED:
+            _prepared.pop(next(iter(_prepared)))
+        _prepared[key] = prepared
+    return _prepared[key]
 
 
-def _key(recipe: Recipe) -> tuple[str, Any]:
-    return recipe.to_yaml(), state(recipe.dataset.source)
+_prepared: dict[Key, tuple[LLMFineTuner, Plan]] = {}
 
 
-@lru_cache(maxsize=4)
-def _prepare(key: tuple[str, Any], runtime: RuntimeOptions) -> tuple[LLMFineTuner, Plan]:
-    import yaml
+def _key(recipe: Recipe) -> Key:
+    return recipe.model_dump_json(), state(recipe.dataset.source)
 
+
+def _prepare(recipe: Recipe, runtime: RuntimeOptions) -> tuple[LLMFineTuner, Plan]:
     with reporter_for(people(), brief="Working out the plan") as reporter, quiet(None):
         preload.wait()
         from finetune.run.finetuner import LLMFineTuner
 
-        tuner = LLMFineTuner(Recipe.from_layers(yaml.safe_load(key[0])), runtime=runtime)
+        tuner = LLMFineTuner(recipe, runtime=runtime)
         tuner.reporter.reporters.append(reporter)
         tuner.check()
         found = tuner.plan()

@@ -11,12 +11,7 @@ from finetune.models.facts import ModelFacts, look_up
 from finetune.recipe import STARTER, Recipe
 from finetune.wizard import suggest
 from finetune.wizard.defaults import why
-from finetune.wizard.draft import (
-    Draft,
-    get,
-    problem,
-    put,
-)
+from finetune.wizard.draft import Draft, get, problem, put
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Prompter
 

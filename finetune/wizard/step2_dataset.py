@@ -11,13 +11,7 @@ from finetune.hub.facts import HubDataset
 from finetune.recipe import DatasetSpec, Recipe
 from finetune.wizard import suggest
 from finetune.wizard.data_preview import fragments, look
-from finetune.wizard.draft import (
-    Draft,
-    ask_field,
-    get,
-    problem,
-    put,
-)
+from finetune.wizard.draft import Draft, ask_field, get, problem, put
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Prompter
 
@@ -44,7 +38,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     prompter.step(2, "Dataset")
     draft = _source(draft, prompter, here)
     draft = _read_right(draft, prompter, here)
-    return ask_field(draft, prompter, "dataset.samples", "Rows to use", help="A number, or: all")
+    return ask_field(draft, prompter, "dataset.samples", help="A number, or: all")
 
 
 def _read_right(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
@@ -153,7 +147,7 @@ def _hub_dataset(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         complete=lambda text: [config for config in configs if text.lower() in config.lower()],
     )
     draft = _fresh(draft, source=name, config=None if config == "none" else config)
-    return ask_field(draft, prompter, "dataset.split", "Split", help="The part to train on.")
+    return ask_field(draft, prompter, "dataset.split")
 
 
 def _hub_facts(name: str, here: HostInfo) -> HubDataset | DatasetError | None:

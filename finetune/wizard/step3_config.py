@@ -8,14 +8,8 @@ from finetune import registry
 from finetune.errors import BadInput
 from finetune.run_folder import RunFolder
 from finetune.screen.method_fit import fit_line, recommended
-from finetune.wizard.defaults import learning_rate
-from finetune.wizard.draft import (
-    Draft,
-    ask_field,
-    get,
-    problem,
-    put,
-)
+from finetune.settings import MethodSpec, help_of, label
+from finetune.wizard.draft import Draft, ask_field, get, put
 from finetune.wizard.host import HostInfo
 from finetune.wizard.method_memory import options
 from finetune.wizard.prompter import Choice, Prompter
@@ -31,27 +25,9 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     prompter.step(3, "Configuration")
     draft = _method(draft, prompter, here)
     if draft["approach"] == "distillation":
-        draft = ask_field(
-            draft,
-            prompter,
-            "distillation.temperature",
-            "Temperature",
-            help="1 to 5. Higher shows the student more of the teacher's second choices.",
-            more=MORE_TEMPERATURE,
-            between=(1, 5),
-        )
-        draft = ask_field(
-            draft,
-            prompter,
-            "distillation.alpha",
-            "Alpha",
-            help="0 to 1. The weight of the data; the rest is the weight of the teacher.",
-            more=MORE_ALPHA,
-        )
-    folder = prompter.text(
-        "output_dir", "Output folder", default=get(draft, "output_dir"), validate=_folder_problem, help="For the model and all records."
-    )
-    return put(draft, "output_dir", folder)
+        draft = ask_field(draft, prompter, "distillation.temperature", more=MORE_TEMPERATURE, only_usual=True)
+        draft = ask_field(draft, prompter, "distillation.alpha", more=MORE_ALPHA)
+    return ask_field(draft, prompter, "output_dir", check=_folder_problem)
 
 
 def _method(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
@@ -63,17 +39,18 @@ def _method(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     )
     if default in found.refused:
         default = next((name for name in known if name not in found.refused), default)
+    field = MethodSpec.model_fields["kind"]
     kind = prompter.select(
         "method.kind",
-        "Method",
+        label("kind", field),
         [Choice(name, method.title, found.refused.get(name, method.summary)) for name, method in known.items()],
         default=default,
-        help=f"Which weights learn. {fit_line(default, found.needed, found.free)}" if found.needed else "Which weights learn.",
+        help=" ".join([help_of(field), *([fit_line(default, found.needed, found.free)] if found.needed else [])]),
     )
     if kind == current:
         return {**draft, "method": {**draft.get("method", {}), "kind": kind}}
     draft = {**draft, "method": {"kind": kind}}
-    return put(draft, "training.learning_rate", learning_rate(kind)) if draft["approach"] == "fine-tuning" else draft
+    return put(draft, "training.learning_rate", known[kind].learning_rate) if draft["approach"] == "fine-tuning" else draft
 
 
 def _folder_problem(text: str) -> str | None:
@@ -81,4 +58,4 @@ def _folder_problem(text: str) -> str | None:
         RunFolder(Path(text)).check_free()
     except BadInput as error:
         return error.message
-    return problem({}, "output_dir", text)
+    return None

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from finetune.wizard.draft import (
-    Draft,
-    get,
-    parsed,
-    problem,
-    put,
-)
+from finetune.wizard.draft import Draft, ask_field, get, parsed, put
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Prompter
 
@@ -24,16 +18,12 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     samples, share = get(draft, "dataset.samples"), get(draft, "dataset.held_out")
 
     def check(text: str) -> str | None:
-        wrong = problem(draft, "benchmark.rows", text)
-        if wrong is None and samples and parsed(draft, "benchmark.rows", text) > samples * LARGEST_SHARE:
+        if samples and parsed(draft, "benchmark.rows", text) > samples * LARGEST_SHARE:
             return f"At most {int(samples * LARGEST_SHARE)}: half of the {samples} rows to use."
-        return wrong
+        return None
 
     usual = get(draft, "benchmark.rows")
     default = str(min(usual, max(1, int(samples * USUAL_SHARE))) if samples else usual)
-    rows = prompter.text(
-        "benchmark.rows", "Rows to test on", default=default, validate=check, help="Never trained on; answered before and after.", more=MORE
-    )
-    draft = put(draft, "benchmark.rows", rows)
+    draft = ask_field(draft, prompter, "benchmark.rows", default=default, check=check, more=MORE)
     needed = get(draft, "benchmark.rows") / samples if samples else 0
     return put(draft, "dataset.held_out", round(needed + 0.005, 2)) if needed > share else draft

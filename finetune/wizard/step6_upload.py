@@ -7,12 +7,7 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.errors import (
-    Interrupted,
-    NotSignedIn,
-    RepoExists,
-    UploadError,
-)
+from finetune.errors import Interrupted, NotSignedIn, RepoExists, UploadError
 from finetune.formatting import quoted
 from finetune.hub.reachability import endpoint, offline_reason
 from finetune.recipe import UploadSpec
@@ -23,12 +18,7 @@ from finetune.screen.upload import upload_picture
 from finetune.screen.wording import command_name
 from finetune.wizard.draft import problem
 from finetune.wizard.host import HostInfo
-from finetune.wizard.prompter import (
-    Choice,
-    Fragments,
-    Prompter,
-    hint,
-)
+from finetune.wizard.prompter import Choice, Fragments, Prompter, hint
 
 if TYPE_CHECKING:
     from finetune.publish.upload import UploadPlan

@@ -23,28 +23,9 @@ from prompt_toolkit.output import ColorDepth, create_output
 from prompt_toolkit.shortcuts import print_formatted_text
 from prompt_toolkit.styles import Style
 
-from finetune.wizard.layout import (
-    indent,
-    rows_of,
-    spelled,
-    wrap,
-)
-from finetune.wizard.prompter import (
-    Choice,
-    Complete,
-    Fragments,
-    GoBack,
-    Validate,
-    anything,
-    drawn,
-    plain,
-)
-from finetune.wizard.questions import (
-    Part,
-    pick_one,
-    type_a_line,
-    yes_or_no,
-)
+from finetune.wizard.layout import indent, rows_of, spelled, wrap
+from finetune.wizard.prompter import Choice, Complete, Fragments, GoBack, Validate, anything, drawn, plain
+from finetune.wizard.questions import Part, pick_one, type_a_line, yes_or_no
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -14,16 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from finetune.wizard.prompter import (
-    Choice,
-    Complete,
-    Fragments,
-    GoBack,
-    Prompter,
-    Validate,
-    anything,
-    verdict,
-)
+from finetune.wizard.prompter import Choice, Complete, Fragments, GoBack, Prompter, Validate, anything, verdict
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -1,4 +1,4 @@
-"""Pico models trained with each method as a run trains them: loaded, attached, trained, finished.
+"""Pico models trained with each registered method as a run trains them: loaded, attached, trained, finished.
 
 run = trained("adalora", folder, epochs=10)
 model = finished(run)
@@ -24,17 +24,36 @@ from finetune.runtime import RuntimeOptions
 from finetune.training.loop import train
 from finetune.training.step_count import steps_of
 
+# Every method that is registered, by its name, and settings of theirs that change what is trained.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "lora": {"kind": "lora"},
+    **{name: {"kind": name} for name in registry.names("methods")},
     "rslora": {"kind": "lora", "rslora": True},
     "dora": {"kind": "lora", "dora": True},
-    "qlora": {"kind": "qlora"},
     "qdora": {"kind": "qlora", "dora": True},
-    "adalora": {"kind": "adalora"},
-    "full": {"kind": "full"},
 }
-QUANTISED = ("qlora", "qdora")
-RATES = {"full": 2e-3, "adalora": 4e-2}
+RATES = {"full": 2e-3, "adalora": 4e-2}  # for pico models; another method has twenty times the rate that it has for real ones
+
+
+def method_of(name: str) -> tuple[Any, Any]:
+    """The method of a variant, and its settings."""
+    spec = Recipe.from_layers({"method": VARIANTS[name]}).method
+    return registry.load("methods", spec.kind), spec
+
+
+def is_adapter(name: str) -> bool:
+    method, spec = method_of(name)
+    return bool(method.footprint(spec).adapter)
+
+
+def load_in(name: str) -> str | None:
+    """How the base of a variant is loaded: "4bit", or None for as it is."""
+    method, spec = method_of(name)
+    found: str | None = method.load_in(spec)
+    return found
+
+
+ADAPTERS = [name for name in VARIANTS if is_adapter(name)]
+QUANTISED = [name for name in VARIANTS if load_in(name)]
 WIDE = {"hidden_size": 64, "intermediate_size": 128}  # the sizes of real models are multiples of a block of 4-bit weights
 IDS = [[n + 1, n + 2, 5, 9 + n, 3 * n + 7, 4] for n in range(4)]
 ROWS = [{"input_ids": ids, "labels": [-100, -100, *ids[2:]], "length": len(ids)} for ids in IDS]
@@ -57,9 +76,9 @@ def trained(name: str, folder: Path, *, architecture: str = "llama", method: dic
     """A pico model after 60 epochs over four rows, or as `training` says; its base lies in folder/base."""
     torch.set_num_threads(1)
     pico(architecture, **(WIDE if architecture == "llama" else {})).save_pretrained(folder / "base")
-    settings = {"epochs": 60, "learning_rate": RATES.get(name, 2e-2), **training}
+    chosen, _ = method_of(name)
+    settings = {"epochs": 60, "learning_rate": RATES.get(name, 20 * chosen.learning_rate), **training}
     recipe = Recipe.from_layers({"method": {**VARIANTS[name], **(method or {})}, "training": settings})
-    chosen = registry.load("methods", recipe.method.kind)  # type: ignore[attr-defined]
     located = locate(str(folder / "base"), RuntimeOptions(), Recorder())
     model: Any = load_model(located, MACHINE, load_in=chosen.load_in(recipe.method))
     base = {key: value.clone() for key, value in model.state_dict().items()}
@@ -89,5 +108,4 @@ def finished(run: Trained) -> Any:
 
 def reloaded(folder: Path, name: str) -> Any:
     """A saved result as a run loads it to measure it again."""
-    load_in = "4bit" if name in QUANTISED else None
-    return load_model(locate(str(folder), RuntimeOptions(), Recorder()), MACHINE, load_in=load_in, merge=False)
+    return load_model(locate(str(folder), RuntimeOptions(), Recorder()), MACHINE, load_in=load_in(name), merge=False)

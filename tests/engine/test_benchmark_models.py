@@ -12,22 +12,9 @@ from letters import VOCABULARY, gpt2, held_out, llama, parrot, tokenizer
 from transformers import MambaConfig, MambaForCausalLM
 
 from finetune import registry
-from finetune.benchmark.generation import (
-    answer_budget,
-    batches,
-    generate_answers,
-    generation_speed,
-    stop_ids,
-)
+from finetune.benchmark.generation import answer_budget, batches, generate_answers, generation_speed, stop_ids
 from finetune.benchmark.perplexity import Perplexity, answer_losses
-from finetune.benchmark.scoring import (
-    Scores,
-    base_key,
-    benchmark_json,
-    benchmark_model,
-    load_base_scores,
-    save_base_scores,
-)
+from finetune.benchmark.scoring import Scores, base_key, benchmark_json, benchmark_model, load_base_scores, save_base_scores
 from finetune.benchmark.teacher_agreement import TeacherStates
 from finetune.errors import BenchmarkError
 from finetune.events import Progress, Recorder

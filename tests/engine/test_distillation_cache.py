@@ -12,18 +12,8 @@ from pico import pico, pico_rows
 
 from finetune.distillation import cache_builder
 from finetune.distillation import cache_choice as choice_module
-from finetune.distillation.cache import (
-    TeacherCache,
-    model_identity,
-    rows_hash,
-    write_whole,
-)
-from finetune.distillation.cache_builder import (
-    build_cache,
-    cache_key,
-    disk_bytes,
-    supervised_counts,
-)
+from finetune.distillation.cache import TeacherCache, model_identity, rows_hash, write_whole
+from finetune.distillation.cache_builder import build_cache, cache_key, disk_bytes, supervised_counts
 from finetune.distillation.cache_choice import choose_cache
 from finetune.errors import FinetuneError, RecipeError, TrainingError
 from finetune.events import Notice, Progress, Recorder

@@ -13,19 +13,9 @@ from pico import NAMES, pico, pico_rows
 from transformers import AutoModelForCausalLM
 
 from finetune.distillation.pair_checks import examine, stop_on_problem
-from finetune.distillation.student import (
-    kept_layers,
-    layer_stack,
-    least_turning_block,
-    make_student,
-)
+from finetune.distillation.student import kept_layers, layer_stack, least_turning_block, make_student
 from finetune.distillation.vocabulary import shared_vocabulary
-from finetune.errors import (
-    ModelError,
-    RecipeError,
-    TrainingError,
-    VocabularyMismatch,
-)
+from finetune.errors import ModelError, RecipeError, TrainingError, VocabularyMismatch
 from finetune.events import Notice, Recorder
 from finetune.training.head import head_of
 

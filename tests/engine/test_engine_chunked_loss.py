@@ -7,12 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from finetune.training.chunked_loss import (
-    CrossEntropy,
-    Workspace,
-    chunked_loss,
-    chunks,
-)
+from finetune.training.chunked_loss import CrossEntropy, Workspace, chunked_loss, chunks
 from finetune.training.head import Head
 
 ROWS, WIDTH, VOCABULARY = 23, 16, 101

@@ -73,9 +73,9 @@ def test_a_plan_counts_what_is_free_of_a_gpu_and_not_what_another_process_has_ta
     assert (machine.gpu_memory_bytes, machine.free_gpu_memory_bytes) == (80 * 10**9, 35 * 10**8)
     shop = Workshop(tmp_path)
     tuner = shop.tuner(shop.layer())
-    tuner.machine = machine
+    tuner.context = tuner.context.beside(machine=machine)
     assert tuner.plan().free_memory == 35 * 10**8
-    tuner.machine = replace(machine, free_gpu_memory_bytes=10**6)
+    tuner.context = tuner.context.beside(machine=replace(machine, free_gpu_memory_bytes=10**6))
     assert "and 0.0 GB are free" in tuner.plan().problems[0]
 
 

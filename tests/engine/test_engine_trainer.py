@@ -17,12 +17,7 @@ from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, Trai
 from finetune.data.collator import Collator
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import ModelError, RecipeError, TrainingError
-from finetune.training.head import (
-    backbone_of,
-    check_head,
-    head_of,
-    needs_mask,
-)
+from finetune.training.head import backbone_of, check_head, head_of, needs_mask
 from finetune.training.pieces import pieces
 from finetune.training.trainer import SupervisedTrainer
 

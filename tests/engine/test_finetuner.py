@@ -17,18 +17,8 @@ from workshop import Workshop
 
 from finetune import LLMFineTuner, Recipe
 from finetune.benchmark.perplexity import answer_losses
-from finetune.errors import (
-    Diverged,
-    Interrupted,
-    OutputExists,
-    RecipeError,
-)
-from finetune.events import (
-    Notice,
-    Recorder,
-    TrainingStep,
-    read_events,
-)
+from finetune.errors import Diverged, Interrupted, OutputExists, RecipeError
+from finetune.events import Notice, Recorder, TrainingStep, read_events
 from finetune.hardware.machine import glance
 from finetune.run.finetuner import RunResult
 from finetune.wizard import ask_recipe

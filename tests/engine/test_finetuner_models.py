@@ -17,7 +17,7 @@ from workshop import Workshop, model_folder
 from finetune import LLMFineTuner
 from finetune.errors import RecipeError
 from finetune.events import Recorder
-from finetune.planning.plan import memory_fixes
+from finetune.planning.fixes import memory_fixes
 from finetune.publish.merged import Merged
 from finetune.run.answer_time import benchmark_seconds
 from finetune.run.finetuner import RunResult
@@ -53,9 +53,13 @@ def test_the_ways_out_of_a_made_student_are_those_that_it_can_take(shop: Worksho
     tuner = shop.tuner(shop.distilling())
     plan = tuner.plan()
     assert set(plan.methods) == {"full"}
-    assert [way.text for way in memory_fixes(tuner, replace(plan, free_memory=0), most=9)] == ["activation checkpointing (a third slower)"]
+    assert [way.text for way in memory_fixes(tuner.context, replace(plan, free_memory=0), most=9)] == [
+        "activation checkpointing (a third slower)"
+    ]
     chosen = shop.tuner(shop.distilling(model=str(shop.smaller_model())))
-    assert "LoRA instead of full training" in [way.text for way in memory_fixes(chosen, replace(chosen.plan(), free_memory=10**15), most=9)]
+    assert "LoRA instead of full training" in [
+        way.text for way in memory_fixes(chosen.context, replace(chosen.plan(), free_memory=10**15), most=9)
+    ]
 
 
 @pytest.mark.parametrize("kind", ["lora", "qlora", "adalora"])
@@ -118,7 +122,7 @@ def test_a_context_as_long_as_the_longest_row_is_enough_also_for_answers_and_for
     assert longest < tuner.recipe.dataset.max_length
     layer = shop.layer(model=short_sighted(tmp_path / "small", longest))
     tuner = shop.tuner(layer, data, {"benchmark": {"max_new_tokens": 1}})
-    assert benchmark_seconds(tuner, tuner.load_model()) > 0
+    assert benchmark_seconds(tuner.context, tuner.load_model()) > 0
     again = shop.tuner(layer, data, {"benchmark": {"max_new_tokens": longest - 1}})
     assert again.run().scores["after"]["rougeL"] >= 0
     with pytest.raises(RecipeError, match="max_new_tokens") as refused:

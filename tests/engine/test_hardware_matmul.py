@@ -11,12 +11,7 @@ from pico import pico
 from torch import Tensor, nn
 
 from finetune.hardware import matmul
-from finetune.hardware.matmul import (
-    FastLinear,
-    linear,
-    use_fast_linear,
-    uses_onednn,
-)
+from finetune.hardware.matmul import FastLinear, linear, use_fast_linear, uses_onednn
 
 
 @pytest.fixture

@@ -14,12 +14,7 @@ from pico import NAMES, pico
 from torch import Tensor, nn
 
 from finetune.methods.base import linear_targets
-from finetune.methods.lora_kernel import (
-    _FusedForward,
-    _GatedForward,
-    _lost_elements,
-    speed_up,
-)
+from finetune.methods.lora_kernel import _FusedForward, _GatedForward, _lost_elements, speed_up
 
 MODELS = {"llama": llama, "gpt2": gpt2}
 

@@ -7,15 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from method_runs import QUANTISED, ROWS, VARIANTS, finished, reloaded, trained
+from method_runs import ADAPTERS, QUANTISED, ROWS, VARIANTS, finished, reloaded, trained
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM
 
 from finetune import registry
 from finetune.recipe import Recipe
-from finetune.wizard.defaults import learning_rate
 
-ADAPTERS = [name for name in VARIANTS if name != "full"]
 IDS = torch.tensor([ROWS[0]["input_ids"]])
 
 
@@ -35,11 +33,7 @@ def test_an_adapter_leaves_the_base_weights_bit_for_bit(name: str, tmp_path: Pat
     run = trained(name, tmp_path, epochs=5)
     with torch.no_grad():
         finished(run).eval()(IDS)  # measuring must not change them either
-    after = {
-        key.replace("base_model.model.", "").replace(".base_layer", ""): value
-        for key, value in run.model.state_dict().items()
-        if "lora_" not in key
-    }
+    after = {key.replace("base_model.model.", "").replace(".base_layer", ""): value for key, value in run.model.state_dict().items()}
     assert run.base.keys() <= after.keys()
     for key, value in run.base.items():
         assert torch.equal(after[key], value), key
@@ -60,7 +54,7 @@ def test_it_loads_with_transformers_and_with_peft_as_they_are(name: str, tmp_pat
     run = trained(name, tmp_path, epochs=10)
     model = finished(run)
     run.method.save(model, tmp_path / "result")
-    loaders = [AutoModelForCausalLM] if name == "full" else [AutoModelForCausalLM, AutoPeftModelForCausalLM]
+    loaders = [AutoModelForCausalLM, AutoPeftModelForCausalLM] if name in ADAPTERS else [AutoModelForCausalLM]
     for loader in loaders:
         again = loader.from_pretrained(tmp_path / "result", dtype=torch.float32).eval()
         torch.testing.assert_close(logits(again), logits(model), rtol=0, atol=1e-4)
@@ -81,4 +75,4 @@ def test_every_method_says_what_it_is_what_it_costs_and_how_fast_it_may_learn(na
     assert method.title
     assert len(method.summary) <= 80
     assert method.footprint(spec).activations > 0
-    assert 0 < learning_rate(name) < 1
+    assert 0 < method.learning_rate < 1

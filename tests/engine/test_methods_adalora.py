@@ -18,12 +18,7 @@ from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import RecipeError
 from finetune.events import RanksSettled, Recorder
 from finetune.methods.adalora import FEWEST_STEPS, AdaLoRA, phases
-from finetune.methods.adalora_ranks import (
-    MoveRanks,
-    as_lora,
-    orthogonality,
-    svd_layers,
-)
+from finetune.methods.adalora_ranks import MoveRanks, as_lora, orthogonality, svd_layers
 from finetune.methods.base import MethodContext
 from finetune.recipe import Recipe
 from finetune.training.trainer import SupervisedTrainer
@@ -35,7 +30,7 @@ def spec(**changes: Any) -> Any:
 
 def adapted(name: str = "llama", *, seed: int = 0, **changes: Any) -> Any:
     """A pico model with triplets that do something, far from orthonormal."""
-    model = AdaLoRA.attach(pico(name), spec(dropout=0, **changes), MethodContext(20, seed=1))
+    model = AdaLoRA().attach(pico(name), spec(dropout=0, **changes), MethodContext(20, seed=1))
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -59,7 +54,7 @@ def test_ranks_fall_to_the_budget_and_differ_between_layers(tmp_path: Path) -> N
 
 
 def test_the_schedule_is_the_trainers_own(tmp_path: Path) -> None:
-    model = AdaLoRA.attach(pico("llama"), spec(), MethodContext(total_steps=1000))
+    model = AdaLoRA().attach(pico("llama"), spec(), MethodContext(total_steps=1000))
     seen: list[int] = []
 
     class Watch(MoveRanks):
@@ -87,7 +82,7 @@ def test_short_runs_end_at_the_budget_too(steps: int, tmp_path: Path) -> None:
 
 def test_too_few_steps_are_refused_in_a_sentence() -> None:
     with pytest.raises(RecipeError, match="3 steps; it needs 4"):
-        AdaLoRA.attach(pico("llama"), spec(), MethodContext(total_steps=3))
+        AdaLoRA().attach(pico("llama"), spec(), MethodContext(total_steps=3))
 
 
 @given(steps=some.integers(FEWEST_STEPS, 3000), start=some.floats(0, 0.99), end=some.floats(0, 0.99))
@@ -180,7 +175,7 @@ def reference_penalty(model: Any) -> float:
 
 def test_the_penalty_is_the_papers_and_starts_at_nothing() -> None:
     assert orthogonality(adapted()).item() == pytest.approx(reference_penalty(adapted()), rel=1e-5)
-    fresh = AdaLoRA.attach(pico("llama"), spec(), MethodContext(20))
+    fresh = AdaLoRA().attach(pico("llama"), spec(), MethodContext(20))
     assert orthogonality(fresh).item() < 1e-6
 
 
@@ -191,7 +186,7 @@ def test_the_penalty_counts_once_a_step_however_the_step_is_cut(batch: int, accu
     def one_step(**sizes: int) -> tuple[Any, float]:
         model = adapted()
         trainer = SupervisedTrainer(model=model, args=arguments(tmp_path, learning_rate=1e-3, **sizes), train_dataset=rows)
-        trainer.penalty = AdaLoRA.penalty(model, spec())
+        trainer.penalty = AdaLoRA().penalty(model, spec())
         trainer.train()
         return model, losses(trainer)[0]
 
@@ -211,7 +206,7 @@ def test_the_penalty_is_no_part_of_an_evaluation(tmp_path: Path) -> None:
     for weight in (0.0, 3.0):
         model = adapted()
         trainer = SupervisedTrainer(model=model, args=arguments(tmp_path), eval_dataset=rows)
-        trainer.penalty = AdaLoRA.penalty(model, spec(orthogonality=weight))
+        trainer.penalty = AdaLoRA().penalty(model, spec(orthogonality=weight))
         found.append(trainer.evaluate()["eval_loss"])
     assert found[0] == found[1]
 
@@ -221,7 +216,7 @@ def test_a_distillation_has_it_as_well(tmp_path: Path) -> None:
     trainer = DistillationTrainer(
         model=model, teacher_model=pico("llama", seed=4), args=arguments(tmp_path), train_dataset=Rows(pico_rows(4))
     )
-    trainer.penalty = AdaLoRA.penalty(model, spec())
+    trainer.penalty = AdaLoRA().penalty(model, spec())
     trainer.train()
     parts = trainer.last_parts
     assert parts["penalty"] == pytest.approx(0.1 * reference_penalty(adapted()), rel=1e-4)
@@ -247,7 +242,7 @@ def test_the_fused_layers_compute_what_pefts_do(name: str) -> None:
 def test_the_result_is_plain_lora_with_the_same_answers(name: str, tmp_path: Path) -> None:
     pico(name).save_pretrained(tmp_path / "base")
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
-    model = AdaLoRA.attach(base, spec(), MethodContext(20)).eval()
+    model = AdaLoRA().attach(base, spec(), MethodContext(20)).eval()
     layers = list(svd_layers(model).values())
     torch.manual_seed(2)
     with torch.no_grad():
@@ -270,7 +265,7 @@ def test_the_result_no_longer_hangs_on_the_layers_it_was_made_from() -> None:
     layers = list(svd_layers(model).values())
     ids = torch.tensor([ROWS[0]["input_ids"]])
     with torch.no_grad():
-        plain = AdaLoRA.finish(model, spec(), Recorder())
+        plain = AdaLoRA().finish(model, spec(), Recorder())
         before = plain(ids).logits
         for layer in layers:
             layer.lora_B["default"].zero_()
@@ -282,7 +277,7 @@ def test_the_result_no_longer_hangs_on_the_layers_it_was_made_from() -> None:
 
 
 def test_a_run_stopped_before_it_learnt_anything_can_be_saved(tmp_path: Path) -> None:
-    plain, found = as_lora(AdaLoRA.attach(pico("llama"), spec(), MethodContext(20)))
+    plain, found = as_lora(AdaLoRA().attach(pico("llama"), spec(), MethodContext(20)))
     assert sum(found.values()) == 1
     plain.save_pretrained(tmp_path)
     assert (tmp_path / "adapter_model.safetensors").is_file()

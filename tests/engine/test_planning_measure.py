@@ -56,13 +56,13 @@ def test_the_plan_goes_by_real_steps_and_nothing_is_left_behind(shop: Workshop, 
 
 def test_scores_that_are_known_already_cost_nothing(shop: Workshop) -> None:
     shop.tuner(shop.layer()).run()
-    measured = measure_first(shop.tuner(shop.layer()))
+    measured = measure_first(shop.tuner(shop.layer()).context)
     assert measured.stages["before"] == 0
     assert measured.stages["after"] > 0
 
 
 def test_what_takes_longer_is_ended_in_time_and_said(shop: Workshop) -> None:
-    plan = measure_first(shop.tuner(shop.layer()), seconds=0.5)
+    plan = measure_first(shop.tuner(shop.layer()).context, seconds=0.5)
     assert plan.seconds is None
     assert plan.problem is not None
     assert "longer than 0 seconds" in plan.problem.replace("0.5", "0")
@@ -88,6 +88,6 @@ def test_an_output_folder_that_exists_is_no_matter_here(shop: Workshop) -> None:
     Path(layer["output_dir"]).mkdir()
     (Path(layer["output_dir"]) / "mine.txt").touch()
     tuner = shop.tuner(layer)
-    assert measure_first(tuner).steps > 0
+    assert measure_first(tuner.context).steps > 0
     with pytest.raises(OutputExists):
         tuner.check()

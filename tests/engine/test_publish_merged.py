@@ -10,7 +10,7 @@ import pytest
 import torch
 from finished_run import base_folder, finished_run
 from letters import gpt2, llama, tokenizer
-from method_runs import VARIANTS
+from method_runs import ADAPTERS, QUANTISED, VARIANTS
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -30,7 +30,6 @@ from finetune.runtime import RuntimeOptions
 
 RUNTIME = RuntimeOptions(device="cpu", dtype="float32")
 IDS = torch.tensor([[6, 7, 8, 9, 10, 11, 12]])
-ADAPTERS = [name for name in VARIANTS if name != "full"]
 
 
 def run_of(name: str, folder: Path, *, architecture: str = "llama", dtype: torch.dtype = torch.float32, strength: float = 0.3) -> RunFolder:
@@ -39,17 +38,17 @@ def run_of(name: str, folder: Path, *, architecture: str = "llama", dtype: torch
     made.to(dtype).save_pretrained(folder / "base")
     tokenizer(chat=True).save_pretrained(folder / "base")
     recipe = Recipe.from_layers({"model": str(folder / "base"), "method": VARIANTS[name], "output_dir": str(folder / "out")})
-    method = registry.load("methods", recipe.method.kind)  # type: ignore[attr-defined]
+    method = registry.load("methods", recipe.method.kind)
     located = locate(str(folder / "base"), RUNTIME, Recorder())
     model: Any = load_model(located, inspect(RUNTIME), load_in=method.load_in(recipe.method))
     model = method.attach(model, recipe.method, MethodContext(20, seed=3))
     torch.manual_seed(4)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            if parameter.requires_grad and ("lora_B" in key or "lora_E" in key):
-                parameter.normal_(std=strength)
             if "magnitude" in key:
                 parameter.mul_(1.2)
+            elif parameter.requires_grad and "lora_A" not in key:
+                parameter.normal_(std=strength)
     run = RunFolder(folder / "out")
     run.run.mkdir(parents=True)
     method.save(method.finish(model.eval(), recipe.method, Recorder()), run.output_dir)
@@ -79,7 +78,7 @@ def test_the_merged_model_answers_as_the_adapter(name: str, tmp_path: Path) -> N
     found = Merged.export(run, tmp_path / "plain", RUNTIME, recorder)
     torch.testing.assert_close(plain_logits(tmp_path / "plain"), adapter_logits(run), rtol=0, atol=1e-3)
     assert (plain_logits(tmp_path / "base") - adapter_logits(run)).abs().max() > 0.1, "the adapter does something"
-    assert found.rounded_base == (name in ("qlora", "qdora"))
+    assert found.rounded_base == (name in QUANTISED)
     assert any("4-bit" in notice.text for notice in recorder.of(Notice)) == found.rounded_base
     assert found.difference < found.allowed == 1e-3
 

@@ -18,14 +18,7 @@ from workshop import Workshop, model_folder
 from finetune import LLMFineTuner
 from finetune.cli import main
 from finetune.errors import CannotResume, Diverged, Interrupted
-from finetune.events import (
-    CheckpointSaved,
-    Notice,
-    Recorder,
-    Resumed,
-    TrainingStep,
-    read_events,
-)
+from finetune.events import CheckpointSaved, Notice, Recorder, Resumed, TrainingStep, read_events
 from finetune.run.finetuner import RunResult
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.trainer import SupervisedTrainer

@@ -161,7 +161,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_told_who_is_there(forks:
     finally:
         forks.kill(pid)
         assert forks.wait() == -9
-    assert LLMFineTuner.unfinished(layer["output_dir"], runtime=shop.runtime).left, "a lock ends with its process"
+    assert LLMFineTuner.unfinished(layer["output_dir"], runtime=shop.runtime).resume_state, "a lock ends with its process"
 
 
 @pytest.fixture

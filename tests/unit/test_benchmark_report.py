@@ -8,13 +8,7 @@ import pytest
 from written_run import RANKS, STEPS, written_run
 
 from finetune.benchmark.report import ranks_in_words, write_report
-from finetune.benchmark.report.charts import (
-    bars,
-    curve,
-    scale_of,
-    thinned,
-    ticks,
-)
+from finetune.benchmark.report.charts import bars, curve, scale_of, thinned, ticks
 from finetune.benchmark.report.html import duration
 from finetune.benchmark.report.records import read_records
 from finetune.run_folder import RunFolder

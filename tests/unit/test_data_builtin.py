@@ -8,12 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.builtin import (
-    LONGEST_SOURCE,
-    documented_functions,
-    read_builtin,
-    stream_builtin,
-)
+from finetune.data.builtin import LONGEST_SOURCE, documented_functions, read_builtin, stream_builtin
 from finetune.errors import DatasetNotFound
 
 

@@ -113,3 +113,19 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import sys, finetune; print([name for name in ('torch', 'transformers', 'pydantic', 'yaml') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_run_reads_as_one_page_and_only_the_finetuner_writes_into_itself() -> None:
+    tuner = ast.parse((ROOT / "finetune" / "run" / "finetuner.py").read_text(encoding="utf-8"))
+    (run,) = [node for node in ast.walk(tuner) if isinstance(node, ast.FunctionDef) and node.name == "run"]
+    assert run.end_lineno is not None
+    assert run.end_lineno - run.lineno < 40
+    written = [
+        f"{name_of(path)}:{node.lineno}"
+        for path in SOURCES
+        if name_of(path).startswith("finetune/")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del)
+        if isinstance(node.value, ast.Name) and node.value.id in ("tuner", "context")
+    ]
+    assert [place for place in written if not place.startswith("finetune/run/finetuner.py")] == []

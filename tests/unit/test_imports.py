@@ -1,7 +1,8 @@
-"""Who imports whom: the first question waits for no torch, and the layers hold."""
+"""Who imports whom: the first question waits for no torch, the layers hold, and no files import each other in a circle."""
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +68,44 @@ def test_the_layers_of_the_house_hold() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "KEPT" in done.stdout
+
+
+def imports_of(package: Path) -> dict[str, set[str]]:
+    """For each file of a package the files it imports: at any depth of its code, for types only too."""
+    files = {
+        ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__"): path for path in package.rglob("*.py")
+    }
+    found: dict[str, set[str]] = {}
+    for name, path in files.items():
+        imported: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert not node.level, f"{path}: imports of this project name the whole path"
+                parts = {f"{node.module}.{alias.name}" for alias in node.names}
+                imported |= {part if part in files else str(node.module) for part in parts}
+        found[name] = (imported & files.keys()) - {name}
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> dict[str, set[str]]:
+    """What is left of a graph when files that import nothing of the rest, and files that nothing of the rest imports, are taken away."""
+    left = {name: set(others) for name, others in graph.items()}
+    while True:
+        imported = set().union(*left.values()) if left else set()
+        ends = {name for name, others in left.items() if not others or name not in imported}
+        if not ends:
+            return left
+        left = {name: others - ends for name, others in left.items() if name not in ends}
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    graph = imports_of(ROOT / "finetune")
+    assert len(graph) > 150
+    assert circles(graph) == {}
+
+
+def test_the_search_for_circles_finds_them() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set(), "e": {"a"}}) == {"a": {"b"}, "b": {"c"}, "c": {"a"}}
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == {}

@@ -127,9 +127,9 @@ def test_memory_by_method_has_the_order_that_people_know() -> None:
     from finetune.methods.base import NF4_BITS, Footprint
 
     situation: dict[str, Any] = {"tokens": 512, "narrow": 2, "on_cpu": False, "checkpointed": False, **GPT2}
-    lora = memory_parts(Footprint(rank=16), trainable=2_359_296, **situation)
-    qlora = memory_parts(replace(Footprint(rank=16), bits=NF4_BITS), trainable=2_359_296, **situation)
-    full = memory_parts(Footprint(rank=None), trainable=GPT2["parameters"], **situation)
+    lora = memory_parts(Footprint(adapter=True, rank=16), trainable=2_359_296, **situation)
+    qlora = memory_parts(replace(Footprint(adapter=True, rank=16), bits=NF4_BITS), trainable=2_359_296, **situation)
+    full = memory_parts(Footprint(adapter=False), trainable=GPT2["parameters"], **situation)
     assert qlora["weights"] == pytest.approx((GPT2["parameters"] - GPT2["linear"]) * 2 + GPT2["linear"] * 0.5159, rel=1e-3)
     assert qlora["weights"] < lora["weights"] < full["weights"]
     assert full["optimizer"] == 8 * GPT2["parameters"]

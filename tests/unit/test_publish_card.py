@@ -9,14 +9,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from finetune.publish.card import RunFacts, model_card
-from finetune.publish.redaction import (
-    adapters_base,
-    base_model,
-    hub_dataset,
-    public_benchmark,
-    public_config,
-    public_recipe,
-)
+from finetune.publish.redaction import adapters_base, base_model, hub_dataset, public_benchmark, public_config, public_recipe
 from finetune.recipe import Recipe
 
 COMMIT = "b" * 40

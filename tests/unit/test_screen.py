@@ -16,19 +16,8 @@ from written_run import DATA, written_run
 
 from finetune.cli import main
 from finetune.errors import BadInput, OutputExists
-from finetune.events import (
-    Notice,
-    Progress,
-    StageFinished,
-    StageStarted,
-    TrainingStep,
-)
-from finetune.formatting import (
-    count,
-    quoted,
-    size,
-    strip_control_chars,
-)
+from finetune.events import Notice, Progress, StageFinished, StageStarted, TrainingStep
+from finetune.formatting import count, quoted, size, strip_control_chars
 from finetune.recipe import Recipe
 from finetune.run.resume import nothing_left, training_complete
 from finetune.run_folder import RunFolder, free_name

@@ -44,7 +44,7 @@ def test_enter_all_the_way_is_a_small_fine_tuning_run_of_the_starter() -> None:
     prompter = enter_all_the_way()
     recipe = ask(prompter)
     assert (recipe.approach, recipe.model, recipe.dataset.source) == ("fine-tuning", STARTER, "builtin:python-docs")
-    assert recipe.method.kind == "lora"  # type: ignore[attr-defined]
+    assert recipe.method.kind == "lora"
     assert recipe.dataset.samples is not None
     assert recipe.dataset.samples < 1000
     assert len(prompter.asked) <= 12, "a newcomer has a dozen questions at most"
@@ -125,7 +125,7 @@ def test_going_back_several_times_crosses_steps() -> None:
     prompter = enter_all_the_way(method__kind=[BACK, "full"], dataset__samples=["100", BACK, "200"], dataset__source=[DEFAULT, DEFAULT])
     recipe = ask(prompter)
     assert recipe.dataset.samples == 200
-    assert recipe.method.kind == "full"  # type: ignore[attr-defined]
+    assert recipe.method.kind == "full"
 
 
 def test_going_back_at_the_first_question_asks_it_again() -> None:

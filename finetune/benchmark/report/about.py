@@ -10,16 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune.benchmark.report.charts import bars, curve
-from finetune.benchmark.report.html import (
-    Html,
-    count,
-    duration,
-    element,
-    facts,
-    joined,
-    section,
-    table,
-)
+from finetune.benchmark.report.html import Html, count, duration, element, facts, joined, section, table
 from finetune.benchmark.report.records import Records
 from finetune.formatting import quoted, size
 from finetune.registry import title

@@ -10,12 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.benchmark.names import NAMES, number
-from finetune.benchmark.report.html import (
-    Html,
-    element,
-    joined,
-    section,
-)
+from finetune.benchmark.report.html import Html, element, joined, section
 from finetune.benchmark.report.scores import SIDES
 
 SHOWN = 6

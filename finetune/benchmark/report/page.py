@@ -6,29 +6,12 @@ write_report(RunFolder.of("./finetuned_model"))
 from __future__ import annotations
 
 from finetune.benchmark.names import NAMES, number
-from finetune.benchmark.report.about import (
-    asked,
-    data,
-    done,
-    environment,
-    headline,
-    repeat,
-)
+from finetune.benchmark.report.about import asked, data, done, environment, headline, repeat
 from finetune.benchmark.report.answers import answers
-from finetune.benchmark.report.html import (
-    Html,
-    duration,
-    element,
-    joined,
-)
+from finetune.benchmark.report.html import Html, duration, element, joined
 from finetune.benchmark.report.ranks import final_ranks
 from finetune.benchmark.report.records import Records, read_records
-from finetune.benchmark.report.scores import (
-    costs,
-    measured,
-    verdict_class,
-    verdicts,
-)
+from finetune.benchmark.report.scores import costs, measured, verdict_class, verdicts
 from finetune.benchmark.report.style import STYLE
 from finetune.formatting import size
 from finetune.run_folder import RunFolder

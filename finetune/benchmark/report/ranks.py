@@ -8,12 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from finetune.benchmark.report.html import (
-    Html,
-    element,
-    joined,
-    section,
-)
+from finetune.benchmark.report.html import Html, element, joined, section
 
 
 def ranks_in_words(ranks: Mapping[str, int]) -> str:

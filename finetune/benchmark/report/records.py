@@ -11,16 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune.events import (
-    CheckpointSaved,
-    Notice,
-    Resumed,
-    StageFinished,
-    StageStarted,
-    TrainingFinished,
-    TrainingStep,
-    read_events,
-)
+from finetune.events import CheckpointSaved, Notice, Resumed, StageFinished, StageStarted, TrainingFinished, TrainingStep, read_events
 from finetune.recipe import read_yaml
 from finetune.run_folder import RunFolder
 

@@ -8,22 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.benchmark.names import (
-    LOWER_IS_BETTER,
-    NAMES,
-    in_order,
-    number,
-    signed,
-)
+from finetune.benchmark.names import LOWER_IS_BETTER, NAMES, in_order, number, signed
 from finetune.benchmark.report.charts import interval, scale_of
-from finetune.benchmark.report.html import (
-    Html,
-    count,
-    element,
-    joined,
-    section,
-    table,
-)
+from finetune.benchmark.report.html import Html, count, element, joined, section, table
 from finetune.formatting import size
 
 SIDES = ("teacher", "before", "after")

@@ -5,7 +5,11 @@ detect(["question", "answer"], sample, None)  ->  QuestionAnswer(question="quest
 Every format turns a record into turns, `[{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]`; plain text
 becomes one turn with the role "text". What a format has, also for those that other packages register:
 
-    name: str
+    name: str                                   as in the registry
+    title, summary: str                         what people read: "question and answer", and the columns it looks for
+    order: int                                  formats are tried from the lowest to the highest, the built-in ones have 10, 20 ... 60, and
+                                                the first that matches wins: 5 comes before all of them, 55 before plain text, and one
+                                                without an order after it
     columns: tuple[str, ...]                    the columns it reads; the others are reported as ignored
     matches(columns, sample) -> Format | None   a format ready to read rows with these columns
     to_messages(row) -> list[Message]           raises RowProblem for a record that cannot be used
@@ -22,13 +26,17 @@ from typing import Any, Protocol
 from finetune import registry
 from finetune.data.formats.cells import Message
 from finetune.errors import UnknownFormat
-from finetune.recipe import ColumnsSpec
+from finetune.settings import ColumnsSpec
 
 SHOWN_COLUMNS = 12
+LAST = 100
 
 
 class Format(Protocol):
     name: str
+    title: str
+    summary: str
+    order: int
     columns: tuple[str, ...]
 
     @classmethod
@@ -41,8 +49,9 @@ def detect(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen: Col
     """The format of these records; raises UnknownFormat naming the columns that were seen in `where`."""
     if chosen is not None:
         return _as_chosen(columns, chosen, where)
-    for name in registry.names("formats"):
-        found: Format | None = registry.load("formats", name).matches(columns, sample)
+    known = [registry.load("formats", name) for name in registry.names("formats")]
+    for kind in sorted(known, key=lambda kind: getattr(kind, "order", LAST)):
+        found: Format | None = kind.matches(columns, sample)
         if found is not None:
             return found
     example = columns[0] if columns else "NAME"
@@ -65,11 +74,8 @@ def _as_chosen(columns: Sequence[str], chosen: ColumnsSpec, where: str) -> Forma
                 f"{where} has no column {column!r} for dataset.columns.{role}.{registry.did_you_mean(column, list(columns))}",
                 hint=f"It has {_listed(columns)}.",
             )
-    if chosen.text is not None:
-        return registry.load("formats", "text")(chosen.text)
-    if chosen.messages is not None:
-        return registry.load("formats", "messages")(chosen.messages)
-    return registry.load("formats", "prompt_completion")(chosen.prompt, chosen.completion)
+    made: Format = registry.load("formats", "prompt_completion" if len(wanted) > 1 else next(iter(wanted)))(*wanted.values())
+    return made
 
 
 def _listed(columns: Sequence[str]) -> str:

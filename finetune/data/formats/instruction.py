@@ -8,17 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.data.formats.cells import (
-    Message,
-    as_answer,
-    as_text,
-    find_column,
-    is_missing,
-)
+from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_missing
 
 
 class Instruction:
     name = "instruction"
+    title = "instruction and output"
+    summary = "instruction, output, and input if there is one (Alpaca)"
+    order = 40
 
     def __init__(self, instruction: str, given: str | None, output: str, system: str | None) -> None:
         self.instruction, self.given, self.output, self.system = instruction, given, output, system

@@ -11,12 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from finetune.data.formats.cells import (
-    Message,
-    as_text,
-    find_column,
-    is_missing,
-)
+from finetune.data.formats.cells import Message, as_text, find_column, is_missing
 from finetune.data.rows import RowProblem
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user"}
@@ -29,6 +24,9 @@ READ = {"weight", "role", "from", "content", "value"}
 
 class Messages:
     name = "messages"
+    title = "chat messages"
+    summary = "messages (OpenAI) or conversations (ShareGPT)"
+    order = 10
 
     def __init__(self, messages: str, system: str | None = None) -> None:
         self.messages, self.system = messages, system

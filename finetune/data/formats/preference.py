@@ -10,12 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from finetune.data.formats.cells import (
-    Message,
-    as_answer,
-    as_text,
-    find_column,
-)
+from finetune.data.formats.cells import Message, as_answer, as_text, find_column
 from finetune.data.formats.messages import left_out, read_messages
 from finetune.data.rows import RowProblem
 
@@ -24,6 +19,9 @@ SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 
 class Preference:
     name = "preference"
+    title = "pairs of answers, the chosen one"
+    summary = "chosen, rejected, and prompt if there is one; the chosen answer is learned"
+    order = 20
 
     def __init__(self, prompt: str | None, chosen: str) -> None:
         self.prompt, self.chosen = prompt, chosen

@@ -8,12 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.data.formats.cells import (
-    Message,
-    as_answer,
-    as_text,
-    find_column,
-)
+from finetune.data.formats.cells import Message, as_answer, as_text, find_column
 from finetune.data.formats.messages import read_messages
 from finetune.data.rows import RowProblem
 
@@ -28,6 +23,9 @@ PAIRS = [
 
 class PromptCompletion:
     name = "prompt_completion"
+    title = "prompt and completion"
+    summary = "prompt, completion; or another such pair, as source and target"
+    order = 30
 
     def __init__(self, prompt: str, completion: str) -> None:
         self.columns = (prompt, completion)

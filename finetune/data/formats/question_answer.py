@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from finetune.data.formats.cells import (
-    Message,
-    as_answer,
-    as_text,
-    find_column,
-    is_missing,
-)
+from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_missing
 from finetune.data.rows import RowProblem
 
 
 class QuestionAnswer:
     name = "question_answer"
+    title = "question and answer"
+    summary = "question, answer, and context if there is one (SQuAD)"
+    order = 50
 
     def __init__(self, question: str, answer: str, context: str | None) -> None:
         self.question, self.answer, self.context = question, answer, context

@@ -15,6 +15,9 @@ NAMES = ("text", "content", "document", "body", "article", "sentence", "story", 
 
 class Text:
     name = "text"
+    title = "plain text"
+    summary = "text; every token is learned"
+    order = 60
 
     def __init__(self, text: str) -> None:
         self.columns = (text,)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ForwardKL:
-    title = "forward KL"
+    title = "Forward KL"
     summary = "covers all the teacher's answers; the default"
 
     def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor:
-        value = -torch.dot(ratio.flatten(), q.flatten()) - shift.sum()  # q sums to 1
+        value = -ratio.flatten().dot(q.flatten()) - shift.sum()  # q sums to 1
         p.sub_(q)
         return value

@@ -6,21 +6,24 @@ With m = beta q + (1 - beta) p:  D = beta KL(q || m) + (1 - beta) KL(p || m),  d
 from __future__ import annotations
 
 from math import log
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from finetune.distillation.objectives import through_softmax_
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 class GeneralisedJSD:
-    title = "generalised JSD"
+    title = "Generalised JSD"
     summary = "between forward and reverse KL, bounded"
 
     def __init__(self, beta: float = 0.5) -> None:
         self.beta = beta
 
     def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor:
+        import torch
+
         beta, ratio = self.beta, ratio.add_(shift)
         student_to_mix = torch.logaddexp(log(beta) - ratio, ratio.new_tensor(log(1 - beta))).neg_()  # log(p / m)
         teacher_to_mix = ratio.neg_().add_(student_to_mix)  # log(q / m)

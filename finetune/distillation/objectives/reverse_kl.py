@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ReverseKL:
-    title = "reverse KL"
+    title = "Reverse KL"
     summary = "concentrates on the teacher's likeliest answers"
 
     def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor:

@@ -6,21 +6,24 @@ With m = (1 - l) q + l p:  D = sum p log(p / m),  dD/dp = log(p / m) - l p / m  
 from __future__ import annotations
 
 from math import log
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from finetune.distillation.objectives import through_softmax_
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 class SkewReverseKL:
-    title = "skew reverse KL"
+    title = "Skew reverse KL"
     summary = "reverse KL, gentler where the student is far off"
 
     def __init__(self, skew: float = 0.1) -> None:
         self.skew = skew
 
     def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor:
+        import torch
+
         student_to_mix = torch.logaddexp(ratio.neg_().add_(log(1 - self.skew) - shift), ratio.new_tensor(log(self.skew)), out=ratio).neg_()
         value = torch.mul(p, student_to_mix, out=q).sum()
         torch.exp(student_to_mix, out=q)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from finetune.distillation.objectives import through_softmax_
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 class TotalVariation:
-    title = "total variation"
+    title = "Total variation"
     summary = "half the L1 distance, bounded"
 
     def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor:
+        import torch
+
         torch.sub(p, q, out=ratio)
         value = torch.abs(ratio, out=q).sum() / 2
         through_softmax_(p, ratio.sign_().div_(2))

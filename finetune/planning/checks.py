@@ -1,0 +1,64 @@
+"""What can be found wrong before the long work: rows too long, too few steps, an adapter that nobody could load.
+
+check_data(context)                                  # raises RecipeError
+adapter_problem(context, registry.load("methods", "lora"))     # why this model cannot be trained by an adapter, or None
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune.errors import RecipeError
+from finetune.formatting import quoted
+from finetune.models.facts import describe
+from finetune.run_context import RunContext
+from finetune.run_folder import RunFolder, beside
+from finetune.training.step_count import steps_of
+
+
+def check_data(context: RunContext) -> None:
+    """Raises RecipeError for rows or answers longer than a model can read, or too few optimizer steps; prepares the data."""
+    _check_lengths(context)
+    context.method.check_steps(context.recipe.method, steps_of(context.recipe.training, len(context.data.train)))
+
+
+def _check_lengths(context: RunContext) -> None:
+    models = [describe(located) for located in ([context.located, context.teacher_located] if context.distils else [context.located])]
+    known = [(model.context, model.name) for model in models if model.context]
+    if not known:
+        return
+    limit, name = min(known)
+    longest = max([int(context.data.report.length["max"]), *context.data.held_out["length"][:]])
+    if longest > limit:
+        raise RecipeError(
+            f"The longest row has {longest:,} tokens, and {name} reads {limit:,} at most.",
+            hint=f"Cut the rows: --set dataset.max_length={limit}, or choose a model with a longer context.",
+        )
+    answers = context.recipe.benchmark.max_new_tokens
+    if answers != "auto" and answers >= limit:
+        raise RecipeError(
+            f"benchmark.max_new_tokens is {answers:,}, and {name} reads {limit:,} tokens at most, prompts included.",
+            hint="Leave it to the answers in the data: --set benchmark.max_new_tokens=auto",
+        )
+
+
+def adapter_problem(context: RunContext, method: Any) -> RecipeError | None:
+    """Why `method` cannot train the model of this run: its adapter would belong to weights that are in no file; None if it can."""
+    if not method.footprint(method.Spec()).adapter:
+        return None
+    if context.student_is_made:
+        return RecipeError(
+            f"A student made from its teacher cannot be trained by {method.title}: an adapter alone does not hold the student's layers.",
+            hint="--set method.kind=full, or name a ready-made student: --set model=MODEL",
+        )
+    located = context.located
+    if located.base is None:
+        return None
+    merged = "a merged copy of the two (merge_and_unload of peft)"
+    if located.source.path is not None and RunFolder(located.source.path).recipe.is_file():
+        to = beside(located.source.path, "-merged")
+        merged = f"finetune-cli merge {quoted(located.source.path)}, then --set model={quoted(to)}"
+    return RecipeError(
+        f"{located.name} is an adapter; one that is trained on top of it would be loaded without it by other programs.",
+        hint=f"Merge it into its base first: {merged}. Or train every weight: --set method.kind=full",
+    )

@@ -1,0 +1,49 @@
+"""What a training leaves: the model on disk, and its scores beside those of what it came from.
+
+save_model(context, model, folder)
+scores = final_scores(context, model, folder, before=before)       # the content of run/benchmark.json
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune.benchmark.scoring import Scores, benchmark_json
+from finetune.events import RanksSettled, read_events
+from finetune.hardware.machine import torch_dtype
+from finetune.run.baselines import measure
+from finetune.run_context import RunContext
+from finetune.run_folder import RunFolder
+
+
+def save_model(context: RunContext, model: Any, folder: RunFolder) -> None:
+    """Write the trained weights (an adapter, or the whole model) and the tokenizer; raises DiskFull."""
+    if not hasattr(model, "peft_config"):
+        # Training kept float32; what is saved, and measured afterwards, is what the machine runs. Buffers such as the frequencies of
+        # rotary positions stay in float32, as from_pretrained leaves them.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(torch_dtype(context.machine))
+    with folder.whole_model(needed=_bytes_to_save(model)) as partial:
+        context.method.save(model, partial)
+        context.tokenizer.save_pretrained(partial)
+
+
+def final_scores(context: RunContext, model: Any, folder: RunFolder, *, before: Scores, teacher: Scores | None = None) -> dict[str, Any]:
+    """benchmark.json: the result beside the base model, or beside the teacher and the student it was before."""
+    with context.stage("after", "Measuring the new model"):
+        after = measure(context, model, "after", **({"teacher": teacher.states} if teacher else {}))
+    sizes = {"after": sum(file.stat().st_size for file in folder.output_dir.glob("*.safetensors"))}
+    if teacher:  # what its parameters take in the same dtype
+        sizes["teacher"] = round(sizes["after"] / after.parameters * teacher.parameters)
+    scores = benchmark_json(before, after, teacher, seed=context.recipe.seed, bytes_on_disk=sizes)
+    ranks = [record["ranks"] for record in read_events(folder.events) if record.get("event") == RanksSettled.name]
+    return scores | ({"ranks": ranks[-1]} if ranks else {})
+
+
+def _bytes_to_save(model: Any) -> int:
+    """About the size of a model on disk: of its adapter, or of everything."""
+    return sum(
+        parameter.numel() * parameter.element_size()
+        for parameter in model.parameters()
+        if parameter.requires_grad or not hasattr(model, "peft_config")
+    )

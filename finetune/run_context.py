@@ -1,0 +1,140 @@
+"""What a run stands on: its recipe, and what that was resolved to on this machine. Each thing is found once and never replaced.
+
+    context = RunContext(recipe, RuntimeOptions(), Fanout(Recorder()))
+    context.located.name, len(context.data.train)         # found, fetched and prepared when first asked for
+
+Stages take a context and return values. Another recipe is another context: `beside` makes one over the same models and data.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from finetune import registry
+from finetune.errors import RecipeError
+from finetune.events import Fanout, StageFinished, StageStarted
+from finetune.recipe import Recipe, StudentSpec
+from finetune.runtime import RuntimeOptions
+
+if TYPE_CHECKING:
+    from finetune.data.prepare import PreparedData
+    from finetune.hardware.machine import Machine
+    from finetune.models.location import LocatedModel
+
+RESOLVED = ("machine", "located", "teacher_located", "tokenizer", "data")
+
+
+@dataclass(frozen=True, eq=False)
+class RunContext:
+    """`recipe` says what the run is, `runtime` how this machine does it; `reporter` hears of everything."""
+
+    recipe: Recipe
+    runtime: RuntimeOptions
+    reporter: Fanout
+
+    @property
+    def distils(self) -> bool:
+        return self.recipe.approach == "distillation"
+
+    @property
+    def student_is_made(self) -> bool:
+        return isinstance(self.recipe.model, StudentSpec)
+
+    @property
+    def load_in(self) -> str | None:
+        """How the method wants the model loaded: None, "8bit" or "4bit"."""
+        loaded: str | None = self.method.load_in(self.recipe.method)
+        return loaded
+
+    @cached_property
+    def machine(self) -> Machine:
+        from finetune.hardware.machine import inspect
+
+        return inspect(self.runtime)
+
+    @cached_property
+    def method(self) -> Any:
+        return registry.load("methods", self.recipe.method.kind)
+
+    @cached_property
+    def located(self) -> LocatedModel:
+        """The model that is trained, on this disk (for a student made from its teacher: the teacher); fetched if it must be."""
+        return self.teacher_located if self.student_is_made else self._locate("model", str(self.recipe.model), self.load_in)
+
+    @cached_property
+    def teacher_located(self) -> LocatedModel:
+        if self.recipe.teacher is None:
+            raise RecipeError("A distillation needs a teacher.", hint="--set teacher=MODEL")
+        return self._locate("teacher", self.recipe.teacher.source, self.recipe.teacher.load_in)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from finetune.models.load import load_tokenizer
+
+        return load_tokenizer(self.located)
+
+    @cached_property
+    def teacher_tokenizer(self) -> Any:
+        from finetune.models.load import load_tokenizer
+
+        return self.tokenizer if self.student_is_made else load_tokenizer(self.teacher_located)
+
+    @cached_property
+    def data(self) -> PreparedData:
+        """The rows, read, split and tokenised."""
+        from finetune.data.prepare import prepare_data
+
+        tokenizer = self.tokenizer
+        with self.stage("data", "Preparing the data") as done:
+            prepared = prepare_data(
+                self.recipe.dataset,
+                tokenizer,
+                seed=self.recipe.seed,
+                supervise=self.recipe.distillation.supervise if self.distils else "answers",
+                runtime=self.runtime,
+                reporter=self.reporter,
+            )
+            done(f"{prepared.report.train:,} rows to train on, {prepared.report.held_out:,} held out")
+        return prepared
+
+    def beside(self, *, recipe: Recipe | None = None, runtime: RuntimeOptions | None = None, **resolved: Any) -> RunContext:
+        """A context over the same models and data with another recipe or other options; `resolved` takes the place of what was found."""
+        other = replace(self, recipe=recipe or self.recipe, runtime=runtime or self.runtime)
+        other.__dict__.update({name: self.__dict__[name] for name in RESOLVED if name in self.__dict__} | resolved)
+        return other
+
+    def pinned(self) -> RunContext:
+        """The same with the revisions that were found written into the recipe."""
+        found: dict[str, Any] = {} if self.student_is_made else {"model": self.located.pinned}
+        if self.distils:
+            found["teacher"] = {"source": self.teacher_located.pinned}
+        if self.data.report.pinned_source:
+            found["dataset"] = {"source": self.data.report.pinned_source}
+        return self.beside(recipe=self.recipe.with_changes(found))
+
+    @contextmanager
+    def stage(self, stage: str, title: str) -> Iterator[Callable[[str], None]]:
+        """Report a stage's begin and end; the yielded function takes its one-line summary."""
+        summary = ""
+
+        def done(text: str) -> None:
+            nonlocal summary
+            summary = text
+
+        self.reporter.report(StageStarted(stage, title))
+        began = time.perf_counter()
+        yield done
+        self.reporter.report(StageFinished(stage, round(time.perf_counter() - began, 3), summary))
+
+    def _locate(self, role: str, text: str, load_in: str | None) -> LocatedModel:
+        from finetune.models.location import locate
+
+        with self.stage("model", f"Finding the {role}") as done:
+            found = locate(text, self.runtime, self.reporter, load_in=load_in)
+            done(found.name)
+        return found

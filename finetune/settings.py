@@ -1,0 +1,208 @@
+"""Every setting of a recipe: its type and limits, its label, what it does, and the values that are usual.
+
+    field = TrainingSpec.model_fields["epochs"]
+    label("epochs", field), help_of(field)      # "Epochs", "How often the model sees all rows. Usually 1 to 3."
+
+The wizard's questions, the JSON schema and the trainers all read this. The settings of a method are in its own `Spec`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
+
+from finetune import registry
+
+
+class Spec(BaseModel):
+    """A part of a recipe: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class MethodSpec(Spec):
+    """What the `Spec` of every method is; there `kind` is a Literal, the method's name in the registry."""
+
+    kind: str = Field(title="Method", description="Which weights learn.")
+
+
+@dataclass(frozen=True)
+class Usual:
+    """The values of a number that make sense to a person, as `json_schema_extra` of its field; the recipe itself may allow more."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{_short(self.low)} to {_short(self.high)}"
+
+    def __call__(self, schema: dict[str, Any]) -> None:
+        schema["description"] += f" Usually {self}."
+
+
+@dataclass(frozen=True)
+class Known:
+    """Of a name, or of each in a list: the registry must have a thing of this kind by that name."""
+
+    kind: str
+
+    def check(self, named: Any) -> Any:
+        for name in [named] if isinstance(named, str) else named:
+            registry.check_name(self.kind, name)
+        return named
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        made: dict[str, Any] = handler(schema)
+        made.get("items", made)["enum"] = registry.names(self.kind)
+        return made
+
+
+def label(name: str, field: FieldInfo) -> str:
+    """What people call a setting: its title, or its key in words."""
+    return field.title or name.replace("_", " ").capitalize()
+
+
+def help_of(field: FieldInfo) -> str:
+    """What a setting does, and its usual values."""
+    found = usual(field)
+    return f"{field.description or ''}{f' Usually {found}.' if found else ''}".strip()
+
+
+def usual(field: FieldInfo) -> Usual | None:
+    """The usual values of a setting, where they are stated."""
+    return field.json_schema_extra if isinstance(field.json_schema_extra, Usual) else None
+
+
+def _short(number: float) -> str:
+    return f"{number:.0e}".replace("e-0", "e-") if 0 < number < 1e-3 else f"{number:g}"
+
+
+class FromTeacher(Spec):
+    """A student made from the teacher: `layers` is a count (20) or a share of the teacher's depth (0.67)."""
+
+    layers: int | float = Field(gt=0, title="Layers to keep", description="A count such as 20, or a share of the teacher's such as 0.67.")
+
+    @field_validator("layers")
+    @classmethod
+    def _count_or_share(cls, layers: int | float) -> int | float:
+        if layers != int(layers) and layers > 1:
+            raise ValueError("must be a whole number of layers, or a share between 0 and 1")
+        return float(layers) if layers < 1 else int(layers)
+
+
+class StudentSpec(Spec):
+    from_teacher: FromTeacher = Field(description="The student is the teacher with fewer layers.")
+
+
+class TeacherSpec(Spec):
+    """The model that is imitated; `load_in` quantises it through bitsandbytes."""
+
+    source: str = Field(min_length=1, title="Teacher", description="A Hub id, a folder, an earlier run or a .gguf file.")
+    load_in: Literal["8bit", "4bit"] | None = Field(None, description="Hold the teacher in fewer bits: less memory; needs bitsandbytes.")
+
+
+class ColumnsSpec(Spec):
+    """Which columns hold what; leave out what the data does not have."""
+
+    text: str | None = Field(None, description="Column with plain text; all of it is learned.")
+    prompt: str | None = Field(None, description="Column with what the model is given.")
+    completion: str | None = Field(None, description="Column with the answer that the model learns to write.")
+    messages: str | None = Field(None, description="Column with a list of chat messages.")
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> ColumnsSpec:
+        given = {name for name, column in self if column is not None}
+        if given not in ({"text"}, {"prompt", "completion"}, {"messages"}):
+            raise ValueError("must name `text`, or `prompt` and `completion`, or `messages`")
+        return self
+
+
+class DatasetSpec(Spec):
+    source: str = Field(
+        "builtin:python-docs",
+        min_length=1,
+        title="Dataset",
+        description="builtin:python-docs, a Hub id, a file, a folder or a pattern; several with commas.",
+    )
+    config: str | None = Field(None, title="Configuration", description="Configuration of a Hub dataset. Only some have one.")
+    split: str = Field("train", description="Part of the dataset to train on.")
+    data_files: str | list[str] | None = Field(None, description="Which files of a Hub dataset to read, by name or pattern.")
+    samples: int | None = Field(1000, ge=2, title="Rows to use", description="Number of rows to read; null reads all.")
+    columns: ColumnsSpec | None = Field(None, description="Which columns hold what; detected if left out.")
+    text_as: Literal["auto", "line", "document"] = Field(
+        "auto", description="What one row of a .txt or .md file is: a line, the document, or auto: cut between paragraphs."
+    )
+    encoding: str | None = Field(None, description="Encoding of text files, such as utf-8; detected if left out.")
+    bad_rows: float = Field(0.01, ge=0, le=1, description="Share of unusable rows that is skipped; more are an error.")
+    max_length: int = Field(512, ge=8, description="Longest row in tokens; longer ones are cut.")
+    held_out: float = Field(0.1, gt=0, lt=1, description="Share of rows kept from training for the benchmark.")
+    eval_split: str | None = Field(None, description="Split to measure on, instead of rows held out.")
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _several_files(cls, source: Any) -> Any:
+        return ", ".join(source) if isinstance(source, list) and all(isinstance(name, str) for name in source) else source
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, encoding: str | None) -> str | None:
+        if encoding is not None:
+            try:
+                "".encode(encoding)
+            except LookupError:
+                raise ValueError("must name a text encoding such as utf-8 or cp1252") from None
+        return encoding
+
+
+class DistillationSpec(Spec):
+    temperature: float = Field(
+        2.0, gt=0, description="Higher shows the student more of the teacher's second choices.", json_schema_extra=Usual(1, 5)
+    )
+    alpha: float = Field(0.5, ge=0, le=1, description="0 to 1. The weight of the data; the rest is the weight of the teacher.")
+    objective: Annotated[str, Known("objectives")] = Field("forward_kl", description="How student and teacher are compared.")
+    cache: Literal["auto", "none", "hidden", "gradient"] = Field("auto", description="What is kept of the teacher's output on disk.")
+    supervise: Literal["all", "answers"] = Field("all", description="Learn every token, or the answers only.")
+
+
+class TrainingSpec(Spec):
+    epochs: float = Field(3, gt=0, description="How often the model sees all rows.", json_schema_extra=Usual(1, 3))
+    batch_size: int = Field(4, ge=1, description="Rows per step. Lower it if memory runs out.")
+    gradient_accumulation: int = Field(1, ge=1, description="Batches whose gradients are added up for one step.")
+    learning_rate: float = Field(2.0e-4, gt=0, lt=1, description="How far a step moves the weights.", json_schema_extra=Usual(1e-5, 5e-4))
+    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
+        "cosine", description="How the learning rate changes during training."
+    )
+    warmup: float = Field(0.03, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    activation_checkpointing: Literal["auto"] | bool = Field(
+        "auto", description="Compute activations twice instead of keeping them: a third slower; auto: only if memory runs out."
+    )
+    save_every: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="Steps between two checkpoints; auto: by the clock, at a cost of a few percent."
+    )
+    keep_checkpoints: bool = Field(False, description="Keep the checkpoints of a run that reached its end.")
+    report_to: Annotated[list[str], Known("trackers")] = Field([], title="Trackers", description="Trackers that are told of every step.")
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_tracker(cls, trackers: Any) -> Any:
+        return [trackers] if isinstance(trackers, str) else trackers or []
+
+
+class BenchmarkSpec(Spec):
+    rows: int = Field(50, ge=1, title="Rows to test on", description="Never trained on; answered before and after.")
+    metrics: Annotated[list[str], Known("metrics")] = Field(["rouge", "perplexity"], min_length=1, description="What is measured.")
+    max_new_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="Longest answer in tokens; auto fits the data."
+    )
+
+
+class UploadSpec(Spec):
+    repo: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", title="Repository", description="USER/NAME on the Hugging Face Hub.")
+    private: bool = Field(True, description="Visible to you alone.")

@@ -1,0 +1,112 @@
+"""What the registry knows is what people are shown: titles, summaries, the README's tables, the order of formats; packages included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from finetune import registry
+from finetune.data.formats import detect
+from finetune.errors import RecipeError
+from finetune.recipe import Recipe
+from finetune.settings import MethodSpec
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "DISTILLATION_UPDATE.md"))
+SHOWN = ("methods", "objectives", "formats")
+LONGEST_SUMMARY = 100
+
+
+class Tickets:
+    """A format of another package, for columns that a built-in one knows too."""
+
+    name = "tickets"
+    title = "tickets"
+    order = 5
+    columns = ("question", "answer")
+
+    @classmethod
+    def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Tickets | None:
+        return cls() if set(cls.columns) <= set(columns) else None
+
+
+@pytest.fixture
+def outside(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, str]]:
+    """What other packages add, by kind: empty at first."""
+    added: dict[str, dict[str, str]] = {}
+    monkeypatch.setattr(registry, "_outside", lambda kind: added.get(kind, {}))
+    return added
+
+
+@pytest.mark.parametrize("kind", SHOWN)
+def test_everything_has_a_title_and_a_summary_of_a_line(kind: str) -> None:
+    found = registry.choices(kind)
+    assert [name for name, _, _ in found] == registry.names(kind)
+    for name, title, summary in found:
+        assert title, name
+        assert 0 < len(summary) <= LONGEST_SUMMARY, name
+    assert len({title for _, title, _ in found}) == len(found)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in SHOWN for name in registry.BUILT_IN[kind]])
+def test_the_documents_tables_have_every_built_in_with_its_own_words(kind: str, name: str) -> None:
+    title, summary = next((title, summary) for known, title, summary in registry.choices(kind) if known == name)
+    called = "" if kind == "formats" else f"| `{name}` "  # the others are named in recipes
+    assert f"{called}| {title} | {summary} |\n" in DOCUMENTS
+
+
+def test_a_method_is_one_object_and_subclasses_inherit() -> None:
+    lora, qlora = registry.load("methods", "lora"), registry.load("methods", "qlora")
+    assert registry.load("methods", "lora") is lora
+    assert isinstance(qlora, type(lora))
+    assert type(qlora).attach is type(lora).attach
+
+
+@pytest.mark.parametrize("name", registry.names("methods"))
+def test_a_methods_spec_is_of_its_kind(name: str) -> None:
+    spec = Recipe.from_layers({"method": name}).method
+    assert isinstance(spec, MethodSpec)
+    assert spec.kind == name
+    assert registry.load("methods", name).Spec().kind == name
+
+
+@pytest.mark.parametrize(("order", "winner"), [(5, "tickets"), (45, "tickets"), (55, "question_answer"), (None, "question_answer")])
+def test_a_format_of_another_package_stands_where_its_order_says(
+    order: int | None, winner: str, outside: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if order is None:
+        monkeypatch.delattr(Tickets, "order")
+    else:
+        monkeypatch.setattr(Tickets, "order", order)
+    outside["formats"] = {"tickets": f"{__name__}:Tickets"}
+    assert detect(["question", "answer"], [], None, "a.jsonl").name == winner
+
+
+def test_the_order_of_the_built_in_formats_leaves_room_between_them() -> None:
+    orders = [registry.load("formats", name).order for name in registry.names("formats")]
+    assert orders == sorted(orders)
+    assert all(later - earlier > 1 for earlier, later in pairwise(orders))
+
+
+@pytest.mark.parametrize("target", ["nothing.of.that.name:Method", f"{__name__}:Missing"])
+def test_a_broken_package_is_named_in_a_sentence(target: str, outside: dict[str, dict[str, str]]) -> None:
+    outside["methods"] = {"broken": target}
+    with pytest.raises(RecipeError, match=rf"The method 'broken' \({target}\) cannot be loaded: .*"):
+        registry.load("methods", "broken")
+
+
+def test_what_other_packages_add_comes_after_what_is_built_in(outside: dict[str, dict[str, str]]) -> None:
+    outside["objectives"] = {"z": f"{__name__}:Tickets", "a": f"{__name__}:Tickets", "jsd": f"{__name__}:Tickets"}
+    assert registry.names("objectives")[-2:] == ["a", "z"]
+    assert registry.load("objectives", "jsd") is not Tickets, "a built-in name cannot be taken"
+    assert registry.choices("objectives")[-1] == ("z", "tickets", "")
+
+
+def test_an_objects_class_may_be_anything_without_arguments(outside: dict[str, dict[str, str]]) -> None:
+    outside["exporters"] = {"plain": "types:SimpleNamespace"}
+    assert isinstance(registry.load("exporters", "plain"), SimpleNamespace)
