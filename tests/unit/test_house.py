@@ -14,9 +14,11 @@ import finetune
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(
-    [ROOT / "finetune_cli.py", *(path for part in ("finetune", "tests", "benchmarks") for path in (ROOT / part).rglob("*.py"))]
+    [ROOT / "finetune_cli.py", *(path for part in ("finetune", "tests", "benchmarks", "docs") for path in (ROOT / part).rglob("*.py"))]
 )
-TEXTS = sorted([*SOURCES, *ROOT.glob("*.md"), *ROOT.glob("*.toml"), ROOT / ".ci" / "run", *(ROOT / "finetune").rglob("*.yaml")])
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(path for path in (ROOT / ".github").rglob("*") if path.is_file())]
+OTHERS = [*ROOT.glob("*.toml"), ROOT / ".pre-commit-config.yaml", ROOT / ".ci" / "run", *(ROOT / "finetune").rglob("*.yaml")]
+TEXTS = sorted([*SOURCES, *DOCUMENTS, *OTHERS])
 LINES = 400
 
 # Where any error at all may end, and why.
