@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 
+import pytest
+
 ASK = (
     "import json, sys, time\n"
     "import huggingface_hub.constants, datasets.config\n"
