@@ -94,6 +94,7 @@ def test_help_names_every_command(tmp_path: Path) -> None:
         assert command in done.stdout
 
 
+@pytest.mark.slow
 def test_doctor_as_json_is_one_object(tmp_path: Path) -> None:
     done = cli("doctor", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -22,6 +22,7 @@ def rows(cache: Path) -> list[dict[str, str]]:
     return read_builtin("python-docs", cache)
 
 
+@pytest.mark.slow
 def test_there_are_thousands_of_short_documented_functions(rows: list[dict[str, str]]) -> None:
     assert len(rows) > 4000
     assert all("def " in row["input"] and len(row["input"]) <= LONGEST_SOURCE for row in rows)

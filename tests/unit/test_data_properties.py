@@ -23,6 +23,8 @@ from finetune.events import Recorder
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 
+pytestmark = pytest.mark.slow
+
 QUIET = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=60)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 ANSWER = TEXT.filter(lambda text: bool(text.strip()))

@@ -14,9 +14,11 @@ import finetune
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(
-    [ROOT / "finetune_cli.py", *(path for part in ("finetune", "tests", "benchmarks") for path in (ROOT / part).rglob("*.py"))]
+    [ROOT / "finetune_cli.py", *(path for part in ("finetune", "tests", "benchmarks", "docs") for path in (ROOT / part).rglob("*.py"))]
 )
-TEXTS = sorted([*SOURCES, *ROOT.glob("*.md"), *ROOT.glob("*.toml"), ROOT / ".ci" / "run", *(ROOT / "finetune").rglob("*.yaml")])
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(path for path in (ROOT / ".github").rglob("*") if path.is_file())]
+OTHERS = [*ROOT.glob("*.toml"), ROOT / ".pre-commit-config.yaml", ROOT / ".ci" / "run", *(ROOT / "finetune").rglob("*.yaml")]
+TEXTS = sorted([*SOURCES, *DOCUMENTS, *OTHERS])
 LINES = 400
 
 # Where any error at all may end, and why.
@@ -34,6 +36,7 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [["ruff", "check", "--no-cache", "."], ["ruff", "format", "--no-cache", "--check", "."], ["mypy"]],
@@ -98,6 +101,7 @@ def test_the_engine_neither_prints_nor_asks() -> None:
     assert found == []
 
 
+@pytest.mark.slow
 def test_the_public_names_are_exact_and_all_there() -> None:
     assert set(finetune.__all__) == PUBLIC
     assert len(finetune.__all__) == len(PUBLIC)

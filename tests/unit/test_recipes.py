@@ -46,6 +46,7 @@ def test_a_recipe_named_after_a_default_is_that_default(name: str, here: HostInf
     assert Recipe.load(ROOT / "finetune" / "recipes" / f"{name}.yaml") == Recipe.from_layers(defaults(here, approach, fresh_folder=False))
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     shutil.copytree(ROOT / "finetune", checkout / "finetune", ignore=shutil.ignore_patterns("__pycache__"))
@@ -55,7 +56,9 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     (wheel,) = tmp_path.glob("*.whl")
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    source = {path.relative_to(checkout).as_posix() for path in (checkout / "finetune").rglob("*") if path.suffix in (".py", ".yaml")}
+    source = {
+        path.relative_to(checkout).as_posix() for path in (checkout / "finetune").rglob("*") if path.suffix in (".py", ".yaml", ".typed")
+    }
     assert packed == source | {"finetune_cli.py"}
     assert len([name for name in packed if name.endswith(".yaml")]) == len(RECIPES) >= 5
 

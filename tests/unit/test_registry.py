@@ -16,7 +16,8 @@ from finetune.errors import RecipeError
 from finetune.recipe import Recipe
 from finetune.settings import MethodSpec
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "DISTILLATION_UPDATE.md"))
 LONGEST_SUMMARY = 100
 
 
@@ -52,10 +53,10 @@ def test_everything_has_a_title_and_a_summary_of_a_line(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in registry.DESCRIBED for name in registry.BUILT_IN[kind]])
-def test_the_readmes_tables_have_every_built_in_with_its_own_words(kind: str, name: str) -> None:
+def test_the_documents_tables_have_every_built_in_with_its_own_words(kind: str, name: str) -> None:
     title, summary = next((title, summary) for known, title, summary in registry.choices(kind) if known == name)
     called = "" if kind == "formats" else f"| `{name}` "  # the others are named in recipes
-    assert f"{called}| {title} | {summary} |\n" in README
+    assert f"{called}| {title} | {summary} |\n" in DOCUMENTS
 
 
 def test_a_method_is_one_object_and_subclasses_inherit() -> None:

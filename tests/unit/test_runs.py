@@ -141,6 +141,7 @@ def test_the_list_is_whole_on_narrow_and_usual_terminals(tmp_path: Path, width: 
     assert "finished less than a minute ago" in words
 
 
+@pytest.mark.slow
 def test_the_program_lists_as_text_and_as_json(tmp_path: Path) -> None:
     assert "There is no run in ." in cli("runs", folder=tmp_path).stdout
     written_run(tmp_path / "model")
@@ -250,6 +251,7 @@ def test_the_comparison_is_whole_on_narrow_and_usual_terminals(tmp_path: Path, w
     assert "B is better by ROUGE-L, Perplexity." in words
 
 
+@pytest.mark.slow
 def test_the_program_compares_as_text_and_as_json_and_refuses_what_it_cannot(tmp_path: Path) -> None:
     a_and_b(tmp_path, shift=0.1)
     interrupted(tmp_path / "cut")
