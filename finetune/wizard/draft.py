@@ -16,7 +16,7 @@ from finetune import registry
 from finetune.errors import RecipeError
 from finetune.recipe import Recipe, merge
 from finetune.settings import Known, help_of, label, usual
-from finetune.wizard.prompter import Choice, Prompter, Validate, anything
+from finetune.wizard.prompter import Check, Choice, Prompter, anything
 
 Draft = dict[str, Any]
 
@@ -84,7 +84,7 @@ def ask_field(
     help: str = "",
     more: str = "",
     default: str | None = None,
-    check: Validate = anything,
+    check: Check = anything,
     only_usual: bool = False,
 ) -> Draft:
     """Ask for one recipe key, as its field says: label, help, choices, yes or no, or a line that the recipe checks, and then `check`.
