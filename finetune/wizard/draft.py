@@ -97,7 +97,7 @@ def ask_field(
         return put(draft, key, prompter.confirm(key, question, default=now, help=help, more=more))
     if choices := choices_of(field):
         return put(draft, key, prompter.select(key, question, choices, default=str(now), help=help, more=more))
-    read = _names if any(get_origin(option) is list for option in get_args(field.annotation)) else str
+    read = _names if any(get_origin(option) is list for option in (field.annotation, *get_args(field.annotation))) else str
     between = usual(field) if only_usual else None
 
     def wrong(text: str) -> str | None:
@@ -120,7 +120,7 @@ def choices_of(field: FieldInfo) -> list[Choice]:
 def _names(text: str) -> str | list[str]:
     """Names between commas; the word auto stays a word."""
     names = [name.strip() for name in text.split(",") if name.strip()]
-    return text if names in (["auto"], []) else names
+    return "auto" if names == ["auto"] else names
 
 
 def _read(key: str, value: Any) -> Any:
