@@ -18,13 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from finetune.data.cached_template import CachedChatTemplate
 from finetune.data.formats.cells import Message
-from finetune.data.render import (
-    ChatTemplate,
-    Piece,
-    PlainTemplate,
-    Template,
-    end_token,
-)
+from finetune.data.render import ChatTemplate, Piece, PlainTemplate, Template, end_token
 from finetune.data.rows import RowProblem
 
 if TYPE_CHECKING:

@@ -13,18 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from finetune.errors import (
-    NotSignedIn,
-    ReadOnlyToken,
-    RepoExists,
-    UploadError,
-)
-from finetune.hub.reachability import (
-    endpoint,
-    endpoint_host,
-    hub_reachable,
-    offline_reason,
-)
+from finetune.errors import NotSignedIn, ReadOnlyToken, RepoExists, UploadError
+from finetune.hub.reachability import endpoint, endpoint_host, hub_reachable, offline_reason
 from finetune.hub.retry import cause_of, status_of, with_retries
 from finetune.recipe import UploadSpec
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from finetune.errors import ModelError
 from finetune.events import Progress, Reporter
+from finetune.model_folder import MODEL
 from finetune.models.gguf_file import Header, dequantised, read_header
 from finetune.runtime import RuntimeOptions
 from finetune.storage import OTHER_CACHE, check_room, unwritable_cache, whole_folder
@@ -149,7 +150,7 @@ def convert(gguf: Path, folder: Path) -> None:
             values = values.view(heads[kind], -1, 2, values.shape[1]).transpose(1, 2).reshape(values.shape)
         weights[f"{block.replace('blk.', 'model.layers.')}.{LAYER_NAMES[kind]}.weight" if block else TOP_NAMES[kind]] = values.contiguous()
     folder.mkdir(exist_ok=True)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights, folder / MODEL, metadata={"format": "pt"})
     config.save_pretrained(folder)
     GenerationConfig.from_model_config(config).save_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(gguf.parent, gguf_file=gguf.name, model_max_length=config.max_position_embeddings)

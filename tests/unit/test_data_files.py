@@ -17,14 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from finetune.data.reading import Rows, read_rows
-from finetune.errors import (
-    BadRow,
-    DatasetError,
-    DatasetNotFound,
-    EmptyDataset,
-    HardwareError,
-    UnknownFormat,
-)
+from finetune.errors import BadRow, DatasetError, DatasetNotFound, EmptyDataset, HardwareError, UnknownFormat
 from finetune.events import Recorder
 from finetune.recipe import ColumnsSpec, DatasetSpec
 from finetune.runtime import RuntimeOptions
