@@ -16,9 +16,10 @@ from finetune.recipe import known_keys
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [path for pattern in ("*.md", "docs/*.md", ".github/**/*.md") for path in sorted(ROOT.glob(pattern))]
+SCRIPTS = "|".join(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 PROGRAM = re.compile(
     r"(?P<ours>finetune-cli|finetune_cli\.py)(?: (?P<command>[a-z]+)(?![\w.=]))?(?! (?:is|and|or|does|asks)\b)"
-    r"|(?P<script>benchmarks/\w+\.py)"
+    rf"|\b(?P<script>{SCRIPTS})\.py\b"
     r"|\b(?:pip|pipx|uv|hf|git|gh|pytest|python -m \w+|docker|torchrun|ruff|mypy|pre-commit|lint-imports|apt-get|nvidia_smi)(?= )"
 )
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
@@ -38,7 +39,7 @@ def options() -> dict[str | None, set[str]]:
 
 @cache
 def options_of_script(name: str) -> set[str]:
-    return set(re.findall(r'"(--[\w-]+)"', (ROOT / name).read_text(encoding="utf-8")))
+    return set(re.findall(r'"(--[\w-]+)"', (ROOT / "benchmarks" / f"{name}.py").read_text(encoding="utf-8")))
 
 
 def wrong(text: str) -> Iterator[str]:
