@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+__version__ = "2.1.0"  # the one place that says so: installed metadata may be those of another project of this name
+
 _PUBLIC = {
     "LLMFineTuner": "finetune.run.finetuner",
     "RunResult": "finetune.run.finetuner",

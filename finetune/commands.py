@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune import __version__
 from finetune.errors import BadInput, NoTerminal, UploadError
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 def wizard(arguments: argparse.Namespace) -> int:
     """No command: ask, or with --yes take every default."""
     if arguments.version:
-        return version()
+        print(f"finetune-cli {__version__}")
+        return 0
     if arguments.yes:
         return with_defaults(arguments)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -37,17 +39,6 @@ def wizard(arguments: argparse.Namespace) -> int:
     from finetune.wizard.conversation import run_wizard
 
     return run_wizard(runtime=lambda: _runtime(arguments), plain=os.environ.get("TERM") == "dumb")
-
-
-def version() -> int:
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
-
-    try:
-        print(f"finetune-cli {installed('finetune-cli')}")
-    except PackageNotFoundError:
-        print("finetune-cli (not installed: running from its source)")
-    return 0
 
 
 def with_defaults(arguments: argparse.Namespace) -> int:
@@ -254,6 +245,22 @@ def doctor(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def schema(arguments: argparse.Namespace) -> int:
+    """What a recipe can hold, for editors and programs."""
+    from finetune.schema import recipe_schema
+
+    print(json.dumps(recipe_schema(), indent=2))
+    return 0
+
+
+def completion(arguments: argparse.Namespace) -> int:
+    """For the shell to read; how is in the first lines."""
+    from finetune.shell_completion import script
+
+    print(script(arguments.shell), end="")
+    return 0
+
+
 def _recipe(arguments: argparse.Namespace) -> Recipe:
     from finetune.recipe import Recipe
 
@@ -264,7 +271,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
 def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:
     from finetune.runtime import RuntimeOptions
 
-    return RuntimeOptions(device=arguments.device, trust_remote_code=arguments.trust_remote_code)
+    return RuntimeOptions(device=arguments.device, dtype=arguments.dtype, trust_remote_code=arguments.trust_remote_code)
 
 
 def _execute(recipe: Recipe, runtime: RuntimeOptions, as_json: bool) -> int:

@@ -18,42 +18,43 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 @dataclass(frozen=True)
 class Event:
-    name: ClassVar[str] = "event"
+    """What happened; `name` is what events.jsonl calls it."""
+
+    name: ClassVar[str]
+
+    def __init_subclass__(cls, name: str) -> None:
+        cls.name = name
 
 
 @dataclass(frozen=True)
-class StageStarted(Event):
+class StageStarted(Event, name="stage_started"):
     """A stage (model, data, training, benchmark, upload, ...) begins; `title` is for people."""
 
-    name: ClassVar[str] = "stage_started"
     stage: str
     title: str
 
 
 @dataclass(frozen=True)
-class StageFinished(Event):
+class StageFinished(Event, name="stage_finished"):
     """A stage is over; `summary` is one line for people."""
 
-    name: ClassVar[str] = "stage_finished"
     stage: str
     seconds: float
     summary: str = ""
 
 
 @dataclass(frozen=True)
-class Notice(Event):
+class Notice(Event, name="notice"):
     """One sentence a person should know; level is "info" or "warning"."""
 
-    name: ClassVar[str] = "notice"
     text: str
     level: str = "info"
 
 
 @dataclass(frozen=True)
-class Progress(Event):
+class Progress(Event, name="progress"):
     """Countable work inside a stage (bytes downloaded, rows tokenised, answers generated)."""
 
-    name: ClassVar[str] = "progress"
     stage: str
     done: int
     total: int | None
@@ -61,26 +62,23 @@ class Progress(Event):
 
 
 @dataclass(frozen=True)
-class DataPrepared(Event):
+class DataPrepared(Event, name="data"):
     """The data report of the run (see data_report.json)."""
 
-    name: ClassVar[str] = "data"
     report: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Planned(Event):
+class Planned(Event, name="plan"):
     """What the run is going to cost, as `plan` says it."""
 
-    name: ClassVar[str] = "plan"
     plan: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class ModelReady(Event):
+class ModelReady(Event, name="model"):
     """A model is in memory."""
 
-    name: ClassVar[str] = "model"
     role: str
     source: str
     parameters: int
@@ -90,10 +88,9 @@ class ModelReady(Event):
 
 
 @dataclass(frozen=True)
-class TrainingStep(Event):
+class TrainingStep(Event, name="step"):
     """One optimizer step; tokens are those of the rows, padding never counted."""
 
-    name: ClassVar[str] = "step"
     step: int
     total_steps: int
     epoch: float
@@ -106,10 +103,9 @@ class TrainingStep(Event):
 
 
 @dataclass(frozen=True)
-class CheckpointSaved(Event):
+class CheckpointSaved(Event, name="checkpoint"):
     """The training can be continued from here; `seconds` is what saving took."""
 
-    name: ClassVar[str] = "checkpoint"
     step: int
     total_steps: int
     bytes: int
@@ -117,19 +113,17 @@ class CheckpointSaved(Event):
 
 
 @dataclass(frozen=True)
-class Resumed(Event):
+class Resumed(Event, name="resumed"):
     """A run goes on after `step`; steps beyond it that were reported before are made, and reported, again."""
 
-    name: ClassVar[str] = "resumed"
     step: int
     total_steps: int
 
 
 @dataclass(frozen=True)
-class TrainingFinished(Event):
+class TrainingFinished(Event, name="training"):
     """Totals of the training; `real_tokens` and `supervised_tokens` count rows, never padding."""
 
-    name: ClassVar[str] = "training"
     steps: int
     train_seconds: float
     real_tokens: int
@@ -143,24 +137,21 @@ class TrainingFinished(Event):
 
 
 @dataclass(frozen=True)
-class RanksSettled(Event):
+class RanksSettled(Event, name="ranks"):
     """The rank that each adapted layer ended with, where a method moves them; 0 for a layer that is left as it was."""
 
-    name: ClassVar[str] = "ranks"
     ranks: dict[str, int]
 
 
 @dataclass(frozen=True)
-class BenchmarkFinished(Event):
+class BenchmarkFinished(Event, name="benchmark"):
     """The content of benchmark.json."""
 
-    name: ClassVar[str] = "benchmark"
     scores: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Uploaded(Event):
-    name: ClassVar[str] = "uploaded"
+class Uploaded(Event, name="uploaded"):
     repo: str
     url: str
     private: bool

@@ -1,4 +1,4 @@
-"""Numbers, strangers' texts and parts of commands as any layer may show them: `size(3_221_225_472)` is "3.0 GB"."""
+"""Numbers, strangers' texts and parts of commands as any layer may show them: `size(3_221_225_472)` is "3.2 GB"."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import shlex
 
 
 def size(number: float) -> str:
-    """Bytes in MB or GB (powers of 1024, as task managers count)."""
-    if number >= 2**30:
-        return f"{number / 2**30:.1f} GB"
-    return f"{number / 2**20:.0f} MB" if number >= 2**20 else f"{number / 2**10:.0f} kB"
+    """Bytes in GB, MB or kB: powers of 1000, as disks and the Hub count."""
+    if number >= 1e9:
+        return f"{number / 1e9:.1f} GB"
+    return f"{number / 1e6:.0f} MB" if number >= 1e6 else f"{number / 1e3:.0f} kB"
 
 
 def count(number: float) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from finetune.errors import BadInput, FolderInUse, OutputExists
 from finetune.formatting import quoted
 from finetune.paths import looking_at, typed_path
-from finetune.training.checkpoints import PART, disk_full, folder_to_disk, no_room, replace_whole
+from finetune.storage import PART, disk_full, no_room, to_disk, write_whole
 
 TRAINING, BENCHMARK, UPLOAD, FINISHED = "training", "benchmark", "upload", "finished"  # what a run is at
 STAGES = (TRAINING, BENCHMARK, UPLOAD, FINISHED)
@@ -31,6 +31,7 @@ class RunFolder:
         self.output_dir = typed_path(output_dir)
         self.run = self.output_dir / "run"
         self.recipe = self.run / "recipe.yaml"
+        self.recipe_schema = self.run / "recipe.schema.json"
         self.environment = self.run / "environment.json"
         self.events = self.run / "events.jsonl"
         self.data_report = self.run / "data_report.json"
@@ -170,19 +171,19 @@ class RunFolder:
     @contextmanager
     def whole_model(self, needed: int) -> Iterator[Path]:
         """A folder to save a model of about `needed` bytes into; its files then replace those in `output_dir`. Raises DiskFull."""
-        partial = self.run / "model.part"
+        partial = self.run / f"model{PART}"
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             yield partial
-            for file in partial.rglob("*"):
-                _to_disk(file)
+            for path in partial.rglob("*"):
+                to_disk(path)
             for entry in sorted(partial.iterdir()):
                 target = self.output_dir / entry.name
                 if target.is_dir():
                     shutil.rmtree(target)
                 os.replace(entry, target)
-            folder_to_disk(self.output_dir)
+            to_disk(self.output_dir)
         except Exception as error:
             if no_room(error):
                 raise disk_full("The trained model", needed, self.output_dir) from error
@@ -195,13 +196,12 @@ class RunFolder:
 
     def write_text(self, path: Path, text: str) -> None:
         """Raises DiskFull, and leaves what was there before."""
-        content = text.encode()
         try:
-            replace_whole(path, content)
+            write_whole(path, text)
         except OSError as error:
             if not no_room(error):
                 raise
-            raise disk_full(path.name, len(content), self.output_dir) from error
+            raise disk_full(path.name, len(text.encode()), self.output_dir) from error
 
     def read_json(self, path: Path) -> Any:
         try:
@@ -238,11 +238,3 @@ def free_name(output_dir: Path) -> Path:
     while os.path.lexists(candidate := beside(output_dir, f"-{number}")):
         number += 1
     return candidate
-
-
-def _to_disk(path: Path) -> None:
-    if path.is_dir():
-        folder_to_disk(path)
-        return
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""How this machine does a run, as opposed to what the run is (`Recipe`): device, dtype, cache folder, workers, permissions."""
+"""How this machine does a run, as opposed to what the run is (`Recipe`): device, dtype, cache folder, permissions."""
 
 from __future__ import annotations
 
@@ -22,6 +22,4 @@ class RuntimeOptions:
     device: str = "auto"  # auto | cpu | cuda | mps
     dtype: str = "auto"  # auto | float32 | bfloat16 | float16
     cache_dir: Path = field(default_factory=default_cache)
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     trust_remote_code: bool = False
-    report_to: tuple[str, ...] = ()

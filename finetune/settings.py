@@ -9,9 +9,18 @@ The wizard's questions, the JSON schema and the trainers all read this. The sett
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
@@ -84,10 +93,16 @@ def _short(number: float) -> str:
     return f"{number:.0e}".replace("e-0", "e-") if 0 < number < 1e-3 else f"{number:g}"
 
 
+COUNT_OR_SHARE = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}]}
+NOT_EMPTY = Annotated[str, Field(min_length=1)]
+
+
 class FromTeacher(Spec):
     """A student made from the teacher: `layers` is a count (20) or a share of the teacher's depth (0.67)."""
 
-    layers: int | float = Field(gt=0, title="Layers to keep", description="A count such as 20, or a share of the teacher's such as 0.67.")
+    layers: Annotated[int | float, WithJsonSchema(COUNT_OR_SHARE)] = Field(
+        gt=0, title="Layers to keep", description="A count such as 20, or a share of the teacher's such as 0.67."
+    )
 
     @field_validator("layers")
     @classmethod
@@ -111,6 +126,8 @@ class TeacherSpec(Spec):
 class ColumnsSpec(Spec):
     """Which columns hold what; leave out what the data does not have."""
 
+    SHAPES: ClassVar[tuple[set[str], ...]] = ({"text"}, {"prompt", "completion"}, {"messages"})
+
     text: str | None = Field(None, description="Column with plain text; all of it is learned.")
     prompt: str | None = Field(None, description="Column with what the model is given.")
     completion: str | None = Field(None, description="Column with the answer that the model learns to write.")
@@ -119,7 +136,7 @@ class ColumnsSpec(Spec):
     @model_validator(mode="after")
     def _one_shape(self) -> ColumnsSpec:
         given = {name for name, column in self if column is not None}
-        if given not in ({"text"}, {"prompt", "completion"}, {"messages"}):
+        if given not in self.SHAPES:
             raise ValueError("must name `text`, or `prompt` and `completion`, or `messages`")
         return self
 
@@ -145,7 +162,7 @@ class DatasetSpec(Spec):
     held_out: float = Field(0.1, gt=0, lt=1, description="Share of rows kept from training for the benchmark.")
     eval_split: str | None = Field(None, description="Split to measure on, instead of rows held out.")
 
-    @field_validator("source", mode="before")
+    @field_validator("source", mode="before", json_schema_input_type=NOT_EMPTY | Annotated[list[NOT_EMPTY], Field(min_length=1)])
     @classmethod
     def _several_files(cls, source: Any) -> Any:
         return ", ".join(source) if isinstance(source, list) and all(isinstance(name, str) for name in source) else source
@@ -189,10 +206,10 @@ class TrainingSpec(Spec):
     keep_checkpoints: bool = Field(False, description="Keep the checkpoints of a run that reached its end.")
     report_to: Annotated[list[str], Known("trackers")] = Field([], title="Trackers", description="Trackers that are told of every step.")
 
-    @field_validator("report_to", mode="before")
+    @field_validator("report_to", mode="before", json_schema_input_type=list[str] | str | None)
     @classmethod
     def _one_tracker(cls, trackers: Any) -> Any:
-        return [trackers] if isinstance(trackers, str) else trackers or []
+        return [trackers] if isinstance(trackers, str) else [] if trackers is None else trackers
 
 
 class BenchmarkSpec(Spec):

@@ -1,7 +1,11 @@
-"""Folders of the cache: named after what decides their content, complete or absent.
+"""Files and folders that are there whole or not at all, and the room for them on the disk.
 
-with new_folder(cache / f"rows-{digest(parts)}") as unfinished:
-    (unfinished / "rows.arrow").write_bytes(...)
+    write_whole(folder / "scores.json", json.dumps(scores))
+    with cache_folder(cache / f"rows-{digest(parts)}") as unfinished:
+        (unfinished / "rows.arrow").write_bytes(...)
+    check_room("The starter model", 750_000_000, folder, OTHER_CACHE)
+
+What is still being written has a hidden name that ends in .part. A cache is shared: other processes may be writing the same thing.
 """
 
 from __future__ import annotations
@@ -9,47 +13,116 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from finetune.errors import HardwareError
+from finetune.errors import DiskFull, HardwareError
+from finetune.formatting import size
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+PART = ".part"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM_WORDS = tuple(map(os.strerror, NO_ROOM))
+OTHER_CACHE = "set FINETUNE_CLI_CACHE to a folder on another disk"
 
 
 def digest(parts: Iterable[str]) -> str:
+    """A short name for what is made from `parts` and nothing else."""
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-class new_folder:
-    """A folder that appears under its name complete or not at all; another process may win the race to make it."""
+def write_whole(path: Path, content: bytes | str, *, shared: bool = False) -> None:
+    """Write a file, and its folder if need be, entirely or not at all; raises OSError and leaves what was there before."""
+    part = _part(path, shared)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        to_disk(part)
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
-    def __init__(self, target: Path) -> None:
-        self.target = target
 
-    def __enter__(self) -> Path:
+@contextmanager
+def whole_folder(target: Path, *, shared: bool = False) -> Iterator[Path]:
+    """A folder to fill, which gets its name at the end; where it is `shared` and another process was faster, theirs stays."""
+    part = _part(target, shared)
+    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+    part.mkdir(parents=True)
+    try:
+        yield part
         try:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            self.unfinished = Path(tempfile.mkdtemp(prefix=f".{self.target.name}-", dir=self.target.parent))
-        except OSError as error:
-            raise self._no_room(error) from None
-        return self.unfinished
+            os.replace(part, target)
+        except OSError:
+            if not (shared and target.is_dir()):
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is None and not self.target.exists():
-            try:
-                os.replace(self.unfinished, self.target)
-            except OSError:
-                if not self.target.is_dir():
-                    raise
-        shutil.rmtree(self.unfinished, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            raise self._no_room(error) from None
 
-    def _no_room(self, error: OSError) -> HardwareError:
-        what = "is full" if error.errno == errno.ENOSPC else f"cannot be written ({error.strerror or error})"
-        return HardwareError(
-            f"The cache folder {self.target.parent} {what}.", hint="Make room, or name another folder in FINETUNE_CLI_CACHE."
-        )
+@contextmanager
+def cache_folder(target: Path) -> Iterator[Path]:
+    """A `whole_folder` of the cache; raises HardwareError if the cache is full or cannot be written."""
+    filling = False
+    try:
+        with whole_folder(target, shared=True) as part:
+            filling = True
+            yield part
+    except OSError as error:
+        if filling and not (no_room(error) or error.errno == errno.EROFS):
+            raise
+        raise unwritable_cache(target.parent, error) from None
+
+
+def unwritable_cache(folder: Path, error: OSError) -> HardwareError:
+    """The error for a folder of the cache that does not take what it should keep."""
+    what = "is full" if no_room(error) else f"cannot be written ({error.strerror or error})"
+    return HardwareError(f"The cache folder {folder} {what}.", hint=f"Make room, or {OTHER_CACHE}.")
+
+
+def to_disk(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, survive a loss of power, where the system can."""
+    folder = path.is_dir()
+    if folder and os.name == "nt":  # which has no such thing for folders
+        return
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes free on the disk that holds `folder`, which need not exist yet."""
+    folder = folder.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def check_room(what: str, needed: int, folder: Path, instead: str) -> None:
+    """Raises DiskFull if `folder` has no room for `needed` bytes; `instead` is what helps, other than to make room."""
+    free = free_disk(folder)
+    if needed > free:
+        raise DiskFull(f"{what} needs {size(needed)} in {folder}, and {size(free)} are free.", hint=f"Make room, or {instead}.")
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether an error, maybe of a library that has its own, comes from a disk that is full."""
+    return getattr(error, "errno", None) in NO_ROOM or any(words in str(error) for words in NO_ROOM_WORDS)
+
+
+def disk_full(what: str, needed: int, folder: Path) -> DiskFull:
+    """The error for what a run could not write, with the room that it needs where."""
+    return DiskFull(
+        f"{what} did not fit on the disk: it needs about {size(needed)}, and {size(free_disk(folder))} are free in {folder}.",
+        hint="Make room there, then go on from the last checkpoint with `resume`.",
+    )
+
+
+def _part(path: Path, shared: bool) -> Path:
+    """What `path` is called while it is written: the same again after a kill, so that it is found, or like nobody else's."""
+    return path.with_name(f".{path.name}{f'.{secrets.token_hex(4)}' if shared else ''}{PART}")

@@ -75,12 +75,6 @@ def ratio(part: Statistic, whole: Statistic) -> Statistic:
     return divide
 
 
-def mean_interval(values: Sequence[float], seed: int) -> dict[str, float]:
-    """{"mean", "low", "high"} of row scores."""
-    found = bootstrap(mean_of(values), rows=len(values), seed=seed)
-    return {"mean": found.value, "low": found.low, "high": found.high}
-
-
 def change(after: Statistic, before: Statistic, *, rows: int, seed: int, lower_is_better: bool) -> dict[str, Any]:
     """{"difference", "low", "high", "verdict"} of after - before on the same rows."""
     found = bootstrap(difference(after, before), rows=rows, seed=seed)

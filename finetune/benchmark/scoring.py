@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +32,7 @@ from finetune.events import Reporter
 from finetune.hardware.peak_memory import PeakMemory, release
 from finetune.recipe import BenchmarkSpec
 from finetune.runtime import RuntimeOptions
+from finetune.storage import write_whole
 from finetune.training.head import causal_lm, check_head, head_of
 
 VERSION = 2  # of the way scores are made: raise it when numbers would change, so that kept base scores are made again
@@ -271,11 +271,7 @@ def load_base_scores(runtime: RuntimeOptions, key: str) -> Scores | None:
 
 def save_base_scores(runtime: RuntimeOptions, key: str, scores: Scores) -> None:
     """Keep scores for later runs: complete or absent."""
-    path = _kept(runtime, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(scores.to_dict(), ensure_ascii=False), encoding="utf-8")
-    part.replace(path)
+    write_whole(_kept(runtime, key), json.dumps(scores.to_dict(), ensure_ascii=False), shared=True)
 
 
 def _kept(runtime: RuntimeOptions, key: str) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import platform
 import sysconfig
 import textwrap
@@ -22,6 +21,7 @@ from typing import cast
 
 from finetune.errors import DatasetNotFound
 from finetune.registry import did_you_mean
+from finetune.storage import write_whole
 
 INSTRUCTION = "Write the one-line docstring of this Python function."
 LONGEST_SOURCE = 1200  # characters, about 350 tokens: longer functions would make the demo slow, not better
@@ -41,10 +41,7 @@ def read_builtin(name: str, cache_dir: Path) -> list[dict[str, str]]:
         return cast("list[dict[str, str]]", json.loads(kept.read_text(encoding="utf-8")))
     rows = list(BUILT_IN[name]())
     with suppress(OSError):  # kept only to be quicker the next time
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        half_written = kept.with_suffix(f".{os.getpid()}.part")
-        half_written.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-        half_written.replace(kept)
+        write_whole(kept, json.dumps(rows, ensure_ascii=False), shared=True)
     return rows
 
 

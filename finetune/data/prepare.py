@@ -27,7 +27,7 @@ from finetune.errors import EmptyDataset
 from finetune.events import Progress, Recorder, Reporter
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
-from finetune.storage import digest, new_folder
+from finetune.storage import cache_folder, digest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -75,7 +75,7 @@ def prepare_data(
     folder = runtime.cache_dir / "datasets" / f"tokens-{digest([fingerprint, *renamed]) if renamed else fingerprint}"
     if not folder.is_dir():
         division = divide(rows, evaluation, spec, seed)
-        with new_folder(folder) as unfinished:
+        with cache_folder(folder) as unfinished:
             report = _Stage(rows, division, tokenizer, spec, reporter).run(unfinished, supervise)
             (unfinished / "report.json").write_text(json.dumps(report.to_dict(), ensure_ascii=False), encoding="utf-8")
     report = DataReport(**json.loads((folder / "report.json").read_text(encoding="utf-8")))

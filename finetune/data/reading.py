@@ -31,7 +31,7 @@ from finetune.errors import BadRow, DatasetNotFound, EmptyDataset
 from finetune.events import Progress, Reporter
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
-from finetune.storage import digest, new_folder
+from finetune.storage import cache_folder, digest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -122,7 +122,7 @@ def read_rows(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *,
     kept_as = digest([fingerprint, *origin.files, *origin.notes]) if origin.files else fingerprint
     folder = runtime.cache_dir / "datasets" / f"rows-{kept_as}"
     if not folder.is_dir():
-        with new_folder(folder) as unfinished:
+        with cache_folder(folder) as unfinished:
             facts = _write_rows(origin, spec, reporter, unfinished)
             (unfinished / "facts.json").write_text(json.dumps(asdict(facts)), encoding="utf-8")
     facts = _load_facts(folder / "facts.json")

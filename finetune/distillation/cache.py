@@ -27,7 +27,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from finetune.errors import FinetuneError, RecipeError, TrainingError
-from finetune.training.checkpoints import replace_whole
+from finetune.formatting import size
+from finetune.storage import write_whole
 from finetune.training.head import Head
 
 Kind = Literal["hidden", "gradient"]
@@ -163,7 +164,7 @@ class Index:
         return sum(shard.rows for shard in self.shards) == self.total_rows
 
     def write(self, folder: Path) -> None:
-        write_whole(folder / "index.json", json.dumps(asdict(self), indent=1).encode())
+        write_file(folder / "index.json", json.dumps(asdict(self), indent=1).encode())
 
 
 def read_index(folder: Path) -> Index | None:
@@ -180,13 +181,13 @@ def bytes_in(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("*"))
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there entirely or not at all; raises FinetuneError with the bytes needed if the disk is full."""
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file of a cache entirely or not at all; raises FinetuneError with the room needed if that fails."""
     try:
-        replace_whole(path, content)
+        write_whole(path, content)
     except OSError as error:
         raise FinetuneError(
-            f"{path} could not be written ({error.strerror}); it needs {len(content):,} bytes.",
+            f"{path} could not be written ({error.strerror}); it needs {size(len(content))}.",
             hint="Free some space and run again: what is finished is kept. Or use cache: none.",
         ) from error
 
@@ -195,7 +196,7 @@ def save_head(head: Head, folder: Path) -> None:
     facts = {"scale": repr(head.scale), "softcap": repr(head.softcap or 0.0)}
     tensors = {"weight": head.weight, **({} if head.bias is None else {"bias": head.bias})}
     content = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, facts)
-    write_whole(folder / "head.safetensors", content)
+    write_file(folder / "head.safetensors", content)
 
 
 def _load_head(folder: Path) -> Head:

@@ -9,7 +9,6 @@ teacher, other rows or (kind "gradient") another student's head or temperature i
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -33,16 +32,18 @@ from finetune.distillation.cache import (
     rows_hash,
     save_head,
     tensors_hash,
-    write_whole,
+    write_file,
 )
-from finetune.errors import FinetuneError, TrainingError
+from finetune.errors import TrainingError
 from finetune.events import Notice, Progress, Recorder, Reporter
+from finetune.storage import PART, check_room
 from finetune.training.chunked_loss import BLOCK_BYTES, CHUNK_BYTES, ChunkLogits, Workspace, chunks, product, softmax_
 from finetune.training.head import Head, head_of, hidden_states, needs_mask
 from finetune.training.trainer import Supervised
 
 SHARD_BYTES = 64 * 2**20
 BATCH_TOKENS = 4096
+NO_ROOM_HINT = "use fewer samples, or cache: none"
 
 
 def cache_key(
@@ -90,7 +91,7 @@ def build_cache(
 ) -> TeacherCache:
     """Write what is missing of a cache of `dataset` (input_ids, labels) and open it.
 
-    `vocabulary` is how many leading ids teacher and student share (default: the teacher's). Raises FinetuneError with the bytes needed if
+    `vocabulary` is how many leading ids teacher and student share (default: the teacher's). Raises DiskFull with the bytes needed if
     the disk has no room, TrainingError if no token is supervised.
     """
     folder, reporter = Path(folder), reporter or Recorder()
@@ -103,7 +104,7 @@ def build_cache(
     folder.mkdir(parents=True, exist_ok=True)
     kept = _trusted(folder, key, reporter)
     missing = [part for part in plan if part not in kept]
-    _check_room(folder, sum(part.tokens for part in missing) * width * dtype.itemsize)
+    check_room("The teacher cache", sum(part.tokens for part in missing) * width * dtype.itemsize, folder, NO_ROOM_HINT)
     if kind == "hidden" and missing:
         save_head(head, folder)
     student = student_head.first(vocabulary).detach() if student_head is not None and kind == "gradient" else None
@@ -114,7 +115,7 @@ def build_cache(
         reporter.report(Progress("teacher cache", done, total, "tokens"))
         path = folder / f"shard-{part.first_row:08d}.safetensors"
         rows = [dataset[row] for row in range(part.first_row, part.first_row + part.rows)]
-        write_whole(path, safetensors.torch.save(asking.ask(rows)))
+        write_file(path, safetensors.torch.save(asking.ask(rows)))
         shards[part] = Shard(path.name, part.first_row, part.rows, part.tokens, path.stat().st_size, file_hash(path))
         Index(key, len(dataset), [shards[known] for known in sorted(shards)]).write(folder)
         done += part.tokens
@@ -155,7 +156,7 @@ def _trusted(folder: Path, key: CacheKey, reporter: Reporter) -> dict[_Part, Sha
         if index is not None:
             what = " and ".join(key.differences(index.key))
             reporter.report(Notice(f"The teacher cache in {folder} was made for another {what}; it is built again.", "warning"))
-        for file in [*folder.glob("*.safetensors"), *folder.glob("*.part"), folder / "index.json"]:
+        for file in [*folder.glob("*.safetensors"), *folder.glob(f"*{PART}"), folder / "index.json"]:
             file.unlink(missing_ok=True)
         return {}
     kept = {}
@@ -165,15 +166,6 @@ def _trusted(folder: Path, key: CacheKey, reporter: Reporter) -> dict[_Part, Sha
         else:
             kept[_Part(shard.first_row, shard.rows, shard.tokens)] = shard
     return kept
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise FinetuneError(
-            f"The teacher cache needs {needed:,} bytes in {folder}, and {free:,} are free.",
-            hint="Free some space, use fewer samples, or use cache: none.",
-        )
 
 
 def _centre(student_head: Head | None) -> tuple[int, torch.dtype]:

@@ -6,19 +6,20 @@ choice.kind, choice.bytes, choice.reason
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from finetune.distillation.cache import Kind, gradient_problem
-from finetune.distillation.cache_builder import disk_bytes
-from finetune.errors import FinetuneError, RecipeError
+from finetune.distillation.cache_builder import NO_ROOM_HINT, disk_bytes
+from finetune.errors import RecipeError
+from finetune.formatting import size
+from finetune.storage import check_room, free_disk
 from finetune.training.head import Head
 
 KINDS: tuple[Kind, ...] = ("gradient", "hidden")
-SPARE_BYTES = 2**30  # left free on the disk for checkpoints and everyone else
+SPARE_BYTES = 10**9  # left free on the disk for checkpoints and everyone else
 
 
 @dataclass(frozen=True)
@@ -42,31 +43,27 @@ def choose_cache(
 ) -> CacheChoice:
     """Decide for `tokens` supervised tokens; `present` bytes of a kind are on the disk already.
 
-    Raises RecipeError if the kind that was asked for cannot serve, FinetuneError with the bytes needed if it does not fit.
+    Raises RecipeError if the kind that was asked for cannot serve, DiskFull if it does not fit.
     """
     if wanted == "none":
         return CacheChoice("none", 0, "the teacher is asked online, as the recipe says")
-    free = _free_bytes(Path(folder))
+    free = free_disk(Path(folder))
     problem = gradient_problem(student_head, objective == "forward_kl")
     sizes = {kind: _bytes(kind, tokens, student_head, teacher_head) for kind in KINDS}
     needs = {kind: sizes[kind] - (present or {}).get(kind, 0) for kind in KINDS}
     if wanted != "auto":
         if wanted == "gradient" and problem:
             raise RecipeError(f"cache: gradient cannot serve this run: {problem}.", hint="Use cache: hidden, or cache: auto.")
-        if needs[wanted] > free:
-            raise FinetuneError(
-                f"cache: {wanted} needs {_size(needs[wanted])} in {folder}, and {_size(free)} are free.",
-                hint="Free some space, use fewer samples, or use cache: none.",
-            )
-        return CacheChoice(wanted, sizes[wanted], f"{wanted} cache, {_size(sizes[wanted])}, as the recipe says")
+        check_room(f"cache: {wanted}", needs[wanted], Path(folder), NO_ROOM_HINT)
+        return CacheChoice(wanted, sizes[wanted], f"{wanted} cache, {size(sizes[wanted])}, as the recipe says")
     room = free - SPARE_BYTES
     if problem is None and needs["gradient"] <= room:
-        return CacheChoice("gradient", sizes["gradient"], f"gradient cache, {_size(sizes['gradient'])}: the student's head is frozen")
-    why = f"no gradient cache because {problem}" if problem else f"a gradient cache would need {_size(needs['gradient'])}"
+        return CacheChoice("gradient", sizes["gradient"], f"gradient cache, {size(sizes['gradient'])}: the student's head is frozen")
+    why = f"no gradient cache because {problem}" if problem else f"a gradient cache would need {size(needs['gradient'])}"
     if needs["hidden"] <= room:
-        return CacheChoice("hidden", sizes["hidden"], f"hidden cache, {_size(sizes['hidden'])}: {why}")
+        return CacheChoice("hidden", sizes["hidden"], f"hidden cache, {size(sizes['hidden'])}: {why}")
     return CacheChoice(
-        "none", 0, f"no cache, the teacher stays in memory: {_size(needs['hidden'])} do not fit into {_size(max(room, 0))} of disk"
+        "none", 0, f"no cache, the teacher stays in memory: {size(needs['hidden'])} do not fit into {size(max(room, 0))} of disk"
     )
 
 
@@ -80,13 +77,3 @@ def _bytes(kind: Kind, tokens: int, student: Head, teacher: Head) -> int:
         student_itemsize=student.weight.dtype.itemsize,
     )
     return size + (teacher.weight.numel() * teacher.weight.dtype.itemsize if kind == "hidden" else 0)
-
-
-def _free_bytes(folder: Path) -> int:
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -12,7 +12,9 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
+from finetune import __version__
 from finetune.errors import FinetuneError
+from finetune.formatting import size
 from finetune.hardware.machine import Glance, glance, inspect
 from finetune.hub.reachability import endpoint_host, hub_reachable, offline_reason
 from finetune.runtime import RuntimeOptions
@@ -30,27 +32,23 @@ def doctor_facts(runtime: RuntimeOptions) -> list[Fact]:
     seen = glance(runtime.cache_dir)
     return [
         ("python", f"{platform.python_version()} ({sys.executable})", sys.version_info >= (3, 10)),
-        ("finetune-cli", _version("finetune-cli") or "run from its folder", True),
+        ("finetune-cli", __version__, True),
         *(_package(name, needed=True) for name in PACKAGES),
         *(_package(name, needed=False) for name in OPTIONAL),
         ("system", f"{platform.system()} {platform.machine()}", True),
         ("processor", f"{seen.cpu}, {seen.cores} cores", True),
-        ("memory", f"{_gb(seen.free_memory_bytes)} free of {_gb(seen.memory_bytes)}", seen.free_memory_bytes >= COMFORTABLE_MEMORY),
-        ("disk", f"{_gb(seen.free_disk_bytes)} free for {runtime.cache_dir}", seen.free_disk_bytes >= COMFORTABLE_DISK),
+        ("memory", f"{size(seen.free_memory_bytes)} free of {size(seen.memory_bytes)}", seen.free_memory_bytes >= COMFORTABLE_MEMORY),
+        ("disk", f"{size(seen.free_disk_bytes)} free for {runtime.cache_dir}", seen.free_disk_bytes >= COMFORTABLE_DISK),
         *_speed(runtime, seen),
         *_hub(),
     ]
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 def _package(name: str, *, needed: bool) -> Fact:
-    found = _version(name)
+    try:
+        found: str | None = version(name)
+    except PackageNotFoundError:
+        found = None
     missing = "not installed" if needed else "not installed (only for 8bit, 4bit and qlora)"
     return name, found or missing, found is not None or not needed
 
@@ -61,7 +59,7 @@ def _speed(runtime: RuntimeOptions, seen: Glance) -> list[Fact]:
     except (FinetuneError, ImportError) as error:
         return [("device", str(error), False)]
     rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in machine.gflops.items())
-    gpu = f": {machine.gpu}, {_gb(machine.free_gpu_memory_bytes)} free of {_gb(machine.gpu_memory_bytes)}" if machine.gpu else ""
+    gpu = f": {machine.gpu}, {size(machine.free_gpu_memory_bytes)} free of {size(machine.gpu_memory_bytes)}" if machine.gpu else ""
     unused = seen.gpu is not None and machine.device == "cpu" and runtime.device == "auto"
     hint = f" ({seen.gpu} is there, but this torch cannot use it)" if unused else ""
     return [
@@ -87,7 +85,3 @@ def _hub() -> list[Fact]:
         return [("hub", where, True), ("signed in", f"the Hub answers {error.response.status_code} to the token: hf auth login", False)]
     except (HTTPError, OSError):
         return [("hub", where, True), ("signed in", "a token is there, but the Hub did not answer", False)]
-
-
-def _gb(size: float) -> str:
-    return f"{size / 1e9:,.1f} GB"

@@ -9,12 +9,12 @@ bfloat16 is three times as fast as float32 on some CPUs and eight times slower o
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from finetune.errors import HardwareError
+from finetune.hardware.cpu import cores, cpu_name
 from finetune.runtime import RuntimeOptions
+from finetune.storage import free_disk, write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -106,45 +108,6 @@ def torch_dtype(machine: Machine) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[machine.dtype]
 
 
-def free_disk(folder: Path) -> int:
-    """Bytes free on the disk that holds `folder`, which need not exist yet."""
-    folder = folder.absolute()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def check_room(what: str, needed: int, folder: Path, setting: str) -> None:
-    """Raises HardwareError if `folder` has no room for `needed` bytes; `setting` is the variable that names another folder."""
-    free = free_disk(folder)
-    if needed > free:
-        raise HardwareError(
-            f"{what} needs {needed / 1e9:,.2f} GB in {folder}, where {free / 1e9:,.2f} GB are free.",
-            hint=f"Make room, or set {setting} to a folder on another disk.",
-        )
-
-
-def cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@lru_cache(maxsize=1)
-def cpu_name() -> str:
-    """The processor's model name."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith(("model name", "Hardware")):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux
-    if sys.platform == "darwin":
-        found = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
-        if found.stdout.strip():
-            return found.stdout.strip()
-    return platform.processor() or platform.machine()
-
-
 def _memory() -> tuple[int, int]:
     """Total and available bytes, within the limit of a container where there is one."""
     memory = psutil.virtual_memory()
@@ -162,11 +125,11 @@ def _gpu() -> tuple[str | None, int, int]:
     if sys.platform == "darwin" and platform.machine() == "arm64":
         memory = psutil.virtual_memory()
         return "Apple GPU", memory.total, memory.available
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
+    nvidia_smi = shutil.which("nvidia-smi")
+    if nvidia_smi is None:
         return None, 0, 0
     try:
-        query = [tool, "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
+        query = [nvidia_smi, "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
         answer = subprocess.run(query, capture_output=True, text=True, timeout=3, check=True).stdout
         name, total, free = answer.splitlines()[0].rsplit(",", 2)
         return name.strip(), int(total) * 2**20, int(free) * 2**20
@@ -217,13 +180,8 @@ def _measured(path: Path, device: str, gpu: str | None) -> tuple[dict[str, float
     if chosen not in (None, dtype):
         dtype, why = str(chosen), "chosen when this machine was first measured"
     if (rates, dtype) != (before, chosen):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f"{path.name}.{os.getpid()}")
-            partial.write_text(json.dumps({**known, key: {"dtype": dtype, "gflops": rates}}, indent=1), encoding="utf-8")
-            partial.replace(path)
-        except OSError:
-            pass  # a read-only cache: measured again next time
+        with suppress(OSError):  # a read-only cache: measured again next time
+            write_whole(path, json.dumps({**known, key: {"dtype": dtype, "gflops": rates}}, indent=1), shared=True)
     return rates, dtype, why
 
 
@@ -252,7 +210,7 @@ def _measure(device: str) -> dict[str, float]:
     """GFLOP/s of square matrix products per dtype: the best of some, taken in turns so that a busy moment hits all."""
     import torch
 
-    from finetune.hardware.matmul import linear
+    from finetune.hardware.matmul import linear  # brings torch
 
     size, dtypes = PRODUCT[device], DTYPES[device]
     wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device, lambda: None)

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from finetune.hardware.machine import cpu_name
+from finetune.hardware.cpu import cpu_name
 
 
 def use_fast_linear(model: nn.Module) -> None:

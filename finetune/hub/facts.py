@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from finetune.formatting import count
+from finetune.formatting import count, size
 from finetune.hub.reachability import endpoint
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class HubModel:
     def __str__(self) -> str:
         return _line(
             f"{count(self.parameters)} parameters" if self.parameters else None,
-            f"{_size(self.bytes)} to fetch" if self.bytes else None,
+            f"{size(self.bytes)} to fetch" if self.bytes else None,
             self.licence or "no licence named",
             "tokenizer included" if self.tokenizer else "no tokenizer of its own",
             _access(self.gated),
@@ -70,7 +70,7 @@ class HubDataset:
         of = f" in {self.configs[0]}" if len(self.configs) > 1 else ""
         return _line(
             f"rows{of}: {', '.join(f'{split} {number:,}' for split, number in splits.items())}" if splits else None,
-            _size(self.bytes) if self.bytes else None,
+            size(self.bytes) if self.bytes else None,
             self.licence or "no licence named",
             _access(self.gated),
             _downloads(self.downloads),
@@ -152,7 +152,3 @@ def _downloads(number: int | None) -> str | None:
 
 def _line(*facts: str | None) -> str:
     return ", ".join(fact for fact in facts if fact)
-
-
-def _size(number: float) -> str:
-    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB" if number >= 1e6 else f"{number / 1e3:.0f} kB"

@@ -17,7 +17,6 @@ from typing import Any
 
 from finetune.errors import ModelError, ModelGated, ModelNotFound
 from finetune.events import Notice, Progress, Reporter
-from finetune.hardware.machine import check_room
 from finetune.hub.catalogue import CATALOGUE
 from finetune.hub.facts import HubModel, model_facts
 from finetune.hub.reachability import endpoint, endpoint_host, hub_reachable, offline_reason
@@ -25,6 +24,7 @@ from finetune.model_folder import PICKLES, is_adapter, is_complete, may_run_own_
 from finetune.recipe import STARTER
 from finetune.registry import did_you_mean
 from finetune.runtime import RuntimeOptions
+from finetune.storage import check_room
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SMALL_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".md")
@@ -63,7 +63,7 @@ def _in_cache(kind: str, snapshot: str) -> list[str]:
 def fetch(name: str, revision: str | None, runtime: RuntimeOptions, reporter: Reporter) -> tuple[Path, str]:
     """The model's folder in the Hub's cache, and its commit.
 
-    Raises ModelNotFound (no such model, no such revision, no network), ModelGated, ModelError or HardwareError (disk).
+    Raises ModelNotFound (no such model, no such revision, no network), ModelGated, ModelError or DiskFull.
     """
     known = cached(name, revision)
     if known is not None and (not hub_reachable() or COMMIT.fullmatch(revision or "")):
@@ -117,7 +117,7 @@ def _download(name: str, revision: str | None, runtime: RuntimeOptions, reporter
         weights = ["model.safetensors"]
     weights = weights or weight_names(folder)
     needed = sum(sizes.get(file, 0) for file in weights if not (folder / file).is_file())
-    check_room(name, needed, Path(constants.HF_HUB_CACHE), "HF_HOME")
+    check_room(name, needed, Path(constants.HF_HUB_CACHE), "set HF_HOME to a folder on another disk")
     return get(weights), folder.name
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import io
 import mmap
-import os
-import shutil
 import struct
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import ModelError
-from finetune.hardware.machine import check_room
+from finetune.storage import OTHER_CACHE, cache_folder, check_room
 
 if TYPE_CHECKING:
     import numpy
@@ -78,15 +76,14 @@ def dequantised(header: Header, tensor: Tensor) -> numpy.ndarray:
 
 
 def to_folder(header: Header, folder: Path) -> None:
-    """Write the file as a plain model folder (float32 safetensors, tokenizer) through transformers; the folder appears by one rename.
+    """Write the file as a plain model folder (float32 safetensors, tokenizer) through transformers.
 
-    Raises ModelError for an architecture that transformers cannot read from GGUF.
+    Raises ModelError for an architecture that transformers cannot read from GGUF, HardwareError if the disk is too full.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    check_room(header.path.name, header.parameters * 4, folder.parent, "FINETUNE_CLI_CACHE")
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    check_room(header.path.name, header.parameters * 4, folder.parent, OTHER_CACHE)
     place, name = header.path.parent, header.path.name
     try:
         with redirect_stderr(io.StringIO()):  # transformers draws a bar here that no setting turns off
@@ -98,16 +95,13 @@ def to_folder(header: Header, folder: Path) -> None:
             bare = type(model)(plain)
         bare.load_state_dict(model.state_dict(), assign=True)
         bare.tie_weights()
-        bare.save_pretrained(partial)
-        AutoTokenizer.from_pretrained(place, gguf_file=name, trust_remote_code=False).save_pretrained(partial)
-        if not folder.exists():  # else another process was faster
-            partial.replace(folder)
+        with cache_folder(folder) as unfinished:
+            bare.save_pretrained(unfinished)
+            AutoTokenizer.from_pretrained(place, gguf_file=name, trust_remote_code=False).save_pretrained(unfinished)
     except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError, ImportError) as error:
         raise ModelError(
             f"{header.path} cannot be unpacked: {error}".splitlines()[0], hint="Use a safetensors version of the model."
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _parse(path: Path, content: mmap.mmap) -> Header:

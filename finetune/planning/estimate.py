@@ -14,6 +14,7 @@ from typing import Any
 
 from finetune import registry
 from finetune.data.report import DataReport
+from finetune.formatting import size
 from finetune.hardware.machine import Machine
 from finetune.models.facts import ModelFacts
 from finetune.planning.memory import adapter_parameters, memory_parts
@@ -121,13 +122,11 @@ def estimate(
         half = max(1, spec.batch_size // 2)
         smaller = f"--set training.batch_size={half} --set training.gradient_accumulation={spec.gradient_accumulation * 2}, "
         problems.append(
-            f"Training needs about {total / 2**30:.1f} GB of memory and {free / 2**30:.1f} GB are free: "
+            f"Training needs about {size(total)} of memory and {size(free)} are free: "
             f"{'' if machine.device == 'cpu' else smaller}--set training.activation_checkpointing=true, or a smaller model."
         )
     if disk > free_disk:
-        problems.append(
-            f"Checkpoints and result take {disk / 2**30:.1f} GB and {free_disk / 2**30:.1f} GB of disk are free in {recipe.output_dir}."
-        )
+        problems.append(f"Checkpoints and result take {size(disk)} and {size(free_disk)} of disk are free in {recipe.output_dir}.")
     return Plan(
         model=str(recipe.model),
         rows=report.train,

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from finetune import registry
-from finetune.hardware.machine import free_disk
 from finetune.paths import typed_path
 from finetune.planning.checks import adapter_problem, check_data
 from finetune.planning.estimate import Plan, estimate
 from finetune.planning.measure import measure_first
 from finetune.planning.shape import shape_of
 from finetune.run_context import RunContext
+from finetune.storage import free_disk
 
 
 def plan(context: RunContext, *, measure: bool = False) -> Plan:

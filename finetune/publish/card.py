@@ -60,7 +60,7 @@ class RunFacts:
 
 def write_card(folder: RunFolder) -> None:
     """README.md of an output folder, from its own files."""
-    folder.card.write_text(card_of(folder, repo=None), encoding="utf-8")
+    folder.write_text(folder.card, card_of(folder, repo=None))
 
 
 def card_of(folder: RunFolder, *, repo: str | None) -> str:

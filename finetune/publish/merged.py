@@ -28,6 +28,7 @@ from finetune.models.location import LocatedModel, locate
 from finetune.publish.card import write_card
 from finetune.run_folder import RunFolder, check_can_be_made, free_name
 from finetune.runtime import RuntimeOptions
+from finetune.storage import whole_folder
 
 PROMPTS = (
     "The capital of France is",
@@ -87,13 +88,12 @@ class Merged:
         with adapted.disable_adapter():  # type: ignore[operator]
             unadapted = _logits(adapted, inputs)
         stored = _stored_dtype(located.base)
-        part = to.with_name(f"{to.name}.part")
         found: list[tuple[torch.dtype, float]] = []
-        try:
-            plain = _merge(adapted)
-            del adapted
+        plain = _merge(adapted)
+        del adapted
+        with whole_folder(to) as part:
             for dtype in dict.fromkeys((stored, torch.float32)):
-                shutil.rmtree(part, ignore_errors=True)
+                shutil.rmtree(part)
                 found.append((dtype, _written(plain, dtype, part, runtime, machine, inputs, wanted, unadapted)))
                 if found[-1][1] <= ALLOWED[dtype]:
                     break
@@ -114,9 +114,6 @@ class Merged:
                 rounded_base=located.base_load_in is not None,
             )
             _records(run, RunFolder(part), merging)
-            part.replace(to)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
         return merging
 
 

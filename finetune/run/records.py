@@ -11,18 +11,20 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from finetune import __version__
 from finetune.events import DataPrepared, Notice, Planned
 from finetune.models.location import LocatedModel
 from finetune.planning.estimate import Plan
 from finetune.run_context import RunContext
 from finetune.run_folder import TRAINING, RunFolder
+from finetune.schema import EDITOR_LINE, recipe_schema
 
-PACKAGES = ("finetune-cli", "torch", "transformers", "peft", "datasets", "accelerate", "tokenizers", "bitsandbytes", "rouge-score")
+PACKAGES = ("torch", "transformers", "peft", "datasets", "accelerate", "tokenizers", "bitsandbytes", "rouge-score")
 
 
 def versions() -> dict[str, str]:
     """Installed versions of the packages that decide what a run computes."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "finetune-cli": __version__}
     for package in PACKAGES:
         try:
             found[package] = version(package)
@@ -57,7 +59,8 @@ def _facts(located: LocatedModel) -> dict[str, Any]:
 def write_records(context: RunContext, folder: RunFolder, plan: Plan) -> None:
     """Into the run's folder, and to whoever listens; the recipe should be pinned to what was found."""
     report = context.data.report
-    folder.write_text(folder.recipe, context.recipe.to_yaml())
+    folder.write_text(folder.recipe, EDITOR_LINE + context.recipe.to_yaml())
+    folder.write_json(folder.recipe_schema, recipe_schema())
     folder.write_json(folder.environment, environment(context))
     folder.write_json(folder.data_report, report.to_dict())
     folder.write_stage(TRAINING)

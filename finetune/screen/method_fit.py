@@ -1,6 +1,6 @@
-"""Which method fits, in a line: "fits: LoRA 3.1 GB of 11.0 GB; QLoRA would need 1.2 GB".
+"""Which method fits, in a line: "fits: LoRA 3.3 GB of 11.8 GB; QLoRA would need 1.3 GB".
 
-fit_line("lora", {"lora": 3_300_000_000, "qlora": 1_300_000_000}, free=11 * 2**30)
+fit_line("lora", {"lora": 3_300_000_000, "qlora": 1_300_000_000}, free=11_800_000_000)
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ folder may be moved. "Best" is the lowest mean training loss of the last steps: 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -24,16 +23,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from finetune.errors import DiskFull
+from finetune.storage import PART, disk_full, no_room, to_disk, whole_folder
 
 MANIFEST = "manifest.json"
 PREFIX = "step-"
-PARTIAL = ".partial"
-PART = ".part"  # of a file that is being written
 DAMAGED = ".damaged"
 KEPT = 2
 VERSION = 1
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-NO_ROOM_WORDS = tuple(os.strerror(number) for number in NO_ROOM)
 
 Write = Callable[[IO[bytes]], Any]
 
@@ -103,34 +99,28 @@ class Checkpoints:
 
     def _write(self, step: int, facts: Mapping[str, Any], contents: Mapping[str, Write]) -> Checkpoint:
         target = self.folder / f"{PREFIX}{step:08d}"
-        partial = target.with_name(f".{target.name}{PARTIAL}")
         written = 0
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._remove_partial()
-            partial.mkdir()
-            files: dict[str, dict[str, Any]] = {}
-            for name, write in contents.items():
-                with (partial / name).open("wb") as file:
-                    sink = Sink(file)
-                    try:
-                        write(sink)  # type: ignore[arg-type]
-                    finally:
-                        written += sink.bytes
-                        if sink.error is not None:  # libraries turn it into errors of their own
-                            raise sink.error
-                    _to_disk(file)
-                files[name] = {"bytes": sink.bytes, "sha256": sink.hash.hexdigest()}
-            manifest = {"version": VERSION, "step": step, **facts, "saved_at": round(time.time(), 3), "files": files}
-            with (partial / MANIFEST).open("wb") as file:
-                file.write(json.dumps(manifest, indent=1).encode())
-                _to_disk(file)
-            folder_to_disk(partial)
-            shutil.rmtree(target, ignore_errors=True)  # of an attempt that went another way from an earlier step
-            os.replace(partial, target)
-            folder_to_disk(self.folder)
+            self._remove_unfinished()
+            with whole_folder(target) as unfinished:
+                files: dict[str, dict[str, Any]] = {}
+                for name, write in contents.items():
+                    with (unfinished / name).open("wb") as file:
+                        sink = Sink(file)
+                        try:
+                            write(sink)  # type: ignore[arg-type]
+                        finally:
+                            written += sink.bytes
+                            if sink.error is not None:  # libraries turn it into errors of their own
+                                raise sink.error
+                    files[name] = {"bytes": sink.bytes, "sha256": sink.hash.hexdigest()}
+                manifest = {"version": VERSION, "step": step, **facts, "saved_at": round(time.time(), 3), "files": files}
+                (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+                for path in (*unfinished.iterdir(), unfinished):
+                    to_disk(path)
+                shutil.rmtree(target, ignore_errors=True)  # of an attempt that went another way from an earlier step
+            to_disk(self.folder)
         except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
             if not no_room(error):
                 raise
             raise disk_full(f"The checkpoint of step {step}", max(written, self._usual_size()), self.folder) from error
@@ -151,8 +141,8 @@ class Checkpoints:
     def _folders(self) -> list[Path]:
         return sorted((path for path in self.folder.glob(f"{PREFIX}*") if path.is_dir()), reverse=True)
 
-    def _remove_partial(self) -> None:
-        for path in self.folder.glob(f".{PREFIX}*{PARTIAL}"):
+    def _remove_unfinished(self) -> None:
+        for path in self.folder.glob(f".{PREFIX}*{PART}"):
             shutil.rmtree(path, ignore_errors=True)
 
     def _usual_size(self) -> int:
@@ -183,58 +173,6 @@ class Sink:
         self.file.flush()
 
 
-def no_room(error: BaseException) -> bool:
-    """Whether an error, maybe of a library that has its own, comes from a disk that is full."""
-    return getattr(error, "errno", None) in NO_ROOM or any(words in str(error) for words in NO_ROOM_WORDS)
-
-
-def disk_full(what: str, needed: int, folder: Path) -> DiskFull:
-    """The error that says how much room is needed where."""
-    free = _free(folder)
-    return DiskFull(
-        f"{what} did not fit on the disk: it needs about {_shown(needed)}, and {_shown(free)} are free in {folder}.",
-        hint="Make room there, then go on from the last checkpoint with `resume`.",
-    )
-
-
-def check_room(needed: int, folder: Path) -> None:
-    """Raises DiskFull if the disk of `folder` has no room for what a run is going to keep."""
-    if needed > _free(folder):
-        raise DiskFull(
-            f"The run keeps about {_shown(needed)} of checkpoints and result in {folder}, and {_shown(_free(folder))} are free.",
-            hint="Make room, or choose another --output-dir.",
-        )
-
-
-def folder_to_disk(folder: Path) -> None:
-    """Make the names in a folder survive a loss of power, where the system can."""
-    if os.name == "nt":  # which has no such thing
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def replace_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there entirely or not at all; raises OSError and leaves what was there before."""
-    partial = path.with_name(path.name + PART)
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            _to_disk(file)
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _to_disk(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
 def _read(folder: Path) -> Checkpoint | str:
     """A checkpoint, or why its manifest cannot be read."""
     try:
@@ -255,14 +193,3 @@ def _hash(path: Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _free(folder: Path) -> int:
-    folder = folder.absolute()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def _shown(number: int) -> str:
-    return f"{number / 2**30:.1f} GB" if number >= 2**30 else f"{number / 2**20:.1f} MB"

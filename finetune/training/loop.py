@@ -21,8 +21,9 @@ from finetune.events import Notice, Reporter, Resumed, TrainingFinished
 from finetune.hardware.machine import Machine
 from finetune.hardware.peak_memory import PeakMemory, release
 from finetune.recipe import Recipe, StudentSpec, TrainingSpec
+from finetune.storage import check_room
 from finetune.training.callbacks import ENDS, ReleaseMemory, ReportSteps, SaveCheckpoints, StopAtNonsense, StopOnSignal
-from finetune.training.checkpoints import Checkpoint, Checkpoints, check_room
+from finetune.training.checkpoints import Checkpoint, Checkpoints
 from finetune.training.out_of_memory import MEMORY_ERRORS, ran_out
 from finetune.training.tracking import tracking
 from finetune.training.trainer import SupervisedTrainer
@@ -93,7 +94,8 @@ def train(
         facts = {"made_with": dict(made_with or {})}
         trainer.keep_in(Checkpoints(folder), lambda: {**facts, **report.facts()}, everything=isinstance(recipe.model, StudentSpec))
         if start is None:
-            check_room(2 * trainer.state_bytes(), folder)  # the second is written while the first is there
+            # The second is written while the first is there.
+            check_room("Keeping the run's checkpoints", 2 * trainer.state_bytes(), folder, "choose another --output-dir")
         else:
             reporter.report(Resumed(start.step, int(start.facts["total_steps"])))
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune import schema
 from finetune.data.rows import TooManyBadRows
 from finetune.errors import FinetuneError
 from finetune.formatting import quoted, size
@@ -121,7 +122,7 @@ def save(recipe: Recipe, prompter: Prompter) -> None:
     while True:
         path = typed_path(prompter.text(f"recipe_file{number}", "Save as", default=_free("recipe"), validate=_file_problem))
         try:
-            recipe.save(path)
+            schema.save(recipe, path)
             break
         except OSError as error:
             prompter.note([("class:problem", f"{path} cannot be written: {error.strerror or error}.")])

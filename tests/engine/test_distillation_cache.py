@@ -10,13 +10,13 @@ import pytest
 import torch
 from pico import pico, pico_rows
 
-from finetune.distillation import cache_builder
-from finetune.distillation import cache_choice as choice_module
-from finetune.distillation.cache import TeacherCache, model_identity, rows_hash, write_whole
+from finetune import storage
+from finetune.distillation.cache import TeacherCache, model_identity, rows_hash, write_file
 from finetune.distillation.cache_builder import build_cache, cache_key, disk_bytes, supervised_counts
 from finetune.distillation.cache_choice import choose_cache
 from finetune.errors import FinetuneError, RecipeError, TrainingError
 from finetune.events import Notice, Progress, Recorder
+from finetune.formatting import size
 from finetune.training.head import Head, head_of
 
 ROWS = pico_rows(30)
@@ -148,17 +148,17 @@ def test_hashes_see_one_changed_label_and_one_changed_weight() -> None:
 
 def test_a_full_disk_is_said_with_the_bytes_it_takes(tmp_path, monkeypatch) -> None:
     free = shutil.disk_usage(tmp_path)._replace(free=100)
-    monkeypatch.setattr(cache_builder.shutil, "disk_usage", lambda _: free)
-    with pytest.raises(FinetuneError, match=rf"needs {sum(supervised_counts(ROWS)) * 24 * 4:,} bytes in .*, and 100 are free"):
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: free)
+    with pytest.raises(FinetuneError, match=rf"needs {size(sum(supervised_counts(ROWS)) * 24 * 4)} in .*, and 0 kB are free"):
         built(tmp_path)
 
 
 def test_a_disk_that_fills_up_meanwhile_leaves_no_half_file(tmp_path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    (tmp_path / "shard.part").symlink_to("/dev/full")
-    with pytest.raises(FinetuneError, match="needs 5 bytes"):
-        write_whole(tmp_path / "shard", b"12345")
+    (tmp_path / ".shard.part").symlink_to("/dev/full")
+    with pytest.raises(FinetuneError, match="needs 5 kB"):
+        write_file(tmp_path / "shard", b"12345" * 1000)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -181,7 +181,7 @@ class TestChoice:
         weight = torch.empty(50_000, 64, device="meta").requires_grad_(trains)
         usage = shutil.disk_usage("/")._replace(free=int(free))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(choice_module.shutil, "disk_usage", lambda _: usage)
+            patch.setattr(storage.shutil, "disk_usage", lambda _: usage)
             head = Head(weight, softcap=softcap)
             teacher = Head(torch.empty(50_000, 256, device="meta"))
             heads = {"student_head": head, "teacher_head": teacher}
@@ -202,13 +202,13 @@ class TestChoice:
         assert because in choice.reason
 
     def test_no_room_means_online(self) -> None:
-        choice = self.chosen(trains=True, free=2**30 + 10)
+        choice = self.chosen(trains=True, free=10**9 + 10)
         assert choice.kind == "none"
         assert "do not fit" in choice.reason
 
     def test_what_is_on_the_disk_already_needs_no_room(self) -> None:
         size = self.chosen().bytes
-        full = {"free": 2**30 + 10}
+        full = {"free": 10**9 + 10}
         assert self.chosen(**full).kind == "none"
         assert self.chosen(**full, present={"gradient": size}).kind == "gradient"
         assert self.chosen(**full, present={"gradient": size}).bytes == size
@@ -219,5 +219,5 @@ class TestChoice:
         assert self.chosen("hidden").kind == "hidden"
         with pytest.raises(RecipeError, match="head trains"):
             self.chosen("gradient", trains=True)
-        with pytest.raises(FinetuneError, match=r"needs 1\.\d GiB"):
+        with pytest.raises(FinetuneError, match=r"needs 1\.\d GB"):
             self.chosen("hidden", free=2**20)

@@ -21,12 +21,13 @@ from finetune.errors import Diverged, Interrupted, OutputExists, RecipeError
 from finetune.events import Notice, Recorder, TrainingStep, read_events
 from finetune.hardware.machine import glance
 from finetune.run.finetuner import RunResult
+from finetune.schema import EDITOR_LINE, recipe_schema
 from finetune.wizard import ask_recipe
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import ScriptedPrompter
 
 TRAINING = {"train_seconds", "real_tokens", "tokens_per_second", "supervised_tokens", "peak_memory_bytes"}
-RECORDS = {"recipe.yaml", "environment.json", "events.jsonl", "data_report.json", "benchmark.json", "report.html"}
+RECORDS = {"recipe.yaml", "recipe.schema.json", "environment.json", "events.jsonl", "data_report.json", "benchmark.json", "report.html"}
 METRICS = {"rouge1", "rouge2", "rougeL", "perplexity"}
 
 
@@ -123,6 +124,8 @@ def test_the_recipe_is_written_before_training_with_every_default(tuned: tuple[L
     assert events.index("data") < events.index("step")
     assert Recipe.load(written) == tuned[0].recipe
     assert yaml.safe_load(written.read_text()) == tuned[0].recipe.model_dump(mode="json")
+    assert written.read_text().startswith(EDITOR_LINE)
+    assert json.loads((written.parent / "recipe.schema.json").read_text()) == recipe_schema()
     environment = json.loads((written.parent / "environment.json").read_text())
     assert environment["dataset_fingerprint"] == tuned[0].data.fingerprint
     assert environment["versions"]["torch"] == torch.__version__

@@ -61,11 +61,6 @@ def test_every_command_of_the_program_is_in_the_table() -> None:
     assert {command.split()[0] for command in commands() if command and not command.startswith("-")} == set(choices)
 
 
-def test_every_option_named_is_an_option() -> None:
-    for option in set(re.findall(r"`(--[\w-]+)", README)):
-        assert re.search(rf"{option}\b", cli.HELP), option
-
-
 def test_every_recipe_is_valid_and_every_key_is_one() -> None:
     assert len(blocks("yaml")) == 2
     for block in blocks("yaml"):

@@ -11,7 +11,6 @@ from finetune.benchmark.bootstrap import (
     bootstrap,
     change,
     difference,
-    mean_interval,
     mean_of,
     mean_per_token,
     perplexity_of,
@@ -24,15 +23,15 @@ def test_an_interval_of_the_mean_covers_the_true_mean_about_95_times_in_100():
     generator = np.random.default_rng(0)
     covered = 0
     for trial in range(200):
-        found = mean_interval(generator.normal(0.3, 0.2, size=50).tolist(), seed=trial)
-        covered += found["low"] <= 0.3 <= found["high"]
+        found = bootstrap(mean_of(generator.normal(0.3, 0.2, size=50).tolist()), rows=50, seed=trial)
+        covered += found.low <= 0.3 <= found.high
     assert 180 <= covered <= 198
 
 
 def test_the_same_seed_gives_the_same_interval_and_the_mean_is_exact():
     values = [0.1, 0.4, 0.35, 0.8]
-    assert mean_interval(values, 7) == mean_interval(values, 7)
-    assert mean_interval(values, 7)["mean"] == pytest.approx(sum(values) / 4)
+    assert bootstrap(mean_of(values), rows=4, seed=7) == bootstrap(mean_of(values), rows=4, seed=7)
+    assert bootstrap(mean_of(values), rows=4, seed=7).value == pytest.approx(sum(values) / 4)
 
 
 def test_perplexity_weighs_tokens_not_rows():

@@ -57,10 +57,10 @@ def test_a_full_disk_keeps_the_newest_and_says_how_much_is_needed(number: int, t
     write(store, 2)
 
     def full(file: IO[bytes]) -> None:
-        file.write(b"0" * 3 * 2**20)
+        file.write(b"0" * 3 * 10**6)
         raise OSError(number, "full")
 
-    with pytest.raises(DiskFull, match=r"The checkpoint of step 3 .* needs about 3\.0 MB") as raised:
+    with pytest.raises(DiskFull, match=r"The checkpoint of step 3 .* needs about 3 MB") as raised:
         store.write(3, FACTS, {"a.bin": full})
     assert "resume" in str(raised.value.hint)
     assert steps(store) == [2], "the older one made room for a second attempt"
@@ -93,7 +93,7 @@ def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:
 
 def test_half_a_checkpoint_is_none(tmp_path: Path) -> None:
     store = Checkpoints(tmp_path)
-    (tmp_path / ".step-00000007.partial").mkdir()
+    (tmp_path / ".step-00000007.part").mkdir()
     assert store.newest(pytest.fail) is None
     write(store, 8)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000008"]

@@ -37,6 +37,19 @@ print([module for module in {modules!r} if module in sys.modules])
 """
 
 
+HELP = """
+import contextlib, io, sys
+sys.path.insert(0, {root!r})
+from finetune.cli import main
+said = io.StringIO()
+for given in (["--help"], ["run", "--help"], ["schema"]):
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        main(given)
+assert "Forward KL" in said.getvalue() and "LoRA" in said.getvalue()
+print([module for module in {heavy!r} if module in sys.modules])
+"""
+
+
 def imported_by(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
@@ -55,6 +68,10 @@ def test_the_first_question_needs_neither_recipe_nor_tables() -> None:
 def test_help_and_mistakes_need_none_of_it_either() -> None:
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from finetune.cli import main; main(['runn']); main(['run', 'missing.yaml']); "
     assert imported_by(code + f"print([module for module in {HEAVY!r} if module in sys.modules])") == "[]"
+
+
+def test_help_with_every_method_and_objective_and_the_schema_need_no_engine() -> None:
+    assert imported_by(HELP.format(root=str(ROOT), heavy=HEAVY)) == "[]"
 
 
 def test_the_layers_of_the_house_hold() -> None:

@@ -18,7 +18,7 @@ from finetune.wizard.host import HostInfo
 from finetune.wizard.method_memory import options
 from finetune.wizard.prompter import Choice, ScriptedPrompter
 
-GB = 2**30
+GB = 10**9
 SMALL = {"lora": 3 * GB, "qlora": 1 * GB, "full": 9 * GB}
 GPT2 = {"parameters": 124_439_808, "layers": 12, "hidden": 768, "linear": 84_934_656}
 

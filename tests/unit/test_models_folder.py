@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.errors import HardwareError, ModelError
+from finetune.errors import ModelError
 from finetune.events import Notice, Recorder
 from finetune.models.facts import describe, look_up
 from finetune.models.location import locate
@@ -270,12 +270,3 @@ def test_a_notice_is_given_once_to_each_reporter(runtime: RuntimeOptions, monkey
     for reporter in (first, first, second):
         location._say_once(reporter, "once")
     assert [len(reporter.of(Notice)) for reporter in (first, second)] == [1, 1]
-
-
-def test_a_full_disk_is_told_with_both_sizes(tmp_path: Path) -> None:
-    from finetune.hardware.machine import check_room, free_disk
-
-    check_room("It", 1000, tmp_path / "not" / "there" / "yet", "HF_HOME")
-    with pytest.raises(HardwareError, match=r"needs [\d.,]+ GB in .* where [\d.,]+ GB are free") as caught:
-        check_room("It", free_disk(tmp_path) * 2, tmp_path, "HF_HOME")
-    assert "HF_HOME" in str(caught.value.hint)

@@ -34,7 +34,7 @@ from finetune.wizard.prompter import Choice
 
 ROOT = Path(__file__).parents[2]
 STEP = TrainingStep(
-    step=31, total_steps=51, epoch=0.6, loss=1.9321, learning_rate=1e-3, tokens_per_second=212.4, memory_bytes=3 * 2**30, seconds_left=84
+    step=31, total_steps=51, epoch=0.6, loss=1.9321, learning_rate=1e-3, tokens_per_second=212.4, memory_bytes=3 * 10**9, seconds_left=84
 )
 SCORES: dict[str, Any] = {
     "rows": 45,
@@ -73,8 +73,11 @@ def written(console: Console) -> str:
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        (size(3 * 2**30), "3.0 GB"),
-        (size(5 * 2**20), "5 MB"),
+        (size(3 * 10**9), "3.0 GB"),
+        (size(3 * 2**30), "3.2 GB"),
+        (size(10**9 - 10**6), "999 MB"),
+        (size(5 * 10**6), "5 MB"),
+        (size(2_400), "2 kB"),
         (count(134515008), "134.5M"),
         (count(405), "405"),
         (count(61234), "61k"),
@@ -277,17 +280,17 @@ class Figures:
     parameters: int = 139_400_000
     trainable_parameters: int = 4_884_480
     memory: dict[str, int] = field(
-        default_factory=lambda: {"weights": 2**30, "activations": 2**31, "loss": 1, "teacher": 0, "optimizer": 2}
+        default_factory=lambda: {"weights": 10**9, "activations": 2 * 10**9, "loss": 1, "teacher": 0, "optimizer": 2}
     )
-    memory_total: int = 3 * 2**30
-    free_memory: int = 12 * 2**30
+    memory_total: int = 3 * 10**9
+    free_memory: int = 12 * 10**9
     seconds: float = 290
-    disk_bytes: int = 130 * 2**20
-    cache_bytes: int = 61 * 2**20
+    disk_bytes: int = 130 * 10**6
+    cache_bytes: int = 61 * 10**6
     free_disk: int = 10**11
     problems: list[str] = field(default_factory=list)
     measured: dict[str, float] | None = None
-    methods: dict[str, int] = field(default_factory=lambda: {"lora": 3 * 2**30, "qlora": 2**30, "full": 9 * 2**30})
+    methods: dict[str, int] = field(default_factory=lambda: {"lora": 3 * 10**9, "qlora": 10**9, "full": 9 * 10**9})
 
 
 def test_the_review_sets_memory_against_what_is_free() -> None:
@@ -307,7 +310,7 @@ def test_the_review_of_a_distillation_shows_teacher_student_and_cache() -> None:
 
 
 def test_the_review_says_what_does_not_fit() -> None:
-    text = drawn(review(Recipe.from_layers({}), Figures(memory_total=30 * 2**30, problems=["Too much."])))  # type: ignore[arg-type]
+    text = drawn(review(Recipe.from_layers({}), Figures(memory_total=30 * 10**9, problems=["Too much."])))  # type: ignore[arg-type]
     assert "does not fit" in text
     assert "Too much." in text
 

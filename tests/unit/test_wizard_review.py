@@ -13,6 +13,7 @@ from prompt_toolkit.layout import Layout
 from prompt_toolkit.output import DummyOutput
 from wizard_answers import BACK, enter_all_the_way, here
 
+from finetune import schema
 from finetune.data.rows import TooManyBadRows
 from finetune.errors import DatasetError
 from finetune.events import Fanout, Recorder
@@ -58,20 +59,22 @@ def test_going_back_from_the_name_of_the_plan_returns_to_the_review(empty_folder
 
 @pytest.mark.usefixtures("no_plan")
 def test_a_plan_that_cannot_be_written_is_asked_for_again(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = Recipe.save
+    save = schema.save
 
     def refuse(recipe: Recipe, path: Path) -> None:
         if "refused" in path.name:
             raise PermissionError(13, "Permission denied")
         save(recipe, path)
 
-    monkeypatch.setattr(Recipe, "save", refuse)
+    monkeypatch.setattr(schema, "save", refuse)
     prompter = enter_all_the_way(
         review="save", recipe_file=["nowhere/at-all.yaml", "~nobodyhere/a.yaml", "refused.yaml"], **{"recipe_file-2": "mine.yaml"}
     )
     assert agree(prompter, here) is None
     prompter.finish()
-    assert (empty_folder / "mine.yaml").is_file()
+    assert Recipe.load(empty_folder / "mine.yaml").model_dump()
+    first = (empty_folder / "mine.yaml").read_text().splitlines()[0]
+    assert (empty_folder / first.removeprefix("# yaml-language-server: $schema=")).is_file(), "editors find the schema without a network"
     assert "refused.yaml cannot be written: Permission denied." in prompter.shown
     assert any("no folder nowhere" in line for line in prompter.shown)
 

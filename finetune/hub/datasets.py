@@ -24,7 +24,7 @@ from finetune.hub.models import COMMIT
 from finetune.hub.reachability import endpoint_host, hub_reachable, offline_reason
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
-from finetune.storage import digest
+from finetune.storage import digest, write_whole
 
 NAME = re.compile(r"(?P<name>[\w-][\w.-]*(/[\w-][\w.-]*)?)(@(?P<revision>[\w./-]+))?")
 SLICE = re.compile(r"(?P<split>[\w.-]+)(\[(?P<begin>\d*)(?P<begin_percent>%?):(?P<end>\d*)(?P<end_percent>%?)\])?")
@@ -142,10 +142,8 @@ class _Absent:
 
 def _remember(runtime: RuntimeOptions, name: str, revision: str | None, commit: str) -> None:
     """Note which commit a branch or tag is, for times without a network."""
-    note = _note(runtime, name, revision)
     with suppress(OSError):  # a full disk is reported where rows are written
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(commit, encoding="ascii")
+        write_whole(_note(runtime, name, revision), commit, shared=True)
 
 
 def _remembered(runtime: RuntimeOptions, name: str, revision: str | None) -> str | None:

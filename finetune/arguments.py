@@ -1,0 +1,173 @@
+"""The command line as two tables, from which the parser, its help and shell completion are made.
+
+parser().parse_args(["run", "recipe.yaml", "--set", "training.epochs=1"]).command        # "run"
+
+A new command is one line in COMMANDS and a function of its name in finetune/commands.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import textwrap
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from finetune.errors import BadInput
+from finetune.screen.wording import command_name
+
+WITH_RECIPE = ("--set", "--output-dir")
+RUNTIME = ("--json", "--device", "--dtype", "--trust-remote-code")
+ANYWHERE = ("--plain", "--no-color", "--debug")
+WIZARD = ("--yes", "--version", *WITH_RECIPE, *RUNTIME)  # without a command
+
+COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "run": ("do what a recipe file says", ("recipe", *WITH_RECIPE, *RUNTIME)),
+    "plan": ("what a run would cost, and its problems; trains nothing", ("recipe", "--measure", *WITH_RECIPE, *RUNTIME)),
+    "resume": ("go on with an interrupted run where it was last saved", ("output_dir", *RUNTIME)),
+    "benchmark": ("measure a finished run again on its held-out rows", ("output_dir", *RUNTIME)),
+    "chat": ("talk to a finished model", ("output_dir", "--both", *RUNTIME[1:])),
+    "runs": ("list the runs below a folder, or: runs compare A B", ("folders", "--json")),
+    "merge": ("write adapter and base of a run as one plain model", ("output_dir", "--to", *RUNTIME)),
+    "upload": ("put a finished run on the Hub, private unless --public", ("output_dir", "--repo", "--public")),
+    "doctor": ("show machine, versions, Hub and sign-in state", RUNTIME),
+    "schema": ("print the JSON schema of a recipe, for editors", ()),
+    "completion": ("print a script that completes commands on Tab", ("shell",)),
+}
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "recipe": {"metavar": "RECIPE", "help": "a YAML file, such as the run/recipe.yaml of an earlier run"},
+    "output_dir": {"metavar": "OUTPUT_DIR", "help": "the folder of a run"},
+    "folders": {"metavar": "FOLDER", "nargs": "*", "help": "where to look (default: here), or: compare A B"},
+    "shell": {
+        "metavar": "SHELL",
+        "choices": ("bash", "zsh", "fish"),
+        "help": 'bash or zsh: eval "$(finetune-cli completion bash)"; fish: finetune-cli completion fish | source',
+    },
+    "--yes": {"action": "store_true", "help": "no question, every default: the demo"},
+    "--set": {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "change a recipe key, for example training.epochs=1"},
+    "--output-dir": {"metavar": "DIR", "help": "where the model and all records go"},
+    "--json": {"action": "store_true", "help": "one JSON object on stdout, the rest on stderr"},
+    "--measure": {"action": "store_true", "help": "make a few real steps first, at most 20 seconds, and base the plan on them"},
+    "--both": {"action": "store_true", "help": "the model it came from answers beside it; /both does the same during the talk"},
+    "--to": {"metavar": "DIR", "help": "the new folder (default: OUTPUT_DIR-merged)"},
+    "--repo": {"metavar": "USER/NAME", "required": True, "help": "the repository to create or update"},
+    "--public": {"action": "store_true", "help": "visible to everyone"},
+    "--device": {
+        "metavar": "DEVICE",
+        "choices": ("auto", "cpu", "cuda", "mps"),
+        "default": "auto",
+        "help": "where to compute: auto (default), cpu, cuda or mps",
+    },
+    "--dtype": {
+        "metavar": "DTYPE",
+        "choices": ("auto", "float32", "bfloat16", "float16"),
+        "default": "auto",
+        "help": "its numbers: auto (default), float32, bfloat16, float16",
+    },
+    "--trust-remote-code": {"action": "store_true", "help": "run the code of a model: only if you trust it"},
+    "--plain": {"action": "store_true", "help": "numbered questions, for screen readers"},
+    "--no-color": {"action": "store_true", "help": "no colours; NO_COLOR=1 does the same"},
+    "--debug": {"action": "store_true", "help": "show where an error came from"},
+    "--version": {"action": "store_true", "help": "show the version"},
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is an error like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        from finetune.registry import did_you_mean
+
+        hint = f"`{self.prog} --help` lists what there is."
+        if unknown := re.match(r"unrecognized arguments: (\S+)", message):
+            options = [option for action in self._actions for option in action.option_strings]
+            message = f"There is no option {unknown[1]} here.{did_you_mean(unknown[1], options)}"
+        elif unknown := re.match(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            if unknown[1] == "COMMAND":
+                message = f"There is no command {unknown[2]}.{did_you_mean(unknown[2], list(COMMANDS))}"
+            else:
+                message, hint = f"{unknown[1]} cannot be {unknown[2]}.", f"Choose from {unknown[3]}.".replace("'", "")
+        else:
+            message = f"{message[:1].upper()}{message[1:]}."
+        raise BadInput(message, hint=hint)
+
+    def format_help(self) -> str:
+        takes = {option for action in self._actions for option in action.option_strings}
+        if "--yes" in takes:
+            return _overview(self.prog)
+        return super().format_help() + (_choices() if "--set" in takes else "")
+
+
+def parser() -> Parser:
+    """The command line; what it parses has a `command`: the name of a function in finetune/commands.py."""
+
+    def formatted(prog: str) -> argparse.HelpFormatter:
+        return argparse.HelpFormatter(prog, width=min(79, shutil.get_terminal_size().columns - 1))
+
+    def filled(made: Parser, command: str, arguments: Iterable[str]) -> None:
+        made.set_defaults(command=command)
+        for name in (*arguments, *ANYWHERE):
+            made.add_argument(name, **ARGUMENTS[name])
+
+    root = Parser(prog=command_name(), allow_abbrev=False)
+    filled(root, "wizard", WIZARD)
+    commands = root.add_subparsers(metavar="COMMAND", parser_class=Parser)
+    for command, (does, arguments) in COMMANDS.items():
+        made = commands.add_parser(
+            command, help=does, description=f"{does[:1].upper()}{does[1:]}.", allow_abbrev=False, formatter_class=formatted
+        )
+        filled(made, command, arguments)
+    return root
+
+
+def _overview(program: str) -> str:
+    """Every command and every option that more than one of them takes."""
+    starts = [(program, "a few questions; Enter takes each default"), (f"{program} --yes", ARGUMENTS["--yes"]["help"])]
+    sections = [
+        "Fine-tune or distil a language model, and see that it got better.",
+        _columns(starts, max(24, len(starts[1][0]) + 4)),
+        "Commands:\n" + _columns([(_usage(command), does) for command, (does, _) in COMMANDS.items()]),
+        "With --yes, run and plan:\n" + _columns(_options(WITH_RECIPE)),
+        "Anywhere it makes sense:\n" + _columns(_options((*RUNTIME, *ANYWHERE, "--version"))),
+        f"Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted with the work saved.\n`{program} COMMAND --help` says more.\n",
+    ]
+    return "\n\n".join(sections)
+
+
+def _usage(command: str) -> str:
+    """`upload OUTPUT_DIR --repo USER/NAME`: a command with all that it needs."""
+    words = [command]
+    for name in COMMANDS[command][1]:
+        taken = ARGUMENTS[name]
+        if name[0] != "-":
+            words.append(f"[{taken['metavar']}]" if "nargs" in taken else taken["metavar"])
+        elif taken.get("required"):
+            words += [name, taken["metavar"]]
+    return " ".join(words)
+
+
+def _options(names: Iterable[str]) -> list[tuple[str, str]]:
+    return [(f"{name} {ARGUMENTS[name].get('metavar', '')}".strip(), ARGUMENTS[name]["help"]) for name in names]
+
+
+def _choices() -> str:
+    """What a recipe can name: methods, objectives, metrics and trackers, those of other packages too."""
+    from finetune import registry
+    from finetune.schema import FROM_REGISTRY
+
+    return "".join(
+        f"\nNames for the recipe key {key}:\n{_columns((name, registry.title(kind, name)) for name in registry.names(kind))}\n"
+        for key, kind in FROM_REGISTRY.items()
+    )
+
+
+def _columns(rows: Iterable[tuple[str, str]], width: int = 24) -> str:
+    """Two columns, at most 80 wide; what is too long for the first has a line to itself."""
+    lines = []
+    for left, right in rows:
+        first, *others = textwrap.wrap(right, 79 - width) or [""]
+        lines += [f"  {left:<{width - 2}}{first}"] if len(left) < width - 2 else [f"  {left}", " " * width + first]
+        lines += [" " * width + other for other in others]
+    return "\n".join(lines)

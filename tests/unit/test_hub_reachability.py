@@ -1,0 +1,60 @@
+"""The probe of the Hub: one answer in at most two seconds, which every library then goes by."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow  # each starts a program that asks for the Hub
+
+ASK = (
+    "import json, sys, time\n"
+    "import huggingface_hub.constants, datasets.config\n"
+    "from finetune.hub.reachability import endpoint_host, hub_reachable, offline_reason\n"
+    "began = time.perf_counter(); answers = [hub_reachable()]; first = time.perf_counter() - began\n"
+    "began = time.perf_counter(); answers.append(hub_reachable()); second = time.perf_counter() - began\n"
+    "from huggingface_hub import is_offline_mode\n"
+    "import os\n"
+    "print(json.dumps({'answers': answers, 'first': first, 'second': second, 'why': offline_reason(), 'host': endpoint_host(),\n"
+    "  'offline': [is_offline_mode(), datasets.config.HF_HUB_OFFLINE, os.environ.get('HF_HUB_OFFLINE') == '1']}))\n"
+)
+
+
+def ask(**environment: str) -> dict:
+    clean = {name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "HF_ENDPOINT")}
+    done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, check=True, env={**clean, **environment})
+    return json.loads(done.stdout)
+
+
+def test_a_closed_port_puts_every_library_into_offline_mode_at_once() -> None:
+    seen = ask(HF_ENDPOINT="http://127.0.0.1:9")
+    assert seen["answers"] == [False, False]
+    assert seen["first"] < 1
+    assert seen["second"] < 0.01
+    assert seen["offline"] == [True, True, True]
+    assert seen["why"] == "127.0.0.1:9 is not reachable"
+
+
+def test_an_address_that_never_answers_costs_two_seconds_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the system accepts the connection, nobody ever writes
+        seen = ask(HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert seen["answers"] == [False, False]
+    assert 1.9 < seen["first"] < 2.5
+    assert seen["second"] < 0.01
+
+
+def test_offline_mode_asked_for_by_the_user_is_honoured_without_a_probe() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        seen = ask(HF_HUB_OFFLINE="1", HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert seen["answers"] == [False, False]
+    assert seen["first"] < 0.5
+    assert "HF_HUB_OFFLINE" in seen["why"]
+
+
+def test_a_password_in_the_endpoint_is_never_shown() -> None:
+    seen = ask(HF_ENDPOINT="http://somebody:hunter2@127.0.0.1:9")
+    assert seen["host"] == "127.0.0.1:9"
+    assert "hunter2" not in seen["why"]
