@@ -64,7 +64,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "metavar": "DTYPE",
         "choices": ("auto", "float32", "bfloat16", "float16"),
         "default": "auto",
-        "help": "its numbers: auto (default), float32, bfloat16, float16",
+        "help": "precision: auto (default), float32, bfloat16 or float16",
     },
     "--trust-remote-code": {"action": "store_true", "help": "run the code of a model: only if you trust it"},
     "--plain": {"action": "store_true", "help": "numbered questions, for screen readers"},
@@ -155,12 +155,14 @@ def _options(names: Iterable[str]) -> list[tuple[str, str]]:
 def _choices() -> str:
     """What a recipe can name: methods, objectives, metrics and trackers, those of other packages too."""
     from finetune import registry
-    from finetune.schema import FROM_REGISTRY
+    from finetune.schema import keys_of_names
 
-    return "".join(
-        f"\nNames for the recipe key {key}:\n{_columns((name, registry.title(kind, name)) for name in registry.names(kind))}\n"
-        for key, kind in FROM_REGISTRY.items()
-    )
+    sections = []
+    for key, kind in keys_of_names().items():
+        titled = kind in registry.DESCRIBED
+        rows = registry.choices(kind) if titled else [(name, "", "") for name in registry.names(kind)]
+        sections.append(f"\nNames for the recipe key {key}:\n" + _columns((name, ": ".join(filter(None, about))) for name, *about in rows))
+    return "\n".join(sections) + "\n"
 
 
 def _columns(rows: Iterable[tuple[str, str]], width: int = 24) -> str:
@@ -168,6 +170,6 @@ def _columns(rows: Iterable[tuple[str, str]], width: int = 24) -> str:
     lines = []
     for left, right in rows:
         first, *others = textwrap.wrap(right, 79 - width) or [""]
-        lines += [f"  {left:<{width - 2}}{first}"] if len(left) < width - 2 else [f"  {left}", " " * width + first]
+        lines += [f"  {left:<{width - 2}}{first}".rstrip()] if len(left) < width - 2 else [f"  {left}", " " * width + first]
         lines += [" " * width + other for other in others]
-    return "\n".join(lines)
+    return "\n".join(line.rstrip() for line in lines)

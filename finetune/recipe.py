@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from finetune import registry
 from finetune.errors import RecipeError
@@ -34,7 +35,7 @@ from finetune.settings import (
     usual,
 )
 
-__all__ = ["STARTER", "Recipe", "known_keys", "merge", "parse_override", "read_yaml"]
+__all__ = ["STARTER", "Recipe", "known_fields", "known_keys", "merge", "parse_override", "read_yaml"]
 __all__ += ["BenchmarkSpec", "ColumnsSpec", "DatasetSpec", "DistillationSpec", "StudentSpec", "TeacherSpec", "TrainingSpec", "UploadSpec"]
 
 STARTER = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -177,15 +178,20 @@ def parse_override(text: str) -> dict[str, Any]:
     return cast("dict[str, Any]", nested)
 
 
-def known_keys(spec: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
-    """Every dotted key a recipe can have, such as training.epochs."""
+def known_fields(spec: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every dotted key a recipe can have, such as training.epochs, and its field; those of methods can have one name."""
     for name, field in spec.model_fields.items():
-        yield prefix + name
+        yield prefix + name, field
         for part in _spec_types(field.annotation):
-            yield from known_keys(part, f"{prefix}{name}.")
+            yield from known_fields(part, f"{prefix}{name}.")
     if spec is Recipe:
         for method in registry.names("methods"):
-            yield from (f"method.{name}" for name in registry.load("methods", method).Spec.model_fields)
+            yield from known_fields(registry.load("methods", method).Spec, "method.")
+
+
+def known_keys() -> list[str]:
+    """Every dotted key a recipe can have."""
+    return [key for key, _ in known_fields()]
 
 
 def _spec_types(annotation: Any) -> list[type[BaseModel]]:

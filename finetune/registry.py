@@ -52,6 +52,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
 }
 OBJECTS = ("methods", "exporters")  # they keep nothing between calls, so one of each is enough
+DESCRIBED = ("methods", "objectives", "formats")  # with titles and summaries, and files that import no torch before they are used
 
 
 def names(kind: str) -> list[str]:
@@ -74,7 +75,7 @@ def load(kind: str, name: str) -> Any:
 
 
 def choices(kind: str) -> list[tuple[str, str, str]]:
-    """(name, title, summary) of everything of one kind, for people to choose from."""
+    """(name, title, summary) of everything of one of the kinds in DESCRIBED, for people to choose from."""
     return [(name, title(kind, name), str(getattr(load(kind, name), "summary", ""))) for name in names(kind)]
 
 

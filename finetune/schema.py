@@ -15,17 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from finetune import registry
-from finetune.recipe import SHORT, ColumnsSpec, Recipe
+from finetune.recipe import SHORT, Recipe, known_fields
+from finetune.settings import ColumnsSpec, Known
 
 FILE = "recipe.schema.json"  # beside a recipe
 EDITOR_LINE = f"# yaml-language-server: $schema={FILE}\n"  # the first line of a recipe that has its schema beside it
-FROM_REGISTRY = {  # recipe keys whose values are names of things in the registry
-    "method": "methods",
-    "distillation.objective": "objectives",
-    "benchmark.metrics": "metrics",
-    "training.report_to": "trackers",
-}
 DISTILS = {"properties": {"approach": {"const": "distillation"}}, "required": ["approach"]}
+NOTES = ("title", "description", "default")
 Schema = dict[str, Any]
 
 
@@ -34,33 +30,32 @@ def recipe_schema() -> Schema:
     """The schema of a recipe with all methods, objectives, metrics and trackers that are installed; not to be changed."""
     schema = Recipe.model_json_schema()
     keys, parts = schema["properties"], schema["$defs"]
-    del schema["required"], schema["description"], parts["Spec"]  # the method: without one, the approach decides
+    del schema["required"], schema["description"], parts["MethodSpec"]  # the method: without one, the approach decides
     methods = registry.names("methods")
     for name in methods:
         parts[name] = _method(name, parts)
-    keys["method"] = {
-        **_notes(keys["method"]),
-        "anyOf": [{"enum": methods}, *map(_ref, methods)],
-    }
+    keys["method"] = {**_notes(keys["method"]), "anyOf": [{"enum": methods}, *map(_ref, methods)]}
     for key, name in SHORT.items():
         if key != "method":
             (part,) = _parts(keys[key], schema)
             short = next(way for way in _ways(part["properties"][name]) if way.get("type") == "string")
-            keys[key] = {**_notes(keys[key]), "anyOf": [_without(short, "default", "description"), *_ways(keys[key])]}
-    for key, kind in FROM_REGISTRY.items():
-        for way in _ways(_keys(schema)[key]):
-            if key != "method" and way.get("type") != "null":
-                way.get("items", way)["enum"] = registry.names(kind)
+            keys[key] = {**_notes(keys[key]), "anyOf": [short, *_ways(keys[key])]}
     parts["ColumnsSpec"]["anyOf"] = [_shape(shape) for shape in ColumnsSpec.SHAPES]
     keys["model"]["anyOf"].append({"type": "null"})
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A recipe of finetune-cli"}
-    return {**head, **_without_titles(schema), "if": DISTILS, "then": _only("distillation"), "else": _only("fine-tuning", model="string")}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "A recipe of finetune-cli"}
+    return {**head, "if": DISTILS, "then": _only("distillation"), "else": _only("fine-tuning", model="string")}
 
 
 def recipe_keys() -> dict[str, Schema]:
     """Every dotted key that a recipe can have, and what its schema says of it; of methods with a key in common, the first."""
-    keys = _keys(recipe_schema())
+    keys = _keys(recipe_schema(), recipe_schema())
     return {**keys, "method.kind": keys["method"]["anyOf"][0]}
+
+
+def keys_of_names() -> dict[str, str]:
+    """The keys whose values are names of things in the registry, and of which kind these are."""
+    marked = {key: mark.kind for key, field in known_fields() for mark in field.metadata if isinstance(mark, Known)}
+    return {"method": "methods", **marked}
 
 
 def save(recipe: Recipe, path: Path) -> None:
@@ -76,14 +71,13 @@ def _method(name: str, parts: Schema) -> Schema:
     method = registry.load("methods", name)
     schema: Schema = method.Spec.model_json_schema()
     parts.update(schema.pop("$defs", {}))
-    about = f"{registry.title('methods', name)}: {method.summary}"
-    schema["properties"]["kind"] = {"const": name, "description": about}
-    return {**schema, "description": about}
+    schema["properties"]["kind"] = {"const": name, "description": method.summary}
+    return {**schema, "title": registry.title("methods", name), "description": method.summary}
 
 
 def _only(approach: str, model: str | None = None) -> Schema:
     """What holds for one approach: method keys without a `kind` are those of its own method, and a student needs distillation."""
-    kind = Recipe.from_layers({"approach": approach}).method.kind  # type: ignore[attr-defined]
+    kind = Recipe.from_layers({"approach": approach}).method.kind
     unnamed = {"type": "object", "not": {"required": ["kind"]}}
     return {"properties": {"method": {"if": unnamed, "then": _ref(kind)}, **({"model": {"type": model}} if model else {})}}
 
@@ -93,12 +87,12 @@ def _shape(columns: set[str]) -> Schema:
     return {"properties": named, "required": sorted(columns)}
 
 
-def _keys(schema: Schema, within: Schema | None = None, prefix: str = "") -> dict[str, Schema]:
+def _keys(within: Schema, schema: Schema, prefix: str = "") -> dict[str, Schema]:
     found: dict[str, Schema] = {}
-    for name, key in (within or schema)["properties"].items():
+    for name, key in within["properties"].items():
         found[prefix + name] = key
         for part in _parts(key, schema):
-            found = {**_keys(schema, part, f"{prefix}{name}."), **found}
+            found |= {below: about for below, about in _keys(part, schema, f"{prefix}{name}.").items() if below not in found}
     return found
 
 
@@ -108,25 +102,12 @@ def _parts(key: Schema, schema: Schema) -> list[Schema]:
 
 def _ways(key: Schema) -> list[Schema]:
     """The alternatives of a key, of which most have one."""
-    return list(key.get("anyOf") or [_without(key, "default", "description") if "$ref" in key else key])
+    return list(key.get("anyOf") or [{name: value for name, value in key.items() if name not in NOTES}])
+
+
+def _notes(key: Schema) -> Schema:
+    return {name: key[name] for name in NOTES if name in key}
 
 
 def _ref(part: str) -> Schema:
     return {"$ref": f"#/$defs/{part}"}
-
-
-def _notes(key: Schema) -> Schema:
-    return {name: key[name] for name in ("description", "default") if name in key}
-
-
-def _without(schema: Schema, *names: str) -> Schema:
-    return {name: value for name, value in schema.items() if name not in names}
-
-
-def _without_titles(schema: Any) -> Any:
-    """Without pydantic's titles, which repeat the names of keys; a key called `title` is no title."""
-    if isinstance(schema, list):
-        return [_without_titles(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    return {name: _without_titles(value) for name, value in schema.items() if name != "title" or isinstance(value, dict)}

@@ -50,7 +50,7 @@ class Usual:
         return f"{_short(self.low)} to {_short(self.high)}"
 
     def __call__(self, schema: dict[str, Any]) -> None:
-        schema["description"] += f" Usually {self}."
+        schema["description"] = f"{schema.get('description', '')} Usually {self}.".strip()
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,9 @@ class Known:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         made: dict[str, Any] = handler(schema)
-        made.get("items", made)["enum"] = registry.names(self.kind)
+        for way in made.get("anyOf", [made]):
+            if way["type"] != "null":
+                way.get("items", way)["enum"] = registry.names(self.kind)
         return made
 
 
@@ -100,8 +102,8 @@ NOT_EMPTY = Annotated[str, Field(min_length=1)]
 class FromTeacher(Spec):
     """A student made from the teacher: `layers` is a count (20) or a share of the teacher's depth (0.67)."""
 
-    layers: Annotated[int | float, WithJsonSchema(COUNT_OR_SHARE)] = Field(
-        gt=0, title="Layers to keep", description="A count such as 20, or a share of the teacher's such as 0.67."
+    layers: Annotated[int | float, Field(gt=0), WithJsonSchema(COUNT_OR_SHARE)] = Field(
+        title="Layers to keep", description="A count such as 20, or a share of the teacher's such as 0.67."
     )
 
     @field_validator("layers")

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import argcomplete
+from argcomplete import autocomplete
+from argcomplete.completers import SuppressCompleter
+from argcomplete.shell_integration import shellcode
 
 HOW = {
     "bash": 'In ~/.bashrc: eval "$(finetune-cli completion bash)"',
@@ -23,7 +25,7 @@ HOW = {
 
 def script(shell: str) -> str:
     """What `shell` has to evaluate, and in its last line how."""
-    return argcomplete.shellcode(["finetune-cli"], use_defaults=False, shell=shell).strip() + f"\n# {HOW[shell]}\n"
+    return shellcode(["finetune-cli"], use_defaults=False, shell=shell).strip() + f"\n# {HOW[shell]}\n"
 
 
 def answer(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +35,7 @@ def answer(parser: argparse.ArgumentParser) -> None:
         for action in part._actions:
             if complete := COMPLETE.get(str(action.metavar)):
                 action.completer = lambda prefix, complete=complete, **_: complete(prefix)  # type: ignore[attr-defined]
-    argcomplete.autocomplete(parser, always_complete_options=False, default_completer=argcomplete.SuppressCompleter())
+    autocomplete(parser, always_complete_options=False, default_completer=SuppressCompleter())
 
 
 def keys(prefix: str) -> dict[str, str]:

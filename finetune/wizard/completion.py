@@ -1,40 +1,39 @@
 """Suggestions under a text question, looked up in a thread once typing pauses so that keys never wait for a disk or a network.
 
 suggestions = Suggestions(complete_path, buffer)
-suggestions.found          # ["data/train.jsonl", ...]
+suggestions.found          # ["data/train.jsonl", ...], which prompt_toolkit's menu shows
+
+Its ThreadedCompleter (`complete_in_thread`) will not do: an answered question would wait until the Hub has answered too.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
 
-from prompt_toolkit.application import get_app_or_none
+from prompt_toolkit.application import Application, get_app_or_none
 from prompt_toolkit.buffer import Buffer
-from prompt_toolkit.formatted_text import FormattedText
-
-from finetune.wizard.prompter import Complete, Fragments
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
 
 PAUSE_SECONDS = 0.15
 MOST_SHOWN = 6
 
 
-class Suggestions:
-    """What `complete` finds for the text of a buffer; Down and Up pick, Tab takes."""
+class Suggestions(Completer):
+    """What `complete` finds for the text of a buffer."""
 
-    def __init__(self, complete: Complete, buffer: Buffer) -> None:
+    def __init__(self, complete: Callable[[str], Sequence[str]], buffer: Buffer) -> None:
         self._complete = complete
         self._buffer = buffer
         self._timer: threading.Timer | None = None
-        self._at: int | None = None
         self.found: list[str] = []
-
-    @property
-    def picked(self) -> str | None:
-        return None if self._at is None else self.found[self._at]
 
     def refresh(self) -> None:
         """Look again after a pause in typing."""
-        self.found, self._at = [], None
+        self.found = []
         if self._timer:
             self._timer.cancel()
         if self._buffer.text:
@@ -42,30 +41,16 @@ class Suggestions:
             self._timer.daemon = True
             self._timer.start()
 
-    def move(self, by: int) -> None:
-        if self.found:
-            start = -1 if self._at is None else self._at
-            self._at = max(0, start + by) % len(self.found)
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+        for text in self.found if document.is_cursor_at_the_end else []:
+            yield Completion(text, start_position=-len(document.text))
 
-    def take(self) -> None:
-        """Put the picked (or first) suggestion into the line."""
-        text = self.picked or self.found[0]
-        self._buffer.text = text
-        self._buffer.cursor_position = len(text)
-
-    def lines(self, width: int) -> FormattedText:
-        shown: Fragments = []
-        for at, text in enumerate(self.found):
-            here = at == self._at
-            shown += [
-                ("", "\n" if at else ""),
-                ("class:pointer" if here else "class:quiet", f"  {'> ' if here else '  '}{text}"[: width - 1]),
-            ]
-        return FormattedText(shown)
-
-    def _look(self, text: str, app: object) -> None:
+    def _look(self, text: str, app: Application[Any] | None) -> None:
+        if self._buffer.complete_state:  # the text is itself a suggestion that the arrows point at
+            return
         found = [candidate for candidate in self._complete(text) if candidate != text][:MOST_SHOWN]
         if text == self._buffer.text:
             self.found = found
-            if app is not None:
-                app.invalidate()  # type: ignore[attr-defined]
+            if app and app.loop:
+                with suppress(RuntimeError):  # the question was answered meanwhile: its loop is closed
+                    app.loop.call_soon_threadsafe(self._buffer.start_completion, context=app.context)

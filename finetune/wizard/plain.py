@@ -18,7 +18,7 @@ from getpass import getpass
 from typing import TYPE_CHECKING
 
 from finetune.wizard.layout import spelled, wrap
-from finetune.wizard.prompter import Choice, Complete, Fragments, GoBack, Validate, anything, drawn, plain, verdict
+from finetune.wizard.prompter import Check, Choice, Complete, Fragments, GoBack, anything, drawn, plain, verdict
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class PlainPrompter:
     """Reads one line per question from stdin; `back` goes back and `?` tells more."""
 
-    def __init__(self, on_first_question: Callable[[], None] | None = None) -> None:
-        self._on_first_question = on_first_question
+    def __init__(self, on_question: Callable[[], None] = lambda: None) -> None:
+        self._on_question = on_question
         self.can_go_back = False
         for stream in (sys.stdin, sys.stdout):
             if isinstance(stream, io.TextIOWrapper):
@@ -62,14 +62,7 @@ class PlainPrompter:
         return numbers[self._line("Number", start, known, help, more)].value
 
     def text(
-        self,
-        key: str,
-        question: str,
-        default: str,
-        validate: Validate = anything,
-        help: str = "",
-        more: str = "",
-        complete: Complete | None = None,
+        self, key: str, question: str, default: str, validate: Check = anything, help: str = "", more: str = "", complete: Complete = None
     ) -> str:
         return self._line(question, default, validate, help, more)
 
@@ -90,14 +83,12 @@ class PlainPrompter:
     def erase_to(self, mark: int) -> None:
         _print("(back)")
 
-    def _line(self, question: str, default: str, validate: Validate, help: str, more: str) -> str:
+    def _line(self, question: str, default: str, validate: Check, help: str, more: str) -> str:
         if help:
             _print(help)
         while True:
             _print(f"{question} [{default}]: " if default else f"{question}: ", end="")
-            if self._on_first_question:
-                call, self._on_first_question = self._on_first_question, None
-                call()
+            self._on_question()
             try:
                 text = input().strip()
             except EOFError:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 Fragments = list[tuple[str, str]]  # (style, text) pairs; the styles are those of wizard/terminal.py
-Validate = Callable[[str], "str | None"]  # the sentence that says what is wrong, or None
-Complete = Callable[[str], Sequence[str]]  # what the text so far may become
+Check = Callable[[str], "str | None"]  # the sentence that says what is wrong, or None
+Complete = Callable[[str], Sequence[str]] | None  # what the text so far may become, where anything is known
 
 
 class GoBack(Exception):
@@ -40,7 +40,7 @@ def anything(text: str) -> str | None:
     return None
 
 
-def verdict(validate: Validate, answer: str) -> str | None:
+def verdict(validate: Check, answer: str) -> str | None:
     """What is wrong with an answer; one that cannot even be checked is refused, so that no other answer is lost."""
     try:
         return validate(answer)
@@ -52,8 +52,6 @@ def verdict(validate: Validate, answer: str) -> str | None:
 
 
 class Prompter(Protocol):
-    can_go_back: bool  # whether there is a question before this one
-
     def step(self, number: int | None, title: str) -> None:
         """A heading: STEP 1 and so on, or only its title."""
         ...
@@ -71,14 +69,7 @@ class Prompter(Protocol):
     def select(self, key: str, question: str, choices: Sequence[Choice], default: str, help: str = "", more: str = "") -> str: ...
 
     def text(
-        self,
-        key: str,
-        question: str,
-        default: str,
-        validate: Validate = anything,
-        help: str = "",
-        more: str = "",
-        complete: Complete | None = None,
+        self, key: str, question: str, default: str, validate: Check = anything, help: str = "", more: str = "", complete: Complete = None
     ) -> str: ...
 
     def confirm(self, key: str, question: str, default: bool, help: str = "", more: str = "") -> bool: ...
@@ -86,6 +77,12 @@ class Prompter(Protocol):
     def secret(self, key: str, question: str, help: str = "") -> str:
         """An answer that is never shown, kept or repeated; empty when the person gives none."""
         ...
+
+
+class Undoable(Prompter, Protocol):
+    """What going back needs besides: a prompter that can take back what it drew."""
+
+    can_go_back: bool  # whether there is a question before this one
 
     def mark(self) -> int:
         """A place on the screen that `erase_to` can return to."""
@@ -138,14 +135,7 @@ class ScriptedPrompter:
         return str(answer)
 
     def text(
-        self,
-        key: str,
-        question: str,
-        default: str,
-        validate: Validate = anything,
-        help: str = "",
-        more: str = "",
-        complete: Complete | None = None,
+        self, key: str, question: str, default: str, validate: Check = anything, help: str = "", more: str = "", complete: Complete = None
     ) -> str:
         while True:
             answer = str(self._next(key, default))

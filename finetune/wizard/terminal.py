@@ -1,4 +1,4 @@
-"""The wizard's questions on a real terminal, drawn with prompt_toolkit.
+"""The wizard's questions on a real terminal: questionary asks them.
 
     prompter = TerminalPrompter(colour=True)
     prompter.select("approach", "Approach", [Choice("fine-tuning", "Fine-tuning", "teach a model your task")], "fine-tuning")
@@ -14,25 +14,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from prompt_toolkit.application import Application
-from prompt_toolkit.filters import Condition
+import questionary
+from prompt_toolkit.filters import Always, Condition
 from prompt_toolkit.formatted_text import ANSI, FormattedText, to_formatted_text
-from prompt_toolkit.key_binding import KeyPressEvent
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent, merge_key_bindings
 from prompt_toolkit.layout import FormattedTextControl, HSplit, Layout, Window
 from prompt_toolkit.output import ColorDepth, create_output
 from prompt_toolkit.shortcuts import print_formatted_text
 from prompt_toolkit.styles import Style
 
 from finetune.wizard.layout import indent, rows_of, spelled, wrap
-from finetune.wizard.prompter import Choice, Complete, Fragments, GoBack, Validate, anything, drawn, plain
-from finetune.wizard.questions import Part, pick_one, type_a_line, yes_or_no
+from finetune.wizard.prompter import Check, Choice, Complete, Fragments, GoBack, anything, drawn, plain
+from finetune.wizard.questions import Line, add_notes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 STYLE = Style.from_dict(
     {
-        "mark": "ansicyan bold",
+        "qmark": "ansicyan bold",
         "done": "ansigreen bold",
         "step": "bold",
         "question": "bold",
@@ -42,21 +42,26 @@ STYLE = Style.from_dict(
         "problem": "ansired",
         "warning": "ansiyellow",
         "learned": "ansigreen bold",
-        "answer": "",
+        "answer": "noinherit",  # questionary's is orange
+        "instruction": "dim",
         "command": "",
+        "completion-menu": "noinherit dim",
+        "completion-menu.completion.current": "noinherit ansicyan bold",
+        "scrollbar.background": "noinherit",
+        "scrollbar.button": "noinherit",
     }
 )
 
 
 class TerminalPrompter:
-    """Asks on the terminal of stdin and stdout; `on_first_question` is called once the first question is on screen."""
+    """Asks on the terminal of stdin and stdout; `on_question` is called whenever one is on screen."""
 
-    def __init__(self, *, colour: bool = True, on_first_question: Callable[[], None] | None = None) -> None:
+    def __init__(self, *, colour: bool = True, on_question: Callable[[], None] = lambda: None) -> None:
         self._output = create_output(sys.stdout)
         if hasattr(self._output, "enable_cpr"):
             self._output.enable_cpr = False
         self._depth = None if colour else ColorDepth.DEPTH_1_BIT
-        self._on_first_question = on_first_question
+        self._on_question = on_question
         self._rows = 0
         self.can_go_back = False
 
@@ -86,32 +91,35 @@ class TerminalPrompter:
             self.erase_to(before)
 
     def select(self, key: str, question: str, choices: Sequence[Choice], default: str, help: str = "", more: str = "") -> str:
-        part = pick_one(choices, default, lambda: self.width, height=lambda: max(3, self._output.get_size().rows - 6))
-        answer = str(self._ask(question, part, help, more))
+        asked = self._made(
+            questionary.select,
+            question,
+            choices=[questionary.Choice(choice.title, choice.value, shortcut_key=False) for choice in choices],
+            default=default if any(choice.value == default for choice in choices) else None,
+            instruction=" ",
+        )
+        keys = add_notes(asked, choices, lambda: self.width, height=lambda: max(3, self._output.get_size().rows - 6))
+        answer = str(self._ask(asked, keys, help, more, how="↑↓ choose"))
         self._collapse(question, next(choice.title for choice in choices if choice.value == answer))
         return answer
 
     def text(
-        self,
-        key: str,
-        question: str,
-        default: str,
-        validate: Validate = anything,
-        help: str = "",
-        more: str = "",
-        complete: Complete | None = None,
+        self, key: str, question: str, default: str, validate: Check = anything, help: str = "", more: str = "", complete: Complete = None
     ) -> str:
-        answer = str(self._ask(question, type_a_line(default, validate, complete, lambda: self.width), help, more))
+        asked = self._made(questionary.text, question, placeholder=[("class:quiet", default)], complete_while_typing=False)
+        answer = str(self._ask(asked, Line(asked, default, validate, complete), help, more))
         self._collapse(question, answer)
         return answer
 
     def secret(self, key: str, question: str, help: str = "") -> str:
-        answer = str(self._ask(question, type_a_line("", anything, None, lambda: self.width, hidden=True), help, ""))
+        asked = self._made(questionary.password, question)
+        answer = str(self._ask(asked, Line(asked, "", anything, None), help))
         self._collapse(question, "(not shown)" if answer else "(none)")
         return answer
 
     def confirm(self, key: str, question: str, default: bool, help: str = "", more: str = "") -> bool:
-        answer = bool(self._ask(question, yes_or_no(default), help, more))
+        asked = self._made(questionary.confirm, question, default=default, auto_enter=False)
+        answer = bool(self._ask(asked, KeyBindings(), help, more, how="y or n"))
         self._collapse(question, "Yes" if answer else "No")
         return answer
 
@@ -127,57 +135,57 @@ class TerminalPrompter:
             self._output.flush()
             self._rows = mark
 
-    def _ask(self, question: str, part: Part, help: str, more: str) -> Any:
-        """Run one question as a small inline application that erases itself when answered."""
-        show_more = False
-        empty = Condition(lambda: part.typed is None or not part.typed.text)
-
-        def heading() -> Fragments:
-            beside = part.beside()
-            fits = len(question) + 4 + len(plain(beside)) < self.width
-            return [("class:mark", "? "), ("class:question", question), ("", "  " if fits else "\n  "), *beside]
-
-        def foot() -> Fragments:
-            lines: Fragments = [*part.state()]
-            if help:
-                lines.append(("class:quiet", f"  {help}\n"))
-            if show_more:
-                lines.append(("", "".join(f"  {line}\n" for line in more.splitlines())))
-            lines.append(("class:quiet", f"  {self._keys(part.how, more=bool(more) and not show_more)}"))
-            return wrap(lines, self.width)
-
-        def toggle(event: KeyPressEvent) -> None:
-            nonlocal show_more
-            show_more = not show_more
-
-        keys = part.keys
-        keys.add("c-c", eager=True)(lambda event: event.app.exit(exception=KeyboardInterrupt))
-        keys.add("c-d", filter=empty)(lambda event: event.app.exit(exception=KeyboardInterrupt))
-        keys.add("s-tab", eager=True, filter=Condition(lambda: self.can_go_back))(lambda event: event.app.exit(exception=GoBack()))
-        if more:
-            keys.add("f1")(toggle)
-            keys.add("?", filter=empty)(toggle)
-        application: Application[Any] = Application(
-            layout=Layout(HSplit([self._window(heading, focusable=not part.body), *part.body, self._window(foot)])),
-            key_bindings=keys,
+    def _made(self, ask: Callable[..., questionary.Question], question: str, **more: Any) -> questionary.Question:
+        return ask(
+            plain(spelled(wrap([("", question)], self.width - 2))).replace("\n", "\n  "),
             style=STYLE,
             output=self._output,
             color_depth=self._depth,
             erase_when_done=True,
             include_default_pygments_style=False,
-            after_render=lambda _: self._first_question_is_up(),
+            **more,
         )
+
+    def _ask(self, question: questionary.Question, own: Line | KeyBindings, help: str, more: str = "", how: str = "") -> Any:
+        """The answer. Help goes below the question; to its own keys come those that all questions have."""
+        show_more = False
+        line, keys = (own, own.keys) if isinstance(own, Line) else (None, own)
+        empty = Condition(lambda: line is None or not line.buffer.text)
+
+        def foot() -> FormattedText:
+            lines: Fragments = [*line.state()] if line else []
+            if help:
+                lines.append(("class:quiet", f"  {help}\n"))
+            if show_more:
+                lines.append(("", "".join(f"  {each}\n" for each in more.splitlines())))
+            lines.append(("class:quiet", f"  {self._keys(how, more=bool(more) and not show_more)}"))
+            return FormattedText(spelled(wrap(lines, self.width)))
+
+        def toggle(event: KeyPressEvent) -> None:
+            nonlocal show_more
+            show_more = not show_more
+
+        def leave(event: KeyPressEvent) -> None:
+            event.app.exit(exception=KeyboardInterrupt)
+
+        keys.add("<sigint>")(leave)
+        keys.add("c-d", filter=empty)(leave)
+        keys.add("s-tab", eager=True, filter=Condition(lambda: self.can_go_back))(lambda event: event.app.exit(exception=GoBack()))
+        for key in ("c-q", "c-r", "c-s"):  # questionary leaves at Ctrl-Q; the others search a history, and there is none
+            keys.add(key, eager=True)(lambda event: None)
+        if more:
+            keys.add("f1")(toggle)
+            keys.add("?", filter=empty)(toggle)
+        application = question.application
+        application.key_bindings = merge_key_bindings([application.key_bindings or KeyBindings(), keys])
+        below = Window(FormattedTextControl(foot, focusable=True, show_cursor=False))
+        focused = application.layout.current_window if line else below  # where nothing can be typed, nothing can be pasted
+        application.layout = Layout(HSplit([application.layout.container, below]), focused)
+        for window in application.layout.find_all_windows():
+            window.wrap_lines = window.dont_extend_height = Always()
         application.ttimeoutlen = 0.05
-        return application.run()
-
-    def _window(self, content: Callable[[], Fragments], *, focusable: bool = False) -> Window:
-        control = FormattedTextControl(lambda: FormattedText(spelled(content())), focusable=focusable, show_cursor=False)
-        return Window(control, dont_extend_height=True, wrap_lines=True)
-
-    def _first_question_is_up(self) -> None:
-        if self._on_first_question:
-            call, self._on_first_question = self._on_first_question, None
-            call()
+        application.after_render += lambda _: self._on_question()
+        return question.unsafe_ask()
 
     def _keys(self, how: str, *, more: bool) -> str:
         """The keys that do something now, as many as fit, the least known last to go."""

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from finetune.wizard.prompter import Choice, Complete, Fragments, GoBack, Prompter, Validate, anything, verdict
+from finetune.wizard.prompter import Check, Choice, Complete, Fragments, GoBack, Prompter, Undoable, anything, verdict
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,9 +36,8 @@ class _Answer:
 class Rewind:
     """A prompter around another one that remembers answers."""
 
-    def __init__(self, prompter: Prompter) -> None:
+    def __init__(self, prompter: Undoable) -> None:
         self._prompter = prompter
-        self.can_go_back = True
         self._answers: dict[str, _Answer] = {}
         self._earlier: dict[str, _Answer] = {}
         self._marks: dict[str, int] = {}
@@ -76,7 +76,7 @@ class Rewind:
             self._answers.pop(last)
             self._prompter.erase_to(self._marks.pop(last, self._mark))
 
-    def _ask(self, key: str, default: Any, valid: Callable[[Any], bool], ask: Callable[[Any], Any]) -> Any:
+    def _ask(self, key: str, default: Any, valid: Callable[[Any], bool], ask: Callable[..., Any]) -> Any:
         known = self._answers.get(key)
         if known and known.still_stands(default) and valid(known.given):
             self._pending.clear()  # it was said when the question was asked
@@ -86,7 +86,7 @@ class Rewind:
             self._prompter.can_go_back = bool(self._trail)
             earlier = self._earlier.get(key)
             start = earlier.given if earlier and earlier.still_stands(default) and valid(earlier.given) else default
-            known = _Answer(ask(start), default)
+            known = _Answer(ask(default=start), default)
             self._answers[key] = self._earlier[key] = known
             self._marks[key] = self._mark
             self._steps[key] = self._step
@@ -113,41 +113,18 @@ class Rewind:
 
     def select(self, key: str, question: str, choices: Sequence[Choice], default: str, help: str = "", more: str = "") -> str:
         values = [choice.value for choice in choices]
-        return str(
-            self._ask(
-                key, default, values.__contains__, lambda start: self._prompter.select(key, question, choices, start, help=help, more=more)
-            )
-        )
+        ask = partial(self._prompter.select, key, question, choices, help=help, more=more)
+        return str(self._ask(key, default, values.__contains__, ask))
 
     def text(
-        self,
-        key: str,
-        question: str,
-        default: str,
-        validate: Validate = anything,
-        help: str = "",
-        more: str = "",
-        complete: Complete | None = None,
+        self, key: str, question: str, default: str, validate: Check = anything, help: str = "", more: str = "", complete: Complete = None
     ) -> str:
-        return str(
-            self._ask(
-                key,
-                default,
-                lambda answer: verdict(validate, answer) is None,
-                lambda start: self._prompter.text(key, question, start, validate, help=help, more=more, complete=complete),
-            )
-        )
+        ask = partial(self._prompter.text, key, question, validate=validate, help=help, more=more, complete=complete)
+        return str(self._ask(key, default, lambda answer: verdict(validate, answer) is None, ask))
 
     def confirm(self, key: str, question: str, default: bool, help: str = "", more: str = "") -> bool:
-        return bool(
-            self._ask(key, default, lambda answer: True, lambda start: self._prompter.confirm(key, question, start, help=help, more=more))
-        )
+        ask = partial(self._prompter.confirm, key, question, help=help, more=more)
+        return bool(self._ask(key, default, lambda answer: True, ask))
 
     def secret(self, key: str, question: str, help: str = "") -> str:
         return self._prompter.secret(key, question, help)
-
-    def mark(self) -> int:
-        return self._prompter.mark()
-
-    def erase_to(self, mark: int) -> None:
-        self._prompter.erase_to(mark)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import statistics
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from screen import CTRL_C, DOWN, ENTER, F1, SHIFT_TAB, TAB, UP, Terminal
 
+CTRL_Q, CTRL_R, CTRL_S = "\x11", "\x12", "\x13"
 FIRST_QUESTION_SECONDS = 0.5
 QUESTIONS = ("What would", "Model", "Dataset", "Rows to use", "Method")
 
@@ -108,6 +110,19 @@ def test_ctrl_c_at_a_prompt_writes_nothing_and_leaves_at_once(questions: int, tm
         terminal.wait_for("Cancelled; nothing written.")
         assert "Traceback" not in terminal.text()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_no_question_asks_for_changes_nothing(tmp_path: Path) -> None:
+    with Terminal(folder=tmp_path) as terminal:
+        terminal.wait_for("↑↓ choose")
+        before = terminal.text()
+        terminal.press(CTRL_Q, CTRL_R, CTRL_S, "x", "\x1b[200~pasted\x1b[201~", DOWN)
+        terminal.wait_for("❯ Distillation")
+        terminal.press(UP)
+        terminal.wait_for("❯ Fine-tuning")
+        assert terminal.text() == before
+        terminal.signal(signal.SIGINT)
+        assert terminal.wait_for_end() == 130
 
 
 def test_tab_completes_a_file_and_its_encoding_is_no_question(tmp_path: Path) -> None:

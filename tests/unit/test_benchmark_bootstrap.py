@@ -6,17 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from finetune.benchmark.bootstrap import (
-    Interval,
-    bootstrap,
-    change,
-    difference,
-    mean_of,
-    mean_per_token,
-    perplexity_of,
-    ratio,
-    verdict,
-)
+from finetune.benchmark.bootstrap import Interval, bootstrap, change, difference, mean_of, mean_per_token, perplexity_of, ratio, verdict
 
 
 def test_an_interval_of_the_mean_covers_the_true_mean_about_95_times_in_100():

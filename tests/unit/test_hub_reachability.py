@@ -8,8 +8,6 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.slow  # each starts a program that asks for the Hub
-
 ASK = (
     "import json, sys, time\n"
     "import huggingface_hub.constants, datasets.config\n"
@@ -29,6 +27,7 @@ def ask(**environment: str) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_closed_port_puts_every_library_into_offline_mode_at_once() -> None:
     seen = ask(HF_ENDPOINT="http://127.0.0.1:9")
     assert seen["answers"] == [False, False]
@@ -38,6 +37,7 @@ def test_a_closed_port_puts_every_library_into_offline_mode_at_once() -> None:
     assert seen["why"] == "127.0.0.1:9 is not reachable"
 
 
+@pytest.mark.slow
 def test_an_address_that_never_answers_costs_two_seconds_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # the system accepts the connection, nobody ever writes
         seen = ask(HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -46,6 +46,7 @@ def test_an_address_that_never_answers_costs_two_seconds_once() -> None:
     assert seen["second"] < 0.01
 
 
+@pytest.mark.slow
 def test_offline_mode_asked_for_by_the_user_is_honoured_without_a_probe() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         seen = ask(HF_HUB_OFFLINE="1", HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -54,6 +55,7 @@ def test_offline_mode_asked_for_by_the_user_is_honoured_without_a_probe() -> Non
     assert "HF_HUB_OFFLINE" in seen["why"]
 
 
+@pytest.mark.slow
 def test_a_password_in_the_endpoint_is_never_shown() -> None:
     seen = ask(HF_ENDPOINT="http://somebody:hunter2@127.0.0.1:9")
     assert seen["host"] == "127.0.0.1:9"

@@ -18,7 +18,6 @@ from finetune.settings import MethodSpec
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "DISTILLATION_UPDATE.md"))
-SHOWN = ("methods", "objectives", "formats")
 LONGEST_SUMMARY = 100
 
 
@@ -43,7 +42,7 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, str]]:
     return added
 
 
-@pytest.mark.parametrize("kind", SHOWN)
+@pytest.mark.parametrize("kind", registry.DESCRIBED)
 def test_everything_has_a_title_and_a_summary_of_a_line(kind: str) -> None:
     found = registry.choices(kind)
     assert [name for name, _, _ in found] == registry.names(kind)
@@ -53,7 +52,7 @@ def test_everything_has_a_title_and_a_summary_of_a_line(kind: str) -> None:
     assert len({title for _, title, _ in found}) == len(found)
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in SHOWN for name in registry.BUILT_IN[kind]])
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in registry.DESCRIBED for name in registry.BUILT_IN[kind]])
 def test_the_documents_tables_have_every_built_in_with_its_own_words(kind: str, name: str) -> None:
     title, summary = next((title, summary) for known, title, summary in registry.choices(kind) if known == name)
     called = "" if kind == "formats" else f"| `{name}` "  # the others are named in recipes

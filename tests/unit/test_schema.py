@@ -13,7 +13,7 @@ import yaml
 from finetune import cli, registry
 from finetune.errors import RecipeError
 from finetune.recipe import Recipe, known_keys, merge
-from finetune.schema import FROM_REGISTRY, recipe_keys, recipe_schema
+from finetune.schema import keys_of_names, recipe_keys, recipe_schema
 
 jsonschema = pytest.importorskip("jsonschema")
 
@@ -147,7 +147,13 @@ def test_every_key_is_described_and_is_one_of_the_recipes() -> None:
 def test_defaults_ranges_and_names_are_there() -> None:
     keys = recipe_keys()
     assert keys["training.epochs"] | {"type": "number", "exclusiveMinimum": 0, "default": 3} == keys["training.epochs"]
-    for key, kind in FROM_REGISTRY.items():
+    assert keys_of_names() == {
+        "method": "methods",
+        "distillation.objective": "objectives",
+        "training.report_to": "trackers",
+        "benchmark.metrics": "metrics",
+    }
+    for key, kind in keys_of_names().items():
         ways = keys[key].get("anyOf", [keys[key]])
         named = [way.get("items", way)["enum"] for way in ways if "enum" in way.get("items", way)]
         assert named

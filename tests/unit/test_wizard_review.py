@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import questionary
 from huggingface_hub.utils import validate_repo_id
-from prompt_toolkit.application import Application
+from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
-from prompt_toolkit.key_binding import KeyPressEvent
-from prompt_toolkit.layout import Layout
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent, merge_key_bindings
 from prompt_toolkit.output import DummyOutput
 from wizard_answers import BACK, enter_all_the_way, here
 
@@ -23,7 +23,7 @@ from finetune.wizard import review, step6_upload
 from finetune.wizard.conversation import agree
 from finetune.wizard.plain import PlainPrompter
 from finetune.wizard.prompter import plain
-from finetune.wizard.questions import type_a_line
+from finetune.wizard.questions import Line
 from finetune.wizard.step6_upload import repository
 
 
@@ -163,16 +163,17 @@ def test_an_answer_that_cannot_be_checked_is_refused_in_a_sentence_on_plain_term
 
 
 def test_an_answer_that_cannot_be_checked_is_refused_in_a_sentence_where_it_was_typed() -> None:
-    part = type_a_line("", unsure, None, lambda: 80)
     said: list[str] = []
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        question = questionary.text("Question")
+        line = Line(question, "", unsure, None)
 
-    @part.keys.add("b")
-    def _look(event: KeyPressEvent) -> None:
-        said.append(plain(part.state()))
-        event.current_buffer.insert_text("b")
+        @line.keys.add("b")
+        def _look(event: KeyPressEvent) -> None:
+            said.append(plain(line.state()))
+            event.current_buffer.insert_text("b")
 
-    with create_pipe_input() as keys:
-        application: Application[str] = Application(Layout(part.body[0]), key_bindings=part.keys, input=keys, output=DummyOutput())
+        question.application.key_bindings = merge_key_bindings([question.application.key_bindings or KeyBindings(), line.keys])
         keys.send_text("a\rb\r")
-        assert application.run() == "ab"
+        assert question.unsafe_ask() == "ab"
     assert said == ["  ✗ a cannot be used: Permission denied.\n"]
