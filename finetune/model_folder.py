@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 from math import prod
 from pathlib import Path
@@ -14,16 +15,28 @@ from typing import Any
 
 from finetune.errors import ModelError
 
+# The files of a model, by name or ending.
+GGUF, SAFETENSORS = ".gguf", ".safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+MODEL, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
+SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+CONFIGS = ("config.json", "generation_config.json", "adapter_config.json", "tokenizer_config.json")
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")  # a tokenizer has one of them
+TOKENIZER = (*VOCABULARIES, "special_tokens_map.json", "added_tokens.json", "merges.txt", "chat_template.jinja")
+BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".md")  # config, tokenizer and card, whatever their names
 AGAIN = "Download or save the model again."
 HEADER_LIMIT = 100_000_000  # what the safetensors format allows
 PAGE = 4096  # bytes
 WRITES_TEXT = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
+def is_gguf(name: str | Path) -> bool:
+    return Path(name).suffix.lower() == GGUF
+
+
 def is_adapter(folder: Path) -> bool:
     """Whether the folder holds an adapter of peft and no weights of a whole model."""
-    whole = any((folder / file).is_file() for file in ("model.safetensors", "model.safetensors.index.json"))
+    whole = any((folder / file).is_file() for file in (MODEL, INDEX))
     return (folder / "adapter_config.json").is_file() and not whole
 
 
@@ -38,7 +51,7 @@ def is_complete(folder: Path) -> bool:
 def weight_files(folder: Path, name: str) -> list[Path]:
     """The safetensors of a model or adapter folder, each of them there; raises ModelError saying what is missing."""
     if is_adapter(folder):
-        files = [folder / "adapter_model.safetensors"]
+        files = [folder / ADAPTER]
     else:
         _check_config(folder, name)
         files = [folder / file for file in weight_names(folder)]
@@ -51,9 +64,9 @@ def weight_files(folder: Path, name: str) -> list[Path]:
 
 def weight_names(folder: Path) -> list[str]:
     """The names of the weight files, by the index where there is one."""
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file() or not index.is_file():
-        return ["model.safetensors"]
+    index = folder / INDEX
+    if (folder / MODEL).is_file() or not index.is_file():
+        return [MODEL]
     shards = read_json(index).get("weight_map")
     if not isinstance(shards, dict) or any(Path(str(shard)).name != shard for shard in shards.values()):
         raise ModelError(f"{index} is not a list of weight files.", hint=AGAIN)
@@ -105,7 +118,7 @@ def fingerprint(folder: Path, name: str) -> str:
 def no_safetensors(name: str, pickled: str | None) -> ModelError:
     """The error for a model without safetensors; `pickled` is the file it has instead."""
     if pickled is None:
-        return ModelError(f"{name} has no weights (model.safetensors).", hint=AGAIN)
+        return ModelError(f"{name} has no weights ({MODEL}).", hint=AGAIN)
     return ModelError(
         f"{name} has its weights only as {pickled}: pickled Python objects, which can run code when opened.",
         hint="Look for a revision with safetensors: on the Hub often a pull request, named as MODEL@refs/pr/NUMBER.",

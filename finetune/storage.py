@@ -33,6 +33,15 @@ def digest(parts: Iterable[str]) -> str:
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
+def file_hash(path: Path) -> str:
+    """SHA-256 of the content, read in blocks."""
+    content = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            content.update(block)
+    return content.hexdigest()
+
+
 def write_whole(path: Path, content: bytes | str, *, shared: bool = False) -> None:
     """Write a file, and its folder if need be, entirely or not at all; raises OSError and leaves what was there before."""
     part = _part(path, shared)

@@ -16,12 +16,15 @@ import tokenize
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
+from finetune.data.origin import Origin
+from finetune.data.rows import Row, SkippedRow
 from finetune.errors import DatasetNotFound
 from finetune.registry import did_you_mean
-from finetune.storage import write_whole
+from finetune.storage import digest, write_whole
 
 INSTRUCTION = "Write the one-line docstring of this Python function."
 LONGEST_SOURCE = 1200  # characters, about 350 tokens: longer functions would make the demo slow, not better
@@ -49,6 +52,18 @@ def stream_builtin(name: str, cache_dir: Path) -> Iterator[dict[str, str]]:
     """The same rows one by one, the first of them at once."""
     check_builtin(name)
     return iter(read_builtin(name, cache_dir)) if _cache_file(name, cache_dir).exists() else BUILT_IN[name]()
+
+
+def open_builtin(source: str, cache_dir: Path) -> Origin:
+    """The records of `source`, which begins with builtin:; raises DatasetNotFound naming the known ones."""
+    name = source.removeprefix("builtin:")
+    check_builtin(name)
+
+    def records() -> Iterator[Row | SkippedRow]:
+        for number, row in enumerate(stream_builtin(name, cache_dir), start=1):
+            yield Row(dict(row), source, number)
+
+    return Origin(source, lambda: [digest(chain.from_iterable(row.values() for row in read_builtin(name, cache_dir)))], records)
 
 
 def check_builtin(name: str) -> None:

@@ -9,6 +9,7 @@ import codecs
 import re
 from collections.abc import Iterator
 
+from finetune.data.endings import READABLE
 from finetune.data.files import DataFile
 from finetune.errors import UnknownFormat
 
@@ -58,9 +59,7 @@ def detect(file: DataFile, told: str | None = None) -> str:
     if wide is not None:
         return wide
     if sample.startswith(BINARY_STARTS) or _control_share(sample) > 0.1:
-        raise UnknownFormat(
-            f"{file.name} is a binary file, not text.", hint="Give the data as .jsonl, .json, .csv, .tsv, .txt or .parquet."
-        )
+        raise UnknownFormat(f"{file.name} is a binary file, not text.", hint=READABLE)
     return _narrow(start, blocks)
 
 

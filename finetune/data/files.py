@@ -17,14 +17,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import IO, cast
 
+from finetune.data.endings import ARCHIVE, KINDS, PACKED, READABLE, Kind, can_be_read, ending_of, is_record_file
 from finetune.errors import BadRow, DatasetError, DatasetNotFound, EmptyDataset, UnknownFormat
+from finetune.hub.datasets import PINNED
 from finetune.paths import looking_at, typed_path
 
-RECORDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
-PROSE = (".txt", ".md")
-PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 BOOKKEEPING = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # of saved Hugging Face data sets
-PINNED = re.compile(r"(?P<name>[\w-][\w.-]*(/[\w-][\w.-]*)?)@[0-9a-f]{40}")  # so a run writes down data of the Hub only
 ABOUT = ("readme", "license", "licence")  # how files begin that tell about data
 SHOWN_FILES = 4
 SPLITS = {"train": ("train", "training"), "test": ("test", "testing"), "validation": ("validation", "valid", "val", "dev", "eval")}
@@ -45,9 +43,12 @@ class DataFile:
 
     @property
     def suffix(self) -> str:
-        """The kind of content: .jsonl for rows.jsonl.gz."""
-        inner = Path(self.member) if self.member else self.path
-        return Path(inner.stem).suffix.lower() if inner.suffix.lower() in PACKED else inner.suffix.lower()
+        """.jsonl for rows.jsonl.gz."""
+        return ending_of(self.member or self.path.name)
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS[self.suffix]
 
     def open(self) -> IO[bytes]:
         """The content, unpacked while it is read."""
@@ -93,7 +94,7 @@ def looks_local(source: str) -> bool:
 
 
 def _is_data(path: Path) -> bool:
-    return DataFile(path).suffix in RECORDS + PROSE or path.suffix.lower() in (*PACKED, ".zip")
+    return can_be_read(path.name) or path.suffix.lower() in PACKED
 
 
 def named_files(source: str) -> list[str]:
@@ -117,12 +118,9 @@ def find_files(
     found: dict[DataFile, str] = {}  # to the name it was found under
     for name in named_files(source):
         found |= _of_name(name, data_files, notes)
-    unreadable = next((file for file in found if file.suffix not in RECORDS + PROSE), None)
+    unreadable = next((file for file in found if file.suffix not in KINDS), None)
     if unreadable is not None:
-        raise UnknownFormat(
-            f"{unreadable.name} is not a kind of data file that can be read.",
-            hint=f"Readable: {', '.join(RECORDS + PROSE)}, also inside .gz, .zst, .bz2 and .zip.",
-        )
+        raise UnknownFormat(f"{unreadable.name} is not a kind of data file that can be read.", hint=READABLE)
     chosen = _of_split(found, split, measured, strict_split)
     if not chosen:
         raise DatasetNotFound(
@@ -181,11 +179,9 @@ def _in_folder(folder: Path, data_files: str | list[str] | None, notes: list[str
         return {file: str(path if names[path] in patterns else folder) for path in named for file in _unpacked(path)}
     files = [file for path in everything if path.name not in BOOKKEEPING for file in _unpacked(path)]
     # A README beside tables is not data; it is where there is only prose.
-    records = [file for file in files if file.suffix in RECORDS]
-    prose = [file for file in files if file.suffix in PROSE]
-    if not records and not prose:
-        raise DatasetNotFound(f"The folder {folder} holds no data files.", hint=f"Readable: {', '.join(RECORDS + PROSE)}.")
-    read = records or prose
+    read = _records(files) or [file for file in files if file.suffix in KINDS]
+    if not read:
+        raise DatasetNotFound(f"The folder {folder} holds no data files.", hint=READABLE)
     left = [file for file in files if file not in read and not Path(file.name).name.lower().startswith(ABOUT)]
     if left:
         notes.append(f"Not read in {folder.name or folder}: {_listed(left)}.")
@@ -197,7 +193,7 @@ def _hidden(path: Path) -> bool:
 
 
 def _unpacked(path: Path) -> list[DataFile]:
-    if path.suffix.lower() != ".zip":
+    if path.suffix.lower() != ARCHIVE:
         return [DataFile(path)]
     try:
         with zipfile.ZipFile(path) as archive:
@@ -206,9 +202,12 @@ def _unpacked(path: Path) -> list[DataFile]:
         raise BadRow(f"{path.name} is not a whole .zip file.", hint="It may be cut short: copy or download it again.") from None
     files = [DataFile(path, member) for member in members if not _hidden(Path(member)) and not member.startswith("__MACOSX")]
     if not files:
-        raise EmptyDataset(f"{path.name} holds no files.", hint=f"Readable in it: {', '.join(RECORDS + PROSE)}.")
-    records = [file for file in files if file.suffix in RECORDS]
-    return records or files
+        raise EmptyDataset(f"{path.name} holds no files.", hint=READABLE)
+    return _records(files) or files
+
+
+def _records(files: list[DataFile]) -> list[DataFile]:
+    return [file for file in files if is_record_file(file.name)]
 
 
 def _of_split(found: dict[DataFile, str], split: str, measured: str | None, strict: bool) -> list[DataFile]:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from finetune.data.reading import KEPT_SKIPPED, RowFacts, Rows, last_answer, read_rows, too_many_bad_rows
+from finetune.data.reading import Rows, last_answer, read_rows
 from finetune.data.report import DataReport
-from finetune.data.rows import RowProblem, SkippedRow
+from finetune.data.rows import KEPT_SKIPPED, RowFacts, RowProblem, SkippedRow, too_many_bad_rows
 from finetune.data.split import NOTES, Division, chosen_records, divide
 from finetune.data.tokens import Encoder, Sequence
 from finetune.errors import EmptyDataset

@@ -11,9 +11,9 @@ from itertools import islice
 from typing import Any
 
 from finetune.data import formats
-from finetune.data.reading import SAMPLE, columns_of, no_rows, open_source
+from finetune.data.reading import SAMPLE, columns_of, open_source
 from finetune.data.render import PlainTemplate
-from finetune.data.rows import Row, RowProblem, SkippedRow
+from finetune.data.rows import Row, RowProblem, SkippedRow, no_rows
 from finetune.errors import UnknownFormat
 from finetune.events import Recorder, Reporter
 from finetune.recipe import DatasetSpec

@@ -12,22 +12,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.data import formats
-from finetune.data.builtin import check_builtin, read_builtin, stream_builtin
-from finetune.data.encoding import detect
-from finetune.data.files import PROSE, SHOWN_FILES, DataFile, find_files, looks_local
+from finetune.data.builtin import open_builtin
+from finetune.data.files import looks_local
 from finetune.data.formats.cells import Message
 from finetune.data.left_out import LeftOut
-from finetune.data.readers import is_text, read_file
-from finetune.data.rows import Row, RowProblem, SkippedRow, TooManyBadRows
-from finetune.errors import BadRow, DatasetNotFound, EmptyDataset
+from finetune.data.local_source import open_local
+from finetune.data.origin import Origin
+from finetune.data.rows import KEPT_SKIPPED, Row, RowFacts, RowProblem, SkippedRow, no_rows, too_many_bad_rows
+from finetune.errors import DatasetNotFound
 from finetune.events import Progress, Reporter
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
@@ -38,46 +37,8 @@ if TYPE_CHECKING:
     from pyarrow import RecordBatch
 
 VERSION = 4  # part of every fingerprint: raise it when the same file would give other rows
-READ_ANEW = {".json": "2", ".csv": "2", ".tsv": "2"}  # the same for one kind of file
 SAMPLE = 200  # records that are looked at before the format is decided
 BATCH = 1000
-KEPT_SKIPPED = 1000  # skipped records that are listed one by one; all are counted
-POINTER = b"version https://git-lfs.github.com/"
-
-
-@dataclass
-class Origin:
-    """An opened source: where it comes from, what identifies its content, and its records."""
-
-    name: str
-    fingerprint: Callable[[], list[str]]  # reads all of the content: not called for a preview
-    records: Callable[[], Iterator[Row | SkippedRow]]
-    pinned: str | None = None
-    notes: list[str] = field(default_factory=list)
-    limit: int | None = None  # usable rows after which a streamed source is left
-    encodings: list[str] = field(default_factory=list)  # of its text files
-    prose: bool = False
-    files: list[str] = field(default_factory=list)  # local ones, as they are called in reports
-    restricted: bool = False  # a data set of the Hub that not everybody can read, as far as could be asked
-
-
-@dataclass
-class RowFacts:
-    """What reading found out; kept beside the rows."""
-
-    origin: str
-    pinned: str | None
-    format: str
-    columns: list[str]
-    ignored_columns: list[str]
-    files: list[str]
-    read: int
-    usable: int
-    blank: int
-    skipped: int
-    skipped_rows: list[SkippedRow]
-    notes: list[str]
-    ignored_text: dict[str, float] = field(default_factory=dict)  # what is not learned from, as a share of all text
 
 
 @dataclass
@@ -124,8 +85,8 @@ def read_rows(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *,
     if not folder.is_dir():
         with cache_folder(folder) as unfinished:
             facts = _write_rows(origin, spec, reporter, unfinished)
-            (unfinished / "facts.json").write_text(json.dumps(asdict(facts)), encoding="utf-8")
-    facts = _load_facts(folder / "facts.json")
+            facts.save(unfinished / "facts.json")
+    facts = RowFacts.load(folder / "facts.json")
     if facts.skipped > spec.bad_rows * facts.read:
         raise too_many_bad_rows(facts.skipped_rows, facts.skipped, facts.read, spec.bad_rows)
     return Rows(folder / "rows.arrow", facts, fingerprint, kept_as, origin.restricted)
@@ -138,10 +99,9 @@ def open_source(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, 
     if spec.source.startswith("builtin:"):
         if split is not None:
             raise DatasetNotFound(f"{spec.source} has no split {split!r}.", hint="Leave dataset.eval_split out.")
-        return _open_builtin(spec, runtime)
+        return open_builtin(spec.source, runtime.cache_dir)
     if looks_local(spec.source):
-        measured = spec.eval_split if split is None else None
-        return _open_files(*find_files(spec.source, spec.data_files, spec.split, strict_split=split is not None, measured=measured), spec)
+        return open_local(spec, strict_split=split is not None, measured=spec.eval_split if split is None else None)
     from finetune.data.hub_source import open_hub
 
     return open_hub(spec, runtime, reporter if split is None else None)
@@ -150,74 +110,6 @@ def open_source(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, 
 def columns_of(records: list[Row]) -> list[str]:
     """All columns in the order in which they first occur."""
     return list(dict.fromkeys(chain.from_iterable(record.values for record in records)))
-
-
-def no_rows(origin: str, skipped: list[SkippedRow]) -> EmptyDataset | BadRow:
-    """The error for a source without a single usable row."""
-    if not skipped:
-        return EmptyDataset(f"{origin} holds no rows.", hint="Give data with at least two rows.")
-    first = skipped[0]
-    if len({row.reason for row in skipped}) == 1 and first.reason.endswith(("is missing", "is empty")):
-        return EmptyDataset(f"{first.file}: {first.reason} in every row.", hint="Name other columns: --set dataset.columns.prompt=NAME ...")
-    return BadRow(
-        f"{first.file}: no row can be used; line {first.line} is {first.reason}.", hint="Check that the file is what its name says."
-    )
-
-
-def _open_builtin(spec: DatasetSpec, runtime: RuntimeOptions) -> Origin:
-    name = spec.source.removeprefix("builtin:")
-    check_builtin(name)
-
-    def records() -> Iterator[Row | SkippedRow]:
-        for number, row in enumerate(stream_builtin(name, runtime.cache_dir), start=1):
-            yield Row(dict(row), spec.source, number)
-
-    return Origin(
-        spec.source, lambda: [digest(chain.from_iterable(row.values() for row in read_builtin(name, runtime.cache_dir)))], records
-    )
-
-
-def _open_files(files: list[DataFile], notes: list[str], spec: DatasetSpec) -> Origin:
-    empty = next((file for file in files if file.path.stat().st_size == 0), None)
-    if empty is not None:
-        raise EmptyDataset(f"{empty.name} is empty.", hint="Give a file with at least two rows.")
-    pointer = next((file for file in files if file.path.stat().st_size < 1000 and next(file.blocks(), b"").startswith(POINTER)), None)
-    if pointer is not None:
-        raise EmptyDataset(f"{pointer.name} is a Git LFS pointer, not the data.", hint="Fetch the data: git lfs pull")
-    encodings = {file: detect(file, spec.encoding) if is_text(file) else None for file in files}
-    unusual = {file: name for file, name in encodings.items() if name not in (None, "utf-8", "utf-8-sig")}
-    notes = [*notes, *(f"{file.name} is read as {name}." for file, name in list(unusual.items())[:SHOWN_FILES])]
-
-    def records() -> Iterator[Row | SkippedRow]:
-        for file in files:
-            yield from read_file(file, spec, encodings[file])
-
-    def fingerprint() -> list[str]:
-        content = [_content_hash(path) for path in dict.fromkeys(file.path for file in files)]
-        cut = [str(spec.max_length), spec.text_as] if any(file.suffix in PROSE for file in files) else []  # they decide where prose is cut
-        return [
-            *content,
-            *(f"{file.member}{file.suffix}{READ_ANEW.get(file.suffix, '')}" for file in files),
-            *cut,
-            str(spec.encoding),
-            spec.split,
-        ]
-
-    name = ", ".join(file.name for file in files[:SHOWN_FILES]) + (" ..." if len(files) > SHOWN_FILES else "")
-    told = list(dict.fromkeys(encoding for encoding in encodings.values() if encoding is not None))
-    prose, names = any(file.suffix in PROSE for file in files), [file.name for file in files]
-    return Origin(name, fingerprint, records, notes=notes, encodings=told, prose=prose, files=names)
-
-
-def _content_hash(path: Path) -> str:
-    content = hashlib.blake2b(digest_size=16)
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                content.update(block)
-    except OSError as error:
-        raise BadRow(f"{path} cannot be read: {error.strerror}.", hint="Check its permissions.") from None
-    return content.hexdigest()
 
 
 def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: Path) -> RowFacts:
@@ -304,21 +196,3 @@ def _check_characters(messages: list[Message]) -> None:
                 content.encode("utf-8")
             except UnicodeEncodeError:
                 raise RowProblem("text that is not valid Unicode") from None
-
-
-def _load_facts(path: Path) -> RowFacts:
-    facts = RowFacts(**json.loads(path.read_text(encoding="utf-8")))
-    facts.skipped_rows = [SkippedRow(*row) for row in facts.skipped_rows]
-    return facts
-
-
-def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int, allowed: float) -> TooManyBadRows:
-    """The error for a larger share of unusable rows than `allowed`; names the first of them."""
-    first = "; ".join(f"{row.file} line {row.line}: {row.reason}" for row in listed[:3])
-    more = f"; and {skipped - 3} more" if skipped > 3 else ""
-    enough = min(1.0, math.ceil(100 * skipped / read) / 100)
-    return TooManyBadRows(
-        f"{skipped} of {read} rows cannot be used ({first}{more}).",
-        hint=f"Correct or remove them; up to {100 * allowed:g} % are skipped, or all of these: --set dataset.bad_rows={enough:g}",
-        share=enough,
-    )

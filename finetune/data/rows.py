@@ -1,13 +1,19 @@
-"""What readers hand on: one `Row` a record, or a `SkippedRow` that says where and why.
+"""What readers hand on, one `Row` a record or a `SkippedRow` that says where and why, and what is known of all of them.
 
 Row({"question": "...", "answer": "..."}, "train.jsonl", 7)
 """
 
 from __future__ import annotations
 
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from finetune.errors import BadRow
+from finetune.errors import BadRow, EmptyDataset
+
+KEPT_SKIPPED = 1000  # skipped records that are listed one by one; all are counted
 
 
 class Row(NamedTuple):
@@ -36,3 +42,55 @@ class TooManyBadRows(BadRow):
     def __init__(self, message: str, *, hint: str, share: float) -> None:
         super().__init__(message, hint=hint)
         self.share = share
+
+
+@dataclass
+class RowFacts:
+    """What reading found out; kept beside the rows."""
+
+    origin: str
+    pinned: str | None
+    format: str
+    columns: list[str]
+    ignored_columns: list[str]
+    files: list[str]
+    read: int
+    usable: int
+    blank: int
+    skipped: int
+    skipped_rows: list[SkippedRow]
+    notes: list[str]
+    ignored_text: dict[str, float] = field(default_factory=dict)  # what is not learned from, as a share of all text
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> RowFacts:
+        facts = cls(**json.loads(path.read_text(encoding="utf-8")))
+        facts.skipped_rows = [SkippedRow(*row) for row in facts.skipped_rows]
+        return facts
+
+
+def no_rows(origin: str, skipped: list[SkippedRow]) -> EmptyDataset | BadRow:
+    """The error for a source without a single usable row."""
+    if not skipped:
+        return EmptyDataset(f"{origin} holds no rows.", hint="Give data with at least two rows.")
+    first = skipped[0]
+    if len({row.reason for row in skipped}) == 1 and first.reason.endswith(("is missing", "is empty")):
+        return EmptyDataset(f"{first.file}: {first.reason} in every row.", hint="Name other columns: --set dataset.columns.prompt=NAME ...")
+    return BadRow(
+        f"{first.file}: no row can be used; line {first.line} is {first.reason}.", hint="Check that the file is what its name says."
+    )
+
+
+def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int, allowed: float) -> TooManyBadRows:
+    """The error for a larger share of unusable rows than `allowed`; names the first of them."""
+    first = "; ".join(f"{row.file} line {row.line}: {row.reason}" for row in listed[:3])
+    more = f"; and {skipped - 3} more" if skipped > 3 else ""
+    enough = min(1.0, math.ceil(100 * skipped / read) / 100)
+    return TooManyBadRows(
+        f"{skipped} of {read} rows cannot be used ({first}{more}).",
+        hint=f"Correct or remove them; up to {100 * allowed:g} % are skipped, or all of these: --set dataset.bad_rows={enough:g}",
+        share=enough,
+    )

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from finetune.errors import FinetuneError, RecipeError, TrainingError
 from finetune.formatting import size
-from finetune.storage import write_whole
+from finetune.storage import file_hash, write_whole
 from finetune.training.head import Head
 
 Kind = Literal["hidden", "gradient"]
@@ -209,13 +209,6 @@ def _load_head(folder: Path) -> Head:
         raise TrainingError(
             f"The teacher's head in {folder} cannot be read: {error}.", hint="Delete the folder and build it again."
         ) from error
-
-
-def file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
-        )
 
 
 def tensors_hash(tensors: Iterable[Tensor | None]) -> str:

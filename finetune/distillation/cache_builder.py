@@ -26,7 +26,6 @@ from finetune.distillation.cache import (
     Kind,
     Shard,
     TeacherCache,
-    file_hash,
     model_identity,
     read_index,
     rows_hash,
@@ -36,7 +35,7 @@ from finetune.distillation.cache import (
 )
 from finetune.errors import TrainingError
 from finetune.events import Notice, Progress, Recorder, Reporter
-from finetune.storage import PART, check_room
+from finetune.storage import PART, check_room, file_hash
 from finetune.training.chunked_loss import BLOCK_BYTES, CHUNK_BYTES, ChunkLogits, Workspace, chunks, product, softmax_
 from finetune.training.head import Head, head_of, hidden_states, needs_mask
 from finetune.training.trainer import Supervised

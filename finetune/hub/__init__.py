@@ -1,1 +1,1 @@
-"""Giving a finished model to the Hugging Face Hub: the model card and the upload."""
+"""The Hugging Face Hub as a client: is it there, who is signed in, its models and data sets, its search, and what of it is on this disk."""

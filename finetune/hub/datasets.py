@@ -1,6 +1,7 @@
-"""Data sets of the Hugging Face Hub, at a pinned revision.
+"""Data sets of the Hugging Face Hub: looked up, streamed or downloaded at a pinned commit, found again without a network.
 
-open_hub(DatasetSpec(source="openai/gsm8k", config="main"), runtime).pinned  ->  "openai/gsm8k@<commit>"
+    found = open_dataset(DatasetSpec(source="openai/gsm8k", config="main"), runtime)
+    found.commit, next(iter(found))      # "e53f048...", {"question": "...", "answer": "..."}
 
 With `samples` the split, or a slice of it such as train[:10%], is streamed and only as much is fetched as is needed; its first usable
 rows are then the ones that are used. Without a network the Hub's cache on this machine is asked.
@@ -9,30 +10,60 @@ rows are then the ones that are used. Without a network the Hub's cache on this 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from finetune.data.reading import Origin
-from finetune.data.rows import Row, SkippedRow
 from finetune.errors import DatasetError, DatasetNotFound
 from finetune.events import Notice, Reporter
+from finetune.hub.cache import COMMIT
 from finetune.hub.facts import HubDataset, dataset_facts
-from finetune.hub.models import COMMIT
 from finetune.hub.reachability import endpoint_host, hub_reachable, offline_reason
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 from finetune.storage import digest, write_whole
 
-NAME = re.compile(r"(?P<name>[\w-][\w.-]*(/[\w-][\w.-]*)?)(@(?P<revision>[\w./-]+))?")
+NAME = r"(?P<name>[\w-][\w.-]*(/[\w-][\w.-]*)?)"
+SOURCE = re.compile(rf"{NAME}(@(?P<revision>[\w./-]+))?")
+PINNED = re.compile(f"{NAME}@{COMMIT.pattern}")  # so a run writes down data of the Hub only
 SLICE = re.compile(r"(?P<split>[\w.-]+)(\[(?P<begin>\d*)(?P<begin_percent>%?):(?P<end>\d*)(?P<end_percent>%?)\])?")
 SIGN_IN = "Sign in with `hf auth login`, and ask for access on its page if it is gated."
 
 
-def open_hub(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter | None = None) -> Origin:
-    """The records of a Hub data set; raises DatasetNotFound or DatasetError with what it can be."""
+@dataclass(frozen=True)
+class HubRecords:
+    """The records of a data set; `content` tells them from others, `limit` is how many are enough where they are streamed.
+
+    `restricted` is whether not everybody can read them, as far as could be asked.
+    """
+
+    name: str
+    data: Iterable[dict[str, Any]]
+    commit: str | None
+    content: str
+    limit: int | None
+    restricted: bool
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Raises DatasetError if the connection breaks."""
+        from huggingface_hub.errors import HTTPError
+
+        given = 0
+        try:
+            for values in self.data:
+                yield values
+                given += 1
+        except (HTTPError, OSError) as error:
+            raise DatasetError(
+                f"{self.name}: the connection to {endpoint_host()} broke at row {given + 1}: {_short(error)}", hint="Run it again."
+            ) from None
+
+
+def open_dataset(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter | None = None) -> HubRecords:
+    """The records that `spec` asks for; raises DatasetNotFound or DatasetError with what it can be."""
     name, revision = parse(spec.source)
     if hub_reachable():
         facts = look_up(name, revision)
@@ -44,34 +75,12 @@ def open_hub(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter | No
     else:
         data, commit, limit = _from_here(spec, name, revision, runtime)
         restricted = True  # nobody says otherwise
-    pinned = f"{name}@{commit}" if commit else None
-
-    def records() -> Iterator[Row | SkippedRow]:
-        from huggingface_hub.errors import HTTPError
-
-        label = f"{name} {spec.split}"
-        iterator = iter(data)
-        number = 0
-        while True:
-            number += 1
-            try:
-                values = next(iterator)
-            except StopIteration:
-                return
-            except (HTTPError, OSError) as error:
-                raise DatasetError(
-                    f"{name}: the connection to {endpoint_host()} broke at row {number}: {_short(error)}", hint="Run it again."
-                ) from None
-            yield Row(values, label, number)
-
-    notes = [f"The first {limit:,} usable rows of {name} ({spec.split}) are used."] if limit else []
-    content = [name, commit or data._fingerprint, str(spec.config), spec.split, str(spec.data_files), str(limit)]
-    return Origin(name, lambda: content, records, pinned=pinned, notes=notes, limit=limit, restricted=restricted)
+    return HubRecords(name, data, commit, commit or data._fingerprint, limit, restricted)
 
 
 def parse(source: str) -> tuple[str, str | None]:
     """Name and revision; raises DatasetNotFound for what cannot be a name on the Hub."""
-    parts = NAME.fullmatch(source)
+    parts = SOURCE.fullmatch(source)
     if parts is None:
         raise DatasetNotFound(
             f"{source!r} is neither a file nor the name of a data set.",

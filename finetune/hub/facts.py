@@ -7,20 +7,18 @@ search("gpt", "model")                # ("openai-community/gpt2", ...); silent w
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.formatting import count, size
 from finetune.hub.reachability import endpoint
+from finetune.model_folder import ADAPTER, MODEL, SHARD, VOCABULARIES
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetInfo, ModelInfo
 
 MOST_FOUND = 6
-WEIGHTS = re.compile(r"model\.safetensors|model-\d+-of-\d+\.safetensors|adapter_model\.safetensors")
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 ON_REQUEST = "gated (ask for access on its page)"
 
 
@@ -80,8 +78,8 @@ class HubDataset:
 def model_facts(info: ModelInfo) -> HubModel:
     """From an answer of the Hub that has the sizes of files."""
     files = {file.rfilename: file.size or 0 for file in info.siblings or [] if "/" not in file.rfilename}
-    whole = "model.safetensors" in files  # shards beside it are the same weights again
-    weights = [size for name, size in files.items() if (name == "model.safetensors" if whole else WEIGHTS.fullmatch(name))]
+    whole = MODEL in files  # shards beside it are the same weights again
+    weights = [size for name, size in files.items() if (name == MODEL if whole else name == ADAPTER or SHARD.fullmatch(name))]
     return HubModel(
         info.id,
         str(info.sha),
@@ -89,7 +87,7 @@ def model_facts(info: ModelInfo) -> HubModel:
         sum(weights),
         _licence(info),
         bool(info.gated),
-        any(name in files for name in TOKENIZERS),
+        any(name in files for name in VOCABULARIES),
         info.downloads,
     )
 

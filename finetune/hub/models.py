@@ -8,7 +8,6 @@ gigabytes arrive.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -17,47 +16,25 @@ from typing import Any
 
 from finetune.errors import ModelError, ModelGated, ModelNotFound
 from finetune.events import Notice, Progress, Reporter
+from finetune.hub.cache import COMMIT, cached, cached_names
 from finetune.hub.catalogue import CATALOGUE
 from finetune.hub.facts import HubModel, model_facts
 from finetune.hub.reachability import endpoint, endpoint_host, hub_reachable, offline_reason
-from finetune.model_folder import PICKLES, is_adapter, is_complete, may_run_own_code, no_safetensors, weight_names
+from finetune.model_folder import (
+    ADAPTER,
+    BESIDE_WEIGHTS,
+    MODEL,
+    PICKLES,
+    SAFETENSORS,
+    is_adapter,
+    may_run_own_code,
+    no_safetensors,
+    weight_names,
+)
 from finetune.recipe import STARTER
 from finetune.registry import did_you_mean
 from finetune.runtime import RuntimeOptions
 from finetune.storage import check_room
-
-COMMIT = re.compile(r"[0-9a-f]{40}")
-SMALL_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".md")
-
-
-def cached(name: str, revision: str | None) -> Path | None:
-    """The complete snapshot of a model in the Hub's cache, by branch, tag or commit; None if there is none. No network."""
-    from huggingface_hub import constants
-
-    repository = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
-    reference = repository / "refs" / (revision or "main")
-    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else (revision or "main")
-    folder = repository / "snapshots" / commit
-    return folder if folder.is_dir() and is_complete(folder) else None
-
-
-def cached_names() -> list[str]:
-    """The models in the Hub's cache."""
-    return _in_cache("models", "*/*config.json")
-
-
-def cached_datasets() -> list[str]:
-    """The data sets in the Hub's cache."""
-    return _in_cache("datasets", "*")
-
-
-def _in_cache(kind: str, snapshot: str) -> list[str]:
-    """Names of repositories with a snapshot that matches."""
-    from huggingface_hub import constants
-
-    cache = Path(constants.HF_HUB_CACHE)
-    found = (path.relative_to(cache).parts[0] for path in sorted(cache.glob(f"{kind}--*/snapshots/{snapshot}")))
-    return list(dict.fromkeys(folder.removeprefix(f"{kind}--").replace("--", "/") for folder in found))
 
 
 def fetch(name: str, revision: str | None, runtime: RuntimeOptions, reporter: Reporter) -> tuple[Path, str]:
@@ -70,7 +47,7 @@ def fetch(name: str, revision: str | None, runtime: RuntimeOptions, reporter: Re
         return known, known.name
     if not hub_reachable():
         wanted = f"{name}@{revision}" if revision else name
-        here = ", ".join(dict.fromkeys([STARTER, *cached_names()]))
+        here = ", ".join(dict.fromkeys([STARTER, *cached_names("model")]))
         raise ModelNotFound(
             f"{offline_reason()}, and {wanted} is not on this machine.",
             hint=f"What works without the Hub: {here}, any model folder, any .gguf file.",
@@ -101,7 +78,7 @@ def _download(name: str, revision: str | None, runtime: RuntimeOptions, reporter
     if cached(name, info.sha) is None:
         reporter.report(Notice(f"{name}: {model_facts(info)}."))
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or [] if "/" not in file.rfilename}
-    if not any(file.endswith(".safetensors") for file in sizes):
+    if not any(file.endswith(SAFETENSORS) for file in sizes):
         raise no_safetensors(name, next((file for file in sorted(sizes) if file.endswith(PICKLES)), None))
 
     def get(files: list[str]) -> Path:
@@ -109,13 +86,11 @@ def _download(name: str, revision: str | None, runtime: RuntimeOptions, reporter
         # By name, so that branch and tag names are recorded in the cache and work offline.
         return Path(snapshot_download(name, revision=revision or "main", allow_patterns=files, tqdm_class=progress, etag_timeout=10))
 
-    suffixes = (*SMALL_FILES, ".py") if runtime.trust_remote_code else SMALL_FILES
+    suffixes = (*BESIDE_WEIGHTS, ".py") if runtime.trust_remote_code else BESIDE_WEIGHTS
     folder = get([file for file in sizes if file.endswith(suffixes)])
     may_run_own_code(folder, name, allowed=runtime.trust_remote_code)
-    weights = ["adapter_model.safetensors"] if "adapter_model.safetensors" in sizes and is_adapter(folder) else None
-    if weights is None and "model.safetensors" in sizes:
-        weights = ["model.safetensors"]
-    weights = weights or weight_names(folder)
+    whole = [MODEL] if MODEL in sizes else weight_names(folder)
+    weights = [ADAPTER] if ADAPTER in sizes and is_adapter(folder) else whole
     needed = sum(sizes.get(file, 0) for file in weights if not (folder / file).is_file())
     check_room(name, needed, Path(constants.HF_HUB_CACHE), "set HF_HOME to a folder on another disk")
     return get(weights), folder.name

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from finetune.hub import models
+from finetune.hub.cache import cached
 from finetune.hub.catalogue import find
 from finetune.model_folder import is_adapter, read_json, tensor_places, weight_files
 from finetune.models import starter
@@ -60,7 +60,7 @@ def look_up(text: str, runtime: RuntimeOptions) -> ModelFacts | None:
     source = parse(text)
     if source.path is not None:
         return _gguf_facts(source) if source.kind == "gguf" else _folder_facts(source.path, source.name)
-    folder = models.cached(source.name, source.revision)
+    folder = cached(source.name, source.revision)
     starter_folder = starter.starter_folder(runtime)
     if folder is None and source.name == STARTER and (starter_folder / "config.json").is_file():
         folder = starter_folder

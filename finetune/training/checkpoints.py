@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from finetune.errors import DiskFull
-from finetune.storage import PART, disk_full, no_room, to_disk, whole_folder
+from finetune.storage import PART, disk_full, file_hash, no_room, to_disk, whole_folder
 
 MANIFEST = "manifest.json"
 PREFIX = "step-"
@@ -55,7 +55,7 @@ class Checkpoint:
                 return f"{name} is missing"
             if path.stat().st_size != written["bytes"]:
                 return f"{name} has {path.stat().st_size:,} bytes instead of {written['bytes']:,}"
-            if _hash(path) != written["sha256"]:
+            if file_hash(path) != written["sha256"]:
                 return f"{name} does not have the content that was written"
         return None
 
@@ -185,11 +185,3 @@ def _read(folder: Path) -> Checkpoint | str:
         return f"{MANIFEST} is missing"
     except (OSError, ValueError, KeyError, TypeError):
         return f"{MANIFEST} cannot be read"
-
-
-def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -121,6 +121,11 @@ def _effective(module: Any) -> tuple[Tensor, Tensor | None]:
     if hasattr(module, "base_layer"):
         weight, bias = _effective(module.base_layer)
         if not module.disable_adapters and not module.merged:
+            if not hasattr(module, "lora_A"):
+                raise ModelError(
+                    f"The output head has an adapter that is not added to its weights ({type(module).__module__}).",
+                    hint="Leave the head out: --set method.target_modules=auto",
+                )
             for name in module.active_adapters:
                 if name in module.lora_A:
                     weight = weight + module.get_delta_weight(name).to(weight.dtype)

@@ -16,7 +16,7 @@ from finetune import registry
 from finetune.errors import RecipeError
 from finetune.recipe import Recipe, merge
 from finetune.settings import Known, help_of, label, usual
-from finetune.wizard.prompter import Choice, Prompter, Validate, anything
+from finetune.wizard.prompter import Check, Choice, Prompter, anything
 
 Draft = dict[str, Any]
 
@@ -84,7 +84,7 @@ def ask_field(
     help: str = "",
     more: str = "",
     default: str | None = None,
-    check: Validate = anything,
+    check: Check = anything,
     only_usual: bool = False,
 ) -> Draft:
     """Ask for one recipe key, as its field says: label, help, choices, yes or no, or a line that the recipe checks, and then `check`.
@@ -97,7 +97,7 @@ def ask_field(
         return put(draft, key, prompter.confirm(key, question, default=now, help=help, more=more))
     if choices := choices_of(field):
         return put(draft, key, prompter.select(key, question, choices, default=str(now), help=help, more=more))
-    read = _names if any(get_origin(option) is list for option in get_args(field.annotation)) else str
+    read = _names if any(get_origin(option) is list for option in (field.annotation, *get_args(field.annotation))) else str
     between = usual(field) if only_usual else None
 
     def wrong(text: str) -> str | None:
@@ -120,7 +120,7 @@ def choices_of(field: FieldInfo) -> list[Choice]:
 def _names(text: str) -> str | list[str]:
     """Names between commas; the word auto stays a word."""
     names = [name.strip() for name in text.split(",") if name.strip()]
-    return text if names in (["auto"], []) else names
+    return "auto" if names == ["auto"] else names
 
 
 def _read(key: str, value: Any) -> Any:

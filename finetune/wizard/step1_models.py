@@ -126,7 +126,8 @@ def _ask_model(
 
 def _tell(name: str, prompter: Prompter, here: HostInfo) -> None:
     """What the Hub says about a model that is still to be fetched."""
-    from finetune.hub.models import cached, facts
+    from finetune.hub.cache import cached
+    from finetune.hub.models import facts
     from finetune.models.location import parse
 
     try:
@@ -173,7 +174,8 @@ def _could_learn_from(entry: CatalogueEntry, teacher: ModelFacts) -> bool:
 
 def _model_problem(text: str, here: HostInfo, refused: str | None) -> str | None:
     """Why this cannot be the model, as far as can be said without loading anything."""
-    from finetune.hub.models import cached, facts
+    from finetune.hub.cache import cached
+    from finetune.hub.models import facts
     from finetune.hub.reachability import offline_reason
     from finetune.models.location import parse
 

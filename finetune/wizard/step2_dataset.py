@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune.data.endings import KINDS, ending_of, is_record_file
 from finetune.errors import DatasetError
 from finetune.formatting import strip_control_chars
 from finetune.hub.facts import HubDataset
@@ -28,7 +29,7 @@ MOST_CORRECTIONS = 9
 MOST_LETTERS = 70  # of a line of help
 MORE_READING = """Above is one of your rows. The marked part is what the model learns to write; the rest
 is what it is given. If columns or letters are wrong, say so here."""
-MORE = """Files: .jsonl, .json, .csv, .tsv, .txt, .md, .parquet, .arrow, also packed; several with commas.
+MORE = f"""Files: {", ".join(KINDS)}, also packed; several with commas.
 Columns are recognised by their names: text, prompt and completion, instruction and output,
 question and answer, or chat messages."""
 
@@ -104,7 +105,7 @@ def _source(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         offered.insert(0, Choice(default, default, get(draft, "dataset.config") or ""))
     offered += [Choice(path, path, "found in this folder") for path in _files_here() if path != default]
     offered += [
-        Choice(FILE, "A file or folder", ".jsonl .json .csv .tsv .txt .parquet"),
+        Choice(FILE, "A file or folder", " ".join(KINDS)),
         Choice(HUB, "A Hugging Face dataset", "search by name" if here.hub else "those on this machine"),
     ]
     picked = prompter.select("dataset.source", "Dataset", offered, default=default, more=MORE)
@@ -152,7 +153,7 @@ def _hub_dataset(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
 
 def _hub_facts(name: str, here: HostInfo) -> HubDataset | DatasetError | None:
     """What the Hub says about a data set; its refusal, or None without the Hub."""
-    from finetune.data.hub_source import look_up, parse
+    from finetune.hub.datasets import look_up, parse
 
     try:
         return look_up(*parse(name)) if here.hub else None
@@ -191,8 +192,8 @@ def _spec(draft: Draft) -> DatasetSpec:
 
 def _files_here() -> list[str]:
     """Data files lying in the working folder: the person probably came for them."""
-    found = [path for path in sorted(Path().iterdir()) if path.suffix.lower() in (".jsonl", ".csv", ".tsv", ".parquet") and path.is_file()]
-    return [str(path) for path in found[:3]]
+    found = [path for path in sorted(Path().iterdir()) if is_record_file(path.name) and ending_of(path.name) != ".json" and path.is_file()]
+    return [str(path) for path in found[:3]]  # a .json is a program's settings more often than not
 
 
 def _file_problem(text: str, here: HostInfo) -> str | None:

@@ -52,7 +52,7 @@ def fused(name, hidden, head, teacher_hidden, teacher_head, alpha, temperature, 
     return chunked_loss(hidden, head, Distillation(LABELS, teacher, objective(name), alpha, temperature), **budget)
 
 
-@pytest.mark.parametrize("name", registry.names("objectives"))
+@pytest.mark.parametrize("name", registry.BUILT_IN["objectives"])
 @pytest.mark.parametrize(("alpha", "temperature"), [(0.5, 2.0), (0.3, 1.0), (0.8, 3.3), (0.0, 2.0), (0.5, 0.7)])
 def test_every_objective_is_the_textbook_one(name: str, alpha: float, temperature: float) -> None:
     hidden, head = made("plain", torch.float64)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from finetune.data.files import PACKED, PROSE, RECORDS
+from finetune.data.endings import ARCHIVE, KINDS, PACKED
 from finetune.data.reading import Rows, read_rows
 from finetune.errors import DatasetError
 from finetune.events import Recorder
@@ -64,9 +64,7 @@ def contents(rows: Rows) -> list[tuple[str, ...]]:
 
 @settings(QUIET, max_examples=600)
 @given(
-    suffix=st.sampled_from(
-        [*RECORDS, *PROSE, ".zip", *(f".jsonl{packing}" for packing in PACKED), *(f".parquet{each}" for each in PACKED)]
-    ),
+    suffix=st.sampled_from([*KINDS, ARCHIVE, *(f".jsonl{packing}" for packing in PACKED), *(f".parquet{each}" for each in PACKED)]),
     start=st.sampled_from(STARTS),
     rest=st.one_of(st.binary(max_size=200), st.text(st.sampled_from('{}[]",:\\n\n\r\t ;|ab01\0\ufeff'), max_size=200).map(str.encode)),
 )
@@ -134,6 +132,17 @@ def test_a_list_far_longer_than_what_is_held_of_it(monkeypatch: pytest.MonkeyPat
     with rows_of("a.json", written.encode()) as rows:
         assert contents(rows) == pairs
         assert rows.dataset["line"][:] == [4 * number + 2 for number in range(300)]
+
+
+@pytest.mark.parametrize("blanks", ["", "\n" * 30, " \n \n"])
+def test_lines_far_longer_than_what_is_held_of_them_are_counted_from_the_first(blanks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune.data.readers.json_document.CHUNK", 7)
+    pairs = [(f"question {number}", "answer\u2028 " * (number % 13 + 1)) for number in range(300)]
+    written = "\n".join(json.dumps({"question": asked, "answer": told}, ensure_ascii=False) for asked, told in pairs)
+    for name in ("a.jsonl", "a.json"):
+        with rows_of(name, (blanks + written).encode()) as rows:
+            assert contents(rows) == pairs
+            assert rows.dataset["line"][:] == [blanks.count("\n") + number + 1 for number in range(300)]
 
 
 @QUIET

@@ -15,10 +15,10 @@ from prompt_toolkit.buffer import Buffer
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 from hub_server import COMMIT, HubServer
 
-from finetune.data.hub_source import look_up
 from finetune.errors import DatasetNotFound, ModelGated, ModelNotFound
 from finetune.hub import models
 from finetune.hub.account import shown_endpoint
+from finetune.hub.datasets import look_up
 from finetune.hub.facts import search
 from finetune.wizard import suggest
 from finetune.wizard.completion import PAUSE_SECONDS, Suggestions

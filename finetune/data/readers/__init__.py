@@ -12,24 +12,8 @@ from finetune.data.files import DataFile
 from finetune.data.rows import Row, SkippedRow
 from finetune.recipe import DatasetSpec
 
-READERS = {
-    ".jsonl": "json_lines",
-    ".ndjson": "json_lines",
-    ".json": "json_document",
-    ".csv": "delimited",
-    ".tsv": "delimited",
-    ".txt": "plain_text",
-    ".md": "plain_text",
-    ".parquet": "tables",
-    ".arrow": "tables",
-}
-
 
 def read_file(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
     """The records of one file in their order; `encoding` is None for files that are not text."""
-    reader = import_module(f"finetune.data.readers.{READERS[file.suffix]}")
+    reader = import_module(f"finetune.data.readers.{file.kind.reader}")
     yield from reader.read(file, spec, encoding)
-
-
-def is_text(file: DataFile) -> bool:
-    return READERS[file.suffix] != "tables"

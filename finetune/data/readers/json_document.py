@@ -11,39 +11,17 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
 
-from finetune.data.encoding import UNREADABLE
-from finetune.data.files import SPLITS, DataFile
+from finetune.data.files import SPLITS
 from finetune.data.formats.messages import NAMES, ROLES
-from finetune.data.readers.json_lines import parse_lines, reason_of
+from finetune.data.readers.json_lines import DECODER, parse_lines, reason_of
 from finetune.data.rows import Row, SkippedRow
 from finetune.errors import BadRow
-from finetune.recipe import DatasetSpec
 
-DECODER = json.JSONDecoder(parse_float=str, parse_int=str, strict=False)
-BETWEEN = " \t\r\n"
 SPEAKER = {"role", "from", "speaker", "author", "sender"}  # what a turn may call its own, if the list is called messages or the like
 CHUNK = 1 << 20  # characters
 
 
-def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
-    with file.open() as raw:
-        window = _Window(io.TextIOWrapper(raw, encoding=encoding or "utf-8", errors=UNREADABLE, newline=""), file.name)
-        if window.next_sign() == "[":
-            yield from _listed(_items(window), file.name)
-            return
-        text = window.whole()
-    try:
-        document = DECODER.decode(text)
-    except (ValueError, RecursionError) as error:
-        if not _is_json(text.strip().partition("\n")[0]):
-            raise window.broken(error) from None
-        yield from parse_lines(file.name, io.StringIO(text, newline="\n"))  # JSON lines under the name .json
-        return
-    for number, item in enumerate(_records(document, spec.split, file.name), start=1):
-        yield _as_row(item, file.name, number)
-
-
-class _Window:
+class Window:
     """The part of a text that is looked at; what lies before `position` is let go when more is read."""
 
     def __init__(self, rest: io.TextIOWrapper, name: str) -> None:
@@ -76,6 +54,11 @@ class _Window:
         self.text += self.rest.read()
         return self.text
 
+    def lines(self) -> Iterator[str]:
+        """What was not let go, from `line` on."""
+        yield from io.StringIO(self.text + self.rest.readline(), newline="\n")
+        yield from self.rest
+
     def decode(self) -> Any:
         """The JSON value that begins here; raises BadRow."""
         while True:
@@ -100,7 +83,34 @@ class _Window:
         )
 
 
-def _items(window: _Window) -> Iterator[tuple[Any, int]]:
+def read_list(window: Window) -> Iterator[Row | SkippedRow]:
+    """The records of a list one by one; the turns of one conversation together."""
+    items = _items(window)
+    head = list(islice(items, 1))
+    if head and _is_turn(head[0][0]):
+        head += items
+        if _is_chat("", turns := [item for item, _ in head]):
+            yield Row({"messages": turns}, window.name, head[0][1])
+            return
+    for item, line in chain(head, items):
+        yield _as_row(item, window.name, line)
+
+
+def read_document(window: Window, split: str) -> Iterator[Row | SkippedRow]:
+    """The records inside one JSON value; the lines of a text that is none but whose first line is."""
+    text = window.whole()
+    try:
+        document = DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        if not _is_json(text.strip().partition("\n")[0]):
+            raise window.broken(error) from None
+        yield from parse_lines(window.name, io.StringIO(text, newline="\n"), first=window.line)
+        return
+    for number, item in enumerate(_records(document, split, window.name), start=1):
+        yield _as_row(item, window.name, number)
+
+
+def _items(window: Window) -> Iterator[tuple[Any, int]]:
     """The items of a list one by one, with the line each begins on; only one of them is decoded at a time."""
     window.position += 1
     if window.next_sign() == "]":
@@ -119,19 +129,7 @@ def _items(window: _Window) -> Iterator[tuple[Any, int]]:
             return _check_end(window)
 
 
-def _listed(items: Iterator[tuple[Any, int]], name: str) -> Iterator[Row | SkippedRow]:
-    """Records one by one; the turns of one conversation together."""
-    head = list(islice(items, 1))
-    if head and _is_turn(head[0][0]):
-        head += items
-        if _is_chat("", turns := [item for item, _ in head]):
-            yield Row({"messages": turns}, name, head[0][1])
-            return
-    for item, line in chain(head, items):
-        yield _as_row(item, name, line)
-
-
-def _check_end(window: _Window) -> None:
+def _check_end(window: Window) -> None:
     if window.next_sign():
         raise window.broken(json.JSONDecodeError("the list is followed by something else", window.text, window.position))
 

@@ -1,43 +1,27 @@
-"""One JSON object a line; a file that is one big JSON list in spite of its name is read as such.
+"""One JSON object a line, as `parse_lines` takes them from any text.
 
 {"question": "2 + 2?", "answer": "4"}
 """
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 
-from finetune.data.encoding import UNREADABLE
-from finetune.data.files import DataFile
 from finetune.data.rows import Row, SkippedRow
-from finetune.recipe import DatasetSpec
 
 SHOWN_ERROR = 80
+# Numbers keep the spelling of the file (1.50 stays 1.50): they become text anyway; a bare tab or NUL in a string stays one.
+DECODER = json.JSONDecoder(parse_float=str, parse_int=str, strict=False)
 
 
-def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
-    with file.open() as raw:
-        # newline="\n": other line ends are legal inside JSON text written by careless tools
-        lines = io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE, newline="\n")
-        first = lines.readline()
-        if first.lstrip().startswith("["):
-            from finetune.data.readers import json_document
-
-            yield from json_document.read(file, spec, encoding)
-            return
-        yield from parse_lines(file.name, _with_first(first, lines))
-
-
-def parse_lines(name: str, lines: Iterator[str]) -> Iterator[Row | SkippedRow]:
-    """Numbers keep the spelling of the file (1.50 stays 1.50): they become text anyway; a bare tab or NUL in a string stays one."""
-    decode = json.JSONDecoder(parse_float=str, parse_int=str, strict=False).decode
-    for number, line in enumerate(lines, start=1):
+def parse_lines(name: str, lines: Iterator[str], first: int = 1) -> Iterator[Row | SkippedRow]:
+    """The objects of the lines, which count from `first`; a line that holds none is skipped with the reason."""
+    for number, line in enumerate(lines, start=first):
         if not line.strip():
             continue
         try:
-            values = decode(line)
+            values = DECODER.decode(line)
         except ValueError as error:
             yield SkippedRow(name, number, f"not JSON: {reason_of(error)}")
             continue
@@ -48,11 +32,6 @@ def parse_lines(name: str, lines: Iterator[str]) -> Iterator[Row | SkippedRow]:
             yield Row(values, name, number)
         else:
             yield SkippedRow(name, number, "a JSON value that is not an object")
-
-
-def _with_first(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest
 
 
 def reason_of(error: ValueError) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finetune.data.files import PACKED, DataFile
+from finetune.data.endings import PACKED
+from finetune.data.files import DataFile
 from finetune.data.rows import Row, SkippedRow
 from finetune.errors import BadRow, UnknownFormat
 from finetune.recipe import DatasetSpec

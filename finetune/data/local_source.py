@@ -1,0 +1,63 @@
+"""Files on this machine as a source of rows.
+
+open_local(DatasetSpec(source="rows.jsonl")).encodings  ->  ["utf-8"]
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from finetune.data.encoding import detect
+from finetune.data.files import SHOWN_FILES, find_files
+from finetune.data.origin import Origin
+from finetune.data.readers import read_file
+from finetune.data.rows import Row, SkippedRow
+from finetune.errors import BadRow, EmptyDataset
+from finetune.recipe import DatasetSpec
+
+POINTER = b"version https://git-lfs.github.com/"
+
+
+def open_local(spec: DatasetSpec, *, strict_split: bool = False, measured: str | None = None) -> Origin:
+    """The records of local files; the split that is `measured` on is left out. Raises the DatasetError that says what is wrong."""
+    files, notes = find_files(spec.source, spec.data_files, spec.split, strict_split=strict_split, measured=measured)
+    empty = next((file for file in files if file.path.stat().st_size == 0), None)
+    if empty is not None:
+        raise EmptyDataset(f"{empty.name} is empty.", hint="Give a file with at least two rows.")
+    pointer = next((file for file in files if file.path.stat().st_size < 1000 and next(file.blocks(), b"").startswith(POINTER)), None)
+    if pointer is not None:
+        raise EmptyDataset(f"{pointer.name} is a Git LFS pointer, not the data.", hint="Fetch the data: git lfs pull")
+    encodings = {file: detect(file, spec.encoding) if file.kind.text else None for file in files}
+    unusual = {file: name for file, name in encodings.items() if name not in (None, "utf-8", "utf-8-sig")}
+    notes = [*notes, *(f"{file.name} is read as {name}." for file, name in list(unusual.items())[:SHOWN_FILES])]
+    prose = any(file.kind.prose for file in files)
+
+    def records() -> Iterator[Row | SkippedRow]:
+        for file in files:
+            yield from read_file(file, spec, encodings[file])
+
+    def fingerprint() -> list[str]:
+        return [
+            *(_content_hash(path) for path in dict.fromkeys(file.path for file in files)),
+            *(f"{file.member}{file.suffix}{file.kind.version}" for file in files),
+            *([str(spec.max_length), spec.text_as] if prose else []),  # they decide where prose is cut
+            str(spec.encoding),
+            spec.split,
+        ]
+
+    name = ", ".join(file.name for file in files[:SHOWN_FILES]) + (" ..." if len(files) > SHOWN_FILES else "")
+    told = list(dict.fromkeys(encoding for encoding in encodings.values() if encoding is not None))
+    return Origin(name, fingerprint, records, notes=notes, encodings=told, prose=prose, files=[file.name for file in files])
+
+
+def _content_hash(path: Path) -> str:
+    content = hashlib.blake2b(digest_size=16)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                content.update(block)
+    except OSError as error:
+        raise BadRow(f"{path} cannot be read: {error.strerror}.", hint="Check its permissions.") from None
+    return content.hexdigest()

@@ -1,0 +1,115 @@
+"""One table says which files are data: whatever it holds is read, offered while a name is typed, and proposed; nothing else is."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from finetune.data.endings import ARCHIVE, KINDS, PACKED, can_be_read
+from finetune.data.files import looks_local
+from finetune.data.reading import read_rows
+from finetune.errors import UnknownFormat
+from finetune.events import Recorder
+from finetune.recipe import DatasetSpec
+from finetune.runtime import RuntimeOptions
+from finetune.wizard import suggest
+from finetune.wizard.step2_dataset import _files_here
+
+RECORDS = [{"question": f"What is {number}?", "answer": str(number)} for number in range(20)]
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".zst": lambda content: pa.compress(content, codec="zstd", asbytes=True),
+}
+
+
+def columns() -> pa.Table:
+    return pa.Table.from_pylist(RECORDS)
+
+
+def arrow() -> bytes:
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, columns().schema) as writer:
+        writer.write_table(columns())
+    return sink.getvalue()
+
+
+def parquet() -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(columns(), sink)
+    return sink.getvalue()
+
+
+def cells(delimiter: str) -> bytes:
+    return "\n".join(delimiter.join(row) for row in [("question", "answer"), *(tuple(row.values()) for row in RECORDS)]).encode()
+
+
+LINES = "\n".join(map(json.dumps, RECORDS)).encode()
+CONTENT = {
+    ".jsonl": LINES,
+    ".ndjson": LINES,
+    ".json": json.dumps(RECORDS).encode(),
+    ".csv": cells(","),
+    ".tsv": cells("\t"),
+    ".parquet": parquet(),
+    ".arrow": arrow(),
+    ".txt": b"\n\n".join(b"A paragraph of some words." for _ in range(80)),
+    ".md": b"\n\n".join(b"A paragraph of *some* words." for _ in range(80)),
+}
+
+
+def zipped() -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        archive.writestr("rows.jsonl", LINES)
+    return sink.getvalue()
+
+
+FILES = {f"{ending}{packing}": PACKERS[packing](content) for ending, content in CONTENT.items() for packing in PACKERS}
+FILES[ARCHIVE] = zipped()
+
+
+def test_every_kind_and_packing_of_the_table_is_tried_here_and_has_a_reader() -> None:
+    assert CONTENT.keys() == KINDS.keys()
+    assert PACKERS.keys() == {"", *PACKED}
+    for kind in KINDS.values():
+        assert find_spec(f"finetune.data.readers.{kind.reader}")
+
+
+@pytest.mark.parametrize("ending", FILES)
+def test_what_the_table_names_is_read_offered_and_taken_for_a_file(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(f"rows{ending}").write_bytes(FILES[ending])
+    rows = read_rows(DatasetSpec(source=f"rows{ending}"), RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
+    assert len(rows) >= 20
+    assert suggest.paths("ro") == [f"rows{ending}"]
+    assert looks_local(f"not-there{ending}")
+
+
+@pytest.mark.parametrize("name", ["rows.docx", "rows.xlsx", "rows", "rows.gz", "rows.docx.gz", "rows.jsonl.7z", "jsonl"])
+def test_what_it_does_not_name_is_neither(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(LINES)
+    assert not can_be_read(name)
+    assert suggest.paths(name[:2]) == []
+    with pytest.raises(UnknownFormat, match="not a kind of data file") as refused:
+        read_rows(DatasetSpec(source=f"./{name}"), RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
+    assert all(ending in str(refused.value.hint) for ending in (*KINDS, *PACKED, ARCHIVE))
+
+
+def test_records_that_lie_in_the_folder_are_proposed_settings_and_prose_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("README.md", "notes.txt", "package.json", "b.ndjson", "c.arrow", "a.csv.gz"):
+        Path(name).touch()
+    assert _files_here() == ["a.csv.gz", "b.ndjson", "c.arrow"]
