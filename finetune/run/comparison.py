@@ -68,14 +68,11 @@ def _why_not(a: Run, b: Run) -> str | None:
     if first != second:
         shared = len(set(first) & set(second))
         also = f"; {shared:,} are in both" if shared else ""
-        return (
-            f"A was measured on {len(first):,} rows and B on {len(second):,}, and they are not the same{also}: "
-            "whether one is better cannot be said from them."
-        )
+        return f"A was measured on {len(first):,} rows and B on {len(second):,}, and the rows differ{also}, so there is no verdict."
     for name, run in (("A", a), ("B", b)):
         if not run.scores.get("per_row"):
             again = f"finetune-cli benchmark {quoted(run.folder.output_dir)}"
-            return f"{name} was measured before row scores were kept: measure it again with `{again}`."
+            return f"{name} has no scores per row: measure it again with `{again}`."
     return None
 
 
