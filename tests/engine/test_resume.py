@@ -184,7 +184,7 @@ def other_weights(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (change_recipe, "training.learning_rate is 0.02 in run/recipe.yaml, and the run was trained with 0.01"),
+        (change_recipe, "training.learning_rate is 0.02 in run/recipe.yaml, and the run began with 0.01"),
         (change_version, "The run began with peft 99.1"),
         (change_rows, "have changed since the run began"),
         (change_model, "has changed since the run began"),
@@ -272,7 +272,7 @@ def test_a_finished_run_says_that_it_is_finished(shop: Workshop, whole: RunResul
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["resume", str(tmp_path)]) == 2
-    assert "is not the folder of a run" in capfd.readouterr().err
+    assert "is not a run folder" in capfd.readouterr().err
 
 
 def test_saving_every_so_many_steps_and_at_the_end(shop: Workshop) -> None:
