@@ -180,6 +180,15 @@ def parse_override(text: str) -> dict[str, Any]:
     return cast("dict[str, Any]", nested)
 
 
+def dotted(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """{"training": {"epochs": 1}} as ("training.epochs", 1)."""
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def known_fields(spec: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every dotted key a recipe can have, such as training.epochs, and its field; those of methods can have one name."""
     for name, field in spec.model_fields.items():

@@ -9,7 +9,7 @@ Scores are compared row by row (paired bootstrap over the rows that neither run 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from finetune.benchmark.bootstrap import Statistic, change, mean_of, mean_per_to
 from finetune.benchmark.names import LOWER_IS_BETTER, in_order
 from finetune.errors import BadInput
 from finetune.formatting import quoted
+from finetune.recipe import dotted
 from finetune.run.history import Run
 
 SURROUNDINGS = ("versions", "system", "dataset_fingerprint", "machine.cpu", "machine.gpu", "machine.device", "machine.dtype")
@@ -126,14 +127,6 @@ def _environment(run: Run) -> Mapping[str, Any]:
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ, in the order of the first; the name of the folder is no difference."""
-    first, second = dict(_flat(a)), dict(_flat(b))
+    first, second = dict(dotted(a)), dict(dotted(b))
     keys = [key for key in dict.fromkeys([*first, *second]) if key != "output_dir"]
     return {key: (first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)}
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + str(key), value

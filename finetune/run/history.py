@@ -17,10 +17,11 @@ import yaml
 
 from finetune.errors import BadInput, FolderInUse
 from finetune.events import TrainingStep
+from finetune.formatting import spoken
 from finetune.paths import looking_at, typed_path
 from finetune.recipe import Recipe
 from finetune.registry import title
-from finetune.run.resume import find, spoken
+from finetune.run.resume import find
 from finetune.run_folder import FINISHED, TRAINING, RunFolder
 
 PASSED_OVER = {"node_modules", "site-packages", "__pycache__"}

@@ -8,15 +8,15 @@ left, start = take_up(context, folder)     # what is left, and the checkpoint to
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune.errors import BadInput, CannotResume, FolderInUse
 from finetune.events import Notice
-from finetune.formatting import quoted
-from finetune.recipe import Recipe
+from finetune.formatting import quoted, spoken
+from finetune.recipe import Recipe, dotted
 from finetune.run.records import environment
 from finetune.run_context import RunContext
 from finetune.run_folder import BENCHMARK, FINISHED, TRAINING, UPLOAD, RunFolder
@@ -142,7 +142,7 @@ def nothing_left(folder: RunFolder) -> CannotResume:
 
 def what_decides(recipe: Recipe) -> dict[str, Any]:
     """The keys of a recipe, dotted, that the trained weights depend on."""
-    return {key: value for key, value in _flat(recipe.model_dump(mode="json")) if not key.startswith(AFTERWARDS)}
+    return {key: value for key, value in dotted(recipe.model_dump(mode="json")) if not key.startswith(AFTERWARDS)}
 
 
 def _refuse_recipe(then: Mapping[str, Any], recipe: Recipe) -> None:
@@ -183,19 +183,3 @@ def _refuse_changes(context: RunContext, folder: RunFolder) -> None:
 
 def _moved(then: Mapping[str, Any], now: Mapping[str, Any], what: str) -> bool:
     return bool(then["machine"].get(what) != now["machine"][what])
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def spoken(seconds: float) -> str:
-    """A length of time as people say it: "5 minutes"."""
-    for unit, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= unit:
-            return f"{round(seconds / unit)} {name}{'s' if round(seconds / unit) != 1 else ''}"
-    return "less than a minute"
