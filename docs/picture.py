@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-WIDE, HIGH, GAP, STEP, SWEEPS = 132, 30, 28, 62, 24  # of a box; between boxes; from row to row; to sort each row by its neighbours
+WIDE, HIGH, GAP, STEP, SWEEPS = 150, 30, 28, 62, 24  # of a box; between boxes; from row to row; to sort each row by its neighbours
 Arrows = set[tuple[str, str]]
 
 

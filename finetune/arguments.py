@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
-import textwrap
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -104,6 +102,8 @@ def parser() -> Parser:
     """The command line; what it parses has a `command`: the name of a function in finetune/commands.py."""
 
     def formatted(prog: str) -> argparse.HelpFormatter:
+        import shutil
+
         return argparse.HelpFormatter(prog, width=min(79, shutil.get_terminal_size().columns - 1))
 
     def filled(made: Parser, command: str, arguments: Iterable[str]) -> None:
@@ -167,6 +167,8 @@ def _choices() -> str:
 
 def _columns(rows: Iterable[tuple[str, str]], width: int = 24) -> str:
     """Two columns, at most 80 wide; what is too long for the first has a line to itself."""
+    import textwrap
+
     lines = []
     for left, right in rows:
         first, *others = textwrap.wrap(right, 79 - width) or [""]

@@ -31,3 +31,11 @@ def quoted(part: object) -> str:
 def strip_control_chars(text: str) -> str:
     """Text of models, data and strangers without anything that would steer the terminal."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
+
+
+def spoken(seconds: float) -> str:
+    """A length of time as people say it: "5 minutes"."""
+    for unit, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= unit:
+            return f"{round(seconds / unit)} {name}{'s' if round(seconds / unit) != 1 else ''}"
+    return "less than a minute"

@@ -34,7 +34,7 @@ def answer(parser: argparse.ArgumentParser) -> None:
     for part in (parser, *commands.values()):
         for action in part._actions:
             if complete := COMPLETE.get(str(action.metavar)):
-                action.completer = lambda prefix, complete=complete, **_: complete(prefix)  # type: ignore[attr-defined]
+                action.completer = lambda prefix, complete=complete, **_: complete(prefix)
     autocomplete(parser, always_complete_options=False, default_completer=SuppressCompleter())
 
 

@@ -66,7 +66,7 @@ class FastLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if torch.is_autocast_enabled(input.device.type) or not uses_onednn(input, self.weight):
             return super().forward(input)
-        return cast(Tensor, _Linear.apply(input, self.weight, self.bias))
+        return cast(Tensor, _Linear.apply(input, self.weight, self.bias))  # type: ignore[no-untyped-call]
 
 
 class _Linear(torch.autograd.Function):

@@ -135,7 +135,7 @@ def _asked(text: str, kind: str, address: str) -> tuple[str, ...]:
 
 
 def _licence(info: ModelInfo | DatasetInfo) -> str | None:
-    told = info.card_data.to_dict().get("license") if info.card_data else None
+    told = info.card_data.get("license") if info.card_data else None
     told = told or next((tag.partition(":")[2] for tag in info.tags or [] if tag.startswith("license:")), None)
     return ", ".join(map(str, told)) if isinstance(told, list) else told
 

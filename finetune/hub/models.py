@@ -102,7 +102,7 @@ def _progress(reporter: Reporter, total: int) -> type[Any]:
 
     arrived: dict[str, int] = {}
 
-    class Reported(tqdm):  # type: ignore[type-arg]
+    class Reported(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **options: Any) -> None:
             self.counted = str(options.get("desc")) if options.get("unit") == "B" else None
             super().__init__(*args, **{**options, "disable": True})

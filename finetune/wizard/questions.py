@@ -54,7 +54,7 @@ def add_notes(question: Question, choices: Sequence[Choice], width: Callable[[],
     places = {str(number): number - 1 for number in range(1, 1 + min(9, len(choices)))}
     keys = KeyBindings()
     for key, place in {**places, "home": 0, "end": len(choices) - 1}.items():
-        keys.add(key)(lambda event, place=place: setattr(control, "pointed_at", place))  # type: ignore[misc]
+        keys.add(key)(lambda event, place=place: setattr(control, "pointed_at", place))
     return keys
 
 

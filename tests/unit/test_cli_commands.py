@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # each starts the program
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -94,7 +96,6 @@ def test_help_names_every_command(tmp_path: Path) -> None:
         assert command in done.stdout
 
 
-@pytest.mark.slow
 def test_doctor_as_json_is_one_object(tmp_path: Path) -> None:
     done = cli("doctor", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr

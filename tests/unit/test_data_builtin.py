@@ -11,6 +11,8 @@ import pytest
 from finetune.data.builtin import LONGEST_SOURCE, documented_functions, read_builtin, stream_builtin
 from finetune.errors import DatasetNotFound
 
+pytestmark = pytest.mark.slow  # the standard library is read first
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -22,7 +24,6 @@ def rows(cache: Path) -> list[dict[str, str]]:
     return read_builtin("python-docs", cache)
 
 
-@pytest.mark.slow
 def test_there_are_thousands_of_short_documented_functions(rows: list[dict[str, str]]) -> None:
     assert len(rows) > 4000
     assert all("def " in row["input"] and len(row["input"]) <= LONGEST_SOURCE for row in rows)

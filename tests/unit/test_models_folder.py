@@ -110,6 +110,7 @@ def test_pickled_weights_are_refused_by_name(tmp_path: Path, runtime: RuntimeOpt
     assert "can run code" in error.message
 
 
+@pytest.mark.slow  # imports transformers
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -14,8 +15,6 @@ from finetune import cli, registry
 from finetune.errors import RecipeError
 from finetune.recipe import Recipe, known_keys, merge
 from finetune.schema import keys_of_names, recipe_keys, recipe_schema
-
-jsonschema = pytest.importorskip("jsonschema")
 
 SHIPPED = sorted((Path(__file__).parents[2] / "finetune" / "recipes").glob("*.yaml"))
 DISTILS = {"approach": "distillation"}

@@ -11,6 +11,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
+pytestmark = pytest.mark.slow  # each starts a shell or the program
+
 ROOT = Path(__file__).parents[2]
 SHELLS = ("bash", "zsh", "fish")
 HEAVY = {"torch", "transformers", "datasets", "peft", "pydantic", "rich", "yaml", "huggingface_hub"}

@@ -124,6 +124,7 @@ def press_when(event: threading.Event, keys: PipeInput, text: str, after: float 
         (DOWN, "ada/first"),
         (DOWN + DOWN, "ada/second"),
         (DOWN + DOWN + UP, "ada/first"),
+        (DOWN + DOWN + "\t", "ada/second"),
         (DOWN + "x", "ada/firstx"),
     ],
 )
