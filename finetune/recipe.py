@@ -238,13 +238,8 @@ def _reason(problem: Any) -> str:
 
 
 def _hint(path: str, problem: Any) -> str | None:
-    field: Any = None
-    spec: Any = Recipe
-    for part in path.split("."):
-        field = getattr(spec, "model_fields", {}).get(part)
-        inner = _spec_types(field.annotation) if field is not None else []
-        spec = inner[0] if inner else None
-    if field is None or field.is_required() or path == "method":
+    field = dict(known_fields()).get(path)
+    if field is None or field.is_required() or path.startswith("method"):
         return None
     default = field.get_default(call_default_factory=True)
     if default is None or isinstance(default, Spec):

@@ -93,8 +93,12 @@ def cost(plan: Plan) -> list[tuple[str, RenderableType]]:
 def _lesson(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
     spec = recipe.distillation
     on_disk = f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else ""
+    teacher = f"{title('objectives', spec.objective)} at temperature {spec.temperature:g}"
     return [
-        ("Loss", f"{spec.alpha:.0%} the data, {1 - spec.alpha:.0%} the teacher ({spec.objective} at temperature {spec.temperature:g})"),
+        (
+            "Loss",
+            f"{spec.alpha:.0%} the data, {1 - spec.alpha:.0%} the teacher ({teacher})",
+        ),
         ("Cache", CACHES[spec.cache] + on_disk),
     ]
 
