@@ -46,11 +46,12 @@ class Measurement:
         return {**asdict(self), "seconds": self.seconds}
 
 
-def measure_first(context: RunContext, seconds: float = SECONDS) -> Measurement:
-    """Load the models of a run, make a few of its steps and time them for at most `seconds`; leaves nothing behind.
+def measure_first(context: RunContext, seconds: float | None = None) -> Measurement:
+    """Load the models of a run, make a few of its steps and time them for at most `seconds` (SECONDS); leaves nothing behind.
 
     In another process: its peak is that of a run, and if it runs out of memory only it ends. It finds the prepared data in the cache.
     """
+    seconds = seconds or SECONDS
     runtime = asdict(context.runtime) | {"cache_dir": str(context.runtime.cache_dir)}
     order = {"recipe": context.recipe.model_dump(mode="json"), "runtime": runtime, "seconds": seconds}
     found: dict[str, Any] = {}

@@ -11,7 +11,14 @@ from workshop import Workshop
 
 from finetune.errors import OutputExists
 from finetune.events import Progress
+from finetune.planning import measure
 from finetune.planning.measure import CLOSING, Measurement, measure_first
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take longer than a person wants to wait."""
+    monkeypatch.setattr(measure, "SECONDS", 150.0)
 
 
 @pytest.fixture(scope="module")
