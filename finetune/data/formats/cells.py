@@ -41,6 +41,14 @@ def as_text(value: Any, column: str) -> str:
     return str(value)
 
 
+def optional_text(row: dict[str, Any], column: str | None) -> list[str]:
+    """The cell of a column that a row, or the whole source, may lack: one text that is not blank, or none."""
+    if column is None or is_missing(row.get(column)):
+        return []
+    text = as_text(row[column], column)
+    return [text] if text.strip() else []
+
+
 def as_answer(value: Any, column: str) -> str:
     """A cell as text that must not be blank: an empty answer teaches only to stop."""
     text = as_text(value, column)
