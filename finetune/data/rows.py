@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finetune.errors import BadRow, EmptyDataset
+from finetune.errors import BadRow, EmptyDataset, UnknownFormat
 
 KEPT_SKIPPED = 1000  # skipped records that are listed one by one; all are counted
 
@@ -70,6 +71,13 @@ class RowFacts:
         facts = cls(**json.loads(path.read_text(encoding="utf-8")))
         facts.skipped_rows = [SkippedRow(*row) for row in facts.skipped_rows]
         return facts
+
+
+def check_column_names(names: list[str], file: str) -> None:
+    """Raises UnknownFormat if two columns of a file have the same name."""
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise UnknownFormat(f"{file} has more than one column called {twice[0]!r}.", hint="Give every column its own name.")
 
 
 def no_rows(origin: str, skipped: list[SkippedRow]) -> EmptyDataset | BadRow:
