@@ -50,7 +50,6 @@ def read_builtin(name: str, cache_dir: Path) -> list[dict[str, str]]:
 
 def stream_builtin(name: str, cache_dir: Path) -> Iterator[dict[str, str]]:
     """The same rows one by one, the first of them at once."""
-    check_builtin(name)
     return iter(read_builtin(name, cache_dir)) if _cache_file(name, cache_dir).exists() else BUILT_IN[name]()
 
 
@@ -104,10 +103,8 @@ def documented_functions(path: Path) -> Iterator[tuple[str, str]]:
         return
     lines = text.splitlines()
     for node in functions_of(tree.body):
-        if len(node.body) < 2:
-            continue  # a docstring alone leaves nothing to describe
         docstring = ast.get_docstring(node)
-        if docstring is None:
+        if docstring is None or len(node.body) < 2:  # a docstring alone leaves nothing to describe
             continue
         summary = docstring.strip().partition("\n")[0].strip()
         written = node.body[0]
