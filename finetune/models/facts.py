@@ -38,9 +38,7 @@ class ModelFacts:
     vocabulary: int
     context: int | None
     bytes: int
-    architecture: str
     licence: str | None
-    here: bool
 
 
 def describe(located: LocatedModel) -> ModelFacts:
@@ -70,9 +68,7 @@ def look_up(text: str, runtime: RuntimeOptions) -> ModelFacts | None:
     if entry is None:
         return None
     size = entry.parameters * 2  # most are stored in 16 bits
-    return ModelFacts(
-        entry.id, entry.parameters, entry.layers, entry.hidden, entry.vocabulary, entry.context, size, "", entry.licence, here=False
-    )
+    return ModelFacts(entry.id, entry.parameters, entry.layers, entry.hidden, entry.vocabulary, entry.context, size, entry.licence)
 
 
 def _folder_facts(folder: Path, name: str) -> ModelFacts:
@@ -87,9 +83,7 @@ def _folder_facts(folder: Path, name: str) -> ModelFacts:
         vocabulary=_first(text, ("vocab_size",)) or 0,
         context=_first(text, CONTEXT),
         bytes=sum(file.stat().st_size for file in files),
-        architecture=next(iter(config.get("architectures") or []), str(config.get("model_type", ""))),
         licence=_licence(folder),
-        here=True,
     )
 
 
@@ -98,18 +92,15 @@ def _gguf_facts(source: ModelSource) -> ModelFacts:
     header = read_header(source.path)
     stored = header.metadata
     kind = str(stored.get("general.architecture", ""))
-    vocabulary = stored.get("tokenizer.ggml.tokens", 0)
     return ModelFacts(
         name=source.name,
         parameters=header.parameters,
         layers=int(stored.get(f"{kind}.block_count", 0)),
         hidden=int(stored.get(f"{kind}.embedding_length", 0)),
-        vocabulary=int(vocabulary),
+        vocabulary=int(stored.get("tokenizer.ggml.tokens", 0)),
         context=stored.get(f"{kind}.context_length"),
         bytes=source.path.stat().st_size,
-        architecture=kind,
         licence=stored.get("general.license"),
-        here=True,
     )
 
 
