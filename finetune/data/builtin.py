@@ -20,8 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import cast
 
-from finetune.data.origin import Origin
-from finetune.data.rows import Row, SkippedRow
+from finetune.data.rows import Origin, Row, SkippedRow
 from finetune.errors import DatasetNotFound
 from finetune.registry import did_you_mean
 from finetune.storage import digest, write_whole

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from finetune.data.encoding import detect
 from finetune.data.files import SHOWN_FILES, find_files
-from finetune.data.origin import Origin
 from finetune.data.readers import read_file
-from finetune.data.rows import Row, SkippedRow
+from finetune.data.rows import Origin, Row, SkippedRow
 from finetune.errors import BadRow, EmptyDataset
 from finetune.recipe import DatasetSpec
 from finetune.storage import file_hash

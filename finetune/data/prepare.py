@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from finetune.data.reading import Rows, last_answer, read_rows
+from finetune.data.formats.cells import last_answer
+from finetune.data.reading import Rows, read_rows
 from finetune.data.report import DataReport
 from finetune.data.rows import KEPT_SKIPPED, RowFacts, RowProblem, SkippedRow, too_many_bad_rows
 from finetune.data.split import NOTES, Division, chosen_records, divide

@@ -1,6 +1,7 @@
-"""What readers hand on, one `Row` a record or a `SkippedRow` that says where and why, and what is known of all of them.
+"""An opened source of rows, its records (a `Row`, or a `SkippedRow` that states where and why), and what is known about all of them.
 
-Row({"question": "...", "answer": "..."}, "train.jsonl", 7)
+origin = open_source(recipe.dataset, runtime, reporter)      # finetune.data.reading
+next(origin.records())                                       # Row({"question": "...", "answer": "..."}, "train.jsonl", 1)
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +33,22 @@ class SkippedRow(NamedTuple):
     file: str
     line: int
     reason: str
+
+
+@dataclass
+class Origin:
+    """An opened source, be it files, a built-in dataset or one of the Hub: what identifies its content, and the records themselves."""
+
+    name: str
+    fingerprint: Callable[[], list[str]]  # reads all of the content: not called for a preview
+    records: Callable[[], Iterator[Row | SkippedRow]]
+    pinned: str | None = None
+    notes: list[str] = field(default_factory=list)
+    limit: int | None = None  # usable rows after which a streamed source is left
+    encodings: list[str] = field(default_factory=list)  # of its text files
+    prose: bool = False
+    files: list[str] = field(default_factory=list)  # local ones, as they are called in reports
+    restricted: bool = False  # a dataset of the Hub that not everybody can read, as far as could be checked
 
 
 class RowProblem(ValueError):

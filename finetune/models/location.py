@@ -150,14 +150,10 @@ def _checked(found: LocatedModel, runtime: RuntimeOptions, reporter: Reporter, s
             raise ModelError(f"The adapter in {found.folder} names itself as its base model.", hint="Name the base model instead.")
         base = _locate(adapter_base(found.folder), runtime, reporter, (*seen, found.pinned))
         return replace(found, base=base, bytes=size + base.bytes, base_load_in=adapter_load_in(found.folder))
-    return replace(found, bytes=size, remote_code=_may_run_own_code(found, runtime))
-
-
-def _may_run_own_code(found: LocatedModel, runtime: RuntimeOptions) -> bool:
     own_code = may_run_own_code(found.folder, found.name, allowed=runtime.trust_remote_code)
     if own_code and found.source.kind == "hub" and found.source.revision != found.revision:
         raise ModelError(f"{found.name} brings its own Python code, so its commit must be named.", hint=f"Name it: {found.pinned}")
-    return own_code
+    return replace(found, bytes=size, remote_code=own_code)
 
 
 def _from_hub(source: ModelSource, runtime: RuntimeOptions, reporter: Reporter) -> LocatedModel:
