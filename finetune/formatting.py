@@ -15,11 +15,9 @@ def size(number: float) -> str:
 
 def count(number: float) -> str:
     """134515008 -> 134.5M."""
-    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if number >= unit:
-            shown = number / (1e3 if letter == "k" else unit)
-            return f"{shown:.0f}{letter}" if letter == "k" else f"{shown:.1f}{letter}"
-    return f"{number:,.0f}"
+    if number >= 1e6:
+        return f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.1f}M"
+    return f"{number / 1e3:.0f}k" if number >= 1e4 else f"{number:,.0f}"
 
 
 def quoted(part: object) -> str:

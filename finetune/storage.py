@@ -33,9 +33,9 @@ def digest(parts: Iterable[str]) -> str:
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of the content, read in blocks."""
-    content = hashlib.sha256()
+def file_hash(path: Path, method: hashlib.blake2b | None = None) -> str:
+    """The hash of the content, read in blocks; SHA-256 unless a method is given."""
+    content = method or hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):
             content.update(block)
