@@ -2,8 +2,8 @@
 
     folder, commit = fetch("org/name", "main", runtime, reporter)
 
-Only config, tokenizer, card and safetensors are fetched: small files first, so that a model that cannot be used is refused before
-gigabytes arrive.
+Only config, tokenizer, card and safetensors are downloaded: small files first, so that an unusable model is refused before gigabytes
+arrive.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def fetch(name: str, revision: str | None, runtime: RuntimeOptions, reporter: Re
         here = ", ".join(dict.fromkeys([STARTER, *cached_names("model")]))
         raise ModelNotFound(
             f"{offline_reason()}, and {wanted} is not on this machine.",
-            hint=f"What works without the Hub: {here}, any model folder, any .gguf file.",
+            hint=f"Without the Hub you can use: {here}, any model folder, any .gguf file.",
         )
     with _one_sentence(name, revision):
         return _download(name, revision, runtime, reporter)
@@ -58,9 +58,9 @@ def fetch(name: str, revision: str | None, runtime: RuntimeOptions, reporter: Re
 
 @lru_cache(maxsize=64)
 def facts(name: str, revision: str | None) -> HubModel:
-    """What the Hub says about a model, without fetching it; raises ModelNotFound, ModelGated or ModelError if it would not give it.
+    """What the Hub says about a model, without downloading it; asked once per process.
 
-    Asked once in a process.
+    Raises ModelNotFound, ModelGated or ModelError if it could not be downloaded.
     """
     from huggingface_hub import HfApi
 
@@ -108,7 +108,7 @@ def _progress(reporter: Reporter, total: int) -> type[Any]:
             super().__init__(*args, **{**options, "disable": True})
 
         def update(self, n: float | None = 1) -> None:
-            if self.counted:  # two bars: bytes received, bytes put together
+            if self.counted:  # two bars: bytes received, bytes assembled
                 arrived[self.counted] = arrived.get(self.counted, 0) + int(n or 0)
                 reporter.report(Progress("model", min(max(arrived.values()), total), total, "bytes"))
 
@@ -117,29 +117,29 @@ def _progress(reporter: Reporter, total: int) -> type[Any]:
 
 @contextmanager
 def _one_sentence(name: str, revision: str | None) -> Iterator[None]:
-    """Errors of huggingface_hub as ours."""
+    """Turns errors of huggingface_hub into ours."""
     from huggingface_hub import errors
 
     try:
         yield
     except errors.GatedRepoError:
         raise ModelGated(
-            f"{name} is gated: its owner wants you to accept terms first.",
+            f"{name} is gated: you must accept its terms first.",
             hint=f"Ask for access at {endpoint()}/{name}, then sign in: hf auth login",
         ) from None
     except errors.RevisionNotFoundError:
-        raise ModelNotFound(f"{name} has no revision {revision!r}.", hint=f"The newest is {name} without @.") from None
+        raise ModelNotFound(f"{name} has no revision {revision!r}.", hint=f"For the newest, use {name} without @.") from None
     except errors.RepositoryNotFoundError:
         near = did_you_mean(name, [entry.id for entry in CATALOGUE])
         raise ModelNotFound(
-            f"{endpoint_host()} has no model {name}, or it is private and you may not see it.{near}",
+            f"{endpoint_host()} has no model {name}, or it is private and you have no access.{near}",
             hint="Check the spelling; for a private model sign in first: hf auth login",
         ) from None
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         if status == 401:
             raise ModelGated(f"{endpoint_host()} does not accept your token.", hint="Sign in again: hf auth login") from None
-        raise ModelError(f"{endpoint_host()} answered {status} for {name}.", hint="Try again later; finished files are kept.") from None
+        raise ModelError(f"{endpoint_host()} answered {status} for {name}.", hint="Try again later; completed files are kept.") from None
     except (errors.HTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         first = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise ModelError(f"Downloading {name} broke off: {first}", hint="Run the same command again: finished files are kept.") from None
+        raise ModelError(f"The download of {name} was interrupted: {first}", hint="Run it again: completed files are kept.") from None

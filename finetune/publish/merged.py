@@ -1,10 +1,10 @@
-"""An adapter and its base as one plain model, which answers as the two did or is not written at all.
+"""An adapter and its base as one plain model, checked to give the same answers, or not written at all.
 
     merged = Merged.export(RunFolder.of("./finetuned_model"), Path("./plain"), RuntimeOptions(), reporter)
     merged.dtype, merged.difference        # "bfloat16", 0.004
 
-The sum is made in 32 bits and rounded once, to the dtype that the base is stored in; if that rounding loses what the adapter knows, the
-model is written in 32 bits. What is compared is the folder as it was written, loaded again.
+The sum is computed in 32 bits and rounded once, to the dtype that the base is stored in; if that rounding loses what the adapter
+learned, the model is written in 32 bits. The check loads the written folder again.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ PROMPTS = (
 )
 MOST_PROMPTS, MOST_TOKENS = 6, 256
 # Largest difference of a logit, as a share of the largest logit. Each layer rounds its output to the dtype, with a relative error of half
-# its epsilon (2^-8 in bfloat16, 2^-11 in float16, 2^-24 in float32), and the errors of some dozens of layers add up.
+# its epsilon (2^-8 in bfloat16, 2^-11 in float16, 2^-24 in float32), and the errors of a few dozen layers add up.
 ALLOWED = {torch.bfloat16: 0.05, torch.float16: 0.01, torch.float32: 1e-3}
-# What rounding may take of the change that the adapter made, by root mean square of the logits.
+# The largest share of the adapter's change that rounding may lose, by root mean square of the logits.
 MAY_BE_LOST = 0.5
 RECORDS = ("recipe.yaml", "environment.json", "data_report.json", "events.jsonl", "benchmark.json", "report.html")
 
 
 @dataclass(frozen=True)
 class Merging:
-    """What was written where; `difference` is the largest of a logit as a share of the largest logit, of `allowed`."""
+    """What was written where; `difference` is the largest change of a logit, as a share of the largest logit; at most `allowed`."""
 
     folder: str
     adapter: str
@@ -70,16 +70,16 @@ class Merged:
 
     @staticmethod
     def export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporter) -> Merging:
-        """Write `to`; raises BadInput if there is nothing to merge, OutputExists, or FinetuneError if the two would not answer the same."""
+        """Write `to`; raises BadInput if there is nothing to merge, OutputExists, or FinetuneError if the answers would differ."""
         check_target(to)
         located = locate(str(run.output_dir), runtime, reporter)
         if located.base is None:
             raise BadInput(
-                f"{run.output_dir} holds a whole model, not an adapter: there is nothing to merge.", hint="Use the folder as it is."
+                f"{run.output_dir} contains a complete model, not an adapter; there is nothing to merge.", hint="Use the folder directly."
             )
         if located.base_load_in:
             reporter.report(
-                Notice("The adapter was trained on 4-bit weights; it is merged into those, widened again, not into the original ones.")
+                Notice("The adapter was trained on 4-bit weights; it is merged into those dequantised weights, not into the original ones.")
             )
         machine = replace(inspect(runtime), dtype="float32", why_dtype="for adding up")
         tokenizer = load_tokenizer(located)
@@ -101,7 +101,9 @@ class Merged:
             else:
                 raise _not_the_same(run, found)
             if dtype != stored:
-                reporter.report(Notice(f"In {_name(stored)} the merged model would answer differently; it is written in {_name(dtype)}."))
+                reporter.report(
+                    Notice(f"In {_name(stored)} the merged model would give different answers, so it is saved in {_name(dtype)}.")
+                )
             tokenizer.save_pretrained(part)
             merging = Merging(
                 folder=str(to),
@@ -119,7 +121,7 @@ class Merged:
 
 
 def check_target(to: Path) -> None:
-    """Raises OutputExists if there is anything at `to`, BadInput if nothing can be made there."""
+    """Raises OutputExists if `to` exists, BadInput if it cannot be created."""
     if os.path.lexists(to):
         raise OutputExists(
             f"{to} exists already, and nothing is overwritten.", hint=f"Choose another one, for example --to {quoted(free_name(to))}"
@@ -128,7 +130,7 @@ def check_target(to: Path) -> None:
 
 
 def _inputs(run: RunFolder, tokenizer: Any) -> list[Tensor]:
-    """Token ids [1, length] of a few prompts of the run's own benchmark, else of fixed ones."""
+    """Token ids [1, length] of a few prompts of the run's own benchmark, or of fixed ones if there are none."""
     rows = run.read_json(run.benchmark).get("generations", []) if run.benchmark.is_file() else []
     prompts = [row["prompt"] + row.get("after", "") for row in rows][:MOST_PROMPTS] or list(PROMPTS)
     inputs = [tokenizer(prompt, return_tensors="pt")["input_ids"][:, :MOST_TOKENS] for prompt in prompts]
@@ -144,13 +146,13 @@ def _logits(model: Any, inputs: list[Tensor]) -> list[Tensor]:
 
 def _merge(adapted: Any) -> Any:
     try:
-        return adapted.merge_and_unload(safe_merge=True)  # refuses weights that are no numbers
+        return adapted.merge_and_unload(safe_merge=True)  # refuses weights that are NaN or infinite
     except ValueError as error:
         raise FinetuneError(f"The adapter cannot be merged: {str(error).splitlines()[0]}.", hint="Train it again.") from error
 
 
 def _stored_dtype(base: LocatedModel) -> torch.dtype:
-    """The dtype that the base model's own files are in."""
+    """The dtype of the base model's own files."""
     from transformers import AutoConfig
 
     home = base
@@ -201,14 +203,14 @@ def _not_the_same(run: RunFolder, found: list[tuple[torch.dtype, float]]) -> Fin
     dtype, difference = found[-1]
     how = "the adapter's change is lost" if difference == float("inf") else f"logits differ by {difference:.1%} of the largest"
     return FinetuneError(
-        f"Merged, the model of {run.output_dir} does not answer as the adapter does ({how}, {ALLOWED[dtype]:.1%} allowed in "
+        f"The merged model of {run.output_dir} does not match the adapter ({how}, {ALLOWED[dtype]:.1%} allowed in "
         f"{_name(dtype)}); nothing was written.",
-        hint="Use the adapter as it is: it loads with from_pretrained.",
+        hint="Use the adapter unmerged: it loads with from_pretrained.",
     )
 
 
 def _records(run: RunFolder, made: RunFolder, merging: Merging) -> None:
-    """The recipe and the scores of the run, so that the folder is a run of its own, and the card."""
+    """Copies the run's recipe and scores, so that the folder is a run of its own, and writes its card."""
     made.run.mkdir()
     for name in RECORDS:
         if (run.run / name).is_file():

@@ -140,7 +140,7 @@ def test_rows_of_a_hub_are_pinned_and_refused_with_a_reason(tmp_path: Path, hub:
     )
     assert (test["rows"], test["first"][0]) == (50, "test 0")
     assert slice_["rows"] == 5
-    assert revision["message"] == "The data set org/rows has no revision dev."
+    assert revision["message"] == "The dataset org/rows has no revision dev."
     assert "validation" in split["message"]
     assert "train" in split["message"]
     assert missing["error"] == closed["error"] == mine["error"] == "DatasetNotFound"

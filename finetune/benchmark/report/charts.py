@@ -1,4 +1,4 @@
-"""Curves and bars without a script: the lines are inline SVG that stretches, their labels are text that does not.
+"""Curves and bars without a script: the lines are inline SVG that stretches; labels are text that does not.
 
 curve("Training loss", [(1, 3.5), (2, 2.5)], number=lambda loss: f"{loss:.2f}")
 """
@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from finetune.benchmark.report.html import Html, element, joined
 
 POINTS = 400  # more cannot be seen
-SMOOTHED_OVER = 20  # of the length of a curve
+SMOOTHED_OVER = 20  # the smoothing window is this fraction of the curve
 Points = Sequence[tuple[float, float]]
 
 
 def curve(title: str, points: Points, *, number: Callable[[float], str], unit: str = "", smooth: bool = True) -> Html:
-    """y over steps, with its mean over the last twentieth as the stronger line; nothing for fewer than two finite points."""
+    """y over steps, with a moving average as the stronger line; empty for fewer than two finite points."""
     finite = [(x, y) for x, y in points if math.isfinite(y)]
     if len(finite) < 2:
         return Html()
@@ -42,7 +42,7 @@ def curve(title: str, points: Points, *, number: Callable[[float], str], unit: s
             [
                 element(
                     "figcaption",
-                    joined([f"{title} ", element("span", f"a step, and the mean of {mean_of} steps" if smooth else change)]),
+                    joined([f"{title} ", element("span", f"per step, and the mean of {mean_of} steps" if smooth else change)]),
                 ),
                 element("div", joined([*labels, picture]), class_="plot", role="img", aria_label=said),
                 element("div", joined([element("span", f"step {first:,}"), element("span", f"step {last:,}")]), class_="axis"),
@@ -52,7 +52,7 @@ def curve(title: str, points: Points, *, number: Callable[[float], str], unit: s
 
 
 def bars(title: str, parts: Sequence[Mapping[str, int]]) -> Html:
-    """How many sequences have up to how many tokens."""
+    """A histogram: how many sequences have up to how many tokens."""
     most = max((part["rows"] for part in parts), default=0)
     if not most:
         return Html()
@@ -71,14 +71,14 @@ def bars(title: str, parts: Sequence[Mapping[str, int]]) -> Html:
 
 
 def interval(value: float, low: float, high: float, scale: Callable[[float], float]) -> Html:
-    """A dot on a band; `scale` places a value between 0 and 1. The numbers stand beside it, so it says nothing by itself."""
+    """A dot on a band; `scale` places a value between 0 and 1. The numbers stand next to it, so screen readers skip it."""
     left, right, at = (100 * min(1.0, max(0.0, scale(point))) for point in (low, high, value))
     band = element("i", style=f"left:{left:.1f}%;width:{right - left:.1f}%")
     return element("span", joined([band, element("b", style=f"left:{at:.1f}%")]), class_="range", aria_hidden="true")
 
 
 def scale_of(values: Sequence[float]) -> Callable[[float], float]:
-    """From 0 to the largest value; logarithmic where the values lie more than twentyfold apart."""
+    """From 0 to the largest value; logarithmic if the values span more than a factor of 20."""
     least, most = min(values), max(values) or 1.0
     if least > 0 and most / least > 20:
         low, high = math.log(least) - 0.3, math.log(most) + 0.1
@@ -87,7 +87,7 @@ def scale_of(values: Sequence[float]) -> Callable[[float], float]:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Two to six round numbers that reach from about `low` to about `high`."""
+    """Two to six round numbers that cover `low` to `high`."""
     span = (high - low) or abs(high) or 1.0
     step = 10 ** math.floor(math.log10(span / 2))
     step *= next(factor for factor in (1, 2, 2.5, 5, 10) if span / (factor * step) <= 4)
@@ -103,7 +103,7 @@ def thinned(points: Points) -> list[tuple[float, float]]:
 
 
 def window_of(length: int) -> int:
-    """Over how many points of a curve the mean is taken."""
+    """How many points of a curve the moving average covers."""
     return max(3, length // SMOOTHED_OVER)
 
 
@@ -120,5 +120,5 @@ def _placed(points: Points, bottom: float, top: float) -> str:
 
 
 def _down(y: float, bottom: float, top: float) -> float:
-    """0 is the upper edge of the picture."""
+    """0 is the top of the picture, 1 the bottom."""
     return (top - y) / ((top - bottom) or 1)

@@ -1,4 +1,4 @@
-"""Small pieces of the page. Every piece takes plain text and escapes it; what is HTML already is of the type Html.
+"""Building blocks of the page. Each takes plain text and escapes it; text of the type Html is markup already.
 
 facts([("Model", "SmolLM2"), ("Seed", "42")])
 """
@@ -18,7 +18,7 @@ class Html(str):
 
 
 def shown(content: str) -> Html:
-    """Markup as it is, anything else escaped; a letter that no page may hold becomes a question mark."""
+    """Markup unchanged, anything else escaped; a character that HTML forbids becomes a question mark."""
     if isinstance(content, Html):
         return content
     return Html(escape(strip_control_chars(content)))
@@ -35,7 +35,7 @@ def joined(parts: Iterable[str]) -> Html:
 
 
 def section(title: str, *content: str, note: str = "") -> Html:
-    """A headed part of the page; nothing if there is nothing to say."""
+    """A section with a heading; empty if it has no content."""
     if not any(content):
         return Html()
     name = "".join(letter for letter in title.lower() if letter.isalnum() or letter == " ").replace(" ", "-")
@@ -44,12 +44,12 @@ def section(title: str, *content: str, note: str = "") -> Html:
 
 
 def facts(rows: Sequence[tuple[str, str]]) -> Html:
-    """Names and what they are."""
+    """A list of names and their values."""
     return element("dl", joined(joined([element("dt", name), element("dd", fact)]) for name, fact in rows if fact)) if rows else Html()
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> Html:
-    """The first cell of a row names it."""
+    """The first cell of each row is its heading."""
     top = element("tr", joined(element("th", cell, scope="col") if cell else element("td") for cell in head))
     body = joined(element("tr", joined([element("th", row[0], scope="row"), *(element("td", cell) for cell in row[1:])])) for row in rows)
     return element("table", joined([element("caption", caption, class_="hidden"), element("thead", top), element("tbody", body)]))
