@@ -104,7 +104,7 @@ REFUSED = {
     "cannot write to stranger": (TOKEN, {"upload": {"repo": "stranger/letters"}}),
     "is not a valid repository name": (TOKEN, {"upload": {"repo": "org--letters"}}),
     "exists and is public, but a private upload was asked for": (TOKEN, {"upload": {"repo": "taken"}}),
-    "only exists on this machine": (TOKEN, {"model": "./base"}),
+    "exists only on this machine": (TOKEN, {"model": "./base"}),
 }
 EACH = """
 import json, os, sys

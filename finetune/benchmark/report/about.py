@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import Any
 
 from finetune.benchmark.report.charts import bars, curve
-from finetune.benchmark.report.html import Html, count, duration, element, facts, joined, section, table
+from finetune.benchmark.report.html import Html, bullets, duration, element, facts, section, subsection, table
 from finetune.benchmark.report.records import Records
-from finetune.formatting import quoted, size
+from finetune.formatting import count, quoted, size
 from finetune.registry import title
 from finetune.run_folder import free_name
 
@@ -93,14 +93,12 @@ def done(records: Records) -> Html:
     if after := records.resumed_after:
         listed.append(("Interrupted", f"and continued after step {', '.join(f'{step:,}' for step in after)}"))
     steps = records.steps
-    warnings = element("ul", joined(element("li", text) for text in records.warnings)) if records.warnings else Html()
     loss = curve("Training loss", [(step["step"], step["loss"]) for step in steps], number=lambda value: f"{value:.2f}")
     speed = [(step["step"], step["tokens_per_second"]) for step in steps]
     throughput = curve("Throughput", speed, number=lambda value: f"{value:,.0f}", unit="tokens/s", smooth=False)
     stages = [[title, duration(seconds)] for title, seconds in records.stages if seconds >= 0.05]
-    where = joined([element("h3", "Time by stage"), table(["Stage", "Time"], stages, "Time of each stage")]) if stages else Html()
-    notes = joined([element("h3", "Notes"), warnings]) if warnings else Html()
-    return section("Training", facts(listed), loss, throughput, where, notes)
+    where = subsection("Time by stage", table(["Stage", "Time"], stages, "Time of each stage") if stages else "")
+    return section("Training", facts(listed), loss, throughput, where, subsection("Notes", bullets(records.warnings)))
 
 
 def data(records: Records) -> Html:
@@ -132,9 +130,8 @@ def data(records: Records) -> Html:
     left = report["skipped"] - len(skipped)
     if skipped and left > 0:
         skipped.append(f"and {left:,} more, in run/data_report.json")
-    rows = joined([element("h3", "Skipped rows"), element("ul", joined(element("li", row) for row in skipped))]) if skipped else Html()
-    notes = element("ul", joined(element("li", note) for note in report.get("notes", []))) if report.get("notes") else Html()
-    return section("The data", facts(listed), bars("Tokens in a sequence", report.get("histogram") or []), rows, notes)
+    lengths = bars("Tokens in a sequence", report.get("histogram") or [])
+    return section("The data", facts(listed), lengths, subsection("Skipped rows", bullets(skipped)), bullets(report.get("notes", [])))
 
 
 def environment(records: Records) -> Html:

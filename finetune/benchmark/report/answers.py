@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.benchmark.names import NAMES, number
-from finetune.benchmark.report.html import Html, element, joined, section
+from finetune.benchmark.report.html import Html, element, section
 from finetune.benchmark.report.scores import SIDES
 
 SHOWN = 6
@@ -38,20 +38,17 @@ def answers(scores: Mapping[str, Any]) -> Html:
         left = len(rows) - len(picked) - len(others)
         rest = [element("p", f"{left:,} more are in run/benchmark.json.", class_="quiet")] if left else []
         title = f"The other {len(others):,} answers" if not left else f"{len(others):,} more answers"
-        more = element("details", joined([element("summary", title), *(_answer(rows, row, per_row) for row in others), *rest]))
+        more = element("details", element("summary", title), *(_answer(rows, row, per_row) for row in others), *rest)
     return section("Sample answers", *(_answer(rows, row, per_row) for row in picked), more, note=note)
 
 
 def _answer(rows: Sequence[Mapping[str, str]], row: int, per_row: Sequence[float] | None) -> Html:
     texts = rows[row]
     scored = f" · {NAMES[METRIC]} {number(METRIC, per_row[row])}" if per_row and row < len(per_row) else ""
-    sides = [
-        element("div", joined([element("h4", side.capitalize()), _words(texts[side])]), class_=side)
-        for side in ("reference", *SIDES)
-        if side in texts
-    ]
+    shown = [side for side in ("reference", *SIDES) if side in texts]
+    sides = [element("div", element("h4", side.capitalize()), _words(texts[side]), class_=side) for side in shown]
     parts = [element("h3", f"Row {row + 1}{scored}"), _words(texts.get("prompt", ""), "prompt ", LONGEST_PROMPT)]
-    return element("article", joined([*parts, element("div", joined(sides), class_="sides")]), class_="answer")
+    return element("article", *parts, element("div", *sides, class_="sides"), class_="answer")
 
 
 def _words(text: str, kind: str = "", longest: int = LONGEST) -> Html:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from finetune.benchmark.report.html import Html, element, joined
+from finetune.benchmark.report.html import Html, element
 
 POINTS = 400  # more cannot be seen
 SMOOTHED_OVER = 20  # the smoothing window is this fraction of the curve
@@ -34,21 +34,11 @@ def curve(title: str, points: Points, *, number: Callable[[float], str], unit: s
         element("div", element("span", number(mark)), class_="tick", style=f"top:{100 * _down(mark, bottom, top):.2f}%") for mark in marks
     ]
     change = f"{number(mean[0][1])} to {number(mean[-1][1])}{f' {unit}' if unit else ''}"
-    picture = Html(f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{joined(lines)}</svg>')
+    picture = element("svg", *lines, viewBox="0 0 100 100", preserveAspectRatio="none", aria_hidden="true")
+    caption = element("figcaption", f"{title} ", element("span", f"per step, and the mean of {mean_of} steps" if smooth else change))
     said = f"{title} from {change} over steps {first:,} to {last:,}"
-    return element(
-        "figure",
-        joined(
-            [
-                element(
-                    "figcaption",
-                    joined([f"{title} ", element("span", f"per step, and the mean of {mean_of} steps" if smooth else change)]),
-                ),
-                element("div", joined([*labels, picture]), class_="plot", role="img", aria_label=said),
-                element("div", joined([element("span", f"step {first:,}"), element("span", f"step {last:,}")]), class_="axis"),
-            ]
-        ),
-    )
+    plot = element("div", *labels, picture, class_="plot", role="img", aria_label=said)
+    return element("figure", caption, plot, _axis(f"step {first:,}", f"step {last:,}"))
 
 
 def bars(title: str, parts: Sequence[Mapping[str, int]]) -> Html:
@@ -58,23 +48,15 @@ def bars(title: str, parts: Sequence[Mapping[str, int]]) -> Html:
         return Html()
     said = "; ".join(f"{part['rows']:,} with up to {part['tokens']:,}" for part in parts if part["rows"])
     drawn = [element("i", style=f"height:{100 * part['rows'] / most:.1f}%") for part in parts]
-    return element(
-        "figure",
-        joined(
-            [
-                element("figcaption", title),
-                element("div", joined(drawn), class_="bars", role="img", aria_label=f"{title}: {said}"),
-                element("div", joined([element("span", "0"), element("span", f"{parts[-1]['tokens']:,} tokens")]), class_="axis"),
-            ]
-        ),
-    )
+    plot = element("div", *drawn, class_="bars", role="img", aria_label=f"{title}: {said}")
+    return element("figure", element("figcaption", title), plot, _axis("0", f"{parts[-1]['tokens']:,} tokens"))
 
 
 def interval(value: float, low: float, high: float, scale: Callable[[float], float]) -> Html:
     """A dot on a band; `scale` places a value between 0 and 1. The numbers stand next to it, so screen readers skip it."""
     left, right, at = (100 * min(1.0, max(0.0, scale(point))) for point in (low, high, value))
     band = element("i", style=f"left:{left:.1f}%;width:{right - left:.1f}%")
-    return element("span", joined([band, element("b", style=f"left:{at:.1f}%")]), class_="range", aria_hidden="true")
+    return element("span", band, element("b", style=f"left:{at:.1f}%"), class_="range", aria_hidden="true")
 
 
 def scale_of(values: Sequence[float]) -> Callable[[float], float]:
@@ -112,6 +94,10 @@ def smoothed(points: Points) -> list[tuple[float, float]]:
     width = window_of(len(points))
     heights = [y for _, y in points]
     return [(x, sum(part := heights[max(0, at - width + 1) : at + 1]) / len(part)) for at, (x, _) in enumerate(points)]
+
+
+def _axis(left: str, right: str) -> Html:
+    return element("div", element("span", left), element("span", right), class_="axis")
 
 
 def _placed(points: Points, bottom: float, top: float) -> str:

@@ -66,8 +66,8 @@ def _top(records: Records) -> Html:
         tiles.append(_tile(duration(training["train_seconds"]), f"trained, {training['steps']:,} steps"))
         tiles.append(_tile(size(training["peak_memory_bytes"]), "peak memory"))
     parts = [element("h1", records.title), element("p", headline(records), class_="quiet"), verdicts(scores)]
-    return element("header", joined([*parts, element("ul", joined(tiles), class_="tiles") if tiles else Html()]))
+    return element("header", *parts, element("ul", *tiles, class_="tiles") if tiles else "")
 
 
 def _tile(value: str, name: str) -> Html:
-    return element("li", joined([element("b", value), element("span", name)]))
+    return element("li", element("b", value), element("span", name))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from finetune.benchmark.report.html import Html, element, joined, section
+from finetune.benchmark.report.html import Html, element, section
 
 
 def ranks_in_words(ranks: Mapping[str, int]) -> str:
@@ -32,14 +32,14 @@ def final_ranks(ranks: Mapping[str, int]) -> Html:
     kinds = list(dict.fromkeys(_place(name)[1] for name in ranks))
     short = _short(kinds)
     corner = element("th", element("span", "block", class_="hidden"), scope="col")
-    head = joined([corner, *(element("th", short[kind], scope="col") for kind in kinds)])
+    head = element("thead", element("tr", corner, *(element("th", short[kind], scope="col") for kind in kinds)))
     most = max(ranks.values()) or 1
     rows = [
-        element("tr", joined([element("th", block, scope="row"), *(_cell(found.get(kind), most) for kind in kinds)]))
+        element("tr", element("th", block, scope="row"), *(_cell(found.get(kind), most) for kind in kinds))
         for block, found in cells.items()
     ]
     caption = element("caption", "Rank of each adapted matrix, by block", class_="hidden")
-    whole = element("table", joined([caption, element("thead", element("tr", head)), element("tbody", joined(rows))]), class_="ranks")
+    whole = element("table", caption, head, element("tbody", *rows), class_="ranks")
     return section("Final ranks", element("p", f"{ranks_in_words(ranks)}."), whole, note="Each row is one block, from first to last.")
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from finetune.benchmark.names import LOWER_IS_BETTER, NAMES, in_order, number, signed
 from finetune.benchmark.report.charts import interval, scale_of
-from finetune.benchmark.report.html import Html, count, element, joined, section, table
-from finetune.formatting import size
+from finetune.benchmark.report.html import Html, element, joined, section, table
+from finetune.formatting import count, size
 
 SIDES = ("teacher", "before", "after")
 SENTENCES = {"better": "Better", "worse": "Worse", "no evidence": "No evidence of a change"}
@@ -41,7 +41,7 @@ def verdicts(scores: Mapping[str, Any]) -> Html:
         if names:
             listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
             sentences.append(joined([element("strong", f"{words}:", class_=verdict_class(verdict)), f" {listed}. "]))
-    return element("p", joined(sentences), class_="verdict") if sentences else Html()
+    return element("p", *sentences, class_="verdict") if sentences else Html()
 
 
 def measured(scores: Mapping[str, Any]) -> Html:
@@ -51,10 +51,10 @@ def measured(scores: Mapping[str, Any]) -> Html:
     lower = " and ".join(NAMES[metric] for metric in LOWER_IS_BETTER if metric in metrics)
     note = "In brackets: 95 % confidence interval (bootstrap over rows). A change counts only if the interval of the paired difference"
     note += f" excludes zero. {lower}: lower is better." if lower else " excludes zero."
-    head = element("thead", element("tr", joined(element("th", cell, scope="col") for cell in ("Model", "Score", "Interval", "Picture"))))
+    columns = [element("th", cell, scope="col") for cell in ("Model", "Score", "Interval", "Picture")]
+    head = element("thead", element("tr", *columns), class_="hidden")
     bodies = [_metric(scores, metric, sides) for metric in metrics]
-    hidden = element("caption", "Scores of each model", class_="hidden")
-    whole = element("table", joined([hidden, Html(head.replace("<thead>", '<thead class="hidden">')), *bodies]), class_="scores")
+    whole = element("table", element("caption", "Scores of each model", class_="hidden"), head, *bodies, class_="scores")
     return section(f"On {scores['rows']:,} held-out rows", whole, note=note)
 
 
@@ -62,7 +62,7 @@ def _metric(scores: Mapping[str, Any], metric: str, sides: list[str]) -> Html:
     values = {side: scores[side][metric] for side in sides if scores[side].get(metric) is not None}
     ends = {side: scores.get("intervals", {}).get(side, {}).get(metric, (value, value)) for side, value in values.items()}
     scale = scale_of([point for side, value in values.items() for point in (value, *ends[side])])
-    rows = [element("tr", element("th", joined([NAMES.get(metric, metric), _change(scores, metric)]), colspan="4", scope="rowgroup"))]
+    rows = [element("tr", element("th", NAMES.get(metric, metric), _change(scores, metric), colspan="4", scope="rowgroup"))]
     for side, value in values.items():
         low, high = ends[side]
         cells = [
@@ -71,8 +71,8 @@ def _metric(scores: Mapping[str, Any], metric: str, sides: list[str]) -> Html:
             element("td", element("small", f"[{number(metric, low)}, {number(metric, high)}]")),
             element("td", interval(value, low, high, scale)),
         ]
-        rows.append(element("tr", joined(cells)))
-    return element("tbody", joined(rows))
+        rows.append(element("tr", *cells))
+    return element("tbody", *rows)
 
 
 def _change(scores: Mapping[str, Any], metric: str) -> Html:
