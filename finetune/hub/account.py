@@ -14,12 +14,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from finetune.errors import NotSignedIn, ReadOnlyToken, RepoExists, UploadError
+from finetune.hub.failures import cause_of, said, status_of
 from finetune.hub.reachability import endpoint, endpoint_host, hub_reachable, offline_reason
-from finetune.hub.retry import cause_of, status_of, with_retries
+from finetune.hub.retry import with_retries
 from finetune.recipe import UploadSpec
 
 SIGN_IN = "Sign in with `hf auth login`, or set HF_TOKEN"
-TOKEN = re.compile(r"\b(hf|api)_\w{8,}")
 BEFORE_TRAINING = "Nothing was trained yet. Fix this and start again, or remove the upload from the recipe."
 
 
@@ -50,7 +50,7 @@ def check_upload(spec: UploadSpec, *, finish: str | None = None) -> UploadTarget
     if not hub_reachable():
         raise UploadError(f"{offline_reason()}, so nothing can be uploaded now.", hint=f"Try again when it is reachable. {_then(finish)}")
     api = HfApi()
-    with one_sentence(finish):
+    with upload_errors(finish):
         account = with_retries(api.whoami)
         repo = spec.repo if "/" in spec.repo else f"{account['name']}/{spec.repo}"
         _check_rights(account, repo, finish)
@@ -94,15 +94,17 @@ def shown_endpoint() -> str:
 def _check_rights(account: dict[str, Any], repo: str, finish: str | None) -> None:
     """Raises ReadOnlyToken or UploadError if the account cannot own `repo` or its token cannot write there."""
     owner = repo.partition("/")[0]
-    names = [account["name"], *(organisation["name"] for organisation in account.get("orgs", []))]
-    if owner not in names:
-        raise UploadError(f"You are {account['name']} and cannot write to {owner}.", hint=f"You can write to: {', '.join(names)}.")
-    roles = {organisation["name"]: organisation.get("roleInOrg") for organisation in account.get("orgs", [])}
-    if roles.get(owner) == "read":
+    roles = {account["name"]: None, **{found["name"]: found.get("roleInOrg") for found in account.get("orgs", [])}}
+    if owner not in roles:
+        raise UploadError(f"You are {account['name']} and cannot write to {owner}.", hint=f"You can write to: {', '.join(roles)}.")
+    if roles[owner] == "read":
         raise UploadError(f"You have only read access to {owner}.", hint=f"Ask an administrator of {owner}, or choose another owner.")
     token = account.get("auth", {}).get("accessToken", {})
     if token.get("role") == "read" or (token.get("role") == "fineGrained" and not _may_write(token.get("fineGrained", {}), repo)):
-        raise read_only(repo, finish)
+        raise ReadOnlyToken(
+            f"Your token has no write access to {repo}.",
+            hint=f"Make one with write access at {endpoint()}/settings/tokens and sign in again (hf auth login --force). {_then(finish)}",
+        )
 
 
 def _may_write(granted: dict[str, Any], repo: str) -> bool:
@@ -114,19 +116,12 @@ def _may_write(granted: dict[str, Any], repo: str) -> bool:
     )
 
 
-def read_only(repo: str, finish: str | None) -> ReadOnlyToken:
-    return ReadOnlyToken(
-        f"Your token has no write access to {repo}.",
-        hint=f"Make one with write access at {endpoint()}/settings/tokens and sign in again (hf auth login --force). {_then(finish)}",
-    )
-
-
 def _then(finish: str | None) -> str:
     return f"Then: {finish}" if finish else BEFORE_TRAINING
 
 
 @contextmanager
-def one_sentence(finish: str | None) -> Iterator[None]:
+def upload_errors(finish: str | None) -> Iterator[None]:
     """Turns errors of huggingface_hub, its HTTP client and its storage client into ours; `finish` is what to do afterwards."""
     from huggingface_hub import errors
 
@@ -140,16 +135,16 @@ def one_sentence(finish: str | None) -> Iterator[None]:
 
 def _translated(error: BaseException, status: int | None, finish: str | None) -> UploadError:
     host = endpoint_host()
-    said = TOKEN.sub("(token)", str(getattr(error, "server_message", None) or error).strip() or type(error).__name__).splitlines()[0][:200]
+    answer = said(error)
     if status == 401:
         return NotSignedIn(f"{host} does not accept your token.", hint=f"{SIGN_IN} to a new token. {_then(finish)}")
-    if status == 403 and not re.search("storage|quota|limit|payment", said, re.IGNORECASE):
+    if status == 403 and not re.search("storage|quota|limit|payment", answer, re.IGNORECASE):
         return ReadOnlyToken(
-            f"{host} refused: {said}", hint=f"Sign in with a token that has write access (hf auth login --force). {_then(finish)}"
+            f"{host} refused: {answer}", hint=f"Sign in with a token that has write access (hf auth login --force). {_then(finish)}"
         )
     safe = f"The result is safe on this machine. Finish with: {finish}" if finish else BEFORE_TRAINING
     if status == 429:
         return UploadError(f"{host} limits requests: too many in a short time.", hint=f"Wait a few minutes. {safe}")
     if status is not None:
-        return UploadError(f"{host} answered {status}: {said}", hint=safe)
-    return UploadError(f"The connection to {host} was lost: {said}", hint=safe)
+        return UploadError(f"{host} answered {status}: {answer}", hint=safe)
+    return UploadError(f"The connection to {host} was lost: {answer}", hint=safe)

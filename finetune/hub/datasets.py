@@ -21,6 +21,7 @@ from finetune.errors import DatasetError, DatasetNotFound
 from finetune.events import Notice, Reporter
 from finetune.hub.cache import COMMIT
 from finetune.hub.facts import HubDataset, dataset_facts
+from finetune.hub.failures import one_sentence, said
 from finetune.hub.reachability import endpoint_host, hub_reachable, offline_reason
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
@@ -58,7 +59,7 @@ class HubRecords:
                 given += 1
         except (HTTPError, OSError) as error:
             raise DatasetError(
-                f"{self.name}: the connection to {endpoint_host()} was lost at row {given + 1}: {_short(error)}", hint="Run it again."
+                f"{self.name}: the connection to {endpoint_host()} was lost at row {given + 1}: {said(error)}", hint="Run it again."
             ) from None
 
 
@@ -93,23 +94,12 @@ def parse(source: str) -> tuple[str, str | None]:
 def look_up(name: str, revision: str | None) -> HubDataset:
     """What the Hub says about a dataset, and the commit that a branch or tag points at; fetches nothing, asks once per process."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-    try:
+    with one_sentence("dataset", name, revision):
         found = dataset_facts(HfApi().dataset_info(name, revision=revision, timeout=10))
         if found.gated:  # its facts are public, its files are not
             HfApi().auth_check(name, repo_type="dataset")
         return found
-    except GatedRepoError:
-        raise DatasetNotFound(f"The dataset {name} is gated.", hint=SIGN_IN) from None
-    except RevisionNotFoundError:
-        raise DatasetNotFound(f"The dataset {name} has no revision {revision}.", hint="Leave out the revision to use the newest.") from None
-    except RepositoryNotFoundError:
-        raise DatasetNotFound(f"{endpoint_host()} has no dataset {name}, or it is private.", hint=f"Check the name. {SIGN_IN}") from None
-    except (HTTPError, OSError) as error:
-        if getattr(getattr(error, "response", None), "status_code", None) == 401:
-            raise DatasetError(f"{endpoint_host()} does not accept your token.", hint="Sign in again: hf auth login") from None
-        raise DatasetError(f"{endpoint_host()} did not answer for {name}: {_short(error)}", hint="Try again later.") from None
 
 
 def _from_hub(spec: DatasetSpec, name: str, commit: str) -> tuple[Any, str | None, int | None]:
@@ -211,19 +201,14 @@ def _load(spec: DatasetSpec, name: str, commit: str | None, *, split: str, strea
                 f"{offline_reason()}, and the dataset {name} is not on this machine.",
                 hint="Check the network, use a file of your own, or builtin:python-docs.",
             ) from None
-        raise DatasetNotFound(f"The dataset {name} cannot be loaded: {_short(error)}", hint=f"Check its page. {SIGN_IN}") from None
+        raise DatasetNotFound(f"The dataset {name} cannot be loaded: {said(error)}", hint=f"Check its page. {SIGN_IN}") from None
     except (ValueError, RuntimeError, TypeError, KeyError, datasets.exceptions.DatasetsError) as error:
         # an unknown split or configuration, a loading script, an unknown kind of file: the library's message names it
         raise DatasetError(
-            f"The dataset {name} cannot be loaded: {_short(error)}",
+            f"The dataset {name} cannot be loaded: {said(error)}",
             hint="Choose a configuration and a split: --set dataset.config=NAME --set dataset.split=NAME",
         ) from None
     finally:
         datasets.utils.logging.set_verbosity(verbosity)
         if not bars:
             datasets.enable_progress_bars()
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:300] + " ..."

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from finetune.events import Notice, Reporter
+from finetune.hub.failures import cause_of, status_of
 from finetune.hub.reachability import endpoint_host
 
 WAITS = (1.0, 4.0, 15.0)  # seconds before each new try
@@ -34,16 +35,6 @@ def with_retries(ask: Callable[[], Answer], reporter: Reporter | None = None) ->
                 reporter.report(Notice(f"{endpoint_host()} {_what(error)}; retrying in {pause:.0f} s.", level="warning"))
         time.sleep(pause)
     return ask()
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """The HTTP client's error: the LFS client wraps it in a RuntimeError."""
-    return error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
-
-
-def status_of(error: BaseException) -> int | None:
-    """The HTTP status of an error, None if there was no answer."""
-    return getattr(getattr(cause_of(error), "response", None), "status_code", None)
 
 
 def _pause(error: BaseException, wait: float) -> float | None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.errors import Interrupted, UploadError
 from finetune.events import Notice, Progress, Reporter, StageFinished, StageStarted, Uploaded
 from finetune.formatting import quoted
-from finetune.hub.account import UploadTarget, check_upload, one_sentence, refuse_public
+from finetune.hub.account import UploadTarget, check_upload, refuse_public, upload_errors
 from finetune.hub.retry import with_retries
 from finetune.model_folder import CONFIGS, INDEX, SAFETENSORS, TOKENIZER, is_adapter, weight_files
 from finetune.publish.card import card_of
@@ -103,7 +103,7 @@ def _upload(folder: RunFolder, spec: UploadSpec, reporter: Reporter, finish: str
     target = check_upload(spec, finish=finish)
     contents = _contents(folder, target.repo, finish)
     api = HfApi()
-    with one_sentence(finish), _silent_bars():
+    with upload_errors(finish), _silent_bars():
         if not target.exists:
             with_retries(lambda: api.create_repo(target.repo, private=spec.private, exist_ok=True), reporter)
         # Read back: `private` is ignored if the repository has been created meanwhile.
@@ -201,11 +201,10 @@ def _silent_bars() -> Iterator[None]:
     """huggingface_hub draws progress bars; we report events instead."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    if are_progress_bars_disabled():
-        yield
-        return
+    disabled = are_progress_bars_disabled()
     disable_progress_bars()
     try:
         yield
     finally:
-        enable_progress_bars()
+        if not disabled:
+            enable_progress_bars()

@@ -135,8 +135,8 @@ def test_a_dropped_connection_keeps_nothing_half_done_and_the_next_try_succeeds(
     with hub_with(tmp_path, {"org/model": model}) as hub:
         hub.drop("resolve", after=20_000)
         (broken,) = ask(tmp_path, hub.address, "org/model")
-    assert "was interrupted" in broken["message"]
-    assert "Run the same command again" in broken["hint"]
+    assert "org/model could not be loaded from" in broken["message"]
+    assert "completed files are kept" in broken["hint"]
     (absent,) = ask(tmp_path, hub.address, "org/model")  # the Hub is gone now: what is incomplete does not count as here
     assert "is not on this machine" in absent["message"]
     with hub_with(tmp_path, {"org/model": model}) as hub:
