@@ -22,7 +22,7 @@ from torch import Tensor
 from finetune.errors import BadInput, FinetuneError, OutputExists
 from finetune.events import Notice, Recorder, Reporter
 from finetune.formatting import quoted
-from finetune.hardware.machine import Machine, inspect
+from finetune.hardware.machine import inspect
 from finetune.model_folder import SAFETENSORS
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import LocatedModel, locate
@@ -89,17 +89,20 @@ class Merged:
         with adapted.disable_adapter():  # type: ignore[operator]
             unadapted = _logits(adapted, inputs)
         stored = _stored_dtype(located.base)
-        found: list[tuple[torch.dtype, float]] = []
         plain = _merge(adapted)
         del adapted
         with whole_folder(to) as part:
             for dtype in dict.fromkeys((stored, torch.float32)):
                 shutil.rmtree(part)
-                found.append((dtype, _written(plain, dtype, part, runtime, machine, inputs, wanted, unadapted)))
-                if found[-1][1] <= ALLOWED[dtype]:
+                _write(plain, dtype, part)
+                again = load_model(locate(str(part), runtime, Recorder()), machine)
+                difference = _difference(_logits(again, inputs), wanted, unadapted)
+                del again
+                gc.collect()
+                if difference <= ALLOWED[dtype]:
                     break
             else:
-                raise _not_the_same(run, found)
+                raise _not_the_same(run, dtype, difference)
             if dtype != stored:
                 reporter.report(
                     Notice(f"In {_name(stored)} the merged model would give different answers, so it is saved in {_name(dtype)}.")
@@ -111,7 +114,7 @@ class Merged:
                 base=located.base.pinned,
                 dtype=_name(dtype),
                 prompts=len(inputs),
-                difference=found[-1][1],
+                difference=difference,
                 allowed=ALLOWED[dtype],
                 bytes=sum(file.stat().st_size for file in part.glob(f"*{SAFETENSORS}")),
                 rounded_base=located.base_load_in is not None,
@@ -162,17 +165,8 @@ def _stored_dtype(base: LocatedModel) -> torch.dtype:
     return config.dtype if config.dtype in ALLOWED else torch.float32
 
 
-def _written(
-    plain: Any,
-    dtype: torch.dtype,
-    part: Path,
-    runtime: RuntimeOptions,
-    machine: Machine,
-    inputs: list[Tensor],
-    wanted: list[Tensor],
-    unadapted: list[Tensor],
-) -> float:
-    """Write the model in `dtype` and load it again; how far its logits are from `wanted`, infinite if the adapter's change is lost."""
+def _write(plain: Any, dtype: torch.dtype, part: Path) -> None:
+    """Save the model in `dtype`; in memory it keeps its own."""
     kept = {name: parameter.data for name, parameter in plain.named_parameters()}
     for parameter in plain.parameters():
         parameter.data = parameter.data.to(dtype)
@@ -180,12 +174,10 @@ def _written(
     plain.save_pretrained(part)
     for name, parameter in plain.named_parameters():
         parameter.data = kept[name]
-    del kept
-    located = locate(str(part), runtime, Recorder())
-    again = load_model(located, machine)
-    logits = _logits(again, inputs)
-    del again
-    gc.collect()
+
+
+def _difference(logits: list[Tensor], wanted: list[Tensor], unadapted: list[Tensor]) -> float:
+    """The largest difference from `wanted`, as a share of the largest logit; infinite if the adapter's change is lost."""
     if not all(torch.isfinite(row).all() for row in logits):
         return float("inf")
     largest = max(float((ours - theirs).abs().max() / theirs.abs().max()) for ours, theirs in zip(logits, wanted, strict=True))
@@ -199,8 +191,7 @@ def _distance(ours: list[Tensor], theirs: list[Tensor]) -> float:
     return float((one - other).square().mean().sqrt() / other.square().mean().sqrt())
 
 
-def _not_the_same(run: RunFolder, found: list[tuple[torch.dtype, float]]) -> FinetuneError:
-    dtype, difference = found[-1]
+def _not_the_same(run: RunFolder, dtype: torch.dtype, difference: float) -> FinetuneError:
     how = "the adapter's change is lost" if difference == float("inf") else f"logits differ by {difference:.1%} of the largest"
     return FinetuneError(
         f"The merged model of {run.output_dir} does not match the adapter ({how}, {ALLOWED[dtype]:.1%} allowed in "
