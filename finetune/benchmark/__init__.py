@@ -1,1 +1,1 @@
-"""Proof that a model got better: the same held-out rows before and after, each number with its 95 % interval."""
+"""Did the model get better? The same held-out rows before and after training, each score with its 95 % interval."""

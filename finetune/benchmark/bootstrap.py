@@ -1,10 +1,10 @@
-"""How sure a score is: percentile bootstrap over held-out rows.
+"""How certain a score is: percentile bootstrap over held-out rows.
 
     rouge = mean_of(before_rows)
     bootstrap(rouge, rows=50, seed=42)                                   # Interval(value=0.31, low=0.27, high=0.36)
     bootstrap(difference(mean_of(after_rows), rouge), rows=50, seed=42)  # paired: both sides see the same resampled rows
 
-A statistic is a function from an array of row numbers [..., rows] to values [...]; so one resampling serves means, perplexities,
+A statistic is a function from an array of row numbers [..., rows] to values [...]; so the same code resamples means, perplexities,
 their differences and their ratios. Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 and 13.
 """
 
@@ -50,7 +50,7 @@ def mean_of(values: Sequence[float]) -> Statistic:
 
 
 def mean_per_token(sums: Sequence[float], tokens: Sequence[int]) -> Statistic:
-    """Row sums over row tokens: every token weighs the same, however long its row is."""
+    """Row sums over row tokens: every token has the same weight, however long its row is."""
     totals, counts = np.asarray(sums, dtype=np.float64), np.asarray(tokens, dtype=np.float64)
     return lambda index: totals[index].sum(axis=-1) / counts[index].sum(axis=-1)
 
@@ -66,7 +66,7 @@ def difference(after: Statistic, before: Statistic) -> Statistic:
 
 
 def ratio(part: Statistic, whole: Statistic) -> Statistic:
-    """`part / whole`; infinite or undefined where the whole is 0, as a share of nothing is."""
+    """`part / whole`; infinite or NaN where the whole is 0."""
 
     def divide(index: NDArray[np.int64]) -> NDArray[np.float64]:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -82,7 +82,7 @@ def change(after: Statistic, before: Statistic, *, rows: int, seed: int, lower_i
 
 
 def verdict(found: Interval, rows: int, lower_is_better: bool) -> Verdict:
-    """Whether an interval of differences leaves out 0, and on which side."""
+    """Whether an interval of differences excludes 0, and on which side."""
     if rows < FEWEST_ROWS or found.low <= 0 <= found.high:
         return "no evidence"
     return "better" if (found.value < 0) == lower_is_better else "worse"

@@ -1,4 +1,4 @@
-"""Greedy answers to held-out prompts, in batches of similar length, and how fast a model writes.
+"""Greedy answers to held-out prompts, in batches of similar length, and how fast a model generates.
 
     texts = generate_answers(model, tokenizer, rows, max_new_tokens=64, reporter=reporter, stage="benchmark")
     generation_speed(model, tokenizer, rows)          # tokens per second
@@ -24,7 +24,7 @@ from finetune.training.head import causal_lm, context_length, padding_id
 
 KEY_VALUE_BYTES = 768 << 20  # of one batch's keys and values
 LARGEST_BATCH = 64
-STEP_IN_TOKENS = 32  # reading all weights takes as long as computing about so many tokens (measured on a CPU: 60 ms and 1.8 ms)
+STEP_IN_TOKENS = 32  # reading all weights once costs about as much time as computing this many tokens (measured on a CPU: 60 ms and 1.8 ms)
 SPEED_PROMPTS, SPEED_TOKENS = 8, 32
 FEWEST_NEW_TOKENS, MOST_NEW_TOKENS = 16, 256
 
@@ -37,11 +37,11 @@ def generate_answers(
     room = context_length(model) - max_new_tokens
     if room < 1:
         raise BenchmarkError(
-            f"Answers of {max_new_tokens} tokens do not fit the model's context of {context_length(model)}.",
+            f"Answers of {max_new_tokens} tokens do not fit into the model's context of {context_length(model)}.",
             hint="Lower it: --set benchmark.max_new_tokens=64",
         )
     stops = stop_ids(model, tokenizer)
-    prompts = [list(row["prompt_ids"])[-room:] or stops[:1] for row in rows]  # a text from nothing starts after an end
+    prompts = [list(row["prompt_ids"])[-room:] or stops[:1] for row in rows]  # without a prompt, text starts after an end token
     pad = padding_id(tokenizer, model)
     inner, device = causal_lm(model), next(model.parameters()).device
     texts, done = [""] * len(prompts), 0
@@ -58,9 +58,9 @@ def generate_answers(
 
 @torch.inference_mode()
 def generation_speed(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> float:
-    """Tokens per second of SPEED_TOKENS new tokens for SPEED_PROMPTS prompts at once, prompts included, the better of two tries.
+    """Tokens per second of SPEED_TOKENS new tokens for SPEED_PROMPTS prompts at once, prompts included; the better of two tries.
 
-    No end token stops it: a model that says less must not look slower than one that never ends.
+    No end token stops it: a model with short answers must not look slower than one that never ends.
     """
     tokens = min(SPEED_TOKENS, context_length(model) // 2)
     room = context_length(model) - tokens
@@ -100,7 +100,7 @@ def stop_ids(model: Any, tokenizer: Any) -> list[int]:
 def greedy(inner: Any, stops: list[int], *, pad: int, max_new_tokens: int) -> Iterator[None]:
     """Plain greedy search: what the checkpoint's own generation_config asks for (sampling, penalties, lengths) is set aside.
 
-    The last states of a batch of prompts lie apart in memory, for which torch would copy a frozen head's weights once for every row.
+    The last hidden states of a batch are not contiguous; without this hook torch would copy a frozen head's weights once per row.
     """
     own = inner.generation_config
     hook = inner.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0].contiguous(), *given[1:]))
@@ -119,12 +119,12 @@ def until_stop(answer: list[int], stops: list[int]) -> list[int]:
 
 
 def batches(lengths: Sequence[int], new_tokens: int, bytes_per_token: int) -> list[list[int]]:
-    """Row numbers from the longest prompt to the shortest, cut into batches where that costs least.
+    """Row numbers from the longest prompt to the shortest, cut into batches so that the total cost is lowest.
 
-    A batch costs its padded prompts, and the weights read once for every new token; its keys and values fit KEY_VALUE_BYTES.
+    A batch costs its padded prompts, plus reading the weights once per new token; its keys and values fit KEY_VALUE_BYTES.
     """
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
-    cheapest = [(0, 0)]  # for the first n rows: what they cost, and where their last batch begins
+    cheapest = [(0, 0)]  # for the first n rows: their cost, and where their last batch begins
     for end in range(1, len(order) + 1):
         choices = []
         for begin in range(max(0, end - LARGEST_BATCH), end):
@@ -142,7 +142,7 @@ def batches(lengths: Sequence[int], new_tokens: int, bytes_per_token: int) -> li
 
 
 def pad_left(prompts: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and attention mask [rows, longest], padding first so that every row's last token is its prompt's last."""
+    """Ids and attention mask [rows, longest], padded on the left so that every row ends with its prompt."""
     longest = max(map(len, prompts))
     ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
@@ -150,10 +150,10 @@ def pad_left(prompts: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Te
 
 
 def key_value_bytes(model: Any) -> int:
-    """Bytes of keys and values that one token leaves behind in all layers."""
+    """Bytes of keys and values per token, in all layers."""
     config = model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", None)
-    if not heads:  # a state of one size, however much was read
+    if not heads:  # a recurrent state of fixed size
         return 0
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     grouped = getattr(config, "num_key_value_heads", None) or heads

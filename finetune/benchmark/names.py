@@ -1,4 +1,4 @@
-"""Scores by the names people know, as numbers people read: `number("agreement", 0.87)` is "87.0 %"."""
+"""Names of scores, and their numbers as text: `number("agreement", 0.87)` is "87.0 %"."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOWER_IS_BETTER = ("perplexity", "kl")
 
 
 def number(metric: str, value: float) -> str:
-    """A score, no more precise than it is worth."""
+    """A score, rounded to the digits that matter."""
     if metric == "agreement":
         return f"{100 * value:.1f} %"
     if metric == "kl" or metric.startswith("rouge"):

@@ -1,10 +1,10 @@
-"""Perplexity of the reference answers: how little the held-out text surprises a model.
+"""Perplexity of the reference answers: how well a model predicts the held-out text.
 
     losses = answer_losses(model, rows, reporter=reporter, stage="benchmark")
     Perplexity().compute(predictions=losses.sums, references=losses.tokens)      # {"perplexity": 14.2}
 
-Rows go through the model one at a time: no padding, so a row's number never depends on its neighbours; and the head sees only
-positions that carry a label, a few hundred at a time, so no [length, vocabulary] buffer is made.
+Rows go through the model one at a time: no padding, so a row's loss never depends on other rows; and the head sees only
+labelled positions, a few hundred at a time, so no [length, vocabulary] buffer is allocated.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ class Perplexity(evaluate.Metric):  # type: ignore[misc]
         mean = sum(predictions) / sum(references)
         if mean > math.log(torch.finfo(torch.float64).max):
             raise BenchmarkError(
-                f"The perplexity is too large for a number: {mean:.0f} nats a token.", hint="The model is broken: train again."
+                f"The perplexity overflows: {mean:.0f} nats per token.", hint="The model is broken. Train again with a lower learning rate."
             )
         return {"perplexity": math.exp(mean)}
 
 
 @dataclass
 class AnswerLosses:
-    """One entry a row: summed negative log-likelihood in nats, supervised tokens, and against a teacher the summed
-    KL(teacher || model) in nats and the tokens on which both find the same token most likely."""
+    """One entry per row: summed negative log-likelihood in nats, supervised tokens, and against a teacher the summed
+    KL(teacher || model) in nats and the tokens for which both have the same top token."""
 
     sums: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -73,9 +73,9 @@ def answer_losses(
     teacher: TeacherStates | None = None,
     remember: TeacherStates | None = None,
 ) -> AnswerLosses:
-    """The loss of every row's labelled tokens, compared with `teacher` if given; the model's own states go into `remember`.
+    """The loss of every row's labelled tokens, compared with `teacher` if given; the model's own hidden states are added to `remember`.
 
-    Raises BenchmarkError if a row gives a number that is not finite.
+    Raises BenchmarkError if a row's loss is not finite.
     """
     head, found = head_of(model), AnswerLosses()
     for number, row in enumerate(rows):
@@ -83,13 +83,15 @@ def answer_losses(
         loss = sum(cross_entropy(head, hidden[part], labels[part]) for part in parts(len(hidden), head))
         if not math.isfinite(loss):
             raise BenchmarkError(
-                f"The model's loss on held-out row {number + 1} is not a number.", hint="Half precision may overflow: try float32."
+                f"The model's loss on held-out row {number + 1} is NaN or infinite.", hint="Half precision may overflow: try float32."
             )
         found.sums.append(loss)
         found.tokens.append(len(labels))
         if teacher is not None:
             if len(teacher.rows) != len(rows) or len(teacher.rows[number]) != len(hidden):
-                raise BenchmarkError("The teacher was measured on other rows.", hint="Measure it again with the same data, rows and seed.")
+                raise BenchmarkError(
+                    "The teacher's scores are from different rows.", hint="Score it again on the same data, rows and seed."
+                )
             pairs = [compare(head, hidden[part], teacher.head, teacher.rows[number][part]) for part in parts(len(hidden), head)]
             found.divergences.append(sum(divergence for divergence, _ in pairs))
             found.agreed.append(sum(agreed for _, agreed in pairs))
@@ -100,7 +102,7 @@ def answer_losses(
 
 
 def supervised(model: Any, row: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states [n, d] and labels [n] of the positions whose next token carries a label."""
+    """Hidden states [n, d] and labels [n] of the positions whose next token is labelled."""
     device = next(model.parameters()).device
     labels = torch.tensor(row["labels"], device=device)[1:]  # the state at i predicts token i+1
     hidden = hidden_states(model, torch.tensor([row["input_ids"]], device=device))[0, :-1]

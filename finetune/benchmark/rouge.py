@@ -2,8 +2,8 @@
 
     Rouge().compute(predictions=["the cat sat"], references=["a cat sat"])   # {"rouge1": 0.66..., "rouge2": 0.5, "rougeL": 0.66...}
 
-Words are stemmed (Porter), as is usual for English. rouge-score's own word splitter throws away every letter outside a-z, which scores
-perfect answers in most languages 0; ours keeps them, and gives the same words as rouge-score's for plain English.
+Words are stemmed (Porter), as is usual for English. rouge-score's tokenizer drops every character outside a-z, so perfect answers in
+most languages score 0; ours keeps them, and gives the same words as rouge-score's for plain English.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ UNSPACED = ("CJK UNIFIED", "CJK COMPATIBILITY", "HIRAGANA", "KATAKANA", "THAI", 
 
 
 class Rouge(evaluate.Metric):  # type: ignore[misc]
-    """Mean ROUGE F-measures of predictions against references; `per_row` gives them one by one."""
+    """Mean ROUGE F-measures of predictions against references; `per_row` returns them row by row."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"keep_in_memory": True, **options})
@@ -39,7 +39,7 @@ class Rouge(evaluate.Metric):  # type: ignore[misc]
         )
 
     def per_row(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:
-        """{"rouge1", "rouge2", "rougeL"}: one F-measure for each row."""
+        """{"rouge1", "rouge2", "rougeL"}: one F-measure per row."""
         rows = [self.scorer.score(reference, prediction) for prediction, reference in zip(predictions, references, strict=True)]
         return {key: [float(row[key].fmeasure) for row in rows] for key in KEYS}
 

@@ -1,10 +1,10 @@
-"""One model on the held-out rows, and two or three of them side by side.
+"""Score one model on the held-out rows, and compare two or three of them.
 
     before = benchmark_model(model, tokenizer, prepared.held_out, recipe.benchmark, seed=42, reporter=reporter, stage="before")
     after = ...
     json = benchmark_json(before, after, seed=42)     # the content of run/benchmark.json
 
-The base model's scores are kept in the user's cache (`load_base_scores`, `save_base_scores`): it is measured once per model and data.
+The base model's scores are cached (`load_base_scores`, `save_base_scores`): it is measured once per model and data.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from finetune.runtime import RuntimeOptions
 from finetune.storage import write_whole
 from finetune.training.head import causal_lm, check_head, head_of
 
-VERSION = 2  # of the way scores are made: raise it when numbers would change, so that kept base scores are made again
+VERSION = 2  # version of the scoring: raise it when numbers would change, so that cached base scores are recomputed
 RETAINED = ("rougeL", "perplexity")
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What one model did on the held-out rows; lists have one entry a row, `kl` is in nats a token, memory in bytes.
+    """One model's results on the held-out rows; lists have one entry per row, `kl` is in nats per token, memory in bytes.
 
-    `states` stays out of JSON: it is what a student is compared with, if the model was asked to be a teacher.
+    `states` is not in the JSON: it holds a teacher's hidden states, for comparison with its student.
     """
 
     values: dict[str, float]
@@ -73,10 +73,10 @@ class Scores:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Scores:
-        """Raises BenchmarkError for scores made another way than today's."""
+        """Raises BenchmarkError for scores of another VERSION."""
         content = dict(data)
         if content.pop("version", None) != VERSION:
-            raise BenchmarkError("These scores were made by another version.", hint="Run the benchmark again.")
+            raise BenchmarkError("These scores were written by a different version.", hint="Run the benchmark again.")
         losses = content.pop("losses")
         return cls(**content, losses=AnswerLosses(**losses) if losses else None)
 
@@ -95,8 +95,8 @@ def benchmark_model(
 ) -> Scores:
     """Score a model on the same `spec.rows` held-out rows for one seed.
 
-    `as_teacher` keeps the states that a student's benchmark takes as `teacher`, which adds "kl" and "agreement" to its scores.
-    Raises BenchmarkError if there are no rows or the model's numbers are not finite, ModelError if its logits cannot be taken apart.
+    `as_teacher` keeps the hidden states that a student's benchmark takes as `teacher`, which adds "kl" and "agreement" to its scores.
+    Raises BenchmarkError if there are no rows or the losses are not finite, ModelError if the model's head cannot be separated.
     """
     check_head(model)
     rows = chosen_rows(held_out, spec, seed)
@@ -110,7 +110,7 @@ def benchmark_model(
     losses = texts = None
     speed = 0.0
     with PeakMemory(next(model.parameters()).device.type) as peak, _measuring(model):
-        release()  # what earlier work left behind must not hide what this model needs
+        release()  # leftovers of earlier work must not hide what this model needs
         at_first = peak.now()
         if of_losses or teacher or as_teacher:
             losses = answer_losses(model, rows, reporter=reporter, stage=stage, teacher=teacher, remember=states)
@@ -135,7 +135,7 @@ def benchmark_model(
         per_row=per_row,
         losses=losses,
         tokens_per_second=speed,
-        # What is left of a training in the process is not this model's: its weights, and what the measuring added.
+        # Memory left over from training does not belong to this model; count its weights and what the benchmark added.
         peak_memory_bytes=weights_bytes(model) + max(0, peak.bytes - at_first),
         parameters=causal_lm(model).num_parameters(),
         states=states,
@@ -148,13 +148,13 @@ def weights_bytes(model: Any) -> int:
 
 @contextmanager
 def _measuring(model: Any) -> Iterator[None]:
-    """Dropout off, also for a model that comes straight from training; too little memory becomes an error for people."""
+    """Turns dropout off, also for a model straight from training, and running out of memory into one sentence."""
     was_training = model.training
     model.eval()
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise OutOfMemory("Measuring the model does not fit into memory.", hint="Lower it: --set benchmark.max_new_tokens=32") from error
+        raise OutOfMemory("There is not enough memory to run the benchmark.", hint="Lower it: --set benchmark.max_new_tokens=32") from error
     finally:
         model.train(was_training)
 
@@ -169,7 +169,7 @@ def _of_losses(losses: AnswerLosses) -> dict[str, Statistic]:
 def chosen_rows(held_out: Any, spec: BenchmarkSpec, seed: int) -> list[dict[str, Any]]:
     """At most `spec.rows` rows, drawn by seed, in the order of the data; raises BenchmarkError if there are none."""
     if not len(held_out):
-        raise BenchmarkError("No held-out rows are left to benchmark on.", hint="Use more rows: --set dataset.samples=1000")
+        raise BenchmarkError("There are no held-out rows for the benchmark.", hint="Use more rows: --set dataset.samples=1000")
     count = min(spec.rows, len(held_out))
     return [held_out[int(place)] for place in sorted(np.random.default_rng(seed).choice(len(held_out), count, replace=False))]
 
@@ -177,14 +177,14 @@ def chosen_rows(held_out: Any, spec: BenchmarkSpec, seed: int) -> list[dict[str,
 def benchmark_json(
     before: Scores, after: Scores, teacher: Scores | None = None, *, seed: int, bytes_on_disk: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-    """benchmark.json: plain scores, their 95 % intervals, paired changes with a verdict, and every text beside its reference.
+    """benchmark.json: plain scores, their 95 % intervals, paired changes with a verdict, and every answer with its reference.
 
-    `bytes_on_disk` holds the size of the weights under "before", "after" and "teacher", as far as known.
+    `bytes_on_disk` is the size of the weights under "before", "after" and "teacher", as far as known.
     """
     sides = {"before": before, "after": after} | ({"teacher": teacher} if teacher else {})
     for name, scores in sides.items():
         if scores.references != before.references:
-            raise BenchmarkError(f"The {name} scores were made on other rows than the first ones.", hint="Run the benchmark again.")
+            raise BenchmarkError(f"The {name} scores are from different rows than the first ones.", hint="Run the benchmark again.")
     old, new = before.statistics(), after.statistics()
     rows = before.rows
     return {
@@ -211,9 +211,9 @@ def benchmark_json(
 
 
 def row_scores(scores: Scores) -> dict[str, list[float]]:
-    """What another run's scores are compared with row by row: {metric: a value a row}; losses (nats) and divergences are row sums.
+    """What another run's scores are compared with: {metric: one value per row}; losses (nats) and divergences are row sums.
 
-    In the order of `generations`, and short: the sixth digit of a row decides nothing.
+    In the order of `generations`, and rounded: the sixth digit of a row decides nothing.
     """
     found: dict[str, list[float]] = {key: [round(value, 6) for value in values] for key, values in scores.per_row.items()}
     if losses := scores.losses:
@@ -232,7 +232,7 @@ def intervals(scores: Scores, seed: int) -> dict[str, list[float]]:
 def retention(student: Scores, teacher: Scores, seed: int) -> dict[str, dict[str, float]]:
     """The student as a share of its teacher, paired by row: 1 is as good; for perplexity the teacher's is divided by the student's.
 
-    A share of nothing (a teacher that scores 0) is left out.
+    A metric on which the teacher scores 0 is left out.
     """
     ours, theirs = student.statistics(), teacher.statistics()
     found: dict[str, dict[str, float]] = {}
@@ -246,7 +246,7 @@ def retention(student: Scores, teacher: Scores, seed: int) -> dict[str, dict[str
 
 
 def generations(sides: Mapping[str, Scores]) -> list[dict[str, str]]:
-    """One record a row: prompt, reference, and each model's answer under its name."""
+    """One record per row: prompt, reference, and each model's answer under its name."""
     first = next(iter(sides.values()))
     answered = {name: scores.texts for name, scores in sides.items() if scores.texts}
     return [
@@ -256,21 +256,21 @@ def generations(sides: Mapping[str, Scores]) -> list[dict[str, str]]:
 
 
 def base_key(model: str, fingerprint: str, spec: BenchmarkSpec, *, seed: int, dtype: str) -> str:
-    """Names the base model's scores by everything they depend on; `model` is the pinned source, `fingerprint` that of the data."""
+    """The cache key of the base model's scores, from all they depend on; `model` is the pinned source, `fingerprint` that of the data."""
     parts = (VERSION, model, fingerprint, spec.model_dump(mode="json"), seed, dtype)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
 def load_base_scores(runtime: RuntimeOptions, key: str) -> Scores | None:
-    """Scores kept by an earlier run, or None."""
+    """Scores cached by an earlier run, or None."""
     try:
         return Scores.from_dict(json.loads(_kept(runtime, key).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError, KeyError, BenchmarkError):
-        return None  # absent, cut off, or written by another version: measured again
+        return None  # absent, truncated, or of another version: measured again
 
 
 def save_base_scores(runtime: RuntimeOptions, key: str, scores: Scores) -> None:
-    """Keep scores for later runs: complete or absent."""
+    """Cache scores for later runs: complete or not at all."""
     write_whole(_kept(runtime, key), json.dumps(scores.to_dict(), ensure_ascii=False), shared=True)
 
 

@@ -1,10 +1,10 @@
 """How closely a student follows its teacher on held-out rows, without both models in memory.
 
     states = TeacherStates(head_of(teacher))
-    answer_losses(teacher, rows, remember=states, ...)          # the teacher's last hidden states, then its body may go
+    answer_losses(teacher, rows, remember=states, ...)          # keeps the teacher's last hidden states; its body can go
     answer_losses(student, rows, teacher=states, ...).divergences
 
-Kept are d numbers a position instead of a vocabulary of them (SmolLM2: 2 KB instead of 197 KB), and the teacher's head.
+Per position d numbers are kept instead of one per token of the vocabulary (SmolLM2: 2 KB instead of 197 KB), and the teacher's head.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class TeacherStates:
 
 
 def compare(student: Head, ours: torch.Tensor, teacher: Head, theirs: torch.Tensor) -> tuple[float, int]:
-    """Summed KL(teacher || student) in nats at temperature 1, and the number of positions with the same most likely token.
+    """Summed KL(teacher || student) in nats at temperature 1, and the number of positions with the same top token.
 
-    Vocabularies that are padded differently are compared on the ids both have.
+    Vocabularies that are padded differently are compared on the ids that both have.
     """
     shared = min(student.vocabulary, teacher.vocabulary)
     taught = teacher.first(shared).logits(theirs.to(teacher.weight.device)).float().log_softmax(-1)

@@ -1,1 +1,1 @@
-"""The Hugging Face Hub as a client: is it there, who is signed in, its models and data sets, its search, and what of it is on this disk."""
+"""The Hugging Face Hub as a client: is it there, who is signed in, its models and datasets, its search, and its cache on this disk."""

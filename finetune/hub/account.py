@@ -1,4 +1,4 @@
-"""Who is signed in, and may they write where the upload goes? Asked before training, and again before uploading.
+"""Who is signed in, and can they write to the upload's repository? Checked before training, and again before uploading.
 
 target = check_upload(UploadSpec(repo="my-model"))
 target.repo, target.private, target.exists        # "ada/my-model", True, False
@@ -14,18 +14,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from finetune.errors import NotSignedIn, ReadOnlyToken, RepoExists, UploadError
+from finetune.hub.failures import cause_of, said, status_of
 from finetune.hub.reachability import endpoint, endpoint_host, hub_reachable, offline_reason
-from finetune.hub.retry import cause_of, status_of, with_retries
+from finetune.hub.retry import with_retries
 from finetune.recipe import UploadSpec
 
 SIGN_IN = "Sign in with `hf auth login`, or set HF_TOKEN"
-TOKEN = re.compile(r"\b(hf|api)_\w{8,}")
-BEFORE_TRAINING = "Nothing was trained yet: start the run again after that, or leave the upload out."
+BEFORE_TRAINING = "Nothing was trained yet. Fix this and start again, or remove the upload from the recipe."
 
 
 @dataclass(frozen=True)
 class UploadTarget:
-    """Where an upload goes: `repo` with its owner, `private` as it will really be."""
+    """Where an upload goes: `repo` with its owner, `private` as it will turn out."""
 
     user: str
     repo: str
@@ -40,17 +40,17 @@ class UploadTarget:
 
 
 def check_upload(spec: UploadSpec, *, finish: str | None = None) -> UploadTarget:
-    """A possible name, signed in, allowed to write, and no public repository where a private one was asked for; changes nothing.
+    """Checks the name, the sign-in, write access, and that a private upload does not go to a public repository; changes nothing.
 
-    `finish` is the command that hints name, None before training. Raises UploadError, NotSignedIn, ReadOnlyToken or RepoExists.
+    `finish` is the command that hints suggest, None before training. Raises UploadError, NotSignedIn, ReadOnlyToken or RepoExists.
     """
     from huggingface_hub import HfApi, errors
 
     _check_name(spec.repo)
     if not hub_reachable():
-        raise UploadError(f"{offline_reason()}, so nothing can be uploaded.", hint=f"Wait until it is. {_then(finish)}")
+        raise UploadError(f"{offline_reason()}, so nothing can be uploaded now.", hint=f"Try again when it is reachable. {_then(finish)}")
     api = HfApi()
-    with one_sentence(finish):
+    with upload_errors(finish):
         account = with_retries(api.whoami)
         repo = spec.repo if "/" in spec.repo else f"{account['name']}/{spec.repo}"
         _check_rights(account, repo, finish)
@@ -64,7 +64,7 @@ def check_upload(spec: UploadSpec, *, finish: str | None = None) -> UploadTarget
 
 
 def refuse_public(repo: str, *, asked_private: bool, private: bool) -> None:
-    """Raises RepoExists if what should stay private would land in a public repository."""
+    """Raises RepoExists if a private upload would go to a public repository."""
     if asked_private and not private:
         raise RepoExists(
             f"{repo} exists and is public, but a private upload was asked for.",
@@ -73,7 +73,7 @@ def refuse_public(repo: str, *, asked_private: bool, private: bool) -> None:
 
 
 def _check_name(repo: str) -> None:
-    """Raises UploadError for what no repository can be called."""
+    """Raises UploadError if `repo` is not a valid repository name."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -81,30 +81,30 @@ def _check_name(repo: str) -> None:
         validate_repo_id(repo)
     except HFValidationError:
         raise UploadError(
-            f"{repo!r} cannot be the name of a repository.",
-            hint="A name has at most 96 letters, digits, - _ and ., none of - and . at its ends or twice in a row: USER/my-model",
+            f"{repo!r} is not a valid repository name.",
+            hint="Use at most 96 letters, digits, '-', '_' and '.'; no '-' or '.' at either end or twice in a row: USER/my-model",
         ) from None
 
 
 def shown_endpoint() -> str:
-    """The Hub's address as it may be shown and kept: without a user name or password that it may hold."""
+    """The Hub's address without the user name or password that it may contain, so that it can be shown and stored."""
     return f"{endpoint().partition('://')[0]}://{endpoint_host()}{urlsplit(endpoint()).path}"
 
 
 def _check_rights(account: dict[str, Any], repo: str, finish: str | None) -> None:
     """Raises ReadOnlyToken or UploadError if the account cannot own `repo` or its token cannot write there."""
     owner = repo.partition("/")[0]
-    names = [account["name"], *(organisation["name"] for organisation in account.get("orgs", []))]
-    if owner not in names:
-        raise UploadError(f"You are {account['name']} and cannot write to {owner}.", hint=f"You can write to: {', '.join(names)}.")
-    roles = {organisation["name"]: organisation.get("roleInOrg") for organisation in account.get("orgs", [])}
-    if roles.get(owner) == "read":
-        raise UploadError(
-            f"You may read what is in {owner}, but not write there.", hint=f"Ask an administrator of {owner}, or choose another owner."
-        )
+    roles = {account["name"]: None, **{found["name"]: found.get("roleInOrg") for found in account.get("orgs", [])}}
+    if owner not in roles:
+        raise UploadError(f"You are {account['name']} and cannot write to {owner}.", hint=f"You can write to: {', '.join(roles)}.")
+    if roles[owner] == "read":
+        raise UploadError(f"You have only read access to {owner}.", hint=f"Ask an administrator of {owner}, or choose another owner.")
     token = account.get("auth", {}).get("accessToken", {})
     if token.get("role") == "read" or (token.get("role") == "fineGrained" and not _may_write(token.get("fineGrained", {}), repo)):
-        raise read_only(repo, finish)
+        raise ReadOnlyToken(
+            f"Your token has no write access to {repo}.",
+            hint=f"Make one with write access at {endpoint()}/settings/tokens and sign in again (hf auth login --force). {_then(finish)}",
+        )
 
 
 def _may_write(granted: dict[str, Any], repo: str) -> bool:
@@ -116,20 +116,13 @@ def _may_write(granted: dict[str, Any], repo: str) -> bool:
     )
 
 
-def read_only(repo: str, finish: str | None) -> ReadOnlyToken:
-    return ReadOnlyToken(
-        f"Your token may not write to {repo}.",
-        hint=f"Make one with write access at {endpoint()}/settings/tokens and sign in again (hf auth login --force). {_then(finish)}",
-    )
-
-
 def _then(finish: str | None) -> str:
     return f"Then: {finish}" if finish else BEFORE_TRAINING
 
 
 @contextmanager
-def one_sentence(finish: str | None) -> Iterator[None]:
-    """Errors of huggingface_hub, its HTTP client and its storage client as ours; `finish` is what to do afterwards."""
+def upload_errors(finish: str | None) -> Iterator[None]:
+    """Turns errors of huggingface_hub, its HTTP client and its storage client into ours; `finish` is what to do afterwards."""
     from huggingface_hub import errors
 
     try:
@@ -142,16 +135,16 @@ def one_sentence(finish: str | None) -> Iterator[None]:
 
 def _translated(error: BaseException, status: int | None, finish: str | None) -> UploadError:
     host = endpoint_host()
-    said = TOKEN.sub("(token)", str(getattr(error, "server_message", None) or error).strip() or type(error).__name__).splitlines()[0][:200]
+    answer = said(error)
     if status == 401:
-        return NotSignedIn(f"{host} does not accept your token.", hint=f"{SIGN_IN} to a new one. {_then(finish)}")
-    if status == 403 and not re.search("storage|quota|limit|payment", said, re.IGNORECASE):
+        return NotSignedIn(f"{host} does not accept your token.", hint=f"{SIGN_IN} to a new token. {_then(finish)}")
+    if status == 403 and not re.search("storage|quota|limit|payment", answer, re.IGNORECASE):
         return ReadOnlyToken(
-            f"{host} refused: {said}", hint=f"Sign in with a token that may write (hf auth login --force). {_then(finish)}"
+            f"{host} refused: {answer}", hint=f"Sign in with a token that has write access (hf auth login --force). {_then(finish)}"
         )
     safe = f"The result is safe on this machine. Finish with: {finish}" if finish else BEFORE_TRAINING
     if status == 429:
-        return UploadError(f"{host} asks for a pause: too many requests.", hint=f"Wait a few minutes. {safe}")
+        return UploadError(f"{host} limits requests: too many in a short time.", hint=f"Wait a few minutes. {safe}")
     if status is not None:
-        return UploadError(f"{host} answered {status}: {said}", hint=safe)
-    return UploadError(f"The connection to {host} broke off: {said}", hint=safe)
+        return UploadError(f"{host} answered {status}: {answer}", hint=safe)
+    return UploadError(f"The connection to {host} was lost: {answer}", hint=safe)

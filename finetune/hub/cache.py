@@ -1,4 +1,4 @@
-"""What is in the Hub's cache on this machine; asks no network.
+"""What is in the Hub's cache on this machine; needs no network.
 
 cached("org/name", "main")       # the folder of the complete snapshot, or None
 cached_names("model")            # ["org/name", ...]
@@ -13,7 +13,7 @@ from typing import Literal
 from finetune.model_folder import is_complete
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-SNAPSHOTS = {"model": "*/*config.json", "dataset": "*"}  # what a snapshot that is of use has
+SNAPSHOTS = {"model": "*/*config.json", "dataset": "*"}  # what a usable snapshot contains
 
 
 def cached(name: str, revision: str | None) -> Path | None:
@@ -26,7 +26,7 @@ def cached(name: str, revision: str | None) -> Path | None:
 
 
 def cached_names(kind: Literal["model", "dataset"]) -> list[str]:
-    """The models or data sets of which there is a snapshot."""
+    """The models or datasets that have a snapshot."""
     found = (path.relative_to(_cache()).parts[0] for path in sorted(_cache().glob(f"{kind}s--*/snapshots/{SNAPSHOTS[kind]}")))
     return [folder.removeprefix(f"{kind}s--").replace("--", "/") for folder in dict.fromkeys(found)]
 

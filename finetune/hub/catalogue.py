@@ -1,4 +1,4 @@
-"""Open models that are known to work here, small to middling, with what they need.
+"""Small and medium-sized open models that are known to work here, with what they need.
 
 find("gpt2").parameters        # 124439808
 """
@@ -12,7 +12,7 @@ from finetune.recipe import STARTER
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """One recommended model: `context` in tokens, `needs` the hardware for LoRA, `layers` and `hidden` its depth and width."""
+    """One recommended model: `context` is in tokens, `needs` is the hardware for LoRA, `layers` and `hidden` are its depth and width."""
 
     id: str
     parameters: int
@@ -33,7 +33,7 @@ ANY = "any computer with 4 GB of memory"
 LAPTOP = "8 GB of memory; a GPU helps"
 SMALL_GPU = "16 GB of memory, or a GPU with 8 GB"
 
-# Every one of them is on the Hub as safetensors and needs no code of its own.
+# All of them are on the Hub as safetensors and need no code of their own.
 CATALOGUE: tuple[CatalogueEntry, ...] = (
     CatalogueEntry(STARTER, 134_515_008, "apache-2.0", 8192, 30, 576, 49152, ANY, "the starter: chat, also without the Hub"),
     CatalogueEntry("HuggingFaceTB/SmolLM2-360M-Instruct", 361_821_120, "apache-2.0", 8192, 32, 960, 49152, LAPTOP, "chat"),

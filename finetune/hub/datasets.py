@@ -1,10 +1,10 @@
-"""Data sets of the Hugging Face Hub: looked up, streamed or downloaded at a pinned commit, found again without a network.
+"""Datasets of the Hugging Face Hub: looked up, streamed or downloaded at a pinned commit, found again without a network.
 
     found = open_dataset(DatasetSpec(source="openai/gsm8k", config="main"), runtime)
     found.commit, next(iter(found))      # "e53f048...", {"question": "...", "answer": "..."}
 
-With `samples` the split, or a slice of it such as train[:10%], is streamed and only as much is fetched as is needed; its first usable
-rows are then the ones that are used. Without a network the Hub's cache on this machine is asked.
+With `samples` the split, or a slice of it such as train[:10%], is streamed: only what is needed is fetched, and the first usable rows
+are used. Without a network the Hub's cache on this machine is used.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from finetune.errors import DatasetError, DatasetNotFound
 from finetune.events import Notice, Reporter
 from finetune.hub.cache import COMMIT
 from finetune.hub.facts import HubDataset, dataset_facts
+from finetune.hub.failures import one_sentence, said
 from finetune.hub.reachability import endpoint_host, hub_reachable, offline_reason
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
@@ -28,16 +29,16 @@ from finetune.storage import digest, write_whole
 
 NAME = r"(?P<name>[\w-][\w.-]*(/[\w-][\w.-]*)?)"
 SOURCE = re.compile(rf"{NAME}(@(?P<revision>[\w./-]+))?")
-PINNED = re.compile(f"{NAME}@{COMMIT.pattern}")  # so a run writes down data of the Hub only
+PINNED = re.compile(f"{NAME}@{COMMIT.pattern}")  # how a run writes down data of the Hub, and nothing else
 SLICE = re.compile(r"(?P<split>[\w.-]+)(\[(?P<begin>\d*)(?P<begin_percent>%?):(?P<end>\d*)(?P<end_percent>%?)\])?")
-SIGN_IN = "Sign in with `hf auth login`, and ask for access on its page if it is gated."
+SIGN_IN = "Sign in with `hf auth login`, and request access on its page if it is gated."
 
 
 @dataclass(frozen=True)
 class HubRecords:
-    """The records of a data set; `content` tells them from others, `limit` is how many are enough where they are streamed.
+    """The records of a dataset; `content` identifies them, `limit` is how many are enough if they are streamed.
 
-    `restricted` is whether not everybody can read them, as far as could be asked.
+    `restricted` is False only if the Hub said that everybody can read them.
     """
 
     name: str
@@ -58,12 +59,12 @@ class HubRecords:
                 given += 1
         except (HTTPError, OSError) as error:
             raise DatasetError(
-                f"{self.name}: the connection to {endpoint_host()} broke at row {given + 1}: {_short(error)}", hint="Run it again."
+                f"{self.name}: the connection to {endpoint_host()} was lost at row {given + 1}: {said(error)}", hint="Run it again."
             ) from None
 
 
 def open_dataset(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter | None = None) -> HubRecords:
-    """The records that `spec` asks for; raises DatasetNotFound or DatasetError with what it can be."""
+    """The records that `spec` asks for; raises DatasetNotFound or DatasetError."""
     name, revision = parse(spec.source)
     if hub_reachable():
         facts = look_up(name, revision)
@@ -74,16 +75,16 @@ def open_dataset(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter 
         _remember(runtime, name, revision, facts.commit)
     else:
         data, commit, limit = _from_here(spec, name, revision, runtime)
-        restricted = True  # nobody says otherwise
+        restricted = True  # unknown
     return HubRecords(name, data, commit, commit or data._fingerprint, limit, restricted)
 
 
 def parse(source: str) -> tuple[str, str | None]:
-    """Name and revision; raises DatasetNotFound for what cannot be a name on the Hub."""
+    """Name and revision; raises DatasetNotFound if it is not a valid name on the Hub."""
     parts = SOURCE.fullmatch(source)
     if parts is None:
         raise DatasetNotFound(
-            f"{source!r} is neither a file nor the name of a data set.",
+            f"{source!r} is neither a file nor a dataset name.",
             hint="Give a path such as ./rows.jsonl, a Hub name such as openai/gsm8k, or builtin:python-docs.",
         )
     return parts["name"], parts["revision"]
@@ -91,29 +92,18 @@ def parse(source: str) -> tuple[str, str | None]:
 
 @lru_cache(maxsize=64)
 def look_up(name: str, revision: str | None) -> HubDataset:
-    """What the Hub says about a data set, and the commit that a branch or tag points at; fetches nothing, and asks once in a process."""
+    """What the Hub says about a dataset, and the commit that a branch or tag points at; fetches nothing, asks once per process."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-    try:
+    with one_sentence("dataset", name, revision):
         found = dataset_facts(HfApi().dataset_info(name, revision=revision, timeout=10))
         if found.gated:  # its facts are public, its files are not
             HfApi().auth_check(name, repo_type="dataset")
         return found
-    except GatedRepoError:
-        raise DatasetNotFound(f"The data set {name} is gated.", hint=SIGN_IN) from None
-    except RevisionNotFoundError:
-        raise DatasetNotFound(f"The data set {name} has no revision {revision}.", hint="Leave the revision out for the newest.") from None
-    except RepositoryNotFoundError:
-        raise DatasetNotFound(f"{endpoint_host()} has no data set {name}, or it is private.", hint=f"Check the name. {SIGN_IN}") from None
-    except (HTTPError, OSError) as error:
-        if getattr(getattr(error, "response", None), "status_code", None) == 401:
-            raise DatasetError(f"{endpoint_host()} does not accept your token.", hint="Sign in again: hf auth login") from None
-        raise DatasetError(f"{endpoint_host()} did not answer for {name}: {_short(error)}", hint="Try again in a while.") from None
 
 
 def _from_hub(spec: DatasetSpec, name: str, commit: str) -> tuple[Any, str | None, int | None]:
-    """Records, their commit, and the number of them that is enough, where they are streamed."""
+    """Records, their commit, and how many are enough if they are streamed."""
     streamed = _streamed(spec, name, commit) if spec.samples is not None else None
     if streamed is not None:
         return streamed, commit, spec.samples
@@ -121,7 +111,7 @@ def _from_hub(spec: DatasetSpec, name: str, commit: str) -> tuple[Any, str | Non
 
 
 def _from_here(spec: DatasetSpec, name: str, revision: str | None, runtime: RuntimeOptions) -> tuple[Any, str | None, int | None]:
-    """The same without a network. Rows that were streamed once are in our own cache, by their commit: they need no records."""
+    """The same without a network. Rows that were streamed once are in our own cache by their commit, and need no records."""
     wanted = revision if COMMIT.fullmatch(revision or "") else _remembered(runtime, name, revision)
     try:
         data = _load(spec, name, revision, split=spec.split, streamed=False, online=False)
@@ -130,17 +120,17 @@ def _from_here(spec: DatasetSpec, name: str, revision: str | None, runtime: Runt
             raise
         return _Absent(error), wanted, spec.samples
     found = _cached_commit(data) or revision
-    if wanted == revision != found:  # the library takes whatever is in its cache
+    if wanted == revision != found:  # the library uses whatever is in its cache
         other = DatasetNotFound(
-            f"{offline_reason()}, and of the data set {name} another commit is on this machine: {found}.",
-            hint=f"Check the network, or use that one: --set dataset.source={name}@{found}",
+            f"{offline_reason()}, and only another commit of the dataset {name} is on this machine: {found}.",
+            hint=f"Check the network, or use that commit: --set dataset.source={name}@{found}",
         )
         return _Absent(other), wanted, spec.samples
     return data, found, None
 
 
 class _Absent:
-    """Records that are not here: whoever asks for them learns why."""
+    """Records that are not on this machine: iterating over them raises why."""
 
     def __init__(self, error: DatasetNotFound) -> None:
         self._error = error
@@ -150,7 +140,7 @@ class _Absent:
 
 
 def _remember(runtime: RuntimeOptions, name: str, revision: str | None, commit: str) -> None:
-    """Note which commit a branch or tag is, for times without a network."""
+    """Note which commit a branch or tag is, for later without a network."""
     with suppress(OSError):  # a full disk is reported where rows are written
         write_whole(_note(runtime, name, revision), commit, shared=True)
 
@@ -166,15 +156,15 @@ def _note(runtime: RuntimeOptions, name: str, revision: str | None) -> Path:
 
 
 def _cached_commit(data: Any) -> str | None:
-    """The commit that rows in the cache were made from, by the folder that they lie in; None if it does not tell."""
+    """The commit that cached rows were made from, read from their folder's path; None if it is not there."""
     parts = [part for file in data.cache_files for part in re.split(r"[/\\]", file["filename"])]
     return next((part for part in reversed(parts) if COMMIT.fullmatch(part)), None)
 
 
 def _streamed(spec: DatasetSpec, name: str, commit: str | None) -> Any:
-    """The split, or a slice of it, to be fetched row by row; None where only the whole of it can tell which rows are meant.
+    """The split, or a slice of it, to be fetched row by row; None where the rows can only be told from the complete split.
 
-    That is so for sums of splits, slices counted from the end, and shares of a split whose number of rows the data set does not tell.
+    That is so for sums of splits, slices counted from the end, and percentages of a split whose number of rows is not stated.
     """
     asked = SLICE.fullmatch(spec.split)
     if asked is None:
@@ -208,22 +198,17 @@ def _load(spec: DatasetSpec, name: str, commit: str | None, *, split: str, strea
     except (DatasetNotFoundError, HTTPError, OSError) as error:
         if not online:
             raise DatasetNotFound(
-                f"{offline_reason()}, and the data set {name} is not on this machine.",
+                f"{offline_reason()}, and the dataset {name} is not on this machine.",
                 hint="Check the network, use a file of your own, or builtin:python-docs.",
             ) from None
-        raise DatasetNotFound(f"The data set {name} cannot be loaded: {_short(error)}", hint=f"Check its page. {SIGN_IN}") from None
+        raise DatasetNotFound(f"The dataset {name} cannot be loaded: {said(error)}", hint=f"Check its page. {SIGN_IN}") from None
     except (ValueError, RuntimeError, TypeError, KeyError, datasets.exceptions.DatasetsError) as error:
-        # an unknown split or configuration, a loading script, files of no known kind: the library's sentence names it
+        # an unknown split or configuration, a loading script, an unknown kind of file: the library's message names it
         raise DatasetError(
-            f"The data set {name} cannot be loaded: {_short(error)}",
-            hint="Name a part of it: --set dataset.config=NAME --set dataset.split=NAME",
+            f"The dataset {name} cannot be loaded: {said(error)}",
+            hint="Choose a configuration and a split: --set dataset.config=NAME --set dataset.split=NAME",
         ) from None
     finally:
         datasets.utils.logging.set_verbosity(verbosity)
         if not bars:
             datasets.enable_progress_bars()
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:300] + " ..."

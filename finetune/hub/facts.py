@@ -1,8 +1,8 @@
-"""What the Hub says about a model or a data set before a byte of it is fetched, and its search.
+"""What the Hub says about a model or a dataset before any of it is downloaded, and its search.
 
 str(model_facts(HfApi().model_info("gpt2", files_metadata=True)))
-# "137M parameters, 548 MB to fetch, mit, tokenizer included, open, 9.8M downloads a month"
-search("gpt", "model")                # ("openai-community/gpt2", ...); silent when there is no answer
+# "137M parameters, 548 MB to download, mit, tokenizer included, open, 9.8M downloads a month"
+search("gpt", "model")                # ("openai-community/gpt2", ...); empty if there is no answer
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from huggingface_hub import DatasetInfo, ModelInfo
 
 MOST_FOUND = 6
-ON_REQUEST = "gated (ask for access on its page)"
+ON_REQUEST = "gated (request access on its page)"
 
 
 @dataclass(frozen=True)
 class HubModel:
-    """A model on the Hub; None where the Hub does not say. `bytes` are those of the weights, `downloads` of the last month."""
+    """A model on the Hub; None where the Hub does not say. `bytes` is the size of the weights, `downloads` is for the last month."""
 
     name: str
     commit: str
@@ -38,8 +38,8 @@ class HubModel:
     def __str__(self) -> str:
         return _line(
             f"{count(self.parameters)} parameters" if self.parameters else None,
-            f"{size(self.bytes)} to fetch" if self.bytes else None,
-            self.licence or "no licence named",
+            f"{size(self.bytes)} to download" if self.bytes else None,
+            self.licence or "no licence stated",
             "tokenizer included" if self.tokenizer else "no tokenizer of its own",
             _access(self.gated),
             _downloads(self.downloads),
@@ -48,7 +48,7 @@ class HubModel:
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A data set on the Hub; `rows` maps (configuration, split) to their number, as far as its card tells, `bytes` is the download."""
+    """A dataset on the Hub; `rows` counts the rows of a (configuration, split), as far as its card does; `bytes` is the download."""
 
     name: str
     commit: str
@@ -69,16 +69,16 @@ class HubDataset:
         return _line(
             f"rows{of}: {', '.join(f'{split} {number:,}' for split, number in splits.items())}" if splits else None,
             size(self.bytes) if self.bytes else None,
-            self.licence or "no licence named",
+            self.licence or "no licence stated",
             _access(self.gated),
             _downloads(self.downloads),
         )
 
 
 def model_facts(info: ModelInfo) -> HubModel:
-    """From an answer of the Hub that has the sizes of files."""
+    """From an answer of the Hub that includes file sizes."""
     files = {file.rfilename: file.size or 0 for file in info.siblings or [] if "/" not in file.rfilename}
-    whole = MODEL in files  # shards beside it are the same weights again
+    whole = MODEL in files  # shards next to it are the same weights again
     weights = [size for name, size in files.items() if (name == MODEL if whole else name == ADAPTER or SHARD.fullmatch(name))]
     return HubModel(
         info.id,
@@ -93,7 +93,7 @@ def model_facts(info: ModelInfo) -> HubModel:
 
 
 def dataset_facts(info: DatasetInfo) -> HubDataset:
-    """From an answer of the Hub; rows and size are in the data set's card, if anywhere."""
+    """From an answer of the Hub; rows and size are in the dataset's card, if anywhere."""
     card = info.card_data.to_dict() if info.card_data else {}
     described = card.get("dataset_info") or []
     described = [part for part in (described if isinstance(described, list) else [described]) if isinstance(part, dict)]
@@ -113,13 +113,13 @@ def dataset_facts(info: DatasetInfo) -> HubDataset:
 
 
 def search(text: str, kind: Literal["model", "dataset"]) -> tuple[str, ...]:
-    """Names that the Hub finds, most downloaded first; asked once for each text, and nothing where there is no answer."""
+    """Names that the Hub finds, most downloaded first; asked once per text, empty if there is no answer."""
     from huggingface_hub.errors import HTTPError
 
     try:
         return _asked(text.strip().lower(), kind, endpoint())
     except (HTTPError, OSError, ValueError):
-        return ()  # a suggestion is never worth an error; it is asked for again
+        return ()  # a suggestion is never worth an error; the next call asks again
 
 
 @lru_cache(maxsize=256)

@@ -2,24 +2,22 @@
 
     folder, commit = fetch("org/name", "main", runtime, reporter)
 
-Only config, tokenizer, card and safetensors are fetched: small files first, so that a model that cannot be used is refused before
-gigabytes arrive.
+Only config, tokenizer, card and safetensors are downloaded: small files first, so that an unusable model is refused before gigabytes
+arrive.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import ModelError, ModelGated, ModelNotFound
+from finetune.errors import ModelNotFound
 from finetune.events import Notice, Progress, Reporter
 from finetune.hub.cache import COMMIT, cached, cached_names
-from finetune.hub.catalogue import CATALOGUE
 from finetune.hub.facts import HubModel, model_facts
-from finetune.hub.reachability import endpoint, endpoint_host, hub_reachable, offline_reason
+from finetune.hub.failures import one_sentence
+from finetune.hub.reachability import hub_reachable, offline_reason
 from finetune.model_folder import (
     ADAPTER,
     BESIDE_WEIGHTS,
@@ -32,7 +30,6 @@ from finetune.model_folder import (
     weight_names,
 )
 from finetune.recipe import STARTER
-from finetune.registry import did_you_mean
 from finetune.runtime import RuntimeOptions
 from finetune.storage import check_room
 
@@ -50,21 +47,21 @@ def fetch(name: str, revision: str | None, runtime: RuntimeOptions, reporter: Re
         here = ", ".join(dict.fromkeys([STARTER, *cached_names("model")]))
         raise ModelNotFound(
             f"{offline_reason()}, and {wanted} is not on this machine.",
-            hint=f"What works without the Hub: {here}, any model folder, any .gguf file.",
+            hint=f"Without the Hub you can use: {here}, any model folder, any .gguf file.",
         )
-    with _one_sentence(name, revision):
+    with one_sentence("model", name, revision):
         return _download(name, revision, runtime, reporter)
 
 
 @lru_cache(maxsize=64)
 def facts(name: str, revision: str | None) -> HubModel:
-    """What the Hub says about a model, without fetching it; raises ModelNotFound, ModelGated or ModelError if it would not give it.
+    """What the Hub says about a model, without downloading it; asked once per process.
 
-    Asked once in a process.
+    Raises ModelNotFound, ModelGated or ModelError if it could not be downloaded.
     """
     from huggingface_hub import HfApi
 
-    with _one_sentence(name, revision):
+    with one_sentence("model", name, revision):
         found = model_facts(HfApi().model_info(name, revision=revision, files_metadata=True, timeout=5))
         if found.gated:  # its facts are public, its files are not
             HfApi().auth_check(name)
@@ -108,38 +105,8 @@ def _progress(reporter: Reporter, total: int) -> type[Any]:
             super().__init__(*args, **{**options, "disable": True})
 
         def update(self, n: float | None = 1) -> None:
-            if self.counted:  # two bars: bytes received, bytes put together
+            if self.counted:  # two bars: bytes received, bytes assembled
                 arrived[self.counted] = arrived.get(self.counted, 0) + int(n or 0)
                 reporter.report(Progress("model", min(max(arrived.values()), total), total, "bytes"))
 
     return Reported
-
-
-@contextmanager
-def _one_sentence(name: str, revision: str | None) -> Iterator[None]:
-    """Errors of huggingface_hub as ours."""
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except errors.GatedRepoError:
-        raise ModelGated(
-            f"{name} is gated: its owner wants you to accept terms first.",
-            hint=f"Ask for access at {endpoint()}/{name}, then sign in: hf auth login",
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise ModelNotFound(f"{name} has no revision {revision!r}.", hint=f"The newest is {name} without @.") from None
-    except errors.RepositoryNotFoundError:
-        near = did_you_mean(name, [entry.id for entry in CATALOGUE])
-        raise ModelNotFound(
-            f"{endpoint_host()} has no model {name}, or it is private and you may not see it.{near}",
-            hint="Check the spelling; for a private model sign in first: hf auth login",
-        ) from None
-    except errors.HfHubHTTPError as error:
-        status = error.response.status_code
-        if status == 401:
-            raise ModelGated(f"{endpoint_host()} does not accept your token.", hint="Sign in again: hf auth login") from None
-        raise ModelError(f"{endpoint_host()} answered {status} for {name}.", hint="Try again later; finished files are kept.") from None
-    except (errors.HTTPError, errors.LocalEntryNotFoundError, OSError) as error:
-        first = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise ModelError(f"Downloading {name} broke off: {first}", hint="Run the same command again: finished files are kept.") from None

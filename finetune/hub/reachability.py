@@ -1,4 +1,4 @@
-"""Is the Hub there? Asked once per process, in at most two seconds; if not, the libraries stay in offline mode.
+"""Is the Hub reachable? Checked once per process, in at most two seconds; if not, the libraries stay in offline mode.
 
     if not hub_reachable():
         ...                       # huggingface_hub, transformers and datasets now use their caches without a single retry
@@ -15,7 +15,7 @@ from functools import cache
 from urllib.parse import urlsplit
 
 PROBE_SECONDS = 2.0
-# A proxy that answers for a Hub it will not let through.
+# What a proxy answers that blocks the Hub.
 NOT_THE_HUB = {403, 407, 502, 503, 504}
 _LOCK = threading.Lock()
 
@@ -28,7 +28,7 @@ def endpoint() -> str:
 
 
 def endpoint_host() -> str:
-    """The endpoint's host, for messages: never a user name or password that an address may hold."""
+    """The endpoint's host, for messages: never a user name or password that the address may contain."""
     address = urlsplit(endpoint())
     return f"{address.hostname}:{address.port}" if address.port else str(address.hostname)
 
@@ -39,7 +39,7 @@ def offline_reason() -> str:
 
 
 def hub_reachable() -> bool:
-    """Whether the Hub answers; False also under HF_HUB_OFFLINE. The first call decides for the process."""
+    """Whether the Hub answers; False also under HF_HUB_OFFLINE. The first call decides for the whole process."""
     from huggingface_hub import constants
 
     with _LOCK:  # the wizard warms this up in a background thread

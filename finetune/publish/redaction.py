@@ -1,4 +1,4 @@
-"""What of a run may leave this machine: Hub ids instead of paths, and no text of files that only the user has.
+"""What of a run may leave this machine: Hub ids instead of paths, and no text from the user's own files.
 
 public_recipe(recipe).dataset.source      # "/data/ada/letters.jsonl" -> "letters.jsonl"
 base_model(recipe)                        # "HuggingFaceTB/SmolLM2-135M-Instruct", also through a folder of an earlier run
@@ -19,7 +19,7 @@ from finetune.model_folder import adapter_base, is_adapter
 from finetune.models.location import parse
 from finetune.recipe import DatasetSpec, Recipe
 
-# Where transformers and peft write down the place that something was loaded from.
+# Where transformers and peft record the path that something was loaded from.
 PATH_KEYS = ("base_model_name_or_path", "_name_or_path", "name_or_path", "tokenizer_file", "vocab_file")
 
 
@@ -31,10 +31,10 @@ def base_model(recipe: Recipe) -> str | None:
 
 
 def adapters_base(recipe: Recipe) -> str | None:
-    """The Hub id of the very model that a run's adapter sits on; None if others could not load the adapter.
+    """The Hub id of the exact model that a run's adapter needs; None if others could not load the adapter.
 
-    A student made from its teacher, a file and an earlier run exist on this machine only; an adapter on a Hub adapter has a base that no
-    single id names.
+    A student made from its teacher, a file and an earlier run exist only on this machine; an adapter on a Hub adapter has a base that no
+    single id describes.
     """
     if not isinstance(recipe.model, str):
         return None
@@ -47,7 +47,7 @@ def adapters_base(recipe: Recipe) -> str | None:
 
 
 def hub_model(text: str) -> str | None:
-    """The Hub id in a model's name, without its revision; for the folder of a run that of its own base model."""
+    """The Hub id in a model's name, without its revision; for the folder of a run, the id of its base model."""
     seen: set[str] = set()
     while text not in seen:
         seen.add(text)
@@ -70,20 +70,20 @@ def hub_dataset(spec: DatasetSpec) -> str | None:
 
 
 def public_source(spec: DatasetSpec) -> str | None:
-    """A data set by the name that others know it by, built in or on the Hub; None for a person's own files."""
+    """The name of a dataset that others have too, built in or on the Hub; None for a person's own files."""
     return spec.source.removeprefix("builtin:") if spec.source.startswith("builtin:") else hub_dataset(spec)
 
 
 def is_open(spec: DatasetSpec, data: Mapping[str, Any]) -> bool:
-    """Whether others can read the rows too, so that samples of them may be shown; `data` is the run's data_report.json.
+    """Whether others can read the rows too, so that samples of them can be shown; `data` is the run's data_report.json.
 
-    A Hub data set is open if the run learned that it is neither private nor gated.
+    A Hub dataset is open if the run learned that it is neither private nor gated.
     """
     return spec.source.startswith("builtin:") or (hub_dataset(spec) is not None and not data.get("restricted", True))
 
 
 def public_recipe(recipe: Recipe) -> Recipe:
-    """The recipe with every local path cut down to its last part, and without the upload: whoever repeats the run has another account."""
+    """The recipe with only the last part of every local path, and without the upload: whoever repeats the run has another account."""
     data = recipe.model_dump(mode="json")
     data["upload"] = None
     data["output_dir"] = f"./{_last(recipe.output_dir)}"
@@ -99,7 +99,7 @@ def public_recipe(recipe: Recipe) -> Recipe:
 
 
 def public_benchmark(scores: Mapping[str, Any], recipe: Recipe, data: Mapping[str, Any]) -> dict[str, Any]:
-    """benchmark.json; without prompts and answers if not everybody can read the rows."""
+    """benchmark.json, without prompts and answers unless everybody can read the rows."""
     return {key: value for key, value in scores.items() if key != "generations" or is_open(recipe.dataset, data)}
 
 

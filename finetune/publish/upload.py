@@ -1,10 +1,10 @@
-"""The output folder to a Hub repository: private unless asked otherwise, model files only, published in one commit.
+"""Upload the output folder to a Hub repository: private by default, model files only, published in one commit.
 
-    plan = upload_plan("./finetuned_model", UploadSpec(repo="my-model"))      # who, where, how much: for a person to see first
+    plan = upload_plan("./finetuned_model", UploadSpec(repo="my-model"))      # who, where, how much: to be shown first
     done = upload_folder("./finetuned_model", UploadSpec(repo="my-model"), reporter)
 
-Large files go first, one by one; the commit that makes them visible comes last. So a broken upload publishes nothing, and running
-it again sends only what is missing. What is likely to pass (a busy Hub, a cut connection) is tried again.
+Large files go first, one by one; the commit that makes them visible comes last. So an interrupted upload publishes nothing, and running
+it again sends only what is missing. Temporary failures (a busy Hub, a lost connection) are retried.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.errors import Interrupted, UploadError
 from finetune.events import Notice, Progress, Reporter, StageFinished, StageStarted, Uploaded
 from finetune.formatting import quoted
-from finetune.hub.account import UploadTarget, check_upload, one_sentence, refuse_public
+from finetune.hub.account import UploadTarget, check_upload, refuse_public, upload_errors
 from finetune.hub.retry import with_retries
 from finetune.model_folder import CONFIGS, INDEX, SAFETENSORS, TOKENIZER, is_adapter, weight_files
 from finetune.publish.card import card_of
@@ -62,24 +62,24 @@ def upload_plan(output_dir: str | Path, spec: UploadSpec) -> UploadPlan:
 
 
 def check_before_training(recipe: Recipe, *, adapter: bool, go_on: Path | None = None) -> None:
-    """Raises what would keep the result from being uploaded as `recipe.upload` says; `adapter` is whether the result will be one.
+    """Raises an error if the result could not be uploaded as `recipe.upload` says; `adapter` is whether the result will be one.
 
-    `go_on` is the folder of an interrupted run that is taken up again.
+    `go_on` is the folder of an interrupted run that is being resumed.
     """
     if recipe.upload is None:
         return
     check_upload(recipe.upload, finish=f"finetune-cli resume {quoted(go_on)}" if go_on else None)
     if adapter and adapters_base(recipe) is None:
         raise UploadError(
-            "The adapter would belong to a model that only exists on this machine, so nobody could load it.",
-            hint="Leave the upload out, and later upload what `finetune-cli merge` makes of the result; or --set method.kind=full",
+            "The adapter would need a base model that exists only on this machine, so nobody else could load it.",
+            hint="Remove the upload from the recipe, then `finetune-cli merge` the result and upload that. Or --set method.kind=full",
         )
 
 
 def upload_folder(output_dir: str | Path, spec: UploadSpec, reporter: Reporter) -> Uploaded:
-    """Publish a finished run; raises UploadError, NotSignedIn, ReadOnlyToken or RepoExists, each naming the command that finishes it.
+    """Publish a finished run; raises UploadError, NotSignedIn, ReadOnlyToken or RepoExists, each with the command that finishes it.
 
-    Interrupted after Ctrl-C.
+    Raises Interrupted after Ctrl-C.
     """
     folder, finish = RunFolder.of(output_dir), command(output_dir, spec)
     reporter.report(StageStarted(STAGE, "Uploading"))
@@ -103,14 +103,14 @@ def _upload(folder: RunFolder, spec: UploadSpec, reporter: Reporter, finish: str
     target = check_upload(spec, finish=finish)
     contents = _contents(folder, target.repo, finish)
     api = HfApi()
-    with one_sentence(finish), _silent_bars():
+    with upload_errors(finish), _silent_bars():
         if not target.exists:
             with_retries(lambda: api.create_repo(target.repo, private=spec.private, exist_ok=True), reporter)
-        # Read back: `private` is ignored for a repository that exists by now.
+        # Read back: `private` is ignored if the repository has been created meanwhile.
         private = bool(with_retries(lambda: api.model_info(target.repo), reporter).private)
         refuse_public(target.repo, asked_private=spec.private, private=private)
         if private and not spec.private:
-            reporter.report(Notice(f"{target.repo} is private and stays so; make it public in its settings."))
+            reporter.report(Notice(f"{target.repo} is private and stays private; you can make it public in its settings."))
         total, sent = sum(map(_size, contents.values())), 0
         additions = []
         for name, content in contents.items():
@@ -132,14 +132,14 @@ def _report(reporter: Reporter, before: int, total: int, part: int) -> None:
 
 
 def _addition(name: str, content: Path | bytes, report: Callable[[int], None]) -> CommitOperationAdd:
-    """A file to commit, which tells `report` how many of its bytes were read for sending."""
+    """A file to commit that reports how many of its bytes were read for sending."""
     from huggingface_hub import CommitOperationAdd
 
     class Reported(CommitOperationAdd):
         @contextmanager
         def as_file(self, with_tqdm: bool = False) -> Iterator[Any]:
             with super().as_file() as file:
-                if with_tqdm:  # it is read for sending, not for its hash
+                if with_tqdm:  # read for sending, not for hashing
 
                     def read(size: int = -1, *, plain: Callable[[int], bytes] = file.read) -> bytes:
                         part = plain(size)
@@ -153,28 +153,28 @@ def _addition(name: str, content: Path | bytes, report: Callable[[int], None]) -
 
 
 def is_ours(name: str) -> bool:
-    """Whether a file of a repository is a model file; one that an earlier upload left would be loaded together with the new ones."""
+    """Whether a repository's file is a model file; a leftover of an earlier upload would be loaded together with the new ones."""
     return name in (INDEX, *CONFIGS, *TOKENIZER) or ("/" not in name and name.endswith(SAFETENSORS))
 
 
 def command(output_dir: str | Path, spec: UploadSpec) -> str:
-    """The command that does, repeats or finishes an upload."""
+    """The command that starts, repeats or finishes an upload."""
     return shlex.join(
         ["python", "finetune_cli.py", "upload", str(output_dir), "--repo", spec.repo, *([] if spec.private else ["--public"])]
     )
 
 
 def _contents(folder: RunFolder, repo: str, finish: str) -> dict[str, Path | bytes]:
-    """Names in the repository, largest files first, to files of the folder or to texts made fit for others.
+    """Maps names in the repository, largest files first, to files of the folder or to texts without private parts.
 
-    They are what from_pretrained reads, the card, the recipe and the scores; everything else in the folder stays here.
+    They are what from_pretrained reads, the card, the recipe and the scores; everything else stays on this machine.
     """
     home, recipe = folder.output_dir, Recipe.load(folder.recipe)
     base = adapters_base(recipe) if is_adapter(home) else base_model(recipe)
     if base is None and is_adapter(home):
         raise UploadError(
-            "This adapter belongs to a model that only exists on this machine, so nobody could load it.",
-            hint=f"Make one plain model of the two and upload that: finetune-cli merge {quoted(home)}",
+            "This adapter needs a base model that exists only on this machine, so nobody else could load it.",
+            hint=f"Merge the two and upload the result: finetune-cli merge {quoted(home)}",
         )
     weights = [*weight_files(home, home.name), home / INDEX, *(home / name for name in TOKENIZER)]
     contents: dict[str, Path | bytes] = {file.name: file for file in sorted(weights, key=_size, reverse=True) if file.is_file()}
@@ -198,14 +198,13 @@ def _size(content: Path | bytes) -> int:
 
 @contextmanager
 def _silent_bars() -> Iterator[None]:
-    """huggingface_hub draws progress bars; ours is an event."""
+    """huggingface_hub draws progress bars; we report events instead."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    if are_progress_bars_disabled():
-        yield
-        return
+    disabled = are_progress_bars_disabled()
     disable_progress_bars()
     try:
         yield
     finally:
-        enable_progress_bars()
+        if not disabled:
+            enable_progress_bars()

@@ -140,7 +140,7 @@ def test_rows_of_a_hub_are_pinned_and_refused_with_a_reason(tmp_path: Path, hub:
     )
     assert (test["rows"], test["first"][0]) == (50, "test 0")
     assert slice_["rows"] == 5
-    assert revision["message"] == "The data set org/rows has no revision dev."
+    assert revision["message"] == "The dataset org/rows has no revision 'dev'."
     assert "validation" in split["message"]
     assert "train" in split["message"]
     assert missing["error"] == closed["error"] == mine["error"] == "DatasetNotFound"
@@ -180,7 +180,7 @@ def test_without_a_network_the_answer_is_quick_and_what_is_here_still_works(tmp_
     assert absent["seconds"] < 3
     assert pinned["pinned"] == f"org/rows@{COMMIT}"
     assert moved["error"] == "DatasetNotFound", "and not the rows of the commit that is here"
-    assert f"another commit is on this machine: {COMMIT}" in moved["message"]
+    assert f"only another commit of the dataset org/rows is on this machine: {COMMIT}" in moved["message"]
 
 
 def test_rows_that_were_streamed_once_are_there_without_a_network_too(tmp_path: Path, hub: HubServer) -> None:
@@ -195,9 +195,9 @@ def test_rows_that_were_streamed_once_are_there_without_a_network_too(tmp_path: 
 @pytest.mark.parametrize(
     ("place", "fault", "said"),
     [
-        ("info", 503, "did not answer for org/rows"),
-        ("info", 429, "did not answer for org/rows"),
-        ("info", "cut", "did not answer for org/rows"),
+        ("info", 503, "org/rows could not be loaded from"),
+        ("info", 429, "org/rows could not be loaded from"),
+        ("info", "cut", "org/rows could not be loaded from"),
         ("info", 401, "does not accept your token"),
         ("resolve", "cut", "org/rows"),
     ],

@@ -40,7 +40,7 @@ def test_a_busy_hub_and_a_cut_connection_are_asked_again(hub, run, place):
 def test_a_hub_that_asks_for_a_pause_gets_it_and_the_person_hears_of_it(hub, run):
     hub.refuse("commit", 429, "slow down", times=2)
     done = upload(hub, WRITES, run)
-    assert sum("asks for a pause; trying again in" in notice for notice in done["notices"]) == 2
+    assert sum("limits requests; retrying in" in notice for notice in done["notices"]) == 2
     assert len(hub.repos["ada/letters"].commits) == 2
 
 
@@ -120,7 +120,7 @@ def test_a_run_whose_upload_was_left_is_finished_by_the_upload(hub, run, tmp_pat
     [
         ("preupload", (403, "Private repository storage limit reached"), "UploadError", "storage limit reached"),
         ("commit", (500, "Internal error"), "UploadError", "answered 500"),
-        ("commit", (429, "Too many"), "UploadError", "asks for a pause"),
+        ("commit", (429, "Too many"), "UploadError", "limits requests"),
         ("create", (403, "You don't have the rights to create a model"), "ReadOnlyToken", "rights to create"),
     ],
 )

@@ -69,7 +69,7 @@ def test_only_what_is_needed_is_fetched_and_it_works_again_without_the_hub(tmp_p
     size = round((model / "model.safetensors").stat().st_size / 1000)
     parameters = sum(weight.numel() for weight in load_file(model / "model.safetensors").values())
     shown = f"{parameters / 1000:.0f}k"
-    facts = f"{size} kB to fetch, mit, no tokenizer of its own, open, 1,234 downloads a month."
+    facts = f"{size} kB to download, mit, no tokenizer of its own, open, 1,234 downloads a month."
     assert found["notices"] == [f"org/model: {shown} parameters, {facts}"]
     assert found["bytes"] == (model / "model.safetensors").stat().st_size
     again = ask(tmp_path, hub.address, "org/model", "org/model@main", f"org/model@{COMMIT}", "org/model@other", "org/none")
@@ -135,8 +135,8 @@ def test_a_dropped_connection_keeps_nothing_half_done_and_the_next_try_succeeds(
     with hub_with(tmp_path, {"org/model": model}) as hub:
         hub.drop("resolve", after=20_000)
         (broken,) = ask(tmp_path, hub.address, "org/model")
-    assert "broke off" in broken["message"]
-    assert "Run the same command again" in broken["hint"]
+    assert "org/model could not be loaded from" in broken["message"]
+    assert "completed files are kept" in broken["hint"]
     (absent,) = ask(tmp_path, hub.address, "org/model")  # the Hub is gone now: what is incomplete does not count as here
     assert "is not on this machine" in absent["message"]
     with hub_with(tmp_path, {"org/model": model}) as hub:

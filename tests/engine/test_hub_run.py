@@ -100,11 +100,11 @@ def test_models_and_rows_are_pinned_the_result_is_uploaded_and_the_token_is_nowh
 REFUSED = {
     "not signed in": (None, {}),
     "does not accept your token": ("hf_mistypedMistyped", {}),
-    "may not write to ada/letters": (READS, {}),
+    "has no write access to ada/letters": (READS, {}),
     "cannot write to stranger": (TOKEN, {"upload": {"repo": "stranger/letters"}}),
-    "cannot be the name of a repository": (TOKEN, {"upload": {"repo": "org--letters"}}),
+    "is not a valid repository name": (TOKEN, {"upload": {"repo": "org--letters"}}),
     "exists and is public, but a private upload was asked for": (TOKEN, {"upload": {"repo": "taken"}}),
-    "only exists on this machine": (TOKEN, {"model": "./base"}),
+    "exists only on this machine": (TOKEN, {"model": "./base"}),
 }
 EACH = """
 import json, os, sys

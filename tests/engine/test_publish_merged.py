@@ -125,7 +125,7 @@ def test_a_model_that_would_answer_differently_is_refused_and_leaves_nothing(
         return plain
 
     monkeypatch.setattr(merged, "_merge", merge)
-    with pytest.raises(FinetuneError, match="does not answer as the adapter does") as caught:
+    with pytest.raises(FinetuneError, match="does not match the adapter") as caught:
         Merged.export(run, tmp_path / "plain", RUNTIME, Recorder())
     assert caught.value.exit_code == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out"]

@@ -164,8 +164,8 @@ def test_an_organisation_of_the_account_may_be_the_owner_and_a_stranger_may_not(
     [
         (None, "NotSignedIn", "not signed in to 127.0.0.1"),
         ("hf_of_somebody_else", "NotSignedIn", "does not accept your token"),
-        ("hf_only_reads_things", "ReadOnlyToken", "may not write to ada/letters"),
-        ("hf_fine_for_nothing", "ReadOnlyToken", "may not write to ada/letters"),
+        ("hf_only_reads_things", "ReadOnlyToken", "has no write access to ada/letters"),
+        ("hf_fine_for_nothing", "ReadOnlyToken", "has no write access to ada/letters"),
     ],
 )
 def test_without_the_right_to_write_nothing_happens_and_the_command_to_finish_is_named(hub, run, token, error, said):

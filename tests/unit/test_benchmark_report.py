@@ -56,9 +56,9 @@ def test_it_says_what_was_asked_and_done_on_what_and_how_to_repeat_it(tmp_path):
         "No evidence of a change: Perplexity.",
         "LoRA: r 16, alpha 32",
         "60 in 2 min 27 s, 2.5 s each",
-        "53,837 read, 4,659 of them learned to write",
+        "53,837 read, 4,659 of them supervised",
         "366 tokens/s",
-        "2.5 GB at most",
+        "Peak memory 2.5 GB",
         "and continued after step 30",
         "Step 12 did not fit <into> memory.",
         "250 read: 221 to train on, 24 held out, 3 skipped, 2 blank",
@@ -78,8 +78,8 @@ def test_every_score_has_its_interval_and_a_teacher_stands_beside_its_student(tm
     assert "Perplexity -53.8 no evidence Teacher 10.2 [8.16, 12.2] Before 66.1 [52.9, 79.3] After 12.3 [9.84, 14.8]" in text
     assert "Weights on disk 360 MB 360 MB 1.00" in text
     assert "ROUGE-L kept 93% [85%, 102%]" in text
-    assert "forward kl at temperature 2, 50% of the loss is the text" in text
-    assert "beside its teacher" not in page_of(written_run(tmp_path / "other")).text
+    assert "forward kl at temperature 2, 50% of the loss is from the text" in text
+    assert "Student and teacher compared" not in page_of(written_run(tmp_path / "other")).text
 
 
 def test_answers_go_from_the_best_row_to_the_worst_and_none_is_lost(tmp_path):
@@ -116,8 +116,8 @@ def test_a_run_that_wrote_down_little_has_a_page_all_the_same(tmp_path):
     folder.write_json(folder.benchmark, scores)
     folder.events.write_text(json.dumps({"event": "step", "step": 1, "loss": 4.0, "tokens_per_second": 1.0}) + '\n{"event": "st')
     text = page_of(folder).text
-    assert "On 3 rows it never trained on" in text
-    for absent in ("Sample answers", "Training loss", "What was asked", "The data", "Final ranks"):
+    assert "On 3 held-out rows" in text
+    for absent in ("Sample answers", "Training loss", "Recipe", "The data", "Final ranks"):
         assert absent not in text
 
 
@@ -172,6 +172,6 @@ def test_times_are_said_as_people_say_them(seconds, said):
 
 def test_ranks_that_moved_are_shown_layer_by_layer_and_summed_up(tmp_path):
     ranks = {f"model.layers.{layer}.{kind}": rank + layer for layer in (0, 1) for kind, rank in (("q_proj", 1), ("v_proj", 9))}
-    assert ranks_in_words(ranks) == "1 to 10 a layer, 5.5 on average; most in v_proj (9.5), least in q_proj (1.5)"
+    assert ranks_in_words(ranks) == "1 to 10 per layer, 5.5 on average; most in v_proj (9.5), least in q_proj (1.5)"
     text = page_of(written_run(tmp_path / "model", ranks=ranks)).text
-    assert "least in q_proj (1.5). Rank of every adapted matrix by block block q v 0 1 9 1 2 10" in text
+    assert "least in q_proj (1.5). Rank of each adapted matrix, by block block q v 0 1 9 1 2 10" in text

@@ -81,7 +81,7 @@ def test_what_a_run_pinned_on_the_hub_is_never_a_folder_here(tmp_path: Path, mon
 
 
 def test_a_name_that_can_be_nothing_says_what_would_be_something(tmp_path: Path) -> None:
-    with pytest.raises(DatasetNotFound, match="neither a file nor the name of a data set"):
+    with pytest.raises(DatasetNotFound, match="neither a file nor a dataset name"):
         read(tmp_path, "what is this")
 
 

@@ -128,16 +128,16 @@ def test_what_a_model_is_is_said_without_fetching_any_of_it(hub: HubServer) -> N
     hub.add("ada/letters", {**files, "README.md": b"---\nlicense: mit\n---\n"}, downloads=1_234_567)
     hub.add("ada/bare", {"model-00001-of-00002.safetensors": weights(100), "model-00002-of-00002.safetensors": weights(150)})
     found = models.facts("ada/letters", None)
-    assert str(found) == "400k parameters, 2 MB to fetch, mit, tokenizer included, open, 1.2M downloads a month"
+    assert str(found) == "400k parameters, 2 MB to download, mit, tokenizer included, open, 1.2M downloads a month"
     assert (found.commit, found.bytes) == (COMMIT, len(files["model.safetensors"]))
     bare = str(models.facts("ada/bare", COMMIT))
-    assert bare == "250 parameters, 1 kB to fetch, no licence named, no tokenizer of its own, open, 0 downloads a month"
+    assert bare == "250 parameters, 1 kB to download, no licence stated, no tokenizer of its own, open, 0 downloads a month"
     assert not [request for request in hub.requests if "resolve" in request]
 
 
 def test_a_gated_or_unknown_model_is_found_out_before_a_download(hub: HubServer) -> None:
     hub.add("ada/closed", {"model.safetensors": weights(10)}, gated=True)
-    with pytest.raises(ModelGated, match="accept terms"):
+    with pytest.raises(ModelGated, match="accept its terms"):
         models.facts("ada/closed", None)
     with pytest.raises(ModelNotFound, match="no model ada/none"):
         models.facts("ada/none", None)
@@ -169,7 +169,7 @@ def test_what_a_data_set_is_is_said_too(hub: HubServer) -> None:
     found = look_up("ada/rows", None)
     assert str(found) == "rows in poems: train 7,473, test 1,319, 2 MB, mit, cc0-1.0, open, 99k downloads a month"
     assert found.configs == ("poems", "letters")
-    assert str(look_up("ada/plain", None)) == "5 kB, no licence named, open, 0 downloads a month"
+    assert str(look_up("ada/plain", None)) == "5 kB, no licence stated, open, 0 downloads a month"
     with pytest.raises(DatasetNotFound, match="is gated"):
         look_up("ada/closed", None)
 

@@ -1,4 +1,4 @@
-"""run/report.html: one page that needs nothing else, and from it what other screens show too.
+"""run/report.html: the report page, and the parts of it that other screens reuse.
 
 write_report(RunFolder.of("./finetuned_model"))
 """

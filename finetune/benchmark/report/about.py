@@ -1,4 +1,4 @@
-"""What was asked, what was done, on which data and machine, and the command that repeats it.
+"""The recipe, the training, the data, the environment, and the command that repeats the run.
 
 asked(records), done(records), data(records), environment(records), repeat(records)
 """
@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import Any
 
 from finetune.benchmark.report.charts import bars, curve
-from finetune.benchmark.report.html import Html, count, duration, element, facts, joined, section, table
+from finetune.benchmark.report.html import Html, bullets, duration, element, facts, section, subsection, table
 from finetune.benchmark.report.records import Records
-from finetune.formatting import quoted, size
+from finetune.formatting import count, quoted, size
 from finetune.registry import title
 from finetune.run_folder import free_name
 
@@ -35,7 +35,7 @@ def headline(records: Records) -> str:
 
 
 def model_of(recipe: Mapping[str, Any]) -> str:
-    """The model that is trained, in words."""
+    """The model that is trained, described in words."""
     model = recipe["model"]
     if isinstance(model, Mapping):
         layers = model["from_teacher"]["layers"]
@@ -49,7 +49,7 @@ def teacher_of(recipe: Mapping[str, Any]) -> str:
 
 
 def asked(records: Records) -> Html:
-    """The recipe in short."""
+    """The recipe, summarised."""
     recipe = records.recipe
     if not recipe:
         return Html()
@@ -62,19 +62,19 @@ def asked(records: Records) -> Html:
         ("Model", model_of(recipe).capitalize() if isinstance(recipe["model"], Mapping) else model_of(recipe)),
         ("Method", title("methods", method["kind"]) + (f": {settings}" if settings else "")),
         ("Data", f"{dataset['source']}, {_if('at most {:,}', dataset['samples']) or 'all'} rows"),
-        ("Rows", f"cut at {dataset['max_length']:,} tokens; {dataset['held_out']:.0%} held out"),
-        ("Training", f"{_times(training['epochs'])} over the data, {rows:,} rows a step, learning rate {training['learning_rate']:g}"),
+        ("Rows", f"truncated at {dataset['max_length']:,} tokens; {dataset['held_out']:.0%} held out"),
+        ("Training", f"{_times(training['epochs'])} over the data, {rows:,} rows per step, learning rate {training['learning_rate']:g}"),
     ]
     if recipe["approach"] == "distillation":
         spec = recipe["distillation"]
-        words = f"{spec['objective'].replace('_', ' ')} at temperature {spec['temperature']:g}, {spec['alpha']:.0%} of the loss is the text"
-        listed.append(("Distillation", words))
+        objective = f"{spec['objective'].replace('_', ' ')} at temperature {spec['temperature']:g}"
+        listed.append(("Distillation", f"{objective}, {spec['alpha']:.0%} of the loss is from the text"))
     listed += [("Benchmark", f"{', '.join(benchmark['metrics'])} on {benchmark['rows']:,} rows"), ("Seed", str(recipe["seed"]))]
-    return section("What was asked", facts(listed))
+    return section("Recipe", facts(listed))
 
 
 def done(records: Records) -> Html:
-    """Time, tokens and memory of the training, its curves, and where the time went."""
+    """Time, tokens and memory of the training, its curves, and the time by stage."""
     training = records.training
     listed: list[tuple[str, str]] = []
     if training:
@@ -82,25 +82,23 @@ def done(records: Records) -> Html:
         per_step = training["train_seconds"] / max(1, training["steps"])
         listed = [
             ("Steps", f"{training['steps']:,} in {duration(training['train_seconds'])}, {duration(per_step)} each"),
-            ("Tokens", f"{training['real_tokens']:,} read, {training['supervised_tokens']:,} of them learned to write"),
+            ("Tokens", f"{training['real_tokens']:,} read, {training['supervised_tokens']:,} of them supervised"),
             ("Speed", f"{training['tokens_per_second']:,.0f} tokens/s; padding is not counted"),
-            ("Memory", f"{size(training['peak_memory_bytes'])} at most"),
-            ("Learned", f"{count(training['trainable_parameters'])} of {count(training['parameters'])} parameters ({share:.1%})"),
-            ("Loss", f"{training['first_loss']:.3f} at first, {training['final_loss']:.3f} at last (means of five steps)"),
+            ("Peak memory", size(training["peak_memory_bytes"])),
+            ("Trained", f"{count(training['trainable_parameters'])} of {count(training['parameters'])} parameters ({share:.1%})"),
+            ("Loss", f"first {training['first_loss']:.3f}, last {training['final_loss']:.3f} (means of five steps)"),
         ]
     if records.checkpoints:
-        listed.append(("Checkpoints", f"{records.checkpoints:,} saved on the way"))
+        listed.append(("Checkpoints", f"{records.checkpoints:,} saved during the run"))
     if after := records.resumed_after:
         listed.append(("Interrupted", f"and continued after step {', '.join(f'{step:,}' for step in after)}"))
     steps = records.steps
-    warnings = element("ul", joined(element("li", text) for text in records.warnings)) if records.warnings else Html()
     loss = curve("Training loss", [(step["step"], step["loss"]) for step in steps], number=lambda value: f"{value:.2f}")
     speed = [(step["step"], step["tokens_per_second"]) for step in steps]
     throughput = curve("Throughput", speed, number=lambda value: f"{value:,.0f}", unit="tokens/s", smooth=False)
     stages = [[title, duration(seconds)] for title, seconds in records.stages if seconds >= 0.05]
-    where = joined([element("h3", "Where the time went"), table(["Stage", "Time"], stages, "Time of each stage")]) if stages else Html()
-    notes = joined([element("h3", "To know"), warnings]) if warnings else Html()
-    return section("What was done", facts(listed), loss, throughput, where, notes)
+    where = subsection("Time by stage", table(["Stage", "Time"], stages, "Time of each stage") if stages else "")
+    return section("Training", facts(listed), loss, throughput, where, subsection("Notes", bullets(records.warnings)))
 
 
 def data(records: Records) -> Html:
@@ -115,24 +113,25 @@ def data(records: Records) -> Html:
     listed = [
         ("Source", report.get("pinned_source") or report["source"]),
         ("Rows", f"{report['read']:,} read: {', '.join(f'{number:,} {what}' for number, what in parts if number)}"),
-        ("Read as", f"{str(report['format']).replace('_', ' ')}: {', '.join(report['columns'])}"),
+        ("Format", f"{str(report['format']).replace('_', ' ')}: {', '.join(report['columns'])}"),
         ("Ignored columns", ", ".join(ignored)),
         ("Duplicates", f"{report['duplicates']:,} within training, kept" if report.get("duplicates") else ""),
         (
             "Leaks",
-            f"{report['held_out_dropped']:,} held-out rows also occur in training: dropped" if report.get("held_out_dropped") else "",
+            f"{report['held_out_dropped']:,} held-out rows also occurred in training and were dropped"
+            if report.get("held_out_dropped")
+            else "",
         ),
-        ("Tokens", f"{report['train_tokens']:,}, {report['supervised_share']:.1%} of them learned to write"),
-        ("Length", f"{length['p50']:,.0f} tokens in the middle row, {length['p90']:,.0f} in nine of ten" if length else ""),
-        ("Cut short", f"{report['truncated']:,} sequences ({report['truncated_share']:.1%})" if report.get("truncated") else ""),
+        ("Tokens", f"{report['train_tokens']:,}, {report['supervised_share']:.1%} of them supervised"),
+        ("Length", f"median {length['p50']:,.0f} tokens, 90th percentile {length['p90']:,.0f}" if length else ""),
+        ("Truncated", f"{report['truncated']:,} sequences ({report['truncated_share']:.1%})" if report.get("truncated") else ""),
     ]
     skipped = [f"{row['file']}, line {row['line']}: {row['reason']}" for row in report.get("skipped_rows", [])[:SKIPPED_SHOWN]]
     left = report["skipped"] - len(skipped)
     if skipped and left > 0:
         skipped.append(f"and {left:,} more, in run/data_report.json")
-    rows = joined([element("h3", "Skipped rows"), element("ul", joined(element("li", row) for row in skipped))]) if skipped else Html()
-    notes = element("ul", joined(element("li", note) for note in report.get("notes", []))) if report.get("notes") else Html()
-    return section("The data", facts(listed), bars("Tokens in a sequence", report.get("histogram") or []), rows, notes)
+    lengths = bars("Tokens in a sequence", report.get("histogram") or [])
+    return section("The data", facts(listed), lengths, subsection("Skipped rows", bullets(skipped)), bullets(report.get("notes", [])))
 
 
 def environment(records: Records) -> Html:
@@ -147,7 +146,7 @@ def environment(records: Records) -> Html:
         ("Processor", f"{machine.get('cpu', '')}{_if(', {} cores', machine.get('cores'))}"),
         ("Memory", size(machine["memory_bytes"]) if machine.get("memory_bytes") else ""),
         ("GPU", f"{machine['gpu']}{memory}" if machine.get("gpu") else "none"),
-        ("Computed in", f"{machine.get('dtype', '')}{_if(' ({})', machine.get('why_dtype'))}"),
+        ("Precision", f"{machine.get('dtype', '')}{_if(' ({})', machine.get('why_dtype'))}"),
         ("Model", f"{model.get('name', '')}{_if(', revision {}', model.get('revision'))}"),
         ("Note", str(model.get("note") or "")),
         ("Data fingerprint", str(found.get("dataset_fingerprint", ""))),
@@ -160,11 +159,11 @@ def repeat(records: Records) -> Html:
     """The command that runs the same recipe again."""
     again = free_name(records.output_dir)
     command = f"finetune-cli run {quoted(records.output_dir / 'run' / 'recipe.yaml')} --output-dir {quoted(again)}"
-    return section("Run it again", element("pre", command), note="On the same machine the same recipe gives the same scores.")
+    return section("Repeat this run", element("pre", command), note="On the same machine the same recipe gives the same scores.")
 
 
 def _if(words: str, value: Any) -> str:
-    """`words` with the value in them; nothing if it is not known."""
+    """`words` with the value in them; empty if it is not known."""
     return words.format(value) if value else ""
 
 

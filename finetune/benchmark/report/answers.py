@@ -1,4 +1,4 @@
-"""Sample answers on the page: what was asked, what should come, what each model said, one under the other on a narrow screen.
+"""Sample answers on the page: prompt, reference and each model's answer; stacked on a narrow screen.
 
 answers(scores)
 """
@@ -10,18 +10,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.benchmark.names import NAMES, number
-from finetune.benchmark.report.html import Html, element, joined, section
+from finetune.benchmark.report.html import Html, element, section
 from finetune.benchmark.report.scores import SIDES
 
 SHOWN = 6
-LONGEST, LONGEST_PROMPT = 1500, 700  # letters
+LONGEST, LONGEST_PROMPT = 1500, 700  # characters
 MOST = 200  # rows on the page
 METRIC = "rougeL"
 INDENTED = re.compile(r"\n[ \t]+\S")
 
 
 def answers(scores: Mapping[str, Any]) -> Html:
-    """A few rows from the best to the worst, the others behind a line that opens; nothing if nothing was generated."""
+    """A few rows from best to worst, the others folded; empty if nothing was generated."""
     rows: Sequence[Mapping[str, str]] = scores.get("generations") or []
     if not any(side in row for row in rows[:1] for side in SIDES):
         return Html()
@@ -32,36 +32,33 @@ def answers(scores: Mapping[str, Any]) -> Html:
     picked = [order[round(place * (len(order) - 1) / max(1, SHOWN - 1))] for place in range(min(SHOWN, len(order)))]
     picked = picked if len(order) > SHOWN else order
     others = [row for row in range(len(rows)) if row not in picked][: MOST - SHOWN]
-    note = f"From the best to the worst row by {NAMES[METRIC]}." if per_row else f"{len(picked)} of {len(rows):,} rows."
+    note = f"Rows from best to worst by {NAMES[METRIC]}." if per_row else f"{len(picked)} of {len(rows):,} rows."
     more = Html()
     if others:
         left = len(rows) - len(picked) - len(others)
         rest = [element("p", f"{left:,} more are in run/benchmark.json.", class_="quiet")] if left else []
         title = f"The other {len(others):,} answers" if not left else f"{len(others):,} more answers"
-        more = element("details", joined([element("summary", title), *(_answer(rows, row, per_row) for row in others), *rest]))
+        more = element("details", element("summary", title), *(_answer(rows, row, per_row) for row in others), *rest)
     return section("Sample answers", *(_answer(rows, row, per_row) for row in picked), more, note=note)
 
 
 def _answer(rows: Sequence[Mapping[str, str]], row: int, per_row: Sequence[float] | None) -> Html:
     texts = rows[row]
     scored = f" · {NAMES[METRIC]} {number(METRIC, per_row[row])}" if per_row and row < len(per_row) else ""
-    sides = [
-        element("div", joined([element("h4", side.capitalize()), _words(texts[side])]), class_=side)
-        for side in ("reference", *SIDES)
-        if side in texts
-    ]
+    shown = [side for side in ("reference", *SIDES) if side in texts]
+    sides = [element("div", element("h4", side.capitalize()), _words(texts[side]), class_=side) for side in shown]
     parts = [element("h3", f"Row {row + 1}{scored}"), _words(texts.get("prompt", ""), "prompt ", LONGEST_PROMPT)]
-    return element("article", joined([*parts, element("div", joined(sides), class_="sides")]), class_="answer")
+    return element("article", *parts, element("div", *sides, class_="sides"), class_="answer")
 
 
 def _words(text: str, kind: str = "", longest: int = LONGEST) -> Html:
-    """What lines are indented in is shown letter under letter, as programs are."""
+    """Indented text is shown in a fixed-width font, like code."""
     if not text.strip():
         return element("p", "(nothing)", class_="words quiet")
     return element("p", clipped(text, longest), class_=f"{kind}words{' code' if INDENTED.search(text) else ''}")
 
 
 def clipped(text: str, longest: int) -> str:
-    """The beginning of a long text, with how much is left out."""
+    """The beginning of a long text, and how much was left out."""
     text = text.strip("\n")
-    return text if len(text) <= longest else f"{text[:longest]} … ({len(text) - longest:,} letters more)"
+    return text if len(text) <= longest else f"{text[:longest]} … ({len(text) - longest:,} more characters)"

@@ -1,4 +1,4 @@
-"""Curves and bars without a script: the lines are inline SVG that stretches, their labels are text that does not.
+"""Curves and bars without a script: the lines are inline SVG that stretches; labels are text that does not.
 
 curve("Training loss", [(1, 3.5), (2, 2.5)], number=lambda loss: f"{loss:.2f}")
 """
@@ -8,15 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from finetune.benchmark.report.html import Html, element, joined
+from finetune.benchmark.report.html import Html, element
 
 POINTS = 400  # more cannot be seen
-SMOOTHED_OVER = 20  # of the length of a curve
+SMOOTHED_OVER = 20  # the smoothing window is this fraction of the curve
 Points = Sequence[tuple[float, float]]
 
 
 def curve(title: str, points: Points, *, number: Callable[[float], str], unit: str = "", smooth: bool = True) -> Html:
-    """y over steps, with its mean over the last twentieth as the stronger line; nothing for fewer than two finite points."""
+    """y over steps, with a moving average as the stronger line; empty for fewer than two finite points."""
     finite = [(x, y) for x, y in points if math.isfinite(y)]
     if len(finite) < 2:
         return Html()
@@ -34,51 +34,33 @@ def curve(title: str, points: Points, *, number: Callable[[float], str], unit: s
         element("div", element("span", number(mark)), class_="tick", style=f"top:{100 * _down(mark, bottom, top):.2f}%") for mark in marks
     ]
     change = f"{number(mean[0][1])} to {number(mean[-1][1])}{f' {unit}' if unit else ''}"
-    picture = Html(f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{joined(lines)}</svg>')
+    picture = element("svg", *lines, viewBox="0 0 100 100", preserveAspectRatio="none", aria_hidden="true")
+    caption = element("figcaption", f"{title} ", element("span", f"per step, and the mean of {mean_of} steps" if smooth else change))
     said = f"{title} from {change} over steps {first:,} to {last:,}"
-    return element(
-        "figure",
-        joined(
-            [
-                element(
-                    "figcaption",
-                    joined([f"{title} ", element("span", f"a step, and the mean of {mean_of} steps" if smooth else change)]),
-                ),
-                element("div", joined([*labels, picture]), class_="plot", role="img", aria_label=said),
-                element("div", joined([element("span", f"step {first:,}"), element("span", f"step {last:,}")]), class_="axis"),
-            ]
-        ),
-    )
+    plot = element("div", *labels, picture, class_="plot", role="img", aria_label=said)
+    return element("figure", caption, plot, _axis(f"step {first:,}", f"step {last:,}"))
 
 
 def bars(title: str, parts: Sequence[Mapping[str, int]]) -> Html:
-    """How many sequences have up to how many tokens."""
+    """A histogram: how many sequences have up to how many tokens."""
     most = max((part["rows"] for part in parts), default=0)
     if not most:
         return Html()
     said = "; ".join(f"{part['rows']:,} with up to {part['tokens']:,}" for part in parts if part["rows"])
     drawn = [element("i", style=f"height:{100 * part['rows'] / most:.1f}%") for part in parts]
-    return element(
-        "figure",
-        joined(
-            [
-                element("figcaption", title),
-                element("div", joined(drawn), class_="bars", role="img", aria_label=f"{title}: {said}"),
-                element("div", joined([element("span", "0"), element("span", f"{parts[-1]['tokens']:,} tokens")]), class_="axis"),
-            ]
-        ),
-    )
+    plot = element("div", *drawn, class_="bars", role="img", aria_label=f"{title}: {said}")
+    return element("figure", element("figcaption", title), plot, _axis("0", f"{parts[-1]['tokens']:,} tokens"))
 
 
 def interval(value: float, low: float, high: float, scale: Callable[[float], float]) -> Html:
-    """A dot on a band; `scale` places a value between 0 and 1. The numbers stand beside it, so it says nothing by itself."""
+    """A dot on a band; `scale` places a value between 0 and 1. The numbers stand next to it, so screen readers skip it."""
     left, right, at = (100 * min(1.0, max(0.0, scale(point))) for point in (low, high, value))
     band = element("i", style=f"left:{left:.1f}%;width:{right - left:.1f}%")
-    return element("span", joined([band, element("b", style=f"left:{at:.1f}%")]), class_="range", aria_hidden="true")
+    return element("span", band, element("b", style=f"left:{at:.1f}%"), class_="range", aria_hidden="true")
 
 
 def scale_of(values: Sequence[float]) -> Callable[[float], float]:
-    """From 0 to the largest value; logarithmic where the values lie more than twentyfold apart."""
+    """From 0 to the largest value; logarithmic if the values span more than a factor of 20."""
     least, most = min(values), max(values) or 1.0
     if least > 0 and most / least > 20:
         low, high = math.log(least) - 0.3, math.log(most) + 0.1
@@ -87,7 +69,7 @@ def scale_of(values: Sequence[float]) -> Callable[[float], float]:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Two to six round numbers that reach from about `low` to about `high`."""
+    """Two to six round numbers that cover `low` to `high`."""
     span = (high - low) or abs(high) or 1.0
     step = 10 ** math.floor(math.log10(span / 2))
     step *= next(factor for factor in (1, 2, 2.5, 5, 10) if span / (factor * step) <= 4)
@@ -103,7 +85,7 @@ def thinned(points: Points) -> list[tuple[float, float]]:
 
 
 def window_of(length: int) -> int:
-    """Over how many points of a curve the mean is taken."""
+    """How many points of a curve the moving average covers."""
     return max(3, length // SMOOTHED_OVER)
 
 
@@ -114,11 +96,15 @@ def smoothed(points: Points) -> list[tuple[float, float]]:
     return [(x, sum(part := heights[max(0, at - width + 1) : at + 1]) / len(part)) for at, (x, _) in enumerate(points)]
 
 
+def _axis(left: str, right: str) -> Html:
+    return element("div", element("span", left), element("span", right), class_="axis")
+
+
 def _placed(points: Points, bottom: float, top: float) -> str:
     first, across = points[0][0], (points[-1][0] - points[0][0]) or 1
     return " ".join(f"{100 * (x - first) / across:.2f},{100 * _down(y, bottom, top):.2f}" for x, y in points)
 
 
 def _down(y: float, bottom: float, top: float) -> float:
-    """0 is the upper edge of the picture."""
+    """0 is the top of the picture, 1 the bottom."""
     return (top - y) / ((top - bottom) or 1)

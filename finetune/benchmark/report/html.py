@@ -1,4 +1,4 @@
-"""Small pieces of the page. Every piece takes plain text and escapes it; what is HTML already is of the type Html.
+"""Building blocks of the page. Each takes plain text and escapes it; text of the type Html is markup already.
 
 facts([("Model", "SmolLM2"), ("Seed", "42")])
 """
@@ -18,16 +18,16 @@ class Html(str):
 
 
 def shown(content: str) -> Html:
-    """Markup as it is, anything else escaped; a letter that no page may hold becomes a question mark."""
+    """Markup unchanged, anything else escaped; a character that HTML forbids becomes a question mark."""
     if isinstance(content, Html):
         return content
     return Html(escape(strip_control_chars(content)))
 
 
-def element(name: str, content: str = "", **attributes: str) -> Html:
+def element(name: str, *content: str, **attributes: str) -> Html:
     """`class_` is class, `aria_label` is aria-label."""
     written = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items())
-    return Html(f"<{name}{written}>{shown(content)}</{name}>")
+    return Html(f"<{name}{written}>{joined(content)}</{name}>")
 
 
 def joined(parts: Iterable[str]) -> Html:
@@ -35,32 +35,36 @@ def joined(parts: Iterable[str]) -> Html:
 
 
 def section(title: str, *content: str, note: str = "") -> Html:
-    """A headed part of the page; nothing if there is nothing to say."""
+    """A section with a heading; empty if it has no content."""
     if not any(content):
         return Html()
     name = "".join(letter for letter in title.lower() if letter.isalnum() or letter == " ").replace(" ", "-")
-    parts = [element("h2", title, id=name), element("p", note, class_="quiet") if note else Html(), *content]
-    return element("section", joined(parts), aria_labelledby=name)
+    said = [element("p", note, class_="quiet")] if note else []
+    return element("section", element("h2", title, id=name), *said, *content, aria_labelledby=name)
+
+
+def subsection(title: str, content: str) -> Html:
+    """The same one level lower."""
+    return joined([element("h3", title), content]) if content else Html()
+
+
+def bullets(items: Iterable[str]) -> Html:
+    """A list of sentences; empty if there are none."""
+    listed = [element("li", item) for item in items]
+    return element("ul", *listed) if listed else Html()
 
 
 def facts(rows: Sequence[tuple[str, str]]) -> Html:
-    """Names and what they are."""
-    return element("dl", joined(joined([element("dt", name), element("dd", fact)]) for name, fact in rows if fact)) if rows else Html()
+    """A list of names and their values."""
+    listed = [joined([element("dt", name), element("dd", fact)]) for name, fact in rows if fact]
+    return element("dl", *listed) if listed else Html()
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> Html:
-    """The first cell of a row names it."""
-    top = element("tr", joined(element("th", cell, scope="col") if cell else element("td") for cell in head))
-    body = joined(element("tr", joined([element("th", row[0], scope="row"), *(element("td", cell) for cell in row[1:])])) for row in rows)
-    return element("table", joined([element("caption", caption, class_="hidden"), element("thead", top), element("tbody", body)]))
-
-
-def count(number: float) -> str:
-    """134515008 -> 134.5M."""
-    for unit, letter in ((1e9, "B"), (1e6, "M")):
-        if number >= unit:
-            return f"{number / unit:.1f}{letter}"
-    return f"{number:,.0f}"
+    """The first cell of each row is its heading."""
+    top = element("tr", *(element("th", cell, scope="col") if cell else element("td") for cell in head))
+    body = [element("tr", element("th", name, scope="row"), *(element("td", cell) for cell in cells)) for name, *cells in rows]
+    return element("table", element("caption", caption, class_="hidden"), element("thead", top), element("tbody", *body))
 
 
 def duration(seconds: float) -> str:

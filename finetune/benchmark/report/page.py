@@ -1,4 +1,4 @@
-"""The whole report page, self-contained: no script, and nothing that a browser would have to ask anybody for.
+"""The whole report page, self-contained: no script, no network request.
 
 write_report(RunFolder.of("./finetuned_model"))
 """
@@ -16,7 +16,7 @@ from finetune.benchmark.report.style import STYLE
 from finetune.formatting import size
 from finetune.run_folder import RunFolder
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # a browser that obeys it can run and fetch nothing
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # with this policy a browser runs no script and fetches nothing
 IN_SHORT = ("rougeL", "perplexity")
 
 
@@ -53,7 +53,7 @@ def report_page(records: Records) -> str:
 
 
 def _top(records: Records) -> Html:
-    """Name, verdict and the few numbers that most people want."""
+    """Name, verdict and the main numbers."""
     scores, training = records.scores, records.training
     tiles = []
     for metric in IN_SHORT:
@@ -64,10 +64,10 @@ def _top(records: Records) -> Html:
             tiles.append(_tile(f"{number(metric, before)} → {number(metric, after)}", joined([NAMES[metric], said])))
     if training:
         tiles.append(_tile(duration(training["train_seconds"]), f"trained, {training['steps']:,} steps"))
-        tiles.append(_tile(size(training["peak_memory_bytes"]), "memory at most"))
+        tiles.append(_tile(size(training["peak_memory_bytes"]), "peak memory"))
     parts = [element("h1", records.title), element("p", headline(records), class_="quiet"), verdicts(scores)]
-    return element("header", joined([*parts, element("ul", joined(tiles), class_="tiles") if tiles else Html()]))
+    return element("header", *parts, element("ul", *tiles, class_="tiles") if tiles else "")
 
 
 def _tile(value: str, name: str) -> Html:
-    return element("li", joined([element("b", value), element("span", name)]))
+    return element("li", element("b", value), element("span", name))

@@ -1,4 +1,4 @@
-"""What a run wrote down, as far as it is there: the report page is made from this and nothing else.
+"""The records of a run, as far as they exist; the report page is made from these alone.
 
 records = read_records(RunFolder.of("./finetuned_model"))
 records.steps[-1]["loss"], records.recipe["training"]["epochs"]
@@ -33,7 +33,7 @@ class Records:
 
     @property
     def steps(self) -> list[dict[str, Any]]:
-        """One record a step, in order: of steps made again after an interruption `read_events` gives the last."""
+        """One record per step, in order; of a step repeated after an interruption `read_events` returns the last."""
         return self._of(TrainingStep.name)
 
     @property
@@ -43,7 +43,7 @@ class Records:
 
     @property
     def stages(self) -> list[tuple[str, float]]:
-        """(title, seconds) of every stage that was finished; those of one title are added up."""
+        """(title, seconds) of every finished stage; stages with the same title are added up."""
         titles: dict[str, str] = {}
         seconds: dict[str, float] = {}
         for record in self.events:

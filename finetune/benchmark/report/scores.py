@@ -1,4 +1,4 @@
-"""The scores on the page: a verdict in a sentence, every score with its interval, and what the models cost.
+"""The scores on the page: a verdict in a sentence, every score with its interval, and what the models cost to run.
 
 measured(scores), costs(scores), verdicts(scores)
 """
@@ -10,8 +10,8 @@ from typing import Any
 
 from finetune.benchmark.names import LOWER_IS_BETTER, NAMES, in_order, number, signed
 from finetune.benchmark.report.charts import interval, scale_of
-from finetune.benchmark.report.html import Html, count, element, joined, section, table
-from finetune.formatting import size
+from finetune.benchmark.report.html import Html, element, joined, section, table
+from finetune.formatting import count, size
 
 SIDES = ("teacher", "before", "after")
 SENTENCES = {"better": "Better", "worse": "Worse", "no evidence": "No evidence of a change"}
@@ -33,7 +33,7 @@ def verdict_class(verdict: str) -> str:
 
 
 def verdicts(scores: Mapping[str, Any]) -> Html:
-    """What can be said and what cannot, best first: "Better: ROUGE-L and Perplexity."."""
+    """What got better, what got worse, and what shows no change: "Better: ROUGE-L and Perplexity."."""
     changes: Mapping[str, Any] = scores.get("change") or {}
     sentences = []
     for verdict, words in SENTENCES.items():
@@ -41,7 +41,7 @@ def verdicts(scores: Mapping[str, Any]) -> Html:
         if names:
             listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
             sentences.append(joined([element("strong", f"{words}:", class_=verdict_class(verdict)), f" {listed}. "]))
-    return element("p", joined(sentences), class_="verdict") if sentences else Html()
+    return element("p", *sentences, class_="verdict") if sentences else Html()
 
 
 def measured(scores: Mapping[str, Any]) -> Html:
@@ -49,20 +49,20 @@ def measured(scores: Mapping[str, Any]) -> Html:
     sides = sides_of(scores)
     metrics = in_order(list(scores["after"]))
     lower = " and ".join(NAMES[metric] for metric in LOWER_IS_BETTER if metric in metrics)
-    note = "In brackets: 95 % confidence interval, bootstrap over rows; a change counts only if the interval of the paired difference"
-    note += f" leaves out zero. {lower}: lower is better." if lower else " leaves out zero."
-    head = element("thead", element("tr", joined(element("th", cell, scope="col") for cell in ("Model", "Score", "Interval", "Picture"))))
+    note = "In brackets: 95 % confidence interval (bootstrap over rows). A change counts only if the interval of the paired difference"
+    note += f" excludes zero. {lower}: lower is better." if lower else " excludes zero."
+    columns = [element("th", cell, scope="col") for cell in ("Model", "Score", "Interval", "Picture")]
+    head = element("thead", element("tr", *columns), class_="hidden")
     bodies = [_metric(scores, metric, sides) for metric in metrics]
-    hidden = element("caption", "Scores of each model", class_="hidden")
-    whole = element("table", joined([hidden, Html(head.replace("<thead>", '<thead class="hidden">')), *bodies]), class_="scores")
-    return section(f"On {scores['rows']:,} rows it never trained on", whole, note=note)
+    whole = element("table", element("caption", "Scores of each model", class_="hidden"), head, *bodies, class_="scores")
+    return section(f"On {scores['rows']:,} held-out rows", whole, note=note)
 
 
 def _metric(scores: Mapping[str, Any], metric: str, sides: list[str]) -> Html:
     values = {side: scores[side][metric] for side in sides if scores[side].get(metric) is not None}
     ends = {side: scores.get("intervals", {}).get(side, {}).get(metric, (value, value)) for side, value in values.items()}
     scale = scale_of([point for side, value in values.items() for point in (value, *ends[side])])
-    rows = [element("tr", element("th", joined([NAMES.get(metric, metric), _change(scores, metric)]), colspan="4", scope="rowgroup"))]
+    rows = [element("tr", element("th", NAMES.get(metric, metric), _change(scores, metric), colspan="4", scope="rowgroup"))]
     for side, value in values.items():
         low, high = ends[side]
         cells = [
@@ -71,8 +71,8 @@ def _metric(scores: Mapping[str, Any], metric: str, sides: list[str]) -> Html:
             element("td", element("small", f"[{number(metric, low)}, {number(metric, high)}]")),
             element("td", interval(value, low, high, scale)),
         ]
-        rows.append(element("tr", joined(cells)))
-    return element("tbody", joined(rows))
+        rows.append(element("tr", *cells))
+    return element("tbody", *rows)
 
 
 def _change(scores: Mapping[str, Any], metric: str) -> Html:
@@ -83,7 +83,7 @@ def _change(scores: Mapping[str, Any], metric: str) -> Html:
 
 
 def costs(scores: Mapping[str, Any]) -> Html:
-    """Size, speed and memory: the student beside its teacher, or the result beside its base."""
+    """Size, speed and memory: the student compared with its teacher, or the result with its base."""
     distilled = bool(scores.get("teacher"))
     first, second = ("teacher", "after") if distilled else ("before", "after")
     rows = []
@@ -96,6 +96,6 @@ def costs(scores: Mapping[str, Any]) -> Html:
         rows.append([f"{NAMES.get(metric, metric)} kept", "", share, ""])
     if not rows:
         return Html()
-    head = ["", "Teacher", "Student", "Times"] if distilled else ["", "Before", "After", "Times"]
-    title = "The student beside its teacher" if distilled else "What the result costs to run"
-    return section(title, table(head, rows, title), note="As measured in this run." if distilled else "")
+    head = ["", "Teacher", "Student", "Ratio"] if distilled else ["", "Before", "After", "Ratio"]
+    title = "Student and teacher compared" if distilled else "Cost of running the result"
+    return section(title, table(head, rows, title), note="Measured in this run." if distilled else "")
