@@ -6,7 +6,7 @@
     chunked_loss(hidden, head, rule)
 
 A rule sees the student's logits already divided by T and gives the gradient with respect to those: the first term then weighs
-alpha * T in it, the second (1 - alpha) * T^2, its `gain`. Alpha 1 needs no teacher and is the business of CrossEntropy.
+alpha * T in it, the second (1 - alpha) * T^2, its `gain`. Alpha 1 needs no teacher and is handled by CrossEntropy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from finetune.training.head import Head
 
 
 class HardLabels:
-    """The part every distillation loss shares: cross-entropy at temperature 1 beside probabilities at temperature T."""
+    """The part every distillation loss shares: cross-entropy at temperature 1 next to probabilities at temperature T."""
 
     bytes_per_row = 0
 
@@ -100,7 +100,7 @@ class Distillation(HardLabels):
 
 
 class CachedGradient(HardLabels):
-    """Forward KL when the student's head is frozen, from two things the teacher left behind: nothing of it is needed any more.
+    """Forward KL when the student's head is frozen, from two cached quantities; the teacher is not needed any more.
 
     With q the teacher's distribution at T and W the student's head, `centre` [n, d] = q @ W and `negentropy` [n] = sum q log q (less
     q . bias / T if the head has a bias) give KL = negentropy - hidden . centre * scale / T + logsumexp(logits / T), whose gradient is that

@@ -6,9 +6,9 @@
     y = x W^T + b + s * dropout(x) A^T B^T          (Hu et al. 2021, arXiv 2106.09685, equation 3)
 
 peft computes this as nine operations, each of which reads and writes the whole activation, and keeps four of the results until the
-backward pass. Here scale and sum happen inside the matrix products, the dropped input is made again instead of being kept, and
-16-bit base weights meet the adapter without a detour over 32-bit activations. 4-bit weights are widened for each product and kept by
-nobody. Saving, merging and loading stay peft's.
+backward pass. Here scale and sum happen inside the matrix products, the dropped input is computed again instead of being kept, and
+16-bit base weights meet the adapter without a detour through 32-bit activations. 4-bit weights are dequantised for each product and not
+stored. Saving, merging and loading stay peft's.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def speed_up(model: nn.Module) -> int:
 
 
 def give_back(model: nn.Module) -> None:
-    """Undo `speed_up`: a block that holds on to a layer would go on with it after the adapter is taken off."""
+    """Undo `speed_up`: otherwise a block would keep using the fused layer after the adapter is removed."""
     for module in model.modules():
         if isinstance(module.__dict__.get("forward"), _FusedForward | _GatedForward):
             del module.forward

@@ -1,11 +1,11 @@
-"""The loss of a language-model head without the logits of the batch: a chunk of tokens at a time, gradients by hand.
+"""The loss of a language-model head without the logits of the batch: a chunk of tokens at a time, gradients computed by hand.
 
     loss_sum = chunked_loss(hidden, head_of(model), CrossEntropy(labels))       # hidden [n, d]: the supervised positions only
     (loss_sum / n).backward()
 
 One matrix product makes the logits of a chunk; a *rule* (cross-entropy, distillation) overwrites them with the gradient of the loss; two
 more products turn that into the gradients of the hidden states and, if the head trains, of its weight. All this happens in the forward
-pass; backward only multiplies by the incoming number. The extra memory is `CHUNK_BYTES` and a few blocks, whatever the batch,
+pass; the backward pass only multiplies by the incoming gradient. The extra memory is `CHUNK_BYTES` and a few blocks, whatever the batch,
 the length or the vocabulary.
 """
 
@@ -25,7 +25,7 @@ from finetune.training.head import Head
 CHUNK_BYTES = 128 * 2**20
 BLOCK_BYTES = 2 * 2**20  # the passes over the logits walk in blocks of this size, which stay in a CPU's cache
 PRODUCT_BYTES = 8 * 2**20
-LOGIT_BYTES = 24 * 2**20  # of a product that cannot write into a buffer; below 32 MiB the C library hands out the same memory again
+LOGIT_BYTES = 24 * 2**20  # of a product that cannot write into a buffer; below 32 MiB the C library reuses the same memory
 
 
 class Rule(Protocol):
@@ -37,13 +37,13 @@ class Rule(Protocol):
     sums: dict[str, Tensor]  # parts of the loss worth showing, summed so far
 
     def load(self, rows: slice, workspace: Workspace) -> None:
-        """Prepare for the tokens `rows`; called once a chunk."""
+        """Prepare for the tokens `rows`; called once per chunk."""
 
     def __call__(self, logits: Tensor, rows: slice, workspace: Workspace) -> Tensor:
         """Overwrite logits / temperature [k, vocabulary] of the tokens `rows` with dL/d(logits / temperature) / gain; return sum L."""
 
     def correct(self, grad_hidden: Tensor, rows: slice, factor: float) -> None:
-        """Add what the loss knows of the gradient [k, d] beside the logits; hidden states were multiplied by `factor`."""
+        """Add the part of the gradient [k, d] that does not go through the logits; hidden states were multiplied by `factor`."""
 
 
 class Workspace:
@@ -68,7 +68,7 @@ class Workspace:
         narrow = self.take(name, weight.shape, weight, dtype)
         if not (frozen and kept is not None and kept[0] == mark):
             narrow.copy_(weight)
-            self._narrowed[name] = (mark, weight)  # held, so that no other weight can come to stand at its address
+            self._narrowed[name] = (mark, weight)  # kept alive, so that no other weight can reuse its address
         return narrow
 
     def nbytes(self) -> int:
@@ -209,7 +209,7 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 class _Walk:
-    """The loss and the gradients while the chunks go by."""
+    """Accumulates loss and gradients chunk by chunk."""
 
     def __init__(self, student: ChunkLogits, rule: Rule, workspace: Workspace, needs: tuple[bool, ...]) -> None:
         self.student, self.rule, self.workspace = student, rule, workspace
