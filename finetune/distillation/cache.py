@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from finetune.errors import FinetuneError, RecipeError, TrainingError
 from finetune.formatting import size
-from finetune.storage import file_hash, write_whole
+from finetune.storage import write_whole
 from finetune.training.head import Head
 
 Kind = Literal["hidden", "gradient"]
@@ -64,15 +64,6 @@ class Shard:
     tokens: int
     bytes: int
     sha256: str
-
-    def problem(self, folder: Path) -> str | None:
-        """Why this shard cannot be trusted, or None."""
-        path = folder / self.file
-        if not path.is_file():
-            return "is missing"
-        if path.stat().st_size != self.bytes:
-            return f"has {path.stat().st_size:,} bytes instead of {self.bytes:,}"
-        return None if file_hash(path) == self.sha256 else "has changed since it was written"
 
 
 class TeacherCache:
@@ -160,6 +151,8 @@ def gradient_problem(head: Head, forward_kl: bool) -> str | None:
 
 @dataclass(frozen=True)
 class Index:
+    """The content of index.json."""
+
     key: CacheKey
     total_rows: int
     shards: list[Shard]

@@ -35,7 +35,7 @@ from finetune.distillation.cache import (
 )
 from finetune.errors import TrainingError
 from finetune.events import Notice, Progress, Recorder, Reporter
-from finetune.storage import PART, check_room, file_hash
+from finetune.storage import PART, changed, check_room, file_hash
 from finetune.training.chunked_loss import BLOCK_BYTES, CHUNK_BYTES, ChunkLogits, Workspace, chunks, product, softmax_
 from finetune.training.head import Head, head_of, hidden_states, needs_mask
 from finetune.training.trainer import Supervised
@@ -160,7 +160,7 @@ def _trusted(folder: Path, key: CacheKey, reporter: Reporter) -> dict[_Part, Sha
         return {}
     kept = {}
     for shard in index.shards:
-        if problem := shard.problem(folder):
+        if problem := changed(folder / shard.file, shard.bytes, shard.sha256):
             reporter.report(Notice(f"Teacher cache: {folder / shard.file} {problem}; it is rebuilt.", "warning"))
         else:
             kept[_Part(shard.first_row, shard.rows, shard.tokens)] = shard

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from finetune.errors import DiskFull
-from finetune.storage import PART, disk_full, file_hash, no_room, to_disk, whole_folder
+from finetune.storage import PART, changed, disk_full, no_room, to_disk, whole_folder
 
 MANIFEST = "manifest.json"
 PREFIX = "step-"
@@ -50,13 +50,8 @@ class Checkpoint:
     def problem(self) -> str | None:
         """Why this checkpoint cannot be trusted, or None; reads every byte."""
         for name, written in self.files.items():
-            path = self.folder / name
-            if not path.is_file():
-                return f"{name} is missing"
-            if path.stat().st_size != written["bytes"]:
-                return f"{name} has {path.stat().st_size:,} bytes instead of {written['bytes']:,}"
-            if file_hash(path) != written["sha256"]:
-                return f"{name} has changed since it was written"
+            if problem := changed(self.folder / name, written["bytes"], written["sha256"]):
+                return f"{name} {problem}"
         return None
 
 
@@ -101,7 +96,8 @@ class Checkpoints:
         target = self.folder / f"{PREFIX}{step:08d}"
         written = 0
         try:
-            self._remove_unfinished()
+            for path in self.folder.glob(f".{PREFIX}*{PART}"):  # of a process that was killed
+                shutil.rmtree(path, ignore_errors=True)
             with whole_folder(target) as unfinished:
                 files: dict[str, dict[str, Any]] = {}
                 for name, write in contents.items():
@@ -114,8 +110,8 @@ class Checkpoints:
                             if sink.error is not None:  # libraries turn it into errors of their own
                                 raise sink.error
                     files[name] = {"bytes": sink.bytes, "sha256": sink.hash.hexdigest()}
-                manifest = {"version": VERSION, "step": step, **facts, "saved_at": round(time.time(), 3), "files": files}
-                (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+                known = {"version": VERSION, "step": step, **facts, "saved_at": round(time.time(), 3)}
+                (unfinished / MANIFEST).write_text(json.dumps({**known, "files": files}, indent=1), encoding="utf-8")
                 for path in (*unfinished.iterdir(), unfinished):
                     to_disk(path)
                 shutil.rmtree(target, ignore_errors=True)  # left by an attempt that continued from an earlier step
@@ -123,10 +119,9 @@ class Checkpoints:
         except OSError as error:
             if not no_room(error):
                 raise
-            raise disk_full(f"The checkpoint of step {step}", max(written, self._usual_size()), self.folder) from error
-        made = _read(target)
-        assert isinstance(made, Checkpoint)
-        return made
+            needed = max([written, *(checkpoint.bytes for checkpoint in self.all())])
+            raise disk_full(f"The checkpoint of step {step}", needed, self.folder) from error
+        return Checkpoint(target, step, known, files)
 
     def _prune(self, *, keep: int) -> int:
         """Remove all but the newest `keep` and, if two are kept, the best; returns how many were removed."""
@@ -140,13 +135,6 @@ class Checkpoints:
 
     def _folders(self) -> list[Path]:
         return sorted((path for path in self.folder.glob(f"{PREFIX}*") if path.is_dir()), reverse=True)
-
-    def _remove_unfinished(self) -> None:
-        for path in self.folder.glob(f".{PREFIX}*{PART}"):
-            shutil.rmtree(path, ignore_errors=True)
-
-    def _usual_size(self) -> int:
-        return max((checkpoint.bytes for checkpoint in self.all()), default=0)
 
 
 class Sink:

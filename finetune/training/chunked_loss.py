@@ -14,7 +14,7 @@ from __future__ import annotations
 from functools import cache
 from itertools import pairwise
 from math import prod
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -27,20 +27,27 @@ BLOCK_BYTES = 2 * 2**20  # the passes over the logits walk in blocks of this siz
 PRODUCT_BYTES = 8 * 2**20
 LOGIT_BYTES = 24 * 2**20  # of a product that cannot write into a buffer; below 32 MiB the C library reuses the same memory
 
+mm: Any = torch.mm  # Any, because the type stubs do not know `out_dtype`
+addmm: Any = torch.addmm
 
-class Rule(Protocol):
-    """Turns logits into the gradient of a loss."""
 
-    temperature: float
-    gain: float  # the gradient is this times what is written; a factor on small tensors saves a pass over the logits
-    bytes_per_row: int  # of its own chunk buffers, for the budget
-    sums: dict[str, Tensor]  # parts of the loss worth showing, summed so far
+class Rule:
+    """Turns logits into the gradient of a loss; `labels` [n] are token ids."""
+
+    temperature = 1.0
+    gain = 1.0  # the gradient is this times what is written; a factor on small tensors saves a pass over the logits
+    bytes_per_row = 0  # of its own chunk buffers, for the budget
+
+    def __init__(self, labels: Tensor) -> None:
+        self.labels = labels
+        self.sums: dict[str, Tensor] = {}  # parts of the loss worth showing, summed so far
 
     def load(self, rows: slice, workspace: Workspace) -> None:
         """Prepare for the tokens `rows`; called once per chunk."""
 
     def __call__(self, logits: Tensor, rows: slice, workspace: Workspace) -> Tensor:
         """Overwrite logits / temperature [k, vocabulary] of the tokens `rows` with dL/d(logits / temperature) / gain; return sum L."""
+        raise NotImplementedError
 
     def correct(self, grad_hidden: Tensor, rows: slice, factor: float) -> None:
         """Add the part of the gradient [k, d] that does not go through the logits; hidden states were multiplied by `factor`."""
@@ -107,9 +114,8 @@ class ChunkLogits:
             for part in chunks(len(self.scaled), self.bytes_per_row, LOGIT_BYTES):
                 self.chunk[part] = linear(self.scaled[part], self.weight)
             return
-        into: Any = torch.mm
         more = {"out_dtype": dtype} if dtype != self.dtype else {}
-        into(self.scaled, self.weight.t(), out=self.chunk, **more)
+        mm(self.scaled, self.weight.t(), out=self.chunk, **more)
 
     def block(self, rows: slice, workspace: Workspace) -> Tensor:
         """Logits [k, vocabulary] of the chunk's tokens `rows` in full precision; may be overwritten."""
@@ -123,19 +129,8 @@ class ChunkLogits:
         return block
 
 
-class CrossEntropy:
-    """-log softmax(logits)[label], the loss of ordinary fine-tuning; `labels` [n] are token ids."""
-
-    temperature = 1.0
-    gain = 1.0
-    bytes_per_row = 0
-
-    def __init__(self, labels: Tensor) -> None:
-        self.labels = labels
-        self.sums: dict[str, Tensor] = {}
-
-    def load(self, rows: slice, workspace: Workspace) -> None:
-        pass
+class CrossEntropy(Rule):
+    """-log softmax(logits)[label], the loss of ordinary fine-tuning."""
 
     def __call__(self, logits: Tensor, rows: slice, workspace: Workspace) -> Tensor:
         label = self.labels[rows, None]
@@ -143,9 +138,6 @@ class CrossEntropy:
         loss += softmax_(logits).sum()
         logits.scatter_add_(1, label, logits.new_full((1, 1), -1.0).expand_as(label))
         return loss
-
-    def correct(self, grad_hidden: Tensor, rows: slice, factor: float) -> None:
-        pass
 
 
 def softmax_(logits: Tensor) -> Tensor:
@@ -264,8 +256,7 @@ class _Walk:
         elif scaled.dtype == student.precise:
             total.addmm_(gradient, scaled)
         else:
-            fused: Any = torch.addmm
-            self.grad_weight = fused(total, gradient, scaled, out_dtype=student.precise)
+            self.grad_weight = addmm(total, gradient, scaled, out_dtype=student.precise)
 
     def gradients(self, weight: torch.dtype) -> tuple[Tensor | None, ...]:
         return (
@@ -293,9 +284,8 @@ def product_dtype(weight: Tensor) -> torch.dtype:
 
 def product(one: Tensor, other: Tensor, precise: torch.dtype) -> Tensor:
     """one @ other in full precision; 16-bit factors keep their float32 sums where the device can hand them over."""
-    fused: Any = torch.mm
     if one.dtype != precise and wide_products(one.device.type, one.dtype):
-        return cast(Tensor, fused(one, other, out_dtype=precise))
+        return cast(Tensor, mm(one, other, out_dtype=precise))
     return linear(one, other.t()).to(precise)
 
 
@@ -305,8 +295,6 @@ def wide_products(device: str, dtype: torch.dtype) -> bool:
     if device != "cuda":
         return False
     one = torch.ones(16, 16, dtype=dtype, device=device)
-    mm: Any = torch.mm
-    addmm: Any = torch.addmm
     try:
         mm(one, one, out_dtype=torch.float32, out=torch.empty(16, 16, device=device))
         addmm(one.float(), one, one, out_dtype=torch.float32)

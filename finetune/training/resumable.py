@@ -9,10 +9,8 @@ Without `keep_in` it saves and resumes like any Trainer. A callback or method wi
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
-import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -55,12 +53,12 @@ class ResumableTrainer(Trainer):
             return None
         began = time.perf_counter()
         state = self._state_of_step(random_states or random_states_now())
-        trainer_state = copy.copy(self.state)
-        trainer_state.log_history = []  # grows with the run, and is in events.jsonl
+        # The history grows with the run, and is in events.jsonl.
+        trainer_state = dataclasses.asdict(dataclasses.replace(self.state, log_history=[]))
         contents: dict[str, Callable[[IO[bytes]], Any]] = {
             WEIGHTS: lambda file: torch.save(self._weights(), file),
             STATE: lambda file: torch.save(state, file),
-            TRAINER_STATE: lambda file: file.write(_json(trainer_state)),
+            TRAINER_STATE: lambda file: file.write(json.dumps(trainer_state, indent=2, sort_keys=True).encode()),
         }
         made = self.store.write(self.state.global_step, {"total_steps": self.state.max_steps, **self.facts()}, contents)
         self.saved_step = self.state.global_step
@@ -89,11 +87,11 @@ class ResumableTrainer(Trainer):
             "random": random_states,
             "order": self.order.drawn_from if self.order is not None else None,
             "trainer": self.remember(),
-            "callbacks": {_name(callback): callback.state_dict() for callback in self._with_state()},
+            "callbacks": {name: callback.state_dict() for name, callback in self._with_state().items()},
         }
 
-    def _with_state(self) -> list[Any]:
-        return [callback for callback in self.callback_handler.callbacks if hasattr(callback, "state_dict")]
+    def _with_state(self) -> dict[str, Any]:
+        return {type(callback).__name__: callback for callback in self.callback_handler.callbacks if hasattr(callback, "state_dict")}
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: parameter.detach() for name, parameter in self.model.named_parameters() if self.everything or parameter.requires_grad}
@@ -107,10 +105,10 @@ class ResumableTrainer(Trainer):
             self.save_state()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if not _is_ours(resume_from_checkpoint):
+        folder = Path(resume_from_checkpoint)
+        if not (folder / MANIFEST).is_file():
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        folder = Path(resume_from_checkpoint)
         weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
         ours = self._weights()
         if {name: tensor.shape for name, tensor in weights.items()} != {name: tensor.shape for name, tensor in ours.items()}:
@@ -138,9 +136,9 @@ class ResumableTrainer(Trainer):
 
     def restore_callbacks(self) -> None:
         """Restore the state of callbacks and methods."""
-        for callback in self._with_state():
-            if self.loaded is not None and _name(callback) in self.loaded["callbacks"]:
-                callback.load_state_dict(self.loaded["callbacks"][_name(callback)])
+        for name, callback in self._with_state().items():
+            if self.loaded is not None and name in self.loaded["callbacks"]:
+                callback.load_state_dict(self.loaded["callbacks"][name])
 
     # Randomness: where each epoch's order was drawn, and what is drawn next.
 
@@ -234,15 +232,3 @@ class SavePolicy:
 
     def saved(self, seconds: float) -> None:
         self.cost, self.last = seconds, self.clock()
-
-
-def _is_ours(checkpoint: str) -> bool:
-    return os.path.isfile(os.path.join(checkpoint, MANIFEST))
-
-
-def _json(trainer_state: Any) -> bytes:
-    return json.dumps(dataclasses.asdict(trainer_state), indent=2, sort_keys=True).encode()
-
-
-def _name(callback: Any) -> str:
-    return type(callback).__name__

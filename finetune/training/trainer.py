@@ -181,7 +181,7 @@ class SupervisedTrainer(ResumableTrainer):
     def _count_parts(self, rule: Rule, count: int) -> None:
         self._part_count += count
         for name, total in rule.sums.items():
-            self._part_sums[name] = self._part_sums[name] + total if name in self._part_sums else total
+            self._part_sums[name] = self._part_sums.get(name, 0) + total
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
