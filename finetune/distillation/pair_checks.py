@@ -12,12 +12,12 @@ from itertools import islice
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import TrainingError
 from finetune.training.chunked_loss import CrossEntropy, Workspace, chunked_loss
-from finetune.training.head import causal_lm, context_length, head_of, hidden_states
+from finetune.training.head import causal_lm, context_length, head_of, hidden_states, token_ids
 from finetune.training.trainer import Supervised
 
 FINITE_ROWS, LEVEL_ROWS = 2, 4  # how many are read: broken weights show at once, a better teacher soon
@@ -152,16 +152,11 @@ def _loss(model: nn.Module, rows: Sequence[Any], vocabulary: int) -> tuple[float
     """The summed loss in nats of the supervised tokens over the first `vocabulary` ids, and how many tokens there are."""
     head, workspace, total, tokens = head_of(model).detach().first(vocabulary), Workspace(), 0.0, 0
     for row in rows:
-        states = _states(model, list(row["input_ids"]))[0]
+        states = hidden_states(model, token_ids(model, list(row["input_ids"])))[0]
         supervised = Supervised.of(torch.tensor([list(row["labels"])], device=states.device))
         total += float(chunked_loss(states[supervised.index], head, CrossEntropy(supervised.labels), workspace=workspace))
         tokens += len(supervised.labels)
     return total, tokens
-
-
-def _states(model: nn.Module, ids: list[int]) -> Tensor:
-    """The last hidden states [1, length, d] of one row."""
-    return hidden_states(model, torch.tensor([ids], device=causal_lm(model).get_input_embeddings().weight.device))
 
 
 @torch.no_grad()
@@ -173,7 +168,7 @@ def _finite(role: str, model: nn.Module, rows: Any) -> Iterator[Finding]:
     for row in islice(iter(rows), FINITE_ROWS):
         ids = list(row["input_ids"])[:context]
         seen += len(ids)
-        if not head.logits(_states(model, ids)[:, -16:]).isfinite().all():
+        if not head.logits(hidden_states(model, token_ids(model, ids))[:, -16:]).isfinite().all():
             yield Finding(
                 "problem",
                 f"The {role}'s logits are not finite in {dtype} within the first {seen:,} tokens.",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from finetune.errors import ModelError, RecipeError
 from finetune.events import Notice, Reporter
-from finetune.training.head import backbone_of, causal_lm, hidden_states
+from finetune.training.head import backbone_of, causal_lm, hidden_states, token_ids
 
 CALIBRATION_TOKENS = 1024
 ROW_TOKENS = 256
@@ -56,7 +57,10 @@ def make_student(
     if reporter is not None:
         dropped = f"{block.start + 1} to {block.start + block.length}"
         reporter.report(
-            Notice(f"The student keeps {count} of {depth} layers: {dropped} turn the stream least ({180 * block.distance:.0f} degrees).")
+            Notice(
+                f"The student keeps {count} of {depth} layers: {dropped} are left out, because they change the residual stream least "
+                f"({180 * block.distance:.0f} degrees)."
+            )
         )
     return student
 
@@ -102,23 +106,16 @@ def least_turning_block(model: nn.Module, length: int, rows: Iterable[Mapping[st
 
 
 def _residual_stream(model: nn.Module, stack: nn.ModuleList, input_ids: Iterable[int]) -> list[Tensor]:
-    """What enters each layer, and what leaves the last: tensors [length, d]."""
+    """What enters each layer: tensors [length, d]."""
     stream: list[Tensor] = []
 
     def entering(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         stream.append((args[0] if args else kwargs["hidden_states"])[0].float())
 
-    def leaving(_: nn.Module, __: Any, output: Any) -> None:
-        stream.append((output[0] if isinstance(output, tuple) else output)[0].float())
-
-    hooks = [layer.register_forward_pre_hook(entering, with_kwargs=True) for layer in stack]
-    hooks.append(stack[-1].register_forward_hook(leaving))
-    try:
-        device = causal_lm(model).get_input_embeddings().weight.device
-        hidden_states(model, torch.tensor([list(input_ids)[:ROW_TOKENS]], device=device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks:
+        for layer in stack:
+            hooks.enter_context(layer.register_forward_pre_hook(entering, with_kwargs=True))
+        hidden_states(model, token_ids(model, list(input_ids)[:ROW_TOKENS]))
     return stream
 
 
@@ -134,14 +131,10 @@ def _copy_with(teacher_model: nn.Module, kept: list[int]) -> Any:
         _fill(stack, everything)
     student = student.merge_and_unload() if hasattr(student, "merge_and_unload") else causal_lm(student)
     config = student.config.get_text_config()
-    per_layer = [
-        name
-        for name, value in vars(config).items()
-        if isinstance(value, list | tuple) and len(value) == len(everything) and not name.endswith(("token_id", "architectures"))
-    ]
     config.num_hidden_layers = len(kept)
-    for name in per_layer:
-        setattr(config, name, [getattr(config, name)[index] for index in kept])
+    for name, value in list(vars(config).items()):
+        if isinstance(value, list | tuple) and len(value) == len(everything) and not name.endswith(("token_id", "architectures")):
+            setattr(config, name, [value[index] for index in kept])
     if hasattr(config, "attention_types"):  # of GPT-Neo, whose config says the same twice
         config.attention_types = [[[kind], 1] for kind in config.attention_layers]
     student.config._name_or_path = ""

@@ -75,7 +75,7 @@ class DistillationTrainer(SupervisedTrainer):
                 raise VocabularyMismatch(f"The cached teacher has {cache.key.vocabulary} tokens and the student {head.vocabulary}.")
             self.vocabulary = cache.key.vocabulary
             if cache.head is not None:
-                self.cached_head = _move(cache.head, self.args.device).first(self.vocabulary)
+                self.cached_head = cache.head.each(lambda tensor: tensor.to(self.args.device)).first(self.vocabulary)
 
     def head(self) -> Head:
         return head_of(self.model).first(self.vocabulary)
@@ -137,7 +137,3 @@ class Numbered(torch.utils.data.Dataset[Any]):
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         return {**self.rows[number], "row": number}
-
-
-def _move(head: Head, device: torch.device) -> Head:
-    return Head(head.weight.to(device), None if head.bias is None else head.bias.to(device), head.scale, head.softcap)

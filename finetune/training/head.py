@@ -10,7 +10,9 @@ adapters, compiled models and distributed wrappers are unwrapped.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -43,12 +45,14 @@ class Head:
 
     def first(self, vocabulary: int) -> Head:
         """The same head over the first `vocabulary` ids; gradients still reach the whole weight."""
-        if vocabulary == self.vocabulary:
-            return self
-        return Head(self.weight[:vocabulary], None if self.bias is None else self.bias[:vocabulary], self.scale, self.softcap)
+        return self if vocabulary == self.vocabulary else self.each(lambda tensor: tensor[:vocabulary])
 
     def detach(self) -> Head:
-        return Head(self.weight.detach(), None if self.bias is None else self.bias.detach(), self.scale, self.softcap)
+        return self.each(torch.Tensor.detach)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Head:
+        """The same head with `change` applied to its tensors."""
+        return replace(self, weight=change(self.weight), bias=None if self.bias is None else change(self.bias))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Plain logits [..., vocabulary]; for checks and short inputs; the losses never call it."""
@@ -82,10 +86,15 @@ def backbone_of(model: nn.Module) -> nn.Module:
     return cast(nn.Module, backbone)
 
 
-def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None, **more: Any) -> Tensor:
+def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
     """Last hidden state [batch, length, d] after the final norm; the model's own head is not called."""
-    outputs = backbone_of(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **more)
+    outputs = backbone_of(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
     return cast(Tensor, outputs.last_hidden_state)
+
+
+def token_ids(model: nn.Module, ids: list[int]) -> Tensor:
+    """One row of token ids [1, length], on the device where the model takes them."""
+    return torch.tensor([ids], device=causal_lm(model).get_input_embeddings().weight.device)
 
 
 def head_of(model: nn.Module) -> Head:
@@ -191,17 +200,15 @@ def _close(one: Tensor, other: Tensor) -> bool:
     return bool((one.float() - other.float()).abs().max() <= tolerance * one.float().abs().max())
 
 
-class _evaluating:
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
     """Dropout off for a moment."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model, self.was_training = model, model.training
-
-    def __enter__(self) -> None:
-        self.model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.model.train(self.was_training)
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def context_length(model: Any) -> int:
