@@ -51,9 +51,9 @@ class CacheKey:
         """A short name for a folder."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
-    def differences(self, other: CacheKey) -> list[str]:
+    def differences(self, other: CacheKey) -> str:
         """The names of the fields that differ, as words."""
-        return [name.replace("_", " ") for name, value in asdict(self).items() if value != getattr(other, name)]
+        return " and ".join(name.replace("_", " ") for name, value in asdict(self).items() if value != getattr(other, name))
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class TeacherCache:
                 f"{folder} does not contain a complete teacher cache.", hint="Run again to complete it; finished parts are kept."
             )
         if key is not None and found.key != key:
-            raise TrainingError(f"The teacher cache in {folder} is for a different {' and '.join(key.differences(found.key))}.")
+            raise TrainingError(f"The teacher cache in {folder} is for a different {key.differences(found.key)}.")
         return cls(folder, found.key, found.shards)
 
     @property
@@ -172,11 +172,6 @@ def read_index(folder: Path) -> Index | None:
         return Index(CacheKey(**content["key"]), content["total_rows"], [Shard(**shard) for shard in content["shards"]])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def bytes_in(folder: Path) -> int:
-    """Bytes of a cache's files on disk; 0 if there are none."""
-    return sum(file.stat().st_size for file in folder.glob("*"))
 
 
 def write_file(path: Path, content: bytes) -> None:

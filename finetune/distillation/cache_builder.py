@@ -68,11 +68,16 @@ def supervised_counts(dataset: Any) -> list[int]:
     return [sum(label != -100 for label in list(row["labels"])[1:]) for row in dataset]
 
 
-def disk_bytes(kind: Kind, tokens: int, *, teacher_width: int, student_width: int, teacher_itemsize: int, student_itemsize: int) -> int:
-    """Bytes of a cache of this many supervised tokens, without the teacher's head; widths are the d of each model's states."""
-    if kind == "hidden":
-        return tokens * teacher_width * teacher_itemsize
-    return tokens * (student_width * max(student_itemsize, 2) + 4)
+def stored(kind: Kind, teacher: Head, student: Head | None) -> tuple[int, torch.dtype]:
+    """Width and dtype of the values per token: a gradient cache is in half precision only for a half-precision head."""
+    weight = student.weight if kind == "gradient" and student is not None else teacher.weight
+    return weight.shape[1], torch.float16 if kind == "gradient" and weight.dtype == torch.bfloat16 else weight.dtype
+
+
+def disk_bytes(kind: Kind, tokens: int, teacher: Head, student: Head) -> int:
+    """Bytes of a cache of this many supervised tokens, with the teacher's head if it keeps one."""
+    width, dtype = stored(kind, teacher, student)
+    return tokens * (width * dtype.itemsize + 4) if kind == "gradient" else tokens * width * dtype.itemsize + teacher.weight.nbytes
 
 
 def build_cache(
@@ -98,7 +103,7 @@ def build_cache(
     vocabulary = vocabulary or head.vocabulary
     identity = teacher_identity or model_identity(teacher)
     key = cache_key(kind, identity, dataset, vocabulary=vocabulary, student_head=student_head, temperature=temperature)
-    width, dtype = (head.weight.shape[1], head.weight.dtype) if kind == "hidden" else _centre(student_head)
+    width, dtype = stored(kind, head, student_head)
     plan = _plan(supervised_counts(dataset), width * dtype.itemsize, shard_bytes)
     folder.mkdir(parents=True, exist_ok=True)
     kept = _trusted(folder, key, reporter)
@@ -153,7 +158,7 @@ def _trusted(folder: Path, key: CacheKey, reporter: Reporter) -> dict[_Part, Sha
     index = read_index(folder)
     if index is None or index.key != key:
         if index is not None:
-            what = " and ".join(key.differences(index.key))
+            what = key.differences(index.key)
             reporter.report(Notice(f"The teacher cache in {folder} is for a different {what}; it is rebuilt.", "warning"))
         for file in [*folder.glob("*.safetensors"), *folder.glob(f"*{PART}"), folder / "index.json"]:
             file.unlink(missing_ok=True)
@@ -165,14 +170,6 @@ def _trusted(folder: Path, key: CacheKey, reporter: Reporter) -> dict[_Part, Sha
         else:
             kept[_Part(shard.first_row, shard.rows, shard.tokens)] = shard
     return kept
-
-
-def _centre(student_head: Head | None) -> tuple[int, torch.dtype]:
-    """Width and dtype of what a gradient cache keeps per token: half precision only for a half-precision head."""
-    if student_head is None:
-        raise ValueError("a gradient cache needs the student's head")
-    weight = student_head.weight
-    return weight.shape[1], torch.float16 if weight.dtype in (torch.float16, torch.bfloat16) else weight.dtype
 
 
 class _Pass:
@@ -202,7 +199,7 @@ class _Pass:
     def _centres(self, hidden: Tensor, student: Head) -> tuple[Tensor, Tensor]:
         """q @ W [n, d] and sum q log q (less q . bias, both over T) [n], see CachedGradient."""
         teacher = ChunkLogits("teacher", hidden, self.head, self.temperature)
-        width, dtype = _centre(student)
+        width, dtype = stored("gradient", self.head, student)
         centres = torch.empty(len(hidden), width, dtype=dtype, device=hidden.device)
         negentropy = torch.empty(len(hidden), dtype=teacher.precise, device=hidden.device)
         for rows in chunks(len(hidden), 2 * teacher.bytes_per_row, CHUNK_BYTES):

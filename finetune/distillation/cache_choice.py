@@ -49,7 +49,7 @@ def choose_cache(
         return CacheChoice("none", 0, "the teacher runs online, as the recipe says")
     free = free_disk(Path(folder))
     problem = gradient_problem(student_head, objective == "forward_kl")
-    sizes = {kind: _bytes(kind, tokens, student_head, teacher_head) for kind in KINDS}
+    sizes = {kind: disk_bytes(kind, tokens, teacher_head, student_head) for kind in KINDS}
     needs = {kind: sizes[kind] - (present or {}).get(kind, 0) for kind in KINDS}
     if wanted != "auto":
         if wanted == "gradient" and problem:
@@ -65,15 +65,3 @@ def choose_cache(
     return CacheChoice(
         "none", 0, f"no cache, the teacher stays in memory: {size(needs['hidden'])} are needed and {size(max(room, 0))} of disk are free"
     )
-
-
-def _bytes(kind: Kind, tokens: int, student: Head, teacher: Head) -> int:
-    size = disk_bytes(
-        kind,
-        tokens,
-        teacher_width=teacher.weight.shape[1],
-        student_width=student.weight.shape[1],
-        teacher_itemsize=teacher.weight.dtype.itemsize,
-        student_itemsize=student.weight.dtype.itemsize,
-    )
-    return size + (teacher.weight.numel() * teacher.weight.dtype.itemsize if kind == "hidden" else 0)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.prepare import PreparedData
-from finetune.distillation.cache import Kind, TeacherCache, bytes_in, model_identity
+from finetune.distillation.cache import Kind, TeacherCache, model_identity
 from finetune.distillation.cache_builder import build_cache, cache_key, supervised_counts
 from finetune.distillation.cache_choice import KINDS, choose_cache
 from finetune.distillation.pair_checks import examine, stop_on_problem
@@ -82,7 +82,7 @@ def prepare_distillation(
     def place(kind: Kind) -> Path:
         return folder / cache_key(kind, identity, data.train, vocabulary=vocabulary, **more[kind]).digest()
 
-    present = {kind: bytes_in(place(kind)) for kind in KINDS} if folder.is_dir() else {}
+    present = {kind: sum(file.stat().st_size for file in place(kind).glob("*")) for kind in KINDS} if folder.is_dir() else {}
     choice = choose_cache(
         spec.cache, tokens=tokens, student_head=ours, teacher_head=theirs, objective=spec.objective, folder=folder, present=present
     )

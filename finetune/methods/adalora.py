@@ -71,6 +71,7 @@ class AdaLoRA(Method):
         """The model wrapped by peft; raises ModelError if `target_modules` match nothing, RecipeError for too few steps."""
         from peft import AdaLoraConfig
 
+        from finetune.methods.adalora_ranks import start_orthonormal
         from finetune.methods.lora_kernel import speed_up
 
         steps = FEWEST_STEPS if context.total_steps is None else context.total_steps
@@ -93,7 +94,7 @@ class AdaLoRA(Method):
                 task_type="CAUSAL_LM",
             ),
         )
-        _start_orthonormal(adapted)
+        start_orthonormal(adapted)
         speed_up(adapted)
         return adapted
 
@@ -130,16 +131,3 @@ def phases(steps: int, spec: AdaLoRA.Spec) -> tuple[int, int]:
     before, after = round(spec.start * steps), round(spec.end * steps)
     after = min(after, steps - 2)
     return min(before, steps - after - 2), after
-
-
-def _start_orthonormal(model: Any) -> None:
-    """P and Q orthonormal, as the penalty wants them: with the singular values at zero this changes only the first steps."""
-    from torch import nn
-
-    from finetune.methods.adalora_ranks import svd_layers
-
-    for layer in svd_layers(model).values():
-        for matrix in (layer.lora_A, layer.lora_B):
-            for weight in matrix.values():
-                if not weight.is_meta:
-                    nn.init.orthogonal_(weight)

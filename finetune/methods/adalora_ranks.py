@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.adalora import AdaLoraLayer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from finetune.methods.lora_kernel import give_back
@@ -26,6 +26,14 @@ AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of peft's RankAllocator
 def svd_layers(model: Any) -> dict[str, Any]:
     """The adapted layers by their names in the base model."""
     return {name.removeprefix("base_model.model."): module for name, module in model.named_modules() if isinstance(module, AdaLoraLayer)}
+
+
+def start_orthonormal(model: Any) -> None:
+    """P and Q orthonormal, as the penalty wants them: with the singular values at zero this changes only the first steps."""
+    for layer in svd_layers(model).values():
+        for weight in (*layer.lora_A.values(), *layer.lora_B.values()):
+            if not weight.is_meta:
+                nn.init.orthogonal_(weight)
 
 
 class MoveRanks(TrainerCallback):

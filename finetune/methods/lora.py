@@ -47,9 +47,24 @@ class LoRA(Method):
 
     def attach(self, model: PreTrainedModel, spec: LoRASpec, context: MethodContext) -> Any:
         """The model wrapped by peft; raises ModelError if `target_modules` match nothing."""
+        from peft import LoraConfig
+
         from finetune.methods.lora_kernel import speed_up
 
-        adapted = attach_lora(model, spec, context)
+        adapted = attach_adapter(
+            model,
+            spec.target_modules,
+            context,
+            lambda targets: LoraConfig(
+                r=spec.r,
+                lora_alpha=spec.alpha,
+                lora_dropout=spec.dropout,
+                use_rslora=spec.rslora,
+                use_dora=spec.dora,
+                target_modules=targets,
+                task_type="CAUSAL_LM",
+            ),
+        )
         speed_up(adapted)
         return adapted
 
@@ -67,23 +82,3 @@ class LoRA(Method):
     def footprint(self, spec: LoRASpec) -> Footprint:
         cost = Footprint(adapter=True, rank=spec.r)
         return replace(cost, activations=100, slowdown=2.4) if spec.dora else cost
-
-
-def attach_lora(model: PreTrainedModel, spec: Any, context: MethodContext) -> Any:
-    """LoRA by peft beside the linear layers of a model, quantised ones too; raises ModelError if `target_modules` match nothing."""
-    from peft import LoraConfig
-
-    return attach_adapter(
-        model,
-        spec.target_modules,
-        context,
-        lambda targets: LoraConfig(
-            r=spec.r,
-            lora_alpha=spec.alpha,
-            lora_dropout=spec.dropout,
-            use_rslora=spec.rslora,
-            use_dora=spec.dora,
-            target_modules=targets,
-            task_type="CAUSAL_LM",
-        ),
-    )

@@ -26,7 +26,7 @@ class QLoRA(LoRA):
         kind: Literal["qlora"] = "qlora"
 
     def check(self, spec: LoRASpec, device: str) -> list[str]:
-        return [] if bitsandbytes_is_here() else [MISSING]
+        return [] if find_spec("bitsandbytes") else [MISSING]
 
     def load_in(self, spec: LoRASpec) -> str | None:
         return "4bit"
@@ -37,8 +37,3 @@ class QLoRA(LoRA):
 
     def footprint(self, spec: LoRASpec) -> Footprint:
         return replace(super().footprint(spec), bits=NF4_BITS, slowdown=2.6 if spec.dora else 1.1)
-
-
-def bitsandbytes_is_here() -> bool:
-    """Whether 4-bit weights are available on this machine; imports nothing."""
-    return find_spec("bitsandbytes") is not None

@@ -78,9 +78,6 @@ class Workspace:
             self._narrowed[name] = (mark, weight)  # kept alive, so that no other weight can reuse its address
         return narrow
 
-    def nbytes(self) -> int:
-        return sum(buffer.numel() * buffer.element_size() for buffer in self._buffers.values())
-
 
 class ChunkLogits:
     """The logits of one model, divided by the temperature: one matrix product per chunk, read in full precision block by block."""

@@ -6,7 +6,6 @@ outcome.finished.tokens_per_second, outcome.stopped
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ from transformers import TrainingArguments
 from finetune.errors import OutOfMemory, TrainingError
 from finetune.events import Notice, Reporter, Resumed, TrainingFinished
 from finetune.hardware.machine import Machine
-from finetune.hardware.peak_memory import PeakMemory, release
+from finetune.hardware.peak_memory import PeakMemory
 from finetune.recipe import Recipe, StudentSpec, TrainingSpec
 from finetune.storage import check_room
 from finetune.training.callbacks import ENDS, ReleaseMemory, ReportSteps, SaveCheckpoints, StopAtNonsense, StopOnSignal
 from finetune.training.checkpoints import Checkpoint, Checkpoints
-from finetune.training.out_of_memory import MEMORY_ERRORS, ran_out
+from finetune.training.out_of_memory import MEMORY_ERRORS, free_memory, ran_out
 from finetune.training.tracking import tracking
 from finetune.training.trainer import SupervisedTrainer
 
@@ -67,7 +66,7 @@ def train(
     or TrainingError.
     """
     spec = recipe.training
-    arguments = training_arguments(recipe, machine, folder, autocast=_full_precision(model))
+    arguments = training_arguments(recipe, machine, folder, autocast=next(model.parameters()).dtype == torch.float32)
     memory = PeakMemory(machine.device)
     report, saving = ReportSteps(reporter, memory), SaveCheckpoints(reporter, spec.save_every)
     with memory, StopOnSignal(reporter) as stop:
@@ -163,8 +162,7 @@ def _let_go(trainer: SupervisedTrainer) -> None:
     trainer.model.zero_grad(set_to_none=True)
     trainer.optimizer = trainer.lr_scheduler = None
     trainer.accelerator.free_memory()
-    gc.collect()
-    release()
+    free_memory()
 
 
 def trainable(model: Any) -> int:
@@ -176,11 +174,6 @@ def parameters_of(model: Any) -> int:
     return sum(
         parameter.numel() * (2 * parameter.element_size() if hasattr(parameter, "quant_state") else 1) for parameter in model.parameters()
     )
-
-
-def _full_precision(model: Any) -> bool:
-    """Whether the weights are float32, so that autocast has something to narrow."""
-    return bool(next(model.parameters()).dtype == torch.float32)
 
 
 def _halved(step: int, before: int, after: int, spec: TrainingSpec) -> Notice:

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from finetune.data.collator import NO_LOSS
-from finetune.training.step_count import CPU_TOKENS as CPU_TOKENS
 
 WIDTHS = 32  # every width is a multiple of it
 

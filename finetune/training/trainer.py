@@ -25,8 +25,9 @@ from finetune.training.chunked_loss import CrossEntropy, Rule, Workspace, chunke
 from finetune.training.head import Head, backbone_of, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
 from finetune.training.moe_loss import balances, balancing_loss
 from finetune.training.out_of_memory import MicroBatches, parts_of
-from finetune.training.pieces import CPU_TOKENS, pieces
+from finetune.training.pieces import pieces
 from finetune.training.resumable import ResumableTrainer
+from finetune.training.step_count import CPU_TOKENS
 
 INPUTS = ("input_ids", "labels", "attention_mask", "position_ids", "length", "row")
 
@@ -241,21 +242,15 @@ class SupervisedTrainer(ResumableTrainer):
 
 def check_loss_settings(args: TrainingArguments, *, compute_loss_func: Any, compute_metrics: Any) -> None:
     """Raises RecipeError for a setting of the Trainer that would silently do nothing here."""
-    if args.label_smoothing_factor:
-        raise RecipeError(
-            f"label_smoothing_factor={args.label_smoothing_factor} is not supported: this loss has no label smoothing.",
-            hint="Leave it at 0, or use the Trainer of transformers.",
-        )
-    if compute_loss_func is not None:
-        raise RecipeError(
-            "compute_loss_func would never be called: this trainer has its own loss.",
-            hint="Leave it out, or use the Trainer of transformers.",
-        )
-    if compute_metrics is not None:
-        raise RecipeError(
-            "compute_metrics would never be called: this trainer keeps no logits.",
-            hint="Leave it out: evaluate() gives the loss.",
-        )
+    smoothing = args.label_smoothing_factor
+    ignored = {
+        f"label_smoothing_factor={smoothing} is not supported: this loss has no label smoothing": smoothing != 0,
+        "compute_loss_func would never be called: this trainer has its own loss": compute_loss_func is not None,
+        "compute_metrics would never be called: this trainer keeps no logits, and evaluate() gives the loss": compute_metrics is not None,
+    }
+    for problem, given in ignored.items():
+        if given:
+            raise RecipeError(f"{problem}.", hint="Leave it out, or use the Trainer of transformers.")
 
 
 class WithLengths:

@@ -58,7 +58,8 @@ def test_the_disk_need_said_beforehand_is_the_disk_need(tmp_path) -> None:
     student = frozen_head(pico("llama"))
     for kind in ("hidden", "gradient"):
         cache = built(tmp_path / kind, kind=kind, student_head=student, temperature=2.0)
-        said = disk_bytes(kind, cache.tokens, teacher_width=24, student_width=24, teacher_itemsize=4, student_itemsize=4)
+        head = cache.head.weight.nbytes if cache.head is not None else 0
+        said = disk_bytes(kind, cache.tokens, student, student) - head
         overhead = sum(400 + 8 * shard.rows for shard in cache.shards)
         assert said <= cache.nbytes <= said + overhead
 
