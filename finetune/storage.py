@@ -42,6 +42,15 @@ def file_hash(path: Path, method: hashlib.blake2b | None = None) -> str:
     return content.hexdigest()
 
 
+def changed(path: Path, bytes: int, sha256: str) -> str | None:
+    """How a file differs from what was written, or None if it has the same content."""
+    if not path.is_file():
+        return "is missing"
+    if path.stat().st_size != bytes:
+        return f"has {path.stat().st_size:,} bytes instead of {bytes:,}"
+    return None if file_hash(path) == sha256 else "has changed since it was written"
+
+
 def write_whole(path: Path, content: bytes | str, *, shared: bool = False) -> None:
     """Write a file, and its folder if need be, entirely or not at all; raises OSError and leaves what was there before."""
     part = _part(path, shared)

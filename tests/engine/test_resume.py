@@ -295,9 +295,9 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_state(shop: Workshop, whol
     tuner = shop.tuner(shop.layer(training={**TRAINING, "save_every": "auto"}))
     with monkeypatch.context() as patch:
         patch.setattr(SupervisedTrainer, "loss_sum", broken)
-        with pytest.raises(Diverged, match=r"became nan at step 6, rows \d+(, \d+){5} of the training set") as diverged:
+        with pytest.raises(Diverged, match=r"is nan at step 6, rows \d+(, \d+){5} of the training set") as diverged:
             tuner.run()
-    assert "The state after step 5 is kept." in diverged.value.message
+    assert "The state after step 5 is saved." in diverged.value.message
     assert "learning_rate" in str(diverged.value.hint)
     folder = tuner.folder.output_dir
     kept = Checkpoints(folder / "run" / "checkpoints").newest(pytest.fail)
