@@ -16,7 +16,7 @@ from finetune.screen.keys import still_keys
 from finetune.screen.quiet import STDERR, quiet
 from finetune.wizard import ask_recipe, preload, unfinished
 from finetune.wizard.host import HostInfo, InBackground, look_around
-from finetune.wizard.prompter import Prompter, Undoable
+from finetune.wizard.prompter import Prompter
 from finetune.wizard.undo import Rewind
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def run_wizard(*, runtime: Callable[[], RuntimeOptions], plain: bool) -> int:
         return _carry_out(recipe, prompter, look) if recipe else 0
 
 
-def agree(prompter: Undoable, look: Callable[[], HostInfo]) -> Recipe | None:
+def agree(prompter: Prompter, look: Callable[[], HostInfo]) -> Recipe | None:
     """Questions and review until the person starts, saves or leaves; None if there is nothing to run."""
     from finetune.wizard import review
 
@@ -85,7 +85,7 @@ def agree(prompter: Undoable, look: Callable[[], HostInfo]) -> Recipe | None:
             made_to_fit.append(decision)
 
 
-def _carry_out(recipe: Recipe, prompter: Undoable, look: InBackground) -> int:
+def _carry_out(recipe: Recipe, prompter: Prompter, look: InBackground) -> int:
     from finetune.screen.console import people
     from finetune.screen.live_run import execute
     from finetune.wizard.review import prepare
@@ -96,7 +96,7 @@ def _carry_out(recipe: Recipe, prompter: Undoable, look: InBackground) -> int:
     return _offer_upload(Path(result.output_dir), prompter, look)
 
 
-def _go_on(output_dir: Path, prompter: Undoable, look: InBackground) -> int:
+def _go_on(output_dir: Path, prompter: Prompter, look: InBackground) -> int:
     from finetune.screen.console import people
     from finetune.screen.live_run import resume
 
@@ -106,7 +106,7 @@ def _go_on(output_dir: Path, prompter: Undoable, look: InBackground) -> int:
     return _offer_upload(Path(result.output_dir), prompter, look)
 
 
-def _offer_upload(output_dir: Path, prompter: Undoable, look: InBackground) -> int:
+def _offer_upload(output_dir: Path, prompter: Prompter, look: InBackground) -> int:
     from finetune.wizard import step6_upload
 
     try:
@@ -118,7 +118,7 @@ def _offer_upload(output_dir: Path, prompter: Undoable, look: InBackground) -> i
     return 0
 
 
-def _prompter(plain: bool, on_question: Callable[[], None]) -> Undoable:
+def _prompter(plain: bool, on_question: Callable[[], None]) -> Prompter:
     if plain:
         from finetune.wizard.plain import PlainPrompter
 

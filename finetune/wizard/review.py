@@ -120,7 +120,7 @@ def save(recipe: Recipe, prompter: Prompter) -> None:
     """Write the recipe under a name that is free."""
     number = ""  # each question is its own
     while True:
-        path = typed_path(prompter.text(f"recipe_file{number}", "Save as", default=_free("recipe"), validate=_file_problem))
+        path = typed_path(prompter.text(f"recipe_file{number}", "Save as", default=_free("recipe"), check=_file_problem))
         try:
             schema.save(recipe, path)
             break

@@ -22,7 +22,7 @@ from finetune.runtime import RuntimeOptions
 from finetune.wizard import review, step6_upload
 from finetune.wizard.conversation import agree
 from finetune.wizard.plain import PlainPrompter
-from finetune.wizard.prompter import plain
+from finetune.wizard.prompter import Question, plain
 from finetune.wizard.questions import Line
 from finetune.wizard.step6_upload import repository
 
@@ -159,14 +159,14 @@ def test_an_answer_that_cannot_be_checked_is_refused_in_a_sentence_on_plain_term
     answers = iter(["a", "b"])
     monkeypatch.setattr("builtins.input", lambda: next(answers))
     assert PlainPrompter().text("key", "Question", "", unsure) == "b"
-    assert "a cannot be used: Permission denied." in capsys.readouterr().out
+    assert "a is not valid: Permission denied." in capsys.readouterr().out
 
 
 def test_an_answer_that_cannot_be_checked_is_refused_in_a_sentence_where_it_was_typed() -> None:
     said: list[str] = []
     with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
         question = questionary.text("Question")
-        line = Line(question, "", unsure, None)
+        line = Line(question, Question("key", "Question", "", check=unsure))
 
         @line.keys.add("b")
         def _look(event: KeyPressEvent) -> None:
@@ -176,4 +176,4 @@ def test_an_answer_that_cannot_be_checked_is_refused_in_a_sentence_where_it_was_
         question.application.key_bindings = merge_key_bindings([question.application.key_bindings or KeyBindings(), line.keys])
         keys.send_text("a\rb\r")
         assert question.unsafe_ask() == "ab"
-    assert said == ["  ✗ a cannot be used: Permission denied.\n"]
+    assert said == ["  ✗ a is not valid: Permission denied.\n"]
