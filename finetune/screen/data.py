@@ -40,8 +40,7 @@ class DataScreen:
 
     def report(self, event: Event) -> None:
         if isinstance(event, DataPrepared):
-            ascii_only = not (self.console.encoding or "").lower().startswith("utf")
-            self.console.print(data_report(event.report, examples=False, ascii_only=ascii_only))
+            self.console.print(data_report(event.report, examples=False, ascii_only=self.console.options.ascii_only))
 
 
 def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, RenderableType]]:
