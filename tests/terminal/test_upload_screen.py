@@ -49,7 +49,7 @@ def test_yes_shows_where_it_goes_and_keeps_it_private(hub: HubServer, workplace:
         terminal.wait_for("? Upload this now?")
         shown = terminal.text()
         assert "model.safetensors (" in shown
-        assert "Stays here  checkpoints, data, held-out rows, logs" in shown
+        assert "Not uploaded  checkpoints, data, held-out rows, logs" in shown
         for fact in ("User        ada", "Repository  ada/finetuned_model (new)", "Visibility  private", f"Endpoint    {hub.address}"):
             assert fact in shown
         assert hub.repos == {}, "nothing is sent before it is agreed to"

@@ -59,7 +59,7 @@ def test_from_the_first_question_to_the_finished_model(columns: int, workplace: 
         assert "traceback" not in terminal.text().lower()
         assert not (workplace / "finetuned_model").exists(), "nothing is written before Start"
         terminal.press(ENTER)
-        terminal.wait_for("rows it never trained on", RUN_SECONDS)
+        terminal.wait_for("held-out rows", RUN_SECONDS)
         terminal.wait_for("STEP 6")
         assert terminal.wait_for_end() == 0
         text = terminal.text()
@@ -97,12 +97,12 @@ def test_distillation_from_the_first_question_to_the_student_beside_its_teacher(
         ):
             answer(terminal, question)
         terminal.wait_for("? Ready?", RUN_SECONDS)
-        for fact in ("Teacher", "made from the teacher: 2 layers", "Cache", "./distilled_model"):
+        for fact in ("Teacher", "made from the teacher, 2 layers", "Cache", "./distilled_model"):
             terminal.wait_for(fact)
         terminal.press(ENTER)
         terminal.wait_for("STEP 6", RUN_SECONDS)
         assert terminal.wait_for_end() == 0
-        for words in ("KL to teacher", "Same top token", "The student beside its teacher, as measured", "Parameters", "against"):
+        for words in ("KL to teacher", "Same top token", "Student and teacher compared", "Parameters", "against"):
             terminal.wait_for(words)
     assert (workplace / "distilled_model" / "model.safetensors").exists()
 
@@ -128,7 +128,7 @@ def test_plain_runs_to_the_end_in_lines(workplace: Path) -> None:
         terminal.wait_for("Ready?", RUN_SECONDS)
         terminal.press("\n")
         terminal.wait_for("Training: ", RUN_SECONDS)
-        terminal.wait_for("rows it never trained on", RUN_SECONDS)
+        terminal.wait_for("held-out rows", RUN_SECONDS)
         assert terminal.wait_for_end() == 0
         assert b"\x1b" not in terminal.raw
 
