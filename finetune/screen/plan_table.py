@@ -16,7 +16,6 @@ from finetune.planning.estimate import Plan
 from finetune.recipe import Recipe, StudentSpec
 from finetune.registry import title
 from finetune.screen.data import data_report
-from finetune.screen.method_fit import fit_line
 from finetune.screen.tables import block, pairs
 from finetune.screen.wording import about
 
@@ -85,6 +84,15 @@ def _cost(plan: Plan) -> Iterator[tuple[str, RenderableType]]:
     if plan.measured and plan.measured["steps"]:
         time.append(f"  measured: {_steps(plan.measured['steps'])}, {count(plan.measured['tokens_per_second'])} tokens/s", style="quiet")
     yield "Time", time
+
+
+def fit_line(chosen: str, needed: Mapping[str, int], free: int) -> str:
+    """What the chosen method needs of the free memory, and one to compare: the one that needs least, or LoRA or full if that is chosen."""
+    verdict = "fits" if needed[chosen] <= free else "does not fit"
+    least = min(needed, key=lambda name: needed[name])
+    other = least if least != chosen else next((name for name in ("lora", "full") if name in needed and name != chosen), None)
+    line = f"{verdict}: {title('methods', chosen)} {size(needed[chosen])} of {size(free)}"
+    return f"{line}; {title('methods', other)} would need {size(needed[other])}" if other else line
 
 
 def _steps(number: int) -> str:

@@ -12,10 +12,10 @@ import pytest
 from finetune.hardware.machine import Glance
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.runtime import RuntimeOptions
-from finetune.screen.method_fit import fit_line, recommended
+from finetune.screen.plan_table import fit_line
 from finetune.wizard import step3_config
 from finetune.wizard.host import HostInfo
-from finetune.wizard.method_memory import options
+from finetune.wizard.method_memory import options, recommended
 from finetune.wizard.prompter import Question, ScriptedPrompter
 
 GB = 10**9
