@@ -108,7 +108,7 @@ def test_the_wizard_offers_the_unfinished_run_first(workplace: Path) -> None:
         assert terminal.wait_for_end(RUN_SECONDS) == 130
     with Terminal(folder=workplace) as terminal:
         terminal.wait_for("There is an unfinished run here.")
-        terminal.wait_for("Go on with finetuned_model")
+        terminal.wait_for("Continue finetuned_model")
         terminal.wait_for("saved less than a minute ago")
         terminal.press(ENTER)
         terminal.wait_for("STEP 6", RUN_SECONDS)

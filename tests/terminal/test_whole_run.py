@@ -25,7 +25,7 @@ def up_to_the_review(terminal: Terminal, method: str = "LoRA") -> None:
     answer(terminal, "Model", UP)
     answer(terminal, "Name or folder", "./pico")
     answer(terminal, "Dataset", DOWN)
-    answer(terminal, "Read like this?")
+    answer(terminal, "Is this right?")
     answer(terminal, "Rows to use")
     terminal.wait_for("? Method")
     while f"❯ {method}" not in terminal.text():
@@ -82,7 +82,7 @@ def test_distillation_from_the_first_question_to_the_student_beside_its_teacher(
         terminal.wait_for("The teacher has 4")
         answer(terminal, "Layers to keep", "2")
         answer(terminal, "Dataset", DOWN)
-        for question in ("Read like this?", "Rows to use", "Method"):
+        for question in ("Is this right?", "Rows to use", "Method"):
             answer(terminal, question)
         terminal.wait_for("1 to 5")
         for question in (
@@ -113,7 +113,7 @@ def test_plain_runs_to_the_end_in_lines(workplace: Path) -> None:
             terminal.wait_for(words)
             terminal.press(f"{typed}\n")
         for question in (
-            "Read like this?",
+            "Is this right?",
             "Rows to use",
             "LoRA",
             "Output",
@@ -228,7 +228,7 @@ def test_a_model_that_is_missing_is_said_at_the_review_and_can_be_changed(workpl
         answer(terminal, "Model", UP)
         answer(terminal, "Name or folder", "./empty_model")
         answer(terminal, "Dataset", DOWN)
-        answer(terminal, "Read like this?")
+        answer(terminal, "Is this right?")
         for question in (
             "Rows to use",
             "Method",
@@ -267,7 +267,7 @@ def test_ctrl_c_before_the_training_leaves_nothing_behind(workplace: Path) -> No
         terminal.wait_for("Measuring the base model", RUN_SECONDS)
         terminal.press(CTRL_C)
         assert terminal.wait_for_end() == 130
-        terminal.wait_for("nothing was kept")
+        terminal.wait_for("nothing was saved")
     assert not (workplace / "finetuned_model").exists()
 
 

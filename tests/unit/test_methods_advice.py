@@ -87,7 +87,7 @@ def test_what_was_chosen_before_stays_the_default(tmp_path: Path) -> None:
 def test_a_model_nobody_knows_yet_gets_no_numbers(tmp_path: Path) -> None:
     prompter = Listens({}, otherwise_default=True)
     step3_config.ask({"approach": "fine-tuning", "model": "someone/unheard-of", "output_dir": "out"}, prompter, machine(4, tmp_path))
-    assert prompter.help == "Which weights learn."
+    assert prompter.help == "Which weights are trained."
 
 
 def test_what_is_missing_is_said_beside_the_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
