@@ -21,7 +21,7 @@ POINTER = b"version https://git-lfs.github.com/"
 
 
 def open_local(spec: DatasetSpec, *, strict_split: bool = False, measured: str | None = None) -> Origin:
-    """The records of local files; the split that is `measured` on is left out. Raises the DatasetError that says what is wrong."""
+    """The records of local files; the split that is `measured` on is left out. Raises the DatasetError that states what is wrong."""
     files, notes = find_files(spec.source, spec.data_files, spec.split, strict_split=strict_split, measured=measured)
     empty = next((file for file in files if file.path.stat().st_size == 0), None)
     if empty is not None:

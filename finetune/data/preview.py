@@ -1,4 +1,4 @@
-"""The first rows of a source as a person should see them, before any model or tokenizer is there.
+"""The first rows of a source as a person should see them, before any model or tokenizer is loaded.
 
 preview = preview_source(recipe.dataset, runtime, reporter)
 preview.format, preview.columns, preview.examples[0]   ->  "question_answer", ["question", "answer"], [Segment("2 + 2?", False), ...]
@@ -39,7 +39,7 @@ class Preview:
     skipped: list[SkippedRow]
     notes: list[str]
     problem: str | None = None
-    encodings: list[str] = field(default_factory=list)  # of text files, as they were found out
+    encodings: list[str] = field(default_factory=list)  # of text files, as they were detected
     prose: bool = False  # from .txt or .md files
 
     @property

@@ -42,7 +42,7 @@ def test_bad_rows_among_the_first_are_listed(tmp_path: Path) -> None:
 def test_a_file_without_a_usable_row_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": ""}\n')
     (tmp_path / "b.jsonl").write_text('{"question": "a", "answer": 3}\n{"question": {}, "answer": []}\n'.replace("3", "{}"))
-    with pytest.raises(EmptyDataset, match="holds no rows"):
+    with pytest.raises(EmptyDataset, match="contains no rows"):
         preview_source(DatasetSpec(source=str(tmp_path / "a.jsonl")))
     with pytest.raises(BadRow, match="no row can be used"):
         preview_source(DatasetSpec(source=str(tmp_path / "b.jsonl")))

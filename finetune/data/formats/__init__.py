@@ -57,7 +57,7 @@ def detect(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen: Col
     example = columns[0] if columns else "NAME"
     other = columns[1] if len(columns) > 1 else "NAME"
     raise UnknownFormat(
-        f"{where} has {_listed(columns)}, and none is a known prompt, answer, text or messages column.",
+        f"{where} has {_listed(columns)}, and none of them is a known name for prompt, answer, text or messages.",
         hint=f"Name them: --set {_set('prompt', example)} --set {_set('completion', other)} (or --set {_set('text', example)}).",
     )
 

@@ -1,4 +1,4 @@
-"""Plain text: every token is learned.
+"""Plain text: the model learns every token.
 
 {"text": "The tower is 324 metres tall."}
 """
@@ -16,7 +16,7 @@ NAMES = ("text", "content", "document", "body", "article", "sentence", "story", 
 class Text:
     name = "text"
     title = "plain text"
-    summary = "text; every token is learned"
+    summary = "text; the model learns every token"
     order = 60
 
     def __init__(self, text: str) -> None:

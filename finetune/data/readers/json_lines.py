@@ -1,4 +1,4 @@
-"""One JSON object a line, as `parse_lines` takes them from any text.
+"""One JSON object per line, as `parse_lines` takes them from any text.
 
 {"question": "2 + 2?", "answer": "4"}
 """
@@ -16,7 +16,7 @@ DECODER = json.JSONDecoder(parse_float=str, parse_int=str, strict=False)
 
 
 def parse_lines(name: str, lines: Iterator[str], first: int = 1) -> Iterator[Row | SkippedRow]:
-    """The objects of the lines, which count from `first`; a line that holds none is skipped with the reason."""
+    """The objects of the lines, which count from `first`; a line without one is skipped with the reason."""
     for number, line in enumerate(lines, start=first):
         if not line.strip():
             continue

@@ -27,7 +27,7 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
     except (pa.ArrowException, OSError) as error:
         first_line = str(error).partition("\n")[0]
         raise BadRow(
-            f"{file.name} cannot be read as {file.suffix}: {first_line}", hint="It may be cut short: copy or write it again."
+            f"{file.name} cannot be read as {file.suffix}: {first_line}", hint="It may be incomplete: copy or write it again."
         ) from None
 
 
@@ -60,4 +60,4 @@ def _records(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
             except UnicodeDecodeError:
                 yield "text that is not valid Unicode"
             except (ValueError, OverflowError):
-                yield "a date beyond the calendar"
+                yield "a date out of range"
