@@ -140,9 +140,9 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
                 with asking:
                     cache = build_cache("gradient" if gradient else "hidden", teacher, dataset, folder, **gradient)
                 cache_bytes, teacher = cache.nbytes, None
-            lesson, recorder = DistillationSetup(recipe.distillation, teacher, cache, "", None), Recorder()
+            setup, recorder = DistillationSetup(recipe.distillation, teacher, cache, "", None), Recorder()
             with Busy() as busy, contest.Watch() as watch:
-                train(student, tokenizer, dataset, recipe, machine, recorder, folder=Path(folder), make_trainer=lesson.trainer)
+                train(student, tokenizer, dataset, recipe, machine, recorder, folder=Path(folder), make_trainer=setup.trainer)
             saving = sum(saved.seconds for saved in recorder.of(CheckpointSaved))  # the others save nothing
         else:
             trainer = rival(name, student, teacher, tokenizer, dataset, folder)

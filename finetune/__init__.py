@@ -11,7 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__version__ = "2.1.0"  # the one place that says so: installed metadata may be those of another project of this name
+__version__ = "2.1.0"  # the one place that says so: installed metadata may belong to another project with this name
 
 _PUBLIC = {
     "LLMFineTuner": "finetune.run.finetuner",

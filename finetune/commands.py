@@ -1,4 +1,4 @@
-"""What each command does, as short as it can be said: fill a recipe, hand it to the engine, show what comes back.
+"""The commands: fill a recipe, run the engine, show the result.
 
 run(parser().parse_args(["run", "recipe.yaml"]))        # 0
 """
@@ -9,6 +9,8 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,9 @@ from finetune import __version__
 from finetune.errors import BadInput, NoTerminal, UploadError
 
 if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from finetune.events import Reporter
     from finetune.recipe import Recipe
     from finetune.run.finetuner import RunResult
     from finetune.runtime import RuntimeOptions
@@ -30,12 +35,12 @@ def wizard(arguments: argparse.Namespace) -> int:
         return with_defaults(arguments)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise NoTerminal(
-            "There is no terminal to ask questions on.",
-            hint="Use --yes to take every default, or `finetune-cli run RECIPE` to follow a file.",
+            "There is no terminal, so no questions can be asked.",
+            hint="Use --yes to take every default, or `finetune-cli run RECIPE` to run a recipe.",
         )
     for flag, given in (("--set", arguments.set), ("--output-dir", arguments.output_dir), ("--json", arguments.json)):
         if given:
-            raise NoTerminal(f"{flag} is for runs without questions.", hint=f"Add --yes, or answer the questions without {flag}.")
+            raise NoTerminal(f"{flag} only works without questions.", hint=f"Add --yes, or answer the questions without {flag}.")
     from finetune.wizard.conversation import run_wizard
 
     return run_wizard(runtime=lambda: _runtime(arguments), plain=os.environ.get("TERM") == "dumb")
@@ -57,25 +62,23 @@ def with_defaults(arguments: argparse.Namespace) -> int:
     method = changes.get("method", "lora")
     kind = str(method.get("kind", "lora") if isinstance(method, dict) else method)
     recipe = Recipe.from_layers(defaults(here, approach, method=kind, fresh_folder=False), changes)
-    return _execute(recipe, runtime, arguments.json)
+    return _execute(recipe, arguments, runtime)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what a recipe file says."""
-    return _execute(_recipe(arguments), _runtime(arguments), arguments.json)
+    """Run a recipe."""
+    return _execute(_recipe(arguments), arguments, _runtime(arguments))
 
 
 def resume(arguments: argparse.Namespace) -> int:
-    """Do what is left of an interrupted run."""
+    """Continue an interrupted run."""
     from finetune.run_folder import FINISHED, RunFolder
-    from finetune.screen.console import people
-    from finetune.screen.live_run import resume as go_on
+    from finetune.screen.live_run import resume as continue_run
 
     folder = RunFolder.of(arguments.output_dir)
-    console = people(stderr=arguments.json)
     if folder.stage != FINISHED:
-        return _show_json(go_on(arguments.output_dir, _runtime(arguments), console), arguments.json)
-    console.print(f"The run in {folder.output_dir} is finished: there is nothing left to resume.", soft_wrap=True)
+        return _show_result(arguments, continue_run(arguments.output_dir, _runtime(arguments), _console(arguments)))
+    _console(arguments).print(f"The run in {folder.output_dir} is finished; there is nothing to resume.", soft_wrap=True)
     if arguments.json:
         training = folder.read_json(folder.progress).get("training", {}) if folder.progress.is_file() else {}
         print(json.dumps({"output_dir": str(folder.output_dir), "scores": folder.read_json(folder.benchmark), "training": training}))
@@ -87,17 +90,14 @@ def plan(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from finetune.paths import looking_at, typed_path
-    from finetune.screen.console import people
     from finetune.screen.data import data_report
     from finetune.screen.plan_table import review
-    from finetune.screen.quiet import quiet
-    from finetune.screen.reporter import reporter_for
 
     recipe = _recipe(arguments)
     with looking_at(recipe.output_dir):
         typed_path(recipe.output_dir).exists()  # the plan says what is free on its disk
-    console = people(stderr=arguments.json)
-    with reporter_for(console, brief="Working out the plan") as reporter, quiet(None):
+    console = _console(arguments)
+    with _working(console, brief="Planning") as reporter:
         from finetune.run.finetuner import LLMFineTuner
 
         tuner = LLMFineTuner(recipe, reporter=reporter, runtime=_runtime(arguments))
@@ -106,33 +106,22 @@ def plan(arguments: argparse.Namespace) -> int:
             tuner.check_upload()
         except UploadError as error:
             found = replace(found, problems=[*found.problems, f"{error.message} {error.hint or ''}".strip()])
-    if arguments.json:
-        print(json.dumps({**found.to_dict(), "data": report}, default=str))
-    else:
-        console.print(data_report(report, ascii_only=not console.encoding.startswith("utf")))
-        console.print(review(recipe, found))
-    return 0
+    pictures = (data_report(report, ascii_only=console.options.ascii_only), review(recipe, found))
+    return _show(arguments, {**found.to_dict(), "data": report}, *pictures)
 
 
 def benchmark(arguments: argparse.Namespace) -> int:
-    """Score a finished folder again and keep the result in its run/benchmark.json."""
+    """Score a finished run again and keep the result in its run/benchmark.json."""
     from finetune.run_folder import RunFolder
-    from finetune.screen.console import people
-    from finetune.screen.quiet import quiet
-    from finetune.screen.reporter import reporter_for
     from finetune.screen.results import samples, scores_table
 
     folder = RunFolder.of(arguments.output_dir)
-    console = people(stderr=arguments.json)
-    with reporter_for(console) as reporter, quiet(folder.debug_log):
+    console = _console(arguments)
+    with _working(console, folder.debug_log) as reporter:
         from finetune.run.finetuner import LLMFineTuner
 
         scores = LLMFineTuner.of_run(folder.output_dir, reporter=reporter, runtime=_runtime(arguments)).benchmark()
-    if arguments.json:
-        print(json.dumps(scores, default=str))
-    else:
-        console.print(scores_table(scores, console.width), samples(scores, console.width))
-    return 0
+    return _show(arguments, scores, scores_table(scores, console.width), samples(scores, console.width))
 
 
 def upload(arguments: argparse.Namespace) -> int:
@@ -141,30 +130,25 @@ def upload(arguments: argparse.Namespace) -> int:
     from finetune.recipe import Recipe
     from finetune.run_folder import RunFolder
     from finetune.screen.console import people
-    from finetune.screen.quiet import quiet
-    from finetune.screen.reporter import reporter_for
     from finetune.screen.upload import upload_picture
 
     RunFolder.of(arguments.output_dir)
     spec = Recipe.from_layers({"upload": {"repo": arguments.repo, "private": not arguments.public}}).upload
     assert spec is not None
     console = people()
-    with reporter_for(console, brief="Asking the Hub"), quiet(None):
+    with _working(console, brief="Checking with the Hub"):
         planned = upload_plan(arguments.output_dir, spec)
     console.print(upload_picture(planned))
-    with reporter_for(console, brief="Uploading") as reporter, quiet(None):
+    with _working(console, brief="Uploading") as reporter:
         done = upload_folder(arguments.output_dir, spec, reporter)
     console.print(f"  Uploaded: {done.url} ({'private' if done.private else 'public'})")
     return 0
 
 
 def runs(arguments: argparse.Namespace) -> int:
-    """The runs below a folder, or two of them side by side."""
-    from finetune.screen.console import people
-
+    """List the runs in a folder, or compare two of them."""
     first, *others = arguments.folders or ["."]
-    console = people(stderr=arguments.json)
-    found: Any
+    console = _console(arguments)
     if first == "compare" and (others or not Path(first).is_dir()):
         from finetune.run.comparison import compare
         from finetune.run.history import read_run
@@ -172,28 +156,22 @@ def runs(arguments: argparse.Namespace) -> int:
         from finetune.screen.comparison import comparison_picture
 
         if len(others) != 2:
-            raise BadInput(f"Two runs can be compared, not {len(others)}.", hint="finetune-cli runs compare A B, with two folders of runs.")
-        found = compare(*(read_run(RunFolder.of(folder).output_dir, folder) for folder in others))
-        shown, picture = found.to_dict(), comparison_picture(found, console.width)
-    else:
-        from finetune.run.history import find_runs
-        from finetune.screen.run_list import runs_picture
-
-        if others:
             raise BadInput(
-                f"One folder can be listed, not {len(arguments.folders)}.", hint="To compare two runs: finetune-cli runs compare A B"
+                f"Two runs can be compared, not {len(others)}.", hint="finetune-cli runs compare A B, with the folders of two runs."
             )
-        found = find_runs(first)
-        shown, picture = {"runs": [run.to_dict() for run in found]}, runs_picture(found, first)
-    if arguments.json:
-        print(json.dumps(shown, default=str))
-    else:
-        console.print(picture)
-    return 0
+        compared = compare(*(read_run(RunFolder.of(folder).output_dir, folder) for folder in others))
+        return _show(arguments, compared.to_dict(), comparison_picture(compared, console.width))
+    from finetune.run.history import find_runs
+    from finetune.screen.run_list import runs_picture
+
+    if others:
+        raise BadInput(f"One folder can be listed, not {len(arguments.folders)}.", hint="To compare two: finetune-cli runs compare A B")
+    found = find_runs(first)
+    return _show(arguments, {"runs": [run.to_dict() for run in found]}, runs_picture(found, first))
 
 
 def chat(arguments: argparse.Namespace) -> int:
-    """Talk to a finished model."""
+    """Chat with a finished model."""
     from finetune.run_folder import RunFolder
     from finetune.screen.chat import talk
 
@@ -202,47 +180,34 @@ def chat(arguments: argparse.Namespace) -> int:
 
 
 def merge(arguments: argparse.Namespace) -> int:
-    """Write adapter and base as one model, and say how near the two are."""
+    """Write adapter and base as one model, and say how close the two are."""
     from dataclasses import asdict
 
     from finetune import registry
     from finetune.formatting import quoted, size
     from finetune.paths import typed_path
     from finetune.run_folder import RunFolder, beside
-    from finetune.screen.console import people
-    from finetune.screen.quiet import quiet
-    from finetune.screen.reporter import reporter_for
     from finetune.screen.wording import command_name
 
     folder = RunFolder.of(arguments.output_dir)
     to = typed_path(arguments.to) if arguments.to else beside(folder.output_dir, "-merged")
-    console = people(stderr=arguments.json)
-    with reporter_for(console) as reporter, quiet(folder.debug_log):
+    console = _console(arguments)
+    with _working(console, folder.debug_log) as reporter:
         done = registry.load("exporters", "merged").export(folder, to, _runtime(arguments), reporter)
-    if arguments.json:
-        print(json.dumps(asdict(done)))
-    else:
-        same = f"logits differ by {done.difference:.2%} of the largest at most, on {done.prompts} prompts"
-        console.print(f"  Merged: {to} ({size(done.bytes)}, {done.dtype}); {same}", soft_wrap=True)
-        console.print(f"  Chat: {command_name()} chat {quoted(to)}", soft_wrap=True)
-    return 0
+    same = f"logits differ by at most {done.difference:.2%} of the largest logit, on {done.prompts} prompts"
+    merged = f"  Merged: {to} ({size(done.bytes)}, {done.dtype}); {same}"
+    return _show(arguments, asdict(done), merged, f"  Chat: {command_name()} chat {quoted(to)}")
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """Facts about this machine; 1 if something essential is missing."""
+    """Show facts about this machine."""
     from finetune.hardware.doctor import doctor_facts
-    from finetune.screen.console import people
     from finetune.screen.quiet import quiet
     from finetune.screen.tables import fact_list
 
-    console = people(stderr=arguments.json)
     with quiet(None):
         facts = doctor_facts(_runtime(arguments))
-    if arguments.json:
-        print(json.dumps({name: value for name, value, _ in facts}))
-    else:
-        console.print(fact_list(facts))
-    return 0
+    return _show(arguments, {name: value for name, value, _ in facts}, fact_list(facts))
 
 
 def schema(arguments: argparse.Namespace) -> int:
@@ -261,6 +226,38 @@ def completion(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@contextmanager
+def _working(console: Console, log: Path | None = None, brief: str | None = None) -> Iterator[Reporter]:
+    """Progress on the console, library output in `log`."""
+    from finetune.screen.quiet import quiet
+    from finetune.screen.reporter import reporter_for
+
+    with reporter_for(console, brief) as reporter, quiet(log):
+        yield reporter
+
+
+def _console(arguments: argparse.Namespace) -> Console:
+    from finetune.screen.console import people
+
+    return people(stderr=arguments.json)
+
+
+def _show(arguments: argparse.Namespace, facts: dict[str, Any], *pictures: RenderableType) -> int:
+    """JSON on stdout with --json, else the pictures; lines of text are left whole, so that they can be copied."""
+    if arguments.json:
+        print(json.dumps(facts, default=str))
+    else:
+        console = _console(arguments)
+        for picture in pictures:
+            console.print(picture, soft_wrap=isinstance(picture, str))
+    return 0
+
+
+def _show_result(arguments: argparse.Namespace, result: RunResult) -> int:
+    """What `execute` and `resume` have not shown already."""
+    return _show(arguments, {"output_dir": str(result.output_dir), "scores": result.scores, "training": result.training})
+
+
 def _recipe(arguments: argparse.Namespace) -> Recipe:
     from finetune.recipe import Recipe
 
@@ -274,14 +271,7 @@ def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:
     return RuntimeOptions(device=arguments.device, dtype=arguments.dtype, trust_remote_code=arguments.trust_remote_code)
 
 
-def _execute(recipe: Recipe, runtime: RuntimeOptions, as_json: bool) -> int:
-    from finetune.screen.console import people
+def _execute(recipe: Recipe, arguments: argparse.Namespace, runtime: RuntimeOptions) -> int:
     from finetune.screen.live_run import execute
 
-    return _show_json(execute(recipe, runtime, people(stderr=as_json)), as_json)
-
-
-def _show_json(result: RunResult, as_json: bool) -> int:
-    if as_json:
-        print(json.dumps({"output_dir": str(result.output_dir), "scores": result.scores, "training": result.training}, default=str))
-    return 0
+    return _show_result(arguments, execute(recipe, runtime, _console(arguments)))

@@ -1,4 +1,4 @@
-"""What the engine tells the world: small frozen values handed to a `Reporter`.
+"""What the engine reports: small frozen values handed to a `Reporter`.
 
 The engine never prints. A screen draws events, `run/events.jsonl` keeps them, a test collects them:
 
@@ -203,7 +203,7 @@ class JsonLines:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The records of an events file; a line that a killed run left half written is passed over, and so is what was made again later."""
+    """The records of an events file; an incomplete last line is skipped, and so are steps that were repeated after a resume."""
     records: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:

@@ -15,11 +15,9 @@ def size(number: float) -> str:
 
 def count(number: float) -> str:
     """134515008 -> 134.5M."""
-    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if number >= unit:
-            shown = number / (1e3 if letter == "k" else unit)
-            return f"{shown:.0f}{letter}" if letter == "k" else f"{shown:.1f}{letter}"
-    return f"{number:,.0f}"
+    if number >= 1e6:
+        return f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.1f}M"
+    return f"{number / 1e3:.0f}k" if number >= 1e4 else f"{number:,.0f}"
 
 
 def quoted(part: object) -> str:
@@ -31,3 +29,11 @@ def quoted(part: object) -> str:
 def strip_control_chars(text: str) -> str:
     """Text of models, data and strangers without anything that would steer the terminal."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
+
+
+def spoken(seconds: float) -> str:
+    """A length of time as people say it: "5 minutes"."""
+    for unit, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= unit:
+            return f"{round(seconds / unit)} {name}{'s' if round(seconds / unit) != 1 else ''}"
+    return "less than a minute"

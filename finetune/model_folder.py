@@ -125,19 +125,14 @@ def no_safetensors(name: str, pickled: str | None) -> ModelError:
     )
 
 
-def needs_remote_code(folder: Path) -> bool:
-    """Whether the model cannot be loaded without running Python files of its own."""
+def may_run_own_code(folder: Path, name: str, *, allowed: bool) -> bool:
+    """Whether the model's Python code will run when it is loaded; raises ModelError if it would have to but is not allowed."""
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     if not config.get("auto_map"):
         return False
     from transformers import CONFIG_MAPPING  # slow to import, and hardly ever needed
 
-    return config.get("model_type") not in CONFIG_MAPPING
-
-
-def may_run_own_code(folder: Path, name: str, *, allowed: bool) -> bool:
-    """Whether the model's Python code will run when it is loaded; raises ModelError if it would have to but is not allowed."""
-    if not needs_remote_code(folder):
+    if config.get("model_type") in CONFIG_MAPPING:
         return False
     if not allowed:
         raise ModelError(

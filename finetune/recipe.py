@@ -39,7 +39,7 @@ __all__ = ["STARTER", "Recipe", "known_fields", "known_keys", "merge", "parse_ov
 __all__ += ["BenchmarkSpec", "ColumnsSpec", "DatasetSpec", "DistillationSpec", "StudentSpec", "TeacherSpec", "TrainingSpec", "UploadSpec"]
 
 STARTER = "HuggingFaceTB/SmolLM2-135M-Instruct"
-SHORT = {"method": "kind", "teacher": "source", "dataset": "source", "upload": "repo"}  # the key that a mere string under these means
+SHORT = {"method": "kind", "teacher": "source", "dataset": "source", "upload": "repo"}  # the key that a plain string under these sets
 HEADER = "# Repeat this run: finetune-cli run THIS_FILE --output-dir NEW_FOLDER\n"
 
 
@@ -47,7 +47,9 @@ class Recipe(Spec):
     """Everything that decides what a run produces. Raises RecipeError through `from_layers` and `load`."""
 
     approach: Literal["fine-tuning", "distillation"] = Field("fine-tuning", description="Learn from data, or from a larger model.")
-    model: str | StudentSpec = Field(STARTER, description="A Hub id, a folder, an earlier run or a .gguf file; a student may be made.")
+    model: str | StudentSpec = Field(
+        STARTER, description="A Hub id, a folder, an earlier run or a .gguf file; or a student made from the teacher."
+    )
     teacher: TeacherSpec | None = Field(None, description="The model that the student imitates.")
     output_dir: str = Field("./finetuned_model", min_length=1, title="Output folder", description="For the model and all records.")
     dataset: DatasetSpec = Field(DatasetSpec(), description="The rows to learn from.")
@@ -55,7 +57,7 @@ class Recipe(Spec):
     distillation: DistillationSpec = Field(DistillationSpec(), description="How the student learns from its teacher.")
     training: TrainingSpec = Field(TrainingSpec(), description="How long and how fast the model learns.")
     benchmark: BenchmarkSpec = Field(BenchmarkSpec(), description="How the result is measured.")
-    upload: UploadSpec | None = Field(None, description="Where the result is published; nothing leaves this machine if left out.")
+    upload: UploadSpec | None = Field(None, description="Where the result is published; if left out, nothing leaves this machine.")
     seed: int = Field(42, ge=0, description="The same seed gives the same run.")
 
     @model_validator(mode="before")
@@ -152,7 +154,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"There is no recipe file {path}.", hint="Check the path, or run `finetune-cli` and let the wizard write one."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} cannot be read as text: {error}.", hint="A recipe is a UTF-8 YAML file.") from None
+        raise RecipeError(f"{path} is not a readable text file: {error}.", hint="A recipe is a UTF-8 YAML file.") from None
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
@@ -160,7 +162,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise RecipeError(f"{path} must hold recipe keys, not {type(content).__name__}.", hint="A recipe has lines such as `seed: 42`.")
+        raise RecipeError(f"{path} must contain recipe keys, not {type(content).__name__}.", hint="A recipe has lines such as `seed: 42`.")
     return content
 
 
@@ -176,6 +178,15 @@ def parse_override(text: str) -> dict[str, Any]:
     for part in reversed(path.split(".")):
         nested = {part.strip(): nested}
     return cast("dict[str, Any]", nested)
+
+
+def dotted(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """{"training": {"epochs": 1}} as ("training.epochs", 1)."""
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def known_fields(spec: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -208,7 +219,7 @@ def _explain(error: ValidationError) -> RecipeError:
         known = sorted(set(known_keys()))
         siblings = [key for key in known if key.rpartition(".")[0] == path.rpartition(".")[0]]
         nearest = registry.did_you_mean(path, siblings) or registry.did_you_mean(path, known)
-        return RecipeError(f"{path} is not a recipe key.{nearest}", hint=f"Keys here: {', '.join(siblings) or ', '.join(known)}.")
+        return RecipeError(f"{path} is not a recipe key.{nearest}", hint=f"Possible keys: {', '.join(siblings) or ', '.join(known)}.")
     reasons = [_reason(other) for other in error.errors() if _path(other) == path]  # one for each type that the key may have
     reason = reasons[0] if len(reasons) == 1 else " or ".join(dict.fromkeys(each.partition(", ")[0] for each in reasons))
     reason = reason.replace(" or must be ", " or ")
@@ -227,13 +238,8 @@ def _reason(problem: Any) -> str:
 
 
 def _hint(path: str, problem: Any) -> str | None:
-    field: Any = None
-    spec: Any = Recipe
-    for part in path.split("."):
-        field = getattr(spec, "model_fields", {}).get(part)
-        inner = _spec_types(field.annotation) if field is not None else []
-        spec = inner[0] if inner else None
-    if field is None or field.is_required() or path == "method":
+    field = dict(known_fields()).get(path)
+    if field is None or field.is_required() or path.startswith("method"):
         return None
     default = field.get_default(call_default_factory=True)
     if default is None or isinstance(default, Spec):

@@ -69,7 +69,8 @@ def load(kind: str, name: str) -> Any:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise RecipeError(
-            f"The {kind.removesuffix('s')} {name!r} ({target}) cannot be loaded: {error}.", hint="Repair or remove the package it is from."
+            f"The {kind.removesuffix('s')} {name!r} ({target}) cannot be loaded: {error}.",
+            hint="Fix or uninstall the package that provides it.",
         ) from error
     return _object(found) if kind in OBJECTS else found
 

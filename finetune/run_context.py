@@ -1,4 +1,4 @@
-"""What a run stands on: its recipe, and what that was resolved to on this machine. Each thing is found once and never replaced.
+"""The context of a run: its recipe, and what it was resolved to on this machine. Each thing is found once and never replaced.
 
     context = RunContext(recipe, RuntimeOptions(), Fanout(Recorder()))
     context.located.name, len(context.data.train)         # found, fetched and prepared when first asked for

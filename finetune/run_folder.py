@@ -1,4 +1,4 @@
-"""The folder a run leaves behind: where each file of `<output_dir>/run/` is, how it is written, and who works in it.
+"""The folder a run leaves behind: where each file of `<output_dir>/run/` is, how it is written, and which process uses it.
 
 folder = RunFolder.create("./finetuned_model")
 folder.write_json(folder.benchmark, scores)
@@ -69,13 +69,11 @@ class RunFolder:
         with looking_at(output_dir):
             found = folder.recipe.is_file()
         if not found:
-            raise BadInput(
-                f"{output_dir} is not the folder of a run: it has no run/recipe.yaml.", hint="Name the output_dir of a finished run."
-            )
+            raise BadInput(f"{output_dir} is not a run folder: it has no run/recipe.yaml.", hint="Name the output_dir of a finished run.")
         return folder
 
     def check_free(self) -> None:
-        """Raises OutputExists if the folder holds more than what a start that came to nothing leaves, FolderInUse if it is claimed.
+        """Raises OutputExists if the folder holds more than what an aborted start leaves, FolderInUse if it is claimed.
 
         BadInput if it cannot be made or written to.
         """
@@ -92,9 +90,9 @@ class RunFolder:
             if self.output_dir.is_dir() and any(map(counts, self.output_dir.rglob("*"))):
                 unfinished = self.stage not in (None, FINISHED)
                 raise OutputExists(
-                    f"The output folder {self.output_dir} is not empty, and nothing is overwritten.",
+                    f"The output folder {self.output_dir} is not empty; nothing is overwritten.",
                     hint=f"Choose another one, for example --output-dir {quoted(free_name(self.output_dir))}"
-                    + (f", or go on with the run in it: finetune-cli resume {quoted(self.output_dir)}" if unfinished else ""),
+                    + (f", or continue the run in it: finetune-cli resume {quoted(self.output_dir)}" if unfinished else ""),
                 )
         check_can_be_made(self.output_dir)
 
@@ -146,9 +144,7 @@ class RunFolder:
             who = f"process {owner['pid']} on {owner['host']}"
         except (OSError, ValueError, KeyError):
             who = "another process"
-        return FolderInUse(
-            f"{self.output_dir} is in use: {who} is working in it.", hint="Wait until it is done, or choose another --output-dir."
-        )
+        return FolderInUse(f"{self.output_dir} is in use by {who}.", hint="Wait until it finishes, or choose another --output-dir.")
 
     # What it is at.
 

@@ -97,6 +97,7 @@ def _short(number: float) -> str:
 
 COUNT_OR_SHARE = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}]}
 NOT_EMPTY = Annotated[str, Field(min_length=1)]
+AutoOrCount = Literal["auto"] | Annotated[int, Field(ge=1)]
 
 
 class FromTeacher(Spec):
@@ -145,19 +146,14 @@ class ColumnsSpec(Spec):
 
 class DatasetSpec(Spec):
     source: str = Field(
-        "builtin:python-docs",
-        min_length=1,
-        title="Dataset",
-        description="builtin:python-docs, a Hub id, a file, a folder or a pattern; several with commas.",
+        "builtin:python-docs", min_length=1, title="Dataset", description="A Hub id, a file, a folder or a pattern; several with commas."
     )
     config: str | None = Field(None, title="Configuration", description="Configuration of a Hub dataset. Only some have one.")
     split: str = Field("train", description="Part of the dataset to train on.")
     data_files: str | list[str] | None = Field(None, description="Which files of a Hub dataset to read, by name or pattern.")
     samples: int | None = Field(1000, ge=2, title="Rows to use", description="Number of rows to read; null reads all.")
     columns: ColumnsSpec | None = Field(None, description="Which columns hold what; detected if left out.")
-    text_as: Literal["auto", "line", "document"] = Field(
-        "auto", description="What one row of a .txt or .md file is: a line, the document, or auto: cut between paragraphs."
-    )
+    text_as: Literal["auto", "line", "document"] = Field("auto", description="One row of a text file; auto: cut between paragraphs.")
     encoding: str | None = Field(None, description="Encoding of text files, such as utf-8; detected if left out.")
     bad_rows: float = Field(0.01, ge=0, le=1, description="Share of unusable rows that is skipped; more are an error.")
     max_length: int = Field(512, ge=8, description="Longest row in tokens; longer ones are cut.")
@@ -199,12 +195,8 @@ class TrainingSpec(Spec):
         "cosine", description="How the learning rate changes during training."
     )
     warmup: float = Field(0.03, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
-    activation_checkpointing: Literal["auto"] | bool = Field(
-        "auto", description="Compute activations twice instead of keeping them: a third slower; auto: only if memory runs out."
-    )
-    save_every: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        "auto", description="Steps between two checkpoints; auto: by the clock, at a cost of a few percent."
-    )
+    activation_checkpointing: Literal["auto"] | bool = Field("auto", description="Less memory, a third slower; auto: if memory runs out.")
+    save_every: AutoOrCount = Field("auto", description="Steps between two checkpoints; auto: by the clock, at a cost of a few percent.")
     keep_checkpoints: bool = Field(False, description="Keep the checkpoints of a run that reached its end.")
     report_to: Annotated[list[str], Known("trackers")] = Field([], title="Trackers", description="Trackers that are told of every step.")
 
@@ -217,9 +209,7 @@ class TrainingSpec(Spec):
 class BenchmarkSpec(Spec):
     rows: int = Field(50, ge=1, title="Rows to test on", description="Never trained on; answered before and after.")
     metrics: Annotated[list[str], Known("metrics")] = Field(["rouge", "perplexity"], min_length=1, description="What is measured.")
-    max_new_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        "auto", description="Longest answer in tokens; auto fits the data."
-    )
+    max_new_tokens: AutoOrCount = Field("auto", description="Longest answer in tokens; auto fits the data.")
 
 
 class UploadSpec(Spec):

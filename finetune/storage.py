@@ -33,13 +33,22 @@ def digest(parts: Iterable[str]) -> str:
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of the content, read in blocks."""
-    content = hashlib.sha256()
+def file_hash(path: Path, method: hashlib.blake2b | None = None) -> str:
+    """The hash of the content, read in blocks; SHA-256 unless a method is given."""
+    content = method or hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):
             content.update(block)
     return content.hexdigest()
+
+
+def changed(path: Path, bytes: int, sha256: str) -> str | None:
+    """How a file differs from what was written, or None if it has the same content."""
+    if not path.is_file():
+        return "is missing"
+    if path.stat().st_size != bytes:
+        return f"has {path.stat().st_size:,} bytes instead of {bytes:,}"
+    return None if file_hash(path) == sha256 else "has changed since it was written"
 
 
 def write_whole(path: Path, content: bytes | str, *, shared: bool = False) -> None:

@@ -20,8 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import cast
 
-from finetune.data.origin import Origin
-from finetune.data.rows import Row, SkippedRow
+from finetune.data.rows import Origin, Row, SkippedRow
 from finetune.errors import DatasetNotFound
 from finetune.registry import did_you_mean
 from finetune.storage import digest, write_whole
@@ -50,7 +49,6 @@ def read_builtin(name: str, cache_dir: Path) -> list[dict[str, str]]:
 
 def stream_builtin(name: str, cache_dir: Path) -> Iterator[dict[str, str]]:
     """The same rows one by one, the first of them at once."""
-    check_builtin(name)
     return iter(read_builtin(name, cache_dir)) if _cache_file(name, cache_dir).exists() else BUILT_IN[name]()
 
 
@@ -104,10 +102,8 @@ def documented_functions(path: Path) -> Iterator[tuple[str, str]]:
         return
     lines = text.splitlines()
     for node in functions_of(tree.body):
-        if len(node.body) < 2:
-            continue  # a docstring alone leaves nothing to describe
         docstring = ast.get_docstring(node)
-        if docstring is None:
+        if docstring is None or len(node.body) < 2:  # a docstring alone leaves nothing to describe
             continue
         summary = docstring.strip().partition("\n")[0].strip()
         written = node.body[0]

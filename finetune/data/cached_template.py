@@ -10,8 +10,9 @@ a turn is blank), and the first rows of every sequence of roles go both ways and
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from finetune.data.formats.cells import Message
 from finetune.data.render import ChatTemplate, Piece
@@ -31,13 +32,7 @@ class Slot(NamedTuple):
     trimmed: bool
 
 
-class Shape(NamedTuple):
-    """Pieces as fixed text and slots."""
-
-    pieces: list[tuple[list[str | Slot], bool]]
-
-    def fill(self, messages: Sequence[Message]) -> list[Piece]:
-        return [Piece("".join(_filled(part, messages) for part in parts), supervised) for parts, supervised in self.pieces]
+Shape: TypeAlias = "list[tuple[list[str | Slot], bool]]"  # pieces as fixed text and slots, supervised or not
 
 
 class CachedChatTemplate:
@@ -51,7 +46,7 @@ class CachedChatTemplate:
         self.marks = sorted(mark for mark in quoted if len(mark.strip()) > 2 and not re.fullmatch(r"[\w\s]+", mark))
         self.marks += [mark for mark in template.special if mark not in self.marks]
         self.shapes: dict[tuple[str, ...], Shape | None] = {}
-        self.seen: dict[tuple[str, ...], int] = {}
+        self.seen: Counter[tuple[str, ...]] = Counter()
 
     def pieces(self, messages: Sequence[Message]) -> list[Piece]:
         if messages[0]["role"] == "text" or self._may_be_looked_into(messages):
@@ -62,13 +57,13 @@ class CachedChatTemplate:
         shape = self.shapes[roles]
         if shape is None:
             return self.template.pieces(messages)
-        filled = shape.fill(messages)
-        if self.seen.setdefault(roles, 0) < COMPARED:
+        filled = [Piece("".join(_filled(part, messages) for part in parts), supervised) for parts, supervised in shape]
+        if self.seen[roles] < COMPARED:
             self.seen[roles] += 1
             truth = self.template.pieces(messages)
             if filled != truth:
                 self.shapes[roles] = None
-                return truth
+            return truth
         return filled
 
     def _may_be_looked_into(self, messages: Sequence[Message]) -> bool:
@@ -80,7 +75,7 @@ class CachedChatTemplate:
             pieces = self.template.pieces(probes)
         except RowProblem:
             return None
-        return Shape([(_parts(piece.text, probes), piece.supervised) for piece in pieces])
+        return [(_parts(piece.text, probes), piece.supervised) for piece in pieces]
 
 
 def _parts(text: str, probes: list[Message]) -> list[str | Slot]:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from finetune.data.origin import Origin
-from finetune.data.rows import Row
+from finetune.data.rows import Origin, Row
 from finetune.events import Reporter
 from finetune.hub.datasets import open_dataset
 from finetune.recipe import DatasetSpec

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from finetune.data.encoding import detect
 from finetune.data.files import SHOWN_FILES, find_files
-from finetune.data.origin import Origin
 from finetune.data.readers import read_file
-from finetune.data.rows import Row, SkippedRow
+from finetune.data.rows import Origin, Row, SkippedRow
 from finetune.errors import BadRow, EmptyDataset
 from finetune.recipe import DatasetSpec
+from finetune.storage import file_hash
 
 POINTER = b"version https://git-lfs.github.com/"
 
@@ -53,11 +53,7 @@ def open_local(spec: DatasetSpec, *, strict_split: bool = False, measured: str |
 
 
 def _content_hash(path: Path) -> str:
-    content = hashlib.blake2b(digest_size=16)
     try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                content.update(block)
+        return file_hash(path, hashlib.blake2b(digest_size=16))
     except OSError as error:
         raise BadRow(f"{path} cannot be read: {error.strerror}.", hint="Check its permissions.") from None
-    return content.hexdigest()

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from finetune.data.reading import Rows, last_answer, read_rows
+from finetune.data.formats.cells import last_answer
+from finetune.data.reading import Rows, read_rows
 from finetune.data.report import DataReport
 from finetune.data.rows import KEPT_SKIPPED, RowFacts, RowProblem, SkippedRow, too_many_bad_rows
 from finetune.data.split import NOTES, Division, chosen_records, divide
@@ -37,6 +39,7 @@ VERSION = 3  # part of the fingerprint: raise it when the same rows would give o
 LONGEST_REFERENCE = 64  # tokens of plain text that stand as the reference of a held-out block
 EXAMPLES = 3
 REPORTED_EVERY = 1000
+BATCH = 1000
 
 
 @dataclass
@@ -172,20 +175,10 @@ class _Stage:
 
 
 def _report_of(facts: RowFacts) -> DataReport:
-    return DataReport(
-        source=facts.origin,
-        pinned_source=facts.pinned,
-        format=facts.format,
-        columns=facts.columns,
-        ignored_columns=facts.ignored_columns,
-        ignored_text=facts.ignored_text,
-        files=facts.files,
-        read=facts.read,
-        blank=facts.blank,
-        skipped=facts.skipped,
-        skipped_rows=[row._asdict() for row in facts.skipped_rows],
-        notes=list(facts.notes),
-    )
+    """What reading found out, all but the number of usable rows: the report counts those that are used."""
+    found = asdict(facts) | {"skipped_rows": [row._asdict() for row in facts.skipped_rows]}
+    del found["usable"]
+    return DataReport(source=found.pop("origin"), pinned_source=found.pop("pinned"), **found)
 
 
 def _measured(sequence: Sequence, messages: list[Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -210,18 +203,7 @@ def _write(path: Path, rows: Iterator[dict[str, Any]], columns: dict[str, str]) 
     """Rows to an Arrow stream file, some at a time."""
     import pyarrow as pa
 
-    kinds: dict[str, Callable[[], Any]] = {
-        _TOKENS: lambda: pa.list_(pa.int32()),
-        "int32": pa.int32,
-        "int64": pa.int64,
-        "string": pa.string,
-    }
-    schema = pa.schema({name: kinds[kind]() for name, kind in columns.items()})
+    schema = pa.schema({name: pa.list_(pa.int32()) if kind == _TOKENS else kind for name, kind in columns.items()})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        batch: list[dict[str, Any]] = []
-        for row in rows:
-            batch.append(row)
-            if len(batch) == 1000:
-                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
-                batch = []
-        writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
+        while batch := list(islice(rows, BATCH)):
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))

@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING
 from finetune.data import formats
 from finetune.data.builtin import open_builtin
 from finetune.data.files import looks_local
-from finetune.data.formats.cells import Message
+from finetune.data.formats.cells import Message, last_answer
 from finetune.data.left_out import LeftOut
 from finetune.data.local_source import open_local
-from finetune.data.origin import Origin
-from finetune.data.rows import KEPT_SKIPPED, Row, RowFacts, RowProblem, SkippedRow, no_rows, too_many_bad_rows
+from finetune.data.rows import KEPT_SKIPPED, Origin, Row, RowFacts, RowProblem, SkippedRow, no_rows, too_many_bad_rows
 from finetune.errors import DatasetNotFound
 from finetune.events import Progress, Reporter
 from finetune.recipe import DatasetSpec
@@ -164,11 +163,6 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
     if not facts.usable:
         raise no_rows(origin.name, facts.skipped_rows)
     return facts
-
-
-def last_answer(messages: Sequence[Message]) -> int:
-    """The number of the turn that is asked for in the benchmark."""
-    return max(number for number, turn in enumerate(messages) if turn["role"] in ("assistant", "text"))
 
 
 def _hashes(messages: list[Message]) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from finetune.data.formats.cells import Message
+from finetune.data.formats.cells import Message, last_answer
 from finetune.data.rows import RowProblem
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ class ChatTemplate:
         return [piece for piece in pieces if piece.text]
 
     def _prepared(self, messages: Sequence[Message]) -> list[Message]:
-        last_answer = max(number for number, turn in enumerate(messages) if turn["role"] == "assistant")
-        turns = [dict(turn) for turn in messages[: last_answer + 1]]
+        turns = [dict(turn) for turn in messages[: last_answer(messages) + 1]]
         if not self.takes_system and turns[0]["role"] == "system" and len(turns) > 1 and turns[1]["role"] == "user":
             system = turns.pop(0)
             turns[0]["content"] = f"{system['content']}\n\n{turns[0]['content']}"

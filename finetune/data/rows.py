@@ -1,17 +1,20 @@
-"""What readers hand on, one `Row` a record or a `SkippedRow` that says where and why, and what is known of all of them.
+"""An opened source of rows, its records (a `Row`, or a `SkippedRow` that states where and why), and what is known about all of them.
 
-Row({"question": "...", "answer": "..."}, "train.jsonl", 7)
+origin = open_source(recipe.dataset, runtime, reporter)      # finetune.data.reading
+next(origin.records())                                       # Row({"question": "...", "answer": "..."}, "train.jsonl", 1)
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finetune.errors import BadRow, EmptyDataset
+from finetune.errors import BadRow, EmptyDataset, UnknownFormat
 
 KEPT_SKIPPED = 1000  # skipped records that are listed one by one; all are counted
 
@@ -30,6 +33,22 @@ class SkippedRow(NamedTuple):
     file: str
     line: int
     reason: str
+
+
+@dataclass
+class Origin:
+    """An opened source, be it files, a built-in dataset or one of the Hub: what identifies its content, and the records themselves."""
+
+    name: str
+    fingerprint: Callable[[], list[str]]  # reads all of the content: not called for a preview
+    records: Callable[[], Iterator[Row | SkippedRow]]
+    pinned: str | None = None
+    notes: list[str] = field(default_factory=list)
+    limit: int | None = None  # usable rows after which a streamed source is left
+    encodings: list[str] = field(default_factory=list)  # of its text files
+    prose: bool = False
+    files: list[str] = field(default_factory=list)  # local ones, as they are called in reports
+    restricted: bool = False  # a dataset of the Hub that not everybody can read, as far as could be checked
 
 
 class RowProblem(ValueError):
@@ -70,6 +89,13 @@ class RowFacts:
         facts = cls(**json.loads(path.read_text(encoding="utf-8")))
         facts.skipped_rows = [SkippedRow(*row) for row in facts.skipped_rows]
         return facts
+
+
+def check_column_names(names: list[str], file: str) -> None:
+    """Raises UnknownFormat if two columns of a file have the same name."""
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise UnknownFormat(f"{file} has more than one column called {twice[0]!r}.", hint="Give every column its own name.")
 
 
 def no_rows(origin: str, skipped: list[SkippedRow]) -> EmptyDataset | BadRow:

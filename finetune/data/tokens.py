@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from finetune.data.cached_template import CachedChatTemplate
-from finetune.data.formats.cells import Message
+from finetune.data.formats.cells import Message, last_answer
 from finetune.data.render import ChatTemplate, Piece, PlainTemplate, Template, end_token
 from finetune.data.rows import RowProblem
 
@@ -53,7 +53,9 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_length: int, supervise: Literal["answers", "all"]) -> None:
         self.tokenizer, self.max_length, self.supervise = tokenizer, max_length, supervise
-        self.template = template_of(tokenizer)
+        self.template: Template = (
+            CachedChatTemplate(ChatTemplate(tokenizer)) if tokenizer.chat_template else PlainTemplate(end_token(tokenizer))
+        )
         self.lead = _lead_ids(tokenizer)
         self.tokenise = _tokeniser(tokenizer)
         self.separable = self._is_separable()
@@ -147,16 +149,10 @@ class Encoder:
         return apart[0] + apart[1] == apart[2] or not self.tokenizer.is_fast
 
 
-def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
-    """The model's own chat template, or the plain one."""
-    return CachedChatTemplate(ChatTemplate(tokenizer)) if tokenizer.chat_template else PlainTemplate(end_token(tokenizer))
-
-
 def _leaves_out(messages: ListLike[Message], pieces: list[Piece]) -> bool:
     """Whether a turn up to the last answer is not in the rendered text as it was written, but for blanks at its ends."""
     rendered = "".join(piece.text for piece in pieces)
-    last = max((number for number, turn in enumerate(messages) if turn["role"] == "assistant"), default=0)
-    return any(turn["content"].strip() not in rendered for turn in messages[: last + 1])
+    return any(turn["content"].strip() not in rendered for turn in messages[: last_answer(messages) + 1])
 
 
 def _lead_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

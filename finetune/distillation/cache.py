@@ -1,6 +1,6 @@
-"""What a teacher says about the rows of a run, on disk: written in one pass, read by every epoch of every run on the same rows.
+"""A teacher's outputs for the rows of a run, on disk: written in one pass, read in every epoch of every run on the same rows.
 
-    folder/index.json               the key (whose words, on which rows) and the shards with their sizes and hashes
+    folder/index.json               the key (which teacher, which rows) and the shards with their sizes and hashes
     folder/head.safetensors         the teacher's head (kind "hidden")
     folder/shard-00000.safetensors  rows [r] supervised tokens per row; values [tokens, d]; negentropy [tokens] (kind "gradient")
 
@@ -8,7 +8,7 @@
     values, negentropy = cache.read([3, 0], counts=[17, 5])
 
 Kind "hidden" keeps the teacher's last normed state: good for every objective and temperature. Kind "gradient" keeps q @ W, with W the
-student's frozen head: good for forward KL at one temperature, and then nothing of the teacher is needed any more.
+student's frozen head: good for forward KL at one temperature, and then the teacher is not needed any more.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from finetune.errors import FinetuneError, RecipeError, TrainingError
 from finetune.formatting import size
-from finetune.storage import file_hash, write_whole
+from finetune.storage import write_whole
 from finetune.training.head import Head
 
 Kind = Literal["hidden", "gradient"]
@@ -37,7 +37,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class CacheKey:
-    """What a cache depends on. Two caches with equal keys hold equal numbers."""
+    """What a cache depends on. Two caches with equal keys contain equal numbers."""
 
     kind: Kind
     teacher: str
@@ -51,9 +51,9 @@ class CacheKey:
         """A short name for a folder."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
-    def differences(self, other: CacheKey) -> list[str]:
-        """The names of what differs, for people."""
-        return [name.replace("_", " ") for name, value in asdict(self).items() if value != getattr(other, name)]
+    def differences(self, other: CacheKey) -> str:
+        """The names of the fields that differ, as words."""
+        return " and ".join(name.replace("_", " ") for name, value in asdict(self).items() if value != getattr(other, name))
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,6 @@ class Shard:
     tokens: int
     bytes: int
     sha256: str
-
-    def problem(self, folder: Path) -> str | None:
-        """Why this shard cannot be trusted, or None."""
-        path = folder / self.file
-        if not path.is_file():
-            return "is missing"
-        if path.stat().st_size != self.bytes:
-            return f"has {path.stat().st_size:,} bytes instead of {self.bytes:,}"
-        return None if file_hash(path) == self.sha256 else "does not have the content that was written"
 
 
 class TeacherCache:
@@ -88,13 +79,15 @@ class TeacherCache:
 
     @classmethod
     def open(cls, folder: str | Path, key: CacheKey | None = None) -> TeacherCache:
-        """Open a finished cache; raises TrainingError if it is not complete, or was made for another `key`."""
+        """Open a complete cache; raises TrainingError if it is not complete, or is for a different `key`."""
         folder = Path(folder)
         found = read_index(folder)
         if found is None or not found.complete:
-            raise TrainingError(f"{folder} does not hold a finished teacher cache.", hint="Build it again; what is there is kept.")
+            raise TrainingError(
+                f"{folder} does not contain a complete teacher cache.", hint="Run again to complete it; finished parts are kept."
+            )
         if key is not None and found.key != key:
-            raise TrainingError(f"The teacher cache in {folder} was made for another {' and '.join(key.differences(found.key))}.")
+            raise TrainingError(f"The teacher cache in {folder} is for a different {key.differences(found.key)}.")
         return cls(folder, found.key, found.shards)
 
     @property
@@ -112,7 +105,7 @@ class TeacherCache:
     def read(self, rows: Iterable[int], counts: Iterable[int]) -> tuple[Tensor, Tensor | None]:
         """Values [n, d] (and negentropy [n]) of the supervised tokens of `rows`, one after the other.
 
-        `counts` are the supervised tokens the caller sees in each row; raises TrainingError where the cache was made for others.
+        `counts` are the supervised tokens the caller sees in each row; raises TrainingError if the cache has a different number.
         """
         values, negentropy = [], []
         for row, count in zip(rows, counts, strict=True):
@@ -122,7 +115,7 @@ class TeacherCache:
             if count != stop - start:
                 raise TrainingError(
                     f"Row {row} has {count} supervised tokens and the teacher cache in {self.folder} has {stop - start}.",
-                    hint="It was made for other rows: delete that folder, or train on the rows it was made for.",
+                    hint="It was built for different rows. Delete that folder, or train on the original rows.",
                 )
             file = self._files[shard]
             values.append(file.get_slice("values")[start:stop])
@@ -131,30 +124,35 @@ class TeacherCache:
         return torch.cat(values), torch.cat(negentropy) if negentropy else None
 
     def check(self, head: Head, *, forward_kl: bool, temperature: float) -> None:
-        """Raise RecipeError unless this cache can serve a student with this head at this temperature."""
+        """Raise RecipeError if this cache cannot be used for a student with this head at this temperature."""
         if self.key.kind == "hidden":
             return
         if problem := gradient_problem(head, forward_kl):
             raise RecipeError(f"This gradient cache cannot be used: {problem}.", hint="Use cache: hidden, or cache: none.")
         if self.key.temperature != temperature:
             raise RecipeError(
-                f"This gradient cache was made at temperature {self.key.temperature:g}, not {temperature:g}.", hint="Build it again."
+                f"This gradient cache was made at temperature {self.key.temperature:g}, not {temperature:g}.",
+                hint="Delete it; the next run builds it again.",
             )
         if self.key.student_head != tensors_hash([head.weight[: self.key.vocabulary], head.bias]):
-            raise RecipeError("This gradient cache was made for a student with another head.", hint="Build it again.")
+            raise RecipeError(
+                "This gradient cache was made for a student with another head.", hint="Delete it; the next run builds it again."
+            )
 
 
 def gradient_problem(head: Head, forward_kl: bool) -> str | None:
-    """Why a gradient cache cannot serve a student with this head and objective, or None."""
+    """Why a gradient cache cannot be used for a student with this head and objective, or None."""
     if not forward_kl:
-        return "it holds for the objective forward_kl only"
+        return "it works only with the objective forward_kl"
     if head.trains:
-        return "the student's head trains"
+        return "the student's head is trained"
     return "the student's head is soft-capped" if head.softcap is not None else None
 
 
 @dataclass(frozen=True)
 class Index:
+    """The content of index.json."""
+
     key: CacheKey
     total_rows: int
     shards: list[Shard]
@@ -168,17 +166,12 @@ class Index:
 
 
 def read_index(folder: Path) -> Index | None:
-    """The index of a cache folder; None if there is none, or none that can be read."""
+    """The index of a cache folder; None if it is missing or cannot be read."""
     try:
         content = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         return Index(CacheKey(**content["key"]), content["total_rows"], [Shard(**shard) for shard in content["shards"]])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def bytes_in(folder: Path) -> int:
-    """What the files of a cache take on the disk; nothing if there is none."""
-    return sum(file.stat().st_size for file in folder.glob("*"))
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -188,7 +181,7 @@ def write_file(path: Path, content: bytes) -> None:
     except OSError as error:
         raise FinetuneError(
             f"{path} could not be written ({error.strerror}); it needs {size(len(content))}.",
-            hint="Free some space and run again: what is finished is kept. Or use cache: none.",
+            hint="Free some space and run again: finished parts are kept. Or use cache: none.",
         ) from error
 
 

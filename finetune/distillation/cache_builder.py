@@ -1,10 +1,10 @@
-"""The first pass of a distillation: ask the teacher about every row once, with nothing else in memory.
+"""The first pass of a distillation: run the teacher over every row once, with nothing else in memory.
 
     cache = build_cache("hidden", teacher, rows, folder)
     cache = build_cache("gradient", teacher, rows, folder, student_head=head_of(student), temperature=2.0)
 
-An interrupted pass goes on at the shard where it stopped; a shard that was damaged is named and written again; what was made for another
-teacher, other rows or (kind "gradient") another student's head or temperature is replaced.
+An interrupted pass continues at the shard where it stopped. A damaged shard is reported and written again. A cache for a different
+teacher, different rows or (kind "gradient") a different student's head or temperature is replaced.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from finetune.distillation.cache import (
 )
 from finetune.errors import TrainingError
 from finetune.events import Notice, Progress, Recorder, Reporter
-from finetune.storage import PART, check_room, file_hash
+from finetune.storage import PART, changed, check_room, file_hash
 from finetune.training.chunked_loss import BLOCK_BYTES, CHUNK_BYTES, ChunkLogits, Workspace, chunks, product, softmax_
 from finetune.training.head import Head, head_of, hidden_states, needs_mask
 from finetune.training.trainer import Supervised
@@ -64,15 +64,20 @@ def cache_key(
 
 
 def supervised_counts(dataset: Any) -> list[int]:
-    """Supervised tokens of each row: labels that are not -100, the first aside (nothing predicts it)."""
+    """Supervised tokens of each row: labels that are not -100, except the first, which nothing predicts."""
     return [sum(label != -100 for label in list(row["labels"])[1:]) for row in dataset]
 
 
-def disk_bytes(kind: Kind, tokens: int, *, teacher_width: int, student_width: int, teacher_itemsize: int, student_itemsize: int) -> int:
-    """Bytes a cache of this many supervised tokens takes, the teacher's head aside; widths are the d of each model's states."""
-    if kind == "hidden":
-        return tokens * teacher_width * teacher_itemsize
-    return tokens * (student_width * max(student_itemsize, 2) + 4)
+def stored(kind: Kind, teacher: Head, student: Head | None) -> tuple[int, torch.dtype]:
+    """Width and dtype of the values per token: a gradient cache is in half precision only for a half-precision head."""
+    weight = student.weight if kind == "gradient" and student is not None else teacher.weight
+    return weight.shape[1], torch.float16 if kind == "gradient" and weight.dtype == torch.bfloat16 else weight.dtype
+
+
+def disk_bytes(kind: Kind, tokens: int, teacher: Head, student: Head) -> int:
+    """Bytes of a cache of this many supervised tokens, with the teacher's head if it keeps one."""
+    width, dtype = stored(kind, teacher, student)
+    return tokens * (width * dtype.itemsize + 4) if kind == "gradient" else tokens * width * dtype.itemsize + teacher.weight.nbytes
 
 
 def build_cache(
@@ -88,7 +93,7 @@ def build_cache(
     reporter: Reporter | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> TeacherCache:
-    """Write what is missing of a cache of `dataset` (input_ids, labels) and open it.
+    """Write the missing shards of a cache for `dataset` (input_ids, labels) and open it.
 
     `vocabulary` is how many leading ids teacher and student share (default: the teacher's). Raises DiskFull with the bytes needed if
     the disk has no room, TrainingError if no token is supervised.
@@ -98,7 +103,7 @@ def build_cache(
     vocabulary = vocabulary or head.vocabulary
     identity = teacher_identity or model_identity(teacher)
     key = cache_key(kind, identity, dataset, vocabulary=vocabulary, student_head=student_head, temperature=temperature)
-    width, dtype = (head.weight.shape[1], head.weight.dtype) if kind == "hidden" else _centre(student_head)
+    width, dtype = stored(kind, head, student_head)
     plan = _plan(supervised_counts(dataset), width * dtype.itemsize, shard_bytes)
     folder.mkdir(parents=True, exist_ok=True)
     kept = _trusted(folder, key, reporter)
@@ -132,10 +137,10 @@ class _Part:
 
 
 def _plan(counts: list[int], token_bytes: int, shard_bytes: int) -> list[_Part]:
-    """Rows in their order, cut where a shard would grow beyond `shard_bytes`."""
+    """Rows in order, cut where a shard would exceed `shard_bytes`."""
     if not any(counts):
         raise TrainingError(
-            "No token of the data is supervised: there is nothing to ask the teacher.", hint="Check the labels of the rows."
+            "No token of the data is supervised: there is nothing to learn from the teacher.", hint="Check the labels of the rows."
         )
     most = max(1, shard_bytes // token_bytes)
     edges, tokens = [0], 0
@@ -149,30 +154,22 @@ def _plan(counts: list[int], token_bytes: int, shard_bytes: int) -> list[_Part]:
 
 
 def _trusted(folder: Path, key: CacheKey, reporter: Reporter) -> dict[_Part, Shard]:
-    """Finished shards of an earlier pass with the same key; anything else is said and removed."""
+    """Finished shards of an earlier pass with the same key; anything else is reported and removed."""
     index = read_index(folder)
     if index is None or index.key != key:
         if index is not None:
-            what = " and ".join(key.differences(index.key))
-            reporter.report(Notice(f"The teacher cache in {folder} was made for another {what}; it is built again.", "warning"))
+            what = key.differences(index.key)
+            reporter.report(Notice(f"The teacher cache in {folder} is for a different {what}; it is rebuilt.", "warning"))
         for file in [*folder.glob("*.safetensors"), *folder.glob(f"*{PART}"), folder / "index.json"]:
             file.unlink(missing_ok=True)
         return {}
     kept = {}
     for shard in index.shards:
-        if problem := shard.problem(folder):
-            reporter.report(Notice(f"Teacher cache: {folder / shard.file} {problem}; it is built again.", "warning"))
+        if problem := changed(folder / shard.file, shard.bytes, shard.sha256):
+            reporter.report(Notice(f"Teacher cache: {folder / shard.file} {problem}; it is rebuilt.", "warning"))
         else:
             kept[_Part(shard.first_row, shard.rows, shard.tokens)] = shard
     return kept
-
-
-def _centre(student_head: Head | None) -> tuple[int, torch.dtype]:
-    """Width and dtype of what a gradient cache keeps per token: half precision only beside a half-precision head."""
-    if student_head is None:
-        raise ValueError("a gradient cache needs the student's head")
-    weight = student_head.weight
-    return weight.shape[1], torch.float16 if weight.dtype in (torch.float16, torch.bfloat16) else weight.dtype
 
 
 class _Pass:
@@ -202,7 +199,7 @@ class _Pass:
     def _centres(self, hidden: Tensor, student: Head) -> tuple[Tensor, Tensor]:
         """q @ W [n, d] and sum q log q (less q . bias, both over T) [n], see CachedGradient."""
         teacher = ChunkLogits("teacher", hidden, self.head, self.temperature)
-        width, dtype = _centre(student)
+        width, dtype = stored("gradient", self.head, student)
         centres = torch.empty(len(hidden), width, dtype=dtype, device=hidden.device)
         negentropy = torch.empty(len(hidden), dtype=teacher.precise, device=hidden.device)
         for rows in chunks(len(hidden), 2 * teacher.bytes_per_row, CHUNK_BYTES):

@@ -19,12 +19,12 @@ from finetune.storage import check_room, free_disk
 from finetune.training.head import Head
 
 KINDS: tuple[Kind, ...] = ("gradient", "hidden")
-SPARE_BYTES = 10**9  # left free on the disk for checkpoints and everyone else
+SPARE_BYTES = 10**9  # left free on the disk for checkpoints and other programs
 
 
 @dataclass(frozen=True)
 class CacheChoice:
-    """`kind` of cache ("none": ask the teacher online), what it will take on disk, and why."""
+    """`kind` of cache ("none": run the teacher at every step), the bytes it takes on disk, and why."""
 
     kind: Literal["none", "hidden", "gradient"]
     bytes: int
@@ -41,19 +41,19 @@ def choose_cache(
     folder: str | Path,
     present: Mapping[Kind, int] | None = None,
 ) -> CacheChoice:
-    """Decide for `tokens` supervised tokens; `present` bytes of a kind are on the disk already.
+    """Choose for `tokens` supervised tokens; `present` are the bytes of each kind that are already on disk.
 
-    Raises RecipeError if the kind that was asked for cannot serve, DiskFull if it does not fit.
+    Raises RecipeError if the `wanted` kind cannot be used, DiskFull if it does not fit.
     """
     if wanted == "none":
-        return CacheChoice("none", 0, "the teacher is asked online, as the recipe says")
+        return CacheChoice("none", 0, "the teacher runs online, as the recipe says")
     free = free_disk(Path(folder))
     problem = gradient_problem(student_head, objective == "forward_kl")
-    sizes = {kind: _bytes(kind, tokens, student_head, teacher_head) for kind in KINDS}
+    sizes = {kind: disk_bytes(kind, tokens, teacher_head, student_head) for kind in KINDS}
     needs = {kind: sizes[kind] - (present or {}).get(kind, 0) for kind in KINDS}
     if wanted != "auto":
         if wanted == "gradient" and problem:
-            raise RecipeError(f"cache: gradient cannot serve this run: {problem}.", hint="Use cache: hidden, or cache: auto.")
+            raise RecipeError(f"cache: gradient cannot be used for this run: {problem}.", hint="Use cache: hidden, or cache: auto.")
         check_room(f"cache: {wanted}", needs[wanted], Path(folder), NO_ROOM_HINT)
         return CacheChoice(wanted, sizes[wanted], f"{wanted} cache, {size(sizes[wanted])}, as the recipe says")
     room = free - SPARE_BYTES
@@ -63,17 +63,5 @@ def choose_cache(
     if needs["hidden"] <= room:
         return CacheChoice("hidden", sizes["hidden"], f"hidden cache, {size(sizes['hidden'])}: {why}")
     return CacheChoice(
-        "none", 0, f"no cache, the teacher stays in memory: {size(needs['hidden'])} do not fit into {size(max(room, 0))} of disk"
+        "none", 0, f"no cache, the teacher stays in memory: {size(needs['hidden'])} are needed and {size(max(room, 0))} of disk are free"
     )
-
-
-def _bytes(kind: Kind, tokens: int, student: Head, teacher: Head) -> int:
-    size = disk_bytes(
-        kind,
-        tokens,
-        teacher_width=teacher.weight.shape[1],
-        student_width=student.weight.shape[1],
-        teacher_itemsize=teacher.weight.dtype.itemsize,
-        student_itemsize=student.weight.dtype.itemsize,
-    )
-    return size + (teacher.weight.numel() * teacher.weight.dtype.itemsize if kind == "hidden" else 0)

@@ -6,7 +6,7 @@
     chunked_loss(hidden, head, rule)
 
 A rule sees the student's logits already divided by T and gives the gradient with respect to those: the first term then weighs
-alpha * T in it, the second (1 - alpha) * T^2, its `gain`. Alpha 1 needs no teacher and is the business of CrossEntropy.
+alpha * T in it, the second (1 - alpha) * T^2, its `gain`. Alpha 1 needs no teacher and is handled by CrossEntropy.
 """
 
 from __future__ import annotations
@@ -15,25 +15,20 @@ import torch
 from torch import Tensor
 
 from finetune.distillation.objectives import Objective
-from finetune.training.chunked_loss import ChunkLogits, Workspace, softmax_
+from finetune.training.chunked_loss import ChunkLogits, Rule, Workspace, softmax_
 from finetune.training.head import Head
 
 
-class HardLabels:
-    """The part every distillation loss shares: cross-entropy at temperature 1 beside probabilities at temperature T."""
+class HardLabels(Rule):
+    """The part every distillation loss shares: cross-entropy at temperature 1 next to probabilities at temperature T.
 
-    bytes_per_row = 0
+    `sums` are unweighted: `kl`, whichever divergence it is, and `ce` if alpha > 0.
+    """
 
     def __init__(self, labels: Tensor, alpha: float, temperature: float) -> None:
-        self.labels, self.alpha, self.temperature = labels, alpha, temperature
+        super().__init__(labels)
+        self.alpha, self.temperature = alpha, temperature
         self.gain = (1 - alpha) * temperature**2
-        self.sums: dict[str, Tensor] = {}  # unweighted: `kl`, whichever divergence it is, and `ce` if alpha > 0
-
-    def load(self, rows: slice, workspace: Workspace) -> None:
-        pass
-
-    def correct(self, grad_hidden: Tensor, rows: slice, factor: float) -> None:
-        pass
 
     def before_softmax(self, logits: Tensor, rows: slice, workspace: Workspace) -> None:
         """Take what the cross-entropy needs from logits / T before they are overwritten."""
@@ -73,7 +68,7 @@ class HardLabels:
         return self.alpha * cross_entropy + self.gain * divergence
 
     def _add(self, name: str, value: Tensor) -> None:
-        self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.sums[name] = self.sums.get(name, 0) + value
 
 
 class Distillation(HardLabels):
@@ -100,7 +95,7 @@ class Distillation(HardLabels):
 
 
 class CachedGradient(HardLabels):
-    """Forward KL when the student's head is frozen, from two things the teacher left behind: nothing of it is needed any more.
+    """Forward KL when the student's head is frozen, from two cached quantities; the teacher is not needed any more.
 
     With q the teacher's distribution at T and W the student's head, `centre` [n, d] = q @ W and `negentropy` [n] = sum q log q (less
     q . bias / T if the head has a bias) give KL = negentropy - hidden . centre * scale / T + logsumexp(logits / T), whose gradient is that

@@ -1,4 +1,4 @@
-"""The checks before the first step of a distillation: each a sentence with a number, problems with a way out.
+"""The checks before the first step of a distillation: each is one sentence with a number; problems come with a fix.
 
 findings = examine(student, teacher, rows, held_out, tokenizer=tokenizer, teacher_tokenizer=teacher_tokenizer)
 stop_on_problem(findings)
@@ -12,15 +12,15 @@ from itertools import islice
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import TrainingError
 from finetune.training.chunked_loss import CrossEntropy, Workspace, chunked_loss
-from finetune.training.head import causal_lm, context_length, head_of, hidden_states
+from finetune.training.head import causal_lm, context_length, head_of, hidden_states, token_ids
 from finetune.training.trainer import Supervised
 
-FINITE_ROWS, LEVEL_ROWS = 2, 4  # that are looked at: weights that are broken show at once, a better teacher soon
+FINITE_ROWS, LEVEL_ROWS = 2, 4  # how many are read: broken weights show at once, a better teacher soon
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def examine(
     tokenizer: Any = None,
     teacher_tokenizer: Any = None,
 ) -> list[Finding]:
-    """Look at a few rows with both models; without a teacher (it left a gradient cache) only the student is examined.
+    """Run both models on a few rows; without a teacher (there is a gradient cache) only the student is checked.
 
     Raises VocabularyMismatch if the two do not share a tokenizer.
     """
@@ -74,13 +74,13 @@ def _about_rows(rows: Any, tokenizer: Any) -> Iterator[Finding]:
     if ends and not any(labels[-1] in ends for labels in supervised if labels):
         yield Finding(
             "warning",
-            f"The end-of-answer token is supervised in 0 of {len(supervised):,} rows: the student will not learn to stop.",
+            f"The end-of-answer token is supervised in 0 of {len(supervised):,} rows: the student will not learn to end its answers.",
             "Raise dataset.max_length so that answers are not cut away.",
         )
 
 
 def _end_ids(tokenizer: Any) -> set[int]:
-    """Tokens that can end an answer: the end of text, and the template's own mark, which is another special token for many chat models."""
+    """Tokens that can end an answer: the end of text, and the template's end mark, which is another special token for many chat models."""
     special = {number for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
     return special | ({tokenizer.eos_token_id} if getattr(tokenizer, "eos_token_id", None) is not None else set())
 
@@ -89,9 +89,9 @@ def _about_student(student: nn.Module, rows: Any) -> Iterator[Finding]:
     trainable = sum(parameter.numel() for parameter in student.parameters() if parameter.requires_grad)
     total = sum(parameter.numel() for parameter in student.parameters())
     if not trainable:
-        yield Finding("problem", f"None of the student's {total:,} parameters trains.", "Choose method: full or lora.")
+        yield Finding("problem", f"None of the student's {total:,} parameters is trainable.", "Choose method: full or lora.")
     else:
-        yield Finding("ok", f"{trainable:,} of the student's {total:,} parameters train.")
+        yield Finding("ok", f"{trainable:,} of the student's {total:,} parameters are trainable.")
     yield from _finite("student", student, rows)
 
 
@@ -107,24 +107,26 @@ def _about_tokens(student: nn.Module, teacher: nn.Module, ours: Any, theirs: Any
         yield Finding(
             "warning",
             f"The end tokens differ: the teacher ends with {theirs.eos_token!r}, the student with {ours.eos_token!r}.",
-            "Check the answers' ends.",
+            "Check that answers end as they should.",
         )
     if getattr(ours, "chat_template", None) != getattr(theirs, "chat_template", None):
         yield Finding(
             "warning",
-            "The chat templates differ; rows are written in the student's.",
-            "Use a student of the same tuning, or plain text rows.",
+            "The chat templates differ; the student's template is used for all rows.",
+            "Use a student with the same chat template, or plain text rows.",
         )
 
 
 def _about_teacher(student: nn.Module, teacher: nn.Module, rows: Any) -> Iterator[Finding]:
     sizes = [sum(parameter.numel() for parameter in model.parameters()) for model in (student, teacher)]
     if sizes[1] < sizes[0] and not getattr(causal_lm(teacher), "quantization_method", None):
-        yield Finding("warning", f"The teacher ({sizes[1]:,} parameters) is smaller than the student ({sizes[0]:,}).", "Swap them?")
+        yield Finding("warning", f"The teacher ({sizes[1]:,} parameters) is smaller than the student ({sizes[0]:,}).", "Did you swap them?")
     longest, context = max(len(row["input_ids"]) for row in rows), context_length(causal_lm(teacher))
     if longest > context:
         yield Finding(
-            "problem", f"The longest row has {longest:,} tokens and the teacher reads {context:,}.", f"--set dataset.max_length={context}"
+            "problem",
+            f"The longest row has {longest:,} tokens and the teacher's context is {context:,}.",
+            f"--set dataset.max_length={context}",
         )
     yield from _finite("teacher", teacher, rows)
 
@@ -150,34 +152,27 @@ def _loss(model: nn.Module, rows: Sequence[Any], vocabulary: int) -> tuple[float
     """The summed loss in nats of the supervised tokens over the first `vocabulary` ids, and how many tokens there are."""
     head, workspace, total, tokens = head_of(model).detach().first(vocabulary), Workspace(), 0.0, 0
     for row in rows:
-        states = _states(model, list(row["input_ids"]))[0]
+        states = hidden_states(model, token_ids(model, list(row["input_ids"])))[0]
         supervised = Supervised.of(torch.tensor([list(row["labels"])], device=states.device))
         total += float(chunked_loss(states[supervised.index], head, CrossEntropy(supervised.labels), workspace=workspace))
         tokens += len(supervised.labels)
     return total, tokens
 
 
-def _states(model: nn.Module, ids: list[int]) -> Tensor:
-    """The last hidden states [1, length, d] of one row."""
-    return hidden_states(model, torch.tensor([ids], device=causal_lm(model).get_input_embeddings().weight.device))
-
-
 @torch.no_grad()
 def _finite(role: str, model: nn.Module, rows: Any) -> Iterator[Finding]:
-    """Whether logits are finite numbers in the dtype the model runs in."""
+    """Whether the logits are finite in the dtype the model runs in."""
     head, seen = head_of(model), 0
     dtype = str(head.weight.dtype).removeprefix("torch.")
     context = context_length(causal_lm(model))
     for row in islice(iter(rows), FINITE_ROWS):
         ids = list(row["input_ids"])[:context]
         seen += len(ids)
-        if not head.logits(_states(model, ids)[:, -16:]).isfinite().all():
+        if not head.logits(hidden_states(model, token_ids(model, ids))[:, -16:]).isfinite().all():
             yield Finding(
                 "problem",
-                f"The {role}'s logits are not finite numbers in {dtype} within the first {seen:,} tokens.",
-                "Run it in bfloat16 or float32: its weights or activations do not fit float16."
-                if dtype == "float16"
-                else "Check its weights.",
+                f"The {role}'s logits are not finite in {dtype} within the first {seen:,} tokens.",
+                "Use bfloat16 or float32: its weights or activations overflow float16." if dtype == "float16" else "Check its weights.",
             )
             return
     yield Finding("ok", f"The {role}'s logits are finite in {dtype} on {seen:,} tokens.")

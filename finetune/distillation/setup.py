@@ -1,7 +1,7 @@
-"""From two models to what a distillation trains on: the doctor's checks, the teacher asked once, a trainer that listens.
+"""From two models to what a distillation trains on: the checks, the teacher run once, a trainer that compares with it.
 
-lesson = prepare_lesson(recipe, student, teacher, data, tokenizer, teacher_tokenizer, "gpt2-medium@abc", runtime, reporter)
-train(student, tokenizer, data.train, recipe, machine, reporter, folder=folder, make_trainer=lesson.trainer)
+setup = prepare_distillation(recipe, student, teacher, data, tokenizer, teacher_tokenizer, "gpt2-medium@abc", runtime, reporter)
+train(student, tokenizer, data.train, recipe, machine, reporter, folder=folder, make_trainer=setup.trainer)
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.prepare import PreparedData
-from finetune.distillation.cache import Kind, TeacherCache, bytes_in, model_identity
+from finetune.distillation.cache import Kind, TeacherCache, model_identity
 from finetune.distillation.cache_builder import build_cache, cache_key, supervised_counts
 from finetune.distillation.cache_choice import KINDS, choose_cache
 from finetune.distillation.pair_checks import examine, stop_on_problem
@@ -60,9 +60,9 @@ def prepare_distillation(
     *,
     look: bool = True,
 ) -> DistillationSetup:
-    """Examine both models (unless not to `look`), then ask the teacher about every row and write its answers down, if they fit on the disk.
+    """Check both models (if `look`), then run the teacher over every row and cache its outputs, if they fit on the disk.
 
-    With a cache the lesson does not hold the teacher: whoever loaded it may let it go. Raises what the doctor finds.
+    With a cache the setup does not hold the teacher, so its memory can be freed. Raises TrainingError for a problem that a check finds.
     """
     spec = recipe.distillation
     if look:
@@ -82,7 +82,7 @@ def prepare_distillation(
     def place(kind: Kind) -> Path:
         return folder / cache_key(kind, identity, data.train, vocabulary=vocabulary, **more[kind]).digest()
 
-    present = {kind: bytes_in(place(kind)) for kind in KINDS} if folder.is_dir() else {}
+    present = {kind: sum(file.stat().st_size for file in place(kind).glob("*")) for kind in KINDS} if folder.is_dir() else {}
     choice = choose_cache(
         spec.cache, tokens=tokens, student_head=ours, teacher_head=theirs, objective=spec.objective, folder=folder, present=present
     )

@@ -2,8 +2,8 @@
 
     student = make_student(teacher, layers=20, calibration_rows=rows)        # or layers=0.67
 
-The block is the one that turns the residual stream least: the angular distance between what enters it and what leaves it, averaged over
-calibration tokens (Gromov et al. 2024, arXiv 2403.17887). First and last layer stay. Embeddings, norm and head are the teacher's,
+The block is the one that changes the residual stream least: the angular distance between its input and its output, averaged over
+calibration tokens (Gromov et al. 2024, arXiv 2403.17887). The first and the last layer stay. Embeddings, norm and head are the teacher's,
 so both share a tokenizer, and a frozen head allows the gradient cache.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,16 +21,16 @@ from torch import Tensor, nn
 
 from finetune.errors import ModelError, RecipeError
 from finetune.events import Notice, Reporter
-from finetune.training.head import backbone_of, causal_lm, hidden_states
+from finetune.training.head import backbone_of, causal_lm, hidden_states, token_ids
 
 CALIBRATION_TOKENS = 1024
 ROW_TOKENS = 256
-PLACES = ("layer_idx", "layer_id")  # what modules call the number of their layer, by which a cache is addressed
+PLACES = ("layer_idx", "layer_id")  # what modules call the number of their layer, which addresses the key-value cache
 
 
 @dataclass(frozen=True)
 class Block:
-    """Layers start .. start + length - 1, and the mean angle, as a share of half a turn, by which they turn the residual stream."""
+    """Layers start .. start + length - 1, and the mean angle, as a share of 180 degrees, by which they turn the residual stream."""
 
     start: int
     length: int
@@ -41,12 +42,12 @@ def make_student(
 ) -> Any:
     """A new model with `layers` (a count, or a share below 1) of the teacher's layers; the teacher stays as it was.
 
-    Rows need `input_ids`; some thousand tokens of them are used. Raises RecipeError if that many layers cannot be kept, ModelError if the
-    teacher is quantised or built in a way that is not understood.
+    Rows need `input_ids`; a few thousand of their tokens are used. Raises RecipeError if that many layers cannot be kept, ModelError if the
+    teacher is quantised or its layers cannot be found.
     """
     teacher = causal_lm(teacher_model)
     if getattr(teacher, "quantization_method", None):
-        raise ModelError("A student cannot be cut out of quantised weights.", hint="Load the teacher without load_in.")
+        raise ModelError("A student cannot be made from a quantised teacher.", hint="Load the teacher without load_in.")
     stack = layer_stack(teacher)
     depth = len(stack)
     count = kept_layers(layers, depth)
@@ -56,7 +57,10 @@ def make_student(
     if reporter is not None:
         dropped = f"{block.start + 1} to {block.start + block.length}"
         reporter.report(
-            Notice(f"The student keeps {count} of {depth} layers: {dropped} turn the stream least ({180 * block.distance:.0f} degrees).")
+            Notice(
+                f"The student keeps {count} of {depth} layers: {dropped} are left out, because they change the residual stream least "
+                f"({180 * block.distance:.0f} degrees)."
+            )
         )
     return student
 
@@ -66,7 +70,7 @@ def kept_layers(layers: int | float, depth: int) -> int:
     count = round(depth * layers) if layers < 1 else int(layers)
     if not 2 <= count < depth:
         raise RecipeError(
-            f"model.from_teacher.layers: {layers} would keep {count} of the teacher's {depth} layers.",
+            f"model.from_teacher.layers: {layers} means {count} of the teacher's {depth} layers.",
             hint=f"Between 2 and {depth - 1} can be kept: --set model.from_teacher.layers={max(2, round(depth * 0.67))}",
         )
     return count
@@ -77,13 +81,13 @@ def layer_stack(model: nn.Module) -> nn.ModuleList:
     depth = causal_lm(model).config.get_text_config().num_hidden_layers
     lists = [module for module in backbone_of(model).modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
     if not lists:
-        raise ModelError(f"The layers of {type(causal_lm(model)).__name__} were not found.", hint="Choose a ready-made student.")
+        raise ModelError(f"Cannot find the decoder layers of {type(causal_lm(model)).__name__}.", hint="Choose a ready-made student.")
     return lists[0]
 
 
 @torch.no_grad()
 def least_turning_block(model: nn.Module, length: int, rows: Iterable[Mapping[str, Any]]) -> Block:
-    """The block of `length` layers, first and last layer apart, whose input and output point in the most similar directions."""
+    """The block of `length` layers, not counting the first and last layer, whose input and output point in the most similar directions."""
     stack = layer_stack(model)
     starts = range(1, len(stack) - length)
     totals, tokens = dict.fromkeys(starts, 0.0), 0
@@ -96,29 +100,22 @@ def least_turning_block(model: nn.Module, length: int, rows: Iterable[Mapping[st
         if tokens >= CALIBRATION_TOKENS:
             break
     if not tokens:
-        raise RecipeError("A student made from the teacher needs calibration rows, and there are none.")
+        raise RecipeError("A student made from the teacher needs calibration rows, but there are none.")
     best = min(starts, key=totals.__getitem__)
     return Block(best, length, totals[best] / tokens)
 
 
 def _residual_stream(model: nn.Module, stack: nn.ModuleList, input_ids: Iterable[int]) -> list[Tensor]:
-    """What enters each layer, and what leaves the last: tensors [length, d]."""
+    """What enters each layer: tensors [length, d]."""
     stream: list[Tensor] = []
 
     def entering(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         stream.append((args[0] if args else kwargs["hidden_states"])[0].float())
 
-    def leaving(_: nn.Module, __: Any, output: Any) -> None:
-        stream.append((output[0] if isinstance(output, tuple) else output)[0].float())
-
-    hooks = [layer.register_forward_pre_hook(entering, with_kwargs=True) for layer in stack]
-    hooks.append(stack[-1].register_forward_hook(leaving))
-    try:
-        device = causal_lm(model).get_input_embeddings().weight.device
-        hidden_states(model, torch.tensor([list(input_ids)[:ROW_TOKENS]], device=device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks:
+        for layer in stack:
+            hooks.enter_context(layer.register_forward_pre_hook(entering, with_kwargs=True))
+        hidden_states(model, token_ids(model, list(input_ids)[:ROW_TOKENS]))
     return stream
 
 
@@ -134,14 +131,10 @@ def _copy_with(teacher_model: nn.Module, kept: list[int]) -> Any:
         _fill(stack, everything)
     student = student.merge_and_unload() if hasattr(student, "merge_and_unload") else causal_lm(student)
     config = student.config.get_text_config()
-    per_layer = [
-        name
-        for name, value in vars(config).items()
-        if isinstance(value, list | tuple) and len(value) == len(everything) and not name.endswith(("token_id", "architectures"))
-    ]
     config.num_hidden_layers = len(kept)
-    for name in per_layer:
-        setattr(config, name, [getattr(config, name)[index] for index in kept])
+    for name, value in list(vars(config).items()):
+        if isinstance(value, list | tuple) and len(value) == len(everything) and not name.endswith(("token_id", "architectures")):
+            setattr(config, name, [value[index] for index in kept])
     if hasattr(config, "attention_types"):  # of GPT-Neo, whose config says the same twice
         config.attention_types = [[[kind], 1] for kind in config.attention_layers]
     student.config._name_or_path = ""

@@ -31,10 +31,10 @@ from finetune.training.trainer import Supervised, SupervisedTrainer
 class DistillationTrainer(SupervisedTrainer):
     """Trains a student on alpha * CE + (1 - alpha) * T^2 * D(teacher, student); takes what a SupervisedTrainer takes.
 
-    The teacher is a model, or a `cache` that one has written (finetune.distillation.cache_builder) about `train_dataset`. `objective` is a
-    name in the registry or an `Objective`. `last_parts` holds the mean `ce` and `kl` per token of the last step. Evaluation asks the
+    The teacher is a model, or a `cache` that one has written (finetune.distillation.cache_builder) for `train_dataset`. `objective` is a
+    name in the registry or an `Objective`. `last_parts` holds the mean `ce` and `kl` per token of the last step. Evaluation runs the
     teacher model; if there is only a cache it gives the cross-entropy. Raises RecipeError for values out of range or a cache that
-    cannot serve, VocabularyMismatch if teacher and student do not share their tokens.
+    cannot be used, VocabularyMismatch if teacher and student do not share their tokens.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class DistillationTrainer(SupervisedTrainer):
     ) -> None:
         Recipe.from_layers({"distillation": {"temperature": temperature, "alpha": alpha}})  # which knows their ranges
         if teacher_model is None and cache is None and alpha < 1:
-            raise RecipeError("A student needs a teacher: there is neither a teacher_model nor a cache.", hint="Pass teacher_model=.")
+            raise RecipeError("There is neither a teacher_model nor a cache.", hint="Pass teacher_model=.")
         if teacher_model is not None and teacher_model is model:
-            raise RecipeError("Teacher and student are the same model.", hint="Load the student apart, or make one from the teacher.")
+            raise RecipeError("Teacher and student are the same model.", hint="Load the student separately, or make one from the teacher.")
         if cache is not None and kwargs.get("train_dataset") is not None:
             kwargs["train_dataset"] = numbered(kwargs["train_dataset"], cache)
         collator = kwargs.pop("data_collator", None) or Collator(padding_id(kwargs.get("processing_class"), model, teacher_model))
@@ -75,7 +75,7 @@ class DistillationTrainer(SupervisedTrainer):
                 raise VocabularyMismatch(f"The cached teacher has {cache.key.vocabulary} tokens and the student {head.vocabulary}.")
             self.vocabulary = cache.key.vocabulary
             if cache.head is not None:
-                self.cached_head = _move(cache.head, self.args.device).first(self.vocabulary)
+                self.cached_head = cache.head.each(lambda tensor: tensor.to(self.args.device)).first(self.vocabulary)
 
     def head(self) -> Head:
         return head_of(self.model).first(self.vocabulary)
@@ -116,10 +116,10 @@ class DistillationTrainer(SupervisedTrainer):
 
 
 def numbered(dataset: Any, cache: TeacherCache) -> Any:
-    """The dataset with a `row` column, by which a row finds what the teacher said about it in any order."""
+    """The dataset with a `row` column, so that each row finds its cached teacher outputs in any order."""
     if len(dataset) != cache.rows:
         raise RecipeError(
-            f"The teacher cache is about {cache.rows} rows, and there are {len(dataset)} to train on.", hint="Build the cache again."
+            f"The teacher cache has {cache.rows} rows, but there are {len(dataset)} training rows.", hint="Build the cache again."
         )
     if hasattr(dataset, "add_column"):
         return dataset.remove_columns([name for name in ("row",) if name in dataset.column_names]).add_column("row", range(len(dataset)))
@@ -137,7 +137,3 @@ class Numbered(torch.utils.data.Dataset[Any]):
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         return {**self.rows[number], "row": number}
-
-
-def _move(head: Head, device: torch.device) -> Head:
-    return Head(head.weight.to(device), None if head.bias is None else head.bias.to(device), head.scale, head.softcap)

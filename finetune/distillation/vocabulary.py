@@ -1,4 +1,4 @@
-"""Whether a teacher and a student speak of the same tokens, and how many ids they share."""
+"""Whether a teacher and a student share the same tokens, and how many ids they share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ PROBE = "Ümläut, 数字 and {code: [1, 23, 456]}\n\tdef f(x): return x ** 2  #
 PAIRS = (
     "Pairs that share one: gpt2-medium -> gpt2, Qwen2.5-1.5B -> Qwen2.5-0.5B, Llama-3.2-3B -> Llama-3.2-1B, SmolLM2-360M -> SmolLM2-135M."
 )
-WAY_OUT = f"Choose a student of the teacher's family, or make one from the teacher (model: {{from_teacher: {{layers: 0.67}}}}). {PAIRS}"
+WAY_OUT = (
+    f"Choose a student from the teacher's model family, or make one from the teacher (model: {{from_teacher: {{layers: 0.67}}}}). {PAIRS}"
+)
 
 
 def shared_vocabulary(student: int, teacher: int, student_tokenizer: Any = None, teacher_tokenizer: Any = None) -> int:
@@ -22,7 +24,7 @@ def shared_vocabulary(student: int, teacher: int, student_tokenizer: Any = None,
     if student_tokenizer is None or teacher_tokenizer is None:
         if student != teacher:
             raise VocabularyMismatch(
-                f"The student's head has {student} tokens and the teacher's {teacher}, and nothing says that their tokens agree.",
+                f"The student's head has {student} tokens and the teacher's {teacher}; without tokenizers nothing shows that they agree.",
                 hint="Pass both tokenizers (processing_class= and teacher_tokenizer=). " + WAY_OUT,
             )
         return student

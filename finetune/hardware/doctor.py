@@ -46,11 +46,9 @@ def doctor_facts(runtime: RuntimeOptions) -> list[Fact]:
 
 def _package(name: str, *, needed: bool) -> Fact:
     try:
-        found: str | None = version(name)
+        return name, version(name), True
     except PackageNotFoundError:
-        found = None
-    missing = "not installed" if needed else "not installed (only for 8bit, 4bit and qlora)"
-    return name, found or missing, found is not None or not needed
+        return name, "not installed" if needed else "not installed (only for 8bit, 4bit and qlora)", not needed
 
 
 def _speed(runtime: RuntimeOptions, seen: Glance) -> list[Fact]:

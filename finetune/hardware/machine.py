@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -174,36 +174,33 @@ def _measured(path: Path, device: str, gpu: str | None) -> tuple[dict[str, float
     import torch
 
     key = f"{gpu or cpu_name()} | {cores()} cores | {device} | torch {torch.__version__}"
-    known, before, chosen = _remembered(path, key)
+    known = _remembered(path)
+    chosen, before = known.get(key, (None, {}))
     rates = {name: max(rate, before.get(name, 0.0)) for name, rate in _measure(device).items()}
     dtype, why = _fastest(device, rates)
     if chosen not in (None, dtype):
         dtype, why = str(chosen), "chosen when this machine was first measured"
-    if (rates, dtype) != (before, chosen):
+    if (dtype, rates) != (chosen, before):
+        known[key] = dtype, rates
         with suppress(OSError):  # a read-only cache: measured again next time
-            write_whole(path, json.dumps({**known, key: {"dtype": dtype, "gflops": rates}}, indent=1), shared=True)
+            content = {machine: {"dtype": kept, "gflops": best} for machine, (kept, best) in known.items()}
+            write_whole(path, json.dumps(content, indent=1), shared=True)
     return rates, dtype, why
 
 
-def _remembered(path: Path, key: str) -> tuple[dict[str, Any], dict[str, float], str | None]:
-    """Everything in the file, and this machine's rates and dtype in it; nothing if the file is missing or broken."""
+def _remembered(path: Path) -> dict[str, tuple[str, dict[str, float]]]:
+    """The dtype and the rates of each machine that was measured, by its key; nothing if the file is missing or broken."""
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        mine = known.get(key, {"gflops": {}, "dtype": None})
-        return known, {str(name): float(rate) for name, rate in mine["gflops"].items()}, mine["dtype"]
+        return {key: (found["dtype"], {name: float(rate) for name, rate in found["gflops"].items()}) for key, found in known.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}, {}, None
+        return {}
 
 
 def remembered_dtype(runtime: RuntimeOptions) -> str | None:
     """The dtype that was chosen for this machine's CPU when it was last measured; None if it never was. No torch."""
-    try:
-        known = json.loads((runtime.cache_dir / "machine.json").read_text(encoding="utf-8"))
-        return next(
-            (str(found["dtype"]) for key, found in known.items() if key.startswith(f"{cpu_name()} | {cores()} cores | cpu |")), None
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+    known = _remembered(runtime.cache_dir / "machine.json")
+    return next((dtype for key, (dtype, _) in known.items() if key.startswith(f"{cpu_name()} | {cores()} cores | cpu |")), None)
 
 
 def _measure(device: str) -> dict[str, float]:

@@ -1,9 +1,9 @@
-"""AdaLoRA (Zhang et al. 2023, arXiv 2303.10512): low-rank updates whose ranks move to the layers that need them.
+"""AdaLoRA (Zhang et al. 2023, arXiv 2303.10512): low-rank adapters with adaptive ranks.
 
     W + s * P diag(E) Q        P [out, r], E [r], Q [r, in]; one triplet (P_i, E_i, Q_i) is one rank
 
-Training starts with `init_r` triplets in every layer. Their importance is watched at each optimizer step, and step by step the least
-important ones of the whole model lose their E, until `r` a layer are left on average. The result is saved as plain LoRA in which each
+Training starts with `init_r` triplets in every layer. Their importance is measured at each optimizer step, and step by step the least
+important ones of the whole model lose their E, until `r` per layer are left on average. The result is saved as plain LoRA in which each
 layer has a rank of its own: the sizes of peft's AdaLoRA files are in their config alone, where transformers' from_pretrained does not look.
 """
 
@@ -29,41 +29,41 @@ FEWEST_STEPS = 4  # one to see gradients, one to weigh them, and as many at the 
 
 
 class AdaLoRA(Method):
-    """Trains updates of rank `init_r` and ends with `r` a layer on average.
+    """Trains updates of rank `init_r` and ends with `r` per layer on average.
 
     `start` and `end` are the shares of the steps before the first and after the last change of a rank. `orthogonality` weighs
     ||P^T P - I||^2 + ||Q Q^T - I||^2 (equation 4), the mean over layers, which keeps triplets comparable.
     """
 
     title = "AdaLoRA"
-    summary = "LoRA whose ranks move to the layers that need them; needs a few hundred steps"
+    summary = "LoRA that moves ranks to the layers that need them; needs a few hundred steps"
     learning_rate = 5e-3  # each rank is a single number, which starts at zero
 
     class Spec(MethodSpec):
         kind: Literal["adalora"] = "adalora"
         r: int = Field(8, ge=1, title="Rank (r)", description="Rank of a layer at the end, on average.", json_schema_extra=Usual(4, 32))
-        init_r: Literal["auto"] | int = Field("auto", description="Rank of every layer at the start; auto is half more than r.")
-        alpha: int = Field(32, ge=1, description="Scale of what the adapter adds.")
+        init_r: Literal["auto"] | int = Field("auto", description="Rank of every layer at the start; auto is 1.5 times r.")
+        alpha: int = Field(32, ge=1, description="Scale of the adapter's output (alpha / r).")
         dropout: Dropout = 0.05
         orthogonality: float = Field(
-            0.1, ge=0, description="Weight of the term that keeps ranks comparable.", json_schema_extra=Usual(0, 0.5)
+            0.1, ge=0, description="Weight of the orthogonality penalty, which keeps ranks comparable.", json_schema_extra=Usual(0, 0.5)
         )
-        start: float = Field(0.1, ge=0, lt=1, description="Share of the steps before the ranks begin to move.")
-        end: float = Field(0.3, ge=0, lt=1, description="Share of the steps after they have settled.")
+        start: float = Field(0.1, ge=0, lt=1, description="Share of the steps before ranks start to change.")
+        end: float = Field(0.3, ge=0, lt=1, description="Share of the steps after the final ranks are fixed.")
         target_modules: TargetModules = "auto"
 
         @model_validator(mode="after")
         def _room_to_move(self) -> AdaLoRA.Spec:
             if self.init_r != "auto" and self.init_r <= self.r:
-                raise ValueError(f"init_r must be larger than r, which is {self.r}: the ranks can only fall")
+                raise ValueError(f"init_r must be larger than r, which is {self.r}: ranks can only decrease")
             if self.start + self.end >= 1:
-                raise ValueError("start and end must leave steps between them in which the ranks move")
+                raise ValueError("start + end must be below 1, so that ranks can change in between")
             return self
 
     def check_steps(self, spec: Spec, steps: int) -> None:
         if steps < FEWEST_STEPS:
             raise RecipeError(
-                f"AdaLoRA cannot find its ranks in {steps} step{'s' if steps != 1 else ''}; it needs {FEWEST_STEPS} at least.",
+                f"AdaLoRA cannot find ranks in {steps} step{'s' if steps != 1 else ''}; it needs at least {FEWEST_STEPS}.",
                 hint="Train longer, for example --set training.epochs=3, or use --set method.kind=lora",
             )
 
@@ -71,6 +71,7 @@ class AdaLoRA(Method):
         """The model wrapped by peft; raises ModelError if `target_modules` match nothing, RecipeError for too few steps."""
         from peft import AdaLoraConfig
 
+        from finetune.methods.adalora_ranks import start_orthonormal
         from finetune.methods.lora_kernel import speed_up
 
         steps = FEWEST_STEPS if context.total_steps is None else context.total_steps
@@ -93,7 +94,7 @@ class AdaLoRA(Method):
                 task_type="CAUSAL_LM",
             ),
         )
-        _start_orthonormal(adapted)
+        start_orthonormal(adapted)
         speed_up(adapted)
         return adapted
 
@@ -121,25 +122,12 @@ class AdaLoRA(Method):
 
 
 def first_rank(spec: AdaLoRA.Spec) -> int:
-    """The rank that every layer starts with: half as much again as will be left, as in the paper."""
+    """The rank that every layer starts with: 1.5 times the final average, as in the paper."""
     return math.ceil(1.5 * spec.r) if spec.init_r == "auto" else spec.init_r
 
 
 def phases(steps: int, spec: AdaLoRA.Spec) -> tuple[int, int]:
-    """Steps before the ranks begin to move and after they have settled; between the two there are always two at least."""
+    """Steps before the ranks start to change and after they are final; in between there are always at least two."""
     before, after = round(spec.start * steps), round(spec.end * steps)
     after = min(after, steps - 2)
     return min(before, steps - after - 2), after
-
-
-def _start_orthonormal(model: Any) -> None:
-    """P and Q where the penalty wants them: with the singular values at zero this changes nothing but the first steps."""
-    from torch import nn
-
-    from finetune.methods.adalora_ranks import svd_layers
-
-    for layer in svd_layers(model).values():
-        for matrix in (layer.lora_A, layer.lora_B):
-            for weight in matrix.values():
-                if not weight.is_meta:
-                    nn.init.orthogonal_(weight)

@@ -3,7 +3,7 @@
     callbacks=[MoveRanks(model, lambda steps: (steps // 10, steps // 3))]
     plain, ranks = as_lora(model)          # {"model.layers.0.self_attn.q_proj": 11, ...}
 
-peft's RankAllocator weighs the triplets; when it is asked, and what it may not be asked, is decided here.
+peft's RankAllocator measures the importance of triplets; this file decides when it runs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.adalora import AdaLoraLayer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from finetune.methods.lora_kernel import give_back
@@ -28,10 +28,18 @@ def svd_layers(model: Any) -> dict[str, Any]:
     return {name.removeprefix("base_model.model."): module for name, module in model.named_modules() if isinstance(module, AdaLoraLayer)}
 
 
-class MoveRanks(TrainerCallback):
-    """After each optimizer step, while the gradients still exist: weigh every triplet, then silence those beyond the budget.
+def start_orthonormal(model: Any) -> None:
+    """P and Q orthonormal, as the penalty wants them: with the singular values at zero this changes only the first steps."""
+    for layer in svd_layers(model).values():
+        for weight in (*layer.lora_A.values(), *layer.lora_B.values()):
+            if not weight.is_meta:
+                nn.init.orthogonal_(weight)
 
-    `phases` turns the Trainer's own number of steps into those before the ranks begin to move and those after they have settled.
+
+class MoveRanks(TrainerCallback):
+    """After each optimizer step, while the gradients still exist: measure every triplet's importance, then zero those beyond the budget.
+
+    `phases` turns the Trainer's own number of steps into those before the ranks start to change and those after they are final.
     """
 
     def __init__(self, model: Any, phases: Callable[[int], tuple[int, int]]) -> None:
@@ -43,7 +51,7 @@ class MoveRanks(TrainerCallback):
         config = self.tuner.peft_config[ADAPTER]
         config.total_step = state.max_steps
         config.tinit, config.tfinal = self.phases(state.max_steps)
-        if state.global_step >= config.total_step - config.tfinal:  # continued after the ranks had settled
+        if state.global_step >= config.total_step - config.tfinal:  # continued after the ranks were final
             self.settled = self._kept()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -54,9 +62,9 @@ class MoveRanks(TrainerCallback):
             return
         for name, parameter in self.tuner.model.named_parameters():
             if "lora_" in name and parameter.requires_grad:
-                if parameter.grad is None:  # a layer that no token of this step went through
+                if parameter.grad is None:  # a layer that no token of this step used
                     parameter.grad = torch.zeros_like(parameter)
-                # A step that overflowed in float16, which the optimizer has skipped, must not stay in the averages for ever.
+                # A step that overflowed in float16, which the optimizer has skipped, must not stay in the averages forever.
                 parameter.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         if step == last and not allocator.ipt:  # continued on the very step that decides
             allocator.update_ipt(self.tuner.model)
@@ -78,7 +86,7 @@ class MoveRanks(TrainerCallback):
         return {name: layer.lora_E[ADAPTER].detach() != 0 for name, layer in svd_layers(self.tuner.model).items()}
 
     def _silence(self) -> None:
-        """Zero again what the optimizer's momentum moved of the triplets that are out."""
+        """Zero again the pruned triplets that the optimizer's momentum moved."""
         with torch.no_grad():
             for name, layer in svd_layers(self.tuner.model).items():
                 layer.lora_E[ADAPTER].mul_(self.settled[name])
@@ -94,7 +102,7 @@ def orthogonality(model: Any) -> Tensor:
 
 @torch.no_grad()
 def as_lora(model: Any) -> tuple[Any, dict[str, int]]:
-    """The same function as plain LoRA on the same base, and the rank of every adapted layer; layers of rank 0 are left bare.
+    """The same function as plain LoRA on the same base, and the rank of every adapted layer; layers of rank 0 get no adapter.
 
     s * P diag(E) Q becomes B A with B = P and A = s diag(E) Q over the triplets whose E is not zero.
     """
@@ -106,7 +114,7 @@ def as_lora(model: Any) -> tuple[Any, dict[str, int]]:
         kept = (values != 0).squeeze(1)
         ranks[name] = int(kept.sum())
         parts[name] = (scale * values[kept] * layer.lora_A[ADAPTER][kept], layer.lora_B[ADAPTER][:, kept])
-    if not any(ranks.values()):  # stopped before anything was learnt
+    if not any(ranks.values()):  # stopped before anything was learned
         name, layer = next(iter(svd_layers(model).items()))
         ranks[name], parts[name] = 1, (0 * layer.lora_A[ADAPTER][:1], layer.lora_B[ADAPTER][:, :1])
     adapted = {name: rank for name, rank in ranks.items() if rank}

@@ -2,7 +2,7 @@
 
 A method is one file with a class: a title, a summary, a `Spec` (its recipe keys) and `attach`; the registry makes one object of it.
 
-    class BitFit(Method): ...          # docs/extending.md has a whole one
+    class BitFit(Method): ...          # docs/extending.md has a complete example
     registry.load("methods", "bitfit").attach(model, spec, context)
 """
 
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, TrainerCallback
 
-TargetModules = Annotated[Literal["auto"] | list[str], Field(description="auto: all linear layers; or names with commas.")]
+TargetModules = Annotated[
+    Literal["auto"] | list[str], Field(description="auto means all linear layers; or list names, separated by commas.")
+]
 NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)  # a weight, and its share of the doubly quantised scales (Dettmers et al. 2023, section 3)
 
 
 @dataclass(frozen=True)
 class MethodContext:
-    """What a method may need to know about the run it is part of; `total_steps` is None while they are not known yet."""
+    """What a method may need to know about its run; `total_steps` is None while unknown."""
 
     total_steps: int | None
     seed: int = 0
@@ -38,13 +40,13 @@ class MethodContext:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a method costs, for plans that are made before anything is loaded.
+    """What a method costs, for the plan that is made before anything is loaded.
 
-    `adapter`: it trains something small beside the frozen model and saves only that, through peft; else every weight trains. `rank` is
-    what it trains for each input and each output of a linear layer (LoRA: its rank; one number for each output: about 0.5), `bits` those of
-    a linear weight (None: as many as the machine's dtype has), `activations` the values kept for the backward pass, per token and layer, in
-    multiples of the model's width, `state` the bytes kept for each weight that trains beside itself and its gradient, and `slowdown` the
-    time of a step as a multiple of LoRA's on a CPU.
+    `adapter`: it trains a small part next to the frozen model and saves only that, through peft; otherwise every weight trains. `rank` is
+    how many numbers it trains for each input and each output of a linear layer (LoRA: its rank; one number per output: about 0.5), `bits`
+    the bits of a linear weight (None: those of the machine's dtype), `activations` the values kept for the backward pass, per token and
+    layer, in multiples of the model's width, `state` the bytes of optimizer state per trained weight, and `slowdown` the time of a step
+    as a multiple of LoRA's on a CPU.
     """
 
     adapter: bool
@@ -56,8 +58,9 @@ class Footprint:
 
 
 class Method:
-    """A method with nothing special about it; a real one has a title, a summary, a Spec, `attach` and `footprint`, and overrides what it
-    needs. `learning_rate` is where its fine-tuning starts well: adapters need rates that break whole models.
+    """The defaults of every method; a subclass has a title, a summary, a Spec, `attach` and `footprint`, and overrides what it needs.
+
+    `learning_rate` is a good default for fine-tuning: adapters need rates that would break a fully trained model.
     """
 
     title: ClassVar[str]
@@ -85,7 +88,7 @@ class Method:
         return []
 
     def penalty(self, model: Any, spec: Any) -> Callable[[], Tensor] | None:
-        """What is added to the loss once for every optimizer step, as a function of the trained parameters; None for nothing."""
+        """What is added to the loss once per optimizer step, as a function of the trained parameters; None for nothing."""
         return None
 
     def finish(self, model: Any, spec: Any, reporter: Reporter) -> Any:
@@ -97,7 +100,7 @@ class Method:
         model.save_pretrained(folder)
 
     def notes(self, spec: Any, device: str) -> list[str]:
-        """What a person should know before the method runs on `device`, one sentence each."""
+        """What the user should know before the method runs on `device`, one sentence each."""
         return []
 
     def footprint(self, spec: Any) -> Footprint:
@@ -121,7 +124,7 @@ def linear_targets(model: PreTrainedModel) -> list[str]:
         if isinstance(module, nn.Linear | Conv1D) and module is not head and name not in routers
     }
     if not targets:
-        raise ModelError(f"{type(model).__name__} has no linear layers that LoRA could attach to.", hint="Use --set method.kind=full.")
+        raise ModelError(f"{type(model).__name__} has no linear layers for LoRA.", hint="Use --set method.kind=full.")
     return sorted(targets)
 
 
@@ -138,7 +141,7 @@ def attach_adapter(
         return get_peft_model(model, config_of(targets))
     except ValueError as error:
         raise ModelError(
-            f"An adapter cannot attach to {', '.join(targets)} in {type(model).__name__}: {error}.",
+            f"Cannot attach an adapter to {', '.join(targets)} in {type(model).__name__}: {error}.",
             hint=f"The linear layers of this model are {', '.join(linear_targets(model))}.",
         ) from None
 

@@ -1,4 +1,4 @@
-"""Full training: every weight of the model moves, or every weight but the embeddings and the head."""
+"""Full training: every weight of the model trains, or every weight except the embeddings and the head."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 class Full(Method):
     """Trains the model's own weights.
 
-    `freeze: head` leaves the embeddings and the output head as they are; `auto` does so for a student made from its teacher,
+    `freeze: head` freezes the embeddings and the output head; `auto` does so for a student made from its teacher,
     whose head already is the teacher's (and which may then learn from the gradient cache).
     """
 
     title = "Full"
-    summary = "every weight trains: most memory, a whole new model on disk"
+    summary = "trains every weight: most memory, a complete model on disk"
     learning_rate = 5e-5
 
     class Spec(MethodSpec):
         kind: Literal["full"] = "full"
-        freeze: Literal["auto", "none", "head"] = Field("auto", description="Leave embeddings and head as they are.")
+        freeze: Literal["auto", "none", "head"] = Field("auto", description="Freeze embeddings and output head.")
 
     def attach(self, model: PreTrainedModel, spec: Spec, context: MethodContext) -> Any:
         # Adam's small updates are lost in 16-bit weights; the arithmetic may still run in 16 bits under autocast.

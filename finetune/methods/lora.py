@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MAGNITUDE = "lora_magnitude_vector"
 Dropout = Annotated[
-    float, Field(ge=0, lt=1, description="Share of the adapter's inputs dropped at random while training.", json_schema_extra=Usual(0, 0.1))
+    float, Field(ge=0, lt=1, description="Dropout on the adapter's inputs during training.", json_schema_extra=Usual(0, 0.1))
 ]
 
 
@@ -25,31 +25,46 @@ class LoRASpec(MethodSpec):
     """The settings of LoRA, also beside a model in 4 bits."""
 
     r: int = Field(16, ge=1, title="Rank (r)", description="Rank: the size of the small matrices.", json_schema_extra=Usual(8, 64))
-    alpha: int = Field(32, ge=1, description="Scale of what they add; twice the rank is usual.")
+    alpha: int = Field(32, ge=1, description="Scale of the adapter's output; usually twice the rank.")
     dropout: Dropout = 0.05
-    rslora: bool = Field(False, title="rsLoRA", description="Scale by the root of the rank: for high ranks.")
-    dora: bool = Field(False, title="DoRA", description="Train weight magnitudes too: better, slower.")
+    rslora: bool = Field(False, title="rsLoRA", description="rsLoRA: scale by the square root of the rank, for high ranks.")
+    dora: bool = Field(False, title="DoRA", description="DoRA: train weight magnitudes too; better, slower.")
     target_modules: TargetModules = "auto"
 
 
 class LoRA(Method):
-    """Trains rank-`r` updates of the linear layers; the base model stays as it is.
+    """Trains rank-`r` updates of the linear layers; the base model does not change.
 
     `rslora` scales them by alpha / sqrt(r) instead of alpha / r (Kalajdzievski 2023, arXiv 2312.03732), so that high ranks learn as fast as
-    low ones; `dora` also trains the magnitude of every output's weights apart from their direction (Liu et al. 2024, arXiv 2402.09353).
+    low ones; `dora` also trains the magnitude of each output's weights, separate from their direction (Liu et al. 2024, arXiv 2402.09353).
     """
 
     title = "LoRA"
-    summary = "small matrices beside the frozen model: little memory, an adapter of a few MB"
+    summary = "trains small matrices beside the frozen model: little memory, an adapter of a few MB"
 
     class Spec(LoRASpec):
         kind: Literal["lora"] = "lora"
 
     def attach(self, model: PreTrainedModel, spec: LoRASpec, context: MethodContext) -> Any:
         """The model wrapped by peft; raises ModelError if `target_modules` match nothing."""
+        from peft import LoraConfig
+
         from finetune.methods.lora_kernel import speed_up
 
-        adapted = attach_lora(model, spec, context)
+        adapted = attach_adapter(
+            model,
+            spec.target_modules,
+            context,
+            lambda targets: LoraConfig(
+                r=spec.r,
+                lora_alpha=spec.alpha,
+                lora_dropout=spec.dropout,
+                use_rslora=spec.rslora,
+                use_dora=spec.dora,
+                target_modules=targets,
+                task_type="CAUSAL_LM",
+            ),
+        )
         speed_up(adapted)
         return adapted
 
@@ -67,23 +82,3 @@ class LoRA(Method):
     def footprint(self, spec: LoRASpec) -> Footprint:
         cost = Footprint(adapter=True, rank=spec.r)
         return replace(cost, activations=100, slowdown=2.4) if spec.dora else cost
-
-
-def attach_lora(model: PreTrainedModel, spec: Any, context: MethodContext) -> Any:
-    """LoRA by peft beside the linear layers of a model, quantised ones too; raises ModelError if `target_modules` match nothing."""
-    from peft import LoraConfig
-
-    return attach_adapter(
-        model,
-        spec.target_modules,
-        context,
-        lambda targets: LoraConfig(
-            r=spec.r,
-            lora_alpha=spec.alpha,
-            lora_dropout=spec.dropout,
-            use_rslora=spec.rslora,
-            use_dora=spec.dora,
-            target_modules=targets,
-            task_type="CAUSAL_LM",
-        ),
-    )

@@ -6,15 +6,16 @@
     y = x W^T + b + s * dropout(x) A^T B^T          (Hu et al. 2021, arXiv 2106.09685, equation 3)
 
 peft computes this as nine operations, each of which reads and writes the whole activation, and keeps four of the results until the
-backward pass. Here scale and sum happen inside the matrix products, the dropped input is made again instead of being kept, and
-16-bit base weights meet the adapter without a detour over 32-bit activations. 4-bit weights are widened for each product and kept by
-nobody. Saving, merging and loading stay peft's.
+backward pass. Here scale and sum happen inside the matrix products, the dropped input is computed again instead of being kept, and
+16-bit base weights meet the adapter without a detour through 32-bit activations. 4-bit weights are dequantised for each product and not
+stored. Saving, merging and loading stay peft's.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -41,7 +42,7 @@ def speed_up(model: nn.Module) -> int:
 
 
 def give_back(model: nn.Module) -> None:
-    """Undo `speed_up`: a block that holds on to a layer would go on with it after the adapter is taken off."""
+    """Undo `speed_up`: otherwise a block would keep using the fused layer after the adapter is removed."""
     for module in model.modules():
         if isinstance(module.__dict__.get("forward"), _FusedForward | _GatedForward):
             del module.forward
@@ -113,7 +114,8 @@ class _FusedForward:
         device = parts[0].device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else _dtype_of(base)
         down, up, scale = self.adapter()
-        weight: Any = _Widened(base, dtype) if _in_4_bits(base) else (base.weight.t() if _is_turned(module) else base.weight).to(dtype)
+        turned = getattr(module, "fan_in_fan_out", False)  # stored as [in, out], as GPT-2 does
+        weight: Any = partial(_dequantised, base, dtype) if _in_4_bits(base) else (base.weight.t() if turned else base.weight).to(dtype)
         bias = None if base.bias is None else base.bias.to(dtype)
         inputs = (part.to(dtype) for part in parts)
         output = _LoRALinear.apply(make, scale, share, weight, bias, down.to(dtype), up.to(dtype), *inputs)  # type: ignore[no-untyped-call]
@@ -135,21 +137,11 @@ class _FusedSVD(_FusedForward):
         return self.module.lora_A[self.name] * self.module.lora_E[self.name], self.module.lora_B[self.name], self.scale
 
 
-class _Widened:
-    """4-bit weights as a matrix [out, in] in `dtype`, whenever it is asked for."""
+def _dequantised(base: Any, dtype: torch.dtype) -> Tensor:
+    """4-bit weights as a matrix [out, in] in `dtype`."""
+    from bitsandbytes.functional import dequantize_4bit
 
-    def __init__(self, base: Any, dtype: torch.dtype) -> None:
-        self.base, self.dtype = base, dtype
-
-    def __call__(self) -> Tensor:
-        from bitsandbytes.functional import dequantize_4bit
-
-        return dequantize_4bit(self.base.weight.data, self.base.weight.quant_state).to(self.dtype)
-
-
-def _is_turned(module: Any) -> bool:
-    """Whether the weight is stored as [in, out], as GPT-2 does."""
-    return bool(getattr(module, "fan_in_fan_out", False))
+    return dequantize_4bit(base.weight.data, base.weight.quant_state).to(dtype)
 
 
 class _GatedForward:
@@ -183,7 +175,7 @@ class _LoRALinear(torch.autograd.Function):
         make: Callable[..., Tensor],
         scale: float,
         dropout: float,
-        weight: Tensor | _Widened,
+        weight: Tensor | Callable[[], Tensor],
         bias: Tensor | None,
         down: Tensor,
         up: Tensor,
@@ -194,11 +186,11 @@ class _LoRALinear(torch.autograd.Function):
             rows = x.reshape(-1, x.shape[-1])
             lost = _lost_elements(rows, dropout) if dropout else None
             inner = linear(_without(rows, lost), down)
-            y = linear(x, weight() if isinstance(weight, _Widened) else weight, bias)
+            y = linear(x, weight if isinstance(weight, Tensor) else weight(), bias)
             y.view(-1, y.shape[-1]).addmm_(inner, up.t(), alpha=scale / (1 - dropout))
         ctx.make, ctx.scale = make, scale / (1 - dropout)
-        ctx.widened = weight if isinstance(weight, _Widened) else None
-        ctx.save_for_backward(None if ctx.widened else weight, down, up, inner, lost, *parts)
+        ctx.make_weight = None if isinstance(weight, Tensor) else weight
+        ctx.save_for_backward(None if ctx.make_weight else weight, down, up, inner, lost, *parts)
         return y  # no view: some models add to it in place
 
     @staticmethod
@@ -214,7 +206,7 @@ class _LoRALinear(torch.autograd.Function):
             grad_down = linear(grad_inner.t(), _without(rows, lost).t())
             if not any(ctx.needs_input_grad[7:]):
                 return *(None,) * 5, grad_down, grad_up, *(None for _ in parts)
-            grad_x = linear(flat, (ctx.widened() if ctx.widened else weight).t())
+            grad_x = linear(flat, (ctx.make_weight() if ctx.make_weight else weight).t())
             if lost is None:
                 grad_x.addmm_(grad_inner, down)
             else:

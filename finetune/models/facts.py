@@ -38,16 +38,14 @@ class ModelFacts:
     vocabulary: int
     context: int | None
     bytes: int
-    architecture: str
     licence: str | None
-    here: bool
 
 
 def describe(located: LocatedModel) -> ModelFacts:
     """The facts of a model on this disk, an adapter's parameters included; raises ModelError for damaged weights."""
-    own = _folder_facts(located.folder, located.name)
+    own = _folder_facts(located.folder, located.source)
     if located.base is None:
-        return replace(own, licence=own.licence or _known_licence(located.source))
+        return own
     base = describe(located.base)
     return replace(base, name=own.name, parameters=base.parameters + own.parameters, bytes=located.bytes)
 
@@ -59,37 +57,33 @@ def look_up(text: str, runtime: RuntimeOptions) -> ModelFacts | None:
     """
     source = parse(text)
     if source.path is not None:
-        return _gguf_facts(source) if source.kind == "gguf" else _folder_facts(source.path, source.name)
+        return _gguf_facts(source) if source.kind == "gguf" else _folder_facts(source.path, source)
     folder = cached(source.name, source.revision)
     starter_folder = starter.starter_folder(runtime)
     if folder is None and source.name == STARTER and (starter_folder / "config.json").is_file():
         folder = starter_folder
     if folder is not None:
-        return replace(_folder_facts(folder, source.name), licence=_licence(folder) or _known_licence(source))
+        return _folder_facts(folder, source)
     entry = find(source.name)
     if entry is None:
         return None
     size = entry.parameters * 2  # most are stored in 16 bits
-    return ModelFacts(
-        entry.id, entry.parameters, entry.layers, entry.hidden, entry.vocabulary, entry.context, size, "", entry.licence, here=False
-    )
+    return ModelFacts(entry.id, entry.parameters, entry.layers, entry.hidden, entry.vocabulary, entry.context, size, entry.licence)
 
 
-def _folder_facts(folder: Path, name: str) -> ModelFacts:
-    files = weight_files(folder, name)
+def _folder_facts(folder: Path, source: ModelSource) -> ModelFacts:
+    files = weight_files(folder, source.name)
     config = {} if is_adapter(folder) else read_json(folder / "config.json")
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     return ModelFacts(
-        name=name,
+        name=source.name,
         parameters=sum(entry["count"] for file in files for entry in tensor_places(file).values()),
         layers=_first(text, LAYERS) or 0,
         hidden=_first(text, HIDDEN) or 0,
         vocabulary=_first(text, ("vocab_size",)) or 0,
         context=_first(text, CONTEXT),
         bytes=sum(file.stat().st_size for file in files),
-        architecture=next(iter(config.get("architectures") or []), str(config.get("model_type", ""))),
-        licence=_licence(folder),
-        here=True,
+        licence=_licence(folder) or _known_licence(source),
     )
 
 
@@ -98,18 +92,15 @@ def _gguf_facts(source: ModelSource) -> ModelFacts:
     header = read_header(source.path)
     stored = header.metadata
     kind = str(stored.get("general.architecture", ""))
-    vocabulary = stored.get("tokenizer.ggml.tokens", 0)
     return ModelFacts(
         name=source.name,
         parameters=header.parameters,
         layers=int(stored.get(f"{kind}.block_count", 0)),
         hidden=int(stored.get(f"{kind}.embedding_length", 0)),
-        vocabulary=int(vocabulary),
+        vocabulary=int(stored.get("tokenizer.ggml.tokens", 0)),
         context=stored.get(f"{kind}.context_length"),
         bytes=source.path.stat().st_size,
-        architecture=kind,
         licence=stored.get("general.license"),
-        here=True,
     )
 
 

@@ -26,8 +26,6 @@ from finetune.models.location import LocatedModel
 # Tokens that models carry for padding, or never write themselves; the first one in the vocabulary is used.
 PAD_TOKENS = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<|padding|>", "<|endoftext|>", "<unk>")
 
-SMALLER = "Take a smaller model, or load it in 8bit or 4bit."
-
 
 def load_tokenizer(located: LocatedModel) -> PreTrainedTokenizerBase:
     """The model's tokenizer with an end and a padding token; `tokenizer.notes` lists what had to be added, as sentences."""
@@ -156,13 +154,14 @@ def _one_sentence(located: LocatedModel) -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise ModelError(f"The weights of {located.name} in {located.folder} are damaged: {error}.", hint=AGAIN) from error
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(f"{located.name} does not fit into memory.", hint=SMALLER) from error
     except ImportError as error:
         raise HardwareError(f"{located.name} needs a package that is missing: {_first_line(error)}", hint="Install it with pip.") from error
-    except (OSError, ValueError, KeyError, RuntimeError, UserWarning) as error:
-        if "can't allocate memory" in str(error):  # how torch says it on a CPU
-            raise OutOfMemory(f"{located.name} does not fit into memory.", hint=SMALLER) from error
+    except (MemoryError, OSError, ValueError, KeyError, RuntimeError, UserWarning) as error:
+        # On a CPU torch only says it.
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise OutOfMemory(
+                f"{located.name} does not fit into memory.", hint="Take a smaller model, or load it in 8bit or 4bit."
+            ) from error
         raise ModelError(f"{located.name} cannot be loaded: {_first_line(error)}", hint=AGAIN) from error
 
 

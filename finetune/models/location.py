@@ -63,12 +63,10 @@ class LocatedModel:
 
     source: ModelSource
     folder: Path
-    gguf_file: str | None
-    revision: str | None
     pinned: str
-    note: str | None
-    adapter_base: str | None
-    bytes: int
+    revision: str | None = None
+    note: str | None = None
+    bytes: int = 0
     base: LocatedModel | None = None
     remote_code: bool = False
     base_load_in: str | None = None
@@ -77,6 +75,11 @@ class LocatedModel:
     def name(self) -> str:
         """A short name for screens."""
         return self.source.name
+
+    @property
+    def adapter_base(self) -> str | None:
+        """What a recipe calls the base model of an adapter."""
+        return self.base.pinned if self.base is not None else None
 
     @cached_property
     def identity(self) -> str:
@@ -131,12 +134,11 @@ def _locate(text: str, runtime: RuntimeOptions, reporter: Reporter, seen: tuple[
     if source.kind == "gguf" and source.path is not None:
         found = _gguf(source, source.path, runtime, reporter)
     elif source.kind == "folder" and source.path is not None:
-        found = LocatedModel(source, source.path, None, None, str(source.path), None, None, 0)
+        found = LocatedModel(source, source.path, str(source.path))
     elif source.name == STARTER and source.revision in (None, starter.REVISION):
         found = _starter(source, runtime, reporter)
     else:
-        folder, commit = models.fetch(source.name, source.revision, runtime, reporter)
-        found = LocatedModel(source, folder, None, commit, f"{source.name}@{commit}", None, None, 0)
+        found = _from_hub(source, runtime, reporter)
     return _checked(found, runtime, reporter, seen)
 
 
@@ -147,15 +149,16 @@ def _checked(found: LocatedModel, runtime: RuntimeOptions, reporter: Reporter, s
         if found.pinned in seen:
             raise ModelError(f"The adapter in {found.folder} names itself as its base model.", hint="Name the base model instead.")
         base = _locate(adapter_base(found.folder), runtime, reporter, (*seen, found.pinned))
-        return replace(found, base=base, adapter_base=base.pinned, bytes=size + base.bytes, base_load_in=adapter_load_in(found.folder))
-    return replace(found, bytes=size, remote_code=_may_run_own_code(found, runtime))
-
-
-def _may_run_own_code(found: LocatedModel, runtime: RuntimeOptions) -> bool:
+        return replace(found, base=base, bytes=size + base.bytes, base_load_in=adapter_load_in(found.folder))
     own_code = may_run_own_code(found.folder, found.name, allowed=runtime.trust_remote_code)
     if own_code and found.source.kind == "hub" and found.source.revision != found.revision:
         raise ModelError(f"{found.name} brings its own Python code, so its commit must be named.", hint=f"Name it: {found.pinned}")
-    return own_code
+    return replace(found, bytes=size, remote_code=own_code)
+
+
+def _from_hub(source: ModelSource, runtime: RuntimeOptions, reporter: Reporter) -> LocatedModel:
+    folder, commit = models.fetch(source.name, source.revision, runtime, reporter)
+    return LocatedModel(source, folder, f"{source.name}@{commit}", commit)
 
 
 def _starter(source: ModelSource, runtime: RuntimeOptions, reporter: Reporter) -> LocatedModel:
@@ -163,13 +166,12 @@ def _starter(source: ModelSource, runtime: RuntimeOptions, reporter: Reporter) -
     reason = ""
     if source.revision is None:
         try:
-            folder, commit = models.fetch(source.name, None, runtime, reporter)
-            return LocatedModel(source, folder, None, commit, f"{source.name}@{commit}", None, None, 0)
+            return _from_hub(source, runtime, reporter)
         except ModelError as error:
             reason = error.message if hub_reachable() else f"{offline_reason()}."
     _say_once(reporter, f"{reason} {starter.NOTE}".strip())
-    folder, pinned = starter.fetch_starter(runtime, reporter), f"{STARTER}@{starter.REVISION}"
-    return LocatedModel(source, folder, None, starter.REVISION, pinned, starter.NOTE, None, 0)
+    folder = starter.fetch_starter(runtime, reporter)
+    return LocatedModel(source, folder, f"{STARTER}@{starter.REVISION}", starter.REVISION, starter.NOTE)
 
 
 def _gguf(source: ModelSource, file: Path, runtime: RuntimeOptions, reporter: Reporter) -> LocatedModel:
@@ -184,7 +186,7 @@ def _gguf(source: ModelSource, file: Path, runtime: RuntimeOptions, reporter: Re
         _say_once(reporter, f"Unpacking {file.name} once; later runs read the unpacked copy.")
         to_folder(header, folder)
     note = f"The weights come from {file.name}; what its quantisation lost stays lost."
-    return LocatedModel(source, folder, file.name, None, str(file), note, None, 0)
+    return LocatedModel(source, folder, str(file), note=note)
 
 
 def _is_model_folder(path: Path) -> bool:

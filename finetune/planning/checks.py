@@ -1,4 +1,4 @@
-"""What can be found wrong before the long work: rows too long, too few steps, an adapter that nobody could load.
+"""Checks before the long work: rows too long, too few steps, an adapter that nobody could load.
 
 check_data(context)                                  # raises RecipeError
 adapter_problem(context, registry.load("methods", "lora"))     # why this model cannot be trained by an adapter, or None
@@ -31,14 +31,14 @@ def _check_lengths(context: RunContext) -> None:
     longest = max([int(context.data.report.length["max"]), *context.data.held_out["length"][:]])
     if longest > limit:
         raise RecipeError(
-            f"The longest row has {longest:,} tokens, and {name} reads {limit:,} at most.",
+            f"The longest row has {longest:,} tokens, but the context of {name} is {limit:,}.",
             hint=f"Cut the rows: --set dataset.max_length={limit}, or choose a model with a longer context.",
         )
     answers = context.recipe.benchmark.max_new_tokens
     if answers != "auto" and answers >= limit:
         raise RecipeError(
-            f"benchmark.max_new_tokens is {answers:,}, and {name} reads {limit:,} tokens at most, prompts included.",
-            hint="Leave it to the answers in the data: --set benchmark.max_new_tokens=auto",
+            f"benchmark.max_new_tokens is {answers:,}, but the context of {name} is {limit:,} tokens, prompts included.",
+            hint="Use the length of the answers in the data: --set benchmark.max_new_tokens=auto",
         )
 
 
@@ -48,7 +48,7 @@ def adapter_problem(context: RunContext, method: Any) -> RecipeError | None:
         return None
     if context.student_is_made:
         return RecipeError(
-            f"A student made from its teacher cannot be trained by {method.title}: an adapter alone does not hold the student's layers.",
+            f"{method.title} cannot train a student made from its teacher: the adapter alone does not contain the student's layers.",
             hint="--set method.kind=full, or name a ready-made student: --set model=MODEL",
         )
     located = context.located
@@ -59,6 +59,6 @@ def adapter_problem(context: RunContext, method: Any) -> RecipeError | None:
         to = beside(located.source.path, "-merged")
         merged = f"finetune-cli merge {quoted(located.source.path)}, then --set model={quoted(to)}"
     return RecipeError(
-        f"{located.name} is an adapter; one that is trained on top of it would be loaded without it by other programs.",
+        f"{located.name} is an adapter; other programs would load a new adapter without it.",
         hint=f"Merge it into its base first: {merged}. Or train every weight: --set method.kind=full",
     )

@@ -1,6 +1,6 @@
 """What a run will cost, before it starts: steps, memory by parts, time, disk.
 
-    plan = estimate(recipe, facts, report, machine, trainable=4_884_480)
+    plan = estimate(context, shape_of(context), measured={})
     plan.memory_total, plan.seconds
 
 The numbers are arithmetic over the model's shape, the data's tokens and the machine's measured matrix-product rate.
@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from finetune import registry
-from finetune.data.report import DataReport
+from finetune import registry, storage
 from finetune.formatting import size
-from finetune.hardware.machine import Machine
+from finetune.methods.base import Footprint
 from finetune.models.facts import ModelFacts
+from finetune.paths import typed_path
+from finetune.planning.checks import adapter_problem
 from finetune.planning.memory import adapter_parameters, memory_parts
-from finetune.recipe import Recipe
+from finetune.run_context import RunContext
 from finetune.training.checkpoints import KEPT
 from finetune.training.step_count import CPU_TOKENS, steps_of
 
@@ -63,56 +64,58 @@ class Plan:
         return asdict(self)
 
 
-def estimate(
-    recipe: Recipe,
-    facts: ModelFacts,
-    report: DataReport,
-    machine: Machine,
-    *,
-    parameters: int,
-    layers: int,
-    linear: int,
-    trainable: int,
-    teacher: ModelFacts | None,
-    free_disk: int,
-    measured: Mapping[str, Any] | None = None,
-) -> Plan:
-    """The plan of a run over data that is already tokenised; `measured` may hold the `seconds` and `memory_bytes` of real steps.
+@dataclass(frozen=True)
+class Shape:
+    """The models of a run in numbers: of what trains all `parameters`, the `trainable` ones and its `layers`.
 
-    `parameters` and `layers` are those of the model that trains, `linear` its base's parameters in linear layers below the head.
+    `linear` are the base's parameters in linear layers below its head.
     """
-    spec, method = recipe.training, registry.load("methods", recipe.method.kind)
-    footprint = method.footprint(recipe.method)
+
+    model: ModelFacts
+    teacher: ModelFacts | None
+    layers: int
+    trainable: int
+    parameters: int
+    linear: int
+
+
+def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any]) -> Plan:
+    """The plan of a run; `measured` may have the `seconds`, `memory_bytes` and `problem` of real steps. Prepares the data."""
+    recipe, machine, report, teacher = context.recipe, context.machine, context.data.report, shape.teacher
+    spec, footprint = recipe.training, context.method.footprint(recipe.method)
     full = not footprint.adapter
     narrow = 4 if machine.dtype == "float32" else 2
     batch_tokens = spec.batch_size * int(report.length.get("p99", 0))
     if machine.device == "cpu":  # which works through a batch in pieces
         batch_tokens = min(batch_tokens, max(CPU_TOKENS, int(report.length.get("max", 0))))
+    parameters, trainable = shape.parameters, shape.trainable
     base = parameters if full else parameters - trainable
-    shape: dict[str, Any] = {"linear": linear, "layers": layers, "hidden": facts.hidden}
+    sides: dict[str, Any] = {"linear": shape.linear, "layers": shape.layers, "hidden": shape.model.hidden}
     situation: dict[str, Any] = {
         "tokens": batch_tokens,
         "narrow": narrow,
         "on_cpu": machine.device == "cpu",
         "checkpointed": spec.activation_checkpointing is True,
     }
-    memory = memory_parts(footprint, parameters=parameters, trainable=trainable, **shape, **situation)
+    memory = memory_parts(footprint, parameters=parameters, trainable=trainable, **sides, **situation)
     cache = beside = 0
     if teacher is not None:
         memory["teacher"] = beside = teacher.parameters * narrow
         cache = report.supervised_tokens * teacher.hidden * narrow if recipe.distillation.cache != "none" else 0
-    measured, by_arithmetic = measured or {}, sum(memory.values())
+    by_arithmetic = sum(memory.values())
     if measured.get("memory_bytes"):
         memory = _measured(memory, measured["memory_bytes"])
     total = sum(memory.values())
     methods = {}
     for name in registry.names("methods"):
         other = registry.load("methods", name)
+        if adapter_problem(context, other):
+            continue
         cost = other.footprint(other.Spec())
-        learns = adapter_parameters(rank=cost.rank, **shape) if cost.adapter else base
-        needed = memory_parts(cost, parameters=base + (learns if cost.adapter else 0), trainable=learns, **shape, **situation)
+        learns = adapter_parameters(rank=cost.rank, **sides) if cost.adapter else base
+        needed = memory_parts(cost, parameters=base + (learns if cost.adapter else 0), trainable=learns, **sides, **situation)
         # What was measured of one method tells how far arithmetic is off for the others.
-        methods[name] = total if other is method else round((sum(needed.values()) + beside) * total / by_arithmetic)
+        methods[name] = total if other is context.method else round((sum(needed.values()) + beside) * total / by_arithmetic)
     free = machine.free_gpu_memory_bytes if machine.device == "cuda" else machine.free_memory_bytes
     result = (parameters if full else trainable) * (narrow if full else 4) + 20 * 2**20
     checkpoint = (parameters * 4 if recipe.approach == "distillation" and full else trainable * 4) + trainable * footprint.state
@@ -125,6 +128,7 @@ def estimate(
             f"Training needs about {size(total)} of memory and {size(free)} are free: "
             f"{'' if machine.device == 'cpu' else smaller}--set training.activation_checkpointing=true, or a smaller model."
         )
+    free_disk = storage.free_disk(typed_path(recipe.output_dir))
     if disk > free_disk:
         problems.append(f"Checkpoints and result take {size(disk)} and {size(free_disk)} of disk are free in {recipe.output_dir}.")
     return Plan(
@@ -140,7 +144,7 @@ def estimate(
         memory_total=total,
         memory_by_arithmetic=by_arithmetic,
         free_memory=free,
-        seconds=measured.get("seconds") or _seconds(recipe, facts, report, machine, base, full, teacher, footprint.slowdown),
+        seconds=measured.get("seconds") or _seconds(context, shape, base, footprint),
         disk_bytes=disk,
         cache_bytes=cache,
         free_disk=free_disk,
@@ -161,24 +165,16 @@ def _measured(parts: dict[str, int], total: int) -> dict[str, int]:
     return {part: int(size * share) for part, size in parts.items()}
 
 
-def _seconds(
-    recipe: Recipe,
-    facts: ModelFacts,
-    report: DataReport,
-    machine: Machine,
-    parameters: int,
-    full: bool,
-    teacher: ModelFacts | None,
-    slowdown: float,
-) -> float:
+def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Footprint) -> float:
     """Matrix products of training over their rate, and the answers of two benchmarks (three with a teacher)."""
+    recipe, machine, report, facts, teacher = context.recipe, context.machine, context.data.report, shape.model, shape.teacher
     embeddings = facts.vocabulary * facts.hidden
     # Two floating-point operations a weight forward, two for the inputs' gradient, two more where the weight itself learns.
-    per_token = (6 if full else 4) + (2 if recipe.training.activation_checkpointing is True else 0)
+    per_token = (4 if footprint.adapter else 6) + (2 if recipe.training.activation_checkpointing is True else 0)
     training = report.train_tokens * per_token * max(parameters - embeddings, 0) + report.supervised_tokens * 4 * embeddings
     asking = 2 * teacher.parameters * report.train_tokens if teacher else 0
     rate = machine.gflops[machine.dtype] * 1e9 * EFFICIENCY[machine.device].get(machine.dtype, USUAL_EFFICIENCY)
     rows = min(recipe.benchmark.rows, report.held_out) * (3 if teacher else 2)
     answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if machine.device == "cpu" else 20)
-    steps = recipe.training.epochs * training * (slowdown if machine.device == "cpu" else 1)
+    steps = recipe.training.epochs * training * (footprint.slowdown if machine.device == "cpu" else 1)
     return (steps + asking) / rate + answers + STARTING

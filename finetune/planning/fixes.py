@@ -1,4 +1,4 @@
-"""What makes a run fit into memory, each with its number.
+"""Changes that make a run fit into memory, each with the memory it would need.
 
 for fix in memory_fixes(context, plan(context)):
     fix.text, fix.memory_total        # "activation checkpointing (a third slower)", 1_300_000_000
@@ -47,7 +47,7 @@ def _changes(recipe: Recipe, *, device: str, adapters: bool) -> Iterator[tuple[s
     while batches and size > 1:  # a CPU works through a batch in pieces anyway
         size, together = size // 2, together * 2
         smallest = {"batch_size": size, "gradient_accumulation": together}
-        yield f"batch size {size}, {together} batches a step (same result)", {"training": smallest}
+        yield f"batch size {size}, {together} batches per step (same result)", {"training": smallest}
     if spec.activation_checkpointing is not True:
         yield "activation checkpointing (a third slower)", {"training": saved}
         if smallest:

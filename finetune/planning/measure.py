@@ -1,4 +1,4 @@
-"""Measure first: a few real steps of a run, in a process of its own, from which its time and memory follow.
+"""Measure first: run a few real steps in a separate process and estimate time and memory from them.
 
 measurement = measure_first(context)                 # at most 20 seconds
 measurement.seconds, measurement.memory_bytes      # of the whole run; None for what was not reached
@@ -24,7 +24,7 @@ STAGES = ("ready", "teacher", "before", "asking", "training", "after")
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a few real steps foretell; `problem` says why there is nothing to go by, or that even those did not fit.
+    """The estimate from a few real steps; `problem` says why there is no estimate, or that even those did not fit.
 
     `stages` are seconds of the whole run, `memory_bytes` its highest point, and `steps` those that were really made.
     """
@@ -46,11 +46,12 @@ class Measurement:
         return {**asdict(self), "seconds": self.seconds}
 
 
-def measure_first(context: RunContext, seconds: float = SECONDS) -> Measurement:
-    """Load the models of a run, make a few of its steps and time them for at most `seconds`; leaves nothing behind.
+def measure_first(context: RunContext, seconds: float | None = None) -> Measurement:
+    """Load the models of a run, make a few of its steps and time them for at most `seconds` (SECONDS); leaves nothing behind.
 
     In another process: its peak is that of a run, and if it runs out of memory only it ends. It finds the prepared data in the cache.
     """
+    seconds = seconds or SECONDS
     runtime = asdict(context.runtime) | {"cache_dir": str(context.runtime.cache_dir)}
     order = {"recipe": context.recipe.model_dump(mode="json"), "runtime": runtime, "seconds": seconds}
     found: dict[str, Any] = {}
@@ -94,7 +95,7 @@ def measure_first(context: RunContext, seconds: float = SECONDS) -> Measurement:
 
 def _why(code: int, seconds: float, in_time: bool) -> str:
     if not in_time:
-        return f"Nothing was measured: loading and the first steps take longer than {seconds:.0f} seconds here."
+        return f"Nothing was measured: loading and the first steps took longer than {seconds:.0f} seconds here."
     if code < 0:
-        return "The few steps did not fit into memory: the system ended them."
-    return "The few steps failed; the run would too."
+        return "The test steps ran out of memory; the system killed them."
+    return "The test steps failed; the run would fail too."

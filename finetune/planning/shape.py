@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from finetune.distillation.student import kept_layers
@@ -11,20 +10,9 @@ from finetune.methods.base import MethodContext
 from finetune.models.facts import ModelFacts, describe
 from finetune.models.location import LocatedModel
 from finetune.planning.checks import adapter_problem
+from finetune.planning.estimate import Shape
 from finetune.recipe import StudentSpec
 from finetune.run_context import RunContext
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The models of a run in numbers; `layers` are those of a student made from its teacher."""
-
-    model: ModelFacts
-    teacher: ModelFacts | None
-    layers: int | None
-    trainable: int
-    parameters: int
-    linear: int
 
 
 def shape_of(context: RunContext) -> Shape:
@@ -44,7 +32,8 @@ def shape_of(context: RunContext) -> Shape:
             layers = kept_layers(recipe.model.from_teacher.layers, facts.layers)
         else:
             shared_vocabulary(facts.vocabulary, teacher.vocabulary, context.tokenizer, context.teacher_tokenizer)
-    return Shape(facts, teacher, layers, *trainable_parameters(context.located, context.method, recipe.method, layers=layers))
+    learning = trainable_parameters(context.located, context.method, recipe.method, layers=layers)
+    return Shape(facts, teacher, layers or facts.layers, *learning)
 
 
 def trainable_parameters(located: LocatedModel, method: Any, spec: Any, *, layers: int | None = None) -> tuple[int, int, int]:

@@ -40,7 +40,7 @@ def base_scores(context: RunContext, load: Callable[[], Any]) -> Scores:
 
 def student_scores(context: RunContext, student: Any, teacher: Scores) -> Scores:
     """The student's scores before it learns, beside its teacher's."""
-    with context.stage("before", "Measuring the student as it is"):
+    with context.stage("before", "Measuring the student before training"):
         return measure(context, student, "before", teacher=teacher.states)
 
 
@@ -67,7 +67,7 @@ def _once(
 ) -> Scores:
     kept = known_scores(context, identity, load_in)
     if kept is not None:
-        context.reporter.report(Notice(f"{title}: known from an earlier run on the same rows."))
+        context.reporter.report(Notice(f"{title}: reused from an earlier run on the same rows."))
         return kept
     model = load()
     with context.stage(stage, title):

@@ -70,7 +70,7 @@ def chat(
             return
         if message == BOTH:
             both = not both
-            say("Both answer from now on." if both else "It answers alone from now on.")
+            say("Both models answer from now on." if both else "Only the trained model answers from now on.")
         elif both and other:
             origin, base = other
             _answer_both(message, [(origin.name, base), (origin.result, tuned)], show, side)
@@ -113,7 +113,7 @@ def origin_of(output_dir: str | Path, located: LocatedModel) -> Origin:
         return Origin("base", "tuned", str(recipe.model), registry.load("methods", recipe.method.kind).load_in(recipe.method))
     if located.adapter_base:
         return Origin("base", "tuned", located.adapter_base)
-    raise BadInput(f"{output_dir} does not say which model it came from.", hint="Name the output folder of a run.")
+    raise BadInput(f"{output_dir} does not name the model it came from.", hint="Name the output folder of a run.")
 
 
 class Talk:

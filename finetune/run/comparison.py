@@ -9,7 +9,7 @@ Scores are compared row by row (paired bootstrap over the rows that neither run 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from finetune.benchmark.bootstrap import Statistic, change, mean_of, mean_per_to
 from finetune.benchmark.names import LOWER_IS_BETTER, in_order
 from finetune.errors import BadInput
 from finetune.formatting import quoted
+from finetune.recipe import dotted
 from finetune.run.history import Run
 
 SURROUNDINGS = ("versions", "system", "dataset_fingerprint", "machine.cpu", "machine.gpu", "machine.device", "machine.dtype")
@@ -68,14 +69,11 @@ def _why_not(a: Run, b: Run) -> str | None:
     if first != second:
         shared = len(set(first) & set(second))
         also = f"; {shared:,} are in both" if shared else ""
-        return (
-            f"A was measured on {len(first):,} rows and B on {len(second):,}, and they are not the same{also}: "
-            "whether one is better cannot be said from them."
-        )
+        return f"A was measured on {len(first):,} rows and B on {len(second):,}, and the rows differ{also}, so there is no verdict."
     for name, run in (("A", a), ("B", b)):
         if not run.scores.get("per_row"):
             again = f"finetune-cli benchmark {quoted(run.folder.output_dir)}"
-            return f"{name} was measured before row scores were kept: measure it again with `{again}`."
+            return f"{name} has no scores per row: measure it again with `{again}`."
     return None
 
 
@@ -129,14 +127,6 @@ def _environment(run: Run) -> Mapping[str, Any]:
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ, in the order of the first; the name of the folder is no difference."""
-    first, second = dict(_flat(a)), dict(_flat(b))
+    first, second = dict(dotted(a)), dict(dotted(b))
     keys = [key for key in dict.fromkeys([*first, *second]) if key != "output_dir"]
     return {key: (first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)}
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + str(key), value

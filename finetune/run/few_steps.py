@@ -1,4 +1,4 @@
-"""The few real steps: load, ask the teacher, train on the longest rows first and then on some of every length, and time it all.
+"""The test steps of "measure first": load, run the teacher, train on the longest rows and then on some of every length, and time it.
 
 python -m finetune.run.few_steps     reads its order as JSON from stdin, and prints one JSON object as soon as something is known
 """
@@ -47,7 +47,7 @@ def main() -> None:
     began = psutil.Process().create_time()
     order = json.load(sys.stdin)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # library output must not mix with the JSON answer
 
     def say(**facts: Any) -> None:
         answers.write(json.dumps(facts) + "\n")

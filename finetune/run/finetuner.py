@@ -246,7 +246,7 @@ class LLMFineTuner:
             of_all = "" if self.outcome.complete else f" of {self.outcome.total_steps}"
             raise Interrupted(
                 f"Stopped after step {finished.steps}{of_all}; everything is saved in {self.folder.output_dir}.",
-                hint=f"Go on: finetune-cli resume {quoted(self.folder.output_dir)}",
+                hint=f"Continue: finetune-cli resume {quoted(self.folder.output_dir)}",
                 saved=self.folder.output_dir,
             )
         return self.outcome
@@ -284,14 +284,14 @@ class LLMFineTuner:
         from finetune.publish.upload import upload_folder
 
         if self.recipe.upload is None:
-            raise RecipeError("The recipe names no repository to upload to.", hint="--set upload.repo=USER/NAME")
+            raise RecipeError("The recipe has no repository to upload to.", hint="--set upload.repo=USER/NAME")
         upload_folder(self.folder.output_dir, self.recipe.upload, self.reporter)
 
     # What the stages share.
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
-        """The output folder is ours; at the first entry it is written down, before the long work, what is going to happen."""
+        """Hold the output folder's lock; on first entry, write the recipe and the plan before the long work starts."""
         if self.folder.is_claimed:
             yield
             return

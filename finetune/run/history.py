@@ -1,4 +1,4 @@
-"""The runs below a folder, as each wrote itself down. No torch, and only files that are small.
+"""The runs below a folder, from their own records. No torch, and only files that are small.
 
 for run in find_runs(Path(".")):
     run.name, run.state, run.scores["after"]["rougeL"]
@@ -17,10 +17,11 @@ import yaml
 
 from finetune.errors import BadInput, FolderInUse
 from finetune.events import TrainingStep
+from finetune.formatting import spoken
 from finetune.paths import looking_at, typed_path
 from finetune.recipe import Recipe
 from finetune.registry import title
-from finetune.run.resume import find, spoken
+from finetune.run.resume import find
 from finetune.run_folder import FINISHED, TRAINING, RunFolder
 
 PASSED_OVER = {"node_modules", "site-packages", "__pycache__"}
@@ -105,11 +106,11 @@ def read_run(output_dir: Path, name: str | None = None) -> Run:
     try:
         loaded = yaml.load(folder.recipe.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         if not isinstance(loaded, dict):
-            raise ValueError("run/recipe.yaml holds no recipe")
+            raise ValueError("run/recipe.yaml is not a recipe")
         recipe = Recipe.from_layers(loaded).model_dump(mode="json")
         measured = folder.read_json(folder.benchmark) if folder.benchmark.is_file() else {}
         if not isinstance(measured, dict):
-            raise ValueError("run/benchmark.json holds no scores")
+            raise ValueError("run/benchmark.json has no scores")
         scores = measured
         state, progress = _state(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, BadInput) as error:

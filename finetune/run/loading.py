@@ -67,7 +67,7 @@ def attach_method(context: RunContext, model: Any) -> Any:
 
 def distillation_setup(context: RunContext, student: Any, teacher: Any, *, look: bool = True) -> DistillationSetup:
     """What the student learns from, the models examined unless not to `look`; with a cache it does not hold the teacher."""
-    with context.stage("teacher cache", "Asking the teacher") as done:
+    with context.stage("teacher cache", "Running the teacher") as done:
         setup = prepare_distillation(
             context.recipe,
             student,

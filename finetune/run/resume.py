@@ -1,4 +1,4 @@
-"""Going on with a run that was interrupted: what is left of it, whether it may go on, and from where. No torch before that.
+"""Resuming an interrupted run: what is left of it, whether it can continue, and from where. No torch before that.
 
 left = find("./finetuned_model")           # None: finished, or no run at all
 left.progress()                            # "step 120 of 300, saved 5 minutes ago"
@@ -8,15 +8,15 @@ left, start = take_up(context, folder)     # what is left, and the checkpoint to
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune.errors import BadInput, CannotResume, FolderInUse
 from finetune.events import Notice
-from finetune.formatting import quoted
-from finetune.recipe import Recipe
+from finetune.formatting import quoted, spoken
+from finetune.recipe import Recipe, dotted
 from finetune.run.records import environment
 from finetune.run_context import RunContext
 from finetune.run_folder import BENCHMARK, FINISHED, TRAINING, UPLOAD, RunFolder
@@ -54,9 +54,9 @@ class Unfinished:
     def progress(self) -> str:
         """How far it came, for people."""
         if self.stage == BENCHMARK:
-            return "trained, not measured yet"
+            return "trained; benchmark not run yet"
         if self.stage == UPLOAD:
-            return "measured, not uploaded yet"
+            return "benchmark done; not uploaded yet"
         if not self.step:
             return "nothing saved yet"
         return f"step {self.step} of {self.total_steps}, saved {spoken(time.time() - self.saved_at)} ago"
@@ -114,22 +114,22 @@ def take_up(context: RunContext, folder: RunFolder) -> tuple[Unfinished, Checkpo
 def _what_will_be_done(left: Unfinished, start: Checkpoint | None) -> str:
     name = left.folder.output_dir
     if left.stage == BENCHMARK:
-        return f"The training in {name} is complete; what is left is to measure the model."
+        return f"The training in {name} is complete; only the benchmark is left."
     if left.stage == UPLOAD:
-        return f"The run in {name} is trained and measured; what is left is the upload."
+        return f"The run in {name} is trained and measured; only the upload is left."
     if start is None:
-        return f"There is no checkpoint in {name} to go on from: the training starts over from its first step."
+        return f"There is no checkpoint in {name} to continue from; training starts again at step 1."
     saved = _of(left.folder, start)
     if saved.step == saved.total_steps:
-        return f"All {saved.step} steps of the training in {name} are saved; what is left is to write the model and to measure it."
+        return f"All {saved.step} steps of the training in {name} are saved; only saving the model and the benchmark are left."
     left_over = f"{'about ' if saved.seconds_left >= 60 else ''}{spoken(saved.seconds_left)}"
-    return f"Going on with {name} after {saved.progress()}: {left_over} of training left."
+    return f"Continuing {name} after {saved.progress()}; {left_over} of training left."
 
 
 def training_complete(folder: RunFolder) -> CannotResume:
     return CannotResume(
-        f"The training in {folder.output_dir} is complete; it is not made again.",
-        hint=f"Do what is left: finetune-cli resume {quoted(folder.output_dir)}",
+        f"The training in {folder.output_dir} is already complete.",
+        hint=f"Do the rest: finetune-cli resume {quoted(folder.output_dir)}",
     )
 
 
@@ -142,7 +142,7 @@ def nothing_left(folder: RunFolder) -> CannotResume:
 
 def what_decides(recipe: Recipe) -> dict[str, Any]:
     """The keys of a recipe, dotted, that the trained weights depend on."""
-    return {key: value for key, value in _flat(recipe.model_dump(mode="json")) if not key.startswith(AFTERWARDS)}
+    return {key: value for key, value in dotted(recipe.model_dump(mode="json")) if not key.startswith(AFTERWARDS)}
 
 
 def _refuse_recipe(then: Mapping[str, Any], recipe: Recipe) -> None:
@@ -151,7 +151,7 @@ def _refuse_recipe(then: Mapping[str, Any], recipe: Recipe) -> None:
     if changed:
         key = changed[0]
         raise CannotResume(
-            f"{key} is {now.get(key)} in run/recipe.yaml, and the run was trained with {then.get(key)}: it cannot go on with another one.",
+            f"{key} is {now.get(key)} in run/recipe.yaml, and the run began with {then.get(key)}: it cannot continue with another value.",
             hint=NEW_RUN,
         )
 
@@ -162,12 +162,12 @@ def _refuse_changes(context: RunContext, folder: RunFolder) -> None:
         return  # it was interrupted while it wrote down how it began
     then, now = folder.read_json(folder.environment), environment(context)
     if then["dataset_fingerprint"] != now["dataset_fingerprint"]:
-        raise CannotResume(f"The rows of {context.recipe.dataset.source} are not those the run began with.", hint=NEW_RUN)
+        raise CannotResume(f"The rows of {context.recipe.dataset.source} have changed since the run began.", hint=NEW_RUN)
     for role in ("model", "teacher"):
         began, here = then.get(role) or {}, now[role] or {}
         for fact, what in MODEL_FACTS.items():
             if fact in began and began[fact] != here.get(fact):
-                raise CannotResume(f"The {role} {began['name']} is not the one the run began with: its {what} differs.", hint=NEW_RUN)
+                raise CannotResume(f"The {role} {began['name']} has changed since the run began: its {what} differs.", hint=NEW_RUN)
     differs = {name: (then["versions"].get(name), now["versions"].get(name)) for name in EXACT}
     for name, (before, here) in differs.items():
         if before and here and before.partition(".")[0] != here.partition(".")[0]:
@@ -177,25 +177,9 @@ def _refuse_changes(context: RunContext, folder: RunFolder) -> None:
         f"{what} {then['machine'].get(what)} is now {now['machine'][what]}" for what in ("device", "dtype") if _moved(then, now, what)
     ]
     if others:
-        text = f"Since the run began {', '.join(others)}: it can go on, but not to the very same digits."
+        text = f"Since the run began {', '.join(others)}: it can continue, but the result will not match digit for digit."
         context.reporter.report(Notice(text, "warning"))
 
 
 def _moved(then: Mapping[str, Any], now: Mapping[str, Any], what: str) -> bool:
     return bool(then["machine"].get(what) != now["machine"][what])
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def spoken(seconds: float) -> str:
-    """A length of time as people say it: "5 minutes"."""
-    for unit, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= unit:
-            return f"{round(seconds / unit)} {name}{'s' if round(seconds / unit) != 1 else ''}"
-    return "less than a minute"

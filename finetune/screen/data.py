@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
-from finetune.events import DataPrepared, Event
 from finetune.formatting import count, strip_control_chars
 from finetune.screen.tables import block, pairs
 from finetune.screen.wording import percent
@@ -30,18 +29,6 @@ def data_report(report: Mapping[str, Any], *, examples: bool = True, ascii_only:
         parts.append(Text("Rows as the model sees them; the marked part is what it learns to write", style="quiet"))
         parts += [_example(pieces, ascii_only) for pieces in report["examples"]]
     return block(Group(*parts), above=0)
-
-
-class DataScreen:
-    """A reporter that shows the report of a run once its data are prepared."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-
-    def report(self, event: Event) -> None:
-        if isinstance(event, DataPrepared):
-            ascii_only = not (self.console.encoding or "").lower().startswith("utf")
-            self.console.print(data_report(event.report, examples=False, ascii_only=ascii_only))
 
 
 def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, RenderableType]]:

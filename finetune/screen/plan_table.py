@@ -1,4 +1,4 @@
-"""The last look before the long work: what will happen, and whether it fits.
+"""The plan as a table: what will happen, and whether it fits.
 
 console.print(review(recipe, tuner.plan()))
 """
@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from finetune.events import Event, Planned
+from finetune.events import DataPrepared, Event, Planned
 from finetune.formatting import count, size, strip_control_chars
 from finetune.planning.estimate import Plan
 from finetune.recipe import Recipe, StudentSpec
 from finetune.registry import title
+from finetune.screen.data import data_report
 from finetune.screen.method_fit import fit_line
 from finetune.screen.tables import block, pairs
 from finetune.screen.wording import about
@@ -32,14 +33,16 @@ def review(recipe: Recipe, plan: Plan) -> RenderableType:
     return block(Group(pairs(_facts(recipe, plan)), *_problems(plan)), above=0)
 
 
-class CostScreen:
-    """A reporter that shows what a run is going to cost before it trains."""
+class PlanScreen:
+    """A reporter that shows the data and the cost of a run before it trains."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
 
     def report(self, event: Event) -> None:
-        if isinstance(event, Planned):
+        if isinstance(event, DataPrepared):
+            self.console.print(data_report(event.report, examples=False, ascii_only=self.console.options.ascii_only))
+        elif isinstance(event, Planned):
             plan = Plan(**event.plan)
             self.console.print(block(Group(pairs(cost(plan)), *_problems(plan)), above=0))
 
@@ -93,8 +96,12 @@ def cost(plan: Plan) -> list[tuple[str, RenderableType]]:
 def _lesson(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
     spec = recipe.distillation
     on_disk = f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else ""
+    teacher = f"{title('objectives', spec.objective)} at temperature {spec.temperature:g}"
     return [
-        ("Loss", f"{spec.alpha:.0%} the data, {1 - spec.alpha:.0%} the teacher ({spec.objective} at temperature {spec.temperature:g})"),
+        (
+            "Loss",
+            f"{spec.alpha:.0%} the data, {1 - spec.alpha:.0%} the teacher ({teacher})",
+        ),
         ("Cache", CACHES[spec.cache] + on_disk),
     ]
 

@@ -49,8 +49,8 @@ class RichReporter:
         self._running: dict[str, StageStarted] = {}
         self._facts: dict[str, Event] = {}
         self._since: dict[str, float] = {}
-        ascii_only = not (console.encoding or "").lower().startswith("utf")
-        self._done, self._warning, self._separator = ("*", "!", " | ") if ascii_only else ("✓", "!", " · ")
+        ascii_only = console.options.ascii_only
+        self._done, self._separator = ("*", " | ") if ascii_only else ("✓", " · ")
         self._spinner = Spinner("line" if ascii_only else "dots", style="cyan")
         self.live = Live(
             console=console, get_renderable=self._picture, refresh_per_second=REFRESHES_PER_SECOND, transient=True, redirect_stdout=False,
@@ -75,7 +75,7 @@ class RichReporter:
             self._console.print(self._said(event), width=min(self._console.width, WIDEST_LINE))
 
     def _said(self, event: Notice) -> RenderableType:
-        style, mark = ("warning", self._warning) if event.level == "warning" else ("quiet", " ")
+        style, mark = ("warning", "!") if event.level == "warning" else ("quiet", " ")
         line = Table.grid(padding=(0, 1))
         line.add_row(Text(mark, style=style), Text(strip_control_chars(event.text), style=style))
         return line

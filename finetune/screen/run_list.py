@@ -13,9 +13,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from finetune.benchmark.names import NAMES, number
-from finetune.formatting import strip_control_chars
+from finetune.formatting import spoken, strip_control_chars
 from finetune.run.history import RUNNING, SCORED, UNFINISHED, UNREADABLE, Run
-from finetune.run.resume import spoken
 from finetune.run_folder import FINISHED
 from finetune.screen.console import VERDICTS
 from finetune.screen.wording import command_name

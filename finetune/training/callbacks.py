@@ -1,4 +1,4 @@
-"""What happens between two steps: reports for the screen, checkpoints, an orderly stop, and a stop before a loss that is no number."""
+"""What happens between two steps: progress reports, checkpoints, an orderly stop, and a stop before NaN or infinity reaches the weights."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from finetune.training.resumable import SavePolicy, random_states_now
 
 WINDOW = 20  # steps over which the shown speed and the loss of a checkpoint are averaged
 RELEASE_EVERY = 4  # steps
-ENDS = 5  # losses kept of either end of a run
+ENDS = 5  # losses kept from each end of a run
 SHOWN_ROWS = 8
 
 
 class ReportSteps(TrainerCallback):
-    """One TrainingStep event for each optimizer step; keeps the first and the last losses and the time, over interruptions."""
+    """One TrainingStep event for each optimizer step; keeps the first and the last losses and the time, also over interruptions."""
 
     def __init__(self, reporter: Reporter, memory: PeakMemory) -> None:
         self.reporter = reporter
@@ -40,7 +40,7 @@ class ReportSteps(TrainerCallback):
 
     @property
     def seconds(self) -> float:
-        """Time spent in training, that before an interruption included."""
+        """Time spent in training, including the time before an interruption."""
         return self.earlier_seconds + time.perf_counter() - self._began
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -73,7 +73,7 @@ class ReportSteps(TrainerCallback):
         )
 
     def facts(self) -> dict[str, Any]:
-        """What the manifest of a checkpoint says about the training so far."""
+        """What the manifest of a checkpoint states about the training so far."""
         mean = sum(self.last_losses) / len(self.last_losses) if self.last_losses else None
         return {"loss": mean, "seconds": round(self.seconds, 3)}
 
@@ -92,7 +92,7 @@ class ReportSteps(TrainerCallback):
 
 
 class SaveCheckpoints(TrainerCallback):
-    """Saves when it is due, at a stop and at the end; hands everyone their state back when a run goes on. Comes last of all callbacks."""
+    """Saves when a checkpoint is due, at a stop and at the end; restores the state of all callbacks on resume. Must come last."""
 
     def __init__(self, reporter: Reporter, every: int | str) -> None:
         self.reporter = reporter
@@ -117,7 +117,7 @@ class SaveCheckpoints(TrainerCallback):
             control.should_save = True
 
     def save_state_before_step(self) -> Any:
-        """A checkpoint of the last finished step while the next one is under way but has changed no weight."""
+        """A checkpoint of the last finished step, while the next step runs but has not changed a weight."""
         trainer = self.trainer
         trainer.real_tokens -= trainer.step_tokens[0]
         trainer.supervised_tokens -= trainer.step_tokens[1]
@@ -129,7 +129,7 @@ class SaveCheckpoints(TrainerCallback):
 
 
 class StopAtNonsense(TrainerCallback):
-    """Raises Diverged before a loss or a gradient that is no number reaches the weights; the state before that step is saved."""
+    """Raises Diverged before a loss or a gradient that is NaN or infinite reaches the weights; the state before that step is saved."""
 
     def __init__(self, saving: SaveCheckpoints) -> None:
         self.saving = saving
@@ -138,15 +138,15 @@ class StopAtNonsense(TrainerCallback):
         trainer = self.saving.trainer
         loss = float(trainer.step_loss)
         if not math.isfinite(loss):
-            what = f"The loss became {loss}"
+            what = f"The loss is {loss}"
         elif trainer.accelerator.scaler is None and not math.isfinite(float(trainer.gradient_norm or 0.0)):  # a scaler skips such steps
-            what = f"The gradient became {float(trainer.gradient_norm)}"
+            what = f"The gradient is {float(trainer.gradient_norm)}"
         else:
             return
         rows = [int(row) for batch in trainer.step_batches if "row" in batch for row in batch["row"]]
         named = f", rows {', '.join(map(str, rows[:SHOWN_ROWS]))}{' ...' if len(rows) > SHOWN_ROWS else ''} of the training set"
         self.saving.save_state_before_step()
-        kept = f" The state after step {state.global_step} is kept." if state.global_step else ""
+        kept = f" The state after step {state.global_step} is saved." if state.global_step else ""
         raise Diverged(
             f"{what} at step {state.global_step + 1}{named if rows else ''}.{kept}",
             hint=f"Start again with a lower learning rate, for example --set training.learning_rate={args.learning_rate / 4:.0e}, "

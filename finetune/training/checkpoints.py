@@ -1,4 +1,4 @@
-"""Checkpoints on disk: complete or absent, proved by hashes, the last two and the best kept. No torch here.
+"""Checkpoints on disk: complete or absent, verified by hashes; the last two and the best are kept. No torch here.
 
     store = Checkpoints(folder)
     store.write(120, {"total_steps": 300, "loss": 1.2}, {"weights.pt": lambda file: torch.save(weights, file)})
@@ -6,8 +6,8 @@
 
     folder/step-00000120/manifest.json      what this is: step, loss, time, and size and SHA-256 of every other file
 
-A checkpoint is written under a temporary name; files and folder reach the disk before it gets its own. Names inside are relative, so the
-folder may be moved. "Best" is the lowest mean training loss of the last steps: nothing is held out for choosing while a run goes on.
+A checkpoint is written under a temporary name; files and folder reach the disk before it gets its final name. Names inside are relative,
+so the folder can be moved. "Best" is the lowest mean training loss of the last steps: no held-out data is scored during training.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from finetune.errors import DiskFull
-from finetune.storage import PART, disk_full, file_hash, no_room, to_disk, whole_folder
+from finetune.storage import PART, changed, disk_full, no_room, to_disk, whole_folder
 
 MANIFEST = "manifest.json"
 PREFIX = "step-"
@@ -50,13 +50,8 @@ class Checkpoint:
     def problem(self) -> str | None:
         """Why this checkpoint cannot be trusted, or None; reads every byte."""
         for name, written in self.files.items():
-            path = self.folder / name
-            if not path.is_file():
-                return f"{name} is missing"
-            if path.stat().st_size != written["bytes"]:
-                return f"{name} has {path.stat().st_size:,} bytes instead of {written['bytes']:,}"
-            if file_hash(path) != written["sha256"]:
-                return f"{name} does not have the content that was written"
+            if problem := changed(self.folder / name, written["bytes"], written["sha256"]):
+                return f"{name} {problem}"
         return None
 
 
@@ -67,7 +62,7 @@ class Checkpoints:
         self.folder = Path(folder)
 
     def write(self, step: int, facts: Mapping[str, Any], contents: Mapping[str, Write]) -> Checkpoint:
-        """A new checkpoint; older ones beyond the last two and the best go. Raises DiskFull, and then the older ones stay valid."""
+        """A new checkpoint; all but the last two and the best are deleted. Raises DiskFull; the older ones stay valid then."""
         try:
             made = self._write(step, facts, contents)
         except DiskFull:
@@ -78,18 +73,18 @@ class Checkpoints:
         return made
 
     def all(self) -> list[Checkpoint]:
-        """Every checkpoint with a manifest that can be read, newest first; contents are not looked at."""
+        """Every checkpoint with a manifest that can be read, newest first; contents are not verified."""
         return [found for path in self._folders() if isinstance(found := _read(path), Checkpoint)]
 
     def newest(self, damaged: Callable[[str], None]) -> Checkpoint | None:
-        """The newest one whose hashes hold; `damaged` takes a sentence about each one that was passed over and put aside."""
+        """The newest one whose hashes hold; `damaged` takes a sentence about each one that was skipped and set aside."""
         for path in self._folders():
             found = _read(path)
             problem = found.problem() if isinstance(found, Checkpoint) else found
             if problem is None:
                 assert isinstance(found, Checkpoint)
                 return found
-            damaged(f"The checkpoint {path.name} is damaged ({problem}) and is passed over.")
+            damaged(f"The checkpoint {path.name} is damaged ({problem}) and is skipped.")
             os.replace(path, path.with_name(f".{path.name}{DAMAGED}"))
         return None
 
@@ -101,7 +96,8 @@ class Checkpoints:
         target = self.folder / f"{PREFIX}{step:08d}"
         written = 0
         try:
-            self._remove_unfinished()
+            for path in self.folder.glob(f".{PREFIX}*{PART}"):  # of a process that was killed
+                shutil.rmtree(path, ignore_errors=True)
             with whole_folder(target) as unfinished:
                 files: dict[str, dict[str, Any]] = {}
                 for name, write in contents.items():
@@ -114,22 +110,21 @@ class Checkpoints:
                             if sink.error is not None:  # libraries turn it into errors of their own
                                 raise sink.error
                     files[name] = {"bytes": sink.bytes, "sha256": sink.hash.hexdigest()}
-                manifest = {"version": VERSION, "step": step, **facts, "saved_at": round(time.time(), 3), "files": files}
-                (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+                known = {"version": VERSION, "step": step, **facts, "saved_at": round(time.time(), 3)}
+                (unfinished / MANIFEST).write_text(json.dumps({**known, "files": files}, indent=1), encoding="utf-8")
                 for path in (*unfinished.iterdir(), unfinished):
                     to_disk(path)
-                shutil.rmtree(target, ignore_errors=True)  # of an attempt that went another way from an earlier step
+                shutil.rmtree(target, ignore_errors=True)  # left by an attempt that continued from an earlier step
             to_disk(self.folder)
         except OSError as error:
             if not no_room(error):
                 raise
-            raise disk_full(f"The checkpoint of step {step}", max(written, self._usual_size()), self.folder) from error
-        made = _read(target)
-        assert isinstance(made, Checkpoint)
-        return made
+            needed = max([written, *(checkpoint.bytes for checkpoint in self.all())])
+            raise disk_full(f"The checkpoint of step {step}", needed, self.folder) from error
+        return Checkpoint(target, step, known, files)
 
     def _prune(self, *, keep: int) -> int:
-        """Remove all but the newest `keep` and, if two are kept, the best; returns how many went."""
+        """Remove all but the newest `keep` and, if two are kept, the best; returns how many were removed."""
         found = self.all()
         best = min(found, key=lambda checkpoint: (checkpoint.facts.get("loss") or float("inf"), -checkpoint.step), default=None)
         spare = [checkpoint.folder for checkpoint in found[keep:] if keep == 1 or checkpoint is not best]
@@ -141,16 +136,9 @@ class Checkpoints:
     def _folders(self) -> list[Path]:
         return sorted((path for path in self.folder.glob(f"{PREFIX}*") if path.is_dir()), reverse=True)
 
-    def _remove_unfinished(self) -> None:
-        for path in self.folder.glob(f".{PREFIX}*{PART}"):
-            shutil.rmtree(path, ignore_errors=True)
-
-    def _usual_size(self) -> int:
-        return max((checkpoint.bytes for checkpoint in self.all()), default=0)
-
 
 class Sink:
-    """What a writer writes to: counts and hashes on the way to the file, and remembers the error of a full disk."""
+    """What a writer writes to: counts and hashes the bytes on their way to the file, and remembers the error of a full disk."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file

@@ -1,11 +1,11 @@
-"""The loss of a language-model head without the logits of the batch: a chunk of tokens at a time, gradients by hand.
+"""The loss of a language-model head without the logits of the batch: a chunk of tokens at a time, gradients computed by hand.
 
     loss_sum = chunked_loss(hidden, head_of(model), CrossEntropy(labels))       # hidden [n, d]: the supervised positions only
     (loss_sum / n).backward()
 
 One matrix product makes the logits of a chunk; a *rule* (cross-entropy, distillation) overwrites them with the gradient of the loss; two
 more products turn that into the gradients of the hidden states and, if the head trains, of its weight. All this happens in the forward
-pass; backward only multiplies by the incoming number. The extra memory is `CHUNK_BYTES` and a few blocks, whatever the batch,
+pass; the backward pass only multiplies by the incoming gradient. The extra memory is `CHUNK_BYTES` and a few blocks, whatever the batch,
 the length or the vocabulary.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 from functools import cache
 from itertools import pairwise
 from math import prod
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,25 +25,32 @@ from finetune.training.head import Head
 CHUNK_BYTES = 128 * 2**20
 BLOCK_BYTES = 2 * 2**20  # the passes over the logits walk in blocks of this size, which stay in a CPU's cache
 PRODUCT_BYTES = 8 * 2**20
-LOGIT_BYTES = 24 * 2**20  # of a product that cannot write into a buffer; below 32 MiB the C library hands out the same memory again
+LOGIT_BYTES = 24 * 2**20  # of a product that cannot write into a buffer; below 32 MiB the C library reuses the same memory
+
+mm: Any = torch.mm  # Any, because the type stubs do not know `out_dtype`
+addmm: Any = torch.addmm
 
 
-class Rule(Protocol):
-    """Turns logits into the gradient of a loss."""
+class Rule:
+    """Turns logits into the gradient of a loss; `labels` [n] are token ids."""
 
-    temperature: float
-    gain: float  # the gradient is this times what is written; a factor on small tensors saves a pass over the logits
-    bytes_per_row: int  # of its own chunk buffers, for the budget
-    sums: dict[str, Tensor]  # parts of the loss worth showing, summed so far
+    temperature = 1.0
+    gain = 1.0  # the gradient is this times what is written; a factor on small tensors saves a pass over the logits
+    bytes_per_row = 0  # of its own chunk buffers, for the budget
+
+    def __init__(self, labels: Tensor) -> None:
+        self.labels = labels
+        self.sums: dict[str, Tensor] = {}  # parts of the loss worth showing, summed so far
 
     def load(self, rows: slice, workspace: Workspace) -> None:
-        """Prepare for the tokens `rows`; called once a chunk."""
+        """Prepare for the tokens `rows`; called once per chunk."""
 
     def __call__(self, logits: Tensor, rows: slice, workspace: Workspace) -> Tensor:
         """Overwrite logits / temperature [k, vocabulary] of the tokens `rows` with dL/d(logits / temperature) / gain; return sum L."""
+        raise NotImplementedError
 
     def correct(self, grad_hidden: Tensor, rows: slice, factor: float) -> None:
-        """Add what the loss knows of the gradient [k, d] beside the logits; hidden states were multiplied by `factor`."""
+        """Add the part of the gradient [k, d] that does not go through the logits; hidden states were multiplied by `factor`."""
 
 
 class Workspace:
@@ -68,11 +75,8 @@ class Workspace:
         narrow = self.take(name, weight.shape, weight, dtype)
         if not (frozen and kept is not None and kept[0] == mark):
             narrow.copy_(weight)
-            self._narrowed[name] = (mark, weight)  # held, so that no other weight can come to stand at its address
+            self._narrowed[name] = (mark, weight)  # kept alive, so that no other weight can reuse its address
         return narrow
-
-    def nbytes(self) -> int:
-        return sum(buffer.numel() * buffer.element_size() for buffer in self._buffers.values())
 
 
 class ChunkLogits:
@@ -107,9 +111,8 @@ class ChunkLogits:
             for part in chunks(len(self.scaled), self.bytes_per_row, LOGIT_BYTES):
                 self.chunk[part] = linear(self.scaled[part], self.weight)
             return
-        into: Any = torch.mm
         more = {"out_dtype": dtype} if dtype != self.dtype else {}
-        into(self.scaled, self.weight.t(), out=self.chunk, **more)
+        mm(self.scaled, self.weight.t(), out=self.chunk, **more)
 
     def block(self, rows: slice, workspace: Workspace) -> Tensor:
         """Logits [k, vocabulary] of the chunk's tokens `rows` in full precision; may be overwritten."""
@@ -123,19 +126,8 @@ class ChunkLogits:
         return block
 
 
-class CrossEntropy:
-    """-log softmax(logits)[label], the loss of ordinary fine-tuning; `labels` [n] are token ids."""
-
-    temperature = 1.0
-    gain = 1.0
-    bytes_per_row = 0
-
-    def __init__(self, labels: Tensor) -> None:
-        self.labels = labels
-        self.sums: dict[str, Tensor] = {}
-
-    def load(self, rows: slice, workspace: Workspace) -> None:
-        pass
+class CrossEntropy(Rule):
+    """-log softmax(logits)[label], the loss of ordinary fine-tuning."""
 
     def __call__(self, logits: Tensor, rows: slice, workspace: Workspace) -> Tensor:
         label = self.labels[rows, None]
@@ -143,9 +135,6 @@ class CrossEntropy:
         loss += softmax_(logits).sum()
         logits.scatter_add_(1, label, logits.new_full((1, 1), -1.0).expand_as(label))
         return loss
-
-    def correct(self, grad_hidden: Tensor, rows: slice, factor: float) -> None:
-        pass
 
 
 def softmax_(logits: Tensor) -> Tensor:
@@ -209,7 +198,7 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 class _Walk:
-    """The loss and the gradients while the chunks go by."""
+    """Accumulates loss and gradients chunk by chunk."""
 
     def __init__(self, student: ChunkLogits, rule: Rule, workspace: Workspace, needs: tuple[bool, ...]) -> None:
         self.student, self.rule, self.workspace = student, rule, workspace
@@ -264,8 +253,7 @@ class _Walk:
         elif scaled.dtype == student.precise:
             total.addmm_(gradient, scaled)
         else:
-            fused: Any = torch.addmm
-            self.grad_weight = fused(total, gradient, scaled, out_dtype=student.precise)
+            self.grad_weight = addmm(total, gradient, scaled, out_dtype=student.precise)
 
     def gradients(self, weight: torch.dtype) -> tuple[Tensor | None, ...]:
         return (
@@ -293,9 +281,8 @@ def product_dtype(weight: Tensor) -> torch.dtype:
 
 def product(one: Tensor, other: Tensor, precise: torch.dtype) -> Tensor:
     """one @ other in full precision; 16-bit factors keep their float32 sums where the device can hand them over."""
-    fused: Any = torch.mm
     if one.dtype != precise and wide_products(one.device.type, one.dtype):
-        return cast(Tensor, fused(one, other, out_dtype=precise))
+        return cast(Tensor, mm(one, other, out_dtype=precise))
     return linear(one, other.t()).to(precise)
 
 
@@ -305,8 +292,6 @@ def wide_products(device: str, dtype: torch.dtype) -> bool:
     if device != "cuda":
         return False
     one = torch.ones(16, 16, dtype=dtype, device=device)
-    mm: Any = torch.mm
-    addmm: Any = torch.addmm
     try:
         mm(one, one, out_dtype=torch.float32, out=torch.empty(16, 16, device=device))
         addmm(one.float(), one, one, out_dtype=torch.float32)

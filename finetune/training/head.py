@@ -1,16 +1,18 @@
-"""Where a causal language model ends: its backbone gives the last hidden states, its head turns those into logits.
+"""Splits a causal language model: its backbone gives the last hidden states, its head turns those into logits.
 
     head = head_of(model)
     hidden = hidden_states(model, input_ids)          # [batch, length, d], after the final norm
     logits = head.logits(hidden)                      # what model(input_ids).logits would be
 
-The losses of this project call the two halves apart, so that logits exist only for a few supervised tokens at a time. Adapters of
-peft, compiled models and distributed wrappers are looked through.
+This project's losses call the two halves separately, so that logits exist only for a few supervised tokens at a time. peft's
+adapters, compiled models and distributed wrappers are unwrapped.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -43,15 +45,17 @@ class Head:
 
     def first(self, vocabulary: int) -> Head:
         """The same head over the first `vocabulary` ids; gradients still reach the whole weight."""
-        if vocabulary == self.vocabulary:
-            return self
-        return Head(self.weight[:vocabulary], None if self.bias is None else self.bias[:vocabulary], self.scale, self.softcap)
+        return self if vocabulary == self.vocabulary else self.each(lambda tensor: tensor[:vocabulary])
 
     def detach(self) -> Head:
-        return Head(self.weight.detach(), None if self.bias is None else self.bias.detach(), self.scale, self.softcap)
+        return self.each(torch.Tensor.detach)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Head:
+        """The same head with `change` applied to its tensors."""
+        return replace(self, weight=change(self.weight), bias=None if self.bias is None else change(self.bias))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Plain logits [..., vocabulary]; for checks and short inputs, the losses never call it."""
+        """Plain logits [..., vocabulary]; for checks and short inputs; the losses never call it."""
         logits = self.scale * nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
@@ -67,7 +71,7 @@ def causal_lm(model: nn.Module) -> Any:
         elif hasattr(inner, "peft_config") and hasattr(inner, "get_base_model"):
             if any(config.is_prompt_learning for config in inner.peft_config.values()):
                 raise ModelError(
-                    "This adapter feeds learned prompts to the model, which the losses here do not support.",
+                    "Prompt-learning adapters are not supported.",
                     hint="Use LoRA, AdaLoRA or full training.",
                 )
             inner = inner.get_base_model()
@@ -82,17 +86,22 @@ def backbone_of(model: nn.Module) -> nn.Module:
     return cast(nn.Module, backbone)
 
 
-def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None, **more: Any) -> Tensor:
+def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
     """Last hidden state [batch, length, d] after the final norm; the model's own head is not called."""
-    outputs = backbone_of(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **more)
+    outputs = backbone_of(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
     return cast(Tensor, outputs.last_hidden_state)
+
+
+def token_ids(model: nn.Module, ids: list[int]) -> Tensor:
+    """One row of token ids [1, length], on the device where the model takes them."""
+    return torch.tensor([ids], device=causal_lm(model).get_input_embeddings().weight.device)
 
 
 def head_of(model: nn.Module) -> Head:
     """The head with its bias, scale and soft cap; raises ModelError if it is not a plain (possibly adapted) linear layer.
 
     The scale and the cap are read from the config (`logit_scale` of Cohere, `logits_scaling` of Granite and MiniCPM3,
-    `lm_head_multiplier` of Falcon-H1, `final_logit_softcapping` of Gemma); `check_head` proves the reading on the model.
+    `lm_head_multiplier` of Falcon-H1, `final_logit_softcapping` of Gemma); `check_head` verifies this on the model.
     """
     inner = causal_lm(model)
     module = inner.get_output_embeddings()
@@ -101,7 +110,7 @@ def head_of(model: nn.Module) -> Head:
     weight, bias = _effective(module)
     if not weight.is_floating_point() or weight.dim() != 2:
         raise ModelError(
-            "The head of this model is quantised, so its logits cannot be taken apart.",
+            "The head of this model is quantised, so this project's losses cannot use it.",
             hint="Load it with the head in 16 bit (llm_int8_skip_modules=['lm_head']).",
         )
     config = inner.config.get_text_config() if hasattr(inner.config, "get_text_config") else inner.config
@@ -137,7 +146,7 @@ def _effective(module: Any) -> tuple[Tensor, Tensor | None]:
 def check_head(model: nn.Module) -> None:
     """Compare backbone and head with the model's own logits on a few tokens; raises ModelError if they differ.
 
-    Catches an architecture that does something between the two that `head_of` does not know.
+    Catches an architecture that does something between the two that `head_of` does not know about.
     """
     inner, ids = causal_lm(model), _probe(model)
     with _evaluating(inner):
@@ -146,11 +155,11 @@ def check_head(model: nn.Module) -> None:
     if own.shape != ours.shape or not _close(own, ours):
         if needs_mask(model):
             raise ModelError(
-                f"{type(inner).__name__} is an encoder: each of its states depends on the tokens after it, so it cannot learn to write.",
+                f"{type(inner).__name__} is an encoder: it sees later tokens, so it cannot learn to generate text.",
                 hint="Choose a causal language model, such as gpt2 or HuggingFaceTB/SmolLM2-135M.",
             )
         raise ModelError(
-            f"The logits of {type(inner).__name__} are not its last hidden state times its head, which the losses here rely on.",
+            f"The logits of {type(inner).__name__} are not its last hidden state times its head, which this project's losses assume.",
             hint="Choose another architecture, or report this one.",
         )
 
@@ -171,7 +180,7 @@ def needs_mask(model: nn.Module) -> bool:
 def padding_id(tokenizer: Any, *models: Any) -> int:
     """The id that fills short rows: the tokenizer's, the first model's, or 0, whichever has an embedding in every model.
 
-    No loss, no answer and no real token ever depends on it. A tokenizer may have been given one for which no model was made larger.
+    No loss, no answer and no real token ever depends on it. A tokenizer may have one that is beyond the model's embeddings.
     """
     inner = [causal_lm(model) for model in models if model is not None]
     known = [getattr(owner, "pad_token_id", None) for owner in (tokenizer, *(model.config for model in inner[:1]))]
@@ -191,19 +200,17 @@ def _close(one: Tensor, other: Tensor) -> bool:
     return bool((one.float() - other.float()).abs().max() <= tolerance * one.float().abs().max())
 
 
-class _evaluating:
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
     """Dropout off for a moment."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model, self.was_training = model, model.training
-
-    def __enter__(self) -> None:
-        self.model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.model.train(self.was_training)
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def context_length(model: Any) -> int:
-    """The most tokens that a model can read at once; a very large number where its configuration names none."""
+    """The most tokens that a model can read at once; a very large number if its configuration does not state it."""
     return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20)

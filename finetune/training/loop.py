@@ -6,7 +6,6 @@ outcome.finished.tokens_per_second, outcome.stopped
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ from transformers import TrainingArguments
 from finetune.errors import OutOfMemory, TrainingError
 from finetune.events import Notice, Reporter, Resumed, TrainingFinished
 from finetune.hardware.machine import Machine
-from finetune.hardware.peak_memory import PeakMemory, release
+from finetune.hardware.peak_memory import PeakMemory
 from finetune.recipe import Recipe, StudentSpec, TrainingSpec
 from finetune.storage import check_room
 from finetune.training.callbacks import ENDS, ReleaseMemory, ReportSteps, SaveCheckpoints, StopAtNonsense, StopOnSignal
 from finetune.training.checkpoints import Checkpoint, Checkpoints
-from finetune.training.out_of_memory import MEMORY_ERRORS, ran_out
+from finetune.training.out_of_memory import MEMORY_ERRORS, free_memory, ran_out
 from finetune.training.tracking import tracking
 from finetune.training.trainer import SupervisedTrainer
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The totals of a training, and whether a person ended it; it is complete if all of `total_steps` were made."""
+    """The totals of a training, and whether the user stopped it; it is complete after `total_steps` steps."""
 
     finished: TrainingFinished
     stopped: bool
@@ -61,13 +60,13 @@ def train(
     start: Checkpoint | None = None,
     made_with: Mapping[str, Any] | None = None,
 ) -> Outcome:
-    """Train `model` in place; `make_trainer` takes the arguments of a Trainer, `penalty` is added to the loss once a step.
+    """Train `model` in place; `make_trainer` takes the arguments of a Trainer, `penalty` is added to the loss once per step.
 
-    Checkpoints go to `folder`, with `made_with` in their manifests; `start` is one to go on from. Raises Diverged, OutOfMemory, DiskFull
+    Checkpoints go to `folder`, with `made_with` in their manifests; `start` is one to continue from. Raises Diverged, OutOfMemory, DiskFull
     or TrainingError.
     """
     spec = recipe.training
-    arguments = training_arguments(recipe, machine, folder, autocast=_full_precision(model))
+    arguments = training_arguments(recipe, machine, folder, autocast=next(model.parameters()).dtype == torch.float32)
     memory = PeakMemory(machine.device)
     report, saving = ReportSteps(reporter, memory), SaveCheckpoints(reporter, spec.save_every)
     with memory, StopOnSignal(reporter) as stop:
@@ -94,8 +93,8 @@ def train(
         facts = {"made_with": dict(made_with or {})}
         trainer.keep_in(Checkpoints(folder), lambda: {**facts, **report.facts()}, everything=isinstance(recipe.model, StudentSpec))
         if start is None:
-            # The second is written while the first is there.
-            check_room("Keeping the run's checkpoints", 2 * trainer.state_bytes(), folder, "choose another --output-dir")
+            # The second is written before the first is deleted.
+            check_room("Saving this run's checkpoints", 2 * trainer.state_bytes(), folder, "choose another --output-dir")
         else:
             reporter.report(Resumed(start.step, int(start.facts["total_steps"])))
         try:
@@ -105,7 +104,7 @@ def train(
                 raise _out_of_memory(tried=spec.activation_checkpointing is not False) from error
             raise TrainingError(f"Training failed: {str(error).splitlines()[0]}", hint="The details are in run/debug.log.") from error
         seconds = report.seconds
-    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # autocast around forward would go on in the benchmark
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else autocast around forward would stay on in the benchmark
     model.eval()
     _let_go(trainer)
     first, last = (report.first_losses, list(report.last_losses)[-ENDS:]) if report.first_losses else ([math.nan], [math.nan])
@@ -128,7 +127,7 @@ def train(
 def training_arguments(recipe: Recipe, machine: Machine, folder: Path, *, autocast: bool) -> TrainingArguments:
     """The recipe as the Trainer's arguments.
 
-    16-bit weights that do not train are used as they are; only float32 weights on a machine that is faster in 16 bits need autocast.
+    Frozen 16-bit weights are used as they are; only float32 weights on a machine that is faster in 16 bits need autocast.
     """
     spec = recipe.training
     return TrainingArguments(
@@ -163,8 +162,7 @@ def _let_go(trainer: SupervisedTrainer) -> None:
     trainer.model.zero_grad(set_to_none=True)
     trainer.optimizer = trainer.lr_scheduler = None
     trainer.accelerator.free_memory()
-    gc.collect()
-    release()
+    free_memory()
 
 
 def trainable(model: Any) -> int:
@@ -172,22 +170,17 @@ def trainable(model: Any) -> int:
 
 
 def parameters_of(model: Any) -> int:
-    """All parameters; those in 4 bits lie two in a byte."""
+    """All parameters; 4-bit ones are stored two per byte."""
     return sum(
         parameter.numel() * (2 * parameter.element_size() if hasattr(parameter, "quant_state") else 1) for parameter in model.parameters()
     )
 
 
-def _full_precision(model: Any) -> bool:
-    """Whether most of what is multiplied is float32, so that autocast has something to narrow."""
-    return bool(next(model.parameters()).dtype == torch.float32)
-
-
 def _halved(step: int, before: int, after: int, spec: TrainingSpec) -> Notice:
     accumulation = spec.gradient_accumulation * spec.batch_size // after
     return Notice(
-        f"Step {step} did not fit into memory with {before} rows at a time; it goes on with {after} at a time, added up to the same step, "
-        f"so the result stays the same. Next time: --set training.batch_size={after} --set training.gradient_accumulation={accumulation}",
+        f"Step {step} ran out of memory with {before} rows at a time; it continues with {after} at a time. Gradients are accumulated, so "
+        f"the result is the same. Next time: --set training.batch_size={after} --set training.gradient_accumulation={accumulation}",
         "warning",
     )
 
@@ -198,8 +191,8 @@ def _checkpoint_activations(trainer: SupervisedTrainer, reporter: Reporter) -> b
     step = trainer.state.global_step + 1
     reporter.report(
         Notice(
-            f"Step {step} did not fit into memory with one row at a time either; activations are computed again from here on, which takes "
-            "a third longer and gives the same result. Next time: --set training.activation_checkpointing=true",
+            f"Step {step} ran out of memory with one row at a time too; from here on activation checkpointing is used, which takes a third "
+            "longer and gives the same result. Next time: --set training.activation_checkpointing=true",
             "warning",
         )
     )
@@ -208,4 +201,4 @@ def _checkpoint_activations(trainer: SupervisedTrainer, reporter: Reporter) -> b
 
 def _out_of_memory(*, tried: bool) -> OutOfMemory:
     first = "A" if tried else "--set training.activation_checkpointing=true, a"
-    return OutOfMemory("Not even one row at a time fits into memory.", hint=f"{first} lower dataset.max_length, or a smaller model.")
+    return OutOfMemory("Even one row at a time does not fit into memory.", hint=f"{first} lower dataset.max_length, or a smaller model.")

@@ -1,4 +1,4 @@
-"""The load-balancing loss of mixture-of-experts models, over real tokens only: padding must not teach the router.
+"""The load-balancing loss of mixture-of-experts models, over real tokens only: padding must not train the router.
 
 Switched on, as in transformers, by `output_router_logits` in the model's config.
 """

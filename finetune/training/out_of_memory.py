@@ -1,7 +1,7 @@
-"""A step that does not fit into memory is made again with half as many rows at a time; its gradient stays the same.
+"""A step that runs out of memory is repeated with half as many rows at a time; its gradient stays the same.
 
     micro = MicroBatches()
-    loss = micro.run(lambda: step(batch))          # raises what torch raised once one row at a time does not fit either
+    loss = micro.run(lambda: step(batch))          # raises torch's error if one row at a time does not fit either
 
 Losses are sums divided by the supervised tokens of the whole step, so the gradients of the parts add up to that of the batch.
 """
@@ -24,7 +24,7 @@ MEMORY_ERRORS = (torch.OutOfMemoryError, MemoryError, RuntimeError)
 class MicroBatches:
     """How many rows go through the model at a time: all (None), or `rows` since the last time that memory ran out.
 
-    `last_resort` is asked once one row at a time does not fit either: it makes the step smaller, or says that nothing is left (False).
+    `last_resort` is called when one row at a time does not fit either: it makes the step smaller, or returns False.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class MicroBatches:
         self.last_resort: Callable[[], bool] = lambda: False
 
     def run(self, attempt: Callable[[], Result], again: Callable[[], Result], batch_rows: int) -> Result:
-        """`attempt()`; where memory runs out `again()` with half the rows, and half of those, until it fits or nothing is left to try."""
+        """`attempt()`; if memory runs out, `again()` with half the rows, then half of those, until it fits or nothing is left to try."""
         before = self._at_a_time(batch_rows)
         while True:
             try:
@@ -55,14 +55,14 @@ class MicroBatches:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether this is what torch says when memory runs out, on a GPU or (in other words) on a CPU."""
+    """Whether this is torch's error for memory that ran out, on a GPU or (in other words) on a CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         words in str(error) for words in ("can't allocate memory", "not enough memory", "out of memory", "DefaultCPUAllocator")
     )
 
 
 def free_memory() -> None:
-    """Give back what nothing refers to any more."""
+    """Give back memory that nothing refers to any more."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

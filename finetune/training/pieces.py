@@ -1,10 +1,10 @@
-"""A batch in pieces of rows of similar length, so that a CPU neither computes on padding nor keeps the activations of the whole batch.
+"""A batch in pieces of rows of similar length, so that a CPU wastes no time on padding and never stores a whole batch's activations.
 
     for piece in pieces(batch, lengths=[351, 276, 281, 456], budget=512):
         ...                          # [480], [352], [288], [288]: 1,408 tokens where one block would have 1,824
 
-Widths are rounded up, so that there are few of them: for every new shape a CPU's library writes new code and the allocator leaves a gap,
-which costs more memory with every step, a gigabyte in the end, and more time than a few tokens of padding.
+Widths are rounded up, so that there are few of them: for every new shape a CPU's library generates new code and the allocator leaves a
+gap. That costs more memory with every step, eventually a gigabyte, and more time than a few tokens of padding.
 
 Losses are sums divided by the supervised tokens of the whole step, so the gradients of the pieces add up to that of the batch.
 """
@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from finetune.data.collator import NO_LOSS
-from finetune.training.step_count import CPU_TOKENS as CPU_TOKENS
 
 WIDTHS = 32  # every width is a multiple of it
 

@@ -1,18 +1,16 @@
-"""A Trainer that can be continued to the very same weights: all that decides the next step goes into a checkpoint and comes back.
+"""A Trainer that resumes to exactly the same weights: everything that decides the next step is saved and restored.
 
     trainer.keep_in(Checkpoints(folder), facts)
     trainer.train(resume_from_checkpoint=str(checkpoint.folder))
 
-Without `keep_in` it saves and resumes like any Trainer. A callback or method with something to remember between steps has
-`state_dict()` and `load_state_dict(state)`: plain values and tensors, handed back after `on_train_begin` of a continued training.
+Without `keep_in` it saves and resumes like any Trainer. A callback or method with state between steps has `state_dict()` and
+`load_state_dict(state)`: plain values and tensors, restored after `on_train_begin` of a resumed training.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
-import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -46,7 +44,7 @@ class ResumableTrainer(Trainer):
     order: GroupedByLength | None = None
 
     def keep_in(self, store: Checkpoints, facts: Callable[[], Mapping[str, Any]], *, everything: bool = False) -> None:
-        """Save to `store`, with `facts()` in each manifest; `everything`: weights that do not train as well."""
+        """Save to `store`, with `facts()` in each manifest; `everything`: frozen weights too."""
         self.store, self.facts, self.everything = store, facts, everything
 
     def save_state(self, random_states: dict[str, Any] | None = None) -> Checkpoint | None:
@@ -55,12 +53,12 @@ class ResumableTrainer(Trainer):
             return None
         began = time.perf_counter()
         state = self._state_of_step(random_states or random_states_now())
-        trainer_state = copy.copy(self.state)
-        trainer_state.log_history = []  # grows with the run, and is in events.jsonl
+        # The history grows with the run, and is in events.jsonl.
+        trainer_state = dataclasses.asdict(dataclasses.replace(self.state, log_history=[]))
         contents: dict[str, Callable[[IO[bytes]], Any]] = {
             WEIGHTS: lambda file: torch.save(self._weights(), file),
             STATE: lambda file: torch.save(state, file),
-            TRAINER_STATE: lambda file: file.write(_json(trainer_state)),
+            TRAINER_STATE: lambda file: file.write(json.dumps(trainer_state, indent=2, sort_keys=True).encode()),
         }
         made = self.store.write(self.state.global_step, {"total_steps": self.state.max_steps, **self.facts()}, contents)
         self.saved_step = self.state.global_step
@@ -69,7 +67,7 @@ class ResumableTrainer(Trainer):
         return made
 
     def state_bytes(self) -> int:
-        """About how many bytes a checkpoint takes: weights, and two moments of the optimizer for what trains."""
+        """About how many bytes a checkpoint takes: weights, and two moments of the optimizer for the trained weights."""
         trains: int = sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters() if parameter.requires_grad)
         return sum(tensor.numel() * tensor.element_size() for tensor in self._weights().values()) + 2 * trains
 
@@ -78,7 +76,7 @@ class ResumableTrainer(Trainer):
         return {}
 
     def recall(self, remembered: dict[str, Any]) -> None:
-        """Take up what `remember` gave."""
+        """Restore what `remember` returned."""
 
     def _state_of_step(self, random_states: dict[str, Any]) -> dict[str, Any]:
         scaler = getattr(self.accelerator, "scaler", None)
@@ -89,11 +87,11 @@ class ResumableTrainer(Trainer):
             "random": random_states,
             "order": self.order.drawn_from if self.order is not None else None,
             "trainer": self.remember(),
-            "callbacks": {_name(callback): callback.state_dict() for callback in self._with_state()},
+            "callbacks": {name: callback.state_dict() for name, callback in self._with_state().items()},
         }
 
-    def _with_state(self) -> list[Any]:
-        return [callback for callback in self.callback_handler.callbacks if hasattr(callback, "state_dict")]
+    def _with_state(self) -> dict[str, Any]:
+        return {type(callback).__name__: callback for callback in self.callback_handler.callbacks if hasattr(callback, "state_dict")}
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: parameter.detach() for name, parameter in self.model.named_parameters() if self.everything or parameter.requires_grad}
@@ -107,15 +105,15 @@ class ResumableTrainer(Trainer):
             self.save_state()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if not _is_ours(resume_from_checkpoint):
+        folder = Path(resume_from_checkpoint)
+        if not (folder / MANIFEST).is_file():
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        folder = Path(resume_from_checkpoint)
         weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
         ours = self._weights()
         if {name: tensor.shape for name, tensor in weights.items()} != {name: tensor.shape for name, tensor in ours.items()}:
             raise CannotResume(
-                f"The weights in {folder} belong to another model or method.", hint="Start again with `run` in a new output folder."
+                f"The weights in {folder} are from a different model or method.", hint="Start again with `run` in a new output folder."
             )
         for name, tensor in ours.items():
             tensor.copy_(weights[name])
@@ -137,12 +135,12 @@ class ResumableTrainer(Trainer):
             self.accelerator.scaler.load_state_dict(self.loaded["scaler"])
 
     def restore_callbacks(self) -> None:
-        """Hand back what callbacks and methods had to remember."""
-        for callback in self._with_state():
-            if self.loaded is not None and _name(callback) in self.loaded["callbacks"]:
-                callback.load_state_dict(self.loaded["callbacks"][_name(callback)])
+        """Restore the state of callbacks and methods."""
+        for name, callback in self._with_state().items():
+            if self.loaded is not None and name in self.loaded["callbacks"]:
+                callback.load_state_dict(self.loaded["callbacks"][name])
 
-    # Chance: where each epoch's order was drawn, and what is drawn next.
+    # Randomness: where each epoch's order was drawn, and what is drawn next.
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         sampler = super()._get_train_sampler(train_dataset)
@@ -181,7 +179,7 @@ class GroupedByLength(LengthGroupedSampler):
 
 
 def random_states_now() -> dict[str, Any]:
-    """The states of every generator that training may draw from."""
+    """The states of all random generators that training may use."""
     name, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)
     states: dict[str, Any] = {
         "python": random.getstate(),
@@ -196,7 +194,7 @@ def random_states_now() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Set what `random_states_now` gave, as far as this machine has those generators."""
+    """Restore what `random_states_now` returned, as far as this machine has those generators."""
     random.setstate(states["python"])
     name, keys, place, has_gauss, gauss = states["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), place, has_gauss, gauss))
@@ -210,8 +208,8 @@ def set_random_states(states: dict[str, Any]) -> None:
 class SavePolicy:
     """When to save: every so many steps, or (auto) by the clock, so that saving stays within a few percent of the time.
 
-    `auto` saves after a minute, or fifty times what the last save took, whichever is longer, and at the end of each epoch unless that
-    would come within twenty times what the last save took.
+    `auto` saves after a minute, or fifty times the duration of the last save, whichever is longer, and at the end of each epoch unless the
+    last save was less than twenty times its duration ago.
     """
 
     SECONDS = 60.0
@@ -234,15 +232,3 @@ class SavePolicy:
 
     def saved(self, seconds: float) -> None:
         self.cost, self.last = seconds, self.clock()
-
-
-def _is_ours(checkpoint: str) -> bool:
-    return os.path.isfile(os.path.join(checkpoint, MANIFEST))
-
-
-def _json(trainer_state: Any) -> bytes:
-    return json.dumps(dataclasses.asdict(trainer_state), indent=2, sort_keys=True).encode()
-
-
-def _name(callback: Any) -> str:
-    return type(callback).__name__

@@ -1,4 +1,4 @@
-"""Trackers that people use already, told of every step if `training.report_to` names them; none by default.
+"""Experiment trackers, which get every step if `training.report_to` names them; none by default.
 
     check_trackers(["wandb"])          # RecipeError: not installed, or not signed in
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Tracker:
-    """One that can be told. `packages`: any of them will do, the first is what to install; `integration` is transformers' callback."""
+    """A tracker that can be used. `packages`: any one will do, the first is suggested; `integration` is transformers' callback."""
 
     packages: tuple[str, ...]
     integration: str

@@ -1,4 +1,4 @@
-"""Trackers as callbacks of the Trainer: told of begin, logs and end, and never the end of a training themselves.
+"""Trackers as callbacks of the Trainer: they receive start, logs and end; a failure never stops the training.
 
 callbacks = tracking(recipe, folder.run, reporter)
 """
@@ -23,7 +23,7 @@ def tracking(recipe: Recipe, folder: Path, reporter: Reporter) -> list[TrainerCa
 
 
 class Told(TrainerCallback):
-    """Hands a tracker the begin, the logs and the end; one that fails is left alone from then on, and the training goes on."""
+    """Passes start, logs and end to a tracker; after a failure it is not called again, and training continues."""
 
     def __init__(self, name: str, make: Callable[[], TrainerCallback], reporter: Reporter) -> None:
         self.name, self.make, self.reporter = name, make, reporter
@@ -47,4 +47,4 @@ class Told(TrainerCallback):
         except Exception as error:  # noqa: BLE001  whatever goes wrong in somebody's tracker
             self.tracker = None
             why = (str(error).splitlines() or [type(error).__name__])[0]
-            self.reporter.report(Notice(f"{self.name} takes no reports ({why}); the training goes on without it.", "warning"))
+            self.reporter.report(Notice(f"{self.name} failed ({why}); training continues without it.", "warning"))

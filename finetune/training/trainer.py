@@ -1,4 +1,4 @@
-"""A Hugging Face Trainer that works only on what teaches: no padding in the head, logits for supervised positions only, in chunks.
+"""A Hugging Face Trainer that computes only what has a loss: no padding in the head, logits for supervised positions only, in chunks.
 
     trainer = SupervisedTrainer(model=model, args=TrainingArguments(...), train_dataset=rows, processing_class=tokenizer)
     trainer.train()
@@ -25,8 +25,9 @@ from finetune.training.chunked_loss import CrossEntropy, Rule, Workspace, chunke
 from finetune.training.head import Head, backbone_of, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
 from finetune.training.moe_loss import balances, balancing_loss
 from finetune.training.out_of_memory import MicroBatches, parts_of
-from finetune.training.pieces import CPU_TOKENS, pieces
+from finetune.training.pieces import pieces
 from finetune.training.resumable import ResumableTrainer
+from finetune.training.step_count import CPU_TOKENS
 
 INPUTS = ("input_ids", "labels", "attention_mask", "position_ids", "length", "row")
 
@@ -49,14 +50,14 @@ class Supervised:
 class SupervisedTrainer(ResumableTrainer):
     """Trains with the chunked cross-entropy; raises TrainingError for a step without a supervised token.
 
-    `real_tokens` and `supervised_tokens` count what was trained on, never padding. A step that does not fit into memory is made again with
-    half the rows at a time, and so are those after it. `step_batches`, `step_tokens` and `step_loss` are those of the step under way.
+    `real_tokens` and `supervised_tokens` count what was trained on, never padding. A step that runs out of memory is repeated with
+    half the rows at a time, and so are those after it. `step_batches`, `step_tokens` and `step_loss` are those of the current step.
     Evaluation gives the loss alone. One GPU trains, however many there are; with torchrun every process has one. Raises RecipeError for
     settings of a Trainer that need another loss or the logits: label smoothing, `compute_loss_func`, `compute_metrics`.
     """
 
     loss_is_scaled_for_ga = True
-    penalty: Callable[[], Tensor] | None = None  # added to the loss once for every optimizer step, however many batches that has
+    penalty: Callable[[], Tensor] | None = None  # added to the loss once per optimizer step, however many batches it has
 
     def __init__(self, model: Any = None, args: Any = None, data_collator: Any = None, **kwargs: Any) -> None:
         if args is None:
@@ -131,9 +132,9 @@ class SupervisedTrainer(ResumableTrainer):
         if self.args.world_size > 1 or num_items_in_batch is None or not (on_cpu or most):
             return [inputs]
         mask = right_padding_mask(inputs, self.pad_id)
-        if not self.balances and ends_in_padding(mask):  # a collator of someone's own may pad to the left
+        if not self.balances and ends_in_padding(mask):  # a custom collator may pad on the left
             return list(pieces(inputs, mask.sum(1).tolist(), CPU_TOKENS if on_cpu else mask.numel(), widest=self.context, most=most))
-        return parts_of(inputs, most) if most else [inputs]  # routers balance over batches as whole as can be
+        return parts_of(inputs, most) if most else [inputs]  # routers balance best over whole batches
 
     def loss_sum(self, inputs: dict[str, Any]) -> tuple[Tensor, int]:
         """The loss summed over the supervised tokens of a batch, and their number."""
@@ -181,7 +182,7 @@ class SupervisedTrainer(ResumableTrainer):
     def _count_parts(self, rule: Rule, count: int) -> None:
         self._part_count += count
         for name, total in rule.sums.items():
-            self._part_sums[name] = self._part_sums[name] + total if name in self._part_sums else total
+            self._part_sums[name] = self._part_sums.get(name, 0) + total
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -190,7 +191,7 @@ class SupervisedTrainer(ResumableTrainer):
         if batches:
             if items is not None and int(items) == 0:
                 raise TrainingError(
-                    f"Step {self.state.global_step + 1} has no supervised token: there is nothing to learn from its rows.",
+                    f"Step {self.state.global_step + 1} has no supervised token: its rows have nothing to learn.",
                     hint="Raise dataset.max_length so that answers are not cut away, or leave out rows without an answer.",
                 )
             real = sum(int(right_padding_mask(batch, self.pad_id).sum()) for batch in batches)
@@ -205,7 +206,7 @@ class SupervisedTrainer(ResumableTrainer):
         return self.gradient_norm
 
     def checkpoint_activations(self) -> bool:
-        """Compute activations again in the backward pass from now on; False if that is so already, or the model cannot."""
+        """Use activation checkpointing from now on; False if it is already in use, or the model does not support it."""
         inner = causal_lm(self.model)
         if inner.is_activation_checkpointing or not inner.supports_gradient_checkpointing:
             return False
@@ -241,21 +242,15 @@ class SupervisedTrainer(ResumableTrainer):
 
 def check_loss_settings(args: TrainingArguments, *, compute_loss_func: Any, compute_metrics: Any) -> None:
     """Raises RecipeError for a setting of the Trainer that would silently do nothing here."""
-    if args.label_smoothing_factor:
-        raise RecipeError(
-            f"label_smoothing_factor={args.label_smoothing_factor} cannot be followed: the loss here has no label smoothing.",
-            hint="Leave it at 0, or use the Trainer of transformers.",
-        )
-    if compute_loss_func is not None:
-        raise RecipeError(
-            "compute_loss_func would never be called: this trainer has a loss of its own.",
-            hint="Leave it out, or use the Trainer of transformers.",
-        )
-    if compute_metrics is not None:
-        raise RecipeError(
-            "compute_metrics would never be called: no logits are kept that it could be given.",
-            hint="Leave it out: evaluate() gives the loss.",
-        )
+    smoothing = args.label_smoothing_factor
+    ignored = {
+        f"label_smoothing_factor={smoothing} is not supported: this loss has no label smoothing": smoothing != 0,
+        "compute_loss_func would never be called: this trainer has its own loss": compute_loss_func is not None,
+        "compute_metrics would never be called: this trainer keeps no logits, and evaluate() gives the loss": compute_metrics is not None,
+    }
+    for problem, given in ignored.items():
+        if given:
+            raise RecipeError(f"{problem}.", hint="Leave it out, or use the Trainer of transformers.")
 
 
 class WithLengths:

@@ -1,10 +1,11 @@
-"""The whole sitting at a terminal: questions, review, the run, its results, and the upload that is asked last.
+"""The whole session at a terminal: questions, review, the run, its results, and the upload that is asked last.
 
 run_wizard(runtime=RuntimeOptions, plain=False)      # 0
 """
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -12,45 +13,39 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.errors import FinetuneError
 from finetune.screen.keys import still_keys
 from finetune.screen.quiet import STDERR, quiet
 from finetune.wizard import ask_recipe, preload, unfinished
-from finetune.wizard.host import HostInfo, InBackground, look_around
-from finetune.wizard.prompter import Prompter, Undoable
+from finetune.wizard.host import HostInfo, Once, look_around
+from finetune.wizard.prompter import Prompter
 from finetune.wizard.undo import Rewind
 
 if TYPE_CHECKING:
     from finetune.recipe import Recipe
+    from finetune.run.resume import Unfinished
     from finetune.runtime import RuntimeOptions
 
 WELCOME = "Enter accepts the answer shown. Shift+Tab goes back. Ctrl-C leaves."
-WELCOME_PLAIN = "Enter accepts the answer in brackets; type back to go back, ? for help. Ctrl-C leaves."
+WELCOME_PLAIN = "Enter accepts the answer in brackets. Type `back` to go back, `?` for help. Ctrl-C leaves."
 
 
 def run_wizard(*, runtime: Callable[[], RuntimeOptions], plain: bool) -> int:
     """Ask, show, run; the exit code."""
-    look = InBackground(lambda: look_around(runtime()))
-
-    @cache
-    def first_question_is_up() -> None:
-        look.start()
-        preload.start(after=look)
-
+    look = Once(lambda: look_around(runtime()))
+    at_first_question = cache(lambda: preload.start(after=look))
     with nullcontext() if plain else still_keys(), quiet(None, streams=(STDERR,)):
-        prompter = _prompter(plain, first_question_is_up)
+        prompter = _prompter(plain, at_first_question)
         prompter.note(WELCOME_PLAIN if plain else WELCOME)
         try:
-            left = unfinished.ask(prompter)
-            recipe = None if left else agree(prompter, look)
+            agreed = unfinished.ask(prompter) or agree(prompter, look)
         except KeyboardInterrupt:
             prompter.note("Cancelled; nothing written.")
             return 130
-        if left:
-            return _go_on(left.folder.output_dir, prompter, look)
-        return _carry_out(recipe, prompter, look) if recipe else 0
+        return _carry_out(agreed, prompter, look()) if agreed else 0
 
 
-def agree(prompter: Undoable, look: Callable[[], HostInfo]) -> Recipe | None:
+def agree(prompter: Prompter, look: Callable[[], HostInfo]) -> Recipe | None:
     """Questions and review until the person starts, saves or leaves; None if there is nothing to run."""
     from finetune.wizard import review
 
@@ -85,44 +80,38 @@ def agree(prompter: Undoable, look: Callable[[], HostInfo]) -> Recipe | None:
             made_to_fit.append(decision)
 
 
-def _carry_out(recipe: Recipe, prompter: Undoable, look: InBackground) -> int:
+def _carry_out(agreed: Recipe | Unfinished, prompter: Prompter, here: HostInfo) -> int:
+    """The run, and the offer to upload its model."""
+    from finetune.recipe import Recipe
     from finetune.screen.console import people
-    from finetune.screen.live_run import execute
+    from finetune.screen.live_run import execute, resume
+    from finetune.wizard import step6_upload
     from finetune.wizard.review import prepare
 
-    runtime = look().runtime
-    tuner, _ = prepare(recipe, runtime)
-    result = execute(recipe, runtime, people(), tuner, upload_follows=True)
-    return _offer_upload(Path(result.output_dir), prompter, look)
-
-
-def _go_on(output_dir: Path, prompter: Undoable, look: InBackground) -> int:
-    from finetune.screen.console import people
-    from finetune.screen.live_run import resume
-
-    runtime = look().runtime
-    preload.wait()
-    result = resume(output_dir, runtime, people(), upload_follows=True)
-    return _offer_upload(Path(result.output_dir), prompter, look)
-
-
-def _offer_upload(output_dir: Path, prompter: Undoable, look: InBackground) -> int:
-    from finetune.wizard import step6_upload
-
+    if isinstance(agreed, Recipe):
+        prepared = prepare(agreed, here.runtime)
+        if isinstance(prepared, FinetuneError):
+            raise prepared
+        result = execute(agreed, here.runtime, people(), prepared[0], upload_follows=True)
+    else:
+        preload.wait()
+        result = resume(agreed.folder.output_dir, here.runtime, people(), upload_follows=True)
     try:
         prompter.can_go_back = False
-        step6_upload.ask(output_dir, prompter, look())
+        step6_upload.ask(Path(result.output_dir), prompter, here)
     except KeyboardInterrupt:
-        prompter.note(f"Not uploaded. The model is in {output_dir}.")
+        prompter.note(f"Not uploaded. The model is in {result.output_dir}.")
         return 130
     return 0
 
 
-def _prompter(plain: bool, on_question: Callable[[], None]) -> Undoable:
+def _prompter(plain: bool, on_question: Callable[[], None]) -> Prompter:
     if plain:
         from finetune.wizard.plain import PlainPrompter
 
         return PlainPrompter(on_question)
+    gc.disable()  # imports make many objects and no garbage: 15 ms of the time to the first question
     from finetune.wizard.terminal import TerminalPrompter
 
+    gc.enable()
     return TerminalPrompter(colour=not os.environ.get("NO_COLOR"), on_question=on_question)

@@ -16,7 +16,7 @@ from finetune import registry
 from finetune.errors import RecipeError
 from finetune.recipe import Recipe, merge
 from finetune.settings import Known, help_of, label, usual
-from finetune.wizard.prompter import Check, Choice, Prompter, anything
+from finetune.wizard.prompter import Check, Choice, Prompter, Question, anything
 
 Draft = dict[str, Any]
 
@@ -92,21 +92,27 @@ def ask_field(
     `only_usual` refuses what is outside the usual range.
     """
     field, now = field_of(draft, key), get(draft, key)
-    question, help = label(key.rpartition(".")[2], field), help or help_of(field)
-    if field.annotation is bool:
-        return put(draft, key, prompter.confirm(key, question, default=now, help=help, more=more))
-    if choices := choices_of(field):
-        return put(draft, key, prompter.select(key, question, choices, default=str(now), help=help, more=more))
-    read = _names if any(get_origin(option) is list for option in (field.annotation, *get_args(field.annotation))) else str
+    names = any(get_origin(option) is list for option in (field.annotation, *get_args(field.annotation)))
     between = usual(field) if only_usual else None
 
-    def wrong(text: str) -> str | None:
-        found = problem(draft, key, read(text))
-        if found is None and between and not between.low <= parsed(draft, key, text) <= between.high:
+    def wrong(answer: Any) -> str | None:
+        found = problem(draft, key, _names(answer) if names else answer)
+        if found is None and between and not between.low <= parsed(draft, key, answer) <= between.high:
             return f"Must be from {between}."
-        return found or check(text)
+        return found or check(answer)
 
-    return put(draft, key, read(prompter.text(key, question, default=default or shown(now), validate=wrong, help=help, more=more)))
+    answer = prompter.ask(
+        Question(
+            key,
+            label(key.rpartition(".")[2], field),
+            default=now if field.annotation is bool else default or shown(now),
+            choices=choices_of(field),
+            check=wrong,
+            help=help or help_of(field),
+            more=more,
+        )
+    )
+    return put(draft, key, _names(str(answer)) if names else answer)
 
 
 def choices_of(field: FieldInfo) -> list[Choice]:

@@ -1,7 +1,7 @@
-"""What the wizard knows about where it runs; found out in the background while the person reads the first question.
+"""What the wizard knows about this machine; looked up in the background while the person reads the first question.
 
-look = in_background(RuntimeOptions)     # returns at once
-look().glance.gpu                        # waits if it must: milliseconds, or two seconds for a Hub that does not answer
+look = Once(look_around)     # wizard/preload.py calls it in a thread
+look().glance.gpu            # waits if it must: milliseconds, or two seconds for a Hub that does not answer
 """
 
 from __future__ import annotations
@@ -32,29 +32,15 @@ def look_around(runtime: RuntimeOptions | None = None) -> HostInfo:
     return HostInfo(glance(), hub_reachable(), runtime or RuntimeOptions())
 
 
-class InBackground:
-    """`look_around` in a daemon thread; call it for the result."""
+class Once:
+    """Calls `look` once, in whichever thread asks first; the others wait for the result."""
 
-    def __init__(self, look: Callable[[], HostInfo] = look_around) -> None:
+    def __init__(self, look: Callable[[], HostInfo]) -> None:
         self._look = look
-        self._here: HostInfo | None = None
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="look-around", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
+        self._found: HostInfo | None = None
+        self._looking = threading.Lock()
 
     def __call__(self) -> HostInfo:
-        if not self._thread.ident:
-            self._thread.start()
-        self._thread.join()
-        if self._failure is not None:
-            raise self._failure
-        assert self._here is not None
-        return self._here
-
-    def _run(self) -> None:
-        try:
-            self._here = self._look()
-        except BaseException as failure:  # noqa: BLE001  raised again where the answer is wanted
-            self._failure = failure
+        with self._looking:
+            self._found = self._found or self._look()
+            return self._found

@@ -12,24 +12,24 @@ from __future__ import annotations
 import io
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from getpass import getpass
 from typing import TYPE_CHECKING
 
 from finetune.wizard.layout import spelled, wrap
-from finetune.wizard.prompter import Check, Choice, Complete, Fragments, GoBack, anything, drawn, plain, verdict
+from finetune.wizard.prompter import Fragments, GoBack, Prompter, Question, drawn, plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-class PlainPrompter:
+class PlainPrompter(Prompter):
     """Reads one line per question from stdin; `back` goes back and `?` tells more."""
 
     def __init__(self, on_question: Callable[[], None] = lambda: None) -> None:
         self._on_question = on_question
-        self.can_go_back = False
         for stream in (sys.stdin, sys.stdout):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a letter that a terminal does not know costs nobody the answers so far
@@ -49,45 +49,35 @@ class PlainPrompter:
         _print(f"{text} ...")
         yield
 
-    def select(self, key: str, question: str, choices: Sequence[Choice], default: str, help: str = "", more: str = "") -> str:
-        numbers = {str(at): choice for at, choice in enumerate(choices, 1)}
-        start = next((number for number, choice in numbers.items() if choice.value == default), "1")
-        _print(question)
+    def ask(self, question: Question) -> str | bool:
+        if question.secret:
+            if question.help:
+                _print(question.help)
+            return getpass(f"{question.text} (not shown): ").strip()
+        if isinstance(question.default, bool):
+            words = replace(question, default="yes" if question.default else "no", check=_yes_or_no)
+            return self._line(words).lower().startswith("y")
+        if not question.choices:
+            return self._line(question)
+        numbers = {str(at): choice for at, choice in enumerate(question.choices, 1)}
+        _print(question.text)
         for number, choice in numbers.items():
             _print(f"  {number}. {choice.title}{': ' + choice.note if choice.note else ''}")
 
         def known(text: str) -> str | None:
             return None if text in numbers else f"Type a number from 1 to {len(numbers)}."
 
-        return numbers[self._line("Number", start, known, help, more)].value
-
-    def text(
-        self, key: str, question: str, default: str, validate: Check = anything, help: str = "", more: str = "", complete: Complete = None
-    ) -> str:
-        return self._line(question, default, validate, help, more)
-
-    def confirm(self, key: str, question: str, default: bool, help: str = "", more: str = "") -> bool:
-        def yes_or_no(text: str) -> str | None:
-            return None if text.lower() in ("y", "yes", "n", "no") else "Type yes or no."
-
-        return self._line(question, "yes" if default else "no", yes_or_no, help, more).lower().startswith("y")
-
-    def secret(self, key: str, question: str, help: str = "") -> str:
-        if help:
-            _print(help)
-        return getpass(f"{question} (not shown): ").strip()
-
-    def mark(self) -> int:
-        return 0
+        start = next((number for number, choice in numbers.items() if choice.value == question.default), "1")
+        return numbers[self._line(replace(question, text="Number", default=start, choices=(), check=known))].value
 
     def erase_to(self, mark: int) -> None:
         _print("(back)")
 
-    def _line(self, question: str, default: str, validate: Check, help: str, more: str) -> str:
-        if help:
-            _print(help)
+    def _line(self, question: Question) -> str:
+        if question.help:
+            _print(question.help)
         while True:
-            _print(f"{question} [{default}]: " if default else f"{question}: ", end="")
+            _print(f"{question.text} [{question.default}]: " if question.default else f"{question.text}: ", end="")
             self._on_question()
             try:
                 text = input().strip()
@@ -96,13 +86,17 @@ class PlainPrompter:
             if text == "back" and self.can_go_back:
                 raise GoBack
             if text == "?":
-                _print(more or help or "Press Enter for the answer in brackets.")
+                self.note(question.more or question.help or "Press Enter to take the answer in brackets.")
                 continue
-            answer = text or default
-            problem = verdict(validate, answer)
+            answer = text or str(question.default)
+            problem = question.problem(answer)
             if problem is None:
                 return answer
             _print(problem)
+
+
+def _yes_or_no(text: str) -> str | None:
+    return None if text.lower() in ("y", "yes", "n", "no") else "Type yes or no."
 
 
 def _print(text: str, end: str = "\n") -> None:

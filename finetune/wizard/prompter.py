@@ -1,18 +1,19 @@
 """Whoever answers the wizard's questions: a person at a terminal, a numbered list, or a script in a test.
 
     prompter = ScriptedPrompter({"approach": "fine-tuning", "training.epochs": "1"})
-    prompter.text("training.epochs", "Epochs", default="3", validate=lambda text: None)      # "1"
+    prompter.text("training.epochs", "Epochs", default="3")      # "1"
 
-A question has a key (its recipe key where there is one), a short name that stays on screen beside the answer, one line of help
-and, behind F1, a little more. `GoBack` is raised by a prompter when the person wants the question before.
+A `Question` has a key (its recipe key where there is one), a short name that stays on screen next to the answer, one line of help
+and, behind F1, a little more. A prompter answers it in `ask`; `select`, `text`, `confirm` and `secret` make one and ask it.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from finetune.errors import FinetuneError
 
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 
 Fragments = list[tuple[str, str]]  # (style, text) pairs; the styles are those of wizard/terminal.py
 Check = Callable[[str], "str | None"]  # the sentence that says what is wrong, or None
-Complete = Callable[[str], Sequence[str]] | None  # what the text so far may become, where anything is known
+Complete = Callable[[str], Sequence[str]] | None  # completions of the text so far, where anything is known
 
 
 class GoBack(Exception):
-    """The person wants to answer the question before again."""
+    """The person wants to answer the previous question again."""
 
 
 @dataclass(frozen=True)
@@ -40,58 +41,86 @@ def anything(text: str) -> str | None:
     return None
 
 
-def verdict(validate: Check, answer: str) -> str | None:
-    """What is wrong with an answer; one that cannot even be checked is refused, so that no other answer is lost."""
-    try:
-        return validate(answer)
-    except FinetuneError as error:
-        return error.message
-    except Exception as error:  # noqa: BLE001
-        reason = str(getattr(error, "strerror", None) or error or type(error).__name__)
-        return f"{answer} cannot be used: {reason.rstrip('.')}."
+@dataclass(frozen=True)
+class Question:
+    """Yes or no if the default is a bool, one of `choices` if there are any, else a line of text.
+
+    `help` stands below the question, `more` appears with F1. The answer to a `secret` question is never shown, kept or repeated.
+    """
+
+    key: str
+    text: str
+    default: str | bool
+    choices: Sequence[Choice] = ()
+    check: Check = anything
+    help: str = ""
+    more: str = ""
+    complete: Complete = None
+    secret: bool = False
+
+    def problem(self, answer: Any) -> str | None:
+        """What is wrong with an answer; one that cannot even be checked is refused, so that no other answer is lost."""
+        if self.choices:
+            known = [choice.value for choice in self.choices]
+            return None if answer in known else f"{answer!r} is not offered; offered: {known}"
+        try:
+            return self.check(answer)
+        except FinetuneError as error:
+            return error.message
+        except Exception as error:  # noqa: BLE001
+            reason = str(getattr(error, "strerror", None) or error or type(error).__name__)
+            return f"{answer} is not valid: {reason.rstrip('.')}."
 
 
-class Prompter(Protocol):
+class Prompter(ABC):
+    """Asks questions and shows what belongs to them."""
+
+    can_go_back = False  # whether there is a question before this one
+
+    @abstractmethod
     def step(self, number: int | None, title: str) -> None:
         """A heading: STEP 1 and so on, or only its title."""
-        ...
 
-    def note(self, text: str | Fragments) -> None: ...
+    @abstractmethod
+    def note(self, text: str | Fragments) -> None:
+        """A remark between two questions."""
 
+    @abstractmethod
     def show(self, picture: RenderableType) -> None:
         """Something drawn with rich, such as a table."""
-        ...
 
+    @abstractmethod
     def busy(self, text: str) -> AbstractContextManager[None]:
-        """Shows `text` while something short goes on."""
-        ...
+        """Shows `text` during short work."""
 
-    def select(self, key: str, question: str, choices: Sequence[Choice], default: str, help: str = "", more: str = "") -> str: ...
-
-    def text(
-        self, key: str, question: str, default: str, validate: Check = anything, help: str = "", more: str = "", complete: Complete = None
-    ) -> str: ...
-
-    def confirm(self, key: str, question: str, default: bool, help: str = "", more: str = "") -> bool: ...
-
-    def secret(self, key: str, question: str, help: str = "") -> str:
-        """An answer that is never shown, kept or repeated; empty when the person gives none."""
-        ...
-
-
-class Undoable(Prompter, Protocol):
-    """What going back needs besides: a prompter that can take back what it drew."""
-
-    can_go_back: bool  # whether there is a question before this one
+    @abstractmethod
+    def ask(self, question: Question) -> str | bool:
+        """The answer; raises GoBack."""
 
     def mark(self) -> int:
         """A place on the screen that `erase_to` can return to."""
-        ...
+        return 0
 
-    def erase_to(self, mark: int) -> None: ...
+    def erase_to(self, mark: int) -> None:
+        """Take back what was drawn since, where that is possible."""
+        return
+
+    def select(self, key: str, text: str, choices: Sequence[Choice], default: str, help: str = "", more: str = "") -> str:
+        return str(self.ask(Question(key, text, default, choices, help=help, more=more)))
+
+    def text(
+        self, key: str, text: str, default: str, check: Check = anything, help: str = "", more: str = "", complete: Complete = None
+    ) -> str:
+        return str(self.ask(Question(key, text, default, check=check, help=help, more=more, complete=complete)))
+
+    def confirm(self, key: str, text: str, default: bool, help: str = "") -> bool:
+        return bool(self.ask(Question(key, text, default, help=help)))
+
+    def secret(self, key: str, text: str, help: str = "") -> str:
+        return str(self.ask(Question(key, text, "", help=help, secret=True)))
 
 
-class ScriptedPrompter:
+class ScriptedPrompter(Prompter):
     """Answers by key, for tests and demonstrations; a question without an answer and an answer without a question both fail.
 
     `answers[key]` is the answer, `DEFAULT` for Enter, or a list of them for a question that is asked again; `BACK` in it is Shift+Tab.
@@ -104,7 +133,6 @@ class ScriptedPrompter:
     def __init__(self, answers: dict[str, Any], *, otherwise_default: bool = False) -> None:
         self._answers = {key: list(answer) if isinstance(answer, list) else [answer] for key, answer in answers.items()}
         self._otherwise_default = otherwise_default
-        self.can_go_back = False
         self.asked: list[str] = []
         self.defaults: dict[str, Any] = {}
         self.shown: list[str] = []
@@ -127,36 +155,17 @@ class ScriptedPrompter:
     def busy(self, text: str) -> Iterator[None]:
         yield
 
-    def select(self, key: str, question: str, choices: Sequence[Choice], default: str, help: str = "", more: str = "") -> str:
-        answer = self._next(key, default)
-        known = [choice.value for choice in choices]
-        if answer not in known:
-            raise AssertionError(f"{key}: {answer!r} is not offered; offered: {known}")
-        return str(answer)
-
-    def text(
-        self, key: str, question: str, default: str, validate: Check = anything, help: str = "", more: str = "", complete: Complete = None
-    ) -> str:
+    def ask(self, question: Question) -> str | bool:
         while True:
-            answer = str(self._next(key, default))
-            problem = verdict(validate, answer)
+            answer = self._next(question.key, question.default)
+            problem = question.problem(answer)
             if problem is None:
-                return answer
+                return bool(answer) if isinstance(question.default, bool) else str(answer)
+            if question.choices:
+                raise AssertionError(f"{question.key}: {problem}")
             self.shown.append(problem)
 
-    def confirm(self, key: str, question: str, default: bool, help: str = "", more: str = "") -> bool:
-        return bool(self._next(key, default))
-
-    def secret(self, key: str, question: str, help: str = "") -> str:
-        return str(self._next(key, ""))
-
-    def mark(self) -> int:
-        return 0
-
-    def erase_to(self, mark: int) -> None:
-        pass
-
-    def _next(self, key: str, default: Any) -> Any:
+    def _next(self, key: str, default: str | bool) -> Any:
         self.asked.append(key)
         self.defaults[key] = default
         left = self._answers.get(key)

@@ -1,7 +1,7 @@
 """What questionary's questions lack: notes beside the choices, a line that is checked in the background and has suggestions.
 
-    question = questionary.select("Method", [questionary.Choice(choice.title, choice.value) for choice in choices])
-    keys = add_notes(question, choices, width=lambda: 80, height=lambda: 12)
+    asked = questionary.select("Method", [questionary.Choice(choice.title, choice.value) for choice in choices])
+    keys = add_notes(asked, choices, width=lambda: 80, height=lambda: 12)
 
 wizard/terminal.py adds help and the keys that all questions have.
 """
@@ -13,25 +13,25 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
+import questionary
 from prompt_toolkit.application import Application
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.layout import BufferControl, Dimension
-from questionary import Question
 from questionary.prompts.common import InquirerControl
 
 from finetune.wizard.completion import Suggestions
 from finetune.wizard.layout import columns_fit, spelled, wrap
-from finetune.wizard.prompter import Check, Choice, Complete, Fragments, plain, verdict
+from finetune.wizard.prompter import Choice, Fragments, Question, plain
 
 MOST_CHOICES_SHOWN = 12
 AT_ONCE_SECONDS = 0.1
 _CHECKS = ThreadPoolExecutor(1, thread_name_prefix="check-answer")
 
 
-def add_notes(question: Question, choices: Sequence[Choice], width: Callable[[], int], height: Callable[[], int]) -> KeyBindings:
+def add_notes(asked: questionary.Question, choices: Sequence[Choice], width: Callable[[], int], height: Callable[[], int]) -> KeyBindings:
     """Show notes beside the titles, or below the chosen one where room is short; digits, Home and End move in the list too."""
-    windows = question.application.layout.find_all_windows()
+    windows = asked.application.layout.find_all_windows()
     window, control = next((window, window.content) for window in windows if isinstance(window.content, InquirerControl))
 
     def listed() -> Fragments:
@@ -54,21 +54,21 @@ def add_notes(question: Question, choices: Sequence[Choice], width: Callable[[],
     places = {str(number): number - 1 for number in range(1, 1 + min(9, len(choices)))}
     keys = KeyBindings()
     for key, place in {**places, "home": 0, "end": len(choices) - 1}.items():
-        keys.add(key)(lambda event, place=place: setattr(control, "pointed_at", place))  # type: ignore[misc]
+        keys.add(key)(lambda event, place=place: setattr(control, "pointed_at", place))
     return keys
 
 
 class Line:
     """The text typed so far, what may become of it, and what is wrong with it.
 
-    Enter accepts it if `validate` does, Tab takes a suggestion or the default for editing; an empty line means `default`.
+    Enter accepts it if the question does, Tab takes a suggestion or the default for editing; an empty line means the default.
     """
 
-    def __init__(self, question: Question, default: str, validate: Check, complete: Complete) -> None:
-        self.default, self.validate = default, validate
-        self.buffer = question.application.current_buffer
+    def __init__(self, asked: questionary.Question, question: Question) -> None:
+        self.question = question
+        self.buffer = asked.application.current_buffer
         self.buffer.on_text_changed += lambda _: self._changed()
-        self.suggestions = Suggestions(complete, self.buffer) if complete else None
+        self.suggestions = Suggestions(question.complete, self.buffer) if question.complete else None
         self.buffer.completer = self.suggestions or self.buffer.completer
         self.problem = ""
         self.checking = False
@@ -76,7 +76,7 @@ class Line:
         self.keys = KeyBindings()
         self.keys.add("enter")(self._accept)
         self.keys.add("tab")(self._fill)
-        window, output = question.application.layout.current_window, question.application.output
+        window, output = asked.application.layout.current_window, asked.application.output
         control = window.content
         assert isinstance(control, BufferControl)
 
@@ -92,17 +92,20 @@ class Line:
             return [("class:quiet", "  Looking …\n")]
         return [("class:problem", f"  ✗ {self.problem}\n")] if self.problem else []
 
+    def _typed(self) -> str:
+        return self.buffer.text.strip() or str(self.question.default)
+
     def _fill(self, event: KeyPressEvent) -> None:
         if (state := self.buffer.complete_state) and state.completions:
             self.buffer.apply_completion(state.current_completion or state.completions[0])
         elif not self.buffer.text:
-            self.buffer.insert_text(self.default)
+            self.buffer.insert_text(str(self.question.default))
 
     def _accept(self, event: KeyPressEvent) -> None:
         if self.checking:
             return
-        answer = self.buffer.text.strip() or self.default
-        checked = _CHECKS.submit(verdict, self.validate, answer)
+        answer = self._typed()
+        checked = _CHECKS.submit(self.question.problem, answer)
         wait([checked], timeout=AT_ONCE_SECONDS)
         self.slow = self.checking = not checked.done()
         if self.slow:  # a network or a disk is asked: the keys stay alive meanwhile
@@ -123,6 +126,6 @@ class Line:
 
     def _changed(self) -> None:
         if self.problem:  # what was said about the old text is said about the new one, or taken back
-            self.problem = "" if self.slow else verdict(self.validate, self.buffer.text.strip() or self.default) or ""
+            self.problem = "" if self.slow else self.question.problem(self._typed()) or ""
         if self.suggestions:
             self.suggestions.refresh()

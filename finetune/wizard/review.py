@@ -1,10 +1,11 @@
-"""REVIEW: what would happen, and the last word before the long work.
+"""REVIEW: the plan, and the question whether to start.
 
 recipe, decision = ask(recipe, prompter, here)      # START, CHANGE, SAVE, QUIT, ...
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 START, MEASURE, CHANGE, SAVE, QUIT = "start", "measure", "change", "save", "quit"
 SKIP_ROWS = "skip rows"  # that cannot be used, though they are many
 Changes = dict[str, Any]
+Prepared = tuple["LLMFineTuner", "Plan"]
 Key = tuple[str, object]  # of a recipe, and of the files it reads
 REMEMBERED = 4  # recipes, each with its data
 
@@ -44,29 +46,30 @@ def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str
 
     The decision is START, MEASURE, CHANGE, SAVE or QUIT, or the changes to the recipe that were agreed to.
     """
-    tuner, found = _newest(recipe, here)
+    prepared = prepare(recipe, here.runtime)
     prompter.step(None, "REVIEW")
     first: list[Choice] = []
     changes: dict[str, Changes] = {}
-    if tuner is None or isinstance(found, FinetuneError):
-        assert isinstance(found, FinetuneError)
-        prompter.note([("class:problem", found.message), *hint(found)])
-        if isinstance(found, TooManyBadRows):
-            changes[SKIP_ROWS] = {"dataset": {"bad_rows": found.share}}
-            first.append(Choice(SKIP_ROWS, "Skip these rows and use the others"))
+    unfit = True
+    if isinstance(prepared, FinetuneError):
+        prompter.note([("class:problem", prepared.message), *hint(prepared)])
+        if isinstance(prepared, TooManyBadRows):
+            changes[SKIP_ROWS] = {"dataset": {"bad_rows": prepared.share}}
+            first.append(Choice(SKIP_ROWS, "Skip these rows and use the rest"))
     else:
+        tuner, found = prepared
         prompter.show(data_report(tuner.data.report.to_dict(), ascii_only=ascii_only()))
         prompter.show(review(recipe, found))
+        unfit = bool(found.problems)
         for number, fix in enumerate(_fixes(tuner, found)):
             changes[str(number)] = fix.changes
             first.append(Choice(str(number), f"Use {fix.text}", f"{size(fix.memory_total)} of memory"))
-        first.append(Choice(START, "Start all the same" if found.problems else "Start", about(found.seconds)))
+        first.append(Choice(START, "Start anyway" if unfit else "Start", about(found.seconds)))
         if not found.measured:
-            first.append(Choice(MEASURE, "Measure first", "a few real steps; 20 seconds at most"))
-    choices = [*first, Choice(CHANGE, "Change something"), Choice(SAVE, "Save the plan only"), Choice(QUIT, "Quit")]
-    unfit = choices[0].value == START and not isinstance(found, FinetuneError) and found.problems
-    default = CHANGE if unfit or choices[0].value == SKIP_ROWS else choices[0].value
-    answer = prompter.select("review", "Ready?", choices, default=default)
+            first.append(Choice(MEASURE, "Measure first", "runs a few real steps; at most 20 seconds"))
+    choices = [*first, Choice(CHANGE, "Change something"), Choice(SAVE, "Save the recipe only"), Choice(QUIT, "Quit")]
+    proposed = choices[0].value
+    answer = prompter.select("review", "Ready?", choices, default=CHANGE if unfit and proposed in (START, SKIP_ROWS) else proposed)
     return recipe, changes.get(answer, answer)
 
 
@@ -80,26 +83,17 @@ def _fixes(tuner: LLMFineTuner, found: Plan) -> list[MemoryFix]:
 
 
 def measure(recipe: Recipe, here: HostInfo) -> None:
-    """Make a few real steps; the review then goes by them. Ctrl-C only ends these."""
-    tuner, _ = prepare(recipe, here.runtime)
-    if tuner is None:
+    """Make a few real steps; the review then uses their estimate. Ctrl-C only ends these."""
+    prepared = prepare(recipe, here.runtime)
+    if isinstance(prepared, FinetuneError):
         return  # a file has changed since; the review says what is wrong now
-    with reporter_for(people(), brief="Measuring a few real steps") as reporter, quiet(None):
+    tuner, _ = prepared
+    with suppress(KeyboardInterrupt), reporter_for(people(), brief="Measuring a few real steps") as reporter, quiet(None):
         tuner.reporter.reporters.append(reporter)
         try:
-            _measured[_key(recipe)] = tuner.plan(measure=True)
-        except KeyboardInterrupt:
-            pass
+            _prepared[_key(recipe)] = tuner, tuner.plan(measure=True)
         finally:
             tuner.reporter.reporters.remove(reporter)
-
-
-_measured: dict[Key, Plan] = {}  # as long as the wizard runs
-
-
-def _newest(recipe: Recipe, here: HostInfo) -> tuple[LLMFineTuner | None, Plan | FinetuneError]:
-    tuner, found = prepare(recipe, here.runtime)
-    return tuner, found if tuner is None else _measured.get(_key(recipe), found)
 
 
 def ask_step(recipe: Recipe, prompter: Prompter) -> int:
@@ -120,7 +114,7 @@ def save(recipe: Recipe, prompter: Prompter) -> None:
     """Write the recipe under a name that is free."""
     number = ""  # each question is its own
     while True:
-        path = typed_path(prompter.text(f"recipe_file{number}", "Save as", default=_free("recipe"), validate=_file_problem))
+        path = typed_path(prompter.text(f"recipe_file{number}", "Save as", default=_free("recipe"), check=_file_problem))
         try:
             schema.save(recipe, path)
             break
@@ -130,29 +124,29 @@ def save(recipe: Recipe, prompter: Prompter) -> None:
     prompter.note([("class:quiet", "Saved. To run it:\n"), ("class:command", f"{command_name()} run {quoted(path)}")])
 
 
-def prepare(recipe: Recipe, runtime: RuntimeOptions) -> tuple[LLMFineTuner | None, Plan | FinetuneError]:
+def prepare(recipe: Recipe, runtime: RuntimeOptions) -> Prepared | FinetuneError:
     """A tuner that has read the data of a recipe, and its plan, remembered until a file changes; or the error it ended in."""
     key = _key(recipe)
     if key not in _prepared:
         try:
             prepared = _prepare(recipe, runtime)
         except FinetuneError as error:
-            return None, error
+            return error
         while len(_prepared) >= REMEMBERED:
             _prepared.pop(next(iter(_prepared)))
         _prepared[key] = prepared
     return _prepared[key]
 
 
-_prepared: dict[Key, tuple[LLMFineTuner, Plan]] = {}
+_prepared: dict[Key, Prepared] = {}
 
 
 def _key(recipe: Recipe) -> Key:
     return recipe.model_dump_json(), state(recipe.dataset.source)
 
 
-def _prepare(recipe: Recipe, runtime: RuntimeOptions) -> tuple[LLMFineTuner, Plan]:
-    with reporter_for(people(), brief="Working out the plan") as reporter, quiet(None):
+def _prepare(recipe: Recipe, runtime: RuntimeOptions) -> Prepared:
+    with reporter_for(people(), brief="Planning") as reporter, quiet(None):
         preload.wait()
         from finetune.run.finetuner import LLMFineTuner
 
@@ -175,5 +169,5 @@ def _file_problem(text: str) -> str | None:
     path = typed_path(text)
     with looking_at(path):
         if path.exists():
-            return f"{text} exists; nothing is overwritten."
+            return f"{text} exists already; nothing is overwritten."
         return None if path.parent.is_dir() else f"There is no folder {path.parent}."

@@ -77,7 +77,7 @@ def _layers(draft: Draft, prompter: Prompter, teacher: ModelFacts | None) -> str
             )
         return wrong and f"A number of layers such as 20, or a share of them such as 0.67, not {text}."
 
-    return prompter.text("student.layers", "Layers to keep", default=default, validate=check, help=help)
+    return prompter.text("student.layers", "Layers to keep", default=default, check=check, help=help)
 
 
 def _facts(teacher: str, here: HostInfo) -> ModelFacts | None:
@@ -115,7 +115,7 @@ def _ask_model(
         f"{key}.name",
         "Name or folder",
         default="",
-        validate=lambda text: _model_problem(text, here, refused),
+        check=lambda text: _model_problem(text, here, refused),
         help="For example gpt2, Qwen/Qwen3-0.6B, ./my_model or model.gguf",
         more=MORE,
         complete=lambda text: suggest.models(text, here.hub),

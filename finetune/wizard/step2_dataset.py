@@ -116,7 +116,7 @@ def _source(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
             "dataset.file",
             "File or folder",
             default="",
-            validate=lambda text: _file_problem(text, here),
+            check=lambda text: _file_problem(text, here),
             help="Tab completes. For example data/train.jsonl",
             more=MORE,
             complete=suggest.paths,
@@ -131,7 +131,7 @@ def _hub_dataset(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         "dataset.name",
         "Dataset name",
         default="",
-        validate=lambda text: _hub_name_problem(text, here),
+        check=lambda text: _hub_name_problem(text, here),
         help="Type to search. For example HuggingFaceH4/no_robots or openai/gsm8k",
         complete=lambda text: suggest.datasets(text, here.hub),
     )

@@ -90,7 +90,7 @@ def _named(output_dir: Path, prompter: Prompter, number: str = "") -> UploadSpec
         f"upload.repo{number}",
         "Repository",
         default=repository(output_dir) + number,
-        validate=lambda text: problem({}, "upload", {"repo": text}),
+        check=lambda text: problem({}, "upload", {"repo": text}),
         help="A name of your own, or organisation/name.",
     )
     return UploadSpec(repo=repo)

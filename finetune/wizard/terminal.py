@@ -10,7 +10,7 @@ tells more, Ctrl-C leaves. Cursor position reports are off: they make slow termi
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from prompt_toolkit.shortcuts import print_formatted_text
 from prompt_toolkit.styles import Style
 
 from finetune.wizard.layout import indent, rows_of, spelled, wrap
-from finetune.wizard.prompter import Check, Choice, Complete, Fragments, GoBack, anything, drawn, plain
+from finetune.wizard.prompter import Fragments, GoBack, Prompter, Question, drawn, plain
 from finetune.wizard.questions import Line, add_notes
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ STYLE = Style.from_dict(
 )
 
 
-class TerminalPrompter:
+class TerminalPrompter(Prompter):
     """Asks on the terminal of stdin and stdout; `on_question` is called whenever one is on screen."""
 
     def __init__(self, *, colour: bool = True, on_question: Callable[[], None] = lambda: None) -> None:
@@ -63,7 +63,6 @@ class TerminalPrompter:
         self._depth = None if colour else ColorDepth.DEPTH_1_BIT
         self._on_question = on_question
         self._rows = 0
-        self.can_go_back = False
 
     @property
     def width(self) -> int:
@@ -90,37 +89,22 @@ class TerminalPrompter:
         finally:
             self.erase_to(before)
 
-    def select(self, key: str, question: str, choices: Sequence[Choice], default: str, help: str = "", more: str = "") -> str:
-        asked = self._made(
-            questionary.select,
-            question,
-            choices=[questionary.Choice(choice.title, choice.value, shortcut_key=False) for choice in choices],
-            default=default if any(choice.value == default for choice in choices) else None,
-            instruction=" ",
-        )
-        keys = add_notes(asked, choices, lambda: self.width, height=lambda: max(3, self._output.get_size().rows - 6))
-        answer = str(self._ask(asked, keys, help, more, how="↑↓ choose"))
-        self._collapse(question, next(choice.title for choice in choices if choice.value == answer))
-        return answer
-
-    def text(
-        self, key: str, question: str, default: str, validate: Check = anything, help: str = "", more: str = "", complete: Complete = None
-    ) -> str:
-        asked = self._made(questionary.text, question, placeholder=[("class:quiet", default)], complete_while_typing=False)
-        answer = str(self._ask(asked, Line(asked, default, validate, complete), help, more))
-        self._collapse(question, answer)
-        return answer
-
-    def secret(self, key: str, question: str, help: str = "") -> str:
-        asked = self._made(questionary.password, question)
-        answer = str(self._ask(asked, Line(asked, "", anything, None), help))
-        self._collapse(question, "(not shown)" if answer else "(none)")
-        return answer
-
-    def confirm(self, key: str, question: str, default: bool, help: str = "", more: str = "") -> bool:
-        asked = self._made(questionary.confirm, question, default=default, auto_enter=False)
-        answer = bool(self._ask(asked, KeyBindings(), help, more, how="y or n"))
-        self._collapse(question, "Yes" if answer else "No")
+    def ask(self, question: Question) -> str | bool:
+        default, keys, line = question.default, KeyBindings(), None
+        if question.choices:
+            values = [choice.value for choice in question.choices]
+            shown = [questionary.Choice(choice.title, choice.value, shortcut_key=False) for choice in question.choices]
+            start = default if default in values else None
+            asked = self._made(questionary.select, question, choices=shown, default=start, instruction=" ")
+            keys = add_notes(asked, question.choices, lambda: self.width, height=lambda: max(3, self._output.get_size().rows - 6))
+        elif isinstance(default, bool):
+            asked = self._made(questionary.confirm, question, default=default, auto_enter=False)
+        else:
+            made = questionary.password if question.secret else questionary.text
+            asked = self._made(made, question, placeholder=[("class:quiet", default)], complete_while_typing=False)
+            line = Line(asked, question)
+        answer: str | bool = self._answer(asked, question, keys, line)
+        self._collapse(question.text, _told(question, answer))
         return answer
 
     def mark(self) -> int:
@@ -135,9 +119,9 @@ class TerminalPrompter:
             self._output.flush()
             self._rows = mark
 
-    def _made(self, ask: Callable[..., questionary.Question], question: str, **more: Any) -> questionary.Question:
+    def _made(self, ask: Callable[..., questionary.Question], question: Question, **more: Any) -> questionary.Question:
         return ask(
-            plain(spelled(wrap([("", question)], self.width - 2))).replace("\n", "\n  "),
+            plain(spelled(wrap([("", question.text)], self.width - 2))).replace("\n", "\n  "),
             style=STYLE,
             output=self._output,
             color_depth=self._depth,
@@ -146,19 +130,20 @@ class TerminalPrompter:
             **more,
         )
 
-    def _ask(self, question: questionary.Question, own: Line | KeyBindings, help: str, more: str = "", how: str = "") -> Any:
-        """The answer. Help goes below the question; to its own keys come those that all questions have."""
+    def _answer(self, asked: questionary.Question, question: Question, keys: KeyBindings, line: Line | None) -> Any:
+        """Help goes below the question; to its own keys come those that all questions have."""
         show_more = False
-        line, keys = (own, own.keys) if isinstance(own, Line) else (None, own)
+        keys = line.keys if line else keys
+        how = "↑↓ choose" if question.choices else "" if line else "y or n"
         empty = Condition(lambda: line is None or not line.buffer.text)
 
         def foot() -> FormattedText:
             lines: Fragments = [*line.state()] if line else []
-            if help:
-                lines.append(("class:quiet", f"  {help}\n"))
+            if question.help:
+                lines.append(("class:quiet", f"  {question.help}\n"))
             if show_more:
-                lines.append(("", "".join(f"  {each}\n" for each in more.splitlines())))
-            lines.append(("class:quiet", f"  {self._keys(how, more=bool(more) and not show_more)}"))
+                lines.append(("", "".join(f"  {each}\n" for each in question.more.splitlines())))
+            lines.append(("class:quiet", f"  {self._keys(how, more=bool(question.more) and not show_more)}"))
             return FormattedText(spelled(wrap(lines, self.width)))
 
         def toggle(event: KeyPressEvent) -> None:
@@ -173,10 +158,10 @@ class TerminalPrompter:
         keys.add("s-tab", eager=True, filter=Condition(lambda: self.can_go_back))(lambda event: event.app.exit(exception=GoBack()))
         for key in ("c-q", "c-r", "c-s"):  # questionary leaves at Ctrl-Q; the others search a history, and there is none
             keys.add(key, eager=True)(lambda event: None)
-        if more:
+        if question.more:
             keys.add("f1")(toggle)
             keys.add("?", filter=empty)(toggle)
-        application = question.application
+        application = asked.application
         application.key_bindings = merge_key_bindings([application.key_bindings or KeyBindings(), keys])
         below = Window(FormattedTextControl(foot, focusable=True, show_cursor=False))
         focused = application.layout.current_window if line else below  # where nothing can be typed, nothing can be pasted
@@ -185,7 +170,7 @@ class TerminalPrompter:
             window.wrap_lines = window.dont_extend_height = Always()
         application.ttimeoutlen = 0.05
         application.after_render += lambda _: self._on_question()
-        return question.unsafe_ask()
+        return asked.unsafe_ask()
 
     def _keys(self, how: str, *, more: bool) -> str:
         """The keys that do something now, as many as fit, the least known last to go."""
@@ -206,3 +191,12 @@ class TerminalPrompter:
     def _print(self, fragments: Fragments) -> None:
         self._rows += rows_of(fragments, self.width)
         print_formatted_text(FormattedText(spelled(fragments)), style=STYLE, output=self._output, color_depth=self._depth)
+
+
+def _told(question: Question, answer: str | bool) -> str:
+    """What stays on screen of an answer."""
+    if question.secret:
+        return "(not shown)" if answer else "(none)"
+    if isinstance(answer, bool):
+        return "Yes" if answer else "No"
+    return next((choice.title for choice in question.choices if choice.value == answer), answer)

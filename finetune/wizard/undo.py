@@ -9,13 +9,12 @@ question before, with the old answer as its default. Steps therefore need no mem
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
-from finetune.wizard.prompter import Check, Choice, Complete, Fragments, GoBack, Prompter, Undoable, anything, verdict
+from finetune.wizard.prompter import Fragments, GoBack, Prompter, Question
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,18 +24,18 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class _Answer:
-    given: Any
-    default: Any
+    given: str | bool
+    default: str | bool
 
-    def still_stands(self, default: Any) -> bool:
-        """A default that was only accepted does not outlive a better default."""
-        return bool(self.given != self.default or default == self.default)
+    def stands(self, question: Question) -> bool:
+        """Whether it still answers the question; a default that was only accepted does not outlive a better default."""
+        return (self.given != self.default or question.default == self.default) and question.problem(self.given) is None
 
 
-class Rewind:
+class Rewind(Prompter):
     """A prompter around another one that remembers answers."""
 
-    def __init__(self, prompter: Undoable) -> None:
+    def __init__(self, prompter: Prompter) -> None:
         self._prompter = prompter
         self._answers: dict[str, _Answer] = {}
         self._earlier: dict[str, _Answer] = {}
@@ -76,17 +75,19 @@ class Rewind:
             self._answers.pop(last)
             self._prompter.erase_to(self._marks.pop(last, self._mark))
 
-    def _ask(self, key: str, default: Any, valid: Callable[[Any], bool], ask: Callable[..., Any]) -> Any:
-        known = self._answers.get(key)
-        if known and known.still_stands(default) and valid(known.given):
+    def ask(self, question: Question) -> str | bool:
+        if question.secret:
+            return self._prompter.ask(question)
+        key, known = question.key, self._answers.get(question.key)
+        if known and known.stands(question):
             self._pending.clear()  # it was said when the question was asked
         else:
             self._mark = self._prompter.mark()
             self._draw_pending()
             self._prompter.can_go_back = bool(self._trail)
             earlier = self._earlier.get(key)
-            start = earlier.given if earlier and earlier.still_stands(default) and valid(earlier.given) else default
-            known = _Answer(ask(default=start), default)
+            start = earlier.given if earlier and earlier.stands(question) else question.default
+            known = _Answer(self._prompter.ask(replace(question, default=start)), question.default)
             self._answers[key] = self._earlier[key] = known
             self._marks[key] = self._mark
             self._steps[key] = self._step
@@ -110,21 +111,3 @@ class Rewind:
 
     def busy(self, text: str) -> AbstractContextManager[None]:
         return self._prompter.busy(text)
-
-    def select(self, key: str, question: str, choices: Sequence[Choice], default: str, help: str = "", more: str = "") -> str:
-        values = [choice.value for choice in choices]
-        ask = partial(self._prompter.select, key, question, choices, help=help, more=more)
-        return str(self._ask(key, default, values.__contains__, ask))
-
-    def text(
-        self, key: str, question: str, default: str, validate: Check = anything, help: str = "", more: str = "", complete: Complete = None
-    ) -> str:
-        ask = partial(self._prompter.text, key, question, validate=validate, help=help, more=more, complete=complete)
-        return str(self._ask(key, default, lambda answer: verdict(validate, answer) is None, ask))
-
-    def confirm(self, key: str, question: str, default: bool, help: str = "", more: str = "") -> bool:
-        ask = partial(self._prompter.confirm, key, question, help=help, more=more)
-        return bool(self._ask(key, default, lambda answer: True, ask))
-
-    def secret(self, key: str, question: str, help: str = "") -> str:
-        return self._prompter.secret(key, question, help)

@@ -123,9 +123,8 @@ def train(job: dict[str, Any]) -> int:
             tuner = LLMFineTuner.unfinished(output_dir, runtime=runtime, reporter=Recorder())
         else:
             tuner = LLMFineTuner(Recipe.from_layers(job["layer"]), runtime=runtime, reporter=Recorder())
-        if (
-            tuner.resume_state is None or tuner.resume_state.stage == TRAINING
-        ):  # a kill may come between the end of the training and that of the process
+        # A kill may come between the end of the training and that of the process.
+        if tuner.resume_state is None or tuner.resume_state.stage == TRAINING:
             tuner.train()
     except FinetuneError as error:
         print(f"{type(error).__name__}: {error.message} {error.hint}")

@@ -137,9 +137,9 @@ def test_the_other_model_is_asked_in_only_when_somebody_wants_it_and_can_be_sent
     base = base_folder(tmp_path / "base")
     run = finished_run(tmp_path / "run", base, Recipe.from_layers({"model": str(base)}))
     shown = both(run.output_dir, ["/both", "who?", "/both", "why?"], tmp_path)
-    assert shown.startswith("[Both answer from now on.][Loading the base")
+    assert shown.startswith("[Both models answer from now on.][Loading the base")
     assert shown.count("<base>") == 1
-    assert shown.index("<>") < shown.index("[It answers alone from now on.]")
+    assert shown.index("<>") < shown.index("[Only the trained model answers from now on.]")
     assert shown.endswith("\n")
     assert "Loading" not in both(run.output_dir, ["who?"], tmp_path)
 
@@ -169,5 +169,5 @@ def test_ctrl_c_ends_one_of_two_answers_and_each_model_remembers_its_own_words()
 
 
 def test_a_model_of_unknown_origin_cannot_be_compared_and_says_so(tmp_path):
-    with pytest.raises(BadInput, match="does not say which model it came from"):
+    with pytest.raises(BadInput, match="does not name the model it came from"):
         both(base_folder(tmp_path / "base"), ["who?"], tmp_path, both=True)

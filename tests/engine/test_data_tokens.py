@@ -197,7 +197,8 @@ def test_learned_templates_write_what_the_template_itself_writes(name: str, text
     slow = ChatTemplate(byte_level(TEMPLATES[name]))
     fast = CachedChatTemplate(slow)
     rows = [turns(*texts), turns(*reversed(texts)), turns("seen before", "yes"), turns(*texts, system="Be brief.")]
-    fast.seen = {tuple(turn["role"] for turn in row): 10**6 for row in rows}  # no row is compared: the fast way must be right by itself
+    # No row is compared: the fast way must be right by itself.
+    fast.seen.update({tuple(turn["role"] for turn in row): 10**6 for row in rows})
     for row in rows:
         if row[-1]["role"] != "assistant":
             row.pop()

@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from finetune.run_folder import RunFolder
 from finetune.schema import recipe_schema
 from finetune.wizard import ask_recipe
 from finetune.wizard.host import HostInfo
-from finetune.wizard.prompter import Choice, ScriptedPrompter
+from finetune.wizard.prompter import Choice, Question, ScriptedPrompter
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -81,13 +81,10 @@ class Offered(ScriptedPrompter):
         self.choices: dict[str, list[Choice]] = {}
         self.helps: dict[str, str] = {}
 
-    def select(self, key: str, question: str, choices: Sequence[Choice], default: str, help: str = "", more: str = "") -> str:
-        self.choices[key] = list(choices)
-        return super().select(key, question, choices, default, help, more)
-
-    def text(self, key: str, question: str, default: str, *given: Any, help: str = "", **more: Any) -> str:
-        self.helps[key] = f"{question}: {help}"
-        return super().text(key, question, default, *given, help=help, **more)
+    def ask(self, question: Question) -> str | bool:
+        self.choices[question.key] = list(question.choices)
+        self.helps[question.key] = f"{question.text}: {question.help}"
+        return super().ask(question)
 
 
 def tickets(folder: Path) -> Path:

@@ -247,7 +247,7 @@ def test_the_base_model_is_measured_once_per_model_and_rows(shop: Workshop, tune
     tuner.train()
     recorder = tuner.reporter.reporters[0]
     assert isinstance(recorder, Recorder)
-    assert any("known from an earlier run" in notice.text for notice in recorder.of(Notice))
+    assert any("reused from an earlier run" in notice.text for notice in recorder.of(Notice))
 
 
 def test_a_folder_with_a_run_in_it_is_left_alone(shop: Workshop, tuned: tuple[LLMFineTuner, RunResult]) -> None:

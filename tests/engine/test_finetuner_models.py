@@ -103,7 +103,7 @@ def test_rows_longer_than_the_context_are_refused_before_the_work_with_the_lengt
     for begin in (LLMFineTuner.run, LLMFineTuner.plan):
         tuner = shop.tuner(make(**changes), {"benchmark": {"max_new_tokens": 4}})
         longest = max(*tuner.data.train["length"], *tuner.data.held_out["length"])
-        with pytest.raises(RecipeError, match=f"The longest row has {longest} tokens, and small reads 16 at most") as refused:
+        with pytest.raises(RecipeError, match=f"The longest row has {longest} tokens, but the context of small is 16") as refused:
             begin(tuner)
         assert "--set dataset.max_length=16" in str(refused.value.hint)
         assert not tuner.folder.output_dir.exists()

@@ -82,4 +82,4 @@ def test_a_step_that_the_system_refuses_memory_for_is_made_in_parts(tmp_path: Pa
         pytest.skip("this system gives a process more memory than its limit")
     assert found["steps"] == 2
     assert found["apart"] < 1e-5
-    assert any("did not fit into memory with 8 rows at a time" in notice for notice in found["said"])
+    assert any("ran out of memory with 8 rows at a time" in notice for notice in found["said"])

@@ -15,7 +15,7 @@ from finetune import registry
 from finetune.errors import HardwareError
 from finetune.events import Recorder
 from finetune.methods.base import MethodContext
-from finetune.methods.lora import attach_lora
+from finetune.methods.lora_kernel import give_back
 from finetune.models.load import load_model, round_to_4bit
 from finetune.models.location import locate
 from finetune.recipe import Recipe
@@ -55,7 +55,8 @@ def test_gradients_are_those_of_the_rounded_weights_whatever_was_measured_before
     quantised, widened = pair(tmp_path, **WIDE)
     spec = Recipe.from_layers({"method": {"kind": "qlora", "dropout": 0}}).method
     models = [registry.load("methods", "qlora").attach(quantised, spec, MethodContext(10, seed=3))]
-    models.append(attach_lora(widened, spec, MethodContext(10, seed=3)))  # with peft's own arithmetic
+    models.append(registry.load("methods", "lora").attach(widened, spec, MethodContext(10, seed=3)))
+    give_back(models[1])  # with peft's own arithmetic
     before = bits(models[0])
     for model in models:
         torch.manual_seed(0)

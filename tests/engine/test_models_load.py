@@ -280,7 +280,7 @@ def test_a_gguf_file_is_unpacked_once_and_gives_what_transformers_reads(tmp_path
     write_gguf(file)
     reporter = Recorder()
     located = locate(str(file), runtime, reporter)
-    assert (located.pinned, located.gguf_file) == (str(file.resolve()), "pico.gguf")
+    assert (located.pinned, located.source.kind) == (str(file.resolve()), "gguf")
     assert "pico.gguf" in str(located.note)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="pico.gguf", dtype=torch.float32)
     assert torch.equal(logits(load_model(located, MACHINE)), logits(theirs))

@@ -11,7 +11,14 @@ from workshop import Workshop
 
 from finetune.errors import OutputExists
 from finetune.events import Progress
+from finetune.planning import measure
 from finetune.planning.measure import CLOSING, Measurement, measure_first
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take longer than a person wants to wait."""
+    monkeypatch.setattr(measure, "SECONDS", 150.0)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +80,7 @@ def test_steps_that_run_out_of_memory_are_a_problem_of_the_plan(shop: Workshop, 
     (tmp_path / "sitecustomize.py").write_text(limited)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     plan = shop.tuner(shop.layer()).plan(measure=True)
-    assert any("few steps" in problem for problem in plan.problems)
+    assert any("test steps" in problem for problem in plan.problems)
 
 
 def test_without_a_timed_step_there_is_no_forecast() -> None:

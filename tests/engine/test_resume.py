@@ -1,4 +1,4 @@
-"""Going on with an interrupted run: from where, with what said, and what is refused."""
+"""Resuming an interrupted run: from where, what is said, and what is refused."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_like_one_that_was_not_stopped(
     with pytest.raises(Interrupted, match="Stopped after step 4 of 8") as interrupted:
         tuner.run()
     folder = tuner.folder.output_dir
-    assert interrupted.value.hint == f"Go on: finetune-cli resume {folder}"
+    assert interrupted.value.hint == f"Continue: finetune-cli resume {folder}"
     assert [path.name for path in checkpoints(folder)] == ["step-00000003", "step-00000004"]
     result, recorder = resumed(folder, shop)
-    assert f"Going on with {folder} after step 4 of 8, saved less than a minute ago" in said(recorder)
+    assert f"Continuing {folder} after step 4 of 8, saved less than a minute ago" in said(recorder)
     assert [step.step for step in recorder.of(TrainingStep)] == [5, 6, 7, 8]
     assert recorder.of(Resumed) == [Resumed(4, STEPS)]
     assert weights(result) == weights(whole)
@@ -130,7 +130,7 @@ def test_without_a_sound_checkpoint_it_starts_over_and_says_so(shop: Workshop, w
         (path / "weights.pt").unlink()
     result, recorder = resumed(folder, shop)
     assert said(recorder).count("is damaged (weights.pt is missing)") == len(saved) >= 2
-    assert "the training starts over from its first step" in said(recorder)
+    assert "training starts again at step 1" in said(recorder)
     assert len(recorder.of(TrainingStep)) == STEPS
     assert weights(result) == weights(whole)
 
@@ -184,10 +184,10 @@ def other_weights(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (change_recipe, "training.learning_rate is 0.02 in run/recipe.yaml, and the run was trained with 0.01"),
+        (change_recipe, "training.learning_rate is 0.02 in run/recipe.yaml, and the run began with 0.01"),
         (change_version, "The run began with peft 99.1"),
-        (change_rows, "are not those the run began with"),
-        (change_model, "is not the one the run began with"),
+        (change_rows, "have changed since the run began"),
+        (change_model, "has changed since the run began"),
     ],
     ids=["recipe", "version", "rows", "model"],
 )
@@ -222,7 +222,7 @@ def test_other_weights_in_the_same_folder_are_refused_where_the_run_wrote_down_w
         assert resumed(tuner.folder.output_dir, shop)[0].training["steps"] == STEPS
         return
     other_weights(own)
-    with pytest.raises(CannotResume, match=f"The {role} own is not the one the run began with: its content differs"):
+    with pytest.raises(CannotResume, match=f"The {role} own has changed since the run began: its content differs"):
         resumed(tuner.folder.output_dir, shop)
 
 
@@ -255,7 +255,7 @@ def test_a_run_interrupted_while_it_measured_goes_on_measuring(shop: Workshop, w
     trained = shop.tuner(layer)
     trained.train()
     result, recorder = resumed(trained.folder.output_dir, shop)
-    assert "what is left is to measure the model" in said(recorder)
+    assert "only the benchmark is left" in said(recorder)
     assert not recorder.of(TrainingStep)
     assert scores(result) == scores(whole)
     assert result.training == {**result.training, "steps": STEPS, "real_tokens": whole.training["real_tokens"]}
@@ -272,7 +272,7 @@ def test_a_finished_run_says_that_it_is_finished(shop: Workshop, whole: RunResul
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["resume", str(tmp_path)]) == 2
-    assert "is not the folder of a run" in capfd.readouterr().err
+    assert "is not a run folder" in capfd.readouterr().err
 
 
 def test_saving_every_so_many_steps_and_at_the_end(shop: Workshop) -> None:
@@ -295,9 +295,9 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_state(shop: Workshop, whol
     tuner = shop.tuner(shop.layer(training={**TRAINING, "save_every": "auto"}))
     with monkeypatch.context() as patch:
         patch.setattr(SupervisedTrainer, "loss_sum", broken)
-        with pytest.raises(Diverged, match=r"became nan at step 6, rows \d+(, \d+){5} of the training set") as diverged:
+        with pytest.raises(Diverged, match=r"is nan at step 6, rows \d+(, \d+){5} of the training set") as diverged:
             tuner.run()
-    assert "The state after step 5 is kept." in diverged.value.message
+    assert "The state after step 5 is saved." in diverged.value.message
     assert "learning_rate" in str(diverged.value.hint)
     folder = tuner.folder.output_dir
     kept = Checkpoints(folder / "run" / "checkpoints").newest(pytest.fail)
@@ -327,5 +327,5 @@ def test_adalora_goes_on_with_the_importance_it_had_measured(step: int, shop: Wo
 def test_a_training_that_is_complete_is_not_made_again(shop: Workshop) -> None:
     tuner = shop.tuner(shop.layer())
     tuner.train()
-    with pytest.raises(CannotResume, match="is complete; it is not made again"):
+    with pytest.raises(CannotResume, match="is already complete"):
         LLMFineTuner.unfinished(tuner.folder.output_dir, runtime=shop.runtime).train()

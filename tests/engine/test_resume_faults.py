@@ -226,7 +226,7 @@ def test_too_little_room_is_said_before_the_first_step(forks: Forks, shop: Works
         ballast.write(b"0" * 2_200_000)
     layer = shop.layer(training=TRAINING, output_dir=str(small_disk / "model"))
     assert forks.run(job(shop, layer)) == 1, log(shop)
-    assert "DiskFull: Keeping the run's checkpoints needs" in log(shop)
+    assert "DiskFull: Saving this run's checkpoints needs" in log(shop)
     assert not checkpoints(layer).all()
 
 

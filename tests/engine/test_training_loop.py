@@ -156,7 +156,7 @@ def test_a_step_that_does_not_fit_goes_on_in_smaller_parts_to_the_same_result(
     assert small.finished.steps == enough.finished.steps
     assert (small.finished.real_tokens, small.finished.first_loss) == (enough.finished.real_tokens, enough.finished.first_loss)
     (notice,) = [notice.text for notice in recorder.of(Notice) if "memory" in notice.text]
-    assert "Step 1 did not fit into memory with 8 rows at a time; it goes on with 2 at a time" in notice
+    assert "Step 1 ran out of memory with 8 rows at a time; it continues with 2 at a time" in notice
     assert f"--set training.batch_size=2 --set training.gradient_accumulation={4 * accumulation}" in notice
 
 
@@ -177,13 +177,13 @@ def test_where_one_row_does_not_fit_activations_are_computed_again_to_the_same_r
     train(tight, tokenizer(), rows(), recipe, machine, recorder, folder=tmp_path / "tight", make_trainer=NoRoomForActivations)
     assert difference(roomy, adapted()) > 0.005
     assert difference(roomy, tight) < 1e-9
-    (notice,) = [notice.text for notice in recorder.of(Notice) if "activations" in notice.text]
-    assert notice.startswith("Step 2 did not fit into memory with one row at a time either")
+    (notice,) = [notice.text for notice in recorder.of(Notice) if "activation checkpointing" in notice.text]
+    assert notice.startswith("Step 2 ran out of memory with one row at a time too")
     (start,) = [saved for saved in Checkpoints(tmp_path / "tight").all() if saved.step == 4]
     again, silent = adapted(), Recorder()
     train(again, tokenizer(), rows(), recipe, machine, silent, folder=tmp_path / "on", make_trainer=NoRoomForActivations, start=start)
     assert difference(tight, again) == 0
-    assert not [notice for notice in silent.of(Notice) if "activations" in notice.text], "it goes on as it was"
+    assert not [notice for notice in silent.of(Notice) if "activation checkpointing" in notice.text], "it goes on as it was"
 
 
 class Counter(TrainerCallback):

@@ -48,7 +48,7 @@ def test_once_saves_says_how_to_go_on_and_going_on_reaches_the_end(by: str, work
         assert "Traceback" not in words
     (newest, *_) = saved_steps(workplace)
     with Terminal(["resume", "finetuned_model"], folder=workplace) as terminal:
-        terminal.wait_for("Going on with", RUN_SECONDS)
+        terminal.wait_for("Continuing ", RUN_SECONDS)
         terminal.wait_for("rows it never trained on", RUN_SECONDS)
         assert terminal.wait_for_end() == 0
         assert f"after step {newest} of" in terminal.text().replace("\n", " ")

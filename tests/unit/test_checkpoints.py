@@ -120,7 +120,7 @@ def test_unfinished_runs_are_found_with_their_progress(tmp_path: Path) -> None:
     found = {left.folder.output_dir.name: left.progress() for left in unfinished_runs(tmp_path)}
     claimed.release()
     assert found.pop("half") == "step 3 of 9, saved less than a minute ago"
-    assert found == {"bare": "nothing saved yet", "trained": "trained, not measured yet"}
+    assert found == {"bare": "nothing saved yet", "trained": "trained; benchmark not run yet"}
     half = find(tmp_path / "half")
     assert half is not None
     assert half.seconds_left == pytest.approx(60 / 3 * 6)

@@ -16,7 +16,7 @@ from finetune.screen.method_fit import fit_line, recommended
 from finetune.wizard import step3_config
 from finetune.wizard.host import HostInfo
 from finetune.wizard.method_memory import options
-from finetune.wizard.prompter import Choice, ScriptedPrompter
+from finetune.wizard.prompter import Question, ScriptedPrompter
 
 GB = 10**9
 SMALL = {"lora": 3 * GB, "qlora": 1 * GB, "full": 9 * GB}
@@ -37,10 +37,10 @@ def machine(free: float, folder: Path) -> HostInfo:
 class Listens(ScriptedPrompter):
     """Keeps what the method question says."""
 
-    def select(self, key: str, question: str, choices: Any, default: str, help: str = "", more: str = "") -> str:
-        if key == "method.kind":
-            self.help, self.notes = help, {choice.value: choice.note for choice in choices if isinstance(choice, Choice)}
-        return super().select(key, question, choices, default, help, more)
+    def ask(self, question: Question) -> str | bool:
+        if question.key == "method.kind":
+            self.help, self.notes = question.help, {choice.value: choice.note for choice in question.choices}
+        return super().ask(question)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_a_complete_folder_is_found_and_described_within_50_ms(tmp_path: Path, r
     facts = describe(located)
     assert time.process_time() - began < 0.05
     assert (facts.name, facts.parameters, facts.layers, facts.hidden) == ("mine", 300 * 16 + 16, 2, 16)
-    assert (facts.vocabulary, facts.context, facts.licence, facts.here) == (300, 64, "mit", True)
+    assert (facts.vocabulary, facts.context, facts.licence) == (300, 64, "mit")
 
 
 def test_gpt2_style_names_of_the_same_numbers_are_understood(tmp_path: Path, runtime: RuntimeOptions) -> None:
@@ -80,7 +80,7 @@ def test_gpt2_style_names_of_the_same_numbers_are_understood(tmp_path: Path, run
     write_safetensors(folder / "model.safetensors", {"w": [3, 3]})
     facts = look_up(str(folder), runtime)
     assert facts is not None
-    assert (facts.layers, facts.hidden, facts.context, facts.architecture) == (3, 8, 32, "gpt2")
+    assert (facts.layers, facts.hidden, facts.context) == (3, 8, 32)
 
 
 def test_shards_are_counted_by_the_index_and_a_lost_one_is_named(tmp_path: Path, runtime: RuntimeOptions) -> None:
@@ -244,7 +244,7 @@ def test_quantised_loading_without_bitsandbytes_says_how_to_get_it(tmp_path: Pat
 def test_what_the_catalogue_knows_is_told_before_any_download(runtime: RuntimeOptions) -> None:
     facts = look_up("gpt2", runtime)
     assert facts is not None
-    assert (facts.parameters, facts.context, facts.licence, facts.here) == (124_439_808, 1024, "mit", False)
+    assert (facts.parameters, facts.context, facts.licence) == (124_439_808, 1024, "mit")
     assert look_up("nobody/knows-this", runtime) is None
 
 

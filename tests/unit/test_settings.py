@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from pydantic import BaseModel, Field
@@ -13,7 +12,7 @@ from wizard_answers import Listening, here
 
 from finetune import registry
 from finetune.errors import RecipeError
-from finetune.recipe import Recipe, parse_override
+from finetune.recipe import Recipe, known_fields, parse_override
 from finetune.settings import DistillationSpec, Usual, help_of, label, usual
 from finetune.wizard import ask_recipe
 
@@ -21,19 +20,10 @@ ROOT = Path(__file__).parents[2]
 LONGEST_HELP = 120
 
 
-def settings(spec: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every setting that a recipe can have, with those of all methods."""
-    for name, field in spec.model_fields.items():
-        if (prefix, name) != ("method.", "kind"):  # a name in the registry, which has a summary there
-            yield prefix + name, field
-        parts = [each for each in (field.annotation, *get_args(field.annotation)) if isinstance(each, type) and issubclass(each, BaseModel)]
-        if (prefix, name) == ("", "method"):
-            parts = [registry.load("methods", method).Spec for method in registry.names("methods")]
-        for part in parts:
-            yield from settings(part, f"{prefix}{name}.")
+SETTINGS = [(key, field) for key, field in known_fields() if key != "method.kind"]  # a name in the registry has its summary there
 
 
-@pytest.mark.parametrize(("key", "field"), list(dict(settings()).items()), ids=lambda part: part if isinstance(part, str) else "")
+@pytest.mark.parametrize(("key", "field"), SETTINGS, ids=lambda part: part if isinstance(part, str) else "")
 def test_every_setting_says_what_it_does_in_a_line(key: str, field: FieldInfo) -> None:
     assert field.description, key
     assert field.description.endswith(".")
@@ -42,12 +32,12 @@ def test_every_setting_says_what_it_does_in_a_line(key: str, field: FieldInfo) -
 
 
 def test_all_settings_are_looked_at() -> None:
-    keys = set(dict(settings()))
+    keys = set(dict(SETTINGS))
     assert {"seed", "dataset.columns.prompt", "method.r", "method.freeze", "model.from_teacher.layers", "teacher.load_in"} <= keys
 
 
 def test_the_usual_values_are_within_what_the_recipe_allows() -> None:
-    stated = {key: usual(field) for key, field in settings() if usual(field)}
+    stated = {key: usual(field) for key, field in SETTINGS if usual(field)}
     assert {"distillation.temperature", "training.learning_rate", "method.dropout"} <= set(stated)
     for key, found in stated.items():
         assert found is not None
@@ -65,7 +55,7 @@ def test_a_range_reads_as_people_write_it(range_: Usual, words: str) -> None:
 def test_the_wizard_asks_with_the_words_of_the_field(approach: str) -> None:
     prompter = Listening({"approach": approach, "advanced": True})
     recipe = ask_recipe(prompter, here)
-    known = dict(settings())
+    known = dict(SETTINGS)
     known |= {f"method.{name}": field for name, field in type(recipe.method).model_fields.items() if name != "kind"}
     own_help = ("dataset.samples", "training.learning_rate")  # what `all` means there; what the method knows better
     asked = [key for key in prompter.questions if key in known and key not in ("approach", "model", "teacher", "dataset.source")]
@@ -102,7 +92,7 @@ def test_objectives_are_offered_by_title_and_summary() -> None:
 
 
 def test_the_documents_give_the_ranges_of_the_fields() -> None:
-    known = {key: usual(field) for key, field in settings()}
+    known = {key: usual(field) for key, field in SETTINGS}
     temperature, rate = known["distillation.temperature"], known["training.learning_rate"]
     assert f"# {temperature}: " in (ROOT / "README.md").read_text(encoding="utf-8")
     settings_table = (ROOT / "DISTILLATION_UPDATE.md").read_text(encoding="utf-8")

@@ -158,6 +158,6 @@ def test_one_can_go_back_while_an_answer_is_checked(keys: PipeInput, prompter: T
     keys.send_text("ada\r")
     press_when(checked, keys, SHIFT_TAB, after=0.3)
     with pytest.raises(GoBack):
-        prompter.text("key", "What?", default="this", validate=slow)
+        prompter.text("key", "What?", default="this", check=slow)
     assert not result.is_set()
     result.set()

@@ -15,14 +15,14 @@ from wizard_answers import BACK, enter_all_the_way, here
 
 from finetune import schema
 from finetune.data.rows import TooManyBadRows
-from finetune.errors import DatasetError
+from finetune.errors import DatasetError, FinetuneError
 from finetune.events import Fanout, Recorder
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.wizard import review, step6_upload
 from finetune.wizard.conversation import agree
 from finetune.wizard.plain import PlainPrompter
-from finetune.wizard.prompter import plain
+from finetune.wizard.prompter import Question, plain
 from finetune.wizard.questions import Line
 from finetune.wizard.step6_upload import repository
 
@@ -36,7 +36,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is prepared: the review shows a problem, and starting is not offered."""
-    monkeypatch.setattr(review, "prepare", lambda *_: (None, DatasetError("The rows are gone.")))
+    monkeypatch.setattr(review, "prepare", lambda *_: DatasetError("The rows are gone."))
 
 
 @pytest.mark.usefixtures("no_plan")
@@ -105,20 +105,22 @@ def test_the_review_looks_again_at_what_was_wrong_or_has_changed(empty_folder: P
     file.parent.mkdir()
     (empty_folder / "busy").touch()
     file.write_text("wrong")
-    assert isinstance(review.prepare(recipe, RuntimeOptions())[1], DatasetError)
+    assert isinstance(review.prepare(recipe, RuntimeOptions()), DatasetError)
     file.write_text("right")
-    assert str(review.prepare(recipe, RuntimeOptions())[1]) == "The disk is full."
+    assert str(review.prepare(recipe, RuntimeOptions())) == "The disk is full."
     (empty_folder / "busy").unlink()
     first = review.prepare(recipe, RuntimeOptions())
-    assert first[0] is not None
+    assert not isinstance(first, FinetuneError)
     assert len(first[0].reporter.reporters) == 1, "who reported the plan does not report the run too"
     assert review.prepare(recipe, RuntimeOptions()) == first, "a plan is remembered"
     file.write_text("another")
-    assert review.prepare(recipe, RuntimeOptions())[1] != first[1]
+    again = review.prepare(recipe, RuntimeOptions())
+    assert not isinstance(again, FinetuneError)
+    assert again[1] != first[1]
 
 
 def test_skipping_rows_that_cannot_be_used_changes_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(review, "prepare", lambda *_: (None, TooManyBadRows("20 of 300 rows cannot be used.", hint="", share=0.07)))
+    monkeypatch.setattr(review, "prepare", lambda *_: TooManyBadRows("20 of 300 rows cannot be used.", hint="", share=0.07))
     prompter = enter_all_the_way(review=["skip rows", "save"], recipe_file="mine.yaml")
     assert agree(prompter, here) is None
     assert Recipe.load("mine.yaml").dataset.bad_rows == 0.07
@@ -159,14 +161,14 @@ def test_an_answer_that_cannot_be_checked_is_refused_in_a_sentence_on_plain_term
     answers = iter(["a", "b"])
     monkeypatch.setattr("builtins.input", lambda: next(answers))
     assert PlainPrompter().text("key", "Question", "", unsure) == "b"
-    assert "a cannot be used: Permission denied." in capsys.readouterr().out
+    assert "a is not valid: Permission denied." in capsys.readouterr().out
 
 
 def test_an_answer_that_cannot_be_checked_is_refused_in_a_sentence_where_it_was_typed() -> None:
     said: list[str] = []
     with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
         question = questionary.text("Question")
-        line = Line(question, "", unsure, None)
+        line = Line(question, Question("key", "Question", "", check=unsure))
 
         @line.keys.add("b")
         def _look(event: KeyPressEvent) -> None:
@@ -176,4 +178,4 @@ def test_an_answer_that_cannot_be_checked_is_refused_in_a_sentence_where_it_was_
         question.application.key_bindings = merge_key_bindings([question.application.key_bindings or KeyBindings(), line.keys])
         keys.send_text("a\rb\r")
         assert question.unsafe_ask() == "ab"
-    assert said == ["  ✗ a cannot be used: Permission denied.\n"]
+    assert said == ["  ✗ a is not valid: Permission denied.\n"]

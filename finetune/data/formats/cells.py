@@ -17,6 +17,11 @@ class Message(TypedDict):
     content: str
 
 
+def last_answer(messages: Sequence[Message]) -> int:
+    """The number of the last turn that the model learns to write."""
+    return max(number for number, turn in enumerate(messages) if turn["role"] in ("assistant", "text"))
+
+
 def find_column(columns: Sequence[str], *names: str) -> str | None:
     """The first of `names` that is among `columns`, whatever its case."""
     by_lower_case = {column.strip().lower(): column for column in reversed(columns)}
@@ -37,8 +42,17 @@ def as_text(value: Any, column: str) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple | dict | bytes):
-        raise RowProblem(f"column {column} holds {_kind(value)}, not text")
+        kind = "bytes" if isinstance(value, bytes) else "an object" if isinstance(value, dict) else "a list"
+        raise RowProblem(f"column {column} holds {kind}, not text")
     return str(value)
+
+
+def optional_text(row: dict[str, Any], column: str | None) -> list[str]:
+    """The cell of a column that a row, or the whole source, may lack: one text that is not blank, or none."""
+    if column is None or is_missing(row.get(column)):
+        return []
+    text = as_text(row[column], column)
+    return [text] if text.strip() else []
 
 
 def as_answer(value: Any, column: str) -> str:
@@ -47,7 +61,3 @@ def as_answer(value: Any, column: str) -> str:
     if not text.strip():
         raise RowProblem(f"column {column} is empty")
     return text
-
-
-def _kind(value: Any) -> str:
-    return "bytes" if isinstance(value, bytes) else "an object" if isinstance(value, dict) else "a list"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_missing
+from finetune.data.formats.cells import Message, as_answer, as_text, find_column, optional_text
 
 
 class Instruction:
@@ -31,16 +31,7 @@ class Instruction:
         return cls(instruction, given, output, find_column(columns, "system", "system_prompt"))
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
-        asked = as_text(row.get(self.instruction), self.instruction)
-        given = row.get(self.given) if self.given is not None else None
-        if self.given is not None and not is_missing(given):
-            text = as_text(given, self.given)
-            asked = f"{asked}\n\n{text}" if text.strip() else asked
-        turns: list[Message] = [
-            {"role": "user", "content": asked},
-            {"role": "assistant", "content": as_answer(row.get(self.output), self.output)},
-        ]
-        system = row.get(self.system) if self.system is not None else None
-        if self.system is None or is_missing(system) or not as_text(system, self.system).strip():
-            return turns
-        return [{"role": "system", "content": as_text(system, self.system)}, *turns]
+        asked = "\n\n".join([as_text(row.get(self.instruction), self.instruction), *optional_text(row, self.given)])
+        answer = as_answer(row.get(self.output), self.output)
+        system: list[Message] = [{"role": "system", "content": text} for text in optional_text(row, self.system)]
+        return [*system, {"role": "user", "content": asked}, {"role": "assistant", "content": answer}]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from finetune.data.formats.cells import Message, as_text, find_column, is_missing
+from finetune.data.formats.cells import Message, as_text, find_column, optional_text
 from finetune.data.rows import RowProblem
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user"}
@@ -42,9 +42,8 @@ class Messages:
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
         column = self.messages
         turns = read_messages(_parsed(row.get(column)), column)
-        system = row.get(self.system) if self.system is not None else None
-        if self.system is not None and not is_missing(system) and turns[0]["role"] != "system" and as_text(system, self.system).strip():
-            turns.insert(0, {"role": "system", "content": as_text(system, self.system)})
+        if turns[0]["role"] != "system":
+            turns[:0] = [{"role": "system", "content": text} for text in optional_text(row, self.system)]
         if not any(turn["role"] == "assistant" and turn["content"].strip() for turn in turns):
             raise RowProblem(f"column {column} holds no answer of the assistant")
         return turns
@@ -69,6 +68,11 @@ def read_messages(value: Any, column: str) -> list[Message]:
     if not isinstance(value, list) or not value:
         raise RowProblem(f"column {column} holds no list of messages")
     return [_read_message(turn, column) for turn in value]
+
+
+def read_prompt(value: Any, column: str) -> list[Message]:
+    """The turns before the answer: a list of messages, or a text that the user wrote."""
+    return read_messages(value, column) if isinstance(value, list) else [{"role": "user", "content": as_text(value, column)}]
 
 
 def _read_message(turn: Any, column: str) -> Message:

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from finetune.data.formats.cells import Message, as_answer, as_text, find_column
-from finetune.data.formats.messages import left_out, read_messages
+from finetune.data.formats.cells import Message, as_answer, find_column
+from finetune.data.formats.messages import left_out, read_messages, read_prompt
 from finetune.data.rows import RowProblem
 
 SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
@@ -45,13 +45,9 @@ class Preference:
             answer = [{"role": "assistant", "content": as_answer(chosen, self.chosen)}]
         if answer[-1]["role"] != "assistant" or not answer[-1]["content"].strip():
             raise RowProblem(f"column {self.chosen} does not end with an answer")
-        asked = row.get(self.prompt) if self.prompt is not None else None
-        if len(answer) > 1 or self.prompt is None:  # the conversation is already whole
+        if len(answer) > 1 or self.prompt is None:  # the conversation is already complete
             return answer
-        before: list[Message] = (
-            read_messages(asked, self.prompt) if isinstance(asked, list) else [{"role": "user", "content": as_text(asked, self.prompt)}]
-        )
-        return [*before, *answer]
+        return [*read_prompt(row.get(self.prompt), self.prompt), *answer]
 
     def left_out(self, row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         """Fields of messages that are not learned from."""

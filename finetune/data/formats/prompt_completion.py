@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.data.formats.cells import Message, as_answer, as_text, find_column
-from finetune.data.formats.messages import read_messages
+from finetune.data.formats.cells import Message, as_answer, find_column
+from finetune.data.formats.messages import read_messages, read_prompt
 from finetune.data.rows import RowProblem
 
 PAIRS = [
@@ -42,10 +42,7 @@ class PromptCompletion:
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
         prompt, completion = self.columns
-        asked, answered = row.get(prompt), row.get(completion)
-        before: list[Message] = (
-            read_messages(asked, prompt) if isinstance(asked, list) else [{"role": "user", "content": as_text(asked, prompt)}]
-        )
+        before, answered = read_prompt(row.get(prompt), prompt), row.get(completion)
         if not isinstance(answered, list):
             return [*before, {"role": "assistant", "content": as_answer(answered, completion)}]
         after = read_messages(answered, completion)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_missing
+from finetune.data.formats.cells import Message, as_answer, as_text, find_column, optional_text
 from finetune.data.rows import RowProblem
 
 
@@ -32,11 +32,8 @@ class QuestionAnswer:
         return cls(question, answer, find_column(columns, "context", "passage"))
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
-        asked = as_text(row.get(self.question), self.question)
-        context = row.get(self.context) if self.context is not None else None
-        if self.context is not None and not is_missing(context):
-            text = as_text(context, self.context)
-            asked = f"{text}\n\n{asked}" if text.strip() else asked
+        question = as_text(row.get(self.question), self.question)
+        asked = "\n\n".join([*optional_text(row, self.context), question])
         answer = as_answer(_first(row.get(self.answer), self.answer), self.answer)
         return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from finetune.data.encoding import UNREADABLE
 from finetune.data.files import DataFile
-from finetune.data.rows import Row, SkippedRow
-from finetune.errors import BadRow, EmptyDataset, UnknownFormat
+from finetune.data.rows import Row, SkippedRow, check_column_names
+from finetune.errors import BadRow, EmptyDataset
 from finetune.recipe import DatasetSpec
 
 DELIMITERS = ",;\t|"
@@ -47,9 +46,7 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
             raise BadRow(
                 f"{file.name}, line 1: the column names cannot be read ({error}).", hint="Check the quotes in the first line."
             ) from None
-        twice = [name for name, times in Counter(header).items() if times > 1]
-        if twice:
-            raise UnknownFormat(f"{file.name} has more than one column called {twice[0]!r}.", hint="Give every column its own name.")
+        check_column_names(header, file.name)
         yield from _records(rows, header, file.name, above=1 if told else 0)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from itertools import chain
 
 from finetune.data.encoding import UNREADABLE
 from finetune.data.files import DataFile
@@ -67,10 +68,10 @@ def _without_blank_ends(text: str) -> str:
 def _paragraphs(text: io.TextIOWrapper) -> Iterator[tuple[str, int]]:
     """Paragraphs with the blank lines behind them, and the line each begins on."""
     ahead = text.readlines(SAMPLE)
-    by_line = not any(not line.strip() for line in ahead)
+    by_line = all(line.strip() for line in ahead)
     paragraph: list[str] = []
     begins, blank_seen = 1, False
-    for number, line in enumerate(_all(ahead, text), start=1):
+    for number, line in enumerate(chain(ahead, text), start=1):
         blank = not line.strip()
         if paragraph and (by_line or (blank_seen and not blank)):
             yield "".join(paragraph), begins
@@ -79,8 +80,3 @@ def _paragraphs(text: io.TextIOWrapper) -> Iterator[tuple[str, int]]:
         blank_seen = blank
     if paragraph:
         yield "".join(paragraph), begins
-
-
-def _all(ahead: list[str], rest: io.TextIOWrapper) -> Iterator[str]:
-    yield from ahead
-    yield from rest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,8 +10,8 @@ import pyarrow.parquet as pq
 
 from finetune.data.endings import PACKED
 from finetune.data.files import DataFile
-from finetune.data.rows import Row, SkippedRow
-from finetune.errors import BadRow, UnknownFormat
+from finetune.data.rows import Row, SkippedRow, check_column_names
+from finetune.errors import BadRow
 from finetune.recipe import DatasetSpec
 
 BATCH = 1000
@@ -37,13 +36,13 @@ def _batches(file: DataFile) -> Iterator[pa.RecordBatch]:
     source = pa.BufferReader(b"".join(file.blocks())) if whole else pa.memory_map(str(file.path))
     if file.suffix == ".parquet":
         parquet = pq.ParquetFile(source)
-        _check_names(parquet.schema_arrow.names, file.name)
+        check_column_names(parquet.schema_arrow.names, file.name)
         yield from parquet.iter_batches(batch_size=BATCH)
         return
     is_file = source.read(6) == b"ARROW1"
     source.seek(0)
     reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
-    _check_names(reader.schema.names, file.name)
+    check_column_names(reader.schema.names, file.name)
     parts = (reader.get_batch(index) for index in range(reader.num_record_batches)) if is_file else reader
     for part in parts:
         for start in range(0, part.num_rows, BATCH):
@@ -62,9 +61,3 @@ def _records(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
                 yield "text that is not valid Unicode"
             except (ValueError, OverflowError):
                 yield "a date beyond the calendar"
-
-
-def _check_names(names: list[str], file_name: str) -> None:
-    twice = [name for name, times in Counter(names).items() if times > 1]
-    if twice:
-        raise UnknownFormat(f"{file_name} has more than one column called {twice[0]!r}.", hint="Give every column its own name.")

@@ -6,9 +6,9 @@ precision that it may overwrite, and a column [k, 1]:
     value = objective(p, q, ratio, shift)        # p student, q teacher, ratio + shift = log p - log q
 
 It overwrites `p` with the gradient of D(p, q) with respect to the student's logits (those whose softmax is p) and returns the sum of D
-over the tokens, a scalar tensor. `shift` stands apart because the default objective can do without that pass over the vocabulary.
+over the tokens, a scalar tensor. `shift` is separate because the default objective can skip that pass over the vocabulary.
 Its `title` and `summary` are what the wizard shows, so torch is imported only where it computes. Add one: a file here or in another
-package, and a line in the registry or an entry point; docs/extending.md has a whole one.
+package, and a line in the registry or an entry point; docs/extending.md has a complete example.
 """
 
 from __future__ import annotations

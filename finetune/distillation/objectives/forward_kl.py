@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 class ForwardKL:
     title = "Forward KL"
-    summary = "covers all the teacher's answers; the default"
+    summary = "the student covers everything the teacher finds likely; the default"
 
     def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor:
         value = -ratio.flatten().dot(q.flatten()) - shift.sum()  # q sums to 1

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 class ReverseKL:
     title = "Reverse KL"
-    summary = "concentrates on the teacher's likeliest answers"
+    summary = "the student concentrates on what the teacher finds most likely"
 
     def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor:
         weighted = ratio.add_(shift).mul_(p)

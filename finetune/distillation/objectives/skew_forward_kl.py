@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 class SkewForwardKL:
     title = "Skew forward KL"
-    summary = "forward KL, gentler where the student is far off"
+    summary = "forward KL with bounded gradients"
 
     def __init__(self, skew: float = 0.1) -> None:
         self.skew = skew

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 class SkewReverseKL:
     title = "Skew reverse KL"
-    summary = "reverse KL, gentler where the student is far off"
+    summary = "reverse KL with bounded gradients"
 
     def __init__(self, skew: float = 0.1) -> None:
         self.skew = skew
