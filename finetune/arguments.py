@@ -21,14 +21,14 @@ ANYWHERE = ("--plain", "--no-color", "--debug")
 WIZARD = ("--yes", "--version", *WITH_RECIPE, *RUNTIME)  # without a command
 
 COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "run": ("do what a recipe file says", ("recipe", *WITH_RECIPE, *RUNTIME)),
+    "run": ("run a recipe", ("recipe", *WITH_RECIPE, *RUNTIME)),
     "plan": ("what a run would cost, and its problems; trains nothing", ("recipe", "--measure", *WITH_RECIPE, *RUNTIME)),
-    "resume": ("go on with an interrupted run where it was last saved", ("output_dir", *RUNTIME)),
+    "resume": ("continue an interrupted run from its last checkpoint", ("output_dir", *RUNTIME)),
     "benchmark": ("measure a finished run again on its held-out rows", ("output_dir", *RUNTIME)),
-    "chat": ("talk to a finished model", ("output_dir", "--both", *RUNTIME[1:])),
-    "runs": ("list the runs below a folder, or: runs compare A B", ("folders", "--json")),
-    "merge": ("write adapter and base of a run as one plain model", ("output_dir", "--to", *RUNTIME)),
-    "upload": ("put a finished run on the Hub, private unless --public", ("output_dir", "--repo", "--public")),
+    "chat": ("chat with a finished model", ("output_dir", "--both", *RUNTIME[1:])),
+    "runs": ("list the runs in a folder, or: runs compare A B", ("folders", "--json")),
+    "merge": ("merge the adapter of a run and its base into one plain model", ("output_dir", "--to", *RUNTIME)),
+    "upload": ("upload a finished run to the Hub, private unless --public", ("output_dir", "--repo", "--public")),
     "doctor": ("show machine, versions, Hub and sign-in state", RUNTIME),
     "schema": ("print the JSON schema of a recipe, for editors", ()),
     "completion": ("print a script that completes commands on Tab", ("shell",)),
@@ -43,12 +43,12 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "choices": ("bash", "zsh", "fish"),
         "help": 'bash or zsh: eval "$(finetune-cli completion bash)"; fish: finetune-cli completion fish | source',
     },
-    "--yes": {"action": "store_true", "help": "no question, every default: the demo"},
+    "--yes": {"action": "store_true", "help": "take every default, ask nothing"},
     "--set": {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "change a recipe key, for example training.epochs=1"},
-    "--output-dir": {"metavar": "DIR", "help": "where the model and all records go"},
+    "--output-dir": {"metavar": "DIR", "help": "folder for the model and all records"},
     "--json": {"action": "store_true", "help": "one JSON object on stdout, the rest on stderr"},
     "--measure": {"action": "store_true", "help": "make a few real steps first, at most 20 seconds, and base the plan on them"},
-    "--both": {"action": "store_true", "help": "the model it came from answers beside it; /both does the same during the talk"},
+    "--both": {"action": "store_true", "help": "the model it came from answers too; /both switches this on and off during the chat"},
     "--to": {"metavar": "DIR", "help": "the new folder (default: OUTPUT_DIR-merged)"},
     "--repo": {"metavar": "USER/NAME", "required": True, "help": "the repository to create or update"},
     "--public": {"action": "store_true", "help": "visible to everyone"},
@@ -73,12 +73,12 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a mistake is an error like any other."""
+    """argparse that raises BadInput instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
         from finetune.registry import did_you_mean
 
-        hint = f"`{self.prog} --help` lists what there is."
+        hint = f"`{self.prog} --help` lists the options."
         if unknown := re.match(r"unrecognized arguments: (\S+)", message):
             options = [option for action in self._actions for option in action.option_strings]
             message = f"There is no option {unknown[1]} here.{did_you_mean(unknown[1], options)}"
@@ -124,13 +124,13 @@ def parser() -> Parser:
 
 def _overview(program: str) -> str:
     """Every command and every option that more than one of them takes."""
-    starts = [(program, "a few questions; Enter takes each default"), (f"{program} --yes", ARGUMENTS["--yes"]["help"])]
+    starts = [(program, "asks a few questions; Enter accepts each default"), (f"{program} --yes", ARGUMENTS["--yes"]["help"])]
     sections = [
-        "Fine-tune or distil a language model, and see that it got better.",
+        "Fine-tune or distil a language model, and measure that it got better.",
         _columns(starts, max(24, len(starts[1][0]) + 4)),
         "Commands:\n" + _columns([(_usage(command), does) for command, (does, _) in COMMANDS.items()]),
         "With --yes, run and plan:\n" + _columns(_options(WITH_RECIPE)),
-        "Anywhere it makes sense:\n" + _columns(_options((*RUNTIME, *ANYWHERE, "--version"))),
+        "With most commands:\n" + _columns(_options((*RUNTIME, *ANYWHERE, "--version"))),
         f"Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted with the work saved.\n`{program} COMMAND --help` says more.\n",
     ]
     return "\n\n".join(sections)
@@ -153,7 +153,7 @@ def _options(names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _choices() -> str:
-    """What a recipe can name: methods, objectives, metrics and trackers, those of other packages too."""
+    """The names a recipe can use: methods, objectives, metrics and trackers, those of other packages too."""
     from finetune import registry
     from finetune.schema import keys_of_names
 

@@ -40,20 +40,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("Cancelled.")
         return _leave(130)
-    except BrokenPipeError:  # whoever read our output has left
+    except BrokenPipeError:  # the reader of our output closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return _leave(0)
     except Exception as error:
         if debug:
             raise
-        say(f"Something unexpected happened: {type(error).__name__}: {error}", "Run the same command with --debug to see where.")
+        say(f"Unexpected error: {type(error).__name__}: {error}", "Run the command again with --debug to see where it happened.")
         return _leave(1)
 
 
 def say(message: str, hint: str | None = None) -> None:
-    """A sentence for people, on stderr; the hint may hold a command, so it is left in one piece."""
+    """A sentence for people, on stderr; the hint may contain a command, so it is left in one piece."""
     sys.stdout.flush()
-    message = "".join(letter for letter in message if letter.isprintable() or letter == "\n")  # a file name can hold anything
+    message = "".join(letter for letter in message if letter.isprintable() or letter == "\n")  # a file name can contain anything
     if sys.stderr.isatty():
         import shutil
         import textwrap
@@ -82,7 +82,7 @@ def _command_first(given: list[str], root: argparse.ArgumentParser) -> list[str]
 
 
 def _leave(code: int) -> int:
-    """Exit at once if imports are still warming up: the interpreter would wait for half a torch before it goes."""
+    """Exit at once if imports are still warming up: the interpreter would wait for the import of torch before it exits."""
     if any(thread.daemon and thread.name == "warm-imports" for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()

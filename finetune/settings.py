@@ -1,7 +1,7 @@
-"""Every setting of a recipe: its type and limits, its label, what it does, and the values that are usual.
+"""Every setting of a recipe: its type and limits, its label, what it does, and its usual range.
 
     field = TrainingSpec.model_fields["epochs"]
-    label("epochs", field), help_of(field)      # "Epochs", "How often the model sees all rows. Usually 1 to 3."
+    label("epochs", field), help_of(field)      # "Epochs", "Passes over the training rows. Usually 1 to 3."
 
 The wizard's questions, the JSON schema and the trainers all read this. The settings of a method are in its own `Spec`.
 """
@@ -36,7 +36,7 @@ class Spec(BaseModel):
 class MethodSpec(Spec):
     """What the `Spec` of every method is; there `kind` is a Literal, the method's name in the registry."""
 
-    kind: str = Field(title="Method", description="Which weights learn.")
+    kind: str = Field(title="Method", description="Which weights are trained.")
 
 
 @dataclass(frozen=True)
@@ -120,20 +120,20 @@ class StudentSpec(Spec):
 
 
 class TeacherSpec(Spec):
-    """The model that is imitated; `load_in` quantises it through bitsandbytes."""
+    """The model to imitate; `load_in` quantises it through bitsandbytes."""
 
     source: str = Field(min_length=1, title="Teacher", description="A Hub id, a folder, an earlier run or a .gguf file.")
-    load_in: Literal["8bit", "4bit"] | None = Field(None, description="Hold the teacher in fewer bits: less memory; needs bitsandbytes.")
+    load_in: Literal["8bit", "4bit"] | None = Field(None, description="Load the teacher in fewer bits: less memory; needs bitsandbytes.")
 
 
 class ColumnsSpec(Spec):
-    """Which columns hold what; leave out what the data does not have."""
+    """Which columns contain what; leave out what the data does not have."""
 
     SHAPES: ClassVar[tuple[set[str], ...]] = ({"text"}, {"prompt", "completion"}, {"messages"})
 
-    text: str | None = Field(None, description="Column with plain text; all of it is learned.")
-    prompt: str | None = Field(None, description="Column with what the model is given.")
-    completion: str | None = Field(None, description="Column with the answer that the model learns to write.")
+    text: str | None = Field(None, description="Column with plain text; the model learns all of it.")
+    prompt: str | None = Field(None, description="Column with the prompt.")
+    completion: str | None = Field(None, description="Column with the answer that the model learns.")
     messages: str | None = Field(None, description="Column with a list of chat messages.")
 
     @model_validator(mode="after")
@@ -152,13 +152,13 @@ class DatasetSpec(Spec):
     split: str = Field("train", description="Part of the dataset to train on.")
     data_files: str | list[str] | None = Field(None, description="Which files of a Hub dataset to read, by name or pattern.")
     samples: int | None = Field(1000, ge=2, title="Rows to use", description="Number of rows to read; null reads all.")
-    columns: ColumnsSpec | None = Field(None, description="Which columns hold what; detected if left out.")
+    columns: ColumnsSpec | None = Field(None, description="Which columns contain what; detected if left out.")
     text_as: Literal["auto", "line", "document"] = Field("auto", description="One row of a text file; auto: cut between paragraphs.")
     encoding: str | None = Field(None, description="Encoding of text files, such as utf-8; detected if left out.")
-    bad_rows: float = Field(0.01, ge=0, le=1, description="Share of unusable rows that is skipped; more are an error.")
-    max_length: int = Field(512, ge=8, description="Longest row in tokens; longer ones are cut.")
+    bad_rows: float = Field(0.01, ge=0, le=1, description="Share of unusable rows to skip; more is an error.")
+    max_length: int = Field(512, ge=8, description="Longest row in tokens; longer rows are truncated.")
     held_out: float = Field(0.1, gt=0, lt=1, description="Share of rows kept from training for the benchmark.")
-    eval_split: str | None = Field(None, description="Split to measure on, instead of rows held out.")
+    eval_split: str | None = Field(None, description="Split to use for the benchmark, instead of held-out rows.")
 
     @field_validator("source", mode="before", json_schema_input_type=NOT_EMPTY | Annotated[list[NOT_EMPTY], Field(min_length=1)])
     @classmethod
@@ -182,15 +182,15 @@ class DistillationSpec(Spec):
     )
     alpha: float = Field(0.5, ge=0, le=1, description="0 to 1. The weight of the data; the rest is the weight of the teacher.")
     objective: Annotated[str, Known("objectives")] = Field("forward_kl", description="How student and teacher are compared.")
-    cache: Literal["auto", "none", "hidden", "gradient"] = Field("auto", description="What is kept of the teacher's output on disk.")
-    supervise: Literal["all", "answers"] = Field("all", description="Learn every token, or the answers only.")
+    cache: Literal["auto", "none", "hidden", "gradient"] = Field("auto", description="What is cached of the teacher's output on disk.")
+    supervise: Literal["all", "answers"] = Field("all", description="Train on every token, or on answers only.")
 
 
 class TrainingSpec(Spec):
-    epochs: float = Field(3, gt=0, description="How often the model sees all rows.", json_schema_extra=Usual(1, 3))
+    epochs: float = Field(3, gt=0, description="Passes over the training rows.", json_schema_extra=Usual(1, 3))
     batch_size: int = Field(4, ge=1, description="Rows per step. Lower it if memory runs out.")
-    gradient_accumulation: int = Field(1, ge=1, description="Batches whose gradients are added up for one step.")
-    learning_rate: float = Field(2.0e-4, gt=0, lt=1, description="How far a step moves the weights.", json_schema_extra=Usual(1e-5, 5e-4))
+    gradient_accumulation: int = Field(1, ge=1, description="Batches per step; their gradients are accumulated.")
+    learning_rate: float = Field(2.0e-4, gt=0, lt=1, description="Size of each update of the weights.", json_schema_extra=Usual(1e-5, 5e-4))
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
         "cosine", description="How the learning rate changes during training."
     )
@@ -207,7 +207,7 @@ class TrainingSpec(Spec):
 
 
 class BenchmarkSpec(Spec):
-    rows: int = Field(50, ge=1, title="Rows to test on", description="Never trained on; answered before and after.")
+    rows: int = Field(50, ge=1, title="Rows to test on", description="Held-out rows, answered before and after training.")
     metrics: Annotated[list[str], Known("metrics")] = Field(["rouge", "perplexity"], min_length=1, description="What is measured.")
     max_new_tokens: AutoOrCount = Field("auto", description="Longest answer in tokens; auto fits the data.")
 

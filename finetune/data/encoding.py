@@ -21,8 +21,7 @@ BROKEN = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of a byte
 # Beyond these a guess is likelier wrong than right; cp1252 comes first because it is what Windows and Excel write in the west.
 OLD_PAGES = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp932", "gb18030", "big5", "euc_kr", "shift_jis"]
 TIE = 0.01  # "mess" scores this close tell nothing; western Europe is then the likelier
-BINARY_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"PK\x03\x04", b"\x1f\x8b", b"\x7fELF", b"SQLite format 3", b"GGUF")
-BINARY_STARTS += (b"PAR1",)
+BINARY_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"PK\x03\x04", b"\x1f\x8b", b"\x7fELF", b"SQLite", b"GGUF", b"PAR1")
 
 
 def _mark(error: UnicodeError) -> tuple[str, int]:

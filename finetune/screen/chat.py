@@ -1,4 +1,4 @@
-"""A talk with a finished model on the terminal, or line by line through a pipe.
+"""A chat with a finished model on the terminal, or line by line through a pipe.
 
 talk(folder.output_dir, RuntimeOptions())
 """
@@ -21,13 +21,14 @@ from finetune.screen.quiet import quiet
 
 PROMPT = "> "
 HELP = (
-    "Type a message. /both lets the model it came from answer too, /exit or Ctrl-C ends the talk; Ctrl-C during an answer ends the answer."
+    "Type a message. /both makes the model it came from answer too. "
+    "/exit or Ctrl-C ends the chat; Ctrl-C during an answer stops that answer."
 )
-COLUMNS = 60  # of the terminal; with fewer, two answers go one below the other
+COLUMNS = 60  # of the terminal; with fewer, one of two answers stands below the other
 
 
 def talk(output_dir: Path, runtime: RuntimeOptions, *, both: bool = False) -> None:
-    """Load the model, then ask and answer until /exit; with `both` beside the model it came from."""
+    """Load the model, then ask and answer until /exit; with `both` next to the model it came from."""
     console = people()
     ask = _typed(console) if sys.stdin.isatty() and console.is_terminal else sys.stdin.readline
     waiting = True

@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from finetune.benchmark.names import LOWER_IS_BETTER, NAMES, number, signed
+from finetune.benchmark.names import NAMES, number, signed
 from finetune.formatting import strip_control_chars
 from finetune.run.comparison import Comparison
 from finetune.screen.console import VERDICTS
-from finetune.screen.tables import block
+from finetune.screen.tables import block, legend, score_table, verdict
 
-NARROW = 60  # columns; below them the difference goes
+NARROW = 60  # columns; below them the difference is left out
 SENTENCES = {"better": "B is better", "worse": "B is worse", "no evidence": "No evidence of a difference"}
 
 
@@ -28,17 +28,15 @@ def comparison_picture(found: Comparison, width: int) -> RenderableType:
     parts: list[RenderableType] = [names, Text(""), Text("What differs in the recipe", style="bold")]
     parts.append(_differences(found.recipe, width) if found.recipe else Text("Nothing."))
     if found.surroundings:
-        parts += [Text(""), Text("What differs around it", style="bold"), _differences(found.surroundings, width)]
-    title = "Measured on different rows" if found.why_not else f"On the same {found.rows:,} rows that neither trained on"
-    parts += [Text(""), Text(title if found.scores else "There is no score that both have", style="bold"), _scores(found, width)]
-    lower = " and ".join(NAMES[metric] for metric in LOWER_IS_BETTER if metric in found.scores)
-    interval = "" if found.why_not or width < NARROW else "[a, b]: 95 % confidence interval of B - A, paired by row. "
-    parts += [Text(f"{interval}{lower}: lower is better." if lower else interval, style="quiet"), Text(""), *_verdicts(found)]
-    return block(Group(*parts), above=0)
+        parts += [Text(""), Text("What differs in data, machine and versions", style="bold"), _differences(found.surroundings, width)]
+    title = "Measured on different rows" if found.why_not else f"On the same {found.rows:,} held-out rows"
+    parts += [Text(""), Text(title if found.scores else "The two runs have no score in common", style="bold"), _scores(found, width)]
+    interval = "" if found.why_not or width < NARROW else "[a, b]: 95 % confidence interval of B - A, paired by row."
+    return block(*parts, legend(interval, found.scores), Text(""), *_verdicts(found))
 
 
 def _differences(pairs: Mapping[str, tuple[Any, Any]], width: int) -> RenderableType:
-    """One line a key where there is room, else the two values below it."""
+    """One line per key where there is room, else the two values below it."""
     if width < NARROW:
         return Text("\n").join([Text.assemble((key, "quiet"), f"\n  A {_value(a)}\n  B {_value(b)}") for key, (a, b) in pairs.items()])
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
@@ -51,25 +49,21 @@ def _differences(pairs: Mapping[str, tuple[Any, Any]], width: int) -> Renderable
 
 
 def _scores(found: Comparison, width: int) -> RenderableType:
-    table = Table(box=None, padding=(0, 2 if width >= NARROW else 1, 0, 0), pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for side in ("A", "B"):
-        table.add_column(side, justify="right", no_wrap=True)
-    table.add_column("" if found.why_not else "B against A", no_wrap=True)
-    for metric, score in found.scores.items():
-        a, b = (number(metric, score[side]) for side in ("a", "b"))
-        table.add_row(NAMES.get(metric, metric), a, b, _verdict(metric, score, in_numbers=width >= NARROW))
-    return table
+    wide = width >= NARROW
+    rows = {
+        metric: [*(Text(number(metric, score[side])) for side in ("a", "b")), _change(metric, score, in_numbers=wide)]
+        for metric, score in found.scores.items()
+    }
+    return score_table(("A", "B"), rows, change="" if found.why_not else "B against A", wide=wide)
 
 
-def _verdict(metric: str, score: Mapping[str, Any], *, in_numbers: bool) -> Text:
+def _change(metric: str, score: Mapping[str, Any], *, in_numbers: bool) -> Text:
     if "verdict" not in score:
         return Text(f"not comparable: {score['why_not']}" if in_numbers and "why_not" in score else "", style="quiet")
-    verdict = Text(score["verdict"], style=VERDICTS.get(score["verdict"], "quiet"))
     if not in_numbers:
-        return verdict
+        return verdict(score)
     between = f"[{signed(metric, score['low'])}, {signed(metric, score['high'])}]"
-    return Text.assemble(f"{signed(metric, score['difference'])} ", (f"{between} ", "quiet"), verdict)
+    return Text.assemble(f"{signed(metric, score['difference'])} ", (f"{between} ", "quiet"), verdict(score))
 
 
 def _verdicts(found: Comparison) -> list[Text]:
@@ -77,10 +71,10 @@ def _verdicts(found: Comparison) -> list[Text]:
     if found.why_not:
         return [Text(found.why_not, style="warning")]
     said = []
-    for verdict, words in SENTENCES.items():
-        names = [NAMES.get(metric, metric) for metric, score in found.scores.items() if score.get("verdict") == verdict]
+    for result, words in SENTENCES.items():
+        names = [NAMES.get(metric, metric) for metric, score in found.scores.items() if score.get("verdict") == result]
         if names:
-            said.append(Text.assemble((words, VERDICTS.get(verdict, "")), f" by {', '.join(names)}."))
+            said.append(Text.assemble((words, VERDICTS.get(result, "")), f" by {', '.join(names)}."))
     incomparable = [f"{NAMES.get(metric, metric)} ({score['why_not']})" for metric, score in found.scores.items() if "why_not" in score]
     if incomparable:
         said.append(Text(f"Not comparable: {', '.join(incomparable)}.", style="quiet"))
@@ -90,6 +84,6 @@ def _verdicts(found: Comparison) -> list[Text]:
 def _value(value: Any) -> str:
     if value is None:
         return "-"
-    return strip_control_chars(
-        ", ".join(map(str, value)) if isinstance(value, list) else str(value).lower() if isinstance(value, bool) else str(value)
-    )
+    if isinstance(value, list):
+        return strip_control_chars(", ".join(map(str, value)))
+    return strip_control_chars(str(value).lower() if isinstance(value, bool) else str(value))

@@ -1,4 +1,4 @@
-"""The data report on a screen: what was read, what is left out, how long rows are, and three of them with the learned part marked.
+"""The data report on a screen: what was read, what is left out, how long rows are, and three rows with the learned part marked.
 
 console.print(data_report(tuner.data.report.to_dict()))
 """
@@ -22,13 +22,13 @@ SAID_IN_A_RUN = ("Ignored", "Notes")  # as sentences
 
 
 def data_report(report: Mapping[str, Any], *, examples: bool = True, ascii_only: bool = False) -> RenderableType:
-    """One fact a line; nothing is said about what did not happen."""
+    """One fact per line; nothing is said about what did not happen."""
     facts = [(name, fact) for name, fact in _facts(report, ascii_only) if examples or name not in SAID_IN_A_RUN]
     parts: list[RenderableType] = [pairs(facts)]
     if examples:
-        parts.append(Text("Rows as the model sees them; the marked part is what it learns to write", style="quiet"))
+        parts.append(Text("Rows as the model sees them; it learns the marked part", style="quiet"))
         parts += [_example(pieces, ascii_only) for pieces in report["examples"]]
-    return block(Group(*parts), above=0)
+    return block(*parts)
 
 
 def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, RenderableType]]:
@@ -41,7 +41,7 @@ def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, R
         yield "Skipped", Text("\n".join(lines), style="warning")
     repeated = []
     if report["duplicates"]:
-        repeated.append(f"{report['duplicates']:,} duplicates stay")
+        repeated.append(f"{report['duplicates']:,} duplicates are kept")
     if report["held_out_dropped"]:
         repeated.append(f"{report['held_out_dropped']:,} held-out rows also occur in training and are dropped")
     if repeated:
@@ -50,14 +50,15 @@ def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, R
     if report["ignored_columns"] or report["ignored_text"]:
         yield "Ignored", _ignored(report)
     length = report["length"]
-    yield "Tokens", f"{length['p50']:,.0f} in the middle row, {length['p90']:,.0f} in nine of ten, {length['max']:,.0f} at most"
+    yield "Tokens", f"median {length['p50']:,.0f}, 90th percentile {length['p90']:,.0f}, longest {length['max']:,.0f}"
     yield "", Text(_histogram(report["histogram"], ascii_only), style="quiet")
     if report["truncated"]:
-        lost = (
-            [f"{report['truncated_answers']:,} at the answer's end, which then teaches no stopping"] if report["truncated_answers"] else []
-        )
-        lost += [f"{report['truncated_prompts']:,} at the prompt's start"] if report["truncated_prompts"] else []
-        yield "Cut short", Text(f"{percent(report['truncated_share'])} of the rows: {'; '.join(lost)}", style="warning")
+        lost = []
+        if report["truncated_answers"]:
+            lost.append(f"{report['truncated_answers']:,} at the end of the answer: these do not teach the model to end there")
+        if report["truncated_prompts"]:
+            lost.append(f"{report['truncated_prompts']:,} at the start of the prompt")
+        yield "Truncated", Text(f"{percent(report['truncated_share'])} of the rows: {'; '.join(lost)}", style="warning")
     yield "Learned", f"{percent(report['supervised_share'])} of {count(report['train_tokens'])} tokens"
     if report["notes"]:
         yield "Notes", strip_control_chars("\n".join(report["notes"]))
@@ -81,14 +82,12 @@ def _histogram(parts: Sequence[Mapping[str, int]], ascii_only: bool) -> str:
 
 
 def _example(pieces: Sequence[Mapping[str, Any]], ascii_only: bool) -> RenderableType:
-    """The end of what is given and the beginning of what is learned, a line each."""
-    lines = []
+    """The end of the prompt and the beginning of what is learned, a line each."""
     last = max((number for number, piece in enumerate(pieces) if piece["supervised"]), default=0)
-    for number in (last - 1, last):
-        if number < 0:
-            continue
-        learned = pieces[number]["supervised"]
-        words = " ".join(strip_control_chars(pieces[number]["text"]).split())
+    lines = []
+    for piece in pieces[max(0, last - 1) : last + 1]:
+        learned = piece["supervised"]
+        words = " ".join(strip_control_chars(piece["text"]).split())
         mark = ("> " if learned else "| ") if ascii_only else ("▌ " if learned else "│ ")
         shown = words if learned or len(words) <= 60 else "…" * (not ascii_only) + words[-60:]
         lines.append(Text(f"{mark}{shown}", style="green" if learned else "quiet", no_wrap=True, overflow="ellipsis"))

@@ -1,4 +1,4 @@
-"""Keys pressed while nobody asks are kept for the next question instead of being printed into the picture.
+"""Keys pressed between questions are kept for the next question instead of being echoed on the screen.
 
 with still_keys():
     ...                 # no echo; Ctrl-C still interrupts

@@ -5,9 +5,9 @@ console.print(review(recipe, tuner.plan()))
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from finetune.events import DataPrepared, Event, Planned
@@ -16,21 +16,20 @@ from finetune.planning.estimate import Plan
 from finetune.recipe import Recipe, StudentSpec
 from finetune.registry import title
 from finetune.screen.data import data_report
-from finetune.screen.method_fit import fit_line
 from finetune.screen.tables import block, pairs
 from finetune.screen.wording import about
 
 CACHES = {
-    "auto": "the teacher is asked once, its answers kept on disk",
-    "hidden": "the teacher is asked once, its last states kept on disk",
-    "gradient": "the teacher is asked once, its gradients kept on disk",
-    "none": "none: the teacher is asked at every step",
+    "auto": "the teacher runs once; its outputs are cached on disk",
+    "hidden": "the teacher runs once; its hidden states are cached on disk",
+    "gradient": "the teacher runs once; what the gradient needs is cached on disk",
+    "none": "none: the teacher runs at every step",
 }
 
 
 def review(recipe: Recipe, plan: Plan) -> RenderableType:
-    """One fact a line; what does not fit is marked and explained below."""
-    return block(Group(pairs(_facts(recipe, plan)), *_problems(plan)), above=0)
+    """One fact per line; what does not fit is marked and explained below."""
+    return block(pairs(_facts(recipe, plan)), *_problems(plan))
 
 
 class PlanScreen:
@@ -44,66 +43,56 @@ class PlanScreen:
             self.console.print(data_report(event.report, examples=False, ascii_only=self.console.options.ascii_only))
         elif isinstance(event, Planned):
             plan = Plan(**event.plan)
-            self.console.print(block(Group(pairs(cost(plan)), *_problems(plan)), above=0))
+            self.console.print(block(pairs(_cost(plan)), *_problems(plan)))
 
 
 def _problems(plan: Plan) -> list[Text]:
-    return [Text.assemble(("! ", "warning"), (problem, "warning")) for problem in plan.problems]
+    return [Text(f"! {problem}", style="warning") for problem in plan.problems]
 
 
-def _facts(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
-    training = recipe.training
-    method = title("methods", recipe.method.kind)
-    together = count(training.batch_size * training.gradient_accumulation)
-    share = f"{100 * plan.trainable_parameters / plan.parameters:.1f} %"
-    facts: list[tuple[str, RenderableType]] = []
-    if recipe.teacher:
-        facts += [("Teacher", recipe.teacher.source), ("Student", _student(recipe))]
+def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
+    training, teacher, upload = recipe.training, recipe.teacher, recipe.upload
+    if teacher:
+        yield "Teacher", teacher.source
+        yield "Student", _student(recipe)
     else:
-        facts += [("Model", str(recipe.model))]
-    facts += [
-        ("Method", f"{method}: {count(plan.trainable_parameters)} of {count(plan.parameters)} parameters learn ({share})"),
-        ("", Text(fit_line(recipe.method.kind, plan.methods, plan.free_memory), style="quiet")),
-        ("Data", f"{strip_control_chars(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"),
-        ("Training", f"{_steps(plan.steps)}: {training.epochs:g} x {count(plan.rows)} rows, {together} a step"),
-        *(_lesson(recipe, plan) if recipe.teacher else []),
-        (
-            "Benchmark",
-            _benchmark(
-                min(recipe.benchmark.rows, plan.held_out_rows),
-                "teacher, student before and after" if recipe.teacher else "before and after",
-            ),
-        ),
-        *cost(plan),
-        ("Output", recipe.output_dir),
-        (
-            "Upload",
-            f"{recipe.upload.repo}, {'private' if recipe.upload.private else 'PUBLIC'}" if recipe.upload else "nothing leaves this machine",
-        ),
-    ]
-    return facts
+        yield "Model", str(recipe.model)
+    trained, share = count(plan.trainable_parameters), plan.trainable_parameters / plan.parameters
+    method = title("methods", recipe.method.kind)
+    yield "Method", f"{method}: {trained} of {count(plan.parameters)} parameters are trained ({100 * share:.1f} %)"
+    yield "", Text(fit_line(recipe.method.kind, plan.methods, plan.free_memory), style="quiet")
+    yield "Data", f"{strip_control_chars(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"
+    together = count(training.batch_size * training.gradient_accumulation)
+    yield "Training", f"{_steps(plan.steps)}: {training.epochs:g} x {count(plan.rows)} rows, {together} per step"
+    if teacher:
+        loss = recipe.distillation
+        mixed = f"{loss.alpha:.0%} from the data, {1 - loss.alpha:.0%} from the teacher"
+        yield "Loss", f"{mixed} ({title('objectives', loss.objective)} at temperature {loss.temperature:g})"
+        yield "Cache", CACHES[loss.cache] + (f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else "")
+    who = "teacher, student before and after" if teacher else "before and after"
+    yield "Benchmark", _benchmark(min(recipe.benchmark.rows, plan.held_out_rows), who)
+    yield from _cost(plan)
+    yield "Output", recipe.output_dir
+    yield "Upload", f"{upload.repo}, {'private' if upload.private else 'PUBLIC'}" if upload else "nothing leaves this machine"
 
 
-def cost(plan: Plan) -> list[tuple[str, RenderableType]]:
+def _cost(plan: Plan) -> Iterator[tuple[str, RenderableType]]:
     """Memory and disk against what is free, and time."""
-    return [
-        ("Memory", _against(plan.memory_total, plan.free_memory, plan.memory)),
-        ("Disk", _against(plan.disk_bytes, plan.free_disk)),
-        ("Time", _time(plan)),
-    ]
+    yield "Memory", _against(plan.memory_total, plan.free_memory, plan.memory)
+    yield "Disk", _against(plan.disk_bytes, plan.free_disk)
+    time = Text(about(plan.seconds), style="bold")
+    if plan.measured and plan.measured["steps"]:
+        time.append(f"  measured: {_steps(plan.measured['steps'])}, {count(plan.measured['tokens_per_second'])} tokens/s", style="quiet")
+    yield "Time", time
 
 
-def _lesson(recipe: Recipe, plan: Plan) -> list[tuple[str, RenderableType]]:
-    spec = recipe.distillation
-    on_disk = f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else ""
-    teacher = f"{title('objectives', spec.objective)} at temperature {spec.temperature:g}"
-    return [
-        (
-            "Loss",
-            f"{spec.alpha:.0%} the data, {1 - spec.alpha:.0%} the teacher ({teacher})",
-        ),
-        ("Cache", CACHES[spec.cache] + on_disk),
-    ]
+def fit_line(chosen: str, needed: Mapping[str, int], free: int) -> str:
+    """What the chosen method needs of the free memory, and one to compare: the one that needs least, or LoRA or full if that is chosen."""
+    verdict = "fits" if needed[chosen] <= free else "does not fit"
+    least = min(needed, key=lambda name: needed[name])
+    other = least if least != chosen else next((name for name in ("lora", "full") if name in needed and name != chosen), None)
+    line = f"{verdict}: {title('methods', chosen)} {size(needed[chosen])} of {size(free)}"
+    return f"{line}; {title('methods', other)} would need {size(needed[other])}" if other else line
 
 
 def _steps(number: int) -> str:
@@ -113,22 +102,14 @@ def _steps(number: int) -> str:
 def _benchmark(rows: int, who: str) -> str:
     from finetune.benchmark.bootstrap import FEWEST_ROWS
 
-    few = "; too few to prove anything" if rows < FEWEST_ROWS else ""
-    return f"{rows} held-out rows, {who}{few}"
+    return f"{rows} held-out rows, {who}{'; too few for evidence' if rows < FEWEST_ROWS else ''}"
 
 
 def _student(recipe: Recipe) -> str:
-    if isinstance(recipe.model, StudentSpec):
-        layers = recipe.model.from_teacher.layers
-        return f"made from the teacher: {layers} layers" if layers >= 1 else f"made from the teacher: {layers:.0%} of its layers"
-    return recipe.model
-
-
-def _time(plan: Plan) -> Text:
-    text = Text(about(plan.seconds), style="bold")
-    if plan.measured and plan.measured["steps"]:
-        text.append(f"  measured: {_steps(plan.measured['steps'])}, {count(plan.measured['tokens_per_second'])} tokens/s", style="quiet")
-    return text
+    if not isinstance(recipe.model, StudentSpec):
+        return recipe.model
+    layers = recipe.model.from_teacher.layers
+    return f"made from the teacher, {layers if layers >= 1 else f'{layers:.0%} of its'} layers"
 
 
 def _against(needed: float, free: float, parts: Mapping[str, int] | None = None) -> Text:

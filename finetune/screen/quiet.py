@@ -1,4 +1,4 @@
-"""Library noise into a file: progress bars of loaders, warnings, logging, and what C code prints.
+"""Redirects library output to a file: progress bars of loaders, warnings, logging, and what C code prints.
 
     with quiet(folder.debug_log):
         tuner.run()

@@ -53,9 +53,13 @@ class RichReporter:
         self._done, self._separator = ("*", " | ") if ascii_only else ("✓", " · ")
         self._spinner = Spinner("line" if ascii_only else "dots", style="cyan")
         self.live = Live(
-            console=console, get_renderable=self._picture, refresh_per_second=REFRESHES_PER_SECOND, transient=True, redirect_stdout=False,
+            console=console,
+            get_renderable=self._picture,
+            refresh_per_second=REFRESHES_PER_SECOND,
+            transient=True,
+            redirect_stdout=False,
             redirect_stderr=False,
-        )  # fmt: skip
+        )
 
     def report(self, event: Event) -> None:
         if isinstance(event, StageStarted):
@@ -161,11 +165,10 @@ def facts(event: Event) -> list[str]:
             f"{size(event.memory_bytes)}",
         ]
     if isinstance(event, Progress):
-        shown = size if event.unit == "bytes" else (lambda number: count(number))
+        shown, unit = (size, "") if event.unit == "bytes" else (count, f" {event.unit}".rstrip())
         if not event.total:
-            return [f"{shown(event.done)} {'' if event.unit == 'bytes' else event.unit}".strip()]
-        amount = f"{shown(event.done)} of {shown(event.total)}{'' if event.unit == 'bytes' else ' ' + event.unit}".strip()
-        return [f"{100 * event.done / event.total:.0f} %", amount]
+            return [f"{shown(event.done)}{unit}"]
+        return [f"{100 * event.done / event.total:.0f} %", f"{shown(event.done)} of {shown(event.total)}{unit}"]
     return []
 
 

@@ -1,4 +1,4 @@
-"""What came of a run: before and after with intervals, samples side by side, where everything is, what to do next.
+"""The results of a run: scores before and after with intervals, sample answers, where everything is, what to do next.
 
 show_results(recipe, result, console)
 """
@@ -9,17 +9,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from finetune.benchmark.names import LOWER_IS_BETTER, NAMES, in_order, number, signed
+from finetune.benchmark.names import NAMES, in_order, number, signed
 from finetune.benchmark.report import ranks_in_words
 from finetune.formatting import count, quoted, size, strip_control_chars
 from finetune.recipe import Recipe
 from finetune.run_folder import free_name
-from finetune.screen.console import VERDICTS
-from finetune.screen.tables import block, pairs
+from finetune.screen.tables import block, legend, pairs, score_table, verdict
 from finetune.screen.wording import command_name
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 SAMPLES = 3
 LONGEST_ANSWER = 200
-NARROW, WIDE = 70, 110  # columns; below them, intervals go: of two models, of three
+NARROW, WIDE = 70, 110  # columns; below them intervals are left out: of two models, of three
 
 
 def show_results(recipe: Recipe, result: RunResult, console: Console, *, upload_follows: bool = False) -> None:
@@ -38,40 +37,31 @@ def show_results(recipe: Recipe, result: RunResult, console: Console, *, upload_
 
 
 def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
-    """One row a metric; a change is coloured only if its 95 % interval leaves out zero."""
+    """A row per metric; a change is coloured only if its 95 % interval excludes zero."""
     sides = [side for side in ("teacher", "before", "after") if scores.get(side)]
     in_numbers = width >= NARROW
     with_intervals = width >= (NARROW if len(sides) < 3 else WIDE)
-    table = Table(box=None, padding=(0, 2 if in_numbers else 1, 0, 0), pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for side in sides:
-        table.add_column(side.capitalize(), justify="right", no_wrap=True)
     with_change = in_numbers or len(sides) < 3
-    if with_change:
-        table.add_column("Change", no_wrap=True)
-    metrics = in_order(list(scores["after"]))
-    for metric in metrics:
-        cells = [_score(scores, side, metric, with_interval=with_intervals) for side in sides]
+    rows = {}
+    for metric in in_order(list(scores["after"])):
+        rows[metric] = [_score(scores, side, metric, with_interval=with_intervals) for side in sides]
         if with_change:
-            cells.append(_change(metric, scores.get("change", {}).get(metric), in_numbers=in_numbers))
-        table.add_row(NAMES.get(metric, metric), *cells)
-    lower = " and ".join(NAMES[metric] for metric in LOWER_IS_BETTER if metric in metrics)
-    legend = f"{lower}: lower is better." if lower else ""
-    if with_intervals:
-        legend = f"[a, b]: 95 % confidence interval. {legend}"
-    parts: list[RenderableType] = [Text(f"On {scores['rows']} rows it never trained on", style="bold"), table, Text(legend, style="quiet")]
+            rows[metric].append(_change(metric, scores.get("change", {}).get(metric), in_numbers=in_numbers))
+    table = score_table([side.capitalize() for side in sides], rows, change="Change" if with_change else None, wide=in_numbers)
+    interval = "[a, b]: 95 % confidence interval." if with_intervals else ""
+    parts: list[RenderableType] = [Text(f"On {scores['rows']} held-out rows", style="bold"), table, legend(interval, rows)]
     if scores.get("ranks"):
         parts += [Text(""), pairs([("Ranks", ranks_in_words(scores["ranks"]))])]
     if scores.get("teacher"):
-        parts += [Text(""), Text("The student beside its teacher, as measured", style="bold"), pairs(_beside_the_teacher(scores))]
-    return block(Group(*parts))
+        parts += [Text(""), Text("Student and teacher compared", style="bold"), pairs(_beside_the_teacher(scores))]
+    return block(*parts, above=1)
 
 
 def _beside_the_teacher(scores: Mapping[str, Any]) -> Iterator[tuple[str, RenderableType]]:
-    """What is kept and what it costs; nothing that was not measured."""
+    """What the student retains and what it costs; nothing that was not measured."""
     for metric, kept in (scores.get("retention") or {}).items():
         share = f"{kept['value']:.0%} of the teacher by {NAMES.get(metric, metric)}"
-        yield "Keeps", Text.assemble(share, (f" [{kept['low']:.0%}, {kept['high']:.0%}]", "quiet"))
+        yield "Retention", Text.assemble(share, (f" [{kept['low']:.0%}, {kept['high']:.0%}]", "quiet"))
     for name, group, key, say in (
         ("Parameters", "size", "parameters", count),
         ("On disk", "size", "bytes_on_disk", size),
@@ -84,7 +74,7 @@ def _beside_the_teacher(scores: Mapping[str, Any]) -> Iterator[tuple[str, Render
 
 
 def samples(scores: Mapping[str, Any], width: int) -> RenderableType:
-    """A few held-out rows: the question, the reference and each model's answer."""
+    """A few held-out rows: the prompt, the reference and each model's answer."""
     rows = [row for row in scores.get("generations", []) if "after" in row]
     if not rows:
         return Text("")
@@ -99,11 +89,11 @@ def samples(scores: Mapping[str, Any], width: int) -> RenderableType:
         for side in sides:
             answers.add_row(side, _answer(row[side], good=side == "after"))
         parts += [answers, Text("")]
-    return block(Group(*parts[:-1]))
+    return block(*parts[:-1], above=1)
 
 
 def next_steps(output_dir: Path, width: int, *, upload: bool) -> RenderableType:
-    """Paths and commands; never broken into lines by us, so that they can be copied as they are."""
+    """Paths and commands; never broken into lines by us, so that they can be copied."""
     command = command_name()
     rows = [
         ("Model", str(output_dir)),
@@ -133,10 +123,9 @@ def _score(scores: Mapping[str, Any], side: str, metric: str, *, with_interval: 
 def _change(metric: str, change: Mapping[str, Any] | None, *, in_numbers: bool) -> Text:
     if not change:
         return Text("")
-    style = VERDICTS.get(change["verdict"], "quiet")
     if not in_numbers:
-        return Text(change["verdict"], style=style)
-    return Text.assemble((f"{signed(metric, change['difference'])} ", "quiet"), (change["verdict"], style))
+        return verdict(change)
+    return Text.assemble((f"{signed(metric, change['difference'])} ", "quiet"), verdict(change))
 
 
 def _answer(text: str, *, good: bool) -> Text:

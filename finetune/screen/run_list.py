@@ -1,4 +1,4 @@
-"""The runs below a folder on a screen: a few lines each, so that narrow terminals and screen readers lose nothing.
+"""The runs in a folder on a screen: a few lines each, so that narrow terminals and screen readers lose nothing.
 
 console.print(runs_picture(find_runs("."), "."))
 """
@@ -9,30 +9,26 @@ import time
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.text import Text
 
 from finetune.benchmark.names import NAMES, number
 from finetune.formatting import spoken, strip_control_chars
 from finetune.run.history import RUNNING, SCORED, UNFINISHED, UNREADABLE, Run
 from finetune.run_folder import FINISHED
-from finetune.screen.console import VERDICTS
+from finetune.screen.tables import block, verdict
 from finetune.screen.wording import command_name
 
 
 def runs_picture(runs: Sequence[Run], where: str) -> RenderableType:
     """Latest first; what to do next where there is one clear thing."""
     if not runs:
-        return Text(f"There is no run in {strip_control_chars(where)} or below it.")
+        return Text(f"There are no runs in {strip_control_chars(where)}.")
     parts: list[RenderableType] = []
     for run in runs:
-        parts += [
-            Padding(Text(strip_control_chars(run.name), style="bold"), (1 if parts else 0, 0, 0, 0)),
-            *(Padding(line, (0, 0, 0, 2)) for line in _lines(run)),
-        ]
+        parts += [Text(""), Text(strip_control_chars(run.name), style="bold"), block(*_lines(run))]
     if any(run.state == UNFINISHED for run in runs):
-        parts.append(Text(f"\nGo on with an unfinished one: {command_name()} resume FOLDER", style="quiet"))
-    return Group(*parts)
+        parts.append(Text(f"\nContinue an unfinished run: {command_name()} resume FOLDER", style="quiet"))
+    return Group(*parts[1:])
 
 
 def _lines(run: Run) -> Iterator[Text]:
@@ -44,19 +40,17 @@ def _lines(run: Run) -> Iterator[Text]:
     scored = [_change(run, metric) for metric in SCORED if metric in run.scores.get("after", {})]
     if scored:
         yield Text("; ").join(scored)
-    ago = f"{spoken(time.time() - run.when)} ago"
-    if run.state == FINISHED:
-        yield Text(f"finished {ago}", style="quiet")
-    elif run.state == UNREADABLE:
-        yield Text(f"cannot be read: {strip_control_chars(run.progress)}", style="problem")
-    elif run.state == RUNNING:
-        yield Text(f"running now: {run.progress}", style="done")
-    else:
-        yield Text(f"unfinished: {run.progress}", style="warning")
+    state, style = {
+        FINISHED: (f"finished {spoken(time.time() - run.when)} ago", "quiet"),
+        UNREADABLE: (f"cannot be read: {strip_control_chars(run.progress)}", "problem"),
+        RUNNING: (f"running now: {run.progress}", "done"),
+        UNFINISHED: (f"unfinished: {run.progress}", "warning"),
+    }[run.state]
+    yield Text(state, style=style)
 
 
 def _change(run: Run, metric: str) -> Text:
     after, before = run.scores["after"][metric], (run.scores.get("before") or {}).get(metric)
     shown = f"{number(metric, before)} to {number(metric, after)}" if before is not None else number(metric, after)
-    verdict = ((run.scores.get("change") or {}).get(metric) or {}).get("verdict", "")
-    return Text.assemble(f"{NAMES[metric]} {shown} ", (verdict, VERDICTS.get(verdict, "quiet")))
+    change = (run.scores.get("change") or {}).get(metric) or {"verdict": ""}
+    return Text.assemble(f"{NAMES[metric]} {shown} ", verdict(change))

@@ -5,18 +5,21 @@ console.print(fact_list([("memory", "8.0 GB free of 16.0 GB", True)]))
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from finetune.benchmark.names import LOWER_IS_BETTER, NAMES
 from finetune.formatting import strip_control_chars
+from finetune.screen.console import VERDICTS
 
 
 def pairs(rows: Iterable[tuple[str, RenderableType]]) -> Table:
-    """Names on the left, what they are on the right; text is shown letter by letter, whatever it holds."""
+    """Names on the left, facts on the right; text is shown character by character, whatever it contains."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="quiet", no_wrap=True)
     table.add_column(overflow="fold")
@@ -27,9 +30,33 @@ def pairs(rows: Iterable[tuple[str, RenderableType]]) -> Table:
 
 def fact_list(facts: Iterable[tuple[str, str, bool]]) -> RenderableType:
     """(name, value, fine): what is not fine stands out."""
-    return block(pairs((name, Text(value, style="" if fine else "warning")) for name, value, fine in facts), above=0)
+    return block(pairs((name, Text(value, style="" if fine else "warning")) for name, value, fine in facts))
 
 
-def block(content: RenderableType, *, above: int = 1) -> RenderableType:
+def block(*parts: RenderableType, above: int = 0) -> RenderableType:
     """Indented by two, with room above."""
-    return Padding(content, (above, 0, 0, 2), expand=False)
+    return Padding(Group(*parts), (above, 0, 0, 2), expand=False)
+
+
+def score_table(sides: Sequence[str], rows: Mapping[str, Sequence[Text]], *, change: str | None, wide: bool) -> Table:
+    """A row per metric: its name, a score for each side, and, under the heading `change`, what is different."""
+    table = Table(box=None, padding=(0, 2 if wide else 1, 0, 0), pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for side in sides:
+        table.add_column(side, justify="right", no_wrap=True)
+    if change is not None:
+        table.add_column(change, no_wrap=True)
+    for metric, cells in rows.items():
+        table.add_row(NAMES.get(metric, metric), *cells)
+    return table
+
+
+def legend(interval: str, metrics: Iterable[str]) -> Text:
+    """How to read a score table: `interval` says what its brackets are."""
+    lower = " and ".join(NAMES[metric] for metric in LOWER_IS_BETTER if metric in metrics)
+    return Text(f"{interval} {lower}: lower is better.".lstrip() if lower else interval, style="quiet")
+
+
+def verdict(change: Mapping[str, Any]) -> Text:
+    """Better, worse or no evidence, in its colour."""
+    return Text(change["verdict"], style=VERDICTS.get(change["verdict"], "quiet"))

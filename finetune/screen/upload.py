@@ -16,7 +16,6 @@ from finetune.screen.tables import block, pairs
 if TYPE_CHECKING:
     from finetune.publish.upload import UploadPlan
 
-
 MOST_FILES = 14
 
 
@@ -26,17 +25,13 @@ def upload_picture(plan: UploadPlan) -> RenderableType:
     files = sorted(plan.files.items(), key=lambda file: -file[1])
     shown = [f"{name} ({size(length)})" for name, length in files[:MOST_FILES]]
     more = [f"and {len(files) - MOST_FILES} more"] if len(files) > MOST_FILES else []
-    return block(
-        pairs(
-            [
-                ("User", target.user),
-                ("Repository", f"{target.repo} ({'exists, will be updated' if target.exists else 'new'})"),
-                ("Visibility", Text("private") if target.private else Text("PUBLIC: everyone can see it", style="warning")),
-                ("Endpoint", target.endpoint),
-                ("Files", f"{len(files)}, {size(plan.bytes)} in all"),
-                ("", Text("\n".join([*shown, *more]), style="quiet")),
-                ("Stays here", "checkpoints, data, held-out rows, logs"),
-            ]
-        ),
-        above=0,
-    )
+    facts: list[tuple[str, RenderableType]] = [
+        ("User", target.user),
+        ("Repository", f"{target.repo} ({'exists, will be updated' if target.exists else 'new'})"),
+        ("Visibility", Text("private") if target.private else Text("PUBLIC: everyone can see it", style="warning")),
+        ("Endpoint", target.endpoint),
+        ("Files", f"{len(files)}, {size(plan.bytes)} in all"),
+        ("", Text("\n".join([*shown, *more]), style="quiet")),
+        ("Not uploaded", "checkpoints, data, held-out rows, logs"),
+    ]
+    return block(pairs(facts))

@@ -31,7 +31,7 @@ def about(seconds: float) -> str:
 
 
 def command_name() -> str:
-    """What the person typed to start us, to be typed again."""
+    """The command this program was started with."""
     started = Path(sys.argv[0])
     return f"python {sys.argv[0]}" if started.name == "finetune_cli.py" else "finetune-cli"
 

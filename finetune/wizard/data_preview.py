@@ -1,4 +1,4 @@
-"""The first rows of a dataset as the model will see them, the part it learns to write marked at the left edge.
+"""The first rows of a dataset as the model will see them, the part it learns marked at the left edge.
 
 seen = look(DatasetSpec(), runtime)         # Preview, or the DatasetError that reading it ended in
 prompter.note(fragments(seen))
@@ -32,7 +32,7 @@ MOST_WATCHED = 10_000  # files of a folder; a change of others is not noticed
 
 
 def look(spec: DatasetSpec, runtime: RuntimeOptions) -> Preview | DatasetError:
-    """Reads a few rows; remembered until a file changes, because the wizard comes by again after every step back. Errors are not."""
+    """Reads a few rows; remembered until a file changes, because the wizard asks again after every step back. Errors are not."""
     try:
         now = state(spec.source)
         with looking_at(spec.source, DatasetError):
@@ -42,7 +42,7 @@ def look(spec: DatasetSpec, runtime: RuntimeOptions) -> Preview | DatasetError:
 
 
 def state(source: str) -> tuple[tuple[str, int, int], ...]:
-    """Of the files of a source, what changes when a person corrects one; raises DatasetError for paths that cannot be looked at."""
+    """Of the files of a source, what changes when a person corrects one; raises DatasetError for paths that cannot be accessed."""
     with looking_at(source, DatasetError):
         typed_path(source, DatasetError)
         paths = [path for name in named_files(source) for path in _files(typed_path(name, DatasetError).absolute())]
@@ -68,12 +68,12 @@ def fragments(seen: Preview) -> Fragments:
     lines += [("class:quiet", f"{note}\n") for note in seen.notes]
     if seen.skipped:
         first = seen.skipped[0]
-        lines.append(("class:warning", f"{len(seen.skipped)} of the first rows cannot be used, e.g. line {first.line}: {first.reason}\n"))
+        lines.append(
+            ("class:warning", f"{len(seen.skipped)} of the first rows cannot be used, for example line {first.line}: {first.reason}\n")
+        )
     example = seen.examples[0]
     mixed = len({segment.supervised for segment in example}) > 1
-    lines.append(
-        ("class:quiet", "One row; the marked part is what the model learns to write.\n" if mixed else "One row; all of it is learned.\n")
-    )
+    lines.append(("class:quiet", f"One row; the model learns {'the marked part' if mixed else 'all of it'}.\n"))
     for segment in example:
         most = MOST_LINES_LEARNED if segment.supervised else MOST_LINES_GIVEN
         for line in _shortened(segment.text, most):

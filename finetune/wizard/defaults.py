@@ -1,4 +1,4 @@
-"""Which run a person gets by pressing Enter all the way, and why. All default sizes live here, for the wizard and for --yes.
+"""The defaults: the run you get by pressing Enter at every question, and why. All default sizes are here, also those of --yes.
 
 defaults(here, "fine-tuning")        # {"approach": "fine-tuning", "dataset": {"samples": 450}, ...}
 """
@@ -28,7 +28,7 @@ def defaults(here: HostInfo, approach: str, *, method: str = "lora", fresh_folde
 
 
 def why(here: HostInfo) -> str:
-    """One line that names the machine and what the defaults make of it."""
+    """One line that describes the machine and how long the defaults take on it."""
     glance = here.glance
     cores = f"{glance.cores} core{'s' if glance.cores != 1 else ''}, {size(glance.memory_bytes)} of memory"
     if uses_gpu(here):
@@ -37,8 +37,8 @@ def why(here: HostInfo) -> str:
         machine = f"{cores}; the installed torch cannot use its {glance.gpu}"
     else:
         machine = f"{cores}, no GPU {'used' if glance.gpu else 'found'}"
-    hub = "" if here.hub else " huggingface.co does not answer from here."
-    return f"This machine: {machine}.{hub} The defaults are sized to take minutes on it."
+    hub = "" if here.hub else " huggingface.co is not reachable from here."
+    return f"This machine: {machine}.{hub} The defaults take minutes on it."
 
 
 def uses_gpu(here: HostInfo) -> bool:
@@ -51,7 +51,7 @@ def uses_gpu(here: HostInfo) -> bool:
 
 
 def unused(folder: Path) -> Path:
-    """`folder`, or NAME-2, NAME-3, ... if it holds something already."""
+    """`folder`, or NAME-2, NAME-3, ... if it already contains something."""
     from finetune.run_folder import free_name
 
     return free_name(folder) if folder.is_file() or (folder.is_dir() and any(folder.iterdir())) else folder

@@ -1,4 +1,4 @@
-"""The unfinished recipe: nested keys, the one rule that checks an answer, and the one way to ask for a setting.
+"""The unfinished recipe: nested keys, the one check of an answer, and the one way to ask for a setting.
 
 problem(draft, "training.epochs", "0")        # "Must be greater than 0."
 put(draft, "training.epochs", "1")            # the draft with {"training": {"epochs": 1.0}} over it
@@ -8,6 +8,7 @@ ask_field(draft, prompter, "training.epochs") # the same with a person's answer
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -23,18 +24,14 @@ Draft = dict[str, Any]
 
 def layer(key: str, value: Any) -> Draft:
     """`training.epochs`, 1 -> {"training": {"epochs": 1}}."""
-    nested: Any = value
     for part in reversed(key.split(".")):
-        nested = {part: nested}
-    return dict(nested)
+        value = {part: value}
+    return dict(value)
 
 
 def get(draft: Mapping[str, Any], key: str) -> Any:
     """The value the finished recipe would have, default or not."""
-    value: Any = Recipe.from_layers(draft)
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
+    return reduce(getattr, key.split("."), Recipe.from_layers(draft))
 
 
 def parsed(draft: Draft, key: str, value: Any) -> Any:
@@ -48,7 +45,7 @@ def put(draft: Draft, key: str, value: Any) -> Draft:
 
 
 def problem(draft: Draft, key: str, value: Any) -> str | None:
-    """What the recipe says against this answer, as a sentence; None if it is fine."""
+    """Why the recipe does not accept this answer, as a sentence; None if it does."""
     try:
         Recipe.from_layers(draft, layer(key, _read(key, value)))
     except RecipeError as error:
@@ -69,10 +66,7 @@ def shown(value: Any) -> str:
 def field_of(draft: Mapping[str, Any], key: str) -> FieldInfo:
     """The setting behind a recipe key; under `method`, that of the method chosen so far."""
     *path, name = key.split(".")
-    spec: Any = Recipe.from_layers(draft)
-    for part in path:
-        spec = getattr(spec, part)
-    field: FieldInfo = type(spec).model_fields[name]
+    field: FieldInfo = type(reduce(getattr, path, Recipe.from_layers(draft))).model_fields[name]
     return field
 
 
@@ -116,7 +110,7 @@ def ask_field(
 
 
 def choices_of(field: FieldInfo) -> list[Choice]:
-    """What a setting can be, if it is one of a few names."""
+    """The values of a setting, if it is one of a few names."""
     if get_origin(field.annotation) is Literal:
         return [Choice(str(option), str(option)) for option in get_args(field.annotation)]
     kinds = [mark.kind for mark in field.metadata if isinstance(mark, Known)] if field.annotation is str else []

@@ -1,5 +1,5 @@
 """Measures of text on a terminal: wrapping styled text, counting rows, deciding whether two columns fit,
-spelling for terminals that know only ASCII.
+replacing characters for terminals that only have ASCII.
 
 wrap([("class:quiet", "a long line ...")], width=40)
 """
@@ -15,18 +15,17 @@ from prompt_toolkit.utils import get_cwidth
 from finetune.wizard.prompter import Fragments, plain
 
 _START = re.compile(r" *(?:[│▌|] )?")  # what a broken line begins with again: its indentation and the bar at its edge
-
-
+_WORD = re.compile(r"[^ ]+ *| +")  # with the spaces that follow it
 _IN_ASCII = str.maketrans({"❯": ">", "✓": "*", "✗": "x", "▌": "#", "│": "|", "·": "-", "…": "~", "↑": "^", "↓": "v"})
 
 
 def ascii_only() -> bool:
-    """Whether the terminal may have no other letters."""
+    """Whether the terminal may have no other characters."""
     return not (sys.stdout.encoding or "").lower().startswith("utf")
 
 
 def spelled(fragments: Fragments) -> Fragments:
-    """In letters that the terminal's encoding has, as wide as before."""
+    """In characters that the terminal's encoding has, as wide as before."""
     if not ascii_only():
         return fragments
     return [(style, text.translate(_IN_ASCII)) for style, text in fragments]
@@ -45,10 +44,7 @@ def rows_of(fragments: Fragments, width: int) -> int:
 
 def indent(fragments: Fragments, by: str = "  ") -> Fragments:
     """Every line moved to the right."""
-    moved: Fragments = [("", by)]
-    for style, text in fragments:
-        moved.append((style, text.replace("\n", "\n" + by)))
-    return moved
+    return [("", by), *((style, text.replace("\n", "\n" + by)) for style, text in fragments)]
 
 
 def wrap(fragments: Fragments, width: int) -> Fragments:
@@ -86,7 +82,7 @@ def _wrap_line(line: Fragments, width: int) -> Fragments:
         used = len(margin)
 
     for style, part in line:
-        for word in _words(part):
+        for word in _WORD.findall(part):
             if used + get_cwidth(word.rstrip(" ")) > width and used > len(margin):
                 new_line()
                 word = word.lstrip(" ")
@@ -98,14 +94,3 @@ def _wrap_line(line: Fragments, width: int) -> Fragments:
             wrapped.append((style, word))
             used += get_cwidth(word)
     return wrapped
-
-
-def _words(text: str) -> list[str]:
-    """Words with the spaces that follow them."""
-    words: list[str] = []
-    start = 0
-    for at in range(1, len(text)):
-        if text[at - 1] == " " and text[at] != " ":
-            words.append(text[start:at])
-            start = at
-    return [*words, text[start:]] if text else []

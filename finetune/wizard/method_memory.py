@@ -1,10 +1,12 @@
-"""What each method would need on this machine, said at the method question, before anything is loaded.
+"""What each method would need on this machine, for the method question, before anything is loaded.
 
-needed = memory_of_methods(draft, here)        # {"lora": 1_400_000_000, ...}; empty if the model is not known yet
+found = options(draft, here)
+found.needed               # {"lora": 1_400_000_000, ...}; empty if the model is not known yet
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +26,7 @@ from finetune.wizard.host import HostInfo
 
 @dataclass(frozen=True)
 class Options:
-    """`needed` bytes by method, of `free` ones; `refused` says why a method cannot be had here."""
+    """`needed` bytes by method, of `free` ones; `refused` says why a method is not available here."""
 
     needed: dict[str, int]
     free: int
@@ -32,16 +34,15 @@ class Options:
 
 
 def options(draft: Draft, here: HostInfo) -> Options:
-    """For rows as long as they may get; `needed` is empty for a model whose numbers are not known before it is fetched."""
+    """For the longest rows allowed; `needed` is empty for a model whose size is not known before it is downloaded."""
     recipe = Recipe.from_layers(draft)
     gpu = uses_gpu(here)
-    whole = _must_learn_whole(recipe)
-    refused: dict[str, str] = {}
+    no_adapter = _no_adapter(recipe)
     known: dict[str, Any] = {name: registry.load("methods", name) for name in registry.names("methods")}
+    costs = {name: method.footprint(method.Spec()) for name, method in known.items()}
+    refused: dict[str, str] = {}
     for name, method in known.items():
-        problems = method.check(method.Spec(), "cuda" if gpu else "cpu")
-        if whole and method.footprint(method.Spec()).adapter:
-            problems = [whole]
+        problems = (no_adapter if costs[name].adapter else []) or method.check(method.Spec(), "cuda" if gpu else "cpu")
         if problems:
             refused[name] = problems[0]
     student, teacher = _models(recipe, here)
@@ -53,37 +54,41 @@ def options(draft: Draft, here: HostInfo) -> Options:
     linear = max(0, student.parameters - student.vocabulary * student.hidden)
     shape = {"linear": linear, "layers": student.layers, "hidden": student.hidden}
     needed = {}
-    for name, method in known.items():
-        cost = method.footprint(method.Spec())
-        learns = adapter_parameters(rank=cost.rank, **shape) if cost.adapter else student.parameters
+    for name, cost in costs.items():
+        if name in refused:
+            continue
         parts = memory_parts(
             cost,
             parameters=student.parameters,
-            trainable=learns,
+            trainable=adapter_parameters(rank=cost.rank, **shape) if cost.adapter else student.parameters,
             tokens=tokens if gpu else min(tokens, max(CPU_TOKENS, recipe.dataset.max_length)),
             narrow=narrow,
             on_cpu=not gpu,
             checkpointed=recipe.training.activation_checkpointing is True,
             **shape,
         )
-        if name not in refused:
-            needed[name] = sum(parts.values()) + (teacher.parameters * narrow if teacher else 0)
+        needed[name] = sum(parts.values()) + (teacher.parameters * narrow if teacher else 0)
     return Options(needed, free, refused)
 
 
-def _must_learn_whole(recipe: Recipe) -> str | None:
-    """Why no adapter can be trained beside the model; None if one can."""
+def recommended(needed: Mapping[str, int], free: int) -> str:
+    """LoRA where it fits; else QLoRA where that does; else whatever needs least."""
+    return next((name for name in ("lora", "qlora") if name in needed and needed[name] <= free), min(needed, key=lambda name: needed[name]))
+
+
+def _no_adapter(recipe: Recipe) -> list[str]:
+    """Why no adapter can be trained on the model; empty if one can."""
     if not isinstance(recipe.model, str):
-        return "not for a student made from its teacher"
+        return ["not possible for a student made from its teacher"]
     try:
         folder = parse(recipe.model).path
     except ModelError:
-        return None  # the review will say what is wrong with it
-    return "not on an adapter: merge that one into its base first" if folder and is_adapter(folder) else None
+        return []  # the review will say what is wrong with it
+    return ["not on top of an adapter: merge it into its base first"] if folder and is_adapter(folder) else []
 
 
 def _models(recipe: Recipe, here: HostInfo) -> tuple[ModelFacts | None, ModelFacts | None]:
-    """The model that trains and its teacher, as far as known; a student made from its teacher is taken for as large."""
+    """The model that trains and its teacher, as far as known; a student made from its teacher counts as its teacher does."""
     try:
         teacher = look_up(recipe.teacher.source, here.runtime) if recipe.teacher else None
         return (look_up(recipe.model, here.runtime) if isinstance(recipe.model, str) else teacher), teacher

@@ -3,7 +3,7 @@
 STEP 0: Approach
 What would you like to do?
   1. Fine-tuning: teach a model your task with examples
-  2. Distillation: make a small model imitate a big one
+  2. Distillation: train a small model to imitate a large one
 Number [1]:
 """
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 class PlainPrompter(Prompter):
-    """Reads one line per question from stdin; `back` goes back and `?` tells more."""
+    """Reads one line per question from stdin; `back` goes back and `?` shows help."""
 
     def __init__(self, on_question: Callable[[], None] = lambda: None) -> None:
         self._on_question = on_question
         for stream in (sys.stdin, sys.stdout):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a letter that a terminal does not know costs nobody the answers so far
+                stream.reconfigure(errors="replace")  # a character that the terminal lacks must not cost the answers so far
 
     def step(self, number: int | None, title: str) -> None:
         _print(f"\n{title}" if number is None else f"\nSTEP {number}: {title}")

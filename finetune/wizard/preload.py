@@ -1,4 +1,4 @@
-"""Importing torch and its friends while the person reads, so that the run need not wait for them later.
+"""Imports torch and the other heavy libraries in the background while the person reads, so that the run need not wait for them.
 
 start(after=look)     # at the first question; returns at once
 wait()                # before anything that imports them itself: two threads inside transformers' lazy imports get in each other's way

@@ -1,4 +1,4 @@
-"""Whoever answers the wizard's questions: a person at a terminal, a numbered list, or a script in a test.
+"""Who answers the wizard's questions: a person at a terminal, a numbered list, or a script in a test.
 
     prompter = ScriptedPrompter({"approach": "fine-tuning", "training.epochs": "1"})
     prompter.text("training.epochs", "Epochs", default="3")      # "1"
@@ -192,7 +192,7 @@ def drawn(picture: RenderableType, width: int, *, colour: bool = False) -> str:
 
 
 def hint(error: FinetuneError) -> Fragments:
-    """The hint of an error on a line of its own, left in one piece: it may hold a command."""
+    """The hint of an error on a line of its own, left in one piece: it may contain a command."""
     from finetune.screen.wording import as_typed
 
     return [("", "\n"), ("class:command", as_typed(error.hint))] if error.hint else []

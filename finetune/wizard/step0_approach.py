@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from finetune.wizard.prompter import Choice, Prompter
 
-MORE = """Fine-tuning: you have examples of what you want (questions and answers, texts),
-and a model learns from them. Minutes on a laptop with the defaults.
-Distillation: you have a model that is good but too big or too slow, and a
-smaller one learns to give the same probabilities for every next word."""
+MORE = (
+    "Fine-tuning: you have examples of what you want (prompts and answers, or texts), and a model learns from them. "
+    "Takes minutes on a laptop with the defaults.\n"
+    "Distillation: you have a model that is good but too large or too slow, and a smaller one learns to predict the same "
+    "probabilities for every next token."
+)
 
 
 def ask(prompter: Prompter) -> str:
@@ -18,7 +20,7 @@ def ask(prompter: Prompter) -> str:
         "What would you like to do?",
         [
             Choice("fine-tuning", "Fine-tuning", "teach a model your task with examples"),
-            Choice("distillation", "Distillation", "make a small model imitate a big one"),
+            Choice("distillation", "Distillation", "train a small model to imitate a large one"),
         ],
         default="fine-tuning",
         more=MORE,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetune.errors import ModelError, RecipeError
 from finetune.formatting import count, strip_control_chars
@@ -13,15 +15,22 @@ from finetune.wizard import suggest
 from finetune.wizard.defaults import why
 from finetune.wizard.draft import Draft, get, problem, put
 from finetune.wizard.host import HostInfo
-from finetune.wizard.prompter import Choice, Prompter
+from finetune.wizard.prompter import Choice, Prompter, Question
+
+if TYPE_CHECKING:
+    from finetune.models.location import ModelSource
 
 OTHER, MADE = "another", "made from the teacher"
 MOST_OFFERED = 5
 BYTES_TO_TRAIN_A_PARAMETER = 12  # weights, gradients and room to work, roughly
-MORE = """A model is a Hugging Face id such as gpt2 (with @revision if you like), a folder on this
-computer, a .gguf file, or the output folder of an earlier run."""
-MORE_STUDENT = """Made from the teacher: some of its layers are left out, the rest is copied. It starts out knowing
-most of what the teacher knows. Another model must have the teacher's tokenizer."""
+MORE = (
+    "A model is a Hugging Face id such as gpt2 (with @revision if you like), a folder on this computer, a .gguf file, "
+    "or the output folder of an earlier run."
+)
+MORE_STUDENT = (
+    "Made from the teacher: some of its layers are left out, the rest is copied. It starts with most of what the teacher knows. "
+    "Any other student must have the teacher's tokenizer."
+)
 
 
 def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
@@ -30,29 +39,20 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     prompter.note(why(here))
     if draft["approach"] == "fine-tuning":
         default = get(draft, "model")
-        return put(draft, "model", _ask_model(prompter, here, "model", "Model", _offered(here, default), default))
+        return put(draft, "model", _ask_model(prompter, here, Question("model", "Model", default, _offered(here, default), more=MORE)))
     teacher = get(draft, "teacher.source")
-    teacher = _ask_model(prompter, here, "teacher", "Teacher", _offered(here, teacher), teacher, help="The model that is imitated.")
+    question = Question("teacher", "Teacher", teacher, _offered(here, teacher), help="The model to imitate.", more=MORE)
+    teacher = _ask_model(prompter, here, question)
     return _student({**draft, "teacher": teacher}, prompter, here, teacher)
 
 
 def _student(draft: Draft, prompter: Prompter, here: HostInfo, teacher: str) -> Draft:
     big = _facts(teacher, here)
-    made = Choice(MADE, "Made from the teacher", "fewer layers, same tokenizer")
     smaller = [_entry_choice(entry) for entry in CATALOGUE if big and _could_learn_from(entry, big)] if here.hub else []
-    default = draft["model"]
-    default = default if isinstance(default, str) and default in [choice.value for choice in smaller] else MADE
-    picked = _ask_model(
-        prompter,
-        here,
-        "student",
-        "Student",
-        [made, *smaller][:MOST_OFFERED],
-        default,
-        help="The smaller model that learns.",
-        more=MORE_STUDENT,
-        refused=teacher,
-    )
+    offered = [Choice(MADE, "Made from the teacher", "fewer layers, same tokenizer"), *smaller][:MOST_OFFERED]
+    default = draft["model"] if draft["model"] in [choice.value for choice in smaller] else MADE
+    question = Question("student", "Student", default, offered, help="The smaller model to train.", more=MORE_STUDENT)
+    picked = _ask_model(prompter, here, question, refused=teacher)
     return put(draft, "model", {"from_teacher": {"layers": _layers(draft, prompter, big)}} if picked == MADE else picked)
 
 
@@ -64,24 +64,20 @@ def _layers(draft: Draft, prompter: Prompter, teacher: ModelFacts | None) -> str
         layers = round(given * teacher.layers) if given < 1 else given
         default = str(layers if layers < teacher.layers else round(0.67 * teacher.layers))
         left = count(made_parameters(teacher, int(default)))
-        help = f"The teacher has {teacher.layers}; with {default} the student has {left} of {count(teacher.parameters)} parameters."
+        help = f"The teacher has {teacher.layers}; with {default} layers the student has {left} of {count(teacher.parameters)} parameters."
 
     def check(text: str) -> str | None:
-        wrong = problem(draft, "model", {"from_teacher": {"layers": text}})
-        if wrong is None and teacher:
-            kept = float(text) * (teacher.layers if float(text) < 1 else 1)
-            return (
-                None
-                if 2 <= round(kept) < teacher.layers
-                else f"From 2 to {teacher.layers - 1} layers of the teacher's {teacher.layers} can be kept."
-            )
-        return wrong and f"A number of layers such as 20, or a share of them such as 0.67, not {text}."
+        if problem(draft, "model", {"from_teacher": {"layers": text}}):
+            return f"A number of layers such as 20, or a share of them such as 0.67, not {text}."
+        if teacher and not 2 <= round(float(text) * (teacher.layers if float(text) < 1 else 1)) < teacher.layers:
+            return f"From 2 to {teacher.layers - 1} layers of the teacher's {teacher.layers} can be kept."
+        return None
 
     return prompter.text("student.layers", "Layers to keep", default=default, check=check, help=help)
 
 
 def _facts(teacher: str, here: HostInfo) -> ModelFacts | None:
-    """The teacher in numbers; None if they are not known before it is fetched, or if it is an adapter that tells its own size only."""
+    """The teacher in numbers; None if they are not known before the download, or for an adapter, which states only its own size."""
     try:
         facts = look_up(teacher, here.runtime)
     except ModelError:
@@ -95,48 +91,44 @@ def made_parameters(teacher: ModelFacts, layers: int) -> int:
     return round(embeddings + (teacher.parameters - embeddings) * layers / teacher.layers)
 
 
-def _ask_model(
-    prompter: Prompter,
-    here: HostInfo,
-    key: str,
-    question: str,
-    offered: list[Choice],
-    default: str,
-    help: str = "",
-    more: str = MORE,
-    refused: str | None = None,
-) -> str:
+def _ask_model(prompter: Prompter, here: HostInfo, question: Question, refused: str | None = None) -> str:
+    """One of the choices, or another model by its name."""
     other = Choice(OTHER, "Another model", "a Hub id, a folder or a .gguf file")
-    picked = prompter.select(key, question, [*offered, other], default=default, help=help, more=more)
-    if picked != OTHER:
-        _tell(picked, prompter, here)
-        return picked
-    named = prompter.text(
-        f"{key}.name",
-        "Name or folder",
-        default="",
-        check=lambda text: _model_problem(text, here, refused),
-        help="For example gpt2, Qwen/Qwen3-0.6B, ./my_model or model.gguf",
-        more=MORE,
-        complete=lambda text: suggest.models(text, here.hub),
-    )
-    _tell(named, prompter, here)
-    return named
+    model = str(prompter.ask(replace(question, choices=[*question.choices, other])))
+    if model == OTHER:
+        model = prompter.text(
+            f"{question.key}.name",
+            "Name or folder",
+            default="",
+            check=lambda text: _model_problem(text, here, refused),
+            help="For example gpt2, Qwen/Qwen3-0.6B, ./my_model or model.gguf",
+            more=MORE,
+            complete=lambda text: suggest.models(text, here.hub),
+        )
+    _tell(model, prompter, here)
+    return model
 
 
 def _tell(name: str, prompter: Prompter, here: HostInfo) -> None:
-    """What the Hub says about a model that is still to be fetched."""
-    from finetune.hub.cache import cached
+    """What the Hub says about a model that is still to be downloaded."""
     from finetune.hub.models import facts
-    from finetune.models.location import parse
 
     try:
-        source = parse(name)
-        if here.hub and source.kind == "hub" and cached(source.name, source.revision) is None:
-            with prompter.busy("Asking the Hub"):
+        source = _to_download(name)
+        if source and here.hub:
+            with prompter.busy("Checking with the Hub"):
                 prompter.note([("class:quiet", f"{source.name}: {strip_control_chars(str(facts(source.name, source.revision)))}.")])
     except ModelError:
-        return  # fetching it will say what is wrong
+        return  # downloading it will say what is wrong
+
+
+def _to_download(name: str) -> ModelSource | None:
+    """A model of the Hub that is not on this machine; raises ModelError for what cannot be the name of a model."""
+    from finetune.hub.cache import cached
+    from finetune.models.location import parse
+
+    source = parse(name)
+    return source if source.kind == "hub" and cached(source.name, source.revision) is None else None
 
 
 def _offered(here: HostInfo, default: str) -> list[Choice]:
@@ -158,7 +150,7 @@ def earlier_runs() -> list[tuple[str, str]]:
             recipe = Recipe.load(path.with_name("recipe.yaml"))
         except RecipeError:
             continue  # written by another version; it can still be typed
-        runs.append((f"./{path.parent.parent}", f"your own, from {recipe.approach}"))
+        runs.append((f"./{path.parent.parent}", f"your own run ({recipe.approach})"))
     return runs
 
 
@@ -174,24 +166,19 @@ def _could_learn_from(entry: CatalogueEntry, teacher: ModelFacts) -> bool:
 
 def _model_problem(text: str, here: HostInfo, refused: str | None) -> str | None:
     """Why this cannot be the model, as far as can be said without loading anything."""
-    from finetune.hub.cache import cached
     from finetune.hub.models import facts
     from finetune.hub.reachability import offline_reason
-    from finetune.models.location import parse
 
     if not text:
         return "Type a name, a folder or a file."
     if text == refused:
         return "This is the teacher itself; the student must be smaller."
     try:
-        source = parse(text)
-    except ModelError as error:
-        return error.message
-    if source.kind != "hub" or source.name == STARTER or cached(source.name, source.revision) is not None:
-        return None
-    if not here.hub:
-        return f"{offline_reason()}, and {text} is not on this machine."
-    try:
+        source = _to_download(text)
+        if source is None or source.name == STARTER:
+            return None
+        if not here.hub:
+            return f"{offline_reason()}, and {text} is not on this machine."
         facts(source.name, source.revision)
     except ModelError as error:
         return error.message

@@ -1,4 +1,4 @@
-"""STEP 2: which rows, shown as the model will see them."""
+"""STEP 2: which dataset, shown as the model will see it."""
 
 from __future__ import annotations
 
@@ -22,20 +22,23 @@ if TYPE_CHECKING:
 BUILT_IN = "builtin:python-docs"
 FILE, HUB = "a file", "the Hub"
 RIGHT, SWAP, COLUMNS, ENCODING = "yes", "swap", "columns", "encoding"
-TEXT_AS = {"auto": "No: cut it between paragraphs", "line": "No: each line is a row", "document": "No: each file is a row"}
+TEXT_AS = {"auto": "No: split it between paragraphs", "line": "No: each line is a row", "document": "No: each file is a row"}
 ENCODINGS = {"utf-8": "everything", "cp1252": "western Europe", "cp1250": "central Europe", "cp1251": "Cyrillic", "cp1253": "Greek"}
 ENCODINGS |= {"cp1254": "Turkish", "cp932": "Japanese", "gb18030": "Chinese", "big5": "Chinese", "euc_kr": "Korean", "utf-16": "everything"}
 MOST_CORRECTIONS = 9
-MOST_LETTERS = 70  # of a line of help
-MORE_READING = """Above is one of your rows. The marked part is what the model learns to write; the rest
-is what it is given. If columns or letters are wrong, say so here."""
-MORE = f"""Files: {", ".join(KINDS)}, also packed; several with commas.
-Columns are recognised by their names: text, prompt and completion, instruction and output,
-question and answer, or chat messages."""
+LONGEST_HELP = 70  # characters
+MORE_READING = (
+    "Above is one of your rows. The model learns the marked part; the rest is what it is given. "
+    "If columns or text encoding are wrong, say so here."
+)
+MORE = (
+    f"Files: {', '.join(KINDS)}, also compressed; separate several with commas.\n"
+    "Columns are recognised by their names: text, prompt and completion, instruction and output, question and answer, or chat messages."
+)
 
 
 def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
-    """Source, columns if they are not plain from their names, number of rows."""
+    """Source, columns if their names do not tell, number of rows."""
     prompter.step(2, "Dataset")
     draft = _source(draft, prompter, here)
     draft = _read_right(draft, prompter, here)
@@ -43,10 +46,11 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
 
 
 def _read_right(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
-    """Shows how the data are read until the person agrees; data that come with the program need no agreement."""
+    """Show how the data are read until the person agrees; the built-in data need no agreement."""
     for again in range(MOST_CORRECTIONS):
         number = f"-{again + 1}" if again else ""  # each question is its own, for going back
-        seen = _look(draft, prompter, here)
+        with prompter.busy("Reading the data"):
+            seen = look(Recipe.from_layers(draft).dataset, here.runtime)
         if isinstance(seen, DatasetError):
             prompter.note([("class:warning", f"{seen.message} {seen.hint or ''}".strip())])
             return draft
@@ -57,7 +61,7 @@ def _read_right(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         prompter.note(fragments(seen))
         if get(draft, "dataset.source") == BUILT_IN:
             return draft
-        answer = prompter.select(f"dataset.reading{number}", "Read like this?", _readings(draft, seen), default=RIGHT, more=MORE_READING)
+        answer = prompter.select(f"dataset.reading{number}", "Is this right?", _readings(draft, seen), default=RIGHT, more=MORE_READING)
         if answer == RIGHT:
             return draft
         draft = _corrected(draft, prompter, seen, answer, number)
@@ -72,11 +76,11 @@ def _readings(draft: Draft, seen: Preview) -> list[Choice]:
         choices += [Choice(way, title) for way, title in TEXT_AS.items() if way != now]
     else:
         if len(seen.used_columns) == 2 and seen.format != "messages":
-            asked, answered = seen.used_columns
-            choices.append(Choice(SWAP, f"No: learn {strip_control_chars(asked)} from {strip_control_chars(answered)}"))
+            asked, answered = map(strip_control_chars, seen.used_columns)
+            choices.append(Choice(SWAP, f"No: swap prompt and completion (learn {asked} from {answered})"))
         choices.append(Choice(COLUMNS, "No: choose the columns", f"of {len(seen.columns)}"))
     if seen.encodings:
-        choices.append(Choice(ENCODING, "No: the letters are wrong", f"read as {', '.join(seen.encodings)}"))
+        choices.append(Choice(ENCODING, "No: wrong text encoding", f"read as {', '.join(seen.encodings)}"))
     return choices
 
 
@@ -93,20 +97,14 @@ def _corrected(draft: Draft, prompter: Prompter, seen: Preview, answer: str, num
     return _columns(draft, prompter, seen.columns, number)
 
 
-def _look(draft: Draft, prompter: Prompter, here: HostInfo) -> Preview | DatasetError:
-    with prompter.busy("Reading the data"):
-        return look(_spec(draft), here.runtime)
-
-
 def _source(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     default = get(draft, "dataset.source")
-    offered = [Choice(BUILT_IN, "Python functions and what they do", "built in")]
-    if default != BUILT_IN:
-        offered.insert(0, Choice(default, default, get(draft, "dataset.config") or ""))
-    offered += [Choice(path, path, "found in this folder") for path in _files_here() if path != default]
+    offered = [Choice(default, default, get(draft, "dataset.config") or "")] if default != BUILT_IN else []
     offered += [
+        Choice(BUILT_IN, "Python functions and their docstrings", "built in"),
+        *(Choice(path, path, "found in this folder") for path in _files_here() if path != default),
         Choice(FILE, "A file or folder", " ".join(KINDS)),
-        Choice(HUB, "A Hugging Face dataset", "search by name" if here.hub else "those on this machine"),
+        Choice(HUB, "A Hugging Face dataset", "search by name" if here.hub else "datasets on this machine"),
     ]
     picked = prompter.select("dataset.source", "Dataset", offered, default=default, more=MORE)
     if picked == default:
@@ -144,7 +142,7 @@ def _hub_dataset(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         "dataset.config",
         "Configuration",
         default=configs[0] if len(configs) > 1 else "none",
-        help=f"One of: {strip_control_chars(', '.join(configs))}"[:MOST_LETTERS] if len(configs) > 1 else "Only some datasets have one.",
+        help=f"One of: {strip_control_chars(', '.join(configs))}"[:LONGEST_HELP] if len(configs) > 1 else "Only some datasets have one.",
         complete=lambda text: [config for config in configs if text.lower() in config.lower()],
     )
     draft = _fresh(draft, source=name, config=None if config == "none" else config)
@@ -152,7 +150,7 @@ def _hub_dataset(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
 
 
 def _hub_facts(name: str, here: HostInfo) -> HubDataset | DatasetError | None:
-    """What the Hub says about a data set; its refusal, or None without the Hub."""
+    """What the Hub says about a dataset; its refusal, or None without the Hub."""
     from finetune.hub.datasets import look_up, parse
 
     try:
@@ -163,35 +161,31 @@ def _hub_facts(name: str, here: HostInfo) -> HubDataset | DatasetError | None:
 
 def _columns(draft: Draft, prompter: Prompter, names: list[str], number: str = "") -> Draft:
     choices = [Choice(name, strip_control_chars(name)) for name in names]
-    whole = len(names) > 1 and prompter.confirm(f"dataset.whole{number}", "Is there a question and an answer in each row?", default=True)
+    whole = len(names) > 1 and prompter.confirm(f"dataset.whole{number}", "Does each row have a prompt and a completion?", default=True)
     if not whole:
-        column = prompter.select(f"dataset.columns.text{number}", "Column with the text", choices, default=names[0])
+        column = prompter.select(f"dataset.columns.text{number}", "Text column", choices, default=names[0])
         return _with_columns(draft, {"text": column})
-    prompt = prompter.select(f"dataset.columns.prompt{number}", "Column with the question", choices, default=names[0])
+    prompt = prompter.select(f"dataset.columns.prompt{number}", "Prompt column", choices, default=names[0])
     rest = [choice for choice in choices if choice.value != prompt]
-    completion = prompter.select(f"dataset.columns.completion{number}", "Column with the answer", rest, default=rest[0].value)
+    completion = prompter.select(f"dataset.columns.completion{number}", "Completion column", rest, default=rest[0].value)
     return _with_columns(draft, {"prompt": prompt, "completion": completion})
 
 
 def _with_columns(draft: Draft, columns: dict[str, str]) -> Draft:
-    """Other columns altogether: what was chosen before is gone."""
+    """Other columns instead of those chosen before."""
     dataset = {key: value for key, value in draft["dataset"].items() if key != "columns"}
     return put({**draft, "dataset": dataset}, "dataset.columns", columns)
 
 
 def _fresh(draft: Draft, source: str, config: str | None = None) -> Draft:
-    """The draft with another dataset: what described the old one is gone, the person's number of rows stays."""
+    """The draft with another dataset: settings that describe the old one go, the number of rows stays."""
     kept = {key: value for key, value in draft.get("dataset", {}).items() if key in ("samples", "max_length", "held_out")}
     dataset = {**kept, "source": source}
     return {**draft, "dataset": {**dataset, "config": config} if config else dataset}
 
 
-def _spec(draft: Draft) -> DatasetSpec:
-    return Recipe.from_layers(draft).dataset
-
-
 def _files_here() -> list[str]:
-    """Data files lying in the working folder: the person probably came for them."""
+    """Data files in the working folder: the person probably came for them."""
     found = [path for path in sorted(Path().iterdir()) if is_record_file(path.name) and ending_of(path.name) != ".json" and path.is_file()]
     return [str(path) for path in found[:3]]  # a .json is a program's settings more often than not
 

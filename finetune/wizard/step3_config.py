@@ -7,21 +7,25 @@ from pathlib import Path
 from finetune import registry
 from finetune.errors import BadInput
 from finetune.run_folder import RunFolder
-from finetune.screen.method_fit import fit_line, recommended
+from finetune.screen.plan_table import fit_line
 from finetune.settings import MethodSpec, help_of, label
 from finetune.wizard.draft import Draft, ask_field, get, put
 from finetune.wizard.host import HostInfo
-from finetune.wizard.method_memory import options
+from finetune.wizard.method_memory import options, recommended
 from finetune.wizard.prompter import Choice, Prompter
 
-MORE_TEMPERATURE = """The teacher's probabilities are softened by this number before the student copies them.
-1 copies them as they are; 2 to 3 suits most pairs; 5 is nearly flat."""
-MORE_ALPHA = """Loss = alpha x (the data's own next word) + (1 - alpha) x (the teacher's probabilities).
-Raise it if the data is better than the teacher, lower it if the teacher is better than the data."""
+MORE_TEMPERATURE = (
+    "This number softens the teacher's probabilities before the student learns them.\n"
+    "1 leaves them as they are; 2 to 3 suit most pairs; 5 is nearly flat."
+)
+MORE_ALPHA = (
+    "Loss = alpha x (the next token in the data) + (1 - alpha) x (the teacher's probabilities).\n"
+    "Raise it if the data is better than the teacher, lower it if the teacher is better than the data."
+)
 
 
 def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
-    """Method, the distillation's two knobs, output folder."""
+    """Method, temperature and alpha of a distillation, output folder."""
     prompter.step(3, "Configuration")
     draft = _method(draft, prompter, here)
     if draft["approach"] == "distillation":
@@ -32,11 +36,10 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
 
 def _method(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     known = {name: registry.load("methods", name) for name in registry.names("methods")}
-    current = get(draft, "method.kind")
+    current = default = get(draft, "method.kind")
     found = options(draft, here)
-    default = (
-        recommended(found.needed, found.free) if found.needed and draft["approach"] == "fine-tuning" and "method" not in draft else current
-    )
+    if found.needed and draft["approach"] == "fine-tuning" and "method" not in draft:
+        default = recommended(found.needed, found.free)
     if default in found.refused:
         default = next((name for name in known if name not in found.refused), default)
     field = MethodSpec.model_fields["kind"]

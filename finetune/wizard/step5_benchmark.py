@@ -8,8 +8,10 @@ from finetune.wizard.prompter import Prompter
 
 LARGEST_SHARE = 0.5  # of the rows; the rest is there to learn from
 USUAL_SHARE = 0.2  # the most that is proposed
-MORE = """The rows are set aside before training and answered twice: by the model as it is and by
-the trained one. More rows give narrower intervals and take longer."""
+MORE = (
+    "These rows are held out before training and answered twice: by the model before training and by the trained one. "
+    "More rows give narrower intervals and take longer."
+)
 
 
 def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:

@@ -33,78 +33,61 @@ def ask(output_dir: Path, prompter: Prompter, here: HostInfo) -> None:
     """Offer the upload of a finished folder, show what would go where, and do it."""
     prompter.step(6, "Upload")
     command = f"{command_name()} upload {quoted(output_dir)} --repo {repository(output_dir)}"
-    later: Fragments = [("class:quiet", "Any time later:\n"), ("class:command", command)]
+    later: Fragments = [("class:quiet", "To upload later:\n"), ("class:command", command)]
     if not here.hub:
         prompter.note([("class:quiet", f"{offline_reason()}, so nothing can be uploaded now. "), *later])
         return
-    if not prompter.confirm("upload", "Upload to the Hugging Face Hub?", default=False, help="The model stays on this machine too."):
-        prompter.note(later)
-        return
-    agreed = _agree(output_dir, prompter)
-    if agreed and prompter.confirm("upload.now", "Upload this now?", default=True):
-        _upload(output_dir, agreed, prompter)
-    else:
-        prompter.note(later)
+    if prompter.confirm("upload", "Upload to the Hugging Face Hub?", default=False, help="The model also stays on this machine."):
+        agreed = _agree(output_dir, prompter)
+        if agreed and prompter.confirm("upload.now", "Upload this now?", default=True):
+            return _upload(output_dir, agreed, prompter)
+    prompter.note(later)
 
 
 def repository(output_dir: Path) -> str:
-    """A name of a repository, made from that of the folder: letters, digits, single dots and hyphens, 96 at most."""
+    """A repository name made from the folder's: letters, digits, single dots and hyphens, at most 96 characters."""
     letters = unicodedata.normalize("NFKD", output_dir.resolve().name).encode("ascii", "ignore").decode()
     name = re.sub(r"[.-]{2,}", "-", re.sub(r"[^\w.-]", "-", letters))
     return name[:LONGEST_NAME].strip(".-") or "model"
 
 
 def _agree(output_dir: Path, prompter: Prompter) -> UploadSpec | None:
-    """A place that the person may and wants to write to, after showing what would go there; None to leave it."""
+    """A place that the person can and wants to write to, after showing what would go there; None to leave it."""
+    repo = _repo(output_dir, prompter)
+    choices = [Choice("private", "Only you", "private"), Choice("public", "Everyone", "public")]
+    visibility = prompter.select("upload.private", "Who can see it?", choices, default="private")
+    spec = UploadSpec(repo=repo, private=visibility == "private")
     number = ""  # each question is its own
-    spec = _where(output_dir, prompter)
     for again in range(2, MOST_NAMES):
         try:
             planned = _plan(output_dir, spec, prompter)
         except RepoExists as error:
             prompter.note([("class:warning", error.message)])
-            choice = prompter.select(
-                f"upload.exists{number}",
-                "Where instead?",
-                [
-                    Choice(OTHER_NAME, "Another name", "private"),
-                    Choice(PUBLIC, f"Into {spec.repo}", "public: everyone will see it"),
-                    Choice(LATER, "Not now"),
-                ],
-                default=OTHER_NAME,
-            )
+            choices = [
+                Choice(OTHER_NAME, "Another name", "private"),
+                Choice(PUBLIC, f"Into {spec.repo}", "public: everyone will see it"),
+                Choice(LATER, "Not now"),
+            ]
+            choice = prompter.select(f"upload.exists{number}", "Where should it go instead?", choices, default=OTHER_NAME)
             if choice == LATER:
                 return None
             number = f"-{again}"
-            spec = UploadSpec(repo=spec.repo, private=False) if choice == PUBLIC else _named(output_dir, prompter, number)
-            continue
-        if planned is not None:
-            prompter.show(upload_picture(planned))
-            return spec
-        return None
+            spec = UploadSpec(repo=spec.repo, private=False) if choice == PUBLIC else UploadSpec(repo=_repo(output_dir, prompter, number))
+        else:
+            if planned:
+                prompter.show(upload_picture(planned))
+            return spec if planned else None
     return None
 
 
-def _named(output_dir: Path, prompter: Prompter, number: str = "") -> UploadSpec:
-    repo = prompter.text(
+def _repo(output_dir: Path, prompter: Prompter, number: str = "") -> str:
+    return prompter.text(
         f"upload.repo{number}",
         "Repository",
         default=repository(output_dir) + number,
         check=lambda text: problem({}, "upload", {"repo": text}),
-        help="A name of your own, or organisation/name.",
+        help="A name, or organisation/name.",
     )
-    return UploadSpec(repo=repo)
-
-
-def _where(output_dir: Path, prompter: Prompter) -> UploadSpec:
-    named = _named(output_dir, prompter)
-    visibility = prompter.select(
-        "upload.private",
-        "Who may see it?",
-        [Choice("private", "Only you", "private"), Choice("public", "Everyone", "public")],
-        default="private",
-    )
-    return UploadSpec(repo=named.repo, private=visibility == "private")
 
 
 def _plan(output_dir: Path, spec: UploadSpec, prompter: Prompter) -> UploadPlan | None:
@@ -113,7 +96,7 @@ def _plan(output_dir: Path, spec: UploadSpec, prompter: Prompter) -> UploadPlan 
 
     while True:
         try:
-            with prompter.busy("Asking the Hub"), quiet(None):
+            with prompter.busy("Checking with the Hub"), quiet(None):
                 return upload_plan(output_dir, spec)
         except NotSignedIn as error:
             prompter.note([("class:warning", error.message)])
@@ -128,16 +111,12 @@ def _plan(output_dir: Path, spec: UploadSpec, prompter: Prompter) -> UploadPlan 
 
 def _sign_in(prompter: Prompter) -> bool:
     """Whether it is worth another try. A token goes straight to huggingface_hub and nowhere else."""
-    choice = prompter.select(
-        "sign_in",
-        "Sign in?",
-        [
-            Choice(AGAIN, "I have signed in now", "in another window: hf auth login"),
-            Choice(TOKEN, "Type a token", "it is not shown, and kept by huggingface_hub only"),
-            Choice(LATER, "Not now"),
-        ],
-        default=AGAIN,
-    )
+    choices = [
+        Choice(AGAIN, "I have signed in", "in another window: hf auth login"),
+        Choice(TOKEN, "Type a token", "it is not shown; only huggingface_hub stores it"),
+        Choice(LATER, "Not now"),
+    ]
+    choice = prompter.select("sign_in", "Sign in?", choices, default=AGAIN)
     if choice == TOKEN:
         from huggingface_hub import login
 
@@ -146,16 +125,15 @@ def _sign_in(prompter: Prompter) -> bool:
             with quiet(None):
                 login(token=token)
         except (ValueError, OSError):
-            prompter.note([("class:warning", "The Hub does not accept this token.")])
+            prompter.note([("class:warning", "The Hub rejected this token.")])
     return choice != LATER
 
 
 def _upload(output_dir: Path, spec: UploadSpec, prompter: Prompter) -> None:
     from finetune.publish.upload import upload_folder
 
-    console = people()
     try:
-        with reporter_for(console, brief="Uploading") as reporter, quiet(None):
+        with reporter_for(people(), brief="Uploading") as reporter, quiet(None):
             done = upload_folder(output_dir, spec, reporter)
     except (UploadError, Interrupted) as error:
         prompter.note([("class:problem", error.message), *hint(error)])

@@ -1,4 +1,4 @@
-"""What a half-typed model name or path may become; silent when the disk or the Hub has no answer.
+"""Completions of a partly typed model name or path; none when the disk or the Hub has no answer.
 
 models("gpt", hub=True)        # ["gpt2", "gpt2-medium", ...]
 datasets("gsm", hub=True)      # ["openai/gsm8k", ...]

@@ -1,4 +1,4 @@
-"""Going back: the conversation is a plain function that is simply run again with the answers it already has.
+"""Going back: the conversation is a function that is run again with the answers given so far.
 
     rewind = Rewind(prompter)
     recipe = rewind.run(lambda prompter: converse(prompter))

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 OFFERED = 5
 NEW = "new"
-MORE = """Going on trains from the step that was saved last to the same result that the
-run would have had without the interruption. Nothing is deleted if you start
-something new; `resume FOLDER` goes on with it later."""
+MORE = (
+    "Continuing trains from the last saved step and gives the same result as the run would have had without the interruption. "
+    "Nothing is deleted if you start something new; `resume FOLDER` continues it later."
+)
 
 
 def ask(prompter: Prompter, where: Path | None = None) -> Unfinished | None:
-    """The run to go on with."""
+    """The run to continue."""
     where = where or Path()
     if not any(where.glob("*/run/recipe.yaml")):
         return None
@@ -30,7 +31,7 @@ def ask(prompter: Prompter, where: Path | None = None) -> Unfinished | None:
     left = unfinished_runs(where)[:OFFERED]
     if not left:
         return None
-    choices = [Choice(str(number), f"Go on with {run.folder.output_dir.name}", run.progress()) for number, run in enumerate(left)]
+    choices = [Choice(str(number), f"Continue {run.folder.output_dir.name}", run.progress()) for number, run in enumerate(left)]
     question = "There is an unfinished run here." if len(left) == 1 else "There are unfinished runs here."
     answer = prompter.select("unfinished", question, [*choices, Choice(NEW, "Start something new")], default="0", more=MORE)
     return None if answer == NEW else left[int(answer)]

@@ -49,7 +49,7 @@ def test_once_saves_says_how_to_go_on_and_going_on_reaches_the_end(by: str, work
     (newest, *_) = saved_steps(workplace)
     with Terminal(["resume", "finetuned_model"], folder=workplace) as terminal:
         terminal.wait_for("Continuing ", RUN_SECONDS)
-        terminal.wait_for("rows it never trained on", RUN_SECONDS)
+        terminal.wait_for("held-out rows", RUN_SECONDS)
         assert terminal.wait_for_end() == 0
         assert f"after step {newest} of" in terminal.text().replace("\n", " ")
     assert json.loads((workplace / "finetuned_model" / "run" / "progress.json").read_text())["stage"] == "finished"
@@ -108,7 +108,7 @@ def test_the_wizard_offers_the_unfinished_run_first(workplace: Path) -> None:
         assert terminal.wait_for_end(RUN_SECONDS) == 130
     with Terminal(folder=workplace) as terminal:
         terminal.wait_for("There is an unfinished run here.")
-        terminal.wait_for("Go on with finetuned_model")
+        terminal.wait_for("Continue finetuned_model")
         terminal.wait_for("saved less than a minute ago")
         terminal.press(ENTER)
         terminal.wait_for("STEP 6", RUN_SECONDS)

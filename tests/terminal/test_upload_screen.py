@@ -45,11 +45,11 @@ def test_yes_shows_where_it_goes_and_keeps_it_private(hub: HubServer, workplace:
         train(terminal)
         terminal.press("y", ENTER)
         answer(terminal, "Repository")
-        answer(terminal, "Who may see it?")
+        answer(terminal, "Who can see it?")
         terminal.wait_for("? Upload this now?")
         shown = terminal.text()
         assert "model.safetensors (" in shown
-        assert "Stays here  checkpoints, data, held-out rows, logs" in shown
+        assert "Not uploaded  checkpoints, data, held-out rows, logs" in shown
         for fact in ("User        ada", "Repository  ada/finetuned_model (new)", "Visibility  private", f"Endpoint    {hub.address}"):
             assert fact in shown
         assert hub.repos == {}, "nothing is sent before it is agreed to"
@@ -68,7 +68,7 @@ def test_without_a_token_the_wizard_offers_to_sign_in_and_hides_what_is_typed(hu
         train(terminal)
         terminal.press("y", ENTER)
         answer(terminal, "Repository", "mine")
-        answer(terminal, "Who may see it?")
+        answer(terminal, "Who can see it?")
         terminal.wait_for("not signed in")
         answer(terminal, "Sign in?", DOWN)
         answer(terminal, "Token", TOKEN)
@@ -85,9 +85,9 @@ def test_a_public_repository_is_not_filled_with_private_work_and_another_name_is
         train(terminal)
         terminal.press("y", ENTER)
         answer(terminal, "Repository")
-        answer(terminal, "Who may see it?")
+        answer(terminal, "Who can see it?")
         terminal.wait_for("exists and is public")
-        answer(terminal, "Where instead?")
+        answer(terminal, "Where should it go instead?")
         terminal.wait_for("finetuned_model-2")
         answer(terminal, "Repository")
         terminal.wait_for("Repository  ada/finetuned_model-2 (new)")

@@ -25,7 +25,7 @@ def up_to_the_review(terminal: Terminal, method: str = "LoRA") -> None:
     answer(terminal, "Model", UP)
     answer(terminal, "Name or folder", "./pico")
     answer(terminal, "Dataset", DOWN)
-    answer(terminal, "Read like this?")
+    answer(terminal, "Is this right?")
     answer(terminal, "Rows to use")
     terminal.wait_for("? Method")
     while f"❯ {method}" not in terminal.text():
@@ -59,7 +59,7 @@ def test_from_the_first_question_to_the_finished_model(columns: int, workplace: 
         assert "traceback" not in terminal.text().lower()
         assert not (workplace / "finetuned_model").exists(), "nothing is written before Start"
         terminal.press(ENTER)
-        terminal.wait_for("rows it never trained on", RUN_SECONDS)
+        terminal.wait_for("held-out rows", RUN_SECONDS)
         terminal.wait_for("STEP 6")
         assert terminal.wait_for_end() == 0
         text = terminal.text()
@@ -82,7 +82,7 @@ def test_distillation_from_the_first_question_to_the_student_beside_its_teacher(
         terminal.wait_for("The teacher has 4")
         answer(terminal, "Layers to keep", "2")
         answer(terminal, "Dataset", DOWN)
-        for question in ("Read like this?", "Rows to use", "Method"):
+        for question in ("Is this right?", "Rows to use", "Method"):
             answer(terminal, question)
         terminal.wait_for("1 to 5")
         for question in (
@@ -97,12 +97,12 @@ def test_distillation_from_the_first_question_to_the_student_beside_its_teacher(
         ):
             answer(terminal, question)
         terminal.wait_for("? Ready?", RUN_SECONDS)
-        for fact in ("Teacher", "made from the teacher: 2 layers", "Cache", "./distilled_model"):
+        for fact in ("Teacher", "made from the teacher, 2 layers", "Cache", "./distilled_model"):
             terminal.wait_for(fact)
         terminal.press(ENTER)
         terminal.wait_for("STEP 6", RUN_SECONDS)
         assert terminal.wait_for_end() == 0
-        for words in ("KL to teacher", "Same top token", "The student beside its teacher, as measured", "Parameters", "against"):
+        for words in ("KL to teacher", "Same top token", "Student and teacher compared", "Parameters", "against"):
             terminal.wait_for(words)
     assert (workplace / "distilled_model" / "model.safetensors").exists()
 
@@ -113,7 +113,7 @@ def test_plain_runs_to_the_end_in_lines(workplace: Path) -> None:
             terminal.wait_for(words)
             terminal.press(f"{typed}\n")
         for question in (
-            "Read like this?",
+            "Is this right?",
             "Rows to use",
             "LoRA",
             "Output",
@@ -128,7 +128,7 @@ def test_plain_runs_to_the_end_in_lines(workplace: Path) -> None:
         terminal.wait_for("Ready?", RUN_SECONDS)
         terminal.press("\n")
         terminal.wait_for("Training: ", RUN_SECONDS)
-        terminal.wait_for("rows it never trained on", RUN_SECONDS)
+        terminal.wait_for("held-out rows", RUN_SECONDS)
         assert terminal.wait_for_end() == 0
         assert b"\x1b" not in terminal.raw
 
@@ -228,7 +228,7 @@ def test_a_model_that_is_missing_is_said_at_the_review_and_can_be_changed(workpl
         answer(terminal, "Model", UP)
         answer(terminal, "Name or folder", "./empty_model")
         answer(terminal, "Dataset", DOWN)
-        answer(terminal, "Read like this?")
+        answer(terminal, "Is this right?")
         for question in (
             "Rows to use",
             "Method",
@@ -267,7 +267,7 @@ def test_ctrl_c_before_the_training_leaves_nothing_behind(workplace: Path) -> No
         terminal.wait_for("Measuring the base model", RUN_SECONDS)
         terminal.press(CTRL_C)
         assert terminal.wait_for_end() == 130
-        terminal.wait_for("nothing was kept")
+        terminal.wait_for("nothing was saved")
     assert not (workplace / "finetuned_model").exists()
 
 

@@ -26,7 +26,6 @@ BOUNDARIES = {
     "finetune/cli.py": 1,  # the door: an error becomes a sentence and an exit code
     "finetune/hub/reachability.py": 1,  # whatever stops a probe of the network means that there is none
     "finetune/training/tracking.py": 1,  # whatever goes wrong in somebody's tracker must not end a training
-    "finetune/wizard/host.py": 1,  # carried from a thread to where it is raised again
     "finetune/wizard/prompter.py": 1,  # an answer that cannot be checked must not cost the others
 }
 PUBLIC = {"LLMFineTuner", "RunResult", "DistillationTrainer", "Recipe", "RuntimeOptions", "FinetuneError"}

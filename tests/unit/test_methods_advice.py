@@ -12,10 +12,10 @@ import pytest
 from finetune.hardware.machine import Glance
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.runtime import RuntimeOptions
-from finetune.screen.method_fit import fit_line, recommended
+from finetune.screen.plan_table import fit_line
 from finetune.wizard import step3_config
 from finetune.wizard.host import HostInfo
-from finetune.wizard.method_memory import options
+from finetune.wizard.method_memory import options, recommended
 from finetune.wizard.prompter import Question, ScriptedPrompter
 
 GB = 10**9
@@ -87,7 +87,7 @@ def test_what_was_chosen_before_stays_the_default(tmp_path: Path) -> None:
 def test_a_model_nobody_knows_yet_gets_no_numbers(tmp_path: Path) -> None:
     prompter = Listens({}, otherwise_default=True)
     step3_config.ask({"approach": "fine-tuning", "model": "someone/unheard-of", "output_dir": "out"}, prompter, machine(4, tmp_path))
-    assert prompter.help == "Which weights learn."
+    assert prompter.help == "Which weights are trained."
 
 
 def test_what_is_missing_is_said_beside_the_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def test_an_unfinished_run_says_how_far_it_came_and_how_to_go_on(tmp_path: Path,
     (run,) = find_runs(tmp_path)
     assert (run.state, run.progress) == ("unfinished", progress)
     words = " ".join(shown(runs_picture([run], "."), 40).split())
-    assert f"unfinished: {progress} Go on with an unfinished one: finetune-cli resume FOLDER" in words
+    assert f"unfinished: {progress} Continue an unfinished run: finetune-cli resume FOLDER" in words
 
 
 def test_a_run_that_somebody_works_on_is_running(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_the_list_is_whole_on_narrow_and_usual_terminals(tmp_path: Path, width: 
 
 @pytest.mark.slow
 def test_the_program_lists_as_text_and_as_json(tmp_path: Path) -> None:
-    assert "There is no run in ." in cli("runs", folder=tmp_path).stdout
+    assert "There are no runs in ." in cli("runs", folder=tmp_path).stdout
     written_run(tmp_path / "model")
     assert cli("runs", folder=tmp_path).stdout.split()[:1] == ["model"]
     (run,) = json.loads(cli("runs", "--json", folder=tmp_path).stdout)["runs"]
@@ -246,7 +246,7 @@ def test_the_comparison_is_whole_on_narrow_and_usual_terminals(tmp_path: Path, w
     assert max(map(len, text.splitlines())) <= width
     words = " ".join(text.split())
     assert "training.epochs" in words
-    assert "On the same 24 rows that neither trained on" in words
+    assert "On the same 24 held-out rows" in words
     assert ("ROUGE-L 0.510 0.610 +0.100 [+0.100, +0.100] better" if width == 80 else "ROUGE-L 0.510 0.610 better") in words
     assert "B is better by ROUGE-L, Perplexity." in words
 
