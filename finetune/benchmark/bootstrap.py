@@ -10,7 +10,7 @@ their differences and their ratios. Source: Efron and Tibshirani, An Introductio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 FEWEST_ROWS = 6  # all of 5 rows agreeing has probability 2 * 0.5**5 = 6 % by chance: below 6 rows nothing is evidence at 95 %
+ROW_SUMS = ("loss", "tokens", "kl", "agreed")  # of a row's tokens
 
 Statistic = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 Verdict = Literal["better", "worse", "no evidence"]
@@ -59,6 +60,17 @@ def perplexity_of(losses: Sequence[float], tokens: Sequence[int]) -> Statistic:
     """exp of the mean loss per token; `losses` are row sums of negative log-likelihoods in nats."""
     mean = mean_per_token(losses, tokens)
     return lambda index: np.exp(mean(index))
+
+
+def statistics_of(per_row: Mapping[str, Sequence[Any]]) -> dict[str, Statistic]:
+    """The scores that can be resampled row by row, by name; `per_row` is that of benchmark.json."""
+    found = {key: mean_of(values) for key, values in per_row.items() if key not in ROW_SUMS}
+    if "loss" in per_row:
+        found["perplexity"] = perplexity_of(per_row["loss"], per_row["tokens"])
+    for key, sums in (("kl", "kl"), ("agreement", "agreed")):
+        if sums in per_row:
+            found[key] = mean_per_token(per_row[sums], per_row["tokens"])
+    return found
 
 
 def difference(after: Statistic, before: Statistic) -> Statistic:

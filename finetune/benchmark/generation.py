@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,8 @@ def generate_answers(
             ids, mask = pad_left([prompts[row] for row in batch], pad)
             answers = inner.generate(ids.to(device), attention_mask=mask.to(device))[:, ids.shape[1] :]
             for row, answer in zip(batch, answers.tolist(), strict=True):
-                texts[row] = tokenizer.decode(until_stop(answer, stops), skip_special_tokens=True).strip()
+                kept = list(takewhile(lambda token: token not in stops, answer))
+                texts[row] = tokenizer.decode(kept, skip_special_tokens=True).strip()
             done += len(batch)
             reporter.report(Progress(stage, done, len(prompts), "answers"))
     return texts
@@ -114,31 +116,22 @@ def greedy(inner: Any, stops: list[int], *, pad: int, max_new_tokens: int) -> It
         hook.remove()
 
 
-def until_stop(answer: list[int], stops: list[int]) -> list[int]:
-    return next((answer[:place] for place, token in enumerate(answer) if token in stops), answer)
-
-
 def batches(lengths: Sequence[int], new_tokens: int, bytes_per_token: int) -> list[list[int]]:
     """Row numbers from the longest prompt to the shortest, cut into batches so that the total cost is lowest.
 
     A batch costs its padded prompts, plus reading the weights once per new token; its keys and values fit KEY_VALUE_BYTES.
     """
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
-    cheapest = [(0, 0)]  # for the first n rows: their cost, and where their last batch begins
+    cheapest: list[tuple[int, list[list[int]]]] = [(0, [])]  # for the first n rows: their cost, and their batches
     for end in range(1, len(order) + 1):
         choices = []
         for begin in range(max(0, end - LARGEST_BATCH), end):
             rows, longest = end - begin, lengths[order[begin]]
             if rows == 1 or rows * (longest + new_tokens) * bytes_per_token <= KEY_VALUE_BYTES:
                 choices.append((cheapest[begin][0] + rows * longest + new_tokens * STEP_IN_TOKENS, begin))
-        cheapest.append(min(choices))
-    found: list[list[int]] = []
-    end = len(order)
-    while end:
-        begin = cheapest[end][1]
-        found.insert(0, order[begin:end])
-        end = begin
-    return found
+        cost, begin = min(choices)
+        cheapest.append((cost, [*cheapest[begin][1], order[begin:end]]))
+    return cheapest[-1][1]
 
 
 def pad_left(prompts: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from finetune import registry
-from finetune.benchmark.bootstrap import Statistic, bootstrap, change, mean_of, mean_per_token, perplexity_of, ratio
+from finetune.benchmark.bootstrap import Statistic, bootstrap, change, ratio, statistics_of
 from finetune.benchmark.generation import answer_budget, generate_answers, generation_speed
 from finetune.benchmark.names import LOWER_IS_BETTER
 from finetune.benchmark.perplexity import AnswerLosses, answer_losses
@@ -61,12 +61,18 @@ class Scores:
     def rows(self) -> int:
         return len(self.references)
 
+    def row_scores(self) -> dict[str, list[float]]:
+        """{metric: one value per row}, in the order of the rows; losses (nats) and divergences are row sums."""
+        found = dict(self.per_row)
+        if self.losses:
+            found |= {"loss": self.losses.sums, "tokens": list(self.losses.tokens)}
+            if self.losses.divergences:
+                found |= {"kl": self.losses.divergences, "agreed": list(self.losses.agreed)}
+        return found
+
     def statistics(self) -> dict[str, Statistic]:
         """The scores that can be resampled row by row."""
-        found = {key: mean_of(values) for key, values in self.per_row.items()}
-        if self.losses:
-            found |= _of_losses(self.losses)
-        return found
+        return statistics_of(self.row_scores())
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(replace(self, states=None)) | {"version": VERSION}
@@ -99,6 +105,7 @@ def benchmark_model(
     Raises BenchmarkError if there are no rows or the losses are not finite, ModelError if the model's head cannot be separated.
     """
     check_head(model)
+    inner = causal_lm(model)
     rows = chosen_rows(held_out, spec, seed)
     references = [row["reference"] for row in rows]
     metrics = {name: registry.load("metrics", name)() for name in spec.metrics}
@@ -125,8 +132,8 @@ def benchmark_model(
             values |= metric.compute(predictions=texts, references=references)
             per_row |= metric.per_row(texts, references) if hasattr(metric, "per_row") else {}
     if losses and losses.divergences:
-        everything = np.arange(len(rows))
-        values |= {key: float(of(everything)) for key, of in _of_losses(losses).items() if key in ("kl", "agreement")}
+        tokens = sum(losses.tokens)
+        values |= {"kl": sum(losses.divergences) / tokens, "agreement": sum(losses.agreed) / tokens}
     return Scores(
         values={key: float(value) for key, value in values.items()},
         prompts=[row["prompt"] for row in rows],
@@ -136,14 +143,10 @@ def benchmark_model(
         losses=losses,
         tokens_per_second=speed,
         # Memory left over from training does not belong to this model; count its weights and what the benchmark added.
-        peak_memory_bytes=weights_bytes(model) + max(0, peak.bytes - at_first),
-        parameters=causal_lm(model).num_parameters(),
+        peak_memory_bytes=inner.get_memory_footprint(return_buffers=False) + max(0, peak.bytes - at_first),
+        parameters=inner.num_parameters(),
         states=states,
     )
-
-
-def weights_bytes(model: Any) -> int:
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
 @contextmanager
@@ -157,13 +160,6 @@ def _measuring(model: Any) -> Iterator[None]:
         raise OutOfMemory("There is not enough memory to run the benchmark.", hint="Lower it: --set benchmark.max_new_tokens=32") from error
     finally:
         model.train(was_training)
-
-
-def _of_losses(losses: AnswerLosses) -> dict[str, Statistic]:
-    found = {"perplexity": perplexity_of(losses.sums, losses.tokens)}
-    if losses.divergences:
-        found |= {"kl": mean_per_token(losses.divergences, losses.tokens), "agreement": mean_per_token(losses.agreed, losses.tokens)}
-    return found
 
 
 def chosen_rows(held_out: Any, spec: BenchmarkSpec, seed: int) -> list[dict[str, Any]]:
@@ -205,22 +201,10 @@ def benchmark_json(
             name: {"parameters": scores.parameters, "bytes_on_disk": (bytes_on_disk or {}).get(name)} for name, scores in sides.items()
         },
         "rouge": SETTINGS,
-        "per_row": row_scores(after),
+        # What another run's scores are compared with; the seventh digit of a row decides nothing.
+        "per_row": {key: [round(value, 6) for value in values] for key, values in after.row_scores().items()},
         "generations": generations(sides),
     }
-
-
-def row_scores(scores: Scores) -> dict[str, list[float]]:
-    """What another run's scores are compared with: {metric: one value per row}; losses (nats) and divergences are row sums.
-
-    In the order of `generations`, and rounded: the sixth digit of a row decides nothing.
-    """
-    found: dict[str, list[float]] = {key: [round(value, 6) for value in values] for key, values in scores.per_row.items()}
-    if losses := scores.losses:
-        found |= {"loss": [round(value, 5) for value in losses.sums], "tokens": list(losses.tokens)}
-        if losses.divergences:
-            found |= {"kl": [round(value, 6) for value in losses.divergences], "agreed": list(losses.agreed)}
-    return found
 
 
 def intervals(scores: Scores, seed: int) -> dict[str, list[float]]:

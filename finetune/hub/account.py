@@ -48,7 +48,7 @@ def check_upload(spec: UploadSpec, *, finish: str | None = None) -> UploadTarget
 
     _check_name(spec.repo)
     if not hub_reachable():
-        raise UploadError(f"{offline_reason()}, so nothing can be uploaded now.", hint=f"Try again when it is reachable. {_then(finish)}")
+        raise UploadError(f"{offline_reason()}, so nothing can be uploaded now.", hint=f"Try again when you are online. {_then(finish)}")
     api = HfApi()
     with upload_errors(finish):
         account = with_retries(api.whoami)

@@ -66,17 +66,17 @@ class HubRecords:
 def open_dataset(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter | None = None) -> HubRecords:
     """The records that `spec` asks for; raises DatasetNotFound or DatasetError."""
     name, revision = parse(spec.source)
-    if hub_reachable():
-        facts = look_up(name, revision)
-        if reporter is not None:
-            reporter.report(Notice(f"{name}: {facts}."))
-        data, commit, limit = _from_hub(spec, name, facts.commit)
-        restricted = facts.private or facts.gated
-        _remember(runtime, name, revision, facts.commit)
-    else:
+    if not hub_reachable():
         data, commit, limit = _from_here(spec, name, revision, runtime)
-        restricted = True  # unknown
-    return HubRecords(name, data, commit, commit or data._fingerprint, limit, restricted)
+        return HubRecords(name, data, commit, commit or data._fingerprint, limit, restricted=True)  # for all that is known here
+    facts = look_up(name, revision)
+    if reporter is not None:
+        reporter.report(Notice(f"{name}: {facts}."))
+    streamed = _streamed(spec, name, facts.commit) if spec.samples is not None else None
+    data, limit = (_load(spec, name, facts.commit), None) if streamed is None else (streamed, spec.samples)
+    with suppress(OSError):  # a full disk is reported where rows are written
+        write_whole(_note(runtime, name, revision), facts.commit, shared=True)
+    return HubRecords(name, data, facts.commit, facts.commit, limit, restricted=facts.private or facts.gated)
 
 
 def parse(source: str) -> tuple[str, str | None]:
@@ -102,19 +102,13 @@ def look_up(name: str, revision: str | None) -> HubDataset:
         return found
 
 
-def _from_hub(spec: DatasetSpec, name: str, commit: str) -> tuple[Any, str | None, int | None]:
-    """Records, their commit, and how many are enough if they are streamed."""
-    streamed = _streamed(spec, name, commit) if spec.samples is not None else None
-    if streamed is not None:
-        return streamed, commit, spec.samples
-    return _load(spec, name, commit, split=spec.split, streamed=False, online=True), commit, None
-
-
 def _from_here(spec: DatasetSpec, name: str, revision: str | None, runtime: RuntimeOptions) -> tuple[Any, str | None, int | None]:
-    """The same without a network. Rows that were streamed once are in our own cache by their commit, and need no records."""
+    """Records, their commit, and how many are enough, without a network.
+
+    Rows that were streamed once are in our own cache by their commit, and need no records."""
     wanted = revision if COMMIT.fullmatch(revision or "") else _remembered(runtime, name, revision)
     try:
-        data = _load(spec, name, revision, split=spec.split, streamed=False, online=False)
+        data = _load(spec, name, revision)
     except DatasetNotFound as error:
         if wanted is None:
             raise
@@ -139,12 +133,6 @@ class _Absent:
         raise self._error
 
 
-def _remember(runtime: RuntimeOptions, name: str, revision: str | None, commit: str) -> None:
-    """Note which commit a branch or tag is, for later without a network."""
-    with suppress(OSError):  # a full disk is reported where rows are written
-        write_whole(_note(runtime, name, revision), commit, shared=True)
-
-
 def _remembered(runtime: RuntimeOptions, name: str, revision: str | None) -> str | None:
     note = _note(runtime, name, revision)
     commit = note.read_text(encoding="ascii", errors="replace") if note.is_file() else ""
@@ -152,6 +140,7 @@ def _remembered(runtime: RuntimeOptions, name: str, revision: str | None) -> str
 
 
 def _note(runtime: RuntimeOptions, name: str, revision: str | None) -> Path:
+    """Where the commit of a branch or tag is noted, for later without a network."""
     return runtime.cache_dir / "datasets" / f"commit-{digest([name, revision or 'main'])}"
 
 
@@ -169,7 +158,7 @@ def _streamed(spec: DatasetSpec, name: str, commit: str | None) -> Any:
     asked = SLICE.fullmatch(spec.split)
     if asked is None:
         return None
-    data = _load(spec, name, commit, split=asked["split"], streamed=True, online=True)
+    data = _load(spec, name, commit, split=asked["split"], streamed=True)
     if asked["begin"] is None:
         return data
     told = (data.info.splits or {}).get(asked["split"])
@@ -185,7 +174,7 @@ def _streamed(spec: DatasetSpec, name: str, commit: str | None) -> Any:
     return data.take(max(0, end - (begin or 0))) if end is not None else data
 
 
-def _load(spec: DatasetSpec, name: str, commit: str | None, *, split: str, streamed: bool, online: bool) -> Any:
+def _load(spec: DatasetSpec, name: str, commit: str | None, *, split: str | None = None, streamed: bool = False) -> Any:
     import datasets
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import HTTPError
@@ -194,9 +183,10 @@ def _load(spec: DatasetSpec, name: str, commit: str | None, *, split: str, strea
     datasets.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset(name, name=spec.config, split=split, data_files=spec.data_files, revision=commit, streaming=streamed)
+        part = {"name": spec.config, "split": split or spec.split, "data_files": spec.data_files, "revision": commit}
+        return datasets.load_dataset(name, **part, streaming=streamed)
     except (DatasetNotFoundError, HTTPError, OSError) as error:
-        if not online:
+        if not hub_reachable():
             raise DatasetNotFound(
                 f"{offline_reason()}, and the dataset {name} is not on this machine.",
                 hint="Check the network, use a file of your own, or builtin:python-docs.",

@@ -15,18 +15,16 @@ from typing import Any
 
 import yaml
 
-from finetune.errors import ModelError
+from finetune.benchmark.names import NAMES
 from finetune.events import read_events
 from finetune.hub.cache import cached
 from finetune.hub.catalogue import CATALOGUE
 from finetune.model_folder import is_adapter
-from finetune.models.location import parse
-from finetune.publish.redaction import base_model, hub_dataset, hub_model, is_open, public_recipe, public_source
+from finetune.publish.redaction import base_model, base_revision, hub_dataset, hub_model, public_benchmark, public_recipe, public_source
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
 
 PROJECT = "finetune-cli"
-NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "perplexity": "Perplexity", "kl": "KL to the teacher"}
 SAMPLES = 3
 LONGEST_SAMPLE = 400  # characters
 LONGEST_EXAMPLE = 160
@@ -72,12 +70,13 @@ def card_of(folder: RunFolder, *, repo: str | None) -> str:
 def model_card(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], *, repo: str | None = None) -> str:
     """Front matter and text; `repo` is where it will be published, None for a card that stays in the output folder."""
     front = yaml.safe_dump(front_matter(recipe, facts, scores), sort_keys=False, allow_unicode=True, width=120)
+    scores = public_benchmark(scores, recipe, facts.data)
     sections = [
         _summary(recipe, facts, repo),
         _scores(scores),
-        _use(recipe, facts, scores, repo),
+        _use(facts, scores, repo),
         _making(recipe, facts),
-        _samples(recipe, facts, scores),
+        _samples(scores),
         _recipe(recipe),
     ]
     return f"---\n{front}---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
@@ -86,7 +85,7 @@ def model_card(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], *, re
 def front_matter(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any]) -> dict[str, Any]:
     """The Hub's metadata: only ids that others can look up, and the licence and language of the base model."""
     base, dataset = base_model(recipe), hub_dataset(recipe.dataset)
-    inherited = _inherited(base, _revision(recipe))
+    inherited = _inherited(base, base_revision(recipe))
     kind = "distillation" if recipe.approach == "distillation" else recipe.method.model_dump()["kind"]
     fields: dict[str, Any] = {
         **{key: inherited.get(key) for key in ("license", "license_name", "license_link", "language")},
@@ -99,15 +98,6 @@ def front_matter(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any]) -> 
         "model-index": _model_index(recipe, scores) if scores else None,
     }
     return {key: value for key, value in fields.items() if value is not None}
-
-
-def _revision(recipe: Recipe) -> str | None:
-    """The commit of the base model in the recipe."""
-    named = recipe.model if isinstance(recipe.model, str) else recipe.teacher.source if recipe.teacher else ""
-    try:
-        return parse(named).revision
-    except ModelError:
-        return None  # a folder that no longer exists
 
 
 def _inherited(base: str | None, revision: str | None) -> dict[str, Any]:
@@ -200,10 +190,10 @@ def _cell(scores: Mapping[str, Any], side: str, key: str) -> str:
     return f"{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
-def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str | None) -> str:
+def _use(facts: RunFacts, scores: Mapping[str, Any], repo: str | None) -> str:
     """Four lines that run unchanged: in the Hub's card from anywhere, in the output folder's card from that folder."""
     name = repo or "."
-    prompts = [row["prompt"] for row in scores.get("generations", [])] if is_open(recipe.dataset, facts.data) else []
+    prompts = [row["prompt"] for row in scores.get("generations", [])]
     prompt = next((text for text in prompts if len(text) <= LONGEST_EXAMPLE), "What can you do?")
     if facts.data.get("template") == "chat":
         asked, answer = json.dumps([{"role": "user", "content": prompt}], ensure_ascii=False), '[0]["generated_text"][-1]["content"]'
@@ -257,8 +247,8 @@ def _described(recipe: Recipe) -> str:
     return public_source(recipe.dataset) or "private files"
 
 
-def _samples(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any]) -> str:
-    rows = [row for row in scores.get("generations", []) if "after" in row] if is_open(recipe.dataset, facts.data) else []
+def _samples(scores: Mapping[str, Any]) -> str:
+    rows = [row for row in scores.get("generations", []) if "after" in row]
     if not rows:
         return ""
     blocks = []

@@ -16,7 +16,7 @@ from finetune.errors import ModelError
 from finetune.hub.cache import cached
 from finetune.hub.datasets import PINNED
 from finetune.model_folder import adapter_base, is_adapter
-from finetune.models.location import parse
+from finetune.models.location import ModelSource, parse
 from finetune.recipe import DatasetSpec, Recipe
 
 # Where transformers and peft record the path that something was loaded from.
@@ -25,9 +25,13 @@ PATH_KEYS = ("base_model_name_or_path", "_name_or_path", "name_or_path", "tokeni
 
 def base_model(recipe: Recipe) -> str | None:
     """The Hub id of the model that a run started from; None if it only exists on this machine."""
-    if isinstance(recipe.model, str):
-        return hub_model(recipe.model)
-    return hub_model(recipe.teacher.source) if recipe.teacher else None
+    return hub_model(_start(recipe))
+
+
+def base_revision(recipe: Recipe) -> str | None:
+    """The commit of the model that a run started from, if its recipe has one."""
+    source = _source(_start(recipe))
+    return source.revision if source else None
 
 
 def adapters_base(recipe: Recipe) -> str | None:
@@ -36,14 +40,11 @@ def adapters_base(recipe: Recipe) -> str | None:
     A student made from its teacher, a file and an earlier run exist only on this machine; an adapter on a Hub adapter has a base that no
     single id describes.
     """
-    if not isinstance(recipe.model, str):
+    source = _source(recipe.model) if isinstance(recipe.model, str) else None
+    if source is None or source.kind != "hub":
         return None
-    try:
-        source = parse(recipe.model)
-    except ModelError:
-        return None
-    here = cached(source.name, source.revision) if source.kind == "hub" else None
-    return source.name if source.kind == "hub" and not (here and is_adapter(here)) else None
+    here = cached(source.name, source.revision)
+    return None if here and is_adapter(here) else source.name
 
 
 def hub_model(text: str) -> str | None:
@@ -118,10 +119,20 @@ def _public_name(model: str) -> str:
 
 
 def _is_path(text: str) -> bool:
+    source = _source(text)
+    return source.kind != "hub" if source else looks_local(text)
+
+
+def _start(recipe: Recipe) -> str:
+    return recipe.model if isinstance(recipe.model, str) else recipe.teacher.source if recipe.teacher else ""
+
+
+def _source(model: str) -> ModelSource | None:
+    """None for what is no model, such as a folder that no longer exists."""
     try:
-        return parse(text).kind != "hub"
+        return parse(model)
     except ModelError:
-        return looks_local(text)
+        return None
 
 
 def _last(path: str) -> str:

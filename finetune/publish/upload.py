@@ -14,7 +14,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,17 +48,16 @@ class UploadPlan:
         return sum(self.files.values())
 
     def to_dict(self) -> dict[str, Any]:
-        target = self.target
-        visibility = "private" if target.private else "public"
-        where = {"user": target.user, "repo": target.repo, "visibility": visibility, "exists": target.exists, "endpoint": target.endpoint}
-        return {**where, "files": self.files, "bytes": self.bytes}
+        target = asdict(self.target)
+        visibility = "private" if target.pop("private") else "public"
+        return {**target, "visibility": visibility, "files": self.files, "bytes": self.bytes}
 
 
 def upload_plan(output_dir: str | Path, spec: UploadSpec) -> UploadPlan:
     """What `upload_folder` would do; changes nothing. Raises as `check_upload` does, and ModelError for an unfinished folder."""
-    folder = RunFolder.of(output_dir)
-    target = check_upload(spec, finish=command(output_dir, spec))
-    return UploadPlan(target, {name: _size(content) for name, content in _contents(folder, target.repo, command(output_dir, spec)).items()})
+    folder, finish = RunFolder.of(output_dir), command(output_dir, spec)
+    target = check_upload(spec, finish=finish)
+    return UploadPlan(target, {name: _size(content) for name, content in _contents(folder, target.repo).items()})
 
 
 def check_before_training(recipe: Recipe, *, adapter: bool, go_on: Path | None = None) -> None:
@@ -101,7 +100,7 @@ def _upload(folder: RunFolder, spec: UploadSpec, reporter: Reporter, finish: str
     from huggingface_hub import CommitOperationDelete, HfApi
 
     target = check_upload(spec, finish=finish)
-    contents = _contents(folder, target.repo, finish)
+    contents = _contents(folder, target.repo)
     api = HfApi()
     with upload_errors(finish), _silent_bars():
         if not target.exists:
@@ -164,7 +163,7 @@ def command(output_dir: str | Path, spec: UploadSpec) -> str:
     )
 
 
-def _contents(folder: RunFolder, repo: str, finish: str) -> dict[str, Path | bytes]:
+def _contents(folder: RunFolder, repo: str) -> dict[str, Path | bytes]:
     """Maps names in the repository, largest files first, to files of the folder or to texts without private parts.
 
     They are what from_pretrained reads, the card, the recipe and the scores; everything else stays on this machine.

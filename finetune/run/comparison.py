@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from finetune.benchmark.bootstrap import Statistic, change, mean_of, mean_per_token, perplexity_of
+from finetune.benchmark.bootstrap import change, statistics_of
 from finetune.benchmark.names import LOWER_IS_BETTER, in_order
 from finetune.errors import BadInput
 from finetune.formatting import quoted
@@ -88,7 +88,7 @@ def _compared(a: Run, b: Run, *, comparable: bool) -> dict[str, dict[str, Any]]:
         found[metric] = {"a": then[metric], "b": now[metric]}
         if not comparable:
             continue
-        pair = [_statistic(run.scores["per_row"], metric) for run in (a, b)]
+        pair = [statistics_of(run.scores["per_row"]).get(metric) for run in (a, b)]
         if reason := _not_alike(a, b, metric):
             found[metric]["why_not"] = reason
         elif pair[0] and pair[1]:
@@ -107,17 +107,6 @@ def _not_alike(a: Run, b: Run, metric: str) -> str | None:
     if not metric.startswith("rouge") and a.scores["per_row"].get("tokens") != b.scores["per_row"].get("tokens"):
         return "other tokens"
     return None
-
-
-def _statistic(per_row: Mapping[str, Any], metric: str) -> Statistic | None:
-    try:
-        if metric == "perplexity":
-            return perplexity_of(per_row["loss"], per_row["tokens"])
-        if metric in ("kl", "agreement"):
-            return mean_per_token(per_row["kl" if metric == "kl" else "agreed"], per_row["tokens"])
-        return mean_of(per_row[metric])
-    except KeyError:
-        return None
 
 
 def _environment(run: Run) -> Mapping[str, Any]:

@@ -147,7 +147,7 @@ def test_offline_the_run_works_and_the_upload_says_why_it_cannot(
     assert local.returncode == 0, local.stderr
     later = command(hub, TOKEN, folder, "upload", "again", "--repo", "letters", **offline)
     assert later.returncode == 1
-    assert "The Hub is not used (HF_HUB_OFFLINE is set), so nothing can be uploaded." in later.stderr
+    assert "The Hub is not used (HF_HUB_OFFLINE is set), so nothing can be uploaded now." in later.stderr
     assert "upload again --repo letters" in later.stderr
     assert hub.requests == [], "nobody was asked"
     both = [yaml.safe_load((folder / name / "run" / "recipe.yaml").read_text(encoding="utf-8")) for name in ("made", "again")]

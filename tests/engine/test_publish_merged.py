@@ -186,4 +186,4 @@ def test_the_command_says_where_and_how_near(tmp_path: Path, capfd: pytest.Captu
     assert main(["merge", str(run.output_dir), "--to", str(tmp_path / "other"), "--device", "cpu"]) == 0
     assert "logits differ by" in capfd.readouterr().out
     assert main(["merge", str(tmp_path / "other"), "--to", str(tmp_path / "again"), "--device", "cpu"]) == 2
-    assert "whole model" in capfd.readouterr().err
+    assert "complete model" in capfd.readouterr().err

@@ -230,14 +230,14 @@ def test_hf_home_is_where_a_token_is_looked_for(hub, run, tmp_path):
 
 def test_a_reader_of_an_organisation_is_told_before_anything_happens(hub, run):
     hub.tokens[WRITES] = {"name": "ada", "orgs": [{"name": "society", "roleInOrg": "read"}]}
-    assert upload(hub, WRITES, run, "society/letters")["message"] == "You may read what is in society, but not write there."
+    assert upload(hub, WRITES, run, "society/letters")["message"] == "You have only read access to society."
 
 
 def test_an_adapter_of_a_model_that_only_exists_here_is_refused(hub, base, tmp_path):
     local = finished_run(tmp_path / "local", base, Recipe.from_layers({"model": str(base)}))
     refused = upload(hub, WRITES, local)
     assert refused["error"] == "UploadError"
-    assert "only exists on this machine" in refused["message"]
+    assert "exists only on this machine" in refused["message"]
     assert "finetune-cli merge" in refused["hint"]
     assert "ada/letters" not in hub.repos
 
@@ -245,5 +245,5 @@ def test_an_adapter_of_a_model_that_only_exists_here_is_refused(hub, base, tmp_p
 def test_an_adapter_on_an_earlier_run_is_not_published_as_one_of_the_model_below(hub, run, base, tmp_path):
     """It needs the earlier run's adapter too, which no Hub id names."""
     second = finished_run(tmp_path / "second", base, Recipe.from_layers({"model": str(run.output_dir)}))
-    assert "only exists on this machine" in upload(hub, WRITES, second)["message"]
+    assert "exists only on this machine" in upload(hub, WRITES, second)["message"]
     assert "ada/letters" not in hub.repos

@@ -29,8 +29,7 @@ def answers(scores: Mapping[str, Any]) -> Html:
     order = list(range(len(rows)))
     if per_row and len(per_row) == len(rows):
         order.sort(key=lambda row: -per_row[row])
-    picked = [order[round(place * (len(order) - 1) / max(1, SHOWN - 1))] for place in range(min(SHOWN, len(order)))]
-    picked = picked if len(order) > SHOWN else order
+    picked = [order[round(place * (len(order) - 1) / (SHOWN - 1))] for place in range(SHOWN)] if len(order) > SHOWN else order
     others = [row for row in range(len(rows)) if row not in picked][: MOST - SHOWN]
     note = f"Rows from best to worst by {NAMES[METRIC]}." if per_row else f"{len(picked)} of {len(rows):,} rows."
     more = Html()
