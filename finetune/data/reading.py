@@ -183,10 +183,8 @@ def _hash(text: str) -> int:
 
 def _check_characters(messages: list[Message]) -> None:
     """Half of a surrogate pair is no character: it marks bytes of another encoding, or a broken escape in JSON."""
-    for turn in messages:
-        content = turn["content"]
-        if not content.isascii():
-            try:
-                content.encode("utf-8")
-            except UnicodeEncodeError:
-                raise RowProblem("text that is not valid Unicode") from None
+    try:
+        for turn in messages:
+            turn["content"].encode("utf-8")
+    except UnicodeEncodeError:
+        raise RowProblem("text that is not valid Unicode") from None

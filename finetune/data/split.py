@@ -24,8 +24,6 @@ NOTES = {
     "prompts": "Almost every held-out row would have a prompt that is also trained on, so whole prompts are held out, with all their rows.",
     "rows": "Some held-out rows have prompts that are also trained on: too few prompts are different. No complete row is in both parts.",
 }
-
-
 _Parts = tuple[np.ndarray, np.ndarray, int]  # for training, for the benchmark, and the number dropped from the latter
 
 
@@ -89,7 +87,7 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
                 some = (by, parts)
                 break
     if some is None:
-        raise _all_known(rows, spec, measured=evaluation is not None)
+        raise _all_known(rows, spec)
     by, (train, held_out, dropped) = some
     seen = np.sort(mine[WHOLE][train])
     return Division(train, held_out, evaluation or rows, int(np.count_nonzero(seen[1:] == seen[:-1])), dropped, by)
@@ -107,8 +105,8 @@ def _apart(order: np.ndarray, hashes: np.ndarray, count: int) -> _Parts:
     return np.sort(order[~out[which]]), np.sort(order[out[which]]), 0
 
 
-def _all_known(rows: Rows, spec: DatasetSpec, measured: bool) -> EmptyDataset:
-    if measured:
+def _all_known(rows: Rows, spec: DatasetSpec) -> EmptyDataset:
+    if spec.eval_split:
         return EmptyDataset(
             f"Every row of the split {spec.eval_split!r} also occurs in the training rows.", hint="Choose another dataset.eval_split."
         )

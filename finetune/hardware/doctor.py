@@ -20,7 +20,6 @@ from finetune.hub.reachability import endpoint_host, hub_reachable, offline_reas
 from finetune.runtime import RuntimeOptions
 
 PACKAGES = ("torch", "transformers", "peft", "datasets", "accelerate", "huggingface_hub", "evaluate", "gguf")
-OPTIONAL = ("bitsandbytes",)
 COMFORTABLE_DISK = 3e9
 COMFORTABLE_MEMORY = 3e9
 
@@ -34,7 +33,7 @@ def doctor_facts(runtime: RuntimeOptions) -> list[Fact]:
         ("python", f"{platform.python_version()} ({sys.executable})", sys.version_info >= (3, 10)),
         ("finetune-cli", __version__, True),
         *(_package(name, needed=True) for name in PACKAGES),
-        *(_package(name, needed=False) for name in OPTIONAL),
+        _package("bitsandbytes", needed=False),
         ("system", f"{platform.system()} {platform.machine()}", True),
         ("processor", f"{seen.cpu}, {seen.cores} cores", True),
         ("memory", f"{size(seen.free_memory_bytes)} free of {size(seen.memory_bytes)}", seen.free_memory_bytes >= COMFORTABLE_MEMORY),

@@ -25,6 +25,7 @@ from finetune.models.location import LocatedModel
 
 # Tokens that models carry for padding, or never write themselves; the first one in the vocabulary is used.
 PAD_TOKENS = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<|padding|>", "<|endoftext|>", "<unk>")
+SMALLER = "Choose a smaller model, or load it in 8bit or 4bit."
 
 
 def load_tokenizer(located: LocatedModel) -> PreTrainedTokenizerBase:
@@ -159,9 +160,7 @@ def _one_sentence(located: LocatedModel) -> Iterator[None]:
     except (MemoryError, OSError, ValueError, KeyError, RuntimeError, UserWarning) as error:
         # On a CPU torch only says it.
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            raise OutOfMemory(
-                f"{located.name} does not fit into memory.", hint="Choose a smaller model, or load it in 8bit or 4bit."
-            ) from error
+            raise OutOfMemory(f"{located.name} does not fit into memory.", hint=SMALLER) from error
         raise ModelError(f"{located.name} cannot be loaded: {_first_line(error)}", hint=AGAIN) from error
 
 

@@ -104,7 +104,9 @@ def parse(text: str) -> ModelSource:
 def _parsed(text: str, path: Path) -> ModelSource:
     name, at, revision = text.partition("@")
     is_file_name = path.suffix.lower() in (GGUF, SAFETENSORS, *PICKLES)
-    if HUB_ID.fullmatch(name) and not is_file_name and not _is_model_folder(path):
+    # A name such as `gpt2` means the Hub unless a folder of that name contains a model.
+    is_model_folder = any((path / file).is_file() for file in ("config.json", "adapter_config.json"))
+    if HUB_ID.fullmatch(name) and not is_file_name and not is_model_folder:
         if at and not REVISION.fullmatch(revision):
             raise ModelError(f"{revision!r} is not a valid revision.", hint="A revision is a branch, a tag or a commit: org/name@main")
         return ModelSource("hub", name, revision or None)
@@ -187,11 +189,6 @@ def _gguf(source: ModelSource, file: Path, runtime: RuntimeOptions, reporter: Re
         to_folder(header, folder)
     note = f"The weights come from {file.name}; what quantisation lost cannot be recovered."
     return LocatedModel(source, folder, str(file), note=note)
-
-
-def _is_model_folder(path: Path) -> bool:
-    """A name such as `gpt2` means the Hub unless a folder of that name contains a model."""
-    return any((path / file).is_file() for file in ("config.json", "adapter_config.json"))
 
 
 _SAID: WeakKeyDictionary[Reporter, set[str]] = WeakKeyDictionary()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.preview import Segment, preview_source
+from finetune.data.preview import preview_source
+from finetune.data.render import Piece
 from finetune.errors import BadRow, EmptyDataset
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
@@ -19,7 +20,7 @@ def test_columns_format_and_the_supervised_part_are_shown(tmp_path: Path) -> Non
     file.write_bytes("question;answer;note\nWas?;Käse;x\nWo?;Dort;y\n".encode("cp1252"))
     preview = preview_source(DatasetSpec(source=str(file)), limit=1)
     assert (preview.columns, preview.format, preview.ignored_columns) == (["question", "answer", "note"], "question_answer", ["note"])
-    assert preview.examples == [[Segment("Was?\n", False), Segment("Käse", True)]]
+    assert preview.examples == [[Piece("Was?\n", False), Piece("Käse", True)]]
     assert preview.records == [{"question": "Was?", "answer": "Käse", "note": "x"}]
     assert preview.notes == ["a.csv is read as cp1252."]
 

@@ -116,7 +116,7 @@ def test_pickled_weights_are_refused_by_name(tmp_path: Path, runtime: RuntimeOpt
     [
         ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM, not a causal language model"),
         ({"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True}, "not a causal language model"),
-        ({"model_type": "not_in_transformers", "auto_map": {"AutoModelForCausalLM": "own.Model"}}, "brings its own Python code"),
+        ({"model_type": "not_in_transformers", "auto_map": {"AutoModelForCausalLM": "own.Model"}}, "needs its own Python code"),
     ],
 )
 def test_models_of_the_wrong_kind_are_refused(tmp_path: Path, runtime: RuntimeOptions, changes: dict[str, object], words: str) -> None:

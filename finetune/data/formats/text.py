@@ -25,9 +25,8 @@ class Text:
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Text | None:
         column = find_column(columns, *NAMES)
-        if column is None:
-            wordy = [name for name in columns if any(_is_wordy(row.get(name)) for row in sample)]
-            column = wordy[0] if len(columns) == 1 and wordy else None
+        if column is None and len(columns) == 1 and any(_is_wordy(row.get(columns[0])) for row in sample):
+            column = columns[0]
         return cls(column) if column is not None else None
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:

@@ -72,13 +72,12 @@ class Window:
                     self.position = end
                     return item
 
-    def broken(self, error: Exception) -> BadRow:
+    def broken(self, error: ValueError | RecursionError) -> BadRow:
         line = self.line_here()
         if isinstance(error, json.JSONDecodeError):
             line += self.text.count("\n", self.position, error.pos)
-        what = reason_of(error) if isinstance(error, ValueError) else "nested too deeply"
         return BadRow(
-            f"{self.name}, line {line}: this is not valid JSON ({what}).",
+            f"{self.name}, line {line}: this is not valid JSON ({reason_of(error)}).",
             hint="Correct it, or write one JSON object per line (.jsonl).",
         )
 
