@@ -6,10 +6,7 @@ result = execute(recipe, RuntimeOptions(), people())
 from __future__ import annotations
 
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +25,7 @@ from finetune.screen.quiet import quiet
 from finetune.screen.reporter import reporter_for
 from finetune.screen.results import show_results
 from finetune.screen.wording import command_name
+from finetune.stopping import ended_like_ctrl_c
 
 if TYPE_CHECKING:
     from finetune.run.finetuner import LLMFineTuner, RunResult
@@ -58,7 +56,7 @@ def _carry_out(
     folder.check_unclaimed()
     ours = not folder.output_dir.exists()
     try:
-        with still_keys(), _terminated_like_ctrl_c(), reporter_for(console) as reporter, quiet(folder.debug_log):
+        with still_keys(), ended_like_ctrl_c(), reporter_for(console) as reporter, quiet(folder.debug_log):
             from finetune.run.finetuner import LLMFineTuner
 
             tuner = make(LLMFineTuner)
@@ -84,16 +82,3 @@ def _stopped(folder: RunFolder, ours: bool) -> Interrupted:
         hint=f"Continue: {command_name()} resume {quoted(folder.output_dir)}",
         saved=folder.output_dir,
     )
-
-
-@contextmanager
-def _terminated_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM interrupts like Ctrl-C: with the same message and exit code."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
