@@ -184,10 +184,11 @@ def merge(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from finetune import registry
-    from finetune.formatting import quoted, size
+    from finetune.formatting import size
     from finetune.paths import typed_path
     from finetune.run_folder import RunFolder, beside
     from finetune.screen.wording import command_name
+    from finetune.shell import quoted
 
     folder = RunFolder.of(arguments.output_dir)
     to = typed_path(arguments.to) if arguments.to else beside(folder.output_dir, "-merged")

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import BadInput, FolderInUse, OutputExists
-from finetune.formatting import quoted
 from finetune.paths import looking_at, typed_path
+from finetune.shell import quoted
 from finetune.storage import PART, disk_full, no_room, to_disk, write_whole
 
 TRAINING, BENCHMARK, UPLOAD, FINISHED = "training", "benchmark", "upload", "finished"  # what a run is at

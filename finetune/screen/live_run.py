@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from finetune.errors import Interrupted
-from finetune.formatting import quoted
 from finetune.recipe import Recipe
 from finetune.run.resume import find
 from finetune.run_folder import TRAINING, RunFolder
@@ -25,6 +24,7 @@ from finetune.screen.quiet import quiet
 from finetune.screen.reporter import reporter_for
 from finetune.screen.results import show_results
 from finetune.screen.wording import command_name
+from finetune.shell import quoted
 from finetune.stopping import ended_like_ctrl_c
 
 if TYPE_CHECKING:

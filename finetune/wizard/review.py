@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from finetune import schema
 from finetune.data.rows import TooManyBadRows
 from finetune.errors import FinetuneError
-from finetune.formatting import quoted, size
+from finetune.formatting import size
 from finetune.paths import looking_at, typed_path
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
@@ -22,6 +22,7 @@ from finetune.screen.plan_table import review
 from finetune.screen.quiet import quiet
 from finetune.screen.reporter import reporter_for
 from finetune.screen.wording import about, command_name
+from finetune.shell import quoted
 from finetune.wizard import preload
 from finetune.wizard.data_preview import state
 from finetune.wizard.host import HostInfo
