@@ -269,7 +269,10 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
 def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:
     from finetune.runtime import RuntimeOptions
 
-    return RuntimeOptions(device=arguments.device, dtype=arguments.dtype, trust_remote_code=arguments.trust_remote_code)
+    runtime = RuntimeOptions(device=arguments.device, dtype=arguments.dtype, trust_remote_code=arguments.trust_remote_code)
+    if os.path.expanduser("~") == "~":  # no home: the Hub's client would make a folder of that name
+        os.environ.setdefault("HF_HOME", str(runtime.cache_dir / "huggingface"))
+    return runtime
 
 
 def _execute(recipe: Recipe, arguments: argparse.Namespace, runtime: RuntimeOptions) -> int:

@@ -11,20 +11,7 @@ from finetune import shell
 from finetune.publish.upload import command
 from finetune.settings import UploadSpec
 
-WORDS = ["plain-1", "out dir", "café", "it's", "$HOME", "50%", "a&b", "back`tick", "C:\\\\my model", "C:\\\\ends here\\\\", 'columns={"a": 1}', ""]
-    "plain-1",
-    "out dir",
-    "café",
-    "it's",
-    "$HOME",
-    "50%",
-    "a&b",
-    "back`tick",
-    r"C:\runs\my model",
-    "C:\\ends here\\",
-    'columns={"a": 1}',
-    "",
-]
+WORDS = ["plain-1", "out dir", "café", "it's", "$HOME", "50%", "a&b", "back`tick", "C:\\my model", "C:\\my end\\", 'x={"a": 1}', ""]
 
 
 @pytest.fixture
