@@ -55,6 +55,7 @@ def _carry_out(
 ) -> RunResult:
     folder.check_unclaimed()
     ours = not folder.output_dir.exists()
+    words = console if console.is_terminal else people(stderr=True)  # while stderr is what it is
     try:
         with still_keys(), ended_like_ctrl_c(), reporter_for(console) as reporter, quiet(folder.debug_log):
             from finetune.run.finetuner import LLMFineTuner
@@ -62,7 +63,7 @@ def _carry_out(
             tuner = make(LLMFineTuner)
             tuner.reporter.reporters.append(reporter)
             if show_plan:
-                tuner.reporter.reporters.append(PlanScreen(console if console.is_terminal else people(stderr=True)))
+                tuner.reporter.reporters.append(PlanScreen(words))
             result = tuner.run()
     except KeyboardInterrupt:
         raise _stopped(folder, ours) from None
