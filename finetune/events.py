@@ -232,11 +232,15 @@ class Fanout:
         self.reporters = list(reporters)
 
     def report(self, event: Event) -> None:
+        failed: list[tuple[Reporter, Exception]] = []
         for reporter in list(self.reporters):
             try:
                 reporter.report(event)
             except Exception as error:  # noqa: BLE001  whatever it is, a run goes on
-                self.reporters.remove(reporter)
-                if not isinstance(error, OSError):  # a reader that left, a disk that is full: nobody is there to hear of it
-                    name = type(reporter).__name__
-                    self.report(Notice(f"{name} failed and hears no more: {type(error).__name__}: {error}", "warning"))
+                failed.append((reporter, error))
+        for reporter, _ in failed:
+            self.reporters.remove(reporter)
+        for reporter, error in failed:
+            if not isinstance(error, OSError):  # a reader that left, a disk that is full: nobody is there to hear of it
+                what = f"{type(reporter).__name__} failed and hears no more: {type(error).__name__}: {error}"
+                self.report(Notice(what, "warning"))

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pexpect
 import psutil
@@ -65,10 +66,9 @@ def test_a_terminal_that_closes_costs_no_work(workplace: Path, nohup: bool) -> N
 
 def test_sighup_without_a_terminal_saves_however_often_it_comes(workplace: Path) -> None:
     (workplace / "recipe.yaml").write_text(RECIPE.format(epochs=400))
-    process = subprocess.Popen(
-        COMMAND, cwd=workplace, env={**os.environ, **ENVIRONMENT}, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    wait_for('"step"', workplace)
+    nobody: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(COMMAND, cwd=workplace, env={**os.environ, **ENVIRONMENT}, text=True, **nobody)
+    wait_for_steps(workplace)
     for _ in range(3):
         process.send_signal(signal.SIGHUP)
         time.sleep(0.01)
@@ -90,6 +90,6 @@ def test_a_reader_that_leaves_ends_no_run(workplace: Path, reader: str) -> None:
 def test_a_full_disk_behind_the_output_ends_no_run(workplace: Path) -> None:
     (workplace / "recipe.yaml").write_text(RECIPE.format(epochs=2))
     with open("/dev/full", "w") as full:
-        options = {"stdout": full, "stderr": full, "timeout": RUN_SECONDS, "check": False}
-        done = subprocess.run(COMMAND, cwd=workplace, env={**os.environ, **ENVIRONMENT}, **options)  # type: ignore[call-overload]
+        options: dict[str, Any] = {"stdout": full, "stderr": full, "timeout": RUN_SECONDS, "check": False}
+        done = subprocess.run(COMMAND, cwd=workplace, env={**os.environ, **ENVIRONMENT}, **options)
     assert (done.returncode, stage(workplace)) == (0, "finished")
