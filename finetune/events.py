@@ -238,8 +238,7 @@ class Fanout:
                 reporter.report(event)
             except Exception as error:  # noqa: BLE001  whatever it is, a run goes on
                 failed.append((reporter, error))
-        for reporter, _ in failed:
-            self.reporters.remove(reporter)
+        self.reporters[:] = [reporter for reporter in self.reporters if all(reporter is not other for other, _ in failed)]
         for reporter, error in failed:
             if not isinstance(error, OSError):  # a reader that left, a disk that is full: nobody is there to hear of it
                 what = f"{type(reporter).__name__} failed and hears no more: {type(error).__name__}: {error}"
