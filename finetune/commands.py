@@ -232,8 +232,9 @@ def _working(console: Console, log: Path | None = None, brief: str | None = None
     """Progress on the console, library output in `log`."""
     from finetune.screen.quiet import quiet
     from finetune.screen.reporter import reporter_for
+    from finetune.stopping import ended_like_ctrl_c
 
-    with reporter_for(console, brief) as reporter, quiet(log):
+    with ended_like_ctrl_c(), reporter_for(console, brief) as reporter, quiet(log):
         yield reporter
 
 
