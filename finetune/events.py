@@ -238,8 +238,13 @@ class Fanout:
                 reporter.report(event)
             except Exception as error:  # noqa: BLE001  whatever it is, a run goes on
                 failed.append((reporter, error))
-        self.reporters[:] = [reporter for reporter in self.reporters if all(reporter is not other for other, _ in failed)]
+        for reporter, _ in failed:
+            self.leave_out(reporter)
         for reporter, error in failed:
             if not isinstance(error, OSError):  # a reader that left, a disk that is full: nobody is there to hear of it
                 what = f"{type(reporter).__name__} failed and hears no more: {type(error).__name__}: {error}"
                 self.report(Notice(what, "warning"))
+
+    def leave_out(self, reporter: Reporter) -> None:
+        """Report nothing more to it, if it still hears."""
+        self.reporters[:] = [other for other in self.reporters if other is not reporter]

@@ -94,7 +94,7 @@ def measure(recipe: Recipe, here: HostInfo) -> None:
         try:
             _prepared[_key(recipe)] = tuner, tuner.plan(measure=True)
         finally:
-            tuner.reporter.reporters.remove(reporter)
+            tuner.reporter.leave_out(reporter)
 
 
 def ask_step(recipe: Recipe, prompter: Prompter) -> int:
@@ -155,7 +155,7 @@ def _prepare(recipe: Recipe, runtime: RuntimeOptions) -> Prepared:
         tuner.reporter.reporters.append(reporter)
         tuner.check()
         found = tuner.plan()
-        tuner.reporter.reporters.remove(reporter)  # the run has one of its own
+        tuner.reporter.leave_out(reporter)  # the run has one of its own
         return tuner, found
 
 
