@@ -231,7 +231,7 @@ def test_metrics_need_no_cache_of_evaluates_and_leave_nothing(tmp_path, monkeypa
     made, rows = tokenizer(), held_out(tokenizer(), PAIRS)
     assert set(benchmark_model(llama(), made, rows, SPEC, seed=0, **quiet()).values) >= {"rougeL", "perplexity"}
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    assert evaluate.config.HF_METRICS_CACHE == tmp_path / "file" / "metrics"
+    assert evaluate.config.HF_METRICS_CACHE.parent.name == "file"
 
 
 def test_a_teacher_is_zero_nats_from_itself_and_agrees_everywhere():
