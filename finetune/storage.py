@@ -104,7 +104,7 @@ def unwritable_cache(folder: Path, error: OSError) -> HardwareError:
 
 
 def replace(part: Path, path: Path) -> None:
-    """Give `part` the name of `path`; Windows refuses that while anybody reads one of the two, a virus scanner say, so not at once there."""
+    """Give `part` the name of `path`. Windows refuses while somebody, such as a virus scanner, reads either; there it is tried again."""
     for pause in (*PAUSES, None):
         try:
             os.replace(part, path)
