@@ -1,6 +1,6 @@
 """The engine's events on a terminal: one live line while a stage runs, one finished line when it is over.
 
-    with reporter_for(console) as reporter:
+    with working(console) as reporter:
         LLMFineTuner(recipe, reporter=reporter).run()
 
 Off a terminal the same facts come as a plain line every few seconds, on stderr.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -21,6 +22,7 @@ from rich.text import Text
 from finetune.events import Event, Notice, Progress, Reporter, StageFinished, StageStarted, TrainingStep
 from finetune.formatting import count, size, strip_control_chars
 from finetune.screen.console import people
+from finetune.screen.quiet import quiet
 from finetune.screen.wording import duration
 
 REFRESHES_PER_SECOND = 4  # each takes a moment from the training on a small machine
@@ -29,13 +31,18 @@ WIDEST_LINE = 100  # the eye loses a line that is wider
 
 
 @contextmanager
-def reporter_for(console: Console, brief: str | None = None) -> Iterator[Reporter]:
-    """The reporter that suits the console; with `brief` only a live line of that name, which leaves nothing behind."""
+def working(console: Console, brief: str | None = None, log: Path | None = None) -> Iterator[Reporter]:
+    """The reporter that suits the console; what libraries print goes to `log`, or nowhere.
+
+    With `brief` there is only a live line of that name, which leaves nothing behind.
+    """
     if not console.is_terminal:
-        yield PlainReporter(console if console.file.isatty() else people(stderr=True))
+        plain = PlainReporter(console if console.file.isatty() else people(stderr=True))
+        with quiet(log):
+            yield plain
         return
     reporter = RichReporter(console, brief)
-    with reporter.live:
+    with reporter.live, quiet(log):
         yield reporter
 
 
