@@ -212,7 +212,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def schema(arguments: argparse.Namespace) -> int:
-    """What a recipe can hold, for editors and programs."""
+    """What a recipe can contain, for editors and programs."""
     from finetune.schema import recipe_schema
 
     print(json.dumps(recipe_schema(), indent=2))
@@ -234,7 +234,7 @@ def _console(arguments: argparse.Namespace) -> Console:
 
 
 def _show(arguments: argparse.Namespace, facts: dict[str, Any], *pictures: RenderableType) -> int:
-    """JSON on stdout with --json, else the pictures; lines of text are left whole, so that they can be copied."""
+    """JSON on stdout with --json, else the pictures; lines of text are kept in one piece, so that they can be copied."""
     if arguments.json:
         print(json.dumps(facts, default=str))
     else:

@@ -53,9 +53,8 @@ class RichReporter:
         self._console = console
         self._brief = brief
         self._began = time.monotonic()
-        self._running: dict[str, StageStarted] = {}
+        self._running: dict[str, tuple[str, float]] = {}  # by stage: its title, and when it began
         self._facts: dict[str, Event] = {}
-        self._since: dict[str, float] = {}
         ascii_only = console.options.ascii_only
         self._done, self._separator = ("*", " | ") if ascii_only else ("✓", " · ")
         self._spinner = Spinner("line" if ascii_only else "dots", style="cyan")
@@ -70,14 +69,12 @@ class RichReporter:
 
     def report(self, event: Event) -> None:
         if isinstance(event, StageStarted):
-            self._running[event.stage] = event
-            self._since[event.stage] = time.monotonic()
+            self._running[event.stage] = event.title, time.monotonic()
         elif isinstance(event, StageFinished):
-            started = self._running.pop(event.stage, None)
+            title, _ = self._running.pop(event.stage, (event.stage, 0.0))
             self._facts.pop(event.stage, None)
             if not self._brief:
-                finished = self._finished(started.title if started else event.stage, event)
-                self._console.print(finished, width=min(self._console.width, WIDEST_LINE))
+                self._console.print(self._finished(title, event), width=min(self._console.width, WIDEST_LINE))
         elif isinstance(event, TrainingStep):
             self._facts["training"] = event
         elif isinstance(event, Progress):
@@ -104,8 +101,8 @@ class RichReporter:
 
     def _picture(self) -> RenderableType:
         if self._running:
-            stage, started = list(self._running.items())[-1]
-            return self._live_line(self._brief or started.title, self._facts.get(stage), self._since[stage])
+            stage, (title, since) = list(self._running.items())[-1]
+            return self._live_line(self._brief or title, self._facts.get(stage), since)
         return self._live_line(self._brief, None, self._began) if self._brief else Group()
 
     def _live_line(self, title: str, fact: Event | None, since: float) -> RenderableType:
@@ -123,12 +120,9 @@ class RichReporter:
         if room < 24:
             text.append("\n")
             room = width
-        shown = parts[0]
-        for part in parts[1:]:
-            if len(shown) + len(self._separator) + len(part) > room:
-                break
-            shown += self._separator + part
-        text.append(shown, style="quiet")
+        while len(parts) > 1 and len(self._separator.join(parts)) > room:
+            parts.pop()
+        text.append(self._separator.join(parts), style="quiet")
         line.add_row(self._spinner, text)
         return line
 

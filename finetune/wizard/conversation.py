@@ -1,4 +1,4 @@
-"""The whole session at a terminal: questions, review, the run, its results, and the upload that is asked last.
+"""A complete session at a terminal: questions, review, the run, its results, and the upload that is asked last.
 
 run_wizard(runtime=RuntimeOptions, plain=False)      # 0
 """

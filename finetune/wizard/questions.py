@@ -1,4 +1,4 @@
-"""What questionary's questions lack: notes beside the choices, a line that is checked in the background and has suggestions.
+"""What questionary's questions lack: notes next to the choices, a line that is checked in the background and has suggestions.
 
     asked = questionary.select("Method", [questionary.Choice(choice.title, choice.value) for choice in choices])
     keys = add_notes(asked, choices, width=lambda: 80, height=lambda: 12)
@@ -37,7 +37,7 @@ _CHECKS = ThreadPoolExecutor(1, thread_name_prefix="check-answer")
 
 
 def add_notes(asked: questionary.Question, choices: Sequence[Choice], width: Callable[[], int], height: Callable[[], int]) -> KeyBindings:
-    """Show notes beside the titles, or below the chosen one where room is short; digits, Home and End move in the list too."""
+    """Show notes next to the titles, or below the chosen one where room is short; digits, Home and End move in the list too."""
     windows = asked.application.layout.find_all_windows()
     window, control = next((window, window.content) for window in windows if isinstance(window.content, InquirerControl))
 
@@ -66,7 +66,7 @@ def add_notes(asked: questionary.Question, choices: Sequence[Choice], width: Cal
 
 
 class Line:
-    """The text typed so far, what may become of it, and what is wrong with it.
+    """The text typed so far, its completions, and what is wrong with it.
 
     Enter accepts it if the question does, Tab takes a suggestion or the default for editing; an empty line means the default.
     """

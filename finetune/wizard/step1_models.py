@@ -88,7 +88,7 @@ def _facts(teacher: str, here: HostInfo) -> ModelFacts | None:
 
 
 def made_parameters(teacher: ModelFacts, layers: int) -> int:
-    """Parameters of a student that keeps `layers` of the teacher's: embeddings stay whole."""
+    """Parameters of a student that keeps `layers` of the teacher's: all embeddings stay."""
     embeddings = teacher.vocabulary * teacher.hidden
     return round(embeddings + (teacher.parameters - embeddings) * layers / teacher.layers)
 
