@@ -50,7 +50,7 @@ def test_yes_shows_where_it_goes_and_keeps_it_private(hub: HubServer, workplace:
         shown = terminal.text()
         assert "model.safetensors (" in shown
         assert "Not uploaded  checkpoints, data, held-out rows, logs" in shown
-        for fact in ("User        ada", "Repository  ada/finetuned_model (new)", "Visibility  private", f"Endpoint    {hub.address}"):
+        for fact in ("User          ada", "Repository    ada/finetuned_model (new)", "Visibility    private", f"Endpoint      {hub.address}"):
             assert fact in shown
         assert hub.repos == {}, "nothing is sent before it is agreed to"
         terminal.press(ENTER)
@@ -72,7 +72,7 @@ def test_without_a_token_the_wizard_offers_to_sign_in_and_hides_what_is_typed(hu
         terminal.wait_for("not signed in")
         answer(terminal, "Sign in?", DOWN)
         answer(terminal, "Token", TOKEN)
-        terminal.wait_for("Repository  ada/mine (new)")
+        terminal.wait_for("Repository    ada/mine (new)")
         assert TOKEN not in terminal.raw.decode(errors="replace")
         answer(terminal, "Upload this now?", "n")
         assert terminal.wait_for_end() == 0
@@ -90,8 +90,8 @@ def test_a_public_repository_is_not_filled_with_private_work_and_another_name_is
         answer(terminal, "Where should it go instead?")
         terminal.wait_for("finetuned_model-2")
         answer(terminal, "Repository")
-        terminal.wait_for("Repository  ada/finetuned_model-2 (new)")
-        terminal.wait_for("Visibility  private")
+        terminal.wait_for("Repository    ada/finetuned_model-2 (new)")
+        terminal.wait_for("Visibility    private")
         terminal.press(ENTER)
         terminal.wait_for("Uploaded: ", RUN_SECONDS)
         assert terminal.wait_for_end() == 0
