@@ -1,4 +1,4 @@
-"""Numbers, strangers' texts and parts of commands as any layer may show them: `size(3_221_225_472)` is "3.2 GB"."""
+"""Numbers, untrusted text and parts of commands, formatted for any layer: `size(3_221_225_472)` is "3.2 GB"."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def quoted(part: object) -> str:
 
 
 def strip_control_chars(text: str) -> str:
-    """Text of models, data and strangers without anything that would steer the terminal."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
+    """Untrusted text without control characters."""
+    return "".join(character if character.isprintable() or character in "\n\t" else "?" for character in text)
 
 
 def spoken(seconds: float) -> str:

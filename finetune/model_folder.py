@@ -1,4 +1,4 @@
-"""What lies in a model folder: its weights, whether they are all there, and what they need before they may be loaded.
+"""What is in a model folder: its weights, whether they are complete, and what they need before they can be loaded.
 
 weight_files(folder, "my model")       # the safetensors, or a ModelError that says what is wrong
 """
@@ -35,7 +35,7 @@ def is_gguf(name: str | Path) -> bool:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether the folder holds an adapter of peft and no weights of a whole model."""
+    """Whether the folder contains a peft adapter and no complete model."""
     whole = any((folder / file).is_file() for file in (MODEL, INDEX))
     return (folder / "adapter_config.json").is_file() and not whole
 
@@ -58,7 +58,9 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     for file in files:
         if not file.is_file():
             pickled = next((other.name for other in sorted(folder.iterdir()) if other.suffix in PICKLES), None)
-            raise no_safetensors(name, pickled) if len(files) == 1 else ModelError(f"{name} has lost {file.name} in {folder}.", hint=AGAIN)
+            if len(files) == 1:
+                raise no_safetensors(name, pickled)
+            raise ModelError(f"{name} is incomplete: {file.name} is missing in {folder}.", hint=AGAIN)
     return files
 
 
@@ -74,7 +76,7 @@ def weight_names(folder: Path) -> list[str]:
 
 
 def tensor_places(file: Path) -> dict[str, dict[str, Any]]:
-    """What the header of a safetensors file (an 8-byte length, then JSON) says of each tensor; raises ModelError if it is damaged.
+    """What the header of a safetensors file (an 8-byte length, then JSON) states about each tensor; raises ModelError if it is damaged.
 
     `data_offsets`, begin and end in bytes, are counted from the start of the file; `count` is how many numbers a tensor has.
     """
@@ -82,21 +84,21 @@ def tensor_places(file: Path) -> dict[str, dict[str, Any]]:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > HEADER_LIMIT:
-                raise ValueError("its header is longer than a header can be")
+                raise ValueError("its header is too long")
             header = json.loads(stream.read(length))
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
         for entry in tensors.values():
             entry["data_offsets"] = [8 + length + int(place) for place in entry["data_offsets"]]
             entry["count"] = prod(entry["shape"])
         if max((entry["data_offsets"][1] for entry in tensors.values()), default=0) > file.stat().st_size:
-            raise ValueError("it is cut off")
+            raise ValueError("it is truncated")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
         raise ModelError(f"{file} is not a readable safetensors file: {error}.", hint=AGAIN) from None
     return tensors
 
 
 def fingerprint(folder: Path, name: str) -> str:
-    """The same for folders that hold the same model, another one once it was trained: milliseconds, however large it is.
+    """The same for folders with the same model, different once it was trained; takes milliseconds, however large it is.
 
     A hash of its configuration and of a page of bytes from the start, the middle and the end of every tensor. Raises ModelError.
     """
@@ -136,7 +138,7 @@ def may_run_own_code(folder: Path, name: str, *, allowed: bool) -> bool:
         return False
     if not allowed:
         raise ModelError(
-            f"{name} brings its own Python code, which is not run unless you allow it.",
+            f"{name} needs its own Python code, which does not run unless you allow it.",
             hint="Read that code, then allow it with --trust-remote-code and a pinned revision: MODEL@COMMIT",
         )
     return True
@@ -153,12 +155,12 @@ def adapter_base(folder: Path) -> str:
             return model
     base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
-        raise ModelError(f"The adapter in {folder} does not say which model it belongs to.", hint="Name the base model instead.")
+        raise ModelError(f"The adapter in {folder} does not name its base model.", hint="Name the base model instead.")
     return base
 
 
 def adapter_load_in(folder: Path) -> str | None:
-    """How the base of an adapter was held while it was trained, "4bit" or as it is, by the recipe of the run."""
+    """How the base of an adapter was loaded for training, "4bit" or None, according to the recipe of the run."""
     recorded = folder / "run" / "recipe.yaml"
     if not recorded.is_file():
         return None
@@ -181,7 +183,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}.", hint=AGAIN) from None
     if not isinstance(content, dict):
-        raise ModelError(f"{path} does not hold a JSON object.", hint=AGAIN)
+        raise ModelError(f"{path} does not contain a JSON object.", hint=AGAIN)
     return content
 
 
@@ -191,10 +193,10 @@ def _check_config(folder: Path, name: str) -> None:
         if files:
             raise ModelError(f"{folder} has no config.json, but a GGUF file.", hint=f"Name the file: {files[0]}")
         if (folder / "run").is_dir():
-            raise ModelError(f"{folder} holds a run that is not finished.", hint=f"Finish it: finetune-cli resume {folder}")
+            raise ModelError(f"{folder} contains an unfinished run.", hint=f"Finish it: finetune-cli resume {folder}")
         raise ModelError(f"{folder} has no config.json, so it is not a model folder.", hint="Name the folder that save_pretrained wrote.")
     config = read_json(folder / "config.json")
     kinds = config.get("architectures") or []
     if config.get("is_encoder_decoder") or (kinds and not any(str(kind).endswith(WRITES_TEXT) for kind in kinds)):
         kind = kinds[0] if kinds else config.get("model_type")
-        raise ModelError(f"{name} is a {kind}, not a causal language model.", hint="Take a model that continues text, such as gpt2.")
+        raise ModelError(f"{name} is a {kind}, not a causal language model.", hint="Choose a causal language model, such as gpt2.")

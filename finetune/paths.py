@@ -1,8 +1,8 @@
-"""Paths as people type them: what stops a look at one ends in a sentence.
+"""Paths as typed by a person: what keeps one from being accessed becomes one sentence.
 
-folder = typed_path("~/models/mine")       # raises BadInput for the home of a user who is not known here
+folder = typed_path("~/models/mine")       # raises BadInput for the home folder of an unknown user
 with looking_at(folder):
-    folder.is_file()                       # raises BadInput where a folder above it may not be entered, or the name is too long
+    folder.is_file()                       # raises BadInput if a folder above it cannot be entered, or the name is too long
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from finetune.errors import BadInput
 def typed_path(text: str | Path, kind: type[BadInput] = BadInput) -> Path:
     """`text` with ~ and ~user replaced by their homes; raises `kind` where that cannot be."""
     if "\0" in str(text):
-        raise kind(f"{text} cannot be a path.", hint="Leave out the letter that is not printed.")
+        raise kind(f"{text} is not a valid path.", hint="Remove the control character.")
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise kind(f"{text} is in the home of a user who is not known here.", hint="Write the whole path.") from None
+        raise kind(f"{text} is in the home folder of an unknown user.", hint="Write the full path.") from None
 
 
 @contextmanager
 def looking_at(path: str | Path, kind: type[BadInput] = BadInput) -> Iterator[None]:
-    """Raises `kind` if the system does not let us look."""
+    """Raises `kind` if the path cannot be accessed."""
     try:
         yield
     except OSError as error:
-        raise kind(f"{path} cannot be looked at: {error.strerror or error}.", hint="Check the path and its permissions.") from None
+        raise kind(f"{path} cannot be accessed: {error.strerror or error}.", hint="Check the path and its permissions.") from None

@@ -177,9 +177,7 @@ class DatasetSpec(Spec):
 
 
 class DistillationSpec(Spec):
-    temperature: float = Field(
-        2.0, gt=0, description="Higher shows the student more of the teacher's second choices.", json_schema_extra=Usual(1, 5)
-    )
+    temperature: float = Field(2.0, gt=0, description="Higher shows more of the teacher's second choices.", json_schema_extra=Usual(1, 5))
     alpha: float = Field(0.5, ge=0, le=1, description="0 to 1. The weight of the data; the rest is the weight of the teacher.")
     objective: Annotated[str, Known("objectives")] = Field("forward_kl", description="How student and teacher are compared.")
     cache: Literal["auto", "none", "hidden", "gradient"] = Field("auto", description="What is cached of the teacher's output on disk.")

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, and the room for them on the disk.
+"""Files and folders that are written completely or not at all, and the free space for them.
 
     write_whole(folder / "scores.json", json.dumps(scores))
     with cache_folder(cache / f"rows-{digest(parts)}") as unfinished:
@@ -98,7 +98,7 @@ def cache_folder(target: Path) -> Iterator[Path]:
 def unwritable_cache(folder: Path, error: OSError) -> HardwareError:
     """The error for a folder of the cache that does not take what it should keep."""
     what = "is full" if no_room(error) else f"cannot be written ({error.strerror or error})"
-    return HardwareError(f"The cache folder {folder} {what}.", hint=f"Make room, or {OTHER_CACHE}.")
+    return HardwareError(f"The cache folder {folder} {what}.", hint=f"Free some space, or {OTHER_CACHE}.")
 
 
 def to_disk(path: Path) -> None:
@@ -122,10 +122,10 @@ def free_disk(folder: Path) -> int:
 
 
 def check_room(what: str, needed: int, folder: Path, instead: str) -> None:
-    """Raises DiskFull if `folder` has no room for `needed` bytes; `instead` is what helps, other than to make room."""
+    """Raises DiskFull if `folder` has no room for `needed` bytes; `instead` is what helps other than freeing space."""
     free = free_disk(folder)
     if needed > free:
-        raise DiskFull(f"{what} needs {size(needed)} in {folder}, and {size(free)} are free.", hint=f"Make room, or {instead}.")
+        raise DiskFull(f"{what} needs {size(needed)} in {folder}, and {size(free)} are free.", hint=f"Free some space, or {instead}.")
 
 
 def no_room(error: BaseException) -> bool:
@@ -137,7 +137,7 @@ def disk_full(what: str, needed: int, folder: Path) -> DiskFull:
     """The error for what a run could not write, with the room that it needs where."""
     return DiskFull(
         f"{what} did not fit on the disk: it needs about {size(needed)}, and {size(free_disk(folder))} are free in {folder}.",
-        hint="Make room there, then go on from the last checkpoint with `resume`.",
+        hint="Free some space there, then continue from the last checkpoint with `resume`.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Data sets that are on every machine. `builtin:python-docs`: function source -> first line of its docstring.
+"""Datasets that every machine has. `builtin:python-docs`: function source -> first line of its docstring.
 
 next(python_docs())  ->  {"instruction": "Write the one-line docstring ...", "input": "def ...", "output": "..."}
 
@@ -26,7 +26,7 @@ from finetune.registry import did_you_mean
 from finetune.storage import digest, write_whole
 
 INSTRUCTION = "Write the one-line docstring of this Python function."
-LONGEST_SOURCE = 1200  # characters, about 350 tokens: longer functions would make the demo slow, not better
+LONGEST_SOURCE = 1200  # characters, about 350 tokens: longer functions would make the demo slower, not better
 SHORTEST_DOCSTRING = 10
 VERSION = 1  # part of the cache name: raise it when the rows change
 
@@ -42,7 +42,7 @@ def read_builtin(name: str, cache_dir: Path) -> list[dict[str, str]]:
     if kept.exists():
         return cast("list[dict[str, str]]", json.loads(kept.read_text(encoding="utf-8")))
     rows = list(BUILT_IN[name]())
-    with suppress(OSError):  # kept only to be quicker the next time
+    with suppress(OSError):  # cached only to be faster next time
         write_whole(kept, json.dumps(rows, ensure_ascii=False), shared=True)
     return rows
 
@@ -68,7 +68,7 @@ def check_builtin(name: str) -> None:
     """Raises DatasetNotFound naming the known ones."""
     if name not in BUILT_IN:
         raise DatasetNotFound(
-            f"There is no built-in data set {name!r}.{did_you_mean(name, list(BUILT_IN))}",
+            f"There is no built-in dataset {name!r}.{did_you_mean(name, list(BUILT_IN))}",
             hint=f"Known: {', '.join(f'builtin:{known}' for known in BUILT_IN)}.",
         )
 
@@ -98,7 +98,7 @@ def documented_functions(path: Path) -> Iterator[tuple[str, str]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
             tree = ast.parse(text)
-    except (SyntaxError, UnicodeDecodeError):  # a few library files are templates or hold deliberate errors
+    except (SyntaxError, UnicodeDecodeError):  # a few library files are templates or contain deliberate errors
         return
     lines = text.splitlines()
     for node in functions_of(tree.body):

@@ -1,10 +1,10 @@
-"""Chat templates without running them for every row: the fixed text around the turns is learned once for each sequence of roles.
+"""Chat templates without running them for every row: the fixed text around the turns is found once for each sequence of roles.
 
-fast = Skeletons(ChatTemplate(tokenizer))
+fast = CachedChatTemplate(ChatTemplate(tokenizer))
 fast.pieces(messages)     # the same pieces, about ten times as fast
 
-A row goes the slow way where the template could look into its text (it holds one of the template's own marks, such as </think>, or
-a turn is blank), and the first rows of every sequence of roles go both ways and are compared.
+A row is rendered by the template itself if the template could react to its text (it contains one of the template's own marks, such
+as </think>, or a turn is blank). The first rows of every sequence of roles are rendered both ways and compared.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How the bytes of a text file become characters: UTF-8 where they are valid, a mark at the start, else the likeliest old code page.
+"""How the bytes of a text file become characters: UTF-8 where they are valid, a byte order mark, else the most likely legacy code page.
 
 detect(file)  ->  "utf-8-sig"
 """
@@ -18,9 +18,9 @@ MARKS += [(codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")]
 SAMPLE = 1 << 16
 UNREADABLE = "finetune.unreadable"  # the handler of decoding errors: half a surrogate pair marks the place, and its row is then skipped
 BROKEN = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of a byte that is no UTF-8
-# Beyond these a guess is likelier wrong than right; cp1252 comes first because it is what Windows and Excel write in the west.
+# A guess outside this list is more often wrong than right; cp1252 comes first: Windows and Excel write it in western Europe.
 OLD_PAGES = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp932", "gb18030", "big5", "euc_kr", "shift_jis"]
-TIE = 0.01  # "mess" scores this close tell nothing; western Europe is then the likelier
+TIE = 0.01  # "chaos" scores this close are a tie; cp1252 is then more likely
 BINARY_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"PK\x03\x04", b"\x1f\x8b", b"\x7fELF", b"SQLite", b"GGUF", b"PAR1")
 
 
@@ -33,7 +33,7 @@ codecs.register_error(UNREADABLE, _mark)
 
 
 def detect(file: DataFile, told: str | None = None) -> str:
-    """A Python codec name: `told` where a person knows it; raises UnknownFormat for a binary file."""
+    """A Python codec name: `told` if a person gave it; raises UnknownFormat for a binary file."""
     if told is not None:
         for _ in file.blocks():
             pass  # a file that cannot be read to its end is refused here
@@ -47,7 +47,7 @@ def detect(file: DataFile, told: str | None = None) -> str:
     wide = _wide_without_mark(sample)
     if wide is not None:
         return wide
-    if sample.startswith(BINARY_STARTS) or _control_share(sample) > 0.1:
+    if sample.startswith(tuple(BINARY_STARTS)) or _control_share(sample) > 0.1:
         raise UnknownFormat(f"{file.name} is a binary file, not text.", hint=READABLE)
     return _narrow(start, blocks)
 
@@ -82,14 +82,14 @@ def _narrow(start: bytes, rest: Iterator[bytes]) -> str:
 
 def _broken_bytes(text: str) -> int:
     try:
-        text.encode("utf-8")  # far quicker than looking for them, and most text has none
+        text.encode("utf-8")  # much faster than a search, and most text has none
     except UnicodeEncodeError:
         return len(BROKEN.findall(text))
     return 0
 
 
 def _wide_without_mark(sample: bytes) -> str | None:
-    """UTF-16 without a mark shows as a zero in nearly every second byte of western text."""
+    """UTF-16 without a byte order mark: almost every second byte of western text is zero."""
     if len(sample) < 4:
         return None
     even, odd = sample[0::2], sample[1::2]

@@ -44,7 +44,7 @@ def ending_of(name: str) -> str:
 
 
 def is_record_file(name: str) -> bool:
-    """Whether a file holds records rather than running text."""
+    """Whether a file contains records rather than running text."""
     kind = KINDS.get(ending_of(name))
     return kind is not None and not kind.prose
 

@@ -22,8 +22,8 @@ from finetune.errors import BadRow, DatasetError, DatasetNotFound, EmptyDataset,
 from finetune.hub.datasets import PINNED
 from finetune.paths import looking_at, typed_path
 
-BOOKKEEPING = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # of saved Hugging Face data sets
-ABOUT = ("readme", "license", "licence")  # how files begin that tell about data
+BOOKKEEPING = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # of saved Hugging Face datasets
+ABOUT = ("readme", "license", "licence")  # prefixes of files that describe data
 SHOWN_FILES = 4
 SPLITS = {"train": ("train", "training"), "test": ("test", "testing"), "validation": ("validation", "valid", "val", "dev", "eval")}
 SPLITS |= {"valid": SPLITS["validation"], "dev": SPLITS["validation"], "eval": SPLITS["validation"]}
@@ -61,21 +61,21 @@ class DataFile:
         return cast(IO[bytes], pa.input_stream(content or str(self.path), compression=packing))
 
     def blocks(self, size: int = 1 << 20) -> Iterator[bytes]:
-        """The content in pieces; raises BadRow if the packing is broken."""
+        """The content in pieces; raises BadRow if the compressed data are broken."""
         try:
             with self.open() as file:
                 while block := file.read(size):
                     yield block
         except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise BadRow(f"{self.name} cannot be read: {error}.", hint="The file may be cut short: copy or download it again.") from None
-        except (NotImplementedError, RuntimeError) as error:  # how zipfile says that it knows no such packing, or needs a password
+            raise BadRow(f"{self.name} cannot be read: {error}.", hint="The file may be incomplete: copy or download it again.") from None
+        except (NotImplementedError, RuntimeError) as error:  # zipfile does not support this compression, or needs a password
             raise BadRow(f"{self.name} cannot be unpacked: {error}.", hint="Unpack it yourself and give the files.") from None
 
 
 def looks_local(source: str) -> bool:
-    """Whether a source is meant as a path: it exists, is a glob, looks like a path or ends like a data file, or names several.
+    """Whether a source is a path: it exists, is a glob, looks like a path or ends like a data file, or names several.
 
-    What a run has pinned never is, whatever lies in the folder, so that the name alone says later whether the rows were the Hub's.
+    What a run has pinned never is, whatever is in the folder, so that the name alone says later whether the rows were the Hub's.
     """
     if PINNED.fullmatch(source):
         return False
@@ -89,7 +89,7 @@ def looks_local(source: str) -> bool:
     path = Path(source)
     if _is_data(path):
         return True
-    meant = _nearest(path, cutoff=0.75) if path.suffix else None  # a slip of the pen, as in train.jsnol
+    meant = _nearest(path, cutoff=0.75) if path.suffix else None  # a typo, as in train.jsnol
     return meant is not None and _is_data(meant)
 
 
@@ -120,7 +120,7 @@ def find_files(
         found |= _of_name(name, data_files, notes)
     unreadable = next((file for file in found if file.suffix not in KINDS), None)
     if unreadable is not None:
-        raise UnknownFormat(f"{unreadable.name} is not a kind of data file that can be read.", hint=READABLE)
+        raise UnknownFormat(f"{unreadable.name} is not a supported data file.", hint=READABLE)
     chosen = _of_split(found, split, measured, strict_split)
     if not chosen:
         raise DatasetNotFound(
@@ -138,10 +138,10 @@ def _of_name(name: str, data_files: str | list[str] | None, notes: list[str]) ->
     if path.exists():
         if data_files is not None:
             raise DatasetError(
-                f"{path.name} is one file: dataset.data_files can choose nothing in it.", hint="Leave dataset.data_files out."
+                f"{path.name} is a single file, so dataset.data_files cannot select anything in it.", hint="Leave dataset.data_files out."
             )
         if not path.is_file():
-            raise DatasetNotFound(f"{name} is neither a file nor a folder.", hint="Write its content to a file first.")
+            raise DatasetNotFound(f"{name} is neither a file nor a folder.", hint="Save it as a regular file first.")
         return dict.fromkeys(_unpacked(path), name)
     matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
     found = [file for match in matches if match.is_file() for file in _unpacked(match)]
@@ -151,7 +151,7 @@ def _of_name(name: str, data_files: str | list[str] | None, notes: list[str]) ->
 
 
 def nearest_name(path: Path) -> str:
-    """A hint with the file of that folder whose name is most like `path`."""
+    """A hint that names the most similar file in that folder."""
     folder = path.parent
     if not folder.is_dir():
         return f"There is no folder {folder} either."
@@ -160,7 +160,7 @@ def nearest_name(path: Path) -> str:
 
 
 def _nearest(path: Path, cutoff: float) -> Path | None:
-    """What stands in the same folder under nearly the same name."""
+    """The entry of the same folder with the most similar name."""
     if not path.parent.is_dir():
         return None
     names = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
@@ -178,10 +178,10 @@ def _in_folder(folder: Path, data_files: str | list[str] | None, notes: list[str
             raise DatasetNotFound(f"No file in {folder} is called {', '.join(patterns)}.", hint=nearest_name(folder / patterns[0]))
         return {file: str(path if names[path] in patterns else folder) for path in named for file in _unpacked(path)}
     files = [file for path in everything if path.name not in BOOKKEEPING for file in _unpacked(path)]
-    # A README beside tables is not data; it is where there is only prose.
+    # A README next to tables is not data; where there is only prose, it is.
     read = _records(files) or [file for file in files if file.suffix in KINDS]
     if not read:
-        raise DatasetNotFound(f"The folder {folder} holds no data files.", hint=READABLE)
+        raise DatasetNotFound(f"The folder {folder} contains no data files.", hint=READABLE)
     left = [file for file in files if file not in read and not Path(file.name).name.lower().startswith(ABOUT)]
     if left:
         notes.append(f"Not read in {folder.name or folder}: {_listed(left)}.")
@@ -199,10 +199,10 @@ def _unpacked(path: Path) -> list[DataFile]:
         with zipfile.ZipFile(path) as archive:
             members = sorted(info.filename for info in archive.infolist() if not info.is_dir())
     except zipfile.BadZipFile:
-        raise BadRow(f"{path.name} is not a whole .zip file.", hint="It may be cut short: copy or download it again.") from None
+        raise BadRow(f"{path.name} is not a complete .zip file.", hint="It may be incomplete: copy or download it again.") from None
     files = [DataFile(path, member) for member in members if not _hidden(Path(member)) and not member.startswith("__MACOSX")]
     if not files:
-        raise EmptyDataset(f"{path.name} holds no files.", hint=READABLE)
+        raise EmptyDataset(f"{path.name} contains no files.", hint=READABLE)
     return _records(files) or files
 
 
@@ -241,7 +241,7 @@ def _about_splits(found: list[DataFile], chosen: list[DataFile], split: str, mea
 
 
 def _split_words(files: list[DataFile], asked: set[str]) -> dict[DataFile, set[str]]:
-    """The splits that each file's own name carries; where none carries any, those of the folders in which they lie apart."""
+    """The splits that each file's own name carries; where none carries any, those of the folders that differ."""
     known = asked.union(*SPLITS.values())
 
     def among(text: str) -> set[str]:

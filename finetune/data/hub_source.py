@@ -1,4 +1,4 @@
-"""A data set of the Hugging Face Hub as a source of rows.
+"""A dataset of the Hugging Face Hub as a source of rows.
 
 open_hub(DatasetSpec(source="openai/gsm8k", config="main"), runtime).pinned  ->  "openai/gsm8k@<commit>"
 """
@@ -15,7 +15,7 @@ from finetune.runtime import RuntimeOptions
 
 
 def open_hub(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter | None = None) -> Origin:
-    """The records of a Hub data set; raises DatasetNotFound or DatasetError with what it can be."""
+    """The records of a Hub dataset; raises DatasetNotFound or DatasetError."""
     found = open_dataset(spec, runtime, reporter)
 
     def records() -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""Content that would be lost without a word: text of a row that reaches neither prompt nor answer, by name and share.
+"""Text that would be dropped silently: the part of a row that reaches neither prompt nor answer, by name and share.
 
 left = LeftOut(format, columns)
 left.look(row, messages)            # for every row
@@ -24,7 +24,7 @@ class LeftOut:
         self.read = set(chosen.columns)
         self.columns = [column for column in columns if column not in self.read]
         self.inside: Callable[[dict[str, Any]], Iterator[tuple[str, Any]]] | None = getattr(chosen, "left_out", None)
-        self.letters: Counter[str] = Counter()
+        self.characters: Counter[str] = Counter()
         self.used = 0
 
     def look(self, values: dict[str, Any], messages: Sequence[Message]) -> None:
@@ -33,15 +33,15 @@ class LeftOut:
             if column not in self.read:
                 if column not in self.columns:
                     self.columns.append(column)
-                self.letters[column] += letters_in(values[column])
+                self.characters[column] += characters_in(values[column])
         if self.inside is not None:
             for name, value in self.inside(values):
-                self.letters[name] += letters_in(value)
+                self.characters[name] += characters_in(value)
 
     def shares(self) -> dict[str, float]:
-        """Of all characters of text in the rows, most first; what holds no text is left out."""
-        total = self.used + sum(self.letters.values())
-        return {name: round(number / total, 4) for name, number in self.letters.most_common() if number}
+        """Of all characters of text in the rows, most first; columns without text are left out."""
+        total = self.used + sum(self.characters.values())
+        return {name: round(number / total, 4) for name, number in self.characters.most_common() if number}
 
     def sentences(self) -> list[str]:
         shares = list(self.shares().items())
@@ -53,12 +53,12 @@ class LeftOut:
         return [f"{which[0]}{', '.join(named)}{more}{which[1]} ignored."]
 
 
-def letters_in(value: Any) -> int:
+def characters_in(value: Any) -> int:
     """Characters of the text in a cell, however nested; a number is no text, also when it is spelled in a string."""
     if isinstance(value, str):
         return len(value) if any(map(str.isalpha, value)) else 0
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return sum(map(letters_in, inner))
+    return sum(map(characters_in, inner))
 
 
 def _percent(share: float) -> str:

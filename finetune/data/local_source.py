@@ -21,14 +21,14 @@ POINTER = b"version https://git-lfs.github.com/"
 
 
 def open_local(spec: DatasetSpec, *, strict_split: bool = False, measured: str | None = None) -> Origin:
-    """The records of local files; the split that is `measured` on is left out. Raises the DatasetError that says what is wrong."""
+    """The records of local files; the split that is `measured` on is left out. Raises the DatasetError that states what is wrong."""
     files, notes = find_files(spec.source, spec.data_files, spec.split, strict_split=strict_split, measured=measured)
-    empty = next((file for file in files if file.path.stat().st_size == 0), None)
-    if empty is not None:
-        raise EmptyDataset(f"{empty.name} is empty.", hint="Give a file with at least two rows.")
-    pointer = next((file for file in files if file.path.stat().st_size < 1000 and next(file.blocks(), b"").startswith(POINTER)), None)
-    if pointer is not None:
-        raise EmptyDataset(f"{pointer.name} is a Git LFS pointer, not the data.", hint="Fetch the data: git lfs pull")
+    for file in files:
+        size = file.path.stat().st_size
+        if size == 0:
+            raise EmptyDataset(f"{file.name} is empty.", hint="Give a file with at least two rows.")
+        if size < 1000 and next(file.blocks(), b"").startswith(POINTER):
+            raise EmptyDataset(f"{file.name} is a Git LFS pointer, not the data.", hint="Fetch the data: git lfs pull")
     encodings = {file: detect(file, spec.encoding) if file.kind.text else None for file in files}
     unusual = {file: name for file, name in encodings.items() if name not in (None, "utf-8", "utf-8-sig")}
     notes = [*notes, *(f"{file.name} is read as {name}." for file, name in list(unusual.items())[:SHOWN_FILES])]

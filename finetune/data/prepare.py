@@ -61,10 +61,10 @@ def prepare_data(
     runtime: RuntimeOptions | None = None,
     reporter: Reporter | None = None,
 ) -> PreparedData:
-    """Tokens to train on and rows to measure on; a held-out row is never trained on.
+    """Tokens to train on and held-out rows for the benchmark; a held-out row is never trained on.
 
     Labels are -100 where there is no loss and the token itself elsewhere (the shift by one happens in the loss); a student
-    that learns every token (`supervise="all"`) is measured on every token. Raises the DatasetError that says what is wrong.
+    that learns every token (`supervise="all"`) is measured on every token. Raises the DatasetError that states what is wrong.
     """
     from datasets import Dataset
 
@@ -108,7 +108,7 @@ class _Stage:
         if division.by:
             self.report.notes.append(NOTES[division.by])
         if tokenizer.eos_token is None:
-            self.report.notes.append("The tokenizer has no end-of-text token: answers are trained without an end.")
+            self.report.notes.append("The tokenizer has no end-of-text token: the model does not learn to end its answers.")
 
     def run(self, folder: Path, supervise: Literal["answers", "all"]) -> DataReport:
         report = self.report
@@ -120,7 +120,7 @@ class _Stage:
         report.used = report.train + report.held_out
         report.rewritten = encoder.rewritten
         if report.rewritten:
-            report.notes.append(f"The model's chat template leaves some text out of {report.rewritten:,} rows, such as earlier thoughts.")
+            report.notes.append(f"The model's chat template leaves out some text in {report.rewritten:,} rows, such as earlier reasoning.")
         report.train_sequences, report.train_tokens = len(self.lengths), sum(self.lengths)
         report.supervised_share = round(report.supervised_tokens / report.train_tokens, 4)
         report.truncated_share = round(report.truncated / report.train_sequences, 4)
@@ -157,15 +157,15 @@ class _Stage:
             if learnable:
                 yield record, learnable
             else:
-                reason = str(result) if isinstance(result, RowProblem) else "no token to learn"
+                reason = str(result) if isinstance(result, RowProblem) else "no supervised token"
                 self.refused.append(SkippedRow(rows.facts.files[record["file"]], record["line"], reason))
 
     def _check(self) -> None:
         report, refused = self.report, self.refused
         tried = report.train + report.held_out + len(refused)
-        if refused and all(row.reason == "no token to learn" for row in refused) and not (report.train and report.held_out):
+        if refused and all(row.reason == "no supervised token" for row in refused) and not (report.train and report.held_out):
             raise EmptyDataset(
-                f"{report.source}, columns {', '.join(report.columns)}: no row has a token to learn.",
+                f"{report.source}, columns {', '.join(report.columns)}: no row has a supervised token.",
                 hint="Check the columns, or raise dataset.max_length.",
             )
         if len(refused) > self.spec.bad_rows * tried or not (report.train and report.held_out):

@@ -1,7 +1,7 @@
-"""The first rows of a source as a person should see them, before any model or tokenizer is there.
+"""The first rows of a source as a person should see them, before any model or tokenizer is loaded.
 
 preview = preview_source(recipe.dataset, runtime, reporter)
-preview.format, preview.columns, preview.examples[0]   ->  "question_answer", ["question", "answer"], [Segment("2 + 2?", False), ...]
+preview.format, preview.columns, preview.examples[0]   ->  "question_answer", ["question", "answer"], [Piece("2 + 2?", False), ...]
 """
 
 from __future__ import annotations
@@ -12,18 +12,12 @@ from typing import Any
 
 from finetune.data import formats
 from finetune.data.reading import SAMPLE, columns_of, open_source
-from finetune.data.render import PlainTemplate
+from finetune.data.render import Piece, PlainTemplate
 from finetune.data.rows import Row, RowProblem, SkippedRow, no_rows
 from finetune.errors import UnknownFormat
 from finetune.events import Recorder, Reporter
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
-
-
-@dataclass(frozen=True)
-class Segment:
-    text: str
-    supervised: bool
 
 
 @dataclass(frozen=True)
@@ -34,12 +28,12 @@ class Preview:
     columns: list[str]
     format: str | None
     used_columns: list[str]
-    examples: list[list[Segment]]
+    examples: list[list[Piece]]
     records: list[dict[str, Any]]
     skipped: list[SkippedRow]
     notes: list[str]
     problem: str | None = None
-    encodings: list[str] = field(default_factory=list)  # of text files, as they were found out
+    encodings: list[str] = field(default_factory=list)  # of text files, as they were detected
     prose: bool = False  # from .txt or .md files
 
     @property
@@ -62,7 +56,7 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
         shown = [record.values for record in records[:limit]]
         return Preview(origin.name, columns, None, [], [], shown, skipped, origin.notes, error.message, origin.encodings, origin.prose)
     template = PlainTemplate(end="")
-    examples: list[list[Segment]] = []
+    examples: list[list[Piece]] = []
     shown = []
     for record in records:
         try:
@@ -71,7 +65,7 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
             skipped.append(SkippedRow(record.file, record.line, str(problem)))
             continue
         if len(examples) < limit and any(turn["content"].strip() for turn in messages):
-            examples.append([Segment(*piece) for piece in template.pieces(messages)])
+            examples.append(template.pieces(messages))
             shown.append(record.values)
     if not examples:
         raise no_rows(origin.name, skipped)

@@ -3,7 +3,7 @@
 rows = read_rows(recipe.dataset, runtime, reporter)
 rows.dataset[0]["messages"]  ->  [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]
 
-The Arrow file is written record by record and memory-mapped afterwards, so memory stays flat however long the data are. It is
+The Arrow file is written record by record and memory-mapped afterwards, so memory use stays constant however large the data are. It is
 kept in the cache under a fingerprint of the content (not of dates or folders) and the names it is reported under, and read again only when
 one of them changes. The fingerprint alone says whether two readings gave the same rows.
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pyarrow import RecordBatch
 
 VERSION = 4  # part of every fingerprint: raise it when the same file would give other rows
-SAMPLE = 200  # records that are looked at before the format is decided
+SAMPLE = 200  # records that are read before the format is decided
 BATCH = 1000
 
 
@@ -44,7 +44,7 @@ BATCH = 1000
 class Rows:
     """An Arrow stream file with the columns messages (list of role and content), file (index into `facts.files`), line, and two hashes.
 
-    `row_hash` and `prompt_hash` are equal where a whole row, or all before its last answer, is equal but for case and spacing.
+    `row_hash` and `prompt_hash` are equal where a complete row, or all before its last answer, is equal but for case and spacing.
     """
 
     path: Path
@@ -58,7 +58,7 @@ class Rows:
 
     @property
     def dataset(self) -> Dataset:
-        """The rows as a memory-mapped data set."""
+        """The rows as a memory-mapped dataset."""
         from datasets import Dataset
 
         return Dataset.from_file(str(self.path))
@@ -166,7 +166,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
 
 
 def _hashes(messages: list[Message]) -> tuple[int, int]:
-    """Of the whole row and of its prompt; plain text has no prompt, so its own hash stands for it."""
+    """Of the complete row and of its prompt; plain text has no prompt, so its own hash stands for it."""
     answer = last_answer(messages)
     prompt = _normalised(messages[:answer])
     row = _hash(prompt + "\0" + _normalised(messages[answer:]))
@@ -183,10 +183,8 @@ def _hash(text: str) -> int:
 
 def _check_characters(messages: list[Message]) -> None:
     """Half of a surrogate pair is no character: it marks bytes of another encoding, or a broken escape in JSON."""
-    for turn in messages:
-        content = turn["content"]
-        if not content.isascii():
-            try:
-                content.encode("utf-8")
-            except UnicodeEncodeError:
-                raise RowProblem("text that is not valid Unicode") from None
+    try:
+        for turn in messages:
+            turn["content"].encode("utf-8")
+    except UnicodeEncodeError:
+        raise RowProblem("text that is not valid Unicode") from None

@@ -4,7 +4,7 @@ render.pieces([{"role": "user", "content": "Hi"}, {"role": "assistant", "content
     ->  [Piece("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", False), Piece("Hello!<|im_end|>", True)]
 
 The model's own chat template is used where it has one. The plain template: every question is followed by a line end, every answer
-and every plain text by the end-of-text token. What follows the last answer is left out: nothing is learned from it.
+and every plain text by the end-of-text token. What follows the last answer is left out: it is not trained on.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from finetune.data.rows import RowProblem
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MARK = "\ue000answer\ue001"  # letters of nobody's alphabet
-# Hybrid models open an answer without thoughts if they are asked to; whether they did is seen in the rendered text.
+MARK = "\ue000answer\ue001"  # private-use characters
+# Hybrid models start an answer without reasoning if asked to; the rendered text shows whether they did.
 THOUGHTLESS: list[dict[str, bool]] = [{"enable_thinking": False}, {}]
 
 
@@ -93,7 +93,7 @@ class ChatTemplate:
     def _answer(self, turns: list[Message], number: int, whole: str, done: int) -> tuple[int, int]:
         """Where an answer begins and ends in the rendered text, its end-of-turn token included.
 
-        It begins where the prompt ends that the model will be given. Its place is found by rendering a mark in its stead, because
+        It begins where the prompt ends that the model will be given. Its place is found by rendering a mark in its place, because
         its own text may also occur elsewhere, and because templates may trim or rewrite it.
         """
         marked: list[Message] = [*turns[:number], {"role": "assistant", "content": MARK}, *turns[number + 1 :]]
@@ -102,7 +102,7 @@ class ChatTemplate:
         start = next((len(opening) for opening in [*prompts, before] if whole.startswith(opening) and len(opening) >= done), None)
         end = len(whole) - len(after)
         if start is None or not whole.endswith(after) or not whole[start:end].strip():
-            raise RowProblem("the model's chat template hides or rewrites the answer")
+            raise RowProblem("the model's chat template drops or rewrites the answer")
         closings = [(whole.find(token, end), token) for token in self.special]
         reached = [at + len(token) for at, token in closings if at >= 0 and not whole[end:at].strip()]
         return start, min(reached, default=end)

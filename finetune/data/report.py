@@ -1,4 +1,4 @@
-"""What the data turned out to be, in numbers: shown before training and kept in run/data_report.json.
+"""The prepared data in numbers: shown before training and kept in run/data_report.json.
 
 report.used, report.supervised_share, report.length["p90"]
 """
@@ -18,7 +18,7 @@ class DataReport:
     """Rows are records of the source; sequences are what is trained on (a long text gives several)."""
 
     source: str
-    pinned_source: str | None  # a Hub data set with its commit
+    pinned_source: str | None  # a Hub dataset with its commit
     format: str
     columns: list[str]
     ignored_columns: list[str]
@@ -27,8 +27,8 @@ class DataReport:
     blank: int
     skipped: int
     skipped_rows: list[dict[str, Any]]  # file, line, reason
-    restricted: bool = False  # a private or gated data set of the Hub, or one that the Hub was not asked about
-    ignored_text: dict[str, float] = field(default_factory=dict)  # text that is not learned from, as a share of all text
+    restricted: bool = False  # a private or gated dataset of the Hub, or one that was not checked
+    ignored_text: dict[str, float] = field(default_factory=dict)  # text that is not trained on, as a share of all text
     rewritten: int = 0  # rows of which the chat template leaves text out
     template: str = ""  # chat or plain
     used: int = 0  # train + held_out

@@ -20,7 +20,7 @@ KEPT_SKIPPED = 1000  # skipped records that are listed one by one; all are count
 
 
 class Row(NamedTuple):
-    """One record as it lies in the file; `line` counts from 1 (the record's number where a file has no lines)."""
+    """One record as it is in the file; `line` counts from 1 (the record's number where a file has no lines)."""
 
     values: dict[str, Any]
     file: str
@@ -65,7 +65,7 @@ class TooManyBadRows(BadRow):
 
 @dataclass
 class RowFacts:
-    """What reading found out; kept beside the rows."""
+    """What reading found; kept next to the rows."""
 
     origin: str
     pinned: str | None
@@ -79,7 +79,7 @@ class RowFacts:
     skipped: int
     skipped_rows: list[SkippedRow]
     notes: list[str]
-    ignored_text: dict[str, float] = field(default_factory=dict)  # what is not learned from, as a share of all text
+    ignored_text: dict[str, float] = field(default_factory=dict)  # what is not trained on, as a share of all text
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
@@ -95,18 +95,19 @@ def check_column_names(names: list[str], file: str) -> None:
     """Raises UnknownFormat if two columns of a file have the same name."""
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
-        raise UnknownFormat(f"{file} has more than one column called {twice[0]!r}.", hint="Give every column its own name.")
+        raise UnknownFormat(f"{file} has more than one column called {twice[0]!r}.", hint="Give each column a different name.")
 
 
 def no_rows(origin: str, skipped: list[SkippedRow]) -> EmptyDataset | BadRow:
     """The error for a source without a single usable row."""
     if not skipped:
-        return EmptyDataset(f"{origin} holds no rows.", hint="Give data with at least two rows.")
+        return EmptyDataset(f"{origin} contains no rows.", hint="Give data with at least two rows.")
     first = skipped[0]
     if len({row.reason for row in skipped}) == 1 and first.reason.endswith(("is missing", "is empty")):
         return EmptyDataset(f"{first.file}: {first.reason} in every row.", hint="Name other columns: --set dataset.columns.prompt=NAME ...")
     return BadRow(
-        f"{first.file}: no row can be used; line {first.line} is {first.reason}.", hint="Check that the file is what its name says."
+        f"{first.file}: no row can be used; for example line {first.line} is {first.reason}.",
+        hint="Check that its content matches its extension.",
     )
 
 
@@ -117,6 +118,6 @@ def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int, allowed
     enough = min(1.0, math.ceil(100 * skipped / read) / 100)
     return TooManyBadRows(
         f"{skipped} of {read} rows cannot be used ({first}{more}).",
-        hint=f"Correct or remove them; up to {100 * allowed:g} % are skipped, or all of these: --set dataset.bad_rows={enough:g}",
+        hint=f"Correct or remove them. Up to {100 * allowed:g} % are skipped; to skip all of these: --set dataset.bad_rows={enough:g}",
         share=enough,
     )

@@ -17,16 +17,14 @@ from finetune.recipe import DatasetSpec
 
 BATCH = 1000
 WHOLE, PROMPT = 0, 1  # the hashes of a row
-# Fewer new rows than this share of those held out, and than this number, are nearly none to measure on.
+# Fewer new rows than this share of those held out, and than this number, are too few for the benchmark.
 NEARLY_NONE, FEW = 0.05, 20
 ENOUGH = 0.5  # the share of the rows to hold out that whole prompts must make up
 NOTES = {
-    "prompts": "Nearly every row held out would have a prompt that is also trained on, so whole prompts are held out, with all their rows.",
-    "rows": "Rows held out have prompts that are also trained on: the data have too few to keep them apart. No whole row is on both sides.",
+    "prompts": "Almost every held-out row would have a prompt that is also trained on, so whole prompts are held out, with all their rows.",
+    "rows": "Some held-out rows have prompts that are also trained on: too few prompts are different. No complete row is in both parts.",
 }
-
-
-_Parts = tuple[np.ndarray, np.ndarray, int]  # to train on, to measure on, and the number dropped from the latter
+_Parts = tuple[np.ndarray, np.ndarray, int]  # for training, for the benchmark, and the number dropped from the latter
 
 
 @dataclass
@@ -47,8 +45,8 @@ class Division:
 def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) -> Division:
     """Train and held-out rows that share neither a row nor a prompt.
 
-    `samples` limits both together. Rows held out whose text or whole prompt also occurs in training are dropped. Where that leaves
-    nearly none, whole prompts are held out, and where the data have too few prompts for that, rows are only new as a whole.
+    `samples` limits both together. Held-out rows whose text or whole prompt also occurs in training are dropped. Where that leaves
+    almost none, whole prompts are held out; where there are too few prompts for that, held-out rows are new only as complete rows.
     Raises EmptyDataset if one side has no row left.
     """
     random = np.random.default_rng(seed)
@@ -57,7 +55,7 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
     count = max(1, round(limit * spec.held_out))
     if evaluation is None:
         if limit < 2:
-            raise EmptyDataset(f"{rows.facts.origin} has one usable row.", hint="Two are the least: one to train on, one to hold out.")
+            raise EmptyDataset(f"{rows.facts.origin} has only one usable row.", hint="Two are needed: one to train on, one to hold out.")
         count = min(count, limit - 1)
         held_out, train = order[:count], order[count:limit]
     else:
@@ -73,7 +71,7 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
         return train, held_out[~known], int(known.sum())
 
     def ways() -> Iterator[tuple[str, _Parts, float]]:
-        """What is kept apart, the parts that gives, and how many rows to measure on would do; the usual way first."""
+        """What is kept apart, the resulting parts, and how many held-out rows are enough; the usual way first."""
         yield "", fresh(WHOLE, PROMPT), nearly_none
         if evaluation is None:
             yield "prompts", _apart(order[:limit], mine[PROMPT], count), ENOUGH * count
@@ -89,7 +87,7 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
                 some = (by, parts)
                 break
     if some is None:
-        raise _all_known(rows, spec, measured=evaluation is not None)
+        raise _all_known(rows, spec)
     by, (train, held_out, dropped) = some
     seen = np.sort(mine[WHOLE][train])
     return Division(train, held_out, evaluation or rows, int(np.count_nonzero(seen[1:] == seen[:-1])), dropped, by)
@@ -107,13 +105,13 @@ def _apart(order: np.ndarray, hashes: np.ndarray, count: int) -> _Parts:
     return np.sort(order[~out[which]]), np.sort(order[out[which]]), 0
 
 
-def _all_known(rows: Rows, spec: DatasetSpec, measured: bool) -> EmptyDataset:
-    if measured:
+def _all_known(rows: Rows, spec: DatasetSpec) -> EmptyDataset:
+    if spec.eval_split:
         return EmptyDataset(
-            f"Every row of the split {spec.eval_split!r} also occurs among those to train on.", hint="Choose another dataset.eval_split."
+            f"Every row of the split {spec.eval_split!r} also occurs in the training rows.", hint="Choose another dataset.eval_split."
         )
     return EmptyDataset(
-        f"Every row held out from {rows.facts.origin} also occurs among those to train on.",
+        f"Every row held out from {rows.facts.origin} also occurs in the training rows.",
         hint="Remove duplicate rows, or hold out more: --set dataset.held_out=0.2",
     )
 
@@ -135,7 +133,7 @@ def chosen_records(rows: Rows, chosen: np.ndarray) -> Iterator[list[dict[str, An
 
 
 def _hashes(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Of whole rows and of prompts; copied out, because a view would keep the text beside it in memory."""
+    """Of whole rows and of prompts; copied out, because a view would keep the text next to it in memory."""
     whole, prompts = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
     first = 0
     for part in rows.batches():

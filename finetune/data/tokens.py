@@ -131,13 +131,13 @@ class Encoder:
             return whole
         kept = min(whole.answer_start, self.max_length // PROMPT_SHARE)
         left = min(over, whole.answer_start - kept)
-        begin = 1 if left and whole.ids[0] == self.tokenizer.bos_token_id else 0  # models lean on their first token
+        begin = 1 if left and whole.ids[0] == self.tokenizer.bos_token_id else 0  # models rely on their first token (attention sink)
         ids = (whole.ids[:begin] + whole.ids[begin + left :])[: self.max_length]
         labels = (whole.labels[:begin] + whole.labels[begin + left :])[: self.max_length]
         return Sequence(ids, labels, whole.answer_start - left, prompt_cut=left > 0, answer_cut=over > left)
 
     def _blocks(self, parts: Parts) -> list[Sequence]:
-        """A text in as few blocks as possible, of nearly equal length: a short last block would teach little."""
+        """A text in as few blocks as possible, of nearly equal length: the model would learn little from a short last block."""
         ids = self.lead + [token for tokens, _ in parts for token in tokens]
         count = -(-len(ids) // self.max_length)
         edges = [len(ids) * number // count for number in range(count + 1)] if count else []

@@ -47,7 +47,6 @@ def choose_cache(
     """
     if wanted == "none":
         return CacheChoice("none", 0, "the teacher runs online, as the recipe says")
-    free = free_disk(Path(folder))
     problem = gradient_problem(student_head, objective == "forward_kl")
     sizes = {kind: disk_bytes(kind, tokens, teacher_head, student_head) for kind in KINDS}
     needs = {kind: sizes[kind] - (present or {}).get(kind, 0) for kind in KINDS}
@@ -56,7 +55,7 @@ def choose_cache(
             raise RecipeError(f"cache: gradient cannot be used for this run: {problem}.", hint="Use cache: hidden, or cache: auto.")
         check_room(f"cache: {wanted}", needs[wanted], Path(folder), NO_ROOM_HINT)
         return CacheChoice(wanted, sizes[wanted], f"{wanted} cache, {size(sizes[wanted])}, as the recipe says")
-    room = free - SPARE_BYTES
+    room = free_disk(Path(folder)) - SPARE_BYTES
     if problem is None and needs["gradient"] <= room:
         return CacheChoice("gradient", sizes["gradient"], f"gradient cache, {size(sizes['gradient'])}: the student's head is frozen")
     why = f"no gradient cache because {problem}" if problem else f"a gradient cache would need {size(needs['gradient'])}"

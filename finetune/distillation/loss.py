@@ -29,6 +29,7 @@ class HardLabels(Rule):
         super().__init__(labels)
         self.alpha, self.temperature = alpha, temperature
         self.gain = (1 - alpha) * temperature**2
+        self.weight = alpha * temperature / self.gain  # of the cross-entropy's gradient
 
     def before_softmax(self, logits: Tensor, rows: slice, workspace: Workspace) -> None:
         """Take what the cross-entropy needs from logits / T before they are overwritten."""
@@ -37,7 +38,7 @@ class HardLabels(Rule):
         self._label = self.labels[rows, None]
         self._picked = logits.gather(1, self._label) * self.temperature
         self._hard = workspace.take("hard", logits.shape, logits, logits.dtype)
-        self._share = logits.new_tensor(self.alpha * self.temperature / self.gain)
+        self._share = logits.new_tensor(self.weight)
         if self.temperature not in (1.0, 2.0):
             torch.mul(logits, self.temperature, out=self._hard)
             self._log_sum = softmax_(self._hard)
@@ -52,7 +53,7 @@ class HardLabels(Rule):
         elif self.temperature == 2.0:  # exp(z) is the square of exp(z / 2): a product instead of a second exponential
             total = torch.linalg.vector_norm(p, dim=-1, keepdim=True).square_()
             torch.mul(p, p, out=self._hard)
-            self._share = self.alpha * self.temperature / self.gain / total
+            self._share = self.weight / total
             self._log_sum = total.log() + 2 * log_sum
 
     def total(self, gradient: Tensor, divergence: Tensor) -> Tensor:
@@ -60,9 +61,8 @@ class HardLabels(Rule):
         self._add("kl", divergence)
         if not self.alpha:
             return self.gain * divergence
-        share = self.alpha * self.temperature / self.gain
         gradient.addcmul_(self._hard, self._share)
-        gradient.scatter_add_(1, self._label, gradient.new_full((1, 1), -share).expand_as(self._label))
+        gradient.scatter_add_(1, self._label, gradient.new_full((1, 1), -self.weight).expand_as(self._label))
         cross_entropy = (self._log_sum - self._picked).sum()
         self._add("ce", cross_entropy)
         return self.alpha * cross_entropy + self.gain * divergence

@@ -1,1 +1,1 @@
-"""What this machine is, has and does fast."""
+"""The machine: processor, memory, GPU, measured speed."""

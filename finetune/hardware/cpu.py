@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def cores() -> int:
-    """The cores this process may use."""
+    """The cores that this process can use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

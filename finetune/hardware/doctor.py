@@ -1,9 +1,9 @@
-"""What `finetune-cli doctor` finds out about this machine, as rows of (label, value, fine).
+"""What `finetune-cli doctor` reports about this machine, as rows of (label, value, fine).
 
     for label, value, fine in doctor_facts(RuntimeOptions()):
         ...
 
-It says whether somebody is signed in to the Hub, and who; the token itself is never read out.
+It reports who is signed in to the Hub, if anybody; the token itself is never shown.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from finetune.hub.reachability import endpoint_host, hub_reachable, offline_reas
 from finetune.runtime import RuntimeOptions
 
 PACKAGES = ("torch", "transformers", "peft", "datasets", "accelerate", "huggingface_hub", "evaluate", "gguf")
-OPTIONAL = ("bitsandbytes",)
 COMFORTABLE_DISK = 3e9
 COMFORTABLE_MEMORY = 3e9
 
@@ -34,7 +33,7 @@ def doctor_facts(runtime: RuntimeOptions) -> list[Fact]:
         ("python", f"{platform.python_version()} ({sys.executable})", sys.version_info >= (3, 10)),
         ("finetune-cli", __version__, True),
         *(_package(name, needed=True) for name in PACKAGES),
-        *(_package(name, needed=False) for name in OPTIONAL),
+        _package("bitsandbytes", needed=False),
         ("system", f"{platform.system()} {platform.machine()}", True),
         ("processor", f"{seen.cpu}, {seen.cores} cores", True),
         ("memory", f"{size(seen.free_memory_bytes)} free of {size(seen.memory_bytes)}", seen.free_memory_bytes >= COMFORTABLE_MEMORY),
@@ -59,10 +58,10 @@ def _speed(runtime: RuntimeOptions, seen: Glance) -> list[Fact]:
     rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in machine.gflops.items())
     gpu = f": {machine.gpu}, {size(machine.free_gpu_memory_bytes)} free of {size(machine.gpu_memory_bytes)}" if machine.gpu else ""
     unused = seen.gpu is not None and machine.device == "cpu" and runtime.device == "auto"
-    hint = f" ({seen.gpu} is there, but this torch cannot use it)" if unused else ""
+    hint = f" ({seen.gpu} is installed, but this build of torch cannot use it)" if unused else ""
     return [
         ("device", f"{machine.device}{gpu}{hint}", not unused),
-        ("speed", f"{rates} GFLOP/s of matrix products", True),
+        ("speed", f"matrix products: {rates} GFLOP/s", True),
         ("dtype", f"{machine.dtype}: {machine.why_dtype}", True),
     ]
 
@@ -74,12 +73,12 @@ def _hub() -> list[Fact]:
     reachable = hub_reachable()
     where = endpoint_host() if reachable else f"{offline_reason()}; the starter model and local files work"
     if get_token() is None:
-        return [("hub", where, reachable), ("signed in", "no (only uploads and gated models need it: hf auth login)", True)]
+        return [("hub", where, reachable), ("signed in", "no (needed only for uploads and gated models: hf auth login)", True)]
     if not reachable:
-        return [("hub", where, False), ("signed in", "a token is there; whose it is, only the Hub can say", True)]
+        return [("hub", where, False), ("signed in", "there is a token; its owner is unknown while offline", True)]
     try:
         return [("hub", where, True), ("signed in", str(HfApi().whoami()["name"]), True)]
     except HfHubHTTPError as error:
         return [("hub", where, True), ("signed in", f"the Hub answers {error.response.status_code} to the token: hf auth login", False)]
     except (HTTPError, OSError):
-        return [("hub", where, True), ("signed in", "a token is there, but the Hub did not answer", False)]
+        return [("hub", where, True), ("signed in", "there is a token, but the Hub did not answer", False)]

@@ -1,7 +1,7 @@
-"""What this machine is and does fast.
+"""The machine's devices, memory and measured speed.
 
     glance()            # no torch, milliseconds: for the wizard and the review
-    inspect(runtime)    # torch: the device, and the dtype whose matrix products really are the fastest here
+    inspect(runtime)    # torch: the device, and the dtype with the fastest matrix products here
 
 bfloat16 is three times as fast as float32 on some CPUs and eight times slower on others, so it is measured, and the choice remembered.
 """
@@ -30,9 +30,9 @@ from finetune.storage import free_disk, write_whole
 if TYPE_CHECKING:
     import torch
 
-# bfloat16 rounds; it has to pay for that.
+# bfloat16 loses precision; it must be this much faster to be chosen.
 BFLOAT16_MUST_BE_FASTER = 1.5
-# What is measured where; a GPU needs larger products to show its speed.
+# What is measured on which device; a GPU needs larger products to show its speed.
 DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "bfloat16", "float16"), "mps": ("float32", "float16")}
 PRODUCT = {"cpu": 768, "cuda": 4096, "mps": 2048}
 
@@ -55,7 +55,7 @@ class Glance:
 class Machine:
     """The machine as the engine uses it; `gflops` is the measured matrix-product rate of each dtype on `device`.
 
-    `free_gpu_memory_bytes` are those that this process can have: neither its own tensors' nor another process's.
+    `free_gpu_memory_bytes` are those that this process can still use: neither its own tensors nor another process occupies them.
     """
 
     cpu: str
@@ -94,7 +94,7 @@ def inspect(runtime: RuntimeOptions) -> Machine:
     elif device == "mps":
         gpu, gpu_memory, gpu_free = "Apple GPU", total, free
     if runtime.dtype not in ("auto", *DTYPES[device]):
-        raise HardwareError(f"{runtime.dtype} is not usable on {device}.", hint=f"Use --dtype auto or {' or '.join(DTYPES[device])}.")
+        raise HardwareError(f"{runtime.dtype} is not supported on {device}.", hint=f"Use --dtype auto or {' or '.join(DTYPES[device])}.")
     rates, dtype, why = _measured(runtime.cache_dir / "machine.json", device, gpu)
     if runtime.dtype != "auto":
         dtype, why = runtime.dtype, "asked for"
@@ -156,20 +156,20 @@ def _fastest(device: str, rates: dict[str, float]) -> tuple[str, str]:
         import torch
 
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bfloat16", "the GPU has it in hardware"
-        return "float16", "the GPU has no bfloat16 in hardware"
+            return "bfloat16", "the GPU supports it in hardware"
+        return "float16", "the GPU does not support bfloat16 in hardware"
     if device == "mps":
-        return "float32", "every operation of training exists in it on this GPU"
+        return "float32", "all operations of training support it on this GPU"
     gain = rates["bfloat16"] / rates["float32"]
     if gain >= BFLOAT16_MUST_BE_FASTER:
         return "bfloat16", f"{gain:.1f} times as fast as float32 here"
-    return "float32", f"bfloat16 would be {gain:.1f} times as fast; {BFLOAT16_MUST_BE_FASTER} are asked of it"
+    return "float32", f"bfloat16 would be {gain:.1f} times as fast; {BFLOAT16_MUST_BE_FASTER} are needed"
 
 
 def _measured(path: Path, device: str, gpu: str | None) -> tuple[dict[str, float], str, str]:
     """The best rates ever measured here, the dtype that was chosen first, and why.
 
-    The dtype stays, so that runs on one machine can be compared; the rates may still rise, since a busy machine measures low.
+    The dtype stays, so that runs on one machine can be compared; the rates may still rise, since a busy machine is measured too slow.
     """
     import torch
 
@@ -204,7 +204,7 @@ def remembered_dtype(runtime: RuntimeOptions) -> str | None:
 
 
 def _measure(device: str) -> dict[str, float]:
-    """GFLOP/s of square matrix products per dtype: the best of some, taken in turns so that a busy moment hits all."""
+    """GFLOP/s of square matrix products per dtype: the best of several rounds, each with every dtype, so that a busy moment affects all."""
     import torch
 
     from finetune.hardware.matmul import linear  # brings torch

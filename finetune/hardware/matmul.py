@@ -1,10 +1,10 @@
-"""Matrix products in float32 on a CPU, by the library that is quickest there: the same numbers up to rounding.
+"""Matrix products in float32 on a CPU, by the library that is fastest there: the same numbers up to rounding.
 
     linear(x, weight, bias)      # as torch.nn.functional.linear, inside autograd functions or without gradients
     use_fast_linear(model)               # every plain linear layer of a model multiplies so, with gradients
 
-torch hands float32 products to MKL, which keeps its AVX-512 kernels for Intel's processors; on others it needs twice the time of oneDNN,
-which torch brings along and uses for bfloat16.
+torch hands float32 products to MKL, which keeps its AVX-512 kernels for Intel's processors; on others it takes twice as long as oneDNN,
+which is bundled with torch and used for bfloat16.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from finetune.hardware.cpu import cpu_name
 
 
 def use_fast_linear(model: nn.Module) -> None:
-    """Let the plain linear layers of a model take the quickest product; layers of other classes stay as they are."""
+    """Let the plain linear layers of a model use the fastest product; layers of other classes are not changed."""
     if onednn_is_quicker():
         for module in model.modules():
             if type(module) is nn.Linear:

@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work: of this process on a CPU, of the allocator on a GPU.
+"""Peak memory of a block of code: of this process on a CPU, of the allocator on a GPU.
 
 with PeakMemory("cpu") as peak:
     train()
@@ -51,7 +51,7 @@ class PeakMemory:
 
 
 def release() -> None:
-    """Give freed memory back to the system: the C library keeps the gaps between tensors of ever new sizes, gigabytes in the end."""
+    """Give freed memory back to the system: the C library keeps the gaps between tensors of ever new sizes, eventually gigabytes."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; musl has none
         if trim is not None:

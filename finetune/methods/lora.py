@@ -40,7 +40,7 @@ class LoRA(Method):
     """
 
     title = "LoRA"
-    summary = "trains small matrices beside the frozen model: little memory, an adapter of a few MB"
+    summary = "trains small matrices beside the frozen model: little memory, a few MB on disk"
 
     class Spec(LoRASpec):
         kind: Literal["lora"] = "lora"

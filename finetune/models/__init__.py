@@ -1,4 +1,4 @@
-"""Where a model comes from, what it is, and how this machine runs it.
+"""Where a model comes from, its facts, and how it is loaded here.
 
     located = locate("HuggingFaceTB/SmolLM2-135M-Instruct", runtime, reporter)
     facts = describe(located)                                  # no torch

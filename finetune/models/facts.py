@@ -1,7 +1,7 @@
-"""What a model is, in numbers, before anything is loaded: read from config.json and the headers of its weights.
+"""The numbers of a model before anything is loaded: read from config.json and the headers of its weights.
 
 describe(locate("./my_model", runtime, reporter)).parameters
-look_up("gpt2", runtime)          # also for what is not downloaded yet, as far as the catalogue knows it
+look_up("gpt2", runtime)          # also for a model that is not downloaded yet, if the catalogue has it
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from finetune.models.location import LocatedModel, ModelSource, parse
 from finetune.recipe import STARTER
 from finetune.runtime import RuntimeOptions
 
-# One thing, as different architectures call it.
+# The names that different architectures use for the same number.
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 HIDDEN = ("hidden_size", "n_embd", "d_model", "dim")
 CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
@@ -29,7 +29,7 @@ CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "se
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Numbers of a model; None or 0 where unknown. `bytes` are those of the weights, on disk or still to be fetched."""
+    """Numbers of a model; None or 0 where unknown. `bytes` are those of the weights, on disk or still to be downloaded."""
 
     name: str
     parameters: int
@@ -53,7 +53,7 @@ def describe(located: LocatedModel) -> ModelFacts:
 def look_up(text: str, runtime: RuntimeOptions) -> ModelFacts | None:
     """The facts of a model by name, without network: from a folder, a GGUF file, a cache, or the catalogue; None if unknown.
 
-    Raises ModelError for names and paths that cannot be right.
+    Raises ModelError for impossible names and paths.
     """
     source = parse(text)
     if source.path is not None:

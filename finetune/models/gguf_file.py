@@ -51,13 +51,13 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Parse the header and check that the file is as long as it says; raises ModelError for a broken file."""
+    """Parse the header and check that the file is as long as it states; raises ModelError for a broken file."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             header = _parse(path, content)
             for tensor in header.tensors:
                 if tensor.offset + _bytes(tensor) > len(content):
-                    raise ModelError(f"{path} is cut off: {tensor.name} lies beyond its end.", hint="Download the file again.")
+                    raise ModelError(f"{path} is truncated: {tensor.name} is beyond the end of the file.", hint="Download the file again.")
             return header
     except (OSError, struct.error, ValueError, KeyError, OverflowError, MemoryError) as error:
         raise ModelError(f"{path} is not a readable GGUF file: {error}.", hint="Download the file again.") from None
@@ -88,7 +88,7 @@ def to_folder(header: Header, folder: Path) -> None:
     try:
         with redirect_stderr(io.StringIO()):  # transformers draws a bar here that no setting turns off
             model = AutoModelForCausalLM.from_pretrained(place, gguf_file=name, dtype=torch.float32, trust_remote_code=False)
-        # A model that remembers GGUF refuses to be saved: the same weights in a model built from the plain config do not.
+        # transformers refuses to save a model loaded from GGUF; the same weights in a model built from the plain config can be saved.
         plain = type(model.config).from_dict({k: v for k, v in model.config.to_dict().items() if k != "quantization_config"})
         plain.architectures = [type(model).__name__]
         with torch.device("meta"):
@@ -100,7 +100,7 @@ def to_folder(header: Header, folder: Path) -> None:
             AutoTokenizer.from_pretrained(place, gguf_file=name, trust_remote_code=False).save_pretrained(unfinished)
     except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError, ImportError) as error:
         raise ModelError(
-            f"{header.path} cannot be unpacked: {error}".splitlines()[0], hint="Use a safetensors version of the model."
+            f"{header.path} cannot be converted: {error}".splitlines()[0], hint="Use a safetensors version of the model."
         ) from error
 
 
@@ -134,7 +134,7 @@ def _string(content: mmap.mmap, place: int) -> tuple[str, int]:
     (length,) = struct.unpack_from("<Q", content, place)
     end = place + 8 + length
     if end > len(content):
-        raise ValueError("it is cut off")
+        raise ValueError("it is truncated")
     return content[place + 8 : end].decode("utf-8", "replace"), end
 
 

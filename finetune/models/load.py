@@ -1,4 +1,4 @@
-"""Tokenizer and model into memory, ready to use: eval mode, on the device, adapters merged, third-party errors put into one sentence.
+"""Tokenizer and model into memory, ready to use: eval mode, on the device, adapters merged, third-party errors turned into one sentence.
 
 located = locate("HuggingFaceTB/SmolLM2-135M-Instruct", runtime, reporter)
 tokenizer, model = load_tokenizer(located), load_model(located, inspect(runtime))
@@ -25,6 +25,7 @@ from finetune.models.location import LocatedModel
 
 # Tokens that models carry for padding, or never write themselves; the first one in the vocabulary is used.
 PAD_TOKENS = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<|padding|>", "<|endoftext|>", "<unk>")
+SMALLER = "Choose a smaller model, or load it in 8bit or 4bit."
 
 
 def load_tokenizer(located: LocatedModel) -> PreTrainedTokenizerBase:
@@ -68,7 +69,7 @@ def load_model(
         model, found = loaded
         if found["missing_keys"]:  # transformers would fill them with random numbers and a warning
             missing = sorted(found["missing_keys"])
-            raise ModelError(f"{located.name} lacks {len(missing)} of its weights, such as {missing[0]}.", hint=AGAIN)
+            raise ModelError(f"{located.name} is missing {len(missing)} of its weights, such as {missing[0]}.", hint=AGAIN)
         use_fast_linear(model)
         if load_in:
             keep_unpacked(model)
@@ -89,7 +90,7 @@ def keep_unpacked(model: torch.nn.Module) -> None:
 
 
 def _leave_the_file(model: torch.nn.Module) -> None:
-    """Copy what was not quantised: as views of the mapped file, a few embeddings keep all of its pages in memory."""
+    """Copy what was not quantised: as views of the mapped file, a few embeddings would keep all of its pages in memory."""
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.clone()
@@ -125,22 +126,22 @@ def _quantisation(load_in: str, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def _settle_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Padding must not be the end token where that can be helped: a mask by token id would hide real ends."""
+    """Padding should differ from the end token where possible: a mask by token id would hide real ends."""
     notes = []
     if tokenizer.eos_token is None:
         known = next((token for token in ("<|im_end|>", "<|endoftext|>", "</s>", "<eos>") if token in tokenizer.get_vocab()), None)
         if known is None:
             raise ModelError(
-                "The tokenizer has no end token, so the model could never stop.", hint="Set eos_token in tokenizer_config.json."
+                "The tokenizer has no end token, so generation would never stop.", hint="Set eos_token in tokenizer_config.json."
             )
         tokenizer.eos_token = known
-        notes.append(f"The tokenizer named no end token: {known} is used.")
+        notes.append(f"The tokenizer has no end token; {known} is used.")
     if tokenizer.pad_token in (None, tokenizer.eos_token):
         vocabulary = tokenizer.get_vocab()
         taken = {tokenizer.eos_token, tokenizer.bos_token}
         free = next((token for token in PAD_TOKENS if token in vocabulary and token not in taken), None)
         tokenizer.pad_token = free or tokenizer.eos_token
-        reason = "padding used to be the end token" if free else "there is no unused token; padding is told apart by length"
+        reason = "it was the same as the end token" if free else "no unused token; padding is recognised by length"
         notes.append(f"Padding token: {tokenizer.pad_token} ({reason}).")
     if not tokenizer.chat_template:
         notes.append("The tokenizer has no chat template: a plain one is used.")
@@ -155,13 +156,11 @@ def _one_sentence(located: LocatedModel) -> Iterator[None]:
     except SafetensorError as error:
         raise ModelError(f"The weights of {located.name} in {located.folder} are damaged: {error}.", hint=AGAIN) from error
     except ImportError as error:
-        raise HardwareError(f"{located.name} needs a package that is missing: {_first_line(error)}", hint="Install it with pip.") from error
+        raise HardwareError(f"{located.name} needs a missing package: {_first_line(error)}", hint="Install it with pip.") from error
     except (MemoryError, OSError, ValueError, KeyError, RuntimeError, UserWarning) as error:
         # On a CPU torch only says it.
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            raise OutOfMemory(
-                f"{located.name} does not fit into memory.", hint="Take a smaller model, or load it in 8bit or 4bit."
-            ) from error
+            raise OutOfMemory(f"{located.name} does not fit into memory.", hint=SMALLER) from error
         raise ModelError(f"{located.name} cannot be loaded: {_first_line(error)}", hint=AGAIN) from error
 
 

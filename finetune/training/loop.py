@@ -101,7 +101,9 @@ def train(
             trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
         except MEMORY_ERRORS as error:
             if ran_out(error):
-                raise _out_of_memory(tried=spec.activation_checkpointing is not False) from error
+                instead = "--set training.activation_checkpointing=true, a" if spec.activation_checkpointing is False else "A"
+                hint = f"{instead} lower dataset.max_length, or a smaller model."
+                raise OutOfMemory("Even one row at a time does not fit into memory.", hint=hint) from error
             raise TrainingError(f"Training failed: {str(error).splitlines()[0]}", hint="The details are in run/debug.log.") from error
         seconds = report.seconds
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else autocast around forward would stay on in the benchmark
@@ -197,8 +199,3 @@ def _checkpoint_activations(trainer: SupervisedTrainer, reporter: Reporter) -> b
         )
     )
     return True
-
-
-def _out_of_memory(*, tried: bool) -> OutOfMemory:
-    first = "A" if tried else "--set training.activation_checkpointing=true, a"
-    return OutOfMemory("Even one row at a time does not fit into memory.", hint=f"{first} lower dataset.max_length, or a smaller model.")

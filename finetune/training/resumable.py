@@ -68,8 +68,8 @@ class ResumableTrainer(Trainer):
 
     def state_bytes(self) -> int:
         """About how many bytes a checkpoint takes: weights, and two moments of the optimizer for the trained weights."""
-        trains: int = sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters() if parameter.requires_grad)
-        return sum(tensor.numel() * tensor.element_size() for tensor in self._weights().values()) + 2 * trains
+        trained: int = sum(parameter.nbytes for parameter in self.model.parameters() if parameter.requires_grad)
+        return sum(tensor.nbytes for tensor in self._weights().values()) + 2 * trained
 
     def remember(self) -> dict[str, Any]:
         """What the trainer itself counts, for the checkpoint."""

@@ -66,7 +66,6 @@ class SupervisedTrainer(ResumableTrainer):
         args._n_gpu = min(args.n_gpu, 1)  # else the Trainer would share batches among GPUs by DataParallel, past the loss here
         pad = padding_id(kwargs.get("processing_class"), model)
         super().__init__(model=model, args=args, data_collator=WithLengths(data_collator or Collator(pad)), **kwargs)
-        self.model: Any
         self.pad_id = pad
         self.real_tokens = 0
         self.supervised_tokens = 0
@@ -145,11 +144,14 @@ class SupervisedTrainer(ResumableTrainer):
         rule = self.rule(inputs, supervised, hidden)
         loss = chunked_loss(hidden, self.head(), rule, workspace=self.workspace)
         if self.model.training:
-            self._count_parts(rule, count)
-        if self.penalty is not None and self.model.training:
-            extra = self.penalty()
-            self._part_sums["penalty"] = self._part_sums.get("penalty", 0) + count * extra.detach()
-            loss = loss + count * extra  # counts of a step, divided by their sum, add up to one
+            parts = dict(rule.sums)
+            if self.penalty is not None:
+                extra = self.penalty()
+                parts["penalty"] = count * extra.detach()
+                loss = loss + count * extra  # counts of a step, divided by their sum, add up to one
+            self._part_count += count
+            for name, total in parts.items():
+                self._part_sums[name] = self._part_sums.get(name, 0) + total
         if self.balances and outputs.router_logits is not None:
             mask = right_padding_mask(inputs, self.pad_id)
             loss = loss + count * balancing_loss(self.model, outputs.router_logits, mask)
@@ -178,11 +180,6 @@ class SupervisedTrainer(ResumableTrainer):
     def last_parts(self) -> dict[str, float]:
         """Mean of each part of the loss per supervised token, over the batches of the last step."""
         return {name: float(total) / self._part_count for name, total in self._part_sums.items()}
-
-    def _count_parts(self, rule: Rule, count: int) -> None:
-        self._part_count += count
-        for name, total in rule.sums.items():
-            self._part_sums[name] = self._part_sums.get(name, 0) + total
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)

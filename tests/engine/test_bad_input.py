@@ -111,7 +111,7 @@ def test_files_in_other_encodings_load(encoding: str, place: Path, shop: Worksho
         ("method.kind=lara", ["lara", "Did you mean lora?"]),
         ("benchmark.metrics=[rogue]", ["rogue", "Did you mean rouge?"]),
         ("model=./no_such_folder", ["no_such_folder"]),
-        ("model=../../etc\x07passwd", ["etc", "cannot be the name of a model"]),
+        ("model=../../etc\x07passwd", ["etc", "is not a valid model name"]),
         ("dataset.source=builtin:pyton-docs", ["pyton-docs"]),
         ("dataset.source=no/such-dataset", ["no/such-dataset"]),
         ("method.target_modules=[nothing_like_it]", ["nothing_like_it"]),

@@ -191,40 +191,40 @@ LOADED: dict[str, Case] = {
 REFUSED: dict[str, Case] = {
     "no such file": Case({"rows.jsonl": b"{}"}, {"source": "rwos.jsonl"}, said=("There is no file rwos.jsonl",)),
     "empty": Case(*one("a.jsonl", b""), said=("a.jsonl is empty",)),
-    "an empty packed file": Case(*one("a.jsonl.gz", gzip.compress(b"")), said=("a.jsonl.gz holds no rows",)),
-    "an empty folder": Case({"d/.keep": b""}, {"source": "d"}, said=("holds no data files",)),
-    "an empty zip": Case(*one("a.zip", zipped({})), said=("a.zip holds no files",)),
-    "one row": Case(*one("a.jsonl", lines(records(ASCII[:1]))), said=("a.jsonl has one usable row",)),
-    "the same row over and over": Case(*one("a.jsonl", lines(records(ASCII[:1] * 30))), said=("also occurs among those to train on",)),
+    "an empty packed file": Case(*one("a.jsonl.gz", gzip.compress(b"")), said=("a.jsonl.gz contains no rows",)),
+    "an empty folder": Case({"d/.keep": b""}, {"source": "d"}, said=("contains no data files",)),
+    "an empty zip": Case(*one("a.zip", zipped({})), said=("a.zip contains no files",)),
+    "one row": Case(*one("a.jsonl", lines(records(ASCII[:1]))), said=("a.jsonl has only one usable row",)),
+    "the same row over and over": Case(*one("a.jsonl", lines(records(ASCII[:1] * 30))), said=("also occurs in the training rows",)),
     "a broken line": Case(*one("a.jsonl", lines(records(ASCII)) + b'{"question": "x'), said=("a.jsonl line 13", "not JSON")),
     "a broken list": Case(*one("a.json", b'[{"question": "a",\n "answer" "b"}]'), said=("a.json, line 2", "not valid JSON")),
-    "something after a list": Case(*one("a.json", json.dumps(records(ASCII)).encode() + b"\n[]"), said=("a.json, line 2", "followed by")),
+    "something after a list": Case(*one("a.json", json.dumps(records(ASCII)).encode() + b"\n[]"), said=("a.json, line 2", "after the end")),
     "a list that stops": Case(*one("a.json", json.dumps(records(ASCII)).encode()[:-5]), said=("a.json, line 1", "not valid JSON")),
     "JSON nested without end": Case(*one("a.json", b'{"question":' * 100_000), said=("a.json", "nested too deeply")),
     "a page of HTML": Case(*one("a.jsonl", b"<!DOCTYPE html>\n<html><body>404</body></html>\n"), said=("a.jsonl", "line 1", "not JSON")),
     "a Git LFS pointer": Case(*one("a.parquet", POINTER), said=("a.parquet is a Git LFS pointer",)),
     "a picture": Case(*one("a.txt", b"\x89PNG\r\n\x1a\n" + bytes(range(256))), said=("a.txt is a binary file",)),
     "a program": Case(*one("a.jsonl", b"\x7fELF" + bytes(range(256)) * 9), said=("a.jsonl is a binary file",)),
-    "a workbook": Case(*one("a.xlsx", zipped({"xl/sheet.xml": b"<x/>"})), said=("a.xlsx is not a kind of data file",)),
-    "a pickle": Case(*one("a.pkl", b"\x80\x04."), said=("a.pkl is not a kind of data file",)),
-    "a tar archive": Case(*one("a.tar.gz", tarred({"a.jsonl": lines(records(ASCII))})), said=("a.tar.gz is not a kind of data file",)),
+    "a workbook": Case(*one("a.xlsx", zipped({"xl/sheet.xml": b"<x/>"})), said=("a.xlsx is not a supported data file",)),
+    "a pickle": Case(*one("a.pkl", b"\x80\x04."), said=("a.pkl is not a supported data file",)),
+    "a tar archive": Case(*one("a.tar.gz", tarred({"a.jsonl": lines(records(ASCII))})), said=("a.tar.gz is not a supported data file",)),
     "a locked zip": Case(*one("a.zip", locked(zipped({"a.jsonl": lines(records(ASCII))}))), said=("a.zip/a.jsonl", "encrypted")),
-    "a zip in a zip": Case(*one("a.zip", zipped({"b.zip": zipped({"a.jsonl": b"{}"})})), said=("a.zip/b.zip is not a kind",)),
-    "no zip at all": Case(*one("a.zip", b"hello"), said=("a.zip is not a whole .zip",)),
+    "a zip in a zip": Case(*one("a.zip", zipped({"b.zip": zipped({"a.jsonl": b"{}"})})), said=("a.zip/b.zip is not a supported",)),
+    "no zip at all": Case(*one("a.zip", b"hello"), said=("a.zip is not a complete .zip",)),
     "gzip cut short": Case(*one("a.jsonl.gz", gzip.compress(os.urandom(5000).hex().encode())[:-900]), said=("a.jsonl.gz cannot be read",)),
     "no gzip at all": Case(*one("a.csv.gz", b"question,answer\na,b\n"), said=("a.csv.gz cannot be read",)),
     "Parquet cut short": Case(*one("a.parquet", parquet({"question": ["a"], "answer": ["b"]})[:-9]), said=("a.parquet cannot be read",)),
     "Parquet without rows": Case(
-        *one("a.parquet", parquet({name: pa.array([], pa.string()) for name in ("question", "answer")})), said=("a.parquet holds no rows",)
+        *one("a.parquet", parquet({name: pa.array([], pa.string()) for name in ("question", "answer")})), said=("contains no rows",)
     ),
-    "bytes for text": Case(*one("a.parquet", parquet({"question": [b"a", b"b"], "answer": [b"c", b"d"]})), said=("holds bytes",)),
+    "bytes for text": Case(*one("a.parquet", parquet({"question": [b"a", b"b"], "answer": [b"c", b"d"]})), said=("has bytes",)),
     "columns nobody knows": Case(*one("a.csv", b"frage,antwort\na,b\nc,d\n"), said=("a.csv has the columns frage, antwort",)),
     "a column twice": Case(*one("a.csv", b"question,answer,answer\na,b,c\n"), said=("a.csv has more than one column called 'answer'",)),
     "a column that is not there": Case(
         *one("a.csv", table(ASCII).encode(), columns={"text": "anser"}), said=("'anser'", "Did you mean answer?")
     ),
     "a column of nulls": Case(*one("a.jsonl", b'{"question": "q", "answer": null}\n' * 9), said=("a.jsonl", "column answer is missing")),
-    "a quote that never closes": Case(*one("a.csv", b'question,answer\na,b\nc,"d\ne,f\n'), said=("a.csv, line 3", "never closes")),
+    "a quote that never closes": Case(*one("a.csv", b'question,answer\na,b\nc,"d\ne,f\n'), said=("a.csv, line 3", "no closing quote")),
     "ragged lines": Case(*one("a.tsv", b"question\tanswer\na\tb\nc\nd\te\n"), said=("a.tsv line 3", "1 cells")),
     "half surrogate pairs": Case(*one("a.jsonl", b'{"question": "q", "answer": "\\ud83d"}\n' * 9), said=("a.jsonl", "not valid Unicode")),
     "a wrong encoding that is told": Case(
@@ -233,7 +233,7 @@ REFUSED: dict[str, Case] = {
     "an encoding nobody knows": Case(*one("a.csv", table(ASCII).encode(), encoding="utf-9"), said=("dataset.encoding", "utf-9")),
     "tool calls": Case(
         *one("a.jsonl", lines([{"messages": [*chat("hi"), {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]}] * 9)),
-        said=("a.jsonl", "line 1", "holds tool calls; only system, user and assistant text can be trained on"),
+        said=("a.jsonl", "line 1", "has tool calls; only text of system, user and assistant can be trained on"),
     ),
     "answers that are not to be learned": Case(
         *one("a.jsonl", lines([{"messages": [*chat("hi"), {"role": "assistant", "content": "no", "weight": 0}]}] * 9)),
@@ -241,7 +241,7 @@ REFUSED: dict[str, Case] = {
     ),
     "pictures in messages": Case(
         *one("a.jsonl", lines([{"messages": [{"role": "user", "content": [{"type": "image_url"}]}, *chat("q", "a")[1:]]}] * 9)),
-        said=("a.jsonl", "pictures or sound"),
+        said=("a.jsonl", "images or audio"),
     ),
     "a split that is not there": Case(
         {"d/train.jsonl": lines(records(ASCII))}, {"source": "d", "eval_split": "test"}, said=("no file of the split 'test'",)

@@ -113,7 +113,7 @@ def test_splitting_keeps_no_text_in_memory(tmp_path: Path) -> None:
 
 
 def test_data_that_is_one_row_over_and_over_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EmptyDataset, match="also occurs among those to train on"):
+    with pytest.raises(EmptyDataset, match="also occurs in the training rows"):
         prepare(tmp_path, write(tmp_path / "a.jsonl", pairs(1) * 20))
 
 
@@ -176,7 +176,7 @@ def test_held_out_rows_stay_those_they_were_where_some_prompts_occur_twice(tmp_p
 
 
 def test_one_row_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EmptyDataset, match=r"a\.jsonl has one usable row"):
+    with pytest.raises(EmptyDataset, match=r"a\.jsonl has only one usable row"):
         prepare(tmp_path, write(tmp_path / "a.jsonl", pairs(1)))
 
 

@@ -57,7 +57,7 @@ def test_other_answers_and_rejected_ones_are_named(tmp_path: Path) -> None:
     assert set(report_of(tmp_path, squad).ignored_text) == {"answers after the first"}
     pairs = [{"prompt": f"q{n}", "chosen": "good", "rejected": "bad"} for n in range(30)]
     report = report_of(tmp_path, pairs)
-    assert report.notes[0] == "Of each pair of answers the better one (column chosen) is learned; the other is not used."
+    assert report.notes[0] == "Only the chosen answer of each pair (column chosen) is used for training."
     assert set(report.ignored_text) == {"rejected"}
 
 
@@ -67,7 +67,7 @@ def test_what_the_chat_template_leaves_out_is_counted(tmp_path: Path) -> None:
     data = [{"messages": [{"role": "user", "content": f"{n}"}, thought, {"role": "user", "content": "b"}, last]} for n in range(30)]
     report = report_of(tmp_path, data, THINKING)
     assert report.rewritten == 30
-    assert report.notes == ["The model's chat template leaves some text out of 30 rows, such as earlier thoughts."]
+    assert report.notes == ["The model's chat template leaves out some text in 30 rows, such as earlier reasoning."]
     assert report_of(tmp_path, rows(30), THINKING).rewritten == 0
 
 

@@ -123,10 +123,10 @@ def test_own_code_is_refused_before_the_weights_arrive_and_allowed_only_with_a_c
     (own / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes())
     with hub_with(tmp_path, {"org/own": own}) as hub:
         (refused,) = ask(tmp_path, hub.address, "org/own")
-        assert "brings its own Python code" in refused["message"]
+        assert "needs its own Python code" in refused["message"]
         assert not [request for request in hub.requests if "safetensors" in request or "mine.py" in request]
         unpinned, pinned = ask(tmp_path, hub.address, "org/own", f"org/own@{COMMIT}", trust=True)
-    assert "its commit must be named" in unpinned["message"]
+    assert "you must pin its commit" in unpinned["message"]
     assert unpinned["hint"] == f"Name it: org/own@{COMMIT}"
     assert "mine.py" in pinned["files"]
 

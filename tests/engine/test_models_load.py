@@ -108,7 +108,7 @@ def test_a_model_whose_weights_lack_something_is_not_filled_with_random_numbers(
     weights = load_file(file)
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"lacks 1 of its weights, such as model\.layers\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(ModelError, match=r"is missing 1 of its weights, such as model\.layers\.1\.mlp\.up_proj\.weight"):
         load_model(find(tmp_path / "model", runtime), MACHINE)
 
 

@@ -48,7 +48,7 @@ def rows(count: int = 24) -> Dataset:
 
 def adapted(*, freeze: bool = True) -> Any:
     """In float64, so that only mistakes show."""
-    method: Any = LoRA if freeze else Full
+    method: Any = LoRA() if freeze else Full()
     spec = method.Spec(r=4, dropout=0.0) if freeze else method.Spec()
     return method.attach(llama(seed=2), spec, MethodContext(total_steps=6, seed=1)).double()
 

@@ -49,7 +49,7 @@ def test_once_saves_says_how_to_go_on_and_going_on_reaches_the_end(by: str, work
     (newest, *_) = saved_steps(workplace)
     with Terminal(["resume", "finetuned_model"], folder=workplace) as terminal:
         terminal.wait_for("Continuing ", RUN_SECONDS)
-        terminal.wait_for("held-out rows", RUN_SECONDS)
+        terminal.wait_for(" held-out rows\n", RUN_SECONDS)
         assert terminal.wait_for_end() == 0
         assert f"after step {newest} of" in terminal.text().replace("\n", " ")
     assert json.loads((workplace / "finetuned_model" / "run" / "progress.json").read_text())["stage"] == "finished"

@@ -59,7 +59,7 @@ def test_from_the_first_question_to_the_finished_model(columns: int, workplace: 
         assert "traceback" not in terminal.text().lower()
         assert not (workplace / "finetuned_model").exists(), "nothing is written before Start"
         terminal.press(ENTER)
-        terminal.wait_for("held-out rows", RUN_SECONDS)
+        terminal.wait_for(" held-out rows\n", RUN_SECONDS)
         terminal.wait_for("STEP 6")
         assert terminal.wait_for_end() == 0
         text = terminal.text()
@@ -128,7 +128,7 @@ def test_plain_runs_to_the_end_in_lines(workplace: Path) -> None:
         terminal.wait_for("Ready?", RUN_SECONDS)
         terminal.press("\n")
         terminal.wait_for("Training: ", RUN_SECONDS)
-        terminal.wait_for("held-out rows", RUN_SECONDS)
+        terminal.wait_for(" held-out rows\n", RUN_SECONDS)
         assert terminal.wait_for_end() == 0
         assert b"\x1b" not in terminal.raw
 

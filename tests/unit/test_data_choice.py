@@ -96,7 +96,7 @@ def test_files_named_after_splits_are_kept_apart(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows").mkdir()
-    with pytest.raises(DatasetNotFound, match="holds no data files"):
+    with pytest.raises(DatasetNotFound, match="contains no data files"):
         read(tmp_path, tmp_path / "rows")
 
 
@@ -172,7 +172,7 @@ def test_files_of_a_folder_that_are_left_out_are_named(tmp_path: Path) -> None:
 
 
 def test_one_file_has_no_files_to_choose_from(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"a\.jsonl is one file"):
+    with pytest.raises(DatasetError, match=r"a\.jsonl is a single file"):
         read(tmp_path, write(tmp_path, "a.jsonl") / "a.jsonl", data_files="b.jsonl")
 
 

@@ -103,7 +103,7 @@ def test_what_it_does_not_name_is_neither(name: str, tmp_path: Path, monkeypatch
     Path(name).write_bytes(LINES)
     assert not can_be_read(name)
     assert suggest.paths(name[:2]) == []
-    with pytest.raises(UnknownFormat, match="not a kind of data file") as refused:
+    with pytest.raises(UnknownFormat, match="not a supported data file") as refused:
         read_rows(DatasetSpec(source=f"./{name}"), RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
     assert all(ending in str(refused.value.hint) for ending in (*KINDS, *PACKED, ARCHIVE))
 

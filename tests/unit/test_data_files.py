@@ -193,7 +193,7 @@ def test_a_json_file_of_one_conversation_is_one_row_with_its_roles(tmp_path: Pat
 
 def test_turns_that_name_no_known_field_are_refused_and_not_read_as_text(tmp_path: Path) -> None:
     (tmp_path / "chat.json").write_text(json.dumps({"messages": [{"speaker": "Ada", "text": "2 + 2?"}, {"speaker": "Bob", "text": "4"}]}))
-    with pytest.raises(BadRow, match="column messages holds a message of None"):
+    with pytest.raises(BadRow, match="column messages has a message of None"):
         read(tmp_path, tmp_path / "chat.json")
 
 
@@ -206,11 +206,11 @@ def test_records_that_have_a_role_and_a_content_stay_records(tmp_path: Path) -> 
 
 REFUSED: dict[str, tuple[str, bytes, type[DatasetError], str]] = {
     "empty": ("a.jsonl", b"", EmptyDataset, r"^a\.jsonl is empty"),
-    "only line ends": ("a.jsonl", b"\n\r\n\n", EmptyDataset, "holds no rows"),
-    "an empty list": ("a.json", b"[]", EmptyDataset, "holds no rows"),
-    "only column names": ("a.csv", b"question,answer\n", EmptyDataset, "holds no rows"),
+    "only line ends": ("a.jsonl", b"\n\r\n\n", EmptyDataset, "contains no rows"),
+    "an empty list": ("a.json", b"[]", EmptyDataset, "contains no rows"),
+    "only column names": ("a.csv", b"question,answer\n", EmptyDataset, "contains no rows"),
     "a blank CSV": ("a.csv", b"\n\n", EmptyDataset, "is empty"),
-    "blank text": ("a.txt", b" \n\n\t\n", EmptyDataset, "holds no rows"),
+    "blank text": ("a.txt", b" \n\n\t\n", EmptyDataset, "contains no rows"),
     "a broken line": ("a.jsonl", b'{"question": "a", "answer": "b"}\n{"question": "c"', BadRow, r"a\.jsonl line 2: not JSON"),
     "a broken list": (
         "a.json",
@@ -231,10 +231,10 @@ REFUSED: dict[str, tuple[str, bytes, type[DatasetError], str]] = {
         r"^a\.jsonl: column answer is miss",
     ),
     "a column that is always empty": ("a.csv", b"question,answer\na,\nb,\n", EmptyDataset, r"^a\.csv: column answer is empty"),
-    "a nested answer": ("a.jsonl", b'{"question": "a", "answer": {"b": 1}}\n' * 3, BadRow, "column answer holds an object"),
+    "a nested answer": ("a.jsonl", b'{"question": "a", "answer": {"b": 1}}\n' * 3, BadRow, "column answer has an object"),
     "the same column twice": ("a.csv", b"question,answer,answer\na,b,c\n", UnknownFormat, "more than one column called 'answer'"),
-    "a quote that never closes": ("a.csv", b'question,answer\na,b\nc,"d\ne,f\n', BadRow, r"^a\.csv, line 3: a quote opens here"),
-    "a wrong number of cells": ("a.csv", b"question,answer\na,b\nc,d,e\n", BadRow, "line 3: 3 cells where the first line has 2"),
+    "a quote that never closes": ("a.csv", b'question,answer\na,b\nc,"d\ne,f\n', BadRow, r"^a\.csv, line 3: an opening quote here"),
+    "a wrong number of cells": ("a.csv", b"question,answer\na,b\nc,d,e\n", BadRow, "line 3: 3 cells, but the header has 2"),
     "a picture": ("a.txt", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4, UnknownFormat, r"^a\.txt is a binary file"),
     "bytes of no text": ("a.jsonl", bytes(range(256)) * 40, UnknownFormat, "binary"),
     "Parquet cut short": ("a.parquet", parquet(ROWS)[:-20], BadRow, r"^a\.parquet cannot be read"),
@@ -242,8 +242,8 @@ REFUSED: dict[str, tuple[str, bytes, type[DatasetError], str]] = {
     "Arrow that is none": ("a.arrow", b"hello there, this is no arrow file", BadRow, r"^a\.arrow cannot be read"),
     "gzip cut short": ("a.jsonl.gz", gzip.compress(json_lines(ROWS * 50).encode())[:-40], BadRow, r"^a\.jsonl\.gz cannot be read"),
     "gzip that is none": ("a.jsonl.gz", b"hello", BadRow, r"^a\.jsonl\.gz cannot be read"),
-    "zip that is none": ("a.zip", b"hello", BadRow, r"^a\.zip is not a whole"),
-    "another kind of file": ("a.docx", b"PK\x03\x04", UnknownFormat, r"^a\.docx is not a kind of data file"),
+    "zip that is none": ("a.zip", b"hello", BadRow, r"^a\.zip is not a complete"),
+    "another kind of file": ("a.docx", b"PK\x03\x04", UnknownFormat, r"^a\.docx is not a supported data file"),
     "half a surrogate pair": ("a.jsonl", b'{"question": "a", "answer": "\\ud83d"}\n' * 3, BadRow, "not valid Unicode"),
     "JSON nested without end": ("a.jsonl", b"[" * 100_000, BadRow, "nested too deeply|not valid JSON"),
 }

@@ -112,12 +112,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "NaN, as pandas writes nothing": ({"question": "a", "answer": float("nan")}, "column answer is missing"),
     "a blank answer": ({"question": "a", "answer": " \n"}, "column answer is empty"),
     "no question": ({"question": None, "answer": "b"}, "column question is missing"),
-    "bytes": ({"question": "a", "answer": b"b"}, "column answer holds bytes, not text"),
-    "a list of no answers": ({"question": "a", "answer": []}, "column answer holds no answer"),
+    "bytes": ({"question": "a", "answer": b"b"}, "column answer has bytes, not text"),
+    "a list of no answers": ({"question": "a", "answer": []}, "column answer has no answer"),
     "tool calls": ({"messages": [user("a"), {"role": "assistant", "content": "", "tool_calls": [{}]}]}, "tool calls"),
     "a tool's message": ({"messages": [user("a"), {"role": "tool", "content": "b"}, assistant("c")]}, "a message of 'tool'"),
-    "a picture": ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, assistant("c")]}, "pictures or sound"),
-    "no answer in a chat": ({"messages": [user("a")]}, "no answer of the assistant"),
+    "a picture": ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, assistant("c")]}, "images or audio"),
+    "no answer in a chat": ({"messages": [user("a")]}, "no assistant message"),
     "an empty chat": ({"messages": []}, "no list of messages"),
     "a message without a role": ({"messages": [{"content": "a"}, assistant("b")]}, "a message of None"),
     "messages that are text": ({"messages": [user("a"), "b"]}, "not an object"),
@@ -165,7 +165,7 @@ def test_a_record_becomes_its_own_text_or_is_refused(asked: Any, answered: Any) 
 
 def test_of_a_preference_it_is_said_what_is_learned() -> None:
     row = {"prompt": "a", "chosen": "b", "rejected": "c"}
-    assert "the better one (column chosen) is learned" in detect(list(row), [row], None, "a").note
+    assert "the chosen answer of each pair (column chosen) is used" in detect(list(row), [row], None, "a").note
 
 
 @pytest.mark.parametrize("chosen", ["no speakers", "", None, [{"role": "user", "content": "a"}]])

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.preview import Segment, preview_source
+from finetune.data.preview import preview_source
+from finetune.data.render import Piece
 from finetune.errors import BadRow, EmptyDataset
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
@@ -19,7 +20,7 @@ def test_columns_format_and_the_supervised_part_are_shown(tmp_path: Path) -> Non
     file.write_bytes("question;answer;note\nWas?;Käse;x\nWo?;Dort;y\n".encode("cp1252"))
     preview = preview_source(DatasetSpec(source=str(file)), limit=1)
     assert (preview.columns, preview.format, preview.ignored_columns) == (["question", "answer", "note"], "question_answer", ["note"])
-    assert preview.examples == [[Segment("Was?\n", False), Segment("Käse", True)]]
+    assert preview.examples == [[Piece("Was?\n", False), Piece("Käse", True)]]
     assert preview.records == [{"question": "Was?", "answer": "Käse", "note": "x"}]
     assert preview.notes == ["a.csv is read as cp1252."]
 
@@ -42,7 +43,7 @@ def test_bad_rows_among_the_first_are_listed(tmp_path: Path) -> None:
 def test_a_file_without_a_usable_row_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": ""}\n')
     (tmp_path / "b.jsonl").write_text('{"question": "a", "answer": 3}\n{"question": {}, "answer": []}\n'.replace("3", "{}"))
-    with pytest.raises(EmptyDataset, match="holds no rows"):
+    with pytest.raises(EmptyDataset, match="contains no rows"):
         preview_source(DatasetSpec(source=str(tmp_path / "a.jsonl")))
     with pytest.raises(BadRow, match="no row can be used"):
         preview_source(DatasetSpec(source=str(tmp_path / "b.jsonl")))

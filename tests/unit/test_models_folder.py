@@ -116,7 +116,7 @@ def test_pickled_weights_are_refused_by_name(tmp_path: Path, runtime: RuntimeOpt
     [
         ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM, not a causal language model"),
         ({"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True}, "not a causal language model"),
-        ({"model_type": "not_in_transformers", "auto_map": {"AutoModelForCausalLM": "own.Model"}}, "brings its own Python code"),
+        ({"model_type": "not_in_transformers", "auto_map": {"AutoModelForCausalLM": "own.Model"}}, "needs its own Python code"),
     ],
 )
 def test_models_of_the_wrong_kind_are_refused(tmp_path: Path, runtime: RuntimeOptions, changes: dict[str, object], words: str) -> None:
@@ -154,7 +154,7 @@ def test_a_broken_config_is_named(tmp_path: Path, runtime: RuntimeOptions, conte
 def test_cut_off_weights_are_noticed_before_loading(tmp_path: Path, runtime: RuntimeOptions) -> None:
     folder = model_folder(tmp_path / "model")
     write_safetensors(folder / "model.safetensors", {"a": [300, 16]}, cut=10)
-    with pytest.raises(ModelError, match="cut off"):
+    with pytest.raises(ModelError, match="truncated"):
         describe(locate(str(folder), runtime, Recorder()))
 
 
@@ -222,7 +222,7 @@ def test_an_adapter_on_itself_ends_in_a_sentence(tmp_path: Path, runtime: Runtim
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(adapter)}))
     write_safetensors(adapter / "adapter_model.safetensors", {"lora": [4, 4]})
-    assert "names itself" in refusal(adapter, runtime).message
+    assert "is its own base model" in refusal(adapter, runtime).message
 
 
 def test_quantised_loading_without_bitsandbytes_says_how_to_get_it(tmp_path: Path) -> None:

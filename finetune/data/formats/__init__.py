@@ -54,10 +54,9 @@ def detect(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen: Col
         found: Format | None = kind.matches(columns, sample)
         if found is not None:
             return found
-    example = columns[0] if columns else "NAME"
-    other = columns[1] if len(columns) > 1 else "NAME"
+    example, other = [*columns, "NAME", "NAME"][:2]
     raise UnknownFormat(
-        f"{where} has {_listed(columns)}, and none is a known prompt, answer, text or messages column.",
+        f"{where} has {_listed(columns)}, and none of them is a known name for prompt, answer, text or messages.",
         hint=f"Name them: --set {_set('prompt', example)} --set {_set('completion', other)} (or --set {_set('text', example)}).",
     )
 

@@ -43,7 +43,7 @@ def as_text(value: Any, column: str) -> str:
         return "true" if value else "false"
     if isinstance(value, list | tuple | dict | bytes):
         kind = "bytes" if isinstance(value, bytes) else "an object" if isinstance(value, dict) else "a list"
-        raise RowProblem(f"column {column} holds {kind}, not text")
+        raise RowProblem(f"column {column} has {kind}, not text")
     return str(value)
 
 
@@ -56,7 +56,7 @@ def optional_text(row: dict[str, Any], column: str | None) -> list[str]:
 
 
 def as_answer(value: Any, column: str) -> str:
-    """A cell as text that must not be blank: an empty answer teaches only to stop."""
+    """A cell as text that must not be blank: an empty answer would only teach the model to stop."""
     text = as_text(value, column)
     if not text.strip():
         raise RowProblem(f"column {column} is empty")

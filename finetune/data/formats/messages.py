@@ -45,11 +45,11 @@ class Messages:
         if turns[0]["role"] != "system":
             turns[:0] = [{"role": "system", "content": text} for text in optional_text(row, self.system)]
         if not any(turn["role"] == "assistant" and turn["content"].strip() for turn in turns):
-            raise RowProblem(f"column {column} holds no answer of the assistant")
+            raise RowProblem(f"column {column} has no assistant message")
         return turns
 
     def left_out(self, row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-        """Text inside the messages that is not learned from: other fields, and what comes after the last answer."""
+        """Text inside the messages that is not trained on: other fields, and what comes after the last answer."""
         return left_out(_parsed(row.get(self.messages)), self.messages)
 
 
@@ -64,9 +64,9 @@ def left_out(value: Any, column: str) -> Iterator[tuple[str, Any]]:
 
 
 def read_messages(value: Any, column: str) -> list[Message]:
-    """Turns with the roles system, user and assistant; raises RowProblem for anything a chat template could not say."""
+    """Turns with the roles system, user and assistant; raises RowProblem for anything a chat template cannot render."""
     if not isinstance(value, list) or not value:
-        raise RowProblem(f"column {column} holds no list of messages")
+        raise RowProblem(f"column {column} has no list of messages")
     return [_read_message(turn, column) for turn in value]
 
 
@@ -77,14 +77,14 @@ def read_prompt(value: Any, column: str) -> list[Message]:
 
 def _read_message(turn: Any, column: str) -> Message:
     if not isinstance(turn, dict):
-        raise RowProblem(f"column {column} holds a message that is not an object")
+        raise RowProblem(f"column {column} has a message that is not an object")
     said_by = turn.get("role", turn.get("from"))
     role = ROLES.get(str(said_by).lower())
     if role is None or turn.get("tool_calls") or turn.get("function_call"):
         what = "tool calls" if role else f"a message of {said_by!r}"
-        raise RowProblem(f"column {column} holds {what}; only system, user and assistant text can be trained on")
+        raise RowProblem(f"column {column} has {what}; only text of system, user and assistant can be trained on")
     if turn.get("weight") in WEIGHTLESS and role == "assistant":
-        raise RowProblem(f"column {column} holds an answer of weight 0; leave its row out, every answer is learned")
+        raise RowProblem(f"column {column} has a message of weight 0, but every answer is trained on; leave this row out")
     content = turn.get("content", turn.get("value"))
     if isinstance(content, list):
         content = "".join(_part(part, column) for part in content)
@@ -94,11 +94,11 @@ def _read_message(turn: Any, column: str) -> Message:
 def _part(part: Any, column: str) -> str:
     if isinstance(part, dict) and part.get("type", "text") == "text":
         return as_text(part.get("text"), f"{column}.content.text")
-    raise RowProblem(f"column {column} holds a message with pictures or sound; only text can be trained on")
+    raise RowProblem(f"column {column} has a message with images or audio; only text can be trained on")
 
 
 def _parsed(value: Any) -> Any:
-    """A CSV can only carry messages as a JSON string; `datasets` turns a list of messages into a column a field."""
+    """A CSV can only carry messages as a JSON string; `datasets` turns a list of messages into one column per field."""
     if isinstance(value, dict) and value and all(isinstance(cells, list) for cells in value.values()):
         return [dict(zip(value, cells, strict=False)) for cells in zip_longest(*value.values())]
     if not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Preference pairs: the chosen answer is learned, the rejected one is left out.
+"""Preference pairs: the model learns the chosen answer; the rejected one is left out.
 
 {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}                  # also lists of messages
 {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello!", "rejected": "..."}       # a whole conversation as text
@@ -19,14 +19,14 @@ SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 
 class Preference:
     name = "preference"
-    title = "pairs of answers, the chosen one"
-    summary = "chosen, rejected, and prompt if there is one; the chosen answer is learned"
+    title = "preference pairs"
+    summary = "chosen, rejected, and prompt if there is one; only the chosen answer is used"
     order = 20
 
     def __init__(self, prompt: str | None, chosen: str) -> None:
         self.prompt, self.chosen = prompt, chosen
         self.columns = tuple(column for column in (prompt, chosen) if column is not None)
-        self.note = f"Of each pair of answers the better one (column {chosen}) is learned; the other is not used."
+        self.note = f"Only the chosen answer of each pair (column {chosen}) is used for training."
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Preference | None:
@@ -50,12 +50,12 @@ class Preference:
         return [*read_prompt(row.get(self.prompt), self.prompt), *answer]
 
     def left_out(self, row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-        """Fields of messages that are not learned from."""
+        """Fields of messages that are not trained on."""
         return left_out(row.get(self.chosen), self.chosen)
 
     def _spoken(self, text: str) -> list[Message]:
         opening, *said = SPEAKER.split(text)
         if opening.strip() or not said:
-            raise RowProblem(f"column {self.chosen} holds no conversation of Human and Assistant, and there is no prompt column")
+            raise RowProblem(f"column {self.chosen} is not a Human/Assistant conversation, and there is no prompt column")
         speakers = {"Human": "user", "Assistant": "assistant"}
         return [{"role": speakers[who], "content": what} for who, what in zip(said[::2], said[1::2], strict=True)]

@@ -1,4 +1,4 @@
-"""A prompt column and a completion column; each holds text, or a list of chat messages.
+"""A prompt column and a completion column; each contains text or a list of chat messages.
 
 {"prompt": "2 + 2 =", "completion": "4"}
 """
@@ -24,7 +24,7 @@ PAIRS = [
 class PromptCompletion:
     name = "prompt_completion"
     title = "prompt and completion"
-    summary = "prompt, completion; or another such pair, as source and target"
+    summary = "prompt, completion; or a similar pair such as source and target"
     order = 30
 
     def __init__(self, prompt: str, completion: str) -> None:
@@ -47,5 +47,5 @@ class PromptCompletion:
             return [*before, {"role": "assistant", "content": as_answer(answered, completion)}]
         after = read_messages(answered, completion)
         if len(after) != 1 or after[0]["role"] != "assistant":
-            raise RowProblem(f"column {completion} must hold one assistant message")
+            raise RowProblem(f"column {completion} must contain exactly one assistant message")
         return [*before, *after]

@@ -51,6 +51,6 @@ def _first(answer: Any, column: str) -> Any:
         answer = answer["text"]
     if isinstance(answer, list):
         if not answer:
-            raise RowProblem(f"column {column} holds no answer")
+            raise RowProblem(f"column {column} has no answer")
         return answer[0]
     return answer

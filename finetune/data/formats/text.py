@@ -1,4 +1,4 @@
-"""Plain text: every token is learned.
+"""Plain text: the model learns every token.
 
 {"text": "The tower is 324 metres tall."}
 """
@@ -16,7 +16,7 @@ NAMES = ("text", "content", "document", "body", "article", "sentence", "story", 
 class Text:
     name = "text"
     title = "plain text"
-    summary = "text; every token is learned"
+    summary = "text; the model learns every token"
     order = 60
 
     def __init__(self, text: str) -> None:
@@ -25,9 +25,8 @@ class Text:
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Text | None:
         column = find_column(columns, *NAMES)
-        if column is None:
-            wordy = [name for name in columns if any(_is_wordy(row.get(name)) for row in sample)]
-            column = wordy[0] if len(columns) == 1 and wordy else None
+        if column is None and len(columns) == 1 and any(_is_wordy(row.get(columns[0])) for row in sample):
+            column = columns[0]
         return cls(column) if column is not None else None
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:

@@ -1,4 +1,4 @@
-"""File -> records. One small file a kind; each has `read(file, spec, encoding) -> Iterator[Row | SkippedRow]`.
+"""File -> records. One small file per kind; each has `read(file, spec, encoding) -> Iterator[Row | SkippedRow]`.
 
 A record that cannot be read is handed on as a `SkippedRow` with its line; a file that cannot be read at all raises.
 """

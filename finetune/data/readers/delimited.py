@@ -21,7 +21,7 @@ from finetune.recipe import DatasetSpec
 DELIMITERS = ",;\t|"
 SAMPLE = 1 << 16
 TOLD = re.compile(r"sep=(.)\r?\n")
-LONGEST_CELL = 2**31 - 1  # what the csv module can hold on every system
+LONGEST_CELL = 2**31 - 1  # the limit of the csv module on every system
 
 
 def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
@@ -60,7 +60,7 @@ def _records(rows: Any, header: list[str], name: str, above: int) -> Iterator[Ro
         except csv.Error as error:
             if "unexpected end" in str(error):
                 raise BadRow(
-                    f"{name}, line {line}: a quote opens here and never closes.", hint='Double a quote inside a cell: "".'
+                    f"{name}, line {line}: an opening quote here has no closing quote.", hint='Double a quote inside a cell: "".'
                 ) from None
             yield SkippedRow(name, line, f"broken quotes ({error})")
             continue
@@ -69,11 +69,11 @@ def _records(rows: Any, header: list[str], name: str, above: int) -> Iterator[Ro
         if len(cells) == len(header):
             yield Row(dict(zip(header, cells, strict=True)), name, line)
         else:
-            yield SkippedRow(name, line, f"{len(cells)} cells where the first line has {len(header)}")
+            yield SkippedRow(name, line, f"{len(cells)} cells, but the header has {len(header)}")
 
 
 def _lines(sample: str, rest: io.TextIOWrapper) -> Iterator[str]:
-    """The sample and what follows it, cut at line ends (a cell in quotes may hold any of them)."""
+    """The sample and what follows it, cut at line ends (a cell in quotes may contain any of them)."""
     *whole, last = _cut(sample)
     yield from whole
     first = last + rest.readline()
@@ -91,7 +91,7 @@ def _cut(text: str) -> list[str]:
 def _style(sample: str, tabs: bool, cut: bool) -> dict[str, Any]:
     """The delimiter that cuts the first records most evenly; tab-separated text often has quotes that mean nothing.
 
-    `cut` is whether the file goes on after the sample.
+    `cut` is whether the file continues after the sample.
     """
     whole_lines = sample[: sample.rfind("\n") + 1] or sample
     scores = {delimiter: _evenness(whole_lines, delimiter) for delimiter in DELIMITERS}
@@ -120,7 +120,7 @@ def _quotes_balance(text: str, cut: bool) -> bool:
     """Whether quotes can be meant as such; one that opens late in a sample may close after it."""
     lines = io.StringIO(text, newline="").readlines()
     rows = csv.reader(lines, delimiter="\t", strict=True)
-    closed = 0  # lines of whole records
+    closed = 0  # lines of complete records
     try:
         for _ in rows:
             closed = rows.line_num

@@ -22,7 +22,7 @@ CHUNK = 1 << 20  # characters
 
 
 class Window:
-    """The part of a text that is looked at; what lies before `position` is let go when more is read."""
+    """A window over the text; what is before `position` is dropped when more is read."""
 
     def __init__(self, rest: io.TextIOWrapper, name: str) -> None:
         self.rest, self.name = rest, name
@@ -55,7 +55,7 @@ class Window:
         return self.text
 
     def lines(self) -> Iterator[str]:
-        """What was not let go, from `line` on."""
+        """What was not dropped, from `line` on."""
         yield from io.StringIO(self.text + self.rest.readline(), newline="\n")
         yield from self.rest
 
@@ -72,14 +72,13 @@ class Window:
                     self.position = end
                     return item
 
-    def broken(self, error: Exception) -> BadRow:
+    def broken(self, error: ValueError | RecursionError) -> BadRow:
         line = self.line_here()
         if isinstance(error, json.JSONDecodeError):
             line += self.text.count("\n", self.position, error.pos)
-        what = reason_of(error) if isinstance(error, ValueError) else "nested too deeply"
         return BadRow(
-            f"{self.name}, line {line}: this is not valid JSON ({what}).",
-            hint="Correct this place, or write one JSON object a line (.jsonl).",
+            f"{self.name}, line {line}: this is not valid JSON ({reason_of(error)}).",
+            hint="Correct it, or write one JSON object per line (.jsonl).",
         )
 
 
@@ -131,7 +130,7 @@ def _items(window: Window) -> Iterator[tuple[Any, int]]:
 
 def _check_end(window: Window) -> None:
     if window.next_sign():
-        raise window.broken(json.JSONDecodeError("the list is followed by something else", window.text, window.position))
+        raise window.broken(json.JSONDecodeError("there is text after the end of the list", window.text, window.position))
 
 
 def _records(document: Any, split: str, name: str) -> list[Any]:
@@ -148,7 +147,7 @@ def _records(document: Any, split: str, name: str) -> list[Any]:
     if values and all(isinstance(value, list) for value in values):
         if len({len(value) for value in values}) > 1:
             lengths = ", ".join(f"{key}: {len(value)}" for key, value in list(document.items())[:6])
-            raise BadRow(f"{name}: its columns have different lengths ({lengths}).", hint="Every column needs one value a row.")
+            raise BadRow(f"{name}: its columns have different lengths ({lengths}).", hint="Every column needs one value per row.")
         return [dict(zip(document, cells, strict=True)) for cells in zip(*values, strict=True)]
     if values and all(isinstance(value, dict) for value in values):
         if all(key.isdigit() for key in document):  # {"0": {"question": ...}, "1": ...}
@@ -163,7 +162,7 @@ def _is_record_list(value: Any) -> bool:
 
 
 def _is_chat(key: str, items: list[Any]) -> bool:
-    """Whether a list holds the turns of one conversation, and not records."""
+    """Whether a list contains the turns of one conversation, and not records."""
     if all(map(_is_turn, items)):
         return any(str(item.get("role", item.get("from"))).lower() in ROLES for item in items)
     return key.lower() in NAMES and all(not SPEAKER.isdisjoint(item) for item in items)

@@ -1,4 +1,4 @@
-"""JSON as people keep it: one object a line, or one document. The first character and the name of a file decide.
+"""JSON as people keep it: one object per line, or one document. The first character and the name of a file decide.
 
 {"question": "2 + 2?", "answer": "4"}
 """

@@ -1,4 +1,4 @@
-"""One JSON object a line, as `parse_lines` takes them from any text.
+"""One JSON object per line, as `parse_lines` takes them from any text.
 
 {"question": "2 + 2?", "answer": "4"}
 """
@@ -16,17 +16,14 @@ DECODER = json.JSONDecoder(parse_float=str, parse_int=str, strict=False)
 
 
 def parse_lines(name: str, lines: Iterator[str], first: int = 1) -> Iterator[Row | SkippedRow]:
-    """The objects of the lines, which count from `first`; a line that holds none is skipped with the reason."""
+    """The objects of the lines, which count from `first`; a line without one is skipped with the reason."""
     for number, line in enumerate(lines, start=first):
         if not line.strip():
             continue
         try:
             values = DECODER.decode(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield SkippedRow(name, number, f"not JSON: {reason_of(error)}")
-            continue
-        except RecursionError:
-            yield SkippedRow(name, number, "JSON that is nested too deeply")
             continue
         if isinstance(values, dict):
             yield Row(values, name, number)
@@ -34,6 +31,8 @@ def parse_lines(name: str, lines: Iterator[str], first: int = 1) -> Iterator[Row
             yield SkippedRow(name, number, "a JSON value that is not an object")
 
 
-def reason_of(error: ValueError) -> str:
+def reason_of(error: ValueError | RecursionError) -> str:
     """What is wrong with a piece of JSON, in few words."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
     return f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)[:SHOWN_ERROR]

@@ -17,7 +17,7 @@ from finetune.data.files import DataFile
 from finetune.data.rows import Row, SkippedRow
 from finetune.recipe import DatasetSpec
 
-CHARACTERS_PER_TOKEN = 3  # a low guess: a document then seldom needs a second block
+CHARACTERS_PER_TOKEN = 3  # a low estimate, so that a document rarely needs a second block
 LEAST_DOCUMENTS = 50
 HEADING = {".txt": re.compile(r"\s*(= )+[^=\n]+( =)+\s*"), ".md": re.compile(r"\s*#+ [^\n]*\s*")}  # wiki text, Markdown
 TITLE = {".txt": re.compile(r"\s*= [^=\n]+ =\s*(\n|$)"), ".md": re.compile(r"\s*# ")}  # of the first level
@@ -51,7 +51,7 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
 
 
 def _as_asked(file: DataFile, encoding: str | None, *, whole: bool) -> Iterator[Row | SkippedRow]:
-    """One document a file (cut into blocks of `max_length` tokens later), or one a line."""
+    """One document per file (later cut into blocks of `max_length` tokens), or one per line."""
     with file.open() as raw:
         text = io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE)
         for number, document in enumerate([text.read()] if whole else text, start=1):

@@ -26,9 +26,7 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
                 yield SkippedRow(file.name, number, values) if isinstance(values, str) else Row(values, file.name, number)
     except (pa.ArrowException, OSError) as error:
         first_line = str(error).partition("\n")[0]
-        raise BadRow(
-            f"{file.name} cannot be read as {file.suffix}: {first_line}", hint="It may be cut short: copy or write it again."
-        ) from None
+        raise BadRow(f"{file.name} cannot be read as {file.suffix}: {first_line}", hint="It may be incomplete: copy it again.") from None
 
 
 def _batches(file: DataFile) -> Iterator[pa.RecordBatch]:
@@ -60,4 +58,4 @@ def _records(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
             except UnicodeDecodeError:
                 yield "text that is not valid Unicode"
             except (ValueError, OverflowError):
-                yield "a date beyond the calendar"
+                yield "a date out of range"
