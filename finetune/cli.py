@@ -12,12 +12,15 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from finetune.arguments import parser
 from finetune.errors import FinetuneError
 from finetune.screen.streams import outlast, unwritten
 from finetune.screen.wording import as_typed
+from finetune.stopping import ended_like_ctrl_c
 
+LONG = ("plan", "benchmark", "merge", "upload")  # and have no other way to be stopped in order
 WORK = ("wizard", "run", "resume", "merge", "upload", "chat")  # commands that are called for more than their words
 
 
@@ -32,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["NO_COLOR"] = "1"
     if "--plain" in given:
         os.environ["TERM"] = "dumb"  # nothing moves on such a terminal
-    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
         from finetune.shell_completion import answer
 
         answer(parser())
@@ -72,7 +75,8 @@ def _dispatch(given: list[str]) -> int:
     arguments = root.parse_args(_command_first(given, root))
     from finetune import commands
 
-    code = int(getattr(commands, arguments.command)(arguments))
+    with ended_like_ctrl_c() if arguments.command in LONG else nullcontext():
+        code = int(getattr(commands, arguments.command)(arguments))
     if lost := unwritten():
         say(f"The output could not be written: {lost.strerror}.")
         return code or int(arguments.command not in WORK or getattr(arguments, "json", False))

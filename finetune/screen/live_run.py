@@ -20,8 +20,7 @@ from finetune.runtime import RuntimeOptions
 from finetune.screen.console import people
 from finetune.screen.keys import still_keys
 from finetune.screen.plan_table import PlanScreen
-from finetune.screen.quiet import quiet
-from finetune.screen.reporter import reporter_for
+from finetune.screen.reporter import working
 from finetune.screen.results import show_results
 from finetune.screen.wording import command_name
 from finetune.shell import quoted
@@ -57,7 +56,7 @@ def _carry_out(
     ours = not folder.output_dir.exists()
     words = console if console.is_terminal else people(stderr=True)  # while stderr is what it is
     try:
-        with still_keys(), ended_like_ctrl_c(), reporter_for(console) as reporter, quiet(folder.debug_log):
+        with still_keys(), ended_like_ctrl_c(), working(console, log=folder.debug_log) as reporter:
             from finetune.run.finetuner import LLMFineTuner
 
             tuner = make(LLMFineTuner)
