@@ -34,5 +34,5 @@ def still_keys() -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(termios.error):  # the terminal may be gone
+        with suppress(OSError, ValueError, termios.error):  # the terminal may be gone
             termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, before)
