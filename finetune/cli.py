@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         say(error.message, error.hint)
         return _leave(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EOFError):  # EOFError: of a terminal that is gone
         say("Cancelled.")
         return _leave(130)
     except Exception as error:
