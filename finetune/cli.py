@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from finetune.arguments import parser
 from finetune.errors import FinetuneError
+from finetune.formatting import strip_control_chars
 from finetune.screen.wording import as_typed
 
 
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def say(message: str, hint: str | None = None) -> None:
     """A sentence for people, on stderr; the hint may contain a command, so it is left in one piece."""
     sys.stdout.flush()
-    message = "".join(letter for letter in message if letter.isprintable() or letter == "\n")  # a file name can contain anything
+    message, hint = strip_control_chars(message), strip_control_chars(hint or "")  # a file name can contain anything
     if sys.stderr.isatty():
         import shutil
         import textwrap

@@ -26,9 +26,16 @@ def quoted(part: object) -> str:
     return text if re.fullmatch(r"[\w@%+=:,./-]+", text) else shlex.quote(text)
 
 
+# Control characters but for tab and line end, what turns letters around, and halves of characters (in a file name that is no UTF-8).
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
 def strip_control_chars(text: str) -> str:
-    """Untrusted text without control characters."""
-    return "".join(character if character.isprintable() or character in "\n\t" else "?" for character in text)
+    """Text from outside, safe for a terminal and to copy: "?" for what could move the cursor or show letters in another order.
+
+    Everything that is ordinary in some language stays: no-break and wide spaces, joiners, marks of direction, emoji.
+    """
+    return _UNSAFE.sub("?", text)
 
 
 def spoken(seconds: float) -> str:

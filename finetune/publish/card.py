@@ -17,6 +17,7 @@ import yaml
 
 from finetune.benchmark.names import NAMES
 from finetune.events import read_events
+from finetune.formatting import strip_control_chars
 from finetune.hub.cache import cached
 from finetune.hub.catalogue import CATALOGUE
 from finetune.model_folder import is_adapter
@@ -69,7 +70,7 @@ def card_of(folder: RunFolder, *, repo: str | None) -> str:
 
 def model_card(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], *, repo: str | None = None) -> str:
     """Front matter and text; `repo` is where it will be published, None for a card that stays in the output folder."""
-    front = yaml.safe_dump(front_matter(recipe, facts, scores), sort_keys=False, allow_unicode=True, width=120)
+    front = yaml.safe_dump(_safe(front_matter(recipe, facts, scores)), sort_keys=False, allow_unicode=True, width=120)
     scores = public_benchmark(scores, recipe, facts.data)
     sections = [
         _summary(recipe, facts, repo),
@@ -79,7 +80,17 @@ def model_card(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], *, re
         _samples(scores),
         _recipe(recipe),
     ]
-    return f"---\n{front}---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
+    text = "\n\n".join(section for section in sections if section)
+    return f"---\n{front}---\n\n{strip_control_chars(text)}\n"
+
+
+def _safe(value: Any) -> Any:
+    """Metadata without control characters."""
+    if isinstance(value, dict):
+        return {_safe(key): _safe(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_safe(each) for each in value]
+    return strip_control_chars(value) if isinstance(value, str) else value
 
 
 def front_matter(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,7 +205,7 @@ def _use(facts: RunFacts, scores: Mapping[str, Any], repo: str | None) -> str:
     """Four lines that run unchanged: in the Hub's card from anywhere, in the output folder's card from that folder."""
     name = repo or "."
     prompts = [row["prompt"] for row in scores.get("generations", [])]
-    prompt = next((text for text in prompts if len(text) <= LONGEST_EXAMPLE), "What can you do?")
+    prompt = strip_control_chars(next((text for text in prompts if len(text) <= LONGEST_EXAMPLE), "What can you do?"))
     if facts.data.get("template") == "chat":
         asked, answer = json.dumps([{"role": "user", "content": prompt}], ensure_ascii=False), '[0]["generated_text"][-1]["content"]'
     else:

@@ -9,14 +9,26 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.theme import Theme
+
+from finetune.formatting import strip_control_chars
 
 THEME = Theme({"quiet": "dim", "done": "green", "warning": "yellow", "problem": "red", "number": "bold", "good": "green", "bad": "red"})
 AS_IT_IS: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # of a console: what it prints means only itself
 VERDICTS = {"better": "good", "worse": "bad"}
+
+
+class SafeConsole(Console):
+    """A console on which no text, wherever it comes from, can move the cursor."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=strip_control_chars(segment.text))
 
 
 def people(*, stderr: bool = False) -> Console:
@@ -24,7 +36,7 @@ def people(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     stream.flush()
     file = os.fdopen(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors="replace", buffering=1)
-    return Console(file=file, theme=THEME, force_terminal=animated(file), no_color=no_colour() or None, soft_wrap=False, **AS_IT_IS)
+    return SafeConsole(file=file, theme=THEME, force_terminal=animated(file), no_color=no_colour() or None, soft_wrap=False, **AS_IT_IS)
 
 
 def animated(file: object) -> bool:

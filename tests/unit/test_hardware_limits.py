@@ -54,7 +54,7 @@ def test_version_1_is_read(tmp_path: Path) -> None:
 
 
 def test_inside_a_container_the_own_group_is_the_top_of_what_is_seen(tmp_path: Path) -> None:
-    """Version 1 without a namespace: the path is that of the host, the folder is that of the container, and it may have groups of its own."""
+    """Version 1 without a namespace: the path is the host's, the folder the container's, and it may have groups of its own."""
     files = {
         "memory__memory.limit_in_bytes": 2 * GB,
         "memory__memory.usage_in_bytes": 0,
@@ -112,9 +112,7 @@ def test_torch_takes_no_more_threads_than_the_quota(monkeypatch: pytest.MonkeyPa
 
 # A real group. Only where this process is in the top group that it sees: one that somebody else manages is left alone.
 
-PROGRAM = (
-    "import json; from finetune.hardware.limits import limits; found = limits(); print(json.dumps([found.memory_bytes, found.processors]))"
-)
+PROGRAM = "import json; from finetune.hardware.limits import limits; print(json.dumps([limits().memory_bytes, limits().processors]))"
 
 
 def in_a_group(controller: str, settings: dict[str, str]) -> list[int]:

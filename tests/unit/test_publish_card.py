@@ -134,6 +134,22 @@ def test_samples_cannot_break_out_of_their_blocks_and_long_ones_are_cut():
     assert "x" * 400 + "…" in text
 
 
+def test_no_text_in_the_card_or_its_example_can_steer_a_terminal_or_turn_letters_around():
+    """People read a card with `cat` and copy its example; what is ordinary in some language stays."""
+    ordinary = "12\u00a0€, 👩\u200d👧, \u3000."
+    steering = f"a\x1b[2Jb\x9bc\u202edef\u2066g\x07 {ordinary}"
+    scores = {**SCORES, "generations": [{"prompt": steering, "reference": steering, "before": steering, "after": steering}]}
+    text = model_card(recipe(output_dir=f"./{steering}"), FACTS, scores)
+    assert not set("\x1b\x9b\x07\u202e\u2066") & set(text)
+    assert "\\u001b" not in text
+    assert text.count(ordinary) >= 6
+    example = next(line for line in text.splitlines() if line.startswith("prompt = "))
+    found = {}
+    exec(example, found)
+    assert found["prompt"] == [{"role": "user", "content": f"a?[2Jb?c?def?g? {ordinary}"}]
+    assert "\\x1b" not in str(ModelCard(text).data.to_dict()), "nor once its metadata is read"
+
+
 def test_own_files_leave_no_path_and_no_text_behind(tmp_path):
     data, base, out = tmp_path / "letters.jsonl", tmp_path / "models" / "base", tmp_path / "out" / "model"
     data.write_text("{}\n")
