@@ -33,7 +33,15 @@ A message says what and where; `hint` says what to do next. Third-party exceptio
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+_PASSWORD = re.compile(r"(?<=://)[^/\s'\"]*@")
+
+
+def without_passwords(text: str) -> str:
+    """`text` without the user names and passwords in its addresses, such as that of a mirror in HF_ENDPOINT."""
+    return _PASSWORD.sub("", text)
 
 
 class FinetuneError(Exception):
@@ -42,9 +50,9 @@ class FinetuneError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = without_passwords(message)
+        self.hint = hint and without_passwords(hint)
+        super().__init__(self.message)
 
 
 class BadInput(FinetuneError):
