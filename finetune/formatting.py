@@ -10,7 +10,7 @@ def size(number: float) -> str:
     """Bytes in GB, MB or kB: powers of 1000, as disks and the Hub count."""
     if number >= 1e9:
         return f"{number / 1e9:.1f} GB"
-    return f"{number / 1e6:.0f} MB" if number >= 1e6 else f"{number / 1e3:.0f} kB"
+    return f"{number / 1e6:.0f} MB" if number >= 1e6 else f"{max(number, 1e3 if number else 0) / 1e3:.0f} kB"
 
 
 def count(number: float) -> str:

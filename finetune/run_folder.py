@@ -18,7 +18,7 @@ from typing import Any
 from finetune.errors import BadInput, FolderInUse, OutputExists
 from finetune.formatting import quoted
 from finetune.paths import looking_at, typed_path
-from finetune.storage import PART, disk_full, no_room, to_disk, write_whole
+from finetune.storage import PART, Lock, NoLock, disk_full, lock, no_room, to_disk, write_whole
 
 TRAINING, BENCHMARK, UPLOAD, FINISHED = "training", "benchmark", "upload", "finished"  # what a run is at
 STAGES = (TRAINING, BENCHMARK, UPLOAD, FINISHED)
@@ -43,7 +43,8 @@ class RunFolder:
         self.lock_file = self.run / ".lock"
         self.lock_owner = self.run / ".lock.json"
         self.card = self.output_dir / "README.md"
-        self._lock: Any = None
+        self._lock: Lock | None = None
+        self.weaknesses: list[str] = []  # of its file system, known once it is claimed
 
     @classmethod
     def create(cls, output_dir: str | Path) -> RunFolder:
@@ -102,6 +103,14 @@ class RunFolder:
         """Keep other processes out until `release` or the end of this one; raises FolderInUse."""
         if self._lock is None:
             self._lock = self._locked()
+            self.weaknesses = []
+            if isinstance(self._lock, NoLock):
+                self.weaknesses.append(f"{self.output_dir} is on a file system without locks: start no second run in it.")
+            if not to_disk(self.run):
+                self.weaknesses.append(
+                    f"{self.output_dir} is on a file system that does not confirm what is on the disk: "
+                    "after a loss of power the last checkpoint may be damaged, and an older one is used."
+                )
             self.write_json(self.lock_owner, {"pid": os.getpid(), "host": platform.node()})
 
     @property
@@ -128,15 +137,13 @@ class RunFolder:
         if self._lock is None and self.lock_file.is_file():
             self._locked().release()
 
-    def _locked(self) -> Any:
-        from filelock import FileLock, Timeout
+    def _locked(self) -> Lock:
+        from filelock import Timeout
 
-        lock = FileLock(self.lock_file, thread_local=False)
         try:
-            lock.acquire(timeout=0)
+            return lock(self.lock_file, timeout=0)
         except Timeout:
             raise self._in_use() from None
-        return lock
 
     def _in_use(self) -> FolderInUse:
         try:
@@ -182,7 +189,7 @@ class RunFolder:
             to_disk(self.output_dir)
         except Exception as error:
             if no_room(error):
-                raise disk_full("The trained model", needed, self.output_dir) from error
+                raise disk_full("The trained model", needed, self.output_dir, error) from error
             raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -197,7 +204,7 @@ class RunFolder:
         except OSError as error:
             if not no_room(error):
                 raise
-            raise disk_full(path.name, len(text.encode()), self.output_dir) from error
+            raise disk_full(path.name, len(text.encode()), self.output_dir, error) from error
 
     def read_json(self, path: Path) -> Any:
         try:

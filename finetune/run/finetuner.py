@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import HardwareError, Interrupted, RecipeError
-from finetune.events import BenchmarkFinished, Fanout, JsonLines, Recorder, Reporter, Resumed
+from finetune.events import BenchmarkFinished, Fanout, JsonLines, Notice, Recorder, Reporter, Resumed
 from finetune.formatting import quoted
 from finetune.recipe import DistillationSpec, Recipe
 from finetune.run_context import RunContext
@@ -314,7 +314,7 @@ class LLMFineTuner:
         self.context = self.context.pinned()
         planned = self.planned or self.plan()
         self.folder = RunFolder.create(self.recipe.output_dir)
-        self.reporter.reporters.append(JsonLines(self.folder.events))
+        self._open_records()
         write_records(self.context, self.folder, planned)
 
     def _take_up(self) -> Checkpoint | None:
@@ -326,13 +326,19 @@ class LLMFineTuner:
 
         check_data(self.context)
         self.folder.claim()
-        self.reporter.reporters.append(JsonLines(self.folder.events))
+        self._open_records()
         self.resume_state, start = take_up(self.context, self.folder)
         if start is None and self.resume_state.stage == TRAINING:
             self.reporter.report(Resumed(0, steps_of(self.recipe.training, len(self.data.train))))
             self.context = self.context.pinned()
             write_records(self.context, self.folder, self.planned or self.plan())
         return start
+
+    def _open_records(self) -> None:
+        """From now on events are written into the folder, first what its file system cannot do."""
+        self.reporter.reporters.append(JsonLines(self.folder.events))
+        for weakness in self.folder.weaknesses:
+            self.reporter.report(Notice(weakness, "warning"))
 
     def _to_do(self, stage: str) -> bool:
         return self.resume_state is None or STAGES.index(self.resume_state.stage) <= STAGES.index(stage)

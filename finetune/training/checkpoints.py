@@ -61,14 +61,17 @@ class Checkpoints:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    def write(self, step: int, facts: Mapping[str, Any], contents: Mapping[str, Write]) -> Checkpoint:
-        """A new checkpoint; all but the last two and the best are deleted. Raises DiskFull; the older ones stay valid then."""
+    def write(self, step: int, facts: Mapping[str, Any], contents: Mapping[str, Write], needed: int = 0) -> Checkpoint:
+        """A new checkpoint, of about `needed` bytes if that is known; all but the last two and the best are deleted.
+
+        Raises DiskFull; the older ones stay valid then.
+        """
         try:
-            made = self._write(step, facts, contents)
+            made = self._write(step, facts, contents, needed)
         except DiskFull:
             if not self._prune(keep=1):
                 raise
-            made = self._write(step, facts, contents)
+            made = self._write(step, facts, contents, needed)
         self._prune(keep=KEPT)
         return made
 
@@ -91,7 +94,7 @@ class Checkpoints:
         """Remove all of them."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _write(self, step: int, facts: Mapping[str, Any], contents: Mapping[str, Write]) -> Checkpoint:
+    def _write(self, step: int, facts: Mapping[str, Any], contents: Mapping[str, Write], needed: int) -> Checkpoint:
         target = self.folder / f"{PREFIX}{step:08d}"
         written = 0
         try:
@@ -118,8 +121,8 @@ class Checkpoints:
         except OSError as error:
             if not no_room(error):
                 raise
-            needed = max([written, *(checkpoint.bytes for checkpoint in self.all())])
-            raise disk_full(f"The checkpoint of step {step}", needed, self.folder) from error
+            needed = max([needed, written, *(checkpoint.bytes for checkpoint in self.all())])
+            raise disk_full(f"The checkpoint of step {step}", needed, self.folder, error) from error
         return Checkpoint(target, step, known, files)
 
     def _prune(self, *, keep: int) -> int:

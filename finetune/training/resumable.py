@@ -60,7 +60,8 @@ class ResumableTrainer(Trainer):
             STATE: lambda file: torch.save(state, file),
             TRAINER_STATE: lambda file: file.write(json.dumps(trainer_state, indent=2, sort_keys=True).encode()),
         }
-        made = self.store.write(self.state.global_step, {"total_steps": self.state.max_steps, **self.facts()}, contents)
+        facts = {"total_steps": self.state.max_steps, **self.facts()}
+        made = self.store.write(self.state.global_step, facts, contents, needed=self.state_bytes())
         self.saved_step = self.state.global_step
         if self.on_saved is not None:
             self.on_saved(made.step, self.state.max_steps, made.bytes, time.perf_counter() - began)
