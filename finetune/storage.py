@@ -56,7 +56,7 @@ def changed(path: Path, bytes: int, sha256: str) -> str | None:
 
 def write_whole(path: Path, content: bytes | str, *, shared: bool = False) -> None:
     """Write a file, and its folder if need be, entirely or not at all; raises OSError and leaves what was there before."""
-    part = _part(path, shared)
+    part = part_of(path, shared)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -70,7 +70,7 @@ def write_whole(path: Path, content: bytes | str, *, shared: bool = False) -> No
 @contextmanager
 def whole_folder(target: Path, *, shared: bool = False) -> Iterator[Path]:
     """A folder to fill, which gets its name at the end; where it is `shared` and another process was faster, theirs stays."""
-    part = _part(target, shared)
+    part = part_of(target, shared)
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
     part.mkdir(parents=True)
     try:
@@ -198,6 +198,6 @@ def _largest_file() -> str:
     return "it allows" if limit == resource.RLIM_INFINITY else size(limit)
 
 
-def _part(path: Path, shared: bool) -> Path:
+def part_of(path: Path, shared: bool = False) -> Path:
     """What `path` is called while it is written: the same again after a kill, so that it is found, or like nobody else's."""
     return path.with_name(f".{path.name}{f'.{secrets.token_hex(4)}' if shared else ''}{PART}")

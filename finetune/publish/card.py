@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -70,7 +71,7 @@ def card_of(folder: RunFolder, *, repo: str | None) -> str:
 
 def model_card(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], *, repo: str | None = None) -> str:
     """Front matter and text; `repo` is where it will be published, None for a card that stays in the output folder."""
-    front = yaml.safe_dump(_safe(front_matter(recipe, facts, scores)), sort_keys=False, allow_unicode=True, width=120)
+    front = yaml.safe_dump(_safe(front_matter(recipe, facts, scores, repo)), sort_keys=False, allow_unicode=True, width=120)
     scores = public_benchmark(scores, recipe, facts.data)
     sections = [
         _summary(recipe, facts, repo),
@@ -93,7 +94,7 @@ def _safe(value: Any) -> Any:
     return strip_control_chars(value) if isinstance(value, str) else value
 
 
-def front_matter(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any]) -> dict[str, Any]:
+def front_matter(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str | None = None) -> dict[str, Any]:
     """The Hub's metadata: only ids that others can look up, and the licence and language of the base model."""
     base, dataset = base_model(recipe), hub_dataset(recipe.dataset)
     inherited = _inherited(base, base_revision(recipe))
@@ -106,7 +107,7 @@ def front_matter(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any]) -> 
         "base_model_relation": facts.relation if base else None,
         "datasets": [dataset] if dataset else None,
         "tags": [PROJECT, kind],
-        "model-index": _model_index(recipe, scores) if scores else None,
+        "model-index": _model_index(recipe, scores, repo) if scores else None,
     }
     return {key: value for key, value in fields.items() if value is not None}
 
@@ -126,7 +127,7 @@ def _inherited(base: str | None, revision: str | None) -> dict[str, Any]:
     return next(({"license": entry.licence} for entry in CATALOGUE if entry.id == base), {})
 
 
-def _model_index(recipe: Recipe, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _model_index(recipe: Recipe, scores: Mapping[str, Any], repo: str | None) -> list[dict[str, Any]]:
     metrics = []
     for key, value in scores["after"].items():
         kind = "rouge" if key.startswith("rouge") else key
@@ -134,7 +135,7 @@ def _model_index(recipe: Recipe, scores: Mapping[str, Any]) -> list[dict[str, An
         if key in scores["before"]:
             metrics.append({"type": kind, "name": f"{NAMES.get(key, key)} before training", "value": round(scores["before"][key], 4)})
     task = {"type": "text-generation", "name": "Text generation"}
-    return [{"name": _title(recipe, None), "results": [{"task": task, "dataset": _evaluated_on(recipe), "metrics": metrics}]}]
+    return [{"name": _title(recipe, repo), "results": [{"task": task, "dataset": _evaluated_on(recipe), "metrics": metrics}]}]
 
 
 def _evaluated_on(recipe: Recipe) -> dict[str, str]:
@@ -147,7 +148,7 @@ def _evaluated_on(recipe: Recipe) -> dict[str, str]:
 
 
 def _title(recipe: Recipe, repo: str | None) -> str:
-    return repo.partition("/")[2] or repo if repo else public_recipe(recipe).output_dir.removeprefix("./")
+    return repo.partition("/")[2] or repo if repo else Path(recipe.output_dir.replace("\\", "/")).name or "model"
 
 
 def _summary(recipe: Recipe, facts: RunFacts, repo: str | None) -> str:

@@ -29,7 +29,7 @@ from finetune.models.location import LocatedModel, locate
 from finetune.publish.card import write_card
 from finetune.run_folder import RunFolder, check_can_be_made, free_name
 from finetune.runtime import RuntimeOptions
-from finetune.storage import whole_folder
+from finetune.storage import part_of, whole_folder
 
 PROMPTS = (
     "The capital of France is",
@@ -124,10 +124,15 @@ class Merged:
 
 
 def check_target(to: Path) -> None:
-    """Raises OutputExists if `to` exists, BadInput if it cannot be created."""
+    """Raises OutputExists if `to` exists, or what it is called while it is written; BadInput if it cannot be created."""
     if os.path.lexists(to):
         raise OutputExists(
             f"{to} exists already, and nothing is overwritten.", hint=f"Choose another one, for example --to {quoted(free_name(to))}"
+        )
+    if os.path.lexists(part_of(to)):
+        raise OutputExists(
+            f"{part_of(to)} exists already: it is yours, or left by a merge that was killed.",
+            hint=f"Remove it, or choose another name, for example --to {quoted(free_name(to))}",
         )
     check_can_be_made(to)
 

@@ -160,7 +160,7 @@ def test_own_files_leave_no_path_and_no_text_behind(tmp_path):
     assert "what is cat?" not in text
     metadata = ModelCard(text).data.to_dict()
     assert not {"datasets", "base_model", "base_model_relation"} & set(metadata)
-    assert yaml.safe_load(text.rpartition("```yaml\n")[2].partition("```")[0])["dataset"]["source"] == "letters.jsonl"
+    assert yaml.safe_load(text.rpartition("```yaml\n")[2].partition("```")[0])["dataset"]["source"] == "private-data.jsonl"
     assert str(Path.home()) not in text
 
 
@@ -210,6 +210,29 @@ def test_an_adapter_has_a_base_that_others_can_load_only_if_the_hub_has_that_ver
     assert adapters_base(recipe(model=f"org/adapter@{COMMIT}")) is None
     assert adapters_base(recipe(model=str(earlier.parent))) is None
     assert adapters_base(recipe(**made)) is None
+
+
+@pytest.mark.parametrize(
+    ("dataset", "shown"),
+    [
+        ({"source": "/home/ada.lovelace"}, ("private-data", None)),
+        ({"source": "C:\\Users\\ada\\patients of ward 3.csv"}, ("private-data.csv", None)),
+        (
+            {"source": "ada", "data_files": ["ada 1.jsonl.gz", "ada 2.zip"]},
+            ("private-data", ["private-data-1.jsonl", "private-data-2.zip"]),
+        ),
+        ({"source": "~/rows.ada", "data_files": "ada*.json"}, ("private-data", "private-data.json")),
+        ({"source": f"org/rows@{COMMIT}", "data_files": ["ada.csv"]}, (f"org/rows@{COMMIT}", ["ada.csv"])),  # the Hub's own file
+    ],
+)
+def test_names_of_a_persons_files_and_folders_stay_at_home(dataset, shown):
+    own = recipe(model="/home/ada", output_dir="/home/ada", dataset=dataset, approach="distillation", teacher="./ada")
+    public = public_recipe(own)
+    assert (public.dataset.source, public.dataset.data_files) == shown
+    assert (public.model, public.teacher.source, public.output_dir) == ("local-model", "local-teacher", "./distilled_model")
+    text = model_card(own, FACTS, SCORES, repo="somebody/model")
+    assert "ada" not in text.replace("metadata", "").replace("ada.csv", "")
+    assert "ward 3" not in text
 
 
 def test_the_public_recipe_is_a_recipe(tmp_path):
