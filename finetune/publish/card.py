@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from finetune.benchmark.names import NAMES
+from finetune.benchmark.names import NAMES, beside_the_teacher, retained
 from finetune.events import read_events
 from finetune.formatting import strip_control_chars
 from finetune.hub.cache import cached
@@ -187,10 +187,12 @@ def _scores(scores: Mapping[str, Any]) -> str:
         "stemming of greedy answers. `before` is the model before training. A change is stated only if its own interval",
         "(paired by row) excludes zero. None of these rows was used for training.",
     ]
-    kept = scores.get("retention") or {}
+    kept, words = retained(scores), beside_the_teacher(scores)
     if kept:
         shares = [f"{NAMES[key]} {share['value']:.0%} [{share['low']:.0%}, {share['high']:.0%}]" for key, share in kept.items()]
         lines += ["", f"Retention (share of the teacher's score): {', '.join(shares)}."]
+    if words:
+        lines += ["", f"The student's perplexity is {words}."]
     return "\n".join(lines)
 
 

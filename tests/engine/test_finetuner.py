@@ -94,7 +94,7 @@ def test_benchmark_json_has_what_it_promises(tuned: tuple[LLMFineTuner, RunResul
     assert tuned[1].scores["teacher"] is tuned[1].scores["retention"] is None
     assert set(distilled[1].scores["teacher"]) >= METRICS
     assert {"kl", "agreement"} <= set(distilled[1].scores["after"])
-    assert distilled[1].scores["retention"]["perplexity"]["value"] > 0
+    assert set(distilled[1].scores["retention"]) <= {"rougeL"}
 
 
 def test_training_lowers_perplexity_on_rows_it_never_saw(tuned: tuple[LLMFineTuner, RunResult]) -> None:
