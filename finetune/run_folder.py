@@ -18,7 +18,7 @@ from typing import Any
 from finetune.errors import BadInput, FolderInUse, OutputExists
 from finetune.formatting import quoted
 from finetune.paths import looking_at, typed_path
-from finetune.storage import PART, Lock, NoLock, disk_full, lock, no_room, to_disk, write_whole
+from finetune.storage import PART, Lock, NoLock, disk_full, lock, no_room, ordinary_permissions, to_disk, write_whole
 
 TRAINING, BENCHMARK, UPLOAD, FINISHED = "training", "benchmark", "upload", "finished"  # what a run is at
 STAGES = (TRAINING, BENCHMARK, UPLOAD, FINISHED)
@@ -179,6 +179,7 @@ class RunFolder:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             yield partial
+            ordinary_permissions(partial)
             for path in partial.rglob("*"):
                 to_disk(path)
             for entry in sorted(partial.iterdir()):

@@ -16,8 +16,9 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -75,6 +76,7 @@ def whole_folder(target: Path, *, shared: bool = False) -> Iterator[Path]:
     part.mkdir(parents=True)
     try:
         yield part
+        ordinary_permissions(part)
         try:
             os.replace(part, target)
         except OSError:
@@ -102,6 +104,16 @@ def unwritable_cache(folder: Path, error: OSError) -> HardwareError:
     """The error for a folder of the cache that does not take what it should keep."""
     what = "is full" if no_room(error) else f"cannot be written ({error.strerror or error})"
     return HardwareError(f"The cache folder {folder} {what}.", hint=f"Free some space, or {OTHER_CACHE}.")
+
+
+def ordinary_permissions(made: Path) -> None:
+    """Give what is in a new folder the permissions that the umask gave the folder: some libraries write files for the owner alone."""
+    if os.name == "nt":
+        return
+    allowed = stat.S_IMODE(made.stat().st_mode)
+    for path in made.rglob("*"):
+        with suppress(OSError):  # a file system without permissions
+            path.chmod(allowed if path.is_dir() else allowed & 0o666)
 
 
 def to_disk(path: Path) -> bool:

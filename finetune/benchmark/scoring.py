@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -260,8 +260,9 @@ def load_base_scores(runtime: RuntimeOptions, key: str) -> Scores | None:
 
 
 def save_base_scores(runtime: RuntimeOptions, key: str, scores: Scores) -> None:
-    """Cache scores for later runs: complete or not at all."""
-    write_whole(_kept(runtime, key), json.dumps(scores.to_dict(), ensure_ascii=False), shared=True)
+    """Cache scores for later runs: complete or not at all; in a cache that cannot be written they are measured again."""
+    with suppress(OSError):
+        write_whole(_kept(runtime, key), json.dumps(scores.to_dict(), ensure_ascii=False), shared=True)
 
 
 def _kept(runtime: RuntimeOptions, key: str) -> Path:

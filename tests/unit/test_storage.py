@@ -172,3 +172,27 @@ def test_a_quota_that_is_used_up_is_not_told_as_a_full_disk(tmp_path: Path, monk
     monkeypatch.setattr(storage, "to_disk", failing(errno.EDQUOT))
     with pytest.raises(DiskFull, match=r"needs about 1 kB, and your quota in .* is used up"):
         RunFolder(tmp_path).write_json(tmp_path / "scores.json", {"a": 1})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of Unix")
+@pytest.mark.parametrize(("umask", "folder", "file"), [(0o022, 0o755, 0o644), (0o002, 0o775, 0o664), (0o077, 0o700, 0o600)])
+def test_what_is_written_has_the_permissions_of_the_users_umask_whatever_library_writes_it(
+    umask: int, folder: int, file: int, tmp_path: Path
+) -> None:
+    """So that a group can share a cache, and rows are hidden from others by whoever wants that."""
+    before = os.umask(umask)
+    try:
+        with cache_folder(tmp_path / "models" / "starter") as unfinished:
+            (unfinished / "inner").mkdir(mode=0o700)
+            for name in ("model.safetensors", "inner/rows.arrow"):
+                os.close(os.open(unfinished / name, os.O_CREAT, 0o600))  # as tempfile and safetensors do
+        run = RunFolder.create(tmp_path / "out")
+        with run.whole_model(needed=1) as partial:
+            os.close(os.open(partial / "model.safetensors", os.O_CREAT, 0o600))
+        run.release()
+        write_whole(tmp_path / "benchmarks" / "scores.json", "{}", shared=True)
+    finally:
+        os.umask(before)
+    for path in (*tmp_path.rglob("*.safetensors"), *tmp_path.rglob("*.arrow"), tmp_path / "benchmarks" / "scores.json"):
+        assert stat.S_IMODE(path.stat().st_mode) == file, path
+        assert stat.S_IMODE(path.parent.stat().st_mode) == folder, path
