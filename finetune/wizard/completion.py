@@ -18,6 +18,8 @@ from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
+from finetune.formatting import strip_control_chars
+
 PAUSE_SECONDS = 0.15
 MOST_SHOWN = 6
 
@@ -43,7 +45,7 @@ class Suggestions(Completer):
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
         for text in self.found if document.is_cursor_at_the_end else []:
-            yield Completion(text, start_position=-len(document.text))
+            yield Completion(text, start_position=-len(document.text), display=strip_control_chars(text))
 
     def _look(self, text: str, app: Application[Any] | None) -> None:
         if self._buffer.complete_state:  # the text is itself a suggestion that the arrows point at
