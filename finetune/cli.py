@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["NO_COLOR"] = "1"
     if "--plain" in given:
         os.environ["TERM"] = "dumb"  # nothing moves on such a terminal
-    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
         from finetune.shell_completion import answer
 
         answer(parser())

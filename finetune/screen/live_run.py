@@ -24,8 +24,7 @@ from finetune.runtime import RuntimeOptions
 from finetune.screen.console import people
 from finetune.screen.keys import still_keys
 from finetune.screen.plan_table import PlanScreen
-from finetune.screen.quiet import quiet
-from finetune.screen.reporter import reporter_for
+from finetune.screen.reporter import working
 from finetune.screen.results import show_results
 from finetune.screen.wording import command_name
 
@@ -58,7 +57,7 @@ def _carry_out(
     folder.check_unclaimed()
     ours = not folder.output_dir.exists()
     try:
-        with still_keys(), _terminated_like_ctrl_c(), reporter_for(console) as reporter, quiet(folder.debug_log):
+        with still_keys(), _terminated_like_ctrl_c(), working(console, log=folder.debug_log) as reporter:
             from finetune.run.finetuner import LLMFineTuner
 
             tuner = make(LLMFineTuner)

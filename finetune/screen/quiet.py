@@ -23,7 +23,7 @@ STDOUT, STDERR = 1, 2
 def quiet(log: Path | None, streams: tuple[int, ...] = (STDOUT, STDERR)) -> Iterator[None]:
     """Redirect `streams` into `log`, the debug.log of a run (nowhere if None); a failure leaves its traceback there.
 
-    If the run never began (no run/recipe.yaml beside the log), the log and the folders made for it are removed again.
+    If the run never began (no run/recipe.yaml next to the log), the log and the folders made for it are removed again.
     Raises BadInput if the folder of the run cannot be made or written to.
     """
     made, opened = _opened(log) if log else ([], open(os.devnull, "a", encoding="utf-8"))  # noqa: SIM115  closed below

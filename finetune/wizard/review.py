@@ -19,8 +19,7 @@ from finetune.runtime import RuntimeOptions
 from finetune.screen.console import people
 from finetune.screen.data import data_report
 from finetune.screen.plan_table import review
-from finetune.screen.quiet import quiet
-from finetune.screen.reporter import reporter_for
+from finetune.screen.reporter import working
 from finetune.screen.wording import about, command_name
 from finetune.wizard import preload
 from finetune.wizard.data_preview import state
@@ -88,7 +87,7 @@ def measure(recipe: Recipe, here: HostInfo) -> None:
     if isinstance(prepared, FinetuneError):
         return  # a file has changed since; the review says what is wrong now
     tuner, _ = prepared
-    with suppress(KeyboardInterrupt), reporter_for(people(), brief="Measuring a few real steps") as reporter, quiet(None):
+    with suppress(KeyboardInterrupt), working(people(), "Measuring a few real steps") as reporter:
         tuner.reporter.reporters.append(reporter)
         try:
             _prepared[_key(recipe)] = tuner, tuner.plan(measure=True)
@@ -146,7 +145,7 @@ def _key(recipe: Recipe) -> Key:
 
 
 def _prepare(recipe: Recipe, runtime: RuntimeOptions) -> Prepared:
-    with reporter_for(people(), brief="Planning") as reporter, quiet(None):
+    with working(people(), "Planning") as reporter:
         preload.wait()
         from finetune.run.finetuner import LLMFineTuner
 

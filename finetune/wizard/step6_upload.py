@@ -13,7 +13,7 @@ from finetune.hub.reachability import offline_reason, shown_endpoint
 from finetune.recipe import UploadSpec
 from finetune.screen.console import people
 from finetune.screen.quiet import quiet
-from finetune.screen.reporter import reporter_for
+from finetune.screen.reporter import working
 from finetune.screen.upload import upload_picture
 from finetune.screen.wording import command_name
 from finetune.wizard.draft import problem
@@ -133,7 +133,7 @@ def _upload(output_dir: Path, spec: UploadSpec, prompter: Prompter) -> None:
     from finetune.publish.upload import upload_folder
 
     try:
-        with reporter_for(people(), brief="Uploading") as reporter, quiet(None):
+        with working(people(), "Uploading") as reporter:
             done = upload_folder(output_dir, spec, reporter)
     except (UploadError, Interrupted) as error:
         prompter.note([("class:problem", error.message), *hint(error)])

@@ -25,7 +25,7 @@ from finetune.hub.facts import search
 from finetune.hub.failures import one_sentence, said
 from finetune.hub.reachability import endpoint_host, shown_endpoint
 from finetune.wizard import suggest
-from finetune.wizard.completion import PAUSE_SECONDS, Suggestions
+from finetune.wizard.questions import PAUSE_SECONDS, Suggestions
 
 
 @pytest.fixture
