@@ -103,6 +103,8 @@ def cache_folder(target: Path) -> Iterator[Path]:
 def unwritable_cache(folder: Path, error: OSError) -> HardwareError:
     """The error for a folder of the cache that does not take what it should keep."""
     what = "is full" if no_room(error) else f"cannot be written ({error.strerror or error})"
+    if _limit(error) == errno.EFBIG:
+        what = f"takes no file larger than {_largest_file()}"
     return HardwareError(f"The cache folder {folder} {what}.", hint=f"Free some space, or {OTHER_CACHE}.")
 
 

@@ -71,7 +71,10 @@ def test_a_folder_that_belongs_to_somebody_is_not_replaced(tmp_path: Path) -> No
     assert (tmp_path / "mine" / "kept").exists()
 
 
-@pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "is full"), (errno.EDQUOT, "is full"), (errno.EROFS, "cannot be written")])
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.ENOSPC, "is full"), (errno.EDQUOT, "is full"), (errno.EROFS, "cannot be written"), (errno.EFBIG, "takes no file larger")],
+)
 def test_a_cache_that_fills_up_is_told_with_the_setting_that_moves_it(number: int, said: str, tmp_path: Path) -> None:
     with pytest.raises(HardwareError, match=rf"The cache folder .* {said}") as caught, cache_folder(tmp_path / "rows-1"):
         failing(number)()
