@@ -95,10 +95,12 @@ def public_recipe(recipe: Recipe) -> Recipe:
     files = recipe.dataset.data_files
     if public_source(recipe.dataset) is None:
         data["dataset"]["source"] = _private(recipe.dataset.source)
-        listed = [_private(file, f"-{number}") for number, file in enumerate(files, 1)] if isinstance(files, list) else None
-        data["dataset"]["data_files"] = listed if listed is not None else files and _private(files)
-    else:
-        data["dataset"]["data_files"] = [_last(file) for file in files] if isinstance(files, list) else files and _last(files)
+        if isinstance(files, list):
+            data["dataset"]["data_files"] = [_private(file, f"-{number}") for number, file in enumerate(files, 1)]
+        elif files:
+            data["dataset"]["data_files"] = _private(files)
+    elif files:
+        data["dataset"]["data_files"] = [_last(file) for file in files] if isinstance(files, list) else _last(files)
     if isinstance(recipe.model, str) and _is_path(recipe.model):
         data["model"] = "local-model"
     if recipe.teacher and _is_path(recipe.teacher.source):

@@ -216,7 +216,7 @@ def test_an_adapter_has_a_base_that_others_can_load_only_if_the_hub_has_that_ver
 @pytest.mark.parametrize(
     ("dataset", "shown"),
     [
-        ({"source": "/home/ada.lovelace"}, ("private-data", None)),
+        ({"source": "/data/ada.lovelace"}, ("private-data", None)),
         ({"source": "C:\\Users\\ada\\patients of ward 3.csv"}, ("private-data.csv", None)),
         (
             {"source": "ada", "data_files": ["ada 1.jsonl.gz", "ada 2.zip"]},
@@ -227,7 +227,7 @@ def test_an_adapter_has_a_base_that_others_can_load_only_if_the_hub_has_that_ver
     ],
 )
 def test_names_of_a_persons_files_and_folders_stay_at_home(dataset, shown):
-    own = recipe(model="/home/ada", output_dir="/home/ada", dataset=dataset, approach="distillation", teacher="./ada")
+    own = recipe(model="/data/ada", output_dir="/data/ada", dataset=dataset, approach="distillation", teacher="./ada")
     public = public_recipe(own)
     assert (public.dataset.source, public.dataset.data_files) == shown
     assert (public.model, public.teacher.source, public.output_dir) == ("local-model", "local-teacher", "./distilled_model")
