@@ -184,11 +184,12 @@ def merge(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from finetune import registry
-    from finetune.formatting import quoted, size
+    from finetune.formatting import size
     from finetune.paths import typed_path
     from finetune.run_folder import RunFolder, beside
     from finetune.screen.reporter import working
     from finetune.screen.wording import command_name
+    from finetune.shell import quoted
 
     folder = RunFolder.of(arguments.output_dir)
     to = typed_path(arguments.to) if arguments.to else beside(folder.output_dir, "-merged")
@@ -259,7 +260,10 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
 def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:
     from finetune.runtime import RuntimeOptions
 
-    return RuntimeOptions(device=arguments.device, dtype=arguments.dtype, trust_remote_code=arguments.trust_remote_code)
+    runtime = RuntimeOptions(device=arguments.device, dtype=arguments.dtype, trust_remote_code=arguments.trust_remote_code)
+    if os.path.expanduser("~") == "~":  # no home: the Hub's client would make a folder of that name
+        os.environ.setdefault("HF_HOME", str(runtime.cache_dir / "huggingface"))
+    return runtime
 
 
 def _execute(recipe: Recipe, arguments: argparse.Namespace, runtime: RuntimeOptions) -> int:

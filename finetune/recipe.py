@@ -20,7 +20,6 @@ from pydantic.fields import FieldInfo
 
 from finetune import registry
 from finetune.errors import RecipeError
-from finetune.formatting import quoted
 from finetune.settings import (
     BenchmarkSpec,
     ColumnsSpec,
@@ -34,6 +33,7 @@ from finetune.settings import (
     UploadSpec,
     usual,
 )
+from finetune.shell import quoted
 
 __all__ = ["STARTER", "Recipe", "known_fields", "known_keys", "merge", "parse_override", "read_yaml"]
 __all__ += ["BenchmarkSpec", "ColumnsSpec", "DatasetSpec", "DistillationSpec", "StudentSpec", "TeacherSpec", "TrainingSpec", "UploadSpec"]

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import BadInput, FolderInUse, OutputExists
-from finetune.formatting import quoted
 from finetune.paths import looking_at, typed_path
-from finetune.storage import PART, Lock, NoLock, disk_full, lock, no_room, ordinary_permissions, to_disk, write_whole
+from finetune.shell import quoted
+from finetune.storage import PART, Lock, NoLock, disk_full, lock, no_room, ordinary_permissions, replace, to_disk, write_whole
 
 TRAINING, BENCHMARK, UPLOAD, FINISHED = "training", "benchmark", "upload", "finished"  # what a run is at
 STAGES = (TRAINING, BENCHMARK, UPLOAD, FINISHED)
@@ -186,7 +186,7 @@ class RunFolder:
                 target = self.output_dir / entry.name
                 if target.is_dir():
                     shutil.rmtree(target)
-                os.replace(entry, target)
+                replace(entry, target)
             to_disk(self.output_dir)
         except Exception as error:
             if no_room(error):

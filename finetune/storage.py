@@ -17,6 +17,7 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ PART = ".part"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # How a file system says that it has no such thing as locks, or as waiting for the disk.
 UNKNOWN_HERE = (errno.EINVAL, errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+PAUSES = (0.01, 0.05, 0.2, 0.8) if os.name == "nt" else ()  # seconds
 OTHER_CACHE = "set FINETUNE_CLI_CACHE to a folder on another disk"
 
 
@@ -62,7 +64,7 @@ def write_whole(path: Path, content: bytes | str, *, shared: bool = False) -> No
     try:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
         to_disk(part)
-        os.replace(part, path)
+        replace(part, path)
     except OSError:
         part.unlink(missing_ok=True)
         raise
@@ -78,7 +80,7 @@ def whole_folder(target: Path, *, shared: bool = False) -> Iterator[Path]:
         yield part
         ordinary_permissions(part)
         try:
-            os.replace(part, target)
+            replace(part, target)
         except OSError:
             if not (shared and target.is_dir()):
                 raise
@@ -116,6 +118,18 @@ def ordinary_permissions(made: Path) -> None:
     for path in made.rglob("*"):
         with suppress(OSError):  # a file system without permissions
             path.chmod(allowed if path.is_dir() else allowed & 0o666)
+
+
+def replace(part: Path, path: Path) -> None:
+    """Give `part` the name of `path`. Windows refuses while somebody, such as a virus scanner, reads either; there it is tried again."""
+    for pause in (*PAUSES, None):
+        try:
+            os.replace(part, path)
+            return
+        except PermissionError:
+            if pause is None:
+                raise
+            time.sleep(pause)
 
 
 def to_disk(path: Path) -> bool:

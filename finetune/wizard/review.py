@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from finetune import schema
 from finetune.data.rows import TooManyBadRows
 from finetune.errors import FinetuneError
-from finetune.formatting import quoted, size
+from finetune.formatting import size
 from finetune.paths import looking_at, typed_path
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
@@ -21,6 +21,7 @@ from finetune.screen.data import data_report
 from finetune.screen.plan_table import review
 from finetune.screen.reporter import working
 from finetune.screen.wording import about, command_name
+from finetune.shell import quoted
 from finetune.wizard import preload
 from finetune.wizard.data_preview import state
 from finetune.wizard.host import HostInfo
@@ -92,7 +93,7 @@ def measure(recipe: Recipe, here: HostInfo) -> None:
         try:
             _prepared[_key(recipe)] = tuner, tuner.plan(measure=True)
         finally:
-            tuner.reporter.reporters.remove(reporter)
+            tuner.reporter.leave_out(reporter)
 
 
 def ask_step(recipe: Recipe, prompter: Prompter) -> int:
@@ -153,7 +154,7 @@ def _prepare(recipe: Recipe, runtime: RuntimeOptions) -> Prepared:
         tuner.reporter.reporters.append(reporter)
         tuner.check()
         found = tuner.plan()
-        tuner.reporter.reporters.remove(reporter)  # the run has one of its own
+        tuner.reporter.leave_out(reporter)  # the run has one of its own
         return tuner, found
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.errors import Interrupted, NotSignedIn, RepoExists, UploadError
-from finetune.formatting import quoted
 from finetune.hub.reachability import offline_reason, shown_endpoint
 from finetune.recipe import UploadSpec
 from finetune.screen.console import people
@@ -16,6 +15,7 @@ from finetune.screen.quiet import quiet
 from finetune.screen.reporter import working
 from finetune.screen.upload import upload_picture
 from finetune.screen.wording import command_name
+from finetune.shell import quoted
 from finetune.wizard.draft import problem
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Fragments, Prompter, hint
