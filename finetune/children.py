@@ -1,6 +1,6 @@
 """Python processes of ours: they find the modules that this process finds, and none in the folder where a person works.
 
-    with python_child("finetune.run.few_steps", folder, stdin=PIPE, stdout=PIPE) as process:
+    with python_child(["finetune.run.few_steps"], folder, stdin=PIPE, stdout=PIPE) as process:
 
 Somebody's own evaluate.py or psutil.py there would be imported instead of the library: `python -m` looks there first.
 """
@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def python_child(
-    module: str, empty: Path, *arguments: str, environment: Mapping[str, str] | None = None, **options: Any
+    command: Sequence[str], empty: Path, environment: Mapping[str, str] | None = None, **options: Any
 ) -> subprocess.Popen[str]:
-    """`python -m module arguments`, started in an `empty` folder; Ctrl-C does not reach it. `options` are those of Popen."""
+    """`python -m command`, started in an `empty` folder; Ctrl-C does not reach it. `options` are those of Popen."""
+    module, *arguments = command
     folder, home = os.getcwd(), os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     path = sorted((os.path.abspath(place) for place in sys.path if place), key=lambda place: place == folder)
     alone: dict[str, Any] = {"start_new_session": True}

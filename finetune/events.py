@@ -240,9 +240,9 @@ class Fanout:
                 failed.append((reporter, error))
         for reporter, _ in failed:
             self.leave_out(reporter)
-        for reporter, error in failed:
-            if not isinstance(error, OSError):  # a reader that left, a disk that is full: nobody is there to hear of it
-                what = f"{type(reporter).__name__} failed and hears no more: {type(error).__name__}: {error}"
+        for reporter, why in failed:
+            if not isinstance(why, OSError):  # a reader that left, a disk that is full: nobody is there to hear of it
+                what = f"{type(reporter).__name__} failed and hears no more: {type(why).__name__}: {why}"
                 self.report(Notice(what, "warning"))
 
     def leave_out(self, reporter: Reporter) -> None:

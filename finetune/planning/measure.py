@@ -58,7 +58,7 @@ def measure_first(context: RunContext, seconds: float | None = None) -> Measurem
     found: dict[str, Any] = {}
     context.runtime.cache_dir.mkdir(parents=True, exist_ok=True)
     with context.stage("measure", "Measuring a few real steps"), tempfile.TemporaryDirectory(dir=context.runtime.cache_dir) as folder:
-        process = python_child("finetune.run.few_steps", Path(folder), stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
+        process = python_child(["finetune.run.few_steps"], Path(folder), stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
         assert process.stdin is not None
         assert process.stdout is not None
         out_of_time = threading.Timer(seconds, process.kill)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import netrc
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,10 +85,12 @@ def check_trackers(names: Sequence[str]) -> None:
 def _signed_in() -> bool:
     """Whether `wandb login` left a key for the server that is used."""
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    places = [os.environ.get("NETRC"), *map(os.path.expanduser, ("~/.netrc", "~/_netrc"))]
+    places = [os.environ.get("NETRC")]
+    with suppress(RuntimeError):  # a user without a home folder
+        places += [str(Path.home() / ".netrc"), str(Path.home() / "_netrc")]
     for place in filter(None, places):
         try:
-            if netrc.netrc(str(place)).authenticators(host):
+            if netrc.netrc(place).authenticators(host):
                 return True
         except (OSError, netrc.NetrcParseError):
             continue

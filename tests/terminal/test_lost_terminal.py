@@ -50,7 +50,7 @@ def wait_for_steps(workplace: Path, meanwhile: Callable[[], object] = lambda: ti
 
 @pytest.mark.parametrize("nohup", [False, True], ids=["hung up", "under nohup"])
 def test_a_terminal_that_closes_costs_no_work(workplace: Path, nohup: bool) -> None:
-    (workplace / "recipe.yaml").write_text(RECIPE.format(epochs=12 if nohup else 400))
+    (workplace / "recipe.yaml").write_text(RECIPE.format(epochs=6 if nohup else 400))
     process = pexpect.spawn(COMMAND[0], COMMAND[1:], cwd=str(workplace), env={**os.environ, **ENVIRONMENT}, ignore_sighup=nohup, timeout=5)
     run = psutil.Process(process.pid)
     wait_for_steps(workplace, lambda: process.expect([pexpect.TIMEOUT, r".+"], timeout=0.1))  # a screen that nobody reads fills up
@@ -78,10 +78,9 @@ def test_sighup_without_a_terminal_saves_however_often_it_comes(workplace: Path)
     assert Checkpoints(records(workplace) / "checkpoints").all()
 
 
-@pytest.mark.parametrize("reader", ["head -n 1", "cat >/dev/full"])
-def test_a_reader_that_leaves_ends_no_run(workplace: Path, reader: str) -> None:
+def test_a_reader_that_leaves_ends_no_run(workplace: Path) -> None:
     (workplace / "recipe.yaml").write_text(RECIPE.format(epochs=2))
-    line = " ".join(f"'{word}'" for word in COMMAND) + f" 2>&1 | {reader} 2>/dev/null; exit ${{PIPESTATUS[0]}}"
+    line = " ".join(f"'{word}'" for word in COMMAND) + " 2>&1 | head -n 1; exit ${PIPESTATUS[0]}"
     done = subprocess.run(["bash", "-c", line], cwd=workplace, env={**os.environ, **ENVIRONMENT}, timeout=RUN_SECONDS, check=False)
     assert (done.returncode, stage(workplace)) == (0, "finished")
 

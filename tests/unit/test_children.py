@@ -33,7 +33,7 @@ def test_a_child_runs_nothing_of_the_working_folder(
     monkeypatch.syspath_prepend(library)
     if first is not None:
         monkeypatch.syspath_prepend(first and os.path.abspath(first))
-    child = python_child("told", tmp_path_factory.mktemp("empty"), "--a", "b c", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child = python_child(["told", "--a", "b c"], tmp_path_factory.mktemp("empty"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     said, wrong = child.communicate(timeout=60)
     assert (child.returncode, wrong) == (0, "")
     origins, place = said.splitlines()
