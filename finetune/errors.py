@@ -35,6 +35,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+LONGEST = 4000  # characters of a message or hint; the longest hint lists the keys of a recipe
+
 
 class FinetuneError(Exception):
     """Root of all errors meant for people: `message` says what and where, `hint` what to do next."""
@@ -42,9 +44,14 @@ class FinetuneError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
+        message = _shortened(message)  # names from a file may be as long as the file
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint and _shortened(hint)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 class BadInput(FinetuneError):

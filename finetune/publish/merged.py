@@ -21,13 +21,14 @@ from torch import Tensor
 
 from finetune.errors import BadInput, FinetuneError, OutputExists
 from finetune.events import Notice, Recorder, Reporter
+from finetune.foreign import reading
 from finetune.formatting import quoted
 from finetune.hardware.machine import inspect
 from finetune.model_folder import SAFETENSORS
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import LocatedModel, locate
 from finetune.publish.card import write_card
-from finetune.run_folder import RunFolder, check_can_be_made, free_name
+from finetune.run_folder import REMADE, RunFolder, check_can_be_made, free_name
 from finetune.runtime import RuntimeOptions
 from finetune.storage import whole_folder
 
@@ -134,8 +135,9 @@ def check_target(to: Path) -> None:
 
 def _inputs(run: RunFolder, tokenizer: Any) -> list[Tensor]:
     """Token ids [1, length] of a few prompts of the run's own benchmark, or of fixed ones if there are none."""
-    rows = run.read_json(run.benchmark).get("generations", []) if run.benchmark.is_file() else []
-    prompts = [row["prompt"] + row.get("after", "") for row in rows][:MOST_PROMPTS] or list(PROMPTS)
+    with reading(run.benchmark, hint=REMADE):
+        rows = run.read_json(run.benchmark).get("generations", []) if run.benchmark.is_file() else []
+        prompts = [row["prompt"] + row.get("after", "") for row in rows][:MOST_PROMPTS] or list(PROMPTS)
     inputs = [tokenizer(prompt, return_tensors="pt")["input_ids"][:, :MOST_TOKENS] for prompt in prompts]
     return [ids for ids in inputs if ids.shape[1]]
 
