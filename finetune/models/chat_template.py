@@ -54,7 +54,7 @@ def render_chat(tokenizer: Any, turns: Sequence[Any], **options: Any) -> str:
         return text
     except TooMuch as error:
         slow = f"takes more than {TEMPLATE_SECONDS:g} seconds or too much memory"
-        raise ModelError(f"The chat template of {name} {error or slow}.", hint=HINT) from None
+        raise ModelError(f"The chat template of {name} {str(error) or slow}.", hint=HINT) from None
     except Exception as error:
         raise TemplateFailure(name, reason(error)) from error
 
