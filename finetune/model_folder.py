@@ -141,12 +141,13 @@ def own_code(folder: Path, name: str, *, allowed: bool) -> set[str]:
     config, tokenizer = (read_json(folder / file) if (folder / file).is_file() else {} for file in ("config.json", "tokenizer_config.json"))
     with reading(folder / "config.json", ModelError, hint=AGAIN):
         elsewhere = own_code_of(config)
-    needed = {part for part, settings in (("model", config), ("tokenizer", tokenizer)) if settings.get("auto_map")}
-    if needed:
+    has = {part for part, settings in (("model", config), ("tokenizer", tokenizer)) if settings.get("auto_map")}
+    needed = set(has)
+    if has:
         with reading(folder / "tokenizer_config.json", ModelError, hint=AGAIN):
             needed -= _known_to_transformers(config, tokenizer)
-    if allowed:
-        return needed
+    if allowed:  # transformers has a tokenizer for nearly every model, which need not be this one's
+        return needed | (has & {"tokenizer"})
     hint = "Read that code, then allow it with --trust-remote-code and a pinned revision: MODEL@COMMIT"
     if needed:
         raise ModelError(f"{name} needs its own Python code, which does not run unless you allow it.", hint=hint)

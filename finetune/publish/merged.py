@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.errors import BadInput, FinetuneError, OutputExists
+from finetune.errors import BadInput, FinetuneError, ModelError, OutputExists
 from finetune.events import Notice, Recorder, Reporter
 from finetune.foreign import reading
 from finetune.formatting import quoted
 from finetune.hardware.machine import inspect
-from finetune.model_folder import SAFETENSORS
+from finetune.model_folder import AGAIN, SAFETENSORS
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import LocatedModel, locate
 from finetune.publish.card import write_card
@@ -163,7 +163,8 @@ def _stored_dtype(base: LocatedModel) -> torch.dtype:
     home = base
     while home.base is not None:
         home = home.base
-    config = AutoConfig.from_pretrained(home.folder, trust_remote_code=home.remote_code, local_files_only=True)
+    with reading(home.name, ModelError, hint=AGAIN, what="cannot be loaded"):
+        config = AutoConfig.from_pretrained(home.folder, trust_remote_code=home.remote_code, local_files_only=True)
     return config.dtype if config.dtype in ALLOWED else torch.float32
 
 

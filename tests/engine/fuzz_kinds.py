@@ -266,7 +266,7 @@ def _loaded(folder: Path, runtime: RuntimeOptions) -> Any:
 
 def model_folder(workplace: Path) -> Kind:
     from finetune import registry
-    from finetune.foreign import reading
+    from finetune.benchmark.generation import stop_ids
     from finetune.models.location import locate
     from finetune.planning.shape import trainable_parameters
     from finetune.recipe import Recipe
@@ -279,9 +279,9 @@ def model_folder(workplace: Path) -> Kind:
     def read(name: str, content: bytes) -> None:
         (folder / name).write_bytes(content)
         try:
-            _loaded(folder, runtime)
-            with reading(folder):
-                trainable_parameters(locate(str(folder), runtime, Recorder()), registry.load("methods", "lora"), method)
+            made, model = _loaded(folder, runtime)
+            stop_ids(model, made)
+            trainable_parameters(locate(str(folder), runtime, Recorder()), registry.load("methods", "lora"), method)
         finally:
             (folder / name).write_bytes(valid[name])
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import struct
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -159,8 +160,9 @@ def _places(document: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def template_part(content: bytes, numbers: random.Random) -> bytes:
-    at = numbers.randrange(len(content) + 1)
-    return content[:at] + numbers.choice(SNIPPETS).encode() + content[at + numbers.choice((0, 0, 5, 40)) :]
+    ends = [found.end() for found in re.finditer(rb"[%}]}", content)]
+    at = numbers.choice([0, *ends]) if numbers.random() < 0.8 else numbers.randrange(len(content) + 1)
+    return content[:at] + numbers.choice(SNIPPETS).encode() + content[at + numbers.choice((0, 0, 0, 0, 5, 40)) :]
 
 
 def yaml_part(content: bytes, numbers: random.Random) -> bytes:
