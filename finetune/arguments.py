@@ -34,6 +34,12 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "completion": ("print a script that completes commands on Tab", ("shell",)),
 }
 
+
+def _one_of(what: str, default: str, *others: str) -> dict[str, Any]:
+    *most, last = others
+    return {"choices": (default, *others), "default": default, "help": f"{what}: {default} (default), {', '.join(most)} or {last}"}
+
+
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "recipe": {"metavar": "RECIPE", "help": "a YAML file, such as the run/recipe.yaml of an earlier run"},
     "output_dir": {"metavar": "OUTPUT_DIR", "help": "the folder of a run"},
@@ -52,18 +58,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--to": {"metavar": "DIR", "help": "the new folder (default: OUTPUT_DIR-merged)"},
     "--repo": {"metavar": "USER/NAME", "required": True, "help": "the repository to create or update"},
     "--public": {"action": "store_true", "help": "visible to everyone"},
-    "--device": {
-        "metavar": "DEVICE",
-        "choices": ("auto", "cpu", "cuda", "mps"),
-        "default": "auto",
-        "help": "where to compute: auto (default), cpu, cuda or mps",
-    },
-    "--dtype": {
-        "metavar": "DTYPE",
-        "choices": ("auto", "float32", "bfloat16", "float16"),
-        "default": "auto",
-        "help": "precision: auto (default), float32, bfloat16 or float16",
-    },
+    "--device": {"metavar": "DEVICE", **_one_of("where to compute", "auto", "cpu", "cuda", "mps")},
+    "--dtype": {"metavar": "DTYPE", **_one_of("precision", "auto", "float32", "bfloat16", "float16")},
     "--trust-remote-code": {"action": "store_true", "help": "run the code of a model: only if you trust it"},
     "--plain": {"action": "store_true", "help": "numbered questions, for screen readers"},
     "--no-color": {"action": "store_true", "help": "no colours; NO_COLOR=1 does the same"},

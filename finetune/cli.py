@@ -12,21 +12,30 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from finetune.arguments import parser
 from finetune.errors import FinetuneError
+from finetune.screen.streams import outlast, unwritten
 from finetune.screen.wording import as_typed
+from finetune.stopping import ended_like_ctrl_c
+
+LONG = ("plan", "benchmark", "merge", "upload")  # and have no other way to be stopped in order
+WORK = ("wizard", "run", "resume", "merge", "upload", "chat")  # commands that are called for more than their words
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line; no traceback without --debug."""
+    """Run one command line, that of this process if none is given; no traceback without --debug."""
+    if arguments is None:
+        _in_utf8()
+        outlast()
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     if "--no-color" in given:
         os.environ["NO_COLOR"] = "1"
     if "--plain" in given:
         os.environ["TERM"] = "dumb"  # nothing moves on such a terminal
-    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
         from finetune.shell_completion import answer
 
         answer(parser())
@@ -37,12 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         say(error.message, error.hint)
         return _leave(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EOFError):  # EOFError: of a terminal that is gone
         say("Cancelled.")
         return _leave(130)
-    except BrokenPipeError:  # the reader of our output closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return _leave(0)
     except Exception as error:
         if debug:
             raise
@@ -69,7 +75,18 @@ def _dispatch(given: list[str]) -> int:
     arguments = root.parse_args(_command_first(given, root))
     from finetune import commands
 
-    return int(getattr(commands, arguments.command)(arguments))
+    with ended_like_ctrl_c() if arguments.command in LONG else nullcontext():
+        code = int(getattr(commands, arguments.command)(arguments))
+    if lost := unwritten():
+        say(f"The output could not be written: {lost.strerror}.")
+        return code or int(arguments.command not in WORK or getattr(arguments, "json", False))
+    return code
+
+
+def _in_utf8() -> None:
+    """Start again in UTF-8 if Python took the C locale at its word: names of files are UTF-8 for every library below."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1" and hasattr(os, "execve"):
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})
 
 
 def _command_first(given: list[str], root: argparse.ArgumentParser) -> list[str]:

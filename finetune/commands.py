@@ -9,8 +9,6 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +18,6 @@ from finetune.errors import BadInput, NoTerminal, UploadError
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from finetune.events import Reporter
     from finetune.recipe import Recipe
     from finetune.run.finetuner import RunResult
     from finetune.runtime import RuntimeOptions
@@ -92,12 +89,13 @@ def plan(arguments: argparse.Namespace) -> int:
     from finetune.paths import looking_at, typed_path
     from finetune.screen.data import data_report
     from finetune.screen.plan_table import review
+    from finetune.screen.reporter import working
 
     recipe = _recipe(arguments)
     with looking_at(recipe.output_dir):
         typed_path(recipe.output_dir).exists()  # the plan says what is free on its disk
     console = _console(arguments)
-    with _working(console, brief="Planning") as reporter:
+    with working(console, brief="Planning") as reporter:
         from finetune.run.finetuner import LLMFineTuner
 
         tuner = LLMFineTuner(recipe, reporter=reporter, runtime=_runtime(arguments))
@@ -113,11 +111,12 @@ def plan(arguments: argparse.Namespace) -> int:
 def benchmark(arguments: argparse.Namespace) -> int:
     """Score a finished run again and keep the result in its run/benchmark.json."""
     from finetune.run_folder import RunFolder
+    from finetune.screen.reporter import working
     from finetune.screen.results import samples, scores_table
 
     folder = RunFolder.of(arguments.output_dir)
     console = _console(arguments)
-    with _working(console, folder.debug_log) as reporter:
+    with working(console, log=folder.debug_log) as reporter:
         from finetune.run.finetuner import LLMFineTuner
 
         scores = LLMFineTuner.of_run(folder.output_dir, reporter=reporter, runtime=_runtime(arguments)).benchmark()
@@ -130,16 +129,17 @@ def upload(arguments: argparse.Namespace) -> int:
     from finetune.recipe import Recipe
     from finetune.run_folder import RunFolder
     from finetune.screen.console import people
+    from finetune.screen.reporter import working
     from finetune.screen.upload import upload_picture
 
     RunFolder.of(arguments.output_dir)
     spec = Recipe.from_layers({"upload": {"repo": arguments.repo, "private": not arguments.public}}).upload
     assert spec is not None
     console = people()
-    with _working(console, brief="Checking with the Hub"):
+    with working(console, brief="Checking with the Hub"):
         planned = upload_plan(arguments.output_dir, spec)
     console.print(upload_picture(planned))
-    with _working(console, brief="Uploading") as reporter:
+    with working(console, brief="Uploading") as reporter:
         done = upload_folder(arguments.output_dir, spec, reporter)
     console.print(f"  Uploaded: {done.url} ({'private' if done.private else 'public'})")
     return 0
@@ -184,15 +184,17 @@ def merge(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from finetune import registry
-    from finetune.formatting import quoted, size
+    from finetune.formatting import size
     from finetune.paths import typed_path
     from finetune.run_folder import RunFolder, beside
+    from finetune.screen.reporter import working
     from finetune.screen.wording import command_name
+    from finetune.shell import quoted
 
     folder = RunFolder.of(arguments.output_dir)
     to = typed_path(arguments.to) if arguments.to else beside(folder.output_dir, "-merged")
     console = _console(arguments)
-    with _working(console, folder.debug_log) as reporter:
+    with working(console, log=folder.debug_log) as reporter:
         done = registry.load("exporters", "merged").export(folder, to, _runtime(arguments), reporter)
     same = f"logits differ by at most {done.difference:.2%} of the largest logit, on {done.prompts} prompts"
     merged = f"  Merged: {to} ({size(done.bytes)}, {done.dtype}); {same}"
@@ -211,7 +213,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def schema(arguments: argparse.Namespace) -> int:
-    """What a recipe can hold, for editors and programs."""
+    """What a recipe can contain, for editors and programs."""
     from finetune.schema import recipe_schema
 
     print(json.dumps(recipe_schema(), indent=2))
@@ -226,16 +228,6 @@ def completion(arguments: argparse.Namespace) -> int:
     return 0
 
 
-@contextmanager
-def _working(console: Console, log: Path | None = None, brief: str | None = None) -> Iterator[Reporter]:
-    """Progress on the console, library output in `log`."""
-    from finetune.screen.quiet import quiet
-    from finetune.screen.reporter import reporter_for
-
-    with reporter_for(console, brief) as reporter, quiet(log):
-        yield reporter
-
-
 def _console(arguments: argparse.Namespace) -> Console:
     from finetune.screen.console import people
 
@@ -243,7 +235,7 @@ def _console(arguments: argparse.Namespace) -> Console:
 
 
 def _show(arguments: argparse.Namespace, facts: dict[str, Any], *pictures: RenderableType) -> int:
-    """JSON on stdout with --json, else the pictures; lines of text are left whole, so that they can be copied."""
+    """JSON on stdout with --json, else the pictures; lines of text are kept in one piece, so that they can be copied."""
     if arguments.json:
         print(json.dumps(facts, default=str))
     else:
@@ -268,7 +260,10 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
 def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:
     from finetune.runtime import RuntimeOptions
 
-    return RuntimeOptions(device=arguments.device, dtype=arguments.dtype, trust_remote_code=arguments.trust_remote_code)
+    runtime = RuntimeOptions(device=arguments.device, dtype=arguments.dtype, trust_remote_code=arguments.trust_remote_code)
+    if os.path.expanduser("~") == "~":  # no home: the Hub's client would make a folder of that name
+        os.environ.setdefault("HF_HOME", str(runtime.cache_dir / "huggingface"))
+    return runtime
 
 
 def _execute(recipe: Recipe, arguments: argparse.Namespace, runtime: RuntimeOptions) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -158,7 +159,7 @@ class Uploaded(Event, name="uploaded"):
 
 
 class Reporter(Protocol):
-    """Anything that takes events; must not raise."""
+    """Anything that takes events; one that raises an error hears no more of the run, which goes on."""
 
     def report(self, event: Event) -> None: ...
 
@@ -186,8 +187,9 @@ class JsonLines:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._torn = path.is_file() and not path.read_bytes().endswith(b"\n")  # by a run that was killed
+        self.path, self._torn = path, False
+        with suppress(OSError):
+            self._torn = path.is_file() and not path.read_bytes().endswith(b"\n")  # by a run that was killed
 
     def report(self, event: Event) -> None:
         if isinstance(event, Progress):
@@ -195,7 +197,7 @@ class JsonLines:
         record = {"event": event.name, "time": round(time.time(), 3), **asdict(event)}
         line = json.dumps(record, ensure_ascii=False, default=str) + "\n"
         try:
-            with self.path.open("a", encoding="utf-8") as file:
+            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:  # file names may be no Unicode
                 file.write("\n" + line if self._torn else line)
             self._torn = False
         except OSError:
@@ -226,11 +228,25 @@ def _made_again(record: dict[str, Any], step: int) -> bool:
 
 
 class Fanout:
-    """Hands each event to several reporters; more can be added while a run goes on."""
+    """Hands each event to several reporters; more can be added while a run goes on, and no error of theirs ends it."""
 
     def __init__(self, *reporters: Reporter) -> None:
         self.reporters = list(reporters)
 
     def report(self, event: Event) -> None:
-        for reporter in self.reporters:
-            reporter.report(event)
+        failed: list[tuple[Reporter, Exception]] = []
+        for reporter in list(self.reporters):
+            try:
+                reporter.report(event)
+            except Exception as error:  # noqa: BLE001  whatever it is, a run goes on
+                failed.append((reporter, error))
+        for reporter, _ in failed:
+            self.leave_out(reporter)
+        for reporter, error in failed:
+            if not isinstance(error, OSError):  # a reader that left, a disk that is full: nobody is there to hear of it
+                what = f"{type(reporter).__name__} failed and hears no more: {type(error).__name__}: {error}"
+                self.report(Notice(what, "warning"))
+
+    def leave_out(self, reporter: Reporter) -> None:
+        """Report nothing more to it, if it still hears."""
+        self.reporters[:] = [other for other in self.reporters if other is not reporter]

@@ -1,9 +1,6 @@
-"""Numbers, untrusted text and parts of commands, formatted for any layer: `size(3_221_225_472)` is "3.2 GB"."""
+"""Numbers and untrusted text, formatted for any layer: `size(3_221_225_472)` is "3.2 GB"."""
 
 from __future__ import annotations
-
-import re
-import shlex
 
 
 def size(number: float) -> str:
@@ -18,12 +15,6 @@ def count(number: float) -> str:
     if number >= 1e6:
         return f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.1f}M"
     return f"{number / 1e3:.0f}k" if number >= 1e4 else f"{number:,.0f}"
-
-
-def quoted(part: object) -> str:
-    """A path or a setting as one word of a command, to be copied into a shell: `out dir` is `'out dir'`."""
-    text = str(part)
-    return text if re.fullmatch(r"[\w@%+=:,./-]+", text) else shlex.quote(text)
 
 
 def strip_control_chars(text: str) -> str:

@@ -21,7 +21,6 @@ from pydantic.fields import FieldInfo
 from finetune import registry
 from finetune.errors import RecipeError
 from finetune.foreign import reading, reason
-from finetune.formatting import quoted
 from finetune.settings import (
     BenchmarkSpec,
     ColumnsSpec,
@@ -35,6 +34,7 @@ from finetune.settings import (
     UploadSpec,
     usual,
 )
+from finetune.shell import quoted
 
 __all__ = ["STARTER", "Recipe", "known_fields", "known_keys", "merge", "parse_override", "read_yaml"]
 __all__ += ["BenchmarkSpec", "ColumnsSpec", "DatasetSpec", "DistillationSpec", "StudentSpec", "TeacherSpec", "TrainingSpec", "UploadSpec"]

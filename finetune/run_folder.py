@@ -17,9 +17,9 @@ from typing import Any
 
 from finetune.errors import BadInput, FolderInUse, OutputExists
 from finetune.foreign import read_settings
-from finetune.formatting import quoted
 from finetune.paths import looking_at, typed_path
-from finetune.storage import PART, disk_full, no_room, to_disk, write_whole
+from finetune.shell import quoted
+from finetune.storage import PART, disk_full, no_room, replace, to_disk, write_whole
 
 TRAINING, BENCHMARK, UPLOAD, FINISHED = "training", "benchmark", "upload", "finished"  # what a run is at
 REMADE = "Run `finetune-cli benchmark OUTPUT_DIR` to make it again."
@@ -183,7 +183,7 @@ class RunFolder:
                 target = self.output_dir / entry.name
                 if target.is_dir():
                     shutil.rmtree(target)
-                os.replace(entry, target)
+                replace(entry, target)
             to_disk(self.output_dir)
         except Exception as error:
             if no_room(error):

@@ -8,11 +8,23 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from finetune.errors import BadInput
+
 
 def default_cache() -> Path:
-    """$FINETUNE_CLI_CACHE, or the user's cache folder."""
+    """$FINETUNE_CLI_CACHE, or the user's cache folder; raises BadInput for a user without a home folder."""
     override = os.environ.get("FINETUNE_CLI_CACHE")
-    return Path(override) if override else user_cache_path("finetune-cli")
+    if override:
+        return Path(override)
+    try:
+        found = user_cache_path("finetune-cli")
+    except RuntimeError:  # of newer versions of platformdirs; older ones leave the ~
+        found = Path("~")
+    if "~" in found.parts[:1]:
+        raise BadInput(
+            "This user has no home folder, so there is no place for a cache.", hint="Set FINETUNE_CLI_CACHE or HOME to a folder of yours."
+        )
+    return found
 
 
 @dataclass(frozen=True)

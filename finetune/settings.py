@@ -41,7 +41,7 @@ class MethodSpec(Spec):
 
 @dataclass(frozen=True)
 class Usual:
-    """The values of a number that make sense to a person, as `json_schema_extra` of its field; the recipe itself may allow more."""
+    """The usual range of a number, as `json_schema_extra` of its field; the recipe itself may allow more."""
 
     low: float
     high: float

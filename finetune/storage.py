@@ -15,6 +15,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from finetune.formatting import size
 PART = ".part"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_ROOM_WORDS = tuple(map(os.strerror, NO_ROOM))
+PAUSES = (0.01, 0.05, 0.2, 0.8) if os.name == "nt" else ()  # seconds
 OTHER_CACHE = "set FINETUNE_CLI_CACHE to a folder on another disk"
 
 
@@ -58,7 +60,7 @@ def write_whole(path: Path, content: bytes | str, *, shared: bool = False) -> No
     try:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
         to_disk(part)
-        os.replace(part, path)
+        replace(part, path)
     except OSError:
         part.unlink(missing_ok=True)
         raise
@@ -73,7 +75,7 @@ def whole_folder(target: Path, *, shared: bool = False) -> Iterator[Path]:
     try:
         yield part
         try:
-            os.replace(part, target)
+            replace(part, target)
         except OSError:
             if not (shared and target.is_dir()):
                 raise
@@ -99,6 +101,18 @@ def unwritable_cache(folder: Path, error: OSError) -> HardwareError:
     """The error for a folder of the cache that does not take what it should keep."""
     what = "is full" if no_room(error) else f"cannot be written ({error.strerror or error})"
     return HardwareError(f"The cache folder {folder} {what}.", hint=f"Free some space, or {OTHER_CACHE}.")
+
+
+def replace(part: Path, path: Path) -> None:
+    """Give `part` the name of `path`. Windows refuses while somebody, such as a virus scanner, reads either; there it is tried again."""
+    for pause in (*PAUSES, None):
+        try:
+            os.replace(part, path)
+            return
+        except PermissionError:
+            if pause is None:
+                raise
+            time.sleep(pause)
 
 
 def to_disk(path: Path) -> None:

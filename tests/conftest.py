@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 # Two workers, and the programs that they start, share the processors: threads that spin while they wait would starve each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -11,3 +12,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A shell that starts the tests in the background makes them, and every program they start, deaf to Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# There are no pseudo-terminals, fork and signals of other systems on Windows, and no bash for the completion.
+if sys.platform == "win32":
+    collect_ignore = [
+        "terminal",
+        "unit/test_shell_completion.py",
+        "unit/test_stopping.py",
+        "unit/test_streams.py",
+        "engine/test_memory_really_runs_out.py",
+        "engine/test_other_systems.py",
+        "engine/test_resume_faults.py",
+    ]
+elif sys.platform == "darwin":
+    collect_ignore = ["engine/test_other_systems.py"]  # which looks for open files in /proc

@@ -18,7 +18,7 @@ import datasets
 import evaluate
 import torch
 
-from finetune.benchmark.teacher_agreement import TeacherStates, compare
+from finetune.benchmark.teacher_agreement import TeacherStates, compare, precise_sum
 from finetune.errors import BenchmarkError
 from finetune.events import Progress, Reporter
 from finetune.training.head import Head, head_of, hidden_states
@@ -119,4 +119,4 @@ def parts(positions: int, head: Head) -> list[slice]:
 def cross_entropy(head: Head, hidden: torch.Tensor, labels: torch.Tensor) -> float:
     """Summed negative log-likelihood of the labels in nats; logits in float32, their sum in float64."""
     losses = torch.nn.functional.cross_entropy(head.logits(hidden).float(), labels, reduction="none")
-    return float(losses.double().sum())
+    return precise_sum(losses)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -87,6 +88,21 @@ class Scores:
         return cls(**content, losses=AnswerLosses(**losses) if losses else None)
 
 
+@contextmanager
+def _own_folder_for_metrics() -> Iterator[None]:
+    """evaluate makes a folder for each metric, in a cache of its own that may be read-only; here they leave nothing."""
+    import evaluate
+
+    usual = evaluate.config.HF_METRICS_CACHE
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        evaluate.config.HF_METRICS_CACHE = Path(folder)
+        try:
+            yield
+        finally:
+            evaluate.config.HF_METRICS_CACHE = usual
+
+
+@_own_folder_for_metrics()
 def benchmark_model(
     model: Any,
     tokenizer: Any,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from finetune.training.head import Head
@@ -34,4 +35,9 @@ def compare(student: Head, ours: torch.Tensor, teacher: Head, theirs: torch.Tens
     learnt = student.first(shared).logits(ours).float().log_softmax(-1).to(taught.device)
     agreed = int((taught.argmax(-1) == learnt.argmax(-1)).sum())
     divergence = torch.nn.functional.kl_div(learnt, taught, reduction="none", log_target=True)
-    return float(divergence.double().sum()), agreed
+    return precise_sum(divergence), agreed
+
+
+def precise_sum(values: torch.Tensor) -> float:
+    """The sum in float64, which not every device has (Apple's GPUs): taken on the CPU."""
+    return float(values.cpu().numpy().sum(dtype=np.float64))

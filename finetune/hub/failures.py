@@ -6,16 +6,18 @@ with one_sentence("dataset", "openai/gsm8k", None):
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from finetune.errors import DatasetError, DatasetNotFound, ModelError, ModelGated, ModelNotFound
+from finetune.errors import DatasetError, DatasetNotFound, HardwareError, ModelError, ModelGated, ModelNotFound
 from finetune.hub.catalogue import CATALOGUE
 from finetune.hub.reachability import endpoint, endpoint_host
 from finetune.registry import did_you_mean
 
+NOT_HERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 TOKEN = re.compile(r"\b(hf|api)_\w{8,}")
 LONGEST = 300  # characters of somebody else's message
 KINDS = {"model": (ModelNotFound, ModelGated, ModelError), "dataset": (DatasetNotFound, DatasetNotFound, DatasetError)}
@@ -43,6 +45,10 @@ def one_sentence(kind: Literal["model", "dataset"], name: str, revision: str | N
             hint=f"Check the spelling; for a private {kind} sign in first: hf auth login",
         ) from None
     except (errors.HTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+        if isinstance(error, OSError) and error.filename and error.errno in NOT_HERE:
+            raise HardwareError(
+                f"{name} cannot be kept in the Hub's cache: {error.filename}: {error.strerror}.", hint="Set HF_HOME to a folder of yours."
+            ) from None
         status = status_of(error)
         if status == 401:
             raise gated(f"{endpoint_host()} does not accept your token.", hint="Sign in again: hf auth login") from None

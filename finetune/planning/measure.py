@@ -7,13 +7,14 @@ measurement.seconds, measurement.memory_bytes      # of the whole run; None for 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 import threading
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from typing import Any
 
+from finetune.children import python_child
 from finetune.events import Progress
 from finetune.run_context import RunContext
 
@@ -57,14 +58,7 @@ def measure_first(context: RunContext, seconds: float | None = None) -> Measurem
     found: dict[str, Any] = {}
     context.runtime.cache_dir.mkdir(parents=True, exist_ok=True)
     with context.stage("measure", "Measuring a few real steps"), tempfile.TemporaryDirectory(dir=context.runtime.cache_dir) as folder:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "finetune.run.few_steps"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for the one who asked
-        )
+        process = python_child("finetune.run.few_steps", Path(folder), stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
         assert process.stdin is not None
         assert process.stdout is not None
         out_of_time = threading.Timer(seconds, process.kill)

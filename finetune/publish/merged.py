@@ -22,7 +22,6 @@ from torch import Tensor
 from finetune.errors import BadInput, FinetuneError, ModelError, OutputExists
 from finetune.events import Notice, Recorder, Reporter
 from finetune.foreign import reading
-from finetune.formatting import quoted
 from finetune.hardware.machine import inspect
 from finetune.model_folder import AGAIN, SAFETENSORS
 from finetune.models.load import load_model, load_tokenizer
@@ -30,6 +29,7 @@ from finetune.models.location import LocatedModel, locate
 from finetune.publish.card import write_card
 from finetune.run_folder import REMADE, RunFolder, check_can_be_made, free_name
 from finetune.runtime import RuntimeOptions
+from finetune.shell import quoted
 from finetune.storage import whole_folder
 
 PROMPTS = (

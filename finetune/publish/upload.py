@@ -10,7 +10,6 @@ it again sends only what is missing. Temporary failures (a busy Hub, a lost conn
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from finetune.errors import Interrupted, UploadError
 from finetune.events import Notice, Progress, Reporter, StageFinished, StageStarted, Uploaded
 from finetune.foreign import reading
-from finetune.formatting import quoted
 from finetune.hub.account import UploadTarget, check_upload, refuse_public, upload_errors
 from finetune.hub.retry import with_retries
 from finetune.model_folder import CONFIGS, INDEX, SAFETENSORS, TOKENIZER, is_adapter, weight_files
@@ -30,6 +28,7 @@ from finetune.publish.card import card_of
 from finetune.publish.redaction import adapters_base, base_model, public_benchmark, public_config, public_recipe
 from finetune.recipe import Recipe, UploadSpec
 from finetune.run_folder import FINISHED, REMADE, UPLOAD, RunFolder
+from finetune.shell import joined, quoted
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
@@ -159,9 +158,7 @@ def is_ours(name: str) -> bool:
 
 def command(output_dir: str | Path, spec: UploadSpec) -> str:
     """The command that starts, repeats or finishes an upload."""
-    return shlex.join(
-        ["python", "finetune_cli.py", "upload", str(output_dir), "--repo", spec.repo, *([] if spec.private else ["--public"])]
-    )
+    return joined(["python", "finetune_cli.py", "upload", str(output_dir), "--repo", spec.repo, *([] if spec.private else ["--public"])])
 
 
 def _contents(folder: RunFolder, repo: str) -> dict[str, Path | bytes]:

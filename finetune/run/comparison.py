@@ -17,10 +17,10 @@ from finetune.benchmark.bootstrap import change, statistics_of
 from finetune.benchmark.names import LOWER_IS_BETTER, in_order
 from finetune.errors import BadInput
 from finetune.foreign import reading
-from finetune.formatting import quoted
 from finetune.recipe import dotted
 from finetune.run.history import Run
 from finetune.run_folder import REMADE
+from finetune.shell import quoted
 
 SURROUNDINGS = ("versions", "system", "dataset_fingerprint", "machine.cpu", "machine.gpu", "machine.device", "machine.dtype")
 DEFAULT_SEED = 42

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.errors import HardwareError, Interrupted, RecipeError
 from finetune.events import BenchmarkFinished, Fanout, JsonLines, Recorder, Reporter, Resumed
-from finetune.formatting import quoted
 from finetune.recipe import DistillationSpec, Recipe
 from finetune.run_context import RunContext
 from finetune.run_folder import BENCHMARK, FINISHED, STAGES, TRAINING, UPLOAD, RunFolder
 from finetune.runtime import RuntimeOptions
+from finetune.shell import quoted
 
 if TYPE_CHECKING:
     from finetune.benchmark.scoring import Scores

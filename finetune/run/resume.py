@@ -16,11 +16,12 @@ from typing import Any
 from finetune.errors import BadInput, CannotResume, FolderInUse
 from finetune.events import Notice
 from finetune.foreign import reading
-from finetune.formatting import quoted, spoken
+from finetune.formatting import spoken
 from finetune.recipe import Recipe, dotted
 from finetune.run.records import environment
 from finetune.run_context import RunContext
 from finetune.run_folder import BENCHMARK, FINISHED, TRAINING, UPLOAD, RunFolder
+from finetune.shell import quoted
 from finetune.training.checkpoints import Checkpoint, Checkpoints
 
 EXACT = ("torch", "transformers", "peft")  # libraries whose major version decides what a checkpoint means

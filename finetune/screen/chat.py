@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -49,9 +50,7 @@ def talk(output_dir: Path, runtime: RuntimeOptions, *, both: bool = False) -> No
     with quiet(None):
         from finetune.run.chat import chat
 
-        def say(remark: str) -> None:
-            console.print(remark, style="quiet")
-
+        say = partial(console.print, style="quiet")
         chat(output_dir, runtime, question, sides.show, both=both, side=sides.turn, say=say)
 
 

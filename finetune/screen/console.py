@@ -14,6 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.theme import Theme
 
+from finetune.screen.streams import lasting
+
 THEME = Theme({"quiet": "dim", "done": "green", "warning": "yellow", "problem": "red", "number": "bold", "good": "green", "bad": "red"})
 AS_IT_IS: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # of a console: what it prints means only itself
 VERDICTS = {"better": "good", "worse": "bad"}
@@ -23,7 +25,7 @@ def people(*, stderr: bool = False) -> Console:
     """A console on a copy of stdout or stderr; styled only on a real terminal that wants it."""
     stream = sys.stderr if stderr else sys.stdout
     stream.flush()
-    file = os.fdopen(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors="replace", buffering=1)
+    file = lasting(os.dup(stream.fileno()), "stderr" if stderr else "stdout", stream.encoding, closes=True)
     return Console(file=file, theme=THEME, force_terminal=animated(file), no_color=no_colour() or None, soft_wrap=False, **AS_IT_IS)
 
 

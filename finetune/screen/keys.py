@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+try:
+    import termios
+except ImportError:  # Windows, whose console echoes nothing between questions
+    termios = None  # type: ignore[assignment]
 
 
 @contextmanager
 def still_keys() -> Iterator[None]:
     """Turn the terminal's echo and line editing off for a while, if stdin is one."""
+    if termios is None:
+        yield
+        return
     try:
-        import termios
-
         before = termios.tcgetattr(sys.stdin.fileno())
-    except (ImportError, OSError, ValueError, termios.error):  # Windows, a pipe, or no stdin at all
+    except (OSError, ValueError, termios.error):  # a pipe, or no stdin at all
         yield
         return
     changed = termios.tcgetattr(sys.stdin.fileno())
@@ -28,4 +34,5 @@ def still_keys() -> Iterator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, before)
+        with suppress(OSError, ValueError, termios.error):  # the terminal may be gone
+            termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, before)

@@ -6,17 +6,13 @@ result = execute(recipe, RuntimeOptions(), people())
 from __future__ import annotations
 
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from finetune.errors import Interrupted
-from finetune.formatting import quoted
 from finetune.recipe import Recipe
 from finetune.run.resume import find
 from finetune.run_folder import TRAINING, RunFolder
@@ -24,10 +20,11 @@ from finetune.runtime import RuntimeOptions
 from finetune.screen.console import people
 from finetune.screen.keys import still_keys
 from finetune.screen.plan_table import PlanScreen
-from finetune.screen.quiet import quiet
-from finetune.screen.reporter import reporter_for
+from finetune.screen.reporter import working
 from finetune.screen.results import show_results
 from finetune.screen.wording import command_name
+from finetune.shell import quoted
+from finetune.stopping import ended_like_ctrl_c
 
 if TYPE_CHECKING:
     from finetune.run.finetuner import LLMFineTuner, RunResult
@@ -57,14 +54,15 @@ def _carry_out(
 ) -> RunResult:
     folder.check_unclaimed()
     ours = not folder.output_dir.exists()
+    words = console if console.is_terminal else people(stderr=True)  # while stderr is what it is
     try:
-        with still_keys(), _terminated_like_ctrl_c(), reporter_for(console) as reporter, quiet(folder.debug_log):
+        with still_keys(), ended_like_ctrl_c(), working(console, log=folder.debug_log) as reporter:
             from finetune.run.finetuner import LLMFineTuner
 
             tuner = make(LLMFineTuner)
             tuner.reporter.reporters.append(reporter)
             if show_plan:
-                tuner.reporter.reporters.append(PlanScreen(console if console.is_terminal else people(stderr=True)))
+                tuner.reporter.reporters.append(PlanScreen(words))
             result = tuner.run()
     except KeyboardInterrupt:
         raise _stopped(folder, ours) from None
@@ -84,16 +82,3 @@ def _stopped(folder: RunFolder, ours: bool) -> Interrupted:
         hint=f"Continue: {command_name()} resume {quoted(folder.output_dir)}",
         saved=folder.output_dir,
     )
-
-
-@contextmanager
-def _terminated_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM interrupts like Ctrl-C: with the same message and exit code."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

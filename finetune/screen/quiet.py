@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -23,27 +23,30 @@ STDOUT, STDERR = 1, 2
 def quiet(log: Path | None, streams: tuple[int, ...] = (STDOUT, STDERR)) -> Iterator[None]:
     """Redirect `streams` into `log`, the debug.log of a run (nowhere if None); a failure leaves its traceback there.
 
-    If the run never began (no run/recipe.yaml beside the log), the log and the folders made for it are removed again.
+    If the run never began (no run/recipe.yaml next to the log), the log and the folders made for it are removed again.
     Raises BadInput if the folder of the run cannot be made or written to.
     """
     made, opened = _opened(log) if log else ([], open(os.devnull, "a", encoding="utf-8"))  # noqa: SIM115  closed below
     _flush()
     kept = {stream: os.dup(stream) for stream in streams}
-    with opened as file:
-        for stream in streams:
-            os.dup2(file.fileno(), stream)
-        try:
-            yield
-        except BaseException:
-            traceback.print_exc(file=file)
-            raise
-        finally:
-            _flush()
-            for stream, copy in kept.items():
-                os.dup2(copy, stream)
-                os.close(copy)
-            if log and not log.with_name("recipe.yaml").exists():
-                _remove(log, made)
+    try:
+        with opened as file:
+            for stream in streams:
+                os.dup2(file.fileno(), stream)
+            try:
+                yield
+            except BaseException:
+                with suppress(OSError):  # the disk may be full
+                    os.write(file.fileno(), traceback.format_exc().encode(errors="backslashreplace"))
+                raise
+            finally:
+                _flush()
+                for stream, copy in kept.items():
+                    os.dup2(copy, stream)
+                    os.close(copy)
+    finally:
+        if log and not log.with_name("recipe.yaml").exists():
+            _remove(log, made)
 
 
 def _opened(log: Path) -> tuple[list[Path], TextIO]:

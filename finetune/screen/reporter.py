@@ -1,6 +1,6 @@
 """The engine's events on a terminal: one live line while a stage runs, one finished line when it is over.
 
-    with reporter_for(console) as reporter:
+    with working(console) as reporter:
         LLMFineTuner(recipe, reporter=reporter).run()
 
 Off a terminal the same facts come as a plain line every few seconds, on stderr.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -21,6 +22,7 @@ from rich.text import Text
 from finetune.events import Event, Notice, Progress, Reporter, StageFinished, StageStarted, TrainingStep
 from finetune.formatting import count, size, strip_control_chars
 from finetune.screen.console import people
+from finetune.screen.quiet import quiet
 from finetune.screen.wording import duration
 
 REFRESHES_PER_SECOND = 4  # each takes a moment from the training on a small machine
@@ -29,13 +31,18 @@ WIDEST_LINE = 100  # the eye loses a line that is wider
 
 
 @contextmanager
-def reporter_for(console: Console, brief: str | None = None) -> Iterator[Reporter]:
-    """The reporter that suits the console; with `brief` only a live line of that name, which leaves nothing behind."""
+def working(console: Console, brief: str | None = None, log: Path | None = None) -> Iterator[Reporter]:
+    """The reporter that suits the console; what libraries print goes to `log`, or nowhere.
+
+    With `brief` there is only a live line of that name, which leaves nothing behind.
+    """
     if not console.is_terminal:
-        yield PlainReporter(console if console.file.isatty() else people(stderr=True))
+        plain = PlainReporter(console if console.file.isatty() else people(stderr=True))
+        with quiet(log):
+            yield plain
         return
     reporter = RichReporter(console, brief)
-    with reporter.live:
+    with reporter.live, quiet(log):
         yield reporter
 
 
@@ -46,9 +53,8 @@ class RichReporter:
         self._console = console
         self._brief = brief
         self._began = time.monotonic()
-        self._running: dict[str, StageStarted] = {}
+        self._running: dict[str, tuple[str, float]] = {}  # by stage: its title, and when it began
         self._facts: dict[str, Event] = {}
-        self._since: dict[str, float] = {}
         ascii_only = console.options.ascii_only
         self._done, self._separator = ("*", " | ") if ascii_only else ("✓", " · ")
         self._spinner = Spinner("line" if ascii_only else "dots", style="cyan")
@@ -63,14 +69,12 @@ class RichReporter:
 
     def report(self, event: Event) -> None:
         if isinstance(event, StageStarted):
-            self._running[event.stage] = event
-            self._since[event.stage] = time.monotonic()
+            self._running[event.stage] = event.title, time.monotonic()
         elif isinstance(event, StageFinished):
-            started = self._running.pop(event.stage, None)
+            title, _ = self._running.pop(event.stage, (event.stage, 0.0))
             self._facts.pop(event.stage, None)
             if not self._brief:
-                finished = self._finished(started.title if started else event.stage, event)
-                self._console.print(finished, width=min(self._console.width, WIDEST_LINE))
+                self._console.print(self._finished(title, event), width=min(self._console.width, WIDEST_LINE))
         elif isinstance(event, TrainingStep):
             self._facts["training"] = event
         elif isinstance(event, Progress):
@@ -97,8 +101,8 @@ class RichReporter:
 
     def _picture(self) -> RenderableType:
         if self._running:
-            stage, started = list(self._running.items())[-1]
-            return self._live_line(self._brief or started.title, self._facts.get(stage), self._since[stage])
+            stage, (title, since) = list(self._running.items())[-1]
+            return self._live_line(self._brief or title, self._facts.get(stage), since)
         return self._live_line(self._brief, None, self._began) if self._brief else Group()
 
     def _live_line(self, title: str, fact: Event | None, since: float) -> RenderableType:
@@ -116,12 +120,9 @@ class RichReporter:
         if room < 24:
             text.append("\n")
             room = width
-        shown = parts[0]
-        for part in parts[1:]:
-            if len(shown) + len(self._separator) + len(part) > room:
-                break
-            shown += self._separator + part
-        text.append(shown, style="quiet")
+        while len(parts) > 1 and len(self._separator.join(parts)) > room:
+            parts.pop()
+        text.append(self._separator.join(parts), style="quiet")
         line.add_row(self._spinner, text)
         return line
 

@@ -15,11 +15,12 @@ from rich.text import Text
 
 from finetune.benchmark.names import NAMES, in_order, number, signed
 from finetune.benchmark.report import ranks_in_words
-from finetune.formatting import count, quoted, size, strip_control_chars
+from finetune.formatting import count, size, strip_control_chars
 from finetune.recipe import Recipe
 from finetune.run_folder import free_name
 from finetune.screen.tables import block, legend, pairs, score_table, verdict
 from finetune.screen.wording import command_name
+from finetune.shell import quoted
 
 if TYPE_CHECKING:
     from finetune.run.finetuner import RunResult

@@ -1,4 +1,4 @@
-"""Small pictures that several screens share.
+"""Small tables that several screens share.
 
 console.print(fact_list([("memory", "8.0 GB free of 16.0 GB", True)]))
 """

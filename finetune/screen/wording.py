@@ -6,6 +6,8 @@ import math
 import sys
 from pathlib import Path
 
+from finetune.shell import quoted
+
 
 def percent(share: float) -> str:
     """0.384 -> 38 %."""
@@ -33,7 +35,7 @@ def about(seconds: float) -> str:
 def command_name() -> str:
     """The command this program was started with."""
     started = Path(sys.argv[0])
-    return f"python {sys.argv[0]}" if started.name == "finetune_cli.py" else "finetune-cli"
+    return f"python {quoted(sys.argv[0])}" if started.name == "finetune_cli.py" else "finetune-cli"
 
 
 def as_typed(text: str) -> str:

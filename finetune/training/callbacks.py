@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections import deque
 from types import FrameType
@@ -15,6 +13,7 @@ from transformers import TrainerCallback
 from finetune.errors import Diverged
 from finetune.events import CheckpointSaved, Notice, Reporter, TrainingStep
 from finetune.hardware.peak_memory import PeakMemory, release
+from finetune.stopping import LOST, on_signals
 from finetune.training.head import causal_lm
 from finetune.training.resumable import SavePolicy, random_states_now
 
@@ -184,28 +183,29 @@ class ReleaseMemory(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """The first Ctrl-C or SIGTERM lets the running step finish and then stops; the second one stops at once."""
+    """The first Ctrl-C, SIGTERM or SIGHUP lets the running step finish and then stops; a second Ctrl-C or SIGTERM stops at once."""
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter = reporter
         self.stopped = False
-        self._before: dict[int, Any] = {}
+        self._asked = False
+        self._signals = on_signals(self._on_signal)
 
     def __enter__(self) -> StopOnSignal:
-        if threading.current_thread() is threading.main_thread():  # only there can Python set a handler
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._on_signal)
+        self._signals.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._signals.__exit__(None, None, None)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.stopped:
-            raise KeyboardInterrupt
-        self.stopped = True
-        self.reporter.report(Notice("Stopping after this step and saving. Press Ctrl-C again to stop at once.", "warning"))
+        if number not in LOST:  # which comes more than once, and not from a person who is tired of waiting
+            if self._asked:
+                raise KeyboardInterrupt
+            self._asked = True
+        if not self.stopped:
+            self.stopped = True
+            self.reporter.report(Notice("Stopping after this step and saving. Press Ctrl-C again to stop at once.", "warning"))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_training_stop = control.should_training_stop or self.stopped

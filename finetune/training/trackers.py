@@ -84,7 +84,7 @@ def check_trackers(names: Sequence[str]) -> None:
 def _signed_in() -> bool:
     """Whether `wandb login` left a key for the server that is used."""
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    places = [os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"]
+    places = [os.environ.get("NETRC"), *map(os.path.expanduser, ("~/.netrc", "~/_netrc"))]
     for place in filter(None, places):
         try:
             if netrc.netrc(str(place)).authenticators(host):

@@ -1,4 +1,4 @@
-"""The whole session at a terminal: questions, review, the run, its results, and the upload that is asked last.
+"""A complete session at a terminal: questions, review, the run, its results, and the upload that is asked last.
 
 run_wizard(runtime=RuntimeOptions, plain=False)      # 0
 """
@@ -58,6 +58,8 @@ def agree(prompter: Prompter, look: Callable[[], HostInfo]) -> Recipe | None:
         step = review.ask_step(recipe, answers) if decision == review.CHANGE else 0
         if decision == review.SAVE:
             review.save(recipe, answers)
+        if decision == review.QUIT:
+            answers.note("Nothing was written.")
         return recipe, decision, step
 
     while True:
@@ -66,10 +68,7 @@ def agree(prompter: Prompter, look: Callable[[], HostInfo]) -> Recipe | None:
             rewind.forget(key)
         if decision == review.START:
             return recipe
-        if decision == review.SAVE:
-            return None
-        if decision == review.QUIT:
-            prompter.note("Nothing was written.")
+        if decision in (review.SAVE, review.QUIT):
             return None
         if decision == review.MEASURE:
             review.measure(recipe, look())

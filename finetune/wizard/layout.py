@@ -20,7 +20,7 @@ _IN_ASCII = str.maketrans({"❯": ">", "✓": "*", "✗": "x", "▌": "#", "│"
 
 
 def ascii_only() -> bool:
-    """Whether the terminal may have no other characters."""
+    """Whether the terminal may lack other characters."""
     return not (sys.stdout.encoding or "").lower().startswith("utf")
 
 
@@ -53,7 +53,7 @@ def wrap(fragments: Fragments, width: int) -> Fragments:
     for number, line in enumerate(_lines(fragments)):
         if number:
             wrapped.append(("", "\n"))
-        is_command = any(style == "class:command" for style, _ in line)  # left whole, so that it can be copied
+        is_command = any(style == "class:command" for style, _ in line)  # kept in one piece, so that it can be copied
         wrapped += line if is_command else _wrap_line(line, width - 1)
     return wrapped
 

@@ -40,11 +40,12 @@ def options(draft: Draft, here: HostInfo) -> Options:
     no_adapter = _no_adapter(recipe)
     known: dict[str, Any] = {name: registry.load("methods", name) for name in registry.names("methods")}
     costs = {name: method.footprint(method.Spec()) for name, method in known.items()}
-    refused: dict[str, str] = {}
-    for name, method in known.items():
-        problems = (no_adapter if costs[name].adapter else []) or method.check(method.Spec(), "cuda" if gpu else "cpu")
-        if problems:
-            refused[name] = problems[0]
+    device = "cuda" if gpu else "cpu"
+    refused = {
+        name: problems[0]
+        for name, method in known.items()
+        if (problems := (costs[name].adapter and no_adapter) or method.check(method.Spec(), device))
+    }
     student, teacher = _models(recipe, here)
     free = here.glance.free_gpu_memory_bytes if gpu else here.glance.free_memory_bytes
     if student is None or not student.hidden:

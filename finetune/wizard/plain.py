@@ -81,7 +81,7 @@ class PlainPrompter(Prompter):
             self._on_question()
             try:
                 text = input().strip()
-            except EOFError:
+            except (EOFError, OSError):  # OSError: of a terminal that is gone
                 raise KeyboardInterrupt from None
             if text == "back" and self.can_go_back:
                 raise GoBack

@@ -124,7 +124,7 @@ class ScriptedPrompter(Prompter):
     """Answers by key, for tests and demonstrations; a question without an answer and an answer without a question both fail.
 
     `answers[key]` is the answer, `DEFAULT` for Enter, or a list of them for a question that is asked again; `BACK` in it is Shift+Tab.
-    Call `finish()` at the end. `shown` holds all notes, `asked` all keys in order.
+    Call `finish()` at the end. `shown` lists all notes, `asked` all keys in order.
     """
 
     DEFAULT = object()

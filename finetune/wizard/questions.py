@@ -1,36 +1,43 @@
-"""What questionary's questions lack: notes beside the choices, a line that is checked in the background and has suggestions.
+"""What questionary's questions lack: notes next to the choices, a line that is checked in the background and has suggestions.
 
     asked = questionary.select("Method", [questionary.Choice(choice.title, choice.value) for choice in choices])
     keys = add_notes(asked, choices, width=lambda: 80, height=lambda: 12)
 
-wizard/terminal.py adds help and the keys that all questions have.
+wizard/terminal.py adds help and the keys that all questions have. prompt_toolkit's ThreadedCompleter (`complete_in_thread`) will not do
+for suggestions: an answered question would wait until the Hub has answered too.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import Any
 
 import questionary
-from prompt_toolkit.application import Application
+from prompt_toolkit.application import Application, get_app_or_none
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.layout import BufferControl, Dimension
 from questionary.prompts.common import InquirerControl
 
-from finetune.wizard.completion import Suggestions
 from finetune.wizard.layout import columns_fit, spelled, wrap
 from finetune.wizard.prompter import Choice, Fragments, Question, plain
 
 MOST_CHOICES_SHOWN = 12
+MOST_SUGGESTIONS = 6
 AT_ONCE_SECONDS = 0.1
+PAUSE_SECONDS = 0.15  # in typing, before suggestions are looked up
 _CHECKS = ThreadPoolExecutor(1, thread_name_prefix="check-answer")
 
 
 def add_notes(asked: questionary.Question, choices: Sequence[Choice], width: Callable[[], int], height: Callable[[], int]) -> KeyBindings:
-    """Show notes beside the titles, or below the chosen one where room is short; digits, Home and End move in the list too."""
+    """Show notes next to the titles, or below the chosen one where room is short; digits, Home and End move in the list too."""
     windows = asked.application.layout.find_all_windows()
     window, control = next((window, window.content) for window in windows if isinstance(window.content, InquirerControl))
 
@@ -59,7 +66,7 @@ def add_notes(asked: questionary.Question, choices: Sequence[Choice], width: Cal
 
 
 class Line:
-    """The text typed so far, what may become of it, and what is wrong with it.
+    """The text typed so far, its completions, and what is wrong with it.
 
     Enter accepts it if the question does, Tab takes a suggestion or the default for editing; an empty line means the default.
     """
@@ -129,3 +136,37 @@ class Line:
             self.problem = "" if self.slow else self.question.problem(self._typed()) or ""
         if self.suggestions:
             self.suggestions.refresh()
+
+
+class Suggestions(Completer):
+    """What `complete` finds for the text of a buffer, looked up in a thread once typing pauses: keys never wait for a disk or a network."""
+
+    def __init__(self, complete: Callable[[str], Sequence[str]], buffer: Buffer) -> None:
+        self._complete = complete
+        self._buffer = buffer
+        self._timer: threading.Timer | None = None
+        self.found: list[str] = []
+
+    def refresh(self) -> None:
+        """Look again after a pause in typing."""
+        self.found = []
+        if self._timer:
+            self._timer.cancel()
+        if self._buffer.text:
+            self._timer = threading.Timer(PAUSE_SECONDS, self._look, [self._buffer.text, get_app_or_none()])
+            self._timer.daemon = True
+            self._timer.start()
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+        for text in self.found if document.is_cursor_at_the_end else []:
+            yield Completion(text, start_position=-len(document.text))
+
+    def _look(self, text: str, app: Application[Any] | None) -> None:
+        if self._buffer.complete_state:  # the text is itself a suggestion that the arrows point at
+            return
+        found = [candidate for candidate in self._complete(text) if candidate != text][:MOST_SUGGESTIONS]
+        if text == self._buffer.text:
+            self.found = found
+            if app and app.loop:
+                with suppress(RuntimeError):  # the question was answered meanwhile: its loop is closed
+                    app.loop.call_soon_threadsafe(self._buffer.start_completion, context=app.context)

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 from finetune import schema
 from finetune.data.rows import TooManyBadRows
 from finetune.errors import FinetuneError
-from finetune.formatting import quoted, size
+from finetune.formatting import size
 from finetune.paths import looking_at, typed_path
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.screen.console import people
 from finetune.screen.data import data_report
 from finetune.screen.plan_table import review
-from finetune.screen.quiet import quiet
-from finetune.screen.reporter import reporter_for
+from finetune.screen.reporter import working
 from finetune.screen.wording import about, command_name
+from finetune.shell import quoted
 from finetune.wizard import preload
 from finetune.wizard.data_preview import state
 from finetune.wizard.host import HostInfo
@@ -88,12 +88,12 @@ def measure(recipe: Recipe, here: HostInfo) -> None:
     if isinstance(prepared, FinetuneError):
         return  # a file has changed since; the review says what is wrong now
     tuner, _ = prepared
-    with suppress(KeyboardInterrupt), reporter_for(people(), brief="Measuring a few real steps") as reporter, quiet(None):
+    with suppress(KeyboardInterrupt), working(people(), "Measuring a few real steps") as reporter:
         tuner.reporter.reporters.append(reporter)
         try:
             _prepared[_key(recipe)] = tuner, tuner.plan(measure=True)
         finally:
-            tuner.reporter.reporters.remove(reporter)
+            tuner.reporter.leave_out(reporter)
 
 
 def ask_step(recipe: Recipe, prompter: Prompter) -> int:
@@ -146,7 +146,7 @@ def _key(recipe: Recipe) -> Key:
 
 
 def _prepare(recipe: Recipe, runtime: RuntimeOptions) -> Prepared:
-    with reporter_for(people(), brief="Planning") as reporter, quiet(None):
+    with working(people(), "Planning") as reporter:
         preload.wait()
         from finetune.run.finetuner import LLMFineTuner
 
@@ -154,7 +154,7 @@ def _prepare(recipe: Recipe, runtime: RuntimeOptions) -> Prepared:
         tuner.reporter.reporters.append(reporter)
         tuner.check()
         found = tuner.plan()
-        tuner.reporter.reporters.remove(reporter)  # the run has one of its own
+        tuner.reporter.leave_out(reporter)  # the run has one of its own
         return tuner, found
 
 

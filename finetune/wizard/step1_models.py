@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +49,8 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
 
 def _student(draft: Draft, prompter: Prompter, here: HostInfo, teacher: str) -> Draft:
     big = _facts(teacher, here)
-    smaller = [_entry_choice(entry) for entry in CATALOGUE if big and _could_learn_from(entry, big)] if here.hub else []
+    same_tokenizer = [entry for entry in CATALOGUE if here.hub and big and entry.vocabulary == big.vocabulary]
+    smaller = [_entry_choice(entry) for entry in same_tokenizer if big and entry.parameters < big.parameters]
     offered = [Choice(MADE, "Made from the teacher", "fewer layers, same tokenizer"), *smaller][:MOST_OFFERED]
     default = draft["model"] if draft["model"] in [choice.value for choice in smaller] else MADE
     question = Question("student", "Student", default, offered, help="The smaller model to train.", more=MORE_STUDENT)
@@ -86,7 +88,7 @@ def _facts(teacher: str, here: HostInfo) -> ModelFacts | None:
 
 
 def made_parameters(teacher: ModelFacts, layers: int) -> int:
-    """Parameters of a student that keeps `layers` of the teacher's: embeddings stay whole."""
+    """Parameters of a student that keeps `layers` of the teacher's: all embeddings stay."""
     embeddings = teacher.vocabulary * teacher.hidden
     return round(embeddings + (teacher.parameters - embeddings) * layers / teacher.layers)
 
@@ -137,31 +139,25 @@ def _offered(here: HostInfo, default: str) -> list[Choice]:
     fitting = [entry for entry in CATALOGUE if here.hub and not entry.gated and entry.parameters * BYTES_TO_TRAIN_A_PARAMETER < room]
     known = find(default)
     first = _entry_choice(known, default) if known else Choice(default, default)
-    rest = [*(Choice(folder, folder, note) for folder, note in earlier_runs()), *(_entry_choice(entry) for entry in fitting)]
+    rest = [*_earlier_runs(), *(_entry_choice(entry) for entry in fitting)]
     return [first, *(choice for choice in rest if choice.value not in (default, known and known.id))][:MOST_OFFERED]
 
 
-def earlier_runs() -> list[tuple[str, str]]:
-    """Finished runs in the working folder, newest first: (folder, what it is)."""
+def _earlier_runs() -> list[Choice]:
+    """Finished runs in the working folder, newest first."""
     found = sorted(Path().glob("*/run/benchmark.json"), key=lambda path: -path.stat().st_mtime)
-    runs: list[tuple[str, str]] = []
+    runs = []
     for path in found[:3]:
-        try:
+        with suppress(RecipeError):  # written by another version; it can still be typed
             recipe = Recipe.load(path.with_name("recipe.yaml"))
-        except RecipeError:
-            continue  # written by another version; it can still be typed
-        runs.append((f"./{path.parent.parent}", f"your own run ({recipe.approach})"))
+            folder = f"./{path.parent.parent}"
+            runs.append(Choice(folder, folder, f"your own run ({recipe.approach})"))
     return runs
 
 
 def _entry_choice(entry: CatalogueEntry, name: str | None = None) -> Choice:
     note = "the starter" if entry.id == STARTER else entry.note.partition(";")[0]
     return Choice(name or entry.id, name or entry.id, f"{count(entry.parameters)}, {entry.licence}, {note}")
-
-
-def _could_learn_from(entry: CatalogueEntry, teacher: ModelFacts) -> bool:
-    """Smaller, and of the family with the same tokenizer."""
-    return entry.vocabulary == teacher.vocabulary and entry.parameters < teacher.parameters
 
 
 def _model_problem(text: str, here: HostInfo, refused: str | None) -> str | None:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.errors import Interrupted, NotSignedIn, RepoExists, UploadError
-from finetune.formatting import quoted
 from finetune.hub.reachability import endpoint, offline_reason
 from finetune.recipe import UploadSpec
 from finetune.screen.console import people
 from finetune.screen.quiet import quiet
-from finetune.screen.reporter import reporter_for
+from finetune.screen.reporter import working
 from finetune.screen.upload import upload_picture
 from finetune.screen.wording import command_name
+from finetune.shell import quoted
 from finetune.wizard.draft import problem
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Fragments, Prompter, hint
@@ -133,7 +133,7 @@ def _upload(output_dir: Path, spec: UploadSpec, prompter: Prompter) -> None:
     from finetune.publish.upload import upload_folder
 
     try:
-        with reporter_for(people(), brief="Uploading") as reporter, quiet(None):
+        with working(people(), "Uploading") as reporter:
             done = upload_folder(output_dir, spec, reporter)
     except (UploadError, Interrupted) as error:
         prompter.note([("class:problem", error.message), *hint(error)])

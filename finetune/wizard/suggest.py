@@ -41,6 +41,7 @@ def datasets(text: str, hub: bool) -> list[str]:
 
 def paths(text: str, fits: Callable[[str], bool] = can_be_read) -> list[str]:
     """Folders, and files whose names fit, that begin like `text`."""
+    text = text.replace(os.sep, "/")  # a backslash on Windows
     folder, _, start = text.rpartition("/")
     where = Path(os.path.expanduser(folder or ("/" if text.startswith("/") else ".")))
     try:
@@ -53,4 +54,4 @@ def paths(text: str, fits: Callable[[str], bool] = can_be_read) -> list[str]:
 
 
 def _looks_like_path(text: str) -> bool:
-    return text.startswith((".", "/", "~")) or Path(text.split("/")[0]).is_dir()
+    return text.startswith((".", "/", "~")) or Path(text.replace(os.sep, "/").split("/")[0]).is_dir()

@@ -4,7 +4,7 @@
     recipe = rewind.run(lambda prompter: converse(prompter))
 
 Questions that have an answer are not asked again, so a second run stops at the first one without: after Shift+Tab that is the
-question before, with the old answer as its default. Steps therefore need no memory and no idea of "back".
+previous question, with the old answer as its default. Steps therefore need no memory and no idea of "back".
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ class Rewind(Prompter):
             try:
                 result = conversation(self)
             except GoBack:
-                self._step_back()
+                if self._trail:
+                    last = self._trail[-1]
+                    self._answers.pop(last)
+                    self._prompter.erase_to(self._marks.pop(last, self._mark))
             else:
                 self._draw_pending()
                 return result
@@ -68,12 +71,6 @@ class Rewind(Prompter):
         """Ask this question again, as if for the first time."""
         self._answers.pop(key, None)
         self._earlier.pop(key, None)
-
-    def _step_back(self) -> None:
-        if self._trail:
-            last = self._trail[-1]
-            self._answers.pop(last)
-            self._prompter.erase_to(self._marks.pop(last, self._mark))
 
     def ask(self, question: Question) -> str | bool:
         if question.secret:

@@ -21,9 +21,8 @@ MORE = (
 )
 
 
-def ask(prompter: Prompter, where: Path | None = None) -> Unfinished | None:
+def ask(prompter: Prompter, where: Path = Path()) -> Unfinished | None:
     """The run to continue."""
-    where = where or Path()
     if not any(where.glob("*/run/recipe.yaml")):
         return None
     from finetune.run.resume import unfinished_runs

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tempfile
 
 import datasets
 import evaluate
@@ -14,6 +15,7 @@ from transformers import MambaConfig, MambaForCausalLM
 from finetune import registry
 from finetune.benchmark.generation import answer_budget, batches, generate_answers, generation_speed, stop_ids
 from finetune.benchmark.perplexity import Perplexity, answer_losses
+from finetune.benchmark.rouge import Rouge
 from finetune.benchmark.scoring import Scores, base_key, benchmark_json, benchmark_model, load_base_scores, save_base_scores
 from finetune.benchmark.teacher_agreement import TeacherStates
 from finetune.errors import BenchmarkError
@@ -215,6 +217,21 @@ def test_divergence_and_agreement_are_those_of_float64_also_where_vocabularies_a
         divergence, agreed = naive_kl(teacher, student, row, vocabulary)
         assert found.divergences[place] == pytest.approx(divergence, rel=1e-4)
         assert found.agreed[place] == agreed
+
+
+def test_metrics_need_no_cache_of_evaluates_and_leave_nothing(tmp_path, monkeypatch):
+    class OnDisk(Perplexity):
+        def __init__(self):
+            super().__init__(keep_in_memory=False)
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path / "file" / "metrics")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(registry, "load", lambda kind, name: {"rouge": Rouge, "perplexity": OnDisk}[name])
+    made, rows = tokenizer(), held_out(tokenizer(), PAIRS)
+    assert set(benchmark_model(llama(), made, rows, SPEC, seed=0, **quiet()).values) >= {"rougeL", "perplexity"}
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert evaluate.config.HF_METRICS_CACHE.parent.name == "file"
 
 
 def test_a_teacher_is_zero_nats_from_itself_and_agrees_everywhere():

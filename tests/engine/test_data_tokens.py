@@ -122,7 +122,7 @@ def test_what_the_template_refuses_is_a_reason_not_a_crash() -> None:
 
 def test_an_answer_that_the_template_hides_is_a_reason_too() -> None:
     tokenizer = byte_level("{% for turn in messages if turn.role == 'user' %}{{ turn.content }}{% endfor %}")
-    with pytest.raises(RowProblem, match="hides or rewrites the answer"):
+    with pytest.raises(RowProblem, match="drops or rewrites the answer"):
         encode(tokenizer, turns("a", "b"))
 
 

@@ -88,6 +88,16 @@ def test_a_pinned_commit_that_is_here_asks_the_hub_nothing(tmp_path: Path, model
         assert not [request for request in hub.requests if "org/model" in request]
 
 
+def test_a_cache_of_the_hubs_that_cannot_be_written_is_named(tmp_path: Path, model: Path) -> None:
+    home = tmp_path / "home"
+    home.write_text("no folder can be made below a file")
+    with hub_with(tmp_path, {"org/model": model}) as hub:
+        (refused,) = ask(home, hub.address, "org/model")
+    assert refused["message"].startswith("org/model cannot be kept in the Hub's cache: ")
+    assert str(home) in refused["message"]
+    assert refused["hint"] == "Set HF_HOME to a folder of yours."
+
+
 def test_each_refusal_of_the_hub_has_its_own_sentence_and_exit_code_2(tmp_path: Path, model: Path) -> None:
     pickled = tmp_path / "pickled"
     pickled.mkdir()

@@ -83,6 +83,18 @@ def test_steps_that_run_out_of_memory_are_a_problem_of_the_plan(shop: Workshop, 
     assert any("test steps" in problem for problem in plan.problems)
 
 
+def test_modules_in_the_folder_where_a_person_works_are_not_taken_for_libraries(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("evaluate", "psutil", "datasets", "yaml"):
+        (tmp_path / f"{name}.py").write_text("open('RUN', 'a').write(__name__)\nraise SystemExit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").symlink_to(shop.model)
+    layer = shop.layer(model="./model")
+    assert measure_first(shop.tuner(layer).context).problem is None
+    assert not (tmp_path / "RUN").exists()
+
+
 def test_without_a_timed_step_there_is_no_forecast() -> None:
     stages = {"ready": 5.0, "before": 7.0}
     assert Measurement(stages).seconds is None

@@ -101,9 +101,9 @@ def test_every_step_is_reported_with_its_loss_and_rate(machine: Machine, tmp_pat
         (
             RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
             OutOfMemory,
-            "Not even one row",
+            "Even one row",
         ),
-        (torch.OutOfMemoryError("CUDA out of memory."), OutOfMemory, "Not even one row"),
+        (torch.OutOfMemoryError("CUDA out of memory."), OutOfMemory, "Even one row"),
         (RuntimeError("shapes do not match\nmore"), TrainingError, "shapes do not match"),
     ],
     ids=["memory of the processor", "memory of a GPU", "anything else"],

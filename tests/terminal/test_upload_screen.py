@@ -50,7 +50,12 @@ def test_yes_shows_where_it_goes_and_keeps_it_private(hub: HubServer, workplace:
         shown = terminal.text()
         assert "model.safetensors (" in shown
         assert "Not uploaded  checkpoints, data, held-out rows, logs" in shown
-        for fact in ("User          ada", "Repository    ada/finetuned_model (new)", "Visibility    private", f"Endpoint    {hub.address}"):
+        for fact in (
+            "User          ada",
+            "Repository    ada/finetuned_model (new)",
+            "Visibility    private",
+            f"Endpoint      {hub.address}",
+        ):
             assert fact in shown
         assert hub.repos == {}, "nothing is sent before it is agreed to"
         terminal.press(ENTER)

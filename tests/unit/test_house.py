@@ -24,6 +24,7 @@ LINES = 400
 # Where any error at all may end, and why.
 BOUNDARIES = {
     "finetune/cli.py": 1,  # the door: an error becomes a sentence and an exit code
+    "finetune/events.py": 1,  # a run does not end because somebody cannot hear of it
     "finetune/hub/reachability.py": 1,  # whatever stops a probe of the network means that there is none
     "finetune/training/tracking.py": 1,  # whatever goes wrong in somebody's tracker must not end a training
     "finetune/wizard/prompter.py": 1,  # an answer that cannot be checked must not cost the others

@@ -21,7 +21,7 @@ from finetune.hub.account import shown_endpoint
 from finetune.hub.datasets import look_up
 from finetune.hub.facts import search
 from finetune.wizard import suggest
-from finetune.wizard.completion import PAUSE_SECONDS, Suggestions
+from finetune.wizard.questions import PAUSE_SECONDS, Suggestions
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from written_run import DATA, written_run
 from finetune.cli import main
 from finetune.errors import BadInput, OutputExists
 from finetune.events import Notice, Progress, StageFinished, StageStarted, TrainingStep
-from finetune.formatting import count, quoted, size, strip_control_chars
+from finetune.formatting import count, size, strip_control_chars
 from finetune.recipe import Recipe
 from finetune.run.resume import nothing_left, training_complete
 from finetune.run_folder import RunFolder, free_name
@@ -28,6 +28,7 @@ from finetune.screen.quiet import quiet
 from finetune.screen.reporter import PlainReporter, RichReporter
 from finetune.screen.results import next_steps, samples, scores_table
 from finetune.screen.wording import about, duration
+from finetune.shell import quoted
 from finetune.wizard.layout import ascii_only
 from finetune.wizard.plain import PlainPrompter
 from finetune.wizard.prompter import Choice

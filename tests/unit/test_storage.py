@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,29 @@ def test_a_file_is_replaced_whole_or_stays_as_it_was(shared: bool, tmp_path: Pat
         write_whole(path, b"longer", shared=shared)
     assert path.read_text(encoding="utf-8") == "één"
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("refusals", [2, 5])
+def test_where_open_files_cannot_be_replaced_a_reader_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int) -> None:
+    replace, asked = os.replace, []
+
+    def in_use(part: Path, path: Path) -> None:
+        asked.append(path)
+        if len(asked) <= refusals:
+            raise PermissionError(errno.EACCES, "in use")
+        replace(part, path)
+
+    path = tmp_path / "progress.json"
+    path.write_text("old")
+    monkeypatch.setattr(storage, "PAUSES", (0.001, 0.001, 0.001))  # as on Windows, but shorter
+    monkeypatch.setattr(storage.os, "replace", in_use)
+    if refusals < 4:
+        write_whole(path, "new")
+    else:
+        with pytest.raises(PermissionError):
+            write_whole(path, "new")
+    assert path.read_text() == ("new" if refusals < 4 else "old")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_is_absent_until_it_is_complete_and_nothing_stays_of_one_that_is_not(tmp_path: Path) -> None:

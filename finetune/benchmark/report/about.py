@@ -12,9 +12,10 @@ from typing import Any
 from finetune.benchmark.report.charts import bars, curve
 from finetune.benchmark.report.html import Html, bullets, duration, element, facts, section, subsection, table
 from finetune.benchmark.report.records import Records
-from finetune.formatting import count, quoted, size
+from finetune.formatting import count, size
 from finetune.registry import title
 from finetune.run_folder import free_name
+from finetune.shell import quoted
 
 SKIPPED_SHOWN = 10
 

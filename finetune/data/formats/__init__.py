@@ -19,7 +19,6 @@ becomes one turn with the role "text". What a format has, also for those that ot
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -27,6 +26,7 @@ from finetune import registry
 from finetune.data.formats.cells import Message
 from finetune.errors import UnknownFormat
 from finetune.settings import ColumnsSpec
+from finetune.shell import quoted
 
 SHOWN_COLUMNS = 12
 LAST = 100
@@ -62,7 +62,7 @@ def detect(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen: Col
 
 
 def _set(role: str, column: str) -> str:
-    return shlex.quote(f"dataset.columns.{role}={column}")
+    return quoted(f"dataset.columns.{role}={column}")
 
 
 def _as_chosen(columns: Sequence[str], chosen: ColumnsSpec, where: str) -> Format:

@@ -1,0 +1,49 @@
+"""Python processes of ours: they find the modules that this process finds, and none in the folder where a person works.
+
+    with python_child("finetune.run.few_steps", folder, stdin=PIPE, stdout=PIPE) as process:
+
+Somebody's own evaluate.py or psutil.py there would be imported instead of the library: `python -m` looks there first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# -P and PYTHONSAFEPATH came with Python 3.11; before, the first place to look is the folder in which the process starts: one of ours.
+# The rest is done where this process is, so that relative paths mean the same. This package comes first, the working folder last.
+START = """
+import json, os, runpy, sys
+module, path, home, folder, *sys.argv[1:] = sys.argv[1:]
+sys.path[:] = [home, *json.loads(path)]
+import finetune
+sys.path[:] = json.loads(path)
+os.chdir(folder)
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+def python_child(
+    module: str, empty: Path, *arguments: str, environment: Mapping[str, str] | None = None, **options: Any
+) -> subprocess.Popen[str]:
+    """`python -m module arguments`, started in an `empty` folder; Ctrl-C does not reach it. `options` are those of Popen."""
+    folder, home = os.getcwd(), os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    path = sorted((os.path.abspath(place) for place in sys.path if place), key=lambda place: place == folder)
+    alone: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        alone = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return subprocess.Popen(
+        [sys.executable, "-c", START, module, json.dumps(path), home, folder, *arguments],
+        cwd=empty,
+        env={**os.environ, "PYTHONSAFEPATH": "1", **(environment or {})},
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        **alone,
+        **options,
+    )

@@ -1,0 +1,50 @@
+"""The signals that ask a program to end, and what to do instead of dying.
+
+    with on_signals(stop_after_this_step):      # Ctrl-C, SIGTERM, a lost terminal or connection (SIGHUP), Ctrl-Break
+        train()
+
+Windows has no SIGHUP, other systems no SIGBREAK.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import FrameType
+from typing import NoReturn
+
+Handler = Callable[[int, FrameType | None], None]
+
+CTRL_C: tuple[int, ...] = (signal.SIGINT,)
+ENDED: tuple[int, ...] = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name))
+LOST: tuple[int, ...] = tuple(getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name))
+
+
+@contextmanager
+def on_signals(handler: Handler, numbers: tuple[int, ...] = (*CTRL_C, *ENDED, *LOST)) -> Iterator[None]:
+    """Call `handler` for these signals; a SIGHUP that is ignored, as under nohup, stays ignored. Only the main thread can do this."""
+    before = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in numbers:
+                if number not in LOST or signal.getsignal(number) is not signal.SIG_IGN:
+                    before[number] = signal.signal(number, handler)
+        yield
+    finally:
+        for number, earlier in before.items():
+            if signal.getsignal(number) is handler:
+                signal.signal(number, earlier)
+
+
+def like_ctrl_c(number: int, frame: FrameType | None) -> NoReturn:
+    """A handler: what Ctrl-C does. A lost connection says so twice, the shell and the system; the second must not disturb the end."""
+    if number in LOST:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def ended_like_ctrl_c() -> AbstractContextManager[None]:
+    """A block in which SIGTERM and SIGHUP interrupt like Ctrl-C, with the same message and exit code."""
+    return on_signals(like_ctrl_c, (*ENDED, *LOST))

@@ -1,0 +1,90 @@
+"""Whole runs without what Windows and Apple's machines lack; what is taken away is in other_systems.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from workshop import Workshop
+
+from finetune import Recipe
+
+HERE = Path(__file__).parent
+CONSOLES = {"windows": "cp932", "apple": "utf-8"}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("shop"))
+
+
+def start(system: str, shop: Workshop, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "FINETUNE_CLI_CACHE": str(shop.folder / system), "PYTHONIOENCODING": CONSOLES[system]}
+    environment |= {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE.parents[1])}
+    command = [sys.executable, str(HERE / "other_systems.py"), system, *arguments]
+    return subprocess.run(
+        command,
+        cwd=shop.folder,
+        env=environment,
+        capture_output=True,
+        timeout=300,
+        check=False,
+        encoding=CONSOLES[system],
+        errors="replace",
+    )
+
+
+@pytest.mark.parametrize("system", ["windows", "apple"])
+@pytest.mark.parametrize("approach", ["fine-tuning", "distillation"])
+def test_a_whole_run_needs_nothing_that_this_system_lacks(shop: Workshop, system: str, approach: str) -> None:
+    layer = shop.layer() if approach == "fine-tuning" else shop.distilling()
+    recipe = shop.folder / f"{approach}.yaml"
+    recipe.write_text(Recipe.from_layers(layer).to_yaml(), encoding="utf-8")
+    done = start(system, shop, "run", str(recipe), "--device", "cpu", "--debug")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    folder = Path(layer["output_dir"])
+    assert json.loads((folder / "run" / "progress.json").read_text(encoding="utf-8"))["stage"] == "finished"
+    scores = json.loads((folder / "run" / "benchmark.json").read_text(encoding="utf-8"))
+    assert scores["after"]["perplexity"] < scores["before"]["perplexity"]
+    assert "Traceback" not in (folder / "run" / "debug.log").read_text(encoding="utf-8", errors="replace")
+
+
+def test_merging_replaces_no_file_that_is_open(shop: Workshop) -> None:
+    layer = shop.layer()
+    shop.tuner(layer).run()
+    done = start("windows", shop, "merge", layer["output_dir"], "--device", "cpu", "--debug")
+    assert done.returncode == 0, done.stderr
+    assert (Path(f"{layer['output_dir']}-merged") / "model.safetensors").is_file()
+
+
+def double(folder: Path, system: str, code: str) -> str:
+    """The last line of what the double of a system says to some code."""
+    lines = (
+        f"import os, sys; sys.path.insert(0, {str(HERE)!r}); import other_systems; __name__ = 'somebody'; other_systems.{system}()\n{code}"
+    )
+    done = subprocess.run([sys.executable, "-c", lines], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    return done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("import termios", "ModuleNotFoundError"),
+        ("import signal; signal.SIGHUP", "AttributeError"),
+        ("os.fork", "AttributeError"),
+        ("file = open('held', 'w'); os.replace('held', 'other')", "PermissionError"),
+        ("import shutil; os.mkdir('folder'); file = open('folder/held', 'w'); shutil.rmtree('folder')", "PermissionError"),
+    ],
+)
+def test_the_double_of_windows_lacks_what_windows_lacks(tmp_path: Path, code: str, error: str) -> None:
+    assert double(tmp_path, "windows", code).startswith(error)
+
+
+def test_the_double_of_an_apple_gpu_has_no_float64(tmp_path: Path) -> None:
+    assert "Cannot convert a MPS Tensor to float64" in double(tmp_path, "apple", "import torch; torch.ones(2).double()")

@@ -1,0 +1,95 @@
+"""A terminal that is closed while a run goes on, and output that nobody takes any more."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import psutil
+import pytest
+from screen import ROOT
+
+from finetune.training.checkpoints import Checkpoints
+
+RUN_SECONDS = 120
+RECIPE = """model: ./pico
+dataset: {{source: rows.jsonl, samples: null}}
+training: {{epochs: {epochs}, batch_size: 3, save_every: 1000000}}
+benchmark: {{rows: 2, max_new_tokens: 2}}
+"""
+COMMAND = [sys.executable, str(ROOT / "finetune_cli.py"), "run", "recipe.yaml", "--device", "cpu"]
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "LANG": "C.UTF-8"}
+
+
+def records(workplace: Path) -> Path:
+    return workplace / "finetuned_model" / "run"
+
+
+def stage(workplace: Path) -> str:
+    try:
+        return str(json.loads((records(workplace) / "progress.json").read_text())["stage"])
+    except OSError:
+        return "not begun"
+
+
+def wait_for_steps(workplace: Path, meanwhile: Callable[[], object] = lambda: time.sleep(0.05)) -> None:
+    """Until the training has made steps."""
+    events, ends = records(workplace) / "events.jsonl", time.monotonic() + RUN_SECONDS
+    while not (events.is_file() and '"step"' in events.read_text(encoding="utf-8")):
+        assert time.monotonic() < ends, f"the run is at {stage(workplace)}"
+        meanwhile()
+
+
+@pytest.mark.parametrize("nohup", [False, True], ids=["hung up", "under nohup"])
+def test_a_terminal_that_closes_costs_no_work(workplace: Path, nohup: bool) -> None:
+    (workplace / "recipe.yaml").write_text(RECIPE.format(epochs=12 if nohup else 400))
+    process = pexpect.spawn(COMMAND[0], COMMAND[1:], cwd=str(workplace), env={**os.environ, **ENVIRONMENT}, ignore_sighup=nohup, timeout=5)
+    run = psutil.Process(process.pid)
+    wait_for_steps(workplace, lambda: process.expect([pexpect.TIMEOUT, r".+"], timeout=0.1))  # a screen that nobody reads fills up
+    os.close(process.child_fd)  # of the terminal; the kernel tells the program by SIGHUP
+    process.closed, process.child_fd = True, -1
+    code = run.wait(timeout=RUN_SECONDS)
+    if nohup:
+        assert (code, stage(workplace)) == (0, "finished")
+    else:
+        assert code == 130
+        assert [checkpoint.step for checkpoint in Checkpoints(records(workplace) / "checkpoints").all()], "the step is saved"
+
+
+def test_sighup_without_a_terminal_saves_however_often_it_comes(workplace: Path) -> None:
+    (workplace / "recipe.yaml").write_text(RECIPE.format(epochs=400))
+    nobody: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(COMMAND, cwd=workplace, env={**os.environ, **ENVIRONMENT}, text=True, **nobody)
+    wait_for_steps(workplace)
+    for _ in range(3):
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.01)
+    _, said = process.communicate(timeout=RUN_SECONDS)
+    assert process.returncode == 130
+    assert "Stopped after step" in said
+    assert Checkpoints(records(workplace) / "checkpoints").all()
+
+
+@pytest.mark.parametrize("reader", ["head -n 1", "cat >/dev/full"])
+def test_a_reader_that_leaves_ends_no_run(workplace: Path, reader: str) -> None:
+    (workplace / "recipe.yaml").write_text(RECIPE.format(epochs=2))
+    line = " ".join(f"'{word}'" for word in COMMAND) + f" 2>&1 | {reader} 2>/dev/null; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], cwd=workplace, env={**os.environ, **ENVIRONMENT}, timeout=RUN_SECONDS, check=False)
+    assert (done.returncode, stage(workplace)) == (0, "finished")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_behind_the_output_ends_no_run(workplace: Path) -> None:
+    (workplace / "recipe.yaml").write_text(RECIPE.format(epochs=2))
+    with open("/dev/full", "w") as full:
+        options: dict[str, Any] = {"stdout": full, "stderr": full, "timeout": RUN_SECONDS, "check": False}
+        done = subprocess.run(COMMAND, cwd=workplace, env={**os.environ, **ENVIRONMENT}, **options)
+    assert (done.returncode, stage(workplace)) == (0, "finished")

@@ -1,0 +1,56 @@
+"""Processes of ours and the program itself, started in a folder where a person keeps modules named like libraries."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune.children import python_child
+
+ROOT = Path(__file__).parents[2]
+WHERE = "import importlib.util as u; print([u.find_spec(name).origin for name in ('evaluate', 'psutil', 'json', 'finetune')])"
+
+
+@pytest.fixture
+def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder whose modules say that they were run."""
+    for name in ("evaluate", "psutil", "json", "runpy", "finetune", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text("open('RUN', 'a').write(__name__)\nraise SystemExit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("first", [None, "", "."], ids=["not on the path", "as ''", "by its name"])
+def test_a_child_runs_nothing_of_the_working_folder(
+    theirs: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, first: str | None
+) -> None:
+    library = tmp_path_factory.mktemp("library")
+    (library / "told.py").write_text(f"import os, sys\n{WHERE}\nprint([os.getcwd()] + sys.argv[1:])\n")
+    monkeypatch.syspath_prepend(library)
+    if first is not None:
+        monkeypatch.syspath_prepend(first and os.path.abspath(first))
+    child = python_child("told", tmp_path_factory.mktemp("empty"), "--a", "b c", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    said, wrong = child.communicate(timeout=60)
+    assert (child.returncode, wrong) == (0, "")
+    origins, place = said.splitlines()
+    assert str(theirs) not in origins
+    assert str(ROOT / "finetune" / "__init__.py") in origins
+    assert place == str([str(theirs), "--a", "b c"]), "relative paths mean the same as here"
+    assert not (theirs / "RUN").exists()
+
+
+def test_the_program_in_a_checkout_takes_libraries_for_what_they_are(theirs: Path) -> None:
+    (theirs / "finetune.py").unlink()
+    (theirs / "finetune").symlink_to(ROOT / "finetune")
+    (theirs / "finetune_cli.py").write_bytes((ROOT / "finetune_cli.py").read_bytes())
+    code = f"import runpy, sys; sys.path[0] = {str(theirs)!r}; runpy.run_path('finetune_cli.py'); {WHERE}"
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=theirs, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert str(theirs / "evaluate.py") not in done.stdout
+    assert str(theirs / "psutil.py") not in done.stdout
+    assert str(theirs / "finetune" / "__init__.py") in done.stdout
+    assert not (theirs / "RUN").exists()

@@ -1,0 +1,66 @@
+"""Signals that end a program: handled, left alone where they are ignored, and put back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from finetune.stopping import CTRL_C, ENDED, LOST, ended_like_ctrl_c, on_signals
+
+
+def test_every_signal_reaches_the_handler_and_is_put_back() -> None:
+    numbers = (*CTRL_C, *ENDED, *LOST)
+    before = [signal.getsignal(number) for number in numbers]
+    heard: list[int] = []
+    with on_signals(lambda number, frame: heard.append(number)):
+        for number in numbers:
+            os.kill(os.getpid(), number)
+    assert heard == list(numbers)
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_under_nohup_a_lost_connection_stays_without_effect() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ended_like_ctrl_c():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_lost_connection_interrupts_once_however_often_it_is_said() -> None:
+    def lost_twice() -> None:
+        with ended_like_ctrl_c():
+            try:
+                os.kill(os.getpid(), signal.SIGHUP)
+            finally:
+                os.kill(os.getpid(), signal.SIGHUP)
+
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            lost_twice()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_other_threads_leave_signals_alone() -> None:
+    def other() -> None:
+        with on_signals(lambda number, frame: None):
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    found: list[object] = []
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert found == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_windows_has_no_sighup() -> None:
+    code = "import signal; del signal.SIGHUP; from finetune import stopping; print(stopping.LOST)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout == "()\n"
