@@ -17,7 +17,7 @@ import yaml
 
 from finetune.errors import BadInput, FolderInUse
 from finetune.events import TrainingStep
-from finetune.foreign import printable, reading
+from finetune.foreign import printable, reading, reason
 from finetune.formatting import spoken
 from finetune.paths import looking_at, typed_path
 from finetune.recipe import Recipe
@@ -108,7 +108,7 @@ def read_run(output_dir: Path, name: str | None = None) -> Run:
         with reading(folder.recipe):
             recipe, scores, state, progress = _read(folder)
     except BadInput as error:
-        state, progress = UNREADABLE, error.message
+        state, progress = UNREADABLE, reason(error.__cause__) if error.__cause__ else error.message
     newest = folder.benchmark if scores else folder.progress if folder.progress.is_file() else folder.recipe
     return Run(printable(name or output_dir.name), folder, state, progress, recipe, scores, newest.stat().st_mtime)
 
@@ -117,9 +117,11 @@ def _read(folder: RunFolder) -> tuple[Mapping[str, Any], Mapping[str, Any], str,
     """Recipe, scores, state and progress; raises anything at all for what is no run of ours."""
     loaded = yaml.load(folder.recipe.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     if not isinstance(loaded, dict):
-        raise ValueError("it is not a recipe")
+        raise ValueError("run/recipe.yaml is not a recipe")
     recipe = Recipe.from_layers(loaded).model_dump(mode="json")
-    scores = folder.read_json(folder.benchmark) if folder.benchmark.is_file() else {}
+    scores = json.loads(folder.benchmark.read_text(encoding="utf-8")) if folder.benchmark.is_file() else {}
+    if not isinstance(scores, dict):
+        raise ValueError("run/benchmark.json has no scores")
     run = Run("", folder, "", "", recipe, scores, 0.0)
     run.to_dict()  # whatever is shown of a run must be there
     for metric in SCORED:
