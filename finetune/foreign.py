@@ -28,6 +28,7 @@ DIMENSIONS = 8  # of a tensor; GGUF has 4
 LAYERS = 10_000  # also experts, heads and labels; the deepest models have a few hundred layers
 WIDTH = 10_000_000  # of a layer or a vocabulary
 SETTINGS_BYTES = 500_000_000  # of a file of settings or a tokenizer; the largest have 40 MB
+RECIPE_BYTES = 200_000  # of a recipe, which has about 3,000
 MATCHING_SECONDS = 5  # all patterns of an adapter on all names of a model
 
 # Data. A file that is not packed may always be held once, however large it is: a person can see its size.

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from finetune import registry
 from finetune.errors import RecipeError
-from finetune.foreign import reading, reason
+from finetune.foreign import RECIPE_BYTES, reading, reason
 from finetune.settings import (
     BenchmarkSpec,
     ColumnsSpec,
@@ -150,6 +150,8 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A recipe file as plain data; raises RecipeError for a missing or broken file."""
     try:
+        if path.stat().st_size > RECIPE_BYTES:
+            raise ValueError(f"it has more than {RECIPE_BYTES // 1000} kB")
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(

@@ -17,7 +17,7 @@ import yaml
 
 from finetune.errors import BadInput, FolderInUse
 from finetune.events import TrainingStep
-from finetune.foreign import printable, reading, reason
+from finetune.foreign import RECIPE_BYTES, printable, reading, reason
 from finetune.formatting import spoken
 from finetune.paths import looking_at, typed_path
 from finetune.recipe import Recipe
@@ -115,6 +115,8 @@ def read_run(output_dir: Path, name: str | None = None) -> Run:
 
 def _read(folder: RunFolder) -> tuple[Mapping[str, Any], Mapping[str, Any], str, str]:
     """Recipe, scores, state and progress; raises anything at all for what is no run of ours."""
+    if folder.recipe.stat().st_size > RECIPE_BYTES:
+        raise ValueError("run/recipe.yaml is not a recipe: it is too long")
     loaded = yaml.load(folder.recipe.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     if not isinstance(loaded, dict):
         raise ValueError("run/recipe.yaml is not a recipe")

@@ -67,8 +67,17 @@ def test_an_error_never_floods_the_screen() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["seed: 2024-02-31", f"seed: {'9' * 5000}", "training: " + "[" * 3000, "model: &a [*a]", "{? [a] : 1}", "seed: 4294967296", "\0"],
-    ids=["no date", "digits", "deep", "circle", "key", "seed", "control"],
+    [
+        "seed: 2024-02-31",
+        f"seed: {'9' * 5000}",
+        "training: " + "[" * 3000,
+        "model: &a [*a]",
+        "{? [a] : 1}",
+        "seed: 4294967296",
+        "\0",
+        "a: 1\n" * 50_000,
+    ],
+    ids=["no date", "digits", "deep", "circle", "key", "seed", "control", "long"],
 )
 def test_odd_recipes_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "recipe.yaml"
