@@ -164,7 +164,7 @@ def _known_to_transformers(config: dict[str, Any], tokenizer: dict[str, Any]) ->
     kind, named, places = config.get("model_type"), tokenizer.get("tokenizer_class"), tokenizer.get("auto_map")
     known = {"model"} if kind in CONFIG_MAPPING else set()
     own = places.get("AutoTokenizer") if isinstance(places, dict) else places
-    if not own or TOKENIZER_MAPPING_NAMES.get(kind) or (named and tokenizer_class_from_name(named)):
+    if not own or TOKENIZER_MAPPING_NAMES.get(str(kind)) or (named and tokenizer_class_from_name(named)):
         known.add("tokenizer")
     return known
 

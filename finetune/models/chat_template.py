@@ -118,7 +118,7 @@ _WATCH = _Watch()
 @cache
 def _limit_sandbox() -> None:
     """Have Jinja's sandbox check what one operation would make: while it does, no other thread can stop it."""
-    from jinja2.defaults import DEFAULT_FILTERS
+    from jinja2.filters import FILTERS
     from jinja2.sandbox import ImmutableSandboxedEnvironment as Sandbox
 
     call = Sandbox.call
@@ -135,8 +135,8 @@ def _limit_sandbox() -> None:
     Sandbox.intercepted_binops = frozenset({"*", "**", "%"})
     Sandbox.call_binop = call_binop  # type: ignore[method-assign]
     Sandbox.call = limited_call  # type: ignore[method-assign]
-    for name, function in list(DEFAULT_FILTERS.items()):
-        DEFAULT_FILTERS[name] = _limited(name, function)
+    for name, function in list(FILTERS.items()):
+        FILTERS[name] = _limited(name, function)
 
 
 def _limited(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
