@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import BadInput, FolderInUse, OutputExists
+from finetune.foreign import read_settings
 from finetune.paths import looking_at, typed_path
 from finetune.shell import quoted
 from finetune.storage import PART, Lock, NoLock, disk_full, lock, no_room, ordinary_permissions, replace, to_disk, write_whole
 
 TRAINING, BENCHMARK, UPLOAD, FINISHED = "training", "benchmark", "upload", "finished"  # what a run is at
+REMADE = "Run `finetune-cli benchmark OUTPUT_DIR` to make it again."
 STAGES = (TRAINING, BENCHMARK, UPLOAD, FINISHED)
 
 
@@ -149,7 +151,7 @@ class RunFolder:
         try:
             owner = json.loads(self.lock_owner.read_text(encoding="utf-8"))
             who = f"process {owner['pid']} on {owner['host']}"
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             who = "another process"
         return FolderInUse(f"{self.output_dir} is in use by {who}.", hint="Wait until it finishes, or choose another --output-dir.")
 
@@ -159,7 +161,10 @@ class RunFolder:
     def stage(self) -> str | None:
         """TRAINING, BENCHMARK, UPLOAD or FINISHED; None if there is no run here."""
         if self.progress.is_file():
-            return str(self.read_json(self.progress).get("stage", TRAINING))
+            stage = self.read_json(self.progress).get("stage", TRAINING)
+            if stage not in STAGES:
+                raise BadInput(f"{self.progress} names a stage that no run has: {str(stage)[:80]!r}.", hint=REMADE)
+            return str(stage)
         if self.benchmark.is_file():
             return FINISHED
         return TRAINING if self.recipe.is_file() else None
@@ -207,11 +212,9 @@ class RunFolder:
                 raise
             raise disk_full(path.name, len(text.encode()), self.output_dir, error) from error
 
-    def read_json(self, path: Path) -> Any:
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise BadInput(f"{path} cannot be read: {error}.", hint="Run `finetune-cli benchmark OUTPUT_DIR` to make it again.") from None
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """A record of the run; raises BadInput for what is not a JSON object."""
+        return read_settings(path, BadInput, hint=REMADE)
 
 
 def check_can_be_made(folder: Path) -> None:

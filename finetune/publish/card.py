@@ -18,13 +18,14 @@ import yaml
 
 from finetune.benchmark.names import NAMES, beside_the_teacher, retained
 from finetune.events import read_events
+from finetune.foreign import reading
 from finetune.formatting import strip_control_chars
 from finetune.hub.cache import cached
 from finetune.hub.catalogue import CATALOGUE
 from finetune.model_folder import is_adapter
 from finetune.publish.redaction import base_model, base_revision, hub_dataset, hub_model, public_benchmark, public_recipe, public_source
 from finetune.recipe import Recipe
-from finetune.run_folder import RunFolder
+from finetune.run_folder import REMADE, RunFolder
 
 PROJECT = "finetune-cli"
 SAMPLES = 3
@@ -65,8 +66,9 @@ def write_card(folder: RunFolder) -> None:
 
 def card_of(folder: RunFolder, *, repo: str | None) -> str:
     """The card of a finished run; raises BadInput if its folder is not one."""
-    scores = folder.read_json(folder.benchmark) if folder.benchmark.is_file() else {}
-    return model_card(Recipe.load(folder.recipe), RunFacts.of(folder), scores, repo=repo)
+    with reading(folder.run, hint=REMADE):
+        scores = folder.read_json(folder.benchmark) if folder.benchmark.is_file() else {}
+        return model_card(Recipe.load(folder.recipe), RunFacts.of(folder), scores, repo=repo)
 
 
 def model_card(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], *, repo: str | None = None) -> str:
@@ -120,7 +122,7 @@ def _inherited(base: str | None, revision: str | None) -> dict[str, Any]:
         text = card.read_text(encoding="utf-8", errors="replace")
         try:
             found = yaml.safe_load(text.split("---\n")[1]) if text.startswith("---\n") and text.count("---\n") > 1 else None
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, TypeError, RecursionError):
             found = None  # not our card, and not valid: nothing can be inherited from it
         if isinstance(found, dict):
             return found

@@ -19,14 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.errors import BadInput, FinetuneError, OutputExists
+from finetune.errors import BadInput, FinetuneError, ModelError, OutputExists
 from finetune.events import Notice, Recorder, Reporter
+from finetune.foreign import reading
 from finetune.hardware.machine import inspect
-from finetune.model_folder import SAFETENSORS
+from finetune.model_folder import AGAIN, SAFETENSORS
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import LocatedModel, locate
 from finetune.publish.card import write_card
-from finetune.run_folder import RunFolder, check_can_be_made, free_name
+from finetune.run_folder import REMADE, RunFolder, check_can_be_made, free_name
 from finetune.runtime import RuntimeOptions
 from finetune.shell import quoted
 from finetune.storage import part_of, whole_folder
@@ -139,8 +140,9 @@ def check_target(to: Path) -> None:
 
 def _inputs(run: RunFolder, tokenizer: Any) -> list[Tensor]:
     """Token ids [1, length] of a few prompts of the run's own benchmark, or of fixed ones if there are none."""
-    rows = run.read_json(run.benchmark).get("generations", []) if run.benchmark.is_file() else []
-    prompts = [row["prompt"] + row.get("after", "") for row in rows][:MOST_PROMPTS] or list(PROMPTS)
+    with reading(run.benchmark, hint=REMADE):
+        rows = run.read_json(run.benchmark).get("generations", []) if run.benchmark.is_file() else []
+        prompts = [row["prompt"] + row.get("after", "") for row in rows][:MOST_PROMPTS] or list(PROMPTS)
     inputs = [tokenizer(prompt, return_tensors="pt")["input_ids"][:, :MOST_TOKENS] for prompt in prompts]
     return [ids for ids in inputs if ids.shape[1]]
 
@@ -166,7 +168,8 @@ def _stored_dtype(base: LocatedModel) -> torch.dtype:
     home = base
     while home.base is not None:
         home = home.base
-    config = AutoConfig.from_pretrained(home.folder, trust_remote_code=home.remote_code, local_files_only=True)
+    with reading(home.name, ModelError, hint=AGAIN, what="cannot be loaded"):
+        config = AutoConfig.from_pretrained(home.folder, trust_remote_code=home.remote_code, local_files_only=True)
     return config.dtype if config.dtype in ALLOWED else torch.float32
 
 
