@@ -37,6 +37,7 @@ def load_tokenizer(located: LocatedModel) -> PreTrainedTokenizerBase:
     with _one_sentence(home):
         tokenizer = AutoTokenizer.from_pretrained(home.folder, trust_remote_code=home.tokenizer_code, local_files_only=True)
         tokenizer.notes = _settle_special_tokens(tokenizer)
+        tokenizer(tokenizer.decode(tokenizer("a b")["input_ids"]))  # settings that make no sense are found when they are used
     return tokenizer
 
 

@@ -45,3 +45,13 @@ def test_without_the_flag_it_does_not_run(folder: Path, tmp_path: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "PreTrainedTokenizerFast"}))
     located = locate(str(folder), careful, Recorder())
     assert not located.tokenizer_code
+
+
+def test_settings_of_a_tokenizer_that_make_no_sense_are_refused_when_it_is_loaded(folder: Path, tmp_path: Path) -> None:
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["auto_map"]
+    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": "long"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    located = locate(str(folder), RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
+    with pytest.raises(ModelError, match="with_own_tokenizer cannot be loaded"):
+        load_tokenizer(located)
