@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 from finetune.arguments import parser
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, without_passwords
+from finetune.formatting import strip_control_chars
 from finetune.screen.streams import outlast, unwritten
 from finetune.screen.wording import as_typed
 from finetune.stopping import ended_like_ctrl_c
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def say(message: str, hint: str | None = None) -> None:
     """A sentence for people, on stderr; the hint may contain a command, so it is left in one piece."""
     sys.stdout.flush()
-    message = "".join(letter for letter in message if letter.isprintable() or letter == "\n")  # a file name can contain anything
+    message, hint = (strip_control_chars(without_passwords(text)) for text in (message, hint or ""))  # a file name can contain anything
     if sys.stderr.isatty():
         import shutil
         import textwrap

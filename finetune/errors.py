@@ -33,7 +33,16 @@ A message says what and where; `hint` says what to do next. Third-party exceptio
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+LONGEST = 4000  # characters of a message or hint; the longest hint lists the keys of a recipe
+_PASSWORD = re.compile(r"(?<=://)[^/\s'\"]*@")
+
+
+def without_passwords(text: str) -> str:
+    """`text` without the user names and passwords in its addresses, such as that of a mirror in HF_ENDPOINT."""
+    return _PASSWORD.sub("", text)
 
 
 class FinetuneError(Exception):
@@ -42,9 +51,15 @@ class FinetuneError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = _fit(message)
+        self.hint = hint and _fit(hint)
+        super().__init__(self.message)
+
+
+def _fit(text: str) -> str:
+    """Without passwords, and cut in the middle where names from a file are as long as the file."""
+    text = without_passwords(text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 class BadInput(FinetuneError):

@@ -207,10 +207,12 @@ class JsonLines:
 def read_events(path: Path) -> list[dict[str, Any]]:
     """The records of an events file; an incomplete last line is skipped, and so are steps that were repeated after a resume."""
     records: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(record, dict):
             continue
         if record.get("event") == Resumed.name:
             records = [earlier for earlier in records if not _made_again(earlier, record["step"])]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 
 def size(number: float) -> str:
     """Bytes in GB, MB or kB: powers of 1000, as disks and the Hub count."""
     if number >= 1e9:
         return f"{number / 1e9:.1f} GB"
-    return f"{number / 1e6:.0f} MB" if number >= 1e6 else f"{number / 1e3:.0f} kB"
+    return f"{number / 1e6:.0f} MB" if number >= 1e6 else f"{max(number, 1e3 if number else 0) / 1e3:.0f} kB"
 
 
 def count(number: float) -> str:
@@ -17,9 +19,16 @@ def count(number: float) -> str:
     return f"{number / 1e3:.0f}k" if number >= 1e4 else f"{number:,.0f}"
 
 
+# Control characters but for tab and line end, what turns letters around, and halves of characters (in a file name that is no UTF-8).
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
 def strip_control_chars(text: str) -> str:
-    """Untrusted text without control characters."""
-    return "".join(character if character.isprintable() or character in "\n\t" else "?" for character in text)
+    """Text from outside, safe for a terminal and to copy: "?" for what could move the cursor or show letters in another order.
+
+    Everything that is ordinary in some language stays: no-break and wide spaces, joiners, marks of direction, emoji.
+    """
+    return _UNSAFE.sub("?", text)
 
 
 def spoken(seconds: float) -> str:

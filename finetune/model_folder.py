@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import ModelError
+from finetune.foreign import DIMENSIONS, check_counts, is_width, numbers_of, own_code_of, read_settings, reading
 
 # The files of a model, by name or ending.
 GGUF, SAFETENSORS = ".gguf", ".safetensors"
@@ -27,6 +28,8 @@ BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".md")  # co
 AGAIN = "Download or save the model again."
 HEADER_LIMIT = 100_000_000  # what the safetensors format allows
 PAGE = 4096  # bytes
+DEPTH = re.compile(r"/(num_hidden_layers|n_layers?|num_layers)$")
+SHALLOW, NARROW = 256, 4096  # layers and width that are made without asking whether the weights have them
 WRITES_TEXT = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
@@ -61,6 +64,7 @@ def weight_files(folder: Path, name: str) -> list[Path]:
             if len(files) == 1:
                 raise no_safetensors(name, pickled)
             raise ModelError(f"{name} is incomplete: {file.name} is missing in {folder}.", hint=AGAIN)
+    _check_sizes(folder, files)
     return files
 
 
@@ -80,20 +84,25 @@ def tensor_places(file: Path) -> dict[str, dict[str, Any]]:
 
     `data_offsets`, begin and end in bytes, are counted from the start of the file; `count` is how many numbers a tensor has.
     """
-    try:
+    with reading(file, ModelError, hint=AGAIN, what="is not a readable safetensors file"):
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > HEADER_LIMIT:
                 raise ValueError("its header is too long")
             header = json.loads(stream.read(length))
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        for entry in tensors.values():
-            entry["data_offsets"] = [8 + length + int(place) for place in entry["data_offsets"]]
-            entry["count"] = prod(entry["shape"])
+        for name, entry in tensors.items():
+            shape, (begin, end) = entry["shape"], entry["data_offsets"]
+            if (
+                len(shape) > DIMENSIONS
+                or not all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end))
+                or begin > end
+            ):
+                raise ValueError(f"{name[:80]} has an impossible shape or place")
+            entry["data_offsets"] = [8 + length + begin, 8 + length + end]
+            entry["count"] = prod(shape)
         if max((entry["data_offsets"][1] for entry in tensors.values()), default=0) > file.stat().st_size:
             raise ValueError("it is truncated")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
-        raise ModelError(f"{file} is not a readable safetensors file: {error}.", hint=AGAIN) from None
     return tensors
 
 
@@ -127,21 +136,37 @@ def no_safetensors(name: str, pickled: str | None) -> ModelError:
     )
 
 
-def may_run_own_code(folder: Path, name: str, *, allowed: bool) -> bool:
-    """Whether the model's Python code will run when it is loaded; raises ModelError if it would have to but is not allowed."""
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    if not config.get("auto_map"):
-        return False
-    from transformers import CONFIG_MAPPING  # slow to import, and hardly ever needed
+def own_code(folder: Path, name: str, *, allowed: bool) -> set[str]:
+    """Whose Python code will run when the folder is loaded, "model" or "tokenizer"; raises ModelError if it must but is not allowed."""
+    config, tokenizer = (read_json(folder / file) if (folder / file).is_file() else {} for file in ("config.json", "tokenizer_config.json"))
+    with reading(folder / "config.json", ModelError, hint=AGAIN):
+        elsewhere = own_code_of(config)
+    has = {part for part, settings in (("model", config), ("tokenizer", tokenizer)) if settings.get("auto_map")}
+    needed = set(has)
+    if has:
+        with reading(folder / "tokenizer_config.json", ModelError, hint=AGAIN):
+            needed -= _known_to_transformers(config, tokenizer)
+    if allowed:  # transformers has a tokenizer for nearly every model, which need not be this one's
+        return needed | (has & {"tokenizer"})
+    hint = "Read that code, then allow it with --trust-remote-code and a pinned revision: MODEL@COMMIT"
+    if needed:
+        raise ModelError(f"{name} needs its own Python code, which does not run unless you allow it.", hint=hint)
+    if elsewhere:
+        raise ModelError(f"{name} asks for code from elsewhere ({elsewhere}), which does not run unless you allow it.", hint=hint)
+    return needed
 
-    if config.get("model_type") in CONFIG_MAPPING:
-        return False
-    if not allowed:
-        raise ModelError(
-            f"{name} needs its own Python code, which does not run unless you allow it.",
-            hint="Read that code, then allow it with --trust-remote-code and a pinned revision: MODEL@COMMIT",
-        )
-    return True
+
+def _known_to_transformers(config: dict[str, Any], tokenizer: dict[str, Any]) -> set[str]:
+    """Of what may have code of its own, what transformers has itself: its own is used then, as `from_pretrained` does."""
+    from transformers import CONFIG_MAPPING  # slow to import, and hardly ever needed
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
+
+    kind, named, places = config.get("model_type"), tokenizer.get("tokenizer_class"), tokenizer.get("auto_map")
+    known = {"model"} if kind in CONFIG_MAPPING else set()
+    own = places.get("AutoTokenizer") if isinstance(places, dict) else places
+    if not own or TOKENIZER_MAPPING_NAMES.get(str(kind)) or (named and tokenizer_class_from_name(named)):
+        known.add("tokenizer")
+    return known
 
 
 def adapter_base(folder: Path) -> str:
@@ -157,6 +182,16 @@ def adapter_base(folder: Path) -> str:
     if not isinstance(base, str) or not base:
         raise ModelError(f"The adapter in {folder} does not name its base model.", hint="Name the base model instead.")
     return base
+
+
+def name_patterns(adapter: dict[str, Any]) -> list[str]:
+    """The regular expressions in an adapter's settings, as peft matches them with the names of modules; plain names are none."""
+    whole = [adapter[key] for key in ("target_modules", "exclude_modules") if isinstance(adapter.get(key), str)]
+    lists = [adapter.get(key) for key in ("modules_to_save", "layers_pattern", "target_parameters")]
+    parts = [each for names in lists for each in ([names] if isinstance(names, str) else names or [])]
+    parts += [key for name, value in adapter.items() if name.endswith("_pattern") and isinstance(value, dict) for key in value]
+    plain = re.compile(r"[\w.-]*").fullmatch
+    return [each for each in whole if not plain(each)] + [rf"(.*\.)?({part})($|\..*)" for part in parts if not plain(str(part))]
 
 
 def adapter_load_in(folder: Path) -> str | None:
@@ -178,13 +213,26 @@ def adapter_load_in(folder: Path) -> str | None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a model folder; raises ModelError naming the file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {error}.", hint=AGAIN) from None
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} does not contain a JSON object.", hint=AGAIN)
-    return content
+    return read_settings(path, ModelError, hint=AGAIN)
+
+
+def _check_sizes(folder: Path, files: list[Path]) -> None:
+    """Raises ModelError for settings that ask for far more than the weights have: a library would make it all before it compares."""
+    path = folder / ("adapter_config.json" if is_adapter(folder) else "config.json")
+    settings = read_json(path)
+    with reading(path, ModelError, hint=AGAIN):
+        numbers = {key: int(value) for key, value in numbers_of(settings) if isinstance(value, int)}
+        widths = [value for key, value in numbers.items() if is_width(key) or key.startswith("/rank_pattern/")]
+        widths += [numbers.get(f"/{key}", 0) for key in ("r", "init_r", "target_r")]
+        layers = max((value for key, value in numbers.items() if DEPTH.search(key)), default=0)
+        if layers <= SHALLOW and max(widths, default=0) <= NARROW:
+            return
+        tensors = [entry for file in files for entry in tensor_places(file).values()]
+        widest = max((number for entry in tensors for number in entry["shape"]), default=0)
+        if layers > max(SHALLOW, len(tensors)):
+            raise ModelError(f"{path} asks for {layers:,} layers, and its weights have {len(tensors):,} tensors.", hint=AGAIN)
+        if max(widths) > max(NARROW, 8 * widest):  # eight numbers of four bits are stored as one
+            raise ModelError(f"{path} asks for a width of {max(widths):,}, and its weights have {widest:,}.", hint=AGAIN)
 
 
 def _check_config(folder: Path, name: str) -> None:
@@ -196,7 +244,11 @@ def _check_config(folder: Path, name: str) -> None:
             raise ModelError(f"{folder} contains an unfinished run.", hint=f"Finish it: finetune-cli resume {folder}")
         raise ModelError(f"{folder} has no config.json, so it is not a model folder.", hint="Name the folder that save_pretrained wrote.")
     config = read_json(folder / "config.json")
+    with reading(folder / "config.json", ModelError, hint=AGAIN):
+        check_counts(config, folder / "config.json")
     kinds = config.get("architectures") or []
+    if not isinstance(kinds, list):
+        raise ModelError(f"{folder / 'config.json'} does not list its architectures.", hint=AGAIN)
     if config.get("is_encoder_decoder") or (kinds and not any(str(kind).endswith(WRITES_TEXT) for kind in kinds)):
         kind = kinds[0] if kinds else config.get("model_type")
         raise ModelError(f"{name} is a {kind}, not a causal language model.", hint="Choose a causal language model, such as gpt2.")

@@ -12,12 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from finetune.errors import BadInput
+from finetune.foreign import is_utf8, printable
 
 
 def typed_path(text: str | Path, kind: type[BadInput] = BadInput) -> Path:
     """`text` with ~ and ~user replaced by their homes; raises `kind` where that cannot be."""
     if "\0" in str(text):
         raise kind(f"{text} is not a valid path.", hint="Remove the control character.")
+    if not is_utf8(text):
+        raise kind(f"{printable(text)} is not valid UTF-8.", hint="Rename it.")
     try:
         return Path(text).expanduser()
     except RuntimeError:

@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from finetune import registry
 from finetune.errors import RecipeError
+from finetune.foreign import RECIPE_BYTES, reading, reason
 from finetune.settings import (
     BenchmarkSpec,
     ColumnsSpec,
@@ -58,7 +59,7 @@ class Recipe(Spec):
     training: TrainingSpec = Field(TrainingSpec(), description="How long and how fast the model learns.")
     benchmark: BenchmarkSpec = Field(BenchmarkSpec(), description="How the result is measured.")
     upload: UploadSpec | None = Field(None, description="Where the result is published; if left out, nothing leaves this machine.")
-    seed: int = Field(42, ge=0, description="The same seed gives the same run.")
+    seed: int = Field(42, ge=0, lt=2**32, description="The same seed gives the same run.")
 
     @model_validator(mode="before")
     @classmethod
@@ -113,7 +114,8 @@ class Recipe(Spec):
     @classmethod
     def load(cls, path: str | Path, *, overrides: list[str] | None = None, layers: tuple[Mapping[str, Any], ...] = ()) -> Recipe:
         """Read a YAML file, then apply `layers` and `KEY.PATH=VALUE` overrides."""
-        return cls.from_layers(read_yaml(Path(path)), *layers, *(parse_override(text) for text in overrides or []))
+        with reading(path, RecipeError, hint="A recipe has lines such as `seed: 42`.", what="is not a recipe"):
+            return cls.from_layers(read_yaml(Path(path)), *layers, *(parse_override(text) for text in overrides or []))
 
     def with_changes(self, *layers: Mapping[str, Any]) -> Recipe:
         """The same recipe with some keys changed, validated again."""
@@ -148,6 +150,8 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A recipe file as plain data; raises RecipeError for a missing or broken file."""
     try:
+        if path.stat().st_size > RECIPE_BYTES:
+            raise ValueError(f"it has more than {RECIPE_BYTES // 1000} kB")
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(
@@ -155,6 +159,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not a readable text file: {error}.", hint="A recipe is a UTF-8 YAML file.") from None
+    except (ValueError, RecursionError, TypeError) as error:  # a date that is none, a number with too many digits, deep nesting
+        raise RecipeError(f"{path} cannot be read: {reason(error)}.", hint="A recipe has lines such as `seed: 42`.") from None
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
@@ -173,7 +179,7 @@ def parse_override(text: str) -> dict[str, Any]:
         raise RecipeError(f"--set {text} is not KEY.PATH=VALUE.", hint="For example: --set training.epochs=1")
     try:
         nested: Any = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError):
         nested = value
     for part in reversed(path.split(".")):
         nested = {part.strip(): nested}

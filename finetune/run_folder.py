@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import BadInput, FolderInUse, OutputExists
+from finetune.foreign import read_settings
 from finetune.paths import looking_at, typed_path
 from finetune.shell import quoted
-from finetune.storage import PART, disk_full, no_room, replace, to_disk, write_whole
+from finetune.storage import PART, Lock, NoLock, disk_full, lock, no_room, ordinary_permissions, replace, to_disk, write_whole
 
 TRAINING, BENCHMARK, UPLOAD, FINISHED = "training", "benchmark", "upload", "finished"  # what a run is at
+REMADE = "Run `finetune-cli benchmark OUTPUT_DIR` to make it again."
 STAGES = (TRAINING, BENCHMARK, UPLOAD, FINISHED)
 
 
@@ -43,7 +45,8 @@ class RunFolder:
         self.lock_file = self.run / ".lock"
         self.lock_owner = self.run / ".lock.json"
         self.card = self.output_dir / "README.md"
-        self._lock: Any = None
+        self._lock: Lock | None = None
+        self.weaknesses: list[str] = []  # of its file system, known once it is claimed
 
     @classmethod
     def create(cls, output_dir: str | Path) -> RunFolder:
@@ -102,6 +105,14 @@ class RunFolder:
         """Keep other processes out until `release` or the end of this one; raises FolderInUse."""
         if self._lock is None:
             self._lock = self._locked()
+            self.weaknesses = []
+            if isinstance(self._lock, NoLock):
+                self.weaknesses.append(f"{self.output_dir} is on a file system without locks: start no second run in it.")
+            if not to_disk(self.run):
+                self.weaknesses.append(
+                    f"{self.output_dir} is on a file system that does not confirm what is on the disk: "
+                    "after a loss of power the last checkpoint may be damaged, and an older one is used."
+                )
             self.write_json(self.lock_owner, {"pid": os.getpid(), "host": platform.node()})
 
     @property
@@ -128,21 +139,19 @@ class RunFolder:
         if self._lock is None and self.lock_file.is_file():
             self._locked().release()
 
-    def _locked(self) -> Any:
-        from filelock import FileLock, Timeout
+    def _locked(self) -> Lock:
+        from filelock import Timeout
 
-        lock = FileLock(self.lock_file, thread_local=False)
         try:
-            lock.acquire(timeout=0)
+            return lock(self.lock_file, timeout=0)
         except Timeout:
             raise self._in_use() from None
-        return lock
 
     def _in_use(self) -> FolderInUse:
         try:
             owner = json.loads(self.lock_owner.read_text(encoding="utf-8"))
             who = f"process {owner['pid']} on {owner['host']}"
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             who = "another process"
         return FolderInUse(f"{self.output_dir} is in use by {who}.", hint="Wait until it finishes, or choose another --output-dir.")
 
@@ -152,7 +161,10 @@ class RunFolder:
     def stage(self) -> str | None:
         """TRAINING, BENCHMARK, UPLOAD or FINISHED; None if there is no run here."""
         if self.progress.is_file():
-            return str(self.read_json(self.progress).get("stage", TRAINING))
+            stage = self.read_json(self.progress).get("stage", TRAINING)
+            if stage not in STAGES:
+                raise BadInput(f"{self.progress} names a stage that no run has: {str(stage)[:80]!r}.", hint=REMADE)
+            return str(stage)
         if self.benchmark.is_file():
             return FINISHED
         return TRAINING if self.recipe.is_file() else None
@@ -172,6 +184,7 @@ class RunFolder:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             yield partial
+            ordinary_permissions(partial)
             for path in partial.rglob("*"):
                 to_disk(path)
             for entry in sorted(partial.iterdir()):
@@ -182,7 +195,7 @@ class RunFolder:
             to_disk(self.output_dir)
         except Exception as error:
             if no_room(error):
-                raise disk_full("The trained model", needed, self.output_dir) from error
+                raise disk_full("The trained model", needed, self.output_dir, error) from error
             raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -197,13 +210,11 @@ class RunFolder:
         except OSError as error:
             if not no_room(error):
                 raise
-            raise disk_full(path.name, len(text.encode()), self.output_dir) from error
+            raise disk_full(path.name, len(text.encode()), self.output_dir, error) from error
 
-    def read_json(self, path: Path) -> Any:
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise BadInput(f"{path} cannot be read: {error}.", hint="Run `finetune-cli benchmark OUTPUT_DIR` to make it again.") from None
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """A record of the run; raises BadInput for what is not a JSON object."""
+        return read_settings(path, BadInput, hint=REMADE)
 
 
 def check_can_be_made(folder: Path) -> None:

@@ -6,6 +6,7 @@
     check_room("The starter model", 750_000_000, folder, OTHER_CACHE)
 
 What is still being written has a hidden name that ends in .part. A cache is shared: other processes may be writing the same thing.
+Network file systems may refuse locks, and to confirm that something is on the disk; the work goes on without.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 from finetune.errors import DiskFull, HardwareError
 from finetune.formatting import size
 
 PART = ".part"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NO_ROOM_WORDS = tuple(map(os.strerror, NO_ROOM))
+# How a file system says that it has no such thing as locks, or as waiting for the disk.
+UNKNOWN_HERE = (errno.EINVAL, errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 PAUSES = (0.01, 0.05, 0.2, 0.8) if os.name == "nt" else ()  # seconds
 OTHER_CACHE = "set FINETUNE_CLI_CACHE to a folder on another disk"
 
@@ -55,7 +59,7 @@ def changed(path: Path, bytes: int, sha256: str) -> str | None:
 
 def write_whole(path: Path, content: bytes | str, *, shared: bool = False) -> None:
     """Write a file, and its folder if need be, entirely or not at all; raises OSError and leaves what was there before."""
-    part = _part(path, shared)
+    part = part_of(path, shared)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -69,11 +73,12 @@ def write_whole(path: Path, content: bytes | str, *, shared: bool = False) -> No
 @contextmanager
 def whole_folder(target: Path, *, shared: bool = False) -> Iterator[Path]:
     """A folder to fill, which gets its name at the end; where it is `shared` and another process was faster, theirs stays."""
-    part = _part(target, shared)
+    part = part_of(target, shared)
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
     part.mkdir(parents=True)
     try:
         yield part
+        ordinary_permissions(part)
         try:
             replace(part, target)
         except OSError:
@@ -100,7 +105,19 @@ def cache_folder(target: Path) -> Iterator[Path]:
 def unwritable_cache(folder: Path, error: OSError) -> HardwareError:
     """The error for a folder of the cache that does not take what it should keep."""
     what = "is full" if no_room(error) else f"cannot be written ({error.strerror or error})"
+    if _limit(error) == errno.EFBIG:
+        what = f"takes no file larger than {_largest_file()}"
     return HardwareError(f"The cache folder {folder} {what}.", hint=f"Free some space, or {OTHER_CACHE}.")
+
+
+def ordinary_permissions(made: Path) -> None:
+    """Give what is in a new folder the permissions that the umask gave the folder: some libraries write files for the owner alone."""
+    if os.name == "nt":
+        return
+    allowed = stat.S_IMODE(made.stat().st_mode)
+    for path in made.rglob("*"):
+        with suppress(OSError):  # a file system without permissions
+            path.chmod(allowed if path.is_dir() else allowed & 0o666)
 
 
 def replace(part: Path, path: Path) -> None:
@@ -115,16 +132,50 @@ def replace(part: Path, path: Path) -> None:
             time.sleep(pause)
 
 
-def to_disk(path: Path) -> None:
-    """Make the content of a file, or the names in a folder, survive a loss of power, where the system can."""
+def to_disk(path: Path) -> bool:
+    """Make the content of a file, or the names in a folder, survive a loss of power; False where the file system cannot promise it."""
     folder = path.is_dir()
     if folder and os.name == "nt":  # which has no such thing for folders
-        return
-    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        return True
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in UNKNOWN_HERE:
+            raise
+        return False
+    return True
+
+
+class Lock(Protocol):
+    """What keeps other processes out until it is released."""
+
+    def release(self) -> None: ...
+
+
+class NoLock:
+    """In place of a lock where the file system has none: keeps nobody out."""
+
+    def release(self) -> None: ...
+
+
+def lock(path: Path, *, timeout: float = -1) -> Lock:
+    """A lock on a file, or a NoLock; waits `timeout` seconds for another process (-1: for ever), then raises filelock.Timeout."""
+    from filelock import FileLock
+
+    made = FileLock(path, thread_local=False)
+    try:
+        made.acquire(timeout=timeout)
+    except NotImplementedError:  # ENOSYS, in older versions
+        return NoLock()
+    except OSError as error:
+        if error.errno not in UNKNOWN_HERE:
+            raise
+        return NoLock()
+    return made
 
 
 def free_disk(folder: Path) -> int:
@@ -144,17 +195,37 @@ def check_room(what: str, needed: int, folder: Path, instead: str) -> None:
 
 def no_room(error: BaseException) -> bool:
     """Whether an error, maybe of a library that has its own, comes from a disk that is full."""
-    return getattr(error, "errno", None) in NO_ROOM or any(words in str(error) for words in NO_ROOM_WORDS)
+    return _limit(error) is not None
 
 
-def disk_full(what: str, needed: int, folder: Path) -> DiskFull:
-    """The error for what a run could not write, with the room that it needs where."""
+def disk_full(what: str, needed: int, folder: Path, error: BaseException) -> DiskFull:
+    """The error for what a run could not write: how much it needs, and what there is no more of."""
+    because, first = {
+        errno.EDQUOT: (f"your quota in {folder} is used up", "Free some space there, or ask for a larger quota"),
+        errno.EFBIG: (f"no file in {folder} may be larger than {_largest_file()}", "Raise that limit (ulimit -f)"),
+    }.get(_limit(error) or 0, (f"{size(free_disk(folder))} are free in {folder}", "Free some space there"))
     return DiskFull(
-        f"{what} did not fit on the disk: it needs about {size(needed)}, and {size(free_disk(folder))} are free in {folder}.",
-        hint="Free some space there, then continue from the last checkpoint with `resume`.",
+        f"{what} did not fit on the disk: it needs about {size(needed)}, and {because}.",
+        hint=f"{first}, then continue from the last checkpoint with `resume`.",
     )
 
 
-def _part(path: Path, shared: bool) -> Path:
+def _limit(error: BaseException) -> int | None:
+    """Which of NO_ROOM an error is, by its number or by the system's words for it."""
+    number = getattr(error, "errno", None)
+    return number if number in NO_ROOM else next((each for each in NO_ROOM if os.strerror(each) in str(error)), None)
+
+
+def _largest_file() -> str:
+    """The limit of this process, or that of the file system, which does not tell its own."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return "it allows"
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return "it allows" if limit == resource.RLIM_INFINITY else size(limit)
+
+
+def part_of(path: Path, shared: bool = False) -> Path:
     """What `path` is called while it is written: the same again after a kill, so that it is found, or like nobody else's."""
     return path.with_name(f".{path.name}{f'.{secrets.token_hex(4)}' if shared else ''}{PART}")

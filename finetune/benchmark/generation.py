@@ -21,6 +21,7 @@ from transformers import GenerationConfig
 
 from finetune.errors import BenchmarkError
 from finetune.events import Progress, Reporter
+from finetune.models.chat_template import render_chat
 from finetune.training.head import causal_lm, context_length, padding_id
 
 KEY_VALUE_BYTES = 768 << 20  # of one batch's keys and values
@@ -92,7 +93,7 @@ def stop_ids(model: Any, tokenizer: Any) -> list[int]:
     found = set(_ids(tokenizer.eos_token_id)) | set(_ids(getattr(model.generation_config, "eos_token_id", None)))
     if tokenizer.chat_template:
         turns = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "reply"}]
-        after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("reply")[2]
+        after = render_chat(tokenizer, turns).rpartition("reply")[2]
         ended = tokenizer(after, add_special_tokens=False)["input_ids"][:1]
         found |= set(ended) & set(tokenizer.added_tokens_decoder)
     return sorted(found)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 NAMES = {
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",
@@ -30,3 +33,19 @@ def signed(metric: str, difference: float) -> str:
 def in_order(metrics: list[str]) -> list[str]:
     """Known scores first, in the order of NAMES."""
     return sorted(metrics, key=lambda metric: [*NAMES, metric].index(metric))
+
+
+def retained(scores: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """What benchmark.json says of shares of the teacher's scores; older versions wrote some down where less is better."""
+    return {metric: share for metric, share in (scores.get("retention") or {}).items() if metric not in LOWER_IS_BETTER}
+
+
+def beside_the_teacher(scores: Mapping[str, Any]) -> str | None:
+    """A distillation's perplexities in words: the student's beside its teacher's."""
+    student, teacher = (float((scores.get(side) or {}).get("perplexity") or 0) for side in ("after", "teacher"))
+    if not student or not teacher:
+        return None
+    both = f"{number('perplexity', student)} against {number('perplexity', teacher)}"
+    if student < teacher:
+        return f"lower than the teacher's, {both}: the student predicts these answers better"
+    return f"{student / teacher:.2f} times the teacher's, {both}: the student predicts these answers less well"

@@ -13,7 +13,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,14 +36,16 @@ from finetune.runtime import RuntimeOptions
 from finetune.storage import write_whole
 from finetune.training.head import causal_lm, check_head, head_of
 
-VERSION = 2  # version of the scoring: raise it when numbers would change, so that cached base scores are recomputed
-RETAINED = ("rougeL", "perplexity")
+VERSION = 3  # version of the scoring: raise it when numbers would change, so that cached base scores are recomputed
+RETAINED = ("rougeL",)  # more is better; "36 % of the perplexity" says nothing to anybody
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One model's results on the held-out rows; lists have one entry per row, `kl` is in nats per token, memory in bytes.
+    """One model's results on the held-out rows; lists have one entry per row, `kl` is in nats per token.
 
+    `peak_memory_bytes` is the most that the weights and the work on them took, where the device counts what belongs to a model: on a GPU.
+    A process knows only its own sum, in which an earlier training leaves gaps and buffers, so it is None on a CPU.
     `states` is not in the JSON: it holds a teacher's hidden states, for comparison with its student.
     """
 
@@ -54,7 +56,7 @@ class Scores:
     per_row: dict[str, list[float]]
     losses: AnswerLosses | None
     tokens_per_second: float
-    peak_memory_bytes: int
+    peak_memory_bytes: int | None
     parameters: int
     states: TeacherStates | None = None
 
@@ -132,7 +134,8 @@ def benchmark_model(
     per_row: dict[str, list[float]] = {}
     losses = texts = None
     speed = 0.0
-    with PeakMemory(next(model.parameters()).device.type) as peak, _measuring(model):
+    device = next(model.parameters()).device.type
+    with PeakMemory(device) as peak, _measuring(model):
         release()  # leftovers of earlier work must not hide what this model needs
         at_first = peak.now()
         if of_losses or teacher or as_teacher:
@@ -158,11 +161,15 @@ def benchmark_model(
         per_row=per_row,
         losses=losses,
         tokens_per_second=speed,
-        # Memory left over from training does not belong to this model; count its weights and what the benchmark added.
-        peak_memory_bytes=inner.get_memory_footprint(return_buffers=False) + max(0, peak.bytes - at_first),
+        # What other models and the training have allocated does not belong to this one: count its weights and what the benchmark added.
+        peak_memory_bytes=_weights(inner) + max(0, peak.bytes - at_first) if device == "cuda" else None,
         parameters=inner.num_parameters(),
         states=states,
     )
+
+
+def _weights(model: Any) -> int:
+    return int(model.get_memory_footprint(return_buffers=False))
 
 
 @contextmanager
@@ -230,16 +237,15 @@ def intervals(scores: Scores, seed: int) -> dict[str, list[float]]:
 
 
 def retention(student: Scores, teacher: Scores, seed: int) -> dict[str, dict[str, float]]:
-    """The student as a share of its teacher, paired by row: 1 is as good; for perplexity the teacher's is divided by the student's.
+    """The student's score as a share of its teacher's, paired by row, where more is better: 1 is as good.
 
-    A metric on which the teacher scores 0 is left out.
+    A metric on which the teacher scores 0 is left out. For perplexity see `names.beside_the_teacher`.
     """
     ours, theirs = student.statistics(), teacher.statistics()
     found: dict[str, dict[str, float]] = {}
     for key in RETAINED:
         if key in ours and key in theirs:
-            pair = (theirs[key], ours[key]) if key in LOWER_IS_BETTER else (ours[key], theirs[key])
-            share = asdict(bootstrap(ratio(*pair), rows=student.rows, seed=seed))
+            share = asdict(bootstrap(ratio(ours[key], theirs[key]), rows=student.rows, seed=seed))
             if np.isfinite(list(share.values())).all():
                 found[key] = share
     return found
@@ -270,8 +276,9 @@ def load_base_scores(runtime: RuntimeOptions, key: str) -> Scores | None:
 
 
 def save_base_scores(runtime: RuntimeOptions, key: str, scores: Scores) -> None:
-    """Cache scores for later runs: complete or not at all."""
-    write_whole(_kept(runtime, key), json.dumps(scores.to_dict(), ensure_ascii=False), shared=True)
+    """Cache scores for later runs: complete or not at all; in a cache that cannot be written they are measured again."""
+    with suppress(OSError):
+        write_whole(_kept(runtime, key), json.dumps(scores.to_dict(), ensure_ascii=False), shared=True)
 
 
 def _kept(runtime: RuntimeOptions, key: str) -> Path:

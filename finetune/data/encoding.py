@@ -8,10 +8,12 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterator
+from typing import TextIO
 
 from finetune.data.endings import READABLE
 from finetune.data.files import DataFile
-from finetune.errors import UnknownFormat
+from finetune.errors import BadRow, UnknownFormat
+from finetune.foreign import UNPACKED
 
 MARKS = [(codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")]
 MARKS += [(codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")]
@@ -22,6 +24,28 @@ BROKEN = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of a byte
 OLD_PAGES = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp932", "gb18030", "big5", "euc_kr", "shift_jis"]
 TIE = 0.01  # "chaos" scores this close are a tie; cp1252 is then more likely
 BINARY_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"PK\x03\x04", b"\x1f\x8b", b"\x7fELF", b"SQLite", b"GGUF", b"PAR1")
+
+
+def lines_of(text: TextIO, file: DataFile) -> Iterator[str]:
+    """The lines of a file, with their ends; raises BadRow for one that is longer than any and than the file itself."""
+    longest = file.longest_record
+    while line := text.readline(longest + 1):
+        if len(line) > longest:
+            raise too_long(file)
+        yield line
+
+
+def whole_of(text: TextIO, file: DataFile) -> str:
+    """All of a file at once; raises BadRow if it was packed and is too large for that."""
+    most = max(UNPACKED, file.longest_record)
+    content = text.read(most + 1)
+    if len(content) > most:
+        raise too_long(file)
+    return content
+
+
+def too_long(file: DataFile) -> BadRow:
+    return BadRow(f"{file.name} has a record of more than {file.longest_record:,} characters.", hint="Cut it, or unpack the file yourself.")
 
 
 def _mark(error: UnicodeError) -> tuple[str, int]:

@@ -19,6 +19,7 @@ from typing import IO, cast
 
 from finetune.data.endings import ARCHIVE, KINDS, PACKED, READABLE, Kind, can_be_read, ending_of, is_record_file
 from finetune.errors import BadRow, DatasetError, DatasetNotFound, EmptyDataset, UnknownFormat
+from finetune.foreign import LINE, is_utf8, printable, reading
 from finetune.hub.datasets import PINNED
 from finetune.paths import looking_at, typed_path
 
@@ -49,6 +50,11 @@ class DataFile:
     @property
     def kind(self) -> Kind:
         return KINDS[self.suffix]
+
+    @property
+    def longest_record(self) -> int:
+        """Characters that one of its records may have: those of a file that is not packed can be as long as the file."""
+        return max(LINE, self.path.stat().st_size)
 
     def open(self) -> IO[bytes]:
         """The content, unpacked while it is read."""
@@ -118,6 +124,9 @@ def find_files(
     found: dict[DataFile, str] = {}  # to the name it was found under
     for name in named_files(source):
         found |= _of_name(name, data_files, notes)
+    unnamed = next((file for file in found if not is_utf8(file.path) or not is_utf8(file.name)), None)
+    if unnamed is not None:
+        raise UnknownFormat(f"The name of {printable(unnamed.name)} is not valid UTF-8.", hint="Rename it.")
     unreadable = next((file for file in found if file.suffix not in KINDS), None)
     if unreadable is not None:
         raise UnknownFormat(f"{unreadable.name} is not a supported data file.", hint=READABLE)
@@ -195,11 +204,12 @@ def _hidden(path: Path) -> bool:
 def _unpacked(path: Path) -> list[DataFile]:
     if path.suffix.lower() != ARCHIVE:
         return [DataFile(path)]
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = sorted(info.filename for info in archive.infolist() if not info.is_dir())
-    except zipfile.BadZipFile:
-        raise BadRow(f"{path.name} is not a complete .zip file.", hint="It may be incomplete: copy or download it again.") from None
+    with reading(path.name, BadRow), path.open("rb") as content:
+        try:
+            with zipfile.ZipFile(content) as archive:
+                members = sorted(info.filename for info in archive.infolist() if not info.is_dir())
+        except zipfile.BadZipFile:
+            raise BadRow(f"{path.name} is not a complete .zip file.", hint="It may be incomplete: copy or download it again.") from None
     files = [DataFile(path, member) for member in members if not _hidden(Path(member)) and not member.startswith("__MACOSX")]
     if not files:
         raise EmptyDataset(f"{path.name} contains no files.", hint=READABLE)

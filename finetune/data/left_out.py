@@ -13,6 +13,8 @@ from typing import Any
 
 from finetune.data.formats import Format
 from finetune.data.formats.cells import Message
+from finetune.data.rows import too_many_columns
+from finetune.foreign import COLUMNS
 
 SHOWN_COLUMNS = 4
 
@@ -32,6 +34,8 @@ class LeftOut:
         for column in values:
             if column not in self.read:
                 if column not in self.columns:
+                    if len(self.columns) > COLUMNS:
+                        raise too_many_columns("The data")
                     self.columns.append(column)
                 self.characters[column] += characters_in(values[column])
         if self.inside is not None:

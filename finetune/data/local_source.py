@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from finetune.data.encoding import detect
-from finetune.data.files import SHOWN_FILES, find_files
+from finetune.data.files import SHOWN_FILES, DataFile, find_files
 from finetune.data.readers import read_file
 from finetune.data.rows import Origin, Row, SkippedRow
 from finetune.errors import BadRow, EmptyDataset
+from finetune.foreign import reading
 from finetune.recipe import DatasetSpec
 from finetune.storage import file_hash
 
@@ -24,12 +25,12 @@ def open_local(spec: DatasetSpec, *, strict_split: bool = False, measured: str |
     """The records of local files; the split that is `measured` on is left out. Raises the DatasetError that states what is wrong."""
     files, notes = find_files(spec.source, spec.data_files, spec.split, strict_split=strict_split, measured=measured)
     for file in files:
-        size = file.path.stat().st_size
-        if size == 0:
-            raise EmptyDataset(f"{file.name} is empty.", hint="Give a file with at least two rows.")
-        if size < 1000 and next(file.blocks(), b"").startswith(POINTER):
-            raise EmptyDataset(f"{file.name} is a Git LFS pointer, not the data.", hint="Fetch the data: git lfs pull")
-    encodings = {file: detect(file, spec.encoding) if file.kind.text else None for file in files}
+        with reading(file.name, BadRow):
+            _check_content(file)
+    encodings: dict[DataFile, str | None] = {}
+    for file in files:
+        with reading(file.name, BadRow):
+            encodings[file] = detect(file, spec.encoding) if file.kind.text else None
     unusual = {file: name for file, name in encodings.items() if name not in (None, "utf-8", "utf-8-sig")}
     notes = [*notes, *(f"{file.name} is read as {name}." for file, name in list(unusual.items())[:SHOWN_FILES])]
     prose = any(file.kind.prose for file in files)
@@ -50,6 +51,14 @@ def open_local(spec: DatasetSpec, *, strict_split: bool = False, measured: str |
     name = ", ".join(file.name for file in files[:SHOWN_FILES]) + (" ..." if len(files) > SHOWN_FILES else "")
     told = list(dict.fromkeys(encoding for encoding in encodings.values() if encoding is not None))
     return Origin(name, fingerprint, records, notes=notes, encodings=told, prose=prose, files=[file.name for file in files])
+
+
+def _check_content(file: DataFile) -> None:
+    size = file.path.stat().st_size
+    if size == 0:
+        raise EmptyDataset(f"{file.name} is empty.", hint="Give a file with at least two rows.")
+    if size < 1000 and next(file.blocks(), b"").startswith(POINTER):
+        raise EmptyDataset(f"{file.name} is a Git LFS pointer, not the data.", hint="Fetch the data: git lfs pull")
 
 
 def _content_hash(path: Path) -> str:

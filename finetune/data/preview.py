@@ -14,8 +14,9 @@ from finetune.data import formats
 from finetune.data.reading import SAMPLE, columns_of, open_source
 from finetune.data.render import Piece, PlainTemplate
 from finetune.data.rows import Row, RowProblem, SkippedRow, no_rows
-from finetune.errors import UnknownFormat
+from finetune.errors import BadRow, UnknownFormat
 from finetune.events import Recorder, Reporter
+from finetune.foreign import reading, reason
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 
@@ -51,7 +52,8 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
         raise no_rows(origin.name, skipped)
     columns = columns_of(records)
     try:
-        found = formats.detect(columns, [record.values for record in records], spec.columns, origin.name)
+        with reading(origin.name, BadRow):
+            found = formats.detect(columns, [record.values for record in records], spec.columns, origin.name)
     except UnknownFormat as error:
         shown = [record.values for record in records[:limit]]
         return Preview(origin.name, columns, None, [], [], shown, skipped, origin.notes, error.message, origin.encodings, origin.prose)
@@ -61,8 +63,8 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
     for record in records:
         try:
             messages = found.to_messages(record.values)
-        except RowProblem as problem:
-            skipped.append(SkippedRow(record.file, record.line, str(problem)))
+        except (RowProblem, RecursionError) as problem:
+            skipped.append(SkippedRow(record.file, record.line, reason(problem)))
             continue
         if len(examples) < limit and any(turn["content"].strip() for turn in messages):
             examples.append(template.pieces(messages))

@@ -25,8 +25,9 @@ from finetune.data.formats.cells import Message, last_answer
 from finetune.data.left_out import LeftOut
 from finetune.data.local_source import open_local
 from finetune.data.rows import KEPT_SKIPPED, Origin, Row, RowFacts, RowProblem, SkippedRow, no_rows, too_many_bad_rows
-from finetune.errors import DatasetNotFound
+from finetune.errors import BadRow, DatasetNotFound
 from finetune.events import Progress, Reporter
+from finetune.foreign import reading, reason
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 from finetune.storage import cache_folder, digest
@@ -120,7 +121,8 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
     if not sample:
         raise no_rows(origin.name, [record for record in head if isinstance(record, SkippedRow)])
     columns = columns_of(sample)
-    chosen = formats.detect(columns, [record.values for record in sample], spec.columns, origin.name)
+    with reading(origin.name, BadRow):
+        chosen = formats.detect(columns, [record.values for record in sample], spec.columns, origin.name)
     left = LeftOut(chosen, columns)
     notes = [*origin.notes, *filter(None, [getattr(chosen, "note", None)])]
     facts = RowFacts(origin.name, origin.pinned, chosen.name, list(chosen.columns), [], [], 0, 0, 0, 0, [], notes)
@@ -138,17 +140,19 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
                 try:
                     messages = chosen.to_messages(record.values)
                     _check_characters(messages)
-                except RowProblem as problem:
-                    record = SkippedRow(record.file, record.line, str(problem))
+                    blank = all(not turn["content"].strip() for turn in messages)
+                    if not blank:
+                        left.look(record.values, messages)
+                except (RowProblem, RecursionError) as problem:
+                    record = SkippedRow(record.file, record.line, reason(problem))
             if isinstance(record, SkippedRow):
                 facts.skipped += 1
                 if len(facts.skipped_rows) < KEPT_SKIPPED:
                     facts.skipped_rows.append(record)
-            elif all(not turn["content"].strip() for turn in messages):
+            elif blank:
                 facts.blank += 1
             else:
                 facts.usable += 1
-                left.look(record.values, messages)
                 yield messages, file_numbers.setdefault(record.file, len(file_numbers)), record.line, *_hashes(messages)
 
     rows = islice(usable(), origin.limit)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from finetune.data.formats.cells import Message, last_answer
 from finetune.data.rows import RowProblem
+from finetune.models.chat_template import TemplateFailure, render_chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -108,13 +109,10 @@ class ChatTemplate:
         return start, min(reached, default=end)
 
     def _render(self, turns: Sequence[Message], *, open_answer: bool, **options: Any) -> str:
-        from jinja2 import TemplateError
-
         try:
-            chat = cast("list[dict[str, str]]", turns)
-            return cast(str, self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=open_answer, **options))
-        except TemplateError as error:
-            raise RowProblem(f"refused by the model's chat template: {error}") from None
+            return render_chat(self.tokenizer, turns, add_generation_prompt=open_answer, **options)
+        except TemplateFailure as error:
+            raise RowProblem(f"refused by the model's chat template: {error.detail}") from None
 
     def _takes_system(self) -> bool:
         try:

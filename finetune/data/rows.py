@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune.errors import BadRow, EmptyDataset, UnknownFormat
+from finetune.foreign import COLUMNS
 
 KEPT_SKIPPED = 1000  # skipped records that are listed one by one; all are counted
 
@@ -93,9 +94,15 @@ class RowFacts:
 
 def check_column_names(names: list[str], file: str) -> None:
     """Raises UnknownFormat if two columns of a file have the same name."""
+    if len(names) > COLUMNS:
+        raise too_many_columns(file)
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise UnknownFormat(f"{file} has more than one column called {twice[0]!r}.", hint="Give each column a different name.")
+
+
+def too_many_columns(file: str) -> UnknownFormat:
+    return UnknownFormat(f"{file} has more than {COLUMNS:,} columns.", hint="Leave out those that are not to be trained on.")
 
 
 def no_rows(origin: str, skipped: list[SkippedRow]) -> EmptyDataset | BadRow:

@@ -35,7 +35,7 @@ from finetune.distillation.cache import (
 )
 from finetune.errors import TrainingError
 from finetune.events import Notice, Progress, Recorder, Reporter
-from finetune.storage import PART, changed, check_room, file_hash
+from finetune.storage import PART, changed, check_room, file_hash, unwritable_cache
 from finetune.training.chunked_loss import BLOCK_BYTES, CHUNK_BYTES, ChunkLogits, Workspace, chunks, product, softmax_
 from finetune.training.head import Head, head_of, hidden_states, needs_mask
 from finetune.training.trainer import Supervised
@@ -105,7 +105,10 @@ def build_cache(
     key = cache_key(kind, identity, dataset, vocabulary=vocabulary, student_head=student_head, temperature=temperature)
     width, dtype = stored(kind, head, student_head)
     plan = _plan(supervised_counts(dataset), width * dtype.itemsize, shard_bytes)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable_cache(folder.parent, error) from None
     kept = _trusted(folder, key, reporter)
     missing = [part for part in plan if part not in kept]
     check_room("The teacher cache", sum(part.tokens for part in missing) * width * dtype.itemsize, folder, NO_ROOM_HINT)

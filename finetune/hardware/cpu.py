@@ -9,10 +9,13 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
+from finetune.hardware.limits import limits
+
 
 def cores() -> int:
-    """The cores that this process can use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process can use, within the quota of a container where there is one."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(there, limits().processors)
 
 
 @lru_cache(maxsize=1)

@@ -24,6 +24,7 @@ import psutil
 
 from finetune.errors import HardwareError
 from finetune.hardware.cpu import cores, cpu_name
+from finetune.hardware.limits import limits
 from finetune.runtime import RuntimeOptions
 from finetune.storage import free_disk, write_whole
 
@@ -84,6 +85,8 @@ def inspect(runtime: RuntimeOptions) -> Machine:
     """
     import torch
 
+    if limits().processors < torch.get_num_threads():
+        torch.set_num_threads(limits().processors)  # torch counts the machine's cores; threads beyond a quota only wait
     device = _device(runtime.device)
     total, free = _memory()
     gpu, gpu_memory, gpu_free = None, 0, 0
@@ -110,13 +113,8 @@ def torch_dtype(machine: Machine) -> torch.dtype:
 
 def _memory() -> tuple[int, int]:
     """Total and available bytes, within the limit of a container where there is one."""
-    memory = psutil.virtual_memory()
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no container, or "max"
-        return memory.total, memory.available
-    return min(memory.total, limit), min(memory.available, max(limit - used, 0))
+    memory, limit = psutil.virtual_memory(), limits()
+    return min(memory.total, limit.memory_bytes), min(memory.available, limit.free_memory_bytes)
 
 
 @lru_cache(maxsize=1)

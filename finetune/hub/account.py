@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from finetune.errors import NotSignedIn, ReadOnlyToken, RepoExists, UploadError
 from finetune.hub.failures import cause_of, said, status_of
-from finetune.hub.reachability import endpoint, endpoint_host, hub_reachable, offline_reason
+from finetune.hub.reachability import endpoint_host, hub_reachable, offline_reason, shown_endpoint
 from finetune.hub.retry import with_retries
 from finetune.recipe import UploadSpec
 
@@ -86,11 +85,6 @@ def _check_name(repo: str) -> None:
         ) from None
 
 
-def shown_endpoint() -> str:
-    """The Hub's address without the user name or password that it may contain, so that it can be shown and stored."""
-    return f"{endpoint().partition('://')[0]}://{endpoint_host()}{urlsplit(endpoint()).path}"
-
-
 def _check_rights(account: dict[str, Any], repo: str, finish: str | None) -> None:
     """Raises ReadOnlyToken or UploadError if the account cannot own `repo` or its token cannot write there."""
     owner = repo.partition("/")[0]
@@ -103,7 +97,8 @@ def _check_rights(account: dict[str, Any], repo: str, finish: str | None) -> Non
     if token.get("role") == "read" or (token.get("role") == "fineGrained" and not _may_write(token.get("fineGrained", {}), repo)):
         raise ReadOnlyToken(
             f"Your token has no write access to {repo}.",
-            hint=f"Make one with write access at {endpoint()}/settings/tokens and sign in again (hf auth login --force). {_then(finish)}",
+            hint=f"Make one with write access at {shown_endpoint()}/settings/tokens and sign in again (hf auth login --force). "
+            f"{_then(finish)}",
         )
 
 

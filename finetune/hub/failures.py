@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from finetune.errors import DatasetError, DatasetNotFound, HardwareError, ModelError, ModelGated, ModelNotFound
+from finetune.errors import DatasetError, DatasetNotFound, HardwareError, ModelError, ModelGated, ModelNotFound, without_passwords
 from finetune.hub.catalogue import CATALOGUE
-from finetune.hub.reachability import endpoint, endpoint_host
+from finetune.hub.reachability import endpoint, endpoint_host, shown_endpoint
 from finetune.registry import did_you_mean
 
 NOT_HERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
@@ -32,7 +32,7 @@ def one_sentence(kind: Literal["model", "dataset"], name: str, revision: str | N
     try:
         yield
     except errors.GatedRepoError:
-        page = f"{endpoint()}/{'datasets/' if kind == 'dataset' else ''}{name}"
+        page = f"{shown_endpoint()}/{'datasets/' if kind == 'dataset' else ''}{name}"
         raise gated(
             f"{name} is gated: you must accept its terms first.", hint=f"Request access at {page}, then sign in: hf auth login"
         ) from None
@@ -59,9 +59,9 @@ def one_sentence(kind: Literal["model", "dataset"], name: str, revision: str | N
 
 
 def said(error: BaseException) -> str:
-    """What an error says, on one line, at most LONGEST characters, without tokens."""
+    """What an error says, on one line, at most LONGEST characters, without tokens and passwords."""
     text = " ".join(str(getattr(error, "server_message", None) or error).split()) or type(error).__name__
-    return TOKEN.sub("(token)", text)[:LONGEST]
+    return TOKEN.sub("(token)", without_passwords(text.replace(endpoint(), shown_endpoint())))[:LONGEST]
 
 
 def cause_of(error: BaseException) -> BaseException:

@@ -25,8 +25,8 @@ from finetune.model_folder import (
     PICKLES,
     SAFETENSORS,
     is_adapter,
-    may_run_own_code,
     no_safetensors,
+    own_code,
     weight_names,
 )
 from finetune.recipe import STARTER
@@ -85,7 +85,7 @@ def _download(name: str, revision: str | None, runtime: RuntimeOptions, reporter
 
     suffixes = (*BESIDE_WEIGHTS, ".py") if runtime.trust_remote_code else BESIDE_WEIGHTS
     folder = get([file for file in sizes if file.endswith(suffixes)])
-    may_run_own_code(folder, name, allowed=runtime.trust_remote_code)
+    own_code(folder, name, allowed=runtime.trust_remote_code)
     whole = [MODEL] if MODEL in sizes else weight_names(folder)
     weights = [ADAPTER] if ADAPTER in sizes and is_adapter(folder) else whole
     needed = sum(sizes.get(file, 0) for file in weights if not (folder / file).is_file())

@@ -12,7 +12,6 @@ import os
 import sys
 import threading
 from functools import cache
-from urllib.parse import urlsplit
 
 PROBE_SECONDS = 2.0
 # What a proxy answers that blocks the Hub.
@@ -27,10 +26,15 @@ def endpoint() -> str:
     return constants.ENDPOINT
 
 
+def shown_endpoint() -> str:
+    """The endpoint without the user name, password or query that it may contain, so that it can be shown and stored."""
+    scheme, _, rest = endpoint().rpartition("://")
+    return f"{scheme or 'https'}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+
 def endpoint_host() -> str:
-    """The endpoint's host, for messages: never a user name or password that the address may contain."""
-    address = urlsplit(endpoint())
-    return f"{address.hostname}:{address.port}" if address.port else str(address.hostname)
+    """The endpoint's host, with its port if it names one, for messages."""
+    return shown_endpoint().partition("://")[2].partition("/")[0]
 
 
 def offline_reason() -> str:

@@ -92,20 +92,21 @@ def _gguf_facts(source: ModelSource) -> ModelFacts:
     header = read_header(source.path)
     stored = header.metadata
     kind = str(stored.get("general.architecture", ""))
+    licence = stored.get("general.license")
     return ModelFacts(
         name=source.name,
         parameters=header.parameters,
-        layers=int(stored.get(f"{kind}.block_count", 0)),
-        hidden=int(stored.get(f"{kind}.embedding_length", 0)),
-        vocabulary=int(stored.get("tokenizer.ggml.tokens", 0)),
-        context=stored.get(f"{kind}.context_length"),
+        layers=_first(stored, [f"{kind}.block_count"]) or 0,
+        hidden=_first(stored, [f"{kind}.embedding_length"]) or 0,
+        vocabulary=_first(stored, ["tokenizer.ggml.tokens"]) or 0,
+        context=_first(stored, [f"{kind}.context_length"]),
         bytes=source.path.stat().st_size,
-        licence=stored.get("general.license"),
+        licence=licence if isinstance(licence, str) else None,
     )
 
 
 def _first(config: Any, names: Iterable[str]) -> int | None:
-    return next((config[name] for name in names if isinstance(config.get(name), int)), None)
+    return next((config[name] for name in names if isinstance(config.get(name), int) and config[name] >= 0), None)
 
 
 def _licence(folder: Path) -> str | None:

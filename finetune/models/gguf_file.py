@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import ModelError
+from finetune.foreign import DIMENSIONS, check_counts, reading
+from finetune.model_folder import PAGE
 from finetune.storage import OTHER_CACHE, cache_folder, check_room
 
 if TYPE_CHECKING:
     import numpy
 
+DOWNLOAD = "Download the file again."
 STRING, ARRAY = 8, 9
 FIXED = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
@@ -52,15 +55,20 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """Parse the header and check that the file is as long as it states; raises ModelError for a broken file."""
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            header = _parse(path, content)
-            for tensor in header.tensors:
-                if tensor.offset + _bytes(tensor) > len(content):
-                    raise ModelError(f"{path} is truncated: {tensor.name} is beyond the end of the file.", hint="Download the file again.")
-            return header
-    except (OSError, struct.error, ValueError, KeyError, OverflowError, MemoryError) as error:
-        raise ModelError(f"{path} is not a readable GGUF file: {error}.", hint="Download the file again.") from None
+    with reading(path, ModelError, hint=DOWNLOAD, what="is not a readable GGUF file"):
+        header = _header(path)
+        check_counts(header.metadata, path)
+        _check_layers(header)
+    return header
+
+
+def _header(path: Path) -> Header:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        header = _parse(path, content)
+        for tensor in header.tensors:
+            if tensor.offset + _bytes(tensor) > len(content):
+                raise ModelError(f"{path} is truncated: {tensor.name[:80]} is beyond the end of the file.", hint=DOWNLOAD)
+        return header
 
 
 def dequantised(header: Header, tensor: Tensor) -> numpy.ndarray:
@@ -85,7 +93,7 @@ def to_folder(header: Header, folder: Path) -> None:
 
     check_room(header.path.name, header.parameters * 4, folder.parent, OTHER_CACHE)
     place, name = header.path.parent, header.path.name
-    try:
+    with reading(header.path, ModelError, hint="Use a safetensors version of the model.", what="cannot be converted"):
         with redirect_stderr(io.StringIO()):  # transformers draws a bar here that no setting turns off
             model = AutoModelForCausalLM.from_pretrained(place, gguf_file=name, dtype=torch.float32, trust_remote_code=False)
         # transformers refuses to save a model loaded from GGUF; the same weights in a model built from the plain config can be saved.
@@ -98,10 +106,6 @@ def to_folder(header: Header, folder: Path) -> None:
         with cache_folder(folder) as unfinished:
             bare.save_pretrained(unfinished)
             AutoTokenizer.from_pretrained(place, gguf_file=name, trust_remote_code=False).save_pretrained(unfinished)
-    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError, ImportError) as error:
-        raise ModelError(
-            f"{header.path} cannot be converted: {error}".splitlines()[0], hint="Use a safetensors version of the model."
-        ) from error
 
 
 def _parse(path: Path, content: mmap.mmap) -> Header:
@@ -120,14 +124,25 @@ def _parse(path: Path, content: mmap.mmap) -> Header:
     for _ in range(tensor_count):
         name, place = _string(content, place)
         (dimensions,) = struct.unpack_from("<I", content, place)
+        if dimensions > DIMENSIONS:
+            raise ValueError(f"a tensor has {dimensions:,} dimensions")
         shape = struct.unpack_from(f"<{dimensions}Q", content, place + 4)
         place += 4 + 8 * dimensions
         table.append((name, shape[::-1], *struct.unpack_from("<IQ", content, place)))
         place += 12
-    alignment = int(metadata.get("general.alignment", 32))
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or not 0 < alignment <= PAGE:
+        raise ValueError("its alignment is impossible")
     start = -(-place // alignment) * alignment
     tensors = tuple(Tensor(name, shape, kind, start + offset) for name, shape, kind, offset in table)
     return Header(path, metadata, tensors)
+
+
+def _check_layers(header: Header) -> None:
+    kind = header.metadata.get("general.architecture")
+    layers = header.metadata.get(f"{kind}.block_count", 0)
+    if not isinstance(kind, str) or not isinstance(layers, int) or layers > len(header.tensors):
+        raise ModelError(f"{header.path} has {len(header.tensors):,} tensors, too few for its {layers} layers.", hint=DOWNLOAD)
 
 
 def _string(content: mmap.mmap, place: int) -> tuple[str, int]:

@@ -18,9 +18,10 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from finetune.errors import HardwareError, ModelError, OutOfMemory
+from finetune.foreign import check_patterns, reading, reason
 from finetune.hardware.machine import Machine, torch_dtype
 from finetune.hardware.matmul import use_fast_linear
-from finetune.model_folder import AGAIN
+from finetune.model_folder import AGAIN, name_patterns, read_json
 from finetune.models.location import LocatedModel
 
 # Tokens that models carry for padding, or never write themselves; the first one in the vocabulary is used.
@@ -34,8 +35,9 @@ def load_tokenizer(located: LocatedModel) -> PreTrainedTokenizerBase:
     while home.base is not None and not (home.folder / "tokenizer_config.json").is_file():
         home = home.base
     with _one_sentence(home):
-        tokenizer = AutoTokenizer.from_pretrained(home.folder, trust_remote_code=home.remote_code, local_files_only=True)
-    tokenizer.notes = _settle_special_tokens(tokenizer)
+        tokenizer = AutoTokenizer.from_pretrained(home.folder, trust_remote_code=home.tokenizer_code, local_files_only=True)
+        tokenizer.notes = _settle_special_tokens(tokenizer)
+        tokenizer(tokenizer.decode(tokenizer("a b")["input_ids"]))  # settings that make no sense are found when they are used
     return tokenizer
 
 
@@ -113,7 +115,9 @@ def round_to_4bit(model: torch.nn.Module, quantised: torch.nn.Module) -> None:
 def _with_adapter(model: PreTrainedModel, located: LocatedModel, *, merge: bool) -> PreTrainedModel:
     from peft import PeftModel
 
+    settings = located.folder / "adapter_config.json"
     with _one_sentence(located), catch_warnings():
+        check_patterns(name_patterns(read_json(settings)), [name for name, _ in model.named_modules()], settings)
         filterwarnings("error", message="Found missing adapter keys")  # peft would leave random or zero weights in their place
         adapted: Any = PeftModel.from_pretrained(model, str(located.folder))
         return cast(PreTrainedModel, (adapted.merge_and_unload() if merge else adapted).eval())
@@ -150,20 +154,16 @@ def _settle_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 @contextmanager
 def _one_sentence(located: LocatedModel) -> Iterator[None]:
-    """Errors of transformers, safetensors, peft and torch as ours."""
-    try:
-        yield
-    except SafetensorError as error:
-        raise ModelError(f"The weights of {located.name} in {located.folder} are damaged: {error}.", hint=AGAIN) from error
-    except ImportError as error:
-        raise HardwareError(f"{located.name} needs a missing package: {_first_line(error)}", hint="Install it with pip.") from error
-    except (MemoryError, OSError, ValueError, KeyError, RuntimeError, UserWarning) as error:
-        # On a CPU torch only says it.
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            raise OutOfMemory(f"{located.name} does not fit into memory.", hint=SMALLER) from error
-        raise ModelError(f"{located.name} cannot be loaded: {_first_line(error)}", hint=AGAIN) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    """Errors of transformers, safetensors, peft and torch as ours, and whatever else a model folder brings about."""
+    with reading(located.name, ModelError, hint=AGAIN, what="cannot be loaded"):
+        try:
+            yield
+        except SafetensorError as error:
+            raise ModelError(f"The weights of {located.name} in {located.folder} are damaged: {reason(error)}.", hint=AGAIN) from error
+        except ImportError as error:
+            raise HardwareError(f"{located.name} needs a missing package: {reason(error)}", hint="Install it with pip.") from error
+        except (MemoryError, RuntimeError) as error:
+            # On a CPU torch only says it.
+            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                raise OutOfMemory(f"{located.name} does not fit into memory.", hint=SMALLER) from error
+            raise

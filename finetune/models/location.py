@@ -30,7 +30,7 @@ from finetune.model_folder import (
     fingerprint,
     is_adapter,
     is_gguf,
-    may_run_own_code,
+    own_code,
     weight_files,
 )
 from finetune.models import starter
@@ -58,7 +58,8 @@ class LocatedModel:
     """A model on this disk: `folder` contains config, safetensors and tokenizer, or an adapter on `base`.
 
     `pinned` is the text that a recipe keeps, `note` what a reader of the scores should know, `bytes` the size of all weights,
-    `remote_code` whether the model's own Python code may run, `base_load_in` how an adapter's base was loaded for training.
+    `remote_code` and `tokenizer_code` whether the model's and its tokenizer's own Python code may run, `base_load_in` how an adapter's
+    base was loaded for training.
     """
 
     source: ModelSource
@@ -69,6 +70,7 @@ class LocatedModel:
     bytes: int = 0
     base: LocatedModel | None = None
     remote_code: bool = False
+    tokenizer_code: bool = False
     base_load_in: str | None = None
 
     @property
@@ -147,15 +149,16 @@ def _locate(text: str, runtime: RuntimeOptions, reporter: Reporter, seen: tuple[
 def _checked(found: LocatedModel, runtime: RuntimeOptions, reporter: Reporter, seen: tuple[str, ...]) -> LocatedModel:
     """The same with its base model, its size and the permission for its code."""
     size = sum(file.stat().st_size for file in weight_files(found.folder, found.name))
+    code = own_code(found.folder, found.name, allowed=runtime.trust_remote_code)
+    if code and found.source.kind == "hub" and found.source.revision != found.revision:
+        raise ModelError(f"{found.name} runs its own Python code, so you must pin its commit.", hint=f"Name it: {found.pinned}")
+    found = replace(found, remote_code="model" in code, tokenizer_code="tokenizer" in code)
     if is_adapter(found.folder):
         if found.pinned in seen:
             raise ModelError(f"The adapter in {found.folder} is its own base model.", hint="Name the base model instead.")
         base = _locate(adapter_base(found.folder), runtime, reporter, (*seen, found.pinned))
         return replace(found, base=base, bytes=size + base.bytes, base_load_in=adapter_load_in(found.folder))
-    own_code = may_run_own_code(found.folder, found.name, allowed=runtime.trust_remote_code)
-    if own_code and found.source.kind == "hub" and found.source.revision != found.revision:
-        raise ModelError(f"{found.name} runs its own Python code, so you must pin its commit.", hint=f"Name it: {found.pinned}")
-    return replace(found, bytes=size, remote_code=own_code)
+    return replace(found, bytes=size)
 
 
 def _from_hub(source: ModelSource, runtime: RuntimeOptions, reporter: Reporter) -> LocatedModel:

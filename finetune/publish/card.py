@@ -11,18 +11,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from finetune.benchmark.names import NAMES
+from finetune.benchmark.names import NAMES, beside_the_teacher, retained
 from finetune.events import read_events
+from finetune.foreign import reading
+from finetune.formatting import strip_control_chars
 from finetune.hub.cache import cached
 from finetune.hub.catalogue import CATALOGUE
 from finetune.model_folder import is_adapter
 from finetune.publish.redaction import base_model, base_revision, hub_dataset, hub_model, public_benchmark, public_recipe, public_source
 from finetune.recipe import Recipe
-from finetune.run_folder import RunFolder
+from finetune.run_folder import REMADE, RunFolder
 
 PROJECT = "finetune-cli"
 SAMPLES = 3
@@ -63,13 +66,14 @@ def write_card(folder: RunFolder) -> None:
 
 def card_of(folder: RunFolder, *, repo: str | None) -> str:
     """The card of a finished run; raises BadInput if its folder is not one."""
-    scores = folder.read_json(folder.benchmark) if folder.benchmark.is_file() else {}
-    return model_card(Recipe.load(folder.recipe), RunFacts.of(folder), scores, repo=repo)
+    with reading(folder.run, hint=REMADE):
+        scores = folder.read_json(folder.benchmark) if folder.benchmark.is_file() else {}
+        return model_card(Recipe.load(folder.recipe), RunFacts.of(folder), scores, repo=repo)
 
 
 def model_card(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], *, repo: str | None = None) -> str:
     """Front matter and text; `repo` is where it will be published, None for a card that stays in the output folder."""
-    front = yaml.safe_dump(front_matter(recipe, facts, scores), sort_keys=False, allow_unicode=True, width=120)
+    front = yaml.safe_dump(_safe(front_matter(recipe, facts, scores, repo)), sort_keys=False, allow_unicode=True, width=120)
     scores = public_benchmark(scores, recipe, facts.data)
     sections = [
         _summary(recipe, facts, repo),
@@ -79,10 +83,20 @@ def model_card(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], *, re
         _samples(scores),
         _recipe(recipe),
     ]
-    return f"---\n{front}---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
+    text = "\n\n".join(section for section in sections if section)
+    return f"---\n{front}---\n\n{strip_control_chars(text)}\n"
 
 
-def front_matter(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any]) -> dict[str, Any]:
+def _safe(value: Any) -> Any:
+    """Metadata without control characters."""
+    if isinstance(value, dict):
+        return {_safe(key): _safe(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_safe(each) for each in value]
+    return strip_control_chars(value) if isinstance(value, str) else value
+
+
+def front_matter(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str | None = None) -> dict[str, Any]:
     """The Hub's metadata: only ids that others can look up, and the licence and language of the base model."""
     base, dataset = base_model(recipe), hub_dataset(recipe.dataset)
     inherited = _inherited(base, base_revision(recipe))
@@ -95,7 +109,7 @@ def front_matter(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any]) -> 
         "base_model_relation": facts.relation if base else None,
         "datasets": [dataset] if dataset else None,
         "tags": [PROJECT, kind],
-        "model-index": _model_index(recipe, scores) if scores else None,
+        "model-index": _model_index(recipe, scores, repo) if scores else None,
     }
     return {key: value for key, value in fields.items() if value is not None}
 
@@ -108,14 +122,14 @@ def _inherited(base: str | None, revision: str | None) -> dict[str, Any]:
         text = card.read_text(encoding="utf-8", errors="replace")
         try:
             found = yaml.safe_load(text.split("---\n")[1]) if text.startswith("---\n") and text.count("---\n") > 1 else None
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, TypeError, RecursionError):
             found = None  # not our card, and not valid: nothing can be inherited from it
         if isinstance(found, dict):
             return found
     return next(({"license": entry.licence} for entry in CATALOGUE if entry.id == base), {})
 
 
-def _model_index(recipe: Recipe, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _model_index(recipe: Recipe, scores: Mapping[str, Any], repo: str | None) -> list[dict[str, Any]]:
     metrics = []
     for key, value in scores["after"].items():
         kind = "rouge" if key.startswith("rouge") else key
@@ -123,7 +137,7 @@ def _model_index(recipe: Recipe, scores: Mapping[str, Any]) -> list[dict[str, An
         if key in scores["before"]:
             metrics.append({"type": kind, "name": f"{NAMES.get(key, key)} before training", "value": round(scores["before"][key], 4)})
     task = {"type": "text-generation", "name": "Text generation"}
-    return [{"name": _title(recipe, None), "results": [{"task": task, "dataset": _evaluated_on(recipe), "metrics": metrics}]}]
+    return [{"name": _title(recipe, repo), "results": [{"task": task, "dataset": _evaluated_on(recipe), "metrics": metrics}]}]
 
 
 def _evaluated_on(recipe: Recipe) -> dict[str, str]:
@@ -136,7 +150,7 @@ def _evaluated_on(recipe: Recipe) -> dict[str, str]:
 
 
 def _title(recipe: Recipe, repo: str | None) -> str:
-    return repo.partition("/")[2] or repo if repo else public_recipe(recipe).output_dir.removeprefix("./")
+    return repo.partition("/")[2] or repo if repo else Path(recipe.output_dir.replace("\\", "/")).name or "model"
 
 
 def _summary(recipe: Recipe, facts: RunFacts, repo: str | None) -> str:
@@ -175,10 +189,12 @@ def _scores(scores: Mapping[str, Any]) -> str:
         "stemming of greedy answers. `before` is the model before training. A change is stated only if its own interval",
         "(paired by row) excludes zero. None of these rows was used for training.",
     ]
-    kept = scores.get("retention") or {}
+    kept, words = retained(scores), beside_the_teacher(scores)
     if kept:
         shares = [f"{NAMES[key]} {share['value']:.0%} [{share['low']:.0%}, {share['high']:.0%}]" for key, share in kept.items()]
         lines += ["", f"Retention (share of the teacher's score): {', '.join(shares)}."]
+    if words:
+        lines += ["", f"The student's perplexity is {words}."]
     return "\n".join(lines)
 
 
@@ -194,7 +210,7 @@ def _use(facts: RunFacts, scores: Mapping[str, Any], repo: str | None) -> str:
     """Four lines that run unchanged: in the Hub's card from anywhere, in the output folder's card from that folder."""
     name = repo or "."
     prompts = [row["prompt"] for row in scores.get("generations", [])]
-    prompt = next((text for text in prompts if len(text) <= LONGEST_EXAMPLE), "What can you do?")
+    prompt = strip_control_chars(next((text for text in prompts if len(text) <= LONGEST_EXAMPLE), "What can you do?"))
     if facts.data.get("template") == "chat":
         asked, answer = json.dumps([{"role": "user", "content": prompt}], ensure_ascii=False), '[0]["generated_text"][-1]["content"]'
     else:

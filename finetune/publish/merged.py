@@ -19,17 +19,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.errors import BadInput, FinetuneError, OutputExists
+from finetune.errors import BadInput, FinetuneError, ModelError, OutputExists
 from finetune.events import Notice, Recorder, Reporter
+from finetune.foreign import reading
 from finetune.hardware.machine import inspect
-from finetune.model_folder import SAFETENSORS
+from finetune.model_folder import AGAIN, SAFETENSORS
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import LocatedModel, locate
 from finetune.publish.card import write_card
-from finetune.run_folder import RunFolder, check_can_be_made, free_name
+from finetune.run_folder import REMADE, RunFolder, check_can_be_made, free_name
 from finetune.runtime import RuntimeOptions
 from finetune.shell import quoted
-from finetune.storage import whole_folder
+from finetune.storage import part_of, whole_folder
 
 PROMPTS = (
     "The capital of France is",
@@ -124,18 +125,24 @@ class Merged:
 
 
 def check_target(to: Path) -> None:
-    """Raises OutputExists if `to` exists, BadInput if it cannot be created."""
+    """Raises OutputExists if `to` exists, or what it is called while it is written; BadInput if it cannot be created."""
     if os.path.lexists(to):
         raise OutputExists(
             f"{to} exists already, and nothing is overwritten.", hint=f"Choose another one, for example --to {quoted(free_name(to))}"
+        )
+    if os.path.lexists(part_of(to)):
+        raise OutputExists(
+            f"{part_of(to)} exists already: it is yours, or left by a merge that was killed.",
+            hint=f"Remove it, or choose another name, for example --to {quoted(free_name(to))}",
         )
     check_can_be_made(to)
 
 
 def _inputs(run: RunFolder, tokenizer: Any) -> list[Tensor]:
     """Token ids [1, length] of a few prompts of the run's own benchmark, or of fixed ones if there are none."""
-    rows = run.read_json(run.benchmark).get("generations", []) if run.benchmark.is_file() else []
-    prompts = [row["prompt"] + row.get("after", "") for row in rows][:MOST_PROMPTS] or list(PROMPTS)
+    with reading(run.benchmark, hint=REMADE):
+        rows = run.read_json(run.benchmark).get("generations", []) if run.benchmark.is_file() else []
+        prompts = [row["prompt"] + row.get("after", "") for row in rows][:MOST_PROMPTS] or list(PROMPTS)
     inputs = [tokenizer(prompt, return_tensors="pt")["input_ids"][:, :MOST_TOKENS] for prompt in prompts]
     return [ids for ids in inputs if ids.shape[1]]
 
@@ -161,7 +168,8 @@ def _stored_dtype(base: LocatedModel) -> torch.dtype:
     home = base
     while home.base is not None:
         home = home.base
-    config = AutoConfig.from_pretrained(home.folder, trust_remote_code=home.remote_code, local_files_only=True)
+    with reading(home.name, ModelError, hint=AGAIN, what="cannot be loaded"):
+        config = AutoConfig.from_pretrained(home.folder, trust_remote_code=home.remote_code, local_files_only=True)
     return config.dtype if config.dtype in ALLOWED else torch.float32
 
 

@@ -1,6 +1,6 @@
 """What of a run may leave this machine: Hub ids instead of paths, and no text from the user's own files.
 
-public_recipe(recipe).dataset.source      # "/data/ada/letters.jsonl" -> "letters.jsonl"
+public_recipe(recipe).dataset.source      # "/data/ada/letters.jsonl" -> "private-data.jsonl"
 base_model(recipe)                        # "HuggingFaceTB/SmolLM2-135M-Instruct", also through a folder of an earlier run
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from finetune.data.endings import ARCHIVE, KINDS, can_be_read, ending_of
 from finetune.data.files import looks_local
 from finetune.errors import ModelError
 from finetune.hub.cache import cached
@@ -84,18 +85,26 @@ def is_open(spec: DatasetSpec, data: Mapping[str, Any]) -> bool:
 
 
 def public_recipe(recipe: Recipe) -> Recipe:
-    """The recipe with only the last part of every local path, and without the upload: whoever repeats the run has another account."""
+    """The recipe without a name of a local file or folder, any of which may be a person's, and without the upload.
+
+    Files of the Hub keep theirs. Whoever repeats the run has another account, other folders, and needs the data from its owner.
+    """
     data = recipe.model_dump(mode="json")
     data["upload"] = None
-    data["output_dir"] = f"./{_last(recipe.output_dir)}"
-    if public_source(recipe.dataset) is None:
-        data["dataset"]["source"] = _last(recipe.dataset.source)
+    data["output_dir"] = Recipe.from_layers({"approach": recipe.approach}).output_dir
     files = recipe.dataset.data_files
-    data["dataset"]["data_files"] = [_last(file) for file in files] if isinstance(files, list) else files and _last(files)
-    if isinstance(recipe.model, str):
-        data["model"] = _public_name(recipe.model)
-    if recipe.teacher:
-        data["teacher"]["source"] = _public_name(recipe.teacher.source)
+    if public_source(recipe.dataset) is None:
+        data["dataset"]["source"] = _private(recipe.dataset.source)
+        if isinstance(files, list):
+            data["dataset"]["data_files"] = [_private(file, f"-{number}") for number, file in enumerate(files, 1)]
+        elif files:
+            data["dataset"]["data_files"] = _private(files)
+    elif files:
+        data["dataset"]["data_files"] = [_last(file) for file in files] if isinstance(files, list) else _last(files)
+    if isinstance(recipe.model, str) and _is_path(recipe.model):
+        data["model"] = "local-model"
+    if recipe.teacher and _is_path(recipe.teacher.source):
+        data["teacher"]["source"] = "local-teacher"
     return Recipe.from_layers(data)
 
 
@@ -114,10 +123,6 @@ def public_config(text: str, base: str | None) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def _public_name(model: str) -> str:
-    return _last(model) if _is_path(model) else model
-
-
 def _is_path(text: str) -> bool:
     source = _source(text)
     return source.kind != "hub" if source else looks_local(text)
@@ -133,6 +138,13 @@ def _source(model: str) -> ModelSource | None:
         return parse(model)
     except ModelError:
         return None
+
+
+def _private(path: str, number: str = "") -> str:
+    """What a person's own file is called in public: of its name only the ending says something that others need."""
+    name = _last(path)
+    ending = ending_of(name) if ending_of(name) in KINDS else ARCHIVE if can_be_read(name) else ""
+    return f"private-data{number}{ending}"
 
 
 def _last(path: str) -> str:

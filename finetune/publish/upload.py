@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.errors import Interrupted, UploadError
 from finetune.events import Notice, Progress, Reporter, StageFinished, StageStarted, Uploaded
+from finetune.foreign import reading
 from finetune.hub.account import UploadTarget, check_upload, refuse_public, upload_errors
 from finetune.hub.retry import with_retries
 from finetune.model_folder import CONFIGS, INDEX, SAFETENSORS, TOKENIZER, is_adapter, weight_files
 from finetune.publish.card import card_of
 from finetune.publish.redaction import adapters_base, base_model, public_benchmark, public_config, public_recipe
 from finetune.recipe import Recipe, UploadSpec
-from finetune.run_folder import FINISHED, UPLOAD, RunFolder
+from finetune.run_folder import FINISHED, REMADE, UPLOAD, RunFolder
 from finetune.shell import joined, quoted
 
 if TYPE_CHECKING:
@@ -172,18 +173,19 @@ def _contents(folder: RunFolder, repo: str) -> dict[str, Path | bytes]:
             "This adapter needs a base model that exists only on this machine, so nobody else could load it.",
             hint=f"Merge the two and upload the result: finetune-cli merge {quoted(home)}",
         )
-    weights = [*weight_files(home, home.name), home / INDEX, *(home / name for name in TOKENIZER)]
-    contents: dict[str, Path | bytes] = {file.name: file for file in sorted(weights, key=_size, reverse=True) if file.is_file()}
-    for name in CONFIGS:
-        if (home / name).is_file():
-            contents[name] = public_config((home / name).read_text(encoding="utf-8"), base).encode()
-    contents["README.md"] = card_of(folder, repo=repo).encode()
-    contents["run/recipe.yaml"] = public_recipe(recipe).to_yaml().encode()
-    if folder.benchmark.is_file():
-        data = folder.read_json(folder.data_report) if folder.data_report.is_file() else {}
-        scores = public_benchmark(folder.read_json(folder.benchmark), recipe, data)
-        contents["run/benchmark.json"] = (json.dumps(scores, indent=2, ensure_ascii=False) + "\n").encode()
-    return contents
+    with reading(folder.run, hint=REMADE):
+        weights = [*weight_files(home, home.name), home / INDEX, *(home / name for name in TOKENIZER)]
+        contents: dict[str, Path | bytes] = {file.name: file for file in sorted(weights, key=_size, reverse=True) if file.is_file()}
+        for name in CONFIGS:
+            if (home / name).is_file():
+                contents[name] = public_config((home / name).read_text(encoding="utf-8"), base).encode()
+        contents["README.md"] = card_of(folder, repo=repo).encode()
+        contents["run/recipe.yaml"] = public_recipe(recipe).to_yaml().encode()
+        if folder.benchmark.is_file():
+            data = folder.read_json(folder.data_report) if folder.data_report.is_file() else {}
+            scores = public_benchmark(folder.read_json(folder.benchmark), recipe, data)
+            contents["run/benchmark.json"] = (json.dumps(scores, indent=2, ensure_ascii=False) + "\n").encode()
+        return contents
 
 
 def _size(content: Path | bytes) -> int:

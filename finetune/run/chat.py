@@ -24,6 +24,7 @@ from finetune.benchmark.generation import stop_ids
 from finetune.errors import BadInput
 from finetune.events import Recorder, Reporter
 from finetune.hardware.machine import inspect
+from finetune.models.chat_template import render_chat
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import LocatedModel, locate
 from finetune.recipe import Recipe
@@ -155,7 +156,7 @@ class Talk:
     def _ids(self, turns: list[Turn]) -> list[int]:
         """The turns as the model was trained to see them: its chat template, or questions and answers line by line."""
         if self.tokenizer.chat_template:
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+            text = render_chat(self.tokenizer, turns, add_generation_prompt=True, enable_thinking=False)
             return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         end = self.tokenizer.eos_token or ""
         return list(self.tokenizer("".join(turn["content"] + ("\n" if turn["role"] == "user" else end) for turn in turns))["input_ids"])

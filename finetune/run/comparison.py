@@ -16,8 +16,10 @@ from typing import Any
 from finetune.benchmark.bootstrap import change, statistics_of
 from finetune.benchmark.names import LOWER_IS_BETTER, in_order
 from finetune.errors import BadInput
+from finetune.foreign import reading
 from finetune.recipe import dotted
 from finetune.run.history import Run
+from finetune.run_folder import REMADE
 from finetune.shell import quoted
 
 SURROUNDINGS = ("versions", "system", "dataset_fingerprint", "machine.cpu", "machine.gpu", "machine.device", "machine.dtype")
@@ -51,6 +53,11 @@ def compare(a: Run, b: Run) -> Comparison:
                 f"{run.folder.output_dir} has no scores to compare: it is {run.state}{f' ({run.progress})' if run.progress else ''}.",
                 hint=f"Finish it with `finetune-cli resume {quoted(run.folder.output_dir)}`, or compare another run.",
             )
+    with reading(f"{a.folder.run} or {b.folder.run}", hint=REMADE):
+        return _compare(a, b)
+
+
+def _compare(a: Run, b: Run) -> Comparison:
     why_not = _why_not(a, b)
     return Comparison(
         a=str(a.folder.output_dir),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import HardwareError, Interrupted, RecipeError
-from finetune.events import BenchmarkFinished, Fanout, JsonLines, Recorder, Reporter, Resumed
+from finetune.events import BenchmarkFinished, Fanout, JsonLines, Notice, Recorder, Reporter, Resumed
 from finetune.recipe import DistillationSpec, Recipe
 from finetune.run_context import RunContext
 from finetune.run_folder import BENCHMARK, FINISHED, STAGES, TRAINING, UPLOAD, RunFolder
@@ -77,6 +77,7 @@ class LLMFineTuner:
 
         tuner = cls.of_run(output_dir, reporter=reporter, runtime=runtime)
         tuner.folder.check_unclaimed()
+        tuner._drop_checkpoints()
         tuner.resume_state = find(output_dir)
         if tuner.resume_state is None:
             raise nothing_left(tuner.folder)
@@ -204,7 +205,6 @@ class LLMFineTuner:
         from finetune.run.loading import distillation_setup
         from finetune.run.result import save_model
         from finetune.run.resume import training_complete, what_decides
-        from finetune.training.checkpoints import Checkpoints
         from finetune.training.loop import train
         from finetune.training.trainer import SupervisedTrainer
 
@@ -240,8 +240,7 @@ class LLMFineTuner:
                 done(f"{finished.steps} steps, {losses}, {finished.tokens_per_second:,.0f} tokens/s")
             if self.outcome.complete:
                 self.folder.write_stage(BENCHMARK, training=asdict(finished))
-                if not recipe.training.keep_checkpoints:
-                    Checkpoints(self.folder.checkpoints).clear()
+                self._drop_checkpoints()
         if self.outcome.stopped:
             of_all = "" if self.outcome.complete else f" of {self.outcome.total_steps}"
             raise Interrupted(
@@ -277,6 +276,7 @@ class LLMFineTuner:
         write_report(self.folder)
         if self.folder.stage == BENCHMARK:
             self.folder.write_stage(UPLOAD if self.recipe.upload else FINISHED)
+        self._drop_checkpoints()
         return scores
 
     def upload(self) -> None:
@@ -314,7 +314,7 @@ class LLMFineTuner:
         self.context = self.context.pinned()
         planned = self.planned or self.plan()
         self.folder = RunFolder.create(self.recipe.output_dir)
-        self.reporter.reporters.append(JsonLines(self.folder.events))
+        self._open_records()
         write_records(self.context, self.folder, planned)
 
     def _take_up(self) -> Checkpoint | None:
@@ -326,13 +326,26 @@ class LLMFineTuner:
 
         check_data(self.context)
         self.folder.claim()
-        self.reporter.reporters.append(JsonLines(self.folder.events))
+        self._open_records()
         self.resume_state, start = take_up(self.context, self.folder)
         if start is None and self.resume_state.stage == TRAINING:
             self.reporter.report(Resumed(0, steps_of(self.recipe.training, len(self.data.train))))
             self.context = self.context.pinned()
             write_records(self.context, self.folder, self.planned or self.plan())
         return start
+
+    def _drop_checkpoints(self) -> None:
+        """Remove them once the training is noted as complete; also after a run that was killed between the two."""
+        from finetune.training.checkpoints import Checkpoints
+
+        if self.folder.stage not in (None, TRAINING) and not self.recipe.training.keep_checkpoints:
+            Checkpoints(self.folder.checkpoints).clear()
+
+    def _open_records(self) -> None:
+        """From now on events are written into the folder, first what its file system cannot do."""
+        self.reporter.reporters.append(JsonLines(self.folder.events))
+        for weakness in self.folder.weaknesses:
+            self.reporter.report(Notice(weakness, "warning"))
 
     def _to_do(self, stage: str) -> bool:
         return self.resume_state is None or STAGES.index(self.resume_state.stage) <= STAGES.index(stage)

@@ -17,6 +17,7 @@ import yaml
 
 from finetune.errors import BadInput, FolderInUse
 from finetune.events import TrainingStep
+from finetune.foreign import RECIPE_BYTES, printable, reading, reason
 from finetune.formatting import spoken
 from finetune.paths import looking_at, typed_path
 from finetune.recipe import Recipe
@@ -104,19 +105,31 @@ def read_run(output_dir: Path, name: str | None = None) -> Run:
     recipe: Mapping[str, Any] = {}
     scores: Mapping[str, Any] = {}
     try:
-        loaded = yaml.load(folder.recipe.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        if not isinstance(loaded, dict):
-            raise ValueError("run/recipe.yaml is not a recipe")
-        recipe = Recipe.from_layers(loaded).model_dump(mode="json")
-        measured = folder.read_json(folder.benchmark) if folder.benchmark.is_file() else {}
-        if not isinstance(measured, dict):
-            raise ValueError("run/benchmark.json has no scores")
-        scores = measured
-        state, progress = _state(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, BadInput) as error:
-        state, progress = UNREADABLE, str(error).splitlines()[0]
+        with reading(folder.recipe):
+            recipe, scores, state, progress = _read(folder)
+    except BadInput as error:
+        state, progress = UNREADABLE, reason(error.__cause__) if error.__cause__ else error.message
     newest = folder.benchmark if scores else folder.progress if folder.progress.is_file() else folder.recipe
-    return Run(name or output_dir.name, folder, state, progress, recipe, scores, newest.stat().st_mtime)
+    return Run(printable(name or output_dir.name), folder, state, progress, recipe, scores, newest.stat().st_mtime)
+
+
+def _read(folder: RunFolder) -> tuple[Mapping[str, Any], Mapping[str, Any], str, str]:
+    """Recipe, scores, state and progress; raises anything at all for what is no run of ours."""
+    if folder.recipe.stat().st_size > RECIPE_BYTES:
+        raise ValueError("run/recipe.yaml is not a recipe: it is too long")
+    loaded = yaml.load(folder.recipe.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    if not isinstance(loaded, dict):
+        raise ValueError("run/recipe.yaml is not a recipe")
+    recipe = Recipe.from_layers(loaded).model_dump(mode="json")
+    scores = json.loads(folder.benchmark.read_text(encoding="utf-8")) if folder.benchmark.is_file() else {}
+    if not isinstance(scores, dict):
+        raise ValueError("run/benchmark.json has no scores")
+    run = Run("", folder, "", "", recipe, scores, 0.0)
+    run.to_dict()  # whatever is shown of a run must be there
+    for metric in SCORED:
+        for side in ("before", "after"):
+            float((scores.get(side) or {}).get(metric, 0.0))
+    return recipe, scores, *_state(folder)
 
 
 def _state(folder: RunFolder) -> tuple[str, str]:
@@ -141,9 +154,9 @@ def _last_step(events: Path) -> dict[str, Any] | None:
     for line in reversed(lines):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if record.get("event") == TrainingStep.name:
+        if isinstance(record, dict) and record.get("event") == TrainingStep.name:
             return dict(record)
     return None
 

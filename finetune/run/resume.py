@@ -15,6 +15,7 @@ from typing import Any
 
 from finetune.errors import BadInput, CannotResume, FolderInUse
 from finetune.events import Notice
+from finetune.foreign import reading
 from finetune.formatting import spoken
 from finetune.recipe import Recipe, dotted
 from finetune.run.records import environment
@@ -75,7 +76,8 @@ def find(output_dir: str | Path) -> Unfinished | None:
 
 def _of(folder: RunFolder, saved: Checkpoint) -> Unfinished:
     facts = saved.facts
-    return Unfinished(folder, TRAINING, saved.step, int(facts["total_steps"]), float(facts["saved_at"]), float(facts["seconds"]))
+    with reading(saved.folder, CannotResume, hint=NEW_RUN):
+        return Unfinished(folder, TRAINING, saved.step, int(facts["total_steps"]), float(facts["saved_at"]), float(facts["seconds"]))
 
 
 def unfinished_runs(where: Path) -> list[Unfinished]:
@@ -89,7 +91,7 @@ def _free_and_unfinished(output_dir: Path) -> Unfinished | None:
         left = find(output_dir)
         if left is not None:
             left.folder.check_unclaimed()
-    except (FolderInUse, BadInput, OSError, ValueError, KeyError):
+    except (FolderInUse, BadInput, OSError):
         return None
     return left
 
@@ -107,7 +109,8 @@ def take_up(context: RunContext, folder: RunFolder) -> tuple[Unfinished, Checkpo
     if left.stage == TRAINING:
         start = Checkpoints(folder.checkpoints).newest(lambda text: context.reporter.report(Notice(text, "warning")))
     if start is not None:
-        _refuse_recipe(start.facts["made_with"]["recipe"], context.recipe)
+        with reading(start.folder, CannotResume, hint=NEW_RUN):
+            _refuse_recipe(start.facts["made_with"]["recipe"], context.recipe)
     context.reporter.report(Notice(_what_will_be_done(left, start)))
     return left, start
 
@@ -161,7 +164,11 @@ def _refuse_changes(context: RunContext, folder: RunFolder) -> None:
     """Data, model and library versions against those that the run wrote down when it began."""
     if not folder.environment.is_file():
         return  # it was interrupted while it wrote down how it began
-    then, now = folder.read_json(folder.environment), environment(context)
+    with reading(folder.environment, CannotResume, hint=NEW_RUN):
+        _compare(context, folder.read_json(folder.environment), environment(context))
+
+
+def _compare(context: RunContext, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if then["dataset_fingerprint"] != now["dataset_fingerprint"]:
         raise CannotResume(f"The rows of {context.recipe.dataset.source} have changed since the run began.", hint=NEW_RUN)
     for role in ("model", "teacher"):

@@ -66,7 +66,7 @@ class OneBelowTheOther:
             self.console.print()
         self.named = bool(name)
         if name:
-            self.console.print(name, style="quiet")
+            self.console.print(strip_control_chars(name), style="quiet")
 
     def show(self, piece: str) -> None:
         """As it is: a model's words are no markup."""
@@ -104,7 +104,7 @@ class SideBySide(OneBelowTheOther):
         table = Table.grid(padding=(0, 3, 0, 0), expand=True)
         for _ in range(2):
             table.add_column(ratio=1, overflow="fold")
-        table.add_row(*(Text(name, style="quiet") for name in self.said))
+        table.add_row(*(Text(strip_control_chars(name), style="quiet") for name in self.said))
         table.add_row(*self.said.values())
         assert self.live is not None
         self.live.update(table)

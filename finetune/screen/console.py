@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.theme import Theme
 
+from finetune.formatting import strip_control_chars
 from finetune.screen.streams import lasting
 
 THEME = Theme({"quiet": "dim", "done": "green", "warning": "yellow", "problem": "red", "number": "bold", "good": "green", "bad": "red"})
@@ -21,12 +24,20 @@ AS_IT_IS: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
 VERDICTS = {"better": "good", "worse": "bad"}
 
 
+class SafeConsole(Console):
+    """A console on which no text, wherever it comes from, can move the cursor."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=strip_control_chars(segment.text))
+
+
 def people(*, stderr: bool = False) -> Console:
     """A console on a copy of stdout or stderr; styled only on a real terminal that wants it."""
     stream = sys.stderr if stderr else sys.stdout
     stream.flush()
     file = lasting(os.dup(stream.fileno()), "stderr" if stderr else "stdout", stream.encoding, closes=True)
-    return Console(file=file, theme=THEME, force_terminal=animated(file), no_color=no_colour() or None, soft_wrap=False, **AS_IT_IS)
+    return SafeConsole(file=file, theme=THEME, force_terminal=animated(file), no_color=no_colour() or None, soft_wrap=False, **AS_IT_IS)
 
 
 def animated(file: object) -> bool:

@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from finetune.benchmark.names import NAMES, in_order, number, signed
+from finetune.benchmark.names import NAMES, beside_the_teacher, in_order, number, retained, signed
 from finetune.benchmark.report import ranks_in_words
 from finetune.formatting import count, size, strip_control_chars
 from finetune.recipe import Recipe
@@ -60,9 +60,11 @@ def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
 
 def _beside_the_teacher(scores: Mapping[str, Any]) -> Iterator[tuple[str, RenderableType]]:
     """What the student retains and what it costs; nothing that was not measured."""
-    for metric, kept in (scores.get("retention") or {}).items():
+    for metric, kept in retained(scores).items():
         share = f"{kept['value']:.0%} of the teacher by {NAMES.get(metric, metric)}"
         yield "Retention", Text.assemble(share, (f" [{kept['low']:.0%}, {kept['high']:.0%}]", "quiet"))
+    if words := beside_the_teacher(scores):
+        yield "Perplexity", words
     for name, group, key, say in (
         ("Parameters", "size", "parameters", count),
         ("On disk", "size", "bytes_on_disk", size),

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from finetune.errors import DiskFull
+from finetune.errors import BadInput, DiskFull
+from finetune.foreign import reading
 from finetune.storage import PART, changed, disk_full, no_room, to_disk, whole_folder
 
 MANIFEST = "manifest.json"
@@ -61,14 +62,17 @@ class Checkpoints:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    def write(self, step: int, facts: Mapping[str, Any], contents: Mapping[str, Write]) -> Checkpoint:
-        """A new checkpoint; all but the last two and the best are deleted. Raises DiskFull; the older ones stay valid then."""
+    def write(self, step: int, facts: Mapping[str, Any], contents: Mapping[str, Write], needed: int = 0) -> Checkpoint:
+        """A new checkpoint, of about `needed` bytes if that is known; all but the last two and the best are deleted.
+
+        Raises DiskFull; the older ones stay valid then.
+        """
         try:
-            made = self._write(step, facts, contents)
+            made = self._write(step, facts, contents, needed)
         except DiskFull:
             if not self._prune(keep=1):
                 raise
-            made = self._write(step, facts, contents)
+            made = self._write(step, facts, contents, needed)
         self._prune(keep=KEPT)
         return made
 
@@ -91,7 +95,7 @@ class Checkpoints:
         """Remove all of them."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _write(self, step: int, facts: Mapping[str, Any], contents: Mapping[str, Write]) -> Checkpoint:
+    def _write(self, step: int, facts: Mapping[str, Any], contents: Mapping[str, Write], needed: int) -> Checkpoint:
         target = self.folder / f"{PREFIX}{step:08d}"
         written = 0
         try:
@@ -118,8 +122,8 @@ class Checkpoints:
         except OSError as error:
             if not no_room(error):
                 raise
-            needed = max([written, *(checkpoint.bytes for checkpoint in self.all())])
-            raise disk_full(f"The checkpoint of step {step}", needed, self.folder) from error
+            needed = max([needed, written, *(checkpoint.bytes for checkpoint in self.all())])
+            raise disk_full(f"The checkpoint of step {step}", needed, self.folder, error) from error
         return Checkpoint(target, step, known, files)
 
     def _prune(self, *, keep: int) -> int:
@@ -163,12 +167,23 @@ class Sink:
 def _read(folder: Path) -> Checkpoint | str:
     """A checkpoint, or why its manifest cannot be read."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        facts = {key: value for key, value in manifest.items() if key != "files"}
-        if manifest["version"] != VERSION:
-            return f"its format is {manifest['version']}, not {VERSION}"
-        return Checkpoint(folder, int(manifest["step"]), facts, dict(manifest["files"]))
-    except FileNotFoundError:
-        return f"{MANIFEST} is missing"
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{MANIFEST} cannot be read"
+        with reading(folder / MANIFEST):
+            return _parsed(folder)
+    except BadInput:
+        return f"{MANIFEST} cannot be read" if (folder / MANIFEST).is_file() else f"{MANIFEST} is missing"
+
+
+def _parsed(folder: Path) -> Checkpoint | str:
+    """Raises whatever a file that is no manifest of ours leads to."""
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    facts = {key: value for key, value in manifest.items() if key != "files"}
+    if manifest["version"] != VERSION:
+        return f"its format is {manifest['version']}, not {VERSION}"
+    found = Checkpoint(folder, int(manifest["step"]), facts, dict(manifest["files"]))
+    if found.step < 0 or found.bytes < 0 or any(Path(name).name != name or name == MANIFEST for name in found.files):
+        raise ValueError("it names impossible files")
+    for file in found.files.values():
+        _ = file["bytes"], str(file["sha256"])
+    for key in ("total_steps", "saved_at", "seconds"):
+        float(facts.get(key, 0))
+    return found

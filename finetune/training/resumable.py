@@ -14,16 +14,18 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Trainer
+from transformers import Trainer, TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from finetune.errors import CannotResume
+from finetune.foreign import reading
 from finetune.training.checkpoints import MANIFEST, Checkpoint, Checkpoints
 
 WEIGHTS, STATE, TRAINER_STATE = "weights.pt", "state.pt", "trainer_state.json"
@@ -41,6 +43,7 @@ class ResumableTrainer(Trainer):
     saved_step = -1
     on_saved: Callable[[int, int, int, float], None] | None = None
     loaded: dict[str, Any] | None = None
+    loaded_from: Path = Path()
     order: GroupedByLength | None = None
 
     def keep_in(self, store: Checkpoints, facts: Callable[[], Mapping[str, Any]], *, everything: bool = False) -> None:
@@ -60,7 +63,8 @@ class ResumableTrainer(Trainer):
             STATE: lambda file: torch.save(state, file),
             TRAINER_STATE: lambda file: file.write(json.dumps(trainer_state, indent=2, sort_keys=True).encode()),
         }
-        made = self.store.write(self.state.global_step, {"total_steps": self.state.max_steps, **self.facts()}, contents)
+        facts = {"total_steps": self.state.max_steps, **self.facts()}
+        made = self.store.write(self.state.global_step, facts, contents, needed=self.state_bytes())
         self.saved_step = self.state.global_step
         if self.on_saved is not None:
             self.on_saved(made.step, self.state.max_steps, made.bytes, time.perf_counter() - began)
@@ -109,6 +113,10 @@ class ResumableTrainer(Trainer):
         if not (folder / MANIFEST).is_file():
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
+        with _restoring(folder):
+            self._restore_weights(folder)
+
+    def _restore_weights(self, folder: Path) -> None:
         weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
         ours = self._weights()
         if {name: tensor.shape for name, tensor in weights.items()} != {name: tensor.shape for name, tensor in ours.items()}:
@@ -118,27 +126,31 @@ class ResumableTrainer(Trainer):
         for name, tensor in ours.items():
             tensor.copy_(weights[name])
         self.loaded = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        self.loaded_from = folder
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if self.loaded is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        self.optimizer.load_state_dict(self.loaded["optimizer"])
-        self.lr_scheduler.load_state_dict(self.loaded["scheduler"])
-        self.recall(self.loaded["trainer"])
+        with _restoring(self.loaded_from):
+            self.optimizer.load_state_dict(self.loaded["optimizer"])
+            self.lr_scheduler.load_state_dict(self.loaded["scheduler"])
+            self.recall(self.loaded["trainer"])
         self.saved_step = self.state.global_step
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         if self.loaded is None:
             super()._load_scaler(checkpoint)
         elif self.loaded["scaler"] is not None and getattr(self.accelerator, "scaler", None) is not None:
-            self.accelerator.scaler.load_state_dict(self.loaded["scaler"])
+            with _restoring(self.loaded_from):
+                self.accelerator.scaler.load_state_dict(self.loaded["scaler"])
 
     def restore_callbacks(self) -> None:
         """Restore the state of callbacks and methods."""
         for name, callback in self._with_state().items():
             if self.loaded is not None and name in self.loaded["callbacks"]:
-                callback.load_state_dict(self.loaded["callbacks"][name])
+                with _restoring(self.loaded_from):
+                    callback.load_state_dict(self.loaded["callbacks"][name])
 
     # Randomness: where each epoch's order was drawn, and what is drawn next.
 
@@ -154,13 +166,34 @@ class ResumableTrainer(Trainer):
         if self.loaded is None:
             super()._load_rng_state(checkpoint)
             return
-        set_random_states(self.loaded["random"])
+        with _restoring(self.loaded_from):
+            set_random_states(self.loaded["random"])
         if self.order is not None:
             self.order.draw_from = None  # a new epoch draws an order of its own
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self.loaded = None
+        folder = kwargs.get("resume_from_checkpoint")
+        if folder is not None and (Path(folder) / MANIFEST).is_file():
+            with _restoring(folder):
+                _check_trainer_state(Path(folder) / TRAINER_STATE)
         return super().train(*args, **kwargs)
+
+
+def _restoring(folder: str | Path) -> AbstractContextManager[None]:
+    """Raises CannotResume for a checkpoint whose files are whole, and not what this version writes."""
+    return reading(folder, CannotResume, hint="Start again with `run` in a new output folder.")
+
+
+def _check_trainer_state(path: Path) -> None:
+    """Raises ValueError for a state that the Trainer would stumble over later."""
+    state, usual = TrainerState.load_from_json(str(path)), TrainerState()
+    for field in dataclasses.fields(usual):
+        value, default = getattr(state, field.name), getattr(usual, field.name)
+        if default is not None and isinstance(value, int | float) != isinstance(default, int | float):
+            raise ValueError(f"{field.name} of {path.name} is {str(value)[:80]!r}")
+    if not 0 <= state.global_step <= state.max_steps:
+        raise ValueError(f"{path.name} is at step {state.global_step} of {state.max_steps}")
 
 
 class GroupedByLength(LengthGroupedSampler):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from prompt_toolkit.utils import get_cwidth
 
+from finetune.formatting import strip_control_chars
 from finetune.wizard.prompter import Fragments, plain
 
 _START = re.compile(r" *(?:[│▌|] )?")  # what a broken line begins with again: its indentation and the bar at its edge
@@ -25,10 +26,9 @@ def ascii_only() -> bool:
 
 
 def spelled(fragments: Fragments) -> Fragments:
-    """In characters that the terminal's encoding has, as wide as before."""
-    if not ascii_only():
-        return fragments
-    return [(style, text.translate(_IN_ASCII)) for style, text in fragments]
+    """In characters that no terminal obeys and that its encoding has, as wide as before; all that the wizard shows goes through here."""
+    safe = [(style, strip_control_chars(text)) for style, text in fragments]
+    return [(style, text.translate(_IN_ASCII)) for style, text in safe] if ascii_only() else safe
 
 
 def columns_fit(rows: Sequence[tuple[str, str]], width: int) -> bool:

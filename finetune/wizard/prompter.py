@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, without_passwords
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -69,7 +69,7 @@ class Question:
             return error.message
         except Exception as error:  # noqa: BLE001
             reason = str(getattr(error, "strerror", None) or error or type(error).__name__)
-            return f"{answer} is not valid: {reason.rstrip('.')}."
+            return f"{answer} is not valid: {without_passwords(reason).rstrip('.')}."
 
 
 class Prompter(ABC):
@@ -181,11 +181,9 @@ class ScriptedPrompter(Prompter):
 
 def drawn(picture: RenderableType, width: int, *, colour: bool = False) -> str:
     """A rich picture as lines of text, with escape codes only if `colour`."""
-    from rich.console import Console
+    from finetune.screen.console import AS_IT_IS, THEME, SafeConsole
 
-    from finetune.screen.console import AS_IT_IS, THEME
-
-    console = Console(width=width, theme=THEME, color_system="standard" if colour else None, force_terminal=colour, **AS_IT_IS)
+    console = SafeConsole(width=width, theme=THEME, color_system="standard" if colour else None, force_terminal=colour, **AS_IT_IS)
     with console.capture() as captured:
         console.print(picture)
     return "\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n"))

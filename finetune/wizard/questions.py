@@ -26,6 +26,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.layout import BufferControl, Dimension
 from questionary.prompts.common import InquirerControl
 
+from finetune.formatting import strip_control_chars
 from finetune.wizard.layout import columns_fit, spelled, wrap
 from finetune.wizard.prompter import Choice, Fragments, Question, plain
 
@@ -159,7 +160,7 @@ class Suggestions(Completer):
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
         for text in self.found if document.is_cursor_at_the_end else []:
-            yield Completion(text, start_position=-len(document.text))
+            yield Completion(text, start_position=-len(document.text), display=strip_control_chars(text))
 
     def _look(self, text: str, app: Application[Any] | None) -> None:
         if self._buffer.complete_state:  # the text is itself a suggestion that the arrows point at

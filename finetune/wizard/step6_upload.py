@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.errors import Interrupted, NotSignedIn, RepoExists, UploadError
-from finetune.hub.reachability import endpoint, offline_reason
+from finetune.hub.reachability import offline_reason, shown_endpoint
 from finetune.recipe import UploadSpec
 from finetune.screen.console import people
 from finetune.screen.quiet import quiet
@@ -120,7 +120,7 @@ def _sign_in(prompter: Prompter) -> bool:
     if choice == TOKEN:
         from huggingface_hub import login
 
-        token = prompter.secret("sign_in.token", "Token", help=f"From {endpoint()}/settings/tokens, with write access.")
+        token = prompter.secret("sign_in.token", "Token", help=f"From {shown_endpoint()}/settings/tokens, with write access.")
         try:
             with quiet(None):
                 login(token=token)

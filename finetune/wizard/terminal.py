@@ -101,7 +101,7 @@ class TerminalPrompter(Prompter):
             asked = self._made(questionary.confirm, question, default=default, auto_enter=False)
         else:
             made = questionary.password if question.secret else questionary.text
-            asked = self._made(made, question, placeholder=[("class:quiet", default)], complete_while_typing=False)
+            asked = self._made(made, question, placeholder=spelled([("class:quiet", default)]), complete_while_typing=False)
             line = Line(asked, question)
         answer: str | bool = self._answer(asked, question, keys, line)
         self._collapse(question.text, _told(question, answer))

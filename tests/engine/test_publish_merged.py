@@ -169,6 +169,12 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(OutputExists, match="nothing is overwritten") as caught:
         Merged.export(run, tmp_path / "plain", RUNTIME, Recorder())
     assert "plain-2" in str(caught.value.hint)
+    (tmp_path / ".other.part").mkdir()
+    (tmp_path / ".other.part" / "somebody's").touch()
+    with pytest.raises(OutputExists, match=r"\.other\.part exists already") as caught:
+        Merged.export(run, tmp_path / "other", RUNTIME, Recorder())
+    assert "other-2" in str(caught.value.hint)
+    assert (tmp_path / ".other.part" / "somebody's").exists()
     (tmp_path / "rows.jsonl").touch()
     with pytest.raises(BadInput, match="cannot be made"):
         Merged.export(run, tmp_path / "rows.jsonl" / "plain", RUNTIME, Recorder())

@@ -73,7 +73,8 @@ def test_rows_of_the_users_own_files_stay_at_home(hub, base, tmp_path, data):
     for name in ("README.md", "run/benchmark.json", "run/recipe.yaml"):
         assert b"what is a cat" not in files[name]
         assert str(tmp_path).encode() not in files[name]
-    assert f"source: {data}\n".encode() in files["run/recipe.yaml"]
+    assert f"source: private-data{Path(data).suffix}\n".encode() in files["run/recipe.yaml"]
+    assert b"letters.jsonl" not in b"".join(files[name] for name in ("README.md", "run/benchmark.json", "run/recipe.yaml"))
     assert b"datasets:" not in files["README.md"]
 
 

@@ -261,6 +261,22 @@ def test_a_run_interrupted_while_it_measured_goes_on_measuring(shop: Workshop, w
     assert result.training == {**result.training, "steps": STEPS, "real_tokens": whole.training["real_tokens"]}
 
 
+@pytest.mark.parametrize("then", ["resume", "benchmark"])
+@pytest.mark.parametrize("keep", [False, True])
+def test_checkpoints_of_a_run_that_was_killed_once_its_training_was_complete_do_not_stay(then: str, keep: bool, shop: Workshop) -> None:
+    """Between the note that it is complete and the removal: whoever goes on removes them."""
+    trained = shop.tuner(shop.layer(training={**TRAINING, "keep_checkpoints": True}))
+    trained.train()
+    folder = trained.folder
+    assert checkpoints(folder.output_dir)
+    folder.recipe.write_text(folder.recipe.read_text().replace("keep_checkpoints: true", f"keep_checkpoints: {str(keep).lower()}"))
+    if then == "resume":
+        resumed(folder.output_dir, shop)
+    else:
+        LLMFineTuner.of_run(folder.output_dir, runtime=shop.runtime).benchmark()
+    assert folder.checkpoints.exists() is keep
+
+
 def test_a_finished_run_says_that_it_is_finished(shop: Workshop, whole: RunResult, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(CannotResume, match="is finished: there is nothing left to resume"):
         LLMFineTuner.unfinished(whole.output_dir, runtime=shop.runtime)

@@ -78,6 +78,7 @@ def test_every_score_has_its_interval_and_a_teacher_stands_beside_its_student(tm
     assert "Perplexity -53.8 no evidence Teacher 10.2 [8.16, 12.2] Before 66.1 [52.9, 79.3] After 12.3 [9.84, 14.8]" in text
     assert "Weights on disk 360 MB 360 MB 1.00" in text
     assert "ROUGE-L kept 93% [85%, 102%]" in text
+    assert "Perplexity: 1.21 times the teacher's, 12.3 against 10.2: the student predicts these answers less well." in text
     assert "forward kl at temperature 2, 50% of the loss is from the text" in text
     assert "Student and teacher compared" not in page_of(written_run(tmp_path / "other")).text
 

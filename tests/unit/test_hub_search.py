@@ -8,18 +8,22 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import errors
 from prompt_toolkit.buffer import Buffer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 from hub_server import COMMIT, HubServer
 
-from finetune.errors import DatasetNotFound, ModelGated, ModelNotFound
+from finetune.cli import say
+from finetune.errors import BadInput, DatasetNotFound, FinetuneError, ModelGated, ModelNotFound
 from finetune.hub import models
-from finetune.hub.account import shown_endpoint
 from finetune.hub.datasets import look_up
 from finetune.hub.facts import search
+from finetune.hub.failures import one_sentence, said
+from finetune.hub.reachability import endpoint_host, shown_endpoint
 from finetune.wizard import suggest
 from finetune.wizard.questions import PAUSE_SECONDS, Suggestions
 
@@ -182,6 +186,32 @@ def test_searching_for_nothing_in_particular_is_left_to_the_browser(hub: HubServ
     assert search("LETTERS ", "model") == ("ada/letters",)
 
 
-def test_a_password_in_the_address_of_a_mirror_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://ada:hushhush@mirror.example:8443/hub")
-    assert shown_endpoint() == "https://mirror.example:8443/hub"
+@pytest.mark.parametrize(
+    ("address", "shown", "host"),
+    [
+        ("https://ada:hushhush@mirror.example:8443/hub", "https://mirror.example:8443/hub", "mirror.example:8443"),
+        ("https://ada:hush@hush/hush@mirror.example", "https://mirror.example", "mirror.example"),  # nobody quoted it
+        ("ada:hushhush@mirror.example", "https://mirror.example", "mirror.example"),
+        ("http://hushhush@[::1]:80/?key=hushhush", "http://[::1]:80/", "[::1]:80"),
+    ],
+)
+def test_a_password_in_the_address_of_a_mirror_is_never_shown(address: str, shown: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    assert (shown_endpoint(), endpoint_host()) == (shown, host)
+    assert "hush" not in said(OSError(f"404 for url: {address}/api/models/x (unfortunately)"))
+    for error in (errors.GatedRepoError, errors.RepositoryNotFoundError, OSError):
+        response = SimpleNamespace(headers={}, request=None, status_code=403)
+        failure = OSError(f"no {address}") if error is OSError else error(f"no {address}", response=response)
+        with pytest.raises(FinetuneError) as told, one_sentence("model", "ada/letters", None):
+            raise failure
+        assert "hush" not in f"{told.value} {told.value.hint}"
+
+
+def test_no_error_shows_the_password_of_an_address(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever library it comes from: a proxy's address has one too."""
+    error = BadInput("No answer: 'http://ada:hushhush@proxy:3128/x'", hint="curl https://ada:hushhush@mirror.example/x")
+    assert (str(error), error.hint) == ("No answer: 'http://proxy:3128/x'", "curl https://mirror.example/x")
+    say("Unexpected error: ValueError: https://ada:hushhush@mirror.example", "see https://hushhush@mirror.example, or ask ada@example.com")
+    told = capsys.readouterr().err
+    assert "hush" not in told
+    assert "ada@example.com" in told

@@ -119,6 +119,7 @@ def test_a_distilled_student_is_shown_beside_its_teacher():
     text = model_card(distilled, NOTHING, scores)
     assert "| 0.4 [0.35, 0.45] | 0.165 [0.1, 0.2] | 0.37 [0.3, 0.44] |" in text
     assert "Retention (share of the teacher's score): ROUGE-L 93% [85%, 102%]." in text
+    assert "perplexity is 1.25 times the teacher's, 12.5 against 10.0: the student predicts these answers less well." in text
     assert "distilled from [org/teacher]" in text
     ready_made = model_card(recipe(approach="distillation", model="org/student", teacher="org/teacher", method="full"), NOTHING, scores)
     assert "distilled from [org/teacher](https://huggingface.co/org/teacher), starting from [org/student]" in ready_made
@@ -134,6 +135,22 @@ def test_samples_cannot_break_out_of_their_blocks_and_long_ones_are_cut():
     assert "x" * 400 + "…" in text
 
 
+def test_no_text_in_the_card_or_its_example_can_steer_a_terminal_or_turn_letters_around():
+    """People read a card with `cat` and copy its example; what is ordinary in some language stays."""
+    ordinary = "12\u00a0€, 👩\u200d👧, \u3000."
+    steering = f"a\x1b[2Jb\x9bc\u202edef\u2066g\x07 {ordinary}"
+    scores = {**SCORES, "generations": [{"prompt": steering, "reference": steering, "before": steering, "after": steering}]}
+    text = model_card(recipe(output_dir=f"./{steering}"), FACTS, scores)
+    assert not set("\x1b\x9b\x07\u202e\u2066") & set(text)
+    assert "\\u001b" not in text
+    assert text.count(ordinary) >= 6
+    example = next(line for line in text.splitlines() if line.startswith("prompt = "))
+    found = {}
+    exec(example, found)
+    assert found["prompt"] == [{"role": "user", "content": f"a?[2Jb?c?def?g? {ordinary}"}]
+    assert "\\x1b" not in str(ModelCard(text).data.to_dict()), "nor once its metadata is read"
+
+
 def test_own_files_leave_no_path_and_no_text_behind(tmp_path):
     data, base, out = tmp_path / "letters.jsonl", tmp_path / "models" / "base", tmp_path / "out" / "model"
     data.write_text("{}\n")
@@ -144,7 +161,7 @@ def test_own_files_leave_no_path_and_no_text_behind(tmp_path):
     assert "what is cat?" not in text
     metadata = ModelCard(text).data.to_dict()
     assert not {"datasets", "base_model", "base_model_relation"} & set(metadata)
-    assert yaml.safe_load(text.rpartition("```yaml\n")[2].partition("```")[0])["dataset"]["source"] == "letters.jsonl"
+    assert yaml.safe_load(text.rpartition("```yaml\n")[2].partition("```")[0])["dataset"]["source"] == "private-data.jsonl"
     assert str(Path.home()) not in text
 
 
@@ -194,6 +211,29 @@ def test_an_adapter_has_a_base_that_others_can_load_only_if_the_hub_has_that_ver
     assert adapters_base(recipe(model=f"org/adapter@{COMMIT}")) is None
     assert adapters_base(recipe(model=str(earlier.parent))) is None
     assert adapters_base(recipe(**made)) is None
+
+
+@pytest.mark.parametrize(
+    ("dataset", "shown"),
+    [
+        ({"source": "/data/ada.lovelace"}, ("private-data", None)),
+        ({"source": "C:\\Users\\ada\\patients of ward 3.csv"}, ("private-data.csv", None)),
+        (
+            {"source": "ada", "data_files": ["ada 1.jsonl.gz", "ada 2.zip"]},
+            ("private-data", ["private-data-1.jsonl", "private-data-2.zip"]),
+        ),
+        ({"source": "~/rows.ada", "data_files": "ada*.json"}, ("private-data", "private-data.json")),
+        ({"source": f"org/rows@{COMMIT}", "data_files": ["ada.csv"]}, (f"org/rows@{COMMIT}", ["ada.csv"])),  # the Hub's own file
+    ],
+)
+def test_names_of_a_persons_files_and_folders_stay_at_home(dataset, shown):
+    own = recipe(model="/data/ada", output_dir="/data/ada", dataset=dataset, approach="distillation", teacher="./ada")
+    public = public_recipe(own)
+    assert (public.dataset.source, public.dataset.data_files) == shown
+    assert (public.model, public.teacher.source, public.output_dir) == ("local-model", "local-teacher", "./distilled_model")
+    text = model_card(own, FACTS, SCORES, repo="somebody/model")
+    assert "ada" not in text.replace("metadata", "").replace("ada.csv", "")
+    assert "ward 3" not in text
 
 
 def test_the_public_recipe_is_a_recipe(tmp_path):

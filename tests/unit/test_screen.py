@@ -169,7 +169,22 @@ def test_a_student_is_set_beside_its_teacher(width: int) -> None:
         "1.50 times",
     ):
         assert words in " ".join(text.split())
-    assert "On disk" not in text, "what was not measured is not said"
+    for never in ("On disk", "Memory"):
+        assert never not in text, "what was not measured is not said"
+
+
+@pytest.mark.parametrize(
+    ("student", "said"),
+    [
+        (7.2, "lower than the teacher's, 7.20 against 13.8: the student predicts these answers better"),
+        (27.6, "2.00 times the teacher's, 27.6 against 13.8: the student predicts these answers less well"),
+    ],
+)
+def test_perplexity_beside_the_teachers_is_told_in_words_and_never_as_a_share(student: float, said: str) -> None:
+    old = {"rougeL": {"value": 0.92, "low": 0.85, "high": 0.99}, "perplexity": {"value": 3.61, "low": 3.0, "high": 4.0}}
+    text = drawn(scores_table({**TAUGHT, "after": {**TAUGHT["after"], "perplexity": student}, "retention": old}, 120), 120)
+    assert said in " ".join(text.split())
+    assert "361" not in text, "as an older version wrote it down"
 
 
 def test_three_samples_show_reference_before_and_after() -> None:

@@ -41,6 +41,16 @@ def test_columns_hold_both_answers_side_by_side() -> None:
     assert [line[left:].strip() for line in lines] == ["yes", "?[2Jyes"]
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_models_name_cannot_steer_the_terminal(terminal: bool) -> None:
+    where = console(60, terminal=terminal)
+    screen = SideBySide(where) if terminal else OneBelowTheOther(where)
+    screen.turn("teacher \x9b2J\u202e")
+    screen.show("yes")
+    screen.turn("")
+    assert not {"\x9b", "\u202e"} & set(where.file.getvalue())  # type: ignore[attr-defined]
+
+
 def test_the_first_answer_can_be_read_before_the_second_begins() -> None:
     where = console(60, terminal=True)
     screen = SideBySide(where)

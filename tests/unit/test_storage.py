@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +14,9 @@ import pytest
 
 from finetune import storage
 from finetune.errors import DiskFull, HardwareError
-from finetune.storage import cache_folder, check_room, free_disk, whole_folder, write_whole
+from finetune.run_folder import RunFolder
+from finetune.storage import NoLock, cache_folder, check_room, free_disk, lock, to_disk, whole_folder, write_whole
+from finetune.training.checkpoints import Checkpoints
 
 
 def failing(number: int) -> Callable[..., None]:
@@ -89,7 +94,10 @@ def test_a_folder_that_belongs_to_somebody_is_not_replaced(tmp_path: Path) -> No
     assert (tmp_path / "mine" / "kept").exists()
 
 
-@pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "is full"), (errno.EDQUOT, "is full"), (errno.EROFS, "cannot be written")])
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.ENOSPC, "is full"), (errno.EDQUOT, "is full"), (errno.EROFS, "cannot be written"), (errno.EFBIG, "takes no file larger")],
+)
 def test_a_cache_that_fills_up_is_told_with_the_setting_that_moves_it(number: int, said: str, tmp_path: Path) -> None:
     with pytest.raises(HardwareError, match=rf"The cache folder .* {said}") as caught, cache_folder(tmp_path / "rows-1"):
         failing(number)()
@@ -107,3 +115,110 @@ def test_a_full_disk_is_told_with_both_sizes(tmp_path: Path) -> None:
     with pytest.raises(DiskFull, match=r"needs [\d.,]+ GB in .*, and [\d.,]+ GB are free") as caught:
         check_room("It", free_disk(tmp_path) * 2, tmp_path, "set HF_HOME")
     assert "HF_HOME" in str(caught.value.hint)
+
+
+# File systems that lack something, and limits other than a full disk.
+
+
+def refuses_fsync(monkeypatch: pytest.MonkeyPatch, number: int, *, folders_only: bool) -> None:
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) or not folders_only:
+            raise OSError(number, os.strerror(number))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("folders_only", [True, False])
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP])
+def test_where_nothing_confirms_what_is_on_the_disk_the_work_goes_on_and_says_so_once(
+    number: int, folders_only: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuses_fsync(monkeypatch, number, folders_only=folders_only)
+    assert not to_disk(tmp_path)
+    folder = RunFolder.create(tmp_path / "out")
+    store = Checkpoints(folder.checkpoints)
+    store.write(1, {}, {"a.bin": lambda file: file.write(b"a")})
+    with folder.whole_model(needed=1) as partial:
+        (partial / "config.json").touch()
+    folder.write_json(folder.benchmark, {})
+    folder.release()
+    assert [made.step for made in store.all()] == [1]
+    assert [weakness for weakness in folder.weaknesses if "loss of power" in weakness] == folder.weaknesses
+    assert len(folder.weaknesses) == 1
+
+
+def test_other_errors_of_the_disk_are_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuses_fsync(monkeypatch, errno.EIO, folders_only=False)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        write_whole(tmp_path / "scores.json", "1")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="flock is Unix's")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP])
+def test_where_there_are_no_locks_the_work_goes_on_and_says_so_once(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcntl.flock", failing(number))
+    assert isinstance(lock(tmp_path / "a.lock"), NoLock)
+    folder = RunFolder.create(tmp_path / "out")
+    assert folder.is_claimed
+    folder.release()
+    folder.check_unclaimed()
+    assert folder.weaknesses == [f"{tmp_path / 'out'} is on a file system without locks: start no second run in it."]
+
+
+def test_on_an_ordinary_disk_nothing_is_said(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "out")
+    folder.release()
+    assert folder.weaknesses == []
+
+
+TOO_LARGE = """
+import resource, signal, sys
+from pathlib import Path
+from finetune.errors import DiskFull
+from finetune.training.checkpoints import Checkpoints
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    Checkpoints(Path(sys.argv[1])).write(3, {}, {"a.bin": lambda file: [file.write(bytes(1000)) for _ in range(5000)]}, needed=5_000_000)
+except DiskFull as error:
+    print(error, error.hint)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of Unix")
+def test_a_limit_on_the_size_of_files_is_told_with_true_numbers(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", TOO_LARGE, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True)
+    assert "The checkpoint of step 3 did not fit on the disk: it needs about 5 MB, and no file in" in done.stdout
+    assert "may be larger than 200 kB. Raise that limit (ulimit -f)" in done.stdout
+
+
+def test_a_quota_that_is_used_up_is_not_told_as_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "to_disk", failing(errno.EDQUOT))
+    with pytest.raises(DiskFull, match=r"needs about 1 kB, and your quota in .* is used up"):
+        RunFolder(tmp_path).write_json(tmp_path / "scores.json", {"a": 1})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of Unix")
+@pytest.mark.parametrize(("umask", "folder", "file"), [(0o022, 0o755, 0o644), (0o002, 0o775, 0o664), (0o077, 0o700, 0o600)])
+def test_what_is_written_has_the_permissions_of_the_users_umask_whatever_library_writes_it(
+    umask: int, folder: int, file: int, tmp_path: Path
+) -> None:
+    """So that a group can share a cache, and rows are hidden from others by whoever wants that."""
+    before = os.umask(umask)
+    try:
+        with cache_folder(tmp_path / "models" / "starter") as unfinished:
+            (unfinished / "inner").mkdir(mode=0o700)
+            for name in ("model.safetensors", "inner/rows.arrow"):
+                os.close(os.open(unfinished / name, os.O_CREAT, 0o600))  # as tempfile and safetensors do
+        run = RunFolder.create(tmp_path / "out")
+        with run.whole_model(needed=1) as partial:
+            os.close(os.open(partial / "model.safetensors", os.O_CREAT, 0o600))
+        run.release()
+        write_whole(tmp_path / "benchmarks" / "scores.json", "{}", shared=True)
+    finally:
+        os.umask(before)
+    for path in (*tmp_path.rglob("*.safetensors"), *tmp_path.rglob("*.arrow"), tmp_path / "benchmarks" / "scores.json"):
+        assert stat.S_IMODE(path.stat().st_mode) == file, path
+        assert stat.S_IMODE(path.parent.stat().st_mode) == folder, path

@@ -13,8 +13,9 @@ from finetune.benchmark.report.ranks import final_ranks
 from finetune.benchmark.report.records import Records, read_records
 from finetune.benchmark.report.scores import costs, measured, verdict_class, verdicts
 from finetune.benchmark.report.style import STYLE
+from finetune.foreign import reading
 from finetune.formatting import size
-from finetune.run_folder import RunFolder
+from finetune.run_folder import REMADE, RunFolder
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # with this policy a browser runs no script and fetches nothing
 IN_SHORT = ("rougeL", "perplexity")
@@ -22,7 +23,9 @@ IN_SHORT = ("rougeL", "perplexity")
 
 def write_report(folder: RunFolder) -> None:
     """Write run/report.html from the run's own files."""
-    folder.write_text(folder.run / "report.html", report_page(read_records(folder)))
+    with reading(folder.run, hint=REMADE):
+        page = report_page(read_records(folder))
+    folder.write_text(folder.run / "report.html", page)
 
 
 def report_page(records: Records) -> str:

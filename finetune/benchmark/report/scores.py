@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.benchmark.names import LOWER_IS_BETTER, NAMES, in_order, number, signed
+from finetune.benchmark.names import LOWER_IS_BETTER, NAMES, beside_the_teacher, in_order, number, retained, signed
 from finetune.benchmark.report.charts import interval, scale_of
 from finetune.benchmark.report.html import Html, element, joined, section, table
 from finetune.formatting import count, size
@@ -83,7 +83,7 @@ def _change(scores: Mapping[str, Any], metric: str) -> Html:
 
 
 def costs(scores: Mapping[str, Any]) -> Html:
-    """Size, speed and memory: the student compared with its teacher, or the result with its base."""
+    """Size and speed, on a GPU memory too: the student compared with its teacher, or the result with its base."""
     distilled = bool(scores.get("teacher"))
     first, second = ("teacher", "after") if distilled else ("before", "after")
     rows = []
@@ -91,11 +91,13 @@ def costs(scores: Mapping[str, Any]) -> Html:
         then, now = (scores.get(group, {}).get(side, {}).get(key) for side in (first, second))
         if now:
             rows.append([name, say(then) if then else "", say(now), f"{now / then:.2f}" if then else ""])
-    for metric, kept in (scores.get("retention") or {}).items():
+    for metric, kept in retained(scores).items():
         share = joined([f"{kept['value']:.0%} ", element("small", f"[{kept['low']:.0%}, {kept['high']:.0%}]")])
         rows.append([f"{NAMES.get(metric, metric)} kept", "", share, ""])
     if not rows:
         return Html()
     head = ["", "Teacher", "Student", "Ratio"] if distilled else ["", "Before", "After", "Ratio"]
     title = "Student and teacher compared" if distilled else "Cost of running the result"
-    return section(title, table(head, rows, title), note="Measured in this run." if distilled else "")
+    words = beside_the_teacher(scores)
+    perplexity = f" Perplexity: {words}." if words else ""
+    return section(title, table(head, rows, title), note=f"Measured in this run.{perplexity}" if distilled else "")

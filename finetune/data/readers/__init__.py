@@ -10,10 +10,13 @@ from importlib import import_module
 
 from finetune.data.files import DataFile
 from finetune.data.rows import Row, SkippedRow
+from finetune.errors import BadRow
+from finetune.foreign import reading
 from finetune.recipe import DatasetSpec
 
 
 def read_file(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
     """The records of one file in their order; `encoding` is None for files that are not text."""
     reader = import_module(f"finetune.data.readers.{file.kind.reader}")
-    yield from reader.read(file, spec, encoding)
+    with reading(file.name, BadRow):
+        yield from reader.read(file, spec, encoding)

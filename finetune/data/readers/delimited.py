@@ -12,10 +12,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from finetune.data.encoding import UNREADABLE
+from finetune.data.encoding import UNREADABLE, lines_of, too_long
 from finetune.data.files import DataFile
-from finetune.data.rows import Row, SkippedRow, check_column_names
+from finetune.data.rows import Row, SkippedRow, check_column_names, too_many_columns
 from finetune.errors import BadRow, EmptyDataset
+from finetune.foreign import COLUMNS
 from finetune.recipe import DatasetSpec
 
 DELIMITERS = ",;\t|"
@@ -24,10 +25,27 @@ TOLD = re.compile(r"sep=(.)\r?\n")
 LONGEST_CELL = 2**31 - 1  # the limit of the csv module on every system
 
 
+class Feed:
+    """The lines for the csv module; raises BadRow when the lines of one record grow too long: a quote can keep it open for ever."""
+
+    def __init__(self, lines: Iterator[str], file: DataFile) -> None:
+        self.lines, self.file, self.longest, self.length = lines, file, file.longest_record, 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self.lines)
+        self.length += len(line)
+        if self.length > self.longest:
+            raise too_long(self.file)
+        return line
+
+
 def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
     with file.open() as raw:
         text = io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE, newline="")
-        csv.field_size_limit(LONGEST_CELL)
+        csv.field_size_limit(min(file.longest_record, LONGEST_CELL))
         sample = text.read(SAMPLE)
         cut = len(sample) == SAMPLE
         if sample.endswith("\r"):
@@ -37,9 +55,13 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
         told = TOLD.match(sample)  # Excel's way to name the delimiter
         sample = sample[told.end() :] if told else sample
         style = {"delimiter": told.group(1)} if told else _style(sample, file.suffix == ".tsv", cut)
-        rows = csv.reader(_lines(sample, text), strict=True, **style)
+        feed = Feed(_lines(sample, text, file), file)
+        rows = csv.reader(feed, strict=True, **style)
         try:
-            header = [name.strip() or f"column {number}" for number, name in enumerate(next(filter(None, rows)), start=1)]
+            names = next(filter(None, rows))
+            if len(names) > COLUMNS:
+                raise too_many_columns(file.name)
+            header = [name.strip() or f"column {number}" for number, name in enumerate(names, start=1)]
         except StopIteration:
             return
         except csv.Error as error:
@@ -47,12 +69,13 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
                 f"{file.name}, line 1: the column names cannot be read ({error}).", hint="Check the quotes in the first line."
             ) from None
         check_column_names(header, file.name)
-        yield from _records(rows, header, file.name, above=1 if told else 0)
+        yield from _records(rows, feed, header, file.name, above=1 if told else 0)
 
 
-def _records(rows: Any, header: list[str], name: str, above: int) -> Iterator[Row | SkippedRow]:
+def _records(rows: Any, feed: Feed, header: list[str], name: str, above: int) -> Iterator[Row | SkippedRow]:
     while True:
         line = rows.line_num + 1 + above
+        feed.length = 0
         try:
             cells = next(rows)
         except StopIteration:
@@ -72,14 +95,15 @@ def _records(rows: Any, header: list[str], name: str, above: int) -> Iterator[Ro
             yield SkippedRow(name, line, f"{len(cells)} cells, but the header has {len(header)}")
 
 
-def _lines(sample: str, rest: io.TextIOWrapper) -> Iterator[str]:
+def _lines(sample: str, rest: io.TextIOWrapper, file: DataFile) -> Iterator[str]:
     """The sample and what follows it, cut at line ends (a cell in quotes may contain any of them)."""
     *whole, last = _cut(sample)
     yield from whole
-    first = last + rest.readline()
+    lines = lines_of(rest, file)
+    first = last + next(lines, "")
     if first:
         yield first
-    yield from rest
+    yield from lines
 
 
 def _cut(text: str) -> list[str]:

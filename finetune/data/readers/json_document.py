@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
 
-from finetune.data.files import SPLITS
+from finetune.data.encoding import lines_of, too_long, whole_of
+from finetune.data.files import SPLITS, DataFile
 from finetune.data.formats.messages import NAMES, ROLES
 from finetune.data.readers.json_lines import DECODER, parse_lines, reason_of
 from finetune.data.rows import Row, SkippedRow
@@ -24,8 +25,8 @@ CHUNK = 1 << 20  # characters
 class Window:
     """A window over the text; what is before `position` is dropped when more is read."""
 
-    def __init__(self, rest: io.TextIOWrapper, name: str) -> None:
-        self.rest, self.name = rest, name
+    def __init__(self, rest: io.TextIOWrapper, file: DataFile) -> None:
+        self.rest, self.file, self.name = rest, file, file.name
         self.text, self.position = "", 0
         self.line, self.counted = 1, 0  # the line of the character at `counted`
 
@@ -51,13 +52,13 @@ class Window:
         return self.line
 
     def whole(self) -> str:
-        self.text += self.rest.read()
+        self.text += whole_of(self.rest, self.file)
         return self.text
 
     def lines(self) -> Iterator[str]:
         """What was not dropped, from `line` on."""
-        yield from io.StringIO(self.text + self.rest.readline(), newline="\n")
-        yield from self.rest
+        yield from io.StringIO(self.text + next(lines_of(self.rest, self.file), ""), newline="\n")
+        yield from lines_of(self.rest, self.file)
 
     def decode(self) -> Any:
         """The JSON value that begins here; raises BadRow."""
@@ -65,6 +66,8 @@ class Window:
             try:
                 item, end = DECODER.raw_decode(self.text, self.position)
             except (ValueError, RecursionError) as error:
+                if len(self.text) - self.position > self.file.longest_record:
+                    raise too_long(self.file) from None
                 if isinstance(error, RecursionError) or not self.more():
                     raise self.broken(error) from None
             else:

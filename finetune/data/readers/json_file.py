@@ -19,7 +19,7 @@ from finetune.recipe import DatasetSpec
 def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
     with file.open() as raw:
         # newline="\n": other line ends are legal inside JSON text written by careless tools
-        window = Window(io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE, newline="\n"), file.name)
+        window = Window(io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE, newline="\n"), file)
         if window.next_sign() == "[":
             yield from read_list(window)
         elif file.suffix == ".json":

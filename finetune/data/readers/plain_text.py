@@ -12,14 +12,15 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
-from finetune.data.encoding import UNREADABLE
+from finetune.data.encoding import UNREADABLE, lines_of, whole_of
 from finetune.data.files import DataFile
 from finetune.data.rows import Row, SkippedRow
+from finetune.foreign import LINE
 from finetune.recipe import DatasetSpec
 
 CHARACTERS_PER_TOKEN = 3  # a low estimate, so that a document rarely needs a second block
 LEAST_DOCUMENTS = 50
-HEADING = {".txt": re.compile(r"\s*(= )+[^=\n]+( =)+\s*"), ".md": re.compile(r"\s*#+ [^\n]*\s*")}  # wiki text, Markdown
+HEADING = {".txt": re.compile(r"\s*(= )+[^=\n]+( =)+\s*"), ".md": re.compile(r"\s*#+ (?:[^\n]*\S)?\s*")}  # wiki text, Markdown
 TITLE = {".txt": re.compile(r"\s*= [^=\n]+ =\s*(\n|$)"), ".md": re.compile(r"\s*# ")}  # of the first level
 SAMPLE = 1 << 16
 
@@ -34,11 +35,11 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
         text = io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE)
         document, begins = "", 1
         headings, headings_begin = "", 1
-        for paragraph, line in _paragraphs(text):
+        for paragraph, line in _paragraphs(lines_of(text, file)):
             if not headings:
                 headings_begin = line
             headings += paragraph
-            if heading.fullmatch(paragraph):
+            if heading.fullmatch(paragraph) and len(headings) < LINE:
                 continue  # it belongs to what follows
             section, headings = headings, ""
             if document.strip() and (len(document) + len(section) > longest or title.match(section)):
@@ -54,7 +55,7 @@ def _as_asked(file: DataFile, encoding: str | None, *, whole: bool) -> Iterator[
     """One document per file (later cut into blocks of `max_length` tokens), or one per line."""
     with file.open() as raw:
         text = io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE)
-        for number, document in enumerate([text.read()] if whole else text, start=1):
+        for number, document in enumerate([whole_of(text, file)] if whole else lines_of(text, file), start=1):
             if document.strip():
                 yield Row({"text": document if whole else document.removesuffix("\n")}, file.name, number)
 
@@ -65,18 +66,23 @@ def _without_blank_ends(text: str) -> str:
     return "\n".join(lines[written[0] : written[-1] + 1])
 
 
-def _paragraphs(text: io.TextIOWrapper) -> Iterator[tuple[str, int]]:
+def _paragraphs(lines: Iterator[str]) -> Iterator[tuple[str, int]]:
     """Paragraphs with the blank lines behind them, and the line each begins on."""
-    ahead = text.readlines(SAMPLE)
+    ahead: list[str] = []
+    seen = 0
+    while seen < SAMPLE and (line := next(lines, "")):
+        ahead.append(line)
+        seen += len(line)
     by_line = all(line.strip() for line in ahead)
     paragraph: list[str] = []
-    begins, blank_seen = 1, False
-    for number, line in enumerate(chain(ahead, text), start=1):
+    begins, length, blank_seen = 1, 0, False
+    for number, line in enumerate(chain(ahead, lines), start=1):
         blank = not line.strip()
-        if paragraph and (by_line or (blank_seen and not blank)):
+        if paragraph and (by_line or (blank_seen and not blank) or length > LINE):
             yield "".join(paragraph), begins
-            paragraph, begins = [], number
+            paragraph, begins, length = [], number, 0
         paragraph.append(line)
+        length += len(line)
         blank_seen = blank
     if paragraph:
         yield "".join(paragraph), begins

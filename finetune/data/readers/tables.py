@@ -12,9 +12,13 @@ from finetune.data.endings import PACKED
 from finetune.data.files import DataFile
 from finetune.data.rows import Row, SkippedRow, check_column_names
 from finetune.errors import BadRow
+from finetune.foreign import UNPACKED, reason
+from finetune.formatting import size
 from finetune.recipe import DatasetSpec
 
 BATCH = 1000
+ROWS, ROWS_PER_BYTE = 100_000, 64
+HINT = "It may be incomplete: copy it again."
 
 
 def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
@@ -25,15 +29,16 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
                 number += 1
                 yield SkippedRow(file.name, number, values) if isinstance(values, str) else Row(values, file.name, number)
     except (pa.ArrowException, OSError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise BadRow(f"{file.name} cannot be read as {file.suffix}: {first_line}", hint="It may be incomplete: copy it again.") from None
+        raise BadRow(f"{file.name} cannot be read as {file.suffix}: {reason(error)}", hint=HINT) from None
 
 
 def _batches(file: DataFile) -> Iterator[pa.RecordBatch]:
     whole = file.member is not None or file.path.suffix.lower() in PACKED
-    source = pa.BufferReader(b"".join(file.blocks())) if whole else pa.memory_map(str(file.path))
+    source = pa.BufferReader(_unpacked(file)) if whole else pa.memory_map(str(file.path))
+    most = ROWS + ROWS_PER_BYTE * source.size()
     if file.suffix == ".parquet":
         parquet = pq.ParquetFile(source)
+        _check_rows(parquet.metadata.num_rows, most, file)
         check_column_names(parquet.schema_arrow.names, file.name)
         yield from parquet.iter_batches(batch_size=BATCH)
         return
@@ -42,9 +47,44 @@ def _batches(file: DataFile) -> Iterator[pa.RecordBatch]:
     reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
     check_column_names(reader.schema.names, file.name)
     parts = (reader.get_batch(index) for index in range(reader.num_record_batches)) if is_file else reader
+    rows = 0
     for part in parts:
+        _check(part)
+        rows += part.num_rows
+        _check_rows(rows, most, file)
         for start in range(0, part.num_rows, BATCH):
             yield part.slice(start, BATCH)
+
+
+def _check(part: pa.RecordBatch) -> None:
+    """Raises ArrowInvalid for damaged columns: Arrow believes the offsets of a file, and would read beyond its end.
+
+    Text that is not valid Unicode is left to the row it is in.
+    """
+    part.validate()
+    for column in part.columns:
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as error:
+            bytes_like = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}.get(column.type)
+            if bytes_like is None or "UTF8" not in str(error):
+                raise
+            column.view(bytes_like).validate(full=True)
+
+
+def _unpacked(file: DataFile) -> pa.Buffer:
+    content = pa.BufferOutputStream()
+    for block in file.blocks():
+        content.write(block)
+        if content.tell() > UNPACKED:
+            raise BadRow(f"{file.name} unpacks to more than {size(UNPACKED)}.", hint="Unpack it yourself and give the files.")
+    return content.getvalue()
+
+
+def _check_rows(rows: int, most: int, file: DataFile) -> None:
+    """Rows without content cost no bytes: a small file can claim any number of them."""
+    if rows > most:
+        raise BadRow(f"{file.name} claims {rows:,} rows, more than its size allows.", hint=HINT)
 
 
 def _records(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:

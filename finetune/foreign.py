@@ -1,0 +1,175 @@
+"""Files that were made elsewhere: any failure while one is read becomes one sentence with its name, and what one may ask for has limits.
+
+    with reading(path, ModelError, hint="Download it again."):
+        content = json.loads(path.read_text(encoding="utf-8"))      # whatever goes wrong in here is a ModelError
+    check_counts(config, path)                                      # ModelError for ten million layers
+
+The limits are far above what models and data have, and low enough that a machine survives them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import BadInput, FinetuneError, ModelError
+
+AGAIN = "It may be damaged: copy or download it again."
+
+# Models.
+DIMENSIONS = 8  # of a tensor; GGUF has 4
+LAYERS = 10_000  # also experts, heads and labels; the deepest models have a few hundred layers
+WIDTH = 10_000_000  # of a layer or a vocabulary
+SETTINGS_BYTES = 500_000_000  # of a file of settings or a tokenizer; the largest have 40 MB
+RECIPE_BYTES = 200_000  # of a recipe, which has about 3,000
+MATCHING_SECONDS = 5  # all patterns of an adapter on all names of a model
+
+# Data. A file that is not packed may always be held once, however large it is: a person can see its size.
+LINE = 1 << 25  # characters of a line, a cell or a record
+COLUMNS = 10_000
+UNPACKED = 200_000_000  # bytes that are held at a time of a document or table that is packed
+
+# Chat templates, which are programs.
+TEMPLATE_SECONDS = 3.0
+TEMPLATE_LENGTH = 200_000  # characters of the program itself; the longest have 30,000
+TEMPLATE_CHARACTERS = 10_000_000  # of one text or list; what it writes about a row is a few times the row
+TEMPLATE_MEMORY = 300_000_000  # bytes
+
+COUNTED = re.compile(r"(^|[._])(n|num)_|layers?$|layer_|heads?$|heads?_|experts?$|experts?_|block_count|(head|expert)_count|num_labels")
+MEASURED = re.compile(r"(_size|_dim|_rank|_length|^d_model|^d_ff|^dim|embd|_inner)$")
+NOT_MEASURED = re.compile(r"context|position|n_ctx|max_|window|chunk|block_size|num_tokens|seq|token_id")
+CODE_KEYS = re.compile(r"_?(attn|attention|experts?|kernel)s?_implementation(_internal)?")
+
+
+@contextmanager
+def reading(
+    path: str | Path, kind: type[FinetuneError] = BadInput, *, hint: str | None = AGAIN, what: str = "cannot be read"
+) -> Iterator[None]:
+    """Raises `kind` for whatever fails inside, but for errors that are sentences already; `what` is said about the file.
+
+    The program's own faults end here too: `--debug` shows where it happened.
+    """
+    try:
+        yield
+    except FinetuneError:
+        raise
+    except BaseException as error:
+        # A library in Rust that gives up is a BaseException with a name of its own.
+        panic = type(error).__name__ == "PanicException"
+        if not (isinstance(error, Exception) or panic) or type(error).__name__ == "OutOfMemoryError":  # of a GPU: the machine's fault
+            raise
+        raise kind(f"{printable(path)} {what}: {reason(error)}.", hint=hint) from error
+
+
+def reason(error: BaseException) -> str:
+    """What is wrong, in few words and one line, whatever library found it."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, MemoryError):
+        return "it asks for more memory than there is"
+    if isinstance(error, UnicodeDecodeError):
+        return "its text is not valid Unicode"
+    if isinstance(error, KeyError):
+        return f"{str(error)[:100]} is missing"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300].rstrip(".") if lines else type(error).__name__
+
+
+def printable(path: str | Path) -> str:
+    """A path as text that can be written anywhere: bytes of a name that are not UTF-8 become question marks."""
+    return os.fsencode(path).decode("utf-8", "replace").replace("\ufffd", "?")
+
+
+def is_utf8(path: str | Path) -> bool:
+    """Whether the name of a file is text, which reports and recipes can hold."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def read_settings(path: Path, kind: type[FinetuneError], *, hint: str = AGAIN) -> dict[str, Any]:
+    """A JSON object from a file; raises `kind` naming it."""
+    with reading(path, kind, hint=hint, what="cannot be read as JSON"):
+        if path.stat().st_size > SETTINGS_BYTES:
+            raise ValueError(f"it has more than {SETTINGS_BYTES // 1_000_000} MB")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise kind(f"{printable(path)} does not contain a JSON object.", hint=hint)
+    return content
+
+
+def check_counts(settings: Mapping[str, Any], path: Path) -> None:
+    """Raises ModelError if a model's settings ask for more layers, heads, experts or width than any model has.
+
+    A library would begin to make them all.
+    """
+    for key, value in numbers_of(settings):
+        limit = WIDTH if is_width(key) else LAYERS if COUNTED.search(_last(key)) and not NOT_MEASURED.search(_last(key)) else None
+        if limit is not None and abs(value) > limit:
+            raise ModelError(f"{printable(path)} asks for {key.strip('/')} = {value:.4g}, and {limit:,} is the limit.", hint=AGAIN)
+
+
+def is_width(key: str) -> bool:
+    """Whether a number of a model's settings, by the path of its keys, is the width of something."""
+    return bool(MEASURED.search(_last(key))) and not NOT_MEASURED.search(_last(key))
+
+
+def _last(key: str) -> str:
+    return key.rpartition("/")[2].lower()
+
+
+def own_code_of(settings: Any) -> str | None:
+    """The code of others that a model's settings choose for attention or experts, such as somebody/kernel; None for what libraries have."""
+    found = [(key, value) for key, value in _leaves(settings) if isinstance(value, str) and "/" in value]
+    return next((value for key, value in found if any(CODE_KEYS.fullmatch(part) for part in key.split("/"))), None)
+
+
+def check_patterns(patterns: Sequence[str], names: Iterable[str], path: Path) -> None:
+    """Raises ModelError if matching the patterns of an adapter with the names of a model's modules fails or takes longer than allowed.
+
+    A pattern can take longer than the universe has; only another process can be stopped while it tries.
+    """
+    if not patterns:
+        return
+    work = "import json, re, sys; p, n = json.load(sys.stdin); [re.fullmatch(each, name) for each in p for name in n]"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", work],
+            input=json.dumps([patterns, list(names)]),
+            text=True,
+            capture_output=True,
+            timeout=MATCHING_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ModelError(f"{printable(path)} has a pattern of module names that takes too long to match.", hint=AGAIN) from None
+    if done.returncode:
+        raise ModelError(f"{printable(path)} has a pattern of module names that is not valid.", hint=AGAIN)
+
+
+def _leaves(settings: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value with the path of its keys, /text_config/num_layers; not deeper than JSON can be."""
+    inner = settings.items() if isinstance(settings, Mapping) else enumerate(settings) if isinstance(settings, list) else None
+    if inner is None:
+        yield key, settings
+        return
+    for name, value in inner:
+        yield from _leaves(value, f"{key}/{name}")
+
+
+def numbers_of(settings: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Every number in a model's settings, with the path of its keys: /text_config/num_layers."""
+    for key, value in _leaves(settings):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield key, value

@@ -1,0 +1,86 @@
+"""Chat templates that run for ever, fill the memory or fail: a sentence within seconds, and ordinary ones as before."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import psutil
+import pytest
+from bytes_tokenizer import CHATML, TEMPLATES, byte_level
+
+from finetune.data.render import ChatTemplate
+from finetune.data.rows import RowProblem
+from finetune.errors import ModelError
+from finetune.models.chat_template import TemplateFailure, render_chat
+
+TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a %}{% endfor %}{% endfor %}"
+FLOODS = {
+    "loops": LOOPS,
+    "loops that write": LOOPS.replace("{% set c = a %}", "{{ 'flood' }}"),
+    "loops at the third turn": "{% if messages | length > 1 %}" + LOOPS + "{% endif %}",
+    "product": "{{ 'a' * 10 ** 10 }}",
+    "list": "{{ [0] * 9999999999 }}",
+    "power": "{{ 10 ** 10000000000 }}",
+    "doubling": "{% set n = namespace(t='ab') %}{% for a in range(64) %}{% set n.t = n.t ~ n.t %}{% endfor %}{{ n.t }}",
+    "filter": "{{ 'x' | center(30000000000) }}",
+    "method": "{{ 'x'.ljust(30000000000) }}",
+    "format": "{{ '%030000000000d' % 1 }}",
+    "format filter": "{{ '%030000000000d' | format(1) }}",
+    "format method": "{{ '{:030000000000}'.format(1) }}",
+    "replace": "{% set t = 'a' * 9000000 %}{{ t.replace('a', t) }}",
+    "replace filter": "{% set t = 'a' * 9000000 %}{{ t | replace('a', t) }}",
+    "long program": "{{ 'a' }}" * 30_000,
+}
+FAILURES = {
+    "division": ("{{ 1 // 0 }}", "zero"),
+    "recursion": ("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", "nested too deeply"),
+    "type": ("{{ messages + 1 }}", "list"),
+    "syntax": ("{% for %}", "Expected"),
+    "refusal": ("{{ raise_exception('not these turns') }}", "not these turns"),
+}
+
+
+@pytest.mark.parametrize("template", FLOODS.values(), ids=FLOODS)
+def test_a_template_that_does_not_end_or_floods_the_memory_is_stopped(template: str) -> None:
+    tokenizer = byte_level(template)
+    began, before = time.monotonic(), psutil.Process().memory_info().rss
+    with pytest.raises(ModelError, match=r"^The chat template of .* (takes|makes|writes|is too)") as caught:
+        render_chat(tokenizer, TURNS)
+    assert not isinstance(caught.value, TemplateFailure)
+    assert time.monotonic() - began < 10  # 3 s on a processor of one's own
+    assert psutil.Process().memory_info().rss - before < 2_000_000_000
+
+
+@pytest.mark.parametrize(("template", "words"), FAILURES.values(), ids=FAILURES)
+def test_a_template_that_fails_is_a_sentence_and_for_a_row_a_reason_to_skip_it(template: str, words: str) -> None:
+    tokenizer = byte_level(template)
+    with pytest.raises(TemplateFailure, match=words):
+        render_chat(tokenizer, TURNS)
+    with pytest.raises(RowProblem, match=f"refused by the model's chat template: .*{words}"):
+        ChatTemplate(tokenizer).pieces(TURNS)
+
+
+def test_a_template_is_stopped_in_whatever_thread_it_runs_and_the_others_go_on() -> None:
+    found: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            render_chat(byte_level(LOOPS), TURNS)
+        except ModelError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    good = byte_level(CHATML)
+    while thread.is_alive():
+        assert render_chat(good, TURNS).startswith("<|im_start|>user\nHi<|im_end|>")
+    thread.join()
+    assert len(found) == 1
+
+
+def test_ordinary_templates_write_what_transformers_writes() -> None:
+    for name, template in TEMPLATES.items():
+        tokenizer = byte_level(template)
+        assert render_chat(tokenizer, TURNS) == tokenizer.apply_chat_template(TURNS, tokenize=False), name

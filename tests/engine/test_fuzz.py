@@ -1,0 +1,21 @@
+"""A minute of damaged files of every kind; more of them, and other ones: python tests/engine/fuzz.py --help."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from fuzz import fuzz
+from fuzz_kinds import HEAVY, LIGHT
+
+SEED = 11
+COUNTS = {**dict.fromkeys(LIGHT, 400), **dict.fromkeys(HEAVY, 40), "recipe": 60, "run": 100, "checkpoint": 8}
+
+
+@pytest.mark.slow
+def test_damaged_files_end_in_a_sentence_or_a_success() -> None:
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda name: fuzz(name, COUNTS[name], SEED), (*LIGHT, *HEAVY)))
+    assert [fault for _, _, faults in found for fault in faults] == []
+    assert [read for read, _, _ in found] == [COUNTS[name] for name in (*LIGHT, *HEAVY)]
+    assert all(refused for (_, refused, _), name in zip(found, (*LIGHT, *HEAVY), strict=True) if name not in ("text", "run"))
