@@ -261,8 +261,8 @@ def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:
     from finetune.runtime import RuntimeOptions
 
     runtime = RuntimeOptions(device=arguments.device, dtype=arguments.dtype, trust_remote_code=arguments.trust_remote_code)
-    if os.path.expanduser("~") == "~":  # no home: the Hub's client would make a folder of that name
-        os.environ.setdefault("HF_HOME", str(runtime.cache_dir / "huggingface"))
+    if os.path.expanduser("~") == "~":  # no home: libraries would make a folder of that name, or refuse to be imported
+        os.environ["HOME"] = str(runtime.cache_dir.absolute())
     return runtime
 
 
