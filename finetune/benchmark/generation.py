@@ -155,4 +155,4 @@ def key_value_bytes(model: Any) -> int:
 
 
 def _ids(given: int | list[int] | None) -> list[int]:
-    return [] if given is None else [given] if isinstance(given, int) else list(given)
+    return [each for each in (given if isinstance(given, list) else [given]) if isinstance(each, int)]

@@ -9,7 +9,7 @@ from fuzz import fuzz
 from fuzz_kinds import HEAVY, LIGHT
 
 SEED = 11
-COUNTS = {**dict.fromkeys(LIGHT, 400), **dict.fromkeys(HEAVY, 40), "recipe": 60, "run": 100, "checkpoint": 8}
+COUNTS = {**dict.fromkeys(LIGHT, 300), **dict.fromkeys(HEAVY, 20), "recipe": 40, "run": 40, "checkpoint": 4}
 
 
 @pytest.mark.slow
