@@ -150,7 +150,7 @@ def test_hashes_see_one_changed_label_and_one_changed_weight() -> None:
 def test_a_full_disk_is_said_with_the_bytes_it_takes(tmp_path, monkeypatch) -> None:
     free = shutil.disk_usage(tmp_path)._replace(free=100)
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: free)
-    with pytest.raises(FinetuneError, match=rf"needs {size(sum(supervised_counts(ROWS)) * 24 * 4)} in .*, and 0 kB are free"):
+    with pytest.raises(FinetuneError, match=rf"needs {size(sum(supervised_counts(ROWS)) * 24 * 4)} in .*, and 1 kB are free"):
         built(tmp_path)
 
 
