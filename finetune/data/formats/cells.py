@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from finetune.data.rows import RowProblem
 
 
 class Message(TypedDict):
-    role: str  # system, user, assistant; "text" for a plain document
+    role: str  # system, user, assistant, tool; "text" for a plain document
     content: str
+    learn: NotRequired[bool]  # False: an answer that is read, but not learned
+    reasoning_content: NotRequired[str]  # what the model thinks before this answer
+    tool_calls: NotRequired[
+        list[dict[str, Any]]
+    ]  # as transformers' chat templates read them: {"type": "function", "function": {"name", "arguments": {...}}}
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]  # of the tool whose result this turn is
 
 
 def last_answer(messages: Sequence[Message]) -> int:
