@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
+from finetune.data.tokens import cut_prompt
 from finetune.errors import BenchmarkError
 from finetune.events import Progress, Reporter
 from finetune.models.chat_template import answer_end_ids
@@ -43,7 +44,9 @@ def generate_answers(
             hint="Lower it: --set benchmark.max_new_tokens=64",
         )
     stops = stop_ids(model, tokenizer)
-    prompts = [list(row["prompt_ids"])[-room:] or stops[:1] for row in rows]  # without a prompt, text starts after an end token
+    prompts = [
+        cut_prompt(row["prompt_ids"], room, tokenizer) or stops[:1] for row in rows
+    ]  # without a prompt, text starts after an end token
     pad = padding_id(tokenizer, model)
     inner, device = causal_lm(model), next(model.parameters()).device
     texts, done = [""] * len(prompts), 0
@@ -67,7 +70,7 @@ def generation_speed(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any
     """
     tokens = min(SPEED_TOKENS, context_length(model) // 2)
     room = context_length(model) - tokens
-    prompts = [list(row["prompt_ids"])[-room:] or [0] for row in (list(rows) * SPEED_PROMPTS)[:SPEED_PROMPTS]]
+    prompts = [cut_prompt(row["prompt_ids"], room, tokenizer) or [0] for row in (list(rows) * SPEED_PROMPTS)[:SPEED_PROMPTS]]
     inner, device = causal_lm(model), next(model.parameters()).device
     pad = padding_id(tokenizer, model)
     ids, mask = (tensor.to(device) for tensor in pad_left(prompts, pad))

@@ -12,7 +12,8 @@ from typing import Any
 
 from finetune.data import formats
 from finetune.data.reading import SAMPLE, columns_of, open_source
-from finetune.data.render import Piece, PlainTemplate
+from finetune.data.pieces import Piece
+from finetune.data.plain_template import PlainTemplate
 from finetune.data.rows import Row, RowProblem, SkippedRow, no_rows
 from finetune.errors import BadRow, UnknownFormat
 from finetune.events import Recorder, Reporter
@@ -57,17 +58,19 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
     except UnknownFormat as error:
         shown = [record.values for record in records[:limit]]
         return Preview(origin.name, columns, None, [], [], shown, skipped, origin.notes, error.message, origin.encodings, origin.prose)
-    template = PlainTemplate(end="")
+    template = PlainTemplate(end="", shows_calls=True)
     examples: list[list[Piece]] = []
     shown = []
     for record in records:
         try:
             messages = found.to_messages(record.values)
+            shows = len(examples) < limit and any(turn["content"].strip() for turn in messages)
+            pieces = template.pieces(messages) if shows else []
         except (RowProblem, RecursionError) as problem:
             skipped.append(SkippedRow(record.file, record.line, reason(problem)))
             continue
-        if len(examples) < limit and any(turn["content"].strip() for turn in messages):
-            examples.append(template.pieces(messages))
+        if pieces:
+            examples.append(pieces)
             shown.append(record.values)
     if not examples:
         raise no_rows(origin.name, skipped)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from os.path import commonprefix
 from typing import Any
 
 from finetune.errors import ModelError
@@ -81,7 +80,7 @@ def special_tokens(tokenizer: Any) -> list[str]:
 
 
 def _closings(tokenizer: Any) -> Iterator[str]:
-    """What the template writes behind an answer: the last one, one in the middle without the next turn's opening, and a tool call."""
+    """What the template writes behind an answer: the last one, one in the middle, and a tool call."""
     ask, reply = {"role": "user", "content": "probe ask"}, {"role": "assistant", "content": "probe reply"}
     text = _rendered(tokenizer, [ask, reply])
     if "probe reply" in text:
@@ -89,7 +88,8 @@ def _closings(tokenizer: Any) -> Iterator[str]:
     parts = _rendered(tokenizer, [ask, reply, ask, reply]).split("probe ask")
     if len(parts) == 3 and "probe reply" in parts[1]:
         opening, between = parts[0], parts[1].rpartition("probe reply")[2]
-        yield between[: len(between) - len(commonprefix([opening[::-1], between[::-1]]))]
+        if not opening.endswith(between.lstrip()):  # else it is the next turn that begins here
+            yield between
     called = _rendered(tokenizer, [ask, {"role": "assistant", "content": "", "tool_calls": [CALL]}]).rstrip()
     if CALL["function"]["name"] in called:
         yield next((token for token in special_tokens(tokenizer) if called.endswith(token)), "")
