@@ -44,9 +44,8 @@ def generate_answers(
             hint="Lower it: --set benchmark.max_new_tokens=64",
         )
     stops = stop_ids(model, tokenizer)
-    prompts = [
-        cut_prompt(row["prompt_ids"], room, tokenizer) or stops[:1] for row in rows
-    ]  # without a prompt, text starts after an end token
+    # Without a prompt, text starts after an end token.
+    prompts = [cut_prompt(row["prompt_ids"], room, tokenizer) or stops[:1] for row in rows]
     pad = padding_id(tokenizer, model)
     inner, device = causal_lm(model), next(model.parameters()).device
     texts, done = [""] * len(prompts), 0

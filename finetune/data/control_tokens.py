@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 from finetune.data.turns import strings
@@ -48,7 +49,7 @@ def whole(text: str, cut: str) -> tuple[str, tuple[int, ...]]:
 def with_cuts(text: str, places: Iterable[int], cut: str) -> str:
     """The text with `cut` at those places: the opposite of `whole`."""
     edges = [0, *places, len(text)]
-    return cut.join(text[start:end] for start, end in zip(edges, edges[1:], strict=False))
+    return cut.join(text[start:end] for start, end in pairwise(edges))
 
 
 def unused(*values: Any) -> tuple[str, str]:

@@ -11,9 +11,9 @@ from itertools import islice
 from typing import Any
 
 from finetune.data import formats
-from finetune.data.reading import SAMPLE, columns_of, open_source
 from finetune.data.pieces import Piece
 from finetune.data.plain_template import PlainTemplate
+from finetune.data.reading import SAMPLE, columns_of, open_source
 from finetune.data.rows import Row, RowProblem, SkippedRow, no_rows
 from finetune.errors import BadRow, UnknownFormat
 from finetune.events import Recorder, Reporter

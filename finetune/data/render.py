@@ -72,9 +72,8 @@ class ChatTemplate:
                         raise
                     continue
                 text = row.whole[start:end] + ("" if closed or number < len(turns) - 1 else self.plain.end)
-                parts = _parts_of(text, [(self.control.broken(part, cut), learned) for part, learned in turn.parts]) or [
-                    (text, turn.learned)
-                ]
+                joined = [(self.control.broken(part, cut), learned) for part, learned in turn.parts]
+                parts = _parts_of(text, joined) or [(text, turn.learned)]
                 pieces.append(piece_of(row.whole[done:start], cut))
                 pieces += [piece_of(part, cut, supervised=learned, muted=not learned) for part, learned in parts]
                 done = end
@@ -94,12 +93,8 @@ class ChatTemplate:
         if missing:
             raise RowProblem(f"it uses tools, and the model's chat template does not write their {' and '.join(missing)}")
         change = with_text if calls and self.facts.arguments_as_text else with_object
-        return [
-            replace(turn, more={**turn.more, "tool_calls": list(map(change, turn.more["tool_calls"]))})
-            if "tool_calls" in turn.more
-            else turn
-            for turn in turns
-        ]
+        changed = [{"tool_calls": list(map(change, turn.more["tool_calls"]))} if "tool_calls" in turn.more else {} for turn in turns]
+        return [replace(turn, more={**turn.more, **calls}) for turn, calls in zip(turns, changed, strict=True)]
 
     def _arranged(self, turns: list[Turn], notices: set[str]) -> list[Turn]:
         """The turns as they are where the template writes all turns of such roles; else joined until they alternate, if that helps."""
@@ -166,11 +161,8 @@ class _Row:
 
     def _start(self, number: int, before: str, done: int) -> int | None:
         options = self.template.options
-        asked = (
-            [self._render(self.given[:number], opened=True, options=each) for each in ([options, {}] if options else [{}])]
-            if number
-            else []
-        )
+        ways = [options, {}] if options else [{}]
+        asked = [self._render(self.given[:number], opened=True, options=way) for way in ways] if number else []
         self.template.longer |= {prompt[len(before) :] for prompt in asked if prompt.startswith(before)} - {""}
         fitting = [prompt for prompt in asked if self.whole.startswith(prompt) and len(prompt) >= done]
         if asked and not fitting and number == len(self.given) - 1:
@@ -213,7 +205,7 @@ def _leaves_out(turns: Sequence[Turn], text: str) -> bool:
 
 
 def _renamed(turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same turns with calls named as strict templates want them: nine letters and digits. A result without a name is the next call's."""
+    """Calls named as strict templates want them, by nine letters and digits; a result without a name is the next call's."""
     names: dict[Any, str] = {}
     waiting: list[str] = []
     found = []

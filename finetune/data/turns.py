@@ -111,7 +111,7 @@ def without_end(text: str, ends: Iterable[str]) -> str:
 
 
 def arranged(turns: Sequence[Turn], *, takes_system: bool) -> list[Turn]:
-    """The same text in turns of user and assistant that alternate: system turns that are not taken are the user's, neighbours are joined."""
+    """The same text in turns that alternate: system turns that are not taken are the user's, and neighbours are joined."""
     found: list[Turn] = []
     for turn in turns:
         if turn.role == "system" and (found or not takes_system):

@@ -71,7 +71,7 @@ class _Generation(Extension):
 
 
 def _parsed(source: str) -> nodes.Template:
-    return Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]).parse(source)  # noqa: S701
+    return Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]).parse(source)
 
 
 class _Walk(Values):

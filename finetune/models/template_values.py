@@ -114,11 +114,8 @@ class Values:
             attribute = node.args[0].value if node.args and isinstance(node.args[0], nodes.Const) else None
             if node.name in ("selectattr", "rejectattr") and isinstance(attribute, str) and "content" not in attribute:
                 return kind
-            if (
-                node.name == "map"
-                and not node.args
-                and [(pair.key, _constant(pair.value)) for pair in node.kwargs] == [("attribute", "role")]
-            ):
+            mapped = [(pair.key, _constant(pair.value)) for pair in node.kwargs]
+            if node.name == "map" and not node.args and mapped == [("attribute", "role")]:
                 return Kind.PLAIN
             simple = {"list": kind, "reverse": kind, "first": Kind.TURN, "last": Kind.TURN, "length": Kind.PLAIN, "count": Kind.PLAIN}
             if node.name in simple and not given:
@@ -187,11 +184,9 @@ class Values:
             if operand.op in ("in", "notin") and other is Kind.TURN and isinstance(_constant(node.expr), str):
                 return Kind.PLAIN
             fixed = operand.expr if other is Kind.PLAIN else node.expr
-            if (
-                operand.op in ("eq", "ne") and Kind.PLAIN in kinds and isinstance(fixed, nodes.Const)
-            ):  # no text is a number, and none is blank
-                if not isinstance(fixed.value, str) or not fixed.value.strip():
-                    return Kind.PLAIN
+            known = isinstance(fixed, nodes.Const) and not (isinstance(fixed.value, str) and fixed.value.strip())
+            if operand.op in ("eq", "ne") and Kind.PLAIN in kinds and known:  # no text is a number, and none is blank
+                return Kind.PLAIN
         raise Unproven
 
     def _either(self, node: nodes.And | nodes.Or) -> Kind:
