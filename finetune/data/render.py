@@ -43,7 +43,7 @@ class ChatTemplate:
         self.edges = self.plain.edges._replace(adds_beginning=True)  # it writes the beginning itself, or does without
         self.facts = TemplateFacts(tokenizer, self.options)
         self.control = ControlTokens(control_tokens(tokenizer))
-        self.joins: dict[tuple[str, ...], bool] = {}  # by the roles of the turns
+        self.joins: dict[tuple[str, ...], bool | None] = {}  # by the roles of the turns: whether a system turn stays, None for no joining
         self.longer: set[str] = set()  # what prompts have behind the place where an answer can begin
 
     def pieces(self, messages: Sequence[Message]) -> list[Piece]:
@@ -101,15 +101,16 @@ class ChatTemplate:
         roles = tuple(turn.role for turn in turns)
         if roles not in self.joins:
             probes = [Turn(role, f"probe {number} turn") for number, role in enumerate(roles)]
-            others = arranged(probes, takes_system=self.facts.takes_system)
-            taken = self.facts.takes([probe.given for probe in probes])
-            self.joins[roles] = not taken and len(others) < len(probes) and self.facts.takes([probe.given for probe in others])
-        if not self.joins[roles]:
+            others = {keeps: arranged(probes, keeps_system=keeps) for keeps in (True, False)}
+            ways = [(None, probes), *others.items()]
+            self.joins[roles] = next((way for way, turns in ways if self.facts.takes([turn.given for turn in turns])), None)
+        keeps = self.joins[roles]
+        if keeps is None:
             return turns
         later = roles[1:] if roles[0] == "system" else roles
         notices |= {JOINED} if "system" in later or any(one == other for one, other in pairwise(later)) else set()
-        notices |= {SYSTEM} if roles[0] == "system" and not self.facts.takes_system else set()
-        return arranged(turns, takes_system=self.facts.takes_system)
+        notices |= {SYSTEM} if roles[0] == "system" and not keeps else set()
+        return arranged(turns, keeps_system=keeps)
 
 
 class _Row:
@@ -160,6 +161,8 @@ class _Row:
         return before, after if complete else None
 
     def _start(self, number: int, before: str, done: int) -> int | None:
+        if number == 0:  # nobody asked
+            before = before.removesuffix(self.template.facts.lead)
         options = self.template.options
         ways = [options, {}] if options else [{}]
         asked = [self._render(self.given[:number], opened=True, options=way) for way in ways] if number else []

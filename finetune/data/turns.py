@@ -110,11 +110,12 @@ def without_end(text: str, ends: Iterable[str]) -> str:
         text = bare[: -len(end)]
 
 
-def arranged(turns: Sequence[Turn], *, takes_system: bool) -> list[Turn]:
-    """The same text in turns that alternate: system turns that are not taken are the user's, and neighbours are joined."""
+def arranged(turns: Sequence[Turn], *, keeps_system: bool) -> list[Turn]:
+    """The same text in turns that alternate: system turns but a first one that is kept are the user's, and neighbours are joined."""
     found: list[Turn] = []
+    keeps_system = keeps_system or [turn.role for turn in turns[1:2]] != ["user"]
     for turn in turns:
-        if turn.role == "system" and (found or not takes_system):
+        if turn.role == "system" and (found or not keeps_system):
             turn = replace(turn, role="user")
         if found and found[-1].role == turn.role and turn.role in ("user", "assistant"):
             turn = _joined(found.pop(), turn)

@@ -9,7 +9,6 @@ A template is a program that came with a model: it runs with limits on its time,
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from finetune.errors import ModelError
@@ -17,8 +16,6 @@ from finetune.foreign import TEMPLATE_CHARACTERS, TEMPLATE_LENGTH, TEMPLATE_SECO
 from finetune.models.template_limits import WATCH, TooMuch, limit_sandbox
 
 HINT = "Repair chat_template in the model's tokenizer files, or use another model."
-# Some templates write today's date into every prompt. Training, benchmark and chat must see the same one, on whatever day they happen.
-TODAY = datetime(2026, 1, 1, 12)
 CALL: dict[str, Any] = {"id": "call00001", "type": "function", "function": {"name": "probe_tool", "arguments": {"probe_argument": "value"}}}
 
 
@@ -38,7 +35,7 @@ def render_chat(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **options: A
         if len(str(tokenizer.chat_template)) > TEMPLATE_LENGTH:
             raise TooMuch("is too long")
         with WATCH.watched():
-            text: str = tokenizer.apply_chat_template(turns, tokenize=False, strftime_now=TODAY.strftime, **options)
+            text: str = tokenizer.apply_chat_template(turns, tokenize=False, **options)
         if len(text) > TEMPLATE_CHARACTERS and len(text) > TEMPLATE_CHARACTERS + 4 * len(str((turns, options))):
             raise TooMuch("writes too much")
         return text

@@ -1,7 +1,7 @@
 """What a chat template can write, found by rendering turns with it and never by its name.
 
 facts = TemplateFacts(tokenizer, options)
-facts.takes_system, facts.knows_reasoning, facts.knows_tools, facts.knows_calls     # True, False, True, True
+facts.knows_reasoning, facts.knows_tools, facts.knows_calls     # False, True, True
 prompt_options(tokenizer, thinking=False)                                          # {"enable_thinking": False}
 """
 
@@ -13,7 +13,8 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
-from finetune.models.chat_template import CALL, TODAY, TemplateFailure, added_tokens, render_chat, special_tokens
+from finetune.models.chat_template import CALL, TemplateFailure, added_tokens, render_chat, special_tokens
+from finetune.models.template_limits import TODAY
 from finetune.models.template_proof import looked_for
 
 THOUGHTS = ("<think>", "</think>")
@@ -68,10 +69,6 @@ class TemplateFacts:
         self.tokenizer, self.options = tokenizer, dict(options)
 
     @cached_property
-    def takes_system(self) -> bool:
-        return "probe system" in self._written([{"role": "system", "content": "probe system"}, ASK])
-
-    @cached_property
     def knows_reasoning(self) -> bool:
         return "probe thought" in self._written([ASK, {**REPLY, "reasoning_content": "probe thought"}])
 
@@ -89,6 +86,12 @@ class TemplateFacts:
     def arguments_as_text(self) -> bool:
         """Whether it writes calls only if their arguments are JSON already."""
         return not self._calls(CALL) and self._calls(with_text(CALL))
+
+    @cached_property
+    def lead(self) -> str:
+        """What it writes between a prompt and the answer, such as a blank: the model writes that too."""
+        prompt, before = self._written([ASK], add_generation_prompt=True), self._written([ASK, REPLY]).partition("probe reply")[0]
+        return before[len(prompt) :] if prompt and before.startswith(prompt) else ""
 
     def takes(self, turns: Sequence[Mapping[str, Any]]) -> bool:
         """Whether it writes every one of these turns, and does not refuse them."""

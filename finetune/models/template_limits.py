@@ -1,4 +1,4 @@
-"""Limits on the time, the memory and the output of a chat template, which is a program that came with a model.
+"""Limits on the time, the memory and the output of a chat template, which is a program that came with a model; and its one date.
 
 limit_sandbox()
 with WATCH.watched():           # raises TooMuch in this thread
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache, wraps
 from typing import Any
 
@@ -23,6 +24,8 @@ import psutil
 
 from finetune.foreign import TEMPLATE_CHARACTERS, TEMPLATE_MEMORY, TEMPLATE_SECONDS
 
+# Some templates write today's date into every prompt. Training, benchmark and chat must see the same one, on whatever day they happen.
+TODAY = datetime(2026, 1, 1, 12)
 LOOKED_EVERY = 0.05  # seconds
 IDLE = 100  # looks at nothing, after which the thread that looks ends
 LARGE_WIDTH = re.compile(r"\d{8}")  # in a format such as %012d
@@ -102,6 +105,8 @@ def limit_sandbox() -> None:
 
     def limited_call(self: Any, context: Any, called: Any, *args: Any, **kwargs: Any) -> Any:
         inner = getattr(called, "__wrapped__", called)
+        if getattr(inner, "__name__", "") == "strftime_now" and threading.get_ident() in WATCH.jobs:
+            return TODAY.strftime(*args, **kwargs)
         _check_call(getattr(inner, "__name__", ""), (getattr(inner, "__self__", None), *args), kwargs)
         return call(self, context, called, *args, **kwargs)
 

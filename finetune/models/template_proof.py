@@ -80,6 +80,7 @@ class _Walk(Values):
     def __init__(self, tree: nodes.Template) -> None:
         super().__init__()
         self.tree = tree
+        self.nothing = {name for name in ("tools", "documents") if _is_nothing(name, tree)}  # rows that have them are not filled in
         self.written = Kind.PLAIN  # by the macro or block that is being read
 
     def settle(self) -> None:
@@ -181,6 +182,18 @@ class _Walk(Values):
         known = self.kinds.pop(name)
         yield
         self.kinds[name] = joined(known, self.kinds[name]) if name in self.kinds else known
+
+
+def _is_nothing(name: str, tree: nodes.Template) -> bool:
+    """Whether a variable is None if it is given as None: the program sets it to nothing else."""
+    stored = [found for found in tree.find_all(nodes.Name) if found.name == name and found.ctx != "load"]
+    emptied = [
+        assign.target
+        for assign in tree.find_all(nodes.Assign)
+        if isinstance(assign.target, nodes.Name) and assign.target.name == name
+        if isinstance(assign.node, nodes.Const) and assign.node.value is None
+    ]
+    return len(stored) == len(emptied)
 
 
 STATEMENTS: dict[type, Callable[[_Walk, Any], None]] = {

@@ -42,6 +42,7 @@ class Values:
         self.kinds: dict[str, Kind] = {"messages": Kind.TURNS}
         self.macros: dict[str, nodes.Macro] = {}
         self.loops: list[Kind] = []  # what the loops go over, the innermost last
+        self.nothing: set[str] = set()  # variables that are None
         self.marks: set[str] = set()
         self.trims = False
 
@@ -224,6 +225,8 @@ class Values:
         """The truth of a condition for every turn that is filled in; None where it depends on more than that."""
         if isinstance(node, nodes.Const):
             return bool(node.value)
+        if isinstance(node, nodes.Name) and node.name in self.nothing:
+            return False
         if isinstance(node, nodes.Not):
             inner = self.truth(node.node)
             return None if inner is None else not inner
@@ -243,6 +246,8 @@ class Values:
 
     def _truth_of_test(self, node: nodes.Test) -> bool | None:
         field = self._field(node.node)
+        if isinstance(node.node, nodes.Name) and node.node.name in self.nothing and node.name in TYPES:
+            return {"none": True, "defined": True}.get(node.name, False)
         if field == "content":
             return {"string": True, "defined": True, "iterable": True, "sequence": True}.get(node.name, False)
         return {"defined": False, "undefined": True}.get(node.name) if field == "absent" else None
