@@ -82,7 +82,9 @@ class ChatTemplate:
         notices |= row.notices
         if _leaves_out(turns, whole(row.whole, cut)[0]):
             notices.add(REWRITTEN)
-        answer = "" if turns[-1].calls_or_thinks or turns[-1].parts else turns[-1].content
+        said = turns[-1].content
+        only_that = bool(said.strip()) and not turns[-1].calls_or_thinks and pieces[-1].text.lstrip().startswith(said.strip())
+        answer = said if only_that else ""
         return Rendered([piece for piece in pieces if piece.text], answer, frozenset(notices), token)
 
     def _with_tools(self, turns: list[Turn], tools: Sequence[dict[str, Any]] | None) -> list[Turn]:
