@@ -196,7 +196,8 @@ def _measured(sequence: Sequence, messages: list[Any], tokenizer: PreTrainedToke
         prompt, reference = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (asked, ahead))
     else:
         prompt = "\n\n".join(turn["content"] for turn in messages[: last_learned(messages)] if turn["content"])
-        reference = sequence.reference or tokenizer.decode(sequence.ids[sequence.answer_start :], skip_special_tokens=True).strip()
+        answer = str(tokenizer.decode(sequence.ids[sequence.answer_start :], skip_special_tokens=True)).strip()
+        reference = sequence.reference or answer
     row = {"input_ids": sequence.ids, "labels": sequence.labels, "length": len(sequence.ids)}
     return {**row, "prompt_ids": asked, "prompt": prompt, "reference": reference}
 
