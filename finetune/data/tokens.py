@@ -118,13 +118,13 @@ class Encoder:
                 answer_start = len(ids)
             ids += tokens
             labels += tokens if supervised else [NO_LOSS] * len(tokens)
-        sequence = self._fitted(Sequence(ids, labels, answer_start))
+        sequence = self.fitted(Sequence(ids, labels, answer_start))
         if self.supervise == "all":
             sequence.labels = list(sequence.ids)
         sequence.labels[:1] = [NO_LOSS]  # nothing comes before the first token to predict it from
         return sequence
 
-    def _fitted(self, whole: Sequence) -> Sequence:
+    def fitted(self, whole: Sequence) -> Sequence:
         """Cuts a prompt that takes more than half of the room on its left, then the answer, and with its end the end-of-answer label."""
         over = len(whole.ids) - self.max_length
         if over <= 0:

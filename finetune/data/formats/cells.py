@@ -1,6 +1,6 @@
-"""Reading one cell of a record as text, and finding columns by their usual names.
+"""What a record becomes, reading one cell of it as text, and finding columns by their usual names.
 
-as_text({"answer": 42}, "answer")  ->  "42"
+as_text({"answer": 42}["answer"], "answer")  ->  "42"
 """
 
 from __future__ import annotations
@@ -24,9 +24,28 @@ class Message(TypedDict):
     name: NotRequired[str]  # of the tool whose result this turn is
 
 
+class Record(TypedDict):
+    """One row. Rows that are tokens already have them too; their messages are then only what they are compared by."""
+
+    messages: list[Message]
+    tools: NotRequired[list[dict[str, Any]]]  # definitions, as apply_chat_template(tools=) takes them
+    input_ids: NotRequired[list[int]]
+    labels: NotRequired[list[int]]
+
+
+def is_learned(turn: Message) -> bool:
+    """Whether the model learns to write this turn."""
+    return turn["role"] in ("assistant", "text") and turn.get("learn", True)
+
+
+def is_blank(turn: Message) -> bool:
+    """Whether a turn says, thinks and calls nothing."""
+    return not (turn["content"].strip() or turn.get("tool_calls") or turn.get("reasoning_content", "").strip())
+
+
 def last_answer(messages: Sequence[Message]) -> int:
     """The number of the last turn that the model learns to write."""
-    return max(number for number, turn in enumerate(messages) if turn["role"] in ("assistant", "text"))
+    return max(number for number, turn in enumerate(messages) if is_learned(turn))
 
 
 def find_column(columns: Sequence[str], *names: str) -> str | None:
@@ -43,7 +62,7 @@ def is_missing(value: Any) -> bool:
 def as_text(value: Any, column: str) -> str:
     """A cell as text: numbers and truth values as JSON writes them; raises RowProblem for a missing or nested cell."""
     if isinstance(value, str):
-        return value
+        return str(value)
     if is_missing(value):
         raise RowProblem(f"column {column} is missing")
     if isinstance(value, bool):
