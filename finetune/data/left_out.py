@@ -64,7 +64,7 @@ class LeftOut:
 
 
 def left_out_sentences(rows: Mapping[str, int]) -> list[str]:
-    """How many rows are left out, and what their data say: {"column label marks its answer as undesired": 40}."""
+    """How many rows are left out, and what their data say: {"column label marks the answer as undesired": 40}."""
     return [f"{number:,} row{'s are' if number > 1 else ' is'} left out: {reason}." for reason, number in rows.items()]
 
 

@@ -205,9 +205,9 @@ def _measured(sequence: Sequence, record: dict[str, Any], tokenizer: PreTrainedT
     is_text = messages[last]["role"] == "text"
     ahead = sequence.ids[sequence.answer_start :][: LONGEST_REFERENCE if is_text else None]
     if is_text or "input_ids" in record:
-        prompt = tokenizer.decode(asked, skip_special_tokens=True)
+        prompt = str(tokenizer.decode(asked, skip_special_tokens=True))
     if is_text or "input_ids" in record or not {"tool_calls", "reasoning_content"}.isdisjoint(messages[last]):
-        reference = tokenizer.decode(ahead, skip_special_tokens=True)  # what is thought and called is part of the answer
+        reference = str(tokenizer.decode(ahead, skip_special_tokens=True))  # what is thought and called is part of the answer
     row = {"input_ids": sequence.ids, "labels": sequence.labels, "length": len(sequence.ids)}
     return {**row, "prompt_ids": asked, "prompt": prompt, "reference": reference}
 

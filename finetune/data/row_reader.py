@@ -32,7 +32,6 @@ class RowReader:
         self.marks = Marks.find(self.all_columns, sample, self.format.name, self.format.columns, named=chosen is not None)
         self.columns = [*self.format.columns, *self.marks.columns]
         self.remarks: Counter[str] = Counter()  # rows
-        self.unlearned = self.empty = 0  # answers
 
     def values(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row with the parts of its objects that a person named, translation.en for one, as columns of their own."""
@@ -52,14 +51,12 @@ class RowReader:
         messages = self.format.to_messages(row)
         check_text(messages)
         record: Record = {"messages": messages}
-        empty = unlearned = 0
+        marked = any(turn.get("learn") is False for turn in messages)
         for turn in messages:
-            if turn["role"] == "assistant" and turn.get("learn", True) and is_blank(turn):
+            if turn["role"] == "assistant" and is_blank(turn):
                 turn["learn"] = False  # it would only teach the model to say nothing
-                empty += 1
-            unlearned += not turn.get("learn", True)
         if not any(map(is_learned, messages)):
-            raise NotWanted("none of its answers is to be learned") if unlearned > empty else RowProblem("it has no answer")
+            raise NotWanted("every answer is marked as not to be learned") if marked else RowProblem("it has no answer")
         said = set(getattr(self.format, "remarks", _nothing)(row))
         if tools := getattr(self.format, "tools", _nothing)(row):
             if any(turn["role"] == "system" and LISTED_TOOLS in turn["content"] for turn in messages):
@@ -67,17 +64,11 @@ class RowReader:
             else:
                 record["tools"] = tools
         self.remarks.update(said)
-        self.empty += empty
-        self.unlearned += unlearned - empty
         return record
 
     def notes(self) -> list[str]:
         """Sentences about the rows that became records."""
-        notes = [self.format.note] if getattr(self.format, "note", None) else []
-        if self.unlearned:
-            notes.append(f"{self.unlearned:,} answers are given to the model but not learned: their turns are marked so.")
-        if self.empty:
-            notes.append(f"{self.empty:,} empty answers are given to the model but not learned.")
+        notes: list[str] = list(filter(None, [getattr(self.format, "note", None)]))
         return notes + [f"{sentence} ({rows:,} row{'s' if rows > 1 else ''})." for sentence, rows in self.remarks.items()]
 
 

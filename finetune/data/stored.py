@@ -7,7 +7,7 @@ restored(row)                                 ->  the record again, without fiel
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from finetune.data.formats.cells import Record
 
@@ -45,4 +45,4 @@ def restored(row: dict[str, Any]) -> dict[str, Any]:
         row["messages"][int(number)].update(fields)
     kept = ("messages", "file", "line", "input_ids", "labels")
     record: dict[str, Any] = {key: row[key] for key in kept if key in row}
-    return {**record, "tools": more["tools"]} if "tools" in more else cast("dict[str, Any]", record)
+    return {**record, "tools": more["tools"]} if "tools" in more else record

@@ -55,4 +55,4 @@ def pieces(record: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[P
     if "input_ids" not in record:
         return []
     stretches = groupby(zip(record["input_ids"], record["labels"], strict=True), key=lambda each: each[1] != NO_LOSS)
-    return [Piece(tokenizer.decode([token for token, _ in stretch]), learned) for learned, stretch in stretches]
+    return [Piece(str(tokenizer.decode([token for token, _ in stretch])), learned) for learned, stretch in stretches]

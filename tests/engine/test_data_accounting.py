@@ -84,7 +84,7 @@ def test_every_row_is_counted_once(
     assert len(prepared.held_out) == report.held_out
     assert set(report.columns) | set(report.ignored_columns) >= {*rows[0]}
     if kind in ("messages", "prompt_completion", "instruction", "question_answer"):
-        assert report.left_out.get("column desirable marks its answer as undesired", 0) == sum(undesired) + sum(([False] * 3 + undesired)[:twice])
+        assert report.left_out.get("column desirable marks the answer as undesired", 0) == sum(undesired) + sum(([False] * 3 + undesired)[:twice])
     if samples is not None:
         assert report.train + report.held_out + report.held_out_dropped <= samples
 
@@ -99,8 +99,8 @@ def test_rows_beyond_the_number_asked_for_are_said(tmp_path: Path) -> None:
 
 def test_rows_that_are_left_out_are_on_the_screen(tmp_path: Path) -> None:
     report = prepare(tmp_path, [{**ROWS["messages"](number), "label": number % 2 == 0} for number in range(20)]).report
-    assert report.left_out == {"column label marks its answer as undesired": 10}
-    assert "10 rows, because column label marks its answer as undesired" in " ".join(drawn(data_report(report.to_dict()), 100).split())
+    assert report.left_out == {"column label marks the answer as undesired": 10}
+    assert "10 rows, because column label marks the answer as undesired" in " ".join(drawn(data_report(report.to_dict()), 100).split())
 
 
 def learned(prepared: PreparedData, part: str) -> list[set[tuple[str, str]]]:

@@ -123,7 +123,6 @@ SHAPES: dict[str, Shape] = {
     "OpenAI with weights": Shape(
         lambda n: {"messages": [u("q"), a("no", weight=0), u(f"q{n}"), a(f"a{n}", weight=1)]},
         lambda n: [u("q"), a("no", learn=False), *ASKED(n)],
-        said="3 answers are given to the model but not learned",
     ),
     "axolotl's flags": Shape(
         lambda n: {"conversations": [human("q", train=False), gpt("no", train="false"), human(f"q{n}", train=False), gpt(f"a{n}", train=True)]},

@@ -120,10 +120,10 @@ def test_undesired_answers_are_left_out_counted_and_named(tmp_path: Path, name: 
     assert records(found) == [{"messages": ASKED(n)} for n in learned]
     check_counts(found.facts)
     out = ROWS - len(learned)
-    assert found.facts.left_out == ({f"column {column} marks its answer as undesired": out} if out else {})
+    assert found.facts.left_out == ({f"column {column} marks the answer as undesired": out} if out else {})
     assert found.facts.ignored_columns == ([] if out else [column])
     assert found.facts.skipped == 0
-    said = f"{out} row{'s are' if out > 1 else ' is'} left out: column {column} marks its answer as undesired."
+    said = f"{out} row{'s are' if out > 1 else ' is'} left out: column {column} marks the answer as undesired."
     assert (said in found.facts.notes) == bool(out)
 
 
@@ -157,14 +157,13 @@ def test_a_row_of_which_nothing_is_to_be_learned_is_left_out(tmp_path: Path) -> 
     rows = [{"messages": [u(f"q{n}"), a(f"a{n}", weight=n % 2)]} for n in range(4)]
     found = read(tmp_path, write(tmp_path, "a.jsonl", rows))
     assert records(found) == [{"messages": ASKED(1)}, {"messages": ASKED(3)}]
-    assert found.facts.left_out == {"none of its answers is to be learned": 2}
+    assert found.facts.left_out == {"every answer is marked as not to be learned": 2}
     check_counts(found.facts)
 
 
 def test_an_empty_answer_is_read_and_not_learned(tmp_path: Path) -> None:
     found = read(tmp_path, write(tmp_path, "a.jsonl", [{"messages": [u("q"), a(" "), *ASKED(n)]} for n in range(2)]))
     assert records(found) == [{"messages": [u("q"), a(" ", learn=False), *ASKED(n)]} for n in range(2)]
-    assert found.facts.notes == ["2 empty answers are given to the model but not learned."]
 
 
 TOKENS = {"input_ids": [10, 11, 12, 13], "attention_mask": [1, 1, 1, 1], "labels": [-100, -100, 12, 13]}
@@ -208,7 +207,7 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
     "a stranger": ("a.jsonl", {"messages": [{"role": "critic", "content": "q"}, a("b")]}, f"{FIRST}column messages has a message of 'critic'; known are system, user, assistant and tool"),
     "a flag nobody understands": ("a.jsonl", {"messages": [u("q"), a("b", train="maybe")]}, f"{FIRST}column messages has a turn with train 'maybe', which is neither yes nor no"),
     "half a turn": ("a.jsonl", {"messages": [u("q"), a("b", train_detail=[{"begin_offset": 0}])]}, f"{FIRST}column messages has a turn of which only a part is to be learned (train_detail); only whole turns can be left out"),
-    "undesired answers only": ("a.jsonl", {"prompt": "q", "completion": "a", "label": False}, "a.jsonl: no row is to be learned (2 rows because column label marks its answer as undesired)."),
+    "undesired answers only": ("a.jsonl", {"prompt": "q", "completion": "a", "label": False}, "a.jsonl: no row is to be learned (2 rows because column label marks the answer as undesired)."),
     "OASST": ("a.jsonl", {"message_id": "i", "parent_id": "p", "text": "q", "role": "prompter"}, "a.jsonl has one turn of a conversation in each row (columns role and text)."),
     "prompts only": ("a.jsonl", {"prompt": [u("q")]}, "a.jsonl has prompts only (column prompt), and no answers to learn."),
     "prompts only, as text": ("a.jsonl", {"prompt": "q"}, "a.jsonl has prompts only (column prompt), and no answers to learn."),

@@ -139,10 +139,11 @@ def _as_chosen(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen:
             )
     names = list(wanted.values())
     if "text" in wanted:
-        made: Format = Text(*names)
-        return made
+        return Text(wanted["text"])
     beside = Beside.find(columns, sample, names, history="messages" not in wanted)
-    return Messages(*names, beside=beside) if "messages" in wanted else PromptCompletion(*names, beside=beside)
+    if "messages" in wanted:
+        return Messages(wanted["messages"], beside)
+    return PromptCompletion(wanted["prompt"], wanted["completion"], beside)
 
 
 def _listed(columns: Sequence[str]) -> str:

@@ -7,30 +7,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from finetune.data.rows import RowProblem
 
 
-class Message(TypedDict):
+class Turn(TypedDict):
     role: str  # system, user, assistant, tool; "text" for a plain document
     content: str
-    learn: NotRequired[bool]  # False: an answer that is read, but not learned
-    reasoning_content: NotRequired[str]  # what the model thinks before this answer
-    tool_calls: NotRequired[
-        list[dict[str, Any]]
-    ]  # as transformers' chat templates read them: {"type": "function", "function": {"name", "arguments": {...}}}
-    tool_call_id: NotRequired[str]
-    name: NotRequired[str]  # of the tool whose result this turn is
 
 
-class Record(TypedDict):
+class Message(Turn, total=False):
+    learn: bool  # False: an answer that is read, but not learned
+    reasoning_content: str  # what the model thinks before this answer
+    tool_calls: list[dict[str, Any]]  # as chat templates read them: {"type": "function", "function": {"name", "arguments": {...}}}
+    tool_call_id: str
+    name: str  # of the tool whose result this turn is
+
+
+class Messages(TypedDict):
+    messages: list[Message]
+
+
+class Record(Messages, total=False):
     """One row. Rows that are tokens already have them too; their messages are then only what they are compared by."""
 
-    messages: list[Message]
-    tools: NotRequired[list[dict[str, Any]]]  # definitions, as apply_chat_template(tools=) takes them
-    input_ids: NotRequired[list[int]]
-    labels: NotRequired[list[int]]
+    tools: list[dict[str, Any]]  # definitions, as apply_chat_template(tools=) takes them
+    input_ids: list[int]
+    labels: list[int]
 
 
 def is_learned(turn: Message) -> bool:

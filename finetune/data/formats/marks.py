@@ -1,7 +1,7 @@
 """Columns and texts that say a row must not be learned, whatever its format: undesired answers, pictures and sound.
 
 marks = Marks.find(["prompt", "completion", "label"], sample, chosen)
-marks.check({"prompt": "Hi", "completion": "Go away.", "label": False})     # raises NotWanted: column label marks its answer as undesired
+marks.check({"prompt": "Hi", "completion": "Go away.", "label": False})     # raises NotWanted: column label marks the answer as undesired
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from finetune.data.formats.flags import truth
 from finetune.data.formats.media import media_field, placeholder
 from finetune.data.rows import NotWanted, RowProblem
 
-GOOD = ("label", "labels", "kto_tag", "kto_label", "desirable", "is_desirable", "desired", "is_desired", "accepted", "is_accepted")
-GOOD += ("preferred", "is_preferred", "chosen", "is_chosen", "is_good", "good", "thumbs_up", "upvoted", "correct", "is_correct")
-BAD = ("undesirable", "is_undesirable", "undesired", "is_undesired", "rejected", "is_rejected", "is_bad", "bad", "thumbs_down")
+GOOD = ["label", "labels", "kto_tag", "kto_label", "desirable", "is_desirable", "desired", "is_desired", "accepted", "is_accepted"]
+GOOD += ["preferred", "is_preferred", "chosen", "is_chosen", "is_good", "good", "thumbs_up", "upvoted", "correct", "is_correct"]
+BAD = ["undesirable", "is_undesirable", "undesired", "is_undesired", "rejected", "is_rejected", "is_bad", "bad", "thumbs_down"]
 WITHOUT_ANSWERS = ("text", "tokenized", "preference")  # formats in which a label is about something else than an answer
 DESIRED = {"desirable": 1.0, "undesirable": 0.0, "desired": 1.0, "undesired": 0.0, "good": 1.0, "bad": 0.0, "chosen": 1.0, "rejected": 0.0}
 DESIRED |= {"accepted": 1.0, "preferred": 1.0, "dispreferred": 0.0, "thumbs_up": 1.0, "thumbs_down": 0.0, "correct": 1.0, "incorrect": 0.0}
@@ -58,7 +58,7 @@ class Marks:
             if said not in (None, 0.0, 1.0, -1.0):
                 raise RowProblem(f"column {self.mark} has {str(row[self.mark])[:40]!r}, which is neither yes nor no")
             if said is not None and (said > 0) != self.wanted:
-                raise NotWanted(f"column {self.mark} marks its answer as undesired")
+                raise NotWanted(f"column {self.mark} marks the answer as undesired")
 
 
 def check_text(messages: Sequence[Message]) -> None:

@@ -62,7 +62,7 @@ def _has_turns(column: str, sample: Sequence[dict[str, Any]]) -> bool:
 def _has_pairs_of_texts(column: str, sample: Sequence[dict[str, Any]]) -> bool:
     """Whether a column has lists of texts that two say by turns."""
     cells = [row.get(column) for row in sample]
-    return any(cells) and all(_are_texts(cell) and len(cell) % 2 == 0 for cell in cells)
+    return bool(cells) and all(isinstance(cell, list) and _are_texts(cell) and len(cell) % 2 == 0 for cell in cells)
 
 
 def _are_texts(cell: Any) -> bool:

@@ -18,10 +18,10 @@ from finetune.data.rows import RowProblem
 
 PROMPTS = ("prompt", "question", "instruction", "query", "conversations", "conversation", "messages", "input", "context", "problem")
 # What the better and the worse answer are called, in pairs; each may have an ending such as _response or _messages.
-PAIRS = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"), ("preferred", "dispreferred"), ("preferred", "rejected"))
-PAIRS += (("winner", "loser"), ("better", "worse"))
-ENDINGS = ("{}", "{}_messages", "{}_conversations", "{}_conversation", "{}_response", "{}_answer", "{}_completion", "{}_output", "{}_text")
-ENDINGS += ("response_{}", "answer_{}", "messages_{}", "conversations_{}", "completion_{}", "output_{}")
+PAIRS = [("chosen", "rejected"), ("preferred_output", "non_preferred_output"), ("preferred", "dispreferred"), ("preferred", "rejected")]
+PAIRS += [("winner", "loser"), ("better", "worse")]
+KINDS = ("messages", "conversations", "conversation", "response", "answer", "completion", "output", "text")
+ENDINGS = ["{}", *(f"{{}}_{kind}" for kind in KINDS), *(f"{kind}_{{}}" for kind in KINDS)]
 
 
 class Preference:

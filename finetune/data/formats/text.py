@@ -21,7 +21,7 @@ class Text:
     order = 60
 
     def __init__(self, text: str) -> None:
-        self.columns = (text,)
+        self.columns: tuple[str, ...] = (text,)
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Text | None:
@@ -32,7 +32,7 @@ class Text:
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
         """One turn; blank text is allowed here (raw corpora are full of blank lines) and left out by the reader of rows."""
-        (column,) = self.columns
+        column = self.columns[0]
         return [{"role": "text", "content": as_text(row.get(column), column)}]
 
 

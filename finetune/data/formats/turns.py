@@ -23,8 +23,8 @@ from finetune.data.rows import RowProblem
 ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user"}
 ROLES |= dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt", "chatbot", "ai", "llm", "bing", "bard", "claude"), "assistant")
 CALLING = ("function_call", "function_calls", "tool_call", "tool_calls", "functioncall", "toolcall")  # roles whose text is a call
-RESULTS = ("tool", "function", "ipython", "observation", "tool_response", "tool_result", "tool_results", "tool_output")
-RESULTS += ("function_response", "function_result", "function_output", "toolresponse", "environment")
+RESULTS = ["tool", "function", "ipython", "observation", "tool_response", "tool_result", "tool_results", "tool_output"]
+RESULTS += ["function_response", "function_result", "function_output", "toolresponse", "environment"]
 SPEAKER = ("role", "from", "speaker", "author", "sender")  # what a turn calls the one who speaks
 TEXT = ("content", "value", "text", "parts", "message", "utterance")
 REASONING = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts", "thinking_content")
