@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from finetune.data import tokenized
 from finetune.data.pieces import REWRITTEN
 from finetune.data.reading import Rows, read_rows
 from finetune.data.report import DataReport
@@ -27,7 +29,7 @@ from finetune.data.split import NOTES, Division, chosen_records, divide
 from finetune.data.thinking import decide
 from finetune.data.tokens import Encoder, Sequence
 from finetune.data.turns import last_learned
-from finetune.errors import EmptyDataset
+from finetune.errors import BadRow, EmptyDataset
 from finetune.events import Progress, Recorder, Reporter
 from finetune.models.template_facts import fixed_date
 from finetune.recipe import DatasetSpec
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 4  # part of the fingerprint: raise it when the same rows would give other tokens
+VERSION = 6  # part of the fingerprint: raise it when the same rows would give other tokens
 LONGEST_REFERENCE = 64  # tokens of plain text that stand as the reference of a held-out block
 DATED = "The model's chat template writes today's date; in this run it is always {date}."
 EXAMPLES = 3
@@ -107,7 +109,8 @@ class _Stage:
         self.done = 0
         self.refused: list[SkippedRow] = []
         self.lengths = array("i")
-        self.report = _report_of(rows.facts)
+        self.report = _report_of(rows.facts, division.held_out_rows.facts if division.held_out_rows is not rows else None)
+        self.report.samples, self.report.not_asked = spec.samples, division.not_asked
         self.report.duplicates, self.report.held_out_dropped = division.duplicates, division.held_out_dropped
         self.report.held_out_by = division.by
         if division.by:
@@ -119,7 +122,7 @@ class _Stage:
         report = self.report
         thinking = decide(self.tokenizer, self.rows, self.division.train)
         encoder = Encoder(self.tokenizer, max_length=self.spec.max_length, supervise=supervise, options=thinking.options)
-        report.template = "plain" if report.format == "text" else encoder.template.name
+        report.template = {"text": "plain", tokenized.FORMAT: "none"}.get(report.format, encoder.template.name)
         _write(folder / "train.arrow", self._train_rows(encoder), _TRAIN)
         _write(folder / "held_out.arrow", self._held_out_rows(encoder), _HELD_OUT)
         self._check()
@@ -139,7 +142,8 @@ class _Stage:
         for record, sequences in self._encoded(encoder, self.rows, self.division.train):
             report.train += 1
             if len(report.examples) < EXAMPLES:
-                report.examples.append([{"text": piece.text, "supervised": piece.supervised} for piece in encoder.pieces(record)])
+                pieces = tokenized.pieces(record, self.tokenizer) or encoder.pieces(record)
+                report.examples.append([{"text": piece.text, "supervised": piece.supervised} for piece in pieces])
             for sequence in sequences:
                 report.supervised_tokens += sequence.supervised
                 report.truncated_prompts += sequence.prompt_cut
@@ -152,11 +156,12 @@ class _Stage:
         for record, sequences in self._encoded(encoder, self.division.held_out_rows, self.division.held_out):
             self.report.held_out += 1
             for sequence in sequences:
-                yield _measured(sequence, record["messages"], self.tokenizer)
+                yield _measured(sequence, record, self.tokenizer)
 
     def _encoded(self, encoder: Encoder, rows: Rows, chosen: np.ndarray) -> Iterator[tuple[dict[str, Any], list[Sequence]]]:
         total = len(self.division.train) + len(self.division.held_out)
-        for record, result in encoder.encode(chosen_records(rows, chosen)):
+        encode = tokenized.encode if rows.facts.format == tokenized.FORMAT else Encoder.encode
+        for record, result in encode(encoder, chosen_records(rows, chosen)):
             self.done += 1
             if self.done % REPORTED_EVERY == 0 or self.done == total:
                 self.reporter.report(Progress("data", self.done, total, "rows"))
@@ -165,6 +170,8 @@ class _Stage:
                 yield record, learnable
             else:
                 reason = str(result) if isinstance(result, RowProblem) else "no supervised token"
+                if isinstance(result, tokenized.ForeignToken):
+                    raise BadRow(f"{rows.facts.files[record['file']]} line {record['line']}: {result}.", hint=tokenized.AGAIN)
                 self.refused.append(SkippedRow(rows.facts.files[record["file"]], record["line"], reason))
 
     def _check(self) -> None:
@@ -181,23 +188,32 @@ class _Stage:
         report.skipped_rows += [row._asdict() for row in refused][: KEPT_SKIPPED - len(report.skipped_rows)]
 
 
-def _report_of(facts: RowFacts) -> DataReport:
-    """What reading found out, all but the number of usable rows: the report counts those that are used."""
+def _report_of(facts: RowFacts, measured: RowFacts | None) -> DataReport:
+    """What reading found out, all but the number of usable rows: the report counts those that are used.
+
+    Rows of another split that is `measured` on are counted too.
+    """
     found = asdict(facts) | {"skipped_rows": [row._asdict() for row in facts.skipped_rows]}
     del found["usable"]
+    if measured is not None:
+        for name in ("read", "blank", "skipped"):
+            found[name] += getattr(measured, name)
+        found["left_out"] = dict(Counter(facts.left_out) + Counter(measured.left_out))
+        found["skipped_rows"] += [row._asdict() for row in measured.skipped_rows][: KEPT_SKIPPED - len(found["skipped_rows"])]
+        found["notes"] += [note for note in measured.notes if note not in facts.notes]
     return DataReport(source=found.pop("origin"), pinned_source=found.pop("pinned"), **found)
 
 
-def _measured(sequence: Sequence, messages: list[Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def _measured(sequence: Sequence, record: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """A held-out row: what the model is asked, and what a good answer is."""
-    asked = sequence.ids[: sequence.answer_start]
-    if messages[0]["role"] == "text":
-        ahead = sequence.ids[sequence.answer_start :][:LONGEST_REFERENCE]
-        prompt, reference = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (asked, ahead))
-    else:
-        prompt = "\n\n".join(turn["content"] for turn in messages[: last_learned(messages)] if turn["content"])
-        answer = str(tokenizer.decode(sequence.ids[sequence.answer_start :], skip_special_tokens=True)).strip()
-        reference = sequence.reference or answer
+    asked, messages = sequence.ids[: sequence.answer_start], record["messages"]
+    is_text = messages[0]["role"] == "text"
+    ahead = sequence.ids[sequence.answer_start :][: LONGEST_REFERENCE if is_text else None]
+    prompt = "\n\n".join(turn["content"] for turn in messages[: last_learned(messages)] if turn["content"])
+    if is_text or "input_ids" in record:
+        prompt = str(tokenizer.decode(asked, skip_special_tokens=True))
+    # What is thought and called is part of the answer, and so is what the template writes into it.
+    reference = sequence.reference or str(tokenizer.decode(ahead, skip_special_tokens=True))
     row = {"input_ids": sequence.ids, "labels": sequence.labels, "length": len(sequence.ids)}
     return {**row, "prompt_ids": asked, "prompt": prompt, "reference": reference}
 

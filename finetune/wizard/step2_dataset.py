@@ -75,7 +75,7 @@ def _readings(draft: Draft, seen: Preview) -> list[Choice]:
         now = get(draft, "dataset.text_as")
         choices += [Choice(way, title) for way, title in TEXT_AS.items() if way != now]
     else:
-        if len(seen.used_columns) == 2 and seen.format != "messages":
+        if len(seen.used_columns) == 2 and seen.format not in ("messages", "tokenized"):
             asked, answered = map(strip_control_chars, seen.used_columns)
             choices.append(Choice(SWAP, f"No: swap prompt and completion (learn {asked} from {answered})"))
         choices.append(Choice(COLUMNS, "No: choose the columns", f"of {len(seen.columns)}"))

@@ -39,17 +39,22 @@ def test_a_column_that_is_not_learned_from_is_named_with_its_share(tmp_path: Pat
     report = report_of(tmp_path, data)
     assert report.ignored_columns == ["id", "reasoning"]
     letters = sum(len(row["question"]) + len(row["answer"]) for row in data)
-    assert report.ignored_text == {"reasoning": pytest.approx(40_000 / (40_000 + letters), abs=1e-4)}
-    assert report.notes == [f"Column `reasoning` ({100 * 40_000 / (40_000 + letters):.0f} % of the text) is ignored."]
+    everything = 40_000 + letters + len(data)
+    assert report.ignored_text == {
+        "reasoning": pytest.approx(40_000 / everything, abs=1e-4),
+        "id": pytest.approx(len(data) / everything, abs=1e-4),
+    }
+    shares = f"`reasoning` ({100 * 40_000 / everything:.0f} % of the text) and `id` (under 1 % of the text)"
+    assert report.notes == [f"Columns {shares} are ignored."]
     assert "Ignored  reasoning" in drawn(data_report(report.to_dict()), 80)
 
 
 def test_text_inside_messages_that_is_not_learned_from_is_named_too(tmp_path: Path) -> None:
-    told = {"role": "assistant", "content": "an answer", "reasoning_content": "a thought"}
+    told = {"role": "assistant", "content": "an answer", "model": "a name"}
     data = [{"messages": [{"role": "user", "content": f"q{n}"}, told, {"role": "user", "content": "thank you"}]} for n in range(30)]
     report = report_of(tmp_path, data)
-    assert set(report.ignored_text) == {"messages.reasoning_content", "messages after the last answer"}
-    assert "`messages.reasoning_content`" in report.notes[0]
+    assert set(report.ignored_text) == {"messages.model", "messages after the last answer"}
+    assert "`messages.model`" in report.notes[0]
 
 
 def test_other_answers_and_rejected_ones_are_named(tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ def data(records: Records) -> Html:
     if "read" not in report:
         return Html()
     parts = [(report["train"], "to train on"), (report["held_out"], "held out"), (report["skipped"], "skipped"), (report["blank"], "blank")]
+    parts += [(sum(report.get("left_out", {}).values()), "left out"), (report.get("not_asked", 0), "not asked for")]
     length = report.get("length") or {}
     ignored = [*(f"{name} ({share:.0%} of the text)" for name, share in report.get("ignored_text", {}).items())]
     ignored += [name for name in report["ignored_columns"] if name not in report.get("ignored_text", {})]
