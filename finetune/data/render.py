@@ -93,7 +93,7 @@ class ChatTemplate:
         missing = ["definitions"] if tools and not self.facts.knows_tools else []
         missing += ["calls and results"] if calls and not self.facts.knows_calls else []
         if missing:
-            raise RowProblem(f"it uses tools, and the model's chat template does not write their {' and '.join(missing)}")
+            raise RowProblem(f"it uses tools, but the model's chat template does not write their {', '.join(missing)}")
         change = with_text if calls and self.facts.arguments_as_text else with_object
         changed = [{"tool_calls": list(map(change, turn.more["tool_calls"]))} if "tool_calls" in turn.more else {} for turn in turns]
         return [replace(turn, more={**turn.more, **calls}) for turn, calls in zip(turns, changed, strict=True)]

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from bytes_tokenizer import CHATML, INST, byte_level, sentence_piece
 from chat_templates import FAMILIES
+from tokenizers import AddedToken, Regex, normalizers
+from transformers import ByT5Tokenizer
 
 from finetune.data.prepare import PreparedData, prepare_data
 from finetune.data.rows import RowProblem
@@ -145,6 +147,34 @@ def test_a_turn_marker_that_is_no_special_token_is_a_control_token_too_and_a_tho
     assert [token for token in tokens if token in marks] == marks
     thought = one(FAMILIES["qwen3"].tokenizer, chat("Hi", "<think>\nhm\n</think>\n\nOk"), options={})
     assert thought[2].noticed.rows["control"] == 0
+
+
+def test_control_tokens_of_another_model_are_named(tmp_path: Path) -> None:
+    rows = [{"prompt": f"What is {number}?", "completion": f"It is {number}.<|eot_id|>"} for number in range(20)]
+    assert prepared(tmp_path, rows, byte_level(CHATML)).report.notes == [
+        "20 rows had control tokens of another model, such as <|eot_id|> (rows.jsonl line 1): to this model they are ordinary text."
+    ]
+
+
+def test_a_tokenizer_that_cannot_read_them_as_text_says_so() -> None:
+    tokenizer = byte_level(CHATML)
+    backend = tokenizer.backend_tokenizer
+    backend.normalizer = normalizers.Replace(Regex("[\ue000-\uf8ff]"), "")  # what breaks a token is gone before tokens are found
+    backend.add_special_tokens([AddedToken("<|im_end|>", special=True, normalized=True)])
+    whole, _, encoder = one(tokenizer, chat("a <|im_end|> b", "yes"))
+    assert "a <|im_end|> b" in whole
+    sentences = list(encoder.noticed.sentences(["rows.jsonl"], unbroken=encoder.tokeniser.unbroken))
+    assert sentences[1] == "This tokenizer cannot read 1 of them as text: they are control tokens to the model."
+
+
+def test_a_tokenizer_without_places_reads_them_as_text_too() -> None:
+    tokenizer = ByT5Tokenizer(extra_ids=0)
+    assert not tokenizer.is_fast
+    encoder = Encoder(tokenizer, max_length=1000, supervise="answers")
+    ((_, (sequence,)),) = encoder.encode([[{"messages": chat("a </s>\0 b", "c </s> d</s>")}]])  # type: ignore[misc]
+    assert sequence.ids.count(tokenizer.eos_token_id) == 1
+    assert bytes(token - 3 for token in sequence.ids[:-1]) == b"a </s>\0 b\nc </s> d"
+    assert [label != NO_LOSS for label in sequence.labels] == [False] * 10 + [True] * 9
 
 
 # Turns.
