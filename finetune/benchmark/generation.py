@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
+from finetune.data.tokens import cut_prompt
 from finetune.errors import BenchmarkError
 from finetune.events import Progress, Reporter
-from finetune.models.chat_template import render_chat
+from finetune.models.chat_template import answer_end_ids
 from finetune.training.head import causal_lm, context_length, padding_id
 
 KEY_VALUE_BYTES = 768 << 20  # of one batch's keys and values
@@ -43,7 +44,8 @@ def generate_answers(
             hint="Lower it: --set benchmark.max_new_tokens=64",
         )
     stops = stop_ids(model, tokenizer)
-    prompts = [list(row["prompt_ids"])[-room:] or stops[:1] for row in rows]  # without a prompt, text starts after an end token
+    # Without a prompt, text starts after an end token.
+    prompts = [cut_prompt(row["prompt_ids"], room, tokenizer) or stops[:1] for row in rows]
     pad = padding_id(tokenizer, model)
     inner, device = causal_lm(model), next(model.parameters()).device
     texts, done = [""] * len(prompts), 0
@@ -67,7 +69,7 @@ def generation_speed(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any
     """
     tokens = min(SPEED_TOKENS, context_length(model) // 2)
     room = context_length(model) - tokens
-    prompts = [list(row["prompt_ids"])[-room:] or [0] for row in (list(rows) * SPEED_PROMPTS)[:SPEED_PROMPTS]]
+    prompts = [cut_prompt(row["prompt_ids"], room, tokenizer) or [0] for row in (list(rows) * SPEED_PROMPTS)[:SPEED_PROMPTS]]
     inner, device = causal_lm(model), next(model.parameters()).device
     pad = padding_id(tokenizer, model)
     ids, mask = (tensor.to(device) for tensor in pad_left(prompts, pad))
@@ -89,14 +91,8 @@ def answer_budget(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> int:
 
 
 def stop_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Every token that ends an answer: the tokenizer's, the model's own, and the one its chat template puts after a reply."""
-    found = set(_ids(tokenizer.eos_token_id)) | set(_ids(getattr(model.generation_config, "eos_token_id", None)))
-    if tokenizer.chat_template:
-        turns = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "reply"}]
-        after = render_chat(tokenizer, turns).rpartition("reply")[2]
-        ended = tokenizer(after, add_special_tokens=False)["input_ids"][:1]
-        found |= set(ended) & set(tokenizer.added_tokens_decoder)
-    return sorted(found)
+    """Every token that ends an answer: those that ended the answers in training, and the model's own."""
+    return sorted({*answer_end_ids(tokenizer), *_ids(getattr(model.generation_config, "eos_token_id", None))})
 
 
 @contextmanager

@@ -21,14 +21,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from finetune.data import tokenized
-from finetune.data.formats.cells import last_answer
+from finetune.data.pieces import REWRITTEN
 from finetune.data.reading import Rows, read_rows
 from finetune.data.report import DataReport
 from finetune.data.rows import KEPT_SKIPPED, RowFacts, RowProblem, SkippedRow, too_many_bad_rows
 from finetune.data.split import NOTES, Division, chosen_records, divide
+from finetune.data.thinking import decide
 from finetune.data.tokens import Encoder, Sequence
+from finetune.data.turns import last_learned
 from finetune.errors import BadRow, EmptyDataset
 from finetune.events import Progress, Recorder, Reporter
+from finetune.models.template_facts import fixed_date
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 from finetune.storage import cache_folder, digest
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 
 VERSION = 5  # part of the fingerprint: raise it when the same rows would give other tokens
 LONGEST_REFERENCE = 64  # tokens of plain text that stand as the reference of a held-out block
+DATED = "The model's chat template writes today's date; in this run it is always {date}."
 EXAMPLES = 3
 REPORTED_EVERY = 1000
 BATCH = 1000
@@ -93,7 +97,8 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """The same for tokenizers that give the same tokens and templates, wherever they were loaded from."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    return digest([vocabulary, str(tokenizer.chat_template), str(tokenizer.bos_token), str(tokenizer.eos_token)])
+    edges = [str(tokenizer.bos_token), str(tokenizer.eos_token)]
+    return digest([vocabulary, str(tokenizer.chat_template), *edges, *filter(None, [fixed_date(tokenizer)])])
 
 
 class _Stage:
@@ -115,15 +120,17 @@ class _Stage:
 
     def run(self, folder: Path, supervise: Literal["answers", "all"]) -> DataReport:
         report = self.report
-        encoder = Encoder(self.tokenizer, max_length=self.spec.max_length, supervise=supervise)
+        thinking = decide(self.tokenizer, self.rows, self.division.train)
+        encoder = Encoder(self.tokenizer, max_length=self.spec.max_length, supervise=supervise, options=thinking.options)
         report.template = {"text": "plain", tokenized.FORMAT: "none"}.get(report.format, encoder.template.name)
         _write(folder / "train.arrow", self._train_rows(encoder), _TRAIN)
         _write(folder / "held_out.arrow", self._held_out_rows(encoder), _HELD_OUT)
         self._check()
         report.used = report.train + report.held_out
-        report.rewritten = encoder.rewritten
-        if report.rewritten:
-            report.notes.append(f"The model's chat template leaves out some text in {report.rewritten:,} rows, such as earlier reasoning.")
+        report.prompt_options, report.template_date = thinking.options, fixed_date(self.tokenizer)
+        report.rewritten = encoder.noticed.rows[REWRITTEN]
+        report.notes += encoder.noticed.sentences(report.files, unbroken=encoder.tokeniser.unbroken)
+        report.notes += filter(None, [thinking.note, DATED.format(date=report.template_date) if report.template_date else ""])
         report.train_sequences, report.train_tokens = len(self.lengths), sum(self.lengths)
         report.supervised_share = round(report.supervised_tokens / report.train_tokens, 4)
         report.truncated_share = round(report.truncated / report.train_sequences, 4)
@@ -135,8 +142,8 @@ class _Stage:
         for record, sequences in self._encoded(encoder, self.rows, self.division.train):
             report.train += 1
             if len(report.examples) < EXAMPLES:
-                pieces = tokenized.pieces(record, self.tokenizer) or encoder.template.pieces(record["messages"])
-                report.examples.append([piece._asdict() for piece in pieces])
+                pieces = tokenized.pieces(record, self.tokenizer) or encoder.pieces(record)
+                report.examples.append([{"text": piece.text, "supervised": piece.supervised} for piece in pieces])
             for sequence in sequences:
                 report.supervised_tokens += sequence.supervised
                 report.truncated_prompts += sequence.prompt_cut
@@ -200,14 +207,13 @@ def _report_of(facts: RowFacts, measured: RowFacts | None) -> DataReport:
 def _measured(sequence: Sequence, record: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """A held-out row: what the model is asked, and what a good answer is."""
     asked, messages = sequence.ids[: sequence.answer_start], record["messages"]
-    last = last_answer(messages)
-    prompt, reference = "\n\n".join(turn["content"] for turn in messages[:last]), messages[last]["content"]
-    is_text = messages[last]["role"] == "text"
-    ahead = sequence.ids[sequence.answer_start :][: LONGEST_REFERENCE if is_text else None]
+    is_text = messages[0]["role"] == "text"
     if is_text or "input_ids" in record:
-        prompt = str(tokenizer.decode(asked, skip_special_tokens=True))
-    if is_text or "input_ids" in record or not {"tool_calls", "reasoning_content"}.isdisjoint(messages[last]):
-        reference = str(tokenizer.decode(ahead, skip_special_tokens=True))  # what is thought and called is part of the answer
+        ahead = sequence.ids[sequence.answer_start :][: LONGEST_REFERENCE if is_text else None]
+        prompt, reference = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (asked, ahead))
+    else:
+        prompt = "\n\n".join(turn["content"] for turn in messages[: last_learned(messages)] if turn["content"])
+        reference = sequence.reference or tokenizer.decode(sequence.ids[sequence.answer_start :], skip_special_tokens=True).strip()
     row = {"input_ids": sequence.ids, "labels": sequence.labels, "length": len(sequence.ids)}
     return {**row, "prompt_ids": asked, "prompt": prompt, "reference": reference}
 

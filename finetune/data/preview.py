@@ -12,8 +12,9 @@ from itertools import islice
 from typing import Any
 
 from finetune.data.formats.cells import is_blank
+from finetune.data.pieces import Piece
+from finetune.data.plain_template import PlainTemplate
 from finetune.data.reading import SAMPLE, columns_of, open_source
-from finetune.data.render import Piece, PlainTemplate
 from finetune.data.row_reader import RowReader
 from finetune.data.rows import NotWanted, Row, RowProblem, SkippedRow, no_rows
 from finetune.errors import BadRow, UnknownFormat
@@ -59,7 +60,7 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
     except UnknownFormat as error:
         shown = [record.values for record in records[:limit]]
         return Preview(origin.name, columns, None, [], [], shown, skipped, origin.notes, error.message, origin.encodings, origin.prose)
-    template = PlainTemplate(end="")
+    template = PlainTemplate(end="", shows_calls=True)
     examples: list[list[Piece]] = []
     shown = []
     not_wanted: Counter[str] = Counter()
@@ -67,14 +68,16 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
         values = reader.values(record.values)
         try:
             messages = reader.record(values)["messages"]
+            shows = len(examples) < limit and not all(map(is_blank, messages))
+            pieces = template.pieces(messages) if shows else []
         except NotWanted as problem:
             not_wanted[str(problem)] += 1
             continue
         except (RowProblem, RecursionError) as problem:
             skipped.append(SkippedRow(record.file, record.line, reason(problem)))
             continue
-        if len(examples) < limit and not all(map(is_blank, messages)):
-            examples.append(template.pieces(messages))
+        if pieces:
+            examples.append(pieces)
             shown.append(record.values)
     if not examples:
         raise no_rows(origin.name, skipped, not_wanted)

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from finetune.data.formats.tokenized import Tokenized, answer_of
-from finetune.data.render import Piece
+from finetune.data.pieces import Piece
 from finetune.data.rows import RowProblem
 from finetune.data.tokens import NO_LOSS, Encoder, Sequence
 

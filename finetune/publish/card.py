@@ -215,6 +215,8 @@ def _use(facts: RunFacts, scores: Mapping[str, Any], repo: str | None) -> str:
         asked, answer = json.dumps([{"role": "user", "content": prompt}], ensure_ascii=False), '[0]["generated_text"][-1]["content"]'
     else:
         asked, answer = json.dumps(f"{prompt}\n", ensure_ascii=False), '[0]["generated_text"]'
+    told = facts.data.get("prompt_options") or {}  # the model is asked as it was in training
+    asking = f", tokenizer_encode_kwargs={told}" if told and facts.data.get("template") == "chat" else ""
     where = "" if repo else " in this folder"
     needs = "`pip install transformers peft`" if facts.adapter else "`pip install transformers`"
     return f"""## Use
@@ -225,7 +227,7 @@ def _use(facts: RunFacts, scores: Mapping[str, Any], repo: str | None) -> str:
 from transformers import pipeline
 generate = pipeline("text-generation", {json.dumps(name)})
 prompt = {asked}
-print(generate(prompt, max_new_tokens=64){answer})
+print(generate(prompt, max_new_tokens=64{asking}){answer})
 ```"""
 
 

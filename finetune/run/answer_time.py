@@ -22,6 +22,7 @@ from finetune.benchmark.generation import (
 )
 from finetune.benchmark.perplexity import answer_losses
 from finetune.benchmark.scoring import chosen_rows
+from finetune.data.tokens import cut_prompt
 from finetune.events import Recorder
 from finetune.run_context import RunContext
 from finetune.training.head import causal_lm, context_length, padding_id
@@ -55,9 +56,9 @@ def _answers(context: RunContext, model: Any, rows: list[dict[str, Any]], some: 
     spec, tokenizer, inner = context.recipe.benchmark, context.tokenizer, causal_lm(model)
     budget = answer_budget(tokenizer, rows) if spec.max_new_tokens == "auto" else spec.max_new_tokens
     room = max(1, context_length(model) - max(budget, 1 + TOKENS))
-    prompts = [list(row["prompt_ids"])[-room:] or [0] for row in rows]
+    prompts = [cut_prompt(row["prompt_ids"], room, tokenizer) or [0] for row in rows]
     planned = batches([len(prompt) for prompt in prompts], budget, key_value_bytes(model))
-    timed_on = [list(row["prompt_ids"])[-room:] or [0] for row in some]
+    timed_on = [cut_prompt(row["prompt_ids"], room, tokenizer) or [0] for row in some]
     pad = padding_id(tokenizer, model)
     ids, mask = (tensor.to(inner.device) for tensor in pad_left(timed_on, pad))
 

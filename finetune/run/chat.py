@@ -9,7 +9,7 @@ the talk too. Ctrl-C during an answer ends that answer.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,11 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStr
 
 from finetune import registry
 from finetune.benchmark.generation import stop_ids
+from finetune.data.formats.cells import Message
+from finetune.data.tokens import Encoder, cut_prompt
 from finetune.errors import BadInput
 from finetune.events import Recorder, Reporter
 from finetune.hardware.machine import inspect
-from finetune.models.chat_template import render_chat
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import LocatedModel, locate
 from finetune.recipe import Recipe
@@ -34,7 +35,6 @@ from finetune.training.head import context_length, padding_id
 
 LONGEST_ANSWER = 512
 EXIT, BOTH = "/exit", "/both"
-Turn = dict[str, str]
 
 
 def _nothing(text: str) -> None:
@@ -59,13 +59,14 @@ def chat(
     """
     reporter = reporter or Recorder()
     located = locate(str(output_dir), runtime, reporter)
-    tuned = Talk(load_model(located, inspect(runtime)), load_tokenizer(located))
+    options = prompt_options_of(output_dir)
+    tuned = Talk(load_model(located, inspect(runtime)), load_tokenizer(located), options)
     other: tuple[Origin, Talk] | None = None
     while True:
         if both and other is None:
             origin = origin_of(output_dir, located)
             say(f"Loading the {origin.name}, {origin.source} ...")
-            other = origin, origin.talk(runtime, reporter)
+            other = origin, origin.talk(runtime, reporter, options)
         message = _next(ask)
         if message is None:
             return
@@ -99,9 +100,9 @@ class Origin:
     source: str
     load_in: str | None = None
 
-    def talk(self, runtime: RuntimeOptions, reporter: Reporter) -> Talk:
+    def talk(self, runtime: RuntimeOptions, reporter: Reporter, options: Mapping[str, Any] | None) -> Talk:
         located = locate(self.source, runtime, reporter, load_in=self.load_in)
-        return Talk(load_model(located, inspect(runtime), load_in=self.load_in), load_tokenizer(located))
+        return Talk(load_model(located, inspect(runtime), load_in=self.load_in), load_tokenizer(located), options)
 
 
 def origin_of(output_dir: str | Path, located: LocatedModel) -> Origin:
@@ -117,14 +118,22 @@ def origin_of(output_dir: str | Path, located: LocatedModel) -> Origin:
     raise BadInput(f"{output_dir} does not name the model it came from.", hint="Name the output folder of a run.")
 
 
-class Talk:
-    """A model, its tokenizer and what was said so far."""
+def prompt_options_of(output_dir: str | Path) -> dict[str, Any] | None:
+    """What the chat template was told in the run that made this model; None where no run says so."""
+    folder = RunFolder(output_dir)
+    told = folder.read_json(folder.data_report).get("prompt_options") if folder.data_report.is_file() else None
+    return told if isinstance(told, dict) else None
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+
+class Talk:
+    """A model, its tokenizer and what was said so far; `options` are what its chat template is told, as in training."""
+
+    def __init__(self, model: Any, tokenizer: Any, options: Mapping[str, Any] | None = None) -> None:
         self.model, self.tokenizer = model, tokenizer
+        self.encoder = Encoder(tokenizer, max_length=context_length(model), supervise="answers", options=options)
         self.stops = stop_ids(model, tokenizer)
         self.room = min(LONGEST_ANSWER, context_length(model) // 2)  # the other half at least is for what was said
-        self.turns: list[Turn] = []
+        self.turns: list[Message] = []
 
     def answer(self, message: str, show: Callable[[str], None]) -> None:
         """Show the answer piece by piece; a KeyboardInterrupt ends it, and what was said so far is remembered."""
@@ -148,18 +157,11 @@ class Talk:
     def _prompt(self) -> torch.Tensor:
         """Token ids [1, length] of the turns; the oldest are forgotten if they no longer fit the context."""
         while True:
-            ids = self._ids(self.turns)
-            if len(ids) + self.room <= context_length(self.model) or len(self.turns) == 1:
-                return torch.tensor([ids[-(context_length(self.model) - self.room) :]], device=next(self.model.parameters()).device)
+            ids = self.encoder.prompt(self.turns)
+            most = context_length(self.model) - self.room
+            if len(ids) <= most or len(self.turns) == 1:
+                return torch.tensor([cut_prompt(ids, most, self.tokenizer)], device=next(self.model.parameters()).device)
             del self.turns[:2]
-
-    def _ids(self, turns: list[Turn]) -> list[int]:
-        """The turns as the model was trained to see them: its chat template, or questions and answers line by line."""
-        if self.tokenizer.chat_template:
-            text = render_chat(self.tokenizer, turns, add_generation_prompt=True, enable_thinking=False)
-            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        end = self.tokenizer.eos_token or ""
-        return list(self.tokenizer("".join(turn["content"] + ("\n" if turn["role"] == "user" else end) for turn in turns))["input_ids"])
 
     def _generate(self, ids: torch.Tensor, streamer: TextIteratorStreamer, stopped: threading.Event) -> None:
         try:

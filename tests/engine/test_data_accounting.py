@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,11 @@ def test_every_row_is_counted_once(
     rows = [{**ROWS[kind](number), "desirable": not marked} for number, marked in enumerate([False, False, False, *undesired])]
     other = {"not to be learned": "messages", "unlabelled": "tokenized"}  # in other formats their columns would name another one
     written = [*rows, *rows[:twice], *(ODD[name] for name in odd if other.get(name, kind) == kind)]
-    try:
+    prepared = None
+    with suppress(EmptyDataset):  # of a few rows that are told twice, none may be left to measure on
         prepared = prepare(tmp_path, written, samples=samples, held_out=held_out, bad_rows=1.0)
-    except EmptyDataset as refused:  # of a few rows that are told twice, none may be left to measure on
-        assert "also occurs in the training rows" in refused.message
+    if prepared is None:
+        assert samples is not None
         return
     report = prepared.report
     parts = [report.train, report.held_out, report.held_out_dropped, report.blank, report.skipped, sum(report.left_out.values())]
@@ -84,7 +86,9 @@ def test_every_row_is_counted_once(
     assert len(prepared.held_out) == report.held_out
     assert set(report.columns) | set(report.ignored_columns) >= {*rows[0]}
     if kind in ("messages", "prompt_completion", "instruction", "question_answer"):
-        assert report.left_out.get("column desirable marks the answer as undesired", 0) == sum(undesired) + sum(([False] * 3 + undesired)[:twice])
+        assert report.left_out.get("column desirable marks the answer as undesired", 0) == sum(undesired) + sum(
+            ([False] * 3 + undesired)[:twice]
+        )
     if samples is not None:
         assert report.train + report.held_out + report.held_out_dropped <= samples
 
