@@ -104,7 +104,9 @@ def test_rows_beyond_the_number_asked_for_are_said(tmp_path: Path) -> None:
 def test_rows_that_are_left_out_are_on_the_screen(tmp_path: Path) -> None:
     report = prepare(tmp_path, [{**ROWS["messages"](number), "label": number % 2 == 0} for number in range(20)]).report
     assert report.left_out == {"column label marks the answer as undesired": 10}
-    assert "10 rows, because column label marks the answer as undesired" in " ".join(drawn(data_report(report.to_dict()), 100).split())
+    said = " ".join(drawn(data_report(report.to_dict()), 100).split())
+    assert "20 read, 10 left out: 9 to train on, 1 held out" in said
+    assert "10 rows are left out: column label marks the answer as undesired." in said
 
 
 def learned(prepared: PreparedData, part: str) -> list[set[tuple[str, str]]]:
@@ -208,3 +210,10 @@ def test_tokens_of_another_vocabulary_are_refused_with_their_place(tmp_path: Pat
     with pytest.raises(BadRow) as refused:
         prepare(tmp_path, rows)
     assert refused.value.message == f"a.jsonl line 8: token 90000 is not in the model's vocabulary of {size:,} tokens."
+
+
+def test_of_a_few_rows_that_are_told_often_one_is_held_out_as_a_whole(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, [ids(70, 71, 72 + number % 5, 80) for number in range(30)])
+    assert (prepared.report.train, prepared.report.held_out, prepared.report.held_out_by) == (24, 6, "rows")
+    (measured,) = set(map(tuple, prepared.held_out["input_ids"]))
+    assert measured not in set(map(tuple, prepared.train["input_ids"]))
