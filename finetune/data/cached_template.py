@@ -42,7 +42,7 @@ class Shape(NamedTuple):
     """Pieces as fixed text and slots, supervised or not, and what is noticed about every row with these roles."""
 
     pieces: list[tuple[list[str | Slot], bool]]
-    answer: int
+    answer: int | None  # the turn that is all of the last answer
     notices: frozenset[str]
 
 
@@ -74,7 +74,7 @@ class CachedChatTemplate:
         if shape is None or (self.template.longer and self._may_be_a_prompt(messages)):
             return self.template.rendered(messages)
         pieces = [Piece("".join([_filled(part, messages) for part in parts]), supervised) for parts, supervised in shape.pieces]
-        found = Rendered(pieces, messages[shape.answer]["content"], shape.notices)
+        found = Rendered(pieces, "" if shape.answer is None else messages[shape.answer]["content"], shape.notices)
         if self.seen[roles] < COMPARED:
             self.seen[roles] += 1
             truth = self.template.rendered(messages)
@@ -110,8 +110,6 @@ class CachedChatTemplate:
         except RowProblem:
             return None
         answer = next((number for number, probe in enumerate(probes) if probe["content"] == rendered.answer), None)
-        if answer is None:
-            return None
         return Shape([(_parts(piece.text), piece.supervised) for piece in rendered.pieces], answer, rendered.notices)
 
 

@@ -48,8 +48,12 @@ def whole(text: str, cut: str) -> tuple[str, tuple[int, ...]]:
 
 def with_cuts(text: str, places: Iterable[int], cut: str) -> str:
     """The text with `cut` at those places: the opposite of `whole`."""
-    edges = [0, *places, len(text)]
-    return cut.join(text[start:end] for start, end in pairwise(edges))
+    return cut.join(divided(text, places))
+
+
+def divided(text: str, places: Iterable[int]) -> list[str]:
+    """The text in parts that end at those places."""
+    return [text[start:end] for start, end in pairwise([0, *places, len(text)])]
 
 
 def unused(*values: Any) -> tuple[str, str]:

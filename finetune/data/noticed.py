@@ -7,13 +7,19 @@ noticed.sentences(["rows.jsonl"])           # ["3 rows already had the token tha
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from finetune.data.pieces import CONTROL, IN_TEXT, REWRITTEN, UNOPENED, Rendered
 from finetune.data.turns import BEGAN, EMPTY, ENDED, JOINED, MUTED, SYSTEM, THOUGHT
 
+FOREIGN = "foreign"  # control tokens of other models, which are found here
+OTHERS = re.compile(
+    r"<\|(?:im_start|im_end|endoftext|end|eot_id|start_header_id|end_header_id|begin_of_text|end_of_text)\|>|<(?:start|end)_of_turn>"
+    r"|\[/?INST\]|<</?SYS>>|<｜(?:User|Assistant)｜>|\A\s*<s>|</s>\s*\Z"
+)
 SENTENCES = {
     BEGAN: "{rows} already had the token that begins a text; each has one beginning.",
     ENDED: "{rows} already had the token that ends a text or an answer; each has one end.",
@@ -27,15 +33,17 @@ SENTENCES = {
     UNOPENED: "In {rows} the answer does not follow the prompt that the model's chat template writes; other programs will ask differently.",
     CONTROL: "{rows} had control tokens of the model inside a message, such as {token} ({place}): they are read as ordinary text. "
     "Rows that were rendered beforehand belong in one column of text.",
+    FOREIGN: "{rows} had control tokens of another model, such as {token} ({place}): to this model they are ordinary text.",
     IN_TEXT: "{rows} of plain text had control tokens of the model inside, such as {token} ({place}): they are read as control tokens.",
 }
 UNBROKEN = "This tokenizer cannot read {count} of them as text: they are control tokens to the model."
 
 
 class Noticed:
-    """Rows by what was noticed about them."""
+    """Rows by what was noticed about them; `known` are the tokens that the model has."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Collection[str] = ()) -> None:
+        self.known = known
         self.rows: Counter[str] = Counter()
         self.examples: dict[str, tuple[str, int, int]] = {}  # a token, and where it was: file and line
 
@@ -44,11 +52,20 @@ class Noticed:
         if rendered.notices:
             self.rows.update(rendered.notices)
             for kind in rendered.notices & {CONTROL, IN_TEXT}:
-                self.examples.setdefault(kind, (rendered.token or "", record.get("file", 0), record.get("line", 0)))
+                self._example(kind, rendered.token or "", record)
+        for turn in record["messages"]:
+            foreign = [token for found in OTHERS.findall(turn["content"]) if (token := found.strip()) not in self.known]
+            if foreign:
+                self.rows[FOREIGN] += 1
+                self._example(FOREIGN, foreign[0], record)
+                break
+
+    def _example(self, kind: str, token: str, record: Mapping[str, Any]) -> None:
+        self.examples.setdefault(kind, (token, record.get("file", 0), record.get("line", 0)))
 
     def sentences(self, files: Sequence[str], *, unbroken: int = 0) -> Iterator[str]:
         """The most surprising first."""
-        for kind in (CONTROL, IN_TEXT, ENDED, BEGAN, MUTED, EMPTY, JOINED, SYSTEM, THOUGHT, REWRITTEN, UNOPENED):
+        for kind in (CONTROL, IN_TEXT, FOREIGN, ENDED, BEGAN, MUTED, EMPTY, JOINED, SYSTEM, THOUGHT, REWRITTEN, UNOPENED):
             if self.rows[kind]:
                 token, file, line = self.examples.get(kind, ("", 0, 0))
                 place = f"{files[file]} line {line}" if file < len(files) else f"line {line}"

@@ -54,7 +54,7 @@ class PlainTemplate:
         if self.shows_calls:
             turns = [replace(turn, content=_shown(turn)) for turn in turns]
         elif tools or any(turn.uses_tools for turn in turns):
-            raise RowProblem("it uses tools, and the model has no chat template that could write them")
+            raise RowProblem("it uses tools, but the model has no chat template that could write them")
         begin = self.edges.begin if turns[0].content.startswith(self.edges.begin) else ""  # one that the tokenizer does not write
         contents = [turns[0].content[len(begin) :], *(turn.content for turn in turns[1:])]
         token = self.control.first_in(contents)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 5  # part of the fingerprint: raise it when the same rows would give other tokens
+VERSION = 6  # part of the fingerprint: raise it when the same rows would give other tokens
 LONGEST_REFERENCE = 64  # tokens of plain text that stand as the reference of a held-out block
 DATED = "The model's chat template writes today's date; in this run it is always {date}."
 EXAMPLES = 3
@@ -208,12 +208,12 @@ def _measured(sequence: Sequence, record: dict[str, Any], tokenizer: PreTrainedT
     """A held-out row: what the model is asked, and what a good answer is."""
     asked, messages = sequence.ids[: sequence.answer_start], record["messages"]
     is_text = messages[0]["role"] == "text"
+    ahead = sequence.ids[sequence.answer_start :][: LONGEST_REFERENCE if is_text else None]
+    prompt = "\n\n".join(turn["content"] for turn in messages[: last_learned(messages)] if turn["content"])
     if is_text or "input_ids" in record:
-        ahead = sequence.ids[sequence.answer_start :][: LONGEST_REFERENCE if is_text else None]
-        prompt, reference = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (asked, ahead))
-    else:
-        prompt = "\n\n".join(turn["content"] for turn in messages[: last_learned(messages)] if turn["content"])
-        reference = sequence.reference or tokenizer.decode(sequence.ids[sequence.answer_start :], skip_special_tokens=True).strip()
+        prompt = str(tokenizer.decode(asked, skip_special_tokens=True))
+    # What is thought and called is part of the answer, and so is what the template writes into it.
+    reference = sequence.reference or str(tokenizer.decode(ahead, skip_special_tokens=True))
     row = {"input_ids": sequence.ids, "labels": sequence.labels, "length": len(sequence.ids)}
     return {**row, "prompt_ids": asked, "prompt": prompt, "reference": reference}
 

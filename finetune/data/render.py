@@ -82,7 +82,9 @@ class ChatTemplate:
         notices |= row.notices
         if _leaves_out(turns, whole(row.whole, cut)[0]):
             notices.add(REWRITTEN)
-        answer = "" if turns[-1].calls_or_thinks or turns[-1].parts else turns[-1].content
+        said = turns[-1].content
+        only_that = bool(said.strip()) and not turns[-1].calls_or_thinks and pieces[-1].text.lstrip().startswith(said.strip())
+        answer = said if only_that else ""
         return Rendered([piece for piece in pieces if piece.text], answer, frozenset(notices), token)
 
     def _with_tools(self, turns: list[Turn], tools: Sequence[dict[str, Any]] | None) -> list[Turn]:
@@ -91,7 +93,7 @@ class ChatTemplate:
         missing = ["definitions"] if tools and not self.facts.knows_tools else []
         missing += ["calls and results"] if calls and not self.facts.knows_calls else []
         if missing:
-            raise RowProblem(f"it uses tools, and the model's chat template does not write their {' and '.join(missing)}")
+            raise RowProblem(f"it uses tools, but the model's chat template does not write their {', '.join(missing)}")
         change = with_text if calls and self.facts.arguments_as_text else with_object
         changed = [{"tool_calls": list(map(change, turn.more["tool_calls"]))} if "tool_calls" in turn.more else {} for turn in turns]
         return [replace(turn, more={**turn.more, **calls}) for turn, calls in zip(turns, changed, strict=True)]

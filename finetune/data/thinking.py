@@ -41,7 +41,7 @@ def decide(tokenizer: PreTrainedTokenizerBase, rows: Rows, chosen: np.ndarray) -
     if count:
         others = f"; the other {len(chosen) - count:,} teach it to think nothing" if count < len(chosen) else ""
         return Thinking(asked, f"{count:,} rows have reasoning, so the model is asked to think before it answers{others}.")
-    return Thinking(prompt_options(tokenizer, thinking=False), "No row has reasoning, so the model is asked to answer without it.")
+    return Thinking(prompt_options(tokenizer, thinking=False))
 
 
 def has_reasoning(record: Mapping[str, Any], takes_reasoning: bool = True) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from finetune.data.control_tokens import unused, with_cuts
+from finetune.data.control_tokens import divided, unused, with_cuts
 from finetune.data.pieces import Piece
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Tokeniser:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.unbroken = 0
-        self.control = set(tokenizer.added_tokens_decoder)
+        self.control = set(getattr(tokenizer, "added_tokens_decoder", {}))
         self.backend: Any = getattr(tokenizer, "backend_tokenizer", None) if tokenizer.is_fast else None
         if self.backend is not None:
             # An earlier call may have left its settings behind. Undone here, once: a change while another thread reads the tokenizer is an
@@ -50,7 +50,7 @@ class Tokeniser:
     def _broken(self, piece: Piece) -> list[int]:
         """The ids of a piece with control tokens that are text."""
         if self.backend is None:  # it does not say which token came from where: what is not one text cannot become one token
-            parts = with_cuts(piece.text, piece.cuts, "\0").split("\0")
+            parts = divided(piece.text, piece.cuts)
             return [token for ids in self._texts([part for part in parts if part]) for token in ids]
         ((ids,),) = self._together([[piece]])
         return ids

@@ -26,6 +26,7 @@ from finetune.data.render import ChatTemplate
 from finetune.data.rows import RowProblem
 from finetune.data.tokenise import Tokeniser, lead_ids
 from finetune.errors import ModelError
+from finetune.models.chat_template import added_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,7 +79,7 @@ class Encoder:
         self.template: Template = (
             CachedChatTemplate(ChatTemplate(tokenizer, options)) if tokenizer.chat_template else PlainTemplate.of(tokenizer)
         )
-        self.noticed = Noticed()
+        self.noticed = Noticed(set(added_tokens(tokenizer)))
 
     def encode(self, batches: Iterable[list[dict[str, Any]]]) -> Iterator[tuple[dict[str, Any], list[Sequence] | RowProblem]]:
         """Each record with its sequences, in order; one batch is tokenised while the next is rendered and the last assembled."""

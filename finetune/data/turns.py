@@ -40,6 +40,11 @@ class Turn:
     muted: bool = False
     parts: tuple[tuple[str, bool], ...] = ()
 
+    def saying(self, content: str) -> Turn:
+        """The same turn with other words; nothing is learned of one that says nothing then."""
+        says = bool(content.strip()) or self.calls_or_thinks
+        return replace(self, content=content, learned=self.learned and says, muted=self.muted and says)
+
     @property
     def given(self) -> dict[str, Any]:
         """What the template is given."""
@@ -65,15 +70,14 @@ def tidied(messages: Sequence[Message], edges: Edges, *, knows_reasoning: bool =
     turns = [_turn(message, knows_reasoning, notices) for message in messages]
     first = without_beginning(turns[0].content, edges)
     if first != turns[0].content:
-        turns[0] = replace(turns[0], content=first)
+        turns[0] = turns[0].saying(first)
         notices.add(BEGAN)
     last = max((number for number, turn in enumerate(turns) if turn.learned), default=-1)
     for number, turn in enumerate(turns):
         if turn.role == "assistant":
             ended = without_end(turn.content, edges.ends)
             if ended != turn.content:
-                learned = turn.learned and (bool(ended.strip()) or turn.calls_or_thinks)
-                turns[number] = replace(turn, content=ended, learned=learned)
+                turns[number] = turn.saying(ended)
                 notices |= {ENDED} if number <= last else set()
     last = max((number for number, turn in enumerate(turns) if turn.learned), default=-1)
     if last < 0:

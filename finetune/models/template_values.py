@@ -115,8 +115,8 @@ class Values:
             attribute = node.args[0].value if node.args and isinstance(node.args[0], nodes.Const) else None
             if node.name in ("selectattr", "rejectattr") and isinstance(attribute, str) and "content" not in attribute:
                 return kind
-            mapped = [(pair.key, _constant(pair.value)) for pair in node.kwargs]
-            if node.name == "map" and not node.args and mapped == [("attribute", "role")]:
+            mapped = {str(pair.key): _constant(pair.value) for pair in node.kwargs}
+            if node.name == "map" and not node.args and mapped == {"attribute": "role"}:
                 return Kind.PLAIN
             simple = {"list": kind, "reverse": kind, "first": Kind.TURN, "last": Kind.TURN, "length": Kind.PLAIN, "count": Kind.PLAIN}
             if node.name in simple and not given:

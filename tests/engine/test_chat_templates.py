@@ -183,11 +183,11 @@ def test_a_row_that_ends_with_a_call_ends_there_and_the_call_is_learned() -> Non
 
 
 def test_tools_that_a_template_does_not_know_refuse_the_row_with_the_reason() -> None:
-    unknown = "it uses tools, and the model's chat template does not write their "
+    unknown = "it uses tools, but the model's chat template does not write their "
     for name in ("gemma", "chatml", "zephyr"):
         with pytest.raises(RowProblem) as refused:
             encoded(encoder_of(name), CALLS, tools=TOOLS)
-        assert str(refused.value) == f"{unknown}definitions and calls and results"
+        assert str(refused.value) == f"{unknown}definitions, calls and results"
         with pytest.raises(RowProblem) as refused:
             encoded(encoder_of(name), [CALLS[0], CALLS[3]], tools=TOOLS)
         assert str(refused.value) == f"{unknown}definitions"

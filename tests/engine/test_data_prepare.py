@@ -236,13 +236,13 @@ def test_the_report_counts_what_happened(tmp_path: Path) -> None:
 
 def test_rows_that_the_template_refuses_are_listed_with_their_line(tmp_path: Path) -> None:
     chats = [{"messages": [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": f"a{n}"}]} for n in range(200)]
-    chats[42]["messages"].insert(1, {"role": "system", "content": "s"})
+    chats[42]["messages"][0]["role"] = "system"
     report = prepare(tmp_path, write(tmp_path / "a.jsonl", chats), byte_level(INST)).report
     assert [(row["file"], row["line"]) for row in report.skipped_rows] == [("a.jsonl", 43)]
 
 
 def test_a_template_that_refuses_most_rows_is_an_error(tmp_path: Path) -> None:
-    chats = [{"messages": [{"role": role, "content": f"{role} {n}"} for role in ("user", "system", "assistant")]} for n in range(20)]
+    chats = [{"messages": [{"role": role, "content": f"{role} {n}"} for role in ("system", "assistant")]} for n in range(20)]
     with pytest.raises(BadRow, match=r"a\.jsonl line 1: refused by the model's chat template"):
         prepare(tmp_path, write(tmp_path / "a.jsonl", chats), byte_level(INST))
 
