@@ -99,7 +99,7 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
             yield "prompts", apart(mine.prompts), ENOUGH * count
         yield "rows", fresh(train, held_out), nearly_none
         if evaluation is None:
-            yield "rows", apart(mine.rows), ENOUGH * count
+            yield "rows", fresh(*_apart(order[:limit], mine.rows, count, at_least_one=True)), ENOUGH * count
 
     not_asked = len(order) - limit + (len(evaluation) - len(held_out) if evaluation else 0)
     some = None
@@ -116,8 +116,11 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
     return Division(train, held_out, evaluation or rows, int(np.count_nonzero(seen[1:] == seen[:-1])), dropped, by, not_asked)
 
 
-def _apart(order: np.ndarray, hashes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on, and up to `count` to hold out: all those of some hashes, which are taken in the order of the rows."""
+def _apart(order: np.ndarray, hashes: np.ndarray, count: int, *, at_least_one: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on, and up to `count` to hold out: all those of some hashes, which are taken in the order of the rows.
+
+    `at_least_one` holds out the rows of the rarest hash where all are too many, if they are less than half of all.
+    """
     _, first, which, sizes = np.unique(hashes[order], return_index=True, return_inverse=True, return_counts=True)
     out, left = np.zeros(len(sizes), bool), count
     for group in np.argsort(first):
@@ -125,6 +128,8 @@ def _apart(order: np.ndarray, hashes: np.ndarray, count: int) -> tuple[np.ndarra
             out[group], left = True, left - sizes[group]
         if not left:
             break
+    if at_least_one and not out.any() and 2 * sizes.min() < len(order):
+        out[sizes.argmin()] = True
     return np.sort(order[~out[which]]), np.sort(order[out[which]])
 
 

@@ -34,10 +34,8 @@ def data_report(report: Mapping[str, Any], *, examples: bool = True, ascii_only:
 def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, RenderableType]]:
     blank = f", {report['blank']:,} blank" if report["blank"] else ""
     unasked = f", {report['not_asked']:,} not used: dataset.samples is {report['samples']:,}" if report.get("not_asked") else ""
-    yield "Rows", f"{report['read']:,} read{blank}: {report['train']:,} to train on, {report['held_out']:,} held out{unasked}"
-    if report.get("left_out"):
-        reasons = [f"{rows:,} rows, because {reason}" for reason, rows in report["left_out"].items()]
-        yield "Left out", Text(strip_control_chars("\n".join(reasons)), style="warning")
+    left = f", {sum(report['left_out'].values()):,} left out" if report.get("left_out") else ""
+    yield "Rows", f"{report['read']:,} read{blank}{left}: {report['train']:,} to train on, {report['held_out']:,} held out{unasked}"
     if report["skipped"]:
         shown = [f"{row['file']} line {row['line']}: {row['reason']}" for row in report["skipped_rows"][:SHOWN_SKIPPED]]
         more = [f"and {report['skipped'] - len(shown):,} more"] if report["skipped"] > len(shown) else []

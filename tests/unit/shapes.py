@@ -24,11 +24,11 @@ def s(text: str) -> dict[str, Any]:
     return {"role": "system", "content": text}
 
 
-def u(text: str) -> dict[str, Any]:
+def u(text: Any) -> dict[str, Any]:
     return {"role": "user", "content": text}
 
 
-def a(text: str, **more: Any) -> dict[str, Any]:
+def a(text: Any, **more: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": text, **more}
 
 
@@ -91,7 +91,13 @@ SHAPES: dict[str, Shape] = {
     ),
     "WizardLM evol": Shape(lambda n: {"idx": f"Wizard{n}", "conversations": [human(f"q{n}"), gpt(f"a{n}")]}, ASKED, ("idx",)),
     "SQuAD": Shape(
-        lambda n: {"id": str(n), "title": "t", "context": f"c{n}", "question": f"q{n}", "answers": {"text": [f"a{n}"], "answer_start": [n]}},
+        lambda n: {
+            "id": str(n),
+            "title": "t",
+            "context": f"c{n}",
+            "question": f"q{n}",
+            "answers": {"text": [f"a{n}"], "answer_start": [n]},
+        },
         lambda n: [u(f"c{n}\n\nq{n}"), a(f"a{n}")],
         ("id", "title"),
     ),
@@ -103,7 +109,9 @@ SHAPES: dict[str, Shape] = {
     "prompt, completion and system": Shape(
         lambda n: {"system": f"s{n}", "prompt": f"q{n}", "completion": f"a{n}"}, lambda n: [s(f"s{n}"), *ASKED(n)]
     ),
-    "prompt and completion as lists": Shape(lambda n: {"prompt": [s("s"), u(f"q{n}")], "completion": [a(f"a{n}")]}, lambda n: [s("s"), *ASKED(n)]),
+    "prompt and completion as lists": Shape(
+        lambda n: {"prompt": [s("s"), u(f"q{n}")], "completion": [a(f"a{n}")]}, lambda n: [s("s"), *ASKED(n)]
+    ),
     "summaries": Shape(lambda n: {"id": n, "dialogue": f"q{n}", "summary": f"a{n}"}, ASKED, ("id",)),
     "FLAN": Shape(lambda n: {"inputs": f"q{n}", "targets": f"a{n}", "task": "x"}, ASKED, ("task",)),
     # Text
@@ -116,7 +124,9 @@ SHAPES: dict[str, Shape] = {
         lambda n: {"conversations": [human(f"q{n}"), gpt(f"a{n}")], "system": "s"}, lambda n: [s("s"), *ASKED(n)]
     ),
     "SlimOrca": Shape(
-        lambda n: {"conversations": [{"from": "system", "value": "s", "weight": None}, human(f"q{n}", weight=0.0), gpt(f"a{n}", weight=1.0)]},
+        lambda n: {
+            "conversations": [{"from": "system", "value": "s", "weight": None}, human(f"q{n}", weight=0.0), gpt(f"a{n}", weight=1.0)]
+        },
         lambda n: [s("s"), *ASKED(n)],
     ),
     "OpenAI": Shape(lambda n: {"messages": [s("s"), *ASKED(n)]}, lambda n: [s("s"), *ASKED(n)]),
@@ -125,7 +135,9 @@ SHAPES: dict[str, Shape] = {
         lambda n: [u("q"), a("no", learn=False), *ASKED(n)],
     ),
     "axolotl's flags": Shape(
-        lambda n: {"conversations": [human("q", train=False), gpt("no", train="false"), human(f"q{n}", train=False), gpt(f"a{n}", train=True)]},
+        lambda n: {
+            "conversations": [human("q", train=False), gpt("no", train="false"), human(f"q{n}", train=False), gpt(f"a{n}", train=True)]
+        },
         lambda n: [u("q"), a("no", learn=False), *ASKED(n)],
     ),
     "ms-swift's loss": Shape(
@@ -135,7 +147,9 @@ SHAPES: dict[str, Shape] = {
     "no_robots": Shape(
         lambda n: {"prompt": f"q{n}", "prompt_id": "i", "messages": ASKED(n), "category": "c"}, ASKED, ("prompt", "prompt_id", "category")
     ),
-    "UltraChat": Shape(lambda n: {"id": str(n), "data": [f"q{n}", f"a{n}", "more", "end"]}, lambda n: [*ASKED(n), u("more"), a("end")], ("id",)),
+    "UltraChat": Shape(
+        lambda n: {"id": str(n), "data": [f"q{n}", f"a{n}", "more", "end"]}, lambda n: [*ASKED(n), u("more"), a("end")], ("id",)
+    ),
     "LIMA": Shape(lambda n: {"conversations": [f"q{n}", f"a{n}"], "source": "x"}, ASKED, ("source",)),
     "Capybara": Shape(
         lambda n: {"source": "x", "conversation": [{"input": f"q{n}", "output": f"a{n}"}, {"input": "b", "output": "c"}]},
@@ -143,11 +157,18 @@ SHAPES: dict[str, Shape] = {
         ("source",),
     ),
     "xtuner": Shape(
-        lambda n: {"conversation": [{"system": "s", "input": "q", "output": "no", "output_with_loss": False}, {"input": f"q{n}", "output": f"a{n}"}]},
+        lambda n: {
+            "conversation": [
+                {"system": "s", "input": "q", "output": "no", "output_with_loss": False},
+                {"input": f"q{n}", "output": f"a{n}"},
+            ]
+        },
         lambda n: [s("s"), u("q"), a("no", learn=False), *ASKED(n)],
     ),
     "WildChat": Shape(
-        lambda n: {"conversation": [{**u(f"q{n}"), "language": "English"}, {**a(f"a{n}"), "toxic": False}]}, ASKED, said="`conversation.language`"
+        lambda n: {"conversation": [{**u(f"q{n}"), "language": "English"}, {**a(f"a{n}"), "toxic": False}]},
+        ASKED,
+        said="`conversation.language`",
     ),
     "Gemini": Shape(
         lambda n: {
@@ -159,8 +180,8 @@ SHAPES: dict[str, Shape] = {
     "parts under several names": Shape(
         lambda n: {
             "messages": [
-                u([{"type": "input_text", "text": "q"}, str(n)]),  # type: ignore[arg-type]
-                a([{"type": "output_text", "text": "a"}, {"type": "text", "value": f"{n}"}]),  # type: ignore[arg-type]
+                u([{"type": "input_text", "text": "q"}, str(n)]),
+                a([{"type": "output_text", "text": "a"}, {"type": "text", "value": f"{n}"}]),
             ]
         },
         ASKED,
@@ -170,13 +191,19 @@ SHAPES: dict[str, Shape] = {
     "reasoning_content": Shape(
         lambda n: {"messages": [u(f"q{n}"), a(f"a{n}", reasoning_content="hm")]}, lambda n: [u(f"q{n}"), a(f"a{n}", reasoning_content="hm")]
     ),
-    "thinking": Shape(lambda n: {"messages": [u(f"q{n}"), a(f"a{n}", thinking="hm")]}, lambda n: [u(f"q{n}"), a(f"a{n}", reasoning_content="hm")]),
+    "thinking": Shape(
+        lambda n: {"messages": [u(f"q{n}"), a(f"a{n}", thinking="hm")]}, lambda n: [u(f"q{n}"), a(f"a{n}", reasoning_content="hm")]
+    ),
     # Tools
     "tools of OpenAI": Shape(
         lambda n: {
             "messages": [
                 u(f"q{n}"),
-                {"role": "assistant", "content": None, "tool_calls": [{"id": "c", **call("add")} | {"function": {"name": "add", "arguments": '{"a": 1}'}}]},
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [{"id": "c", **call("add")} | {"function": {"name": "add", "arguments": '{"a": 1}'}}],
+                },
                 t("1", tool_call_id="c"),
                 a(f"a{n}"),
             ],
@@ -186,7 +213,15 @@ SHAPES: dict[str, Shape] = {
         tools=lambda n: [ADDS],
     ),
     "function_call of OpenAI": Shape(
-        lambda n: {"messages": [u(f"q{n}"), a("", function_call={"name": "add", "arguments": '{"a": 1}'}), {"role": "function", "name": "add", "content": "1"}, a("e")], "functions": [ADD]},
+        lambda n: {
+            "messages": [
+                u(f"q{n}"),
+                a("", function_call={"name": "add", "arguments": '{"a": 1}'}),
+                {"role": "function", "name": "add", "content": "1"},
+                a("e"),
+            ],
+            "functions": [ADD],
+        },
         lambda n: [u(f"q{n}"), a("", tool_calls=[call("add", a=1)]), t("1", name="add"), a("e")],
         tools=lambda n: [ADDS],
     ),
@@ -214,7 +249,13 @@ SHAPES: dict[str, Shape] = {
             ],
             "tools": json.dumps([ADDS]),
         },
-        lambda n: [s("You may call <tools>[...]</tools>"), u(f"q{n}"), a('<tool_call>\n{"name": "add"}\n</tool_call>'), t(f"{n}"), a(f"a{n}")],
+        lambda n: [
+            s("You may call <tools>[...]</tools>"),
+            u(f"q{n}"),
+            a('<tool_call>\n{"name": "add"}\n</tool_call>'),
+            t(f"{n}"),
+            a(f"a{n}"),
+        ],
         said="a system text lists them already",
     ),
     "xLAM": Shape(
@@ -227,8 +268,8 @@ SHAPES: dict[str, Shape] = {
         lambda n: {
             "messages": [
                 u(f"q{n}"),
-                a([{"type": "text", "text": "I add."}, {"type": "tool_use", "id": "c", "name": "add", "input": {"a": n}}]),  # type: ignore[arg-type]
-                u([{"type": "tool_result", "tool_use_id": "c", "content": f"{n}"}]),  # type: ignore[arg-type]
+                a([{"type": "text", "text": "I add."}, {"type": "tool_use", "id": "c", "name": "add", "input": {"a": n}}]),
+                u([{"type": "tool_result", "tool_use_id": "c", "content": f"{n}"}]),
                 a(f"a{n}"),
             ]
         },
@@ -240,13 +281,19 @@ SHAPES: dict[str, Shape] = {
         lambda n: {"conversations": [human(f"q{n}")], "chosen": gpt(f"a{n}"), "rejected": gpt("no")}, ASKED, ("rejected",)
     ),
     "DPO of Alpaca": Shape(
-        lambda n: {"instruction": f"q{n}", "input": "i", "chosen": f"a{n}", "rejected": "no"}, lambda n: [u(f"q{n}\n\ni"), a(f"a{n}")], ("rejected",)
+        lambda n: {"instruction": f"q{n}", "input": "i", "chosen": f"a{n}", "rejected": "no"},
+        lambda n: [u(f"q{n}\n\ni"), a(f"a{n}")],
+        ("rejected",),
     ),
     "DPO with whole lists": Shape(
         lambda n: {"chosen_messages": ASKED(n), "rejected_messages": [u(f"q{n}"), a("no")]}, ASKED, ("rejected_messages",)
     ),
     "DPO of OpenAI": Shape(
-        lambda n: {"input": {"messages": [u(f"q{n}")], "tools": [ADDS]}, "preferred_output": [a(f"a{n}")], "non_preferred_output": [a("no")]},
+        lambda n: {
+            "input": {"messages": [u(f"q{n}")], "tools": [ADDS]},
+            "preferred_output": [a(f"a{n}")],
+            "non_preferred_output": [a("no")],
+        },
         ASKED,
         ("non_preferred_output",),
         tools=lambda n: [ADDS],
@@ -265,4 +312,4 @@ SHAPES: dict[str, Shape] = {
     "HH-RLHF with a prompt": Shape(
         lambda n: {"prompt": f"\n\nHuman: q{n}\n\nAssistant:", "chosen": f"a{n}", "rejected": "no"}, ASKED, ("rejected",)
     ),
-}  # fmt: skip
+}

@@ -1,4 +1,4 @@
-"""The shapes in which people have their rows: each is learned exactly, or refused with the sentence that is expected; every row is counted."""
+"""The shapes in which people have their rows: each is learned exactly, or refused with its sentence; every row is counted."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from shapes import ADDS, ASKED, SHAPES, Shape, a, call, s, t, u, x
+from shapes_refused import CONFIGURATIONS, PICTURE, REFUSED
 
 from finetune.data.preview import preview_source
 from finetune.data.reading import Rows, read_rows
@@ -73,7 +74,14 @@ def test_a_shape_is_learned_exactly(tmp_path: Path, name: str) -> None:
     assert (seen.format, seen.used_columns, seen.ignored_columns) == (facts.format, facts.columns, facts.ignored_columns)
 
 
-NESTED = ("tools of OpenAI", "function_call of OpenAI", "OpenAI with weights", "parts under several names", "xtuner", "Alpaca with system and history")
+NESTED = (
+    "tools of OpenAI",
+    "function_call of OpenAI",
+    "OpenAI with weights",
+    "parts under several names",
+    "xtuner",
+    "Alpaca with system and history",
+)
 TABLES = ("Alpaca", "OpenOrca", "DPO", "messages in CSV", "tools of ShareGPT", "HH-RLHF", "prompt, completion and system", "xLAM")
 
 
@@ -134,7 +142,9 @@ FLAGS = ["train", "training", "trainable", "train_on_turn", "learn", "loss", "we
 @pytest.mark.parametrize("flag", FLAGS)
 def test_a_turn_that_is_marked_is_read_and_not_learned(tmp_path: Path, flag: str, value: Any) -> None:
     rows = [{"messages": [u("q"), a("no", **{flag: value}), u(f"q{n}"), a(f"a{n}")]} for n in range(2)]
-    assert records(read(tmp_path, write(tmp_path, "a.jsonl", rows))) == [{"messages": [u("q"), a("no", learn=False), *ASKED(n)]} for n in range(2)]
+    assert records(read(tmp_path, write(tmp_path, "a.jsonl", rows))) == [
+        {"messages": [u("q"), a("no", learn=False), *ASKED(n)]} for n in range(2)
+    ]
 
 
 @pytest.mark.parametrize("value", [True, 1, 1.0, "1", "true", "yes", None, ""])
@@ -187,40 +197,6 @@ def test_rows_of_tokens_are_used_as_they_are(tmp_path: Path, name: str, ending: 
     assert found.facts.ignored_columns == ["token_type_ids", "text"]
 
 
-PICTURE = "only text can be trained on"
-FIRST = "a.jsonl: no row can be used; for example line 1: "
-REFUSED: dict[str, tuple[str, Any, str]] = {
-    "LLaVA": ("a.jsonl", {"image": "a.jpg", "conversations": ASKED(1)}, f"{FIRST}column image has images, audio or video; {PICTURE}"),
-    "pictures beside messages": ("a.jsonl", {"images": ["a.jpg"], "messages": ASKED(1)}, f"{FIRST}column images has images, audio or video; {PICTURE}"),
-    "sound beside a prompt": ("a.jsonl", {"audios": ["a.wav"], "prompt": "q", "completion": "a"}, f"{FIRST}column audios has images, audio or video; {PICTURE}"),
-    "video bytes beside text": ("a.jsonl", {"video": {"bytes": "AAAA"}, "text": "x"}, f"{FIRST}column video has images, audio or video; {PICTURE}"),
-    "a folder of pictures": ("a.csv", {"file_name": "a.png", "text": "x"}, f"a.csv: no row can be used; for example line 2: column file_name has images, audio or video; {PICTURE}"),
-    "a place for a picture": ("a.jsonl", {"messages": [u("<image>What is it?"), a("b")]}, f"{FIRST}its text has <image>, a place for images, audio or video; {PICTURE}"),
-    "a token for a picture": ("a.jsonl", {"text": "see <|image_pad|> here"}, f"{FIRST}its text has <|image_pad|>, a place for images, audio or video; {PICTURE}"),
-    "a part that is a picture": ("a.jsonl", {"messages": [u([{"type": "image_url", "image_url": {"url": "x"}}]), a("b")]}, f"{FIRST}column messages.content has images, audio or video (image_url); {PICTURE}"),  # type: ignore[arg-type]
-    "a part with sound and words": ("a.jsonl", {"messages": [u([{"audio": "x.wav", "text": "b"}]), a("b")]}, f"{FIRST}column messages.content has images, audio or video (audio); {PICTURE}"),  # type: ignore[arg-type]
-    "pictures of a turn": ("a.jsonl", {"messages": [{**u("q"), "images": ["QUJD"]}, a("b")]}, f"{FIRST}column messages has a message with images, audio or video (images); {PICTURE}"),
-    "a part nobody knows": ("a.jsonl", {"messages": [u([{"type": "chart", "data": 1}]), a("b")]}, f"{FIRST}column messages.content has a part of type 'chart'; only parts with text can be trained on"),  # type: ignore[arg-type]
-    "a part without text": ("a.jsonl", {"messages": [u([{"type": "text", "words": "q"}]), a("b")]}, f"{FIRST}column messages.content has a part of type 'text' without text; it has words"),  # type: ignore[arg-type]
-    "a call that is none": ("a.jsonl", {"messages": [u("q"), {"role": "tool_call", "content": "add 1"}]}, f"{FIRST}column messages has a tool call that is not a JSON object"),
-    "arguments that are none": ("a.jsonl", {"messages": [u("q"), a("", function_call={"name": "add", "arguments": "1 + 1"})]}, f"{FIRST}column messages has a tool call whose arguments are not a JSON object"),
-    "a stranger": ("a.jsonl", {"messages": [{"role": "critic", "content": "q"}, a("b")]}, f"{FIRST}column messages has a message of 'critic'; known are system, user, assistant and tool"),
-    "a flag nobody understands": ("a.jsonl", {"messages": [u("q"), a("b", train="maybe")]}, f"{FIRST}column messages has a turn with train 'maybe', which is neither yes nor no"),
-    "half a turn": ("a.jsonl", {"messages": [u("q"), a("b", train_detail=[{"begin_offset": 0}])]}, f"{FIRST}column messages has a turn of which only a part is to be learned (train_detail); only whole turns can be left out"),
-    "undesired answers only": ("a.jsonl", {"prompt": "q", "completion": "a", "label": False}, "a.jsonl: no row is to be learned (2 rows because column label marks the answer as undesired)."),
-    "OASST": ("a.jsonl", {"message_id": "i", "parent_id": "p", "text": "q", "role": "prompter"}, "a.jsonl has one turn of a conversation in each row (columns role and text)."),
-    "prompts only": ("a.jsonl", {"prompt": [u("q")]}, "a.jsonl has prompts only (column prompt), and no answers to learn."),
-    "prompts only, as text": ("a.jsonl", {"prompt": "q"}, "a.jsonl has prompts only (column prompt), and no answers to learn."),
-    "choices": ("a.jsonl", {"question": "q", "choices": ["a"], "answerKey": "A"}, "a.jsonl has the columns question, choices, answerKey: prompts in question, but no column with a known name for answers."),
-    "translations": ("a.jsonl", {"translation": {"en": "q", "de": "a"}}, "a.jsonl has pairs in the column translation (en and de), and does not say which is the prompt."),
-    "pairs of sentences": ("a.jsonl", {"sentence1": "q", "sentence2": "a", "label": 1}, "a.jsonl has the columns sentence1, sentence2, label, and none of them is a known name for prompt, answer, text or messages."),
-    "labels too short": ("a.jsonl", {"input_ids": [1, 2], "labels": [1]}, f"{FIRST}column input_ids has 2 tokens, but column labels has 1"),
-    "labels of other tokens": ("a.jsonl", {"input_ids": [1, 2], "labels": [-100, 3]}, f"{FIRST}column labels has 3 at place 1, which is neither -100 nor the token there, 2"),
-    "labels that are shifted": ("a.jsonl", {"input_ids": [1, 2, 3], "labels": [2, 3, -100]}, f"{FIRST}column labels is shifted by one token already; labels must stand at the place of their own token"),
-    "tokens that are no numbers": ("a.jsonl", {"input_ids": [1, 2], "attention_mask": ["x", "y"]}, f"{FIRST}column attention_mask has no list of whole numbers"),
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_shape_that_cannot_be_learned_is_refused_with_its_sentence(tmp_path: Path, name: str) -> None:
     file, row, sentence = REFUSED[name]
@@ -231,22 +207,11 @@ def test_a_shape_that_cannot_be_learned_is_refused_with_its_sentence(tmp_path: P
     assert refused.value.hint
 
 
-CONFIGURATIONS: list[dict[str, Any]] = [
-    {"name": "x", "version": "1.0", "scripts": {"test": "jest"}, "dependencies": {"a": "^1"}},
-    {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8},
-    {"approach": "fine-tuning", "model": "./m", "dataset": {"source": "a.jsonl"}, "training": {"epochs": 1}},
-    {"version": "1.0", "added_tokens": [{"id": 0, "content": "<s>"}], "model": {"type": "BPE"}, "decoder": {"type": "BPE"}},
-    {"stopwords": ["a", "b", "c", "d", "e"]},
-    {"version": "2.0.0", "tasks": [{"command": "make"}, {"command": "test"}]},
-    {},
-]
-
-
 @pytest.mark.parametrize("settings", CONFIGURATIONS, ids=lambda each: next(iter(each), "nothing"))
 def test_settings_are_not_rows(tmp_path: Path, settings: dict[str, Any]) -> None:
     (tmp_path / "a.json").write_text(json.dumps(settings))
     for look in (lambda: read(tmp_path, tmp_path / "a.json"), lambda: preview_source(DatasetSpec(source=str(tmp_path / "a.json")))):
-        with pytest.raises(DatasetError, match="which are settings, not rows|an empty object") as refused:
+        with pytest.raises(DatasetError, match=r"which are settings, not rows|an empty object") as refused:
             look()
         assert refused.value.message.startswith("a.json: no row can be used; for example line 1: ")
 

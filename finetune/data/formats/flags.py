@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from finetune.data.formats.cells import is_missing
@@ -23,10 +24,13 @@ LEAVE |= {"excludefromloss", "excludeloss", "lossmasked", "ignoreinloss"}
 PARTS = {"traindetail", "trainingdetail", "traindetails"}  # axolotl's: stretches of characters with flags of their own
 YES, NO = {"true", "yes", "y", "t", "on"}, {"false", "no", "n", "f", "off"}
 
+KEPT_NAMES = 4096  # the same few names come with every turn
+
 FRACTIONS = "Weights of turns other than 0 and 1 count as 1"
 ASKED = "Turns of the user or the system that are marked to be learned are not: only answers are"
 
 
+@lru_cache(maxsize=KEPT_NAMES)
 def is_flag(name: str) -> bool:
     return _short(name) in LEARN | LEAVE | PARTS
 
@@ -72,5 +76,6 @@ def _flags(turn: dict[str, Any], column: str) -> Iterator[tuple[str, float | Non
         yield name, said if said is None or short in LEARN else float(not said)
 
 
+@lru_cache(maxsize=KEPT_NAMES)
 def _short(name: str) -> str:
     return re.sub("[^a-z]", "", name.lower()) if isinstance(name, str) else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from finetune.data.formats.cells import is_missing
@@ -31,13 +32,19 @@ WORD = re.compile(
 
 def media_field(fields: Mapping[str, Any]) -> str | None:
     """The first field called after pictures or sound that has any."""
-    return next((name for name, value in fields.items() if isinstance(name, str) and _holds_media(name.strip().lower(), value)), None)
+    for name, value in fields.items():
+        kind = _kind(name)
+        if kind == "media" and has_media(value):
+            return name
+        if kind == "file" and isinstance(value, str) and PICTURE.fullmatch(value.strip()):
+            return name
+    return None
 
 
-def _holds_media(name: str, value: Any) -> bool:
-    if FIELD.fullmatch(name) or FIELD_OF.fullmatch(name):
-        return has_media(value)
-    return bool(FILE.fullmatch(name)) and isinstance(value, str) and bool(PICTURE.fullmatch(value.strip()))
+@lru_cache(maxsize=4096)
+def _kind(name: str) -> str | None:
+    name = name.strip().lower() if isinstance(name, str) else ""
+    return "media" if FIELD.fullmatch(name) or FIELD_OF.fullmatch(name) else "file" if FILE.fullmatch(name) else None
 
 
 def has_media(value: Any) -> bool:

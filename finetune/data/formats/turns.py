@@ -37,10 +37,24 @@ def read_messages(value: Any, column: str) -> list[Message]:
     turns = turns_of(value)
     if not turns:
         raise RowProblem(f"column {column} has no list of messages")
-    messages = [message for turn in turns for message in _read_turn(turn, column)]
+    messages: list[Message] = []
+    for turn in turns:
+        if (bare := _bare(turn)) is not None:
+            messages.append(bare)
+        else:
+            messages += _read_turn(turn, column)
     if not messages:
         raise RowProblem(f"column {column} has no list of messages")
     return messages
+
+
+def _bare(turn: Any) -> Message | None:
+    """The message of a turn that is a role and a text and nothing else, as nearly all are; a short way that saves most of the time."""
+    if isinstance(turn, dict) and len(turn) == 2:
+        said_by, text = (turn["role"], turn.get("content")) if "role" in turn else (turn.get("from"), turn.get("value"))
+        if isinstance(text, str) and isinstance(said_by, str) and (role := ROLES.get(said_by)) is not None:
+            return {"role": role, "content": str(text)}
+    return None
 
 
 def turns_of(value: Any) -> list[Any]:
@@ -104,7 +118,7 @@ def assistant(text: str) -> Message:
 def remarks(value: Any, column: str) -> Iterator[str]:
     """What a person should know about how the turns are learned."""
     for turn in turns_of(value):
-        if isinstance(turn, dict) and any(flags.is_flag(name) for name in turn):
+        if isinstance(turn, dict) and len(turn) > 2 and any(map(flags.is_flag, turn)):
             yield from flags.remarks(turn, column, answer=bool(_pair(turn)) or role_of(turn) in ("assistant", "call"))
 
 
@@ -112,6 +126,8 @@ def left_out(value: Any, column: str) -> Iterator[tuple[str, Any]]:
     """What of the turns reaches no message: fields that are not read, and what is said after the last answer."""
     answered = False
     for turn in reversed(turns_of(value)):
+        if answered and _bare(turn) is not None:
+            continue
         if isinstance(turn, dict):
             role = "assistant" if _pair(turn) else role_of(turn)
             answered = answered or role in ("assistant", "call")
