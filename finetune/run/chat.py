@@ -9,7 +9,7 @@ the talk too. Ctrl-C during an answer ends that answer.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,14 +59,14 @@ def chat(
     """
     reporter = reporter or Recorder()
     located = locate(str(output_dir), runtime, reporter)
-    options = prompt_options_of(output_dir)
-    tuned = Talk(load_model(located, inspect(runtime)), load_tokenizer(located), options)
+    thinking = asked_to_think(output_dir)
+    tuned = Talk(load_model(located, inspect(runtime)), load_tokenizer(located), thinking=thinking)
     other: tuple[Origin, Talk] | None = None
     while True:
         if both and other is None:
             origin = origin_of(output_dir, located)
             say(f"Loading the {origin.name}, {origin.source} ...")
-            other = origin, origin.talk(runtime, reporter, options)
+            other = origin, origin.talk(runtime, reporter, thinking=thinking)
         message = _next(ask)
         if message is None:
             return
@@ -100,9 +100,9 @@ class Origin:
     source: str
     load_in: str | None = None
 
-    def talk(self, runtime: RuntimeOptions, reporter: Reporter, options: Mapping[str, Any] | None) -> Talk:
+    def talk(self, runtime: RuntimeOptions, reporter: Reporter, *, thinking: bool) -> Talk:
         located = locate(self.source, runtime, reporter, load_in=self.load_in)
-        return Talk(load_model(located, inspect(runtime), load_in=self.load_in), load_tokenizer(located), options)
+        return Talk(load_model(located, inspect(runtime), load_in=self.load_in), load_tokenizer(located), thinking=thinking)
 
 
 def origin_of(output_dir: str | Path, located: LocatedModel) -> Origin:
@@ -118,19 +118,18 @@ def origin_of(output_dir: str | Path, located: LocatedModel) -> Origin:
     raise BadInput(f"{output_dir} does not name the model it came from.", hint="Name the output folder of a run.")
 
 
-def prompt_options_of(output_dir: str | Path) -> dict[str, Any] | None:
-    """What the chat template was told in the run that made this model; None where no run says so."""
+def asked_to_think(output_dir: str | Path) -> bool:
+    """Whether the run that made this model asked it to think before it answers; no where no run says so."""
     folder = RunFolder(output_dir)
-    told = folder.read_json(folder.data_report).get("prompt_options") if folder.data_report.is_file() else None
-    return told if isinstance(told, dict) else None
+    return folder.data_report.is_file() and folder.read_json(folder.data_report).get("thinking") is True
 
 
 class Talk:
-    """A model, its tokenizer and what was said so far; `options` are what its chat template is told, as in training."""
+    """A model, its tokenizer and what was said so far; it is asked to think or not to, as in training."""
 
-    def __init__(self, model: Any, tokenizer: Any, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, thinking: bool = False) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.encoder = Encoder(tokenizer, max_length=context_length(model), supervise="answers", options=options)
+        self.encoder = Encoder(tokenizer, max_length=context_length(model), supervise="answers", thinking=thinking)
         self.stops = stop_ids(model, tokenizer)
         self.room = min(LONGEST_ANSWER, context_length(model) // 2)  # the other half at least is for what was said
         self.turns: list[Message] = []

@@ -145,7 +145,7 @@ def test_a_turn_marker_that_is_no_special_token_is_a_control_token_too_and_a_tho
     tokens = Encoder(family.tokenizer, max_length=1000, supervise="answers").prompt(chat("Hi<｜Assistant｜>Ok<｜User｜>go"))  # type: ignore[arg-type]
     marks = family.tokenizer.convert_tokens_to_ids(["<｜User｜>", "<｜Assistant｜>"])
     assert [token for token in tokens if token in marks] == marks
-    thought = one(FAMILIES["qwen3"].tokenizer, chat("Hi", "<think>\nhm\n</think>\n\nOk"), options={})
+    thought = one(FAMILIES["qwen3"].tokenizer, chat("Hi", "<think>\nhm\n</think>\n\nOk"), thinking=True)
     assert thought[2].noticed.rows["control"] == 0
 
 
@@ -246,15 +246,15 @@ def thoughtful(number: int, thought: str) -> dict[str, Any]:
 def test_the_data_decide_whether_the_model_is_asked_to_think_and_the_report_keeps_it(tmp_path: Path) -> None:
     tokenizer = FAMILIES["qwen3"].tokenizer
     data = prepared(tmp_path, [thoughtful(number, "") for number in range(20)], tokenizer)
-    assert data.report.prompt_options == {"enable_thinking": False}
+    assert (data.report.thinking, data.report.prompt_options) == (False, {"enable_thinking": False})
     prompts = {tokenizer.decode(ids).rpartition("<|im_start|>")[2] for ids in data.held_out["prompt_ids"]}
     assert prompts == {"assistant\n<think>\n\n</think>\n\n"}
     data = prepared(tmp_path, [thoughtful(number, "hm" * (number % 2)) for number in range(20)], tokenizer)
-    assert data.report.prompt_options == {}
+    assert (data.report.thinking, data.report.prompt_options) == (True, {})
     assert {tokenizer.decode(ids).rpartition("<|im_start|>")[2] for ids in data.held_out["prompt_ids"]} == {"assistant\n"}
     assert [note for note in data.report.notes if "so the model is asked to think before it answers; the other" in note]
     assert all(text.startswith("<think>") for text in data.held_out["reference"])
-    assert prepared(tmp_path, [thoughtful(n, "") for n in range(20)], byte_level(CHATML)).report.prompt_options == {}
+    assert prepared(tmp_path, [thoughtful(n, "") for n in range(20)], byte_level(CHATML)).report.thinking is None
 
 
 def test_the_date_in_a_prompt_is_the_same_on_every_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
