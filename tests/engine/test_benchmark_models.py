@@ -9,6 +9,7 @@ import evaluate
 import numpy as np
 import pytest
 import torch
+from chat_templates import FAMILIES
 from letters import VOCABULARY, gpt2, held_out, llama, parrot, tokenizer
 from transformers import MambaConfig, MambaForCausalLM
 
@@ -18,6 +19,7 @@ from finetune.benchmark.perplexity import Perplexity, answer_losses
 from finetune.benchmark.rouge import Rouge
 from finetune.benchmark.scoring import Scores, base_key, benchmark_json, benchmark_model, load_base_scores, save_base_scores
 from finetune.benchmark.teacher_agreement import TeacherStates
+from finetune.data.tokens import Encoder
 from finetune.errors import BenchmarkError
 from finetune.events import Progress, Recorder
 from finetune.recipe import BenchmarkSpec
@@ -172,6 +174,17 @@ def test_a_prompt_longer_than_the_context_keeps_its_end():
     assert whole == generate_answers(model, made, short, max_new_tokens=12, **quiet())
     with pytest.raises(BenchmarkError, match="context of 128"):
         generate_answers(model, made, rows, max_new_tokens=128, **quiet())
+
+
+def test_a_prompt_longer_than_the_context_keeps_its_beginning_as_training_does():
+    made = FAMILIES["llama2"].tokenizer
+    model, seen = llama(vocabulary=len(made)), []
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    asked = Encoder(made, max_length=10_000, supervise="answers").prompt([{"role": "user", "content": "word " * 300}])
+    generate_answers(model, made, [{"prompt_ids": asked}], max_new_tokens=12, **quiet())
+    generation_speed(model, made, [{"prompt_ids": asked}])
+    for longest, ids in zip((244, 224), (first for first in seen if first.shape[1] > 1), strict=False):
+        assert ids[0].tolist() == [made.bos_token_id, *asked[1 - longest :]]
 
 
 def test_batches_hold_every_row_once_and_no_more_than_their_memory():

@@ -276,3 +276,6 @@ def test_the_use_section_asks_as_the_model_was_trained():
     assert 'prompt = [{"role": "user", "content": "what is cat?"}]' in chat
     assert 'prompt = "what is cat?\\n"' in model_card(recipe(), replace(NOTHING, data={**FACTS.data, "template": "plain"}), SCORES)
     assert "/" not in model_card(recipe(output_dir="/data/ada/model"), FACTS, {}).partition('"text-generation", ')[2].partition(")")[0]
+    silent = model_card(recipe(), replace(FACTS, data={**FACTS.data, "prompt_options": {"enable_thinking": False}}), SCORES)
+    assert "generate(prompt, max_new_tokens=64, tokenizer_encode_kwargs={'enable_thinking': False})" in silent
+    assert "tokenizer_encode_kwargs" not in chat
