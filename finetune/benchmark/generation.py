@@ -21,7 +21,7 @@ from transformers import GenerationConfig
 
 from finetune.errors import BenchmarkError
 from finetune.events import Progress, Reporter
-from finetune.models.chat_template import render_chat
+from finetune.models.chat_template import answer_end_ids
 from finetune.training.head import causal_lm, context_length, padding_id
 
 KEY_VALUE_BYTES = 768 << 20  # of one batch's keys and values
@@ -89,14 +89,8 @@ def answer_budget(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> int:
 
 
 def stop_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Every token that ends an answer: the tokenizer's, the model's own, and the one its chat template puts after a reply."""
-    found = set(_ids(tokenizer.eos_token_id)) | set(_ids(getattr(model.generation_config, "eos_token_id", None)))
-    if tokenizer.chat_template:
-        turns = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "reply"}]
-        after = render_chat(tokenizer, turns).rpartition("reply")[2]
-        ended = tokenizer(after, add_special_tokens=False)["input_ids"][:1]
-        found |= set(ended) & set(tokenizer.added_tokens_decoder)
-    return sorted(found)
+    """Every token that ends an answer: those that ended the answers in training, and the model's own."""
+    return sorted({*answer_end_ids(tokenizer), *_ids(getattr(model.generation_config, "eos_token_id", None))})
 
 
 @contextmanager
