@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from finetune.methods.earlier import EarlierAdapter
     from finetune.models.location import LocatedModel
 
-RESOLVED = ("machine", "located", "earlier", "teacher_located", "tokenizer", "data")
+RESOLVED = ("machine", "located", "teacher_located", "tokenizer", "data")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +73,11 @@ class RunContext:
         from finetune.methods.earlier import EarlierAdapter
 
         return EarlierAdapter.of(self.located) if self.method.trains_further and not self.student_is_made else None
+
+    @cached_property
+    def asked(self) -> Any:
+        """The method's settings as the recipe asked for them, before an earlier adapter's took their place."""
+        return self.recipe.method
 
     @property
     def base_located(self) -> LocatedModel:
@@ -125,12 +130,14 @@ class RunContext:
         """The same with the revisions that were found written into the recipe, and the settings that an earlier adapter keeps."""
         found: dict[str, Any] = {} if self.student_is_made else {"model": self.located.pinned}
         if self.earlier:
-            found["method"] = self.earlier.settings_kept(self.recipe.method)
+            from finetune.methods.earlier import settings_kept
+
+            found["method"] = settings_kept(self.earlier, self.recipe.method)
         if self.distils:
             found["teacher"] = {"source": self.teacher_located.pinned}
         if self.data.report.pinned_source:
             found["dataset"] = {"source": self.data.report.pinned_source}
-        return self.beside(recipe=self.recipe.with_changes(found))
+        return self.beside(recipe=self.recipe.with_changes(found), asked=self.asked)
 
     @contextmanager
     def stage(self, stage: str, title: str) -> Iterator[Callable[[str], None]]:

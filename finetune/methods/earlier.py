@@ -2,7 +2,7 @@
 
     adapter = EarlierAdapter.of(located)                  # None for a whole model
     why_not(adapter, method, spec)                        # None, or "was trained by QLoRA, on 4-bit weights"
-    adapter.settings_kept(spec)                           # {"r": 8, "alpha": 16}: its rank stays, whatever the recipe says
+    settings_kept(adapter, spec)                          # {"r": 8, "alpha": 16}: its rank stays, whatever the recipe says
 
 It stays one adapter on the same base. Its optimizer state is not there any more, so training begins with a new one.
 """
@@ -60,22 +60,6 @@ class EarlierAdapter:
         """What happens to it, for people."""
         return f"Training continues the adapter {self.name}: one adapter in the end, on the same base. Its optimizer state starts anew."
 
-    def differences(self, spec: Any) -> str | None:
-        """Which settings of `spec` are not used, in a sentence; None if all are."""
-        kept = self.settings_kept(spec)
-        if not kept:
-            return None
-        own, asked = (", ".join(f"{key} {values[key]}" for key in kept) for values in (kept, spec.model_dump()))
-        return f"The adapter {self.name} keeps its own settings, {own}; the recipe's {asked} would need a new adapter."
-
-    def settings_kept(self, spec: Any) -> dict[str, Any]:
-        """Where the adapter has other settings than `spec` asks for, its own: they decide the shape of its weights."""
-        own = {ours: self.settings[theirs] for ours, theirs in KEPT.items() if theirs in self.settings}
-        targets, asked = self.settings.get("target_modules"), spec.target_modules
-        if isinstance(targets, list) and isinstance(asked, list) and {*targets} != {*asked}:
-            own["target_modules"] = sorted(targets)
-        return {key: value for key, value in own.items() if value != getattr(spec, key)}
-
     def attach(self, model: Any) -> Any:
         """The adapter's layers around a base model that has no weights yet, to count them."""
         from peft import PeftConfig, get_peft_model
@@ -84,6 +68,24 @@ class EarlierAdapter:
             config = PeftConfig.from_pretrained(str(self.folder))
             config.inference_mode = config.init_lora_weights = False  # nothing is computed for a start that is not used
             return get_peft_model(model, config)
+
+
+def settings_kept(adapter: EarlierAdapter, spec: Any) -> dict[str, Any]:
+    """Where the adapter has other settings than `spec` asks for, its own: they decide the shape of its weights."""
+    own = {ours: adapter.settings[theirs] for ours, theirs in KEPT.items() if theirs in adapter.settings}
+    targets, asked = adapter.settings.get("target_modules"), spec.target_modules
+    if isinstance(targets, list) and isinstance(asked, list) and {*targets} != {*asked}:
+        own["target_modules"] = sorted(targets)
+    return {key: value for key, value in own.items() if value != getattr(spec, key)}
+
+
+def not_used(adapter: EarlierAdapter, spec: Any) -> str | None:
+    """Which settings of `spec` are not used, in a sentence; None if all are."""
+    kept = settings_kept(adapter, spec)
+    if not kept:
+        return None
+    own, asked = (", ".join(f"{key} {values[key]}" for key in kept) for values in (kept, spec.model_dump()))
+    return f"The adapter {adapter.name} keeps its own settings, {own}; the recipe's {asked} would need a new adapter."
 
 
 def why_not(adapter: EarlierAdapter, method: Any, spec: Any) -> str | None:

@@ -34,7 +34,7 @@ def complete(
     whole = source
     while whole.base is not None:
         whole = whole.base
-    ends = [*ends_of(source.folder), *answer_end_ids(tokenizer)]
+    ends = [*ends_of(whole.folder), *ends_of(source.folder), *answer_end_ids(tokenizer)]  # a Trainer leaves the tokenizer's own only
     spell_out(folder, whole.folder)
     end_answers_with(folder, ends, pad=pad, source=whole.folder)
     if base is not None:

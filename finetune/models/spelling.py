@@ -11,9 +11,10 @@ new ones only where transformers 5 itself reads the same from both.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from finetune.errors import ModelError
@@ -30,6 +31,7 @@ WINDOWED = {
     "modernbert-decoder": ("global_rope_theta", "local_rope_theta"),
 }
 THREE_KEYS = ("phi3", "phi4_multimodal")  # version 4 refuses more than type, short_factor and long_factor
+READ_WRONGLY = ("olmo3",)  # of old words, version 5 takes the base for its layers without a window only; version 4 has one base for all
 KINDS = {"granitemoehybrid": {"linear_attention": "mamba", "full_attention": "attention"}}  # of layers
 OLD_WORDS = f"{THETA} {SHARE} {SCALING} rotary_emb_base rotary_pct rope_local_base_freq global_rope_theta local_rope_theta".split()
 # What readers of adapters expect; everything else only where it is not what peft takes anyway.
@@ -99,14 +101,14 @@ def name_base(folder: Path, base: str, revision: str | None) -> None:
         return
     settings = {**read_json(path), "base_model_name_or_path": base, "revision": revision}
     if settings.get("peft_type") == "LORA":
-        usual = LoraConfig().to_dict()
+        usual = asdict(LoraConfig())
         settings = {key: value for key, value in settings.items() if key in READ_EVERYWHERE or value != usual.get(key)}
         settings.pop("peft_version", None)
     write_json(path, settings)
 
 
 def _spelled(config: dict[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
-    told = {**config, **_rotary(config, source), **_kinds_of_layers(config)}
+    told = {**config, **_rotary(config, source), **_kinds_of_layers(config), **_experts(config)}
     if isinstance(config.get("dtype"), str):
         told["torch_dtype"] = config["dtype"]
     for key, value in config.items():
@@ -123,6 +125,8 @@ def _rotary(config: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, A
         return {}
     of_source = {key: source[key] for key in OLD_WORDS if key in source}
     made = _old_rotary(config, parameters)
+    if config.get("model_type") in READ_WRONGLY and len({each.get(THETA) for each in parameters.values() if isinstance(each, dict)}) == 1:
+        return made if _mean_the_same(config, made, "rope_parameters", alone=False) else {}
     return next((words for words in (of_source, made) if words and _mean_the_same(config, words, "rope_parameters")), {})
 
 
@@ -150,7 +154,7 @@ def _scaling(config: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[s
     words = {key: value for key, value in parameters.items() if key not in (THETA, SHARE)}
     # Filled in by version 5. Version 4 would take the quotient of the two, one, for the factor.
     if words.get("original_max_position_embeddings") == config.get("max_position_embeddings"):
-        del words["original_max_position_embeddings"]
+        words.pop("original_max_position_embeddings", None)
     return words
 
 
@@ -162,23 +166,38 @@ def _kinds_of_layers(config: Mapping[str, Any]) -> dict[str, Any]:
     return words if _mean_the_same(config, words, "layer_types") else {}
 
 
-def _mean_the_same(config: Mapping[str, Any], words: Mapping[str, Any], key: str) -> bool:
-    """Whether transformers reads the same `key` from the configuration as it is, with the words beside it, and with the words alone."""
+def _experts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Their number under the name that version 4 had for it in some mixtures."""
+    words = {"num_experts": config.get("num_local_experts")}
+    new = "num_local_experts" in config and "num_experts" not in config
+    return words if new and _mean_the_same(config, words, "num_local_experts") else {}
+
+
+def _mean_the_same(config: Mapping[str, Any], words: Mapping[str, Any], key: str, *, alone: bool = True) -> bool:
+    """Whether transformers reads the same `key` from the configuration as it is, with the words beside it, and with the words `alone`."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING
 
-    kind = config.get("model_type")
-    if kind not in CONFIG_MAPPING:
+    if config.get("model_type") not in CONFIG_MAPPING:
         return False
-    alone = {name: value for name, value in config.items() if name != key}
+    others = {name: value for name, value in config.items() if name != key}
+    ways = [config, {**config, **words}, *([{**others, **words}] if alone else [])]
     try:
-        meant, both, old = (getattr(_read(kind, each), key) for each in (config, {**config, **words}, {**alone, **words}))
+        meant, *found = (_plain(getattr(_read(each), key)) for each in ways)
     except (StrictDataclassError, AttributeError, KeyError, TypeError, ValueError):
         return False
-    return bool(meant == both == old)
+    return all(each == meant for each in found)
 
 
-def _read(kind: str, config: Mapping[str, Any]) -> Any:
+def _read(config: Mapping[str, Any]) -> Any:
+    """A configuration as transformers reads it from a file."""
     from transformers import CONFIG_MAPPING
 
-    return CONFIG_MAPPING[kind].from_dict(json.loads(json.dumps(config)))  # reading changes what it is given
+    with TemporaryDirectory() as folder:
+        write_json(Path(folder) / CONFIG, dict(config))
+        return CONFIG_MAPPING[config["model_type"]].from_json_file(str(Path(folder) / CONFIG))
+
+
+def _plain(value: Any) -> Any:
+    """Without `type`, which version 5 keeps beside the rope_type that it makes of it."""
+    return {key: _plain(each) for key, each in value.items() if key != "type"} if isinstance(value, dict) else value

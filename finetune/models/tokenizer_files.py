@@ -98,16 +98,22 @@ def _content(token: Any) -> Any:
 
 
 def _is(tokenizer: PreTrainedTokenizerBase, folder: Path, end: str | None) -> bool:
-    """Whether the folder holds this tokenizer: the same vocabulary, template and ids, and its special tokens but for the end."""
-    from transformers import AutoTokenizer
+    """Whether the folder holds this tokenizer: the same vocabulary, template and ids, and its special tokens but for the end.
+
+    Version 5 has classes of its own for some models, whatever a folder says; then the plain class, as version 4 uses it, must agree too.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     with suppress(ModelError), reading(folder, ModelError, hint=AGAIN, what="cannot be loaded"):
         again = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        readers = [again]
+        if type(again) is not PreTrainedTokenizerFast and read_json(folder / CONFIG).get("tokenizer_class") == FAST:
+            readers.append(PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True))
         return (
             again.get_vocab() == tokenizer.get_vocab()
             and again.chat_template == tokenizer.chat_template
             and again.pad_token == tokenizer.pad_token
             and again.eos_token == (end or tokenizer.eos_token)
-            and all(again(text)["input_ids"] == tokenizer(text)["input_ids"] for text in PROBES)
+            and all(reader(text)["input_ids"] == tokenizer(text)["input_ids"] for text in PROBES for reader in readers)
         )
     return False

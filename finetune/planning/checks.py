@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import RecipeError
-from finetune.methods.earlier import EarlierAdapter, further, why_not
+from finetune.methods.earlier import EarlierAdapter, further, not_used, why_not
 from finetune.models.facts import describe
 from finetune.models.location import LocatedModel
 from finetune.run_context import RunContext
@@ -83,5 +83,4 @@ def start_notes(context: RunContext) -> list[str]:
         return []
     if context.earlier is None:
         return [f"The adapter {context.located.name} is merged into its base first, and the result is a whole model."]
-    found = (context.earlier.note, context.earlier.differences(context.recipe.method))
-    return [note for note in found if note]
+    return [note for note in (context.earlier.note, not_used(context.earlier, context.asked)) if note]

@@ -69,8 +69,9 @@ class RunFacts:
     def of(cls, folder: RunFolder) -> RunFacts:
         records = [record for record in read_events(folder.events) if record.get("event") == "training"]
         paths = (folder.data_report, folder.environment, folder.run / "merge.json", folder.continued)
-        others = [folder.read_json(path) if path.is_file() else {} for path in paths]
-        return cls(is_adapter(folder.output_dir), records[-1] if records else {}, *others, ends=ends_of(folder.output_dir))
+        data, environment, merged, continued = (folder.read_json(path) if path.is_file() else {} for path in paths)
+        ends = ends_of(folder.output_dir)
+        return cls(is_adapter(folder.output_dir), records[-1] if records else {}, data, environment, merged, continued, ends)
 
 
 def write_card(folder: RunFolder) -> None:

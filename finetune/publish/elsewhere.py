@@ -2,7 +2,7 @@
 
 adapter_of("./finetuned_model")         # what can be merged, and where to
 base_of(recipe, continued).kind         # "hub": downloaded when the adapter is loaded; "starter"; "here": only on this machine
-in_short(RunFolder.of("./finetuned_model"), "finetune-cli")
+in_short(Path("./finetuned_model"), "finetune-cli")
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def base_of(recipe: Recipe, continued: Mapping[str, Any]) -> Base:
     return Base("hub", exact) if exact else Base("here", hub_model(text))
 
 
-def in_short(folder: RunFolder, command: str) -> str:
-    """One line for the end of a run."""
-    home = folder.output_dir
+def in_short(home: Path, command: str) -> str:
+    """One line for the end of a run whose output folder is `home`."""
     if not is_adapter(home):
         return "copy the folder; it loads as it is"
+    folder = RunFolder(home)
     continued = folder.read_json(folder.continued) if folder.continued.is_file() else {}
     base = base_of(Recipe.load(folder.recipe), continued)
     if base.kind == "hub":

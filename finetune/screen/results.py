@@ -18,7 +18,7 @@ from finetune.benchmark.report import ranks_in_words
 from finetune.formatting import count, size, strip_control_chars
 from finetune.publish.elsewhere import in_short
 from finetune.recipe import Recipe
-from finetune.run_folder import RunFolder, free_name
+from finetune.run_folder import free_name
 from finetune.screen.tables import block, legend, pairs, score_table, verdict
 from finetune.screen.wording import command_name
 from finetune.shell import quoted
@@ -104,7 +104,7 @@ def next_steps(output_dir: Path, width: int, *, upload: bool) -> RenderableType:
         ("Records", str(output_dir / "run")),
         ("Report", str(output_dir / "run" / "report.html")),
         ("Chat", f"{command} chat {quoted(output_dir)}"),
-        ("Elsewhere", in_short(RunFolder(output_dir), command)),
+        ("Elsewhere", in_short(output_dir, command)),
         ("Repeat", f"{command} run {quoted(output_dir / 'run' / 'recipe.yaml')} --output-dir {quoted(free_name(output_dir))}"),
     ]
     if upload:

@@ -31,6 +31,7 @@ from finetune.recipe import Recipe
 from finetune.run.chat import chat, origin_of
 from finetune.run.finetuner import RunResult
 
+QUICK = {"training": {"epochs": 1}, "benchmark": {"rows": 4, "max_new_tokens": 4}}
 IDS = torch.tensor([[6, 7, 8, 9, 10, 11, 12]])
 
 
@@ -128,8 +129,8 @@ def test_a_third_run_and_a_resumed_one_continue_the_same_adapter(second: LLMFine
                 os.kill(os.getpid(), signal.SIGINT)
 
     layer = shop.layer(model=str(second.folder.output_dir))
-    whole = shop.tuner(layer).run()
-    stopped = shop.tuner(layer, {"output_dir": str(shop.folder / "stopped")})
+    whole = shop.tuner(layer, QUICK).run()
+    stopped = shop.tuner(layer, QUICK, {"output_dir": str(shop.folder / "stopped")})
     stopped.reporter.reporters.append(StopsAt())
     with pytest.raises(Interrupted):
         stopped.run()
@@ -162,11 +163,11 @@ def test_an_adapter_on_4_bit_weights_is_continued_on_them_and_on_no_others(shop:
     base = tmp_path / "wide"
     llama(seed=1, hidden_size=64, intermediate_size=128).save_pretrained(base)
     tokenizer(chat=True).save_pretrained(base)
-    earlier = shop.tuner(shop.layer(model=str(base), method={"kind": "qlora", "r": 4})).run()
+    earlier = shop.tuner(shop.layer(model=str(base), method={"kind": "qlora", "r": 4}), QUICK).run()
     with pytest.raises(RecipeError, match="trained by QLoRA, on 4-bit weights: LoRA cannot") as refused:
         shop.tuner(shop.layer(model=str(earlier.output_dir))).plan()
     assert "--set method.kind=qlora" in str(refused.value.hint)
-    result = shop.tuner(shop.layer(model=str(earlier.output_dir), method={"kind": "qlora"})).run()
+    result = shop.tuner(shop.layer(model=str(earlier.output_dir), method={"kind": "qlora"}), QUICK).run()
     assert result.scores["before"]["perplexity"] == pytest.approx(earlier.scores["after"]["perplexity"], rel=1e-4)
     assert result.scores["after"]["perplexity"] < result.scores["before"]["perplexity"]
 
@@ -186,7 +187,7 @@ def test_any_lora_adapter_of_peft_is_continued_and_merged(shop: Workshop, tmp_pa
     )
     config.task_type = "CAUSAL_LM"
     earlier = foreign(tmp_path / "theirs", shop.model, config)
-    tuner = shop.tuner(shop.layer(model=str(earlier)))
+    tuner = shop.tuner(shop.layer(model=str(earlier)), QUICK)
     result = tuner.run()
     before, after = weights(earlier), weights(result.output_dir)
     assert {name: value.shape for name, value in before.items()} == {name: value.shape for name, value in after.items()}
@@ -207,8 +208,9 @@ def test_an_adapter_of_a_kind_that_nothing_here_trains_is_told_to_merge_first(sh
 
 def test_a_student_that_is_an_earlier_adapter_is_continued_too(shop: Workshop, tmp_path: Path) -> None:
     small = shop.smaller_model()
-    earlier = shop.tuner(shop.layer(model=str(small))).run()
-    tuner = shop.tuner(shop.distilling(model=str(earlier.output_dir), method={"kind": "lora"}))
+    earlier = shop.tuner(shop.layer(model=str(small)), QUICK).run()
+    answers = {"distillation": {"supervise": "answers"}, "method": {"kind": "lora"}}
+    tuner = shop.tuner(shop.distilling(model=str(earlier.output_dir)), QUICK, answers)
     result = tuner.run()
     assert result.scores["before"]["perplexity"] == pytest.approx(earlier.scores["after"]["perplexity"], rel=1e-5)
     assert json.loads((result.output_dir / "adapter_config.json").read_text())["base_model_name_or_path"] == str(small)

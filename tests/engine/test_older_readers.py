@@ -38,11 +38,14 @@ IDS = torch.tensor([[3, 9, 27, 12, 8, 31, 4, 7, 19, 22, 5, 6, 14, 2, 11, 30, 17,
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 LONG = {"rope_type": "longrope", "short_factor": [1.0, 1.5, 2.0], "long_factor": [2.0, 3.0, 4.0]}
+MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "shared_intermediate_size": 40}
+WIDER = {"hidden_size": 32}  # half of a head's width must be even
 KINDS = ["sliding_attention", "full_attention", "sliding_attention"]
 PER_LAYER = {
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 9e5},
     "sliding_attention": {"rope_type": "default", "rope_theta": 123.0},
 }
+BOTH = {kind: {"rope_type": "default", "rope_theta": 77.0} for kind in PER_LAYER}
 
 
 def turning(theta: float, share: float | None = None, **others: Any) -> dict[str, Any]:
@@ -65,17 +68,17 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("gemma2", turning(77.0)),
     "gemma3": ("Gemma3Text", {**SMALL, "head_dim": 8, "sliding_window": 4, "layer_types": KINDS, "rope_parameters": PER_LAYER}),
     "gpt_neox": ("gpt_neox", turning(77.0, 0.5)),
-    "phi": ("Phi", {**GQA_FREE, **turning(77.0, 0.5)}),
+    "phi": ("Phi", {**GQA_FREE, **WIDER, **turning(77.0, 0.5)}),
     "phi3": ("phi3", turning(77.0)),
     "phi3-longrope": ("phi3", {"original_max_position_embeddings": 16, **turning(77.0, **LONG)}),
-    "stablelm": ("StableLm", {**SMALL, **turning(77.0, 0.5)}),
+    "stablelm": ("StableLm", {**SMALL, **WIDER, **turning(77.0, 0.5)}),
     "glm4": ("Glm4", {**SMALL, "head_dim": 8, **turning(77.0, 0.5)}),
     "mixtral": ("mixtral", turning(77.0)),
     "granite": ("granite", turning(77.0)),
     "cohere": ("cohere", turning(77.0)),
     "cohere2": ("Cohere2", {**SMALL, "sliding_window": 4, "layer_types": KINDS, **turning(77.0)}),
     "olmo2": ("Olmo2", {**SMALL, **turning(77.0)}),
-    "olmo3": ("Olmo3", {**SMALL, "sliding_window": 4, "layer_types": KINDS, **turning(77.0)}),
+    "olmo3": ("Olmo3", {**SMALL, "sliding_window": 4, "layer_types": KINDS, "rope_parameters": BOTH}),
     "mistral": ("Mistral", {**SMALL, "sliding_window": 4, **turning(77.0)}),
     "falcon": ("Falcon", {**GQA_FREE, "alibi": False, "new_decoder_architecture": False, **turning(77.0)}),
     "starcoder2": ("Starcoder2", {**SMALL, "sliding_window": 8, **turning(77.0)}),
@@ -84,6 +87,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {**SMALL, **EXPERTS, "head_dim": 8, "num_experts": 4, "moe_intermediate_size": 12, **turning(77.0)},
     ),
     "nemotron": ("Nemotron", {**SMALL, **turning(77.0, 0.5)}),
+    "granitemoehybrid": (
+        "GraniteMoeHybrid",
+        {
+            **{**SMALL, **WIDER, **MAMBA, "num_local_experts": 0, "position_embedding_type": "rope"},
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            **turning(77.0),
+        },
+    ),
     "smollm3": ("SmolLM3", {**SMALL, **turning(77.0)}),
 }
 
@@ -122,6 +133,7 @@ def write(case: Path, architecture: str, changes: dict[str, Any]) -> None:
     logits["merged"] = answers(load_model(locate(str(case / "merged"), RUNTIME, Recorder()), inspect(RUNTIME)))
     assert (logits["merged"] - logits["model"]).abs().max() > 1e-3, "the adapter does something"
     save_file({name: value.contiguous() for name, value in logits.items()}, case / "logits.safetensors")
+    reads = load_tokenizer(locate(str(base), RUNTIME, Recorder()))
     turns = [{"role": "user", "content": "say cat"}, {"role": "assistant", "content": "cat"}]
     text = reads.apply_chat_template(turns, tokenize=False)
     facts = {"text": "a cat, is it?", "turns": turns, "chat": reads(text)["input_ids"], "ids": reads("a cat, is it?")["input_ids"]}

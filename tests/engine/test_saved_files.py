@@ -127,7 +127,7 @@ def source_folder(folder: Path, **settings: Any) -> LocatedModel:
         **settings,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=5))
-    (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<|end|>", "pad_token": {"content": "<pad>"}}))
+    (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": config["eos_token"], "pad_token": {"content": "<pad>"}}))
     return locate(str(folder), RUNTIME, Recorder())
 
 
@@ -197,6 +197,12 @@ WORDS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"rope_theta": 4e4, "partial_rotary_factor": 1.0, "rope_scaling": {"type": "longrope", **FACTORS}},
     ),
     (
+        "Olmo3",
+        {**GEMMA, "sliding_attention": {"rope_type": "default", "rope_theta": 1e6}},
+        {"rope_theta": 1e6, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+    ),
+    ("Olmo3", GEMMA, {"rope_theta": "missing"}),  # version 4 has no words for two bases there
+    (
         "Gemma3Text",
         GEMMA,
         {"rope_theta": 1e6, "rope_local_base_freq": 12345.0, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
@@ -221,6 +227,7 @@ def test_rotary_positions_are_written_in_both_spellings(
     assert {key: told.get(key, "missing") for key in words} == words
     assert told["torch_dtype"] == told["dtype"] == "bfloat16"
     again = AutoConfig.from_pretrained(tmp_path)
+    again.rope_parameters.pop("type", None)  # which it keeps beside rope_type
     assert again.rope_parameters == before.rope_parameters, "version 5 reads what it read before"
     assert again.dtype == torch.bfloat16
 
@@ -246,6 +253,13 @@ def test_the_text_part_of_a_larger_model_is_spelled_out_too(tmp_path: Path) -> N
     spell_out(tmp_path, None)
     told = read(tmp_path / "config.json")["text_config"]
     assert (told["rope_theta"], told["rope_local_base_freq"]) == (1e6, 12345.0)
+
+
+def test_experts_are_counted_under_both_names(tmp_path: Path) -> None:
+    transformers.Qwen3MoeConfig(num_local_experts=6).save_pretrained(tmp_path)
+    spell_out(tmp_path, None)
+    assert read(tmp_path / "config.json")["num_experts"] == read(tmp_path / "config.json")["num_local_experts"] == 6
+    assert AutoConfig.from_pretrained(tmp_path).num_local_experts == 6
 
 
 def test_kinds_of_layers_are_named_as_their_readers_name_them(tmp_path: Path) -> None:
