@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "benchmark": ("measure a finished run again on its held-out rows", ("output_dir", *RUNTIME)),
     "chat": ("chat with a finished model", ("output_dir", "--both", *RUNTIME[1:])),
     "runs": ("list the runs in a folder, or: runs compare A B", ("folders", "--json")),
-    "merge": ("merge the adapter of a run and its base into one plain model", ("output_dir", "--to", *RUNTIME)),
+    "merge": ("merge an adapter and its base into one plain model", ("output_dir", "--to", *RUNTIME)),
     "upload": ("upload a finished run to the Hub, private unless --public", ("output_dir", "--repo", "--public")),
     "doctor": ("show machine, versions, Hub and sign-in state", RUNTIME),
     "schema": ("print the JSON schema of a recipe, for editors", ()),

@@ -186,15 +186,15 @@ def merge(arguments: argparse.Namespace) -> int:
     from finetune import registry
     from finetune.formatting import size
     from finetune.paths import typed_path
-    from finetune.run_folder import RunFolder, beside
+    from finetune.publish.elsewhere import adapter_of
     from finetune.screen.reporter import working
     from finetune.screen.wording import command_name
     from finetune.shell import quoted
 
-    folder = RunFolder.of(arguments.output_dir)
-    to = typed_path(arguments.to) if arguments.to else beside(folder.output_dir, "-merged")
+    folder, default = adapter_of(arguments.output_dir)
+    to = typed_path(arguments.to) if arguments.to else default
     console = _console(arguments)
-    with working(console, log=folder.debug_log) as reporter:
+    with working(console, log=folder.debug_log if folder.recipe.is_file() else None) as reporter:
         done = registry.load("exporters", "merged").export(folder, to, _runtime(arguments), reporter)
     same = f"logits differ by at most {done.difference:.2%} of the largest logit, on {done.prompts} prompts"
     merged = f"  Merged: {to} ({size(done.bytes)}, {done.dtype}); {same}"

@@ -9,7 +9,7 @@ The numbers are arithmetic over the model's shape, the data's tokens and the mac
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from finetune import registry, storage
@@ -17,7 +17,7 @@ from finetune.formatting import size
 from finetune.methods.base import Footprint
 from finetune.models.facts import ModelFacts
 from finetune.paths import typed_path
-from finetune.planning.checks import adapter_problem
+from finetune.planning.checks import adapter_problem, start_notes
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.run_context import RunContext
 from finetune.training.checkpoints import KEPT
@@ -35,7 +35,7 @@ class Plan:
     """The cost of a run: bytes, seconds, counts; `problems` are reasons not to start, `methods` the memory that each method would need.
 
     `measured` is what a few real steps showed, if they were made: `seconds` and `memory` then come from them, and `memory_by_arithmetic`
-    is what `memory_total` would be without them.
+    is what `memory_total` would be without them. `notes` are sentences about the run that a person should know.
     """
 
     model: str
@@ -59,6 +59,7 @@ class Plan:
     problems: list[str]
     methods: dict[str, int]
     measured: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -109,7 +110,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any]) -> 
     methods = {}
     for name in registry.names("methods"):
         other = registry.load("methods", name)
-        if adapter_problem(context, other):
+        if adapter_problem(context, other, context.recipe.method if other is context.method else other.Spec()):
             continue
         cost = other.footprint(other.Spec())
         learns = adapter_parameters(rank=cost.rank, **sides) if cost.adapter else base
@@ -153,6 +154,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any]) -> 
         problems=problems,
         methods=methods,
         measured=dict(measured) or None,
+        notes=start_notes(context),
     )
 
 

@@ -9,6 +9,7 @@ from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import ModelError
 from finetune.foreign import reading
 from finetune.methods.base import MethodContext
+from finetune.methods.earlier import EarlierAdapter
 from finetune.model_folder import AGAIN
 from finetune.models.facts import ModelFacts, describe
 from finetune.models.location import LocatedModel
@@ -24,7 +25,7 @@ def shape_of(context: RunContext) -> Shape:
     VocabularyMismatch if teacher and student have different tokenizers, RecipeError for a student of no or of all layers, and where
     `adapter_problem` says so.
     """
-    if problem := adapter_problem(context, context.method):
+    if problem := adapter_problem(context, context.method, context.recipe.method):
         raise problem
     recipe, facts = context.recipe, describe(context.located)
     teacher: ModelFacts | None = None
@@ -35,15 +36,17 @@ def shape_of(context: RunContext) -> Shape:
             layers = kept_layers(recipe.model.from_teacher.layers, facts.layers)
         else:
             shared_vocabulary(facts.vocabulary, teacher.vocabulary, context.tokenizer, context.teacher_tokenizer)
-    learning = trainable_parameters(context.located, context.method, recipe.method, layers=layers)
+    learning = trainable_parameters(context.located, context.method, recipe.method, layers=layers, earlier=context.earlier)
     return Shape(facts, teacher, layers or facts.layers, *learning)
 
 
-def trainable_parameters(located: LocatedModel, method: Any, spec: Any, *, layers: int | None = None) -> tuple[int, int, int]:
+def trainable_parameters(
+    located: LocatedModel, method: Any, spec: Any, *, layers: int | None = None, earlier: EarlierAdapter | None = None
+) -> tuple[int, int, int]:
     """Trainable and all parameters, and those of the base's linear layers below its head.
 
-    `layers` are those of a student that keeps only so many of the model's. The method is attached to a model without weights, on
-    torch's meta device.
+    `layers` are those of a student that keeps only so many of the model's, `earlier` is an adapter that is trained further. The method is
+    attached to a model without weights, on torch's meta device.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -62,7 +65,8 @@ def trainable_parameters(located: LocatedModel, method: Any, spec: Any, *, layer
         with reading(home.name, ModelError, hint=AGAIN, what="cannot be loaded"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=home.remote_code)
         linear = _linear_parameters(model)
-        model = method.attach(model, spec, MethodContext(total_steps=None, student_is_made=layers is not None))
+        model, make = (earlier.attach(model), method.go_on) if earlier else (model, method.attach)
+        model = make(model, spec, MethodContext(total_steps=None, student_is_made=layers is not None))
     parameters = list(model.parameters())
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     return trainable, sum(parameter.numel() for parameter in parameters), linear

@@ -11,9 +11,11 @@ from typing import Any
 from finetune.benchmark.scoring import Scores, benchmark_json
 from finetune.events import RanksSettled, read_events
 from finetune.hardware.machine import torch_dtype
+from finetune.models.saved import complete
 from finetune.run.baselines import measure
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
+from finetune.training.head import padding_id
 
 
 def save_model(context: RunContext, model: Any, folder: RunFolder) -> None:
@@ -25,7 +27,9 @@ def save_model(context: RunContext, model: Any, folder: RunFolder) -> None:
             parameter.data = parameter.data.to(torch_dtype(context.machine))
     with folder.whole_model(needed=_bytes_to_save(model)) as partial:
         context.method.save(model, partial)
-        context.tokenizer.save_pretrained(partial)
+        base = context.base_located if hasattr(model, "peft_config") else None
+        chat = context.data.report.template == "chat"
+        complete(partial, context.tokenizer, source=context.located, base=base, pad=padding_id(context.tokenizer, model), chat=chat)
 
 
 def final_scores(context: RunContext, model: Any, folder: RunFolder, *, before: Scores, teacher: Scores | None = None) -> dict[str, Any]:

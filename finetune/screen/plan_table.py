@@ -29,7 +29,7 @@ CACHES = {
 
 def review(recipe: Recipe, plan: Plan) -> RenderableType:
     """One fact per line; what does not fit is marked and explained below."""
-    return block(pairs(_facts(recipe, plan)), *_problems(plan))
+    return block(pairs(_facts(recipe, plan)), *_remarks(plan))
 
 
 class PlanScreen:
@@ -43,11 +43,11 @@ class PlanScreen:
             self.console.print(data_report(event.report, examples=False, ascii_only=self.console.options.ascii_only))
         elif isinstance(event, Planned):
             plan = Plan(**event.plan)
-            self.console.print(block(pairs(_cost(plan)), *_problems(plan)))
+            self.console.print(block(pairs(_cost(plan)), *_remarks(plan)))
 
 
-def _problems(plan: Plan) -> list[Text]:
-    return [Text(f"! {problem}", style="warning") for problem in plan.problems]
+def _remarks(plan: Plan) -> list[Text]:
+    return [*(Text(note) for note in plan.notes), *(Text(f"! {problem}", style="warning") for problem in plan.problems)]
 
 
 def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:

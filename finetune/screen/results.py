@@ -16,6 +16,7 @@ from rich.text import Text
 from finetune.benchmark.names import NAMES, beside_the_teacher, in_order, number, retained, signed
 from finetune.benchmark.report import ranks_in_words
 from finetune.formatting import count, size, strip_control_chars
+from finetune.publish.elsewhere import in_short
 from finetune.recipe import Recipe
 from finetune.run_folder import free_name
 from finetune.screen.tables import block, legend, pairs, score_table, verdict
@@ -103,12 +104,13 @@ def next_steps(output_dir: Path, width: int, *, upload: bool) -> RenderableType:
         ("Records", str(output_dir / "run")),
         ("Report", str(output_dir / "run" / "report.html")),
         ("Chat", f"{command} chat {quoted(output_dir)}"),
+        ("Elsewhere", in_short(output_dir, command)),
         ("Repeat", f"{command} run {quoted(output_dir / 'run' / 'recipe.yaml')} --output-dir {quoted(free_name(output_dir))}"),
     ]
     if upload:
         rows.append(("Upload", f"{command} upload {quoted(output_dir)} --repo USER/NAME"))
     between = "  " if width >= NARROW else "\n  "
-    lines = [Text.assemble("  ", (f"{name:<7}" if width >= NARROW else name, "quiet"), between, fact) for name, fact in rows]
+    lines = [Text.assemble("  ", (f"{name:<9}" if width >= NARROW else name, "quiet"), between, fact) for name, fact in rows]
     return Text("\n").join([Text(""), *lines])
 
 

@@ -305,6 +305,7 @@ class Figures:
     cache_bytes: int = 61 * 10**6
     free_disk: int = 10**11
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     measured: dict[str, float] | None = None
     methods: dict[str, int] = field(default_factory=lambda: {"lora": 3 * 10**9, "qlora": 10**9, "full": 9 * 10**9})
 
