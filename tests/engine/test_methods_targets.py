@@ -10,7 +10,8 @@ import transformers
 from pico import ARCHITECTURES, GQA_FREE, SMALL, pico
 
 from finetune import registry
-from finetune.methods.base import MethodContext, linear_targets
+from finetune.methods.base import MethodContext
+from finetune.methods.targets import linear_targets
 from finetune.recipe import Recipe
 from finetune.training.head import causal_lm
 
