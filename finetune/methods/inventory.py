@@ -72,7 +72,8 @@ class Inventory:
     @classmethod
     def of(cls, model: PreTrainedModel) -> Inventory:
         towers = {name: model.get_submodule(name) for name in tower_names(model)}
-        return cls(list(_parts(model)), {name: sum(weight.numel() for weight in module.parameters()) for name, module in towers.items()})
+        parts = {part.identity: part for part in _parts(model)}  # weights that several layers use count once
+        return cls(list(parts.values()), {name: sum(weight.numel() for weight in module.parameters()) for name, module in towers.items()})
 
     @property
     def weights(self) -> int:
@@ -137,17 +138,19 @@ def tower_names(model: PreTrainedModel) -> list[str]:
     def beside(module: nn.Module, name: str) -> Iterator[str]:
         for key, child in module.named_children():
             inner = f"{name}.{key}" if name else key
+            if inner in kept:
+                continue
             if any(part.startswith(f"{inner}.") for part in kept):
                 yield from beside(child, inner)
-            elif inner not in kept and next(child.parameters(), None) is not None:
+            elif next(child.parameters(), None) is not None:
                 yield inner
 
     found = list(beside(model, "")) if len(text) > 2 and "" not in kept else []
     for name, module in model.named_modules():
-        sees = isinstance(module, PreTrainedModel) and module.main_input_name not in TEXT_INPUTS and name
-        if (sees or "CrossAttentionDecoderLayer" in type(module).__name__) and not f"{name}.".startswith(
-            tuple(f"{each}." for each in found)
-        ):
+        sees = isinstance(module, PreTrainedModel) and module.main_input_name not in TEXT_INPUTS
+        holds_text = not name or any(f"{part}.".startswith(f"{name}.") for part in kept)
+        inside = f"{name}.".startswith(tuple(f"{each}." for each in found))
+        if (sees or "CrossAttentionDecoderLayer" in type(module).__name__) and not holds_text and not inside:
             found.append(name)
     return found
 
@@ -180,11 +183,9 @@ def _parts(model: PreTrainedModel) -> Iterator[Part]:
             weight: Any = module.weight
             size = int(module.in_features * module.out_features) if hasattr(module, "in_features") else weight.numel()  # type: ignore[operator]
             why = ROUTER if _is_router(name, module, parent) else SHARED if users[id(weight)] > 1 else ""
-            if (
-                not why
-                and parent is not None
-                and (leaf in read_past(type(parent)) or (leaf == "out_proj" and model.config.model_type in REFUSED))
-            ):
+            # Elsewhere such code is for settings that nobody uses, or only looks at the weight.
+            state_space = hasattr(parent, "A_log") or hasattr(parent, "conv1d")
+            if not why and state_space and (leaf in read_past(type(parent)) or (leaf == "out_proj" and model.config.model_type in REFUSED)):
                 why = PAST
             yield Part(name, id(weight), size, why)
             continue
@@ -206,7 +207,7 @@ def _is_router(name: str, module: nn.Module, parent: nn.Module | None) -> bool:
 
 @cache
 def read_past(kind: type) -> frozenset[str]:
-    """Names of the layers whose weight a class uses without calling the layer, as in self.dt_proj.weight @ x: adapters have no effect there."""
+    """Names of the layers whose weight a class uses without calling them, as in self.dt_proj.weight @ x: an adapter has no effect there."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     except (OSError, TypeError, SyntaxError):

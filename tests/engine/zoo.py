@@ -313,6 +313,7 @@ SEEING: dict[str, tuple[str, dict[str, Any]]] = {
             "vision_config": {"model_type": "siglip_vision_model", **VISION},
             "image_token_index": 130,
             "projection_dim": 32,
+            "vocab_size": 131,
         },
     ),
 }
