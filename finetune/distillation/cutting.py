@@ -4,8 +4,8 @@
     possible_starts(config, 10, build)                    # [1, 2, ...]: where a block of 10 layers can be left out
 
 Layers are compared without weights, on torch's meta device: their classes, the shapes of their parameters, and the plain numbers in them.
-Some architectures compute a constant from a layer's number (DiffLlama), others choose a layer's kind by a rule (Jamba). Lists and counts in a
-configuration are rewritten for the layers that stay; where that is not enough, there is no such student.
+Some architectures compute a constant from a layer's number (DiffLlama), others choose a layer's kind by a rule (Jamba). Lists and counts in
+a configuration are rewritten for the layers that stay; where that is not enough, there is no such student.
 """
 
 from __future__ import annotations

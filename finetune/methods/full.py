@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class Full(Method):
     """Trains the model's own weights.
 
-    Of a model that also sees pictures the text part trains: nothing else has a gradient. `freeze: head` freezes the embeddings and the output head; `auto` does so for a student made from its teacher,
-    whose head already is the teacher's (and which may then learn from the gradient cache).
+    Of a model that also sees pictures the text part trains: nothing else has a gradient. `freeze: head` freezes the embeddings and the
+    output head; `auto` does so for a student made from its teacher, whose head already is the teacher's (and which may then learn from
+    the gradient cache).
     """
 
     title = "Full"

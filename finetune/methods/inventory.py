@@ -4,8 +4,8 @@
     attached = method.attach(model, spec, context)
     inventory.coverage(attached, spec)            # Coverage(share=0.97, notes=["Routers are not adapted.", ...])
 
-A mixture of experts may keep all experts of a layer in one parameter of three dimensions, which is no layer. A model that also sees pictures
-has towers that rows of text never reach. Both work on torch's meta device, so that a plan says the same as the run.
+A mixture of experts may keep all experts of a layer in one parameter of three dimensions, which is no layer. A model that also sees
+pictures has towers that rows of text never reach. All of it works on torch's meta device, so that a plan says the same as the run.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import ast
 import inspect
 import textwrap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from finetune.formatting import count, percent
 
@@ -30,7 +30,7 @@ ROUTER, PAST, SHARED, FLAT = "router", "past", "shared", "flat"
 REFUSED = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}  # where peft refuses out_proj, which fused kernels read
 WHY = {
     ROUTER: "Routers are not adapted: they only choose experts.",
-    PAST: "{names} cannot be adapted, because the model uses the weights without calling the layer: {share} of the weights in linear layers.",
+    PAST: "{names} cannot be adapted, because the model uses the weights past the layer: {share} of the weights in linear layers.",
     SHARED: "{names} cannot be adapted, because several layers use the same weights: {share} of the weights in linear layers.",
     FLAT: "The experts of this architecture cannot be adapted by peft: {share} of the weights in linear layers do not learn.",
 }
@@ -130,7 +130,8 @@ def tower_names(model: PreTrainedModel) -> list[str]:
     """The topmost modules that rows of text never reach: vision and audio towers, projectors, layers of cross-attention."""
     from transformers import PreTrainedModel
 
-    config, text = model.config, (model.get_input_embeddings(), model.get_output_embeddings())
+    config = model.config
+    text: tuple[Any, ...] = (model.get_input_embeddings(), model.get_output_embeddings())
     if config.get_text_config(decoder=True) is not config:
         text = (*text, model.get_decoder())
     kept = {name for name, module in model.named_modules() if any(module is part for part in text)}
@@ -145,7 +146,7 @@ def tower_names(model: PreTrainedModel) -> list[str]:
             elif next(child.parameters(), None) is not None:
                 yield inner
 
-    found = list(beside(model, "")) if len(text) > 2 and "" not in kept else []
+    found: list[str] = list(beside(model, "")) if len(text) > 2 and "" not in kept else []
     for name, module in model.named_modules():
         sees = isinstance(module, PreTrainedModel) and module.main_input_name not in TEXT_INPUTS
         holds_text = not name or any(f"{part}.".startswith(f"{name}.") for part in kept)
@@ -206,10 +207,10 @@ def _is_router(name: str, module: nn.Module, parent: nn.Module | None) -> bool:
 
 
 @cache
-def read_past(kind: type) -> frozenset[str]:
+def read_past(kind: Hashable) -> frozenset[str]:
     """Names of the layers whose weight a class uses without calling them, as in self.dt_proj.weight @ x: an adapter has no effect there."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cast(type, kind))))
     except (OSError, TypeError, SyntaxError):
         return frozenset()
     found = set()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune.errors import ModelError
 from finetune.methods.inventory import Inventory, Part, tower_names
@@ -118,8 +118,9 @@ def _tied(model: PreTrainedModel) -> bool:
 
 def taken_for_experts(model: PreTrainedModel) -> set[str]:
     """Last parts of names which peft reads as those of an older transformers' experts in this architecture."""
-    from peft.utils import transformers_weight_conversion as conversion
+    from peft.utils import transformers_weight_conversion as renaming
 
+    conversion: Any = renaming
     kind = conversion._MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type)
     return set(conversion._MOE_TARGET_MODULE_MAPPING.get(kind or "", {}))
 

@@ -48,3 +48,12 @@ def _is_encoder(config: Any, kind: Any) -> bool:
     """Whether a model such as BERT is set up to read in both directions, although its class could also generate."""
     kind = kind[0] if isinstance(kind, tuple) else kind
     return getattr(config, "is_decoder", None) is False and "bidirectional" in inspect.getsource(sys.modules[kind.__module__])
+
+
+def try_text_alone(model: Any) -> None:
+    """Run a model that sees pictures without one, for a few tokens: some cannot do that. Works without weights too."""
+    import torch
+
+    ids = torch.arange(4, device=model.get_input_embeddings().weight.device)[None]
+    with torch.no_grad():
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)

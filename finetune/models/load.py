@@ -22,7 +22,7 @@ from finetune.foreign import check_patterns, reading, reason
 from finetune.hardware.machine import Machine, torch_dtype
 from finetune.hardware.matmul import use_fast_linear
 from finetune.model_folder import AGAIN, name_patterns, read_json
-from finetune.models.kind import auto_class
+from finetune.models.kind import auto_class, try_text_alone
 from finetune.models.location import LocatedModel
 from finetune.models.quantised import stored_as
 
@@ -87,21 +87,14 @@ def load_model(
         else:
             model = model.to(machine.device)
         if config.get_text_config(decoder=True) is not config:
-            _try_text_alone(model.eval())
+            try_text_alone(model.eval())
         return cast(PreTrainedModel, model.eval())
-
-
-@torch.no_grad()
-def _try_text_alone(model: PreTrainedModel) -> None:
-    """Some models that see pictures cannot do without one: better said now than in the first step."""
-    ids = torch.arange(4, device=model.get_input_embeddings().weight.device)[None]
-    model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
 
 
 def dequantised(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """A model that was quantised in its files, with the values that it computes with as floating-point numbers."""
-    plain: PreTrainedModel = model.dequantize(dtype).to(dtype)  # type: ignore[attr-defined]
-    return plain.eval()
+    plain: Any = model.dequantize(dtype)
+    return cast(PreTrainedModel, plain.to(dtype).eval())
 
 
 def keep_unpacked(model: torch.nn.Module) -> None:

@@ -60,8 +60,8 @@ def stored_as(folder: Path) -> Stored | None:
     path = folder / "config.json"
     config = read_json(path) if path.is_file() else {}
     with reading(path, hint=AGAIN):
-        inner = config.get("text_config") if isinstance(config.get("text_config"), dict) else {}
-        found = config.get("quantization_config") or inner.get("quantization_config")
+        inner = config.get("text_config")
+        found = config.get("quantization_config") or (inner.get("quantization_config") if isinstance(inner, dict) else None)
         if not isinstance(found, dict):
             return None
         form = str(found.get("quant_method") or "bitsandbytes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from finetune.methods.base import MethodContext
 from finetune.methods.inventory import Inventory
 from finetune.model_folder import AGAIN
 from finetune.models.facts import ModelFacts, describe
-from finetune.models.kind import auto_class
+from finetune.models.kind import auto_class, try_text_alone
 from finetune.models.location import LocatedModel
 from finetune.planning.checks import adapter_problem, quantised_problem
 from finetune.planning.estimate import Learning, Shape
@@ -63,6 +64,9 @@ def what_learns(located: LocatedModel, method: Any, spec: Any, *, layers: int | 
     with torch.device("meta"):
         with reading(home.name, ModelError, hint=AGAIN, what="cannot be loaded"):
             model = build(config)
+            if model.config.get_text_config(decoder=True) is not model.config:
+                with suppress(RuntimeError):  # what needs numbers, which there are none of here
+                    try_text_alone(model)
         embeddings = model.get_input_embeddings().weight.shape[0]
         inventory = Inventory.of(model)
         linear = _linear_parameters(model)

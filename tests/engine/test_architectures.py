@@ -31,12 +31,14 @@ ROWS = [{"input_ids": ids, "labels": [-100, -100, *ids[2:]], "length": len(ids)}
 PROBE = torch.tensor([IDS[0], IDS[1]])
 
 # What does not multiply hidden states: embeddings, heads, norms, convolutions, the constants of state spaces.
-BESIDE = re.compile(r"embed|lm_head|wte|wpe|norm\.weight|conv|A_log|time_|sinks|bias|vision|visual|projector|connector|lru|lambda|per_head|shared_lookup|word_")
+BESIDE = re.compile(
+    r"embed|lm_head|wte|wpe|norm\.weight|conv|A_log|time_|sinks|bias|vision|visual|projector|connector|lru|lambda|per_head|shared_lookup|word_"
+)
 ROUTERS = r"\.(gate|router)\.(layer\.)?weight$|router\.weight$"
 # Which weights LoRA leaves out, by their names in the base, and what the plan says of them.
 LEFT_OUT: dict[str, tuple[str, str]] = {
     **dict.fromkeys(("mixtral", *MIXTURES), (ROUTERS, "Routers are not adapted")),
-    **{name: (r"mixer\.(x|dt|out)_proj\.weight", "dt_proj, out_proj, x_proj cannot be adapted") for name in ("mamba", "falcon_mamba")},
+    **dict.fromkeys(("mamba", "falcon_mamba"), (r"mixer\.(x|dt|out)_proj\.weight", "dt_proj, out_proj, x_proj cannot be adapted")),
     **dict.fromkeys(("mamba2", "bamba", "falcon_h1"), (r"(mixer|mamba)\.out_proj", "out_proj cannot be adapted")),
     "dbrx": (r"router|experts", "The experts of this architecture cannot be adapted by peft"),
     "jamba": (ROUTERS + r"|dt_proj\.weight", "dt_proj cannot be adapted"),
@@ -84,7 +86,9 @@ class Trained:
         self.trainable = {key: value.detach().clone() for key, value in self.model.named_parameters() if value.requires_grad}
         train(self.model, None, Rows(ROWS), recipe, MACHINE, Recorder(), folder=folder / "checkpoints")
         self.unmoved = [
-            key for key, value in self.model.named_parameters() if key in self.trainable and torch.equal(value, self.trainable[key]) and "e_score_correction" not in key
+            key
+            for key, value in self.model.named_parameters()
+            if key in self.trainable and torch.equal(value, self.trainable[key]) and "e_score_correction" not in key
         ]
         self.after = logits(self.model)
 

@@ -118,7 +118,7 @@ def test_a_model_that_reads_its_padding_answers_one_prompt_at_a_time_and_that_is
     config = RwkvConfig(vocab_size=VOCABULARY, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2, context_length=128)
     model, made, recorder = RwkvForCausalLM(config).eval(), tokenizer(), Recorder()
     with torch.no_grad():
-        for key, value in model.named_parameters():
+        for value in model.parameters():
             if value.dim() == 2:
                 torch.nn.init.normal_(value, std=0.5)
     rows = held_out(made, PAIRS)

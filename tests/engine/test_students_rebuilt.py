@@ -36,7 +36,7 @@ KEPT: dict[str, tuple[dict[str, Any], int]] = {
 REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "diffllama": ({}, 4, r"lambda_init depends on a layer's number \(layer \d would get 0\.\d+ instead of 0\.\d+\)"),
     "gpt2": ({"scale_attn_by_inverse_layer_idx": True, "n_layer": 6}, 4, "scaling depends on a layer's number"),
-    "jamba": ({"attn_layer_period": 3, "attn_layer_offset": 1}, 4, "layer 2 would have Jamba"),
+    "jamba": ({"attn_layer_period": 6, "attn_layer_offset": 5}, 4, "layer 4 would have JambaMamba"),
 }
 
 
@@ -74,8 +74,10 @@ def test_only_places_where_the_rule_holds_are_considered() -> None:
     made = config("gemma3_text", num_hidden_layers=6, layer_types=["sliding_attention"] * 5 + ["full_attention"])
     assert possible_starts(made, 2, FROM) == [1, 2, 3]
     assert cut_config(made, [0, 1, 4, 5]).layer_types == ["sliding_attention"] * 3 + ["full_attention"]
-    mixed = config("jamba", num_hidden_layers=8, attn_layer_period=8, attn_layer_offset=7, expert_layer_period=2)
-    assert possible_starts(mixed, 2, FROM, first=True) == []
+    with_rule = config("jamba", num_hidden_layers=8, attn_layer_period=4, attn_layer_offset=1, expert_layer_period=2)
+    assert possible_starts(with_rule, 4, FROM) == [1, 2, 3]
+    with pytest.raises(ModelError, match="by its configuration"):
+        possible_starts(with_rule, 2, FROM)
 
 
 def test_what_only_shows_in_the_numbers_is_found_with_the_weights() -> None:
