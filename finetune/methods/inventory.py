@@ -186,7 +186,11 @@ def _parts(model: PreTrainedModel) -> Iterator[Part]:
             why = ROUTER if _is_router(name, module, parent) else SHARED if users[id(weight)] > 1 else ""
             # Elsewhere such code is for settings that nobody uses, or only looks at the weight.
             state_space = hasattr(parent, "A_log") or hasattr(parent, "conv1d")
-            if not why and state_space and (leaf in read_past(type(parent)) or (leaf == "out_proj" and model.config.model_type in REFUSED)):
+            if (
+                not why
+                and state_space
+                and (leaf in read_past(cast(Hashable, type(parent))) or (leaf == "out_proj" and model.config.model_type in REFUSED))
+            ):
                 why = PAST
             yield Part(name, id(weight), size, why)
             continue

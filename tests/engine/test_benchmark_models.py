@@ -136,7 +136,7 @@ def test_other_models_keep_their_batches_and_nothing_is_said(build):
     recorder = Recorder()
     generate_answers(build(), tokenizer(), held_out(tokenizer(), PAIRS), max_new_tokens=4, reporter=recorder, stage="benchmark")
     assert recorder.of(Notice) == []
-    assert recorder.of(Progress)[0].done > 1
+    assert len(recorder.of(Progress)) < len(PAIRS)
 
 
 def test_speed_does_not_depend_on_when_a_model_stops():
