@@ -78,7 +78,7 @@ class Planned(Event, name="plan"):
 
 @dataclass(frozen=True)
 class ModelReady(Event, name="model"):
-    """A model is in memory."""
+    """A model is in memory; `linear_share` is the share of the weights in linear layers that learns."""
 
     role: str
     source: str
@@ -86,6 +86,7 @@ class ModelReady(Event, name="model"):
     trainable_parameters: int
     dtype: str
     device: str
+    linear_share: float = 1.0
 
 
 @dataclass(frozen=True)

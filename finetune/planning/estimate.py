@@ -8,7 +8,7 @@ The numbers are arithmetic over the model's shape, the data's tokens and the mac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -35,7 +35,8 @@ class Plan:
     """The cost of a run: bytes, seconds, counts; `problems` are reasons not to start, `methods` the memory that each method would need.
 
     `measured` is what a few real steps showed, if they were made: `seconds` and `memory` then come from them, and `memory_by_arithmetic`
-    is what `memory_total` would be without them. `notes` are sentences about the run that a person should know.
+    is what `memory_total` would be without them. `linear_share` is the share of the weights in linear layers that learns, and `notes` are
+    sentences that a person should know: what does not learn, and what else would not be expected.
     """
 
     model: str
@@ -58,30 +59,46 @@ class Plan:
     dtype: str
     problems: list[str]
     methods: dict[str, int]
-    measured: dict[str, Any] | None = None
+    linear_share: float = 1.0
     notes: list[str] = field(default_factory=list)
+    measured: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The models of a run in numbers: of what trains all `parameters`, the `trainable` ones and its `layers`.
+class Learning:
+    """What a method trains of a model: of all `parameters` the `trainable` ones, and the `share` of the weights in linear layers.
 
-    `linear` are the base's parameters in linear layers below its head.
+    `linear` are the base's parameters in linear layers below its head, `experts` those of experts that are adapted as one parameter,
+    `embeddings` the rows of its embeddings; `notes` say what does not learn, one sentence each.
     """
+
+    trainable: int
+    parameters: int
+    linear: int
+    embeddings: int
+    experts: int
+    share: float
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The models of a run in numbers; `layers` are those of what trains."""
 
     model: ModelFacts
     teacher: ModelFacts | None
     layers: int
-    trainable: int
-    parameters: int
-    linear: int
+    learning: Learning
 
 
-def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any]) -> Plan:
-    """The plan of a run; `measured` may have the `seconds`, `memory_bytes` and `problem` of real steps. Prepares the data."""
+def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, notes: Sequence[str] = ()) -> Plan:
+    """The plan of a run; `measured` may have the `seconds`, `memory_bytes` and `problem` of real steps. Prepares the data.
+
+    `notes` are sentences that the checks of the data found.
+    """
     recipe, machine, report, teacher = context.recipe, context.machine, context.data.report, shape.teacher
     spec, footprint = recipe.training, context.method.footprint(recipe.method)
     full = not footprint.adapter
@@ -89,9 +106,10 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any]) -> 
     batch_tokens = spec.batch_size * int(report.length.get("p99", 0))
     if machine.device == "cpu":  # which works through a batch in pieces
         batch_tokens = min(batch_tokens, max(CPU_TOKENS, int(report.length.get("max", 0))))
-    parameters, trainable = shape.parameters, shape.trainable
+    learning = shape.learning
+    parameters, trainable = learning.parameters, learning.trainable
     base = parameters if full else parameters - trainable
-    sides: dict[str, Any] = {"linear": shape.linear, "layers": shape.layers, "hidden": shape.model.hidden}
+    sides: dict[str, Any] = {"linear": learning.linear, "layers": shape.layers, "hidden": shape.model.hidden}
     situation: dict[str, Any] = {
         "tokens": batch_tokens,
         "narrow": narrow,
@@ -99,6 +117,8 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any]) -> 
         "checkpointed": spec.activation_checkpointing is True,
     }
     memory = memory_parts(footprint, parameters=parameters, trainable=trainable, **sides, **situation)
+    if not situation["checkpointed"]:  # an adapted expert's weights are made anew in every step, and kept for the backward pass
+        memory["activations"] += learning.experts * narrow
     cache = beside = 0
     if teacher is not None:
         memory["teacher"] = beside = teacher.parameters * narrow
@@ -153,8 +173,9 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any]) -> 
         dtype=machine.dtype,
         problems=problems,
         methods=methods,
+        linear_share=learning.share,
+        notes=[*start_notes(context), *learning.notes, *notes],
         measured=dict(measured) or None,
-        notes=start_notes(context),
     )
 
 

@@ -39,6 +39,7 @@ from finetune.recipe import Recipe
 from finetune.run_folder import REMADE, RunFolder
 
 PROJECT = "finetune-cli"
+TEXT_MODEL = "AutoModelForCausalLM"
 SAMPLES = 3
 LONGEST_SAMPLE = 400  # characters
 LONGEST_EXAMPLE = 160
@@ -239,6 +240,9 @@ def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str |
     needs = "`pip install transformers peft`" if facts.adapter else "`pip install transformers`"
     ends = f", eos_token_id={list(facts.ends)}" if facts.adapter and facts.ends else ""
     elsewhere = f"\n\n{snippet(base_of(recipe, facts.continued))}" if facts.adapter and not repo else ""
+    kind = (facts.environment.get("model") or {}).get("loads_with", TEXT_MODEL)
+    if kind != TEXT_MODEL:  # a model that also sees pictures, which pipelines for text do not load
+        return _use_of_text_part(kind, name, prompt, f"{needs}, then{where}:", chat=facts.data.get("template") == "chat")
     return f"""## Use
 
 {needs}, then{where}:
@@ -249,6 +253,25 @@ generate = pipeline("text-generation", {json.dumps(name)})
 prompt = {asked}
 print(generate(prompt, max_new_tokens=64{asking}{ends}){answer})
 ```{elsewhere}"""
+
+
+def _use_of_text_part(kind: str, name: str, prompt: str, needs: str, *, chat: bool) -> str:
+    asked = json.dumps(prompt if chat else f"{prompt}\n", ensure_ascii=False)
+    encoded = (
+        f'apply_chat_template([{{"role": "user", "content": {asked}}}], add_generation_prompt=True, return_tensors="pt", return_dict=True)'
+        if chat
+        else f'__call__({asked}, return_tensors="pt")'
+    )
+    return f"""## Use
+
+{needs}
+
+```python
+from transformers import {kind}, AutoTokenizer
+model, tokenizer = {kind}.from_pretrained({json.dumps(name)}), AutoTokenizer.from_pretrained({json.dumps(name)})
+inputs = tokenizer.{encoded}
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))
+```"""
 
 
 def _making(recipe: Recipe, facts: RunFacts) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from finetune.events import DataPrepared, Event, Planned
-from finetune.formatting import count, size, strip_control_chars
+from finetune.formatting import count, percent, size, strip_control_chars
 from finetune.planning.estimate import Plan
 from finetune.recipe import Recipe, StudentSpec
 from finetune.registry import title
@@ -47,7 +47,9 @@ class PlanScreen:
 
 
 def _remarks(plan: Plan) -> list[Text]:
-    return [*(Text(note) for note in plan.notes), *(Text(f"! {problem}", style="warning") for problem in plan.problems)]
+    """What a person would not expect, and what does not fit."""
+    notes = [Text(strip_control_chars(note)) for note in plan.notes]
+    return notes + [Text(f"! {problem}", style="warning") for problem in plan.problems]
 
 
 def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
@@ -60,6 +62,8 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
     trained, share = count(plan.trainable_parameters), plan.trainable_parameters / plan.parameters
     method = title("methods", recipe.method.kind)
     yield "Method", f"{method}: {trained} of {count(plan.parameters)} parameters are trained ({100 * share:.1f} %)"
+    if 0 < plan.linear_share < 1:
+        yield "", f"{percent(plan.linear_share)} of the weights in linear layers learn"
     yield "", Text(fit_line(recipe.method.kind, plan.methods, plan.free_memory), style="quiet")
     yield "Data", f"{strip_control_chars(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"
     together = count(training.batch_size * training.gradient_accumulation)

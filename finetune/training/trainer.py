@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from finetune.data.collator import Collator
+from finetune.data.collator import NO_LOSS, Collator
 from finetune.errors import RecipeError, TrainingError
 from finetune.hardware.matmul import use_fast_linear
 from finetune.training.callbacks import KeepPaddingId
@@ -251,7 +251,10 @@ def check_loss_settings(args: TrainingArguments, *, compute_loss_func: Any, comp
 
 
 class WithLengths:
-    """A collator that also gives the true `length` of each row, so that a padding id inside a row is never taken for padding."""
+    """A collator that also gives the true `length` of each row, so that a padding id inside a row is never taken for padding.
+
+    Where it makes no labels, every token of the rows is one.
+    """
 
     def __init__(self, collator: Callable[[list[Any]], dict[str, Any]]) -> None:
         self.collator = collator
@@ -261,6 +264,9 @@ class WithLengths:
         batch = self.collator(rows)
         if len(batch["input_ids"]) == len(rows):
             batch["length"] = torch.tensor(lengths)
+        if batch.get("labels") is None:
+            real = right_padding_mask({**batch, "labels": torch.full_like(batch["input_ids"], NO_LOSS)}, -1)
+            batch["labels"] = batch["input_ids"].masked_fill(real == 0, NO_LOSS)
         return batch
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from chat_templates import FAMILIES
 from letters import VOCABULARY, gpt2, held_out, llama, parrot, tokenizer
-from transformers import MambaConfig, MambaForCausalLM
+from transformers import MambaConfig, MambaForCausalLM, RwkvConfig, RwkvForCausalLM
 
 from finetune import registry
 from finetune.benchmark.generation import answer_budget, batches, generate_answers, generation_speed, stop_ids
@@ -21,7 +21,7 @@ from finetune.benchmark.scoring import Scores, base_key, benchmark_json, benchma
 from finetune.benchmark.teacher_agreement import TeacherStates
 from finetune.data.tokens import Encoder
 from finetune.errors import BenchmarkError
-from finetune.events import Progress, Recorder
+from finetune.events import Notice, Progress, Recorder
 from finetune.recipe import BenchmarkSpec
 from finetune.runtime import RuntimeOptions
 from finetune.training.head import head_of
@@ -113,6 +113,32 @@ def test_a_model_without_attention_answers_every_prompt_as_if_it_were_alone():
     assert len(set(together)) > 1
     assert together == [generate_answers(model, made, [row], max_new_tokens=12, **quiet())[0] for row in rows]
     assert generation_speed(model, made, rows) > 0
+
+
+def test_a_model_that_reads_its_padding_answers_one_prompt_at_a_time_and_that_is_said():
+    torch.manual_seed(2)
+    config = RwkvConfig(vocab_size=VOCABULARY, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2, context_length=128)
+    model, made, recorder = RwkvForCausalLM(config).eval(), tokenizer(), Recorder()
+    with torch.no_grad():
+        for value in model.parameters():
+            if value.dim() == 2:
+                torch.nn.init.normal_(value, std=0.5)
+    rows = held_out(made, PAIRS)
+    alone = [generate_answers(model, made, [row], max_new_tokens=8, **quiet())[0] for row in rows]
+    assert generate_answers(model, made, rows, max_new_tokens=8, reporter=recorder, stage="benchmark") == alone
+    assert len(set(alone)) > 2
+    assert [event.text for event in recorder.of(Notice)] == [
+        "RwkvForCausalLM answers differently beside padding, so it answers one prompt at a time."
+    ]
+    assert recorder.of(Progress)[0].done == 1
+
+
+@pytest.mark.parametrize("build", [llama, gpt2])
+def test_other_models_keep_their_batches_and_nothing_is_said(build):
+    recorder = Recorder()
+    generate_answers(build(), tokenizer(), held_out(tokenizer(), PAIRS), max_new_tokens=4, reporter=recorder, stage="benchmark")
+    assert recorder.of(Notice) == []
+    assert len(recorder.of(Progress)) < len(PAIRS)
 
 
 def test_speed_does_not_depend_on_when_a_model_stops():

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from letters import tokenizer as letters_tokenizer
 from pico import NAMES, VOCABULARY, Rows, arguments, assert_same_weights, losses, pico, pico_rows
 
 from finetune import registry
@@ -35,6 +36,28 @@ def distiller(model: Any, folder: Any, rows: Any = None, *, teacher: Any = None,
     return DistillationTrainer(
         model=model, teacher_model=teacher, cache=cache, args=arguments(folder, **changes), train_dataset=dataset, **own
     )
+
+
+@pytest.mark.parametrize("form", ["list", "dataset", "collator", "cache"])
+def test_rows_without_labels_learn_every_token(form: str, tmp_path) -> None:
+    rows = [{"input_ids": row["input_ids"]} for row in pico_rows(8)]
+    labelled = [{**row, "labels": row["input_ids"]} for row in rows]
+
+    def trained(given: list[dict[str, Any]], place: str, plain: bool) -> Any:
+        student, teacher, more = pico("llama"), pico("llama", seed=7), {}
+        if form == "collator" and plain:
+            more["data_collator"] = transformers.DataCollatorWithPadding(letters_tokenizer(), return_tensors="pt")
+        if form == "cache":
+            more["cache"] = build_cache("hidden", teacher, given, tmp_path / place)
+        dataset = datasets.Dataset.from_list(given) if form == "dataset" else Rows(given)
+        trainer = DistillationTrainer(
+            student, arguments(tmp_path), teacher_model=None if form == "cache" else teacher, train_dataset=dataset, **more
+        )
+        trainer.train()
+        assert trainer.supervised_tokens == sum(len(row["input_ids"]) - 1 for row in rows)
+        return student
+
+    assert_same_weights(trained(rows, "a", True), trained(labelled, "b", False), tolerance=1e-6)
 
 
 def batch_of(rows: list[dict], extra: int = 0) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 from finetune.benchmark.report.charts import bars, curve
 from finetune.benchmark.report.html import Html, bullets, duration, element, facts, section, subsection, table
 from finetune.benchmark.report.records import Records
-from finetune.formatting import count, size
+from finetune.formatting import count, percent, size
 from finetune.registry import title
 from finetune.run_folder import free_name
 from finetune.shell import quoted
@@ -80,13 +80,14 @@ def done(records: Records) -> Html:
     listed: list[tuple[str, str]] = []
     if training:
         share = training["trainable_parameters"] / max(1, training["parameters"])
+        linear = f", {percent(records.linear_share)} of the weights in linear layers" if 0 < records.linear_share < 1 else ""
         per_step = training["train_seconds"] / max(1, training["steps"])
         listed = [
             ("Steps", f"{training['steps']:,} in {duration(training['train_seconds'])}, {duration(per_step)} each"),
             ("Tokens", f"{training['real_tokens']:,} read, {training['supervised_tokens']:,} of them supervised"),
             ("Speed", f"{training['tokens_per_second']:,.0f} tokens/s; padding is not counted"),
             ("Peak memory", size(training["peak_memory_bytes"])),
-            ("Trained", f"{count(training['trainable_parameters'])} of {count(training['parameters'])} parameters ({share:.1%})"),
+            ("Trained", f"{count(training['trainable_parameters'])} of {count(training['parameters'])} parameters ({share:.1%}){linear}"),
             ("Loss", f"first {training['first_loss']:.3f}, last {training['final_loss']:.3f} (means of five steps)"),
         ]
     if records.checkpoints:
