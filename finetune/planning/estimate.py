@@ -9,7 +9,7 @@ The numbers are arithmetic over the model's shape, the data's tokens and the mac
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from finetune import registry, storage
@@ -18,6 +18,7 @@ from finetune.methods.base import Footprint
 from finetune.models.facts import ModelFacts
 from finetune.paths import typed_path
 from finetune.planning.checks import adapter_problem
+from finetune.planning.expectations import expectations
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.run_context import RunContext
 from finetune.training.checkpoints import KEPT
@@ -34,8 +35,8 @@ GENERATED_PER_SECOND = 80e9  # parameters read a second while answers are genera
 class Plan:
     """The cost of a run: bytes, seconds, counts; `problems` are reasons not to start, `methods` the memory that each method would need.
 
-    `measured` is what a few real steps showed, if they were made: `seconds` and `memory` then come from them, and `memory_by_arithmetic`
-    is what `memory_total` would be without them.
+    `warnings` are what to expect of the result. `measured` is what a few real steps showed, if they were made: `seconds` and `memory` then
+    come from them, and `memory_by_arithmetic` is what `memory_total` would be without them.
     """
 
     model: str
@@ -59,6 +60,7 @@ class Plan:
     problems: list[str]
     methods: dict[str, int]
     measured: dict[str, Any] | None = None
+    warnings: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -153,6 +155,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any]) -> 
         problems=problems,
         methods=methods,
         measured=dict(measured) or None,
+        warnings=expectations(context, layers=shape.layers, of=shape.model.layers),
     )
 
 

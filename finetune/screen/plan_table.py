@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from finetune.benchmark.names import FEWEST_ROWS
 from finetune.events import DataPrepared, Event, Planned
 from finetune.formatting import count, size, strip_control_chars
 from finetune.planning.estimate import Plan
@@ -47,7 +48,7 @@ class PlanScreen:
 
 
 def _problems(plan: Plan) -> list[Text]:
-    return [Text(f"! {problem}", style="warning") for problem in plan.problems]
+    return [Text(f"! {problem}", style="warning") for problem in [*plan.problems, *plan.warnings]]
 
 
 def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
@@ -100,9 +101,7 @@ def _steps(number: int) -> str:
 
 
 def _benchmark(rows: int, who: str) -> str:
-    from finetune.benchmark.bootstrap import FEWEST_ROWS
-
-    return f"{rows} held-out rows, {who}{'; too few for evidence' if rows < FEWEST_ROWS else ''}"
+    return f"{rows} held-out rows, {who}{'; too few to judge' if rows < FEWEST_ROWS else ''}"
 
 
 def _student(recipe: Recipe) -> str:
