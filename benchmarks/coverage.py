@@ -10,6 +10,7 @@ difference", this is how often a run would be called better or worse although no
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -115,7 +116,9 @@ CASES = (normal, skewed, long_tailed, rouge, all_or_nothing, ties, perplexities,
 
 def resampled(case: Case, weights: Floats) -> Floats:
     """The number on every resample [resamples, trials]: its rows are counted by `weights` [resamples, rows]."""
-    return case.of(np.einsum("br,trk->btk", weights, case.columns, optimize=True) / case.columns.shape[1])
+    trials, rows, columns = case.columns.shape
+    sums = weights @ case.columns.transpose(1, 0, 2).reshape(rows, trials * columns)
+    return case.of(sums.reshape(len(weights), trials, columns) / rows)
 
 
 def pseudo_values(case: Case) -> tuple[Floats, Floats]:
@@ -155,14 +158,13 @@ def studentised(case: Case, weights: Floats) -> tuple[Floats, Floats]:
     centre = each.mean(1)
     means = weights @ each.T / rows
     errors = np.sqrt(np.maximum(weights @ (each**2).T / rows - means**2, 0) / (rows - 1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scaled = (means - centre) / errors
-    scaled = np.where(np.isnan(scaled), 0, scaled)
-    with np.errstate(invalid="ignore"):
-        low, high = np.quantile(scaled, ENDS, axis=0, method="nearest")
+    known = errors > 1e-9 * each.std(1)  # not of a resample whose rows are all alike
+    scaled = np.where(known, (means - centre) / np.maximum(errors, 1e-300), np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of trials whose rows are all alike
+        low, high = np.nan_to_num(np.nanquantile(scaled, ENDS, axis=0))
     error = each.std(1, ddof=1) / np.sqrt(rows)
-    with np.errstate(invalid="ignore"):
-        return np.nan_to_num(whole - high * error, nan=-np.inf), np.nan_to_num(whole - low * error, nan=np.inf)
+    return whole - high * error, whole - low * error
 
 
 def student_t(case: Case, weights: Floats) -> tuple[Floats, Floats]:

@@ -21,7 +21,7 @@ AT_THE_END = ".,:;!?)]}'\""
 
 def codes(text: str) -> set[str]:
     """The numbers and codes in a text."""
-    found = set()
+    found: set[str] = set()
     for match in FOUND.finditer(unicodedata.normalize("NFKC", text)):
         address, word = match.groups()
         found |= {address.rstrip(AT_THE_END).casefold()} if address else _of_word(word)

@@ -6,8 +6,9 @@
 
 A statistic is a function of the means of columns with one line per row, so the same code serves means, perplexities, their differences
 and their ratios. What a row contributes is found by leaving it out (jackknife pseudo-values); of these, the interval reaches from the
-lower to the higher end of Student's t and of the bootstrap-t. Either alone is wrong too often: the first where a few rows differ much from
-the others, the second where many rows are alike. benchmarks/coverage.py counts how often, for these and for other ways.
+lower to the higher end of Student's t and of the bootstrap-t, and a share of 1 / rows further. Either alone is wrong too often: the first
+where a few rows differ much from the others, the second where rows are of very different lengths or many are alike, and both where rows are
+few. benchmarks/coverage.py counts how often, for these and for other ways.
 
 Sources: Tukey (1958), Bias and confidence in not-quite large samples; Efron and Tibshirani (1993), An Introduction to the Bootstrap, 12.5.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from finetune.benchmark.names import FEWEST_ROWS
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+MOST_NATS = 700.0  # exp of more is no number
 RESAMPLED = 1000  # rows; with more, the two agree
 SEED = 0  # of the resamples: the same rows give the same interval, whatever the run's seed
 QUOTIENTS = {"kl": ("kl", "tokens"), "agreement": ("agreed", "tokens"), "copied": ("codes_copied", "codes")}  # sums over a row, and of what
@@ -38,11 +40,16 @@ Verdict = Literal["better", "worse", "no evidence", "too few rows"]
 
 @dataclass(frozen=True)
 class Statistic:
-    """`of` the means [..., k] of `columns` [rows, k] is the score; it is shown as `shown` of that, which rises with it."""
+    """`of` the means [..., k] of `columns` [rows, k] is the score; it is shown as `shown` of that, which rises with it.
+
+    No model can have less than `least` or more than `most`, and so no interval reaches beyond.
+    """
 
     columns: Floats
     of: Callable[[Floats], Floats]
     shown: Callable[[float], float] = float
+    least: float = -math.inf
+    most: float = math.inf
 
     @property
     def rows(self) -> int:
@@ -66,8 +73,8 @@ def estimate(statistic: Statistic) -> Interval:
     """The score with its interval."""
     if statistic.rows < FEWEST_ROWS:
         return Interval(statistic.shown(statistic.raw), None, None)
-    low, high = interval_of(statistic.columns, statistic.of)
-    return Interval(statistic.shown(statistic.raw), statistic.shown(low), statistic.shown(high))
+    low, high = map(statistic.shown, interval_of(statistic.columns, statistic.of))
+    return Interval(statistic.shown(statistic.raw), max(low, statistic.least), min(high, statistic.most))
 
 
 def change(after: Statistic, before: Statistic, *, lower_is_better: bool) -> dict[str, Any]:
@@ -87,7 +94,7 @@ def ratio(part: Statistic, whole: Statistic) -> Interval | None:
     """`part / whole` on the same rows; None where the whole is 0, or may be."""
     columns, of = _beside(part, whole, np.divide)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = estimate(Statistic(columns, of))
+        found = estimate(Statistic(columns, of, least=0.0))
     known = [number for number in (found.value, found.low, found.high) if number is not None]
     return found if np.isfinite(known).all() else None
 
@@ -103,11 +110,14 @@ def interval_of(columns: Floats, of: Callable[[Floats], Floats]) -> tuple[float,
     rows = len(columns)
     whole = float(of(columns.mean(0)))
     each = rows * whole - (rows - 1) * of((columns.sum(0) - columns) / (rows - 1))
+    if not np.isfinite(each).all():  # a quotient by nothing
+        return math.nan, math.nan
     error = float(each.std(ddof=1)) / math.sqrt(rows)
     if error <= 1e-12 * abs(whole):  # all rows say the same
         return whole, whole
     half = t_quantile(rows - 1)
     least, most = _scaled(each) if rows <= RESAMPLED else (-half, half)
+    error *= 1 + 1 / rows
     return whole - max(half, most) * error, whole + max(half, -least) * error
 
 
@@ -117,10 +127,9 @@ def _scaled(each: Floats) -> tuple[float, float]:
     weights = _resamples(rows)
     means = weights @ each / rows
     errors = np.sqrt(np.maximum(weights @ each**2 / rows - means**2, 0.0) / (rows - 1))
-    apart = means - each.mean()
-    # A resample of one row again and again has no error of its own: as far away as can be, on the side on which it is.
-    scaled = np.where(errors > 1e-9 * each.std(), apart / np.maximum(errors, 1e-300), np.sign(apart) * 1e9)
-    least, most = np.quantile(scaled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest")
+    known = errors > 1e-9 * each.std()  # a resample of rows that are all alike has no error of its own, and says nothing
+    scaled = (means - each.mean())[known] / errors[known]
+    least, most = np.quantile(scaled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(least), float(most)
 
 
@@ -169,7 +178,7 @@ def mean_per_token(sums: Sequence[float], tokens: Sequence[int]) -> Statistic:
 def perplexity_of(losses: Sequence[float], tokens: Sequence[int]) -> Statistic:
     """exp of the mean loss per token; `losses` are row sums of negative log-likelihoods in nats."""
     mean = mean_per_token(losses, tokens)
-    return Statistic(mean.columns, mean.of, math.exp)
+    return Statistic(mean.columns, mean.of, lambda nats: math.exp(min(nats, MOST_NATS)), least=1.0)
 
 
 def _per_token(means: Floats) -> Floats:
@@ -185,6 +194,9 @@ def statistics_of(per_row: Mapping[str, Sequence[Any]]) -> dict[str, Statistic]:
     for key, (sums, counts) in QUOTIENTS.items():
         if sums in per_row:
             found[key] = mean_per_token(per_row[sums], per_row[counts])
+    shares = [key for key in found if key.startswith("rouge") or key in ("agreement", "copied")]
+    found |= {key: replace(found[key], least=0.0, most=1.0) for key in shares}
+    found |= {key: replace(found[key], least=0.0) for key in found if key == "kl"}
     return {key: statistic for key, statistic in found.items() if statistic.rows}
 
 

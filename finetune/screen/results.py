@@ -54,14 +54,16 @@ def show_results(recipe: Recipe, result: RunResult, console: Console, *, upload_
 def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
     """A row per metric; a change is coloured only if its 95 % interval excludes zero. A student is set beside its teacher first."""
     distilled = bool(scores.get("teacher"))
-    sides, changes = (("teacher", "after"), "against_teacher") if distilled else (("before", "after"), "change")
-    sides, wide = tuple(side for side in sides if scores.get(side)), width >= NARROW
+    first, changes = ("teacher", "against_teacher") if distilled else ("before", "change")
+    sides, wide = [side for side in (first, "after") if scores.get(side)], width >= NARROW
+    with_change = wide or not distilled
 
     def cells(*, intervals: bool) -> dict[str, list[Text]]:
         found = {}
         for metric in in_order(list(scores["after"])):
             found[metric] = [_score(scores, side, metric, with_interval=intervals) for side in sides]
-            found[metric].append(_change(metric, (scores.get(changes) or {}).get(metric), in_numbers=wide))
+            if with_change:
+                found[metric].append(_change(metric, (scores.get(changes) or {}).get(metric), in_numbers=wide))
         return found
 
     rows = cells(intervals=wide)
@@ -69,9 +71,11 @@ def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
         rows = cells(intervals=False)
     names = {"teacher": "Teacher", "before": "Before", "after": "Student" if distilled else "After"}
     heading = "Against teacher" if distilled else "Change"
-    table = score_table([names[side] for side in sides], rows, change=heading, wide=wide)
+    table = score_table([names[side] for side in sides], rows, change=heading if with_change else None, wide=wide)
     interval = "[a, b]: 95 % confidence interval." if fits and any(scores.get("intervals", {}).values()) else ""
     parts: list[RenderableType] = [Text(f"On {scores['rows']} held-out rows", style="bold"), table, legend(interval, rows)]
+    if not with_change and (said := _by_verdict(scores.get(changes) or {})):
+        parts.append(Text(f"Against the teacher: {said}."))
     parts += _said_of(scores, rows)
     if distilled:
         parts = [*_student(scores), *parts, Text(""), pairs(_beside_the_teacher(scores)), *_before(scores)]
@@ -108,9 +112,16 @@ def _before(scores: Mapping[str, Any]) -> list[RenderableType]:
     if not metrics:
         return []
     known = ", ".join(f"{NAMES.get(metric, metric)} {number(metric, before[metric])}" for metric in metrics)
-    verdicts = [(words, [metric for metric in metrics if changes[metric]["verdict"] == words]) for words in ("better", "worse")]
-    now = "; ".join(f"now {words} by {len(names)} of {len(metrics)}" for words, names in verdicts if names)
-    return [Text(f"The student before training: {known}{f'; {now}' if now else ''}.", style="quiet")]
+    now = _by_verdict({metric: changes[metric] for metric in metrics})
+    return [Text(f"The student before training: {known}. Against that: {now}.", style="quiet")]
+
+
+def _by_verdict(changes: Mapping[str, Any]) -> str:
+    """ "better by ROUGE-L, Perplexity; no evidence by ROUGE-1"."""
+    found: dict[str, list[str]] = {}
+    for metric in in_order(list(changes)):
+        found.setdefault(changes[metric]["verdict"], []).append(NAMES.get(metric, metric))
+    return "; ".join(f"{words} by {', '.join(names)}" for words, names in found.items())
 
 
 def _beside_the_teacher(scores: Mapping[str, Any]) -> Iterator[tuple[str, RenderableType]]:

@@ -40,8 +40,8 @@ def _lines(run: Run) -> Iterator[Text]:
         said = f"{method}{run.approach}{student} on {run.data}"
         yield Text(strip_control_chars(said[:1].upper() + said[1:]))
     scored = [_change(run, metric) for metric in SCORED if metric in run.scores.get("after", {})]
-    if student := verdict_on(run.scores):
-        yield Text(f"{student.sentence} {student.costs}".rstrip(), style=STUDENT.get(student.word, "warning"))
+    if found := verdict_on(run.scores):
+        yield Text(f"{found.sentence} {found.costs}".rstrip(), style=STUDENT.get(found.word, "warning"))
     elif scored:
         yield Text("; ").join(scored)
     state, style = {

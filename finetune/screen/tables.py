@@ -54,8 +54,8 @@ def score_table(sides: Sequence[str], rows: Mapping[str, Sequence[Text]], *, cha
 def table_width(rows: Mapping[str, Sequence[Text]]) -> int:
     """Columns of the screen that a wide `score_table` of these rows takes."""
     names = max(len(NAMES.get(metric, metric)) for metric in rows)
-    columns = zip(*rows.values(), strict=True)
-    return names + sum(2 + max(cell.cell_len for cell in column) for column in columns)
+    widest = [max(int(cell.cell_len) for cell in column) for column in zip(*rows.values(), strict=True)]
+    return names + sum(2 + width for width in widest)
 
 
 def legend(interval: str, metrics: Iterable[str]) -> Text:

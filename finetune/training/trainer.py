@@ -243,10 +243,17 @@ class SupervisedTrainer(ResumableTrainer):
             loss = self.compute_loss(model, inputs)
         return loss.detach(), None, None
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
         """The Trainer's, with the mean of each part of the loss per supervised token: eval_kl and eval_ce of a distillation."""
         self._evaluated, self._evaluated_tokens = {}, 0
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output: Any = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         device = self.args.device
         tokens: Any = self.accelerator.reduce(torch.tensor(self._evaluated_tokens, device=device), "sum")
         for name, total in self._evaluated.items():

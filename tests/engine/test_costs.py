@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from workshop import Workshop
+from workshop import Workshop, model_folder
 
 from finetune.benchmark.names import FEWEST_ROWS
 from finetune.events import Notice, Recorder
@@ -25,6 +27,7 @@ def notices(tuner) -> list[str]:
     return [notice.text for notice in recorder.of(Notice)]
 
 
+@pytest.mark.slow
 def test_both_models_of_a_run_are_measured_each_in_a_process_of_its_own(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costs, "FEWEST_PARAMETERS", 0)
     monkeypatch.setattr(costs, "ROUNDS", 3)
@@ -53,12 +56,26 @@ def test_where_there_is_no_room_for_both_models_once_more_it_is_said(shop: Works
     assert said.endswith("are free.")
 
 
-def test_a_model_that_cannot_be_loaded_ends_the_measurement_and_not_the_run(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ('print(\'{"problem": "It does not fit."}\')', "It does not fit."),
+        ("", "the process of the new model ended early."),
+        ("print('{\"ready\": true}'); sys.exit()", "the process of the new model ended early."),
+    ],
+)
+def test_a_process_that_cannot_measure_ends_the_measurement_and_not_the_run(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch, program: str, said: str
+) -> None:
+    def child(command, empty, **options):
+        code = f"import sys; sys.stdin.readline(); {program}"
+        return subprocess.Popen([sys.executable, "-c", code], cwd=empty, text=True, **options)
+
     monkeypatch.setattr(costs, "FEWEST_PARAMETERS", 0)
-    tuner = shop.tuner(shop.layer(output_dir=str(shop.folder / "nothing here")))
+    monkeypatch.setattr(costs, "python_child", child)
+    tuner = shop.tuner(shop.layer())
     assert measure_costs(tuner.context, ("after",), {"after": 20_000}) == {}
-    (said,) = [text for text in notices(tuner) if "not measured" in text]
-    assert "nothing here" in said or "ended early" in said
+    assert f"Speed and memory were not measured: {said}" in notices(tuner)
 
 
 # What is said before the run.
@@ -94,10 +111,13 @@ def test_the_plan_proposes_a_larger_share_where_that_gives_enough_rows(tmp_path:
     assert shop.tuner(layer).plan().warnings == []
 
 
-@pytest.mark.parametrize(("layers", "warned"), [(1, True), (2, False)])
-def test_the_plan_says_that_a_student_is_cut_too_small(shop: Workshop, layers: int, warned: bool) -> None:
-    layer = shop.distilling(model={"from_teacher": {"layers": layers}}, benchmark={"rows": 50})
+@pytest.mark.parametrize(("layers", "warned"), [(2, True), (0.4, True), (3, False)])
+def test_the_plan_says_that_a_student_is_cut_too_small(shop: Workshop, layers: float, warned: bool) -> None:
+    deep = shop.folder / "deep"
+    if not deep.exists():
+        model_folder(deep, layers=5)
+    layer = shop.distilling(teacher=str(deep), model={"from_teacher": {"layers": layers}}, benchmark={"rows": 50})
     layer["dataset"] |= {"held_out": 0.5}
     warnings = shop.tuner(layer).plan().warnings
-    said = "The student keeps 1 of its teacher's 3 layers (33 %). Below half, expect it to be not usable: keep about 2 "
+    said = "The student keeps 2 of its teacher's 5 layers (40 %). Below half, expect it to be not usable: keep about 4 "
     assert [warning.startswith(said) for warning in warnings] == ([True] if warned else [])

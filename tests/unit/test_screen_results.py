@@ -80,7 +80,8 @@ def test_a_student_is_set_beside_its_teacher(width: int) -> None:
         "42.0 %",
         "Keeps 92 % [85 %, 99 %] of its teacher: usable. 0.74 times the size, 1.50 times the speed.",
         "Perplexity counts every token of the rows, prompts too.",
-        "The student before training: ROUGE-2 0.050, ROUGE-L 0.165, Perplexity 23.4; now better by 2 of 3.",
+        "The student before training: ROUGE-2 0.050, ROUGE-L 0.165, Perplexity 23.4. Against that: no evidence by "
+        "ROUGE-2; better by ROUGE-L, Perplexity.",
         "99.1M against 134.5M",
         "1.50 times",
     ):
