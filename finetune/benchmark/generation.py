@@ -1,7 +1,7 @@
 """Greedy answers to held-out prompts, in batches of similar length, and how fast a model generates.
 
     texts = generate_answers(model, tokenizer, rows, max_new_tokens=64, reporter=reporter, stage="benchmark")
-    generation_speed(model, tokenizer, rows)          # tokens per second
+    generation_speed(model, tokenizer, rows)          # tokens per second, once
 
 Batches depend on the rows and the model's shape alone, never on free memory, so the same model and rows give the same texts.
 """
@@ -94,7 +94,7 @@ def pads_safely(model: Any, prompts: Sequence[list[int]], pad: int) -> bool:
 
 @torch.inference_mode()
 def generation_speed(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> float:
-    """Tokens per second of SPEED_TOKENS new tokens for SPEED_PROMPTS prompts at once, prompts included; the better of two tries.
+    """Tokens per second of SPEED_TOKENS new tokens for SPEED_PROMPTS prompts at once, prompts included; `tokenizer` may be None.
 
     No end token stops it: a model with short answers must not look slower than one that never ends.
     """
@@ -104,15 +104,12 @@ def generation_speed(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any
     inner, device = causal_lm(model), next(model.parameters()).device
     pad = padding_id(tokenizer, model)
     ids, mask = (tensor.to(device) for tensor in pad_left(prompts, pad))
-    seconds = []
     with greedy(inner, [], pad=pad, max_new_tokens=tokens):
-        for _ in range(2):
-            started = time.perf_counter()
-            inner.generate(ids, attention_mask=mask)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - started)
-    return len(prompts) * tokens / min(seconds)
+        started = time.perf_counter()
+        inner.generate(ids, attention_mask=mask)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return len(prompts) * tokens / (time.perf_counter() - started)
 
 
 def answer_budget(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> int:

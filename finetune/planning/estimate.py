@@ -18,6 +18,7 @@ from finetune.methods.base import Footprint
 from finetune.models.facts import ModelFacts
 from finetune.paths import typed_path
 from finetune.planning.checks import adapter_problem, start_notes
+from finetune.planning.expectations import expectations
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.run_context import RunContext
 from finetune.training.checkpoints import KEPT
@@ -34,9 +35,9 @@ GENERATED_PER_SECOND = 80e9  # parameters read a second while answers are genera
 class Plan:
     """The cost of a run: bytes, seconds, counts; `problems` are reasons not to start, `methods` the memory that each method would need.
 
-    `measured` is what a few real steps showed, if they were made: `seconds` and `memory` then come from them, and `memory_by_arithmetic`
-    is what `memory_total` would be without them. `linear_share` is the share of the weights in linear layers that learns, and `notes` are
-    sentences that a person should know: what does not learn, and what else would not be expected.
+    `warnings` are what to expect of the result. `measured` is what a few real steps showed, if they were made: `seconds` and `memory` then
+    come from them, and `memory_by_arithmetic` is what `memory_total` would be without them. `linear_share` is the share of the weights in
+    linear layers that learns, and `notes` are sentences that a person should know: what does not learn, and what else would not be expected.
     """
 
     model: str
@@ -62,6 +63,7 @@ class Plan:
     linear_share: float = 1.0
     notes: list[str] = field(default_factory=list)
     measured: dict[str, Any] | None = None
+    warnings: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -176,6 +178,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         linear_share=learning.share,
         notes=[*start_notes(context), *learning.notes, *notes],
         measured=dict(measured) or None,
+        warnings=expectations(context, layers=shape.layers, of=shape.model.layers),
     )
 
 

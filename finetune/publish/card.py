@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from finetune.benchmark.names import NAMES, beside_the_teacher, retained
+from finetune.benchmark.names import FEWEST_ROWS, NAMES, beside_the_teacher, too_few
+from finetune.benchmark.student import verdict_on
 from finetune.events import read_events
 from finetune.foreign import reading
 from finetune.formatting import strip_control_chars
@@ -201,14 +202,15 @@ def _scores(scores: Mapping[str, Any]) -> str:
         lines.append(f"| {NAMES.get(key, key)} | {' | '.join(cells)} | {scores.get('change', {}).get(key, {}).get('verdict', '')} |")
     lines += [
         "",
-        "In brackets: 95 % confidence interval (bootstrap over rows). Lower is better for perplexity; ROUGE is the F-measure with Porter",
+        "In brackets: 95 % confidence interval over rows. Lower is better for perplexity; ROUGE is the F-measure with Porter",
         "stemming of greedy answers. `before` is the model before training. A change is stated only if its own interval",
         "(paired by row) excludes zero. None of these rows was used for training.",
     ]
-    kept, words = retained(scores), beside_the_teacher(scores)
-    if kept:
-        shares = [f"{NAMES[key]} {share['value']:.0%} [{share['low']:.0%}, {share['high']:.0%}]" for key, share in kept.items()]
-        lines += ["", f"Retention (share of the teacher's score): {', '.join(shares)}."]
+    student, words = verdict_on(scores), beside_the_teacher(scores)
+    if scores["rows"] < FEWEST_ROWS:
+        lines += ["", too_few(scores["rows"])]
+    if student:
+        lines[1:1] = ["", f"**{student.sentence}** {student.costs}".rstrip()]
     if words:
         lines += ["", f"The student's perplexity is {words}."]
     return "\n".join(lines)
@@ -218,8 +220,8 @@ def _cell(scores: Mapping[str, Any], side: str, key: str) -> str:
     value = scores[side].get(key)
     if value is None:
         return ""
-    low, high = scores["intervals"][side].get(key, (value, value))
-    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
+    ends = scores["intervals"].get(side, {}).get(key)
+    return f"{value:.3g} [{ends[0]:.3g}, {ends[1]:.3g}]" if ends else f"{value:.3g}"
 
 
 def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str | None) -> str:

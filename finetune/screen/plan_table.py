@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from finetune.benchmark.names import FEWEST_ROWS
 from finetune.events import DataPrepared, Event, Planned
 from finetune.formatting import count, percent, size, strip_control_chars
 from finetune.planning.estimate import Plan
@@ -49,7 +50,7 @@ class PlanScreen:
 def _remarks(plan: Plan) -> list[Text]:
     """What a person would not expect, and what does not fit."""
     notes = [Text(strip_control_chars(note)) for note in plan.notes]
-    return notes + [Text(f"! {problem}", style="warning") for problem in plan.problems]
+    return notes + [Text(f"! {problem}", style="warning") for problem in [*plan.problems, *plan.warnings]]
 
 
 def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
@@ -104,9 +105,7 @@ def _steps(number: int) -> str:
 
 
 def _benchmark(rows: int, who: str) -> str:
-    from finetune.benchmark.bootstrap import FEWEST_ROWS
-
-    return f"{rows} held-out rows, {who}{'; too few for evidence' if rows < FEWEST_ROWS else ''}"
+    return f"{rows} held-out rows, {who}{'; too few to judge' if rows < FEWEST_ROWS else ''}"
 
 
 def _student(recipe: Recipe) -> str:

@@ -88,7 +88,7 @@ def done(records: Records) -> Html:
             ("Speed", f"{training['tokens_per_second']:,.0f} tokens/s; padding is not counted"),
             ("Peak memory", size(training["peak_memory_bytes"])),
             ("Trained", f"{count(training['trainable_parameters'])} of {count(training['parameters'])} parameters ({share:.1%}){linear}"),
-            ("Loss", f"first {training['first_loss']:.3f}, last {training['final_loss']:.3f} (means of five steps)"),
+            ("Loss", f"first {training['first_loss']:.3f}, last {training['final_loss']:.3f}{_means(training['steps'])}"),
         ]
     if records.checkpoints:
         listed.append(("Checkpoints", f"{records.checkpoints:,} saved during the run"))
@@ -163,6 +163,12 @@ def repeat(records: Records) -> Html:
     again = free_name(records.output_dir)
     command = f"finetune-cli run {quoted(records.output_dir / 'run' / 'recipe.yaml')} --output-dir {quoted(again)}"
     return section("Repeat this run", element("pre", command), note="On the same machine the same recipe gives the same scores.")
+
+
+def _means(steps: int) -> str:
+    """Of how many steps at each end a loss is the mean: five where there are ten."""
+    each = min(5, steps // 2)
+    return f" (means of {each} steps)" if each > 1 else ""
 
 
 def _if(words: str, value: Any) -> str:
