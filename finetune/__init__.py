@@ -21,10 +21,14 @@ _PUBLIC = {
     "RuntimeOptions": "finetune.runtime",
     "FinetuneError": "finetune.errors",
 }
-__all__ = list(_PUBLIC)
+__all__ = [*_PUBLIC, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
-        raise AttributeError(f"module 'finetune' has no attribute {name!r}")
+        raise AttributeError(f"module 'finetune' has no attribute {name!r}; it has {', '.join(_PUBLIC)}")
     return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -131,6 +131,7 @@ class _Stage:
         report = self.report
         for record, sequences in self._encoded(encoder, self.rows, self.division.train):
             report.train += 1
+            report.most_answers = max(report.most_answers, sum(turn["role"] == "assistant" for turn in record["messages"]))
             if len(report.examples) < EXAMPLES:
                 report.examples.append([piece._asdict() for piece in encoder.template.pieces(record["messages"])])
             for sequence in sequences:

@@ -31,6 +31,7 @@ class DataReport:
     ignored_text: dict[str, float] = field(default_factory=dict)  # text that is not trained on, as a share of all text
     rewritten: int = 0  # rows of which the chat template leaves text out
     template: str = ""  # chat or plain
+    most_answers: int = 0  # in one row; 0: not counted
     used: int = 0  # train + held_out
     train: int = 0
     held_out: int = 0

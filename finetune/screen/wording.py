@@ -32,6 +32,11 @@ def about(seconds: float) -> str:
     return f"about {seconds / 3600:.1f} hours"
 
 
+def epochs(number: float) -> str:
+    """1 -> "1 epoch", 2.5 -> "2.5 epochs"."""
+    return f"{number:g} epoch{'s' if number != 1 else ''}"
+
+
 def command_name() -> str:
     """The command this program was started with."""
     started = Path(sys.argv[0])

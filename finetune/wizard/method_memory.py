@@ -80,12 +80,12 @@ def recommended(needed: Mapping[str, int], free: int) -> str:
 def _no_adapter(recipe: Recipe) -> list[str]:
     """Why no adapter can be trained on the model; empty if one can."""
     if not isinstance(recipe.model, str):
-        return ["not possible for a student made from its teacher"]
+        return ["an adapter alone does not contain the layers of a student made from its teacher"]
     try:
         folder = parse(recipe.model).path
     except ModelError:
         return []  # the review will say what is wrong with it
-    return ["not on top of an adapter: merge it into its base first"] if folder and is_adapter(folder) else []
+    return ["the model is an adapter itself: merge it into its base first"] if folder and is_adapter(folder) else []
 
 
 def _models(recipe: Recipe, here: HostInfo) -> tuple[ModelFacts | None, ModelFacts | None]:

@@ -97,6 +97,10 @@ class Prompter(ABC):
     def ask(self, question: Question) -> str | bool:
         """The answer; raises GoBack."""
 
+    def recall(self, question: Question, answer: str | bool) -> None:
+        """Show an answer that was given in an earlier session."""
+        self.note(f"{question.text}: {told(question, answer)}")
+
     def mark(self) -> int:
         """A place on the screen that `erase_to` can return to."""
         return 0
@@ -113,11 +117,11 @@ class Prompter(ABC):
     ) -> str:
         return str(self.ask(Question(key, text, default, check=check, help=help, more=more, complete=complete)))
 
-    def confirm(self, key: str, text: str, default: bool, help: str = "") -> bool:
-        return bool(self.ask(Question(key, text, default, help=help)))
+    def confirm(self, key: str, text: str, default: bool, help: str = "", more: str = "") -> bool:
+        return bool(self.ask(Question(key, text, default, help=help, more=more)))
 
-    def secret(self, key: str, text: str, help: str = "") -> str:
-        return str(self.ask(Question(key, text, "", help=help, secret=True)))
+    def secret(self, key: str, text: str, help: str = "", more: str = "") -> str:
+        return str(self.ask(Question(key, text, "", help=help, more=more, secret=True)))
 
 
 class ScriptedPrompter(Prompter):
@@ -190,10 +194,22 @@ def drawn(picture: RenderableType, width: int, *, colour: bool = False) -> str:
 
 
 def hint(error: FinetuneError) -> Fragments:
-    """The hint of an error on a line of its own, left in one piece: it may contain a command."""
-    from finetune.screen.wording import as_typed
+    """The hint of an error on a line of its own; one that contains a command is left in one piece, so that it can be copied."""
+    from finetune.screen.wording import as_typed, command_name
+    from finetune.wizard.faults import in_words
 
-    return [("", "\n"), ("class:command", as_typed(error.hint))] if error.hint else []
+    text = as_typed(in_words(error.hint))
+    is_command = command_name() in text or "pip install" in text
+    return [("", "\n"), ("class:command" if is_command else "class:quiet", text)] if text else []
+
+
+def told(question: Question, answer: str | bool) -> str:
+    """What stays on screen of an answer."""
+    if question.secret:
+        return "(not shown)" if answer else "(none)"
+    if isinstance(answer, bool):
+        return "Yes" if answer else "No"
+    return next((choice.title for choice in question.choices if choice.value == answer), answer)
 
 
 def plain(text: str | Fragments) -> str:
