@@ -12,6 +12,11 @@ def size(number: float) -> str:
     return f"{number / 1e6:.0f} MB" if number >= 1e6 else f"{max(number, 1e3 if number else 0) / 1e3:.0f} kB"
 
 
+def percent(share: float, digits: int = 0) -> str:
+    """0.384 -> "38 %"; 0.0384 with one digit -> "3.8 %"."""
+    return f"{100 * share:.{digits}f} %" if share >= 0.01 or share == 0 or digits else "under 1 %"
+
+
 def count(number: float) -> str:
     """134515008 -> 134.5M."""
     if number >= 1e6:

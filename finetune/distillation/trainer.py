@@ -29,6 +29,7 @@ from finetune.hardware.machine import inspect
 from finetune.hardware.matmul import use_fast_linear
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import locate
+from finetune.noise import hush
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule
@@ -41,9 +42,10 @@ class DistillationTrainer(SupervisedTrainer):
 
     The teacher is a model, the name of one (a Hub id, a folder, the output of a run), or a `cache` that one has written
     (finetune.distillation.cache_builder) for `train_dataset`. `model` may be a name too. Rows are tokens (input_ids, labels), or texts and
-    records as in a data file, for which `processing_class` is the tokenizer. `objective` is a name in the registry or an `Objective`. `last_parts` holds the mean `ce` and `kl` per token of the last step. Evaluation runs the
-    teacher model; if there is only a cache it gives the cross-entropy. Raises RecipeError for values out of range or a cache that
-    cannot be used, VocabularyMismatch if teacher and student do not share their tokens.
+    records as in a data file, for which `processing_class` is the tokenizer. `objective` is a name in the registry or an `Objective`.
+    `last_parts` holds the mean `ce` and `kl` per token of the last step. Evaluation runs the teacher model; if there is only a cache it
+    gives the cross-entropy. Raises RecipeError for values out of range or a cache that cannot be used, DatasetError for rows that are none,
+    ModelError for names of no model, VocabularyMismatch if teacher and student do not share their tokens.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class DistillationTrainer(SupervisedTrainer):
         teacher_tokenizer: Any = None,
         **kwargs: Any,
     ) -> None:
+        hush()
         # The recipe knows their ranges, and that "2.0" is a number.
         given = Recipe.from_layers({"distillation": {"temperature": temperature, "alpha": alpha}}).distillation
         if isinstance(model, str | PathLike):
@@ -156,7 +159,8 @@ def as_tokens(rows: Any, tokenizer: Any) -> Any:
         return rows  # an example of a kind that only its own collator knows
     if tokenizer is None:
         raise DatasetError(
-            "The rows are text, and there is no tokenizer for them.", hint="Pass processing_class=tokenizer, or rows of input_ids and labels."
+            "The rows are text, and there is no tokenizer for them.",
+            hint="Pass processing_class=tokenizer, or rows of input_ids and labels.",
         )
     return tokens(rows, tokenizer)
 

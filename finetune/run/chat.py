@@ -27,6 +27,7 @@ from finetune.hardware.machine import inspect
 from finetune.models.chat_template import render_chat
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import LocatedModel, locate
+from finetune.noise import hush
 from finetune.recipe import Recipe
 from finetune.registry import did_you_mean
 from finetune.run_folder import RunFolder
@@ -68,6 +69,7 @@ def chat(
     `side` is told whose answer follows ("base", "tuned", in a distillation "teacher", "student") and "" after the two; `say` takes remarks.
     Raises ModelError if the folder (an adapter or a whole model) cannot be loaded, BadInput if it does not say what it came from.
     """
+    hush()
     reporter = reporter or Recorder()
     located = locate(str(output_dir), runtime, reporter)
     tuned = Talk(load_model(located, inspect(runtime)), load_tokenizer(located), remembers=not single_turn(output_dir))

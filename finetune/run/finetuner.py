@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.errors import HardwareError, Interrupted, RecipeError
 from finetune.events import BenchmarkFinished, Fanout, JsonLines, Notice, Recorder, Reporter, Resumed
+from finetune.noise import hush
 from finetune.recipe import DistillationSpec, Recipe
 from finetune.run_context import RunContext
 from finetune.run_folder import BENCHMARK, FINISHED, STAGES, TRAINING, UPLOAD, RunFolder
@@ -57,6 +58,7 @@ class LLMFineTuner:
     ) -> None:
         from finetune.run.given import recipe_of
 
+        hush()
         runtime = runtime or RuntimeOptions()
         recipe = recipe_of(recipe, keys, runtime)
         self.context = RunContext(recipe, runtime, Fanout(reporter or Recorder()))

@@ -1,7 +1,7 @@
 """What Python hands to `LLMFineTuner`, as a recipe: a Recipe, its keys, a YAML file, and keywords over any of them.
 
-    recipe_of("recipe.yaml", {"training": {"epochs": "3"}}, runtime)
-    recipe_of({"model": Path("my_model"), "dataset": [{"prompt": "2 + 2", "completion": "4"}, ...]}, {}, runtime)
+recipe_of("recipe.yaml", {"training": {"epochs": "3"}}, runtime)
+recipe_of({"model": Path("my_model"), "dataset": [{"prompt": "2 + 2", "completion": "4"}, ...]}, {}, runtime)
 """
 
 from __future__ import annotations

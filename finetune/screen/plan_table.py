@@ -11,13 +11,13 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from finetune.events import DataPrepared, Event, Planned
-from finetune.formatting import count, size, strip_control_chars
+from finetune.formatting import count, percent, size, strip_control_chars
 from finetune.planning.estimate import Plan
 from finetune.recipe import Recipe, StudentSpec
 from finetune.registry import title
 from finetune.screen.data import data_report
 from finetune.screen.tables import block, pairs
-from finetune.screen.wording import about, percent
+from finetune.screen.wording import about
 
 CACHES = {
     "auto": "the teacher runs once; its outputs are cached on disk",

@@ -9,11 +9,6 @@ from pathlib import Path
 from finetune.shell import quoted
 
 
-def percent(share: float) -> str:
-    """0.384 -> 38 %."""
-    return f"{100 * share:.0f} %" if share >= 0.01 or share == 0 else "under 1 %"
-
-
 def duration(seconds: float) -> str:
     """Clock style: 0:08, 1:24, 2:03:10."""
     if not math.isfinite(seconds):

@@ -80,7 +80,9 @@ def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str
             first.append(Choice(MEASURE, "Measure first", "runs a few real steps; at most 20 seconds"))
     choices = [*first, Choice(CHANGE, "Change something"), Choice(SAVE, "Save the recipe only"), Choice(QUIT, "Quit")]
     proposed = choices[0].value
-    answer = prompter.select("review", "Ready?", choices, default=CHANGE if unfit and proposed in (START, SKIP_ROWS) else proposed, more=MORE_READY)
+    answer = prompter.select(
+        "review", "Ready?", choices, default=CHANGE if unfit and proposed in (START, SKIP_ROWS) else proposed, more=MORE_READY
+    )
     return recipe, changes.get(answer, answer), step
 
 

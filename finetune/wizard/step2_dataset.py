@@ -14,8 +14,8 @@ from finetune.paths import typed_path
 from finetune.recipe import DatasetSpec, Recipe
 from finetune.wizard import known_readings, suggest
 from finetune.wizard.data_preview import Rows, fragments, look, rows_of
-from finetune.wizard.faults import spoken_hint
 from finetune.wizard.draft import Draft, ask_field, get, parsed, problem, put
+from finetune.wizard.faults import spoken_hint
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Prompter
 
@@ -120,7 +120,8 @@ def _readings(draft: Draft, seen: Preview) -> list[Choice]:
         if len(seen.used_columns) == 2 and seen.format != "messages":
             asked, answered = map(strip_control_chars, seen.used_columns)
             # Its value says what it leads to: an answer that is remembered must not turn round what was turned round already.
-            choices.append(Choice(f"{SWAP} to {seen.used_columns[::-1]}" if get(draft, "dataset.columns") else SWAP, f"No: swap prompt and completion (learn {asked} from {answered})"))
+            value = f"{SWAP} to {answered}, {asked}" if get(draft, "dataset.columns") else SWAP
+            choices.append(Choice(value, f"No: swap prompt and completion (learn {asked} from {answered})"))
         choices.append(Choice(COLUMNS, "No: choose the columns", f"of {len(seen.columns)}"))
     if seen.encodings:
         choices.append(Choice(ENCODING, "No: wrong text encoding", f"read as {', '.join(seen.encodings)}"))
