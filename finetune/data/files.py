@@ -129,7 +129,9 @@ def find_files(
         raise UnknownFormat(f"The name of {printable(unnamed.name)} is not valid UTF-8.", hint="Rename it.")
     unreadable = next((file for file in found if file.suffix not in KINDS), None)
     if unreadable is not None:
-        raise UnknownFormat(f"{unreadable.name} is not a supported data file.", hint=CONVERTED.get(unreadable.suffix, READABLE))
+        raise UnknownFormat(
+            f"{unreadable.name} is not a supported data file.", hint=f"{CONVERTED.get(unreadable.suffix, '')} {READABLE}".strip()
+        )
     chosen = _of_split(found, split, measured, strict_split)
     if not chosen:
         raise DatasetNotFound(

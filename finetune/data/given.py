@@ -107,7 +107,7 @@ def _record(row: Any, number: int) -> dict[str, Any]:
             return {"messages": [dict(turn) for turn in row]}
         if len(row) == 2 and all(isinstance(part, str) for part in row):
             return {"prompt": row[0], "completion": row[1]}
-    raise DatasetError(f"Row {number} is a {type(row).__name__}, which is no row.", hint=ROW)
+    raise DatasetError(f"Row {number} is of type {type(row).__name__}, which is no row.", hint=ROW)
 
 
 def _plain(value: Any) -> Any:

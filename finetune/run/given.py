@@ -31,7 +31,7 @@ def recipe_of(given: Any, keys: Mapping[str, Any], runtime: RuntimeOptions) -> R
             raise RecipeError(f"There is no recipe file {path}.", hint=f'{WAYS} To name a model: LLMFineTuner(model="{path}").')
         return Recipe.load(path, layers=(over,))
     if given is not None and not isinstance(given, Mapping):
-        raise RecipeError(f"A recipe cannot be made from a {type(given).__name__}.", hint=WAYS)
+        raise RecipeError(f"A recipe cannot be made from a value of type {type(given).__name__}.", hint=WAYS)
     return Recipe.from_layers(_keys(given or {}, runtime), over)
 
 

@@ -10,13 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from finetune.wizard.prompter import Question
-
 MORE = {
     "dataset.samples": (
         "Rows for training and for the test together. More rows teach more and take longer; a few hundred good ones are a fair start.\n"
         "all uses every row."
     ),
+    "dataset.name": "The name on huggingface.co, as it stands above the dataset's page: owner/name. Type a few letters to search.",
+    "dataset.config": "Some datasets have several versions under one name. The page of the dataset lists them; none is right for most.",
+    "dataset.encoding": (
+        "Files from older programs store letters in other ways. If accents or other letters look wrong above, try the encoding of your "
+        "country; the rows are shown again."
+    ),
+    "dataset.whole": "Yes if one column is what is asked and another is the answer. No if a single column holds the whole text.",
+    "dataset.columns.text": "The column with the text that the model learns to write.",
+    "dataset.columns.prompt": "The column with what the model is given: a question, an instruction, a text to summarise.",
+    "dataset.columns.completion": "The column with what the model should answer.",
     "dataset.split": "The part of the dataset to learn from. Most datasets call it train.",
     "output_dir": (
         "The folder for the model and all records of the run. It is made if it is not there; nothing in a folder that holds other work "
@@ -55,6 +63,16 @@ MORE = {
     "method.dora": "Learns length and direction of each weight separately: a little better, and slower.",
     "method.target_modules": "Which parts of the model get an add-on. auto takes all linear layers, which is best for most tasks.",
     "method.freeze": "Whether the embeddings and the output head stay as they are. auto does so for a student made from its teacher.",
+    "upload": (
+        "The model becomes a repository in your account on huggingface.co. You see what would be sent, and where, before anything is."
+    ),
+    "upload.repo": "A name in your own account, or organisation/name. A repository that is not there is made.",
+    "upload.private": "Only you, or those in the organisation, until you change it on the page of the repository; or everyone at once.",
+    "upload.exists": "There is such a repository already. Nothing in it is changed unless you choose it.",
+    "upload.now": "What is listed above is sent, and nothing else.",
+    "sign_in": "Publishing needs an account on huggingface.co (free), and a token with write access from its settings.",
+    "sign_in.token": "It goes straight to huggingface_hub, which keeps it for the next time; it is in no file or record of this program.",
+    "recipe_file": "A file with all your answers. It runs without questions, on this machine or another.",
     "advanced": (
         "Length of rows, share held out, learning rate schedule, settings of the method, seed. No leaves all of them at values that work."
     ),
@@ -75,24 +93,13 @@ NOTES: dict[str, Mapping[str, str]] = {
     "distillation.supervise": {"all": "prompts and answers", "answers": "answers only"},
     "method.freeze": {"auto": "where it makes sense", "none": "everything learns", "head": "embeddings and output head stay"},
 }
-HOW_TO_CHOOSE = "The arrow keys move, Enter takes the line that is marked."
-HOW_TO_DECIDE = "y is yes, n is no; Enter takes the answer shown."
-HOW_TO_TYPE = "Type an answer; Enter alone takes the one shown in grey, and Tab lets you edit it."
 
 
 def more_about(key: str) -> str:
-    """A little more than the line of help; empty for keys that nobody has explained."""
-    return MORE.get(key, "")
+    """A little more than the line of help; empty for keys that nobody has explained. A question that is asked again has a number: -2."""
+    return MORE.get(key.partition("-")[0], "")
 
 
 def notes_of(key: str) -> Mapping[str, str]:
     """What stands beside the values of a setting."""
     return NOTES.get(key, {})
-
-
-def explanation(question: Question) -> str:
-    """What ? tells about any question: its own words, else its help, and how it is answered."""
-    if question.more:
-        return question.more
-    how = HOW_TO_CHOOSE if question.choices else HOW_TO_DECIDE if isinstance(question.default, bool) else HOW_TO_TYPE
-    return "\n".join(filter(None, [question.help, how]))

@@ -23,9 +23,8 @@ from prompt_toolkit.output import ColorDepth, create_output
 from prompt_toolkit.shortcuts import print_formatted_text
 from prompt_toolkit.styles import Style
 
-from finetune.wizard.explained import explanation
 from finetune.wizard.layout import indent, rows_of, spelled, wrap
-from finetune.wizard.prompter import Fragments, GoBack, Prompter, Question, drawn, plain, told
+from finetune.wizard.prompter import Fragments, GoBack, Prompter, Question, drawn, explanation, plain, told
 from finetune.wizard.questions import Line, add_notes
 
 if TYPE_CHECKING:
