@@ -50,6 +50,7 @@ def with_defaults(arguments: argparse.Namespace) -> int:
     from finetune.recipe import Recipe, merge, parse_override
     from finetune.wizard.defaults import defaults, why
     from finetune.wizard.host import look_around
+    from finetune.wizard.teachers_run import below, sentence
 
     changes: dict[str, Any] = {"output_dir": arguments.output_dir} if arguments.output_dir else {}
     for override in arguments.set:
@@ -60,7 +61,11 @@ def with_defaults(arguments: argparse.Namespace) -> int:
     print(why(here), file=sys.stderr)
     method = changes.get("method", "lora")
     kind = str(method.get("kind", "lora") if isinstance(method, dict) else method)
-    recipe = Recipe.from_layers(defaults(here, approach, method=kind, fresh_folder=False), changes)
+    found = below(changes)
+    if found:
+        print(sentence(found), file=sys.stderr)
+    layers = {**defaults(here, approach, method=kind, fresh_folder=False), **found}
+    recipe = Recipe.from_layers(layers, changes)
     return _execute(recipe, arguments, runtime)
 
 

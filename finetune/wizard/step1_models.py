@@ -18,6 +18,7 @@ from finetune.wizard.defaults import why
 from finetune.wizard.draft import Draft, get, problem, put
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Prompter, Question
+from finetune.wizard.teachers_run import proposal, sentence
 
 if TYPE_CHECKING:
     from finetune.models.location import ModelSource
@@ -51,7 +52,11 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     teacher = get(draft, "teacher.source")
     question = Question("teacher", "Teacher", teacher, _offered(here, teacher), help="The model to imitate.", more=MORE)
     teacher = _ask_model(prompter, here, question)
-    return _student({**draft, "teacher": teacher}, prompter, here, teacher)
+    draft = {**draft, "teacher": teacher}
+    if found := proposal(teacher):
+        draft = {**draft, **found}
+        prompter.note(sentence(found))
+    return _student(draft, prompter, here, teacher)
 
 
 def _student(draft: Draft, prompter: Prompter, here: HostInfo, teacher: str) -> Draft:

@@ -143,7 +143,8 @@ def _corrected(draft: Draft, prompter: Prompter, seen: Preview, answer: str, num
 
 def _source(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     default = get(draft, "dataset.source")
-    offered = [Choice(default, default, get(draft, "dataset.config") or "")] if default != BUILT_IN else []
+    note = get(draft, "dataset.config") or ("what the teacher learned from" if looks_local(default) else "")
+    offered = [Choice(default, strip_control_chars(default), note)] if default != BUILT_IN else []
     offered += [
         Choice(BUILT_IN, "Python functions and their docstrings", "built in"),
         *(Choice(path, path, "found in this folder") for path in _files_here() if path != default),

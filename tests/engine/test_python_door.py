@@ -164,7 +164,7 @@ def test_the_cache_takes_what_the_plan_says(settings: dict[str, Any], tmp_path: 
     tuner.train()
     (folder,) = (shop.runtime.cache_dir / "teachers").iterdir()
     written = sum(file.stat().st_size for file in folder.iterdir())
-    assert 0.8 * written < planned + 10_000 and planned < 1.2 * written, (planned, written)
+    assert planned == pytest.approx(written, rel=0.2, abs=10_000)
 
 
 class Memory:

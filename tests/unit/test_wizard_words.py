@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
+import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ from wizard_answers import BACK, Listening, enter_all_the_way, here
 from finetune import reasons
 from finetune.errors import DatasetError, HardwareError, ModelNotFound, OutOfMemory, OutputExists, RecipeError
 from finetune.recipe import Recipe, known_keys
-from finetune.wizard import ask_recipe, known_readings, review, step6_upload
+from finetune.wizard import ask_recipe, known_readings, review, step6_upload, teachers_run
 from finetune.wizard.conversation import agree
 from finetune.wizard.faults import in_words, step_of
 from finetune.wizard.prompter import Question, ScriptedPrompter, explanation, hint, plain
@@ -264,3 +268,77 @@ def test_the_name_of_a_file_is_no_name_of_a_dataset(workplace: Path) -> None:
     prompter = enter_all_the_way(dataset__source=["the Hub", "support.csv"], dataset__name=["support.csv", BACK])
     assert ask(prompter).dataset.source == "support.csv"
     assert "support.csv is the name of a file: go back and choose a file or folder." in prompter.shown
+
+
+# Teachers that are runs of one's own.
+
+
+def own_run(folder: Path, *, age: float = 0.0, adapter_of: Path | None = None, **recipe: Any) -> None:
+    """The records of a finished run, and with `adapter_of` an adapter on that model."""
+    (folder / "run").mkdir(parents=True)
+    Recipe.from_layers({"output_dir": str(folder), **({"model": str(adapter_of)} if adapter_of else {}), **recipe}).save(
+        folder / "run" / "recipe.yaml"
+    )
+    (folder / "run" / "benchmark.json").write_text("{}")
+    os.utime(folder / "run" / "benchmark.json", (time.time() - age, time.time() - age))
+    if adapter_of:
+        (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(adapter_of), "peft_type": "LORA"}))
+        safetensors(folder / "adapter_model.safetensors", {"lora_A": 16})
+
+
+def safetensors(path: Path, tensors: dict[str, int]) -> None:
+    """A file of float32 tensors of so many numbers, all zero."""
+    header, at = {}, 0
+    for name, count in tensors.items():
+        header[name] = {"dtype": "F32", "shape": [count], "data_offsets": [at, at + 4 * count]}
+        at += 4 * count
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(at))
+
+
+def model(folder: Path, layers: int) -> Path:
+    folder.mkdir()
+    config = {"model_type": "llama", "num_hidden_layers": layers, "hidden_size": 8, "vocab_size": 100, "max_position_embeddings": 64}
+    (folder / "config.json").write_text(json.dumps(config))
+    safetensors(folder / "model.safetensors", {"embeddings": 800, **{f"layer{number}": 1000 for number in range(layers)}})
+    return folder
+
+
+def test_an_adapter_as_teacher_has_the_layers_and_the_size_of_its_base(workplace: Path) -> None:
+    own_run(workplace / "expert", adapter_of=model(workplace / "base", layers=30))
+    prompter = Listening({"approach": "distillation", "teacher": "./expert", "student.layers": ["40", "30", "20"]})
+    assert ask(prompter).model_dump()["model"] == {"from_teacher": {"layers": 20}}
+    assert prompter.shown.count("From 2 to 29 layers of the teacher's 30 can be kept.") == 2
+    assert prompter.helps["student.layers"] == "The teacher has 30; with 20 layers the student has 21k of 31k parameters."
+
+
+def test_all_own_runs_are_offered_newest_first(workplace: Path) -> None:
+    for number in range(9):
+        own_run(workplace / f"run-{number}", age=3600.0 * number)
+    prompter = Listening({"approach": "distillation"})
+    ask(prompter)
+    values = [choice.value for choice in prompter.offered["teacher"]]
+    assert values[1:10] == [f"./run-{number}" for number in range(9)]
+    assert prompter.offered["teacher"][3].note == "your own run: fine-tuning, 2 hours ago"
+
+
+def test_the_data_of_a_teacher_are_proposed_with_their_columns_and_the_same_rows_held_out(workplace: Path) -> None:
+    (workplace / "support.csv").write_text("left,right\n" + "".join(f"question {at},answer {at}\n" for at in range(200)))
+    data = {
+        "source": "support.csv",
+        "samples": None,
+        "columns": {"prompt": "left", "completion": "right"},
+        "held_out": 0.2,
+        "max_length": 99,
+    }
+    own_run(workplace / "expert", adapter_of=model(workplace / "base", layers=30), dataset=data, seed=7, benchmark={"rows": 33})
+    prompter = enter_all_the_way(approach="distillation", teacher="./expert")
+    recipe = ask(prompter)
+    assert recipe.dataset == Recipe.from_layers({"dataset": {**data, "samples": 200}}).dataset
+    assert (recipe.seed, recipe.benchmark.rows) == (7, 33)
+    assert any(line.startswith("The teacher learned from support.csv: the same rows") for line in prompter.shown)
+    assert teachers_run.below({"approach": "distillation", "teacher": "./expert"})["dataset"]["source"] == "support.csv"
+    for own in ({"dataset": "mine.csv"}, {"dataset": {"source": "mine.csv"}}, {"approach": "fine-tuning"}, {"teacher": "gpt2"}):
+        assert teachers_run.below({"approach": "distillation", "teacher": "./expert", **own}) == {}
+    (workplace / "support.csv").unlink()
+    assert teachers_run.proposal("./expert") == {}, "its rows are gone"
