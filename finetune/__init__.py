@@ -21,7 +21,7 @@ _PUBLIC = {
     "RuntimeOptions": "finetune.runtime",
     "FinetuneError": "finetune.errors",
 }
-__all__ = [*_PUBLIC, "__version__"]
+__all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

@@ -233,8 +233,13 @@ def _explain(error: ValidationError) -> RecipeError:
     path = _path(problem)
     if problem["type"] == "extra_forbidden":
         known = sorted(set(known_keys()))
+        if path in known:
+            owners = [name for name in registry.names("methods") if path.removeprefix("method.") in _keys_of_method(name)]
+            return RecipeError(f"{path} is no key of the method that is chosen.", hint=f"It belongs to: {', '.join(owners)}.")
         siblings = [key for key in known if key.rpartition(".")[0] == path.rpartition(".")[0]]
-        nearest = registry.did_you_mean(path, siblings) or registry.did_you_mean(path, known)
+        elsewhere = [key for key in known if key.endswith(f".{path.rpartition('.')[2]}")]  # epochs, for training.epochs
+        nearest = f" Did you mean {elsewhere[0]}?" if len(elsewhere) == 1 else ""
+        nearest = nearest or registry.did_you_mean(path, siblings) or registry.did_you_mean(path, known)
         return RecipeError(f"{path} is not a recipe key.{nearest}", hint=f"Possible keys: {', '.join(siblings) or ', '.join(known)}.")
     reasons = [reason_of(other) for other in error.errors() if _path(other) == path]  # one for each type that the key may have
     known = [each for each in reasons if each != UNKNOWN] or reasons
@@ -246,6 +251,10 @@ def _explain(error: ValidationError) -> RecipeError:
     else:
         value = f", not {shown!r}" if isinstance(shown, str | int | float) else ""
     return RecipeError(f"{path or 'The recipe'} {reason}{value}.".replace("..", "."), hint=_hint(path, problem))
+
+
+def _keys_of_method(name: str) -> list[str]:
+    return list(registry.load("methods", name).Spec.model_fields)
 
 
 def _path(problem: Any) -> str:

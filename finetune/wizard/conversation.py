@@ -40,9 +40,8 @@ def run_wizard(*, runtime: Callable[[], RuntimeOptions], plain: bool) -> int:
         prompter = _prompter(plain, at_first_question)
         prompter.note(WELCOME_PLAIN if plain else WELCOME)
         try:
-            agreed = unfinished.ask(prompter, session=kept.load())
-            if agreed is None or isinstance(agreed, Session):
-                agreed = agree(prompter, look, kept, agreed)
+            begun = unfinished.ask(prompter, session=kept.load())
+            agreed = agree(prompter, look, kept, begun) if begun is None or isinstance(begun, Session) else begun
             return _carry_out(agreed, prompter, look(), kept) if agreed else 0
         except KeyboardInterrupt:
             prompter.note("Cancelled." if kept.written or kept.problem else "Cancelled; nothing written.")

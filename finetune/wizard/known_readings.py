@@ -16,6 +16,7 @@ from typing import Any
 
 from finetune.errors import BadInput
 from finetune.runtime import default_cache
+from finetune.settings import ColumnsSpec
 from finetune.storage import write_whole
 
 KEYS = ("columns", "text_as", "encoding")  # of the dataset; they depend on the file alone
@@ -31,7 +32,7 @@ def recall(source: str) -> dict[str, Any]:
 
 def remember(source: str, dataset: Mapping[str, Any]) -> None:
     """Keep what `dataset`, the part of a draft, says about reading; what is as it was detected needs no memory."""
-    said = {key: dataset[key] for key in KEYS if dataset.get(key) is not None}
+    said = {key: _plain(dataset[key]) for key in KEYS if dataset.get(key) is not None}
     known, place = _all(), _place(source)
     if known.get(place, {}) == said:
         return
@@ -42,6 +43,10 @@ def remember(source: str, dataset: Mapping[str, Any]) -> None:
         write_whole(_file(), json.dumps(dict(list(known.items())[-MOST:]), indent=1), shared=True)
     except (OSError, BadInput):
         return  # then it is asked again
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(exclude_none=True) if isinstance(value, ColumnsSpec) else value
 
 
 def _place(source: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from finetune.recipe import Recipe
 from finetune.settings import BenchmarkSpec, help_of
-from finetune.wizard.data_preview import rows_of
+from finetune.wizard.data_preview import Rows, rows_of
 from finetune.wizard.draft import Draft, ask_field, get, parsed, put
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Prompter
@@ -21,7 +21,8 @@ MORE = (
 def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     """The number of held-out rows; the share that is held out follows where it would be too small."""
     prompter.step(5, "Benchmark")
-    share, rows = get(draft, "dataset.held_out"), _rows(draft, here)
+    found = rows_of(Recipe.from_layers(draft).dataset, here.runtime)
+    share, rows = get(draft, "dataset.held_out"), _rows_to_use(draft, found)
 
     def check(text: str) -> str | None:
         if rows and parsed(draft, "benchmark.rows", text) > rows * LARGEST_SHARE:
@@ -30,13 +31,13 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
 
     usual = get(draft, "benchmark.rows")
     default = min(usual, max(1, int(rows * USUAL_SHARE))) if rows else usual
-    of = f" Of the {rows:,} rows to use." if rows else ""
+    of = f" Of the {rows:,} rows to use." if rows and found else ""
     draft = ask_field(draft, prompter, "benchmark.rows", default=str(default), check=check, help=f"{HELP}{of}", more=MORE)
     needed = get(draft, "benchmark.rows") / rows if rows else 0
     return put(draft, "dataset.held_out", round(needed + 0.005, 2)) if needed > share else draft
 
 
-def _rows(draft: Draft, here: HostInfo) -> int | None:
+def _rows_to_use(draft: Draft, found: Rows | None) -> int | None:
     """The rows that will be used: those asked for, or all that there are."""
-    asked, found = get(draft, "dataset.samples"), rows_of(Recipe.from_layers(draft).dataset, here.runtime)
-    return min((number for number in (asked, found.number if found else None) if number), default=None)
+    numbers = (get(draft, "dataset.samples"), found.number if found else None)
+    return min((number for number in numbers if number), default=None)

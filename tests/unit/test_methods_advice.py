@@ -39,7 +39,7 @@ class Listens(ScriptedPrompter):
 
     def ask(self, question: Question) -> str | bool:
         if question.key == "method.kind":
-            self.help, self.notes = question.help, {choice.value: choice.note for choice in question.choices}
+            self.help, self.more, self.notes = question.help, question.more, {choice.value: choice.note for choice in question.choices}
         return super().ask(question)
 
 
@@ -95,7 +95,8 @@ def test_what_is_missing_is_said_beside_the_method(tmp_path: Path, monkeypatch: 
     prompter = Listens({}, otherwise_default=True)
     draft = {"approach": "fine-tuning", "model": "gpt2", "output_dir": "out"}
     step3_config.ask(draft, prompter, machine(0.5, tmp_path))
-    assert "bitsandbytes" in prompter.notes["qlora"]
+    assert "qlora" not in prompter.notes, "what cannot work is not offered"
+    assert "Not possible here: QLoRA (QLoRA needs the package bitsandbytes" in prompter.more
     assert "QLoRA" not in prompter.help
 
 
@@ -115,8 +116,8 @@ def test_an_adapter_is_offered_no_second_one(tmp_path: Path) -> None:
     draft = {"approach": "fine-tuning", "model": str(earlier), "output_dir": "out"}
     prompter = Listens({}, otherwise_default=True)
     assert step3_config.ask(draft, prompter, machine(64, tmp_path))["method"]["kind"] == "full"
-    for kind in ("lora", "qlora", "adalora"):
-        assert "merge" in prompter.notes[kind]
+    assert "method.kind" not in prompter.asked
+    assert any(line.startswith("Method: Full") and "merge" in line for line in prompter.shown)
 
 
 def test_the_size_of_an_adapter_from_the_shape_alone_is_that_of_the_starter() -> None:
