@@ -125,7 +125,6 @@ def build_cache(
         def heard(tokens: int, before: int = done) -> None:
             reporter.report(Progress("teacher cache", before + tokens, total, "tokens"))
 
-        heard(0)
         write_file(path, safetensors.torch.save(asking.ask(rows, heard)))
         shards[part] = Shard(path.name, part.first_row, part.rows, part.tokens, path.stat().st_size, file_hash(path))
         Index(key, len(dataset), [shards[known] for known in sorted(shards)]).write(folder)
@@ -189,10 +188,11 @@ class _Pass:
 
     @torch.no_grad()
     def ask(self, rows: list[Any], heard: Callable[[int], None]) -> dict[str, Tensor]:
-        """The tensors of one shard, in the order of its rows; `heard` is told how many tokens are done, after each batch."""
+        """The tensors of one shard, in the order of its rows; `heard` is told how many tokens are done, before each batch."""
         done = 0
         answers: list[list[Tensor]] = [[] for _ in rows]
         for numbers in _batches([len(row["input_ids"]) for row in rows]):
+            heard(done)
             batch = {name: tensor.to(self.head.weight.device) for name, tensor in self.collator([rows[n] for n in numbers]).items()}
             supervised = Supervised.of(batch["labels"])
             hidden = hidden_states(self.teacher, batch["input_ids"], batch.get("attention_mask")).flatten(0, 1)[supervised.index]
@@ -201,7 +201,6 @@ class _Pass:
             for number, *pieces in zip(numbers, *(tensor.cpu().split(counts) for tensor in wanted), strict=True):
                 answers[number] = list(pieces)
             done += sum(counts)
-            heard(done)
         names = ("values",) if self.student is None else ("values", "negentropy")
         shard = {name: torch.cat([answer[place] for answer in answers]) for place, name in enumerate(names)}
         return {"rows": torch.tensor([len(answer[0]) for answer in answers]), **shard}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from finetune.run.resume import Unfinished
     from finetune.runtime import RuntimeOptions
 
-WELCOME = "Enter accepts the answer shown, Shift+Tab goes back, ? explains. Ctrl-C leaves."
+WELCOME = "Enter accepts what is shown, Shift+Tab goes back, ? explains, Ctrl-C leaves."
 WELCOME_PLAIN = "Enter accepts the answer in brackets. Type `back` to go back, `?` for help. Ctrl-C leaves."
 
 

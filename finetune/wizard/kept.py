@@ -86,8 +86,8 @@ class KeptAnswers:
         from finetune.storage import write_whole
 
         kept = {key: answer.to_dict() for key, answer in answers.items() if key.partition("-")[0] not in DECISIONS}
-        if self.path is None or not kept:
-            return
+        if self.path is None or not kept or (len(kept) == 1 and all(answer.given == answer.default for answer in answers.values())):
+            return  # a single Enter is no loss
         content = {"folder": os.getcwd(), "version": VERSION, "saved_at": time.time(), "answers": kept, "changes": changes}
         try:
             write_whole(self.path, json.dumps(content, indent=1), shared=True)

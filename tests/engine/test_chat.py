@@ -239,10 +239,10 @@ def test_help_lists_every_command_and_quit_ends(tmp_path):
 
 def test_a_run_counts_the_answers_of_its_rows(tmp_path):
     shop = Workshop(tmp_path)
-    turns = [{"role": role, "content": "say cat"} for role in ("user", "assistant") * 3]
+    turns = [[{"role": role, "content": f"say {'abcdefghijkl'[at]}"} for role in ("user", "assistant") * 3] for at in range(12)]
     tuner = shop.tuner(shop.layer(dataset={"source": str(shop.rows), "samples": None}))
     assert tuner.data.report.most_answers == 1
     chats = tmp_path / "chats.jsonl"
-    chats.write_text("".join(json.dumps({"messages": turns[: 2 * (1 + at % 3)]}) + f"{' ' * at}\n" for at in range(12)))
+    chats.write_text("".join(json.dumps({"messages": turns[at][: 2 * (1 + at % 3)]}) + "\n" for at in range(12)))
     tuner = shop.tuner(shop.layer(dataset={"source": str(chats), "samples": None, "max_length": 128}))
     assert tuner.data.report.most_answers == 3
