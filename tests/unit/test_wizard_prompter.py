@@ -110,7 +110,7 @@ def test_every_number_is_checked_by_the_recipe_before_the_next_question() -> Non
     recipe = ask(prompter)
     assert (recipe.training.epochs, recipe.training.batch_size, recipe.training.learning_rate) == (2, 4, 1e-4)
     assert "Must be greater than 0." in prompter.shown
-    assert "Must be greater than or equal to 1." in prompter.shown
+    assert "Must be at least 1." in prompter.shown
     assert "Must be less than 1." in prompter.shown
 
 

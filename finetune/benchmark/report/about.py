@@ -80,7 +80,7 @@ def done(records: Records) -> Html:
     listed: list[tuple[str, str]] = []
     if training:
         share = training["trainable_parameters"] / max(1, training["parameters"])
-        linear = f", {percent(records.linear_share)} of the weights in linear layers" if 0 < records.linear_share < 1 else ""
+        linear = f", {percent(records.linear_share, 1)} of the weights in linear layers" if 0 < records.linear_share < 1 else ""
         per_step = training["train_seconds"] / max(1, training["steps"])
         listed = [
             ("Steps", f"{training['steps']:,} in {duration(training['train_seconds'])}, {duration(per_step)} each"),
