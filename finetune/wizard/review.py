@@ -59,7 +59,7 @@ def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str
     else:
         tuner, found = prepared
         prompter.show(data_report(tuner.data.report.to_dict(), ascii_only=ascii_only()))
-        prompter.show(review(recipe, found))
+        prompter.show(review(tuner.recipe, found))
         unfit = bool(found.problems)
         for number, fix in enumerate(_fixes(tuner, found)):
             changes[str(number)] = fix.changes
@@ -104,7 +104,7 @@ def ask_step(recipe: Recipe, prompter: Prompter) -> int:
         Choice("1", "Models", recipe.model if isinstance(recipe.model, str) else "made from the teacher"),
         Choice("2", "Dataset", recipe.dataset.source),
         Choice("3", "Configuration", f"{recipe.method.kind}, {recipe.output_dir}"),
-        Choice("4", "Training", f"{training.epochs:g} epochs, batch {training.batch_size}, rate {training.learning_rate:g}"),
+        Choice("4", "Training", f"{training.epochs} epochs, batch {training.batch_size}, rate {training.learning_rate:g}"),
         Choice("5", "Benchmark", f"{recipe.benchmark.rows} rows"),
     ]
     return int(prompter.select("change", "Change what?", choices, default="4"))

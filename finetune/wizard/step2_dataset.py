@@ -15,6 +15,7 @@ from finetune.wizard.data_preview import fragments, look
 from finetune.wizard.draft import Draft, ask_field, get, problem, put
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Prompter
+from finetune.wizard.teachers_data import with_its_data
 
 if TYPE_CHECKING:
     from finetune.data.preview import Preview
@@ -40,6 +41,12 @@ MORE = (
 def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     """Source, columns if their names do not tell, number of rows."""
     prompter.step(2, "Dataset")
+    if draft["approach"] == "distillation":
+        teacher = get(draft, "teacher.source")
+        own = with_its_data(draft, teacher)
+        if own is not draft and own["dataset"]["source"] != get(draft, "dataset.source"):
+            prompter.note(f"{teacher} was trained on {own['dataset']['source']}: proposed here too, with the same rows held out.")
+        draft = own
     draft = _source(draft, prompter, here)
     draft = _read_right(draft, prompter, here)
     return ask_field(draft, prompter, "dataset.samples", help="A number, or: all")
