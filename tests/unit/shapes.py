@@ -258,6 +258,11 @@ SHAPES: dict[str, Shape] = {
         ],
         said="a system text lists them already",
     ),
+    "tools of GLM": Shape(
+        lambda n: {"messages": [{**s("s"), "tools": [ADDS]}, u(f"q{n}"), {"role": "tool_call", "name": "add", "content": {"a": n}}]},
+        lambda n: [s("s"), u(f"q{n}"), a("", tool_calls=[call("add", a=n)])],
+        tools=lambda n: [ADDS],
+    ),
     "xLAM": Shape(
         lambda n: {"id": n, "query": f"q{n}", "tools": json.dumps([ADD]), "answers": json.dumps([{"name": "add", "arguments": {"a": n}}])},
         lambda n: [u(f"q{n}"), a("", tool_calls=[call("add", a=n)])],

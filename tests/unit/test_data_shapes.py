@@ -135,6 +135,16 @@ def test_undesired_answers_are_left_out_counted_and_named(tmp_path: Path, name: 
     assert (said in found.facts.notes) == bool(out)
 
 
+@pytest.mark.parametrize("column", ["train", "weight", "is_trainable", "use_for_training"])
+@pytest.mark.parametrize("shape", ["OpenAI", "prompts", "DPO", "text", "ids alone"])
+def test_rows_that_are_marked_as_not_to_be_learned_are_left_out(tmp_path: Path, column: str, shape: str) -> None:
+    made = SHAPES[shape].row if shape in SHAPES else lambda n: {"prompt": f"q{n}", "completion": f"a{n}"}
+    rows = [{**({"input_ids": [5, 6, n]} if shape == "ids alone" else made(n)), column: n % 2} for n in range(4)]
+    found = read(tmp_path, write(tmp_path, "a.jsonl", rows))
+    assert (found.facts.usable, found.facts.left_out) == (2, {f"column {column} marks them as not to be learned": 2})
+    assert column not in found.facts.ignored_columns
+
+
 FLAGS = ["train", "training", "trainable", "train_on_turn", "learn", "loss", "weight", "loss_weight", "loss_mask", "Train", "lossWeight"]
 
 

@@ -14,15 +14,17 @@ from typing import Any
 from finetune.data.formats.cells import is_missing
 
 WHAT = "image|img|picture|photo|pixel_value|audio|speech|sound|wav|video|frame"
-FIELD = re.compile(rf"(?:{WHAT})s?(?:[-_ ]?(?:path|file|file_?name|url|uri|bytes|base64|data|input|grid_thw))?s?")
+FIELD = re.compile(
+    rf"(?:{WHAT})s?(?:[-_ ]?(?:path|file|file_?name|url|uri|bytes|base64|data|input|list|clip|embed|embedding|feature|grid_thw|\d+))?s?"
+)
 FILE = re.compile(r"(?:file|path|media)(?:[-_ ]?(?:name|path|url))?s?")  # of pictures only where the file is one
-FIELD_OF = re.compile(rf"(?:input|inline|media|path_to|mm)[-_ ]?(?:{WHAT}|data)s?")
+FIELD_OF = re.compile(rf"(?:input|inline|media|path_to|mm|multi_?modal)[-_ ]?(?:{WHAT}|data)s?")
 PICTURE = re.compile(r".*\.(?:jpe?g|png|gif|bmp|webp|tiff?|heic|wav|mp3|flac|ogg|opus|m4a|mp4|avi|mov|mkv|webm)", re.IGNORECASE)
 NONE = {"", "[]", "{}", "null", "none", "nan", "true", "false", "yes", "no", "0", "1"}
 # Tokens of multimodal tokenizers stand for nothing else; words in brackets are also HTML and code, so their place decides.
 TOKEN = re.compile(
     r"<\|(?:vision|image|img|audio|video|speech)[a-z_0-9]*\|>|<(?:start_of_image|image_soft_token|audio_soft_token|image_placeholder"
-    r"|im_patch|im_start_image)>|\[IMG\]|<(img|image|audio|video)>[^<>\n]{1,300}\.[a-z0-9]{2,5}</\1>",
+    r"|im_patch|im_start_image|imagehere|image[ _-]?\d+)>|\[IMG\]|<(img|image|audio|video)>[^<>\n]{1,300}\.[a-z0-9]{2,5}</\1>",
     re.IGNORECASE,
 )
 WORD = re.compile(

@@ -12,6 +12,7 @@ from typing import Any
 from finetune.data.formats import turns
 from finetune.data.formats.beside import NOTHING, Beside
 from finetune.data.formats.cells import Message, find_column, is_blank
+from finetune.data.formats.tools import read_tools
 from finetune.data.rows import RowProblem
 
 NAMES = ("messages", "conversations", "conversation", "chat", "chat_messages", "dialog", "dialogue", "contents")
@@ -42,7 +43,12 @@ class Messages:
         return messages
 
     def tools(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        return self.beside.tools_of(row)
+        """Of a column beside the messages, or of a system turn (GLM)."""
+        told = self.beside.tools_of(row)
+        for turn in turns.turns_of(row.get(self.messages)) if not told else ():
+            if isinstance(turn, dict) and "tools" in turn and turns.role_of(turn) == "system":
+                told += read_tools(turn["tools"], f"{self.messages}.tools")
+        return told
 
     def remarks(self, row: dict[str, Any]) -> Iterator[str]:
         yield from turns.remarks(row.get(self.messages), self.messages)

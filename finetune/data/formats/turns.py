@@ -142,8 +142,8 @@ def _read_fields(turn: dict[str, Any], role: str | None) -> set[str]:
         return {*pair, "system"}
     read = {name for names in (SPEAKER, TEXT) for name in [_first(turn, names)[0]] if name}
     if role in ("assistant", "call"):
-        read |= {"tool_calls", "function_call", _first(turn, REASONING)[0] or ""}
-    return read | ({"tool_call_id", "name"} if role == "result" else set())
+        read |= {"tool_calls", "function_call", _first(turn, REASONING)[0] or ""} | ({"name"} if role == "call" else set())
+    return read | ({"tool_call_id", "name"} if role == "result" else {"tools"} if role == "system" else set())
 
 
 def _first(turn: dict[str, Any], names: tuple[str, ...]) -> tuple[str | None, Any]:
@@ -197,10 +197,11 @@ def _read_pair(turn: dict[str, Any], asked: str, answered: str, column: str) -> 
 
 
 def _said(turn: dict[str, Any], role: str, column: str) -> Iterator[Message]:
-    said = read_parts(_first(turn, TEXT)[1], f"{column}.content")
-    calls = [*said.calls, *read_calls(turn.get("tool_calls"), column), *read_calls(turn.get("function_call"), column)]
     if role == "call":
-        said, calls = _called(said, turn, column)
+        said, calls = Said(), _called(turn, column)
+    else:
+        said = read_parts(_first(turn, TEXT)[1], f"{column}.content")
+        calls = [*said.calls, *read_calls(turn.get("tool_calls"), column), *read_calls(turn.get("function_call"), column)]
     yield from said.results
     thought = "\n".join([*said.reasoning, *_reasoning(turn, column)])
     if said.text is None and not calls and not thought.strip():
@@ -220,13 +221,15 @@ def _said(turn: dict[str, Any], role: str, column: str) -> Iterator[Message]:
     yield message
 
 
-def _called(said: Said, turn: dict[str, Any], column: str) -> tuple[Said, list[dict[str, Any]]]:
-    """The calls that the text of a turn is; a text that is none is refused."""
-    given = said.text if said.text is not None else turn.get("tool_calls") or turn.get("function_call")
+def _called(turn: dict[str, Any], column: str) -> list[dict[str, Any]]:
+    """The calls that a turn is, in its text or beside it; the name of the tool may be a field of its own. Raises RowProblem for a text."""
+    given = next((parsed(turn[name]) for name in (*TEXT, "tool_calls", "function_call") if not is_nothing(turn.get(name))), None)
+    if isinstance(turn.get("name"), str) and isinstance(given, dict) and "name" not in given:
+        given = {"name": turn["name"], "arguments": given}
     calls = read_calls(given, column)
     if not calls:
         raise RowProblem(f"column {column} has a message of {_said_by(turn)!r} without a call")
-    return said._replace(text=None), calls
+    return calls
 
 
 def _reasoning(turn: dict[str, Any], column: str) -> list[str]:
