@@ -130,6 +130,7 @@ class _Stage:
         report.thinking, report.prompt_options = thinking.thinking, thinking.options
         report.template_date = fixed_date(self.tokenizer)
         report.rewritten = encoder.noticed.rows[REWRITTEN]
+        report.noticed = dict(encoder.noticed.rows)
         report.notes += encoder.noticed.sentences(report.files, unbroken=encoder.tokeniser.unbroken)
         report.notes += filter(None, [thinking.note, DATED.format(date=report.template_date) if report.template_date else ""])
         report.train_sequences, report.train_tokens = len(self.lengths), sum(self.lengths)

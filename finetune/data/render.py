@@ -18,7 +18,7 @@ from finetune.data.formats.cells import Message
 from finetune.data.pieces import CONTROL, REWRITTEN, UNOPENED, Piece, Rendered, piece_of
 from finetune.data.plain_template import PlainTemplate
 from finetune.data.rows import RowProblem
-from finetune.data.turns import JOINED, SYSTEM, Turn, arranged, tidied
+from finetune.data.turns import JOINED, SYSTEM, Edges, Turn, arranged, tidied
 from finetune.models.chat_template import TemplateFailure, render_chat
 from finetune.models.template_facts import THOUGHTS, TemplateFacts, control_tokens, prompt_options, with_object, with_text
 
@@ -40,8 +40,10 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self.options = prompt_options(tokenizer, thinking=thinking)
         self.plain = PlainTemplate.of(tokenizer)
-        self.edges = self.plain.edges._replace(adds_beginning=True)  # it writes the beginning itself, or does without
         self.facts = TemplateFacts(tokenizer, self.options)
+        # It writes the beginning itself, or does without. Some models have one token for the beginning of a text and of every turn.
+        begin = self.plain.edges.begin if self.plain.edges.begin not in self.facts.asks_with else ""
+        self.edges = Edges(begin, self.plain.edges.ends, adds_beginning=True)
         self.opened = self.facts.opened_thought if thinking else ""  # thoughts that the template would leave out
         self.control = ControlTokens(control_tokens(tokenizer))
         self.joins: dict[tuple[str, ...], bool | None] = {}  # by the roles of the turns: whether a system turn stays, None for no joining

@@ -35,6 +35,7 @@ class DataReport:
     samples: int | None = None  # the number of rows that was asked for
     restricted: bool = False  # a private or gated dataset of the Hub, or one that was not checked
     ignored_text: dict[str, float] = field(default_factory=dict)  # text that is not trained on, as a share of all text
+    noticed: dict[str, int] = field(default_factory=dict)  # rows with something that the notes have a sentence about
     rewritten: int = 0  # rows of which the chat template leaves text out
     template: str = ""  # chat or plain
     thinking: bool | None = None  # whether the model is asked to think before it answers, where its chat template can do either

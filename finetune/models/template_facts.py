@@ -76,6 +76,11 @@ class TemplateFacts:
         return "probe thought" in self._written([ASK, {**REPLY, "reasoning_content": "probe thought"}])
 
     @cached_property
+    def asks_with(self) -> str:
+        """What it writes between a question and its answer."""
+        return self._written([ASK, REPLY]).partition(ASK["content"])[2].partition(REPLY["content"])[0]
+
+    @cached_property
     def opened_thought(self) -> str:
         """What its prompts end with, if they open a thought that it leaves out of the answers: "<think>\\n" with DeepSeek-R1."""
         prompt, before = self._written([ASK], add_generation_prompt=True), self._written([ASK, REPLY]).partition("probe reply")[0]

@@ -181,7 +181,7 @@ def asked_to_think(output_dir: str | Path) -> bool:
 
 
 class Talk:
-    """A model, its tokenizer and what was said so far, which the model sees if it `remembers`; it is asked to think or not, as in training."""
+    """A model, its tokenizer and what was said so far, which the model sees if it `remembers`; asked to think or not, as in training."""
 
     def __init__(self, model: Any, tokenizer: Any, *, thinking: bool = False, remembers: bool = True) -> None:
         self.model, self.tokenizer, self.thinking, self.remembers = model, tokenizer, thinking, remembers

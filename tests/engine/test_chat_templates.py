@@ -61,7 +61,8 @@ def texts(family: Family, messages: list[dict[str, Any]]) -> list[str]:
     """The contents with one beginning and one end."""
     first, *others = (turn["content"] for turn in messages)
     roles = [turn["role"] for turn in messages]
-    both = [without_begin(first, family.bos), *others]
+    begin = family.bos if family is not FAMILIES["smollm2"] else None  # there it begins every turn, and is a control token
+    both = [without_begin(first, begin), *others]
     return [without_ends(text, family.ends) if role == "assistant" else text for role, text in zip(roles, both, strict=True)]
 
 
