@@ -21,13 +21,13 @@ ANYWHERE = ("--plain", "--no-color", "--debug")
 WIZARD = ("--yes", "--version", *WITH_RECIPE, *RUNTIME)  # without a command
 
 COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "run": ("run a recipe", ("recipe", *WITH_RECIPE, *RUNTIME)),
+    "run": ("run a recipe", ("recipe", *WITH_RECIPE, "--fail-if-worse", *RUNTIME)),
     "plan": ("what a run would cost, and its problems; trains nothing", ("recipe", "--measure", *WITH_RECIPE, *RUNTIME)),
     "resume": ("continue an interrupted run from its last checkpoint", ("output_dir", *RUNTIME)),
-    "benchmark": ("measure a finished run again on its held-out rows", ("output_dir", *RUNTIME)),
+    "benchmark": ("measure a finished run again on its held-out rows", ("output_dir", "--fail-if-worse", *RUNTIME)),
     "chat": ("chat with a finished model", ("output_dir", "--both", *RUNTIME[1:])),
-    "runs": ("list the runs in a folder, or: runs compare A B", ("folders", "--json")),
-    "merge": ("merge the adapter of a run and its base into one plain model", ("output_dir", "--to", *RUNTIME)),
+    "runs": ("list the runs in a folder, or: runs compare A B ...", ("folders", "--json")),
+    "merge": ("merge an adapter and its base into one plain model", ("output_dir", "--to", *RUNTIME)),
     "upload": ("upload a finished run to the Hub, private unless --public", ("output_dir", "--repo", "--public")),
     "doctor": ("show machine, versions, Hub and sign-in state", RUNTIME),
     "schema": ("print the JSON schema of a recipe, for editors", ()),
@@ -43,14 +43,20 @@ def _one_of(what: str, default: str, *others: str) -> dict[str, Any]:
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "recipe": {"metavar": "RECIPE", "help": "a YAML file, such as the run/recipe.yaml of an earlier run"},
     "output_dir": {"metavar": "OUTPUT_DIR", "help": "the folder of a run"},
-    "folders": {"metavar": "FOLDER", "nargs": "*", "help": "where to look (default: here), or: compare A B"},
+    "folders": {"metavar": "FOLDER", "nargs": "*", "help": "where to look (default: here), or: compare A B ..."},
     "shell": {
         "metavar": "SHELL",
         "choices": ("bash", "zsh", "fish"),
         "help": 'bash or zsh: eval "$(finetune-cli completion bash)"; fish: finetune-cli completion fish | source',
     },
     "--yes": {"action": "store_true", "help": "take every default, ask nothing"},
-    "--set": {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "change a recipe key, for example training.epochs=1"},
+    "--set": {
+        "action": "append",
+        "default": [],
+        "metavar": "KEY=VALUE",
+        "help": "change a recipe key, for example training.epochs=1; with run, training.epochs=1,3 makes a run for each value",
+    },
+    "--fail-if-worse": {"metavar": "METRIC", "help": "exit code 1 if this score (rougeL, perplexity, ...) is worse than before training"},
     "--output-dir": {"metavar": "DIR", "help": "folder for the model and all records"},
     "--json": {"action": "store_true", "help": "one JSON object on stdout, the rest on stderr"},
     "--measure": {"action": "store_true", "help": "make a few real steps first, at most 20 seconds, and base the plan on them"},

@@ -19,6 +19,11 @@ def count(number: float) -> str:
     return f"{number / 1e3:.0f}k" if number >= 1e4 else f"{number:,.0f}"
 
 
+def percent(share: float) -> str:
+    """0.987 -> "98.7 %"; never 100 % for less than everything."""
+    return "100 %" if share >= 1 else f"{100 * min(share, 0.999):.1f} %"
+
+
 # Control characters but for tab and line end, what turns letters around, and halves of characters (in a file name that is no UTF-8).
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 

@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from finetune.data.collator import Collator
+from finetune.data.collator import Collator, labels_of
 from finetune.distillation.cache import (
     CacheKey,
     Index,
@@ -65,7 +65,7 @@ def cache_key(
 
 def supervised_counts(dataset: Any) -> list[int]:
     """Supervised tokens of each row: labels that are not -100, except the first, which nothing predicts."""
-    return [sum(label != -100 for label in list(row["labels"])[1:]) for row in dataset]
+    return [sum(label != -100 for label in list(labels_of(row))[1:]) for row in dataset]
 
 
 def stored(kind: Kind, teacher: Head, student: Head | None) -> tuple[int, torch.dtype]:

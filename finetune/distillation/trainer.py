@@ -23,7 +23,7 @@ from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import RecipeError, VocabularyMismatch
 from finetune.hardware.matmul import use_fast_linear
 from finetune.recipe import Recipe
-from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule
+from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss
 from finetune.training.head import Head, check_head, head_of, needs_mask, padding_id
 from finetune.training.trainer import Supervised, SupervisedTrainer
 
@@ -33,8 +33,8 @@ class DistillationTrainer(SupervisedTrainer):
 
     The teacher is a model, or a `cache` that one has written (finetune.distillation.cache_builder) for `train_dataset`. `objective` is a
     name in the registry or an `Objective`. `last_parts` holds the mean `ce` and `kl` per token of the last step. Evaluation runs the
-    teacher model; if there is only a cache it gives the cross-entropy. Raises RecipeError for values out of range or a cache that
-    cannot be used, VocabularyMismatch if teacher and student do not share their tokens.
+    teacher model and tells both parts as eval_ce and eval_kl; if there is only a cache it gives the cross-entropy. Raises RecipeError for
+    values out of range or a cache that cannot be used, VocabularyMismatch if teacher and student do not share their tokens.
     """
 
     def __init__(
@@ -93,6 +93,19 @@ class DistillationTrainer(SupervisedTrainer):
             return self._distil(supervised.labels, values, self.cached_head)
         assert negentropy is not None, "a cache has a head or it has gradients"
         return CachedGradient(supervised.labels, hidden, self.head(), values, negentropy.to(hidden.device), self.alpha, self.temperature)
+
+    @torch.no_grad()
+    def evaluated_parts(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor, rule: Rule) -> dict[str, Tensor]:
+        """Cross-entropy and divergence of a batch, also the one that alpha leaves out of the loss; without a teacher only the first."""
+        parts = dict(rule.sums)
+        if "ce" not in parts:
+            parts["ce"] = chunked_loss(hidden, self.head(), CrossEntropy(supervised.labels), workspace=self.workspace)
+        if "kl" not in parts and self.teacher is not None:
+            teacher = ChunkLogits("teacher", self._ask(inputs, supervised), head_of(self.teacher).first(self.vocabulary), self.temperature)
+            beside = Distillation(supervised.labels, teacher, self.objective, 0.0, self.temperature)
+            chunked_loss(hidden, self.head(), beside, workspace=self.workspace)
+            parts["kl"] = beside.sums["kl"]
+        return parts
 
     def _distil(self, labels: Tensor, hidden: Tensor, head: Head) -> Distillation:
         teacher = ChunkLogits("teacher", hidden, head, self.temperature)

@@ -18,6 +18,7 @@ from finetune.model_folder import is_adapter, read_json, tensor_places, weight_f
 from finetune.models import starter
 from finetune.models.gguf_file import read_header
 from finetune.models.location import LocatedModel, ModelSource, parse
+from finetune.models.quantised import stored_as
 from finetune.recipe import STARTER
 from finetune.runtime import RuntimeOptions
 
@@ -74,10 +75,12 @@ def look_up(text: str, runtime: RuntimeOptions) -> ModelFacts | None:
 def _folder_facts(folder: Path, source: ModelSource) -> ModelFacts:
     files = weight_files(folder, source.name)
     config = {} if is_adapter(folder) else read_json(folder / "config.json")
+    stored = stored_as(folder)
+    entries = [(name, entry) for file in files for name, entry in tensor_places(file).items()]
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     return ModelFacts(
         name=source.name,
-        parameters=sum(entry["count"] for file in files for entry in tensor_places(file).values()),
+        parameters=sum(stored.weights(name, entry) if stored else entry["count"] for name, entry in entries),
         layers=_first(text, LAYERS) or 0,
         hidden=_first(text, HIDDEN) or 0,
         vocabulary=_first(text, ("vocab_size",)) or 0,

@@ -236,8 +236,7 @@ class LLMFineTuner:
                 self.model = method.finish(model, recipe.method, context.reporter)
                 save_model(context, self.model, self.folder)
                 finished = self.outcome.finished
-                losses = f"loss {finished.first_loss:.2f} -> {finished.final_loss:.2f}"
-                done(f"{finished.steps} steps, {losses}, {finished.tokens_per_second:,.0f} tokens/s")
+                done(f"{finished.made}, {finished.tokens_per_second:,.0f} tokens/s")
             if self.outcome.complete:
                 self.folder.write_stage(BENCHMARK, training=asdict(finished))
                 self._drop_checkpoints()

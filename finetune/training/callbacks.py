@@ -19,7 +19,7 @@ from finetune.training.resumable import SavePolicy, random_states_now
 
 WINDOW = 20  # steps over which the shown speed and the loss of a checkpoint are averaged
 RELEASE_EVERY = 4  # steps
-ENDS = 5  # losses kept from each end of a run
+ENDS = 5  # losses at each end of a run whose mean is told; fewer in a run of fewer than ten steps, so that no step is in both
 SHOWN_ROWS = 8
 
 
@@ -32,6 +32,7 @@ class ReportSteps(TrainerCallback):
         self.trainer: Any = None
         self.first_losses: list[float] = []
         self.last_losses: deque[float] = deque(maxlen=WINDOW)
+        self.told: dict[str, float] = {}  # of the last step, beside what the Trainer logs: for trackers
         self.earlier_seconds = 0.0
         self.earlier_peak = 0
         self._began = time.perf_counter()
@@ -57,6 +58,9 @@ class ReportSteps(TrainerCallback):
         self._marks.append((now, tokens))
         then, tokens_then = self._marks[0]
         seconds_per_step = (now - then) / (len(self._marks) - 1)
+        rate, memory = (tokens - tokens_then) / max(now - then, 1e-9), self.memory.now()
+        parts = {name: float(value) for name, value in self.trainer.last_parts.items()}
+        self.told = {"tokens_per_second": rate, "memory_bytes": memory, **parts}
         self.reporter.report(
             TrainingStep(
                 step=state.global_step,
@@ -64,12 +68,18 @@ class ReportSteps(TrainerCallback):
                 epoch=float(state.epoch or 0),
                 loss=loss,
                 learning_rate=float(logs.get("learning_rate", 0.0)),
-                tokens_per_second=(tokens - tokens_then) / max(now - then, 1e-9),
-                memory_bytes=self.memory.now(),
+                tokens_per_second=rate,
+                memory_bytes=memory,
                 seconds_left=seconds_per_step * (state.max_steps - state.global_step),
-                parts={name: float(value) for name, value in self.trainer.last_parts.items()},
+                parts=parts,
             )
         )
+
+    def ends(self, steps: int) -> tuple[float, float]:
+        """The mean loss at the beginning and at the end of `steps` steps; no step is in both, unless there is only one."""
+        each = max(1, min(ENDS, steps // 2))
+        first, last = self.first_losses[:each], list(self.last_losses)[-each:]
+        return (sum(first) / len(first), sum(last) / len(last)) if first else (math.nan, math.nan)
 
     def facts(self) -> dict[str, Any]:
         """What the manifest of a checkpoint states about the training so far."""

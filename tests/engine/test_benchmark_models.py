@@ -9,17 +9,19 @@ import evaluate
 import numpy as np
 import pytest
 import torch
+from chat_templates import FAMILIES
 from letters import VOCABULARY, gpt2, held_out, llama, parrot, tokenizer
-from transformers import MambaConfig, MambaForCausalLM
+from transformers import MambaConfig, MambaForCausalLM, RwkvConfig, RwkvForCausalLM
 
 from finetune import registry
 from finetune.benchmark.generation import answer_budget, batches, generate_answers, generation_speed, stop_ids
 from finetune.benchmark.perplexity import Perplexity, answer_losses
 from finetune.benchmark.rouge import Rouge
-from finetune.benchmark.scoring import Scores, base_key, benchmark_json, benchmark_model, load_base_scores, save_base_scores
+from finetune.benchmark.scoring import Cost, Scores, base_key, benchmark_json, benchmark_model, load_base_scores, save_base_scores
 from finetune.benchmark.teacher_agreement import TeacherStates
+from finetune.data.tokens import Encoder
 from finetune.errors import BenchmarkError
-from finetune.events import Progress, Recorder
+from finetune.events import Notice, Progress, Recorder
 from finetune.recipe import BenchmarkSpec
 from finetune.runtime import RuntimeOptions
 from finetune.training.head import head_of
@@ -35,6 +37,7 @@ PAIRS = [
     ("when? ", "now"),
 ]
 SPEC = BenchmarkSpec(rows=8, max_new_tokens=12)
+COSTS = {"teacher": Cost(2.0, None)}
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +116,32 @@ def test_a_model_without_attention_answers_every_prompt_as_if_it_were_alone():
     assert generation_speed(model, made, rows) > 0
 
 
+def test_a_model_that_reads_its_padding_answers_one_prompt_at_a_time_and_that_is_said():
+    torch.manual_seed(2)
+    config = RwkvConfig(vocab_size=VOCABULARY, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2, context_length=128)
+    model, made, recorder = RwkvForCausalLM(config).eval(), tokenizer(), Recorder()
+    with torch.no_grad():
+        for value in model.parameters():
+            if value.dim() == 2:
+                torch.nn.init.normal_(value, std=0.5)
+    rows = held_out(made, PAIRS)
+    alone = [generate_answers(model, made, [row], max_new_tokens=8, **quiet())[0] for row in rows]
+    assert generate_answers(model, made, rows, max_new_tokens=8, reporter=recorder, stage="benchmark") == alone
+    assert len(set(alone)) > 2
+    assert [event.text for event in recorder.of(Notice)] == [
+        "RwkvForCausalLM answers differently beside padding, so it answers one prompt at a time."
+    ]
+    assert recorder.of(Progress)[0].done == 1
+
+
+@pytest.mark.parametrize("build", [llama, gpt2])
+def test_other_models_keep_their_batches_and_nothing_is_said(build):
+    recorder = Recorder()
+    generate_answers(build(), tokenizer(), held_out(tokenizer(), PAIRS), max_new_tokens=4, reporter=recorder, stage="benchmark")
+    assert recorder.of(Notice) == []
+    assert len(recorder.of(Progress)) < len(PAIRS)
+
+
 def test_speed_does_not_depend_on_when_a_model_stops():
     model, made, rows = llama(seed=3), tokenizer(), held_out(tokenizer(), PAIRS)
     counted = []
@@ -172,6 +201,17 @@ def test_a_prompt_longer_than_the_context_keeps_its_end():
     assert whole == generate_answers(model, made, short, max_new_tokens=12, **quiet())
     with pytest.raises(BenchmarkError, match="context of 128"):
         generate_answers(model, made, rows, max_new_tokens=128, **quiet())
+
+
+def test_a_prompt_longer_than_the_context_keeps_its_beginning_as_training_does():
+    made = FAMILIES["llama2"].tokenizer
+    model, seen = llama(vocabulary=len(made)), []
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    asked = Encoder(made, max_length=10_000, supervise="answers").prompt([{"role": "user", "content": "word " * 300}])
+    generate_answers(model, made, [{"prompt_ids": asked}], max_new_tokens=12, **quiet())
+    generation_speed(model, made, [{"prompt_ids": asked}])
+    for longest, ids in zip((244, 224), (first for first in seen if first.shape[1] > 1), strict=False):
+        assert ids[0].tolist() == [made.bos_token_id, *asked[1 - longest :]]
 
 
 def test_batches_hold_every_row_once_and_no_more_than_their_memory():
@@ -255,7 +295,7 @@ def test_benchmark_json_holds_plain_scores_intervals_changes_and_texts():
     before, after = (
         benchmark_model(llama(seed=seed, layers=1), made, rows, SPEC, seed=0, teacher=teacher.states, **quiet()) for seed in (2, 3)
     )
-    found = json.loads(json.dumps(benchmark_json(before, after, teacher, seed=0, bytes_on_disk={"after": 123}), allow_nan=False))
+    found = json.loads(json.dumps(benchmark_json(before, after, teacher, bytes_on_disk={"after": 123}, costs=COSTS), allow_nan=False))
     assert found["rows"] == 8
     assert set(found["before"]) == {"rouge1", "rouge2", "rougeL", "perplexity", "kl", "agreement"}
     assert set(found["teacher"]) == {"rouge1", "rouge2", "rougeL", "perplexity"}
@@ -269,8 +309,10 @@ def test_benchmark_json_holds_plain_scores_intervals_changes_and_texts():
         assert retained["value"] == pytest.approx(found["after"]["rougeL"] / found["teacher"]["rougeL"])
         assert retained["low"] <= retained["value"] <= retained["high"]
     assert found["size"]["after"] == {"parameters": llama(layers=1).num_parameters(), "bytes_on_disk": 123}
-    assert found["speed"]["teacher"]["tokens_per_second"] > 0
-    assert {side["peak_memory_bytes"] for side in found["speed"].values()} == {None}, "a CPU does not count what belongs to a model"
+    assert found["speed"] == {"teacher": {"tokens_per_second": 2.0, "peak_memory_bytes": None}}, "what was measured, and nothing else"
+    assert (found["tokens_counted"], found["max_new_tokens"]) == ("answers", 12)
+    beside = found["against_teacher"]["perplexity"]["difference"]
+    assert beside == pytest.approx(found["after"]["perplexity"] - found["teacher"]["perplexity"])
     assert found["generations"][0] == {
         "prompt": PAIRS[0][0],
         "reference": PAIRS[0][1],
@@ -284,22 +326,37 @@ def test_a_share_of_a_teacher_that_scores_nothing_is_left_out():
     made, rows = tokenizer(), held_out(tokenizer(), [(prompt, "zz") for prompt, _ in PAIRS])
     scores = benchmark_model(parrot(made, ["a"]), made, rows, SPEC, seed=0, **quiet())
     assert scores.values["rougeL"] == 0
-    assert set(benchmark_json(scores, scores, scores, seed=0)["retention"]) == set()
+    assert set(benchmark_json(scores, scores, scores)["retention"]) == set()
 
 
 def test_without_a_teacher_there_is_nothing_retained():
     made, rows = tokenizer(), held_out(tokenizer(), PAIRS)
     scores = benchmark_model(llama(), made, rows, SPEC, seed=0, **quiet())
-    found = benchmark_json(scores, scores, seed=0)
-    assert (found["teacher"], found["retention"]) == (None, None)
+    found = benchmark_json(scores, scores)
+    assert (found["teacher"], found["retention"], found["against_teacher"]) == (None, None, None)
     assert {change["verdict"] for change in found["change"].values()} == {"no evidence"}
+
+
+def test_numbers_of_the_references_are_a_score_where_there_are_any():
+    made = tokenizer()
+    rows = held_out(made, [(prompt, "a 1" if number % 2 else "a") for number, (prompt, _) in enumerate(PAIRS)])
+    scores = benchmark_model(parrot(made, ["1"]), made, rows, SPEC, seed=0, **quiet())
+    assert scores.per_row["codes"] == [0, 1] * 4
+    assert scores.values["copied"] == sum(scores.per_row["codes_copied"]) / 4
+    assert "copied" not in benchmark_model(llama(), made, held_out(made, PAIRS), SPEC, seed=0, **quiet()).values
+
+
+def test_which_tokens_count_is_known():
+    made, rows = tokenizer(), held_out(tokenizer(), PAIRS)
+    whole = [{**row, "labels": list(row["input_ids"])} for row in rows]
+    assert [benchmark_model(llama(), made, part, SPEC, seed=0, **quiet()).counted for part in (rows, whole)] == ["answers", "all"]
 
 
 def test_scores_of_different_rows_are_never_compared():
     made = tokenizer()
     one, other = (benchmark_model(llama(), made, held_out(made, part), SPEC, seed=0, **quiet()) for part in (PAIRS[:4], PAIRS[4:]))
     with pytest.raises(BenchmarkError, match="different rows"):
-        benchmark_json(one, other, seed=0)
+        benchmark_json(one, other)
 
 
 def test_a_seed_draws_the_same_rows_for_every_model_and_another_seed_others():
@@ -333,7 +390,7 @@ def test_base_scores_come_back_as_they_were_and_a_damaged_file_is_measured_again
     save_base_scores(runtime, key, scores)
     back = load_base_scores(runtime, key)
     assert isinstance(back, Scores)
-    assert benchmark_json(back, back, seed=0) == benchmark_json(scores, scores, seed=0)
+    assert benchmark_json(back, back) == benchmark_json(scores, scores)
     others = [("gpt2@abd", "data", SPEC, 0, "float32"), ("gpt2@abc", "data", SPEC, 1, "float32"), ("gpt2@abc", "data", SPEC, 0, "bfloat16")]
     assert key not in {base_key(name, data, spec, seed=seed, dtype=dtype) for name, data, spec, seed, dtype in others}
     file = next(tmp_path.rglob("*.json"))
@@ -368,6 +425,6 @@ def test_a_metric_from_another_package_is_reported_beside_the_built_in_ones(monk
     scores = benchmark_model(llama(seed=3), tokenizer(), held_out(tokenizer(), PAIRS), spec, seed=0, **quiet())
     assert list(scores.values) == ["length", "perplexity"]
     assert scores.values["length"] == pytest.approx(np.mean([len(text) for text in scores.texts]))
-    found = benchmark_json(scores, scores, seed=0)
+    found = benchmark_json(scores, scores)
     assert found["after"]["length"] == scores.values["length"]
     assert set(found["intervals"]["after"]) == {"perplexity"}  # nothing is known about its rows

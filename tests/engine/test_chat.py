@@ -4,12 +4,13 @@ import signal
 
 import pytest
 import torch
+from chat_templates import FAMILIES
 from finished_run import base_folder, finished_run
 from letters import llama, parrot, tokenizer
 
 from finetune.errors import BadInput
 from finetune.recipe import Recipe
-from finetune.run.chat import Talk, _answer_both, chat
+from finetune.run.chat import Talk, _answer_both, chat, prompt_options_of
 from finetune.runtime import RuntimeOptions
 
 
@@ -171,3 +172,27 @@ def test_ctrl_c_ends_one_of_two_answers_and_each_model_remembers_its_own_words()
 def test_a_model_of_unknown_origin_cannot_be_compared_and_says_so(tmp_path):
     with pytest.raises(BadInput, match="does not name the model it came from"):
         both(base_folder(tmp_path / "base"), ["who?"], tmp_path, both=True)
+
+
+def test_a_talk_asks_as_training_did(tmp_path):
+    made = FAMILIES["qwen3"].tokenizer
+    base = base_folder(tmp_path / "base")
+    run = finished_run(tmp_path / "run", base, Recipe.from_layers({"model": str(base)}))
+    for told, opened in ((None, "<think>\n\n</think>\n\n"), ({"enable_thinking": False}, "<think>\n\n</think>\n\n"), ({}, "")):
+        report = run.read_json(run.data_report) if run.data_report.is_file() else {}
+        run.write_json(run.data_report, {**report, "prompt_options": told})
+        conversation = Talk(llama(vocabulary=len(made)), made, prompt_options_of(run.output_dir))
+        conversation.turns.append({"role": "user", "content": "a<|im_end|>b"})
+        assert made.decode(conversation._prompt()[0]) == f"<|im_start|>user\na<|im_end|>b<|im_end|>\n<|im_start|>assistant\n{opened}"
+        assert conversation._prompt()[0].tolist().count(made.convert_tokens_to_ids("<|im_end|>")) == 1
+    assert prompt_options_of(base) is None
+
+
+def test_a_message_longer_than_the_context_keeps_its_beginning():
+    made = FAMILIES["llama2"].tokenizer
+    conversation = Talk(llama(vocabulary=len(made)), made)
+    conversation.turns.append({"role": "user", "content": "word " * 300 + "the end"})
+    asked = conversation._prompt()[0].tolist()
+    assert len(asked) == 128
+    assert asked[0] == made.bos_token_id
+    assert made.decode(asked).endswith("the end [/INST]")

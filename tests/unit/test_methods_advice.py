@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -107,16 +108,18 @@ def test_a_student_made_from_its_teacher_is_offered_no_adapter(tmp_path: Path) -
     assert found.needed["full"] > 12 * 355_000_000
 
 
-def test_an_adapter_is_offered_no_second_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "default"), [("LORA", "lora"), ("IA3", "full"), (None, "full")])
+def test_an_earlier_adapter_is_offered_what_can_train_it_further(kind: str | None, default: str, tmp_path: Path) -> None:
     earlier = tmp_path / "earlier"
     earlier.mkdir()
-    (earlier / "adapter_config.json").write_text("{}")
+    (earlier / "adapter_config.json").write_text(json.dumps({"peft_type": kind, "r": 4}))
     (earlier / "adapter_model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
     draft = {"approach": "fine-tuning", "model": str(earlier), "output_dir": "out"}
     prompter = Listens({}, otherwise_default=True)
-    assert step3_config.ask(draft, prompter, machine(64, tmp_path))["method"]["kind"] == "full"
-    for kind in ("lora", "qlora", "adalora"):
-        assert "merge" in prompter.notes[kind]
+    assert step3_config.ask(draft, prompter, machine(64, tmp_path))["method"]["kind"] == default
+    for other in ("adalora", *(() if default == "lora" else ("lora", "qlora"))):
+        assert "merge" in prompter.notes[other]
+    assert "merge" not in prompter.notes["full"]
 
 
 def test_the_size_of_an_adapter_from_the_shape_alone_is_that_of_the_starter() -> None:
