@@ -141,6 +141,7 @@ class _Stage:
         report = self.report
         for record, sequences in self._encoded(encoder, self.rows, self.division.train):
             report.train += 1
+            report.most_answers = max(report.most_answers, sum(turn["role"] == "assistant" for turn in record["messages"]))
             if len(report.examples) < EXAMPLES:
                 pieces = tokenized.pieces(record, self.tokenizer) or encoder.pieces(record)
                 report.examples.append([{"text": piece.text, "supervised": piece.supervised} for piece in pieces])

@@ -39,6 +39,7 @@ class DataReport:
     template: str = ""  # chat or plain
     prompt_options: dict[str, bool] | None = None  # what the chat template is told for every prompt of the run; None in older reports
     template_date: str | None = None  # the date that the chat template is always told, where it asks for today's
+    most_answers: int = 0  # in one row; 0: not counted
     used: int = 0  # train + held_out
     train: int = 0
     held_out: int = 0

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from finetune.data.collator import labels_of
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import TrainingError
 from finetune.training.chunked_loss import CrossEntropy, Workspace, chunked_loss
@@ -62,7 +63,7 @@ def examine(
 
 
 def _about_rows(rows: Any, tokenizer: Any) -> Iterator[Finding]:
-    supervised = [[label for label in list(row["labels"])[1:] if label != -100] for row in rows]
+    supervised = [[label for label in list(labels_of(row))[1:] if label != -100] for row in rows]
     tokens, total = sum(map(len, supervised)), sum(len(row["input_ids"]) for row in rows)
     if not tokens:
         yield Finding(
@@ -153,7 +154,7 @@ def _loss(model: nn.Module, rows: Sequence[Any], vocabulary: int) -> tuple[float
     head, workspace, total, tokens = head_of(model).detach().first(vocabulary), Workspace(), 0.0, 0
     for row in rows:
         states = hidden_states(model, token_ids(model, list(row["input_ids"])))[0]
-        supervised = Supervised.of(torch.tensor([list(row["labels"])], device=states.device))
+        supervised = Supervised.of(torch.tensor([list(labels_of(row))], device=states.device))
         total += float(chunked_loss(states[supervised.index], head, CrossEntropy(supervised.labels), workspace=workspace))
         tokens += len(supervised.labels)
     return total, tokens

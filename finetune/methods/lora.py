@@ -40,7 +40,7 @@ class LoRA(Method):
     """
 
     title = "LoRA"
-    summary = "trains small matrices beside the frozen model: little memory, a few MB on disk"
+    summary = "a small add-on file beside the unchanged model: quick, little memory"
     trains_further = "LORA"
 
     class Spec(LoRASpec):

@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import RecipeError
+from finetune.errors import ModelError, RecipeError
 from finetune.methods.earlier import EarlierAdapter, further, not_used, why_not
 from finetune.models.facts import describe
 from finetune.models.location import LocatedModel
+from finetune.models.quantised import stored_as, training_problem
 from finetune.run_context import RunContext
 from finetune.run_folder import beside
 from finetune.shell import quoted
@@ -43,6 +44,57 @@ def _check_lengths(context: RunContext) -> None:
             f"benchmark.max_new_tokens is {answers:,}, but the context of {name} is {limit:,} tokens, prompts included.",
             hint="Use the length of the answers in the data: --set benchmark.max_new_tokens=auto",
         )
+
+
+def check_tokens(context: RunContext, embeddings: int) -> list[str]:
+    """Raises ModelError if rows use a token that has no embedding; sentences about such tokens that no row uses.
+
+    `embeddings` is how many rows the embeddings of the model have.
+    """
+    vocabulary = context.tokenizer.get_vocab()
+    beyond = sorted((number, token) for token, number in vocabulary.items() if number >= embeddings)
+    if not beyond:
+        return []
+    sizes = (
+        f"The tokenizer of {context.located.name} has {max(vocabulary.values()) + 1:,} tokens and its embeddings have {embeddings:,} rows"
+    )
+    used = max(_largest(context.data.train, "input_ids"), _largest(context.data.held_out, "input_ids", "prompt_ids"))
+    if used >= embeddings:
+        token = next((token for number, token in beyond if number == used), str(used))
+        raise ModelError(
+            f"{sizes}: the data uses {token!r}, which has none.",
+            hint="Give it one with model.resize_token_embeddings(len(tokenizer)) of transformers, save both, and name that folder.",
+        )
+    return [f"{sizes}: {', '.join(token for _, token in beyond[:3])} cannot be used, and no row uses it."]
+
+
+def _largest(rows: Any, *columns: str) -> int:
+    """The largest token id in columns of token rows, -1 if there is none."""
+    import pyarrow.compute as pc
+
+    table = rows.with_format("arrow")
+    found = [-1]
+    for column in set(columns) & set(rows.column_names):
+        for batch in table.select_columns(column).iter(10_000):
+            highest = pc.max(pc.list_flatten(batch[column])).as_py()
+            found.append(-1 if highest is None else highest)
+    return max(found)
+
+
+def quantised_problem(context: RunContext) -> RecipeError | None:
+    """Why the files of the model cannot be trained because they are quantised, or None."""
+    home = context.located
+    while home.base is not None:
+        home = home.base
+    stored = stored_as(home.folder)
+    if stored is not None and context.student_is_made:
+        return RecipeError(
+            f"A student cannot be made from {home.name}: its weights are stored {stored.title}.",
+            hint="Name the model that it was made from.",
+        )
+    method = context.method
+    adapter, load_in = method.footprint(context.recipe.method).adapter, context.load_in
+    return training_problem(home.name, stored, adapter=adapter, load_in=load_in)
 
 
 def adapter_problem(context: RunContext, method: Any, spec: Any) -> RecipeError | None:

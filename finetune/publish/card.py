@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from finetune.benchmark.names import NAMES, beside_the_teacher, retained
+from finetune.benchmark.names import FEWEST_ROWS, NAMES, beside_the_teacher, too_few
+from finetune.benchmark.student import verdict_on
 from finetune.events import read_events
 from finetune.foreign import reading
 from finetune.formatting import strip_control_chars
@@ -39,6 +40,7 @@ from finetune.recipe import Recipe
 from finetune.run_folder import REMADE, RunFolder
 
 PROJECT = "finetune-cli"
+TEXT_MODEL = "AutoModelForCausalLM"
 SAMPLES = 3
 LONGEST_SAMPLE = 400  # characters
 LONGEST_EXAMPLE = 160
@@ -200,14 +202,15 @@ def _scores(scores: Mapping[str, Any]) -> str:
         lines.append(f"| {NAMES.get(key, key)} | {' | '.join(cells)} | {scores.get('change', {}).get(key, {}).get('verdict', '')} |")
     lines += [
         "",
-        "In brackets: 95 % confidence interval (bootstrap over rows). Lower is better for perplexity; ROUGE is the F-measure with Porter",
+        "In brackets: 95 % confidence interval over rows. Lower is better for perplexity; ROUGE is the F-measure with Porter",
         "stemming of greedy answers. `before` is the model before training. A change is stated only if its own interval",
         "(paired by row) excludes zero. None of these rows was used for training.",
     ]
-    kept, words = retained(scores), beside_the_teacher(scores)
-    if kept:
-        shares = [f"{NAMES[key]} {share['value']:.0%} [{share['low']:.0%}, {share['high']:.0%}]" for key, share in kept.items()]
-        lines += ["", f"Retention (share of the teacher's score): {', '.join(shares)}."]
+    student, words = verdict_on(scores), beside_the_teacher(scores)
+    if scores["rows"] < FEWEST_ROWS:
+        lines += ["", too_few(scores["rows"])]
+    if student:
+        lines[1:1] = ["", f"**{student.sentence}** {student.costs}".rstrip()]
     if words:
         lines += ["", f"The student's perplexity is {words}."]
     return "\n".join(lines)
@@ -217,8 +220,8 @@ def _cell(scores: Mapping[str, Any], side: str, key: str) -> str:
     value = scores[side].get(key)
     if value is None:
         return ""
-    low, high = scores["intervals"][side].get(key, (value, value))
-    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
+    ends = scores["intervals"].get(side, {}).get(key)
+    return f"{value:.3g} [{ends[0]:.3g}, {ends[1]:.3g}]" if ends else f"{value:.3g}"
 
 
 def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str | None) -> str:
@@ -239,6 +242,9 @@ def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str |
     needs = "`pip install transformers peft`" if facts.adapter else "`pip install transformers`"
     ends = f", eos_token_id={list(facts.ends)}" if facts.adapter and facts.ends else ""
     elsewhere = f"\n\n{snippet(base_of(recipe, facts.continued))}" if facts.adapter and not repo else ""
+    kind = (facts.environment.get("model") or {}).get("loads_with", TEXT_MODEL)
+    if kind != TEXT_MODEL:  # a model that also sees pictures, which pipelines for text do not load
+        return _use_of_text_part(kind, name, prompt, f"{needs}, then{where}:", chat=facts.data.get("template") == "chat")
     return f"""## Use
 
 {needs}, then{where}:
@@ -249,6 +255,25 @@ generate = pipeline("text-generation", {json.dumps(name)})
 prompt = {asked}
 print(generate(prompt, max_new_tokens=64{asking}{ends}){answer})
 ```{elsewhere}"""
+
+
+def _use_of_text_part(kind: str, name: str, prompt: str, needs: str, *, chat: bool) -> str:
+    asked = json.dumps(prompt if chat else f"{prompt}\n", ensure_ascii=False)
+    encoded = (
+        f'apply_chat_template([{{"role": "user", "content": {asked}}}], add_generation_prompt=True, return_tensors="pt", return_dict=True)'
+        if chat
+        else f'__call__({asked}, return_tensors="pt")'
+    )
+    return f"""## Use
+
+{needs}
+
+```python
+from transformers import {kind}, AutoTokenizer
+model, tokenizer = {kind}.from_pretrained({json.dumps(name)}), AutoTokenizer.from_pretrained({json.dumps(name)})
+inputs = tokenizer.{encoded}
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))
+```"""
 
 
 def _making(recipe: Recipe, facts: RunFacts) -> str:

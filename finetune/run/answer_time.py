@@ -10,16 +10,7 @@ from typing import Any
 
 import torch
 
-from finetune.benchmark.generation import (
-    SPEED_PROMPTS,
-    SPEED_TOKENS,
-    STEP_IN_TOKENS,
-    answer_budget,
-    batches,
-    greedy,
-    key_value_bytes,
-    pad_left,
-)
+from finetune.benchmark.generation import STEP_IN_TOKENS, answer_budget, batches, greedy, key_value_bytes, pad_left
 from finetune.benchmark.perplexity import answer_losses
 from finetune.benchmark.scoring import chosen_rows
 from finetune.data.tokens import cut_prompt
@@ -52,7 +43,7 @@ def benchmark_seconds(context: RunContext, model: Any, *, answers: bool = True) 
 
 
 def _answers(context: RunContext, model: Any, rows: list[dict[str, Any]], some: list[dict[str, Any]]) -> float:
-    """Seconds of all batches at their full length and of timing the speed; reading a prompt and making a token are timed on `some`."""
+    """Seconds of all batches at their full length; reading a prompt and making a token are timed on `some`."""
     spec, tokenizer, inner = context.recipe.benchmark, context.tokenizer, causal_lm(model)
     budget = answer_budget(tokenizer, rows) if spec.max_new_tokens == "auto" else spec.max_new_tokens
     room = max(1, context_length(model) - max(budget, 1 + TOKENS))
@@ -75,5 +66,4 @@ def _answers(context: RunContext, model: Any, rows: list[dict[str, Any]], some: 
     def seconds(rows: int, longest: int, new_tokens: int) -> float:
         return rows * longest * token + new_tokens * step * (STEP_IN_TOKENS + rows)
 
-    longest = max(map(len, prompts[:SPEED_PROMPTS]))
-    return 2 * seconds(SPEED_PROMPTS, longest, SPEED_TOKENS) + sum(seconds(len(batch), len(prompts[batch[0]]), budget) for batch in planned)
+    return sum(seconds(len(batch), len(prompts[batch[0]]), budget) for batch in planned)

@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from finetune.benchmark.names import retained
+from finetune.benchmark.student import verdict_on
 from finetune.errors import BadInput, FolderInUse
 from finetune.events import TrainingStep
 from finetune.foreign import RECIPE_BYTES, printable, reading, reason
@@ -72,8 +74,8 @@ class Run:
         return str((self.recipe.get("dataset") or {}).get("source", ""))
 
     def to_dict(self) -> dict[str, Any]:
-        """For --json: the plain scores, and the verdict on each change."""
-        changes = self.scores.get("change") or {}
+        """For --json: the plain scores, the verdict on each change, and of a student what it keeps of its teacher."""
+        changes, student = self.scores.get("change") or {}, verdict_on(self.scores)
         return {
             "output_dir": str(self.folder.output_dir),
             "approach": self.approach,
@@ -86,6 +88,8 @@ class Run:
             "when": self.when,
             "scores": {side: self.scores[side] for side in ("teacher", "before", "after") if self.scores.get(side)},
             "verdicts": {metric: change["verdict"] for metric, change in changes.items()},
+            "student": student.word if student else None,
+            "retention": dict(retained(self.scores)) or None,
         }
 
 

@@ -13,6 +13,7 @@ from finetune.distillation.setup import DistillationSetup, prepare_distillation
 from finetune.distillation.student import make_student
 from finetune.events import ModelReady, Notice
 from finetune.methods.base import MethodContext
+from finetune.methods.inventory import Inventory
 from finetune.methods.lora_kernel import speed_up
 from finetune.models.load import load_model
 from finetune.models.location import locate
@@ -59,12 +60,15 @@ def attach_method(context: RunContext, model: Any) -> Any:
     """The model with the method of the run; reports which of its parameters train."""
     spec, method = context.recipe.method, context.method
     steps = steps_of(context.recipe.training, len(context.data.train))
-    make = method.go_on if context.earlier else method.attach
+    make, inventory = method.go_on if context.earlier else method.attach, Inventory.of(model)
     attached = make(model, spec, MethodContext(steps, seed=context.recipe.seed, student_is_made=context.student_is_made))
     parameters, learn, machine = parameters_of(attached), trainable(attached), context.machine
     role = "student" if context.distils else "model"
-    context.reporter.report(ModelReady(role, context.located.name, parameters, learn, machine.dtype, machine.device))
-    for note in (f"{learn:,} of {parameters:,} parameters train ({learn / parameters:.1%}).", *method.notes(spec, machine.device)):
+    context.reporter.report(
+        ModelReady(role, context.located.name, parameters, learn, machine.dtype, machine.device, inventory.coverage(attached, spec).share)
+    )
+    learning = f"{learn:,} of {parameters:,} parameters train ({learn / parameters:.1%})."
+    for note in (learning, *method.notes(spec, machine.device)):
         context.reporter.report(Notice(note))
     return attached
 

@@ -118,7 +118,7 @@ def test_a_distilled_student_is_shown_beside_its_teacher():
     }
     text = model_card(distilled, NOTHING, scores)
     assert "| 0.4 [0.35, 0.45] | 0.165 [0.1, 0.2] | 0.37 [0.3, 0.44] |" in text
-    assert "Retention (share of the teacher's score): ROUGE-L 93% [85%, 102%]." in text
+    assert "**Keeps 93 % [85 %, 102 %] of its teacher: usable.**" in text
     assert "perplexity is 1.25 times the teacher's, 12.5 against 10.0: the student predicts these answers less well." in text
     assert "distilled from [org/teacher]" in text
     ready_made = model_card(recipe(approach="distillation", model="org/student", teacher="org/teacher", method="full"), NOTHING, scores)

@@ -12,7 +12,7 @@ from typing import Any
 from finetune.benchmark.report.charts import bars, curve
 from finetune.benchmark.report.html import Html, bullets, duration, element, facts, section, subsection, table
 from finetune.benchmark.report.records import Records
-from finetune.formatting import count, size
+from finetune.formatting import count, percent, size
 from finetune.registry import title
 from finetune.run_folder import free_name
 from finetune.shell import quoted
@@ -80,14 +80,15 @@ def done(records: Records) -> Html:
     listed: list[tuple[str, str]] = []
     if training:
         share = training["trainable_parameters"] / max(1, training["parameters"])
+        linear = f", {percent(records.linear_share, 1)} of the weights in linear layers" if 0 < records.linear_share < 1 else ""
         per_step = training["train_seconds"] / max(1, training["steps"])
         listed = [
             ("Steps", f"{training['steps']:,} in {duration(training['train_seconds'])}, {duration(per_step)} each"),
             ("Tokens", f"{training['real_tokens']:,} read, {training['supervised_tokens']:,} of them supervised"),
             ("Speed", f"{training['tokens_per_second']:,.0f} tokens/s; padding is not counted"),
             ("Peak memory", size(training["peak_memory_bytes"])),
-            ("Trained", f"{count(training['trainable_parameters'])} of {count(training['parameters'])} parameters ({share:.1%})"),
-            ("Loss", f"first {training['first_loss']:.3f}, last {training['final_loss']:.3f} (means of five steps)"),
+            ("Trained", f"{count(training['trainable_parameters'])} of {count(training['parameters'])} parameters ({share:.1%}){linear}"),
+            ("Loss", f"first {training['first_loss']:.3f}, last {training['final_loss']:.3f}{_means(training['steps'])}"),
         ]
     if records.checkpoints:
         listed.append(("Checkpoints", f"{records.checkpoints:,} saved during the run"))
@@ -162,6 +163,12 @@ def repeat(records: Records) -> Html:
     again = free_name(records.output_dir)
     command = f"finetune-cli run {quoted(records.output_dir / 'run' / 'recipe.yaml')} --output-dir {quoted(again)}"
     return section("Repeat this run", element("pre", command), note="On the same machine the same recipe gives the same scores.")
+
+
+def _means(steps: int) -> str:
+    """Of how many steps at each end a loss is the mean: five where there are ten."""
+    each = min(5, steps // 2)
+    return f" (means of {each} steps)" if each > 1 else ""
 
 
 def _if(words: str, value: Any) -> str:
