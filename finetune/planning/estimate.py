@@ -17,7 +17,7 @@ from finetune.formatting import size
 from finetune.methods.base import Footprint
 from finetune.models.facts import ModelFacts
 from finetune.paths import typed_path
-from finetune.planning.checks import adapter_problem
+from finetune.planning.checks import adapter_problem, quantised_problem
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.run_context import RunContext
 from finetune.training.checkpoints import KEPT
@@ -130,7 +130,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     methods = {}
     for name in registry.names("methods"):
         other = registry.load("methods", name)
-        if adapter_problem(context, other):
+        if adapter_problem(context, other) or quantised_problem(context, other, other.Spec()):
             continue
         cost = other.footprint(other.Spec())
         learns = adapter_parameters(rank=cost.rank, **sides) if cost.adapter else base

@@ -305,6 +305,8 @@ class Figures:
     cache_bytes: int = 61 * 10**6
     free_disk: int = 10**11
     problems: list[str] = field(default_factory=list)
+    linear_share: float = 1.0
+    notes: list[str] = field(default_factory=list)
     measured: dict[str, float] | None = None
     methods: dict[str, int] = field(default_factory=lambda: {"lora": 3 * 10**9, "qlora": 10**9, "full": 9 * 10**9})
 
@@ -329,6 +331,13 @@ def test_the_review_says_what_does_not_fit() -> None:
     text = drawn(review(Recipe.from_layers({}), Figures(memory_total=30 * 10**9, problems=["Too much."])))  # type: ignore[arg-type]
     assert "does not fit" in text
     assert "Too much." in text
+
+
+def test_the_review_says_what_does_not_learn() -> None:
+    text = drawn(review(Recipe.from_layers({}), Figures(linear_share=0.9996, notes=["Routers are not adapted."])))  # type: ignore[arg-type]
+    assert "99.9 % of the weights in linear layers learn" in text
+    assert "Routers are not adapted." in text
+    assert "linear layers" not in drawn(review(Recipe.from_layers({}), Figures()))  # type: ignore[arg-type]
 
 
 def test_the_review_says_what_was_measured() -> None:
