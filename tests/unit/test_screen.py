@@ -260,6 +260,13 @@ def test_the_review_says_what_to_expect(width: int) -> None:
     assert "! 4 held-out rows are too few." in words
 
 
+def test_the_review_says_what_does_not_learn() -> None:
+    text = drawn(review(Recipe.from_layers({}), Figures(linear_share=0.9996, notes=["Routers are not adapted."])))  # type: ignore[arg-type]
+    assert "99.9 % of the weights in linear layers learn" in text
+    assert "Routers are not adapted." in text
+    assert "linear layers" not in drawn(review(Recipe.from_layers({}), Figures()))  # type: ignore[arg-type]
+
+
 def test_the_review_says_what_was_measured() -> None:
     assert "measured" not in drawn(review(Recipe.from_layers({}), Figures()))  # type: ignore[arg-type]
     text = drawn(review(Recipe.from_layers({}), Figures(measured={"steps": 12, "tokens_per_second": 431.7})))  # type: ignore[arg-type]
