@@ -198,6 +198,8 @@ def test_a_message_longer_than_the_context_keeps_its_beginning():
     assert len(asked) == 128
     assert asked[0] == made.bos_token_id
     assert made.decode(asked).endswith("the end [/INST]")
+
+
 # Commands, and what is remembered.
 
 

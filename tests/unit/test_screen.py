@@ -238,7 +238,7 @@ def test_the_review_sets_memory_against_what_is_free() -> None:
 
 def test_the_review_of_a_distillation_shows_teacher_student_and_cache() -> None:
     text = drawn(review(Recipe.from_layers({"approach": "distillation"}), Figures()), 100)  # type: ignore[arg-type]
-    for fact in ("Teacher", "67% of its layers", "50% from the data, 50% from the teacher", "temperature 2"):
+    for fact in ("Teacher", "67 % of its layers", "50 % from the data, 50 % from the teacher", "temperature 2"):
         assert fact in text
     for cost in ("runs once", "61 MB at most", "teacher 0 kB"):
         assert cost in text
