@@ -128,7 +128,7 @@ def plan(arguments: argparse.Namespace) -> int:
                 check()
             except (UploadError, RecipeError) as error:
                 found = replace(found, problems=[*found.problems, f"{error.message} {error.hint or ''}".strip()])
-    pictures = (data_report(report, ascii_only=console.options.ascii_only), review(recipe, found))
+    pictures = (data_report(report, ascii_only=console.options.ascii_only), review(tuner.recipe, found))
     return _show(arguments, {**found.to_dict(), "data": report}, *pictures)
 
 

@@ -275,5 +275,5 @@ def _hint(path: str, problem: Any) -> str | None:
 
 def _is_branch(part: str) -> bool:
     """pydantic names the branch of a union in the path of an error; people never wrote it."""
-    branches = {"str", "int", "constrained-int", "float", "bool", "list[str]", "StudentSpec"}
+    branches = {"str", "int", "constrained-int", "float", "constrained-float", "bool", "list[str]", "StudentSpec"}
     return part in branches or part.startswith(("literal[", "function-"))

@@ -225,5 +225,5 @@ def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Foot
     rate = machine.gflops[machine.dtype] * 1e9 * EFFICIENCY[machine.device].get(machine.dtype, USUAL_EFFICIENCY)
     rows = min(recipe.benchmark.rows, report.held_out) * (3 if teacher else 2)
     answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if machine.device == "cpu" else 20)
-    steps = recipe.training.epochs * training * (footprint.slowdown if machine.device == "cpu" else 1)
+    steps = recipe.training.passes * training * (footprint.slowdown if machine.device == "cpu" else 1)
     return (steps + asking) / rate + answers + STARTING

@@ -157,6 +157,9 @@ class LLMFineTuner:
 
     def prepare_data(self) -> PreparedData:
         """Read, split and tokenise the rows; what each became is in run/data_report.json once the run has a folder."""
+        from finetune.planning.epochs import settled
+
+        self.context = settled(self.context)
         return self.context.data
 
     def plan(self, *, measure: bool = False) -> Plan:
@@ -166,6 +169,7 @@ class LLMFineTuner:
         """
         from finetune.planning.plan import plan
 
+        self.prepare_data()
         self.planned = plan(self.context, measure=measure)
         return self.planned
 

@@ -68,7 +68,7 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
     yield "", Text(fit_line(recipe.method.kind, plan.methods, plan.free_memory), style="quiet")
     yield "Data", f"{strip_control_chars(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"
     together = count(training.batch_size * training.gradient_accumulation)
-    yield "Training", f"{_steps(plan.steps)}: {training.epochs:g} x {count(plan.rows)} rows, {together} per step"
+    yield "Training", f"{_steps(plan.steps)}: {training.passes:g} x {count(plan.rows)} rows, {together} per step"
     if teacher:
         loss = recipe.distillation
         mixed = f"{percent(loss.alpha)} from the data, {percent(1 - loss.alpha)} from the teacher"

@@ -27,8 +27,10 @@ def about(seconds: float) -> str:
     return f"about {seconds / 3600:.1f} hours"
 
 
-def epochs(number: float) -> str:
+def epochs(number: float | str) -> str:
     """1 -> "1 epoch", 2.5 -> "2.5 epochs"."""
+    if isinstance(number, str):
+        return f"epochs {number}"
     return f"{number:g} epoch{'s' if number != 1 else ''}"
 
 

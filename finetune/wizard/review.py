@@ -69,7 +69,7 @@ def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str
     else:
         tuner, found = prepared
         prompter.show(data_report(tuner.data.report.to_dict(), ascii_only=ascii_only()))
-        prompter.show(review(recipe, replace(found, problems=[in_words(problem) for problem in found.problems])))
+        prompter.show(review(tuner.recipe, replace(found, problems=[in_words(problem) for problem in found.problems])))
         unfit = bool(found.problems)
         step = step_of(found.problems[0]) if unfit else USUAL
         for number, fix in enumerate(_fixes(tuner, found)):
