@@ -221,6 +221,7 @@ class Figures:
     disk_bytes: int = 130 * 10**6
     cache_bytes: int = 61 * 10**6
     free_disk: int = 10**11
+    linear_share: float = 1.0
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     linear_share: float = 1.0
