@@ -49,7 +49,7 @@ def decide(tokenizer: PreTrainedTokenizerBase, rows: Rows, chosen: np.ndarray) -
 
 
 def has_reasoning(record: Mapping[str, Any], takes_reasoning: bool = True) -> bool:
-    """Whether the last answer of a row, or a tool call on the way to it, has reasoning: beside it, if the template takes that, or inside."""
+    """Whether the last answer of a row, or a call on the way to it, has reasoning: inside, or beside it if the template takes that."""
     messages = record["messages"][: last_learned(record["messages"]) + 1]
     asked = max((number for number, turn in enumerate(messages) if turn["role"] == "user"), default=-1)
     answers = [turn for turn in messages[asked + 1 :] if turn["role"] == "assistant" and turn.get("learn") is not False]
