@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune import __version__
-from finetune.errors import BadInput, NoTerminal, UploadError
+from finetune.errors import BadInput, NoTerminal, RecipeError, UploadError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from finetune.recipe import Recipe
     from finetune.run.finetuner import RunResult
     from finetune.runtime import RuntimeOptions
+
+ROWS = ("examples", "generations")  # keys of data_report.json and benchmark.json whose values are text of rows
 
 
 def wizard(arguments: argparse.Namespace) -> int:
@@ -49,6 +51,7 @@ def with_defaults(arguments: argparse.Namespace) -> int:
     from finetune.recipe import Recipe, merge, parse_override
     from finetune.wizard.defaults import defaults, why
     from finetune.wizard.host import look_around
+    from finetune.wizard.teachers_run import below, sentence
 
     changes: dict[str, Any] = {"output_dir": arguments.output_dir} if arguments.output_dir else {}
     for override in arguments.set:
@@ -59,7 +62,11 @@ def with_defaults(arguments: argparse.Namespace) -> int:
     print(why(here), file=sys.stderr)
     method = changes.get("method", "lora")
     kind = str(method.get("kind", "lora") if isinstance(method, dict) else method)
-    recipe = Recipe.from_layers(defaults(here, approach, method=kind, fresh_folder=False), changes)
+    found = below(changes)
+    if found:
+        print(sentence(found), file=sys.stderr)
+    layers = {**defaults(here, approach, method=kind, fresh_folder=False), **found}
+    recipe = Recipe.from_layers(layers, changes)
     return _execute(recipe, arguments, runtime)
 
 
@@ -93,7 +100,7 @@ def resume(arguments: argparse.Namespace) -> int:
     _console(arguments).print(f"The run in {folder.output_dir} is finished; there is nothing to resume.", soft_wrap=True)
     if arguments.json:
         training = folder.read_json(folder.progress).get("training", {}) if folder.progress.is_file() else {}
-        print(json.dumps({"output_dir": str(folder.output_dir), "scores": folder.read_json(folder.benchmark), "training": training}))
+        _show(arguments, {"output_dir": str(folder.output_dir), "scores": folder.read_json(folder.benchmark), "training": training})
     return 0
 
 
@@ -112,14 +119,16 @@ def plan(arguments: argparse.Namespace) -> int:
     console = _console(arguments)
     with working(console, brief="Planning") as reporter:
         from finetune.run.finetuner import LLMFineTuner
+        from finetune.training.trackers import check_trackers
 
         tuner = LLMFineTuner(recipe, reporter=reporter, runtime=_runtime(arguments))
         found, report = tuner.plan(measure=arguments.measure), tuner.data.report.to_dict()
-        try:
-            tuner.check_upload()
-        except UploadError as error:
-            found = replace(found, problems=[*found.problems, f"{error.message} {error.hint or ''}".strip()])
-    pictures = (data_report(report, ascii_only=console.options.ascii_only), review(recipe, found))
+        for check in (tuner.check_upload, lambda: check_trackers(recipe.training.report_to)):
+            try:
+                check()
+            except (UploadError, RecipeError) as error:
+                found = replace(found, problems=[*found.problems, f"{error.message} {error.hint or ''}".strip()])
+    pictures = (data_report(report, ascii_only=console.options.ascii_only), review(tuner.recipe, found))
     return _show(arguments, {**found.to_dict(), "data": report}, *pictures)
 
 
@@ -212,7 +221,7 @@ def merge(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from finetune import registry
-    from finetune.formatting import size
+    from finetune.formatting import percent, size
     from finetune.paths import typed_path
     from finetune.publish.elsewhere import adapter_of
     from finetune.screen.reporter import working
@@ -224,7 +233,7 @@ def merge(arguments: argparse.Namespace) -> int:
     console = _console(arguments)
     with working(console, log=folder.debug_log if folder.recipe.is_file() else None) as reporter:
         done = registry.load("exporters", "merged").export(folder, to, _runtime(arguments), reporter)
-    same = f"logits differ by at most {done.difference:.2%} of the largest logit, on {done.prompts} prompts"
+    same = f"logits differ by at most {percent(done.difference, 2)} of the largest logit, on {done.prompts} prompts"
     merged = f"  Merged: {to} ({size(done.bytes)}, {done.dtype}); {same}"
     return _show(arguments, asdict(done), merged, f"  Chat: {command_name()} chat {quoted(to)}")
 
@@ -263,14 +272,23 @@ def _console(arguments: argparse.Namespace) -> Console:
 
 
 def _show(arguments: argparse.Namespace, facts: dict[str, Any], *pictures: RenderableType) -> int:
-    """JSON on stdout with --json, else the pictures; lines of text are kept in one piece, so that they can be copied."""
+    """JSON on stdout with --json, else the pictures; lines of text are kept in one piece, so that they can be copied.
+
+    What is printed as JSON ends in logs that others read: text of the person's rows is only in it with --examples.
+    """
     if arguments.json:
-        print(json.dumps(facts, default=str))
+        print(json.dumps(facts if getattr(arguments, "examples", False) else _without_rows(facts), default=str))
     else:
         console = _console(arguments)
         for picture in pictures:
             console.print(picture, soft_wrap=isinstance(picture, str))
     return 0
+
+
+def _without_rows(facts: Any) -> Any:
+    if isinstance(facts, dict):
+        return {key: _without_rows(value) for key, value in facts.items() if key not in ROWS}
+    return [_without_rows(value) for value in facts] if isinstance(facts, list) else facts
 
 
 def _show_result(arguments: argparse.Namespace, result: RunResult) -> int:

@@ -40,7 +40,7 @@ class LoRA(Method):
     """
 
     title = "LoRA"
-    summary = "trains small matrices beside the frozen model: little memory, a few MB on disk"
+    summary = "a small add-on file beside the unchanged model: quick, little memory"
     trains_further = "LORA"
 
     class Spec(LoRASpec):
@@ -65,6 +65,7 @@ class LoRA(Method):
                 target_modules=targets,
                 task_type="CAUSAL_LM",
             ),
+            quantised=self.load_in(spec) is not None,
         )
         speed_up(adapted)
         return adapted

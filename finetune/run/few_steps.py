@@ -154,7 +154,7 @@ class Watch(TrainerCallback):
     def __init__(self, say: Say, recipe: Recipe, report: DataReport, *, before: int, device: str) -> None:
         self.say, self.before, self.memory = say, before, PeakMemory(device)
         self.growth = GROWTH if device == "cpu" else 1.0
-        self.tokens_of_all = report.train_tokens * recipe.training.epochs
+        self.tokens_of_all = report.train_tokens * recipe.training.passes
         self.ends = math.inf
         self.trainer: Any = None
         self.marks: list[tuple[float, int]] = []

@@ -11,9 +11,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from finetune.formatting import count, strip_control_chars
+from finetune.formatting import count, percent, strip_control_chars
 from finetune.screen.tables import block, pairs
-from finetune.screen.wording import percent
 
 BARS = "▁▂▃▄▅▆▇█"
 SHOWN_SKIPPED = 3

@@ -64,18 +64,19 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
     method = title("methods", recipe.method.kind)
     yield "Method", f"{method}: {trained} of {count(plan.parameters)} parameters are trained ({100 * share:.1f} %)"
     if 0 < plan.linear_share < 1:
-        yield "", f"{percent(plan.linear_share)} of the weights in linear layers learn"
+        yield "", f"{percent(plan.linear_share, 1)} of the weights in linear layers learn"
     yield "", Text(fit_line(recipe.method.kind, plan.methods, plan.free_memory), style="quiet")
     yield "Data", f"{strip_control_chars(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"
     together = count(training.batch_size * training.gradient_accumulation)
-    yield "Training", f"{_steps(plan.steps)}: {training.epochs:g} x {count(plan.rows)} rows, {together} per step"
+    yield "Training", f"{_steps(plan.steps)}: {training.passes:g} x {count(plan.rows)} rows, {together} per step"
     if teacher:
         loss = recipe.distillation
-        mixed = f"{loss.alpha:.0%} from the data, {1 - loss.alpha:.0%} from the teacher"
+        mixed = f"{percent(loss.alpha)} from the data, {percent(1 - loss.alpha)} from the teacher"
         yield "Loss", f"{mixed} ({title('objectives', loss.objective)} at temperature {loss.temperature:g})"
         yield "Cache", CACHES[loss.cache] + (f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else "")
     who = "teacher, student before and after" if teacher else "before and after"
-    yield "Benchmark", _benchmark(min(recipe.benchmark.rows, plan.held_out_rows), who)
+    asked, rows = recipe.benchmark.rows, min(recipe.benchmark.rows, plan.held_out_rows)
+    yield "Benchmark", _benchmark(rows, who) + (f"; {asked} asked for, and no more are held out" if rows < asked else "")
     yield from _cost(plan)
     yield "Output", recipe.output_dir
     yield "Upload", f"{upload.repo}, {'private' if upload.private else 'PUBLIC'}" if upload else "nothing leaves this machine"
@@ -112,7 +113,7 @@ def _student(recipe: Recipe) -> str:
     if not isinstance(recipe.model, StudentSpec):
         return recipe.model
     layers = recipe.model.from_teacher.layers
-    return f"made from the teacher, {layers if layers >= 1 else f'{layers:.0%} of its'} layers"
+    return f"made from the teacher, {layers if layers >= 1 else f'{percent(layers)} of its'} layers"
 
 
 def _against(needed: float, free: float, parts: Mapping[str, int] | None = None) -> Text:

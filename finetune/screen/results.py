@@ -79,7 +79,7 @@ def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
         parts.append(Text(f"Against the teacher: {said}."))
     parts += _said_of(scores, rows)
     if distilled:
-        beside = [Text(""), Text("Student and teacher compared", style="bold"), pairs(_beside_the_teacher(scores))]
+        beside: list[RenderableType] = [Text(""), Text("Student and teacher compared", style="bold"), pairs(_beside_the_teacher(scores))]
         parts = [*_student(scores), *parts, *beside, *_before(scores)]
     if scores.get("ranks"):
         parts += [Text(""), pairs([("Ranks", ranks_in_words(scores["ranks"]))])]

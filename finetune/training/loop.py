@@ -23,6 +23,7 @@ from finetune.storage import check_room
 from finetune.training.callbacks import ReleaseMemory, ReportSteps, SaveCheckpoints, StopAtNonsense, StopOnSignal
 from finetune.training.checkpoints import Checkpoint, Checkpoints
 from finetune.training.out_of_memory import MEMORY_ERRORS, free_memory, ran_out
+from finetune.training.share_processor import ShareProcessor
 from finetune.training.tracking import tracking
 from finetune.training.trainer import SupervisedTrainer
 
@@ -78,7 +79,7 @@ def train(
                 report,
                 stop,
                 StopAtNonsense(saving),
-                *([ReleaseMemory()] if machine.device == "cpu" else []),
+                *([ReleaseMemory(), ShareProcessor(reporter)] if machine.device == "cpu" else []),
                 *(callbacks or []),
                 *tracking(recipe, folder.parent, reporter, lambda: report.told),
                 saving,
@@ -133,7 +134,7 @@ def training_arguments(recipe: Recipe, machine: Machine, folder: Path, *, autoca
     spec = recipe.training
     return TrainingArguments(
         output_dir=str(folder),
-        num_train_epochs=spec.epochs,
+        num_train_epochs=spec.passes,
         per_device_train_batch_size=spec.batch_size,
         gradient_accumulation_steps=spec.gradient_accumulation,
         learning_rate=spec.learning_rate,

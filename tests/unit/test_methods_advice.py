@@ -40,7 +40,7 @@ class Listens(ScriptedPrompter):
 
     def ask(self, question: Question) -> str | bool:
         if question.key == "method.kind":
-            self.help, self.notes = question.help, {choice.value: choice.note for choice in question.choices}
+            self.help, self.more, self.notes = question.help, question.more, {choice.value: choice.note for choice in question.choices}
         return super().ask(question)
 
 
@@ -96,7 +96,8 @@ def test_what_is_missing_is_said_beside_the_method(tmp_path: Path, monkeypatch: 
     prompter = Listens({}, otherwise_default=True)
     draft = {"approach": "fine-tuning", "model": "gpt2", "output_dir": "out"}
     step3_config.ask(draft, prompter, machine(0.5, tmp_path))
-    assert "bitsandbytes" in prompter.notes["qlora"]
+    assert "qlora" not in prompter.notes, "what cannot work is not offered"
+    assert "Not possible here: QLoRA (QLoRA needs the package bitsandbytes" in prompter.more
     assert "QLoRA" not in prompter.help
 
 
@@ -117,9 +118,12 @@ def test_an_earlier_adapter_is_offered_what_can_train_it_further(kind: str | Non
     draft = {"approach": "fine-tuning", "model": str(earlier), "output_dir": "out"}
     prompter = Listens({}, otherwise_default=True)
     assert step3_config.ask(draft, prompter, machine(64, tmp_path))["method"]["kind"] == default
-    for other in ("adalora", *(() if default == "lora" else ("lora", "qlora"))):
-        assert "merge" in prompter.notes[other]
-    assert "merge" not in prompter.notes["full"]
+    if default == "full":  # the only one that works is told, not asked
+        assert "method.kind" not in prompter.asked
+        assert any(line.startswith("Method: Full") and "merge" in line for line in prompter.shown)
+    else:
+        assert "adalora" not in prompter.notes, "what cannot work is not offered"
+        assert "merge" in prompter.more
 
 
 def test_the_size_of_an_adapter_from_the_shape_alone_is_that_of_the_starter() -> None:
