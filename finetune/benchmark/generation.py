@@ -28,7 +28,7 @@ from finetune.training.head import causal_lm, context_length, padding_id
 KEY_VALUE_BYTES = 768 << 20  # of one batch's keys and values
 LARGEST_BATCH = 64
 STEP_IN_TOKENS = 32  # reading all weights once costs about as much time as computing this many tokens (measured on a CPU: 60 ms and 1.8 ms)
-SPEED_PROMPTS, SPEED_TOKENS = 8, 32
+SPEED_PROMPTS, SPEED_TOKENS = 8, 16
 PADDING, PROBE_TOKENS = 32, 3  # of the trial whether padding changes answers
 FEWEST_NEW_TOKENS, MOST_NEW_TOKENS = 16, 256
 
