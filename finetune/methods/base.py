@@ -66,6 +66,7 @@ class Method:
     title: ClassVar[str]
     summary: ClassVar[str]
     learning_rate: ClassVar[float] = 1e-3
+    trains_further: ClassVar[str | None] = None  # the kind of adapter, as peft calls it, that `go_on` can train further
     Spec: ClassVar[type[MethodSpec]]
 
     def check(self, spec: Any, device: str) -> list[str]:
@@ -81,6 +82,10 @@ class Method:
 
     def attach(self, model: PreTrainedModel, spec: Any, context: MethodContext) -> Any:
         """The model with exactly the right parameters set to train."""
+        raise NotImplementedError
+
+    def go_on(self, model: Any, spec: Any, context: MethodContext) -> Any:
+        """An earlier adapter and its base, set to train that adapter further; for a method with `trains_further`."""
         raise NotImplementedError
 
     def callbacks(self, model: Any, spec: Any) -> list[TrainerCallback]:

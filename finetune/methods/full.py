@@ -22,7 +22,7 @@ class Full(Method):
     """
 
     title = "Full"
-    summary = "trains every weight: most memory, a complete model on disk"
+    summary = "every weight learns: most memory, a complete model on disk"
     learning_rate = 5e-5
 
     class Spec(MethodSpec):

@@ -105,7 +105,7 @@ class Inventory:
         if named:
             if left:
                 share = 1 - sum(part.count for part in left) / self.weights
-                yield f"method.target_modules: the adapter is on {percent(share)} of the weights in linear layers."
+                yield f"method.target_modules: the adapter is on {percent(share, 1)} of the weights in linear layers."
             return
         for why, sentence in WHY.items():
             if parts := [part for part in left if part.why == why]:
@@ -120,7 +120,7 @@ class Inventory:
             yield f"{names} {'are' if len(others) > 1 else 'is'} not adapted: {self._share(others)} of the weights in linear layers."
 
     def _share(self, parts: list[Part]) -> str:
-        return percent(sum(part.count for part in parts) / self.weights)
+        return percent(sum(part.count for part in parts) / self.weights, 1)
 
 
 def is_adapted(attached: Any) -> bool:

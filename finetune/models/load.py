@@ -33,14 +33,20 @@ SMALLER = "Choose a smaller model, or load it in 8bit or 4bit."
 
 def load_tokenizer(located: LocatedModel) -> PreTrainedTokenizerBase:
     """The model's tokenizer with an end and a padding token; `tokenizer.notes` lists what had to be added, as sentences."""
-    home = located
-    while home.base is not None and not (home.folder / "tokenizer_config.json").is_file():
-        home = home.base
+    home = tokenizer_home(located)
     with _one_sentence(home):
         tokenizer = AutoTokenizer.from_pretrained(home.folder, trust_remote_code=home.tokenizer_code, local_files_only=True)
         tokenizer.notes = _settle_special_tokens(tokenizer)
         tokenizer(tokenizer.decode(tokenizer("a b")["input_ids"]))  # settings that make no sense are found when they are used
     return tokenizer
+
+
+def tokenizer_home(located: LocatedModel) -> LocatedModel:
+    """Whose tokenizer it is: an adapter's own, where it has one, else its base's."""
+    home = located
+    while home.base is not None and not (home.folder / "tokenizer_config.json").is_file():
+        home = home.base
+    return home
 
 
 def load_model(

@@ -17,7 +17,8 @@ from finetune.formatting import size
 from finetune.methods.base import Footprint
 from finetune.models.facts import ModelFacts
 from finetune.paths import typed_path
-from finetune.planning.checks import adapter_problem, quantised_problem
+from finetune.planning.checks import adapter_problem, quantised_problem, start_notes
+from finetune.planning.expectations import expectations
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.run_context import RunContext
 from finetune.training.checkpoints import KEPT
@@ -34,9 +35,9 @@ GENERATED_PER_SECOND = 80e9  # parameters read a second while answers are genera
 class Plan:
     """The cost of a run: bytes, seconds, counts; `problems` are reasons not to start, `methods` the memory that each method would need.
 
-    `measured` is what a few real steps showed, if they were made: `seconds` and `memory` then come from them, and `memory_by_arithmetic`
-    is what `memory_total` would be without them. `linear_share` is the share of the weights in linear layers that learns, and `notes` say
-    what does not learn and what else a person would not expect.
+    `warnings` are what to expect of the result. `measured` is what a few real steps showed, if they were made: `seconds` and `memory` then
+    come from them, and `memory_by_arithmetic` is what `memory_total` would be without them. `linear_share` is the share of the weights in
+    linear layers that learns, and `notes` are sentences that a person should know: what does not learn, and what else is unexpected.
     """
 
     model: str
@@ -62,6 +63,7 @@ class Plan:
     linear_share: float = 1.0
     notes: list[str] = field(default_factory=list)
     measured: dict[str, Any] | None = None
+    warnings: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -122,7 +124,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     cache = beside = 0
     if teacher is not None:
         memory["teacher"] = beside = teacher.parameters * narrow
-        cache = report.supervised_tokens * teacher.hidden * narrow if recipe.distillation.cache != "none" else 0
+        cache = _cache_bytes(context, shape, narrow)
     by_arithmetic = sum(memory.values())
     if measured.get("memory_bytes"):
         memory = _measured(memory, measured["memory_bytes"])
@@ -130,7 +132,8 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     methods = {}
     for name in registry.names("methods"):
         other = registry.load("methods", name)
-        if adapter_problem(context, other) or quantised_problem(context, other, other.Spec()):
+        spec_of = context.recipe.method if other is context.method else other.Spec()
+        if adapter_problem(context, other, spec_of) or quantised_problem(context, other, spec_of):
             continue
         cost = other.footprint(other.Spec())
         learns = adapter_parameters(rank=cost.rank, **sides) if cost.adapter else base
@@ -174,9 +177,33 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         problems=problems,
         methods=methods,
         linear_share=learning.share,
-        notes=[*learning.notes, *notes],
+        notes=[*start_notes(context), *learning.notes, *notes],
         measured=dict(measured) or None,
+        warnings=expectations(context, layers=shape.layers, of=shape.model.layers),
     )
+
+
+def _cache_bytes(context: RunContext, shape: Shape, narrow: int) -> int:
+    """Disk that the teacher's answers take, by the kind that the run will choose (finetune/distillation/cache_builder.py: disk_bytes)."""
+    recipe, teacher, tokens = context.recipe, shape.teacher, context.data.report.supervised_tokens
+    if teacher is None or recipe.distillation.cache == "none":
+        return 0
+    # The gradient cache has the width of the student's head, which full training keeps in float32; it also has one number per token.
+    width = shape.model.hidden * (narrow if context.method.footprint(recipe.method).adapter else 4) + 4
+    gradient = tokens * width
+    hidden = tokens * teacher.hidden * narrow + teacher.vocabulary * teacher.hidden * narrow
+    if recipe.distillation.cache != "auto":
+        return gradient if recipe.distillation.cache == "gradient" else hidden
+    return gradient if recipe.distillation.objective == "forward_kl" and _head_is_frozen(context) else hidden
+
+
+def _head_is_frozen(context: RunContext) -> bool:
+    """Whether the student's head stays as it is: beside an adapter on other layers, or because the method freezes it."""
+    method = context.recipe.method
+    freeze, targets = getattr(method, "freeze", None), getattr(method, "target_modules", "auto")
+    if context.method.footprint(method).adapter:
+        return targets == "auto" or "lm_head" not in targets
+    return freeze == "head" or (freeze == "auto" and context.student_is_made)
 
 
 def _measured(parts: dict[str, int], total: int) -> dict[str, int]:
@@ -199,5 +226,5 @@ def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Foot
     rate = machine.gflops[machine.dtype] * 1e9 * EFFICIENCY[machine.device].get(machine.dtype, USUAL_EFFICIENCY)
     rows = min(recipe.benchmark.rows, report.held_out) * (3 if teacher else 2)
     answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if machine.device == "cpu" else 20)
-    steps = recipe.training.epochs * training * (footprint.slowdown if machine.device == "cpu" else 1)
+    steps = recipe.training.passes * training * (footprint.slowdown if machine.device == "cpu" else 1)
     return (steps + asking) / rate + answers + STARTING

@@ -11,6 +11,7 @@ from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import ModelError
 from finetune.foreign import reading
 from finetune.methods.base import MethodContext
+from finetune.methods.earlier import EarlierAdapter
 from finetune.methods.inventory import Inventory
 from finetune.model_folder import AGAIN
 from finetune.models.facts import ModelFacts, describe
@@ -28,7 +29,8 @@ def shape_of(context: RunContext) -> Shape:
     VocabularyMismatch if teacher and student have different tokenizers, RecipeError for a student of no or of all layers, and where
     `adapter_problem` says so.
     """
-    if problem := adapter_problem(context, context.method) or quantised_problem(context, context.method, context.recipe.method):
+    spec = context.recipe.method
+    if problem := adapter_problem(context, context.method, spec) or quantised_problem(context, context.method, spec):
         raise problem
     recipe, facts = context.recipe, describe(context.located)
     teacher: ModelFacts | None = None
@@ -39,15 +41,18 @@ def shape_of(context: RunContext) -> Shape:
             layers = kept_layers(recipe.model.from_teacher.layers, facts.layers)
         else:
             shared_vocabulary(facts.vocabulary, teacher.vocabulary, context.tokenizer, context.teacher_tokenizer)
-    learning = what_learns(context.located, context.method, recipe.method, layers=layers)
+    learning = what_learns(context.located, context.method, recipe.method, layers=layers, earlier=context.earlier)
     return Shape(facts, teacher, layers or facts.layers, learning)
 
 
-def what_learns(located: LocatedModel, method: Any, spec: Any, *, layers: int | None = None) -> Learning:
+def what_learns(
+    located: LocatedModel, method: Any, spec: Any, *, layers: int | None = None, earlier: EarlierAdapter | None = None
+) -> Learning:
     """What of a model a method trains: the method is attached to a model without weights, on torch's meta device.
 
-    `layers` are those of a student that keeps only so many of the model's. Raises ModelError for what is not a language model, for a
-    student that its own configuration would not describe, and where the method cannot be attached.
+    `layers` are those of a student that keeps only so many of the model's, `earlier` is an adapter that is trained further. Raises
+    ModelError for what is not a language model, for a student that its own configuration would not describe, and where the method cannot
+    be attached.
     """
     import torch
     from transformers import AutoConfig
@@ -70,7 +75,8 @@ def what_learns(located: LocatedModel, method: Any, spec: Any, *, layers: int | 
         embeddings = model.get_input_embeddings().weight.shape[0]
         inventory = Inventory.of(model)
         linear = _linear_parameters(model)
-        attached = method.attach(model, spec, MethodContext(total_steps=None, student_is_made=layers is not None))
+        model, make = (earlier.attach(model), method.go_on) if earlier else (model, method.attach)
+        attached = make(model, spec, MethodContext(total_steps=None, student_is_made=layers is not None))
     coverage = inventory.coverage(attached, spec)
     parameters = list(attached.parameters())
     return Learning(

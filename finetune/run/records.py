@@ -80,6 +80,8 @@ def write_records(context: RunContext, folder: RunFolder, plan: Plan) -> None:
     folder.write_json(folder.recipe_schema, recipe_schema())
     folder.write_json(folder.environment, environment(context))
     folder.write_json(folder.data_report, report.to_dict())
+    if context.earlier:
+        folder.write_json(folder.continued, {"adapter": context.located.pinned, "base": context.base_located.pinned})
     folder.write_stage(TRAINING)
     context.reporter.report(DataPrepared(report.to_dict()))
     context.reporter.report(Planned(plan.to_dict()))

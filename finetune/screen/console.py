@@ -22,6 +22,7 @@ from finetune.screen.streams import lasting
 THEME = Theme({"quiet": "dim", "done": "green", "warning": "yellow", "problem": "red", "number": "bold", "good": "green", "bad": "red"})
 AS_IT_IS: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # of a console: what it prints means only itself
 VERDICTS = {"better": "good", "worse": "bad"}
+STUDENT = {"usable": "good", "weak": "warning", "not usable": "bad"}
 
 
 class SafeConsole(Console):

@@ -239,11 +239,24 @@ class TestCachedIsOnline:
         cached, _ = cached_run("llama", "hidden", tmp_path, rows, online=False, objective=objective)
         assert_same_weights(online, cached, tolerance=1e-6)
 
+    @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+    def test_evaluation_tells_cross_entropy_and_divergence_whatever_the_loss_is(self, alpha: float, tmp_path) -> None:
+        student, teacher, rows = pico("llama", dtype=torch.float64), teacher_for("llama"), pico_rows(6, seed=3)
+        told = distiller(student, tmp_path, teacher=teacher, alpha=alpha, temperature=1.5, per_device_eval_batch_size=4).evaluate(
+            Rows(rows)
+        )
+        student.eval()
+        assert told["eval_ce"] == pytest.approx(float(textbook(student, teacher, rows, 1.0, 1.0)), rel=1e-6)
+        assert told["eval_kl"] == pytest.approx(float(textbook(student, teacher, rows, 0.0, 1.5)) / 1.5**2, rel=1e-6)
+
     def test_evaluation_without_a_teacher_is_the_cross_entropy(self, tmp_path) -> None:
         student, trainer = cached_run("llama", "hidden", tmp_path, pico_rows(6), online=False)
         plain = SupervisedTrainer(model=student, args=arguments(tmp_path), train_dataset=Rows(pico_rows(6)))
         held_out = Rows(pico_rows(5, seed=9))
-        assert trainer.evaluate(held_out)["eval_loss"] == pytest.approx(plain.evaluate(held_out)["eval_loss"])
+        told = trainer.evaluate(held_out)
+        assert told["eval_loss"] == pytest.approx(plain.evaluate(held_out)["eval_loss"])
+        assert told["eval_ce"] == pytest.approx(told["eval_loss"], rel=0.05)
+        assert "eval_kl" not in told
 
 
 class TestRefusals:
