@@ -94,6 +94,10 @@ def _everywhere(metric: str, *runs: Run) -> bool:
 def _why_not(a: Run, b: Run) -> str | None:
     """Why the two cannot be compared row by row."""
     first, second = _rows(a), _rows(b)
+    for name, run, rows in (("A", a, first), ("B", b, second)):
+        if not rows:  # as in what was uploaded of private data
+            again = f"finetune-cli benchmark {quoted(run.folder.output_dir)}"
+            return f"{name} does not say on which rows it was measured, so there is no verdict; measure it again with `{again}`."
     if first != second:
         shared = len(set(first) & set(second))
         also = f"; {shared:,} are in both" if shared else ""

@@ -1,6 +1,7 @@
 """benchmark.json and what goes into it: plain scores, paired changes, the same rows for every model, scores that are kept."""
 
 import json
+from dataclasses import replace
 
 import datasets
 import evaluate
@@ -158,3 +159,17 @@ def test_a_metric_from_another_package_is_reported_beside_the_built_in_ones(monk
     found = benchmark_json(scores, scores)
     assert found["after"]["length"] == scores.values["length"]
     assert set(found["intervals"]["after"]) == {"perplexity"}  # nothing is known about its rows
+
+
+def test_scores_are_kept_for_one_processor_and_one_version_of_the_libraries(tmp_path, monkeypatch):
+    """Speed is not kept at all; answers may differ in their digits on another machine that shares the cache."""
+    from workshop import Workshop
+
+    from finetune.run import baselines
+
+    context = Workshop(tmp_path).tuner(Workshop(tmp_path).layer()).context
+    key = baselines._key(context, "model", None)
+    assert key == baselines._key(context, "model", None)
+    other = context.beside(machine=replace(context.machine, cpu="another processor"))
+    monkeypatch.setattr(baselines.torch, "__version__", "9.9")
+    assert len({key, baselines._key(context, "model", None), baselines._key(other, "model", None)}) == 3

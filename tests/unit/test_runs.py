@@ -216,6 +216,16 @@ def test_other_rows_are_no_ground_for_a_verdict(tmp_path: Path) -> None:
     assert not [word for word in ("B is better", "B is worse") if word in text]
 
 
+def test_runs_that_do_not_name_their_rows_are_not_compared(tmp_path: Path) -> None:
+    """Such as two that were uploaded without the private rows they were measured on."""
+    a, b = a_and_b(tmp_path, shift=0.1)
+    for run in (a, b):
+        run.folder.write_json(run.folder.benchmark, {key: value for key, value in run.scores.items() if key != "generations"})
+    found = compare(read_run(a.folder.output_dir), read_run(b.folder.output_dir))
+    assert str(found.why_not).startswith("A does not say on which rows it was measured, so there is no verdict")
+    assert not [score for score in found.scores.values() if "verdict" in score]
+
+
 def test_perplexities_of_different_tokens_are_not_compared_but_rouge_is(tmp_path: Path) -> None:
     a, b = a_and_b(tmp_path, shift=0.1)
     scores = dict(b.scores)
