@@ -55,7 +55,7 @@ class CachedChatTemplate:
     def __init__(self, template: ChatTemplate) -> None:
         self.template = template
         self.name = template.name
-        self.proof = prove(program(template.tokenizer))
+        self.proof = prove(program(template.tokenizer)) if not template.opened else None
         marks = sorted(self.proof.marks, key=len, reverse=True) if self.proof else []
         self.marks = re.compile("|".join(map(re.escape, marks)) or "(?!)")
         self.shapes: dict[Roles, Shape | None] = {}

@@ -12,7 +12,7 @@ import hashlib
 import json
 from typing import TypedDict
 
-from finetune.data.formats.cells import Message, Record, is_learned, last_answer
+from finetune.data.formats.cells import Message, Record, is_learned
 
 
 class Hashes(TypedDict):
@@ -24,13 +24,11 @@ class Hashes(TypedDict):
 
 def hashes(record: Record) -> Hashes:
     """Of the answers of a row, each with everything that precedes it."""
-    messages = record["messages"]
-    last = last_answer(messages)
     so_far = hashlib.blake2b(digest_size=8)
     asked: list[int] = []
     answered: list[int] = []
     said = False
-    for turn in messages[: last + 1]:
+    for turn in record["messages"]:
         words = _words(turn)
         if is_learned(turn):
             answer = so_far.copy()
@@ -44,6 +42,8 @@ def hashes(record: Record) -> Hashes:
 
 
 def _words(turn: Message) -> bytes:
+    if len(turn) == 2:
+        return " ".join(turn["content"].casefold().split()).encode("utf-8")
     parts = [turn["content"], turn.get("reasoning_content", "")]
     if calls := turn.get("tool_calls"):
         parts.append(json.dumps([call.get("function") for call in calls], sort_keys=True, ensure_ascii=False))

@@ -121,14 +121,16 @@ class _Stage:
     def run(self, folder: Path, supervise: Literal["answers", "all"]) -> DataReport:
         report = self.report
         thinking = decide(self.tokenizer, self.rows, self.division.train)
-        encoder = Encoder(self.tokenizer, max_length=self.spec.max_length, supervise=supervise, options=thinking.options)
+        encoder = Encoder(self.tokenizer, max_length=self.spec.max_length, supervise=supervise, thinking=bool(thinking.thinking))
         report.template = {"text": "plain", tokenized.FORMAT: "none"}.get(report.format, encoder.template.name)
         _write(folder / "train.arrow", self._train_rows(encoder), _TRAIN)
         _write(folder / "held_out.arrow", self._held_out_rows(encoder), _HELD_OUT)
         self._check()
         report.used = report.train + report.held_out
-        report.prompt_options, report.template_date = thinking.options, fixed_date(self.tokenizer)
+        report.thinking, report.prompt_options = thinking.thinking, thinking.options
+        report.template_date = fixed_date(self.tokenizer)
         report.rewritten = encoder.noticed.rows[REWRITTEN]
+        report.noticed = dict(encoder.noticed.rows)
         report.notes += encoder.noticed.sentences(report.files, unbroken=encoder.tokeniser.unbroken)
         report.notes += filter(None, [thinking.note, DATED.format(date=report.template_date) if report.template_date else ""])
         report.train_sequences, report.train_tokens = len(self.lengths), sum(self.lengths)

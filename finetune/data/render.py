@@ -18,9 +18,9 @@ from finetune.data.formats.cells import Message
 from finetune.data.pieces import CONTROL, REWRITTEN, UNOPENED, Piece, Rendered, piece_of
 from finetune.data.plain_template import PlainTemplate
 from finetune.data.rows import RowProblem
-from finetune.data.turns import JOINED, SYSTEM, Turn, arranged, tidied
+from finetune.data.turns import JOINED, SYSTEM, Edges, Turn, arranged, tidied
 from finetune.models.chat_template import TemplateFailure, render_chat
-from finetune.models.template_facts import TemplateFacts, control_tokens, prompt_options, with_object, with_text
+from finetune.models.template_facts import THOUGHTS, TemplateFacts, control_tokens, prompt_options, with_object, with_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,17 +31,20 @@ HIDDEN = "the model's chat template drops or rewrites the answer"
 class ChatTemplate:
     """The tokenizer's own chat template; an answer is supervised up to and including the token that ends its turn.
 
-    `options` are those of every prompt, such as {"enable_thinking": False}; those that ask for no reasoning by default.
+    With `thinking` the model is asked to think before it answers, if the template can ask for that; else to answer at once.
     """
 
     name = "chat"
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, thinking: bool = False) -> None:
         self.tokenizer = tokenizer
-        self.options = dict(options) if options is not None else prompt_options(tokenizer, thinking=False)
+        self.options = prompt_options(tokenizer, thinking=thinking)
         self.plain = PlainTemplate.of(tokenizer)
-        self.edges = self.plain.edges._replace(adds_beginning=True)  # it writes the beginning itself, or does without
         self.facts = TemplateFacts(tokenizer, self.options)
+        # It writes the beginning itself, or does without. Some models have one token for the beginning of a text and of every turn.
+        begin = self.plain.edges.begin if self.plain.edges.begin not in self.facts.asks_with else ""
+        self.edges = Edges(begin, self.plain.edges.ends, adds_beginning=True)
+        self.opened = self.facts.opened_thought if thinking else ""  # thoughts that the template would leave out
         self.control = ControlTokens(control_tokens(tokenizer))
         self.joins: dict[tuple[str, ...], bool | None] = {}  # by the roles of the turns: whether a system turn stays, None for no joining
         self.longer: set[str] = set()  # what prompts have behind the place where an answer can begin
@@ -52,7 +55,7 @@ class ChatTemplate:
     def rendered(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> Rendered:
         if messages[0]["role"] == "text":
             return self.plain.rendered(messages)
-        turns, notices = tidied(messages, self.edges, knows_reasoning=self.facts.knows_reasoning)
+        turns, notices = tidied(messages, self.edges, knows_reasoning=self.facts.knows_reasoning or bool(self.opened))
         turns = self._with_tools(turns, tools) if tools or any(turn.uses_tools for turn in turns) else self._arranged(turns, notices)
         given, shown = [turn.given for turn in turns], list(tools or [])
         mark, cut = unused(given, shown)
@@ -61,6 +64,8 @@ class ChatTemplate:
             notices.add(CONTROL)
             given, shown = self.control.broken(given, cut), self.control.broken(shown, cut)
         row = _Row(self, given, shown, mark)
+        if self.opened:
+            row.think(self.opened)
         pieces: list[Piece] = []
         done = 0
         for number, turn in enumerate(turns):
@@ -80,7 +85,7 @@ class ChatTemplate:
         while not pieces[-1].supervised:  # a joined answer may end in words that are not learned
             pieces.pop()
         notices |= row.notices
-        if _leaves_out(turns, whole(row.whole, cut)[0]):
+        if _leaves_out(turns[:-1] if self.opened else turns, whole(row.whole, cut)[0]):
             notices.add(REWRITTEN)
         said = turns[-1].content
         only_that = bool(said.strip()) and not turns[-1].calls_or_thinks and pieces[-1].text.lstrip().startswith(said.strip())
@@ -147,6 +152,18 @@ class _Row:
             return start, min(reached), True
         written = self.whole[start:end].rstrip()
         return (start, start + len(written), True) if written.endswith(ends) else (start, end, False)
+
+    def think(self, opened: str) -> None:
+        """Write the last answer with its thought behind the prompt, which opens one: the template would leave the thought out."""
+        last = len(self.given) - 1
+        turn, (_, after) = self.given[last], self._around(last)
+        prompt = self._render(self.given[:last], opened=True) if last else ""
+        if not prompt.endswith(opened) or after is None:
+            return
+        inside, found, said = turn["content"].partition(THOUGHTS[1])
+        thought = turn.get("reasoning_content") or (inside.lstrip().removeprefix(THOUGHTS[0]) if found else "")
+        said = said.lstrip("\n") if found else turn["content"]
+        self.whole = f"{prompt}{thought.strip()}\n{THOUGHTS[1]}\n\n{said}{after}"
 
     def _around(self, number: int) -> tuple[str, str | None]:
         """The text before an answer, and behind it, if a mark can stand in its place."""

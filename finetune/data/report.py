@@ -35,9 +35,11 @@ class DataReport:
     samples: int | None = None  # the number of rows that was asked for
     restricted: bool = False  # a private or gated dataset of the Hub, or one that was not checked
     ignored_text: dict[str, float] = field(default_factory=dict)  # text that is not trained on, as a share of all text
+    noticed: dict[str, int] = field(default_factory=dict)  # rows with something that the notes have a sentence about
     rewritten: int = 0  # rows of which the chat template leaves text out
     template: str = ""  # chat or plain
-    prompt_options: dict[str, bool] | None = None  # what the chat template is told for every prompt of the run; None in older reports
+    thinking: bool | None = None  # whether the model is asked to think before it answers, where its chat template can do either
+    prompt_options: dict[str, bool] = field(default_factory=dict)  # what the chat template is told for that
     template_date: str | None = None  # the date that the chat template is always told, where it asks for today's
     most_answers: int = 0  # in one row; 0: not counted
     used: int = 0  # train + held_out

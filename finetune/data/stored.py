@@ -28,6 +28,8 @@ def schema_of(*, tokens: bool) -> Schema:
 
 def stored(record: Record) -> dict[str, Any]:
     """The cells of a record."""
+    if len(record) == 1 and all(len(turn) == 2 for turn in record["messages"]):
+        return {"messages": record["messages"], "more": None}
     row: dict[str, Any] = {**record}
     tools = row.pop("tools", None)
     turns: dict[str, Any] = {}

@@ -1,7 +1,7 @@
 """Whether a model is asked to think before it answers: yes where rows have reasoning, and then in every prompt of the run.
 
 decided = decide(tokenizer, rows, division.train)
-decided.options         # {"enable_thinking": False}: what the chat template is told in training, benchmark and chat
+decided.thinking, decided.options         # False, {"enable_thinking": False}: what the chat template is told in every prompt
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ THOUGHT = re.compile(r"\s*<think>\s*\S.*</think>", re.DOTALL)  # reasoning insid
 
 
 class Thinking(NamedTuple):
+    """`thinking` is None where there is nothing to decide."""
+
+    thinking: bool | None
     options: dict[str, bool]
     note: str = ""
 
@@ -32,16 +35,17 @@ class Thinking(NamedTuple):
 def decide(tokenizer: PreTrainedTokenizerBase, rows: Rows, chosen: np.ndarray) -> Thinking:
     """By the chosen rows; nothing is to be decided where the template has one kind of prompt."""
     if not may_think(tokenizer):
-        return Thinking({})
+        return Thinking(None, {})
     asked = prompt_options(tokenizer, thinking=True)
     count = 0
     if any(map(_may_have_reasoning, rows.batches())):
-        takes_reasoning = TemplateFacts(tokenizer, asked).knows_reasoning
+        facts = TemplateFacts(tokenizer, asked)
+        takes_reasoning = facts.knows_reasoning or bool(facts.opened_thought)
         count = sum(has_reasoning(record, takes_reasoning) for records in chosen_records(rows, chosen) for record in records)
     if count:
         others = f"; the other {len(chosen) - count:,} teach it to think nothing" if count < len(chosen) else ""
-        return Thinking(asked, f"{count:,} rows have reasoning, so the model is asked to think before it answers{others}.")
-    return Thinking(prompt_options(tokenizer, thinking=False))
+        return Thinking(True, asked, f"{count:,} rows have reasoning, so the model is asked to think before it answers{others}.")
+    return Thinking(False, prompt_options(tokenizer, thinking=False))
 
 
 def has_reasoning(record: Mapping[str, Any], takes_reasoning: bool = True) -> bool:

@@ -61,8 +61,7 @@ class Sequence:
 class Encoder:
     """Messages to sequences; a RowProblem stands in for a row that cannot be encoded.
 
-    `options` are what the chat template is told for every prompt, such as {"enable_thinking": True}; by default it is told to ask for no
-    reasoning. `noticed` counts what was done to rows.
+    `thinking` says whether the model is asked to think before it answers. `noticed` counts what was done to rows.
     """
 
     def __init__(
@@ -71,13 +70,13 @@ class Encoder:
         *,
         max_length: int,
         supervise: Literal["answers", "all"],
-        options: Mapping[str, Any] | None = None,
+        thinking: bool = False,
     ) -> None:
         self.tokenizer, self.max_length, self.supervise = tokenizer, max_length, supervise
         self.tokeniser = Tokeniser(tokenizer)
         self.lead = lead_ids(tokenizer)
         self.template: Template = (
-            CachedChatTemplate(ChatTemplate(tokenizer, options)) if tokenizer.chat_template else PlainTemplate.of(tokenizer)
+            CachedChatTemplate(ChatTemplate(tokenizer, thinking=thinking)) if tokenizer.chat_template else PlainTemplate.of(tokenizer)
         )
         self.noticed = Noticed(set(added_tokens(tokenizer)))
 

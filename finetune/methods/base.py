@@ -114,11 +114,17 @@ class Method:
 
 
 def attach_adapter(
-    model: PreTrainedModel, target_modules: str | list[str], context: MethodContext, config_of: Callable[[list[str]], Any]
+    model: PreTrainedModel,
+    target_modules: str | list[str],
+    context: MethodContext,
+    config_of: Callable[[list[str]], Any],
+    *,
+    quantised: bool = False,
 ) -> Any:
     """The model wrapped by peft with the config for its target modules; raises ModelError if they match nothing.
 
-    Experts that are one parameter are adapted where peft can, which is LoRA without DoRA; it then has no dropout.
+    Experts that are one parameter are adapted where peft can, which is LoRA without DoRA; it then has no dropout. `quantised` says that the
+    linear layers are, or will be when the model is loaded.
     """
     from peft import LoraConfig, get_peft_model
     from transformers import set_seed
@@ -128,7 +134,7 @@ def attach_adapter(
     set_seed(context.seed)
     example = config_of([])
     plain = type(example) is LoraConfig and not example.use_dora
-    targets = find_targets(model, target_modules, parameters=plain, quantised=getattr(model, "is_quantized", False))
+    targets = find_targets(model, target_modules, parameters=plain, quantised=quantised)
     config = config_of(targets.modules)
     config.exclude_modules = targets.exclude
     if targets.parameters:

@@ -65,6 +65,7 @@ class LoRA(Method):
                 target_modules=targets,
                 task_type="CAUSAL_LM",
             ),
+            quantised=self.load_in(spec) is not None,
         )
         speed_up(adapted)
         return adapted

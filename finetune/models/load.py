@@ -143,7 +143,20 @@ def _with_adapter(model: PreTrainedModel, located: LocatedModel, *, merge: bool)
         check_patterns(name_patterns(read_json(settings)), [name for name, _ in model.named_modules()], settings)
         filterwarnings("error", message="Found missing adapter keys")  # peft would leave random or zero weights in their place
         adapted: Any = PeftModel.from_pretrained(model, str(located.folder))
+        if merge:
+            untie_adapted(adapted)
         return cast(PreTrainedModel, (adapted.merge_and_unload() if merge else adapted).eval())
+
+
+def untie_adapted(adapted: Any) -> None:
+    """Give the output head weights of its own where an adapter is on one of two that are tied: merging it would change both."""
+    inner = adapted.get_base_model()
+    ends = (inner.get_output_embeddings(), inner.get_input_embeddings())
+    head, embeddings = (end.get_base_layer() if hasattr(end, "get_base_layer") else end for end in ends)
+    if head is not None and head.weight is embeddings.weight and any(hasattr(end, "get_base_layer") for end in ends):
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=head.weight.requires_grad)
+        for config in (inner.config, inner.config.get_text_config()):
+            config.tie_word_embeddings = False
 
 
 def _quantisation(load_in: str, dtype: torch.dtype) -> BitsAndBytesConfig:

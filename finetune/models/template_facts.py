@@ -47,8 +47,11 @@ def prompt_options(tokenizer: Any, *, thinking: bool) -> dict[str, bool]:
 
 
 def may_think(tokenizer: Any) -> bool:
-    """Whether the template asks for reasoning in one way and for none in another."""
-    return any(prompt_options(tokenizer, thinking=thinking) for thinking in (True, False))
+    """Whether the template asks for reasoning in one way and for none in another, or asks for it and leaves it out of answers."""
+    if not tokenizer.chat_template:
+        return False
+    switched = any(prompt_options(tokenizer, thinking=thinking) for thinking in (True, False))
+    return switched or bool(TemplateFacts(tokenizer, {}).opened_thought)
 
 
 def control_tokens(tokenizer: Any) -> list[str]:
@@ -71,6 +74,18 @@ class TemplateFacts:
     @cached_property
     def knows_reasoning(self) -> bool:
         return "probe thought" in self._written([ASK, {**REPLY, "reasoning_content": "probe thought"}])
+
+    @cached_property
+    def asks_with(self) -> str:
+        """What it writes between a question and its answer."""
+        return self._written([ASK, REPLY]).partition(ASK["content"])[2].partition(REPLY["content"])[0]
+
+    @cached_property
+    def opened_thought(self) -> str:
+        """What its prompts end with, if they open a thought that it leaves out of the answers: "<think>\\n" with DeepSeek-R1."""
+        prompt, before = self._written([ASK], add_generation_prompt=True), self._written([ASK, REPLY]).partition("probe reply")[0]
+        behind = prompt[len(before) :] if before and prompt.startswith(before) else ""
+        return behind if behind.strip() == THOUGHTS[0] else ""
 
     @cached_property
     def knows_tools(self) -> bool:

@@ -49,23 +49,26 @@ def _check_lengths(context: RunContext) -> None:
 def check_tokens(context: RunContext, embeddings: int) -> list[str]:
     """Raises ModelError if rows use a token that has no embedding; sentences about such tokens that no row uses.
 
-    `embeddings` is how many rows the embeddings of the model have.
+    `embeddings` is how many rows the embeddings of the model have; those of a teacher are as many as its configuration says.
     """
-    vocabulary = context.tokenizer.get_vocab()
-    beyond = sorted((number, token) for token, number in vocabulary.items() if number >= embeddings)
-    if not beyond:
-        return []
-    sizes = (
-        f"The tokenizer of {context.located.name} has {max(vocabulary.values()) + 1:,} tokens and its embeddings have {embeddings:,} rows"
-    )
-    used = max(_largest(context.data.train, "input_ids"), _largest(context.data.held_out, "input_ids", "prompt_ids"))
-    if used >= embeddings:
-        token = next((token for number, token in beyond if number == used), str(used))
-        raise ModelError(
-            f"{sizes}: the data uses {token!r}, which has none.",
-            hint="Give it one with model.resize_token_embeddings(len(tokenizer)) of transformers, save both, and name that folder.",
-        )
-    return [f"{sizes}: {', '.join(token for _, token in beyond[:3])} cannot be used, and no row uses it."]
+    sizes = {context.located.name: embeddings}
+    if context.distils and not context.student_is_made:
+        sizes[context.teacher_located.name] = describe(context.teacher_located).vocabulary or embeddings
+    vocabulary, notes = context.tokenizer.get_vocab(), []
+    for name, rows in sizes.items():
+        beyond = {number: token for token, number in vocabulary.items() if number >= rows}
+        if not beyond:
+            continue
+        compared = f"The tokenizer has {max(vocabulary.values()) + 1:,} tokens and the embeddings of {name} have {rows:,} rows"
+        used = max(_largest(context.data.train, "input_ids"), _largest(context.data.held_out, "input_ids", "prompt_ids"))
+        if used >= rows:
+            raise ModelError(
+                f"{compared}: the data uses {beyond.get(used, str(used))!r}, which has none.",
+                hint="Give it one with model.resize_token_embeddings(len(tokenizer)) of transformers, save both, and name that folder.",
+            )
+        unusable = ", ".join(beyond[number] for number in sorted(beyond)[:3])
+        notes.append(f"{compared}: {unusable} cannot be used, and no row uses it.")
+    return notes
 
 
 def _largest(rows: Any, *columns: str) -> int:
@@ -81,8 +84,8 @@ def _largest(rows: Any, *columns: str) -> int:
     return max(found)
 
 
-def quantised_problem(context: RunContext) -> RecipeError | None:
-    """Why the files of the model cannot be trained because they are quantised, or None."""
+def quantised_problem(context: RunContext, method: Any, spec: Any) -> RecipeError | None:
+    """Why a method cannot train the files of the model because they are quantised, or None."""
     home = context.located
     while home.base is not None:
         home = home.base
@@ -92,9 +95,7 @@ def quantised_problem(context: RunContext) -> RecipeError | None:
             f"A student cannot be made from {home.name}: its weights are stored {stored.title}.",
             hint="Name the model that it was made from.",
         )
-    method = context.method
-    adapter, load_in = method.footprint(context.recipe.method).adapter, context.load_in
-    return training_problem(home.name, stored, adapter=adapter, load_in=load_in)
+    return training_problem(home.name, stored, adapter=method.footprint(spec).adapter, load_in=method.load_in(spec))
 
 
 def adapter_problem(context: RunContext, method: Any, spec: Any) -> RecipeError | None:

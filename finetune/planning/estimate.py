@@ -17,7 +17,7 @@ from finetune.formatting import size
 from finetune.methods.base import Footprint
 from finetune.models.facts import ModelFacts
 from finetune.paths import typed_path
-from finetune.planning.checks import adapter_problem, start_notes
+from finetune.planning.checks import adapter_problem, quantised_problem, start_notes
 from finetune.planning.expectations import expectations
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.run_context import RunContext
@@ -132,7 +132,8 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     methods = {}
     for name in registry.names("methods"):
         other = registry.load("methods", name)
-        if adapter_problem(context, other, context.recipe.method if other is context.method else other.Spec()):
+        spec_of = context.recipe.method if other is context.method else other.Spec()
+        if adapter_problem(context, other, spec_of) or quantised_problem(context, other, spec_of):
             continue
         cost = other.footprint(other.Spec())
         learns = adapter_parameters(rank=cost.rank, **sides) if cost.adapter else base

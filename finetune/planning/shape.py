@@ -29,7 +29,8 @@ def shape_of(context: RunContext) -> Shape:
     VocabularyMismatch if teacher and student have different tokenizers, RecipeError for a student of no or of all layers, and where
     `adapter_problem` says so.
     """
-    if problem := adapter_problem(context, context.method, context.recipe.method) or quantised_problem(context):
+    spec = context.recipe.method
+    if problem := adapter_problem(context, context.method, spec) or quantised_problem(context, context.method, spec):
         raise problem
     recipe, facts = context.recipe, describe(context.located)
     teacher: ModelFacts | None = None

@@ -24,7 +24,7 @@ from finetune.events import Notice, Recorder, Reporter
 from finetune.foreign import reading
 from finetune.hardware.machine import inspect
 from finetune.model_folder import AGAIN, SAFETENSORS
-from finetune.models.load import load_model, load_tokenizer
+from finetune.models.load import load_model, load_tokenizer, untie_adapted
 from finetune.models.location import LocatedModel, locate
 from finetune.models.saved import complete
 from finetune.publish.card import write_card
@@ -157,6 +157,7 @@ def _logits(model: Any, inputs: list[Tensor]) -> list[Tensor]:
 
 
 def _merge(adapted: Any) -> Any:
+    untie_adapted(adapted)
     try:
         return adapted.merge_and_unload(safe_merge=True)  # refuses weights that are NaN or infinite
     except ValueError as error:

@@ -9,7 +9,7 @@ answer. A model that was trained on single questions gets each message by itself
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +73,12 @@ def chat(
     hush()
     reporter = reporter or Recorder()
     located = locate(str(output_dir), runtime, reporter)
-    options = prompt_options_of(output_dir)
-    tuned = Talk(load_model(located, inspect(runtime)), load_tokenizer(located), options, remembers=not single_turn(output_dir))
+    tuned = Talk(
+        load_model(located, inspect(runtime)),
+        load_tokenizer(located),
+        thinking=asked_to_think(output_dir),
+        remembers=not single_turn(output_dir),
+    )
     other: tuple[Origin, Talk] | None = None
     if not tuned.remembers:
         say(SINGLE)
@@ -82,7 +86,7 @@ def chat(
         if both and other is None:
             origin = origin_of(output_dir, located)
             say(f"Loading the {origin.name}, {origin.source} ...")
-            other = origin, origin.talk(runtime, reporter, options, remembers=tuned.remembers)
+            other = origin, origin.talk(runtime, reporter, thinking=tuned.thinking, remembers=tuned.remembers)
         message = _next(ask)
         if message is None:
             return
@@ -151,10 +155,10 @@ class Origin:
     source: str
     load_in: str | None = None
 
-    def talk(self, runtime: RuntimeOptions, reporter: Reporter, options: Mapping[str, Any] | None, *, remembers: bool) -> Talk:
+    def talk(self, runtime: RuntimeOptions, reporter: Reporter, *, thinking: bool, remembers: bool) -> Talk:
         located = locate(self.source, runtime, reporter, load_in=self.load_in)
         model = load_model(located, inspect(runtime), load_in=self.load_in)
-        return Talk(model, load_tokenizer(located), options, remembers=remembers)
+        return Talk(model, load_tokenizer(located), thinking=thinking, remembers=remembers)
 
 
 def origin_of(output_dir: str | Path, located: LocatedModel) -> Origin:
@@ -170,19 +174,18 @@ def origin_of(output_dir: str | Path, located: LocatedModel) -> Origin:
     raise BadInput(f"{output_dir} does not name the model it came from.", hint="Name the output folder of a run.")
 
 
-def prompt_options_of(output_dir: str | Path) -> dict[str, Any] | None:
-    """What the chat template was told in the run that made this model; None where no run says so."""
+def asked_to_think(output_dir: str | Path) -> bool:
+    """Whether the run that made this model asked it to think before it answers; no where no run says so."""
     folder = RunFolder(output_dir)
-    told = folder.read_json(folder.data_report).get("prompt_options") if folder.data_report.is_file() else None
-    return told if isinstance(told, dict) else None
+    return folder.data_report.is_file() and folder.read_json(folder.data_report).get("thinking") is True
 
 
 class Talk:
-    """A model, its tokenizer and what was said so far, which the model sees if it `remembers`; `options` are for its chat template."""
+    """A model, its tokenizer and what was said so far, which the model sees if it `remembers`; asked to think or not, as in training."""
 
-    def __init__(self, model: Any, tokenizer: Any, options: Mapping[str, Any] | None = None, *, remembers: bool = True) -> None:
-        self.model, self.tokenizer, self.remembers = model, tokenizer, remembers
-        self.encoder = Encoder(tokenizer, max_length=context_length(model), supervise="answers", options=options)
+    def __init__(self, model: Any, tokenizer: Any, *, thinking: bool = False, remembers: bool = True) -> None:
+        self.model, self.tokenizer, self.thinking, self.remembers = model, tokenizer, thinking, remembers
+        self.encoder = Encoder(tokenizer, max_length=context_length(model), supervise="answers", thinking=thinking)
         self.stops = stop_ids(model, tokenizer)
         self.room = min(LONGEST_ANSWER, context_length(model) // 2)  # the other half at least is for what was said
         self.turns: list[Message] = []

@@ -12,7 +12,7 @@ from workshop import Workshop
 
 from finetune.errors import BadInput
 from finetune.recipe import Recipe
-from finetune.run.chat import COMMANDS, SINGLE, Talk, _answer_both, chat, prompt_options_of, single_turn
+from finetune.run.chat import COMMANDS, SINGLE, Talk, _answer_both, asked_to_think, chat, single_turn
 from finetune.runtime import RuntimeOptions
 
 
@@ -180,14 +180,14 @@ def test_a_talk_asks_as_training_did(tmp_path):
     made = FAMILIES["qwen3"].tokenizer
     base = base_folder(tmp_path / "base")
     run = finished_run(tmp_path / "run", base, Recipe.from_layers({"model": str(base)}))
-    for told, opened in ((None, "<think>\n\n</think>\n\n"), ({"enable_thinking": False}, "<think>\n\n</think>\n\n"), ({}, "")):
+    for told, opened in ((None, "<think>\n\n</think>\n\n"), (False, "<think>\n\n</think>\n\n"), (True, "")):
         report = run.read_json(run.data_report) if run.data_report.is_file() else {}
-        run.write_json(run.data_report, {**report, "prompt_options": told})
-        conversation = Talk(llama(vocabulary=len(made)), made, prompt_options_of(run.output_dir))
+        run.write_json(run.data_report, {**report, "thinking": told})
+        conversation = Talk(llama(vocabulary=len(made)), made, thinking=asked_to_think(run.output_dir))
         conversation.turns.append({"role": "user", "content": "a<|im_end|>b"})
         assert made.decode(conversation._prompt()[0]) == f"<|im_start|>user\na<|im_end|>b<|im_end|>\n<|im_start|>assistant\n{opened}"
         assert conversation._prompt()[0].tolist().count(made.convert_tokens_to_ids("<|im_end|>")) == 1
-    assert prompt_options_of(base) is None
+    assert not asked_to_think(base)
 
 
 def test_a_message_longer_than_the_context_keeps_its_beginning():

@@ -61,7 +61,8 @@ def texts(family: Family, messages: list[dict[str, Any]]) -> list[str]:
     """The contents with one beginning and one end."""
     first, *others = (turn["content"] for turn in messages)
     roles = [turn["role"] for turn in messages]
-    both = [without_begin(first, family.bos), *others]
+    begin = family.bos if family is not FAMILIES["smollm2"] else None  # there it begins every turn, and is a control token
+    both = [without_begin(first, begin), *others]
     return [without_ends(text, family.ends) if role == "assistant" else text for role, text in zip(roles, both, strict=True)]
 
 
@@ -214,7 +215,7 @@ THOUGHTFUL: list[dict[str, Any]] = [
 
 
 def test_reasoning_is_learned_where_the_template_knows_it_and_left_out_elsewhere() -> None:
-    thinks = Encoder(FAMILIES["qwen3"].tokenizer, max_length=1000, supervise="answers", options={})
+    thinks = Encoder(FAMILIES["qwen3"].tokenizer, max_length=1000, supervise="answers", thinking=True)
     assert runs(FAMILIES["qwen3"], encoded(thinks, THOUGHTFUL)) == ["<think>\nTwo and three.\n</think>\n\nIt is 5.<|im_end|>"]
     inside = [THOUGHTFUL[0], {"role": "assistant", "content": "<think>\nTwo and three.\n</think>\n\nIt is 5."}]
     assert encoded(thinks, inside).ids == encoded(thinks, THOUGHTFUL).ids
@@ -224,9 +225,9 @@ def test_reasoning_is_learned_where_the_template_knows_it_and_left_out_elsewhere
 
 
 def test_the_prompt_of_a_talk_is_the_one_that_training_had() -> None:
-    for options, asked in (({}, "assistant\n"), ({"enable_thinking": False}, "assistant\n<think>\n\n</think>\n\n")):
-        encoder = Encoder(FAMILIES["qwen3"].tokenizer, max_length=1000, supervise="answers", options=options)
-        for row in (THOUGHTFUL, [THOUGHTFUL[0], {"role": "assistant", "content": "It is 5."}])[len(options) :]:
+    for thinking, asked in ((True, "assistant\n"), (False, "assistant\n<think>\n\n</think>\n\n")):
+        encoder = Encoder(FAMILIES["qwen3"].tokenizer, max_length=1000, supervise="answers", thinking=thinking)
+        for row in (THOUGHTFUL, [THOUGHTFUL[0], {"role": "assistant", "content": "It is 5."}])[not thinking :]:
             sequence = encoded(encoder, row)
             assert encoder.prompt(row[:1]) == sequence.ids[: sequence.answer_start]
         assert FAMILIES["qwen3"].tokenizer.decode(encoder.prompt(THOUGHTFUL[:1])).endswith(asked)
@@ -307,3 +308,50 @@ def test_a_word_that_a_template_refuses_or_rewrites_is_seen_in_any_row() -> None
     assert [number for number, result in enumerate(results) if isinstance(result, RowProblem)] == [26]
     assert runs(made, results[28][0]) == ["A apple.<|im_end|>"]  # type: ignore[index]
     assert encoder.noticed.rows == Counter({"rewritten": 1})
+
+
+# Templates that open a thought in every prompt and leave thoughts out of answers.
+
+R1 = Family(
+    FAMILIES["deepseek"].template.replace("{{'<｜Assistant｜>'}}", "{{'<｜Assistant｜><think>\n'}}"),
+    *(getattr(FAMILIES["deepseek"], field) for field in ("special", "bos", "eos", "lead", "end", "ends")),
+    ordinary=FAMILIES["deepseek"].ordinary,
+)
+
+
+def test_a_thought_that_the_template_leaves_out_is_learned_behind_the_prompt_that_opens_it() -> None:
+    inside = [THOUGHTFUL[0], {"role": "assistant", "content": "<think>\nTwo and three.\n</think>\n\nIt is 5."}]
+    silent = [THOUGHTFUL[0], {"role": "assistant", "content": "It is 5."}]
+    encoder = Encoder(R1.tokenizer, max_length=1000, supervise="answers", thinking=True)
+    end = "<｜end▁of▁sentence｜>"
+    for row, thought in ((THOUGHTFUL, "Two and three."), (inside, "Two and three."), (silent, "")):
+        sequence = encoded(encoder, row)
+        assert runs(R1, sequence) == [f"{thought}\n</think>\n\nIt is 5.{end}"]
+        assert R1.tokenizer.decode(sequence.ids[: sequence.answer_start]).endswith("<｜Assistant｜><think>\n")
+        assert encoder.prompt(row[:1]) == sequence.ids[: sequence.answer_start]
+    again = [{"role": "user", "content": "And 1 more?"}, {"role": "assistant", "content": "<think>Up.</think>6."}]
+    assert runs(R1, encoded(encoder, [*inside, *again])) == [f"\n\nIt is 5.{end}", f"Up.\n</think>\n\n6.{end}"]
+    assert encoder.noticed.rows == Counter({"rewritten": 1})
+
+
+def test_without_thoughts_such_a_model_is_asked_as_the_rows_answer_and_it_is_said() -> None:
+    encoder = Encoder(R1.tokenizer, max_length=1000, supervise="answers")
+    row = [THOUGHTFUL[0], {"role": "assistant", "content": "It is 5."}]
+    assert runs(R1, encoded(encoder, row)) == ["It is 5.<｜end▁of▁sentence｜>"]
+    assert R1.tokenizer.decode(encoder.prompt(row[:1])).endswith("<｜Assistant｜>")
+    assert list(encoder.noticed.sentences([])) == [
+        "In 1 row the answer does not follow the prompt that the model's chat template writes; other programs will ask differently."
+    ]
+
+
+def test_a_template_that_says_elsewhere_whether_to_think_is_told_the_same_everywhere() -> None:
+    family = FAMILIES["chatml"]
+    says = (
+        "{{ '<|im_start|>system\n' + ('/think' if enable_thinking is not defined or enable_thinking else '/no_think') + '<|im_end|>\n' }}"
+    )
+    made = Family(says + family.template, *(getattr(family, field) for field in ("special", "bos", "eos", "lead", "end", "ends")))
+    for thinking, word in ((True, "/think"), (False, "/no_think")):
+        encoder = Encoder(made.tokenizer, max_length=1000, supervise="answers", thinking=thinking)
+        sequence = encoded(encoder, THOUGHTFUL)
+        assert made.tokenizer.decode(sequence.ids).startswith(f"<|im_start|>system\n{word}<|im_end|>")
+        assert encoder.prompt(THOUGHTFUL[:1]) == sequence.ids[: sequence.answer_start]

@@ -101,6 +101,19 @@ def test_rows_beyond_the_number_asked_for_are_said(tmp_path: Path) -> None:
     assert "not used" not in drawn(data_report(prepare(tmp_path, [ROWS["text"](n) for n in range(20)]).report.to_dict()), 100)
 
 
+def test_rows_of_a_split_to_measure_on_are_counted_too(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for name, first, count in (("train", 0, 60), ("test", 50, 30)):
+        rows = [{**ROWS["messages"](number), "label": number % 5 > 0} for number in range(first, first + count)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    spec = DatasetSpec(source=str(folder), eval_split="test", samples=40, held_out=0.5)
+    report = prepare_data(spec, byte_level(CHATML), seed=1, runtime=RuntimeOptions(cache_dir=tmp_path / "cache")).report
+    assert (report.read, report.left_out, report.train) == (90, {"column label marks the answer as undesired": 18}, 40)
+    parts = [report.train, report.held_out, report.held_out_dropped, report.blank, report.skipped, report.not_asked]
+    assert sum(parts) + 18 == 90
+
+
 def test_rows_that_are_left_out_are_on_the_screen(tmp_path: Path) -> None:
     report = prepare(tmp_path, [{**ROWS["messages"](number), "label": number % 2 == 0} for number in range(20)]).report
     assert report.left_out == {"column label marks the answer as undesired": 10}

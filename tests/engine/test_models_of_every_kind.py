@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from peft import AutoPeftModelForCausalLM
+from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from pico import pico
 from safetensors.torch import save_file
-from test_architectures import Trained, logits, same
+from test_architectures import MACHINE, Trained, logits, same
 from transformers import AutoModelForCausalLM
 from zoo import build, save
 
@@ -19,9 +19,10 @@ from finetune import registry
 from finetune.errors import ModelError
 from finetune.events import Recorder
 from finetune.methods.base import MethodContext
-from finetune.methods.inventory import read_past
+from finetune.methods.inventory import Inventory, read_past
 from finetune.methods.lora_kernel import _FusedForward, speed_up
 from finetune.methods.targets import find_targets
+from finetune.models.load import load_model
 from finetune.models.location import locate
 from finetune.planning.shape import what_learns
 from finetune.recipe import Recipe
@@ -64,6 +65,18 @@ class TestTiedWeights:
             same(logits(kind.from_pretrained(tmp_path / "adapter", dtype=torch.float32)), run.after)
         run.model.merge_and_unload(safe_merge=True).save_pretrained(tmp_path / "merged")
         same(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)), run.after)
+
+    @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+    def test_an_adapter_that_others_put_on_a_tied_head_keeps_its_answers_when_it_is_merged(self, target: str, tmp_path: Path) -> None:
+        base = save("llama", tmp_path / "base")
+        made = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(target_modules=[target], init_lora_weights=False))
+        made.save_pretrained(tmp_path / "adapter")
+        expected = logits(made)
+        located = locate(str(tmp_path / "adapter"), RuntimeOptions(), Recorder())
+        merged = load_model(located, MACHINE)
+        same(logits(merged), expected)
+        merged.save_pretrained(tmp_path / "merged")
+        same(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), expected)
 
     def test_a_name_that_no_layer_has_is_refused_beside_names_that_exist(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="no layer called querry") as error:
@@ -126,6 +139,27 @@ class TestExperts:
         same(logits(plain), before)
         method.save(plain, tmp_path / "adapter")
         same(logits(AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter", dtype=torch.float32)), before)
+
+    def test_beside_a_model_in_4_bits_plan_and_run_leave_out_the_same(self, tmp_path: Path) -> None:
+        base = save("qwen3_moe", tmp_path / "base", hidden_size=64, intermediate_size=64, head_dim=16)
+        spec = Recipe.from_layers({"method": {"kind": "qlora", "r": 2}}).method
+        promised, method = planned(base, kind="qlora", r=2), registry.load("methods", "qlora")
+        located = locate(str(base), RuntimeOptions(), Recorder())
+        model: Any = load_model(located, MACHINE, load_in="4bit")
+        inventory = Inventory.of(model)
+        made = method.attach(model, spec, MethodContext(2))
+        coverage = inventory.coverage(made, spec)
+        assert (coverage.share, coverage.notes) == (promised.share, promised.notes)
+        dense = 3 * 64 * 64
+        assert coverage.share == pytest.approx(1 - (dense + 2 * 4 * 64) / inventory.weights)
+        assert any("down_proj, gate_proj, up_proj are not adapted" in note for note in coverage.notes)
+        with torch.no_grad():
+            for key, value in made.named_parameters():
+                if "lora_B" in key:
+                    value.normal_(std=0.1)
+        method.save(made, tmp_path / "adapter")
+        again = load_model(locate(str(tmp_path / "adapter"), RuntimeOptions(), Recorder()), MACHINE, load_in="4bit", merge=False)
+        same(logits(again), logits(made))
 
     def test_experts_can_be_named_alone(self, tmp_path: Path) -> None:
         base = save("mixtral", tmp_path / "base")

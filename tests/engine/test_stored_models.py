@@ -11,12 +11,15 @@ import torch
 from letters import llama, tokenizer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from workshop import Workshop
+from zoo import save
 
 from finetune.errors import ModelError, RecipeError
 from finetune.events import Notice, Planned
 from finetune.models.facts import describe
 from finetune.models.location import locate
 from finetune.models.quantised import stored_as
+from finetune.publish.merged import Merged
+from finetune.run_folder import RunFolder
 
 FORMATS = {
     "gptq": {"quant_method": "gptq", "bits": 4, "group_size": 128},
@@ -81,9 +84,6 @@ class TestQuantisedAlready:
         assert plan.parameters - plan.trainable_parameters == sum(value.numel() for value in whole.parameters())
         tuner.run()
 
-        from finetune.publish.merged import Merged
-        from finetune.run_folder import RunFolder
-
         done = Merged.export(RunFolder.of(layer["output_dir"]), shop.folder / "merged", shop.runtime, tuner.reporter)
         assert done.difference < 1e-4
         plain = AutoModelForCausalLM.from_pretrained(shop.folder / "merged", dtype=torch.float32)
@@ -103,7 +103,7 @@ class TestTokensWithoutAnEmbedding:
         assert len(made) == rows + 1
         for stage in ("plan", "run"):
             with pytest.raises(
-                ModelError, match=rf"has {rows + 1} tokens and its embeddings have {rows} rows: the data uses 'cat'"
+                ModelError, match=rf"has {rows + 1} tokens and the embeddings of base have {rows} rows: the data uses 'cat'"
             ) as error:
                 getattr(shop.tuner(shop.layer()), stage)()
             assert "resize_token_embeddings" in str(error.value.hint)
@@ -112,7 +112,7 @@ class TestTokensWithoutAnEmbedding:
         self.grown(shop, "<image>")
         tuner = shop.tuner(shop.layer())
         notes = tuner.plan().notes
-        assert notes == ["The tokenizer of base has 37 tokens and its embeddings have 36 rows: <image> cannot be used, and no row uses it."]
+        assert notes == ["The tokenizer has 37 tokens and the embeddings of base have 36 rows: <image> cannot be used, and no row uses it."]
         tuner.run()
         reported = [event for event in tuner.reporter.reporters[0].events if isinstance(event, Planned)]
         assert reported[0].plan["notes"] == notes
@@ -121,3 +121,31 @@ class TestTokensWithoutAnEmbedding:
     def test_a_smaller_tokenizer_is_fine(self, shop: Workshop) -> None:
         llama(vocabulary=64).save_pretrained(shop.model)
         assert shop.tuner(shop.layer()).plan().notes == []
+
+
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [("llava", "Only the text part learns: model.multi_modal_projector, model.vision_tower"), ("qwen3_moe", "The adapter has no dropout")],
+)
+def test_a_whole_run_says_what_learns_and_its_card_loads_it(name: str, note: str, shop: Workshop, monkeypatch: Any, capsys: Any) -> None:
+    folder = save(name, shop.folder / name)
+    tokenizer(chat=True).save_pretrained(folder)
+    layer = shop.layer(model=str(folder))
+    tuner = shop.tuner(layer)
+    plan = tuner.plan()
+    assert any(note in text for text in plan.notes)
+    tuner.run()
+    output = Path(layer["output_dir"])
+    events = [json.loads(line) for line in (output / "run" / "events.jsonl").read_text().splitlines()]
+    assert [event["linear_share"] for event in events if event["event"] == "model"] == [plan.linear_share]
+    assert next(event["plan"] for event in events if event["event"] == "plan")["notes"] == plan.notes
+    page = (output / "run" / "report.html").read_text()
+    assert ("of the weights in linear layers" in page) is (plan.linear_share < 1)
+
+    done = Merged.export(RunFolder.of(output), shop.folder / "merged", shop.runtime, tuner.reporter)
+    assert done.difference < 1e-3
+    for where in (output, shop.folder / "merged"):
+        code = (where / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+        monkeypatch.chdir(where)
+        exec(code, {})
+        assert capsys.readouterr().out.strip()

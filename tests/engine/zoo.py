@@ -318,6 +318,14 @@ SEEING: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
+# Close to others in the list: the sweep trains those.
+# fmt: off
+ALIKE = [
+    "mistral", "ministral3", "gemma", "codegen", "gpt_bigcode", "olmo", "olmo3", "cohere2", "biogpt", "glm", "helium",
+    "ernie4_5", "arcee", "seed_oss", "apertus", "hunyuan_dense", "olmoe", "glm4_moe", "phimoe", "falcon_mamba", "bamba",
+    "idefics3", "paligemma", "qwen2", "gemma2", "cohere", "granite",
+]
+# fmt: on
 ALL = {**TEXT_MODELS, **MIXTURES, **STATE_SPACES, **SEEING}
 
 

@@ -122,7 +122,10 @@ REFUSED: dict[str, Refused] = {
         {"input_ids": [1, 2, 3], "labels": [2, 3, -100]},
         f"{FIRST}column labels is shifted by one token already; labels must stand at the place of their own token",
     ),
-    "tokens that are no numbers": Refused(
+    "tokens that are no whole numbers": Refused(
+        "a.jsonl", {"input_ids": [1.5, 2]}, f"{FIRST}column input_ids has no list of whole numbers"
+    ),
+    "a mask that is no list of numbers": Refused(
         "a.jsonl", {"input_ids": [1, 2], "attention_mask": ["x", "y"]}, f"{FIRST}column attention_mask has no list of whole numbers"
     ),
 }
@@ -133,6 +136,8 @@ CONFIGURATIONS: list[dict[str, Any]] = [
     {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8},
     {"approach": "fine-tuning", "model": "./m", "dataset": {"source": "a.jsonl"}, "training": {"epochs": 1}},
     {"version": "1.0", "added_tokens": [{"id": 0, "content": "<s>"}], "model": {"type": "BPE"}, "decoder": {"type": "BPE"}},
+    {"bos_token": {"content": "<s>", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}},
+    {"en": {"title": "Hello", "body": "World"}, "de": {"title": "Hallo", "body": "Welt"}},
     {"stopwords": ["a", "b", "c", "d", "e"]},
     {"version": "2.0.0", "tasks": [{"command": "make"}, {"command": "test"}]},
     {},

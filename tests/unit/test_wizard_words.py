@@ -80,7 +80,7 @@ def refusal(*layers: dict[str, Any]) -> RecipeError | None:
     [
         ({"dataset": {"samples": "many"}}, "dataset.samples must be a whole number, not 'many'."),
         ({"training": {"batch_size": 1.5}}, "training.batch_size must be a whole number, not 1.5."),
-        ({"training": {"epochs": "few"}}, "training.epochs must be a number, not 'few'."),
+        ({"training": {"epochs": "few"}}, "training.epochs must be 'auto' or a number, not 'few'."),
         ({"training": {"keep_checkpoints": "perhaps"}}, "training.keep_checkpoints must be true or false, not 'perhaps'."),
         ({"dataset": {"samples": 1}}, "dataset.samples must be at least 2, not 1."),
         ({"training": {"warmup": 1}}, "training.warmup must be less than 1, not 1."),
@@ -105,7 +105,7 @@ def test_a_kind_of_problem_that_nobody_has_named_is_no_riddle() -> None:
 def test_a_wrong_answer_in_the_wizard_is_told_in_its_words() -> None:
     prompter = enter_all_the_way(dataset__samples=["x", "1", "20"], training__epochs=["x", "0", "1"])
     ask(prompter)
-    for sentence in ("Must be a whole number.", "Must be at least 2.", "Must be a number.", "Must be greater than 0."):
+    for sentence in ("Must be a whole number.", "Must be at least 2.", "Must be 'auto' or a number.", "Must be 'auto' or greater than 0."):
         assert sentence in prompter.shown
 
 

@@ -60,8 +60,9 @@ def detect(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen: Col
     """The format of these records; raises UnknownFormat naming the columns that were seen in `where`."""
     if chosen is not None:
         return _as_chosen(columns, sample, chosen, where)
-    check_whole(columns, sample, where)
     found = _matching(columns, sample)
+    if found is None or isinstance(found, Text):
+        _check_whole(columns, sample, where)
     if found is not None:
         return found
     raise _unknown(columns, sample, where)
@@ -105,7 +106,7 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
     return UnknownFormat(f"{where} has {_listed(columns)}: prompts in {prompt}, but no column with a known name for answers.", hint=hint)
 
 
-def check_whole(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: str) -> None:
+def _check_whole(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: str) -> None:
     """Raises UnknownFormat if rows are the single turns of conversations."""
     speaker = next((name for name in map(partial(find_column, columns), SPEAKER) if name and _speaks(name, sample)), None)
     said = find_column(columns, *TEXT)

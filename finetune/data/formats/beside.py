@@ -14,6 +14,7 @@ from finetune.data.formats.cells import Message, find_column
 from finetune.data.formats.parts import read_parts
 from finetune.data.formats.tools import COLUMNS, calls_in, is_nothing, read_tools
 from finetune.data.formats.turns import read_messages, turns_of
+from finetune.data.json_values import parsed
 from finetune.data.rows import RowProblem
 
 SYSTEM = ("system", "system_prompt", "system_message", "system_instruction", "systeminstruction", "sys_prompt")
@@ -49,7 +50,9 @@ class Beside:
 
     def before(self, row: dict[str, Any], messages: list[Message]) -> list[Message]:
         """`messages` with the system text and the earlier turns of their row; a system text among them is the one that counts."""
-        earlier = [] if self.history is None or is_nothing(row.get(self.history)) else read_messages(row[self.history], self.history)
+        earlier = (
+            [] if self.history is None or is_nothing(parsed(row.get(self.history))) else read_messages(row[self.history], self.history)
+        )
         own = messages[:1] if messages[:1] and messages[0]["role"] == "system" else []
         told = own if own or (earlier and earlier[0]["role"] == "system") else self._system(row)
         return [*told, *earlier, *messages[len(own) :]]
@@ -80,7 +83,7 @@ NOTHING = Beside()
 
 
 def _all_read(column: str, sample: Sequence[dict[str, Any]], fits: Callable[[Any, str], bool]) -> bool:
-    return all(is_nothing(row.get(column)) or fits(row[column], column) for row in sample)
+    return all(is_nothing(parsed(row.get(column))) or fits(row[column], column) for row in sample)
 
 
 def _is_history(value: Any, column: str) -> bool:

@@ -33,7 +33,7 @@ class Tokenized:
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Tokenized | None:
         ids = find_column(columns, "input_ids")
-        if ids is None or 2 * sum(bool(_numbers(row.get(ids))) for row in sample) < max(1, len(sample)):
+        if ids is None or 2 * sum(isinstance(parsed(row.get(ids)), list) for row in sample) < max(1, len(sample)):
             return None
         labels = find_column(columns, "labels", "label_ids")
         learned = None if labels else find_column(columns, *LEARNED)
@@ -51,11 +51,10 @@ class Tokenized:
         labels = self._labels(row, ids)
         start, end = self._ends(row, len(ids))
         ids, labels = ids[start:end], labels[start:end]
-        learned = [place for place, label in enumerate(labels) if label != NO_LOSS]
-        words = list(map(str, ids))
-        if not learned:
+        if all(label == NO_LOSS for label in labels):
             raise RowProblem("no token has a label")
-        if learned[0] <= 1:
+        words = list(map(str, ids))
+        if NO_LOSS not in labels[1:]:  # whatever the first one says: nothing comes before it to predict it from
             messages: list[Message] = [{"role": "text", "content": " ".join(words)}]
         else:
             first = answer_of(labels)

@@ -168,7 +168,9 @@ def _records(document: Any, spec: DatasetSpec, name: str) -> list[Any] | None:
         if all(key.isdigit() for key in document):  # {"0": {"question": ...}, "1": ...}
             return values
         if len({tuple(value) for value in values}) == 1:  # {"question": {"0": ...}, "answer": {"0": ...}}
-            return [{key: document[key][index] for key in document} for index in values[0]]
+            rows = [{key: document[key][index] for key in document} for index in values[0]]
+            if _recognised(rows, spec) or all(key.isdigit() for key in values[0]):
+                return rows
     return [document] if _recognised([document], spec) else None
 
 
