@@ -154,7 +154,8 @@ def _answer_lengths(a: Run, b: Run) -> tuple[Any, Any]:
 def costs_of(a: Run, b: Run) -> dict[str, dict[str, Any]]:
     """Size, speed and memory of both, as far as they were measured, with "why_not" where the two were not measured alike."""
     found: dict[str, dict[str, Any]] = {}
-    alike = bool(a.scores.get("measured_on")) and a.scores.get("measured_on") == b.scores.get("measured_on")
+    where = [(run.scores.get("measured_on"), ((run.scores.get("speed") or {}).get("after") or {}).get("threads")) for run in (a, b)]
+    alike = bool(where[0][0]) and where[0] == where[1]
     for key, group in COSTS.items():
         pair = [((run.scores.get(group) or {}).get("after") or {}).get(key) for run in (a, b)]
         if pair[0] and pair[1]:

@@ -138,6 +138,13 @@ def test_the_worst_answer_and_the_numbers_it_lacks_are_shown_before_the_scores(w
     assert shown.index("Sample answers") < shown.index("held-out rows")
 
 
+def test_a_student_answers_beside_its_teacher_and_not_beside_what_it_was() -> None:
+    rows = [{**row, "teacher": f"taught {at}"} for at, row in enumerate(SCORES["generations"])]
+    text = drawn(samples({**TAUGHT, "generations": rows}, 80))
+    assert "taught 0" in text
+    assert "wrong" not in text
+
+
 def test_three_samples_show_reference_before_and_after() -> None:
     text = drawn(samples(SCORES, 80))
     assert text.count("reference") == 3
