@@ -221,7 +221,7 @@ def merge(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from finetune import registry
-    from finetune.formatting import size
+    from finetune.formatting import percent, size
     from finetune.paths import typed_path
     from finetune.publish.elsewhere import adapter_of
     from finetune.screen.reporter import working
@@ -233,7 +233,7 @@ def merge(arguments: argparse.Namespace) -> int:
     console = _console(arguments)
     with working(console, log=folder.debug_log if folder.recipe.is_file() else None) as reporter:
         done = registry.load("exporters", "merged").export(folder, to, _runtime(arguments), reporter)
-    same = f"logits differ by at most {done.difference:.2%} of the largest logit, on {done.prompts} prompts"
+    same = f"logits differ by at most {percent(done.difference, 2)} of the largest logit, on {done.prompts} prompts"
     merged = f"  Merged: {to} ({size(done.bytes)}, {done.dtype}); {same}"
     return _show(arguments, asdict(done), merged, f"  Chat: {command_name()} chat {quoted(to)}")
 

@@ -16,6 +16,7 @@ from finetune.data.formats.cells import Message
 from finetune.data.json_values import Number
 from finetune.data.rows import too_many_columns
 from finetune.foreign import COLUMNS
+from finetune.formatting import percent
 
 SHOWN_COLUMNS = 12
 
@@ -53,7 +54,7 @@ class LeftOut:
     def sentences(self) -> list[str]:
         """Every ignored column by its name, those with most text first."""
         shares = self.shares()
-        names = [f"`{name}` ({_percent(share)} of the text)" for name, share in shares.items()]
+        names = [f"`{name}` ({percent(share)} of the text)" for name, share in shares.items()]
         names += [f"`{column}`" for column in self.columns if column not in shares]
         if not names:
             return []
@@ -81,7 +82,3 @@ def characters_in(value: Any) -> int:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | Number)
-
-
-def _percent(share: float) -> str:
-    return f"{share:.0%}".replace("%", " %") if share >= 0.01 else "under 1 %"

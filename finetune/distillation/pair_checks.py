@@ -17,6 +17,7 @@ from torch import nn
 from finetune.data.collator import labels_of
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import TrainingError
+from finetune.formatting import percent
 from finetune.training.chunked_loss import CrossEntropy, Workspace, chunked_loss
 from finetune.training.head import causal_lm, context_length, head_of, hidden_states, token_ids
 from finetune.training.trainer import Supervised
@@ -70,7 +71,7 @@ def _about_rows(rows: Any, tokenizer: Any) -> Iterator[Finding]:
             "problem", f"None of the {total:,} tokens is supervised.", "Use --set distillation.supervise=all, or rows with answers."
         )
         return
-    yield Finding("ok", f"{tokens:,} of {total:,} tokens are supervised ({tokens / total:.0%}).")
+    yield Finding("ok", f"{tokens:,} of {total:,} tokens are supervised ({percent(tokens / total)}).")
     ends = _end_ids(tokenizer)
     if ends and not any(labels[-1] in ends for labels in supervised if labels):
         yield Finding(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from finetune.distillation.cutting import READY_MADE, cut_in_place, kept_layers, kept_without, layer_stack, possible_starts
 from finetune.errors import ModelError, RecipeError
 from finetune.events import Notice, Reporter
+from finetune.formatting import percent
 from finetune.hardware.matmul import use_fast_linear
 from finetune.training.head import causal_lm, hidden_states, token_ids
 
@@ -62,8 +63,7 @@ def make_student(
         dropped = f"{block.start + 1} to {block.start + block.length}"
         reporter.report(
             Notice(
-                f"The student keeps {count} of {depth} layers: {dropped} are left out, because they change the residual stream least "
-                f"({180 * block.distance:.0f} degrees)."
+                f"The student keeps {count} of {depth} layers: {dropped} are left out, because they change least what passes through them."
             )
         )
     return student
@@ -152,7 +152,7 @@ def check_rebuilt(student: nn.Module) -> None:
         ours, theirs = (model(input_ids=ids, use_cache=False).logits.float() for model in (inner, again))
         off = float((ours - theirs).abs().max() / ours.abs().max())
         if not off <= (1e-3 if dtype in (torch.float32, torch.float64) else 0.02):
-            why = f"its logits are {off:.1%} off"
+            why = f"its logits are {percent(off, 1)} off"
     if why:
         raise ModelError(
             f"A student cut out of {type(inner).__name__} would not be the same model when it is loaded again: {why}.", hint=READY_MADE

@@ -20,7 +20,7 @@ from finetune.benchmark.names import FEWEST_ROWS, NAMES, beside_the_teacher, too
 from finetune.benchmark.student import verdict_on
 from finetune.events import read_events
 from finetune.foreign import reading
-from finetune.formatting import strip_control_chars
+from finetune.formatting import percent, strip_control_chars
 from finetune.hub.cache import cached
 from finetune.hub.catalogue import CATALOGUE
 from finetune.model_folder import is_adapter
@@ -294,7 +294,7 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
     if training:
         share = training["trainable_parameters"] / max(1, training["parameters"])
         lines += [
-            f"- Parameters: {training['parameters']:,}, of which {training['trainable_parameters']:,} ({share:.2%}) were trained",
+            f"- Parameters: {training['parameters']:,}, of which {training['trainable_parameters']:,} ({percent(share, 2)}) were trained",
             f"- Training: {training['steps']} steps, {training['real_tokens']:,} tokens in {training['train_seconds']:.0f} s, "
             f"loss {training['first_loss']:.3f} to {training['final_loss']:.3f}",
         ]

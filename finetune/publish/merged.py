@@ -22,6 +22,7 @@ from torch import Tensor
 from finetune.errors import BadInput, FinetuneError, ModelError, OutputExists
 from finetune.events import Notice, Recorder, Reporter
 from finetune.foreign import reading
+from finetune.formatting import percent
 from finetune.hardware.machine import inspect
 from finetune.model_folder import AGAIN, SAFETENSORS
 from finetune.models.load import load_model, load_tokenizer, untie_adapted
@@ -203,9 +204,9 @@ def _distance(ours: list[Tensor], theirs: list[Tensor]) -> float:
 
 
 def _not_the_same(run: RunFolder, dtype: torch.dtype, difference: float) -> FinetuneError:
-    how = "the adapter's change is lost" if difference == float("inf") else f"logits differ by {difference:.1%} of the largest"
+    how = "the adapter's change is lost" if difference == float("inf") else f"logits differ by {percent(difference, 1)} of the largest"
     return FinetuneError(
-        f"The merged model of {run.output_dir} does not match the adapter ({how}, {ALLOWED[dtype]:.1%} allowed in "
+        f"The merged model of {run.output_dir} does not match the adapter ({how}, {percent(ALLOWED[dtype], 1)} allowed in "
         f"{_name(dtype)}); nothing was written.",
         hint="Use the adapter unmerged: it loads with from_pretrained.",
     )

@@ -20,7 +20,7 @@ from finetune.benchmark.student import verdict_on
 from finetune.errors import BadInput, FolderInUse
 from finetune.events import TrainingStep
 from finetune.foreign import RECIPE_BYTES, printable, reading, reason
-from finetune.formatting import spoken
+from finetune.formatting import percent, spoken
 from finetune.paths import looking_at, typed_path
 from finetune.recipe import Recipe
 from finetune.registry import title
@@ -58,7 +58,7 @@ class Run:
         model = self.recipe.get("model", "")
         if isinstance(model, Mapping):
             layers = model["from_teacher"]["layers"]
-            return f"{f'{layers:.0%}' if isinstance(layers, float) else layers} of the layers of {self.teacher}"
+            return f"{percent(layers) if isinstance(layers, float) else layers} of the layers of {self.teacher}"
         return str(model)
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 from finetune.distillation.setup import DistillationSetup, prepare_distillation
 from finetune.distillation.student import make_student
 from finetune.events import ModelReady, Notice
+from finetune.formatting import percent
 from finetune.methods.base import MethodContext
 from finetune.methods.inventory import Inventory
 from finetune.methods.lora_kernel import speed_up
@@ -67,7 +68,7 @@ def attach_method(context: RunContext, model: Any) -> Any:
     context.reporter.report(
         ModelReady(role, context.located.name, parameters, learn, machine.dtype, machine.device, inventory.coverage(attached, spec).share)
     )
-    learning = f"{learn:,} of {parameters:,} parameters train ({learn / parameters:.1%})."
+    learning = f"{learn:,} of {parameters:,} parameters train ({percent(learn / parameters, 1)})."
     for note in (learning, *method.notes(spec, machine.device)):
         context.reporter.report(Notice(note))
     return attached

@@ -73,11 +73,10 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
         loss = recipe.distillation
         mixed = f"{percent(loss.alpha)} from the data, {percent(1 - loss.alpha)} from the teacher"
         yield "Loss", f"{mixed} ({title('objectives', loss.objective)} at temperature {loss.temperature:g})"
-        yield "Cache", CACHES[loss.cache] + (f"; {size(plan.cache_bytes)} of disk" if plan.cache_bytes else "")
+        yield "Cache", CACHES[loss.cache] + (f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else "")
     who = "teacher, student before and after" if teacher else "before and after"
     asked, rows = recipe.benchmark.rows, min(recipe.benchmark.rows, plan.held_out_rows)
-    fewer = f" ({asked} asked for, and no more are held out)" if rows < asked else ""
-    yield "Benchmark", _benchmark(rows, f"{who}{fewer}")
+    yield "Benchmark", _benchmark(rows, who) + (f"; {asked} asked for, and no more are held out" if rows < asked else "")
     yield from _cost(plan)
     yield "Output", recipe.output_dir
     yield "Upload", f"{upload.repo}, {'private' if upload.private else 'PUBLIC'}" if upload else "nothing leaves this machine"

@@ -31,8 +31,8 @@ MORE = {
         "is ever overwritten."
     ),
     "training.epochs": (
-        "How often the model goes through all rows. One pass is a first try; three teach most tasks.\n"
-        "Far more makes the model repeat the rows by heart."
+        "How often the model goes through all rows. auto takes as many as a good model needs, within minutes. One pass is a first try; "
+        "three teach most tasks.\nFar more makes the model repeat the rows by heart."
     ),
     "training.batch_size": (
         "How many rows the model looks at before it changes once. Larger is steadier and needs more memory.\n"

@@ -42,8 +42,6 @@ def test_benchmark_json_holds_plain_scores_intervals_changes_and_texts():
     assert found["size"]["after"] == {"parameters": llama(layers=1).num_parameters(), "bytes_on_disk": 123}
     measured = {"tokens_per_second": 2.0, "peak_memory_bytes": None, "threads": None}
     assert found["speed"] == {"teacher": measured}, "what was measured, and nothing else"
-        "what was measured, and nothing else"
-    )
     assert (found["tokens_counted"], found["max_new_tokens"]) == ("answers", 12)
     beside = found["against_teacher"]["perplexity"]["difference"]
     assert beside == pytest.approx(found["after"]["perplexity"] - found["teacher"]["perplexity"])

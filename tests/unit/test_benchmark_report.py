@@ -62,7 +62,7 @@ def test_it_says_what_was_asked_and_done_on_what_and_how_to_repeat_it(tmp_path):
         "and continued after step 30",
         "Step 12 did not fit <into> memory.",
         "250 read: 221 to train on, 24 held out, 3 skipped, 2 blank",
-        "agent (4% of the text), ticket",
+        "agent (4 % of the text), ticket",
         "questions.jsonl, line 80: it has no completion",
         "a CPU, 2 cores",
         "revision abc123",
@@ -82,7 +82,7 @@ def test_every_score_has_its_interval_and_a_teacher_stands_beside_its_student(tm
     assert "Weights on disk 360 MB 360 MB 1.00" in text
     assert "ROUGE-L kept 93 % [85 %, 102 %]" in text
     assert "Perplexity: 1.21 times the teacher's, 12.3 against 10.2: the student predicts these answers less well." in text
-    assert "forward kl at temperature 2, 50% of the loss is from the text" in text
+    assert "forward kl at temperature 2, 50 % of the loss is from the text" in text
     assert "Student and teacher compared" not in page_of(written_run(tmp_path / "other")).text
 
 

@@ -104,7 +104,7 @@ def test_the_table_has_intervals_and_the_verdict():
     text = model_card(recipe(), FACTS, SCORES)
     assert "| ROUGE-L | 0.165 [0.1, 0.2] | 0.37 [0.3, 0.44] | better |" in text
     assert "40 held-out rows" in text
-    assert "100,000, of which 1,000 (1.00%) were trained" in text
+    assert "100,000, of which 1,000 (1.00 %) were trained" in text
     assert "360 rows trained on, 40 held out" in text
 
 

@@ -72,7 +72,7 @@ def test_a_run_says_what_it_was_and_what_came_of_it(tmp_path: Path) -> None:
     written_run(tmp_path / "taught", teacher=True)
     taught, tuned = sorted(find_runs(tmp_path), key=lambda run: run.name)
     assert (tuned.approach, tuned.method, tuned.data, tuned.state) == ("fine-tuning", "QLoRA", "shop/questions.jsonl", "finished")
-    assert taught.model == "67% of the layers of HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert taught.model == "67 % of the layers of HuggingFaceTB/SmolLM2-135M-Instruct"
     assert tuned.to_dict()["verdicts"] == {"rougeL": "better", "perplexity": "no evidence"}
     assert tuned.to_dict()["scores"]["after"]["perplexity"] == pytest.approx(12.3)
     assert (taught.to_dict()["student"], tuned.to_dict()["student"]) == ("usable", None)
@@ -139,7 +139,7 @@ def test_the_list_is_whole_on_narrow_and_usual_terminals(tmp_path: Path, width: 
     text = shown(runs_picture(find_runs(tmp_path), "."), width)
     assert max(map(len, text.splitlines())) <= width
     words = " ".join(text.split())
-    assert words.startswith("model Distillation of HuggingFaceTB/SmolLM2-135M-Instruct into 67% of the layers of")
+    assert words.startswith("model Distillation of HuggingFaceTB/SmolLM2-135M-Instruct into 67 % of the layers of")
     assert "Keeps 93 % [85 %, 102 %] of its teacher: usable. 1.00 times the size" in words
     written_run(tmp_path / "tuned")
     words = " ".join(shown(runs_picture(find_runs(tmp_path), "."), width).split())

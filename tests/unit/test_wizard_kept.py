@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from wizard_answers import BACK, Listening, enter_all_the_way, here
 
-from finetune.errors import DatasetError
+from finetune.errors import DatasetError, FinetuneError, Interrupted, TrainingError
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
 from finetune.wizard import known_readings, review, unfinished
-from finetune.wizard.conversation import agree
+from finetune.wizard.conversation import _carry_out, agree
 from finetune.wizard.kept import KeptAnswers, Session
 from finetune.wizard.prompter import Prompter, Question, ScriptedPrompter, plain
 from finetune.wizard.undo import Answer, Rewind
@@ -160,6 +162,34 @@ def test_an_answer_that_no_longer_fits_is_asked_again(workplace: Path) -> None:
     assert "dataset.source" in prompter.asked
     assert "training.epochs" not in prompter.asked
     assert recipe.training.epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("ends", "kept_after"),
+    [
+        (Interrupted("Stopped before anything was trained."), True),
+        (TrainingError("The loss is nan."), True),
+        (Interrupted("Stopped after step 5.", saved=Path("mine")), False),
+        (None, False),
+    ],
+    ids=["before a checkpoint", "a failure", "after a checkpoint", "done"],
+)
+def test_the_answers_stay_until_the_run_itself_can_be_continued(
+    ends: Exception | None, kept_after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def execute(*_: Any, **__: Any) -> Any:
+        if ends is not None:
+            raise ends
+        return SimpleNamespace(output_dir=Path("mine"))
+
+    kept = leave("training.batch_size")
+    monkeypatch.setattr(review, "prepare", lambda *_: (None, None))
+    monkeypatch.setattr("finetune.screen.live_run.execute", execute)
+    monkeypatch.setattr("finetune.screen.console.people", lambda: None)
+    with suppress(FinetuneError):
+        _carry_out(Recipe.from_layers({}), ScriptedPrompter({}), here(), kept)
+    assert (kept.load() is not None) is kept_after
+    assert bool(kept.farewell()) is kept_after
 
 
 # The question before STEP 0.

@@ -80,6 +80,7 @@ def refusal(*layers: dict[str, Any]) -> RecipeError | None:
     [
         ({"dataset": {"samples": "many"}}, "dataset.samples must be a whole number, not 'many'."),
         ({"training": {"batch_size": 1.5}}, "training.batch_size must be a whole number, not 1.5."),
+        ({"training": {"warmup": "few"}}, "training.warmup must be a number, not 'few'."),
         ({"training": {"epochs": "few"}}, "training.epochs must be 'auto' or a number, not 'few'."),
         ({"training": {"keep_checkpoints": "perhaps"}}, "training.keep_checkpoints must be true or false, not 'perhaps'."),
         ({"dataset": {"samples": 1}}, "dataset.samples must be at least 2, not 1."),

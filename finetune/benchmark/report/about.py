@@ -40,7 +40,7 @@ def model_of(recipe: Mapping[str, Any]) -> str:
     model = recipe["model"]
     if isinstance(model, Mapping):
         layers = model["from_teacher"]["layers"]
-        return f"a student with {f'{layers:.0%}' if isinstance(layers, float) and layers < 1 else layers} of its layers"
+        return f"a student with {percent(layers) if isinstance(layers, float) and layers < 1 else layers} of its layers"
     return str(model)
 
 
@@ -63,13 +63,13 @@ def asked(records: Records) -> Html:
         ("Model", model_of(recipe).capitalize() if isinstance(recipe["model"], Mapping) else model_of(recipe)),
         ("Method", title("methods", method["kind"]) + (f": {settings}" if settings else "")),
         ("Data", f"{dataset['source']}, {_if('at most {:,}', dataset['samples']) or 'all'} rows"),
-        ("Rows", f"truncated at {dataset['max_length']:,} tokens; {dataset['held_out']:.0%} held out"),
+        ("Rows", f"truncated at {dataset['max_length']:,} tokens; {percent(dataset['held_out'])} held out"),
         ("Training", f"{_times(training['epochs'])} over the data, {rows:,} rows per step, learning rate {training['learning_rate']:g}"),
     ]
     if recipe["approach"] == "distillation":
         spec = recipe["distillation"]
         objective = f"{spec['objective'].replace('_', ' ')} at temperature {spec['temperature']:g}"
-        listed.append(("Distillation", f"{objective}, {spec['alpha']:.0%} of the loss is from the text"))
+        listed.append(("Distillation", f"{objective}, {percent(spec['alpha'])} of the loss is from the text"))
     listed += [("Benchmark", f"{', '.join(benchmark['metrics'])} on {benchmark['rows']:,} rows"), ("Seed", str(recipe["seed"]))]
     return section("Recipe", facts(listed))
 
@@ -87,7 +87,10 @@ def done(records: Records) -> Html:
             ("Tokens", f"{training['real_tokens']:,} read, {training['supervised_tokens']:,} of them supervised"),
             ("Speed", f"{training['tokens_per_second']:,.0f} tokens/s; padding is not counted"),
             ("Peak memory", size(training["peak_memory_bytes"])),
-            ("Trained", f"{count(training['trainable_parameters'])} of {count(training['parameters'])} parameters ({share:.1%}){linear}"),
+            (
+                "Trained",
+                f"{count(training['trainable_parameters'])} of {count(training['parameters'])} parameters ({percent(share, 1)}){linear}",
+            ),
             ("Loss", f"first {training['first_loss']:.3f}, last {training['final_loss']:.3f}{_means(training['steps'])}"),
         ]
     if records.checkpoints:
@@ -111,7 +114,7 @@ def data(records: Records) -> Html:
     parts = [(report["train"], "to train on"), (report["held_out"], "held out"), (report["skipped"], "skipped"), (report["blank"], "blank")]
     parts += [(sum(report.get("left_out", {}).values()), "left out"), (report.get("not_asked", 0), "not asked for")]
     length = report.get("length") or {}
-    ignored = [*(f"{name} ({share:.0%} of the text)" for name, share in report.get("ignored_text", {}).items())]
+    ignored = [*(f"{name} ({percent(share)} of the text)" for name, share in report.get("ignored_text", {}).items())]
     ignored += [name for name in report["ignored_columns"] if name not in report.get("ignored_text", {})]
     listed = [
         ("Source", report.get("pinned_source") or report["source"]),
@@ -125,9 +128,9 @@ def data(records: Records) -> Html:
             if report.get("held_out_dropped")
             else "",
         ),
-        ("Tokens", f"{report['train_tokens']:,}, {report['supervised_share']:.1%} of them supervised"),
+        ("Tokens", f"{report['train_tokens']:,}, {percent(report['supervised_share'], 1)} of them supervised"),
         ("Length", f"median {length['p50']:,.0f} tokens, 90th percentile {length['p90']:,.0f}" if length else ""),
-        ("Truncated", f"{report['truncated']:,} sequences ({report['truncated_share']:.1%})" if report.get("truncated") else ""),
+        ("Truncated", f"{report['truncated']:,} sequences ({percent(report['truncated_share'], 1)})" if report.get("truncated") else ""),
     ]
     skipped = [f"{row['file']}, line {row['line']}: {row['reason']}" for row in report.get("skipped_rows", [])[:SKIPPED_SHOWN]]
     left = report["skipped"] - len(skipped)
