@@ -74,7 +74,8 @@ class Inventory:
     @classmethod
     def of(cls, model: PreTrainedModel) -> Inventory:
         towers = {name: model.get_submodule(name) for name in tower_names(model)}
-        parts = {part.identity: part for part in _parts(model)}  # weights that several layers use count once
+        # Weights that several layers use count once, and those of an adapter that is there already not at all.
+        parts = {part.identity: part for part in _parts(model) if "lora_" not in part.name}
         return cls(list(parts.values()), {name: sum(weight.numel() for weight in module.parameters()) for name, module in towers.items()})
 
     @property
