@@ -7,13 +7,12 @@ preview.format, preview.columns, preview.examples[0]   ->  "question_answer", ["
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from finetune.data import formats
 from finetune.data.reading import SAMPLE, columns_of, open_source
 from finetune.data.render import Piece, PlainTemplate
-from finetune.data.rows import Row, RowProblem, SkippedRow, no_rows
+from finetune.data.rows import Row, RowProblem, SkippedRow, as_many, no_rows, weight_of
 from finetune.errors import BadRow, UnknownFormat
 from finetune.events import Recorder, Reporter
 from finetune.foreign import reading, reason
@@ -45,7 +44,7 @@ class Preview:
 def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, reporter: Reporter | None = None, limit: int = 3) -> Preview:
     """Columns, format and `limit` rendered examples; reads only the beginning. Raises the errors of `read_rows` but UnknownFormat."""
     origin = open_source(spec, runtime or RuntimeOptions(), reporter or Recorder())
-    head = list(islice(origin.records(), SAMPLE))
+    head = as_many(origin.records(), SAMPLE, weight_of)
     records = [record for record in head if isinstance(record, Row)]
     skipped = [record for record in head if isinstance(record, SkippedRow)]
     if not records:

@@ -3,7 +3,7 @@
     chat("./finetuned_model", RuntimeOptions(), ask=lambda: input("> "), show=lambda text: print(text, end="", flush=True))
 
 `ask` returns a message, "/both" (the model it came from answers too, or no longer) or "/exit"; EOFError or KeyboardInterrupt from it end
-the talk too. Ctrl-C during an answer ends that answer.
+the talk too. Ctrl-C during an answer ends that answer; SIGTERM and SIGHUP end the program.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty
@@ -30,6 +31,7 @@ from finetune.models.location import LocatedModel, locate
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
+from finetune.stopping import until_ctrl_c
 from finetune.training.head import context_length, padding_id
 
 LONGEST_ANSWER = 512
@@ -135,11 +137,10 @@ class Talk:
         with ThreadPoolExecutor(1) as pool:
             work = pool.submit(self._generate, ids, streamer, stopped)
             try:
-                for piece in _pieces(streamer):
-                    said += piece
-                    show(piece)
-            except KeyboardInterrupt:
-                pass
+                with until_ctrl_c():
+                    for piece in _pieces(streamer):
+                        said += piece
+                        show(piece)
             finally:
                 stopped.set()
             self.turns.append({"role": "assistant", "content": said.strip()})
@@ -202,10 +203,9 @@ def _pieces(streamer: TextIteratorStreamer) -> Iterator[str]:
 def _next(ask: Callable[[], str]) -> str | None:
     """The next message that is not blank, or None at the end."""
     while True:
-        try:
+        message = EXIT
+        with until_ctrl_c(), suppress(EOFError):
             message = ask().strip()
-        except (EOFError, KeyboardInterrupt):
-            return None
         if message == EXIT:
             return None
         if message:

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from finetune.errors import FinetuneError, without_passwords
+from finetune.errors import FinetuneError, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -69,7 +69,7 @@ class Question:
             return error.message
         except Exception as error:  # noqa: BLE001
             reason = str(getattr(error, "strerror", None) or error or type(error).__name__)
-            return f"{answer} is not valid: {without_passwords(reason).rstrip('.')}."
+            return f"{answer} is not valid: {without_secrets(reason).rstrip('.')}."
 
 
 class Prompter(ABC):

@@ -5,7 +5,6 @@ recipe, decision = ask(recipe, prompter, here)      # START, CHANGE, SAVE, QUIT,
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from finetune.screen.plan_table import review
 from finetune.screen.reporter import working
 from finetune.screen.wording import about, command_name
 from finetune.shell import quoted
+from finetune.stopping import until_ctrl_c
 from finetune.wizard import preload
 from finetune.wizard.data_preview import state
 from finetune.wizard.host import HostInfo
@@ -88,7 +88,7 @@ def measure(recipe: Recipe, here: HostInfo) -> None:
     if isinstance(prepared, FinetuneError):
         return  # a file has changed since; the review says what is wrong now
     tuner, _ = prepared
-    with suppress(KeyboardInterrupt), working(people(), "Measuring a few real steps") as reporter:
+    with until_ctrl_c(), working(people(), "Measuring a few real steps") as reporter:
         tuner.reporter.reporters.append(reporter)
         try:
             _prepared[_key(recipe)] = tuner, tuner.plan(measure=True)

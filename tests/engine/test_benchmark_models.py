@@ -18,7 +18,7 @@ from finetune.benchmark.perplexity import Perplexity, answer_losses
 from finetune.benchmark.rouge import Rouge
 from finetune.benchmark.scoring import Scores, base_key, benchmark_json, benchmark_model, load_base_scores, save_base_scores
 from finetune.benchmark.teacher_agreement import TeacherStates
-from finetune.errors import BenchmarkError
+from finetune.errors import BenchmarkError, OutOfMemory
 from finetune.events import Progress, Recorder
 from finetune.recipe import BenchmarkSpec
 from finetune.runtime import RuntimeOptions
@@ -293,6 +293,16 @@ def test_without_a_teacher_there_is_nothing_retained():
     found = benchmark_json(scores, scores, seed=0)
     assert (found["teacher"], found["retention"]) == (None, None)
     assert {change["verdict"] for change in found["change"].values()} == {"no evidence"}
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), torch.OutOfMemoryError()])
+def test_memory_that_runs_out_in_a_benchmark_is_one_sentence_on_every_device(monkeypatch, error):
+    def runs_out(*args, **options):
+        raise error
+
+    monkeypatch.setattr("finetune.benchmark.scoring.answer_losses", runs_out)
+    with pytest.raises(OutOfMemory, match="not enough memory to run the benchmark"):
+        benchmark_model(llama(), tokenizer(), held_out(tokenizer(), PAIRS), SPEC, seed=0, **quiet())
 
 
 def test_scores_of_different_rows_are_never_compared():

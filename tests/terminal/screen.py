@@ -60,6 +60,17 @@ class Terminal:
     def signal(self, number: int) -> None:
         os.kill(self._process.pid, number)
 
+    def echoes(self) -> bool:
+        """Whether the terminal shows what is typed, as it did before the program."""
+        return bool(self._process.getecho())
+
+    def hang_up(self) -> int:
+        """Close the terminal, of which the system tells the program by SIGHUP; its exit code."""
+        program = psutil.Process(self._process.pid)
+        os.close(self._process.child_fd)
+        self._process.closed, self._process.child_fd = True, -1
+        return int(program.wait(timeout=60) or 0)
+
     def press(self, *keys: str) -> None:
         for key in keys:
             self._process.send(key)

@@ -14,12 +14,14 @@ from typing import Any
 from finetune.data.encoding import lines_of, too_long, whole_of
 from finetune.data.files import SPLITS, DataFile
 from finetune.data.formats.messages import NAMES, ROLES
-from finetune.data.readers.json_lines import DECODER, parse_lines, reason_of
+from finetune.data.readers.json_lines import DECODER, parse_lines, reason_of, too_many_values
 from finetune.data.rows import Row, SkippedRow
 from finetune.errors import BadRow
+from finetune.foreign import TURNS, VALUES
 
 SPEAKER = {"role", "from", "speaker", "author", "sender"}  # what a turn may call its own, if the list is called messages or the like
 CHUNK = 1 << 20  # characters
+ONE_PER_LINE = "Write one JSON object per line (.jsonl)."
 
 
 class Window:
@@ -53,6 +55,7 @@ class Window:
 
     def whole(self) -> str:
         self.text += whole_of(self.rest, self.file)
+        self.check_values()
         return self.text
 
     def lines(self) -> Iterator[str]:
@@ -63,6 +66,7 @@ class Window:
     def decode(self) -> Any:
         """The JSON value that begins here; raises BadRow."""
         while True:
+            self.check_values()
             try:
                 item, end = DECODER.raw_decode(self.text, self.position)
             except (ValueError, RecursionError) as error:
@@ -74,6 +78,11 @@ class Window:
                 if end < len(self.text) or not self.more():  # a number may go on
                     self.position = end
                     return item
+
+    def check_values(self) -> None:
+        """Raises BadRow for what would not fit into memory when it is decoded."""
+        if too_many_values(self.text, self.position):
+            raise BadRow(f"{self.name}, line {self.line_here()}: more than {VALUES:,} values in one piece of JSON.", hint=ONE_PER_LINE)
 
     def broken(self, error: ValueError | RecursionError) -> BadRow:
         line = self.line_here()
@@ -90,7 +99,9 @@ def read_list(window: Window) -> Iterator[Row | SkippedRow]:
     items = _items(window)
     head = list(islice(items, 1))
     if head and _is_turn(head[0][0]):
-        head += items
+        head += islice(items, TURNS)
+        if len(head) > TURNS:
+            raise BadRow(f"{window.name} has a conversation of more than {TURNS:,} turns.", hint=ONE_PER_LINE)
         if _is_chat("", turns := [item for item, _ in head]):
             yield Row({"messages": turns}, window.name, head[0][1])
             return

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 
 from finetune.data.rows import Row, SkippedRow
+from finetune.foreign import VALUES
 
 SHOWN_ERROR = 80
 # Numbers keep the spelling of the file (1.50 stays 1.50): they become text anyway; a bare tab or NUL in a string stays one.
@@ -20,6 +21,9 @@ def parse_lines(name: str, lines: Iterator[str], first: int = 1) -> Iterator[Row
     for number, line in enumerate(lines, start=first):
         if not line.strip():
             continue
+        if too_many_values(line):
+            yield SkippedRow(name, number, f"more than {VALUES:,} values")
+            continue
         try:
             values = DECODER.decode(line)
         except (ValueError, RecursionError) as error:
@@ -29,6 +33,11 @@ def parse_lines(name: str, lines: Iterator[str], first: int = 1) -> Iterator[Row
             yield Row(values, name, number)
         else:
             yield SkippedRow(name, number, "a JSON value that is not an object")
+
+
+def too_many_values(text: str, start: int = 0) -> bool:
+    """Whether the JSON from `start` on would take many times the memory of its text, by the signs before values; some may be in texts."""
+    return len(text) - start > VALUES and sum(text.count(sign, start) for sign in ",:[{") > VALUES
 
 
 def reason_of(error: ValueError | RecursionError) -> str:
