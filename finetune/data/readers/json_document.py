@@ -66,7 +66,6 @@ class Window:
     def decode(self) -> Any:
         """The JSON value that begins here; raises BadRow."""
         while True:
-            self.check_values()
             try:
                 item, end = DECODER.raw_decode(self.text, self.position)
             except (ValueError, RecursionError) as error:
@@ -74,6 +73,7 @@ class Window:
                     raise too_long(self.file) from None
                 if isinstance(error, RecursionError) or not self.more():
                     raise self.broken(error) from None
+                self.check_values()
             else:
                 if end < len(self.text) or not self.more():  # a number may go on
                     self.position = end
