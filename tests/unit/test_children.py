@@ -65,7 +65,7 @@ def test_the_program_in_a_checkout_takes_libraries_for_what_they_are(theirs: Pat
     (theirs / "finetune_cli.py").write_bytes((ROOT / "finetune_cli.py").read_bytes())
     done = subprocess.run([sys.executable, "finetune_cli.py", "schema"], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    code = f"import runpy, sys; sys.path[0] = {str(theirs)!r}; runpy.run_path('finetune_cli.py'); {WHERE}"
+    code = f"import pkgutil, runpy, sys; sys.path[0] = {str(theirs)!r}; runpy.run_path('finetune_cli.py'); {WHERE}"
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=theirs, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert str(theirs / "evaluate.py") not in done.stdout
