@@ -66,10 +66,10 @@ class Terminal:
 
     def hang_up(self) -> int:
         """Close the terminal, of which the system tells the program by SIGHUP; its exit code."""
-        program = psutil.Process(self._process.pid)
-        os.close(self._process.child_fd)
-        self._process.closed, self._process.child_fd = True, -1
-        return int(program.wait(timeout=60) or 0)
+        program = self._process.ptyproc
+        program.fileobj.close()
+        program.wait()
+        return int(program.exitstatus if program.exitstatus is not None else -(program.signalstatus or 0))
 
     def press(self, *keys: str) -> None:
         for key in keys:
