@@ -69,11 +69,11 @@ def limit_sandbox() -> None:
         self.finalize = _weighed
         return from_string(self, *args, **kwargs)
 
-    def limited_join(parts: Iterable[Any]) -> str:
-        return _concat(str(_weighed(part)) for part in parts)
+    def limited_join(seq: Iterable[Any]) -> str:
+        return _concat(str(_weighed(part)) for part in seq)
 
-    def limited_markup_join(parts: Iterable[Any]) -> str:
-        return markup_join(_weighed(list(parts)))
+    def limited_markup_join(seq: Iterable[Any]) -> str:
+        return markup_join(_weighed(list(seq)))
 
     Sandbox.intercepted_binops = frozenset({"*", "**", "%"})
     Sandbox.call_binop = call_binop  # type: ignore[method-assign]

@@ -66,13 +66,14 @@ def _batches(file: DataFile) -> Iterator[pa.RecordBatch]:
 
 
 def _rows_at_a_time(metadata: Any, file: DataFile) -> int:
-    """Rows that fit into memory together, by the sizes in a Parquet file's footer; raises BadRow for what unpacks to too much at once."""
+    """Rows that fit into memory together, by the sizes in a Parquet file's footer; raises BadRow for what unpacks to too much at once.
+
+    Of its columns the footer says more, but pyarrow ends the process over damage there.
+    """
     longest = 1
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        for column in map(group.column, range(group.num_columns)):
-            unpacked = column.total_uncompressed_size
-            if unpacked > max(UNPACKED, PACKING * column.total_compressed_size):
-                raise _unpacks_to_too_much(file)
+        if group.total_byte_size > max(UNPACKED, PACKING * file.path.stat().st_size):
+            raise _unpacks_to_too_much(file)
         longest = max(longest, group.total_byte_size // max(1, group.num_rows))
     return min(BATCH, max(1, HELD // longest))
 
