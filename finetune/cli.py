@@ -11,7 +11,8 @@ import argparse
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from types import FrameType
 
 from finetune.arguments import parser
 from finetune.errors import FinetuneError, without_secrets
@@ -58,14 +59,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _of_the_machine(error: Exception) -> str | None:
-    """A sentence for what no program foresees: a disk that breaks, a folder that somebody removes meanwhile, a library that is gone."""
+    """A sentence for what no program foresees: a disk that breaks, a folder that somebody removes meanwhile, a library that is gone.
+
+    huggingface_hub reads its variables when it is imported, and fails over a value that it does not expect.
+    """
     if isinstance(error, OSError) and isinstance(error.filename, str | bytes) and error.strerror:
         return f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}."
     if isinstance(error, MemoryError):
         return "There is not enough memory."
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"The Python package {error.name} is missing."
+    if isinstance(error, ValueError) and any("huggingface_hub" in place.f_code.co_filename for place in _imports(error)):
+        names = " or ".join(sorted(name for name in os.environ if name.startswith("HF_")))
+        return f"huggingface_hub does not understand the value of {names}: {error}."
     return None
+
+
+def _imports(error: Exception) -> Iterator[FrameType]:
+    """The modules that were being imported when it was raised."""
+    trace = error.__traceback__
+    while trace:
+        if trace.tb_frame.f_code.co_name == "<module>":
+            yield trace.tb_frame
+        trace = trace.tb_next
 
 
 def say(message: str, hint: str | None = None) -> None:

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import shlex
+import subprocess
 import sys
 import tempfile
 import threading
@@ -25,6 +26,7 @@ from finetune.recipe import DatasetSpec, Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.shell import joined
 
+ROOT = Path(__file__).parents[2]
 POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
 
 
@@ -207,6 +209,18 @@ def test_commands_work_on_the_narrowest_terminal(
     except SystemExit as leaving:  # of argparse
         code = int(leaving.code or 0)
     assert code == (2 if command[0] == "run" else 0), capfd.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "value"), [("HF_ENDPOINT", "http://[::1"), ("HF_HUB_ETAG_TIMEOUT", "soon")])
+def test_variables_that_the_library_of_the_hub_does_not_understand(tmp_path: Path, name: str, value: str) -> None:
+    (tmp_path / "recipe.yaml").write_text("model: org/model\n")
+    environment = {key: old for key, old in os.environ.items() if not key.startswith("HF_")} | {name: value}
+    command = [sys.executable, str(ROOT / "finetune_cli.py"), "plan", "recipe.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert f"huggingface_hub does not understand the value of {name}: " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
