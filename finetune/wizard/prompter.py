@@ -181,9 +181,10 @@ class ScriptedPrompter(Prompter):
 
 def drawn(picture: RenderableType, width: int, *, colour: bool = False) -> str:
     """A rich picture as lines of text, with escape codes only if `colour`."""
-    from finetune.screen.console import AS_IT_IS, THEME, SafeConsole
+    from finetune.screen.console import AS_IT_IS, NARROWEST, THEME, SafeConsole
 
-    console = SafeConsole(width=width, theme=THEME, color_system="standard" if colour else None, force_terminal=colour, **AS_IT_IS)
+    how: dict[str, Any] = {"color_system": "standard" if colour else None, "force_terminal": colour, **AS_IT_IS}
+    console = SafeConsole(width=max(NARROWEST, width), theme=THEME, **how)
     with console.capture() as captured:
         console.print(picture)
     return "\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n"))

@@ -24,7 +24,10 @@ from finetune.models.location import parse
 from finetune.planning.measure import _workplace
 from finetune.recipe import DatasetSpec, Recipe
 from finetune.runtime import RuntimeOptions
+from finetune.screen.console import people
+from finetune.screen.tables import fact_list, pairs
 from finetune.shell import joined
+from finetune.wizard.prompter import drawn
 
 ROOT = Path(__file__).parents[2]
 POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
@@ -196,6 +199,19 @@ def test_errors_are_told_on_the_narrowest_terminal(monkeypatch: pytest.MonkeyPat
     said, hint = "There is no recipe file a.yaml.", "Check the path."
     say(said, hint)
     assert sys.stderr.getvalue().split() == [*said.split(), *hint.split()]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("columns", ["1", "19", "80"])
+def test_tables_lose_nothing_on_the_narrowest_terminal(
+    monkeypatch: pytest.MonkeyPatch, columns: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    console = people()
+    console.print(fact_list([("memory", "32 GB, 16 GB free", True), ("disk", "70 GB free", True)]))
+    console.file.flush()
+    assert "".join(capfd.readouterr().out.split()).replace("memory", "").replace("disk", "") == "32GB,16GBfree70GBfree"
+    plain = drawn(pairs([("Model", "org/model"), ("Rows", "100")]), int(columns))
+    assert {"Model", "Rows", "100"} <= set(plain.split())
 
 
 @pytest.mark.parametrize("command", [["runs", "."], ["doctor"], ["schema"], ["run", "missing.yaml"], ["--help"]])
