@@ -9,9 +9,16 @@ The public names are imported when they are first used: `import finetune` costs 
 from __future__ import annotations
 
 from importlib import import_module
+from os import environ
 from typing import Any
 
 __version__ = "2.1.0"  # the one place that says so: installed metadata may belong to another project with this name
+
+# Threads of OpenMP wait by spinning, 300,000 times by default, which stalls a training beside any other busy program. Read when torch is
+# loaded, so it is set before.
+if "OMP_WAIT_POLICY" not in environ:
+    environ.setdefault("GOMP_SPINCOUNT", "1000")
+    environ.setdefault("KMP_BLOCKTIME", "1")  # milliseconds; LLVM's and Intel's
 
 _PUBLIC = {
     "LLMFineTuner": "finetune.run.finetuner",
@@ -26,5 +33,9 @@ __all__ = list(_PUBLIC)
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
-        raise AttributeError(f"module 'finetune' has no attribute {name!r}")
+        raise AttributeError(f"module 'finetune' has no attribute {name!r}; it has {', '.join(_PUBLIC)}")
     return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

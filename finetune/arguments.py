@@ -18,16 +18,16 @@ from finetune.screen.wording import command_name
 WITH_RECIPE = ("--set", "--output-dir")
 RUNTIME = ("--json", "--device", "--dtype", "--trust-remote-code")
 ANYWHERE = ("--plain", "--no-color", "--debug")
-WIZARD = ("--yes", "--version", *WITH_RECIPE, *RUNTIME)  # without a command
+WIZARD = ("--yes", "--version", *WITH_RECIPE, *RUNTIME, "--examples")  # without a command
 
 COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "run": ("run a recipe", ("recipe", *WITH_RECIPE, *RUNTIME)),
-    "plan": ("what a run would cost, and its problems; trains nothing", ("recipe", "--measure", *WITH_RECIPE, *RUNTIME)),
-    "resume": ("continue an interrupted run from its last checkpoint", ("output_dir", *RUNTIME)),
-    "benchmark": ("measure a finished run again on its held-out rows", ("output_dir", *RUNTIME)),
+    "run": ("run a recipe", ("recipe", *WITH_RECIPE, "--fail-if-worse", *RUNTIME, "--examples")),
+    "plan": ("what a run would cost, and its problems; trains nothing", ("recipe", "--measure", *WITH_RECIPE, *RUNTIME, "--examples")),
+    "resume": ("continue an interrupted run from its last checkpoint", ("output_dir", *RUNTIME, "--examples")),
+    "benchmark": ("measure a finished run again on its held-out rows", ("output_dir", "--fail-if-worse", *RUNTIME, "--examples")),
     "chat": ("chat with a finished model", ("output_dir", "--both", *RUNTIME[1:])),
-    "runs": ("list the runs in a folder, or: runs compare A B", ("folders", "--json")),
-    "merge": ("merge the adapter of a run and its base into one plain model", ("output_dir", "--to", *RUNTIME)),
+    "runs": ("list the runs in a folder, or: runs compare A B ...", ("folders", "--json")),
+    "merge": ("merge an adapter and its base into one plain model", ("output_dir", "--to", *RUNTIME)),
     "upload": ("upload a finished run to the Hub, private unless --public", ("output_dir", "--repo", "--public")),
     "doctor": ("show machine, versions, Hub and sign-in state", RUNTIME),
     "schema": ("print the JSON schema of a recipe, for editors", ()),
@@ -43,16 +43,23 @@ def _one_of(what: str, default: str, *others: str) -> dict[str, Any]:
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "recipe": {"metavar": "RECIPE", "help": "a YAML file, such as the run/recipe.yaml of an earlier run"},
     "output_dir": {"metavar": "OUTPUT_DIR", "help": "the folder of a run"},
-    "folders": {"metavar": "FOLDER", "nargs": "*", "help": "where to look (default: here), or: compare A B"},
+    "folders": {"metavar": "FOLDER", "nargs": "*", "help": "where to look (default: here), or: compare A B ..."},
     "shell": {
         "metavar": "SHELL",
         "choices": ("bash", "zsh", "fish"),
         "help": 'bash or zsh: eval "$(finetune-cli completion bash)"; fish: finetune-cli completion fish | source',
     },
     "--yes": {"action": "store_true", "help": "take every default, ask nothing"},
-    "--set": {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "change a recipe key, for example training.epochs=1"},
+    "--set": {
+        "action": "append",
+        "default": [],
+        "metavar": "KEY=VALUE",
+        "help": "change a recipe key, for example training.epochs=1; with run, training.epochs=1,3 makes a run for each value",
+    },
+    "--fail-if-worse": {"metavar": "METRIC", "help": "exit code 1 if this score (rougeL, perplexity, ...) is worse than before training"},
     "--output-dir": {"metavar": "DIR", "help": "folder for the model and all records"},
     "--json": {"action": "store_true", "help": "one JSON object on stdout, the rest on stderr"},
+    "--examples": {"action": "store_true", "help": "with --json: also rows and answers, which are left out of it otherwise"},
     "--measure": {"action": "store_true", "help": "make a few real steps first, at most 20 seconds, and base the plan on them"},
     "--both": {"action": "store_true", "help": "the model it came from answers too; /both switches this on and off during the chat"},
     "--to": {"metavar": "DIR", "help": "the new folder (default: OUTPUT_DIR-merged)"},
@@ -126,7 +133,7 @@ def _overview(program: str) -> str:
         _columns(starts, max(24, len(starts[1][0]) + 4)),
         "Commands:\n" + _columns([(_usage(command), does) for command, (does, _) in COMMANDS.items()]),
         "With --yes, run and plan:\n" + _columns(_options(WITH_RECIPE)),
-        "With most commands:\n" + _columns(_options((*RUNTIME, *ANYWHERE, "--version"))),
+        "With most commands:\n" + _columns(_options((*RUNTIME, "--examples", *ANYWHERE, "--version"))),
         f"Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted with the work saved.\n`{program} COMMAND --help` says more.\n",
     ]
     return "\n\n".join(sections)

@@ -10,12 +10,13 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune import __version__
-from finetune.errors import BadInput, NoTerminal, UploadError
+from finetune.errors import BadInput, NoTerminal, RecipeError, UploadError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from finetune.recipe import Recipe
     from finetune.run.finetuner import RunResult
     from finetune.runtime import RuntimeOptions
+
+ROWS = ("examples", "generations")  # keys of data_report.json and benchmark.json whose values are text of rows
 
 
 def wizard(arguments: argparse.Namespace) -> int:
@@ -50,6 +53,7 @@ def with_defaults(arguments: argparse.Namespace) -> int:
     from finetune.recipe import Recipe, merge, parse_override
     from finetune.wizard.defaults import defaults, why
     from finetune.wizard.host import look_around
+    from finetune.wizard.teachers_run import below, sentence
 
     changes: dict[str, Any] = {"output_dir": arguments.output_dir} if arguments.output_dir else {}
     for override in arguments.set:
@@ -60,13 +64,31 @@ def with_defaults(arguments: argparse.Namespace) -> int:
     print(why(here), file=sys.stderr)
     method = changes.get("method", "lora")
     kind = str(method.get("kind", "lora") if isinstance(method, dict) else method)
-    recipe = Recipe.from_layers(defaults(here, approach, method=kind, fresh_folder=False), changes)
+    found = below(changes)
+    if found:
+        print(sentence(found), file=sys.stderr)
+    layers = {**defaults(here, approach, method=kind, fresh_folder=False), **found}
+    recipe = Recipe.from_layers(layers, changes)
     return _execute(recipe, arguments, runtime)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run a recipe."""
-    return _execute(_recipe(arguments), arguments, _runtime(arguments))
+    """Run a recipe, or one for each combination where --set has several values."""
+    from finetune.run.sweep import combinations
+
+    if swept := combinations(arguments.set, lambda overrides: _recipe(arguments, overrides)):
+        from finetune.screen.sweep import run_sweep
+
+        if arguments.fail_if_worse:
+            raise BadInput("--fail-if-worse judges one run, and this is a sweep.", hint="Give each --set one value.")
+        rows = run_sweep(swept, _runtime(arguments), _console(arguments))
+        return _show(arguments, {"runs": [row.to_dict() for row in rows]})
+    recipe = _recipe(arguments)
+    if arguments.fail_if_worse:
+        from finetune.benchmark.gate import check_gate
+
+        check_gate(arguments.fail_if_worse, recipe)
+    return _execute(recipe, arguments, _runtime(arguments))
 
 
 def resume(arguments: argparse.Namespace) -> int:
@@ -80,7 +102,7 @@ def resume(arguments: argparse.Namespace) -> int:
     _console(arguments).print(f"The run in {folder.output_dir} is finished; there is nothing to resume.", soft_wrap=True)
     if arguments.json:
         training = folder.read_json(folder.progress).get("training", {}) if folder.progress.is_file() else {}
-        print(json.dumps({"output_dir": str(folder.output_dir), "scores": folder.read_json(folder.benchmark), "training": training}))
+        _show(arguments, {"output_dir": str(folder.output_dir), "scores": folder.read_json(folder.benchmark), "training": training})
     return 0
 
 
@@ -99,14 +121,16 @@ def plan(arguments: argparse.Namespace) -> int:
     console = _console(arguments)
     with working(console, brief="Planning") as reporter:
         from finetune.run.finetuner import LLMFineTuner
+        from finetune.training.trackers import check_trackers
 
         tuner = LLMFineTuner(recipe, reporter=reporter, runtime=_runtime(arguments))
         found, report = tuner.plan(measure=arguments.measure), tuner.data.report.to_dict()
-        try:
-            tuner.check_upload()
-        except UploadError as error:
-            found = replace(found, problems=[*found.problems, f"{error.message} {error.hint or ''}".strip()])
-    pictures = (data_report(report, ascii_only=console.options.ascii_only), review(recipe, found))
+        for check in (tuner.check_upload, lambda: check_trackers(recipe.training.report_to)):
+            try:
+                check()
+            except (UploadError, RecipeError) as error:
+                found = replace(found, problems=[*found.problems, f"{error.message} {error.hint or ''}".strip()])
+    pictures = (data_report(report, ascii_only=console.options.ascii_only), review(tuner.recipe, found))
     return _show(arguments, {**found.to_dict(), "data": report}, *pictures)
 
 
@@ -121,8 +145,15 @@ def benchmark(arguments: argparse.Namespace) -> int:
     with working(console, log=folder.debug_log) as reporter:
         from finetune.run.finetuner import LLMFineTuner
 
-        scores = LLMFineTuner.of_run(folder.output_dir, reporter=reporter, runtime=_runtime(arguments)).benchmark()
-    return _show(arguments, scores, scores_table(scores, console.width), samples(scores, console.width))
+        tuner = LLMFineTuner.of_run(folder.output_dir, reporter=reporter, runtime=_runtime(arguments))
+        if arguments.fail_if_worse:
+            from finetune.benchmark.gate import check_gate
+
+            check_gate(arguments.fail_if_worse, tuner.recipe)
+        scores = tuner.benchmark()
+    code = _show(arguments, scores, samples(scores, console.width), scores_table(scores, console.width))
+    _judge(arguments, scores)
+    return code
 
 
 def upload(arguments: argparse.Namespace) -> int:
@@ -154,14 +185,20 @@ def runs(arguments: argparse.Namespace) -> int:
     if first == "compare" and (others or not Path(first).is_dir()):
         from finetune.run.comparison import compare
         from finetune.run.history import read_run
+        from finetune.run.several import table_of
         from finetune.run_folder import RunFolder
         from finetune.screen.comparison import comparison_picture
+        from finetune.screen.several import runs_table
 
-        if len(others) != 2:
+        if len(others) < 2:
             raise BadInput(
-                f"Two runs can be compared, not {len(others)}.", hint="finetune-cli runs compare A B, with the folders of two runs."
+                f"Two or more runs can be compared, not {len(others)}.", hint="finetune-cli runs compare A B, with the folders of two runs."
             )
-        compared = compare(*(read_run(RunFolder.of(folder).output_dir, folder) for folder in others))
+        read = [read_run(RunFolder.of(folder).output_dir, folder) for folder in others]
+        if len(read) > 2:
+            rows = table_of(read)
+            return _show(arguments, {"runs": [row.to_dict() for row in rows]}, runs_table(rows, console.width))
+        compared = compare(*read)
         return _show(arguments, compared.to_dict(), comparison_picture(compared, console.width))
     from finetune.run.history import find_runs
     from finetune.screen.run_list import runs_picture
@@ -186,19 +223,19 @@ def merge(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from finetune import registry
-    from finetune.formatting import size
+    from finetune.formatting import percent, size
     from finetune.paths import typed_path
-    from finetune.run_folder import RunFolder, beside
+    from finetune.publish.elsewhere import adapter_of
     from finetune.screen.reporter import working
     from finetune.screen.wording import command_name
     from finetune.shell import quoted
 
-    folder = RunFolder.of(arguments.output_dir)
-    to = typed_path(arguments.to) if arguments.to else beside(folder.output_dir, "-merged")
+    folder, default = adapter_of(arguments.output_dir)
+    to = typed_path(arguments.to) if arguments.to else default
     console = _console(arguments)
-    with working(console, log=folder.debug_log) as reporter:
+    with working(console, log=folder.debug_log if folder.recipe.is_file() else None) as reporter:
         done = registry.load("exporters", "merged").export(folder, to, _runtime(arguments), reporter)
-    same = f"logits differ by at most {done.difference:.2%} of the largest logit, on {done.prompts} prompts"
+    same = f"logits differ by at most {percent(done.difference, 2)} of the largest logit, on {done.prompts} prompts"
     merged = f"  Merged: {to} ({size(done.bytes)}, {done.dtype}); {same}"
     return _show(arguments, asdict(done), merged, f"  Chat: {command_name()} chat {quoted(to)}")
 
@@ -237,9 +274,12 @@ def _console(arguments: argparse.Namespace) -> Console:
 
 
 def _show(arguments: argparse.Namespace, facts: dict[str, Any], *pictures: RenderableType) -> int:
-    """JSON on stdout with --json, else the pictures; lines of text are kept in one piece, so that they can be copied."""
+    """JSON on stdout with --json, else the pictures; lines of text are kept in one piece, so that they can be copied.
+
+    What is printed as JSON ends in logs that others read: text of the person's rows is only in it with --examples.
+    """
     if arguments.json:
-        print(json.dumps(facts, default=str))
+        print(json.dumps(facts if getattr(arguments, "examples", False) else _without_rows(facts), default=str))
     else:
         console = _console(arguments)
         for picture in pictures:
@@ -247,16 +287,34 @@ def _show(arguments: argparse.Namespace, facts: dict[str, Any], *pictures: Rende
     return 0
 
 
+def _without_rows(facts: Any) -> Any:
+    if isinstance(facts, dict):
+        return {key: _without_rows(value) for key, value in facts.items() if key not in ROWS}
+    return [_without_rows(value) for value in facts] if isinstance(facts, list) else facts
+
+
 def _show_result(arguments: argparse.Namespace, result: RunResult) -> int:
     """What `execute` and `resume` have not shown already."""
-    return _show(arguments, {"output_dir": str(result.output_dir), "scores": result.scores, "training": result.training})
+    code = _show(arguments, {"output_dir": str(result.output_dir), "scores": result.scores, "training": result.training})
+    _judge(arguments, result.scores)
+    return code
 
 
-def _recipe(arguments: argparse.Namespace) -> Recipe:
+def _judge(arguments: argparse.Namespace, scores: dict[str, Any]) -> None:
+    """With --fail-if-worse: raises BenchmarkError if the score is worse, and says so where it could not be judged."""
+    metric = getattr(arguments, "fail_if_worse", None)
+    if metric:
+        from finetune.benchmark.gate import gate
+
+        if why := gate(scores, metric):
+            print(why, file=sys.stderr)
+
+
+def _recipe(arguments: argparse.Namespace, overrides: Sequence[str] | None = None) -> Recipe:
     from finetune.recipe import Recipe
 
     layers = ({"output_dir": arguments.output_dir},) if arguments.output_dir else ()
-    return Recipe.load(Path(arguments.recipe), overrides=arguments.set, layers=layers)
+    return Recipe.load(Path(arguments.recipe), overrides=list(arguments.set if overrides is None else overrides), layers=layers)
 
 
 def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:

@@ -12,6 +12,15 @@ def size(number: float) -> str:
     return f"{number / 1e6:.0f} MB" if number >= 1e6 else f"{max(number, 1e3 if number else 0) / 1e3:.0f} kB"
 
 
+def percent(share: float, digits: int = 0) -> str:
+    """0.384 -> "38 %"; 0.987 with one digit -> "98.7 %"; never 100 % for less than everything."""
+    if 0 < share < 0.01 and not digits:
+        return "under 1 %"
+    whole = 10**digits
+    shown = min(100 * share, 100 - 1 / whole) if share < 1 else 100 * share
+    return f"{shown:.{digits}f} %"
+
+
 def count(number: float) -> str:
     """134515008 -> 134.5M."""
     if number >= 1e6:

@@ -170,18 +170,25 @@ def _known_to_transformers(config: dict[str, Any], tokenizer: dict[str, Any]) ->
 
 
 def adapter_base(folder: Path) -> str:
-    """The base model of an adapter folder: as the run recorded it, else as peft did."""
-    recorded = folder / "run" / "recipe.yaml"
-    if recorded.is_file():
+    """The base model of an adapter folder: as the run recorded it, else as peft did.
+
+    The model of a run that trained an earlier adapter further is that adapter, and its base is the earlier one's.
+    """
+    continued, recorded = folder / "run" / "continued.json", folder / "run" / "recipe.yaml"
+    model: Any = None
+    if continued.is_file():
+        model = read_json(continued).get("base")
+    elif recorded.is_file():
         from finetune.recipe import read_yaml
 
         model = read_yaml(recorded).get("model")
-        if isinstance(model, str):
-            return model
-    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if isinstance(model, str):
+        return model
+    settings = read_json(folder / "adapter_config.json")
+    base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
     if not isinstance(base, str) or not base:
         raise ModelError(f"The adapter in {folder} does not name its base model.", hint="Name the base model instead.")
-    return base
+    return f"{base}@{revision}" if isinstance(revision, str) and revision and not Path(base).exists() else base
 
 
 def name_patterns(adapter: dict[str, Any]) -> list[str]:
@@ -214,6 +221,11 @@ def adapter_load_in(folder: Path) -> str | None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a model folder; raises ModelError naming the file."""
     return read_settings(path, ModelError, hint=AGAIN)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """A JSON object into a model folder that is being made."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
 
 
 def _check_sizes(folder: Path, files: list[Path]) -> None:

@@ -9,7 +9,6 @@ Nothing here touches disk beyond the recipe file itself, nor network, nor GPU. A
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -21,6 +20,7 @@ from pydantic.fields import FieldInfo
 from finetune import registry
 from finetune.errors import RecipeError
 from finetune.foreign import RECIPE_BYTES, reading, reason
+from finetune.reasons import UNKNOWN, reason_of
 from finetune.settings import (
     BenchmarkSpec,
     ColumnsSpec,
@@ -99,6 +99,16 @@ class Recipe(Spec):
         if self.approach == "fine-tuning" and isinstance(self.model, StudentSpec):
             raise ValueError("`model: {from_teacher: ...}` makes a student, which needs `approach: distillation`")
         return self
+
+    def __init__(self, **keys: Any) -> None:
+        """The same in Python: raises RecipeError naming the key."""
+        try:
+            super().__init__(**keys)
+        except ValidationError as error:
+            raise _explain(error) from None
+
+    # For pydantic: validation need not go through __init__.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @classmethod
     def from_layers(cls, *layers: Mapping[str, Any]) -> Recipe:
@@ -225,24 +235,32 @@ def _explain(error: ValidationError) -> RecipeError:
     path = _path(problem)
     if problem["type"] == "extra_forbidden":
         known = sorted(set(known_keys()))
+        if path in known:
+            owners = [name for name in registry.names("methods") if path.removeprefix("method.") in _keys_of_method(name)]
+            return RecipeError(f"{path} is no key of the method that is chosen.", hint=f"It belongs to: {', '.join(owners)}.")
         siblings = [key for key in known if key.rpartition(".")[0] == path.rpartition(".")[0]]
-        nearest = registry.did_you_mean(path, siblings) or registry.did_you_mean(path, known)
+        elsewhere = [key for key in known if key.endswith(f".{path.rpartition('.')[2]}")]  # epochs, for training.epochs
+        nearest = f" Did you mean {elsewhere[0]}?" if len(elsewhere) == 1 else ""
+        nearest = nearest or registry.did_you_mean(path, siblings) or registry.did_you_mean(path, known)
         return RecipeError(f"{path} is not a recipe key.{nearest}", hint=f"Possible keys: {', '.join(siblings) or ', '.join(known)}.")
-    reasons = [_reason(other) for other in error.errors() if _path(other) == path]  # one for each type that the key may have
-    reason = reasons[0] if len(reasons) == 1 else " or ".join(dict.fromkeys(each.partition(", ")[0] for each in reasons))
-    reason = reason.replace(" or must be ", " or ")
+    reasons = [reason_of(other) for other in error.errors() if _path(other) == path]  # one for each type that the key may have
+    known = [each for each in reasons if each != UNKNOWN] or reasons
+    reason = " or ".join(dict.fromkeys(known)).replace(" or must be ", " or ")
     shown = problem["input"]
-    value = f", not {shown!r}" if isinstance(shown, str | int | float | bool) else ""
+    if isinstance(shown, bool):
+        shown = str(shown).lower()
+        value = f", not {shown}"
+    else:
+        value = f", not {shown!r}" if isinstance(shown, str | int | float) else ""
     return RecipeError(f"{path or 'The recipe'} {reason}{value}.".replace("..", "."), hint=_hint(path, problem))
+
+
+def _keys_of_method(name: str) -> list[str]:
+    return list(registry.load("methods", name).Spec.model_fields)
 
 
 def _path(problem: Any) -> str:
     return ".".join(str(part) for part in problem["loc"] if not _is_branch(str(part)))
-
-
-def _reason(problem: Any) -> str:
-    reason = str(problem["msg"]).removeprefix("Value error, ").removesuffix(" after validation, not 0")
-    return re.sub("valid dictionary or instance of .*", "mapping of keys", re.sub("^(Input|List|String) should", "must", reason))
 
 
 def _hint(path: str, problem: Any) -> str | None:
@@ -259,5 +277,5 @@ def _hint(path: str, problem: Any) -> str | None:
 
 def _is_branch(part: str) -> bool:
     """pydantic names the branch of a union in the path of an error; people never wrote it."""
-    branches = {"str", "int", "constrained-int", "float", "bool", "list[str]", "StudentSpec"}
+    branches = {"str", "int", "constrained-int", "float", "constrained-float", "bool", "list[str]", "StudentSpec"}
     return part in branches or part.startswith(("literal[", "function-"))

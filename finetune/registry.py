@@ -30,8 +30,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "tvd": "finetune.distillation.objectives.tvd:TotalVariation",
     },
     "formats": {
-        "messages": "finetune.data.formats.messages:Messages",
+        "tokenized": "finetune.data.formats.tokenized:Tokenized",
         "preference": "finetune.data.formats.preference:Preference",
+        "messages": "finetune.data.formats.messages:Messages",
         "prompt_completion": "finetune.data.formats.prompt_completion:PromptCompletion",
         "instruction": "finetune.data.formats.instruction:Instruction",
         "question_answer": "finetune.data.formats.question_answer:QuestionAnswer",

@@ -24,6 +24,7 @@ from finetune.runtime import RuntimeOptions
 if TYPE_CHECKING:
     from finetune.data.prepare import PreparedData
     from finetune.hardware.machine import Machine
+    from finetune.methods.earlier import EarlierAdapter
     from finetune.models.location import LocatedModel
 
 RESOLVED = ("machine", "located", "teacher_located", "tokenizer", "data")
@@ -65,6 +66,23 @@ class RunContext:
     def located(self) -> LocatedModel:
         """The model that is trained, on this disk (for a student made from its teacher: the teacher); fetched if it must be."""
         return self.teacher_located if self.student_is_made else self._locate("model", str(self.recipe.model), self.load_in)
+
+    @cached_property
+    def earlier(self) -> EarlierAdapter | None:
+        """The adapter that is trained further: the model of the run where that is an adapter and the method trains one."""
+        from finetune.methods.earlier import EarlierAdapter
+
+        return EarlierAdapter.of(self.located) if self.method.trains_further and not self.student_is_made else None
+
+    @cached_property
+    def asked(self) -> Any:
+        """The method's settings as the recipe asked for them, before an earlier adapter's took their place."""
+        return self.recipe.method
+
+    @property
+    def base_located(self) -> LocatedModel:
+        """The model that an adapter of this run belongs to: the one that is trained, or the base of the adapter that is."""
+        return self.located.base if self.earlier and self.located.base else self.located
 
     @cached_property
     def teacher_located(self) -> LocatedModel:
@@ -109,13 +127,17 @@ class RunContext:
         return other
 
     def pinned(self) -> RunContext:
-        """The same with the revisions that were found written into the recipe."""
+        """The same with the revisions that were found written into the recipe, and the settings that an earlier adapter keeps."""
         found: dict[str, Any] = {} if self.student_is_made else {"model": self.located.pinned}
+        if self.earlier:
+            from finetune.methods.earlier import settings_kept
+
+            found["method"] = settings_kept(self.earlier, self.recipe.method)
         if self.distils:
             found["teacher"] = {"source": self.teacher_located.pinned}
         if self.data.report.pinned_source:
             found["dataset"] = {"source": self.data.report.pinned_source}
-        return self.beside(recipe=self.recipe.with_changes(found))
+        return self.beside(recipe=self.recipe.with_changes(found), asked=self.asked)
 
     @contextmanager
     def stage(self, stage: str, title: str) -> Iterator[Callable[[str], None]]:

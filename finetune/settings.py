@@ -97,6 +97,7 @@ def _short(number: float) -> str:
 
 COUNT_OR_SHARE = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}]}
 NOT_EMPTY = Annotated[str, Field(min_length=1)]
+AUTO_EPOCHS = 3.0  # of a few hundred rows; see docs/log.md
 AutoOrCount = Literal["auto"] | Annotated[int, Field(ge=1)]
 
 
@@ -185,7 +186,9 @@ class DistillationSpec(Spec):
 
 
 class TrainingSpec(Spec):
-    epochs: float = Field(3, gt=0, description="Passes over the training rows.", json_schema_extra=Usual(1, 3))
+    epochs: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
+        3, description="Passes over the training rows; auto: as many as a good model takes.", json_schema_extra=Usual(1, 3)
+    )
     batch_size: int = Field(4, ge=1, description="Rows per step. Lower it if memory runs out.")
     gradient_accumulation: int = Field(1, ge=1, description="Batches per step; their gradients are accumulated.")
     learning_rate: float = Field(2.0e-4, gt=0, lt=1, description="Size of each update of the weights.", json_schema_extra=Usual(1e-5, 5e-4))
@@ -197,6 +200,11 @@ class TrainingSpec(Spec):
     save_every: AutoOrCount = Field("auto", description="Steps between two checkpoints; auto: by the clock, at a cost of a few percent.")
     keep_checkpoints: bool = Field(False, description="Keep the checkpoints of a run that reached its end.")
     report_to: Annotated[list[str], Known("trackers")] = Field([], title="Trackers", description="Trackers that are told of every step.")
+
+    @property
+    def passes(self) -> float:
+        """Epochs as a number; `auto` counts as AUTO_EPOCHS until the rows are known."""
+        return AUTO_EPOCHS if self.epochs == "auto" else self.epochs
 
     @field_validator("report_to", mode="before", json_schema_input_type=list[str] | str | None)
     @classmethod

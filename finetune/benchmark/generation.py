@@ -1,7 +1,7 @@
 """Greedy answers to held-out prompts, in batches of similar length, and how fast a model generates.
 
     texts = generate_answers(model, tokenizer, rows, max_new_tokens=64, reporter=reporter, stage="benchmark")
-    generation_speed(model, tokenizer, rows)          # tokens per second
+    generation_speed(model, tokenizer, rows)          # tokens per second, once
 
 Batches depend on the rows and the model's shape alone, never on free memory, so the same model and rows give the same texts.
 """
@@ -19,15 +19,17 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
+from finetune.data.tokens import cut_prompt
 from finetune.errors import BenchmarkError
-from finetune.events import Progress, Reporter
-from finetune.models.chat_template import render_chat
+from finetune.events import Notice, Progress, Reporter
+from finetune.models.chat_template import answer_end_ids
 from finetune.training.head import causal_lm, context_length, padding_id
 
 KEY_VALUE_BYTES = 768 << 20  # of one batch's keys and values
 LARGEST_BATCH = 64
 STEP_IN_TOKENS = 32  # reading all weights once costs about as much time as computing this many tokens (measured on a CPU: 60 ms and 1.8 ms)
-SPEED_PROMPTS, SPEED_TOKENS = 8, 32
+SPEED_PROMPTS, SPEED_TOKENS = 8, 16
+PADDING, PROBE_TOKENS = 32, 3  # of the trial whether padding changes answers
 FEWEST_NEW_TOKENS, MOST_NEW_TOKENS = 16, 256
 
 
@@ -43,12 +45,18 @@ def generate_answers(
             hint="Lower it: --set benchmark.max_new_tokens=64",
         )
     stops = stop_ids(model, tokenizer)
-    prompts = [list(row["prompt_ids"])[-room:] or stops[:1] for row in rows]  # without a prompt, text starts after an end token
+    # Without a prompt, text starts after an end token.
+    prompts = [cut_prompt(row["prompt_ids"], room, tokenizer) or stops[:1] for row in rows]
     pad = padding_id(tokenizer, model)
     inner, device = causal_lm(model), next(model.parameters()).device
     texts, done = [""] * len(prompts), 0
+    lengths = [len(prompt) for prompt in prompts]
+    order = batches(lengths, max_new_tokens, key_value_bytes(model))
+    if not pads_safely(model, prompts, pad):
+        reporter.report(Notice(f"{type(inner).__name__} answers differently beside padding, so it answers one prompt at a time."))
+        order = [[row] for batch in order for row in batch]
     with greedy(inner, stops, pad=pad, max_new_tokens=max_new_tokens):
-        for batch in batches([len(prompt) for prompt in prompts], max_new_tokens, key_value_bytes(model)):
+        for batch in order:
             ids, mask = pad_left([prompts[row] for row in batch], pad)
             answers = inner.generate(ids.to(device), attention_mask=mask.to(device))[:, ids.shape[1] :]
             for row, answer in zip(batch, answers.tolist(), strict=True):
@@ -60,26 +68,48 @@ def generate_answers(
 
 
 @torch.inference_mode()
+def pads_safely(model: Any, prompts: Sequence[list[int]], pad: int) -> bool:
+    """Whether a prompt gets the same first answers padded on the left as alone, tried on the shortest prompt beside the longest.
+
+    A recurrent model may read the padding in spite of the mask. Prompts of one length need none.
+    """
+    short, long = min(prompts, key=len), max(prompts, key=len)
+    if len(short) == len(long):
+        return True
+    inner, device = causal_lm(model), next(model.parameters()).device
+    found = []
+    for given in ([short], [short, long[: len(short) + PADDING]]):
+        ids, mask = pad_left(given, pad)
+        with greedy(inner, [], pad=pad, max_new_tokens=PROBE_TOKENS):
+            made = inner.generate(ids.to(device), attention_mask=mask.to(device), output_logits=True, return_dict_in_generate=True)
+        found.append([step[0].float() for step in made.logits])
+    tolerance = 1e-3 if next(model.parameters()).dtype in (torch.float32, torch.float64) else 0.05
+    for alone, padded in zip(*found, strict=True):
+        if not (alone - padded).abs().max() <= tolerance * alone.abs().max():
+            return False
+        if alone.argmax() != padded.argmax():  # two answers of nearly the same score: from here on they are about different texts
+            break
+    return True
+
+
+@torch.inference_mode()
 def generation_speed(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> float:
-    """Tokens per second of SPEED_TOKENS new tokens for SPEED_PROMPTS prompts at once, prompts included; the better of two tries.
+    """Tokens per second of SPEED_TOKENS new tokens for SPEED_PROMPTS prompts at once, prompts included; `tokenizer` may be None.
 
     No end token stops it: a model with short answers must not look slower than one that never ends.
     """
     tokens = min(SPEED_TOKENS, context_length(model) // 2)
     room = context_length(model) - tokens
-    prompts = [list(row["prompt_ids"])[-room:] or [0] for row in (list(rows) * SPEED_PROMPTS)[:SPEED_PROMPTS]]
+    prompts = [cut_prompt(row["prompt_ids"], room, tokenizer) or [0] for row in (list(rows) * SPEED_PROMPTS)[:SPEED_PROMPTS]]
     inner, device = causal_lm(model), next(model.parameters()).device
     pad = padding_id(tokenizer, model)
     ids, mask = (tensor.to(device) for tensor in pad_left(prompts, pad))
-    seconds = []
     with greedy(inner, [], pad=pad, max_new_tokens=tokens):
-        for _ in range(2):
-            started = time.perf_counter()
-            inner.generate(ids, attention_mask=mask)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - started)
-    return len(prompts) * tokens / min(seconds)
+        started = time.perf_counter()
+        inner.generate(ids, attention_mask=mask)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return len(prompts) * tokens / (time.perf_counter() - started)
 
 
 def answer_budget(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -89,14 +119,8 @@ def answer_budget(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> int:
 
 
 def stop_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Every token that ends an answer: the tokenizer's, the model's own, and the one its chat template puts after a reply."""
-    found = set(_ids(tokenizer.eos_token_id)) | set(_ids(getattr(model.generation_config, "eos_token_id", None)))
-    if tokenizer.chat_template:
-        turns = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "reply"}]
-        after = render_chat(tokenizer, turns).rpartition("reply")[2]
-        ended = tokenizer(after, add_special_tokens=False)["input_ids"][:1]
-        found |= set(ended) & set(tokenizer.added_tokens_decoder)
-    return sorted(found)
+    """Every token that ends an answer: those that ended the answers in training, and the model's own."""
+    return sorted({*answer_end_ids(tokenizer), *_ids(getattr(model.generation_config, "eos_token_id", None))})
 
 
 @contextmanager

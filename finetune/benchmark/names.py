@@ -9,20 +9,28 @@ NAMES = {
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L",
+    "copied": "Codes copied",
     "perplexity": "Perplexity",
     "kl": "KL to teacher",
     "agreement": "Same top token",
 }
 LOWER_IS_BETTER = ("perplexity", "kl")
+FEWEST_ROWS = 8  # below, no interval holds its word (benchmarks/coverage.py): nothing is said
 
 
 def number(metric: str, value: float) -> str:
     """A score, rounded to the digits that matter."""
-    if metric == "agreement":
+    if metric in ("agreement", "copied"):
         return f"{100 * value:.1f} %"
     if metric == "kl" or metric.startswith("rouge"):
         return f"{value:.3f}"
-    return f"{value:.2f}" if abs(value) < 10 else f"{value:,.1f}"
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:,.1f}" if abs(value) < 10_000 else f"{value:,.0f}"
+
+
+def between(metric: str, low: float, high: float) -> str:
+    """The ends of an interval: "[0.164, 0.251]", "[55.1, 64.9 %]"."""
+    ends = number(metric, low), number(metric, high)
+    return f"[{ends[0].removesuffix(' %')}, {ends[1]}]"
 
 
 def signed(metric: str, difference: float) -> str:
@@ -40,12 +48,43 @@ def retained(scores: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
     return {metric: share for metric, share in (scores.get("retention") or {}).items() if metric not in LOWER_IS_BETTER}
 
 
+def too_few(rows: int) -> str:
+    """Why nothing is said of scores on so few rows."""
+    return f"Too few rows to judge: {rows:,} row{'s' if rows != 1 else ''}; {FEWEST_ROWS} would do."
+
+
+def share(value: float) -> str:
+    """0.119 -> "12 %"."""
+    return f"{100 * value:.0f} %"
+
+
+def which_tokens(scores: Mapping[str, Any]) -> str:
+    """What perplexity and KL are taken over; benchmarks of older versions do not say it."""
+    tokens = {"all": "every token of the rows, prompts too", "answers": "the tokens of the answers"}
+    return tokens.get(str(scores.get("tokens_counted")), "")
+
+
+def codes_copied(scores: Mapping[str, Any]) -> str | None:
+    """ "7 of 9 (before: 2)": how many numbers and codes of the references the answers have too; None if there are none."""
+    of = sum((scores.get("per_row") or {}).get("codes") or [])
+    if not of:
+        return None
+    counted = {
+        side: round(scores[side]["copied"] * of)
+        for side in ("after", "before", "teacher")
+        if (scores.get(side) or {}).get("copied") is not None
+    }
+    others = ", ".join(f"{side}: {counted[side]:,}" for side in ("before", "teacher") if side in counted)
+    return f"{counted['after']:,} of {of:,}{f' ({others})' if others else ''}"
+
+
 def beside_the_teacher(scores: Mapping[str, Any]) -> str | None:
     """A distillation's perplexities in words: the student's beside its teacher's."""
     student, teacher = (float((scores.get(side) or {}).get("perplexity") or 0) for side in ("after", "teacher"))
     if not student or not teacher:
         return None
     both = f"{number('perplexity', student)} against {number('perplexity', teacher)}"
+    what = "these rows" if scores.get("tokens_counted") == "all" else "these answers"
     if student < teacher:
-        return f"lower than the teacher's, {both}: the student predicts these answers better"
-    return f"{student / teacher:.2f} times the teacher's, {both}: the student predicts these answers less well"
+        return f"lower than the teacher's, {both}: the student predicts {what} better"
+    return f"{student / teacher:.2f} times the teacher's, {both}: the student predicts {what} less well"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,31 +21,40 @@ from typing import Any
 import numpy as np
 
 from finetune import registry
-from finetune.benchmark.bootstrap import Statistic, bootstrap, change, ratio, statistics_of
-from finetune.benchmark.generation import answer_budget, generate_answers, generation_speed
+from finetune.benchmark.copied import copied
+from finetune.benchmark.generation import answer_budget, generate_answers
+from finetune.benchmark.intervals import Statistic, change, estimate, ratio, statistics_of
 from finetune.benchmark.names import LOWER_IS_BETTER
-from finetune.benchmark.perplexity import AnswerLosses, answer_losses
+from finetune.benchmark.perplexity import IGNORED, AnswerLosses, answer_losses
 from finetune.benchmark.rouge import SETTINGS
 from finetune.benchmark.teacher_agreement import TeacherStates
 from finetune.errors import BenchmarkError, OutOfMemory
 from finetune.events import Reporter
-from finetune.hardware.peak_memory import PeakMemory, release
+from finetune.hardware.peak_memory import release
 from finetune.recipe import BenchmarkSpec
 from finetune.runtime import RuntimeOptions
 from finetune.storage import write_whole
 from finetune.training.head import causal_lm, check_head, head_of
 from finetune.training.out_of_memory import MEMORY_ERRORS, ran_out
 
-VERSION = 3  # version of the scoring: raise it when numbers would change, so that cached base scores are recomputed
+VERSION = 4  # version of the scoring: raise it when numbers would change, so that cached base scores are recomputed
 RETAINED = ("rougeL",)  # more is better; "36 % of the perplexity" says nothing to anybody
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What answering takes, as finetune/run/costs.py measures it; `peak_memory_bytes` is None where it cannot be told."""
+
+    tokens_per_second: float
+    peak_memory_bytes: int | None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
 class Scores:
     """One model's results on the held-out rows; lists have one entry per row, `kl` is in nats per token.
 
-    `peak_memory_bytes` is the most that the weights and the work on them took, where the device counts what belongs to a model: on a GPU.
-    A process knows only its own sum, in which an earlier training leaves gaps and buffers, so it is None on a CPU.
+    `counted` says which tokens have a loss: "all" of a row, or its "answers". `max_new_tokens` is how long an answer could be.
     `states` is not in the JSON: it holds a teacher's hidden states, for comparison with its student.
     """
 
@@ -55,8 +64,8 @@ class Scores:
     texts: list[str]
     per_row: dict[str, list[float]]
     losses: AnswerLosses | None
-    tokens_per_second: float
-    peak_memory_bytes: int | None
+    counted: str
+    max_new_tokens: int | None
     parameters: int
     states: TeacherStates | None = None
 
@@ -132,24 +141,25 @@ def benchmark_model(
     states = TeacherStates(head_of(model).detach()) if as_teacher else None
     values: dict[str, float] = {}
     per_row: dict[str, list[float]] = {}
-    losses = texts = None
-    speed = 0.0
-    device = next(model.parameters()).device.type
-    with PeakMemory(device) as peak, _measuring(model):
-        release()  # leftovers of earlier work must not hide what this model needs
-        at_first = peak.now()
+    losses = texts = budget = None
+    with _measuring(model):
+        release()  # leftovers of earlier work
         if of_losses or teacher or as_teacher:
             losses = answer_losses(model, rows, reporter=reporter, stage=stage, teacher=teacher, remember=states)
         if of_texts:
             budget = answer_budget(tokenizer, rows) if spec.max_new_tokens == "auto" else spec.max_new_tokens
             texts = generate_answers(model, tokenizer, rows, max_new_tokens=budget, reporter=reporter, stage=stage)
-            speed = generation_speed(model, tokenizer, rows)
     for name, metric in metrics.items():
         if name in of_losses and losses:
             values |= metric.compute(predictions=losses.sums, references=losses.tokens)
         elif texts is not None:
             values |= metric.compute(predictions=texts, references=references)
             per_row |= metric.per_row(texts, references) if hasattr(metric, "per_row") else {}
+    if texts is not None:
+        found, of = copied(texts, references)
+        if sum(of):
+            values["copied"] = sum(found) / sum(of)
+            per_row |= {"codes_copied": list(found), "codes": list(of)}
     if losses and losses.divergences:
         tokens = sum(losses.tokens)
         values |= {"kl": sum(losses.divergences) / tokens, "agreement": sum(losses.agreed) / tokens}
@@ -160,16 +170,16 @@ def benchmark_model(
         texts=texts or [],
         per_row=per_row,
         losses=losses,
-        tokens_per_second=speed,
-        # What other models and the training have allocated does not belong to this one: count its weights and what the benchmark added.
-        peak_memory_bytes=_weights(inner) + max(0, peak.bytes - at_first) if device == "cuda" else None,
+        counted=_counted(rows),
+        max_new_tokens=budget,
         parameters=inner.num_parameters(),
         states=states,
     )
 
 
-def _weights(model: Any) -> int:
-    return int(model.get_memory_footprint(return_buffers=False))
+def _counted(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Which tokens have a label: all that can have one, or those of the answers."""
+    return "all" if all(IGNORED not in row["labels"][1:] for row in rows) else "answers"
 
 
 @contextmanager
@@ -196,32 +206,34 @@ def chosen_rows(held_out: Any, spec: BenchmarkSpec, seed: int) -> list[dict[str,
 
 
 def benchmark_json(
-    before: Scores, after: Scores, teacher: Scores | None = None, *, seed: int, bytes_on_disk: Mapping[str, int] | None = None
+    before: Scores,
+    after: Scores,
+    teacher: Scores | None = None,
+    *,
+    bytes_on_disk: Mapping[str, int] | None = None,
+    costs: Mapping[str, Cost] | None = None,
 ) -> dict[str, Any]:
     """benchmark.json: plain scores, their 95 % intervals, paired changes with a verdict, and every answer with its reference.
 
-    `bytes_on_disk` is the size of the weights under "before", "after" and "teacher", as far as known.
+    `bytes_on_disk` is the size of the weights under "before", "after" and "teacher", as far as known; `costs` are those of the models that
+    a person chooses between.
     """
     sides = {"before": before, "after": after} | ({"teacher": teacher} if teacher else {})
     for name, scores in sides.items():
         if scores.references != before.references:
             raise BenchmarkError(f"The {name} scores are from different rows than the first ones.", hint="Run the benchmark again.")
-    old, new = before.statistics(), after.statistics()
-    rows = before.rows
     return {
-        "rows": rows,
+        "rows": before.rows,
+        "tokens_counted": after.counted,
+        "max_new_tokens": after.max_new_tokens,
         "before": before.values,
         "after": after.values,
         "teacher": teacher.values if teacher else None,
-        "intervals": {name: intervals(scores, seed) for name, scores in sides.items()},
-        "change": {
-            key: change(new[key], old[key], rows=rows, seed=seed, lower_is_better=key in LOWER_IS_BETTER) for key in old if key in new
-        },
-        "retention": retention(after, teacher, seed) if teacher else None,
-        "speed": {
-            name: {"tokens_per_second": scores.tokens_per_second, "peak_memory_bytes": scores.peak_memory_bytes}
-            for name, scores in sides.items()
-        },
+        "intervals": {name: intervals(scores) for name, scores in sides.items()},
+        "change": changes(after, before),
+        "against_teacher": changes(after, teacher) if teacher else None,
+        "retention": retention(after, teacher) if teacher else None,
+        "speed": {name: asdict(cost) for name, cost in (costs or {}).items()},
         "size": {
             name: {"parameters": scores.parameters, "bytes_on_disk": (bytes_on_disk or {}).get(name)} for name, scores in sides.items()
         },
@@ -232,25 +244,26 @@ def benchmark_json(
     }
 
 
-def intervals(scores: Scores, seed: int) -> dict[str, list[float]]:
-    """{metric: [low, high]}."""
-    found = {key: bootstrap(statistic, rows=scores.rows, seed=seed) for key, statistic in scores.statistics().items()}
-    return {key: [interval.low, interval.high] for key, interval in found.items()}
+def intervals(scores: Scores) -> dict[str, list[float]]:
+    """{metric: [low, high]}; without those of too few rows."""
+    found = {key: estimate(statistic) for key, statistic in scores.statistics().items()}
+    return {key: [each.low, each.high] for key, each in found.items() if each.low is not None and each.high is not None}
 
 
-def retention(student: Scores, teacher: Scores, seed: int) -> dict[str, dict[str, float]]:
+def changes(now: Scores, then: Scores) -> dict[str, dict[str, Any]]:
+    """{metric: what `change` says} of the scores that both have."""
+    new, old = now.statistics(), then.statistics()
+    return {key: change(new[key], old[key], lower_is_better=key in LOWER_IS_BETTER) for key in old if key in new}
+
+
+def retention(student: Scores, teacher: Scores) -> dict[str, dict[str, float | None]]:
     """The student's score as a share of its teacher's, paired by row, where more is better: 1 is as good.
 
     A metric on which the teacher scores 0 is left out. For perplexity see `names.beside_the_teacher`.
     """
     ours, theirs = student.statistics(), teacher.statistics()
-    found: dict[str, dict[str, float]] = {}
-    for key in RETAINED:
-        if key in ours and key in theirs:
-            share = asdict(bootstrap(ratio(ours[key], theirs[key]), rows=student.rows, seed=seed))
-            if np.isfinite(list(share.values())).all():
-                found[key] = share
-    return found
+    shares = {key: ratio(ours[key], theirs[key]) for key in RETAINED if key in ours and key in theirs}
+    return {key: asdict(share) for key, share in shares.items() if share is not None}
 
 
 def generations(sides: Mapping[str, Scores]) -> list[dict[str, str]]:

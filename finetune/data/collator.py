@@ -13,8 +13,14 @@ import torch
 NO_LOSS = -100
 
 
+def labels_of(row: Mapping[str, Any]) -> Any:
+    """The labels of a row; all of its tokens where it has none, as language models are usually trained."""
+    labels = row.get("labels")
+    return row["input_ids"] if labels is None else labels
+
+
 class Collator:
-    """Pads with `pad_id`, labels with -100; a `row` column is passed through as a LongTensor.
+    """Pads with `pad_id`, labels with -100; rows without labels learn every token. A `row` column is passed through as a LongTensor.
 
     No attention mask is made unless `mask` is set: padding stands to the right, and causal attention never looks there.
     """
@@ -33,7 +39,7 @@ class Collator:
         for number, row in enumerate(rows):
             length = len(row["input_ids"])
             batch["input_ids"][number, :length] = torch.as_tensor(row["input_ids"])
-            batch["labels"][number, :length] = torch.as_tensor(row["labels"])
+            batch["labels"][number, :length] = torch.as_tensor(labels_of(row))
             if self.mask:
                 batch["attention_mask"][number, :length] = 1
         if "row" in rows[0]:

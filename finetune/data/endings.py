@@ -27,10 +27,20 @@ KINDS = {
     ".json": Kind("json_file", version="2"),
     ".csv": Kind("delimited", version="2"),
     ".tsv": Kind("delimited", version="2"),
+    ".xlsx": Kind("excel", text=False),
     ".parquet": Kind("tables", text=False),
     ".arrow": Kind("tables", text=False),
     ".txt": Kind("plain_text", prose=True),
     ".md": Kind("plain_text", prose=True),
+}
+# What people have instead, and how it becomes something that can be read.
+CONVERTED = {
+    ".xls": "Open it in Excel or LibreOffice and save it as .xlsx or CSV.",
+    ".ods": "Open it in LibreOffice and save it as .xlsx or CSV.",
+    ".numbers": "In Numbers: File, Export to, CSV.",
+    ".docx": "Save it as plain text (.txt).",
+    ".doc": "Save it as plain text (.txt).",
+    ".pdf": "Copy its text into a .txt file.",
 }
 PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}  # behind any of them, to what pyarrow calls it
 ARCHIVE = ".zip"

@@ -18,7 +18,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import IO, NoReturn, cast
 
-from finetune.data.endings import ARCHIVE, KINDS, PACKED, READABLE, Kind, can_be_read, ending_of, is_record_file
+from finetune.data.endings import ARCHIVE, CONVERTED, KINDS, PACKED, READABLE, Kind, can_be_read, ending_of, is_record_file
 from finetune.errors import BadRow, DatasetError, DatasetNotFound, EmptyDataset, UnknownFormat
 from finetune.foreign import LINE, LONGEST, is_utf8, printable, reading
 from finetune.hub.datasets import PINNED
@@ -131,7 +131,9 @@ def find_files(
         raise UnknownFormat(f"The name of {printable(unnamed.name)} is not valid UTF-8.", hint="Rename it.")
     unreadable = next((file for file in found if file.suffix not in KINDS), None)
     if unreadable is not None:
-        raise UnknownFormat(f"{unreadable.name} is not a supported data file.", hint=READABLE)
+        raise UnknownFormat(
+            f"{unreadable.name} is not a supported data file.", hint=f"{CONVERTED.get(unreadable.suffix, '')} {READABLE}".strip()
+        )
     chosen = _of_split(found, split, measured, strict_split)
     if not chosen:
         raise DatasetNotFound(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from finetune.data.json_values import without_nulls
 from finetune.data.rows import Origin, Row
 from finetune.events import Reporter
 from finetune.hub.datasets import open_dataset
@@ -20,7 +21,8 @@ def open_hub(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter | No
 
     def records() -> Iterator[Row]:
         for number, values in enumerate(found, start=1):
-            yield Row(values, f"{found.name} {spec.split}", number)
+            own = {name: without_nulls(value) if isinstance(value, list | dict) else value for name, value in values.items()}
+            yield Row(own, f"{found.name} {spec.split}", number)
 
     notes = [f"The first {found.limit:,} usable rows of {found.name} ({spec.split}) are used."] if found.limit else []
     content = [found.name, found.content, str(spec.config), spec.split, str(spec.data_files), str(found.limit)]

@@ -1,43 +1,47 @@
-"""Text that would be dropped silently: the part of a row that reaches neither prompt nor answer, by name and share.
+"""What would be dropped silently: columns, and text inside those that are read, that reach neither prompt nor answer; by name and share.
 
-left = LeftOut(format, columns)
+left = LeftOut(format, read, columns)
 left.look(row, messages)            # for every row
-left.sentences()                    # ["Column `reasoning` (38 % of the text) is ignored."]
+left.sentences()                    # ["Columns `reasoning` (38 % of the text) and `label` (under 1 % of the text) are ignored."]
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from finetune.data.formats import Format
 from finetune.data.formats.cells import Message
+from finetune.data.json_values import Number
 from finetune.data.rows import too_many_columns
 from finetune.foreign import COLUMNS
+from finetune.formatting import percent
 
-SHOWN_COLUMNS = 4
+SHOWN_COLUMNS = 12
 
 
 class LeftOut:
-    """Which columns, and which text inside the columns that are read, reach neither prompt nor answer."""
+    """Which columns, and which text inside the columns that are `read`, reach neither prompt nor answer."""
 
-    def __init__(self, chosen: Format, columns: Sequence[str]) -> None:
-        self.read = set(chosen.columns)
+    def __init__(self, chosen: Format, read: Sequence[str], columns: Sequence[str]) -> None:
+        self.read = set(read)
         self.columns = [column for column in columns if column not in self.read]
         self.inside: Callable[[dict[str, Any]], Iterator[tuple[str, Any]]] | None = getattr(chosen, "left_out", None)
         self.characters: Counter[str] = Counter()
         self.used = 0
 
     def look(self, values: dict[str, Any], messages: Sequence[Message]) -> None:
-        self.used += sum(len(turn["content"]) for turn in messages)
+        self.used += sum(len(turn["content"]) + len(turn.get("reasoning_content", "")) for turn in messages)
         for column in values:
             if column not in self.read:
                 if column not in self.columns:
                     if len(self.columns) > COLUMNS:
                         raise too_many_columns("The data")
                     self.columns.append(column)
-                self.characters[column] += characters_in(values[column])
+                value = values[column]
+                if not any(value == turn["content"] for turn in messages):  # told twice is not lost
+                    self.characters[column] += characters_in(value)
         if self.inside is not None:
             for name, value in self.inside(values):
                 self.characters[name] += characters_in(value)
@@ -48,22 +52,33 @@ class LeftOut:
         return {name: round(number / total, 4) for name, number in self.characters.most_common() if number}
 
     def sentences(self) -> list[str]:
-        shares = list(self.shares().items())
-        if not shares:
+        """Every ignored column by its name, those with most text first."""
+        shares = self.shares()
+        names = [f"`{name}` ({percent(share)} of the text)" for name, share in shares.items()]
+        names += [f"`{column}`" for column in self.columns if column not in shares]
+        if not names:
             return []
-        named = [f"`{name}` ({_percent(share)} of the text)" for name, share in shares[:SHOWN_COLUMNS]]
-        more = f" and {len(shares) - SHOWN_COLUMNS} more" if len(shares) > SHOWN_COLUMNS else ""
-        which = ("Column ", " is") if len(shares) == 1 else ("Columns ", " are")
-        return [f"{which[0]}{', '.join(named)}{more}{which[1]} ignored."]
+        shown = names if len(names) <= SHOWN_COLUMNS else [*names[:SHOWN_COLUMNS], f"{len(names) - SHOWN_COLUMNS} more"]
+        which = ("Column ", " is") if len(names) == 1 else ("Columns ", " are")
+        listed = " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+        return [f"{which[0]}{listed}{which[1]} ignored."]
+
+
+def left_out_sentences(rows: Mapping[str, int]) -> list[str]:
+    """How many rows are left out, and what their data say: {"column label marks the answer as undesired": 40}."""
+    return [f"{number:,} row{'s are' if number > 1 else ' is'} left out: {reason}." for reason, number in rows.items()]
 
 
 def characters_in(value: Any) -> int:
-    """Characters of the text in a cell, however nested; a number is no text, also when it is spelled in a string."""
+    """Characters of the text and of single numbers in a cell, however nested; a list of numbers is no text."""
     if isinstance(value, str):
-        return len(value) if any(map(str.isalpha, value)) else 0
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return sum(map(characters_in, inner))
+        return len(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return len(str(value))
+    if isinstance(value, dict):
+        return sum(map(characters_in, value.values()))
+    return sum(characters_in(inner) for inner in value if not _is_number(inner)) if isinstance(value, list | tuple) else 0
 
 
-def _percent(share: float) -> str:
-    return f"{share:.0%}".replace("%", " %") if share >= 0.01 else "under 1 %"
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | Number)

@@ -12,6 +12,7 @@ from pathlib import Path
 from finetune.data.encoding import detect
 from finetune.data.files import SHOWN_FILES, DataFile, find_files
 from finetune.data.readers import read_file
+from finetune.data.readers.excel import other_sheets
 from finetune.data.rows import Origin, Row, SkippedRow
 from finetune.errors import BadRow, EmptyDataset
 from finetune.foreign import reading
@@ -33,6 +34,10 @@ def open_local(spec: DatasetSpec, *, strict_split: bool = False, measured: str |
             encodings[file] = detect(file, spec.encoding) if file.kind.text else None
     unusual = {file: name for file, name in encodings.items() if name not in (None, "utf-8", "utf-8-sig")}
     notes = [*notes, *(f"{file.name} is read as {name}." for file, name in list(unusual.items())[:SHOWN_FILES])]
+    for file in files:
+        if file.kind.reader == "excel":
+            with reading(file.name, BadRow):
+                notes += other_sheets(file)
     prose = any(file.kind.prose for file in files)
 
     def records() -> Iterator[Row | SkippedRow]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -19,14 +20,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from finetune.data.formats.cells import last_answer
+from finetune.data import tokenized
+from finetune.data.pieces import REWRITTEN
 from finetune.data.reading import Rows, read_rows
 from finetune.data.report import DataReport
 from finetune.data.rows import KEPT_SKIPPED, RowFacts, RowProblem, SkippedRow, too_many_bad_rows
 from finetune.data.split import NOTES, Division, chosen_records, divide
+from finetune.data.thinking import decide
 from finetune.data.tokens import Encoder, Sequence
-from finetune.errors import EmptyDataset
+from finetune.data.turns import last_learned
+from finetune.errors import BadRow, EmptyDataset
 from finetune.events import Progress, Recorder, Reporter
+from finetune.models.template_facts import fixed_date
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 from finetune.storage import cache_folder, digest
@@ -35,8 +40,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 3  # part of the fingerprint: raise it when the same rows would give other tokens
+VERSION = 6  # part of the fingerprint: raise it when the same rows would give other tokens
 LONGEST_REFERENCE = 64  # tokens of plain text that stand as the reference of a held-out block
+DATED = "The model's chat template writes today's date; in this run it is always {date}."
 EXAMPLES = 3
 REPORTED_EVERY = 1000
 BATCH = 1000
@@ -91,7 +97,8 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """The same for tokenizers that give the same tokens and templates, wherever they were loaded from."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    return digest([vocabulary, str(tokenizer.chat_template), str(tokenizer.bos_token), str(tokenizer.eos_token)])
+    edges = [str(tokenizer.bos_token), str(tokenizer.eos_token)]
+    return digest([vocabulary, str(tokenizer.chat_template), *edges, *filter(None, [fixed_date(tokenizer)])])
 
 
 class _Stage:
@@ -102,7 +109,8 @@ class _Stage:
         self.done = 0
         self.refused: list[SkippedRow] = []
         self.lengths = array("i")
-        self.report = _report_of(rows.facts)
+        self.report = _report_of(rows.facts, division.held_out_rows.facts if division.held_out_rows is not rows else None)
+        self.report.samples, self.report.not_asked = spec.samples, division.not_asked
         self.report.duplicates, self.report.held_out_dropped = division.duplicates, division.held_out_dropped
         self.report.held_out_by = division.by
         if division.by:
@@ -112,15 +120,19 @@ class _Stage:
 
     def run(self, folder: Path, supervise: Literal["answers", "all"]) -> DataReport:
         report = self.report
-        encoder = Encoder(self.tokenizer, max_length=self.spec.max_length, supervise=supervise)
-        report.template = "plain" if report.format == "text" else encoder.template.name
+        thinking = decide(self.tokenizer, self.rows, self.division.train)
+        encoder = Encoder(self.tokenizer, max_length=self.spec.max_length, supervise=supervise, thinking=bool(thinking.thinking))
+        report.template = {"text": "plain", tokenized.FORMAT: "none"}.get(report.format, encoder.template.name)
         _write(folder / "train.arrow", self._train_rows(encoder), _TRAIN)
         _write(folder / "held_out.arrow", self._held_out_rows(encoder), _HELD_OUT)
         self._check()
         report.used = report.train + report.held_out
-        report.rewritten = encoder.rewritten
-        if report.rewritten:
-            report.notes.append(f"The model's chat template leaves out some text in {report.rewritten:,} rows, such as earlier reasoning.")
+        report.thinking, report.prompt_options = thinking.thinking, thinking.options
+        report.template_date = fixed_date(self.tokenizer)
+        report.rewritten = encoder.noticed.rows[REWRITTEN]
+        report.noticed = dict(encoder.noticed.rows)
+        report.notes += encoder.noticed.sentences(report.files, unbroken=encoder.tokeniser.unbroken)
+        report.notes += filter(None, [thinking.note, DATED.format(date=report.template_date) if report.template_date else ""])
         report.train_sequences, report.train_tokens = len(self.lengths), sum(self.lengths)
         report.supervised_share = round(report.supervised_tokens / report.train_tokens, 4)
         report.truncated_share = round(report.truncated / report.train_sequences, 4)
@@ -131,8 +143,10 @@ class _Stage:
         report = self.report
         for record, sequences in self._encoded(encoder, self.rows, self.division.train):
             report.train += 1
+            report.most_answers = max(report.most_answers, sum(turn["role"] == "assistant" for turn in record["messages"]))
             if len(report.examples) < EXAMPLES:
-                report.examples.append([piece._asdict() for piece in encoder.template.pieces(record["messages"])])
+                pieces = tokenized.pieces(record, self.tokenizer) or encoder.pieces(record)
+                report.examples.append([{"text": piece.text, "supervised": piece.supervised} for piece in pieces])
             for sequence in sequences:
                 report.supervised_tokens += sequence.supervised
                 report.truncated_prompts += sequence.prompt_cut
@@ -145,11 +159,12 @@ class _Stage:
         for record, sequences in self._encoded(encoder, self.division.held_out_rows, self.division.held_out):
             self.report.held_out += 1
             for sequence in sequences:
-                yield _measured(sequence, record["messages"], self.tokenizer)
+                yield _measured(sequence, record, self.tokenizer)
 
     def _encoded(self, encoder: Encoder, rows: Rows, chosen: np.ndarray) -> Iterator[tuple[dict[str, Any], list[Sequence]]]:
         total = len(self.division.train) + len(self.division.held_out)
-        for record, result in encoder.encode(chosen_records(rows, chosen)):
+        encode = tokenized.encode if rows.facts.format == tokenized.FORMAT else Encoder.encode
+        for record, result in encode(encoder, chosen_records(rows, chosen)):
             self.done += 1
             if self.done % REPORTED_EVERY == 0 or self.done == total:
                 self.reporter.report(Progress("data", self.done, total, "rows"))
@@ -158,6 +173,8 @@ class _Stage:
                 yield record, learnable
             else:
                 reason = str(result) if isinstance(result, RowProblem) else "no supervised token"
+                if isinstance(result, tokenized.ForeignToken):
+                    raise BadRow(f"{rows.facts.files[record['file']]} line {record['line']}: {result}.", hint=tokenized.AGAIN)
                 self.refused.append(SkippedRow(rows.facts.files[record["file"]], record["line"], reason))
 
     def _check(self) -> None:
@@ -174,22 +191,32 @@ class _Stage:
         report.skipped_rows += [row._asdict() for row in refused][: KEPT_SKIPPED - len(report.skipped_rows)]
 
 
-def _report_of(facts: RowFacts) -> DataReport:
-    """What reading found out, all but the number of usable rows: the report counts those that are used."""
+def _report_of(facts: RowFacts, measured: RowFacts | None) -> DataReport:
+    """What reading found out, all but the number of usable rows: the report counts those that are used.
+
+    Rows of another split that is `measured` on are counted too.
+    """
     found = asdict(facts) | {"skipped_rows": [row._asdict() for row in facts.skipped_rows]}
     del found["usable"]
+    if measured is not None:
+        for name in ("read", "blank", "skipped"):
+            found[name] += getattr(measured, name)
+        found["left_out"] = dict(Counter(facts.left_out) + Counter(measured.left_out))
+        found["skipped_rows"] += [row._asdict() for row in measured.skipped_rows][: KEPT_SKIPPED - len(found["skipped_rows"])]
+        found["notes"] += [note for note in measured.notes if note not in facts.notes]
     return DataReport(source=found.pop("origin"), pinned_source=found.pop("pinned"), **found)
 
 
-def _measured(sequence: Sequence, messages: list[Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def _measured(sequence: Sequence, record: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """A held-out row: what the model is asked, and what a good answer is."""
-    asked = sequence.ids[: sequence.answer_start]
-    last = last_answer(messages)
-    if messages[last]["role"] == "text":
-        ahead = sequence.ids[sequence.answer_start :][:LONGEST_REFERENCE]
-        prompt, reference = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (asked, ahead))
-    else:
-        prompt, reference = "\n\n".join(turn["content"] for turn in messages[:last]), messages[last]["content"]
+    asked, messages = sequence.ids[: sequence.answer_start], record["messages"]
+    is_text = messages[0]["role"] == "text"
+    ahead = sequence.ids[sequence.answer_start :][: LONGEST_REFERENCE if is_text else None]
+    prompt = "\n\n".join(turn["content"] for turn in messages[: last_learned(messages)] if turn["content"])
+    if is_text or "input_ids" in record:
+        prompt = str(tokenizer.decode(asked, skip_special_tokens=True))
+    # What is thought and called is part of the answer, and so is what the template writes into it.
+    reference = sequence.reference or str(tokenizer.decode(ahead, skip_special_tokens=True))
     row = {"input_ids": sequence.ids, "labels": sequence.labels, "length": len(sequence.ids)}
     return {**row, "prompt_ids": asked, "prompt": prompt, "reference": reference}
 

@@ -6,13 +6,16 @@ preview.format, preview.columns, preview.examples[0]   ->  "question_answer", ["
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune.data import formats
+from finetune.data.formats.cells import is_blank
+from finetune.data.pieces import Piece
+from finetune.data.plain_template import PlainTemplate
 from finetune.data.reading import SAMPLE, columns_of, open_source
-from finetune.data.render import Piece, PlainTemplate
-from finetune.data.rows import Row, RowProblem, SkippedRow, as_many, no_rows, weight_of
+from finetune.data.row_reader import RowReader
+from finetune.data.rows import NotWanted, Row, RowProblem, SkippedRow, as_many, no_rows, weight_of
 from finetune.errors import BadRow, UnknownFormat
 from finetune.events import Recorder, Reporter
 from finetune.foreign import reading, reason
@@ -52,24 +55,33 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
     columns = columns_of(records)
     try:
         with reading(origin.name, BadRow):
-            found = formats.detect(columns, [record.values for record in records], spec.columns, origin.name)
+            reader = RowReader(columns, [record.values for record in records], spec.columns, origin.name)
     except UnknownFormat as error:
         shown = [record.values for record in records[:limit]]
         return Preview(origin.name, columns, None, [], [], shown, skipped, origin.notes, error.message, origin.encodings, origin.prose)
-    template = PlainTemplate(end="")
+    template = PlainTemplate(end="", shows_calls=True)
     examples: list[list[Piece]] = []
     shown = []
+    not_wanted: Counter[str] = Counter()
     for record in records:
+        values = reader.values(record.values)
         try:
-            messages = found.to_messages(record.values)
+            messages = reader.record(values)["messages"]
+            shows = len(examples) < limit and not all(map(is_blank, messages))
+            pieces = template.pieces(messages) if shows else []
+        except NotWanted as problem:
+            not_wanted[str(problem)] += 1
+            continue
         except (RowProblem, RecursionError) as problem:
             skipped.append(SkippedRow(record.file, record.line, reason(problem)))
             continue
-        if len(examples) < limit and any(turn["content"].strip() for turn in messages):
-            examples.append(template.pieces(messages))
+        if pieces:
+            examples.append(pieces)
             shown.append(record.values)
     if not examples:
-        raise no_rows(origin.name, skipped)
-    notes = [*origin.notes, *filter(None, [getattr(found, "note", None)])]
-    used = list(found.columns)
-    return Preview(origin.name, columns, found.name, used, examples, shown, skipped, notes, None, origin.encodings, origin.prose)
+        raise no_rows(origin.name, skipped, not_wanted)
+    # Counts of the first rows would be taken for those of all.
+    notes = [*origin.notes, *filter(None, [getattr(reader.format, "note", None)])]
+    notes += [f"Rows are left out where {reason}." for reason in not_wanted]
+    used, columns = reader.columns, reader.all_columns
+    return Preview(origin.name, columns, reader.format.name, used, examples, shown, skipped, notes, None, origin.encodings, origin.prose)

@@ -10,22 +10,24 @@ one of them changes. The fingerprint alone says whether two readings gave the sa
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from finetune.data import formats
 from finetune.data.builtin import open_builtin
 from finetune.data.files import looks_local
-from finetune.data.formats.cells import Message, last_answer
-from finetune.data.left_out import LeftOut
+from finetune.data.formats.cells import Record, is_blank
+from finetune.data.hashes import hashes
+from finetune.data.left_out import LeftOut, left_out_sentences
 from finetune.data.local_source import open_local
+from finetune.data.row_reader import RowReader
 from finetune.data.rows import (
     KEPT_SKIPPED,
+    NotWanted,
     Origin,
     Row,
     RowFacts,
@@ -36,6 +38,7 @@ from finetune.data.rows import (
     too_many_bad_rows,
     weight_of,
 )
+from finetune.data.stored import schema_of, stored
 from finetune.errors import BadRow, DatasetNotFound
 from finetune.events import Progress, Reporter
 from finetune.foreign import LONGEST, reading, reason
@@ -47,16 +50,17 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from pyarrow import RecordBatch
 
-VERSION = 4  # part of every fingerprint: raise it when the same file would give other rows
+VERSION = 5  # part of every fingerprint: raise it when the same file would give other rows
 SAMPLE = 200  # records that are read before the format is decided
 BATCH = 1000
 
 
 @dataclass
 class Rows:
-    """An Arrow stream file with the columns messages (list of role and content), file (index into `facts.files`), line, and two hashes.
+    """An Arrow stream file with the columns of `finetune.data.stored`, `file` (index into `facts.files`), `line`, and hashes.
 
-    `row_hash` and `prompt_hash` are equal where a complete row, or all before its last answer, is equal but for case and spacing.
+    `row_hash` and `prompt_hash` are equal where a row up to its last answer, or all before that answer, is equal but for case and spacing;
+    `answer_hashes` and `asked_hashes` say the same of the answers before the last.
     """
 
     path: Path
@@ -133,75 +137,62 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
         raise no_rows(origin.name, [record for record in head if isinstance(record, SkippedRow)])
     columns = columns_of(sample)
     with reading(origin.name, BadRow):
-        chosen = formats.detect(columns, [record.values for record in sample], spec.columns, origin.name)
-    left = LeftOut(chosen, columns)
-    notes = [*origin.notes, *filter(None, [getattr(chosen, "note", None)])]
-    facts = RowFacts(origin.name, origin.pinned, chosen.name, list(chosen.columns), [], [], 0, 0, 0, 0, [], notes)
-
-    message = pa.struct({"role": pa.string(), "content": pa.string()})
-    schema = pa.schema(
-        {"messages": pa.list_(message), "file": pa.int32(), "line": pa.int64(), "row_hash": pa.int64(), "prompt_hash": pa.int64()}
-    )
+        reader = RowReader(columns, [record.values for record in sample], spec.columns, origin.name)
+    left = LeftOut(reader.format, reader.columns, reader.all_columns)
+    facts = RowFacts(origin.name, origin.pinned, reader.format.name, reader.columns, [], [], 0, 0, 0, 0, [], list(origin.notes))
+    not_wanted: Counter[str] = Counter()
+    schema = schema_of(tokens=hasattr(reader.format, "to_record"))
     file_numbers: dict[str, int] = {}
 
-    def usable() -> Iterator[tuple[list[Message], int, int, int, int]]:
-        for record in chain(head, records):
+    def usable() -> Iterator[dict[str, Any]]:
+        for row in chain(head, records):
             facts.read += 1
-            if isinstance(record, Row):
+            record: Record | None = None
+            if isinstance(row, Row):
+                values = reader.values(row.values)
                 try:
-                    messages = chosen.to_messages(record.values)
-                    _check_characters(messages)
-                    blank = all(not turn["content"].strip() for turn in messages)
-                    if not blank:
-                        left.look(record.values, messages)
+                    record = reader.record(values)
+                    _check_characters(record)
+                    left.look(values, record["messages"])
+                except NotWanted as problem:
+                    not_wanted[str(problem)] += 1
+                    continue
                 except (RowProblem, RecursionError) as problem:
-                    record = SkippedRow(record.file, record.line, reason(problem))
-            if isinstance(record, SkippedRow):
+                    row = SkippedRow(row.file, row.line, reason(problem))
+            if record is None or isinstance(row, SkippedRow):
                 facts.skipped += 1
-                if len(facts.skipped_rows) < KEPT_SKIPPED:
-                    facts.skipped_rows.append(record)
-            elif blank:
+                if len(facts.skipped_rows) < KEPT_SKIPPED and isinstance(row, SkippedRow):
+                    facts.skipped_rows.append(row)
+            elif all(map(is_blank, record["messages"])):
                 facts.blank += 1
             else:
                 facts.usable += 1
-                yield messages, file_numbers.setdefault(record.file, len(file_numbers)), record.line, *_hashes(messages)
+                place = {"file": file_numbers.setdefault(row.file, len(file_numbers)), "line": row.line}
+                yield {**stored(record), **place, **hashes(record)}
 
     rows = islice(usable(), origin.limit)
     with pa.OSFile(str(folder / "rows.arrow"), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        while batch := as_many(rows, BATCH, lambda row: sum(len(turn["content"]) for turn in row[0])):
-            columns_of_batch = [pa.array(column, type=kind.type) for column, kind in zip(zip(*batch, strict=True), schema, strict=True)]
+        while batch := as_many(rows, BATCH, weight_of):
+            columns_of_batch = [pa.array([row[column.name] for row in batch], type=column.type) for column in schema]
             writer.write_batch(pa.record_batch(columns_of_batch, schema=schema))
             reporter.report(Progress("data", facts.read, None, "rows"))
     facts.files = list(file_numbers)
     facts.ignored_columns, facts.ignored_text = left.columns, left.shares()
-    facts.notes += left.sentences()
+    facts.left_out = dict(not_wanted)
+    facts.notes += [*reader.notes(), *left_out_sentences(facts.left_out), *left.sentences()]
     if not facts.usable:
-        raise no_rows(origin.name, facts.skipped_rows)
+        raise no_rows(origin.name, facts.skipped_rows, facts.left_out)
     return facts
 
 
-def _hashes(messages: list[Message]) -> tuple[int, int]:
-    """Of the complete row and of its prompt; plain text has no prompt, so its own hash stands for it."""
-    answer = last_answer(messages)
-    prompt = _normalised(messages[:answer])
-    row = _hash(prompt + "\0" + _normalised(messages[answer:]))
-    return row, _hash(prompt) if prompt else row
-
-
-def _normalised(messages: Sequence[Message]) -> str:
-    return " ".join(" ".join(turn["content"] for turn in messages).casefold().split())
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little", signed=True)
-
-
-def _check_characters(messages: list[Message]) -> None:
+def _check_characters(record: Record) -> None:
     """Half of a surrogate pair is no character: it marks bytes of another encoding, or a broken escape in JSON. Some texts are too long."""
-    if sum(len(turn["content"]) for turn in messages) > LONGEST:
+    if sum(len(turn["content"]) for turn in record["messages"]) > LONGEST:
         raise RowProblem(f"text of more than {LONGEST:,} characters")
     try:
-        for turn in messages:
+        for turn in record["messages"]:
             turn["content"].encode("utf-8")
+        if "tools" in record or any(len(turn) > 2 for turn in record["messages"]):
+            json.dumps([record["messages"], record.get("tools")], ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise RowProblem("text that is not valid Unicode") from None

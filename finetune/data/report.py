@@ -15,7 +15,10 @@ PERCENTILES = {"p10": 10, "p50": 50, "p90": 90, "p99": 99}
 
 @dataclass
 class DataReport:
-    """Rows are records of the source; sequences are what is trained on (a long text gives several)."""
+    """Rows are records of the source; sequences are what is trained on (a long text gives several).
+
+    Every row that was read is in exactly one of train, held_out, held_out_dropped, blank, skipped, left_out and not_asked.
+    """
 
     source: str
     pinned_source: str | None  # a Hub dataset with its commit
@@ -27,10 +30,18 @@ class DataReport:
     blank: int
     skipped: int
     skipped_rows: list[dict[str, Any]]  # file, line, reason
+    left_out: dict[str, int] = field(default_factory=dict)  # rows whose data say that they are not to be learned, by reason
+    not_asked: int = 0  # usable rows beyond `samples`
+    samples: int | None = None  # the number of rows that was asked for
     restricted: bool = False  # a private or gated dataset of the Hub, or one that was not checked
     ignored_text: dict[str, float] = field(default_factory=dict)  # text that is not trained on, as a share of all text
+    noticed: dict[str, int] = field(default_factory=dict)  # rows with something that the notes have a sentence about
     rewritten: int = 0  # rows of which the chat template leaves text out
     template: str = ""  # chat or plain
+    thinking: bool | None = None  # whether the model is asked to think before it answers, where its chat template can do either
+    prompt_options: dict[str, bool] = field(default_factory=dict)  # what the chat template is told for that
+    template_date: str | None = None  # the date that the chat template is always told, where it asks for today's
+    most_answers: int = 0  # in one row; 0: not counted
     used: int = 0  # train + held_out
     train: int = 0
     held_out: int = 0

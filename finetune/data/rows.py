@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from finetune.errors import BadRow, EmptyDataset, UnknownFormat
 from finetune.foreign import COLUMNS, HELD
 
+SETTINGS = "which are settings, not rows"
 KEPT_SKIPPED = 1000  # skipped records that are listed one by one; all are counted
 OBJECT = 64  # bytes of a number, a list or a mapping in memory, about
 Item = TypeVar("Item")
@@ -58,6 +59,10 @@ class RowProblem(ValueError):
     """Why one record cannot be used; raised by formats, kept as a `SkippedRow`."""
 
 
+class NotWanted(RowProblem):
+    """Why one record is left out on purpose: its data say so. It is counted, and not among the bad rows."""
+
+
 class TooManyBadRows(BadRow):
     """More unusable rows than `dataset.bad_rows` allows; `share` would allow them."""
 
@@ -83,6 +88,7 @@ class RowFacts:
     skipped_rows: list[SkippedRow]
     notes: list[str]
     ignored_text: dict[str, float] = field(default_factory=dict)  # what is not trained on, as a share of all text
+    left_out: dict[str, int] = field(default_factory=dict)  # rows whose data say that they are not to be learned, by reason
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
@@ -128,17 +134,27 @@ def too_many_columns(file: str) -> UnknownFormat:
     return UnknownFormat(f"{file} has more than {COLUMNS:,} columns.", hint="Leave out those that are not to be trained on.")
 
 
-def no_rows(origin: str, skipped: list[SkippedRow]) -> EmptyDataset | BadRow:
-    """The error for a source without a single usable row."""
+def no_rows(origin: str, skipped: list[SkippedRow], left_out: Mapping[str, int] | None = None) -> EmptyDataset | BadRow:
+    """The error for a source without a single usable row; `left_out` has the reasons of rows that are not wanted."""
+    if left_out and not skipped:
+        reasons = "; ".join(f"{rows:,} rows because {reason}" for reason, rows in left_out.items())
+        hint = "Give rows with answers to learn, or rename that column."
+        return EmptyDataset(f"{origin}: no row is to be learned ({reasons}).", hint=hint)
     if not skipped:
         return EmptyDataset(f"{origin} contains no rows.", hint="Give data with at least two rows.")
     first = skipped[0]
     if len({row.reason for row in skipped}) == 1 and first.reason.endswith(("is missing", "is empty")):
         return EmptyDataset(f"{first.file}: {first.reason} in every row.", hint="Name other columns: --set dataset.columns.prompt=NAME ...")
-    return BadRow(
-        f"{first.file}: no row can be used; for example line {first.line} is {first.reason}.",
-        hint="Check that its content matches its extension.",
-    )
+    return BadRow(f"{first.file}: no row can be used; for example line {first.line}: {first.reason}.", hint=_way_out(first.reason))
+
+
+def _way_out(reason: str) -> str:
+    """What a person can do about a row that cannot be used."""
+    if "only text can be trained on" in reason:
+        return "Give rows of text without images, audio or video."
+    if reason.endswith(SETTINGS):
+        return "Give a list of records, or one JSON object per line (.jsonl)."
+    return "Correct these rows, or check that the content of the file matches its extension."
 
 
 def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int, allowed: float) -> TooManyBadRows:

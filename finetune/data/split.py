@@ -11,16 +11,21 @@ from typing import Any
 
 import numpy as np
 
+from finetune.data.known import Known, among
 from finetune.data.reading import Rows
+from finetune.data.stored import restored
 from finetune.errors import EmptyDataset
 from finetune.recipe import DatasetSpec
 
 BATCH = 1000
-WHOLE, PROMPT = 0, 1  # the hashes of a row
 # Fewer new rows than this share of those held out, and than this number, are too few for the benchmark.
 NEARLY_NONE, FEW = 0.05, 20
-ENOUGH = 0.5  # the share of the rows to hold out that whole prompts must make up
+ENOUGH = 0.5  # the share of the rows to hold out that whole prompts or conversations must make up
 NOTES = {
+    "conversations": "Most held-out rows would have answers that are also trained on, as turns of longer or shorter rows, so whole "
+    "conversations are held out, with all their rows.",
+    "answers": "Some earlier answers of held-out rows are also trained on, in other rows: too few conversations begin differently. "
+    "Their last answers are not.",
     "prompts": "Almost every held-out row would have a prompt that is also trained on, so whole prompts are held out, with all their rows.",
     "rows": "Some held-out rows have prompts that are also trained on: too few prompts are different. No complete row is in both parts.",
 }
@@ -40,14 +45,15 @@ class Division:
     duplicates: int
     held_out_dropped: int
     by: str = ""
+    not_asked: int = 0
 
 
 def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) -> Division:
-    """Train and held-out rows that share neither a row nor a prompt.
+    """Train and held-out rows that share no prompt and no answer to the same words, be it the last of a row or an earlier one.
 
-    `samples` limits both together. Held-out rows whose text or whole prompt also occurs in training are dropped. Where that leaves
-    almost none, whole prompts are held out; where there are too few prompts for that, held-out rows are new only as complete rows.
-    Raises EmptyDataset if one side has no row left.
+    `samples` limits both together. Held-out rows with such a prompt or answer in training are dropped. Where that leaves almost none, or
+    less than half because rows are turns of each other, whole conversations or prompts are held out; where there are too few of them,
+    held-out rows are new only by their last answer, or only as complete rows. Raises EmptyDataset if one side has no row left.
     """
     random = np.random.default_rng(seed)
     order = random.permutation(len(rows))
@@ -61,24 +67,41 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
     else:
         train, held_out = order[:limit], random.permutation(len(evaluation))[:count]
     train, held_out = np.sort(train), np.sort(held_out)
-    mine = _hashes(rows)
-    theirs = _hashes(evaluation) if evaluation else mine
+    mine = Known.of(rows)
+    theirs = Known.of(evaluation) if evaluation else mine
 
     nearly_none = max(1, min(NEARLY_NONE * len(held_out), FEW))
 
-    def fresh(*kinds: int) -> _Parts:
-        known = np.logical_or.reduce([_among(theirs[kind][held_out], np.sort(mine[kind][train])) for kind in kinds])
+    def fresh(train: np.ndarray, held_out: np.ndarray, *, earlier: bool = False, prompts: bool = False) -> _Parts:
+        """Without the held-out rows of which training knows the last answer; `earlier` answers and `prompts` count too."""
+        answers = mine.answers.of(train)
+        known = among(theirs.rows[held_out], answers)
+        if prompts:
+            known |= among(theirs.prompts[held_out], mine.asked.of(train))
+        if earlier:
+            known |= theirs.answers.any(held_out, answers)
         return train, held_out[~known], int(known.sum())
+
+    def apart(groups: np.ndarray, *, earlier: bool = False, prompts: bool = False) -> _Parts:
+        return fresh(*_apart(order[:limit], groups, count), earlier=earlier, prompts=prompts)
 
     def ways() -> Iterator[tuple[str, _Parts, float]]:
         """What is kept apart, the resulting parts, and how many held-out rows are enough; the usual way first."""
-        yield "", fresh(WHOLE, PROMPT), nearly_none
+        strict, last = (fresh(train, held_out, earlier=each, prompts=True) for each in (True, False))
+        turns_of_others = last[2] < strict[2]
+        yield "", strict, ENOUGH * len(held_out) if turns_of_others and evaluation is None else nearly_none
+        if turns_of_others or mine.of_each_other(train):
+            if evaluation is None:
+                yield "conversations", apart(mine.conversations(), earlier=True, prompts=True), ENOUGH * count
+            yield "", strict, nearly_none
+            yield "answers", last, nearly_none
         if evaluation is None:
-            yield "prompts", _apart(order[:limit], mine[PROMPT], count), ENOUGH * count
-        yield "rows", fresh(WHOLE), nearly_none
+            yield "prompts", apart(mine.prompts), ENOUGH * count
+        yield "rows", fresh(train, held_out), nearly_none
         if evaluation is None:
-            yield "rows", _apart(order[:limit], mine[WHOLE], count), ENOUGH * count
+            yield "rows", fresh(*_apart(order[:limit], mine.rows, count, at_least_one=True)), ENOUGH * count
 
+    not_asked = len(order) - limit + (len(evaluation) - len(held_out) if evaluation else 0)
     some = None
     for by, parts, enough in ways():
         if len(parts[1]):
@@ -89,12 +112,15 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
     if some is None:
         raise _all_known(rows, spec)
     by, (train, held_out, dropped) = some
-    seen = np.sort(mine[WHOLE][train])
-    return Division(train, held_out, evaluation or rows, int(np.count_nonzero(seen[1:] == seen[:-1])), dropped, by)
+    seen = np.sort(mine.rows[train])
+    return Division(train, held_out, evaluation or rows, int(np.count_nonzero(seen[1:] == seen[:-1])), dropped, by, not_asked)
 
 
-def _apart(order: np.ndarray, hashes: np.ndarray, count: int) -> _Parts:
-    """Rows to train on, and up to `count` to hold out: all those of some hashes, which are taken in the order of the rows."""
+def _apart(order: np.ndarray, hashes: np.ndarray, count: int, *, at_least_one: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on, and up to `count` to hold out: all those of some hashes, which are taken in the order of the rows.
+
+    `at_least_one` holds out the rows of the rarest hash where all are too many, if they are less than half of all.
+    """
     _, first, which, sizes = np.unique(hashes[order], return_index=True, return_inverse=True, return_counts=True)
     out, left = np.zeros(len(sizes), bool), count
     for group in np.argsort(first):
@@ -102,7 +128,9 @@ def _apart(order: np.ndarray, hashes: np.ndarray, count: int) -> _Parts:
             out[group], left = True, left - sizes[group]
         if not left:
             break
-    return np.sort(order[~out[which]]), np.sort(order[out[which]]), 0
+    if at_least_one and not out.any() and 2 * sizes.min() < len(order):
+        out[sizes.argmin()] = True
+    return np.sort(order[~out[which]]), np.sort(order[out[which]])
 
 
 def _all_known(rows: Rows, spec: DatasetSpec) -> EmptyDataset:
@@ -123,27 +151,10 @@ def chosen_records(rows: Rows, chosen: np.ndarray) -> Iterator[list[dict[str, An
     for part in rows.batches():
         start, end = np.searchsorted(chosen, (first, first + part.num_rows))
         if start < end:
-            records += part.take(chosen[start:end] - first).to_pylist()
+            records += map(restored, part.take(chosen[start:end] - first).to_pylist())
         first += part.num_rows
         if len(records) >= BATCH:
             yield records
             records = []
     if records:
         yield records
-
-
-def _hashes(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Of whole rows and of prompts; copied out, because a view would keep the text next to it in memory."""
-    whole, prompts = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
-    first = 0
-    for part in rows.batches():
-        last = first + part.num_rows
-        whole[first:last], prompts[first:last] = part.column("row_hash"), part.column("prompt_hash")
-        first = last
-    return whole, prompts
-
-
-def _among(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """Which values occur in an ascending array that is not empty."""
-    places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
-    return np.asarray(ordered[places] == values)

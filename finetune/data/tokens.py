@@ -2,6 +2,7 @@
 
 encoder = Encoder(tokenizer, max_length=512, supervise="answers")
 encoder.encode([[{"messages": ...}, ...], ...])  ->  (record, [Sequence(ids=[1, 5, 9, 2], labels=[-100, -100, 9, 2], answer_start=2)]), ...
+encoder.prompt([{"role": "user", "content": "Hi"}])  ->  [1, 5]: what the model is given to answer, in training and ever after
 
 Pieces are tokenised apart and joined, so that an answer follows exactly those tokens that the model is later prompted with.
 """
@@ -9,23 +10,28 @@ Pieces are tokenised apart and joined, so that an answer follows exactly those t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as ListLike
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from finetune.data.cached_template import CachedChatTemplate
-from finetune.data.formats.cells import Message, last_answer
-from finetune.data.render import ChatTemplate, Piece, PlainTemplate, Template, end_token
+from finetune.data.formats.cells import Message
+from finetune.data.noticed import Noticed
+from finetune.data.pieces import Piece, Rendered, Template
+from finetune.data.plain_template import PlainTemplate
+from finetune.data.render import ChatTemplate
 from finetune.data.rows import RowProblem
+from finetune.data.tokenise import Tokeniser, lead_ids
+from finetune.errors import ModelError
+from finetune.models.chat_template import added_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Parts: TypeAlias = "list[tuple[list[int], bool]]"  # the tokens of each piece, supervised or not
-Rendered: TypeAlias = "list[Piece] | RowProblem"
+Parts: TypeAlias = "list[list[int]]"  # the tokens of each piece
 
 NO_LOSS = -100
 AHEAD = 2
@@ -34,13 +40,17 @@ PROMPT_SHARE = 2  # up to half of max_length, the prompt stays whole and a long 
 
 @dataclass
 class Sequence:
-    """One row of training: `labels[i]` is `ids[i]` or -100; the last answer begins at `answer_start`."""
+    """One row of training: `labels[i]` is `ids[i]` or -100; the last answer begins at `answer_start`.
+
+    `reference` is that answer as it was written, "" where it is more than text.
+    """
 
     ids: list[int]
     labels: list[int]
     answer_start: int
     prompt_cut: bool = False
     answer_cut: bool = False
+    reference: str = ""
 
     @property
     def supervised(self) -> int:
@@ -49,146 +59,124 @@ class Sequence:
 
 
 class Encoder:
-    """Messages to sequences; a RowProblem stands in for a row that cannot be encoded."""
+    """Messages to sequences; a RowProblem stands in for a row that cannot be encoded.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_length: int, supervise: Literal["answers", "all"]) -> None:
+    `thinking` says whether the model is asked to think before it answers. `noticed` counts what was done to rows.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int,
+        supervise: Literal["answers", "all"],
+        thinking: bool = False,
+    ) -> None:
         self.tokenizer, self.max_length, self.supervise = tokenizer, max_length, supervise
+        self.tokeniser = Tokeniser(tokenizer)
+        self.lead = lead_ids(tokenizer)
         self.template: Template = (
-            CachedChatTemplate(ChatTemplate(tokenizer)) if tokenizer.chat_template else PlainTemplate(end_token(tokenizer))
+            CachedChatTemplate(ChatTemplate(tokenizer, thinking=thinking)) if tokenizer.chat_template else PlainTemplate.of(tokenizer)
         )
-        self.lead = _lead_ids(tokenizer)
-        self.tokenise = _tokeniser(tokenizer)
-        self.separable = self._is_separable()
-        self.rewritten = 0  # rows of which the chat template left something out
+        self.noticed = Noticed(set(added_tokens(tokenizer)))
 
     def encode(self, batches: Iterable[list[dict[str, Any]]]) -> Iterator[tuple[dict[str, Any], list[Sequence] | RowProblem]]:
         """Each record with its sequences, in order; one batch is tokenised while the next is rendered and the last assembled."""
         with ThreadPoolExecutor(1) as worker:
-            ahead: deque[tuple[list[dict[str, Any]], list[Rendered], Future[list[Parts]]]] = deque()
+            ahead: deque[tuple[list[dict[str, Any]], list[Rendered | RowProblem], Future[list[Parts]]]] = deque()
             for records in batches:
-                rendered = [self._pieces(record["messages"]) for record in records]
-                ahead.append((records, rendered, worker.submit(self._tokens, rendered)))
+                rendered = [self._rendered(record) for record in records]
+                usable = [row.pieces for row in rendered if not isinstance(row, RowProblem)]
+                ahead.append((records, rendered, worker.submit(self.tokeniser.rows, usable)))
                 if len(ahead) == AHEAD:
                     yield from self._assembled(*ahead.popleft())
             while ahead:
                 yield from self._assembled(*ahead.popleft())
 
-    def _assembled(
-        self, records: list[dict[str, Any]], rendered: list[Rendered], tokens: Future[list[Parts]]
-    ) -> Iterator[tuple[dict[str, Any], list[Sequence] | RowProblem]]:
-        parts = iter(tokens.result())
-        for record, pieces in zip(records, rendered, strict=True):
-            if isinstance(pieces, RowProblem):
-                yield record, pieces
-            elif record["messages"][0]["role"] == "text":
-                yield record, self._blocks(next(parts))
-            else:
-                yield record, [self._sequence(next(parts))]
+    def pieces(self, record: Mapping[str, Any]) -> list[Piece]:
+        """The text of a row, cut where supervision begins and ends; raises RowProblem."""
+        return self.template.rendered(record["messages"], record.get("tools")).pieces
 
-    def _tokens(self, rendered: list[Rendered]) -> list[Parts]:
-        usable = [pieces for pieces in rendered if not isinstance(pieces, RowProblem)]
-        return self._tokens_apart(usable) if self.separable else self._tokens_together(usable)
-
-    def _pieces(self, messages: ListLike[Message]) -> Rendered:
+    def prompt(self, messages: ListLike[Message]) -> list[int]:
+        """The tokens before the answer to these turns, as training has them before an answer; raises ModelError."""
         try:
-            pieces = self.template.pieces(messages)
+            rendered = self.template.rendered([*messages, {"role": "assistant", "content": "answer"}])
+        except RowProblem as problem:
+            raise ModelError(f"The model cannot be asked this: {problem}.", hint="Ask in another way.") from None
+        (parts,) = self.tokeniser.rows([rendered.pieces])
+        sequence = self._whole(rendered.pieces, parts)
+        return sequence.ids[: sequence.answer_start]
+
+    def _rendered(self, record: Mapping[str, Any]) -> Rendered | RowProblem:
+        try:
+            return self.template.rendered(record["messages"], record.get("tools"))
         except RowProblem as problem:
             return problem
-        self.rewritten += self.template.name != "plain" and _leaves_out(messages, pieces)
-        return pieces
 
-    def _tokens_apart(self, rows: list[list[Piece]]) -> list[Parts]:
-        texts = list(dict.fromkeys(piece.text for row in rows for piece in row))  # prompts often repeat
-        known = dict(zip(texts, self.tokenise(texts), strict=True))
-        return [[(known[piece.text], piece.supervised) for piece in row] for row in rows]
+    def _assembled(
+        self, records: list[dict[str, Any]], rendered: list[Rendered | RowProblem], tokens: Future[list[Parts]]
+    ) -> Iterator[tuple[dict[str, Any], list[Sequence] | RowProblem]]:
+        parts = iter(tokens.result())
+        for record, row in zip(records, rendered, strict=True):
+            if isinstance(row, RowProblem):
+                yield record, row
+                continue
+            self.noticed.row(row, record)
+            if record["messages"][0]["role"] == "text":
+                yield record, self._blocks(next(parts))
+            else:
+                yield record, [self._sequence(row, next(parts))]
 
-    def _tokens_together(self, rows: list[list[Piece]]) -> list[Parts]:
-        """For tokenizers that mark the start of every text (SentencePiece): the whole text at once, cut by character offsets."""
-        whole = self.tokenizer(
-            ["".join(piece.text for piece in row) for row in rows], add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        return [_cut(ids, offsets, row) for ids, offsets, row in zip(whole["input_ids"], whole["offset_mapping"], rows, strict=True)]
-
-    def _sequence(self, parts: Parts) -> Sequence:
-        lead = self.lead if self.template.name == "plain" else []  # a chat template writes its own
-        ids, labels = list(lead), [NO_LOSS] * len(lead)
-        answer_start = len(ids)
-        for tokens, supervised in parts:
-            if supervised:
-                answer_start = len(ids)
-            ids += tokens
-            labels += tokens if supervised else [NO_LOSS] * len(tokens)
-        sequence = self._fitted(Sequence(ids, labels, answer_start))
-        if self.supervise == "all":
-            sequence.labels = list(sequence.ids)
+    def _sequence(self, row: Rendered, parts: Parts) -> Sequence:
+        whole = self._whole(row.pieces, parts)
+        whole.reference = row.answer
+        sequence = self.fitted(whole)
         sequence.labels[:1] = [NO_LOSS]  # nothing comes before the first token to predict it from
         return sequence
 
-    def _fitted(self, whole: Sequence) -> Sequence:
+    def _whole(self, pieces: list[Piece], parts: Parts) -> Sequence:
+        """All tokens of a row, with a loss on what is supervised, or on everything but what must not be learned."""
+        ids = list(self.lead) if self.template.name == "plain" else []  # a chat template writes its own
+        everything = self.supervise == "all"
+        labels = list(ids) if everything else [NO_LOSS] * len(ids)
+        answer_start = len(ids)
+        for piece, tokens in zip(pieces, parts, strict=True):
+            if piece.supervised:
+                answer_start = len(ids)
+            ids += tokens
+            labels += tokens if piece.supervised or (everything and not piece.muted) else [NO_LOSS] * len(tokens)
+        return Sequence(ids, labels, answer_start)
+
+    def fitted(self, whole: Sequence) -> Sequence:
         """Cuts a prompt that takes more than half of the room on its left, then the answer, and with its end the end-of-answer label."""
         over = len(whole.ids) - self.max_length
         if over <= 0:
             return whole
         kept = min(whole.answer_start, self.max_length // PROMPT_SHARE)
         left = min(over, whole.answer_start - kept)
-        begin = 1 if left and whole.ids[0] == self.tokenizer.bos_token_id else 0  # models rely on their first token (attention sink)
+        begin = beginning(whole.ids, self.tokenizer) if left else 0
         ids = (whole.ids[:begin] + whole.ids[begin + left :])[: self.max_length]
         labels = (whole.labels[:begin] + whole.labels[begin + left :])[: self.max_length]
-        return Sequence(ids, labels, whole.answer_start - left, prompt_cut=left > 0, answer_cut=over > left)
+        return Sequence(ids, labels, whole.answer_start - left, prompt_cut=left > 0, answer_cut=over > left, reference=whole.reference)
 
     def _blocks(self, parts: Parts) -> list[Sequence]:
         """A text in as few blocks as possible, of nearly equal length: the model would learn little from a short last block."""
-        ids = self.lead + [token for tokens, _ in parts for token in tokens]
+        ids = self.lead + [token for tokens in parts for token in tokens]
         count = -(-len(ids) // self.max_length)
         edges = [len(ids) * number // count for number in range(count + 1)] if count else []
         blocks = [ids[start:end] for start, end in pairwise(edges)]
         return [Sequence(block, [NO_LOSS, *block[1:]], answer_start=(len(block) + 1) // 2) for block in blocks]
 
-    def _is_separable(self) -> bool:
-        apart = self.tokenise(["Question:\n", "Answer", "Question:\nAnswer"])
-        return apart[0] + apart[1] == apart[2] or not self.tokenizer.is_fast
+
+def beginning(ids: ListLike[int], tokenizer: PreTrainedTokenizerBase | None) -> int:
+    """How many tokens at the start stay when a prompt is cut on its left: models rely on their first token (attention sink)."""
+    return 1 if ids and ids[0] == getattr(tokenizer, "bos_token_id", None) else 0
 
 
-def _leaves_out(messages: ListLike[Message], pieces: list[Piece]) -> bool:
-    """Whether a turn up to the last answer is not in the rendered text as it was written, but for blanks at its ends."""
-    rendered = "".join(piece.text for piece in pieces)
-    return any(turn["content"].strip() not in rendered for turn in messages[: last_answer(messages) + 1])
-
-
-def _lead_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens this tokenizer puts before every text, such as a beginning-of-text token."""
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    full = tokenizer("a")["input_ids"]
-    return next((full[:start] for start in range(len(full)) if full[start : start + len(bare)] == bare), [])
-
-
-def _tokeniser(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], list[list[int]]]:
-    backend = getattr(tokenizer, "backend_tokenizer", None) if tokenizer.is_fast else None
-    if backend is None:
-        return lambda texts: (
-            cast("list[list[int]]", tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]) if texts else []
-        )
-
-    # An earlier call may have left its settings behind. Undone here, once: a change while another thread reads the tokenizer is an error.
-    backend.no_truncation()
-    backend.no_padding()
-
-    def tokenise(texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
-
-    return tokenise
-
-
-def _cut(ids: list[int], offsets: list[tuple[int, int]], pieces: list[Piece]) -> Parts:
-    """Tokens to pieces by where they start; a token across a border counts to the piece before it."""
-    parts: Parts = []
-    position = end = 0
-    for piece in pieces:
-        end += len(piece.text)
-        first = position
-        while position < len(ids) and offsets[position][0] < end:
-            position += 1
-        parts.append((ids[first:position], piece.supervised))
-    if position < len(ids):  # zero-width tokens at the end
-        parts[-1] = (parts[-1][0] + ids[position:], parts[-1][1])
-    return parts
+def cut_prompt(ids: ListLike[int], room: int, tokenizer: PreTrainedTokenizerBase | None) -> list[int]:
+    """The end of a prompt that is longer than `room`, behind its beginning token."""
+    over = len(ids) - room
+    if over <= 0:
+        return list(ids)
+    begin = beginning(ids, tokenizer) if room > 1 else 0
+    return [*ids[:begin], *ids[begin + over :]]

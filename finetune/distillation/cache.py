@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import safetensors.torch
@@ -26,6 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from finetune.data.collator import labels_of
 from finetune.errors import FinetuneError, RecipeError, TrainingError
 from finetune.formatting import size
 from finetune.storage import write_whole
@@ -210,17 +211,20 @@ def tensors_hash(tensors: Iterable[Tensor | None]) -> str:
     for tensor in tensors:
         if tensor is not None:
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def model_identity(model: nn.Module, source: str = "") -> str:
-    """A name for a model's content: where it came from, and a hash of a few numbers of every weight."""
+    """A name for a model's content: a hash of all its weights, or of a few numbers of each if `source` names where exactly it came from."""
     digest = hashlib.sha256(source.encode())
     for name, parameter in model.state_dict().items():
-        flat = parameter.detach().flatten()
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-        digest.update(flat[:: max(1, flat.numel() // 16)].float().cpu().numpy().tobytes())
+        if source:
+            flat = parameter.detach().flatten()
+            digest.update(flat[:: max(1, flat.numel() // 16)].float().cpu().numpy().tobytes())
+        elif isinstance(parameter, Tensor):
+            digest.update(tensors_hash([parameter]).encode())
     return digest.hexdigest()
 
 
@@ -228,6 +232,6 @@ def rows_hash(dataset: Any) -> str:
     """A hash of every token and label of a dataset: it covers tokenizer, template, truncation and what is supervised."""
     digest = hashlib.sha256()
     for row in dataset:
-        for column in ("input_ids", "labels"):
-            digest.update(np.asarray(cast(Mapping[str, Any], row)[column], dtype=np.int64).tobytes() + b"|")
+        for column in (row["input_ids"], labels_of(row)):
+            digest.update(np.asarray(column, dtype=np.int64).tobytes() + b"|")
     return digest.hexdigest()

@@ -9,7 +9,7 @@ teacher, different rows or (kind "gradient") a different student's head or tempe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from finetune.data.collator import Collator
+from finetune.data.collator import Collator, labels_of
 from finetune.distillation.cache import (
     CacheKey,
     Index,
@@ -65,7 +65,7 @@ def cache_key(
 
 def supervised_counts(dataset: Any) -> list[int]:
     """Supervised tokens of each row: labels that are not -100, except the first, which nothing predicts."""
-    return [sum(label != -100 for label in list(row["labels"])[1:]) for row in dataset]
+    return [sum(label != -100 for label in list(labels_of(row))[1:]) for row in dataset]
 
 
 def stored(kind: Kind, teacher: Head, student: Head | None) -> tuple[int, torch.dtype]:
@@ -119,10 +119,13 @@ def build_cache(
     done, total = sum(part.tokens for part in kept), sum(part.tokens for part in plan)
     shards = dict(kept)
     for part in missing:
-        reporter.report(Progress("teacher cache", done, total, "tokens"))
         path = folder / f"shard-{part.first_row:08d}.safetensors"
         rows = [dataset[row] for row in range(part.first_row, part.first_row + part.rows)]
-        write_file(path, safetensors.torch.save(asking.ask(rows)))
+
+        def heard(tokens: int, before: int = done) -> None:
+            reporter.report(Progress("teacher cache", before + tokens, total, "tokens"))
+
+        write_file(path, safetensors.torch.save(asking.ask(rows, heard)))
         shards[part] = Shard(path.name, part.first_row, part.rows, part.tokens, path.stat().st_size, file_hash(path))
         Index(key, len(dataset), [shards[known] for known in sorted(shards)]).write(folder)
         done += part.tokens
@@ -184,10 +187,12 @@ class _Pass:
         self.workspace = Workspace()
 
     @torch.no_grad()
-    def ask(self, rows: list[Any]) -> dict[str, Tensor]:
-        """The tensors of one shard, in the order of its rows."""
+    def ask(self, rows: list[Any], heard: Callable[[int], None]) -> dict[str, Tensor]:
+        """The tensors of one shard, in the order of its rows; `heard` is told how many tokens are done, before each batch."""
+        done = 0
         answers: list[list[Tensor]] = [[] for _ in rows]
         for numbers in _batches([len(row["input_ids"]) for row in rows]):
+            heard(done)
             batch = {name: tensor.to(self.head.weight.device) for name, tensor in self.collator([rows[n] for n in numbers]).items()}
             supervised = Supervised.of(batch["labels"])
             hidden = hidden_states(self.teacher, batch["input_ids"], batch.get("attention_mask")).flatten(0, 1)[supervised.index]
@@ -195,6 +200,7 @@ class _Pass:
             wanted = (hidden.to(self.head.weight.dtype),) if self.student is None else self._centres(hidden, self.student)
             for number, *pieces in zip(numbers, *(tensor.cpu().split(counts) for tensor in wanted), strict=True):
                 answers[number] = list(pieces)
+            done += sum(counts)
         names = ("values",) if self.student is None else ("values", "negentropy")
         shard = {name: torch.cat([answer[place] for answer in answers]) for place, name in enumerate(names)}
         return {"rows": torch.tensor([len(answer[0]) for answer in answers]), **shard}

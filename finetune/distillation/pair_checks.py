@@ -14,8 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from finetune.data.collator import labels_of
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import TrainingError
+from finetune.formatting import percent
 from finetune.training.chunked_loss import CrossEntropy, Workspace, chunked_loss
 from finetune.training.head import causal_lm, context_length, head_of, hidden_states, token_ids
 from finetune.training.trainer import Supervised
@@ -62,14 +64,14 @@ def examine(
 
 
 def _about_rows(rows: Any, tokenizer: Any) -> Iterator[Finding]:
-    supervised = [[label for label in list(row["labels"])[1:] if label != -100] for row in rows]
+    supervised = [[label for label in list(labels_of(row))[1:] if label != -100] for row in rows]
     tokens, total = sum(map(len, supervised)), sum(len(row["input_ids"]) for row in rows)
     if not tokens:
         yield Finding(
             "problem", f"None of the {total:,} tokens is supervised.", "Use --set distillation.supervise=all, or rows with answers."
         )
         return
-    yield Finding("ok", f"{tokens:,} of {total:,} tokens are supervised ({tokens / total:.0%}).")
+    yield Finding("ok", f"{tokens:,} of {total:,} tokens are supervised ({percent(tokens / total)}).")
     ends = _end_ids(tokenizer)
     if ends and not any(labels[-1] in ends for labels in supervised if labels):
         yield Finding(
@@ -153,7 +155,7 @@ def _loss(model: nn.Module, rows: Sequence[Any], vocabulary: int) -> tuple[float
     head, workspace, total, tokens = head_of(model).detach().first(vocabulary), Workspace(), 0.0, 0
     for row in rows:
         states = hidden_states(model, token_ids(model, list(row["input_ids"])))[0]
-        supervised = Supervised.of(torch.tensor([list(row["labels"])], device=states.device))
+        supervised = Supervised.of(torch.tensor([list(labels_of(row))], device=states.device))
         total += float(chunked_loss(states[supervised.index], head, CrossEntropy(supervised.labels), workspace=workspace))
         tokens += len(supervised.labels)
     return total, tokens

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.distillation.cutting import READY_MADE, cut_in_place, kept_layers, kept_without, layer_stack, possible_starts
 from finetune.errors import ModelError, RecipeError
 from finetune.events import Notice, Reporter
-from finetune.training.head import backbone_of, causal_lm, hidden_states, token_ids
+from finetune.formatting import percent
+from finetune.hardware.matmul import use_fast_linear
+from finetune.training.head import causal_lm, hidden_states, token_ids
 
 CALIBRATION_TOKENS = 1024
 ROW_TOKENS = 256
-PLACES = ("layer_idx", "layer_id")  # what modules call the number of their layer, which addresses the key-value cache
+PROBE = 24  # tokens
+PLACES = {"layer_idx", "layer_id"}  # what modules call the number of their layer, which addresses the key-value cache
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ def make_student(
     """A new model with `layers` (a count, or a share below 1) of the teacher's layers; the teacher stays as it was.
 
     Rows need `input_ids`; a few thousand of their tokens are used. Raises RecipeError if that many layers cannot be kept, ModelError if the
-    teacher is quantised or its layers cannot be found.
+    teacher is quantised, its layers cannot be found, or a model built from the student's configuration would not be the student.
     """
     teacher = causal_lm(teacher_model)
     if getattr(teacher, "quantization_method", None):
@@ -51,45 +55,28 @@ def make_student(
     stack = layer_stack(teacher)
     depth = len(stack)
     count = kept_layers(layers, depth)
-    block = least_turning_block(teacher_model, depth - count, calibration_rows)
-    kept = [*range(block.start), *range(block.start + block.length, depth)]
-    student = _copy_with(teacher_model, kept)
+    starts = possible_starts(teacher.config, depth - count, type(teacher)._from_config)
+    block = least_turning_block(teacher_model, depth - count, calibration_rows, starts)
+    student = _copy_with(teacher_model, kept_without(block.start, block.length, depth))
+    check_rebuilt(student)
     if reporter is not None:
         dropped = f"{block.start + 1} to {block.start + block.length}"
         reporter.report(
             Notice(
-                f"The student keeps {count} of {depth} layers: {dropped} are left out, because they change the residual stream least "
-                f"({180 * block.distance:.0f} degrees)."
+                f"The student keeps {count} of {depth} layers: {dropped} are left out, because they change least what passes through them."
             )
         )
     return student
 
 
-def kept_layers(layers: int | float, depth: int) -> int:
-    """How many of `depth` layers a count or a share means."""
-    count = round(depth * layers) if layers < 1 else int(layers)
-    if not 2 <= count < depth:
-        raise RecipeError(
-            f"model.from_teacher.layers: {layers} means {count} of the teacher's {depth} layers.",
-            hint=f"Between 2 and {depth - 1} can be kept: --set model.from_teacher.layers={max(2, round(depth * 0.67))}",
-        )
-    return count
-
-
-def layer_stack(model: nn.Module) -> nn.ModuleList:
-    """The list of decoder layers of a causal model."""
-    depth = causal_lm(model).config.get_text_config().num_hidden_layers
-    lists = [module for module in backbone_of(model).modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
-    if not lists:
-        raise ModelError(f"Cannot find the decoder layers of {type(causal_lm(model)).__name__}.", hint="Choose a ready-made student.")
-    return lists[0]
-
-
 @torch.no_grad()
-def least_turning_block(model: nn.Module, length: int, rows: Iterable[Mapping[str, Any]]) -> Block:
-    """The block of `length` layers, not counting the first and last layer, whose input and output point in the most similar directions."""
+def least_turning_block(model: nn.Module, length: int, rows: Iterable[Mapping[str, Any]], starts: Sequence[int] | None = None) -> Block:
+    """The block of `length` layers whose input and output point in the most similar directions.
+
+    `starts` are the layers it may begin with, by default all but the first and last layer.
+    """
     stack = layer_stack(model)
-    starts = range(1, len(stack) - length)
+    starts = starts or range(1, len(stack) - length)
     totals, tokens = dict.fromkeys(starts, 0.0), 0
     for row in rows:
         stream = _residual_stream(model, stack, row["input_ids"])
@@ -130,22 +117,46 @@ def _copy_with(teacher_model: nn.Module, kept: list[int]) -> Any:
     finally:
         _fill(stack, everything)
     student = student.merge_and_unload() if hasattr(student, "merge_and_unload") else causal_lm(student)
-    config = student.config.get_text_config()
-    config.num_hidden_layers = len(kept)
-    for name, value in list(vars(config).items()):
-        if isinstance(value, list | tuple) and len(value) == len(everything) and not name.endswith(("token_id", "architectures")):
-            setattr(config, name, [value[index] for index in kept])
-    if hasattr(config, "attention_types"):  # of GPT-Neo, whose config says the same twice
-        config.attention_types = [[[kind], 1] for kind in config.attention_layers]
+    cut_in_place(student.config, kept)  # which every module holds
     student.config._name_or_path = ""
     for index, layer in enumerate(layer_stack(student)):
         for module in layer.modules():
-            for name in PLACES:
-                if hasattr(module, name):
-                    setattr(module, name, index)
+            for name in vars(module).keys() & PLACES:
+                setattr(module, name, index)
     for parameter in student.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     return student.eval()
+
+
+@torch.no_grad()
+def check_rebuilt(student: nn.Module) -> None:
+    """Build a model from the student's configuration, give it the student's weights and compare their logits; raises ModelError.
+
+    That is what loading a saved student does. The weights are shared with it, not copied.
+    """
+    from accelerate import init_empty_weights
+
+    inner = causal_lm(student)
+    dtype = next(inner.parameters()).dtype
+    why = ""
+    with init_empty_weights(include_buffers=False):
+        again = type(inner)._from_config(copy.deepcopy(inner.config), dtype=dtype)
+    try:
+        again.load_state_dict(inner.state_dict(), strict=True, assign=True)
+    except RuntimeError as error:
+        why = str(error).splitlines()[-1].strip().rstrip(".")[:200]
+    if not why:
+        device = next(inner.parameters()).device
+        use_fast_linear(again.to(device).eval())
+        ids = torch.arange(PROBE, device=device)[None] % inner.get_input_embeddings().weight.shape[0]
+        ours, theirs = (model(input_ids=ids, use_cache=False).logits.float() for model in (inner, again))
+        off = float((ours - theirs).abs().max() / ours.abs().max())
+        if not off <= (1e-3 if dtype in (torch.float32, torch.float64) else 0.02):
+            why = f"its logits are {percent(off, 1)} off"
+    if why:
+        raise ModelError(
+            f"A student cut out of {type(inner).__name__} would not be the same model when it is loaded again: {why}.", hint=READY_MADE
+        )
 
 
 def _fill(stack: nn.ModuleList, layers: list[nn.Module]) -> None:

@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from os import PathLike
 from typing import Any
 
 import torch
@@ -15,15 +17,22 @@ from torch import Tensor
 
 from finetune import registry
 from finetune.data.collator import Collator
+from finetune.data.given import tokens
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.loss import CachedGradient, Distillation
 from finetune.distillation.objectives import Objective
 from finetune.distillation.objectives.forward_kl import ForwardKL
 from finetune.distillation.vocabulary import shared_vocabulary
-from finetune.errors import RecipeError, VocabularyMismatch
+from finetune.errors import DatasetError, RecipeError, VocabularyMismatch
+from finetune.events import Recorder
+from finetune.hardware.machine import inspect
 from finetune.hardware.matmul import use_fast_linear
+from finetune.models.load import load_model, load_tokenizer
+from finetune.models.location import locate
+from finetune.noise import hush
 from finetune.recipe import Recipe
-from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule
+from finetune.runtime import RuntimeOptions
+from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss
 from finetune.training.head import Head, check_head, head_of, needs_mask, padding_id
 from finetune.training.trainer import Supervised, SupervisedTrainer
 
@@ -31,10 +40,13 @@ from finetune.training.trainer import Supervised, SupervisedTrainer
 class DistillationTrainer(SupervisedTrainer):
     """Trains a student on alpha * CE + (1 - alpha) * T^2 * D(teacher, student); takes what a SupervisedTrainer takes.
 
-    The teacher is a model, or a `cache` that one has written (finetune.distillation.cache_builder) for `train_dataset`. `objective` is a
-    name in the registry or an `Objective`. `last_parts` holds the mean `ce` and `kl` per token of the last step. Evaluation runs the
-    teacher model; if there is only a cache it gives the cross-entropy. Raises RecipeError for values out of range or a cache that
-    cannot be used, VocabularyMismatch if teacher and student do not share their tokens.
+    The teacher is a model, the name of one (a Hub id, a folder, the output of a run), or a `cache` that one has written
+    (finetune.distillation.cache_builder) for `train_dataset`. `model` may be a name too. Rows are tokens (input_ids, labels), or texts and
+    records as in a data file, for which `processing_class` is the tokenizer. `objective` is a name in the registry or an `Objective`.
+    `last_parts` holds the mean `ce` and `kl` per token of the last step. Evaluation runs the teacher model and tells both parts as eval_ce
+    and eval_kl; if there is only a cache it gives the cross-entropy. Raises RecipeError for values out of range or a cache that cannot be
+    used, DatasetError for rows that are none, ModelError for names of no model, VocabularyMismatch if teacher and student do not share
+    their tokens.
     """
 
     def __init__(
@@ -43,15 +55,27 @@ class DistillationTrainer(SupervisedTrainer):
         args: Any = None,
         *,
         teacher_model: Any = None,
-        temperature: float = 2.0,
-        alpha: float = 0.5,
+        temperature: float | str = 2.0,
+        alpha: float | str = 0.5,
         objective: str | Objective = "forward_kl",
         cache: TeacherCache | None = None,
         teacher_tokenizer: Any = None,
         **kwargs: Any,
     ) -> None:
-        Recipe.from_layers({"distillation": {"temperature": temperature, "alpha": alpha}})  # which knows their ranges
-        if teacher_model is None and cache is None and alpha < 1:
+        hush()
+        # The recipe knows their ranges, and that "2.0" is a number.
+        given = Recipe.from_layers({"distillation": {"temperature": temperature, "alpha": alpha}}).distillation
+        if isinstance(model, str | PathLike):
+            model, tokenizer = by_name(model)
+            model.float()  # small updates are lost in weights of 16 bits
+            kwargs["processing_class"] = kwargs.get("processing_class") or tokenizer
+        if isinstance(teacher_model, str | PathLike):
+            teacher_model, tokenizer = by_name(teacher_model)
+            teacher_tokenizer = teacher_tokenizer or tokenizer
+        for name in ("train_dataset", "eval_dataset"):
+            if kwargs.get(name) is not None:
+                kwargs[name] = as_tokens(kwargs[name], kwargs.get("processing_class"))
+        if teacher_model is None and cache is None and given.alpha < 1:
             raise RecipeError("There is neither a teacher_model nor a cache.", hint="Pass teacher_model=.")
         if teacher_model is not None and teacher_model is model:
             raise RecipeError("Teacher and student are the same model.", hint="Load the student separately, or make one from the teacher.")
@@ -59,7 +83,7 @@ class DistillationTrainer(SupervisedTrainer):
             kwargs["train_dataset"] = numbered(kwargs["train_dataset"], cache)
         collator = kwargs.pop("data_collator", None) or Collator(padding_id(kwargs.get("processing_class"), model, teacher_model))
         super().__init__(model, args, collator, **kwargs)
-        self.temperature, self.alpha, self.cache = float(temperature), float(alpha), cache
+        self.temperature, self.alpha, self.cache = given.temperature, given.alpha, cache
         self.objective: Objective = registry.load("objectives", objective)() if isinstance(objective, str) else objective
         self.teacher = teacher_model
         self.cached_head: Head | None = None
@@ -94,6 +118,19 @@ class DistillationTrainer(SupervisedTrainer):
         assert negentropy is not None, "a cache has a head or it has gradients"
         return CachedGradient(supervised.labels, hidden, self.head(), values, negentropy.to(hidden.device), self.alpha, self.temperature)
 
+    @torch.no_grad()
+    def evaluated_parts(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor, rule: Rule) -> dict[str, Tensor]:
+        """Cross-entropy and divergence of a batch, also the one that alpha leaves out of the loss; without a teacher only the first."""
+        parts = dict(rule.sums)
+        if "ce" not in parts:
+            parts["ce"] = chunked_loss(hidden, self.head(), CrossEntropy(supervised.labels), workspace=self.workspace)
+        if "kl" not in parts and self.teacher is not None:
+            teacher = ChunkLogits("teacher", self._ask(inputs, supervised), head_of(self.teacher).first(self.vocabulary), self.temperature)
+            beside = Distillation(supervised.labels, teacher, self.objective, 0.0, self.temperature)
+            chunked_loss(hidden, self.head(), beside, workspace=self.workspace)
+            parts["kl"] = beside.sums["kl"]
+        return parts
+
     def _distil(self, labels: Tensor, hidden: Tensor, head: Head) -> Distillation:
         teacher = ChunkLogits("teacher", hidden, head, self.temperature)
         return Distillation(labels, teacher, self.objective, self.alpha, self.temperature)
@@ -113,6 +150,33 @@ class DistillationTrainer(SupervisedTrainer):
         use_fast_linear(self.teacher)
         check_head(self.teacher)
         self.teacher_masks = needs_mask(self.teacher)
+
+
+def by_name(name: str | PathLike[str]) -> tuple[Any, Any]:
+    """A model and its tokenizer, from the Hub or from this disk; raises ModelError."""
+    runtime = RuntimeOptions()
+    located = locate(str(name), runtime, Recorder())
+    return load_model(located, inspect(runtime)), load_tokenizer(located)
+
+
+def as_tokens(rows: Any, tokenizer: Any) -> Any:
+    """Rows of tokens as they are, rows of text as tokens; raises DatasetError for what is neither, or text without a tokenizer."""
+    if not hasattr(rows, "__getitem__") or (hasattr(rows, "__len__") and not len(rows)):
+        return rows
+    if isinstance(rows, Mapping) and any(hasattr(part, "column_names") for part in rows.values()):
+        return {name: as_tokens(part, tokenizer) for name, part in rows.items()}  # several to evaluate on
+    names = getattr(rows, "column_names", None)
+    first = dict.fromkeys(names) if isinstance(names, list) else rows if isinstance(rows, Mapping) else rows[0]
+    if isinstance(first, Mapping) and "input_ids" in first:
+        return rows
+    if not isinstance(first, Mapping | str | list | tuple):
+        return rows  # an example of a kind that only its own collator knows
+    if tokenizer is None:
+        raise DatasetError(
+            "The rows are text, and there is no tokenizer for them.",
+            hint="Pass processing_class=tokenizer, or rows of input_ids and labels.",
+        )
+    return tokens(rows, tokenizer)
 
 
 def numbered(dataset: Any, cache: TeacherCache) -> Any:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from finetune.methods.lora_kernel import give_back
+from finetune.methods.targets import taken_for_experts
 
 ADAPTER = "default"
 AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of peft's RankAllocator
@@ -118,17 +119,22 @@ def as_lora(model: Any) -> tuple[Any, dict[str, int]]:
         name, layer = next(iter(svd_layers(model).items()))
         ranks[name], parts[name] = 1, (0 * layer.lora_A[ADAPTER][:1], layer.lora_B[ADAPTER][:, :1])
     adapted = {name: rank for name, rank in ranks.items() if rank}
+    give_back(model)
+    base = model.unload()
+    taken = taken_for_experts(base)  # names that peft would read as those of experts: their weights are named instead
+    weights = [f"{name}.weight" for name in adapted if name.rpartition(".")[2] in taken]
+    pattern = {f"{name}.weight" if f"{name}.weight" in weights else name: rank for name, rank in adapted.items()}
     lora = LoraConfig(
         r=max(adapted.values()),
         lora_alpha=max(adapted.values()),
-        rank_pattern=adapted,
-        alpha_pattern=adapted,  # alpha / r = 1: the scale is in A
-        lora_dropout=config.lora_dropout,
-        target_modules=list(adapted),
+        rank_pattern=pattern,
+        alpha_pattern=pattern,  # alpha / r = 1: the scale is in A
+        lora_dropout=0.0 if weights else config.lora_dropout,
+        target_modules=[name for name in adapted if f"{name}.weight" not in weights],
+        target_parameters=weights or None,
         task_type="CAUSAL_LM",
     )
-    give_back(model)
-    plain = get_peft_model(model.unload(), lora)
+    plain = get_peft_model(base, lora)
     inner = plain.get_base_model()
     for name in adapted:
         made: Any = inner.get_submodule(name)

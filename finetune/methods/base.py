@@ -66,6 +66,7 @@ class Method:
     title: ClassVar[str]
     summary: ClassVar[str]
     learning_rate: ClassVar[float] = 1e-3
+    trains_further: ClassVar[str | None] = None  # the kind of adapter, as peft calls it, that `go_on` can train further
     Spec: ClassVar[type[MethodSpec]]
 
     def check(self, spec: Any, device: str) -> list[str]:
@@ -81,6 +82,10 @@ class Method:
 
     def attach(self, model: PreTrainedModel, spec: Any, context: MethodContext) -> Any:
         """The model with exactly the right parameters set to train."""
+        raise NotImplementedError
+
+    def go_on(self, model: Any, spec: Any, context: MethodContext) -> Any:
+        """An earlier adapter and its base, set to train that adapter further; for a method with `trains_further`."""
         raise NotImplementedError
 
     def callbacks(self, model: Any, spec: Any) -> list[TrainerCallback]:
@@ -108,45 +113,36 @@ class Method:
         raise NotImplementedError
 
 
-def linear_targets(model: PreTrainedModel) -> list[str]:
-    """Names of every linear layer's last part, such as q_proj, without the output head.
-
-    Covers nn.Linear, GPT-2's Conv1D and the quantised layers of bitsandbytes. Raises ModelError if there is none.
-    """
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
-    head = model.get_output_embeddings()
-    routers = _router_names(model)
-    targets = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head and name not in routers
-    }
-    if not targets:
-        raise ModelError(f"{type(model).__name__} has no linear layers for LoRA.", hint="Use --set method.kind=full.")
-    return sorted(targets)
-
-
 def attach_adapter(
-    model: PreTrainedModel, target_modules: str | list[str], context: MethodContext, config_of: Callable[[list[str]], Any]
+    model: PreTrainedModel,
+    target_modules: str | list[str],
+    context: MethodContext,
+    config_of: Callable[[list[str]], Any],
+    *,
+    quantised: bool = False,
 ) -> Any:
-    """The model wrapped by peft with the config for its target modules; raises ModelError if they match nothing."""
-    from peft import get_peft_model
+    """The model wrapped by peft with the config for its target modules; raises ModelError if they match nothing.
+
+    Experts that are one parameter are adapted where peft can, which is LoRA without DoRA; it then has no dropout. `quantised` says that the
+    linear layers are, or will be when the model is loaded.
+    """
+    from peft import LoraConfig, get_peft_model
     from transformers import set_seed
 
+    from finetune.methods.targets import find_targets, linear_targets
+
     set_seed(context.seed)
-    targets = linear_targets(model) if isinstance(target_modules, str) else target_modules
+    example = config_of([])
+    plain = type(example) is LoraConfig and not example.use_dora
+    targets = find_targets(model, target_modules, parameters=plain, quantised=quantised)
+    config = config_of(targets.modules)
+    config.exclude_modules = targets.exclude
+    if targets.parameters:
+        config.target_parameters, config.lora_dropout = targets.parameters, 0.0
     try:
-        return get_peft_model(model, config_of(targets))
+        return get_peft_model(model, config)
     except ValueError as error:
         raise ModelError(
-            f"Cannot attach an adapter to {', '.join(targets)} in {type(model).__name__}: {error}.",
+            f"Cannot attach an adapter to {', '.join(targets.modules)} in {type(model).__name__}: {error}.",
             hint=f"The linear layers of this model are {', '.join(linear_targets(model))}.",
         ) from None
-
-
-def _router_names(model: PreTrainedModel) -> set[str]:
-    """Routers of mixtures of experts: a tiny layer that picks experts; training it with LoRA unbalances them."""
-    experts = getattr(model.config, "num_experts", None) or getattr(model.config, "num_local_experts", None)
-    return {name for name, module in model.named_modules() if experts and getattr(module, "out_features", None) == experts}

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 class Full(Method):
     """Trains the model's own weights.
 
-    `freeze: head` freezes the embeddings and the output head; `auto` does so for a student made from its teacher,
-    whose head already is the teacher's (and which may then learn from the gradient cache).
+    Of a model that also sees pictures the text part trains: nothing else has a gradient. `freeze: head` freezes the embeddings and the
+    output head; `auto` does so for a student made from its teacher, whose head already is the teacher's (and which may then learn from
+    the gradient cache).
     """
 
     title = "Full"
-    summary = "trains every weight: most memory, a complete model on disk"
+    summary = "every weight learns: most memory, a complete model on disk"
     learning_rate = 5e-5
 
     class Spec(MethodSpec):
@@ -29,8 +30,12 @@ class Full(Method):
         freeze: Literal["auto", "none", "head"] = Field("auto", description="Freeze embeddings and output head.")
 
     def attach(self, model: PreTrainedModel, spec: Spec, context: MethodContext) -> Any:
+        from finetune.methods.inventory import tower_names
+
         # Adam's small updates are lost in 16-bit weights; the arithmetic may still run in 16 bits under autocast.
         model.float().requires_grad_(True)
+        for name in tower_names(model):
+            model.get_submodule(name).requires_grad_(False)
         if spec.freeze == "head" or (spec.freeze == "auto" and context.student_is_made):
             for module in (model.get_input_embeddings(), model.get_output_embeddings()):
                 if module is not None:

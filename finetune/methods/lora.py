@@ -40,7 +40,8 @@ class LoRA(Method):
     """
 
     title = "LoRA"
-    summary = "trains small matrices beside the frozen model: little memory, a few MB on disk"
+    summary = "a small add-on file beside the unchanged model: quick, little memory"
+    trains_further = "LORA"
 
     class Spec(LoRASpec):
         kind: Literal["lora"] = "lora"
@@ -64,9 +65,25 @@ class LoRA(Method):
                 target_modules=targets,
                 task_type="CAUSAL_LM",
             ),
+            quantised=self.load_in(spec) is not None,
         )
         speed_up(adapted)
         return adapted
+
+    def go_on(self, model: Any, spec: LoRASpec, context: MethodContext) -> Any:
+        """The adapter that is there, with its ranks and layers, set to train with the recipe's dropout; experts have none."""
+        from peft.tuners.lora import LoraLayer
+        from torch import nn
+
+        name = model.active_adapter
+        model.set_adapter(name)
+        config = model.peft_config[name]
+        dropout = 0.0 if config.target_parameters else spec.dropout
+        config.inference_mode, config.lora_dropout = False, dropout
+        for module in model.modules():
+            if isinstance(module, LoraLayer) and name in module.lora_dropout:
+                module.lora_dropout[name] = nn.Dropout(dropout) if dropout else nn.Identity()
+        return model
 
     def save(self, model: Any, folder: Path) -> None:
         """As peft does, with the names of DoRA's magnitudes as transformers looks for them; peft reads those too."""

@@ -15,26 +15,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from finetune.hardware.matmul import linear
+from finetune.hardware.matmul import FastLinear, linear
 
 
 def speed_up(model: nn.Module) -> int:
-    """Give every plain LoRA layer of a peft model the fused forward; returns how many. Other layers keep peft's own."""
+    """Give every plain LoRA layer of a peft model the fused forward; returns how many. Other layers keep peft's own.
+
+    One layer of each kind is compared with peft's forward first, and where the two differ that kind keeps peft's.
+    """
     from peft.tuners.adalora import AdaLoraLayer
     from peft.tuners.lora import LoraLayer
 
     fused: dict[Any, _FusedForward] = {}
+    agrees: dict[Any, bool] = {}
     for module in model.modules():
-        if isinstance(module, AdaLoraLayer) and _is_plain(module):
-            module.forward = fused[module] = _FusedSVD(module)
-        elif isinstance(module, LoraLayer) and _is_plain(module):
-            module.forward = fused[module] = _FusedForward(module)
+        if not isinstance(module, LoraLayer) or not _is_plain(module):
+            continue
+        forward = (_FusedSVD if isinstance(module, AdaLoraLayer) else _FusedForward)(module)
+        kind = _kind_of(module)
+        if kind not in agrees:
+            agrees[kind] = _agrees(forward)
+        if agrees[kind]:
+            module.forward = fused[module] = forward
     for module in model.modules():
         if getattr(module, "down_proj", None) in fused and _is_gated(module):
             module.forward = _GatedForward(module, fused[module.down_proj])
@@ -49,18 +57,74 @@ def give_back(model: nn.Module) -> None:
 
 
 def _is_plain(module: Any) -> bool:
-    """One adapter without variants (DoRA and others) on a linear layer whose weights are floating-point numbers or in 4 bits."""
-    from transformers.pytorch_utils import Conv1D
+    """One adapter without variants (DoRA and others) on a linear layer that does what its class says.
 
+    Its class must be known exactly: a subclass may round its inputs, scale its outputs, or keep its weights in another form.
+    """
     names, base = list(module.lora_A), module.get_base_layer()
     return (
         len(names) == 1
         and not getattr(module, "lora_variant", {})
         and not getattr(module, "lora_bias", {}).get(names[0], False)
-        and isinstance(base, nn.Linear | Conv1D)
+        and getattr(module, "parameter_name", "weight") == "weight"
+        and type(base) in (_packed_types() if _in_4_bits(base) else _known_types())
         and (base.weight.is_floating_point() or _in_4_bits(base))
+        and not _is_changed(base)
         and type(module.lora_A[names[0]]) in (nn.Linear, nn.Parameter)
     )
+
+
+@cache
+def _known_types() -> tuple[type, ...]:
+    from transformers.pytorch_utils import Conv1D
+
+    return nn.Linear, FastLinear, Conv1D
+
+
+@cache
+def _packed_types() -> tuple[type, ...]:
+    from bitsandbytes.nn import Linear4bit, LinearFP4, LinearNF4
+
+    return Linear4bit, LinearFP4, LinearNF4
+
+
+def _is_changed(base: nn.Module) -> bool:
+    """Whether something stands around the forward of one layer: hooks, or another forward than its class's (accelerate only moves)."""
+    return ("forward" in base.__dict__ and not hasattr(base, "_hf_hook")) or any(
+        getattr(base, hooks) for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    )
+
+
+def _kind_of(module: Any) -> tuple[Any, ...]:
+    """What decides how a layer computes, beside its numbers."""
+    base, name = module.get_base_layer(), next(iter(module.lora_A))
+    settings = (base.weight.dtype, base.bias is None, _in_4_bits(base), base.weight.is_meta, getattr(module, "fan_in_fan_out", False))
+    return type(module), type(base), type(module.lora_dropout[name]), *settings
+
+
+@torch.no_grad()
+def _agrees(forward: _FusedForward) -> bool:
+    """Whether the fused forward of a layer gives what peft's gives, with an adapter that does something."""
+    module, base = forward.module, forward.module.get_base_layer()
+    if base.weight.is_meta:
+        return True
+    width, was_training = forward.adapter()[0].shape[1], module.training
+    x = torch.linspace(-2, 2, 2 * width, device=base.weight.device).reshape(2, width).to(_dtype_of(base))
+    # What starts at zero hides the rest: B, and the singular values of AdaLoRA.
+    silent: list[Any] = [held for part in ("lora_B", "lora_E") if (held := getattr(module, part, {})) and forward.name in held]
+    weights = [getattr(held[forward.name], "weight", held[forward.name]) for held in silent]
+    kept = [weight.detach().clone() for weight in weights]
+    for weight in weights:
+        weight.copy_(torch.linspace(-1, 1, weight.numel(), device=weight.device).reshape(weight.shape))
+    module.eval()
+    try:
+        ours, theirs = forward(x).float(), forward.original(x).float()
+    finally:
+        for weight, value in zip(weights, kept, strict=True):
+            weight.copy_(value)
+        module.train(was_training)
+    tolerance = 1e-3 if _dtype_of(base) in (torch.float32, torch.float64) else 0.05
+    return bool((ours - theirs).abs().max() <= tolerance * theirs.abs().max())
 
 
 def _in_4_bits(base: Any) -> bool:

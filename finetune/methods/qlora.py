@@ -20,7 +20,7 @@ class QLoRA(LoRA):
     """Trains what LoRA trains, on a 4-bit base; the adapter belongs to that rounded base."""
 
     title = "QLoRA"
-    summary = "LoRA on a 4-bit model: least memory; slower, especially on a CPU"
+    summary = "LoRA on a model rounded to 4 bits: least memory, slower"
 
     class Spec(LoRASpec):
         kind: Literal["qlora"] = "qlora"

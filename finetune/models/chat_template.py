@@ -1,30 +1,23 @@
-"""A chat template is a program that came with a model: it runs with limits on its time, its memory and its output.
+"""A model's chat template: turns to text, always with the same date, and the tokens that end an answer.
 
 render_chat(tokenizer, [{"role": "user", "content": "Hi"}], add_generation_prompt=True)
+answer_end_ids(tokenizer)           # [2, 32007]: what generation stops at, and what a saved model should name as its end
 
-Jinja's sandbox keeps a template away from everything else; it does not keep it from running for ever or from filling the memory. What one
-step may make is in template_limits.py.
+A template is a program that came with a model: it runs with limits on its time, its memory and its output.
 """
 
 from __future__ import annotations
 
-import ctypes
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import psutil
-
 from finetune.errors import ModelError
-from finetune.foreign import TEMPLATE_CHARACTERS, TEMPLATE_LENGTH, TEMPLATE_MEMORY, TEMPLATE_SECONDS, reason
-from finetune.models.template_limits import TooMuch, at_most, limit_sandbox
+from finetune.foreign import TEMPLATE_CHARACTERS, TEMPLATE_LENGTH, TEMPLATE_SECONDS, reason
+from finetune.models.template_limits import WATCH
+from finetune.models.template_steps import TooMuch, at_most, limit_sandbox
 
-LOOKED_EVERY = 0.05  # seconds
-IDLE = 100  # looks at nothing, after which the thread that looks ends
 HINT = "Repair chat_template in the model's tokenizer files, or use another model."
+CALL: dict[str, Any] = {"id": "call00001", "type": "function", "function": {"name": "probe_tool", "arguments": {"probe_argument": "value"}}}
 
 
 class TemplateFailure(ModelError):
@@ -35,14 +28,14 @@ class TemplateFailure(ModelError):
         self.detail = detail
 
 
-def render_chat(tokenizer: Any, turns: Sequence[Any], **options: Any) -> str:
+def render_chat(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **options: Any) -> str:
     """The turns as text; raises TemplateFailure, or ModelError for a template that does not end or floods the memory."""
     limit_sandbox()
     name = str(getattr(tokenizer, "name_or_path", "") or "the tokenizer")
     try:
         if len(str(tokenizer.chat_template)) > TEMPLATE_LENGTH:
             raise TooMuch("is too long")
-        with _WATCH.watched(), at_most(TEMPLATE_CHARACTERS + 4 * sum(len(turn["content"]) for turn in turns)):
+        with WATCH.watched(), at_most(TEMPLATE_CHARACTERS + 4 * len(str((turns, options)))):
             text: str = tokenizer.apply_chat_template(turns, tokenize=False, **options)
         return text
     except TooMuch as error:
@@ -52,57 +45,54 @@ def render_chat(tokenizer: Any, turns: Sequence[Any], **options: Any) -> str:
         raise TemplateFailure(name, reason(error)) from error
 
 
-@dataclass
-class _Job:
-    began: float
-    memory: int
-    stopped: bool = False
+def answer_end_ids(tokenizer: Any) -> list[int]:
+    """Every token that ends an answer in training, and so at which generation stops."""
+    known = tokenizer.get_vocab()
+    return sorted({known[token] for token in answer_ends(tokenizer) if token in known})
 
 
-class _Watch:
-    """One thread that looks at all others in which a template runs, and raises TooMuch in them.
-
-    A signal would only reach the main thread, and Windows has none.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.jobs: dict[int, _Job] = {}
-        self.thread: threading.Thread | None = None
-        self.process = psutil.Process()
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        ident, job = threading.get_ident(), _Job(time.monotonic(), self.process.memory_info().rss)
-        with self.lock:
-            self.jobs[ident] = job
-            if self.thread is None or not self.thread.is_alive():
-                self.thread = threading.Thread(target=self._look, daemon=True, name="template-watch")
-                self.thread.start()
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.jobs.pop(ident, None)
-            if job.stopped:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), None)  # it may be on its way
-        if job.stopped:
-            raise TooMuch
-
-    def _look(self) -> None:
-        idle = 0
-        while True:
-            time.sleep(LOOKED_EVERY)
-            with self.lock:
-                idle = 0 if self.jobs else idle + 1
-                if idle > IDLE:
-                    self.thread = None
-                    return
-                for ident, job in self.jobs.items():
-                    grown = self.process.memory_info().rss - job.memory
-                    if not job.stopped and (time.monotonic() - job.began > TEMPLATE_SECONDS or grown > TEMPLATE_MEMORY):
-                        job.stopped = True
-                        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(TooMuch))
+def answer_ends(tokenizer: Any) -> list[str]:
+    """The same tokens as text: the tokenizer's end token, and those that its chat template writes behind an answer."""
+    found = [str(tokenizer.eos_token)] if tokenizer.eos_token else []
+    if tokenizer.chat_template:
+        tokens = added_tokens(tokenizer)
+        for closing in _closings(tokenizer):
+            found += [token for token in tokens if closing.lstrip().startswith(token)][:1]
+    return list(dict.fromkeys(found))
 
 
-_WATCH = _Watch()
+def added_tokens(tokenizer: Any) -> list[str]:
+    """Tokens that are found in a text before it is cut into ordinary ones, the longest first; blanks are none of them."""
+    added = [token.content for token in getattr(tokenizer, "added_tokens_decoder", {}).values()]
+    found = {str(token) for token in (*tokenizer.all_special_tokens, *added)}
+    return sorted((token for token in found if token.strip()), key=lambda token: (-len(token), token))
+
+
+def special_tokens(tokenizer: Any) -> list[str]:
+    """Those of them that are marks for the model and no text, the longest first."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    ordinary = {token.content for token in added if not token.special} - set(map(str, tokenizer.all_special_tokens))
+    return [token for token in added_tokens(tokenizer) if token not in ordinary]
+
+
+def _closings(tokenizer: Any) -> Iterator[str]:
+    """What the template writes behind an answer: the last one, one in the middle, and a tool call."""
+    ask, reply = {"role": "user", "content": "probe ask"}, {"role": "assistant", "content": "probe reply"}
+    text = _rendered(tokenizer, [ask, reply])
+    if "probe reply" in text:
+        yield text.rpartition("probe reply")[2]
+    parts = _rendered(tokenizer, [ask, reply, ask, reply]).split("probe ask")
+    if len(parts) == 3 and "probe reply" in parts[1]:
+        opening, between = parts[0], parts[1].rpartition("probe reply")[2]
+        if not opening.endswith(between.lstrip()):  # else it is the next turn that begins here
+            yield between
+    called = _rendered(tokenizer, [ask, {"role": "assistant", "content": "", "tool_calls": [CALL]}]).rstrip()
+    if CALL["function"]["name"] in called:
+        yield next((token for token in special_tokens(tokenizer) if called.endswith(token)), "")
+
+
+def _rendered(tokenizer: Any, turns: Sequence[Mapping[str, Any]]) -> str:
+    try:
+        return render_chat(tokenizer, turns)
+    except TemplateFailure:
+        return ""

@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from finetune.errors import RecipeError
 from finetune.hub.cache import cached
 from finetune.hub.catalogue import find
-from finetune.model_folder import is_adapter, read_json, tensor_places, weight_files
+from finetune.model_folder import adapter_base, is_adapter, read_json, tensor_places, weight_files
 from finetune.models import starter
 from finetune.models.gguf_file import read_header
 from finetune.models.location import LocatedModel, ModelSource, parse
+from finetune.models.quantised import stored_as
 from finetune.recipe import STARTER
 from finetune.runtime import RuntimeOptions
 
@@ -53,9 +55,15 @@ def describe(located: LocatedModel) -> ModelFacts:
 def look_up(text: str, runtime: RuntimeOptions) -> ModelFacts | None:
     """The facts of a model by name, without network: from a folder, a GGUF file, a cache, or the catalogue; None if unknown.
 
-    Raises ModelError for impossible names and paths.
+    An adapter has those of the model that it is merged into. Raises ModelError for impossible names and paths.
     """
+    return _looked_up(text, runtime, seen=())
+
+
+def _looked_up(text: str, runtime: RuntimeOptions, seen: tuple[str, ...]) -> ModelFacts | None:
     source = parse(text)
+    if source.path is not None and source.kind != "gguf" and is_adapter(source.path):
+        return _adapter_facts(source, source.path, runtime, seen)
     if source.path is not None:
         return _gguf_facts(source) if source.kind == "gguf" else _folder_facts(source.path, source)
     folder = cached(source.name, source.revision)
@@ -63,7 +71,7 @@ def look_up(text: str, runtime: RuntimeOptions) -> ModelFacts | None:
     if folder is None and source.name == STARTER and (starter_folder / "config.json").is_file():
         folder = starter_folder
     if folder is not None:
-        return _folder_facts(folder, source)
+        return _adapter_facts(source, folder, runtime, seen) if is_adapter(folder) else _folder_facts(folder, source)
     entry = find(source.name)
     if entry is None:
         return None
@@ -74,10 +82,12 @@ def look_up(text: str, runtime: RuntimeOptions) -> ModelFacts | None:
 def _folder_facts(folder: Path, source: ModelSource) -> ModelFacts:
     files = weight_files(folder, source.name)
     config = {} if is_adapter(folder) else read_json(folder / "config.json")
+    stored = stored_as(folder)
+    entries = [(name, entry) for file in files for name, entry in tensor_places(file).items()]
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     return ModelFacts(
         name=source.name,
-        parameters=sum(entry["count"] for file in files for entry in tensor_places(file).values()),
+        parameters=sum(stored.weights(name, entry) if stored else entry["count"] for name, entry in entries),
         layers=_first(text, LAYERS) or 0,
         hidden=_first(text, HIDDEN) or 0,
         vocabulary=_first(text, ("vocab_size",)) or 0,
@@ -85,6 +95,18 @@ def _folder_facts(folder: Path, source: ModelSource) -> ModelFacts:
         bytes=sum(file.stat().st_size for file in files),
         licence=_licence(folder) or _known_licence(source),
     )
+
+
+def _adapter_facts(source: ModelSource, folder: Path, runtime: RuntimeOptions, seen: tuple[str, ...]) -> ModelFacts | None:
+    """Those of its base, with the bytes of both; None where the base is not known here, or is the adapter itself."""
+    if str(folder) in seen:
+        return None
+    try:
+        base = _looked_up(adapter_base(folder), runtime, (*seen, str(folder)))
+    except RecipeError:  # of a run whose recipe is damaged
+        return None
+    own = sum(file.stat().st_size for file in weight_files(folder, source.name))
+    return None if base is None else replace(base, name=source.name, bytes=base.bytes + own)
 
 
 def _gguf_facts(source: ModelSource) -> ModelFacts:

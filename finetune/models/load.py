@@ -13,7 +13,7 @@ from warnings import catch_warnings, filterwarnings
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
@@ -22,7 +22,9 @@ from finetune.foreign import check_patterns, reading, reason
 from finetune.hardware.machine import Machine, torch_dtype
 from finetune.hardware.matmul import use_fast_linear
 from finetune.model_folder import AGAIN, name_patterns, read_json
+from finetune.models.kind import auto_class, try_text_alone
 from finetune.models.location import LocatedModel
+from finetune.models.quantised import stored_as
 
 # Tokens that models carry for padding, or never write themselves; the first one in the vocabulary is used.
 PAD_TOKENS = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<|padding|>", "<|endoftext|>", "<unk>")
@@ -31,14 +33,20 @@ SMALLER = "Choose a smaller model, or load it in 8bit or 4bit."
 
 def load_tokenizer(located: LocatedModel) -> PreTrainedTokenizerBase:
     """The model's tokenizer with an end and a padding token; `tokenizer.notes` lists what had to be added, as sentences."""
-    home = located
-    while home.base is not None and not (home.folder / "tokenizer_config.json").is_file():
-        home = home.base
+    home = tokenizer_home(located)
     with _one_sentence(home):
         tokenizer = AutoTokenizer.from_pretrained(home.folder, trust_remote_code=home.tokenizer_code, local_files_only=True)
         tokenizer.notes = _settle_special_tokens(tokenizer)
         tokenizer(tokenizer.decode(tokenizer("a b")["input_ids"]))  # settings that make no sense are found when they are used
     return tokenizer
+
+
+def tokenizer_home(located: LocatedModel) -> LocatedModel:
+    """Whose tokenizer it is: an adapter's own, where it has one, else its base's."""
+    home = located
+    while home.base is not None and not (home.folder / "tokenizer_config.json").is_file():
+        home = home.base
+    return home
 
 
 def load_model(
@@ -53,13 +61,19 @@ def load_model(
     wanted = dtype or torch_dtype(machine)
     if located.base is not None:
         base = load_model(located.base, machine, dtype=wanted, load_in=load_in)
-        if load_in is None and located.base_load_in == "4bit":
+        if load_in is None and getattr(base, "is_quantized", False):  # in its files: the adapter knows exactly those weights
+            base = dequantised(base, wanted)
+        elif load_in is None and located.base_load_in == "4bit":
             round_to_4bit(base, load_model(located.base, machine, dtype=wanted, load_in="4bit"))
         return _with_adapter(base, located, merge=merge and load_in is None)
     extra: dict[str, Any] = {"quantization_config": _quantisation(load_in, wanted), "device_map": {"": machine.device}} if load_in else {}
+    if (stored := stored_as(located.folder)) is not None and stored.form == "bitsandbytes":
+        load_in, extra = f"{stored.bits}bit", {"device_map": {"": machine.device}}  # as its files say, whatever was asked for
     logging.disable_progress_bar()  # the engine never draws
     with _one_sentence(located):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(located.folder, trust_remote_code=located.remote_code, local_files_only=True)
+        kind = auto_class(config, located.name, own_code=located.remote_code)
+        loaded: Any = kind.from_pretrained(
             located.folder,
             dtype=wanted,
             trust_remote_code=located.remote_code,
@@ -76,8 +90,17 @@ def load_model(
         if load_in:
             keep_unpacked(model)
             _leave_the_file(model)
-            return cast(PreTrainedModel, model.eval())
-        return cast(PreTrainedModel, model.to(machine.device).eval())
+        else:
+            model = model.to(machine.device)
+        if config.get_text_config(decoder=True) is not config:
+            try_text_alone(model.eval())
+        return cast(PreTrainedModel, model.eval())
+
+
+def dequantised(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A model that was quantised in its files, with the values that it computes with as floating-point numbers."""
+    plain: Any = model.dequantize(dtype)
+    return cast(PreTrainedModel, plain.to(dtype).eval())
 
 
 def keep_unpacked(model: torch.nn.Module) -> None:
@@ -120,7 +143,20 @@ def _with_adapter(model: PreTrainedModel, located: LocatedModel, *, merge: bool)
         check_patterns(name_patterns(read_json(settings)), [name for name, _ in model.named_modules()], settings)
         filterwarnings("error", message="Found missing adapter keys")  # peft would leave random or zero weights in their place
         adapted: Any = PeftModel.from_pretrained(model, str(located.folder))
+        if merge:
+            untie_adapted(adapted)
         return cast(PreTrainedModel, (adapted.merge_and_unload() if merge else adapted).eval())
+
+
+def untie_adapted(adapted: Any) -> None:
+    """Give the output head weights of its own where an adapter is on one of two that are tied: merging it would change both."""
+    inner = adapted.get_base_model()
+    ends = (inner.get_output_embeddings(), inner.get_input_embeddings())
+    head, embeddings = (end.get_base_layer() if hasattr(end, "get_base_layer") else end for end in ends)
+    if head is not None and head.weight is embeddings.weight and any(hasattr(end, "get_base_layer") for end in ends):
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=head.weight.requires_grad)
+        for config in (inner.config, inner.config.get_text_config()):
+            config.tie_word_embeddings = False
 
 
 def _quantisation(load_in: str, dtype: torch.dtype) -> BitsAndBytesConfig:

@@ -1,17 +1,21 @@
 """Checks before the long work: rows too long, too few steps, an adapter that nobody could load.
 
 check_data(context)                                  # raises RecipeError
-adapter_problem(context, registry.load("methods", "lora"))     # why this model cannot be trained by an adapter, or None
+adapter_problem(context, method, method.Spec())      # why this method cannot train the run's model, or None
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from finetune.errors import RecipeError
+from finetune.errors import ModelError, RecipeError
+from finetune.methods.earlier import EarlierAdapter, further, not_used, why_not
 from finetune.models.facts import describe
+from finetune.models.location import LocatedModel
+from finetune.models.quantised import stored_as, training_problem
 from finetune.run_context import RunContext
-from finetune.run_folder import RunFolder, beside
+from finetune.run_folder import beside
 from finetune.shell import quoted
 from finetune.training.step_count import steps_of
 
@@ -42,23 +46,94 @@ def _check_lengths(context: RunContext) -> None:
         )
 
 
-def adapter_problem(context: RunContext, method: Any) -> RecipeError | None:
-    """Why `method` cannot train the model of this run: its adapter would belong to weights that are in no file; None if it can."""
-    if not method.footprint(method.Spec()).adapter:
+def check_tokens(context: RunContext, embeddings: int) -> list[str]:
+    """Raises ModelError if rows use a token that has no embedding; sentences about such tokens that no row uses.
+
+    `embeddings` is how many rows the embeddings of the model have; those of a teacher are as many as its configuration says.
+    """
+    sizes = {context.located.name: embeddings}
+    if context.distils and not context.student_is_made:
+        sizes[context.teacher_located.name] = describe(context.teacher_located).vocabulary or embeddings
+    vocabulary, notes = context.tokenizer.get_vocab(), []
+    for name, rows in sizes.items():
+        beyond = {number: token for token, number in vocabulary.items() if number >= rows}
+        if not beyond:
+            continue
+        compared = f"The tokenizer has {max(vocabulary.values()) + 1:,} tokens and the embeddings of {name} have {rows:,} rows"
+        used = max(_largest(context.data.train, "input_ids"), _largest(context.data.held_out, "input_ids", "prompt_ids"))
+        if used >= rows:
+            raise ModelError(
+                f"{compared}: the data uses {beyond.get(used, str(used))!r}, which has none.",
+                hint="Give it one with model.resize_token_embeddings(len(tokenizer)) of transformers, save both, and name that folder.",
+            )
+        unusable = ", ".join(beyond[number] for number in sorted(beyond)[:3])
+        notes.append(f"{compared}: {unusable} cannot be used, and no row uses it.")
+    return notes
+
+
+def _largest(rows: Any, *columns: str) -> int:
+    """The largest token id in columns of token rows, -1 if there is none."""
+    import pyarrow.compute as pc
+
+    table = rows.with_format("arrow")
+    found = [-1]
+    for column in set(columns) & set(rows.column_names):
+        for batch in table.select_columns(column).iter(10_000):
+            highest = pc.max(pc.list_flatten(batch[column])).as_py()
+            found.append(-1 if highest is None else highest)
+    return max(found)
+
+
+def quantised_problem(context: RunContext, method: Any, spec: Any) -> RecipeError | None:
+    """Why a method cannot train the files of the model because they are quantised, or None."""
+    home = context.located
+    while home.base is not None:
+        home = home.base
+    stored = stored_as(home.folder)
+    if stored is not None and context.student_is_made:
+        return RecipeError(
+            f"A student cannot be made from {home.name}: its weights are stored {stored.title}.",
+            hint="Name the model that it was made from.",
+        )
+    return training_problem(home.name, stored, adapter=method.footprint(spec).adapter, load_in=method.load_in(spec))
+
+
+def adapter_problem(context: RunContext, method: Any, spec: Any) -> RecipeError | None:
+    """Why `method` cannot train the model of this run: its adapter would belong to weights that are in no file; None if it can.
+
+    An earlier adapter is trained further by the method that made it, and by no other.
+    """
+    if not method.footprint(spec).adapter:
         return None
     if context.student_is_made:
         return RecipeError(
             f"{method.title} cannot train a student made from its teacher: the adapter alone does not contain the student's layers.",
             hint="--set method.kind=full, or name a ready-made student: --set model=MODEL",
         )
-    located = context.located
-    if located.base is None:
+    earlier = EarlierAdapter.of(context.located)
+    reason = why_not(earlier, method, spec) if earlier else None
+    if earlier is None or reason is None:
         return None
-    merged = "a merged copy of the two (merge_and_unload of peft)"
-    if located.source.path is not None and RunFolder(located.source.path).recipe.is_file():
-        to = beside(located.source.path, "-merged")
-        merged = f"finetune-cli merge {quoted(located.source.path)}, then --set model={quoted(to)}"
+    way = further(earlier)
+    instead = f"Train it further: --set method.kind={way}. Or merge" if way and way != method.Spec().kind else "Merge"
     return RecipeError(
-        f"{located.name} is an adapter; other programs would load a new adapter without it.",
-        hint=f"Merge it into its base first: {merged}. Or train every weight: --set method.kind=full",
+        f"{earlier.name} {reason}: {method.title} cannot train it further.",
+        hint=f"{instead} it into its base first: {merge_first(context.located)}",
     )
+
+
+def merge_first(located: LocatedModel) -> str:
+    """How an adapter becomes a whole model that every method can train."""
+    if located.source.path is None:
+        to = Path(f"{located.name.rpartition('/')[2]}-merged")
+        return f"finetune-cli merge {located.name}, then --set model=./{quoted(to)}"
+    return f"finetune-cli merge {quoted(located.source.path)}, then --set model={quoted(beside(located.source.path, '-merged'))}"
+
+
+def start_notes(context: RunContext) -> list[str]:
+    """What happens to an adapter that the run starts from, a sentence each."""
+    if context.student_is_made or context.located.base is None:
+        return []
+    if context.earlier is None:
+        return [f"The adapter {context.located.name} is merged into its base first, and the result is a whole model."]
+    return [note for note in (context.earlier.note, not_used(context.earlier, context.asked)) if note]

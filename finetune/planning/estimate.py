@@ -8,8 +8,8 @@ The numbers are arithmetic over the model's shape, the data's tokens and the mac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from finetune import registry, storage
@@ -17,7 +17,8 @@ from finetune.formatting import size
 from finetune.methods.base import Footprint
 from finetune.models.facts import ModelFacts
 from finetune.paths import typed_path
-from finetune.planning.checks import adapter_problem
+from finetune.planning.checks import adapter_problem, quantised_problem, start_notes
+from finetune.planning.expectations import expectations
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.run_context import RunContext
 from finetune.training.checkpoints import KEPT
@@ -26,6 +27,7 @@ from finetune.training.step_count import CPU_TOKENS, steps_of
 # Share of the measured matrix-product rate that training reaches; the faster the products, the more everything else counts.
 EFFICIENCY: dict[str, dict[str, float]] = {"cpu": {"float32": 0.22, "bfloat16": 0.16}, "cuda": {}, "mps": {}}
 USUAL_EFFICIENCY = 0.35
+EXPERTS = "An adapter of experts is read by transformers 5 and peft 0.21 or newer; older ones leave it out silently, so merge it for them."
 STARTING = 15.0  # seconds: imports, loading, saving, the report
 GENERATED_PER_SECOND = 80e9  # parameters read a second while answers are generated on a CPU
 
@@ -34,8 +36,9 @@ GENERATED_PER_SECOND = 80e9  # parameters read a second while answers are genera
 class Plan:
     """The cost of a run: bytes, seconds, counts; `problems` are reasons not to start, `methods` the memory that each method would need.
 
-    `measured` is what a few real steps showed, if they were made: `seconds` and `memory` then come from them, and `memory_by_arithmetic`
-    is what `memory_total` would be without them.
+    `warnings` are what to expect of the result. `measured` is what a few real steps showed, if they were made: `seconds` and `memory` then
+    come from them, and `memory_by_arithmetic` is what `memory_total` would be without them. `linear_share` is the share of the weights in
+    linear layers that learns, and `notes` are sentences that a person should know: what does not learn, and what else is unexpected.
     """
 
     model: str
@@ -58,29 +61,47 @@ class Plan:
     dtype: str
     problems: list[str]
     methods: dict[str, int]
+    linear_share: float = 1.0
+    notes: list[str] = field(default_factory=list)
     measured: dict[str, Any] | None = None
+    warnings: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The models of a run in numbers: of what trains all `parameters`, the `trainable` ones and its `layers`.
+class Learning:
+    """What a method trains of a model: of all `parameters` the `trainable` ones, and the `share` of the weights in linear layers.
 
-    `linear` are the base's parameters in linear layers below its head.
+    `linear` are the base's parameters in linear layers below its head, `experts` those of experts that are adapted as one parameter,
+    `embeddings` the rows of its embeddings; `notes` say what does not learn, one sentence each.
     """
+
+    trainable: int
+    parameters: int
+    linear: int
+    embeddings: int
+    experts: int
+    share: float
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The models of a run in numbers; `layers` are those of what trains."""
 
     model: ModelFacts
     teacher: ModelFacts | None
     layers: int
-    trainable: int
-    parameters: int
-    linear: int
+    learning: Learning
 
 
-def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any]) -> Plan:
-    """The plan of a run; `measured` may have the `seconds`, `memory_bytes` and `problem` of real steps. Prepares the data."""
+def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, notes: Sequence[str] = ()) -> Plan:
+    """The plan of a run; `measured` may have the `seconds`, `memory_bytes` and `problem` of real steps. Prepares the data.
+
+    `notes` are sentences that the checks of the data found.
+    """
     recipe, machine, report, teacher = context.recipe, context.machine, context.data.report, shape.teacher
     spec, footprint = recipe.training, context.method.footprint(recipe.method)
     full = not footprint.adapter
@@ -88,9 +109,10 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any]) -> 
     batch_tokens = spec.batch_size * int(report.length.get("p99", 0))
     if machine.device == "cpu":  # which works through a batch in pieces
         batch_tokens = min(batch_tokens, max(CPU_TOKENS, int(report.length.get("max", 0))))
-    parameters, trainable = shape.parameters, shape.trainable
+    learning = shape.learning
+    parameters, trainable = learning.parameters, learning.trainable
     base = parameters if full else parameters - trainable
-    sides: dict[str, Any] = {"linear": shape.linear, "layers": shape.layers, "hidden": shape.model.hidden}
+    sides: dict[str, Any] = {"linear": learning.linear, "layers": shape.layers, "hidden": shape.model.hidden}
     situation: dict[str, Any] = {
         "tokens": batch_tokens,
         "narrow": narrow,
@@ -98,10 +120,12 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any]) -> 
         "checkpointed": spec.activation_checkpointing is True,
     }
     memory = memory_parts(footprint, parameters=parameters, trainable=trainable, **sides, **situation)
+    if not situation["checkpointed"]:  # an adapted expert's weights are made anew in every step, and kept for the backward pass
+        memory["activations"] += learning.experts * narrow
     cache = beside = 0
     if teacher is not None:
         memory["teacher"] = beside = teacher.parameters * narrow
-        cache = report.supervised_tokens * teacher.hidden * narrow if recipe.distillation.cache != "none" else 0
+        cache = _cache_bytes(context, shape, narrow)
     by_arithmetic = sum(memory.values())
     if measured.get("memory_bytes"):
         memory = _measured(memory, measured["memory_bytes"])
@@ -109,7 +133,8 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any]) -> 
     methods = {}
     for name in registry.names("methods"):
         other = registry.load("methods", name)
-        if adapter_problem(context, other):
+        spec_of = context.recipe.method if other is context.method else other.Spec()
+        if adapter_problem(context, other, spec_of) or quantised_problem(context, other, spec_of):
             continue
         cost = other.footprint(other.Spec())
         learns = adapter_parameters(rank=cost.rank, **sides) if cost.adapter else base
@@ -152,8 +177,34 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any]) -> 
         dtype=machine.dtype,
         problems=problems,
         methods=methods,
+        linear_share=learning.share,
+        notes=[*start_notes(context), *learning.notes, *([EXPERTS] if learning.experts else []), *notes],
         measured=dict(measured) or None,
+        warnings=expectations(context, layers=shape.layers, of=shape.model.layers),
     )
+
+
+def _cache_bytes(context: RunContext, shape: Shape, narrow: int) -> int:
+    """Disk that the teacher's answers take, by the kind that the run will choose (finetune/distillation/cache_builder.py: disk_bytes)."""
+    recipe, teacher, tokens = context.recipe, shape.teacher, context.data.report.supervised_tokens
+    if teacher is None or recipe.distillation.cache == "none":
+        return 0
+    # The gradient cache has the width of the student's head, which full training keeps in float32; it also has one number per token.
+    width = shape.model.hidden * (narrow if context.method.footprint(recipe.method).adapter else 4) + 4
+    gradient = tokens * width
+    hidden = tokens * teacher.hidden * narrow + teacher.vocabulary * teacher.hidden * narrow
+    if recipe.distillation.cache != "auto":
+        return gradient if recipe.distillation.cache == "gradient" else hidden
+    return gradient if recipe.distillation.objective == "forward_kl" and _head_is_frozen(context) else hidden
+
+
+def _head_is_frozen(context: RunContext) -> bool:
+    """Whether the student's head stays as it is: beside an adapter on other layers, or because the method freezes it."""
+    method = context.recipe.method
+    freeze, targets = getattr(method, "freeze", None), getattr(method, "target_modules", "auto")
+    if context.method.footprint(method).adapter:
+        return targets == "auto" or "lm_head" not in targets
+    return freeze == "head" or (freeze == "auto" and context.student_is_made)
 
 
 def _measured(parts: dict[str, int], total: int) -> dict[str, int]:
@@ -176,5 +227,5 @@ def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Foot
     rate = machine.gflops[machine.dtype] * 1e9 * EFFICIENCY[machine.device].get(machine.dtype, USUAL_EFFICIENCY)
     rows = min(recipe.benchmark.rows, report.held_out) * (3 if teacher else 2)
     answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if machine.device == "cpu" else 20)
-    steps = recipe.training.epochs * training * (footprint.slowdown if machine.device == "cpu" else 1)
+    steps = recipe.training.passes * training * (footprint.slowdown if machine.device == "cpu" else 1)
     return (steps + asking) / rate + answers + STARTING

@@ -6,7 +6,7 @@ for fix in memory_fixes(context, plan(context)):
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ def memory_fixes(context: RunContext, found: Plan, *, most: int = 3) -> list[Mem
     """What makes a run fit into memory, least costly first: same result, then slower, then another method; nothing fits: the smallest."""
     real = found.memory_total / found.memory_by_arithmetic  # other than one if the plan was measured
     fixes = []
-    adapters = adapter_problem(context, registry.load("methods", "lora")) is None
+    adapters = [name for name in ("lora", "qlora") if _can_train(context, registry.load("methods", name))]
     for text, changes in _changes(context.recipe, device=context.machine.device, adapters=adapters):
         changed = context.beside(recipe=context.recipe.with_changes(changes))
         fixes.append(MemoryFix(text, changes, round(real * plan(changed).memory_total)))
@@ -39,7 +39,11 @@ def memory_fixes(context: RunContext, found: Plan, *, most: int = 3) -> list[Mem
     return fitting[:most] or sorted(fixes, key=lambda fix: fix.memory_total)[:1]
 
 
-def _changes(recipe: Recipe, *, device: str, adapters: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+def _can_train(context: RunContext, method: Any) -> bool:
+    return adapter_problem(context, method, method.Spec()) is None
+
+
+def _changes(recipe: Recipe, *, device: str, adapters: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     spec, batches = recipe.training, device != "cpu"
     saved = {"activation_checkpointing": True}
     smallest: dict[str, Any] = {}
@@ -52,8 +56,8 @@ def _changes(recipe: Recipe, *, device: str, adapters: bool) -> Iterator[tuple[s
         yield "activation checkpointing (a third slower)", {"training": saved}
         if smallest:
             yield "both: batch size 1 and activation checkpointing", {"training": {**smallest, **saved}}
-    if adapters and recipe.method.kind == "full":
+    if "lora" in adapters and recipe.method.kind == "full":
         yield "LoRA instead of full training", {"method": {"kind": "lora"}, "training": {**smallest, **saved}}
     quantised = registry.load("methods", "qlora")
-    if adapters and recipe.method.kind != "qlora" and not quantised.check(quantised.Spec(), device):
+    if "qlora" in adapters and recipe.method.kind != "qlora" and not quantised.check(quantised.Spec(), device):
         yield "QLoRA: the model in 4 bits (slower)", {"method": {"kind": "qlora"}, "training": {**smallest, **saved}}

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
-from finetune.distillation.student import kept_layers
+from finetune.distillation.cutting import first_cut, kept_layers
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import ModelError
 from finetune.foreign import reading
 from finetune.methods.base import MethodContext
+from finetune.methods.earlier import EarlierAdapter
+from finetune.methods.inventory import Inventory
 from finetune.model_folder import AGAIN
 from finetune.models.facts import ModelFacts, describe
+from finetune.models.kind import auto_class, try_text_alone
 from finetune.models.location import LocatedModel
-from finetune.planning.checks import adapter_problem
-from finetune.planning.estimate import Shape
+from finetune.planning.checks import adapter_problem, quantised_problem
+from finetune.planning.estimate import Learning, Shape
 from finetune.recipe import StudentSpec
 from finetune.run_context import RunContext
 
@@ -24,7 +29,8 @@ def shape_of(context: RunContext) -> Shape:
     VocabularyMismatch if teacher and student have different tokenizers, RecipeError for a student of no or of all layers, and where
     `adapter_problem` says so.
     """
-    if problem := adapter_problem(context, context.method):
+    spec = context.recipe.method
+    if problem := adapter_problem(context, context.method, spec) or quantised_problem(context, context.method, spec):
         raise problem
     recipe, facts = context.recipe, describe(context.located)
     teacher: ModelFacts | None = None
@@ -35,37 +41,53 @@ def shape_of(context: RunContext) -> Shape:
             layers = kept_layers(recipe.model.from_teacher.layers, facts.layers)
         else:
             shared_vocabulary(facts.vocabulary, teacher.vocabulary, context.tokenizer, context.teacher_tokenizer)
-    learning = trainable_parameters(context.located, context.method, recipe.method, layers=layers)
-    return Shape(facts, teacher, layers or facts.layers, *learning)
+    learning = what_learns(context.located, context.method, recipe.method, layers=layers, earlier=context.earlier)
+    return Shape(facts, teacher, layers or facts.layers, learning)
 
 
-def trainable_parameters(located: LocatedModel, method: Any, spec: Any, *, layers: int | None = None) -> tuple[int, int, int]:
-    """Trainable and all parameters, and those of the base's linear layers below its head.
+def what_learns(
+    located: LocatedModel, method: Any, spec: Any, *, layers: int | None = None, earlier: EarlierAdapter | None = None
+) -> Learning:
+    """What of a model a method trains: the method is attached to a model without weights, on torch's meta device.
 
-    `layers` are those of a student that keeps only so many of the model's. The method is attached to a model without weights, on
-    torch's meta device.
+    `layers` are those of a student that keeps only so many of the model's, `earlier` is an adapter that is trained further. Raises
+    ModelError for what is not a language model, for a student that its own configuration would not describe, and where the method cannot
+    be attached.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     home = located
     while home.base is not None:
         home = home.base
     with reading(home.name, ModelError, hint=AGAIN, what="cannot be loaded"):
         config = AutoConfig.from_pretrained(home.folder, trust_remote_code=home.remote_code, local_files_only=True)
+        kind = auto_class(config, home.name, own_code=home.remote_code)
+        build = partial(kind.from_config, trust_remote_code=home.remote_code)
         if layers is not None:
-            text = config.get_text_config()
-            text.num_hidden_layers = layers
-            if isinstance(getattr(text, "layer_types", None), list):
-                text.layer_types = text.layer_types[:layers]
+            config = first_cut(config, layers, build)
     with torch.device("meta"):
         with reading(home.name, ModelError, hint=AGAIN, what="cannot be loaded"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=home.remote_code)
+            model = build(config)
+            if model.config.get_text_config(decoder=True) is not model.config:
+                with suppress(RuntimeError):  # what needs numbers, which there are none of here
+                    try_text_alone(model)
+        embeddings = model.get_input_embeddings().weight.shape[0]
+        inventory = Inventory.of(model)
         linear = _linear_parameters(model)
-        model = method.attach(model, spec, MethodContext(total_steps=None, student_is_made=layers is not None))
-    parameters = list(model.parameters())
-    trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    return trainable, sum(parameter.numel() for parameter in parameters), linear
+        model, make = (earlier.attach(model), method.go_on) if earlier else (model, method.attach)
+        attached = make(model, spec, MethodContext(total_steps=None, student_is_made=layers is not None))
+    coverage = inventory.coverage(attached, spec)
+    parameters = list(attached.parameters())
+    return Learning(
+        trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        parameters=sum(parameter.numel() for parameter in parameters),
+        linear=linear,
+        embeddings=embeddings,
+        experts=inventory.adapted_experts(attached),
+        share=coverage.share,
+        notes=coverage.notes,
+    )
 
 
 def _linear_parameters(model: Any) -> int:

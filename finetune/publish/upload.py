@@ -25,7 +25,7 @@ from finetune.hub.account import UploadTarget, check_upload, refuse_public, uplo
 from finetune.hub.retry import with_retries
 from finetune.model_folder import CONFIGS, INDEX, SAFETENSORS, TOKENIZER, is_adapter, weight_files
 from finetune.publish.card import card_of
-from finetune.publish.redaction import adapters_base, base_model, public_benchmark, public_config, public_recipe
+from finetune.publish.redaction import adapters_base, base_model, public_benchmark, public_config, public_continued, public_recipe
 from finetune.recipe import Recipe, UploadSpec
 from finetune.run_folder import FINISHED, REMADE, UPLOAD, RunFolder
 from finetune.shell import joined, quoted
@@ -167,7 +167,8 @@ def _contents(folder: RunFolder, repo: str) -> dict[str, Path | bytes]:
     They are what from_pretrained reads, the card, the recipe and the scores; everything else stays on this machine.
     """
     home, recipe = folder.output_dir, Recipe.load(folder.recipe)
-    base = adapters_base(recipe) if is_adapter(home) else base_model(recipe)
+    continued = folder.read_json(folder.continued) if folder.continued.is_file() else None
+    base = adapters_base(recipe, home) if is_adapter(home) else base_model(recipe, continued)
     if base is None and is_adapter(home):
         raise UploadError(
             "This adapter needs a base model that exists only on this machine, so nobody else could load it.",
@@ -181,6 +182,8 @@ def _contents(folder: RunFolder, repo: str) -> dict[str, Path | bytes]:
                 contents[name] = public_config((home / name).read_text(encoding="utf-8"), base).encode()
         contents["README.md"] = card_of(folder, repo=repo).encode()
         contents["run/recipe.yaml"] = public_recipe(recipe).to_yaml().encode()
+        if continued and base:
+            contents["run/continued.json"] = (json.dumps(public_continued(continued, base), indent=2) + "\n").encode()
         if folder.benchmark.is_file():
             data = folder.read_json(folder.data_report) if folder.data_report.is_file() else {}
             scores = public_benchmark(folder.read_json(folder.benchmark), recipe, data)

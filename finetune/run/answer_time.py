@@ -10,18 +10,10 @@ from typing import Any
 
 import torch
 
-from finetune.benchmark.generation import (
-    SPEED_PROMPTS,
-    SPEED_TOKENS,
-    STEP_IN_TOKENS,
-    answer_budget,
-    batches,
-    greedy,
-    key_value_bytes,
-    pad_left,
-)
+from finetune.benchmark.generation import STEP_IN_TOKENS, answer_budget, batches, greedy, key_value_bytes, pad_left
 from finetune.benchmark.perplexity import answer_losses
 from finetune.benchmark.scoring import chosen_rows
+from finetune.data.tokens import cut_prompt
 from finetune.events import Recorder
 from finetune.run_context import RunContext
 from finetune.training.head import causal_lm, context_length, padding_id
@@ -51,13 +43,13 @@ def benchmark_seconds(context: RunContext, model: Any, *, answers: bool = True) 
 
 
 def _answers(context: RunContext, model: Any, rows: list[dict[str, Any]], some: list[dict[str, Any]]) -> float:
-    """Seconds of all batches at their full length and of timing the speed; reading a prompt and making a token are timed on `some`."""
+    """Seconds of all batches at their full length; reading a prompt and making a token are timed on `some`."""
     spec, tokenizer, inner = context.recipe.benchmark, context.tokenizer, causal_lm(model)
     budget = answer_budget(tokenizer, rows) if spec.max_new_tokens == "auto" else spec.max_new_tokens
     room = max(1, context_length(model) - max(budget, 1 + TOKENS))
-    prompts = [list(row["prompt_ids"])[-room:] or [0] for row in rows]
+    prompts = [cut_prompt(row["prompt_ids"], room, tokenizer) or [0] for row in rows]
     planned = batches([len(prompt) for prompt in prompts], budget, key_value_bytes(model))
-    timed_on = [list(row["prompt_ids"])[-room:] or [0] for row in some]
+    timed_on = [cut_prompt(row["prompt_ids"], room, tokenizer) or [0] for row in some]
     pad = padding_id(tokenizer, model)
     ids, mask = (tensor.to(inner.device) for tensor in pad_left(timed_on, pad))
 
@@ -74,5 +66,4 @@ def _answers(context: RunContext, model: Any, rows: list[dict[str, Any]], some: 
     def seconds(rows: int, longest: int, new_tokens: int) -> float:
         return rows * longest * token + new_tokens * step * (STEP_IN_TOKENS + rows)
 
-    longest = max(map(len, prompts[:SPEED_PROMPTS]))
-    return 2 * seconds(SPEED_PROMPTS, longest, SPEED_TOKENS) + sum(seconds(len(batch), len(prompts[batch[0]]), budget) for batch in planned)
+    return sum(seconds(len(batch), len(prompts[batch[0]]), budget) for batch in planned)

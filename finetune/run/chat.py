@@ -2,8 +2,9 @@
 
     chat("./finetuned_model", RuntimeOptions(), ask=lambda: input("> "), show=lambda text: print(text, end="", flush=True))
 
-`ask` returns a message, "/both" (the model it came from answers too, or no longer) or "/exit"; EOFError or KeyboardInterrupt from it end
-the talk too. Ctrl-C during an answer ends that answer; SIGTERM and SIGHUP end the program.
+`ask` returns a message or one of COMMANDS; EOFError or KeyboardInterrupt from it end the chat too. Ctrl-C during an answer ends that
+answer; SIGTERM and SIGHUP end the program. A model that was trained on single questions gets each message by itself: earlier turns would be
+unlike anything it has seen.
 """
 
 from __future__ import annotations
@@ -22,20 +23,33 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStr
 
 from finetune import registry
 from finetune.benchmark.generation import stop_ids
+from finetune.data.formats.cells import Message
+from finetune.data.tokens import Encoder, cut_prompt
 from finetune.errors import BadInput
 from finetune.events import Recorder, Reporter
 from finetune.hardware.machine import inspect
-from finetune.models.chat_template import render_chat
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import LocatedModel, locate
+from finetune.noise import hush
 from finetune.recipe import Recipe
+from finetune.registry import did_you_mean
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
 from finetune.stopping import until_ctrl_c
 from finetune.training.head import context_length, padding_id
 
 LONGEST_ANSWER = 512
-EXIT, BOTH = "/exit", "/both"
+EXIT, BOTH, NEW, REMEMBER, HELP = "/exit", "/both", "/new", "/remember", "/help"
+SAME = {"/quit": EXIT, "/reset": NEW, "/clear": NEW, "/?": HELP}
+COMMANDS = {
+    NEW: "start a new chat: what was said is forgotten (/reset does the same)",
+    REMEMBER: "the model sees what was said before, or no longer",
+    BOTH: "the model it came from answers too, or no longer",
+    HELP: "this list",
+    EXIT: "end the chat",
+}
+SINGLE = "It was trained on single questions, so it sees each message alone. /remember shows it the earlier ones too."
+MANY_TURNS = ("messages", "preference")  # formats whose rows may have several answers
 Turn = dict[str, str]
 
 
@@ -59,27 +73,70 @@ def chat(
     `side` is told whose answer follows ("base", "tuned", in a distillation "teacher", "student") and "" after the two; `say` takes remarks.
     Raises ModelError if the folder (an adapter or a whole model) cannot be loaded, BadInput if it does not say what it came from.
     """
+    hush()
     reporter = reporter or Recorder()
     located = locate(str(output_dir), runtime, reporter)
-    tuned = Talk(load_model(located, inspect(runtime)), load_tokenizer(located))
+    tuned = Talk(
+        load_model(located, inspect(runtime)),
+        load_tokenizer(located),
+        thinking=asked_to_think(output_dir),
+        remembers=not single_turn(output_dir),
+    )
     other: tuple[Origin, Talk] | None = None
+    if not tuned.remembers:
+        say(SINGLE)
     while True:
         if both and other is None:
             origin = origin_of(output_dir, located)
             say(f"Loading the {origin.name}, {origin.source} ...")
-            other = origin, origin.talk(runtime, reporter)
+            other = origin, origin.talk(runtime, reporter, thinking=tuned.thinking, remembers=tuned.remembers)
         message = _next(ask)
         if message is None:
             return
-        if message == BOTH:
-            both = not both
-            say("Both models answer from now on." if both else "Only the trained model answers from now on.")
+        if message.startswith("/"):
+            talks = [tuned, *([other[1]] if other else [])]
+            both = _command(message, talks, say, both=both)
         elif both and other:
             origin, base = other
             _answer_both(message, [(origin.name, base), (origin.result, tuned)], show, side)
         else:
             tuned.answer(message, show)
             show("\n")
+
+
+def _command(message: str, talks: list[Talk], say: Callable[[str], None], *, both: bool) -> bool:
+    """Do what a line that begins with / asks for; it never goes to a model. Whether both models answer from now on."""
+    word = SAME.get(message, message)
+    if word == BOTH:
+        say("Only the trained model answers from now on." if both else "Both models answer from now on.")
+        return not both
+    if word == NEW:
+        for talk in talks:
+            talk.turns.clear()
+        say("A new chat: what was said is forgotten.")
+    elif word == REMEMBER:
+        remembers = not talks[0].remembers
+        for talk in talks:
+            talk.remembers = remembers
+        say("The model sees what was said before." if remembers else "The model sees each message alone.")
+    elif word == HELP:
+        say("\n".join(f"{name:<10} {does}" for name, does in COMMANDS.items()))
+    else:
+        name = message.split()[0]
+        say(f"There is no command {name}.{did_you_mean(name, [*COMMANDS, *SAME])} {HELP} lists them. The model has not seen this line.")
+    return both
+
+
+def single_turn(output_dir: str | Path) -> bool:
+    """Whether every row that a run trained on had one answer; False where that is not known."""
+    folder = RunFolder(output_dir)
+    try:
+        report = folder.read_json(folder.data_report) if folder.data_report.is_file() else {}
+    except BadInput:
+        return False
+    if report.get("format") in MANY_TURNS:
+        return report.get("most_answers") == 1
+    return bool(report.get("format"))
 
 
 def _answer_both(message: str, sides: list[tuple[str, Talk]], show: Callable[[str], None], side: Callable[[str], None]) -> None:
@@ -101,9 +158,10 @@ class Origin:
     source: str
     load_in: str | None = None
 
-    def talk(self, runtime: RuntimeOptions, reporter: Reporter) -> Talk:
+    def talk(self, runtime: RuntimeOptions, reporter: Reporter, *, thinking: bool, remembers: bool) -> Talk:
         located = locate(self.source, runtime, reporter, load_in=self.load_in)
-        return Talk(load_model(located, inspect(runtime), load_in=self.load_in), load_tokenizer(located))
+        model = load_model(located, inspect(runtime), load_in=self.load_in)
+        return Talk(model, load_tokenizer(located), thinking=thinking, remembers=remembers)
 
 
 def origin_of(output_dir: str | Path, located: LocatedModel) -> Origin:
@@ -119,17 +177,26 @@ def origin_of(output_dir: str | Path, located: LocatedModel) -> Origin:
     raise BadInput(f"{output_dir} does not name the model it came from.", hint="Name the output folder of a run.")
 
 
-class Talk:
-    """A model, its tokenizer and what was said so far."""
+def asked_to_think(output_dir: str | Path) -> bool:
+    """Whether the run that made this model asked it to think before it answers; no where no run says so."""
+    folder = RunFolder(output_dir)
+    return folder.data_report.is_file() and folder.read_json(folder.data_report).get("thinking") is True
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.model, self.tokenizer = model, tokenizer
+
+class Talk:
+    """A model, its tokenizer and what was said so far, which the model sees if it `remembers`; asked to think or not, as in training."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, thinking: bool = False, remembers: bool = True) -> None:
+        self.model, self.tokenizer, self.thinking, self.remembers = model, tokenizer, thinking, remembers
+        self.encoder = Encoder(tokenizer, max_length=context_length(model), supervise="answers", thinking=thinking)
         self.stops = stop_ids(model, tokenizer)
         self.room = min(LONGEST_ANSWER, context_length(model) // 2)  # the other half at least is for what was said
-        self.turns: list[Turn] = []
+        self.turns: list[Message] = []
 
     def answer(self, message: str, show: Callable[[str], None]) -> None:
         """Show the answer piece by piece; a KeyboardInterrupt ends it, and what was said so far is remembered."""
+        if not self.remembers:
+            self.turns.clear()
         self.turns.append({"role": "user", "content": message})
         ids = self._prompt()
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -149,18 +216,11 @@ class Talk:
     def _prompt(self) -> torch.Tensor:
         """Token ids [1, length] of the turns; the oldest are forgotten if they no longer fit the context."""
         while True:
-            ids = self._ids(self.turns)
-            if len(ids) + self.room <= context_length(self.model) or len(self.turns) == 1:
-                return torch.tensor([ids[-(context_length(self.model) - self.room) :]], device=next(self.model.parameters()).device)
+            ids = self.encoder.prompt(self.turns)
+            most = context_length(self.model) - self.room
+            if len(ids) <= most or len(self.turns) == 1:
+                return torch.tensor([cut_prompt(ids, most, self.tokenizer)], device=next(self.model.parameters()).device)
             del self.turns[:2]
-
-    def _ids(self, turns: list[Turn]) -> list[int]:
-        """The turns as the model was trained to see them: its chat template, or questions and answers line by line."""
-        if self.tokenizer.chat_template:
-            text = render_chat(self.tokenizer, turns, add_generation_prompt=True, enable_thinking=False)
-            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        end = self.tokenizer.eos_token or ""
-        return list(self.tokenizer("".join(turn["content"] + ("\n" if turn["role"] == "user" else end) for turn in turns))["input_ids"])
 
     def _generate(self, ids: torch.Tensor, streamer: TextIteratorStreamer, stopped: threading.Event) -> None:
         try:
@@ -206,7 +266,7 @@ def _next(ask: Callable[[], str]) -> str | None:
         message = EXIT
         with until_ctrl_c(), suppress(EOFError):
             message = ask().strip()
-        if message == EXIT:
+        if SAME.get(message, message) == EXIT:
             return None
         if message:
             return message

@@ -2,19 +2,22 @@
 
 found = compare(read_run(Path("a")), read_run(Path("b")))
 found.recipe["training.epochs"]              # (1.0, 3.0)
-found.scores["rougeL"]["verdict"]            # of B: "better", "worse" or "no evidence"
+found.scores["rougeL"]["verdict"]            # of B: "better", "worse", "no evidence" or "too few rows"
+found.costs["tokens_per_second"]             # {"a": 128.0, "b": 170.0}
 
-Scores are compared row by row (paired bootstrap over the rows that neither run trained on), so both must have been measured on the same.
+Scores are compared row by row (over the rows that neither run trained on), so both must have been measured on the same, and answers must
+have been allowed the same length. Speeds are set side by side only if they come from the same machine, threads and dtype.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from finetune.benchmark.bootstrap import change, statistics_of
-from finetune.benchmark.names import LOWER_IS_BETTER, in_order
+from finetune.benchmark.intervals import change, statistics_of
+from finetune.benchmark.names import LOWER_IS_BETTER, in_order, retained
+from finetune.benchmark.student import verdict_on
 from finetune.errors import BadInput
 from finetune.foreign import reading
 from finetune.recipe import dotted
@@ -23,13 +26,15 @@ from finetune.run_folder import REMADE
 from finetune.shell import quoted
 
 SURROUNDINGS = ("versions", "system", "dataset_fingerprint", "machine.cpu", "machine.gpu", "machine.device", "machine.dtype")
-DEFAULT_SEED = 42
+COSTS = {"parameters": "size", "bytes_on_disk": "size", "tokens_per_second": "speed", "peak_memory_bytes": "speed"}  # group of each
 
 
 @dataclass(frozen=True)
 class Comparison:
     """`recipe` and `surroundings` map dotted keys to what A and B have. `scores` has a record for each score that both have: "a", "b", and
     where they can be compared "difference" (B - A), its 95 % interval "low" and "high", and the "verdict" on B; else "why_not".
+    `only` has the scores that only one has, and which. `costs` are size, speed and memory, with "why_not" where they were not measured
+    alike; `students` what A and B keep of their teachers, in a sentence, and the share of its ROUGE-L.
     `rows` is on how many rows; `why_not` says why no score can be compared, if so.
     """
 
@@ -40,6 +45,9 @@ class Comparison:
     scores: dict[str, dict[str, Any]]
     rows: int
     why_not: str | None
+    only: dict[str, str] = field(default_factory=dict)
+    costs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    students: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -48,17 +56,23 @@ class Comparison:
 def compare(a: Run, b: Run) -> Comparison:
     """Raises BadInput for a run that was not measured yet or cannot be read."""
     for run in (a, b):
-        if not run.scores:
-            raise BadInput(
-                f"{run.folder.output_dir} has no scores to compare: it is {run.state}{f' ({run.progress})' if run.progress else ''}.",
-                hint=f"Finish it with `finetune-cli resume {quoted(run.folder.output_dir)}`, or compare another run.",
-            )
+        check_scored(run)
     with reading(f"{a.folder.run} or {b.folder.run}", hint=REMADE):
         return _compare(a, b)
 
 
+def check_scored(run: Run) -> None:
+    """Raises BadInput for a run without scores."""
+    if not run.scores:
+        raise BadInput(
+            f"{run.folder.output_dir} has no scores to compare: it is {run.state}{f' ({run.progress})' if run.progress else ''}.",
+            hint=f"Finish it with `finetune-cli resume {quoted(run.folder.output_dir)}`, or compare another run.",
+        )
+
+
 def _compare(a: Run, b: Run) -> Comparison:
     why_not = _why_not(a, b)
+    sides = {"a": a, "b": b}
     return Comparison(
         a=str(a.folder.output_dir),
         b=str(b.folder.output_dir),
@@ -67,12 +81,23 @@ def _compare(a: Run, b: Run) -> Comparison:
         scores=_compared(a, b, comparable=why_not is None),
         rows=int(b.scores["rows"]),
         why_not=why_not,
+        only={metric: side for side, run in sides.items() for metric in run.scores["after"] if not _everywhere(metric, a, b)},
+        costs=costs_of(a, b),
+        students={side: said for side, run in sides.items() if (said := _student(run))},
     )
+
+
+def _everywhere(metric: str, *runs: Run) -> bool:
+    return all(metric in run.scores["after"] for run in runs)
 
 
 def _why_not(a: Run, b: Run) -> str | None:
     """Why the two cannot be compared row by row."""
     first, second = _rows(a), _rows(b)
+    for name, run, rows in (("A", a, first), ("B", b, second)):
+        if not rows:  # as in what was uploaded of private data
+            again = f"finetune-cli benchmark {quoted(run.folder.output_dir)}"
+            return f"{name} does not say on which rows it was measured, so there is no verdict; measure it again with `{again}`."
     if first != second:
         shared = len(set(first) & set(second))
         also = f"; {shared:,} are in both" if shared else ""
@@ -99,9 +124,7 @@ def _compared(a: Run, b: Run, *, comparable: bool) -> dict[str, dict[str, Any]]:
         if reason := _not_alike(a, b, metric):
             found[metric]["why_not"] = reason
         elif pair[0] and pair[1]:
-            seed = int(a.recipe.get("seed", DEFAULT_SEED))
-            lower = metric in LOWER_IS_BETTER
-            found[metric] |= change(pair[1], pair[0], rows=int(a.scores["rows"]), seed=seed, lower_is_better=lower)
+            found[metric] |= change(pair[1], pair[0], lower_is_better=metric in LOWER_IS_BETTER)
         else:
             found[metric]["why_not"] = "row scores were not kept"
     return found
@@ -111,9 +134,41 @@ def _not_alike(a: Run, b: Run, metric: str) -> str | None:
     """Why a score of these two models does not measure the same thing."""
     if metric in ("kl", "agreement") and a.teacher != b.teacher:
         return "other teachers"
-    if not metric.startswith("rouge") and a.scores["per_row"].get("tokens") != b.scores["per_row"].get("tokens"):
-        return "other tokens"
-    return None
+    if metric in ("perplexity", "kl", "agreement"):
+        return "other tokens" if a.scores["per_row"].get("tokens") != b.scores["per_row"].get("tokens") else None
+    if metric.startswith("rouge") and a.scores.get("rouge") != b.scores.get("rouge"):
+        return "other settings of ROUGE"
+    lengths = _answer_lengths(a, b)
+    return f"answers of up to {lengths[0]} and {lengths[1]} tokens" if lengths[0] != lengths[1] else None
+
+
+def _answer_lengths(a: Run, b: Run) -> tuple[Any, Any]:
+    """How long answers could be: what was measured with, or else what the recipes ask for. Two that fit the same data are alike."""
+    asked = [(run.recipe.get("benchmark") or {}).get("max_new_tokens", "auto") for run in (a, b)]
+    if asked == ["auto", "auto"]:
+        return "auto", "auto"
+    measured = [run.scores.get("max_new_tokens") for run in (a, b)]
+    return (measured[0], measured[1]) if None not in measured else (asked[0], asked[1])
+
+
+def costs_of(a: Run, b: Run) -> dict[str, dict[str, Any]]:
+    """Size, speed and memory of both, as far as they were measured, with "why_not" where the two were not measured alike."""
+    found: dict[str, dict[str, Any]] = {}
+    where = [(run.scores.get("measured_on"), ((run.scores.get("speed") or {}).get("after") or {}).get("threads")) for run in (a, b)]
+    alike = bool(where[0][0]) and where[0] == where[1]
+    for key, group in COSTS.items():
+        pair = [((run.scores.get(group) or {}).get("after") or {}).get(key) for run in (a, b)]
+        if pair[0] and pair[1]:
+            found[key] = {"a": pair[0], "b": pair[1]}
+            if group == "speed" and not alike:
+                found[key]["why_not"] = "measured on other machines, threads or dtypes"
+    return found
+
+
+def _student(run: Run) -> dict[str, Any] | None:
+    """What a student keeps of its teacher; None for any other run."""
+    found = verdict_on(run.scores)
+    return {"verdict": found.word, "said": f"{found.sentence} {found.costs}".strip(), "retention": retained(run.scores)} if found else None
 
 
 def _environment(run: Run) -> Mapping[str, Any]:

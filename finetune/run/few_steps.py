@@ -27,6 +27,7 @@ from finetune.hardware.peak_memory import PeakMemory, release
 from finetune.recipe import Recipe
 from finetune.run.answer_time import benchmark_seconds
 from finetune.run.baselines import known_scores
+from finetune.run.costs import usual_seconds
 from finetune.run.loading import attach_method, distillation_setup, load_base, load_student, load_teacher
 from finetune.run.result import save_model
 from finetune.run.train_model import train_model
@@ -78,7 +79,7 @@ def _few_steps(order: dict[str, Any], began: float, say: Say) -> None:
     watch.say_all(outcome.finished.train_seconds)
     model = method.finish(model, recipe.method, context.reporter)
     save_model(context, model, folder)
-    say(after=benchmark_seconds(context, model))
+    say(after=benchmark_seconds(context, model) + usual_seconds(model.num_parameters()))
 
 
 def _models(context: RunContext, began: float, say: Say) -> tuple[Any, Any, float]:
@@ -143,7 +144,7 @@ class Watch(TrainerCallback):
     def __init__(self, say: Say, recipe: Recipe, report: DataReport, *, before: int, device: str) -> None:
         self.say, self.before, self.memory = say, before, PeakMemory(device)
         self.growth = GROWTH if device == "cpu" else 1.0
-        self.tokens_of_all = report.train_tokens * recipe.training.epochs
+        self.tokens_of_all = report.train_tokens * recipe.training.passes
         self.ends = math.inf
         self.trainer: Any = None
         self.marks: list[tuple[float, int]] = []

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.errors import HardwareError, Interrupted, RecipeError
 from finetune.events import BenchmarkFinished, Fanout, JsonLines, Notice, Recorder, Reporter, Resumed
+from finetune.noise import hush
 from finetune.recipe import DistillationSpec, Recipe
 from finetune.run_context import RunContext
 from finetune.run_folder import BENCHMARK, FINISHED, STAGES, TRAINING, UPLOAD, RunFolder
@@ -41,17 +42,26 @@ class RunResult:
 
 
 class LLMFineTuner:
-    """One run of one recipe. Call `run`, or its stages one by one: each does what it needs of those before it, once."""
+    """One run of one recipe. Call `run`, or its stages one by one: each does what it needs of those before it, once.
+
+    The recipe is a Recipe, a mapping of its keys or a YAML file; keywords are recipe keys over it. `dataset` may be rows in memory: a list
+    of texts or records, a datasets.Dataset, a pandas table. Raises RecipeError, or DatasetError for rows that are none.
+    """
 
     def __init__(
         self,
-        recipe: Recipe | Mapping[str, Any] | None = None,
+        recipe: Recipe | Mapping[str, Any] | str | Path | None = None,
         *,
         reporter: Reporter | None = None,
         runtime: RuntimeOptions | None = None,
+        **keys: Any,
     ) -> None:
-        recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_layers(recipe or {})
-        self.context = RunContext(recipe, runtime or RuntimeOptions(), Fanout(reporter or Recorder()))
+        from finetune.run.given import recipe_of
+
+        hush()
+        runtime = runtime or RuntimeOptions()
+        recipe = recipe_of(recipe, keys, runtime)
+        self.context = RunContext(recipe, runtime, Fanout(reporter or Recorder()))
         self.folder = RunFolder(recipe.output_dir)
         self.model: Any = None  # with its method, from load_model on
         self.teacher: Any = None
@@ -147,6 +157,9 @@ class LLMFineTuner:
 
     def prepare_data(self) -> PreparedData:
         """Read, split and tokenise the rows; what each became is in run/data_report.json once the run has a folder."""
+        from finetune.planning.epochs import settled
+
+        self.context = settled(self.context)
         return self.context.data
 
     def plan(self, *, measure: bool = False) -> Plan:
@@ -156,6 +169,7 @@ class LLMFineTuner:
         """
         from finetune.planning.plan import plan
 
+        self.prepare_data()
         self.planned = plan(self.context, measure=measure)
         return self.planned
 
@@ -168,12 +182,12 @@ class LLMFineTuner:
             self._base = load_student(self.context, self.load_teacher_model()) if distils else load_base(self.context)
         return self._base
 
-    def load_teacher_model(self, name: str | None = None) -> Any:
+    def load_teacher_model(self, name: str | Path | None = None) -> Any:
         """The teacher in memory: the recipe's, or the model called `name`, which then becomes the recipe's."""
         from finetune.run.loading import load_teacher
 
         if name is not None:
-            self._change({"teacher": name})
+            self._change({"teacher": str(name)})
             self.teacher = None
         if self.teacher is None:
             self.teacher = load_teacher(self.context)
@@ -223,8 +237,7 @@ class LLMFineTuner:
                 self.model = method.finish(model, recipe.method, context.reporter)
                 save_model(context, self.model, self.folder)
                 finished = self.outcome.finished
-                losses = f"loss {finished.first_loss:.2f} -> {finished.final_loss:.2f}"
-                done(f"{finished.steps} steps, {losses}, {finished.tokens_per_second:,.0f} tokens/s")
+                done(f"{finished.made}, {finished.tokens_per_second:,.0f} tokens/s")
             if self.outcome.complete:
                 self.folder.write_stage(BENCHMARK, training=asdict(finished))
                 self._drop_checkpoints()

@@ -15,10 +15,12 @@ from typing import Any
 
 import yaml
 
+from finetune.benchmark.names import retained
+from finetune.benchmark.student import verdict_on
 from finetune.errors import BadInput, FolderInUse
 from finetune.events import TrainingStep
 from finetune.foreign import RECIPE_BYTES, printable, reading, reason
-from finetune.formatting import spoken
+from finetune.formatting import percent, spoken
 from finetune.paths import looking_at, typed_path
 from finetune.recipe import Recipe
 from finetune.registry import title
@@ -56,7 +58,7 @@ class Run:
         model = self.recipe.get("model", "")
         if isinstance(model, Mapping):
             layers = model["from_teacher"]["layers"]
-            return f"{f'{layers:.0%}' if isinstance(layers, float) else layers} of the layers of {self.teacher}"
+            return f"{percent(layers) if isinstance(layers, float) else layers} of the layers of {self.teacher}"
         return str(model)
 
     @property
@@ -72,8 +74,8 @@ class Run:
         return str((self.recipe.get("dataset") or {}).get("source", ""))
 
     def to_dict(self) -> dict[str, Any]:
-        """For --json: the plain scores, and the verdict on each change."""
-        changes = self.scores.get("change") or {}
+        """For --json: the plain scores, the verdict on each change, and of a student what it keeps of its teacher."""
+        changes, student = self.scores.get("change") or {}, verdict_on(self.scores)
         return {
             "output_dir": str(self.folder.output_dir),
             "approach": self.approach,
@@ -86,6 +88,8 @@ class Run:
             "when": self.when,
             "scores": {side: self.scores[side] for side in ("teacher", "before", "after") if self.scores.get(side)},
             "verdicts": {metric: change["verdict"] for metric, change in changes.items()},
+            "student": student.word if student else None,
+            "retention": dict(retained(self.scores)) or None,
         }
 
 

@@ -12,7 +12,9 @@ from typing import Any
 from finetune.distillation.setup import DistillationSetup, prepare_distillation
 from finetune.distillation.student import make_student
 from finetune.events import ModelReady, Notice
+from finetune.formatting import percent
 from finetune.methods.base import MethodContext
+from finetune.methods.inventory import Inventory
 from finetune.methods.lora_kernel import speed_up
 from finetune.models.load import load_model
 from finetune.models.location import locate
@@ -26,7 +28,10 @@ from finetune.training.step_count import steps_of
 def load_base(context: RunContext, *, role: str = "model") -> Any:
     """The model to train, as it is."""
     with context.stage("load", f"Loading the {role}"):
-        return load_model(context.located, context.machine, load_in=context.load_in)
+        model = load_model(context.located, context.machine, load_in=context.load_in, merge=context.earlier is None)
+    if context.earlier:
+        speed_up(model)  # measured with the arithmetic that it was trained with, and is trained further with
+    return model
 
 
 def load_teacher(context: RunContext) -> Any:
@@ -56,11 +61,16 @@ def attach_method(context: RunContext, model: Any) -> Any:
     """The model with the method of the run; reports which of its parameters train."""
     spec, method = context.recipe.method, context.method
     steps = steps_of(context.recipe.training, len(context.data.train))
-    attached = method.attach(model, spec, MethodContext(steps, seed=context.recipe.seed, student_is_made=context.student_is_made))
+    make = method.go_on if context.earlier else method.attach
+    inventory = Inventory.of(model.get_base_model() if context.earlier else model)
+    attached = make(model, spec, MethodContext(steps, seed=context.recipe.seed, student_is_made=context.student_is_made))
     parameters, learn, machine = parameters_of(attached), trainable(attached), context.machine
     role = "student" if context.distils else "model"
-    context.reporter.report(ModelReady(role, context.located.name, parameters, learn, machine.dtype, machine.device))
-    for note in (f"{learn:,} of {parameters:,} parameters train ({learn / parameters:.1%}).", *method.notes(spec, machine.device)):
+    context.reporter.report(
+        ModelReady(role, context.located.name, parameters, learn, machine.dtype, machine.device, inventory.coverage(attached, spec).share)
+    )
+    learning = f"{learn:,} of {parameters:,} parameters train ({percent(learn / parameters, 1)})."
+    for note in (learning, *method.notes(spec, machine.device)):
         context.reporter.report(Notice(note))
     return attached
 

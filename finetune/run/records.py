@@ -12,7 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from finetune import __version__
+from finetune.errors import ModelError
 from finetune.events import DataPrepared, Notice, Planned
+from finetune.foreign import reading
+from finetune.model_folder import AGAIN
 from finetune.models.location import LocatedModel
 from finetune.planning.estimate import Plan
 from finetune.run_context import RunContext
@@ -39,11 +42,25 @@ def environment(context: RunContext) -> dict[str, Any]:
         "versions": versions(),
         "system": f"{platform.system()} {platform.machine()}",
         "machine": asdict(context.machine),
-        "model": _facts(context.located),
+        "model": {**_facts(context.located), "loads_with": _loads_with(context.located)},
         "teacher": _facts(context.teacher_located) if context.distils else None,
         "dataset_fingerprint": context.data.fingerprint,
         "seed": context.recipe.seed,
     }
+
+
+def _loads_with(located: LocatedModel) -> str:
+    """The class of transformers that loads the model: another one where it also sees pictures."""
+    from transformers import AutoConfig
+
+    from finetune.models.kind import auto_class
+
+    while located.base is not None:
+        located = located.base
+    with reading(located.name, ModelError, hint=AGAIN, what="cannot be loaded"):
+        config = AutoConfig.from_pretrained(located.folder, trust_remote_code=located.remote_code, local_files_only=True)
+        name: str = auto_class(config, located.name, own_code=located.remote_code).__name__
+    return name
 
 
 def _facts(located: LocatedModel) -> dict[str, Any]:
@@ -63,6 +80,8 @@ def write_records(context: RunContext, folder: RunFolder, plan: Plan) -> None:
     folder.write_json(folder.recipe_schema, recipe_schema())
     folder.write_json(folder.environment, environment(context))
     folder.write_json(folder.data_report, report.to_dict())
+    if context.earlier:
+        folder.write_json(folder.continued, {"adapter": context.located.pinned, "base": context.base_located.pinned})
     folder.write_stage(TRAINING)
     context.reporter.report(DataPrepared(report.to_dict()))
     context.reporter.report(Planned(plan.to_dict()))

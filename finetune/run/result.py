@@ -11,9 +11,12 @@ from typing import Any
 from finetune.benchmark.scoring import Scores, benchmark_json
 from finetune.events import RanksSettled, read_events
 from finetune.hardware.machine import torch_dtype
+from finetune.models.saved import complete
 from finetune.run.baselines import measure
+from finetune.run.costs import measure_costs
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
+from finetune.training.head import padding_id
 
 
 def save_model(context: RunContext, model: Any, folder: RunFolder) -> None:
@@ -25,7 +28,9 @@ def save_model(context: RunContext, model: Any, folder: RunFolder) -> None:
             parameter.data = parameter.data.to(torch_dtype(context.machine))
     with folder.whole_model(needed=_bytes_to_save(model)) as partial:
         context.method.save(model, partial)
-        context.tokenizer.save_pretrained(partial)
+        base = context.base_located if hasattr(model, "peft_config") else None
+        chat = context.data.report.template == "chat"
+        complete(partial, context.tokenizer, source=context.located, base=base, pad=padding_id(context.tokenizer, model), chat=chat)
 
 
 def final_scores(context: RunContext, model: Any, folder: RunFolder, *, before: Scores, teacher: Scores | None = None) -> dict[str, Any]:
@@ -35,9 +40,20 @@ def final_scores(context: RunContext, model: Any, folder: RunFolder, *, before: 
     sizes = {"after": sum(file.stat().st_size for file in folder.output_dir.glob("*.safetensors"))}
     if teacher:  # what its parameters take in the same dtype
         sizes["teacher"] = round(sizes["after"] / after.parameters * teacher.parameters)
-    scores = benchmark_json(before, after, teacher, seed=context.recipe.seed, bytes_on_disk=sizes)
+    beside = {"teacher": teacher} if teacher else {"before": before}  # what a person would use instead
+    parameters = {name: scores.parameters for name, scores in {**beside, "after": after}.items()}
+    costs = measure_costs(context, list(parameters), parameters)
+    scores = benchmark_json(before, after, teacher, bytes_on_disk=sizes, costs=costs)
+    scores["measured_on"] = measured_on(context)
     ranks = [record["ranks"] for record in read_events(folder.events) if record.get("event") == RanksSettled.name]
     return scores | ({"ranks": ranks[-1]} if ranks else {})
+
+
+def measured_on(context: RunContext) -> dict[str, Any]:
+    """What speed and memory depend on beside the models and the threads."""
+    machine = context.machine
+    processor = machine.gpu if machine.device == "cuda" else machine.cpu
+    return {"processor": processor, "device": machine.device, "dtype": machine.dtype}
 
 
 def _bytes_to_save(model: Any) -> int:

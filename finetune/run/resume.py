@@ -47,11 +47,14 @@ class Unfinished:
     total_steps: int = 0
     saved_at: float = 0.0
     seconds: float = 0.0
+    seconds_per_step: float = 0.0  # of the last steps; 0 where it was not noted
 
     @property
     def seconds_left(self) -> float:
-        """Seconds of training left, as fast as so far."""
-        return self.seconds / self.step * (self.total_steps - self.step) if self.step else float("nan")
+        """Seconds of training left, as fast as the last steps were."""
+        if not self.step:
+            return float("nan")
+        return (self.seconds_per_step or self.seconds / self.step) * (self.total_steps - self.step)
 
     def progress(self) -> str:
         """How far it came, for people."""
@@ -77,7 +80,8 @@ def find(output_dir: str | Path) -> Unfinished | None:
 def _of(folder: RunFolder, saved: Checkpoint) -> Unfinished:
     facts = saved.facts
     with reading(saved.folder, CannotResume, hint=NEW_RUN):
-        return Unfinished(folder, TRAINING, saved.step, int(facts["total_steps"]), float(facts["saved_at"]), float(facts["seconds"]))
+        done, pace = float(facts["seconds"]), float(facts.get("seconds_per_step", 0.0))
+        return Unfinished(folder, TRAINING, saved.step, int(facts["total_steps"]), float(facts["saved_at"]), done, pace)
 
 
 def unfinished_runs(where: Path) -> list[Unfinished]:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +23,7 @@ from finetune.screen.quiet import quiet
 
 PROMPT = "> "
 HELP = (
-    "Type a message. /both makes the model it came from answer too. "
+    "Type a message. /both makes the model it came from answer too, /new starts a new chat, /help lists all commands. "
     "/exit or Ctrl-C ends the chat; Ctrl-C during an answer stops that answer."
 )
 COLUMNS = 60  # of the terminal; with fewer, one of two answers stands below the other
@@ -84,11 +85,14 @@ class SideBySide(OneBelowTheOther):
         super().__init__(console)
         self.said: dict[str, Text] = {}
         self.live: Live | None = None
+        self.complete = False
 
     def turn(self, name: str) -> None:
         if not name and self.live:
+            self.complete = True
+            self._draw()
             self.live.stop()
-            self.live, self.said = None, {}
+            self.live, self.said, self.complete = None, {}, False
             return
         self.said[name] = Text()
         if self.live is None:
@@ -110,7 +114,20 @@ class SideBySide(OneBelowTheOther):
         table.add_row(*(Text(strip_control_chars(name), style="quiet") for name in self.said))
         table.add_row(*self.said.values())
         assert self.live is not None
-        self.live.update(table)
+        self.live.update(table if self.complete else Newest(table))
+
+
+class Newest:
+    """As much of the end of a picture as the screen has room for: what is being said is never below its edge."""
+
+    def __init__(self, picture: Table) -> None:
+        self.picture = picture
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = console.render_lines(self.picture, options, pad=False)
+        for line in lines[-max(1, console.height - 2) :]:
+            yield from line
+            yield Segment.line()
 
 
 def _typed(console: Console) -> Callable[[], str]:

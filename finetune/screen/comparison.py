@@ -5,7 +5,7 @@ console.print(comparison_picture(compare(a, b), console.width))
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import RenderableType
@@ -13,13 +13,24 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune.benchmark.names import NAMES, number, signed
-from finetune.formatting import strip_control_chars
+from finetune.formatting import count, size, strip_control_chars
 from finetune.run.comparison import Comparison
 from finetune.screen.console import VERDICTS
 from finetune.screen.tables import block, legend, score_table, verdict
 
 NARROW = 60  # columns; below them the difference is left out
-SENTENCES = {"better": "B is better", "worse": "B is worse", "no evidence": "No evidence of a difference"}
+SENTENCES = {
+    "better": "B is better",
+    "worse": "B is worse",
+    "no evidence": "No evidence of a difference",
+    "too few rows": "Too few rows to judge",
+}
+COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "parameters": ("Parameters", count),
+    "bytes_on_disk": ("On disk", size),
+    "tokens_per_second": ("Tokens/s", lambda rate: f"{rate:,.0f}"),
+    "peak_memory_bytes": ("Memory", size),
+}
 
 
 def comparison_picture(found: Comparison, width: int) -> RenderableType:
@@ -32,7 +43,24 @@ def comparison_picture(found: Comparison, width: int) -> RenderableType:
     title = "Measured on different rows" if found.why_not else f"On the same {found.rows:,} held-out rows"
     parts += [Text(""), Text(title if found.scores else "The two runs have no score in common", style="bold"), _scores(found, width)]
     interval = "" if found.why_not or width < NARROW else "[a, b]: 95 % confidence interval of B - A, paired by row."
-    return block(*parts, legend(interval, found.scores), Text(""), *_verdicts(found))
+    parts += [legend(interval, found.scores), Text(""), *_verdicts(found)]
+    if found.students:
+        parts += [Text(""), *(Text(f"{side.upper()}: {student['said']}") for side, student in found.students.items())]
+    return block(*parts, *_costs(found, width))
+
+
+def _costs(found: Comparison, width: int) -> list[RenderableType]:
+    """Size, speed and memory in two columns, and the ratio where both were measured alike."""
+    if not found.costs:
+        return []
+    rows = {}
+    for key, pair in found.costs.items():
+        name, say = COSTS[key]
+        ratio = Text(f"{pair['b'] / pair['a']:.2f} times") if "why_not" not in pair else Text("not alike", style="quiet")
+        rows[name] = [Text(say(pair["a"])), Text(say(pair["b"])), ratio]
+    why_not = next((pair["why_not"] for pair in found.costs.values() if "why_not" in pair), None)
+    said = [Text(f"Speed and memory: {why_not}.", style="quiet")] if why_not else []
+    return [Text(""), Text("Cost of running them", style="bold"), score_table(("A", "B"), rows, change="B is", wide=width >= NARROW), *said]
 
 
 def _differences(pairs: Mapping[str, tuple[Any, Any]], width: int) -> RenderableType:
@@ -59,11 +87,11 @@ def _scores(found: Comparison, width: int) -> RenderableType:
 
 def _change(metric: str, score: Mapping[str, Any], *, in_numbers: bool) -> Text:
     if "verdict" not in score:
-        return Text(f"not comparable: {score['why_not']}" if in_numbers and "why_not" in score else "", style="quiet")
+        return Text("not comparable" if "why_not" in score else "", style="quiet")
     if not in_numbers:
         return verdict(score)
-    between = f"[{signed(metric, score['low'])}, {signed(metric, score['high'])}]"
-    return Text.assemble(f"{signed(metric, score['difference'])} ", (f"{between} ", "quiet"), verdict(score))
+    between = f"[{signed(metric, score['low'])}, {signed(metric, score['high'])}] " if score["low"] is not None else ""
+    return Text.assemble(f"{signed(metric, score['difference'])} ", (between, "quiet"), verdict(score))
 
 
 def _verdicts(found: Comparison) -> list[Text]:
@@ -75,6 +103,9 @@ def _verdicts(found: Comparison) -> list[Text]:
         names = [NAMES.get(metric, metric) for metric, score in found.scores.items() if score.get("verdict") == result]
         if names:
             said.append(Text.assemble((words, VERDICTS.get(result, "")), f" by {', '.join(names)}."))
+    if found.only:
+        named = ", ".join(f"{NAMES.get(metric, metric)} (only {side.upper()})" for metric, side in found.only.items())
+        said.append(Text(f"Measured of one alone: {named}.", style="quiet"))
     incomparable = [f"{NAMES.get(metric, metric)} ({score['why_not']})" for metric, score in found.scores.items() if "why_not" in score]
     if incomparable:
         said.append(Text(f"Not comparable: {', '.join(incomparable)}.", style="quiet"))

@@ -23,6 +23,7 @@ THEME = Theme({"quiet": "dim", "done": "green", "warning": "yellow", "problem": 
 AS_IT_IS: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # of a console: what it prints means only itself
 NARROWEST = 20  # columns; of a table in fewer nothing would be left, and the terminal breaks the lines
 VERDICTS = {"better": "good", "worse": "bad"}
+STUDENT = {"usable": "good", "weak": "warning", "not usable": "bad"}
 
 
 class SafeConsole(Console):

@@ -11,13 +11,12 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from finetune.formatting import count, strip_control_chars
+from finetune.formatting import count, percent, strip_control_chars
 from finetune.screen.tables import block, pairs
-from finetune.screen.wording import percent
 
 BARS = "▁▂▃▄▅▆▇█"
 SHOWN_SKIPPED = 3
-SHOWN_IGNORED = 4
+SHOWN_IGNORED = 12
 SAID_IN_A_RUN = ("Ignored", "Notes")  # as sentences
 
 
@@ -33,7 +32,9 @@ def data_report(report: Mapping[str, Any], *, examples: bool = True, ascii_only:
 
 def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, RenderableType]]:
     blank = f", {report['blank']:,} blank" if report["blank"] else ""
-    yield "Rows", f"{report['read']:,} read{blank}: {report['train']:,} to train on, {report['held_out']:,} held out"
+    unasked = f", {report['not_asked']:,} not used: dataset.samples is {report['samples']:,}" if report.get("not_asked") else ""
+    left = f", {sum(report['left_out'].values()):,} left out" if report.get("left_out") else ""
+    yield "Rows", f"{report['read']:,} read{blank}{left}: {report['train']:,} to train on, {report['held_out']:,} held out{unasked}"
     if report["skipped"]:
         shown = [f"{row['file']} line {row['line']}: {row['reason']}" for row in report["skipped_rows"][:SHOWN_SKIPPED]]
         more = [f"and {report['skipped'] - len(shown):,} more"] if report["skipped"] > len(shown) else []

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from finetune.benchmark.names import FEWEST_ROWS
 from finetune.events import DataPrepared, Event, Planned
-from finetune.formatting import count, size, strip_control_chars
+from finetune.formatting import count, percent, size, strip_control_chars
 from finetune.planning.estimate import Plan
 from finetune.recipe import Recipe, StudentSpec
 from finetune.registry import title
@@ -29,7 +30,7 @@ CACHES = {
 
 def review(recipe: Recipe, plan: Plan) -> RenderableType:
     """One fact per line; what does not fit is marked and explained below."""
-    return block(pairs(_facts(recipe, plan)), *_problems(plan))
+    return block(pairs(_facts(recipe, plan)), *_remarks(plan))
 
 
 class PlanScreen:
@@ -43,11 +44,13 @@ class PlanScreen:
             self.console.print(data_report(event.report, examples=False, ascii_only=self.console.options.ascii_only))
         elif isinstance(event, Planned):
             plan = Plan(**event.plan)
-            self.console.print(block(pairs(_cost(plan)), *_problems(plan)))
+            self.console.print(block(pairs(_cost(plan)), *_remarks(plan)))
 
 
-def _problems(plan: Plan) -> list[Text]:
-    return [Text(f"! {problem}", style="warning") for problem in plan.problems]
+def _remarks(plan: Plan) -> list[Text]:
+    """What a person would not expect, and what does not fit."""
+    notes = [Text(strip_control_chars(note)) for note in plan.notes]
+    return notes + [Text(f"! {problem}", style="warning") for problem in [*plan.problems, *plan.warnings]]
 
 
 def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
@@ -60,17 +63,20 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
     trained, share = count(plan.trainable_parameters), plan.trainable_parameters / plan.parameters
     method = title("methods", recipe.method.kind)
     yield "Method", f"{method}: {trained} of {count(plan.parameters)} parameters are trained ({100 * share:.1f} %)"
+    if 0 < plan.linear_share < 1:
+        yield "", f"{percent(plan.linear_share, 1)} of the weights in linear layers learn"
     yield "", Text(fit_line(recipe.method.kind, plan.methods, plan.free_memory), style="quiet")
     yield "Data", f"{strip_control_chars(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"
     together = count(training.batch_size * training.gradient_accumulation)
-    yield "Training", f"{_steps(plan.steps)}: {training.epochs:g} x {count(plan.rows)} rows, {together} per step"
+    yield "Training", f"{_steps(plan.steps)}: {training.passes:g} x {count(plan.rows)} rows, {together} per step"
     if teacher:
         loss = recipe.distillation
-        mixed = f"{loss.alpha:.0%} from the data, {1 - loss.alpha:.0%} from the teacher"
+        mixed = f"{percent(loss.alpha)} from the data, {percent(1 - loss.alpha)} from the teacher"
         yield "Loss", f"{mixed} ({title('objectives', loss.objective)} at temperature {loss.temperature:g})"
         yield "Cache", CACHES[loss.cache] + (f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else "")
     who = "teacher, student before and after" if teacher else "before and after"
-    yield "Benchmark", _benchmark(min(recipe.benchmark.rows, plan.held_out_rows), who)
+    asked, rows = recipe.benchmark.rows, min(recipe.benchmark.rows, plan.held_out_rows)
+    yield "Benchmark", _benchmark(rows, who) + (f"; {asked} asked for, and no more are held out" if rows < asked else "")
     yield from _cost(plan)
     yield "Output", recipe.output_dir
     yield "Upload", f"{upload.repo}, {'private' if upload.private else 'PUBLIC'}" if upload else "nothing leaves this machine"
@@ -100,16 +106,14 @@ def _steps(number: int) -> str:
 
 
 def _benchmark(rows: int, who: str) -> str:
-    from finetune.benchmark.bootstrap import FEWEST_ROWS
-
-    return f"{rows} held-out rows, {who}{'; too few for evidence' if rows < FEWEST_ROWS else ''}"
+    return f"{rows} held-out rows, {who}{'; too few to judge' if rows < FEWEST_ROWS else ''}"
 
 
 def _student(recipe: Recipe) -> str:
     if not isinstance(recipe.model, StudentSpec):
         return recipe.model
     layers = recipe.model.from_teacher.layers
-    return f"made from the teacher, {layers if layers >= 1 else f'{layers:.0%} of its'} layers"
+    return f"made from the teacher, {layers if layers >= 1 else f'{percent(layers)} of its'} layers"
 
 
 def _against(needed: float, free: float, parts: Mapping[str, int] | None = None) -> Text:

@@ -38,11 +38,14 @@ def working(console: Console, brief: str | None = None, log: Path | None = None)
     """
     if not console.is_terminal:
         plain = PlainReporter(console if console.file.isatty() else people(stderr=True))
+        if brief:
+            plain.say(f"{brief} ...")
         with quiet(log):
             yield plain
         return
     reporter = RichReporter(console, brief)
     with reporter.live, quiet(log):
+        reporter.live.refresh()  # now, not at the first tick: imports may keep its thread waiting for seconds
         yield reporter
 
 
@@ -139,18 +142,18 @@ class PlainReporter:
         now = time.monotonic()
         if isinstance(event, StageStarted):
             self._titles[event.stage] = event.title
-            self._say(f"{event.title} ...")
+            self.say(f"{event.title} ...")
             self._next_line = now + SECONDS_BETWEEN_LINES
         elif isinstance(event, StageFinished):
             title = self._titles.pop(event.stage, event.stage)
-            self._say(f"{title}: {event.summary or 'done'} ({_seconds(event.seconds)})")
+            self.say(f"{title}: {event.summary or 'done'} ({_seconds(event.seconds)})")
         elif isinstance(event, Notice):
-            self._say(f"{'Warning: ' if event.level == 'warning' else ''}{event.text}")
+            self.say(f"{'Warning: ' if event.level == 'warning' else ''}{event.text}")
         elif isinstance(event, TrainingStep | Progress) and now >= self._next_line:
             self._next_line = now + SECONDS_BETWEEN_LINES
-            self._say("  " + ", ".join(facts(event)))
+            self.say("  " + ", ".join(facts(event)))
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
         self._console.print(strip_control_chars(line), soft_wrap=True)
 
 

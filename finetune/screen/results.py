@@ -1,4 +1,4 @@
-"""The results of a run: scores before and after with intervals, sample answers, where everything is, what to do next.
+"""The results of a run: sample answers, a verdict, scores with intervals, where everything is, what to do next.
 
 show_results(recipe, result, console)
 """
@@ -13,12 +13,27 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from finetune.benchmark.names import NAMES, beside_the_teacher, in_order, number, retained, signed
+from finetune.benchmark.answers import Answer, sampled, worst
+from finetune.benchmark.names import (
+    FEWEST_ROWS,
+    NAMES,
+    beside_the_teacher,
+    between,
+    codes_copied,
+    in_order,
+    number,
+    signed,
+    too_few,
+    which_tokens,
+)
 from finetune.benchmark.report import ranks_in_words
+from finetune.benchmark.student import verdict_on
 from finetune.formatting import count, size, strip_control_chars
+from finetune.publish.elsewhere import in_short
 from finetune.recipe import Recipe
 from finetune.run_folder import free_name
-from finetune.screen.tables import block, legend, pairs, score_table, verdict
+from finetune.screen.console import STUDENT
+from finetune.screen.tables import block, legend, pairs, score_table, table_width, verdict
 from finetune.screen.wording import command_name
 from finetune.shell import quoted
 
@@ -27,42 +42,92 @@ if TYPE_CHECKING:
 
 SAMPLES = 3
 LONGEST_ANSWER = 200
-NARROW, WIDE = 70, 110  # columns; below them intervals are left out: of two models, of three
+NARROW = 70  # columns; below them intervals are left out
 
 
 def show_results(recipe: Recipe, result: RunResult, console: Console, *, upload_follows: bool = False) -> None:
     """Everything worth reading after a run."""
-    console.print(scores_table(result.scores, console.width), samples(result.scores, console.width))
+    console.print(samples(result.scores, console.width), scores_table(result.scores, console.width))
     steps = next_steps(Path(result.output_dir), console.width, upload=recipe.upload is None and not upload_follows)
     console.print(steps, soft_wrap=True)
 
 
 def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
-    """A row per metric; a change is coloured only if its 95 % interval excludes zero."""
-    sides = [side for side in ("teacher", "before", "after") if scores.get(side)]
-    in_numbers = width >= NARROW
-    with_intervals = width >= (NARROW if len(sides) < 3 else WIDE)
-    with_change = in_numbers or len(sides) < 3
-    rows = {}
-    for metric in in_order(list(scores["after"])):
-        rows[metric] = [_score(scores, side, metric, with_interval=with_intervals) for side in sides]
-        if with_change:
-            rows[metric].append(_change(metric, scores.get("change", {}).get(metric), in_numbers=in_numbers))
-    table = score_table([side.capitalize() for side in sides], rows, change="Change" if with_change else None, wide=in_numbers)
-    interval = "[a, b]: 95 % confidence interval." if with_intervals else ""
+    """A row per metric; a change is coloured only if its 95 % interval excludes zero. A student is set beside its teacher first."""
+    distilled = bool(scores.get("teacher"))
+    first, changes = ("teacher", "against_teacher") if distilled else ("before", "change")
+    sides, wide = [side for side in (first, "after") if scores.get(side)], width >= NARROW
+    with_change = wide or not distilled
+
+    def cells(*, intervals: bool) -> dict[str, list[Text]]:
+        found = {}
+        for metric in in_order(list(scores["after"])):
+            found[metric] = [_score(scores, side, metric, with_interval=intervals) for side in sides]
+            if with_change:
+                found[metric].append(_change(metric, (scores.get(changes) or {}).get(metric), in_numbers=wide))
+        return found
+
+    rows = cells(intervals=wide)
+    if not (fits := wide and table_width(rows) <= width - 2):
+        rows = cells(intervals=False)
+    names = {"teacher": "Teacher", "before": "Before", "after": "Student" if distilled else "After"}
+    heading = "Against teacher" if distilled else "Change"
+    table = score_table([names[side] for side in sides], rows, change=heading if with_change else None, wide=wide)
+    interval = "[a, b]: 95 % confidence interval." if fits and any(scores.get("intervals", {}).values()) else ""
     parts: list[RenderableType] = [Text(f"On {scores['rows']} held-out rows", style="bold"), table, legend(interval, rows)]
+    if not with_change and (said := _by_verdict(scores.get(changes) or {})):
+        parts.append(Text(f"Against the teacher: {said}."))
+    parts += _said_of(scores, rows)
+    if distilled:
+        beside: list[RenderableType] = [Text(""), Text("Student and teacher compared", style="bold"), pairs(_beside_the_teacher(scores))]
+        parts = [*_student(scores), *parts, *beside, *_before(scores)]
     if scores.get("ranks"):
         parts += [Text(""), pairs([("Ranks", ranks_in_words(scores["ranks"]))])]
-    if scores.get("teacher"):
-        parts += [Text(""), Text("Student and teacher compared", style="bold"), pairs(_beside_the_teacher(scores))]
     return block(*parts, above=1)
 
 
+def _said_of(scores: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[RenderableType]:
+    """What has to be known to read the scores, a sentence each."""
+    said: list[RenderableType] = []
+    if scores["rows"] < FEWEST_ROWS:
+        said.append(Text(too_few(scores["rows"]), style="warning"))
+    if "perplexity" in metrics and (tokens := which_tokens(scores)):
+        said.append(Text(f"Perplexity counts {tokens}.", style="quiet"))
+    if copied := codes_copied(scores):
+        said.append(Text(f"Numbers and codes copied: {copied}"))
+    return said
+
+
+def _student(scores: Mapping[str, Any]) -> list[RenderableType]:
+    """The verdict on a student and its costs, before any number."""
+    found = verdict_on(scores)
+    if found is None:
+        return []
+    said = Text.assemble((found.sentence, STUDENT.get(found.word, "warning")), f" {found.costs}" if found.costs else "")
+    return [said, Text("")]
+
+
+def _before(scores: Mapping[str, Any]) -> list[RenderableType]:
+    """What the student was before it learned: of a student that was cut out of its teacher, wreckage that is easily beaten."""
+    before, changes = scores.get("before") or {}, scores.get("change") or {}
+    metrics = [metric for metric in in_order(list(before)) if metric in changes]
+    if not metrics:
+        return []
+    known = ", ".join(f"{NAMES.get(metric, metric)} {number(metric, before[metric])}" for metric in metrics)
+    now = _by_verdict({metric: changes[metric] for metric in metrics})
+    return [Text(f"The student before training: {known}. Against that: {now}.", style="quiet")]
+
+
+def _by_verdict(changes: Mapping[str, Any]) -> str:
+    """ "better by ROUGE-L, Perplexity; no evidence by ROUGE-1"."""
+    found: dict[str, list[str]] = {}
+    for metric in in_order(list(changes)):
+        found.setdefault(changes[metric]["verdict"], []).append(NAMES.get(metric, metric))
+    return "; ".join(f"{words} by {', '.join(names)}" for words, names in found.items())
+
+
 def _beside_the_teacher(scores: Mapping[str, Any]) -> Iterator[tuple[str, RenderableType]]:
-    """What the student retains and what it costs; nothing that was not measured."""
-    for metric, kept in retained(scores).items():
-        share = f"{kept['value']:.0%} of the teacher by {NAMES.get(metric, metric)}"
-        yield "Retention", Text.assemble(share, (f" [{kept['low']:.0%}, {kept['high']:.0%}]", "quiet"))
+    """What the student costs beside its teacher; nothing that was not measured."""
     if words := beside_the_teacher(scores):
         yield "Perplexity", words
     for name, group, key, say in (
@@ -77,22 +142,31 @@ def _beside_the_teacher(scores: Mapping[str, Any]) -> Iterator[tuple[str, Render
 
 
 def samples(scores: Mapping[str, Any], width: int) -> RenderableType:
-    """A few held-out rows: the prompt, the reference and each model's answer."""
-    rows = [row for row in scores.get("generations", []) if "after" in row]
-    if not rows:
+    """A few held-out rows and the worst answer: the prompt, the reference and what each model says."""
+    picked, lowest = sampled(scores, SAMPLES), worst(scores, 1)
+    if not picked:
         return Text("")
-    picked = rows[:: max(1, len(rows) // SAMPLES)][:SAMPLES]
-    sides = [side for side in ("reference", "teacher", "before", "after") if side in picked[0]]
     parts: list[RenderableType] = [Text("Sample answers", style="bold")]
-    for row in picked:
-        parts.append(Text(_clip(row["prompt"], 2 * width - 10), style="quiet"))
-        answers = Table.grid(padding=(0, 2, 0, 0))
-        answers.add_column(style="quiet", no_wrap=True)
-        answers.add_column(overflow="fold")
-        for side in sides:
-            answers.add_row(side, _answer(row[side], good=side == "after"))
-        parts += [answers, Text("")]
+    for answer in picked:
+        parts += _sample(answer, width)
+    if lowest and lowest[0].row not in [answer.row for answer in picked]:
+        parts += [Text("The worst answer", style="bold"), *_sample(lowest[0], width)]
+    if lowest:
+        parts += [Text("All answers, worst first, are in run/report.html.", style="quiet"), Text("")]
     return block(*parts[:-1], above=1)
+
+
+def _sample(answer: Answer, width: int) -> list[RenderableType]:
+    texts = Table.grid(padding=(0, 2, 0, 0))
+    texts.add_column(style="quiet", no_wrap=True)
+    texts.add_column(overflow="fold")
+    for side, text in answer.sides.items():
+        if side == "before" and "teacher" in answer.sides:
+            continue  # a student that was cut out of its teacher says nothing yet
+        texts.add_row(side, _answer(text, good=side == "after"))
+    if answer.missing:
+        texts.add_row("missing", Text(_clip(", ".join(answer.missing), LONGEST_ANSWER), style="warning"))
+    return [Text(_clip(answer.prompt, 2 * width - 10), style="quiet"), texts, Text("")]
 
 
 def next_steps(output_dir: Path, width: int, *, upload: bool) -> RenderableType:
@@ -103,12 +177,13 @@ def next_steps(output_dir: Path, width: int, *, upload: bool) -> RenderableType:
         ("Records", str(output_dir / "run")),
         ("Report", str(output_dir / "run" / "report.html")),
         ("Chat", f"{command} chat {quoted(output_dir)}"),
+        ("Elsewhere", in_short(output_dir, command)),
         ("Repeat", f"{command} run {quoted(output_dir / 'run' / 'recipe.yaml')} --output-dir {quoted(free_name(output_dir))}"),
     ]
     if upload:
         rows.append(("Upload", f"{command} upload {quoted(output_dir)} --repo USER/NAME"))
     between = "  " if width >= NARROW else "\n  "
-    lines = [Text.assemble("  ", (f"{name:<7}" if width >= NARROW else name, "quiet"), between, fact) for name, fact in rows]
+    lines = [Text.assemble("  ", (f"{name:<9}" if width >= NARROW else name, "quiet"), between, fact) for name, fact in rows]
     return Text("\n").join([Text(""), *lines])
 
 
@@ -119,7 +194,7 @@ def _score(scores: Mapping[str, Any], side: str, metric: str, *, with_interval: 
     shown = Text(number(metric, value))
     low_high = scores.get("intervals", {}).get(side, {}).get(metric)
     if with_interval and low_high:
-        shown.append(f" [{number(metric, low_high[0])}, {number(metric, low_high[1])}]", style="quiet")
+        shown.append(f" {between(metric, *low_high)}", style="quiet")
     return shown
 
 

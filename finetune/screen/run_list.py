@@ -12,9 +12,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from finetune.benchmark.names import NAMES, number
+from finetune.benchmark.student import verdict_on
 from finetune.formatting import spoken, strip_control_chars
 from finetune.run.history import RUNNING, SCORED, UNFINISHED, UNREADABLE, Run
 from finetune.run_folder import FINISHED
+from finetune.screen.console import STUDENT
 from finetune.screen.tables import block, verdict
 from finetune.screen.wording import command_name
 
@@ -38,7 +40,9 @@ def _lines(run: Run) -> Iterator[Text]:
         said = f"{method}{run.approach}{student} on {run.data}"
         yield Text(strip_control_chars(said[:1].upper() + said[1:]))
     scored = [_change(run, metric) for metric in SCORED if metric in run.scores.get("after", {})]
-    if scored:
+    if found := verdict_on(run.scores):
+        yield Text(f"{found.sentence} {found.costs}".rstrip(), style=STUDENT.get(found.word, "warning"))
+    elif scored:
         yield Text("; ").join(scored)
     state, style = {
         FINISHED: (f"finished {spoken(time.time() - run.when)} ago", "quiet"),

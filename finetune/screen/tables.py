@@ -51,6 +51,13 @@ def score_table(sides: Sequence[str], rows: Mapping[str, Sequence[Text]], *, cha
     return table
 
 
+def table_width(rows: Mapping[str, Sequence[Text]]) -> int:
+    """Columns of the screen that a wide `score_table` of these rows takes."""
+    names = max(len(NAMES.get(metric, metric)) for metric in rows)
+    widest = [max(int(cell.cell_len) for cell in column) for column in zip(*rows.values(), strict=True)]
+    return names + sum(2 + width for width in widest)
+
+
 def legend(interval: str, metrics: Iterable[str]) -> Text:
     """How to read a score table: `interval` says what its brackets are."""
     lower = " and ".join(NAMES[metric] for metric in LOWER_IS_BETTER if metric in metrics)

@@ -9,11 +9,6 @@ from pathlib import Path
 from finetune.shell import quoted
 
 
-def percent(share: float) -> str:
-    """0.384 -> 38 %."""
-    return f"{100 * share:.0f} %" if share >= 0.01 or share == 0 else "under 1 %"
-
-
 def duration(seconds: float) -> str:
     """Clock style: 0:08, 1:24, 2:03:10."""
     if not math.isfinite(seconds):
@@ -30,6 +25,13 @@ def about(seconds: float) -> str:
     if seconds < 5400:
         return f"about {round(seconds / 60)} minutes"
     return f"about {seconds / 3600:.1f} hours"
+
+
+def epochs(number: float | str) -> str:
+    """1 -> "1 epoch", 2.5 -> "2.5 epochs"."""
+    if isinstance(number, str):
+        return f"epochs {number}"
+    return f"{number:g} epoch{'s' if number != 1 else ''}"
 
 
 def command_name() -> str:

@@ -19,7 +19,8 @@ from finetune.training.resumable import SavePolicy, random_states_now
 
 WINDOW = 20  # steps over which the shown speed and the loss of a checkpoint are averaged
 RELEASE_EVERY = 4  # steps
-ENDS = 5  # losses kept from each end of a run
+SETTLED = 3  # steps after which the pace of a resumed training is its own
+ENDS = 5  # losses at each end of a run whose mean is told; fewer in a run of fewer than ten steps, so that no step is in both
 SHOWN_ROWS = 8
 
 
@@ -32,8 +33,10 @@ class ReportSteps(TrainerCallback):
         self.trainer: Any = None
         self.first_losses: list[float] = []
         self.last_losses: deque[float] = deque(maxlen=WINDOW)
+        self.told: dict[str, float] = {}  # of the last step, beside what the Trainer logs: for trackers
         self.earlier_seconds = 0.0
         self.earlier_peak = 0
+        self.earlier_pace = 0.0
         self._began = time.perf_counter()
         self._marks: deque[tuple[float, int]] = deque(maxlen=WINDOW + 1)
 
@@ -56,7 +59,9 @@ class ReportSteps(TrainerCallback):
         now, tokens = time.perf_counter(), self.trainer.real_tokens
         self._marks.append((now, tokens))
         then, tokens_then = self._marks[0]
-        seconds_per_step = (now - then) / (len(self._marks) - 1)
+        rate, memory = (tokens - tokens_then) / max(now - then, 1e-9), self.memory.now()
+        parts = {name: float(value) for name, value in self.trainer.last_parts.items()}
+        self.told = {"tokens_per_second": rate, "memory_bytes": memory, **parts}
         self.reporter.report(
             TrainingStep(
                 step=state.global_step,
@@ -64,23 +69,43 @@ class ReportSteps(TrainerCallback):
                 epoch=float(state.epoch or 0),
                 loss=loss,
                 learning_rate=float(logs.get("learning_rate", 0.0)),
-                tokens_per_second=(tokens - tokens_then) / max(now - then, 1e-9),
-                memory_bytes=self.memory.now(),
-                seconds_left=seconds_per_step * (state.max_steps - state.global_step),
-                parts={name: float(value) for name, value in self.trainer.last_parts.items()},
+                tokens_per_second=rate,
+                memory_bytes=memory,
+                seconds_left=self._pace() * (state.max_steps - state.global_step),
+                parts=parts,
             )
         )
+
+    def ends(self, steps: int) -> tuple[float, float]:
+        """The mean loss at the beginning and at the end of `steps` steps; no step is in both, unless there is only one."""
+        each = max(1, min(ENDS, steps // 2))
+        first, last = self.first_losses[:each], list(self.last_losses)[-each:]
+        return (sum(first) / len(first), sum(last) / len(last)) if first else (math.nan, math.nan)
+
+    def _pace(self) -> float:
+        """Seconds a step takes now: without the first of this process, which pays for what happens once.
+
+        Just after an interruption it is what it was before.
+        """
+        marks = list(self._marks)
+        if len(marks) > 2 and marks[0][0] == self._began:
+            del marks[0]
+        steps = len(marks) - 1
+        if steps < 1 or (self.earlier_pace and steps < SETTLED):
+            return self.earlier_pace
+        return (marks[-1][0] - marks[0][0]) / steps
 
     def facts(self) -> dict[str, Any]:
         """What the manifest of a checkpoint states about the training so far."""
         mean = sum(self.last_losses) / len(self.last_losses) if self.last_losses else None
-        return {"loss": mean, "seconds": round(self.seconds, 3)}
+        return {"loss": mean, "seconds": round(self.seconds, 3), "seconds_per_step": round(self._pace(), 4)}
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "first_losses": list(self.first_losses),
             "last_losses": list(self.last_losses),
             "seconds": self.seconds,
+            "pace": self._pace(),
             "peak": self.memory.highest(),
         }
 
@@ -88,6 +113,7 @@ class ReportSteps(TrainerCallback):
         self.first_losses = list(state["first_losses"])
         self.last_losses.extend(state["last_losses"])
         self.earlier_seconds, self.earlier_peak = state["seconds"], state["peak"]
+        self.earlier_pace = state.get("pace", 0.0)
 
 
 class SaveCheckpoints(TrainerCallback):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from finetune.errors import ModelError
 
 PROBE_LENGTH = 12
+SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # of Gemma, RecurrentGemma, xLSTM
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def backbone_of(model: nn.Module) -> nn.Module:
     """Everything of a causal model below its head; called with input_ids it returns the last normed hidden state."""
     inner = causal_lm(model)
     backbone = inner.base_model if getattr(inner, "base_model", inner) is not inner else inner.get_decoder()
+    if backbone is inner:  # Llama 4's text model has its backbone under another name than its class says
+        backbone = getattr(inner, "model", inner)
     return cast(nn.Module, backbone)
 
 
@@ -101,7 +104,7 @@ def head_of(model: nn.Module) -> Head:
     """The head with its bias, scale and soft cap; raises ModelError if it is not a plain (possibly adapted) linear layer.
 
     The scale and the cap are read from the config (`logit_scale` of Cohere, `logits_scaling` of Granite and MiniCPM3,
-    `lm_head_multiplier` of Falcon-H1, `final_logit_softcapping` of Gemma); `check_head` verifies this on the model.
+    `lm_head_multiplier` of Falcon-H1, and SOFT_CAPS); `check_head` verifies this on the model.
     """
     inner = causal_lm(model)
     module = inner.get_output_embeddings()
@@ -118,7 +121,7 @@ def head_of(model: nn.Module) -> Head:
     for name in ("logit_scale", "lm_head_multiplier"):
         scale *= float(getattr(config, name, None) or 1.0)
     scale /= float(getattr(config, "logits_scaling", None) or 1.0)
-    cap = getattr(config, "final_logit_softcapping", None)
+    cap = next((found for name in SOFT_CAPS if (found := getattr(config, name, None))), None)
     return Head(weight, bias, scale, None if cap is None else float(cap))
 
 

@@ -6,7 +6,6 @@ outcome.finished.tokens_per_second, outcome.stopped
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,10 @@ from finetune.hardware.machine import Machine
 from finetune.hardware.peak_memory import PeakMemory
 from finetune.recipe import Recipe, StudentSpec, TrainingSpec
 from finetune.storage import check_room
-from finetune.training.callbacks import ENDS, ReleaseMemory, ReportSteps, SaveCheckpoints, StopAtNonsense, StopOnSignal
+from finetune.training.callbacks import ReleaseMemory, ReportSteps, SaveCheckpoints, StopAtNonsense, StopOnSignal
 from finetune.training.checkpoints import Checkpoint, Checkpoints
 from finetune.training.out_of_memory import MEMORY_ERRORS, free_memory, ran_out
+from finetune.training.share_processor import ShareProcessor
 from finetune.training.tracking import tracking
 from finetune.training.trainer import SupervisedTrainer
 
@@ -79,9 +79,9 @@ def train(
                 report,
                 stop,
                 StopAtNonsense(saving),
-                *([ReleaseMemory()] if machine.device == "cpu" else []),
+                *([ReleaseMemory(), ShareProcessor(reporter)] if machine.device == "cpu" else []),
                 *(callbacks or []),
-                *tracking(recipe, folder.parent, reporter),
+                *tracking(recipe, folder.parent, reporter, lambda: report.told),
                 saving,
             ],
         )
@@ -109,7 +109,7 @@ def train(
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else autocast around forward would stay on in the benchmark
     model.eval()
     _let_go(trainer)
-    first, last = (report.first_losses, list(report.last_losses)[-ENDS:]) if report.first_losses else ([math.nan], [math.nan])
+    first, last = report.ends(trainer.state.global_step)
     finished = TrainingFinished(
         steps=trainer.state.global_step,
         train_seconds=round(seconds, 3),
@@ -119,8 +119,8 @@ def train(
         peak_memory_bytes=max(memory.bytes, report.earlier_peak),
         trainable_parameters=trainable(model),
         parameters=parameters_of(model),
-        first_loss=round(sum(first) / len(first), 4),
-        final_loss=round(sum(last) / len(last), 4),
+        first_loss=round(first, 4),
+        final_loss=round(last, 4),
     )
     reporter.report(finished)
     return Outcome(finished, stop.stopped, trainer.state.max_steps)
@@ -134,7 +134,7 @@ def training_arguments(recipe: Recipe, machine: Machine, folder: Path, *, autoca
     spec = recipe.training
     return TrainingArguments(
         output_dir=str(folder),
-        num_train_epochs=spec.epochs,
+        num_train_epochs=spec.passes,
         per_device_train_batch_size=spec.batch_size,
         gradient_accumulation_steps=spec.gradient_accumulation,
         learning_rate=spec.learning_rate,

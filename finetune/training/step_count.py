@@ -13,4 +13,4 @@ CPU_TOKENS = 512
 def steps_of(spec: TrainingSpec, rows: int) -> int:
     """Optimizer steps of the whole training over `rows` sequences."""
     micro_batches = math.ceil(rows / spec.batch_size)
-    return max(1, math.ceil(spec.epochs * max(1, math.ceil(micro_batches / spec.gradient_accumulation))))
+    return max(1, math.ceil(spec.passes * max(1, math.ceil(micro_batches / spec.gradient_accumulation))))

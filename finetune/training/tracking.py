@@ -1,11 +1,11 @@
 """Trackers as callbacks of the Trainer: they receive start, logs and end; a failure never stops the training.
 
-callbacks = tracking(recipe, folder.run, reporter)
+callbacks = tracking(recipe, folder.run, reporter, lambda: {"tokens_per_second": 341.0})
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,27 @@ from finetune.events import Notice, Reporter
 from finetune.recipe import Recipe
 
 
-def tracking(recipe: Recipe, folder: Path, reporter: Reporter) -> list[TrainerCallback]:
-    """A callback for each tracker of the recipe; `folder` is the run's own."""
+def tracking(recipe: Recipe, folder: Path, reporter: Reporter, beside: Callable[[], Mapping[str, float]] = dict) -> list[TrainerCallback]:
+    """A callback for each tracker of the recipe; `folder` is the run's own, `beside` what of a step the Trainer does not log itself."""
     trackers = {name: registry.load("trackers", name)() for name in recipe.training.report_to}
-    return [Told(name, lambda tracker=tracker: tracker.callback(folder), reporter) for name, tracker in trackers.items()]  # type: ignore[misc]
+    return [Told(name, lambda tracker=tracker: tracker.callback(folder), reporter, beside) for name, tracker in trackers.items()]  # type: ignore[misc]
 
 
 class Told(TrainerCallback):
     """Passes start, logs and end to a tracker; after a failure it is not called again, and training continues."""
 
-    def __init__(self, name: str, make: Callable[[], TrainerCallback], reporter: Reporter) -> None:
-        self.name, self.make, self.reporter = name, make, reporter
+    def __init__(
+        self, name: str, make: Callable[[], TrainerCallback], reporter: Reporter, beside: Callable[[], Mapping[str, float]] = dict
+    ) -> None:
+        self.name, self.make, self.reporter, self.beside = name, make, reporter, beside
         self.tracker: TrainerCallback | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._tell("on_train_begin", args, state, control, kwargs)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if "loss" in (logs := kwargs.get("logs") or {}):
+            kwargs["logs"] = {**logs, **self.beside()}
         self._tell("on_log", args, state, control, kwargs)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from finetune.data.collator import Collator
+from finetune.data.collator import NO_LOSS, Collator
 from finetune.errors import RecipeError, TrainingError
 from finetune.hardware.matmul import use_fast_linear
 from finetune.training.callbacks import KeepPaddingId
@@ -52,8 +52,8 @@ class SupervisedTrainer(ResumableTrainer):
 
     `real_tokens` and `supervised_tokens` count what was trained on, never padding. A step that runs out of memory is repeated with
     half the rows at a time, and so are those after it. `step_batches`, `step_tokens` and `step_loss` are those of the current step.
-    Evaluation gives the loss alone. One GPU trains, however many there are; with torchrun every process has one. Raises RecipeError for
-    settings of a Trainer that need another loss or the logits: label smoothing, `compute_loss_func`, `compute_metrics`.
+    Evaluation gives the loss and its parts. One GPU trains, however many there are; with torchrun every process has one. Raises
+    RecipeError for settings of a Trainer that need another loss or the logits: label smoothing, `compute_loss_func`, `compute_metrics`.
     """
 
     loss_is_scaled_for_ga = True
@@ -78,6 +78,8 @@ class SupervisedTrainer(ResumableTrainer):
         self.workspace = Workspace()
         self._part_sums: dict[str, Tensor] = {}
         self._part_count = 0
+        self._evaluated: dict[str, Tensor] = {}
+        self._evaluated_tokens = 0
         # The Trainer then counts the supervised tokens of the whole accumulation window, all devices, and hands them to compute_loss.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True
@@ -152,6 +154,10 @@ class SupervisedTrainer(ResumableTrainer):
             self._part_count += count
             for name, total in parts.items():
                 self._part_sums[name] = self._part_sums.get(name, 0) + total
+        else:
+            self._evaluated_tokens += count
+            for name, total in self.evaluated_parts(inputs, supervised, hidden, rule).items():
+                self._evaluated[name] = self._evaluated.get(name, 0) + total.detach()
         if self.balances and outputs.router_logits is not None:
             mask = right_padding_mask(inputs, self.pad_id)
             loss = loss + count * balancing_loss(self.model, outputs.router_logits, mask)
@@ -160,6 +166,10 @@ class SupervisedTrainer(ResumableTrainer):
     def rule(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor) -> Rule:
         """The loss of this trainer for one batch, whose supervised states are `hidden` [n, d]."""
         return CrossEntropy(supervised.labels)
+
+    def evaluated_parts(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor, rule: Rule) -> dict[str, Tensor]:
+        """The sums over a batch that an evaluation tells beside the loss; `rule` is what made the loss."""
+        return rule.sums
 
     def head(self) -> Head:
         return head_of(self.model)
@@ -233,6 +243,24 @@ class SupervisedTrainer(ResumableTrainer):
             loss = self.compute_loss(model, inputs)
         return loss.detach(), None, None
 
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """The Trainer's, with the mean of each part of the loss per supervised token: eval_kl and eval_ce of a distillation."""
+        self._evaluated, self._evaluated_tokens = {}, 0
+        output: Any = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        device = self.args.device
+        tokens: Any = self.accelerator.reduce(torch.tensor(self._evaluated_tokens, device=device), "sum")
+        for name, total in self._evaluated.items():
+            everywhere: Any = self.accelerator.reduce(total.to(device), "sum")
+            output.metrics[f"{metric_key_prefix}_{name}"] = float(everywhere) / max(int(tokens), 1)
+        return output
+
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns: Any = list(INPUTS)
 
@@ -251,7 +279,10 @@ def check_loss_settings(args: TrainingArguments, *, compute_loss_func: Any, comp
 
 
 class WithLengths:
-    """A collator that also gives the true `length` of each row, so that a padding id inside a row is never taken for padding."""
+    """A collator that also gives the true `length` of each row, so that a padding id inside a row is never taken for padding.
+
+    Where it makes no labels, every token of the rows is one.
+    """
 
     def __init__(self, collator: Callable[[list[Any]], dict[str, Any]]) -> None:
         self.collator = collator
@@ -261,6 +292,9 @@ class WithLengths:
         batch = self.collator(rows)
         if len(batch["input_ids"]) == len(rows):
             batch["length"] = torch.tensor(lengths)
+        if batch.get("labels") is None:
+            real = right_padding_mask({**batch, "labels": torch.full_like(batch["input_ids"], NO_LOSS)}, -1)
+            batch["labels"] = batch["input_ids"].masked_fill(real == 0, NO_LOSS)
         return batch
 
 

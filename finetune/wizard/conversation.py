@@ -13,11 +13,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, Interrupted
 from finetune.screen.keys import still_keys
 from finetune.screen.quiet import STDERR, quiet
 from finetune.wizard import ask_recipe, preload, unfinished
 from finetune.wizard.host import HostInfo, Once, look_around
+from finetune.wizard.kept import KeptAnswers, Session
 from finetune.wizard.prompter import Prompter
 from finetune.wizard.undo import Rewind
 
@@ -26,40 +27,51 @@ if TYPE_CHECKING:
     from finetune.run.resume import Unfinished
     from finetune.runtime import RuntimeOptions
 
-WELCOME = "Enter accepts the answer shown. Shift+Tab goes back. Ctrl-C leaves."
+WELCOME = "Enter accepts what is shown, Shift+Tab goes back, ? explains, Ctrl-C leaves."
 WELCOME_PLAIN = "Enter accepts the answer in brackets. Type `back` to go back, `?` for help. Ctrl-C leaves."
 
 
 def run_wizard(*, runtime: Callable[[], RuntimeOptions], plain: bool) -> int:
-    """Ask, show, run; the exit code."""
+    """Ask, show, run; the exit code. However it ends, what was answered and not used is kept, and that is said."""
     look = Once(lambda: look_around(runtime()))
     at_first_question = cache(lambda: preload.start(after=look))
+    kept = KeptAnswers.here()
     with nullcontext() if plain else still_keys(), quiet(None, streams=(STDERR,)):
         prompter = _prompter(plain, at_first_question)
         prompter.note(WELCOME_PLAIN if plain else WELCOME)
         try:
-            agreed = unfinished.ask(prompter) or agree(prompter, look)
+            begun = unfinished.ask(prompter, session=kept.load())
+            agreed = agree(prompter, look, kept, begun) if begun is None or isinstance(begun, Session) else begun
+            return _carry_out(agreed, prompter, look(), kept) if agreed else 0
         except KeyboardInterrupt:
-            prompter.note("Cancelled; nothing written.")
+            prompter.note("Cancelled." if kept.written or kept.problem else "Cancelled; nothing written.")
             return 130
-        return _carry_out(agreed, prompter, look()) if agreed else 0
+        finally:
+            if farewell := kept.farewell():
+                prompter.note(farewell)
 
 
-def agree(prompter: Prompter, look: Callable[[], HostInfo]) -> Recipe | None:
-    """Questions and review until the person starts, saves or leaves; None if there is nothing to run."""
+def agree(
+    prompter: Prompter, look: Callable[[], HostInfo], kept: KeptAnswers | None = None, earlier: Session | None = None
+) -> Recipe | None:
+    """Questions and review until the person starts, saves or leaves; None if there is nothing to run.
+
+    Every answer goes into `kept`; with the answers of an `earlier` session it begins where that one ended.
+    """
     from finetune.wizard import review
 
-    rewind = Rewind(prompter)
-    made_to_fit: list[dict[str, Any]] = []
+    made_to_fit: list[dict[str, Any]] = list(earlier.changes) if earlier else []
+    kept = kept or KeptAnswers(None)
+    rewind = Rewind(prompter, earlier.answers if earlier else None, lambda answers: kept.keep(answers, made_to_fit))
 
     def converse(answers: Prompter) -> tuple[Recipe, str | dict[str, Any], int]:
         """What a decision leads to is asked here too, so that one can go back from it to the review."""
-        recipe, decision = review.ask(ask_recipe(answers, look).with_changes(*made_to_fit), answers, look())
-        step = review.ask_step(recipe, answers) if decision == review.CHANGE else 0
+        recipe, decision, fault = review.ask(ask_recipe(answers, look).with_changes(*made_to_fit), answers, look())
+        step = review.ask_step(recipe, answers, fault) if decision == review.CHANGE else 0
         if decision == review.SAVE:
             review.save(recipe, answers)
         if decision == review.QUIT:
-            answers.note("Nothing was written.")
+            answers.note("Nothing was started.")
         return recipe, decision, step
 
     while True:
@@ -69,6 +81,8 @@ def agree(prompter: Prompter, look: Callable[[], HostInfo]) -> Recipe | None:
         if decision == review.START:
             return recipe
         if decision in (review.SAVE, review.QUIT):
+            if decision == review.SAVE:
+                kept.drop()
             return None
         if decision == review.MEASURE:
             review.measure(recipe, look())
@@ -79,8 +93,8 @@ def agree(prompter: Prompter, look: Callable[[], HostInfo]) -> Recipe | None:
             made_to_fit.append(decision)
 
 
-def _carry_out(agreed: Recipe | Unfinished, prompter: Prompter, here: HostInfo) -> int:
-    """The run, and the offer to upload its model."""
+def _carry_out(agreed: Recipe | Unfinished, prompter: Prompter, here: HostInfo, kept: KeptAnswers) -> int:
+    """The run, and the offer to upload its model; its answers are kept until the run itself can be continued."""
     from finetune.recipe import Recipe
     from finetune.screen.console import people
     from finetune.screen.live_run import execute, resume
@@ -91,7 +105,13 @@ def _carry_out(agreed: Recipe | Unfinished, prompter: Prompter, here: HostInfo) 
         prepared = prepare(agreed, here.runtime)
         if isinstance(prepared, FinetuneError):
             raise prepared
-        result = execute(agreed, here.runtime, people(), prepared[0], upload_follows=True)
+        try:
+            result = execute(agreed, here.runtime, people(), prepared[0], upload_follows=True)
+        except Interrupted as stopped:
+            if stopped.saved:
+                kept.drop()
+            raise
+        kept.drop()
     else:
         preload.wait()
         result = resume(agreed.folder.output_dir, here.runtime, people(), upload_follows=True)

@@ -2,18 +2,21 @@
 
 seen = look(DatasetSpec(), runtime)         # Preview, or the DatasetError that reading it ended in
 prompter.note(fragments(seen))
+rows_of(DatasetSpec(source="rows.csv"), runtime)        # how many rows the file has
 """
 
 from __future__ import annotations
 
 import glob
+import time
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune import registry
-from finetune.data.files import named_files
+from finetune.data.files import looks_local, named_files
 from finetune.errors import DatasetError
 from finetune.events import Recorder
 from finetune.formatting import strip_control_chars
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 MOST_LINES_GIVEN, MOST_LINES_LEARNED = 6, 5
 LONGEST_LINE = 110
+COUNTING_SECONDS = 1.0
 MOST_WATCHED = 10_000  # files of a folder; a change of others is not noticed
 
 
@@ -80,6 +84,45 @@ def fragments(seen: Preview) -> Fragments:
             lines += [("class:learned", "▌ ") if segment.supervised else ("class:quiet", "│ ")]
             lines += [("class:learned" if segment.supervised else "", line), ("", "\n")]
     return lines[:-1]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How many rows data have; at least so many where counting stopped before their end."""
+
+    number: int
+    exact: bool
+
+    def __str__(self) -> str:
+        return f"{'' if self.exact else 'more than '}{self.number:,} row{'s' if self.number != 1 else ''}"
+
+
+def rows_of(spec: DatasetSpec, runtime: RuntimeOptions) -> Rows | None:
+    """The rows of files on this machine, counted for a moment; None for other sources, and for files that cannot be read.
+
+    Remembered until a file changes.
+    """
+    try:
+        if spec.source.startswith("builtin:") or not looks_local(spec.source):
+            return None
+        with looking_at(spec.source, DatasetError):
+            return _count(spec.model_dump_json(), runtime, state(spec.source))
+    except DatasetError:
+        return None
+
+
+@lru_cache(maxsize=32)
+def _count(spec: str, runtime: RuntimeOptions, state: object) -> Rows:
+    from finetune.data.reading import open_source
+    from finetune.data.rows import Row
+
+    wanted = DatasetSpec.model_validate_json(spec)
+    number, ends = 0, time.monotonic() + COUNTING_SECONDS
+    for record in open_source(wanted, runtime, Recorder()).records():
+        number += isinstance(record, Row) and any(str(value).strip() for value in record.values.values() if value is not None)
+        if number % 256 == 0 and time.monotonic() > ends:
+            return Rows(number, exact=False)
+    return Rows(number, exact=True)
 
 
 def _shortened(text: str, most: int) -> list[str]:

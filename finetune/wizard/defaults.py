@@ -60,14 +60,14 @@ def unused(folder: Path) -> Path:
 TUNE_ON_CPU: dict[str, Any] = {
     "model": STARTER,
     "dataset": {"source": "builtin:python-docs", "samples": 450},
-    "training": {"epochs": 1, "batch_size": 8},
+    "training": {"epochs": "auto", "batch_size": 8},
     "benchmark": {"rows": 45},
 }
 
 TUNE_ON_GPU: dict[str, Any] = {
     "model": STARTER,
     "dataset": {"source": "builtin:python-docs", "samples": 2000},
-    "training": {"epochs": 2, "batch_size": 16},
+    "training": {"epochs": "auto", "batch_size": 16},
     "benchmark": {"rows": 100},
 }
 
@@ -76,7 +76,7 @@ DISTIL_ON_GPU: dict[str, Any] = {
     "model": "gpt2",
     "dataset": {"source": "wikitext", "config": "wikitext-2-raw-v1", "samples": 5000},
     "distillation": {"temperature": 2.0, "alpha": 0.5},
-    "training": {"epochs": 3, "batch_size": 4, "learning_rate": 2e-4},
+    "training": {"epochs": "auto", "batch_size": 4, "learning_rate": 2e-4},
     "benchmark": {"rows": 100},
 }
 
@@ -85,6 +85,6 @@ DISTIL_ANYWHERE: dict[str, Any] = {
     "model": {"from_teacher": {"layers": 20}},
     "dataset": {"source": "builtin:python-docs", "samples": 450},
     "distillation": {"temperature": 2.0, "alpha": 0.2},
-    "training": {"epochs": 1, "batch_size": 4, "learning_rate": 5e-4},
+    "training": {"epochs": "auto", "batch_size": 4, "learning_rate": 5e-4},
     "benchmark": {"rows": 45},
 }

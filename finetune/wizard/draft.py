@@ -17,6 +17,7 @@ from finetune import registry
 from finetune.errors import RecipeError
 from finetune.recipe import Recipe, merge
 from finetune.settings import Known, help_of, label, usual
+from finetune.wizard.explained import more_about, notes_of
 from finetune.wizard.prompter import Check, Choice, Prompter, Question, anything
 
 Draft = dict[str, Any]
@@ -100,19 +101,19 @@ def ask_field(
             key,
             label(key.rpartition(".")[2], field),
             default=now if field.annotation is bool else default or shown(now),
-            choices=choices_of(field),
+            choices=choices_of(field, notes_of(key)),
             check=wrong,
             help=help or help_of(field),
-            more=more,
+            more=more or more_about(key),
         )
     )
     return put(draft, key, _names(str(answer)) if names else answer)
 
 
-def choices_of(field: FieldInfo) -> list[Choice]:
-    """The values of a setting, if it is one of a few names."""
+def choices_of(field: FieldInfo, notes: Mapping[str, str]) -> list[Choice]:
+    """The values of a setting, if it is one of a few names, with notes beside them."""
     if get_origin(field.annotation) is Literal:
-        return [Choice(str(option), str(option)) for option in get_args(field.annotation)]
+        return [Choice(str(option), str(option), notes.get(str(option), "")) for option in get_args(field.annotation)]
     kinds = [mark.kind for mark in field.metadata if isinstance(mark, Known)] if field.annotation is str else []
     return [Choice(*found) for kind in kinds for found in registry.choices(kind)]
 

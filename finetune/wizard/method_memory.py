@@ -13,7 +13,7 @@ from typing import Any
 from finetune import registry
 from finetune.errors import ModelError
 from finetune.hardware.machine import remembered_dtype
-from finetune.model_folder import is_adapter
+from finetune.methods.earlier import EarlierAdapter, why_not
 from finetune.models.facts import ModelFacts, look_up
 from finetune.models.location import parse
 from finetune.planning.memory import adapter_parameters, memory_parts
@@ -37,14 +37,13 @@ def options(draft: Draft, here: HostInfo) -> Options:
     """For the longest rows allowed; `needed` is empty for a model whose size is not known before it is downloaded."""
     recipe = Recipe.from_layers(draft)
     gpu = uses_gpu(here)
-    no_adapter = _no_adapter(recipe)
     known: dict[str, Any] = {name: registry.load("methods", name) for name in registry.names("methods")}
     costs = {name: method.footprint(method.Spec()) for name, method in known.items()}
     device = "cuda" if gpu else "cpu"
     refused = {
         name: problems[0]
         for name, method in known.items()
-        if (problems := (costs[name].adapter and no_adapter) or method.check(method.Spec(), device))
+        if (problems := (costs[name].adapter and _no_adapter(recipe, method)) or method.check(method.Spec(), device))
     }
     student, teacher = _models(recipe, here)
     free = here.glance.free_gpu_memory_bytes if gpu else here.glance.free_memory_bytes
@@ -77,15 +76,17 @@ def recommended(needed: Mapping[str, int], free: int) -> str:
     return next((name for name in ("lora", "qlora") if name in needed and needed[name] <= free), min(needed, key=lambda name: needed[name]))
 
 
-def _no_adapter(recipe: Recipe) -> list[str]:
-    """Why no adapter can be trained on the model; empty if one can."""
+def _no_adapter(recipe: Recipe, method: Any) -> list[str]:
+    """Why the method cannot train an adapter of the model, or train the model further that is one; empty if it can."""
     if not isinstance(recipe.model, str):
-        return ["not possible for a student made from its teacher"]
+        return ["an adapter alone does not contain the layers of a student made from its teacher"]
     try:
-        folder = parse(recipe.model).path
+        source = parse(recipe.model)
+        earlier = EarlierAdapter.read(source.path, source.name) if source.path else None
     except ModelError:
         return []  # the review will say what is wrong with it
-    return ["not on top of an adapter: merge it into its base first"] if folder and is_adapter(folder) else []
+    reason = why_not(earlier, method, method.Spec()) if earlier else None
+    return [f"{source.name} {reason}: merge it into its base first"] if reason else []
 
 
 def _models(recipe: Recipe, here: HostInfo) -> tuple[ModelFacts | None, ModelFacts | None]:

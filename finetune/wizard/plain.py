@@ -19,7 +19,7 @@ from getpass import getpass
 from typing import TYPE_CHECKING
 
 from finetune.wizard.layout import spelled, wrap
-from finetune.wizard.prompter import Fragments, GoBack, Prompter, Question, drawn, plain
+from finetune.wizard.prompter import Fragments, GoBack, Prompter, Question, drawn, explanation, plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -56,7 +56,7 @@ class PlainPrompter(Prompter):
             return getpass(f"{question.text} (not shown): ").strip()
         if isinstance(question.default, bool):
             words = replace(question, default="yes" if question.default else "no", check=_yes_or_no)
-            return self._line(words).lower().startswith("y")
+            return self._line(words, question).lower().startswith("y")
         if not question.choices:
             return self._line(question)
         numbers = {str(at): choice for at, choice in enumerate(question.choices, 1)}
@@ -68,12 +68,13 @@ class PlainPrompter(Prompter):
             return None if text in numbers else f"Type a number from 1 to {len(numbers)}."
 
         start = next((number for number, choice in numbers.items() if choice.value == question.default), "1")
-        return numbers[self._line(replace(question, text="Number", default=start, choices=(), check=known))].value
+        return numbers[self._line(replace(question, text="Number", default=start, choices=(), check=known), question)].value
 
     def erase_to(self, mark: int) -> None:
         _print("(back)")
 
-    def _line(self, question: Question) -> str:
+    def _line(self, question: Question, asked: Question | None = None) -> str:
+        """A line that answers `question`; `asked` is what a person knows it as, where the answer is a number or a word for it."""
         if question.help:
             _print(question.help)
         while True:
@@ -86,7 +87,7 @@ class PlainPrompter(Prompter):
             if text == "back" and self.can_go_back:
                 raise GoBack
             if text == "?":
-                self.note(question.more or question.help or "Press Enter to take the answer in brackets.")
+                self.note(explanation(asked or question))
                 continue
             answer = text or str(question.default)
             problem = question.problem(answer)

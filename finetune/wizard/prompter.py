@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import FinetuneError, without_secrets
+from finetune.wizard.explained import more_about
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 Fragments = list[tuple[str, str]]  # (style, text) pairs; the styles are those of wizard/terminal.py
 Check = Callable[[str], "str | None"]  # the sentence that says what is wrong, or None
 Complete = Callable[[str], Sequence[str]] | None  # completions of the text so far, where anything is known
+
+HOW_TO_CHOOSE = "The arrow keys move, Enter takes the line that is marked."
+HOW_TO_DECIDE = "y is yes, n is no; Enter takes the answer shown."
+HOW_TO_TYPE = "Type an answer; Enter alone takes the one shown in grey, and Tab lets you edit it."
 
 
 class GoBack(Exception):
@@ -97,6 +102,10 @@ class Prompter(ABC):
     def ask(self, question: Question) -> str | bool:
         """The answer; raises GoBack."""
 
+    def recall(self, question: Question, answer: str | bool) -> None:
+        """Show an answer that was given in an earlier session."""
+        self.note(f"{question.text}: {told(question, answer)}")
+
     def mark(self) -> int:
         """A place on the screen that `erase_to` can return to."""
         return 0
@@ -106,18 +115,18 @@ class Prompter(ABC):
         return
 
     def select(self, key: str, text: str, choices: Sequence[Choice], default: str, help: str = "", more: str = "") -> str:
-        return str(self.ask(Question(key, text, default, choices, help=help, more=more)))
+        return str(self.ask(Question(key, text, default, choices, help=help, more=more or more_about(key))))
 
     def text(
         self, key: str, text: str, default: str, check: Check = anything, help: str = "", more: str = "", complete: Complete = None
     ) -> str:
-        return str(self.ask(Question(key, text, default, check=check, help=help, more=more, complete=complete)))
+        return str(self.ask(Question(key, text, default, check=check, help=help, more=more or more_about(key), complete=complete)))
 
-    def confirm(self, key: str, text: str, default: bool, help: str = "") -> bool:
-        return bool(self.ask(Question(key, text, default, help=help)))
+    def confirm(self, key: str, text: str, default: bool, help: str = "", more: str = "") -> bool:
+        return bool(self.ask(Question(key, text, default, help=help, more=more or more_about(key))))
 
-    def secret(self, key: str, text: str, help: str = "") -> str:
-        return str(self.ask(Question(key, text, "", help=help, secret=True)))
+    def secret(self, key: str, text: str, help: str = "", more: str = "") -> str:
+        return str(self.ask(Question(key, text, "", help=help, more=more or more_about(key), secret=True)))
 
 
 class ScriptedPrompter(Prompter):
@@ -191,10 +200,30 @@ def drawn(picture: RenderableType, width: int, *, colour: bool = False) -> str:
 
 
 def hint(error: FinetuneError) -> Fragments:
-    """The hint of an error on a line of its own, left in one piece: it may contain a command."""
-    from finetune.screen.wording import as_typed
+    """The hint of an error on a line of its own; one that contains a command is left in one piece, so that it can be copied."""
+    from finetune.screen.wording import as_typed, command_name
+    from finetune.wizard.faults import in_words
 
-    return [("", "\n"), ("class:command", as_typed(error.hint))] if error.hint else []
+    text = as_typed(in_words(error.hint))
+    is_command = command_name() in text or "pip install" in text
+    return [("", "\n"), ("class:command" if is_command else "class:quiet", text)] if text else []
+
+
+def explanation(question: Question) -> str:
+    """What ? tells about any question: its own words, else its help, and how it is answered."""
+    if question.more:
+        return question.more
+    how = HOW_TO_CHOOSE if question.choices else HOW_TO_DECIDE if isinstance(question.default, bool) else HOW_TO_TYPE
+    return "\n".join(filter(None, [question.help, how]))
+
+
+def told(question: Question, answer: str | bool) -> str:
+    """What stays on screen of an answer."""
+    if question.secret:
+        return "(not shown)" if answer else "(none)"
+    if isinstance(answer, bool):
+        return "Yes" if answer else "No"
+    return next((choice.title for choice in question.choices if choice.value == answer), answer)
 
 
 def plain(text: str | Fragments) -> str:

@@ -5,6 +5,7 @@ recipe, decision = ask(recipe, prompter, here)      # START, CHANGE, SAVE, QUIT,
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,12 @@ from finetune.screen.console import people
 from finetune.screen.data import data_report
 from finetune.screen.plan_table import review
 from finetune.screen.reporter import working
-from finetune.screen.wording import about, command_name
+from finetune.screen.wording import about, command_name, epochs
 from finetune.shell import quoted
 from finetune.stopping import until_ctrl_c
 from finetune.wizard import preload
 from finetune.wizard.data_preview import state
+from finetune.wizard.faults import USUAL, in_words, step_of
 from finetune.wizard.host import HostInfo
 from finetune.wizard.layout import ascii_only
 from finetune.wizard.prompter import Choice, Prompter, hint
@@ -33,6 +35,12 @@ if TYPE_CHECKING:
     from finetune.planning.fixes import MemoryFix
     from finetune.run.finetuner import LLMFineTuner
 
+MORE_READY = (
+    "Above is what will happen and what it takes. Start trains now and measures the result.\n"
+    "Change something goes back to one step; all other answers stay. Save the recipe only writes a file that runs without questions.\n"
+    "Quit keeps your answers for the next time."
+)
+MORE_CHANGE = "The questions of that step are asked again, with your answers as defaults; all other answers stay."
 START, MEASURE, CHANGE, SAVE, QUIT = "start", "measure", "change", "save", "quit"
 SKIP_ROWS = "skip rows"  # that cannot be used, though they are many
 Changes = dict[str, Any]
@@ -41,17 +49,19 @@ Key = tuple[str, object]  # of a recipe, and of the files it reads
 REMEMBERED = 4  # recipes, each with its data
 
 
-def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str | Changes]:
+def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str | Changes, int]:
     """Show the plan and ask what to do; starting is offered only if the run can work.
 
-    The decision is START, MEASURE, CHANGE, SAVE or QUIT, or the changes to the recipe that were agreed to.
+    The decision is START, MEASURE, CHANGE, SAVE or QUIT, or the changes to the recipe that were agreed to; with it comes the step where
+    a fault can be mended.
     """
     prepared = prepare(recipe, here.runtime)
     prompter.step(None, "REVIEW")
     first: list[Choice] = []
     changes: dict[str, Changes] = {}
-    unfit = True
+    unfit, step = True, USUAL
     if isinstance(prepared, FinetuneError):
+        step = step_of(prepared)
         prompter.note([("class:problem", prepared.message), *hint(prepared)])
         if isinstance(prepared, TooManyBadRows):
             changes[SKIP_ROWS] = {"dataset": {"bad_rows": prepared.share}}
@@ -59,8 +69,9 @@ def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str
     else:
         tuner, found = prepared
         prompter.show(data_report(tuner.data.report.to_dict(), ascii_only=ascii_only()))
-        prompter.show(review(recipe, found))
+        prompter.show(review(tuner.recipe, replace(found, problems=[in_words(problem) for problem in found.problems])))
         unfit = bool(found.problems)
+        step = step_of(found.problems[0]) if unfit else USUAL
         for number, fix in enumerate(_fixes(tuner, found)):
             changes[str(number)] = fix.changes
             first.append(Choice(str(number), f"Use {fix.text}", f"{size(fix.memory_total)} of memory"))
@@ -69,8 +80,10 @@ def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str
             first.append(Choice(MEASURE, "Measure first", "runs a few real steps; at most 20 seconds"))
     choices = [*first, Choice(CHANGE, "Change something"), Choice(SAVE, "Save the recipe only"), Choice(QUIT, "Quit")]
     proposed = choices[0].value
-    answer = prompter.select("review", "Ready?", choices, default=CHANGE if unfit and proposed in (START, SKIP_ROWS) else proposed)
-    return recipe, changes.get(answer, answer)
+    answer = prompter.select(
+        "review", "Ready?", choices, default=CHANGE if unfit and proposed in (START, SKIP_ROWS) else proposed, more=MORE_READY
+    )
+    return recipe, changes.get(answer, answer), step
 
 
 def _fixes(tuner: LLMFineTuner, found: Plan) -> list[MemoryFix]:
@@ -96,18 +109,18 @@ def measure(recipe: Recipe, here: HostInfo) -> None:
             tuner.reporter.leave_out(reporter)
 
 
-def ask_step(recipe: Recipe, prompter: Prompter) -> int:
-    """Which step to answer again."""
+def ask_step(recipe: Recipe, prompter: Prompter, start: int = USUAL) -> int:
+    """Which step to answer again; the list begins at `start`, where the fault is."""
     training = recipe.training
     choices = [
         Choice("0", "Approach", recipe.approach),
         Choice("1", "Models", recipe.model if isinstance(recipe.model, str) else "made from the teacher"),
         Choice("2", "Dataset", recipe.dataset.source),
         Choice("3", "Configuration", f"{recipe.method.kind}, {recipe.output_dir}"),
-        Choice("4", "Training", f"{training.epochs:g} epochs, batch {training.batch_size}, rate {training.learning_rate:g}"),
+        Choice("4", "Training", f"{epochs(training.epochs)}, batch {training.batch_size}, rate {training.learning_rate:g}"),
         Choice("5", "Benchmark", f"{recipe.benchmark.rows} rows"),
     ]
-    return int(prompter.select("change", "Change what?", choices, default="4"))
+    return int(prompter.select("change", "Change what?", choices, default=str(start), more=MORE_CHANGE))
 
 
 def save(recipe: Recipe, prompter: Prompter) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.errors import ModelError, RecipeError
-from finetune.formatting import count, strip_control_chars
+from finetune.formatting import count, spoken, strip_control_chars
 from finetune.hub.catalogue import CATALOGUE, CatalogueEntry, find
 from finetune.models.facts import ModelFacts, look_up
 from finetune.recipe import STARTER, Recipe
@@ -17,6 +18,7 @@ from finetune.wizard.defaults import why
 from finetune.wizard.draft import Draft, get, problem, put
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Prompter, Question
+from finetune.wizard.teachers_run import proposal, sentence
 
 if TYPE_CHECKING:
     from finetune.models.location import ModelSource
@@ -29,8 +31,14 @@ MORE = (
     "or the output folder of an earlier run."
 )
 MORE_STUDENT = (
-    "Made from the teacher: some of its layers are left out, the rest is copied. It starts with most of what the teacher knows. "
+    "Made from the teacher: some of its layers are left out, the rest is copied. A student that keeps nearly all layers starts with most "
+    "of what the teacher knows; one that keeps two thirds answers badly until it is trained; one that keeps less than half has nearly "
+    "everything to learn again, which takes far more data and time.\n"
     "Any other student must have the teacher's tokenizer."
+)
+MORE_LAYERS = (
+    "More layers: a better and slower student. Two thirds are a good start; below half, expect much less than the teacher can do.\n"
+    "A number such as 20, or a share such as 0.67."
 )
 
 
@@ -44,7 +52,11 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     teacher = get(draft, "teacher.source")
     question = Question("teacher", "Teacher", teacher, _offered(here, teacher), help="The model to imitate.", more=MORE)
     teacher = _ask_model(prompter, here, question)
-    return _student({**draft, "teacher": teacher}, prompter, here, teacher)
+    draft = {**draft, "teacher": teacher}
+    if found := proposal(teacher):
+        draft = {**draft, **found}
+        prompter.note(sentence(found))
+    return _student(draft, prompter, here, teacher)
 
 
 def _student(draft: Draft, prompter: Prompter, here: HostInfo, teacher: str) -> Draft:
@@ -75,11 +87,11 @@ def _layers(draft: Draft, prompter: Prompter, teacher: ModelFacts | None) -> str
             return f"From 2 to {teacher.layers - 1} layers of the teacher's {teacher.layers} can be kept."
         return None
 
-    return prompter.text("student.layers", "Layers to keep", default=default, check=check, help=help)
+    return prompter.text("student.layers", "Layers to keep", default=default, check=check, help=help, more=MORE_LAYERS)
 
 
 def _facts(teacher: str, here: HostInfo) -> ModelFacts | None:
-    """The teacher in numbers; None if they are not known before the download, or for an adapter, which states only its own size."""
+    """The teacher in numbers; None if they are not known before the download."""
     try:
         facts = look_up(teacher, here.runtime)
     except ModelError:
@@ -134,24 +146,26 @@ def _to_download(name: str) -> ModelSource | None:
 
 
 def _offered(here: HostInfo, default: str) -> list[Choice]:
-    """The default, earlier runs, then what fits this machine."""
+    """The default, all earlier runs, then what fits this machine as far as there is room."""
     room = here.glance.gpu_memory_bytes or here.glance.memory_bytes
     fitting = [entry for entry in CATALOGUE if here.hub and not entry.gated and entry.parameters * BYTES_TO_TRAIN_A_PARAMETER < room]
     known = find(default)
     first = _entry_choice(known, default) if known else Choice(default, default)
-    rest = [*_earlier_runs(), *(_entry_choice(entry) for entry in fitting)]
-    return [first, *(choice for choice in rest if choice.value not in (default, known and known.id))][:MOST_OFFERED]
+    runs = [run for run in _earlier_runs() if run.value != default]
+    others = [_entry_choice(entry) for entry in fitting if entry.id not in (default, known and known.id)]
+    return [first, *runs, *others[: max(0, MOST_OFFERED - 1 - len(runs))]]
 
 
 def _earlier_runs() -> list[Choice]:
     """Finished runs in the working folder, newest first."""
     found = sorted(Path().glob("*/run/benchmark.json"), key=lambda path: -path.stat().st_mtime)
     runs = []
-    for path in found[:3]:
+    for path in found:
         with suppress(RecipeError):  # written by another version; it can still be typed
             recipe = Recipe.load(path.with_name("recipe.yaml"))
-            folder = f"./{path.parent.parent}"
-            runs.append(Choice(folder, folder, f"your own run ({recipe.approach})"))
+            folder = f"./{path.parent.parent.as_posix()}"
+            ago = spoken(max(0.0, time.time() - path.stat().st_mtime))
+            runs.append(Choice(folder, folder, f"your own run: {recipe.approach}, {ago} ago"))
     return runs
 
 

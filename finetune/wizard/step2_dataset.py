@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.data.endings import KINDS, ending_of, is_record_file
-from finetune.errors import DatasetError
+from finetune.data.files import looks_local, named_files, nearest_name
+from finetune.errors import DatasetError, RecipeError
 from finetune.formatting import strip_control_chars
 from finetune.hub.facts import HubDataset
+from finetune.paths import typed_path
 from finetune.recipe import DatasetSpec, Recipe
-from finetune.wizard import suggest
-from finetune.wizard.data_preview import fragments, look
-from finetune.wizard.draft import Draft, ask_field, get, problem, put
+from finetune.wizard import known_readings, suggest
+from finetune.wizard.data_preview import Rows, fragments, look, rows_of
+from finetune.wizard.draft import Draft, ask_field, get, parsed, problem, put
+from finetune.wizard.faults import spoken_hint
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Prompter
 
@@ -41,8 +44,46 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     """Source, columns if their names do not tell, number of rows."""
     prompter.step(2, "Dataset")
     draft = _source(draft, prompter, here)
+    draft = _as_last_time(draft, prompter, here)
     draft = _read_right(draft, prompter, here)
-    return ask_field(draft, prompter, "dataset.samples", help="A number, or: all")
+    with prompter.busy("Counting the rows"):
+        rows = rows_of(Recipe.from_layers(draft).dataset, here.runtime)
+    return _rows_to_use(draft, prompter, rows)
+
+
+def _rows_to_use(draft: Draft, prompter: Prompter, rows: Rows | None) -> Draft:
+    """How many rows, out of those that the data have."""
+    source = strip_control_chars(Path(get(draft, "dataset.source")).name)
+    usual, default, help = get(draft, "dataset.samples"), None, "A number, or: all"
+    if rows is not None:
+        help = f"{source} has {rows}. {help}"
+        if rows.exact:
+            default = str(rows.number) if usual is None or usual >= rows.number else None
+
+    def check(text: str) -> str | None:
+        if rows is not None and rows.exact and text != "all" and parsed(draft, "dataset.samples", text) > rows.number:
+            return f"{source} has {rows}: type a number up to {rows.number}, or: all."
+        return None
+
+    return ask_field(draft, prompter, "dataset.samples", help=help, default=default, check=check)
+
+
+def _as_last_time(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
+    """The columns, text and encoding that were named for this file before, if the file still has them."""
+    known = known_readings.recall(get(draft, "dataset.source"))
+    if not known or any(key in draft["dataset"] for key in known):
+        return draft
+    try:
+        read = draft
+        for key, value in known.items():
+            read = put(read, f"dataset.{key}", value)
+        seen = look(Recipe.from_layers(read).dataset, here.runtime)
+    except RecipeError:
+        return draft  # of another version
+    if isinstance(seen, DatasetError) or seen.problem:
+        return draft
+    prompter.note([("class:quiet", "Read as you said the last time.")])
+    return read
 
 
 def _read_right(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
@@ -52,7 +93,7 @@ def _read_right(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         with prompter.busy("Reading the data"):
             seen = look(Recipe.from_layers(draft).dataset, here.runtime)
         if isinstance(seen, DatasetError):
-            prompter.note([("class:warning", f"{seen.message} {seen.hint or ''}".strip())])
+            prompter.note([("class:warning", f"{seen.message} {spoken_hint(seen)}".strip())])
             return draft
         if seen.problem:
             prompter.note([("class:warning", seen.problem)])
@@ -63,6 +104,7 @@ def _read_right(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
             return draft
         answer = prompter.select(f"dataset.reading{number}", "Is this right?", _readings(draft, seen), default=RIGHT, more=MORE_READING)
         if answer == RIGHT:
+            known_readings.remember(get(draft, "dataset.source"), draft["dataset"])
             return draft
         draft = _corrected(draft, prompter, seen, answer, number)
     return draft
@@ -75,9 +117,11 @@ def _readings(draft: Draft, seen: Preview) -> list[Choice]:
         now = get(draft, "dataset.text_as")
         choices += [Choice(way, title) for way, title in TEXT_AS.items() if way != now]
     else:
-        if len(seen.used_columns) == 2 and seen.format != "messages":
+        if len(seen.used_columns) == 2 and seen.format not in ("messages", "tokenized"):
             asked, answered = map(strip_control_chars, seen.used_columns)
-            choices.append(Choice(SWAP, f"No: swap prompt and completion (learn {asked} from {answered})"))
+            # Its value says what it leads to: an answer that is remembered must not turn round what was turned round already.
+            value = f"{SWAP} to {answered}, {asked}" if get(draft, "dataset.columns") else SWAP
+            choices.append(Choice(value, f"No: swap prompt and completion (learn {asked} from {answered})"))
         choices.append(Choice(COLUMNS, "No: choose the columns", f"of {len(seen.columns)}"))
     if seen.encodings:
         choices.append(Choice(ENCODING, "No: wrong text encoding", f"read as {', '.join(seen.encodings)}"))
@@ -87,7 +131,7 @@ def _readings(draft: Draft, seen: Preview) -> list[Choice]:
 def _corrected(draft: Draft, prompter: Prompter, seen: Preview, answer: str, number: str) -> Draft:
     if answer in TEXT_AS:
         return put(draft, "dataset.text_as", answer)
-    if answer == SWAP:
+    if answer.startswith(SWAP):
         asked, answered = seen.used_columns
         return _with_columns(draft, {"prompt": answered, "completion": asked})
     if answer == ENCODING:
@@ -99,7 +143,8 @@ def _corrected(draft: Draft, prompter: Prompter, seen: Preview, answer: str, num
 
 def _source(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     default = get(draft, "dataset.source")
-    offered = [Choice(default, default, get(draft, "dataset.config") or "")] if default != BUILT_IN else []
+    note = get(draft, "dataset.config") or ("what the teacher learned from" if looks_local(default) else "")
+    offered = [Choice(default, strip_control_chars(default), note)] if default != BUILT_IN else []
     offered += [
         Choice(BUILT_IN, "Python functions and their docstrings", "built in"),
         *(Choice(path, path, "found in this folder") for path in _files_here() if path != default),
@@ -193,8 +238,19 @@ def _files_here() -> list[str]:
 def _file_problem(text: str, here: HostInfo) -> str | None:
     if not text:
         return "Type the name of a file or folder."
+    if missing := _missing(text):
+        return missing
     seen = look(DatasetSpec.model_validate({"source": text}), here.runtime)
-    return seen.message if isinstance(seen, DatasetError) else None
+    return f"{seen.message} {spoken_hint(seen)}".strip() if isinstance(seen, DatasetError) else None
+
+
+def _missing(text: str) -> str | None:
+    """Which of the named files is not there, and what may be meant; the Hub is not asked about a file."""
+    for name in named_files(text):
+        path = typed_path(name, DatasetError)
+        if not path.exists() and not any(sign in name for sign in "*?["):
+            return f"There is no file or folder {name}. {nearest_name(path)}"
+    return None
 
 
 def _hub_name_problem(text: str, here: HostInfo) -> str | None:
@@ -202,5 +258,7 @@ def _hub_name_problem(text: str, here: HostInfo) -> str | None:
         return "Type a dataset name such as openai/gsm8k."
     if wrong := problem({}, "dataset.source", text):
         return wrong
+    if looks_local(text):
+        return f"{text} is the name of a file: go back and choose a file or folder."
     found = _hub_facts(text, here)
     return found.message if isinstance(found, DatasetError) else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from finetune import registry
 from finetune.errors import BadInput
@@ -11,9 +13,13 @@ from finetune.screen.plan_table import fit_line
 from finetune.settings import MethodSpec, help_of, label
 from finetune.wizard.draft import Draft, ask_field, get, put
 from finetune.wizard.host import HostInfo
-from finetune.wizard.method_memory import options, recommended
+from finetune.wizard.method_memory import Options, options, recommended
 from finetune.wizard.prompter import Choice, Prompter
 
+MORE_METHOD = (
+    "LoRA and its relatives leave the model as it is and train a small file that is added to it. They suit most tasks and any laptop.\n"
+    "Full changes the model itself: it needs several times the memory, and pays off with many rows."
+)
 MORE_TEMPERATURE = (
     "This number softens the teacher's probabilities before the student learns them.\n"
     "1 leaves them as they are; 2 to 3 suit most pairs; 5 is nearly flat."
@@ -35,25 +41,39 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
 
 
 def _method(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
+    """One of the methods that can work here; if there is only one, it is told, not asked."""
     known = {name: registry.load("methods", name) for name in registry.names("methods")}
     current = default = get(draft, "method.kind")
     found = options(draft, here)
-    if found.needed and draft["approach"] == "fine-tuning" and "method" not in draft:
-        default = recommended(found.needed, found.free)
-    if default in found.refused:
-        default = next((name for name in known if name not in found.refused), default)
-    field = MethodSpec.model_fields["kind"]
-    kind = prompter.select(
-        "method.kind",
-        label("kind", field),
-        [Choice(name, method.title, found.refused.get(name, method.summary)) for name, method in known.items()],
-        default=default,
-        help=" ".join([help_of(field), *([fit_line(default, found.needed, found.free)] if found.needed else [])]),
-    )
+    usable = [name for name in known if name not in found.refused] or list(known)
+    needed = {name: found.needed[name] for name in usable if name in found.needed}
+    best = recommended(needed, found.free) if needed and draft["approach"] == "fine-tuning" else default
+    if "method" not in draft:
+        default = best
+    if default not in usable:
+        default = usable[0]
+    kind = usable[0] if len(usable) == 1 else _ask_method(prompter, known, usable, default, best, found)
+    if len(usable) == 1:
+        why = next(iter(found.refused.values()), "it is the only one there is").rstrip(".")
+        prompter.note(f"Method: {known[kind].title}, {known[kind].summary}. No other can be used: {why}.")
     if kind == current:
         return {**draft, "method": {**draft.get("method", {}), "kind": kind}}
     draft = {**draft, "method": {"kind": kind}}
     return put(draft, "training.learning_rate", known[kind].learning_rate) if draft["approach"] == "fine-tuning" else draft
+
+
+def _ask_method(prompter: Prompter, known: Mapping[str, Any], usable: list[str], default: str, best: str, found: Options) -> str:
+    field = MethodSpec.model_fields["kind"]
+    titles = {name: f"{known[name].title}{' (recommended)' if name == best else ''}" for name in usable}
+    refused = [f"Not possible here: {known[name].title} ({reason.rstrip('.')})." for name, reason in found.refused.items()]
+    return prompter.select(
+        "method.kind",
+        label("kind", field),
+        [Choice(name, titles[name], known[name].summary) for name in usable],
+        default=default,
+        help=" ".join([help_of(field), *([fit_line(default, found.needed, found.free)] if default in found.needed else [])]),
+        more="\n".join([MORE_METHOD, *refused]),
+    )
 
 
 def _folder_problem(text: str) -> str | None:

@@ -24,7 +24,7 @@ from prompt_toolkit.shortcuts import print_formatted_text
 from prompt_toolkit.styles import Style
 
 from finetune.wizard.layout import indent, rows_of, spelled, wrap
-from finetune.wizard.prompter import Fragments, GoBack, Prompter, Question, drawn, plain
+from finetune.wizard.prompter import Fragments, GoBack, Prompter, Question, drawn, explanation, plain, told
 from finetune.wizard.questions import Line, add_notes
 
 if TYPE_CHECKING:
@@ -104,8 +104,11 @@ class TerminalPrompter(Prompter):
             asked = self._made(made, question, placeholder=spelled([("class:quiet", default)]), complete_while_typing=False)
             line = Line(asked, question)
         answer: str | bool = self._answer(asked, question, keys, line)
-        self._collapse(question.text, _told(question, answer))
+        self.recall(question, answer)
         return answer
+
+    def recall(self, question: Question, answer: str | bool) -> None:
+        self._collapse(question.text, told(question, answer))
 
     def mark(self) -> int:
         return self._rows
@@ -142,8 +145,8 @@ class TerminalPrompter(Prompter):
             if question.help:
                 lines.append(("class:quiet", f"  {question.help}\n"))
             if show_more:
-                lines.append(("", "".join(f"  {each}\n" for each in question.more.splitlines())))
-            lines.append(("class:quiet", f"  {self._keys(how, more=bool(question.more) and not show_more)}"))
+                lines.append(("", "".join(f"  {each}\n" for each in explanation(question).splitlines())))
+            lines.append(("class:quiet", f"  {self._keys(how, help_key='?' if empty() else 'F1')}"))
             return FormattedText(spelled(wrap(lines, self.width)))
 
         def toggle(event: KeyPressEvent) -> None:
@@ -158,9 +161,8 @@ class TerminalPrompter(Prompter):
         keys.add("s-tab", eager=True, filter=Condition(lambda: self.can_go_back))(lambda event: event.app.exit(exception=GoBack()))
         for key in ("c-q", "c-r", "c-s"):  # questionary leaves at Ctrl-Q; the others search a history, and there is none
             keys.add(key, eager=True)(lambda event: None)
-        if question.more:
-            keys.add("f1")(toggle)
-            keys.add("?", filter=empty)(toggle)
+        keys.add("f1")(toggle)
+        keys.add("?", filter=empty)(toggle)
         application = asked.application
         application.key_bindings = merge_key_bindings([application.key_bindings or KeyBindings(), keys])
         below = Window(FormattedTextControl(foot, focusable=True, show_cursor=False))
@@ -172,10 +174,12 @@ class TerminalPrompter(Prompter):
         application.after_render += lambda _: self._on_question()
         return asked.unsafe_ask()
 
-    def _keys(self, how: str, *, more: bool) -> str:
-        """The keys that do something now, as many as fit, the least known last to go."""
-        parts = ["Enter accepts", "Shift+Tab back" if self.can_go_back else "", "? help" if more else "", how]
-        known = [part for part in parts if part]
+    def _keys(self, how: str, *, help_key: str) -> str:
+        """The keys that do something now: in few words where room is short, and the least known last to go."""
+        for accept in ("Enter accepts", "Enter ok"):
+            known = [accept, *(["Shift+Tab back"] if self.can_go_back else []), f"{help_key} help", *([how] if how else [])]
+            if len(" · ".join(known)) <= self.width - 3:
+                return " · ".join(known)
         while len(" · ".join(known)) > self.width - 3:
             known.pop()
         return " · ".join(known)
@@ -191,12 +195,3 @@ class TerminalPrompter(Prompter):
     def _print(self, fragments: Fragments) -> None:
         self._rows += rows_of(fragments, self.width)
         print_formatted_text(FormattedText(spelled(fragments)), style=STYLE, output=self._output, color_depth=self._depth)
-
-
-def _told(question: Question, answer: str | bool) -> str:
-    """What stays on screen of an answer."""
-    if question.secret:
-        return "(not shown)" if answer else "(none)"
-    if isinstance(answer, bool):
-        return "Yes" if answer else "No"
-    return next((choice.title for choice in question.choices if choice.value == answer), answer)

@@ -5,14 +5,16 @@
 
 Questions that have an answer are not asked again, so a second run stops at the first one without: after Shift+Tab that is the
 previous question, with the old answer as its default. Steps therefore need no memory and no idea of "back".
+
+    Rewind(prompter, earlier=answers, keep=write)      # goes on with the answers of another session; `write` gets all after each new one
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune.wizard.prompter import Fragments, GoBack, Prompter, Question
 
@@ -23,7 +25,10 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class _Answer:
+class Answer:
+    """What was given to a question, and what Enter would have given."""
+
+    question: str
     given: str | bool
     default: str | bool
 
@@ -31,14 +36,24 @@ class _Answer:
         """Whether it still answers the question; a default that was only accepted does not outlive a better default."""
         return (self.given != self.default or question.default == self.default) and question.problem(self.given) is None
 
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
 
 class Rewind(Prompter):
     """A prompter around another one that remembers answers."""
 
-    def __init__(self, prompter: Prompter) -> None:
+    def __init__(
+        self,
+        prompter: Prompter,
+        earlier: Mapping[str, Answer] | None = None,
+        keep: Callable[[Mapping[str, Answer]], None] = lambda answers: None,
+    ) -> None:
         self._prompter = prompter
-        self._answers: dict[str, _Answer] = {}
-        self._earlier: dict[str, _Answer] = {}
+        self._keep = keep
+        self._answers: dict[str, Answer] = dict(earlier or {})
+        self._untold = set(self._answers)  # of an earlier session: not on this screen yet
+        self._earlier: dict[str, Answer] = {}
         self._marks: dict[str, int] = {}
         self._steps: dict[str, int | None] = {}
         self._trail: list[str] = []
@@ -76,7 +91,9 @@ class Rewind(Prompter):
         if question.secret:
             return self._prompter.ask(question)
         key, known = question.key, self._answers.get(question.key)
-        if known and known.stands(question):
+        if known and known.stands(question) and key in self._untold:
+            self._tell(question, known)
+        elif known and known.stands(question):
             self._pending.clear()  # it was said when the question was asked
         else:
             self._mark = self._prompter.mark()
@@ -84,12 +101,26 @@ class Rewind(Prompter):
             self._prompter.can_go_back = bool(self._trail)
             earlier = self._earlier.get(key)
             start = earlier.given if earlier and earlier.stands(question) else question.default
-            known = _Answer(self._prompter.ask(replace(question, default=start)), question.default)
-            self._answers[key] = self._earlier[key] = known
-            self._marks[key] = self._mark
-            self._steps[key] = self._step
+            known = Answer(question.text, self._prompter.ask(replace(question, default=start)), question.default)
+            self._remember(key, known)
+            self._answers.pop(key, None)  # the newest comes last
+            self._answers[key] = known
+            self._keep(self._answers)
         self._trail.append(key)
         return known.given
+
+    def _tell(self, question: Question, known: Answer) -> None:
+        """Show an answer of an earlier session as if it had just been given."""
+        self._mark = self._prompter.mark()
+        self._draw_pending()
+        self._prompter.recall(question, known.given)
+        self._remember(question.key, known)
+
+    def _remember(self, key: str, known: Answer) -> None:
+        self._untold.discard(key)
+        self._earlier[key] = known
+        self._marks[key] = self._mark
+        self._steps[key] = self._step
 
     def _draw_pending(self) -> None:
         for draw in self._pending:

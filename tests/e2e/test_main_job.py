@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from finetune import LLMFineTuner, Recipe
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["dataset.samples=48", "dataset.max_length=160", "dataset.held_out=0.17", "benchmark.rows=8", "training.batch_size=4"]
+SMALL = ["dataset.samples=48", "dataset.max_length=160", "dataset.held_out=0.17", "benchmark.rows=8"]
+SMALL += ["training.batch_size=4", "training.epochs=1"]
 DISTILLATION = [
     "approach=distillation",
     "dataset.samples=56",
@@ -54,7 +55,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tuned(workplace: Path) -> dict[str, Any]:
     """`--yes` with small sizes: the demo in a minute."""
-    done = program("--yes", "--json", *settings(SMALL), folder=workplace)
+    done = program("--yes", "--json", "--examples", *settings(SMALL), folder=workplace)
     assert done.returncode == 0, done.stderr
     return {"stderr": done.stderr, "folder": workplace / "finetuned_model", **json.loads(done.stdout)}
 
@@ -117,7 +118,7 @@ def test_the_plan_of_the_written_recipe_matches_what_was_done(tuned: dict[str, A
 
 
 def test_measuring_again_gives_the_same_scores(tuned: dict[str, Any], workplace: Path) -> None:
-    done = program("benchmark", "finetuned_model", "--json", folder=workplace)
+    done = program("benchmark", "finetuned_model", "--json", "--examples", folder=workplace)
     assert done.returncode == 0, done.stderr
     again = json.loads(done.stdout)
     for part in ("rows", "before", "after", "intervals", "generations"):

@@ -190,7 +190,7 @@ def model_folder(workplace: Path) -> Kind:
     from finetune import registry
     from finetune.benchmark.generation import stop_ids
     from finetune.models.location import locate
-    from finetune.planning.shape import trainable_parameters
+    from finetune.planning.shape import what_learns
     from finetune.recipe import Recipe
 
     folder, runtime = _base(workplace / "base"), _cpu(workplace)
@@ -203,7 +203,7 @@ def model_folder(workplace: Path) -> Kind:
         try:
             made, model = _loaded(folder, runtime)
             stop_ids(model, made)
-            trainable_parameters(locate(str(folder), runtime, Recorder()), registry.load("methods", "lora"), method)
+            what_learns(locate(str(folder), runtime, Recorder()), registry.load("methods", "lora"), method)
         finally:
             (folder / name).write_bytes(valid[name])
 

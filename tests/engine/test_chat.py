@@ -1,15 +1,18 @@
 """The chat: turns are remembered, answers stream, Ctrl-C ends one answer, adapters and whole models both work."""
 
+import json
 import signal
 
 import pytest
 import torch
+from chat_templates import FAMILIES
 from finished_run import base_folder, finished_run
 from letters import llama, parrot, tokenizer
+from workshop import Workshop
 
 from finetune.errors import BadInput
 from finetune.recipe import Recipe
-from finetune.run.chat import Talk, _answer_both, _next, chat
+from finetune.run.chat import COMMANDS, SINGLE, Talk, _answer_both, _next, asked_to_think, chat, single_turn
 from finetune.runtime import RuntimeOptions
 from finetune.stopping import Ended, ended_like_ctrl_c
 
@@ -195,3 +198,100 @@ def test_ctrl_c_ends_one_of_two_answers_and_each_model_remembers_its_own_words()
 def test_a_model_of_unknown_origin_cannot_be_compared_and_says_so(tmp_path):
     with pytest.raises(BadInput, match="does not name the model it came from"):
         both(base_folder(tmp_path / "base"), ["who?"], tmp_path, both=True)
+
+
+def test_a_talk_asks_as_training_did(tmp_path):
+    made = FAMILIES["qwen3"].tokenizer
+    base = base_folder(tmp_path / "base")
+    run = finished_run(tmp_path / "run", base, Recipe.from_layers({"model": str(base)}))
+    for told, opened in ((None, "<think>\n\n</think>\n\n"), (False, "<think>\n\n</think>\n\n"), (True, "")):
+        report = run.read_json(run.data_report) if run.data_report.is_file() else {}
+        run.write_json(run.data_report, {**report, "thinking": told})
+        conversation = Talk(llama(vocabulary=len(made)), made, thinking=asked_to_think(run.output_dir))
+        conversation.turns.append({"role": "user", "content": "a<|im_end|>b"})
+        assert made.decode(conversation._prompt()[0]) == f"<|im_start|>user\na<|im_end|>b<|im_end|>\n<|im_start|>assistant\n{opened}"
+        assert conversation._prompt()[0].tolist().count(made.convert_tokens_to_ids("<|im_end|>")) == 1
+    assert not asked_to_think(base)
+
+
+def test_a_message_longer_than_the_context_keeps_its_beginning():
+    made = FAMILIES["llama2"].tokenizer
+    conversation = Talk(llama(vocabulary=len(made)), made)
+    conversation.turns.append({"role": "user", "content": "word " * 300 + "the end"})
+    asked = conversation._prompt()[0].tolist()
+    assert len(asked) == 128
+    assert asked[0] == made.bos_token_id
+    assert made.decode(asked).endswith("the end [/INST]")
+
+
+# Commands, and what is remembered.
+
+
+def trained_on(tmp_path, **report):
+    base = base_folder(tmp_path / "base")
+    run = finished_run(tmp_path / "run", base, Recipe.from_layers({"model": str(base)}))
+    run.write_json(run.data_report, {"train": 90, "held_out": 12, "template": "chat", **report})
+    return run
+
+
+@pytest.mark.parametrize(
+    ("report", "single"),
+    [
+        ({"format": "question_answer"}, True),
+        ({"format": "text"}, True),
+        ({"format": "messages", "most_answers": 1}, True),
+        ({"format": "messages", "most_answers": 3}, False),
+        ({"format": "messages"}, False),  # of an older version
+        ({}, False),
+    ],
+)
+def test_whether_rows_were_single_questions_is_read_from_the_run(tmp_path, report, single):
+    assert single_turn(trained_on(tmp_path, **report).output_dir) is single
+
+
+def test_a_model_of_single_questions_sees_each_message_alone_and_says_so(tmp_path):
+    run = trained_on(tmp_path, format="question_answer")
+    shown = both(run.output_dir, ["who?", "why?"], tmp_path)
+    second = alone(run.output_dir, "why?", tmp_path)
+    assert shown == f"[{SINGLE}]{alone(run.output_dir, 'who?', tmp_path)}\n{second}\n"
+    remembering = both(run.output_dir, ["/remember", "who?", "why?"], tmp_path)
+    assert "[The model sees what was said before.]" in remembering
+    assert remembering.split("\n")[-2] != second, "with the first message before it, it answers something else"
+
+
+@pytest.mark.parametrize("word", ["/new", "/reset", "/clear"])
+def test_a_new_chat_forgets_what_was_said(tmp_path, word):
+    run = trained_on(tmp_path, format="messages", most_answers=4)
+    shown = both(run.output_dir, ["who?", word, "why?"], tmp_path)
+    assert shown == (
+        f"{alone(run.output_dir, 'who?', tmp_path)}\n[A new chat: what was said is forgotten.]{alone(run.output_dir, 'why?', tmp_path)}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "named"), [("/halp", "Did you mean /help?"), ("/hepl me", "/hepl."), ("/", "/."), ("/usr/bin", "/usr/bin.")]
+)
+def test_a_line_that_begins_with_a_slash_never_goes_to_the_model(tmp_path, line, named):
+    run = trained_on(tmp_path, format="question_answer")
+    shown = both(run.output_dir, [line], tmp_path)
+    assert shown.startswith(f"[{SINGLE}][There is no command ")
+    assert named in shown
+    assert shown.endswith("The model has not seen this line.]")
+
+
+def test_help_lists_every_command_and_quit_ends(tmp_path):
+    run = trained_on(tmp_path, format="messages")
+    shown = both(run.output_dir, ["/help", "/quit", "never asked"], tmp_path)
+    assert all(f"{name:<10}" in shown for name in COMMANDS)
+    assert shown.count("[") == 1
+
+
+def test_a_run_counts_the_answers_of_its_rows(tmp_path):
+    shop = Workshop(tmp_path)
+    turns = [[{"role": role, "content": f"say {'abcdefghijkl'[at]}"} for role in ("user", "assistant") * 3] for at in range(12)]
+    tuner = shop.tuner(shop.layer(dataset={"source": str(shop.rows), "samples": None}))
+    assert tuner.data.report.most_answers == 1
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text("".join(json.dumps({"messages": turns[at][: 2 * (1 + at % 3)]}) + "\n" for at in range(12)))
+    tuner = shop.tuner(shop.layer(dataset={"source": str(chats), "samples": None, "max_length": 128}))
+    assert tuner.data.report.most_answers == 3

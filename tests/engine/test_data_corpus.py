@@ -233,15 +233,15 @@ REFUSED: dict[str, Case] = {
     "an encoding nobody knows": Case(*one("a.csv", table(ASCII).encode(), encoding="utf-9"), said=("dataset.encoding", "utf-9")),
     "tool calls": Case(
         *one("a.jsonl", lines([{"messages": [*chat("hi"), {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]}] * 9)),
-        said=("a.jsonl", "line 1", "has tool calls; only text of system, user and assistant can be trained on"),
+        said=("a.jsonl", "line 1", "column messages has a tool call without a name"),
     ),
     "answers that are not to be learned": Case(
         *one("a.jsonl", lines([{"messages": [*chat("hi"), {"role": "assistant", "content": "no", "weight": 0}]}] * 9)),
-        said=("a.jsonl", "weight 0"),
+        said=("a.jsonl", "no row is to be learned", "9 rows because every answer is marked as not to be learned"),
     ),
     "pictures in messages": Case(
         *one("a.jsonl", lines([{"messages": [{"role": "user", "content": [{"type": "image_url"}]}, *chat("q", "a")[1:]]}] * 9)),
-        said=("a.jsonl", "images or audio"),
+        said=("a.jsonl", "images, audio or video (image_url)"),
     ),
     "a split that is not there": Case(
         {"d/train.jsonl": lines(records(ASCII))}, {"source": "d", "eval_split": "test"}, said=("no file of the split 'test'",)

@@ -16,9 +16,9 @@ from bytes_tokenizer import CHATML, INST, byte_level
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from finetune.data.known import Known
 from finetune.data.prepare import PreparedData, prepare_data
 from finetune.data.reading import read_rows
-from finetune.data.split import _hashes
 from finetune.errors import BadRow, DatasetNotFound, EmptyDataset
 from finetune.events import Progress, Recorder
 from finetune.recipe import DatasetSpec
@@ -107,8 +107,8 @@ def test_splitting_keeps_no_text_in_memory(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", [{"question": f"{number}", "answer": "x" * 1000} for number in range(5000)])
     rows = read_rows(DatasetSpec(source=str(file)), RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
     before = pa.total_allocated_bytes()
-    hashes = _hashes(rows)
-    assert [len(column) for column in hashes] == [5000, 5000]
+    known = Known.of(rows)
+    assert [len(column) for column in (known.rows, known.prompts, known.answers.values, known.asked.values)] == [5000] * 4
     assert pa.total_allocated_bytes() - before < 1_000_000
 
 
@@ -236,13 +236,13 @@ def test_the_report_counts_what_happened(tmp_path: Path) -> None:
 
 def test_rows_that_the_template_refuses_are_listed_with_their_line(tmp_path: Path) -> None:
     chats = [{"messages": [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": f"a{n}"}]} for n in range(200)]
-    chats[42]["messages"].insert(1, {"role": "system", "content": "s"})
+    chats[42]["messages"][0]["role"] = "system"
     report = prepare(tmp_path, write(tmp_path / "a.jsonl", chats), byte_level(INST)).report
     assert [(row["file"], row["line"]) for row in report.skipped_rows] == [("a.jsonl", 43)]
 
 
 def test_a_template_that_refuses_most_rows_is_an_error(tmp_path: Path) -> None:
-    chats = [{"messages": [{"role": role, "content": f"{role} {n}"} for role in ("user", "system", "assistant")]} for n in range(20)]
+    chats = [{"messages": [{"role": role, "content": f"{role} {n}"} for role in ("system", "assistant")]} for n in range(20)]
     with pytest.raises(BadRow, match=r"a\.jsonl line 1: refused by the model's chat template"):
         prepare(tmp_path, write(tmp_path / "a.jsonl", chats), byte_level(INST))
 

@@ -33,23 +33,32 @@ def rows(count: int, **more: Any) -> list[dict[str, Any]]:
     return [{"question": f"What is {number}?", "answer": f"It is {number}.", **more} for number in range(count)]
 
 
+def chats(count: int) -> list[list[dict[str, Any]]]:
+    return [[{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": f"a{n}"}] for n in range(count)]
+
+
 def test_a_column_that_is_not_learned_from_is_named_with_its_share(tmp_path: Path) -> None:
     data = rows(300, id="7")
     data[250]["reasoning"] = "because " * 5000  # far behind the rows that decide the format
     report = report_of(tmp_path, data)
     assert report.ignored_columns == ["id", "reasoning"]
     letters = sum(len(row["question"]) + len(row["answer"]) for row in data)
-    assert report.ignored_text == {"reasoning": pytest.approx(40_000 / (40_000 + letters), abs=1e-4)}
-    assert report.notes == [f"Column `reasoning` ({100 * 40_000 / (40_000 + letters):.0f} % of the text) is ignored."]
+    everything = 40_000 + letters + len(data)
+    assert report.ignored_text == {
+        "reasoning": pytest.approx(40_000 / everything, abs=1e-4),
+        "id": pytest.approx(len(data) / everything, abs=1e-4),
+    }
+    shares = f"`reasoning` ({100 * 40_000 / everything:.0f} % of the text) and `id` (under 1 % of the text)"
+    assert report.notes == [f"Columns {shares} are ignored."]
     assert "Ignored  reasoning" in drawn(data_report(report.to_dict()), 80)
 
 
 def test_text_inside_messages_that_is_not_learned_from_is_named_too(tmp_path: Path) -> None:
-    told = {"role": "assistant", "content": "an answer", "reasoning_content": "a thought"}
+    told = {"role": "assistant", "content": "an answer", "model": "a name"}
     data = [{"messages": [{"role": "user", "content": f"q{n}"}, told, {"role": "user", "content": "thank you"}]} for n in range(30)]
     report = report_of(tmp_path, data)
-    assert set(report.ignored_text) == {"messages.reasoning_content", "messages after the last answer"}
-    assert "`messages.reasoning_content`" in report.notes[0]
+    assert set(report.ignored_text) == {"messages.model", "messages after the last answer"}
+    assert "`messages.model`" in report.notes[0]
 
 
 def test_other_answers_and_rejected_ones_are_named(tmp_path: Path) -> None:
@@ -121,6 +130,54 @@ def test_a_run_tells_it_before_training_and_keeps_it(place: Path, capfd: pytest.
     assert (kept["read"], kept["skipped"], kept["train"]) == (44, 4, 36)
     assert [row["line"] for row in kept["skipped_rows"]] == [41, 42, 43, 44]
     assert [[piece["supervised"] for piece in example] for example in kept["examples"]] == [[False, True]] * 3
+
+
+PLANNED: dict[str, tuple[list[dict[str, Any]], str]] = {  # rows, and what the plan says about them
+    "undesired answers": (rows(30, label=1) + rows(10, label=0), "10 rows are left out: column label marks the answer as undesired."),
+    "columns that are ignored": (rows(40, label=7, note="x"), "are ignored."),
+    "more rows than asked for": (rows(40), "10 not used: dataset.samples is 30"),
+    "turns that are not learned": (
+        [
+            {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "no", "train": False}, *turns]}
+            for turns in chats(40)
+        ],
+        "40 rows had an answer that is marked as not to be learned",
+    ),
+    "preferences": ([{"prompt": f"q{n}", "chosen": f"a{n}", "rejected": "no"} for n in range(40)], "Only the chosen answer of each pair"),
+    "tokens": ([{"input_ids": [70, 71 + n], "labels": [-100, 71 + n]} for n in range(40)], "Rows are tokenised already"),
+}
+STOPPED: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "pictures": (rows(40, image="a.jpg"), "column image has images, audio or video; only text can be trained on"),
+    "undesired answers only": (
+        rows(40, label=False),
+        "no row is to be learned (40 rows because column label marks the answer as undesired)",
+    ),
+    "tokens of another model": ([{"input_ids": [5, 90_000 + n]} for n in range(40)], "is not in the model's vocabulary of"),
+    "single turns": ([{"role": "user", "content": "q"}] * 40, "has one turn of a conversation in each row"),
+}
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_a_plan_says_it_on_the_screen_and_as_json(place: Path, capfd: pytest.CaptureFixture[str], name: str) -> None:
+    data, said = PLANNED[name]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in data), encoding="utf-8")
+    made = recipe(samples=30) if "asked" in name else recipe()
+    assert main(["plan", *made]) == 0
+    assert said in " ".join(capfd.readouterr().out.split())
+    assert main(["plan", *made, "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)["data"]
+    assert (told["not_asked"], told["samples"]) == (10, 30) if "asked" in name else said in " ".join(told["notes"])
+    counted = told["train"] + told["held_out"] + told["held_out_dropped"] + told["blank"] + told["skipped"] + told["not_asked"]
+    assert counted + sum(told["left_out"].values()) == told["read"] == 40
+
+
+@pytest.mark.parametrize("name", STOPPED)
+@pytest.mark.parametrize("how", [[], ["--json"]])
+def test_a_plan_stops_where_a_run_would(place: Path, capfd: pytest.CaptureFixture[str], name: str, how: list[str]) -> None:
+    data, said = STOPPED[name]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in data), encoding="utf-8")
+    assert main(["plan", *recipe(), *how]) == 2
+    assert said in " ".join(capfd.readouterr().err.split())
 
 
 def test_too_many_bad_rows_stop_a_run_and_are_asked_about_in_the_wizard(place: Path, capfd: pytest.CaptureFixture[str]) -> None:

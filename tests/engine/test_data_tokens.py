@@ -117,7 +117,14 @@ def test_a_system_turn_goes_into_the_question_where_the_template_knows_none() ->
 
 def test_what_the_template_refuses_is_a_reason_not_a_crash() -> None:
     with pytest.raises(RowProblem, match="refused by the model's chat template: only user and assistant"):
-        encode(byte_level(INST), [*turns("a", "b"), {"role": "system", "content": "c"}, *turns("d", "e")])
+        encode(byte_level(INST), [{"role": "system", "content": "c"}, {"role": "assistant", "content": "d"}])
+
+
+def test_a_system_turn_in_the_middle_is_joined_to_the_question_where_the_template_knows_none() -> None:
+    tokenizer = byte_level(INST)
+    (sequence,) = encode(tokenizer, [*turns("a", "b"), {"role": "system", "content": "c"}, *turns("d", "e")])
+    assert whole(tokenizer, sequence) == "<s>[INST] a [/INST] b</s>[INST] c\n\nd [/INST] e</s>"
+    assert learned(tokenizer, sequence) == " b</s> e</s>"
 
 
 def test_an_answer_that_the_template_hides_is_a_reason_too() -> None:

@@ -144,6 +144,10 @@ def test_hashes_see_one_changed_label_and_one_changed_weight() -> None:
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[0, 0] += 1
     assert model_identity(model) != before
+    taken = model_identity(model)
+    with torch.no_grad():  # between the numbers that a sample would look at
+        model.model.layers[1].mlp.down_proj.weight.flatten()[1] += 1
+    assert model_identity(model) != taken
     assert model_identity(pico("llama"), "elsewhere@main") != model_identity(pico("llama"))
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from letters import tokenizer as letters_tokenizer
 from pico import NAMES, VOCABULARY, Rows, arguments, assert_same_weights, losses, pico, pico_rows
 
 from finetune import registry
@@ -35,6 +36,28 @@ def distiller(model: Any, folder: Any, rows: Any = None, *, teacher: Any = None,
     return DistillationTrainer(
         model=model, teacher_model=teacher, cache=cache, args=arguments(folder, **changes), train_dataset=dataset, **own
     )
+
+
+@pytest.mark.parametrize("form", ["list", "dataset", "collator", "cache"])
+def test_rows_without_labels_learn_every_token(form: str, tmp_path) -> None:
+    rows = [{"input_ids": row["input_ids"]} for row in pico_rows(8)]
+    labelled = [{**row, "labels": row["input_ids"]} for row in rows]
+
+    def trained(given: list[dict[str, Any]], place: str, plain: bool) -> Any:
+        student, teacher, more = pico("llama"), pico("llama", seed=7), {}
+        if form == "collator" and plain:
+            more["data_collator"] = transformers.DataCollatorWithPadding(letters_tokenizer(), return_tensors="pt")
+        if form == "cache":
+            more["cache"] = build_cache("hidden", teacher, given, tmp_path / place)
+        dataset = datasets.Dataset.from_list(given) if form == "dataset" else Rows(given)
+        trainer = DistillationTrainer(
+            student, arguments(tmp_path), teacher_model=None if form == "cache" else teacher, train_dataset=dataset, **more
+        )
+        trainer.train()
+        assert trainer.supervised_tokens == sum(len(row["input_ids"]) - 1 for row in rows)
+        return student
+
+    assert_same_weights(trained(rows, "a", True), trained(labelled, "b", False), tolerance=1e-6)
 
 
 def batch_of(rows: list[dict], extra: int = 0) -> dict[str, torch.Tensor]:
@@ -216,11 +239,24 @@ class TestCachedIsOnline:
         cached, _ = cached_run("llama", "hidden", tmp_path, rows, online=False, objective=objective)
         assert_same_weights(online, cached, tolerance=1e-6)
 
+    @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+    def test_evaluation_tells_cross_entropy_and_divergence_whatever_the_loss_is(self, alpha: float, tmp_path) -> None:
+        student, teacher, rows = pico("llama", dtype=torch.float64), teacher_for("llama"), pico_rows(6, seed=3)
+        told = distiller(student, tmp_path, teacher=teacher, alpha=alpha, temperature=1.5, per_device_eval_batch_size=4).evaluate(
+            Rows(rows)
+        )
+        student.eval()
+        assert told["eval_ce"] == pytest.approx(float(textbook(student, teacher, rows, 1.0, 1.0)), rel=1e-6)
+        assert told["eval_kl"] == pytest.approx(float(textbook(student, teacher, rows, 0.0, 1.5)) / 1.5**2, rel=1e-6)
+
     def test_evaluation_without_a_teacher_is_the_cross_entropy(self, tmp_path) -> None:
         student, trainer = cached_run("llama", "hidden", tmp_path, pico_rows(6), online=False)
         plain = SupervisedTrainer(model=student, args=arguments(tmp_path), train_dataset=Rows(pico_rows(6)))
         held_out = Rows(pico_rows(5, seed=9))
-        assert trainer.evaluate(held_out)["eval_loss"] == pytest.approx(plain.evaluate(held_out)["eval_loss"])
+        told = trainer.evaluate(held_out)
+        assert told["eval_loss"] == pytest.approx(plain.evaluate(held_out)["eval_loss"])
+        assert told["eval_ce"] == pytest.approx(told["eval_loss"], rel=0.05)
+        assert "eval_kl" not in told
 
 
 class TestRefusals:

@@ -136,7 +136,7 @@ def test_they_are_in_the_help_and_in_the_schema(capsys: pytest.CaptureFixture[st
     [
         ({"method": "ia4"}, "Did you mean ia3"),
         ({"method": {"kind": "ia3", "input": []}}, "Did you mean method.inputs"),
-        ({"method": {"kind": "ia3", "inputs": 3}}, "method.inputs must be a valid list"),
+        ({"method": {"kind": "ia3", "inputs": 3}}, "method.inputs must be a list"),
         ({"distillation": {"objective": "symetric_kl"}}, "Did you mean symmetric_kl"),
     ],
 )

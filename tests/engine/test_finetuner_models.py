@@ -62,17 +62,6 @@ def test_the_ways_out_of_a_made_student_are_those_that_it_can_take(shop: Worksho
     ]
 
 
-@pytest.mark.parametrize("kind", ["lora", "qlora", "adalora"])
-def test_an_adapter_on_an_earlier_adapter_is_refused_with_the_command_that_merges(kind: str, shop: Workshop, tuned: RunResult) -> None:
-    earlier = tuned.output_dir
-    for begin in (LLMFineTuner.run, LLMFineTuner.plan):
-        tuner = shop.tuner(shop.layer(model=str(earlier), method={"kind": kind}))
-        with pytest.raises(RecipeError, match="is an adapter") as refused:
-            begin(tuner)
-        assert f"finetune-cli merge {earlier}, then --set model={earlier}-merged" in str(refused.value.hint)
-        assert not tuner.folder.output_dir.exists()
-
-
 def test_an_earlier_adapter_can_be_trained_on_merged_or_whole_and_others_load_the_same_model(shop: Workshop, tuned: RunResult) -> None:
     merged = shop.folder / "merged"
     Merged.export(RunFolder.of(tuned.output_dir), merged, shop.runtime, Recorder())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,44 @@ def test_models_and_rows_are_pinned_the_result_is_uploaded_and_the_token_is_nowh
     places |= {"stdout": done.stdout.encode(), "stderr": done.stderr.encode()}
     assert [name for name, content in places.items() if TOKEN.encode() in content] == []
     assert json.loads((output / "run" / "progress.json").read_text(encoding="utf-8"))["stage"] == "finished"
+
+
+READ_ELSEWHERE = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+disable_progress_bar(); set_verbosity_error()
+one, other = (AutoModelForCausalLM.from_pretrained(name)(torch.tensor([[6, 7, 8, 9]])).logits for name in sys.argv[1:])
+print(float((one - other).abs().max()))
+"""
+
+
+def test_another_machine_loads_the_adapter_and_trains_it_further(
+    hub: HubServer, online: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """It has neither the folders nor the caches of the first."""
+    folder, _ = online
+    shutil.copytree(folder / "made", tmp_path / "copied")
+    settings = json.loads((tmp_path / "copied" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert (settings["base_model_name_or_path"], settings["revision"]) == ("org/base", COMMIT)
+    environment = {**os.environ, **hub.environment(TOKEN), "HF_HOME": str(tmp_path / "home")}
+    line = [sys.executable, "-c", READ_ELSEWHERE, str(tmp_path / "copied"), "ada/letters"]
+    read = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=True)
+    assert float(read.stdout) == 0.0
+    done = run(
+        hub, TOKEN, tmp_path, recipe(model="ada/letters", output_dir="further", upload={"repo": "more"}), HF_HOME=str(tmp_path / "home")
+    )
+    assert done.returncode == 0, done.stderr
+    made = json.loads((tmp_path / "further" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert (made["base_model_name_or_path"], made["revision"]) == ("org/base", COMMIT)
+    first, further = (json.loads((place / "run" / "benchmark.json").read_text()) for place in (folder / "made", tmp_path / "further"))
+    assert further["before"]["rougeL"] == first["after"]["rougeL"]
+    files = hub.repos["ada/more"].files
+    record = json.loads(files["run/continued.json"])
+    assert record["base"] == f"org/base@{COMMIT}"
+    assert record["adapter"].startswith("ada/letters@")
+    assert "continued the adapter [ada/letters]" in files["README.md"].decode()
+    assert str(tmp_path).encode() not in b"".join(files.values())
 
 
 REFUSED = {

@@ -13,8 +13,8 @@ from peft import LoraConfig, get_peft_model
 from pico import NAMES, pico
 from torch import Tensor, nn
 
-from finetune.methods.base import linear_targets
 from finetune.methods.lora_kernel import _FusedForward, _GatedForward, _lost_elements, speed_up
+from finetune.methods.targets import linear_targets
 
 MODELS = {"llama": llama, "gpt2": gpt2}
 

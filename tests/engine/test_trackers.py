@@ -32,6 +32,9 @@ def test_tensorboard_gets_the_loss_of_every_step_and_keeps_it_with_the_run(shop:
     told = {scalar.step: scalar.value for scalar in written.Scalars("train/loss")}
     assert told == pytest.approx({step["step"]: step["loss"] for step in steps})
     assert {"train/learning_rate", "train/grad_norm"} <= set(written.Tags()["scalars"])
+    for name in ("tokens_per_second", "memory_bytes"):
+        told = {scalar.step: scalar.value for scalar in written.Scalars(f"train/{name}")}
+        assert told == pytest.approx({step["step"]: step[name] for step in steps}, rel=1e-6)
 
 
 def test_the_weights_are_the_same_with_and_without_a_tracker(shop: Workshop) -> None:

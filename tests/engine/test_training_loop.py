@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ from letters import llama, tokenizer
 from transformers import TrainerCallback
 
 from finetune.errors import OutOfMemory, TrainingError
-from finetune.events import Notice, Recorder, TrainingStep
+from finetune.events import Notice, Recorder, TrainingFinished, TrainingStep
 from finetune.hardware.machine import Machine, inspect
+from finetune.hardware.peak_memory import PeakMemory
 from finetune.methods.base import MethodContext
 from finetune.methods.full import Full
 from finetune.methods.lora import LoRA
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
+from finetune.training.callbacks import ReportSteps
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.loop import Outcome, train
 from finetune.training.resumable import SavePolicy
@@ -93,6 +96,31 @@ def test_every_step_is_reported_with_its_loss_and_rate(machine: Machine, tmp_pat
     assert steps[-1].learning_rate < max(step.learning_rate for step in steps) <= 0.01
     assert all(step.tokens_per_second > 0 and step.memory_bytes > 0 for step in steps)
     assert not outcome.stopped
+
+
+@pytest.mark.parametrize(
+    ("steps", "first", "last"),
+    [(1, 1.0, 1.0), (2, 1.0, 2.0), (3, 1.0, 3.0), (5, 1.5, 4.5), (9, 2.5, 7.5), (10, 3.0, 8.0), (40, 3.0, 38.0)],
+)
+def test_no_step_is_in_both_the_first_and_the_final_loss(steps: int, first: float, last: float) -> None:
+    report = ReportSteps(Recorder(), PeakMemory("cpu"))
+    losses = [float(number + 1) for number in range(steps)]
+    report.first_losses = losses[:5]
+    report.last_losses.extend(losses)
+    assert report.ends(steps) == (first, last)
+
+
+def test_the_loss_of_one_step_is_told_once() -> None:
+    totals: dict[str, Any] = {
+        "train_seconds": 1.0,
+        "real_tokens": 1,
+        "tokens_per_second": 1.0,
+        "supervised_tokens": 1,
+        "peak_memory_bytes": 1,
+    }
+    finished = TrainingFinished(steps=1, trainable_parameters=1, parameters=1, first_loss=2.5, final_loss=2.5, **totals)
+    assert finished.made == "1 step, loss 2.50"
+    assert replace(finished, steps=2, final_loss=2.0).made == "2 steps, loss 2.50 -> 2.00"
 
 
 @pytest.mark.parametrize(

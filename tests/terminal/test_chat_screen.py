@@ -60,3 +60,20 @@ def test_bytes_that_are_no_text_do_not_end_a_talk(run: Path) -> None:
     done = subprocess.run(command, input=b"who \xff?\nand\n", capture_output=True, timeout=LOADING, check=False, **options)
     assert (done.returncode, b"Error" in done.stderr) == (0, False)
     assert done.stdout.count(b"\n") > 2
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_commands_are_explained_and_a_wrong_one_is_not_asked_of_the_model(run: Path, columns: int) -> None:
+    (run / "run" / "data_report.json").write_text('{"format": "question_answer"}')
+    with Terminal(["chat", run.name], folder=run.parent, columns=columns) as terminal:
+        terminal.wait_for("Type a message", LOADING)
+        words = " ".join(terminal.text().split())
+        assert "so it sees each message alone. /remember shows it the earlier ones too." in words
+        terminal.press("/rest", ENTER)
+        terminal.wait_for("There is no command /rest")
+        terminal.press("/help", ENTER)
+        terminal.wait_for("/remember  ")
+        terminal.wait_for("end the chat")
+        assert all(len(line) <= columns for line in terminal.lines())
+        terminal.press("/exit", ENTER)
+        assert terminal.wait_for_end() == 0

@@ -80,7 +80,7 @@ def test_a_wrong_answer_is_explained_where_it_was_typed(tmp_path: Path) -> None:
         terminal.press(ENTER)
         terminal.wait_for("? Rows to use")
         terminal.press("1", ENTER)
-        terminal.wait_for("✗ Must be greater than or equal to 2.")
+        terminal.wait_for("✗ Must be at least 2.")
         terminal.press("0")
         terminal.wait_until_gone("✗")
         terminal.press(ENTER)
@@ -96,9 +96,27 @@ def test_f1_tells_more(tmp_path: Path) -> None:
         terminal.wait_until_gone("a model learns from them")
 
 
+def test_help_is_offered_for_every_question_by_a_key_that_gives_it(tmp_path: Path) -> None:
+    with Terminal(folder=tmp_path, columns=40) as terminal:
+        for question in ("What would", "Model", "Dataset"):
+            terminal.wait_for(f"? {question}")
+            terminal.wait_for("? help")
+            terminal.press(ENTER)
+        terminal.wait_for("? Rows to use")
+        terminal.press("?")
+        terminal.wait_for("More rows teach more")
+        terminal.press("1")
+        terminal.wait_for("F1 help")
+        terminal.press(F1)
+        terminal.wait_until_gone("More rows teach more")
+        assert all(len(line) <= 40 for line in terminal.lines())
+
+
 @pytest.mark.parametrize("questions", [0, 1, 4])
-def test_ctrl_c_at_a_prompt_writes_nothing_and_leaves_at_once(questions: int, tmp_path: Path) -> None:
-    with Terminal(folder=tmp_path) as terminal:
+def test_ctrl_c_at_a_prompt_leaves_at_once_and_keeps_the_answers(questions: int, tmp_path: Path) -> None:
+    work, cache = tmp_path / "work", tmp_path / "cache"
+    work.mkdir()
+    with Terminal(folder=work, env={"FINETUNE_CLI_CACHE": str(cache)}) as terminal:
         for question in QUESTIONS[:questions]:
             terminal.wait_for(f"? {question}")
             terminal.press(ENTER)
@@ -107,9 +125,55 @@ def test_ctrl_c_at_a_prompt_writes_nothing_and_leaves_at_once(questions: int, tm
         terminal.press(CTRL_C)
         assert terminal.wait_for_end() == 130
         assert time.perf_counter() - began < 5, "background imports do not hold the person up"
-        terminal.wait_for("Cancelled; nothing written.")
+        terminal.wait_for("Cancelled." if questions > 1 else "Cancelled; nothing written.")
         assert "Traceback" not in terminal.text()
-    assert list(tmp_path.iterdir()) == []
+        kept = list((cache / "answers").glob("*.json"))
+        assert len(kept) == (questions > 1), "a single Enter is no loss"
+        if kept:
+            assert str(kept[0]) in terminal.text().replace("\n", "").replace(" ", "")
+            assert "To continue with them, in this folder:" in terminal.text()
+    assert list(work.iterdir()) == []
+
+
+@pytest.mark.parametrize(("columns", "ends"), [(80, signal.SIGHUP), (40, signal.SIGKILL), (80, None)])
+def test_the_next_start_goes_on_where_a_lost_terminal_or_a_killed_program_ended(columns: int, ends: int | None, tmp_path: Path) -> None:
+    work, env = tmp_path / "work", {"FINETUNE_CLI_CACHE": str(tmp_path / "cache")}
+    work.mkdir()
+    with Terminal(["--plain"] if ends is None else [], folder=work, env=env) as terminal:
+        for question in ("What would", "Model", "Dataset"):
+            terminal.wait_for(question)
+            terminal.press("\n" if ends is None else ENTER)
+        terminal.wait_for("Rows to use")
+        terminal.press("77", "\n" if ends is None else ENTER)
+        terminal.wait_for("Method")
+        terminal.signal(ends or signal.SIGKILL)
+        terminal.wait_for_end()
+    with Terminal(folder=work, env=env, columns=columns) as terminal:
+        terminal.wait_for("Continue with your answers from")
+        terminal.wait_for("❯ Continue")
+        terminal.press(ENTER)
+        terminal.wait_for("? Method")
+        for told in ("STEP 0 · Approach", "What would you like to do?  Fine-tuning", "STEP 2 · Dataset", "✓ Rows to use  77", "STEP 3"):
+            assert told in terminal.text() or columns == 40
+        assert "✓ Rows to use  77" in terminal.text()
+        assert all(len(line) <= columns for line in terminal.lines())
+        terminal.press(SHIFT_TAB)
+        terminal.wait_for("? Rows to use 77")
+
+
+def test_starting_anew_asks_the_first_question(tmp_path: Path) -> None:
+    work, env = tmp_path / "work", {"FINETUNE_CLI_CACHE": str(tmp_path / "cache")}
+    work.mkdir()
+    with Terminal(folder=work, env=env) as terminal:
+        terminal.wait_for("? What would")
+        terminal.press(DOWN, ENTER)
+        terminal.wait_for("? Teacher")
+        terminal.press(CTRL_C)
+        assert terminal.wait_for_end() == 130
+    with Terminal(folder=work, env=env) as terminal:
+        terminal.wait_for("Continue with your answers from")
+        terminal.press(DOWN, ENTER)
+        terminal.wait_for("? What would")
 
 
 def test_what_no_question_asks_for_changes_nothing(tmp_path: Path) -> None:
@@ -182,7 +246,7 @@ def test_plain_asks_the_same_questions_without_escape_codes(tmp_path: Path) -> N
         assert b"\x1b" not in terminal.raw
         terminal.press("\x04")
         assert terminal.wait_for_end() == 130
-        terminal.wait_for("nothing written")
+        terminal.wait_for("Your 3 answers are kept in")
 
 
 def test_an_ascii_terminal_gets_ascii(tmp_path: Path) -> None:

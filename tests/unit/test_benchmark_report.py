@@ -62,7 +62,7 @@ def test_it_says_what_was_asked_and_done_on_what_and_how_to_repeat_it(tmp_path):
         "and continued after step 30",
         "Step 12 did not fit <into> memory.",
         "250 read: 221 to train on, 24 held out, 3 skipped, 2 blank",
-        "agent (4% of the text), ticket",
+        "agent (4 % of the text), ticket",
         "questions.jsonl, line 80: it has no completion",
         "a CPU, 2 cores",
         "revision abc123",
@@ -75,11 +75,14 @@ def test_it_says_what_was_asked_and_done_on_what_and_how_to_repeat_it(tmp_path):
 
 def test_every_score_has_its_interval_and_a_teacher_stands_beside_its_student(tmp_path):
     text = page_of(written_run(tmp_path / "model", teacher=True)).text
+    assert "Keeps 93 % [85 %, 102 %] of its teacher: usable. 1.00 times the size, 1.00 times the speed, 1.00 times the memory." in text
+    assert "Better: ROUGE-L." not in text, "than before is not the first thing to know of a student"
+    assert "ROUGE-L -0.050 worse +0.150 better Teacher" in text
     assert "Perplexity -53.8 no evidence Teacher 10.2 [8.16, 12.2] Before 66.1 [52.9, 79.3] After 12.3 [9.84, 14.8]" in text
     assert "Weights on disk 360 MB 360 MB 1.00" in text
-    assert "ROUGE-L kept 93% [85%, 102%]" in text
+    assert "ROUGE-L kept 93 % [85 %, 102 %]" in text
     assert "Perplexity: 1.21 times the teacher's, 12.3 against 10.2: the student predicts these answers less well." in text
-    assert "forward kl at temperature 2, 50% of the loss is from the text" in text
+    assert "forward kl at temperature 2, 50 % of the loss is from the text" in text
     assert "Student and teacher compared" not in page_of(written_run(tmp_path / "other")).text
 
 
@@ -90,8 +93,35 @@ def test_answers_go_from_the_best_row_to_the_worst_and_none_is_lost(tmp_path):
     assert len(scored) == 24
     assert scored[:6] == sorted(scored[:6], reverse=True)
     assert (scored[0], scored[5]) == (max(scored), min(scored))
+    assert scored[6:11] == [score for score in sorted(scored) if score not in scored[:6]][:5], "those that are not shown already"
+    assert scored[11:] == sorted(scored[11:])
     assert "(nothing)" in page.text
-    assert "The other 18 answers" in page.text
+    assert "The other 13 answers, worst first" in page.text
+    assert page.text.index("Sample answers") < page.text.index("The worst answers") < page.text.index("On 24 held-out rows")
+
+
+def test_a_number_that_is_missing_is_named_beside_the_answer_and_counted(tmp_path):
+    folder = written_run(tmp_path / "model", tokens_counted="all")
+    scores = folder.read_json(folder.benchmark)
+    scores["generations"][3] |= {"reference": "Order 4711 costs 12.50.", "after": "Order 4712 costs 12.50."}
+    counted = {"codes": [0, 0, 0, 2] + [0] * 20, "codes_copied": [0, 0, 0, 1] + [0] * 20}
+    values = {side: {**scores[side], "copied": share} for side, share in (("before", 0.0), ("after", 0.5))}
+    folder.write_json(folder.benchmark, {**scores, **values, "per_row": {**scores["per_row"], **counted}})
+    text = page_of(folder).text
+    assert re.search(r"Row 4 · ROUGE-L \d\.\d+ · missing: 4711", text)
+    assert "Numbers and codes copied: 1 of 2 (before: 0)." in text
+    assert "Perplexity counts every token of the rows, prompts too." in text
+
+
+def test_of_too_few_rows_the_page_says_that_and_shows_no_interval(tmp_path):
+    none = {"difference": 0.15, "low": None, "high": None, "verdict": "too few rows"}
+    folder = written_run(tmp_path / "model", rows=4)
+    few = {"intervals": {"before": {}, "after": {}}, "change": {"rougeL": none}}
+    folder.write_json(folder.benchmark, folder.read_json(folder.benchmark) | few)
+    text = page_of(folder).text
+    assert "Too few rows to judge: 4 rows; 8 would do." in text
+    assert "+0.150 too few rows" in text
+    assert not re.search(r"\[\d", text)
 
 
 def test_text_of_models_and_data_is_shown_and_never_run(tmp_path):

@@ -193,7 +193,7 @@ def test_a_json_file_of_one_conversation_is_one_row_with_its_roles(tmp_path: Pat
 
 def test_turns_that_name_no_known_field_are_refused_and_not_read_as_text(tmp_path: Path) -> None:
     (tmp_path / "chat.json").write_text(json.dumps({"messages": [{"speaker": "Ada", "text": "2 + 2?"}, {"speaker": "Bob", "text": "4"}]}))
-    with pytest.raises(BadRow, match="column messages has a message of None"):
+    with pytest.raises(BadRow, match="column messages has a message of 'Ada'"):
         read(tmp_path, tmp_path / "chat.json")
 
 

@@ -368,7 +368,7 @@ def test_a_checkpoint_of_somebody_else_is_not_a_crash(tmp_path: Path) -> None:
         manifest = folder.checkpoints / f"step-{number + 1:08d}" / "manifest.json"
         manifest.parent.mkdir(parents=True)
         manifest.write_text(json.dumps({"version": 1, "step": number + 1, "files": {}, **facts}))
-    with pytest.raises(CannotResume, match="step-00000004 cannot be read: 'total_steps' is missing"):
+    with pytest.raises(CannotResume, match="step-00000004 cannot be read: 'seconds' is missing"):
         find(folder.output_dir)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,7 @@ class Listens(ScriptedPrompter):
 
     def ask(self, question: Question) -> str | bool:
         if question.key == "method.kind":
-            self.help, self.notes = question.help, {choice.value: choice.note for choice in question.choices}
+            self.help, self.more, self.notes = question.help, question.more, {choice.value: choice.note for choice in question.choices}
         return super().ask(question)
 
 
@@ -95,7 +96,8 @@ def test_what_is_missing_is_said_beside_the_method(tmp_path: Path, monkeypatch: 
     prompter = Listens({}, otherwise_default=True)
     draft = {"approach": "fine-tuning", "model": "gpt2", "output_dir": "out"}
     step3_config.ask(draft, prompter, machine(0.5, tmp_path))
-    assert "bitsandbytes" in prompter.notes["qlora"]
+    assert "qlora" not in prompter.notes, "what cannot work is not offered"
+    assert "Not possible here: QLoRA (QLoRA needs the package bitsandbytes" in prompter.more
     assert "QLoRA" not in prompter.help
 
 
@@ -107,16 +109,21 @@ def test_a_student_made_from_its_teacher_is_offered_no_adapter(tmp_path: Path) -
     assert found.needed["full"] > 12 * 355_000_000
 
 
-def test_an_adapter_is_offered_no_second_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "default"), [("LORA", "lora"), ("IA3", "full"), (None, "full")])
+def test_an_earlier_adapter_is_offered_what_can_train_it_further(kind: str | None, default: str, tmp_path: Path) -> None:
     earlier = tmp_path / "earlier"
     earlier.mkdir()
-    (earlier / "adapter_config.json").write_text("{}")
+    (earlier / "adapter_config.json").write_text(json.dumps({"peft_type": kind, "r": 4}))
     (earlier / "adapter_model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
     draft = {"approach": "fine-tuning", "model": str(earlier), "output_dir": "out"}
     prompter = Listens({}, otherwise_default=True)
-    assert step3_config.ask(draft, prompter, machine(64, tmp_path))["method"]["kind"] == "full"
-    for kind in ("lora", "qlora", "adalora"):
-        assert "merge" in prompter.notes[kind]
+    assert step3_config.ask(draft, prompter, machine(64, tmp_path))["method"]["kind"] == default
+    if default == "full":  # the only one that works is told, not asked
+        assert "method.kind" not in prompter.asked
+        assert any(line.startswith("Method: Full") and "merge" in line for line in prompter.shown)
+    else:
+        assert "adalora" not in prompter.notes, "what cannot work is not offered"
+        assert "merge" in prompter.more
 
 
 def test_the_size_of_an_adapter_from_the_shape_alone_is_that_of_the_starter() -> None:

@@ -104,7 +104,7 @@ def test_the_table_has_intervals_and_the_verdict():
     text = model_card(recipe(), FACTS, SCORES)
     assert "| ROUGE-L | 0.165 [0.1, 0.2] | 0.37 [0.3, 0.44] | better |" in text
     assert "40 held-out rows" in text
-    assert "100,000, of which 1,000 (1.00%) were trained" in text
+    assert "100,000, of which 1,000 (1.00 %) were trained" in text
     assert "360 rows trained on, 40 held out" in text
 
 
@@ -118,7 +118,7 @@ def test_a_distilled_student_is_shown_beside_its_teacher():
     }
     text = model_card(distilled, NOTHING, scores)
     assert "| 0.4 [0.35, 0.45] | 0.165 [0.1, 0.2] | 0.37 [0.3, 0.44] |" in text
-    assert "Retention (share of the teacher's score): ROUGE-L 93% [85%, 102%]." in text
+    assert "**Keeps 93 % [85 %, 102 %] of its teacher: usable.**" in text
     assert "perplexity is 1.25 times the teacher's, 12.5 against 10.0: the student predicts these answers less well." in text
     assert "distilled from [org/teacher]" in text
     ready_made = model_card(recipe(approach="distillation", model="org/student", teacher="org/teacher", method="full"), NOTHING, scores)
@@ -208,7 +208,7 @@ def test_an_adapter_has_a_base_that_others_can_load_only_if_the_hub_has_that_ver
     recipe(model="org/base").save(earlier / "recipe.yaml")
     made = {"approach": "distillation", "model": {"from_teacher": {"layers": 2}}, "teacher": "org/base", "method": "lora"}
     assert adapters_base(recipe(model=f"org/base@{COMMIT}")) == "org/base"
-    assert adapters_base(recipe(model=f"org/adapter@{COMMIT}")) is None
+    assert adapters_base(recipe(model=f"org/adapter@{COMMIT}")) == "org/base", "it is trained further, on its own base"
     assert adapters_base(recipe(model=str(earlier.parent))) is None
     assert adapters_base(recipe(**made)) is None
 
@@ -276,3 +276,6 @@ def test_the_use_section_asks_as_the_model_was_trained():
     assert 'prompt = [{"role": "user", "content": "what is cat?"}]' in chat
     assert 'prompt = "what is cat?\\n"' in model_card(recipe(), replace(NOTHING, data={**FACTS.data, "template": "plain"}), SCORES)
     assert "/" not in model_card(recipe(output_dir="/data/ada/model"), FACTS, {}).partition('"text-generation", ')[2].partition(")")[0]
+    silent = model_card(recipe(), replace(FACTS, data={**FACTS.data, "prompt_options": {"enable_thinking": False}}), SCORES)
+    assert "generate(prompt, max_new_tokens=64, tokenizer_encode_kwargs={'enable_thinking': False})" in silent
+    assert "tokenizer_encode_kwargs" not in chat

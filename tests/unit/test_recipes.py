@@ -100,8 +100,8 @@ def test_a_method_set_by_name_and_then_by_key_is_that_method() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("benchmark.max_new_tokens=0", "benchmark.max_new_tokens must be 'auto' or greater than or equal to 1, not 0."),
-        ("benchmark.max_new_tokens=-3", "benchmark.max_new_tokens must be 'auto' or greater than or equal to 1, not -3."),
+        ("benchmark.max_new_tokens=0", "benchmark.max_new_tokens must be 'auto' or at least 1, not 0."),
+        ("benchmark.max_new_tokens=-3", "benchmark.max_new_tokens must be 'auto' or at least 1, not -3."),
         ("benchmark.metrics=[]", "benchmark.metrics must have at least 1 item."),
     ],
 )

@@ -23,6 +23,7 @@ from finetune.screen.run_list import runs_picture
 from finetune.training.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[2]
+HERE = {"processor": "a CPU", "device": "cpu", "dtype": "float32"}
 
 
 def cli(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -71,9 +72,11 @@ def test_a_run_says_what_it_was_and_what_came_of_it(tmp_path: Path) -> None:
     written_run(tmp_path / "taught", teacher=True)
     taught, tuned = sorted(find_runs(tmp_path), key=lambda run: run.name)
     assert (tuned.approach, tuned.method, tuned.data, tuned.state) == ("fine-tuning", "QLoRA", "shop/questions.jsonl", "finished")
-    assert taught.model == "67% of the layers of HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert taught.model == "67 % of the layers of HuggingFaceTB/SmolLM2-135M-Instruct"
     assert tuned.to_dict()["verdicts"] == {"rougeL": "better", "perplexity": "no evidence"}
     assert tuned.to_dict()["scores"]["after"]["perplexity"] == pytest.approx(12.3)
+    assert (taught.to_dict()["student"], tuned.to_dict()["student"]) == ("usable", None)
+    assert taught.to_dict()["retention"]["rougeL"]["value"] == 0.93
 
 
 @pytest.mark.parametrize(("step", "progress"), [(0, "nothing saved yet"), (30, "step 30 of 60, saved less than a minute ago")])
@@ -136,7 +139,10 @@ def test_the_list_is_whole_on_narrow_and_usual_terminals(tmp_path: Path, width: 
     text = shown(runs_picture(find_runs(tmp_path), "."), width)
     assert max(map(len, text.splitlines())) <= width
     words = " ".join(text.split())
-    assert words.startswith("model Distillation of HuggingFaceTB/SmolLM2-135M-Instruct into 67% of the layers of")
+    assert words.startswith("model Distillation of HuggingFaceTB/SmolLM2-135M-Instruct into 67 % of the layers of")
+    assert "Keeps 93 % [85 %, 102 %] of its teacher: usable. 1.00 times the size" in words
+    written_run(tmp_path / "tuned")
+    words = " ".join(shown(runs_picture(find_runs(tmp_path), "."), width).split())
     assert "ROUGE-L 0.360 to 0.510 better; Perplexity 66.1 to 12.3 no evidence" in words
     assert "finished less than a minute ago" in words
 
@@ -211,6 +217,16 @@ def test_other_rows_are_no_ground_for_a_verdict(tmp_path: Path) -> None:
     assert not [word for word in ("B is better", "B is worse") if word in text]
 
 
+def test_runs_that_do_not_name_their_rows_are_not_compared(tmp_path: Path) -> None:
+    """Such as two that were uploaded without the private rows they were measured on."""
+    a, b = a_and_b(tmp_path, shift=0.1)
+    for run in (a, b):
+        run.folder.write_json(run.folder.benchmark, {key: value for key, value in run.scores.items() if key != "generations"})
+    found = compare(read_run(a.folder.output_dir), read_run(b.folder.output_dir))
+    assert str(found.why_not).startswith("A does not say on which rows it was measured, so there is no verdict")
+    assert not [score for score in found.scores.values() if "verdict" in score]
+
+
 def test_perplexities_of_different_tokens_are_not_compared_but_rouge_is(tmp_path: Path) -> None:
     a, b = a_and_b(tmp_path, shift=0.1)
     scores = dict(b.scores)
@@ -229,6 +245,58 @@ def test_a_likeness_to_different_teachers_is_not_compared(tmp_path: Path) -> Non
         run.folder.write_json(run.folder.benchmark, {**scores, "after": {**scores["after"], "kl": 0.5}, "per_row": per_row})
     found = compare(read_run(a.folder.output_dir), read_run(b.folder.output_dir))
     assert found.scores["kl"]["why_not"] == "other teachers"
+
+
+def test_answers_of_other_lengths_are_not_compared_but_perplexity_is(tmp_path: Path) -> None:
+    """One that may say 14 tokens says more of the reference than one that may say 2, though the training was the same."""
+    a, b = a_and_b(tmp_path, shift=0.1, change={"benchmark": {"max_new_tokens": 2}}, max_new_tokens=2)
+    a.folder.write_json(a.folder.benchmark, {**a.scores, "max_new_tokens": 14})
+    found = compare(read_run(a.folder.output_dir), b)
+    assert found.scores["rougeL"]["why_not"] == "answers of up to 14 and 2 tokens"
+    assert "verdict" not in found.scores["rougeL"]
+    assert found.scores["perplexity"]["verdict"] == "better"
+    assert "Not comparable: ROUGE-L (answers of up to 14 and 2 tokens)." in shown(comparison_picture(found, 80))
+    older = compare(*a_and_b(tmp_path / "older", change={"benchmark": {"max_new_tokens": 2}}))
+    assert older.scores["rougeL"]["why_not"] == "answers of up to auto and 2 tokens", "of runs that did not write it down"
+
+
+def test_answers_that_fit_the_same_data_are_compared_though_another_tokenizer_counts_differently(tmp_path: Path) -> None:
+    a, b = a_and_b(tmp_path, shift=0.1, max_new_tokens=31)
+    a.folder.write_json(a.folder.benchmark, {**a.scores, "max_new_tokens": 40})
+    assert compare(read_run(a.folder.output_dir), b).scores["rougeL"]["verdict"] == "better"
+
+
+def test_scores_that_only_one_run_has_are_named(tmp_path: Path) -> None:
+    a, b = a_and_b(tmp_path)
+    b.folder.write_json(b.folder.benchmark, {**b.scores, "after": {"rougeL": 0.5}})
+    found = compare(a, read_run(b.folder.output_dir))
+    assert found.only == {"perplexity": "a"}
+    assert "Measured of one alone: Perplexity (only A)." in shown(comparison_picture(found, 80))
+
+
+@pytest.mark.parametrize(("here", "said"), [(HERE, "1.00 times"), ({**HERE, "dtype": "bfloat16"}, "not alike"), (None, "not alike")])
+@pytest.mark.parametrize("width", [40, 80])
+def test_size_speed_and_retention_are_set_side_by_side_if_measured_alike(tmp_path: Path, here: object, said: str, width: int) -> None:
+    a = read_run(written_run(tmp_path / "a", teacher=True, measured_on=HERE).output_dir)
+    b = read_run(written_run(tmp_path / "b", teacher=True, measured_on=here).output_dir)
+    found = compare(a, b)
+    assert found.costs["parameters"] == {"a": 134_515_008, "b": 134_515_008}
+    assert found.costs["tokens_per_second"]["a"] == 123.4
+    assert ("why_not" in found.costs["tokens_per_second"]) == (said == "not alike")
+    assert found.students["b"]["retention"]["rougeL"]["value"] == 0.93
+    words = " ".join(shown(comparison_picture(found, width), width).split())
+    assert f"Tokens/s 123 123 {said}" in words
+    assert "B: Keeps 93 % [85 %, 102 %] of its teacher: usable." in words
+
+
+def test_speeds_of_other_thread_counts_are_not_set_side_by_side(tmp_path: Path) -> None:
+    a, b = a_and_b(tmp_path, measured_on=HERE)
+    for run, threads in ((a, 2), (b, 8)):
+        speed = {"after": {"tokens_per_second": 100.0 * threads, "threads": threads}}
+        run.folder.write_json(run.folder.benchmark, {**run.scores, "measured_on": HERE, "speed": speed})
+    found = compare(read_run(a.folder.output_dir), read_run(b.folder.output_dir))
+    assert "why_not" in found.costs["tokens_per_second"]
+    assert "why_not" not in found.costs["parameters"]
 
 
 def test_runs_measured_before_row_scores_were_kept_say_how_to_make_them(tmp_path: Path) -> None:
@@ -260,7 +328,7 @@ def test_the_program_compares_as_text_and_as_json_and_refuses_what_it_cannot(tmp
     assert (found["rows"], found["scores"]["rougeL"]["verdict"], found["why_not"]) == (ROWS, "better", None)
     for arguments, words in (
         (["a"], ["not 1"]),
-        (["a", "b", "cut"], ["not 3"]),
+        (["a", "b", "cut"], ["cut has no scores"]),
         (["a", "nowhere"], ["nowhere", "run/recipe.yaml"]),
         (["a", "cut"], ["cut has no scores", "nothing saved yet", "resume cut"]),
     ):

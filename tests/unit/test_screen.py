@@ -26,7 +26,7 @@ from finetune.screen.data import data_report
 from finetune.screen.plan_table import review
 from finetune.screen.quiet import quiet
 from finetune.screen.reporter import PlainReporter, RichReporter
-from finetune.screen.results import next_steps, samples, scores_table
+from finetune.screen.results import next_steps
 from finetune.screen.wording import about, duration
 from finetune.shell import quoted
 from finetune.wizard.layout import ascii_only
@@ -37,24 +37,6 @@ ROOT = Path(__file__).parents[2]
 STEP = TrainingStep(
     step=31, total_steps=51, epoch=0.6, loss=1.9321, learning_rate=1e-3, tokens_per_second=212.4, memory_bytes=3 * 10**9, seconds_left=84
 )
-SCORES: dict[str, Any] = {
-    "rows": 45,
-    "before": {"perplexity": 23.4, "rougeL": 0.165, "rouge2": 0.05},
-    "after": {"perplexity": 9.13, "rougeL": 0.37, "rouge2": 0.06},
-    "teacher": None,
-    "intervals": {
-        "before": {"perplexity": [20.0, 27.0], "rougeL": [0.14, 0.19], "rouge2": [0.03, 0.07]},
-        "after": {"perplexity": [8.0, 10.4], "rougeL": [0.32, 0.42], "rouge2": [0.03, 0.09]},
-    },
-    "change": {
-        "perplexity": {"difference": -14.27, "low": -17, "high": -11, "verdict": "better"},
-        "rougeL": {"difference": 0.205, "low": 0.16, "high": 0.25, "verdict": "better"},
-        "rouge2": {"difference": 0.01, "low": -0.02, "high": 0.04, "verdict": "no evidence"},
-    },
-    "generations": [
-        {"prompt": f"question {at}", "reference": f"right {at}", "before": "wrong\x1b[2Jscreen", "after": f"good {at}"} for at in range(9)
-    ],
-}
 
 
 def drawn(picture: RenderableType, width: int = 80) -> str:
@@ -130,72 +112,7 @@ def test_without_a_terminal_steps_are_said_every_few_seconds_only() -> None:
     assert written(console).splitlines() == ["Training ...", "Warning: Careful.", "Training: loss 3 -> 1 (1:15)"]
 
 
-def test_scores_have_intervals_and_a_verdict_that_admits_what_is_not_known() -> None:
-    text = drawn(scores_table(SCORES, 80))
-    assert "0.165 [0.140, 0.190]" in text
-    assert "+0.205 better" in text
-    assert "+0.010 no evidence" in text
-    assert text.index("ROUGE-L") < text.index("Perplexity")
-
-
-def test_scores_fit_forty_columns() -> None:
-    text = drawn(scores_table(SCORES, 40), 40)
-    assert "…" not in text
-    assert "no evidence" in text
-
-
-TAUGHT = {
-    **SCORES,
-    "teacher": {"perplexity": 13.8, "rougeL": 0.4},
-    "after": {**SCORES["after"], "kl": 1.28, "agreement": 0.42},
-    "retention": {"rougeL": {"value": 0.92, "low": 0.85, "high": 0.99}},
-    "size": {"after": {"parameters": 99_100_000, "bytes_on_disk": None}, "teacher": {"parameters": 134_500_000, "bytes_on_disk": None}},
-    "speed": {"after": {"tokens_per_second": 45.0}, "teacher": {"tokens_per_second": 30.0}},
-}
-
-
-@pytest.mark.parametrize("width", [40, 80, 120])
-def test_a_student_is_set_beside_its_teacher(width: int) -> None:
-    text = drawn(scores_table(TAUGHT, width), width)
-    assert "…" not in text
-    for words in (
-        "Teacher",
-        "KL to teacher",
-        "1.280",
-        "42.0 %",
-        "92% of the teacher by ROUGE-L",
-        "[85%, 99%]",
-        "99.1M against 134.5M",
-        "1.50 times",
-    ):
-        assert words in " ".join(text.split())
-    for never in ("On disk", "Memory"):
-        assert never not in text, "what was not measured is not said"
-
-
-@pytest.mark.parametrize(
-    ("student", "said"),
-    [
-        (7.2, "lower than the teacher's, 7.20 against 13.8: the student predicts these answers better"),
-        (27.6, "2.00 times the teacher's, 27.6 against 13.8: the student predicts these answers less well"),
-    ],
-)
-def test_perplexity_beside_the_teachers_is_told_in_words_and_never_as_a_share(student: float, said: str) -> None:
-    old = {"rougeL": {"value": 0.92, "low": 0.85, "high": 0.99}, "perplexity": {"value": 3.61, "low": 3.0, "high": 4.0}}
-    text = drawn(scores_table({**TAUGHT, "after": {**TAUGHT["after"], "perplexity": student}, "retention": old}, 120), 120)
-    assert said in " ".join(text.split())
-    assert "361" not in text, "as an older version wrote it down"
-
-
-def test_three_samples_show_reference_before_and_after() -> None:
-    text = drawn(samples(SCORES, 80))
-    assert text.count("reference") == 3
-    assert "right 0" in text
-    assert "good 0" in text
-
-
 def test_a_models_words_cannot_steer_the_terminal() -> None:
-    assert "\x1b" not in drawn(samples(SCORES, 80))
     assert strip_control_chars("a\x1b[2Jb\x9b\r\nc") == "a?[2Jb??\nc"
     console = screen()
     RichReporter(console).report(Notice("a file called \x1b]0;evil\x07"))
@@ -304,7 +221,11 @@ class Figures:
     disk_bytes: int = 130 * 10**6
     cache_bytes: int = 61 * 10**6
     free_disk: int = 10**11
+    linear_share: float = 1.0
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    linear_share: float = 1.0
+    warnings: list[str] = field(default_factory=list)
     measured: dict[str, float] | None = None
     methods: dict[str, int] = field(default_factory=lambda: {"lora": 3 * 10**9, "qlora": 10**9, "full": 9 * 10**9})
 
@@ -319,7 +240,7 @@ def test_the_review_sets_memory_against_what_is_free() -> None:
 
 def test_the_review_of_a_distillation_shows_teacher_student_and_cache() -> None:
     text = drawn(review(Recipe.from_layers({"approach": "distillation"}), Figures()), 100)  # type: ignore[arg-type]
-    for fact in ("Teacher", "67% of its layers", "50% from the data, 50% from the teacher", "temperature 2"):
+    for fact in ("Teacher", "67 % of its layers", "50 % from the data, 50 % from the teacher", "temperature 2"):
         assert fact in text
     for cost in ("runs once", "61 MB at most", "teacher 0 kB"):
         assert cost in text
@@ -329,6 +250,21 @@ def test_the_review_says_what_does_not_fit() -> None:
     text = drawn(review(Recipe.from_layers({}), Figures(memory_total=30 * 10**9, problems=["Too much."])))  # type: ignore[arg-type]
     assert "does not fit" in text
     assert "Too much." in text
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_review_says_what_to_expect(width: int) -> None:
+    text = drawn(review(Recipe.from_layers({}), Figures(held_out_rows=4, warnings=["4 held-out rows are too few."])), width)  # type: ignore[arg-type]
+    words = " ".join(text.split())
+    assert "4 held-out rows, before and after; too few to judge; 50 asked for, and no more are held out" in words
+    assert "! 4 held-out rows are too few." in words
+
+
+def test_the_review_says_what_does_not_learn() -> None:
+    text = drawn(review(Recipe.from_layers({}), Figures(linear_share=0.9996, notes=["Routers are not adapted."])))  # type: ignore[arg-type]
+    assert "99.9 % of the weights in linear layers learn" in text
+    assert "Routers are not adapted." in text
+    assert "linear layers" not in drawn(review(Recipe.from_layers({}), Figures()))  # type: ignore[arg-type]
 
 
 def test_the_review_says_what_was_measured() -> None:

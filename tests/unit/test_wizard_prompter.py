@@ -73,7 +73,7 @@ def test_distillation_with_a_gpu_and_the_hub_is_gpt2_from_gpt2_medium_on_wikitex
     assert (recipe.teacher and recipe.teacher.source, recipe.model) == ("gpt2-medium", "gpt2")
     assert (recipe.dataset.source, recipe.dataset.config, recipe.dataset.samples) == ("wikitext", "wikitext-2-raw-v1", 5000)
     assert (recipe.distillation.temperature, recipe.distillation.alpha) == (2.0, 0.5)
-    assert (recipe.training.epochs, recipe.training.batch_size, recipe.training.learning_rate) == (3, 4, 2e-4)
+    assert (recipe.training.epochs, recipe.training.batch_size, recipe.training.learning_rate) == ("auto", 4, 2e-4)
 
 
 def test_distillation_with_a_gpu_but_no_hub_needs_nothing_from_the_hub() -> None:
@@ -109,8 +109,8 @@ def test_every_number_is_checked_by_the_recipe_before_the_next_question() -> Non
     )
     recipe = ask(prompter)
     assert (recipe.training.epochs, recipe.training.batch_size, recipe.training.learning_rate) == (2, 4, 1e-4)
-    assert "Must be greater than 0." in prompter.shown
-    assert "Must be greater than or equal to 1." in prompter.shown
+    assert "Must be 'auto' or greater than 0." in prompter.shown
+    assert "Must be at least 1." in prompter.shown
     assert "Must be less than 1." in prompter.shown
 
 

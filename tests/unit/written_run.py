@@ -112,6 +112,7 @@ def scores(rows: int, shift: float, teacher: bool) -> dict[str, Any]:
             "rougeL": {"difference": 0.15, "low": 0.1, "high": 0.2, "verdict": "better"},
             "perplexity": {"difference": -53.8, "low": -70.0, "high": 2.0, "verdict": "no evidence"},
         },
+        "against_teacher": {"rougeL": {"difference": -0.05, "low": -0.09, "high": -0.01, "verdict": "worse"}} if teacher else None,
         "retention": {"rougeL": {"value": 0.93, "low": 0.85, "high": 1.02}} if teacher else None,
         "speed": {side: {"tokens_per_second": 123.4, "peak_memory_bytes": 2 * 10**9} for side in sides},
         "size": {side: {"parameters": 134_515_008, "bytes_on_disk": 360 * 10**6} for side in sides},

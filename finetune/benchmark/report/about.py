@@ -12,7 +12,7 @@ from typing import Any
 from finetune.benchmark.report.charts import bars, curve
 from finetune.benchmark.report.html import Html, bullets, duration, element, facts, section, subsection, table
 from finetune.benchmark.report.records import Records
-from finetune.formatting import count, size
+from finetune.formatting import count, percent, size
 from finetune.registry import title
 from finetune.run_folder import free_name
 from finetune.shell import quoted
@@ -40,7 +40,7 @@ def model_of(recipe: Mapping[str, Any]) -> str:
     model = recipe["model"]
     if isinstance(model, Mapping):
         layers = model["from_teacher"]["layers"]
-        return f"a student with {f'{layers:.0%}' if isinstance(layers, float) and layers < 1 else layers} of its layers"
+        return f"a student with {percent(layers) if isinstance(layers, float) and layers < 1 else layers} of its layers"
     return str(model)
 
 
@@ -63,13 +63,13 @@ def asked(records: Records) -> Html:
         ("Model", model_of(recipe).capitalize() if isinstance(recipe["model"], Mapping) else model_of(recipe)),
         ("Method", title("methods", method["kind"]) + (f": {settings}" if settings else "")),
         ("Data", f"{dataset['source']}, {_if('at most {:,}', dataset['samples']) or 'all'} rows"),
-        ("Rows", f"truncated at {dataset['max_length']:,} tokens; {dataset['held_out']:.0%} held out"),
+        ("Rows", f"truncated at {dataset['max_length']:,} tokens; {percent(dataset['held_out'])} held out"),
         ("Training", f"{_times(training['epochs'])} over the data, {rows:,} rows per step, learning rate {training['learning_rate']:g}"),
     ]
     if recipe["approach"] == "distillation":
         spec = recipe["distillation"]
         objective = f"{spec['objective'].replace('_', ' ')} at temperature {spec['temperature']:g}"
-        listed.append(("Distillation", f"{objective}, {spec['alpha']:.0%} of the loss is from the text"))
+        listed.append(("Distillation", f"{objective}, {percent(spec['alpha'])} of the loss is from the text"))
     listed += [("Benchmark", f"{', '.join(benchmark['metrics'])} on {benchmark['rows']:,} rows"), ("Seed", str(recipe["seed"]))]
     return section("Recipe", facts(listed))
 
@@ -80,14 +80,18 @@ def done(records: Records) -> Html:
     listed: list[tuple[str, str]] = []
     if training:
         share = training["trainable_parameters"] / max(1, training["parameters"])
+        linear = f", {percent(records.linear_share, 1)} of the weights in linear layers" if 0 < records.linear_share < 1 else ""
         per_step = training["train_seconds"] / max(1, training["steps"])
         listed = [
             ("Steps", f"{training['steps']:,} in {duration(training['train_seconds'])}, {duration(per_step)} each"),
             ("Tokens", f"{training['real_tokens']:,} read, {training['supervised_tokens']:,} of them supervised"),
             ("Speed", f"{training['tokens_per_second']:,.0f} tokens/s; padding is not counted"),
             ("Peak memory", size(training["peak_memory_bytes"])),
-            ("Trained", f"{count(training['trainable_parameters'])} of {count(training['parameters'])} parameters ({share:.1%})"),
-            ("Loss", f"first {training['first_loss']:.3f}, last {training['final_loss']:.3f} (means of five steps)"),
+            (
+                "Trained",
+                f"{count(training['trainable_parameters'])} of {count(training['parameters'])} parameters ({percent(share, 1)}){linear}",
+            ),
+            ("Loss", f"first {training['first_loss']:.3f}, last {training['final_loss']:.3f}{_means(training['steps'])}"),
         ]
     if records.checkpoints:
         listed.append(("Checkpoints", f"{records.checkpoints:,} saved during the run"))
@@ -108,8 +112,9 @@ def data(records: Records) -> Html:
     if "read" not in report:
         return Html()
     parts = [(report["train"], "to train on"), (report["held_out"], "held out"), (report["skipped"], "skipped"), (report["blank"], "blank")]
+    parts += [(sum(report.get("left_out", {}).values()), "left out"), (report.get("not_asked", 0), "not asked for")]
     length = report.get("length") or {}
-    ignored = [*(f"{name} ({share:.0%} of the text)" for name, share in report.get("ignored_text", {}).items())]
+    ignored = [*(f"{name} ({percent(share)} of the text)" for name, share in report.get("ignored_text", {}).items())]
     ignored += [name for name in report["ignored_columns"] if name not in report.get("ignored_text", {})]
     listed = [
         ("Source", report.get("pinned_source") or report["source"]),
@@ -123,9 +128,9 @@ def data(records: Records) -> Html:
             if report.get("held_out_dropped")
             else "",
         ),
-        ("Tokens", f"{report['train_tokens']:,}, {report['supervised_share']:.1%} of them supervised"),
+        ("Tokens", f"{report['train_tokens']:,}, {percent(report['supervised_share'], 1)} of them supervised"),
         ("Length", f"median {length['p50']:,.0f} tokens, 90th percentile {length['p90']:,.0f}" if length else ""),
-        ("Truncated", f"{report['truncated']:,} sequences ({report['truncated_share']:.1%})" if report.get("truncated") else ""),
+        ("Truncated", f"{report['truncated']:,} sequences ({percent(report['truncated_share'], 1)})" if report.get("truncated") else ""),
     ]
     skipped = [f"{row['file']}, line {row['line']}: {row['reason']}" for row in report.get("skipped_rows", [])[:SKIPPED_SHOWN]]
     left = report["skipped"] - len(skipped)
@@ -161,6 +166,12 @@ def repeat(records: Records) -> Html:
     again = free_name(records.output_dir)
     command = f"finetune-cli run {quoted(records.output_dir / 'run' / 'recipe.yaml')} --output-dir {quoted(again)}"
     return section("Repeat this run", element("pre", command), note="On the same machine the same recipe gives the same scores.")
+
+
+def _means(steps: int) -> str:
+    """Of how many steps at each end a loss is the mean: five where there are ten."""
+    each = min(5, steps // 2)
+    return f" (means of {each} steps)" if each > 1 else ""
 
 
 def _if(words: str, value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Sample answers on the page: prompt, reference and each model's answer; stacked on a narrow screen.
+"""Sample answers on the page: a few from the best to the worst, then all others, worst first; stacked on a narrow screen.
 
 answers(scores)
 """
@@ -6,47 +6,49 @@ answers(scores)
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from finetune.benchmark.answers import METRIC, Answer, all_answers, worst
 from finetune.benchmark.names import NAMES, number
-from finetune.benchmark.report.html import Html, element, section
-from finetune.benchmark.report.scores import SIDES
+from finetune.benchmark.report.html import Html, element, joined, section
 
 SHOWN = 6
+WORST = 5
 LONGEST, LONGEST_PROMPT = 1500, 700  # characters
 MOST = 200  # rows on the page
-METRIC = "rougeL"
 INDENTED = re.compile(r"\n[ \t]+\S")
 
 
 def answers(scores: Mapping[str, Any]) -> Html:
-    """A few rows from best to worst, the others folded; empty if nothing was generated."""
-    rows: Sequence[Mapping[str, str]] = scores.get("generations") or []
-    if not any(side in row for row in rows[:1] for side in SIDES):
-        return Html()
-    per_row: Sequence[float] | None = (scores.get("per_row") or {}).get(METRIC)
-    order = list(range(len(rows)))
-    if per_row and len(per_row) == len(rows):
-        order.sort(key=lambda row: -per_row[row])
-    picked = [order[round(place * (len(order) - 1) / (SHOWN - 1))] for place in range(SHOWN)] if len(order) > SHOWN else order
-    others = [row for row in range(len(rows)) if row not in picked][: MOST - SHOWN]
-    note = f"Rows from best to worst by {NAMES[METRIC]}." if per_row else f"{len(picked)} of {len(rows):,} rows."
+    """A few rows from best to worst, the worst ones, and the others folded; empty if nothing was generated."""
+    rows = all_answers(scores)
+    lowest = worst(scores)
+    ordered = lowest[::-1] if len(lowest) == len(rows) else rows
+    picked = [ordered[round(place * (len(ordered) - 1) / (SHOWN - 1))] for place in range(SHOWN)] if len(ordered) > SHOWN else ordered
+    note = f"Rows from best to worst by {NAMES[METRIC]}." if lowest else f"{len(picked)} of {len(rows):,} rows."
+    bad = [answer for answer in lowest if answer not in picked][:WORST]
+    others = [answer for answer in ordered[::-1] if answer not in picked and answer not in bad][: MOST - SHOWN - WORST]
     more = Html()
     if others:
-        left = len(rows) - len(picked) - len(others)
+        left = len(rows) - len(picked) - len(bad) - len(others)
         rest = [element("p", f"{left:,} more are in run/benchmark.json.", class_="quiet")] if left else []
         title = f"The other {len(others):,} answers" if not left else f"{len(others):,} more answers"
-        more = element("details", element("summary", title), *(_answer(rows, row, per_row) for row in others), *rest)
-    return section("Sample answers", *(_answer(rows, row, per_row) for row in picked), more, note=note)
+        order = ", worst first" if lowest else ""
+        more = element("details", element("summary", f"{title}{order}"), *map(_answer, others), *rest)
+    first = section("Sample answers", *map(_answer, picked), note=note)
+    last = section("The worst answers", *map(_answer, bad), more) if bad else more
+    return joined([first, last])
 
 
-def _answer(rows: Sequence[Mapping[str, str]], row: int, per_row: Sequence[float] | None) -> Html:
-    texts = rows[row]
-    scored = f" · {NAMES[METRIC]} {number(METRIC, per_row[row])}" if per_row and row < len(per_row) else ""
-    shown = [side for side in ("reference", *SIDES) if side in texts]
-    sides = [element("div", element("h4", side.capitalize()), _words(texts[side]), class_=side) for side in shown]
-    parts = [element("h3", f"Row {row + 1}{scored}"), _words(texts.get("prompt", ""), "prompt ", LONGEST_PROMPT)]
+def _answer(answer: Answer) -> Html:
+    scored = f" · {NAMES[METRIC]} {number(METRIC, answer.score)}" if answer.score is not None else ""
+    lacking = f" · missing: {', '.join(answer.missing)}" if answer.missing else ""
+    sides = [element("div", element("h4", side.capitalize()), _words(text), class_=side) for side, text in answer.sides.items()]
+    parts = [
+        element("h3", f"Row {answer.row + 1}{scored}{clipped(lacking, LONGEST_PROMPT)}"),
+        _words(answer.prompt, "prompt ", LONGEST_PROMPT),
+    ]
     return element("article", *parts, element("div", *sides, class_="sides"), class_="answer")
 
 

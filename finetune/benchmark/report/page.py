@@ -33,8 +33,8 @@ def report_page(records: Records) -> str:
     scores = records.scores
     parts = [
         _top(records),
-        measured(scores),
         answers(scores),
+        measured(scores),
         costs(scores),
         asked(records),
         done(records),
@@ -59,12 +59,15 @@ def _top(records: Records) -> Html:
     """Name, verdict and the main numbers."""
     scores, training = records.scores, records.training
     tiles = []
+    first, changes = ("teacher", "against_teacher") if scores.get("teacher") else ("before", "change")
     for metric in IN_SHORT:
-        before, after = (scores[side].get(metric) for side in ("before", "after"))
+        before, after = ((scores.get(side) or {}).get(metric) for side in (first, "after"))
         if before is not None and after is not None:
-            verdict = ((scores.get("change") or {}).get(metric) or {}).get("verdict", "")
+            verdict = ((scores.get(changes) or {}).get(metric) or {}).get("verdict", "")
             said = element("em", f" {verdict}", class_=verdict_class(verdict))
-            tiles.append(_tile(f"{number(metric, before)} → {number(metric, after)}", joined([NAMES[metric], said])))
+            between = "against" if scores.get("teacher") else "→"
+            pair = (after, before) if scores.get("teacher") else (before, after)
+            tiles.append(_tile(f" {between} ".join(number(metric, value) for value in pair), joined([NAMES[metric], said])))
     if training:
         tiles.append(_tile(duration(training["train_seconds"]), f"trained, {training['steps']:,} steps"))
         tiles.append(_tile(size(training["peak_memory_bytes"]), "peak memory"))

@@ -11,7 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune.events import CheckpointSaved, Notice, Resumed, StageFinished, StageStarted, TrainingFinished, TrainingStep, read_events
+from finetune.events import (
+    CheckpointSaved,
+    ModelReady,
+    Notice,
+    Resumed,
+    StageFinished,
+    StageStarted,
+    TrainingFinished,
+    TrainingStep,
+    read_events,
+)
 from finetune.recipe import read_yaml
 from finetune.run_folder import RunFolder
 
@@ -40,6 +50,11 @@ class Records:
     def training(self) -> dict[str, Any]:
         """The totals of the training."""
         return next(iter(reversed(self._of(TrainingFinished.name))), {})
+
+    @property
+    def linear_share(self) -> float:
+        """The share of the weights in linear layers that learned."""
+        return float(next((record.get("linear_share", 1.0) for record in reversed(self._of(ModelReady.name))), 1.0))
 
     @property
     def stages(self) -> list[tuple[str, float]]:

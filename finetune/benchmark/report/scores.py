@@ -8,13 +8,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.benchmark.names import LOWER_IS_BETTER, NAMES, beside_the_teacher, in_order, number, retained, signed
+from finetune.benchmark.answers import SIDES
+from finetune.benchmark.names import (
+    FEWEST_ROWS,
+    LOWER_IS_BETTER,
+    NAMES,
+    beside_the_teacher,
+    between,
+    codes_copied,
+    in_order,
+    number,
+    retained,
+    share,
+    signed,
+    too_few,
+    which_tokens,
+)
 from finetune.benchmark.report.charts import interval, scale_of
 from finetune.benchmark.report.html import Html, element, joined, section, table
+from finetune.benchmark.student import verdict_on
 from finetune.formatting import count, size
 
-SIDES = ("teacher", "before", "after")
 SENTENCES = {"better": "Better", "worse": "Worse", "no evidence": "No evidence of a change"}
+STUDENT = {"usable": "better", "not usable": "worse"}
+MEASURED = "Speed and memory: both models in turn, in processes of their own; the median of several rounds."
 COSTS = (
     ("Parameters", "size", "parameters", count),
     ("Weights on disk", "size", "bytes_on_disk", size),
@@ -33,9 +50,12 @@ def verdict_class(verdict: str) -> str:
 
 
 def verdicts(scores: Mapping[str, Any]) -> Html:
-    """What got better, what got worse, and what shows no change: "Better: ROUGE-L and Perplexity."."""
+    """Of a student what it keeps of its teacher; else what got better, what got worse, and what shows no change."""
+    if student := verdict_on(scores):
+        said = element("strong", student.sentence, class_=STUDENT.get(student.word, "quiet"))
+        return element("p", said, f" {student.costs}", class_="verdict")
     changes: Mapping[str, Any] = scores.get("change") or {}
-    sentences = []
+    sentences = [f"{too_few(scores['rows'])} "] if scores["rows"] < FEWEST_ROWS else []
     for verdict, words in SENTENCES.items():
         names = [NAMES.get(metric, metric) for metric in in_order(list(changes)) if changes[metric]["verdict"] == verdict]
         if names:
@@ -49,8 +69,14 @@ def measured(scores: Mapping[str, Any]) -> Html:
     sides = sides_of(scores)
     metrics = in_order(list(scores["after"]))
     lower = " and ".join(NAMES[metric] for metric in LOWER_IS_BETTER if metric in metrics)
-    note = "In brackets: 95 % confidence interval (bootstrap over rows). A change counts only if the interval of the paired difference"
-    note += f" excludes zero. {lower}: lower is better." if lower else " excludes zero."
+    note = "In brackets: 95 % confidence interval over rows. A change counts only if the interval of the paired difference excludes zero."
+    note += f" {lower}: lower is better." if lower else ""
+    if "perplexity" in metrics and (tokens := which_tokens(scores)):
+        note += f" Perplexity counts {tokens}."
+    if copied := codes_copied(scores):
+        note += f" Numbers and codes copied: {copied}."
+    if scores.get("teacher"):
+        note += " Beside a name: the student compared with its teacher, then with what it was before."
     columns = [element("th", cell, scope="col") for cell in ("Model", "Score", "Interval", "Picture")]
     head = element("thead", element("tr", *columns), class_="hidden")
     bodies = [_metric(scores, metric, sides) for metric in metrics]
@@ -60,44 +86,45 @@ def measured(scores: Mapping[str, Any]) -> Html:
 
 def _metric(scores: Mapping[str, Any], metric: str, sides: list[str]) -> Html:
     values = {side: scores[side][metric] for side in sides if scores[side].get(metric) is not None}
-    ends = {side: scores.get("intervals", {}).get(side, {}).get(metric, (value, value)) for side, value in values.items()}
-    scale = scale_of([point for side, value in values.items() for point in (value, *ends[side])])
-    rows = [element("tr", element("th", NAMES.get(metric, metric), _change(scores, metric), colspan="4", scope="rowgroup"))]
+    ends = {side: scores.get("intervals", {}).get(side, {}).get(metric) for side in values}
+    scale = scale_of([point for side, value in values.items() for point in (value, *(ends[side] or ()))])
+    compared = [_change(scores, metric, against) for against in ("against_teacher", "change")]
+    rows = [element("tr", element("th", NAMES.get(metric, metric), *compared, colspan="4", scope="rowgroup"))]
     for side, value in values.items():
-        low, high = ends[side]
+        low, high = ends[side] or (value, value)
         cells = [
             element("th", side.capitalize(), scope="row"),
             element("td", number(metric, value)),
-            element("td", element("small", f"[{number(metric, low)}, {number(metric, high)}]")),
+            element("td", element("small", between(metric, low, high)) if ends[side] else ""),
             element("td", interval(value, low, high, scale)),
         ]
         rows.append(element("tr", *cells))
     return element("tbody", *rows)
 
 
-def _change(scores: Mapping[str, Any], metric: str) -> Html:
-    change = (scores.get("change") or {}).get(metric)
+def _change(scores: Mapping[str, Any], metric: str, against: str) -> Html:
+    change = (scores.get(against) or {}).get(metric)
     if not change:
         return Html()
     return element("em", f"{signed(metric, change['difference'])} {change['verdict']}", class_=verdict_class(change["verdict"]))
 
 
 def costs(scores: Mapping[str, Any]) -> Html:
-    """Size and speed, on a GPU memory too: the student compared with its teacher, or the result with its base."""
+    """Size, speed and memory: the student compared with its teacher, or the result with its base."""
     distilled = bool(scores.get("teacher"))
     first, second = ("teacher", "after") if distilled else ("before", "after")
     rows = []
     for name, group, key, say in COSTS:
-        then, now = (scores.get(group, {}).get(side, {}).get(key) for side in (first, second))
+        then, now = ((scores.get(group) or {}).get(side, {}).get(key) for side in (first, second))
         if now:
             rows.append([name, say(then) if then else "", say(now), f"{now / then:.2f}" if then else ""])
     for metric, kept in retained(scores).items():
-        share = joined([f"{kept['value']:.0%} ", element("small", f"[{kept['low']:.0%}, {kept['high']:.0%}]")])
-        rows.append([f"{NAMES.get(metric, metric)} kept", "", share, ""])
+        between = element("small", f"[{share(kept['low'])}, {share(kept['high'])}]") if kept["low"] is not None else ""
+        rows.append([f"{NAMES.get(metric, metric)} kept", "", joined([f"{share(kept['value'])} ", between]), ""])
     if not rows:
         return Html()
     head = ["", "Teacher", "Student", "Ratio"] if distilled else ["", "Before", "After", "Ratio"]
     title = "Student and teacher compared" if distilled else "Cost of running the result"
     words = beside_the_teacher(scores)
     perplexity = f" Perplexity: {words}." if words else ""
-    return section(title, table(head, rows, title), note=f"Measured in this run.{perplexity}" if distilled else "")
+    return section(title, table(head, rows, title), note=f"{MEASURED}{perplexity}" if scores.get("speed") else perplexity.strip())

@@ -1,35 +1,46 @@
 """What a record means: which columns are the question and which the answer. One small class a format, chosen by column names.
 
-detect(["question", "answer"], sample, None)  ->  QuestionAnswer(question="question", answer="answer")
+detect(["question", "answer"], sample, None, "rows.jsonl")  ->  QuestionAnswer(question="question", answer="answer")
 
 Every format turns a record into turns, `[{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]`; plain text
 becomes one turn with the role "text". What a format has, also for those that other packages register:
 
     name: str                                   as in the registry
     title, summary: str                         what people read: "question and answer", and the columns it looks for
-    order: int                                  formats are tried from the lowest to the highest, the built-in ones have 10, 20 ... 60, and
-                                                the first that matches wins: 5 comes before all of them, 55 before plain text, and one
+    order: int                                  formats are tried from the lowest to the highest, the built-in ones have 7, 10, 20 ... 60,
+                                                and the first that matches wins: 5 comes before all of them, 55 before plain text, and one
                                                 without an order after it
     columns: tuple[str, ...]                    the columns it reads; the others are reported as ignored
     matches(columns, sample) -> Format | None   a format ready to read rows with these columns
     to_messages(row) -> list[Message]           raises RowProblem for a record that cannot be used
     note: str                                   optional: one sentence a person should know before training
     left_out(row) -> iterator of (name, value)  optional: text inside its columns that is in no turn, for the report
+    tools(row) -> list of definitions           optional: the tools of a row, as a chat template takes them
+    remarks(row) -> iterator of sentences       optional: what a person should know about some rows; they are counted
+    to_record(row) -> Record                    optional, instead of to_messages: for rows that are tokens already
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from finetune import registry
-from finetune.data.formats.cells import Message
+from finetune.data.formats.beside import Beside
+from finetune.data.formats.cells import Message, find_column
+from finetune.data.formats.messages import Messages
+from finetune.data.formats.prompt_completion import PromptCompletion
+from finetune.data.formats.text import NAMES as TEXT_NAMES
+from finetune.data.formats.text import Text
+from finetune.data.formats.turns import SPEAKER, TEXT, role_of
 from finetune.errors import UnknownFormat
 from finetune.settings import ColumnsSpec
 from finetune.shell import quoted
 
 SHOWN_COLUMNS = 12
 LAST = 100
+PROMPTS = ("prompt", "question", "instruction", "instructions", "query", "problem", "user", "human")
 
 
 class Format(Protocol):
@@ -48,33 +59,92 @@ class Format(Protocol):
 def detect(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen: ColumnsSpec | None, where: str) -> Format:
     """The format of these records; raises UnknownFormat naming the columns that were seen in `where`."""
     if chosen is not None:
-        return _as_chosen(columns, chosen, where)
+        return _as_chosen(columns, sample, chosen, where)
+    found = _matching(columns, sample)
+    if found is None or isinstance(found, Text):
+        _check_whole(columns, sample, where)
+    if found is not None:
+        return found
+    raise _unknown(columns, sample, where)
+
+
+def is_known(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen: ColumnsSpec | None) -> bool:
+    """Whether the names of the columns say what they mean, or a person said it; the only column there is may be anything."""
+    if not set(chosen_columns(chosen).values()).isdisjoint(columns):
+        return True
+    found = _matching(columns, sample)
+    return found is not None and not (isinstance(found, Text) and find_column(columns, *TEXT_NAMES) is None)
+
+
+def _matching(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Format | None:
     known = [registry.load("formats", name) for name in registry.names("formats")]
-    for kind in sorted(known, key=lambda kind: getattr(kind, "order", LAST)):
-        found: Format | None = kind.matches(columns, sample)
-        if found is not None:
-            return found
+    ordered = sorted(known, key=lambda kind: getattr(kind, "order", LAST))
+    return next((found for kind in ordered if (found := kind.matches(columns, sample)) is not None), None)
+
+
+def chosen_columns(chosen: ColumnsSpec | None) -> dict[str, str]:
+    """The role of each column that a person named."""
+    return {role: column for role, column in chosen if column is not None} if chosen is not None else {}
+
+
+def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: str) -> UnknownFormat:
+    nested = next((column for column in columns if all(_is_pair(row.get(column)) for row in sample) and sample), None)
+    if nested is not None and find_column(columns, *PROMPTS) is None:
+        one, two = list(sample[0][nested])[:2]
+        return UnknownFormat(
+            f"{where} has pairs in the column {nested} ({one} and {two}), and does not say which is the prompt.",
+            hint=f"Say it: --set {_set('prompt', f'{nested}.{one}')} --set {_set('completion', f'{nested}.{two}')}",
+        )
     example, other = [*columns, "NAME", "NAME"][:2]
-    raise UnknownFormat(
-        f"{where} has {_listed(columns)}, and none of them is a known name for prompt, answer, text or messages.",
-        hint=f"Name them: --set {_set('prompt', example)} --set {_set('completion', other)} (or --set {_set('text', example)}).",
-    )
+    hint = f"Name them: --set {_set('prompt', example)} --set {_set('completion', other)} (or --set {_set('text', example)})."
+    prompt = find_column(columns, *PROMPTS)
+    if prompt is None:
+        unknown = f"{where} has {_listed(columns)}, and none of them is a known name for prompt, answer, text or messages."
+        return UnknownFormat(unknown, hint=hint)
+    if len(columns) == 1:
+        return UnknownFormat(f"{where} has prompts only (column {prompt}), and no answers to learn.", hint="Give rows with answers.")
+    return UnknownFormat(f"{where} has {_listed(columns)}: prompts in {prompt}, but no column with a known name for answers.", hint=hint)
+
+
+def _check_whole(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: str) -> None:
+    """Raises UnknownFormat if rows are the single turns of conversations."""
+    speaker = next((name for name in map(partial(find_column, columns), SPEAKER) if name and _speaks(name, sample)), None)
+    said = find_column(columns, *TEXT)
+    if speaker is not None and said is not None:
+        raise UnknownFormat(
+            f"{where} has one turn of a conversation in each row (columns {speaker} and {said}).",
+            hint='Put the turns of each conversation into one row: {"messages": [{"role": "user", "content": ...}, ...]}',
+        )
+
+
+def _speaks(column: str, sample: Sequence[dict[str, Any]]) -> bool:
+    said = [role_of({"role": row.get(column)}) if isinstance(row.get(column), str) else None for row in sample]
+    return bool(said) and all(said)
+
+
+def _is_pair(cell: Any) -> bool:
+    return isinstance(cell, dict) and len(cell) >= 2 and all(isinstance(text, str) for text in cell.values())
 
 
 def _set(role: str, column: str) -> str:
     return quoted(f"dataset.columns.{role}={column}")
 
 
-def _as_chosen(columns: Sequence[str], chosen: ColumnsSpec, where: str) -> Format:
-    wanted = {role: column for role, column in chosen if column is not None}
+def _as_chosen(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen: ColumnsSpec, where: str) -> Format:
+    wanted = chosen_columns(chosen)
     for role, column in wanted.items():
         if column not in columns:
             raise UnknownFormat(
                 f"{where} has no column {column!r} for dataset.columns.{role}.{registry.did_you_mean(column, list(columns))}",
                 hint=f"It has {_listed(columns)}.",
             )
-    made: Format = registry.load("formats", "prompt_completion" if len(wanted) > 1 else next(iter(wanted)))(*wanted.values())
-    return made
+    names = list(wanted.values())
+    if "text" in wanted:
+        return Text(wanted["text"])
+    beside = Beside.find(columns, sample, names, history="messages" not in wanted)
+    if "messages" in wanted:
+        return Messages(wanted["messages"], beside)
+    return PromptCompletion(wanted["prompt"], wanted["completion"], beside)
 
 
 def _listed(columns: Sequence[str]) -> str:

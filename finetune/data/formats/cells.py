@@ -1,32 +1,55 @@
-"""Reading one cell of a record as text, and finding columns by their usual names.
+"""What a record becomes, reading one cell of it as text, and finding columns by their usual names.
 
-as_text({"answer": 42}, "answer")  ->  "42"
+as_text({"answer": 42}["answer"], "answer")  ->  "42"
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from finetune.data.rows import RowProblem
 
 
-class Message(TypedDict):
+class Turn(TypedDict):
     role: str  # system, user, assistant, tool; "text" for a plain document
     content: str
-    learn: NotRequired[bool]  # False: an answer that is read, but not learned
-    reasoning_content: NotRequired[str]  # what the model thinks before this answer
-    tool_calls: NotRequired[
-        list[dict[str, Any]]
-    ]  # as transformers' chat templates read them: {"type": "function", "function": {"name", "arguments": {...}}}
-    tool_call_id: NotRequired[str]
-    name: NotRequired[str]  # of the tool whose result this turn is
+
+
+class Message(Turn, total=False):
+    learn: bool  # False: an answer that is read, but not learned
+    reasoning_content: str  # what the model thinks before this answer
+    tool_calls: list[dict[str, Any]]  # as chat templates read them: {"type": "function", "function": {"name", "arguments": {...}}}
+    tool_call_id: str
+    name: str  # of the tool whose result this turn is
+
+
+class Messages(TypedDict):
+    messages: list[Message]
+
+
+class Record(Messages, total=False):
+    """One row. Rows that are tokens already have them too; their messages are then only what they are compared by."""
+
+    tools: list[dict[str, Any]]  # definitions, as apply_chat_template(tools=) takes them
+    input_ids: list[int]
+    labels: list[int]
+
+
+def is_learned(turn: Message) -> bool:
+    """Whether the model learns to write this turn."""
+    return turn["role"] in ("assistant", "text") and turn.get("learn", True)
+
+
+def is_blank(turn: Message) -> bool:
+    """Whether a turn says, thinks and calls nothing."""
+    return not (turn["content"].strip() or turn.get("tool_calls") or turn.get("reasoning_content", "").strip())
 
 
 def last_answer(messages: Sequence[Message]) -> int:
     """The number of the last turn that the model learns to write."""
-    return max(number for number, turn in enumerate(messages) if turn["role"] in ("assistant", "text"))
+    return max(number for number, turn in enumerate(messages) if is_learned(turn))
 
 
 def find_column(columns: Sequence[str], *names: str) -> str | None:
@@ -43,7 +66,7 @@ def is_missing(value: Any) -> bool:
 def as_text(value: Any, column: str) -> str:
     """A cell as text: numbers and truth values as JSON writes them; raises RowProblem for a missing or nested cell."""
     if isinstance(value, str):
-        return value
+        return str(value)
     if is_missing(value):
         raise RowProblem(f"column {column} is missing")
     if isinstance(value, bool):

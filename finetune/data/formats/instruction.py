@@ -1,6 +1,6 @@
-"""Instruction, optional input and output, as in Alpaca.
+"""Instruction, optional input and output, as in Alpaca; a system text and earlier turns where there are columns of them.
 
-{"instruction": "Translate to French.", "input": "Good day", "output": "Bonjour"}
+{"instruction": "Translate to French.", "input": "Good day", "output": "Bonjour", "history": [["Hi", "Hello!"]]}
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from finetune.data.formats.beside import NOTHING, Beside
 from finetune.data.formats.cells import Message, as_answer, as_text, find_column, optional_text
+from finetune.data.formats.turns import user
 
 
 class Instruction:
@@ -17,9 +19,10 @@ class Instruction:
     summary = "instruction, output, and input if there is one (Alpaca)"
     order = 40
 
-    def __init__(self, instruction: str, given: str | None, output: str, system: str | None) -> None:
-        self.instruction, self.given, self.output, self.system = instruction, given, output, system
-        self.columns = tuple(column for column in (system, instruction, given, output) if column is not None)
+    def __init__(self, instruction: str, given: str | None, output: str, beside: Beside = NOTHING) -> None:
+        self.instruction, self.given, self.output, self.beside = instruction, given, output, beside
+        named = (*beside.before_it, instruction, given, output, *beside.after_it)
+        self.columns = tuple(column for column in named if column is not None)
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Instruction | None:
@@ -28,10 +31,12 @@ class Instruction:
         if instruction is None or output is None:
             return None
         given = find_column(columns, "input", "context", "inputs")
-        return cls(instruction, given, output, find_column(columns, "system", "system_prompt"))
+        return cls(instruction, given, output, Beside.find(columns, sample, [instruction, given, output]))
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
         asked = "\n\n".join([as_text(row.get(self.instruction), self.instruction), *optional_text(row, self.given)])
         answer = as_answer(row.get(self.output), self.output)
-        system: list[Message] = [{"role": "system", "content": text} for text in optional_text(row, self.system)]
-        return [*system, {"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+        return self.beside.before(row, [user(asked), self.beside.answer(row, answer)])
+
+    def tools(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        return self.beside.tools_of(row)

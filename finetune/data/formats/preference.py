@@ -1,61 +1,98 @@
 """Preference pairs: the model learns the chosen answer; the rejected one is left out.
 
-{"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}                  # also lists of messages
-{"chosen": "\n\nHuman: Hi\n\nAssistant: Hello!", "rejected": "..."}       # a whole conversation as text
+{"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}                  # also one message, or lists of messages
+{"conversations": [{"from": "human", "value": "Hi"}], "chosen": {"from": "gpt", "value": "Hello!"}, "rejected": {...}}
+{"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello!", "rejected": "..."}       # a whole conversation as text
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from finetune.data.formats.cells import Message, as_answer, find_column
-from finetune.data.formats.messages import left_out, read_messages, read_prompt
+from finetune.data.formats import turns
+from finetune.data.formats.beside import NOTHING, Beside
+from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_blank, is_missing, optional_text
+from finetune.data.formats.tools import read_tools
 from finetune.data.rows import RowProblem
 
-SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
+PROMPTS = ("prompt", "question", "instruction", "query", "conversations", "conversation", "messages", "input", "context", "problem")
+# What the better and the worse answer are called, in pairs; each may have an ending such as _response or _messages.
+PAIRS = [("chosen", "rejected"), ("preferred_output", "non_preferred_output"), ("preferred", "dispreferred"), ("preferred", "rejected")]
+PAIRS += [("winner", "loser"), ("better", "worse")]
+KINDS = ("messages", "conversations", "conversation", "response", "answer", "completion", "output", "text")
+ENDINGS = ["{}", *(f"{{}}_{kind}" for kind in KINDS), *(f"{kind}_{{}}" for kind in KINDS)]
 
 
 class Preference:
     name = "preference"
     title = "preference pairs"
     summary = "chosen, rejected, and prompt if there is one; only the chosen answer is used"
-    order = 20
+    order = 10
 
-    def __init__(self, prompt: str | None, chosen: str) -> None:
-        self.prompt, self.chosen = prompt, chosen
-        self.columns = tuple(column for column in (prompt, chosen) if column is not None)
+    def __init__(self, prompt: str | None, chosen: str, given: str | None = None, beside: Beside = NOTHING) -> None:
+        self.prompt, self.chosen, self.given, self.beside = prompt, chosen, given, beside
+        named = (*beside.before_it, prompt, given, chosen, *beside.after_it)
+        self.columns = tuple(column for column in named if column is not None)
         self.note = f"Only the chosen answer of each pair (column {chosen}) is used for training."
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Preference | None:
-        chosen = find_column(columns, "chosen")
-        if chosen is None or find_column(columns, "rejected") is None:
+        spelled = ((ending.format(better), ending.format(worse)) for better, worse in PAIRS for ending in ENDINGS)
+        pairs = ((find_column(columns, better), find_column(columns, worse)) for better, worse in spelled)
+        chosen, rejected = next(((better, worse) for better, worse in pairs if better and worse), (None, None))
+        if chosen is None or not any(_is_answer(row.get(chosen)) for row in sample):
             return None
-        return cls(find_column(columns, "prompt", "question", "instruction"), chosen)
+        prompt = find_column(columns, *PROMPTS)
+        wordy = prompt is not None and prompt.strip().lower() in ("instruction", "question", "query", "problem")
+        given = find_column(columns, "input", "inputs", "context", "passage") if wordy else None
+        return cls(prompt, chosen, given, Beside.find(columns, sample, [prompt, chosen, rejected, given]))
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
-        chosen = row.get(self.chosen)
-        if isinstance(chosen, list):
-            answer = read_messages(chosen, self.chosen)
-        elif self.prompt is None:
-            answer = self._spoken(as_answer(chosen, self.chosen))
-        else:
-            answer = [{"role": "assistant", "content": as_answer(chosen, self.chosen)}]
-        if answer[-1]["role"] != "assistant" or not answer[-1]["content"].strip():
+        answer, whole = self._answer(row)
+        if answer[-1]["role"] != "assistant" or is_blank(answer[-1]):
             raise RowProblem(f"column {self.chosen} does not end with an answer")
-        if len(answer) > 1 or self.prompt is None:  # the conversation is already complete
-            return answer
-        return [*read_prompt(row.get(self.prompt), self.prompt), *answer]
+        return self.beside.before(row, answer if whole else [*self._asked(row), *answer])
+
+    def tools(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        asked = row.get(self.prompt) if self.prompt else None
+        if isinstance(asked, dict) and asked.get("tools"):  # as OpenAI writes pairs: {"input": {"messages": ..., "tools": ...}}
+            return read_tools(asked["tools"], f"{self.prompt}.tools")
+        return self.beside.tools_of(row)
+
+    def remarks(self, row: dict[str, Any]) -> Iterator[str]:
+        yield from turns.remarks(row.get(self.chosen), self.chosen)
+        answer, whole = self._answer(row)
+        asked = row.get(self.prompt) if self.prompt else None
+        if whole and isinstance(asked, str) and not any(asked.strip() in turn["content"] for turn in answer):
+            yield f"Column `{self.prompt}` is not used in rows whose chosen conversation is complete"
 
     def left_out(self, row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         """Fields of messages that are not trained on."""
-        return left_out(row.get(self.chosen), self.chosen)
+        return turns.left_out(row.get(self.chosen), self.chosen)
 
-    def _spoken(self, text: str) -> list[Message]:
-        opening, *said = SPEAKER.split(text)
-        if opening.strip() or not said:
-            raise RowProblem(f"column {self.chosen} is not a Human/Assistant conversation, and there is no prompt column")
-        speakers = {"Human": "user", "Assistant": "assistant"}
-        return [{"role": speakers[who], "content": what} for who, what in zip(said[::2], said[1::2], strict=True)]
+    def _answer(self, row: dict[str, Any]) -> tuple[list[Message], bool]:
+        """The chosen answer, or the whole conversation that ends in it, and whether it is whole."""
+        chosen = row.get(self.chosen)
+        if not isinstance(chosen, list | dict) and not turns.is_chat_text(chosen):
+            text = as_answer(chosen, self.chosen)
+            spoken = turns.transcript(text) if self.prompt is None or turns.BEGINS.match(text) else []
+            if not spoken and self.prompt is None:
+                raise RowProblem(f"column {self.chosen} is not a Human/Assistant conversation, and there is no prompt column")
+            return (spoken, True) if spoken else ([turns.assistant(text)], False)
+        answer = turns.read_messages(chosen, self.chosen)
+        return answer, self.prompt is None or any(turn["role"] in ("user", "system") for turn in answer)
+
+    def _asked(self, row: dict[str, Any]) -> list[Message]:
+        """The turns of the prompt, without an answer that ends them: where the whole conversation is stored, that is the chosen one."""
+        prompt = str(self.prompt)
+        if self.given is not None:
+            asked = [as_text(row.get(prompt), prompt), *optional_text(row, self.given)]
+            return [turns.user("\n\n".join(asked if prompt.strip().lower() == "instruction" else reversed(asked)))]
+        before = turns.read_prompt(row.get(prompt), prompt)
+        return before[:-1] if before[-1]["role"] == "assistant" and len(before) > 1 else before
+
+
+def _is_answer(value: Any) -> bool:
+    """Whether a cell can be an answer rather than a mark such as true."""
+    return not is_missing(value) and not isinstance(value, bool)

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from finetune.data.formats import turns
+from finetune.data.formats.beside import NOTHING, Beside
 from finetune.data.formats.cells import Message, as_answer, find_column
-from finetune.data.formats.messages import read_messages, read_prompt
 from finetune.data.rows import RowProblem
 
 PAIRS = [
@@ -27,8 +28,9 @@ class PromptCompletion:
     summary = "prompt, completion; or a similar pair such as source and target"
     order = 30
 
-    def __init__(self, prompt: str, completion: str) -> None:
-        self.columns = (prompt, completion)
+    def __init__(self, prompt: str, completion: str, beside: Beside = NOTHING) -> None:
+        self.prompt, self.completion, self.beside = prompt, completion, beside
+        self.columns = (*beside.before_it, prompt, completion, *beside.after_it)
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> PromptCompletion | None:
@@ -37,15 +39,28 @@ class PromptCompletion:
         for prompts, completions in PAIRS:
             prompt, completion = find_column(columns, *prompts), find_column(columns, *completions)
             if prompt is not None and completion is not None:
-                return cls(prompt, completion)
+                return cls(prompt, completion, Beside.find(columns, sample, [prompt, completion]))
         return None
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
-        prompt, completion = self.columns
-        before, answered = read_prompt(row.get(prompt), prompt), row.get(completion)
-        if not isinstance(answered, list):
-            return [*before, {"role": "assistant", "content": as_answer(answered, completion)}]
-        after = read_messages(answered, completion)
-        if len(after) != 1 or after[0]["role"] != "assistant":
-            raise RowProblem(f"column {completion} must contain exactly one assistant message")
-        return [*before, *after]
+        before, answered = turns.read_prompt(row.get(self.prompt), self.prompt), row.get(self.completion)
+        if not isinstance(answered, list | dict) and not turns.is_chat_text(answered):
+            return self.beside.before(row, [*before, self.beside.answer(row, as_answer(answered, self.completion))])
+        after = turns.read_messages(answered, self.completion)
+        if after[0]["role"] not in ("assistant", "tool") or after[-1]["role"] != "assistant":
+            raise RowProblem(f"column {self.completion} must contain the assistant's messages only")
+        return self.beside.before(row, [*before, *after])
+
+    def tools(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        return self.beside.tools_of(row)
+
+    def remarks(self, row: dict[str, Any]) -> Iterator[str]:
+        for column in (self.prompt, self.completion):
+            if isinstance(row.get(column), list | dict):
+                yield from turns.remarks(row[column], column)
+
+    def left_out(self, row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+        """Fields of messages that are not trained on."""
+        for column in (self.prompt, self.completion):
+            if isinstance(row.get(column), list):
+                yield from ((name, text) for name, text in turns.left_out(row[column], column) if not name.endswith("last answer"))

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from finetune.data.formats.beside import NOTHING, Beside
 from finetune.data.formats.cells import Message, as_answer, as_text, find_column, optional_text
+from finetune.data.formats.turns import user
 from finetune.data.rows import RowProblem
 
 
@@ -19,9 +21,10 @@ class QuestionAnswer:
     summary = "question, answer, and context if there is one (SQuAD)"
     order = 50
 
-    def __init__(self, question: str, answer: str, context: str | None) -> None:
-        self.question, self.answer, self.context = question, answer, context
-        self.columns = tuple(column for column in (context, question, answer) if column is not None)
+    def __init__(self, question: str, answer: str, context: str | None, beside: Beside = NOTHING) -> None:
+        self.question, self.answer, self.context, self.beside = question, answer, context, beside
+        named = (*beside.before_it, context, question, answer, *beside.after_it)
+        self.columns = tuple(column for column in named if column is not None)
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> QuestionAnswer | None:
@@ -29,13 +32,17 @@ class QuestionAnswer:
         answer = find_column(columns, "answer", "answers", "response", "solution", "completion", "output", "a")
         if question is None or answer is None:
             return None
-        return cls(question, answer, find_column(columns, "context", "passage"))
+        context = find_column(columns, "context", "passage")
+        return cls(question, answer, context, Beside.find(columns, sample, [question, answer, context]))
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
         question = as_text(row.get(self.question), self.question)
         asked = "\n\n".join([*optional_text(row, self.context), question])
         answer = as_answer(_first(row.get(self.answer), self.answer), self.answer)
-        return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+        return self.beside.before(row, [user(asked), self.beside.answer(row, answer)])
+
+    def tools(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        return self.beside.tools_of(row)
 
     def left_out(self, row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         """The answers after the first."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune.data.formats.cells import Message, as_text, find_column
 
+ONLY_PROMPTS = ("prompt", "prompts", "question", "questions", "instruction", "instructions", "query", "problem")  # alone, nothing to learn
 NAMES = ("text", "content", "document", "body", "article", "sentence", "story", "code", "review", "abstract")
 
 
@@ -20,18 +21,18 @@ class Text:
     order = 60
 
     def __init__(self, text: str) -> None:
-        self.columns = (text,)
+        self.columns: tuple[str, ...] = (text,)
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Text | None:
         column = find_column(columns, *NAMES)
-        if column is None and len(columns) == 1 and any(_is_wordy(row.get(columns[0])) for row in sample):
-            column = columns[0]
+        if column is None and len(columns) == 1 and find_column(columns, *ONLY_PROMPTS) is None:
+            column = columns[0] if any(_is_wordy(row.get(columns[0])) for row in sample) else None
         return cls(column) if column is not None else None
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
         """One turn; blank text is allowed here (raw corpora are full of blank lines) and left out by the reader of rows."""
-        (column,) = self.columns
+        column = self.columns[0]
         return [{"role": "text", "content": as_text(row.get(column), column)}]
 
 

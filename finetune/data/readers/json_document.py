@@ -13,13 +13,19 @@ from typing import Any
 
 from finetune.data.encoding import lines_of, too_long, whole_of
 from finetune.data.files import SPLITS, DataFile
-from finetune.data.formats.messages import NAMES, ROLES
-from finetune.data.readers.json_lines import DECODER, parse_lines, reason_of, too_many_values
-from finetune.data.rows import Row, SkippedRow
+from finetune.data.formats import is_known
+from finetune.data.formats.messages import NAMES
+from finetune.data.formats.turns import ROLES
+from finetune.data.json_values import DECODER, Number
+from finetune.data.readers.json_lines import parse_lines, reason_of, too_many_values
+from finetune.data.rows import SETTINGS, Row, SkippedRow
 from finetune.errors import BadRow
 from finetune.foreign import TURNS, VALUES
+from finetune.recipe import DatasetSpec
 
 SPEAKER = {"role", "from", "speaker", "author", "sender"}  # what a turn may call its own, if the list is called messages or the like
+HOLDERS = {"data", "dataset", "rows", "records", "examples", "samples", "instances", "items", "entries", "questions", "conversations"}
+SHOWN_KEYS, SAMPLE = 6, 20
 CHUNK = 1 << 20  # characters
 ONE_PER_LINE = "Write one JSON object per line (.jsonl)."
 
@@ -109,7 +115,7 @@ def read_list(window: Window) -> Iterator[Row | SkippedRow]:
         yield _as_row(item, window.name, line)
 
 
-def read_document(window: Window, split: str) -> Iterator[Row | SkippedRow]:
+def read_document(window: Window, spec: DatasetSpec) -> Iterator[Row | SkippedRow]:
     """The records inside one JSON value; the lines of a text that is none but whose first line is."""
     text = window.whole()
     try:
@@ -119,7 +125,11 @@ def read_document(window: Window, split: str) -> Iterator[Row | SkippedRow]:
             raise window.broken(error) from None
         yield from parse_lines(window.name, io.StringIO(text, newline="\n"), first=window.line)
         return
-    for number, item in enumerate(_records(document, split, window.name), start=1):
+    records = _records(document, spec, window.name)
+    if records is None:
+        keys = f"{', '.join(list(document)[:SHOWN_KEYS])}{' ...' if len(document) > SHOWN_KEYS else ''}"
+        yield SkippedRow(window.name, 1, f"one object with the keys {keys}, {SETTINGS}" if document else "an empty object")
+    for number, item in enumerate(records or (), start=1):
         yield _as_row(item, window.name, number)
 
 
@@ -130,10 +140,10 @@ def _items(window: Window) -> Iterator[tuple[Any, int]]:
         window.position += 1
         return _check_end(window)
     while True:
-        following, line = window.next_sign(), window.line_here()
+        window.next_sign()
+        line = window.line_here()
         item = window.decode()
-        # a bare number was decoded as its spelling, which is not to be taken for text
-        yield (item if following == '"' or not isinstance(item, str) else None), line
+        yield item, line
         separator = window.next_sign()
         if separator not in (",", "]") or not separator:
             raise window.broken(json.JSONDecodeError("a comma or ] is missing", window.text, window.position))
@@ -147,28 +157,50 @@ def _check_end(window: Window) -> None:
         raise window.broken(json.JSONDecodeError("there is text after the end of the list", window.text, window.position))
 
 
-def _records(document: Any, split: str, name: str) -> list[Any]:
-    """The records inside one JSON object."""
-    values = list(document.values()) if isinstance(document, dict) else []
-    record_lists = {key: value for key, value in document.items() if _is_record_list(value)} if values else {}
+def _records(document: Any, spec: DatasetSpec, name: str) -> list[Any] | None:
+    """The records inside one JSON value; None for an object in which nothing looks like rows, such as the settings of a program."""
+    if not isinstance(document, dict):
+        return [document]
+    values = list(document.values())
+    record_lists = {key: value for key, value in document.items() if _is_record_list(value)}
     if any(_is_chat(key, items) for key, items in record_lists.items()):
         return [document]
-    wanted = next((record_lists[word] for word in (split, *SPLITS.get(split, ())) if word in record_lists), None)
+    wanted = next((record_lists[word] for word in (spec.split, *SPLITS.get(spec.split, ())) if word in record_lists), None)
     if wanted is not None:
         return list(wanted)
     if len(record_lists) == 1 and not any(isinstance(value, list) for key, value in document.items() if key not in record_lists):
-        return list(next(iter(record_lists.values())))
-    if values and all(isinstance(value, list) for value in values):
-        if len({len(value) for value in values}) > 1:
-            lengths = ", ".join(f"{key}: {len(value)}" for key, value in list(document.items())[:6])
-            raise BadRow(f"{name}: its columns have different lengths ({lengths}).", hint="Every column needs one value per row.")
-        return [dict(zip(document, cells, strict=True)) for cells in zip(*values, strict=True)]
-    if values and all(isinstance(value, dict) for value in values):
+        ((key, found),) = record_lists.items()
+        about = sum(isinstance(value, dict) for value in values)  # rows may have an object about them beside them, settings have many
+        if key.lower() in HOLDERS or len(document) == 1 or (about < 2 and _recognised(found, spec)):
+            return list(found)
+    elif values and all(isinstance(value, list) for value in values):
+        return _table(document, spec, name)
+    elif values and all(isinstance(value, dict) for value in values):
         if all(key.isdigit() for key in document):  # {"0": {"question": ...}, "1": ...}
             return values
         if len({tuple(value) for value in values}) == 1:  # {"question": {"0": ...}, "answer": {"0": ...}}
-            return [{key: document[key][index] for key in document} for index in values[0]]
-    return [document]
+            rows = [{key: document[key][index] for key in document} for index in values[0]]
+            if _recognised(rows, spec) or all(key.isdigit() for key in values[0]):
+                return rows
+    return [document] if _recognised([document], spec) else None
+
+
+def _table(document: dict[str, list[Any]], spec: DatasetSpec, name: str) -> list[Any] | None:
+    """The rows of an object of columns; of a single column only if its name says that it is one."""
+    lengths = [len(value) for value in document.values()]
+    rows = [dict(zip(document, cells, strict=False)) for cells in zip(*document.values(), strict=False)]
+    if not _recognised(rows or [document], spec) and (len(document) == 1 or len(set(lengths)) > 1):
+        return None
+    if len(set(lengths)) > 1:
+        shown = ", ".join(f"{key}: {len(value)}" for key, value in list(document.items())[:SHOWN_KEYS])
+        raise BadRow(f"{name}: its columns have different lengths ({shown}).", hint="Every column needs one value per row.")
+    return rows
+
+
+def _recognised(records: list[Any], spec: DatasetSpec) -> bool:
+    """Whether the names of columns say that records are rows: some format knows them, or a person named them."""
+    sample = [record for record in records[:SAMPLE] if isinstance(record, dict)]
+    return bool(sample) and is_known(list(dict.fromkeys(chain.from_iterable(sample))), sample, spec.columns)
 
 
 def _is_record_list(value: Any) -> bool:
@@ -189,7 +221,7 @@ def _is_turn(item: Any) -> bool:
 def _as_row(item: Any, name: str, line: int) -> Row | SkippedRow:
     if isinstance(item, dict):
         return Row(item, name, line)
-    if isinstance(item, str):
+    if isinstance(item, str) and not isinstance(item, Number):
         return Row({"text": item}, name, line)
     if _is_record_list(item):
         return Row({"messages": item}, name, line)

@@ -23,6 +23,6 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
         if window.next_sign() == "[":
             yield from read_list(window)
         elif file.suffix == ".json":
-            yield from read_document(window, spec.split)
+            yield from read_document(window, spec)
         else:
             yield from parse_lines(file.name, window.lines(), first=window.line)

@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from finetune.data.json_values import DECODER
 from finetune.data.rows import Row, SkippedRow
 from finetune.foreign import VALUES
 
 SHOWN_ERROR = 80
-# Numbers keep the spelling of the file (1.50 stays 1.50): they become text anyway; a bare tab or NUL in a string stays one.
-DECODER = json.JSONDecoder(parse_float=str, parse_int=str, strict=False)
 
 
 def parse_lines(name: str, lines: Iterator[str], first: int = 1) -> Iterator[Row | SkippedRow]:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from finetune.data.endings import PACKED
 from finetune.data.files import DataFile
+from finetune.data.json_values import without_nulls
 from finetune.data.rows import Row, SkippedRow, check_column_names
 from finetune.errors import BadRow
 from finetune.foreign import HELD, PACKING, UNPACKED, reason
@@ -114,7 +115,13 @@ def _check_rows(rows: int, most: int, file: DataFile) -> None:
 
 
 def _records(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
-    """Each record, or why it is none."""
+    """Each record, or why it is none. Objects inside have only the fields that are theirs: a table fills up the others with nothing."""
+    nested = [field.name for field in batch.schema if pa.types.is_nested(field.type)]
+    for record in _whole_records(batch):
+        yield record if isinstance(record, str) or not nested else {**record, **{name: without_nulls(record[name]) for name in nested}}
+
+
+def _whole_records(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
     try:
         yield from batch.to_pylist()
     except (ValueError, OverflowError):

@@ -1,0 +1,47 @@
+"""`--fail-if-worse METRIC`: an exit code for programs that decide by a score.
+
+    check_gate("rougeL", recipe)          # before the work: raises BadInput for a score that this run does not measure
+    gate(scores, "rougeL")                # after it: raises BenchmarkError if the score is worse than before the training
+
+Worse means what the verdict means: the 95 % interval of the paired difference leaves out zero, on the bad side. Where no verdict is
+possible the run does not fail, and the sentence that is returned says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune.benchmark.names import NAMES, number, signed, too_few
+from finetune.errors import BadInput, BenchmarkError
+from finetune.recipe import Recipe
+from finetune.registry import did_you_mean
+
+
+def measured_by(recipe: Recipe) -> list[str]:
+    """The scores that a run of this recipe may have."""
+    asked = recipe.benchmark.metrics
+    found = [name for name in NAMES if name in asked or (name.startswith("rouge") and "rouge" in asked)]
+    found += ["copied"] if any(name != "perplexity" for name in asked) else []
+    found += ["kl", "agreement"] if recipe.approach == "distillation" else []
+    return [*found, *(name for name in asked if name not in NAMES and name != "rouge")]
+
+
+def check_gate(metric: str, recipe: Recipe) -> None:
+    known = measured_by(recipe)
+    if metric not in known:
+        raise BadInput(f"This run does not measure {metric}.{did_you_mean(metric, known)}", hint=f"It measures {', '.join(known)}.")
+
+
+def gate(scores: Mapping[str, Any], metric: str) -> str | None:
+    """Why the score could not be judged, or None; raises BenchmarkError if it is worse."""
+    name, change = NAMES.get(metric, metric), (scores.get("change") or {}).get(metric)
+    if not change:
+        return f"{name} was not measured row by row, so it was not judged."
+    if change["verdict"] == "too few rows":
+        return f"{name} was not judged. {too_few(int(scores['rows']))}"
+    if change["verdict"] == "worse":
+        before, after = (number(metric, scores[side][metric]) for side in ("before", "after"))
+        ends = f"[{signed(metric, change['low'])}, {signed(metric, change['high'])}]"
+        raise BenchmarkError(f"{name} is worse than before: {before} to {after} {ends}.", hint="Asked for by --fail-if-worse.")
+    return None

@@ -1,0 +1,206 @@
+"""How certain a score is: the one place from which every interval and every verdict comes.
+
+    rouge = mean_of(before_rows)
+    estimate(rouge)                                            # Interval(value=0.31, low=0.26, high=0.36)
+    change(mean_of(after_rows), rouge, lower_is_better=False)  # paired: {"difference": 0.15, ..., "verdict": "better"}
+
+A statistic is a function of the means of columns with one line per row, so the same code serves means, perplexities, their differences
+and their ratios. What a row contributes is found by leaving it out (jackknife pseudo-values); of these, the interval reaches from the
+lower to the higher end of Student's t and of the bootstrap-t, and a share of 1 / rows further. Either alone is wrong too often: the first
+where a few rows differ much from the others, the second where rows are of very different lengths or many are alike, and both where rows are
+few. benchmarks/coverage.py counts how often, for these and for other ways.
+
+Sources: Tukey (1958), Bias and confidence in not-quite large samples; Efron and Tibshirani (1993), An Introduction to the Bootstrap, 12.5.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.benchmark.names import FEWEST_ROWS
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+MOST_NATS = 700.0  # exp of more is no number
+RESAMPLED = 1000  # rows; with more, the two agree
+SEED = 0  # of the resamples: the same rows give the same interval, whatever the run's seed
+QUOTIENTS = {"kl": ("kl", "tokens"), "agreement": ("agreed", "tokens"), "copied": ("codes_copied", "codes")}  # sums over a row, and of what
+ROW_SUMS = ("loss", "tokens", "kl", "agreed", "codes_copied", "codes")
+
+Floats = NDArray[np.float64]
+Verdict = Literal["better", "worse", "no evidence", "too few rows"]
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """`of` the means [..., k] of `columns` [rows, k] is the score; it is shown as `shown` of that, which rises with it.
+
+    No model can have less than `least` or more than `most`, and so no interval reaches beyond.
+    """
+
+    columns: Floats
+    of: Callable[[Floats], Floats]
+    shown: Callable[[float], float] = float
+    least: float = -math.inf
+    most: float = math.inf
+
+    @property
+    def rows(self) -> int:
+        return len(self.columns)
+
+    @property
+    def raw(self) -> float:
+        return float(self.of(self.columns.mean(0)))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and the ends of its 95 % confidence interval; the ends are None where there are too few rows for one."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def estimate(statistic: Statistic) -> Interval:
+    """The score with its interval."""
+    if statistic.rows < FEWEST_ROWS:
+        return Interval(statistic.shown(statistic.raw), None, None)
+    low, high = map(statistic.shown, interval_of(statistic.columns, statistic.of))
+    return Interval(statistic.shown(statistic.raw), max(low, statistic.least), min(high, statistic.most))
+
+
+def change(after: Statistic, before: Statistic, *, lower_is_better: bool) -> dict[str, Any]:
+    """{"difference", "low", "high", "verdict"} of after - before on the same rows; `low` and `high` are None for too few rows.
+
+    Of scores that are shown on another scale the ends are those of the change, taken from `before` as it is.
+    """
+    rows, start = after.rows, before.raw
+    value = after.shown(after.raw) - before.shown(start)
+    if rows < FEWEST_ROWS:
+        return {"difference": value, "low": None, "high": None, "verdict": "too few rows"}
+    low, high = (before.shown(start + end) - before.shown(start) for end in interval_of(*_beside(after, before, np.subtract)))
+    return {"difference": value, "low": low, "high": high, "verdict": _verdict(low, high, lower_is_better)}
+
+
+def ratio(part: Statistic, whole: Statistic) -> Interval | None:
+    """`part / whole` on the same rows; None where the whole is 0, or may be."""
+    columns, of = _beside(part, whole, np.divide)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = estimate(Statistic(columns, of, least=0.0))
+    known = [number for number in (found.value, found.low, found.high) if number is not None]
+    return found if np.isfinite(known).all() else None
+
+
+def _verdict(low: float, high: float, lower_is_better: bool) -> Verdict:
+    if low <= 0 <= high:
+        return "no evidence"
+    return "better" if (high < 0) == lower_is_better else "worse"
+
+
+def interval_of(columns: Floats, of: Callable[[Floats], Floats]) -> tuple[float, float]:
+    """The ends of the 95 % interval of `of` the means of `columns` [rows, k]."""
+    rows = len(columns)
+    whole = float(of(columns.mean(0)))
+    each = rows * whole - (rows - 1) * of((columns.sum(0) - columns) / (rows - 1))
+    if not np.isfinite(each).all():  # a quotient by nothing
+        return math.nan, math.nan
+    error = float(each.std(ddof=1)) / math.sqrt(rows)
+    if error <= 1e-12 * abs(whole):  # all rows say the same
+        return whole, whole
+    half = t_quantile(rows - 1)
+    least, most = _scaled(each) if rows <= RESAMPLED else (-half, half)
+    error *= 1 + 1 / rows
+    return whole - max(half, most) * error, whole + max(half, -least) * error
+
+
+def _scaled(each: Floats) -> tuple[float, float]:
+    """Quantiles of (mean - true mean) / error over resamples of rows."""
+    rows = len(each)
+    weights = _resamples(rows)
+    means = weights @ each / rows
+    errors = np.sqrt(np.maximum(weights @ each**2 / rows - means**2, 0.0) / (rows - 1))
+    known = errors > 1e-9 * each.std()  # a resample of rows that are all alike has no error of its own, and says nothing
+    scaled = (means - each.mean())[known] / errors[known]
+    least, most = np.quantile(scaled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(least), float(most)
+
+
+@lru_cache(maxsize=2)
+def _resamples(rows: int) -> Floats:
+    """How often each row is in each resample."""
+    return np.random.default_rng(SEED).multinomial(rows, [1 / rows] * rows, size=RESAMPLES).astype(np.float64)
+
+
+@cache
+def t_quantile(freedom: int) -> float:
+    """The number that |t| exceeds with a probability of 5 % (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    low, high = 0.0, 100.0
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _inside(middle, freedom) < CONFIDENCE else (low, middle)
+    return high
+
+
+def _inside(t: float, freedom: int) -> float:
+    """The probability that Student's t is between -t and t."""
+    angle = math.atan(t / math.sqrt(freedom))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = freedom % 2
+    term = cosine if odd else 1.0
+    terms = [term]
+    for power in range(2 + odd, freedom - 1, 2):
+        term *= cosine**2 * (power - 1) / power
+        terms.append(term)
+    if not odd:
+        return sine * sum(terms)
+    return 2 / math.pi * (angle + (sine * sum(terms) if freedom > 1 else 0.0))
+
+
+def mean_of(values: Sequence[float]) -> Statistic:
+    """The mean over rows."""
+    return Statistic(np.asarray(values, dtype=np.float64)[:, None], lambda means: means[..., 0])
+
+
+def mean_per_token(sums: Sequence[float], tokens: Sequence[int]) -> Statistic:
+    """Row sums over row tokens: every token has the same weight, however long its row is; rows without a token say nothing."""
+    columns = np.stack([np.asarray(sums, dtype=np.float64), np.asarray(tokens, dtype=np.float64)], -1)
+    return Statistic(columns[columns[:, 1] > 0], _per_token)
+
+
+def perplexity_of(losses: Sequence[float], tokens: Sequence[int]) -> Statistic:
+    """exp of the mean loss per token; `losses` are row sums of negative log-likelihoods in nats."""
+    mean = mean_per_token(losses, tokens)
+    return Statistic(mean.columns, mean.of, lambda nats: math.exp(min(nats, MOST_NATS)), least=1.0)
+
+
+def _per_token(means: Floats) -> Floats:
+    quotient: Floats = means[..., 0] / means[..., 1]
+    return quotient
+
+
+def statistics_of(per_row: Mapping[str, Sequence[Any]]) -> dict[str, Statistic]:
+    """The scores that have a value for each row, by name; `per_row` is that of benchmark.json."""
+    found = {key: mean_of(values) for key, values in per_row.items() if key not in ROW_SUMS}
+    if "loss" in per_row:
+        found["perplexity"] = perplexity_of(per_row["loss"], per_row["tokens"])
+    for key, (sums, counts) in QUOTIENTS.items():
+        if sums in per_row:
+            found[key] = mean_per_token(per_row[sums], per_row[counts])
+    shares = [key for key in found if key.startswith("rouge") or key in ("agreement", "copied")]
+    found |= {key: replace(found[key], least=0.0, most=1.0) for key in shares}
+    found |= {key: replace(found[key], least=0.0) for key in found if key == "kl"}
+    return {key: statistic for key, statistic in found.items() if statistic.rows}
+
+
+def _beside(one: Statistic, other: Statistic, joined: Callable[[Floats, Floats], Floats]) -> tuple[Floats, Callable[[Floats], Floats]]:
+    """The columns of two statistics of the same rows, and `joined` of the two."""
+    split = one.columns.shape[1]
+    return np.hstack([one.columns, other.columns]), lambda means: joined(one.of(means[..., :split]), other.of(means[..., split:]))

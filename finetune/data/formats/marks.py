@@ -1,0 +1,112 @@
+"""Columns and texts that say a row must not be learned, whatever its format: undesired answers, pictures and sound.
+
+marks = Marks.find(["prompt", "completion", "label"], sample, chosen)
+marks.check({"prompt": "Hi", "completion": "Go away.", "label": False})     # raises NotWanted: column label marks the answer as undesired
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.data.formats.cells import Message, find_column
+from finetune.data.formats.flags import truth
+from finetune.data.formats.media import media_field, placeholder
+from finetune.data.rows import NotWanted, RowProblem
+
+GOOD = ["label", "labels", "kto_tag", "kto_label", "desirable", "is_desirable", "desired", "is_desired", "accepted", "is_accepted"]
+GOOD += ["preferred", "is_preferred", "chosen", "is_chosen", "is_good", "good", "thumbs_up", "upvoted", "correct", "is_correct"]
+BAD = ["undesirable", "is_undesirable", "undesired", "is_undesired", "rejected", "is_rejected", "is_bad", "bad", "thumbs_down"]
+TO_LEARN = [
+    "train",
+    "trainable",
+    "is_trainable",
+    "train_on",
+    "do_train",
+    "to_train",
+    "learn",
+    "learnable",
+    "weight",
+    "loss_weight",
+    "train_weight",
+]
+TO_LEARN += ["sample_weight", "row_weight", "use_for_training", "is_train", "supervised", "loss_mask", "compute_loss"]
+UNDESIRED = "marks the answer as undesired"
+WITHOUT_ANSWERS = ("text", "tokenized", "preference")  # formats in which a label is about something else than an answer
+DESIRED = {"desirable": 1.0, "undesirable": 0.0, "desired": 1.0, "undesired": 0.0, "good": 1.0, "bad": 0.0, "chosen": 1.0, "rejected": 0.0}
+DESIRED |= {"accepted": 1.0, "preferred": 1.0, "dispreferred": 0.0, "thumbs_up": 1.0, "thumbs_down": 0.0, "correct": 1.0, "incorrect": 0.0}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A column with yes and no; rows for which it does not say what is `wanted` are left out, because it `says` so."""
+
+    column: str
+    wanted: bool
+    says: str
+
+    def check(self, row: dict[str, Any]) -> None:
+        try:
+            said = _said(row.get(self.column))
+        except ValueError:
+            said = math.nan
+        if said not in (None, 0.0, 1.0, -1.0):
+            raise RowProblem(f"column {self.column} has {str(row[self.column])[:40]!r}, which is neither yes nor no")
+        if said is not None and (said > 0) != self.wanted:
+            raise NotWanted(f"column {self.column} {self.says}")
+
+
+@dataclass(frozen=True)
+class Marks:
+    """`media` is whether columns of pictures and sound are refused."""
+
+    marks: tuple[Mark, ...]
+    media: bool
+
+    @classmethod
+    def find(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]], kind: str, taken: Sequence[str], *, named: bool) -> Marks:
+        """What of the columns beside those `taken` by a format of some kind marks rows; `named` is whether a person named the columns."""
+        free = [column for column in columns if column not in taken]
+        possible = [(TO_LEARN, True, "marks them as not to be learned")]
+        if kind not in WITHOUT_ANSWERS:
+            possible += [(GOOD, True, UNDESIRED), (BAD, False, UNDESIRED)]
+        marks = []
+        for names, wanted, says in possible:
+            column = next((found for name in names if (found := find_column(free, name)) and _is_mark(found, sample)), None)
+            marks += [Mark(column, wanted, says)] if column is not None else []
+        return cls(tuple(marks), not named)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(mark.column for mark in self.marks)
+
+    def check(self, row: dict[str, Any]) -> None:
+        """Raises RowProblem for pictures and sound, and NotWanted for a row that is marked as not wanted."""
+        if self.media and (column := media_field(row)):
+            raise RowProblem(f"column {column} has images, audio or video; only text can be trained on")
+        for mark in self.marks:
+            mark.check(row)
+
+
+def check_text(messages: Sequence[Message]) -> None:
+    """Raises RowProblem if a turn has a place for a picture or sound."""
+    for turn in messages:
+        if found := placeholder(turn["content"], given=turn["role"] != "assistant"):
+            raise RowProblem(f"its text has {found}, a place for images, audio or video; only text can be trained on")
+
+
+def _is_mark(column: str, sample: Sequence[dict[str, Any]]) -> bool:
+    """Whether a column says yes and no, and nothing else."""
+    try:
+        found = {_said(row.get(column)) for row in sample} - {None}
+    except (ValueError, TypeError):
+        return False
+    return bool(found) and (found <= {0.0, 1.0} or found <= {-1.0, 1.0})
+
+
+def _said(value: Any) -> float | None:
+    if isinstance(value, str) and (word := value.strip().lower().replace(" ", "_")) in DESIRED:
+        return DESIRED[word]
+    return truth(value)

@@ -1,0 +1,252 @@
+"""One conversation as the messages that a chat template takes, whoever wrote it: OpenAI, ShareGPT, Anthropic, Gemini, pairs, bare texts.
+
+read_messages([{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}], "conversations")
+read_messages(["Hi", "Hello!"], "data")
+    ->  [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import cycle, zip_longest
+from typing import Any
+
+from finetune.data.formats import flags
+from finetune.data.formats.cells import Message, as_text
+from finetune.data.formats.media import media_field
+from finetune.data.formats.parts import Said, read_parts
+from finetune.data.formats.tools import is_nothing, read_calls, result_text
+from finetune.data.json_values import parsed
+from finetune.data.rows import RowProblem
+
+ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user"}
+ROLES |= dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt", "chatbot", "ai", "llm", "bing", "bard", "claude"), "assistant")
+CALLING = ("function_call", "function_calls", "tool_call", "tool_calls", "functioncall", "toolcall")  # roles whose text is a call
+RESULTS = ["tool", "function", "ipython", "observation", "tool_response", "tool_result", "tool_results", "tool_output"]
+RESULTS += ["function_response", "function_result", "function_output", "toolresponse", "environment"]
+SPEAKER = ("role", "from", "speaker", "author", "sender")  # what a turn calls the one who speaks
+TEXT = ("content", "value", "text", "parts", "message", "utterance")
+REASONING = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts", "thinking_content")
+ASKED = ("user", "human", "input", "prompt", "question", "query", "instruction")  # of a turn that is a question and its answer
+ANSWERED = ("assistant", "gpt", "bot", "output", "response", "answer", "completion")
+
+
+def read_messages(value: Any, column: str) -> list[Message]:
+    """The turns of a conversation; raises RowProblem for anything that cannot be learned from."""
+    turns = turns_of(value)
+    if not turns:
+        raise RowProblem(f"column {column} has no list of messages")
+    messages: list[Message] = []
+    for turn in turns:
+        if (bare := _bare(turn)) is not None:
+            messages.append(bare)
+        else:
+            messages += _read_turn(turn, column)
+    if not messages:
+        raise RowProblem(f"column {column} has no list of messages")
+    return messages
+
+
+def _bare(turn: Any) -> Message | None:
+    """The message of a turn that is a role and a text and nothing else, as nearly all are; a short way that saves most of the time."""
+    if isinstance(turn, dict) and len(turn) == 2:
+        said_by, text = (turn["role"], turn.get("content")) if "role" in turn else (turn.get("from"), turn.get("value"))
+        if isinstance(text, str) and isinstance(said_by, str) and (role := ROLES.get(said_by)) is not None:
+            return {"role": role, "content": str(text)}
+    return None
+
+
+def turns_of(value: Any) -> list[Any]:
+    """The turns in a cell, each an object; none if there is no list. CSV has JSON text; `datasets` makes a column of every field."""
+    value = parsed(value)
+    if isinstance(value, dict) and value:
+        if isinstance(inner := value.get("messages"), list):
+            value = inner
+        elif all(isinstance(cells, list) for cells in value.values()):
+            value = [dict(zip(value, cells, strict=False)) for cells in zip_longest(*value.values())]
+        elif _said_by(value) is not None or _pair(value):
+            value = [value]
+    if not isinstance(value, list):
+        return []
+    if value and _are_texts(value):
+        if all(isinstance(parsed(turn), dict) for turn in value):
+            return [parsed(turn) for turn in value]
+        return [{"role": role, "content": text} for role, text in zip(cycle(("user", "assistant")), value, strict=False)]
+    return value
+
+
+def read_prompt(value: Any, column: str) -> list[Message]:
+    """The turns before the answer: a list of messages, a transcript of Human and Assistant, or a text that the user wrote."""
+    if isinstance(value, list | dict) or is_chat_text(value):
+        return read_messages(value, column)
+    text = as_text(value, column)
+    return transcript(text.rstrip()[: -len(OPEN)]) if text.rstrip().endswith(OPEN) and BEGINS.match(text) else [user(text)]
+
+
+def is_chat_text(value: Any) -> bool:
+    """Whether a text is the JSON of messages; a list of anything else may be what the user wrote."""
+    turns = turns_of(value) if isinstance(parsed(value), list | dict) else []
+    return bool(turns) and all(isinstance(turn, dict) and role_of(turn) is not None for turn in turns) and not _are_texts(parsed(value))
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(turn, str) for turn in value)
+
+
+SPEAKS = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
+BEGINS = re.compile(r"\s*Human: ?")
+OPEN = "\n\nAssistant:"
+
+
+def transcript(text: str) -> list[Message]:
+    """The turns of a text such as "\\n\\nHuman: Hi\\n\\nAssistant: Hello!" (HH-RLHF); none if it is not one."""
+    opening, *said = SPEAKS.split(text)
+    if opening.strip() or not said:
+        return []
+    return [user(what) if who == "Human" else assistant(what) for who, what in zip(said[::2], said[1::2], strict=True)]
+
+
+def user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> Message:
+    return {"role": "assistant", "content": text}
+
+
+def remarks(value: Any, column: str) -> Iterator[str]:
+    """What a person should know about how the turns are learned."""
+    for turn in turns_of(value):
+        if isinstance(turn, dict) and len(turn) > 2 and any(map(flags.is_flag, turn)):
+            yield from flags.remarks(turn, column, answer=bool(_pair(turn)) or role_of(turn) in ("assistant", "call"))
+
+
+def left_out(value: Any, column: str) -> Iterator[tuple[str, Any]]:
+    """What of the turns reaches no message: fields that are not read, and what is said after the last answer."""
+    answered = False
+    for turn in reversed(turns_of(value)):
+        if answered and _bare(turn) is not None:
+            continue
+        if isinstance(turn, dict):
+            role = "assistant" if _pair(turn) else role_of(turn)
+            answered = answered or role in ("assistant", "call")
+            if not answered:
+                yield f"{column} after the last answer", _first(turn, TEXT)[1]
+            read = _read_fields(turn, role)
+            yield from ((f"{column}.{name}", inner) for name, inner in turn.items() if name not in read and not flags.is_flag(name))
+
+
+def _read_fields(turn: dict[str, Any], role: str | None) -> set[str]:
+    if pair := _pair(turn):
+        return {*pair, "system"}
+    read = {name for names in (SPEAKER, TEXT) for name in [_first(turn, names)[0]] if name}
+    if role in ("assistant", "call"):
+        read |= {"tool_calls", "function_call", _first(turn, REASONING)[0] or ""} | ({"name"} if role == "call" else set())
+    return read | ({"tool_call_id", "name"} if role == "result" else {"tools"} if role == "system" else set())
+
+
+def _first(turn: dict[str, Any], names: tuple[str, ...]) -> tuple[str | None, Any]:
+    """The first of some fields that is there, with its value."""
+    return next(((name, turn[name]) for name in names if turn.get(name) is not None), (None, None))
+
+
+def role_of(turn: dict[str, Any]) -> str | None:
+    """system, user, assistant, call or result; None for somebody else."""
+    said_by = str(_said_by(turn)).strip().lower()
+    known = said_by.replace("-", "_").replace(" ", "_")
+    return ROLES.get(said_by) or ("call" if known in CALLING else "result" if known in RESULTS else None)
+
+
+def _said_by(turn: dict[str, Any]) -> Any:
+    _, found = _first(turn, SPEAKER)
+    return found.get("role") if isinstance(found, dict) else found
+
+
+def _pair(turn: dict[str, Any]) -> tuple[str, str] | None:
+    """The names of a question and its answer in a turn that is both: {"input": "Hi", "output": "Hello!"}."""
+    asked, answered = (next((name for name in names if name in turn), None) for names in (ASKED, ANSWERED))
+    return (asked, answered) if asked and answered and _said_by(turn) is None else None
+
+
+def _read_turn(turn: Any, column: str) -> Iterator[Message]:
+    if isinstance(turn, list | tuple) and len(turn) == 2 and all(isinstance(text, str) for text in turn):
+        turn = {"input": turn[0], "output": turn[1]}  # as ChatGLM and LLaMA-Factory write a history
+    if not isinstance(turn, dict):
+        raise RowProblem(f"column {column} has a message that is not an object")
+    if media := media_field(turn):
+        raise RowProblem(f"column {column} has a message with images, audio or video ({media}); only text can be trained on")
+    if pair := _pair(turn):
+        yield from _read_pair(turn, *pair, column)
+        return
+    role = role_of(turn)
+    if role is None:
+        raise RowProblem(f"column {column} has a message of {_said_by(turn)!r}; known are system, user, assistant and tool")
+    yield from _results(turn, column) if role == "result" else _said(turn, role, column)
+
+
+def _read_pair(turn: dict[str, Any], asked: str, answered: str, column: str) -> Iterator[Message]:
+    if not is_nothing(turn.get("system")):
+        yield {"role": "system", "content": as_text(turn["system"], f"{column}.system")}
+    if not is_nothing(turn[asked]):
+        yield user(as_text(turn[asked], f"{column}.{asked}"))
+    answer = assistant(as_text(turn[answered], f"{column}.{answered}"))
+    if not flags.is_to_learn(turn, column):
+        answer["learn"] = False
+    yield answer
+
+
+def _said(turn: dict[str, Any], role: str, column: str) -> Iterator[Message]:
+    if role == "call":
+        said, calls = Said(), _called(turn, column)
+    else:
+        said = read_parts(_first(turn, TEXT)[1], f"{column}.content")
+        calls = [*said.calls, *read_calls(turn.get("tool_calls"), column), *read_calls(turn.get("function_call"), column)]
+    yield from said.results
+    thought = "\n".join([*said.reasoning, *_reasoning(turn, column)])
+    if said.text is None and not calls and not thought.strip():
+        if said.results:
+            return
+        raise RowProblem(f"column {column}.content is missing")
+    message: Message = {"role": "assistant" if role == "call" else role, "content": said.text or ""}
+    if message["role"] == "assistant":
+        if not flags.is_to_learn(turn, column):
+            message["learn"] = False
+        if thought.strip():
+            message["reasoning_content"] = thought
+        if calls:
+            message["tool_calls"] = calls
+    elif calls:
+        raise RowProblem(f"column {column} has tool calls in a message of {_said_by(turn)!r}; only the assistant can call tools")
+    yield message
+
+
+def _called(turn: dict[str, Any], column: str) -> list[dict[str, Any]]:
+    """The calls that a turn is, in its text or beside it; the name of the tool may be a field of its own. Raises RowProblem for a text."""
+    given = next((parsed(turn[name]) for name in (*TEXT, "tool_calls", "function_call") if not is_nothing(turn.get(name))), None)
+    if isinstance(turn.get("name"), str) and isinstance(given, dict) and "name" not in given:
+        given = {"name": turn["name"], "arguments": given}
+    calls = read_calls(given, column)
+    if not calls:
+        raise RowProblem(f"column {column} has a message of {_said_by(turn)!r} without a call")
+    return calls
+
+
+def _reasoning(turn: dict[str, Any], column: str) -> list[str]:
+    given = next((turn[name] for name in REASONING if not is_nothing(turn.get(name))), None)
+    return [] if given is None else [read_parts(given, f"{column}.reasoning").text or ""]
+
+
+def _results(turn: dict[str, Any], column: str) -> Iterator[Message]:
+    value = _first(turn, TEXT)[1]
+    is_parts = isinstance(value, list) and value and all(isinstance(part, dict) and "type" in part for part in value)
+    text = result_text(value) if not is_parts else None
+    said = read_parts(value, f"{column}.content") if text is None else Said(text)
+    yield from said.results
+    if said.text is not None or not said.results:
+        message: Message = {"role": "tool", "content": as_text(said.text, f"{column}.content")}
+        if isinstance(turn.get("tool_call_id"), str):
+            message["tool_call_id"] = turn["tool_call_id"]
+        if isinstance(turn.get("name"), str):
+            message["name"] = turn["name"]
+        yield message

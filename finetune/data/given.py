@@ -1,0 +1,115 @@
+"""Rows that are in memory already: texts, records, chats, columns by name, a datasets.Dataset, a pandas table.
+
+    records(["Once ...", "Then ..."])                 # [{"text": "Once ..."}, {"text": "Then ..."}]
+    saved([{"prompt": "2 + 2", "completion": "4"}], cache)      # a .jsonl file with them, which a recipe can name
+    tokens([{"prompt": "2 + 2", "completion": "4"}], tokenizer) # [{"input_ids": [...], "labels": [...]}]
+
+A recipe names files, so that it can be repeated; rows without one get a file in the cache, named after their content.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from finetune.data import formats
+from finetune.data.files import looks_local
+from finetune.data.reading import columns_of
+from finetune.data.rows import Row, RowProblem
+from finetune.data.tokens import Encoder
+from finetune.errors import DatasetError, EmptyDataset
+from finetune.storage import digest, unwritable_cache, write_whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NAME = "the rows that were given"
+ROW = "A row is a text, a record such as {'prompt': '2 + 2', 'completion': '4'}, or a list of chat messages."
+
+
+def is_rows(given: Any) -> bool:
+    """Whether this is data rather than the name of some; a list of names of files is none."""
+    if given is None or isinstance(given, str | bytes | os.PathLike | Mapping):
+        return False
+    if isinstance(given, list | tuple) and given and all(isinstance(name, str | os.PathLike) for name in given):
+        return not all(looks_local(str(name)) for name in given)
+    return isinstance(given, Iterable)
+
+
+def records(given: Any) -> list[dict[str, Any]]:
+    """One record a row; raises DatasetError for what is no row, or has no rows."""
+    if isinstance(given, Mapping) and any(hasattr(part, "column_names") for part in given.values()):
+        raise DatasetError(
+            f"The dataset has several splits: {', '.join(map(str, given))}.", hint="Give one of them, such as rows['train']."
+        )
+    if hasattr(given, "to_dict") and hasattr(given, "columns"):  # a pandas table
+        given = given.to_dict("records")
+    elif isinstance(given, Mapping):
+        given = _rows_of_columns(given)
+    found = [_record(row, number) for number, row in enumerate(given, start=1)]
+    if not found:
+        raise EmptyDataset("There are no rows in what was given.", hint=ROW)
+    return found
+
+
+def saved(given: Any, cache: Path) -> str:
+    """The path of a .jsonl file with these rows; the same rows give the same path."""
+    lines = "".join(json.dumps(record, ensure_ascii=False, default=_plain) + "\n" for record in records(given))
+    path = cache / "given" / f"rows-{digest([lines])}.jsonl"
+    if not path.is_file():
+        try:
+            write_whole(path, lines.encode("utf-8", "surrogatepass"), shared=True)
+        except OSError as error:
+            raise unwritable_cache(path.parent, error) from None
+    return str(path)
+
+
+def tokens(
+    given: Any, tokenizer: PreTrainedTokenizerBase, *, max_length: int = 512, supervise: Literal["answers", "all"] = "answers"
+) -> list[dict[str, list[int]]]:
+    """Token ids and labels of every row, as a recipe would prepare them; raises DatasetError for the first row that cannot be used."""
+    rows = records(given)
+    found = formats.detect(columns_of([Row(row, NAME, 0) for row in rows]), rows, None, NAME)
+    encoder = Encoder(tokenizer, max_length=max_length, supervise=supervise)
+    prepared = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            messages = found.to_messages(row)
+            ((_, sequences),) = encoder.encode([[{"messages": messages}]])
+            if isinstance(sequences, RowProblem):
+                raise sequences
+        except RowProblem as problem:
+            raise DatasetError(f"Row {number} cannot be used: {problem}.", hint=ROW) from None
+        prepared += [{"input_ids": sequence.ids, "labels": sequence.labels} for sequence in sequences if sequence.supervised]
+    return prepared
+
+
+def _rows_of_columns(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """{"prompt": [...], "completion": [...]} row by row."""
+    lists = {str(name): list(values) for name, values in columns.items() if isinstance(values, Iterable) and not isinstance(values, str)}
+    lengths = {name: len(values) for name, values in lists.items()}
+    if len(lists) < len(columns) or len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} {lengths.get(str(name), 1)}" for name in columns)
+        raise DatasetError(f"The columns are not equally long: {told}.", hint=ROW)
+    return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
+
+
+def _record(row: Any, number: int) -> dict[str, Any]:
+    if isinstance(row, str):
+        return {"text": row}
+    if isinstance(row, Mapping):
+        return {str(name): value for name, value in row.items()}
+    if isinstance(row, list | tuple) and row:
+        if all(isinstance(turn, Mapping) for turn in row):
+            return {"messages": [dict(turn) for turn in row]}
+        if len(row) == 2 and all(isinstance(part, str) for part in row):
+            return {"prompt": row[0], "completion": row[1]}
+    raise DatasetError(f"Row {number} is of type {type(row).__name__}, which is no row.", hint=ROW)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON lacks: numbers and arrays of numpy as lists, dates as text."""
+    return value.tolist() if hasattr(value, "tolist") else value.isoformat() if hasattr(value, "isoformat") else str(value)

@@ -1,0 +1,75 @@
+"""What was noticed while rows became tokens, counted, and as sentences for the data report.
+
+noticed = Noticed()
+noticed.row(rendered, record)               # for every row
+noticed.sentences(["rows.jsonl"])           # ["3 rows already had the token that ends a text or an answer; each has one end."]
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from finetune.data.pieces import CONTROL, IN_TEXT, REWRITTEN, UNOPENED, Rendered
+from finetune.data.turns import BEGAN, EMPTY, ENDED, JOINED, MUTED, SYSTEM, THOUGHT
+
+FOREIGN = "foreign"  # control tokens of other models, which are found here
+OTHERS = re.compile(
+    r"<\|(?:im_start|im_end|endoftext|end|eot_id|start_header_id|end_header_id|begin_of_text|end_of_text)\|>|<(?:start|end)_of_turn>"
+    r"|\[/?INST\]|<</?SYS>>|<｜(?:User|Assistant)｜>|\A\s*<s>|</s>\s*\Z"
+)
+SENTENCES = {
+    BEGAN: "{rows} already had the token that begins a text; each has one beginning.",
+    ENDED: "{rows} already had the token that ends a text or an answer; each has one end.",
+    EMPTY: "{rows} had an empty answer before another one: it is read, but not learned.",
+    MUTED: "{rows} had an answer that is marked as not to be learned: it is read, but has no loss.",
+    JOINED: "{rows} had neighbouring turns of one role, or a system message in the middle, which the model's chat template does not take: "
+    "they are joined by a blank line.",
+    SYSTEM: "The model's chat template takes no system message: in {rows} it is put before the first question.",
+    THOUGHT: "The model's chat template takes no reasoning: in {rows} it is left out.",
+    REWRITTEN: "The model's chat template leaves out some text in {rows}, such as earlier reasoning.",
+    UNOPENED: "In {rows} the answer does not follow the prompt that the model's chat template writes; other programs will ask differently.",
+    CONTROL: "{rows} had control tokens of the model inside a message, such as {token} ({place}): they are read as ordinary text. "
+    "Rows that were rendered beforehand belong in one column of text.",
+    FOREIGN: "{rows} had control tokens of another model, such as {token} ({place}): to this model they are ordinary text.",
+    IN_TEXT: "{rows} of plain text had control tokens of the model inside, such as {token} ({place}): they are read as control tokens.",
+}
+UNBROKEN = "This tokenizer cannot read {count} of them as text: they are control tokens to the model."
+
+
+class Noticed:
+    """Rows by what was noticed about them; `known` are the tokens that the model has."""
+
+    def __init__(self, known: Collection[str] = ()) -> None:
+        self.known = known
+        self.rows: Counter[str] = Counter()
+        self.examples: dict[str, tuple[str, int, int]] = {}  # a token, and where it was: file and line
+
+    def row(self, rendered: Rendered, record: Mapping[str, Any]) -> None:
+        """Count one; `file` of the record is a number in the list of files."""
+        if rendered.notices:
+            self.rows.update(rendered.notices)
+            for kind in rendered.notices & {CONTROL, IN_TEXT}:
+                self._example(kind, rendered.token or "", record)
+        for turn in record["messages"]:
+            foreign = [token for found in OTHERS.findall(turn["content"]) if (token := found.strip()) not in self.known]
+            if foreign:
+                self.rows[FOREIGN] += 1
+                self._example(FOREIGN, foreign[0], record)
+                break
+
+    def _example(self, kind: str, token: str, record: Mapping[str, Any]) -> None:
+        self.examples.setdefault(kind, (token, record.get("file", 0), record.get("line", 0)))
+
+    def sentences(self, files: Sequence[str], *, unbroken: int = 0) -> Iterator[str]:
+        """The most surprising first."""
+        for kind in (CONTROL, IN_TEXT, FOREIGN, ENDED, BEGAN, MUTED, EMPTY, JOINED, SYSTEM, THOUGHT, REWRITTEN, UNOPENED):
+            if self.rows[kind]:
+                token, file, line = self.examples.get(kind, ("", 0, 0))
+                place = f"{files[file]} line {line}" if file < len(files) else f"line {line}"
+                rows = f"{self.rows[kind]:,} row{'s' if self.rows[kind] > 1 else ''}"
+                yield SENTENCES[kind].format(rows=rows, token=token, place=place)
+                if kind == CONTROL and unbroken:
+                    yield UNBROKEN.format(count=f"{unbroken:,}")

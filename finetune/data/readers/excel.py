@@ -1,0 +1,104 @@
+"""Excel workbooks (.xlsx), read by openpyxl: the first sheet that has rows, names in its first line.
+
+other_sheets(file)        # what a person should know: "rows.xlsx: the sheet Answers is read, not Notes."
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from finetune.data.files import DataFile
+from finetune.data.rows import Row, SkippedRow, check_column_names, too_many_columns
+from finetune.errors import BadRow, DatasetError, EmptyDataset
+from finetune.foreign import AGAIN, COLUMNS, UNPACKED
+from finetune.formatting import size
+from finetune.recipe import DatasetSpec
+
+INSTEAD = "Or in Excel: File, Save as, CSV UTF-8, and give that file."
+
+
+def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
+    with _opened(file) as book:
+        for sheet in book.worksheets:
+            lines = _lines(sheet)
+            names = next(lines, None)
+            if names is None:
+                continue
+            header = _header(names[1], file)
+            for number, cells in lines:
+                values = cells[: len(header)] + [""] * (len(header) - len(cells))
+                if any(cell != "" for cell in cells[len(header) :]):
+                    yield SkippedRow(file.name, number, f"{len(cells)} cells, but the header has {len(header)}")
+                else:
+                    yield Row(dict(zip(header, values, strict=True)), file.name, number)
+            return
+    raise EmptyDataset(f"{file.name} is empty.", hint="Give a sheet with a line of column names and at least two rows.")
+
+
+def other_sheets(file: DataFile) -> list[str]:
+    """A sentence if the workbook has more sheets than the one that is read."""
+    with _opened(file) as book:
+        filled = [sheet.title for sheet in book.worksheets if next(_lines(sheet), None) is not None]
+    if len(filled) < 2:
+        return []
+    return [f"{file.name}: the sheet {filled[0]} is read, and not {', '.join(filled[1:])}."]
+
+
+@contextmanager
+def _opened(file: DataFile) -> Iterator[Any]:
+    try:
+        import openpyxl
+    except ImportError:
+        raise DatasetError(f"Reading {file.name} needs the package openpyxl.", hint=f"pip install openpyxl. {INSTEAD}") from None
+    content = io.BytesIO()
+    for block in file.blocks():
+        content.write(block)
+        _check_size(content.tell(), file)
+    try:
+        with zipfile.ZipFile(content) as parts:
+            _check_size(sum(part.file_size for part in parts.infolist()), file)
+        book = openpyxl.load_workbook(content, read_only=True, data_only=True)
+    except (zipfile.BadZipFile, KeyError, openpyxl.utils.exceptions.InvalidFileException):
+        raise BadRow(f"{file.name} is not a complete .xlsx file.", hint=AGAIN) from None
+    try:
+        yield book
+    finally:
+        book.close()
+
+
+def _check_size(bytes: int, file: DataFile) -> None:
+    if bytes > UNPACKED:
+        raise BadRow(f"{file.name} unpacks to more than {size(UNPACKED)}.", hint=INSTEAD)
+
+
+def _lines(sheet: Any) -> Iterator[tuple[int, list[Any]]]:
+    """Lines that are not blank, with their numbers in the sheet, as read so far."""
+    for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
+        values = [_plain(cell) for cell in cells]
+        while values and values[-1] == "":
+            values.pop()
+        if values:
+            yield number, values
+
+
+def _header(cells: list[Any], file: DataFile) -> list[str]:
+    if len(cells) > COLUMNS:
+        raise too_many_columns(file.name)
+    names = [str(cell).strip() or f"column {number}" for number, cell in enumerate(cells, start=1)]
+    check_column_names(names, file.name)
+    return names
+
+
+def _plain(cell: Any) -> Any:
+    """A cell as text or number, a date as 2024-05-31."""
+    if cell is None:
+        return ""
+    if isinstance(cell, bool | int | str):
+        return cell
+    if isinstance(cell, float):
+        return int(cell) if cell.is_integer() else cell
+    return cell.isoformat(" ").removesuffix(" 00:00:00") if hasattr(cell, "hour") and hasattr(cell, "year") else str(cell)

@@ -1,0 +1,76 @@
+"""How the rows of one source are read: its format and the marks beside it are found once, then each row becomes a record or says why not.
+
+reader = RowReader(columns, [row.values for row in sample], spec.columns, "rows.jsonl")
+reader.record({"question": "2 + 2?", "answer": "4"})["messages"]      # raises RowProblem, or NotWanted where the data say so
+reader.notes()                                                        # what a person should know about all of them
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from finetune.data import formats
+from finetune.data.formats.cells import Record, is_blank, is_learned
+from finetune.data.formats.marks import Marks, check_text
+from finetune.data.rows import NotWanted, RowProblem
+from finetune.settings import ColumnsSpec
+
+LISTED_TOOLS = "<tools>"  # around definitions in a system text, as Hermes writes them
+TWICE = "Tools are not given to the chat template where a system text lists them already"
+
+
+class RowReader:
+    def __init__(self, columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen: ColumnsSpec | None, where: str) -> None:
+        self.inner = [name for name in formats.chosen_columns(chosen).values() if name not in columns and "." in name]
+        sample = [self.values(row) for row in sample]
+        self.all_columns = list(dict.fromkeys([*columns, *(name for row in sample for name in row)]))
+        if self.inner:
+            self.all_columns = [name for name in self.all_columns if any(name in row for row in sample)]
+        self.format = formats.detect(self.all_columns, sample, chosen, where)
+        self.marks = Marks.find(self.all_columns, sample, self.format.name, self.format.columns, named=chosen is not None)
+        self.columns = [*self.format.columns, *self.marks.columns]
+        self.remarks: Counter[str] = Counter()  # rows
+
+    def values(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row with the parts of its objects that a person named, translation.en for one, as columns of their own."""
+        for name in self.inner:
+            outer, _, part = name.partition(".")
+            if isinstance(cell := row.get(outer), dict) and part in cell:
+                rest = {key: value for key, value in cell.items() if key != part}
+                row = {**{key: value for key, value in row.items() if key != outer}, **({outer: rest} if rest else {}), name: cell[part]}
+        return row
+
+    def record(self, row: dict[str, Any]) -> Record:
+        """What a row is; `row` comes from `values`."""
+        self.marks.check(row)
+        if to_record := getattr(self.format, "to_record", None):
+            made: Record = to_record(row)
+            return made
+        messages = self.format.to_messages(row)
+        check_text(messages)
+        record: Record = {"messages": messages}
+        marked = any(turn.get("learn") is False for turn in messages)
+        for turn in messages:
+            if turn["role"] == "assistant" and is_blank(turn):
+                turn["learn"] = False  # it would only teach the model to say nothing
+        if not any(map(is_learned, messages)):
+            raise NotWanted("every answer is marked as not to be learned") if marked else RowProblem("it has no answer")
+        said = set(getattr(self.format, "remarks", _nothing)(row))
+        if tools := getattr(self.format, "tools", _nothing)(row):
+            if any(turn["role"] == "system" and LISTED_TOOLS in turn["content"] for turn in messages):
+                said.add(TWICE)
+            else:
+                record["tools"] = tools
+        self.remarks.update(said)
+        return record
+
+    def notes(self) -> list[str]:
+        """Sentences about the rows that became records."""
+        notes: list[str] = list(filter(None, [getattr(self.format, "note", None)]))
+        return notes + [f"{sentence} ({rows:,} row{'s' if rows > 1 else ''})." for sentence, rows in self.remarks.items()]
+
+
+def _nothing(row: dict[str, Any]) -> list[Any]:
+    return []

@@ -1,0 +1,58 @@
+"""Rows that are tokens already, from records to sequences: checked against the vocabulary, cut to `max_length`, otherwise as they are.
+
+encode(encoder, [[{"messages": [...], "input_ids": [5, 9, 2], "labels": [-100, 9, 2]}]])  ->  (record, [Sequence(...)]), ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from finetune.data.formats.tokenized import Tokenized, answer_of
+from finetune.data.pieces import Piece
+from finetune.data.rows import RowProblem
+from finetune.data.tokens import NO_LOSS, Encoder, Sequence
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FORMAT = Tokenized.name
+AGAIN = "Tokenise the rows with the tokenizer of this model, or give them as text."
+
+
+class ForeignToken(RowProblem):
+    """A token that the model does not have: the rows were made with another tokenizer, so that none of them can be trusted."""
+
+
+def encode(encoder: Encoder, batches: Iterable[list[dict[str, Any]]]) -> Iterator[tuple[dict[str, Any], list[Sequence] | RowProblem]]:
+    """Each record with its sequence, in order."""
+    vocabulary = len(encoder.tokenizer)
+    for records in batches:
+        for record in records:
+            foreign = next((token for token in record["input_ids"] if not 0 <= token < vocabulary), None)
+            if foreign is not None:
+                yield record, ForeignToken(f"token {foreign} is not in the model's vocabulary of {vocabulary:,} tokens")
+            else:
+                yield record, [_sequence(encoder, record)]
+
+
+def _sequence(encoder: Encoder, record: dict[str, Any]) -> Sequence:
+    ids, labels = record["input_ids"], record["labels"]
+    is_text = record["messages"][0]["role"] == "text"
+    sequence = encoder.fitted(Sequence(ids, labels, 0 if is_text else answer_of(labels)))
+    if is_text:
+        sequence.answer_start = (len(sequence.ids) + 1) // 2  # measured on its second half, as text is
+    if encoder.supervise == "all":
+        sequence.labels = list(sequence.ids)
+    return Sequence(
+        sequence.ids, [NO_LOSS, *sequence.labels[1:]], sequence.answer_start, sequence.prompt_cut, sequence.answer_cut
+    )  # nothing comes before the first token to predict it from
+
+
+def pieces(record: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
+    """What such a row says, cut where it begins and ends to be learned; nothing for a row that is text."""
+    if "input_ids" not in record:
+        return []
+    stretches = groupby(zip(record["input_ids"], record["labels"], strict=True), key=lambda each: each[1] != NO_LOSS)
+    return [Piece(str(tokenizer.decode([token for token, _ in stretch])), learned) for learned, stretch in stretches]

@@ -1,0 +1,61 @@
+"""What kind of model a configuration describes, and so which class of transformers loads it: models of text, and those that also see.
+
+auto_class(config, "my_model")            # AutoModelForCausalLM, AutoModelForImageTextToText, or a ModelError
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any
+
+from finetune.errors import ModelError
+
+CHOOSE = "Choose a causal language model, such as gpt2 or HuggingFaceTB/SmolLM2-135M."
+
+
+def auto_class(config: Any, name: str, *, own_code: bool = False) -> Any:
+    """The class that loads a model which continues text; of a model that also sees pictures the text part is used.
+
+    Raises ModelError for every other kind.
+    """
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
+
+    if own_code:
+        return AutoModelForCausalLM
+    text = config.get_text_config(decoder=True)
+    if config.is_encoder_decoder or text.is_encoder_decoder:
+        raise ModelError(
+            f"{name} is a {config.model_type}, which has an encoder and a decoder; it is not a causal language model.", hint=CHOOSE
+        )
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        if _is_encoder(config, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]):
+            raise ModelError(
+                f"{name} is a {config.model_type}, an encoder: it sees later tokens, so it cannot learn to generate text.", hint=CHOOSE
+            )
+        return AutoModelForCausalLM
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        listed = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+        if text is not config or str(getattr(listed, "__name__", "")).endswith("ForCausalLM"):
+            return AutoModelForImageTextToText
+    raise ModelError(f"{name} is a {config.model_type}, which is not a language model that reads and writes text.", hint=CHOOSE)
+
+
+def _is_encoder(config: Any, kind: Any) -> bool:
+    """Whether a model such as BERT is set up to read in both directions, although its class could also generate."""
+    kind = kind[0] if isinstance(kind, tuple) else kind
+    return getattr(config, "is_decoder", None) is False and "bidirectional" in inspect.getsource(sys.modules[kind.__module__])
+
+
+def try_text_alone(model: Any) -> None:
+    """Run a model that sees pictures without one, for a few tokens: some cannot do that. Works without weights too."""
+    import torch
+
+    ids = torch.arange(4, device=model.get_input_embeddings().weight.device)[None]
+    with torch.no_grad():
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)

@@ -1,0 +1,31 @@
+"""What libraries say about each other that nobody who trains a model can act upon, silenced where it is said.
+
+    hush()        # before a library is loaded; again does nothing more
+
+bitsandbytes warns at its import that an optional kernel is not there; peft asks transformers for something by its old name. Everything
+else that they say is still heard.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+KERNEL = "Failed to load CPU gemm_4bit_forward"
+OLD_NAME = ".*is_gradient_checkpointing.* is deprecated"
+
+
+class _Without(logging.Filter):
+    """Drops the records that begin with a text."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(self.name)
+
+
+_kernel = _Without(KERNEL)
+
+
+def hush() -> None:
+    """Drop these two, wherever they come from; a program that had its own filters keeps them."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_kernel)  # a filter is added once
+    warnings.filterwarnings("ignore", message=OLD_NAME, category=FutureWarning)

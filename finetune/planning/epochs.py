@@ -1,0 +1,42 @@
+"""How many passes over the rows `epochs: auto` means: enough for a good model, fewer where they would take too long.
+
+    settled(context).recipe.training.epochs       # 3.0
+
+Decided once the rows are known, and written into the run's recipe as a number. What one pass and three are worth was measured: docs/log.md.
+"""
+
+from __future__ import annotations
+
+from finetune.events import Notice
+from finetune.planning.estimate import estimate
+from finetune.planning.shape import shape_of
+from finetune.run_context import RunContext
+from finetune.settings import AUTO_EPOCHS
+
+SEEN = 600  # rows that training should see in all, if the data has few
+MOST = 10.0
+LONGEST = 900.0  # seconds that a run may take by arithmetic before passes are left out
+
+
+def settled(context: RunContext) -> RunContext:
+    """The context with a number for `epochs: auto`; says so where time allows fewer than the data deserves. Prepares the data."""
+    if context.recipe.training.epochs != "auto":
+        return context
+    wanted = float(min(MOST, max(AUTO_EPOCHS, round(SEEN / context.data.report.train_sequences))))
+    shape = shape_of(context)
+    epochs, best = wanted, _with(context, wanted)
+    while epochs > 1 and estimate(best, shape, {}).seconds > LONGEST:
+        epochs -= 1
+        best = _with(context, epochs)
+    if epochs < wanted:
+        context.reporter.report(
+            Notice(
+                f"{epochs:g} epoch{'s' if epochs > 1 else ''} instead of {wanted:g}, since this machine would take long over more. "
+                f"Better, and slower: --set training.epochs={wanted:g}"
+            )
+        )
+    return best
+
+
+def _with(context: RunContext, epochs: float) -> RunContext:
+    return context.beside(recipe=context.recipe.with_changes({"training": {"epochs": epochs}}))

@@ -1,0 +1,92 @@
+"""How a result is used on another machine: a whole model as it is, an adapter with its base, wherever that can be had, or merged with it.
+
+adapter_of("./finetuned_model")         # what can be merged, and where to
+base_of(recipe, continued).kind         # "hub": downloaded when the adapter is loaded; "starter"; "here": only on this machine
+in_short(Path("./finetuned_model"), "finetune-cli")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from finetune.errors import ModelError
+from finetune.hub.cache import cached
+from finetune.model_folder import is_adapter
+from finetune.models.location import parse
+from finetune.models.starter import REVISION
+from finetune.publish.redaction import adapters_base, hub_model
+from finetune.recipe import Recipe
+from finetune.run_folder import RunFolder, beside
+from finetune.shell import quoted
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base of an adapter; `name` is its Hub id, for one that is only on this machine that of the model it came from, if any."""
+
+    kind: Literal["hub", "starter", "here"]
+    name: str | None
+
+
+def adapter_of(named: str) -> tuple[RunFolder, Path]:
+    """The folder of a run, or of any adapter, and what it is called once it is merged; an adapter of the Hub that is here may be named too.
+
+    Raises BadInput for a folder that is neither.
+    """
+    folder = RunFolder(named)
+    if not (folder.recipe.is_file() or is_adapter(folder.output_dir)):
+        with suppress(ModelError):
+            source = parse(named)
+            here = cached(source.name, source.revision) if source.kind == "hub" else None
+            if here and is_adapter(here):
+                return folder, Path(f"{source.name.rpartition('/')[2]}-merged")
+        folder = RunFolder.of(named)
+    return folder, beside(folder.output_dir, "-merged")
+
+
+def base_of(recipe: Recipe, continued: Mapping[str, Any]) -> Base:
+    """By the recipe of the run, or by the continued.json of one that trained an earlier adapter further."""
+    text = str(continued["base"]) if continued else str(recipe.model)
+    if text.endswith(f"@{REVISION}"):
+        return Base("starter", hub_model(text))
+    exact = adapters_base(Recipe.from_layers({"model": text}))
+    return Base("hub", exact) if exact else Base("here", hub_model(text))
+
+
+def in_short(home: Path, command: str) -> str:
+    """One line for the end of a run whose output folder is `home`."""
+    if not is_adapter(home):
+        return "copy the folder; it loads as it is"
+    folder = RunFolder(home)
+    continued = folder.read_json(folder.continued) if folder.continued.is_file() else {}
+    base = base_of(Recipe.load(folder.recipe), continued)
+    if base.kind == "hub":
+        return f"copy the folder; {base.name} is downloaded when it is loaded"
+    return f"{command} merge {quoted(home)}, then copy the merged folder"
+
+
+def snippet(base: Base) -> str:
+    """For the card of an adapter that stays in its folder: what another machine needs."""
+    if base.kind == "hub":
+        return f"It works on any machine: its base model, {base.name}, is downloaded when it is loaded."
+    if base.kind == "here":
+        origin = f", which was made from [{base.name}](https://huggingface.co/{base.name})" if base.name else ""
+        return (
+            f"It needs its base model{origin}; that exists only on the machine where this adapter was trained. To use it elsewhere, "
+            "merge the two there, and copy the merged folder: `finetune-cli merge .`"
+        )
+    return f"""On another machine, where the starter model is not unpacked, load the original from the Hub and put this adapter on it:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+model = AutoModelForCausalLM.from_pretrained({base.name!r}, dtype="float32")
+model.load_adapter(".")
+generate = pipeline("text-generation", model, tokenizer=AutoTokenizer.from_pretrained("."))
+```
+
+The adapter was trained on weights that were once rounded to 4 bits, and the Hub's were not, so answers differ slightly. For exactly the
+same model, merge the two here and copy the merged folder: `finetune-cli merge .`"""

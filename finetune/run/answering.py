@@ -1,0 +1,90 @@
+"""One model in a process of its own: answers when it is told to, and says how fast it was and how much memory that took.
+
+python -m finetune.run.answering     reads its order as JSON from the first line of stdin; each line after that is one round
+
+It prints a JSON object for each: {"ready": true}, then {"tokens_per_second": 212.4, "peak_memory_bytes": 310000000} a round. The other
+side is finetune/run/costs.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft  # noqa: F401  here, so that importing it is no part of what an adapter takes
+import psutil
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from finetune.benchmark.generation import generation_speed
+from finetune.errors import FinetuneError
+from finetune.events import Fanout
+from finetune.hardware.peak_memory import PeakMemory, release
+from finetune.models.location import LocatedModel
+from finetune.recipe import Recipe
+from finetune.run.loading import load_base, load_result, load_teacher
+from finetune.run_context import RunContext
+from finetune.run_folder import RunFolder
+from finetune.runtime import RuntimeOptions
+
+
+def main() -> None:
+    order = json.loads(sys.stdin.readline())
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # library output must not mix with the JSON answers
+
+    def say(**facts: Any) -> None:
+        answers.write(json.dumps(facts) + "\n")
+        answers.flush()
+
+    try:
+        _answer(order, say)
+    except FinetuneError as error:
+        say(problem=error.message)
+
+
+def _answer(order: dict[str, Any], say: Callable[..., None]) -> None:
+    runtime = RuntimeOptions(**{**order["runtime"], "cache_dir": Path(order["runtime"]["cache_dir"])})
+    context = RunContext(Recipe.from_layers(order["recipe"]), runtime, Fanout())
+    located = _located(context, order["side"])
+    _import_its_code(located)
+    device = context.machine.device
+    release()
+    without = psutil.Process().memory_info().rss if device == "cpu" else 0
+    model = _load(context, order["side"])
+    rows = [{"prompt_ids": prompt} for prompt in order["prompts"]]
+    release()
+    say(ready=True)
+    with PeakMemory(device) as peak:
+        for _ in sys.stdin:
+            speed = generation_speed(model, None, rows)
+            memory = max(0, peak.highest() - without) if device in ("cpu", "cuda") else None
+            say(tokens_per_second=speed, peak_memory_bytes=memory, threads=torch.get_num_threads())
+
+
+def _located(context: RunContext, side: str) -> LocatedModel:
+    return context.teacher_located if side == "teacher" else context.located
+
+
+def _load(context: RunContext, side: str) -> Any:
+    """The teacher, the model before its training, or the result."""
+    if side == "teacher":
+        return load_teacher(context)
+    return load_base(context) if side == "before" else load_result(context, RunFolder(context.recipe.output_dir))
+
+
+def _import_its_code(located: LocatedModel) -> None:
+    """A model without weights: what its program takes is no part of what the model takes."""
+    while located.base is not None:
+        located = located.base
+    config = AutoConfig.from_pretrained(located.folder, trust_remote_code=located.remote_code, local_files_only=True)
+    with torch.device("meta"):
+        AutoModelForCausalLM.from_config(config, trust_remote_code=located.remote_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""What F1 and ? tell about a question, and notes beside the values of a setting: in words for people who meet them for the first time.
+
+    more_about("training.batch_size")           # "How many rows the model sees before ..."
+    notes_of("training.scheduler")["linear"]    # "falls evenly"
+
+A setting that is not in here (of a plugin's method) is explained by its own description.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+MORE = {
+    "dataset.samples": (
+        "Rows for training and for the test together. More rows teach more and take longer; a few hundred good ones are a fair start.\n"
+        "all uses every row."
+    ),
+    "dataset.name": "The name on huggingface.co, as it stands above the dataset's page: owner/name. Type a few letters to search.",
+    "dataset.config": "Some datasets have several versions under one name. The page of the dataset lists them; none is right for most.",
+    "dataset.encoding": (
+        "Files from older programs store letters in other ways. If accents or other letters look wrong above, try the encoding of your "
+        "country; the rows are shown again."
+    ),
+    "dataset.whole": "Yes if one column is what is asked and another is the answer. No if a single column holds the whole text.",
+    "dataset.columns.text": "The column with the text that the model learns to write.",
+    "dataset.columns.prompt": "The column with what the model is given: a question, an instruction, a text to summarise.",
+    "dataset.columns.completion": "The column with what the model should answer.",
+    "dataset.split": "The part of the dataset to learn from. Most datasets call it train.",
+    "output_dir": (
+        "The folder for the model and all records of the run. It is made if it is not there; nothing in a folder that holds other work "
+        "is ever overwritten."
+    ),
+    "training.epochs": (
+        "How often the model goes through all rows. auto takes as many as a good model needs, within minutes. One pass is a first try; "
+        "three teach most tasks.\nFar more makes the model repeat the rows by heart."
+    ),
+    "training.batch_size": (
+        "How many rows the model looks at before it changes once. Larger is steadier and needs more memory.\n"
+        "If memory runs out during training, the program itself goes through a batch in parts."
+    ),
+    "dataset.max_length": "A token is about four letters. Longer rows are cut, and the report counts how many were.",
+    "dataset.held_out": "The share of the rows that the model never learns from, so that they can show whether it got better.",
+    "training.gradient_accumulation": (
+        "Several batches are added up before the model changes: the effect of a larger batch without its memory. Usually 1."
+    ),
+    "training.scheduler": "The learning rate rises for a moment and then follows this shape until the end of the training.",
+    "training.warmup": "The share of the training in which the learning rate rises from zero. It keeps the first steps from doing damage.",
+    "benchmark.max_new_tokens": "How long answers in the test may get. auto takes it from the answers in your data.",
+    "seed": "Chance decides which rows are held out and in which order they come. The same number gives the same run again.",
+    "distillation.objective": (
+        "How far the student's probabilities are from the teacher's. forward_kl suits most runs; the others weigh likely and unlikely "
+        "words differently."
+    ),
+    "distillation.supervise": "Whether the student imitates the teacher on every token or only on the answers.",
+    "distillation.cache": (
+        "The teacher runs once over all rows, and what it says is kept on the disk; every later pass reads it from there.\n"
+        "auto takes the kind that is fastest for your run and fits on the disk. none keeps the teacher in memory instead."
+    ),
+    "method.r": "The size of the add-on. Larger can learn more and needs more memory; 16 suits most tasks.",
+    "method.alpha": "How strongly the add-on acts. Usually twice the rank.",
+    "method.dropout": "The share of the add-on's inputs left out at random in each step. It keeps small data from being learned by heart.",
+    "method.rslora": "Scales the add-on so that high ranks (64 and more) learn as well as low ones.",
+    "method.dora": "Learns length and direction of each weight separately: a little better, and slower.",
+    "method.target_modules": "Which parts of the model get an add-on. auto takes all linear layers, which is best for most tasks.",
+    "method.freeze": "Whether the embeddings and the output head stay as they are. auto does so for a student made from its teacher.",
+    "upload": (
+        "The model becomes a repository in your account on huggingface.co. You see what would be sent, and where, before anything is."
+    ),
+    "upload.repo": "A name in your own account, or organisation/name. A repository that is not there is made.",
+    "upload.private": "Only you, or those in the organisation, until you change it on the page of the repository; or everyone at once.",
+    "upload.exists": "There is such a repository already. Nothing in it is changed unless you choose it.",
+    "upload.now": "What is listed above is sent, and nothing else.",
+    "sign_in": "Publishing needs an account on huggingface.co (free), and a token with write access from its settings.",
+    "sign_in.token": "It goes straight to huggingface_hub, which keeps it for the next time; it is in no file or record of this program.",
+    "recipe_file": "A file with all your answers. It runs without questions, on this machine or another.",
+    "advanced": (
+        "Length of rows, share held out, learning rate schedule, settings of the method, seed. No leaves all of them at values that work."
+    ),
+}
+NOTES: dict[str, Mapping[str, str]] = {
+    "training.scheduler": {
+        "cosine": "falls slowly, then faster, then slowly; suits most runs",
+        "linear": "falls evenly",
+        "constant": "stays as it is",
+        "constant_with_warmup": "rises at the start, then stays",
+    },
+    "distillation.cache": {
+        "auto": "the fastest kind that fits on the disk",
+        "none": "the teacher stays in memory and runs at every step",
+        "hidden": "the teacher's last hidden states; for every objective",
+        "gradient": "only what the gradient needs; smallest and fastest",
+    },
+    "distillation.supervise": {"all": "prompts and answers", "answers": "answers only"},
+    "method.freeze": {"auto": "where it makes sense", "none": "everything learns", "head": "embeddings and output head stay"},
+}
+
+
+def more_about(key: str) -> str:
+    """A little more than the line of help; empty for keys that nobody has explained. A question that is asked again has a number: -2."""
+    return MORE.get(key.partition("-")[0], "")
+
+
+def notes_of(key: str) -> Mapping[str, str]:
+    """What stands beside the values of a setting."""
+    return NOTES.get(key, {})

@@ -1,0 +1,115 @@
+"""What is wrong with a run, as the wizard says it: with the names of its questions, and the step at which it can be put right.
+
+    in_words("Cut the rows: --set dataset.max_length=256.")     # "Cut the rows: Longest row 256 (Training, advanced settings)."
+    step_of(error)                                              # 4
+
+The engine's hints name recipe keys, for people who write --set. In a conversation there is nothing to set: there are questions.
+"""
+
+from __future__ import annotations
+
+import re
+
+from finetune.errors import (
+    BenchmarkError,
+    DatasetError,
+    FinetuneError,
+    FolderInUse,
+    HardwareError,
+    ModelError,
+    OutOfMemory,
+    OutputExists,
+    TrainingError,
+    UploadError,
+)
+from finetune.recipe import known_fields
+from finetune.settings import label
+
+TITLES = ("Approach", "Models", "Dataset", "Configuration", "Training", "Benchmark", "Upload")
+# The longest beginning of a key decides; what is asked for among the advanced settings is in STEP 4.
+STEPS = {
+    "approach": 0,
+    "model": 1,
+    "teacher": 1,
+    "dataset": 2,
+    "dataset.max_length": 4,
+    "dataset.held_out": 4,
+    "method": 3,
+    "distillation": 4,
+    "distillation.temperature": 3,
+    "distillation.alpha": 3,
+    "output_dir": 3,
+    "training": 4,
+    "seed": 4,
+    "benchmark": 5,
+    "benchmark.max_new_tokens": 4,
+    "upload": 6,
+}
+ASKED_FIRST = ("training.epochs", "training.batch_size", "training.learning_rate")  # all else of STEP 4 is advanced
+NEVER_ASKED = (
+    "dataset.data_files",
+    "dataset.bad_rows",
+    "dataset.eval_split",
+    "training.activation_checkpointing",
+    "training.save_every",
+    "training.keep_checkpoints",
+    "training.report_to",
+    "benchmark.metrics",
+    "teacher.load_in",
+)
+KINDS: tuple[tuple[type[FinetuneError], int], ...] = (
+    (ModelError, 1),
+    (DatasetError, 2),
+    (OutputExists, 3),
+    (FolderInUse, 3),
+    (OutOfMemory, 4),
+    (HardwareError, 3),
+    (TrainingError, 4),
+    (BenchmarkError, 5),
+    (UploadError, 6),
+)
+USUAL = 4
+_SET = re.compile(r"--set (?:(['\"])(?P<in_quotes>[\w.]+=.*?)\1|(?P<bare>[\w.]+=[^\s,;)]*[^\s,;).]))")
+_KEY = re.compile(r"\b(?:approach|model|teacher|dataset|method|distillation|output_dir|training|seed|benchmark|upload)\b(?:\.\w+)*")
+
+
+def in_words(text: str | None) -> str:
+    """A sentence in which every `--set KEY=VALUE` has become a question of the wizard and its answer."""
+    return _SET.sub(lambda found: _spoken(*(found["in_quotes"] or found["bare"]).split("=", 1)), text or "")
+
+
+def spoken_hint(error: FinetuneError) -> str:
+    """The hint of an error, in words; empty if it has none."""
+    return in_words(error.hint)
+
+
+def step_of(problem: FinetuneError | str) -> int:
+    """The step with the question to answer differently: what the hint says to change, else what the error is about."""
+    text = problem if isinstance(problem, str) else problem.hint or ""
+    named = [(found["in_quotes"] or found["bare"]).partition("=")[0] for found in _SET.finditer(text)]
+    if named:
+        return _step(named[0])
+    if isinstance(problem, str):
+        return 3 if "of disk are free" in problem else USUAL
+    if kind := next((step for kind, step in KINDS if isinstance(problem, kind)), None):
+        return kind
+    key = _KEY.search(problem.message)
+    return _step(key.group()) if key else USUAL
+
+
+def _step(key: str) -> int:
+    parts = key.split(".")
+    beginnings = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((STEPS[beginning] for beginning in beginnings if beginning in STEPS), USUAL)
+
+
+def _spoken(key: str, value: str) -> str:
+    if key in NEVER_ASKED:
+        return f"`{key}: {value}` in a recipe that you save and run"
+    field = dict(known_fields()).get(key)
+    name = label(key.rpartition(".")[2], field) if field else key
+    step = _step(key)
+    where = TITLES[step] + (", advanced settings" if step == 4 and key not in ASKED_FIRST else "")
+    if value.isupper():  # it stands for something that the person knows
+        return f"another answer to {name} ({where})" if step != 2 else f"other data ({where})"
+    return f"{name} {value} ({where})"

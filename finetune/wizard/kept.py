@@ -1,0 +1,121 @@
+"""What was answered in a working folder, in one file, so that Ctrl-C, a closed terminal or a crash loses no answer.
+
+    kept = KeptAnswers.here()
+    kept.keep(answers, changes)     # after every answer, so that even a killed program has lost none
+    kept.load()                     # at the next start in the same folder: Session, or None
+    kept.drop()                     # once a run has taken over
+
+The file is CACHE/answers/NAME.json. A token is never an answer: secret questions are neither remembered nor handed to this file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import BadInput
+from finetune.runtime import default_cache
+from finetune.wizard.prompter import Fragments
+from finetune.wizard.undo import Answer
+
+VERSION = 1
+DECISIONS = ("review", "change", "recipe_file")  # asked anew every time: none of them starts a run by itself at the next start
+LONGEST = 1_000_000  # bytes; a person types a few hundred
+
+
+@dataclass(frozen=True)
+class Session:
+    """Answers by key in the order of asking, and the changes to the recipe that were agreed to in the review."""
+
+    answers: dict[str, Answer]
+    changes: list[dict[str, Any]]
+    saved_at: float
+
+    def when(self) -> str:
+        """14:02, or 25 Nov 14:02 for another day."""
+        then = time.localtime(self.saved_at)
+        today = then[:3] == time.localtime()[:3]
+        return time.strftime("%H:%M", then) if today else f"{then.tm_mday} {time.strftime('%b %H:%M', then)}"
+
+    def told(self) -> str:
+        """How many there are, and the last of them."""
+        number = len(self.answers)
+        return f"{number} answer{'s' if number != 1 else ''}, the last: {list(self.answers.values())[-1].question}"
+
+
+@dataclass
+class KeptAnswers:
+    """The file for one working folder; `written` is how many answers this program has put there, `problem` why it could not."""
+
+    path: Path | None
+    written: int = field(default=0, init=False)
+    problem: str = field(default="", init=False)
+
+    @classmethod
+    def here(cls) -> KeptAnswers:
+        """For the folder we are in; without a cache there is no place, and nothing is kept."""
+        from hashlib import blake2b
+
+        try:
+            name = blake2b(os.fsencode(os.getcwd()), digest_size=8).hexdigest()
+            return cls(default_cache() / "answers" / f"{name}.json")
+        except (BadInput, OSError):
+            return cls(None)
+
+    def load(self) -> Session | None:
+        """What is there; None for nothing, and for a file that this version did not write."""
+        try:
+            if self.path is None or self.path.stat().st_size > LONGEST:
+                return None
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            if content["version"] != VERSION:
+                return None
+            answers = {str(key): Answer(**answer) for key, answer in content["answers"].items()}
+            changes = [dict(change) for change in content["changes"]]
+            return Session(answers, changes, float(content["saved_at"])) if answers else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+
+    def keep(self, answers: Mapping[str, Answer], changes: list[dict[str, Any]]) -> None:
+        """Write all answers so far; a disk that does not take them is told about at the end."""
+        from finetune.storage import write_whole
+
+        kept = {key: answer.to_dict() for key, answer in answers.items() if key.partition("-")[0] not in DECISIONS}
+        if self.path is None or not kept or (len(kept) == 1 and all(answer.given == answer.default for answer in answers.values())):
+            return  # a single Enter is no loss
+        content = {"folder": os.getcwd(), "version": VERSION, "saved_at": time.time(), "answers": kept, "changes": changes}
+        try:
+            write_whole(self.path, json.dumps(content, indent=1), shared=True)
+            self.written, self.problem = len(kept), ""
+        except OSError as error:
+            self.problem = str(error.strerror or error)
+
+    def drop(self) -> None:
+        """Nothing is left to continue with."""
+        self.written, self.problem = 0, ""
+        if self.path is not None:
+            try:
+                self.path.unlink(missing_ok=True)
+            except OSError:
+                return  # a folder that we may only read: the answers are offered again, and can be declined
+
+    def farewell(self) -> Fragments:
+        """What becomes of the answers of this session, and the command that continues with them; empty if there are none."""
+        from finetune.screen.wording import command_name
+
+        if self.problem:
+            return [("class:warning", f"Your answers could not be kept in {self.path}: {self.problem}.")]
+        if not self.written:
+            return []
+        number = f"Your {self.written} answers are" if self.written > 1 else "Your answer is"
+        return [
+            ("class:quiet", f"{number} kept in\n"),
+            ("class:command", f"{self.path}\n"),
+            ("class:quiet", "To continue with them, in this folder:\n"),
+            ("class:command", command_name()),
+        ]

@@ -1,0 +1,215 @@
+"""What a notebook user types: names of models, rows as they are at hand, numbers as text; what is printed is ours alone."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from letters import llama, tokenizer
+from pico import arguments
+from workshop import Workshop
+
+import finetune
+from finetune import DistillationTrainer, LLMFineTuner
+from finetune.data.given import tokens
+from finetune.distillation.cache_builder import build_cache
+from finetune.distillation.objectives import through_softmax_
+from finetune.distillation.objectives.check import check_gradient
+from finetune.errors import DatasetError, ModelError, RecipeError
+from finetune.events import Progress, Recorder
+from finetune.noise import KERNEL, hush
+from finetune.registry import load, names
+from finetune.training.callbacks import ReportSteps
+
+PAIRS = [{"prompt": f"say {word}", "completion": f"{word} {word}"} for word in ("cat", "dog", "bird", "fish", "cow", "hen", "fox", "owl")]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("workshop"))
+
+
+def test_the_package_lists_what_it_has() -> None:
+    for name in ("LLMFineTuner", "Recipe", "DistillationTrainer", "RuntimeOptions", "FinetuneError", "__version__"):
+        assert name in dir(finetune)
+        assert getattr(finetune, name)
+    said = subprocess.run(
+        [sys.executable, "-c", "import finetune; help(finetune)"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
+    for words in ("class LLMFineTuner", "class DistillationTrainer", "class Recipe", finetune.__version__, "fine-tune or distil"):
+        assert words in said
+    with pytest.raises(AttributeError, match="it has LLMFineTuner"):
+        finetune.LLMFinetuner  # noqa: B018
+
+
+def test_a_run_from_rows_in_memory_and_numbers_as_text(shop: Workshop) -> None:
+    layer = shop.layer(dataset={"source": PAIRS, "held_out": "0.25", "max_length": "64"}, training={"epochs": "2", "learning_rate": "1e-2"})
+    tuner = LLMFineTuner(layer, runtime=shop.runtime, seed="3")
+    result = tuner.run()
+    assert (tuner.data.report.read, tuner.recipe.seed) == (8, 3)
+    assert result.training["steps"] > 0
+    assert Path(tuner.recipe.dataset.source).is_file(), "the recipe of the run names a file, so it can be repeated"
+
+
+def test_a_teacher_by_name_teaches_on_rows_of_text(shop: Workshop, tmp_path: Path) -> None:
+    trainer = DistillationTrainer(
+        str(shop.smaller_model()), arguments(tmp_path, max_steps=2), teacher_model=shop.model, temperature="2.0", alpha="5e-1",
+        train_dataset=PAIRS,
+    )  # fmt: skip
+    assert (trainer.temperature, trainer.alpha) == (2.0, 0.5)
+    assert trainer.train_dataset[0] == tokens(PAIRS, tokenizer(chat=True))[0]
+    assert trainer.train().global_step == 2
+    assert trainer.last_parts["kl"] > 0
+
+
+def test_rows_of_text_are_the_tokens_that_a_recipe_would_prepare(shop: Workshop) -> None:
+    layer = shop.layer(dataset={"source": PAIRS, "max_length": 64})
+    prepared = LLMFineTuner(layer, runtime=shop.runtime).prepare_data()
+    ours = tokens(PAIRS, tokenizer(chat=True), max_length=64)
+    for row in prepared.train:
+        assert {"input_ids": row["input_ids"], "labels": row["labels"]} in ours
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "sentence"),
+    [
+        ({"temperature": "hot"}, RecipeError, "distillation.temperature must be a number, not 'hot'."),
+        ({"alpha": 2}, RecipeError, "distillation.alpha must be at most 1, not 2."),
+        ({"teacher_model": "./no/such/folder"}, ModelError, "There is no folder ./no/such/folder."),
+        ({"train_dataset": PAIRS, "processing_class": None}, DatasetError, "The rows are text, and there is no tokenizer for them."),
+        ({"train_dataset": [{"left": "a", "right": "b"}]}, DatasetError, "the rows that were given has the columns left, right, and none"),
+        ({"objective": "forward_lk"}, RecipeError, "There is no objective 'forward_lk'. Did you mean forward_kl?"),
+    ],
+)
+def test_a_refusal_is_one_sentence(changes: dict[str, Any], kind: type[Exception], sentence: str, tmp_path: Path) -> None:
+    given = {"teacher_model": llama(seed=3), "train_dataset": PAIRS, "processing_class": tokenizer(chat=True), **changes}
+    with pytest.raises(kind) as refused:
+        DistillationTrainer(llama(seed=1), arguments(tmp_path), **given)
+    assert str(refused.value).startswith(sentence)
+    assert "\n" not in str(refused.value)
+
+
+# A gradient check for plugins.
+
+
+@pytest.mark.parametrize("name", names("objectives"))
+def test_every_objective_passes_the_check_that_plugins_can_call(name: str) -> None:
+    check_gradient(load("objectives", name)())
+
+
+class Squared:
+    """The example of DISTILLATION_UPDATE.md."""
+
+    def __call__(self, p: Any, q: Any, ratio: Any, shift: Any) -> Any:
+        value = 0.5 * (p - q).square().sum()
+        through_softmax_(p, p - q)
+        return value
+
+
+class WrongGradient(Squared):
+    def __call__(self, p: Any, q: Any, ratio: Any, shift: Any) -> Any:
+        value = super().__call__(p, q, ratio, shift)
+        p.mul_(1.01)
+        return value
+
+
+class ForgetsTheShift:
+    def __call__(self, p: Any, q: Any, ratio: Any, shift: Any) -> Any:
+        value = (p * ratio).sum()
+        through_softmax_(p, ratio + 1)
+        return value
+
+
+class PerToken(Squared):
+    def __call__(self, p: Any, q: Any, ratio: Any, shift: Any) -> Any:
+        return super().__call__(p, q, ratio, shift) * torch.ones(4)
+
+
+def test_the_check_accepts_the_example_of_the_page_and_finds_each_mistake() -> None:
+    check_gradient(Squared())
+    for wrong, words in ((WrongGradient(), "token 0, word 0"), (ForgetsTheShift(), "must be 0"), (PerToken(), "one finite number")):
+        with pytest.raises(AssertionError, match=words):
+            check_gradient(wrong)
+
+
+# What the plan and the screen say while the teacher is asked, and after an interruption.
+
+
+def test_the_progress_of_asking_the_teacher_moves_within_a_shard(tmp_path: Path) -> None:
+    recorder, rows = Recorder(), tokens([{"prompt": "say it", "completion": "word " * 12}] * 200, tokenizer(chat=True))
+    build_cache("hidden", llama(seed=1), rows, tmp_path / "cache", reporter=recorder)
+    done = [event.done for event in recorder.of(Progress)]
+    assert done[0] == 0
+    assert done == sorted(done)
+    assert len(set(done)) > 2, "one shard, several batches"
+    assert done[-1] == recorder.of(Progress)[-1].total
+
+
+@pytest.mark.parametrize("settings", [{}, {"cache": "hidden"}, {"objective": "jsd"}, {"supervise": "answers"}])
+def test_the_cache_takes_what_the_plan_says(settings: dict[str, Any], tmp_path: Path) -> None:
+    shop = Workshop(tmp_path)
+    tuner = shop.tuner(shop.distilling(distillation=settings))
+    planned = tuner.plan().cache_bytes
+    tuner.train()
+    (folder,) = (shop.runtime.cache_dir / "teachers").iterdir()
+    written = sum(file.stat().st_size for file in folder.iterdir())
+    assert planned == pytest.approx(written, rel=0.2, abs=10_000)
+
+
+class Memory:
+    def now(self) -> int:
+        return 0
+
+    def highest(self) -> int:
+        return 0
+
+
+def pace_after(seconds: list[float], monkeypatch: pytest.MonkeyPatch, earlier: float = 0.0) -> float:
+    """Seconds a step after steps that took so long."""
+    moments = [sum(seconds[:number]) for number in range(len(seconds) + 1)]
+    steps = ReportSteps(Recorder(), Memory())  # type: ignore[arg-type]
+    steps.trainer = type("Trainer", (), {"real_tokens": 0, "last_parts": {}})()
+    steps.earlier_pace = earlier
+    clock = iter(moments)
+    monkeypatch.setattr("finetune.training.callbacks.time.perf_counter", lambda: next(clock, moments[-1]))
+    steps.on_train_begin(None, None, None)
+    state = type("State", (), {"global_step": 1, "max_steps": 2, "epoch": 0.0})()
+    for _ in seconds:
+        steps.on_log(None, state, None, logs={"loss": 1.0})
+    return steps._pace()
+
+
+def test_the_first_step_of_a_process_does_not_decide_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pace_after([20.0], monkeypatch) == 20.0, "nothing else is known"
+    assert pace_after([20.0, 1.0, 1.0], monkeypatch) == 1.0
+    assert pace_after([20.0], monkeypatch, earlier=1.5) == 1.5, "after an interruption it is"
+    assert pace_after([20.0, 1.0, 1.0, 1.0], monkeypatch, earlier=9.0) == 1.0
+
+
+# Noise.
+
+
+def test_two_messages_of_libraries_are_dropped_and_no_others(caplog: pytest.LogCaptureFixture) -> None:
+    hush()
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    with caplog.at_level(logging.WARNING):
+        logger.warning(f"{KERNEL} from kernels-community: %s.", "no network")
+        logger.warning("Something else.")
+    assert [record.getMessage() for record in caplog.records] == ["Something else."]
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        hush()
+        assert not llama().is_gradient_checkpointing
+        warnings.warn("Another name is deprecated", FutureWarning, stacklevel=1)
+    assert [str(warning.message) for warning in heard] == ["Another name is deprecated"]

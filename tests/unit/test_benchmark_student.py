@@ -1,0 +1,63 @@
+"""The verdict on a student leads with its teacher, follows the rule that is written down, and shows no number that means nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune.benchmark.student import verdict_on
+
+
+def scores(kept: float | None, student: float | None, *, rows: int = 45, **more: Any) -> dict[str, Any]:
+    """A student that keeps so much of ROUGE-L, and its perplexity where the teacher has 10."""
+    after = {"rougeL": 0.05} if student is None else {"rougeL": 0.05, "perplexity": student}
+    retention = {} if kept is None else {"rougeL": {"value": kept, "low": kept - 0.1, "high": kept + 0.1}}
+    teacher = {"rougeL": 0.5} if student is None else {"rougeL": 0.5, "perplexity": 10.0}
+    return {"rows": rows, "teacher": teacher, "after": after, "retention": retention, **more}
+
+
+@pytest.mark.parametrize(
+    ("kept", "student", "word", "sentence"),
+    [
+        (0.12, 6.0, "not usable", "Keeps 12 % [2 %, 22 %] of its teacher: not usable."),
+        (0.499, 9.0, "not usable", "Keeps 50 % [40 %, 60 %] of its teacher: not usable."),
+        (0.5, 9.0, "weak", "Keeps 50 % [40 %, 60 %] of its teacher: weak."),
+        (0.8, 15.0, "usable", "Keeps 80 % [70 %, 90 %] of its teacher: usable."),
+        (1.08, 7.0, "usable", "Answers as well as its teacher (108 % of its ROUGE-L [98 %, 118 %]): usable."),
+        (9.09, 7.0, "usable", "Answers better than its teacher (ROUGE-L 0.050 against 0.500): usable."),
+        (0.9, 30.1, "not usable", "Keeps 90 % [80 %, 100 %] of its teacher, but its perplexity is 3.0 times its teacher's: not usable."),
+        (0.9, 16.0, "weak", "Keeps 90 % [80 %, 100 %] of its teacher, but its perplexity is 1.6 times its teacher's: weak."),
+        (None, 16.0, "weak", "Its perplexity is 1.6 times its teacher's: weak."),
+        (None, 1.1, "usable", "It predicts the text as well as its teacher: usable."),
+        (0.7, None, "weak", "Keeps 70 % [60 %, 80 %] of its teacher: weak."),
+    ],
+)
+def test_the_rule(kept: float | None, student: float | None, word: str, sentence: str) -> None:
+    found = verdict_on(scores(kept, student))
+    assert found is not None
+    assert (found.word, found.sentence) == (word, sentence)
+
+
+def test_costs_are_ratios_of_what_was_measured_of_both() -> None:
+    size = {"after": {"parameters": 43_000_000}, "teacher": {"parameters": 134_000_000}}
+    speed = {
+        "after": {"tokens_per_second": 440.0, "peak_memory_bytes": None},
+        "teacher": {"tokens_per_second": 100.0, "peak_memory_bytes": 9},
+    }
+    found = verdict_on(scores(0.12, 6.0, size=size, speed=speed))
+    assert found is not None
+    assert found.costs == "0.32 times the size, 4.4 times the speed."
+    nothing = verdict_on(scores(0.12, 6.0))
+    assert nothing is not None
+    assert nothing.costs == ""
+
+
+def test_of_too_few_rows_and_without_a_teacher_nothing_is_judged() -> None:
+    few = scores(0.9, 9.0, rows=4, retention={"rougeL": {"value": 0.9, "low": None, "high": None}})
+    found = verdict_on(few)
+    assert found is not None
+    assert found.word == "too few rows to judge"
+    assert found.sentence.startswith("Keeps 90 % of its teacher: too few rows to judge (4 of ")
+    assert verdict_on({"rows": 45, "teacher": None, "after": {"perplexity": 2.0}}) is None
+    assert verdict_on({"rows": 45, "teacher": {"other": 1.0}, "after": {"other": 2.0}}) is None

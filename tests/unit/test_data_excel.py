@@ -1,0 +1,105 @@
+"""Excel workbooks: the first sheet that has rows, cells as people typed them, and a sentence for what is left out or cannot be read."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.data.readers import excel
+from finetune.data.reading import open_source
+from finetune.errors import BadRow, DatasetError, EmptyDataset
+from finetune.events import Recorder
+from finetune.recipe import DatasetSpec
+from finetune.runtime import RuntimeOptions
+
+HEADER = ("question", "answer")
+
+
+def workbook(path: Path, **sheets: list[tuple[Any, ...]]) -> Path:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for name, rows in sheets.items():
+        sheet = book.create_sheet(name)
+        for row in rows:
+            sheet.append(row)
+    book.save(path)
+    return path
+
+
+def read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    origin = open_source(DatasetSpec(source=str(path)), RuntimeOptions(), Recorder())
+    return [record.values for record in origin.records()], origin.notes  # type: ignore[union-attr]
+
+
+def test_cells_are_what_people_typed(tmp_path: Path) -> None:
+    day = datetime.datetime(2024, 5, 31)
+    rows = [
+        HEADER,
+        ("How many?", 3.0),
+        ("When?", day),
+        ("Was it?", True),
+        ("Half?", 0.5),
+        ("Lines?", "a\nb"),
+        (None, None),
+        ("Nothing?", None),
+    ]
+    found, _ = read(workbook(tmp_path / "rows.xlsx", Data=rows))
+    assert [row["answer"] for row in found] == [3, "2024-05-31", True, 0.5, "a\nb", ""]
+    assert found[0] == {"question": "How many?", "answer": 3}
+
+
+def test_the_first_sheet_with_rows_is_read_and_the_others_are_named(tmp_path: Path) -> None:
+    found, notes = read(workbook(tmp_path / "rows.xlsx", Cover=[], Data=[HEADER, ("a", "b")], Notes=[("x",)], Old=[HEADER]))
+    assert found == [{"question": "a", "answer": "b"}]
+    assert notes == ["rows.xlsx: the sheet Data is read, and not Notes, Old."]
+
+
+def test_a_line_of_more_cells_than_names_is_skipped_with_its_number(tmp_path: Path) -> None:
+    path = workbook(tmp_path / "rows.xlsx", Data=[HEADER, ("a", "b"), ("c", "d", "e"), ("f",)])
+    records = list(open_source(DatasetSpec(source=str(path)), RuntimeOptions(), Recorder()).records())
+    assert [(record.line, getattr(record, "reason", "")) for record in records] == [(2, ""), (3, "3 cells, but the header has 2"), (4, "")]
+
+
+@pytest.mark.parametrize(("content", "kind"), [(b"no workbook", BadRow), (b"PK\x03\x04 half of one", BadRow)])
+def test_what_is_no_workbook_is_said(content: bytes, kind: type[Exception], tmp_path: Path) -> None:
+    pytest.importorskip("openpyxl")
+    (tmp_path / "rows.xlsx").write_bytes(content)
+    with pytest.raises(kind, match=r"rows\.xlsx"):
+        read(tmp_path / "rows.xlsx")
+
+
+def test_a_workbook_without_rows_is_empty(tmp_path: Path) -> None:
+    with pytest.raises(EmptyDataset, match=r"rows\.xlsx is empty"):
+        read(workbook(tmp_path / "rows.xlsx", Data=[]))
+
+
+def test_a_workbook_that_unpacks_to_more_than_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = workbook(tmp_path / "rows.xlsx", Data=[HEADER, *[("word " * 50, "answer")] * 300])
+    monkeypatch.setattr(excel, "UNPACKED", 2 * path.stat().st_size)
+    with zipfile.ZipFile(path) as parts:
+        assert sum(part.file_size for part in parts.infolist()) > 2 * path.stat().st_size
+    with pytest.raises(BadRow, match="unpacks to more than"):
+        read(path)
+
+
+def test_without_openpyxl_two_ways_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rows.xlsx").write_bytes(b"PK")
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(DatasetError, match="needs the package openpyxl") as refused:
+        read(tmp_path / "rows.xlsx")
+    assert "pip install openpyxl" in str(refused.value.hint)
+    assert "Save as, CSV" in str(refused.value.hint)
+
+
+def test_older_formats_say_what_to_save_them_as(tmp_path: Path) -> None:
+    for name, words in (("rows.xls", "save it as .xlsx or CSV"), ("rows.ods", "LibreOffice"), ("rows.pdf", ".txt file")):
+        (tmp_path / name).write_bytes(b"something")
+        with pytest.raises(DatasetError) as refused:
+            read(tmp_path / name)
+        assert words in str(refused.value.hint)

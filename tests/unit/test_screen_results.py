@@ -1,0 +1,156 @@
+"""The results on a screen: a verdict that admits what is not known, a student beside its teacher, answers before scores."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from finetune.recipe import Recipe
+from finetune.run.finetuner import RunResult
+from finetune.screen.console import THEME
+from finetune.screen.results import samples, scores_table, show_results
+
+SCORES: dict[str, Any] = {
+    "rows": 45,
+    "before": {"perplexity": 23.4, "rougeL": 0.165, "rouge2": 0.05},
+    "after": {"perplexity": 9.13, "rougeL": 0.37, "rouge2": 0.06},
+    "teacher": None,
+    "intervals": {
+        "before": {"perplexity": [20.0, 27.0], "rougeL": [0.14, 0.19], "rouge2": [0.03, 0.07]},
+        "after": {"perplexity": [8.0, 10.4], "rougeL": [0.32, 0.42], "rouge2": [0.03, 0.09]},
+    },
+    "change": {
+        "perplexity": {"difference": -14.27, "low": -17, "high": -11, "verdict": "better"},
+        "rougeL": {"difference": 0.205, "low": 0.16, "high": 0.25, "verdict": "better"},
+        "rouge2": {"difference": 0.01, "low": -0.02, "high": 0.04, "verdict": "no evidence"},
+    },
+    "generations": [
+        {"prompt": f"question {at}", "reference": f"right {at}", "before": "wrong\x1b[2Jscreen", "after": f"good {at}"} for at in range(9)
+    ],
+}
+
+
+def drawn(picture: RenderableType, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width, theme=THEME, force_terminal=False)
+    console.print(picture)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_scores_have_intervals_and_a_verdict_that_admits_what_is_not_known() -> None:
+    text = drawn(scores_table(SCORES, 80))
+    assert "0.165 [0.140, 0.190]" in text
+    assert "+0.205 better" in text
+    assert "+0.010 no evidence" in text
+    assert text.index("ROUGE-L") < text.index("Perplexity")
+
+
+def test_scores_fit_forty_columns() -> None:
+    text = drawn(scores_table(SCORES, 40), 40)
+    assert "…" not in text
+    assert "no evidence" in text
+
+
+TAUGHT = {
+    **SCORES,
+    "teacher": {"perplexity": 13.8, "rougeL": 0.4},
+    "after": {**SCORES["after"], "kl": 1.28, "agreement": 0.42},
+    "retention": {"rougeL": {"value": 0.92, "low": 0.85, "high": 0.99}},
+    "against_teacher": {
+        "perplexity": {"difference": -4.67, "low": -6, "high": -3, "verdict": "better"},
+        "rougeL": {"difference": -0.03, "low": -0.08, "high": 0.02, "verdict": "no evidence"},
+    },
+    "tokens_counted": "all",
+    "size": {"after": {"parameters": 99_100_000, "bytes_on_disk": None}, "teacher": {"parameters": 134_500_000, "bytes_on_disk": None}},
+    "speed": {"after": {"tokens_per_second": 45.0}, "teacher": {"tokens_per_second": 30.0}},
+}
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_a_student_is_set_beside_its_teacher(width: int) -> None:
+    text = drawn(scores_table(TAUGHT, width), width)
+    assert "…" not in text
+    for words in (
+        "Teacher",
+        "KL to teacher",
+        "1.280",
+        "42.0 %",
+        "Keeps 92 % [85 %, 99 %] of its teacher: usable. 0.74 times the size, 1.50 times the speed.",
+        "Perplexity counts every token of the rows, prompts too.",
+        "The student before training: ROUGE-2 0.050, ROUGE-L 0.165, Perplexity 23.4. Against that: no evidence by "
+        "ROUGE-2; better by ROUGE-L, Perplexity.",
+        "99.1M against 134.5M",
+        "1.50 times",
+    ):
+        assert words in " ".join(text.split())
+    assert text.index("Keeps 92 %") < text.index("0.370"), "the verdict leads"
+    assert "Before" not in text, "what it was before comes last, in a sentence"
+    assert ("-0.030 no evidence" if width > 40 else "no evidence") in text
+    assert "+0.205" not in text, "better than the cut student is no news"
+    for never in ("On disk", "Memory"):
+        assert never not in text, "what was not measured is not said"
+
+
+@pytest.mark.parametrize(
+    ("student", "said"),
+    [
+        (7.2, "lower than the teacher's, 7.20 against 13.8: the student predicts these rows better"),
+        (27.6, "2.00 times the teacher's, 27.6 against 13.8: the student predicts these rows less well"),
+    ],
+)
+def test_perplexity_beside_the_teachers_is_told_in_words_and_never_as_a_share(student: float, said: str) -> None:
+    old = {"rougeL": {"value": 0.92, "low": 0.85, "high": 0.99}, "perplexity": {"value": 3.61, "low": 3.0, "high": 4.0}}
+    text = drawn(scores_table({**TAUGHT, "after": {**TAUGHT["after"], "perplexity": student}, "retention": old}, 120), 120)
+    assert said in " ".join(text.split())
+    assert "361" not in text, "as an older version wrote it down"
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_of_too_few_rows_nothing_is_judged(width: int) -> None:
+    none = {"difference": 0.205, "low": None, "high": None, "verdict": "too few rows"}
+    few = {**SCORES, "rows": 4, "intervals": {"before": {}, "after": {}}, "change": {"rougeL": none}}
+    words = " ".join(drawn(scores_table(few, width), width).split())
+    assert "Too few rows to judge: 4 rows; 8 would do." in words
+    assert "too few rows" in words
+    assert "[" not in words
+    assert "95 %" not in words
+    student = {**TAUGHT, "rows": 4, "retention": {"rougeL": {"value": 0.92, "low": None, "high": None}}}
+    assert "Keeps 92 % of its teacher: too few rows to judge (4 of 8)." in " ".join(drawn(scores_table(student, width), width).split())
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_worst_answer_and_the_numbers_it_lacks_are_shown_before_the_scores(width: int) -> None:
+    rows = [*SCORES["generations"], {"prompt": "which order?", "reference": "Order 4711.", "before": "No.", "after": "Order 4712."}]
+    counted = {"rougeL": [0.9] * 9 + [0.5], "codes": [0] * 9 + [1], "codes_copied": [0] * 10}
+    scores = {**SCORES, "generations": rows, "per_row": counted, "before": {**SCORES["before"], "copied": 0.0}}
+    scores["after"] = {**SCORES["after"], "copied": 0.0}
+    words = " ".join(drawn(samples(scores, width), width).split())
+    assert "The worst answer which order? reference Order 4711." in words
+    assert "missing 4711" in words
+    assert "All answers, worst first, are in run/report.html." in words
+    assert "Numbers and codes copied: 0 of 1 (before: 0)" in " ".join(drawn(scores_table(scores, width), width).split())
+    console = Console(file=io.StringIO(), width=width, theme=THEME, force_terminal=True, color_system=None, highlight=False)
+    show_results(Recipe.from_layers({}), RunResult(Path("x"), scores, {}), console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert shown.index("Sample answers") < shown.index("held-out rows")
+
+
+def test_a_student_answers_beside_its_teacher_and_not_beside_what_it_was() -> None:
+    rows = [{**row, "teacher": f"taught {at}"} for at, row in enumerate(SCORES["generations"])]
+    text = drawn(samples({**TAUGHT, "generations": rows}, 80))
+    assert "taught 0" in text
+    assert "wrong" not in text
+
+
+def test_three_samples_show_reference_before_and_after() -> None:
+    text = drawn(samples(SCORES, 80))
+    assert text.count("reference") == 3
+    assert "right 0" in text
+    assert "good 0" in text
+
+
+def test_a_models_words_cannot_steer_the_terminal() -> None:
+    assert "\x1b" not in drawn(samples(SCORES, 80))
