@@ -84,6 +84,7 @@ def beside_the_teacher(scores: Mapping[str, Any]) -> str | None:
     if not student or not teacher:
         return None
     both = f"{number('perplexity', student)} against {number('perplexity', teacher)}"
+    what = "these rows" if scores.get("tokens_counted") == "all" else "these answers"
     if student < teacher:
-        return f"lower than the teacher's, {both}: the student predicts these answers better"
-    return f"{student / teacher:.2f} times the teacher's, {both}: the student predicts these answers less well"
+        return f"lower than the teacher's, {both}: the student predicts {what} better"
+    return f"{student / teacher:.2f} times the teacher's, {both}: the student predicts {what} less well"

@@ -47,6 +47,7 @@ class Cost:
 
     tokens_per_second: float
     peak_memory_bytes: int | None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)

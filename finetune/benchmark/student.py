@@ -15,12 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.benchmark.names import FEWEST_ROWS, retained, share
+from finetune.benchmark.names import FEWEST_ROWS, number, retained, share
 
 METRIC = "rougeL"
 WORDS = ("not usable", "weak", "usable")
 KEPT = (0.5, 0.8)  # of the teacher's ROUGE-L: from here on it is weak, usable
 TIMES = (3.0, 1.5)  # the teacher's perplexity: up to here it is weak, usable
+MOST_KEPT = 1.5  # a larger share says more about the teacher
 UNJUDGED = "too few rows to judge"
 COSTS = (("size", "size", "parameters"), ("speed", "speed", "tokens_per_second"), ("memory", "speed", "peak_memory_bytes"))
 
@@ -48,16 +49,20 @@ def verdict_on(scores: Mapping[str, Any]) -> StudentVerdict | None:
         return None
     rows = int(scores["rows"])
     word = WORDS[min(known)] if rows >= FEWEST_ROWS else UNJUDGED
-    return StudentVerdict(word, f"{_what(kept, times, by_answers, by_text)}: {_judged(word, rows)}.", " ".join(_costs(scores)))
+    pair = [number(METRIC, float((scores.get(side) or {}).get(METRIC) or 0)) for side in ("after", "teacher")]
+    what = _what(kept, times, by_answers, by_text, " against ".join(pair))
+    return StudentVerdict(word, f"{what}: {_judged(word, rows)}.", " ".join(_costs(scores)))
 
 
-def _what(kept: Mapping[str, Any] | None, times: float | None, by_answers: int | None, by_text: int | None) -> str:
+def _what(kept: Mapping[str, Any] | None, times: float | None, by_answers: int | None, by_text: int | None, pair: str) -> str:
     """What the verdict rests on: the answers first, and the perplexity where that decides."""
     beside = f"its perplexity is {times:.1f} times its teacher's" if times else ""
     if kept is None:
         return f"{beside[:1].upper()}{beside[1:]}" if times and times > 1 else "It predicts the text as well as its teacher"
     interval = f" [{share(kept['low'])}, {share(kept['high'])}]" if kept["low"] is not None else ""
-    if kept["value"] >= 1:
+    if kept["value"] > MOST_KEPT:  # of hardly anything
+        answers = f"Answers better than its teacher (ROUGE-L {pair})"
+    elif kept["value"] >= 1:
         answers = f"Answers as well as its teacher ({share(kept['value'])} of its ROUGE-L{interval})"
     else:
         answers = f"Keeps {share(kept['value'])}{interval} of its teacher"

@@ -21,7 +21,7 @@ from finetune.data.render import ChatTemplate
 from finetune.data.rows import RowProblem
 from finetune.models.template_facts import program
 from finetune.models.template_proof import prove
-from finetune.models.template_values import ROLES
+from finetune.models.template_truth import ROLES
 
 COMPARED = 20
 MOST_SHAPES = 100
@@ -55,7 +55,9 @@ class CachedChatTemplate:
     def __init__(self, template: ChatTemplate) -> None:
         self.template = template
         self.name = template.name
-        self.proof = prove(program(template.tokenizer)) if not template.opened else None
+        proof = prove(program(template.tokenizer)) if not template.opened else None
+        probes = "\0".join(map(_probe, range(LONGEST_SHAPE)))
+        self.proof = proof if proof and not any(mark in probes for mark in proof.marks) else None
         marks = sorted(self.proof.marks, key=len, reverse=True) if self.proof else []
         self.marks = re.compile("|".join(map(re.escape, marks)) or "(?!)")
         self.shapes: dict[Roles, Shape | None] = {}
@@ -104,13 +106,17 @@ class CachedChatTemplate:
         return any(turn["role"] == "assistant" and any(text.startswith(longer) for text in _stripped(turn["content"])) for turn in messages)
 
     def _learned(self, roles: Roles) -> Shape | None:
-        probes: list[Message] = [{"role": role, "content": f"{BLANKS}Probe{number}q{BLANKS[::-1]}"} for number, role in enumerate(roles)]
+        probes: list[Message] = [{"role": role, "content": _probe(number)} for number, role in enumerate(roles)]
         try:
             rendered = self.template.rendered(probes)
         except RowProblem:
             return None
         answer = next((number for number, probe in enumerate(probes) if probe["content"] == rendered.answer), None)
         return Shape([(_parts(piece.text), piece.supervised) for piece in rendered.pieces], answer, rendered.notices)
+
+
+def _probe(number: int) -> str:
+    return f"{BLANKS}Probe{number}q{BLANKS[::-1]}"
 
 
 def _stripped(text: str) -> tuple[str, str]:

@@ -49,10 +49,12 @@ def decide(tokenizer: PreTrainedTokenizerBase, rows: Rows, chosen: np.ndarray) -
 
 
 def has_reasoning(record: Mapping[str, Any], takes_reasoning: bool = True) -> bool:
-    """Whether the last answer of a row has reasoning: beside it, if the template takes that, or inside."""
-    answer = record["messages"][last_learned(record["messages"])]
-    beside = takes_reasoning and bool((answer.get("reasoning_content") or "").strip())
-    return beside or THOUGHT.match(answer.get("content") or "") is not None
+    """Whether the last answer of a row, or a call on the way to it, has reasoning: inside, or beside it if the template takes that."""
+    messages = record["messages"][: last_learned(record["messages"]) + 1]
+    asked = max((number for number, turn in enumerate(messages) if turn["role"] == "user"), default=-1)
+    answers = [turn for turn in messages[asked + 1 :] if turn["role"] == "assistant" and turn.get("learn") is not False]
+    beside = takes_reasoning and any((turn.get("reasoning_content") or "").strip() for turn in answers)
+    return beside or any(THOUGHT.match(turn.get("content") or "") for turn in answers)
 
 
 def _may_have_reasoning(part: RecordBatch) -> bool:

@@ -168,12 +168,12 @@ class Encoder:
         return [Sequence(block, [NO_LOSS, *block[1:]], answer_start=(len(block) + 1) // 2) for block in blocks]
 
 
-def beginning(ids: ListLike[int], tokenizer: PreTrainedTokenizerBase) -> int:
+def beginning(ids: ListLike[int], tokenizer: PreTrainedTokenizerBase | None) -> int:
     """How many tokens at the start stay when a prompt is cut on its left: models rely on their first token (attention sink)."""
-    return 1 if ids and ids[0] == tokenizer.bos_token_id else 0
+    return 1 if ids and ids[0] == getattr(tokenizer, "bos_token_id", None) else 0
 
 
-def cut_prompt(ids: ListLike[int], room: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def cut_prompt(ids: ListLike[int], room: int, tokenizer: PreTrainedTokenizerBase | None) -> list[int]:
     """The end of a prompt that is longer than `room`, behind its beginning token."""
     over = len(ids) - room
     if over <= 0:

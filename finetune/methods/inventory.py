@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Hashable, Iterator
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TEXT_INPUTS = ("input_ids", "inputs_embeds")
+SENSES = re.compile(r"(^|_)(vision|visual|images?|img|audio|speech|video)(_|$)")  # in names of parts that read something else than text
 ROUTER, PAST, SHARED, FLAT = "router", "past", "shared", "flat"
 REFUSED = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}  # where peft refuses out_proj, which fused kernels read
 WHY = {
@@ -72,7 +74,8 @@ class Inventory:
     @classmethod
     def of(cls, model: PreTrainedModel) -> Inventory:
         towers = {name: model.get_submodule(name) for name in tower_names(model)}
-        parts = {part.identity: part for part in _parts(model)}  # weights that several layers use count once
+        # Weights that several layers use count once, and those of an adapter that is there already not at all.
+        parts = {part.identity: part for part in _parts(model) if "lora_" not in part.name}
         return cls(list(parts.values()), {name: sum(weight.numel() for weight in module.parameters()) for name, module in towers.items()})
 
     @property
@@ -148,7 +151,7 @@ def tower_names(model: PreTrainedModel) -> list[str]:
 
     found: list[str] = list(beside(model, "")) if len(text) > 2 and "" not in kept else []
     for name, module in model.named_modules():
-        sees = isinstance(module, PreTrainedModel) and module.main_input_name not in TEXT_INPUTS
+        sees = (isinstance(module, PreTrainedModel) and module.main_input_name not in TEXT_INPUTS) or SENSES.search(name.rpartition(".")[2])
         holds_text = not name or any(f"{part}.".startswith(f"{name}.") for part in kept)
         inside = f"{name}.".startswith(tuple(f"{each}." for each in found))
         if (sees or "CrossAttentionDecoderLayer" in type(module).__name__) and not holds_text and not inside:

@@ -71,17 +71,18 @@ class LoRA(Method):
         return adapted
 
     def go_on(self, model: Any, spec: LoRASpec, context: MethodContext) -> Any:
-        """The adapter that is there, with its ranks and layers, set to train with the recipe's dropout."""
+        """The adapter that is there, with its ranks and layers, set to train with the recipe's dropout; experts have none."""
         from peft.tuners.lora import LoraLayer
         from torch import nn
 
         name = model.active_adapter
         model.set_adapter(name)
         config = model.peft_config[name]
-        config.inference_mode, config.lora_dropout = False, spec.dropout
+        dropout = 0.0 if config.target_parameters else spec.dropout
+        config.inference_mode, config.lora_dropout = False, dropout
         for module in model.modules():
             if isinstance(module, LoraLayer) and name in module.lora_dropout:
-                module.lora_dropout[name] = nn.Dropout(spec.dropout) if spec.dropout else nn.Identity()
+                module.lora_dropout[name] = nn.Dropout(dropout) if dropout else nn.Identity()
         return model
 
     def save(self, model: Any, folder: Path) -> None:

@@ -39,8 +39,10 @@ def auto_class(config: Any, name: str, *, own_code: bool = False) -> Any:
                 f"{name} is a {config.model_type}, an encoder: it sees later tokens, so it cannot learn to generate text.", hint=CHOOSE
             )
         return AutoModelForCausalLM
-    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and text is not config:
-        return AutoModelForImageTextToText
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        listed = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+        if text is not config or str(getattr(listed, "__name__", "")).endswith("ForCausalLM"):
+            return AutoModelForImageTextToText
     raise ModelError(f"{name} is a {config.model_type}, which is not a language model that reads and writes text.", hint=CHOOSE)
 
 

@@ -1,48 +1,31 @@
-"""What an expression in a chat template has of the turns, and what is known about a condition before the program runs.
+"""What an expression in a chat template has of the turns.
 
 values = Values()
 values.kind(expression)         # Kind.TEXT; raises Unproven where the text of a turn could decide something
-values.truth(condition)         # False for `message.role == 'tool'`: such turns are never filled in
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from enum import Enum
 from typing import Any
 
 from jinja2 import nodes
 
-ROLES = {"system", "user", "assistant"}  # of turns that are filled in; they have a content that is not blank, and nothing else
+from finetune.models.template_truth import TYPES, Conditions, Kind, Unproven, constant, key_of, named, number
+
 SEARCHES = {"split", "startswith", "endswith", "replace", "find", "count"}  # methods of a text, by a fixed string
 STRIPS = {"strip", "lstrip", "rstrip"}
-TYPES = {"defined", "undefined", "none", "string", "mapping", "iterable", "sequence", "number", "boolean", "callable", "true", "false"}
 LOOP = {"index", "index0", "first", "last", "length", "revindex", "revindex0", "depth", "depth0"}
 MACHINERY = {"loop", "caller", "varargs", "kwargs", "lipsum", "self", "super"}
 
 
-class Kind(Enum):
-    """What a value has of the turns.
-
-    PLAIN nothing, TEXT the text of one, MAYBE that or nothing, MIXED text joined with other text, ITEMS a list that has the text alone,
-    TURN a turn, TURNS several, OTHER one of these that is good for nothing but a condition.
-    """
-
-    PLAIN, TEXT, MAYBE, MIXED, ITEMS, TURN, TURNS, OTHER = range(8)
-
-
-class Unproven(Exception):
-    """The text of a turn may decide something."""
-
-
-class Values:
-    """A variable has one kind, wherever and whenever it is set."""
+class Values(Conditions):
+    """Kinds of expressions, and what the template searches for on the way."""
 
     def __init__(self) -> None:
-        self.kinds: dict[str, Kind] = {"messages": Kind.TURNS}
+        super().__init__()
         self.macros: dict[str, nodes.Macro] = {}
         self.loops: list[Kind] = []  # what the loops go over, the innermost last
-        self.nothing: set[str] = set()  # variables that are None
         self.marks: set[str] = set()
         self.trims = False
 
@@ -62,7 +45,7 @@ class Values:
         return self.kinds.get(node.name, Kind.PLAIN)
 
     def _attribute(self, node: nodes.Getattr | nodes.Getitem) -> Kind:
-        key = _key(node)
+        key = key_of(node)
         if isinstance(node.node, nodes.Name) and isinstance(key, str):
             name = node.node.name
             if name == "loop":
@@ -91,7 +74,7 @@ class Values:
         if kind in (Kind.PLAIN, Kind.TURNS):
             whole = kind is Kind.PLAIN or isinstance(at, nodes.Slice)
             return kind if whole else Kind.TURN
-        if kind is Kind.ITEMS and _number(at) in (0, -1):
+        if kind is Kind.ITEMS and number(at) in (0, -1):
             return Kind.MAYBE
         raise Unproven
 
@@ -115,7 +98,7 @@ class Values:
             attribute = node.args[0].value if node.args and isinstance(node.args[0], nodes.Const) else None
             if node.name in ("selectattr", "rejectattr") and isinstance(attribute, str) and "content" not in attribute:
                 return kind
-            mapped = {str(pair.key): _constant(pair.value) for pair in node.kwargs}
+            mapped = {str(pair.key): constant(pair.value) for pair in node.kwargs}
             if node.name == "map" and not node.args and mapped == {"attribute": "role"}:
                 return Kind.PLAIN
             simple = {"list": kind, "reverse": kind, "first": Kind.TURN, "last": Kind.TURN, "length": Kind.PLAIN, "count": Kind.PLAIN}
@@ -149,7 +132,7 @@ class Values:
     def _method(self, called: nodes.Getattr, args: list[nodes.Expr], given: list[nodes.Expr]) -> Kind:
         kind, name = self.kind(called.node), called.attr
         if kind is Kind.TURN and name in ("get", "keys"):
-            key = _constant(args[0]) if args else ""
+            key = constant(args[0]) if args else ""
             self.all_plain(given)
             if not isinstance(key, str):
                 raise Unproven
@@ -158,7 +141,7 @@ class Values:
         if kind is Kind.PLAIN:
             return kind
         if kind in (Kind.TEXT, Kind.MAYBE, Kind.MIXED):
-            if name in STRIPS and not (given and (len(given) > 1 or str(_constant(given[0]) or "x").strip())):
+            if name in STRIPS and not (given and (len(given) > 1 or str(constant(given[0]) or "x").strip())):
                 self.trims = self.trims or name != "strip" or bool(given)
                 return kind
             if name in SEARCHES:
@@ -182,7 +165,7 @@ class Values:
             if operand.op in ("in", "notin") and one is Kind.PLAIN and other in (Kind.TEXT, Kind.MAYBE, Kind.MIXED):
                 self._searched([node.expr], other)
                 return Kind.PLAIN
-            if operand.op in ("in", "notin") and other is Kind.TURN and isinstance(_constant(node.expr), str):
+            if operand.op in ("in", "notin") and other is Kind.TURN and isinstance(constant(node.expr), str):
                 return Kind.PLAIN
             fixed = operand.expr if other is Kind.PLAIN else node.expr
             known = isinstance(fixed, nodes.Const) and not (isinstance(fixed.value, str) and fixed.value.strip())
@@ -219,71 +202,11 @@ class Values:
         self.all_plain(node.iter_child_nodes())
         return Kind.PLAIN
 
-    # What is known before the program runs.
-
-    def truth(self, node: nodes.Node | None) -> bool | None:
-        """The truth of a condition for every turn that is filled in; None where it depends on more than that."""
-        if isinstance(node, nodes.Const):
-            return bool(node.value)
-        if isinstance(node, nodes.Name) and node.name in self.nothing:
-            return False
-        if isinstance(node, nodes.Not):
-            inner = self.truth(node.node)
-            return None if inner is None else not inner
-        if isinstance(node, nodes.And | nodes.Or):
-            known = {self.truth(node.left), self.truth(node.right)}
-            decisive = isinstance(node, nodes.Or)
-            return decisive if decisive in known else None if None in known else not decisive
-        if isinstance(node, nodes.Test):
-            return self._truth_of_test(node)
-        if isinstance(node, nodes.Compare) and len(node.ops) == 1:
-            return self._truth_of_comparison(node.expr, node.ops[0])
-        if isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr) and node.node.attr in ("startswith", "endswith"):
-            return False if self._kind_of(node.node.node) is Kind.TEXT else None
-        if isinstance(node, nodes.Getattr | nodes.Getitem):
-            return {"content": True, "absent": False}.get(self._field(node) or "")
-        return None
-
-    def _truth_of_test(self, node: nodes.Test) -> bool | None:
-        field = self._field(node.node)
-        if isinstance(node.node, nodes.Name) and node.node.name in self.nothing and node.name in TYPES:
-            return {"none": True, "defined": True}.get(node.name, False)
-        if field == "content":
-            return {"string": True, "defined": True, "iterable": True, "sequence": True}.get(node.name, False)
-        return {"defined": False, "undefined": True}.get(node.name) if field == "absent" else None
-
-    def _truth_of_comparison(self, expr: nodes.Node, operand: nodes.Operand) -> bool | None:
-        key, other = _constant(expr), operand.expr
-        if operand.op in ("in", "notin"):
-            kind = self._kind_of(other)
-            if isinstance(key, str) and (kind is Kind.TEXT or (kind is Kind.TURN and key not in ("role", "content"))):
-                return operand.op == "notin"
-            listed = {_constant(item) for item in other.items} if isinstance(other, nodes.List | nodes.Tuple) else {None}
-            return operand.op == "notin" if self._field(expr) == "role" and None not in listed and not listed & ROLES else None
-        for one, two in ((expr, other), (other, expr)):
-            said = _constant(two)
-            if self._field(one) == "role" and isinstance(said, str) and said not in ROLES and operand.op in ("eq", "ne"):
-                return operand.op == "ne"
-        return None
-
-    def _field(self, node: nodes.Node | None) -> str | None:
-        """For a field of a turn: "role", "content", or "absent"."""
-        if not isinstance(node, nodes.Getattr | nodes.Getitem) or self._kind_of(node.node) is not Kind.TURN:
-            return None
-        key = _key(node)
-        return None if not isinstance(key, str) or hasattr(dict, key) else key if key in ("role", "content") else "absent"
-
-    def _kind_of(self, node: nodes.Node) -> Kind | None:
+    def kind_of(self, node: nodes.Node) -> Kind | None:
         try:
             return self.kind(node)
         except Unproven:
             return None
-
-    def _text_by_name(self, test: nodes.Node) -> str | None:
-        """The variable of a test whether it is a string, if it is always the text of a turn where it is set at all."""
-        if isinstance(test, nodes.Test) and test.name == "string" and isinstance(test.node, nodes.Name):
-            return test.node.name if self.kinds.get(test.node.name) is Kind.TEXT else None
-        return None
 
     # Notes.
 
@@ -302,7 +225,7 @@ class Values:
         self.kinds[name] = joined(self.kinds[name], kind) if name in self.kinds else kind
 
     def _searched(self, what: list[nodes.Expr], kind: Kind) -> Kind:
-        mark = _constant(what[0]) if what else None
+        mark = constant(what[0]) if what else None
         if not isinstance(mark, str) or not mark or kind is Kind.MIXED:  # where two texts meet, a mark may come about
             raise Unproven
         self.marks.add(mark)
@@ -330,22 +253,6 @@ def joined(one: Kind, other: Kind) -> Kind:
     if {one, other} <= {Kind.PLAIN, Kind.TEXT, Kind.MAYBE, Kind.MIXED}:
         return Kind.MIXED
     raise Unproven
-
-
-def _key(node: nodes.Getattr | nodes.Getitem) -> Any:
-    return node.attr if isinstance(node, nodes.Getattr) else _constant(node.arg)
-
-
-def _constant(node: nodes.Node | None) -> Any:
-    return node.value if isinstance(node, nodes.Const) else None
-
-
-def _number(node: nodes.Node) -> Any:
-    return -_constant(node.node) if isinstance(node, nodes.Neg) and isinstance(_constant(node.node), int) else _constant(node)
-
-
-def named(node: nodes.Node, name: str) -> bool:
-    return isinstance(node, nodes.Name) and node.name == name
 
 
 EXPRESSIONS: dict[type, Callable[[Values, Any], Kind]] = {

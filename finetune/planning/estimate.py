@@ -27,6 +27,7 @@ from finetune.training.step_count import CPU_TOKENS, steps_of
 # Share of the measured matrix-product rate that training reaches; the faster the products, the more everything else counts.
 EFFICIENCY: dict[str, dict[str, float]] = {"cpu": {"float32": 0.22, "bfloat16": 0.16}, "cuda": {}, "mps": {}}
 USUAL_EFFICIENCY = 0.35
+EXPERTS = "An adapter of experts is read by transformers 5 and peft 0.21 or newer; older ones leave it out silently, so merge it for them."
 STARTING = 15.0  # seconds: imports, loading, saving, the report
 GENERATED_PER_SECOND = 80e9  # parameters read a second while answers are generated on a CPU
 
@@ -177,7 +178,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         problems=problems,
         methods=methods,
         linear_share=learning.share,
-        notes=[*start_notes(context), *learning.notes, *notes],
+        notes=[*start_notes(context), *learning.notes, *([EXPERTS] if learning.experts else []), *notes],
         measured=dict(measured) or None,
         warnings=expectations(context, layers=shape.layers, of=shape.model.layers),
     )

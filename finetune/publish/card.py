@@ -23,7 +23,7 @@ from finetune.foreign import reading
 from finetune.formatting import percent, strip_control_chars
 from finetune.hub.cache import cached
 from finetune.hub.catalogue import CATALOGUE
-from finetune.model_folder import is_adapter
+from finetune.model_folder import is_adapter, read_json
 from finetune.models.spelling import ends_of
 from finetune.publish.elsewhere import base_of, snippet
 from finetune.publish.redaction import (
@@ -51,7 +51,7 @@ class RunFacts:
     """What the files of a run state in addition to its recipe and scores; what is missing is left out of the card.
 
     `merged` is the merge.json of a run whose adapter was merged into its base, `continued` the continued.json of one that trained an
-    earlier adapter further, and `ends` the tokens at which its generation_config.json stops.
+    earlier adapter further, `ends` the tokens at which its generation_config.json stops, and `experts` whether it is an adapter of experts.
     """
 
     adapter: bool
@@ -61,6 +61,7 @@ class RunFacts:
     merged: Mapping[str, Any] = field(default_factory=dict)
     continued: Mapping[str, Any] = field(default_factory=dict)
     ends: Sequence[int] = ()
+    experts: bool = False
 
     @property
     def relation(self) -> str:
@@ -72,8 +73,9 @@ class RunFacts:
         records = [record for record in read_events(folder.events) if record.get("event") == "training"]
         paths = (folder.data_report, folder.environment, folder.run / "merge.json", folder.continued)
         data, environment, merged, continued = (folder.read_json(path) if path.is_file() else {} for path in paths)
-        ends = ends_of(folder.output_dir)
-        return cls(is_adapter(folder.output_dir), records[-1] if records else {}, data, environment, merged, continued, ends)
+        home, last = folder.output_dir, records[-1] if records else {}
+        experts = is_adapter(home) and bool(read_json(home / "adapter_config.json").get("target_parameters"))
+        return cls(is_adapter(home), last, data, environment, merged, continued, ends_of(home), experts)
 
 
 def write_card(folder: RunFolder) -> None:
@@ -240,6 +242,8 @@ def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str |
     asking = f", tokenizer_encode_kwargs={told}" if told and facts.data.get("template") == "chat" else ""
     where = "" if repo else " in this folder"
     needs = "`pip install transformers peft`" if facts.adapter else "`pip install transformers`"
+    if facts.experts:  # which older ones leave out, and say nothing
+        needs = '`pip install "transformers>=5" "peft>=0.21"` (older ones leave the experts\' part of this adapter out, silently)'
     ends = f", eos_token_id={list(facts.ends)}" if facts.adapter and facts.ends else ""
     elsewhere = f"\n\n{snippet(base_of(recipe, facts.continued))}" if facts.adapter and not repo else ""
     kind = (facts.environment.get("model") or {}).get("loads_with", TEXT_MODEL)

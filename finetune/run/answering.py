@@ -62,7 +62,8 @@ def _answer(order: dict[str, Any], say: Callable[..., None]) -> None:
     with PeakMemory(device) as peak:
         for _ in sys.stdin:
             speed = generation_speed(model, None, rows)
-            say(tokens_per_second=speed, peak_memory_bytes=max(0, peak.highest() - without) if device in ("cpu", "cuda") else None)
+            memory = max(0, peak.highest() - without) if device in ("cpu", "cuda") else None
+            say(tokens_per_second=speed, peak_memory_bytes=memory, threads=torch.get_num_threads())
 
 
 def _located(context: RunContext, side: str) -> LocatedModel:

@@ -11,6 +11,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
+import transformers
+
 from finetune.benchmark.perplexity import answer_losses
 from finetune.benchmark.scoring import Scores, base_key, benchmark_model, chosen_rows, load_base_scores, save_base_scores
 from finetune.benchmark.teacher_agreement import TeacherStates
@@ -78,5 +81,7 @@ def _once(
 
 def _key(context: RunContext, identity: str, load_in: str | None) -> str:
     machine, recipe = context.machine, context.recipe
-    dtype = f"{machine.device} {machine.dtype} {load_in}"
+    # A cache may be shared by several machines, and outlives an upgrade: what answers with other digits has scores of its own.
+    processor = machine.cpu if machine.device == "cpu" else machine.gpu
+    dtype = f"{machine.device} {processor} {machine.dtype} {load_in} torch {torch.__version__} transformers {transformers.__version__}"
     return base_key(identity, context.data.fingerprint, recipe.benchmark, seed=recipe.seed, dtype=dtype)

@@ -94,6 +94,10 @@ def _everywhere(metric: str, *runs: Run) -> bool:
 def _why_not(a: Run, b: Run) -> str | None:
     """Why the two cannot be compared row by row."""
     first, second = _rows(a), _rows(b)
+    for name, run, rows in (("A", a, first), ("B", b, second)):
+        if not rows:  # as in what was uploaded of private data
+            again = f"finetune-cli benchmark {quoted(run.folder.output_dir)}"
+            return f"{name} does not say on which rows it was measured, so there is no verdict; measure it again with `{again}`."
     if first != second:
         shared = len(set(first) & set(second))
         also = f"; {shared:,} are in both" if shared else ""
@@ -150,7 +154,8 @@ def _answer_lengths(a: Run, b: Run) -> tuple[Any, Any]:
 def costs_of(a: Run, b: Run) -> dict[str, dict[str, Any]]:
     """Size, speed and memory of both, as far as they were measured, with "why_not" where the two were not measured alike."""
     found: dict[str, dict[str, Any]] = {}
-    alike = bool(a.scores.get("measured_on")) and a.scores.get("measured_on") == b.scores.get("measured_on")
+    where = [(run.scores.get("measured_on"), ((run.scores.get("speed") or {}).get("after") or {}).get("threads")) for run in (a, b)]
+    alike = bool(where[0][0]) and where[0] == where[1]
     for key, group in COSTS.items():
         pair = [((run.scores.get(group) or {}).get("after") or {}).get(key) for run in (a, b)]
         if pair[0] and pair[1]:

@@ -86,8 +86,8 @@ def _in_turn(context: RunContext, sides: Sequence[str], parameters: Mapping[str,
 
 
 def _median(rounds: list[dict[str, Any]]) -> Cost:
-    memory = rounds[-1]["peak_memory_bytes"]  # the highest point of all rounds
-    return Cost(statistics.median(each["tokens_per_second"] for each in rounds), None if memory is None else int(memory))
+    last = rounds[-1]  # whose memory is the highest point of all rounds
+    return Cost(statistics.median(each["tokens_per_second"] for each in rounds), last["peak_memory_bytes"], last["threads"])
 
 
 def _check_room(context: RunContext, parameters: Mapping[str, int]) -> None:

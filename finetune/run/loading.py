@@ -61,7 +61,8 @@ def attach_method(context: RunContext, model: Any) -> Any:
     """The model with the method of the run; reports which of its parameters train."""
     spec, method = context.recipe.method, context.method
     steps = steps_of(context.recipe.training, len(context.data.train))
-    make, inventory = method.go_on if context.earlier else method.attach, Inventory.of(model)
+    make = method.go_on if context.earlier else method.attach
+    inventory = Inventory.of(model.get_base_model() if context.earlier else model)
     attached = make(model, spec, MethodContext(steps, seed=context.recipe.seed, student_is_made=context.student_is_made))
     parameters, learn, machine = parameters_of(attached), trainable(attached), context.machine
     role = "student" if context.distils else "model"

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from finetune.benchmark.scoring import Scores, benchmark_json
 from finetune.events import RanksSettled, read_events
 from finetune.hardware.machine import torch_dtype
@@ -52,10 +50,10 @@ def final_scores(context: RunContext, model: Any, folder: RunFolder, *, before: 
 
 
 def measured_on(context: RunContext) -> dict[str, Any]:
-    """What speed and memory depend on beside the models."""
+    """What speed and memory depend on beside the models and the threads."""
     machine = context.machine
     processor = machine.gpu if machine.device == "cuda" else machine.cpu
-    return {"processor": processor, "threads": torch.get_num_threads(), "device": machine.device, "dtype": machine.dtype}
+    return {"processor": processor, "device": machine.device, "dtype": machine.dtype}
 
 
 def _bytes_to_save(model: Any) -> int:

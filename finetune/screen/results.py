@@ -161,6 +161,8 @@ def _sample(answer: Answer, width: int) -> list[RenderableType]:
     texts.add_column(style="quiet", no_wrap=True)
     texts.add_column(overflow="fold")
     for side, text in answer.sides.items():
+        if side == "before" and "teacher" in answer.sides:
+            continue  # a student that was cut out of its teacher says nothing yet
         texts.add_row(side, _answer(text, good=side == "after"))
     if answer.missing:
         texts.add_row("missing", Text(_clip(", ".join(answer.missing), LONGEST_ANSWER), style="warning"))

@@ -1,6 +1,7 @@
 """benchmark.json and what goes into it: plain scores, paired changes, the same rows for every model, scores that are kept."""
 
 import json
+from dataclasses import replace
 
 import datasets
 import evaluate
@@ -39,7 +40,8 @@ def test_benchmark_json_holds_plain_scores_intervals_changes_and_texts():
         assert retained["value"] == pytest.approx(found["after"]["rougeL"] / found["teacher"]["rougeL"])
         assert retained["low"] <= retained["value"] <= retained["high"]
     assert found["size"]["after"] == {"parameters": llama(layers=1).num_parameters(), "bytes_on_disk": 123}
-    assert found["speed"] == {"teacher": {"tokens_per_second": 2.0, "peak_memory_bytes": None}}, "what was measured, and nothing else"
+    measured = {"tokens_per_second": 2.0, "peak_memory_bytes": None, "threads": None}
+    assert found["speed"] == {"teacher": measured}, "what was measured, and nothing else"
     assert (found["tokens_counted"], found["max_new_tokens"]) == ("answers", 12)
     beside = found["against_teacher"]["perplexity"]["difference"]
     assert beside == pytest.approx(found["after"]["perplexity"] - found["teacher"]["perplexity"])
@@ -158,3 +160,17 @@ def test_a_metric_from_another_package_is_reported_beside_the_built_in_ones(monk
     found = benchmark_json(scores, scores)
     assert found["after"]["length"] == scores.values["length"]
     assert set(found["intervals"]["after"]) == {"perplexity"}  # nothing is known about its rows
+
+
+def test_scores_are_kept_for_one_processor_and_one_version_of_the_libraries(tmp_path, monkeypatch):
+    """Speed is not kept at all; answers may differ in their digits on another machine that shares the cache."""
+    from workshop import Workshop
+
+    from finetune.run import baselines
+
+    context = Workshop(tmp_path).tuner(Workshop(tmp_path).layer()).context
+    key = baselines._key(context, "model", None)
+    assert key == baselines._key(context, "model", None)
+    other = context.beside(machine=replace(context.machine, cpu="another processor"))
+    monkeypatch.setattr(baselines.torch, "__version__", "9.9")
+    assert len({key, baselines._key(context, "model", None), baselines._key(other, "model", None)}) == 3

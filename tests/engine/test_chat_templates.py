@@ -310,6 +310,17 @@ def test_a_word_that_a_template_refuses_or_rewrites_is_seen_in_any_row() -> None
     assert encoder.noticed.rows == Counter({"rewritten": 1})
 
 
+def test_a_template_that_looks_for_what_is_in_every_probe_runs_for_every_row() -> None:
+    family = FAMILIES["chatml"]
+    made = Family(
+        family.template.replace("message['content'] +", "message['content'].replace('\t', ' ') +"),
+        *(getattr(family, field) for field in ("special", "bos", "eos", "lead", "end", "ends")),
+    )
+    encoder = Encoder(made.tokenizer, max_length=1000, supervise="answers")
+    rows = [[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": f" a{number} "}] for number in range(25)]
+    assert {runs(made, encoded(encoder, row))[0] for row in rows} == {f" a{number} <|im_end|>" for number in range(25)}
+
+
 # Templates that open a thought in every prompt and leave thoughts out of answers.
 
 R1 = Family(

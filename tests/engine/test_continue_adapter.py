@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 from finished_run import base_folder, finished_run
-from letters import llama, tokenizer
+from letters import VOCABULARY, llama, tokenizer
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from pico import pico
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from workshop import Workshop
@@ -21,7 +22,7 @@ from workshop import Workshop
 from finetune import LLMFineTuner
 from finetune.cli import main
 from finetune.errors import Interrupted, RecipeError
-from finetune.events import Planned, Recorder, TrainingStep
+from finetune.events import ModelReady, Planned, Recorder, TrainingStep
 from finetune.model_folder import adapter_base
 from finetune.models.location import locate
 from finetune.publish.card import card_of
@@ -170,6 +171,25 @@ def test_an_adapter_on_4_bit_weights_is_continued_on_them_and_on_no_others(shop:
     result = shop.tuner(shop.layer(model=str(earlier.output_dir), method={"kind": "qlora"}), QUICK).run()
     assert result.scores["before"]["perplexity"] == pytest.approx(earlier.scores["after"]["perplexity"], rel=1e-4)
     assert result.scores["after"]["perplexity"] < result.scores["before"]["perplexity"]
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "gpt2"])
+def test_experts_and_turned_layers_are_continued_too(architecture: str, shop: Workshop, tmp_path: Path) -> None:
+    """Experts that are one parameter, and layers that keep their weights as [in, out]."""
+    pico(architecture, vocab_size=VOCABULARY).save_pretrained(tmp_path / "base")
+    tokenizer(chat=True).save_pretrained(tmp_path / "base")
+    earlier = shop.tuner(shop.layer(model=str(tmp_path / "base"), method={"r": 4}), QUICK).run()
+    tuner = shop.tuner(shop.layer(model=str(earlier.output_dir)), QUICK)
+    result = tuner.run()
+    before, after = weights(earlier.output_dir), weights(result.output_dir)
+    assert {name: value.shape for name, value in before.items()} == {name: value.shape for name, value in after.items()}
+    assert result.scores["before"]["perplexity"] == pytest.approx(earlier.scores["after"]["perplexity"], rel=1e-5)
+    torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(result.output_dir)), logits(tuner.model), rtol=0, atol=1e-4)
+    (planned,) = tuner.reporter.reporters[0].of(Planned)  # type: ignore[attr-defined]
+    (ready,) = tuner.reporter.reporters[0].of(ModelReady)  # type: ignore[attr-defined]
+    assert (planned.plan["linear_share"], planned.plan["trainable_parameters"]) == (ready.linear_share, ready.trainable_parameters)
+    Merged.export(tuner.folder, tmp_path / "plain", shop.runtime, Recorder())
+    torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "plain")), logits(tuner.model), rtol=0, atol=1e-3)
 
 
 def foreign(folder: Path, base: Path, config: Any) -> Path:

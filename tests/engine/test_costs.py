@@ -36,8 +36,9 @@ def test_both_models_of_a_run_are_measured_each_in_a_process_of_its_own(shop: Wo
     assert set(scores["speed"]) == {"teacher", "after"}, "the cut student is nobody's choice"
     for cost in scores["speed"].values():
         assert cost["tokens_per_second"] > 0
+        assert cost["threads"] >= 1
         assert 0 <= cost["peak_memory_bytes"] < 100e6, "of the model, not of the libraries"
-    assert set(scores["measured_on"]) == {"processor", "threads", "device", "dtype"}
+    assert set(scores["measured_on"]) == {"processor", "device", "dtype"}
     assert "were not measured" not in " ".join(notices(tuner))
     assert "process" not in json.dumps(scores["speed"])
 

@@ -97,6 +97,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "smollm3": ("SmolLM3", {**SMALL, **turning(77.0)}),
 }
+# There an adapter of all experts is one of a parameter that version 4 does not have. Merged, they are what it knows.
+EXPERTS_ARE_ONE = ("mixtral", "qwen3_moe")
 
 
 def made(architecture: str, changes: dict[str, Any]) -> Any:
@@ -171,7 +173,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
 def test_an_older_reader_computes_the_same(case: str, kind: str, found: dict[str, dict[str, Any]]) -> None:
     read = found[f"{case} {kind}"]
     assert "error" not in read, read
-    assert read["difference"] < 1e-4
+    if case in EXPERTS_ARE_ONE and kind == "adapter":
+        assert read["difference"] > 0.1, "if this is no longer so, the card and the plan need not warn"
+    else:
+        assert read["difference"] < 1e-4
     assert read["ids"]
     assert read["chat"]
     assert 5 in read["stops"]

@@ -1,4 +1,4 @@
-"""A sweep by the program, really run: a folder for each value, what they share made once, and a table at the end."""
+"""By the program, really run: a sweep with a folder for each value and a table at its end, and a run that fails where a score is worse."""
 
 from __future__ import annotations
 
@@ -35,3 +35,23 @@ def test_a_sweep_makes_a_run_for_each_value_and_a_table(
     assert "B beside A" in said.err
     assert main(command) == 0, "what is finished is kept"
     assert "is finished; it is kept." in capfd.readouterr().err
+
+
+def test_a_run_that_makes_its_model_worse_ends_with_exit_code_1_and_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shop = Workshop(tmp_path)
+    monkeypatch.setenv("FINETUNE_CLI_CACHE", str(shop.runtime.cache_dir))
+    recipe = tmp_path / "recipe.yaml"
+    layer = shop.layer(benchmark={"rows": 12, "max_new_tokens": 8}, method="full")
+    layer["dataset"]["held_out"] = 0.5
+    layer["training"] |= {"learning_rate": 0.9, "scheduler": "constant"}
+    recipe.write_text(yaml.safe_dump(layer))
+    flags = ["--device", "cpu", "--dtype", "float32", "--json", "--fail-if-worse", "perplexity"]
+    assert main(["run", str(recipe), *flags]) == 1
+    said = capfd.readouterr()
+    assert json.loads(said.out.splitlines()[-1])["scores"]["change"]["perplexity"]["verdict"] == "worse"
+    assert "Perplexity is worse than before: " in said.err
+    assert (Path(layer["output_dir"]) / "model.safetensors").is_file()
+    assert main(["benchmark", layer["output_dir"], *flags]) == 1
+    assert main(["run", str(recipe), "--fail-if-worse", "kl"]) == 2

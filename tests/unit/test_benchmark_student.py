@@ -11,7 +11,7 @@ from finetune.benchmark.student import verdict_on
 
 def scores(kept: float | None, student: float | None, *, rows: int = 45, **more: Any) -> dict[str, Any]:
     """A student that keeps so much of ROUGE-L, and its perplexity where the teacher has 10."""
-    after = {} if student is None else {"perplexity": student}
+    after = {"rougeL": 0.05} if student is None else {"rougeL": 0.05, "perplexity": student}
     retention = {} if kept is None else {"rougeL": {"value": kept, "low": kept - 0.1, "high": kept + 0.1}}
     teacher = {"rougeL": 0.5} if student is None else {"rougeL": 0.5, "perplexity": 10.0}
     return {"rows": rows, "teacher": teacher, "after": after, "retention": retention, **more}
@@ -25,6 +25,7 @@ def scores(kept: float | None, student: float | None, *, rows: int = 45, **more:
         (0.5, 9.0, "weak", "Keeps 50 % [40 %, 60 %] of its teacher: weak."),
         (0.8, 15.0, "usable", "Keeps 80 % [70 %, 90 %] of its teacher: usable."),
         (1.08, 7.0, "usable", "Answers as well as its teacher (108 % of its ROUGE-L [98 %, 118 %]): usable."),
+        (9.09, 7.0, "usable", "Answers better than its teacher (ROUGE-L 0.050 against 0.500): usable."),
         (0.9, 30.1, "not usable", "Keeps 90 % [80 %, 100 %] of its teacher, but its perplexity is 3.0 times its teacher's: not usable."),
         (0.9, 16.0, "weak", "Keeps 90 % [80 %, 100 %] of its teacher, but its perplexity is 1.6 times its teacher's: weak."),
         (None, 16.0, "weak", "Its perplexity is 1.6 times its teacher's: weak."),

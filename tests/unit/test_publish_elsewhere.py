@@ -13,6 +13,7 @@ from finetune.errors import BadInput
 from finetune.publish.card import RunFacts, model_card
 from finetune.publish.elsewhere import adapter_of, base_of, in_short
 from finetune.recipe import STARTER, Recipe
+from finetune.run_folder import RunFolder
 
 COMMIT = "b" * 40
 ADAPTER = RunFacts(adapter=True, training={}, data={"train": 9, "held_out": 3}, environment={}, ends=[1, 5])
@@ -67,6 +68,15 @@ def test_an_adapter_on_a_model_that_is_only_here_says_so_and_where_that_came_fro
     assert "exists only on the machine where this adapter was trained" in text
     assert ("made from [org/base](https://huggingface.co/org/base)" in text) == (origin is not None)
     assert str(tmp_path) not in text
+
+
+def test_an_adapter_of_experts_says_which_versions_read_it(tmp_path: Path) -> None:
+    out = run_folder(tmp_path / "out", f"org/base@{COMMIT}")
+    assert not RunFacts.of(RunFolder(out)).experts
+    (out / "adapter_config.json").write_text(json.dumps({"target_parameters": ["experts.down_proj"]}))
+    facts = RunFacts.of(RunFolder(out))
+    assert facts.experts
+    assert '`pip install "transformers>=5" "peft>=0.21"`' in model_card(recipe("org/base"), facts, {})
 
 
 def test_a_whole_model_needs_nothing_else(tmp_path: Path) -> None:

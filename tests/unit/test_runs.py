@@ -23,6 +23,7 @@ from finetune.screen.run_list import runs_picture
 from finetune.training.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[2]
+HERE = {"processor": "a CPU", "device": "cpu", "dtype": "float32"}
 
 
 def cli(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -216,6 +217,16 @@ def test_other_rows_are_no_ground_for_a_verdict(tmp_path: Path) -> None:
     assert not [word for word in ("B is better", "B is worse") if word in text]
 
 
+def test_runs_that_do_not_name_their_rows_are_not_compared(tmp_path: Path) -> None:
+    """Such as two that were uploaded without the private rows they were measured on."""
+    a, b = a_and_b(tmp_path, shift=0.1)
+    for run in (a, b):
+        run.folder.write_json(run.folder.benchmark, {key: value for key, value in run.scores.items() if key != "generations"})
+    found = compare(read_run(a.folder.output_dir), read_run(b.folder.output_dir))
+    assert str(found.why_not).startswith("A does not say on which rows it was measured, so there is no verdict")
+    assert not [score for score in found.scores.values() if "verdict" in score]
+
+
 def test_perplexities_of_different_tokens_are_not_compared_but_rouge_is(tmp_path: Path) -> None:
     a, b = a_and_b(tmp_path, shift=0.1)
     scores = dict(b.scores)
@@ -263,10 +274,10 @@ def test_scores_that_only_one_run_has_are_named(tmp_path: Path) -> None:
     assert "Measured of one alone: Perplexity (only A)." in shown(comparison_picture(found, 80))
 
 
-@pytest.mark.parametrize(("here", "said"), [({"threads": 2}, "1.00 times"), ({"threads": 8}, "not alike"), (None, "not alike")])
+@pytest.mark.parametrize(("here", "said"), [(HERE, "1.00 times"), ({**HERE, "dtype": "bfloat16"}, "not alike"), (None, "not alike")])
 @pytest.mark.parametrize("width", [40, 80])
 def test_size_speed_and_retention_are_set_side_by_side_if_measured_alike(tmp_path: Path, here: object, said: str, width: int) -> None:
-    a = read_run(written_run(tmp_path / "a", teacher=True, measured_on={"threads": 2}).output_dir)
+    a = read_run(written_run(tmp_path / "a", teacher=True, measured_on=HERE).output_dir)
     b = read_run(written_run(tmp_path / "b", teacher=True, measured_on=here).output_dir)
     found = compare(a, b)
     assert found.costs["parameters"] == {"a": 134_515_008, "b": 134_515_008}
@@ -276,6 +287,16 @@ def test_size_speed_and_retention_are_set_side_by_side_if_measured_alike(tmp_pat
     words = " ".join(shown(comparison_picture(found, width), width).split())
     assert f"Tokens/s 123 123 {said}" in words
     assert "B: Keeps 93 % [85 %, 102 %] of its teacher: usable." in words
+
+
+def test_speeds_of_other_thread_counts_are_not_set_side_by_side(tmp_path: Path) -> None:
+    a, b = a_and_b(tmp_path, measured_on=HERE)
+    for run, threads in ((a, 2), (b, 8)):
+        speed = {"after": {"tokens_per_second": 100.0 * threads, "threads": threads}}
+        run.folder.write_json(run.folder.benchmark, {**run.scores, "measured_on": HERE, "speed": speed})
+    found = compare(read_run(a.folder.output_dir), read_run(b.folder.output_dir))
+    assert "why_not" in found.costs["tokens_per_second"]
+    assert "why_not" not in found.costs["parameters"]
 
 
 def test_runs_measured_before_row_scores_were_kept_say_how_to_make_them(tmp_path: Path) -> None:

@@ -97,8 +97,8 @@ def test_a_student_is_set_beside_its_teacher(width: int) -> None:
 @pytest.mark.parametrize(
     ("student", "said"),
     [
-        (7.2, "lower than the teacher's, 7.20 against 13.8: the student predicts these answers better"),
-        (27.6, "2.00 times the teacher's, 27.6 against 13.8: the student predicts these answers less well"),
+        (7.2, "lower than the teacher's, 7.20 against 13.8: the student predicts these rows better"),
+        (27.6, "2.00 times the teacher's, 27.6 against 13.8: the student predicts these rows less well"),
     ],
 )
 def test_perplexity_beside_the_teachers_is_told_in_words_and_never_as_a_share(student: float, said: str) -> None:
@@ -136,6 +136,13 @@ def test_the_worst_answer_and_the_numbers_it_lacks_are_shown_before_the_scores(w
     show_results(Recipe.from_layers({}), RunResult(Path("x"), scores, {}), console)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert shown.index("Sample answers") < shown.index("held-out rows")
+
+
+def test_a_student_answers_beside_its_teacher_and_not_beside_what_it_was() -> None:
+    rows = [{**row, "teacher": f"taught {at}"} for at, row in enumerate(SCORES["generations"])]
+    text = drawn(samples({**TAUGHT, "generations": rows}, 80))
+    assert "taught 0" in text
+    assert "wrong" not in text
 
 
 def test_three_samples_show_reference_before_and_after() -> None:
