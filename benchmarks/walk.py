@@ -59,9 +59,8 @@ def walk(place: Path, keys: dict[str, list[str]]) -> float:
 def told(model: Path, seconds: float) -> None:
     """What the run wrote down."""
     scores = json.loads((model / "run" / "benchmark.json").read_text(encoding="utf-8"))
-    print(
-        f"{model.name}: {seconds:.0f} s; ROUGE-L {scores['before']['rougeL']:.3f} -> {scores['after']['rougeL']:.3f} on {scores['rows']} rows"
-    )
+    change = f"{scores['before']['rougeL']:.3f} -> {scores['after']['rougeL']:.3f}"
+    print(f"{model.name}: {seconds:.0f} s; ROUGE-L {change} on {scores['rows']} rows")
     if scores.get("retention"):
         print(f"keeps {scores['retention']['rougeL']['value']:.0%} of its teacher")
 
