@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 
-import finetune  # this one, whatever else is installed under the name
+# Python looks in the folder of this file first, where somebody's own types.py or evaluate.py may be. It comes last, but for the package.
+here = os.path.dirname(os.path.abspath(__file__))
+others = [place for place in sys.path if os.path.abspath(place) != here]
+sys.path[:] = others
+import typing  # noqa: E402, F401  all that the package itself begins with
 
-here = os.path.dirname(finetune.__path__[0])
-if here in sys.path:  # at its end somebody's evaluate.py beside this file is not taken for the library
-    sys.path.remove(here)
-    sys.path.append(here)
+sys.path[:] = [here, *others]
+import finetune  # noqa: E402, F401  this one, whatever else is installed under the name
 
+sys.path[:] = [*others, here]
 from finetune.cli import main  # noqa: E402
 
 if __name__ == "__main__":

@@ -11,17 +11,18 @@ import argparse
 import os
 import sys
 import threading
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from types import FrameType
 
 from finetune.arguments import parser
-from finetune.errors import FinetuneError, without_passwords
+from finetune.errors import FinetuneError, without_secrets
 from finetune.formatting import strip_control_chars
 from finetune.screen.streams import outlast, unwritten
 from finetune.screen.wording import as_typed
 from finetune.stopping import ended_like_ctrl_c
 
-LONG = ("plan", "benchmark", "merge", "upload")  # and have no other way to be stopped in order
+DEBUG = "Run the command again with --debug to see where it happened."
+NARROWEST = 10  # columns that a sentence is broken into
 WORK = ("wizard", "run", "resume", "merge", "upload", "chat")  # commands that are called for more than their words
 
 
@@ -53,19 +54,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        say(f"Unexpected error: {type(error).__name__}: {error}", "Run the command again with --debug to see where it happened.")
+        say(_of_the_machine(error) or f"Unexpected error: {type(error).__name__}: {error}", DEBUG)
         return _leave(1)
+
+
+def _of_the_machine(error: Exception) -> str | None:
+    """A sentence for what no program foresees: a disk that breaks, a folder that somebody removes meanwhile, a library that is gone.
+
+    huggingface_hub reads its variables when it is imported, and fails over a value that it does not expect.
+    """
+    if isinstance(error, OSError) and isinstance(error.filename, str | bytes) and error.strerror:
+        return f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}."
+    if isinstance(error, MemoryError):
+        return "There is not enough memory."
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"The Python package {error.name} is missing."
+    if isinstance(error, ValueError) and any("huggingface_hub" in place.f_code.co_filename for place in _imports(error)):
+        names = " or ".join(sorted(name for name in os.environ if name.startswith("HF_")))
+        return f"huggingface_hub does not understand the value of {names}: {error}."
+    return None
+
+
+def _imports(error: Exception) -> Iterator[FrameType]:
+    """The modules that were being imported when it was raised."""
+    trace = error.__traceback__
+    while trace:
+        if trace.tb_frame.f_code.co_name == "<module>":
+            yield trace.tb_frame
+        trace = trace.tb_next
 
 
 def say(message: str, hint: str | None = None) -> None:
     """A sentence for people, on stderr; the hint may contain a command, so it is left in one piece."""
     sys.stdout.flush()
-    message, hint = (strip_control_chars(without_passwords(text)) for text in (message, hint or ""))  # a file name can contain anything
+    message, hint = (strip_control_chars(without_secrets(text)) for text in (message, hint or ""))  # a file name can contain anything
     if sys.stderr.isatty():
         import shutil
         import textwrap
 
-        message = "\n".join(textwrap.wrap(message, shutil.get_terminal_size().columns - 1, break_long_words=False, break_on_hyphens=False))
+        width = max(NARROWEST, shutil.get_terminal_size().columns - 1)
+        message = "\n".join(textwrap.wrap(message, width, break_long_words=False, break_on_hyphens=False))
     print(message, file=sys.stderr)
     if hint:
         print(as_typed(hint), file=sys.stderr)
@@ -76,7 +104,7 @@ def _dispatch(given: list[str]) -> int:
     arguments = root.parse_args(_command_first(given, root))
     from finetune import commands
 
-    with ended_like_ctrl_c() if arguments.command in LONG else nullcontext():
+    with ended_like_ctrl_c():
         code = int(getattr(commands, arguments.command)(arguments))
     if lost := unwritten():
         say(f"The output could not be written: {lost.strerror}.")

@@ -9,7 +9,9 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -319,8 +321,15 @@ def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:
     from finetune.runtime import RuntimeOptions
 
     runtime = RuntimeOptions(device=arguments.device, dtype=arguments.dtype, trust_remote_code=arguments.trust_remote_code)
+    cache = str(runtime.cache_dir.absolute())
     if os.path.expanduser("~") == "~":  # no home: libraries would make a folder of that name, or refuse to be imported
-        os.environ["HOME"] = str(runtime.cache_dir.absolute())
+        os.environ["HOME"] = cache
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:  # a container in which only the cache can be written
+        with suppress(OSError):  # what needs the cache will say so
+            os.makedirs(cache, exist_ok=True)
+        os.environ["TMPDIR"] = tempfile.tempdir = cache
     return runtime
 
 

@@ -33,16 +33,26 @@ A message says what and where; `hint` says what to do next. Third-party exceptio
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 LONGEST = 4000  # characters of a message or hint; the longest hint lists the keys of a recipe
+HIDDEN = "(hidden)"
+SHORTEST = len(HIDDEN)  # of a secret: a text never grows
 _PASSWORD = re.compile(r"(?<=://)[^/\s'\"]*@")
+_KNOWN = re.compile(r"\b(hf_|ghp_|github_pat_|glpat-|sk-)[\w-]{20,}")  # tokens that say what they are
+_SENT = re.compile(r"""(?ix) (\b bearer \s+ | authorization ['"]? \s* [:=] \s* ['"]? (?:basic \s+)?
+    | [?&] (?:x-amz-(?:signature|credential|security-token) | signature | (?:access_|auth_)?token | api_?key) =) [\w.~+/=%-]{8,}""")
+_NAMES_ONE = re.compile(r"(?i)(token|secret|passw(or)?d|passphrase|api_?key|access_key)$")  # a variable of the environment
 
 
-def without_passwords(text: str) -> str:
-    """`text` without the user names and passwords in its addresses, such as that of a mirror in HF_ENDPOINT."""
-    return _PASSWORD.sub("", text)
+def without_secrets(text: str) -> str:
+    """`text` without passwords in addresses (a mirror in HF_ENDPOINT), tokens, and the values of variables such as WANDB_API_KEY."""
+    for name, value in os.environ.items():
+        if len(value) >= SHORTEST and value in text and _NAMES_ONE.search(name):
+            text = text.replace(value, HIDDEN)
+    return _SENT.sub(rf"\1{HIDDEN}", _KNOWN.sub(HIDDEN, _PASSWORD.sub("", text)))
 
 
 class FinetuneError(Exception):
@@ -57,8 +67,8 @@ class FinetuneError(Exception):
 
 
 def _fit(text: str) -> str:
-    """Without passwords, and cut in the middle where names from a file are as long as the file."""
-    text = without_passwords(text)
+    """Without secrets, and cut in the middle where names from a file are as long as the file."""
+    text = without_secrets(text)
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 

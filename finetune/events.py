@@ -12,9 +12,11 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
+
+from finetune.errors import without_secrets
 
 
 @dataclass(frozen=True)
@@ -239,13 +241,18 @@ def _made_again(record: dict[str, Any], step: int) -> bool:
 
 
 class Fanout:
-    """Hands each event to several reporters; more can be added while a run goes on, and no error of theirs ends it."""
+    """Hands each event to several reporters; more can be added while a run goes on, and no error of theirs ends it.
+
+    A notice may repeat what a library said, so it is handed on without passwords and tokens.
+    """
 
     def __init__(self, *reporters: Reporter) -> None:
         self.reporters = list(reporters)
 
     def report(self, event: Event) -> None:
         failed: list[tuple[Reporter, Exception]] = []
+        if isinstance(event, Notice):
+            event = replace(event, text=without_secrets(event.text))
         for reporter in list(self.reporters):
             try:
                 reporter.report(event)

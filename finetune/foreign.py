@@ -25,6 +25,7 @@ AGAIN = "It may be damaged: copy or download it again."
 
 # Models.
 DIMENSIONS = 8  # of a tensor; GGUF has 4
+ELEMENTS = 2_000_000  # of all lists in a GGUF header; the largest vocabularies have 300,000 tokens, and as many kinds, scores and merges
 LAYERS = 10_000  # also experts, heads and labels; the deepest models have a few hundred layers
 WIDTH = 10_000_000  # of a layer or a vocabulary
 SETTINGS_BYTES = 500_000_000  # of a file of settings or a tokenizer; the largest have 40 MB
@@ -35,12 +36,18 @@ MATCHING_SECONDS = 5  # all patterns of an adapter on all names of a model
 LINE = 1 << 25  # characters of a line, a cell or a record
 COLUMNS = 10_000
 UNPACKED = 200_000_000  # bytes that are held at a time of a document or table that is packed
+PACKING = 200  # times smaller: more than any text becomes
+HELD = 1 << 26  # characters of rows that are held at a time
+VALUES = 15_000_000  # of a JSON record, or a document that is no list; each takes up to 100 bytes of memory, and 3 of the file
+TURNS = 1_000_000  # of a conversation
+LONGEST = (1 << 29) - 1  # characters of a text in any row; four bytes of each are what Arrow can hold
 
 # Chat templates, which are programs.
 TEMPLATE_SECONDS = 3.0
 TEMPLATE_LENGTH = 200_000  # characters of the program itself; the longest have 30,000
 TEMPLATE_CHARACTERS = 10_000_000  # of one text or list; what it writes about a row is a few times the row
 TEMPLATE_MEMORY = 300_000_000  # bytes
+TEMPLATE_NUMBER = 1_000_000  # bits of a number; dividing a longer one takes seconds
 
 COUNTED = re.compile(r"(^|[._])(n|num)_|layers?$|layer_|heads?$|heads?_|experts?$|experts?_|block_count|(head|expert)_count|num_labels")
 MEASURED = re.compile(r"(_size|_dim|_rank|_length|^d_model|^d_ff|^dim|embd|_inner)$")

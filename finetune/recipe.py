@@ -160,9 +160,11 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A recipe file as plain data; raises RecipeError for a missing or broken file."""
     try:
-        if path.stat().st_size > RECIPE_BYTES:
+        with path.open("rb") as file:  # which may be a pipe, or a device that never ends
+            text = file.read(RECIPE_BYTES + 1)
+        if len(text) > RECIPE_BYTES:
             raise ValueError(f"it has more than {RECIPE_BYTES // 1000} kB")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(text.decode("utf-8"))
     except FileNotFoundError:
         raise RecipeError(
             f"There is no recipe file {path}.", hint="Check the path, or run `finetune-cli` and let the wizard write one."

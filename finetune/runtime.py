@@ -15,7 +15,7 @@ def default_cache() -> Path:
     """$FINETUNE_CLI_CACHE, or the user's cache folder; raises BadInput for a user without a home folder."""
     override = os.environ.get("FINETUNE_CLI_CACHE")
     if override:
-        return Path(override)
+        return Path(os.path.expanduser(override))  # no shell has seen what a service file or `docker run --env` says
     try:
         found = user_cache_path("finetune-cli")
     except RuntimeError:  # of newer versions of platformdirs; older ones leave the ~

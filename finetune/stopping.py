@@ -22,6 +22,10 @@ ENDED: tuple[int, ...] = tuple(getattr(signal, name) for name in ("SIGTERM", "SI
 LOST: tuple[int, ...] = tuple(getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name))
 
 
+class Ended(KeyboardInterrupt):
+    """The program is to end, and not only what it does just now."""
+
+
 @contextmanager
 def on_signals(handler: Handler, numbers: tuple[int, ...] = (*CTRL_C, *ENDED, *LOST)) -> Iterator[None]:
     """Call `handler` for these signals; a SIGHUP that is ignored, as under nohup, stays ignored. Only the main thread can do this."""
@@ -42,9 +46,20 @@ def like_ctrl_c(number: int, frame: FrameType | None) -> NoReturn:
     """A handler: what Ctrl-C does. A lost connection says so twice, the shell and the system; the second must not disturb the end."""
     if number in LOST:
         signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    raise Ended
 
 
 def ended_like_ctrl_c() -> AbstractContextManager[None]:
     """A block in which SIGTERM and SIGHUP interrupt like Ctrl-C, with the same message and exit code."""
     return on_signals(like_ctrl_c, (*ENDED, *LOST))
+
+
+@contextmanager
+def until_ctrl_c() -> Iterator[None]:
+    """A block that Ctrl-C ends, after which the program goes on; what ends the program passes."""
+    try:
+        yield
+    except Ended:
+        raise
+    except KeyboardInterrupt:
+        pass

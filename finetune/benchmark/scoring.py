@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from finetune import registry
 from finetune.benchmark.copied import copied
@@ -36,6 +35,7 @@ from finetune.recipe import BenchmarkSpec
 from finetune.runtime import RuntimeOptions
 from finetune.storage import write_whole
 from finetune.training.head import causal_lm, check_head, head_of
+from finetune.training.out_of_memory import MEMORY_ERRORS, ran_out
 
 VERSION = 4  # version of the scoring: raise it when numbers would change, so that cached base scores are recomputed
 RETAINED = ("rougeL",)  # more is better; "36 % of the perplexity" says nothing to anybody
@@ -189,7 +189,9 @@ def _measuring(model: Any) -> Iterator[None]:
     model.eval()
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except MEMORY_ERRORS as error:
+        if not ran_out(error):
+            raise
         raise OutOfMemory("There is not enough memory to run the benchmark.", hint="Lower it: --set benchmark.max_new_tokens=32") from error
     finally:
         model.train(was_training)

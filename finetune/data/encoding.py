@@ -37,7 +37,7 @@ def lines_of(text: TextIO, file: DataFile) -> Iterator[str]:
 
 def whole_of(text: TextIO, file: DataFile) -> str:
     """All of a file at once; raises BadRow if it was packed and is too large for that."""
-    most = max(UNPACKED, file.longest_record)
+    most = max(UNPACKED, file.path.stat().st_size)
     content = text.read(most + 1)
     if len(content) > most:
         raise too_long(file)

@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, NoReturn, cast
 
 from finetune.data.endings import ARCHIVE, CONVERTED, KINDS, PACKED, READABLE, Kind, can_be_read, ending_of, is_record_file
 from finetune.errors import BadRow, DatasetError, DatasetNotFound, EmptyDataset, UnknownFormat
-from finetune.foreign import LINE, is_utf8, printable, reading
+from finetune.foreign import LINE, LONGEST, is_utf8, printable, reading
 from finetune.hub.datasets import PINNED
 from finetune.paths import looking_at, typed_path
 
 BOOKKEEPING = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # of saved Hugging Face datasets
+OF_A_RUN = ("recipe.yaml", "debug.log")  # in the folder run/ of an output folder; the log is there first
 ABOUT = ("readme", "license", "licence")  # prefixes of files that describe data
 SHOWN_FILES = 4
 SPLITS = {"train": ("train", "training"), "test": ("test", "testing"), "validation": ("validation", "valid", "val", "dev", "eval")}
@@ -54,7 +56,7 @@ class DataFile:
     @property
     def longest_record(self) -> int:
         """Characters that one of its records may have: those of a file that is not packed can be as long as the file."""
-        return max(LINE, self.path.stat().st_size)
+        return min(max(LINE, self.path.stat().st_size), LONGEST)
 
     def open(self) -> IO[bytes]:
         """The content, unpacked while it is read."""
@@ -180,7 +182,7 @@ def _nearest(path: Path, cutoff: float) -> Path | None:
 
 
 def _in_folder(folder: Path, data_files: str | list[str] | None, notes: list[str]) -> dict[DataFile, str]:
-    everything = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _hidden(path.relative_to(folder))]
+    everything = _all_files(folder, notes)
     if data_files is not None:
         patterns = [data_files] if isinstance(data_files, str) else data_files
         names = {path: path.relative_to(folder).as_posix() for path in everything}
@@ -197,6 +199,30 @@ def _in_folder(folder: Path, data_files: str | list[str] | None, notes: list[str
     if left:
         notes.append(f"Not read in {folder.name or folder}: {_listed(left)}.")
     return dict.fromkeys(read, str(folder))
+
+
+def _all_files(folder: Path, notes: list[str]) -> list[Path]:
+    """Those below a folder that are not hidden; raises DatasetError for a folder that cannot be entered.
+
+    The output folders of runs are full of JSON that is no data, and a link to a folder may lead round in a circle.
+    """
+
+    def refuse(error: OSError) -> NoReturn:
+        raise DatasetError(f"{error.filename} cannot be read: {error.strerror}.", hint="Check its permissions, or name the files.")
+
+    found, left = [], []
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        here = Path(place)
+        if here != folder and any((here / "run" / name).is_file() for name in OF_A_RUN):
+            left.append(f"{here.relative_to(folder)} (a run)")
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        left += [f"{path.relative_to(folder)} (a link to a folder)" for name in folders if (path := here / name).is_symlink()]
+        found += [path for name in names if not name.startswith(".") and (path := here / name).is_file()]
+    if left:
+        notes.append(f"Not read in {folder.name or folder}: {', '.join(sorted(left)[:SHOWN_FILES])}{_more(left)}.")
+    return sorted(found)
 
 
 def _hidden(path: Path) -> bool:
@@ -274,5 +300,8 @@ def _words_of(split: str | None) -> set[str]:
 
 
 def _listed(files: list[DataFile]) -> str:
-    more = f" and {len(files) - SHOWN_FILES} more" if len(files) > SHOWN_FILES else ""
-    return ", ".join(file.name for file in files[:SHOWN_FILES]) + more
+    return ", ".join(file.name for file in files[:SHOWN_FILES]) + _more(files)
+
+
+def _more(listed: Sized) -> str:
+    return f" and {len(listed) - SHOWN_FILES} more" if len(listed) > SHOWN_FILES else ""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from finetune.data.formats.cells import is_blank
@@ -16,7 +15,7 @@ from finetune.data.pieces import Piece
 from finetune.data.plain_template import PlainTemplate
 from finetune.data.reading import SAMPLE, columns_of, open_source
 from finetune.data.row_reader import RowReader
-from finetune.data.rows import NotWanted, Row, RowProblem, SkippedRow, no_rows
+from finetune.data.rows import NotWanted, Row, RowProblem, SkippedRow, as_many, no_rows, weight_of
 from finetune.errors import BadRow, UnknownFormat
 from finetune.events import Recorder, Reporter
 from finetune.foreign import reading, reason
@@ -48,7 +47,7 @@ class Preview:
 def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, reporter: Reporter | None = None, limit: int = 3) -> Preview:
     """Columns, format and `limit` rendered examples; reads only the beginning. Raises the errors of `read_rows` but UnknownFormat."""
     origin = open_source(spec, runtime or RuntimeOptions(), reporter or Recorder())
-    head = list(islice(origin.records(), SAMPLE))
+    head = as_many(origin.records(), SAMPLE, weight_of)
     records = [record for record in head if isinstance(record, Row)]
     skipped = [record for record in head if isinstance(record, SkippedRow)]
     if not records:

@@ -25,11 +25,23 @@ from finetune.data.hashes import hashes
 from finetune.data.left_out import LeftOut, left_out_sentences
 from finetune.data.local_source import open_local
 from finetune.data.row_reader import RowReader
-from finetune.data.rows import KEPT_SKIPPED, NotWanted, Origin, Row, RowFacts, RowProblem, SkippedRow, no_rows, too_many_bad_rows
+from finetune.data.rows import (
+    KEPT_SKIPPED,
+    NotWanted,
+    Origin,
+    Row,
+    RowFacts,
+    RowProblem,
+    SkippedRow,
+    as_many,
+    no_rows,
+    too_many_bad_rows,
+    weight_of,
+)
 from finetune.data.stored import schema_of, stored
 from finetune.errors import BadRow, DatasetNotFound
 from finetune.events import Progress, Reporter
-from finetune.foreign import reading, reason
+from finetune.foreign import LONGEST, reading, reason
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 from finetune.storage import cache_folder, digest
@@ -119,7 +131,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
     import pyarrow as pa
 
     records = origin.records()
-    head = list(islice(records, SAMPLE))
+    head = as_many(records, SAMPLE, weight_of)
     sample = [record for record in head if isinstance(record, Row)]
     if not sample:
         raise no_rows(origin.name, [record for record in head if isinstance(record, SkippedRow)])
@@ -160,7 +172,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
 
     rows = islice(usable(), origin.limit)
     with pa.OSFile(str(folder / "rows.arrow"), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        while batch := list(islice(rows, BATCH)):
+        while batch := as_many(rows, BATCH, weight_of):
             columns_of_batch = [pa.array([row[column.name] for row in batch], type=column.type) for column in schema]
             writer.write_batch(pa.record_batch(columns_of_batch, schema=schema))
             reporter.report(Progress("data", facts.read, None, "rows"))
@@ -174,7 +186,9 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
 
 
 def _check_characters(record: Record) -> None:
-    """Half of a surrogate pair is no character: it marks bytes of another encoding, or a broken escape in JSON."""
+    """Half of a surrogate pair is no character: it marks bytes of another encoding, or a broken escape in JSON. Some texts are too long."""
+    if sum(len(turn["content"]) for turn in record["messages"]) > LONGEST:
+        raise RowProblem(f"text of more than {LONGEST:,} characters")
     try:
         for turn in record["messages"]:
             turn["content"].encode("utf-8")

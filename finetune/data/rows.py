@@ -12,13 +12,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from finetune.errors import BadRow, EmptyDataset, UnknownFormat
-from finetune.foreign import COLUMNS
+from finetune.foreign import COLUMNS, HELD
 
 SETTINGS = "which are settings, not rows"
 KEPT_SKIPPED = 1000  # skipped records that are listed one by one; all are counted
+OBJECT = 64  # bytes of a number, a list or a mapping in memory, about
+Item = TypeVar("Item")
 
 
 class Row(NamedTuple):
@@ -96,6 +98,27 @@ class RowFacts:
         facts = cls(**json.loads(path.read_text(encoding="utf-8")))
         facts.skipped_rows = [SkippedRow(*row) for row in facts.skipped_rows]
         return facts
+
+
+def as_many(items: Iterator[Item], most: int, weight: Callable[[Item], int]) -> list[Item]:
+    """The next items, at most `most`, and no more once they weigh HELD: a small file can contain very long rows."""
+    taken, held = [], 0
+    for item in items:
+        taken.append(item)
+        held += weight(item)
+        if len(taken) == most or held >= HELD:
+            break
+    return taken
+
+
+def weight_of(record: Any) -> int:
+    """About the characters of a record in memory."""
+    weight, left = 0, [record]
+    while left:
+        value = left.pop()
+        weight += len(value) if isinstance(value, str | bytes) else OBJECT
+        left += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return weight
 
 
 def check_column_names(names: list[str], file: str) -> None:

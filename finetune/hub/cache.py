@@ -20,7 +20,7 @@ def cached(name: str, revision: str | None) -> Path | None:
     """The complete snapshot of a model, by branch, tag or commit; None if there is none."""
     repository = _cache() / f"models--{name.replace('/', '--')}"
     reference = repository / "refs" / (revision or "main")
-    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else (revision or "main")
+    commit = reference.read_text(encoding="utf-8", errors="replace").strip() if reference.is_file() else (revision or "main")
     folder = repository / "snapshots" / commit
     return folder if folder.is_dir() and is_complete(folder) else None
 

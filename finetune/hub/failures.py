@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from finetune.errors import DatasetError, DatasetNotFound, HardwareError, ModelError, ModelGated, ModelNotFound, without_passwords
+from finetune.errors import DatasetError, DatasetNotFound, HardwareError, ModelError, ModelGated, ModelNotFound, without_secrets
 from finetune.hub.catalogue import CATALOGUE
 from finetune.hub.reachability import endpoint, endpoint_host, shown_endpoint
 from finetune.registry import did_you_mean
@@ -61,7 +61,7 @@ def one_sentence(kind: Literal["model", "dataset"], name: str, revision: str | N
 def said(error: BaseException) -> str:
     """What an error says, on one line, at most LONGEST characters, without tokens and passwords."""
     text = " ".join(str(getattr(error, "server_message", None) or error).split()) or type(error).__name__
-    return TOKEN.sub("(token)", without_passwords(text.replace(endpoint(), shown_endpoint())))[:LONGEST]
+    return TOKEN.sub("(token)", without_secrets(text.replace(endpoint(), shown_endpoint())))[:LONGEST]
 
 
 def cause_of(error: BaseException) -> BaseException:

@@ -13,7 +13,8 @@ from typing import Any
 
 from finetune.errors import ModelError
 from finetune.foreign import TEMPLATE_CHARACTERS, TEMPLATE_LENGTH, TEMPLATE_SECONDS, reason
-from finetune.models.template_limits import WATCH, TooMuch, limit_sandbox
+from finetune.models.template_limits import WATCH
+from finetune.models.template_steps import TooMuch, at_most, limit_sandbox
 
 HINT = "Repair chat_template in the model's tokenizer files, or use another model."
 CALL: dict[str, Any] = {"id": "call00001", "type": "function", "function": {"name": "probe_tool", "arguments": {"probe_argument": "value"}}}
@@ -34,10 +35,8 @@ def render_chat(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **options: A
     try:
         if len(str(tokenizer.chat_template)) > TEMPLATE_LENGTH:
             raise TooMuch("is too long")
-        with WATCH.watched():
+        with WATCH.watched(), at_most(TEMPLATE_CHARACTERS + 4 * len(str((turns, options)))):
             text: str = tokenizer.apply_chat_template(turns, tokenize=False, **options)
-        if len(text) > TEMPLATE_CHARACTERS and len(text) > TEMPLATE_CHARACTERS + 4 * len(str((turns, options))):
-            raise TooMuch("writes too much")
         return text
     except TooMuch as error:
         slow = f"takes more than {TEMPLATE_SECONDS:g} seconds or too much memory"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import ModelError
-from finetune.foreign import DIMENSIONS, check_counts, reading
+from finetune.foreign import DIMENSIONS, ELEMENTS, check_counts, reading
 from finetune.model_folder import PAGE
 from finetune.storage import OTHER_CACHE, cache_folder, check_room
 
@@ -116,10 +116,16 @@ def _parse(path: Path, content: mmap.mmap) -> Header:
         raise ValueError(f"version {version} is not known")
     place = 24
     metadata: dict[str, Any] = {}
+    left = ELEMENTS - _checked(tensor_count, ELEMENTS) - _checked(entry_count, ELEMENTS)
     for _ in range(entry_count):
         key, place = _string(content, place)
         (kind,) = struct.unpack_from("<I", content, place)
-        metadata[key], place = _value(content, place + 4, kind)
+        metadata[key], place = _value(content, place + 4, kind, left)
+        left -= metadata[key] if kind == ARRAY else 0
+    if place > len(content):
+        raise ValueError("it is truncated")
+    if not tensor_count:
+        raise ValueError("it has no tensors")
     table = []
     for _ in range(tensor_count):
         name, place = _string(content, place)
@@ -153,12 +159,20 @@ def _string(content: mmap.mmap, place: int) -> tuple[str, int]:
     return content[place + 8 : end].decode("utf-8", "replace"), end
 
 
-def _value(content: mmap.mmap, place: int, kind: int) -> tuple[Any, int]:
+def _checked(count: int, most: int) -> int:
+    """The library that reads the rest makes objects of all elements, even of those beyond the end of the file."""
+    if count > most:
+        raise ValueError(f"its header has lists of more than {ELEMENTS:,} elements")
+    return count
+
+
+def _value(content: mmap.mmap, place: int, kind: int, most: int) -> tuple[Any, int]:
     if kind == STRING:
         return _string(content, place)
     if kind != ARRAY:
         return struct.unpack_from("<" + FIXED[kind], content, place)[0], place + struct.calcsize("<" + FIXED[kind])
     element, count = struct.unpack_from("<IQ", content, place)
+    _checked(count, most)
     place += 12
     if element != STRING:
         return count, place + count * struct.calcsize("<" + FIXED[element])

@@ -114,6 +114,8 @@ def _parsed(text: str, path: Path) -> ModelSource:
         return ModelSource("hub", name, revision or None)
     if path.is_dir():
         return ModelSource("folder", path.resolve().name, path=path.resolve())
+    if path.exists() and not path.is_file():
+        raise ModelError(f"{text} is neither a file nor a folder.", hint=NAME_HINT)
     if not path.is_file():
         raise ModelNotFound(f"There is no {'file' if is_file_name else 'folder'} {text}.", hint=NAME_HINT)
     if is_gguf(path):

@@ -14,8 +14,8 @@ from functools import cached_property
 from typing import Any
 
 from finetune.models.chat_template import CALL, TemplateFailure, added_tokens, render_chat, special_tokens
-from finetune.models.template_limits import TODAY
 from finetune.models.template_proof import looked_for
+from finetune.models.template_steps import TODAY
 
 THOUGHTS = ("<think>", "</think>")
 SWITCHES = ("enable_thinking", "thinking")  # what templates of models that may think call it

@@ -17,6 +17,7 @@ from typing import Any
 from finetune.children import python_child
 from finetune.events import Progress
 from finetune.run_context import RunContext
+from finetune.storage import unwritable_cache
 
 SECONDS = 20.0
 CLOSING = 2.0  # seconds: saving the result, its card and its report
@@ -56,8 +57,7 @@ def measure_first(context: RunContext, seconds: float | None = None) -> Measurem
     runtime = asdict(context.runtime) | {"cache_dir": str(context.runtime.cache_dir)}
     order = {"recipe": context.recipe.model_dump(mode="json"), "runtime": runtime, "seconds": seconds}
     found: dict[str, Any] = {}
-    context.runtime.cache_dir.mkdir(parents=True, exist_ok=True)
-    with context.stage("measure", "Measuring a few real steps"), tempfile.TemporaryDirectory(dir=context.runtime.cache_dir) as folder:
+    with context.stage("measure", "Measuring a few real steps"), _workplace(context.runtime.cache_dir) as folder:
         process = python_child(["finetune.run.few_steps"], Path(folder), stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
         assert process.stdin is not None
         assert process.stdout is not None
@@ -85,6 +85,15 @@ def measure_first(context: RunContext, seconds: float | None = None) -> Measurem
         int(found.get("steps", 0)),
         found.get("problem"),
     )
+
+
+def _workplace(cache: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder on the disk of the cache; raises HardwareError."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=cache)
+    except OSError as error:
+        raise unwritable_cache(cache, error) from None
 
 
 def _why(code: int, seconds: float, in_time: bool) -> str:

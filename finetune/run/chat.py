@@ -3,7 +3,8 @@
     chat("./finetuned_model", RuntimeOptions(), ask=lambda: input("> "), show=lambda text: print(text, end="", flush=True))
 
 `ask` returns a message or one of COMMANDS; EOFError or KeyboardInterrupt from it end the chat too. Ctrl-C during an answer ends that
-answer. A model that was trained on single questions gets each message by itself: earlier turns would be unlike anything it has seen.
+answer; SIGTERM and SIGHUP end the program. A model that was trained on single questions gets each message by itself: earlier turns would be
+unlike anything it has seen.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty
@@ -33,6 +35,7 @@ from finetune.recipe import Recipe
 from finetune.registry import did_you_mean
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
+from finetune.stopping import until_ctrl_c
 from finetune.training.head import context_length, padding_id
 
 LONGEST_ANSWER = 512
@@ -201,11 +204,10 @@ class Talk:
         with ThreadPoolExecutor(1) as pool:
             work = pool.submit(self._generate, ids, streamer, stopped)
             try:
-                for piece in _pieces(streamer):
-                    said += piece
-                    show(piece)
-            except KeyboardInterrupt:
-                pass
+                with until_ctrl_c():
+                    for piece in _pieces(streamer):
+                        said += piece
+                        show(piece)
             finally:
                 stopped.set()
             self.turns.append({"role": "assistant", "content": said.strip()})
@@ -261,10 +263,9 @@ def _pieces(streamer: TextIteratorStreamer) -> Iterator[str]:
 def _next(ask: Callable[[], str]) -> str | None:
     """The next message that is not blank, or None at the end."""
     while True:
-        try:
+        message = EXIT
+        with until_ctrl_c(), suppress(EOFError):
             message = ask().strip()
-        except (EOFError, KeyboardInterrupt):
-            return None
         if SAME.get(message, message) == EXIT:
             return None
         if message:

@@ -30,10 +30,10 @@ from finetune.run.baselines import known_scores
 from finetune.run.costs import usual_seconds
 from finetune.run.loading import attach_method, distillation_setup, load_base, load_student, load_teacher
 from finetune.run.result import save_model
+from finetune.run.train_model import train_model
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
-from finetune.training.loop import train
 from finetune.training.trainer import SupervisedTrainer
 
 FEWEST_STEPS = 2
@@ -45,7 +45,7 @@ Say = Callable[..., None]
 
 
 def main() -> None:
-    began = psutil.Process().create_time()
+    began = time.perf_counter() - max(0.0, time.time() - psutil.Process().create_time())  # the clock on the wall may be set meanwhile
     order = json.load(sys.stdin)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # library output must not mix with the JSON answer
@@ -74,18 +74,8 @@ def _few_steps(order: dict[str, Any], began: float, say: Say) -> None:
     release()  # as the benchmark before a training does
     watch = Watch(say, recipe, data.report, before=earlier.bytes, device=context.machine.device)
     watch.ends = began + order["seconds"] - timing - 1
-    outcome = train(
-        model,
-        context.tokenizer,
-        context.data.train,
-        recipe,
-        context.machine,
-        context.reporter,
-        folder=folder.checkpoints,
-        callbacks=[watch, *method.callbacks(model, recipe.method)],
-        penalty=method.penalty(model, recipe.method),
-        make_trainer=lambda **arguments: watch.of(setup.trainer if setup else SupervisedTrainer, arguments),
-    )
+    make = setup.trainer if setup else SupervisedTrainer
+    outcome = train_model(context, model, folder, callbacks=[watch], make_trainer=lambda **arguments: watch.of(make, arguments))
     watch.say_all(outcome.finished.train_seconds)
     model = method.finish(model, recipe.method, context.reporter)
     save_model(context, model, folder)
@@ -98,16 +88,16 @@ def _models(context: RunContext, began: float, say: Say) -> tuple[Any, Any, floa
         teacher = load_teacher(context)
         model = load_student(context, teacher)
         known = known_scores(context, context.teacher_located.identity, context.recipe.teacher.load_in if context.recipe.teacher else None)
-        say(ready=time.time() - began)
+        say(ready=time.perf_counter() - began)
         say(teacher=benchmark_seconds(context, teacher, answers=known is None))
     else:
         teacher, model = None, load_base(context)
         known = known_scores(context, context.located.identity, context.load_in)
-        say(ready=time.time() - began)
-    start = time.time()
+        say(ready=time.perf_counter() - began)
+    start = time.perf_counter()
     seconds = benchmark_seconds(context, model)
     say(before=seconds if context.distils or known is None else 0.0)
-    return attach_method(context, model), teacher, time.time() - start
+    return attach_method(context, model), teacher, time.perf_counter() - start
 
 
 def _asked(context: RunContext, student: Any, teacher: Any, all_tokens: int, cache: Path, say: Say) -> DistillationSetup:
@@ -166,10 +156,10 @@ class Watch(TrainerCallback):
         return self.trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.marks.append((time.time(), 0))
+        self.marks.append((time.perf_counter(), 0))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.marks.append((time.time(), self.trainer.real_tokens))
+        self.marks.append((time.perf_counter(), self.trainer.real_tokens))
         self.say_all(self.marks[-1][0] - self.marks[0][0])
         made, next_one_ends = len(self.marks) - 1, 2 * self.marks[-1][0] - self.marks[-2][0]
         if made >= MOST_STEPS or (made >= FEWEST_STEPS and next_one_ends > self.ends):

@@ -187,7 +187,7 @@ class LLMFineTuner:
         from finetune.run.loading import load_teacher
 
         if name is not None:
-            self._change({"teacher": str(name)})
+            self._change({"teacher": str(name) if isinstance(name, Path) else name})
             self.teacher = None
         if self.teacher is None:
             self.teacher = load_teacher(self.context)
@@ -219,34 +219,21 @@ class LLMFineTuner:
         from finetune.run.loading import distillation_setup
         from finetune.run.result import save_model
         from finetune.run.resume import training_complete, what_decides
-        from finetune.training.loop import train
-        from finetune.training.trainer import SupervisedTrainer
+        from finetune.run.train_model import train_model
 
         if not self._to_do(TRAINING):
             raise training_complete(self.folder)
         with self._at_work():
             model, context, method, recipe = self.load_model(), self.context, self.context.method, self.recipe
-            make_trainer: Any = SupervisedTrainer
+            make_trainer = None
             if context.distils:
                 setup = distillation_setup(context, model, self.load_teacher_model())
                 make_trainer = setup.trainer
                 if setup.cache is not None:
                     self.teacher = None  # its answers are written down
             with context.stage("training", "Training") as done:
-                self.outcome = train(
-                    model,
-                    context.tokenizer,
-                    context.data.train,
-                    recipe,
-                    context.machine,
-                    context.reporter,
-                    folder=self.folder.checkpoints,
-                    callbacks=method.callbacks(model, recipe.method),
-                    make_trainer=make_trainer,
-                    penalty=method.penalty(model, recipe.method),
-                    start=self._start,
-                    made_with={"recipe": what_decides(recipe)},
-                )
+                made_with = {"recipe": what_decides(recipe)}
+                self.outcome = train_model(context, model, self.folder, make_trainer=make_trainer, start=self._start, made_with=made_with)
                 self.model = method.finish(model, recipe.method, context.reporter)
                 save_model(context, self.model, self.folder)
                 finished = self.outcome.finished
@@ -364,6 +351,6 @@ class LLMFineTuner:
         return self.resume_state is None or STAGES.index(self.resume_state.stage) <= STAGES.index(stage)
 
     def _change(self, changes: Mapping[str, Any]) -> None:
-        """Another recipe, and so another context; what was resolved for the old one is found anew."""
+        """Another recipe, and so another context; what was resolved and planned for the old one is found anew."""
         self.context = replace(self.context, recipe=self.recipe.with_changes(changes))
-        self._checked = False
+        self._checked, self.planned = False, None

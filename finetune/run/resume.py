@@ -86,7 +86,7 @@ def _of(folder: RunFolder, saved: Checkpoint) -> Unfinished:
 
 def unfinished_runs(where: Path) -> list[Unfinished]:
     """Runs in the folders of `where` that could go on, latest first; those that somebody works on are left out."""
-    places = sorted(where.glob("*/run/recipe.yaml"), key=lambda path: -path.stat().st_mtime)
+    places = sorted(filter(Path.is_file, where.glob("*/run/recipe.yaml")), key=lambda path: -path.stat().st_mtime)
     return [left for path in places if (left := _free_and_unfinished(path.parent.parent)) is not None]
 
 

@@ -40,7 +40,10 @@ def talk(output_dir: Path, runtime: RuntimeOptions, *, both: bool = False) -> No
         if waiting:
             console.print(HELP, style="quiet")
             waiting = False
-        message = ask()
+        try:
+            message = ask()
+        except OSError:  # of a terminal that is gone
+            message = ""
         if not message:
             raise EOFError
         return message

@@ -21,6 +21,7 @@ from finetune.screen.streams import lasting
 
 THEME = Theme({"quiet": "dim", "done": "green", "warning": "yellow", "problem": "red", "number": "bold", "good": "green", "bad": "red"})
 AS_IT_IS: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # of a console: what it prints means only itself
+NARROWEST = 20  # columns; of a table in fewer nothing would be left, and the terminal breaks the lines
 VERDICTS = {"better": "good", "worse": "bad"}
 STUDENT = {"usable": "good", "weak": "warning", "not usable": "bad"}
 
@@ -38,7 +39,10 @@ def people(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     stream.flush()
     file = lasting(os.dup(stream.fileno()), "stderr" if stderr else "stdout", stream.encoding, closes=True)
-    return SafeConsole(file=file, theme=THEME, force_terminal=animated(file), no_color=no_colour() or None, soft_wrap=False, **AS_IT_IS)
+    console = SafeConsole(file=file, theme=THEME, force_terminal=animated(file), no_color=no_colour() or None, soft_wrap=False, **AS_IT_IS)
+    if console.width < NARROWEST:
+        console.width = NARROWEST
+    return console
 
 
 def animated(file: object) -> bool:

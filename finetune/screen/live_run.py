@@ -24,7 +24,6 @@ from finetune.screen.reporter import working
 from finetune.screen.results import show_results
 from finetune.screen.wording import command_name
 from finetune.shell import quoted
-from finetune.stopping import ended_like_ctrl_c
 
 if TYPE_CHECKING:
     from finetune.run.finetuner import LLMFineTuner, RunResult
@@ -56,7 +55,7 @@ def _carry_out(
     ours = not folder.output_dir.exists()
     words = console if console.is_terminal else people(stderr=True)  # while stderr is what it is
     try:
-        with still_keys(), ended_like_ctrl_c(), working(console, log=folder.debug_log) as reporter:
+        with still_keys(), working(console, log=folder.debug_log) as reporter:
             from finetune.run.finetuner import LLMFineTuner
 
             tuner = make(LLMFineTuner)
@@ -76,7 +75,7 @@ def _stopped(folder: RunFolder, ours: bool) -> Interrupted:
     if left is None or (ours and left.stage == TRAINING and not left.step):
         if ours:
             shutil.rmtree(folder.output_dir, ignore_errors=True)
-        return Interrupted("Stopped before anything was trained; nothing was saved.")
+        return Interrupted("Stopped before anything was trained; nothing was saved.", hint="Start it again with the same command.")
     return Interrupted(
         f"Stopped. {folder.output_dir}: {left.progress()}.",
         hint=f"Continue: {command_name()} resume {quoted(folder.output_dir)}",

@@ -3,7 +3,8 @@
     with quiet(folder.debug_log):
         tuner.run()
 
-The file descriptors themselves are redirected; a console from screen/console.py, made before, still reaches the terminal.
+The file descriptors themselves are redirected; a console from screen/console.py, made before, still reaches the terminal. Passwords and
+tokens that a library wrote down are hidden at the end.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from finetune.errors import without_secrets
+
 STDOUT, STDERR = 1, 2
 
 
@@ -27,6 +30,7 @@ def quiet(log: Path | None, streams: tuple[int, ...] = (STDOUT, STDERR)) -> Iter
     Raises BadInput if the folder of the run cannot be made or written to.
     """
     made, opened = _opened(log) if log else ([], open(os.devnull, "a", encoding="utf-8"))  # noqa: SIM115  closed below
+    before = log.stat().st_size if log else 0
     _flush()
     kept = {stream: os.dup(stream) for stream in streams}
     try:
@@ -47,6 +51,9 @@ def quiet(log: Path | None, streams: tuple[int, ...] = (STDOUT, STDERR)) -> Iter
     finally:
         if log and not log.with_name("recipe.yaml").exists():
             _remove(log, made)
+        elif log:
+            with suppress(OSError):  # gone, or on a disk that is full
+                _hide_secrets(log, before)
 
 
 def _opened(log: Path) -> tuple[list[Path], TextIO]:
@@ -59,6 +66,23 @@ def _opened(log: Path) -> tuple[list[Path], TextIO]:
         from finetune.run_folder import cannot_be_made
 
         raise cannot_be_made(log.parents[1], error.strerror or error) from None
+
+
+def _hide_secrets(log: Path, start: int) -> None:
+    """From `start` on, in place: what is hidden never makes a line longer."""
+
+    def hidden(line: bytes) -> bytes:
+        return without_secrets(line.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+
+    with log.open("rb") as lines, log.open("r+b") as file:
+        lines.seek(start)
+        if all(hidden(line) == line for line in lines):
+            return
+        lines.seek(start)
+        file.seek(start)
+        for line in lines:
+            file.write(hidden(line))
+        file.truncate()
 
 
 def _remove(log: Path, folders: list[Path]) -> None:

@@ -65,7 +65,10 @@ def unwritten() -> OSError | None:
 
 
 def outlast() -> None:
-    """Open those of stdin, stdout and stderr that are closed, on nothing, and make both outputs lasting."""
+    """Open those of stdin, stdout and stderr that are closed, on nothing, and make both outputs lasting.
+
+    What the encoding of a stream lacks is replaced in it, so that a letter costs neither what was typed nor what is told.
+    """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -75,6 +78,8 @@ def outlast() -> None:
                 os.dup2(nothing, descriptor)
                 os.close(nothing)
     sys.stdin = sys.stdin or open(0, encoding="utf-8")  # noqa: SIM115
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     for name, descriptor in STREAMS.items():
         before = getattr(sys, name)
         encoding, errors = (before.encoding, before.errors) if before else ("utf-8", "strict")

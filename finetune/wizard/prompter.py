@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from finetune.errors import FinetuneError, without_passwords
+from finetune.errors import FinetuneError, without_secrets
 from finetune.wizard.explained import more_about
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Question:
             return error.message
         except Exception as error:  # noqa: BLE001
             reason = str(getattr(error, "strerror", None) or error or type(error).__name__)
-            return f"{answer} is not valid: {without_passwords(reason).rstrip('.')}."
+            return f"{answer} is not valid: {without_secrets(reason).rstrip('.')}."
 
 
 class Prompter(ABC):
@@ -190,9 +190,10 @@ class ScriptedPrompter(Prompter):
 
 def drawn(picture: RenderableType, width: int, *, colour: bool = False) -> str:
     """A rich picture as lines of text, with escape codes only if `colour`."""
-    from finetune.screen.console import AS_IT_IS, THEME, SafeConsole
+    from finetune.screen.console import AS_IT_IS, NARROWEST, THEME, SafeConsole
 
-    console = SafeConsole(width=width, theme=THEME, color_system="standard" if colour else None, force_terminal=colour, **AS_IT_IS)
+    how: dict[str, Any] = {"color_system": "standard" if colour else None, "force_terminal": colour, **AS_IT_IS}
+    console = SafeConsole(width=max(NARROWEST, width), theme=THEME, **how)
     with console.capture() as captured:
         console.print(picture)
     return "\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n"))

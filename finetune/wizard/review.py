@@ -5,7 +5,6 @@ recipe, decision = ask(recipe, prompter, here)      # START, CHANGE, SAVE, QUIT,
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from finetune.screen.plan_table import review
 from finetune.screen.reporter import working
 from finetune.screen.wording import about, command_name, epochs
 from finetune.shell import quoted
+from finetune.stopping import until_ctrl_c
 from finetune.wizard import preload
 from finetune.wizard.data_preview import state
 from finetune.wizard.faults import USUAL, in_words, step_of
@@ -101,7 +101,7 @@ def measure(recipe: Recipe, here: HostInfo) -> None:
     if isinstance(prepared, FinetuneError):
         return  # a file has changed since; the review says what is wrong now
     tuner, _ = prepared
-    with suppress(KeyboardInterrupt), working(people(), "Measuring a few real steps") as reporter:
+    with until_ctrl_c(), working(people(), "Measuring a few real steps") as reporter:
         tuner.reporter.reporters.append(reporter)
         try:
             _prepared[_key(recipe)] = tuner, tuner.plan(measure=True)

@@ -50,6 +50,8 @@ SNIPPETS = [
         "}}",
         "{#",
     ),
+    *("{{ ([messages[0].content * 9999] * 99999) | tojson }}", "{{ ('a' * 9999999) | urlize }}", "{{ '{0}{0}' | format('b' * 9999999) }}"),
+    "{% set t = 'a' * 9999999 %}{% for a in range(9999) %}{{ t }}{% endfor %}",
     *("{{ (1).__class__ }}", "{{ '%0999999999d' % 1 }}", "{{ raise_exception('no') }}", "{{ strftime_now('%' * 99) }}", "{{ loop }}"),
 ]
 YAML = [

@@ -2,6 +2,7 @@
 
 python other_systems.py windows run recipe.yaml          as finetune-cli run recipe.yaml
 python other_systems.py apple run recipe.yaml
+python other_systems.py windows --plain                  its questions, answered through a pipe
 
 "windows": no Unix-only modules, signals or functions, processes are spawned, and no file that is open can be replaced, renamed or removed.
 "apple": no float64 on the device (every tensor counts as being there), no /proc.
@@ -107,6 +108,9 @@ def without_proc(kind: Any) -> None:
 if __name__ == "__main__":
     system, *arguments = sys.argv[1:]
     {"windows": windows, "apple": apple}[system]()
+    if arguments == ["--plain"]:
+        for stream in (sys.stdin, sys.stdout):
+            stream.isatty = lambda: True  # type: ignore[method-assign]
     from finetune.cli import main
 
     sys.exit(main(arguments))

@@ -13,7 +13,7 @@ from finetune.benchmark.perplexity import Perplexity, answer_losses
 from finetune.benchmark.rouge import Rouge
 from finetune.benchmark.scoring import benchmark_model
 from finetune.benchmark.teacher_agreement import TeacherStates
-from finetune.errors import BenchmarkError
+from finetune.errors import BenchmarkError, OutOfMemory
 from finetune.events import Recorder
 from finetune.recipe import BenchmarkSpec
 from finetune.training.head import head_of
@@ -123,3 +123,13 @@ def test_a_teacher_that_was_measured_on_other_rows_is_refused():
     states = benchmark_model(model, made, rows[:4], SPEC, seed=0, as_teacher=True, **quiet()).states
     with pytest.raises(BenchmarkError, match="different rows"):
         benchmark_model(model, made, rows, SPEC, seed=0, teacher=states, **quiet())
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), torch.OutOfMemoryError()])
+def test_memory_that_runs_out_in_a_benchmark_is_one_sentence_on_every_device(monkeypatch, error):
+    def runs_out(*args, **options):
+        raise error
+
+    monkeypatch.setattr("finetune.benchmark.scoring.answer_losses", runs_out)
+    with pytest.raises(OutOfMemory, match="not enough memory to run the benchmark"):
+        benchmark_model(llama(), tokenizer(), held_out(tokenizer(), PAIRS), SPEC, seed=0, **quiet())

@@ -12,8 +12,9 @@ from workshop import Workshop
 
 from finetune.errors import BadInput
 from finetune.recipe import Recipe
-from finetune.run.chat import COMMANDS, SINGLE, Talk, _answer_both, asked_to_think, chat, single_turn
+from finetune.run.chat import COMMANDS, SINGLE, Talk, _answer_both, _next, asked_to_think, chat, single_turn
 from finetune.runtime import RuntimeOptions
+from finetune.stopping import Ended, ended_like_ctrl_c
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +88,29 @@ def test_ctrl_c_ends_the_answer_and_keeps_what_was_said():
     assert "".join(shown) == "so so "
     assert conversation.turns[-1] == {"role": "assistant", "content": "so so"}
     assert len(said(conversation, "again")) > 60
+
+
+def test_a_signal_to_end_ends_more_than_the_answer():
+    made, shown = tokenizer(), []
+    conversation = Talk(parrot(made, list("so ")), made)
+
+    def show(piece):
+        shown.append(piece)
+        if "".join(shown) == "so so ":
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Ended), ended_like_ctrl_c():
+        conversation.answer("speak", show)
+    assert "".join(shown) == "so so "
+
+
+def test_ctrl_c_at_the_prompt_ends_the_talk_and_a_signal_to_end_the_program():
+    def pressed(error):
+        raise error
+
+    assert _next(lambda: pressed(KeyboardInterrupt)) is None
+    with pytest.raises(Ended):
+        _next(lambda: pressed(Ended))
 
 
 def test_old_turns_are_forgotten_when_the_context_is_full():

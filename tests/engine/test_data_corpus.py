@@ -276,6 +276,8 @@ def plan(case: Case, models: Path) -> int:
         path = Path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         if content == b"FIFO":
+            if not hasattr(os, "mkfifo"):
+                pytest.skip("this system has no such files")
             os.mkfifo(path)
         else:
             path.write_bytes(content)

@@ -198,10 +198,14 @@ def test_the_output_of_a_run_can_teach(shop: Workshop, tuned: tuple[LLMFineTuner
 
 
 def test_the_names_users_know_do_a_distillation_step_by_step(shop: Workshop) -> None:
-    tuner = shop.tuner(shop.layer(model={"from_teacher": {"layers": 2}}, approach="distillation"))
+    tuner = shop.tuner(shop.layer(model={"from_teacher": {"layers": 2}}, approach="distillation", teacher=str(shop.model)))
+    before = tuner.plan()
     teacher = tuner.load_teacher_model(str(shop.model))
     assert teacher.config.num_hidden_layers == 3
+    tuner.plan()
     tuner.train_distillation(temperature=3.0, alpha=0.25, epochs=1)
+    (written,) = [record for record in read_events(tuner.folder.events) if record["event"] == "plan"]
+    assert written["plan"]["steps"] == before.steps // 2, "what was planned for other epochs is forgotten"
     assert (tuner.recipe.distillation.temperature, tuner.recipe.distillation.alpha, tuner.recipe.training.epochs) == (3.0, 0.25, 1)
     assert tuner.benchmark()["after"]["kl"] > 0
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from workshop import Workshop
@@ -14,7 +15,7 @@ from workshop import Workshop
 from finetune import Recipe
 
 HERE = Path(__file__).parent
-CONSOLES = {"windows": "cp932", "apple": "utf-8"}
+PLAIN = {"windows": "cp1252", "apple": "utf-8"}  # consoles; the questions are asked on a Japanese one
 
 
 @pytest.fixture(scope="module")
@@ -22,24 +23,29 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     return Workshop(tmp_path_factory.mktemp("shop"))
 
 
-def start(system: str, shop: Workshop, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "FINETUNE_CLI_CACHE": str(shop.folder / system), "PYTHONIOENCODING": CONSOLES[system]}
+def start(
+    system: str, shop: Workshop, *arguments: str, console: str | None = None, typed: str = "", folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "FINETUNE_CLI_CACHE": str(shop.folder / system), "PYTHONIOENCODING": console or PLAIN[system]}
     environment |= {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE.parents[1])}
     command = [sys.executable, str(HERE / "other_systems.py"), system, *arguments]
-    return subprocess.run(
-        command,
-        cwd=shop.folder,
-        env=environment,
-        capture_output=True,
-        timeout=300,
-        check=False,
-        encoding=CONSOLES[system],
-        errors="replace",
-    )
+    options: dict[str, Any] = {"encoding": console or PLAIN[system], "errors": "replace", "input": typed}
+    return subprocess.run(command, cwd=folder or shop.folder, env=environment, capture_output=True, timeout=300, check=False, **options)
 
 
-@pytest.mark.parametrize("system", ["windows", "apple"])
-@pytest.mark.parametrize("approach", ["fine-tuning", "distillation"])
+def test_questions_and_the_run_need_nothing_that_windows_lacks(shop: Workshop, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(shop.rows.read_bytes())
+    typed = f"\n2\n{shop.model}\n2\n" + 30 * "\n"  # another model, the file that is here, and every default
+    done = start("windows", shop, "--plain", console="cp932", typed=typed, folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "STEP 6: Upload" in done.stdout
+    run = tmp_path / "finetuned_model" / "run"
+    assert json.loads((run / "progress.json").read_text(encoding="utf-8"))["stage"] == "finished"
+    assert 0 < json.loads((run / "benchmark.json").read_text(encoding="utf-8"))["after"]["perplexity"] < 1000
+
+
+@pytest.mark.parametrize(("system", "approach"), [("windows", "distillation"), ("apple", "fine-tuning"), ("apple", "distillation")])
 def test_a_whole_run_needs_nothing_that_this_system_lacks(shop: Workshop, system: str, approach: str) -> None:
     layer = shop.layer() if approach == "fine-tuning" else shop.distilling()
     recipe = shop.folder / f"{approach}.yaml"

@@ -60,6 +60,17 @@ class Terminal:
     def signal(self, number: int) -> None:
         os.kill(self._process.pid, number)
 
+    def echoes(self) -> bool:
+        """Whether the terminal shows what is typed, as it did before the program."""
+        return bool(self._process.getecho())
+
+    def hang_up(self) -> int:
+        """Close the terminal, of which the system tells the program by SIGHUP; its exit code."""
+        program = self._process.ptyproc
+        program.fileobj.close()
+        program.wait()
+        return int(program.exitstatus if program.exitstatus is not None else -(program.signalstatus or 0))
+
     def press(self, *keys: str) -> None:
         for key in keys:
             self._process.send(key)

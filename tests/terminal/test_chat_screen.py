@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +40,26 @@ def test_both_answer_side_by_side_where_there_is_room(run: Path, columns: int, h
         assert heads in [line.split() for line in terminal.lines()]
         terminal.press("/exit", ENTER)
         assert terminal.wait_for_end() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_ends_the_talk_in_order(run: Path, number: int) -> None:
+    with Terminal(["chat", run.name], folder=run.parent) as terminal:
+        terminal.wait_for("Type a message", LOADING)
+        terminal.settle()
+        terminal.signal(number)
+        assert terminal.wait_for_end() == 130
+        assert "Cancelled." in terminal.text()
+        assert "Traceback" not in terminal.text()
+        assert terminal.echoes()
+
+
+def test_bytes_that_are_no_text_do_not_end_a_talk(run: Path) -> None:
+    command = [sys.executable, str(ROOT / "finetune_cli.py"), "chat", run.name, "--device", "cpu"]
+    options = {"env": {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}, "cwd": run.parent}
+    done = subprocess.run(command, input=b"who \xff?\nand\n", capture_output=True, timeout=LOADING, check=False, **options)
+    assert (done.returncode, b"Error" in done.stderr) == (0, False)
+    assert done.stdout.count(b"\n") > 2
 
 
 @pytest.mark.parametrize("columns", [80, 40])

@@ -15,7 +15,7 @@ from typing import Any
 import pexpect
 import psutil
 import pytest
-from screen import ROOT
+from screen import ROOT, Terminal
 
 from finetune.training.checkpoints import Checkpoints
 
@@ -76,6 +76,26 @@ def test_sighup_without_a_terminal_saves_however_often_it_comes(workplace: Path)
     assert process.returncode == 130
     assert "Stopped after step" in said
     assert Checkpoints(records(workplace) / "checkpoints").all()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("arguments", [[], ["--plain"]], ids=["drawn", "plain"])
+def test_a_question_ends_as_by_ctrl_c(workplace: Path, number: int, arguments: list[str]) -> None:
+    with Terminal(arguments, folder=workplace) as terminal:
+        terminal.wait_for("What would")
+        terminal.signal(number)
+        assert terminal.wait_for_end() == 130
+        assert "Cancelled; nothing written." in terminal.text()
+        assert "Traceback" not in terminal.text()
+        assert terminal.echoes()
+
+
+def test_a_terminal_that_closes_at_a_question_ends_the_program(workplace: Path) -> None:
+    before = sorted(workplace.iterdir())
+    with Terminal(folder=workplace) as terminal:
+        terminal.wait_for("What would")
+        assert terminal.hang_up() == 130
+    assert sorted(workplace.iterdir()) == before
 
 
 def test_a_reader_that_leaves_ends_no_run(workplace: Path) -> None:

@@ -13,13 +13,28 @@ import finetune
 from finetune.children import python_child
 
 ROOT = Path(__file__).parents[2]
+SHADOWS = (
+    "evaluate",
+    "psutil",
+    "torch",
+    "finetune",
+    "sitecustomize",
+    "usercustomize",
+    "random",
+    "types",
+    "typing",
+    "enum",
+    "re",
+    "json",
+    "runpy",
+)
 WHERE = "import importlib.util as u; print([u.find_spec(name).origin for name in ('evaluate', 'psutil', 'json', 'finetune')])"
 
 
 @pytest.fixture
 def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder whose modules say that they were run."""
-    for name in ("evaluate", "psutil", "json", "runpy", "finetune", "sitecustomize"):
+    for name in SHADOWS:
         (tmp_path / f"{name}.py").write_text("open('RUN', 'a').write(__name__)\nraise SystemExit(3)\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -48,7 +63,9 @@ def test_the_program_in_a_checkout_takes_libraries_for_what_they_are(theirs: Pat
     (theirs / "finetune.py").unlink()
     (theirs / "finetune").symlink_to(ROOT / "finetune")
     (theirs / "finetune_cli.py").write_bytes((ROOT / "finetune_cli.py").read_bytes())
-    code = f"import runpy, sys; sys.path[0] = {str(theirs)!r}; runpy.run_path('finetune_cli.py'); {WHERE}"
+    done = subprocess.run([sys.executable, "finetune_cli.py", "schema"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    code = f"import pkgutil, runpy, sys; sys.path[0] = {str(theirs)!r}; runpy.run_path('finetune_cli.py'); {WHERE}"
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=theirs, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert str(theirs / "evaluate.py") not in done.stdout

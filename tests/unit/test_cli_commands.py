@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,13 @@ import pytest
 pytestmark = pytest.mark.slow  # each starts the program
 
 ROOT = Path(__file__).parents[2]
+SYSTEM = {
+    name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TEMP") if name in os.environ
+}  # without the last two no Python on Windows
 
 
 def cli(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    home = str(folder or Path.home())
     return subprocess.run(
         [sys.executable, str(ROOT / "finetune_cli.py"), *arguments],
         cwd=folder,
@@ -23,7 +28,7 @@ def cli(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProc
         text=True,
         timeout=120,
         check=False,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(folder or Path.home()), "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        env={**SYSTEM, "HOME": home, "USERPROFILE": home, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
     )
 
 

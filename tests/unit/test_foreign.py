@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_models_folder import model_folder, refusal, write_safetensors
@@ -141,17 +142,27 @@ def test_impossible_headers_of_safetensors_are_refused(tmp_path: Path, runtime: 
     assert "model.safetensors is not a readable safetensors file" in refusal(folder, runtime).message
 
 
-def gguf(path: Path, *, dimensions: int = 1, alignment: tuple[int, bytes] = (4, struct.pack("<I", 32))) -> Path:
-    """A GGUF file of one tensor, written by hand."""
+def gguf(
+    path: Path,
+    *,
+    dimensions: int = 1,
+    alignment: tuple[int, bytes] = (4, struct.pack("<I", 32)),
+    tensors: int = 1,
+    entries: int = 2,
+    array: bytes = b"",
+) -> Path:
+    """A GGUF file of one tensor, written by hand; `tensors` and `entries` are how many it claims, `array` a last entry of its metadata."""
 
     def string(text: str) -> bytes:
         return struct.pack("<Q", len(text)) + text.encode()
 
     kind, value = alignment
-    entries = string("general.architecture") + struct.pack("<I", 8) + string("llama")
-    entries += string("general.alignment") + struct.pack("<I", kind) + value
+    written = string("general.architecture") + struct.pack("<I", 8) + string("llama")
+    written += string("general.alignment") + struct.pack("<I", kind) + value
+    if array:
+        entries, written = entries + 1, written + string("tokenizer.ggml.scores") + struct.pack("<I", 9) + array
     tensor = string("t") + struct.pack(f"<I{dimensions}Q", dimensions, *[1] * dimensions) + struct.pack("<IQ", 0, 0)
-    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1, 2) + entries + tensor + bytes(4096))
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, tensors, entries) + written + tensor * min(tensors, 1) + bytes(4096))
     return path
 
 
@@ -164,6 +175,35 @@ def test_a_gguf_file_with_too_many_dimensions_or_an_impossible_alignment_is_refu
         with pytest.raises(ModelError, match=r"odd\.gguf is not a readable GGUF file: its alignment is impossible"):
             read_header(gguf(tmp_path / "odd.gguf", alignment=alignment))
     assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("claims", "words"),
+    [
+        ({"tensors": 0, "array": struct.pack("<IQ", 6, 2**63)}, "its header has lists of more than 2,000,000 elements"),
+        ({"array": struct.pack("<IQ", 8, 2**63)}, "its header has lists of more than 2,000,000 elements"),
+        ({"tensors": 0, "array": struct.pack("<IQ", 6, 10**6)}, "it is truncated"),
+        ({"tensors": 2**63}, "its header has lists of more than 2,000,000 elements"),
+        ({"entries": 2**63}, "its header has lists of more than 2,000,000 elements"),
+        ({"tensors": 0}, "it has no tensors"),
+    ],
+    ids=["numbers", "texts", "beyond the end", "tensors", "entries", "nothing"],
+)
+def test_a_gguf_file_that_claims_more_than_it_can_have_is_refused_before_the_library_sees_it(
+    tmp_path: Path, claims: dict[str, Any], words: str
+) -> None:
+    began = time.process_time()
+    with pytest.raises(ModelError, match=rf"claims\.gguf is not a readable GGUF file: {words}"):
+        read_header(gguf(tmp_path / "claims.gguf", **claims))
+    assert time.process_time() - began < 1
+
+
+def test_the_lists_of_a_gguf_header_are_counted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = gguf(tmp_path / "lists.gguf", array=struct.pack("<IQ", 0, 50) + bytes(50))
+    assert read_header(path).metadata["tokenizer.ggml.scores"] == 50
+    monkeypatch.setattr("finetune.models.gguf_file.ELEMENTS", 52)
+    with pytest.raises(ModelError, match="lists of more than 52 elements"):
+        read_header(path)
 
 
 def test_a_pattern_of_module_names_that_never_ends_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

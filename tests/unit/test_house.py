@@ -134,3 +134,8 @@ def test_a_run_reads_as_one_page_and_only_the_finetuner_writes_into_itself() -> 
         if isinstance(node.value, ast.Name) and node.value.id in ("tuner", "context")
     ]
     assert [place for place in written if not place.startswith("finetune/run/finetuner.py")] == []
+
+
+def test_scripts_have_the_line_ends_that_bash_reads_on_windows_too() -> None:
+    assert "* text=auto eol=lf" in (ROOT / ".gitattributes").read_text(encoding="utf-8").splitlines()
+    assert not [path.name for path in (ROOT / ".ci").iterdir() if b"\r" in path.read_bytes()]

@@ -32,7 +32,7 @@ def cli(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def shown(picture: object, width: int = 80) -> str:
-    console = Console(width=width, theme=THEME, record=True, file=open("/dev/null", "w"), color_system=None)  # noqa: SIM115
+    console = Console(width=width, theme=THEME, record=True, file=open(os.devnull, "w"), color_system=None)  # noqa: SIM115
     console.print(picture)
     return console.export_text()
 

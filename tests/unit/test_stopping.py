@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from finetune.stopping import CTRL_C, ENDED, LOST, ended_like_ctrl_c, on_signals
+from finetune.stopping import CTRL_C, ENDED, LOST, Ended, ended_like_ctrl_c, on_signals, until_ctrl_c
 
 
 def test_every_signal_reaches_the_handler_and_is_put_back() -> None:
@@ -47,6 +47,18 @@ def test_a_lost_connection_interrupts_once_however_often_it_is_said() -> None:
             lost_twice()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_what_ends_the_program_is_not_stopped_where_ctrl_c_is() -> None:
+    with until_ctrl_c():
+        signal.raise_signal(signal.SIGINT)
+    for number in (*ENDED, *LOST):
+        before = signal.getsignal(number)
+        try:
+            with pytest.raises(Ended), ended_like_ctrl_c(), until_ctrl_c():
+                signal.raise_signal(number)
+        finally:
+            signal.signal(number, before)
 
 
 def test_other_threads_leave_signals_alone() -> None:

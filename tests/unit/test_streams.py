@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,3 +93,24 @@ def test_a_user_without_a_home_folder_reads_what_to_set(tmp_path: Path, given: s
         assert done.returncode == 2
         assert done.stderr.startswith("This user has no home folder, so there is no place for a cache.\nSet FINETUNE_CLI_CACHE")
     assert not (tmp_path / "~").exists(), "no folder of that name is made"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_user_whom_the_system_does_not_know() -> None:
+    """Really: a number without a name, without a home, in a folder that is not his, and the Hub's cache cannot be written."""
+    nobody = 54_321
+    with tempfile.TemporaryDirectory() as name:  # pytest's folders let nobody else in
+        place = Path(name)
+        place.chmod(0o755)
+        for folder in ("cache", "hub"):
+            (place / folder).mkdir(mode=0o755)
+        os.chown(place / "cache", nobody, nobody)
+        environment = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_CACHE_HOME", "USER", "LOGNAME")}
+        environment |= {"FINETUNE_CLI_CACHE": str(place / "cache"), "HF_HOME": str(place / "hub"), "HF_HUB_OFFLINE": "1"}
+        try:
+            done = started("doctor", "--json", folder=place, env=environment, user=nobody, group=nobody, extra_groups=[])
+        except PermissionError as error:
+            pytest.skip(f"others cannot use this interpreter: {error.strerror}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["device"]

@@ -17,15 +17,17 @@ from finetune.data.formats import is_known
 from finetune.data.formats.messages import NAMES
 from finetune.data.formats.turns import ROLES
 from finetune.data.json_values import DECODER, Number
-from finetune.data.readers.json_lines import parse_lines, reason_of
+from finetune.data.readers.json_lines import parse_lines, reason_of, too_many_values
 from finetune.data.rows import SETTINGS, Row, SkippedRow
 from finetune.errors import BadRow
+from finetune.foreign import TURNS, VALUES
 from finetune.recipe import DatasetSpec
 
 SPEAKER = {"role", "from", "speaker", "author", "sender"}  # what a turn may call its own, if the list is called messages or the like
 HOLDERS = {"data", "dataset", "rows", "records", "examples", "samples", "instances", "items", "entries", "questions", "conversations"}
 SHOWN_KEYS, SAMPLE = 6, 20
 CHUNK = 1 << 20  # characters
+ONE_PER_LINE = "Write one JSON object per line (.jsonl)."
 
 
 class Window:
@@ -59,6 +61,7 @@ class Window:
 
     def whole(self) -> str:
         self.text += whole_of(self.rest, self.file)
+        self.check_values()
         return self.text
 
     def lines(self) -> Iterator[str]:
@@ -76,10 +79,16 @@ class Window:
                     raise too_long(self.file) from None
                 if isinstance(error, RecursionError) or not self.more():
                     raise self.broken(error) from None
+                self.check_values()
             else:
                 if end < len(self.text) or not self.more():  # a number may go on
                     self.position = end
                     return item
+
+    def check_values(self) -> None:
+        """Raises BadRow for what would not fit into memory when it is decoded."""
+        if too_many_values(self.text, self.position):
+            raise BadRow(f"{self.name}, line {self.line_here()}: more than {VALUES:,} values in one piece of JSON.", hint=ONE_PER_LINE)
 
     def broken(self, error: ValueError | RecursionError) -> BadRow:
         line = self.line_here()
@@ -96,7 +105,9 @@ def read_list(window: Window) -> Iterator[Row | SkippedRow]:
     items = _items(window)
     head = list(islice(items, 1))
     if head and _is_turn(head[0][0]):
-        head += items
+        head += islice(items, TURNS)
+        if len(head) > TURNS:
+            raise BadRow(f"{window.name} has a conversation of more than {TURNS:,} turns.", hint=ONE_PER_LINE)
         if _is_chat("", turns := [item for item, _ in head]):
             yield Row({"messages": turns}, window.name, head[0][1])
             return

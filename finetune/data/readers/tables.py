@@ -1,4 +1,7 @@
-"""Parquet and Arrow files, read a thousand rows at a time."""
+"""Parquet and Arrow files, read a thousand rows at a time; fewer where rows are long.
+
+A long text may be stored once for many rows (a dictionary), and a page of zeros in a few bytes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from finetune.data.files import DataFile
 from finetune.data.json_values import without_nulls
 from finetune.data.rows import Row, SkippedRow, check_column_names
 from finetune.errors import BadRow
-from finetune.foreign import UNPACKED, reason
+from finetune.foreign import HELD, PACKING, UNPACKED, reason
 from finetune.formatting import size
 from finetune.recipe import DatasetSpec
 
@@ -26,22 +29,28 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
     number = 0
     try:
         for batch in _batches(file):
-            for values in _records(batch):
-                number += 1
-                yield SkippedRow(file.name, number, values) if isinstance(values, str) else Row(values, file.name, number)
+            rows = max(1, HELD // max(1, batch.nbytes))  # whose texts can be as long as the batch
+            for start in range(0, batch.num_rows, rows):
+                for values in _records(batch.slice(start, rows)):
+                    number += 1
+                    yield SkippedRow(file.name, number, values) if isinstance(values, str) else Row(values, file.name, number)
     except (pa.ArrowException, OSError) as error:
         raise BadRow(f"{file.name} cannot be read as {file.suffix}: {reason(error)}", hint=HINT) from None
 
 
 def _batches(file: DataFile) -> Iterator[pa.RecordBatch]:
     whole = file.member is not None or file.path.suffix.lower() in PACKED
-    source = pa.BufferReader(_unpacked(file)) if whole else pa.memory_map(str(file.path))
+    # Arrow is read where it lies; of Parquet nothing would be, and a mapped file that somebody cuts meanwhile kills the process.
+    opened = pa.OSFile if file.suffix == ".parquet" else pa.memory_map
+    source = pa.BufferReader(_unpacked(file)) if whole else opened(str(file.path))
     most = ROWS + ROWS_PER_BYTE * source.size()
     if file.suffix == ".parquet":
         parquet = pq.ParquetFile(source)
         _check_rows(parquet.metadata.num_rows, most, file)
         check_column_names(parquet.schema_arrow.names, file.name)
-        yield from parquet.iter_batches(batch_size=BATCH)
+        once = [column.path for column in map(parquet.schema.column, range(len(parquet.schema))) if column.physical_type == "BYTE_ARRAY"]
+        parquet = pq.ParquetFile(source, read_dictionary=once, metadata=parquet.metadata)
+        yield from parquet.iter_batches(batch_size=_rows_at_a_time(parquet.metadata, file))
         return
     is_file = source.read(6) == b"ARROW1"
     source.seek(0)
@@ -55,6 +64,23 @@ def _batches(file: DataFile) -> Iterator[pa.RecordBatch]:
         _check_rows(rows, most, file)
         for start in range(0, part.num_rows, BATCH):
             yield part.slice(start, BATCH)
+
+
+def _rows_at_a_time(metadata: Any, file: DataFile) -> int:
+    """Rows that fit into memory together, by the sizes in a Parquet file's footer; raises BadRow for what unpacks to too much at once.
+
+    Of its columns the footer says more, but pyarrow ends the process over damage there.
+    """
+    longest = 1
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        if group.total_byte_size > max(UNPACKED, PACKING * file.path.stat().st_size):
+            raise _unpacks_to_too_much(file)
+        longest = max(longest, group.total_byte_size // max(1, group.num_rows))
+    return min(BATCH, max(1, HELD // longest))
+
+
+def _unpacks_to_too_much(file: DataFile) -> BadRow:
+    return BadRow(f"{file.name} unpacks to more than {size(UNPACKED)}.", hint="Unpack it yourself and give the files.")
 
 
 def _check(part: pa.RecordBatch) -> None:
@@ -78,7 +104,7 @@ def _unpacked(file: DataFile) -> pa.Buffer:
     for block in file.blocks():
         content.write(block)
         if content.tell() > UNPACKED:
-            raise BadRow(f"{file.name} unpacks to more than {size(UNPACKED)}.", hint="Unpack it yourself and give the files.")
+            raise _unpacks_to_too_much(file)
     return content.getvalue()
 
 
