@@ -66,7 +66,11 @@ class LeftOut:
 
 def left_out_sentences(rows: Mapping[str, int]) -> list[str]:
     """How many rows are left out, and what their data say: {"column label marks the answer as undesired": 40}."""
-    return [f"{number:,} row{'s are' if number > 1 else ' is'} left out: {reason}." for reason, number in rows.items()]
+    sentences = []
+    for reason, number in rows.items():
+        otherwise = " Rename the column if it means something else." if reason.startswith("column ") else ""
+        sentences.append(f"{number:,} row{'s are' if number > 1 else ' is'} left out: {reason}.{otherwise}")
+    return sentences
 
 
 def characters_in(value: Any) -> int:
