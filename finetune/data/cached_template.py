@@ -26,6 +26,7 @@ from finetune.models.template_truth import ROLES
 COMPARED = 20
 MOST_SHAPES = 100
 LONGEST_SHAPE = 12  # turns
+SAID = ("role", "content")
 BLANKS = "\u2003\t"  # around the probes: no template writes them itself
 PROBE = re.compile(f"({BLANKS})?Probe(\\d+)q({BLANKS[::-1]})?")
 
@@ -91,7 +92,7 @@ class CachedChatTemplate:
         return (
             self.proof is not None
             and turn["role"] in ROLES
-            and all(value is None for key, value in turn.items() if key not in ("role", "content"))
+            and (len(turn) == 2 or all(value is None or (key, value) == ("learn", True) for key, value in turn.items() if key not in SAID))
             and bool(content)
             and not content.isspace()
             and not (self.proof.trims and content != content.strip())

@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.data import formats
 from finetune.data.files import looks_local
-from finetune.data.reading import columns_of
+from finetune.data.reading import columns_of, open_source
 from finetune.data.rows import Row, RowProblem
 from finetune.data.tokens import Encoder
 from finetune.errors import DatasetError, EmptyDataset
+from finetune.events import Recorder
+from finetune.recipe import DatasetSpec
+from finetune.runtime import RuntimeOptions
 from finetune.storage import digest, unwritable_cache, write_whole
 
 if TYPE_CHECKING:
@@ -53,6 +56,17 @@ def records(given: Any) -> list[dict[str, Any]]:
     if not found:
         raise EmptyDataset("There are no rows in what was given.", hint=ROW)
     return found
+
+
+def rows_of_file(name: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The records of a file, a folder or a dataset of the Hub; raises the DatasetError that states what is wrong."""
+    origin = open_source(DatasetSpec(source=os.fspath(name), samples=None), RuntimeOptions(), Recorder())
+    found = list(origin.records())
+    kept = [record.values for record in found if isinstance(record, Row)]
+    if len(kept) < len(found):
+        first = next(record for record in found if not isinstance(record, Row))
+        raise DatasetError(f"{first.file} line {first.line}: {first.reason}.", hint="Correct the row, or remove it.")
+    return kept
 
 
 def saved(given: Any, cache: Path) -> str:

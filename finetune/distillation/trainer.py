@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TrainingArguments
 
 from finetune import registry
 from finetune.data.collator import Collator
-from finetune.data.given import tokens
+from finetune.data.given import rows_of_file, tokens
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.loss import CachedGradient, Distillation
 from finetune.distillation.objectives import Objective
@@ -72,6 +73,7 @@ class DistillationTrainer(SupervisedTrainer):
         if isinstance(teacher_model, str | PathLike):
             teacher_model, tokenizer = by_name(teacher_model)
             teacher_tokenizer = teacher_tokenizer or tokenizer
+        check_kinds(model=model, teacher_model=teacher_model, args=args, model_init=kwargs.get("model_init"))
         for name in ("train_dataset", "eval_dataset"):
             if kwargs.get(name) is not None:
                 kwargs[name] = as_tokens(kwargs[name], kwargs.get("processing_class"))
@@ -152,6 +154,17 @@ class DistillationTrainer(SupervisedTrainer):
         self.teacher_masks = needs_mask(self.teacher)
 
 
+def check_kinds(*, model: Any, teacher_model: Any, args: Any, model_init: Any) -> None:
+    """Raises RecipeError for what cannot be a model or the arguments of a Trainer."""
+    if model is None and model_init is None:
+        raise RecipeError("There is no model to train.", hint="Pass model=, a model or the name of one.")
+    for name, given in (("model", model), ("teacher_model", teacher_model)):
+        if given is not None and not isinstance(given, torch.nn.Module):
+            raise RecipeError(f"{name} is of type {type(given).__name__}.", hint="Pass a model, or the name of one.")
+    if args is not None and not isinstance(args, TrainingArguments):
+        raise RecipeError(f"args is of type {type(args).__name__}.", hint='Pass transformers.TrainingArguments("folder", ...).')
+
+
 def by_name(name: str | PathLike[str]) -> tuple[Any, Any]:
     """A model and its tokenizer, from the Hub or from this disk; raises ModelError."""
     runtime = RuntimeOptions()
@@ -160,13 +173,18 @@ def by_name(name: str | PathLike[str]) -> tuple[Any, Any]:
 
 
 def as_tokens(rows: Any, tokenizer: Any) -> Any:
-    """Rows of tokens as they are, rows of text as tokens; raises DatasetError for what is neither, or text without a tokenizer."""
-    if not hasattr(rows, "__getitem__") or (hasattr(rows, "__len__") and not len(rows)):
+    """Rows of tokens as they are, rows of text or those of a file as tokens; DatasetError for what is neither, or has no tokenizer."""
+    if isinstance(rows, str | PathLike):
+        rows = rows_of_file(rows)
+    if not hasattr(rows, "__getitem__") or (hasattr(rows, "__len__") and not len(rows) and not isinstance(rows, list)):
         return rows
     if isinstance(rows, Mapping) and any(hasattr(part, "column_names") for part in rows.values()):
         return {name: as_tokens(part, tokenizer) for name, part in rows.items()}  # several to evaluate on
     names = getattr(rows, "column_names", None)
-    first = dict.fromkeys(names) if isinstance(names, list) else rows if isinstance(rows, Mapping) else rows[0]
+    if isinstance(names, list):
+        first: Any = dict.fromkeys(names)
+    else:
+        first = rows if isinstance(rows, Mapping) or rows == [] else rows[0]
     if isinstance(first, Mapping) and "input_ids" in first:
         return rows
     if not isinstance(first, Mapping | str | list | tuple):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerCallback
 
 TargetModules = Annotated[
-    Literal["auto"] | list[str], Field(description="auto means all linear layers; or list names, separated by commas.")
+    Literal["auto"] | list[str], Field(description="auto means all linear layers, experts included; or list names, separated by commas.")
 ]
 NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)  # a weight, and its share of the doubly quantised scales (Dettmers et al. 2023, section 3)
 

@@ -81,7 +81,7 @@ def end_answers_with(folder: Path, ends: Sequence[int], *, pad: int, source: Pat
     settings.pop("_from_model_config", None)  # with it, a reader may put the model's own ends in their place
     if stops:
         settings["eos_token_id"] = stops[0] if len(stops) == 1 else stops
-    if not isinstance(settings.get("pad_token_id"), int):
+    if not isinstance(settings.get("pad_token_id"), int) or settings["pad_token_id"] in stops:
         settings["pad_token_id"] = pad
     write_json(folder / GENERATION, settings)
 

@@ -187,7 +187,7 @@ class LLMFineTuner:
         from finetune.run.loading import load_teacher
 
         if name is not None:
-            self._change({"teacher": str(name)})
+            self._change({"teacher": str(name) if isinstance(name, Path) else name})
             self.teacher = None
         if self.teacher is None:
             self.teacher = load_teacher(self.context)

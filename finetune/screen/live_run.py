@@ -75,7 +75,7 @@ def _stopped(folder: RunFolder, ours: bool) -> Interrupted:
     if left is None or (ours and left.stage == TRAINING and not left.step):
         if ours:
             shutil.rmtree(folder.output_dir, ignore_errors=True)
-        return Interrupted("Stopped before anything was trained; nothing was saved.")
+        return Interrupted("Stopped before anything was trained; nothing was saved.", hint="Start it again with the same command.")
     return Interrupted(
         f"Stopped. {folder.output_dir}: {left.progress()}.",
         hint=f"Continue: {command_name()} resume {quoted(folder.output_dir)}",

@@ -71,7 +71,7 @@ def agree(
         if decision == review.SAVE:
             review.save(recipe, answers)
         if decision == review.QUIT:
-            answers.note("Nothing was started.")
+            answers.note("Nothing was written.")
         return recipe, decision, step
 
     while True:

@@ -191,4 +191,4 @@ def test_too_many_bad_rows_stop_a_run_and_are_asked_about_in_the_wizard(place: P
     assert agreed is not None
     assert agreed.dataset.bad_rows == pytest.approx(0.1)
     assert any("4 of 44 rows cannot be used" in line for line in prompter.shown)
-    assert any("44 read: 36 to train on" in line and "▌ It is" in line for line in prompter.shown)
+    assert any("44 read: 32 to train on" in line and "▌ It is" in line for line in prompter.shown)

@@ -81,6 +81,13 @@ def test_rows_of_text_are_the_tokens_that_a_recipe_would_prepare(shop: Workshop)
         assert {"input_ids": row["input_ids"], "labels": row["labels"]} in ours
 
 
+def test_rows_of_a_file_by_its_name(shop: Workshop, tmp_path: Path) -> None:
+    trainer = DistillationTrainer(
+        llama(seed=1), arguments(tmp_path), teacher_model=llama(seed=3), train_dataset=shop.rows, processing_class=tokenizer(chat=True)
+    )
+    assert len(trainer.train_dataset) == 32
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "sentence"),
     [
@@ -89,13 +96,18 @@ def test_rows_of_text_are_the_tokens_that_a_recipe_would_prepare(shop: Workshop)
         ({"teacher_model": "./no/such/folder"}, ModelError, "There is no folder ./no/such/folder."),
         ({"train_dataset": PAIRS, "processing_class": None}, DatasetError, "The rows are text, and there is no tokenizer for them."),
         ({"train_dataset": [{"left": "a", "right": "b"}]}, DatasetError, "the rows that were given has the columns left, right, and none"),
+        ({"teacher_model": 3}, RecipeError, "teacher_model is of type int."),
+        ({"args": {"num_train_epochs": 1}}, RecipeError, "args is of type dict."),
+        ({"train_dataset": []}, DatasetError, "There are no rows in what was given."),
+        ({"train_dataset": "no-such-rows.jsonl"}, DatasetError, "There is no file no-such-rows.jsonl."),
         ({"objective": "forward_lk"}, RecipeError, "There is no objective 'forward_lk'. Did you mean forward_kl?"),
     ],
 )
 def test_a_refusal_is_one_sentence(changes: dict[str, Any], kind: type[Exception], sentence: str, tmp_path: Path) -> None:
     given = {"teacher_model": llama(seed=3), "train_dataset": PAIRS, "processing_class": tokenizer(chat=True), **changes}
+    given.setdefault("args", arguments(tmp_path))
     with pytest.raises(kind) as refused:
-        DistillationTrainer(llama(seed=1), arguments(tmp_path), **given)
+        DistillationTrainer(llama(seed=1), **given)
     assert str(refused.value).startswith(sentence)
     assert "\n" not in str(refused.value)
 

@@ -47,8 +47,7 @@ def nf4(folder: Path) -> Path:
 
 
 class TestQuantisedAlready:
-    @pytest.mark.parametrize("form", FORMATS)
-    @pytest.mark.parametrize("kind", ["lora", "qlora", "full"])
+    @pytest.mark.parametrize(("form", "kind"), [*((form, "qlora") for form in FORMATS), ("8-bit", "lora"), ("fp8", "full")])
     def test_plan_and_check_refuse_it_in_one_sentence(self, form: str, kind: str, shop: Workshop) -> None:
         path = shop.model / "config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": FORMATS[form]}))

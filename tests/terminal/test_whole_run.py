@@ -82,8 +82,9 @@ def test_distillation_from_the_first_question_to_the_student_beside_its_teacher(
         terminal.wait_for("The teacher has 4")
         answer(terminal, "Layers to keep", "2")
         answer(terminal, "Dataset", DOWN)
-        for question in ("Is this right?", "Rows to use", "Method"):
+        for question in ("Is this right?", "Rows to use"):
             answer(terminal, question)
+        terminal.wait_for("Method: Full, every weight learns")
         terminal.wait_for("1 to 5")
         for question in (
             "Temperature",

@@ -88,6 +88,16 @@ def test_a_workbook_that_unpacks_to_more_than_the_limit_is_refused(tmp_path: Pat
         read(path)
 
 
+def test_a_workbook_that_claims_more_cells_than_it_has_is_read_at_once(tmp_path: Path) -> None:
+    path, claims = workbook(tmp_path / "rows.xlsx", Data=[HEADER, ("a", "b")]), tmp_path / "claims.xlsx"
+    with zipfile.ZipFile(path) as before, zipfile.ZipFile(claims, "w") as after:
+        for part in before.namelist():
+            after.writestr(part, before.read(part).replace(b'ref="A1:B2"', b'ref="A1:XFD1048576"'))
+    with zipfile.ZipFile(claims) as parts:
+        assert b"XFD1048576" in parts.read("xl/worksheets/sheet1.xml")
+    assert read(claims) == ([{"question": "a", "answer": "b"}], [])
+
+
 def test_without_openpyxl_two_ways_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "rows.xlsx").write_bytes(b"PK")
     monkeypatch.setitem(sys.modules, "openpyxl", None)

@@ -22,11 +22,12 @@ from finetune.wizard.undo import Answer, Rewind
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own; the cache, in which the built-in rows are made once, is shared."""
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("FINETUNE_CLI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FINETUNE_CLI_CACHE", str(tmp_path_factory.getbasetemp() / "wizard-cache"))
     monkeypatch.setattr(review, "prepare", lambda *_: DatasetError("The rows are gone."))
     known_readings.recall.cache_clear()
     return folder
@@ -137,8 +138,9 @@ def test_a_token_is_never_in_the_file() -> None:
     assert "hf_secret" not in kept.path.read_text()
 
 
-def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
+    monkeypatch.setenv("FINETUNE_CLI_CACHE", str(tmp_path / "cache"))
     kept = leave("dataset.source")
     assert kept.written == 0
     assert "could not be kept" in plain(kept.farewell())
@@ -148,7 +150,7 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_a_damaged_file_is_no_session(content: str) -> None:
     kept = KeptAnswers.here()
     assert kept.path is not None
-    kept.path.parent.mkdir(parents=True)
+    kept.path.parent.mkdir(parents=True, exist_ok=True)
     kept.path.write_text(content)
     assert kept.load() is None
 
@@ -262,7 +264,8 @@ def test_a_file_without_these_columns_is_read_as_it_is(workplace: Path) -> None:
     assert go_on(enter_all_the_way(dataset__source="odd.csv", review="quit"), None).dataset.columns is None
 
 
-def test_the_memory_of_files_is_one_small_file(tmp_path: Path) -> None:
+def test_the_memory_of_files_is_one_small_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINETUNE_CLI_CACHE", str(tmp_path / "cache"))
     for number in range(known_readings.MOST + 5):
         known_readings.remember(f"file-{number}.csv", {"encoding": "cp1252", "samples": 3})
     kept = json.loads((tmp_path / "cache" / "readings.json").read_text())

@@ -38,9 +38,10 @@ RAW += ("List should", "pydantic", "got an invalid", "Value error", "Field requi
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own; the cache, in which the built-in rows are made once, is shared."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FINETUNE_CLI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FINETUNE_CLI_CACHE", str(tmp_path_factory.getbasetemp() / "wizard-cache"))
     known_readings.recall.cache_clear()
     return tmp_path
 

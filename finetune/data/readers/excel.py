@@ -77,6 +77,7 @@ def _check_size(bytes: int, file: DataFile) -> None:
 
 def _lines(sheet: Any) -> Iterator[tuple[int, list[Any]]]:
     """Lines that are not blank, with their numbers in the sheet, as read so far."""
+    sheet.reset_dimensions()  # a file may claim a million rows of sixteen thousand cells: only those that are there count
     for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
         values = [_plain(cell) for cell in cells]
         while values and values[-1] == "":
