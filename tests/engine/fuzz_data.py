@@ -27,6 +27,7 @@ DATA = {
     "zip": (".zip", "bytes"),
     "arrow": (".arrow", "bytes"),
     "parquet": (".parquet", "bytes"),
+    "xlsx": (".xlsx", "bytes"),
 }
 
 
@@ -83,6 +84,14 @@ def _rows(name: str) -> bytes:
         case "zip":
             with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
                 archive.writestr(zipfile.ZipInfo("train.jsonl"), lines)
+            return sink.getvalue()
+        case "xlsx":
+            import openpyxl
+
+            book = openpyxl.Workbook()
+            for cells in (list(asked[0]), *(list(row.values()) for row in asked)):
+                book.active.append(cells)
+            book.save(sink)
             return sink.getvalue()
         case "arrow":
             table = pa.table(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -169,3 +171,23 @@ def test_a_text_that_arrow_cannot_hold_is_a_row_that_is_skipped(
     (tmp_path / "rows.parquet").write_bytes(sink.getvalue())
     found = read_rows(DatasetSpec(source=str(tmp_path / "rows.parquet"), bad_rows=0.5), runtime, Recorder())
     assert (len(found), [row.reason for row in found.facts.skipped_rows]) == (2, ["text of more than 100 characters"])
+
+
+def test_no_damage_to_the_footer_of_a_parquet_file_ends_the_process(tmp_path: Path) -> None:
+    """In a process of its own, which would die: pyarrow ends it over some facts about columns, were they looked at."""
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": ["a", "b", None]}), path, store_schema=False)
+    code = (
+        "import sys; from contextlib import suppress; from pathlib import Path\n"
+        "from finetune.data.files import DataFile; from finetune.data.readers.tables import read; from finetune.recipe import DatasetSpec\n"
+        "path = Path(sys.argv[1]); whole = path.read_bytes()\n"
+        "start = len(whole) - 8 - int.from_bytes(whole[-8:-4], 'little')\n"
+        "for at in range(start, len(whole) - 8):\n"
+        "    for bit in (1, 2, 4):\n"
+        "        path.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])\n"
+        "        with suppress(Exception):\n"
+        "            list(read(DataFile(path), DatasetSpec(), None))\n"
+        "print('alive')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "alive\n", done.stderr[-300:]
