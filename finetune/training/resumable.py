@@ -190,7 +190,13 @@ def _check_trainer_state(path: Path) -> None:
     state, usual = TrainerState.load_from_json(str(path)), TrainerState()
     for field in dataclasses.fields(usual):
         value, default = getattr(state, field.name), getattr(usual, field.name)
-        if default is not None and isinstance(value, int | float) != isinstance(default, int | float):
+        if default is None:
+            text = str(field.type)
+            kinds = [kind for kind in (str, int, float) if kind.__name__ in text] if not ("dict" in text or "list" in text) else []
+            fits = value is None or not kinds or isinstance(value, (*kinds, int) if float in kinds else tuple(kinds))
+        else:
+            fits = all(isinstance(value, kind) == isinstance(default, kind) for kind in ((int, float), str, list, dict))
+        if not fits:
             raise ValueError(f"{field.name} of {path.name} is {str(value)[:80]!r}")
     if not 0 <= state.global_step <= state.max_steps:
         raise ValueError(f"{path.name} is at step {state.global_step} of {state.max_steps}")
