@@ -216,6 +216,7 @@ class BenchmarkSpec(Spec):
     rows: int = Field(50, ge=1, title="Rows to test on", description="Held-out rows, answered before and after training.")
     metrics: Annotated[list[str], Known("metrics")] = Field(["rouge", "perplexity"], min_length=1, description="What is measured.")
     max_new_tokens: AutoOrCount = Field("auto", description="Longest answer in tokens; auto fits the data.")
+    speed: bool = Field(True, title="Speed and memory", description="Measure both models in processes of their own; half a minute.")
 
 
 class UploadSpec(Spec):

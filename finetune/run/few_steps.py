@@ -79,7 +79,7 @@ def _few_steps(order: dict[str, Any], began: float, say: Say) -> None:
     watch.say_all(outcome.finished.train_seconds)
     model = method.finish(model, recipe.method, context.reporter)
     save_model(context, model, folder)
-    say(after=benchmark_seconds(context, model) + usual_seconds(model.num_parameters()))
+    say(after=benchmark_seconds(context, model) + (usual_seconds(model.num_parameters()) if recipe.benchmark.speed else 0.0))
 
 
 def _models(context: RunContext, began: float, say: Say) -> tuple[Any, Any, float]:

@@ -42,7 +42,7 @@ def final_scores(context: RunContext, model: Any, folder: RunFolder, *, before: 
         sizes["teacher"] = round(sizes["after"] / after.parameters * teacher.parameters)
     beside = {"teacher": teacher} if teacher else {"before": before}  # what a person would use instead
     parameters = {name: scores.parameters for name, scores in {**beside, "after": after}.items()}
-    costs = measure_costs(context, list(parameters), parameters)
+    costs = measure_costs(context, list(parameters), parameters) if context.recipe.benchmark.speed else {}
     scores = benchmark_json(before, after, teacher, bytes_on_disk=sizes, costs=costs)
     scores["measured_on"] = measured_on(context)
     ranks = [record["ranks"] for record in read_events(folder.events) if record.get("event") == RanksSettled.name]

@@ -19,6 +19,7 @@ ALWAYS = (
     "training.scheduler",
     "training.warmup",
     "benchmark.max_new_tokens",
+    "benchmark.speed",
     "seed",
 )
 

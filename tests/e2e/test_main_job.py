@@ -20,7 +20,7 @@ from finetune import LLMFineTuner, Recipe
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["dataset.samples=48", "dataset.max_length=160", "dataset.held_out=0.17", "benchmark.rows=8"]
-SMALL += ["training.batch_size=4", "training.epochs=1"]
+SMALL += ["training.batch_size=4", "training.epochs=1", "benchmark.speed=false"]
 DISTILLATION = [
     "approach=distillation",
     "dataset.samples=56",

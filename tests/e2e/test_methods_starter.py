@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["dataset.samples=40", "dataset.max_length=96", "dataset.held_out=0.17", "benchmark.rows=6"]
-SMALL += ["training.batch_size=4", "training.epochs=1"]
+SMALL += ["training.batch_size=4", "training.epochs=1", "benchmark.speed=false"]
 METHODS = {
     "qlora": ["method.kind=qlora"],
     "adalora": ["method.kind=adalora", "method.r=3", "method.init_r=6"],

@@ -28,7 +28,7 @@ class Terminal:
     def __init__(
         self, arguments: list[str] | None = None, *, folder: Path, columns: int = 80, rows: int = 40, env: dict[str, str] | None = None
     ) -> None:
-        environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "CI")}
+        environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "CI", "COLUMNS", "LINES")}
         environment |= {"TERM": "xterm-256color", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8", **(env or {})}
         self.columns = columns
         self._screen = pyte.HistoryScreen(columns, rows, history=500, ratio=0.5)

@@ -48,7 +48,11 @@ def _batches(file: DataFile) -> Iterator[pa.RecordBatch]:
         parquet = pq.ParquetFile(source)
         _check_rows(parquet.metadata.num_rows, most, file)
         check_column_names(parquet.schema_arrow.names, file.name)
-        once = [column.path for column in map(parquet.schema.column, range(len(parquet.schema))) if column.physical_type == "BYTE_ARRAY"]
+        once = [
+            column.path
+            for column in map(parquet.schema.column, range(len(parquet.schema)))
+            if column.physical_type == "BYTE_ARRAY" and column.max_repetition_level == 0
+        ]
         parquet = pq.ParquetFile(source, read_dictionary=once, metadata=parquet.metadata)
         yield from parquet.iter_batches(batch_size=_rows_at_a_time(parquet.metadata, file))
         return
