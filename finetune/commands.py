@@ -51,7 +51,7 @@ def wizard(arguments: argparse.Namespace) -> int:
 def with_defaults(arguments: argparse.Namespace) -> int:
     """The demo: the run of someone who presses Enter all the way."""
     from finetune.recipe import Recipe, merge, parse_override
-    from finetune.wizard.defaults import defaults, why
+    from finetune.wizard.defaults import defaults, why, with_epochs
     from finetune.wizard.host import look_around
     from finetune.wizard.teachers_run import below, sentence
 
@@ -67,8 +67,9 @@ def with_defaults(arguments: argparse.Namespace) -> int:
     found = below(changes)
     if found:
         print(sentence(found), file=sys.stderr)
-    layers = {**defaults(here, approach, method=kind, fresh_folder=False), **found}
-    recipe = Recipe.from_layers(layers, changes)
+    usual = {**defaults(here, approach, method=kind, fresh_folder=False), **found}
+    data = {"dataset": changes["dataset"]} if "dataset" in changes else {}
+    recipe = Recipe.from_layers(with_epochs(merge(usual, data)), changes)
     return _execute(recipe, arguments, runtime)
 
 

@@ -97,7 +97,7 @@ def _short(number: float) -> str:
 
 COUNT_OR_SHARE = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}]}
 NOT_EMPTY = Annotated[str, Field(min_length=1)]
-AUTO_EPOCHS = 3.0  # of a few hundred rows; see docs/log.md
+AUTO_EPOCHS = 3.0  # of a few hundred rows, whatever they are; see docs/log.md
 AutoOrCount = Literal["auto"] | Annotated[int, Field(ge=1)]
 
 

@@ -5,13 +5,14 @@ defaults(here, "fine-tuning")        # {"approach": "fine-tuning", "dataset": {"
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from finetune import registry
 from finetune.formatting import size
-from finetune.recipe import STARTER
+from finetune.recipe import STARTER, merge
 from finetune.wizard.host import HostInfo
 
 
@@ -25,6 +26,14 @@ def defaults(here: HostInfo, approach: str, *, method: str = "lora", fresh_folde
         chosen = {**chosen, "training": {**chosen["training"], "learning_rate": registry.load("methods", method).learning_rate}}
         folder = "finetuned_model"
     return {"approach": approach, **chosen, "output_dir": f"./{unused(Path(folder)) if fresh_folder else folder}"}
+
+
+def with_epochs(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """A layer in which the epochs are those of its data: as measured for the data of the defaults (docs/log.md), else `auto`."""
+    dataset = layer["dataset"]
+    source = dataset.get("source") if isinstance(dataset, Mapping) else dataset
+    ours = {chosen["dataset"]["source"] for chosen in (TUNE_ON_CPU, TUNE_ON_GPU, DISTIL_ON_GPU, DISTIL_ANYWHERE)}
+    return dict(layer) if source in ours else merge(layer, {"training": {"epochs": "auto"}})
 
 
 def why(here: HostInfo) -> str:
@@ -60,14 +69,14 @@ def unused(folder: Path) -> Path:
 TUNE_ON_CPU: dict[str, Any] = {
     "model": STARTER,
     "dataset": {"source": "builtin:python-docs", "samples": 450},
-    "training": {"epochs": "auto", "batch_size": 8},
+    "training": {"epochs": 1, "batch_size": 8},
     "benchmark": {"rows": 45},
 }
 
 TUNE_ON_GPU: dict[str, Any] = {
     "model": STARTER,
     "dataset": {"source": "builtin:python-docs", "samples": 2000},
-    "training": {"epochs": "auto", "batch_size": 16},
+    "training": {"epochs": 2, "batch_size": 16},
     "benchmark": {"rows": 100},
 }
 
@@ -76,7 +85,7 @@ DISTIL_ON_GPU: dict[str, Any] = {
     "model": "gpt2",
     "dataset": {"source": "wikitext", "config": "wikitext-2-raw-v1", "samples": 5000},
     "distillation": {"temperature": 2.0, "alpha": 0.5},
-    "training": {"epochs": "auto", "batch_size": 4, "learning_rate": 2e-4},
+    "training": {"epochs": 3, "batch_size": 4, "learning_rate": 2e-4},
     "benchmark": {"rows": 100},
 }
 
@@ -85,6 +94,6 @@ DISTIL_ANYWHERE: dict[str, Any] = {
     "model": {"from_teacher": {"layers": 20}},
     "dataset": {"source": "builtin:python-docs", "samples": 450},
     "distillation": {"temperature": 2.0, "alpha": 0.2},
-    "training": {"epochs": "auto", "batch_size": 4, "learning_rate": 5e-4},
+    "training": {"epochs": 1, "batch_size": 4, "learning_rate": 5e-4},
     "benchmark": {"rows": 45},
 }

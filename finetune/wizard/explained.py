@@ -46,6 +46,7 @@ MORE = {
     "training.scheduler": "The learning rate rises for a moment and then follows this shape until the end of the training.",
     "training.warmup": "The share of the training in which the learning rate rises from zero. It keeps the first steps from doing damage.",
     "benchmark.max_new_tokens": "How long answers in the test may get. auto takes it from the answers in your data.",
+    "benchmark.speed": "How fast the models answer and what memory they take, measured after the test. It adds about half a minute.",
     "seed": "Chance decides which rows are held out and in which order they come. The same number gives the same run again.",
     "distillation.objective": (
         "How far the student's probabilities are from the teacher's. forward_kl suits most runs; the others weigh likely and unlikely "

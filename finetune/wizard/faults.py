@@ -43,6 +43,7 @@ STEPS = {
     "seed": 4,
     "benchmark": 5,
     "benchmark.max_new_tokens": 4,
+    "benchmark.speed": 4,
     "upload": 6,
 }
 ASKED_FIRST = ("training.epochs", "training.batch_size", "training.learning_rate")  # all else of STEP 4 is advanced

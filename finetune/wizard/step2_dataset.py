@@ -14,6 +14,7 @@ from finetune.paths import typed_path
 from finetune.recipe import DatasetSpec, Recipe
 from finetune.wizard import known_readings, suggest
 from finetune.wizard.data_preview import Rows, fragments, look, rows_of
+from finetune.wizard.defaults import with_epochs
 from finetune.wizard.draft import Draft, ask_field, get, parsed, problem, put
 from finetune.wizard.faults import spoken_hint
 from finetune.wizard.host import HostInfo
@@ -48,7 +49,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     draft = _read_right(draft, prompter, here)
     with prompter.busy("Counting the rows"):
         rows = rows_of(Recipe.from_layers(draft).dataset, here.runtime)
-    return _rows_to_use(draft, prompter, rows)
+    return with_epochs(_rows_to_use(draft, prompter, rows))
 
 
 def _rows_to_use(draft: Draft, prompter: Prompter, rows: Rows | None) -> Draft:

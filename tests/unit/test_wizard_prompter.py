@@ -73,7 +73,7 @@ def test_distillation_with_a_gpu_and_the_hub_is_gpt2_from_gpt2_medium_on_wikitex
     assert (recipe.teacher and recipe.teacher.source, recipe.model) == ("gpt2-medium", "gpt2")
     assert (recipe.dataset.source, recipe.dataset.config, recipe.dataset.samples) == ("wikitext", "wikitext-2-raw-v1", 5000)
     assert (recipe.distillation.temperature, recipe.distillation.alpha) == (2.0, 0.5)
-    assert (recipe.training.epochs, recipe.training.batch_size, recipe.training.learning_rate) == ("auto", 4, 2e-4)
+    assert (recipe.training.epochs, recipe.training.batch_size, recipe.training.learning_rate) == (3, 4, 2e-4)
 
 
 def test_distillation_with_a_gpu_but_no_hub_needs_nothing_from_the_hub() -> None:
@@ -336,3 +336,13 @@ def test_the_double_fails_for_a_choice_that_is_not_offered() -> None:
 def test_going_back_raises_for_whoever_asks_without_memory() -> None:
     with pytest.raises(GoBack):
         ScriptedPrompter({"a": BACK}).text("a", "A", default="")
+
+
+@pytest.mark.parametrize(("source", "epochs"), [("builtin:python-docs", 1), ("support.csv", "auto")])
+def test_data_of_ones_own_gets_epochs_by_its_rows_and_the_demo_those_that_were_measured(
+    source: str, epochs: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "support.csv").write_text("question;answer\n" + "".join(f"where is {n};there {n}\n" for n in range(30)), encoding="utf-8")
+    recipe = ask(enter_all_the_way(dataset__source=source))
+    assert (recipe.dataset.source, recipe.training.epochs) == (source, epochs)
