@@ -27,7 +27,7 @@ def test_enter_reaches_the_last_question_at_every_width(columns: int, tmp_path: 
         assert all(len(line) <= columns for line in terminal.lines())
         for number, title in enumerate(("Approach", "Models", "Dataset", "Configuration", "Training")):
             terminal.wait_for(f"STEP {number} · {title}")
-        terminal.wait_for("✓ Epochs  auto")
+        terminal.wait_for("✓ Epochs  1")
         assert "How often the model sees" not in terminal.text(), "its help is gone"
 
 
