@@ -1,5 +1,6 @@
 """What kind of model a configuration describes, and so which class of transformers loads it: models of text, and those that also see.
 
+config = configuration(located)           # of the whole model, below any adapter
 auto_class(config, "my_model")            # AutoModelForCausalLM, AutoModelForImageTextToText, or a ModelError
 """
 
@@ -10,8 +11,20 @@ import sys
 from typing import Any
 
 from finetune.errors import ModelError
+from finetune.foreign import reading
+from finetune.model_folder import AGAIN
+from finetune.models.location import LocatedModel
 
 CHOOSE = "Choose a causal language model, such as gpt2 or HuggingFaceTB/SmolLM2-135M."
+
+
+def configuration(located: LocatedModel) -> Any:
+    """The configuration of a model, or of the whole model below its adapters; raises ModelError if it cannot be read."""
+    from transformers import AutoConfig
+
+    home = located.home
+    with reading(home.name, ModelError, hint=AGAIN, what="cannot be loaded"):
+        return AutoConfig.from_pretrained(home.folder, trust_remote_code=home.remote_code, local_files_only=True)
 
 
 def auto_class(config: Any, name: str, *, own_code: bool = False) -> Any:

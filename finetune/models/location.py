@@ -79,6 +79,11 @@ class LocatedModel:
         return self.source.name
 
     @property
+    def home(self) -> LocatedModel:
+        """The whole model: itself, or what lies below its adapters."""
+        return self if self.base is None else self.base.home
+
+    @property
     def adapter_base(self) -> str | None:
         """What a recipe calls the base model of an adapter."""
         return self.base.pinned if self.base is not None else None

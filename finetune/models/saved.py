@@ -31,9 +31,7 @@ def complete(
     with a token that the tokenizer does not call its end, that token is written down as one in both places where readers look. Raises
     ModelError for files that cannot be read.
     """
-    whole = source
-    while whole.base is not None:
-        whole = whole.base
+    whole = source.home
     ends = [*ends_of(whole.folder), *ends_of(source.folder), *answer_end_ids(tokenizer)]  # a Trainer leaves the tokenizer's own only
     spell_out(folder, whole.folder)
     end_answers_with(folder, ends, pad=pad, source=whole.folder)

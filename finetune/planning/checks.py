@@ -86,9 +86,7 @@ def _largest(rows: Any, *columns: str) -> int:
 
 def quantised_problem(context: RunContext, method: Any, spec: Any) -> RecipeError | None:
     """Why a method cannot train the files of the model because they are quantised, or None."""
-    home = context.located
-    while home.base is not None:
-        home = home.base
+    home = context.located.home
     stored = stored_as(home.folder)
     if stored is not None and context.student_is_made:
         return RecipeError(

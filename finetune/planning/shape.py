@@ -15,7 +15,7 @@ from finetune.methods.earlier import EarlierAdapter
 from finetune.methods.inventory import Inventory
 from finetune.model_folder import AGAIN
 from finetune.models.facts import ModelFacts, describe
-from finetune.models.kind import auto_class, try_text_alone
+from finetune.models.kind import auto_class, configuration, try_text_alone
 from finetune.models.location import LocatedModel
 from finetune.planning.checks import adapter_problem, quantised_problem
 from finetune.planning.estimate import Learning, Shape
@@ -55,13 +55,9 @@ def what_learns(
     be attached.
     """
     import torch
-    from transformers import AutoConfig
 
-    home = located
-    while home.base is not None:
-        home = home.base
+    home, config = located.home, configuration(located)
     with reading(home.name, ModelError, hint=AGAIN, what="cannot be loaded"):
-        config = AutoConfig.from_pretrained(home.folder, trust_remote_code=home.remote_code, local_files_only=True)
         kind = auto_class(config, home.name, own_code=home.remote_code)
         build = partial(kind.from_config, trust_remote_code=home.remote_code)
         if layers is not None:

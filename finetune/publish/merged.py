@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.errors import BadInput, FinetuneError, ModelError, OutputExists
+from finetune.errors import BadInput, FinetuneError, OutputExists
 from finetune.events import Notice, Recorder, Reporter
 from finetune.foreign import reading
 from finetune.formatting import percent
 from finetune.hardware.machine import inspect
-from finetune.model_folder import AGAIN, SAFETENSORS
+from finetune.model_folder import SAFETENSORS
+from finetune.models.kind import configuration
 from finetune.models.load import load_model, load_tokenizer, untie_adapted
 from finetune.models.location import LocatedModel, locate
 from finetune.models.saved import complete
@@ -167,14 +168,8 @@ def _merge(adapted: Any) -> Any:
 
 def _stored_dtype(base: LocatedModel) -> torch.dtype:
     """The dtype of the base model's own files."""
-    from transformers import AutoConfig
-
-    home = base
-    while home.base is not None:
-        home = home.base
-    with reading(home.name, ModelError, hint=AGAIN, what="cannot be loaded"):
-        config = AutoConfig.from_pretrained(home.folder, trust_remote_code=home.remote_code, local_files_only=True)
-    return config.dtype if config.dtype in ALLOWED else torch.float32
+    dtype = configuration(base).dtype
+    return dtype if dtype in ALLOWED else torch.float32
 
 
 def _write(plain: Any, dtype: torch.dtype, part: Path) -> None:

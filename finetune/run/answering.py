@@ -18,12 +18,12 @@ from typing import Any
 import peft  # noqa: F401  here, so that importing it is no part of what an adapter takes
 import psutil
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune.benchmark.generation import generation_speed
 from finetune.errors import FinetuneError
 from finetune.events import Fanout
 from finetune.hardware.peak_memory import PeakMemory, release
+from finetune.models.kind import auto_class, configuration
 from finetune.models.location import LocatedModel
 from finetune.recipe import Recipe
 from finetune.run.loading import load_base, load_result, load_teacher
@@ -79,11 +79,10 @@ def _load(context: RunContext, side: str) -> Any:
 
 def _import_its_code(located: LocatedModel) -> None:
     """A model without weights: what its program takes is no part of what the model takes."""
-    while located.base is not None:
-        located = located.base
-    config = AutoConfig.from_pretrained(located.folder, trust_remote_code=located.remote_code, local_files_only=True)
+    home, config = located.home, configuration(located)
+    kind = auto_class(config, home.name, own_code=home.remote_code)
     with torch.device("meta"):
-        AutoModelForCausalLM.from_config(config, trust_remote_code=located.remote_code)
+        kind.from_config(config, trust_remote_code=home.remote_code)
 
 
 if __name__ == "__main__":

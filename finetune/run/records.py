@@ -12,10 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from finetune import __version__
-from finetune.errors import ModelError
 from finetune.events import DataPrepared, Notice, Planned
-from finetune.foreign import reading
-from finetune.model_folder import AGAIN
 from finetune.models.location import LocatedModel
 from finetune.planning.estimate import Plan
 from finetune.run_context import RunContext
@@ -51,15 +48,10 @@ def environment(context: RunContext) -> dict[str, Any]:
 
 def _loads_with(located: LocatedModel) -> str:
     """The class of transformers that loads the model: another one where it also sees pictures."""
-    from transformers import AutoConfig
+    from finetune.models.kind import auto_class, configuration
 
-    from finetune.models.kind import auto_class
-
-    while located.base is not None:
-        located = located.base
-    with reading(located.name, ModelError, hint=AGAIN, what="cannot be loaded"):
-        config = AutoConfig.from_pretrained(located.folder, trust_remote_code=located.remote_code, local_files_only=True)
-        name: str = auto_class(config, located.name, own_code=located.remote_code).__name__
+    home = located.home
+    name: str = auto_class(configuration(home), home.name, own_code=home.remote_code).__name__
     return name
 
 
