@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from platformdirs import user_cache_path
 
@@ -35,3 +37,11 @@ class RuntimeOptions:
     dtype: str = "auto"  # auto | float32 | bfloat16 | float16
     cache_dir: Path = field(default_factory=default_cache)
     trust_remote_code: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """For another process, as JSON can carry it."""
+        return {**asdict(self), "cache_dir": str(self.cache_dir)}
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> RuntimeOptions:
+        return cls(**{**told, "cache_dir": Path(told["cache_dir"])})

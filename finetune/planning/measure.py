@@ -54,8 +54,7 @@ def measure_first(context: RunContext, seconds: float | None = None) -> Measurem
     In another process: its peak is that of a run, and if it runs out of memory only it ends. It finds the prepared data in the cache.
     """
     seconds = seconds or SECONDS
-    runtime = asdict(context.runtime) | {"cache_dir": str(context.runtime.cache_dir)}
-    order = {"recipe": context.recipe.model_dump(mode="json"), "runtime": runtime, "seconds": seconds}
+    order = {"recipe": context.recipe.model_dump(mode="json"), "runtime": context.runtime.to_dict(), "seconds": seconds}
     found: dict[str, Any] = {}
     with context.stage("measure", "Measuring a few real steps"), _workplace(context.runtime.cache_dir) as folder:
         process = python_child(["finetune.run.few_steps"], Path(folder), stdin=PIPE, stdout=PIPE, stderr=DEVNULL)

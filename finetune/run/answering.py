@@ -8,11 +8,7 @@ side is finetune/run/costs.py.
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import peft  # noqa: F401  here, so that importing it is no part of what an adapter takes
@@ -20,36 +16,20 @@ import psutil
 import torch
 
 from finetune.benchmark.generation import generation_speed
-from finetune.errors import FinetuneError
 from finetune.events import Fanout
 from finetune.hardware.peak_memory import PeakMemory, release
 from finetune.models.kind import auto_class, configuration
 from finetune.models.location import LocatedModel
 from finetune.recipe import Recipe
+from finetune.run.child import Say, answer
 from finetune.run.loading import load_base, load_result, load_teacher
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
 
 
-def main() -> None:
-    order = json.loads(sys.stdin.readline())
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # library output must not mix with the JSON answers
-
-    def say(**facts: Any) -> None:
-        answers.write(json.dumps(facts) + "\n")
-        answers.flush()
-
-    try:
-        _answer(order, say)
-    except FinetuneError as error:
-        say(problem=error.message)
-
-
-def _answer(order: dict[str, Any], say: Callable[..., None]) -> None:
-    runtime = RuntimeOptions(**{**order["runtime"], "cache_dir": Path(order["runtime"]["cache_dir"])})
-    context = RunContext(Recipe.from_layers(order["recipe"]), runtime, Fanout())
+def _answer(order: dict[str, Any], say: Say) -> None:
+    context = RunContext(Recipe.from_layers(order["recipe"]), RuntimeOptions.from_dict(order["runtime"]), Fanout())
     located = _located(context, order["side"])
     _import_its_code(located)
     device = context.machine.device
@@ -86,4 +66,4 @@ def _import_its_code(located: LocatedModel) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answer(_answer)

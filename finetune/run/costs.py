@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from typing import Any
@@ -136,12 +135,11 @@ NAMES = {"teacher": "teacher", "before": "model before training", "after": "new 
 
 @contextmanager
 def _process(context: RunContext, side: str, prompts: list[list[int]], folder: Path) -> Iterator[_Answering]:
-    runtime = asdict(context.runtime) | {"cache_dir": str(context.runtime.cache_dir)}
     recipe = context.recipe.model_dump(mode="json") | {"upload": None}
     process = python_child(["finetune.run.answering"], folder, stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
     try:
         answering = _Answering(process, side)
-        answering.say(json.dumps({"recipe": recipe, "runtime": runtime, "side": side, "prompts": prompts}))
+        answering.say(json.dumps({"recipe": recipe, "runtime": context.runtime.to_dict(), "side": side, "prompts": prompts}))
         yield answering
     finally:
         process.kill()

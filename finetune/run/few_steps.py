@@ -5,10 +5,7 @@ python -m finetune.run.few_steps     reads its order as JSON from stdin, and pri
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,12 +18,12 @@ from transformers import TrainerCallback
 
 from finetune.data.report import DataReport
 from finetune.distillation.setup import DistillationSetup
-from finetune.errors import FinetuneError
 from finetune.events import Event, Fanout, Progress
 from finetune.hardware.peak_memory import PeakMemory, release
 from finetune.recipe import Recipe
 from finetune.run.answer_time import benchmark_seconds
 from finetune.run.baselines import known_scores
+from finetune.run.child import Say, answer
 from finetune.run.costs import usual_seconds
 from finetune.run.loading import attach_method, distillation_setup, load_base, load_student, load_teacher
 from finetune.run.result import save_model
@@ -41,28 +38,16 @@ GROWTH = 1.2  # of memory on a CPU over a whole run: gaps between tensors of eve
 MOST_STEPS = 24
 ASKED_STEPS = 2  # whose rows a teacher is asked about first
 LOOK = 5.0  # seconds of the examination before a teacher is asked, which is left out here
-Say = Callable[..., None]
 
 
 def main() -> None:
     began = time.perf_counter() - max(0.0, time.time() - psutil.Process().create_time())  # the clock on the wall may be set meanwhile
-    order = json.load(sys.stdin)
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # library output must not mix with the JSON answer
-
-    def say(**facts: Any) -> None:
-        answers.write(json.dumps(facts) + "\n")
-        answers.flush()
-
-    try:
-        _few_steps(order, began, say)
-    except FinetuneError as error:
-        say(problem=error.message)
+    answer(lambda order, say: _few_steps(order, began, say))
 
 
 def _few_steps(order: dict[str, Any], began: float, say: Say) -> None:
     place = Path(order["folder"])
-    runtime = RuntimeOptions(**{**order["runtime"], "cache_dir": Path(order["runtime"]["cache_dir"])})
+    runtime = RuntimeOptions.from_dict(order["runtime"])
     changes: dict[str, Any] = {"output_dir": str(place / "model"), "upload": None, "training": {"report_to": []}}
     context = RunContext(Recipe.from_layers(order["recipe"], changes), runtime, Fanout())
     recipe, method, data, folder = context.recipe, context.method, context.data, RunFolder(place / "model")
