@@ -14,8 +14,12 @@ from finetune.hardware.limits import limits
 
 def cores() -> int:
     """The cores that this process can use, within the quota of a container where there is one."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(there, limits().processors)
+    return min(len(allowed_cores()), limits().processors)
+
+
+def allowed_cores() -> list[int]:
+    """The numbers of the cores that this process may run on, whatever its quota."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 @lru_cache(maxsize=1)

@@ -9,12 +9,11 @@ Threads that work on one product wait for the slowest of them: on a core that an
 
 from __future__ import annotations
 
-import os
 import time
 
 import psutil
 
-from finetune.hardware.cpu import cores
+from finetune.hardware.cpu import allowed_cores, cores
 
 ENOUGH = 0.4  # of a core: less of another program than this costs less than a thread given up
 
@@ -30,14 +29,14 @@ class Neighbours:
         """Cores that others kept busy since the last call, or since the start; 0 where a quota hides which cores are ours."""
         (before, all_before, own_before), (now, all_now, own_now) = self.seen, self._now()
         self.seen = now, all_now, own_now
-        if cores() < len(_ours()):
+        if cores() < len(allowed_cores()):
             return 0.0
         return max(0.0, (all_now - all_before) - (own_now - own_before)) / max(now - before, 1e-9)
 
     def _now(self) -> tuple[float, float, float]:
         """Seconds: of the clock, of our cores at work for anybody, and of this process."""
         times = psutil.cpu_times(percpu=True)
-        found = [times[core] for core in _ours() if core < len(times)]
+        found = [times[core] for core in allowed_cores() if core < len(times)]
         at_work = sum(core.user + core.system + getattr(core, "nice", 0.0) for core in found)
         own = self.own.cpu_times()
         return time.perf_counter(), at_work, own.user + own.system
@@ -45,11 +44,6 @@ class Neighbours:
 
 def threads_beside(busy: float, *, most: int, now: int) -> int:
     """The threads to work with, `most` at best, while others keep `busy` cores busy; `now` where nothing clear has changed."""
-    wanted = min(most, max(1, len(_ours()) - int(busy + 1 - ENOUGH)))
+    wanted = min(most, max(1, len(allowed_cores()) - int(busy + 1 - ENOUGH)))
     calm = busy < ENOUGH / 2
     return wanted if wanted <= now or wanted < most or calm else now
-
-
-def _ours() -> list[int]:
-    """The cores that this process may run on."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
