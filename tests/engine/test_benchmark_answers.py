@@ -5,36 +5,18 @@ import pytest
 import torch
 from chat_templates import FAMILIES
 from letters import VOCABULARY, gpt2, held_out, llama, parrot, tokenizer
+from test_benchmark_models import PAIRS, quiet
 from transformers import MambaConfig, MambaForCausalLM, RwkvConfig, RwkvForCausalLM
 
 from finetune.benchmark.generation import SPEED_TOKENS, answer_budget, batches, generate_answers, generation_speed, stop_ids
-from finetune.benchmark.scoring import Cost
 from finetune.data.tokens import Encoder
 from finetune.errors import BenchmarkError
 from finetune.events import Notice, Progress, Recorder
-from finetune.recipe import BenchmarkSpec
-
-PAIRS = [
-    ("what is a cat? ", "an animal"),
-    ("b? ", "see."),
-    ("say something long about nothing at all, please. ", "no"),
-    ("a, b, c", "d, e, f, g, h"),
-    ("who? ", "me"),
-    ("why not? ", "because"),
-    ("where is it? ", "here or there"),
-    ("when? ", "now"),
-]
-SPEC = BenchmarkSpec(rows=8, max_new_tokens=12)
-COSTS = {"teacher": Cost(2.0, None)}
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
-
-
-def quiet():
-    return {"reporter": Recorder(), "stage": "benchmark"}
 
 
 @pytest.mark.parametrize("build", [llama, gpt2])
