@@ -108,6 +108,11 @@ class Method:
         """What the user should know before the method runs on `device`, one sentence each."""
         return []
 
+    def keeps_head(self, spec: Any, *, student_is_made: bool) -> bool:
+        """Whether the output head stays as it is, as it does beside an adapter on other layers."""
+        targets = getattr(spec, "target_modules", "auto")
+        return self.footprint(spec).adapter and (targets == "auto" or "lm_head" not in targets)
+
     def footprint(self, spec: Any) -> Footprint:
         """Memory and time of the method."""
         raise NotImplementedError

@@ -36,11 +36,14 @@ class Full(Method):
         model.float().requires_grad_(True)
         for name in tower_names(model):
             model.get_submodule(name).requires_grad_(False)
-        if spec.freeze == "head" or (spec.freeze == "auto" and context.student_is_made):
+        if self.keeps_head(spec, student_is_made=context.student_is_made):
             for module in (model.get_input_embeddings(), model.get_output_embeddings()):
                 if module is not None:
                     module.requires_grad_(False)
         return model
+
+    def keeps_head(self, spec: Spec, *, student_is_made: bool) -> bool:
+        return spec.freeze == "head" or (spec.freeze == "auto" and student_is_made)
 
     def footprint(self, spec: Spec) -> Footprint:
         return Footprint(adapter=False, activations=30)

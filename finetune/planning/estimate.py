@@ -195,16 +195,8 @@ def _cache_bytes(context: RunContext, shape: Shape, narrow: int) -> int:
     hidden = tokens * teacher.hidden * narrow + teacher.vocabulary * teacher.hidden * narrow
     if recipe.distillation.cache != "auto":
         return gradient if recipe.distillation.cache == "gradient" else hidden
-    return gradient if recipe.distillation.objective == "forward_kl" and _head_is_frozen(context) else hidden
-
-
-def _head_is_frozen(context: RunContext) -> bool:
-    """Whether the student's head stays as it is: beside an adapter on other layers, or because the method freezes it."""
-    method = context.recipe.method
-    freeze, targets = getattr(method, "freeze", None), getattr(method, "target_modules", "auto")
-    if context.method.footprint(method).adapter:
-        return targets == "auto" or "lm_head" not in targets
-    return freeze == "head" or (freeze == "auto" and context.student_is_made)
+    frozen = context.method.keeps_head(recipe.method, student_is_made=context.student_is_made)
+    return gradient if recipe.distillation.objective == "forward_kl" and frozen else hidden
 
 
 def _measured(parts: dict[str, int], total: int) -> dict[str, int]:
