@@ -28,6 +28,13 @@ def count(number: float) -> str:
     return f"{number / 1e3:.0f}k" if number >= 1e4 else f"{number:,.0f}"
 
 
+def epochs(number: float | str) -> str:
+    """1 -> "1 epoch", 2.5 -> "2.5 epochs"."""
+    if isinstance(number, str):
+        return f"epochs {number}"
+    return f"{number:g} epoch{'s' if number != 1 else ''}"
+
+
 # Control characters but for tab and line end, what turns letters around, and halves of characters (in a file name that is no UTF-8).
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 

@@ -8,6 +8,7 @@ Decided once the rows are known, and written into the run's recipe as a number. 
 from __future__ import annotations
 
 from finetune.events import Notice
+from finetune.formatting import epochs
 from finetune.planning.estimate import estimate
 from finetune.planning.shape import shape_of
 from finetune.run_context import RunContext
@@ -24,19 +25,19 @@ def settled(context: RunContext) -> RunContext:
         return context
     wanted = float(min(MOST, max(AUTO_EPOCHS, round(SEEN / context.data.report.train_sequences))))
     shape = shape_of(context)
-    epochs, best = wanted, _with(context, wanted)
-    while epochs > 1 and estimate(best, shape, {}).seconds > LONGEST:
-        epochs -= 1
-        best = _with(context, epochs)
-    if epochs < wanted:
+    passes, best = wanted, _with(context, wanted)
+    while passes > 1 and estimate(best, shape, {}).seconds > LONGEST:
+        passes -= 1
+        best = _with(context, passes)
+    if passes < wanted:
         context.reporter.report(
             Notice(
-                f"{epochs:g} epoch{'s' if epochs > 1 else ''} instead of {wanted:g}, since this machine would take long over more. "
+                f"{epochs(passes)} instead of {wanted:g}, since this machine would take long over more. "
                 f"Better, and slower: --set training.epochs={wanted:g}"
             )
         )
     return best
 
 
-def _with(context: RunContext, epochs: float) -> RunContext:
-    return context.beside(recipe=context.recipe.with_changes({"training": {"epochs": epochs}}))
+def _with(context: RunContext, passes: float) -> RunContext:
+    return context.beside(recipe=context.recipe.with_changes({"training": {"epochs": passes}}))

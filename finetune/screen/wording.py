@@ -27,13 +27,6 @@ def about(seconds: float) -> str:
     return f"about {seconds / 3600:.1f} hours"
 
 
-def epochs(number: float | str) -> str:
-    """1 -> "1 epoch", 2.5 -> "2.5 epochs"."""
-    if isinstance(number, str):
-        return f"epochs {number}"
-    return f"{number:g} epoch{'s' if number != 1 else ''}"
-
-
 def command_name() -> str:
     """The command this program was started with."""
     started = Path(sys.argv[0])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from finetune import schema
 from finetune.data.rows import TooManyBadRows
 from finetune.errors import FinetuneError
-from finetune.formatting import size
+from finetune.formatting import epochs, size
 from finetune.paths import looking_at, typed_path
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
@@ -20,7 +20,7 @@ from finetune.screen.console import people
 from finetune.screen.data import data_report
 from finetune.screen.plan_table import review
 from finetune.screen.reporter import working
-from finetune.screen.wording import about, command_name, epochs
+from finetune.screen.wording import about, command_name
 from finetune.shell import quoted
 from finetune.stopping import until_ctrl_c
 from finetune.wizard import preload
