@@ -2,7 +2,8 @@
 
 parser().parse_args(["run", "recipe.yaml", "--set", "training.epochs=1"]).command        # "run"
 
-A new command is one line in COMMANDS and a function of its name in finetune/commands.py.
+A new command is one line in COMMANDS and a function of its name in finetune/commands.py. An argument that means something else to one
+command has a second line, with the command in front of its name.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "chat": ("chat with a finished model", ("output_dir", "--both", *RUNTIME[1:])),
     "runs": ("list the runs in a folder, or: runs compare A B ...", ("folders", "--json")),
     "merge": ("merge an adapter and its base into one plain model", ("output_dir", "--to", *RUNTIME)),
+    "export": (
+        "write a finished model for llama.cpp, Ollama and LM Studio, or as ONNX",
+        ("output_dir", "--to", "--to-dir", "--limit", *RUNTIME),
+    ),
     "upload": ("upload a finished run to the Hub, private unless --public", ("output_dir", "--repo", "--public")),
     "doctor": ("show machine, versions, Hub and sign-in state", RUNTIME),
     "schema": ("print the JSON schema of a recipe, for editors", ()),
@@ -63,6 +68,17 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--measure": {"action": "store_true", "help": "make a few real steps first, at most 20 seconds, and base the plan on them"},
     "--both": {"action": "store_true", "help": "the model it came from answers too; /both switches this on and off during the chat"},
     "--to": {"metavar": "DIR", "help": "the new folder (default: OUTPUT_DIR-merged)"},
+    "export --to": {
+        "metavar": "KIND",
+        "required": True,
+        "help": "gguf, gguf:TYPE (f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0; default f16) or onnx",
+    },
+    "--to-dir": {"metavar": "DIR", "help": "the new folder (default: OUTPUT_DIR-gguf, OUTPUT_DIR-onnx)"},
+    "--limit": {
+        "metavar": "NUMBER",
+        "type": float,
+        "help": "how far the file may be from the model instead of what is usual for its type: KL divergence, for f16 of a log-probability",
+    },
     "--repo": {"metavar": "USER/NAME", "required": True, "help": "the repository to create or update"},
     "--public": {"action": "store_true", "help": "visible to everyone"},
     "--device": {"metavar": "DEVICE", **_one_of("where to compute", "auto", "cpu", "cuda", "mps")},
@@ -112,7 +128,7 @@ def parser() -> Parser:
     def filled(made: Parser, command: str, arguments: Iterable[str]) -> None:
         made.set_defaults(command=command)
         for name in (*arguments, *ANYWHERE):
-            made.add_argument(name, **ARGUMENTS[name])
+            made.add_argument(name, **_argument(command, name))
 
     root = Parser(prog=command_name(), allow_abbrev=False)
     filled(root, "wizard", WIZARD)
@@ -123,6 +139,11 @@ def parser() -> Parser:
         )
         filled(made, command, arguments)
     return root
+
+
+def _argument(command: str, name: str) -> dict[str, Any]:
+    """What a command takes under this name; a few mean something of their own by it."""
+    return ARGUMENTS.get(f"{command} {name}", ARGUMENTS[name])
 
 
 def _overview(program: str) -> str:
@@ -143,7 +164,7 @@ def _usage(command: str) -> str:
     """`upload OUTPUT_DIR --repo USER/NAME`: a command with all that it needs."""
     words = [command]
     for name in COMMANDS[command][1]:
-        taken = ARGUMENTS[name]
+        taken = _argument(command, name)
         if name[0] != "-":
             words.append(f"[{taken['metavar']}]" if "nargs" in taken else taken["metavar"])
         elif taken.get("required"):

@@ -241,6 +241,24 @@ def merge(arguments: argparse.Namespace) -> int:
     return _show(arguments, asdict(done), merged, f"  Chat: {command_name()} chat {quoted(to)}")
 
 
+def export(arguments: argparse.Namespace) -> int:
+    """Write the model for other programs, and show what was proven of the files."""
+    from dataclasses import asdict
+
+    from finetune.export.exporters import chosen
+    from finetune.paths import typed_path
+    from finetune.run_folder import RunFolder, beside
+    from finetune.screen.exported import commands, exported_picture
+    from finetune.screen.reporter import working
+
+    folder = RunFolder.of(arguments.output_dir)
+    exporter, options = chosen(arguments.to, arguments.limit)
+    to = typed_path(arguments.to_dir) if arguments.to_dir else beside(folder.output_dir, exporter.ending)
+    with working(_console(arguments), log=folder.debug_log) as reporter:
+        done = exporter.export(folder, to, _runtime(arguments), reporter, **options)
+    return _show(arguments, asdict(done), exported_picture(done), "", f"  Exported: {to / done.file}", commands(done))
+
+
 def doctor(arguments: argparse.Namespace) -> int:
     """Show facts about this machine."""
     from finetune.hardware.doctor import doctor_facts

@@ -39,6 +39,7 @@ class RunFolder:
         self.events = self.run / "events.jsonl"
         self.data_report = self.run / "data_report.json"
         self.benchmark = self.run / "benchmark.json"
+        self.export = self.run / "export.json"  # files for other programs, and what was proven of them
         self.held_out = self.run / "held_out"
         self.debug_log = self.run / "debug.log"
         self.checkpoints = self.run / "checkpoints"
@@ -200,6 +201,14 @@ class RunFolder:
             raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+    @property
+    def exports(self) -> list[dict[str, Any]]:
+        """What was exported, newest last; raises BadInput for a damaged record."""
+        found = self.read_json(self.export).get("files", []) if self.export.is_file() else []
+        if not all(isinstance(each, dict) for each in found):
+            raise BadInput(f"{self.export} is not a list of exported files.", hint=f"Remove {self.export}.")
+        return list(found)
 
     def write_json(self, path: Path, content: Any) -> None:
         self.write_text(path, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")

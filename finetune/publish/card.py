@@ -20,7 +20,7 @@ from finetune.benchmark.names import FEWEST_ROWS, NAMES, beside_the_teacher, too
 from finetune.benchmark.student import verdict_on
 from finetune.events import read_events
 from finetune.foreign import reading
-from finetune.formatting import percent, strip_control_chars
+from finetune.formatting import percent, size, strip_control_chars
 from finetune.hub.cache import cached
 from finetune.hub.catalogue import CATALOGUE
 from finetune.model_folder import is_adapter, read_json
@@ -51,7 +51,8 @@ class RunFacts:
     """What the files of a run state in addition to its recipe and scores; what is missing is left out of the card.
 
     `merged` is the merge.json of a run whose adapter was merged into its base, `continued` the continued.json of one that trained an
-    earlier adapter further, `ends` the tokens at which its generation_config.json stops, and `experts` whether it is an adapter of experts.
+    earlier adapter further, `ends` the tokens at which its generation_config.json stops, `experts` whether it is an adapter of experts, and
+    `exports` the files for other programs in its export.json.
     """
 
     adapter: bool
@@ -62,6 +63,7 @@ class RunFacts:
     continued: Mapping[str, Any] = field(default_factory=dict)
     ends: Sequence[int] = ()
     experts: bool = False
+    exports: Sequence[Mapping[str, Any]] = ()
 
     @property
     def relation(self) -> str:
@@ -75,12 +77,18 @@ class RunFacts:
         data, environment, merged, continued = (folder.read_json(path) if path.is_file() else {} for path in paths)
         home, last = folder.output_dir, records[-1] if records else {}
         experts = is_adapter(home) and bool(read_json(home / "adapter_config.json").get("target_parameters"))
-        return cls(is_adapter(home), last, data, environment, merged, continued, ends_of(home), experts)
+        return cls(is_adapter(home), last, data, environment, merged, continued, ends_of(home), experts, folder.exports)
 
 
 def write_card(folder: RunFolder) -> None:
     """Write README.md of an output folder from its own files."""
     folder.write_text(folder.card, card_of(folder, repo=None))
+
+
+def licence_of(folder: RunFolder) -> str | None:
+    """The licence that the model inherits from its base, if that is known."""
+    licence = front_matter(Recipe.load(folder.recipe), RunFacts.of(folder), {}).get("license")
+    return licence if isinstance(licence, str) else None
 
 
 def card_of(folder: RunFolder, *, repo: str | None) -> str:
@@ -98,6 +106,7 @@ def model_card(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], *, re
         _summary(recipe, facts, repo),
         _scores(scores),
         _use(recipe, facts, scores, repo),
+        _exports(facts),
         _making(recipe, facts),
         _samples(scores),
         _recipe(recipe),
@@ -278,6 +287,32 @@ model, tokenizer = {kind}.from_pretrained({json.dumps(name)}), AutoTokenizer.fro
 inputs = tokenizer.{encoded}
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))
 ```"""
+
+
+def _exports(facts: RunFacts) -> str:
+    """What other programs take, and how near it is to the model; without the folders of this machine."""
+    if not facts.exports:
+        return ""
+    lines = [
+        "## Files for other programs",
+        "",
+        "| file | size | smaller | faster | KL from the model | same top token |",
+        "|---|---|---|---|---|---|",
+    ]
+    for each in facts.exports:
+        gate = each["gate"]
+        same = f"{gate['same_top']} of {gate['prompts']} prompts" if gate.get("prompts") else "not measured"
+        faster, kl = (
+            f"{value:{form}}" if value is not None else "not measured" for value, form in ((each["faster"], ".1f"), (gate.get("kl"), ".2g"))
+        )
+        lines.append(
+            f"| {each['file']} | {size(each['bytes'])} | {each['smaller']:.1f} times | {faster}{' times' if each['faster'] else ''} | {kl} | {same} |"
+        )
+    lines += [
+        "",
+        "Read back bit for bit, with the same tokens and chats; probabilities and speed are those of the program that runs the file.",
+    ]
+    return "\n".join(lines)
 
 
 def _making(recipe: Recipe, facts: RunFacts) -> str:

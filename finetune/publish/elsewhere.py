@@ -69,6 +69,22 @@ def in_short(home: Path, command: str) -> str:
     return f"{command} merge {quoted(home)}, then copy the merged folder"
 
 
+def gguf_commands(file: Path, name: str) -> dict[str, str]:
+    """How each program takes an exported file that has a Modelfile beside it; `name` is what it is called there."""
+    return {
+        "Ollama": f"cd {quoted(file.parent)} && ollama create {quoted(name)} -f Modelfile && ollama run {quoted(name)}",
+        "LM Studio": f"lms import {quoted(file)}",
+        "llama.cpp": f"llama-server -m {quoted(file)}",
+    }
+
+
+def folder_commands(home: Path) -> dict[str, str]:
+    """How programs that read a whole model's folder take it; an adapter has to be merged first."""
+    if is_adapter(home):
+        return {}
+    return {"vLLM": f"vllm serve {quoted(home)}", "MLX": f"mlx_lm.chat --model {quoted(home)}"}
+
+
 def snippet(base: Base) -> str:
     """For the card of an adapter that stays in its folder: what another machine needs."""
     if base.kind == "hub":

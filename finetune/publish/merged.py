@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -128,16 +129,19 @@ class Merged:
         return merging
 
 
-def check_target(to: Path) -> None:
-    """Raises OutputExists if `to` exists, or what it is called while it is written; BadInput if it cannot be created."""
+def check_target(to: Path, *, option: str = "--to", leftover: Callable[[Path], bool] = lambda part: False) -> None:
+    """Raises OutputExists if `to` exists, or what it is called while it is written; BadInput if it cannot be created.
+
+    `option` names the folder on the command line, `leftover` whether the second may be taken for ours, left by a process that was killed.
+    """
     if os.path.lexists(to):
         raise OutputExists(
-            f"{to} exists already, and nothing is overwritten.", hint=f"Choose another one, for example --to {quoted(free_name(to))}"
+            f"{to} exists already, and nothing is overwritten.", hint=f"Choose another one, for example {option} {quoted(free_name(to))}"
         )
-    if os.path.lexists(part_of(to)):
+    if os.path.lexists(part_of(to)) and not leftover(part_of(to)):
         raise OutputExists(
-            f"{part_of(to)} exists already: it is yours, or left by a merge that was killed.",
-            hint=f"Remove it, or choose another name, for example --to {quoted(free_name(to))}",
+            f"{part_of(to)} exists already: it is yours, or left by a process that was killed.",
+            hint=f"Remove it, or choose another name, for example {option} {quoted(free_name(to))}",
         )
     check_can_be_made(to)
 

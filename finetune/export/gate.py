@@ -1,0 +1,109 @@
+"""The gate: a file is kept only if the program that people will use answers as our model does.
+
+    found = judge(path, kind, probes, ours, limit=None, progress=...)
+    found.kl, found.same_top          # 0.002, 20
+
+Four parts: every tensor reads back as it was meant (finetune/export/writing.py); texts become the same tokens; the next token after each
+prompt has nearly the same probabilities; chats are rendered alike. Without llama.cpp only the first two can be shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.errors import FinetuneError
+from finetune.export.kinds import DIFFERENCE, Kind
+from finetune.export.llama_cpp import Answers, Questions, asked
+from finetune.export.probes import Probes
+from finetune.formatting import strip_control_chars
+
+LIKELIEST = 50  # tokens whose log-probabilities are compared one by one; those of the rest are noise far below
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was compared and how it came out.
+
+    `difference` is the largest of a log-probability among the 50 likeliest tokens, `kl` the mean KL divergence from our model, both in nats;
+    `same_top` counts the prompts with the same likeliest token. None where llama.cpp is not here to say.
+    """
+
+    tensors: int
+    texts: int
+    chats: int | None = None
+    prompts: int | None = None
+    difference: float | None = None
+    kl: float | None = None
+    same_top: int | None = None
+    limit: float | None = None
+
+
+def judge(
+    path: Path,
+    kind: Kind,
+    probes: Probes,
+    ours: Sequence[np.ndarray[Any, Any]],
+    *,
+    tensors: int,
+    threads: int,
+    timed: Sequence[int],
+    limit: float | None,
+    progress: Callable[[int, int], None],
+) -> tuple[Verdict, Answers]:
+    """Parts two to four by llama.cpp. `ours` are log-probabilities [vocabulary] after each prompt; raises FinetuneError if it differs."""
+    vocabulary = len(ours[0])
+    answers = asked(path, Questions(probes.texts, probes.chats, probes.prompts, vocabulary, threads, timed), progress)
+    check_tokens([text for text, _ in probes.texts], answers.tokens, probes.ids)
+    for meant, found in zip(probes.rendered, answers.rendered, strict=True):
+        if meant != found:
+            raise _refused(f"llama.cpp renders a chat as {_short(found, meant)}, and the model was trained with {_short(meant, found)}")
+    allowed = kind.limit if limit is None else limit
+    verdict = _compared(ours, answers.log_probabilities, tensors, len(probes.texts), len(probes.chats), allowed)
+    measured = verdict.difference if kind.measure == DIFFERENCE else verdict.kl
+    if not (measured is not None and measured <= allowed):  # also where it is no number
+        what = "a log-probability differs by" if kind.measure == DIFFERENCE else "the KL divergence from the model is"
+        raise _refused(
+            f"{what} {measured:.3g}, and {allowed:g} is the limit of {kind.name} "
+            f"({verdict.same_top} of {verdict.prompts} prompts have the same likeliest token)",
+            hint=f"Choose a type with more bits, such as q8_0, or accept it with a higher limit: --limit {2 * (measured or 1):.2g}",
+        )
+    return verdict, answers
+
+
+def check_tokens(texts: Sequence[str], found: Sequence[Sequence[int]], meant: Sequence[Sequence[int]]) -> None:
+    """Part two: raises FinetuneError for the first text that is cut into other tokens."""
+    for text, theirs, ours in zip(texts, found, meant, strict=True):
+        if list(theirs) != list(ours):
+            at = next((n for n, (one, other) in enumerate(zip(theirs, ours, strict=False)) if one != other), min(len(theirs), len(ours)))
+            raise _refused(
+                f"llama.cpp cuts {_short(text)} into other tokens: {list(theirs[at : at + 4])} where the model knows {list(ours[at : at + 4])}"
+            )
+
+
+def _compared(
+    ours: Sequence[np.ndarray[Any, Any]], theirs: Sequence[np.ndarray[Any, Any]], tensors: int, texts: int, chats: int, limit: float
+) -> Verdict:
+    largest, divergence, same = 0.0, 0.0, 0
+    for mine, other in zip(ours, theirs, strict=True):
+        likeliest = np.argsort(mine)[-LIKELIEST:]
+        largest = max(largest, float(np.abs(mine[likeliest] - other[likeliest]).max()))
+        chances = np.exp(mine.astype(np.float64))
+        seen = chances > 0
+        divergence += float((chances[seen] * (mine[seen].astype(np.float64) - other[seen])).sum())
+        same += int(mine.argmax() == other.argmax())
+    return Verdict(tensors, texts, chats, len(ours), largest, max(0.0, divergence / len(ours)), same, limit)
+
+
+def _refused(what: str, hint: str = "Nothing was kept. Use the folder itself: transformers, vLLM and MLX load it.") -> FinetuneError:
+    return FinetuneError(f"The exported file was refused: {what}.", hint=hint)
+
+
+def _short(text: str, other: str = "") -> str:
+    """The text from where it differs from `other`, as one short line."""
+    at = next((n for n, (one, two) in enumerate(zip(text, other, strict=False)) if one != two), 0) if other else 0
+    return repr(strip_control_chars(text[max(0, at - 20) : at + 40]))

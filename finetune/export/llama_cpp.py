@@ -1,0 +1,91 @@
+"""What llama.cpp makes of a GGUF file, asked of a process of its own.
+
+found = asked(path, Questions(texts, chats, prompts, vocabulary=49152, threads=2), progress)
+found.tokens[0], found.log_probabilities[0].shape, found.tokens_per_second
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import DEVNULL, PIPE
+from typing import Any
+
+import numpy as np
+
+from finetune.children import python_child
+from finetune.errors import FinetuneError
+from finetune.export.probes import Turns
+
+
+@dataclass(frozen=True)
+class Questions:
+    """`texts` with whether the text stands alone, so that it may get a beginning; `prompts` and `timed` are token ids."""
+
+    texts: Sequence[tuple[str, bool]]
+    chats: Sequence[Turns]
+    prompts: Sequence[list[int]]
+    vocabulary: int
+    threads: int
+    timed: Sequence[int] = ()
+
+    @property
+    def context(self) -> int:
+        return max(map(len, (*self.prompts, self.timed))) + 128
+
+
+@dataclass
+class Answers:
+    """`log_probabilities` [vocabulary] of the token after each prompt; `load_seconds` with the file in the system's cache."""
+
+    load_seconds: float = 0.0
+    tokens: list[list[int]] = field(default_factory=list)
+    rendered: list[str] = field(default_factory=list)
+    log_probabilities: list[np.ndarray[Any, Any]] = field(default_factory=list)
+    tokens_per_second: float | None = None
+
+
+def asked(path: Path, questions: Questions, progress: Callable[[int, int], None]) -> Answers:
+    """Raises FinetuneError if llama.cpp cannot load the file, or ends in the middle of it."""
+    answers = Answers()
+    with tempfile.TemporaryDirectory() as folder:
+        order = {
+            "path": str(path.absolute()),
+            "folder": folder,
+            "context": questions.context,
+            "threads": questions.threads,
+            "texts": questions.texts,
+            "chats": questions.chats,
+            "prompts": questions.prompts,
+            "vocabulary": questions.vocabulary,
+            "timed": list(questions.timed),
+        }
+        process = python_child(["finetune.export.llama_child"], Path(folder), stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.close()
+            for line in process.stdout:
+                _take(json.loads(line), answers, Path(folder))
+                progress(len(answers.log_probabilities), len(questions.prompts))
+            if process.wait():
+                raise FinetuneError(f"llama.cpp ended while it ran {path.name} (exit code {process.returncode}).")
+        finally:
+            process.kill()
+            process.wait()
+    return answers
+
+
+def _take(said: dict[str, Any], answers: Answers, folder: Path) -> None:
+    if "problem" in said:
+        raise FinetuneError(said["problem"])
+    answers.load_seconds = said.get("loaded", answers.load_seconds)
+    answers.tokens = said.get("tokens", answers.tokens)
+    answers.rendered = said.get("rendered", answers.rendered)
+    answers.tokens_per_second = said.get("speed", answers.tokens_per_second)
+    if "prompt" in said:
+        answers.log_probabilities.append(np.load(folder / f"{said['prompt']}.npy"))

@@ -1,0 +1,112 @@
+"""What an exported file is asked: texts that tokenizers cut differently, chats, and prompts whose next token both sides predict.
+
+probes = Probes.of(run, tokenizer)
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.errors import ModelError
+from finetune.foreign import reading
+from finetune.models.chat_template import added_tokens, render_chat
+from finetune.run_folder import REMADE, RunFolder
+
+Turns = list[dict[str, str]]
+MOST_TOKENS = 128  # of a prompt
+PROMPTS = (
+    "The capital of France is",
+    "def add(a, b):\n    return",
+    "Once upon a time there was a",
+    "Write one sentence about the sea.",
+    "1, 2, 3, 4,",
+    "The opposite of hot is",
+    "import numpy as",
+    "Water boils at a temperature of",
+    "She opened the door and",
+    "Dear Sir or Madam,",
+    "In 1969, the first human landed on the",
+    "SELECT name FROM users WHERE",
+    "Die Hauptstadt von Deutschland ist",
+    "Two plus two equals",
+    "A recipe for bread: mix flour,",
+    "The quick brown fox jumps over the lazy",
+    "<html>\n<head>\n<title>",
+    "Question: Who wrote Hamlet?\nAnswer:",
+    "My favourite colour is",
+    "for i in range(10):\n    print(",
+)
+TEXTS = (
+    "Hello, world! 12 + 3 = 15",
+    "  two  spaces,   three,\tone tab and a line\n\nand\r\n\r\nmore   ",
+    " ",
+    "\n",
+    "\n\n\n   \n\t\t",
+    "I'm here, you're there; we'll see. IT'S HE'D THEY'VE",
+    "1 12 123 1234 12345 3.14159 1,000,000 0x1F ½ ² ٣",
+    "naïve café — “quoted” … ‘single’ ¿qué? ß ﬁ",
+    "日本語のテキスト。中文文本，繁體字。한국어 텍스트",
+    "Привет, мир! Γειά σου κόσμε. שלום עולם. مرحبا بالعالم. नमस्ते दुनिया ไทย",
+    "😀 👩‍👩‍👧‍👦 🏳️‍🌈 🇩🇪 👍🏽 ☕️",
+    "def f(x: int) -> str:\n    return f'{x!r}'  # comment\n\n\nclass A(B):\n\tpass\n",
+    '<div class="a">&nbsp;</div> https://example.org/a?b=c&d=e#f user@example.org',
+    "CamelCase snake_case kebab-case SCREAMING_SNAKE __dunder__ a.b.c",
+    '{"key": [1, 2.5, null, true], "other": "va\\"lue"}',
+    "\u200bzero\u200dwidth\u00a0no-break\u3000wide",
+    "a" * 60 + " " + "=" * 40 + " " + "!" * 9,
+    "∑∞ᵢ₌₀ xⁱ ≤ ∫√π ℝ → ⊂ ∅",
+    "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𐍈 𒀀",
+)
+CHATS: tuple[Turns, ...] = (
+    [{"role": "user", "content": "What can you do?"}],
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a colour, please."}],
+    [
+        {"role": "user", "content": "1 + 1?\n"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": " And <b>2 + 2</b>? 'Say' \"it\" 😀"},
+    ],
+)
+
+
+@dataclass(frozen=True)
+class Probes:
+    """`chats` are those that the template takes, with the text that it makes of them; `ids` those of `texts`, by our tokenizer."""
+
+    texts: list[tuple[str, bool]]
+    ids: list[list[int]]
+    chats: list[Turns]
+    rendered: list[str]
+    prompts: list[list[int]]
+
+    @classmethod
+    def of(cls, run: RunFolder, tokenizer: Any) -> Probes:
+        rendered = _rendered(tokenizer)
+        prompts = [unicodedata.normalize("NFC", text) for text in _asked(run)]
+        marks = added_tokens(tokenizer)
+        between = "".join(f"a{mark} b" for mark in marks[:20])
+        alone = [(text, True) for text in (*TEXTS, between, *prompts)]
+        texts = [*alone, *((text, False) for _, text in rendered)]
+        ids = [tokenizer(text, add_special_tokens=stands_alone)["input_ids"] for text, stands_alone in texts]
+        asked = [tokenizer(text)["input_ids"][:MOST_TOKENS] for text in prompts]
+        return cls(texts, ids, [turns for turns, _ in rendered], [text for _, text in rendered], [each for each in asked if each])
+
+
+def _asked(run: RunFolder) -> list[str]:
+    """Half of them prompts of the run's own benchmark, as they were asked, if it has any."""
+    with reading(run.benchmark, hint=REMADE):
+        rows = run.read_json(run.benchmark).get("generations", []) if run.benchmark.is_file() else []
+        own = [str(row["prompt"]) for row in rows][: len(PROMPTS) // 2]
+    return [*own, *PROMPTS[: len(PROMPTS) - len(own)]]
+
+
+def _rendered(tokenizer: Any) -> list[tuple[Turns, str]]:
+    """Chats that the template takes: some refuse a system turn."""
+    found: list[tuple[Turns, str]] = []
+    for turns in CHATS if tokenizer.chat_template else ():
+        try:
+            found.append((turns, render_chat(tokenizer, turns, add_generation_prompt=True)))
+        except ModelError:
+            continue
+    return found

@@ -1,0 +1,202 @@
+"""GGUF: one file for llama.cpp, Ollama and LM Studio, kept only if llama.cpp answers with it as our model does.
+
+    done = GGUF.export(RunFolder.of("./finetuned_model"), Path("./out"), RuntimeOptions(), reporter, type="q4_k_m")
+    done.file, done.gate["kl"], done.faster
+
+An adapter is merged into its base in 32 bits first. The folder appears when everything in it is proven.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune.benchmark.generation import greedy
+from finetune.errors import BadInput, DiskFull
+from finetune.events import Reporter
+from finetune.export.architectures import Architecture, architecture_of, is_tied, tensors
+from finetune.export.gate import Verdict, judge
+from finetune.export.kinds import DEFAULT, KINDS, Kind, kind_of
+from finetune.export.modelfile import modelfile
+from finetune.export.place import check_finished, check_place, name_of, stage
+from finetune.export.probes import Probes
+from finetune.export.quantising import INSTALL, has_llama_cpp, needs_llama_cpp
+from finetune.export.record import Exported, Speed, keep
+from finetune.export.tokens import words_of
+from finetune.export.writing import Planned, check_read_back, plan, write
+from finetune.formatting import percent, size
+from finetune.hardware.machine import inspect
+from finetune.models.kind import configuration
+from finetune.models.load import load_model, load_tokenizer
+from finetune.models.location import locate
+from finetune.publish.card import licence_of, write_card
+from finetune.publish.elsewhere import gguf_commands
+from finetune.run.costs import FEWEST_PARAMETERS
+from finetune.run_folder import RunFolder
+from finetune.runtime import RuntimeOptions
+from finetune.storage import check_room, file_hash, no_room, whole_folder
+from finetune.training.head import padding_id
+
+TIMED_TOKENS = 64
+HEADER_BYTES = 30_000_000  # more than the tokens and merges of the largest vocabularies
+ELSEWHERE = "name a folder on another disk: --to-dir"
+
+
+class GGUF:
+    """A .gguf file of a finished run, with a Modelfile for Ollama."""
+
+    title = "GGUF"
+    summary = "one file for llama.cpp, Ollama and LM Studio"
+    types = tuple(KINDS)
+    ending = "-gguf"
+
+    @staticmethod
+    def export(
+        run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporter, *, type: str | None = None, limit: float | None = None
+    ) -> Exported:
+        """Write `to`; `limit` is the gate's, in place of the type's own.
+
+        Raises BadInput for what cannot be exported, OutputExists, DiskFull, or FinetuneError for a file that would answer differently.
+        """
+        kind = kind_of(type or DEFAULT)
+        if needs_llama_cpp(kind.format) and not has_llama_cpp():
+            raise BadInput(f"{kind.name} is made by llama.cpp, which is not installed.", hint=f"Install it with: {INSTALL}")
+        check_finished(run)
+        check_place(to)
+        with run.claimed():
+            return _export(run, to, runtime, reporter, kind, limit)
+
+
+def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporter, kind: Kind, limit: float | None) -> Exported:
+    located = locate(str(run.output_dir), runtime, reporter)
+    config = configuration(located)
+    known = architecture_of(config, located.name)
+    tokenizer = load_tokenizer(located)
+    words = words_of(tokenizer, vocabulary=config.get_text_config(decoder=True).vocab_size, model=located.name)
+    probes = Probes.of(run, tokenizer)
+    machine = replace(inspect(replace(runtime, device="cpu", dtype="float32")), why_dtype="for exporting")
+    with stage(reporter, "export", "Loading the model") as done:
+        began = time.perf_counter()
+        model: Any = load_model(located, machine)
+        load_seconds = time.perf_counter() - began
+        done(f"{size(located.bytes)}, as transformers has it")
+    layers = known.facts(config.get_text_config(decoder=True))["block_count"]
+    planned = plan(((name, tuple(values.shape)) for name, values in tensors(model, known)), kind, layers=layers, tied=is_tied(model))
+    needed = sum(tensor.bytes for tensor in planned.values()) + HEADER_BYTES
+    check_room("The exported file", needed, to.parent, ELSEWHERE)
+    file = f"{name_of(run)}-{kind.name.upper()}.gguf"
+    licence = licence_of(run)
+    with whole_folder(to) as part:
+        try:
+            with stage(reporter, "export", f"Writing {kind.name.upper()}") as done:
+                facts = _facts(run, known, config, kind, licence) | words.facts
+                meant = write(part / file, known.name, facts, planned, tensors(model, known), _progress(reporter, "bytes"))
+                written = (part / file).stat().st_size
+                done(size(written))
+            with stage(reporter, "export", "Checking the file") as done:
+                check_read_back(part / file, meant)
+                verdict, exported = _judged(part / file, kind, probes, model, limit, reporter, len(meant))
+                done(_in_short(verdict))
+            (part / "Modelfile").write_text(modelfile(file, tokenizer, located.home.folder, licence), encoding="utf-8", newline="\n")
+        except OSError as error:
+            if no_room(error):
+                raise DiskFull(
+                    f"The exported file did not fit on the disk: it needs {size(needed)} in {to.parent}.",
+                    hint=f"Free some space, or {ELSEWHERE}",
+                ) from error
+            raise
+        original = Speed(located.bytes, load_seconds, _our_speed(model, tokenizer, probes) if exported else None)
+        made = Exported(
+            "gguf", kind.name, str(to), file, written, file_hash(part / file), asdict(verdict), _notes(planned, verdict),
+            gguf_commands(to / file, name_of(run)), original, exported, torch.get_num_threads(),
+        )  # fmt: skip
+    keep(run, made)
+    write_card(run)
+    return made
+
+
+def _judged(
+    path: Path, kind: Kind, probes: Probes, model: Any, limit: float | None, reporter: Reporter, count: int
+) -> tuple[Verdict, Speed | None]:
+    """All four parts with llama.cpp, else the first two."""
+    if not has_llama_cpp():
+        from finetune.export.read_back import check_words
+
+        check_words(path, probes)
+        return Verdict(count, len(probes.texts)), None
+    timed = probes.prompts[0] if model.num_parameters() >= FEWEST_PARAMETERS else []
+    verdict, answers = judge(
+        path,
+        kind,
+        probes,
+        _log_probabilities(model, probes.prompts),
+        tensors=count,
+        threads=torch.get_num_threads(),
+        timed=timed,
+        limit=limit,
+        progress=_progress(reporter, "prompts"),
+    )
+    return verdict, Speed(path.stat().st_size, answers.load_seconds, answers.tokens_per_second)
+
+
+@torch.inference_mode()
+def _log_probabilities(model: Any, prompts: list[list[int]]) -> list[np.ndarray[Any, Any]]:
+    """[vocabulary] of the token after each prompt, in 32 bits."""
+    return [model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].float().log_softmax(-1).numpy() for ids in prompts]
+
+
+@torch.inference_mode()
+def _our_speed(model: Any, tokenizer: Any, probes: Probes) -> float | None:
+    """Tokens per second of one answer, in this process, as transformers makes it."""
+    if model.num_parameters() < FEWEST_PARAMETERS:
+        return None
+    ids = torch.tensor([probes.prompts[0]])
+    seconds = []
+    for tokens in (1, 1 + TIMED_TOKENS):
+        with greedy(model, [], pad=padding_id(tokenizer, model), max_new_tokens=tokens):
+            began = time.perf_counter()
+            model.generate(ids, attention_mask=torch.ones_like(ids))
+            seconds.append(time.perf_counter() - began)
+    return TIMED_TOKENS / (seconds[1] - seconds[0])
+
+
+def _facts(run: RunFolder, known: Architecture, config: Any, kind: Kind, licence: str | None) -> dict[str, Any]:
+    import gguf
+
+    general = {"general.type": "model", "general.name": name_of(run), "general.file_type": kind.file_type}
+    general |= {"general.quantization_version": gguf.GGML_QUANT_VERSION} | ({"general.license": licence} if licence else {})
+    return general | {f"{known.name}.{key}": value for key, value in known.facts(config.get_text_config(decoder=True)).items()}
+
+
+def _notes(planned: dict[str, Planned], verdict: Verdict) -> list[str]:
+    """What is not as the type's name says, and what was not proven."""
+    notes, total = [], sum(tensor.bytes for tensor in planned.values())
+    instead: dict[tuple[str, str], int] = {}
+    for tensor in planned.values():
+        if tensor.instead:
+            instead[tensor.instead, tensor.format] = instead.get((tensor.instead, tensor.format), 0) + tensor.bytes
+    for (wanted, given), taken in instead.items():
+        notes.append(
+            f"{percent(taken / total)} of the file is {given} instead of {wanted}: their rows are no whole blocks, as in llama.cpp."
+        )
+    if verdict.kl is None:
+        notes.append(f"Not proven: probabilities and rendered chats, for which llama.cpp is needed. Install it with: {INSTALL}")
+    return notes
+
+
+def _in_short(verdict: Verdict) -> str:
+    if verdict.kl is None:
+        return f"{verdict.tensors} tensors, {verdict.texts} texts"
+    return f"KL {verdict.kl:.2g}, same top token {verdict.same_top} of {verdict.prompts}"
+
+
+def _progress(reporter: Reporter, unit: str) -> Callable[[int, int], None]:
+    from finetune.events import Progress
+
+    return lambda done, total: reporter.report(Progress("export", done, total, unit))

@@ -1,0 +1,72 @@
+"""Small models of every architecture that can be exported, as the output folders of runs, with tokenizers that can write any text.
+
+run = run_of("gemma2", tmp_path)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from bytes_tokenizer import CHATML, byte_level, sentence_piece
+
+from finetune.recipe import Recipe
+from finetune.run_folder import RunFolder
+
+SHAPE = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "initializer_range": 0.2,
+}
+GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.2}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {**SHAPE, "tie_word_embeddings": True}),
+    "mistral": ("Mistral", {**SHAPE, "tie_word_embeddings": False}),
+    "qwen2": ("Qwen2", {**SHAPE, "tie_word_embeddings": True}),
+    "qwen3": ("Qwen3", {**SHAPE, "tie_word_embeddings": False}),
+    "gemma2": ("Gemma2", {**SHAPE, "query_pre_attn_scalar": 16, "sliding_window": 256}),
+    "gemma3": ("Gemma3Text", {**SHAPE, "num_hidden_layers": 6, "query_pre_attn_scalar": 16, "sliding_window": 256}),
+    "gpt2": ("GPT2", GPT2),
+    "phi3": ("Phi3", {**SHAPE, "tie_word_embeddings": False}),
+    "smollm3": ("SmolLM3", {**SHAPE, "num_hidden_layers": 4, "tie_word_embeddings": True}),
+}
+SENTENCE_PIECE = ("mistral", "gemma2", "gemma3", "phi3")
+
+
+def tokenizer_of(name: str) -> Any:
+    return sentence_piece(CHATML) if name in SENTENCE_PIECE else byte_level(CHATML)
+
+
+def model_of(name: str, vocabulary: int, *, seed: int = 0, **changes: Any) -> Any:
+    """Norms and biases are no ones and zeros, so that one that is forgotten is seen."""
+    family, shape = FAMILIES[name]
+    torch.manual_seed(seed)
+    config = getattr(transformers, f"{family}Config")(**{**shape, "vocab_size": vocabulary, **changes})
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model.eval()
+
+
+def run_of(name: str, folder: Path, *, seed: int = 0, **changes: Any) -> RunFolder:
+    """As a run of the method `full` leaves it."""
+    tokenizer = tokenizer_of(name)
+    out = folder / "out"
+    model_of(name, len(tokenizer), seed=seed, **changes).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    run = RunFolder(out)
+    run.run.mkdir(exist_ok=True)
+    Recipe.from_layers({"model": "org/base", "method": "full", "output_dir": str(out)}).save(run.recipe)
+    return run
