@@ -171,10 +171,10 @@ def upload(arguments: argparse.Namespace) -> int:
     assert spec is not None
     console = people()
     with working(console, brief="Checking with the Hub"):
-        planned = upload_plan(arguments.output_dir, spec)
+        planned = upload_plan(arguments.output_dir, spec, gguf=arguments.gguf)
     console.print(upload_picture(planned))
     with working(console, brief="Uploading") as reporter:
-        done = upload_folder(arguments.output_dir, spec, reporter)
+        done = upload_folder(arguments.output_dir, spec, reporter, gguf=arguments.gguf)
     console.print(f"  Uploaded: {done.url} ({'private' if done.private else 'public'})")
     return 0
 

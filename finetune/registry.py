@@ -51,6 +51,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "exporters": {
         "merged": "finetune.publish.merged:Merged",
         "gguf": "finetune.export.to_gguf:GGUF",
+        "onnx": "finetune.export.to_onnx:ONNX",
     },
 }
 OBJECTS = ("methods", "exporters")  # they keep nothing between calls, so one of each is enough

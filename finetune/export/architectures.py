@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from finetune.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Facts = dict[str, Any]
 NEXT = "Use it with transformers, vLLM or MLX, which load the folder as it is."
@@ -49,7 +50,7 @@ def architecture_of(config: Any, model: str) -> Architecture:
     return known
 
 
-def tensors(model: Any, known: Architecture) -> Iterator[tuple[str, torch.Tensor]]:
+def tensors(model: Any, known: Architecture) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the file with its name there, in torch's order of dimensions; raises ModelError for one without a place."""
     import gguf
 
@@ -74,7 +75,7 @@ def tensors(model: Any, known: Architecture) -> Iterator[tuple[str, torch.Tensor
     yield from _rotations(model, config)
 
 
-def interleaved(values: torch.Tensor, heads: int) -> torch.Tensor:
+def interleaved(values: Tensor, heads: int) -> Tensor:
     """Rows of q or k [heads * size, ...], value i of the first half of a head beside value i of the second."""
     return values.reshape(heads, 2, -1, *values.shape[1:]).transpose(1, 2).reshape(values.shape)
 
@@ -230,8 +231,10 @@ def _original_length(config: Any, rope: dict[str, Any]) -> int:
     return int(found or config.max_position_embeddings)
 
 
-def _rotations(model: Any, config: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def _rotations(model: Any, config: Any) -> Iterator[tuple[str, Tensor]]:
     """By how much frequencies are divided where that differs between them: Llama 3's and Phi's long contexts."""
+    import torch
+
     rope = getattr(config, "rope_parameters", None) and _rope(config)
     if rope and rope.get("rope_type") == "llama3":
         size = _head_size(config)

@@ -29,7 +29,7 @@ LIKELIEST = 50  # tokens whose log-probabilities are compared one by one; those 
 class Verdict:
     """What was compared and how it came out.
 
-    `difference` is the largest of a log-probability among the 50 likeliest tokens, `kl` the mean KL divergence from our model, both in nats;
+    In nats: `difference` is the largest of a log-probability among the 50 likeliest tokens, `kl` the mean KL divergence from our model.
     `same_top` counts the prompts with the same likeliest token. None where llama.cpp is not here to say.
     """
 
@@ -79,17 +79,18 @@ def check_tokens(texts: Sequence[str], found: Sequence[Sequence[int]], meant: Se
     """Part two: raises FinetuneError for the first text that is cut into other tokens."""
     for text, theirs, ours in zip(texts, found, meant, strict=True):
         if list(theirs) != list(ours):
-            at = next((n for n, (one, other) in enumerate(zip(theirs, ours, strict=False)) if one != other), min(len(theirs), len(ours)))
-            raise _refused(
-                f"llama.cpp cuts {_short(text)} into other tokens: {list(theirs[at : at + 4])} where the model knows {list(ours[at : at + 4])}"
-            )
+            pairs = enumerate(zip(theirs, ours, strict=False))
+            at = next((place for place, (one, other) in pairs if one != other), min(len(theirs), len(ours)))
+            few = slice(at, at + 4)
+            raise _refused(f"llama.cpp cuts {_short(text)} into other tokens: {list(theirs[few])} where the model knows {list(ours[few])}")
 
 
 def _compared(
     ours: Sequence[np.ndarray[Any, Any]], theirs: Sequence[np.ndarray[Any, Any]], tensors: int, texts: int, chats: int, limit: float
 ) -> Verdict:
     largest, divergence, same = 0.0, 0.0, 0
-    for mine, other in zip(ours, theirs, strict=True):
+    for mine, given in zip(ours, theirs, strict=True):
+        other = given - np.log(np.exp(given.astype(np.float64)).sum())  # llama.cpp sums in 32 bits: they are of 1.0002
         likeliest = np.argsort(mine)[-LIKELIEST:]
         largest = max(largest, float(np.abs(mine[likeliest] - other[likeliest]).max()))
         chances = np.exp(mine.astype(np.float64))

@@ -43,7 +43,7 @@ def work(order: dict[str, Any], say: Say) -> None:
     say(rendered=[_ask(address, "apply-template", {"messages": turns})["prompt"] for turns in order["chats"]])
     vocabulary = order["vocabulary"]
     for number, prompt in enumerate(order["prompts"]):
-        asked = {"prompt": prompt, "n_predict": 1, "n_probs": vocabulary, "temperature": 0, "cache_prompt": False}
+        asked = {"prompt": prompt, "n_predict": 1, "n_probs": vocabulary, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
         values = np.full(vocabulary, -np.inf, dtype=np.float32)
         for token in _ask(address, "completion", asked)["completion_probabilities"][0]["top_logprobs"]:
             values[token["id"]] = token["logprob"]

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from subprocess import DEVNULL, PIPE
+from subprocess import PIPE
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from finetune.children import python_child
 from finetune.errors import FinetuneError
 from finetune.export.probes import Turns
+from finetune.formatting import strip_control_chars
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Answers:
 def asked(path: Path, questions: Questions, progress: Callable[[int, int], None]) -> Answers:
     """Raises FinetuneError if llama.cpp cannot load the file, or ends in the middle of it."""
     answers = Answers()
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         order = {
             "path": str(path.absolute()),
             "folder": folder,
@@ -63,7 +66,8 @@ def asked(path: Path, questions: Questions, progress: Callable[[int, int], None]
             "vocabulary": questions.vocabulary,
             "timed": list(questions.timed),
         }
-        process = python_child(["finetune.export.llama_child"], Path(folder), stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
+        log = stack.enter_context((Path(folder) / "log").open("w+", encoding="utf-8", errors="replace"))
+        process = python_child(["finetune.export.llama_child"], Path(folder), stdin=PIPE, stdout=PIPE, stderr=log)
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -73,7 +77,9 @@ def asked(path: Path, questions: Questions, progress: Callable[[int, int], None]
                 _take(json.loads(line), answers, Path(folder))
                 progress(len(answers.log_probabilities), len(questions.prompts))
             if process.wait():
-                raise FinetuneError(f"llama.cpp ended while it ran {path.name} (exit code {process.returncode}).")
+                log.seek(0)
+                last = [line for line in map(str.strip, log) if line][-1:] or [f"exit code {process.returncode}"]
+                raise FinetuneError(f"llama.cpp ended while it ran {path.name}: {strip_control_chars(last[0])[:200]}.")
         finally:
             process.kill()
             process.wait()

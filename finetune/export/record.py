@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from finetune.benchmark.report import write_report
+from finetune.publish.card import write_card
 from finetune.run_folder import RunFolder
 
 
@@ -49,7 +51,10 @@ class Exported:
 
 
 def keep(run: RunFolder, exported: Exported) -> None:
-    """Add it to the run's records, newest last."""
+    """Add it to the run's records, newest last, and to its card and report."""
     others = [each for each in run.exports if (each["folder"], each["file"]) != (exported.folder, exported.file)]
     record = {**asdict(exported), "smaller": exported.smaller, "faster": exported.faster}
     run.write_json(run.export, {"files": [*others, record]})
+    write_card(run)
+    if run.benchmark.is_file():
+        write_report(run)

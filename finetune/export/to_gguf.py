@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from finetune.benchmark.generation import greedy
-from finetune.errors import BadInput, DiskFull
-from finetune.events import Reporter
+from finetune.errors import BadInput
+from finetune.events import Progress, Reporter
 from finetune.export.architectures import Architecture, architecture_of, is_tied, tensors
 from finetune.export.gate import Verdict, judge
 from finetune.export.kinds import DEFAULT, KINDS, Kind, kind_of
 from finetune.export.modelfile import modelfile
-from finetune.export.place import check_finished, check_place, name_of, stage
+from finetune.export.place import ELSEWHERE, check_finished, check_place, disk_is_full, name_of, stage
 from finetune.export.probes import Probes
 from finetune.export.quantising import INSTALL, has_llama_cpp, needs_llama_cpp
 from finetune.export.record import Exported, Speed, keep
@@ -35,17 +35,16 @@ from finetune.hardware.machine import inspect
 from finetune.models.kind import configuration
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import locate
-from finetune.publish.card import licence_of, write_card
+from finetune.publish.card import licence_of
 from finetune.publish.elsewhere import gguf_commands
 from finetune.run.costs import FEWEST_PARAMETERS
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
-from finetune.storage import check_room, file_hash, no_room, whole_folder
+from finetune.storage import check_room, file_hash, whole_folder
 from finetune.training.head import padding_id
 
 TIMED_TOKENS = 64
 HEADER_BYTES = 30_000_000  # more than the tokens and merges of the largest vocabularies
-ELSEWHERE = "name a folder on another disk: --to-dir"
 
 
 class GGUF:
@@ -92,32 +91,33 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
     check_room("The exported file", needed, to.parent, ELSEWHERE)
     file = f"{name_of(run)}-{kind.name.upper()}.gguf"
     licence = licence_of(run)
-    with whole_folder(to) as part:
-        try:
-            with stage(reporter, "export", f"Writing {kind.name.upper()}") as done:
-                facts = _facts(run, known, config, kind, licence) | words.facts
-                meant = write(part / file, known.name, facts, planned, tensors(model, known), _progress(reporter, "bytes"))
-                written = (part / file).stat().st_size
-                done(size(written))
-            with stage(reporter, "export", "Checking the file") as done:
-                check_read_back(part / file, meant)
-                verdict, exported = _judged(part / file, kind, probes, model, limit, reporter, len(meant))
-                done(_in_short(verdict))
-            (part / "Modelfile").write_text(modelfile(file, tokenizer, located.home.folder, licence), encoding="utf-8", newline="\n")
-        except OSError as error:
-            if no_room(error):
-                raise DiskFull(
-                    f"The exported file did not fit on the disk: it needs {size(needed)} in {to.parent}.",
-                    hint=f"Free some space, or {ELSEWHERE}",
-                ) from error
-            raise
-        original = Speed(located.bytes, load_seconds, _our_speed(model, tokenizer, probes) if exported else None)
-        made = Exported(
-            "gguf", kind.name, str(to), file, written, file_hash(part / file), asdict(verdict), _notes(planned, verdict),
-            gguf_commands(to / file, name_of(run)), original, exported, torch.get_num_threads(),
-        )  # fmt: skip
+    with whole_folder(to) as part, disk_is_full(needed, to):
+        with stage(reporter, "export", f"Writing {kind.name.upper()}") as done:
+            facts = _facts(run, known, config, kind, licence) | words.facts
+            meant = write(part / file, known.name, facts, planned, tensors(model, known), _progress(reporter, "bytes"))
+            written = (part / file).stat().st_size
+            done(size(written))
+        with stage(reporter, "export", "Checking the file") as done:
+            check_read_back(part / file, meant)
+            verdict, exported = _judged(part / file, kind, probes, model, limit, reporter, len(meant))
+            done(_in_short(verdict))
+        (part / "Modelfile").write_text(modelfile(file, tokenizer, run.output_dir, licence), encoding="utf-8", newline="\n")
+        sha256 = file_hash(part / file)
+    made = Exported(
+        to="gguf",
+        type=kind.name,
+        folder=str(to),
+        file=file,
+        bytes=written,
+        sha256=sha256,
+        gate=asdict(verdict),
+        notes=_notes(planned, verdict),
+        commands=gguf_commands(to / file, name_of(run)),
+        original=Speed(located.bytes, load_seconds, _our_speed(model, tokenizer, probes) if exported else None),
+        exported=exported,
+        threads=torch.get_num_threads(),
+    )
     keep(run, made)
-    write_card(run)
     return made
 
 
@@ -197,6 +197,4 @@ def _in_short(verdict: Verdict) -> str:
 
 
 def _progress(reporter: Reporter, unit: str) -> Callable[[int, int], None]:
-    from finetune.events import Progress
-
     return lambda done, total: reporter.report(Progress("export", done, total, unit))

@@ -26,6 +26,13 @@ def use_fast_linear(model: nn.Module) -> None:
                 module.__class__ = FastLinear
 
 
+def use_plain_linear(model: nn.Module) -> None:
+    """Undo `use_fast_linear`, for what has to recognise the layers."""
+    for module in model.modules():
+        if type(module) is FastLinear:
+            module.__class__ = nn.Linear
+
+
 @cache
 def onednn_is_quicker() -> bool:
     """Whether torch's own float32 products miss this processor's AVX-512; a fact of the machine, so that runs repeat bit for bit."""

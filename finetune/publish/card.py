@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +91,12 @@ def licence_of(folder: RunFolder) -> str | None:
     return licence if isinstance(licence, str) else None
 
 
-def card_of(folder: RunFolder, *, repo: str | None) -> str:
-    """The card of a finished run; raises BadInput if its folder is not one."""
+def card_of(folder: RunFolder, *, repo: str | None, gguf: bool = True) -> str:
+    """The card of a finished run, with `gguf` of its exported files too; raises BadInput if its folder is not one."""
     with reading(folder.run, hint=REMADE):
         scores = folder.read_json(folder.benchmark) if folder.benchmark.is_file() else {}
-        return model_card(Recipe.load(folder.recipe), RunFacts.of(folder), scores, repo=repo)
+        facts = RunFacts.of(folder) if gguf else replace(RunFacts.of(folder), exports=())
+        return model_card(Recipe.load(folder.recipe), facts, scores, repo=repo)
 
 
 def model_card(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], *, repo: str | None = None) -> str:
@@ -300,17 +301,19 @@ def _exports(facts: RunFacts) -> str:
         "|---|---|---|---|---|---|",
     ]
     for each in facts.exports:
-        gate = each["gate"]
-        same = f"{gate['same_top']} of {gate['prompts']} prompts" if gate.get("prompts") else "not measured"
-        faster, kl = (
-            f"{value:{form}}" if value is not None else "not measured" for value, form in ((each["faster"], ".1f"), (gate.get("kl"), ".2g"))
-        )
-        lines.append(
-            f"| {each['file']} | {size(each['bytes'])} | {each['smaller']:.1f} times | {faster}{' times' if each['faster'] else ''} | {kl} | {same} |"
-        )
+        gate, faster = each["gate"], each["faster"]
+        cells = [
+            each["file"],
+            size(each["bytes"]),
+            f"{each['smaller']:.1f} times",
+            "not measured" if faster is None else f"{faster:.1f} times",
+            "not measured" if gate.get("kl") is None else f"{gate['kl']:.2g}",
+            f"{gate['same_top']} of {gate['prompts']} prompts" if gate.get("prompts") else "not measured",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
-        "Read back bit for bit, with the same tokens and chats; probabilities and speed are those of the program that runs the file.",
+        "Against the original, on the machine that exported it; what is faster is the program that runs the file.",
     ]
     return "\n".join(lines)
 

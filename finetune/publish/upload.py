@@ -29,6 +29,7 @@ from finetune.publish.redaction import adapters_base, base_model, public_benchma
 from finetune.recipe import Recipe, UploadSpec
 from finetune.run_folder import FINISHED, REMADE, UPLOAD, RunFolder
 from finetune.shell import joined, quoted
+from finetune.storage import changed
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
@@ -53,11 +54,11 @@ class UploadPlan:
         return {**target, "visibility": visibility, "files": self.files, "bytes": self.bytes}
 
 
-def upload_plan(output_dir: str | Path, spec: UploadSpec) -> UploadPlan:
+def upload_plan(output_dir: str | Path, spec: UploadSpec, *, gguf: bool = False) -> UploadPlan:
     """What `upload_folder` would do; changes nothing. Raises as `check_upload` does, and ModelError for an unfinished folder."""
-    folder, finish = RunFolder.of(output_dir), command(output_dir, spec)
+    folder, finish = RunFolder.of(output_dir), command(output_dir, spec, gguf=gguf)
     target = check_upload(spec, finish=finish)
-    return UploadPlan(target, {name: _size(content) for name, content in _contents(folder, target.repo).items()})
+    return UploadPlan(target, {name: _size(content) for name, content in _contents(folder, target.repo, gguf).items()})
 
 
 def check_before_training(recipe: Recipe, *, adapter: bool, go_on: Path | None = None) -> None:
@@ -75,16 +76,16 @@ def check_before_training(recipe: Recipe, *, adapter: bool, go_on: Path | None =
         )
 
 
-def upload_folder(output_dir: str | Path, spec: UploadSpec, reporter: Reporter) -> Uploaded:
-    """Publish a finished run; raises UploadError, NotSignedIn, ReadOnlyToken or RepoExists, each with the command that finishes it.
+def upload_folder(output_dir: str | Path, spec: UploadSpec, reporter: Reporter, *, gguf: bool = False) -> Uploaded:
+    """Publish a finished run, with `gguf` also the .gguf files that were exported from it.
 
-    Raises Interrupted after Ctrl-C.
+    Raises UploadError, NotSignedIn, ReadOnlyToken or RepoExists, each with the command that finishes it, and Interrupted after Ctrl-C.
     """
-    folder, finish = RunFolder.of(output_dir), command(output_dir, spec)
+    folder, finish = RunFolder.of(output_dir), command(output_dir, spec, gguf=gguf)
     reporter.report(StageStarted(STAGE, "Uploading"))
     began = time.perf_counter()
     try:
-        done = _upload(folder, spec, reporter, finish)
+        done = _upload(folder, spec, reporter, finish, gguf)
     except KeyboardInterrupt:
         raise Interrupted(
             f"The upload was stopped; the result is safe in {folder.output_dir}.", hint=f"Finish with: {finish}", saved=folder.output_dir
@@ -96,11 +97,11 @@ def upload_folder(output_dir: str | Path, spec: UploadSpec, reporter: Reporter) 
     return done
 
 
-def _upload(folder: RunFolder, spec: UploadSpec, reporter: Reporter, finish: str) -> Uploaded:
+def _upload(folder: RunFolder, spec: UploadSpec, reporter: Reporter, finish: str, gguf: bool) -> Uploaded:
     from huggingface_hub import CommitOperationDelete, HfApi
 
     target = check_upload(spec, finish=finish)
-    contents = _contents(folder, target.repo)
+    contents = _contents(folder, target.repo, gguf)
     api = HfApi()
     with upload_errors(finish), _silent_bars():
         if not target.exists:
@@ -156,15 +157,17 @@ def is_ours(name: str) -> bool:
     return name in (INDEX, *CONFIGS, *TOKENIZER) or ("/" not in name and name.endswith(SAFETENSORS))
 
 
-def command(output_dir: str | Path, spec: UploadSpec) -> str:
+def command(output_dir: str | Path, spec: UploadSpec, *, gguf: bool = False) -> str:
     """The command that starts, repeats or finishes an upload."""
-    return joined(["python", "finetune_cli.py", "upload", str(output_dir), "--repo", spec.repo, *([] if spec.private else ["--public"])])
+    options = [*([] if spec.private else ["--public"]), *(["--gguf"] if gguf else [])]
+    return joined(["python", "finetune_cli.py", "upload", str(output_dir), "--repo", spec.repo, *options])
 
 
-def _contents(folder: RunFolder, repo: str) -> dict[str, Path | bytes]:
+def _contents(folder: RunFolder, repo: str, gguf: bool) -> dict[str, Path | bytes]:
     """Maps names in the repository, largest files first, to files of the folder or to texts without private parts.
 
-    They are what from_pretrained reads, the card, the recipe and the scores; everything else stays on this machine.
+    They are what from_pretrained reads, the card, the recipe and the scores, with `gguf` also the exported files that passed the gate and
+    are still as they were then; everything else stays on this machine.
     """
     home, recipe = folder.output_dir, Recipe.load(folder.recipe)
     continued = folder.read_json(folder.continued) if folder.continued.is_file() else None
@@ -175,12 +178,12 @@ def _contents(folder: RunFolder, repo: str) -> dict[str, Path | bytes]:
             hint=f"Merge the two and upload the result: finetune-cli merge {quoted(home)}",
         )
     with reading(folder.run, hint=REMADE):
-        weights = [*weight_files(home, home.name), home / INDEX, *(home / name for name in TOKENIZER)]
+        weights = [*weight_files(home, home.name), *(_exported(folder) if gguf else ()), home / INDEX, *(home / name for name in TOKENIZER)]
         contents: dict[str, Path | bytes] = {file.name: file for file in sorted(weights, key=_size, reverse=True) if file.is_file()}
         for name in CONFIGS:
             if (home / name).is_file():
                 contents[name] = public_config((home / name).read_text(encoding="utf-8"), base).encode()
-        contents["README.md"] = card_of(folder, repo=repo).encode()
+        contents["README.md"] = card_of(folder, repo=repo, gguf=gguf).encode()
         contents["run/recipe.yaml"] = public_recipe(recipe).to_yaml().encode()
         if continued and base:
             contents["run/continued.json"] = (json.dumps(public_continued(continued, base), indent=2) + "\n").encode()
@@ -189,6 +192,23 @@ def _contents(folder: RunFolder, repo: str) -> dict[str, Path | bytes]:
             scores = public_benchmark(folder.read_json(folder.benchmark), recipe, data)
             contents["run/benchmark.json"] = (json.dumps(scores, indent=2, ensure_ascii=False) + "\n").encode()
         return contents
+
+
+def _exported(folder: RunFolder) -> list[Path]:
+    """The .gguf files in the run's records; raises UploadError if there are none, or if one is not what was checked."""
+    found = {each["file"]: each for each in folder.exports if each.get("to") == "gguf"}
+    if not found:
+        raise UploadError(
+            f"No .gguf file was exported from {folder.output_dir}.",
+            hint=f"Make one first: finetune-cli export {quoted(folder.output_dir)} --to gguf",
+        )
+    files = []
+    for name, each in found.items():
+        path = Path(each["folder"]) / name
+        if (wrong := changed(path, each["bytes"], each["sha256"])) is not None:
+            raise UploadError(f"{path} {wrong}.", hint="Export it again, or upload without --gguf.")
+        files.append(path)
+    return files
 
 
 def _size(content: Path | bytes) -> int:

@@ -28,6 +28,7 @@ from finetune.benchmark.names import (
 )
 from finetune.benchmark.report import ranks_in_words
 from finetune.benchmark.student import verdict_on
+from finetune.export.offer import USUAL, in_reach
 from finetune.formatting import count, size, strip_control_chars
 from finetune.publish.elsewhere import in_short
 from finetune.recipe import Recipe
@@ -180,6 +181,8 @@ def next_steps(output_dir: Path, width: int, *, upload: bool) -> RenderableType:
         ("Elsewhere", in_short(output_dir, command)),
         ("Repeat", f"{command} run {quoted(output_dir / 'run' / 'recipe.yaml')} --output-dir {quoted(free_name(output_dir))}"),
     ]
+    if in_reach(output_dir):
+        rows.append(("Ollama", f"{command} export {quoted(output_dir)} --to gguf:{USUAL}"))
     if upload:
         rows.append(("Upload", f"{command} upload {quoted(output_dir)} --repo USER/NAME"))
     between = "  " if width >= NARROW else "\n  "

@@ -98,7 +98,7 @@ def _carry_out(agreed: Recipe | Unfinished, prompter: Prompter, here: HostInfo, 
     from finetune.recipe import Recipe
     from finetune.screen.console import people
     from finetune.screen.live_run import execute, resume
-    from finetune.wizard import step6_upload
+    from finetune.wizard import offer_export, step6_upload
     from finetune.wizard.review import prepare
 
     if isinstance(agreed, Recipe):
@@ -117,6 +117,7 @@ def _carry_out(agreed: Recipe | Unfinished, prompter: Prompter, here: HostInfo, 
         result = resume(agreed.folder.output_dir, here.runtime, people(), upload_follows=True)
     try:
         prompter.can_go_back = False
+        offer_export.ask(Path(result.output_dir), prompter, here)
         step6_upload.ask(Path(result.output_dir), prompter, here)
     except KeyboardInterrupt:
         prompter.note(f"Not uploaded. The model is in {result.output_dir}.")

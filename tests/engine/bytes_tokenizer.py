@@ -40,13 +40,13 @@ UNSTABLE = (  # the whole text does not begin with the prompt
 TEMPLATES = {"chatml": CHATML, "trimmed": TRIMMED, "inst": INST, "thinking": THINKING, "endless": ENDLESS, "unstable": UNSTABLE}
 
 
-def byte_level(template: str | None = None, *, bos: bool = False, eos: bool = True) -> PreTrainedTokenizerFast:
+def byte_level(template: str | None = None, *, bos: bool = False, eos: bool = True, corpus: list[str] = CORPUS) -> PreTrainedTokenizerFast:
     """With `bos`, every text is opened with <s>, as Llama 3 does."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet))
+    backend.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet))
     if bos:
         backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", SPECIAL.index("<s>"))])
     return _made(backend, template, eos)

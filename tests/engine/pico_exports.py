@@ -5,12 +5,15 @@ run = run_of("gemma2", tmp_path)
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from bytes_tokenizer import CHATML, byte_level, sentence_piece
+from bytes_tokenizer import CORPUS as WORDS
+from tokenizers import Tokenizer
 
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
@@ -40,11 +43,27 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("Phi3", {**SHAPE, "tie_word_embeddings": False}),
     "smollm3": ("SmolLM3", {**SHAPE, "num_hidden_layers": 4, "tie_word_embeddings": True}),
 }
+CORPUS = [*WORDS, *["in 1969 and 2024 it was 12345 or 123, 4242\n"] * 20]  # numbers become tokens, which ways of cutting treat differently
+ROUNDED = 16  # embeddings are often a few more than tokens
 SENTENCE_PIECE = ("mistral", "gemma2", "gemma3", "phi3")
 
 
 def tokenizer_of(name: str) -> Any:
-    return sentence_piece(CHATML) if name in SENTENCE_PIECE else byte_level(CHATML)
+    """Its bytes are ordinary tokens, as in those that people use."""
+    if name not in SENTENCE_PIECE:
+        return byte_level(CHATML, corpus=CORPUS)
+    made = sentence_piece(CHATML)
+    described = json.loads(made.backend_tokenizer.to_str())
+    described["added_tokens"] = [each for each in described["added_tokens"] if not each["content"].startswith("<0x")]
+    again = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(described)),
+        clean_up_tokenization_spaces=False,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+    )
+    again.chat_template = CHATML
+    return again
 
 
 def model_of(name: str, vocabulary: int, *, seed: int = 0, **changes: Any) -> Any:
@@ -64,9 +83,51 @@ def run_of(name: str, folder: Path, *, seed: int = 0, **changes: Any) -> RunFold
     """As a run of the method `full` leaves it."""
     tokenizer = tokenizer_of(name)
     out = folder / "out"
-    model_of(name, len(tokenizer), seed=seed, **changes).save_pretrained(out)
+    model_of(name, len(tokenizer) + ROUNDED, seed=seed, **changes).save_pretrained(out)
     tokenizer.save_pretrained(out)
     run = RunFolder(out)
     run.run.mkdir(exist_ok=True)
     Recipe.from_layers({"model": "org/base", "method": "full", "output_dir": str(out)}).save(run.recipe)
     return run
+
+
+def hostile(count: int, *, seed: int = 0) -> list[str]:
+    """Texts that nobody writes: rare letters, odd spaces, marks of the tokenizer, joined and broken anywhere. All in normal form C."""
+    import random
+    import unicodedata
+
+    chance = random.Random(seed)
+    alphabets = [
+        "abc ABC",
+        "0123456789",
+        " \t\n\r\u00a0\u3000\u200b",
+        ".,;!?'\"()[]{}<>/\\|@#$%^&*_+-=~`",
+        "äöüßéñçøåž",
+        "日本語中文한국어",
+        "אבגדابتث",
+    ]
+    alphabets += ["😀👍🏽👩‍👩‍👧🇩🇪☕️", "αβγдежθ", "ไทยहिन्दी", "∑∞√≤→½²", "𝔘𝔫𐍈𒀀", "▁Ġ", "\ufeff\u200d\u0301"]
+    words = [
+        "<|im_start|>",
+        "<|im_end|>",
+        "</s>",
+        "<s>",
+        "<pad>",
+        "'s",
+        "I'LL",
+        "http://",
+        "def f():\n\t",
+        "<0x41>",
+        "  ",
+        "\n\n",
+        "2024",
+        "4242",
+    ]
+    texts = []
+    for _ in range(count):
+        parts = [
+            chance.choice(words) if chance.random() < 0.3 else "".join(chance.choices(chance.choice(alphabets), k=chance.randint(1, 8)))
+            for _ in range(chance.randint(1, 10))
+        ]
+        texts.append(unicodedata.normalize("NFC", "".join(parts)))
+    return texts

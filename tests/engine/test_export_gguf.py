@@ -10,18 +10,26 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from finished_run import base_folder, finished_run
 from peft import LoraConfig, get_peft_model
-from pico_exports import FAMILIES, model_of, run_of, tokenizer_of
+from pico_exports import FAMILIES, ROUNDED, hostile, model_of, run_of, tokenizer_of
 
 from finetune.cli import main
-from finetune.errors import DiskFull, FinetuneError
+from finetune.errors import DiskFull, FinetuneError, UploadError
 from finetune.events import Progress, Recorder
 from finetune.export import to_gguf, tokens, writing
 from finetune.export.kinds import KINDS
+from finetune.export.llama_cpp import Questions, asked
 from finetune.export.to_gguf import GGUF
+from finetune.hardware.machine import glance
+from finetune.publish.upload import _contents
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
+from finetune.screen.results import next_steps
+from finetune.wizard import offer_export
+from finetune.wizard.host import HostInfo
+from finetune.wizard.prompter import ScriptedPrompter, drawn
 
 RUNTIME = RuntimeOptions(device="cpu", dtype="float32")
 
@@ -78,7 +86,7 @@ def test_rows_that_are_no_whole_blocks_get_llama_cpps_other_formats(tmp_path: Pa
 def test_an_adapter_is_merged_first(tmp_path: Path) -> None:
     tokenizer = tokenizer_of("llama")
     base = tmp_path / "base"
-    model: Any = model_of("llama", len(tokenizer))
+    model: Any = model_of("llama", len(tokenizer) + ROUNDED)
     model.save_pretrained(base)
     tokenizer.save_pretrained(base)
     model.name_or_path = str(base)
@@ -86,6 +94,7 @@ def test_an_adapter_is_merged_first(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "out")
     adapted.save_pretrained(run.output_dir)
     tokenizer.save_pretrained(run.output_dir)
+    run.run.mkdir()
     Recipe.from_layers({"model": str(base), "output_dir": str(run.output_dir)}).save(run.recipe)
     done = GGUF.export(run, tmp_path / "gguf", RUNTIME, Recorder())
     stored = {tensor.name: tensor.data for tensor in gguf.GGUFReader(tmp_path / "gguf" / done.file).tensors}
@@ -133,7 +142,7 @@ def damaging(write: Any) -> Any:
         meant = write(path, *rest)
         with path.open("r+b") as file:
             end = file.seek(0, 2)
-            last = [tensor for tensor in gguf.GGUFReader(path).tensors][-1]
+            last = gguf.GGUFReader(path).tensors[-1]
             file.seek(last.data_offset)
             byte = file.read(1)
             file.seek(last.data_offset)
@@ -271,9 +280,82 @@ def raising(error: BaseException) -> Any:
 
 def test_weights_that_no_format_can_hold(tmp_path: Path) -> None:
     run = run_of("llama", tmp_path)
-    model = model_of("llama", len(tokenizer_of("llama")))
+    model = model_of("llama", len(tokenizer_of("llama")) + ROUNDED)
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight[0, 0] = 1e6
     model.save_pretrained(run.output_dir)
     with pytest.raises(FinetuneError, match="too large for f16"):
         GGUF.export(run, tmp_path / "gguf", RUNTIME, Recorder())
+
+
+def test_the_wizard_offers_it_where_it_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of("llama", tmp_path)
+    here = HostInfo(glance(), hub=False, runtime=RUNTIME)
+    no = ScriptedPrompter({"export": ScriptedPrompter.DEFAULT})
+    offer_export.ask(run.output_dir, no, here)
+    no.finish()
+    assert left_in(tmp_path) == ["out"]
+    yes = ScriptedPrompter({"export": True, "export.type": ScriptedPrompter.DEFAULT})
+    offer_export.ask(run.output_dir, yes, here)
+    yes.finish()
+    assert left_in(tmp_path / "out-gguf") == ["Modelfile", "out-Q8_0.gguf"]
+    assert "ollama create" in yes.shown[-1]
+    again = ScriptedPrompter({"export": True, "export.type": "f16"})
+    offer_export.ask(run.output_dir, again, here)
+    assert "nothing is overwritten" in again.shown[-1]
+    for elsewhere in ("finetune.export.quantising.has_llama_cpp", "finetune.export.offer.in_reach"):
+        with monkeypatch.context() as patch:
+            patch.setattr(elsewhere, lambda *_: False)
+            offer_export.ask(run.output_dir, ScriptedPrompter({}), here)
+
+
+def test_the_end_of_a_run_prints_the_command_for_models_that_can_be_exported(tmp_path: Path) -> None:
+    known, other = run_of("gemma2", tmp_path / "known"), tmp_path / "other"
+    base = base_folder(tmp_path / "base")
+    finished_run(other, base, Recipe.from_layers({"model": str(base)}))
+    assert "--to gguf:q8_0" in drawn(next_steps(known.output_dir, 80, upload=False), 80)
+    assert "--to gguf" not in drawn(next_steps(other, 80, upload=False), 80)
+
+
+def test_ollama_gets_the_chat_the_ends_and_the_sampling(tmp_path: Path) -> None:
+    run = run_of("llama", tmp_path)
+    settings = {"eos_token_id": [2, 4], "do_sample": True, "temperature": 0.6, "top_p": 0.9}
+    (run.output_dir / "generation_config.json").write_text(json.dumps(settings))
+    GGUF.export(run, tmp_path / "gguf", RUNTIME, Recorder())
+    assert (tmp_path / "gguf" / "Modelfile").read_text().splitlines() == [
+        "FROM ./out-F16.gguf",
+        'TEMPLATE """{{ range .Messages }}<|im_start|>{{ .Role }}',
+        "{{ .Content }}<|im_end|>",
+        "{{ end }}<|im_start|>assistant",
+        '"""',
+        "PARAMETER temperature 0.6",
+        "PARAMETER top_p 0.9",
+        'PARAMETER stop "</s>"',
+        'PARAMETER stop "<|im_end|>"',
+    ]
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_five_hundred_hostile_strings_become_the_same_tokens(name: str, tmp_path: Path) -> None:
+    run = run_of(name, tmp_path)
+    done = GGUF.export(run, tmp_path / "gguf", RUNTIME, Recorder())
+    tokenizer, texts = tokenizer_of(name), hostile(500)
+    found = asked(tmp_path / "gguf" / done.file, Questions([(text, True) for text in texts], [], [[3]], 10, 1), lambda *_: None)
+    for text, ids in zip(texts, found.tokens, strict=True):
+        assert ids == tokenizer(text)["input_ids"], repr(text)
+
+
+def test_the_exported_files_can_be_uploaded(tmp_path: Path) -> None:
+    run = run_of("llama", tmp_path)
+    with pytest.raises(UploadError, match=r"No \.gguf file was exported"):
+        _contents(run, "ada/model", gguf=True)
+    GGUF.export(run, tmp_path / "gguf", RUNTIME, Recorder())
+    assert _contents(run, "ada/model", gguf=True)["out-F16.gguf"] == tmp_path / "gguf" / "out-F16.gguf"
+    assert b"out-F16.gguf" in _contents(run, "ada/model", gguf=True)["README.md"]
+    without = _contents(run, "ada/model", gguf=False)
+    assert b"out-F16.gguf" not in without["README.md"]
+    assert "out-F16.gguf" not in without
+    with (tmp_path / "gguf" / "out-F16.gguf").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(UploadError, match="bytes instead of"):
+        _contents(run, "ada/model", gguf=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from finetune.benchmark.names import NAMES, number
 from finetune.benchmark.report.about import asked, data, done, environment, headline, repeat
 from finetune.benchmark.report.answers import answers
+from finetune.benchmark.report.exports import exported_files
 from finetune.benchmark.report.html import Html, duration, element, joined
 from finetune.benchmark.report.ranks import final_ranks
 from finetune.benchmark.report.records import Records, read_records
@@ -36,6 +37,7 @@ def report_page(records: Records) -> str:
         answers(scores),
         measured(scores),
         costs(scores),
+        exported_files(records.exports),
         asked(records),
         done(records),
         final_ranks(scores.get("ranks") or {}),

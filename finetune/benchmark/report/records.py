@@ -28,7 +28,7 @@ from finetune.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Records:
-    """`scores` is benchmark.json, `data` data_report.json; what is unknown is empty."""
+    """`scores` is benchmark.json, `data` data_report.json, `exports` export.json; what is unknown is empty."""
 
     output_dir: Path
     scores: Mapping[str, Any]
@@ -36,6 +36,7 @@ class Records:
     environment: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
+    exports: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -103,4 +104,5 @@ def read_records(folder: RunFolder) -> Records:
         environment=known(folder.environment),
         data=known(folder.data_report),
         events=read_events(folder.events),
+        exports=folder.exports,
     )

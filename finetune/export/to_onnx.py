@@ -1,0 +1,146 @@
+"""ONNX: the model as a graph for onnxruntime, kept only if its logits are those of our model.
+
+done = ONNX.export(RunFolder.of("./finetuned_model"), Path("./out"), RuntimeOptions(), reporter)
+
+The graph is made by transformers' own exporter, which calls itself experimental: hence the check, at lengths that it was not traced with.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune.errors import BadInput, FinetuneError
+from finetune.events import Reporter
+from finetune.export.place import ELSEWHERE, check_finished, check_place, disk_is_full, stage
+from finetune.export.probes import Probes
+from finetune.export.record import Exported, Speed, keep
+from finetune.foreign import reading
+from finetune.formatting import size
+from finetune.hardware.machine import inspect
+from finetune.hardware.matmul import use_plain_linear
+from finetune.models.load import load_model, load_tokenizer
+from finetune.models.location import locate
+from finetune.models.tokenizer_files import save_tokenizer
+from finetune.run_folder import RunFolder
+from finetune.runtime import RuntimeOptions
+from finetune.storage import check_room, file_hash, whole_folder
+
+NEEDS = ("onnx", "onnxruntime", "onnxscript")
+INSTALL = 'pip install "finetune-wizard[onnx]"'
+FILE = "model.onnx"
+LIMIT = 1e-4  # of a logit
+NO_CACHE = "It computes the logits of a whole text, without a cache of keys and values: good for scoring, slow for long answers."
+
+
+class ONNX:
+    """model.onnx of a finished run, with its weights in model.onnx.data and its tokenizer."""
+
+    title = "ONNX"
+    summary = "a graph for onnxruntime"
+    ending = "-onnx"
+
+    @staticmethod
+    def export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporter, *, limit: float | None = None) -> Exported:
+        """Write `to`; `limit` is the largest difference of a logit.
+
+        Raises BadInput for what cannot be exported, OutputExists, DiskFull, or FinetuneError if the logits would differ.
+        """
+        if missing := [name for name in NEEDS if find_spec(name) is None]:
+            raise BadInput(f"Exporting to ONNX needs {' and '.join(missing)}.", hint=f"Install what is needed with: {INSTALL}")
+        check_finished(run)
+        check_place(to)
+        with run.claimed():
+            return _export(run, to, runtime, reporter, LIMIT if limit is None else limit)
+
+
+def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporter, limit: float) -> Exported:
+    located = locate(str(run.output_dir), runtime, reporter)
+    tokenizer = load_tokenizer(located)
+    prompts = Probes.of(run, tokenizer).prompts
+    machine = replace(inspect(replace(runtime, device="cpu", dtype="float32")), why_dtype="for exporting")
+    with stage(reporter, "export", "Loading the model") as done:
+        began = time.perf_counter()
+        model: Any = load_model(located, machine)
+        loaded = time.perf_counter() - began
+        done(size(located.bytes))
+    needed = 4 * sum(parameter.numel() for parameter in model.parameters())
+    check_room("The exported model", needed, to.parent, ELSEWHERE)
+    ours = [_logits(model, ids) for ids in prompts]
+    with whole_folder(to) as part, disk_is_full(needed, to):
+        with stage(reporter, "export", "Writing ONNX") as done:
+            _trace(model, prompts, part, located.name)
+            save_tokenizer(tokenizer, run.output_dir, part)
+            files = [file for file in part.iterdir() if file.name.startswith(FILE)]
+            written = sum(file.stat().st_size for file in files)
+            done(size(written))
+        with stage(reporter, "export", "Checking the graph") as done:
+            began = time.perf_counter()
+            theirs = _run(part / FILE, prompts)
+            seconds = time.perf_counter() - began
+            difference = max(float(np.abs(one - other).max()) for one, other in zip(ours, theirs, strict=True))
+            if not difference <= limit:
+                raise FinetuneError(
+                    f"The exported graph was refused: a logit differs by {difference:.2g}, and {limit:g} is the limit; nothing was kept.",
+                    hint=f"Accept it with a higher limit: --limit {2 * difference:.1g}",
+                )
+            done(f"logits differ by at most {difference:.1g}")
+        sha256 = file_hash(part / FILE)
+    same = sum(int(one[-1].argmax() == other[-1].argmax()) for one, other in zip(ours, theirs, strict=True))
+    gate = {"logits": difference, "same_top": same, "prompts": len(prompts), "limit": limit}
+    made = Exported(
+        to="onnx",
+        type="f32",
+        folder=str(to),
+        file=FILE,
+        bytes=written,
+        sha256=sha256,
+        gate=gate,
+        notes=[NO_CACHE],
+        commands={"Python": f'onnxruntime.InferenceSession("{to / FILE}")'},
+        original=Speed(located.bytes, loaded, None),
+        exported=Speed(written, seconds, None),
+        threads=torch.get_num_threads(),
+    )
+    keep(run, made)
+    return made
+
+
+def _trace(model: Any, prompts: Sequence[list[int]], part: Path, name: str) -> None:
+    """Traced with two rows, so that neither their number nor their length is taken for fixed."""
+    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+
+    ids = torch.tensor([max(prompts, key=len)] * 2)
+    model.config.use_cache = False
+    use_plain_linear(model)
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with reading(name, FinetuneError, hint="Export it to GGUF, or use the folder as it is.", what="cannot be exported to ONNX"):
+        OnnxExporter().export(model, given, config=OnnxConfig(dynamic=True)).save_pretrained(part)
+    gc.collect()
+
+
+@torch.inference_mode()
+def _logits(model: Any, ids: list[int]) -> np.ndarray[Any, Any]:
+    """[length, vocabulary], in 32 bits."""
+    found: np.ndarray[Any, Any] = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float().numpy()
+    return found
+
+
+def _run(path: Path, prompts: Sequence[list[int]]) -> list[np.ndarray[Any, Any]]:
+    """The same by onnxruntime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    found = []
+    for ids in prompts:
+        given = {"input_ids": np.array([ids]), "attention_mask": np.ones((1, len(ids)), dtype=np.int64)}
+        found.append(session.run(["logits"], given)[0][0])
+    return found

@@ -1,0 +1,50 @@
+"""The offer to make a file for Ollama and LM Studio: after the benchmark, default no, only where it can be made and proven here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finetune.errors import FinetuneError
+from finetune.screen.console import people
+from finetune.screen.reporter import working
+from finetune.wizard.host import HostInfo
+from finetune.wizard.prompter import Choice, Prompter, hint
+
+TYPES = (
+    Choice("q8_0", "Q8_0", "half of f16, hardly ever another answer"),
+    Choice("q4_k_m", "Q4_K_M", "small and fast, somewhat weaker"),
+    Choice("f16", "F16", "nothing lost"),
+)
+
+
+def ask(output_dir: Path, prompter: Prompter, here: HostInfo) -> None:
+    """Offer the export of a finished folder, and show what was proven of it."""
+    from finetune.export.offer import USUAL, in_reach
+    from finetune.export.quantising import has_llama_cpp
+
+    if not (has_llama_cpp() and in_reach(output_dir, here.runtime)):
+        return
+    asked = prompter.confirm(
+        "export",
+        "Use it in Ollama or LM Studio?",
+        default=False,
+        help="Makes a .gguf file beside the output folder, and checks that llama.cpp answers with it as the model does.",
+    )
+    if asked:
+        _export(output_dir, prompter.select("export.type", "Which type?", list(TYPES), default=USUAL), prompter, here)
+
+
+def _export(output_dir: Path, type: str, prompter: Prompter, here: HostInfo) -> None:
+    from finetune.export.to_gguf import GGUF
+    from finetune.run_folder import RunFolder, beside
+    from finetune.screen.exported import commands, exported_picture
+
+    run = RunFolder.of(output_dir)
+    try:
+        with working(people(), "Exporting", log=run.debug_log) as reporter:
+            done = GGUF.export(run, beside(run.output_dir, GGUF.ending), here.runtime, reporter, type=type)
+    except FinetuneError as error:
+        prompter.note([("class:problem", error.message), *hint(error)])
+        return
+    prompter.show(exported_picture(done))
+    prompter.show(commands(done))
