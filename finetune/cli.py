@@ -23,7 +23,7 @@ from finetune.stopping import ended_like_ctrl_c
 
 DEBUG = "Run the command again with --debug to see where it happened."
 NARROWEST = 10  # columns that a sentence is broken into
-WORK = ("wizard", "run", "resume", "merge", "upload", "chat")  # commands that are called for more than their words
+WORK = ("wizard", "run", "resume", "merge", "export", "upload", "chat")  # commands that are called for more than their words
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

