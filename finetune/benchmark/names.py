@@ -65,7 +65,7 @@ def which_tokens(scores: Mapping[str, Any]) -> str:
 
 
 def codes_copied(scores: Mapping[str, Any]) -> str | None:
-    """ "7 of 9 (before: 2)": how many numbers and codes of the references the answers have too; None if there are none."""
+    """ "7 of 9 numbers and codes of the references (before: 2)"; None if the references have none."""
     of = sum((scores.get("per_row") or {}).get("codes") or [])
     if not of:
         return None
@@ -75,7 +75,7 @@ def codes_copied(scores: Mapping[str, Any]) -> str | None:
         if (scores.get(side) or {}).get("copied") is not None
     }
     others = ", ".join(f"{side}: {counted[side]:,}" for side in ("before", "teacher") if side in counted)
-    return f"{counted['after']:,} of {of:,}{f' ({others})' if others else ''}"
+    return f"{counted['after']:,} of {of:,} numbers and codes of the references{f' ({others})' if others else ''}"
 
 
 def beside_the_teacher(scores: Mapping[str, Any]) -> str | None:

@@ -94,7 +94,7 @@ def _said_of(scores: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Rend
     if "perplexity" in metrics and (tokens := which_tokens(scores)):
         said.append(Text(f"Perplexity counts {tokens}.", style="quiet"))
     if copied := codes_copied(scores):
-        said.append(Text(f"Numbers and codes copied: {copied}"))
+        said.append(Text(f"Codes copied: {copied}."))
     return said
 
 

@@ -74,7 +74,7 @@ def measured(scores: Mapping[str, Any]) -> Html:
     if "perplexity" in metrics and (tokens := which_tokens(scores)):
         note += f" Perplexity counts {tokens}."
     if copied := codes_copied(scores):
-        note += f" Numbers and codes copied: {copied}."
+        note += f" Codes copied: {copied}."
     if scores.get("teacher"):
         note += " Beside a name: the student compared with its teacher, then with what it was before."
     columns = [element("th", cell, scope="col") for cell in ("Model", "Score", "Interval", "Picture")]
