@@ -69,17 +69,12 @@ def busy_core() -> Iterator[None]:
 
 
 def measured() -> str:
-    """What `plan --measure` says of the default run."""
+    """What `plan --measure` says of a run on the built-in data."""
     with tempfile.TemporaryDirectory() as folder:
-        order = [
-            sys.executable,
-            str(Path(__file__).parents[1] / "finetune_cli.py"),
-            "plan",
-            "--measure",
-            "--json",
-            "--set",
-            f"output_dir={folder}/model",
-        ]
+        recipe = Path(folder) / "recipe.yaml"
+        recipe.write_text("dataset: {samples: 450}\n", encoding="utf-8")
+        program = str(Path(__file__).parents[1] / "finetune_cli.py")
+        order = [sys.executable, program, "plan", str(recipe), "--measure", "--json", "--output-dir", f"{folder}/model"]
         done = subprocess.run(order, capture_output=True, text=True, check=False)
     return json.dumps(json.loads(done.stdout)["measured"]) if done.returncode == 0 else done.stderr[-500:]
 
