@@ -29,6 +29,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "skew_reverse_kl": "finetune.distillation.objectives.skew_reverse_kl:SkewReverseKL",
         "tvd": "finetune.distillation.objectives.tvd:TotalVariation",
     },
+    "students": {
+        "layers": "finetune.distillation.students.layers:Layers",
+        "ffn": "finetune.distillation.students.ffn:FeedForward",
+        "heads": "finetune.distillation.students.heads:Heads",
+        "size": "finetune.distillation.students.size:Size",
+    },
     "formats": {
         "tokenized": "finetune.data.formats.tokenized:Tokenized",
         "preference": "finetune.data.formats.preference:Preference",
@@ -52,8 +58,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "merged": "finetune.publish.merged:Merged",
     },
 }
-OBJECTS = ("methods", "exporters")  # they keep nothing between calls, so one of each is enough
-DESCRIBED = ("methods", "objectives", "formats")  # with titles and summaries, and files that import no torch before they are used
+OBJECTS = ("methods", "students", "exporters")  # they keep nothing between calls, so one of each is enough
+DESCRIBED = ("methods", "objectives", "students", "formats")  # with titles and summaries, and files that import no torch before they are used
 
 
 def names(kind: str) -> list[str]:

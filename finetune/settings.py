@@ -101,23 +101,49 @@ AUTO_EPOCHS = 3.0  # of a few hundred rows, whatever they are; see docs/log.md
 AutoOrCount = Literal["auto"] | Annotated[int, Field(ge=1)]
 
 
-class FromTeacher(Spec):
-    """A student made from the teacher: `layers` is a count (20) or a share of the teacher's depth (0.67)."""
+Amount = Annotated[int | float, Field(gt=0), WithJsonSchema(COUNT_OR_SHARE)]
 
-    layers: Annotated[int | float, Field(gt=0), WithJsonSchema(COUNT_OR_SHARE)] = Field(
-        title="Layers to keep", description="A count such as 20, or a share of the teacher's such as 0.67."
+
+class FromTeacher(Spec):
+    """A student made from the teacher: what it keeps of each, as a count (20) or as a share of the teacher's (0.67)."""
+
+    layers: Amount | None = Field(None, title="Layers to keep", description="A count such as 20, or a share of the teacher's such as 0.67.")
+    ffn: Amount | None = Field(
+        None,
+        title="Width to keep",
+        description="Channels of each layer's feed-forward part: a count such as 1152, or a share of the teacher's such as 0.75.",
+    )
+    heads: Amount | None = Field(
+        None, title="Heads to keep", description="Attention heads of each layer: a count, or a share of the teacher's such as 0.67."
+    )
+    size: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="Share of the teacher's parameters; layers and width are chosen by measuring a few students."
     )
 
-    @field_validator("layers")
+    def amounts(self) -> list[tuple[str, float]]:
+        """What is asked for, in the order in which it is done."""
+        return [(name, amount) for name, amount in self if amount is not None]
+
+    @field_validator("layers", "ffn", "heads")
     @classmethod
-    def _count_or_share(cls, layers: int | float) -> int | float:
-        if layers != int(layers) and layers > 1:
-            raise ValueError("must be a whole number of layers, or a share between 0 and 1")
-        return float(layers) if layers < 1 else int(layers)
+    def _count_or_share(cls, amount: int | float | None) -> int | float | None:
+        if amount is None:
+            return None
+        if amount != int(amount) and amount > 1:
+            raise ValueError("must be a whole number, or a share between 0 and 1")
+        return float(amount) if amount < 1 else int(amount)
+
+    @model_validator(mode="after")
+    def _something_is_left_out(self) -> FromTeacher:
+        if not self.amounts():
+            raise ValueError("must name what the student keeps: `layers`, `ffn`, `heads` or `size`")
+        if self.size is not None and len(self.amounts()) > 1:
+            raise ValueError("has `size`, which chooses layers and width itself: leave out the other keys")
+        return self
 
 
 class StudentSpec(Spec):
-    from_teacher: FromTeacher = Field(description="The student is the teacher with fewer layers.")
+    from_teacher: FromTeacher = Field(description="The student is the teacher with less of something.")
 
 
 class TeacherSpec(Spec):
