@@ -70,6 +70,8 @@ class Recipe(Spec):
         if filled.get("approach") == "distillation":
             if filled.get("model") is None:
                 filled["model"] = {"from_teacher": {"layers": 0.67}}
+            if isinstance(filled["model"], Mapping | StudentSpec) and isinstance(training := filled.get("training", {}), Mapping):
+                filled["training"] = {"learning_rate": "auto", **training}
             if filled.get("teacher") is None:
                 filled["teacher"] = STARTER
             filled.setdefault("output_dir", "./distilled_model")
@@ -146,13 +148,14 @@ def _full(key: str, given: Any) -> Any:
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """`below` with the keys of `above` written over it; mappings merge, everything else is replaced.
 
-    A mapping that names another `kind` replaces the one below it: its keys belong to another method. Under a mapping, the short form
-    `teacher: gpt2` means what it means by itself.
+    A mapping that names another `kind` replaces the one below it: its keys belong to another method. So do a student's `size` and the
+    other keys of `from_teacher`, which exclude each other. Under a mapping, the short form `teacher: gpt2` means what it means by itself.
     """
     merged = dict(below)
     for key, value in above.items():
         old = _full(key, merged.get(key))
         same_kind = isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind") in (None, old.get("kind"))
+        same_kind = same_kind and not (key == "from_teacher" and ("size" in old) != ("size" in cast(Mapping[str, Any], value)))
         merged[key] = merge(cast(Mapping[str, Any], old), value) if same_kind else value
     return merged
 

@@ -59,7 +59,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
 }
 OBJECTS = ("methods", "students", "exporters")  # they keep nothing between calls, so one of each is enough
-DESCRIBED = ("methods", "objectives", "students", "formats")  # with titles and summaries, and files that import no torch before they are used
+DESCRIBED = ("methods", "objectives", "students", "formats")  # with titles and summaries; their files import no torch until used
 
 
 def names(kind: str) -> list[str]:

@@ -17,8 +17,10 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
     WithJsonSchema,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -117,12 +119,18 @@ class FromTeacher(Spec):
         None, title="Heads to keep", description="Attention heads of each layer: a count, or a share of the teacher's such as 0.67."
     )
     size: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="Share of the teacher's parameters; layers and width are chosen by measuring a few students."
+        None,
+        title="Size",
+        description="Share of the teacher's parameters such as 0.75; layers and width are chosen by measuring a few students.",
     )
 
     def amounts(self) -> list[tuple[str, float]]:
         """What is asked for, in the order in which it is done."""
         return [(name, amount) for name, amount in self if amount is not None]
+
+    @model_serializer(mode="wrap")
+    def _what_is_asked_for(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: amount for name, amount in given(self).items() if amount is not None}
 
     @field_validator("layers", "ffn", "heads")
     @classmethod
@@ -217,7 +225,11 @@ class TrainingSpec(Spec):
     )
     batch_size: int = Field(4, ge=1, description="Rows per step. Lower it if memory runs out.")
     gradient_accumulation: int = Field(1, ge=1, description="Batches per step; their gradients are accumulated.")
-    learning_rate: float = Field(2.0e-4, gt=0, lt=1, description="Size of each update of the weights.", json_schema_extra=Usual(1e-5, 5e-4))
+    learning_rate: Literal["auto"] | Annotated[float, Field(gt=0, lt=1)] = Field(
+        2.0e-4,
+        description="Size of each update of the weights; auto: by the method, or by how far a student begins from its teacher.",
+        json_schema_extra=Usual(1e-5, 5e-4),
+    )
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
         "cosine", description="How the learning rate changes during training."
     )
@@ -231,6 +243,12 @@ class TrainingSpec(Spec):
     def passes(self) -> float:
         """Epochs as a number; `auto` counts as AUTO_EPOCHS until the rows are known."""
         return AUTO_EPOCHS if self.epochs == "auto" else self.epochs
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, which is a number once a run trains."""
+        assert self.learning_rate != "auto"
+        return self.learning_rate
 
     @field_validator("report_to", mode="before", json_schema_input_type=list[str] | str | None)
     @classmethod

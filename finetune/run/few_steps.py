@@ -25,7 +25,7 @@ from finetune.run.answer_time import benchmark_seconds
 from finetune.run.baselines import known_scores
 from finetune.run.child import Say, answer
 from finetune.run.costs import usual_seconds
-from finetune.run.loading import attach_method, distillation_setup, load_base, load_student, load_teacher
+from finetune.run.loading import attach_method, distillation_setup, load_base, load_teacher, load_trial_student
 from finetune.run.result import save_model
 from finetune.run.train_model import train_model
 from finetune.run_context import RunContext
@@ -71,7 +71,7 @@ def _models(context: RunContext, began: float, say: Say) -> tuple[Any, Any, floa
     """The model that trains, its teacher, and the seconds that timing its answers took; those of both benchmarks before are said."""
     if context.distils:
         teacher = load_teacher(context)
-        model = load_student(context, teacher)
+        model = load_trial_student(context, teacher)
         known = known_scores(context, context.teacher_located.identity, context.recipe.teacher.load_in if context.recipe.teacher else None)
         say(ready=time.perf_counter() - began)
         say(teacher=benchmark_seconds(context, teacher, answers=known is None))

@@ -11,7 +11,7 @@ from finetune.errors import RecipeError
 if TYPE_CHECKING:
     from torch import nn
 
-KEYS = ("intermediate_size", "ffn_dim", "n_inner")  # what configurations call the width of the feed-forward part
+KEYS = ("ffn_dim", "n_inner", "intermediate_size")  # what configurations call the width of the feed-forward part
 STEP = 32  # widths that kernels and quantisation like
 WHAT = "feed-forward part"
 

@@ -31,7 +31,7 @@ class Layers:
         return first_cut(config, kept_layers(amount, config.get_text_config().num_hidden_layers), build)
 
     def make(self, teacher: nn.Module, amount: float, rows: Rows) -> Made:
-        """Raises ModelError too if the layers cannot be found, or if a model built from the student's configuration would not be the student."""
+        """ModelError too if the layers cannot be found, or if a model built from the student's configuration would not be the student."""
         from finetune.distillation.cutting import kept_layers, kept_without, layer_stack, possible_starts
         from finetune.distillation.students.rebuilding import check_rebuilt
         from finetune.training.head import causal_lm
@@ -44,7 +44,8 @@ class Layers:
         student = _copy_with(teacher, kept_without(block.start, block.length, depth))
         check_rebuilt(student)
         first, last = block.start + 1, block.start + block.length
-        said = f"The student keeps {count} of {depth} layers: {first} to {last} are left out, because they change least what passes through them."
+        why = f"{first} to {last} are left out, because they change least what passes through them"
+        said = f"The student keeps {count} of {depth} layers: {why}."
         return Made(student, said, {"layers": count, "of_layers": depth, "left_out": [first, last]})
 
 

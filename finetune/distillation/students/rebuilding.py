@@ -1,7 +1,7 @@
 """A student is what its own configuration describes: that is how it is loaded again.
 
-    student = rebuilt(model, config, weights)       # a model of that configuration with these weights
-    check_rebuilt(student)                          # raises ModelError if loading the saved student would give another model
+student = rebuilt(model, config, weights)       # a model of that configuration with these weights
+check_rebuilt(student)                          # raises ModelError if loading the saved student would give another model
 """
 
 from __future__ import annotations

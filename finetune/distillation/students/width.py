@@ -33,7 +33,7 @@ Kept = Callable[[Tensor], Tensor]  # from the importance [parts] of a group to t
 
 @dataclass
 class Group:
-    """The channels between the layers that write them and the one that reads them: `sides` is their dimension in each parameter, by name."""
+    """Channels between the layers that write them and the one that reads them; `sides` is their dimension in each parameter, by name."""
 
     reader: str = ""
     sides: dict[str, int] = field(default_factory=dict)
@@ -47,7 +47,7 @@ def refusal(config: Any, what: str, why: str) -> ModelError:
 
 
 def groups_of(config: Any, smaller: Any, build: Build, old: int, new: int, what: str) -> list[Group]:
-    """The groups of `old` channels of which a model of the configuration `smaller` has `new`; raises ModelError if it has no such groups."""
+    """The groups of `old` channels of which a model of the configuration `smaller` has `new`; raises ModelError if there are none."""
     import copy
 
     try:
