@@ -23,16 +23,19 @@ import contest
 BASE: dict[str, Any] = {
     "approach": "distillation",
     "dataset": {"source": "builtin:python-docs", "samples": 450},
-    "distillation": {"temperature": 2.0, "alpha": 0.2},
+    "distillation": {"temperature": 1.0, "alpha": 0.2},
     "training": {"epochs": 1, "batch_size": 4},
     "benchmark": {"rows": 1, "metrics": ["perplexity"]},  # the scores here are made below, on every held-out row
 }
+OLD = ["training.learning_rate=5e-4", "distillation.temperature=2"]  # what was the default
 STUDENTS = {
     "layers: 20 of 30": ["model={from_teacher: {layers: 20}}", "training.learning_rate=5e-4"],
-    "width: 864 of 1,536": ["model={from_teacher: {ffn: 864}}", "training.learning_rate=5e-4"],
-    "width, rate 2e-4": ["model={from_teacher: {ffn: 864}}", "training.learning_rate=2e-4"],
-    "both: 26 layers, 1,056": ["model={from_teacher: {layers: 26, ffn: 1056}}", "training.learning_rate=5e-4"],
-    "width, temperature 1": ["model={from_teacher: {ffn: 864}}", "training.learning_rate=5e-4", "distillation.temperature=1"],
+    "width: 864 of 1,536": ["model={from_teacher: {ffn: 864}}", "training.learning_rate=2e-4"],
+    "width, rate 5e-4": ["model={from_teacher: {ffn: 864}}", "training.learning_rate=5e-4"],
+    "both: 26, 1,056": ["model={from_teacher: {layers: 26, ffn: 1056}}", "training.learning_rate=2e-4"],
+    "size: 0.75, rate auto": ["model={from_teacher: {size: 0.75}}"],
+    "layers, T 2": ["model={from_teacher: {layers: 20}}", *OLD],
+    "width, T 2, rate 2e-4": ["model={from_teacher: {ffn: 864}}", *OLD, "training.learning_rate=2e-4"],
 }
 PARTS = {"students": STUDENTS}
 
@@ -50,13 +53,14 @@ def main() -> None:
         return
     names = [name for name in rows if name == given.only] or [name for name in rows if not given.only or given.only in name]
     found = contest.interleave(__file__, names, 1, sys.argv[1:])
-    print(f"| {'':<24} | parameters | seconds | KL before | KL after             | same first choice |")
-    print(f"|{'-' * 26}|{'-' * 12}|{'-' * 9}|{'-' * 11}|{'-' * 22}|{'-' * 19}|")
+    print(f"| {'':<24} | parameters | seconds | KL before | KL after             | same first choice | perplexity |")
+    print(f"|{'-' * 26}|{'-' * 12}|{'-' * 9}|{'-' * 11}|{'-' * 22}|{'-' * 19}|{'-' * 12}|")
     for name, (result, *_) in ((name, results) for name, results in found.items() if results):
-        kl = result["after"]["kl"]
+        after = result["after"]
+        kl = "{:.3f} [{:.3f}, {:.3f}]".format(*after["kl"])
         print(
             f"| {name:<24} | {result['parameters'] / 1e6:>9.1f}M | {result['seconds']:>7.0f} | {result['before']['kl'][0]:>9.2f} |"
-            f" {f'{kl[0]:.3f} [{kl[1]:.3f}, {kl[2]:.3f}]':<20} | {result['after']['agreement'][0]:>17.0%} |"
+            f" {kl:<20} | {after['agreement'][0]:>17.0%} | {after['perplexity'][0]:>10.1f} |"
         )
 
 
@@ -90,7 +94,7 @@ def work(overrides: list[str]) -> dict[str, Any]:
 
 def score(model: Any, rows: list[Any], states: dict[str, Any]) -> dict[str, list[float]]:
     """KL to the teacher and share of equal first choices, each with its interval; the first call only remembers the teacher in `states`."""
-    from finetune.benchmark.intervals import estimate, mean_per_token
+    from finetune.benchmark.intervals import estimate, mean_per_token, perplexity_of
     from finetune.benchmark.perplexity import answer_losses
     from finetune.benchmark.teacher_agreement import TeacherStates
     from finetune.events import Recorder
@@ -104,6 +108,7 @@ def score(model: Any, rows: list[Any], states: dict[str, Any]) -> dict[str, list
         return {}
     found = {"kl": estimate(mean_per_token(losses.divergences, losses.tokens))}
     found["agreement"] = estimate(mean_per_token(losses.agreed, losses.tokens))
+    found["perplexity"] = estimate(perplexity_of(losses.sums, losses.tokens))
     return {name: [score.value, score.low, score.high] for name, score in found.items()}
 
 

@@ -80,7 +80,7 @@ def what_learns(
         trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         parameters=sum(parameter.numel() for parameter in parameters),
         linear=linear,
-        layers=config.get_text_config(decoder=True).num_hidden_layers,
+        layers=getattr(config.get_text_config(decoder=True), "num_hidden_layers", 0),
         embeddings=embeddings,
         experts=inventory.adapted_experts(attached),
         share=coverage.share,

@@ -33,6 +33,7 @@ from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
 from finetune.training.trainer import SupervisedTrainer
 
+ANY_RATE = 1e-5  # where that of the run is decided once its student is there: every rate costs the same
 FEWEST_STEPS = 2
 GROWTH = 1.2  # of memory on a CPU over a whole run: gaps between tensors of ever new sizes, code for every new shape (measured: 1.1 to 1.4)
 MOST_STEPS = 24
@@ -48,7 +49,8 @@ def main() -> None:
 def _few_steps(order: dict[str, Any], began: float, say: Say) -> None:
     place = Path(order["folder"])
     runtime = RuntimeOptions.from_dict(order["runtime"])
-    changes: dict[str, Any] = {"output_dir": str(place / "model"), "upload": None, "training": {"report_to": []}}
+    training = {"report_to": [], **({"learning_rate": ANY_RATE} if order["recipe"]["training"]["learning_rate"] == "auto" else {})}
+    changes: dict[str, Any] = {"output_dir": str(place / "model"), "upload": None, "training": training}
     context = RunContext(Recipe.from_layers(order["recipe"], changes), runtime, Fanout())
     recipe, method, data, folder = context.recipe, context.method, context.data, RunFolder(place / "model")
     with PeakMemory(context.machine.device) as earlier:

@@ -84,6 +84,6 @@ def write_records(context: RunContext, folder: RunFolder, plan: Plan) -> None:
 
 def write_student(context: RunContext, folder: RunFolder, facts: Mapping[str, Any]) -> None:
     """How a student was made and what was decided once it was there; the recipe then says the same, so that a repeated run need not."""
-    if facts:
+    if facts and not folder.student.is_file():  # a resumed run finds what was decided when it began
         folder.write_json(folder.student, facts)
         folder.write_text(folder.recipe, EDITOR_LINE + context.recipe.to_yaml())

@@ -12,6 +12,7 @@ A channel's importance: per row the mean of its absolute value over tokens, squa
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -48,8 +49,6 @@ def refusal(config: Any, what: str, why: str) -> ModelError:
 
 def groups_of(config: Any, smaller: Any, build: Build, old: int, new: int, what: str) -> list[Group]:
     """The groups of `old` channels of which a model of the configuration `smaller` has `new`; raises ModelError if there are none."""
-    import copy
-
     try:
         with torch.device("meta"):
             whole, less = build(copy.deepcopy(config)), build(copy.deepcopy(smaller))
@@ -99,7 +98,7 @@ def narrowed(teacher: nn.Module, smaller: Any, groups: list[Group], rows: Rows, 
         for name, side in group.sides.items():
             copied[name] = weights[name].index_select(side, channels.to(weights[name].device))
     student = rebuilt(inner, smaller, copied)
-    student.generation_config = inner.generation_config
+    student.generation_config = copy.deepcopy(inner.generation_config)
     return student
 
 
