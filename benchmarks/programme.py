@@ -88,7 +88,8 @@ def work(overrides: list[str]) -> dict[str, Any]:
         parameters = tuner.model.num_parameters()
     finished = recorder.of(TrainingFinished)[-1]
     seconds = sum(event.seconds for event in recorder.of(StageFinished) if event.stage == "teacher cache") + finished.train_seconds
-    decided = {"rate": tuner.recipe.training.learning_rate, "student": tuner.recipe.model.model_dump()}
+    making = sum(event.seconds for event in recorder.of(StageFinished) if event.stage == "student")
+    decided = {"making": making, "rate": tuner.recipe.training.learning_rate, "student": tuner.recipe.model.model_dump()}
     return {"before": before, "after": after, "seconds": seconds, "tokens": finished.real_tokens, "parameters": parameters, **decided}
 
 

@@ -81,7 +81,7 @@ def _student(draft: Draft, prompter: Prompter, here: HostInfo, teacher: str) -> 
 def _made(draft: Draft, prompter: Prompter, teacher: ModelFacts | None) -> Draft:
     """What is left out of the teacher, and how much stays."""
     given = dict(draft["model"]["from_teacher"]) if isinstance(draft["model"], dict) else {}
-    ways = [Choice(*found) for found in registry.choices("students")]
+    ways = [Choice(*found) for found in registry.choices("students") if found[0] in FromTeacher.model_fields]
     usual = next(reversed(given), "size")
     by = prompter.select("student.by", "Smaller by", ways, default=usual, help="Which part of the teacher is left out.", more=MORE_BY)
     draft = {**draft, "model": STARTER}  # so that no other part is left out too

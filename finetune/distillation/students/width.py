@@ -57,15 +57,18 @@ def groups_of(config: Any, smaller: Any, build: Build, old: int, new: int, what:
     shapes = dict(less.named_parameters())
     groups: dict[str, Group] = defaultdict(Group)
     for name, weight in whole.named_parameters():
+        if name not in shapes:
+            raise refusal(config, what, "a smaller one is built of other parts")
         if weight.shape == shapes[name].shape:
             continue
         changed = [at for at, (one, other) in enumerate(zip(weight.shape, shapes[name].shape, strict=True)) if one != other]
         owner_name, _, kind = name.rpartition(".")
         owner = whole.get_submodule(owner_name)
-        if weight.dim() > 2:
-            raise refusal(config, what, "it is a mixture of experts")
         if not isinstance(owner, nn.Linear | Conv1D):
-            raise refusal(config, what, f"{type(owner).__name__} lies over all of its channels")
+            experts = weight.dim() > 2 and not isinstance(owner, nn.Conv1d)
+            raise refusal(
+                config, what, "it is a mixture of experts" if experts else f"{type(owner).__name__} lies over all of its channels"
+            )
         if len(changed) > 1 or (weight.shape[changed[0]], shapes[name].shape[changed[0]]) != (old, new):
             raise refusal(config, what, f"{owner_name.rpartition('.')[2]} is several projections in one")
         group = groups[owner_name.rpartition(".")[0]]
