@@ -31,7 +31,9 @@ def make_student(teacher_model: nn.Module, wanted: FromTeacher, rows: Rows, *, r
     if getattr(causal_lm(teacher_model), "quantization_method", None):
         raise ModelError("A student cannot be made from a quantised teacher.", hint="Load the teacher without load_in.")
     rows = list(rows) if not hasattr(rows, "__getitem__") else rows
-    model, facts, said = teacher_model, {}, []
+    model: Any = teacher_model
+    facts: dict[str, Any] = {}
+    said: list[str] = []
     for name, amount in wanted.amounts():
         made = registry.load("students", name).make(_merged(model) if name != "layers" else model, amount, rows)
         model, facts = made.model, {**facts, **made.facts}
