@@ -234,7 +234,11 @@ def _spec_types(annotation: Any) -> list[type[BaseModel]]:
 
 def _explain(error: ValidationError) -> RecipeError:
     """The first problem as one sentence with its dotted key."""
-    problem = error.errors()[0]
+    problems = error.errors()
+    problem = problems[0]
+    if isinstance(problem["input"], Mapping):  # it is no plain text, which was tried first: what is wrong inside says more
+        inside = (other for other in problems if other["loc"][:1] == problem["loc"][:1] and len(other["loc"]) > len(problem["loc"]))
+        problem = next(inside, problem)
     path = _path(problem)
     if problem["type"] == "extra_forbidden":
         known = sorted(set(known_keys()))

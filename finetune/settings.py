@@ -97,31 +97,31 @@ def _short(number: float) -> str:
     return f"{number:.0e}".replace("e-0", "e-") if 0 < number < 1e-3 else f"{number:g}"
 
 
-COUNT_OR_SHARE = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}]}
+COUNT_OR_SHARE = [{"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}]
 NOT_EMPTY = Annotated[str, Field(min_length=1)]
 AUTO_EPOCHS = 3.0  # of a few hundred rows, whatever they are; see docs/log.md
 AutoOrCount = Literal["auto"] | Annotated[int, Field(ge=1)]
 
 
-Amount = Annotated[int | float, Field(gt=0), WithJsonSchema(COUNT_OR_SHARE)]
+Amount = Annotated[Annotated[int | float, Field(gt=0)] | None, WithJsonSchema({"anyOf": [*COUNT_OR_SHARE, {"type": "null"}]})]
 
 
 class FromTeacher(Spec):
     """A student made from the teacher: what it keeps of each, as a count (20) or as a share of the teacher's (0.67)."""
 
-    layers: Amount | None = Field(None, title="Layers to keep", description="A count such as 20, or a share of the teacher's such as 0.67.")
-    ffn: Amount | None = Field(
+    layers: Amount = Field(None, title="Layers to keep", description="A count such as 20, or a share of the teacher's such as 0.67.")
+    ffn: Amount = Field(
         None,
         title="Width to keep",
-        description="Channels of each layer's feed-forward part: a count such as 1152, or a share of the teacher's such as 0.75.",
+        description="Channels of each layer's feed-forward part: a count, or a share of the teacher's such as 0.75.",
     )
-    heads: Amount | None = Field(
+    heads: Amount = Field(
         None, title="Heads to keep", description="Attention heads of each layer: a count, or a share of the teacher's such as 0.67."
     )
     size: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
         title="Size",
-        description="Share of the teacher's parameters such as 0.75; layers and width are chosen by measuring a few students.",
+        description="Share of the teacher's parameters such as 0.75; layers and width are chosen by measuring.",
     )
 
     def amounts(self) -> list[tuple[str, float]]:
@@ -227,7 +227,7 @@ class TrainingSpec(Spec):
     gradient_accumulation: int = Field(1, ge=1, description="Batches per step; their gradients are accumulated.")
     learning_rate: Literal["auto"] | Annotated[float, Field(gt=0, lt=1)] = Field(
         2.0e-4,
-        description="Size of each update of the weights; auto: by the method, or by how far a student begins from its teacher.",
+        description="Size of each update of the weights; auto: by the method, or by how near a student begins.",
         json_schema_extra=Usual(1e-5, 5e-4),
     )
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
