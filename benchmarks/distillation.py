@@ -104,6 +104,7 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
     from finetune.distillation.student import make_student
     from finetune.hardware.machine import inspect
     from finetune.runtime import RuntimeOptions
+    from finetune.settings import FromTeacher
 
     machine = inspect(RuntimeOptions(dtype=CONTENDERS[name]))
     ours = name.startswith(("this project", "the same"))
@@ -112,7 +113,7 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
     if packed:
         dataset = blocks(dataset)
     set_seed(0)
-    student = make_student(teacher, LAYERS, dataset)
+    student = make_student(teacher, FromTeacher(layers=LAYERS), dataset).model
     asking = contest.Watch()
     cache_bytes, saving = 0, 0.0
     with tempfile.TemporaryDirectory() as folder:

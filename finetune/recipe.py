@@ -78,6 +78,8 @@ class Recipe(Spec):
         if filled.get("approach") == "distillation":
             if filled.get("model") is None:
                 filled["model"] = {"from_teacher": {"layers": 0.67}}
+            if isinstance(filled["model"], Mapping | StudentSpec) and isinstance(training := filled.get("training", {}), Mapping):
+                filled["training"] = {"learning_rate": "auto", **training}
             if filled.get("teacher") is None and filled.get("teachers") is None:
                 filled["teacher"] = STARTER
             filled.setdefault("output_dir", "./distilled_model")
@@ -191,13 +193,14 @@ def _full(key: str, given: Any) -> Any:
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """`below` with the keys of `above` written over it; mappings merge, everything else is replaced.
 
-    A mapping that names another `kind` replaces the one below it: its keys belong to another method. Under a mapping, the short form
-    `teacher: gpt2` means what it means by itself.
+    A mapping that names another `kind` replaces the one below it: its keys belong to another method. So do a student's `size` and the
+    other keys of `from_teacher`, which exclude each other. Under a mapping, the short form `teacher: gpt2` means what it means by itself.
     """
     merged = dict(below)
     for key, value in above.items():
         old = _full(key, merged.get(key))
         same_kind = isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind") in (None, old.get("kind"))
+        same_kind = same_kind and not (key == "from_teacher" and ("size" in old) != ("size" in cast(Mapping[str, Any], value)))
         merged[key] = merge(cast(Mapping[str, Any], old), value) if same_kind else value
     return merged
 
@@ -276,7 +279,11 @@ def _spec_types(annotation: Any) -> list[type[BaseModel]]:
 
 def _explain(error: ValidationError) -> RecipeError:
     """The first problem as one sentence with its dotted key."""
-    problem = error.errors()[0]
+    problems = error.errors()
+    problem = problems[0]
+    if isinstance(problem["input"], Mapping):  # it is no plain text, which was tried first: what is wrong inside says more
+        inside = (other for other in problems if other["loc"][:1] == problem["loc"][:1] and len(other["loc"]) > len(problem["loc"]))
+        problem = next(inside, problem)
     path = _path(problem)
     if problem["type"] == "extra_forbidden":
         known = sorted(set(known_keys()))

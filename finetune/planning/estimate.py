@@ -40,7 +40,8 @@ class Plan:
 
     `warnings` are what to expect of the result. `measured` is what a few real steps showed, if they were made: `seconds` and `memory` then
     come from them, and `memory_by_arithmetic` is what `memory_total` would be without them. `linear_share` is the share of the weights in
-    linear layers that learns, and `notes` are sentences that a person should know: what does not learn, and what else is unexpected.
+    linear layers that learns, `speed_up` about how many times as fast as its teacher a student made from it answers, and `notes` are
+    sentences that a person should know: what does not learn, and what else is unexpected.
     """
 
     model: str
@@ -67,6 +68,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     measured: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
+    speed_up: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -76,13 +78,14 @@ class Plan:
 class Learning:
     """What a method trains of a model: of all `parameters` the `trainable` ones, and the `share` of the weights in linear layers.
 
-    `linear` are the base's parameters in linear layers below its head, `experts` those of experts that are adapted as one parameter,
-    `embeddings` the rows of its embeddings; `notes` say what does not learn, one sentence each.
+    `linear` are the base's parameters in linear layers below its head, `layers` how many of its blocks there are, `experts` those of
+    experts that are adapted as one parameter, `embeddings` the rows of its embeddings; `notes` say what does not learn, one sentence each.
     """
 
     trainable: int
     parameters: int
     linear: int
+    layers: int
     embeddings: int
     experts: int
     share: float
@@ -91,11 +94,10 @@ class Learning:
 
 @dataclass(frozen=True)
 class Shape:
-    """The models of a run in numbers; `layers` are those of what trains, `others` the teachers beside the first."""
+    """The models of a run in numbers; `others` are the teachers beside the first."""
 
     model: ModelFacts
     teacher: ModelFacts | None
-    layers: int
     learning: Learning
     others: Sequence[ModelFacts] = ()
 
@@ -119,7 +121,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     learning = shape.learning
     parameters, trainable = learning.parameters, learning.trainable
     base = parameters if full else parameters - trainable
-    sides: dict[str, Any] = {"linear": learning.linear, "layers": shape.layers, "hidden": shape.model.hidden}
+    sides: dict[str, Any] = {"linear": learning.linear, "layers": learning.layers, "hidden": shape.model.hidden}
     situation: dict[str, Any] = {
         "tokens": batch_tokens,
         "narrow": narrow,
@@ -189,8 +191,15 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         linear_share=learning.share,
         notes=[*start_notes(context), *learning.notes, *([EXPERTS] if learning.experts else []), *notes],
         measured=dict(measured) or None,
-        warnings=expectations(context, layers=shape.layers, of=shape.model.layers),
+        speed_up=_speed_up(shape) if context.student_is_made else None,
+        warnings=expectations(context, layers=learning.layers, of=shape.model.layers),
     )
+
+
+def _speed_up(shape: Shape) -> float:
+    """Reading the weights takes three quarters of the time of an answer, and getting from layer to layer the rest (docs/log.md)."""
+    time = 0.25 * shape.learning.layers / shape.model.layers + 0.75 * shape.learning.parameters / shape.model.parameters
+    return 1 / time
 
 
 def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]:

@@ -26,7 +26,7 @@ from finetune.run.answer_time import benchmark_seconds
 from finetune.run.baselines import known_scores
 from finetune.run.child import Say, answer
 from finetune.run.costs import usual_seconds
-from finetune.run.loading import attach_method, distillation_setup, load_base, load_student, load_teacher
+from finetune.run.loading import attach_method, distillation_setup, load_base, load_teacher, load_trial_student
 from finetune.run.result import save_model
 from finetune.run.train_model import train_model
 from finetune.run_context import RunContext
@@ -34,6 +34,7 @@ from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
 from finetune.training.trainer import SupervisedTrainer
 
+ANY_RATE = 1e-5  # where that of the run is decided once its student is there: every rate costs the same
 FEWEST_STEPS = 2
 GROWTH = 1.2  # of memory on a CPU over a whole run: gaps between tensors of ever new sizes, code for every new shape (measured: 1.1 to 1.4)
 MOST_STEPS = 24
@@ -49,7 +50,8 @@ def main() -> None:
 def _few_steps(order: dict[str, Any], began: float, say: Say) -> None:
     place = Path(order["folder"])
     runtime = RuntimeOptions.from_dict(order["runtime"])
-    changes: dict[str, Any] = {"output_dir": str(place / "model"), "upload": None, "training": {"report_to": []}}
+    training = {"report_to": [], **({"learning_rate": ANY_RATE} if order["recipe"]["training"]["learning_rate"] == "auto" else {})}
+    changes: dict[str, Any] = {"output_dir": str(place / "model"), "upload": None, "training": training}
     context = RunContext(Recipe.from_layers(order["recipe"], changes), runtime, Fanout())
     recipe, method, data, folder = context.recipe, context.method, context.data, RunFolder(place / "model")
     with PeakMemory(context.machine.device) as earlier:
@@ -74,7 +76,7 @@ def _models(context: RunContext, began: float, say: Say) -> tuple[Any, list[Any]
     """
     if context.distils:
         teacher = load_teacher(context)
-        model = load_student(context, teacher)
+        model = load_trial_student(context, teacher)
         known = known_scores(context, context.teacher_located.identity, context.recipe.all_teachers[0].load_in)
         say(ready=time.perf_counter() - began)
         say(teacher=benchmark_seconds(context, teacher, answers=known is None) * len(context.teachers_located))

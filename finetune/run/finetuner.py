@@ -72,6 +72,7 @@ class LLMFineTuner:
         self.resume_state: Unfinished | None = None
         self.planned: Plan | None = None
         self._base: Any = None  # the model as it was loaded, until the method is attached
+        self._made: dict[str, Any] = {}  # what was decided about a student
         self._checked = False
         self._start: Checkpoint | None = None
 
@@ -179,8 +180,11 @@ class LLMFineTuner:
         from finetune.run.loading import load_base, load_student
 
         if self.model is None and self._base is None:
-            distils = self.context.distils
-            self._base = load_student(self.context, self.load_teacher_model()) if distils else load_base(self.context)
+            if self.context.distils:
+                student = load_student(self.context, self.load_teacher_model())
+                self.context, self._base, self._made = student.context, student.model, student.facts
+            else:
+                self._base = load_base(self.context)
         return self._base
 
     def load_teacher_model(self, name: str | Path | None = None) -> Any:
@@ -227,6 +231,7 @@ class LLMFineTuner:
     def train(self) -> Outcome:
         """Train and save the result into the output folder; raises Interrupted, with what was saved, if a person stopped it."""
         from finetune.run.loading import distillation_setup
+        from finetune.run.records import write_student
         from finetune.run.result import save_model
         from finetune.run.resume import training_complete, what_decides
         from finetune.run.train_model import train_model
@@ -237,6 +242,7 @@ class LLMFineTuner:
             model, context, method, recipe = self.load_model(), self.context, self.context.method, self.recipe
             make_trainer = None
             if context.distils:
+                write_student(context, self.folder, self._made)
                 setup = distillation_setup(context, model, self._hand_over_teacher())
                 make_trainer = setup.trainer
                 if not setup.needs_models:

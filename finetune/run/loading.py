@@ -1,17 +1,20 @@
 """How a run gets its models: the base or the teacher and its student, the method attached, and what a student learns from.
 
 model = load_base(context)                              # fine-tuning
-model = load_student(context, load_teacher(context))    # distillation
+student = load_student(context, load_teacher(context))  # distillation
 model = attach_method(context, model)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetune.distillation.setup import DistillationSetup, prepare_distillation
+from finetune.distillation.starting_rate import rate_for
 from finetune.distillation.student import make_student
+from finetune.distillation.students.size import likely_mix
 from finetune.events import ModelReady, Notice
 from finetune.formatting import percent
 from finetune.methods.base import MethodContext
@@ -23,6 +26,7 @@ from finetune.planning.asked_before import remember
 from finetune.recipe import StudentSpec
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
+from finetune.settings import FromTeacher
 from finetune.training.loop import parameters_of, trainable
 from finetune.training.step_count import steps_of
 
@@ -50,12 +54,44 @@ def each_teacher(context: RunContext, first: list[Any]) -> Iterator[Any]:
         yield first.pop() if first and not number else load_teacher(context, number)
 
 
-def load_student(context: RunContext, teacher: Any) -> Any:
-    """The student as it is before it learns: loaded, or made from the teacher."""
+@dataclass(frozen=True)
+class Student:
+    """A student before it learns, and the context with what was left open until it was there; `facts` are what run/student.json says."""
+
+    context: RunContext
+    model: Any
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def load_student(context: RunContext, teacher: Any) -> Student:
+    """The student as it is before it learns, loaded or made from the teacher; the size of its parts and the learning rate are settled."""
+    facts: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
+    if isinstance(context.recipe.model, StudentSpec):
+        wanted = context.recipe.model.from_teacher
+        with context.stage("student", "Making the student"):
+            made = make_student(teacher, wanted, context.data.train, reporter=context.reporter)
+        model, facts = made.model, made.facts
+        if wanted.size is not None:
+            changes["model"] = {"from_teacher": {name: facts[name] for name in ("layers", "ffn") if name in facts}}
+    else:
+        model = load_base(context, role="student")
+    if context.recipe.training.learning_rate == "auto":
+        with context.stage("rate", "Choosing the learning rate"):
+            rate = rate_for(model, teacher, context.data.train)
+        context.reporter.report(Notice(rate.said))
+        changes["training"], facts = {"learning_rate": rate.value}, {**facts, "kl": rate.kl, "learning_rate": rate.value}
+    return Student(context.beside(recipe=context.recipe.with_changes(changes)) if changes else context, model, facts)
+
+
+def load_trial_student(context: RunContext, teacher: Any) -> Any:
+    """A student of the same size and shape, to measure the cost of a run: nothing is searched for."""
     if not isinstance(context.recipe.model, StudentSpec):
         return load_base(context, role="student")
-    with context.stage("student", "Making the student"):
-        return make_student(teacher, context.recipe.model.from_teacher.layers, context.data.train, reporter=context.reporter)
+    wanted = context.recipe.model.from_teacher
+    if wanted.size is not None:
+        wanted = FromTeacher.model_validate(dict(likely_mix(teacher, wanted.size).amounts()))
+    return make_student(teacher, wanted, context.data.train).model
 
 
 def load_result(context: RunContext, folder: RunFolder) -> Any:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from finetune.benchmark.names import FEWEST_ROWS
 from finetune.events import DataPrepared, Event, Planned
-from finetune.formatting import count, percent, size, strip_control_chars
+from finetune.formatting import count, kept, percent, size, strip_control_chars
 from finetune.planning.estimate import Plan
 from finetune.recipe import Recipe, StudentSpec
 from finetune.registry import title
@@ -60,6 +60,8 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
         for each in teacher:
             yield "Teacher", f"{each.source}, {part_of(each)}" if isinstance(each, OneTeacherSpec) else each.source
         yield "Student", _student(recipe)
+        if plan.speed_up:
+            yield "", f"{count(plan.parameters)} parameters, about {plan.speed_up:.1f} times the speed of its teacher"
     else:
         yield "Model", str(recipe.model)
     trained, share = count(plan.trainable_parameters), plan.trainable_parameters / plan.parameters
@@ -114,8 +116,7 @@ def _benchmark(rows: int, who: str) -> str:
 def _student(recipe: Recipe) -> str:
     if not isinstance(recipe.model, StudentSpec):
         return recipe.model
-    layers = recipe.model.from_teacher.layers
-    return f"made from the teacher, {layers if layers >= 1 else f'{percent(layers)} of its'} layers"
+    return f"made from the teacher with {kept(dict(recipe.model.from_teacher.amounts()))}"
 
 
 def _against(needed: float, free: float, parts: Mapping[str, int] | None = None) -> Text:
