@@ -104,6 +104,7 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
     from finetune.distillation.student import make_student
     from finetune.hardware.machine import inspect
     from finetune.runtime import RuntimeOptions
+    from finetune.settings import FromTeacher
 
     machine = inspect(RuntimeOptions(dtype=CONTENDERS[name]))
     ours = name.startswith(("this project", "the same"))
@@ -112,13 +113,14 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
     if packed:
         dataset = blocks(dataset)
     set_seed(0)
-    student = make_student(teacher, LAYERS, dataset)
+    student = make_student(teacher, FromTeacher(layers=LAYERS), dataset).model
     asking = contest.Watch()
     cache_bytes, saving = 0, 0.0
     with tempfile.TemporaryDirectory() as folder:
         if ours:
             from finetune.distillation.cache_builder import build_cache
             from finetune.distillation.setup import DistillationSetup
+            from finetune.distillation.teachers import Teacher
             from finetune.events import CheckpointSaved, Recorder
             from finetune.methods.full import Full
             from finetune.recipe import Recipe
@@ -140,7 +142,7 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
                 with asking:
                     cache = build_cache("gradient" if gradient else "hidden", teacher, dataset, folder, **gradient)
                 cache_bytes, teacher = cache.nbytes, None
-            setup, recorder = DistillationSetup(recipe.distillation, teacher, cache, "", None), Recorder()
+            setup, recorder = DistillationSetup(recipe.distillation, [Teacher(teacher, cache)]), Recorder()
             with Busy() as busy, contest.Watch() as watch:
                 train(student, tokenizer, dataset, recipe, machine, recorder, folder=Path(folder), make_trainer=setup.trainer)
             saving = sum(saved.seconds for saved in recorder.of(CheckpointSaved))  # the others save nothing

@@ -99,7 +99,7 @@ def work(name: str, overrides: list[str]) -> dict[str, Any]:
         scores, states = {}, {}
         scores["teacher"] = score(teacher, rows, states)
         assert isinstance(recipe.model, StudentSpec)
-        scores["before"] = score(make_student(teacher, recipe.model.from_teacher.layers, tuner.data.train), rows, states)
+        scores["before"] = score(make_student(teacher, recipe.model.from_teacher, tuner.data.train).model, rows, states)
         del teacher
         tuner.train()
         scores["after"] = score(tuner.model, rows, states)

@@ -50,6 +50,9 @@ def main() -> None:
 
 def work(name: str, rows: list[dict[str, str]], folder: str) -> dict[str, Any]:
     """One contender, one round, in this process."""
+    if name.startswith("this project"):
+        import finetune  # noqa: F401  before torch, as in the program: it bounds how long threads spin
+
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments, set_seed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 
 def size(number: float) -> str:
@@ -33,6 +35,34 @@ def epochs(number: float | str) -> str:
     if isinstance(number, str):
         return f"epochs {number}"
     return f"{number:g} epoch{'s' if number != 1 else ''}"
+
+
+KEPT = {"layers": "layers", "ffn": "width", "heads": "attention heads", "size": "parameters"}
+
+
+def kept(amounts: Mapping[str, float | None], whose: str = "its") -> str:
+    """What a student keeps of its teacher: {"layers": 20, "ffn": 0.75} as "20 of its layers and 75 % of its width"."""
+    parts = []
+    for name, amount in amounts.items():
+        if amount is not None:
+            thing = "channels" if name == "ffn" and amount >= 1 else KEPT[name]
+            parts.append(f"{percent(amount) if amount < 1 else f'{amount:,}'} of {whose} {thing}")
+    return " and ".join(parts) if len(parts) < 3 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def student_parts(facts: Mapping[str, Any]) -> str:
+    """How a student was made, by run/student.json: "20 of 30 layers (10 to 19 left out), 99.1M of 134.5M parameters"."""
+    parts = []
+    if "layers" in facts:
+        first, last = facts["left_out"]
+        parts.append(f"{facts['layers']} of {facts['of_layers']} layers ({first}{f' to {last}' if last > first else ''} left out)")
+    if "ffn" in facts:
+        parts.append(f"{facts['ffn']:,} of {facts['of_ffn']:,} channels in each feed-forward part")
+    if "heads" in facts:
+        parts.append(f"{facts['heads']} of {facts['of_heads']} attention heads in each layer")
+    if "parameters" in facts:
+        parts.append(f"{count(facts['parameters'])} of {count(facts['of_parameters'])} parameters")
+    return ", ".join(parts)
 
 
 # Control characters but for tab and line end, what turns letters around, and halves of characters (in a file name that is no UTF-8).

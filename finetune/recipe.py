@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
@@ -22,16 +22,19 @@ from finetune.errors import RecipeError
 from finetune.foreign import RECIPE_BYTES, reading, reason
 from finetune.reasons import UNKNOWN, reason_of
 from finetune.settings import (
+    NOT_EMPTY,
     BenchmarkSpec,
     ColumnsSpec,
     DatasetSpec,
     DistillationSpec,
     MethodSpec,
+    OneTeacherSpec,
     Spec,
     StudentSpec,
     TeacherSpec,
     TrainingSpec,
     UploadSpec,
+    problem_of_several,
     usual,
 )
 from finetune.shell import quoted
@@ -43,6 +46,8 @@ STARTER = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SHORT = {"method": "kind", "teacher": "source", "dataset": "source", "upload": "repo"}  # the key that a plain string under these sets
 HEADER = "# Repeat this run: finetune-cli run THIS_FILE --output-dir NEW_FOLDER\n"
 
+_TEACHERS = Annotated[list[NOT_EMPTY | OneTeacherSpec], Field(min_length=2)] | None  # as they may be written
+
 
 class Recipe(Spec):
     """Everything that decides what a run produces. Raises RecipeError through `from_layers` and `load`."""
@@ -52,6 +57,9 @@ class Recipe(Spec):
         STARTER, description="A Hub id, a folder, an earlier run or a .gguf file; or a student made from the teacher."
     )
     teacher: TeacherSpec | None = Field(None, description="The model that the student imitates.")
+    teachers: Annotated[list[OneTeacherSpec], Field(min_length=2)] | None = Field(
+        None, description="Several teachers instead of one: mixed by weight, or each for its own rows."
+    )
     output_dir: str = Field("./finetuned_model", min_length=1, title="Output folder", description="For the model and all records.")
     dataset: DatasetSpec = Field(DatasetSpec(), description="The rows to learn from.")
     method: SerializeAsAny[MethodSpec] = Field(description="Which weights learn, and how.")
@@ -70,7 +78,9 @@ class Recipe(Spec):
         if filled.get("approach") == "distillation":
             if filled.get("model") is None:
                 filled["model"] = {"from_teacher": {"layers": 0.67}}
-            if filled.get("teacher") is None:
+            if isinstance(filled["model"], Mapping | StudentSpec) and isinstance(training := filled.get("training", {}), Mapping):
+                filled["training"] = {"learning_rate": "auto", **training}
+            if filled.get("teacher") is None and filled.get("teachers") is None:
                 filled["teacher"] = STARTER
             filled.setdefault("output_dir", "./distilled_model")
         kind = "full" if filled.get("approach") == "distillation" else "lora"
@@ -83,6 +93,11 @@ class Recipe(Spec):
     @classmethod
     def _in_full(cls, given: Any, info: ValidationInfo) -> Any:
         return _full(str(info.field_name), given)
+
+    @field_validator("teachers", mode="before", json_schema_input_type=_TEACHERS)
+    @classmethod
+    def _each_in_full(cls, given: Any) -> Any:
+        return [_full("teacher", each) for each in given] if isinstance(given, list) else given
 
     @field_validator("method", mode="before")
     @classmethod
@@ -100,6 +115,35 @@ class Recipe(Spec):
             raise ValueError("`model: {from_teacher: ...}` makes a student, which needs `approach: distillation`")
         return self
 
+    @model_validator(mode="after")
+    def _teachers_agree(self) -> Recipe:
+        if self.teachers is None:
+            return self
+        if self.teacher is not None:
+            raise ValueError("has `teacher` and `teachers`: give one of the two")
+        if self.approach == "fine-tuning":
+            raise ValueError("has `teachers`, which need `approach: distillation`")
+        if problem := problem_of_several(self.teachers):
+            raise ValueError(f"has `teachers` {problem}")
+        return self
+
+    @property
+    def all_teachers(self) -> list[TeacherSpec]:
+        """The teacher, or all of several; none when fine-tuning."""
+        return [*self.teachers] if self.teachers else [self.teacher] if self.teacher else []
+
+    @property
+    def main_teacher(self) -> int:
+        """Of several teachers the number of the one that a student is set beside: the heaviest, or the first."""
+        weights = [1.0 if each.weight is None else each.weight for each in self.teachers or []]
+        return weights.index(max(weights)) if weights else 0
+
+    @property
+    def routed_by(self) -> str | None:
+        """The column that says whose row it is, where teachers have rows of their own."""
+        rows = self.teachers[0].rows if self.teachers else None
+        return rows.column if rows else None
+
     def __init__(self, **keys: Any) -> None:
         """The same in Python: raises RecipeError naming the key."""
         try:
@@ -115,6 +159,9 @@ class Recipe(Spec):
         """Merge layers (later ones win, key by key) over the defaults; raises RecipeError naming the key."""
         merged: dict[str, Any] = {}
         for layer in layers:
+            for named, other in (("teacher", "teachers"), ("teachers", "teacher")):
+                if layer.get(named) is not None and layer.get(other) is None:
+                    merged.pop(other, None)  # one teacher takes the place of several, and the other way round
             merged = merge(merged, layer)
         try:
             return cls.model_validate(merged)
@@ -146,13 +193,14 @@ def _full(key: str, given: Any) -> Any:
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """`below` with the keys of `above` written over it; mappings merge, everything else is replaced.
 
-    A mapping that names another `kind` replaces the one below it: its keys belong to another method. Under a mapping, the short form
-    `teacher: gpt2` means what it means by itself.
+    A mapping that names another `kind` replaces the one below it: its keys belong to another method. So do a student's `size` and the
+    other keys of `from_teacher`, which exclude each other. Under a mapping, the short form `teacher: gpt2` means what it means by itself.
     """
     merged = dict(below)
     for key, value in above.items():
         old = _full(key, merged.get(key))
         same_kind = isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind") in (None, old.get("kind"))
+        same_kind = same_kind and not (key == "from_teacher" and ("size" in old) != ("size" in cast(Mapping[str, Any], value)))
         merged[key] = merge(cast(Mapping[str, Any], old), value) if same_kind else value
     return merged
 
@@ -231,7 +279,11 @@ def _spec_types(annotation: Any) -> list[type[BaseModel]]:
 
 def _explain(error: ValidationError) -> RecipeError:
     """The first problem as one sentence with its dotted key."""
-    problem = error.errors()[0]
+    problems = error.errors()
+    problem = problems[0]
+    if isinstance(problem["input"], Mapping):  # it is no plain text, which was tried first: what is wrong inside says more
+        inside = (other for other in problems if other["loc"][:1] == problem["loc"][:1] and len(other["loc"]) > len(problem["loc"]))
+        problem = next(inside, problem)
     path = _path(problem)
     if problem["type"] == "extra_forbidden":
         known = sorted(set(known_keys()))

@@ -2,6 +2,7 @@
 
 Built-ins are lazy "module:attribute" lines, each the name of a class. Other packages add theirs with entry points in the groups
 `finetune_cli.methods`, `.objectives`, `.formats`, `.metrics`, `.trackers` and `.exporters`; docs/extending.md has one of each main kind.
+A way to make students needs a recipe key too: a field of FromTeacher in settings.py.
 """
 
 from __future__ import annotations
@@ -29,6 +30,16 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "skew_reverse_kl": "finetune.distillation.objectives.skew_reverse_kl:SkewReverseKL",
         "tvd": "finetune.distillation.objectives.tvd:TotalVariation",
     },
+    "signals": {  # cheapest first: a run takes the first that is valid for it and fits
+        "gradient": "finetune.distillation.signals.gradient:Gradient",
+        "hidden": "finetune.distillation.signals.hidden:Hidden",
+    },
+    "students": {
+        "layers": "finetune.distillation.students.layers:Layers",
+        "ffn": "finetune.distillation.students.ffn:FeedForward",
+        "heads": "finetune.distillation.students.heads:Heads",
+        "size": "finetune.distillation.students.size:Size",
+    },
     "formats": {
         "tokenized": "finetune.data.formats.tokenized:Tokenized",
         "preference": "finetune.data.formats.preference:Preference",
@@ -54,8 +65,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "onnx": "finetune.export.to_onnx:ONNX",
     },
 }
-OBJECTS = ("methods", "exporters")  # they keep nothing between calls, so one of each is enough
-DESCRIBED = ("methods", "objectives", "formats")  # with titles and summaries, and files that import no torch before they are used
+OBJECTS = ("methods", "signals", "students", "exporters")  # they keep nothing between calls, so one of each is enough
+DESCRIBED = ("methods", "objectives", "students", "formats")  # with titles and summaries; their files import no torch until used
 
 
 def names(kind: str) -> list[str]:

@@ -35,6 +35,7 @@ class RunFolder:
         self.recipe = self.run / "recipe.yaml"
         self.recipe_schema = self.run / "recipe.schema.json"
         self.continued = self.run / "continued.json"  # the earlier adapter that was trained further, and its base
+        self.student = self.run / "student.json"  # how a student was made from its teacher
         self.environment = self.run / "environment.json"
         self.events = self.run / "events.jsonl"
         self.data_report = self.run / "data_report.json"

@@ -16,7 +16,7 @@ from typing import Any
 
 from finetune import registry
 from finetune.recipe import SHORT, Recipe, known_fields
-from finetune.settings import ColumnsSpec, Known
+from finetune.settings import ColumnsSpec, FromTeacher, Known
 
 FILE = "recipe.schema.json"  # beside a recipe
 EDITOR_LINE = f"# yaml-language-server: $schema={FILE}\n"  # the first line of a recipe that has its schema beside it
@@ -41,6 +41,7 @@ def recipe_schema() -> Schema:
             short = next(way for way in _ways(part["properties"][name]) if way.get("type") == "string")
             keys[key] = {**_notes(keys[key]), "anyOf": [short, *_ways(keys[key])]}
     parts["ColumnsSpec"]["anyOf"] = [_shape(shape) for shape in ColumnsSpec.SHAPES]
+    parts["FromTeacher"]["anyOf"] = [_kept(name) for name in FromTeacher.model_fields]
     keys["model"]["anyOf"].append({"type": "null"})
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "A recipe of finetune-cli"}
     return {**head, "if": DISTILS, "then": _only("distillation"), "else": _only("fine-tuning", model="string")}
@@ -79,12 +80,19 @@ def _only(approach: str, model: str | None = None) -> Schema:
     """What holds for one approach: method keys without a `kind` are those of its own method, and a student needs distillation."""
     kind = Recipe.from_layers({"approach": approach}).method.kind
     unnamed = {"type": "object", "not": {"required": ["kind"]}}
-    return {"properties": {"method": {"if": unnamed, "then": _ref(kind)}, **({"model": {"type": model}} if model else {})}}
+    more: Schema = {"model": {"type": model}, "teachers": {"type": "null"}} if model else {}
+    return {"properties": {"method": {"if": unnamed, "then": _ref(kind)}, **more}}
 
 
 def _shape(columns: set[str]) -> Schema:
     named = {name: {"type": "string" if name in columns else "null"} for name in ColumnsSpec.model_fields}
     return {"properties": named, "required": sorted(columns)}
+
+
+def _kept(name: str) -> Schema:
+    """A student that keeps so much of one thing at least; `size` goes with no other."""
+    others = [other for other in FromTeacher.model_fields if other != name and "size" in (other, name)]
+    return {"properties": {name: {"not": {"type": "null"}}, **{other: {"type": "null"} for other in others}}, "required": [name]}
 
 
 def _keys(within: Schema, schema: Schema, prefix: str = "") -> dict[str, Schema]:

@@ -8,6 +8,7 @@ The wizard's questions, the JSON schema and the trainers all read this. The sett
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,8 +18,10 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
     WithJsonSchema,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -95,29 +98,61 @@ def _short(number: float) -> str:
     return f"{number:.0e}".replace("e-0", "e-") if 0 < number < 1e-3 else f"{number:g}"
 
 
-COUNT_OR_SHARE = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}]}
+COUNT_OR_SHARE = [{"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}]
 NOT_EMPTY = Annotated[str, Field(min_length=1)]
 AUTO_EPOCHS = 3.0  # of a few hundred rows, whatever they are; see docs/log.md
 AutoOrCount = Literal["auto"] | Annotated[int, Field(ge=1)]
 
 
-class FromTeacher(Spec):
-    """A student made from the teacher: `layers` is a count (20) or a share of the teacher's depth (0.67)."""
+Amount = Annotated[Annotated[int | float, Field(gt=0)] | None, WithJsonSchema({"anyOf": [*COUNT_OR_SHARE, {"type": "null"}]})]
 
-    layers: Annotated[int | float, Field(gt=0), WithJsonSchema(COUNT_OR_SHARE)] = Field(
-        title="Layers to keep", description="A count such as 20, or a share of the teacher's such as 0.67."
+
+class FromTeacher(Spec):
+    """A student made from the teacher: what it keeps of each, as a count (20) or as a share of the teacher's (0.67)."""
+
+    layers: Amount = Field(None, title="Layers to keep", description="A count such as 20, or a share of the teacher's such as 0.67.")
+    ffn: Amount = Field(
+        None,
+        title="Width to keep",
+        description="Channels of each layer's feed-forward part: a count, or a share of the teacher's such as 0.75.",
+    )
+    heads: Amount = Field(
+        None, title="Heads to keep", description="Attention heads of each layer: a count, or a share of the teacher's such as 0.67."
+    )
+    size: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        title="Size",
+        description="Share of the teacher's parameters such as 0.75; layers and width are chosen by measuring.",
     )
 
-    @field_validator("layers")
+    def amounts(self) -> list[tuple[str, float]]:
+        """What is asked for, in the order in which it is done."""
+        return [(name, amount) for name, amount in self if amount is not None]
+
+    @model_serializer(mode="wrap")
+    def _what_is_asked_for(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: amount for name, amount in given(self).items() if amount is not None}
+
+    @field_validator("layers", "ffn", "heads")
     @classmethod
-    def _count_or_share(cls, layers: int | float) -> int | float:
-        if layers != int(layers) and layers > 1:
-            raise ValueError("must be a whole number of layers, or a share between 0 and 1")
-        return float(layers) if layers < 1 else int(layers)
+    def _count_or_share(cls, amount: int | float | None) -> int | float | None:
+        if amount is None:
+            return None
+        if amount != int(amount) and amount > 1:
+            raise ValueError("must be a whole number, or a share between 0 and 1")
+        return float(amount) if amount < 1 else int(amount)
+
+    @model_validator(mode="after")
+    def _something_is_left_out(self) -> FromTeacher:
+        if not self.amounts():
+            raise ValueError("must name what the student keeps: `layers`, `ffn`, `heads` or `size`")
+        if self.size is not None and len(self.amounts()) > 1:
+            raise ValueError("has `size`, which chooses layers and width itself: leave out the other keys")
+        return self
 
 
 class StudentSpec(Spec):
-    from_teacher: FromTeacher = Field(description="The student is the teacher with fewer layers.")
+    from_teacher: FromTeacher = Field(description="The student is the teacher with less of something.")
 
 
 class TeacherSpec(Spec):
@@ -125,6 +160,53 @@ class TeacherSpec(Spec):
 
     source: str = Field(min_length=1, title="Teacher", description="A Hub id, a folder, an earlier run or a .gguf file.")
     load_in: Literal["8bit", "4bit"] | None = Field(None, description="Load the teacher in fewer bits: less memory; needs bitsandbytes.")
+
+
+class TeacherRows(Spec):
+    """The rows that one of several teachers teaches: those with this value in a column of the data."""
+
+    column: str = Field(min_length=1, description="The column that says whose row it is.")
+    equals: str = Field(description="The value of the rows of this teacher.")
+
+    @field_validator("equals", mode="before", json_schema_input_type=str | int | float | bool)
+    @classmethod
+    def _as_text(cls, equals: Any) -> Any:
+        return cell_text(equals) if isinstance(equals, int | float) else equals
+
+
+class OneTeacherSpec(TeacherSpec):
+    """One of several teachers."""
+
+    weight: float | None = Field(None, gt=0, description="Its share of the mixture, beside those of the others; equal if left out.")
+    rows: TeacherRows | None = Field(None, description="The rows that it teaches alone; without it all teachers teach every row.")
+
+
+def problem_of_several(teachers: Sequence[OneTeacherSpec]) -> str | None:
+    """Why these are not teachers of one student: some rows would have no teacher, or two."""
+    rows = [each.rows for each in teachers if each.rows]
+    if not rows:
+        return None
+    if len(rows) < len(teachers):
+        return "of which some have `rows` and others have none: either all of them teach rows of their own, or none"
+    if any(each.weight is not None for each in teachers):
+        return "with both `rows` and `weight`: a teacher is alone with its own rows, so give one of the two"
+    if len({each.column for each in rows}) > 1:
+        return "whose `rows` name different columns, so a row could have two teachers: use one column"
+    values = [each.equals for each in rows]
+    twice = next((value for value in values if values.count(value) > 1), None)
+    return None if twice is None else f"of which two have the rows where {rows[0].column} is {twice}: a row has one teacher"
+
+
+def part_of(spec: OneTeacherSpec) -> str:
+    """What one of several teachers teaches, in words: its rows, or its weight beside the others'."""
+    if spec.rows:
+        return f"rows where {spec.rows.column} is {spec.rows.equals}"
+    return f"weight {1.0 if spec.weight is None else spec.weight:g}"
+
+
+def cell_text(value: Any) -> str:
+    """A cell as a person would write it in a recipe: true, 3, docs; nothing where there is none."""
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class ColumnsSpec(Spec):
@@ -191,7 +273,11 @@ class TrainingSpec(Spec):
     )
     batch_size: int = Field(4, ge=1, description="Rows per step. Lower it if memory runs out.")
     gradient_accumulation: int = Field(1, ge=1, description="Batches per step; their gradients are accumulated.")
-    learning_rate: float = Field(2.0e-4, gt=0, lt=1, description="Size of each update of the weights.", json_schema_extra=Usual(1e-5, 5e-4))
+    learning_rate: Literal["auto"] | Annotated[float, Field(gt=0, lt=1)] = Field(
+        2.0e-4,
+        description="Size of each update of the weights; auto: by the method, or by how near a student begins.",
+        json_schema_extra=Usual(1e-5, 5e-4),
+    )
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
         "cosine", description="How the learning rate changes during training."
     )
@@ -205,6 +291,12 @@ class TrainingSpec(Spec):
     def passes(self) -> float:
         """Epochs as a number; `auto` counts as AUTO_EPOCHS until the rows are known."""
         return AUTO_EPOCHS if self.epochs == "auto" else self.epochs
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, which is a number once a run trains."""
+        assert self.learning_rate != "auto"
+        return self.learning_rate
 
     @field_validator("report_to", mode="before", json_schema_input_type=list[str] | str | None)
     @classmethod

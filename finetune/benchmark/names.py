@@ -17,6 +17,8 @@ NAMES = {
 LOWER_IS_BETTER = ("perplexity", "kl")
 FEWEST_ROWS = 8  # below, no interval holds its word (benchmarks/coverage.py): nothing is said
 
+SHOWN_OF_EACH = ("rougeL", "perplexity")  # of several teachers
+
 
 def number(metric: str, value: float) -> str:
     """A score, rounded to the digits that matter."""
@@ -65,7 +67,7 @@ def which_tokens(scores: Mapping[str, Any]) -> str:
 
 
 def codes_copied(scores: Mapping[str, Any]) -> str | None:
-    """ "7 of 9 (before: 2)": how many numbers and codes of the references the answers have too; None if there are none."""
+    """ "7 of 9 numbers and codes of the references (before: 2)"; None if the references have none."""
     of = sum((scores.get("per_row") or {}).get("codes") or [])
     if not of:
         return None
@@ -75,7 +77,7 @@ def codes_copied(scores: Mapping[str, Any]) -> str | None:
         if (scores.get(side) or {}).get("copied") is not None
     }
     others = ", ".join(f"{side}: {counted[side]:,}" for side in ("before", "teacher") if side in counted)
-    return f"{counted['after']:,} of {of:,}{f' ({others})' if others else ''}"
+    return f"{counted['after']:,} of {of:,} numbers and codes of the references{f' ({others})' if others else ''}"
 
 
 def beside_the_teacher(scores: Mapping[str, Any]) -> str | None:
@@ -88,3 +90,13 @@ def beside_the_teacher(scores: Mapping[str, Any]) -> str | None:
     if student < teacher:
         return f"lower than the teacher's, {both}: the student predicts {what} better"
     return f"{student / teacher:.2f} times the teacher's, {both}: the student predicts {what} less well"
+
+
+def each_teacher(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Of several teachers each with its part, and in words what it scores on its own rows; empty where there is one."""
+    found = []
+    for teacher in scores.get("teachers") or []:
+        metrics = [metric for metric in in_order([name for name in teacher if name in NAMES]) if metric in SHOWN_OF_EACH]
+        values = ", ".join(f"{NAMES[metric]} {number(metric, teacher[metric])}" for metric in metrics)
+        found.append((f"{teacher['source']} ({teacher['part']})", f"{values} on {teacher['rows']:,} rows" if values else ""))
+    return found

@@ -12,20 +12,19 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from finetune.distillation.students import READY_MADE, Build
 from finetune.errors import ModelError, RecipeError
 from finetune.training.head import backbone_of, causal_lm
 
-Build = Callable[[Any], Any]  # from a configuration to a model
 PLACE = re.compile(r"(layer|block)_(idx|id|index|num|number)|idx")  # what modules call the number of their layer
 NUMBERS = re.compile(r"layers?|(idxs?|ids|indices|indexes)$")  # names of lists that hold numbers of layers
 NOT_NUMBERS = re.compile(r"token|vocab|special")
-READY_MADE = "Choose a ready-made student: --set model=MODEL"
 
 
 def kept_layers(layers: int | float, depth: int) -> int:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from finetune.distillation.cutting import first_cut, kept_layers
+from finetune.distillation.student import planned_student
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import ModelError
 from finetune.foreign import reading
@@ -21,6 +21,7 @@ from finetune.planning.checks import adapter_problem, quantised_problem
 from finetune.planning.estimate import Learning, Shape
 from finetune.recipe import StudentSpec
 from finetune.run_context import RunContext
+from finetune.settings import FromTeacher
 
 
 def shape_of(context: RunContext) -> Shape:
@@ -34,25 +35,28 @@ def shape_of(context: RunContext) -> Shape:
         raise problem
     recipe, facts = context.recipe, describe(context.located)
     teacher: ModelFacts | None = None
-    layers: int | None = None
+    wanted: FromTeacher | None = None
+    others: list[ModelFacts] = []
     if context.distils:
-        teacher = describe(context.teacher_located)
+        teacher, *others = map(describe, context.teachers_located)
         if isinstance(recipe.model, StudentSpec):
-            layers = kept_layers(recipe.model.from_teacher.layers, facts.layers)
+            wanted = recipe.model.from_teacher
         else:
-            shared_vocabulary(facts.vocabulary, teacher.vocabulary, context.tokenizer, context.teacher_tokenizer)
-    learning = what_learns(context.located, context.method, recipe.method, layers=layers, earlier=context.earlier)
-    return Shape(facts, teacher, layers or facts.layers, learning)
+            shared_vocabulary(facts.vocabulary, teacher.vocabulary, context.tokenizer, context.teacher_tokenizers[0])
+        for number, other in enumerate(others, 1):
+            shared_vocabulary(facts.vocabulary, other.vocabulary, context.tokenizer, context.teacher_tokenizers[number])
+    learning = what_learns(context.located, context.method, recipe.method, wanted=wanted, earlier=context.earlier)
+    return Shape(facts, teacher, learning, others)
 
 
 def what_learns(
-    located: LocatedModel, method: Any, spec: Any, *, layers: int | None = None, earlier: EarlierAdapter | None = None
+    located: LocatedModel, method: Any, spec: Any, *, wanted: FromTeacher | None = None, earlier: EarlierAdapter | None = None
 ) -> Learning:
     """What of a model a method trains: the method is attached to a model without weights, on torch's meta device.
 
-    `layers` are those of a student that keeps only so many of the model's, `earlier` is an adapter that is trained further. Raises
-    ModelError for what is not a language model, for a student that its own configuration would not describe, and where the method cannot
-    be attached.
+    `wanted` is what a student keeps of the model, `earlier` is an adapter that is trained further. Raises RecipeError for a student of
+    nothing or of all, ModelError for what is not a language model, for a student that its own configuration would not describe, and where
+    the method cannot be attached.
     """
     import torch
 
@@ -60,8 +64,8 @@ def what_learns(
     with reading(home.name, ModelError, hint=AGAIN, what="cannot be loaded"):
         kind = auto_class(config, home.name, own_code=home.remote_code)
         build = partial(kind.from_config, trust_remote_code=home.remote_code)
-        if layers is not None:
-            config = first_cut(config, layers, build)
+        if wanted is not None:
+            config = planned_student(config, wanted, build)
     with torch.device("meta"):
         with reading(home.name, ModelError, hint=AGAIN, what="cannot be loaded"):
             model = build(config)
@@ -72,13 +76,14 @@ def what_learns(
         inventory = Inventory.of(model)
         linear = _linear_parameters(model)
         model, make = (earlier.attach(model), method.go_on) if earlier else (model, method.attach)
-        attached = make(model, spec, MethodContext(total_steps=None, student_is_made=layers is not None))
+        attached = make(model, spec, MethodContext(total_steps=None, student_is_made=wanted is not None))
     coverage = inventory.coverage(attached, spec)
     parameters = list(attached.parameters())
     return Learning(
         trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         parameters=sum(parameter.numel() for parameter in parameters),
         linear=linear,
+        layers=getattr(config.get_text_config(decoder=True), "num_hidden_layers", 0),
         embeddings=embeddings,
         experts=inventory.adapted_experts(attached),
         share=coverage.share,

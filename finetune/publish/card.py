@@ -20,7 +20,7 @@ from finetune.benchmark.names import FEWEST_ROWS, NAMES, beside_the_teacher, too
 from finetune.benchmark.student import verdict_on
 from finetune.events import read_events
 from finetune.foreign import reading
-from finetune.formatting import percent, size, strip_control_chars
+from finetune.formatting import percent, size, strip_control_chars, student_parts
 from finetune.hub.cache import cached
 from finetune.hub.catalogue import CATALOGUE
 from finetune.model_folder import is_adapter, read_json
@@ -51,8 +51,9 @@ class RunFacts:
     """What the files of a run state in addition to its recipe and scores; what is missing is left out of the card.
 
     `merged` is the merge.json of a run whose adapter was merged into its base, `continued` the continued.json of one that trained an
-    earlier adapter further, `ends` the tokens at which its generation_config.json stops, `experts` whether it is an adapter of experts, and
-    `exports` the files for other programs in its export.json.
+    earlier adapter further, `student` the student.json of one whose student was made from its teacher, `ends` the tokens at which its
+    generation_config.json stops, `experts` whether it is an adapter of experts, and `exports` the files for other programs in its
+    export.json.
     """
 
     adapter: bool
@@ -63,6 +64,7 @@ class RunFacts:
     continued: Mapping[str, Any] = field(default_factory=dict)
     ends: Sequence[int] = ()
     experts: bool = False
+    student: Mapping[str, Any] = field(default_factory=dict)
     exports: Sequence[Mapping[str, Any]] = ()
 
     @property
@@ -73,11 +75,11 @@ class RunFacts:
     @classmethod
     def of(cls, folder: RunFolder) -> RunFacts:
         records = [record for record in read_events(folder.events) if record.get("event") == "training"]
-        paths = (folder.data_report, folder.environment, folder.run / "merge.json", folder.continued)
-        data, environment, merged, continued = (folder.read_json(path) if path.is_file() else {} for path in paths)
+        paths = (folder.data_report, folder.environment, folder.run / "merge.json", folder.continued, folder.student)
+        data, environment, merged, continued, student = (folder.read_json(path) if path.is_file() else {} for path in paths)
         home, last = folder.output_dir, records[-1] if records else {}
         experts = is_adapter(home) and bool(read_json(home / "adapter_config.json").get("target_parameters"))
-        return cls(is_adapter(home), last, data, environment, merged, continued, ends_of(home), experts, folder.exports)
+        return cls(is_adapter(home), last, data, environment, merged, continued, ends_of(home), experts, student, folder.exports)
 
 
 def write_card(folder: RunFolder) -> None:
@@ -184,10 +186,10 @@ def _title(recipe: Recipe, repo: str | None) -> str:
 
 def _summary(recipe: Recipe, facts: RunFacts, repo: str | None) -> str:
     start = _linked(base_model(recipe, facts.continued))
-    if recipe.approach == "distillation" and recipe.teacher:
-        teacher = _linked(hub_model(recipe.teacher.source))
-        began = f"starting from {start}" if isinstance(recipe.model, str) else "starting from some of its layers"
-        what = f"A student model distilled from {teacher}, {began}"
+    if recipe.approach == "distillation" and recipe.all_teachers:
+        teacher = " and ".join(_linked(hub_model(each.source)) for each in recipe.all_teachers)
+        began = start if isinstance(recipe.model, str) else student_parts(facts.student) or "parts of it"
+        what = f"A student model distilled from {teacher}, starting from {began}"
     elif facts.merged:
         what = f"{start} with an adapter merged into it"
     else:

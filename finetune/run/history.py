@@ -20,7 +20,7 @@ from finetune.benchmark.student import verdict_on
 from finetune.errors import BadInput, FolderInUse
 from finetune.events import TrainingStep
 from finetune.foreign import RECIPE_BYTES, printable, reading, reason
-from finetune.formatting import percent, spoken
+from finetune.formatting import kept, spoken
 from finetune.paths import looking_at, typed_path
 from finetune.recipe import Recipe
 from finetune.registry import title
@@ -54,16 +54,15 @@ class Run:
 
     @property
     def model(self) -> str:
-        """The model that is trained; for a student made from its teacher: "20 layers of TEACHER"."""
+        """The model that is trained; for a student made from its teacher: "20 of the layers of TEACHER"."""
         model = self.recipe.get("model", "")
         if isinstance(model, Mapping):
-            layers = model["from_teacher"]["layers"]
-            return f"{percent(layers) if isinstance(layers, float) else layers} of the layers of {self.teacher}"
+            return f"{kept(model['from_teacher'], 'the')} of {self.teacher}"
         return str(model)
 
     @property
     def teacher(self) -> str:
-        return str((self.recipe.get("teacher") or {}).get("source", ""))
+        return " + ".join(str(each.get("source", "")) for each in self.recipe.get("teachers") or [self.recipe.get("teacher") or {}])
 
     @property
     def method(self) -> str:

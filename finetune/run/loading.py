@@ -1,16 +1,20 @@
 """How a run gets its models: the base or the teacher and its student, the method attached, and what a student learns from.
 
 model = load_base(context)                              # fine-tuning
-model = load_student(context, load_teacher(context))    # distillation
+student = load_student(context, load_teacher(context))  # distillation
 model = attach_method(context, model)
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetune.distillation.setup import DistillationSetup, prepare_distillation
+from finetune.distillation.starting_rate import rate_for
 from finetune.distillation.student import make_student
+from finetune.distillation.students.size import likely_mix
 from finetune.events import ModelReady, Notice
 from finetune.formatting import percent
 from finetune.methods.base import MethodContext
@@ -18,9 +22,11 @@ from finetune.methods.inventory import Inventory
 from finetune.methods.lora_kernel import speed_up
 from finetune.models.load import load_model
 from finetune.models.location import locate
+from finetune.planning.asked_before import remember
 from finetune.recipe import StudentSpec
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
+from finetune.settings import FromTeacher
 from finetune.training.loop import parameters_of, trainable
 from finetune.training.step_count import steps_of
 
@@ -34,18 +40,58 @@ def load_base(context: RunContext, *, role: str = "model") -> Any:
     return model
 
 
-def load_teacher(context: RunContext) -> Any:
-    located, spec = context.teacher_located, context.recipe.teacher
-    with context.stage("load", "Loading the teacher"):
-        return load_model(located, context.machine, load_in=spec.load_in if spec else None)
+def load_teacher(context: RunContext, number: int = 0) -> Any:
+    """The teacher, or that one of several."""
+    several = f" {number + 1} of {len(context.teachers_located)}" if len(context.teachers_located) > 1 else ""
+    located, spec = context.teachers_located[number], context.recipe.all_teachers[number]
+    with context.stage("load", f"Loading the teacher{several}"):
+        return load_model(located, context.machine, load_in=spec.load_in)
 
 
-def load_student(context: RunContext, teacher: Any) -> Any:
-    """The student as it is before it learns: loaded, or made from the teacher."""
+def each_teacher(context: RunContext, first: list[Any]) -> Iterator[Any]:
+    """The teachers one after another; `first` has the first, if it is in memory, and is emptied, so that it can be let go of."""
+    for number in range(len(context.teachers_located)):
+        yield first.pop() if first and not number else load_teacher(context, number)
+
+
+@dataclass(frozen=True)
+class Student:
+    """A student before it learns, and the context with what was left open until it was there; `facts` are what run/student.json says."""
+
+    context: RunContext
+    model: Any
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def load_student(context: RunContext, teacher: Any) -> Student:
+    """The student as it is before it learns, loaded or made from the teacher; the size of its parts and the learning rate are settled."""
+    facts: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
+    if isinstance(context.recipe.model, StudentSpec):
+        wanted = context.recipe.model.from_teacher
+        with context.stage("student", "Making the student"):
+            made = make_student(teacher, wanted, context.data.train, reporter=context.reporter)
+        model, facts = made.model, made.facts
+        if wanted.size is not None:
+            changes["model"] = {"from_teacher": {name: facts[name] for name in ("layers", "ffn") if name in facts}}
+    else:
+        model = load_base(context, role="student")
+    if context.recipe.training.learning_rate == "auto":
+        with context.stage("rate", "Choosing the learning rate"):
+            rate = rate_for(model, teacher, context.data.train)
+        context.reporter.report(Notice(rate.said))
+        changes["training"], facts = {"learning_rate": rate.value}, {**facts, "kl": rate.kl, "learning_rate": rate.value}
+    return Student(context.beside(recipe=context.recipe.with_changes(changes)) if changes else context, model, facts)
+
+
+def load_trial_student(context: RunContext, teacher: Any) -> Any:
+    """A student of the same size and shape, to measure the cost of a run: nothing is searched for."""
     if not isinstance(context.recipe.model, StudentSpec):
         return load_base(context, role="student")
-    with context.stage("student", "Making the student"):
-        return make_student(teacher, context.recipe.model.from_teacher.layers, context.data.train, reporter=context.reporter)
+    wanted = context.recipe.model.from_teacher
+    if wanted.size is not None:
+        wanted = FromTeacher.model_validate(dict(likely_mix(teacher, wanted.size).amounts()))
+    return make_student(teacher, wanted, context.data.train).model
 
 
 def load_result(context: RunContext, folder: RunFolder) -> Any:
@@ -75,20 +121,25 @@ def attach_method(context: RunContext, model: Any) -> Any:
     return attached
 
 
-def distillation_setup(context: RunContext, student: Any, teacher: Any, *, look: bool = True) -> DistillationSetup:
-    """What the student learns from, the models examined unless not to `look`; with a cache it does not hold the teacher."""
+def distillation_setup(context: RunContext, student: Any, first: list[Any], *, look: bool = True) -> DistillationSetup:
+    """What the student learns from, the models examined unless not to `look`; with a cache it does not hold the teachers.
+
+    `first` has the first teacher, if it is in memory; it is taken out.
+    """
     with context.stage("teacher cache", "Running the teacher") as done:
         setup = prepare_distillation(
             context.recipe,
             student,
-            teacher,
+            each_teacher(context, first),
             context.data,
             context.tokenizer,
-            context.teacher_tokenizer,
-            context.teacher_located.identity,
+            list(zip([located.identity for located in context.teachers_located], context.teacher_tokenizers, strict=True)),
             context.runtime,
             context.reporter,
             look=look,
         )
+        for number, teacher in enumerate(setup.teachers):
+            if teacher.cache:
+                remember(context, number, teacher.cache)
         done(setup.reason)
     return setup

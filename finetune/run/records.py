@@ -7,6 +7,7 @@ environment(context)        # environment.json: versions, machine, fingerprints
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -41,6 +42,7 @@ def environment(context: RunContext) -> dict[str, Any]:
         "machine": asdict(context.machine),
         "model": {**_facts(context.located), "loads_with": _loads_with(context.located)},
         "teacher": _facts(context.teacher_located) if context.distils else None,
+        **({"teachers": [_facts(located) for located in context.teachers_located]} if context.recipe.teachers else {}),
         "dataset_fingerprint": context.data.fingerprint,
         "seed": context.recipe.seed,
     }
@@ -79,3 +81,10 @@ def write_records(context: RunContext, folder: RunFolder, plan: Plan) -> None:
     context.reporter.report(Planned(plan.to_dict()))
     for note in [*report.notes, *getattr(context.tokenizer, "notes", [])]:
         context.reporter.report(Notice(note))
+
+
+def write_student(context: RunContext, folder: RunFolder, facts: Mapping[str, Any]) -> None:
+    """How a student was made and what was decided once it was there; the recipe then says the same, so that a repeated run need not."""
+    if facts and not folder.student.is_file():  # a resumed run finds what was decided when it began
+        folder.write_json(folder.student, facts)
+        folder.write_text(folder.recipe, EDITOR_LINE + context.recipe.to_yaml())

@@ -12,13 +12,14 @@ from rich.text import Text
 
 from finetune.benchmark.names import FEWEST_ROWS
 from finetune.events import DataPrepared, Event, Planned
-from finetune.formatting import count, percent, size, strip_control_chars
+from finetune.formatting import count, kept, percent, size, strip_control_chars
 from finetune.planning.estimate import Plan
 from finetune.recipe import Recipe, StudentSpec
 from finetune.registry import title
 from finetune.screen.data import data_report
 from finetune.screen.tables import block, pairs
 from finetune.screen.wording import about
+from finetune.settings import OneTeacherSpec, part_of
 
 CACHES = {
     "auto": "the teacher runs once; its outputs are cached on disk",
@@ -54,10 +55,13 @@ def _remarks(plan: Plan) -> list[Text]:
 
 
 def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
-    training, teacher, upload = recipe.training, recipe.teacher, recipe.upload
+    training, teacher, upload = recipe.training, recipe.all_teachers, recipe.upload
     if teacher:
-        yield "Teacher", teacher.source
+        for each in teacher:
+            yield "Teacher", f"{each.source}, {part_of(each)}" if isinstance(each, OneTeacherSpec) else each.source
         yield "Student", _student(recipe)
+        if plan.speed_up:
+            yield "", f"{count(plan.parameters)} parameters, about {plan.speed_up:.1f} times the speed of its teacher"
     else:
         yield "Model", str(recipe.model)
     trained, share = count(plan.trainable_parameters), plan.trainable_parameters / plan.parameters
@@ -74,7 +78,7 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
         mixed = f"{percent(loss.alpha)} from the data, {percent(1 - loss.alpha)} from the teacher"
         yield "Loss", f"{mixed} ({title('objectives', loss.objective)} at temperature {loss.temperature:g})"
         yield "Cache", CACHES[loss.cache] + (f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else "")
-    who = "teacher, student before and after" if teacher else "before and after"
+    who = f"teacher{'s' if len(teacher) > 1 else ''}, student before and after" if teacher else "before and after"
     asked, rows = recipe.benchmark.rows, min(recipe.benchmark.rows, plan.held_out_rows)
     yield "Benchmark", _benchmark(rows, who) + (f"; {asked} asked for, and no more are held out" if rows < asked else "")
     yield from _cost(plan)
@@ -112,8 +116,7 @@ def _benchmark(rows: int, who: str) -> str:
 def _student(recipe: Recipe) -> str:
     if not isinstance(recipe.model, StudentSpec):
         return recipe.model
-    layers = recipe.model.from_teacher.layers
-    return f"made from the teacher, {layers if layers >= 1 else f'{percent(layers)} of its'} layers"
+    return f"made from the teacher with {kept(dict(recipe.model.from_teacher.amounts()))}"
 
 
 def _against(needed: float, free: float, parts: Mapping[str, int] | None = None) -> Text:

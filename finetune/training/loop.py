@@ -137,7 +137,7 @@ def training_arguments(recipe: Recipe, machine: Machine, folder: Path, *, autoca
         num_train_epochs=spec.passes,
         per_device_train_batch_size=spec.batch_size,
         gradient_accumulation_steps=spec.gradient_accumulation,
-        learning_rate=spec.learning_rate,
+        learning_rate=spec.rate,
         lr_scheduler_type=spec.scheduler,
         warmup_steps=spec.warmup,
         activation_checkpointing=spec.activation_checkpointing is True,

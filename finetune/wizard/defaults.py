@@ -91,9 +91,9 @@ DISTIL_ON_GPU: dict[str, Any] = {
 
 DISTIL_ANYWHERE: dict[str, Any] = {
     "teacher": STARTER,
-    "model": {"from_teacher": {"layers": 20}},
+    "model": {"from_teacher": {"size": 0.75}},
     "dataset": {"source": "builtin:python-docs", "samples": 450},
-    "distillation": {"temperature": 2.0, "alpha": 0.2},
-    "training": {"epochs": 1, "batch_size": 4, "learning_rate": 5e-4},
+    "distillation": {"temperature": 1.0, "alpha": 0.2},
+    "training": {"epochs": 1, "batch_size": 4},
     "benchmark": {"rows": 45},
 }

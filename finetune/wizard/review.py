@@ -25,6 +25,7 @@ from finetune.shell import quoted
 from finetune.stopping import until_ctrl_c
 from finetune.wizard import preload
 from finetune.wizard.data_preview import state
+from finetune.wizard.draft import shown
 from finetune.wizard.faults import USUAL, in_words, step_of
 from finetune.wizard.host import HostInfo
 from finetune.wizard.layout import ascii_only
@@ -117,7 +118,7 @@ def ask_step(recipe: Recipe, prompter: Prompter, start: int = USUAL) -> int:
         Choice("1", "Models", recipe.model if isinstance(recipe.model, str) else "made from the teacher"),
         Choice("2", "Dataset", recipe.dataset.source),
         Choice("3", "Configuration", f"{recipe.method.kind}, {recipe.output_dir}"),
-        Choice("4", "Training", f"{epochs(training.epochs)}, batch {training.batch_size}, rate {training.learning_rate:g}"),
+        Choice("4", "Training", f"{epochs(training.epochs)}, batch {training.batch_size}, rate {shown(training.learning_rate)}"),
         Choice("5", "Benchmark", f"{recipe.benchmark.rows} rows"),
     ]
     return int(prompter.select("change", "Change what?", choices, default=str(start), more=MORE_CHANGE))

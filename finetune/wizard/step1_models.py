@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune import registry
 from finetune.errors import ModelError, RecipeError
 from finetune.formatting import count, spoken, strip_control_chars
 from finetune.hub.catalogue import CATALOGUE, CatalogueEntry, find
 from finetune.models.facts import ModelFacts, look_up
 from finetune.recipe import STARTER, Recipe
-from finetune.wizard import suggest
+from finetune.settings import FromTeacher, help_of, label
+from finetune.wizard import several_teachers, suggest
 from finetune.wizard.defaults import why
 from finetune.wizard.draft import Draft, get, problem, put
 from finetune.wizard.host import HostInfo
@@ -31,15 +33,21 @@ MORE = (
     "or the output folder of an earlier run."
 )
 MORE_STUDENT = (
-    "Made from the teacher: some of its layers are left out, the rest is copied. A student that keeps nearly all layers starts with most "
-    "of what the teacher knows; one that keeps two thirds answers badly until it is trained; one that keeps less than half has nearly "
-    "everything to learn again, which takes far more data and time.\n"
+    "Made from the teacher: some of its layers, or of their width, are left out, the rest is copied.\n"
     "Any other student must have the teacher's tokenizer."
 )
-MORE_LAYERS = (
-    "More layers: a better and slower student. Two thirds are a good start; below half, expect much less than the teacher can do.\n"
-    "A number such as 20, or a share such as 0.67."
+MORE_BY = (
+    "At equal size, narrower layers keep much more of what the teacher knows, and fewer layers answer somewhat faster.\n"
+    "The best mix measures a few students of one size and takes the one that begins closest to the teacher."
 )
+MORE_AMOUNT = {
+    "layers": "More layers: a better and slower student. Two thirds are a good start; below half, expect much less than the teacher "
+    "can do.\nA number such as 20, or a share such as 0.67.",
+    "ffn": "The feed-forward part of a layer has most of its weights. Half of its width and more leaves a student that still speaks.",
+    "heads": "Attention heads are few and each knows much: leaving one out costs more than as many weights of the feed-forward part.",
+    "size": "The embeddings stay as they are, so the layers shrink by more than this. Three quarters are a good start.",
+}
+USUAL_SHARES = {"layers": 0.67, "ffn": 0.75, "heads": 0.67, "size": 0.75}
 
 
 def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
@@ -49,6 +57,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     if draft["approach"] == "fine-tuning":
         default = get(draft, "model")
         return put(draft, "model", _ask_model(prompter, here, Question("model", "Model", default, _offered(here, default), more=MORE)))
+    way = several_teachers.ask_way(prompter)
     teacher = get(draft, "teacher.source")
     question = Question("teacher", "Teacher", teacher, _offered(here, teacher), help="The model to imitate.", more=MORE)
     teacher = _ask_model(prompter, here, question)
@@ -56,6 +65,14 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     if found := proposal(teacher):
         draft = {**draft, **found}
         prompter.note(sentence(found))
+    if way == several_teachers.SEVERAL:
+        draft = several_teachers.ask(
+            draft,
+            prompter,
+            teacher,
+            check=lambda text: _model_problem(text, here, None),
+            complete=lambda text: suggest.models(text, here.hub),
+        )
     return _student(draft, prompter, here, teacher)
 
 
@@ -63,31 +80,49 @@ def _student(draft: Draft, prompter: Prompter, here: HostInfo, teacher: str) -> 
     big = _facts(teacher, here)
     same_tokenizer = [entry for entry in CATALOGUE if here.hub and big and entry.vocabulary == big.vocabulary]
     smaller = [_entry_choice(entry) for entry in same_tokenizer if big and entry.parameters < big.parameters]
-    offered = [Choice(MADE, "Made from the teacher", "fewer layers, same tokenizer"), *smaller][:MOST_OFFERED]
+    offered = [Choice(MADE, "Made from the teacher", "fewer or narrower layers, same tokenizer"), *smaller][:MOST_OFFERED]
     default = draft["model"] if draft["model"] in [choice.value for choice in smaller] else MADE
     question = Question("student", "Student", default, offered, help="The smaller model to train.", more=MORE_STUDENT)
     picked = _ask_model(prompter, here, question, refused=teacher)
-    return put(draft, "model", {"from_teacher": {"layers": _layers(draft, prompter, big)}} if picked == MADE else picked)
+    return _made(draft, prompter, big) if picked == MADE else put(draft, "model", picked)
 
 
-def _layers(draft: Draft, prompter: Prompter, teacher: ModelFacts | None) -> str:
-    given = draft["model"]["from_teacher"]["layers"] if isinstance(draft["model"], dict) else 0.67
-    if teacher is None:
-        default, help = "0.67", "A number of layers, or a share such as 0.67."
-    else:
-        layers = round(given * teacher.layers) if given < 1 else given
-        default = str(layers if layers < teacher.layers else round(0.67 * teacher.layers))
-        left = count(made_parameters(teacher, int(default)))
-        help = f"The teacher has {teacher.layers}; with {default} layers the student has {left} of {count(teacher.parameters)} parameters."
+def _made(draft: Draft, prompter: Prompter, teacher: ModelFacts | None) -> Draft:
+    """What is left out of the teacher, and how much stays."""
+    given = dict(draft["model"]["from_teacher"]) if isinstance(draft["model"], dict) else {}
+    ways = [Choice(*found) for found in registry.choices("students") if found[0] in FromTeacher.model_fields]
+    usual = next(reversed(given), "size")
+    by = prompter.select("student.by", "Smaller by", ways, default=usual, help="Which part of the teacher is left out.", more=MORE_BY)
+    draft = {**draft, "model": STARTER}  # so that no other part is left out too
 
     def check(text: str) -> str | None:
-        if problem(draft, "model", {"from_teacher": {"layers": text}}):
-            return f"A number of layers such as 20, or a share of them such as 0.67, not {text}."
-        if teacher and not 2 <= round(float(text) * (teacher.layers if float(text) < 1 else 1)) < teacher.layers:
+        if problem(draft, "model", {"from_teacher": {by: text}}):
+            return f"A share of the teacher's such as {USUAL_SHARES[by]}{f', or a number, not {text}' if by != 'size' else ''}."
+        if by == "layers" and teacher and not 2 <= round(float(text) * (teacher.layers if float(text) < 1 else 1)) < teacher.layers:
             return f"From 2 to {teacher.layers - 1} layers of the teacher's {teacher.layers} can be kept."
         return None
 
-    return prompter.text("student.layers", "Layers to keep", default=default, check=check, help=help, more=MORE_LAYERS)
+    field = FromTeacher.model_fields[by]
+    default, help = _proposed(by, given.get(by, USUAL_SHARES[by]), teacher)
+    amount = prompter.text(
+        f"student.{by}", label(by, field), default=default, check=check, help=help or help_of(field), more=MORE_AMOUNT[by]
+    )
+    return put(draft, "model", {"from_teacher": {by: amount}})
+
+
+def _proposed(by: str, given: float, teacher: ModelFacts | None) -> tuple[str, str]:
+    """The default of an amount, and what it means for this teacher where that is known."""
+    if teacher is None:
+        return f"{USUAL_SHARES[by]:g}", ""
+    of = count(teacher.parameters)
+    if by == "size":
+        return f"{given:g}", f"As a share of the teacher's {of} parameters: {given:g} are {count(given * teacher.parameters)}."
+    if by != "layers":
+        return f"{given:g}", ""
+    layers = round(given * teacher.layers) if given < 1 else round(given)
+    layers = layers if layers < teacher.layers else round(USUAL_SHARES[by] * teacher.layers)
+    left = count(made_parameters(teacher, layers))
+    return str(layers), f"The teacher has {teacher.layers}; with {layers} layers the student has {left} of {of} parameters."
 
 
 def _facts(teacher: str, here: HostInfo) -> ModelFacts | None:

@@ -10,21 +10,21 @@ Prints how many mutants of each kind were read, refused and found faults with; e
 from __future__ import annotations
 
 import argparse
-import json
+import multiprocessing
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
+from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import Empty, Queue
-from threading import Thread
 
 SECONDS, BYTES = 5.0, 1_000_000_000  # of the processor and of memory, for one mutant
 HANGS = 40.0  # seconds on the clock: other programs may use the processors too
 HERE = Path(__file__).parent
+PROCESSES = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
+PROCESSES.set_forkserver_preload(["datasets", "peft", "transformers.trainer"])  # once, instead of in the process of each kind
 
 
 def fuzz(name: str, count: int, seed: int) -> tuple[int, int, list[str]]:
@@ -32,29 +32,27 @@ def fuzz(name: str, count: int, seed: int) -> tuple[int, int, list[str]]:
     refused, at, faults = 0, 0, []
     while at < count:
         with tempfile.TemporaryDirectory() as workplace:
-            command = [sys.executable, str(Path(__file__)), "--worker", name, workplace, str(at), str(count), str(seed)]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-            assert process.stdout is not None
-            lines: Queue[str | None] = Queue()
-            Thread(target=_lines_to, args=(process.stdout, lines), daemon=True).start()
+            here, there = PROCESSES.Pipe(duplex=False)
+            process = PROCESSES.Process(target=work, args=(name, workplace, at, count, seed, there), daemon=True)
+            process.start()
+            there.close()
             working: int | None = None
             while True:
-                try:
-                    line = lines.get(timeout=HANGS if working is not None else 10 * HANGS)
-                except Empty:
+                if not here.poll(HANGS if working is not None else 10 * HANGS):
                     process.kill()
                     faults.append(f"{name} {working}: hangs")
                     break
-                if line is None:
-                    if process.wait() != 0:
-                        faults.append(f"{name} {working}: the process died ({process.returncode})")
+                try:
+                    working, what, why = here.recv()
+                except EOFError:
+                    process.join()
+                    if process.exitcode != 0:
+                        faults.append(f"{name} {working}: the process died ({process.exitcode})")
                     break
-                told = json.loads(line)
-                working = told["mutant"]
-                refused += told["what"] == "refused"
-                if told["what"] == "fault":
-                    faults.append(f"{name} {working}: {told['why']}")
-            process.wait()
+                refused += what == "refused"
+                if what == "fault":
+                    faults.append(f"{name} {working}: {why}")
+            process.join()
         if working is None or len(faults) > 50:
             faults.append(f"{name}: given up after mutant {working}")
             break
@@ -62,16 +60,11 @@ def fuzz(name: str, count: int, seed: int) -> tuple[int, int, list[str]]:
     return at, refused, faults
 
 
-def _lines_to(stream: object, lines: Queue[str | None]) -> None:
-    for line in stream:  # type: ignore[attr-defined]
-        lines.put(line)
-    lines.put(None)
-
-
-def work(name: str, workplace: str, first: int, count: int, seed: int) -> None:
-    """Read mutants `first` to `count` and tell of each on stdout; what libraries print goes nowhere."""
-    told = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+def work(name: str, workplace: str, first: int, count: int, seed: int, told: Connection) -> None:
+    """Read mutants `first` to `count` and tell of each; what libraries print goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
     sys.path[:0] = [str(HERE), str(HERE.parent / "unit"), str(HERE.parents[1])]
     import warnings
 
@@ -98,7 +91,7 @@ def work(name: str, workplace: str, first: int, count: int, seed: int) -> None:
         content = mutant(content, numbers, damage)
         began = time.process_time()
         what, why = "read", ""
-        print(json.dumps({"mutant": number, "what": "begins"}), file=told, flush=True)
+        told.send((number, "begins", ""))
         try:
             kind.read(file, content)
         except FinetuneError as error:
@@ -117,8 +110,7 @@ def work(name: str, workplace: str, first: int, count: int, seed: int) -> None:
         if grown > BYTES:
             what, why, before = "fault", f"{file}: took {grown / 1e9:.1f} GB {why}", _peak()
         if what != "read":
-            print(json.dumps({"mutant": number, "what": what, "why": why}), file=told, flush=True)
-    told.flush()
+            told.send((number, what, why))
 
 
 def _peak() -> int:
@@ -133,10 +125,6 @@ def _peak() -> int:
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["--worker"]:
-        name, workplace, *numbers = sys.argv[2:]
-        work(name, workplace, *map(int, numbers))
-        return 0
     sys.path[:0] = [str(HERE), str(HERE.parent / "unit"), str(HERE.parents[1])]
     from fuzz_kinds import HEAVY, LIGHT
 

@@ -12,11 +12,14 @@ from letters import tokenizer as letters_tokenizer
 from pico import NAMES, pico, pico_rows
 from transformers import AutoModelForCausalLM
 
+from finetune.distillation.cutting import kept_layers, layer_stack
 from finetune.distillation.pair_checks import examine, stop_on_problem
-from finetune.distillation.student import kept_layers, layer_stack, least_turning_block, make_student
+from finetune.distillation.student import make_student
+from finetune.distillation.students.layers import least_turning_block
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import ModelError, RecipeError, TrainingError, VocabularyMismatch
 from finetune.events import Notice, Recorder
+from finetune.settings import FromTeacher
 from finetune.training.head import head_of
 
 ROWS = pico_rows(6)
@@ -40,7 +43,7 @@ class TestMakingAStudent:
     def test_it_reloads_generates_and_leaves_the_teacher_alone(self, name: str, tmp_path) -> None:
         teacher = deep(name)
         before = teacher(IDS).logits
-        student = make_student(teacher, 4, ROWS)
+        student = make_student(teacher, FromTeacher(layers=4), ROWS).model
         assert len(layer_stack(student)) == student.config.num_hidden_layers == 4
         torch.testing.assert_close(teacher(IDS).logits, before, rtol=0, atol=0)
         torch.testing.assert_close(head_of(student).weight, head_of(teacher).weight, rtol=0, atol=0)
@@ -62,7 +65,7 @@ class TestMakingAStudent:
     def test_layers_that_are_numbered_by_another_name_are_numbered_anew(self, family: str, settings: dict, tmp_path) -> None:
         torch.manual_seed(0)
         config = getattr(transformers, f"{family}Config")(vocab_size=131, hidden_size=24, bos_token_id=1, eos_token_id=2, **settings)
-        student = make_student(AutoModelForCausalLM.from_config(config).eval(), 3, ROWS)
+        student = make_student(AutoModelForCausalLM.from_config(config).eval(), FromTeacher(layers=3), ROWS).model
         student.save_pretrained(tmp_path)
         again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
         assert len(layer_stack(again)) == 3
@@ -82,7 +85,7 @@ class TestMakingAStudent:
         assert (block.start, block.length) == (2, 2)
         assert block.distance < 1e-3
         recorder = Recorder()
-        student = make_student(teacher, 4, ROWS, reporter=recorder)
+        student = make_student(teacher, FromTeacher(layers=4), ROWS, reporter=recorder).model
         torch.testing.assert_close(student(IDS).logits, teacher(IDS).logits)
         assert "4 of 6 layers: 3 to 4" in recorder.of(Notice)[0].text
 
@@ -94,7 +97,7 @@ class TestMakingAStudent:
 
     def test_every_weight_of_the_student_trains_apart_from_the_teacher(self) -> None:
         teacher = deep("qwen2").requires_grad_(False)
-        student = make_student(teacher, 3, ROWS)
+        student = make_student(teacher, FromTeacher(layers=3), ROWS).model
         assert all(parameter.requires_grad for parameter in student.parameters())
         shared = {parameter.data_ptr() for parameter in teacher.parameters()} & {parameter.data_ptr() for parameter in student.parameters()}
         assert not shared
@@ -104,8 +107,8 @@ class TestMakingAStudent:
         teacher = peft.get_peft_model(deep("llama"), peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)).eval()
         merged = peft.get_peft_model(deep("llama"), peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
         merged.load_state_dict(teacher.state_dict())
-        expected = make_student(merged.merge_and_unload().eval(), 4, ROWS)
-        student = make_student(teacher, 4, ROWS)
+        expected = make_student(merged.merge_and_unload().eval(), FromTeacher(layers=4), ROWS).model
+        student = make_student(teacher, FromTeacher(layers=4), ROWS).model
         assert not hasattr(student, "peft_config")
         torch.testing.assert_close(student(IDS).logits, expected(IDS).logits, rtol=1e-4, atol=1e-4)
 
@@ -121,11 +124,11 @@ class TestMakingAStudent:
 
     def test_quantised_teachers_and_missing_rows_are_refused(self) -> None:
         with pytest.raises(RecipeError, match="calibration rows"):
-            make_student(deep("llama"), 4, [])
+            make_student(deep("llama"), FromTeacher(layers=4), [])
         quantised = deep("llama")
         quantised.quantization_method = "bitsandbytes"
         with pytest.raises(ModelError, match="quantised"):
-            make_student(quantised, 4, ROWS)
+            make_student(quantised, FromTeacher(layers=4), ROWS)
 
 
 class Letters:

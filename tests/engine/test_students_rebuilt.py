@@ -13,8 +13,10 @@ from transformers import AutoModelForCausalLM
 from zoo import build, config
 
 from finetune.distillation.cutting import cut_config, first_cut, possible_starts
-from finetune.distillation.student import check_rebuilt, make_student
+from finetune.distillation.student import make_student
+from finetune.distillation.students.rebuilding import check_rebuilt
 from finetune.errors import ModelError
+from finetune.settings import FromTeacher
 
 ROWS = pico_rows(4)
 IDS = torch.arange(4, 16)[None]
@@ -49,7 +51,7 @@ def deep(name: str, settings: dict[str, Any]) -> Any:
 def test_a_rule_for_layers_is_rewritten_for_those_that_stay(name: str, tmp_path: Path) -> None:
     settings, layers = KEPT[name]
     teacher = deep(name, settings)
-    student = make_student(teacher, layers, ROWS)
+    student = make_student(teacher, FromTeacher(layers=layers), ROWS).model
     student.save_pretrained(tmp_path)
     again, found = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, output_loading_info=True)
     assert not found["missing_keys"]
@@ -64,7 +66,7 @@ def test_a_student_that_would_be_saved_as_another_is_refused_by_run_and_plan(nam
     settings, layers, said = REFUSED[name]
     teacher = deep(name, settings)
     with pytest.raises(ModelError, match=said):
-        make_student(teacher, layers, ROWS)
+        make_student(teacher, FromTeacher(layers=layers), ROWS)
     with pytest.raises(ModelError, match=said) as error:
         first_cut(teacher.config, layers, FROM)
     assert "model=MODEL" in str(error.value.hint)

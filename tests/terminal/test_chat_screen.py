@@ -23,10 +23,11 @@ finished_run(Path({folder!r}), base, Recipe.from_layers({{"model": str(base)}}))
 LOADING = 60  # seconds
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    folder = tmp_path / "tuned_model"
-    code = MAKE.format(root=str(ROOT), engine=str(ROOT / "tests" / "engine"), base=str(tmp_path / "base_model"), folder=str(folder))
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("talks")
+    folder = place / "tuned_model"
+    code = MAKE.format(root=str(ROOT), engine=str(ROOT / "tests" / "engine"), base=str(place / "base_model"), folder=str(folder))
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
     return folder
 

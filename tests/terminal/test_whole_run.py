@@ -79,6 +79,7 @@ def test_distillation_from_the_first_question_to_the_student_beside_its_teacher(
         answer(terminal, "Teacher", UP)
         answer(terminal, "Name or folder", "./pico")
         answer(terminal, "Student")
+        answer(terminal, "Smaller by", DOWN)  # from the best mix, which is last, to the first: layers
         terminal.wait_for("The teacher has 4")
         answer(terminal, "Layers to keep", "2")
         answer(terminal, "Dataset", DOWN)
@@ -98,7 +99,7 @@ def test_distillation_from_the_first_question_to_the_student_beside_its_teacher(
         ):
             answer(terminal, question)
         terminal.wait_for("? Ready?", RUN_SECONDS)
-        for fact in ("Teacher", "made from the teacher, 2 layers", "Cache", "./distilled_model"):
+        for fact in ("Teacher", "made from the teacher with 2 of its layers", "Cache", "./distilled_model"):
             terminal.wait_for(fact)
         terminal.press(ENTER)
         terminal.wait_for("STEP 6", RUN_SECONDS)

@@ -47,8 +47,8 @@ def scores(**more: Any) -> dict[str, Any]:
 
 
 def test_it_is_told_in_numbers_and_not_at_all_where_there_are_none() -> None:
-    assert codes_copied(scores()) == "1 of 3 (before: 0)"
-    assert codes_copied(scores(teacher={"copied": 1.0})) == "1 of 3 (before: 0, teacher: 3)"
+    assert codes_copied(scores()) == "1 of 3 numbers and codes of the references (before: 0)"
+    assert codes_copied(scores(teacher={"copied": 1.0})) == "1 of 3 numbers and codes of the references (before: 0, teacher: 3)"
     assert codes_copied(scores(per_row={"rougeL": [0.5]})) is None
 
 

@@ -108,3 +108,19 @@ def test_a_method_set_by_name_and_then_by_key_is_that_method() -> None:
 def test_a_benchmark_that_would_measure_nothing_is_refused(override: str, words: str) -> None:
     with pytest.raises(RecipeError, match=re.escape(words)):
         Recipe.from_layers(parse_override(override))
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ({"layers": 1.5}, "model.from_teacher.layers must be a whole number, or a share between 0 and 1, not 1.5."),
+        ({"size": 2}, "model.from_teacher.size must be less than 1, not 2."),
+        ({"size": 0.75, "ffn": 864}, "model.from_teacher has `size`, which chooses layers and width itself: leave out the other keys."),
+        ({}, "model.from_teacher must name what the student keeps: `layers`, `ffn`, `heads` or `size`."),
+        ({"width": 2}, "model.from_teacher.width is not a recipe key."),
+    ],
+)
+def test_what_a_student_cannot_keep_is_said_of_its_own_key(kept: dict[str, float], said: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        Recipe.from_layers({"approach": "distillation", "model": {"from_teacher": kept}})
+    assert refused.value.message.startswith(said)

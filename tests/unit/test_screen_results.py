@@ -131,7 +131,9 @@ def test_the_worst_answer_and_the_numbers_it_lacks_are_shown_before_the_scores(w
     assert "The worst answer which order? reference Order 4711." in words
     assert "missing 4711" in words
     assert "All answers, worst first, are in run/report.html." in words
-    assert "Numbers and codes copied: 0 of 1 (before: 0)" in " ".join(drawn(scores_table(scores, width), width).split())
+    assert "Codes copied: 0 of 1 numbers and codes of the references (before: 0)" in " ".join(
+        drawn(scores_table(scores, width), width).split()
+    )
     console = Console(file=io.StringIO(), width=width, theme=THEME, force_terminal=True, color_system=None, highlight=False)
     show_results(Recipe.from_layers({}), RunResult(Path("x"), scores, {}), console)
     shown = console.file.getvalue()  # type: ignore[attr-defined]

@@ -62,7 +62,8 @@ def test_distillation_without_a_gpu_makes_the_student_from_the_starter() -> None
     assert recipe.approach == "distillation"
     assert recipe.teacher is not None
     assert recipe.teacher.source == STARTER
-    assert recipe.model_dump()["model"] == {"from_teacher": {"layers": 20}}
+    assert recipe.model_dump()["model"] == {"from_teacher": {"size": 0.75}}
+    assert recipe.training.learning_rate == "auto"
     assert recipe.dataset.source == "builtin:python-docs"
     assert recipe.output_dir == "./distilled_model"
 
@@ -269,9 +270,16 @@ def test_a_model_that_cannot_be_here_is_refused_at_once() -> None:
 
 
 def test_a_student_must_be_smaller_than_its_teacher() -> None:
-    prompter = enter_all_the_way(approach="distillation", student__layers=["0", "1", "30", "1.5", "12"])
+    prompter = enter_all_the_way(approach="distillation", student__by="layers", student__layers=["0", "1", "30", "1.5", "12"])
     assert ask(prompter).model_dump()["model"] == {"from_teacher": {"layers": 12}}
     assert prompter.shown.count("From 2 to 29 layers of the teacher's 30 can be kept.") == 2
+
+
+@pytest.mark.parametrize(("by", "refused", "amount"), [("ffn", "-1", 0.5), ("heads", "1.5", 6), ("size", "2", 0.8)])
+def test_a_student_is_smaller_by_what_is_asked_for_and_by_nothing_else(by: str, refused: str, amount: float) -> None:
+    prompter = enter_all_the_way(**{"approach": "distillation", "student.by": by, f"student.{by}": [refused, str(amount)]})
+    assert ask(prompter).model_dump()["model"] == {"from_teacher": {by: amount}}
+    assert sum(line.startswith("A share of the teacher's such as 0.") for line in prompter.shown) == 1
 
 
 def test_temperature_and_alpha_are_held_to_their_ranges() -> None:

@@ -310,7 +310,7 @@ def model(folder: Path, layers: int) -> Path:
 
 def test_an_adapter_as_teacher_has_the_layers_and_the_size_of_its_base(workplace: Path) -> None:
     own_run(workplace / "expert", adapter_of=model(workplace / "base", layers=30))
-    prompter = Listening({"approach": "distillation", "teacher": "./expert", "student.layers": ["40", "30", "20"]})
+    prompter = Listening({"approach": "distillation", "teacher": "./expert", "student.by": "layers", "student.layers": ["40", "30", "20"]})
     assert ask(prompter).model_dump()["model"] == {"from_teacher": {"layers": 20}}
     assert prompter.shown.count("From 2 to 29 layers of the teacher's 30 can be kept.") == 2
     assert prompter.helps["student.layers"] == "The teacher has 30; with 20 layers the student has 21k of 31k parameters."

@@ -12,7 +12,7 @@ from typing import Any
 from finetune.benchmark.report.charts import bars, curve
 from finetune.benchmark.report.html import Html, bullets, duration, element, facts, section, subsection, table
 from finetune.benchmark.report.records import Records
-from finetune.formatting import count, percent, size
+from finetune.formatting import count, kept, percent, size, student_parts
 from finetune.registry import title
 from finetune.run_folder import free_name
 from finetune.shell import quoted
@@ -39,14 +39,13 @@ def model_of(recipe: Mapping[str, Any]) -> str:
     """The model that is trained, described in words."""
     model = recipe["model"]
     if isinstance(model, Mapping):
-        layers = model["from_teacher"]["layers"]
-        return f"a student with {percent(layers) if isinstance(layers, float) and layers < 1 else layers} of its layers"
+        return f"a student with {kept(model['from_teacher'])}"
     return str(model)
 
 
 def teacher_of(recipe: Mapping[str, Any]) -> str:
-    teacher = recipe.get("teacher") or {}
-    return f"{teacher.get('source', '')}{_if(' in {}', teacher.get('load_in'))}"
+    each = recipe.get("teachers") or [recipe.get("teacher") or {}]
+    return " and ".join(f"{teacher.get('source', '')}{_if(' in {}', teacher.get('load_in'))}" for teacher in each)
 
 
 def asked(records: Records) -> Html:
@@ -55,16 +54,20 @@ def asked(records: Records) -> Html:
     if not recipe:
         return Html()
     training, dataset, method, benchmark = (recipe[key] for key in ("training", "dataset", "method", "benchmark"))
-    rows = training["batch_size"] * training["gradient_accumulation"]
+    rows, rate = training["batch_size"] * training["gradient_accumulation"], _plain(training["learning_rate"])
     settings = ", ".join(f"{key} {_plain(value)}" for key, value in method.items() if key != "kind" and value not in (None, "auto", False))
     listed = [
         ("Approach", str(recipe["approach"]).capitalize()),
         ("Teacher", teacher_of(recipe) if recipe["approach"] == "distillation" else ""),
         ("Model", model_of(recipe).capitalize() if isinstance(recipe["model"], Mapping) else model_of(recipe)),
+        ("Student", student_parts(records.student)),
         ("Method", title("methods", method["kind"]) + (f": {settings}" if settings else "")),
         ("Data", f"{dataset['source']}, {_if('at most {:,}', dataset['samples']) or 'all'} rows"),
         ("Rows", f"truncated at {dataset['max_length']:,} tokens; {percent(dataset['held_out'])} held out"),
-        ("Training", f"{_times(training['epochs'])} over the data, {rows:,} rows per step, learning rate {training['learning_rate']:g}"),
+        (
+            "Training",
+            f"{_times(training['epochs'])} over the data, {rows:,} rows per step, learning rate {rate}",
+        ),
     ]
     if recipe["approach"] == "distillation":
         spec = recipe["distillation"]

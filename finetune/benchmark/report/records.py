@@ -28,13 +28,14 @@ from finetune.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Records:
-    """`scores` is benchmark.json, `data` data_report.json, `exports` export.json; what is unknown is empty."""
+    """`scores` is benchmark.json, `data` data_report.json, `student` student.json, `exports` export.json; what is unknown is empty."""
 
     output_dir: Path
     scores: Mapping[str, Any]
     recipe: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
+    student: Mapping[str, Any] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
     exports: list[dict[str, Any]] = field(default_factory=list)
 
@@ -103,6 +104,7 @@ def read_records(folder: RunFolder) -> Records:
         recipe=read_yaml(folder.recipe) if folder.recipe.is_file() else {},
         environment=known(folder.environment),
         data=known(folder.data_report),
+        student=known(folder.student),
         events=read_events(folder.events),
         exports=folder.exports,
     )
