@@ -71,9 +71,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "export --to": {
         "metavar": "KIND",
         "required": True,
-        "help": "gguf, gguf:TYPE (f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0; default f16) or onnx",
+        "help": "one of the kinds below, for example gguf:q8_0",
     },
-    "--to-dir": {"metavar": "DIR", "help": "the new folder (default: OUTPUT_DIR-gguf, OUTPUT_DIR-onnx)"},
+    "--to-dir": {"metavar": "DIR", "help": "the new folder (default: OUTPUT_DIR-KIND)"},
     "--limit": {
         "metavar": "NUMBER",
         "type": float,
@@ -115,7 +115,7 @@ class Parser(argparse.ArgumentParser):
         takes = {option for action in self._actions for option in action.option_strings}
         if "--yes" in takes:
             return _overview(self.prog)
-        return super().format_help() + (_choices() if "--set" in takes else "")
+        return super().format_help() + (_choices() if "--set" in takes else _kinds() if "--to-dir" in takes else "")
 
 
 def parser() -> Parser:
@@ -175,6 +175,14 @@ def _usage(command: str) -> str:
 
 def _options(names: Iterable[str]) -> list[tuple[str, str]]:
     return [(f"{name} {ARGUMENTS[name].get('metavar', '')}".strip(), ARGUMENTS[name]["help"]) for name in names]
+
+
+def _kinds() -> str:
+    """What a model can be exported to."""
+    from finetune.export.exporters import exporters
+    from finetune.export.kinds import DEFAULT, KINDS
+
+    return f"\nKinds: {', '.join(exporters())}\nTypes of gguf: {', '.join(KINDS)} (default {DEFAULT})\n"
 
 
 def _choices() -> str:

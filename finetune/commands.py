@@ -226,8 +226,9 @@ def merge(arguments: argparse.Namespace) -> int:
     from finetune import registry
     from finetune.formatting import percent, size
     from finetune.paths import typed_path
-    from finetune.publish.elsewhere import adapter_of
+    from finetune.publish.elsewhere import adapter_of, folder_commands
     from finetune.screen.reporter import working
+    from finetune.screen.tables import to_copy
     from finetune.screen.wording import command_name
     from finetune.shell import quoted
 
@@ -238,7 +239,8 @@ def merge(arguments: argparse.Namespace) -> int:
         done = registry.load("exporters", "merged").export(folder, to, _runtime(arguments), reporter)
     same = f"logits differ by at most {percent(done.difference, 2)} of the largest logit, on {done.prompts} prompts"
     merged = f"  Merged: {to} ({size(done.bytes)}, {done.dtype}); {same}"
-    return _show(arguments, asdict(done), merged, f"  Chat: {command_name()} chat {quoted(to)}")
+    uses = {"Chat": f"{command_name()} chat {quoted(to)}", **folder_commands(to)}
+    return _show(arguments, asdict(done), merged, to_copy(uses.items(), console.width))
 
 
 def export(arguments: argparse.Namespace) -> int:
@@ -252,9 +254,10 @@ def export(arguments: argparse.Namespace) -> int:
     folder = RunFolder.of(arguments.output_dir)
     exporter, options = chosen(arguments.to, arguments.limit)
     to = typed_path(arguments.to_dir) if arguments.to_dir else beside(folder.output_dir, exporter.ending)
-    with working(_console(arguments), log=folder.debug_log) as reporter:
+    console = _console(arguments)
+    with working(console, log=folder.debug_log) as reporter:
         done = exporter.export(folder, to, _runtime(arguments), reporter, **options)
-    return _show(arguments, done.to_dict(), exported_picture(done), "", f"  Exported: {to / done.file}", commands(done))
+    return _show(arguments, done.to_dict(), exported_picture(done), "", commands(done, console.width))
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -295,12 +298,14 @@ def _show(arguments: argparse.Namespace, facts: dict[str, Any], *pictures: Rende
 
     What is printed as JSON ends in logs that others read: text of the person's rows is only in it with --examples.
     """
+    from rich.text import Text
+
     if arguments.json:
         print(json.dumps(facts if getattr(arguments, "examples", False) else _without_rows(facts), default=str))
     else:
         console = _console(arguments)
         for picture in pictures:
-            console.print(picture, soft_wrap=isinstance(picture, str))
+            console.print(picture, soft_wrap=isinstance(picture, str | Text))
     return 0
 
 

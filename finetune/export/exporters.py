@@ -15,13 +15,18 @@ from finetune.errors import BadInput
 MERGED = "merged"  # has a command of its own
 
 
+def exporters() -> list[str]:
+    """Every name but that of merging; imports none of them."""
+    return [each for each in registry.names("exporters") if each != MERGED]
+
+
 def chosen(text: str, limit: float | None) -> tuple[Any, dict[str, Any]]:
     """The exporter and its options; raises BadInput for a kind that does not exist, with the nearest that does.
 
     Whether there is such a type is for the exporter to say.
     """
     name, _, type = text.partition(":")
-    known = [each for each in registry.names("exporters") if each != MERGED]
+    known = exporters()
     if name.lower() not in known:
         raise BadInput(
             f"There is nothing called {name!r} to export to.{registry.did_you_mean(name.lower(), known)}",

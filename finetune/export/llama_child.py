@@ -18,6 +18,7 @@ from finetune.errors import FinetuneError
 from finetune.run.child import Say, answer
 
 TIMED_TOKENS = 64
+FORCE = 1e6  # added to a logit when a token is chosen, after the probabilities were taken
 
 
 def work(order: dict[str, Any], say: Say) -> None:
@@ -42,10 +43,13 @@ def work(order: dict[str, Any], say: Say) -> None:
     say(tokens=[_ask(address, "tokenize", {"content": text, "add_special": alone})["tokens"] for text, alone in order["texts"]])
     say(rendered=[_ask(address, "apply-template", {"messages": turns})["prompt"] for turns in order["chats"]])
     vocabulary = order["vocabulary"]
+    letter = _ask(address, "tokenize", {"content": "a"})["tokens"][0]
+    # The answer is "a", whatever is likeliest: of a token that ends the text, or is half a letter, the server tells no probabilities.
+    forced = {"n_predict": 1, "n_probs": vocabulary, "logit_bias": [[letter, FORCE]], "temperature": 0, "cache_prompt": False}
     for number, prompt in enumerate(order["prompts"]):
-        asked = {"prompt": prompt, "n_predict": 1, "n_probs": vocabulary, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
+        (said,) = _ask(address, "completion", {"prompt": prompt, **forced})["completion_probabilities"]
         values = np.full(vocabulary, -np.inf, dtype=np.float32)
-        for token in _ask(address, "completion", asked)["completion_probabilities"][0]["top_logprobs"]:
+        for token in said["top_logprobs"]:
             values[token["id"]] = token["logprob"]
         np.save(Path(order["folder"]) / f"{number}.npy", values)
         say(prompt=number)

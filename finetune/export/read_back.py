@@ -39,8 +39,8 @@ def _ids(tokenizer: Tokenizer, stated: dict[str, Any], text: str, *, alone: bool
 def _tokenizer(stated: dict[str, Any]) -> Tokenizer:
     tokens, types = stated["tokenizer.ggml.tokens"], stated["tokenizer.ggml.token_type"]
     made = _sentence_piece(stated) if stated["tokenizer.ggml.model"] == "llama" else _byte_level(stated)
-    marks = [(token, type) for token, type in zip(tokens, types, strict=True) if type in (CONTROL, USER_DEFINED)]
-    made.add_tokens([AddedToken(token, special=type == CONTROL, normalized=False) for token, type in marks])
+    marks = [(token, type) for token, type in zip(tokens, types, strict=True) if type in (CONTROL, USER_DEFINED, UNKNOWN)]
+    made.add_tokens([AddedToken(token, special=type != USER_DEFINED, normalized=False) for token, type in marks])
     return made
 
 

@@ -63,7 +63,7 @@ def _tokens(described: dict[str, Any], vocabulary: int, model: str) -> tuple[lis
         special = added[content]["special"] if content in added else None
         types[number] = NORMAL if special is None else CONTROL if special else USER_DEFINED
     unknown = described["model"].get("unk_token")
-    if unknown in ids:
+    if unknown in added:  # llama.cpp reads such a token in texts too
         types[ids[unknown]] = UNKNOWN
     return tokens, types
 

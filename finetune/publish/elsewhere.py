@@ -2,7 +2,7 @@
 
 adapter_of("./finetuned_model")         # what can be merged, and where to
 base_of(recipe, continued).kind         # "hub": downloaded when the adapter is loaded; "starter"; "here": only on this machine
-in_short(Path("./finetuned_model"), "finetune-cli")
+in_short(Path("./finetuned_model"), "finetune-cli")      # [("Elsewhere", "copy the folder; it loads as it is")]
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ def base_of(recipe: Recipe, continued: Mapping[str, Any]) -> Base:
     return Base("hub", exact) if exact else Base("here", hub_model(text))
 
 
-def in_short(home: Path, command: str) -> str:
-    """One line for the end of a run whose output folder is `home`."""
+def in_short(home: Path, command: str) -> list[tuple[str, str]]:
+    """Rows for the end of a run whose output folder is `home`: a name, and words or a command that can be copied."""
     if not is_adapter(home):
-        return "copy the folder; it loads as it is"
+        return [("Elsewhere", "copy the folder; it loads as it is")]
     folder = RunFolder(home)
     continued = folder.read_json(folder.continued) if folder.continued.is_file() else {}
     base = base_of(Recipe.load(folder.recipe), continued)
     if base.kind == "hub":
-        return f"copy the folder; {base.name} is downloaded when it is loaded"
-    return f"{command} merge {quoted(home)}, then copy the merged folder"
+        return [("Elsewhere", f"copy the folder; {base.name} is downloaded when it is loaded")]
+    return [("Merge", f"{command} merge {quoted(home)}"), ("Elsewhere", "merge it first, then copy the merged folder")]
 
 
 def gguf_commands(file: Path, name: str) -> dict[str, str]:
@@ -79,9 +79,7 @@ def gguf_commands(file: Path, name: str) -> dict[str, str]:
 
 
 def folder_commands(home: Path) -> dict[str, str]:
-    """How programs that read a whole model's folder take it; an adapter has to be merged first."""
-    if is_adapter(home):
-        return {}
+    """How programs that read the folder of a whole model take it."""
     return {"vLLM": f"vllm serve {quoted(home)}", "MLX": f"mlx_lm.chat --model {quoted(home)}"}
 
 

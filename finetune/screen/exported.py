@@ -1,9 +1,12 @@
 """What was exported and what was proven of it, as a small table, and how other programs take it.
 
 console.print(exported_picture(done))
+console.print(commands(done, console.width), soft_wrap=True)
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -11,7 +14,7 @@ from rich.text import Text
 
 from finetune.export.record import Exported
 from finetune.formatting import size
-from finetune.screen.tables import block, pairs
+from finetune.screen.tables import block, pairs, to_copy
 
 NOT_PROVEN = "not proven"
 
@@ -25,9 +28,9 @@ def exported_picture(done: Exported) -> RenderableType:
     return block(*parts, above=1)
 
 
-def commands(done: Exported) -> RenderableType:
-    """Never broken into lines by us, so that they can be copied."""
-    return Text("\n").join(Text.assemble("  ", (f"{name:<9}", "quiet"), "  ", command) for name, command in done.commands.items())
+def commands(done: Exported, width: int) -> Text:
+    """Where the file is, and how each program takes it."""
+    return to_copy([("Exported", str(Path(done.folder) / done.file)), *done.commands.items()], width)
 
 
 def in_words(done: Exported) -> str:

@@ -35,7 +35,7 @@ from finetune.publish.elsewhere import in_short
 from finetune.recipe import Recipe
 from finetune.run_folder import free_name
 from finetune.screen.console import STUDENT
-from finetune.screen.tables import block, legend, pairs, score_table, table_width, verdict
+from finetune.screen.tables import NARROW, block, legend, pairs, score_table, table_width, to_copy, verdict
 from finetune.screen.wording import command_name
 from finetune.shell import quoted
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 SAMPLES = 3
 LONGEST_ANSWER = 200
-NARROW = 70  # columns; below them intervals are left out
 
 
 def show_results(recipe: Recipe, result: RunResult, console: Console, *, upload_follows: bool = False) -> None:
@@ -173,7 +172,7 @@ def _sample(answer: Answer, width: int) -> list[RenderableType]:
     return [Text(_clip(answer.prompt, 2 * width - 10), style="quiet"), texts, Text("")]
 
 
-def next_steps(output_dir: Path, width: int, *, upload: bool) -> RenderableType:
+def next_steps(output_dir: Path, width: int, *, upload: bool) -> Text:
     """Paths and commands; never broken into lines by us, so that they can be copied."""
     command = command_name()
     rows = [
@@ -181,16 +180,14 @@ def next_steps(output_dir: Path, width: int, *, upload: bool) -> RenderableType:
         ("Records", str(output_dir / "run")),
         ("Report", str(output_dir / "run" / "report.html")),
         ("Chat", f"{command} chat {quoted(output_dir)}"),
-        ("Elsewhere", in_short(output_dir, command)),
+        *in_short(output_dir, command),
         ("Repeat", f"{command} run {quoted(output_dir / 'run' / 'recipe.yaml')} --output-dir {quoted(free_name(output_dir))}"),
     ]
     if in_reach(output_dir):
         rows.append(("Ollama", f"{command} export {quoted(output_dir)} --to gguf:{USUAL}"))
     if upload:
         rows.append(("Upload", f"{command} upload {quoted(output_dir)} --repo USER/NAME"))
-    between = "  " if width >= NARROW else "\n  "
-    lines = [Text.assemble("  ", (f"{name:<9}" if width >= NARROW else name, "quiet"), between, fact) for name, fact in rows]
-    return Text("\n").join([Text(""), *lines])
+    return Text("\n").append_text(to_copy(rows, width))
 
 
 def _score(scores: Mapping[str, Any], side: str, metric: str, *, with_interval: bool) -> Text:

@@ -17,6 +17,8 @@ from finetune.benchmark.names import LOWER_IS_BETTER, NAMES
 from finetune.formatting import strip_control_chars
 from finetune.screen.console import VERDICTS
 
+NARROW = 70  # columns; below them there is less in a row
+
 
 def pairs(rows: Iterable[tuple[str, RenderableType]]) -> Table:
     """Names on the left, facts on the right; text is shown character by character, whatever it contains."""
@@ -26,6 +28,12 @@ def pairs(rows: Iterable[tuple[str, RenderableType]]) -> Table:
     for name, fact in rows:
         table.add_row(Text(name), Text(strip_control_chars(fact)) if isinstance(fact, str) else fact)
     return table
+
+
+def to_copy(rows: Iterable[tuple[str, str]], width: int) -> Text:
+    """Names and paths or commands, which are never broken into lines by us; to be printed with soft_wrap."""
+    name_in, between = ("{:<9}", "  ") if width >= NARROW else ("{}", "\n  ")
+    return Text("\n").join(Text.assemble("  ", (name_in.format(name), "quiet"), between, fact) for name, fact in rows)
 
 
 def fact_list(facts: Iterable[tuple[str, str, bool]]) -> RenderableType:

@@ -47,4 +47,5 @@ def _export(output_dir: Path, type: str, prompter: Prompter, here: HostInfo) -> 
         prompter.note([("class:problem", error.message), *hint(error)])
         return
     prompter.show(exported_picture(done))
-    prompter.show(commands(done))
+    console = people()
+    console.print(commands(done, console.width), soft_wrap=True)

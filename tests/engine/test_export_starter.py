@@ -43,6 +43,7 @@ def test_it_answers_in_llama_cpp_as_here_and_is_smaller(run: RunFolder, tmp_path
     assert 'SYSTEM """You are a helpful AI assistant named SmolLM' in (tmp_path / "gguf" / "Modelfile").read_text()
     tokenizer = load_tokenizer(locate(str(run.output_dir), RUNTIME, Recorder()))
     texts = hostile(500)
-    found = asked(tmp_path / "gguf" / done.file, Questions([(text, True) for text in texts], [], [[3]], 10, 1), lambda *_: None)
+    questions = Questions([(text, True) for text in texts], [], [[3]], len(tokenizer), threads=1)
+    found = asked(tmp_path / "gguf" / done.file, questions, lambda *_: None)
     for text, ids in zip(texts, found.tokens, strict=True):
         assert ids == tokenizer(text)["input_ids"], repr(text)

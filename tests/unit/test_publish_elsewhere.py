@@ -39,9 +39,14 @@ def run_folder(folder: Path, model: str, *, adapter: bool = True, continued: dic
     return folder
 
 
+def merge_first(out: Path) -> list[tuple[str, str]]:
+    return [("Merge", f"finetune-cli merge {out}"), ("Elsewhere", "merge it first, then copy the merged folder")]
+
+
 def test_an_adapter_on_a_model_of_the_hub_is_its_folder(tmp_path: Path) -> None:
     model = f"org/base@{COMMIT}"
-    assert in_short(run_folder(tmp_path / "out", model), "finetune-cli") == "copy the folder; org/base is downloaded when it is loaded"
+    rows = in_short(run_folder(tmp_path / "out", model), "finetune-cli")
+    assert rows == [("Elsewhere", "copy the folder; org/base is downloaded when it is loaded")]
     text = model_card(recipe(model), ADAPTER, {})
     assert "It works on any machine: its base model, org/base, is downloaded when it is loaded." in text
     assert "max_new_tokens=64, eos_token_id=[1, 5])" in text
@@ -50,7 +55,7 @@ def test_an_adapter_on_a_model_of_the_hub_is_its_folder(tmp_path: Path) -> None:
 def test_an_adapter_on_the_starter_of_the_package_index_needs_the_hubs_or_merging(tmp_path: Path) -> None:
     model = f"{STARTER}@pypi-0.1.2"
     out = run_folder(tmp_path / "out", model)
-    assert in_short(out, "finetune-cli") == f"finetune-cli merge {out}, then copy the merged folder"
+    assert in_short(out, "finetune-cli") == merge_first(out)
     text = model_card(recipe(model), ADAPTER, {})
     assert f'from_pretrained(\'{STARTER}\', dtype="float32")\nmodel.load_adapter(".")' in text
     assert "answers differ slightly" in text
@@ -63,7 +68,7 @@ def test_an_adapter_on_the_starter_of_the_package_index_needs_the_hubs_or_mergin
 def test_an_adapter_on_a_model_that_is_only_here_says_so_and_where_that_came_from(origin: str | None, tmp_path: Path) -> None:
     earlier = run_folder(tmp_path / "earlier", origin or str(tmp_path), adapter=False)
     out = run_folder(tmp_path / "out", str(earlier))
-    assert in_short(out, "finetune-cli") == f"finetune-cli merge {out}, then copy the merged folder"
+    assert in_short(out, "finetune-cli") == merge_first(out)
     text = model_card(recipe(str(earlier)), ADAPTER, {})
     assert "exists only on the machine where this adapter was trained" in text
     assert ("made from [org/base](https://huggingface.co/org/base)" in text) == (origin is not None)
@@ -80,7 +85,9 @@ def test_an_adapter_of_experts_says_which_versions_read_it(tmp_path: Path) -> No
 
 
 def test_a_whole_model_needs_nothing_else(tmp_path: Path) -> None:
-    assert in_short(run_folder(tmp_path / "out", "org/base", adapter=False), "finetune-cli") == "copy the folder; it loads as it is"
+    assert in_short(run_folder(tmp_path / "out", "org/base", adapter=False), "finetune-cli") == [
+        ("Elsewhere", "copy the folder; it loads as it is")
+    ]
     text = model_card(recipe("org/base"), replace(ADAPTER, adapter=False), {})
     assert "machine" not in text
     assert "eos_token_id" not in text
@@ -90,7 +97,8 @@ def test_the_base_of_a_continued_adapter_is_that_of_the_first(tmp_path: Path) ->
     """Also when the earlier run is gone."""
     record = {"adapter": str(tmp_path / "gone"), "base": f"org/base@{COMMIT}"}
     out = run_folder(tmp_path / "out", str(tmp_path / "gone"), continued=record)
-    assert "org/base is downloaded" in in_short(out, "finetune-cli")
+    ((_, said),) = in_short(out, "finetune-cli")
+    assert "org/base is downloaded" in said
     text = model_card(recipe(str(tmp_path / "gone")), replace(ADAPTER, continued=record), {})
     assert "base_model: org/base" in text
     assert "Training continued an earlier adapter, on the same base" in text

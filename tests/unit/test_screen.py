@@ -168,7 +168,7 @@ def test_plain_questions_can_be_asked_in_any_encoding(encoding: str, monkeypatch
 
 @pytest.mark.parametrize("width", [40, 80])
 def test_commands_are_never_cut_into_lines(width: int) -> None:
-    text = next_steps(Path("finetuned_model"), width, upload=True).plain  # type: ignore[union-attr]
+    text = next_steps(Path("finetuned_model"), width, upload=True).plain
     assert any(line.strip().endswith("run finetuned_model/run/recipe.yaml --output-dir finetuned_model-2") for line in text.splitlines())
 
 
@@ -177,7 +177,7 @@ def test_commands_are_never_cut_into_lines(width: int) -> None:
 )
 def test_commands_can_be_copied_into_a_shell_whatever_the_folder_is_called(name: str, typed: str) -> None:
     assert quoted(name) == typed
-    text = next_steps(Path(name), 80, upload=True).plain  # type: ignore[union-attr]
+    text = next_steps(Path(name), 80, upload=True).plain
     commands = [shlex.split(line.split("  ", 2)[-1]) for line in text.splitlines() if "finetune" in line]
     assert [words[2] for words in commands] == [name, f"{name}/run/recipe.yaml", name]
     assert commands[1][-1] == f"{name}-2"
@@ -199,7 +199,7 @@ def test_a_run_into_the_working_folder_has_next_steps_too(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "below").mkdir()
     assert free_name(Path()) == free_name(Path("below/..")) == tmp_path.with_name(f"{tmp_path.name}-2")
-    assert f"--output-dir {tmp_path}-2" in next_steps(Path(), 80, upload=True).plain  # type: ignore[union-attr]
+    assert f"--output-dir {tmp_path}-2" in next_steps(Path(), 80, upload=True).plain
 
 
 @dataclass
