@@ -103,20 +103,16 @@ class RunContext:
         return self.tokenizer if self.student_is_made else load_tokenizer(self.teacher_located)
 
     @cached_property
+    def source(self) -> Any:
+        """Where the rows come from."""
+        return registry.load("sources", self.recipe.dataset.kind)
+
+    @cached_property
     def data(self) -> PreparedData:
         """The rows, read, split and tokenised."""
-        from finetune.data.prepare import prepare_data
-
-        tokenizer = self.tokenizer
+        source, _ = self.source, self.tokenizer
         with self.stage("data", "Preparing the data") as done:
-            prepared = prepare_data(
-                self.recipe.dataset,
-                tokenizer,
-                seed=self.recipe.seed,
-                supervise=self.recipe.distillation.supervise if self.distils else "answers",
-                runtime=self.runtime,
-                reporter=self.reporter,
-            )
+            prepared: PreparedData = source.data(self)
             done(f"{prepared.report.train:,} rows to train on, {prepared.report.held_out:,} held out")
         return prepared
 
@@ -133,9 +129,9 @@ class RunContext:
             from finetune.methods.earlier import settings_kept
 
             found["method"] = settings_kept(self.earlier, self.recipe.method)
-        if self.distils:
+        if self.recipe.teacher:
             found["teacher"] = {"source": self.teacher_located.pinned}
-        if self.data.report.pinned_source:
+        if not self.source.missing(self) and self.data.report.pinned_source:
             found["dataset"] = {"source": self.data.report.pinned_source}
         return self.beside(recipe=self.recipe.with_changes(found), asked=self.asked)
 

@@ -98,6 +98,9 @@ def _short(number: float) -> str:
 COUNT_OR_SHARE = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}]}
 NOT_EMPTY = Annotated[str, Field(min_length=1)]
 AUTO_EPOCHS = 3.0  # of a few hundred rows, whatever they are; see docs/log.md
+GENERATED = "generated"  # `dataset.source` where the teacher writes the rows
+OF_FILES = ("config", "split", "data_files", "columns", "text_as", "encoding", "eval_split")  # keys that say how rows are read
+OF_GENERATED = ("topic", "examples")
 AutoOrCount = Literal["auto"] | Annotated[int, Field(ge=1)]
 
 
@@ -147,7 +150,10 @@ class ColumnsSpec(Spec):
 
 class DatasetSpec(Spec):
     source: str = Field(
-        "builtin:python-docs", min_length=1, title="Dataset", description="A Hub id, a file, a folder or a pattern; several with commas."
+        "builtin:python-docs",
+        min_length=1,
+        title="Dataset",
+        description="A Hub id, a file, a folder or a pattern, several with commas; or generated: the teacher writes the rows.",
     )
     config: str | None = Field(None, title="Configuration", description="Configuration of a Hub dataset. Only some have one.")
     split: str = Field("train", description="Part of the dataset to train on.")
@@ -160,6 +166,23 @@ class DatasetSpec(Spec):
     max_length: int = Field(512, ge=8, description="Longest row in tokens; longer rows are truncated.")
     held_out: float = Field(0.1, gt=0, lt=1, description="Share of rows kept from training for the benchmark.")
     eval_split: str | None = Field(None, description="Split to use for the benchmark, instead of held-out rows.")
+    topic: str | None = Field(None, min_length=1, description="Of generated rows: what they are about, in a few words or a sentence.")
+    examples: str | None = Field(None, min_length=1, description="Of generated rows: a file with a few rows of the kind that is wanted.")
+
+    @property
+    def kind(self) -> str:
+        """The name of this source in the registry."""
+        return self.source if self.source in registry.names("sources") else "dataset"
+
+    @model_validator(mode="after")
+    def _fits_its_source(self) -> DatasetSpec:
+        generated = self.source == GENERATED
+        for name in OF_FILES if generated else OF_GENERATED:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"has `{name}`, which is for {'rows that are read' if generated else '`source: generated`'}")
+        if generated and self.samples is None:
+            raise ValueError("has `samples: null`: say how many rows the teacher is to write")
+        return self
 
     @field_validator("source", mode="before", json_schema_input_type=NOT_EMPTY | Annotated[list[NOT_EMPTY], Field(min_length=1)])
     @classmethod

@@ -87,12 +87,14 @@ class Rows:
             yield from reader
 
 
-def read_rows(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *, split: str | None = None) -> Rows:
-    """All usable rows of a source, from the cache if its content is known.
+def read_rows(
+    spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *, split: str | None = None, origin: Origin | None = None
+) -> Rows:
+    """All usable rows of a source, or of one that is opened already, from the cache if its content is known.
 
     Raises DatasetNotFound, UnknownFormat, EmptyDataset, or BadRow if more records than `bad_rows` allows are unusable.
     """
-    origin = open_source(spec, runtime, reporter, split=split)
+    origin = origin or open_source(spec, runtime, reporter, split=split)
     chosen = spec.columns.model_dump() if spec.columns else None
     fingerprint = digest([str(VERSION), *origin.fingerprint(), json.dumps(chosen)])
     kept_as = digest([fingerprint, *origin.files, *origin.notes]) if origin.files else fingerprint

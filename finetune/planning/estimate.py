@@ -39,6 +39,7 @@ class Plan:
     `warnings` are what to expect of the result. `measured` is what a few real steps showed, if they were made: `seconds` and `memory` then
     come from them, and `memory_by_arithmetic` is what `memory_total` would be without them. `linear_share` is the share of the weights in
     linear layers that learns, and `notes` are sentences that a person should know: what does not learn, and what else is unexpected.
+    `making` says how many rows are written first, by whom and in how many of the `seconds`; None if they are there.
     """
 
     model: str
@@ -65,6 +66,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     measured: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
+    making: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -55,7 +55,8 @@ def _remarks(plan: Plan) -> list[Text]:
 
 def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
     training, teacher, upload = recipe.training, recipe.teacher, recipe.upload
-    if teacher:
+    distils = recipe.approach == "distillation"
+    if teacher and distils:
         yield "Teacher", teacher.source
         yield "Student", _student(recipe)
     else:
@@ -66,15 +67,18 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
     if 0 < plan.linear_share < 1:
         yield "", f"{percent(plan.linear_share, 1)} of the weights in linear layers learn"
     yield "", Text(fit_line(recipe.method.kind, plan.methods, plan.free_memory), style="quiet")
+    if plan.making:
+        made = plan.making
+        yield "Written", f"{count(made['rows'])} rows by {strip_control_chars(made['by'])} first, {about(made['seconds'])} of the time"
     yield "Data", f"{strip_control_chars(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"
     together = count(training.batch_size * training.gradient_accumulation)
     yield "Training", f"{_steps(plan.steps)}: {training.passes:g} x {count(plan.rows)} rows, {together} per step"
-    if teacher:
+    if distils:
         loss = recipe.distillation
         mixed = f"{percent(loss.alpha)} from the data, {percent(1 - loss.alpha)} from the teacher"
         yield "Loss", f"{mixed} ({title('objectives', loss.objective)} at temperature {loss.temperature:g})"
         yield "Cache", CACHES[loss.cache] + (f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else "")
-    who = "teacher, student before and after" if teacher else "before and after"
+    who = "teacher, student before and after" if distils else "before and after"
     asked, rows = recipe.benchmark.rows, min(recipe.benchmark.rows, plan.held_out_rows)
     yield "Benchmark", _benchmark(rows, who) + (f"; {asked} asked for, and no more are held out" if rows < asked else "")
     yield from _cost(plan)

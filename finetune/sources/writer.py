@@ -1,0 +1,51 @@
+"""A model in memory that writes: many texts at once, sampled, the same again from the same seed.
+
+writer = Writer(model, tokenizer)
+writer.continued([ids, ids], stops=[2], most=96, seed="42 0 prompts")     # a list of new tokens for each
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import Any
+
+import torch
+
+from finetune.benchmark.generation import greedy, pad_left, pads_safely
+from finetune.training.head import causal_lm, context_length, padding_id
+
+
+class Writer:
+    """Temperature 1 with the least likely tokens left out (nucleus sampling, Holtzman et al. 2019)."""
+
+    TOP_P = 0.9
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.pad = model, padding_id(tokenizer, model)
+        self.context = context_length(model)
+        self._pads: bool | None = None
+
+    def continued(self, prompts: Sequence[list[int]], *, stops: Sequence[int], most: int, seed: str) -> list[tuple[list[int], bool]]:
+        """New tokens up to a stop, and whether there was one, for each prompt. `seed` decides every draw; nothing outside changes it."""
+        if self._pads is None and len(set(map(len, prompts))) > 1:
+            self._pads = pads_safely(self.model, prompts, self.pad)
+        together = [list(prompts)] if self._pads is not False else [[prompt] for prompt in prompts]
+        device = next(self.model.parameters()).device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=7).digest(), "big"))
+            return [text for part in together for text in self._continued(part, list(stops), most)]
+
+    @torch.inference_mode()
+    def _continued(self, prompts: list[list[int]], stops: list[int], most: int) -> list[tuple[list[int], bool]]:
+        inner, device = causal_lm(self.model), next(self.model.parameters()).device
+        ids, mask = pad_left(prompts, self.pad)
+        sampled = {"do_sample": True, "top_p": self.TOP_P, "top_k": 0, "temperature": 1.0}
+        with greedy(inner, stops, pad=self.pad, max_new_tokens=most, **sampled):
+            made = inner.generate(ids.to(device), attention_mask=mask.to(device))[:, ids.shape[1] :].tolist()
+        found = []
+        for tokens in made:
+            kept = list(takewhile(lambda token: token not in stops, tokens))
+            found.append((kept, len(kept) < len(tokens)))
+        return found
