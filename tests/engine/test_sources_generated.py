@@ -230,7 +230,7 @@ def examples_without_answers(folder: Path) -> dict[str, Any]:
         (no_template, ModelError, "teller has no chat template, so it cannot write what a person might ask."),
         (hides_the_prompt, ModelError, "does not show where a person's words begin and end"),
         (never_ends, EmptyDataset, "Of 64 prompts that teller wrote only 0 became rows (64 x a prompt that does not end)."),
-        (no_examples, FinetuneError, "there is no file no_such_file.jsonl"),
+        (no_examples, FinetuneError, "There is no file no_such_file.jsonl"),
         (examples_without_answers, FinetuneError, "the teacher needs at least 3"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
