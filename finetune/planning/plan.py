@@ -33,9 +33,13 @@ def plan(context: RunContext, *, measure: bool = False) -> Plan:
 
 
 def plan_without_rows(context: RunContext, *, measure: bool) -> tuple[Plan, PreparedData]:
-    """The plan of a run whose rows are still to be written, and the rows that it expects; raises RecipeError if it is to be measured."""
+    """The plan of a run whose rows are still to be written, and the rows that it expects.
+
+    Raises RecipeError if it is to be measured, and what the source's check raises.
+    """
     if measure:
         raise RecipeError("Nothing can be measured before the rows are written.", hint="Plan without measuring, or start the run.")
+    context.source.check(context)
     making, expected = context.source.cost(context), context.source.expected(context)
     found = plan(settled(context.beside(data=expected)))
     return replace(found, seconds=found.seconds + making.seconds, making=asdict(making)), expected

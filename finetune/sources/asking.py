@@ -2,7 +2,7 @@
 
     asking = Asking(tokenizer, topic="gardening", examples=[], seed=42)
     asking.opening(0)                   # "<|im_start|>system\\n...<|im_end|>\\n<|im_start|>user\\n"
-    asking.question(0, "How often ...") # the same with these words, up to where the answer begins
+    asking.question(0, "How often ...") # a chat with these words, up to where the answer begins
 
 Magpie (Xu et al. 2024, arXiv 2406.08464). A topic is a system turn; examples are earlier turns of the chat, drawn anew for every batch.
 """
@@ -18,8 +18,10 @@ from finetune.models.chat_template import TemplateFailure, added_tokens, render_
 from finetune.models.template_facts import prompt_options
 
 MARK = "probe words of a person"
-ABOUT = "You are a helpful assistant. Everything that the user asks is about this: {topic}"
-ASKED, AGREED = "I will ask you about this: {topic}", "All right, ask me."  # for templates without system turns
+HELPFUL = "You are a helpful assistant."
+ABOUT = "Everything that the user asks is about this: {topic}"
+BRIEF = "You answer in one or two short sentences."  # without it, two of three answers of the starter do not end in time
+AGREED = "All right."  # to what is told, in templates without system turns
 SHOWN = 4  # examples in one context
 SHOWN_TOKENS = 1024  # of examples in one context
 
@@ -27,16 +29,21 @@ Turns = list[dict[str, str]]
 
 
 class Asking:
-    """The texts that a teacher continues. `examples` are rows as chat turns; each batch sees some of them, in another order."""
+    """The texts that a teacher continues. `examples` are rows as chat turns; each batch sees some of them, in another order.
+
+    They also show how long answers are. Without them answers are asked to be short.
+    """
 
     def __init__(self, tokenizer: Any, *, topic: str | None, examples: Sequence[Turns], seed: int) -> None:
         self.tokenizer, self.examples, self.seed = tokenizer, examples, seed
         self.options = prompt_options(tokenizer, thinking=False)
-        self.about = _about(tokenizer, topic) if topic else []
+        about = [ABOUT.format(topic=topic)] if topic else []
+        self.told = _told(tokenizer, [HELPFUL, *about]) if about else []
+        self.told_to_answer = self.told if examples else _told(tokenizer, [HELPFUL, *about, BRIEF])
         self.closing = _closing(tokenizer, self.options)
 
-    def turns(self, batch: int) -> Turns:
-        """What comes before a person's words."""
+    def shown(self, batch: int) -> Turns:
+        """The examples that come before a person's words."""
         chosen: Turns = []
         left = SHOWN_TOKENS
         order = random.Random(f"{self.seed} {batch}").sample(range(len(self.examples)), min(SHOWN, len(self.examples)))
@@ -46,15 +53,15 @@ class Asking:
             if left < 0 and chosen:
                 break
             chosen += turns
-        return [*self.about, *chosen]
+        return chosen
 
     def opening(self, batch: int) -> str:
         """The text up to where a person's words begin."""
-        return _opening(self.tokenizer, self.turns(batch), self.options)
+        return _opening(self.tokenizer, [*self.told, *self.shown(batch)], self.options)
 
     def question(self, batch: int, words: str) -> str:
         """The text up to where the answer to these words begins."""
-        asked = [*self.turns(batch), {"role": "user", "content": words}]
+        asked = [*self.told_to_answer, *self.shown(batch), {"role": "user", "content": words}]
         return render_chat(self.tokenizer, asked, add_generation_prompt=True, **self.options)
 
     def words(self, tokens: Sequence[int]) -> str | None:
@@ -77,14 +84,15 @@ def problem(tokenizer: Any, name: str) -> ModelError | None:
     return ModelError(f"The chat template of {name} does not show where a person's words begin and end, so it cannot write any.", hint=hint)
 
 
-def _about(tokenizer: Any, topic: str) -> Turns:
-    turns = [{"role": "system", "content": ABOUT.format(topic=topic)}]
+def _told(tokenizer: Any, sentences: Sequence[str]) -> Turns:
+    """What the teacher is told before the chat: a system turn where the template has one, else a first exchange."""
+    text = " ".join(sentences)
     try:
-        if topic in render_chat(tokenizer, [*turns, {"role": "user", "content": MARK}]):
-            return turns
+        if text in render_chat(tokenizer, [{"role": "system", "content": text}, {"role": "user", "content": MARK}]):
+            return [{"role": "system", "content": text}]
     except TemplateFailure:
         pass
-    return [{"role": "user", "content": ASKED.format(topic=topic)}, {"role": "assistant", "content": AGREED}]
+    return [{"role": "user", "content": text}, {"role": "assistant", "content": AGREED}]
 
 
 def _opening(tokenizer: Any, turns: Turns, options: Mapping[str, Any]) -> str:

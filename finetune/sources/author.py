@@ -19,6 +19,7 @@ from finetune.sources.writer import Writer
 
 BATCH = 32  # prompts at once
 PROMPT_TOKENS, ANSWER_TOKENS = 96, 256  # at most, unless the examples are longer
+WORDS, ANSWERS = 1.0, 0.7  # temperatures: prompts that differ, answers that make sense
 ROOM_FOR_LONGER = 1.5  # than the longest example
 
 
@@ -45,23 +46,25 @@ class ModelAuthor:
         opening = self._ids(self.asking.opening(batch))
         closing = self._ids(self.asking.closing)
         stops = [*self.stops, *(closing if len(closing) == 1 else [])]
-        found = self._continued([opening] * BATCH, stops, self.longest_prompt, f"{self.seed} {batch} prompts")
+        found = self._continued([opening] * BATCH, stops, self.longest_prompt, WORDS, f"{self.seed} {batch} prompts")
         # The token that ended the words is the closing, or one that the model ends all its texts with.
         return [self.asking.words([*tokens, *(closing if ended and len(closing) == 1 else [])]) for tokens, ended in found]
 
     def answers(self, batch: int, prompts: Sequence[str]) -> list[str | None]:
         asked = [self._ids(self.asking.question(batch, words)) for words in prompts]
-        found = self._continued(asked, self.stops, self.longest_answer, f"{self.seed} {batch} answers")
+        found = self._continued(asked, self.stops, self.longest_answer, ANSWERS, f"{self.seed} {batch} answers")
         return [str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip() if ended else None for tokens, ended in found]
 
-    def _continued(self, prompts: list[list[int]], stops: list[int], most: int, seed: str) -> list[tuple[list[int], bool]]:
+    def _continued(
+        self, prompts: list[list[int]], stops: list[int], most: int, temperature: float, seed: str
+    ) -> list[tuple[list[int], bool]]:
         room = self.writer.context - max(map(len, prompts))
         if room < most:
             raise ModelError(
                 f"The teacher's context of {self.writer.context} tokens has no room for examples, a prompt and an answer.",
                 hint="Give shorter examples, or lower --set dataset.max_length.",
             )
-        return self.writer.continued(prompts, stops=stops, most=most, seed=seed)
+        return self.writer.continued(prompts, stops=stops, most=most, seed=seed, temperature=temperature)
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -58,7 +58,7 @@ class Generated(Source):
             raise found
 
     def missing(self, context: RunContext) -> bool:
-        return _rows(context) is None
+        return context.recipe.teacher is None or _rows(context) is None
 
     def cost(self, context: RunContext) -> Making | None:
         return making(context) if self.missing(context) else None

@@ -18,7 +18,7 @@ from finetune.training.head import causal_lm, context_length, padding_id
 
 
 class Writer:
-    """Temperature 1 with the least likely tokens left out (nucleus sampling, Holtzman et al. 2019)."""
+    """The least likely tokens are left out (nucleus sampling, Holtzman et al. 2019)."""
 
     TOP_P = 0.9
 
@@ -27,7 +27,9 @@ class Writer:
         self.context = context_length(model)
         self._pads: bool | None = None
 
-    def continued(self, prompts: Sequence[list[int]], *, stops: Sequence[int], most: int, seed: str) -> list[tuple[list[int], bool]]:
+    def continued(
+        self, prompts: Sequence[list[int]], *, stops: Sequence[int], most: int, seed: str, temperature: float = 1.0
+    ) -> list[tuple[list[int], bool]]:
         """New tokens up to a stop, and whether there was one, for each prompt. `seed` decides every draw; nothing outside changes it."""
         if self._pads is None and len(set(map(len, prompts))) > 1:
             self._pads = pads_safely(self.model, prompts, self.pad)
@@ -35,13 +37,13 @@ class Writer:
         device = next(self.model.parameters()).device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=7).digest(), "big"))
-            return [text for part in together for text in self._continued(part, list(stops), most)]
+            return [text for part in together for text in self._continued(part, list(stops), most, temperature)]
 
     @torch.inference_mode()
-    def _continued(self, prompts: list[list[int]], stops: list[int], most: int) -> list[tuple[list[int], bool]]:
+    def _continued(self, prompts: list[list[int]], stops: list[int], most: int, temperature: float) -> list[tuple[list[int], bool]]:
         inner, device = causal_lm(self.model), next(self.model.parameters()).device
         ids, mask = pad_left(prompts, self.pad)
-        sampled = {"do_sample": True, "top_p": self.TOP_P, "top_k": 0, "temperature": 1.0}
+        sampled = {"do_sample": True, "top_p": self.TOP_P, "top_k": 0, "temperature": temperature}
         with greedy(inner, stops, pad=self.pad, max_new_tokens=most, **sampled):
             made = inner.generate(ids.to(device), attention_mask=mask.to(device))[:, ids.shape[1] :].tolist()
         found = []

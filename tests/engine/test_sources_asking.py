@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from chat_templates import FAMILIES
 
-from finetune.sources.asking import Asking, problem
+from finetune.sources.asking import BRIEF, Asking, problem
 
 WORDS = "How often should I water roses?"
 EXAMPLES = [[{"role": "user", "content": f"ask {name}"}, {"role": "assistant", "content": f"reply {name}"}] for name in "abcde"]
@@ -22,10 +22,11 @@ def test_the_words_stand_where_the_template_writes_a_persons_words(name: str) ->
     assert problem(FAMILIES[name].tokenizer, name) is None
     asking = asked(name)
     opening, question = asking.opening(0), asking.question(0, WORDS)
-    assert question.startswith(opening)
-    said, closed, _ = question[len(opening) :].partition(asking.closing)
-    assert said.strip() == WORDS
-    assert closed, "what ends the words"
+    before, _, behind = question.partition(WORDS)
+    assert opening, "with models that begin every text alike"
+    assert before.endswith(opening[-5:])
+    assert BRIEF in before
+    assert behind.strip().startswith(asking.closing)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -49,9 +50,10 @@ def test_topic_and_examples_come_before_the_words(name: str) -> None:
     assert "gardening" in opening
     shown = [text for turns in EXAMPLES for turn in turns if (text := turn["content"]) in opening]
     assert len(shown) == 8, "four of them, prompts and answers"
-    assert asking.question(3, WORDS).startswith(opening)
+    assert asking.question(3, WORDS).startswith(opening), "the same with these words"
+    assert BRIEF not in opening
 
 
 def test_a_long_example_is_shown_with_no_other() -> None:
     long = [[{"role": "user", "content": f"{name} " * 900}, {"role": "assistant", "content": "yes"}] for name in "abc"]
-    assert len(asked("chatml", examples=long).turns(0)) == 2
+    assert len(asked("chatml", examples=long).shown(0)) == 2

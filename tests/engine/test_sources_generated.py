@@ -248,10 +248,10 @@ def test_a_teacher_that_cannot_write_is_refused_in_a_sentence_and_leaves_nothing
     tuner.folder.check_free()
 
 
-def test_a_model_is_not_asked_to_learn_from_its_own_words(shop: Workshop, talker: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_is_not_asked_to_learn_from_its_own_words(shop: Workshop, talker: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for teacher in ({}, {"teacher": str(talker)}):
         layer = {**shop.layer(model=str(talker)), "dataset": writing(talker)["dataset"], **teacher}
         with pytest.raises(RecipeError, match="learns nothing new from rows that it wrote itself"):
             shop.tuner(layer).check()
     assert main(["plan", "/dev/null", "--set", f"model={talker}", "--set", "dataset.source=generated"]) == 2
-    assert "learns nothing new from rows that it wrote itself" in capsys.readouterr().err.replace("\n", " ")
+    assert "learns nothing new from rows that it wrote itself" in capfd.readouterr().err.replace("\n", " ")
