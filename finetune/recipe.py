@@ -22,6 +22,7 @@ from finetune.errors import RecipeError
 from finetune.foreign import RECIPE_BYTES, reading, reason
 from finetune.reasons import UNKNOWN, reason_of
 from finetune.settings import (
+    GENERATED,
     BenchmarkSpec,
     ColumnsSpec,
     DatasetSpec,
@@ -98,6 +99,15 @@ class Recipe(Spec):
     def _student_needs_a_teacher(self) -> Recipe:
         if self.approach == "fine-tuning" and isinstance(self.model, StudentSpec):
             raise ValueError("`model: {from_teacher: ...}` makes a student, which needs `approach: distillation`")
+        return self
+
+    @model_validator(mode="after")
+    def _a_server_writes_rows(self) -> Recipe:
+        if self.teacher and self.teacher.server:
+            if self.approach == "distillation":
+                raise ValueError("has a teacher on a server, which shows text only: learn that with `approach: fine-tuning`")
+            if self.dataset.source != GENERATED:
+                raise ValueError("has a teacher on a server, which writes rows: use it with `dataset: {source: generated}`")
         return self
 
     def __init__(self, **keys: Any) -> None:

@@ -129,7 +129,7 @@ class RunContext:
             from finetune.methods.earlier import settings_kept
 
             found["method"] = settings_kept(self.earlier, self.recipe.method)
-        if self.recipe.teacher:
+        if self.recipe.teacher and not self.recipe.teacher.server:
             found["teacher"] = {"source": self.teacher_located.pinned}
         if not self.source.missing(self) and self.data.report.pinned_source:
             found["dataset"] = {"source": self.data.report.pinned_source}

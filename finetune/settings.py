@@ -8,6 +8,7 @@ The wizard's questions, the JSON schema and the trainers all read this. The sett
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -124,10 +125,31 @@ class StudentSpec(Spec):
 
 
 class TeacherSpec(Spec):
-    """The model to imitate; `load_in` quantises it through bitsandbytes."""
+    """The model to imitate; `load_in` quantises it through bitsandbytes. Or a `server` with a `model` that writes rows to learn from."""
 
-    source: str = Field(min_length=1, title="Teacher", description="A Hub id, a folder, an earlier run or a .gguf file.")
+    source: str = Field("", title="Teacher", description="A Hub id, a folder, an earlier run or a .gguf file.")
     load_in: Literal["8bit", "4bit"] | None = Field(None, description="Load the teacher in fewer bits: less memory; needs bitsandbytes.")
+    server: str | None = Field(None, min_length=1, description="Address of an OpenAI-compatible server that writes rows, up to /v1.")
+    model: str | None = Field(None, min_length=1, title="Model on the server", description="What the server calls the teacher.")
+    key: str | None = Field(None, min_length=1, description="Environment variable that has the server's key; the key itself stays there.")
+    budget_tokens: int | None = Field(None, ge=1, description="Tokens that one start of a run may take from the server; null: no limit.")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> TeacherSpec:
+        if bool(self.source) == bool(self.server):
+            raise ValueError("must name a model, or a `server` and its `model`" + (", not both" if self.server else ""))
+        others = [name for name in ("model", "key", "budget_tokens") if getattr(self, name) is not None]
+        if self.server is None:
+            if others:
+                raise ValueError(f"has `{others[0]}`, which is for a teacher on a `server`")
+            return self
+        if not re.fullmatch(r"https?://[^/@\s]+(/[^@\s]*)?", self.server):
+            raise ValueError("has a `server` that is no address such as http://localhost:8000/v1, without a password in it")
+        if self.key and not re.fullmatch(r"[A-Za-z_]\w*", self.key):  # it is not repeated: it may be the key itself
+            raise ValueError("has a `key` that is no name of an environment variable")
+        if self.model is None or self.load_in:
+            raise ValueError(f"has a `server`, {'which loads its model itself' if self.load_in else 'which needs a `model`'}")
+        return self
 
 
 class ColumnsSpec(Spec):

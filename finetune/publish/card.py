@@ -298,7 +298,8 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
         lines.append(f"- Distillation: {spec.objective}, temperature {spec.temperature}, alpha {spec.alpha} on the hard labels")
     lines.append(f"- Data: {_described(recipe)}" + (f", {data['train']} rows trained on, {data['held_out']} held out" if data else ""))
     if written := data.get("generated"):
-        teacher = _linked(hub_model(recipe.teacher.source)) if recipe.teacher else written["by"]
+        asked = recipe.teacher.model if recipe.teacher and recipe.teacher.server else None
+        teacher = f"{asked} on a server" if asked else _linked(hub_model(recipe.teacher.source)) if recipe.teacher else "a teacher"
         lines.append(f"- The rows were written by {teacher}: {written['kept']:,} of {written['tried']:,} prompts were kept")
         if said := covers(written.get("licence")):
             lines.append(f"- The teacher's licence, {written['licence']}, also covers this model: {said}")

@@ -115,7 +115,9 @@ def public_recipe(recipe: Recipe) -> Recipe:
         data["dataset"]["examples"] = _private(recipe.dataset.examples)
     if isinstance(recipe.model, str) and _is_path(recipe.model):
         data["model"] = "local-model"
-    if recipe.teacher and _is_path(recipe.teacher.source):
+    if recipe.teacher and recipe.teacher.server:
+        data["teacher"]["server"], data["teacher"]["key"] = "http://private-server/v1", None
+    elif recipe.teacher and _is_path(recipe.teacher.source):
         data["teacher"]["source"] = "local-teacher"
     return Recipe.from_layers(data)
 

@@ -40,7 +40,7 @@ def environment(context: RunContext) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "machine": asdict(context.machine),
         "model": {**_facts(context.located), "loads_with": _loads_with(context.located)},
-        "teacher": _facts(context.teacher_located) if context.recipe.teacher else None,
+        "teacher": _facts(context.teacher_located) if context.recipe.teacher and not context.recipe.teacher.server else None,
         "dataset_fingerprint": context.data.fingerprint,
         "seed": context.recipe.seed,
     }

@@ -80,7 +80,8 @@ def find(output_dir: str | Path) -> Unfinished | None:
         return None
     if stage == ROWS:
         told = folder.read_json(folder.progress)
-        return Unfinished(folder, ROWS, int(told.get("rows", 0)), int(told.get("wanted", 0)))
+        with reading(folder.progress, CannotResume, hint=NEW_RUN):
+            return Unfinished(folder, ROWS, int(told.get("rows", 0)), int(told.get("wanted", 0)))
     saved = next(iter(Checkpoints(folder.checkpoints).all()), None) if stage == TRAINING else None
     return Unfinished(folder, str(stage)) if saved is None else _of(folder, saved)
 

@@ -23,7 +23,7 @@ ABOUT = "Everything that the user asks is about this: {topic}"
 BRIEF = "You answer in one or two short sentences."  # without it, two of three answers of the starter do not end in time
 AGREED = "All right."  # to what is told, in templates without system turns
 SHOWN = 4  # examples in one context
-SHOWN_TOKENS = 1024  # of examples in one context
+SHOWN_TOKENS = 512  # of examples in one context
 
 Turns = list[dict[str, str]]
 

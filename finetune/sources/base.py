@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Making:
-    """What making the rows will cost: how many `by` whom, and how long it takes."""
+    """What making the rows will cost: how many `by` whom, how long it takes; of a server the `tokens` asked for, and its `budget`."""
 
     rows: int
     by: str
     seconds: float
+    tokens: int | None = None
+    budget: int | None = None
 
 
 class Source:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finetune.models.facts import describe
 from finetune.sources.base import Making
+from finetune.sources.teacher import teacher_of
 
 if TYPE_CHECKING:
     from finetune.data.prepare import PreparedData
@@ -21,15 +21,18 @@ KEPT = 0.55  # of the prompts become rows, with the starter
 PROMPT, ANSWER = 30, 120  # tokens, on average
 TEMPLATE = 10  # tokens that a chat template writes around both
 GENERATED_PER_SECOND = 80e9  # parameters read a second while many texts are written at once on a CPU
+SERVED_PER_SECOND = 200.0  # tokens, of a server that nothing is known of
 GPU = 20.0  # times faster
 
 
 def making(context: RunContext) -> Making:
     """Rows, teacher and time, by the model's size."""
-    facts, rows = describe(context.teacher_located), int(context.recipe.dataset.samples or 0)
+    teacher, rows = teacher_of(context), int(context.recipe.dataset.samples or 0)
     tokens = rows / KEPT * (PROMPT + ANSWER)
+    if teacher.parameters is None:
+        return Making(rows, teacher.name, tokens / SERVED_PER_SECOND, round(2 * tokens), teacher.budget)
     speed = GENERATED_PER_SECOND * (1 if context.machine.device == "cpu" else GPU)
-    return Making(rows, facts.name, tokens * facts.parameters / speed)
+    return Making(rows, teacher.name, tokens * teacher.parameters / speed)
 
 
 def expected_data(context: RunContext) -> PreparedData:
@@ -45,7 +48,7 @@ def expected_data(context: RunContext) -> PreparedData:
     length = min(spec.max_length, PROMPT + ANSWER + TEMPLATE)
     learned = ANSWER if not context.distils or context.recipe.distillation.supervise == "answers" else length
     report = DataReport(
-        source=f"rows that {context.teacher_located.name} will write",
+        source=f"rows that {teacher_of(context).name} will write",
         pinned_source=None,
         format="prompt_completion",
         columns=["prompt", "completion"],

@@ -19,13 +19,15 @@ from finetune.data.rows import Row as DataRow
 from finetune.errors import BadRow, EmptyDataset, RecipeError
 from finetune.events import Progress, RowsWritten
 from finetune.foreign import reading
-from finetune.models.facts import describe
 from finetune.run_folder import ROWS, RunFolder
+from finetune.shell import quoted
 from finetune.sources.base import Making, Source
 from finetune.sources.dataset import prepared
 from finetune.sources.examples import read_examples
 from finetune.sources.expected import expected_data, making
 from finetune.sources.filters import Filters
+from finetune.sources.server_author import BudgetUsedUp
+from finetune.sources.teacher import teacher_of
 from finetune.sources.written import Batch, Row, Written
 from finetune.storage import digest
 
@@ -40,22 +42,11 @@ FIRST, FEWEST = 64, 0.2  # after so many prompts, at least this share must have 
 
 class Generated(Source):
     def check(self, context: RunContext) -> None:
-        from finetune.sources.asking import problem
-
-        spec = context.recipe.dataset
-        if context.recipe.teacher is None:
-            raise RecipeError(
-                "A model learns nothing new from rows that it wrote itself.",
-                hint="Name a larger model that writes them: --set teacher=MODEL, or distil: --set approach=distillation",
-            )
-        if not context.distils and context.teacher_located.pinned == context.located.pinned:
-            raise RecipeError(
-                f"{context.located.name} learns nothing new from rows that it wrote itself.", hint="Name a larger one: --set teacher=MODEL"
-            )
-        if spec.examples:
-            read_examples(spec.examples, context)
-        if found := problem(context.teacher_tokenizer, context.teacher_located.name):
-            raise found
+        teacher, examples = teacher_of(context), context.recipe.dataset.examples
+        if examples:
+            read_examples(examples, context)
+        if self.missing(context):  # nobody is asked for rows that are there
+            teacher.check()
 
     def missing(self, context: RunContext) -> bool:
         return context.recipe.teacher is None or _rows(context) is None
@@ -67,23 +58,26 @@ class Generated(Source):
         return expected_data(context)
 
     def make(self, context: RunContext, folder: RunFolder, load: Callable[[], Any]) -> None:
-        """Raises EmptyDataset if hardly a prompt becomes a row."""
-        from finetune.sources.author import ModelAuthor
-
+        """Raises EmptyDataset if hardly a prompt becomes a row, BudgetUsedUp, and what a server's answers raise."""
         spec, began = context.recipe.dataset, time.perf_counter()
-        name, wanted = context.teacher_located.name, int(spec.samples or 0)
+        teacher, wanted = teacher_of(context), int(spec.samples or 0)
+        name = teacher.name
         examples = read_examples(spec.examples, context) if spec.examples else []
         with Written.open(_path(context)) as written:
-            model = load()
+            author = teacher.author(examples, load)
             with context.stage("rows", f"{name} writes the rows") as done:
-                author = ModelAuthor(model, context.teacher_tokenizer, spec, examples, context.recipe.seed)
                 filters = Filters([turns[-2]["content"] for turns in examples])
                 for prompt in written.asked:
                     filters.take(prompt)
                 context.reporter.report(Progress("rows", len(written.rows), wanted, "rows"))
                 while (kept := len(written.rows)) < wanted:
                     _check_share(written, name, spec.topic or spec.examples)
-                    written.add(_batch(author, filters, len(written.batches)))
+                    try:
+                        written.add(_batch(author, filters, len(written.batches)))
+                    except BudgetUsedUp as error:
+                        kept_so_far = f"{error.message} {kept:,} of {wanted:,} rows are written and kept."
+                        again = f"finetune-cli resume {quoted(folder.output_dir)} may take as many again."
+                        raise BudgetUsedUp(kept_so_far, hint=again) from None
                     folder.write_stage(ROWS, rows=min(wanted, len(written.rows)), wanted=wanted)
                     context.reporter.report(Progress("rows", min(wanted, len(written.rows)), wanted, "rows"))
                 seconds = round(time.perf_counter() - began, 1)
@@ -92,8 +86,8 @@ class Generated(Source):
 
     def keep(self, context: RunContext, folder: RunFolder) -> None:
         """run/synthetic.jsonl: prompt and completion of each row, the seed, and the teacher with its identity."""
-        located = context.teacher_located
-        told = {"seed": context.recipe.seed, "teacher": located.pinned, "identity": located.identity}
+        teacher = teacher_of(context)
+        told = {"seed": context.recipe.seed, "teacher": teacher.pinned, "identity": teacher.identity}
         lines = [json.dumps({**row, **told}, ensure_ascii=False) + "\n" for row in _rows(context) or []]
         folder.write_text(folder.synthetic, "".join(lines))
 
@@ -133,9 +127,9 @@ def _batch(author: Author, filters: Filters, number: int) -> Batch:
 
 def _path(context: RunContext) -> Path:
     """The file in the cache; its name has everything that decides what is written, but not how many rows are wanted."""
-    spec, machine, teacher = context.recipe.dataset, context.machine, context.recipe.teacher
+    spec = context.recipe.dataset
     examples = read_examples(spec.examples, context) if spec.examples else []
-    parts = [str(VERSION), context.teacher_located.identity, str(teacher and teacher.load_in), machine.device, machine.dtype]
+    parts = [str(VERSION), teacher_of(context).writes_with]
     parts += [str(context.recipe.seed), str(spec.max_length), str(spec.topic), json.dumps(examples, ensure_ascii=False)]
     return context.runtime.cache_dir / "generated" / f"rows-{digest(parts)}.jsonl"
 
@@ -157,7 +151,7 @@ def _kept(context: RunContext) -> list[Row]:
     with reading(path, BadRow):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         theirs = {(row["identity"], row["seed"]) for row in rows}
-        if theirs != {(context.teacher_located.identity, context.recipe.seed)}:
+        if theirs != {(teacher_of(context).identity, context.recipe.seed)}:
             return []
         return [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows]
 
@@ -168,7 +162,7 @@ def _origin(context: RunContext) -> Origin:
         raise RecipeError(
             "The teacher has not written the rows yet.", hint="`finetune-cli run` or LLMFineTuner.run() has them written first."
         )
-    name = f"rows written by {context.teacher_located.name}"
+    name = f"rows written by {teacher_of(context).name}"
 
     def records() -> Iterator[Row | SkippedRow]:
         for number, row in enumerate(rows, start=1):
@@ -183,9 +177,8 @@ def _facts(context: RunContext) -> dict[str, Any]:
     if len(written.rows) < wanted:  # the cache is gone
         earlier = RunFolder(context.recipe.output_dir)
         return dict(earlier.read_json(earlier.data_report).get("generated", {})) if earlier.data_report.is_file() else {}
-    written = written.first(wanted)
-    facts = describe(context.teacher_located)
-    return {"by": facts.name, "licence": facts.licence, "tried": written.tried, "kept": wanted, "thrown": written.thrown}
+    written, teacher = written.first(wanted), teacher_of(context)
+    return {"by": teacher.name, "licence": teacher.licence, "tried": written.tried, "kept": wanted, "thrown": written.thrown}
 
 
 def _sentence(facts: dict[str, Any]) -> str:
