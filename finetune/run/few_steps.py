@@ -102,7 +102,9 @@ def _some_of_each_length(rows: Any, recipe: Recipe) -> Any:
     together = recipe.training.batch_size * recipe.training.gradient_accumulation
     order = np.argsort(-np.asarray(rows["length"]), kind="stable")
     steps = [order[start : start + together] for start in range(0, len(order), together)]
-    others = np.unique(np.linspace(1, len(steps) - 1, (ASKED_STEPS if recipe.teacher else MOST_STEPS) - 1).astype(int))[: len(steps) - 1]
+    others = np.unique(np.linspace(1, len(steps) - 1, (ASKED_STEPS if recipe.approach == "distillation" else MOST_STEPS) - 1).astype(int))[
+        : len(steps) - 1
+    ]
     scattered = np.random.default_rng(recipe.seed).permutation(others)
     chosen = np.concatenate([steps[0], *(steps[step] for step in scattered)])
     return rows.select(chosen, keep_in_memory=True).flatten_indices(keep_in_memory=True)  # no file beside the prepared data
