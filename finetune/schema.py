@@ -21,6 +21,7 @@ from finetune.settings import ColumnsSpec, Known
 FILE = "recipe.schema.json"  # beside a recipe
 EDITOR_LINE = f"# yaml-language-server: $schema={FILE}\n"  # the first line of a recipe that has its schema beside it
 DISTILS = {"properties": {"approach": {"const": "distillation"}}, "required": ["approach"]}
+TEACHERS = [{"properties": {"source": {"minLength": 1}}, "required": ["source"]}, {"required": ["server", "model"]}]
 NOTES = ("title", "description", "default")
 Schema = dict[str, Any]
 
@@ -39,7 +40,8 @@ def recipe_schema() -> Schema:
         if key != "method":
             (part,) = _parts(keys[key], schema)
             short = next(way for way in _ways(part["properties"][name]) if way.get("type") == "string")
-            keys[key] = {**_notes(keys[key]), "anyOf": [short, *_ways(keys[key])]}
+            keys[key] = {**_notes(keys[key]), "anyOf": [{"minLength": 1, **short}, *_ways(keys[key])]}
+    parts["TeacherSpec"]["anyOf"] = TEACHERS
     parts["ColumnsSpec"]["anyOf"] = [_shape(shape) for shape in ColumnsSpec.SHAPES]
     keys["model"]["anyOf"].append({"type": "null"})
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "A recipe of finetune-cli"}

@@ -35,7 +35,7 @@ ROWS_WRITTEN = "300"  # a few minutes with the starter on two cores
 MORE_TOPIC = (
     "The teacher writes prompts on this topic, and then answers them. Rows that do not end, repeat themselves or are all alike are thrown "
     "away and counted.\n"
-    "A file with a dozen rows of your own shows it what you want: dataset.examples, among the advanced settings."
+    "A file with a dozen rows of your own shows it better what you want: save the recipe and name the file there, as dataset.examples."
 )
 MOST_CORRECTIONS = 9
 LONGEST_HELP = 70  # characters
