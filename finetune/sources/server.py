@@ -141,7 +141,7 @@ def _key(variable: str) -> str:
     value = os.environ.get(variable, "")
     if not value:
         raise RecipeError(
-            f"The environment variable {variable}, which is to have the server's key, is not set.", hint=f"export {variable}=..."
+            f"The environment variable {variable}, which should have the server's key, is not set.", hint=f"export {variable}=..."
         )
     return value
 

@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from finetune.errors import TrainingError
+from finetune.errors import RecipeError, TrainingError
 from finetune.recipe import DatasetSpec
 from finetune.sources.asking import ABOUT, SHOWN, Turns
 
@@ -52,6 +52,7 @@ class ServerAuthor:
                 shown = draw.sample(range(len(self.examples)), min(SHOWN, len(self.examples)))
                 asked += LIKE.format(examples="\n\n".join(self.examples[place][-2]["content"] for place in shown))
             chats.append([*self.about, {"role": "user", "content": asked}])
+        self._check_budget(chats)
         found = self._completions(chats, PROMPT_TOKENS, f"{self.seed} {batch} prompts")
         return [each.text.strip("\"' \n") if each.ended else None for each in found]
 
@@ -63,13 +64,21 @@ class ServerAuthor:
         found = self._completions(chats, ANSWER_TOKENS, f"{self.seed} {batch} answers")
         return [each.text if each.ended else None for each in found]
 
-    def _completions(self, chats: Sequence[Messages], most: int, seed: str) -> list[Completion]:
-        longest = sum(most + sum(len(turn["content"]) for turn in chat) // 2 for chat in chats)  # hardly a token has one character
-        if self.budget is not None and self.used + longest > self.budget:
-            raise BudgetUsedUp(
-                f"The budget of {self.budget:,} tokens is used up: {self.used:,} were used, and the next requests may take {longest:,}.",
-                hint="Allow more: --set teacher.budget_tokens=NUMBER",
+    def _check_budget(self, chats: Sequence[Messages]) -> None:
+        """Before a batch, whose prompts and answers are then paid for: raises BudgetUsedUp, or RecipeError if it never suffices."""
+        asked = sum(len(turn["content"]) for chat in chats for turn in chat)
+        shown = SHOWN * max((sum(len(turn["content"]) for turn in turns) for turns in self.examples), default=0)
+        longest = BATCH * (2 * PROMPT_TOKENS + ANSWER_TOKENS) + (asked + BATCH * shown) // 2  # hardly a token has one character
+        if self.budget is None or self.used + longest <= self.budget:
+            return
+        if not self.used:
+            raise RecipeError(
+                f"A budget of {self.budget:,} tokens is too small: one batch of requests may take {longest:,}.",
+                hint=f"Allow more: --set teacher.budget_tokens={2 * longest}",
             )
+        raise BudgetUsedUp(f"The budget of {self.budget:,} tokens is used up: {self.used:,} were used, and a batch may take {longest:,}.")
+
+    def _completions(self, chats: Sequence[Messages], most: int, seed: str) -> list[Completion]:
         first = int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=3).digest(), "big")
         found = self.server.completions(chats, most=most, seeds=[first + number for number in range(len(chats))])
         self.used += sum(each.tokens for each in found)
