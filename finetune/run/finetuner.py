@@ -158,10 +158,7 @@ class LLMFineTuner:
             check_before_training(self.recipe, adapter=adapter, go_on=self.folder.output_dir if self.resume_state else None)
 
     def prepare_data(self) -> PreparedData:
-        """Read, split and tokenise the rows; what each became is in run/data_report.json once the run has a folder.
-
-        Rows that a teacher is to write are written first.
-        """
+        """Read, split and tokenise the rows, which a teacher may have to write first; run/data_report.json says what each became."""
         from finetune.planning.epochs import settled
 
         self.write_rows()
@@ -169,10 +166,7 @@ class LLMFineTuner:
         return self.context.data
 
     def write_rows(self) -> None:
-        """Have the teacher write the rows that the recipe wants of it; those that are there already are not written again.
-
-        The output folder says how far it came, so that `finetune-cli resume` goes on; a teacher that cannot write leaves nothing behind.
-        """
+        """Have the teacher write the rows that are missing, where it is to write them; one that cannot write leaves nothing behind."""
         from finetune.run.records import begin_records
 
         if not self.context.source.missing(self.context):
@@ -202,8 +196,7 @@ class LLMFineTuner:
     def plan(self, *, measure: bool = False) -> Plan:
         """What the run will cost; prepares the data, writes nothing into the output folder.
 
-        By arithmetic, or with `measure` from a few real steps, which takes up to 20 seconds. Of rows that are still to be written it goes
-        by their number and usual length.
+        By arithmetic, or with `measure` from up to 20 seconds of real steps. Rows that are missing count by number and usual length.
         """
         from finetune.planning.plan import plan, plan_without_rows
 

@@ -69,9 +69,9 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
     yield "", Text(fit_line(recipe.method.kind, plan.methods, plan.free_memory), style="quiet")
     if plan.making:
         made = plan.making
-        asked = f", about {count(made['tokens'])} tokens of the server" if made["tokens"] else ""
+        served = f", about {count(made['tokens'])} tokens of the server" if made["tokens"] else ""
         budget = f" (at most {count(made['budget'])})" if made["budget"] else ""
-        yield "Written", f"{count(made['rows'])} rows by {strip_control_chars(made['by'])} first, {about(made['seconds'])}{asked}{budget}"
+        yield "Written", f"{count(made['rows'])} rows by {strip_control_chars(made['by'])} first, {about(made['seconds'])}{served}{budget}"
     yield "Data", f"{strip_control_chars(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"
     together = count(training.batch_size * training.gradient_accumulation)
     yield "Training", f"{_steps(plan.steps)}: {training.passes:g} x {count(plan.rows)} rows, {together} per step"

@@ -45,6 +45,9 @@ class Generated(Source):
         teacher, examples = teacher_of(context), context.recipe.dataset.examples
         if examples:
             read_examples(examples, context)
+        if not context.distils and teacher.pinned == context.located.pinned:
+            said = f"{teacher.name} learns nothing new from rows that it wrote itself."
+            raise RecipeError(said, hint="Name a larger one: --set teacher=MODEL")
         if self.missing(context):  # nobody is asked for rows that are there
             teacher.check()
 
@@ -103,7 +106,7 @@ def _check_share(written: Written, name: str, told: str | None) -> None:
     if written.tried < FIRST or len(written.rows) >= FEWEST * written.tried:
         return
     reasons = ", ".join(f"{number} x {reason}" for reason, number in list(written.thrown.items())[:3])
-    better = "Choose a larger teacher" if told else "Say what the rows are about: --set dataset.topic=..., or choose a larger teacher"
+    better = "Choose a larger teacher" if told else "Say what the rows are about: --set dataset.topic=TOPIC, or choose a larger teacher"
     raise EmptyDataset(
         f"Of {written.tried} prompts that {name} wrote only {len(written.rows)} became rows ({reasons}).",
         hint=f"{better}; longer rows are allowed with --set dataset.max_length=1024.",
@@ -164,7 +167,7 @@ def _origin(context: RunContext) -> Origin:
         )
     name = f"rows written by {teacher_of(context).name}"
 
-    def records() -> Iterator[Row | SkippedRow]:
+    def records() -> Iterator[DataRow | SkippedRow]:
         for number, row in enumerate(rows, start=1):
             yield DataRow(dict(row), name, number)
 

@@ -42,15 +42,10 @@ class ModelTeacher:
         return describe(self.context.teacher_located).parameters
 
     def check(self) -> None:
-        """Raises RecipeError for a model that is to learn from its own words, ModelError for a template that does not show them."""
+        """Raises ModelError for a chat template that does not show where a person's words are."""
         from finetune.sources.asking import problem
 
-        context = self.context
-        if not context.distils and self.pinned == context.located.pinned:
-            raise RecipeError(
-                f"{self.name} learns nothing new from rows that it wrote itself.", hint="Name a larger one: --set teacher=MODEL"
-            )
-        if found := problem(context.teacher_tokenizer, self.name):
+        if found := problem(self.context.teacher_tokenizer, self.name):
             raise found
 
     def author(self, examples: Sequence[Turns], load: Callable[[], Any]) -> Author:

@@ -206,6 +206,7 @@ def test_a_run_into_the_working_folder_has_next_steps_too(tmp_path: Path, monkey
 class Figures:
     """The fields of a plan that the review reads."""
 
+    making: dict[str, Any] | None = None
     rows: int = 405
     held_out_rows: int = 45
     tokens: int = 61_000
