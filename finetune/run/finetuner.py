@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.errors import BadInput, HardwareError, Interrupted, RecipeError
-from finetune.events import BenchmarkFinished, Fanout, JsonLines, Notice, Recorder, Reporter, Resumed
+from finetune.errors import HardwareError, Interrupted, RecipeError
+from finetune.events import BenchmarkFinished, Fanout, Recorder, Reporter, Resumed
 from finetune.noise import hush
 from finetune.recipe import DistillationSpec, Recipe
 from finetune.run_context import RunContext
@@ -169,7 +169,7 @@ class LLMFineTuner:
 
     def write_rows(self) -> None:
         """Have the teacher write the rows that are missing, where it is to write them; one that cannot write leaves nothing behind."""
-        from finetune.run.records import begin_records
+        from finetune.run.missing_rows import write_missing_rows
 
         if not self.context.source.missing(self.context):
             return
@@ -180,17 +180,7 @@ class LLMFineTuner:
             self.folder.claim()
         else:
             self.folder = RunFolder.create(self.recipe.output_dir)
-        try:
-            self._open_records()
-            if not self.resume_state:
-                begin_records(self.context, self.folder)
-            self.context.source.make(self.context, self.folder, self.load_teacher_model)
-        except BadInput:
-            if not self.resume_state:
-                self.folder.forget()
-            raise
-        finally:
-            self.folder.release()
+        write_missing_rows(self.context, self.folder, resumed=self.resume_state is not None, load=self.load_teacher_model)
         self._expected = self.planned = None
         if not self.context.distils:
             self.teacher = None  # it has written what it was asked for
@@ -359,7 +349,7 @@ class LLMFineTuner:
 
     def _begin(self) -> None:
         """A new folder, and in it what is going to happen, its revisions pinned to what was found."""
-        from finetune.run.records import write_records
+        from finetune.run.records import open_records, write_records
 
         self.context = self.context.pinned()
         planned = self.planned or self.plan()
@@ -367,19 +357,19 @@ class LLMFineTuner:
             self.folder.claim()
         else:
             self.folder = RunFolder.create(self.recipe.output_dir)
-        self._open_records()
+        open_records(self.reporter, self.folder)
         write_records(self.context, self.folder, planned)
 
     def _take_up(self) -> Checkpoint | None:
         """The folder of an interrupted run; the checkpoint to train on from, or None for the first step."""
         from finetune.planning.checks import check_data
-        from finetune.run.records import write_records
+        from finetune.run.records import open_records, write_records
         from finetune.run.resume import take_up
         from finetune.training.step_count import steps_of
 
         check_data(self.context)
         self.folder.claim()
-        self._open_records()
+        open_records(self.reporter, self.folder)
         self.resume_state, start = take_up(self.context, self.folder)
         if start is None and self.resume_state.stage in (ROWS, TRAINING):
             self.reporter.report(Resumed(0, steps_of(self.recipe.training, len(self.data.train))))
@@ -393,14 +383,6 @@ class LLMFineTuner:
 
         if self.folder.stage not in (None, TRAINING) and not self.recipe.training.keep_checkpoints:
             Checkpoints(self.folder.checkpoints).clear()
-
-    def _open_records(self) -> None:
-        """From now on events are written into the folder, first what its file system cannot do."""
-        if any(isinstance(reporter, JsonLines) for reporter in self.reporter.reporters):
-            return
-        self.reporter.reporters.append(JsonLines(self.folder.events))
-        for weakness in self.folder.weaknesses:
-            self.reporter.report(Notice(weakness, "warning"))
 
     def _to_do(self, stage: str) -> bool:
         return self.resume_state is None or STAGES.index(self.resume_state.stage) <= STAGES.index(stage)

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from finetune import __version__
-from finetune.events import DataPrepared, Notice, Planned
+from finetune.events import DataPrepared, Fanout, JsonLines, Notice, Planned
 from finetune.models.location import LocatedModel
 from finetune.planning.estimate import Plan
 from finetune.run_context import RunContext
@@ -65,6 +65,15 @@ def _facts(located: LocatedModel) -> dict[str, Any]:
         "bytes": located.bytes,
         "identity": located.identity,
     }
+
+
+def open_records(reporter: Fanout, folder: RunFolder) -> None:
+    """From now on events are written into the folder, first what its file system cannot do."""
+    if any(isinstance(each, JsonLines) for each in reporter.reporters):
+        return
+    reporter.reporters.append(JsonLines(folder.events))
+    for weakness in folder.weaknesses:
+        reporter.report(Notice(weakness, "warning"))
 
 
 def begin_records(context: RunContext, folder: RunFolder) -> None:
