@@ -135,9 +135,10 @@ def _falling(means: tuple[float, float], spec: TrainingSpec, seconds: float) -> 
     """What training longer would take; of rows that are seen for the first time only: see still_falling.py."""
     more = 2 * math.ceil(spec.passes)
     took = spoken(seconds * (more - spec.passes) / spec.passes)
+    took = took if took.startswith("less") else f"about {took}"
     return Notice(
         f"The loss was still falling at the end ({means[0]:.2f}, then {means[1]:.2f}), so the model may get better: "
-        f"{epochs(more)} would take about {took} more."
+        f"{epochs(more)} would take {took} more."
     )
 
 
