@@ -65,6 +65,17 @@ class Progress(Event, name="progress"):
 
 
 @dataclass(frozen=True)
+class RowsWritten(Event, name="rows_written"):
+    """A teacher has written rows: of `tried` prompts so many rows were `kept`, and the others thrown away, by reason."""
+
+    by: str
+    tried: int
+    kept: int
+    thrown: dict[str, int]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class DataPrepared(Event, name="data"):
     """The data report of the run (see data_report.json)."""
 

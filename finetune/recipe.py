@@ -22,6 +22,7 @@ from finetune.errors import RecipeError
 from finetune.foreign import RECIPE_BYTES, reading, reason
 from finetune.reasons import UNKNOWN, reason_of
 from finetune.settings import (
+    GENERATED,
     NOT_EMPTY,
     BenchmarkSpec,
     ColumnsSpec,
@@ -123,14 +124,32 @@ class Recipe(Spec):
             raise ValueError("has `teacher` and `teachers`: give one of the two")
         if self.approach == "fine-tuning":
             raise ValueError("has `teachers`, which need `approach: distillation`")
+        if self.dataset.source == GENERATED:
+            raise ValueError("has `teachers` and `dataset.source: generated`, which one teacher writes: give `teacher` alone")
         if problem := problem_of_several(self.teachers):
             raise ValueError(f"has `teachers` {problem}")
         return self
 
+    @model_validator(mode="after")
+    def _a_server_writes_rows(self) -> Recipe:
+        if any(each.server for each in self.teachers or []):
+            raise ValueError("has one of several teachers on a server, which shows text only: name models instead")
+        if self.teacher and self.teacher.server:
+            if self.approach == "distillation":
+                raise ValueError("has a teacher on a server, which shows text only: learn that with `approach: fine-tuning`")
+            if self.dataset.source != GENERATED:
+                raise ValueError("has a teacher on a server, which writes rows: use it with `dataset: {source: generated}`")
+        return self
+
+    @property
+    def named_teachers(self) -> list[TeacherSpec]:
+        """Every teacher that is loaded here: those of a student, or the one that only writes rows."""
+        return [*self.teachers] if self.teachers else [self.teacher] if self.teacher and not self.teacher.server else []
+
     @property
     def all_teachers(self) -> list[TeacherSpec]:
-        """The teacher, or all of several; none when fine-tuning."""
-        return [*self.teachers] if self.teachers else [self.teacher] if self.teacher else []
+        """The teacher, or all of several, that a student is distilled from; none when fine-tuning."""
+        return self.named_teachers if self.approach == "distillation" else []
 
     @property
     def main_teacher(self) -> int:

@@ -1,8 +1,8 @@
 """Names to things: `load("methods", "lora")` imports one method when it is first needed.
 
 Built-ins are lazy "module:attribute" lines, each the name of a class. Other packages add theirs with entry points in the groups
-`finetune_cli.methods`, `.objectives`, `.formats`, `.metrics`, `.trackers` and `.exporters`; docs/extending.md has one of each main kind.
-A way to make students needs a recipe key too: a field of FromTeacher in settings.py.
+`finetune_cli.methods`, `.objectives`, `.formats`, `.sources`, `.metrics`, `.trackers` and `.exporters`; docs/extending.md has one of each
+main kind. A way to make students needs a recipe key too: a field of FromTeacher in settings.py.
 """
 
 from __future__ import annotations
@@ -49,6 +49,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "question_answer": "finetune.data.formats.question_answer:QuestionAnswer",
         "text": "finetune.data.formats.text:Text",
     },
+    "sources": {
+        "dataset": "finetune.sources.dataset:Dataset",
+        "generated": "finetune.sources.generated:Generated",
+    },
     "metrics": {
         "rouge": "finetune.benchmark.rouge:Rouge",
         "perplexity": "finetune.benchmark.perplexity:Perplexity",
@@ -65,7 +69,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "onnx": "finetune.export.to_onnx:ONNX",
     },
 }
-OBJECTS = ("methods", "signals", "students", "exporters")  # they keep nothing between calls, so one of each is enough
+OBJECTS = ("methods", "signals", "students", "exporters", "sources")  # they keep nothing between calls, so one of each is enough
 DESCRIBED = ("methods", "objectives", "students", "formats")  # with titles and summaries; their files import no torch until used
 
 
@@ -75,7 +79,7 @@ def names(kind: str) -> list[str]:
 
 
 def load(kind: str, name: str) -> Any:
-    """The object of a method or an exporter, the class of anything else; raises RecipeError for an unknown name or a broken package."""
+    """The object of one of the kinds in OBJECTS, the class of anything else; raises RecipeError for an unknown name or a broken package."""
     check_name(kind, name)
     target = BUILT_IN.get(kind, {}).get(name) or _outside(kind)[name]
     module, _, attribute = target.partition(":")

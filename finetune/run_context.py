@@ -86,9 +86,9 @@ class RunContext:
 
     @cached_property
     def teachers_located(self) -> list[LocatedModel]:
-        if not self.recipe.all_teachers:
+        if not self.recipe.named_teachers:
             raise RecipeError("A distillation needs a teacher.", hint="--set teacher=MODEL")
-        return [self._locate("teacher", each.source, each.load_in) for each in self.recipe.all_teachers]
+        return [self._locate("teacher", each.source, each.load_in) for each in self.recipe.named_teachers]
 
     @property
     def teacher_located(self) -> LocatedModel:
@@ -110,21 +110,16 @@ class RunContext:
         return ours + [load_tokenizer(located) for located in self.teachers_located[len(ours) :]]
 
     @cached_property
+    def source(self) -> Any:
+        """Where the rows come from."""
+        return registry.load("sources", self.recipe.dataset.kind)
+
+    @cached_property
     def data(self) -> PreparedData:
         """The rows, read, split and tokenised."""
-        from finetune.data.prepare import prepare_data
-
-        tokenizer = self.tokenizer
+        source, _ = self.source, self.tokenizer
         with self.stage("data", "Preparing the data") as done:
-            prepared = prepare_data(
-                self.recipe.dataset,
-                tokenizer,
-                seed=self.recipe.seed,
-                supervise=self.recipe.distillation.supervise if self.distils else "answers",
-                routed_by=self.recipe.routed_by,
-                runtime=self.runtime,
-                reporter=self.reporter,
-            )
+            prepared: PreparedData = source.data(self)
             done(f"{prepared.report.train:,} rows to train on, {prepared.report.held_out:,} held out")
         return prepared
 
@@ -144,9 +139,9 @@ class RunContext:
         if self.recipe.teachers:
             each = zip(self.recipe.teachers, self.teachers_located, strict=True)
             found["teachers"] = [{**spec.model_dump(), "source": located.pinned} for spec, located in each]
-        elif self.distils:
+        elif self.recipe.teacher and not self.recipe.teacher.server:
             found["teacher"] = {"source": self.teacher_located.pinned}
-        if self.data.report.pinned_source:
+        if not self.source.missing(self) and self.data.report.pinned_source:
             found["dataset"] = {"source": self.data.report.pinned_source}
         return self.beside(recipe=self.recipe.with_changes(found), asked=self.asked)
 

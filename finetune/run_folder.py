@@ -21,9 +21,9 @@ from finetune.paths import looking_at, typed_path
 from finetune.shell import quoted
 from finetune.storage import PART, Lock, NoLock, disk_full, lock, no_room, ordinary_permissions, replace, to_disk, write_whole
 
-TRAINING, BENCHMARK, UPLOAD, FINISHED = "training", "benchmark", "upload", "finished"  # what a run is at
+ROWS, TRAINING, BENCHMARK, UPLOAD, FINISHED = "rows", "training", "benchmark", "upload", "finished"  # what a run is at
 REMADE = "Run `finetune-cli benchmark OUTPUT_DIR` to make it again."
-STAGES = (TRAINING, BENCHMARK, UPLOAD, FINISHED)
+STAGES = (ROWS, TRAINING, BENCHMARK, UPLOAD, FINISHED)
 
 
 class RunFolder:
@@ -38,6 +38,7 @@ class RunFolder:
         self.student = self.run / "student.json"  # how a student was made from its teacher
         self.environment = self.run / "environment.json"
         self.events = self.run / "events.jsonl"
+        self.synthetic = self.run / "synthetic.jsonl"  # rows that a teacher wrote for this run
         self.data_report = self.run / "data_report.json"
         self.benchmark = self.run / "benchmark.json"
         self.export = self.run / "export.json"  # files for other programs, and what was proven of them
@@ -162,7 +163,7 @@ class RunFolder:
 
     @property
     def stage(self) -> str | None:
-        """TRAINING, BENCHMARK, UPLOAD or FINISHED; None if there is no run here."""
+        """ROWS, TRAINING, BENCHMARK, UPLOAD or FINISHED; None if there is no run here."""
         if self.progress.is_file():
             stage = self.read_json(self.progress).get("stage", TRAINING)
             if stage not in STAGES:
@@ -176,6 +177,11 @@ class RunFolder:
         """Note what the run is at now, beside what is known already."""
         known = self.read_json(self.progress) if self.progress.is_file() else {}
         self.write_json(self.progress, {**known, **facts, "stage": stage})
+
+    def forget(self) -> None:
+        """Remove the records of a run that could not begin, so that the folder is free again."""
+        for path in (self.recipe, self.recipe_schema, self.progress, self.events):
+            path.unlink(missing_ok=True)
 
     # Files that are there whole or not at all.
 

@@ -16,11 +16,19 @@ from typing import Any
 
 from finetune import registry
 from finetune.recipe import SHORT, Recipe, known_fields
-from finetune.settings import ColumnsSpec, FromTeacher, Known
+from finetune.settings import GENERATED, OF_FILES, OF_GENERATED, ColumnsSpec, FromTeacher, Known
 
 FILE = "recipe.schema.json"  # beside a recipe
 EDITOR_LINE = f"# yaml-language-server: $schema={FILE}\n"  # the first line of a recipe that has its schema beside it
 DISTILS = {"properties": {"approach": {"const": "distillation"}}, "required": ["approach"]}
+NULL = {"type": "null"}
+TEACHERS = [
+    {
+        "properties": {"source": {"minLength": 1}, **dict.fromkeys(("server", "model", "key", "budget_tokens"), NULL)},
+        "required": ["source"],
+    },
+    {"properties": {"source": {"maxLength": 0}, "model": {"type": "string"}, "load_in": NULL}, "required": ["server", "model"]},
+]
 NOTES = ("title", "description", "default")
 Schema = dict[str, Any]
 
@@ -39,12 +47,21 @@ def recipe_schema() -> Schema:
         if key != "method":
             (part,) = _parts(keys[key], schema)
             short = next(way for way in _ways(part["properties"][name]) if way.get("type") == "string")
-            keys[key] = {**_notes(keys[key]), "anyOf": [short, *_ways(keys[key])]}
+            keys[key] = {**_notes(keys[key]), "anyOf": [{"minLength": 1, **short}, *_ways(keys[key])]}
+    parts["TeacherSpec"]["anyOf"] = TEACHERS
+    parts["DatasetSpec"] |= _of_its_source(parts["DatasetSpec"]["properties"])
     parts["ColumnsSpec"]["anyOf"] = [_shape(shape) for shape in ColumnsSpec.SHAPES]
     parts["FromTeacher"]["anyOf"] = [_kept(name) for name in FromTeacher.model_fields]
     keys["model"]["anyOf"].append({"type": "null"})
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "A recipe of finetune-cli"}
     return {**head, "if": DISTILS, "then": _only("distillation"), "else": _only("fine-tuning", model="string")}
+
+
+def _of_its_source(properties: Schema) -> Schema:
+    """Which keys only rows that are read have, and which only those that a teacher writes."""
+    read = {name: {"const": properties[name].get("default")} for name in OF_FILES}
+    written = {"properties": {"source": {"const": GENERATED}}, "required": ["source"]}
+    return {"if": written, "then": {"properties": read}, "else": {"properties": dict.fromkeys(OF_GENERATED, NULL)}}
 
 
 def recipe_keys() -> dict[str, Schema]:

@@ -8,6 +8,7 @@ The wizard's questions, the JSON schema and the trainers all read this. The sett
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -101,6 +102,9 @@ def _short(number: float) -> str:
 COUNT_OR_SHARE = [{"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}]
 NOT_EMPTY = Annotated[str, Field(min_length=1)]
 AUTO_EPOCHS = 3.0  # of a few hundred rows, whatever they are; see docs/log.md
+GENERATED = "generated"  # `dataset.source` where the teacher writes the rows
+OF_FILES = ("config", "split", "data_files", "columns", "text_as", "encoding", "eval_split")  # keys that say how rows are read
+OF_GENERATED = ("topic", "examples")
 AutoOrCount = Literal["auto"] | Annotated[int, Field(ge=1)]
 
 
@@ -156,10 +160,31 @@ class StudentSpec(Spec):
 
 
 class TeacherSpec(Spec):
-    """The model to imitate; `load_in` quantises it through bitsandbytes."""
+    """The model to imitate; `load_in` quantises it through bitsandbytes. Or a `server` with a `model` that writes rows to learn from."""
 
-    source: str = Field(min_length=1, title="Teacher", description="A Hub id, a folder, an earlier run or a .gguf file.")
+    source: str = Field("", title="Teacher", description="A Hub id, a folder, an earlier run or a .gguf file.")
     load_in: Literal["8bit", "4bit"] | None = Field(None, description="Load the teacher in fewer bits: less memory; needs bitsandbytes.")
+    server: str | None = Field(None, min_length=1, description="Address of an OpenAI-compatible server that writes rows, up to /v1.")
+    model: str | None = Field(None, min_length=1, title="Model on the server", description="What the server calls the teacher.")
+    key: str | None = Field(None, min_length=1, description="Environment variable that has the server's key; the key itself stays there.")
+    budget_tokens: int | None = Field(None, ge=1, description="Tokens that one start of a run may take from the server; null: no limit.")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> TeacherSpec:
+        if bool(self.source) == bool(self.server):
+            raise ValueError("must name a model, or a `server` and its `model`" + (", not both" if self.server else ""))
+        others = [name for name in ("model", "key", "budget_tokens") if getattr(self, name) is not None]
+        if self.server is None:
+            if others:
+                raise ValueError(f"has `{others[0]}`, which is for a teacher on a `server`")
+            return self
+        if not re.fullmatch(r"https?://[^/@\s]+(/[^@\s]*)?", self.server):
+            raise ValueError("has a `server` that is no address such as http://localhost:8000/v1, without a password in it")
+        if self.key and not re.fullmatch(r"[A-Za-z_]\w*", self.key):  # it is not repeated: it may be the key itself
+            raise ValueError("has a `key` that is no name of an environment variable")
+        if self.model is None or self.load_in:
+            raise ValueError(f"has a `server`, {'which loads its model itself' if self.load_in else 'which needs a `model`'}")
+        return self
 
 
 class TeacherRows(Spec):
@@ -229,7 +254,10 @@ class ColumnsSpec(Spec):
 
 class DatasetSpec(Spec):
     source: str = Field(
-        "builtin:python-docs", min_length=1, title="Dataset", description="A Hub id, a file, a folder or a pattern; several with commas."
+        "builtin:python-docs",
+        min_length=1,
+        title="Dataset",
+        description="A Hub id, a file, a folder or a pattern, several with commas; or generated: the teacher writes the rows.",
     )
     config: str | None = Field(None, title="Configuration", description="Configuration of a Hub dataset. Only some have one.")
     split: str = Field("train", description="Part of the dataset to train on.")
@@ -242,6 +270,23 @@ class DatasetSpec(Spec):
     max_length: int = Field(512, ge=8, description="Longest row in tokens; longer rows are truncated.")
     held_out: float = Field(0.1, gt=0, lt=1, description="Share of rows kept from training for the benchmark.")
     eval_split: str | None = Field(None, description="Split to use for the benchmark, instead of held-out rows.")
+    topic: str | None = Field(None, min_length=1, description="Of generated rows: what they are about, in a few words or a sentence.")
+    examples: str | None = Field(None, min_length=1, description="Of generated rows: a file with a few rows of the kind that is wanted.")
+
+    @property
+    def kind(self) -> str:
+        """The name of this source in the registry."""
+        return self.source if self.source in registry.names("sources") else "dataset"
+
+    @model_validator(mode="after")
+    def _fits_its_source(self) -> DatasetSpec:
+        generated = self.source == GENERATED
+        for name in OF_FILES if generated else OF_GENERATED:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"has `{name}`, which is for {'rows that are read' if generated else '`source: generated`'}")
+        if generated and self.samples is None:
+            raise ValueError("has `samples: null`: say how many rows the teacher is to write")
+        return self
 
     @field_validator("source", mode="before", json_schema_input_type=NOT_EMPTY | Annotated[list[NOT_EMPTY], Field(min_length=1)])
     @classmethod

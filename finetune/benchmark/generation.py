@@ -124,16 +124,17 @@ def stop_ids(model: Any, tokenizer: Any) -> list[int]:
 
 
 @contextmanager
-def greedy(inner: Any, stops: list[int], *, pad: int, max_new_tokens: int) -> Iterator[None]:
+def greedy(inner: Any, stops: list[int], *, pad: int, max_new_tokens: int, **sampled: Any) -> Iterator[None]:
     """Plain greedy search: what the checkpoint's own generation_config asks for (sampling, penalties, lengths) is set aside.
+
+    `sampled` are settings of GenerationConfig for those who want to sample.
 
     The last hidden states of a batch are not contiguous; without this hook torch would copy a frozen head's weights once per row.
     """
     own = inner.generation_config
     hook = inner.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0].contiguous(), *given[1:]))
-    inner.generation_config = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stops or None, pad_token_id=pad, use_cache=True
-    )
+    ends = {"eos_token_id": stops or None, "pad_token_id": pad}
+    inner.generation_config = GenerationConfig(**{"do_sample": False, **sampled}, max_new_tokens=max_new_tokens, use_cache=True, **ends)
     try:
         yield
     finally:

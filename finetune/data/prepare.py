@@ -24,7 +24,7 @@ from finetune.data import tokenized
 from finetune.data.pieces import REWRITTEN
 from finetune.data.reading import Rows, read_rows
 from finetune.data.report import DataReport
-from finetune.data.rows import KEPT_SKIPPED, RowFacts, RowProblem, SkippedRow, too_many_bad_rows
+from finetune.data.rows import KEPT_SKIPPED, Origin, RowFacts, RowProblem, SkippedRow, too_many_bad_rows
 from finetune.data.split import NOTES, Division, chosen_records, divide
 from finetune.data.thinking import decide
 from finetune.data.tokens import Encoder, Sequence
@@ -67,18 +67,20 @@ def prepare_data(
     routed_by: str | None = None,
     runtime: RuntimeOptions | None = None,
     reporter: Reporter | None = None,
+    origin: Origin | None = None,
 ) -> PreparedData:
     """Tokens to train on and held-out rows for the benchmark; a held-out row is never trained on.
 
     Each has a `route`, what the column `routed_by` says of it, if there is one.
 
     Labels are -100 where there is no loss and the token itself elsewhere (the shift by one happens in the loss); a student
-    that learns every token (`supervise="all"`) is measured on every token. Raises the DatasetError that states what is wrong.
+    that learns every token (`supervise="all"`) is measured on every token. `origin` is read instead of `spec.source`.
+    Raises the DatasetError that states what is wrong.
     """
     from datasets import Dataset
 
     runtime, reporter = runtime or RuntimeOptions(), reporter or Recorder()
-    rows = read_rows(spec, runtime, reporter, routed_by=routed_by)
+    rows = read_rows(spec, runtime, reporter, origin=origin, routed_by=routed_by)
     evaluation = read_rows(spec, runtime, reporter, split=spec.eval_split, routed_by=routed_by) if spec.eval_split else None
     settings = [str(spec.samples), str(spec.held_out), str(spec.max_length), str(seed), supervise]
     contents = [rows.fingerprint, evaluation.fingerprint if evaluation else "", tokenizer_fingerprint(tokenizer)]

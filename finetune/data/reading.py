@@ -89,13 +89,21 @@ class Rows:
 
 
 def read_rows(
-    spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *, split: str | None = None, routed_by: str | None = None
+    spec: DatasetSpec,
+    runtime: RuntimeOptions,
+    reporter: Reporter,
+    *,
+    split: str | None = None,
+    origin: Origin | None = None,
+    routed_by: str | None = None,
 ) -> Rows:
-    """All usable rows of a source, from the cache if its content is known; with what the column `routed_by` says beside each.
+    """All usable rows of a source, or of one that is opened already, from the cache if its content is known.
+
+    With what the column `routed_by` says beside each.
 
     Raises DatasetNotFound, UnknownFormat, EmptyDataset, or BadRow if more records than `bad_rows` allows are unusable.
     """
-    origin = open_source(spec, runtime, reporter, split=split)
+    origin = origin or open_source(spec, runtime, reporter, split=split)
     chosen = spec.columns.model_dump() if spec.columns else None
     fingerprint = digest([str(VERSION), *origin.fingerprint(), json.dumps(chosen), *filter(None, [routed_by])])
     kept_as = digest([fingerprint, *origin.files, *origin.notes]) if origin.files else fingerprint

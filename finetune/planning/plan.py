@@ -6,11 +6,19 @@ found = plan(context, measure=True)       # from a few real steps
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+from finetune.errors import RecipeError
 from finetune.planning.checks import check_data, check_tokens
+from finetune.planning.epochs import settled
 from finetune.planning.estimate import Plan, estimate
 from finetune.planning.measure import measure_first
 from finetune.planning.shape import shape_of
 from finetune.run_context import RunContext
+
+if TYPE_CHECKING:
+    from finetune.data.prepare import PreparedData
 
 
 def plan(context: RunContext, *, measure: bool = False) -> Plan:
@@ -22,3 +30,16 @@ def plan(context: RunContext, *, measure: bool = False) -> Plan:
     check_data(context)
     notes = check_tokens(context, shape.learning.embeddings)
     return estimate(context, shape, measure_first(context).to_dict() if measure else {}, notes=notes)
+
+
+def plan_without_rows(context: RunContext, *, measure: bool) -> tuple[Plan, PreparedData]:
+    """The plan of a run whose rows are still to be written, and the rows that it expects.
+
+    Raises RecipeError if it is to be measured, and what the source's check raises.
+    """
+    if measure:
+        raise RecipeError("Nothing can be measured before the rows are written.", hint="Plan without measuring, or start the run.")
+    context.source.check(context)
+    making, expected = context.source.cost(context), context.source.expected(context)
+    found = plan(settled(context.beside(data=expected)))
+    return replace(found, seconds=found.seconds + making.seconds, making=asdict(making)), expected

@@ -26,6 +26,7 @@ from finetune.hub.catalogue import CATALOGUE
 from finetune.model_folder import is_adapter, read_json
 from finetune.models.spelling import ends_of
 from finetune.publish.elsewhere import base_of, snippet
+from finetune.publish.outputs import covers
 from finetune.publish.redaction import (
     base_model,
     base_revision,
@@ -38,6 +39,7 @@ from finetune.publish.redaction import (
 )
 from finetune.recipe import Recipe
 from finetune.run_folder import REMADE, RunFolder
+from finetune.settings import GENERATED
 
 PROJECT = "finetune-cli"
 TEXT_MODEL = "AutoModelForCausalLM"
@@ -335,6 +337,12 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
         spec = recipe.distillation
         lines.append(f"- Distillation: {spec.objective}, temperature {spec.temperature}, alpha {spec.alpha} on the hard labels")
     lines.append(f"- Data: {_described(recipe)}" + (f", {data['train']} rows trained on, {data['held_out']} held out" if data else ""))
+    if written := data.get("generated"):
+        asked = recipe.teacher.model if recipe.teacher and recipe.teacher.server else None
+        teacher = f"{asked} on a server" if asked else _linked(hub_model(recipe.teacher.source)) if recipe.teacher else "a teacher"
+        lines.append(f"- The rows were written by {teacher}: {written['kept']:,} of {written['tried']:,} prompts were kept")
+        if said := covers(written.get("licence")):
+            lines.append(f"- The teacher's licence, {written['licence']}, also covers this model: {said}")
     if training:
         share = training["trainable_parameters"] / max(1, training["parameters"])
         lines += [
@@ -355,6 +363,8 @@ def _described(recipe: Recipe) -> str:
     dataset = hub_dataset(recipe.dataset)
     if dataset:
         return f"[{dataset}](https://huggingface.co/datasets/{dataset})"
+    if recipe.dataset.kind == GENERATED:
+        return "written by a model"
     return public_source(recipe.dataset) or "private files"
 
 

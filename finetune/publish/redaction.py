@@ -19,6 +19,7 @@ from finetune.hub.datasets import PINNED
 from finetune.model_folder import adapter_base, is_adapter
 from finetune.models.location import ModelSource, parse
 from finetune.recipe import DatasetSpec, Recipe
+from finetune.settings import GENERATED
 
 # Where transformers and peft record the path that something was loaded from.
 PATH_KEYS = ("base_model_name_or_path", "_name_or_path", "name_or_path", "tokenizer_file", "vocab_file")
@@ -79,7 +80,9 @@ def hub_dataset(spec: DatasetSpec) -> str | None:
 
 
 def public_source(spec: DatasetSpec) -> str | None:
-    """The name of a dataset that others have too, built in or on the Hub; None for a person's own files."""
+    """The name of a dataset that others have too, built in or on the Hub, or `generated`; None for a person's own files."""
+    if spec.source == GENERATED:
+        return GENERATED
     return spec.source.removeprefix("builtin:") if spec.source.startswith("builtin:") else hub_dataset(spec)
 
 
@@ -108,9 +111,13 @@ def public_recipe(recipe: Recipe) -> Recipe:
             data["dataset"]["data_files"] = _private(files)
     elif files:
         data["dataset"]["data_files"] = [_last(file) for file in files] if isinstance(files, list) else _last(files)
+    if recipe.dataset.examples:
+        data["dataset"]["examples"] = _private(recipe.dataset.examples)
     if isinstance(recipe.model, str) and _is_path(recipe.model):
         data["model"] = "local-model"
-    if recipe.teacher and _is_path(recipe.teacher.source):
+    if recipe.teacher and recipe.teacher.server:
+        data["teacher"]["server"], data["teacher"]["key"] = "http://private-server/v1", None
+    elif recipe.teacher and _is_path(recipe.teacher.source):
         data["teacher"]["source"] = "local-teacher"
     for number, each in enumerate(data["teachers"] or [], 1):
         each["source"] = f"local-teacher-{number}" if _is_path(each["source"]) else each["source"]

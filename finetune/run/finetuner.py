@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import HardwareError, Interrupted, RecipeError
-from finetune.events import BenchmarkFinished, Fanout, JsonLines, Notice, Recorder, Reporter, Resumed
+from finetune.events import BenchmarkFinished, Fanout, Recorder, Reporter, Resumed
 from finetune.noise import hush
 from finetune.recipe import DistillationSpec, Recipe
 from finetune.run_context import RunContext
-from finetune.run_folder import BENCHMARK, FINISHED, STAGES, TRAINING, UPLOAD, RunFolder
+from finetune.run_folder import BENCHMARK, FINISHED, ROWS, STAGES, TRAINING, UPLOAD, RunFolder
 from finetune.runtime import RuntimeOptions
 from finetune.shell import quoted
 
@@ -74,6 +74,7 @@ class LLMFineTuner:
         self._base: Any = None  # the model as it was loaded, until the method is attached
         self._made: dict[str, Any] = {}  # what was decided about a student
         self._checked = False
+        self._expected: PreparedData | None = None  # stand-ins for rows that are not written yet
         self._start: Checkpoint | None = None
 
     @classmethod
@@ -109,12 +110,12 @@ class LLMFineTuner:
 
     @property
     def data(self) -> PreparedData:
-        return self.context.data
+        """The rows; after a plan without them, what is expected of those that are still to be written."""
+        return self._expected or self.context.data
 
     def run(self) -> RunResult:
         """All stages in order, or those that an interrupted run has left. Raises Interrupted if a person stopped it."""
         self.check()
-        self.prepare_data()
         with self._at_work():
             if self._to_do(TRAINING):
                 self.load_models()
@@ -146,6 +147,7 @@ class LLMFineTuner:
                 f"Teacher and student are the same model, {context.located.name}.",
                 hint="Make a smaller one from it: --set model.from_teacher.layers=0.67",
             )
+        context.source.check(context)
         shape_of(context)
         self._checked = True
 
@@ -158,21 +160,43 @@ class LLMFineTuner:
             check_before_training(self.recipe, adapter=adapter, go_on=self.folder.output_dir if self.resume_state else None)
 
     def prepare_data(self) -> PreparedData:
-        """Read, split and tokenise the rows; what each became is in run/data_report.json once the run has a folder."""
+        """Read, split and tokenise the rows, which a teacher may have to write first; run/data_report.json says what each became."""
         from finetune.planning.epochs import settled
 
+        self.write_rows()
         self.context = settled(self.context)
         return self.context.data
+
+    def write_rows(self) -> None:
+        """Have the teacher write the rows that are missing, where it is to write them; one that cannot write leaves nothing behind."""
+        from finetune.run.missing_rows import write_missing_rows
+
+        if not self.context.source.missing(self.context):
+            return
+        if not self._checked:
+            self.check()
+        self.context = self.context.pinned()
+        if self.resume_state:
+            self.folder.claim()
+        else:
+            self.folder = RunFolder.create(self.recipe.output_dir)
+        write_missing_rows(self.context, self.folder, resumed=self.resume_state is not None, load=self.load_teacher_model)
+        self._expected = self.planned = None
+        if not self.context.distils:
+            self.teacher = None  # it has written what it was asked for
 
     def plan(self, *, measure: bool = False) -> Plan:
         """What the run will cost; prepares the data, writes nothing into the output folder.
 
-        By arithmetic, or with `measure` from a few real steps, which takes up to 20 seconds.
+        By arithmetic, or with `measure` from up to 20 seconds of real steps. Rows that are missing count by number and usual length.
         """
-        from finetune.planning.plan import plan
+        from finetune.planning.plan import plan, plan_without_rows
 
-        self.prepare_data()
-        self.planned = plan(self.context, measure=measure)
+        if self.context.source.missing(self.context):
+            self.planned, self._expected = plan_without_rows(self.context, measure=measure)
+        else:
+            self.prepare_data()
+            self.planned = plan(self.context, measure=measure)
         return self.planned
 
     def load_models(self) -> Any:
@@ -325,26 +349,29 @@ class LLMFineTuner:
 
     def _begin(self) -> None:
         """A new folder, and in it what is going to happen, its revisions pinned to what was found."""
-        from finetune.run.records import write_records
+        from finetune.run.records import open_records, write_records
 
         self.context = self.context.pinned()
         planned = self.planned or self.plan()
-        self.folder = RunFolder.create(self.recipe.output_dir)
-        self._open_records()
+        if self.folder.stage == ROWS:  # begun, so that its rows could be written
+            self.folder.claim()
+        else:
+            self.folder = RunFolder.create(self.recipe.output_dir)
+        open_records(self.reporter, self.folder)
         write_records(self.context, self.folder, planned)
 
     def _take_up(self) -> Checkpoint | None:
         """The folder of an interrupted run; the checkpoint to train on from, or None for the first step."""
         from finetune.planning.checks import check_data
-        from finetune.run.records import write_records
+        from finetune.run.records import open_records, write_records
         from finetune.run.resume import take_up
         from finetune.training.step_count import steps_of
 
         check_data(self.context)
         self.folder.claim()
-        self._open_records()
+        open_records(self.reporter, self.folder)
         self.resume_state, start = take_up(self.context, self.folder)
-        if start is None and self.resume_state.stage == TRAINING:
+        if start is None and self.resume_state.stage in (ROWS, TRAINING):
             self.reporter.report(Resumed(0, steps_of(self.recipe.training, len(self.data.train))))
             self.context = self.context.pinned()
             write_records(self.context, self.folder, self.planned or self.plan())
@@ -356,12 +383,6 @@ class LLMFineTuner:
 
         if self.folder.stage not in (None, TRAINING) and not self.recipe.training.keep_checkpoints:
             Checkpoints(self.folder.checkpoints).clear()
-
-    def _open_records(self) -> None:
-        """From now on events are written into the folder, first what its file system cannot do."""
-        self.reporter.reporters.append(JsonLines(self.folder.events))
-        for weakness in self.folder.weaknesses:
-            self.reporter.report(Notice(weakness, "warning"))
 
     def _to_do(self, stage: str) -> bool:
         return self.resume_state is None or STAGES.index(self.resume_state.stage) <= STAGES.index(stage)

@@ -43,7 +43,7 @@ def load_base(context: RunContext, *, role: str = "model") -> Any:
 def load_teacher(context: RunContext, number: int = 0) -> Any:
     """The teacher, or that one of several."""
     several = f" {number + 1} of {len(context.teachers_located)}" if len(context.teachers_located) > 1 else ""
-    located, spec = context.teachers_located[number], context.recipe.all_teachers[number]
+    located, spec = context.teachers_located[number], context.recipe.named_teachers[number]
     with context.stage("load", f"Loading the teacher{several}"):
         return load_model(located, context.machine, load_in=spec.load_in)
 

@@ -13,11 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from finetune import __version__
-from finetune.events import DataPrepared, Notice, Planned
+from finetune.events import DataPrepared, Fanout, JsonLines, Notice, Planned
 from finetune.models.location import LocatedModel
 from finetune.planning.estimate import Plan
 from finetune.run_context import RunContext
-from finetune.run_folder import TRAINING, RunFolder
+from finetune.run_folder import ROWS, TRAINING, RunFolder
 from finetune.schema import EDITOR_LINE, recipe_schema
 
 PACKAGES = ("torch", "transformers", "peft", "datasets", "accelerate", "tokenizers", "bitsandbytes", "rouge-score")
@@ -41,7 +41,7 @@ def environment(context: RunContext) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "machine": asdict(context.machine),
         "model": {**_facts(context.located), "loads_with": _loads_with(context.located)},
-        "teacher": _facts(context.teacher_located) if context.distils else None,
+        "teacher": _facts(context.teacher_located) if context.recipe.teacher and not context.recipe.teacher.server else None,
         **({"teachers": [_facts(located) for located in context.teachers_located]} if context.recipe.teachers else {}),
         "dataset_fingerprint": context.data.fingerprint,
         "seed": context.recipe.seed,
@@ -67,6 +67,22 @@ def _facts(located: LocatedModel) -> dict[str, Any]:
     }
 
 
+def open_records(reporter: Fanout, folder: RunFolder) -> None:
+    """From now on events are written into the folder, first what its file system cannot do."""
+    if any(isinstance(each, JsonLines) for each in reporter.reporters):
+        return
+    reporter.reporters.append(JsonLines(folder.events))
+    for weakness in folder.weaknesses:
+        reporter.report(Notice(weakness, "warning"))
+
+
+def begin_records(context: RunContext, folder: RunFolder) -> None:
+    """The recipe alone, for a run whose rows are still to be written."""
+    folder.write_text(folder.recipe, EDITOR_LINE + context.recipe.to_yaml())
+    folder.write_json(folder.recipe_schema, recipe_schema())
+    folder.write_stage(ROWS)
+
+
 def write_records(context: RunContext, folder: RunFolder, plan: Plan) -> None:
     """Into the run's folder, and to whoever listens; the recipe should be pinned to what was found."""
     report = context.data.report
@@ -74,6 +90,7 @@ def write_records(context: RunContext, folder: RunFolder, plan: Plan) -> None:
     folder.write_json(folder.recipe_schema, recipe_schema())
     folder.write_json(folder.environment, environment(context))
     folder.write_json(folder.data_report, report.to_dict())
+    context.source.keep(context, folder)
     if context.earlier:
         folder.write_json(folder.continued, {"adapter": context.located.pinned, "base": context.base_located.pinned})
     folder.write_stage(TRAINING)

@@ -20,7 +20,7 @@ from finetune.formatting import spoken
 from finetune.recipe import Recipe, dotted
 from finetune.run.records import environment
 from finetune.run_context import RunContext
-from finetune.run_folder import BENCHMARK, FINISHED, TRAINING, UPLOAD, RunFolder
+from finetune.run_folder import BENCHMARK, FINISHED, ROWS, TRAINING, UPLOAD, RunFolder
 from finetune.shell import quoted
 from finetune.training.checkpoints import Checkpoint, Checkpoints
 
@@ -39,7 +39,10 @@ NEW_RUN = "Start again with `finetune-cli run RECIPE` in a new output folder, or
 
 @dataclass(frozen=True)
 class Unfinished:
-    """What is left of a run: it is at `stage`, and `step` of `total_steps` were saved at `saved_at` after `seconds` of training."""
+    """What is left of a run: it is at `stage`, and `step` of `total_steps` were saved at `saved_at` after `seconds` of training.
+
+    At the stage ROWS the steps are rows that the teacher wrote.
+    """
 
     folder: RunFolder
     stage: str
@@ -58,6 +61,8 @@ class Unfinished:
 
     def progress(self) -> str:
         """How far it came, for people."""
+        if self.stage == ROWS:
+            return f"{self.step} of {self.total_steps} rows written" if self.total_steps else "no rows written yet"
         if self.stage == BENCHMARK:
             return "trained; benchmark not run yet"
         if self.stage == UPLOAD:
@@ -73,6 +78,10 @@ def find(output_dir: str | Path) -> Unfinished | None:
     stage = folder.stage
     if stage in (None, FINISHED):
         return None
+    if stage == ROWS:
+        told = folder.read_json(folder.progress)
+        with reading(folder.progress, CannotResume, hint=NEW_RUN):
+            return Unfinished(folder, ROWS, int(told.get("rows", 0)), int(told.get("wanted", 0)))
     saved = next(iter(Checkpoints(folder.checkpoints).all()), None) if stage == TRAINING else None
     return Unfinished(folder, str(stage)) if saved is None else _of(folder, saved)
 
@@ -125,6 +134,8 @@ def _what_will_be_done(left: Unfinished, start: Checkpoint | None) -> str:
         return f"The training in {name} is complete; only the benchmark is left."
     if left.stage == UPLOAD:
         return f"The run in {name} is trained and measured; only the upload is left."
+    if left.stage == ROWS:
+        return f"The rows for {name} are written; the training begins."
     if start is None:
         return f"There is no checkpoint in {name} to continue from; training starts again at step 1."
     saved = _of(left.folder, start)

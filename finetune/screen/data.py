@@ -24,7 +24,7 @@ def data_report(report: Mapping[str, Any], *, examples: bool = True, ascii_only:
     """One fact per line; nothing is said about what did not happen."""
     facts = [(name, fact) for name, fact in _facts(report, ascii_only) if examples or name not in SAID_IN_A_RUN]
     parts: list[RenderableType] = [pairs(facts)]
-    if examples:
+    if examples and report["examples"]:
         parts.append(Text("Rows as the model sees them; it learns the marked part", style="quiet"))
         parts += [_example(pieces, ascii_only) for pieces in report["examples"]]
     return block(*parts)
@@ -34,7 +34,8 @@ def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, R
     blank = f", {report['blank']:,} blank" if report["blank"] else ""
     unasked = f", {report['not_asked']:,} not used: dataset.samples is {report['samples']:,}" if report.get("not_asked") else ""
     left = f", {sum(report['left_out'].values()):,} left out" if report.get("left_out") else ""
-    yield "Rows", f"{report['read']:,} read{blank}{left}: {report['train']:,} to train on, {report['held_out']:,} held out{unasked}"
+    read = f"{report['read']:,} read{blank}{left}" if report["read"] else f"{report['samples']:,} to be written"  # by a teacher
+    yield "Rows", f"{read}: {report['train']:,} to train on, {report['held_out']:,} held out{unasked}"
     if report["skipped"]:
         shown = [f"{row['file']} line {row['line']}: {row['reason']}" for row in report["skipped_rows"][:SHOWN_SKIPPED]]
         more = [f"and {report['skipped'] - len(shown):,} more"] if report["skipped"] > len(shown) else []

@@ -70,6 +70,11 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
     if 0 < plan.linear_share < 1:
         yield "", f"{percent(plan.linear_share, 1)} of the weights in linear layers learn"
     yield "", Text(fit_line(recipe.method.kind, plan.methods, plan.free_memory), style="quiet")
+    if plan.making:
+        made = plan.making
+        served = f", about {count(made['tokens'])} tokens of the server" if made["tokens"] else ""
+        budget = f" (at most {count(made['budget'])})" if made["budget"] else ""
+        yield "Written", f"{count(made['rows'])} rows by {strip_control_chars(made['by'])} first, {about(made['seconds'])}{served}{budget}"
     yield "Data", f"{strip_control_chars(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"
     together = count(training.batch_size * training.gradient_accumulation)
     yield "Training", f"{_steps(plan.steps)}: {training.passes:g} x {count(plan.rows)} rows, {together} per step"

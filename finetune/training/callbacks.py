@@ -33,6 +33,7 @@ class ReportSteps(TrainerCallback):
         self.trainer: Any = None
         self.first_losses: list[float] = []
         self.last_losses: deque[float] = deque(maxlen=WINDOW)
+        self.losses: list[float] = []  # of this process
         self.told: dict[str, float] = {}  # of the last step, beside what the Trainer logs: for trackers
         self.earlier_seconds = 0.0
         self.earlier_peak = 0
@@ -56,6 +57,7 @@ class ReportSteps(TrainerCallback):
         if len(self.first_losses) < ENDS:
             self.first_losses.append(loss)
         self.last_losses.append(loss)
+        self.losses.append(loss)
         now, tokens = time.perf_counter(), self.trainer.real_tokens
         self._marks.append((now, tokens))
         then, tokens_then = self._marks[0]

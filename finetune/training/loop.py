@@ -6,6 +6,7 @@ outcome.finished.tokens_per_second, outcome.stopped
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers import TrainingArguments
 
 from finetune.errors import OutOfMemory, TrainingError
 from finetune.events import Notice, Reporter, Resumed, TrainingFinished
+from finetune.formatting import epochs, spoken
 from finetune.hardware.machine import Machine
 from finetune.hardware.peak_memory import PeakMemory
 from finetune.recipe import Recipe, StudentSpec, TrainingSpec
@@ -24,6 +26,7 @@ from finetune.training.callbacks import ReleaseMemory, ReportSteps, SaveCheckpoi
 from finetune.training.checkpoints import Checkpoint, Checkpoints
 from finetune.training.out_of_memory import MEMORY_ERRORS, free_memory, ran_out
 from finetune.training.share_processor import ShareProcessor
+from finetune.training.still_falling import still_falling
 from finetune.training.tracking import tracking
 from finetune.training.trainer import SupervisedTrainer
 
@@ -123,7 +126,20 @@ def train(
         final_loss=round(last, 4),
     )
     reporter.report(finished)
+    if not stop.stopped and spec.passes <= 1 and (means := still_falling(report.losses, finished.steps)):
+        reporter.report(_falling(means, spec, seconds))
     return Outcome(finished, stop.stopped, trainer.state.max_steps)
+
+
+def _falling(means: tuple[float, float], spec: TrainingSpec, seconds: float) -> Notice:
+    """What training longer would take; of rows that are seen for the first time only: see still_falling.py."""
+    more = 2 * math.ceil(spec.passes)
+    took = spoken(seconds * (more - spec.passes) / spec.passes)
+    took = took if took.startswith("less") else f"about {took}"
+    return Notice(
+        f"The loss was still falling at the end ({means[0]:.2f}, then {means[1]:.2f}), so the model may get better: "
+        f"{epochs(more)} would take {took} more."
+    )
 
 
 def training_arguments(recipe: Recipe, machine: Machine, folder: Path, *, autocast: bool) -> TrainingArguments:

@@ -52,12 +52,17 @@ NEVER_ASKED = (
     "dataset.data_files",
     "dataset.bad_rows",
     "dataset.eval_split",
+    "dataset.examples",
     "training.activation_checkpointing",
     "training.save_every",
     "training.keep_checkpoints",
     "training.report_to",
     "benchmark.metrics",
     "teacher.load_in",
+    "teacher.server",
+    "teacher.model",
+    "teacher.key",
+    "teacher.budget_tokens",
 )
 KINDS: tuple[tuple[type[FinetuneError], int], ...] = (
     (ModelError, 1),

@@ -77,7 +77,7 @@ def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str
             changes[str(number)] = fix.changes
             first.append(Choice(str(number), f"Use {fix.text}", f"{size(fix.memory_total)} of memory"))
         first.append(Choice(START, "Start anyway" if unfit else "Start", about(found.seconds)))
-        if not found.measured:
+        if not found.measured and not found.making:
             first.append(Choice(MEASURE, "Measure first", "runs a few real steps; at most 20 seconds"))
     choices = [*first, Choice(CHANGE, "Change something"), Choice(SAVE, "Save the recipe only"), Choice(QUIT, "Quit")]
     proposed = choices[0].value

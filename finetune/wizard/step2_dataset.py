@@ -12,6 +12,7 @@ from finetune.formatting import strip_control_chars
 from finetune.hub.facts import HubDataset
 from finetune.paths import typed_path
 from finetune.recipe import DatasetSpec, Recipe
+from finetune.settings import GENERATED
 from finetune.wizard import known_readings, suggest
 from finetune.wizard.data_preview import Rows, fragments, look, rows_of
 from finetune.wizard.defaults import with_epochs
@@ -29,6 +30,13 @@ RIGHT, SWAP, COLUMNS, ENCODING = "yes", "swap", "columns", "encoding"
 TEXT_AS = {"auto": "No: split it between paragraphs", "line": "No: each line is a row", "document": "No: each file is a row"}
 ENCODINGS = {"utf-8": "everything", "cp1252": "western Europe", "cp1250": "central Europe", "cp1251": "Cyrillic", "cp1253": "Greek"}
 ENCODINGS |= {"cp1254": "Turkish", "cp932": "Japanese", "gb18030": "Chinese", "big5": "Chinese", "euc_kr": "Korean", "utf-16": "everything"}
+ANYTHING = "anything"
+ROWS_WRITTEN = "300"  # a few minutes with the starter on two cores
+MORE_TOPIC = (
+    "The teacher writes prompts on this topic, and then answers them. Rows that do not end, repeat themselves or are all alike are thrown "
+    "away and counted.\n"
+    "A file with a dozen rows of your own shows it better what you want: save the recipe and name the file there, as dataset.examples."
+)
 MOST_CORRECTIONS = 9
 LONGEST_HELP = 70  # characters
 MORE_READING = (
@@ -45,11 +53,22 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     """Source, columns if their names do not tell, number of rows."""
     prompter.step(2, "Dataset")
     draft = _source(draft, prompter, here)
+    if get(draft, "dataset.source") == GENERATED:
+        return with_epochs(_written(draft, prompter))
     draft = _as_last_time(draft, prompter, here)
     draft = _read_right(draft, prompter, here)
     with prompter.busy("Counting the rows"):
         rows = rows_of(Recipe.from_layers(draft).dataset, here.runtime)
     return with_epochs(_rows_to_use(draft, prompter, rows))
+
+
+def _written(draft: Draft, prompter: Prompter) -> Draft:
+    """What the teacher is to write about, and how many rows."""
+    known = get(draft, "dataset.topic")
+    topic = prompter.text("dataset.topic", "Topic", default=known or ANYTHING, help="A few words or a sentence.", more=MORE_TOPIC)
+    draft = put(draft, "dataset.topic", None if topic == ANYTHING else topic)
+    usual = None if "samples" in draft["dataset"] else ROWS_WRITTEN
+    return ask_field(draft, prompter, "dataset.samples", help="Each takes a second or less to write with a small teacher.", default=usual)
 
 
 def _rows_to_use(draft: Draft, prompter: Prompter, rows: Rows | None) -> Draft:
@@ -145,16 +164,20 @@ def _corrected(draft: Draft, prompter: Prompter, seen: Preview, answer: str, num
 def _source(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     default = get(draft, "dataset.source")
     note = get(draft, "dataset.config") or ("what the teacher learned from" if looks_local(default) else "")
-    offered = [Choice(default, strip_control_chars(default), note)] if default != BUILT_IN else []
+    offered = [Choice(default, strip_control_chars(default), note)] if default not in (BUILT_IN, GENERATED) else []
     offered += [
         Choice(BUILT_IN, "Python functions and their docstrings", "built in"),
         *(Choice(path, path, "found in this folder") for path in _files_here() if path != default),
         Choice(FILE, "A file or folder", " ".join(KINDS)),
         Choice(HUB, "A Hugging Face dataset", "search by name" if here.hub else "datasets on this machine"),
+        *([Choice(GENERATED, "No data? The teacher writes it", "on a topic of yours")] if draft["approach"] == "distillation" else []),
     ]
     picked = prompter.select("dataset.source", "Dataset", offered, default=default, more=MORE)
     if picked == default:
         return draft
+    if picked == GENERATED:  # as many rows as are proposed for it
+        kept = {key: value for key, value in draft.get("dataset", {}).items() if key in ("max_length", "held_out")}
+        return {**draft, "dataset": {**kept, "source": GENERATED}}
     if picked == FILE:
         picked = prompter.text(
             "dataset.file",

@@ -26,6 +26,8 @@ def proposal(teacher: str) -> dict[str, Any]:
                 return {}
             recipe = Recipe.load(folder.recipe)
             source = recipe.dataset.source
+            if recipe.dataset.kind != "dataset":
+                return {}
             if looks_local(source) and not all(typed_path(name).exists() or "*" in name for name in named_files(source)):
                 return {}
     except BadInput:

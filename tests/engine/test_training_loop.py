@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from letters import llama, tokenizer
 from transformers import TrainerCallback
 
@@ -258,3 +258,13 @@ def test_saving_by_the_clock_stays_a_small_share_of_the_time() -> None:
     assert saves > 100
     assert spent / now < 0.06
     assert [step for step in range(1, 10) if SavePolicy(3).due(step, epoch_ends=False)] == [3, 6, 9]
+
+
+@pytest.mark.parametrize(("epochs", "said"), [(1, True), (2, False)])
+def test_a_loss_that_still_falls_is_told_of_rows_that_are_seen_once(epochs: int, said: bool, machine: Machine, tmp_path: Path) -> None:
+    heard, many = Recorder(), concatenate_datasets([rows()] * 16)  # as many steps as it takes to tell
+    recipe = Recipe.from_layers(RECIPE, {"training": {"epochs": epochs, "learning_rate": 1e-3, "scheduler": "constant"}})
+    train(adapted(freeze=False), tokenizer(), many, recipe, machine, heard, folder=tmp_path)
+    found = [event.text for event in heard.of(Notice) if "still falling" in event.text]
+    assert len(found) == said
+    assert not said or "2 epochs would take less than a minute more." in found[0]

@@ -206,6 +206,7 @@ def test_a_run_into_the_working_folder_has_next_steps_too(tmp_path: Path, monkey
 class Figures:
     """The fields of a plan that the review reads."""
 
+    making: dict[str, Any] | None = None
     rows: int = 405
     held_out_rows: int = 45
     tokens: int = 61_000
@@ -221,7 +222,7 @@ class Figures:
     disk_bytes: int = 130 * 10**6
     cache_bytes: int = 61 * 10**6
     free_disk: int = 10**11
-    linear_share: float = 1.0
+    speed_up: float | None = None
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     linear_share: float = 1.0

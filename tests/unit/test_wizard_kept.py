@@ -121,7 +121,7 @@ def test_quitting_at_the_review_keeps_the_answers_but_not_the_decision() -> None
 
 
 def test_the_farewell_names_the_file_and_the_command() -> None:
-    kept = leave("model")
+    kept = leave("distillation.way", approach="distillation")
     words = plain(kept.farewell())
     assert words.startswith("Your answer is kept in")
     assert str(kept.path) in words
@@ -141,7 +141,7 @@ def test_a_token_is_never_in_the_file() -> None:
 def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     monkeypatch.setenv("FINETUNE_CLI_CACHE", str(tmp_path / "cache"))
-    kept = leave("model")
+    kept = leave("dataset.source")
     assert kept.written == 0
     assert "could not be kept" in plain(kept.farewell())
 

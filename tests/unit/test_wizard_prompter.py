@@ -112,7 +112,7 @@ def test_every_number_is_checked_by_the_recipe_before_the_next_question() -> Non
     assert (recipe.training.epochs, recipe.training.batch_size, recipe.training.learning_rate) == (2, 4, 1e-4)
     assert "Must be 'auto' or greater than 0." in prompter.shown
     assert "Must be at least 1." in prompter.shown
-    assert "Must be less than 1." in prompter.shown
+    assert "Must be 'auto' or less than 1." in prompter.shown
 
 
 def test_shift_tab_asks_the_question_before_with_the_old_answer_as_default() -> None:

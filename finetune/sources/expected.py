@@ -1,0 +1,75 @@
+"""What is expected of rows that are still to be written: how many tokens they have, and how long writing them takes.
+
+making(context).seconds
+expected_data(context).train        # rows of about the right length, for the plan
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from finetune.sources.base import Making
+from finetune.sources.teacher import teacher_of
+
+if TYPE_CHECKING:
+    from finetune.data.prepare import PreparedData
+    from finetune.run_context import RunContext
+
+KEPT = 0.55  # of the prompts become rows, with the starter
+PROMPT, ANSWER = 30, 120  # tokens, on average
+TEMPLATE = 10  # tokens that a chat template writes around both
+GENERATED_PER_SECOND = 80e9  # parameters read a second while many texts are written at once on a CPU
+SERVED_PER_SECOND = 200.0  # tokens, of a server that nothing is known of
+GPU = 20.0  # times faster
+
+
+def making(context: RunContext) -> Making:
+    """Rows, teacher and time, by the model's size."""
+    teacher, rows = teacher_of(context), int(context.recipe.dataset.samples or 0)
+    tokens = rows / KEPT * (PROMPT + ANSWER)
+    if teacher.parameters is None:
+        return Making(rows, teacher.name, tokens / SERVED_PER_SECOND, round(2 * tokens), teacher.budget)
+    speed = GENERATED_PER_SECOND * (1 if context.machine.device == "cpu" else GPU)
+    return Making(rows, teacher.name, tokens * teacher.parameters / speed)
+
+
+def expected_data(context: RunContext) -> PreparedData:
+    """Rows without text, as many as are wanted and about as long as rows usually are; their report says that they are expected."""
+    from datasets import Dataset
+
+    from finetune.data.prepare import PreparedData
+    from finetune.data.report import DataReport
+
+    spec = context.recipe.dataset
+    rows = int(spec.samples or 0)
+    held_out = max(1, round(rows * spec.held_out))
+    length = min(spec.max_length, PROMPT + ANSWER + TEMPLATE)
+    learned = ANSWER if not context.distils or context.recipe.distillation.supervise == "answers" else length
+    report = DataReport(
+        source=f"rows that {teacher_of(context).name} will write",
+        pinned_source=None,
+        format="prompt_completion",
+        columns=["prompt", "completion"],
+        ignored_columns=[],
+        files=[],
+        read=0,
+        blank=0,
+        skipped=0,
+        skipped_rows=[],
+        restricted=True,
+        samples=rows,
+        template="chat",
+        train=rows - held_out,
+        held_out=held_out,
+        train_sequences=rows - held_out,
+        train_tokens=(rows - held_out) * length,
+        supervised_tokens=(rows - held_out) * min(learned, length),
+        supervised_share=round(min(learned, length) / length, 4),
+        notes=["The rows are still to be written: their number is certain, their length is a guess."],
+    )
+    report.measure_lengths(np.full(rows - held_out, length), spec.max_length)
+    train = Dataset.from_dict({"input_ids": [[0]] * report.train, "length": [length] * report.train})
+    measured = Dataset.from_dict({"input_ids": [[0]] * held_out, "prompt_ids": [[0]] * held_out, "length": [length] * held_out})
+    return PreparedData(train, measured, report, "expected")

@@ -1,0 +1,151 @@
+"""An OpenAI-compatible server as a client sees it: chat completions, several at once, with retries and a budget.
+
+    server = Server(TeacherSpec(server="http://localhost:8000/v1", model="smollm2"), Recorder())
+    server.check()
+    server.completions([[{"role": "user", "content": "Hi"}]], most=64, seeds=[1])      # [Completion("Hello!", ended=True)]
+
+The key comes from the environment variable that the recipe names, goes into the request's header, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.errors import ModelError, ModelNotFound, RecipeError
+from finetune.events import Notice, Reporter
+from finetune.settings import TeacherSpec
+
+AT_ONCE = 8  # requests
+SECONDS = 300.0  # for one answer
+WAITS = (1.0, 4.0, 15.0)  # seconds before each new try
+LONGEST_WAIT = 120.0
+TRANSIENT = {408, 429, 500, 502, 503, 504}
+LONGEST_REASON = 200  # characters of what a server says
+MOST_SHOWN = 10  # models in a hint
+UNKNOWN_TOKENS = 3  # characters of a token, where a server does not count
+
+Messages = Sequence[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a server wrote; `tokens` are those of prompt and answer together."""
+
+    text: str
+    ended: bool
+    tokens: int
+
+
+class KeyRefused(ModelError):
+    """The key is wrong, or there is none."""
+
+
+class Server:
+    """Raises ModelError for a server that cannot be reached or refuses, ModelNotFound for an unknown model, RecipeError without a key."""
+
+    def __init__(self, spec: TeacherSpec, reporter: Reporter) -> None:
+        import httpx2
+
+        assert spec.server is not None
+        self.address, self.model, self.key, self.reporter = spec.server.rstrip("/"), str(spec.model), spec.key, reporter
+        headers = {"Authorization": f"Bearer {_key(spec.key)}"} if spec.key else {}
+        self._client = httpx2.Client(headers=headers, timeout=httpx2.Timeout(SECONDS, connect=10.0))
+
+    def check(self) -> None:
+        """Whether the server answers, and knows the model; one that it does not list is asked for a word, since some load any model."""
+        listed = self._ask("GET", "models", None).get("data")
+        known = [str(model.get("id")) for model in listed if isinstance(model, dict)] if isinstance(listed, list) else []
+        if self.model in known:
+            return
+        try:
+            self._completion([{"role": "user", "content": "Hi"}], 1, 0)
+        except KeyRefused:
+            raise
+        except ModelError as error:
+            shown = f"It has: {', '.join(known[:MOST_SHOWN])}{' ...' if len(known) > MOST_SHOWN else ''}. " if known else ""
+            hint = f"{shown}--set teacher.model=NAME"
+            raise ModelNotFound(f"The server {self.address} has no model {self.model!r}: {_short(error.message)}.", hint=hint) from None
+
+    def completions(self, chats: Sequence[Messages], *, most: int, seeds: Sequence[int]) -> list[Completion]:
+        """An answer of at most `most` tokens to each chat, in order."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(lambda chat, seed: self._completion(chat, most, seed), chats, seeds))
+
+    def _completion(self, chat: Messages, most: int, seed: int) -> Completion:
+        asked = {"model": self.model, "messages": list(chat), "max_tokens": most, "temperature": 1.0, "top_p": 0.9, "seed": seed}
+        answer = self._ask("POST", "chat/completions", asked)
+        try:
+            choice = answer["choices"][0]
+            text = str(choice["message"].get("content") or "").strip()
+            counted = (answer.get("usage") or {}).get("total_tokens")
+            written = sum(len(turn["content"]) for turn in chat) + len(text)
+            return Completion(text, choice.get("finish_reason") != "length", int(counted or written // UNKNOWN_TOKENS + 1))
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+            raise ModelError(f"The server {self.address} answered, but not as an OpenAI-compatible server does.", hint=_HINT) from None
+
+    def _ask(self, method: str, path: str, content: Any) -> dict[str, Any]:
+        import httpx2
+
+        for wait in (*WAITS, None):
+            try:
+                response = self._client.request(method, f"{self.address}/{path}", json=content)
+            except (httpx2.TransportError, httpx2.InvalidURL) as error:
+                lasting = isinstance(error, httpx2.ConnectError | httpx2.InvalidURL | httpx2.UnsupportedProtocol)
+                if wait is None or (lasting and method == "GET"):
+                    raise ModelError(f"The server {self.address} cannot be reached: {_short(str(error))}.", hint=_HINT) from None
+                self._pause(wait, "did not answer")
+                continue
+            asked_for = response.headers.get("Retry-After", "")
+            pause = None if wait is None else max(wait, float(asked_for)) if asked_for.isdigit() else wait
+            if response.status_code not in TRANSIENT or pause is None or pause > LONGEST_WAIT:
+                return self._content(response)
+            self._pause(pause, f"answered {response.status_code}")
+        raise AssertionError("the last try returns or raises")
+
+    def _content(self, response: Any) -> dict[str, Any]:
+        status = response.status_code
+        if status in (401, 403):
+            which = f"the key in {self.key}" if self.key else "requests without a key"
+            raise KeyRefused(f"The server {self.address} refuses {which} ({status}).", hint="Name the variable: --set teacher.key=VARIABLE")
+        if status >= 300:
+            known = ModelNotFound if status == 404 else ModelError
+            raise known(f"The server {self.address} answered {status}: {_short(response.text)}.", hint=_HINT)
+        try:
+            found = response.json()
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise ModelError(f"The server {self.address} answered, but not as an OpenAI-compatible server does.", hint=_HINT)
+        return found
+
+    def _pause(self, seconds: float, what: str) -> None:
+        self.reporter.report(Notice(f"The server {self.address} {what}; trying again in {seconds:.0f} s.", "warning"))
+        time.sleep(seconds)
+
+
+def host_of(address: str) -> str:
+    """`localhost:8000` of http://localhost:8000/v1."""
+    return address.partition("://")[2].partition("/")[0]
+
+
+_HINT = "Check the address, which usually ends in /v1, and that the server is running: --set teacher.server=URL"
+
+
+def _key(variable: str) -> str:
+    """The key; it is read here and kept in no other place."""
+    value = os.environ.get(variable, "")
+    if not value:
+        raise RecipeError(
+            f"The environment variable {variable}, which should have the server's key, is not set.", hint=f"export {variable}=..."
+        )
+    return value
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return (text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]} ...").rstrip(".") or "no reason"
