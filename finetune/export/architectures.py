@@ -219,7 +219,8 @@ NAMES = [name.removesuffix("_text") for name in KNOWN]
 def _rope(config: Any) -> dict[str, Any]:
     """How positions are rotated; of a model with two ways, that of the layers that see everything."""
     given: dict[str, Any] = config.rope_parameters
-    return given.get("full_attention", given)
+    everything: dict[str, Any] = given.get("full_attention", given)
+    return everything
 
 
 def _head_size(config: Any) -> int:

@@ -55,7 +55,7 @@ class ONNX:
         Raises BadInput for what cannot be exported, OutputExists, DiskFull, or FinetuneError if the logits would differ.
         """
         if missing := [name for name in NEEDS if find_spec(name) is None]:
-            raise BadInput(f"Exporting to ONNX needs {' and '.join(missing)}.", hint=f"Install what is needed with: {INSTALL}")
+            raise BadInput(f"Exporting to ONNX needs {', '.join(missing)}.", hint=f"Install what is needed with: {INSTALL}")
         check_finished(run)
         check_place(to)
         with run.claimed():
@@ -116,12 +116,13 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
 
 def _trace(model: Any, prompts: Sequence[list[int]], part: Path, name: str) -> None:
     """Traced with two rows, so that neither their number nor their length is taken for fixed."""
-    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+    from transformers.exporters import OnnxConfig
+    from transformers.exporters.exporter_onnx import OnnxExporter
 
     ids = torch.tensor([max(prompts, key=len)] * 2)
     model.config.use_cache = False
     use_plain_linear(model)
-    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    given: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with reading(name, FinetuneError, hint="Export it to GGUF, or use the folder as it is.", what="cannot be exported to ONNX"):
         OnnxExporter().export(model, given, config=OnnxConfig(dynamic=True)).save_pretrained(part)
     gc.collect()

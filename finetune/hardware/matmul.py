@@ -29,8 +29,8 @@ def use_fast_linear(model: nn.Module) -> None:
 def use_plain_linear(model: nn.Module) -> None:
     """Undo `use_fast_linear`, for what has to recognise the layers."""
     for module in model.modules():
-        if type(module) is FastLinear:
-            module.__class__ = nn.Linear
+        if isinstance(module, FastLinear):
+            cast(nn.Module, module).__class__ = nn.Linear
 
 
 @cache
