@@ -69,6 +69,13 @@ def student_parts(facts: Mapping[str, Any]) -> str:
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
+def nearness(gate: Mapping[str, Any]) -> str:
+    """How near an exported file is to the model, as its record has it: "0.0021", of a graph "logits within 1e-05"."""
+    if gate.get("logits") is not None:
+        return f"logits within {gate['logits']:.0e}"
+    return "not measured" if gate.get("kl") is None else f"{gate['kl']:.2g}"
+
+
 def strip_control_chars(text: str) -> str:
     """Text from outside, safe for a terminal and to copy: "?" for what could move the cursor or show letters in another order.
 

@@ -20,7 +20,7 @@ from finetune.benchmark.names import FEWEST_ROWS, NAMES, beside_the_teacher, too
 from finetune.benchmark.student import verdict_on
 from finetune.events import read_events
 from finetune.foreign import reading
-from finetune.formatting import percent, size, strip_control_chars, student_parts
+from finetune.formatting import nearness, percent, size, strip_control_chars, student_parts
 from finetune.hub.cache import cached
 from finetune.hub.catalogue import CATALOGUE
 from finetune.model_folder import is_adapter, read_json
@@ -311,7 +311,7 @@ def _exports(facts: RunFacts) -> str:
             size(each["bytes"]),
             f"{each['smaller']:.1f} times",
             "not measured" if faster is None else f"{faster:.1f} times",
-            "not measured" if gate.get("kl") is None else f"{gate['kl']:.2g}",
+            nearness(gate),
             f"{gate['same_top']} of {gate['prompts']} prompts" if gate.get("prompts") else "not measured",
         ]
         lines.append(f"| {' | '.join(cells)} |")

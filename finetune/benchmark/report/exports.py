@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from finetune.benchmark.report.html import Html, section, table
-from finetune.formatting import size
+from finetune.formatting import nearness, size
 
 HEAD = ("", "On disk", "Loads in", "Speed", "KL divergence", "Same top token")
 NOTE = (
@@ -31,9 +31,8 @@ def _rows(exports: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
     for each in exports:
         gate = each["gate"]
         measured = _measured(each["exported"]) if each["exported"] else (size(each["bytes"]), UNKNOWN, UNKNOWN)
-        kl = UNKNOWN if gate.get("kl") is None else f"{gate['kl']:.2g}"
         same = f"{gate['same_top']} of {gate['prompts']} prompts" if gate.get("prompts") else UNKNOWN
-        yield each["file"], *measured, kl, same
+        yield each["file"], *measured, nearness(gate), same
 
 
 def _measured(speed: Mapping[str, Any]) -> tuple[str, str, str]:
