@@ -64,12 +64,12 @@ def _proofs(done: Exported) -> list[tuple[str, RenderableType]]:
 
 def _sizes(done: Exported) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in ("", "On disk", "Loads in", "Speed"):
+    for name in ("", "On disk", "Loads in", "Tokens/s"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for name, speed in (("Original", done.original), (done.type.upper(), done.exported)):
         if speed is None:
             table.add_row(name, size(done.bytes), "-", "-")
             continue
-        rate = f"{speed.tokens_per_second:,.0f} tokens/s" if speed.tokens_per_second else "-"
+        rate = f"{speed.tokens_per_second:,.0f}" if speed.tokens_per_second else "-"
         table.add_row(name, size(speed.bytes), f"{speed.load_seconds:.2f} s", rate)
     return Group(table)

@@ -49,7 +49,7 @@ def test_the_screen_shows_what_was_proven_and_fits(width: int) -> None:
         "equal in 43 texts",
         "KL divergence 0.0021",
         "19 of 20 prompts",
-        "0.25 s 31 tokens/s",
+        "Q8_0 150 MB 0.25 s 31 4.0x smaller",
         "A note.",
     ):
         assert fact in words
