@@ -22,6 +22,7 @@ from finetune.errors import RecipeError
 from finetune.foreign import RECIPE_BYTES, reading, reason
 from finetune.reasons import UNKNOWN, reason_of
 from finetune.settings import (
+    SELF,
     BenchmarkSpec,
     ColumnsSpec,
     DatasetSpec,
@@ -68,12 +69,15 @@ class Recipe(Spec):
             raise ValueError("must be a mapping of recipe keys")
         filled = dict(given)
         if filled.get("approach") == "distillation":
-            if filled.get("model") is None:
-                filled["model"] = {"from_teacher": {"layers": 0.67}}
             if filled.get("teacher") is None:
                 filled["teacher"] = STARTER
+            itself = is_self(filled["teacher"])
+            if filled.get("model") is None:
+                filled["model"] = STARTER if itself else {"from_teacher": {"layers": 0.67}}
+            if itself:
+                filled["distillation"] = _answers_only(filled.get("distillation"))
             filled.setdefault("output_dir", "./distilled_model")
-        kind = "full" if filled.get("approach") == "distillation" else "lora"
+        kind = "full" if filled.get("approach") == "distillation" and not itself else "lora"
         method = filled.get("method", {})
         if isinstance(method, Mapping) and "kind" not in method:
             filled["method"] = {"kind": kind, **method}
@@ -98,6 +102,10 @@ class Recipe(Spec):
     def _student_needs_a_teacher(self) -> Recipe:
         if self.approach == "fine-tuning" and isinstance(self.model, StudentSpec):
             raise ValueError("`model: {from_teacher: ...}` makes a student, which needs `approach: distillation`")
+        if self.teacher and self.teacher.is_self and self.approach == "fine-tuning":
+            raise ValueError("`teacher: self` needs `approach: distillation`")
+        if self.teacher and self.teacher.is_self and isinstance(self.model, StudentSpec):
+            raise ValueError("`teacher: self` trains a model that is its own teacher: name it under `model`, without `from_teacher`")
         return self
 
     def __init__(self, **keys: Any) -> None:
@@ -141,6 +149,16 @@ class Recipe(Spec):
 def _full(key: str, given: Any) -> Any:
     """`adalora` under `method` as {"kind": "adalora"}; everything that is no short form as it is."""
     return {SHORT[key]: given} if isinstance(given, str) and key in SHORT else given
+
+
+def is_self(teacher: Any) -> bool:
+    """Whether a teacher is the model that trains, whichever way it is written."""
+    return bool((teacher.get("source") if isinstance(teacher, Mapping) else getattr(teacher, "source", teacher)) == SELF)
+
+
+def _answers_only(distillation: Any) -> Any:
+    """Of a model that learns a task beside what it knows: prompts are no part of the task, unless `supervise` says so."""
+    return {"supervise": "answers", **distillation} if isinstance(distillation, Mapping) else distillation or {"supervise": "answers"}
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

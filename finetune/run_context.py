@@ -43,6 +43,22 @@ class RunContext:
         return self.recipe.approach == "distillation"
 
     @property
+    def teaches_itself(self) -> bool:
+        """Whether the teacher is the model that trains, as it was before the run."""
+        return self.distils and self.recipe.teacher is not None and self.recipe.teacher.is_self
+
+    @property
+    def has_other_teacher(self) -> bool:
+        """Whether the teacher is a model beside the one that trains."""
+        return self.distils and not self.teaches_itself
+
+    @property
+    def copies_itself(self) -> bool:
+        """Whether a model that teaches itself is loaded twice: it is asked at every step, and no adapter can be switched off."""
+        adapter = self.method.footprint(self.recipe.method).adapter and not self.earlier
+        return self.teaches_itself and self.recipe.distillation.cache == "none" and not adapter
+
+    @property
     def student_is_made(self) -> bool:
         return isinstance(self.recipe.model, StudentSpec)
 
@@ -88,6 +104,8 @@ class RunContext:
     def teacher_located(self) -> LocatedModel:
         if self.recipe.teacher is None:
             raise RecipeError("A distillation needs a teacher.", hint="--set teacher=MODEL")
+        if self.teaches_itself:
+            return self.located
         return self._locate("teacher", self.recipe.teacher.source, self.recipe.teacher.load_in)
 
     @cached_property
@@ -100,7 +118,7 @@ class RunContext:
     def teacher_tokenizer(self) -> Any:
         from finetune.models.load import load_tokenizer
 
-        return self.tokenizer if self.student_is_made else load_tokenizer(self.teacher_located)
+        return self.tokenizer if self.student_is_made or self.teaches_itself else load_tokenizer(self.teacher_located)
 
     @cached_property
     def data(self) -> PreparedData:
@@ -133,7 +151,7 @@ class RunContext:
             from finetune.methods.earlier import settings_kept
 
             found["method"] = settings_kept(self.earlier, self.recipe.method)
-        if self.distils:
+        if self.has_other_teacher:
             found["teacher"] = {"source": self.teacher_located.pinned}
         if self.data.report.pinned_source:
             found["dataset"] = {"source": self.data.report.pinned_source}

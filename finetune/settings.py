@@ -120,11 +120,27 @@ class StudentSpec(Spec):
     from_teacher: FromTeacher = Field(description="The student is the teacher with fewer layers.")
 
 
+SELF = "self"
+
+
 class TeacherSpec(Spec):
     """The model to imitate; `load_in` quantises it through bitsandbytes."""
 
-    source: str = Field(min_length=1, title="Teacher", description="A Hub id, a folder, an earlier run or a .gguf file.")
+    source: str = Field(
+        min_length=1, title="Teacher", description="A Hub id, a folder, an earlier run or a .gguf file; self: the model before this run."
+    )
     load_in: Literal["8bit", "4bit"] | None = Field(None, description="Load the teacher in fewer bits: less memory; needs bitsandbytes.")
+
+    @property
+    def is_self(self) -> bool:
+        """Whether the teacher is the model that trains, as it was before the run."""
+        return self.source == SELF
+
+    @model_validator(mode="after")
+    def _loaded_once(self) -> TeacherSpec:
+        if self.is_self and self.load_in:
+            raise ValueError("is the model itself, whose bits are those of its method: leave out `load_in`")
+        return self
 
 
 class ColumnsSpec(Spec):

@@ -215,10 +215,16 @@ def tensors_hash(tensors: Iterable[Tensor | None]) -> str:
     return digest.hexdigest()
 
 
-def model_identity(model: nn.Module, source: str = "") -> str:
-    """A name for a model's content: a hash of all its weights, or of a few numbers of each if `source` names where exactly it came from."""
+def model_identity(model: nn.Module, source: str = "", *, base_only: bool = False) -> str:
+    """A name for a model's content: a hash of all its weights, or of a few numbers of each if `source` names where exactly it came from.
+
+    With `base_only`, of those that do not train: what a model with a new adapter is without it.
+    """
     digest = hashlib.sha256(source.encode())
+    trained = {name for name, parameter in model.named_parameters() if base_only and parameter.requires_grad}
     for name, parameter in model.state_dict().items():
+        if name in trained:
+            continue
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
         if source:
             flat = parameter.detach().flatten()

@@ -15,9 +15,11 @@ from finetune.data.prepare import PreparedData
 from finetune.distillation.cache import Kind, TeacherCache, model_identity
 from finetune.distillation.cache_builder import build_cache, cache_key, supervised_counts
 from finetune.distillation.cache_choice import KINDS, choose_cache
+from finetune.distillation.itself import Itself, as_teacher
 from finetune.distillation.pair_checks import examine, stop_on_problem
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.distillation.vocabulary import shared_vocabulary
+from finetune.errors import RecipeError
 from finetune.events import Notice, Reporter
 from finetune.recipe import DistillationSpec, Recipe
 from finetune.runtime import RuntimeOptions
@@ -62,20 +64,25 @@ def prepare_distillation(
 ) -> DistillationSetup:
     """Check both models (if `look`), then run the teacher over every row and cache its outputs, if they fit on the disk.
 
-    With a cache the setup does not hold the teacher, so its memory can be freed. Raises TrainingError for a problem that a check finds.
+    With a cache the setup does not hold the teacher, so its memory can be freed; `Itself` stands for a student that is its own teacher.
+    Raises TrainingError for a problem that a check finds, DiskFull or RecipeError where there can be no cache and must be one.
     """
-    spec = recipe.distillation
+    spec, itself = recipe.distillation, isinstance(teacher, Itself)
     if look:
-        findings = examine(student, teacher, data.train, data.held_out, tokenizer=tokenizer, teacher_tokenizer=teacher_tokenizer)
+        other = None if itself else teacher
+        findings = examine(student, other, data.train, data.held_out, tokenizer=tokenizer, teacher_tokenizer=teacher_tokenizer)
         for finding in findings:
             if finding.level == "warning":
                 reporter.report(Notice(f"{finding.text} {finding.hint or ''}".strip(), "warning"))
         stop_on_problem(findings)
-    ours, theirs = head_of(student), head_of(teacher)
+    ours = head_of(student)
+    with as_teacher(teacher) as asked:
+        theirs = head_of(asked)
     tokens = sum(supervised_counts(data.train))
     folder = runtime.cache_dir / "teachers"
     vocabulary = shared_vocabulary(ours.vocabulary, theirs.vocabulary, tokenizer, teacher_tokenizer)
-    identity = model_identity(teacher, teacher_name)
+    own = {"base_only": teacher.adapter_off} if itself else {}
+    identity = model_identity(teacher.model if itself else teacher, teacher_name, **own)
     more: dict[Kind, dict[str, Any]] = {"gradient": {"student_head": ours, "temperature": spec.temperature}, "hidden": {}}
 
     @cache
@@ -87,7 +94,13 @@ def prepare_distillation(
         spec.cache, tokens=tokens, student_head=ours, teacher_head=theirs, objective=spec.objective, folder=folder, present=present
     )
     if choice.kind == "none":
+        if itself and not teacher.adapter_off:
+            raise RecipeError(
+                "The answers of a model that is its own teacher do not fit on the disk, and once it trains nobody can ask it.",
+                hint=f"{choice.reason[0].upper()}{choice.reason[1:]}. To keep a second copy in memory: --set distillation.cache=none",
+            )
         return DistillationSetup(spec, teacher, None, choice.reason, teacher_tokenizer)
     said: dict[str, Any] = {"vocabulary": vocabulary, "teacher_identity": identity, "reporter": reporter, **more[choice.kind]}
-    written = build_cache(choice.kind, teacher, data.train, place(choice.kind), **said)
+    with as_teacher(teacher) as asked:
+        written = build_cache(choice.kind, asked, data.train, place(choice.kind), **said)
     return DistillationSetup(spec, None, written, choice.reason, None)

@@ -20,6 +20,7 @@ from finetune import registry
 from finetune.data.collator import Collator
 from finetune.data.given import rows_of_file, tokens
 from finetune.distillation.cache import TeacherCache
+from finetune.distillation.itself import Itself, as_teacher
 from finetune.distillation.loss import CachedGradient, Distillation
 from finetune.distillation.objectives import Objective
 from finetune.distillation.objectives.forward_kl import ForwardKL
@@ -33,6 +34,7 @@ from finetune.models.location import locate
 from finetune.noise import hush
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
+from finetune.settings import SELF
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss
 from finetune.training.head import Head, check_head, head_of, needs_mask, padding_id
 from finetune.training.trainer import Supervised, SupervisedTrainer
@@ -41,9 +43,10 @@ from finetune.training.trainer import Supervised, SupervisedTrainer
 class DistillationTrainer(SupervisedTrainer):
     """Trains a student on alpha * CE + (1 - alpha) * T^2 * D(teacher, student); takes what a SupervisedTrainer takes.
 
-    The teacher is a model, the name of one (a Hub id, a folder, the output of a run), or a `cache` that one has written
-    (finetune.distillation.cache_builder) for `train_dataset`. `model` may be a name too. Rows are tokens (input_ids, labels), or texts and
-    records as in a data file, for which `processing_class` is the tokenizer. `objective` is a name in the registry or an `Objective`.
+    The teacher is a model, the name of one (a Hub id, a folder, the output of a run), "self" (the model without its new adapter), or a
+    `cache` that one has written (finetune.distillation.cache_builder) for `train_dataset`. `model` may be a name too. Rows are tokens
+    (input_ids, labels), or texts and records as in a data file, for which `processing_class` is the tokenizer. `objective` is a name in
+    the registry or an `Objective`.
     `last_parts` holds the mean `ce` and `kl` per token of the last step. Evaluation runs the teacher model and tells both parts as eval_ce
     and eval_kl; if there is only a cache it gives the cross-entropy. Raises RecipeError for values out of range or a cache that cannot be
     used, DatasetError for rows that are none, ModelError for names of no model, VocabularyMismatch if teacher and student do not share
@@ -70,6 +73,8 @@ class DistillationTrainer(SupervisedTrainer):
             model, tokenizer = by_name(model)
             model.float()  # small updates are lost in weights of 16 bits
             kwargs["processing_class"] = kwargs.get("processing_class") or tokenizer
+        if teacher_model == SELF:
+            teacher_model = Itself.of(model)
         if isinstance(teacher_model, str | PathLike):
             teacher_model, tokenizer = by_name(teacher_model)
             teacher_tokenizer = teacher_tokenizer or tokenizer
@@ -81,9 +86,10 @@ class DistillationTrainer(SupervisedTrainer):
             raise RecipeError("There is neither a teacher_model nor a cache.", hint="Pass teacher_model=.")
         if teacher_model is not None and teacher_model is model:
             raise RecipeError("Teacher and student are the same model.", hint="Load the student separately, or make one from the teacher.")
+        others = None if isinstance(teacher_model, Itself) else teacher_model
         if cache is not None and kwargs.get("train_dataset") is not None:
             kwargs["train_dataset"] = numbered(kwargs["train_dataset"], cache)
-        collator = kwargs.pop("data_collator", None) or Collator(padding_id(kwargs.get("processing_class"), model, teacher_model))
+        collator = kwargs.pop("data_collator", None) or Collator(padding_id(kwargs.get("processing_class"), model, others))
         super().__init__(model, args, collator, **kwargs)
         self.temperature, self.alpha, self.cache = given.temperature, given.alpha, cache
         self.objective: Objective = registry.load("objectives", objective)() if isinstance(objective, str) else objective
@@ -93,7 +99,7 @@ class DistillationTrainer(SupervisedTrainer):
         self.vocabulary = head.vocabulary
         if teacher_model is not None:
             self._prepare_teacher()
-            theirs = head_of(teacher_model).vocabulary
+            theirs = head.vocabulary if isinstance(teacher_model, Itself) else head_of(teacher_model).vocabulary
             self.vocabulary = shared_vocabulary(head.vocabulary, theirs, kwargs.get("processing_class"), teacher_tokenizer)
         if cache is not None:
             cache.check(head, forward_kl=isinstance(self.objective, ForwardKL), temperature=self.temperature)
@@ -111,7 +117,7 @@ class DistillationTrainer(SupervisedTrainer):
         if self.alpha == 1 or (cache is None and self.teacher is None):
             return CrossEntropy(supervised.labels)
         if cache is None:
-            return self._distil(supervised.labels, self._ask(inputs, supervised), head_of(self.teacher).first(self.vocabulary))
+            return self._distil(supervised.labels, *self._ask(inputs, supervised))
         counts = (inputs["labels"][:, 1:] != -100).sum(1).tolist()
         values, negentropy = cache.read(inputs["row"].tolist(), counts)
         values = values.to(hidden.device, non_blocking=True)
@@ -127,7 +133,7 @@ class DistillationTrainer(SupervisedTrainer):
         if "ce" not in parts:
             parts["ce"] = chunked_loss(hidden, self.head(), CrossEntropy(supervised.labels), workspace=self.workspace)
         if "kl" not in parts and self.teacher is not None:
-            teacher = ChunkLogits("teacher", self._ask(inputs, supervised), head_of(self.teacher).first(self.vocabulary), self.temperature)
+            teacher = ChunkLogits("teacher", *self._ask(inputs, supervised), self.temperature)
             beside = Distillation(supervised.labels, teacher, self.objective, 0.0, self.temperature)
             chunked_loss(hidden, self.head(), beside, workspace=self.workspace)
             parts["kl"] = beside.sums["kl"]
@@ -138,13 +144,17 @@ class DistillationTrainer(SupervisedTrainer):
         return Distillation(labels, teacher, self.objective, self.alpha, self.temperature)
 
     @torch.no_grad()
-    def _ask(self, inputs: dict[str, Any], supervised: Supervised) -> Tensor:
-        """The teacher's states [n, d] at the supervised positions."""
-        outputs = self.run_backbone(self.teacher, inputs, masks=self.teacher_masks)
-        states: Tensor = outputs.last_hidden_state.flatten(0, 1).index_select(0, supervised.index)
-        return states
+    def _ask(self, inputs: dict[str, Any], supervised: Supervised) -> tuple[Tensor, Head]:
+        """The teacher's states [n, d] at the supervised positions, and its head."""
+        with as_teacher(self.teacher) as teacher:
+            outputs = self.run_backbone(teacher, inputs, masks=self.teacher_masks)
+            head = head_of(teacher).detach().first(self.vocabulary)
+        return outputs.last_hidden_state.flatten(0, 1).index_select(0, supervised.index), head
 
     def _prepare_teacher(self) -> None:
+        if isinstance(self.teacher, Itself):
+            self.teacher_masks = self.masks
+            return
         self.teacher.requires_grad_(False).eval()
         placed = getattr(self.teacher, "hf_device_map", None) or getattr(self.teacher, "quantization_method", None)
         if not placed:
@@ -159,7 +169,7 @@ def check_kinds(*, model: Any, teacher_model: Any, args: Any, model_init: Any) -
     if model is None and model_init is None:
         raise RecipeError("There is no model to train.", hint="Pass model=, a model or the name of one.")
     for name, given in (("model", model), ("teacher_model", teacher_model)):
-        if given is not None and not isinstance(given, torch.nn.Module):
+        if given is not None and not isinstance(given, torch.nn.Module | Itself):
             raise RecipeError(f"{name} is of type {type(given).__name__}.", hint="Pass a model, or the name of one.")
     if args is not None and not isinstance(args, TrainingArguments):
         raise RecipeError(f"args is of type {type(args).__name__}.", hint='Pass transformers.TrainingArguments("folder", ...).')

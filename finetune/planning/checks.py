@@ -52,7 +52,7 @@ def check_tokens(context: RunContext, embeddings: int) -> list[str]:
     `embeddings` is how many rows the embeddings of the model have; those of a teacher are as many as its configuration says.
     """
     sizes = {context.located.name: embeddings}
-    if context.distils and not context.student_is_made:
+    if context.has_other_teacher and not context.student_is_made:
         sizes[context.teacher_located.name] = describe(context.teacher_located).vocabulary or embeddings
     vocabulary, notes = context.tokenizer.get_vocab(), []
     for name, rows in sizes.items():

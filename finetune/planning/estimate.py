@@ -89,7 +89,7 @@ class Learning:
 
 @dataclass(frozen=True)
 class Shape:
-    """The models of a run in numbers; `layers` are those of what trains."""
+    """The models of a run in numbers; `layers` are those of what trains, `teacher` is a model beside it."""
 
     model: ModelFacts
     teacher: ModelFacts | None
@@ -123,8 +123,9 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     if not situation["checkpointed"]:  # an adapted expert's weights are made anew in every step, and kept for the backward pass
         memory["activations"] += learning.experts * narrow
     cache = beside = 0
-    if teacher is not None:
-        memory["teacher"] = beside = teacher.parameters * narrow
+    if teacher is not None or context.copies_itself:
+        memory["teacher"] = beside = (teacher or shape.model).parameters * narrow
+    if context.distils:
         cache = _cache_bytes(context, shape, narrow)
     by_arithmetic = sum(memory.values())
     if measured.get("memory_bytes"):
@@ -186,8 +187,8 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
 
 def _cache_bytes(context: RunContext, shape: Shape, narrow: int) -> int:
     """Disk that the teacher's answers take, by the kind that the run will choose (finetune/distillation/cache_builder.py: disk_bytes)."""
-    recipe, teacher, tokens = context.recipe, shape.teacher, context.data.report.supervised_tokens
-    if teacher is None or recipe.distillation.cache == "none":
+    recipe, teacher, tokens = context.recipe, shape.teacher or shape.model, context.data.report.supervised_tokens
+    if recipe.distillation.cache == "none":
         return 0
     # The gradient cache has the width of the student's head, which full training keeps in float32; it also has one number per token.
     width = shape.model.hidden * (narrow if context.method.footprint(recipe.method).adapter else 4) + 4
@@ -215,7 +216,7 @@ def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Foot
     # Two floating-point operations a weight forward, two for the inputs' gradient, two more where the weight itself learns.
     per_token = (4 if footprint.adapter else 6) + (2 if recipe.training.activation_checkpointing is True else 0)
     training = report.train_tokens * per_token * max(parameters - embeddings, 0) + report.supervised_tokens * 4 * embeddings
-    asking = 2 * teacher.parameters * report.train_tokens if teacher else 0
+    asking = 2 * (teacher or facts).parameters * report.train_tokens if context.distils else 0
     rate = machine.gflops[machine.dtype] * 1e9 * EFFICIENCY[machine.device].get(machine.dtype, USUAL_EFFICIENCY)
     rows = min(recipe.benchmark.rows, report.held_out) * (3 if teacher else 2)
     answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if machine.device == "cpu" else 20)

@@ -35,7 +35,7 @@ def shape_of(context: RunContext) -> Shape:
     recipe, facts = context.recipe, describe(context.located)
     teacher: ModelFacts | None = None
     layers: int | None = None
-    if context.distils:
+    if context.has_other_teacher:
         teacher = describe(context.teacher_located)
         if isinstance(recipe.model, StudentSpec):
             layers = kept_layers(recipe.model.from_teacher.layers, facts.layers)

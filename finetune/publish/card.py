@@ -174,7 +174,7 @@ def _title(recipe: Recipe, repo: str | None) -> str:
 
 def _summary(recipe: Recipe, facts: RunFacts, repo: str | None) -> str:
     start = _linked(base_model(recipe, facts.continued))
-    if recipe.approach == "distillation" and recipe.teacher:
+    if recipe.approach == "distillation" and recipe.teacher and not recipe.teacher.is_self:
         teacher = _linked(hub_model(recipe.teacher.source))
         began = f"starting from {start}" if isinstance(recipe.model, str) else "starting from some of its layers"
         what = f"A student model distilled from {teacher}, {began}"
@@ -293,7 +293,8 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
         lines.append(f"- The adapter is merged into the base model's weights, stored as {facts.merged.get('dtype')}")
     if recipe.approach == "distillation":
         spec = recipe.distillation
-        lines.append(f"- Distillation: {spec.objective}, temperature {spec.temperature}, alpha {spec.alpha} on the hard labels")
+        teacher = "from the model itself as it was before, " if recipe.teacher and recipe.teacher.is_self else ""
+        lines.append(f"- Distillation: {teacher}{spec.objective}, temperature {spec.temperature}, alpha {spec.alpha} on the hard labels")
     lines.append(f"- Data: {_described(recipe)}" + (f", {data['train']} rows trained on, {data['held_out']} held out" if data else ""))
     if training:
         share = training["trainable_parameters"] / max(1, training["parameters"])

@@ -110,7 +110,7 @@ def public_recipe(recipe: Recipe) -> Recipe:
         data["dataset"]["data_files"] = [_last(file) for file in files] if isinstance(files, list) else _last(files)
     if isinstance(recipe.model, str) and _is_path(recipe.model):
         data["model"] = "local-model"
-    if recipe.teacher and _is_path(recipe.teacher.source):
+    if recipe.teacher and not recipe.teacher.is_self and _is_path(recipe.teacher.source):
         data["teacher"]["source"] = "local-teacher"
     return Recipe.from_layers(data)
 

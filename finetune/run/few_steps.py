@@ -69,19 +69,19 @@ def _few_steps(order: dict[str, Any], began: float, say: Say) -> None:
 
 def _models(context: RunContext, began: float, say: Say) -> tuple[Any, Any, float]:
     """The model that trains, its teacher, and the seconds that timing its answers took; those of both benchmarks before are said."""
-    if context.distils:
-        teacher = load_teacher(context)
+    teacher = load_teacher(context) if context.distils else None
+    if context.has_other_teacher:
         model = load_student(context, teacher)
         known = known_scores(context, context.teacher_located.identity, context.recipe.teacher.load_in if context.recipe.teacher else None)
         say(ready=time.perf_counter() - began)
         say(teacher=benchmark_seconds(context, teacher, answers=known is None))
     else:
-        teacher, model = None, load_base(context)
+        model = load_base(context)
         known = known_scores(context, context.located.identity, context.load_in)
         say(ready=time.perf_counter() - began)
     start = time.perf_counter()
     seconds = benchmark_seconds(context, model)
-    say(before=seconds if context.distils or known is None else 0.0)
+    say(before=seconds if context.has_other_teacher or known is None else 0.0)
     return attach_method(context, model), teacher, time.perf_counter() - start
 
 

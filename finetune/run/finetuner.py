@@ -139,10 +139,10 @@ class LLMFineTuner:
 
             check_trackers(context.recipe.training.report_to)
         self.check_upload()
-        if context.distils and not context.student_is_made and context.located.pinned == context.teacher_located.pinned:
+        if context.has_other_teacher and not context.student_is_made and context.located.pinned == context.teacher_located.pinned:
             raise RecipeError(
                 f"Teacher and student are the same model, {context.located.name}.",
-                hint="Make a smaller one from it: --set model.from_teacher.layers=0.67",
+                hint="Make a smaller one from it: --set model.from_teacher.layers=0.67, or keep it close to itself: --set teacher=self",
             )
         shape_of(context)
         self._checked = True
@@ -198,7 +198,7 @@ class LLMFineTuner:
         from finetune.run.baselines import base_scores, student_scores, teacher_scores
 
         if self.before is None:
-            if self.context.distils:
+            if self.context.has_other_teacher:
                 self.teacher_scores = teacher_scores(self.context, self.load_teacher_model())
                 self.before = student_scores(self.context, self.load_models(), self.teacher_scores)
             else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from finetune.distillation.itself import Itself
 from finetune.distillation.setup import DistillationSetup, prepare_distillation
 from finetune.distillation.student import make_student
 from finetune.events import ModelReady, Notice
@@ -35,6 +36,9 @@ def load_base(context: RunContext, *, role: str = "model") -> Any:
 
 
 def load_teacher(context: RunContext) -> Any:
+    """The teacher in memory; None for a model that teaches itself, unless it is needed twice."""
+    if context.teaches_itself and not context.copies_itself:
+        return None
     located, spec = context.teacher_located, context.recipe.teacher
     with context.stage("load", "Loading the teacher"):
         return load_model(located, context.machine, load_in=spec.load_in if spec else None)
@@ -77,6 +81,8 @@ def attach_method(context: RunContext, model: Any) -> Any:
 
 def distillation_setup(context: RunContext, student: Any, teacher: Any, *, look: bool = True) -> DistillationSetup:
     """What the student learns from, the models examined unless not to `look`; with a cache it does not hold the teacher."""
+    if context.teaches_itself and not context.copies_itself:
+        teacher = Itself(student, adapter_off=hasattr(student, "peft_config") and not context.earlier)
     with context.stage("teacher cache", "Running the teacher") as done:
         setup = prepare_distillation(
             context.recipe,

@@ -40,7 +40,7 @@ def environment(context: RunContext) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "machine": asdict(context.machine),
         "model": {**_facts(context.located), "loads_with": _loads_with(context.located)},
-        "teacher": _facts(context.teacher_located) if context.distils else None,
+        "teacher": _facts(context.teacher_located) if context.has_other_teacher else None,
         "dataset_fingerprint": context.data.fingerprint,
         "seed": context.recipe.seed,
     }

@@ -55,11 +55,14 @@ def _remarks(plan: Plan) -> list[Text]:
 
 def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
     training, teacher, upload = recipe.training, recipe.teacher, recipe.upload
-    if teacher:
+    itself = teacher is not None and teacher.is_self
+    if teacher and not itself:
         yield "Teacher", teacher.source
         yield "Student", _student(recipe)
     else:
         yield "Model", str(recipe.model)
+        if itself:
+            yield "Teacher", "the model itself, as it is before the run"
     trained, share = count(plan.trainable_parameters), plan.trainable_parameters / plan.parameters
     method = title("methods", recipe.method.kind)
     yield "Method", f"{method}: {trained} of {count(plan.parameters)} parameters are trained ({100 * share:.1f} %)"
@@ -74,7 +77,7 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
         mixed = f"{percent(loss.alpha)} from the data, {percent(1 - loss.alpha)} from the teacher"
         yield "Loss", f"{mixed} ({title('objectives', loss.objective)} at temperature {loss.temperature:g})"
         yield "Cache", CACHES[loss.cache] + (f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else "")
-    who = "teacher, student before and after" if teacher else "before and after"
+    who = "teacher, student before and after" if teacher and not itself else "before and after"
     asked, rows = recipe.benchmark.rows, min(recipe.benchmark.rows, plan.held_out_rows)
     yield "Benchmark", _benchmark(rows, who) + (f"; {asked} asked for, and no more are held out" if rows < asked else "")
     yield from _cost(plan)

@@ -13,8 +13,9 @@ from finetune.formatting import count, spoken, strip_control_chars
 from finetune.hub.catalogue import CATALOGUE, CatalogueEntry, find
 from finetune.models.facts import ModelFacts, look_up
 from finetune.recipe import STARTER, Recipe
+from finetune.settings import SELF
 from finetune.wizard import suggest
-from finetune.wizard.defaults import why
+from finetune.wizard.defaults import defaults, why
 from finetune.wizard.draft import Draft, get, problem, put
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Prompter, Question
@@ -29,6 +30,11 @@ BYTES_TO_TRAIN_A_PARAMETER = 12  # weights, gradients and room to work, roughly
 MORE = (
     "A model is a Hugging Face id such as gpt2 (with @revision if you like), a folder on this computer, a .gguf file, "
     "or the output folder of an earlier run."
+)
+MORE_TEACHER = (
+    f"{MORE}\n"
+    "The model itself: it learns your rows like in a fine-tuning, and part of the loss keeps its answers close to those it would have "
+    "given before, so that it forgets less of everything else."
 )
 MORE_STUDENT = (
     "Made from the teacher: some of its layers are left out, the rest is copied. A student that keeps nearly all layers starts with most "
@@ -50,8 +56,13 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         default = get(draft, "model")
         return put(draft, "model", _ask_model(prompter, here, Question("model", "Model", default, _offered(here, default), more=MORE)))
     teacher = get(draft, "teacher.source")
-    question = Question("teacher", "Teacher", teacher, _offered(here, teacher), help="The model to imitate.", more=MORE)
+    itself = Choice(SELF, "The model itself", "learns a task and stays close to what it was")
+    question = Question("teacher", "Teacher", teacher, [*_offered(here, teacher), itself], help="The model to imitate.", more=MORE_TEACHER)
     teacher = _ask_model(prompter, here, question)
+    if teacher == SELF:
+        draft = defaults(here, "distillation", itself=True)
+        default = get(draft, "model")
+        return put(draft, "model", _ask_model(prompter, here, Question("model", "Model", default, _offered(here, default), more=MORE)))
     draft = {**draft, "teacher": teacher}
     if found := proposal(teacher):
         draft = {**draft, **found}
@@ -119,7 +130,8 @@ def _ask_model(prompter: Prompter, here: HostInfo, question: Question, refused: 
             more=MORE,
             complete=lambda text: suggest.models(text, here.hub),
         )
-    _tell(model, prompter, here)
+    if model != SELF:
+        _tell(model, prompter, here)
     return model
 
 

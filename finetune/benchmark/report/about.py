@@ -13,6 +13,7 @@ from finetune.benchmark.report.charts import bars, curve
 from finetune.benchmark.report.html import Html, bullets, duration, element, facts, section, subsection, table
 from finetune.benchmark.report.records import Records
 from finetune.formatting import count, percent, size
+from finetune.recipe import is_self
 from finetune.registry import title
 from finetune.run_folder import free_name
 from finetune.shell import quoted
@@ -26,7 +27,9 @@ def headline(records: Records) -> str:
     parts = []
     if recipe:
         if recipe["approach"] == "distillation":
-            parts.append(f"{teacher_of(recipe)} distilled into {model_of(recipe)} on {recipe['dataset']['source']}")
+            what = f"{teacher_of(recipe)} distilled into {model_of(recipe)}"
+            what = f"{model_of(recipe)} distilled from itself" if is_self(recipe.get("teacher")) else what
+            parts.append(f"{what} on {recipe['dataset']['source']}")
         else:
             parts.append(f"{title('methods', recipe['method']['kind'])} fine-tuning of {model_of(recipe)} on {recipe['dataset']['source']}")
     if when:
@@ -46,6 +49,8 @@ def model_of(recipe: Mapping[str, Any]) -> str:
 
 def teacher_of(recipe: Mapping[str, Any]) -> str:
     teacher = recipe.get("teacher") or {}
+    if is_self(teacher):
+        return "the model itself, as it was before the run"
     return f"{teacher.get('source', '')}{_if(' in {}', teacher.get('load_in'))}"
 
 
