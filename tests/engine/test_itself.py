@@ -98,7 +98,7 @@ class TestTheRun:
         card = (tuner.folder.output_dir / "README.md").read_text()
         assert "An adapter for" in card
         assert "Distillation: from the model itself as it was before, forward_kl" in card
-        assert "distilled from itself" in tuner.folder.report.read_text()
+        assert "distilled from itself" in (tuner.folder.output_dir / "run" / "report.html").read_text()
 
     def test_an_earlier_adapter_is_part_of_what_it_was(self, tmp_path) -> None:
         shop = Workshop(tmp_path)
