@@ -74,7 +74,7 @@ class Recipe(Spec):
             itself = is_self(filled["teacher"])
             if filled.get("model") is None:
                 filled["model"] = STARTER if itself else {"from_teacher": {"layers": 0.67}}
-            if itself:
+            if itself or _has_system(filled["teacher"]):
                 filled["distillation"] = _answers_only(filled.get("distillation"))
             filled.setdefault("output_dir", "./distilled_model")
         kind = "full" if filled.get("approach") == "distillation" and not itself else "lora"
@@ -106,6 +106,8 @@ class Recipe(Spec):
             raise ValueError("`teacher: self` needs `approach: distillation`")
         if self.teacher and self.teacher.is_self and isinstance(self.model, StudentSpec):
             raise ValueError("`teacher: self` trains a model that is its own teacher: name it under `model`, without `from_teacher`")
+        if self.teacher and self.teacher.system and self.distillation.supervise == "all":
+            raise ValueError("`teacher.system` stands before the prompts of the teacher alone: only `supervise: answers` can compare both")
         return self
 
     def __init__(self, **keys: Any) -> None:
@@ -156,8 +158,12 @@ def is_self(teacher: Any) -> bool:
     return bool((teacher.get("source") if isinstance(teacher, Mapping) else getattr(teacher, "source", teacher)) == SELF)
 
 
+def _has_system(teacher: Any) -> bool:
+    return bool(teacher.get("system") if isinstance(teacher, Mapping) else getattr(teacher, "system", None))
+
+
 def _answers_only(distillation: Any) -> Any:
-    """Of a model that learns a task beside what it knows: prompts are no part of the task, unless `supervise` says so."""
+    """Of a model that learns beside what it knows, or beside what its teacher is told: its prompts are no part of that."""
     return {"supervise": "answers", **distillation} if isinstance(distillation, Mapping) else distillation or {"supervise": "answers"}
 
 

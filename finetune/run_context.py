@@ -132,6 +132,7 @@ class RunContext:
                 tokenizer,
                 seed=self.recipe.seed,
                 supervise=self.recipe.distillation.supervise if self.distils else "answers",
+                system=self.recipe.teacher.system if self.distils and self.recipe.teacher else None,
                 runtime=self.runtime,
                 reporter=self.reporter,
             )

@@ -130,6 +130,9 @@ class TeacherSpec(Spec):
         min_length=1, title="Teacher", description="A Hub id, a folder, an earlier run or a .gguf file; self: the model before this run."
     )
     load_in: Literal["8bit", "4bit"] | None = Field(None, description="Load the teacher in fewer bits: less memory; needs bitsandbytes.")
+    system: str | None = Field(
+        None, min_length=1, title="System prompt", description="What only the teacher is told; the student learns to answer as if it were."
+    )
 
     @property
     def is_self(self) -> bool:

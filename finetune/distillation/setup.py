@@ -13,11 +13,13 @@ from typing import Any
 
 from finetune import registry
 from finetune.data.prepare import PreparedData
+from finetune.data.system_prompt import TeacherRows, is_prompted
 from finetune.distillation.cache import TeacherCache, model_identity
 from finetune.distillation.cache_builder import build_cache, cache_key, supervised_counts
 from finetune.distillation.cache_choice import choose_cache
 from finetune.distillation.itself import Itself, as_teacher
 from finetune.distillation.pair_checks import examine, stop_on_problem
+from finetune.distillation.prompt_check import about_prompt
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import RecipeError
@@ -69,9 +71,13 @@ def prepare_distillation(
     Raises TrainingError for a problem that a check finds, DiskFull or RecipeError where there can be no cache and must be one.
     """
     spec, itself = recipe.distillation, isinstance(teacher, Itself)
+    rows = TeacherRows(data.train) if is_prompted(data.train) else data.train
     if look:
         other = None if itself else teacher
         findings = examine(student, other, data.train, data.held_out, tokenizer=tokenizer, teacher_tokenizer=teacher_tokenizer)
+        if is_prompted(data.held_out):
+            with as_teacher(teacher) as asked:
+                findings.append(about_prompt(asked, data.held_out))
         for finding in findings:
             if finding.level == "warning":
                 reporter.report(Notice(f"{finding.text} {finding.hint or ''}".strip(), "warning"))
@@ -79,7 +85,7 @@ def prepare_distillation(
     ours = head_of(student)
     with as_teacher(teacher) as asked:
         theirs = head_of(asked)
-    tokens = sum(supervised_counts(data.train))
+    tokens = sum(supervised_counts(data.train))  # the same of teacher and student
     folder = runtime.cache_dir / "teachers"
     vocabulary = shared_vocabulary(ours.vocabulary, theirs.vocabulary, tokenizer, teacher_tokenizer)
     own = {"base_only": teacher.adapter_off} if itself else {}
@@ -88,7 +94,7 @@ def prepare_distillation(
 
     @cache
     def place(kind: str) -> Path:
-        return folder / cache_key(kind, identity, data.train, **more).digest()
+        return folder / cache_key(kind, identity, rows, **more).digest()
 
     kinds = registry.names("signals") if folder.is_dir() else []
     present = {kind: sum(file.stat().st_size for file in place(kind).glob("*")) for kind in kinds}
@@ -103,5 +109,5 @@ def prepare_distillation(
             )
         return DistillationSetup(spec, teacher, None, choice.reason, teacher_tokenizer)
     with as_teacher(teacher) as asked:
-        written = build_cache(choice.kind, asked, data.train, place(choice.kind), teacher_identity=identity, reporter=reporter, **more)
+        written = build_cache(choice.kind, asked, rows, place(choice.kind), teacher_identity=identity, reporter=reporter, **more)
     return DistillationSetup(spec, None, written, choice.reason, None)

@@ -19,6 +19,7 @@ from transformers import TrainingArguments
 from finetune import registry
 from finetune.data.collator import Collator
 from finetune.data.given import rows_of_file, tokens
+from finetune.data.system_prompt import as_teacher_sees, is_prompted
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.itself import Itself, as_teacher
 from finetune.distillation.loss import CachedGradient, Distillation
@@ -87,7 +88,8 @@ class DistillationTrainer(SupervisedTrainer):
         if teacher_model is not None and teacher_model is model:
             raise RecipeError("Teacher and student are the same model.", hint="Load the student separately, or make one from the teacher.")
         others = None if isinstance(teacher_model, Itself) else teacher_model
-        if cache is not None and kwargs.get("train_dataset") is not None:
+        self.prompted = is_prompted(kwargs.get("train_dataset"))
+        if kwargs.get("train_dataset") is not None and (cache is not None or self.prompted):
             kwargs["train_dataset"] = numbered(kwargs["train_dataset"], cache)
         collator = kwargs.pop("data_collator", None) or Collator(padding_id(kwargs.get("processing_class"), model, others))
         super().__init__(model, args, collator, **kwargs)
@@ -114,7 +116,9 @@ class DistillationTrainer(SupervisedTrainer):
 
     def rule(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor) -> Rule:
         cache = self.cache if "row" in inputs else None
-        if self.alpha == 1 or (cache is None and self.teacher is None):
+        if hasattr(self.objective, "at"):
+            self.objective.at(self.state.global_step / max(1, self.state.max_steps) if self.model.training else 1.0)
+        if self.alpha == 1 or (cache is None and not self._can_ask(inputs)):
             return CrossEntropy(supervised.labels)
         if cache is None:
             return self._distil(supervised.labels, *self._ask(inputs, supervised))
@@ -132,7 +136,7 @@ class DistillationTrainer(SupervisedTrainer):
         parts = dict(rule.sums)
         if "ce" not in parts:
             parts["ce"] = chunked_loss(hidden, self.head(), CrossEntropy(supervised.labels), workspace=self.workspace)
-        if "kl" not in parts and self.teacher is not None:
+        if "kl" not in parts and self._can_ask(inputs):
             teacher = ChunkLogits("teacher", *self._ask(inputs, supervised), self.temperature)
             beside = Distillation(supervised.labels, teacher, self.objective, 0.0, self.temperature)
             chunked_loss(hidden, self.head(), beside, workspace=self.workspace)
@@ -146,10 +150,19 @@ class DistillationTrainer(SupervisedTrainer):
     @torch.no_grad()
     def _ask(self, inputs: dict[str, Any], supervised: Supervised) -> tuple[Tensor, Head]:
         """The teacher's states [n, d] at the supervised positions, and its head."""
+        if self.prompted:
+            rows: Any = self.train_dataset
+            told = Collator(self.pad_id)([as_teacher_sees(rows[row]) for row in inputs["row"].tolist()])
+            inputs = {name: told[name].to(inputs["input_ids"].device) for name in ("input_ids", "labels")}
+            supervised = Supervised.of(inputs["labels"])
         with as_teacher(self.teacher) as teacher:
             outputs = self.run_backbone(teacher, inputs, masks=self.teacher_masks)
             head = head_of(teacher).detach().first(self.vocabulary)
         return outputs.last_hidden_state.flatten(0, 1).index_select(0, supervised.index), head
+
+    def _can_ask(self, inputs: dict[str, Any]) -> bool:
+        """Whether the teacher can be asked of a batch: what one with a system prompt sees is known of the training rows only."""
+        return self.teacher is not None and ("row" in inputs or not self.prompted)
 
     def _prepare_teacher(self) -> None:
         if isinstance(self.teacher, Itself):
@@ -207,9 +220,9 @@ def as_tokens(rows: Any, tokenizer: Any) -> Any:
     return tokens(rows, tokenizer)
 
 
-def numbered(dataset: Any, cache: TeacherCache) -> Any:
-    """The dataset with a `row` column, so that each row finds its cached teacher outputs in any order."""
-    if len(dataset) != cache.rows:
+def numbered(dataset: Any, cache: TeacherCache | None = None) -> Any:
+    """The dataset with a `row` column, so that each row finds what the teacher says or sees of it in any order."""
+    if cache is not None and len(dataset) != cache.rows:
         raise RecipeError(
             f"The teacher cache has {cache.rows} rows, but there are {len(dataset)} training rows.", hint="Build the cache again."
         )

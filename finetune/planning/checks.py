@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from finetune.data.system_prompt import TEACHER_IDS, is_prompted
 from finetune.errors import ModelError, RecipeError
 from finetune.methods.earlier import EarlierAdapter, further, not_used, why_not
 from finetune.models.facts import describe
@@ -32,7 +33,9 @@ def _check_lengths(context: RunContext) -> None:
     if not known:
         return
     limit, name = min(known)
-    longest = max([int(context.data.report.length["max"]), *context.data.held_out["length"][:]])
+    data = context.data
+    told = [len(ids) for rows in (data.train, data.held_out) for ids in _told(rows)]
+    longest = max([int(data.report.length["max"]), *data.held_out["length"][:], *told])
     if longest > limit:
         raise RecipeError(
             f"The longest row has {longest:,} tokens, but the context of {name} is {limit:,}.",
@@ -44,6 +47,11 @@ def _check_lengths(context: RunContext) -> None:
             f"benchmark.max_new_tokens is {answers:,}, but the context of {name} is {limit:,} tokens, prompts included.",
             hint="Use the length of the answers in the data: --set benchmark.max_new_tokens=auto",
         )
+
+
+def _told(rows: Any) -> Any:
+    """What a teacher with a system prompt sees of rows; nothing where it has none."""
+    return rows[TEACHER_IDS][:] if is_prompted(rows) else []
 
 
 def check_tokens(context: RunContext, embeddings: int) -> list[str]:

@@ -294,6 +294,9 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
     if recipe.approach == "distillation":
         spec = recipe.distillation
         teacher = "from the model itself as it was before, " if recipe.teacher and recipe.teacher.is_self else ""
+        if recipe.teacher and recipe.teacher.system:
+            told = strip_control_chars(" ".join(recipe.teacher.system.split()))
+            lines.append(f"- The teacher, and only the teacher, had this system prompt: {told}")
         lines.append(f"- Distillation: {teacher}{spec.objective}, temperature {spec.temperature}, alpha {spec.alpha} on the hard labels")
     lines.append(f"- Data: {_described(recipe)}" + (f", {data['train']} rows trained on, {data['held_out']} held out" if data else ""))
     if training:

@@ -17,17 +17,18 @@ import transformers
 from finetune.benchmark.perplexity import answer_losses
 from finetune.benchmark.scoring import Scores, base_key, benchmark_model, chosen_rows, load_base_scores, save_base_scores
 from finetune.benchmark.teacher_agreement import TeacherStates
+from finetune.data.system_prompt import TeacherRows
 from finetune.events import Notice
 from finetune.run_context import RunContext
 from finetune.training.head import head_of
 
 
 def measure(context: RunContext, model: Any, stage: str, **options: Any) -> Scores:
-    """Score a model on the run's held-out rows."""
+    """Score a model on the run's held-out rows; a teacher with a system prompt is asked behind it."""
     return benchmark_model(
         model,
         context.tokenizer,
-        context.data.held_out,
+        TeacherRows(context.data.held_out) if options.get("as_teacher") else context.data.held_out,
         context.recipe.benchmark,
         seed=context.recipe.seed,
         reporter=context.reporter,
@@ -50,14 +51,20 @@ def student_scores(context: RunContext, student: Any, teacher: Scores) -> Scores
 def teacher_scores(context: RunContext, teacher: Any) -> Scores:
     """The teacher's scores, and its hidden states on the held-out rows (those are never kept on disk)."""
     load_in = context.recipe.teacher.load_in if context.recipe.teacher else None
-    identity = context.teacher_located.identity
+    identity = teacher_identity(context)
     scores = _once(context, lambda: teacher, identity, load_in, "teacher", "Measuring the teacher", as_teacher=True)
     if scores.states is not None:
         return scores
     states = TeacherStates(head_of(teacher).detach())
-    rows = chosen_rows(context.data.held_out, context.recipe.benchmark, context.recipe.seed)
+    rows = chosen_rows(TeacherRows(context.data.held_out), context.recipe.benchmark, context.recipe.seed)
     answer_losses(teacher, rows, reporter=context.reporter, stage="teacher", remember=states)
     return replace(scores, states=states)
+
+
+def teacher_identity(context: RunContext) -> str:
+    """Which teacher answers: the model, and what it is told."""
+    system = context.recipe.teacher.system if context.recipe.teacher else None
+    return "\n".join(filter(None, [context.teacher_located.identity, system]))
 
 
 def known_scores(context: RunContext, identity: str, load_in: str | None) -> Scores | None:

@@ -22,7 +22,7 @@ from finetune.events import Event, Fanout, Progress
 from finetune.hardware.peak_memory import PeakMemory, release
 from finetune.recipe import Recipe
 from finetune.run.answer_time import benchmark_seconds
-from finetune.run.baselines import known_scores
+from finetune.run.baselines import known_scores, teacher_identity
 from finetune.run.child import Say, answer
 from finetune.run.costs import usual_seconds
 from finetune.run.loading import attach_method, distillation_setup, load_base, load_student, load_teacher
@@ -72,7 +72,7 @@ def _models(context: RunContext, began: float, say: Say) -> tuple[Any, Any, floa
     teacher = load_teacher(context) if context.distils else None
     if context.has_other_teacher:
         model = load_student(context, teacher)
-        known = known_scores(context, context.teacher_located.identity, context.recipe.teacher.load_in if context.recipe.teacher else None)
+        known = known_scores(context, teacher_identity(context), context.recipe.teacher.load_in if context.recipe.teacher else None)
         say(ready=time.perf_counter() - began)
         say(teacher=benchmark_seconds(context, teacher, answers=known is None))
     else:

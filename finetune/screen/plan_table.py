@@ -14,7 +14,7 @@ from finetune.benchmark.names import FEWEST_ROWS
 from finetune.events import DataPrepared, Event, Planned
 from finetune.formatting import count, percent, size, strip_control_chars
 from finetune.planning.estimate import Plan
-from finetune.recipe import Recipe, StudentSpec
+from finetune.recipe import Recipe, StudentSpec, TeacherSpec
 from finetune.registry import title
 from finetune.screen.data import data_report
 from finetune.screen.tables import block, pairs
@@ -55,14 +55,14 @@ def _remarks(plan: Plan) -> list[Text]:
 
 def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
     training, teacher, upload = recipe.training, recipe.teacher, recipe.upload
-    itself = teacher is not None and teacher.is_self
+    itself = teacher if teacher and teacher.is_self else None
     if teacher and not itself:
-        yield "Teacher", teacher.source
+        yield "Teacher", teacher.source + _told(teacher)
         yield "Student", _student(recipe)
     else:
         yield "Model", str(recipe.model)
         if itself:
-            yield "Teacher", "the model itself, as it is before the run"
+            yield "Teacher", f"the model itself, as it is before the run{_told(itself)}"
     trained, share = count(plan.trainable_parameters), plan.trainable_parameters / plan.parameters
     method = title("methods", recipe.method.kind)
     yield "Method", f"{method}: {trained} of {count(plan.parameters)} parameters are trained ({100 * share:.1f} %)"
@@ -117,6 +117,10 @@ def _student(recipe: Recipe) -> str:
         return recipe.model
     layers = recipe.model.from_teacher.layers
     return f"made from the teacher, {layers if layers >= 1 else f'{percent(layers)} of its'} layers"
+
+
+def _told(teacher: TeacherSpec) -> str:
+    return f", told: {strip_control_chars(teacher.system)}" if teacher.system else ""
 
 
 def _against(needed: float, free: float, parts: Mapping[str, int] | None = None) -> Text:

@@ -13,12 +13,12 @@ from finetune.formatting import count, spoken, strip_control_chars
 from finetune.hub.catalogue import CATALOGUE, CatalogueEntry, find
 from finetune.models.facts import ModelFacts, look_up
 from finetune.recipe import STARTER, Recipe
-from finetune.settings import SELF
+from finetune.settings import SELF, help_of, label
 from finetune.wizard import suggest
 from finetune.wizard.defaults import defaults, why
-from finetune.wizard.draft import Draft, get, problem, put
+from finetune.wizard.draft import Draft, field_of, get, problem, put
 from finetune.wizard.host import HostInfo
-from finetune.wizard.prompter import Choice, Prompter, Question
+from finetune.wizard.prompter import Choice, Prompter, Question, anything
 from finetune.wizard.teachers_run import proposal, sentence
 
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ MORE_TEACHER = (
     f"{MORE}\n"
     "The model itself: it learns your rows like in a fine-tuning, and part of the loss keeps its answers close to those it would have "
     "given before, so that it forgets less of everything else."
+)
+MORE_SYSTEM = (
+    "A rule for every answer, such as: Answer in one short sentence. The model learns to answer as if it had been told this each time, so "
+    "the prompt can be left out afterwards. It suits rules, not facts that belong to one question."
 )
 MORE_STUDENT = (
     "Made from the teacher: some of its layers are left out, the rest is copied. A student that keeps nearly all layers starts with most "
@@ -62,12 +66,22 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     if teacher == SELF:
         draft = defaults(here, "distillation", itself=True)
         default = get(draft, "model")
-        return put(draft, "model", _ask_model(prompter, here, Question("model", "Model", default, _offered(here, default), more=MORE)))
+        draft = put(draft, "model", _ask_model(prompter, here, Question("model", "Model", default, _offered(here, default), more=MORE)))
+        return _system_prompt(draft, prompter)
     draft = {**draft, "teacher": teacher}
     if found := proposal(teacher):
         draft = {**draft, **found}
         prompter.note(sentence(found))
     return _student(draft, prompter, here, teacher)
+
+
+def _system_prompt(draft: Draft, prompter: Prompter) -> Draft:
+    """What only the teacher is told, if anything."""
+    field = field_of(draft, "teacher.system")
+    told = prompter.text(
+        "teacher.system", label("system", field), default="", help=f"{help_of(field)} Enter for none.", more=MORE_SYSTEM, check=anything
+    )
+    return put(draft, "teacher.system", told) if told else draft
 
 
 def _student(draft: Draft, prompter: Prompter, here: HostInfo, teacher: str) -> Draft:

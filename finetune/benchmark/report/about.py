@@ -27,7 +27,7 @@ def headline(records: Records) -> str:
     parts = []
     if recipe:
         if recipe["approach"] == "distillation":
-            what = f"{teacher_of(recipe)} distilled into {model_of(recipe)}"
+            what = f"{(recipe.get('teacher') or {}).get('source', '')} distilled into {model_of(recipe)}"
             what = f"{model_of(recipe)} distilled from itself" if is_self(recipe.get("teacher")) else what
             parts.append(f"{what} on {recipe['dataset']['source']}")
         else:
@@ -49,9 +49,8 @@ def model_of(recipe: Mapping[str, Any]) -> str:
 
 def teacher_of(recipe: Mapping[str, Any]) -> str:
     teacher = recipe.get("teacher") or {}
-    if is_self(teacher):
-        return "the model itself, as it was before the run"
-    return f"{teacher.get('source', '')}{_if(' in {}', teacher.get('load_in'))}"
+    source = "the model itself, as it was before the run" if is_self(teacher) else teacher.get("source", "")
+    return f"{source}{_if(' in {}', teacher.get('load_in'))}{_if(', told: {}', teacher.get('system'))}"
 
 
 def asked(records: Records) -> Html:
