@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import Any
 
 import pytest
 import torch
 from letters import tokenizer
 from pico import assert_same_weights
+from test_resume import TRAINING, StopAt, resumed, weights
 from workshop import Workshop
 
 from finetune import Recipe
 from finetune.data.prepare import prepare_data
 from finetune.data.system_prompt import TEACHER_IDS, as_teacher_sees
 from finetune.distillation.prompt_check import about_prompt
-from finetune.errors import DatasetError, RecipeError
+from finetune.errors import DatasetError, Interrupted, RecipeError
 from finetune.events import Recorder
 from finetune.models.load import load_model
 from finetune.models.location import locate
@@ -129,6 +131,19 @@ class TestTheRun:
         assert len(list((shop.runtime.cache_dir / "teachers").iterdir())) == 2
         assert f"had this system prompt: {PROMPT}" in (tuner.folder.output_dir / "README.md").read_text()
         assert f"told: {PROMPT}" in (tuner.folder.output_dir / "run" / "report.html").read_text()
+
+    @pytest.mark.parametrize("cache", ["auto", "none"])
+    def test_a_stopped_run_ends_like_one_that_was_not_stopped(self, cache: str, tmp_path) -> None:
+        """With an objective that changes during the training, and a teacher that no longer is what trains."""
+        shop = Workshop(tmp_path)
+        changes = {"training": {**TRAINING, "epochs": 1}, "distillation": {"objective": "taid", "cache": cache}}
+        whole = shop.tuner(itself(shop, **changes)).run()
+        tuner = shop.tuner(itself(shop, **changes))
+        tuner.reporter.reporters.append(StopAt(2))
+        with pytest.raises(Interrupted):
+            tuner.run()
+        shutil.rmtree(shop.runtime.cache_dir / "teachers", ignore_errors=True)  # it is asked again, as it was before the run
+        assert weights(resumed(tuner.folder.output_dir, shop)[0]) == weights(whole)
 
     def test_a_prompt_that_changes_nothing_is_reported(self, tmp_path) -> None:
         shop = Workshop(tmp_path)
