@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from finetune.methods.earlier import EarlierAdapter
     from finetune.models.location import LocatedModel
 
-RESOLVED = ("machine", "located", "teacher_located", "tokenizer", "data")
+RESOLVED = ("machine", "located", "teachers_located", "tokenizer", "data")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class RunContext:
     @property
     def teaches_itself(self) -> bool:
         """Whether the teacher is the model that trains, as it was before the run."""
-        return self.distils and self.recipe.teacher is not None and self.recipe.teacher.is_self
+        return self.recipe.teaches_itself
 
     @property
     def has_other_teacher(self) -> bool:
@@ -101,12 +101,17 @@ class RunContext:
         return self.located.base if self.earlier and self.located.base else self.located
 
     @cached_property
-    def teacher_located(self) -> LocatedModel:
-        if self.recipe.teacher is None:
+    def teachers_located(self) -> list[LocatedModel]:
+        if not self.recipe.all_teachers:
             raise RecipeError("A distillation needs a teacher.", hint="--set teacher=MODEL")
         if self.teaches_itself:
-            return self.located
-        return self._locate("teacher", self.recipe.teacher.source, self.recipe.teacher.load_in)
+            return [self.located]
+        return [self._locate("teacher", each.source, each.load_in) for each in self.recipe.all_teachers]
+
+    @property
+    def teacher_located(self) -> LocatedModel:
+        """The teacher, or the first of several: the one that a student is made from."""
+        return self.teachers_located[0]
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -115,10 +120,12 @@ class RunContext:
         return load_tokenizer(self.located)
 
     @cached_property
-    def teacher_tokenizer(self) -> Any:
+    def teacher_tokenizers(self) -> list[Any]:
+        """Of each teacher; the first is the student's own where that is made from it."""
         from finetune.models.load import load_tokenizer
 
-        return self.tokenizer if self.student_is_made or self.teaches_itself else load_tokenizer(self.teacher_located)
+        ours = [self.tokenizer] if self.student_is_made or self.teaches_itself else []
+        return ours + [load_tokenizer(located) for located in self.teachers_located[len(ours) :]]
 
     @cached_property
     def data(self) -> PreparedData:
@@ -133,6 +140,7 @@ class RunContext:
                 seed=self.recipe.seed,
                 supervise=self.recipe.distillation.supervise if self.distils else "answers",
                 system=self.recipe.teacher.system if self.distils and self.recipe.teacher else None,
+                routed_by=self.recipe.routed_by,
                 runtime=self.runtime,
                 reporter=self.reporter,
             )
@@ -152,7 +160,10 @@ class RunContext:
             from finetune.methods.earlier import settings_kept
 
             found["method"] = settings_kept(self.earlier, self.recipe.method)
-        if self.has_other_teacher:
+        if self.recipe.teachers:
+            each = zip(self.recipe.teachers, self.teachers_located, strict=True)
+            found["teachers"] = [{**spec.model_dump(), "source": located.pinned} for spec, located in each]
+        elif self.has_other_teacher:
             found["teacher"] = {"source": self.teacher_located.pinned}
         if self.data.report.pinned_source:
             found["dataset"] = {"source": self.data.report.pinned_source}

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import nn
 
+from finetune.distillation.cache import model_identity
 from finetune.errors import RecipeError
 from finetune.training.head import causal_lm
 
@@ -37,6 +38,21 @@ class Itself:
                 hint="Pass a cache that it has written before, or load it again as teacher_model=.",
             )
         return cls(model, adapter_off=True)
+
+    def check_online(self, why: str) -> None:
+        """Raises RecipeError, `why` there is no cache, if the model cannot be asked at every step."""
+        if not self.adapter_off:
+            raise RecipeError(
+                "The answers of a model that is its own teacher do not fit on the disk, and once it trains nobody can ask it.",
+                hint=f"{why[0].upper()}{why[1:]}. To keep a second copy in memory: --set distillation.cache=none",
+            )
+
+
+def identity_of(teacher: Any, name: str) -> str:
+    """What `model_identity` says of a teacher, which may be `Itself`."""
+    if isinstance(teacher, Itself):
+        return model_identity(teacher.model, name, base_only=teacher.adapter_off)
+    return model_identity(teacher, name)
 
 
 @contextmanager

@@ -37,8 +37,7 @@ def get(draft: Mapping[str, Any], key: str) -> Any:
 
 def imitates(draft: Mapping[str, Any]) -> bool:
     """Whether the model learns from another one, and not from rows."""
-    teacher = Recipe.from_layers(draft).teacher
-    return draft["approach"] == "distillation" and teacher is not None and not teacher.is_self
+    return draft["approach"] == "distillation" and not Recipe.from_layers(draft).teaches_itself
 
 
 def parsed(draft: Draft, key: str, value: Any) -> Any:

@@ -14,7 +14,7 @@ from finetune.hub.catalogue import CATALOGUE, CatalogueEntry, find
 from finetune.models.facts import ModelFacts, look_up
 from finetune.recipe import STARTER, Recipe
 from finetune.settings import SELF, help_of, label
-from finetune.wizard import suggest
+from finetune.wizard import several_teachers, suggest
 from finetune.wizard.defaults import defaults, why
 from finetune.wizard.draft import Draft, field_of, get, problem, put
 from finetune.wizard.host import HostInfo
@@ -59,9 +59,12 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     if draft["approach"] == "fine-tuning":
         default = get(draft, "model")
         return put(draft, "model", _ask_model(prompter, here, Question("model", "Model", default, _offered(here, default), more=MORE)))
+    way = several_teachers.ask_way(prompter)
     teacher = get(draft, "teacher.source")
-    itself = Choice(SELF, "The model itself", "learns a task and stays close to what it was")
-    question = Question("teacher", "Teacher", teacher, [*_offered(here, teacher), itself], help="The model to imitate.", more=MORE_TEACHER)
+    offered = _offered(here, teacher)
+    if way != several_teachers.SEVERAL:
+        offered.append(Choice(SELF, "The model itself", "learns a task and stays close to what it was"))
+    question = Question("teacher", "Teacher", teacher, offered, help="The model to imitate.", more=MORE_TEACHER)
     teacher = _ask_model(prompter, here, question)
     if teacher == SELF:
         draft = defaults(here, "distillation", itself=True)
@@ -72,6 +75,14 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     if found := proposal(teacher):
         draft = {**draft, **found}
         prompter.note(sentence(found))
+    if way == several_teachers.SEVERAL:
+        draft = several_teachers.ask(
+            draft,
+            prompter,
+            teacher,
+            check=lambda text: _model_problem(text, here, None),
+            complete=lambda text: suggest.models(text, here.hub),
+        )
     return _student(draft, prompter, here, teacher)
 
 

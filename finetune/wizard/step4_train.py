@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from finetune import registry
+from finetune.wizard import several_teachers
 from finetune.wizard.draft import Draft, ask_field, field_of, get, imitates
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Prompter
@@ -36,6 +37,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     draft = ask_field(draft, prompter, "training.learning_rate", help="" if imitates(draft) else usual, more=MORE_RATE)
     if prompter.confirm("advanced", "Change advanced settings?", default=False, help="All have defaults that work."):
         of_the_method = [f"method.{name}" for name in method.Spec.model_fields if name != "kind"]
+        draft = several_teachers.ask_weights(draft, prompter)
         for key in (*of_the_method, *(DISTILLING if distilling else ()), *ALWAYS):
             draft = ask_field(draft, prompter, key)
     return draft

@@ -48,7 +48,11 @@ def model_of(recipe: Mapping[str, Any]) -> str:
 
 
 def teacher_of(recipe: Mapping[str, Any]) -> str:
-    teacher = recipe.get("teacher") or {}
+    each = recipe.get("teachers") or [recipe.get("teacher") or {}]
+    return " and ".join(_teacher(teacher) for teacher in each)
+
+
+def _teacher(teacher: Mapping[str, Any]) -> str:
     source = "the model itself, as it was before the run" if is_self(teacher) else teacher.get("source", "")
     return f"{source}{_if(' in {}', teacher.get('load_in'))}{_if(', told: {}', teacher.get('system'))}"
 
