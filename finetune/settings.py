@@ -167,7 +167,11 @@ class OneTeacherSpec(TeacherSpec):
 
 
 def problem_of_several(teachers: Sequence[OneTeacherSpec]) -> str | None:
-    """Why these are not teachers of one student: some rows would have no teacher, or two."""
+    """Why these are not teachers of one student: some rows would have no teacher, or two, or be seen in two ways."""
+    if any(each.is_self for each in teachers):
+        return "of which one is the model itself: it can only be the one `teacher`"
+    if any(each.system for each in teachers):
+        return "of which one has a `system` prompt: only the one `teacher` can have it"
     rows = [each.rows for each in teachers if each.rows]
     if not rows:
         return None

@@ -208,7 +208,8 @@ def model_identity(model: nn.Module, source: str = "", *, base_only: bool = Fals
     for name, parameter in model.state_dict().items():
         if name in trained:
             continue
-        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+        spelled = name.replace(".base_layer.", ".") if base_only else name  # where an adapter sits says nothing about the base
+        digest.update(f"{spelled} {parameter.dtype} {tuple(parameter.shape)}".encode())
         if source:
             flat = parameter.detach().flatten()
             digest.update(flat[:: max(1, flat.numel() // 16)].float().cpu().numpy().tobytes())

@@ -41,15 +41,8 @@ def _folder(context: RunContext) -> Path:
 def _mark(context: RunContext, number: int, kind: str) -> Path:
     recipe, spec = context.recipe, context.recipe.all_teachers[number]
     rows = recipe.teachers[number].rows if recipe.teachers else None
-    parts = [
-        kind,
-        context.teachers_located[number].identity,
-        str(spec.load_in),
-        str(spec.system),
-        context.machine.dtype,
-        context.data.fingerprint,
-        str(rows),
-    ]
+    teacher = [context.teachers_located[number].identity, str(spec.load_in), str(spec.system), str(recipe.teaches_itself)]
+    parts = [kind, *teacher, context.machine.dtype, context.data.fingerprint, str(rows)]
     if not registry.load("signals", kind).keeps_head:  # it holds the student's
         adapter = context.method.footprint(recipe.method).adapter
         parts += [context.located.identity, str(adapter), str(recipe.distillation.temperature)]

@@ -112,7 +112,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
 
     `notes` are sentences that the checks of the data found.
     """
-    recipe, machine, report, teacher = context.recipe, context.machine, context.data.report, shape.teacher
+    recipe, machine, report = context.recipe, context.machine, context.data.report
     spec, footprint = recipe.training, context.method.footprint(recipe.method)
     full = not footprint.adapter
     narrow = 4 if machine.dtype == "float32" else 2
