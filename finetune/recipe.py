@@ -128,6 +128,8 @@ class Recipe(Spec):
             raise ValueError("has `teacher` and `teachers`: give one of the two")
         if self.approach == "fine-tuning":
             raise ValueError("has `teachers`, which need `approach: distillation`")
+        if self.distillation.correct:
+            raise ValueError("has `teachers` and `distillation.correct`, which compares one teacher with the data: give one of the two")
         if problem := problem_of_several(self.teachers):
             raise ValueError(f"has `teachers` {problem}")
         return self

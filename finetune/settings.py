@@ -254,6 +254,13 @@ class DistillationSpec(Spec):
     objective: Annotated[str, Known("objectives")] = Field("forward_kl", description="How student and teacher are compared.")
     cache: Literal["auto", "none", "hidden", "gradient"] = Field("auto", description="What is cached of the teacher's output on disk.")
     supervise: Literal["all", "answers"] = Field("all", description="Train on every token, or on answers only.")
+    correct: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        title="Correct the teacher",
+        description="Where the teacher's first choice is wrong, how far the data's is put ahead of it; 0 leaves the teacher as it is.",
+    )
 
 
 class TrainingSpec(Spec):

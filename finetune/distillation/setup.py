@@ -18,6 +18,7 @@ from finetune.data.system_prompt import TeacherRows, is_prompted
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.cache_builder import build_cache, cache_key, supervised_counts
 from finetune.distillation.cache_choice import CacheChoice, choose_cache
+from finetune.distillation.corrected import MARGIN_BYTES
 from finetune.distillation.itself import Itself, as_teacher, identity_of
 from finetune.distillation.pair_checks import Finding, contradictions, examine, stop_on_problem, top_tokens
 from finetune.distillation.prompt_check import about_prompt
@@ -26,6 +27,7 @@ from finetune.distillation.teachers import Teacher
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.events import Notice, Reporter
+from finetune.formatting import percent
 from finetune.recipe import DistillationSpec, Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.training.head import Head, head_of
@@ -58,6 +60,7 @@ class DistillationSetup:
             temperature=self.spec.temperature,
             alpha=self.spec.alpha,
             objective=self.spec.objective,
+            correct=self.spec.correct,
             **arguments,
         )
 
@@ -145,6 +148,7 @@ class _Asking:
             self.head = head_of(asked)
         vocabulary = shared_vocabulary(student.vocabulary, self.head.vocabulary, *tokenizers)
         self.more: dict[str, Any] = {"vocabulary": vocabulary, "student_head": student, "temperature": spec.temperature}
+        self.more |= {"margins": True} if spec.correct else {}
 
     def ask(self, wanted: str, *, left: int) -> tuple[CacheChoice, TeacherCache | None]:
         """The choice among the signals, and the cache; `left` teachers, this one included, still need room for theirs."""
@@ -161,6 +165,7 @@ class _Asking:
             teacher_head=self.head,
             objective=self.spec.objective,
             folder=self.folder,
+            beside=MARGIN_BYTES if self.spec.correct else 0,
             present={kind: sum(file.stat().st_size for file in place(kind).glob("*")) for kind in kinds},
             teachers=left,
         )
@@ -170,4 +175,8 @@ class _Asking:
             return choice, None
         more = {**self.more, "teacher_identity": self.identity, "reporter": self.reporter}
         with as_teacher(self.model) as asked:
-            return choice, build_cache(choice.kind, asked, self.rows, place(choice.kind), **more)
+            written = build_cache(choice.kind, asked, self.rows, place(choice.kind), **more)
+        if written.key.margins:
+            wrong = float((written.margins(range(written.rows), supervised_counts(self.rows)) > 0).float().mean())
+            self.reporter.report(Notice(f"The teacher's first choice is wrong for {percent(wrong)} of the tokens: there it is corrected."))
+        return choice, written

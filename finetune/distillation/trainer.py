@@ -22,6 +22,7 @@ from finetune.data.collator import Collator
 from finetune.data.given import rows_of_file, tokens
 from finetune.data.system_prompt import as_teacher_sees, is_prompted
 from finetune.distillation.cache import TeacherCache
+from finetune.distillation.corrected import corrected, margins
 from finetune.distillation.itself import Itself, as_teacher
 from finetune.distillation.loss import CachedGradient, Distillation
 from finetune.distillation.objectives import Objective
@@ -52,6 +53,8 @@ class DistillationTrainer(SupervisedTrainer):
     (input_ids, labels), or texts and records as in a data file, for which `processing_class` is the tokenizer. `objective` is a name in
     the registry or an `Objective`.
 
+    With `correct`, the label has more weight where the teacher's first choice is wrong (finetune/distillation/corrected.py).
+
     Several teachers (or caches) are a list, mixed by `teacher_weights`, which are scaled to sum to one: D is sum_k w_k D(q_k, p) for
     forward and reverse KL, D(sum_k w_k q_k, p) for the others. With `teacher_rows`, the number of its teacher for each training row, each
     teaches its own rows instead, and a cache is one of these alone.
@@ -73,13 +76,14 @@ class DistillationTrainer(SupervisedTrainer):
         temperature: float | str = 2.0,
         alpha: float | str = 0.5,
         objective: str | Objective = "forward_kl",
+        correct: float | str = 0.0,
         cache: TeacherCache | Sequence[TeacherCache] | None = None,
         teacher_tokenizer: Any = None,
         **kwargs: Any,
     ) -> None:
         hush()
         # The recipe knows their ranges, and that "2.0" is a number.
-        given = Recipe.from_layers({"distillation": {"temperature": temperature, "alpha": alpha}}).distillation
+        given = Recipe.from_layers({"distillation": {"temperature": temperature, "alpha": alpha, "correct": correct}}).distillation
         if isinstance(model, str | PathLike):
             model, tokenizer = by_name(model)
             model.float()  # small updates are lost in weights of 16 bits
@@ -106,7 +110,8 @@ class DistillationTrainer(SupervisedTrainer):
         super().__init__(model, args, collator, **kwargs)
         self.temperature, self.alpha, self.routed = given.temperature, given.alpha, teacher_rows is not None
         self.objective: Objective = registry.load("objectives", objective)() if isinstance(objective, str) else objective
-        self.teachers = teachers
+        self.teachers, self.correct = teachers, given.correct
+        check_correct(self.correct, teachers)
         head = head_of(self.model)
         self.vocabulary = min((self._prepare(teacher, head) for teacher in teachers), default=head.vocabulary)
 
@@ -117,7 +122,7 @@ class DistillationTrainer(SupervisedTrainer):
         if hasattr(self.objective, "at"):
             self.objective.at(self.state.global_step / max(1, self.state.max_steps) if self.model.training else 1.0)
         if self.alpha < 1 and self._asked(inputs):
-            return self._distil(inputs, supervised, hidden, self.alpha)
+            return self._distil(inputs, supervised, hidden, self.alpha, correct=self.correct)
         return CrossEntropy(supervised.labels)
 
     @torch.no_grad()
@@ -141,12 +146,16 @@ class DistillationTrainer(SupervisedTrainer):
     def _cached(self, inputs: dict[str, Any]) -> bool:
         return "row" in inputs and all(teacher.cache is not None for teacher in self.teachers)
 
-    def _distil(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor, alpha: float) -> Rule:
+    def _distil(
+        self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor, alpha: float | Tensor, *, correct: float = 0.0
+    ) -> Rule:
         counts = (inputs["labels"][:, 1:] != -100).sum(1).tolist()
         # A routed teacher is asked about its own rows, run by run; the others all about the whole batch.
         runs = runs_of(inputs["teacher_number"]) if self.routed else [(number, None) for number in range(len(self.teachers))]
         cached = self._cached(inputs)
         said = [self._said(number, inputs, rows, counts, cached=cached) for number, rows in runs]
+        if correct and not isinstance(alpha, Tensor):
+            alpha = corrected(alpha, self._margins(inputs, supervised, said[0][0], counts, cached=cached).to(hidden.device), correct)
         if cached and not any(teacher.kept_head for teacher in self.teachers):
             kept = [(values.to(hidden.device), negentropy.to(hidden.device)) for values, negentropy in said if negentropy is not None]
             values, negentropy = joined(kept) if self.routed else added(kept, self.weights)
@@ -158,6 +167,13 @@ class DistillationTrainer(SupervisedTrainer):
             starts = [0, *accumulate(len(values) for values, _ in said)][:-1]
             return Distillation(supervised.labels, Routed(starts, logits), self.objective, alpha, self.temperature)
         return mixed(supervised.labels, logits, self.weights, self.objective, alpha, self.temperature)
+
+    def _margins(self, inputs: dict[str, Any], supervised: Supervised, states: Tensor, counts: list[int], *, cached: bool) -> Tensor:
+        """How far the teacher's first choice is ahead of each label [n]; `states` are the teacher's, if it is asked now."""
+        teacher = self.teachers[0]
+        if cached and teacher.cache is not None:
+            return teacher.cache.margins(inputs["row"].tolist(), counts)
+        return margins(states, teacher.head(cached=False).first(self.vocabulary), supervised.labels, self.workspace)
 
     def _logits(self, number: int, states: Tensor, *, cached: bool) -> ChunkLogits:
         head = self.teachers[number].head(cached=cached).first(self.vocabulary)
@@ -226,6 +242,14 @@ def known_teachers(models: Any, caches: Any, tokenizers: Any) -> list[Teacher]:
             tokenizer = tokenizer or loaded
         teachers.append(Teacher(model, kept[number] if kept else None, tokenizer))
     return teachers
+
+
+def check_correct(correct: float, teachers: Sequence[Teacher]) -> None:
+    """Raises RecipeError where a teacher cannot be corrected."""
+    if correct and len(teachers) > 1:
+        raise RecipeError("correct compares one teacher with the data, and there are several.", hint="Leave out one of the two.")
+    if correct and any(teacher.cache is not None and not teacher.cache.key.margins for teacher in teachers):
+        raise RecipeError("The teacher cache was built without what `correct` needs.", hint="Build it with margins=True.")
 
 
 def check_kinds(*, model: Any, teacher_models: Sequence[Any], args: Any, model_init: Any) -> None:

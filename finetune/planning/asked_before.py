@@ -42,6 +42,7 @@ def _mark(context: RunContext, number: int, kind: str) -> Path:
     recipe, spec = context.recipe, context.recipe.all_teachers[number]
     rows = recipe.teachers[number].rows if recipe.teachers else None
     teacher = [context.teachers_located[number].identity, str(spec.load_in), str(spec.system), str(recipe.teaches_itself)]
+    teacher.append("margins" if recipe.distillation.correct else "")
     parts = [kind, *teacher, context.machine.dtype, context.data.fingerprint, str(rows)]
     if not registry.load("signals", kind).keeps_head:  # it holds the student's
         adapter = context.method.footprint(recipe.method).adapter

@@ -203,6 +203,7 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
     """
     import torch
 
+    from finetune.distillation.corrected import MARGIN_BYTES
     from finetune.training.head import Head
 
     recipe, report = context.recipe, context.data.report
@@ -227,7 +228,9 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
         if kind in signals and known(context, number, kind):
             continue
         if kind in signals:
-            size_of_all += signals[kind].bytes(round(report.supervised_tokens * share), head(teacher, narrow), student)
+            tokens = round(report.supervised_tokens * share)
+            size_of_all += signals[kind].bytes(tokens, head(teacher, narrow), student)
+            size_of_all += MARGIN_BYTES * tokens if recipe.distillation.correct else 0
         operations += 2 * teacher.parameters * report.train_tokens * share
     return size_of_all, operations
 

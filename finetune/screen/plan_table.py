@@ -79,6 +79,8 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
         loss = recipe.distillation
         mixed = f"{percent(loss.alpha)} from the data, {percent(1 - loss.alpha)} from the teacher"
         yield "Loss", f"{mixed} ({title('objectives', loss.objective)} at temperature {loss.temperature:g})"
+        if loss.correct:
+            yield "", f"where the teacher's first choice is wrong, the data is put ahead of it by {loss.correct:g}"
         yield "Cache", CACHES[loss.cache] + (f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else "")
     who = f"teacher{'s' if len(teacher) > 1 else ''}, student before and after" if teacher and not itself else "before and after"
     asked, rows = recipe.benchmark.rows, min(recipe.benchmark.rows, plan.held_out_rows)

@@ -12,7 +12,7 @@ MORE_RATE = (
     "If it is too high, the loss jumps or becomes NaN; if it is too low, nothing is learned.\n"
     "Adapters need higher rates than full models and students."
 )
-DISTILLING = ("distillation.objective", "distillation.supervise", "distillation.cache")
+DISTILLING = ("distillation.objective", "distillation.supervise", "distillation.correct", "distillation.cache")
 ALWAYS = (
     "dataset.max_length",
     "dataset.held_out",

@@ -77,7 +77,8 @@ def asked(records: Records) -> Html:
     if recipe["approach"] == "distillation":
         spec = recipe["distillation"]
         objective = f"{spec['objective'].replace('_', ' ')} at temperature {spec['temperature']:g}"
-        listed.append(("Distillation", f"{objective}, {percent(spec['alpha'])} of the loss is from the text"))
+        corrected = _if("; corrected by {:g} where the teacher's first choice is wrong", spec.get("correct"))
+        listed.append(("Distillation", f"{objective}, {percent(spec['alpha'])} of the loss is from the text{corrected}"))
     listed += [("Benchmark", f"{', '.join(benchmark['metrics'])} on {benchmark['rows']:,} rows"), ("Seed", str(recipe["seed"]))]
     return section("Recipe", facts(listed))
 
