@@ -22,15 +22,15 @@ MARGIN_BYTES = 4
 @torch.no_grad()
 def margins(hidden: Tensor, head: Head, labels: Tensor, workspace: Workspace | None = None) -> Tensor:
     """How far the teacher's first choice is ahead of the label, for its states [n, d]; 0 where the label is its first choice."""
-    workspace, found = workspace or Workspace(), torch.empty(len(hidden), device=hidden.device)
-    logits = ChunkLogits("teacher", hidden, head, 1.0)
+    workspace, logits = workspace or Workspace(), ChunkLogits("teacher", hidden, head, 1.0)
+    found = torch.empty(len(hidden), dtype=logits.precise, device=hidden.device)
     for rows in chunks(len(hidden), logits.bytes_per_row, CHUNK_BYTES):
         logits.load(rows, workspace)
         for part in chunks(rows.stop - rows.start, logits.weight.shape[0] * 4, BLOCK_BYTES):
             q = logits.block(part, workspace)
             softmax_(q)
             of = slice(rows.start + part.start, rows.start + part.stop)
-            found[of] = (q.amax(-1) - q.gather(1, labels[of, None]).squeeze(1)).float()
+            found[of] = q.amax(-1) - q.gather(1, labels[of, None]).squeeze(1)
     return found
 
 
