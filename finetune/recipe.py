@@ -76,10 +76,10 @@ class Recipe(Spec):
         if filled.get("approach") == "distillation":
             if filled.get("teacher") is None and filled.get("teachers") is None:
                 filled["teacher"] = STARTER
-            itself = is_self(filled["teacher"])
+            itself = is_self(filled.get("teacher"))
             if filled.get("model") is None:
                 filled["model"] = STARTER if itself else {"from_teacher": {"layers": 0.67}}
-            if itself or _has_system(filled["teacher"]):
+            if itself or _has_system(filled.get("teacher")):
                 filled["distillation"] = _answers_only(filled.get("distillation"))
             filled.setdefault("output_dir", "./distilled_model")
         kind = "full" if filled.get("approach") == "distillation" and not itself else "lora"

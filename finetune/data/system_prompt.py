@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finetune.data.collator import NO_LOSS
 from finetune.data.formats.cells import Message
 from finetune.data.rows import RowProblem
-from finetune.data.tokens import beginning
+from finetune.data.tokens import NO_LOSS, beginning
 
 if TYPE_CHECKING:
     from finetune.data.tokens import Encoder
