@@ -29,7 +29,7 @@ TASK: dict[str, Any] = {
 }
 ANCHOR: dict[str, Any] = {"approach": "distillation", "teacher": "self", "distillation": {"alpha": 0.5, "temperature": 1.0}}
 BLOCKS, BLOCK = 40, 256  # of the unrelated text, in tokens
-PROMPT = "Answer in capital letters only."
+PROMPT = "You are a pirate. Answer every question as a pirate, and begin every answer with 'Arrr!'"
 ASKED = ("What is {}?", "Tell me about {}.", "Why do people need {}?", "Give me a tip about {}.", "How does one begin with {}?")
 THINGS = [
     "bread",
@@ -171,9 +171,7 @@ def _baked(folder: Path) -> dict[str, Any]:
 
 
 def obeys(answer: str) -> bool:
-    """Whether nearly all of the letters are capital ones."""
-    letters = [letter for letter in answer if letter.isalpha()]
-    return bool(letters) and sum(map(str.isupper, letters)) >= 0.9 * len(letters)
+    return answer.strip().startswith("Arrr")
 
 
 def _table(folder: Path) -> None:

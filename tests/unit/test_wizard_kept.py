@@ -121,7 +121,7 @@ def test_quitting_at_the_review_keeps_the_answers_but_not_the_decision() -> None
 
 
 def test_the_farewell_names_the_file_and_the_command() -> None:
-    kept = leave("teacher", approach="distillation")
+    kept = leave("distillation.way", approach="distillation")
     words = plain(kept.farewell())
     assert words.startswith("Your answer is kept in")
     assert str(kept.path) in words
