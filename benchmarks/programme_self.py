@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 STARTER = "HuggingFaceTB/SmolLM2-135M-Instruct"
-ROWS, MEASURED = 300, 45
+ROWS, MEASURED = 200, 30
 TASK: dict[str, Any] = {
     "model": STARTER,
     "dataset": {"source": "builtin:python-docs", "samples": ROWS, "held_out": MEASURED / ROWS},
@@ -28,7 +28,7 @@ TASK: dict[str, Any] = {
     "benchmark": {"rows": MEASURED, "speed": False},
 }
 ANCHOR: dict[str, Any] = {"approach": "distillation", "teacher": "self", "distillation": {"alpha": 0.5, "temperature": 1.0}}
-BLOCKS, BLOCK = 40, 256  # of the unrelated text, in tokens
+BLOCKS, BLOCK = 24, 256  # of the unrelated text, in tokens
 PROMPT = "You are a pirate. Answer every question as a pirate, and begin every answer with 'Arrr!'"
 ASKED = ("What is {}?", "Tell me about {}.", "Why do people need {}?", "Give me a tip about {}.", "How does one begin with {}?")
 THINGS = [
@@ -71,7 +71,7 @@ THINGS = [
     "a poem",
     "a dog",
 ]
-TRAINED, HELD = 150, 40  # questions
+TRAINED, HELD = 120, 40  # questions
 ANSWER = 40  # tokens
 
 
