@@ -50,7 +50,7 @@ def wizard(arguments: argparse.Namespace) -> int:
 
 def with_defaults(arguments: argparse.Namespace) -> int:
     """The demo: the run of someone who presses Enter all the way."""
-    from finetune.recipe import Recipe, merge, parse_override
+    from finetune.recipe import Recipe, is_self, merge, parse_override
     from finetune.wizard.defaults import defaults, why, with_epochs
     from finetune.wizard.host import look_around
     from finetune.wizard.teachers_run import below, sentence
@@ -67,7 +67,7 @@ def with_defaults(arguments: argparse.Namespace) -> int:
     found = below(changes)
     if found:
         print(sentence(found), file=sys.stderr)
-    usual = {**defaults(here, approach, method=kind, fresh_folder=False), **found}
+    usual = {**defaults(here, approach, method=kind, fresh_folder=False, itself=is_self(changes.get("teacher"))), **found}
     data = {"dataset": changes["dataset"]} if "dataset" in changes else {}
     recipe = Recipe.from_layers(with_epochs(merge(usual, data)), changes)
     return _execute(recipe, arguments, runtime)

@@ -24,6 +24,7 @@ from finetune.reasons import UNKNOWN, reason_of
 from finetune.settings import (
     GENERATED,
     NOT_EMPTY,
+    SELF,
     BenchmarkSpec,
     ColumnsSpec,
     DatasetSpec,
@@ -77,14 +78,17 @@ class Recipe(Spec):
             raise ValueError("must be a mapping of recipe keys")
         filled = dict(given)
         if filled.get("approach") == "distillation":
-            if filled.get("model") is None:
-                filled["model"] = {"from_teacher": {"layers": 0.67}}
-            if isinstance(filled["model"], Mapping | StudentSpec) and isinstance(training := filled.get("training", {}), Mapping):
-                filled["training"] = {"learning_rate": "auto", **training}
             if filled.get("teacher") is None and filled.get("teachers") is None:
                 filled["teacher"] = STARTER
+            itself = is_self(filled.get("teacher"))
+            if filled.get("model") is None:
+                filled["model"] = STARTER if itself else {"from_teacher": {"layers": 0.67}}
+            if isinstance(filled["model"], Mapping | StudentSpec) and isinstance(training := filled.get("training", {}), Mapping):
+                filled["training"] = {"learning_rate": "auto", **training}
+            if itself or _has_system(filled.get("teacher")):
+                filled["distillation"] = _answers_only(filled.get("distillation"))
             filled.setdefault("output_dir", "./distilled_model")
-        kind = "full" if filled.get("approach") == "distillation" else "lora"
+        kind = "full" if filled.get("approach") == "distillation" and not itself else "lora"
         method = filled.get("method", {})
         if isinstance(method, Mapping) and "kind" not in method:
             filled["method"] = {"kind": kind, **method}
@@ -114,6 +118,12 @@ class Recipe(Spec):
     def _student_needs_a_teacher(self) -> Recipe:
         if self.approach == "fine-tuning" and isinstance(self.model, StudentSpec):
             raise ValueError("`model: {from_teacher: ...}` makes a student, which needs `approach: distillation`")
+        if self.teacher and self.teacher.is_self and self.approach == "fine-tuning":
+            raise ValueError("`teacher: self` needs `approach: distillation`")
+        if self.teacher and self.teacher.is_self and isinstance(self.model, StudentSpec):
+            raise ValueError("`teacher: self` trains a model that is its own teacher: name it under `model`, without `from_teacher`")
+        if self.teacher and self.teacher.system and self.distillation.supervise == "all":
+            raise ValueError("`teacher.system` stands before the prompts of the teacher alone: only `supervise: answers` can compare both")
         return self
 
     @model_validator(mode="after")
@@ -126,12 +136,20 @@ class Recipe(Spec):
             raise ValueError("has `teachers`, which need `approach: distillation`")
         if self.dataset.source == GENERATED:
             raise ValueError("has `teachers` and `dataset.source: generated`, which one teacher writes: give `teacher` alone")
+        if self.distillation.correct:
+            raise ValueError("has `teachers` and `distillation.correct`, which compares one teacher with the data: give one of the two")
         if problem := problem_of_several(self.teachers):
             raise ValueError(f"has `teachers` {problem}")
         return self
 
     @model_validator(mode="after")
-    def _a_server_writes_rows(self) -> Recipe:
+    def _a_teacher_that_writes_rows(self) -> Recipe:
+        if self.teaches_itself and self.dataset.source == GENERATED:
+            raise ValueError(
+                "has `teacher: self` and `dataset.source: generated`: a model learns nothing new from rows that it wrote itself"
+            )
+        if self.approach == "fine-tuning" and self.teacher and self.teacher.system:
+            raise ValueError("has `teacher.system`, which needs `approach: distillation`")
         if any(each.server for each in self.teachers or []):
             raise ValueError("has one of several teachers on a server, which shows text only: name models instead")
         if self.teacher and self.teacher.server:
@@ -150,6 +168,11 @@ class Recipe(Spec):
     def all_teachers(self) -> list[TeacherSpec]:
         """The teacher, or all of several, that a student is distilled from; none when fine-tuning."""
         return self.named_teachers if self.approach == "distillation" else []
+
+    @property
+    def teaches_itself(self) -> bool:
+        """Whether the teacher is the model that trains, as it was before the run."""
+        return self.approach == "distillation" and self.teacher is not None and self.teacher.is_self
 
     @property
     def main_teacher(self) -> int:
@@ -207,6 +230,20 @@ class Recipe(Spec):
 def _full(key: str, given: Any) -> Any:
     """`adalora` under `method` as {"kind": "adalora"}; everything that is no short form as it is."""
     return {SHORT[key]: given} if isinstance(given, str) and key in SHORT else given
+
+
+def is_self(teacher: Any) -> bool:
+    """Whether a teacher is the model that trains, whichever way it is written."""
+    return bool((teacher.get("source") if isinstance(teacher, Mapping) else getattr(teacher, "source", teacher)) == SELF)
+
+
+def _has_system(teacher: Any) -> bool:
+    return bool(teacher.get("system") if isinstance(teacher, Mapping) else getattr(teacher, "system", None))
+
+
+def _answers_only(distillation: Any) -> Any:
+    """Of a model that learns beside what it knows, or beside what its teacher is told: its prompts are no part of that."""
+    return {"supervise": "answers", **distillation} if isinstance(distillation, Mapping) else distillation or {"supervise": "answers"}
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "skew_forward_kl": "finetune.distillation.objectives.skew_forward_kl:SkewForwardKL",
         "skew_reverse_kl": "finetune.distillation.objectives.skew_reverse_kl:SkewReverseKL",
         "tvd": "finetune.distillation.objectives.tvd:TotalVariation",
+        "taid": "finetune.distillation.objectives.taid:TAID",
     },
     "signals": {  # cheapest first: a run takes the first that is valid for it and fits
         "gradient": "finetune.distillation.signals.gradient:Gradient",

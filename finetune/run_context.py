@@ -43,6 +43,22 @@ class RunContext:
         return self.recipe.approach == "distillation"
 
     @property
+    def teaches_itself(self) -> bool:
+        """Whether the teacher is the model that trains, as it was before the run."""
+        return self.recipe.teaches_itself
+
+    @property
+    def has_other_teacher(self) -> bool:
+        """Whether the teacher is a model beside the one that trains."""
+        return self.distils and not self.teaches_itself
+
+    @property
+    def copies_itself(self) -> bool:
+        """Whether a model that teaches itself is loaded twice: it is asked at every step, and no adapter can be switched off."""
+        adapter = self.method.footprint(self.recipe.method).adapter and not self.earlier
+        return self.teaches_itself and self.recipe.distillation.cache == "none" and not adapter
+
+    @property
     def student_is_made(self) -> bool:
         return isinstance(self.recipe.model, StudentSpec)
 
@@ -88,6 +104,8 @@ class RunContext:
     def teachers_located(self) -> list[LocatedModel]:
         if not self.recipe.named_teachers:
             raise RecipeError("A distillation needs a teacher.", hint="--set teacher=MODEL")
+        if self.teaches_itself:
+            return [self.located]
         return [self._locate("teacher", each.source, each.load_in) for each in self.recipe.named_teachers]
 
     @property
@@ -106,7 +124,7 @@ class RunContext:
         """Of each teacher; the first is the student's own where that is made from it."""
         from finetune.models.load import load_tokenizer
 
-        ours = [self.tokenizer] if self.student_is_made else []
+        ours = [self.tokenizer] if self.student_is_made or self.teaches_itself else []
         return ours + [load_tokenizer(located) for located in self.teachers_located[len(ours) :]]
 
     @cached_property
@@ -139,7 +157,7 @@ class RunContext:
         if self.recipe.teachers:
             each = zip(self.recipe.teachers, self.teachers_located, strict=True)
             found["teachers"] = [{**spec.model_dump(), "source": located.pinned} for spec, located in each]
-        elif self.recipe.teacher and not self.recipe.teacher.server:
+        elif self.recipe.named_teachers and not self.teaches_itself:
             found["teacher"] = {"source": self.teacher_located.pinned}
         if not self.source.missing(self) and self.data.report.pinned_source:
             found["dataset"] = {"source": self.data.report.pinned_source}

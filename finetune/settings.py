@@ -159,15 +159,34 @@ class StudentSpec(Spec):
     from_teacher: FromTeacher = Field(description="The student is the teacher with less of something.")
 
 
+SELF = "self"
+
+
 class TeacherSpec(Spec):
     """The model to imitate; `load_in` quantises it through bitsandbytes. Or a `server` with a `model` that writes rows to learn from."""
 
-    source: str = Field("", title="Teacher", description="A Hub id, a folder, an earlier run or a .gguf file.")
+    source: str = Field(
+        "", title="Teacher", description="A Hub id, a folder, an earlier run or a .gguf file; self: the model before this run."
+    )
     load_in: Literal["8bit", "4bit"] | None = Field(None, description="Load the teacher in fewer bits: less memory; needs bitsandbytes.")
+    system: str | None = Field(
+        None, min_length=1, title="System prompt", description="What only the teacher is told; the student learns to answer as if it were."
+    )
     server: str | None = Field(None, min_length=1, description="Address of an OpenAI-compatible server that writes rows, up to /v1.")
     model: str | None = Field(None, min_length=1, title="Model on the server", description="What the server calls the teacher.")
     key: str | None = Field(None, min_length=1, description="Environment variable that has the server's key; the key itself stays there.")
     budget_tokens: int | None = Field(None, ge=1, description="Tokens that one start of a run may take from the server; null: no limit.")
+
+    @property
+    def is_self(self) -> bool:
+        """Whether the teacher is the model that trains, as it was before the run."""
+        return self.source == SELF
+
+    @model_validator(mode="after")
+    def _loaded_once(self) -> TeacherSpec:
+        if self.is_self and self.load_in:
+            raise ValueError("is the model itself, whose bits are those of its method: leave out `load_in`")
+        return self
 
     @model_validator(mode="after")
     def _one_place(self) -> TeacherSpec:
@@ -207,7 +226,11 @@ class OneTeacherSpec(TeacherSpec):
 
 
 def problem_of_several(teachers: Sequence[OneTeacherSpec]) -> str | None:
-    """Why these are not teachers of one student: some rows would have no teacher, or two."""
+    """Why these are not teachers of one student: some rows would have no teacher, or two, or be seen in two ways."""
+    if any(each.is_self for each in teachers):
+        return "of which one is the model itself: it can only be the one `teacher`"
+    if any(each.system for each in teachers):
+        return "of which one has a `system` prompt: only the one `teacher` can have it"
     rows = [each.rows for each in teachers if each.rows]
     if not rows:
         return None
@@ -310,6 +333,13 @@ class DistillationSpec(Spec):
     objective: Annotated[str, Known("objectives")] = Field("forward_kl", description="How student and teacher are compared.")
     cache: Literal["auto", "none", "hidden", "gradient"] = Field("auto", description="What is cached of the teacher's output on disk.")
     supervise: Literal["all", "answers"] = Field("all", description="Train on every token, or on answers only.")
+    correct: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        title="Correct the teacher",
+        description="Where the teacher's first choice is wrong, how far the data's is put ahead of it; 0 leaves the teacher as it is.",
+    )
 
 
 class TrainingSpec(Spec):

@@ -26,6 +26,7 @@ from finetune.data.reading import Rows, read_rows
 from finetune.data.report import DataReport
 from finetune.data.rows import KEPT_SKIPPED, Origin, RowFacts, RowProblem, SkippedRow, too_many_bad_rows
 from finetune.data.split import NOTES, Division, chosen_records, divide
+from finetune.data.system_prompt import TEACHER_IDS, SystemPrompt
 from finetune.data.thinking import decide
 from finetune.data.tokens import Encoder, Sequence
 from finetune.data.turns import last_learned
@@ -64,6 +65,7 @@ def prepare_data(
     *,
     seed: int,
     supervise: Literal["answers", "all"] = "answers",
+    system: str | None = None,
     routed_by: str | None = None,
     runtime: RuntimeOptions | None = None,
     reporter: Reporter | None = None,
@@ -71,6 +73,7 @@ def prepare_data(
 ) -> PreparedData:
     """Tokens to train on and held-out rows for the benchmark; a held-out row is never trained on.
 
+    `system` is a prompt that only the teacher sees: the rows then have its tokens too (finetune/data/system_prompt.py).
     Each has a `route`, what the column `routed_by` says of it, if there is one.
 
     Labels are -100 where there is no loss and the token itself elsewhere (the shift by one happens in the loss); a student
@@ -86,11 +89,13 @@ def prepare_data(
     contents = [rows.fingerprint, evaluation.fingerprint if evaluation else "", tokenizer_fingerprint(tokenizer)]
     fingerprint = digest([str(VERSION), *contents, *settings])
     renamed = [part.kept_as for part in (rows, evaluation) if part and part.kept_as != part.fingerprint]  # the report names the files
-    folder = runtime.cache_dir / "datasets" / f"tokens-{digest([fingerprint, *renamed]) if renamed else fingerprint}"
+    more = [*renamed, *filter(None, [system])]  # which change nothing about the student's rows
+    folder = runtime.cache_dir / "datasets" / f"tokens-{digest([fingerprint, *more]) if more else fingerprint}"
     if not folder.is_dir():
         division = divide(rows, evaluation, spec, seed)
         with cache_folder(folder) as unfinished:
-            report = _Stage(rows, division, tokenizer, spec, reporter).run(unfinished, supervise, routed=routed_by is not None)
+            stage = _Stage(rows, division, tokenizer, spec, reporter, system)
+            report = stage.run(unfinished, supervise, routed=routed_by is not None)
             (unfinished / "report.json").write_text(json.dumps(report.to_dict(), ensure_ascii=False), encoding="utf-8")
     report = DataReport(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
     report.restricted = rows.restricted or (evaluation is not None and evaluation.restricted)
@@ -109,8 +114,17 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 class _Stage:
     """Tokenises the two parts of a division into `folder` and keeps the report."""
 
-    def __init__(self, rows: Rows, division: Division, tokenizer: PreTrainedTokenizerBase, spec: DatasetSpec, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        division: Division,
+        tokenizer: PreTrainedTokenizerBase,
+        spec: DatasetSpec,
+        reporter: Reporter,
+        system: str | None,
+    ) -> None:
         self.rows, self.division, self.tokenizer, self.spec, self.reporter = rows, division, tokenizer, spec, reporter
+        self.system = system
         self.done = 0
         self.refused: list[SkippedRow] = []
         self.lengths = array("i")
@@ -128,9 +142,9 @@ class _Stage:
         thinking = decide(self.tokenizer, self.rows, self.division.train)
         encoder = Encoder(self.tokenizer, max_length=self.spec.max_length, supervise=supervise, thinking=bool(thinking.thinking))
         report.template = {"text": "plain", tokenized.FORMAT: "none"}.get(report.format, encoder.template.name)
-        route = {"route": "string"} if routed else {}
-        _write(folder / "train.arrow", self._train_rows(encoder), _TRAIN | route)
-        _write(folder / "held_out.arrow", self._held_out_rows(encoder), _HELD_OUT | route)
+        more = ({"route": "string"} if routed else {}) | ({TEACHER_IDS: _TOKENS} if self.system else {})
+        _write(folder / "train.arrow", self._train_rows(encoder), _TRAIN | more)
+        _write(folder / "held_out.arrow", self._held_out_rows(encoder), _HELD_OUT | more)
         self._check()
         report.used = report.train + report.held_out
         report.thinking, report.prompt_options = thinking.thinking, thinking.options
@@ -159,19 +173,22 @@ class _Stage:
                 report.truncated_answers += sequence.answer_cut
                 report.truncated += sequence.prompt_cut or sequence.answer_cut
                 row = {"input_ids": sequence.ids, "labels": sequence.labels, "length": len(sequence.ids), "row": len(self.lengths)}
-                yield row | _route(record)
+                yield row | {TEACHER_IDS: sequence.teacher_ids} | _route(record)
                 self.lengths.append(len(sequence.ids))
 
     def _held_out_rows(self, encoder: Encoder) -> Iterator[dict[str, Any]]:
         for record, sequences in self._encoded(encoder, self.division.held_out_rows, self.division.held_out):
             self.report.held_out += 1
             for sequence in sequences:
-                yield _measured(sequence, record, self.tokenizer) | _route(record)
+                yield _measured(sequence, record, self.tokenizer) | {TEACHER_IDS: sequence.teacher_ids} | _route(record)
 
     def _encoded(self, encoder: Encoder, rows: Rows, chosen: np.ndarray) -> Iterator[tuple[dict[str, Any], list[Sequence]]]:
         total = len(self.division.train) + len(self.division.held_out)
         encode = tokenized.encode if rows.facts.format == tokenized.FORMAT else Encoder.encode
+        prompt = SystemPrompt(encoder, self.system) if self.system else None
         for record, result in encode(encoder, chosen_records(rows, chosen)):
+            if prompt and not isinstance(result, RowProblem):
+                result = prompt.beside(record, result)
             self.done += 1
             if self.done % REPORTED_EVERY == 0 or self.done == total:
                 self.reporter.report(Progress("data", self.done, total, "rows"))

@@ -42,7 +42,8 @@ PROMPT_SHARE = 2  # up to half of max_length, the prompt stays whole and a long 
 class Sequence:
     """One row of training: `labels[i]` is `ids[i]` or -100; the last answer begins at `answer_start`.
 
-    `reference` is that answer as it was written, "" where it is more than text.
+    `reference` is that answer as it was written, "" where it is more than text. `teacher_ids` are the tokens that a teacher with a system
+    prompt sees instead.
     """
 
     ids: list[int]
@@ -51,6 +52,7 @@ class Sequence:
     prompt_cut: bool = False
     answer_cut: bool = False
     reference: str = ""
+    teacher_ids: list[int] | None = None
 
     @property
     def supervised(self) -> int:
@@ -100,12 +102,16 @@ class Encoder:
     def prompt(self, messages: ListLike[Message]) -> list[int]:
         """The tokens before the answer to these turns, as training has them before an answer; raises ModelError."""
         try:
-            rendered = self.template.rendered([*messages, {"role": "assistant", "content": "answer"}])
+            sequence = self.whole([*messages, {"role": "assistant", "content": "answer"}])
         except RowProblem as problem:
             raise ModelError(f"The model cannot be asked this: {problem}.", hint="Ask in another way.") from None
-        (parts,) = self.tokeniser.rows([rendered.pieces])
-        sequence = self._whole(rendered.pieces, parts)
         return sequence.ids[: sequence.answer_start]
+
+    def whole(self, messages: ListLike[Message], tools: ListLike[dict[str, Any]] | None = None) -> Sequence:
+        """All tokens of one row, however long; raises RowProblem."""
+        rendered = self.template.rendered(messages, tools)
+        (parts,) = self.tokeniser.rows([rendered.pieces])
+        return self._whole(rendered.pieces, parts)
 
     def _rendered(self, record: Mapping[str, Any]) -> Rendered | RowProblem:
         try:

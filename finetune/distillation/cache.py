@@ -2,7 +2,8 @@
 
     folder/index.json               the key (which teacher, which rows) and the shards with their sizes and hashes
     folder/head.safetensors         the teacher's head (kind "hidden")
-    folder/shard-00000.safetensors  rows [r] supervised tokens per row; values [tokens, d]; negentropy [tokens] (kind "gradient")
+    folder/shard-00000.safetensors  rows [r] supervised tokens per row; values [tokens, d]; negentropy [tokens] (kind "gradient");
+                                    margins [tokens] (if the teacher is to be corrected)
 
     cache = TeacherCache.open(folder)
     values, negentropy = cache.read([3, 0], counts=[17, 5])
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,12 @@ class CacheKey:
     student_head: str = ""
     temperature: float = 0.0
     version: int = VERSION
+    margins: bool = False
 
     def digest(self) -> str:
         """A short name for a folder."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        fields = {name: value for name, value in asdict(self).items() if name != "margins" or value}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
     def differences(self, other: CacheKey) -> str:
         """The names of the fields that differ, as words."""
@@ -109,7 +112,16 @@ class TeacherCache:
 
         `counts` are the supervised tokens the caller sees in each row; raises TrainingError if the cache has a different number.
         """
-        values, negentropy = [], []
+        names = [name for name in ("values", "negentropy") if name in self.signal.names]
+        values, *more = self._read(names, rows, counts)
+        return values, more[0] if more else None
+
+    def margins(self, rows: Iterable[int], counts: Iterable[int]) -> Tensor:
+        """The teacher's margins [n] over the labels of the same tokens, of a cache that was built with them."""
+        return self._read(["margins"], rows, counts)[0]
+
+    def _read(self, names: Sequence[str], rows: Iterable[int], counts: Iterable[int]) -> list[Tensor]:
+        found: list[list[Tensor]] = [[] for _ in names]
         for row, count in zip(rows, counts, strict=True):
             shard = int(np.searchsorted(self._first_rows, row, side="right")) - 1
             place = row - self._first_rows[shard]
@@ -119,11 +131,9 @@ class TeacherCache:
                     f"Row {row} has {count} supervised tokens and the teacher cache in {self.folder} has {stop - start}.",
                     hint="It was built for different rows. Delete that folder, or train on the original rows.",
                 )
-            file = self._files[shard]
-            values.append(file.get_slice("values")[start:stop])
-            if "negentropy" in self.signal.names:
-                negentropy.append(file.get_slice("negentropy")[start:stop])
-        return torch.cat(values), torch.cat(negentropy) if negentropy else None
+            for name, tensors in zip(names, found, strict=True):
+                tensors.append(self._files[shard].get_slice(name)[start:stop])
+        return [torch.cat(tensors) for tensors in found]
 
     def check(self, head: Head, *, forward_kl: bool, temperature: float) -> None:
         """Raise RecipeError if this cache cannot be used for a student with this head at this temperature."""
@@ -198,11 +208,18 @@ def tensors_hash(tensors: Iterable[Tensor | None]) -> str:
     return digest.hexdigest()
 
 
-def model_identity(model: nn.Module, source: str = "") -> str:
-    """A name for a model's content: a hash of all its weights, or of a few numbers of each if `source` names where exactly it came from."""
+def model_identity(model: nn.Module, source: str = "", *, base_only: bool = False) -> str:
+    """A name for a model's content: a hash of all its weights, or of a few numbers of each if `source` names where exactly it came from.
+
+    With `base_only`, of those that do not train: what a model with a new adapter is without it.
+    """
     digest = hashlib.sha256(source.encode())
+    trained = {name for name, parameter in model.named_parameters() if base_only and parameter.requires_grad}
     for name, parameter in model.state_dict().items():
-        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+        if name in trained:
+            continue
+        spelled = name.replace(".base_layer.", ".") if base_only else name  # where an adapter sits says nothing about the base
+        digest.update(f"{spelled} {parameter.dtype} {tuple(parameter.shape)}".encode())
         if source:
             flat = parameter.detach().flatten()
             digest.update(flat[:: max(1, flat.numel() // 16)].float().cpu().numpy().tobytes())

@@ -32,6 +32,7 @@ from finetune.distillation.cache import (
     save_head,
     write_file,
 )
+from finetune.distillation.corrected import margins as margins_of
 from finetune.distillation.signals import Signal
 from finetune.errors import TrainingError
 from finetune.events import Notice, Progress, Recorder, Reporter
@@ -53,10 +54,11 @@ def cache_key(
     vocabulary: int,
     student_head: Head | None = None,
     temperature: float | None = None,
+    margins: bool = False,
 ) -> CacheKey:
     """The key of a cache; `teacher` is `model_identity(model)` or any text that stands for exactly one set of weights."""
     more = registry.load("signals", kind).key(vocabulary, student_head, temperature)
-    return CacheKey(kind, teacher, rows_hash(dataset), vocabulary, **more)
+    return CacheKey(kind, teacher, rows_hash(dataset), vocabulary, margins=margins, **more)
 
 
 def supervised_counts(dataset: Any) -> list[int]:
@@ -73,20 +75,23 @@ def build_cache(
     student_head: Head | None = None,
     temperature: float | None = None,
     vocabulary: int | None = None,
+    margins: bool = False,
     teacher_identity: str | None = None,
     reporter: Reporter | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> TeacherCache:
     """Write the missing shards of a cache for `dataset` (input_ids, labels) and open it.
 
-    `vocabulary` is how many leading ids teacher and student share (default: the teacher's). Raises DiskFull with the bytes needed if
+    `vocabulary` is how many leading ids teacher and student share (default: the teacher's); with `margins` the cache has those of the
+    teacher over the labels (finetune/distillation/corrected.py). Raises DiskFull with the bytes needed if
     the disk has no room, TrainingError if no token is supervised.
     """
     folder, reporter = Path(folder), reporter or Recorder()
     head = head_of(teacher).detach()
     vocabulary = vocabulary or head.vocabulary
     identity = teacher_identity or model_identity(teacher)
-    key = cache_key(kind, identity, dataset, vocabulary=vocabulary, student_head=student_head, temperature=temperature)
+    fixed: dict[str, Any] = {"vocabulary": vocabulary, "student_head": student_head, "temperature": temperature, "margins": margins}
+    key = cache_key(kind, identity, dataset, **fixed)
     signal: Signal = registry.load("signals", kind)
     width, dtype = signal.stored(head, student_head)
     plan = _plan(supervised_counts(dataset), width * dtype.itemsize, shard_bytes)
@@ -100,7 +105,7 @@ def build_cache(
     if signal.keeps_head and missing:
         save_head(head, folder)
     student = None if student_head is None else student_head.first(vocabulary).detach()
-    asking = _Pass(signal, teacher, head.first(vocabulary), student, temperature or 1.0)
+    asking = _Pass(signal, teacher, head.first(vocabulary), student, temperature or 1.0, margins)
     done, total = sum(part.tokens for part in kept), sum(part.tokens for part in plan)
     shards = dict(kept)
     for part in missing:
@@ -166,7 +171,8 @@ def _trusted(folder: Path, key: CacheKey, reporter: Reporter) -> dict[_Part, Sha
 class _Pass:
     """Runs the teacher over rows, in batches of similar length."""
 
-    def __init__(self, signal: Signal, teacher: nn.Module, head: Head, student: Head | None, temperature: float) -> None:
+    def __init__(self, signal: Signal, teacher: nn.Module, head: Head, student: Head | None, temperature: float, margins: bool) -> None:
+        self.margins, self.names = margins, (*signal.names, *(["margins"] if margins else []))
         self.signal, self.teacher, self.head, self.student, self.temperature = signal, teacher.eval(), head, student, temperature
         self.collator = Collator(0, mask=needs_mask(teacher))
         self.workspace = Workspace()
@@ -183,10 +189,12 @@ class _Pass:
             hidden = hidden_states(self.teacher, batch["input_ids"], batch.get("attention_mask")).flatten(0, 1)[supervised.index]
             counts = (batch["labels"][:, 1:] != -100).sum(1).tolist()
             wanted = self.signal.ask(hidden, self.head, self.student, self.temperature, self.workspace)
+            if self.margins:
+                wanted = (*wanted, margins_of(hidden, self.head, supervised.labels, self.workspace))
             for number, *pieces in zip(numbers, *(tensor.cpu().split(counts) for tensor in wanted), strict=True):
                 answers[number] = list(pieces)
             done += sum(counts)
-        shard = {name: torch.cat([answer[place] for answer in answers]) for place, name in enumerate(self.signal.names)}
+        shard = {name: torch.cat([answer[place] for answer in answers]) for place, name in enumerate(self.names)}
         return {"rows": torch.tensor([len(answer[0]) for answer in answers]), **shard}
 
 

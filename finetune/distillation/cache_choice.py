@@ -40,10 +40,12 @@ def choose_cache(
     folder: str | Path,
     present: Mapping[str, int] | None = None,
     teachers: int = 1,
+    beside: int = 0,
 ) -> CacheChoice:
     """Choose for `tokens` supervised tokens; `present` are the bytes of each kind that are already on disk.
 
-    With several `teachers`, this one and those to come, `auto` wants room for the caches of all of them.
+    `beside` are bytes per token that are kept with every kind. With several `teachers`, this one and those to come, `auto` wants room for
+    the caches of all of them.
 
     Raises RecipeError if the `wanted` kind cannot be used, DiskFull if it does not fit.
     """
@@ -51,7 +53,7 @@ def choose_cache(
         return CacheChoice("none", 0, "the teacher runs online, as the recipe says")
     signals: dict[str, Signal] = {name: registry.load("signals", name) for name in registry.names("signals")}
     problems = {name: signal.problem(student_head, objective == "forward_kl") for name, signal in signals.items()}
-    sizes = {name: signal.bytes(tokens, teacher_head, student_head) for name, signal in signals.items()}
+    sizes = {name: signal.bytes(tokens, teacher_head, student_head) + beside * tokens for name, signal in signals.items()}
     needs = {name: sizes[name] - (present or {}).get(name, 0) for name in signals}
     of_all = {name: needs[name] + (teachers - 1) * sizes[name] for name in signals}
     if wanted != "auto":

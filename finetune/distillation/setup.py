@@ -14,15 +14,20 @@ from typing import Any
 
 from finetune import registry
 from finetune.data.prepare import PreparedData
-from finetune.distillation.cache import TeacherCache, model_identity
+from finetune.data.system_prompt import TeacherRows, is_prompted
+from finetune.distillation.cache import TeacherCache
 from finetune.distillation.cache_builder import build_cache, cache_key, supervised_counts
 from finetune.distillation.cache_choice import CacheChoice, choose_cache
+from finetune.distillation.corrected import MARGIN_BYTES
+from finetune.distillation.itself import Itself, as_teacher, identity_of
 from finetune.distillation.pair_checks import Finding, contradictions, examine, stop_on_problem, top_tokens
+from finetune.distillation.prompt_check import about_prompt
 from finetune.distillation.routes import teacher_rows
 from finetune.distillation.teachers import Teacher
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.events import Notice, Reporter
+from finetune.formatting import percent
 from finetune.recipe import DistillationSpec, Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.training.head import Head, head_of
@@ -55,6 +60,7 @@ class DistillationSetup:
             temperature=self.spec.temperature,
             alpha=self.spec.alpha,
             objective=self.spec.objective,
+            correct=self.spec.correct,
             **arguments,
         )
 
@@ -74,8 +80,8 @@ def prepare_distillation(
     """Check the models (if `look`), then run each teacher over its rows and cache its outputs, if they fit on the disk.
 
     `models` are the teachers, taken one after another; `known` has the name of each one's exact weights and its tokenizer. With caches the
-    setup holds none of them, so the memory of one can be freed before the next is loaded. Raises TrainingError for a problem that a check
-    finds.
+    setup holds none of them, so the memory of one can be freed before the next is loaded. `Itself` stands for a student that is its own
+    teacher. Raises TrainingError for a problem that a check finds, DiskFull or RecipeError where there can be no cache and must be one.
     """
     spec = recipe.distillation
     wanted: str = spec.cache
@@ -87,11 +93,16 @@ def prepare_distillation(
         model = next(taken)
         rows, held_out = _of(number, data.train, of_rows), _of(number, data.held_out, of_held_out)
         if look:
-            findings = examine(student, model, rows, held_out, tokenizer=tokenizer, teacher_tokenizer=theirs)
+            other = None if isinstance(model, Itself) else model
+            findings = examine(student, other, rows, held_out, tokenizer=tokenizer, teacher_tokenizer=theirs)
+            if is_prompted(held_out):
+                with as_teacher(model) as asked:
+                    findings.append(about_prompt(asked, held_out))
             _tell(findings, said, reporter)
             if len(known) > 1 and of_rows is None:
                 first_choices.append(top_tokens(model, rows))
-        asking = _Asking(spec, ours, model, rows, model_identity(model, name), (tokenizer, theirs), runtime, reporter)
+        rows = TeacherRows(rows) if is_prompted(rows) else rows
+        asking = _Asking(spec, ours, model, rows, identity_of(model, name), (tokenizer, theirs), runtime, reporter)
         choice, written = asking.ask(wanted, left=len(known) - number)
         wanted = choice.kind  # all caches are of one kind
         choices.append(choice)
@@ -132,9 +143,12 @@ class _Asking:
         reporter: Reporter,
     ) -> None:
         self.spec, self.student, self.model, self.rows, self.identity, self.reporter = spec, student, model, rows, identity, reporter
-        self.head, self.folder = head_of(model), runtime.cache_dir / "teachers"
+        self.folder = runtime.cache_dir / "teachers"
+        with as_teacher(model) as asked:
+            self.head = head_of(asked)
         vocabulary = shared_vocabulary(student.vocabulary, self.head.vocabulary, *tokenizers)
         self.more: dict[str, Any] = {"vocabulary": vocabulary, "student_head": student, "temperature": spec.temperature}
+        self.more |= {"margins": True} if spec.correct else {}
 
     def ask(self, wanted: str, *, left: int) -> tuple[CacheChoice, TeacherCache | None]:
         """The choice among the signals, and the cache; `left` teachers, this one included, still need room for theirs."""
@@ -151,10 +165,18 @@ class _Asking:
             teacher_head=self.head,
             objective=self.spec.objective,
             folder=self.folder,
+            beside=MARGIN_BYTES if self.spec.correct else 0,
             present={kind: sum(file.stat().st_size for file in place(kind).glob("*")) for kind in kinds},
             teachers=left,
         )
         if choice.kind == "none":
+            if isinstance(self.model, Itself):
+                self.model.check_online(choice.reason)
             return choice, None
         more = {**self.more, "teacher_identity": self.identity, "reporter": self.reporter}
-        return choice, build_cache(choice.kind, self.model, self.rows, place(choice.kind), **more)
+        with as_teacher(self.model) as asked:
+            written = build_cache(choice.kind, asked, self.rows, place(choice.kind), **more)
+        if written.key.margins:
+            wrong = float((written.margins(range(written.rows), supervised_counts(self.rows)) > 0).float().mean())
+            self.reporter.report(Notice(f"The teacher's first choice is wrong for {percent(wrong)} of the tokens: there it is corrected."))
+        return choice, written

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from finetune.distillation.cache import TeacherCache
+from finetune.distillation.itself import as_teacher
 from finetune.errors import RecipeError
 from finetune.training.head import Head, head_of
 
@@ -35,7 +36,8 @@ class Teacher:
     def head(self, *, cached: bool) -> Head:
         if cached and self.kept_head is not None:
             return self.kept_head
-        return head_of(self.model)
+        with as_teacher(self.model) as model:
+            return head_of(model).detach()
 
 
 def listed(given: Any) -> list[Any]:

@@ -20,7 +20,10 @@ from transformers import TrainingArguments
 from finetune import registry
 from finetune.data.collator import Collator
 from finetune.data.given import rows_of_file, tokens
+from finetune.data.system_prompt import as_teacher_sees, is_prompted
 from finetune.distillation.cache import TeacherCache
+from finetune.distillation.corrected import corrected, margins
+from finetune.distillation.itself import Itself, as_teacher
 from finetune.distillation.loss import CachedGradient, Distillation
 from finetune.distillation.objectives import Objective
 from finetune.distillation.objectives.forward_kl import ForwardKL
@@ -36,6 +39,7 @@ from finetune.models.location import locate
 from finetune.noise import hush
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
+from finetune.settings import SELF
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss
 from finetune.training.head import Head, check_head, head_of, needs_mask, padding_id
 from finetune.training.trainer import Supervised, SupervisedTrainer
@@ -44,9 +48,12 @@ from finetune.training.trainer import Supervised, SupervisedTrainer
 class DistillationTrainer(SupervisedTrainer):
     """Trains a student on alpha * CE + (1 - alpha) * T^2 * D(teacher, student); takes what a SupervisedTrainer takes.
 
-    The teacher is a model, the name of one (a Hub id, a folder, the output of a run), or a `cache` that one has written
-    (finetune.distillation.cache_builder) for `train_dataset`. `model` may be a name too. Rows are tokens (input_ids, labels), or texts and
-    records as in a data file, for which `processing_class` is the tokenizer. `objective` is a name in the registry or an `Objective`.
+    The teacher is a model, the name of one (a Hub id, a folder, the output of a run), "self" (the model without its new adapter), or a
+    `cache` that one has written (finetune.distillation.cache_builder) for `train_dataset`. `model` may be a name too. Rows are tokens
+    (input_ids, labels), or texts and records as in a data file, for which `processing_class` is the tokenizer. `objective` is a name in
+    the registry or an `Objective`.
+
+    With `correct`, the label has more weight where the teacher's first choice is wrong (finetune/distillation/corrected.py).
 
     Several teachers (or caches) are a list, mixed by `teacher_weights`, which are scaled to sum to one: D is sum_k w_k D(q_k, p) for
     forward and reverse KL, D(sum_k w_k q_k, p) for the others. With `teacher_rows`, the number of its teacher for each training row, each
@@ -69,18 +76,19 @@ class DistillationTrainer(SupervisedTrainer):
         temperature: float | str = 2.0,
         alpha: float | str = 0.5,
         objective: str | Objective = "forward_kl",
+        correct: float | str = 0.0,
         cache: TeacherCache | Sequence[TeacherCache] | None = None,
         teacher_tokenizer: Any = None,
         **kwargs: Any,
     ) -> None:
         hush()
         # The recipe knows their ranges, and that "2.0" is a number.
-        given = Recipe.from_layers({"distillation": {"temperature": temperature, "alpha": alpha}}).distillation
+        given = Recipe.from_layers({"distillation": {"temperature": temperature, "alpha": alpha, "correct": correct}}).distillation
         if isinstance(model, str | PathLike):
             model, tokenizer = by_name(model)
             model.float()  # small updates are lost in weights of 16 bits
             kwargs["processing_class"] = kwargs.get("processing_class") or tokenizer
-        teachers = known_teachers(teacher_model, cache, teacher_tokenizer)
+        teachers = known_teachers(Itself.of(model) if teacher_model == SELF else teacher_model, cache, teacher_tokenizer)
         models = [teacher.model for teacher in teachers]
         check_kinds(model=model, teacher_models=models, args=args, model_init=kwargs.get("model_init"))
         for name in ("train_dataset", "eval_dataset"):
@@ -94,13 +102,16 @@ class DistillationTrainer(SupervisedTrainer):
             raise RecipeError("teacher_rows and teacher_weights exclude each other.", hint="Mix teachers, or give each its own rows.")
         self.weights = shares(teacher_weights, len(teachers))
         caches = [teacher.cache for teacher in teachers if teacher.cache is not None]
-        if kwargs.get("train_dataset") is not None and (caches or teacher_rows is not None):
+        self.prompted = is_prompted(kwargs.get("train_dataset"))
+        if kwargs.get("train_dataset") is not None and (caches or teacher_rows is not None or self.prompted):
             kwargs["train_dataset"] = numbered(kwargs["train_dataset"], caches, teacher_rows, len(teachers))
-        collator = kwargs.pop("data_collator", None) or Collator(padding_id(kwargs.get("processing_class"), model, *models))
+        others = [teacher for teacher in models if not isinstance(teacher, Itself)]
+        collator = kwargs.pop("data_collator", None) or Collator(padding_id(kwargs.get("processing_class"), model, *others))
         super().__init__(model, args, collator, **kwargs)
         self.temperature, self.alpha, self.routed = given.temperature, given.alpha, teacher_rows is not None
         self.objective: Objective = registry.load("objectives", objective)() if isinstance(objective, str) else objective
-        self.teachers = teachers
+        self.teachers, self.correct = teachers, given.correct
+        check_correct(self.correct, teachers)
         head = head_of(self.model)
         self.vocabulary = min((self._prepare(teacher, head) for teacher in teachers), default=head.vocabulary)
 
@@ -108,8 +119,10 @@ class DistillationTrainer(SupervisedTrainer):
         return head_of(self.model).first(self.vocabulary)
 
     def rule(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor) -> Rule:
+        if hasattr(self.objective, "at"):
+            self.objective.at(self.state.global_step / max(1, self.state.max_steps) if self.model.training else 1.0)
         if self.alpha < 1 and self._asked(inputs):
-            return self._distil(inputs, supervised, hidden, self.alpha)
+            return self._distil(inputs, supervised, hidden, self.alpha, correct=self.correct)
         return CrossEntropy(supervised.labels)
 
     @torch.no_grad()
@@ -126,19 +139,23 @@ class DistillationTrainer(SupervisedTrainer):
 
     def _asked(self, inputs: dict[str, Any]) -> bool:
         """Whether there is a teacher for this batch: those of an evaluation have no row in a cache, and no teacher of their own."""
-        if self.routed and "teacher_number" not in inputs:
-            return False
+        if (self.routed and "teacher_number" not in inputs) or (self.prompted and "row" not in inputs):
+            return False  # whose rows they are, or what the teacher sees instead, is known of the training rows only
         return bool(self.teachers) and (self._cached(inputs) or all(teacher.model is not None for teacher in self.teachers))
 
     def _cached(self, inputs: dict[str, Any]) -> bool:
         return "row" in inputs and all(teacher.cache is not None for teacher in self.teachers)
 
-    def _distil(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor, alpha: float) -> Rule:
+    def _distil(
+        self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor, alpha: float | Tensor, *, correct: float = 0.0
+    ) -> Rule:
         counts = (inputs["labels"][:, 1:] != -100).sum(1).tolist()
         # A routed teacher is asked about its own rows, run by run; the others all about the whole batch.
         runs = runs_of(inputs["teacher_number"]) if self.routed else [(number, None) for number in range(len(self.teachers))]
         cached = self._cached(inputs)
         said = [self._said(number, inputs, rows, counts, cached=cached) for number, rows in runs]
+        if correct and not isinstance(alpha, Tensor):
+            alpha = corrected(alpha, self._margins(inputs, supervised, said[0][0], counts, cached=cached).to(hidden.device), correct)
         if cached and not any(teacher.kept_head for teacher in self.teachers):
             kept = [(values.to(hidden.device), negentropy.to(hidden.device)) for values, negentropy in said if negentropy is not None]
             values, negentropy = joined(kept) if self.routed else added(kept, self.weights)
@@ -150,6 +167,13 @@ class DistillationTrainer(SupervisedTrainer):
             starts = [0, *accumulate(len(values) for values, _ in said)][:-1]
             return Distillation(supervised.labels, Routed(starts, logits), self.objective, alpha, self.temperature)
         return mixed(supervised.labels, logits, self.weights, self.objective, alpha, self.temperature)
+
+    def _margins(self, inputs: dict[str, Any], supervised: Supervised, states: Tensor, counts: list[int], *, cached: bool) -> Tensor:
+        """How far the teacher's first choice is ahead of each label [n]; `states` are the teacher's, if it is asked now."""
+        teacher = self.teachers[0]
+        if cached and teacher.cache is not None:
+            return teacher.cache.margins(inputs["row"].tolist(), counts)
+        return margins(states, teacher.head(cached=False).first(self.vocabulary), supervised.labels, self.workspace)
 
     def _logits(self, number: int, states: Tensor, *, cached: bool) -> ChunkLogits:
         head = self.teachers[number].head(cached=cached).first(self.vocabulary)
@@ -165,14 +189,20 @@ class DistillationTrainer(SupervisedTrainer):
             inputs = {name: value[rows.to(value.device)] for name, value in inputs.items()}
         if cached and teacher.cache is not None:
             return teacher.cache.read(inputs["row"].tolist(), counts)
-        with torch.no_grad():
-            outputs = self.run_backbone(teacher.model, inputs, masks=teacher.masks)
+        if self.prompted:
+            told: Any = self.train_dataset
+            seen = Collator(self.pad_id)([as_teacher_sees(told[row]) for row in inputs["row"].tolist()])
+            inputs = {name: seen[name].to(inputs["input_ids"].device) for name in ("input_ids", "labels")}
+        with torch.no_grad(), as_teacher(teacher.model) as model:
+            outputs = self.run_backbone(model, inputs, masks=teacher.masks)
             return outputs.last_hidden_state.flatten(0, 1).index_select(0, Supervised.of(inputs["labels"]).index), None
 
     def _prepare(self, teacher: Teacher, head: Head) -> int:
         """Place a teacher and check it against the student's head; how many leading ids both share."""
         vocabulary = head.vocabulary
-        if teacher.model is not None:
+        if isinstance(teacher.model, Itself):
+            teacher.masks = self.masks
+        elif teacher.model is not None:
             model = teacher.model
             model.requires_grad_(False).eval()
             placed = getattr(model, "hf_device_map", None) or getattr(model, "quantization_method", None)
@@ -214,12 +244,20 @@ def known_teachers(models: Any, caches: Any, tokenizers: Any) -> list[Teacher]:
     return teachers
 
 
+def check_correct(correct: float, teachers: Sequence[Teacher]) -> None:
+    """Raises RecipeError where a teacher cannot be corrected."""
+    if correct and len(teachers) > 1:
+        raise RecipeError("correct compares one teacher with the data, and there are several.", hint="Leave out one of the two.")
+    if correct and any(teacher.cache is not None and not teacher.cache.key.margins for teacher in teachers):
+        raise RecipeError("The teacher cache was built without what `correct` needs.", hint="Build it with margins=True.")
+
+
 def check_kinds(*, model: Any, teacher_models: Sequence[Any], args: Any, model_init: Any) -> None:
     """Raises RecipeError for what cannot be a model or the arguments of a Trainer."""
     if model is None and model_init is None:
         raise RecipeError("There is no model to train.", hint="Pass model=, a model or the name of one.")
     for name, given in (("model", model), *(("teacher_model", teacher) for teacher in teacher_models)):
-        if given is not None and not isinstance(given, torch.nn.Module):
+        if given is not None and not isinstance(given, torch.nn.Module | Itself):
             raise RecipeError(f"{name} is of type {type(given).__name__}.", hint="Pass a model, or the name of one.")
     if args is not None and not isinstance(args, TrainingArguments):
         raise RecipeError(f"args is of type {type(args).__name__}.", hint='Pass transformers.TrainingArguments("folder", ...).')

@@ -30,7 +30,7 @@ def remember(context: RunContext, number: int, cache: TeacherCache) -> None:
 
 def known(context: RunContext, number: int, kind: str) -> bool:
     """Whether a complete cache of this teacher is there."""
-    from finetune.distillation.cache import read_index
+    from finetune.distillation.cache import read_index  # torch, which the wizard's plan must not wait for
 
     try:
         index = read_index(_folder(context) / _mark(context, number, kind).read_text(encoding="utf-8"))
@@ -46,7 +46,9 @@ def _folder(context: RunContext) -> Path:
 def _mark(context: RunContext, number: int, kind: str) -> Path:
     recipe, spec = context.recipe, context.recipe.all_teachers[number]
     rows = recipe.teachers[number].rows if recipe.teachers else None
-    parts = [kind, context.teachers_located[number].identity, str(spec.load_in), context.machine.dtype, context.data.fingerprint, str(rows)]
+    teacher = [context.teachers_located[number].identity, str(spec.load_in), str(spec.system), str(recipe.teaches_itself)]
+    teacher.append("margins" if recipe.distillation.correct else "")
+    parts = [kind, *teacher, context.machine.dtype, context.data.fingerprint, str(rows)]
     if not registry.load("signals", kind).keeps_head:  # it holds the student's
         adapter = context.method.footprint(recipe.method).adapter
         parts += [context.located.identity, str(adapter), str(recipe.distillation.temperature)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from finetune.data.system_prompt import TEACHER_IDS, is_prompted
 from finetune.distillation.routes import teacher_rows
 from finetune.errors import ModelError, RecipeError
 from finetune.methods.earlier import EarlierAdapter, further, not_used, why_not
@@ -38,7 +39,9 @@ def _check_lengths(context: RunContext) -> None:
     if not known:
         return
     limit, name = min(known)
-    longest = max([int(context.data.report.length["max"]), *context.data.held_out["length"][:]])
+    data = context.data
+    told = [len(ids) for rows in (data.train, data.held_out) for ids in _told(rows)]
+    longest = max([int(data.report.length["max"]), *data.held_out["length"][:], *told])
     if longest > limit:
         raise RecipeError(
             f"The longest row has {longest:,} tokens, but the context of {name} is {limit:,}.",
@@ -52,13 +55,18 @@ def _check_lengths(context: RunContext) -> None:
         )
 
 
+def _told(rows: Any) -> Any:
+    """What a teacher with a system prompt sees of rows; nothing where it has none."""
+    return rows[TEACHER_IDS][:] if is_prompted(rows) else []
+
+
 def check_tokens(context: RunContext, embeddings: int) -> list[str]:
     """Raises ModelError if rows use a token that has no embedding; sentences about such tokens that no row uses.
 
     `embeddings` is how many rows the embeddings of the model have; those of a teacher are as many as its configuration says.
     """
     sizes = {context.located.name: embeddings}
-    for teacher in context.teachers_located[context.student_is_made :] if context.distils else []:
+    for teacher in context.teachers_located[context.student_is_made :] if context.has_other_teacher else []:
         sizes[teacher.name] = describe(teacher).vocabulary or embeddings
     vocabulary, notes = context.tokenizer.get_vocab(), []
     for name, rows in sizes.items():

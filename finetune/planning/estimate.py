@@ -96,7 +96,10 @@ class Learning:
 
 @dataclass(frozen=True)
 class Shape:
-    """The models of a run in numbers; `others` are the teachers beside the first."""
+    """The models of a run in numbers; `others` are the teachers beside the first.
+
+    A model that is its own teacher has none beside it.
+    """
 
     model: ModelFacts
     teacher: ModelFacts | None
@@ -113,7 +116,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
 
     `notes` are sentences that the checks of the data found.
     """
-    recipe, machine, report, teacher = context.recipe, context.machine, context.data.report, shape.teacher
+    recipe, machine, report = context.recipe, context.machine, context.data.report
     spec, footprint = recipe.training, context.method.footprint(recipe.method)
     full = not footprint.adapter
     narrow = 4 if machine.dtype == "float32" else 2
@@ -135,10 +138,10 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         memory["activations"] += learning.experts * narrow
     beside = 0
     cache, asking = _asking(context, shape, narrow)
-    if teacher is not None:
+    if shape.teachers or context.copies_itself:
         # Several are loaded one after another, unless none is written down.
         at_once = sum if recipe.distillation.cache == "none" else max
-        memory["teacher"] = beside = at_once(each.parameters for each in shape.teachers) * narrow
+        memory["teacher"] = beside = at_once(each.parameters for each in shape.teachers or [shape.model]) * narrow
     by_arithmetic = sum(memory.values())
     if measured.get("memory_bytes"):
         memory = _measured(memory, measured["memory_bytes"])
@@ -211,10 +214,12 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
     """
     import torch
 
+    from finetune.distillation.corrected import MARGIN_BYTES
     from finetune.training.head import Head
 
     recipe, report = context.recipe, context.data.report
-    if not shape.teachers:
+    asked = [shape.model] if context.teaches_itself else shape.teachers
+    if not asked:
         return 0, 0.0
 
     def head(facts: ModelFacts, bytes_each: int, trains: bool = False) -> Head:
@@ -229,12 +234,14 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
     valid = next(name for name, signal in signals.items() if signal.problem(student, forward_kl) is None)
     kind = valid if recipe.distillation.cache == "auto" else recipe.distillation.cache
     size_of_all, operations, numbers = 0, 0.0, teacher_rows(recipe, context.data.train)
-    for number, teacher in enumerate(shape.teachers):
+    for number, teacher in enumerate(asked):
         share = 1.0 if numbers is None else numbers.count(number) / len(numbers)
         if kind in signals and known(context, number, kind):
             continue
         if kind in signals:
-            size_of_all += signals[kind].bytes(round(report.supervised_tokens * share), head(teacher, narrow), student)
+            tokens = round(report.supervised_tokens * share)
+            size_of_all += signals[kind].bytes(tokens, head(teacher, narrow), student)
+            size_of_all += MARGIN_BYTES * tokens if recipe.distillation.correct else 0
         operations += 2 * teacher.parameters * report.train_tokens * share
     return size_of_all, operations
 

@@ -37,7 +37,7 @@ def shape_of(context: RunContext) -> Shape:
     teacher: ModelFacts | None = None
     wanted: FromTeacher | None = None
     others: list[ModelFacts] = []
-    if context.distils:
+    if context.has_other_teacher:
         teacher, *others = map(describe, context.teachers_located)
         if isinstance(recipe.model, StudentSpec):
             wanted = recipe.model.from_teacher

@@ -188,7 +188,7 @@ def _title(recipe: Recipe, repo: str | None) -> str:
 
 def _summary(recipe: Recipe, facts: RunFacts, repo: str | None) -> str:
     start = _linked(base_model(recipe, facts.continued))
-    if recipe.approach == "distillation" and recipe.all_teachers:
+    if recipe.approach == "distillation" and recipe.all_teachers and not recipe.teaches_itself:
         teacher = " and ".join(_linked(hub_model(each.source)) for each in recipe.all_teachers)
         began = start if isinstance(recipe.model, str) else student_parts(facts.student) or "parts of it"
         what = f"A student model distilled from {teacher}, starting from {began}"
@@ -335,7 +335,13 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
         lines.append(f"- The adapter is merged into the base model's weights, stored as {facts.merged.get('dtype')}")
     if recipe.approach == "distillation":
         spec = recipe.distillation
-        lines.append(f"- Distillation: {spec.objective}, temperature {spec.temperature}, alpha {spec.alpha} on the hard labels")
+        teacher = "from the model itself as it was before, " if recipe.teacher and recipe.teacher.is_self else ""
+        if recipe.teacher and recipe.teacher.system:
+            told = strip_control_chars(" ".join(recipe.teacher.system.split()))
+            lines.append(f"- The teacher, and only the teacher, had this system prompt: {told}")
+        lines.append(f"- Distillation: {teacher}{spec.objective}, temperature {spec.temperature}, alpha {spec.alpha} on the hard labels")
+        if spec.correct:
+            lines.append(f"- Where the teacher's first choice was not the label, the label was put ahead of it by {spec.correct:g}")
     lines.append(f"- Data: {_described(recipe)}" + (f", {data['train']} rows trained on, {data['held_out']} held out" if data else ""))
     if written := data.get("generated"):
         asked = recipe.teacher.model if recipe.teacher and recipe.teacher.server else None

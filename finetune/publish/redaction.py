@@ -117,7 +117,7 @@ def public_recipe(recipe: Recipe) -> Recipe:
         data["model"] = "local-model"
     if recipe.teacher and recipe.teacher.server:
         data["teacher"]["server"], data["teacher"]["key"] = "http://private-server/v1", None
-    elif recipe.teacher and _is_path(recipe.teacher.source):
+    elif recipe.teacher and not recipe.teacher.is_self and _is_path(recipe.teacher.source):
         data["teacher"]["source"] = "local-teacher"
     for number, each in enumerate(data["teachers"] or [], 1):
         each["source"] = f"local-teacher-{number}" if _is_path(each["source"]) else each["source"]

@@ -18,6 +18,7 @@ from finetune.benchmark.perplexity import answer_losses
 from finetune.benchmark.scoring import Scores, base_key, benchmark_model, chosen_rows, load_base_scores, save_base_scores
 from finetune.benchmark.several_teachers import part, routed
 from finetune.benchmark.teacher_agreement import TeacherStates
+from finetune.data.system_prompt import TeacherRows
 from finetune.distillation.routes import teacher_rows
 from finetune.events import Notice
 from finetune.run.loading import each_teacher
@@ -26,11 +27,11 @@ from finetune.training.head import head_of
 
 
 def measure(context: RunContext, model: Any, stage: str, **options: Any) -> Scores:
-    """Score a model on the run's held-out rows."""
+    """Score a model on the run's held-out rows; a teacher with a system prompt is asked behind it."""
     return benchmark_model(
         model,
         context.tokenizer,
-        context.data.held_out,
+        TeacherRows(context.data.held_out) if options.get("as_teacher") else context.data.held_out,
         context.recipe.benchmark,
         seed=context.recipe.seed,
         reporter=context.reporter,
@@ -76,15 +77,20 @@ def teacher_scores(context: RunContext, first: list[Any]) -> TeacherScores:
 
 def _scores_of(context: RunContext, teacher: Any, number: int) -> Scores:
     """One teacher's scores, and its hidden states on the held-out rows (those are never kept on disk)."""
-    load_in, identity = context.recipe.all_teachers[number].load_in, context.teachers_located[number].identity
+    load_in, identity = context.recipe.all_teachers[number].load_in, teacher_identity(context, number)
     title = f"Measuring the teacher{f' {number + 1} of {len(context.teachers_located)}' if len(context.teachers_located) > 1 else ''}"
     scores = _once(context, lambda: teacher, identity, load_in, "teacher", title, as_teacher=True)
     if scores.states is not None:
         return scores
     states = TeacherStates(head_of(teacher).detach())
-    rows = chosen_rows(context.data.held_out, context.recipe.benchmark, context.recipe.seed)
+    rows = chosen_rows(TeacherRows(context.data.held_out), context.recipe.benchmark, context.recipe.seed)
     answer_losses(teacher, rows, reporter=context.reporter, stage="teacher", remember=states)
     return replace(scores, states=states)
+
+
+def teacher_identity(context: RunContext, number: int = 0) -> str:
+    """Which teacher answers: the model, and what it is told."""
+    return "\n".join(filter(None, [context.teachers_located[number].identity, context.recipe.all_teachers[number].system]))
 
 
 def known_scores(context: RunContext, identity: str, load_in: str | None) -> Scores | None:

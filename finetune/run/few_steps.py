@@ -23,7 +23,7 @@ from finetune.events import Event, Fanout, Progress
 from finetune.hardware.peak_memory import PeakMemory, release
 from finetune.recipe import Recipe
 from finetune.run.answer_time import benchmark_seconds
-from finetune.run.baselines import known_scores
+from finetune.run.baselines import known_scores, teacher_identity
 from finetune.run.child import Say, answer
 from finetune.run.costs import usual_seconds
 from finetune.run.loading import attach_method, distillation_setup, load_base, load_teacher, load_trial_student
@@ -74,21 +74,21 @@ def _models(context: RunContext, began: float, say: Say) -> tuple[Any, list[Any]
 
     Those of both benchmarks before are said.
     """
-    if context.distils:
-        teacher = load_teacher(context)
+    held = [load_teacher(context)] if context.distils else []
+    if context.has_other_teacher:
+        teacher = held[0]
         model = load_trial_student(context, teacher)
-        known = known_scores(context, context.teacher_located.identity, context.recipe.all_teachers[0].load_in)
+        known = known_scores(context, teacher_identity(context), context.recipe.all_teachers[0].load_in)
         say(ready=time.perf_counter() - began)
         say(teacher=benchmark_seconds(context, teacher, answers=known is None) * len(context.teachers_located))
-        held = [teacher]
         del teacher
     else:
-        held, model = [], load_base(context)
+        model = load_base(context)
         known = known_scores(context, context.located.identity, context.load_in)
         say(ready=time.perf_counter() - began)
     start = time.perf_counter()
     seconds = benchmark_seconds(context, model)
-    say(before=seconds if context.distils or known is None else 0.0)
+    say(before=seconds if context.has_other_teacher or known is None else 0.0)
     return attach_method(context, model), held, time.perf_counter() - start
 
 

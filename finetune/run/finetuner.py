@@ -142,10 +142,11 @@ class LLMFineTuner:
 
             check_trackers(context.recipe.training.report_to)
         self.check_upload()
-        if context.distils and not context.student_is_made and context.located.pinned in [each.pinned for each in context.teachers_located]:
+        others = [each.pinned for each in context.teachers_located] if context.has_other_teacher else []
+        if not context.student_is_made and context.located.pinned in others:
             raise RecipeError(
                 f"Teacher and student are the same model, {context.located.name}.",
-                hint="Make a smaller one from it: --set model.from_teacher.layers=0.67",
+                hint="Make a smaller one from it: --set model.from_teacher.layers=0.67, or keep it close to itself: --set teacher=self",
             )
         context.source.check(context)
         shape_of(context)
@@ -236,7 +237,7 @@ class LLMFineTuner:
         from finetune.run.baselines import base_scores, student_scores, teacher_scores
 
         if self.before is None:
-            if self.context.distils:
+            if self.context.has_other_teacher:
                 self.teacher_scores = teacher_scores(self.context, self._hand_over_teacher())
                 self.before = student_scores(self.context, self.load_models(), self.teacher_scores.one)
             else:

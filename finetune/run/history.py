@@ -26,6 +26,7 @@ from finetune.recipe import Recipe
 from finetune.registry import title
 from finetune.run.resume import find
 from finetune.run_folder import FINISHED, TRAINING, RunFolder
+from finetune.settings import SELF
 
 PASSED_OVER = {"node_modules", "site-packages", "__pycache__"}
 SCORED = ("rougeL", "perplexity")
@@ -63,6 +64,13 @@ class Run:
     @property
     def teacher(self) -> str:
         return " + ".join(str(each.get("source", "")) for each in self.recipe.get("teachers") or [self.recipe.get("teacher") or {}])
+
+    @property
+    def what(self) -> str:
+        """What was done, to which model: "distillation of gpt2-medium into gpt2"."""
+        if self.approach != "distillation":
+            return f"{self.approach} of {self.model}"
+        return f"distillation of {self.model} from itself" if self.teacher == SELF else f"distillation of {self.teacher} into {self.model}"
 
     @property
     def method(self) -> str:

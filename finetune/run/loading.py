@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune.distillation.itself import Itself
 from finetune.distillation.setup import DistillationSetup, prepare_distillation
 from finetune.distillation.starting_rate import rate_for
 from finetune.distillation.student import make_student
@@ -41,11 +42,13 @@ def load_base(context: RunContext, *, role: str = "model") -> Any:
 
 
 def load_teacher(context: RunContext, number: int = 0) -> Any:
-    """The teacher, or that one of several."""
+    """The teacher, or that one of several; None for a model that teaches itself, unless it is needed twice."""
+    if context.teaches_itself and not context.copies_itself:
+        return None
     several = f" {number + 1} of {len(context.teachers_located)}" if len(context.teachers_located) > 1 else ""
     located, spec = context.teachers_located[number], context.recipe.named_teachers[number]
     with context.stage("load", f"Loading the teacher{several}"):
-        return load_model(located, context.machine, load_in=spec.load_in)
+        return load_model(located, context.machine, load_in=context.load_in if context.teaches_itself else spec.load_in)
 
 
 def each_teacher(context: RunContext, first: list[Any]) -> Iterator[Any]:
@@ -124,8 +127,10 @@ def attach_method(context: RunContext, model: Any) -> Any:
 def distillation_setup(context: RunContext, student: Any, first: list[Any], *, look: bool = True) -> DistillationSetup:
     """What the student learns from, the models examined unless not to `look`; with a cache it does not hold the teachers.
 
-    `first` has the first teacher, if it is in memory; it is taken out.
+    `first` has the first teacher, if it is in memory; it is taken out. A model that is its own teacher has none.
     """
+    if context.teaches_itself and not context.copies_itself:
+        first = [Itself(student, adapter_off=hasattr(student, "peft_config") and not context.earlier)]
     with context.stage("teacher cache", "Running the teacher") as done:
         setup = prepare_distillation(
             context.recipe,

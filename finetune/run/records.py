@@ -41,7 +41,7 @@ def environment(context: RunContext) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "machine": asdict(context.machine),
         "model": {**_facts(context.located), "loads_with": _loads_with(context.located)},
-        "teacher": _facts(context.teacher_located) if context.recipe.teacher and not context.recipe.teacher.server else None,
+        "teacher": _facts(context.teacher_located) if context.recipe.named_teachers and not context.teaches_itself else None,
         **({"teachers": [_facts(located) for located in context.teachers_located]} if context.recipe.teachers else {}),
         "dataset_fingerprint": context.data.fingerprint,
         "seed": context.recipe.seed,

@@ -14,7 +14,7 @@ from finetune.benchmark.names import FEWEST_ROWS
 from finetune.events import DataPrepared, Event, Planned
 from finetune.formatting import count, kept, percent, size, strip_control_chars
 from finetune.planning.estimate import Plan
-from finetune.recipe import Recipe, StudentSpec
+from finetune.recipe import Recipe, StudentSpec, TeacherSpec
 from finetune.registry import title
 from finetune.screen.data import data_report
 from finetune.screen.tables import block, pairs
@@ -56,14 +56,18 @@ def _remarks(plan: Plan) -> list[Text]:
 
 def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
     training, teacher, upload = recipe.training, recipe.all_teachers, recipe.upload
-    if teacher:
+    itself = recipe.teaches_itself
+    if teacher and not itself:
         for each in teacher:
-            yield "Teacher", f"{each.source}, {part_of(each)}" if isinstance(each, OneTeacherSpec) else each.source
+            part = f", {part_of(each)}" if isinstance(each, OneTeacherSpec) else ""
+            yield "Teacher", f"{each.source}{part}{_told(each)}"
         yield "Student", _student(recipe)
         if plan.speed_up:
             yield "", f"{count(plan.parameters)} parameters, about {plan.speed_up:.1f} times the speed of its teacher"
     else:
         yield "Model", str(recipe.model)
+        if itself:
+            yield "Teacher", f"the model itself, as it is before the run{_told(teacher[0])}"
     trained, share = count(plan.trainable_parameters), plan.trainable_parameters / plan.parameters
     method = title("methods", recipe.method.kind)
     yield "Method", f"{method}: {trained} of {count(plan.parameters)} parameters are trained ({100 * share:.1f} %)"
@@ -82,8 +86,10 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
         loss = recipe.distillation
         mixed = f"{percent(loss.alpha)} from the data, {percent(1 - loss.alpha)} from the teacher"
         yield "Loss", f"{mixed} ({title('objectives', loss.objective)} at temperature {loss.temperature:g})"
+        if loss.correct:
+            yield "", f"where the teacher's first choice is wrong, the data is put ahead of it by {loss.correct:g}"
         yield "Cache", CACHES[loss.cache] + (f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else "")
-    who = f"teacher{'s' if len(teacher) > 1 else ''}, student before and after" if teacher else "before and after"
+    who = f"teacher{'s' if len(teacher) > 1 else ''}, student before and after" if teacher and not itself else "before and after"
     asked, rows = recipe.benchmark.rows, min(recipe.benchmark.rows, plan.held_out_rows)
     yield "Benchmark", _benchmark(rows, who) + (f"; {asked} asked for, and no more are held out" if rows < asked else "")
     yield from _cost(plan)
@@ -122,6 +128,10 @@ def _student(recipe: Recipe) -> str:
     if not isinstance(recipe.model, StudentSpec):
         return recipe.model
     return f"made from the teacher with {kept(dict(recipe.model.from_teacher.amounts()))}"
+
+
+def _told(teacher: TeacherSpec) -> str:
+    return f", told: {strip_control_chars(teacher.system)}" if teacher.system else ""
 
 
 def _against(needed: float, free: float, parts: Mapping[str, int] | None = None) -> Text:

@@ -35,9 +35,8 @@ def runs_picture(runs: Sequence[Run], where: str) -> RenderableType:
 
 def _lines(run: Run) -> Iterator[Text]:
     if run.recipe:
-        student = f" of {run.teacher} into {run.model}" if run.approach == "distillation" else f" of {run.model}"
         method = "" if run.approach == "distillation" and run.method == "Full" else f"{run.method} "
-        said = f"{method}{run.approach}{student} on {run.data}"
+        said = f"{method}{run.what} on {run.data}"
         yield Text(strip_control_chars(said[:1].upper() + said[1:]))
     scored = [_change(run, metric) for metric in SCORED if metric in run.scores.get("after", {})]
     if found := verdict_on(run.scores):

@@ -30,4 +30,5 @@ def prepared(context: RunContext, origin: Origin | None = None) -> PreparedData:
         reporter=context.reporter,
         origin=origin,
         routed_by=context.recipe.routed_by,
+        system=context.recipe.teacher.system if context.distils and context.recipe.teacher else None,
     )

@@ -13,18 +13,22 @@ from typing import Any
 from finetune import registry
 from finetune.formatting import size
 from finetune.recipe import STARTER, merge
+from finetune.settings import SELF
 from finetune.wizard.host import HostInfo
 
 
-def defaults(here: HostInfo, approach: str, *, method: str = "lora", fresh_folder: bool = True) -> dict[str, Any]:
-    """The recipe layer that fits this machine; `fresh_folder` avoids an output folder that is in use."""
-    if approach == "distillation":
+def defaults(here: HostInfo, approach: str, *, method: str = "lora", fresh_folder: bool = True, itself: bool = False) -> dict[str, Any]:
+    """The recipe layer that fits this machine; `fresh_folder` avoids an output folder that is in use.
+
+    With `itself`, of a model that is its own teacher: it learns like one that is fine-tuned.
+    """
+    folder = "distilled_model" if approach == "distillation" else "finetuned_model"
+    if approach == "distillation" and not itself:
         chosen = DISTIL_ON_GPU if uses_gpu(here) and here.hub else DISTIL_ANYWHERE
-        folder = "distilled_model"
     else:
         chosen = TUNE_ON_GPU if uses_gpu(here) else TUNE_ON_CPU
         chosen = {**chosen, "training": {**chosen["training"], "learning_rate": registry.load("methods", method).learning_rate}}
-        folder = "finetuned_model"
+        chosen |= {"teacher": SELF} if itself else {}
     return {"approach": approach, **chosen, "output_dir": f"./{unused(Path(folder)) if fresh_folder else folder}"}
 
 

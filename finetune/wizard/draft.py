@@ -35,6 +35,11 @@ def get(draft: Mapping[str, Any], key: str) -> Any:
     return reduce(getattr, key.split("."), Recipe.from_layers(draft))
 
 
+def imitates(draft: Mapping[str, Any]) -> bool:
+    """Whether the model learns from another one, and not from rows."""
+    return draft["approach"] == "distillation" and not Recipe.from_layers(draft).teaches_itself
+
+
 def parsed(draft: Draft, key: str, value: Any) -> Any:
     """An answer as the recipe reads it: "5.0" rows are 5; raises RecipeError."""
     return get(merge(draft, layer(key, _read(key, value))), key)

@@ -53,6 +53,10 @@ MORE = {
         "words differently."
     ),
     "distillation.supervise": "Whether the student imitates the teacher on every token or only on the answers.",
+    "distillation.correct": (
+        "Where the word that the teacher likes best is not the one in the data, the data's word takes a share of its place, so that it is "
+        "ahead by this much. 0.2 is a usual value; use it if you trust your data more than the teacher."
+    ),
     "distillation.cache": (
         "The teacher runs once over all rows, and what it says is kept on the disk; every later pass reads it from there.\n"
         "auto takes the kind that is fastest for your run and fits on the disk. none keeps the teacher in memory instead."

@@ -92,7 +92,8 @@ def _no_adapter(recipe: Recipe, method: Any) -> list[str]:
 def _models(recipe: Recipe, here: HostInfo) -> tuple[ModelFacts | None, ModelFacts | None]:
     """The model that trains and its teacher, as far as known; a student made from its teacher counts as its teacher does."""
     try:
-        teacher = next((look_up(each.source, here.runtime) for each in recipe.all_teachers), None)
+        others = [] if recipe.teaches_itself else recipe.all_teachers
+        teacher = next((look_up(each.source, here.runtime) for each in others), None)
         return (look_up(recipe.model, here.runtime) if isinstance(recipe.model, str) else teacher), teacher
     except ModelError:
         return None, None  # the review will say what is wrong with it

@@ -14,12 +14,12 @@ from finetune.formatting import count, spoken, strip_control_chars
 from finetune.hub.catalogue import CATALOGUE, CatalogueEntry, find
 from finetune.models.facts import ModelFacts, look_up
 from finetune.recipe import STARTER, Recipe
-from finetune.settings import FromTeacher, help_of, label
+from finetune.settings import SELF, FromTeacher, help_of, label
 from finetune.wizard import several_teachers, suggest
-from finetune.wizard.defaults import why
-from finetune.wizard.draft import Draft, get, problem, put
+from finetune.wizard.defaults import defaults, why
+from finetune.wizard.draft import Draft, field_of, get, problem, put
 from finetune.wizard.host import HostInfo
-from finetune.wizard.prompter import Choice, Prompter, Question
+from finetune.wizard.prompter import Choice, Prompter, Question, anything
 from finetune.wizard.teachers_run import proposal, sentence
 
 if TYPE_CHECKING:
@@ -31,6 +31,15 @@ BYTES_TO_TRAIN_A_PARAMETER = 12  # weights, gradients and room to work, roughly
 MORE = (
     "A model is a Hugging Face id such as gpt2 (with @revision if you like), a folder on this computer, a .gguf file, "
     "or the output folder of an earlier run."
+)
+MORE_TEACHER = (
+    f"{MORE}\n"
+    "The model itself: it learns your rows like in a fine-tuning, and part of the loss keeps its answers close to those it would have "
+    "given before, so that it forgets less of everything else."
+)
+MORE_SYSTEM = (
+    "A rule for every answer, such as: Answer in one short sentence. The model learns to answer as if it had been told this each time, so "
+    "the prompt can be left out afterwards. It suits rules, not facts that belong to one question."
 )
 MORE_STUDENT = (
     "Made from the teacher: some of its layers, or of their width, are left out, the rest is copied.\n"
@@ -59,8 +68,16 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         return put(draft, "model", _ask_model(prompter, here, Question("model", "Model", default, _offered(here, default), more=MORE)))
     way = several_teachers.ask_way(prompter)
     teacher = get(draft, "teacher.source")
-    question = Question("teacher", "Teacher", teacher, _offered(here, teacher), help="The model to imitate.", more=MORE)
+    offered = _offered(here, teacher)
+    if way != several_teachers.SEVERAL:
+        offered.append(Choice(SELF, "The model itself", "learns a task and stays close to what it was"))
+    question = Question("teacher", "Teacher", teacher, offered, help="The model to imitate.", more=MORE_TEACHER)
     teacher = _ask_model(prompter, here, question)
+    if teacher == SELF:
+        draft = defaults(here, "distillation", itself=True)
+        default = get(draft, "model")
+        draft = put(draft, "model", _ask_model(prompter, here, Question("model", "Model", default, _offered(here, default), more=MORE)))
+        return _system_prompt(draft, prompter)
     draft = {**draft, "teacher": teacher}
     if found := proposal(teacher):
         draft = {**draft, **found}
@@ -74,6 +91,15 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
             complete=lambda text: suggest.models(text, here.hub),
         )
     return _student(draft, prompter, here, teacher)
+
+
+def _system_prompt(draft: Draft, prompter: Prompter) -> Draft:
+    """What only the teacher is told, if anything."""
+    field = field_of(draft, "teacher.system")
+    told = prompter.text(
+        "teacher.system", label("system", field), default="", help=f"{help_of(field)} Enter for none.", more=MORE_SYSTEM, check=anything
+    )
+    return put(draft, "teacher.system", told) if told else draft
 
 
 def _student(draft: Draft, prompter: Prompter, here: HostInfo, teacher: str) -> Draft:
@@ -154,7 +180,8 @@ def _ask_model(prompter: Prompter, here: HostInfo, question: Question, refused: 
             more=MORE,
             complete=lambda text: suggest.models(text, here.hub),
         )
-    _tell(model, prompter, here)
+    if model != SELF:
+        _tell(model, prompter, here)
     return model
 
 

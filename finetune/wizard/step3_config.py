@@ -11,7 +11,7 @@ from finetune.errors import BadInput
 from finetune.run_folder import RunFolder
 from finetune.screen.plan_table import fit_line
 from finetune.settings import MethodSpec, help_of, label
-from finetune.wizard.draft import Draft, ask_field, get, put
+from finetune.wizard.draft import Draft, ask_field, get, imitates, put
 from finetune.wizard.host import HostInfo
 from finetune.wizard.method_memory import Options, options, recommended
 from finetune.wizard.prompter import Choice, Prompter
@@ -47,7 +47,7 @@ def _method(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     found = options(draft, here)
     usable = [name for name in known if name not in found.refused] or list(known)
     needed = {name: found.needed[name] for name in usable if name in found.needed}
-    best = recommended(needed, found.free) if needed and draft["approach"] == "fine-tuning" else default
+    best = recommended(needed, found.free) if needed and not imitates(draft) else default
     if "method" not in draft:
         default = best
     if default not in usable:
@@ -59,7 +59,7 @@ def _method(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     if kind == current:
         return {**draft, "method": {**draft.get("method", {}), "kind": kind}}
     draft = {**draft, "method": {"kind": kind}}
-    return put(draft, "training.learning_rate", known[kind].learning_rate) if draft["approach"] == "fine-tuning" else draft
+    return draft if imitates(draft) else put(draft, "training.learning_rate", known[kind].learning_rate)
 
 
 def _ask_method(prompter: Prompter, known: Mapping[str, Any], usable: list[str], default: str, best: str, found: Options) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from finetune import registry
 from finetune.wizard import several_teachers
-from finetune.wizard.draft import Draft, ask_field, field_of, get
+from finetune.wizard.draft import Draft, ask_field, field_of, get, imitates
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Prompter
 
@@ -12,7 +12,7 @@ MORE_RATE = (
     "If it is too high, the loss jumps or becomes NaN; if it is too low, nothing is learned.\n"
     "Adapters need higher rates than full models and students."
 )
-DISTILLING = ("distillation.objective", "distillation.supervise", "distillation.cache")
+DISTILLING = ("distillation.objective", "distillation.supervise", "distillation.correct", "distillation.cache")
 ALWAYS = (
     "dataset.max_length",
     "dataset.held_out",
@@ -32,9 +32,9 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         draft = ask_field(draft, prompter, key)
     method = registry.load("methods", get(draft, "method.kind"))
     distilling = draft["approach"] == "distillation"
-    # In a fine-tuning, the method knows better than the setting what is usual.
+    # Where a model learns from rows, the method knows better than the setting what is usual.
     usual = f"{field_of(draft, 'training.learning_rate').description} {method.title} usually takes about {method.learning_rate:g}."
-    draft = ask_field(draft, prompter, "training.learning_rate", help="" if distilling else usual, more=MORE_RATE)
+    draft = ask_field(draft, prompter, "training.learning_rate", help="" if imitates(draft) else usual, more=MORE_RATE)
     if prompter.confirm("advanced", "Change advanced settings?", default=False, help="All have defaults that work."):
         of_the_method = [f"method.{name}" for name in method.Spec.model_fields if name != "kind"]
         draft = several_teachers.ask_weights(draft, prompter)

@@ -21,7 +21,7 @@ def kl(first: Tensor, second: Tensor) -> Tensor:
 
 def naive_divergence(name: str, p: Tensor, q: Tensor) -> Tensor:
     """D per token of student p and teacher q, as each paper defines it."""
-    if name == "forward_kl":
+    if name in ("forward_kl", "taid"):  # outside a training TAID has reached its teacher
         return kl(q, p)
     if name == "reverse_kl":
         return kl(p, q)
@@ -63,6 +63,23 @@ def test_every_objective_is_the_textbook_one(name: str, alpha: float, temperatur
     theirs = naive_loss(name, textbook_logits(hidden, head), textbook_logits(teacher_hidden, teacher_head).detach(), alpha, temperature)
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=0)
     for mine, reference in zip(gradients(ours, hidden, head), gradients(theirs, hidden, head), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("done", [0.0, 0.35, 1.0])
+def test_taid_is_forward_kl_to_the_mix_of_logits(done: float) -> None:
+    hidden, head = made("plain", torch.float64)
+    teacher_hidden, teacher_head = made("bias", torch.float64, seed=1, width=10)
+    taid = objective("taid")
+    taid.at(done)
+    theirs = ChunkLogits("teacher", teacher_hidden.detach(), teacher_head.detach(), 2.0)
+    ours = chunked_loss(hidden, head, Distillation(LABELS, theirs, taid, 0.3, 2.0), chunk_bytes=ROW * 10, block_bytes=ROW * 2)
+    student, teacher = textbook_logits(hidden, head), textbook_logits(teacher_hidden, teacher_head).detach()
+    tau = 0.4 + 0.6 * done
+    target = F.softmax(((1 - tau) * student.detach() + tau * teacher) / 2.0, -1)
+    expected = 0.3 * F.cross_entropy(student, LABELS, reduction="sum") + 0.7 * 4 * kl(target, F.softmax(student / 2.0, -1)).sum()
+    torch.testing.assert_close(ours, expected, rtol=1e-11, atol=0)
+    for mine, reference in zip(gradients(ours, hidden, head), gradients(expected, hidden, head), strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-11)
 
 

@@ -57,6 +57,16 @@ def test_the_steps_come_in_the_order_people_know() -> None:
     assert headings == ["STEP 0 Approach", "STEP 1 Models", "STEP 2 Dataset", "STEP 3 Configuration", "STEP 4 Training", "STEP 5 Benchmark"]
 
 
+@pytest.mark.parametrize("system", ["", "Answer in one word."])
+def test_a_model_that_is_its_own_teacher_is_asked_for_like_a_fine_tuning(system: str) -> None:
+    recipe = ask(enter_all_the_way(approach="distillation", teacher="self", teacher__system=system, method__kind="lora"))
+    assert recipe.teacher is not None
+    assert (recipe.teacher.source, recipe.teacher.system) == ("self", system or None)
+    assert (recipe.approach, recipe.model, recipe.method.kind) == ("distillation", STARTER, "lora")
+    assert (recipe.training.learning_rate, recipe.distillation.supervise) == (1e-3, "answers")
+    assert recipe.output_dir == "./distilled_model"
+
+
 def test_distillation_without_a_gpu_makes_the_student_from_the_starter() -> None:
     recipe = ask(enter_all_the_way(approach="distillation"))
     assert recipe.approach == "distillation"

@@ -13,6 +13,7 @@ from finetune.benchmark.report.charts import bars, curve
 from finetune.benchmark.report.html import Html, bullets, duration, element, facts, section, subsection, table
 from finetune.benchmark.report.records import Records
 from finetune.formatting import count, kept, percent, size, student_parts
+from finetune.recipe import is_self
 from finetune.registry import title
 from finetune.run_folder import free_name
 from finetune.shell import quoted
@@ -26,7 +27,9 @@ def headline(records: Records) -> str:
     parts = []
     if recipe:
         if recipe["approach"] == "distillation":
-            parts.append(f"{teacher_of(recipe)} distilled into {model_of(recipe)} on {recipe['dataset']['source']}")
+            what = f"{(recipe.get('teacher') or {}).get('source', '')} distilled into {model_of(recipe)}"
+            what = f"{model_of(recipe)} distilled from itself" if is_self(recipe.get("teacher")) else what
+            parts.append(f"{what} on {recipe['dataset']['source']}")
         else:
             parts.append(f"{title('methods', recipe['method']['kind'])} fine-tuning of {model_of(recipe)} on {recipe['dataset']['source']}")
     if when:
@@ -45,7 +48,12 @@ def model_of(recipe: Mapping[str, Any]) -> str:
 
 def teacher_of(recipe: Mapping[str, Any]) -> str:
     each = recipe.get("teachers") or [recipe.get("teacher") or {}]
-    return " and ".join(f"{teacher.get('source', '')}{_if(' in {}', teacher.get('load_in'))}" for teacher in each)
+    return " and ".join(_teacher(teacher) for teacher in each)
+
+
+def _teacher(teacher: Mapping[str, Any]) -> str:
+    source = "the model itself, as it was before the run" if is_self(teacher) else teacher.get("source", "")
+    return f"{source}{_if(' in {}', teacher.get('load_in'))}{_if(', told: {}', teacher.get('system'))}"
 
 
 def asked(records: Records) -> Html:
@@ -72,7 +80,8 @@ def asked(records: Records) -> Html:
     if recipe["approach"] == "distillation":
         spec = recipe["distillation"]
         objective = f"{spec['objective'].replace('_', ' ')} at temperature {spec['temperature']:g}"
-        listed.append(("Distillation", f"{objective}, {percent(spec['alpha'])} of the loss is from the text"))
+        corrected = _if("; corrected by {:g} where the teacher's first choice is wrong", spec.get("correct"))
+        listed.append(("Distillation", f"{objective}, {percent(spec['alpha'])} of the loss is from the text{corrected}"))
     listed += [("Benchmark", f"{', '.join(benchmark['metrics'])} on {benchmark['rows']:,} rows"), ("Seed", str(recipe["seed"]))]
     return section("Recipe", facts(listed))
 
