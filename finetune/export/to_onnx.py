@@ -116,7 +116,7 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
 
 def _trace(model: Any, prompts: Sequence[list[int]], part: Path, name: str) -> None:
     """Traced with two rows, so that neither their number nor their length is taken for fixed."""
-    from transformers.exporters import OnnxConfig
+    from transformers.exporters.configs import OnnxConfig
     from transformers.exporters.exporter_onnx import OnnxExporter
 
     ids = torch.tensor([max(prompts, key=len)] * 2)

@@ -20,12 +20,13 @@ from finetune.benchmark.names import FEWEST_ROWS, NAMES, beside_the_teacher, too
 from finetune.benchmark.student import verdict_on
 from finetune.events import read_events
 from finetune.foreign import reading
-from finetune.formatting import nearness, percent, size, strip_control_chars, student_parts
+from finetune.formatting import percent, strip_control_chars, student_parts
 from finetune.hub.cache import cached
 from finetune.hub.catalogue import CATALOGUE
 from finetune.model_folder import is_adapter, read_json
 from finetune.models.spelling import ends_of
 from finetune.publish.elsewhere import base_of, snippet
+from finetune.publish.exported_files import files_for_other_programs
 from finetune.publish.outputs import covers
 from finetune.publish.redaction import (
     base_model,
@@ -111,7 +112,7 @@ def model_card(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], *, re
         _summary(recipe, facts, repo),
         _scores(scores),
         _use(recipe, facts, scores, repo),
-        _exports(facts),
+        files_for_other_programs(facts.exports),
         _making(recipe, facts),
         _samples(scores),
         _recipe(recipe),
@@ -292,34 +293,6 @@ model, tokenizer = {kind}.from_pretrained({json.dumps(name)}), AutoTokenizer.fro
 inputs = tokenizer.{encoded}
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))
 ```"""
-
-
-def _exports(facts: RunFacts) -> str:
-    """What other programs take, and how near it is to the model; without the folders of this machine."""
-    if not facts.exports:
-        return ""
-    lines = [
-        "## Files for other programs",
-        "",
-        "| file | size | smaller | faster | KL from the model | same top token |",
-        "|---|---|---|---|---|---|",
-    ]
-    for each in facts.exports:
-        gate, faster = each["gate"], each["faster"]
-        cells = [
-            each["file"],
-            size(each["bytes"]),
-            f"{each['smaller']:.1f} times",
-            "not measured" if faster is None else f"{faster:.1f} times",
-            nearness(gate),
-            f"{gate['same_top']} of {gate['prompts']} prompts" if gate.get("prompts") else "not measured",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
-        "Against the original, on the machine that exported it; what is faster is the program that runs the file.",
-    ]
-    return "\n".join(lines)
 
 
 def _making(recipe: Recipe, facts: RunFacts) -> str:

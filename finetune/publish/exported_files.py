@@ -1,0 +1,36 @@
+"""The card's section about files that were exported for other programs.
+
+files_for_other_programs(run.exports)         # a table, or nothing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune.formatting import nearness, size
+
+HEAD = """## Files for other programs
+
+| file | size | smaller | faster | KL from the model | same top token |
+|---|---|---|---|---|---|
+"""
+FOOT = "Against the original, on the machine that exported it; what is faster is the program that runs the file."
+
+
+def files_for_other_programs(exports: Sequence[Mapping[str, Any]]) -> str:
+    """How large and fast each is, and how near to the model; without the folders of this machine."""
+    return f"{HEAD}{''.join(map(_row, exports))}\n{FOOT}" if exports else ""
+
+
+def _row(exported: Mapping[str, Any]) -> str:
+    gate, faster = exported["gate"], exported["faster"]
+    cells = [
+        exported["file"],
+        size(exported["bytes"]),
+        f"{exported['smaller']:.1f} times",
+        "not measured" if faster is None else f"{faster:.1f} times",
+        nearness(gate),
+        f"{gate['same_top']} of {gate['prompts']} prompts" if gate.get("prompts") else "not measured",
+    ]
+    return f"| {' | '.join(cells)} |\n"
