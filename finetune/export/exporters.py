@@ -35,7 +35,7 @@ def chosen(text: str, limit: float | None) -> tuple[Any, dict[str, Any]]:
     exporter = registry.load("exporters", name.lower())
     types = getattr(exporter, "types", ())
     if type and not types:
-        raise BadInput(f"{exporter.title} has no types, so {text!r} is not understood.", hint=f"--to {name}")
+        raise BadInput(f"{exporter.title} has no types, so {text!r} is not understood.", hint=f"Without one: --to {name.lower()}")
     if limit is not None and not 0 < limit < math.inf:
         raise BadInput(f"--limit is a number above zero, not {limit:g}.")
     options = {"type": type or None} if types else {}
