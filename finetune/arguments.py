@@ -77,7 +77,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--limit": {
         "metavar": "NUMBER",
         "type": float,
-        "help": "how far the file may be from the model instead of what is usual for its type: KL divergence, for f16 of a log-probability",
+        "help": "how far the file may be from the model, if not as usual: KL divergence; for f16 of a log-probability, for onnx of a logit",
     },
     "--repo": {"metavar": "USER/NAME", "required": True, "help": "the repository to create or update"},
     "--public": {"action": "store_true", "help": "visible to everyone"},

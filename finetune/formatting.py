@@ -70,9 +70,9 @@ _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud8
 
 
 def nearness(gate: Mapping[str, Any]) -> str:
-    """How near an exported file is to the model, as its record has it: "0.0021", of a graph "logits within 1e-05"."""
+    """How near an exported file is to the model, as its record has it: "0.0021", of a graph "logits within 1e-05 of the largest"."""
     if gate.get("logits") is not None:
-        return f"logits within {gate['logits']:.0e}"
+        return f"logits within {gate['logits']:.0e} of the largest"
     return "not measured" if gate.get("kl") is None else f"{gate['kl']:.2g}"
 
 

@@ -37,7 +37,7 @@ from finetune.storage import check_room, file_hash, whole_folder
 NEEDS = ("onnx", "onnxruntime", "onnxscript")
 INSTALL = 'pip install "finetune-wizard[onnx]"'
 FILE = "model.onnx"
-LIMIT = 1e-4  # of a logit
+LIMIT = 1e-4  # of the largest logit: deep models round by more than that in absolute numbers
 NO_CACHE = "It computes the logits of a whole text, without a cache of keys and values: good for scoring, slow for long answers."
 
 
@@ -50,7 +50,7 @@ class ONNX:
 
     @staticmethod
     def export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporter, *, limit: float | None = None) -> Exported:
-        """Write `to`; `limit` is the largest difference of a logit.
+        """Write `to`; `limit` is the largest difference of a logit, as a share of the largest logit.
 
         Raises BadInput for what cannot be exported, OutputExists, DiskFull, or FinetuneError if the logits would differ.
         """
@@ -86,13 +86,15 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
             began = time.perf_counter()
             theirs = _run(part / FILE, prompts)
             seconds = time.perf_counter() - began
-            difference = max(float(np.abs(one - other).max()) for one, other in zip(ours, theirs, strict=True))
+            largest = max(float(np.abs(one).max()) for one in ours)
+            difference = max(float(np.abs(one - other).max()) for one, other in zip(ours, theirs, strict=True)) / largest
             if not difference <= limit:
                 raise FinetuneError(
-                    f"The exported graph was refused: a logit differs by {difference:.2g}, and {limit:g} is the limit; nothing was kept.",
+                    f"The exported graph was refused: a logit differs by {difference:.2g} of the largest, and {limit:g} is the limit; "
+                    "nothing was kept.",
                     hint=f"Accept it with a higher limit: --limit {2 * difference:.1g}",
                 )
-            done(f"logits differ by at most {difference:.1g}")
+            done(f"logits differ by at most {difference:.0e} of the largest")
         sha256 = file_hash(part / FILE)
     same = sum(int(one[-1].argmax() == other[-1].argmax()) for one, other in zip(ours, theirs, strict=True))
     gate = {"logits": difference, "same_top": same, "prompts": len(prompts), "limit": limit}

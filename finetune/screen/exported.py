@@ -55,6 +55,8 @@ def _proofs(done: Exported) -> list[tuple[str, RenderableType]]:
         rows.append(("Largest difference", f"{gate['difference']:.3g} of a log-probability"))
     if gate.get("kl") is not None:
         rows.append(("KL divergence", f"{gate['kl']:.2g}"))
+    if gate.get("logits") is not None:
+        rows.append(("Logits", f"differ by at most {gate['logits']:.0e} of the largest"))
     if gate.get("same_top") is not None:
         rows.append(("Same top token", f"{gate['same_top']} of {gate['prompts']} prompts"))
     if done.exported is None:

@@ -53,6 +53,7 @@ def test_the_screen_shows_what_was_proven_and_fits(width: int) -> None:
         "A note.",
     ):
         assert fact in words
+    assert "Logits differ by at most 1e-05 of the largest" in " ".join(drawn(exported_picture(GRAPH), width).split())
     assert "Probabilities, chats not proven" in " ".join(drawn(exported_picture(UNPROVEN), width).split())
     assert commands(Q8, width).plain.splitlines()[-1].endswith("  ollama create out -f Modelfile")
 
@@ -63,7 +64,7 @@ def test_the_card_and_the_report_have_a_row_for_each_file_and_no_folders() -> No
     card, page = model_card(Recipe.from_layers({"model": "org/base"}), facts, {}), str(exported_files(files))
     assert "| out-Q8_0.gguf | 150 MB | 4.0 times | 3.1 times | 0.0021 | 19 of 20 prompts |" in card
     assert "| out-Q4_0.gguf | 150 MB | 4.0 times | not measured | not measured | not measured |" in card
-    assert "| model.onnx | 150 MB | 4.0 times | 3.1 times | logits within 1e-05 | 20 of 20 prompts |" in card
+    assert "| model.onnx | 150 MB | 4.0 times | 3.1 times | logits within 1e-05 of the largest | 20 of 20 prompts |" in card
     for fact in ("31 tokens/s", "10 tokens/s", "0.0021", "logits within 1e-05", "out-Q4_0.gguf"):
         assert fact in page
     assert "/home/ada" not in card + page
