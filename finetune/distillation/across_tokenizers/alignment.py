@@ -1,0 +1,158 @@
+"""Where two tokenizers have read the same bytes of a row: only there can one model's next token say something about the other's.
+
+    alignment = Alignment(student_tokenizer, teacher_tokenizer)
+    row = alignment.row(student_ids)
+    row.ids, row.places         # what the teacher reads; for each student token the teacher's position there, or -1
+    alignment.target            # [teacher's vocabulary]: the student's token that begins the teacher's, or -1
+
+Special tokens of the same name are each other's, and so are the two ends of text. One that the teacher does not have it reads as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, groupby
+from os.path import commonprefix
+from typing import Any
+
+import numpy as np
+
+from finetune.data.tokenise import lead_ids
+from finetune.distillation.across_tokenizers.byte_strings import ByteStrings, byte_strings
+
+NOWHERE = -1
+
+
+@dataclass(frozen=True)
+class AlignedRow:
+    """`ids` for the teacher; `places[i]` is its position that predicts what follows the student's token i, or -1."""
+
+    ids: list[int]
+    places: list[int]
+
+
+class Alignment:
+    """From a student's tokens to a teacher's; raises VocabularyMismatch if the tokens of one are no byte strings."""
+
+    def __init__(self, student: Any, teacher: Any) -> None:
+        self.ours, self.theirs = byte_strings(student, "student"), byte_strings(teacher)
+        self.counterpart = _counterparts(student, teacher, self.ours, self.theirs)
+        self.begin, self.lead = lead_ids(student), lead_ids(teacher)
+        self.spelling = {string[0]: token for string, token in self.theirs.by_bytes().items() if len(string) == 1}
+        self.content = {number: content.encode() for content, number in self.ours.special.items()}
+        self._backend = type(teacher.backend_tokenizer).from_str(teacher.backend_tokenizer.to_str())  # its settings are changed
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._backend.encode_special_tokens = True  # the name of a special token in a text is text
+
+    @cached_property
+    def target(self) -> np.ndarray:
+        """For each teacher token the student's token with the longest bytes that it begins with; -1 for those without bytes."""
+        known = self.ours.by_bytes()
+        found = np.full(len(self.theirs.strings), NOWHERE, dtype=np.int64)
+        for token, string in enumerate(self.theirs.strings):
+            if string:
+                ends = (end for end in range(len(string), 0, -1) if string[:end] in known)
+                found[token] = known.get(string[: next(ends, 0)], NOWHERE)
+        for ours, theirs in self.counterpart.items():
+            found[theirs] = ours
+        return found
+
+    @cached_property
+    def _reachable(self) -> set[int]:
+        return set(self.target.tolist()) - {NOWHERE}
+
+    def row(self, ids: Sequence[int]) -> AlignedRow:
+        """What the teacher reads for a row, and where it has read the same; a place counts only where it can say the next token."""
+        read, ends, edges = self._read(ids)
+        last = {end: place for place, end in enumerate(ends) if end is not None}  # of several at one place, the last has read all
+        places = [NOWHERE if edge is None else last.get(edge, NOWHERE) for edge in edges]
+        for place, following in enumerate(ids[1:]):
+            if following not in self._reachable:
+                places[place] = NOWHERE
+        return AlignedRow(read, places)
+
+    def share(self, rows: Iterable[Any]) -> tuple[int, int]:
+        """Of the supervised tokens of rows: those that align, and all."""
+        from finetune.data.collator import labels_of
+
+        aligned = total = 0
+        for row in rows:
+            labels = list(labels_of(row))
+            places = self.row(list(row["input_ids"])).places
+            supervised = [place for place, label in zip(places, labels[1:], strict=False) if label != -100]
+            aligned, total = aligned + sum(place != NOWHERE for place in supervised), total + len(supervised)
+        return aligned, total
+
+    def _read(self, ids: Sequence[int]) -> tuple[list[int], list[int | None], list[int | None]]:
+        """The teacher's ids; how many bytes have been read after each of them and after each of the student's, None where they differ."""
+        read, ends = list(self.lead), [0 for _ in self.lead]
+        edges: list[int | None] = []
+        for special, group in groupby(enumerate(ids), key=lambda numbered: numbered[0] if numbered[1] in self.content else None):
+            tokens = [token for _, token in group]
+            start = edges[-1] if edges else 0
+            text = self.content[tokens[0]] if special is not None else self.ours.joined(tokens)
+            if start is None or text is None:
+                edges += [None] * len(tokens)
+                continue
+            lengths = [len(text)] if special is not None else [len(self.ours.strings[token] or b"") for token in tokens]
+            edges += (start + length for length in accumulate(lengths))
+            theirs = None if special is None else self.counterpart.get(tokens[0])
+            if theirs is not None and special == 0 and read == [theirs]:  # the teacher's tokenizer has written the beginning itself
+                ends[0] = start + len(text)
+            elif theirs is not None:
+                read.append(theirs)
+                ends.append(start + len(text))
+            elif special == 0 and tokens == self.begin:  # the teacher has another beginning, or none
+                edges[0] = 0
+            elif not self._append(text, start, read, ends):
+                edges[-1] = None
+        return read, ends, edges
+
+    def _append(self, text: bytes, start: int, read: list[int], ends: list[int | None]) -> bool:
+        """Append the teacher's reading of bytes that begin at `start`; False if it reads other bytes."""
+        for piece, broken in _pieces(text):
+            if broken:
+                tokens = [self.spelling.get(byte, NOWHERE) for byte in piece]
+            else:
+                tokens = self._backend.encode(piece.decode(), add_special_tokens=False).ids
+            if NOWHERE in tokens:
+                return False
+            strings = [self.theirs.strings[token] or b"" for token in tokens]
+            joined = b"".join(strings)
+            ahead = 1 if joined == b" " + piece else 0  # SentencePiece writes a space before a text
+            if ahead and len(strings[0]) > 1:  # where this text begins, the next token has a space that the text does not have
+                ends[:] = [None if end == start else end for end in ends]
+            same = len(commonprefix([joined[ahead:], piece]))
+            read += tokens
+            ends += (start + end - ahead if end - ahead <= same else None for end in accumulate(map(len, strings)))
+            if joined[ahead:] != piece:
+                return False
+            start += len(piece)
+        return True
+
+
+def _pieces(text: bytes) -> Iterator[tuple[bytes, bool]]:
+    """Bytes in pieces that are UTF-8 and, marked, pieces that are not: rows are cut between tokens, not between characters."""
+    while text:
+        try:
+            text.decode()
+        except UnicodeDecodeError as error:
+            if error.start:
+                yield text[: error.start], False
+            yield text[error.start : error.end], True
+            text = text[error.end :]
+        else:
+            yield text, False
+            return
+
+
+def _counterparts(student: Any, teacher: Any, ours: ByteStrings, theirs: ByteStrings) -> dict[int, int]:
+    """The teacher's special token for each of the student's: of the same name, or both the end of text."""
+    found = {number: theirs.special[content] for content, number in ours.special.items() if content in theirs.special}
+    ends = student.eos_token_id, teacher.eos_token_id
+    if None not in ends and ends[0] in ours.special.values() and ends[0] not in found and ends[1] not in found.values():
+        found[ends[0]] = ends[1]
+    return found
