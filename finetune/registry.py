@@ -29,6 +29,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "skew_reverse_kl": "finetune.distillation.objectives.skew_reverse_kl:SkewReverseKL",
         "tvd": "finetune.distillation.objectives.tvd:TotalVariation",
     },
+    "signals": {  # cheapest first: a run takes the first that is valid for it and fits
+        "gradient": "finetune.distillation.signals.gradient:Gradient",
+        "hidden": "finetune.distillation.signals.hidden:Hidden",
+    },
     "formats": {
         "tokenized": "finetune.data.formats.tokenized:Tokenized",
         "preference": "finetune.data.formats.preference:Preference",
@@ -52,7 +56,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "merged": "finetune.publish.merged:Merged",
     },
 }
-OBJECTS = ("methods", "exporters")  # they keep nothing between calls, so one of each is enough
+OBJECTS = ("methods", "exporters", "signals")  # they keep nothing between calls, so one of each is enough
 DESCRIBED = ("methods", "objectives", "formats")  # with titles and summaries, and files that import no torch before they are used
 
 

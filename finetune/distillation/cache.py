@@ -7,8 +7,7 @@
     cache = TeacherCache.open(folder)
     values, negentropy = cache.read([3, 0], counts=[17, 5])
 
-Kind "hidden" keeps the teacher's last normed state: good for every objective and temperature. Kind "gradient" keeps q @ W, with W the
-student's frozen head: good for forward KL at one temperature, and then the teacher is not needed any more.
+The kinds are the signals of the registry (finetune/distillation/signals/), which say what they are good for.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -26,13 +25,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from finetune import registry
 from finetune.data.collator import labels_of
+from finetune.distillation.signals import Signal
 from finetune.errors import FinetuneError, RecipeError, TrainingError
 from finetune.formatting import size
 from finetune.storage import write_whole
 from finetune.training.head import Head
 
-Kind = Literal["hidden", "gradient"]
 VERSION = 1
 
 
@@ -40,7 +40,7 @@ VERSION = 1
 class CacheKey:
     """What a cache depends on. Two caches with equal keys contain equal numbers."""
 
-    kind: Kind
+    kind: str
     teacher: str
     rows: str
     vocabulary: int
@@ -76,7 +76,8 @@ class TeacherCache:
         self._counts = [file.get_tensor("rows").tolist() for file in self._files]
         self._offsets = [[0, *np.cumsum(counts).tolist()] for counts in self._counts]
         self._first_rows = [shard.first_row for shard in shards]
-        self.head = _load_head(folder) if key.kind == "hidden" else None
+        self.signal: Signal = registry.load("signals", key.kind)
+        self.head = _load_head(folder) if self.signal.keeps_head else None
 
     @classmethod
     def open(cls, folder: str | Path, key: CacheKey | None = None) -> TeacherCache:
@@ -120,34 +121,16 @@ class TeacherCache:
                 )
             file = self._files[shard]
             values.append(file.get_slice("values")[start:stop])
-            if self.key.kind == "gradient":
+            if "negentropy" in self.signal.names:
                 negentropy.append(file.get_slice("negentropy")[start:stop])
         return torch.cat(values), torch.cat(negentropy) if negentropy else None
 
     def check(self, head: Head, *, forward_kl: bool, temperature: float) -> None:
         """Raise RecipeError if this cache cannot be used for a student with this head at this temperature."""
-        if self.key.kind == "hidden":
-            return
-        if problem := gradient_problem(head, forward_kl):
-            raise RecipeError(f"This gradient cache cannot be used: {problem}.", hint="Use cache: hidden, or cache: none.")
-        if self.key.temperature != temperature:
-            raise RecipeError(
-                f"This gradient cache was made at temperature {self.key.temperature:g}, not {temperature:g}.",
-                hint="Delete it; the next run builds it again.",
-            )
-        if self.key.student_head != tensors_hash([head.weight[: self.key.vocabulary], head.bias]):
-            raise RecipeError(
-                "This gradient cache was made for a student with another head.", hint="Delete it; the next run builds it again."
-            )
-
-
-def gradient_problem(head: Head, forward_kl: bool) -> str | None:
-    """Why a gradient cache cannot be used for a student with this head and objective, or None."""
-    if not forward_kl:
-        return "it works only with the objective forward_kl"
-    if head.trains:
-        return "the student's head is trained"
-    return "the student's head is soft-capped" if head.softcap is not None else None
+        if problem := self.signal.problem(head, forward_kl):
+            raise RecipeError(f"This {self.key.kind} cache cannot be used: {problem}.", hint="Use cache: hidden, or cache: none.")
+        if mismatch := self.signal.mismatch(self.key, head, temperature):
+            raise RecipeError(mismatch, hint="Delete it; the next run builds it again.")
 
 
 @dataclass(frozen=True)

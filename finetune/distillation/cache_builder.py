@@ -19,24 +19,24 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from finetune import registry
 from finetune.data.collator import Collator, labels_of
 from finetune.distillation.cache import (
     CacheKey,
     Index,
-    Kind,
     Shard,
     TeacherCache,
     model_identity,
     read_index,
     rows_hash,
     save_head,
-    tensors_hash,
     write_file,
 )
+from finetune.distillation.signals import Signal
 from finetune.errors import TrainingError
 from finetune.events import Notice, Progress, Recorder, Reporter
 from finetune.storage import PART, changed, check_room, file_hash, unwritable_cache
-from finetune.training.chunked_loss import BLOCK_BYTES, CHUNK_BYTES, ChunkLogits, Workspace, chunks, product, softmax_
+from finetune.training.chunked_loss import Workspace
 from finetune.training.head import Head, head_of, hidden_states, needs_mask
 from finetune.training.trainer import Supervised
 
@@ -46,7 +46,7 @@ NO_ROOM_HINT = "use fewer samples, or cache: none"
 
 
 def cache_key(
-    kind: Kind,
+    kind: str,
     teacher: str,
     dataset: Any,
     *,
@@ -55,12 +55,8 @@ def cache_key(
     temperature: float | None = None,
 ) -> CacheKey:
     """The key of a cache; `teacher` is `model_identity(model)` or any text that stands for exactly one set of weights."""
-    if kind == "hidden":
-        return CacheKey("hidden", teacher, rows_hash(dataset), vocabulary)
-    if student_head is None or temperature is None:
-        raise ValueError("a gradient cache is made for one student head and one temperature")
-    head = tensors_hash([student_head.weight[:vocabulary], student_head.bias])
-    return CacheKey("gradient", teacher, rows_hash(dataset), vocabulary, head, float(temperature))
+    more = registry.load("signals", kind).key(vocabulary, student_head, temperature)
+    return CacheKey(kind, teacher, rows_hash(dataset), vocabulary, **more)
 
 
 def supervised_counts(dataset: Any) -> list[int]:
@@ -68,20 +64,8 @@ def supervised_counts(dataset: Any) -> list[int]:
     return [sum(label != -100 for label in list(labels_of(row))[1:]) for row in dataset]
 
 
-def stored(kind: Kind, teacher: Head, student: Head | None) -> tuple[int, torch.dtype]:
-    """Width and dtype of the values per token: a gradient cache is in half precision only for a half-precision head."""
-    weight = student.weight if kind == "gradient" and student is not None else teacher.weight
-    return weight.shape[1], torch.float16 if kind == "gradient" and weight.dtype == torch.bfloat16 else weight.dtype
-
-
-def disk_bytes(kind: Kind, tokens: int, teacher: Head, student: Head) -> int:
-    """Bytes of a cache of this many supervised tokens, with the teacher's head if it keeps one."""
-    width, dtype = stored(kind, teacher, student)
-    return tokens * (width * dtype.itemsize + 4) if kind == "gradient" else tokens * width * dtype.itemsize + teacher.weight.nbytes
-
-
 def build_cache(
-    kind: Kind,
+    kind: str,
     teacher: nn.Module,
     dataset: Any,
     folder: str | Path,
@@ -103,7 +87,8 @@ def build_cache(
     vocabulary = vocabulary or head.vocabulary
     identity = teacher_identity or model_identity(teacher)
     key = cache_key(kind, identity, dataset, vocabulary=vocabulary, student_head=student_head, temperature=temperature)
-    width, dtype = stored(kind, head, student_head)
+    signal: Signal = registry.load("signals", kind)
+    width, dtype = signal.stored(head, student_head)
     plan = _plan(supervised_counts(dataset), width * dtype.itemsize, shard_bytes)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,10 +97,10 @@ def build_cache(
     kept = _trusted(folder, key, reporter)
     missing = [part for part in plan if part not in kept]
     check_room("The teacher cache", sum(part.tokens for part in missing) * width * dtype.itemsize, folder, NO_ROOM_HINT)
-    if kind == "hidden" and missing:
+    if signal.keeps_head and missing:
         save_head(head, folder)
-    student = student_head.first(vocabulary).detach() if student_head is not None and kind == "gradient" else None
-    asking = _Pass(teacher, head.first(vocabulary), student, temperature or 1.0)
+    student = None if student_head is None else student_head.first(vocabulary).detach()
+    asking = _Pass(signal, teacher, head.first(vocabulary), student, temperature or 1.0)
     done, total = sum(part.tokens for part in kept), sum(part.tokens for part in plan)
     shards = dict(kept)
     for part in missing:
@@ -181,8 +166,8 @@ def _trusted(folder: Path, key: CacheKey, reporter: Reporter) -> dict[_Part, Sha
 class _Pass:
     """Runs the teacher over rows, in batches of similar length."""
 
-    def __init__(self, teacher: nn.Module, head: Head, student: Head | None, temperature: float) -> None:
-        self.teacher, self.head, self.student, self.temperature = teacher.eval(), head, student, temperature
+    def __init__(self, signal: Signal, teacher: nn.Module, head: Head, student: Head | None, temperature: float) -> None:
+        self.signal, self.teacher, self.head, self.student, self.temperature = signal, teacher.eval(), head, student, temperature
         self.collator = Collator(0, mask=needs_mask(teacher))
         self.workspace = Workspace()
 
@@ -197,34 +182,12 @@ class _Pass:
             supervised = Supervised.of(batch["labels"])
             hidden = hidden_states(self.teacher, batch["input_ids"], batch.get("attention_mask")).flatten(0, 1)[supervised.index]
             counts = (batch["labels"][:, 1:] != -100).sum(1).tolist()
-            wanted = (hidden.to(self.head.weight.dtype),) if self.student is None else self._centres(hidden, self.student)
+            wanted = self.signal.ask(hidden, self.head, self.student, self.temperature, self.workspace)
             for number, *pieces in zip(numbers, *(tensor.cpu().split(counts) for tensor in wanted), strict=True):
                 answers[number] = list(pieces)
             done += sum(counts)
-        names = ("values",) if self.student is None else ("values", "negentropy")
-        shard = {name: torch.cat([answer[place] for answer in answers]) for place, name in enumerate(names)}
+        shard = {name: torch.cat([answer[place] for answer in answers]) for place, name in enumerate(self.signal.names)}
         return {"rows": torch.tensor([len(answer[0]) for answer in answers]), **shard}
-
-    def _centres(self, hidden: Tensor, student: Head) -> tuple[Tensor, Tensor]:
-        """q @ W [n, d] and sum q log q (less q . bias, both over T) [n], see CachedGradient."""
-        teacher = ChunkLogits("teacher", hidden, self.head, self.temperature)
-        width, dtype = stored("gradient", self.head, student)
-        centres = torch.empty(len(hidden), width, dtype=dtype, device=hidden.device)
-        negentropy = torch.empty(len(hidden), dtype=teacher.precise, device=hidden.device)
-        for rows in chunks(len(hidden), 2 * teacher.bytes_per_row, CHUNK_BYTES):
-            teacher.load(rows, self.workspace)
-            q = self.workspace.take("q", teacher.chunk.shape, hidden, student.weight.dtype)
-            for part in chunks(len(q), q.shape[1] * 4, BLOCK_BYTES):
-                block = teacher.block(part, self.workspace)
-                logits = self.workspace.take("logits", block.shape, block, block.dtype).copy_(block)
-                log_sum = softmax_(block)
-                value = logits.mul_(block).sum(-1) - log_sum.squeeze(-1)
-                if student.bias is not None:
-                    value -= block @ student.bias.to(block.dtype) * (student.scale / self.temperature)
-                negentropy[rows.start + part.start : rows.start + part.stop] = value
-                q[part].copy_(block)
-            centres[rows] = product(q, student.weight, teacher.precise).to(dtype)
-        return centres, negentropy
 
 
 def _batches(lengths: list[int]) -> Iterator[list[int]]:

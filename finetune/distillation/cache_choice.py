@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from finetune.distillation.cache import Kind, gradient_problem
-from finetune.distillation.cache_builder import NO_ROOM_HINT, disk_bytes
+from finetune import registry
+from finetune.distillation.cache_builder import NO_ROOM_HINT
+from finetune.distillation.signals import Signal
 from finetune.errors import RecipeError
 from finetune.formatting import size
 from finetune.storage import check_room, free_disk
 from finetune.training.head import Head
 
-KINDS: tuple[Kind, ...] = ("gradient", "hidden")
 SPARE_BYTES = 10**9  # left free on the disk for checkpoints and other programs
 
 
@@ -26,20 +25,20 @@ SPARE_BYTES = 10**9  # left free on the disk for checkpoints and other programs
 class CacheChoice:
     """`kind` of cache ("none": run the teacher at every step), the bytes it takes on disk, and why."""
 
-    kind: Literal["none", "hidden", "gradient"]
+    kind: str
     bytes: int
     reason: str
 
 
 def choose_cache(
-    wanted: Literal["auto", "none", "hidden", "gradient"],
+    wanted: str,
     *,
     tokens: int,
     student_head: Head,
     teacher_head: Head,
     objective: str,
     folder: str | Path,
-    present: Mapping[Kind, int] | None = None,
+    present: Mapping[str, int] | None = None,
 ) -> CacheChoice:
     """Choose for `tokens` supervised tokens; `present` are the bytes of each kind that are already on disk.
 
@@ -47,20 +46,22 @@ def choose_cache(
     """
     if wanted == "none":
         return CacheChoice("none", 0, "the teacher runs online, as the recipe says")
-    problem = gradient_problem(student_head, objective == "forward_kl")
-    sizes = {kind: disk_bytes(kind, tokens, teacher_head, student_head) for kind in KINDS}
-    needs = {kind: sizes[kind] - (present or {}).get(kind, 0) for kind in KINDS}
+    signals: dict[str, Signal] = {name: registry.load("signals", name) for name in registry.names("signals")}
+    problems = {name: signal.problem(student_head, objective == "forward_kl") for name, signal in signals.items()}
+    sizes = {name: signal.bytes(tokens, teacher_head, student_head) for name, signal in signals.items()}
+    needs = {name: sizes[name] - (present or {}).get(name, 0) for name in signals}
     if wanted != "auto":
-        if wanted == "gradient" and problem:
-            raise RecipeError(f"cache: gradient cannot be used for this run: {problem}.", hint="Use cache: hidden, or cache: auto.")
+        if problem := problems[wanted]:
+            raise RecipeError(f"cache: {wanted} cannot be used for this run: {problem}.", hint="Use cache: hidden, or cache: auto.")
         check_room(f"cache: {wanted}", needs[wanted], Path(folder), NO_ROOM_HINT)
         return CacheChoice(wanted, sizes[wanted], f"{wanted} cache, {size(sizes[wanted])}, as the recipe says")
     room = free_disk(Path(folder)) - SPARE_BYTES
-    if problem is None and needs["gradient"] <= room:
-        return CacheChoice("gradient", sizes["gradient"], f"gradient cache, {size(sizes['gradient'])}: the student's head is frozen")
-    why = f"no gradient cache because {problem}" if problem else f"a gradient cache would need {size(needs['gradient'])}"
-    if needs["hidden"] <= room:
-        return CacheChoice("hidden", sizes["hidden"], f"hidden cache, {size(sizes['hidden'])}: {why}")
-    return CacheChoice(
-        "none", 0, f"no cache, the teacher stays in memory: {size(needs['hidden'])} are needed and {size(max(room, 0))} of disk are free"
-    )
+    passed: list[str] = []  # why a cheaper signal is not the one
+    for name, signal in signals.items():
+        if problems[name] is None and needs[name] <= room:
+            reason = "; ".join(passed) or signal.why
+            return CacheChoice(name, sizes[name], f"{name} cache, {size(sizes[name])}: {reason}")
+        problem = problems[name]
+        passed.append(f"no {name} cache because {problem}" if problem else f"a {name} cache would need {size(needs[name])}")
+    needed = min(needs[name] for name in signals if problems[name] is None)
+    return CacheChoice("none", 0, f"no cache, the teacher stays in memory: {size(needed)} are needed and {size(max(room, 0))} of disk are free")

@@ -11,10 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from finetune import registry
 from finetune.data.prepare import PreparedData
-from finetune.distillation.cache import Kind, TeacherCache, model_identity
+from finetune.distillation.cache import TeacherCache, model_identity
 from finetune.distillation.cache_builder import build_cache, cache_key, supervised_counts
-from finetune.distillation.cache_choice import KINDS, choose_cache
+from finetune.distillation.cache_choice import choose_cache
 from finetune.distillation.pair_checks import examine, stop_on_problem
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.distillation.vocabulary import shared_vocabulary
@@ -76,18 +77,18 @@ def prepare_distillation(
     folder = runtime.cache_dir / "teachers"
     vocabulary = shared_vocabulary(ours.vocabulary, theirs.vocabulary, tokenizer, teacher_tokenizer)
     identity = model_identity(teacher, teacher_name)
-    more: dict[Kind, dict[str, Any]] = {"gradient": {"student_head": ours, "temperature": spec.temperature}, "hidden": {}}
+    more: dict[str, Any] = {"vocabulary": vocabulary, "student_head": ours, "temperature": spec.temperature}
 
     @cache
-    def place(kind: Kind) -> Path:
-        return folder / cache_key(kind, identity, data.train, vocabulary=vocabulary, **more[kind]).digest()
+    def place(kind: str) -> Path:
+        return folder / cache_key(kind, identity, data.train, **more).digest()
 
-    present = {kind: sum(file.stat().st_size for file in place(kind).glob("*")) for kind in KINDS} if folder.is_dir() else {}
+    kinds = registry.names("signals") if folder.is_dir() else []
+    present = {kind: sum(file.stat().st_size for file in place(kind).glob("*")) for kind in kinds}
     choice = choose_cache(
         spec.cache, tokens=tokens, student_head=ours, teacher_head=theirs, objective=spec.objective, folder=folder, present=present
     )
     if choice.kind == "none":
         return DistillationSetup(spec, teacher, None, choice.reason, teacher_tokenizer)
-    said: dict[str, Any] = {"vocabulary": vocabulary, "teacher_identity": identity, "reporter": reporter, **more[choice.kind]}
-    written = build_cache(choice.kind, teacher, data.train, place(choice.kind), **said)
+    written = build_cache(choice.kind, teacher, data.train, place(choice.kind), teacher_identity=identity, reporter=reporter, **more)
     return DistillationSetup(spec, None, written, choice.reason, None)

@@ -185,18 +185,27 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
 
 
 def _cache_bytes(context: RunContext, shape: Shape, narrow: int) -> int:
-    """Disk that the teacher's answers take, by the kind that the run will choose (finetune/distillation/cache_builder.py: disk_bytes)."""
-    recipe, teacher, tokens = context.recipe, shape.teacher, context.data.report.supervised_tokens
-    if teacher is None or recipe.distillation.cache == "none":
+    """Disk that the teacher's answers take, by the signal that the run will choose (finetune/distillation/cache_choice.py)."""
+    import torch
+
+    from finetune.training.head import Head
+
+    recipe, tokens = context.recipe, context.data.report.supervised_tokens
+    if shape.teacher is None or recipe.distillation.cache == "none":
         return 0
-    # The gradient cache has the width of the student's head, which full training keeps in float32; it also has one number per token.
-    width = shape.model.hidden * (narrow if context.method.footprint(recipe.method).adapter else 4) + 4
-    gradient = tokens * width
-    hidden = tokens * teacher.hidden * narrow + teacher.vocabulary * teacher.hidden * narrow
-    if recipe.distillation.cache != "auto":
-        return gradient if recipe.distillation.cache == "gradient" else hidden
+
+    def head(facts: ModelFacts, bytes_each: int, trains: bool = False) -> Head:
+        dtype = torch.float32 if bytes_each == 4 else torch.bfloat16
+        return Head(torch.empty(facts.vocabulary, facts.hidden, dtype=dtype, device="meta").requires_grad_(trains))
+
     frozen = context.method.keeps_head(recipe.method, student_is_made=context.student_is_made)
-    return gradient if recipe.distillation.objective == "forward_kl" and frozen else hidden
+    full = not context.method.footprint(recipe.method).adapter  # which keeps the student's head in float32
+    student, teacher = head(shape.model, 4 if full else narrow, not frozen), head(shape.teacher, narrow)
+    signals = {name: registry.load("signals", name) for name in registry.names("signals")}
+    wanted = signals.get(recipe.distillation.cache) or next(
+        signal for signal in signals.values() if signal.problem(student, recipe.distillation.objective == "forward_kl") is None
+    )
+    return int(wanted.bytes(tokens, teacher, student))
 
 
 def _measured(parts: dict[str, int], total: int) -> dict[str, int]:

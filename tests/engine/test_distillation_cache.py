@@ -10,9 +10,9 @@ import pytest
 import torch
 from pico import pico, pico_rows
 
-from finetune import storage
+from finetune import registry, storage
 from finetune.distillation.cache import TeacherCache, model_identity, rows_hash, write_file
-from finetune.distillation.cache_builder import build_cache, cache_key, disk_bytes, supervised_counts
+from finetune.distillation.cache_builder import build_cache, cache_key, supervised_counts
 from finetune.distillation.cache_choice import choose_cache
 from finetune.errors import FinetuneError, RecipeError, TrainingError
 from finetune.events import Notice, Progress, Recorder
@@ -56,10 +56,10 @@ def test_a_row_finds_its_own_states_in_any_order(tmp_path) -> None:
 
 def test_the_disk_need_said_beforehand_is_the_disk_need(tmp_path) -> None:
     student = frozen_head(pico("llama"))
-    for kind in ("hidden", "gradient"):
+    for kind in registry.names("signals"):
         cache = built(tmp_path / kind, kind=kind, student_head=student, temperature=2.0)
         head = cache.head.weight.nbytes if cache.head is not None else 0
-        said = disk_bytes(kind, cache.tokens, student, student) - head
+        said = registry.load("signals", kind).bytes(cache.tokens, student, student) - head
         overhead = sum(400 + 8 * shard.rows for shard in cache.shards)
         assert said <= cache.nbytes <= said + overhead
 

@@ -1,0 +1,46 @@
+"""What is asked of a teacher and kept per supervised token: one small file per signal, found by name in the registry, cheapest first.
+
+    signal = registry.load("signals", "hidden")
+    signal.problem(student_head, forward_kl=True)       # None, or why this run cannot use it
+    signal.bytes(9000, teacher_head, student_head)      # on disk
+
+`names` are the tensors of a shard: the first is [tokens, width], others are [tokens]. A signal that `keeps_head` needs the teacher's head
+beside its values in every step. A cache of the teacher (finetune/distillation/cache.py) is of one kind, and that is its signal.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from finetune.training.chunked_loss import Workspace
+    from finetune.training.head import Head
+
+
+class Signal(Protocol):
+    names: tuple[str, ...]
+    keeps_head: bool
+    why: str  # it is chosen where nothing cheaper was possible
+
+    def problem(self, student: Head, forward_kl: bool) -> str | None:
+        """Why a student with this head and objective cannot learn from it, as half a sentence, or None."""
+
+    def stored(self, teacher: Head, student: Head | None) -> tuple[int, torch.dtype]:
+        """Width and dtype of the values per token."""
+
+    def bytes(self, tokens: int, teacher: Head, student: Head | None) -> int:
+        """On disk for this many supervised tokens, with the teacher's head if it keeps one; heads may be without content."""
+
+    def key(self, vocabulary: int, student: Head | None, temperature: float | None) -> dict[str, Any]:
+        """The fields of a CacheKey that its numbers depend on, beside teacher and rows."""
+
+    def mismatch(self, key: Any, student: Head, temperature: float) -> str | None:
+        """Why a cache with this key was made for another student or temperature, as a sentence, or None."""
+
+    def ask(
+        self, hidden: Tensor, teacher: Head, student: Head | None, temperature: float, workspace: Workspace
+    ) -> tuple[Tensor, ...]:
+        """The tensors in `names` for states [n, d] of the teacher; both heads are cut to the shared vocabulary."""

@@ -1,0 +1,39 @@
+"""The teacher's last normed hidden state, d numbers a token: good for every objective and temperature, and for a head that trains."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from finetune.training.chunked_loss import Workspace
+    from finetune.training.head import Head
+
+
+class Hidden:
+    names = ("values",)
+    keeps_head = True
+    why = "it serves every objective"
+
+    def problem(self, student: Head, forward_kl: bool) -> str | None:
+        return None
+
+    def stored(self, teacher: Head, student: Head | None) -> tuple[int, torch.dtype]:
+        return teacher.weight.shape[1], teacher.weight.dtype
+
+    def bytes(self, tokens: int, teacher: Head, student: Head | None) -> int:
+        width, dtype = self.stored(teacher, student)
+        return tokens * width * dtype.itemsize + teacher.weight.nbytes
+
+    def key(self, vocabulary: int, student: Head | None, temperature: float | None) -> dict[str, Any]:
+        return {}
+
+    def mismatch(self, key: Any, student: Head, temperature: float) -> str | None:
+        return None
+
+    def ask(
+        self, hidden: Tensor, teacher: Head, student: Head | None, temperature: float, workspace: Workspace
+    ) -> tuple[Tensor, ...]:
+        return (hidden.to(teacher.weight.dtype),)
