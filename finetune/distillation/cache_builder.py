@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from finetune import registry
 from finetune.data.collator import Collator, labels_of
+from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.cache import (
     CacheKey,
     Index,
@@ -74,18 +75,22 @@ def build_cache(
     temperature: float | None = None,
     vocabulary: int | None = None,
     teacher_identity: str | None = None,
+    reading: Reading | None = None,
     reporter: Reporter | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> TeacherCache:
     """Write the missing shards of a cache for `dataset` (input_ids, labels) and open it.
 
-    `vocabulary` is how many leading ids teacher and student share (default: the teacher's). Raises DiskFull with the bytes needed if
+    `vocabulary` is how many leading ids teacher and student share (default: the teacher's); `reading` is that of a teacher with another
+    tokenizer. A `teacher_identity` stands for the reading too. Raises DiskFull with the bytes needed if
     the disk has no room, TrainingError if no token is supervised.
     """
     folder, reporter = Path(folder), reporter or Recorder()
     head = head_of(teacher).detach()
+    if reading is not None:
+        head, vocabulary = reading.head(head), reading.vocabulary
     vocabulary = vocabulary or head.vocabulary
-    identity = teacher_identity or model_identity(teacher)
+    identity = teacher_identity or (reading.identity(model_identity(teacher)) if reading else model_identity(teacher))
     key = cache_key(kind, identity, dataset, vocabulary=vocabulary, student_head=student_head, temperature=temperature)
     signal: Signal = registry.load("signals", kind)
     width, dtype = signal.stored(head, student_head)
@@ -100,7 +105,7 @@ def build_cache(
     if signal.keeps_head and missing:
         save_head(head, folder)
     student = None if student_head is None else student_head.first(vocabulary).detach()
-    asking = _Pass(signal, teacher, head.first(vocabulary), student, temperature or 1.0)
+    asking = _Pass(signal, teacher, head.first(vocabulary), student, temperature or 1.0, reading)
     done, total = sum(part.tokens for part in kept), sum(part.tokens for part in plan)
     shards = dict(kept)
     for part in missing:
@@ -166,8 +171,11 @@ def _trusted(folder: Path, key: CacheKey, reporter: Reporter) -> dict[_Part, Sha
 class _Pass:
     """Runs the teacher over rows, in batches of similar length."""
 
-    def __init__(self, signal: Signal, teacher: nn.Module, head: Head, student: Head | None, temperature: float) -> None:
+    def __init__(
+        self, signal: Signal, teacher: nn.Module, head: Head, student: Head | None, temperature: float, reading: Reading | None
+    ) -> None:
         self.signal, self.teacher, self.head, self.student, self.temperature = signal, teacher.eval(), head, student, temperature
+        self.reading = reading
         self.collator = Collator(0, mask=needs_mask(teacher))
         self.workspace = Workspace()
 
@@ -179,8 +187,12 @@ class _Pass:
         for numbers in _batches([len(row["input_ids"]) for row in rows]):
             heard(done)
             batch = {name: tensor.to(self.head.weight.device) for name, tensor in self.collator([rows[n] for n in numbers]).items()}
-            supervised = Supervised.of(batch["labels"])
-            hidden = hidden_states(self.teacher, batch["input_ids"], batch.get("attention_mask")).flatten(0, 1)[supervised.index]
+            if self.reading is None:
+                asked, index = batch, Supervised.of(batch["labels"]).index
+            else:
+                read = self.reading.batch(batch, mask="attention_mask" in batch)
+                asked, index = read.inputs, read.index
+            hidden = hidden_states(self.teacher, asked["input_ids"], asked.get("attention_mask")).flatten(0, 1)[index]
             counts = (batch["labels"][:, 1:] != -100).sum(1).tolist()
             wanted = self.signal.ask(hidden, self.head, self.student, self.temperature, self.workspace)
             for number, *pieces in zip(numbers, *(tensor.cpu().split(counts) for tensor in wanted), strict=True):

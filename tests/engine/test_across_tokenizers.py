@@ -124,26 +124,36 @@ def test_a_teacher_that_changes_the_text_is_aligned_up_to_there() -> None:
     assert set(row.places[before:]) == {NOWHERE}
 
 
-def test_a_teacher_token_stands_for_the_longest_student_token_it_begins_with() -> None:
+def test_a_teacher_token_stands_for_the_first_student_token_of_its_bytes() -> None:
     ours, theirs = TOKENIZERS["short"], TOKENIZERS["byte-level"]
     alignment = Alignment(ours, theirs)
     (answer,) = text_ids(theirs, " answer")
-    target = alignment.ours.strings[alignment.target[answer]]
-    assert b" answer".startswith(target)
-    assert not any(string and b" answer".startswith(string) and len(string) > len(target) for string in alignment.ours.strings)
+    assert alignment.target[answer] == text_ids(ours, " answer")[0]
     same = Alignment(theirs, theirs)
     assert [same.target[token] for token in range(len(theirs))] == list(range(len(theirs)))
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=" and ".join)
+def test_no_teacher_token_stands_for_other_bytes(pair: tuple[str, str]) -> None:
+    alignment = ALIGNMENTS[pair]
+    for token, string in enumerate(alignment.theirs.strings):
+        if string:
+            begun = alignment.ours.strings[alignment.target[token]]
+            assert begun
+            assert string.startswith(begun)
 
 
 def test_the_share_counts_supervised_tokens() -> None:
     ours, theirs = TOKENIZERS["byte-level"], TOKENIZERS["short"]
     ids = text_ids(ours, "the answer to the question")
     row = {"input_ids": ids, "labels": [-100, -100, *ids[2:]]}
-    assert Alignment(ours, ours).share([row, row]) == (2 * (len(ids) - 2),) * 2
+    same = Alignment(ours, ours).measure([row, row])
+    assert (same.aligned, same.tokens, same.rows, same.value, same.longest) == (2 * (len(ids) - 2), 2 * (len(ids) - 2), 2, 1, len(ids))
     alignment = Alignment(ours, theirs)
-    aligned, total = alignment.share([row])
-    assert total == len(ids) - 2
-    assert aligned == sum(place != NOWHERE for place in alignment.row(ids).places[1:-1])
+    other = alignment.measure([row])
+    assert other.tokens == len(ids) - 2
+    assert other.aligned == sum(place != NOWHERE for place in alignment.row(ids).places[1:-1])
+    assert str(other).startswith(f"{round(100 * other.value)} % of the supervised tokens align")
 
 
 def word_piece() -> Any:

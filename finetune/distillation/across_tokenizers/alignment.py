@@ -10,19 +10,24 @@ Special tokens of the same name are each other's, and so are the two ends of tex
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, islice
 from os.path import commonprefix
 from typing import Any
 
 import numpy as np
 
+from finetune.data.collator import NO_LOSS, labels_of
+from finetune.data.prepare import tokenizer_fingerprint
 from finetune.data.tokenise import lead_ids
 from finetune.distillation.across_tokenizers.byte_strings import ByteStrings, byte_strings
+from finetune.formatting import percent
+from finetune.storage import digest
 
 NOWHERE = -1
+MEASURED = 200  # rows whose share is said before a run: enough for a percent or two
 
 
 @dataclass(frozen=True)
@@ -33,29 +38,56 @@ class AlignedRow:
     places: list[int]
 
 
+@dataclass(frozen=True)
+class Share:
+    """How many supervised tokens of some rows align, and the longest row in the teacher's tokens."""
+
+    aligned: int
+    tokens: int
+    rows: int
+    longest: int
+
+    @property
+    def value(self) -> float:
+        return self.aligned / max(1, self.tokens)
+
+    def __str__(self) -> str:
+        return f"{percent(self.value)} of the supervised tokens align with the teacher's ({self.aligned:,} of {self.tokens:,} in {self.rows:,} rows)"
+
+
 class Alignment:
     """From a student's tokens to a teacher's; raises VocabularyMismatch if the tokens of one are no byte strings."""
 
     def __init__(self, student: Any, teacher: Any) -> None:
+        self.student, self.teacher = student, teacher
         self.ours, self.theirs = byte_strings(student, "student"), byte_strings(teacher)
         self.counterpart = _counterparts(student, teacher, self.ours, self.theirs)
         self.begin, self.lead = lead_ids(student), lead_ids(teacher)
         self.spelling = {string[0]: token for string, token in self.theirs.by_bytes().items() if len(string) == 1}
         self.content = {number: content.encode() for content, number in self.ours.special.items()}
-        self._backend = type(teacher.backend_tokenizer).from_str(teacher.backend_tokenizer.to_str())  # its settings are changed
-        self._backend.no_truncation()
-        self._backend.no_padding()
-        self._backend.encode_special_tokens = True  # the name of a special token in a text is text
+        self._our_backend, self._backend = _backend(student), _backend(teacher)
 
     @cached_property
     def target(self) -> np.ndarray:
-        """For each teacher token the student's token with the longest bytes that it begins with; -1 for those without bytes."""
+        """For each teacher token the one that the student's tokenizer writes first for its bytes; -1 for those without bytes.
+
+        Where it writes other bytes (a space before every text) or the bytes are no text: the student's longest token that they begin with.
+        """
         known = self.ours.by_bytes()
         found = np.full(len(self.theirs.strings), NOWHERE, dtype=np.int64)
+        longer: dict[int, bytes] = {}
         for token, string in enumerate(self.theirs.strings):
             if string:
-                ends = (end for end in range(len(string), 0, -1) if string[:end] in known)
-                found[token] = known.get(string[: next(ends, 0)], NOWHERE)
+                begun = next((known[string[:end]] for end in range(len(string), 0, -1) if string[:end] in known), NOWHERE)
+                found[token] = begun
+                if string not in known:
+                    longer[token] = string
+        texts = [string.decode(errors="ignore") for string in longer.values()]
+        written = self._our_backend.encode_batch_fast(texts, add_special_tokens=False)
+        for (token, string), text, encoding in zip(longer.items(), texts, written, strict=True):
+            first = self.ours.strings[encoding.ids[0]] if encoding.ids else None
+            if first and text.encode() == string and string.startswith(first):
+                found[token] = encoding.ids[0]
         for ours, theirs in self.counterpart.items():
             found[theirs] = ours
         return found
@@ -74,17 +106,21 @@ class Alignment:
                 places[place] = NOWHERE
         return AlignedRow(read, places)
 
-    def share(self, rows: Iterable[Any]) -> tuple[int, int]:
-        """Of the supervised tokens of rows: those that align, and all."""
-        from finetune.data.collator import labels_of
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same two tokenizers."""
+        return digest([tokenizer_fingerprint(self.student), tokenizer_fingerprint(self.teacher)])
 
-        aligned = total = 0
-        for row in rows:
-            labels = list(labels_of(row))
-            places = self.row(list(row["input_ids"])).places
-            supervised = [place for place, label in zip(places, labels[1:], strict=False) if label != -100]
-            aligned, total = aligned + sum(place != NOWHERE for place in supervised), total + len(supervised)
-        return aligned, total
+    def measure(self, rows: Sequence[Any]) -> Share:
+        """How much of the first MEASURED rows (input_ids, labels) aligns."""
+        aligned = tokens = longest = 0
+        looked_at = list(islice(iter(rows), MEASURED))
+        for row in looked_at:
+            read = self.row(list(row["input_ids"]))
+            supervised = [place for place, label in zip(read.places, list(labels_of(row))[1:], strict=False) if label != NO_LOSS]
+            aligned, tokens = aligned + sum(place != NOWHERE for place in supervised), tokens + len(supervised)
+            longest = max(longest, len(read.ids))
+        return Share(aligned, tokens, len(looked_at), longest)
 
     def _read(self, ids: Sequence[int]) -> tuple[list[int], list[int | None], list[int | None]]:
         """The teacher's ids; how many bytes have been read after each of them and after each of the student's, None where they differ."""
@@ -132,6 +168,15 @@ class Alignment:
                 return False
             start += len(piece)
         return True
+
+
+def _backend(tokenizer: Any) -> Any:
+    """A copy of the fast tokenizer that reads the name of a special token as text, as rows have it."""
+    copy = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    copy.encode_special_tokens = True
+    return copy
 
 
 def _pieces(text: bytes) -> Iterator[tuple[bytes, bool]]:
