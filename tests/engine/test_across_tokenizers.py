@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from finetune.distillation.across_tokenizers.alignment import NOWHERE, Alignment
+from finetune.distillation.across_tokenizers.alignment import NOWHERE, Alignment, Share
 from finetune.distillation.across_tokenizers.byte_strings import byte_strings
 from finetune.errors import VocabularyMismatch
 
@@ -29,7 +29,8 @@ def small_merges(vocabulary: int = 275, **names: str) -> Any:
 TOKENIZERS = {"byte-level": byte_level(), "with a beginning": byte_level(bos=True), "pieces": sentence_piece(), "short": small_merges()}
 PAIRS = [(ours, theirs) for ours in TOKENIZERS for theirs in TOKENIZERS]
 ALIGNMENTS = {pair: Alignment(*(TOKENIZERS[name] for name in pair)) for pair in PAIRS}
-WORDS = st.one_of(st.text(), st.lists(st.sampled_from(["the answer", " question", "\n\n", "stays", "ü", "数字", " ", "</s>", "🙂"])).map("".join))
+PARTS = ["the answer", " question", "\n\n", "stays", "ü", "数字", " ", "</s>", "🙂"]
+WORDS = st.one_of(st.text(), st.lists(st.sampled_from(PARTS)).map("".join))
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
@@ -148,12 +149,24 @@ def test_the_share_counts_supervised_tokens() -> None:
     ids = text_ids(ours, "the answer to the question")
     row = {"input_ids": ids, "labels": [-100, -100, *ids[2:]]}
     same = Alignment(ours, ours).measure([row, row])
-    assert (same.aligned, same.tokens, same.rows, same.value, same.longest) == (2 * (len(ids) - 2), 2 * (len(ids) - 2), 2, 1, len(ids))
+    assert (same.aligned, same.tokens, same.rows, same.value) == (2 * (len(ids) - 2), 2 * (len(ids) - 2), 2, 1)
     alignment = Alignment(ours, theirs)
     other = alignment.measure([row])
     assert other.tokens == len(ids) - 2
     assert other.aligned == sum(place != NOWHERE for place in alignment.row(ids).places[1:-1])
     assert str(other).startswith(f"{round(100 * other.value)} % of the supervised tokens align")
+    Share(5, 10, 1).check()
+    with pytest.raises(VocabularyMismatch, match=r"^Only 49 % of the supervised tokens align with the teacher's tokens") as error:
+        Share(49, 100, 3).check()
+    assert "make the student from the teacher" in str(error.value.hint)
+
+
+def test_a_teacher_reads_no_more_than_its_context_holds() -> None:
+    ours = TOKENIZERS["byte-level"]
+    ids = text_ids(ours, "the answer to the question is that all the rest stays the same")
+    row = Alignment(ours, ours, limit=4).row(ids)
+    assert row.ids == ids[:4]
+    assert row.places == [0, 1, 2, 3, *[NOWHERE] * (len(ids) - 4)]
 
 
 def word_piece() -> Any:
@@ -175,5 +188,5 @@ def test_tokens_that_are_no_byte_strings_are_refused(tokenizer: Any, why: str) -
     with pytest.raises(VocabularyMismatch, match=f"^The teacher's tokens are no byte strings: its tokenizer {why}.$") as error:
         Alignment(TOKENIZERS["short"], tokenizer)
     assert "SentencePiece" in str(error.value.hint)
-    with pytest.raises(VocabularyMismatch, match="^The student's tokens"):
+    with pytest.raises(VocabularyMismatch, match=r"^The student's tokens"):
         Alignment(tokenizer, TOKENIZERS["short"])

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, groupby, islice
-from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -23,10 +22,12 @@ from finetune.data.collator import NO_LOSS, labels_of
 from finetune.data.prepare import tokenizer_fingerprint
 from finetune.data.tokenise import lead_ids
 from finetune.distillation.across_tokenizers.byte_strings import ByteStrings, byte_strings
+from finetune.errors import VocabularyMismatch
 from finetune.formatting import percent
 from finetune.storage import digest
 
 NOWHERE = -1
+LEAST = 0.5
 MEASURED = 200  # rows whose share is said before a run: enough for a percent or two
 
 
@@ -40,26 +41,38 @@ class AlignedRow:
 
 @dataclass(frozen=True)
 class Share:
-    """How many supervised tokens of some rows align, and the longest row in the teacher's tokens."""
+    """How many supervised tokens of some rows align."""
 
     aligned: int
     tokens: int
     rows: int
-    longest: int
 
     @property
     def value(self) -> float:
         return self.aligned / max(1, self.tokens)
 
     def __str__(self) -> str:
-        return f"{percent(self.value)} of the supervised tokens align with the teacher's ({self.aligned:,} of {self.tokens:,} in {self.rows:,} rows)"
+        counted = f"{self.aligned:,} of {self.tokens:,} in {self.rows:,} rows"
+        return f"{percent(self.value)} of the supervised tokens align with the teacher's tokens ({counted})"
+
+    def check(self) -> None:
+        """Raises VocabularyMismatch if the teacher could say something about too few tokens."""
+        if self.value < LEAST:
+            raise VocabularyMismatch(
+                f"Only {self}.",
+                hint="Choose a teacher or a student whose tokenizer cuts this text into more similar pieces, "
+                "or make the student from the teacher.",
+            )
 
 
 class Alignment:
-    """From a student's tokens to a teacher's; raises VocabularyMismatch if the tokens of one are no byte strings."""
+    """From a student's tokens to a teacher's, which reads at most `limit` of a row.
 
-    def __init__(self, student: Any, teacher: Any) -> None:
-        self.student, self.teacher = student, teacher
+    Raises VocabularyMismatch if the tokens of one are no byte strings.
+    """
+
+    def __init__(self, student: Any, teacher: Any, limit: int | None = None) -> None:
+        self.student, self.teacher, self.limit = student, teacher, limit
         self.ours, self.theirs = byte_strings(student, "student"), byte_strings(teacher)
         self.counterpart = _counterparts(student, teacher, self.ours, self.theirs)
         self.begin, self.lead = lead_ids(student), lead_ids(teacher)
@@ -99,6 +112,7 @@ class Alignment:
     def row(self, ids: Sequence[int]) -> AlignedRow:
         """What the teacher reads for a row, and where it has read the same; a place counts only where it can say the next token."""
         read, ends, edges = self._read(ids)
+        read, ends = read[: self.limit], ends[: self.limit]
         last = {end: place for place, end in enumerate(ends) if end is not None}  # of several at one place, the last has read all
         places = [NOWHERE if edge is None else last.get(edge, NOWHERE) for edge in edges]
         for place, following in enumerate(ids[1:]):
@@ -113,14 +127,13 @@ class Alignment:
 
     def measure(self, rows: Sequence[Any]) -> Share:
         """How much of the first MEASURED rows (input_ids, labels) aligns."""
-        aligned = tokens = longest = 0
+        aligned = tokens = 0
         looked_at = list(islice(iter(rows), MEASURED))
         for row in looked_at:
             read = self.row(list(row["input_ids"]))
             supervised = [place for place, label in zip(read.places, list(labels_of(row))[1:], strict=False) if label != NO_LOSS]
             aligned, tokens = aligned + sum(place != NOWHERE for place in supervised), tokens + len(supervised)
-            longest = max(longest, len(read.ids))
-        return Share(aligned, tokens, len(looked_at), longest)
+        return Share(aligned, tokens, len(looked_at))
 
     def _read(self, ids: Sequence[int]) -> tuple[list[int], list[int | None], list[int | None]]:
         """The teacher's ids; how many bytes have been read after each of them and after each of the student's, None where they differ."""
@@ -161,13 +174,20 @@ class Alignment:
             ahead = 1 if joined == b" " + piece else 0  # SentencePiece writes a space before a text
             if ahead and len(strings[0]) > 1:  # where this text begins, the next token has a space that the text does not have
                 ends[:] = [None if end == start else end for end in ends]
-            same = len(commonprefix([joined[ahead:], piece]))
+            same = _same(joined[ahead:], piece)
             read += tokens
             ends += (start + end - ahead if end - ahead <= same else None for end in accumulate(map(len, strings)))
             if joined[ahead:] != piece:
                 return False
             start += len(piece)
         return True
+
+
+def _same(one: bytes, other: bytes) -> int:
+    """How many first bytes are equal."""
+    if one == other:
+        return len(one)
+    return next((place for place, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), min(len(one), len(other)))
 
 
 def _backend(tokenizer: Any) -> Any:

@@ -3,8 +3,8 @@
     ours = byte_strings(tokenizer)
     ours.strings[262], ours.special         # b" the", {"<|im_end|>": 2}
 
-Exact for byte-level BPE (GPT-2, Llama 3, Qwen) and for SentencePiece that spells what it does not know in bytes (Llama 2, Gemma). Tokenizers that
-lose something of the text (WordPiece: white space; SentencePiece without bytes: unknown characters) have no byte strings.
+Exact for byte-level BPE (GPT-2, Llama 3, Qwen) and for SentencePiece that spells what it does not know in bytes (Llama 2, Gemma).
+Tokenizers that lose something of the text (WordPiece: white space; SentencePiece without bytes: unknown characters) have no byte strings.
 """
 
 from __future__ import annotations
@@ -53,7 +53,11 @@ def byte_strings(tokenizer: Any, whose: str = "teacher") -> ByteStrings:
     elif kinds & {"ByteFallback", "Metaspace"}:
         read, spells = _sentence_piece, "ByteFallback" in kinds
     else:
-        what = "its tokenizer has no fast version" if backend is None else f"its tokenizer decodes with {' and '.join(sorted(kinds)) or 'nothing'}"
+        what = (
+            "its tokenizer has no fast version"
+            if backend is None
+            else f"its tokenizer decodes with {' and '.join(sorted(kinds)) or 'nothing'}"
+        )
         raise VocabularyMismatch(f"The {whose}'s tokens are no byte strings: {what}.", hint=HINT)
     vocabulary = backend.get_vocab(with_added_tokens=True)
     strings: list[bytes | None] = [None] * (max(vocabulary.values()) + 1)
