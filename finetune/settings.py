@@ -183,8 +183,8 @@ class DistillationSpec(Spec):
     objective: Annotated[str, Known("objectives")] = Field("forward_kl", description="How student and teacher are compared.")
     cache: Literal["auto", "none", "hidden", "gradient"] = Field("auto", description="What is cached of the teacher's output on disk.")
     supervise: Literal["all", "answers"] = Field("all", description="Train on every token, or on answers only.")
-    across_tokenizers: Literal["projected"] | None = Field(
-        None, description="How a teacher with another tokenizer is compared; left out: it is refused."
+    across_tokenizers: Literal["none", "projected"] = Field(
+        "none", description="How a teacher with another tokenizer is compared; none: it is refused."
     )
 
 

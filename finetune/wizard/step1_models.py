@@ -34,7 +34,7 @@ MORE_STUDENT = (
     "Made from the teacher: some of its layers are left out, the rest is copied. A student that keeps nearly all layers starts with most "
     "of what the teacher knows; one that keeps two thirds answers badly until it is trained; one that keeps less than half has nearly "
     "everything to learn again, which takes far more data and time.\n"
-    "Any other student must have the teacher's tokenizer."
+    "Any other student must have the teacher's tokenizer, unless you let the two be compared across tokenizers (in the advanced settings)."
 )
 MORE_LAYERS = (
     "More layers: a better and slower student. Two thirds are a good start; below half, expect much less than the teacher can do.\n"

@@ -12,6 +12,7 @@ MORE_RATE = (
     "Adapters need higher rates than full models and students."
 )
 DISTILLING = ("distillation.objective", "distillation.supervise", "distillation.cache")
+OF_ANOTHER_FAMILY = ("distillation.across_tokenizers",)  # a student that is made from its teacher has its tokenizer
 ALWAYS = (
     "dataset.max_length",
     "dataset.held_out",
@@ -36,6 +37,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     draft = ask_field(draft, prompter, "training.learning_rate", help="" if distilling else usual, more=MORE_RATE)
     if prompter.confirm("advanced", "Change advanced settings?", default=False, help="All have defaults that work."):
         of_the_method = [f"method.{name}" for name in method.Spec.model_fields if name != "kind"]
-        for key in (*of_the_method, *(DISTILLING if distilling else ()), *ALWAYS):
+        named = OF_ANOTHER_FAMILY if distilling and isinstance(draft["model"], str) else ()
+        for key in (*of_the_method, *(DISTILLING if distilling else ()), *named, *ALWAYS):
             draft = ask_field(draft, prompter, key)
     return draft
