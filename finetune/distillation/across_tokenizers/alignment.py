@@ -10,7 +10,7 @@ Special tokens of the same name are each other's, and so are the two ends of tex
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, groupby, islice
@@ -134,6 +134,12 @@ class Alignment:
             supervised = [place for place, label in zip(read.places, list(labels_of(row))[1:], strict=False) if label != NO_LOSS]
             aligned, tokens = aligned + sum(place != NOWHERE for place in supervised), tokens + len(supervised)
         return Share(aligned, tokens, len(looked_at))
+
+    def held_out(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A held-out row in the teacher's tokens: what it is asked, and what it has to predict."""
+        ids, prompt = self.row(list(row["input_ids"])).ids, self.row(list(row["prompt_ids"])).ids
+        start = 1 if row["labels"][1] != NO_LOSS else len(prompt)
+        return {**row, "input_ids": ids, "labels": [NO_LOSS] * start + ids[start:], "length": len(ids), "prompt_ids": prompt}
 
     def _read(self, ids: Sequence[int]) -> tuple[list[int], list[int | None], list[int | None]]:
         """The teacher's ids; how many bytes have been read after each of them and after each of the student's, None where they differ."""

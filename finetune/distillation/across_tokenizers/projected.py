@@ -11,7 +11,7 @@ Supervised tokens where the two have not read the same bytes learn from their la
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -37,9 +37,9 @@ class ProjectedHead(Head):
         return self.size
 
     def first(self, vocabulary: int) -> Head:
-        if vocabulary != self.size:
-            raise ValueError(f"this head was made for {self.size} student tokens, not for {vocabulary}")
-        return self
+        """Over fewer of the student's tokens: what begins with another is left out."""
+        target = torch.where(self.target < vocabulary, self.target, NOWHERE)
+        return replace(self, target=target, size=min(vocabulary, self.size))
 
     def logits(self, hidden: Tensor) -> Tensor:
         logits = super().logits(hidden)
