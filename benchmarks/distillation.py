@@ -119,6 +119,7 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
         if ours:
             from finetune.distillation.cache_builder import build_cache
             from finetune.distillation.setup import DistillationSetup
+            from finetune.distillation.teachers import Teacher
             from finetune.events import CheckpointSaved, Recorder
             from finetune.methods.full import Full
             from finetune.recipe import Recipe
@@ -140,7 +141,7 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
                 with asking:
                     cache = build_cache("gradient" if gradient else "hidden", teacher, dataset, folder, **gradient)
                 cache_bytes, teacher = cache.nbytes, None
-            setup, recorder = DistillationSetup(recipe.distillation, teacher, cache, "", None), Recorder()
+            setup, recorder = DistillationSetup(recipe.distillation, [Teacher(teacher, cache)]), Recorder()
             with Busy() as busy, contest.Watch() as watch:
                 train(student, tokenizer, dataset, recipe, machine, recorder, folder=Path(folder), make_trainer=setup.trainer)
             saving = sum(saved.seconds for saved in recorder.of(CheckpointSaved))  # the others save nothing

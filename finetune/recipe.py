@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
@@ -27,11 +27,13 @@ from finetune.settings import (
     DatasetSpec,
     DistillationSpec,
     MethodSpec,
+    OneTeacherSpec,
     Spec,
     StudentSpec,
     TeacherSpec,
     TrainingSpec,
     UploadSpec,
+    problem_of_several,
     usual,
 )
 from finetune.shell import quoted
@@ -52,6 +54,9 @@ class Recipe(Spec):
         STARTER, description="A Hub id, a folder, an earlier run or a .gguf file; or a student made from the teacher."
     )
     teacher: TeacherSpec | None = Field(None, description="The model that the student imitates.")
+    teachers: Annotated[list[OneTeacherSpec], Field(min_length=2)] | None = Field(
+        None, description="Several teachers instead of one: mixed by weight, or each for its own rows."
+    )
     output_dir: str = Field("./finetuned_model", min_length=1, title="Output folder", description="For the model and all records.")
     dataset: DatasetSpec = Field(DatasetSpec(), description="The rows to learn from.")
     method: SerializeAsAny[MethodSpec] = Field(description="Which weights learn, and how.")
@@ -70,7 +75,7 @@ class Recipe(Spec):
         if filled.get("approach") == "distillation":
             if filled.get("model") is None:
                 filled["model"] = {"from_teacher": {"layers": 0.67}}
-            if filled.get("teacher") is None:
+            if filled.get("teacher") is None and filled.get("teachers") is None:
                 filled["teacher"] = STARTER
             filled.setdefault("output_dir", "./distilled_model")
         kind = "full" if filled.get("approach") == "distillation" else "lora"
@@ -83,6 +88,11 @@ class Recipe(Spec):
     @classmethod
     def _in_full(cls, given: Any, info: ValidationInfo) -> Any:
         return _full(str(info.field_name), given)
+
+    @field_validator("teachers", mode="before", json_schema_input_type=list[str | OneTeacherSpec] | None)
+    @classmethod
+    def _each_in_full(cls, given: Any) -> Any:
+        return [_full("teacher", each) for each in given] if isinstance(given, list) else given
 
     @field_validator("method", mode="before")
     @classmethod
@@ -100,6 +110,35 @@ class Recipe(Spec):
             raise ValueError("`model: {from_teacher: ...}` makes a student, which needs `approach: distillation`")
         return self
 
+    @model_validator(mode="after")
+    def _teachers_agree(self) -> Recipe:
+        if self.teachers is None:
+            return self
+        if self.teacher is not None:
+            raise ValueError("has `teacher` and `teachers`: give one of the two")
+        if self.approach == "fine-tuning":
+            raise ValueError("has `teachers`, which need `approach: distillation`")
+        if problem := problem_of_several(self.teachers):
+            raise ValueError(f"has `teachers` {problem}")
+        return self
+
+    @property
+    def all_teachers(self) -> list[TeacherSpec]:
+        """The teacher, or all of several; none when fine-tuning."""
+        return [*self.teachers] if self.teachers else [self.teacher] if self.teacher else []
+
+    @property
+    def main_teacher(self) -> int:
+        """Of several teachers the number of the one that a student is set beside: the heaviest, or the first."""
+        weights = [1.0 if each.weight is None else each.weight for each in self.teachers or []]
+        return weights.index(max(weights)) if weights else 0
+
+    @property
+    def routed_by(self) -> str | None:
+        """The column that says whose row it is, where teachers have rows of their own."""
+        rows = self.teachers[0].rows if self.teachers else None
+        return rows.column if rows else None
+
     def __init__(self, **keys: Any) -> None:
         """The same in Python: raises RecipeError naming the key."""
         try:
@@ -115,6 +154,9 @@ class Recipe(Spec):
         """Merge layers (later ones win, key by key) over the defaults; raises RecipeError naming the key."""
         merged: dict[str, Any] = {}
         for layer in layers:
+            for named, other in (("teacher", "teachers"), ("teachers", "teacher")):
+                if layer.get(named) is not None and layer.get(other) is None:
+                    merged.pop(other, None)  # one teacher takes the place of several, and the other way round
             merged = merge(merged, layer)
         try:
             return cls.model_validate(merged)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from finetune.methods.earlier import EarlierAdapter
     from finetune.models.location import LocatedModel
 
-RESOLVED = ("machine", "located", "teacher_located", "tokenizer", "data")
+RESOLVED = ("machine", "located", "teachers_located", "tokenizer", "data")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +85,15 @@ class RunContext:
         return self.located.base if self.earlier and self.located.base else self.located
 
     @cached_property
-    def teacher_located(self) -> LocatedModel:
-        if self.recipe.teacher is None:
+    def teachers_located(self) -> list[LocatedModel]:
+        if not self.recipe.all_teachers:
             raise RecipeError("A distillation needs a teacher.", hint="--set teacher=MODEL")
-        return self._locate("teacher", self.recipe.teacher.source, self.recipe.teacher.load_in)
+        return [self._locate("teacher", each.source, each.load_in) for each in self.recipe.all_teachers]
+
+    @property
+    def teacher_located(self) -> LocatedModel:
+        """The teacher, or the first of several: the one that a student is made from."""
+        return self.teachers_located[0]
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -97,10 +102,12 @@ class RunContext:
         return load_tokenizer(self.located)
 
     @cached_property
-    def teacher_tokenizer(self) -> Any:
+    def teacher_tokenizers(self) -> list[Any]:
+        """Of each teacher; the first is the student's own where that is made from it."""
         from finetune.models.load import load_tokenizer
 
-        return self.tokenizer if self.student_is_made else load_tokenizer(self.teacher_located)
+        ours = [self.tokenizer] if self.student_is_made else []
+        return ours + [load_tokenizer(located) for located in self.teachers_located[len(ours) :]]
 
     @cached_property
     def data(self) -> PreparedData:
@@ -114,6 +121,7 @@ class RunContext:
                 tokenizer,
                 seed=self.recipe.seed,
                 supervise=self.recipe.distillation.supervise if self.distils else "answers",
+                routed_by=self.recipe.routed_by,
                 runtime=self.runtime,
                 reporter=self.reporter,
             )
@@ -133,7 +141,10 @@ class RunContext:
             from finetune.methods.earlier import settings_kept
 
             found["method"] = settings_kept(self.earlier, self.recipe.method)
-        if self.distils:
+        if self.recipe.teachers:
+            each = zip(self.recipe.teachers, self.teachers_located, strict=True)
+            found["teachers"] = [{**spec.model_dump(), "source": located.pinned} for spec, located in each]
+        elif self.distils:
             found["teacher"] = {"source": self.teacher_located.pinned}
         if self.data.report.pinned_source:
             found["dataset"] = {"source": self.data.report.pinned_source}

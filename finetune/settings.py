@@ -8,6 +8,7 @@ The wizard's questions, the JSON schema and the trainers all read this. The sett
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -125,6 +126,53 @@ class TeacherSpec(Spec):
 
     source: str = Field(min_length=1, title="Teacher", description="A Hub id, a folder, an earlier run or a .gguf file.")
     load_in: Literal["8bit", "4bit"] | None = Field(None, description="Load the teacher in fewer bits: less memory; needs bitsandbytes.")
+
+
+class TeacherRows(Spec):
+    """The rows that one of several teachers teaches: those with this value in a column of the data."""
+
+    column: str = Field(min_length=1, description="The column that says whose row it is.")
+    equals: str = Field(description="The value of the rows of this teacher.")
+
+    @field_validator("equals", mode="before", json_schema_input_type=str | int | float | bool)
+    @classmethod
+    def _as_text(cls, equals: Any) -> Any:
+        return cell_text(equals) if isinstance(equals, int | float) else equals
+
+
+class OneTeacherSpec(TeacherSpec):
+    """One of several teachers."""
+
+    weight: float | None = Field(None, gt=0, description="Its share of the mixture, beside those of the others; equal if left out.")
+    rows: TeacherRows | None = Field(None, description="The rows that it teaches alone; without it all teachers teach every row.")
+
+
+def problem_of_several(teachers: Sequence[OneTeacherSpec]) -> str | None:
+    """Why these are not teachers of one student: some rows would have no teacher, or two."""
+    rows = [each.rows for each in teachers if each.rows]
+    if not rows:
+        return None
+    if len(rows) < len(teachers):
+        return "of which some have `rows` and others have none: either all of them teach rows of their own, or none"
+    if any(each.weight is not None for each in teachers):
+        return "with both `rows` and `weight`: a teacher is alone with its own rows, so give one of the two"
+    if len({each.column for each in rows}) > 1:
+        return "whose `rows` name different columns, so a row could have two teachers: use one column"
+    values = [each.equals for each in rows]
+    twice = next((value for value in values if values.count(value) > 1), None)
+    return None if twice is None else f"of which two have the rows where {rows[0].column} is {twice}: a row has one teacher"
+
+
+def part_of(spec: OneTeacherSpec) -> str:
+    """What one of several teachers teaches, in words: its rows, or its weight beside the others'."""
+    if spec.rows:
+        return f"rows where {spec.rows.column} is {spec.rows.equals}"
+    return f"weight {1.0 if spec.weight is None else spec.weight:g}"
+
+
+def cell_text(value: Any) -> str:
+    """A cell as a person would write it in a recipe: true, 3, docs; nothing where there is none."""
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class ColumnsSpec(Spec):

@@ -17,6 +17,8 @@ NAMES = {
 LOWER_IS_BETTER = ("perplexity", "kl")
 FEWEST_ROWS = 8  # below, no interval holds its word (benchmarks/coverage.py): nothing is said
 
+SHOWN_OF_EACH = ("rougeL", "perplexity")  # of several teachers
+
 
 def number(metric: str, value: float) -> str:
     """A score, rounded to the digits that matter."""
@@ -88,3 +90,13 @@ def beside_the_teacher(scores: Mapping[str, Any]) -> str | None:
     if student < teacher:
         return f"lower than the teacher's, {both}: the student predicts {what} better"
     return f"{student / teacher:.2f} times the teacher's, {both}: the student predicts {what} less well"
+
+
+def each_teacher(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Of several teachers each with its part, and in words what it scores on its own rows; empty where there is one."""
+    found = []
+    for teacher in scores.get("teachers") or []:
+        metrics = [metric for metric in in_order([name for name in teacher if name in NAMES]) if metric in SHOWN_OF_EACH]
+        values = ", ".join(f"{NAMES[metric]} {number(metric, teacher[metric])}" for metric in metrics)
+        found.append((f"{teacher['source']} ({teacher['part']})", f"{values} on {teacher['rows']:,} rows" if values else ""))
+    return found

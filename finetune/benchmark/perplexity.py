@@ -92,7 +92,8 @@ def answer_losses(
                 raise BenchmarkError(
                     "The teacher's scores are from different rows.", hint="Score it again on the same data, rows and seed."
                 )
-            pairs = [compare(head, hidden[part], teacher.head, teacher.rows[number][part]) for part in parts(len(hidden), head)]
+            theirs = teacher.head_of_row(number)
+            pairs = [compare(head, hidden[part], theirs, teacher.rows[number][part]) for part in parts(len(hidden), head)]
             found.divergences.append(sum(divergence for divergence, _ in pairs))
             found.agreed.append(sum(agreed for _, agreed in pairs))
         if remember is not None:

@@ -19,10 +19,17 @@ from finetune.training.head import Head
 
 @dataclass
 class TeacherStates:
-    """The teacher's last hidden states [n, d] at the supervised positions of every row, in its own dtype, and its head."""
+    """The teacher's last hidden states [n, d] at the supervised positions of every row, in its own dtype, and its head.
+
+    Where rows have teachers of their own there is a head for each row in `heads`.
+    """
 
     head: Head
     rows: list[torch.Tensor] = field(default_factory=list)
+    heads: list[Head] = field(default_factory=list)
+
+    def head_of_row(self, number: int) -> Head:
+        return self.heads[number] if self.heads else self.head
 
 
 def compare(student: Head, ours: torch.Tensor, teacher: Head, theirs: torch.Tensor) -> tuple[float, int]:

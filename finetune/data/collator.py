@@ -20,7 +20,7 @@ def labels_of(row: Mapping[str, Any]) -> Any:
 
 
 class Collator:
-    """Pads with `pad_id`, labels with -100; rows without labels learn every token. A `row` column is passed through as a LongTensor.
+    """Pads with `pad_id`, labels with -100; rows without labels learn every token. `row` and `teacher_number` pass as LongTensors.
 
     No attention mask is made unless `mask` is set: padding stands to the right, and causal attention never looks there.
     """
@@ -42,6 +42,7 @@ class Collator:
             batch["labels"][number, :length] = torch.as_tensor(labels_of(row))
             if self.mask:
                 batch["attention_mask"][number, :length] = 1
-        if "row" in rows[0]:
-            batch["row"] = torch.as_tensor([row["row"] for row in rows], dtype=torch.long)
+        for name in ("row", "teacher_number"):
+            if name in rows[0]:
+                batch[name] = torch.as_tensor([row[name] for row in rows], dtype=torch.long)
         return batch

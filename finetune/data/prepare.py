@@ -64,10 +64,13 @@ def prepare_data(
     *,
     seed: int,
     supervise: Literal["answers", "all"] = "answers",
+    routed_by: str | None = None,
     runtime: RuntimeOptions | None = None,
     reporter: Reporter | None = None,
 ) -> PreparedData:
     """Tokens to train on and held-out rows for the benchmark; a held-out row is never trained on.
+
+    Each has a `route`, what the column `routed_by` says of it, if there is one.
 
     Labels are -100 where there is no loss and the token itself elsewhere (the shift by one happens in the loss); a student
     that learns every token (`supervise="all"`) is measured on every token. Raises the DatasetError that states what is wrong.
@@ -75,8 +78,8 @@ def prepare_data(
     from datasets import Dataset
 
     runtime, reporter = runtime or RuntimeOptions(), reporter or Recorder()
-    rows = read_rows(spec, runtime, reporter)
-    evaluation = read_rows(spec, runtime, reporter, split=spec.eval_split) if spec.eval_split else None
+    rows = read_rows(spec, runtime, reporter, routed_by=routed_by)
+    evaluation = read_rows(spec, runtime, reporter, split=spec.eval_split, routed_by=routed_by) if spec.eval_split else None
     settings = [str(spec.samples), str(spec.held_out), str(spec.max_length), str(seed), supervise]
     contents = [rows.fingerprint, evaluation.fingerprint if evaluation else "", tokenizer_fingerprint(tokenizer)]
     fingerprint = digest([str(VERSION), *contents, *settings])
@@ -85,7 +88,7 @@ def prepare_data(
     if not folder.is_dir():
         division = divide(rows, evaluation, spec, seed)
         with cache_folder(folder) as unfinished:
-            report = _Stage(rows, division, tokenizer, spec, reporter).run(unfinished, supervise)
+            report = _Stage(rows, division, tokenizer, spec, reporter).run(unfinished, supervise, routed=routed_by is not None)
             (unfinished / "report.json").write_text(json.dumps(report.to_dict(), ensure_ascii=False), encoding="utf-8")
     report = DataReport(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
     report.restricted = rows.restricted or (evaluation is not None and evaluation.restricted)
@@ -118,13 +121,14 @@ class _Stage:
         if tokenizer.eos_token is None:
             self.report.notes.append("The tokenizer has no end-of-text token: the model does not learn to end its answers.")
 
-    def run(self, folder: Path, supervise: Literal["answers", "all"]) -> DataReport:
+    def run(self, folder: Path, supervise: Literal["answers", "all"], *, routed: bool) -> DataReport:
         report = self.report
         thinking = decide(self.tokenizer, self.rows, self.division.train)
         encoder = Encoder(self.tokenizer, max_length=self.spec.max_length, supervise=supervise, thinking=bool(thinking.thinking))
         report.template = {"text": "plain", tokenized.FORMAT: "none"}.get(report.format, encoder.template.name)
-        _write(folder / "train.arrow", self._train_rows(encoder), _TRAIN)
-        _write(folder / "held_out.arrow", self._held_out_rows(encoder), _HELD_OUT)
+        route = {"route": "string"} if routed else {}
+        _write(folder / "train.arrow", self._train_rows(encoder), _TRAIN | route)
+        _write(folder / "held_out.arrow", self._held_out_rows(encoder), _HELD_OUT | route)
         self._check()
         report.used = report.train + report.held_out
         report.thinking, report.prompt_options = thinking.thinking, thinking.options
@@ -152,14 +156,15 @@ class _Stage:
                 report.truncated_prompts += sequence.prompt_cut
                 report.truncated_answers += sequence.answer_cut
                 report.truncated += sequence.prompt_cut or sequence.answer_cut
-                yield {"input_ids": sequence.ids, "labels": sequence.labels, "length": len(sequence.ids), "row": len(self.lengths)}
+                row = {"input_ids": sequence.ids, "labels": sequence.labels, "length": len(sequence.ids), "row": len(self.lengths)}
+                yield row | _route(record)
                 self.lengths.append(len(sequence.ids))
 
     def _held_out_rows(self, encoder: Encoder) -> Iterator[dict[str, Any]]:
         for record, sequences in self._encoded(encoder, self.division.held_out_rows, self.division.held_out):
             self.report.held_out += 1
             for sequence in sequences:
-                yield _measured(sequence, record, self.tokenizer)
+                yield _measured(sequence, record, self.tokenizer) | _route(record)
 
     def _encoded(self, encoder: Encoder, rows: Rows, chosen: np.ndarray) -> Iterator[tuple[dict[str, Any], list[Sequence]]]:
         total = len(self.division.train) + len(self.division.held_out)
@@ -205,6 +210,10 @@ def _report_of(facts: RowFacts, measured: RowFacts | None) -> DataReport:
         found["skipped_rows"] += [row._asdict() for row in measured.skipped_rows][: KEPT_SKIPPED - len(found["skipped_rows"])]
         found["notes"] += [note for note in measured.notes if note not in facts.notes]
     return DataReport(source=found.pop("origin"), pinned_source=found.pop("pinned"), **found)
+
+
+def _route(record: dict[str, Any]) -> dict[str, str]:
+    return {"route": record["route"]} if "route" in record else {}
 
 
 def _measured(sequence: Sequence, record: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -39,11 +39,12 @@ from finetune.data.rows import (
     weight_of,
 )
 from finetune.data.stored import schema_of, stored
-from finetune.errors import BadRow, DatasetNotFound
+from finetune.errors import BadRow, DatasetNotFound, UnknownFormat
 from finetune.events import Progress, Reporter
 from finetune.foreign import LONGEST, reading, reason
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
+from finetune.settings import cell_text
 from finetune.storage import cache_folder, digest
 
 if TYPE_CHECKING:
@@ -87,19 +88,21 @@ class Rows:
             yield from reader
 
 
-def read_rows(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *, split: str | None = None) -> Rows:
-    """All usable rows of a source, from the cache if its content is known.
+def read_rows(
+    spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *, split: str | None = None, routed_by: str | None = None
+) -> Rows:
+    """All usable rows of a source, from the cache if its content is known; with what the column `routed_by` says beside each.
 
     Raises DatasetNotFound, UnknownFormat, EmptyDataset, or BadRow if more records than `bad_rows` allows are unusable.
     """
     origin = open_source(spec, runtime, reporter, split=split)
     chosen = spec.columns.model_dump() if spec.columns else None
-    fingerprint = digest([str(VERSION), *origin.fingerprint(), json.dumps(chosen)])
+    fingerprint = digest([str(VERSION), *origin.fingerprint(), json.dumps(chosen), *filter(None, [routed_by])])
     kept_as = digest([fingerprint, *origin.files, *origin.notes]) if origin.files else fingerprint
     folder = runtime.cache_dir / "datasets" / f"rows-{kept_as}"
     if not folder.is_dir():
         with cache_folder(folder) as unfinished:
-            facts = _write_rows(origin, spec, reporter, unfinished)
+            facts = _write_rows(origin, spec, reporter, unfinished, routed_by)
             facts.save(unfinished / "facts.json")
     facts = RowFacts.load(folder / "facts.json")
     if facts.skipped > spec.bad_rows * facts.read:
@@ -127,7 +130,7 @@ def columns_of(records: list[Row]) -> list[str]:
     return list(dict.fromkeys(chain.from_iterable(record.values for record in records)))
 
 
-def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: Path) -> RowFacts:
+def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: Path, routed_by: str | None) -> RowFacts:
     import pyarrow as pa
 
     records = origin.records()
@@ -136,12 +139,17 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
     if not sample:
         raise no_rows(origin.name, [record for record in head if isinstance(record, SkippedRow)])
     columns = columns_of(sample)
+    if routed_by is not None and routed_by not in columns:
+        raise UnknownFormat(
+            f"{origin.name} has no column {routed_by!r} that says whose row it is; it has {', '.join(columns)}.",
+            hint="Name another column in the rows of the teachers.",
+        )
     with reading(origin.name, BadRow):
         reader = RowReader(columns, [record.values for record in sample], spec.columns, origin.name)
     left = LeftOut(reader.format, reader.columns, reader.all_columns)
     facts = RowFacts(origin.name, origin.pinned, reader.format.name, reader.columns, [], [], 0, 0, 0, 0, [], list(origin.notes))
     not_wanted: Counter[str] = Counter()
-    schema = schema_of(tokens=hasattr(reader.format, "to_record"))
+    schema = schema_of(tokens=hasattr(reader.format, "to_record"), routed=routed_by is not None)
     file_numbers: dict[str, int] = {}
 
     def usable() -> Iterator[dict[str, Any]]:
@@ -167,7 +175,9 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
                 facts.blank += 1
             else:
                 facts.usable += 1
-                place = {"file": file_numbers.setdefault(row.file, len(file_numbers)), "line": row.line}
+                place: dict[str, Any] = {"file": file_numbers.setdefault(row.file, len(file_numbers)), "line": row.line}
+                if routed_by is not None:
+                    place["route"] = cell_text(row.values.get(routed_by))
                 yield {**stored(record), **place, **hashes(record)}
 
     rows = islice(usable(), origin.limit)

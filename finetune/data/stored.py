@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from pyarrow import Schema
 
 
-def schema_of(*, tokens: bool) -> Schema:
-    """The columns of a file of rows; those of tokens only where the rows are tokens already."""
+def schema_of(*, tokens: bool, routed: bool = False) -> Schema:
+    """The columns of a file of rows; those of tokens only where the rows are tokens already, `route` where a column says whose they are."""
     import pyarrow as pa
 
     message = pa.struct({"role": pa.string(), "content": pa.string()})
     fields = {"messages": pa.list_(message), "more": pa.string(), "file": pa.int32(), "line": pa.int64()}
     fields |= {"row_hash": pa.int64(), "prompt_hash": pa.int64()}
     fields |= {"answer_hashes": pa.list_(pa.int64()), "asked_hashes": pa.list_(pa.int64())}
+    fields |= {"route": pa.string()} if routed else {}
     return pa.schema(fields | ({"input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32())} if tokens else {}))
 
 
@@ -45,6 +46,6 @@ def restored(row: dict[str, Any]) -> dict[str, Any]:
     more = json.loads(row["more"]) if row["more"] else {}
     for number, fields in more.get("turns", {}).items():
         row["messages"][int(number)].update(fields)
-    kept = ("messages", "file", "line", "input_ids", "labels")
+    kept = ("messages", "file", "line", "route", "input_ids", "labels")
     record: dict[str, Any] = {key: row[key] for key in kept if key in row}
     return {**record, "tools": more["tools"]} if "tools" in more else record

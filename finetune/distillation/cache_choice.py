@@ -39,8 +39,11 @@ def choose_cache(
     objective: str,
     folder: str | Path,
     present: Mapping[str, int] | None = None,
+    teachers: int = 1,
 ) -> CacheChoice:
     """Choose for `tokens` supervised tokens; `present` are the bytes of each kind that are already on disk.
+
+    With several `teachers`, this one and those to come, `auto` wants room for the caches of all of them.
 
     Raises RecipeError if the `wanted` kind cannot be used, DiskFull if it does not fit.
     """
@@ -50,6 +53,7 @@ def choose_cache(
     problems = {name: signal.problem(student_head, objective == "forward_kl") for name, signal in signals.items()}
     sizes = {name: signal.bytes(tokens, teacher_head, student_head) for name, signal in signals.items()}
     needs = {name: sizes[name] - (present or {}).get(name, 0) for name in signals}
+    of_all = {name: needs[name] + (teachers - 1) * sizes[name] for name in signals}
     if wanted != "auto":
         if problem := problems[wanted]:
             raise RecipeError(f"cache: {wanted} cannot be used for this run: {problem}.", hint="Use cache: hidden, or cache: auto.")
@@ -58,10 +62,12 @@ def choose_cache(
     room = free_disk(Path(folder)) - SPARE_BYTES
     passed: list[str] = []  # why a cheaper signal is not the one
     for name, signal in signals.items():
-        if problems[name] is None and needs[name] <= room:
+        if problems[name] is None and of_all[name] <= room:
             reason = "; ".join(passed) or signal.why
             return CacheChoice(name, sizes[name], f"{name} cache, {size(sizes[name])}: {reason}")
         problem = problems[name]
-        passed.append(f"no {name} cache because {problem}" if problem else f"a {name} cache would need {size(needs[name])}")
-    needed = min(needs[name] for name in signals if problems[name] is None)
-    return CacheChoice("none", 0, f"no cache, the teacher stays in memory: {size(needed)} are needed and {size(max(room, 0))} of disk are free")
+        passed.append(f"no {name} cache because {problem}" if problem else f"a {name} cache would need {size(of_all[name])}")
+    needed = min(of_all[name] for name in signals if problems[name] is None)
+    return CacheChoice(
+        "none", 0, f"no cache, the teacher stays in memory: {size(needed)} are needed and {size(max(room, 0))} of disk are free"
+    )

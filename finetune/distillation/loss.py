@@ -1,21 +1,26 @@
 """The distillation losses as rules of the chunked head.
 
-    L = alpha * CE(student, label) + (1 - alpha) * T^2 * D(teacher / T, student / T)        summed over the supervised tokens
+    L = w * [alpha * CE(student, label) + (1 - alpha) * T^2 * D(teacher / T, student / T)]      summed over the supervised tokens
 
     rule = Distillation(labels, teacher_logits, ForwardKL(), alpha=0.5, temperature=2.0)
     chunked_loss(hidden, head, rule)
 
 A rule sees the student's logits already divided by T and gives the gradient with respect to those: the first term then weighs
 alpha * T in it, the second (1 - alpha) * T^2, its `gain`. Alpha 1 needs no teacher and is handled by CrossEntropy.
+
+Alpha may be one number or one of each token [n], from 0 to 1 included, and then so may the weight w of the token (1 if left out). That
+costs no pass over the vocabulary: the gains of tokens scale the small tensors.
 """
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
-from finetune.distillation.objectives import Objective
-from finetune.training.chunked_loss import ChunkLogits, Rule, Workspace, softmax_
+from finetune.distillation.objectives import Objective, divergence
+from finetune.training.chunked_loss import Rule, Workspace, of_rows, softmax_
 from finetune.training.head import Head
 
 
@@ -25,27 +30,52 @@ class HardLabels(Rule):
     `sums` are unweighted: `kl`, whichever divergence it is, and `ce` if alpha > 0.
     """
 
-    def __init__(self, labels: Tensor, alpha: float, temperature: float) -> None:
+    share: float | Tensor  # of the cross-entropy's gradient in what is written
+    hard: Tensor  # weights of the two terms, where tokens have their own
+    soft: Tensor
+
+    def __init__(self, labels: Tensor, alpha: float | Tensor, temperature: float, weight: Tensor | None = None) -> None:
         super().__init__(labels)
+        if weight is not None and not isinstance(alpha, Tensor):
+            alpha = torch.full_like(weight, alpha)
         self.alpha, self.temperature = alpha, temperature
-        self.gain = (1 - alpha) * temperature**2
-        self.weight = alpha * temperature / self.gain  # of the cross-entropy's gradient
+        self.hard_only: Tensor | None = None  # numbers of the tokens whose alpha is 1
+        if isinstance(alpha, Tensor):
+            weight = torch.ones_like(alpha) if weight is None else weight
+            hard_only = alpha == 1
+            self.hard, self.soft = weight * alpha, weight * (1 - alpha) * temperature**2
+            # What alpha 1 leaves of the divergence is nothing, so its gain cannot be that of the divergence.
+            self.gain = torch.where(hard_only, weight * temperature, self.soft)
+            self.share = torch.where(hard_only, 1.0, alpha / ((1 - alpha) * temperature))
+            self.has_hard = bool((alpha > 0).any())
+            self.hard_only = hard_only.nonzero().squeeze(1) if bool(hard_only.any()) else None
+        else:
+            self.gain = (1 - alpha) * temperature**2
+            self.share = alpha * temperature / self.gain
+            self.has_hard = bool(alpha)
+
+    @property
+    def each(self) -> bool:
+        """Whether tokens have weights of their own, so that a divergence is wanted of each."""
+        return isinstance(self.alpha, Tensor)
 
     def before_softmax(self, logits: Tensor, rows: slice, workspace: Workspace) -> None:
         """Take what the cross-entropy needs from logits / T before they are overwritten."""
-        if not self.alpha:
+        self._rows = rows
+        if not self.has_hard:
             return
         self._label = self.labels[rows, None]
         self._picked = logits.gather(1, self._label) * self.temperature
         self._hard = workspace.take("hard", logits.shape, logits, logits.dtype)
-        self._share = logits.new_tensor(self.weight)
+        self._weight = of_rows(self.share, rows, logits)
+        self._share = torch.as_tensor(self._weight, dtype=logits.dtype, device=logits.device)
         if self.temperature not in (1.0, 2.0):
             torch.mul(logits, self.temperature, out=self._hard)
             self._log_sum = softmax_(self._hard)
 
     def after_softmax(self, p: Tensor, log_sum: Tensor) -> None:
         """The same from p = softmax(logits / T) and its logsumexp [k, 1]."""
-        if not self.alpha:
+        if not self.has_hard:
             return
         if self.temperature == 1.0:
             self._hard.copy_(p)
@@ -53,31 +83,59 @@ class HardLabels(Rule):
         elif self.temperature == 2.0:  # exp(z) is the square of exp(z / 2): a product instead of a second exponential
             total = torch.linalg.vector_norm(p, dim=-1, keepdim=True).square_()
             torch.mul(p, p, out=self._hard)
-            self._share = self.weight / total
+            self._share = self._weight / total
             self._log_sum = total.log() + 2 * log_sum
 
     def total(self, gradient: Tensor, divergence: Tensor) -> Tensor:
-        """Add the cross-entropy's gradient to the divergence's, both over `gain`; returns the loss of the block."""
-        self._add("kl", divergence)
-        if not self.alpha:
-            return self.gain * divergence
+        """Add the cross-entropy's gradient to the divergence's, both over `gain`; returns the loss of the block.
+
+        `divergence` is the sum over the block, or with `each` that of its tokens [k].
+        """
+        self._add("kl", divergence.sum())
+        loss = (of_rows(self.soft, self._rows, gradient) * divergence[:, None]).sum() if self.each else self.gain * divergence
+        if not self.has_hard:
+            return loss
+        if self.hard_only is not None:
+            inside = self.hard_only[(self.hard_only >= self._rows.start) & (self.hard_only < self._rows.stop)]
+            gradient.index_fill_(0, inside - self._rows.start, 0.0)
         gradient.addcmul_(self._hard, self._share)
-        gradient.scatter_add_(1, self._label, gradient.new_full((1, 1), -self.weight).expand_as(self._label))
-        cross_entropy = (self._log_sum - self._picked).sum()
-        self._add("ce", cross_entropy)
-        return self.alpha * cross_entropy + self.gain * divergence
+        taken = -torch.as_tensor(self._weight, dtype=gradient.dtype, device=gradient.device)
+        gradient.scatter_add_(1, self._label, taken.expand_as(self._label))
+        cross_entropy = self._log_sum - self._picked
+        self._add("ce", cross_entropy.sum())
+        return loss + ((of_rows(self.hard, self._rows, gradient) * cross_entropy).sum() if self.each else self.alpha * cross_entropy.sum())
 
     def _add(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0) + value
 
 
+class TeacherLogits(Protocol):
+    """What gives a teacher's logits chunk by chunk, as ChunkLogits does."""
+
+    @property
+    def bytes_per_row(self) -> int: ...
+
+    def load(self, rows: slice, workspace: Workspace) -> None: ...
+
+    def block(self, rows: slice, workspace: Workspace) -> Tensor: ...
+
+
 class Distillation(HardLabels):
     """Student against the teacher's logits, for any objective; `teacher` are those of the same tokens, at the same temperature."""
 
-    def __init__(self, labels: Tensor, teacher: ChunkLogits, objective: Objective, alpha: float, temperature: float) -> None:
-        super().__init__(labels, alpha, temperature)
+    def __init__(
+        self,
+        labels: Tensor,
+        teacher: TeacherLogits,
+        objective: Objective,
+        alpha: float | Tensor,
+        temperature: float,
+        weight: Tensor | None = None,
+    ) -> None:
+        super().__init__(labels, alpha, temperature, weight)
         self.teacher, self.objective = teacher, objective
         self.bytes_per_row = teacher.bytes_per_row
+        self.cuts = getattr(teacher, "cuts", ())
         self._start = 0
 
     def load(self, rows: slice, workspace: Workspace) -> None:
@@ -91,7 +149,7 @@ class Distillation(HardLabels):
         log_sum = softmax_(logits)
         shift = softmax_(q) - log_sum
         self.after_softmax(logits, log_sum)
-        return self.total(logits, self.objective(logits, q, ratio, shift))
+        return self.total(logits, divergence(self.objective, logits, q, ratio, shift, each=self.each))
 
 
 class CachedGradient(HardLabels):
@@ -103,9 +161,17 @@ class CachedGradient(HardLabels):
     """
 
     def __init__(
-        self, labels: Tensor, hidden: Tensor, head: Head, centre: Tensor, negentropy: Tensor, alpha: float, temperature: float
+        self,
+        labels: Tensor,
+        hidden: Tensor,
+        head: Head,
+        centre: Tensor,
+        negentropy: Tensor,
+        alpha: float | Tensor,
+        temperature: float,
+        weight: Tensor | None = None,
     ) -> None:
-        super().__init__(labels, alpha, temperature)
+        super().__init__(labels, alpha, temperature, weight)
         precise = torch.float64 if centre.dtype == torch.float64 else torch.float32
         self.centre = centre.to(precise)
         self.constant = negentropy.to(precise) - (hidden.detach().to(precise) * self.centre).sum(-1) * (head.scale / temperature)
@@ -114,7 +180,11 @@ class CachedGradient(HardLabels):
         self.before_softmax(logits, rows, workspace)
         log_sum = softmax_(logits)
         self.after_softmax(logits, log_sum)
-        return self.total(logits, log_sum.sum() + self.constant[rows].sum())
+        constant = self.constant[rows]
+        return self.total(logits, log_sum.squeeze(-1) + constant if self.each else log_sum.sum() + constant.sum())
 
     def correct(self, grad_hidden: Tensor, rows: slice, factor: float) -> None:
-        grad_hidden.sub_(self.centre[rows], alpha=self.gain * factor)
+        if isinstance(self.gain, Tensor):
+            grad_hidden.addcmul_(self.centre[rows], self.soft[rows, None].to(grad_hidden), value=-factor)
+        else:
+            grad_hidden.sub_(self.centre[rows], alpha=self.gain * factor)

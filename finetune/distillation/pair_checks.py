@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import combinations, islice
 from typing import Any, Literal
 
 import torch
@@ -22,7 +22,9 @@ from finetune.training.chunked_loss import CrossEntropy, Workspace, chunked_loss
 from finetune.training.head import causal_lm, context_length, head_of, hidden_states, token_ids
 from finetune.training.trainer import Supervised
 
-FINITE_ROWS, LEVEL_ROWS = 2, 4  # how many are read: broken weights show at once, a better teacher soon
+FINITE_ROWS, LEVEL_ROWS, AGREEMENT_ROWS = 2, 4, 8  # how many are read: broken weights show at once, a better teacher soon
+LOGIT_ROWS = 64  # whose logits are in memory at once
+AGREED = 0.5  # of two teachers' most likely tokens; models that learned from like texts share more
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,35 @@ def _about_level(student: nn.Module, teacher: nn.Module, rows: Any) -> Iterator[
             f"The teacher is no better than the student: {losses}.",
             "Fine-tune the teacher on this data first, or choose another.",
         )
+
+
+@torch.no_grad()
+def top_tokens(model: nn.Module, rows: Any) -> torch.Tensor:
+    """The most likely token [n] at each supervised position of a few rows."""
+    head, found = head_of(model).detach(), []
+    for row in islice(iter(rows), AGREEMENT_ROWS):
+        states = hidden_states(model, token_ids(model, list(row["input_ids"])))[0]
+        supervised = Supervised.of(torch.tensor([list(labels_of(row))], device=states.device))
+        found += [head.logits(part).argmax(-1).cpu() for part in states[supervised.index].split(LOGIT_ROWS)]
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.long)
+
+
+def contradictions(names: Sequence[str], first_choices: Sequence[torch.Tensor]) -> list[Finding]:
+    """Pairs of mixed teachers that want different tokens on the same rows, by what `top_tokens` found of each."""
+    findings = []
+    for (one, ours), (other, theirs) in combinations(zip(names, first_choices, strict=False), 2):
+        if not len(ours):
+            continue
+        alike = float((ours == theirs).float().mean())
+        text = f"{one} and {other} have the same most likely token for {percent(alike)} of {len(ours):,} tokens"
+        if alike >= AGREED:
+            findings.append(Finding("ok", f"{text}."))
+        else:
+            hint = "Give each teacher its own rows (teachers: rows), or leave one out."
+            findings.append(
+                Finding("warning", f"{text}: they contradict each other, and a student of their mixture follows neither.", hint)
+            )
+    return findings
 
 
 @torch.no_grad()

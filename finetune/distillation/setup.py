@@ -1,11 +1,12 @@
-"""From two models to what a distillation trains on: the checks, the teacher run once, a trainer that compares with it.
+"""From models to what a distillation trains on: the checks, each teacher run once, a trainer that compares with them.
 
-setup = prepare_distillation(recipe, student, teacher, data, tokenizer, teacher_tokenizer, "gpt2-medium@abc", runtime, reporter)
+setup = prepare_distillation(recipe, student, [teacher], data, tokenizer, [("gpt2-medium@abc", its_tokenizer)], runtime, reporter)
 train(student, tokenizer, data.train, recipe, machine, reporter, folder=folder, make_trainer=setup.trainer)
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,32 +16,42 @@ from finetune import registry
 from finetune.data.prepare import PreparedData
 from finetune.distillation.cache import TeacherCache, model_identity
 from finetune.distillation.cache_builder import build_cache, cache_key, supervised_counts
-from finetune.distillation.cache_choice import choose_cache
-from finetune.distillation.pair_checks import examine, stop_on_problem
+from finetune.distillation.cache_choice import CacheChoice, choose_cache
+from finetune.distillation.pair_checks import Finding, contradictions, examine, stop_on_problem, top_tokens
+from finetune.distillation.routes import teacher_rows
+from finetune.distillation.teachers import Teacher
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.events import Notice, Reporter
 from finetune.recipe import DistillationSpec, Recipe
 from finetune.runtime import RuntimeOptions
-from finetune.training.head import head_of
+from finetune.training.head import Head, head_of
 
 
 @dataclass
 class DistillationSetup:
-    """What the student learns from: a cache, or the teacher itself where there is none."""
+    """What the student learns from: of each teacher a cache, or itself where there is none."""
 
     spec: DistillationSpec
-    teacher: Any
-    cache: TeacherCache | None
-    reason: str
-    teacher_tokenizer: Any
+    teachers: list[Teacher]
+    reason: str = ""
+    weights: list[float] | None = None
+    rows: list[int] | None = None
+
+    @property
+    def needs_models(self) -> bool:
+        """Whether a teacher stays in memory."""
+        return any(teacher.cache is None for teacher in self.teachers)
 
     def trainer(self, **arguments: Any) -> DistillationTrainer:
         """A trainer for these arguments of a Trainer."""
+        online = self.needs_models
         return DistillationTrainer(
-            teacher_model=self.teacher,
-            teacher_tokenizer=self.teacher_tokenizer,
-            cache=self.cache,
+            teacher_model=[teacher.model for teacher in self.teachers] if online else None,
+            teacher_tokenizer=[teacher.tokenizer for teacher in self.teachers] if online else None,
+            cache=None if online else [teacher.cache for teacher in self.teachers if teacher.cache],
+            teacher_weights=self.weights,
+            teacher_rows=self.rows,
             temperature=self.spec.temperature,
             alpha=self.spec.alpha,
             objective=self.spec.objective,
@@ -51,44 +62,99 @@ class DistillationSetup:
 def prepare_distillation(
     recipe: Recipe,
     student: Any,
-    teacher: Any,
+    models: Iterable[Any],
     data: PreparedData,
     tokenizer: Any,
-    teacher_tokenizer: Any,
-    teacher_name: str,
+    known: Sequence[tuple[str, Any]],
     runtime: RuntimeOptions,
     reporter: Reporter,
     *,
     look: bool = True,
 ) -> DistillationSetup:
-    """Check both models (if `look`), then run the teacher over every row and cache its outputs, if they fit on the disk.
+    """Check the models (if `look`), then run each teacher over its rows and cache its outputs, if they fit on the disk.
 
-    With a cache the setup does not hold the teacher, so its memory can be freed. Raises TrainingError for a problem that a check finds.
+    `models` are the teachers, taken one after another; `known` has the name of each one's exact weights and its tokenizer. With caches the
+    setup holds none of them, so the memory of one can be freed before the next is loaded. Raises TrainingError for a problem that a check
+    finds.
     """
     spec = recipe.distillation
-    if look:
-        findings = examine(student, teacher, data.train, data.held_out, tokenizer=tokenizer, teacher_tokenizer=teacher_tokenizer)
-        for finding in findings:
-            if finding.level == "warning":
-                reporter.report(Notice(f"{finding.text} {finding.hint or ''}".strip(), "warning"))
-        stop_on_problem(findings)
-    ours, theirs = head_of(student), head_of(teacher)
-    tokens = sum(supervised_counts(data.train))
-    folder = runtime.cache_dir / "teachers"
-    vocabulary = shared_vocabulary(ours.vocabulary, theirs.vocabulary, tokenizer, teacher_tokenizer)
-    identity = model_identity(teacher, teacher_name)
-    more: dict[str, Any] = {"vocabulary": vocabulary, "student_head": ours, "temperature": spec.temperature}
+    wanted: str = spec.cache
+    of_rows, of_held_out = teacher_rows(recipe, data.train), teacher_rows(recipe, data.held_out, held_out=True)
+    ours, teachers, choices, said = head_of(student), [], [], set[str]()
+    first_choices: list[Any] = []
+    taken = iter(models)
+    for number, (name, theirs) in enumerate(known):
+        model = next(taken)
+        rows, held_out = _of(number, data.train, of_rows), _of(number, data.held_out, of_held_out)
+        if look:
+            findings = examine(student, model, rows, held_out, tokenizer=tokenizer, teacher_tokenizer=theirs)
+            _tell(findings, said, reporter)
+            if len(known) > 1 and of_rows is None:
+                first_choices.append(top_tokens(model, rows))
+        asking = _Asking(spec, ours, model, rows, model_identity(model, name), (tokenizer, theirs), runtime, reporter)
+        choice, written = asking.ask(wanted, left=len(known) - number)
+        wanted = choice.kind  # all caches are of one kind
+        choices.append(choice)
+        teachers.append(Teacher(model if written is None else None, written, theirs if written is None else None))
+        del model, asking
+    _tell(contradictions([spec.source for spec in recipe.all_teachers], first_choices), said, reporter)
+    weights = None if of_rows or len(known) == 1 else [spec.weight or 1.0 for spec in recipe.teachers or []]
+    several = f"{len(known)} teachers: " if len(known) > 1 else ""
+    return DistillationSetup(spec, teachers, several + choices[0].reason, weights, of_rows)
 
-    @cache
-    def place(kind: str) -> Path:
-        return folder / cache_key(kind, identity, data.train, **more).digest()
 
-    kinds = registry.names("signals") if folder.is_dir() else []
-    present = {kind: sum(file.stat().st_size for file in place(kind).glob("*")) for kind in kinds}
-    choice = choose_cache(
-        spec.cache, tokens=tokens, student_head=ours, teacher_head=theirs, objective=spec.objective, folder=folder, present=present
-    )
-    if choice.kind == "none":
-        return DistillationSetup(spec, teacher, None, choice.reason, teacher_tokenizer)
-    written = build_cache(choice.kind, teacher, data.train, place(choice.kind), teacher_identity=identity, reporter=reporter, **more)
-    return DistillationSetup(spec, None, written, choice.reason, None)
+def _tell(findings: Sequence[Finding], said: set[str], reporter: Reporter) -> None:
+    """Each warning once, however many teachers it holds for; TrainingError for a problem."""
+    for finding in findings:
+        if finding.level == "warning" and finding.text not in said:
+            said.add(finding.text)
+            reporter.report(Notice(f"{finding.text} {finding.hint or ''}".strip(), "warning"))
+    stop_on_problem(findings)
+
+
+def _of(number: int, rows: Any, numbers: list[int] | None) -> Any:
+    """The rows of one teacher; all of them where they are not divided."""
+    return rows if numbers is None else rows.select([row for row, of in enumerate(numbers) if of == number], keep_in_memory=True)
+
+
+class _Asking:
+    """Runs one teacher over its rows."""
+
+    def __init__(
+        self,
+        spec: DistillationSpec,
+        student: Head,
+        model: Any,
+        rows: Any,
+        identity: str,
+        tokenizers: tuple[Any, Any],
+        runtime: RuntimeOptions,
+        reporter: Reporter,
+    ) -> None:
+        self.spec, self.student, self.model, self.rows, self.identity, self.reporter = spec, student, model, rows, identity, reporter
+        self.head, self.folder = head_of(model), runtime.cache_dir / "teachers"
+        vocabulary = shared_vocabulary(student.vocabulary, self.head.vocabulary, *tokenizers)
+        self.more: dict[str, Any] = {"vocabulary": vocabulary, "student_head": student, "temperature": spec.temperature}
+
+    def ask(self, wanted: str, *, left: int) -> tuple[CacheChoice, TeacherCache | None]:
+        """The choice among the signals, and the cache; `left` teachers, this one included, still need room for theirs."""
+
+        @cache
+        def place(kind: str) -> Path:
+            return self.folder / cache_key(kind, self.identity, self.rows, **self.more).digest()
+
+        kinds = registry.names("signals") if self.folder.is_dir() else []
+        choice = choose_cache(
+            wanted,
+            tokens=sum(supervised_counts(self.rows)),
+            student_head=self.student,
+            teacher_head=self.head,
+            objective=self.spec.objective,
+            folder=self.folder,
+            present={kind: sum(file.stat().st_size for file in place(kind).glob("*")) for kind in kinds},
+            teachers=left,
+        )
+        if choice.kind == "none":
+            return choice, None
+        more = {**self.more, "teacher_identity": self.identity, "reporter": self.reporter}
+        return choice, build_cache(choice.kind, self.model, self.rows, place(choice.kind), **more)

@@ -8,7 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, count
 from os import PathLike
 from typing import Any
 
@@ -23,6 +24,8 @@ from finetune.distillation.cache import TeacherCache
 from finetune.distillation.loss import CachedGradient, Distillation
 from finetune.distillation.objectives import Objective
 from finetune.distillation.objectives.forward_kl import ForwardKL
+from finetune.distillation.several_teachers import Routed, added, joined, mixed
+from finetune.distillation.teachers import Teacher, check_routes, listed, runs_of, shares
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import DatasetError, RecipeError, VocabularyMismatch
 from finetune.events import Recorder
@@ -44,10 +47,15 @@ class DistillationTrainer(SupervisedTrainer):
     The teacher is a model, the name of one (a Hub id, a folder, the output of a run), or a `cache` that one has written
     (finetune.distillation.cache_builder) for `train_dataset`. `model` may be a name too. Rows are tokens (input_ids, labels), or texts and
     records as in a data file, for which `processing_class` is the tokenizer. `objective` is a name in the registry or an `Objective`.
-    `last_parts` holds the mean `ce` and `kl` per token of the last step. Evaluation runs the teacher model and tells both parts as eval_ce
-    and eval_kl; if there is only a cache it gives the cross-entropy. Raises RecipeError for values out of range or a cache that cannot be
-    used, DatasetError for rows that are none, ModelError for names of no model, VocabularyMismatch if teacher and student do not share
-    their tokens.
+
+    Several teachers (or caches) are a list, mixed by `teacher_weights`, which are scaled to sum to one: D is sum_k w_k D(q_k, p) for
+    forward and reverse KL, D(sum_k w_k q_k, p) for the others. With `teacher_rows`, the number of its teacher for each training row, each
+    teaches its own rows instead, and a cache is one of these alone.
+
+    `last_parts` holds the mean `ce` and `kl` per token of the last step. Evaluation runs the teachers and tells both parts as eval_ce
+    and eval_kl; if there is only a cache, or teachers have rows, it gives the cross-entropy. Raises RecipeError for values out of range or
+    a cache that cannot be used, DatasetError for rows that are none, ModelError for names of no model, VocabularyMismatch if teacher and
+    student do not share their tokens.
     """
 
     def __init__(
@@ -56,10 +64,12 @@ class DistillationTrainer(SupervisedTrainer):
         args: Any = None,
         *,
         teacher_model: Any = None,
+        teacher_weights: Sequence[float] | None = None,
+        teacher_rows: Sequence[int] | None = None,
         temperature: float | str = 2.0,
         alpha: float | str = 0.5,
         objective: str | Objective = "forward_kl",
-        cache: TeacherCache | None = None,
+        cache: TeacherCache | Sequence[TeacherCache] | None = None,
         teacher_tokenizer: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -70,55 +80,37 @@ class DistillationTrainer(SupervisedTrainer):
             model, tokenizer = by_name(model)
             model.float()  # small updates are lost in weights of 16 bits
             kwargs["processing_class"] = kwargs.get("processing_class") or tokenizer
-        if isinstance(teacher_model, str | PathLike):
-            teacher_model, tokenizer = by_name(teacher_model)
-            teacher_tokenizer = teacher_tokenizer or tokenizer
-        check_kinds(model=model, teacher_model=teacher_model, args=args, model_init=kwargs.get("model_init"))
+        teachers = known_teachers(teacher_model, cache, teacher_tokenizer)
+        models = [teacher.model for teacher in teachers]
+        check_kinds(model=model, teacher_models=models, args=args, model_init=kwargs.get("model_init"))
         for name in ("train_dataset", "eval_dataset"):
             if kwargs.get(name) is not None:
                 kwargs[name] = as_tokens(kwargs[name], kwargs.get("processing_class"))
-        if teacher_model is None and cache is None and given.alpha < 1:
+        if not teachers and given.alpha < 1:
             raise RecipeError("There is neither a teacher_model nor a cache.", hint="Pass teacher_model=.")
-        if teacher_model is not None and teacher_model is model:
+        if any(teacher is model for teacher in models if teacher is not None):
             raise RecipeError("Teacher and student are the same model.", hint="Load the student separately, or make one from the teacher.")
-        if cache is not None and kwargs.get("train_dataset") is not None:
-            kwargs["train_dataset"] = numbered(kwargs["train_dataset"], cache)
-        collator = kwargs.pop("data_collator", None) or Collator(padding_id(kwargs.get("processing_class"), model, teacher_model))
+        if teacher_rows is not None and teacher_weights is not None:
+            raise RecipeError("teacher_rows and teacher_weights exclude each other.", hint="Mix teachers, or give each its own rows.")
+        self.weights = shares(teacher_weights, len(teachers))
+        caches = [teacher.cache for teacher in teachers if teacher.cache is not None]
+        if kwargs.get("train_dataset") is not None and (caches or teacher_rows is not None):
+            kwargs["train_dataset"] = numbered(kwargs["train_dataset"], caches, teacher_rows, len(teachers))
+        collator = kwargs.pop("data_collator", None) or Collator(padding_id(kwargs.get("processing_class"), model, *models))
         super().__init__(model, args, collator, **kwargs)
-        self.temperature, self.alpha, self.cache = given.temperature, given.alpha, cache
+        self.temperature, self.alpha, self.routed = given.temperature, given.alpha, teacher_rows is not None
         self.objective: Objective = registry.load("objectives", objective)() if isinstance(objective, str) else objective
-        self.teacher = teacher_model
-        self.cached_head: Head | None = None
+        self.teachers = teachers
         head = head_of(self.model)
-        self.vocabulary = head.vocabulary
-        if teacher_model is not None:
-            self._prepare_teacher()
-            theirs = head_of(teacher_model).vocabulary
-            self.vocabulary = shared_vocabulary(head.vocabulary, theirs, kwargs.get("processing_class"), teacher_tokenizer)
-        if cache is not None:
-            cache.check(head, forward_kl=isinstance(self.objective, ForwardKL), temperature=self.temperature)
-            if cache.key.vocabulary > head.vocabulary:
-                raise VocabularyMismatch(f"The cached teacher has {cache.key.vocabulary} tokens and the student {head.vocabulary}.")
-            self.vocabulary = cache.key.vocabulary
-            if cache.head is not None:
-                self.cached_head = cache.head.each(lambda tensor: tensor.to(self.args.device)).first(self.vocabulary)
+        self.vocabulary = min((self._prepare(teacher, head) for teacher in teachers), default=head.vocabulary)
 
     def head(self) -> Head:
         return head_of(self.model).first(self.vocabulary)
 
     def rule(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor) -> Rule:
-        cache = self.cache if "row" in inputs else None
-        if self.alpha == 1 or (cache is None and self.teacher is None):
-            return CrossEntropy(supervised.labels)
-        if cache is None:
-            return self._distil(supervised.labels, self._ask(inputs, supervised), head_of(self.teacher).first(self.vocabulary))
-        counts = (inputs["labels"][:, 1:] != -100).sum(1).tolist()
-        values, negentropy = cache.read(inputs["row"].tolist(), counts)
-        values = values.to(hidden.device, non_blocking=True)
-        if self.cached_head is not None:
-            return self._distil(supervised.labels, values, self.cached_head)
-        assert negentropy is not None, "a cache has a head or it has gradients"
-        return CachedGradient(supervised.labels, hidden, self.head(), values, negentropy.to(hidden.device), self.alpha, self.temperature)
+        if self.alpha < 1 and self._asked(inputs):
+            return self._distil(inputs, supervised, hidden, self.alpha)
+        return CrossEntropy(supervised.labels)
 
     @torch.no_grad()
     def evaluated_parts(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor, rule: Rule) -> dict[str, Tensor]:
@@ -126,39 +118,107 @@ class DistillationTrainer(SupervisedTrainer):
         parts = dict(rule.sums)
         if "ce" not in parts:
             parts["ce"] = chunked_loss(hidden, self.head(), CrossEntropy(supervised.labels), workspace=self.workspace)
-        if "kl" not in parts and self.teacher is not None:
-            teacher = ChunkLogits("teacher", self._ask(inputs, supervised), head_of(self.teacher).first(self.vocabulary), self.temperature)
-            beside = Distillation(supervised.labels, teacher, self.objective, 0.0, self.temperature)
+        if "kl" not in parts and self._asked(inputs):
+            beside = self._distil(inputs, supervised, hidden, 0.0)
             chunked_loss(hidden, self.head(), beside, workspace=self.workspace)
             parts["kl"] = beside.sums["kl"]
         return parts
 
-    def _distil(self, labels: Tensor, hidden: Tensor, head: Head) -> Distillation:
-        teacher = ChunkLogits("teacher", hidden, head, self.temperature)
-        return Distillation(labels, teacher, self.objective, self.alpha, self.temperature)
+    def _asked(self, inputs: dict[str, Any]) -> bool:
+        """Whether there is a teacher for this batch: those of an evaluation have no row in a cache, and no teacher of their own."""
+        if self.routed and "teacher_number" not in inputs:
+            return False
+        return bool(self.teachers) and (self._cached(inputs) or all(teacher.model is not None for teacher in self.teachers))
 
-    @torch.no_grad()
-    def _ask(self, inputs: dict[str, Any], supervised: Supervised) -> Tensor:
-        """The teacher's states [n, d] at the supervised positions."""
-        outputs = self.run_backbone(self.teacher, inputs, masks=self.teacher_masks)
-        states: Tensor = outputs.last_hidden_state.flatten(0, 1).index_select(0, supervised.index)
-        return states
+    def _cached(self, inputs: dict[str, Any]) -> bool:
+        return "row" in inputs and all(teacher.cache is not None for teacher in self.teachers)
 
-    def _prepare_teacher(self) -> None:
-        self.teacher.requires_grad_(False).eval()
-        placed = getattr(self.teacher, "hf_device_map", None) or getattr(self.teacher, "quantization_method", None)
-        if not placed:
-            self.teacher.to(self.args.device)
-        use_fast_linear(self.teacher)
-        check_head(self.teacher)
-        self.teacher_masks = needs_mask(self.teacher)
+    def _distil(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor, alpha: float) -> Rule:
+        counts = (inputs["labels"][:, 1:] != -100).sum(1).tolist()
+        # A routed teacher is asked about its own rows, run by run; the others all about the whole batch.
+        runs = runs_of(inputs["teacher_number"]) if self.routed else [(number, None) for number in range(len(self.teachers))]
+        cached = self._cached(inputs)
+        said = [self._said(number, inputs, rows, counts, cached=cached) for number, rows in runs]
+        if cached and not any(teacher.kept_head for teacher in self.teachers):
+            kept = [(values.to(hidden.device), negentropy.to(hidden.device)) for values, negentropy in said if negentropy is not None]
+            values, negentropy = joined(kept) if self.routed else added(kept, self.weights)
+            return CachedGradient(supervised.labels, hidden, self.head(), values, negentropy, alpha, self.temperature)
+        logits = [
+            self._logits(number, values.to(hidden.device), cached=cached) for (number, _), (values, _) in zip(runs, said, strict=True)
+        ]
+        if self.routed:
+            starts = [0, *accumulate(len(values) for values, _ in said)][:-1]
+            return Distillation(supervised.labels, Routed(starts, logits), self.objective, alpha, self.temperature)
+        return mixed(supervised.labels, logits, self.weights, self.objective, alpha, self.temperature)
+
+    def _logits(self, number: int, states: Tensor, *, cached: bool) -> ChunkLogits:
+        head = self.teachers[number].head(cached=cached).first(self.vocabulary)
+        return ChunkLogits(f"teacher {number}" if number else "teacher", states, head, self.temperature)
+
+    def _said(
+        self, number: int, inputs: dict[str, Any], rows: Tensor | None, counts: list[int], *, cached: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """What a teacher says about the supervised tokens of some rows of a batch, or of all: states [n, d], or a cache's values."""
+        teacher = self.teachers[number]
+        if rows is not None:
+            counts = [counts[row] for row in rows.tolist()]
+            inputs = {name: value[rows.to(value.device)] for name, value in inputs.items()}
+        if cached and teacher.cache is not None:
+            return teacher.cache.read(inputs["row"].tolist(), counts)
+        with torch.no_grad():
+            outputs = self.run_backbone(teacher.model, inputs, masks=teacher.masks)
+            return outputs.last_hidden_state.flatten(0, 1).index_select(0, Supervised.of(inputs["labels"]).index), None
+
+    def _prepare(self, teacher: Teacher, head: Head) -> int:
+        """Place a teacher and check it against the student's head; how many leading ids both share."""
+        vocabulary = head.vocabulary
+        if teacher.model is not None:
+            model = teacher.model
+            model.requires_grad_(False).eval()
+            placed = getattr(model, "hf_device_map", None) or getattr(model, "quantization_method", None)
+            if not placed:
+                model.to(self.args.device)
+            use_fast_linear(model)
+            check_head(model)
+            teacher.masks = needs_mask(model)
+            vocabulary = shared_vocabulary(head.vocabulary, head_of(model).vocabulary, self.processing_class, teacher.tokenizer)
+        if (cache := teacher.cache) is not None:
+            cache.check(head, forward_kl=isinstance(self.objective, ForwardKL), temperature=self.temperature)
+            if cache.key.vocabulary > head.vocabulary:
+                raise VocabularyMismatch(f"The cached teacher has {cache.key.vocabulary} tokens and the student {head.vocabulary}.")
+            vocabulary = cache.key.vocabulary
+            if cache.head is not None:
+                teacher.kept_head = cache.head.each(lambda tensor: tensor.to(self.args.device)).first(vocabulary)
+        return vocabulary
 
 
-def check_kinds(*, model: Any, teacher_model: Any, args: Any, model_init: Any) -> None:
+def known_teachers(models: Any, caches: Any, tokenizers: Any) -> list[Teacher]:
+    """One for each model or cache that is given, models by name loaded; RecipeError if their numbers differ."""
+    given, kept, known = listed(models), listed(caches), listed(tokenizers)
+    count = max(len(given), len(kept))
+    if any(len(part) not in (0, count) for part in (given, kept, known)):
+        raise RecipeError(
+            f"There are {len(given)} teachers, {len(kept)} caches and {len(known)} tokenizers for them.", hint="Give one of each."
+        )
+    if len({cache.key.kind for cache in kept}) > 1:
+        raise RecipeError("The teachers' caches are of different kinds.", hint="Build all of one kind.")
+    if len({cache.key.vocabulary for cache in kept if not cache.signal.keeps_head}) > 1:
+        raise VocabularyMismatch("The teachers' gradient caches are of different vocabularies.", hint="Use cache: hidden, or cache: none.")
+    teachers = []
+    for number in range(count):
+        model, tokenizer = given[number] if given else None, known[number] if known else None
+        if isinstance(model, str | PathLike):
+            model, loaded = by_name(model)
+            tokenizer = tokenizer or loaded
+        teachers.append(Teacher(model, kept[number] if kept else None, tokenizer))
+    return teachers
+
+
+def check_kinds(*, model: Any, teacher_models: Sequence[Any], args: Any, model_init: Any) -> None:
     """Raises RecipeError for what cannot be a model or the arguments of a Trainer."""
     if model is None and model_init is None:
         raise RecipeError("There is no model to train.", hint="Pass model=, a model or the name of one.")
-    for name, given in (("model", model), ("teacher_model", teacher_model)):
+    for name, given in (("model", model), *(("teacher_model", teacher) for teacher in teacher_models)):
         if given is not None and not isinstance(given, torch.nn.Module):
             raise RecipeError(f"{name} is of type {type(given).__name__}.", hint="Pass a model, or the name of one.")
     if args is not None and not isinstance(args, TrainingArguments):
@@ -197,25 +257,40 @@ def as_tokens(rows: Any, tokenizer: Any) -> Any:
     return tokens(rows, tokenizer)
 
 
-def numbered(dataset: Any, cache: TeacherCache) -> Any:
-    """The dataset with a `row` column, so that each row finds its cached teacher outputs in any order."""
-    if len(dataset) != cache.rows:
-        raise RecipeError(
-            f"The teacher cache has {cache.rows} rows, but there are {len(dataset)} training rows.", hint="Build the cache again."
-        )
-    if hasattr(dataset, "add_column"):
-        return dataset.remove_columns([name for name in ("row",) if name in dataset.column_names]).add_column("row", range(len(dataset)))
-    return Numbered(dataset)
+def numbered(dataset: Any, caches: Sequence[TeacherCache], teacher_rows: Sequence[int] | None, teachers: int) -> Any:
+    """The dataset with a `row` column, so that each row finds its cached teacher outputs in any order; routed, with its `teacher_number`.
+
+    A cache of a teacher of its own rows has only these.
+    """
+    of = None if teacher_rows is None else [int(number) for number in teacher_rows]
+    if of is not None:
+        check_routes(of, teachers, len(dataset))
+    for number, cache in enumerate(caches):
+        rows = len(dataset) if of is None else of.count(number)
+        if rows != cache.rows:
+            raise RecipeError(
+                f"The teacher cache has {cache.rows} rows, but there are {rows} training rows.", hint="Build the cache again."
+            )
+    columns: dict[str, list[int]] = {"row": list(range(len(dataset)))}
+    if of is not None:
+        counters = [count() for _ in range(teachers)]
+        columns = {"row": [next(counters[number]) for number in of], "teacher_number": of}
+    if not hasattr(dataset, "add_column"):
+        return Numbered(dataset, columns)
+    dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
+    for name, values in columns.items():
+        dataset = dataset.add_column(name, values)
+    return dataset
 
 
 class Numbered(torch.utils.data.Dataset[Any]):
-    """Any map-style dataset with a `row` entry in each example."""
+    """Any map-style dataset with more numbers in each example, such as its `row`."""
 
-    def __init__(self, rows: Any) -> None:
-        self.rows = rows
+    def __init__(self, rows: Any, columns: Mapping[str, Sequence[int]]) -> None:
+        self.rows, self.columns = rows, columns
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        return {**self.rows[number], "row": number}
+        return {**self.rows[number], **{name: values[number] for name, values in self.columns.items()}}

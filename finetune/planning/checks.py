@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from finetune.distillation.routes import teacher_rows
 from finetune.errors import ModelError, RecipeError
 from finetune.methods.earlier import EarlierAdapter, further, not_used, why_not
 from finetune.models.facts import describe
@@ -21,13 +22,18 @@ from finetune.training.step_count import steps_of
 
 
 def check_data(context: RunContext) -> None:
-    """Raises RecipeError for rows or answers longer than a model can read, or too few optimizer steps; prepares the data."""
+    """Raises RecipeError for rows or answers longer than a model can read, rows without a teacher, or too few optimizer steps.
+
+    Prepares the data.
+    """
     _check_lengths(context)
+    teacher_rows(context.recipe, context.data.train)
+    teacher_rows(context.recipe, context.data.held_out, held_out=True)
     context.method.check_steps(context.recipe.method, steps_of(context.recipe.training, len(context.data.train)))
 
 
 def _check_lengths(context: RunContext) -> None:
-    models = [describe(located) for located in ([context.located, context.teacher_located] if context.distils else [context.located])]
+    models = [describe(located) for located in [context.located, *(context.teachers_located if context.distils else [])]]
     known = [(model.context, model.name) for model in models if model.context]
     if not known:
         return
@@ -52,8 +58,8 @@ def check_tokens(context: RunContext, embeddings: int) -> list[str]:
     `embeddings` is how many rows the embeddings of the model have; those of a teacher are as many as its configuration says.
     """
     sizes = {context.located.name: embeddings}
-    if context.distils and not context.student_is_made:
-        sizes[context.teacher_located.name] = describe(context.teacher_located).vocabulary or embeddings
+    for teacher in context.teachers_located[context.student_is_made :] if context.distils else []:
+        sizes[teacher.name] = describe(teacher).vocabulary or embeddings
     vocabulary, notes = context.tokenizer.get_vocab(), []
     for name, rows in sizes.items():
         beyond = {number: token for token, number in vocabulary.items() if number >= rows}

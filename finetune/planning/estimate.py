@@ -13,10 +13,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from finetune import registry, storage
+from finetune.distillation.routes import teacher_rows
 from finetune.formatting import size
 from finetune.methods.base import Footprint
 from finetune.models.facts import ModelFacts
 from finetune.paths import typed_path
+from finetune.planning.asked_before import known
 from finetune.planning.checks import adapter_problem, quantised_problem, start_notes
 from finetune.planning.expectations import expectations
 from finetune.planning.memory import adapter_parameters, memory_parts
@@ -89,12 +91,17 @@ class Learning:
 
 @dataclass(frozen=True)
 class Shape:
-    """The models of a run in numbers; `layers` are those of what trains."""
+    """The models of a run in numbers; `layers` are those of what trains, `others` the teachers beside the first."""
 
     model: ModelFacts
     teacher: ModelFacts | None
     layers: int
     learning: Learning
+    others: Sequence[ModelFacts] = ()
+
+    @property
+    def teachers(self) -> list[ModelFacts]:
+        return [self.teacher, *self.others] if self.teacher else []
 
 
 def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, notes: Sequence[str] = ()) -> Plan:
@@ -122,10 +129,12 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     memory = memory_parts(footprint, parameters=parameters, trainable=trainable, **sides, **situation)
     if not situation["checkpointed"]:  # an adapted expert's weights are made anew in every step, and kept for the backward pass
         memory["activations"] += learning.experts * narrow
-    cache = beside = 0
+    beside = 0
+    cache, asking = _asking(context, shape, narrow)
     if teacher is not None:
-        memory["teacher"] = beside = teacher.parameters * narrow
-        cache = _cache_bytes(context, shape, narrow)
+        # Several are loaded one after another, unless none is written down.
+        at_once = sum if recipe.distillation.cache == "none" else max
+        memory["teacher"] = beside = at_once(each.parameters for each in shape.teachers) * narrow
     by_arithmetic = sum(memory.values())
     if measured.get("memory_bytes"):
         memory = _measured(memory, measured["memory_bytes"])
@@ -169,7 +178,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         memory_total=total,
         memory_by_arithmetic=by_arithmetic,
         free_memory=free,
-        seconds=measured.get("seconds") or _seconds(context, shape, base, footprint),
+        seconds=measured.get("seconds") or _seconds(context, shape, base, footprint, asking),
         disk_bytes=disk,
         cache_bytes=cache,
         free_disk=free_disk,
@@ -184,15 +193,18 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     )
 
 
-def _cache_bytes(context: RunContext, shape: Shape, narrow: int) -> int:
-    """Disk that the teacher's answers take, by the signal that the run will choose (finetune/distillation/cache_choice.py)."""
+def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]:
+    """Disk that the teachers' answers take, by the signal that the run will choose, and the operations of asking for them.
+
+    What an earlier run has asked for is not counted.
+    """
     import torch
 
     from finetune.training.head import Head
 
-    recipe, tokens = context.recipe, context.data.report.supervised_tokens
-    if shape.teacher is None or recipe.distillation.cache == "none":
-        return 0
+    recipe, report = context.recipe, context.data.report
+    if not shape.teachers:
+        return 0, 0.0
 
     def head(facts: ModelFacts, bytes_each: int, trains: bool = False) -> Head:
         dtype = torch.float32 if bytes_each == 4 else torch.bfloat16
@@ -200,12 +212,20 @@ def _cache_bytes(context: RunContext, shape: Shape, narrow: int) -> int:
 
     frozen = context.method.keeps_head(recipe.method, student_is_made=context.student_is_made)
     full = not context.method.footprint(recipe.method).adapter  # which keeps the student's head in float32
-    student, teacher = head(shape.model, 4 if full else narrow, not frozen), head(shape.teacher, narrow)
+    student = head(shape.model, 4 if full else narrow, not frozen)
     signals = {name: registry.load("signals", name) for name in registry.names("signals")}
-    wanted = signals.get(recipe.distillation.cache) or next(
-        signal for signal in signals.values() if signal.problem(student, recipe.distillation.objective == "forward_kl") is None
-    )
-    return int(wanted.bytes(tokens, teacher, student))
+    forward_kl = recipe.distillation.objective == "forward_kl"
+    valid = next(name for name, signal in signals.items() if signal.problem(student, forward_kl) is None)
+    kind = valid if recipe.distillation.cache == "auto" else recipe.distillation.cache
+    size_of_all, operations, numbers = 0, 0.0, teacher_rows(recipe, context.data.train)
+    for number, teacher in enumerate(shape.teachers):
+        share = 1.0 if numbers is None else numbers.count(number) / len(numbers)
+        if kind in signals and known(context, number, kind):
+            continue
+        if kind in signals:
+            size_of_all += signals[kind].bytes(round(report.supervised_tokens * share), head(teacher, narrow), student)
+        operations += 2 * teacher.parameters * report.train_tokens * share
+    return size_of_all, operations
 
 
 def _measured(parts: dict[str, int], total: int) -> dict[str, int]:
@@ -217,16 +237,15 @@ def _measured(parts: dict[str, int], total: int) -> dict[str, int]:
     return {part: int(size * share) for part, size in parts.items()}
 
 
-def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Footprint) -> float:
-    """Matrix products of training over their rate, and the answers of two benchmarks (three with a teacher)."""
-    recipe, machine, report, facts, teacher = context.recipe, context.machine, context.data.report, shape.model, shape.teacher
+def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Footprint, asking: float) -> float:
+    """Matrix products of training over their rate, and the answers of two benchmarks, and one more for each teacher."""
+    recipe, machine, report, facts = context.recipe, context.machine, context.data.report, shape.model
     embeddings = facts.vocabulary * facts.hidden
     # Two floating-point operations a weight forward, two for the inputs' gradient, two more where the weight itself learns.
     per_token = (4 if footprint.adapter else 6) + (2 if recipe.training.activation_checkpointing is True else 0)
     training = report.train_tokens * per_token * max(parameters - embeddings, 0) + report.supervised_tokens * 4 * embeddings
-    asking = 2 * teacher.parameters * report.train_tokens if teacher else 0
     rate = machine.gflops[machine.dtype] * 1e9 * EFFICIENCY[machine.device].get(machine.dtype, USUAL_EFFICIENCY)
-    rows = min(recipe.benchmark.rows, report.held_out) * (3 if teacher else 2)
+    rows = min(recipe.benchmark.rows, report.held_out) * (2 + len(shape.teachers))
     answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if machine.device == "cpu" else 20)
     steps = recipe.training.passes * training * (footprint.slowdown if machine.device == "cpu" else 1)
     return (steps + asking) / rate + answers + STARTING

@@ -35,14 +35,17 @@ def shape_of(context: RunContext) -> Shape:
     recipe, facts = context.recipe, describe(context.located)
     teacher: ModelFacts | None = None
     layers: int | None = None
+    others: list[ModelFacts] = []
     if context.distils:
-        teacher = describe(context.teacher_located)
+        teacher, *others = map(describe, context.teachers_located)
         if isinstance(recipe.model, StudentSpec):
             layers = kept_layers(recipe.model.from_teacher.layers, facts.layers)
         else:
-            shared_vocabulary(facts.vocabulary, teacher.vocabulary, context.tokenizer, context.teacher_tokenizer)
+            shared_vocabulary(facts.vocabulary, teacher.vocabulary, context.tokenizer, context.teacher_tokenizers[0])
+        for number, other in enumerate(others, 1):
+            shared_vocabulary(facts.vocabulary, other.vocabulary, context.tokenizer, context.teacher_tokenizers[number])
     learning = what_learns(context.located, context.method, recipe.method, layers=layers, earlier=context.earlier)
-    return Shape(facts, teacher, layers or facts.layers, learning)
+    return Shape(facts, teacher, layers or facts.layers, learning, others)
 
 
 def what_learns(

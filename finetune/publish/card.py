@@ -174,8 +174,8 @@ def _title(recipe: Recipe, repo: str | None) -> str:
 
 def _summary(recipe: Recipe, facts: RunFacts, repo: str | None) -> str:
     start = _linked(base_model(recipe, facts.continued))
-    if recipe.approach == "distillation" and recipe.teacher:
-        teacher = _linked(hub_model(recipe.teacher.source))
+    if recipe.approach == "distillation" and recipe.all_teachers:
+        teacher = " and ".join(_linked(hub_model(each.source)) for each in recipe.all_teachers)
         began = f"starting from {start}" if isinstance(recipe.model, str) else "starting from some of its layers"
         what = f"A student model distilled from {teacher}, {began}"
     elif facts.merged:

@@ -112,12 +112,16 @@ def public_recipe(recipe: Recipe) -> Recipe:
         data["model"] = "local-model"
     if recipe.teacher and _is_path(recipe.teacher.source):
         data["teacher"]["source"] = "local-teacher"
+    for number, each in enumerate(data["teachers"] or [], 1):
+        each["source"] = f"local-teacher-{number}" if _is_path(each["source"]) else each["source"]
     return Recipe.from_layers(data)
 
 
 def public_benchmark(scores: Mapping[str, Any], recipe: Recipe, data: Mapping[str, Any]) -> dict[str, Any]:
     """benchmark.json, without prompts and answers unless everybody can read the rows."""
-    return {key: value for key, value in scores.items() if key != "generations" or is_open(recipe.dataset, data)}
+    kept = {key: value for key, value in scores.items() if key != "generations" or is_open(recipe.dataset, data)}
+    named = zip(kept.get("teachers", []), public_recipe(recipe).teachers or [], strict=False)
+    return kept | ({"teachers": [{**scored, "source": each.source} for scored, each in named]} if "teachers" in kept else {})
 
 
 def public_continued(continued: Mapping[str, Any], base: str) -> dict[str, Any]:
@@ -142,7 +146,7 @@ def _is_path(text: str) -> bool:
 
 
 def _start(recipe: Recipe) -> str:
-    return recipe.model if isinstance(recipe.model, str) else recipe.teacher.source if recipe.teacher else ""
+    return recipe.model if isinstance(recipe.model, str) else next((each.source for each in recipe.all_teachers), "")
 
 
 def _source(model: str) -> ModelSource | None:

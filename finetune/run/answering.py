@@ -47,13 +47,13 @@ def _answer(order: dict[str, Any], say: Say) -> None:
 
 
 def _located(context: RunContext, side: str) -> LocatedModel:
-    return context.teacher_located if side == "teacher" else context.located
+    return context.teachers_located[context.recipe.main_teacher] if side == "teacher" else context.located
 
 
 def _load(context: RunContext, side: str) -> Any:
     """The teacher, the model before its training, or the result."""
     if side == "teacher":
-        return load_teacher(context)
+        return load_teacher(context, context.recipe.main_teacher)
     return load_base(context) if side == "before" else load_result(context, RunFolder(context.recipe.output_dir))
 
 

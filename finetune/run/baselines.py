@@ -1,14 +1,14 @@
 """Scores of the models a run starts from, measured once per model and rows and kept in the user's cache.
 
 before = base_scores(context, model)
-teacher = teacher_scores(context, teacher)       # with the states that a student is compared with
-before = student_scores(context, student, teacher)
+teacher = teacher_scores(context, [teacher])     # with the states that a student is compared with
+before = student_scores(context, student, teacher.one)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,8 +16,11 @@ import transformers
 
 from finetune.benchmark.perplexity import answer_losses
 from finetune.benchmark.scoring import Scores, base_key, benchmark_model, chosen_rows, load_base_scores, save_base_scores
+from finetune.benchmark.several_teachers import part, routed
 from finetune.benchmark.teacher_agreement import TeacherStates
+from finetune.distillation.routes import teacher_rows
 from finetune.events import Notice
+from finetune.run.loading import each_teacher
 from finetune.run_context import RunContext
 from finetune.training.head import head_of
 
@@ -47,11 +50,35 @@ def student_scores(context: RunContext, student: Any, teacher: Scores) -> Scores
         return measure(context, student, "before", teacher=teacher.states)
 
 
-def teacher_scores(context: RunContext, teacher: Any) -> Scores:
-    """The teacher's scores, and its hidden states on the held-out rows (those are never kept on disk)."""
-    load_in = context.recipe.teacher.load_in if context.recipe.teacher else None
-    identity = context.teacher_located.identity
-    scores = _once(context, lambda: teacher, identity, load_in, "teacher", "Measuring the teacher", as_teacher=True)
+@dataclass(frozen=True)
+class TeacherScores:
+    """What a student is compared with: `one` teacher, or several as one; and the scores of `each`, on its own rows where it has some."""
+
+    one: Scores
+    each: list[Scores]
+
+
+def teacher_scores(context: RunContext, first: list[Any]) -> TeacherScores:
+    """The teachers' scores, one after another; `first` has the first model, if it is in memory, and is emptied."""
+    each: list[Scores] = []
+    for model in each_teacher(context, first):
+        each.append(_scores_of(context, model, len(each)))
+        del model  # before the next is loaded
+    if len(each) == 1:
+        return TeacherScores(each[0], each)
+    rows = chosen_rows(context.data.held_out, context.recipe.benchmark, context.recipe.seed)
+    numbers = teacher_rows(context.recipe, {"route": [row.get("route") for row in rows]}, held_out=True)
+    if numbers is None:
+        return TeacherScores(each[context.recipe.main_teacher], each)
+    mine = [[row for row, of in enumerate(numbers) if of == number] for number in range(len(each))]
+    return TeacherScores(routed(each, numbers), [part(scores, rows_of) for scores, rows_of in zip(each, mine, strict=True)])
+
+
+def _scores_of(context: RunContext, teacher: Any, number: int) -> Scores:
+    """One teacher's scores, and its hidden states on the held-out rows (those are never kept on disk)."""
+    load_in, identity = context.recipe.all_teachers[number].load_in, context.teachers_located[number].identity
+    title = f"Measuring the teacher{f' {number + 1} of {len(context.teachers_located)}' if len(context.teachers_located) > 1 else ''}"
+    scores = _once(context, lambda: teacher, identity, load_in, "teacher", title, as_teacher=True)
     if scores.states is not None:
         return scores
     states = TeacherStates(head_of(teacher).detach())

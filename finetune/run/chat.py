@@ -170,7 +170,8 @@ def origin_of(output_dir: str | Path, located: LocatedModel) -> Origin:
     if folder.recipe.is_file():
         recipe: Any = Recipe.load(folder.recipe)
         if recipe.approach == "distillation":
-            return Origin("teacher", "student", recipe.teacher.source, recipe.teacher.load_in)
+            teacher = recipe.all_teachers[recipe.main_teacher]
+            return Origin("teacher", "student", teacher.source, teacher.load_in)
         return Origin("base", "tuned", str(recipe.model), registry.load("methods", recipe.method.kind).load_in(recipe.method))
     if located.adapter_base:
         return Origin("base", "tuned", located.adapter_base)

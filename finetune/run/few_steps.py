@@ -17,6 +17,7 @@ import psutil
 from transformers import TrainerCallback
 
 from finetune.data.report import DataReport
+from finetune.distillation.routes import teacher_rows
 from finetune.distillation.setup import DistillationSetup
 from finetune.events import Event, Fanout, Progress
 from finetune.hardware.peak_memory import PeakMemory, release
@@ -55,7 +56,6 @@ def _few_steps(order: dict[str, Any], began: float, say: Say) -> None:
         model, teacher, timing = _models(context, began, say)
         context = context.beside(data=replace(data, train=_some_of_each_length(data.train, recipe)))
         setup = _asked(context, model, teacher, data.report.train_tokens, place, say) if context.distils else None
-        del teacher
     release()  # as the benchmark before a training does
     watch = Watch(say, recipe, data.report, before=earlier.bytes, device=context.machine.device)
     watch.ends = began + order["seconds"] - timing - 1
@@ -67,25 +67,30 @@ def _few_steps(order: dict[str, Any], began: float, say: Say) -> None:
     say(after=benchmark_seconds(context, model) + (usual_seconds(model.num_parameters()) if recipe.benchmark.speed else 0.0))
 
 
-def _models(context: RunContext, began: float, say: Say) -> tuple[Any, Any, float]:
-    """The model that trains, its teacher, and the seconds that timing its answers took; those of both benchmarks before are said."""
+def _models(context: RunContext, began: float, say: Say) -> tuple[Any, list[Any], float]:
+    """The model that trains, its teacher in a list to take it from, and the seconds that timing its answers took.
+
+    Those of both benchmarks before are said.
+    """
     if context.distils:
         teacher = load_teacher(context)
         model = load_student(context, teacher)
-        known = known_scores(context, context.teacher_located.identity, context.recipe.teacher.load_in if context.recipe.teacher else None)
+        known = known_scores(context, context.teacher_located.identity, context.recipe.all_teachers[0].load_in)
         say(ready=time.perf_counter() - began)
-        say(teacher=benchmark_seconds(context, teacher, answers=known is None))
+        say(teacher=benchmark_seconds(context, teacher, answers=known is None) * len(context.teachers_located))
+        held = [teacher]
+        del teacher
     else:
-        teacher, model = None, load_base(context)
+        held, model = [], load_base(context)
         known = known_scores(context, context.located.identity, context.load_in)
         say(ready=time.perf_counter() - began)
     start = time.perf_counter()
     seconds = benchmark_seconds(context, model)
     say(before=seconds if context.distils or known is None else 0.0)
-    return attach_method(context, model), teacher, time.perf_counter() - start
+    return attach_method(context, model), held, time.perf_counter() - start
 
 
-def _asked(context: RunContext, student: Any, teacher: Any, all_tokens: int, cache: Path, say: Say) -> DistillationSetup:
+def _asked(context: RunContext, student: Any, teacher: list[Any], all_tokens: int, cache: Path, say: Say) -> DistillationSetup:
     """The teacher's answers to the chosen rows, and the seconds it would need for all."""
     clock = _Clock()
     context.reporter.reporters.append(clock)
@@ -102,9 +107,14 @@ def _some_of_each_length(rows: Any, recipe: Recipe) -> Any:
     together = recipe.training.batch_size * recipe.training.gradient_accumulation
     order = np.argsort(-np.asarray(rows["length"]), kind="stable")
     steps = [order[start : start + together] for start in range(0, len(order), together)]
-    others = np.unique(np.linspace(1, len(steps) - 1, (ASKED_STEPS if recipe.teacher else MOST_STEPS) - 1).astype(int))[: len(steps) - 1]
+    others = np.unique(np.linspace(1, len(steps) - 1, (ASKED_STEPS if recipe.all_teachers else MOST_STEPS) - 1).astype(int))[
+        : len(steps) - 1
+    ]
     scattered = np.random.default_rng(recipe.seed).permutation(others)
     chosen = np.concatenate([steps[0], *(steps[step] for step in scattered)])
+    if numbers := teacher_rows(recipe, rows):  # each teacher is asked about some
+        missing = set(numbers) - {numbers[row] for row in chosen}
+        chosen = np.concatenate([chosen, [numbers.index(number) for number in missing]]).astype(int)
     return rows.select(chosen, keep_in_memory=True).flatten_indices(keep_in_memory=True)  # no file beside the prepared data
 
 

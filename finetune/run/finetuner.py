@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from finetune.benchmark.scoring import Scores
     from finetune.data.prepare import PreparedData
     from finetune.planning.estimate import Plan
+    from finetune.run.baselines import TeacherScores
     from finetune.run.resume import Unfinished
     from finetune.training.checkpoints import Checkpoint
     from finetune.training.loop import Outcome
@@ -66,7 +67,7 @@ class LLMFineTuner:
         self.model: Any = None  # with its method, from load_model on
         self.teacher: Any = None
         self.before: Scores | None = None
-        self.teacher_scores: Scores | None = None
+        self.teacher_scores: TeacherScores | None = None
         self.outcome: Outcome | None = None
         self.resume_state: Unfinished | None = None
         self.planned: Plan | None = None
@@ -139,7 +140,7 @@ class LLMFineTuner:
 
             check_trackers(context.recipe.training.report_to)
         self.check_upload()
-        if context.distils and not context.student_is_made and context.located.pinned == context.teacher_located.pinned:
+        if context.distils and not context.student_is_made and context.located.pinned in [each.pinned for each in context.teachers_located]:
             raise RecipeError(
                 f"Teacher and student are the same model, {context.located.name}.",
                 hint="Make a smaller one from it: --set model.from_teacher.layers=0.67",
@@ -193,14 +194,23 @@ class LLMFineTuner:
             self.teacher = load_teacher(self.context)
         return self.teacher
 
+    def _hand_over_teacher(self) -> list[Any]:
+        """The teacher in a list to take it from; of several the first, which is then let go of here: they are in memory one at a time."""
+        handed = [self.load_teacher_model()]
+        if len(self.context.teachers_located) > 1:
+            if self.model is None:
+                self.load_models()  # the student may be cut out of it
+            self.teacher = None
+        return handed
+
     def score_before(self) -> Scores:
         """The scores of the model as it is, on the held-out rows; when distilling the teacher is scored too."""
         from finetune.run.baselines import base_scores, student_scores, teacher_scores
 
         if self.before is None:
             if self.context.distils:
-                self.teacher_scores = teacher_scores(self.context, self.load_teacher_model())
-                self.before = student_scores(self.context, self.load_models(), self.teacher_scores)
+                self.teacher_scores = teacher_scores(self.context, self._hand_over_teacher())
+                self.before = student_scores(self.context, self.load_models(), self.teacher_scores.one)
             else:
                 self.before = base_scores(self.context, self.load_models)
         return self.before
@@ -227,9 +237,9 @@ class LLMFineTuner:
             model, context, method, recipe = self.load_model(), self.context, self.context.method, self.recipe
             make_trainer = None
             if context.distils:
-                setup = distillation_setup(context, model, self.load_teacher_model())
+                setup = distillation_setup(context, model, self._hand_over_teacher())
                 make_trainer = setup.trainer
-                if setup.cache is not None:
+                if not setup.needs_models:
                     self.teacher = None  # its answers are written down
             with context.stage("training", "Training") as done:
                 made_with = {"recipe": what_decides(recipe)}
@@ -269,7 +279,7 @@ class LLMFineTuner:
             self._base = self.teacher = None
             self.model = load_result(self.context, self.folder)
         assert self.before is not None
-        scores = final_scores(self.context, self.model, self.folder, before=self.before, teacher=self.teacher_scores)
+        scores = final_scores(self.context, self.model, self.folder, before=self.before, taught=self.teacher_scores)
         self.folder.write_json(self.folder.benchmark, scores)
         self.reporter.report(BenchmarkFinished(scores))
         write_card(self.folder)

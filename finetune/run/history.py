@@ -63,7 +63,7 @@ class Run:
 
     @property
     def teacher(self) -> str:
-        return str((self.recipe.get("teacher") or {}).get("source", ""))
+        return " + ".join(str(each.get("source", "")) for each in self.recipe.get("teachers") or [self.recipe.get("teacher") or {}])
 
     @property
     def method(self) -> str:

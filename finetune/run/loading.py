@@ -7,6 +7,7 @@ model = attach_method(context, model)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from finetune.distillation.setup import DistillationSetup, prepare_distillation
@@ -18,6 +19,7 @@ from finetune.methods.inventory import Inventory
 from finetune.methods.lora_kernel import speed_up
 from finetune.models.load import load_model
 from finetune.models.location import locate
+from finetune.planning.asked_before import remember
 from finetune.recipe import StudentSpec
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
@@ -34,10 +36,18 @@ def load_base(context: RunContext, *, role: str = "model") -> Any:
     return model
 
 
-def load_teacher(context: RunContext) -> Any:
-    located, spec = context.teacher_located, context.recipe.teacher
-    with context.stage("load", "Loading the teacher"):
-        return load_model(located, context.machine, load_in=spec.load_in if spec else None)
+def load_teacher(context: RunContext, number: int = 0) -> Any:
+    """The teacher, or that one of several."""
+    several = f" {number + 1} of {len(context.teachers_located)}" if len(context.teachers_located) > 1 else ""
+    located, spec = context.teachers_located[number], context.recipe.all_teachers[number]
+    with context.stage("load", f"Loading the teacher{several}"):
+        return load_model(located, context.machine, load_in=spec.load_in)
+
+
+def each_teacher(context: RunContext, first: list[Any]) -> Iterator[Any]:
+    """The teachers one after another; `first` has the first, if it is in memory, and is emptied, so that it can be let go of."""
+    for number in range(len(context.teachers_located)):
+        yield first.pop() if first and not number else load_teacher(context, number)
 
 
 def load_student(context: RunContext, teacher: Any) -> Any:
@@ -75,20 +85,25 @@ def attach_method(context: RunContext, model: Any) -> Any:
     return attached
 
 
-def distillation_setup(context: RunContext, student: Any, teacher: Any, *, look: bool = True) -> DistillationSetup:
-    """What the student learns from, the models examined unless not to `look`; with a cache it does not hold the teacher."""
+def distillation_setup(context: RunContext, student: Any, first: list[Any], *, look: bool = True) -> DistillationSetup:
+    """What the student learns from, the models examined unless not to `look`; with a cache it does not hold the teachers.
+
+    `first` has the first teacher, if it is in memory; it is taken out.
+    """
     with context.stage("teacher cache", "Running the teacher") as done:
         setup = prepare_distillation(
             context.recipe,
             student,
-            teacher,
+            each_teacher(context, first),
             context.data,
             context.tokenizer,
-            context.teacher_tokenizer,
-            context.teacher_located.identity,
+            list(zip([located.identity for located in context.teachers_located], context.teacher_tokenizers, strict=True)),
             context.runtime,
             context.reporter,
             look=look,
         )
+        for number, teacher in enumerate(setup.teachers):
+            if teacher.cache:
+                remember(context, number, teacher.cache)
         done(setup.reason)
     return setup

@@ -41,6 +41,7 @@ def environment(context: RunContext) -> dict[str, Any]:
         "machine": asdict(context.machine),
         "model": {**_facts(context.located), "loads_with": _loads_with(context.located)},
         "teacher": _facts(context.teacher_located) if context.distils else None,
+        **({"teachers": [_facts(located) for located in context.teachers_located]} if context.recipe.teachers else {}),
         "dataset_fingerprint": context.data.fingerprint,
         "seed": context.recipe.seed,
     }

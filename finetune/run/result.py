@@ -12,10 +12,11 @@ from finetune.benchmark.scoring import Scores, benchmark_json
 from finetune.events import RanksSettled, read_events
 from finetune.hardware.machine import torch_dtype
 from finetune.models.saved import complete
-from finetune.run.baselines import measure
+from finetune.run.baselines import TeacherScores, measure
 from finetune.run.costs import measure_costs
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
+from finetune.settings import OneTeacherSpec, part_of
 from finetune.training.head import padding_id
 
 
@@ -33,8 +34,11 @@ def save_model(context: RunContext, model: Any, folder: RunFolder) -> None:
         complete(partial, context.tokenizer, source=context.located, base=base, pad=padding_id(context.tokenizer, model), chat=chat)
 
 
-def final_scores(context: RunContext, model: Any, folder: RunFolder, *, before: Scores, teacher: Scores | None = None) -> dict[str, Any]:
+def final_scores(
+    context: RunContext, model: Any, folder: RunFolder, *, before: Scores, taught: TeacherScores | None = None
+) -> dict[str, Any]:
     """benchmark.json: the result beside the base model, or beside the teacher and the student it was before."""
+    teacher = taught.one if taught else None
     with context.stage("after", "Measuring the new model"):
         after = measure(context, model, "after", **({"teacher": teacher.states} if teacher else {}))
     sizes = {"after": sum(file.stat().st_size for file in folder.output_dir.glob("*.safetensors"))}
@@ -44,9 +48,16 @@ def final_scores(context: RunContext, model: Any, folder: RunFolder, *, before: 
     parameters = {name: scores.parameters for name, scores in {**beside, "after": after}.items()}
     costs = measure_costs(context, list(parameters), parameters) if context.recipe.benchmark.speed else {}
     scores = benchmark_json(before, after, teacher, bytes_on_disk=sizes, costs=costs)
+    if taught and len(taught.each) > 1:
+        scores["teachers"] = [_one_of_several(*each) for each in zip(context.recipe.teachers or [], taught.each, strict=True)]
     scores["measured_on"] = measured_on(context)
     ranks = [record["ranks"] for record in read_events(folder.events) if record.get("event") == RanksSettled.name]
     return scores | ({"ranks": ranks[-1]} if ranks else {})
+
+
+def _one_of_several(spec: OneTeacherSpec, scores: Scores) -> dict[str, Any]:
+    """What benchmark.json says of one of several teachers, on its own rows where it has some."""
+    return {"source": spec.source, "part": part_of(spec), "rows": scores.rows, **scores.values}
 
 
 def measured_on(context: RunContext) -> dict[str, Any]:

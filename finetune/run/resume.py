@@ -175,8 +175,9 @@ def _refuse_changes(context: RunContext, folder: RunFolder) -> None:
 def _compare(context: RunContext, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if then["dataset_fingerprint"] != now["dataset_fingerprint"]:
         raise CannotResume(f"The rows of {context.recipe.dataset.source} have changed since the run began.", hint=NEW_RUN)
-    for role in ("model", "teacher"):
-        began, here = then.get(role) or {}, now[role] or {}
+    pairs = [(role, then.get(role) or {}, now[role] or {}) for role in ("model", "teacher")]
+    pairs += [("teacher", *each) for each in zip(then.get("teachers", []), now.get("teachers", []), strict=False)]
+    for role, began, here in pairs:
         for fact, what in MODEL_FACTS.items():
             if fact in began and began[fact] != here.get(fact):
                 raise CannotResume(f"The {role} {began['name']} has changed since the run began: its {what} differs.", hint=NEW_RUN)

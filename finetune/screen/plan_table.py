@@ -19,6 +19,7 @@ from finetune.registry import title
 from finetune.screen.data import data_report
 from finetune.screen.tables import block, pairs
 from finetune.screen.wording import about
+from finetune.settings import OneTeacherSpec, part_of
 
 CACHES = {
     "auto": "the teacher runs once; its outputs are cached on disk",
@@ -54,9 +55,10 @@ def _remarks(plan: Plan) -> list[Text]:
 
 
 def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
-    training, teacher, upload = recipe.training, recipe.teacher, recipe.upload
+    training, teacher, upload = recipe.training, recipe.all_teachers, recipe.upload
     if teacher:
-        yield "Teacher", teacher.source
+        for each in teacher:
+            yield "Teacher", f"{each.source}, {part_of(each)}" if isinstance(each, OneTeacherSpec) else each.source
         yield "Student", _student(recipe)
     else:
         yield "Model", str(recipe.model)
@@ -74,7 +76,7 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
         mixed = f"{percent(loss.alpha)} from the data, {percent(1 - loss.alpha)} from the teacher"
         yield "Loss", f"{mixed} ({title('objectives', loss.objective)} at temperature {loss.temperature:g})"
         yield "Cache", CACHES[loss.cache] + (f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else "")
-    who = "teacher, student before and after" if teacher else "before and after"
+    who = f"teacher{'s' if len(teacher) > 1 else ''}, student before and after" if teacher else "before and after"
     asked, rows = recipe.benchmark.rows, min(recipe.benchmark.rows, plan.held_out_rows)
     yield "Benchmark", _benchmark(rows, who) + (f"; {asked} asked for, and no more are held out" if rows < asked else "")
     yield from _cost(plan)

@@ -11,6 +11,7 @@ the length or the vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 from math import prod
@@ -35,8 +36,9 @@ class Rule:
     """Turns logits into the gradient of a loss; `labels` [n] are token ids."""
 
     temperature = 1.0
-    gain = 1.0  # the gradient is this times what is written; a factor on small tensors saves a pass over the logits
+    gain: float | Tensor = 1.0  # or one of each token [n]: the gradient is this times what is written, a factor on small tensors only
     bytes_per_row = 0  # of its own chunk buffers, for the budget
+    cuts: Sequence[int] = ()  # numbers of tokens at which a new chunk begins
 
     def __init__(self, labels: Tensor) -> None:
         self.labels = labels
@@ -179,7 +181,8 @@ class _ChunkedLoss(torch.autograd.Function):
         student = ChunkLogits("student", hidden, head, rule.temperature)
         with torch.autocast(hidden.device.type, enabled=False):
             walk = _Walk(student, rule, workspace, needs=ctx.needs_input_grad[:3])
-            parts = chunks(hidden.shape[0], student.bytes_per_row + walk.gradient_bytes + rule.bytes_per_row, chunk_bytes)
+            bytes_per_row = student.bytes_per_row + walk.gradient_bytes + rule.bytes_per_row
+            parts = [rows for run in runs(hidden.shape[0], rule.cuts) for rows in chunks(len(run), bytes_per_row, chunk_bytes, run.start)]
             for rows in parts:
                 walk.chunk(rows, block_bytes, only=len(parts) == 1)
         of_head = (None if gradient is None else gradient.to(weight.dtype) for gradient in (walk.grad_weight, walk.grad_bias))
@@ -204,7 +207,6 @@ class _Walk:
     def __init__(self, student: ChunkLogits, rule: Rule, workspace: Workspace, needs: tuple[bool, ...]) -> None:
         self.student, self.rule, self.workspace = student, rule, workspace
         self.hidden_needs, self.weight_needs, self.bias_needs = needs
-        self.factor = student.factor * rule.gain
         self.loss = torch.zeros((), dtype=student.precise, device=student.hidden.device)
         self.grad_hidden = torch.empty_like(student.hidden, dtype=student.precise) if self.hidden_needs else None
         self.grad_weight: Tensor | None = None
@@ -218,6 +220,8 @@ class _Walk:
         student.load(rows, workspace)
         self.rule.load(rows, workspace)
         size, vocabulary = student.chunk.shape
+        gain = of_rows(self.rule.gain, rows, self.loss)
+        factor = student.factor * gain
         gradient = workspace.take("gradient", (size, vocabulary), student.chunk, student.dtype) if self.narrows else student.chunk
         for part in chunks(size, vocabulary * student.precise.itemsize, block_bytes if gradient.device.type == "cpu" else CHUNK_BYTES):
             block = student.block(part, workspace)
@@ -229,16 +233,17 @@ class _Walk:
             if slope is not None:
                 block.mul_(slope)
             if self.bias_needs:
-                column_sums = block.sum(0).mul_(self.factor)
+                column_sums = factor[part, 0] @ block if isinstance(factor, Tensor) else block.sum(0).mul_(factor)
                 self.grad_bias = column_sums if self.grad_bias is None else self.grad_bias.add_(column_sums)
             if block.data_ptr() != gradient[part].data_ptr():
                 gradient[part].copy_(block)
         if self.grad_hidden is not None:
-            grad_hidden = product(gradient, student.weight, student.precise).mul_(self.factor)
+            grad_hidden = product(gradient, student.weight, student.precise).mul_(factor)
             self.rule.correct(grad_hidden, rows, student.factor)
             self.grad_hidden[rows] = grad_hidden
         if self.weight_needs:
-            scaled = student.scaled if self.rule.gain == 1 else (student.scaled.to(student.precise) * self.rule.gain).to(student.dtype)
+            plain = not isinstance(gain, Tensor) and gain == 1
+            scaled = student.scaled if plain else (student.scaled.to(student.precise) * gain).to(student.dtype)
             self._add_to_weight(gradient.t(), scaled, only)
 
     def _add_to_weight(self, gradient: Tensor, scaled: Tensor, only: bool) -> None:
@@ -257,11 +262,21 @@ class _Walk:
             self.grad_weight = addmm(total, gradient, scaled, out_dtype=student.precise)
 
 
-def chunks(rows: int, bytes_per_row: int, budget: int) -> list[slice]:
-    """Slices of nearly equal size that cover `rows` rows, each within `budget` bytes (at least one row)."""
+def of_rows(weight: float | Tensor, rows: slice, like: Tensor) -> float | Tensor:
+    """A weight of all tokens as it is, one of each token [n] as the column [k, 1] of the tokens `rows`."""
+    return weight[rows, None].to(like) if isinstance(weight, Tensor) else weight
+
+
+def runs(rows: int, cuts: Sequence[int]) -> list[range]:
+    """The rows between two cuts."""
+    return [range(start, stop) for start, stop in pairwise([0, *cuts, rows])]
+
+
+def chunks(rows: int, bytes_per_row: int, budget: int, first: int = 0) -> list[slice]:
+    """Slices of nearly equal size that cover `rows` rows from `first` on, each within `budget` bytes (at least one row)."""
     most = max(1, budget // bytes_per_row)
     count = -(-rows // most)
-    edges = [rows * i // count for i in range(count + 1)] if count else []
+    edges = [first + rows * i // count for i in range(count + 1)] if count else []
     return [slice(start, stop) for start, stop in pairwise(edges)]
 
 

@@ -29,7 +29,7 @@ from finetune.training.pieces import pieces
 from finetune.training.resumable import ResumableTrainer
 from finetune.training.step_count import CPU_TOKENS
 
-INPUTS = ("input_ids", "labels", "attention_mask", "position_ids", "length", "row")
+INPUTS = ("input_ids", "labels", "attention_mask", "position_ids", "length", "row", "teacher_number")
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,8 @@ class SupervisedTrainer(ResumableTrainer):
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         inputs = self._prepare_inputs(inputs)
-        inputs.pop("row", None)  # numbers the rows of the training set only
+        for name in ("row", "teacher_number"):
+            inputs.pop(name, None)  # numbers the rows of the training set only
         with torch.no_grad():
             loss = self.compute_loss(model, inputs)
         return loss.detach(), None, None

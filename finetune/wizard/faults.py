@@ -31,6 +31,7 @@ STEPS = {
     "approach": 0,
     "model": 1,
     "teacher": 1,
+    "teachers": 1,
     "dataset": 2,
     "dataset.max_length": 4,
     "dataset.held_out": 4,
@@ -71,7 +72,7 @@ KINDS: tuple[tuple[type[FinetuneError], int], ...] = (
 )
 USUAL = 4
 _SET = re.compile(r"--set (?:(['\"])(?P<in_quotes>[\w.]+=.*?)\1|(?P<bare>[\w.]+=[^\s,;)]*[^\s,;).]))")
-_KEY = re.compile(r"\b(?:approach|model|teacher|dataset|method|distillation|output_dir|training|seed|benchmark|upload)\b(?:\.\w+)*")
+_KEY = re.compile(r"\b(?:approach|model|teachers?|dataset|method|distillation|output_dir|training|seed|benchmark|upload)\b(?:\.\w+)*")
 
 
 def in_words(text: str | None) -> str:

@@ -92,7 +92,7 @@ def _no_adapter(recipe: Recipe, method: Any) -> list[str]:
 def _models(recipe: Recipe, here: HostInfo) -> tuple[ModelFacts | None, ModelFacts | None]:
     """The model that trains and its teacher, as far as known; a student made from its teacher counts as its teacher does."""
     try:
-        teacher = look_up(recipe.teacher.source, here.runtime) if recipe.teacher else None
+        teacher = next((look_up(each.source, here.runtime) for each in recipe.all_teachers), None)
         return (look_up(recipe.model, here.runtime) if isinstance(recipe.model, str) else teacher), teacher
     except ModelError:
         return None, None  # the review will say what is wrong with it

@@ -13,7 +13,7 @@ from finetune.formatting import count, spoken, strip_control_chars
 from finetune.hub.catalogue import CATALOGUE, CatalogueEntry, find
 from finetune.models.facts import ModelFacts, look_up
 from finetune.recipe import STARTER, Recipe
-from finetune.wizard import suggest
+from finetune.wizard import several_teachers, suggest
 from finetune.wizard.defaults import why
 from finetune.wizard.draft import Draft, get, problem, put
 from finetune.wizard.host import HostInfo
@@ -49,6 +49,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     if draft["approach"] == "fine-tuning":
         default = get(draft, "model")
         return put(draft, "model", _ask_model(prompter, here, Question("model", "Model", default, _offered(here, default), more=MORE)))
+    way = several_teachers.ask_way(prompter)
     teacher = get(draft, "teacher.source")
     question = Question("teacher", "Teacher", teacher, _offered(here, teacher), help="The model to imitate.", more=MORE)
     teacher = _ask_model(prompter, here, question)
@@ -56,6 +57,14 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     if found := proposal(teacher):
         draft = {**draft, **found}
         prompter.note(sentence(found))
+    if way == several_teachers.SEVERAL:
+        draft = several_teachers.ask(
+            draft,
+            prompter,
+            teacher,
+            check=lambda text: _model_problem(text, here, None),
+            complete=lambda text: suggest.models(text, here.hub),
+        )
     return _student(draft, prompter, here, teacher)
 
 

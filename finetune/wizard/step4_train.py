@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from finetune import registry
+from finetune.wizard import several_teachers
 from finetune.wizard.draft import Draft, ask_field, field_of, get
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Prompter
@@ -37,6 +38,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     draft = ask_field(draft, prompter, "training.learning_rate", help="" if distilling else usual, more=MORE_RATE)
     if prompter.confirm("advanced", "Change advanced settings?", default=False, help="All have defaults that work."):
         of_the_method = [f"method.{name}" for name in method.Spec.model_fields if name != "kind"]
+        draft = several_teachers.ask_weights(draft, prompter)
         named = OF_ANOTHER_FAMILY if distilling and isinstance(draft["model"], str) else ()
         for key in (*of_the_method, *(DISTILLING if distilling else ()), *named, *ALWAYS):
             draft = ask_field(draft, prompter, key)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from finetune import registry
 from finetune.distillation.loss import CachedGradient, Distillation
-from finetune.training.chunked_loss import ChunkLogits, chunked_loss
+from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, chunked_loss
 
 ROW = VOCABULARY * 8
 
@@ -167,3 +167,72 @@ def test_the_parts_are_the_unweighted_terms() -> None:
     student, teacher = textbook_logits(hidden, head).detach(), textbook_logits(teacher_hidden, teacher_head).detach()
     assert float(rule.sums["ce"]) == pytest.approx(float(naive_loss("forward_kl", student, teacher, 1.0, 2.0)))
     assert float(rule.sums["kl"]) == pytest.approx(float(naive_loss("forward_kl", student, teacher, 0.0, 2.0)) / 4)
+
+
+ALPHAS = torch.tensor([0.0, 1.0, 0.3, 1.0, 0.9, 0.0, 0.5], dtype=torch.float64).repeat(4)[: len(LABELS)]
+WEIGHTS = torch.linspace(0.0, 2.0, len(LABELS), dtype=torch.float64)  # the first token counts nothing
+
+
+def naive_with_weights(name: str, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    p, q = F.softmax(student / temperature, -1), F.softmax(teacher / temperature, -1)
+    hard = F.cross_entropy(student, LABELS, reduction="none")
+    return (WEIGHTS * (ALPHAS * hard + (1 - ALPHAS) * temperature**2 * naive_divergence(name, p, q))).sum()
+
+
+@pytest.mark.parametrize("name", registry.BUILT_IN["objectives"])
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 3.3])
+@pytest.mark.parametrize("kind", ["bias", "soft cap"])
+def test_tokens_with_weights_of_their_own(name: str, temperature: float, kind: str) -> None:
+    hidden, head = made(kind, torch.float64)
+    teacher_hidden, teacher_head = made("bias", torch.float64, seed=1, width=10)
+    teacher = ChunkLogits("teacher", teacher_hidden.detach(), teacher_head.detach(), temperature)
+    rule = Distillation(LABELS, teacher, objective(name), ALPHAS, temperature, WEIGHTS)
+    ours = chunked_loss(hidden, head, rule, chunk_bytes=ROW * 10, block_bytes=ROW * 3)
+    theirs = naive_with_weights(name, textbook_logits(hidden, head), textbook_logits(teacher_hidden, teacher_head).detach(), temperature)
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=0)
+    for mine, reference in zip(gradients(ours, hidden, head), gradients(theirs, hidden, head), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", ["plain", "bias"])
+def test_tokens_with_weights_of_their_own_from_a_gradient_cache(kind: str) -> None:
+    hidden, head = made(kind, torch.float64)
+    head, temperature = head.detach(), 2.0
+    teacher = textbook_logits(*made("soft cap", torch.float64, seed=1)).detach()
+    q = F.softmax(teacher / temperature, -1)
+    negentropy = (q * q.log()).sum(-1) - (0 if head.bias is None else q @ head.bias * head.scale / temperature)
+    rule = CachedGradient(LABELS, hidden, head, q @ head.weight, negentropy, ALPHAS, temperature, WEIGHTS)
+    ours, theirs = chunked_loss(hidden, head, rule), naive_with_weights("forward_kl", textbook_logits(hidden, head), teacher, temperature)
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=0)
+    (mine,), (reference,) = torch.autograd.grad(ours, hidden), torch.autograd.grad(theirs, hidden)
+    torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["forward_kl", "jsd"])
+def test_an_objective_that_only_knows_sums_is_asked_token_by_token(name: str) -> None:
+    hidden, head = made("plain", torch.float64)
+    teacher_hidden, teacher_head = made("bias", torch.float64, seed=1, width=10)
+
+    def loss(compare) -> Tensor:
+        teacher = ChunkLogits("teacher", teacher_hidden.detach(), teacher_head.detach(), 2.0)
+        return chunked_loss(hidden, head, Distillation(LABELS, teacher, compare, ALPHAS, 2.0, WEIGHTS))
+
+    ours, theirs = loss(lambda p, q, ratio, shift: objective(name)(p, q, ratio, shift)), loss(objective(name))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+    for mine, reference in zip(gradients(ours, hidden, head), gradients(theirs, hidden, head), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_token_of_alpha_one_hears_nothing_of_its_teacher(dtype: torch.dtype) -> None:
+    hidden, head = made("plain", dtype)
+    teacher_hidden, teacher_head = made("plain", dtype, seed=1)
+    one = torch.ones(len(LABELS))
+
+    def gradient(states: Tensor) -> list[Tensor]:
+        rule = Distillation(LABELS, ChunkLogits("teacher", states, teacher_head.detach(), 2.0), objective("forward_kl"), one, 2.0)
+        return gradients(chunked_loss(hidden, head, rule), hidden, head)
+
+    ours, plain = gradient(teacher_hidden.detach() * 100), gradients(chunked_loss(hidden, head, CrossEntropy(LABELS)), hidden, head)
+    for mine, reference in zip(ours, plain, strict=True):
+        assert (mine - reference).abs().max() <= (1e-5 if dtype == torch.float32 else 0.02) * reference.abs().max()

@@ -45,8 +45,8 @@ def model_of(recipe: Mapping[str, Any]) -> str:
 
 
 def teacher_of(recipe: Mapping[str, Any]) -> str:
-    teacher = recipe.get("teacher") or {}
-    return f"{teacher.get('source', '')}{_if(' in {}', teacher.get('load_in'))}"
+    each = recipe.get("teachers") or [recipe.get("teacher") or {}]
+    return " and ".join(f"{teacher.get('source', '')}{_if(' in {}', teacher.get('load_in'))}" for teacher in each)
 
 
 def asked(records: Records) -> Html:

@@ -16,6 +16,7 @@ from finetune.benchmark.names import (
     beside_the_teacher,
     between,
     codes_copied,
+    each_teacher,
     in_order,
     number,
     retained,
@@ -128,3 +129,9 @@ def costs(scores: Mapping[str, Any]) -> Html:
     words = beside_the_teacher(scores)
     perplexity = f" Perplexity: {words}." if words else ""
     return section(title, table(head, rows, title), note=f"{MEASURED}{perplexity}" if scores.get("speed") else perplexity.strip())
+
+
+def teachers(scores: Mapping[str, Any]) -> Html:
+    """A line for each of several teachers."""
+    rows = [[name, words] for name, words in each_teacher(scores)]
+    return section("Teachers", table(["", "On the rows that it teaches"], rows, "Teachers")) if rows else Html()

@@ -6,14 +6,16 @@ precision that it may overwrite, and a column [k, 1]:
     value = objective(p, q, ratio, shift)        # p student, q teacher, ratio + shift = log p - log q
 
 It overwrites `p` with the gradient of D(p, q) with respect to the student's logits (those whose softmax is p) and returns the sum of D
-over the tokens, a scalar tensor. `shift` is separate because the default objective can skip that pass over the vocabulary.
+over the tokens, a scalar tensor; called with `each=True` it returns D of each token [k]. One that does not take `each` is asked token by
+token where tokens have weights of their own. `shift` is separate because the default objective can skip that pass over the vocabulary.
 Its `title` and `summary` are what the wizard shows, so torch is imported only where it computes. Add one: a file here or in another
 package, and a line in the registry or an entry point; docs/extending.md has a complete example.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +23,18 @@ if TYPE_CHECKING:
 
 class Objective(Protocol):
     def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor: ...
+
+
+def divergence(objective: Any, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor, *, each: bool) -> Tensor:
+    """What an objective returns, or with `each` D of each token [k]: of one that has no such way token by token."""
+    if not each:
+        return cast("Tensor", objective(p, q, ratio, shift))
+    if "each" in signature(objective).parameters:
+        return cast("Tensor", objective(p, q, ratio, shift, each=True))
+    import torch
+
+    rows = [slice(row, row + 1) for row in range(len(p))]
+    return torch.stack([objective(p[row], q[row], ratio[row], shift[row]) for row in rows])
 
 
 def through_softmax_(p: Tensor, slope: Tensor) -> None:

@@ -11,8 +11,14 @@ if TYPE_CHECKING:
 class ForwardKL:
     title = "Forward KL"
     summary = "the student covers everything the teacher finds likely; the default"
+    mixes = "q"  # it is linear in it: see finetune/distillation/several_teachers.py
 
-    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor:
-        value = -ratio.flatten().dot(q.flatten()) - shift.sum()  # q sums to 1
+    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor, *, each: bool = False) -> Tensor:
+        if each:
+            import torch
+
+            value: Tensor = -torch.linalg.vecdot(ratio, q) - shift.squeeze(-1)
+        else:
+            value = -ratio.flatten().dot(q.flatten()) - shift.sum()  # q sums to 1
         p.sub_(q)
         return value

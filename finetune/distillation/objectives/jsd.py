@@ -21,12 +21,13 @@ class GeneralisedJSD:
     def __init__(self, beta: float = 0.5) -> None:
         self.beta = beta
 
-    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor:
+    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor, *, each: bool = False) -> Tensor:
         import torch
 
         beta, ratio = self.beta, ratio.add_(shift)
         student_to_mix = torch.logaddexp(log(beta) - ratio, ratio.new_tensor(log(1 - beta))).neg_()  # log(p / m)
         teacher_to_mix = ratio.neg_().add_(student_to_mix)  # log(q / m)
-        value = beta * q.mul_(teacher_to_mix).sum() + (1 - beta) * torch.mul(p, student_to_mix, out=ratio).sum()
+        over = -1 if each else None
+        value = beta * q.mul_(teacher_to_mix).sum(over) + (1 - beta) * torch.mul(p, student_to_mix, out=ratio).sum(over)
         through_softmax_(p, student_to_mix.mul_(1 - beta))
         return value

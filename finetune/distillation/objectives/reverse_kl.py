@@ -11,9 +11,10 @@ if TYPE_CHECKING:
 class ReverseKL:
     title = "Reverse KL"
     summary = "the student concentrates on what the teacher finds most likely"
+    mixes = "log q"  # it is linear in it: see finetune/distillation/several_teachers.py
 
-    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor:
+    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor, *, each: bool = False) -> Tensor:
         weighted = ratio.add_(shift).mul_(p)
         value = weighted.sum(-1, keepdim=True)
         p.mul_(-value).add_(weighted)
-        return value.sum()
+        return value.squeeze(-1) if each else value.sum()

@@ -21,10 +21,10 @@ class SkewForwardKL:
     def __init__(self, skew: float = 0.1) -> None:
         self.skew = skew
 
-    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor:
+    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor, *, each: bool = False) -> Tensor:
         import torch
 
         teacher_to_mix = torch.logaddexp(ratio.add_(shift + log(1 - self.skew)), ratio.new_tensor(log(self.skew)), out=ratio).neg_()
-        value = q.mul_(teacher_to_mix).sum()
+        value = q.mul_(teacher_to_mix).sum(-1 if each else None)
         through_softmax_(p, teacher_to_mix.exp_().mul_(self.skew - 1))
         return value

@@ -21,11 +21,11 @@ class SkewReverseKL:
     def __init__(self, skew: float = 0.1) -> None:
         self.skew = skew
 
-    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor:
+    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor, *, each: bool = False) -> Tensor:
         import torch
 
         student_to_mix = torch.logaddexp(ratio.neg_().add_(log(1 - self.skew) - shift), ratio.new_tensor(log(self.skew)), out=ratio).neg_()
-        value = torch.mul(p, student_to_mix, out=q).sum()
+        value = torch.mul(p, student_to_mix, out=q).sum(-1 if each else None)
         torch.exp(student_to_mix, out=q)
         through_softmax_(p, student_to_mix.sub_(q, alpha=self.skew))
         return value

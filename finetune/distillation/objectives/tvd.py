@@ -14,10 +14,10 @@ class TotalVariation:
     title = "Total variation"
     summary = "half the L1 distance, bounded"
 
-    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor:
+    def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor, *, each: bool = False) -> Tensor:
         import torch
 
         torch.sub(p, q, out=ratio)
-        value = torch.abs(ratio, out=q).sum() / 2
+        value = torch.abs(ratio, out=q).sum(-1 if each else None) / 2
         through_softmax_(p, ratio.sign_().div_(2))
         return value

@@ -40,7 +40,5 @@ class Signal(Protocol):
     def mismatch(self, key: Any, student: Head, temperature: float) -> str | None:
         """Why a cache with this key was made for another student or temperature, as a sentence, or None."""
 
-    def ask(
-        self, hidden: Tensor, teacher: Head, student: Head | None, temperature: float, workspace: Workspace
-    ) -> tuple[Tensor, ...]:
+    def ask(self, hidden: Tensor, teacher: Head, student: Head | None, temperature: float, workspace: Workspace) -> tuple[Tensor, ...]:
         """The tensors in `names` for states [n, d] of the teacher; both heads are cut to the shared vocabulary."""

@@ -52,9 +52,7 @@ class Gradient:
             return "This gradient cache was made for a student with another head."
         return None
 
-    def ask(
-        self, hidden: Tensor, teacher: Head, student: Head | None, temperature: float, workspace: Workspace
-    ) -> tuple[Tensor, ...]:
+    def ask(self, hidden: Tensor, teacher: Head, student: Head | None, temperature: float, workspace: Workspace) -> tuple[Tensor, ...]:
         """q @ W [n, d] and sum q log q (less q . bias, both over T) [n]."""
         import torch
 

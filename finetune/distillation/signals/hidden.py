@@ -33,7 +33,5 @@ class Hidden:
     def mismatch(self, key: Any, student: Head, temperature: float) -> str | None:
         return None
 
-    def ask(
-        self, hidden: Tensor, teacher: Head, student: Head | None, temperature: float, workspace: Workspace
-    ) -> tuple[Tensor, ...]:
+    def ask(self, hidden: Tensor, teacher: Head, student: Head | None, temperature: float, workspace: Workspace) -> tuple[Tensor, ...]:
         return (hidden.to(teacher.weight.dtype),)

@@ -1,0 +1,72 @@
+"""The teachers of a run, one or several, each a model or a cache that it has written; and what each says about a batch.
+
+    teachers = Teachers([model], [None], [1.0])
+    teachers.logits(0, ask, rows=None, ...)
+
+Several teachers are mixed by weights that sum to one, or `routed`: each row has the number of its teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.distillation.cache import TeacherCache
+from finetune.errors import RecipeError
+from finetune.training.head import Head, head_of
+
+
+@dataclass
+class Teacher:
+    """`model` or `cache`, or both; `kept_head` is the head beside the states of a cache, on the device of the run."""
+
+    model: Any = None
+    cache: TeacherCache | None = None
+    tokenizer: Any = None
+    masks: bool = False
+    kept_head: Head | None = None
+
+    def head(self, *, cached: bool) -> Head:
+        if cached and self.kept_head is not None:
+            return self.kept_head
+        return head_of(self.model)
+
+
+def listed(given: Any) -> list[Any]:
+    """A list as it is, one thing as a list of it, nothing as an empty one."""
+    return [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
+
+
+def shares(weights: Sequence[float] | None, count: int) -> list[float]:
+    """Weights of `count` teachers, scaled to sum to one; equal if none are given. RecipeError for others than positive numbers."""
+    if weights is None:
+        return [1 / count] * count
+    if len(weights) != count:
+        raise RecipeError(f"There are {count} teachers and {len(weights)} weights for them.", hint="Give each teacher one weight.")
+    for weight in weights:
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not isfinite(weight) or weight <= 0:
+            raise RecipeError(
+                f"A teacher's weight must be a number above 0, not {weight!r}.", hint="Leave out a teacher that says nothing."
+            )
+    return [weight / sum(weights) for weight in weights]
+
+
+def runs_of(teachers: Tensor) -> list[tuple[int, Tensor]]:
+    """Each run of rows of one teacher in a batch: its number, and the numbers of its rows."""
+    return [
+        (teacher, torch.tensor([row for row, _ in run])) for teacher, run in groupby(enumerate(teachers.tolist()), key=lambda row: row[1])
+    ]
+
+
+def check_routes(numbers: Sequence[int], teachers: int, rows: int) -> None:
+    """Raises RecipeError unless each row has the number of a teacher."""
+    if len(numbers) != rows:
+        raise RecipeError(f"teacher_rows names the teachers of {len(numbers)} rows, and there are {rows}.", hint="Give each row a number.")
+    if wrong := next((number for number in numbers if not 0 <= number < teachers), None):
+        raise RecipeError(f"There is no teacher {wrong}: there are {teachers}, counted from 0.")

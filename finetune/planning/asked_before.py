@@ -1,0 +1,48 @@
+"""Which teachers an earlier run has asked about the same rows, told without loading one: the plan does not count their caches again.
+
+    remember(context, 0, cache)             # after a teacher was asked
+    known(context, 0, "gradient")           # later, and in any other run
+
+A mark in the cache folder, named by all that a cache depends on as far as it can be told from files, names the cache.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from finetune import registry
+from finetune.distillation.cache import TeacherCache, read_index
+from finetune.run_context import RunContext
+from finetune.storage import digest, write_whole
+
+
+def remember(context: RunContext, number: int, cache: TeacherCache) -> None:
+    """Note that this teacher's answers are in `cache`."""
+    if known(context, number, cache.key.kind):
+        return
+    with suppress(OSError):  # a plan is then too careful
+        write_whole(_mark(context, number, cache.key.kind), cache.folder.name, shared=True)
+
+
+def known(context: RunContext, number: int, kind: str) -> bool:
+    """Whether a complete cache of this teacher is there."""
+    try:
+        index = read_index(_folder(context) / _mark(context, number, kind).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return False
+    return index is not None and index.complete
+
+
+def _folder(context: RunContext) -> Path:
+    return context.runtime.cache_dir / "teachers"
+
+
+def _mark(context: RunContext, number: int, kind: str) -> Path:
+    recipe, spec = context.recipe, context.recipe.all_teachers[number]
+    rows = recipe.teachers[number].rows if recipe.teachers else None
+    parts = [kind, context.teachers_located[number].identity, str(spec.load_in), context.machine.dtype, context.data.fingerprint, str(rows)]
+    if not registry.load("signals", kind).keeps_head:  # it holds the student's
+        adapter = context.method.footprint(recipe.method).adapter
+        parts += [context.located.identity, str(adapter), str(recipe.distillation.temperature)]
+    return _folder(context) / "asked" / digest(parts)
