@@ -14,6 +14,7 @@ from typing import Any
 
 from finetune import registry
 from finetune.data.prepare import PreparedData
+from finetune.distillation.across_tokenizers.projected import Reading, reading_of
 from finetune.distillation.cache import TeacherCache, model_identity
 from finetune.distillation.cache_builder import build_cache, cache_key, supervised_counts
 from finetune.distillation.cache_choice import CacheChoice, choose_cache
@@ -25,7 +26,7 @@ from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.events import Notice, Reporter
 from finetune.recipe import DistillationSpec, Recipe
 from finetune.runtime import RuntimeOptions
-from finetune.training.head import Head, head_of
+from finetune.training.head import Head, causal_lm, context_length, head_of
 
 
 @dataclass
@@ -45,10 +46,11 @@ class DistillationSetup:
 
     def trainer(self, **arguments: Any) -> DistillationTrainer:
         """A trainer for these arguments of a Trainer."""
-        online = self.needs_models
+        online, tokenizers = self.needs_models, [teacher.tokenizer for teacher in self.teachers]
         return DistillationTrainer(
             teacher_model=[teacher.model for teacher in self.teachers] if online else None,
-            teacher_tokenizer=[teacher.tokenizer for teacher in self.teachers] if online else None,
+            teacher_tokenizer=tokenizers if online or self.spec.across_tokenizers != "none" else None,
+            across_tokenizers=self.spec.across_tokenizers,
             cache=None if online else [teacher.cache for teacher in self.teachers if teacher.cache],
             teacher_weights=self.weights,
             teacher_rows=self.rows,
@@ -86,21 +88,29 @@ def prepare_distillation(
     for number, (name, theirs) in enumerate(known):
         model = next(taken)
         rows, held_out = _of(number, data.train, of_rows), _of(number, data.held_out, of_held_out)
+        reading = _reading(spec, ours, model, tokenizer, theirs)
         if look:
-            findings = examine(student, model, rows, held_out, tokenizer=tokenizer, teacher_tokenizer=theirs)
+            findings = examine(student, model, rows, held_out, tokenizer=tokenizer, teacher_tokenizer=theirs, reading=reading)
             _tell(findings, said, reporter)
             if len(known) > 1 and of_rows is None:
                 first_choices.append(top_tokens(model, rows))
-        asking = _Asking(spec, ours, model, rows, model_identity(model, name), (tokenizer, theirs), runtime, reporter)
+        asking = _Asking(spec, ours, model, rows, model_identity(model, name), (tokenizer, theirs), reading, runtime, reporter)
         choice, written = asking.ask(wanted, left=len(known) - number)
         wanted = choice.kind  # all caches are of one kind
         choices.append(choice)
-        teachers.append(Teacher(model if written is None else None, written, theirs if written is None else None))
+        teachers.append(Teacher(model if written is None else None, written, theirs))
         del model, asking
     _tell(contradictions([spec.source for spec in recipe.all_teachers], first_choices), said, reporter)
     weights = None if of_rows or len(known) == 1 else [spec.weight or 1.0 for spec in recipe.teachers or []]
     several = f"{len(known)} teachers: " if len(known) > 1 else ""
     return DistillationSetup(spec, teachers, several + choices[0].reason, weights, of_rows)
+
+
+def _reading(spec: DistillationSpec, student: Head, teacher: Any, ours: Any, theirs: Any) -> Reading | None:
+    """How a teacher with another tokenizer is read, if the recipe lets it be."""
+    if spec.across_tokenizers == "none":
+        return None
+    return reading_of(ours, theirs, student.vocabulary, context_length(causal_lm(teacher)))
 
 
 def _tell(findings: Sequence[Finding], said: set[str], reporter: Reporter) -> None:
@@ -128,12 +138,16 @@ class _Asking:
         rows: Any,
         identity: str,
         tokenizers: tuple[Any, Any],
+        reading: Reading | None,
         runtime: RuntimeOptions,
         reporter: Reporter,
     ) -> None:
         self.spec, self.student, self.model, self.rows, self.identity, self.reporter = spec, student, model, rows, identity, reporter
-        self.head, self.folder = head_of(model), runtime.cache_dir / "teachers"
-        vocabulary = shared_vocabulary(student.vocabulary, self.head.vocabulary, *tokenizers)
+        self.head, self.folder, self.reading = head_of(model), runtime.cache_dir / "teachers", reading
+        if reading is None:
+            vocabulary = shared_vocabulary(student.vocabulary, self.head.vocabulary, *tokenizers)
+        else:
+            vocabulary, self.identity = reading.vocabulary, reading.identity(identity)
         self.more: dict[str, Any] = {"vocabulary": vocabulary, "student_head": student, "temperature": spec.temperature}
 
     def ask(self, wanted: str, *, left: int) -> tuple[CacheChoice, TeacherCache | None]:
@@ -156,5 +170,5 @@ class _Asking:
         )
         if choice.kind == "none":
             return choice, None
-        more = {**self.more, "teacher_identity": self.identity, "reporter": self.reporter}
+        more = {**self.more, "teacher_identity": self.identity, "reading": self.reading, "reporter": self.reporter}
         return choice, build_cache(choice.kind, self.model, self.rows, place(choice.kind), **more)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.cache import TeacherCache
 from finetune.errors import RecipeError
 from finetune.training.head import Head, head_of
@@ -24,18 +25,22 @@ from finetune.training.head import Head, head_of
 
 @dataclass
 class Teacher:
-    """`model` or `cache`, or both; `kept_head` is the head beside the states of a cache, on the device of the run."""
+    """`model` or `cache`, or both; `kept_head` is the head beside the states of a cache, on the device of the run.
+
+    One with another tokenizer than the student's has a `reading`.
+    """
 
     model: Any = None
     cache: TeacherCache | None = None
     tokenizer: Any = None
     masks: bool = False
     kept_head: Head | None = None
+    reading: Reading | None = None
 
     def head(self, *, cached: bool) -> Head:
-        if cached and self.kept_head is not None:
-            return self.kept_head
-        return head_of(self.model)
+        """Over the student's tokens."""
+        head = self.kept_head if cached and self.kept_head is not None else head_of(self.model)
+        return head if self.reading is None else self.reading.head(head)
 
 
 def listed(given: Any) -> list[Any]:

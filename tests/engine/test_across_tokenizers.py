@@ -149,24 +149,16 @@ def test_the_share_counts_supervised_tokens() -> None:
     ids = text_ids(ours, "the answer to the question")
     row = {"input_ids": ids, "labels": [-100, -100, *ids[2:]]}
     same = Alignment(ours, ours).measure([row, row])
-    assert (same.aligned, same.tokens, same.rows, same.value) == (2 * (len(ids) - 2), 2 * (len(ids) - 2), 2, 1)
+    assert (same.aligned, same.tokens, same.rows, same.value, same.longest) == (2 * (len(ids) - 2), 2 * (len(ids) - 2), 2, 1, len(ids))
     alignment = Alignment(ours, theirs)
     other = alignment.measure([row])
     assert other.tokens == len(ids) - 2
     assert other.aligned == sum(place != NOWHERE for place in alignment.row(ids).places[1:-1])
     assert str(other).startswith(f"{round(100 * other.value)} % of the supervised tokens align")
-    Share(5, 10, 1).check()
+    Share(5, 10, 1, 9).check()
     with pytest.raises(VocabularyMismatch, match=r"^Only 49 % of the supervised tokens align with the teacher's tokens") as error:
-        Share(49, 100, 3).check()
+        Share(49, 100, 3, 9).check()
     assert "make the student from the teacher" in str(error.value.hint)
-
-
-def test_a_teacher_reads_no_more_than_its_context_holds() -> None:
-    ours = TOKENIZERS["byte-level"]
-    ids = text_ids(ours, "the answer to the question is that all the rest stays the same")
-    row = Alignment(ours, ours, limit=4).row(ids)
-    assert row.ids == ids[:4]
-    assert row.places == [0, 1, 2, 3, *[NOWHERE] * (len(ids) - 4)]
 
 
 def word_piece() -> Any:

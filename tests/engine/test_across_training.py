@@ -118,7 +118,13 @@ def test_equal_tokenizers_train_exactly_as_without_the_setting(tmp_path) -> None
     def trained(**given: Any) -> Any:
         student, teacher = sized(OURS), sized(OURS, seed=3)
         DistillationTrainer(
-            student, arguments(tmp_path), teacher_model=teacher, train_dataset=Rows(ROWS), processing_class=OURS, teacher_tokenizer=OURS, **given
+            student,
+            arguments(tmp_path),
+            teacher_model=teacher,
+            train_dataset=Rows(ROWS),
+            processing_class=OURS,
+            teacher_tokenizer=OURS,
+            **given,
         ).train()
         return student
 
@@ -137,7 +143,12 @@ def test_the_reading_of_the_same_tokenizer_gives_forward_kl(tmp_path) -> None:
 def test_without_the_setting_another_tokenizer_is_refused_and_the_hint_names_it(tmp_path) -> None:
     with pytest.raises(VocabularyMismatch, match="do not share a tokenizer") as error:
         DistillationTrainer(
-            sized(OURS), arguments(tmp_path), teacher_model=sized(THEIRS), processing_class=OURS, teacher_tokenizer=THEIRS, train_dataset=Rows(ROWS)
+            sized(OURS),
+            arguments(tmp_path),
+            teacher_model=sized(THEIRS),
+            processing_class=OURS,
+            teacher_tokenizer=THEIRS,
+            train_dataset=Rows(ROWS),
         )
     assert "across_tokenizers=projected" in str(error.value.hint)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate, groupby, islice
 from typing import Any
 
@@ -22,6 +22,7 @@ from finetune.data.collator import NO_LOSS, labels_of
 from finetune.data.prepare import tokenizer_fingerprint
 from finetune.data.tokenise import lead_ids
 from finetune.distillation.across_tokenizers.byte_strings import ByteStrings, byte_strings
+from finetune.distillation.vocabulary import difference
 from finetune.errors import VocabularyMismatch
 from finetune.formatting import percent
 from finetune.storage import digest
@@ -41,11 +42,12 @@ class AlignedRow:
 
 @dataclass(frozen=True)
 class Share:
-    """How many supervised tokens of some rows align."""
+    """How many supervised tokens of some rows align, and the longest row in the teacher's tokens."""
 
     aligned: int
     tokens: int
     rows: int
+    longest: int
 
     @property
     def value(self) -> float:
@@ -66,13 +68,10 @@ class Share:
 
 
 class Alignment:
-    """From a student's tokens to a teacher's, which reads at most `limit` of a row.
+    """From a student's tokens to a teacher's; raises VocabularyMismatch if the tokens of one are no byte strings."""
 
-    Raises VocabularyMismatch if the tokens of one are no byte strings.
-    """
-
-    def __init__(self, student: Any, teacher: Any, limit: int | None = None) -> None:
-        self.student, self.teacher, self.limit = student, teacher, limit
+    def __init__(self, student: Any, teacher: Any) -> None:
+        self.student, self.teacher = student, teacher
         self.ours, self.theirs = byte_strings(student, "student"), byte_strings(teacher)
         self.counterpart = _counterparts(student, teacher, self.ours, self.theirs)
         self.begin, self.lead = lead_ids(student), lead_ids(teacher)
@@ -112,7 +111,6 @@ class Alignment:
     def row(self, ids: Sequence[int]) -> AlignedRow:
         """What the teacher reads for a row, and where it has read the same; a place counts only where it can say the next token."""
         read, ends, edges = self._read(ids)
-        read, ends = read[: self.limit], ends[: self.limit]
         last = {end: place for place, end in enumerate(ends) if end is not None}  # of several at one place, the last has read all
         places = [NOWHERE if edge is None else last.get(edge, NOWHERE) for edge in edges]
         for place, following in enumerate(ids[1:]):
@@ -127,13 +125,14 @@ class Alignment:
 
     def measure(self, rows: Sequence[Any]) -> Share:
         """How much of the first MEASURED rows (input_ids, labels) aligns."""
-        aligned = tokens = 0
+        aligned = tokens = longest = 0
         looked_at = list(islice(iter(rows), MEASURED))
         for row in looked_at:
             read = self.row(list(row["input_ids"]))
             supervised = [place for place, label in zip(read.places, list(labels_of(row))[1:], strict=False) if label != NO_LOSS]
             aligned, tokens = aligned + sum(place != NOWHERE for place in supervised), tokens + len(supervised)
-        return Share(aligned, tokens, len(looked_at))
+            longest = max(longest, len(read.ids))
+        return Share(aligned, tokens, len(looked_at), longest)
 
     def held_out(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A held-out row in the teacher's tokens: what it is asked, and what it has to predict."""
@@ -187,6 +186,17 @@ class Alignment:
                 return False
             start += len(piece)
         return True
+
+
+def shorter(limit: int) -> str:
+    """What to do about a row that is too long for a teacher: rows are cut in the student's tokens."""
+    return f"Cut the rows: --set dataset.max_length={limit // 2}, or choose a teacher with a longer context."
+
+
+@lru_cache(maxsize=8)
+def alignment_of(student: Any, teacher: Any) -> Alignment | None:
+    """The alignment that two tokenizers need, made once; None where they are the same."""
+    return Alignment(student, teacher) if difference(student, teacher) else None
 
 
 def _same(one: bytes, other: bytes) -> int:

@@ -12,16 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from finetune.data.collator import NO_LOSS, Collator
-from finetune.distillation.across_tokenizers.alignment import NOWHERE, Alignment
+from finetune.distillation.across_tokenizers.alignment import NOWHERE, Alignment, alignment_of, shorter
+from finetune.errors import RecipeError, TrainingError
 from finetune.training.chunked_loss import ChunkLogits, Workspace, softmax_
 from finetune.training.head import Head
 
+AVERAGED = "Teachers with other tokenizers cannot be averaged."
+OWN_ROWS = "Give each teacher its own rows, or take one of them."
 VERSION = 1  # raise it when the same texts would give other numbers, so that caches of earlier ones are not used
 
 
@@ -86,10 +90,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a teacher with another tokenizer is read by a student with a head of `vocabulary` tokens."""
+    """How a teacher with another tokenizer is read by a student with a head of `vocabulary` tokens; it reads at most `limit` of its own."""
 
     alignment: Alignment
     vocabulary: int
+    limit: int | None = None
 
     def identity(self, teacher: str) -> str:
         """A teacher's identity with this reading, for the key of a cache."""
@@ -97,18 +102,28 @@ class Reading:
 
     def head(self, head: Head) -> ProjectedHead:
         """The teacher's head over the student's tokens."""
-        target = torch.full((head.vocabulary,), NOWHERE, dtype=torch.long)
-        known = torch.from_numpy(self.alignment.target[: head.vocabulary])
-        target[: len(known)] = torch.where(known < self.vocabulary, known, NOWHERE)
-        target = target.to(head.weight.device)
+        known = self._target[: head.vocabulary]
+        target = torch.nn.functional.pad(known, (0, head.vocabulary - len(known)), value=NOWHERE).to(head.weight.device)
         return ProjectedHead(head.weight, head.bias, head.scale, head.softcap, target=target, size=self.vocabulary)
 
+    @cached_property
+    def _target(self) -> Tensor:
+        known = torch.from_numpy(self.alignment.target)
+        return torch.where(known < self.vocabulary, known, NOWHERE)
+
     def batch(self, inputs: Mapping[str, Tensor], *, mask: bool = False) -> Asked:
-        """A batch of the student's rows (input_ids, labels) for the teacher; with its attention `mask` where the model needs one."""
+        """A batch of the student's rows (input_ids, labels) for the teacher; with its attention `mask` where the model needs one.
+
+        Raises TrainingError for a row that is longer than the teacher's context.
+        """
         rows, places = [], []
         for ids, labels in zip(inputs["input_ids"].tolist(), inputs["labels"].tolist(), strict=True):
             supervised = [place for place, label in enumerate(labels[1:]) if label != NO_LOSS]
             row = self.alignment.row(ids[: supervised[-1] + 2] if supervised else ids[:1])
+            if self.limit is not None and len(row.ids) > self.limit:
+                raise TrainingError(
+                    f"A row has {len(row.ids):,} tokens of the teacher, and its context is {self.limit:,}.", hint=shorter(self.limit)
+                )
             rows.append({"input_ids": row.ids or [0]})
             places.append([row.places[place] for place in supervised])
         device = inputs["input_ids"].device
@@ -117,3 +132,11 @@ class Reading:
         flat = [(number, place) for number, row_places in enumerate(places) for place in row_places]
         index = torch.tensor([number * width + max(place, 0) for number, place in flat], dtype=torch.long, device=device)
         return Asked(batch, index, torch.tensor([place != NOWHERE for _, place in flat], dtype=torch.bool, device=device))
+
+
+def reading_of(student: Any, teacher: Any, vocabulary: int, limit: int | None) -> Reading | None:
+    """How a student with this tokenizer and head reads a teacher; None where the tokenizers are the same. Raises RecipeError without both."""
+    if student is None or teacher is None:
+        raise RecipeError("A comparison across tokenizers needs both tokenizers.", hint="Pass processing_class= and teacher_tokenizer=.")
+    alignment = alignment_of(student, teacher)
+    return None if alignment is None else Reading(alignment, vocabulary, limit)
