@@ -58,8 +58,8 @@ MORE = {
         "auto takes the kind that is fastest for your run and fits on the disk. none keeps the teacher in memory instead."
     ),
     "distillation.across_tokenizers": (
-        "A student with another tokenizer cuts the text into other tokens than its teacher. projected lets the teacher read the text in its\n"
-        "own tokens and compares the two wherever both have read the same; the other tokens learn from the data alone."
+        "A student with another tokenizer cuts the text into other tokens than its teacher. With projected the teacher reads the text in\n"
+        "its own tokens, and the two are compared wherever both have read the same; the other tokens learn from the data alone."
     ),
     "method.r": "The size of the add-on. Larger can learn more and needs more memory; 16 suits most tasks.",
     "method.alpha": "How strongly the add-on acts. Usually twice the rank.",

@@ -135,7 +135,7 @@ class Reading:
 
 
 def reading_of(student: Any, teacher: Any, vocabulary: int, limit: int | None) -> Reading | None:
-    """How a student with this tokenizer and head reads a teacher; None where the tokenizers are the same. Raises RecipeError without both."""
+    """How a student with this tokenizer and head reads a teacher, None where the tokenizers are the same; RecipeError without both."""
     if student is None or teacher is None:
         raise RecipeError("A comparison across tokenizers needs both tokenizers.", hint="Pass processing_class= and teacher_tokenizer=.")
     alignment = alignment_of(student, teacher)
