@@ -41,6 +41,7 @@ class Plan:
     `warnings` are what to expect of the result. `measured` is what a few real steps showed, if they were made: `seconds` and `memory` then
     come from them, and `memory_by_arithmetic` is what `memory_total` would be without them. `linear_share` is the share of the weights in
     linear layers that learns, and `notes` are sentences that a person should know: what does not learn, and what else is unexpected.
+    `alignment` says of each teacher with another tokenizer how much of the text it can speak about.
     """
 
     model: str
@@ -67,6 +68,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     measured: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
+    alignment: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

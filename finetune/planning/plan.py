@@ -6,6 +6,8 @@ found = plan(context, measure=True)       # from a few real steps
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from finetune.planning.across_tokenizers import alignment_notes
 from finetune.planning.checks import check_data, check_tokens
 from finetune.planning.estimate import Plan, estimate
@@ -21,5 +23,6 @@ def plan(context: RunContext, *, measure: bool = False) -> Plan:
     """
     shape = shape_of(context)
     check_data(context)
-    notes = check_tokens(context, shape.learning.embeddings) + alignment_notes(context)
-    return estimate(context, shape, measure_first(context).to_dict() if measure else {}, notes=notes)
+    notes, alignment = check_tokens(context, shape.learning.embeddings), alignment_notes(context)
+    found = estimate(context, shape, measure_first(context).to_dict() if measure else {}, notes=notes)
+    return replace(found, alignment=alignment)
