@@ -51,7 +51,6 @@ def test_a_student_learns_from_a_teacher_with_another_tokenizer(shop: Workshop) 
     assert said.startswith("teacher has another tokenizer: ")
     assert said.endswith("in 18 rows); the others learn from the data alone.")
     scores = tuner.run().scores
-    assert scores["retention"].keys() == {"rougeL"}
     assert {"rougeL", "perplexity"} <= scores["after"].keys()
     assert "perplexity" not in scores["teacher"]  # of other tokens: not to be compared
     assert "rougeL" in scores["teacher"]

@@ -162,9 +162,9 @@ def test_the_share_counts_supervised_tokens() -> None:
 
 
 def word_piece() -> Any:
-    backend = Tokenizer(models.WordPiece({"[UNK]": 0, "the": 1, "##m": 2}, unk_token="[UNK]"))
+    backend = Tokenizer(models.WordPiece({"[UNK]": 0, "the": 1, "##m": 2, "</s>": 3}, unk_token="[UNK]"))
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece()
-    return PreTrainedTokenizerFast(tokenizer_object=backend)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
 
 
 def lower_case() -> Any:
