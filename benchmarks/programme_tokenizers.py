@@ -1,7 +1,7 @@
 """A teacher with another tokenizer: a student of the starter with a third of its tokens, taught by it or by the labels alone.
 
     python benchmarks/programme_tokenizers.py
-    python benchmarks/programme_tokenizers.py --only projected --set dataset.samples=200
+    python benchmarks/programme_tokenizers.py --only projected --set dataset.samples=450
 
 The student has 20 of the starter's 30 layers and its first 16,384 tokens, so that its tokenizer has only the merges that lead to these.
 All rows take equal steps and are scored on the same held-out rows, on every token: bits per byte, which no tokenizer changes, and against
@@ -24,7 +24,7 @@ import contest
 TOKENS, LAYERS = 16_384, 20
 BASE: dict[str, Any] = {
     "approach": "distillation",
-    "dataset": {"source": "builtin:python-docs", "samples": 450},
+    "dataset": {"source": "builtin:python-docs", "samples": 200, "held_out": 0.2},
     "method": {"kind": "full", "freeze": "head"},
     "distillation": {"temperature": 2.0, "alpha": 0.2, "across_tokenizers": "projected"},
     "training": {"epochs": 1, "batch_size": 4, "learning_rate": 5e-4},
@@ -93,8 +93,9 @@ def work(overrides: list[str]) -> dict[str, Any]:
         tuner = LLMFineTuner(recipe, reporter=recorder, runtime=fresh)
         held_out = list(tuner.data.held_out)
         student, teacher = tuner.load_models(), tuner.load_teacher_model()
-        assert tuner.context.alignment is not None
-        reading = Reading(tuner.context.alignment, head_of(student).vocabulary)
+        (alignment,) = tuner.context.alignments
+        assert alignment is not None
+        reading = Reading(alignment, head_of(student).vocabulary)
         said = [taught(teacher, reading, row) for row in held_out]
         head = reading.head(head_of(teacher).detach())
         before = score(student, reading, head, held_out, said)
