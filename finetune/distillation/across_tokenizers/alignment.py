@@ -142,7 +142,8 @@ class Alignment:
 
     def _read(self, ids: Sequence[int]) -> tuple[list[int], list[int | None], list[int | None]]:
         """The teacher's ids; how many bytes have been read after each of them and after each of the student's, None where they differ."""
-        read, ends = list(self.lead), [0 for _ in self.lead]
+        read = list(self.lead)
+        ends: list[int | None] = [0 for _ in self.lead]
         edges: list[int | None] = []
         for special, group in groupby(enumerate(ids), key=lambda numbered: numbered[0] if numbered[1] in self.content else None):
             tokens = [token for _, token in group]

@@ -44,7 +44,7 @@ class ByteStrings:
 
 def byte_strings(tokenizer: Any, whose: str = "teacher") -> ByteStrings:
     """The byte strings of a tokenizer's tokens; raises VocabularyMismatch if it has none, or does not give a text back as it was."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     steps = [] if backend is None or backend.decoder is None else _steps(json.loads(backend.decoder.__getstate__()))
     kinds = {step["type"] for step in steps}
     added = {number: (token.content, token.special) for number, token in tokenizer.added_tokens_decoder.items()} if backend else {}

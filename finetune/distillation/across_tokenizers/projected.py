@@ -47,9 +47,9 @@ class ProjectedHead(Head):
 
     def logits(self, hidden: Tensor) -> Tensor:
         logits = super().logits(hidden)
-        logits = logits.double() if logits.dtype == torch.float64 else logits.float()
+        logits = logits if logits.dtype == torch.float64 else logits.float()
         flat = logits.flatten(0, -2)
-        return project_(flat, self.target, flat.new_empty(len(flat), self.size)).unflatten(0, logits.shape[:-1])
+        return project_(flat, self.target, flat.new_empty(len(flat), self.size)).view(*logits.shape[:-1], self.size)
 
 
 class ProjectedLogits(ChunkLogits):
