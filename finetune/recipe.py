@@ -22,6 +22,7 @@ from finetune.errors import RecipeError
 from finetune.foreign import RECIPE_BYTES, reading, reason
 from finetune.reasons import UNKNOWN, reason_of
 from finetune.settings import (
+    NOT_EMPTY,
     BenchmarkSpec,
     ColumnsSpec,
     DatasetSpec,
@@ -44,6 +45,8 @@ __all__ += ["BenchmarkSpec", "ColumnsSpec", "DatasetSpec", "DistillationSpec", "
 STARTER = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SHORT = {"method": "kind", "teacher": "source", "dataset": "source", "upload": "repo"}  # the key that a plain string under these sets
 HEADER = "# Repeat this run: finetune-cli run THIS_FILE --output-dir NEW_FOLDER\n"
+
+_TEACHERS = Annotated[list[NOT_EMPTY | OneTeacherSpec], Field(min_length=2)] | None  # as they may be written
 
 
 class Recipe(Spec):
@@ -89,7 +92,7 @@ class Recipe(Spec):
     def _in_full(cls, given: Any, info: ValidationInfo) -> Any:
         return _full(str(info.field_name), given)
 
-    @field_validator("teachers", mode="before", json_schema_input_type=list[str | OneTeacherSpec] | None)
+    @field_validator("teachers", mode="before", json_schema_input_type=_TEACHERS)
     @classmethod
     def _each_in_full(cls, given: Any) -> Any:
         return [_full("teacher", each) for each in given] if isinstance(given, list) else given
