@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetune import registry
-from finetune.distillation.cache import TeacherCache, read_index
 from finetune.run_context import RunContext
 from finetune.storage import digest, write_whole
+
+if TYPE_CHECKING:
+    from finetune.distillation.cache import TeacherCache
 
 
 def remember(context: RunContext, number: int, cache: TeacherCache) -> None:
@@ -27,6 +30,8 @@ def remember(context: RunContext, number: int, cache: TeacherCache) -> None:
 
 def known(context: RunContext, number: int, kind: str) -> bool:
     """Whether a complete cache of this teacher is there."""
+    from finetune.distillation.cache import read_index
+
     try:
         index = read_index(_folder(context) / _mark(context, number, kind).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
