@@ -119,7 +119,7 @@ def prepare_distillation(
 
 def _reading(spec: DistillationSpec, student: Head, teacher: Any, ours: Any, theirs: Any) -> Reading | None:
     """How a teacher with another tokenizer is read, if the recipe lets it be."""
-    if spec.across_tokenizers == "none":
+    if spec.across_tokenizers == "none" or isinstance(teacher, Itself):
         return None
     return reading_of(ours, theirs, student.vocabulary, context_length(causal_lm(teacher)))
 
