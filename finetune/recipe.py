@@ -159,6 +159,15 @@ class Recipe(Spec):
                 raise ValueError("has a teacher on a server, which writes rows: use it with `dataset: {source: generated}`")
         return self
 
+    @model_validator(mode="after")
+    def _another_tokenizer_alone(self) -> Recipe:
+        if self.distillation.across_tokenizers == "none":
+            return self
+        if self.distillation.correct or (self.teacher and self.teacher.system):
+            key = "distillation.correct" if self.distillation.correct else "teacher.system"
+            raise ValueError(f"has `{key}` and `distillation.across_tokenizers`, which work one at a time: leave one of the two out")
+        return self
+
     @property
     def named_teachers(self) -> list[TeacherSpec]:
         """Every teacher that is loaded here: those of a student, or the one that only writes rows."""

@@ -23,6 +23,7 @@ from finetune.runtime import RuntimeOptions
 
 if TYPE_CHECKING:
     from finetune.data.prepare import PreparedData
+    from finetune.distillation.across_tokenizers.alignment import Alignment
     from finetune.hardware.machine import Machine
     from finetune.methods.earlier import EarlierAdapter
     from finetune.models.location import LocatedModel
@@ -131,6 +132,23 @@ class RunContext:
     def source(self) -> Any:
         """Where the rows come from."""
         return registry.load("sources", self.recipe.dataset.kind)
+
+    @cached_property
+    def alignments(self) -> list[Alignment | None]:
+        """Of each teacher: how its tokens are compared with the student's, where they are others and the recipe says how."""
+        from finetune.distillation.across_tokenizers.alignment import alignment_of
+
+        if self.recipe.distillation.across_tokenizers == "none":
+            return [None] * len(self.recipe.all_teachers)
+        return [alignment_of(self.tokenizer, theirs) for theirs in self.teacher_tokenizers]
+
+    def of_teacher(self, number: int) -> RunContext:
+        """The same with the held-out rows in the tokens of a teacher, where these are others."""
+        alignment = self.alignments[number]
+        if alignment is None:
+            return self
+        held_out: Any = [alignment.held_out(row) for row in self.data.held_out]
+        return self.beside(tokenizer=self.teacher_tokenizers[number], data=replace(self.data, held_out=held_out))
 
     @cached_property
     def data(self) -> PreparedData:

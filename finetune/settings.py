@@ -340,6 +340,9 @@ class DistillationSpec(Spec):
         title="Correct the teacher",
         description="Where the teacher's first choice is wrong, how far the data's is put ahead of it; 0 leaves the teacher as it is.",
     )
+    across_tokenizers: Literal["none", "projected"] = Field(
+        "none", description="How a teacher with another tokenizer is compared; none: it is refused."
+    )
 
 
 class TrainingSpec(Spec):

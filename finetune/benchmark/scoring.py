@@ -99,6 +99,12 @@ class Scores:
         return cls(**content, losses=AnswerLosses(**losses) if losses else None)
 
 
+def of_its_texts(scores: Scores) -> Scores:
+    """The same without what is per token."""
+    of_losses = [name for name in registry.names("metrics") if getattr(registry.load("metrics", name), "reads", "texts") == "losses"]
+    return replace(scores, losses=None, values={name: value for name, value in scores.values.items() if name not in of_losses})
+
+
 @contextmanager
 def _own_folder_for_metrics() -> Iterator[None]:
     """evaluate makes a folder for each metric, in a cache of its own that may be read-only; here they leave nothing."""

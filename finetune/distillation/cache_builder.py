@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from finetune import registry
 from finetune.data.collator import Collator, labels_of
+from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.cache import (
     CacheKey,
     Index,
@@ -77,19 +78,23 @@ def build_cache(
     vocabulary: int | None = None,
     margins: bool = False,
     teacher_identity: str | None = None,
+    reading: Reading | None = None,
     reporter: Reporter | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> TeacherCache:
     """Write the missing shards of a cache for `dataset` (input_ids, labels) and open it.
 
     `vocabulary` is how many leading ids teacher and student share (default: the teacher's); with `margins` the cache has those of the
-    teacher over the labels (finetune/distillation/corrected.py). Raises DiskFull with the bytes needed if
+    teacher over the labels (finetune/distillation/corrected.py). `reading` is that of a teacher with another tokenizer; a
+    `teacher_identity` stands for the reading too. Raises DiskFull with the bytes needed if
     the disk has no room, TrainingError if no token is supervised.
     """
     folder, reporter = Path(folder), reporter or Recorder()
     head = head_of(teacher).detach()
+    if reading is not None:
+        head, vocabulary = reading.head(head), reading.vocabulary
     vocabulary = vocabulary or head.vocabulary
-    identity = teacher_identity or model_identity(teacher)
+    identity = teacher_identity or (reading.identity(model_identity(teacher)) if reading else model_identity(teacher))
     fixed: dict[str, Any] = {"vocabulary": vocabulary, "student_head": student_head, "temperature": temperature, "margins": margins}
     key = cache_key(kind, identity, dataset, **fixed)
     signal: Signal = registry.load("signals", kind)
@@ -105,7 +110,7 @@ def build_cache(
     if signal.keeps_head and missing:
         save_head(head, folder)
     student = None if student_head is None else student_head.first(vocabulary).detach()
-    asking = _Pass(signal, teacher, head.first(vocabulary), student, temperature or 1.0, margins)
+    asking = _Pass(signal, teacher, head.first(vocabulary), student, temperature or 1.0, margins, reading)
     done, total = sum(part.tokens for part in kept), sum(part.tokens for part in plan)
     shards = dict(kept)
     for part in missing:
@@ -171,9 +176,19 @@ def _trusted(folder: Path, key: CacheKey, reporter: Reporter) -> dict[_Part, Sha
 class _Pass:
     """Runs the teacher over rows, in batches of similar length."""
 
-    def __init__(self, signal: Signal, teacher: nn.Module, head: Head, student: Head | None, temperature: float, margins: bool) -> None:
+    def __init__(
+        self,
+        signal: Signal,
+        teacher: nn.Module,
+        head: Head,
+        student: Head | None,
+        temperature: float,
+        margins: bool,
+        reading: Reading | None,
+    ) -> None:
         self.margins, self.names = margins, (*signal.names, *(["margins"] if margins else []))
         self.signal, self.teacher, self.head, self.student, self.temperature = signal, teacher.eval(), head, student, temperature
+        self.reading = reading
         self.collator = Collator(0, mask=needs_mask(teacher))
         self.workspace = Workspace()
 
@@ -185,12 +200,16 @@ class _Pass:
         for numbers in _batches([len(row["input_ids"]) for row in rows]):
             heard(done)
             batch = {name: tensor.to(self.head.weight.device) for name, tensor in self.collator([rows[n] for n in numbers]).items()}
-            supervised = Supervised.of(batch["labels"])
-            hidden = hidden_states(self.teacher, batch["input_ids"], batch.get("attention_mask")).flatten(0, 1)[supervised.index]
+            if self.reading is None:
+                asked, index = batch, Supervised.of(batch["labels"]).index
+            else:
+                read = self.reading.batch(batch, mask="attention_mask" in batch)
+                asked, index = read.inputs, read.index
+            hidden = hidden_states(self.teacher, asked["input_ids"], asked.get("attention_mask")).flatten(0, 1)[index]
             counts = (batch["labels"][:, 1:] != -100).sum(1).tolist()
             wanted = self.signal.ask(hidden, self.head, self.student, self.temperature, self.workspace)
             if self.margins:
-                wanted = (*wanted, margins_of(hidden, self.head, supervised.labels, self.workspace))
+                wanted = (*wanted, margins_of(hidden, self.head, Supervised.of(batch["labels"]).labels, self.workspace))
             for number, *pieces in zip(numbers, *(tensor.cpu().split(counts) for tensor in wanted), strict=True):
                 answers[number] = list(pieces)
             done += sum(counts)

@@ -91,13 +91,16 @@ class HardLabels(Rule):
 
         `divergence` is the sum over the block, or with `each` that of its tokens [k].
         """
+        inside = None
+        if self.hard_only is not None:
+            inside = self.hard_only[(self.hard_only >= self._rows.start) & (self.hard_only < self._rows.stop)] - self._rows.start
+            divergence = divergence.index_fill(0, inside, 0.0)  # nobody knows one for these
         self._add("kl", divergence.sum())
         loss = (of_rows(self.soft, self._rows, gradient) * divergence[:, None]).sum() if self.each else self.gain * divergence
         if not self.has_hard:
             return loss
-        if self.hard_only is not None:
-            inside = self.hard_only[(self.hard_only >= self._rows.start) & (self.hard_only < self._rows.stop)]
-            gradient.index_fill_(0, inside - self._rows.start, 0.0)
+        if inside is not None:
+            gradient.index_fill_(0, inside, 0.0)
         gradient.addcmul_(self._hard, self._share)
         taken = -torch.as_tensor(self._weight, dtype=gradient.dtype, device=gradient.device)
         gradient.scatter_add_(1, self._label, taken.expand_as(self._label))

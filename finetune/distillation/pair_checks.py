@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from finetune.data.collator import labels_of
+from finetune.distillation.across_tokenizers.alignment import Share
+from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import TrainingError
 from finetune.formatting import percent
@@ -22,6 +24,7 @@ from finetune.training.chunked_loss import CrossEntropy, Workspace, chunked_loss
 from finetune.training.head import causal_lm, context_length, head_of, hidden_states, token_ids
 from finetune.training.trainer import Supervised
 
+ALIGNS_WELL = 0.8  # share of the supervised tokens
 FINITE_ROWS, LEVEL_ROWS, AGREEMENT_ROWS = 2, 4, 8  # how many are read: broken weights show at once, a better teacher soon
 LOGIT_ROWS = 64  # whose logits are in memory at once
 AGREED = 0.5  # of two teachers' most likely tokens; models that learned from like texts share more
@@ -51,18 +54,44 @@ def examine(
     *,
     tokenizer: Any = None,
     teacher_tokenizer: Any = None,
+    reading: Reading | None = None,
 ) -> list[Finding]:
     """Run both models on a few rows; without a teacher (there is a gradient cache) only the student is checked.
 
-    Raises VocabularyMismatch if the two do not share a tokenizer.
+    Raises VocabularyMismatch if the two do not share a tokenizer, and there is no `reading` across the two.
     """
     findings = [*_about_rows(rows, tokenizer), *_about_student(student, rows)]
-    if teacher is not None:
+    if teacher is not None and reading is not None:
+        findings += about_alignment(reading.alignment.measure(rows))
+        findings += _about_teacher(student, teacher, _read(reading, rows))
+        if not any(finding.level == "problem" for finding in findings):
+            findings += _about_level(student, teacher, _whole(held_out if held_out is not None else rows), reading)
+    elif teacher is not None:
         findings += _about_tokens(student, teacher, tokenizer, teacher_tokenizer)
         findings += _about_teacher(student, teacher, rows)
         if not any(finding.level == "problem" for finding in findings):
             findings += _about_level(student, teacher, held_out if held_out is not None else rows)
     return findings
+
+
+def about_alignment(share: Share) -> Iterator[Finding]:
+    """How much of the text the teacher can say something about."""
+    text = f"The teacher has another tokenizer: {share}."
+    if share.value >= ALIGNS_WELL:
+        yield Finding("ok", text)
+    else:
+        yield Finding("warning", text, "The others learn from the data alone; a teacher whose tokens are more alike says more.")
+
+
+def _whole(rows: Any) -> list[dict[str, Any]]:
+    """The first rows, with a label for every token: losses of two tokenizers are compared on a whole text."""
+    return [{"input_ids": list(row["input_ids"]), "labels": list(row["input_ids"])} for row in islice(iter(rows), LEVEL_ROWS)]
+
+
+def _read(reading: Reading, rows: Any) -> list[dict[str, Any]]:
+    """The same in the teacher's tokens."""
+    read = (reading.alignment.row(row["input_ids"]).ids for row in _whole(rows))
+    return [{"input_ids": ids, "labels": ids} for ids in read]
 
 
 def _about_rows(rows: Any, tokenizer: Any) -> Iterator[Finding]:
@@ -135,9 +164,11 @@ def _about_teacher(student: nn.Module, teacher: nn.Module, rows: Any) -> Iterato
     yield from _finite("teacher", teacher, rows)
 
 
-def _about_level(student: nn.Module, teacher: nn.Module, rows: Any) -> Iterator[Finding]:
-    looked_at, shared = list(islice(iter(rows), LEVEL_ROWS)), min(head_of(student).vocabulary, head_of(teacher).vocabulary)
-    (ours, tokens), (theirs, _) = _loss(student, looked_at, shared), _loss(teacher, looked_at, shared)
+def _about_level(student: nn.Module, teacher: nn.Module, rows: Any, reading: Reading | None = None) -> Iterator[Finding]:
+    looked_at, sizes = list(islice(iter(rows), LEVEL_ROWS)), [head_of(model).vocabulary for model in (student, teacher)]
+    sizes = sizes if reading else [min(sizes)] * 2
+    ours, tokens = _loss(student, looked_at, sizes[0])
+    theirs, _ = _loss(teacher, _read(reading, looked_at) if reading else looked_at, sizes[1])
     if not tokens:
         return
     losses = f"loss {theirs / tokens:.2f} against the student's {ours / tokens:.2f} on {tokens:,} tokens"

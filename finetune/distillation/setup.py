@@ -15,6 +15,7 @@ from typing import Any
 from finetune import registry
 from finetune.data.prepare import PreparedData
 from finetune.data.system_prompt import TeacherRows, is_prompted
+from finetune.distillation.across_tokenizers.projected import Reading, reading_of
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.cache_builder import build_cache, cache_key, supervised_counts
 from finetune.distillation.cache_choice import CacheChoice, choose_cache
@@ -30,7 +31,7 @@ from finetune.events import Notice, Reporter
 from finetune.formatting import percent
 from finetune.recipe import DistillationSpec, Recipe
 from finetune.runtime import RuntimeOptions
-from finetune.training.head import Head, head_of
+from finetune.training.head import Head, causal_lm, context_length, head_of
 
 
 @dataclass
@@ -50,10 +51,11 @@ class DistillationSetup:
 
     def trainer(self, **arguments: Any) -> DistillationTrainer:
         """A trainer for these arguments of a Trainer."""
-        online = self.needs_models
+        online, tokenizers = self.needs_models, [teacher.tokenizer for teacher in self.teachers]
         return DistillationTrainer(
             teacher_model=[teacher.model for teacher in self.teachers] if online else None,
-            teacher_tokenizer=[teacher.tokenizer for teacher in self.teachers] if online else None,
+            teacher_tokenizer=tokenizers if online or self.spec.across_tokenizers != "none" else None,
+            across_tokenizers=self.spec.across_tokenizers,
             cache=None if online else [teacher.cache for teacher in self.teachers if teacher.cache],
             teacher_weights=self.weights,
             teacher_rows=self.rows,
@@ -92,9 +94,10 @@ def prepare_distillation(
     for number, (name, theirs) in enumerate(known):
         model = next(taken)
         rows, held_out = _of(number, data.train, of_rows), _of(number, data.held_out, of_held_out)
+        reading = _reading(spec, ours, model, tokenizer, theirs)
         if look:
             other = None if isinstance(model, Itself) else model
-            findings = examine(student, other, rows, held_out, tokenizer=tokenizer, teacher_tokenizer=theirs)
+            findings = examine(student, other, rows, held_out, tokenizer=tokenizer, teacher_tokenizer=theirs, reading=reading)
             if is_prompted(held_out):
                 with as_teacher(model) as asked:
                     findings.append(about_prompt(asked, held_out))
@@ -102,16 +105,23 @@ def prepare_distillation(
             if len(known) > 1 and of_rows is None:
                 first_choices.append(top_tokens(model, rows))
         rows = TeacherRows(rows) if is_prompted(rows) else rows
-        asking = _Asking(spec, ours, model, rows, identity_of(model, name), (tokenizer, theirs), runtime, reporter)
+        asking = _Asking(spec, ours, model, rows, identity_of(model, name), (tokenizer, theirs), reading, runtime, reporter)
         choice, written = asking.ask(wanted, left=len(known) - number)
         wanted = choice.kind  # all caches are of one kind
         choices.append(choice)
-        teachers.append(Teacher(model if written is None else None, written, theirs if written is None else None))
+        teachers.append(Teacher(model if written is None else None, written, theirs))
         del model, asking
     _tell(contradictions([spec.source for spec in recipe.all_teachers], first_choices), said, reporter)
     weights = None if of_rows or len(known) == 1 else [spec.weight or 1.0 for spec in recipe.teachers or []]
     several = f"{len(known)} teachers: " if len(known) > 1 else ""
     return DistillationSetup(spec, teachers, several + choices[0].reason, weights, of_rows)
+
+
+def _reading(spec: DistillationSpec, student: Head, teacher: Any, ours: Any, theirs: Any) -> Reading | None:
+    """How a teacher with another tokenizer is read, if the recipe lets it be."""
+    if spec.across_tokenizers == "none" or isinstance(teacher, Itself):
+        return None
+    return reading_of(ours, theirs, student.vocabulary, context_length(causal_lm(teacher)))
 
 
 def _tell(findings: Sequence[Finding], said: set[str], reporter: Reporter) -> None:
@@ -139,14 +149,18 @@ class _Asking:
         rows: Any,
         identity: str,
         tokenizers: tuple[Any, Any],
+        reading: Reading | None,
         runtime: RuntimeOptions,
         reporter: Reporter,
     ) -> None:
         self.spec, self.student, self.model, self.rows, self.identity, self.reporter = spec, student, model, rows, identity, reporter
-        self.folder = runtime.cache_dir / "teachers"
+        self.folder, self.reading = runtime.cache_dir / "teachers", reading
         with as_teacher(model) as asked:
             self.head = head_of(asked)
-        vocabulary = shared_vocabulary(student.vocabulary, self.head.vocabulary, *tokenizers)
+        if reading is None:
+            vocabulary = shared_vocabulary(student.vocabulary, self.head.vocabulary, *tokenizers)
+        else:
+            vocabulary, self.identity = reading.vocabulary, reading.identity(identity)
         self.more: dict[str, Any] = {"vocabulary": vocabulary, "student_head": student, "temperature": spec.temperature}
         self.more |= {"margins": True} if spec.correct else {}
 
@@ -173,7 +187,7 @@ class _Asking:
             if isinstance(self.model, Itself):
                 self.model.check_online(choice.reason)
             return choice, None
-        more = {**self.more, "teacher_identity": self.identity, "reporter": self.reporter}
+        more = {**self.more, "teacher_identity": self.identity, "reading": self.reading, "reporter": self.reporter}
         with as_teacher(self.model) as asked:
             written = build_cache(choice.kind, asked, self.rows, place(choice.kind), **more)
         if written.key.margins:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.itself import as_teacher
 from finetune.errors import RecipeError
@@ -25,19 +26,26 @@ from finetune.training.head import Head, head_of
 
 @dataclass
 class Teacher:
-    """`model` or `cache`, or both; `kept_head` is the head beside the states of a cache, on the device of the run."""
+    """`model` or `cache`, or both; `kept_head` is the head beside the states of a cache, on the device of the run.
+
+    One with another tokenizer than the student's has a `reading`.
+    """
 
     model: Any = None
     cache: TeacherCache | None = None
     tokenizer: Any = None
     masks: bool = False
     kept_head: Head | None = None
+    reading: Reading | None = None
 
     def head(self, *, cached: bool) -> Head:
+        """Over the student's tokens."""
         if cached and self.kept_head is not None:
-            return self.kept_head
-        with as_teacher(self.model) as model:
-            return head_of(model).detach()
+            head = self.kept_head
+        else:
+            with as_teacher(self.model) as model:
+                head = head_of(model).detach()
+        return head if self.reading is None else self.reading.head(head)
 
 
 def listed(given: Any) -> list[Any]:

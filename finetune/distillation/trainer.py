@@ -21,6 +21,7 @@ from finetune import registry
 from finetune.data.collator import Collator
 from finetune.data.given import rows_of_file, tokens
 from finetune.data.system_prompt import as_teacher_sees, is_prompted
+from finetune.distillation.across_tokenizers.projected import AVERAGED, OWN_ROWS, reading_of, teacher_logits
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.corrected import corrected, margins
 from finetune.distillation.itself import Itself, as_teacher
@@ -41,7 +42,7 @@ from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.settings import SELF
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss
-from finetune.training.head import Head, check_head, head_of, needs_mask, padding_id
+from finetune.training.head import Head, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
 from finetune.training.trainer import Supervised, SupervisedTrainer
 
 
@@ -57,7 +58,8 @@ class DistillationTrainer(SupervisedTrainer):
 
     Several teachers (or caches) are a list, mixed by `teacher_weights`, which are scaled to sum to one: D is sum_k w_k D(q_k, p) for
     forward and reverse KL, D(sum_k w_k q_k, p) for the others. With `teacher_rows`, the number of its teacher for each training row, each
-    teaches its own rows instead, and a cache is one of these alone.
+    teaches its own rows instead, and a cache is one of these alone. With `across_tokenizers` ("projected") a teacher may have another
+    tokenizer: it is compared where both have read the same text, and both tokenizers are needed.
 
     `last_parts` holds the mean `ce` and `kl` per token of the last step. Evaluation runs the teachers and tells both parts as eval_ce
     and eval_kl; if there is only a cache, or teachers have rows, it gives the cross-entropy. Raises RecipeError for values out of range or
@@ -79,11 +81,13 @@ class DistillationTrainer(SupervisedTrainer):
         correct: float | str = 0.0,
         cache: TeacherCache | Sequence[TeacherCache] | None = None,
         teacher_tokenizer: Any = None,
+        across_tokenizers: str = "none",
         **kwargs: Any,
     ) -> None:
         hush()
         # The recipe knows their ranges, and that "2.0" is a number.
-        given = Recipe.from_layers({"distillation": {"temperature": temperature, "alpha": alpha, "correct": correct}}).distillation
+        settings = {"temperature": temperature, "alpha": alpha, "correct": correct, "across_tokenizers": across_tokenizers}
+        given = Recipe.from_layers({"distillation": settings}).distillation
         if isinstance(model, str | PathLike):
             model, tokenizer = by_name(model)
             model.float()  # small updates are lost in weights of 16 bits
@@ -113,7 +117,10 @@ class DistillationTrainer(SupervisedTrainer):
         self.teachers, self.correct = teachers, given.correct
         check_correct(self.correct, teachers)
         head = head_of(self.model)
-        self.vocabulary = min((self._prepare(teacher, head) for teacher in teachers), default=head.vocabulary)
+        across = given.across_tokenizers != "none"
+        self.vocabulary = min((self._prepare(teacher, head, across=across) for teacher in teachers), default=head.vocabulary)
+        if len(teachers) > 1 and not self.routed and any(teacher.reading for teacher in teachers):
+            raise RecipeError(AVERAGED, hint=OWN_ROWS)
 
     def head(self) -> Head:
         return head_of(self.model).first(self.vocabulary)
@@ -146,16 +153,24 @@ class DistillationTrainer(SupervisedTrainer):
     def _cached(self, inputs: dict[str, Any]) -> bool:
         return "row" in inputs and all(teacher.cache is not None for teacher in self.teachers)
 
-    def _distil(
-        self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor, alpha: float | Tensor, *, correct: float = 0.0
-    ) -> Rule:
+    def _distil(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor, weight: float, *, correct: float = 0.0) -> Rule:
         counts = (inputs["labels"][:, 1:] != -100).sum(1).tolist()
         # A routed teacher is asked about its own rows, run by run; the others all about the whole batch.
         runs = runs_of(inputs["teacher_number"]) if self.routed else [(number, None) for number in range(len(self.teachers))]
         cached = self._cached(inputs)
-        said = [self._said(number, inputs, rows, counts, cached=cached) for number, rows in runs]
-        if correct and not isinstance(alpha, Tensor):
-            alpha = corrected(alpha, self._margins(inputs, supervised, said[0][0], counts, cached=cached).to(hidden.device), correct)
+        said, aligned = [], []
+        for number, rows in runs:
+            values, negentropy, where = self._said(number, inputs, rows, counts, cached=cached)
+            said.append((values, negentropy))
+            aligned.append(torch.ones(len(values), dtype=torch.bool) if where is None else where.cpu())
+        alpha: float | Tensor = weight
+        if correct:
+            alpha = corrected(weight, self._margins(inputs, supervised, said[0][0], counts, cached=cached).to(hidden.device), correct)
+        if not self.routed:
+            aligned = aligned[:1]
+        if not all(bool(part.all()) for part in aligned):  # the others learn from their labels alone
+            precise = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+            alpha = torch.full((len(supervised.labels),), weight, dtype=precise).masked_fill_(~torch.cat(aligned), 1.0).to(hidden.device)
         if cached and not any(teacher.kept_head for teacher in self.teachers):
             kept = [(values.to(hidden.device), negentropy.to(hidden.device)) for values, negentropy in said if negentropy is not None]
             values, negentropy = joined(kept) if self.routed else added(kept, self.weights)
@@ -177,29 +192,38 @@ class DistillationTrainer(SupervisedTrainer):
 
     def _logits(self, number: int, states: Tensor, *, cached: bool) -> ChunkLogits:
         head = self.teachers[number].head(cached=cached).first(self.vocabulary)
-        return ChunkLogits(f"teacher {number}" if number else "teacher", states, head, self.temperature)
+        return teacher_logits(f"teacher {number}" if number else "teacher", states, head, self.temperature)
 
     def _said(
         self, number: int, inputs: dict[str, Any], rows: Tensor | None, counts: list[int], *, cached: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """What a teacher says about the supervised tokens of some rows of a batch, or of all: states [n, d], or a cache's values."""
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What a teacher says about the supervised tokens of some rows of a batch, or of all: states [n, d], or a cache's values.
+
+        And of one with another tokenizer, about which of them [n].
+        """
         teacher = self.teachers[number]
         if rows is not None:
             counts = [counts[row] for row in rows.tolist()]
             inputs = {name: value[rows.to(value.device)] for name, value in inputs.items()}
+        asked = teacher.reading.batch(inputs, mask=teacher.masks) if teacher.reading else None
+        aligned = asked.aligned if asked else None
         if cached and teacher.cache is not None:
-            return teacher.cache.read(inputs["row"].tolist(), counts)
+            return *teacher.cache.read(inputs["row"].tolist(), counts), aligned
         if self.prompted:
             told: Any = self.train_dataset
             seen = Collator(self.pad_id)([as_teacher_sees(told[row]) for row in inputs["row"].tolist()])
             inputs = {name: seen[name].to(inputs["input_ids"].device) for name in ("input_ids", "labels")}
         with torch.no_grad(), as_teacher(teacher.model) as model:
-            outputs = self.run_backbone(model, inputs, masks=teacher.masks)
-            return outputs.last_hidden_state.flatten(0, 1).index_select(0, Supervised.of(inputs["labels"]).index), None
+            outputs = self.run_backbone(model, asked.inputs if asked else inputs, masks=teacher.masks)
+            index = asked.index if asked else Supervised.of(inputs["labels"]).index
+            return outputs.last_hidden_state.flatten(0, 1).index_select(0, index), None, aligned
 
-    def _prepare(self, teacher: Teacher, head: Head) -> int:
+    def _prepare(self, teacher: Teacher, head: Head, *, across: bool) -> int:
         """Place a teacher and check it against the student's head; how many leading ids both share."""
         vocabulary = head.vocabulary
+        if across:
+            limit = None if teacher.model is None else context_length(causal_lm(teacher.model))
+            teacher.reading = reading_of(self.processing_class, teacher.tokenizer, vocabulary, limit)
         if isinstance(teacher.model, Itself):
             teacher.masks = self.masks
         elif teacher.model is not None:
@@ -211,14 +235,16 @@ class DistillationTrainer(SupervisedTrainer):
             use_fast_linear(model)
             check_head(model)
             teacher.masks = needs_mask(model)
-            vocabulary = shared_vocabulary(head.vocabulary, head_of(model).vocabulary, self.processing_class, teacher.tokenizer)
+            if teacher.reading is None:
+                vocabulary = shared_vocabulary(head.vocabulary, head_of(model).vocabulary, self.processing_class, teacher.tokenizer)
         if (cache := teacher.cache) is not None:
             cache.check(head, forward_kl=isinstance(self.objective, ForwardKL), temperature=self.temperature)
             if cache.key.vocabulary > head.vocabulary:
                 raise VocabularyMismatch(f"The cached teacher has {cache.key.vocabulary} tokens and the student {head.vocabulary}.")
             vocabulary = cache.key.vocabulary
             if cache.head is not None:
-                teacher.kept_head = cache.head.each(lambda tensor: tensor.to(self.args.device)).first(vocabulary)
+                kept = cache.head.each(lambda tensor: tensor.to(self.args.device))
+                teacher.kept_head = kept if teacher.reading else kept.first(vocabulary)
         return vocabulary
 
 

@@ -11,7 +11,8 @@ PAIRS = (
     "Pairs that share one: gpt2-medium -> gpt2, Qwen2.5-1.5B -> Qwen2.5-0.5B, Llama-3.2-3B -> Llama-3.2-1B, SmolLM2-360M -> SmolLM2-135M."
 )
 WAY_OUT = (
-    f"Choose a student from the teacher's model family, or make one from the teacher (model: {{from_teacher: {{layers: 0.67}}}}). {PAIRS}"
+    "Choose a student from the teacher's model family, make one from the teacher (model: {from_teacher: {layers: 0.67}}), or compare the "
+    f"two where they have read the same text (--set distillation.across_tokenizers=projected). {PAIRS}"
 )
 
 
@@ -28,11 +29,18 @@ def shared_vocabulary(student: int, teacher: int, student_tokenizer: Any = None,
                 hint="Pass both tokenizers (processing_class= and teacher_tokenizer=). " + WAY_OUT,
             )
         return student
-    ours, theirs = student_tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
-    strange = [token for token, index in ours.items() if theirs.get(token) != index]
-    same_splits = student_tokenizer(PROBE)["input_ids"] == teacher_tokenizer(PROBE)["input_ids"]
-    if strange or not same_splits:
-        what = f"{len(strange):,} of {len(ours):,} tokens differ (such as {strange[0]!r})" if strange else "they split text differently"
+    if what := difference(student_tokenizer, teacher_tokenizer):
         raise VocabularyMismatch(f"Teacher and student do not share a tokenizer: {what}.", hint=WAY_OUT)
+    ours, theirs = student_tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
     # What only the teacher's tokenizer knows stands in the student's head as padding, if at all.
     return min(student, teacher) if len(ours) == len(theirs) else min(student, teacher, max(ours.values()) + 1)
+
+
+def difference(student_tokenizer: Any, teacher_tokenizer: Any) -> str | None:
+    """How the tokens of two tokenizers differ, or None where those of the student are the teacher's."""
+    ours, theirs = student_tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
+    strange = [token for token, index in ours.items() if theirs.get(token) != index]
+    if strange:
+        return f"{len(strange):,} of {len(ours):,} tokens differ (such as {strange[0]!r})"
+    same_splits = student_tokenizer(PROBE)["input_ids"] == teacher_tokenizer(PROBE)["input_ids"]
+    return None if same_splits else "they split text differently"

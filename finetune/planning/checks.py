@@ -34,7 +34,7 @@ def check_data(context: RunContext) -> None:
 
 
 def _check_lengths(context: RunContext) -> None:
-    models = [describe(located) for located in [context.located, *(context.teachers_located if context.distils else [])]]
+    models = [describe(located) for located in [context.located, *_of_the_same_tokens(context)]]
     known = [(model.context, model.name) for model in models if model.context]
     if not known:
         return
@@ -60,13 +60,19 @@ def _told(rows: Any) -> Any:
     return rows[TEACHER_IDS][:] if is_prompted(rows) else []
 
 
+def _of_the_same_tokens(context: RunContext) -> list[LocatedModel]:
+    """The teachers that read the student's tokens; for others see finetune/planning/across_tokenizers.py."""
+    pairs = zip(context.teachers_located, context.alignments, strict=True) if context.has_other_teacher else ()
+    return [located for located, alignment in pairs if alignment is None]
+
+
 def check_tokens(context: RunContext, embeddings: int) -> list[str]:
     """Raises ModelError if rows use a token that has no embedding; sentences about such tokens that no row uses.
 
     `embeddings` is how many rows the embeddings of the model have; those of a teacher are as many as its configuration says.
     """
     sizes = {context.located.name: embeddings}
-    for teacher in context.teachers_located[context.student_is_made :] if context.has_other_teacher else []:
+    for teacher in _of_the_same_tokens(context)[context.student_is_made :]:
         sizes[teacher.name] = describe(teacher).vocabulary or embeddings
     vocabulary, notes = context.tokenizer.get_vocab(), []
     for name, rows in sizes.items():

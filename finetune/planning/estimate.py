@@ -42,7 +42,8 @@ class Plan:
     come from them, and `memory_by_arithmetic` is what `memory_total` would be without them. `linear_share` is the share of the weights in
     linear layers that learns, `speed_up` about how many times as fast as its teacher a student made from it answers, and `notes` are
     sentences that a person should know: what does not learn, and what else is unexpected. `making` says how many rows are written first,
-    by whom and in how many of the `seconds`; None if they are there.
+    by whom and in how many of the `seconds`; None if they are there. `alignment` says of each teacher with another tokenizer how much of
+    the text it can speak about.
     """
 
     model: str
@@ -71,6 +72,7 @@ class Plan:
     warnings: list[str] = field(default_factory=list)
     speed_up: float | None = None
     making: dict[str, Any] | None = None
+    alignment: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from finetune.errors import RecipeError
+from finetune.planning.across_tokenizers import alignment_notes
 from finetune.planning.checks import check_data, check_tokens
 from finetune.planning.epochs import settled
 from finetune.planning.estimate import Plan, estimate
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
 def plan(context: RunContext, *, measure: bool = False) -> Plan:
     """What the run will cost, by arithmetic or by a few real steps; prepares the data, leaves nothing else behind.
 
-    Raises what `shape_of`, `check_data` and `check_tokens` raise.
+    Raises what `shape_of`, `check_data`, `check_tokens` and `alignment_notes` raise.
     """
     shape = shape_of(context)
     check_data(context)
-    notes = check_tokens(context, shape.learning.embeddings)
-    return estimate(context, shape, measure_first(context).to_dict() if measure else {}, notes=notes)
+    notes, alignment = check_tokens(context, shape.learning.embeddings), alignment_notes(context)
+    found = estimate(context, shape, measure_first(context).to_dict() if measure else {}, notes=notes)
+    return replace(found, alignment=alignment)
 
 
 def plan_without_rows(context: RunContext, *, measure: bool) -> tuple[Plan, PreparedData]:

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from finetune.distillation.student import planned_student
-from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import ModelError
 from finetune.foreign import reading
 from finetune.methods.base import MethodContext
@@ -17,6 +16,7 @@ from finetune.model_folder import AGAIN
 from finetune.models.facts import ModelFacts, describe
 from finetune.models.kind import auto_class, configuration, try_text_alone
 from finetune.models.location import LocatedModel
+from finetune.planning.across_tokenizers import check_tokenizers
 from finetune.planning.checks import adapter_problem, quantised_problem
 from finetune.planning.estimate import Learning, Shape
 from finetune.recipe import StudentSpec
@@ -27,8 +27,7 @@ from finetune.settings import FromTeacher
 def shape_of(context: RunContext) -> Shape:
     """The shape of a run's models; nothing is loaded, and what attaching the method to loaded ones would raise is raised now.
 
-    VocabularyMismatch if teacher and student have different tokenizers, RecipeError for a student of no or of all layers, and where
-    `adapter_problem` says so.
+    What `check_tokenizers` raises, RecipeError for a student of no or of all layers, and where `adapter_problem` says so.
     """
     spec = context.recipe.method
     if problem := adapter_problem(context, context.method, spec) or quantised_problem(context, context.method, spec):
@@ -41,10 +40,7 @@ def shape_of(context: RunContext) -> Shape:
         teacher, *others = map(describe, context.teachers_located)
         if isinstance(recipe.model, StudentSpec):
             wanted = recipe.model.from_teacher
-        else:
-            shared_vocabulary(facts.vocabulary, teacher.vocabulary, context.tokenizer, context.teacher_tokenizers[0])
-        for number, other in enumerate(others, 1):
-            shared_vocabulary(facts.vocabulary, other.vocabulary, context.tokenizer, context.teacher_tokenizers[number])
+        check_tokenizers(context, facts, [teacher, *others])
     learning = what_learns(context.located, context.method, recipe.method, wanted=wanted, earlier=context.earlier)
     return Shape(facts, teacher, learning, others)
 

@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from finetune.benchmark.perplexity import answer_losses
-from finetune.benchmark.scoring import Scores, base_key, benchmark_model, chosen_rows, load_base_scores, save_base_scores
+from finetune.benchmark.scoring import Scores, base_key, benchmark_model, chosen_rows, load_base_scores, of_its_texts, save_base_scores
 from finetune.benchmark.several_teachers import part, routed
 from finetune.benchmark.teacher_agreement import TeacherStates
 from finetune.data.system_prompt import TeacherRows
@@ -79,6 +79,9 @@ def _scores_of(context: RunContext, teacher: Any, number: int) -> Scores:
     """One teacher's scores, and its hidden states on the held-out rows (those are never kept on disk)."""
     load_in, identity = context.recipe.all_teachers[number].load_in, teacher_identity(context, number)
     title = f"Measuring the teacher{f' {number + 1} of {len(context.teachers_located)}' if len(context.teachers_located) > 1 else ''}"
+    own = context.of_teacher(number)
+    if own is not context:  # losses and states per token of other tokens cannot be set beside the student's
+        return of_its_texts(_once(own, lambda: teacher, identity, load_in, "teacher", title))
     scores = _once(context, lambda: teacher, identity, load_in, "teacher", title, as_teacher=True)
     if scores.states is not None:
         return scores

@@ -63,12 +63,11 @@ def usual_seconds(parameters: int) -> float:
 
 def _in_turn(context: RunContext, sides: Sequence[str], parameters: Mapping[str, int]) -> dict[str, Cost]:
     _check_room(context, parameters)
-    rows = chosen_rows(context.data.held_out, context.recipe.benchmark, context.recipe.seed)
-    prompts = [list(row["prompt_ids"])[-PROMPT_TOKENS:] for row in rows[:SPEED_PROMPTS]]
+    prompts = {side: _prompts(context.of_teacher(context.recipe.main_teacher) if side == "teacher" else context) for side in sides}
     rounds: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        processes = {side: stack.enter_context(_process(context, side, prompts, folder)) for side in sides}
+        processes = {side: stack.enter_context(_process(context, side, prompts[side], folder)) for side in sides}
         for process in processes.values():
             process.heard()  # it is ready
         for process in processes.values():
@@ -82,6 +81,11 @@ def _in_turn(context: RunContext, sides: Sequence[str], parameters: Mapping[str,
                 rounds[side].append(process.round())
             context.reporter.report(Progress("costs", number + 1, ROUNDS, "rounds"))
     return {side: _median(found) for side, found in rounds.items()}
+
+
+def _prompts(context: RunContext) -> list[list[int]]:
+    rows = chosen_rows(context.data.held_out, context.recipe.benchmark, context.recipe.seed)
+    return [list(row["prompt_ids"])[-PROMPT_TOKENS:] for row in rows[:SPEED_PROMPTS]]
 
 
 def _median(rounds: list[dict[str, Any]]) -> Cost:

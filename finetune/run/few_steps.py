@@ -80,7 +80,7 @@ def _models(context: RunContext, began: float, say: Say) -> tuple[Any, list[Any]
         model = load_trial_student(context, teacher)
         known = known_scores(context, teacher_identity(context), context.recipe.all_teachers[0].load_in)
         say(ready=time.perf_counter() - began)
-        say(teacher=benchmark_seconds(context, teacher, answers=known is None) * len(context.teachers_located))
+        say(teacher=benchmark_seconds(context.of_teacher(0), teacher, answers=known is None) * len(context.teachers_located))
         del teacher
     else:
         model = load_base(context)

@@ -50,7 +50,7 @@ class PlanScreen:
 
 def _remarks(plan: Plan) -> list[Text]:
     """What a person would not expect, and what does not fit."""
-    notes = [Text(strip_control_chars(note)) for note in plan.notes]
+    notes = [Text(strip_control_chars(note)) for note in [*plan.notes, *plan.alignment]]
     return notes + [Text(f"! {problem}", style="warning") for problem in [*plan.problems, *plan.warnings]]
 
 

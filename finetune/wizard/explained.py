@@ -61,6 +61,10 @@ MORE = {
         "The teacher runs once over all rows, and what it says is kept on the disk; every later pass reads it from there.\n"
         "auto takes the kind that is fastest for your run and fits on the disk. none keeps the teacher in memory instead."
     ),
+    "distillation.across_tokenizers": (
+        "A student with another tokenizer cuts the text into other tokens than its teacher. With projected the teacher reads the text in\n"
+        "its own tokens, and the two are compared wherever both have read the same; the other tokens learn from the data alone."
+    ),
     "method.r": "The size of the add-on. Larger can learn more and needs more memory; 16 suits most tasks.",
     "method.alpha": "How strongly the add-on acts. Usually twice the rank.",
     "method.dropout": "The share of the add-on's inputs left out at random in each step. It keeps small data from being learned by heart.",
@@ -94,6 +98,10 @@ NOTES: dict[str, Mapping[str, str]] = {
         "none": "the teacher stays in memory and runs at every step",
         "hidden": "the teacher's last hidden states; for every objective",
         "gradient": "only what the gradient needs; smallest and fastest",
+    },
+    "distillation.across_tokenizers": {
+        "none": "a teacher with another tokenizer is refused",
+        "projected": "the teacher's next token as the student's token that begins it",
     },
     "distillation.supervise": {"all": "prompts and answers", "answers": "answers only"},
     "method.freeze": {"auto": "where it makes sense", "none": "everything learns", "head": "embeddings and output head stay"},

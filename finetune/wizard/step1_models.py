@@ -43,7 +43,7 @@ MORE_SYSTEM = (
 )
 MORE_STUDENT = (
     "Made from the teacher: some of its layers, or of their width, are left out, the rest is copied.\n"
-    "Any other student must have the teacher's tokenizer."
+    "Any other student must have the teacher's tokenizer, unless you let the two be compared across tokenizers (in the advanced settings)."
 )
 MORE_BY = (
     "At equal size, narrower layers keep much more of what the teacher knows, and fewer layers answer somewhat faster.\n"

@@ -13,6 +13,7 @@ MORE_RATE = (
     "Adapters need higher rates than full models and students."
 )
 DISTILLING = ("distillation.objective", "distillation.supervise", "distillation.correct", "distillation.cache")
+OF_ANOTHER_FAMILY = ("distillation.across_tokenizers",)  # a student that is made from its teacher has its tokenizer
 ALWAYS = (
     "dataset.max_length",
     "dataset.held_out",
@@ -38,6 +39,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     if prompter.confirm("advanced", "Change advanced settings?", default=False, help="All have defaults that work."):
         of_the_method = [f"method.{name}" for name in method.Spec.model_fields if name != "kind"]
         draft = several_teachers.ask_weights(draft, prompter)
-        for key in (*of_the_method, *(DISTILLING if distilling else ()), *ALWAYS):
+        named = OF_ANOTHER_FAMILY if distilling and isinstance(draft["model"], str) else ()
+        for key in (*of_the_method, *(DISTILLING if distilling else ()), *named, *ALWAYS):
             draft = ask_field(draft, prompter, key)
     return draft

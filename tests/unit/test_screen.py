@@ -227,6 +227,7 @@ class Figures:
     notes: list[str] = field(default_factory=list)
     linear_share: float = 1.0
     warnings: list[str] = field(default_factory=list)
+    alignment: list[str] = field(default_factory=list)
     measured: dict[str, float] | None = None
     methods: dict[str, int] = field(default_factory=lambda: {"lora": 3 * 10**9, "qlora": 10**9, "full": 9 * 10**9})
 

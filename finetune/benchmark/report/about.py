@@ -105,6 +105,8 @@ def done(records: Records) -> Html:
             ),
             ("Loss", f"first {training['first_loss']:.3f}, last {training['final_loss']:.3f}{_means(training['steps'])}"),
         ]
+    if records.alignment:
+        listed.append(("Tokenizers", records.alignment))
     if records.checkpoints:
         listed.append(("Checkpoints", f"{records.checkpoints:,} saved during the run"))
     if after := records.resumed_after:

@@ -15,6 +15,7 @@ from finetune.events import (
     CheckpointSaved,
     ModelReady,
     Notice,
+    Planned,
     Resumed,
     StageFinished,
     StageStarted,
@@ -57,6 +58,12 @@ class Records:
     def linear_share(self) -> float:
         """The share of the weights in linear layers that learned."""
         return float(next((record.get("linear_share", 1.0) for record in reversed(self._of(ModelReady.name))), 1.0))
+
+    @property
+    def alignment(self) -> str:
+        """How much of the text teachers with other tokenizers could speak about."""
+        plan: Mapping[str, Any] = next((record["plan"] for record in reversed(self._of(Planned.name))), {})
+        return " ".join(plan.get("alignment", []))
 
     @property
     def stages(self) -> list[tuple[str, float]]:

@@ -1,0 +1,142 @@
+"""A teacher with another tokenizer: it reads the student's rows in its own tokens, and its distribution is seen as one over the student's.
+
+    reading = Reading(Alignment(student_tokenizer, teacher_tokenizer), student_head.vocabulary)
+    asked = reading.batch(batch)                # what the teacher reads, and where its states are
+    head = reading.head(head_of(teacher))       # a head with the student's vocabulary: q^ = normalise(q M)
+
+M gives each teacher token to the student token that begins it. What begins none is left out, and the rest is scaled to sum to one.
+Supervised tokens where the two have not read the same bytes learn from their labels alone: alpha is 1 for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.data.collator import NO_LOSS, Collator
+from finetune.distillation.across_tokenizers.alignment import NOWHERE, Alignment, alignment_of, shorter
+from finetune.errors import RecipeError, TrainingError
+from finetune.training.chunked_loss import ChunkLogits, Workspace, softmax_
+from finetune.training.head import Head
+
+AVERAGED = "Teachers with other tokenizers cannot be averaged."
+OWN_ROWS = "Give each teacher its own rows, or take one of them."
+VERSION = 1  # raise it when the same texts would give other numbers, so that caches of earlier ones are not used
+
+
+@dataclass(frozen=True)
+class ProjectedHead(Head):
+    """A teacher's head whose logits are log q^ over the student's `size` tokens; `target` [teacher's head] are those tokens, or -1."""
+
+    target: Tensor = field(kw_only=True)
+    size: int = field(kw_only=True)
+
+    @property
+    def vocabulary(self) -> int:
+        return self.size
+
+    def first(self, vocabulary: int) -> Head:
+        """Over fewer of the student's tokens: what begins with another is left out."""
+        target = torch.where(self.target < vocabulary, self.target, NOWHERE)
+        return replace(self, target=target, size=min(vocabulary, self.size))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        logits = super().logits(hidden)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        flat = logits.flatten(0, -2)
+        return project_(flat, self.target, flat.new_empty(len(flat), self.size)).view(*logits.shape[:-1], self.size)
+
+
+class ProjectedLogits(ChunkLogits):
+    """The logits of a ProjectedHead, chunk by chunk: log q^ at the temperature."""
+
+    def __init__(self, name: str, hidden: Tensor, head: ProjectedHead, temperature: float) -> None:
+        super().__init__(name, hidden, head, temperature)
+        self.size, self.target = head.size, head.target.to(hidden.device)
+
+    def block(self, rows: slice, workspace: Workspace) -> Tensor:
+        block = super().block(rows, workspace)
+        return project_(block, self.target, workspace.take(f"{self.name} projected", (len(block), self.size), block, block.dtype))
+
+
+def teacher_logits(name: str, hidden: Tensor, head: Head, temperature: float) -> ChunkLogits:
+    """The logits of a teacher over the student's tokens."""
+    kind: Any = ProjectedLogits if isinstance(head, ProjectedHead) else ChunkLogits
+    made: ChunkLogits = kind(name, hidden, head, temperature)
+    return made
+
+
+def project_(logits: Tensor, target: Tensor, found: Tensor) -> Tensor:
+    """Fill `found` [k, student's tokens] with log q^ of logits [k, teacher's tokens], which are overwritten."""
+    logits.index_fill_(1, (target == NOWHERE).nonzero().squeeze(1), float("-inf"))
+    softmax_(logits)
+    found.zero_().index_add_(1, target.clamp(min=0), logits)
+    return found.clamp_(min=torch.finfo(found.dtype).tiny).log_()  # 0 log 0 would be no number
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A batch as the teacher reads it: `index` [n] of the supervised tokens in its states, and which of them are `aligned`."""
+
+    inputs: dict[str, Tensor]
+    index: Tensor
+    aligned: Tensor
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a teacher with another tokenizer is read by a student with a head of `vocabulary` tokens; it reads at most `limit` of its own."""
+
+    alignment: Alignment
+    vocabulary: int
+    limit: int | None = None
+
+    def identity(self, teacher: str) -> str:
+        """A teacher's identity with this reading, for the key of a cache."""
+        return f"{teacher} projected {VERSION} {self.vocabulary} {self.alignment.fingerprint}"
+
+    def head(self, head: Head) -> ProjectedHead:
+        """The teacher's head over the student's tokens."""
+        known = self._target[: head.vocabulary]
+        target = torch.nn.functional.pad(known, (0, head.vocabulary - len(known)), value=NOWHERE).to(head.weight.device)
+        return ProjectedHead(head.weight, head.bias, head.scale, head.softcap, target=target, size=self.vocabulary)
+
+    @cached_property
+    def _target(self) -> Tensor:
+        known = torch.from_numpy(self.alignment.target)
+        return torch.where(known < self.vocabulary, known, NOWHERE)
+
+    def batch(self, inputs: Mapping[str, Tensor], *, mask: bool = False) -> Asked:
+        """A batch of the student's rows (input_ids, labels) for the teacher; with its attention `mask` where the model needs one.
+
+        Raises TrainingError for a row that is longer than the teacher's context.
+        """
+        rows, places = [], []
+        for ids, labels in zip(inputs["input_ids"].tolist(), inputs["labels"].tolist(), strict=True):
+            supervised = [place for place, label in enumerate(labels[1:]) if label != NO_LOSS]
+            row = self.alignment.row(ids[: supervised[-1] + 2] if supervised else ids[:1])
+            if self.limit is not None and len(row.ids) > self.limit:
+                raise TrainingError(
+                    f"A row has {len(row.ids):,} tokens of the teacher, and its context is {self.limit:,}.", hint=shorter(self.limit)
+                )
+            rows.append({"input_ids": row.ids or [0]})
+            places.append([row.places[place] for place in supervised])
+        device = inputs["input_ids"].device
+        batch = {name: tensor.to(device) for name, tensor in Collator(0, mask=mask)(rows).items()}
+        width = batch["input_ids"].shape[1]
+        flat = [(number, place) for number, row_places in enumerate(places) for place in row_places]
+        index = torch.tensor([number * width + max(place, 0) for number, place in flat], dtype=torch.long, device=device)
+        return Asked(batch, index, torch.tensor([place != NOWHERE for _, place in flat], dtype=torch.bool, device=device))
+
+
+def reading_of(student: Any, teacher: Any, vocabulary: int, limit: int | None) -> Reading | None:
+    """How a student with this tokenizer and head reads a teacher, None where the tokenizers are the same; RecipeError without both."""
+    if student is None or teacher is None:
+        raise RecipeError("A comparison across tokenizers needs both tokenizers.", hint="Pass processing_class= and teacher_tokenizer=.")
+    alignment = alignment_of(student, teacher)
+    return None if alignment is None else Reading(alignment, vocabulary, limit)
