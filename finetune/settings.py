@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -310,6 +311,20 @@ class DistillationSpec(Spec):
     objective: Annotated[str, Known("objectives")] = Field("forward_kl", description="How student and teacher are compared.")
     cache: Literal["auto", "none", "hidden", "gradient"] = Field("auto", description="What is cached of the teacher's output on disk.")
     supervise: Literal["all", "answers"] = Field("all", description="Train on every token, or on answers only.")
+    rounds: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] | None = Field(
+        None,
+        title="Rounds",
+        description="Layers to keep, round by round, such as [24, 20, 15]: each round cuts the student of the round before and trains it "
+        "for all epochs.",
+    )
+
+    @field_validator("rounds")
+    @classmethod
+    def _rounds_fall(cls, rounds: list[int] | None) -> list[int] | None:
+        for before, after in pairwise(rounds or []):
+            if after >= before:
+                raise ValueError(f"must fall from round to round, and {after} follows {before}")
+        return rounds
 
 
 class TrainingSpec(Spec):

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from finetune.errors import RecipeError
 from finetune.planning.checks import check_data, check_tokens
 from finetune.planning.epochs import settled
-from finetune.planning.estimate import Plan, estimate
+from finetune.planning.estimate import Plan
 from finetune.planning.measure import measure_first
-from finetune.planning.shape import shape_of
+from finetune.planning.rounds import estimate_rounds
+from finetune.planning.shape import shapes_of
 from finetune.run_context import RunContext
 
 if TYPE_CHECKING:
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 def plan(context: RunContext, *, measure: bool = False) -> Plan:
     """What the run will cost, by arithmetic or by a few real steps; prepares the data, leaves nothing else behind.
 
-    Raises what `shape_of`, `check_data` and `check_tokens` raise.
+    Raises what `shapes_of`, `check_data` and `check_tokens` raise.
     """
-    shape = shape_of(context)
+    shapes = shapes_of(context)
     check_data(context)
-    notes = check_tokens(context, shape.learning.embeddings)
-    return estimate(context, shape, measure_first(context).to_dict() if measure else {}, notes=notes)
+    notes = check_tokens(context, shapes[-1].learning.embeddings)
+    return estimate_rounds(context, shapes, measure_first(context.rounds[0]).to_dict() if measure else {}, notes=notes)
 
 
 def plan_without_rows(context: RunContext, *, measure: bool) -> tuple[Plan, PreparedData]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune.distillation.student import planned_student
 from finetune.distillation.vocabulary import shared_vocabulary
-from finetune.errors import ModelError
+from finetune.errors import ModelError, RecipeError
 from finetune.foreign import reading
 from finetune.methods.base import MethodContext
 from finetune.methods.earlier import EarlierAdapter
@@ -47,6 +47,17 @@ def shape_of(context: RunContext) -> Shape:
             shared_vocabulary(facts.vocabulary, other.vocabulary, context.tokenizer, context.teacher_tokenizers[number])
     learning = what_learns(context.located, context.method, recipe.method, wanted=wanted, earlier=context.earlier)
     return Shape(facts, teacher, learning, others)
+
+
+def shapes_of(context: RunContext) -> list[Shape]:
+    """The shape of each round of a run; raises what `shape_of` raises, and RecipeError for rounds that the teacher cannot give."""
+    rounds = context.recipe.distillation.rounds
+    if rounds and rounds[0] >= (depth := describe(context.teacher_located).layers):
+        raise RecipeError(
+            f"distillation.rounds: the first round keeps {rounds[0]} layers, and the teacher has {depth}.",
+            hint=f"Begin with at most {depth - 1}.",
+        )
+    return [shape_of(each) for each in context.rounds]
 
 
 def what_learns(

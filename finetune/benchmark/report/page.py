@@ -11,7 +11,7 @@ from finetune.benchmark.report.answers import answers
 from finetune.benchmark.report.html import Html, duration, element, joined
 from finetune.benchmark.report.ranks import final_ranks
 from finetune.benchmark.report.records import Records, read_records
-from finetune.benchmark.report.scores import costs, measured, teachers, verdict_class, verdicts
+from finetune.benchmark.report.scores import costs, measured, rounds, teachers, verdict_class, verdicts
 from finetune.benchmark.report.style import STYLE
 from finetune.foreign import reading
 from finetune.formatting import size
@@ -37,6 +37,7 @@ def report_page(records: Records) -> str:
         measured(scores),
         costs(scores),
         teachers(scores),
+        rounds(scores),
         asked(records),
         done(records),
         final_ranks(scores.get("ranks") or {}),
