@@ -255,6 +255,9 @@ def read_events(path: Path) -> list[dict[str, Any]]:
         if record.get("event") == Resumed.name:
             begun = max((place for place, each in enumerate(records) if each.get("event") == RoundFinished.name), default=0)
             records[begun:] = [earlier for earlier in records[begun:] if not _made_again(earlier, record["step"])]
+        if record.get("event") == RoundFinished.name:  # again, if the run was killed before it noted it
+            same = record["number"]
+            records = [earlier for earlier in records if earlier.get("event") != RoundFinished.name or earlier["number"] != same]
         records.append(record)
     return records
 

@@ -105,8 +105,8 @@ def _entry(context: RunContext, folder: RunFolder, model: Any, outcome: Outcome,
 def _note(context: RunContext, folder: RunFolder, done: Sequence[Mapping[str, Any]]) -> None:
     """Note that one more round is over; what only served it goes afterwards."""
     number, last = len(done), done[-1]
-    folder.write_stage(TRAINING, rounds=done)
     context.reporter.report(RoundFinished(number, len(context.rounds), last["layers"], last["training"]["steps"], dict(last["scores"])))
+    folder.write_stage(TRAINING, rounds=done)
     Checkpoints(folder.checkpoints).clear()
     if number > 1:
         shutil.rmtree(_place(folder, number - 1).output_dir, ignore_errors=True)

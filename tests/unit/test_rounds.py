@@ -76,7 +76,10 @@ def teacher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(step1_models, "_facts", lambda *_: ModelFacts(**FACTS))
 
 
-FACTS: dict[str, Any] = {}
+FACTS: dict[str, Any] = {
+    **{"name": "teacher", "parameters": 134_515_008, "layers": 30, "hidden": 576, "vocabulary": 49_152},
+    **{"context": 8192, "bytes": 269_060_552, "licence": None},
+}
 
 
 def asked(**answers: Any) -> tuple[Recipe, Listening]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -24,8 +25,10 @@ from finetune.publish.card import card_of
 from finetune.run import loading
 from finetune.run.finetuner import RunResult as Result
 from finetune.run.resume import find
+from finetune.screen.console import THEME
 from finetune.screen.plan_table import review
 from finetune.screen.results import scores_table
+from finetune.training.checkpoints import Checkpoints
 
 ROUNDS = [5, 4, 2]
 STEPS = 4  # of a round
@@ -95,7 +98,7 @@ def test_each_round_is_scored_and_shown(whole: tuple[LLMFineTuner, RunResult, di
     assert rounds[-1]["scores"] == {name: result.scores["after"][name] for name in ("perplexity", "kl", "agreement")}
     assert all(each["scores"]["kl"] > 0 for each in rounds)
     assert result.training["steps"] == STEPS * len(ROUNDS)
-    console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console = Console(width=120, record=True, file=io.StringIO(), theme=THEME)
     console.print(scores_table(result.scores, 120))
     texts = [console.export_text(), card_of(tuner.folder, repo=None), (tuner.folder.run / "report.html").read_text()]
     for text in texts:
@@ -127,10 +130,18 @@ def test_layers_keep_the_numbers_that_they_have_in_the_teacher(shop: Workshop) -
 
 
 class Stop:
-    """Presses Ctrl-C at the step of that number, counted through all rounds, or kills the run when a round is over."""
+    """Presses Ctrl-C at the step of that number, counted through all rounds, which ends the run after the next step of the round.
 
-    def __init__(self, step: int = 0, after_round: int = 0) -> None:
-        self.step, self.after_round, self.seen = step, after_round, 0
+    Or it kills the run when a round is over, before that is noted or while checkpoints are cleared.
+    """
+
+    def __init__(self, step: int = 0, after_round: int = 0, clearing: int = 0) -> None:
+        self.step, self.after_round, self.clearing, self.seen = step, after_round, clearing, 0
+
+    def cleared(self) -> None:
+        self.clearing -= 1
+        if self.clearing == 0:
+            raise KeyboardInterrupt
 
     def report(self, event: Event) -> None:
         self.seen += isinstance(event, TrainingStep)
@@ -143,19 +154,26 @@ class Stop:
 @pytest.mark.parametrize(
     ("stop", "found"),
     [
-        (Stop(step=2), "round 1 of 3, step 2 of 4"),
+        (Stop(step=2), "round 1 of 3, step 3 of 4"),
         (Stop(step=STEPS), "round 2 of 3, nothing of it saved yet"),
-        (Stop(step=STEPS + 1), "round 2 of 3, step 1 of 4"),
-        (Stop(step=2 * STEPS + 3), "round 3 of 3, step 3 of 4"),
-        (Stop(after_round=1), "round 2 of 3, nothing of it saved yet"),
-        (Stop(after_round=2), "round 3 of 3, nothing of it saved yet"),
+        (Stop(step=STEPS + 1), "round 2 of 3, step 2 of 4"),
+        (Stop(step=2 * STEPS + 2), "round 3 of 3, step 3 of 4"),
+        (Stop(after_round=2), "round 2 of 3, step 4 of 4"),
+        (Stop(clearing=1), "round 2 of 3, nothing of it saved yet"),
+        (Stop(clearing=2), "round 3 of 3, nothing of it saved yet"),
     ],
-    ids=["in the first", "at the end of one", "in the second", "in the last", "killed after the first", "killed after the second"],
+    ids=["in round 1", "after round 1", "in round 2", "in round 3", "killed before 2 is noted", "after 1 is noted", "after 2 is noted"],
 )
 def test_an_interrupted_run_ends_with_the_same_bits(
-    stop: Stop, found: str, shop: Workshop, whole: tuple[LLMFineTuner, RunResult, dict[str, int]]
+    stop: Stop,
+    found: str,
+    shop: Workshop,
+    whole: tuple[LLMFineTuner, RunResult, dict[str, int]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tuner = shop.tuner(layer(shop))
+    real = Checkpoints.clear
+    monkeypatch.setattr(Checkpoints, "clear", lambda self: stop.cleared() or real(self))
     tuner.reporter.reporters.append(stop)
     with pytest.raises((Interrupted, KeyboardInterrupt)):
         tuner.run()
@@ -205,7 +223,7 @@ def test_the_plan_counts_all_rounds_and_the_memory_of_the_largest(shop: Workshop
     assert whole.disk_bytes > first.disk_bytes + 4 * (first.parameters + last.parameters)
     assert not first.rounds
     tuner = shop.tuner(layer(shop))
-    console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console = Console(width=120, record=True, file=io.StringIO(), theme=THEME)
     console.print(review(tuner.recipe, tuner.plan()))
     assert "3, each over all epochs: 5, 4, 2 layers" in console.export_text()
 
