@@ -314,8 +314,7 @@ class DistillationSpec(Spec):
     rounds: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] | None = Field(
         None,
         title="Rounds",
-        description="Layers to keep, round by round, such as [24, 20, 15]: each round cuts the student of the round before and trains it "
-        "for all epochs.",
+        description="Layers to keep, round by round, such as [24, 20, 15]; each cuts the last student and trains it for all epochs.",
     )
 
     @field_validator("rounds")
