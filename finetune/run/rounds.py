@@ -2,7 +2,7 @@
 
     outcome, model = train_rounds(context, folder, [student], make_trainer=setup.trainer, start=None, taught=scores)
 
-What the teachers said is asked once and serves all rounds. After a round its student is in run/rounds/NUMBER, and run/progress.json has an
+What the teachers said is asked once and serves all rounds, and so does the learning rate that the first student asked for. After a round its student is in run/rounds/NUMBER, and run/progress.json has an
 entry for it: an interrupted run continues with the round after the last entry. The next student is always cut out of the saved one, so it
 is the same whether the run was interrupted or not.
 """
@@ -29,7 +29,6 @@ from finetune.run_context import RunContext
 from finetune.run_folder import TRAINING, RunFolder
 from finetune.training.checkpoints import Checkpoint, Checkpoints
 from finetune.training.loop import Outcome
-from finetune.training.out_of_memory import free_memory
 from finetune.training.step_count import steps_of
 from finetune.training.trainer import SupervisedTrainer
 
@@ -59,7 +58,6 @@ def train_rounds(
     for number, each in enumerate(rounds[len(done) :], len(done) + 1):
         if number > 1:
             del model
-            free_memory()
             model = _next_student(each, folder, number, done[-1]["left_out"])
         with context.stage("training", f"Training, round {number} of {len(rounds)}" if several else "Training") as said:
             begun = made_with | ({"round": number} if several else {})
