@@ -2,9 +2,9 @@
 
     outcome, model = train_rounds(context, folder, [student], make_trainer=setup.trainer, start=None, taught=scores)
 
-What the teachers said is asked once and serves all rounds, and so does the learning rate that the first student asked for. After a round its student is in run/rounds/NUMBER, and run/progress.json has an
-entry for it: an interrupted run continues with the round after the last entry. The next student is always cut out of the saved one, so it
-is the same whether the run was interrupted or not.
+What the teachers said is asked once and serves all rounds, and so does the learning rate that the first student asked for. After a round
+its student is in run/rounds/NUMBER, and run/progress.json has an entry for it: an interrupted run continues with the round after the last
+entry. The next student is always cut out of the saved one, so it is the same whether the run was interrupted or not.
 """
 
 from __future__ import annotations
