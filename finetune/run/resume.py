@@ -165,7 +165,7 @@ def _what_will_be_done(left: Unfinished, start: Checkpoint | None) -> str:
         return f"The run in {name} is trained and measured; only the upload is left."
     if left.stage == ROWS:
         return f"The rows for {name} are written; the training begins."
-    if start is None and left.begun:
+    if start is None and left.round > 1:
         return f"Continuing {name} with round {left.round} of {left.rounds}, which begins."
     if start is None:
         return f"There is no checkpoint in {name} to continue from; training starts again at step 1."
