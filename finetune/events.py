@@ -162,6 +162,17 @@ class TrainingFinished(Event, name="training"):
 
 
 @dataclass(frozen=True)
+class RoundFinished(Event, name="round"):
+    """One of several rounds is over, and another follows; its student has so many layers and these scores on the held-out rows."""
+
+    number: int
+    rounds: int
+    layers: int
+    steps: int
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
 class RanksSettled(Event, name="ranks"):
     """The rank that each adapted layer ended with, where a method moves them; 0 for a layer that is left as it was."""
 
@@ -229,7 +240,10 @@ class JsonLines:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The records of an events file; an incomplete last line is skipped, and so are steps that were repeated after a resume."""
+    """The records of an events file; an incomplete last line is skipped, and so are steps that were repeated after a resume.
+
+    Steps are counted anew in each round.
+    """
     records: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
@@ -239,7 +253,11 @@ def read_events(path: Path) -> list[dict[str, Any]]:
         if not isinstance(record, dict):
             continue
         if record.get("event") == Resumed.name:
-            records = [earlier for earlier in records if not _made_again(earlier, record["step"])]
+            begun = max((place for place, each in enumerate(records) if each.get("event") == RoundFinished.name), default=0)
+            records[begun:] = [earlier for earlier in records[begun:] if not _made_again(earlier, record["step"])]
+        if record.get("event") == RoundFinished.name:  # again, if the run was killed before it noted it
+            same = record["number"]
+            records = [earlier for earlier in records if earlier.get("event") != RoundFinished.name or earlier["number"] != same]
         records.append(record)
     return records
 

@@ -54,8 +54,9 @@ def student_parts(facts: Mapping[str, Any]) -> str:
     """How a student was made, by run/student.json: "20 of 30 layers (10 to 19 left out), 99.1M of 134.5M parameters"."""
     parts = []
     if "layers" in facts:
-        first, last = facts["left_out"]
-        parts.append(f"{facts['layers']} of {facts['of_layers']} layers ({first}{f' to {last}' if last > first else ''} left out)")
+        ends = facts["left_out"] if isinstance(facts["left_out"][0], list) else [facts["left_out"]]  # of several rounds more than one
+        ranges = ", ".join(f"{first}{f' to {last}' if last > first else ''}" for first, last in ends)
+        parts.append(f"{facts['layers']} of {facts['of_layers']} layers ({ranges} left out)")
     if "ffn" in facts:
         parts.append(f"{facts['ffn']:,} of {facts['of_ffn']:,} channels in each feed-forward part")
     if "heads" in facts:

@@ -82,7 +82,7 @@ class Recipe(Spec):
                 filled["teacher"] = STARTER
             itself = is_self(filled.get("teacher"))
             if filled.get("model") is None:
-                filled["model"] = STARTER if itself else {"from_teacher": {"layers": 0.67}}
+                filled["model"] = STARTER if itself else {"from_teacher": {"layers": _last_round(filled.get("distillation")) or 0.67}}
             if isinstance(filled["model"], Mapping | StudentSpec) and isinstance(training := filled.get("training", {}), Mapping):
                 filled["training"] = {"learning_rate": "auto", **training}
             if itself or _has_system(filled.get("teacher")):
@@ -127,6 +127,25 @@ class Recipe(Spec):
         return self
 
     @model_validator(mode="after")
+    def _rounds_end_in_the_student(self) -> Recipe:
+        rounds = self.distillation.rounds
+        if rounds is None:
+            return self
+        if self.approach == "fine-tuning":
+            raise ValueError("has `distillation.rounds`, which need `approach: distillation`")
+        if not isinstance(self.model, StudentSpec):
+            raise ValueError("has `distillation.rounds` and a ready-made student: leave out `model`, and it is made from the teacher")
+        amounts = dict(self.model.from_teacher.amounts())
+        if other := next((name for name in amounts if name != "layers"), None):
+            raise ValueError(f"has `distillation.rounds`, which leave out layers, and `model.from_teacher.{other}`: give one of the two")
+        if amounts["layers"] != rounds[-1]:
+            raise ValueError(
+                f"has `distillation.rounds` that end with {rounds[-1]} layers, and `model.from_teacher.layers: {amounts['layers']}`: "
+                "give the same number, or leave out `model`"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _teachers_agree(self) -> Recipe:
         if self.teachers is None:
             return self
@@ -167,6 +186,11 @@ class Recipe(Spec):
             key = "distillation.correct" if self.distillation.correct else "teacher.system"
             raise ValueError(f"has `{key}` and `distillation.across_tokenizers`, which work one at a time: leave one of the two out")
         return self
+
+    @property
+    def curriculum(self) -> str:
+        """The name in the registry of the way in which the student is reached."""
+        return "progressive" if self.distillation.rounds else "single"
 
     @property
     def named_teachers(self) -> list[TeacherSpec]:
@@ -234,6 +258,12 @@ class Recipe(Spec):
 
     def save(self, path: str | Path) -> None:
         Path(path).write_text(self.to_yaml(), encoding="utf-8")
+
+
+def _last_round(distillation: Any) -> Any:
+    """The layers that rounds end with, as they were given; they are checked with the other keys."""
+    rounds = distillation.get("rounds") if isinstance(distillation, Mapping) else getattr(distillation, "rounds", None)
+    return rounds[-1] if isinstance(rounds, list) and rounds and isinstance(rounds[-1], int) and rounds[-1] > 0 else None
 
 
 def _full(key: str, given: Any) -> Any:

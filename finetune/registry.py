@@ -41,6 +41,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "heads": "finetune.distillation.students.heads:Heads",
         "size": "finetune.distillation.students.size:Size",
     },
+    "curricula": {
+        "single": "finetune.distillation.curricula.single:Single",
+        "progressive": "finetune.distillation.curricula.progressive:Progressive",
+    },
     "formats": {
         "tokenized": "finetune.data.formats.tokenized:Tokenized",
         "preference": "finetune.data.formats.preference:Preference",
@@ -70,7 +74,14 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "onnx": "finetune.export.to_onnx:ONNX",
     },
 }
-OBJECTS = ("methods", "signals", "students", "exporters", "sources")  # they keep nothing between calls, so one of each is enough
+OBJECTS = (
+    "methods",
+    "signals",
+    "students",
+    "curricula",
+    "exporters",
+    "sources",
+)  # they keep nothing between calls, so one of each is enough
 DESCRIBED = ("methods", "objectives", "students", "formats")  # with titles and summaries; their files import no torch until used
 
 

@@ -97,6 +97,15 @@ class RunContext:
         return self.recipe.method
 
     @property
+    def rounds(self) -> list[RunContext]:
+        """The context of each training of this run, one after another; itself where there is one."""
+        recipes: list[Recipe] = registry.load("curricula", self.recipe.curriculum).recipes(self.recipe)
+        if self.recipe in recipes:
+            return [self]
+        _ = self.machine, self.located, self.teachers_located, self.tokenizer  # found once for all of them
+        return [self.beside(recipe=recipe) for recipe in recipes]
+
+    @property
     def base_located(self) -> LocatedModel:
         """The model that an adapter of this run belongs to: the one that is trained, or the base of the adapter that is."""
         return self.located.base if self.earlier and self.located.base else self.located

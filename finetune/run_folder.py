@@ -36,6 +36,7 @@ class RunFolder:
         self.recipe_schema = self.run / "recipe.schema.json"
         self.continued = self.run / "continued.json"  # the earlier adapter that was trained further, and its base
         self.student = self.run / "student.json"  # how a student was made from its teacher
+        self.rounds = self.run / "rounds"  # students of finished rounds, until the last is over
         self.environment = self.run / "environment.json"
         self.events = self.run / "events.jsonl"
         self.synthetic = self.run / "synthetic.jsonl"  # rows that a teacher wrote for this run
@@ -177,6 +178,10 @@ class RunFolder:
         """Note what the run is at now, beside what is known already."""
         known = self.read_json(self.progress) if self.progress.is_file() else {}
         self.write_json(self.progress, {**known, **facts, "stage": stage})
+
+    def finished_rounds(self) -> list[dict[str, Any]]:
+        """What is noted of each finished round of a training in several rounds, but for the last."""
+        return list(self.read_json(self.progress).get("rounds", [])) if self.progress.is_file() else []
 
     def forget(self) -> None:
         """Remove the records of a run that could not begin, so that the folder is free again."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -343,6 +344,19 @@ class DistillationSpec(Spec):
     across_tokenizers: Literal["none", "projected"] = Field(
         "none", description="How a teacher with another tokenizer is compared; none: it is refused."
     )
+    rounds: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] | None = Field(
+        None,
+        title="Rounds",
+        description="Layers to keep, round by round, such as [24, 20, 15]; each cuts the last student and trains it for all epochs.",
+    )
+
+    @field_validator("rounds")
+    @classmethod
+    def _rounds_fall(cls, rounds: list[int] | None) -> list[int] | None:
+        for before, after in pairwise(rounds or []):
+            if after >= before:
+                raise ValueError(f"must fall from round to round, and {after} follows {before}")
+        return rounds
 
 
 class TrainingSpec(Spec):

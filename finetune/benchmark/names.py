@@ -100,3 +100,15 @@ def each_teacher(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
         values = ", ".join(f"{NAMES[metric]} {number(metric, teacher[metric])}" for metric in metrics)
         found.append((f"{teacher['source']} ({teacher['part']})", f"{values} on {teacher['rows']:,} rows" if values else ""))
     return found
+
+
+def each_round(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Of a student that was made in rounds each round, and in words what its student scores; empty where there is one training."""
+    return [
+        (f"Round {number}: {each['layers']} layers", in_words(each["scores"])) for number, each in enumerate(scores.get("rounds") or [], 1)
+    ]
+
+
+def in_words(values: Mapping[str, float]) -> str:
+    """ "Perplexity 14.2, KL to teacher 0.310"."""
+    return ", ".join(f"{NAMES.get(metric, metric)} {number(metric, values[metric])}" for metric in in_order(list(values)))

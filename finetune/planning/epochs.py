@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from finetune.events import Notice
 from finetune.formatting import epochs
-from finetune.planning.estimate import estimate
-from finetune.planning.shape import shape_of
+from finetune.planning.rounds import estimate_rounds
+from finetune.planning.shape import shapes_of
 from finetune.run_context import RunContext
 from finetune.settings import AUTO_EPOCHS
 
@@ -31,9 +31,9 @@ def settled(context: RunContext) -> RunContext:
     if context.recipe.training.epochs != "auto":
         return context
     wanted = float(min(MOST, max(AUTO_EPOCHS, round(SEEN / context.data.report.train_sequences))))
-    shape = shape_of(context)
+    shapes = shapes_of(context)
     passes, best = wanted, _with(context, wanted)
-    while passes > 1 and estimate(best, shape, {}).seconds > LONGEST:
+    while passes > 1 and estimate_rounds(best, shapes, {}).seconds > LONGEST:
         passes -= 1
         best = _with(context, passes)
     if passes < wanted:

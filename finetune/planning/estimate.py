@@ -31,6 +31,7 @@ EFFICIENCY: dict[str, dict[str, float]] = {"cpu": {"float32": 0.22, "bfloat16": 
 USUAL_EFFICIENCY = 0.35
 EXPERTS = "An adapter of experts is read by transformers 5 and peft 0.21 or newer; older ones leave it out silently, so merge it for them."
 STARTING = 15.0  # seconds: imports, loading, saving, the report
+BETWEEN = 5.0  # seconds: saving a student, cutting the next one out of it, scoring it
 GENERATED_PER_SECOND = 80e9  # parameters read a second while answers are generated on a CPU
 
 
@@ -43,7 +44,8 @@ class Plan:
     linear layers that learns, `speed_up` about how many times as fast as its teacher a student made from it answers, and `notes` are
     sentences that a person should know: what does not learn, and what else is unexpected. `making` says how many rows are written first,
     by whom and in how many of the `seconds`; None if they are there. `alignment` says of each teacher with another tokenizer how much of
-    the text it can speak about.
+    the text it can speak about. `rounds` are the layers and steps of each round of a run that has several; the memory is then that of the
+    largest.
     """
 
     model: str
@@ -73,6 +75,7 @@ class Plan:
     speed_up: float | None = None
     making: dict[str, Any] | None = None
     alignment: list[str] = field(default_factory=list)
+    rounds: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -113,10 +116,10 @@ class Shape:
         return [self.teacher, *self.others] if self.teacher else []
 
 
-def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, notes: Sequence[str] = ()) -> Plan:
+def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, notes: Sequence[str] = (), further: bool = False) -> Plan:
     """The plan of a run; `measured` may have the `seconds`, `memory_bytes` and `problem` of real steps. Prepares the data.
 
-    `notes` are sentences that the checks of the data found.
+    `notes` are sentences that the checks of the data found. A `further` round of a run finds its teachers' answers, and is not benchmarked.
     """
     recipe, machine, report = context.recipe, context.machine, context.data.report
     spec, footprint = recipe.training, context.method.footprint(recipe.method)
@@ -173,7 +176,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         )
     free_disk = storage.free_disk(typed_path(recipe.output_dir))
     if disk > free_disk:
-        problems.append(f"Checkpoints and result take {size(disk)} and {size(free_disk)} of disk are free in {recipe.output_dir}.")
+        problems.append(disk_problem(disk, free_disk, recipe.output_dir))
     return Plan(
         model=str(recipe.model),
         rows=report.train,
@@ -187,7 +190,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         memory_total=total,
         memory_by_arithmetic=by_arithmetic,
         free_memory=free,
-        seconds=measured.get("seconds") or _seconds(context, shape, base, footprint, asking),
+        seconds=measured.get("seconds") or _seconds(context, shape, base, footprint, None if further else asking),
         disk_bytes=disk,
         cache_bytes=cache,
         free_disk=free_disk,
@@ -199,8 +202,12 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         notes=[*start_notes(context), *learning.notes, *([EXPERTS] if learning.experts else []), *notes],
         measured=dict(measured) or None,
         speed_up=_speed_up(shape) if context.student_is_made else None,
-        warnings=expectations(context, layers=learning.layers, of=shape.model.layers),
+        warnings=expectations(context, [shape.model.layers, learning.layers]),
     )
+
+
+def disk_problem(needed: int, free: int, output_dir: str) -> str:
+    return f"Checkpoints and result take {size(needed)} and {size(free)} of disk are free in {output_dir}."
 
 
 def _speed_up(shape: Shape) -> float:
@@ -257,8 +264,11 @@ def _measured(parts: dict[str, int], total: int) -> dict[str, int]:
     return {part: int(size * share) for part, size in parts.items()}
 
 
-def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Footprint, asking: float) -> float:
-    """Matrix products of training over their rate, and the answers of two benchmarks, and one more for each teacher."""
+def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Footprint, asking: float | None) -> float:
+    """Matrix products of training over their rate, and the answers of two benchmarks, and one more for each teacher.
+
+    `asking` are the operations of the teachers, None for a further round, which adds its training alone.
+    """
     recipe, machine, report, facts = context.recipe, context.machine, context.data.report, shape.model
     embeddings = facts.vocabulary * facts.hidden
     # Two floating-point operations a weight forward, two for the inputs' gradient, two more where the weight itself learns.
@@ -268,4 +278,4 @@ def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Foot
     rows = min(recipe.benchmark.rows, report.held_out) * (2 + len(shape.teachers))
     answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if machine.device == "cpu" else 20)
     steps = recipe.training.passes * training * (footprint.slowdown if machine.device == "cpu" else 1)
-    return (steps + asking) / rate + answers + STARTING
+    return steps / rate + BETWEEN if asking is None else (steps + asking) / rate + answers + STARTING

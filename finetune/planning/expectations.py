@@ -1,14 +1,18 @@
 """What can be said of a result before the run: a student cut too small to be usable, held-out rows too few to judge by.
 
-for sentence in expectations(context, layers=4, of=30):
+for sentence in expectations(context, [30, 4]):
     ...        # "9 held-out rows ... --set dataset.held_out=0.2"
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 from finetune.benchmark.names import FEWEST_ROWS, share
+from finetune.distillation.curricula.progressive import gentle_rounds
+from finetune.recipe import StudentSpec
 from finetune.run_context import RunContext
 
 ENOUGH = 20  # held-out rows to propose: with the fewest, only large changes are seen
@@ -16,20 +20,25 @@ MOST_HELD_OUT = 0.3  # of the rows; beyond it, more rows are needed
 FEWEST_LAYERS = 0.5  # of the teacher's
 
 
-def expectations(context: RunContext, *, layers: int, of: int) -> list[str]:
-    """Sentences for people, each with what to do about it; a student made from its teacher has `layers` of its `of` layers."""
-    return [said for said in (_too_small(context, layers, of), _too_few(context)) if said]
+def expectations(context: RunContext, depths: Sequence[int]) -> list[str]:
+    """Sentences for people, each with what to do about it; `depths` are the layers of teacher and each student."""
+    return [said for said in (_too_small(context, depths), _too_few(context)) if said]
 
 
-def _too_small(context: RunContext, layers: int, of: int) -> str | None:
+def _too_small(context: RunContext, depths: Sequence[int]) -> str | None:
     """Of a student that is cut out of its teacher: measured, those of half the layers answer poorly and smaller ones nonsense."""
-    if not context.student_is_made or layers >= FEWEST_LAYERS * of:
+    model, last = context.recipe.model, depths[-1]
+    number = next((number for number, (of, layers) in enumerate(pairwise(depths)) if layers < FEWEST_LAYERS * of), None)
+    if not isinstance(model, StudentSpec) or number is None:
         return None
-    keep = math.ceil(of * 2 / 3)
-    return (
-        f"The student keeps {layers} of its teacher's {of} layers ({share(layers / of)}). Below half, expect it to be not usable: "
-        f"keep about {keep} (--set model.from_teacher.layers={keep}), and make a smaller one from the result."
-    )
+    of, layers = depths[number], depths[number + 1]
+    whose = f"the {of} layers of round {number}" if number else f"its teacher's {of} layers"
+    said = f"The student keeps {layers} of {whose} ({share(layers / of)}). Below half in one go, expect it to be not usable: "
+    keep, rounds = math.ceil(of * 2 / 3), ",".join(map(str, gentle_rounds(depths[0], last)))
+    by_layers = [name for name, _ in model.from_teacher.amounts()] == ["layers"]
+    same = "" if not by_layers or model.from_teacher.layers == last else f" --set model.from_teacher.layers={last}"
+    in_rounds = f"get there in rounds (--set distillation.rounds=[{rounds}]{same}), or " if by_layers else ""
+    return f"{said}{in_rounds}keep about {keep} (--set model.from_teacher.layers={keep}) and make a smaller one from the result."
 
 
 def _too_few(context: RunContext) -> str | None:

@@ -13,9 +13,10 @@ from finetune.errors import RecipeError
 from finetune.planning.across_tokenizers import alignment_notes
 from finetune.planning.checks import check_data, check_tokens
 from finetune.planning.epochs import settled
-from finetune.planning.estimate import Plan, estimate
+from finetune.planning.estimate import Plan
 from finetune.planning.measure import measure_first
-from finetune.planning.shape import shape_of
+from finetune.planning.rounds import estimate_rounds
+from finetune.planning.shape import shapes_of
 from finetune.run_context import RunContext
 
 if TYPE_CHECKING:
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
 def plan(context: RunContext, *, measure: bool = False) -> Plan:
     """What the run will cost, by arithmetic or by a few real steps; prepares the data, leaves nothing else behind.
 
-    Raises what `shape_of`, `check_data`, `check_tokens` and `alignment_notes` raise.
+    Raises what `shapes_of`, `check_data`, `check_tokens` and `alignment_notes` raise.
     """
-    shape = shape_of(context)
+    shapes = shapes_of(context)
     check_data(context)
-    notes, alignment = check_tokens(context, shape.learning.embeddings), alignment_notes(context)
-    found = estimate(context, shape, measure_first(context).to_dict() if measure else {}, notes=notes)
+    notes, alignment = check_tokens(context, shapes[-1].learning.embeddings), alignment_notes(context)
+    found = estimate_rounds(context, shapes, measure_first(context.rounds[0]).to_dict() if measure else {}, notes=notes)
     return replace(found, alignment=alignment)
 
 

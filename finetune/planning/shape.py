@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from finetune.distillation.student import planned_student
-from finetune.errors import ModelError
+from finetune.errors import ModelError, RecipeError
 from finetune.foreign import reading
 from finetune.methods.base import MethodContext
 from finetune.methods.earlier import EarlierAdapter
@@ -43,6 +43,17 @@ def shape_of(context: RunContext) -> Shape:
         check_tokenizers(context, facts, [teacher, *others])
     learning = what_learns(context.located, context.method, recipe.method, wanted=wanted, earlier=context.earlier)
     return Shape(facts, teacher, learning, others)
+
+
+def shapes_of(context: RunContext) -> list[Shape]:
+    """The shape of each round of a run; raises what `shape_of` raises, and RecipeError for rounds that the teacher cannot give."""
+    rounds = context.recipe.distillation.rounds
+    if rounds and rounds[0] >= (depth := describe(context.teacher_located).layers):
+        raise RecipeError(
+            f"distillation.rounds: the first round keeps {rounds[0]} layers, and the teacher has {depth}.",
+            hint=f"Begin with at most {depth - 1}.",
+        )
+    return [shape_of(each) for each in context.rounds]
 
 
 def what_learns(

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import HardwareError, Interrupted, RecipeError
@@ -130,7 +131,7 @@ class LLMFineTuner:
 
     def check(self) -> None:
         """Find everything that can be found before the long work; raises the error that says what to change."""
-        from finetune.planning.shape import shape_of
+        from finetune.planning.shape import shapes_of
 
         context = self.context
         if self.resume_state is None:
@@ -149,7 +150,7 @@ class LLMFineTuner:
                 hint="Make a smaller one from it: --set model.from_teacher.layers=0.67, or keep it close to itself: --set teacher=self",
             )
         context.source.check(context)
-        shape_of(context)
+        shapes_of(context)
         self._checked = True
 
     def check_upload(self) -> None:
@@ -257,28 +258,24 @@ class LLMFineTuner:
         """Train and save the result into the output folder; raises Interrupted, with what was saved, if a person stopped it."""
         from finetune.run.loading import distillation_setup
         from finetune.run.records import write_student
-        from finetune.run.result import save_model
-        from finetune.run.resume import training_complete, what_decides
-        from finetune.run.train_model import train_model
+        from finetune.run.resume import training_complete
+        from finetune.run.rounds import train_rounds
 
         if not self._to_do(TRAINING):
             raise training_complete(self.folder)
         with self._at_work():
-            model, context, method, recipe = self.load_model(), self.context, self.context.method, self.recipe
-            make_trainer = None
+            model, context, make_trainer = self.load_model(), self.context, None
             if context.distils:
                 write_student(context, self.folder, self._made)
                 setup = distillation_setup(context, model, self._hand_over_teacher())
                 make_trainer = setup.trainer
                 if not setup.needs_models:
                     self.teacher = None  # its answers are written down
-            with context.stage("training", "Training") as done:
-                made_with = {"recipe": what_decides(recipe)}
-                self.outcome = train_model(context, model, self.folder, make_trainer=make_trainer, start=self._start, made_with=made_with)
-                self.model = method.finish(model, recipe.method, context.reporter)
-                save_model(context, self.model, self.folder)
-                finished = self.outcome.finished
-                done(f"{finished.made}, {finished.tokens_per_second:,.0f} tokens/s")
+            handed, self.model = [model], None  # it need not outlive its round
+            del model
+            settings: dict[str, Any] = {"make_trainer": make_trainer, "start": self._start, "taught": self.teacher_scores}
+            self.outcome, self.model = train_rounds(context, self.folder, handed, **settings)
+            finished = self.outcome.finished
             if self.outcome.complete:
                 self.folder.write_stage(BENCHMARK, training=asdict(finished))
                 self._drop_checkpoints()
@@ -384,6 +381,7 @@ class LLMFineTuner:
 
         if self.folder.stage not in (None, TRAINING) and not self.recipe.training.keep_checkpoints:
             Checkpoints(self.folder.checkpoints).clear()
+            rmtree(self.folder.rounds, ignore_errors=True)
 
     def _to_do(self, stage: str) -> bool:
         return self.resume_state is None or STAGES.index(self.resume_state.stage) <= STAGES.index(stage)

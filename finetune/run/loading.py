@@ -71,7 +71,7 @@ def load_student(context: RunContext, teacher: Any) -> Student:
     facts: dict[str, Any] = {}
     changes: dict[str, Any] = {}
     if isinstance(context.recipe.model, StudentSpec):
-        wanted = context.recipe.model.from_teacher
+        wanted = _of_first_round(context)
         with context.stage("student", "Making the student"):
             made = make_student(teacher, wanted, context.data.train, reporter=context.reporter)
         model, facts = made.model, made.facts
@@ -85,6 +85,12 @@ def load_student(context: RunContext, teacher: Any) -> Student:
         context.reporter.report(Notice(rate.said))
         changes["training"], facts = {"learning_rate": rate.value}, {**facts, "kl": rate.kl, "learning_rate": rate.value}
     return Student(context.beside(recipe=context.recipe.with_changes(changes)) if changes else context, model, facts)
+
+
+def _of_first_round(context: RunContext) -> FromTeacher:
+    first = context.rounds[0].recipe.model
+    assert isinstance(first, StudentSpec)
+    return first.from_teacher
 
 
 def load_trial_student(context: RunContext, teacher: Any) -> Any:

@@ -19,6 +19,8 @@ from finetune.run_folder import RunFolder
 from finetune.settings import OneTeacherSpec, part_of
 from finetune.training.head import padding_id
 
+OF_A_ROUND = ("perplexity", "kl", "agreement")
+
 
 def save_model(context: RunContext, model: Any, folder: RunFolder) -> None:
     """Write the trained weights (an adapter, or the whole model) and the tokenizer; raises DiskFull."""
@@ -51,6 +53,12 @@ def final_scores(
     if taught and len(taught.each) > 1:
         scores["teachers"] = [_one_of_several(*each) for each in zip(context.recipe.teachers or [], taught.each, strict=True)]
     scores["measured_on"] = measured_on(context)
+    if context.recipe.distillation.rounds:
+        result = {"layers": context.recipe.distillation.rounds[-1], "scores": after.values}
+        scores["rounds"] = [
+            {"layers": each["layers"], "scores": {name: value for name, value in each["scores"].items() if name in OF_A_ROUND}}
+            for each in (*folder.finished_rounds(), result)
+        ]
     ranks = [record["ranks"] for record in read_events(folder.events) if record.get("event") == RanksSettled.name]
     return scores | ({"ranks": ranks[-1]} if ranks else {})
 

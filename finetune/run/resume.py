@@ -41,7 +41,7 @@ NEW_RUN = "Start again with `finetune-cli run RECIPE` in a new output folder, or
 class Unfinished:
     """What is left of a run: it is at `stage`, and `step` of `total_steps` were saved at `saved_at` after `seconds` of training.
 
-    At the stage ROWS the steps are rows that the teacher wrote.
+    Steps and seconds are those of a round, where there are several. At the stage ROWS the steps are rows that the teacher wrote.
     """
 
     folder: RunFolder
@@ -51,6 +51,13 @@ class Unfinished:
     saved_at: float = 0.0
     seconds: float = 0.0
     seconds_per_step: float = 0.0  # of the last steps; 0 where it was not noted
+    round: int = 1  # that the steps belong to
+    rounds: int = 1
+
+    @property
+    def begun(self) -> bool:
+        """Whether something of the training is saved."""
+        return bool(self.step or self.round > 1)
 
     @property
     def seconds_left(self) -> float:
@@ -67,9 +74,10 @@ class Unfinished:
             return "trained; benchmark not run yet"
         if self.stage == UPLOAD:
             return "benchmark done; not uploaded yet"
+        of_rounds = f"round {self.round} of {self.rounds}, " if self.rounds > 1 else ""
         if not self.step:
-            return "nothing saved yet"
-        return f"step {self.step} of {self.total_steps}, saved {spoken(time.time() - self.saved_at)} ago"
+            return f"{of_rounds}nothing of it saved yet" if self.begun else "nothing saved yet"
+        return f"{of_rounds}step {self.step} of {self.total_steps}, saved {spoken(time.time() - self.saved_at)} ago"
 
 
 def find(output_dir: str | Path) -> Unfinished | None:
@@ -82,15 +90,33 @@ def find(output_dir: str | Path) -> Unfinished | None:
         told = folder.read_json(folder.progress)
         with reading(folder.progress, CannotResume, hint=NEW_RUN):
             return Unfinished(folder, ROWS, int(told.get("rows", 0)), int(told.get("wanted", 0)))
-    saved = next(iter(Checkpoints(folder.checkpoints).all()), None) if stage == TRAINING else None
-    return Unfinished(folder, str(stage)) if saved is None else _of(folder, saved)
+    if stage != TRAINING:
+        return Unfinished(folder, str(stage))
+    saved = next((found for found in Checkpoints(folder.checkpoints).all() if _of_this_round(folder, found)), None)
+    number, of = _round(folder)
+    return Unfinished(folder, TRAINING, round=number, rounds=of) if saved is None else _of(folder, saved)
+
+
+def _round(folder: RunFolder) -> tuple[int, int]:
+    """The number of the round that a run is in, and of how many."""
+    if not folder.progress.is_file():
+        return 1, 1
+    told = folder.read_json(folder.progress)
+    with reading(folder.progress, CannotResume, hint=NEW_RUN):
+        return len(told.get("rounds", [])) + 1, int(told.get("of_rounds", 1))
+
+
+def _of_this_round(folder: RunFolder, saved: Checkpoint) -> bool:
+    """Not of the round before, which a run that was killed may not have removed."""
+    with reading(saved.folder, CannotResume, hint=NEW_RUN):
+        return bool(saved.facts.get("made_with", {}).get("round", 1) == _round(folder)[0])
 
 
 def _of(folder: RunFolder, saved: Checkpoint) -> Unfinished:
     facts = saved.facts
     with reading(saved.folder, CannotResume, hint=NEW_RUN):
         done, pace = float(facts["seconds"]), float(facts.get("seconds_per_step", 0.0))
-        return Unfinished(folder, TRAINING, saved.step, int(facts["total_steps"]), float(facts["saved_at"]), done, pace)
+        return Unfinished(folder, TRAINING, saved.step, int(facts["total_steps"]), float(facts["saved_at"]), done, pace, *_round(folder))
 
 
 def unfinished_runs(where: Path) -> list[Unfinished]:
@@ -121,6 +147,9 @@ def take_up(context: RunContext, folder: RunFolder) -> tuple[Unfinished, Checkpo
     start = None
     if left.stage == TRAINING:
         start = Checkpoints(folder.checkpoints).newest(lambda text: context.reporter.report(Notice(text, "warning")))
+    if start is not None and not _of_this_round(folder, start):
+        Checkpoints(folder.checkpoints).clear()
+        start = None
     if start is not None:
         with reading(start.folder, CannotResume, hint=NEW_RUN):
             _refuse_recipe(start.facts["made_with"]["recipe"], context.recipe)
@@ -136,13 +165,17 @@ def _what_will_be_done(left: Unfinished, start: Checkpoint | None) -> str:
         return f"The run in {name} is trained and measured; only the upload is left."
     if left.stage == ROWS:
         return f"The rows for {name} are written; the training begins."
+    if start is None and left.round > 1:
+        return f"Continuing {name} with round {left.round} of {left.rounds}, which begins."
     if start is None:
         return f"There is no checkpoint in {name} to continue from; training starts again at step 1."
     saved = _of(left.folder, start)
     if saved.step == saved.total_steps:
-        return f"All {saved.step} steps of the training in {name} are saved; only saving the model and the benchmark are left."
+        whole = "training" if saved.round == saved.rounds else f"round {saved.round}"
+        left_to_do = "only saving the model and the benchmark are left" if saved.round == saved.rounds else "the next round follows"
+        return f"All {saved.step} steps of the {whole} in {name} are saved; {left_to_do}."
     left_over = f"{'about ' if saved.seconds_left >= 60 else ''}{spoken(saved.seconds_left)}"
-    return f"Continuing {name} after {saved.progress()}; {left_over} of training left."
+    return f"Continuing {name} after {saved.progress()}; {left_over} of {'this round' if saved.rounds > 1 else 'training'} left."
 
 
 def training_complete(folder: RunFolder) -> CannotResume:

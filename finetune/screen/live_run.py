@@ -72,7 +72,7 @@ def _carry_out(
 def _stopped(folder: RunFolder, ours: bool) -> Interrupted:
     """What Ctrl-C outside the training leaves; the training ends by itself. Records without a model are removed."""
     left = find(folder.output_dir)
-    if left is None or (ours and left.stage == TRAINING and not left.step):
+    if left is None or (ours and left.stage == TRAINING and not left.begun):
         if ours:
             shutil.rmtree(folder.output_dir, ignore_errors=True)
         return Interrupted("Stopped before anything was trained; nothing was saved.", hint="Start it again with the same command.")

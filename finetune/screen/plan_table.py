@@ -80,8 +80,12 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
         budget = f" (at most {count(made['budget'])})" if made["budget"] else ""
         yield "Written", f"{count(made['rows'])} rows by {strip_control_chars(made['by'])} first, {about(made['seconds'])}{served}{budget}"
     yield "Data", f"{strip_control_chars(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"
+    passes = f"{f'{len(plan.rounds)} x ' if plan.rounds else ''}{training.passes:g}"
     together = count(training.batch_size * training.gradient_accumulation)
-    yield "Training", f"{_steps(plan.steps)}: {training.passes:g} x {count(plan.rows)} rows, {together} per step"
+    yield "Training", f"{_steps(plan.steps)}: {passes} x {count(plan.rows)} rows, {together} per step"
+    if plan.rounds:
+        kept_layers = ", ".join(str(each["layers"]) for each in plan.rounds)
+        yield "Rounds", f"{len(plan.rounds)}, each over all epochs: {kept_layers} layers"
     if teacher:
         loss = recipe.distillation
         mixed = f"{percent(loss.alpha)} from the data, {percent(1 - loss.alpha)} from the teacher"

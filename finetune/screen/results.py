@@ -20,6 +20,7 @@ from finetune.benchmark.names import (
     beside_the_teacher,
     between,
     codes_copied,
+    each_round,
     each_teacher,
     in_order,
     number,
@@ -83,6 +84,8 @@ def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
         beside: list[RenderableType] = [Text(""), Text("Student and teacher compared", style="bold"), pairs(_beside_the_teacher(scores))]
         if of_each := each_teacher(scores):
             beside += [Text(""), Text("Teachers", style="bold"), pairs(of_each)]
+        if of_rounds := each_round(scores):
+            beside += [Text(""), Text("Rounds", style="bold"), pairs(of_rounds)]
         parts = [*_student(scores), *parts, *beside, *_before(scores)]
     if scores.get("ranks"):
         parts += [Text(""), pairs([("Ranks", ranks_in_words(scores["ranks"]))])]

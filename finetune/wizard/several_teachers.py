@@ -13,16 +13,18 @@ from finetune.errors import RecipeError
 from finetune.wizard.draft import Draft, put
 from finetune.wizard.prompter import Check, Choice, Prompter
 
-PLAIN, SEVERAL = "plain", "several"
+PLAIN, SEVERAL, ROUNDS = "plain", "several", "rounds"
 TOGETHER, APART = "together", "apart"
 WAYS = [
     Choice(PLAIN, "One teacher", "the student imitates one model"),
     Choice(SEVERAL, "Several teachers", "it learns from two or more models at once"),
+    Choice(ROUNDS, "In rounds", "a small student: layers are cut, it is trained, more are cut"),
 ]
 MORE_WAYS = (
     "One teacher suits most runs.\n"
     "Several are for models that are good at different things, such as one expert for each kind of text. All need the same tokenizer, "
-    "and they are in memory one after another."
+    "and they are in memory one after another.\n"
+    "In rounds suits students of half the layers and less, which do not survive one cut; it takes as many trainings as there are rounds."
 )
 MORE_DIVIDED = (
     "Together: each token is compared with the mean of what all teachers say. Good for teachers that know the same task.\n"
@@ -34,7 +36,7 @@ MORE_WEIGHTS = "One number for each teacher, in their order: 2, 1 counts the fir
 
 
 def ask_way(prompter: Prompter) -> str:
-    """PLAIN or SEVERAL."""
+    """PLAIN, SEVERAL or ROUNDS."""
     return prompter.select("distillation.way", "How shall it be distilled?", WAYS, default=PLAIN, more=MORE_WAYS)
 
 

@@ -15,7 +15,7 @@ from finetune.hub.catalogue import CATALOGUE, CatalogueEntry, find
 from finetune.models.facts import ModelFacts, look_up
 from finetune.recipe import STARTER, Recipe
 from finetune.settings import SELF, FromTeacher, help_of, label
-from finetune.wizard import several_teachers, suggest
+from finetune.wizard import rounds, several_teachers, suggest
 from finetune.wizard.defaults import defaults, why
 from finetune.wizard.draft import Draft, field_of, get, problem, put
 from finetune.wizard.host import HostInfo
@@ -90,6 +90,9 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
             check=lambda text: _model_problem(text, here, None),
             complete=lambda text: suggest.models(text, here.hub),
         )
+    draft = rounds.left_out(draft)
+    if way == several_teachers.ROUNDS:
+        return rounds.ask(draft, prompter, _facts(teacher, here))
     return _student(draft, prompter, here, teacher)
 
 

@@ -223,6 +223,7 @@ class Figures:
     cache_bytes: int = 61 * 10**6
     free_disk: int = 10**11
     speed_up: float | None = None
+    rounds: tuple[dict[str, Any], ...] = ()
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     linear_share: float = 1.0

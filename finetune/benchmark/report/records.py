@@ -17,6 +17,7 @@ from finetune.events import (
     Notice,
     Planned,
     Resumed,
+    RoundFinished,
     StageFinished,
     StageStarted,
     TrainingFinished,
@@ -46,8 +47,14 @@ class Records:
 
     @property
     def steps(self) -> list[dict[str, Any]]:
-        """One record per step, in order; of a step repeated after an interruption `read_events` returns the last."""
-        return self._of(TrainingStep.name)
+        """One record per step, in order, counted through all rounds; of a repeated step `read_events` returns the last."""
+        steps, before = [], 0
+        for record in self.events:
+            if record.get("event") == TrainingStep.name:
+                steps.append({**record, "step": before + record["step"]})
+            elif record.get("event") == RoundFinished.name:
+                before += record["steps"]
+        return steps
 
     @property
     def training(self) -> dict[str, Any]:

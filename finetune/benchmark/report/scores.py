@@ -16,6 +16,7 @@ from finetune.benchmark.names import (
     beside_the_teacher,
     between,
     codes_copied,
+    each_round,
     each_teacher,
     in_order,
     number,
@@ -135,3 +136,9 @@ def teachers(scores: Mapping[str, Any]) -> Html:
     """A line for each of several teachers."""
     rows = [[name, words] for name, words in each_teacher(scores)]
     return section("Teachers", table(["", "On the rows that it teaches"], rows, "Teachers")) if rows else Html()
+
+
+def rounds(scores: Mapping[str, Any]) -> Html:
+    """A line for each of several rounds."""
+    rows = [[name, words] for name, words in each_round(scores)]
+    return section("Rounds", table(["", "On the held-out rows"], rows, "Rounds")) if rows else Html()

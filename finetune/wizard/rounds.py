@@ -1,0 +1,61 @@
+"""A student made in rounds: how many layers it keeps, and on which way down.
+
+draft = ask(draft, prompter, facts)      # facts of the teacher, None if they are not known before the download
+"""
+
+from __future__ import annotations
+
+from finetune.distillation.curricula.progressive import gentle_rounds
+from finetune.models.facts import ModelFacts
+from finetune.settings import DistillationSpec, help_of, label
+from finetune.wizard.draft import Draft, layer, problem
+from finetune.wizard.prompter import Prompter
+
+LEAST = 2  # layers of a student
+MORE_LAYERS = "Half of the teacher's layers are a good start: at once such a student loses most of what it could do, in rounds much less."
+MORE_ROUNDS = (
+    "Layers after each round, the last number is your student. Rounds that leave out at most 30 % of the layers are gentle; more rounds "
+    "take longer. Epochs are counted for each round."
+)
+
+
+def left_out(draft: Draft) -> Draft:
+    """The draft without rounds that were chosen before."""
+    kept = {name: value for name, value in draft.get("distillation", {}).items() if name != "rounds"}
+    return {**draft, "distillation": kept} if "distillation" in draft else draft
+
+
+def ask(draft: Draft, prompter: Prompter, teacher: ModelFacts | None) -> Draft:
+    """The layers to keep, then the rounds."""
+    depth = teacher.layers if teacher else 0
+    most = f"to {depth - 1} of the teacher's {depth}" if depth else "on"
+
+    def wrong_layers(text: str) -> str | None:
+        fits = text.isdigit() and int(text) >= LEAST and (not depth or int(text) < depth)
+        return None if fits else f"A number of layers, from {LEAST} {most}."
+
+    half = str(max(LEAST, depth // 2)) if depth > LEAST else ""
+    typed = prompter.text(
+        "rounds.layers", "Layers to keep", default=half, check=wrong_layers, help=f"From {LEAST} {most}.", more=MORE_LAYERS
+    )
+    layers = int(typed)
+
+    def recipe_layer(text: str) -> Draft:
+        counts = [int(part) if part.strip().isdigit() else part.strip() for part in text.split(",")]
+        return {"model": {"from_teacher": {"layers": counts[-1]}}, **layer("distillation.rounds", counts)}
+
+    def wrong_rounds(text: str) -> str | None:
+        counts = recipe_layer(text)["distillation"]["rounds"]
+        if counts[-1] != layers:
+            return f"The last number is your student's: {layers}."
+        if depth and isinstance(counts[0], int) and counts[0] >= depth:
+            return f"The teacher has {depth} layers: begin with fewer."
+        return problem({**draft, "model": recipe_layer(text)["model"]}, "distillation.rounds", counts)
+
+    field = DistillationSpec.model_fields["rounds"]
+    usual = ", ".join(map(str, gentle_rounds(depth, layers) if depth else [layers]))
+    typed = prompter.text(
+        "distillation.rounds", label("rounds", field), default=usual, check=wrong_rounds, help=help_of(field), more=MORE_ROUNDS
+    )
+    chosen = recipe_layer(typed)
+    return {**draft, "model": chosen["model"], "distillation": {**draft.get("distillation", {}), **chosen["distillation"]}}
