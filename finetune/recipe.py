@@ -18,28 +18,25 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, Validati
 from pydantic.fields import FieldInfo
 
 from finetune import registry
+from finetune.contradictions import contradiction
 from finetune.errors import RecipeError
 from finetune.foreign import RECIPE_BYTES, reading, reason
 from finetune.reasons import UNKNOWN, reason_of
 from finetune.settings import (
-    GENERATED,
     NOT_EMPTY,
-    SELF,
     BenchmarkSpec,
     ColumnsSpec,
     DatasetSpec,
     DistillationSpec,
     MethodSpec,
-    OneTeacherSpec,
     Spec,
     StudentSpec,
-    TeacherSpec,
     TrainingSpec,
     UploadSpec,
-    problem_of_several,
     usual,
 )
 from finetune.shell import quoted
+from finetune.teacher_settings import SELF, OneTeacherSpec, TeacherSpec
 
 __all__ = ["STARTER", "Recipe", "known_fields", "known_keys", "merge", "parse_override", "read_yaml"]
 __all__ += ["BenchmarkSpec", "ColumnsSpec", "DatasetSpec", "DistillationSpec", "StudentSpec", "TeacherSpec", "TrainingSpec", "UploadSpec"]
@@ -115,76 +112,9 @@ class Recipe(Spec):
         return registry.load("methods", str(kind)).Spec.model_validate(method)
 
     @model_validator(mode="after")
-    def _student_needs_a_teacher(self) -> Recipe:
-        if self.approach == "fine-tuning" and isinstance(self.model, StudentSpec):
-            raise ValueError("`model: {from_teacher: ...}` makes a student, which needs `approach: distillation`")
-        if self.teacher and self.teacher.is_self and self.approach == "fine-tuning":
-            raise ValueError("`teacher: self` needs `approach: distillation`")
-        if self.teacher and self.teacher.is_self and isinstance(self.model, StudentSpec):
-            raise ValueError("`teacher: self` trains a model that is its own teacher: name it under `model`, without `from_teacher`")
-        if self.teacher and self.teacher.system and self.distillation.supervise == "all":
-            raise ValueError("`teacher.system` stands before the prompts of the teacher alone: only `supervise: answers` can compare both")
-        return self
-
-    @model_validator(mode="after")
-    def _rounds_end_in_the_student(self) -> Recipe:
-        rounds = self.distillation.rounds
-        if rounds is None:
-            return self
-        if self.approach == "fine-tuning":
-            raise ValueError("has `distillation.rounds`, which need `approach: distillation`")
-        if not isinstance(self.model, StudentSpec):
-            raise ValueError("has `distillation.rounds` and a ready-made student: leave out `model`, and it is made from the teacher")
-        amounts = dict(self.model.from_teacher.amounts())
-        if other := next((name for name in amounts if name != "layers"), None):
-            raise ValueError(f"has `distillation.rounds`, which leave out layers, and `model.from_teacher.{other}`: give one of the two")
-        if amounts["layers"] != rounds[-1]:
-            raise ValueError(
-                f"has `distillation.rounds` that end with {rounds[-1]} layers, and `model.from_teacher.layers: {amounts['layers']}`: "
-                "give the same number, or leave out `model`"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _teachers_agree(self) -> Recipe:
-        if self.teachers is None:
-            return self
-        if self.teacher is not None:
-            raise ValueError("has `teacher` and `teachers`: give one of the two")
-        if self.approach == "fine-tuning":
-            raise ValueError("has `teachers`, which need `approach: distillation`")
-        if self.dataset.source == GENERATED:
-            raise ValueError("has `teachers` and `dataset.source: generated`, which one teacher writes: give `teacher` alone")
-        if self.distillation.correct:
-            raise ValueError("has `teachers` and `distillation.correct`, which compares one teacher with the data: give one of the two")
-        if problem := problem_of_several(self.teachers):
-            raise ValueError(f"has `teachers` {problem}")
-        return self
-
-    @model_validator(mode="after")
-    def _a_teacher_that_writes_rows(self) -> Recipe:
-        if self.teaches_itself and self.dataset.source == GENERATED:
-            raise ValueError(
-                "has `teacher: self` and `dataset.source: generated`: a model learns nothing new from rows that it wrote itself"
-            )
-        if self.approach == "fine-tuning" and self.teacher and self.teacher.system:
-            raise ValueError("has `teacher.system`, which needs `approach: distillation`")
-        if any(each.server for each in self.teachers or []):
-            raise ValueError("has one of several teachers on a server, which shows text only: name models instead")
-        if self.teacher and self.teacher.server:
-            if self.approach == "distillation":
-                raise ValueError("has a teacher on a server, which shows text only: learn that with `approach: fine-tuning`")
-            if self.dataset.source != GENERATED:
-                raise ValueError("has a teacher on a server, which writes rows: use it with `dataset: {source: generated}`")
-        return self
-
-    @model_validator(mode="after")
-    def _another_tokenizer_alone(self) -> Recipe:
-        if self.distillation.across_tokenizers == "none":
-            return self
-        if self.distillation.correct or (self.teacher and self.teacher.system):
-            key = "distillation.correct" if self.distillation.correct else "teacher.system"
-            raise ValueError(f"has `{key}` and `distillation.across_tokenizers`, which work one at a time: leave one of the two out")
+    def _keys_agree(self) -> Recipe:
+        if said := contradiction(self):
+            raise ValueError(said)
         return self
 
     @property

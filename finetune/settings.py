@@ -8,8 +8,6 @@ The wizard's questions, the JSON schema and the trainers all read this. The sett
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
@@ -158,99 +156,6 @@ class FromTeacher(Spec):
 
 class StudentSpec(Spec):
     from_teacher: FromTeacher = Field(description="The student is the teacher with less of something.")
-
-
-SELF = "self"
-
-
-class TeacherSpec(Spec):
-    """The model to imitate; `load_in` quantises it through bitsandbytes. Or a `server` with a `model` that writes rows to learn from."""
-
-    source: str = Field(
-        "", title="Teacher", description="A Hub id, a folder, an earlier run or a .gguf file; self: the model before this run."
-    )
-    load_in: Literal["8bit", "4bit"] | None = Field(None, description="Load the teacher in fewer bits: less memory; needs bitsandbytes.")
-    system: str | None = Field(
-        None, min_length=1, title="System prompt", description="What only the teacher is told; the student learns to answer as if it were."
-    )
-    server: str | None = Field(None, min_length=1, description="Address of an OpenAI-compatible server that writes rows, up to /v1.")
-    model: str | None = Field(None, min_length=1, title="Model on the server", description="What the server calls the teacher.")
-    key: str | None = Field(None, min_length=1, description="Environment variable that has the server's key; the key itself stays there.")
-    budget_tokens: int | None = Field(None, ge=1, description="Tokens that one start of a run may take from the server; null: no limit.")
-
-    @property
-    def is_self(self) -> bool:
-        """Whether the teacher is the model that trains, as it was before the run."""
-        return self.source == SELF
-
-    @model_validator(mode="after")
-    def _loaded_once(self) -> TeacherSpec:
-        if self.is_self and self.load_in:
-            raise ValueError("is the model itself, whose bits are those of its method: leave out `load_in`")
-        return self
-
-    @model_validator(mode="after")
-    def _one_place(self) -> TeacherSpec:
-        if bool(self.source) == bool(self.server):
-            raise ValueError("must name a model, or a `server` and its `model`" + (", not both" if self.server else ""))
-        others = [name for name in ("model", "key", "budget_tokens") if getattr(self, name) is not None]
-        if self.server is None:
-            if others:
-                raise ValueError(f"has `{others[0]}`, which is for a teacher on a `server`")
-            return self
-        if not re.fullmatch(r"https?://[^/@\s]+(/[^@\s]*)?", self.server):
-            raise ValueError("has a `server` that is no address such as http://localhost:8000/v1, without a password in it")
-        if self.key and not re.fullmatch(r"[A-Za-z_]\w*", self.key):  # it is not repeated: it may be the key itself
-            raise ValueError("has a `key` that is no name of an environment variable")
-        if self.model is None or self.load_in:
-            raise ValueError(f"has a `server`, {'which loads its model itself' if self.load_in else 'which needs a `model`'}")
-        return self
-
-
-class TeacherRows(Spec):
-    """The rows that one of several teachers teaches: those with this value in a column of the data."""
-
-    column: str = Field(min_length=1, description="The column that says whose row it is.")
-    equals: str = Field(description="The value of the rows of this teacher.")
-
-    @field_validator("equals", mode="before", json_schema_input_type=str | int | float | bool)
-    @classmethod
-    def _as_text(cls, equals: Any) -> Any:
-        return cell_text(equals) if isinstance(equals, int | float) else equals
-
-
-class OneTeacherSpec(TeacherSpec):
-    """One of several teachers."""
-
-    weight: float | None = Field(None, gt=0, description="Its share of the mixture, beside those of the others; equal if left out.")
-    rows: TeacherRows | None = Field(None, description="The rows that it teaches alone; without it all teachers teach every row.")
-
-
-def problem_of_several(teachers: Sequence[OneTeacherSpec]) -> str | None:
-    """Why these are not teachers of one student: some rows would have no teacher, or two, or be seen in two ways."""
-    if any(each.is_self for each in teachers):
-        return "of which one is the model itself: it can only be the one `teacher`"
-    if any(each.system for each in teachers):
-        return "of which one has a `system` prompt: only the one `teacher` can have it"
-    rows = [each.rows for each in teachers if each.rows]
-    if not rows:
-        return None
-    if len(rows) < len(teachers):
-        return "of which some have `rows` and others have none: either all of them teach rows of their own, or none"
-    if any(each.weight is not None for each in teachers):
-        return "with both `rows` and `weight`: a teacher is alone with its own rows, so give one of the two"
-    if len({each.column for each in rows}) > 1:
-        return "whose `rows` name different columns, so a row could have two teachers: use one column"
-    values = [each.equals for each in rows]
-    twice = next((value for value in values if values.count(value) > 1), None)
-    return None if twice is None else f"of which two have the rows where {rows[0].column} is {twice}: a row has one teacher"
-
-
-def part_of(spec: OneTeacherSpec) -> str:
-    """What one of several teachers teaches, in words: its rows, or its weight beside the others'."""
-    if spec.rows:
-        return f"rows where {spec.rows.column} is {spec.rows.equals}"
-    return f"weight {1.0 if spec.weight is None else spec.weight:g}"
 
 
 def cell_text(value: Any) -> str:

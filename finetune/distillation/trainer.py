@@ -40,7 +40,7 @@ from finetune.models.location import locate
 from finetune.noise import hush
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
-from finetune.settings import SELF
+from finetune.teacher_settings import SELF
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss
 from finetune.training.head import Head, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
 from finetune.training.trainer import Supervised, SupervisedTrainer

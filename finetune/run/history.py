@@ -26,7 +26,7 @@ from finetune.recipe import Recipe
 from finetune.registry import title
 from finetune.run.resume import find
 from finetune.run_folder import FINISHED, TRAINING, RunFolder
-from finetune.settings import SELF
+from finetune.teacher_settings import SELF
 
 PASSED_OVER = {"node_modules", "site-packages", "__pycache__"}
 SCORED = ("rougeL", "perplexity")

@@ -16,7 +16,7 @@ from finetune.run.baselines import TeacherScores, measure
 from finetune.run.costs import measure_costs
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
-from finetune.settings import OneTeacherSpec, part_of
+from finetune.teacher_settings import OneTeacherSpec, part_of
 from finetune.training.head import padding_id
 
 OF_A_ROUND = ("perplexity", "kl", "agreement")

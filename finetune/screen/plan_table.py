@@ -19,7 +19,7 @@ from finetune.registry import title
 from finetune.screen.data import data_report
 from finetune.screen.tables import block, pairs
 from finetune.screen.wording import about
-from finetune.settings import OneTeacherSpec, part_of
+from finetune.teacher_settings import OneTeacherSpec, part_of
 
 CACHES = {
     "auto": "the teacher runs once; its outputs are cached on disk",

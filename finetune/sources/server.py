@@ -18,7 +18,7 @@ from typing import Any
 
 from finetune.errors import ModelError, ModelNotFound, RecipeError
 from finetune.events import Notice, Reporter
-from finetune.settings import TeacherSpec
+from finetune.teacher_settings import TeacherSpec
 
 AT_ONCE = 8  # requests
 SECONDS = 300.0  # for one answer

@@ -14,7 +14,8 @@ from finetune.formatting import count, spoken, strip_control_chars
 from finetune.hub.catalogue import CATALOGUE, CatalogueEntry, find
 from finetune.models.facts import ModelFacts, look_up
 from finetune.recipe import STARTER, Recipe
-from finetune.settings import SELF, FromTeacher, help_of, label
+from finetune.settings import FromTeacher, help_of, label
+from finetune.teacher_settings import SELF
 from finetune.wizard import rounds, several_teachers, suggest
 from finetune.wizard.defaults import defaults, why
 from finetune.wizard.draft import Draft, field_of, get, problem, put

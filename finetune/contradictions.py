@@ -1,0 +1,87 @@
+"""Keys of a recipe that do not go together, each pair in one sentence.
+
+    contradiction(recipe)           # "has `teacher` and `teachers`: give one of the two", or None
+
+A recipe asks when it is made, so this file cannot know its class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from finetune.settings import GENERATED, StudentSpec
+from finetune.teacher_settings import problem_of_several
+
+
+def contradiction(recipe: Any) -> str | None:
+    """The first that is found: half a sentence about the recipe, or a whole one."""
+    return next((said for check in (_student, _rounds, _teachers, _writers, _tokenizers) for said in check(recipe)), None)
+
+
+def _student(recipe: Any) -> Iterator[str]:
+    made, teacher = isinstance(recipe.model, StudentSpec), recipe.teacher
+    if recipe.approach == "fine-tuning" and made:
+        yield "`model: {from_teacher: ...}` makes a student, which needs `approach: distillation`"
+    if teacher and teacher.is_self and recipe.approach == "fine-tuning":
+        yield "`teacher: self` needs `approach: distillation`"
+    if teacher and teacher.is_self and made:
+        yield "`teacher: self` trains a model that is its own teacher: name it under `model`, without `from_teacher`"
+    if teacher and teacher.system and recipe.distillation.supervise == "all":
+        yield "`teacher.system` stands before the prompts of the teacher alone: only `supervise: answers` can compare both"
+
+
+def _rounds(recipe: Any) -> Iterator[str]:
+    rounds = recipe.distillation.rounds
+    if rounds is None:
+        return
+    if recipe.approach == "fine-tuning":
+        yield "has `distillation.rounds`, which need `approach: distillation`"
+    if not isinstance(recipe.model, StudentSpec):
+        yield "has `distillation.rounds` and a ready-made student: leave out `model`, and it is made from the teacher"
+        return
+    amounts = dict(recipe.model.from_teacher.amounts())
+    if other := next((name for name in amounts if name != "layers"), None):
+        yield f"has `distillation.rounds`, which leave out layers, and `model.from_teacher.{other}`: give one of the two"
+    elif amounts["layers"] != rounds[-1]:
+        yield (
+            f"has `distillation.rounds` that end with {rounds[-1]} layers, and `model.from_teacher.layers: {amounts['layers']}`: "
+            "give the same number, or leave out `model`"
+        )
+
+
+def _teachers(recipe: Any) -> Iterator[str]:
+    if recipe.teachers is None:
+        return
+    if recipe.teacher is not None:
+        yield "has `teacher` and `teachers`: give one of the two"
+    if recipe.approach == "fine-tuning":
+        yield "has `teachers`, which need `approach: distillation`"
+    if recipe.dataset.source == GENERATED:
+        yield "has `teachers` and `dataset.source: generated`, which one teacher writes: give `teacher` alone"
+    if recipe.distillation.correct:
+        yield "has `teachers` and `distillation.correct`, which compares one teacher with the data: give one of the two"
+    if any(each.server for each in recipe.teachers):
+        yield "has one of several teachers on a server, which shows text only: name models instead"
+    if problem := problem_of_several(recipe.teachers):
+        yield f"has `teachers` {problem}"
+
+
+def _writers(recipe: Any) -> Iterator[str]:
+    teacher, generated = recipe.teacher, recipe.dataset.source == GENERATED
+    if recipe.teaches_itself and generated:
+        yield "has `teacher: self` and `dataset.source: generated`: a model learns nothing new from rows that it wrote itself"
+    if teacher and teacher.system and recipe.approach == "fine-tuning":
+        yield "has `teacher.system`, which needs `approach: distillation`"
+    if teacher and teacher.server and recipe.approach == "distillation":
+        yield "has a teacher on a server, which shows text only: learn that with `approach: fine-tuning`"
+    if teacher and teacher.server and not generated:
+        yield "has a teacher on a server, which writes rows: use it with `dataset: {source: generated}`"
+
+
+def _tokenizers(recipe: Any) -> Iterator[str]:
+    if recipe.distillation.across_tokenizers == "none":
+        return
+    if recipe.distillation.correct or (recipe.teacher and recipe.teacher.system):
+        key = "distillation.correct" if recipe.distillation.correct else "teacher.system"
+        yield f"has `{key}` and `distillation.across_tokenizers`, which work one at a time: leave one of the two out"
