@@ -16,7 +16,7 @@ from finetune.errors import FinetuneError, HardwareError
 from finetune.export.kinds import QUANTISES_ITSELF
 
 PACKAGE = "xllamacpp"
-INSTALL = 'pip install "finetune-wizard[gguf]"'
+INSTALL = "pip install xllamacpp"
 
 
 def has_llama_cpp() -> bool:

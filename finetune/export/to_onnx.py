@@ -35,7 +35,7 @@ from finetune.runtime import RuntimeOptions
 from finetune.storage import check_room, file_hash, whole_folder
 
 NEEDS = ("onnx", "onnxruntime", "onnxscript")
-INSTALL = 'pip install "finetune-wizard[onnx]"'
+INSTALL = "pip install onnx onnxscript onnxruntime"
 FILE = "model.onnx"
 LIMIT = 1e-4  # of the largest logit: deep models round by more than that in absolute numbers
 NO_CACHE = "It computes the logits of a whole text, without a cache of keys and values: good for scoring, slow for long answers."
