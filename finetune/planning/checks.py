@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from finetune.data.system_prompt import TEACHER_IDS, is_prompted
 from finetune.distillation.routes import teacher_rows
 from finetune.errors import ModelError, RecipeError
 from finetune.methods.earlier import EarlierAdapter, further, not_used, why_not
@@ -57,6 +56,8 @@ def _check_lengths(context: RunContext) -> None:
 
 def _told(rows: Any) -> Any:
     """What a teacher with a system prompt sees of rows; nothing where it has none."""
+    from finetune.data.system_prompt import TEACHER_IDS, is_prompted
+
     return rows[TEACHER_IDS][:] if is_prompted(rows) else []
 
 

@@ -26,6 +26,7 @@ DISTILLATION = [
     "dataset.samples=56",
     "dataset.max_length=112",
     "benchmark.rows=5",
+    "benchmark.speed=false",
     "training.epochs=1",
 ]
 

@@ -165,7 +165,7 @@ def separately(given: list[str], environment: dict[str, str]) -> subprocess.Comp
         ({"distillation": {"objective": "forward_lk"}}, ["forward_lk", "Did you mean forward_kl?"]),
         ({"model": {"from_teacher": {"layers": 99}}}, ["99", "3 layers"]),
         ({"model": "SAME"}, ["same model"]),
-        ({"model": "OTHER"}, ["tokenizer"]),
+        ({"model": "OTHER"}, ["do not share a tokenizer"]),
     ],
     ids=["temperature 0", "alpha 1.2", "objective", "too many layers", "teacher is student", "other tokenizer"],
 )
