@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import textwrap
 from itertools import islice
 from pathlib import Path
@@ -74,3 +75,18 @@ def test_functions_come_in_source_order_without_their_docstrings(tmp_path: Path)
 def test_an_unknown_name_gets_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(DatasetNotFound, match=r"Did you mean python-docs\?"):
         read_builtin("python-doc", tmp_path)
+
+
+def test_a_file_that_another_thread_disturbs_is_parsed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, parse, seen = tmp_path / "module.py", ast.parse, []
+    path.write_text('def double(x):\n    """Return twice the number."""\n    return 2 * x\n')
+
+    def disturbed(text: str) -> ast.Module:
+        seen.append(text)
+        if len(seen) < 3:
+            raise SystemError("AST constructor recursion depth mismatch (before=60, after=307)")
+        return parse(text)
+
+    monkeypatch.setattr("finetune.data.builtin.ast.parse", disturbed)
+    assert [summary for _, summary in documented_functions(path)] == ["Return twice the number."]
+    assert len(seen) == 3
