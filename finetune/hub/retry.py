@@ -37,6 +37,14 @@ def with_retries(ask: Callable[[], Answer], reporter: Reporter | None = None) ->
     return ask()
 
 
+def pause_after(status: int, asked: str, wait: float) -> float | None:
+    """Seconds before a new try after this answer, `wait` or what its Retry-After header `asked` for; None if a new try is pointless."""
+    if status not in TRANSIENT:
+        return None
+    pause = max(wait, float(asked)) if asked.isdigit() else wait
+    return pause if pause <= LONGEST_WAIT else None
+
+
 def _pause(error: BaseException, wait: float) -> float | None:
     """Seconds to wait before a retry, or None if a retry is pointless."""
     from huggingface_hub import errors
@@ -44,11 +52,7 @@ def _pause(error: BaseException, wait: float) -> float | None:
     status = status_of(error)
     if status is None:
         return wait if isinstance(cause_of(error), errors.HTTPError) else None
-    if status not in TRANSIENT:
-        return None
-    asked = cause_of(error).response.headers.get("Retry-After", "")  # type: ignore[attr-defined]
-    pause = max(wait, float(asked)) if asked.isdigit() else wait
-    return pause if pause <= LONGEST_WAIT else None
+    return pause_after(status, cause_of(error).response.headers.get("Retry-After", ""), wait)  # type: ignore[attr-defined]
 
 
 def _what(error: BaseException) -> str:

@@ -18,13 +18,11 @@ from typing import Any
 
 from finetune.errors import ModelError, ModelNotFound, RecipeError
 from finetune.events import Notice, Reporter
+from finetune.hub.retry import WAITS, pause_after
 from finetune.teacher_settings import TeacherSpec
 
 AT_ONCE = 8  # requests
 SECONDS = 300.0  # for one answer
-WAITS = (1.0, 4.0, 15.0)  # seconds before each new try
-LONGEST_WAIT = 120.0
-TRANSIENT = {408, 429, 500, 502, 503, 504}
 LONGEST_REASON = 200  # characters of what a server says
 MOST_SHOWN = 10  # models in a hint
 UNKNOWN_TOKENS = 3  # characters of a token, where a server does not count
@@ -100,9 +98,8 @@ class Server:
                     raise ModelError(f"The server {self.address} cannot be reached: {_short(str(error))}.", hint=_HINT) from None
                 self._pause(wait, "did not answer")
                 continue
-            asked_for = response.headers.get("Retry-After", "")
-            pause = None if wait is None else max(wait, float(asked_for)) if asked_for.isdigit() else wait
-            if response.status_code not in TRANSIENT or pause is None or pause > LONGEST_WAIT:
+            pause = None if wait is None else pause_after(response.status_code, response.headers.get("Retry-After", ""), wait)
+            if pause is None:
                 return self._content(response)
             self._pause(pause, f"answered {response.status_code}")
         raise AssertionError("the last try returns or raises")
