@@ -29,7 +29,11 @@ class Rate:
 
 def rate_for(student: Any, teacher: Any, rows: Any) -> Rate:
     """Runs both over calibration rows."""
-    kl = Closeness(teacher, rows).of(student)
+    return rate_at(Closeness(teacher, rows).of(student))
+
+
+def rate_at(kl: float) -> Rate:
+    """Of a student whose distance is known."""
     if kl >= BROKEN:
         value, where = OF_BROKEN, f"far from its teacher (below {BROKEN:g} it would be {OF_CLOSE:g})"
     else:

@@ -34,9 +34,10 @@ def make_student(teacher_model: nn.Module, wanted: FromTeacher, rows: Rows, *, r
     model: Any = teacher_model
     facts: dict[str, Any] = {}
     said: list[str] = []
+    kl: float | None = None
     for name, amount in wanted.amounts():
         made = registry.load("students", name).make(_merged(model) if name != "layers" else model, amount, rows)
-        model, facts = made.model, {**facts, **made.facts}
+        model, facts, kl = made.model, {**facts, **made.facts}, made.kl
         said.append(made.said)
     model.config._name_or_path = ""
     for parameter in model.parameters():
@@ -45,7 +46,7 @@ def make_student(teacher_model: nn.Module, wanted: FromTeacher, rows: Rows, *, r
         for sentence in said:
             reporter.report(Notice(sentence))
     parameters = {"parameters": _count(model), "of_parameters": _count(causal_lm(teacher_model))}
-    return Made(model.eval(), " ".join(said), {**facts, **parameters})
+    return Made(model.eval(), " ".join(said), {**facts, **parameters}, kl)
 
 
 def planned_student(config: Any, wanted: FromTeacher, build: Build) -> Any:

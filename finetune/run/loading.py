@@ -13,7 +13,7 @@ from typing import Any
 
 from finetune.distillation.itself import Itself
 from finetune.distillation.setup import DistillationSetup, prepare_distillation
-from finetune.distillation.starting_rate import rate_for
+from finetune.distillation.starting_rate import rate_at, rate_for
 from finetune.distillation.student import make_student
 from finetune.distillation.students.size import likely_mix
 from finetune.events import ModelReady, Notice
@@ -70,18 +70,19 @@ def load_student(context: RunContext, teacher: Any) -> Student:
     """The student as it is before it learns, loaded or made from the teacher; the size of its parts and the learning rate are settled."""
     facts: dict[str, Any] = {}
     changes: dict[str, Any] = {}
+    kl: float | None = None
     if isinstance(context.recipe.model, StudentSpec):
         wanted = _of_first_round(context)
         with context.stage("student", "Making the student"):
             made = make_student(teacher, wanted, context.data.train, reporter=context.reporter)
-        model, facts = made.model, made.facts
+        model, facts, kl = made.model, made.facts, made.kl
         if wanted.size is not None:
             changes["model"] = {"from_teacher": {name: facts[name] for name in ("layers", "ffn") if name in facts}}
     else:
         model = load_base(context, role="student")
     if context.recipe.training.learning_rate == "auto":
         with context.stage("rate", "Choosing the learning rate"):
-            rate = rate_for(model, teacher, context.data.train)
+            rate = rate_for(model, teacher, context.data.train) if kl is None else rate_at(kl)
         context.reporter.report(Notice(rate.said))
         changes["training"], facts = {"learning_rate": rate.value}, {**facts, "kl": rate.kl, "learning_rate": rate.value}
     return Student(context.beside(recipe=context.recipe.with_changes(changes)) if changes else context, model, facts)

@@ -23,11 +23,20 @@ READY_MADE = "Choose a ready-made student: --set model=MODEL"
 
 @dataclass(frozen=True)
 class Made:
-    """A student, one sentence that says what was left out and why, and the same as `facts`: {"layers": 20, "of_layers": 30, ...}."""
+    """A student, one sentence that says what was left out and why, and the same as `facts`: {"layers": 20, "of_layers": 30, ...}.
+
+    `kl` is how far it is from its teacher on the rows, where that was measured (closeness.py).
+    """
 
     model: Any
     said: str
     facts: dict[str, Any] = field(default_factory=dict)
+    kl: float | None = None
+
+
+def wanted_of(amount: float, of: int) -> float:
+    """What a count, or a share below 1, means of so many."""
+    return of * amount if amount < 1 else amount
 
 
 class StudentMaker(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from finetune.distillation.students import Build, Made, Rows
+from finetune.distillation.students import Build, Made, Rows, wanted_of
 from finetune.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class FeedForward:
         smaller, old, new = _smaller(model.config, amount)
         groups = groups_of(model.config, smaller, type(model)._from_config, old, new, WHAT)
         student = narrowed(teacher, smaller, groups, rows, lambda importance: importance.topk(new).indices.sort().values)
-        asked = old * amount if amount < 1 else amount
+        asked = wanted_of(amount, old)
         rounded = "" if abs(asked - new) < 1 else f" (rounded to a multiple of {STEP})"
         said = f"The feed-forward parts keep the {new:,} of {old:,} channels that are most active{rounded}."
         return Made(student, said, {"ffn": new, "of_ffn": old})
@@ -58,7 +58,7 @@ def _smaller(config: Any, amount: float) -> tuple[Any, int, int]:
 
 def kept_channels(amount: float, width: int) -> int:
     """How many of `width` channels a count or a share means: a multiple of STEP; raises RecipeError if none or all would stay."""
-    kept = round((width * amount if amount < 1 else amount) / STEP) * STEP
+    kept = round(wanted_of(amount, width) / STEP) * STEP
     if not STEP <= kept < width:
         raise RecipeError(
             f"model.from_teacher.ffn: {amount:g} means {kept:,} of the teacher's {width:,} channels.",

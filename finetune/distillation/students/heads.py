@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from finetune.distillation.students import Build, Made, Rows
+from finetune.distillation.students import Build, Made, Rows, wanted_of
 from finetune.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -56,12 +56,12 @@ def _shared(text: Any) -> int:
 
 
 def _rounded(amount: float, old: int, new: int) -> str:
-    return "" if abs((old * amount if amount < 1 else amount) - new) < 0.5 else " (as many in every group that shares keys and values)"
+    return "" if abs(wanted_of(amount, old) - new) < 0.5 else " (as many in every group that shares keys and values)"
 
 
 def kept_heads(amount: float, heads: int, groups: int) -> int:
     """How many heads a count or a share means, as many in each group; raises RecipeError if none or all would stay."""
-    kept = round((heads * amount if amount < 1 else amount) / groups) * groups
+    kept = round(wanted_of(amount, heads) / groups) * groups
     if not groups <= kept < heads:
         raise RecipeError(
             f"model.from_teacher.heads: {amount:g} means {kept} of the teacher's {heads} attention heads.",

@@ -41,7 +41,7 @@ class Size:
             if distance < least:
                 best, least = made, distance
         why = f"Of {len(found)} students of this size it is the closest to the teacher, by KL: {', '.join(listed)}."
-        return Made(best.model, f"{best.said} {why}", best.facts)
+        return Made(best.model, f"{best.said} {why}", best.facts, least)
 
 
 @dataclass(frozen=True)
