@@ -12,7 +12,6 @@ import json
 import platform
 import sysconfig
 import textwrap
-import time
 import tokenize
 import warnings
 from collections.abc import Iterator
@@ -23,13 +22,13 @@ from typing import cast
 
 from finetune.data.rows import Origin, Row, SkippedRow
 from finetune.errors import DatasetNotFound
+from finetune.python_source import parsed
 from finetune.registry import did_you_mean
 from finetune.storage import digest, write_whole
 
 INSTRUCTION = "Write the one-line docstring of this Python function."
 LONGEST_SOURCE = 1200  # characters, about 350 tokens: longer functions would make the demo slower, not better
 SHORTEST_DOCSTRING = 10
-TRIES = 20  # of a file that another thread disturbs
 VERSION = 1  # part of the cache name: raise it when the rows change
 
 # Tests, demos and vendored projects are not the library's own documentation.
@@ -92,15 +91,6 @@ def _cache_file(name: str, cache_dir: Path) -> Path:
     return cache_dir / "datasets" / f"{name}-{platform.python_version()}-v{VERSION}.json"
 
 
-def _parsed(text: str) -> ast.Module:
-    """Python 3.11 counts the depth of all threads that parse at the same moment as one, and may then take a good file for an error."""
-    for _ in range(TRIES):
-        with suppress(SystemError):
-            return ast.parse(text)
-        time.sleep(0.01)  # the wizard imports torch, which parses too, beside this
-    return ast.parse(text)
-
-
 def documented_functions(path: Path) -> Iterator[tuple[str, str]]:
     """(source without docstring, first line of the docstring) of each documented function in a file."""
     try:
@@ -108,7 +98,7 @@ def documented_functions(path: Path) -> Iterator[tuple[str, str]]:
             text = file.read()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
-            tree = _parsed(text)
+            tree = parsed(text)
     except (SyntaxError, UnicodeDecodeError):  # a few library files are templates or contain deliberate errors
         return
     lines = text.splitlines()

@@ -21,6 +21,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from finetune.formatting import count, percent
+from finetune.python_source import parsed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -217,7 +218,7 @@ def _is_router(name: str, module: nn.Module, parent: nn.Module | None) -> bool:
 def read_past(kind: Hashable) -> frozenset[str]:
     """Names of the layers whose weight a class uses without calling them, as in self.dt_proj.weight @ x: an adapter has no effect there."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(cast(type, kind))))
+        tree = parsed(textwrap.dedent(inspect.getsource(cast(type, kind))))
     except (OSError, TypeError, SyntaxError):
         return frozenset()
     found = set()
