@@ -79,15 +79,13 @@ def work(name: str, overrides: list[str]) -> dict[str, Any]:
     from finetune.run.finetuner import LLMFineTuner
     from finetune.runtime import RuntimeOptions
 
-    recorder, runtime = Recorder(), RuntimeOptions()
+    recorder = Recorder()
     with tempfile.TemporaryDirectory() as folder:
         changes = [parse_override(text) for text in [*overrides, *CHANGES[name]]]
         recipe = Recipe.from_layers(BASE, *changes, {"output_dir": f"{folder}/student"})
-        fresh = RuntimeOptions(cache_dir=Path(folder) / "cache")
-        fresh.cache_dir.mkdir()
-        for known in ("models", "datasets", "machine.json"):  # everything but what a teacher once said
-            if (runtime.cache_dir / known).exists():
-                (fresh.cache_dir / known).symlink_to(runtime.cache_dir / known)
+        fresh = RuntimeOptions(
+            cache_dir=contest.fresh_cache(Path(folder), "models", "datasets", "machine.json")
+        )  # everything but what a teacher once said
         tuner = LLMFineTuner(recipe, reporter=recorder, runtime=fresh)
         rows = {
             kind: prepare_data(

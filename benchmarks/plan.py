@@ -60,7 +60,7 @@ def line(changes: dict[str, Any], rows: list[dict[str, str]]) -> str:
     """One configuration, planned twice and run."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        cache = _cache(place)
+        cache = contest.fresh_cache(place, "models", "machine.json")
         (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         from finetune.recipe import STARTER, Recipe
 
@@ -75,18 +75,6 @@ def line(changes: dict[str, Any], rows: list[dict[str, str]]) -> str:
         digits = 2 if unit > 1 else 0
         text += f" {plan:8.{digits}f}{better:10.{digits}f}{real / unit:7.{digits}f}{better * unit / real - 1:+7.0%}"
     return text
-
-
-def _cache(place: Path) -> Path:
-    """An empty cache, but for the models."""
-    from finetune.runtime import default_cache
-
-    cache = place / "cache"
-    cache.mkdir()
-    for known in ("models", "machine.json"):
-        if (default_cache() / known).exists():
-            (cache / known).symlink_to(default_cache() / known)
-    return cache
 
 
 def _planned(place: Path, cache: Path, *extra: str) -> dict[str, Any]:

@@ -71,14 +71,12 @@ def work(overrides: list[str]) -> dict[str, Any]:
     from finetune.run.finetuner import LLMFineTuner
     from finetune.runtime import RuntimeOptions
 
-    recorder, runtime = Recorder(), RuntimeOptions()
+    recorder = Recorder()
     with tempfile.TemporaryDirectory() as folder:
         recipe = Recipe.from_layers(BASE, *map(parse_override, overrides), {"output_dir": f"{folder}/student"})
-        fresh = RuntimeOptions(cache_dir=Path(folder) / "cache")
-        fresh.cache_dir.mkdir()
-        for known in ("models", "datasets", "machine.json"):  # everything but what a teacher once said
-            if (runtime.cache_dir / known).exists():
-                (fresh.cache_dir / known).symlink_to(runtime.cache_dir / known)
+        fresh = RuntimeOptions(
+            cache_dir=contest.fresh_cache(Path(folder), "models", "datasets", "machine.json")
+        )  # everything but what a teacher once said
         tuner = LLMFineTuner(recipe, reporter=recorder, runtime=fresh)
         held_out, states = list(tuner.data.held_out), dict[str, Any]()
         score(tuner.load_teacher_model(), held_out, states)

@@ -81,15 +81,13 @@ def work(overrides: list[str]) -> dict[str, Any]:
     from finetune.runtime import RuntimeOptions
     from finetune.training.head import head_of
 
-    recorder, runtime = Recorder(), RuntimeOptions()
+    recorder = Recorder()
     with tempfile.TemporaryDirectory() as folder:
         changes = {"model": retokenised(f"{folder}/start"), "teacher": STARTER, "output_dir": f"{folder}/student"}
         recipe = Recipe.from_layers(BASE, *map(parse_override, overrides), changes)
-        fresh = RuntimeOptions(cache_dir=Path(folder) / "cache")
-        fresh.cache_dir.mkdir()
-        for known in ("models", "machine.json"):  # everything but what a teacher once said
-            if (runtime.cache_dir / known).exists():
-                (fresh.cache_dir / known).symlink_to(runtime.cache_dir / known)
+        fresh = RuntimeOptions(
+            cache_dir=contest.fresh_cache(Path(folder), "models", "machine.json")
+        )  # everything but what a teacher once said
         tuner = LLMFineTuner(recipe, reporter=recorder, runtime=fresh)
         held_out = list(tuner.data.held_out)
         student, teacher = tuner.load_models(), tuner.load_teacher_model()
