@@ -85,6 +85,11 @@ def strip_control_chars(text: str) -> str:
     return _UNSAFE.sub("?", text)
 
 
+def roughly(seconds: float) -> str:
+    """The same of a forecast: "about 5 minutes", "less than a minute"."""
+    return f"{'about ' if seconds >= 60 else ''}{spoken(seconds)}"
+
+
 def spoken(seconds: float) -> str:
     """A length of time as people say it: "5 minutes"."""
     for unit, name in ((86400, "day"), (3600, "hour"), (60, "minute")):

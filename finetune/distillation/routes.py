@@ -37,3 +37,13 @@ def teacher_rows(recipe: Recipe, rows: Any, *, held_out: bool = False) -> list[i
                 hint=f"Values that are there: {', '.join(map(str, found))}.",
             )
     return [known[route] for route in routes]
+
+
+def rows_of(number: int, rows: Any, numbers: list[int] | None) -> Any:
+    """The rows of one teacher, by what `teacher_rows` found; all of them where they are not divided."""
+    return rows if numbers is None else rows.select(places_of(number, numbers), keep_in_memory=True)
+
+
+def places_of(number: int, numbers: list[int]) -> list[int]:
+    """Where in `numbers` a teacher stands."""
+    return [place for place, of in enumerate(numbers) if of == number]

@@ -23,7 +23,7 @@ from finetune.distillation.corrected import MARGIN_BYTES
 from finetune.distillation.itself import Itself, as_teacher, identity_of
 from finetune.distillation.pair_checks import Finding, contradictions, examine, stop_on_problem, top_tokens
 from finetune.distillation.prompt_check import about_prompt
-from finetune.distillation.routes import teacher_rows
+from finetune.distillation.routes import rows_of, teacher_rows
 from finetune.distillation.teachers import Teacher
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.distillation.vocabulary import shared_vocabulary
@@ -93,7 +93,7 @@ def prepare_distillation(
     taken = iter(models)
     for number, (name, theirs) in enumerate(known):
         model = next(taken)
-        rows, held_out = _of(number, data.train, of_rows), _of(number, data.held_out, of_held_out)
+        rows, held_out = rows_of(number, data.train, of_rows), rows_of(number, data.held_out, of_held_out)
         reading = _reading(spec, ours, model, tokenizer, theirs)
         if look:
             other = None if isinstance(model, Itself) else model
@@ -131,11 +131,6 @@ def _tell(findings: Sequence[Finding], said: set[str], reporter: Reporter) -> No
             said.add(finding.text)
             reporter.report(Notice(f"{finding.text} {finding.hint or ''}".strip(), "warning"))
     stop_on_problem(findings)
-
-
-def _of(number: int, rows: Any, numbers: list[int] | None) -> Any:
-    """The rows of one teacher; all of them where they are not divided."""
-    return rows if numbers is None else rows.select([row for row, of in enumerate(numbers) if of == number], keep_in_memory=True)
 
 
 class _Asking:

@@ -170,7 +170,7 @@ class DistillationTrainer(SupervisedTrainer):
             aligned = aligned[:1]
         if not all(bool(part.all()) for part in aligned):  # the others learn from their labels alone
             precise = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-            alpha = torch.full((len(supervised.labels),), weight, dtype=precise).masked_fill_(~torch.cat(aligned), 1.0).to(hidden.device)
+            alpha = torch.where(torch.cat(aligned).to(hidden.device), torch.as_tensor(alpha, dtype=precise, device=hidden.device), 1.0)
         if cached and not any(teacher.kept_head for teacher in self.teachers):
             kept = [(values.to(hidden.device), negentropy.to(hidden.device)) for values, negentropy in said if negentropy is not None]
             values, negentropy = joined(kept) if self.routed else added(kept, self.weights)

@@ -12,16 +12,13 @@ from typing import Any
 from finetune.errors import ModelError
 from finetune.foreign import reading
 from finetune.models.chat_template import added_tokens, render_chat
+from finetune.publish import merged
 from finetune.run_folder import REMADE, RunFolder
 
 Turns = list[dict[str, str]]
 MOST_TOKENS = 128  # of a prompt
 PROMPTS = (
-    "The capital of France is",
-    "def add(a, b):\n    return",
-    "Once upon a time there was a",
-    "Write one sentence about the sea.",
-    "1, 2, 3, 4,",
+    *merged.PROMPTS,
     "The opposite of hot is",
     "import numpy as",
     "Water boils at a temperature of",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from finetune.distillation.across_tokenizers.alignment import shorter
 from finetune.distillation.across_tokenizers.projected import AVERAGED, OWN_ROWS
-from finetune.distillation.routes import teacher_rows
+from finetune.distillation.routes import rows_of, teacher_rows
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import RecipeError
 from finetune.models.facts import ModelFacts, describe
@@ -37,10 +37,7 @@ def alignment_notes(context: RunContext) -> list[str]:
     for number, alignment in enumerate(context.alignments):
         if alignment is None:
             continue
-        rows = context.data.train
-        if numbers is not None:
-            rows = rows.select([row for row, of in enumerate(numbers) if of == number], keep_in_memory=True)
-        share, teacher = alignment.measure(rows), context.teachers_located[number]
+        share, teacher = alignment.measure(rows_of(number, context.data.train, numbers)), context.teachers_located[number]
         share.check()
         limit = describe(teacher).context
         if limit and share.longest > limit:

@@ -19,7 +19,7 @@ from finetune.benchmark.scoring import Scores, base_key, benchmark_model, chosen
 from finetune.benchmark.several_teachers import part, routed
 from finetune.benchmark.teacher_agreement import TeacherStates
 from finetune.data.system_prompt import TeacherRows
-from finetune.distillation.routes import teacher_rows
+from finetune.distillation.routes import places_of, teacher_rows
 from finetune.events import Notice
 from finetune.run.loading import each_teacher
 from finetune.run_context import RunContext
@@ -71,8 +71,7 @@ def teacher_scores(context: RunContext, first: list[Any]) -> TeacherScores:
     numbers = teacher_rows(context.recipe, {"route": [row.get("route") for row in rows]}, held_out=True)
     if numbers is None:
         return TeacherScores(each[context.recipe.main_teacher], each)
-    mine = [[row for row, of in enumerate(numbers) if of == number] for number in range(len(each))]
-    return TeacherScores(routed(each, numbers), [part(scores, rows_of) for scores, rows_of in zip(each, mine, strict=True)])
+    return TeacherScores(routed(each, numbers), [part(scores, places_of(number, numbers)) for number, scores in enumerate(each)])
 
 
 def _scores_of(context: RunContext, teacher: Any, number: int) -> Scores:

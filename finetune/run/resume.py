@@ -16,7 +16,7 @@ from typing import Any
 from finetune.errors import BadInput, CannotResume, FolderInUse
 from finetune.events import Notice
 from finetune.foreign import reading
-from finetune.formatting import spoken
+from finetune.formatting import roughly, spoken
 from finetune.recipe import Recipe, dotted
 from finetune.run.records import environment
 from finetune.run_context import RunContext
@@ -174,8 +174,8 @@ def _what_will_be_done(left: Unfinished, start: Checkpoint | None) -> str:
         whole = "training" if saved.round == saved.rounds else f"round {saved.round}"
         left_to_do = "only saving the model and the benchmark are left" if saved.round == saved.rounds else "the next round follows"
         return f"All {saved.step} steps of the {whole} in {name} are saved; {left_to_do}."
-    left_over = f"{'about ' if saved.seconds_left >= 60 else ''}{spoken(saved.seconds_left)}"
-    return f"Continuing {name} after {saved.progress()}; {left_over} of {'this round' if saved.rounds > 1 else 'training'} left."
+    what = "this round" if saved.rounds > 1 else "training"
+    return f"Continuing {name} after {saved.progress()}; {roughly(saved.seconds_left)} of {what} left."
 
 
 def training_complete(folder: RunFolder) -> CannotResume:

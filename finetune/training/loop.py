@@ -17,7 +17,7 @@ from transformers import TrainingArguments
 
 from finetune.errors import OutOfMemory, TrainingError
 from finetune.events import Notice, Reporter, Resumed, TrainingFinished
-from finetune.formatting import epochs, spoken
+from finetune.formatting import epochs, roughly
 from finetune.hardware.machine import Machine
 from finetune.hardware.peak_memory import PeakMemory
 from finetune.recipe import Recipe, StudentSpec, TrainingSpec
@@ -134,8 +134,7 @@ def train(
 def _falling(means: tuple[float, float], spec: TrainingSpec, seconds: float) -> Notice:
     """What training longer would take; of rows that are seen for the first time only: see still_falling.py."""
     more = 2 * math.ceil(spec.passes)
-    took = spoken(seconds * (more - spec.passes) / spec.passes)
-    took = took if took.startswith("less") else f"about {took}"
+    took = roughly(seconds * (more - spec.passes) / spec.passes)
     return Notice(
         f"The loss was still falling at the end ({means[0]:.2f}, then {means[1]:.2f}), so the model may get better: "
         f"{epochs(more)} would take {took} more."
