@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections import deque
 from types import FrameType
@@ -227,9 +228,11 @@ class StopOnSignal(TrainerCallback):
         self._signals.__exit__(None, None, None)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number not in LOST:  # which comes more than once, and not from a person who is tired of waiting
-            if self._asked:
-                raise KeyboardInterrupt
+        if number in LOST:  # which comes more than once, from nobody who is tired of waiting: it must not disturb the saving either
+            signal.signal(number, signal.SIG_IGN)
+        elif self._asked:
+            raise KeyboardInterrupt
+        else:
             self._asked = True
         if not self.stopped:
             self.stopped = True

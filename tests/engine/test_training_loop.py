@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from finetune.methods.full import Full
 from finetune.methods.lora import LoRA
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
-from finetune.training.callbacks import ReportSteps
+from finetune.stopping import LOST, ended_like_ctrl_c
+from finetune.training.callbacks import ReportSteps, StopOnSignal
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.loop import Outcome, train
 from finetune.training.resumable import SavePolicy
@@ -258,6 +260,19 @@ def test_saving_by_the_clock_stays_a_small_share_of_the_time() -> None:
     assert saves > 100
     assert spent / now < 0.06
     assert [step for step in range(1, 10) if SavePolicy(3).due(step, epoch_ends=False)] == [3, 6, 9]
+
+
+@pytest.mark.skipif(not LOST, reason="no SIGHUP here")
+def test_a_lost_connection_stops_after_the_step_and_does_not_disturb_what_is_saved_then() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        with StopOnSignal(Recorder()) as stop:
+            signal.raise_signal(signal.SIGHUP)
+        assert stop.stopped
+        with ended_like_ctrl_c():
+            signal.raise_signal(signal.SIGHUP)  # raises nothing
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(("epochs", "said"), [(1, True), (2, False)])

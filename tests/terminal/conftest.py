@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from screen import ROOT
 
-MAKE = """
-import sys
-sys.path[:0] = [{root!r}, {engine!r}]
-from letters import llama, tokenizer
-llama(seed=1, layers=4).save_pretrained({folder!r})
-tokenizer(chat=True).save_pretrained({folder!r})
-"""
+sys.path.insert(0, str(ROOT / "tests" / "engine"))
 
 
 @pytest.fixture(scope="session")
 def pico(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole model folder."""
     folder = tmp_path_factory.mktemp("models") / "pico"
-    code = MAKE.format(root=str(ROOT), engine=str(ROOT / "tests" / "engine"), folder=str(folder))
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+    from letters import llama, tokenizer
+
+    llama(seed=1, layers=4).save_pretrained(folder)
+    tokenizer(chat=True).save_pretrained(folder)
     return folder
 
 

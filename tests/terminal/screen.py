@@ -9,40 +9,53 @@ with Terminal(["--plain"], columns=80) as terminal:
 from __future__ import annotations
 
 import os
+import select
+import signal
+import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 from types import TracebackType
 
-import pexpect
 import psutil
 import pyte
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+import warm  # noqa: E402
+
 ENTER, UP, DOWN, SHIFT_TAB, CTRL_C, F1, ESCAPE, TAB = "\r", "\x1b[A", "\x1b[B", "\x1b[Z", "\x03", "\x1bOP", "\x1b", "\t"
+OURS = {"TERM": "xterm-256color", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}
+
+
+def environment() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "CI", "COLUMNS", "LINES")} | OURS
 
 
 class Terminal:
-    """`python finetune_cli.py ARGUMENTS` on a terminal of a given size, in an empty working folder."""
+    """`python finetune_cli.py ARGUMENTS` on a terminal of a given size, in an empty working folder.
+
+    Forked from a process that has imported everything (warm.py), unless it is to start `fresh` or `env` has what imports read.
+    """
 
     def __init__(
-        self, arguments: list[str] | None = None, *, folder: Path, columns: int = 80, rows: int = 40, env: dict[str, str] | None = None
+        self,
+        arguments: list[str] | None = None,
+        *,
+        folder: Path,
+        columns: int = 80,
+        rows: int = 40,
+        env: dict[str, str] | None = None,
+        fresh: bool = False,
     ) -> None:
-        environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "CI", "COLUMNS", "LINES")}
-        environment |= {"TERM": "xterm-256color", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8", **(env or {})}
         self.columns = columns
         self._screen = pyte.HistoryScreen(columns, rows, history=500, ratio=0.5)
         self._stream = pyte.ByteStream(self._screen)
         self.raw = b""
-        self._process = pexpect.spawn(
-            sys.executable,
-            [str(ROOT / "finetune_cli.py"), *(arguments or [])],
-            cwd=str(folder),
-            env=environment,
-            dimensions=(rows, columns),
-            timeout=10,
-        )
-        self._process.delaybeforesend = None
+        env = env or {}
+        fresh = fresh or any(name.startswith(warm.READ_BY_IMPORTS) for name in env)
+        self._process, self._there = warm.on_terminal(arguments or [], folder, environment() | env, rows=rows, columns=columns, fresh=fresh)
 
     def __enter__(self) -> Terminal:
         return self
@@ -50,7 +63,11 @@ class Terminal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is not None:
             print("\n".join(self.lines()))
-        self._process.close(force=True)
+        if self._process.poll() is None:
+            self.signal(signal.SIGKILL)
+            self._process.wait()
+        if self._there >= 0:
+            os.close(self._there)
 
     def processor_seconds(self) -> float:
         """Processor time the program has taken so far."""
@@ -62,26 +79,27 @@ class Terminal:
 
     def echoes(self) -> bool:
         """Whether the terminal shows what is typed, as it did before the program."""
-        return bool(self._process.getecho())
+        return bool(termios.tcgetattr(self._there)[3] & termios.ECHO)
 
-    def hang_up(self) -> int:
+    def hang_up(self, seconds: float = 120) -> int:
         """Close the terminal, of which the system tells the program by SIGHUP; its exit code."""
-        program = self._process.ptyproc
-        program.fileobj.close()
-        program.wait()
-        return int(program.exitstatus if program.exitstatus is not None else -(program.signalstatus or 0))
+        os.close(self._there)
+        self._there = -1
+        return int(self._process.wait(seconds))
 
     def press(self, *keys: str) -> None:
         for key in keys:
-            self._process.send(key)
+            os.write(self._there, key.encode())
 
     def read(self, seconds: float = 0.05) -> bool:
         """Take in what was printed; False once the program is gone."""
-        try:
-            data = self._process.read_nonblocking(65536, timeout=seconds)
-        except pexpect.TIMEOUT:
+        if not select.select([self._there], [], [], seconds)[0]:
             return True
-        except pexpect.EOF:
+        try:
+            data = os.read(self._there, 65536)
+        except OSError:  # the last program that had it open is gone
+            return False
+        if not data:
             return False
         self.raw += data
         self._stream.feed(data)
@@ -127,5 +145,7 @@ class Terminal:
         until = time.monotonic() + seconds
         while self.read():
             assert time.monotonic() < until, f"still running after {seconds} s:\n{self.text()}"
-        self._process.wait()
-        return int(self._process.exitstatus if self._process.exitstatus is not None else -(self._process.signalstatus or 0))
+        try:
+            return int(self._process.wait(max(1, until - time.monotonic())))
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it closed its terminal and still runs:\n{self.text()}") from None

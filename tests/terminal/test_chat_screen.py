@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from screen import ENTER, ROOT, Terminal
+import warm
+from screen import ENTER, Terminal, environment
 
-MAKE = """
-import sys
-sys.path[:0] = [{root!r}, {engine!r}]
-from pathlib import Path
-from finished_run import base_folder, finished_run
 from finetune.recipe import Recipe
-base = base_folder(Path({base!r}))
-finished_run(Path({folder!r}), base, Recipe.from_layers({{"model": str(base)}}))
-"""
+
 LOADING = 60  # seconds
 
 
@@ -27,8 +18,10 @@ LOADING = 60  # seconds
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("talks")
     folder = place / "tuned_model"
-    code = MAKE.format(root=str(ROOT), engine=str(ROOT / "tests" / "engine"), base=str(place / "base_model"), folder=str(folder))
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+    from finished_run import base_folder, finished_run
+
+    base = base_folder(place / "base_model")
+    finished_run(folder, base, Recipe.from_layers({"model": str(base)}))
     return folder
 
 
@@ -56,11 +49,9 @@ def test_a_signal_to_end_ends_the_talk_in_order(run: Path, number: int) -> None:
 
 
 def test_bytes_that_are_no_text_do_not_end_a_talk(run: Path) -> None:
-    command = [sys.executable, str(ROOT / "finetune_cli.py"), "chat", run.name, "--device", "cpu"]
-    options = {"env": {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}, "cwd": run.parent}
-    done = subprocess.run(command, input=b"who \xff?\nand\n", capture_output=True, timeout=LOADING, check=False, **options)
-    assert (done.returncode, b"Error" in done.stderr) == (0, False)
-    assert done.stdout.count(b"\n") > 2
+    done = warm.run(["chat", run.name, "--device", "cpu"], run.parent, environment(), typed=b"who \xff?\nand\n", timeout=LOADING)
+    assert (done.returncode, "Error" in done.stderr) == (0, False)
+    assert done.stdout.count("\n") > 2
 
 
 @pytest.mark.parametrize("columns", [80, 40])

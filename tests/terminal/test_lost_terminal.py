@@ -10,12 +10,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pexpect
-import psutil
 import pytest
-from screen import ROOT, Terminal
+import warm
+from screen import Terminal, environment
 
 from finetune.training.checkpoints import Checkpoints
 
@@ -25,8 +23,7 @@ dataset: {{source: rows.jsonl, samples: null}}
 training: {{epochs: {epochs}, batch_size: 3, save_every: 1000000}}
 benchmark: {{rows: 2, max_new_tokens: 2}}
 """
-COMMAND = [sys.executable, str(ROOT / "finetune_cli.py"), "run", "recipe.yaml", "--device", "cpu"]
-ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "LANG": "C.UTF-8"}
+RUN = ["run", "recipe.yaml", "--device", "cpu"]
 
 
 def records(workplace: Path) -> Path:
@@ -51,12 +48,15 @@ def wait_for_steps(workplace: Path, meanwhile: Callable[[], object] = lambda: ti
 @pytest.mark.parametrize("nohup", [False, True], ids=["hung up", "under nohup"])
 def test_a_terminal_that_closes_costs_no_work(workplace: Path, nohup: bool) -> None:
     (workplace / "recipe.yaml").write_text(RECIPE.format(epochs=6 if nohup else 400))
-    process = pexpect.spawn(COMMAND[0], COMMAND[1:], cwd=str(workplace), env={**os.environ, **ENVIRONMENT}, ignore_sighup=nohup, timeout=5)
-    run = psutil.Process(process.pid)
-    wait_for_steps(workplace, lambda: process.expect([pexpect.TIMEOUT, r".+"], timeout=0.1))  # a screen that nobody reads fills up
-    os.close(process.child_fd)  # of the terminal; the kernel tells the program by SIGHUP
-    process.closed, process.child_fd = True, -1
-    code = run.wait(timeout=RUN_SECONDS)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN) if nohup else None  # a program that is started inherits it
+    try:
+        terminal = Terminal(RUN, folder=workplace, fresh=nohup)
+    finally:
+        if nohup:
+            signal.signal(signal.SIGHUP, before)
+    with terminal:
+        wait_for_steps(workplace, terminal.read)  # a screen that nobody reads fills up
+        code = terminal.hang_up()
     if nohup:
         assert (code, stage(workplace)) == (0, "finished")
     else:
@@ -66,15 +66,14 @@ def test_a_terminal_that_closes_costs_no_work(workplace: Path, nohup: bool) -> N
 
 def test_sighup_without_a_terminal_saves_however_often_it_comes(workplace: Path) -> None:
     (workplace / "recipe.yaml").write_text(RECIPE.format(epochs=400))
-    nobody: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(COMMAND, cwd=workplace, env={**os.environ, **ENVIRONMENT}, text=True, **nobody)
-    wait_for_steps(workplace)
-    for _ in range(3):
-        process.send_signal(signal.SIGHUP)
-        time.sleep(0.01)
-    _, said = process.communicate(timeout=RUN_SECONDS)
-    assert process.returncode == 130
-    assert "Stopped after step" in said
+    with open(os.devnull, "w+") as nobody, (workplace / "said").open("w+") as said:
+        process = warm.start(RUN, workplace, environment(), nobody.fileno(), nobody.fileno(), said.fileno())
+        wait_for_steps(workplace)
+        for _ in range(3):
+            process.send_signal(signal.SIGHUP)
+            time.sleep(0.01)
+        assert process.wait(RUN_SECONDS) == 130
+    assert "Stopped after step" in (workplace / "said").read_text()
     assert Checkpoints(records(workplace) / "checkpoints").all()
 
 
@@ -100,15 +99,14 @@ def test_a_terminal_that_closes_at_a_question_ends_the_program(workplace: Path) 
 
 def test_a_reader_that_leaves_ends_no_run(workplace: Path) -> None:
     (workplace / "recipe.yaml").write_text(RECIPE.format(epochs=2))
-    line = " ".join(f"'{word}'" for word in COMMAND) + " 2>&1 | head -n 1; exit ${PIPESTATUS[0]}"
-    done = subprocess.run(["bash", "-c", line], cwd=workplace, env={**os.environ, **ENVIRONMENT}, timeout=RUN_SECONDS, check=False)
+    line = " ".join(f"'{word}'" for word in (sys.executable, warm.PROGRAM, *RUN)) + " 2>&1 | head -n 1; exit ${PIPESTATUS[0]}"
+    done = subprocess.run(["bash", "-c", line], cwd=workplace, env=environment(), timeout=RUN_SECONDS, check=False)
     assert (done.returncode, stage(workplace)) == (0, "finished")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_a_full_disk_behind_the_output_ends_no_run(workplace: Path) -> None:
     (workplace / "recipe.yaml").write_text(RECIPE.format(epochs=2))
-    with open("/dev/full", "w") as full:
-        options: dict[str, Any] = {"stdout": full, "stderr": full, "timeout": RUN_SECONDS, "check": False}
-        done = subprocess.run(COMMAND, cwd=workplace, env={**os.environ, **ENVIRONMENT}, **options)
-    assert (done.returncode, stage(workplace)) == (0, "finished")
+    with open("/dev/full", "w") as full, open(os.devnull) as nobody:
+        process = warm.start(RUN, workplace, environment(), nobody.fileno(), full.fileno(), full.fileno())
+        assert (process.wait(RUN_SECONDS), stage(workplace)) == (0, "finished")

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from screen import CTRL_C, DOWN, ENTER, ROOT, UP, Terminal
+import warm
+from screen import CTRL_C, DOWN, ENTER, ROOT, UP, Terminal, environment
 
 RUN_SECONDS = 120
 
@@ -39,7 +40,7 @@ def up_to_the_review(terminal: Terminal, method: str = "LoRA") -> None:
 
 @pytest.mark.parametrize("columns", [40, 80])
 def test_from_the_first_question_to_the_finished_model(columns: int, workplace: Path) -> None:
-    with Terminal(folder=workplace, columns=columns, rows=50) as terminal:
+    with Terminal(folder=workplace, columns=columns, rows=50, fresh=columns == 80) as terminal:
         up_to_the_review(terminal)
         review = terminal.text()[terminal.text().index("REVIEW") :]
         for fact in (
@@ -144,14 +145,7 @@ def test_the_saved_plan_repeats_the_run_and_gives_the_same_recipe(workplace: Pat
         assert terminal.wait_for_end() == 0
         terminal.wait_for("run recipe.yaml")
     assert not (workplace / "finetuned_model").exists()
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "finetune_cli.py"), "plan", "recipe.yaml", "--json"],
-        cwd=workplace,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = warm.run(["plan", "recipe.yaml", "--json"], workplace, environment())
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["steps"] > 0
@@ -204,14 +198,7 @@ psutil.virtual_memory = lambda: real()._replace(available={free})
 def test_what_does_not_fit_comes_with_ways_out_and_their_numbers(workplace: Path) -> None:
     """On a machine whose free memory is what the run needs without half of its activations."""
     (workplace / "recipe.yaml").write_text("model: ./pico\ndataset: {source: rows.jsonl}\ntraining: {epochs: 1, batch_size: 8}\n")
-    planned = subprocess.run(
-        [sys.executable, str(ROOT / "finetune_cli.py"), "plan", "recipe.yaml", "--json"],
-        cwd=workplace,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+    planned = warm.run(["plan", "recipe.yaml", "--json"], workplace, environment())
     memory = json.loads(planned.stdout)["memory"]
     (workplace / "small").mkdir()
     (workplace / "small" / "sitecustomize.py").write_text(SMALL_MACHINE.format(free=sum(memory.values()) - memory["activations"] // 2))

@@ -35,7 +35,7 @@ def test_the_first_question_is_there_in_half_a_second(tmp_path: Path) -> None:
     waited, worked = [], []
     for _ in range(9):
         began = time.perf_counter()
-        with Terminal(folder=tmp_path) as terminal:
+        with Terminal(folder=tmp_path, fresh=True) as terminal:
             terminal.wait_for("? What would you like to do?")
             waited.append(time.perf_counter() - began)
             worked.append(terminal.processor_seconds())
@@ -116,7 +116,7 @@ def test_help_is_offered_for_every_question_by_a_key_that_gives_it(tmp_path: Pat
 def test_ctrl_c_at_a_prompt_leaves_at_once_and_keeps_the_answers(questions: int, tmp_path: Path) -> None:
     work, cache = tmp_path / "work", tmp_path / "cache"
     work.mkdir()
-    with Terminal(folder=work, env={"FINETUNE_CLI_CACHE": str(cache)}) as terminal:
+    with Terminal(folder=work, env={"FINETUNE_CLI_CACHE": str(cache)}, fresh=True) as terminal:
         for question in QUESTIONS[:questions]:
             terminal.wait_for(f"? {question}")
             terminal.press(ENTER)
