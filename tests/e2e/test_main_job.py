@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import warm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune import LLMFineTuner, Recipe
@@ -31,17 +31,10 @@ DISTILLATION = [
 ]
 
 
-def program(*given: str, folder: Path, timeout: int = 900, typed: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "finetune_cli.py"), *given],
-        cwd=folder,
-        input=typed,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+def program(*given: str, folder: Path, typed: bytes = b"", fresh: bool = False) -> subprocess.CompletedProcess[str]:
+    """What is on the disk once a `fresh` interpreter has trained needs no network."""
+    offline = {} if fresh else {"HF_HUB_OFFLINE": "1"}
+    return warm.run(given, folder, {**os.environ, "PYTHONPATH": str(ROOT), **offline}, typed=typed, timeout=900, fresh=fresh)
 
 
 def settings(values: list[str]) -> list[str]:
@@ -56,7 +49,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tuned(workplace: Path) -> dict[str, Any]:
     """`--yes` with small sizes: the demo in a minute."""
-    done = program("--yes", "--json", "--examples", *settings(SMALL), folder=workplace)
+    done = program("--yes", "--json", "--examples", *settings(SMALL), folder=workplace, fresh=True)
     assert done.returncode == 0, done.stderr
     return {"stderr": done.stderr, "folder": workplace / "finetuned_model", **json.loads(done.stdout)}
 
@@ -100,7 +93,7 @@ def test_the_output_folder_is_complete_and_loads_with_transformers_alone(tuned: 
 
 
 def test_the_chat_answers_what_is_typed_into_a_pipe(tuned: dict[str, Any], workplace: Path) -> None:
-    done = program("chat", "finetuned_model", folder=workplace, typed="What is the capital of France?\n/exit\n")
+    done = program("chat", "finetuned_model", folder=workplace, typed=b"What is the capital of France?\n/exit\n")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) > 1
     assert "Traceback" not in done.stderr

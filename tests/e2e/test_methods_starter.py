@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["dataset.samples=32", "dataset.max_length=96", "dataset.held_out=0.17", "benchmark.rows=4"]
@@ -22,9 +21,8 @@ METHODS = {
 
 def program(*given: str, folder: Path) -> dict[str, Any]:
     """Run it and read the JSON it prints."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "finetune_cli.py"), *given, "--json"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False, env=environment)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    done = warm.run([*given, "--json"], folder, environment, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return json.loads(done.stdout) | {"stderr": done.stderr}
