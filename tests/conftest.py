@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
+from collections.abc import Iterator
+
+import pytest
 
 # Two workers, and the programs that they start, share the processors: threads that spin while they wait would starve each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -33,3 +37,16 @@ if sys.platform == "win32":
     ]
 elif sys.platform == "darwin":
     collect_ignore = ["engine/test_other_systems.py"]  # which looks for open files in /proc
+
+
+# Every training collects garbage. That takes half a second as long as it looks through what was imported and collected too.
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def what_was_imported_meanwhile() -> Iterator[None]:
+    yield
+    gc.collect()
+    gc.freeze()
