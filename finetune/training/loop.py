@@ -88,7 +88,7 @@ def train(
                 saving,
             ],
         )
-        report.trainer = saving.trainer = trainer
+        report.trainer = saving.trainer = stop.trainer = trainer
         trainer.penalty = penalty
         trainer.micro_batches.on_halved = lambda before, after: reporter.report(_halved(trainer.state.global_step + 1, before, after, spec))
         if spec.activation_checkpointing == "auto":
