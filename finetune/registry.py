@@ -45,6 +45,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "single": "finetune.distillation.curricula.single:Single",
         "progressive": "finetune.distillation.curricula.progressive:Progressive",
     },
+    "engines": {
+        "here": "finetune.engines.here:Here",
+        "torchrun": "finetune.engines.torchrun:Torchrun",
+    },
     "formats": {
         "tokenized": "finetune.data.formats.tokenized:Tokenized",
         "preference": "finetune.data.formats.preference:Preference",
@@ -79,6 +83,7 @@ OBJECTS = (
     "signals",
     "students",
     "curricula",
+    "engines",
     "exporters",
     "sources",
 )  # they keep nothing between calls, so one of each is enough

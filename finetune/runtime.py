@@ -37,6 +37,17 @@ class RuntimeOptions:
     dtype: str = "auto"  # auto | float32 | bfloat16 | float16
     cache_dir: Path = field(default_factory=default_cache)
     trust_remote_code: bool = False
+    processes: int | None = None  # that train on this machine; None is one for each GPU
+    engine: str | None = None  # a name in the registry; None is the one that suits the number of processes
+    nodes: int = 1  # machines that train together
+    node_rank: int = 0  # of this machine; the others' commands only train
+    rendezvous: str | None = None  # HOST:PORT of the first machine, where all of them meet
+
+    def __post_init__(self) -> None:
+        if self.nodes > 1 and not self.rendezvous:
+            raise BadInput("Several nodes need a place to meet.", hint="--rdzv HOST:PORT, with the name and a free port of the first node")
+        if not 0 <= self.node_rank < self.nodes:
+            raise BadInput(f"There is no node {self.node_rank} of {self.nodes}: they are counted from 0.", hint="--node-rank 0 is the first")
 
     def to_dict(self) -> dict[str, Any]:
         """For another process, as JSON can carry it."""

@@ -243,8 +243,11 @@ class StopOnSignal(TrainerCallback):
             self.stopped = True
             self.reporter.report(Notice("Stopping after this step and saving. Press Ctrl-C again to stop at once.", "warning"))
 
+    def wanted(self) -> bool:
+        return self.stopped
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.wishes.asked["stop"] = lambda: self.stopped
+        self.trainer.wishes.asked["stop"] = self.wanted
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.wishes.granted("stop"):

@@ -23,6 +23,11 @@ from torch.utils.data import Sampler
 BUCKET = 2**24  # numbers that are sent at once: few enough to need no second copy of all gradients, enough to use the whole line
 
 
+def world_size() -> int:
+    """Processes of the process group; 1 where there is none."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 class Processes:
     """`size` of them, of which this is number `rank`; what they tell each other is on `device`. Every method is called by all of them."""
 

@@ -104,7 +104,7 @@ class ResumableTrainer(TogetherTrainer):
         return {type(callback).__name__: callback for callback in self.callback_handler.callbacks if hasattr(callback, "state_dict")}
 
     def _weights(self) -> dict[str, Tensor]:
-        return {name: parameter.detach() for name, parameter in self.model.named_parameters() if self.everything or parameter.requires_grad}
+        return weights_of(self.model, everything=self.everything)
 
     # Where the Trainer saves and loads.
 
@@ -188,6 +188,11 @@ class ResumableTrainer(TogetherTrainer):
             with _restoring(folder):
                 _check_trainer_state(Path(folder) / TRAINER_STATE)
         return super().train(*args, **kwargs)
+
+
+def weights_of(model: Any, *, everything: bool) -> dict[str, Tensor]:
+    """What is kept of a model in a checkpoint, by name: all of it, or what trains."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if everything or parameter.requires_grad}
 
 
 def _restoring(folder: str | Path) -> AbstractContextManager[None]:
