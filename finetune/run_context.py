@@ -83,6 +83,11 @@ class RunContext:
         return self.runtime.processes or most_that_divide(self.recipe.training, self.machine.gpus, self.runtime.nodes)
 
     @property
+    def devices(self) -> int:
+        """How many work at the same time: the processes of a CPU share it."""
+        return 1 if self.machine.device == "cpu" else self.processes * self.runtime.nodes
+
+    @property
     def engine(self) -> str:
         """What trains, as the registry calls it."""
         return self.runtime.engine or ("torchrun" if self.processes * self.runtime.nodes > 1 else "here")

@@ -5,6 +5,7 @@ It starts the workers, ends the others when one of them ends, and notes how each
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from finetune.engines.files import Lines, Workplace
 def main(folder: str, *options: str) -> int:
     places = Workplace(Path(folder))
     worker, *arguments = python_command("finetune.engines.worker", folder)
+    os.chdir(places.folder if places.folder.is_dir() else "/")  # a folder without modules, where the workers start
     try:
         run(parse_args([*options, "--monitor-interval=0.1", "--no-python", worker, *arguments]))
     except ChildFailedError as error:

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import PIPE, Popen
-from typing import Any, cast
+from typing import Any
 
 import psutil
 import torch
@@ -45,15 +44,16 @@ class Torchrun:
 
     def start(self, places: Workplace, processes: int, runtime: RuntimeOptions, log: Path) -> Popen[Any]:
         """The launcher, which starts `processes` workers on this node; its input is a pipe that closes when this process ends."""
-        command = ["finetune.engines.agent", str(places.folder), f"--nproc-per-node={processes}", "--max-restarts=0"]
+        command = ["finetune.engines.agent", str(places.folder.absolute()), f"--nproc-per-node={processes}", "--max-restarts=0"]
         if runtime.nodes > 1:
             # The launcher of the first node opens the port.
             meeting = [f"--rdzv-endpoint={runtime.rendezvous}", f"--rdzv-conf=timeout={MEET},read_timeout={MEET}"]
             command += [f"--nnodes={runtime.nodes}", f"--node-rank={runtime.node_rank}", "--rdzv-backend=static", *meeting]
         else:
             command += ["--standalone"]
+        (empty := runtime.cache_dir / "empty").mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as written:
-            return python_child(command, _empty(), stdin=PIPE, stdout=written, stderr=written)
+            return python_child(command, empty, stdin=PIPE, stdout=written, stderr=written)
 
     def train(self, order: Order) -> Outcome:
         context, places = order.context, Workplace(order.folder.run / "workers")
@@ -157,8 +157,3 @@ def _take_weights(order: Order, outcome: Outcome) -> None:
     trained = torch.load(newest.folder / WEIGHTS, map_location="cpu", weights_only=True)
     for name, tensor in weights_of(order.model, everything=order.context.student_is_made).items():
         tensor.copy_(trained[name])
-
-
-def _empty() -> Path:
-    """A folder without modules to start in; the system removes it with its other temporary files."""
-    return Path(cast(str, tempfile.mkdtemp(prefix="finetune-")))
