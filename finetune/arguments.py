@@ -107,7 +107,12 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "metavar": "ENGINE",
         "help": "what trains: here (one process) or torchrun (several); the default is the one that suits --nproc and --nodes",
     },
-    "--nodes": {"metavar": "N", "type": int, "default": 1, "help": "machines that train together; run the same command on each (default: 1)"},
+    "--nodes": {
+        "metavar": "N",
+        "type": int,
+        "default": 1,
+        "help": "machines that train together; run the same command on each (default: 1)",
+    },
     "--node-rank": {"metavar": "K", "type": int, "default": 0, "help": "the number of this machine, from 0 (default: 0, which reports)"},
     "--rdzv": {"metavar": "HOST:PORT", "help": "where the machines meet: the name and a free port of number 0"},
     "--plain": {"action": "store_true", "help": "numbered questions, for screen readers"},

@@ -47,7 +47,9 @@ class RuntimeOptions:
         if self.nodes > 1 and not self.rendezvous:
             raise BadInput("Several nodes need a place to meet.", hint="--rdzv HOST:PORT, with the name and a free port of the first node")
         if not 0 <= self.node_rank < self.nodes:
-            raise BadInput(f"There is no node {self.node_rank} of {self.nodes}: they are counted from 0.", hint="--node-rank 0 is the first")
+            raise BadInput(
+                f"There is no node {self.node_rank} of {self.nodes}: they are counted from 0.", hint="--node-rank 0 is the first"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """For another process, as JSON can carry it."""

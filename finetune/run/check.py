@@ -20,7 +20,9 @@ def check_run(context: RunContext, folder: RunFolder, *, resumed: bool) -> None:
 
     refuse_inside_torchrun()
     if context.runtime.node_rank:
-        raise BadInput("Only the first node does a whole run.", hint="On the others: finetune-cli run RECIPE --node-rank K, which only trains.")
+        raise BadInput(
+            "Only the first node does a whole run.", hint="On the others: finetune-cli run RECIPE --node-rank K, which only trains."
+        )
     if not resumed:
         folder.check_free()
     for problem in context.method.check(context.recipe.method, context.machine.device):

@@ -38,9 +38,7 @@ class Order:
     def train(self, stop: StopOnSignal | None = None) -> Outcome:
         """In this process. Raises what the training loop does."""
         make = self.setup.trainer if self.setup else None
-        return train_model(
-            self.context, self.model, self.folder, make_trainer=make, start=self.start, made_with=self.made_with, stop=stop
-        )
+        return train_model(self.context, self.model, self.folder, make_trainer=make, start=self.start, made_with=self.made_with, stop=stop)
 
 
 class Engine(Protocol):

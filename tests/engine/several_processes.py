@@ -25,7 +25,11 @@ CASES: dict[str, dict[str, Any]] = {
     "full": {"method": {"kind": "full"}},
     "accumulation": {"method": NO_DROPOUT, "training": {"batch_size": 3, "gradient_accumulation": 4}},
     "one row at a time": {"method": NO_DROPOUT, "training": {"batch_size": 1, "gradient_accumulation": 6}},
-    "a last step of one row": {"method": NO_DROPOUT, "dataset": {"samples": 31}, "training": {"batch_size": 11, "gradient_accumulation": 2}},
+    "a last step of one row": {
+        "method": NO_DROPOUT,
+        "dataset": {"samples": 31},
+        "training": {"batch_size": 11, "gradient_accumulation": 2},
+    },
     "three epochs": {"method": NO_DROPOUT, "training": {"epochs": 3}},
     "teacher online": {"distillation": {"cache": "none"}},
     "hidden cache": {"distillation": {"cache": "hidden"}},

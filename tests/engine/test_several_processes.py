@@ -132,7 +132,9 @@ def test_a_worker_without_memory_makes_its_share_in_parts_or_ends_the_run(
 def test_nonsense_in_one_share_stops_all_of_them_before_it_reaches_the_weights(forks: Forks, shop: Workshop) -> None:
     layer = layer_of(shop, "lora")
     assert forks.run(job(shop, layer, processes=2, **{"break": "nonsense"})) == 1
-    said = re.search(r"Diverged: The loss is nan at step 3, rows ([\d, ]+) of the training set. The state after step 2 is saved.", log(shop))
+    said = re.search(
+        r"Diverged: The loss is nan at step 3, rows ([\d, ]+) of the training set. The state after step 2 is saved.", log(shop)
+    )
     assert said, log(shop)
     assert len(said[1].split(",")) == 6, "those of both shares"
     assert saved_steps(layer) == [2]
