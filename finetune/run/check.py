@@ -43,7 +43,7 @@ def check_run(context: RunContext, folder: RunFolder, *, resumed: bool) -> None:
 
 
 def check_engine(context: RunContext) -> None:
-    """Raises HardwareError for more processes than GPUs, RecipeError for a step that they cannot share or an engine that has no room for them.
+    """Raises HardwareError for more processes than GPUs, RecipeError for a step that they cannot share, BadInput for what cannot work.
 
     A run in rounds trains several times, and the other nodes train once.
     """

@@ -103,9 +103,9 @@ def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 class Share(Sampler[list[int]]):
     """The batches of one process, from an order of rows that is the same in all of them.
 
-    A step takes the next `batch` x `accumulation` x size rows, whoever has them, so that its rows are those of one process alone. Neighbours
-    go to different processes: rows of similar length stand together, so all have about as much to do. The last step of an epoch may have
-    fewer rows than processes; all make the same number of batches, and one without rows gets empty ones.
+    A step takes the next `batch` x `accumulation` x size rows, whoever has them, so its rows are those of one process alone. Neighbours go
+    to different processes: rows of similar length stand together, so all have about as much to do. The last step of an epoch may have fewer
+    rows than processes; all make the same number of batches, and one without rows gets empty ones.
     """
 
     def __init__(self, order: Iterable[int], rows: int, batch: int, accumulation: int, processes: Processes) -> None:

@@ -54,7 +54,8 @@ class SupervisedTrainer(ResumableTrainer):
     `real_tokens` and `supervised_tokens` count what was trained on, never padding. A step that runs out of memory is repeated with
     half the rows at a time, and so are those after it. `step_batches`, `step_tokens` and `step_loss` are those of the current step.
     Evaluation gives the loss and its parts. One GPU trains, however many there are; with torchrun every process has one, and a share of
-    each step's rows: what is counted, `step_loss` and the parts of the loss are then those of all. Raises RecipeError for settings of a Trainer that need another loss or the logits: label smoothing, `compute_loss_func`, `compute_metrics`.
+    each step's rows: what is counted, `step_loss` and the parts of the loss are then those of all. Raises RecipeError for settings of a
+    Trainer that need another loss or the logits: label smoothing, `compute_loss_func`, `compute_metrics`.
     """
 
     loss_is_scaled_for_ga = True

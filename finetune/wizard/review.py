@@ -55,8 +55,8 @@ REMEMBERED = 4  # recipes, each with its data
 def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str | Changes, int]:
     """Show the plan and ask what to do; starting is offered only if the run can work.
 
-    The decision is START, MEASURE, GPUS, CHANGE, SAVE or QUIT, or the changes to the recipe that were agreed to; with it comes the step where
-    a fault can be mended.
+    The decision is START, MEASURE, GPUS, CHANGE, SAVE or QUIT, or the changes to the recipe that were agreed to; with it comes the step
+    where a fault can be mended.
     """
     prepared = prepare(recipe, here.runtime)
     prompter.step(None, "REVIEW")

@@ -82,7 +82,7 @@ def test_processes_divide_the_rows_of_a_step(batch: int, accumulation: int, proc
 
 
 def test_what_processes_cannot_share_is_refused() -> None:
-    with pytest.raises(RecipeError, match="A step has 4 rows .* which 3 processes cannot share equally"):
+    with pytest.raises(RecipeError, match=r"A step has 4 rows .* which 3 processes cannot share equally"):
         divided(TrainingSpec(batch_size=4), 3)
     assert most_that_divide(TrainingSpec(batch_size=8), 3, nodes=2) == 2
     assert steps_of(TrainingSpec(batch_size=4, gradient_accumulation=2, epochs=2), 17) == 6

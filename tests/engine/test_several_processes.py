@@ -178,7 +178,7 @@ def test_workers_end_with_a_parent_that_is_killed(forks: Forks, shop: Workshop) 
     workers = psutil.Process(pid).children(recursive=True)
     forks.kill(pid)
     forks.wait()
-    gone, alive = psutil.wait_procs(workers, timeout=WITHIN)
+    _, alive = psutil.wait_procs(workers, timeout=WITHIN)
     assert not [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE]
 
 
