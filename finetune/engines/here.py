@@ -7,9 +7,6 @@ from finetune.training.loop import Outcome
 
 
 class Here:
-    title = "this process"
-    summary = "one device, in the process of the run"
-
     def train(self, order: Order) -> Outcome:
-        """Train `order.model` in place. Raises what `train` does."""
+        """Train `order.model` in place. Raises what the training loop does."""
         return order.train()

@@ -29,17 +29,18 @@ from finetune.run.train_model import Order
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
-from finetune.storage import write_whole
+from finetune.storage import check_room, write_whole
 from finetune.training.checkpoints import Checkpoint, Checkpoints
 from finetune.training.head import causal_lm
 from finetune.training.resumable import weights_of
 
 
 def give(order: Order, places: Workplace) -> None:
-    """Write down everything that a worker needs; order.json last, so that it is there when all is."""
-    context = order.context
+    """Write down everything that a worker needs; order.json last, so that it is there when all is. Raises DiskFull."""
+    context, weights = order.context, _weights(order.context, order.model)
+    check_room("What the processes begin with", sum(tensor.nbytes for tensor in weights.values()), order.folder.run, "train in one process")
     places.folder.mkdir(parents=True)
-    torch.save({name: tensor.cpu() for name, tensor in _weights(context, order.model).items()}, places.weights)
+    torch.save({name: tensor.cpu() for name, tensor in weights.items()}, places.weights)
     if context.student_is_made:
         causal_lm(order.model).config.save_pretrained(places.student)
     told = {

@@ -39,9 +39,6 @@ MEET = 24 * 3600  # seconds that one node waits for the others: the first prepar
 
 
 class Torchrun:
-    title = "torchrun"
-    summary = "a process for each GPU, on one machine or several"
-
     def start(self, places: Workplace, processes: int, runtime: RuntimeOptions, log: Path) -> Popen[Any]:
         """The launcher, which starts `processes` workers on this node; its input is a pipe that closes when this process ends."""
         command = ["finetune.engines.agent", str(places.folder.absolute()), f"--nproc-per-node={processes}", "--max-restarts=0"]
@@ -56,6 +53,7 @@ class Torchrun:
             return python_child(command, empty, stdin=PIPE, stdout=written, stderr=written)
 
     def train(self, order: Order) -> Outcome:
+        """Have workers train, and give their weights to `order.model`. Raises what the training loop does, and what `why` says."""
         context, places = order.context, Workplace(order.folder.run / "workers")
         shutil.rmtree(places.folder, ignore_errors=True)  # of a run that was killed
         give(order, places)
@@ -67,6 +65,7 @@ class Torchrun:
                 outcome = self._follow(process, places, order, stop)
             finally:
                 end(process)
+                places.weights.unlink(missing_ok=True)  # the checkpoints are newer; the rest shows what happened
         _take_weights(order, outcome)
         order.model.eval()
         shutil.rmtree(places.folder, ignore_errors=True)

@@ -19,7 +19,7 @@ from finetune.methods.base import Footprint
 from finetune.models.facts import ModelFacts
 from finetune.paths import typed_path
 from finetune.planning.asked_before import known
-from finetune.planning.checks import adapter_problem, quantised_problem, start_notes
+from finetune.planning.checks import adapter_problem, device_notes, quantised_problem, start_notes
 from finetune.planning.expectations import expectations
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.run_context import RunContext
@@ -202,7 +202,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         problems=problems,
         methods=methods,
         linear_share=learning.share,
-        notes=[*start_notes(context), *learning.notes, *([EXPERTS] if learning.experts else []), *notes],
+        notes=[*device_notes(context), *start_notes(context), *learning.notes, *([EXPERTS] if learning.experts else []), *notes],
         measured=dict(measured) or None,
         speed_up=_speed_up(shape) if context.student_is_made else None,
         warnings=expectations(context, [shape.model.layers, learning.layers]),

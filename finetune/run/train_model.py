@@ -44,9 +44,6 @@ class Order:
 class Engine(Protocol):
     """Trains on one device or several (finetune/engines/)."""
 
-    title: str
-    summary: str
-
     def train(self, order: Order) -> Outcome:
         """Carry the order out; afterwards its model has the trained weights. Raises what the training loop does."""
 

@@ -63,6 +63,12 @@ def test_the_plan_is_that_of_each_gpu(shop: Workshop) -> None:
     assert "1 of 6" in console.export_text()
 
 
+def test_a_plan_says_why_some_gpus_have_nothing_to_do(shop: Workshop) -> None:
+    notes = tuner(shop, batch_size=8).plan().notes
+    assert "4 of 6 GPUs train: more cannot share the 8 rows of a step equally." in notes[0]
+    assert not any("GPUs train" in note for note in tuner(shop, batch_size=6).plan().notes)
+
+
 def test_as_many_gpus_train_as_share_a_step_equally(shop: Workshop) -> None:
     assert tuner(shop, batch_size=8).context.processes == 4
     assert tuner(shop, batch_size=8).context.engine == "torchrun"
