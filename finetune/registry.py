@@ -1,8 +1,8 @@
 """Names to things: `load("methods", "lora")` imports one method when it is first needed.
 
 Built-ins are lazy "module:attribute" lines, each the name of a class. Other packages add theirs with entry points in the groups
-`finetune_cli.methods`, `.objectives`, `.formats`, `.sources`, `.metrics`, `.trackers`, `.engines` and `.exporters`; docs/extending.md has one
-of each main kind. A way to make students needs a recipe key too: a field of FromTeacher in settings.py.
+`finetune_cli.methods`, `.objectives`, `.formats`, `.sources`, `.metrics`, `.trackers`, `.engines` and `.exporters`; docs/extending.md has
+one of each main kind. A way to make students needs a recipe key too: a field of FromTeacher in settings.py.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -45,12 +45,12 @@ class TogetherTrainer(Trainer):
         return bool(self.args.world_size > self.processes.size)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        loader: DataLoader[Any] = super().get_train_dataloader()
-        if self.processes.size == 1:
-            return loader
+        loader: Any = super().get_train_dataloader()
+        order = getattr(getattr(loader.batch_sampler, "batch_sampler", None), "sampler", None)  # as the Trainer and accelerate made it
+        if self.processes.size == 1 or order is None:  # a stream has no order, and batches that are made for each process have theirs
+            return cast(DataLoader[Any], loader)
         # accelerate would repeat rows until every process has as many.
-        rows: Any = loader.dataset
-        order: Any = loader.batch_sampler.batch_sampler.sampler  # type: ignore[union-attr]  # as the Trainer and accelerate made it
+        rows = loader.dataset
         args = self.args
         share = Share(order, len(rows), args.train_batch_size, args.gradient_accumulation_steps, self.processes)
         return DataLoader(
