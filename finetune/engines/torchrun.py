@@ -12,7 +12,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
@@ -123,11 +123,10 @@ def end(process: Popen[Any]) -> None:
             workers = psutil.Process(process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             workers = []
-        for each in [process, *workers]:
-            try:
-                each.kill()
-            except (psutil.NoSuchProcess, ProcessLookupError):
-                continue  # it ended meanwhile
+        process.kill()
+        for worker in workers:
+            with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                worker.kill()
     if process.stdin is not None:
         process.stdin.close()  # of which workers that nobody has killed hear
     process.wait()

@@ -63,7 +63,7 @@ class TogetherTrainer(Trainer):
         )
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        prepared = super()._prepare_for_training(*args, **kwargs)
+        prepared = super()._prepare_for_training(*args, **kwargs)  # type: ignore[no-untyped-call]
         self.processes.same_start(self._learning())
         if not self.processes.first:
             torch.manual_seed(self.args.seed + self.processes.rank)  # dropout of its own
