@@ -348,8 +348,9 @@ def _recipe(arguments: argparse.Namespace, overrides: Sequence[str] | None = Non
 
 
 def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:
-    from finetune.runtime import RuntimeOptions
+    from finetune.runtime import RuntimeOptions, refuse_inside_torchrun
 
+    refuse_inside_torchrun()
     chosen: dict[str, Any] = {"device": arguments.device, "dtype": arguments.dtype, "trust_remote_code": arguments.trust_remote_code}
     chosen |= {"processes": getattr(arguments, "nproc", None)}
     if hasattr(arguments, "nodes"):

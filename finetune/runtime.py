@@ -58,3 +58,12 @@ class RuntimeOptions:
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> RuntimeOptions:
         return cls(**{**told, "cache_dir": Path(told["cache_dir"])})
+
+
+def refuse_inside_torchrun() -> None:
+    """Raises BadInput where a launcher has started this program several times: all of them would race for the folder."""
+    if "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        raise BadInput(
+            "torchrun or another launcher has started this program, which starts the processes it needs itself.",
+            hint="Start it once, with --nproc: finetune-cli run RECIPE --nproc 2",
+        )

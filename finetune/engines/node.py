@@ -12,7 +12,7 @@ from finetune.engines.torchrun import Torchrun, end
 from finetune.errors import TrainingError
 from finetune.events import Fanout
 from finetune.recipe import Recipe
-from finetune.run.check import check_engine, refuse_inside_torchrun
+from finetune.run.check import check_engine
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
@@ -20,7 +20,6 @@ from finetune.runtime import RuntimeOptions
 
 def serve(recipe: Recipe, runtime: RuntimeOptions) -> int:
     """Wait for the first node, and train with it; raises TrainingError when the training ends otherwise than well."""
-    refuse_inside_torchrun()
     context = RunContext(recipe, runtime, Fanout())
     check_engine(context)
     log = runtime.cache_dir / f"node-{runtime.node_rank}.log"

@@ -5,12 +5,11 @@ check_run(context, folder, resumed=False)      # raises the error that says what
 
 from __future__ import annotations
 
-import os
-
 from finetune import registry
 from finetune.errors import BadInput, HardwareError, RecipeError
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
+from finetune.runtime import refuse_inside_torchrun
 from finetune.training.step_count import divided
 
 
@@ -58,12 +57,3 @@ def check_engine(context: RunContext) -> None:
     if runtime.nodes > 1 and context.recipe.distillation.rounds:
         raise BadInput("A run in several rounds trains on one node.", hint="Leave --nodes out, or distillation.rounds.")
     divided(context.recipe.training, processes * runtime.nodes)
-
-
-def refuse_inside_torchrun() -> None:
-    """Raises BadInput where a launcher has started this program several times: all of them would race for the folder."""
-    if "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        raise BadInput(
-            "torchrun or another launcher has started this program, which starts the processes it needs itself.",
-            hint="Start it once, with --nproc: finetune-cli run RECIPE --nproc 2",
-        )

@@ -12,6 +12,7 @@ from workshop import Workshop
 
 from finetune import LLMFineTuner, registry
 from finetune.arguments import parser
+from finetune.cli import main
 from finetune.errors import BadInput, FinetuneError, HardwareError, RecipeError
 from finetune.hardware import machine as hardware
 from finetune.hardware.machine import Glance, Machine
@@ -118,12 +119,19 @@ def test_several_nodes_need_a_place_to_meet_and_a_number() -> None:
         RuntimeOptions(nodes=2, node_rank=2, rendezvous="a:1")
 
 
-def test_what_a_launcher_starts_says_what_to_use_instead(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_launcher_starts_says_what_to_use_instead(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(BadInput, match="starts the processes it needs itself") as refused:
         tuner(shop).check()
     assert "--nproc" in str(refused.value.hint)
+    recipe = shop.folder / "recipe.yaml"
+    recipe.write_text(tuner(shop).recipe.to_yaml())
+    assert main(["run", str(recipe)]) == 2
+    assert main(["--yes"]) == 2
+    assert capsys.readouterr().err.count("starts the processes it needs itself") == 2
 
 
 def test_options_of_devices_are_options_of_the_machine_and_help_names_every_engine() -> None:
