@@ -59,7 +59,8 @@ class Torchrun:
         give(order, places)
         where = f" on each of {context.runtime.nodes} nodes" if context.runtime.nodes > 1 else ""
         context.reporter.report(Notice(f"{context.processes} processes train{where}, each on its share of every step's rows."))
-        with parked(order.model), StopOnSignal(context.reporter) as stop:
+        teachers = order.setup.teachers if order.setup else []
+        with parked(order.model, *(teacher.model for teacher in teachers)), StopOnSignal(context.reporter) as stop:
             process = self.start(places, context.processes, context.runtime, order.folder.debug_log)
             try:
                 outcome = self._follow(process, places, order, stop)
@@ -133,9 +134,10 @@ def end(process: Popen[Any]) -> None:
 
 
 @contextmanager
-def parked(model: Any) -> Iterator[None]:
-    """The model of this process in main memory: the first worker needs the whole device."""
-    places = [(parameter, parameter.device) for parameter in model.parameters() if parameter.device.type != "cpu"]
+def parked(*models: Any) -> Iterator[None]:
+    """The models of this process in main memory: the first worker needs the whole device."""
+    parameters = [parameter for model in models if isinstance(model, torch.nn.Module) for parameter in model.parameters()]
+    places = [(parameter, parameter.device) for parameter in parameters if parameter.device.type != "cpu"]
     for parameter, _ in places:
         parameter.data = parameter.data.cpu()
     if places and torch.cuda.is_available():

@@ -28,6 +28,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def shares_rows(accelerator: Any) -> bool:
+    """Whether each of its processes has the whole model, and a share of the rows."""
+    return bool(accelerator.distributed_type.value.startswith("MULTI_"))
+
+
 class Processes:
     """`size` of them, of which this is number `rank`; what they tell each other is on `device`. Every method is called by all of them."""
 
@@ -37,8 +42,7 @@ class Processes:
     @classmethod
     def of(cls, accelerator: Any) -> Processes:
         """Those of an Accelerator; one by itself where a library cuts the model in shards, and so does the rest."""
-        together = accelerator.distributed_type.value.startswith("MULTI_")
-        return cls(accelerator.num_processes, accelerator.process_index, accelerator.device) if together else cls()
+        return cls(accelerator.num_processes, accelerator.process_index, accelerator.device) if shares_rows(accelerator) else cls()
 
     @property
     def first(self) -> bool:

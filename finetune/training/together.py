@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from finetune.errors import RecipeError
-from finetune.training.processes import Processes, Share
+from finetune.training.processes import Processes, Share, shares_rows
 
 
 class TogetherTrainer(Trainer):
@@ -30,13 +30,12 @@ class TogetherTrainer(Trainer):
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
         self.processes = Processes.of(self.accelerator)
-        if self.processes.size > 1:
-            if not self.args.average_tokens_across_devices:
-                raise RecipeError(
-                    "average_tokens_across_devices=False is not supported: a step is the same, however many processes make it.",
-                    hint="Leave it out.",
-                )
-            # Gradients are added here; a wrapper would add them too.
+        if self.processes.size > 1 and not self.args.average_tokens_across_devices:
+            raise RecipeError(
+                "average_tokens_across_devices=False is not supported: a step is the same, however many processes make it.",
+                hint="Leave it out.",
+            )
+        if shares_rows(self.accelerator):  # gradients are added here; a wrapper would add them too
             self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
 
     @property

@@ -90,12 +90,17 @@ def test_every_row_is_used_once_an_epoch(rows: int, batch: int, accumulation: in
         assert sorted(made) == list(range(first, min(rows, first + batch * accumulation * size))), "a step has the rows of one process's"
 
 
-def test_with_dropout_processes_draw_one_order_in_every_epoch(forks: Forks, shop: Workshop) -> None:
-    layer = {**layer_of(shop, "three epochs"), "method": {"kind": "lora", "dropout": 0.5}}
-    assert forks.run(job(shop, layer, processes=2, rows=str(shop.folder / "rows-used"))) == 0, log(shop)
+def test_with_dropout_processes_draw_one_order_and_numbers_of_their_own(forks: Forks, shop: Workshop) -> None:
+    layers = [{**layer_of(shop, "three epochs"), "method": {"kind": "lora", "dropout": 0.5}} for _ in range(2)]
+    assert forks.run(job(shop, layers[0], processes=2, rows=str(shop.folder / "rows-used"))) == 0, log(shop)
     used = [Counter((shop.folder / f"rows-used-{rank}").read_text().split()) for rank in range(2)]
     assert set((used[0] + used[1]).values()) == {3}, "three epochs, every row once in each"
     assert len(used[0] + used[1]) == 24
+    layers[1]["training"]["save_every"] = 1
+    assert forks.run(job(shop, layers[1], processes=2, **{"break": "killed"})) == 1
+    assert forks.run(job(shop, layers[1], processes=2)) == 0, log(shop)
+    found = compare(*layers)
+    assert found.loss == found.weight == 0, "each went on with the numbers that it would have drawn"
 
 
 def test_a_worker_that_is_killed_ends_the_run_and_any_number_of_others_goes_on(
