@@ -23,14 +23,14 @@ UNEVEN = {"samples": 31}  # 23 to train on: the last step of an epoch has one ro
 CASES: dict[str, dict[str, Any]] = {
     "lora": {"method": NO_DROPOUT},
     "qlora": {"method": {"kind": "qlora", "dropout": 0.0}},
-    "adalora": {"method": {"kind": "adalora", "dropout": 0.0}, "dataset": UNEVEN, "training": {"epochs": 4, "batch_size": 11 * 2}},
+    "adalora": {"method": {"kind": "adalora", "dropout": 0.0}, "dataset": UNEVEN, "training": {"epochs": 4, "batch_size": 22}},
     "full": {"method": {"kind": "full"}},
     "accumulation": {"method": NO_DROPOUT, "training": {"batch_size": 3, "gradient_accumulation": 4}},
     "one row at a time": {"method": NO_DROPOUT, "training": {"batch_size": 1, "gradient_accumulation": 6}},
     "a last step of one row": {"method": NO_DROPOUT, "dataset": UNEVEN, "training": {"batch_size": 11, "gradient_accumulation": 2}},
     "three epochs": {"method": NO_DROPOUT, "training": {"epochs": 3}},
     "teacher online": {"distillation": {"cache": "none"}},
-    "hidden cache": {"distillation": {"cache": "hidden"}},
+    "hidden cache": {"distillation": {"cache": "hidden"}, "dataset": UNEVEN, "training": {"batch_size": 22}},
     "gradient cache": {"distillation": {"cache": "gradient"}, "method": NO_DROPOUT, "model": "smaller"},
     "its own teacher": {"approach": "distillation", "teacher": "self", "method": NO_DROPOUT, "distillation": {"cache": "none"}},
 }

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from rich.console import Console
 from workshop import Workshop
 
 from finetune import LLMFineTuner, registry
@@ -22,7 +21,7 @@ from finetune.screen.plan_table import review as table
 from finetune.training.step_count import divided, most_that_divide, steps_of
 from finetune.wizard import review
 from finetune.wizard.host import HostInfo
-from finetune.wizard.prompter import ScriptedPrompter
+from finetune.wizard.prompter import ScriptedPrompter, drawn
 
 SIX = Machine("a processor", 8, 2**36, 2**35, "cuda", "a GPU", 2**36, "float32", {"float32": 1e5}, "as a test says", 2**35, 6)
 
@@ -59,9 +58,7 @@ def test_the_plan_is_that_of_each_gpu(shop: Workshop) -> None:
     assert (one.processes, four.processes, one.gpus) == (1, 4, 6)
     assert four.memory["activations"] == pytest.approx(one.memory["activations"] / 4, rel=0.01)
     assert four.memory["weights"] == one.memory["weights"]
-    console = Console(width=100, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115
-    console.print(table(tuner(shop, batch_size=8).recipe, one))
-    assert "1 of 6" in console.export_text()
+    assert "1 of 6" in drawn(table(tuner(shop, batch_size=8).recipe, one), 100)
 
 
 def test_a_plan_says_why_some_gpus_have_nothing_to_do(shop: Workshop) -> None:

@@ -61,8 +61,8 @@ def told(layer: dict[str, Any], event: str) -> list[dict[str, Any]]:
     return [record for record in read_events(events_of(layer)) if record["event"] == event]
 
 
-# In docs/scale.md is a table of all cases: benchmarks/processes.py.
-@pytest.mark.parametrize("name", ["adalora", "hidden cache"])
+# The other cases take minutes: benchmarks/processes.py.
+@pytest.mark.parametrize("name", ["hidden cache"])
 def test_two_processes_make_the_run_of_one(name: str, forks: Forks, shop: Workshop) -> None:
     layers = [layer_of(shop, name), layer_of(shop, name)]
     for processes, layer in enumerate(layers, 1):
