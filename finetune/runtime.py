@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -44,8 +45,10 @@ class RuntimeOptions:
     rendezvous: str | None = None  # HOST:PORT of the first machine, where all of them meet
 
     def __post_init__(self) -> None:
-        if self.nodes > 1 and not self.rendezvous:
+        if self.nodes > 1 and not re.fullmatch(r".+:\d+", self.rendezvous or ""):
             raise BadInput("Several nodes need a place to meet.", hint="--rdzv HOST:PORT, with the name and a free port of the first node")
+        if self.nodes == 1 and self.rendezvous:
+            raise BadInput("One node meets nobody.", hint="Say how many there are, for example --nodes 2, or leave --rdzv out.")
         if not 0 <= self.node_rank < self.nodes:
             raise BadInput(
                 f"There is no node {self.node_rank} of {self.nodes}: they are counted from 0.", hint="--node-rank 0 is the first"

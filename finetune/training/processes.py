@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -122,7 +123,7 @@ class Share(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         step: list[int] = []
-        for row in self.order:
+        for row in islice(self.order, self.rows):
             step.append(row)
             if len(step) == self.step:
                 yield from self._of(step)

@@ -51,7 +51,8 @@ class TogetherTrainer(Trainer):
         # accelerate would repeat rows until every process has as many.
         rows = loader.dataset
         args = self.args
-        share = Share(order, len(rows), args.train_batch_size, args.gradient_accumulation_steps, self.processes)
+        left_out = len(rows) % (args.train_batch_size * self.processes.size) if args.dataloader_drop_last else 0
+        share = Share(order, len(rows) - left_out, args.train_batch_size, args.gradient_accumulation_steps, self.processes)
         return DataLoader(
             rows,
             batch_sampler=share,

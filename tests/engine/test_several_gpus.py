@@ -112,6 +112,10 @@ def test_devices_that_cannot_work_are_refused_before_the_run(
 def test_several_nodes_need_a_place_to_meet_and_a_number() -> None:
     with pytest.raises(BadInput, match="need a place to meet"):
         RuntimeOptions(nodes=2)
+    with pytest.raises(BadInput, match="need a place to meet"):
+        RuntimeOptions(nodes=2, rendezvous="a")
+    with pytest.raises(BadInput, match="One node meets nobody"):
+        RuntimeOptions(rendezvous="a:1")
     with pytest.raises(BadInput, match="There is no node 2 of 2"):
         RuntimeOptions(nodes=2, node_rank=2, rendezvous="a:1")
 
