@@ -1,6 +1,7 @@
 """Two processes against one, for every method and every way to learn from a teacher; then two nodes by the command line.
 
-python benchmarks/processes.py            # pico models, a few minutes; exit code 1 where losses or weights differ
+python benchmarks/processes.py               # pico models, two minutes; exit code 1 where losses or weights differ
+python benchmarks/processes.py qlora full    # only these
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def main() -> int:
     print("| run | steps | largest difference of a loss | of a weight | seconds |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder, Forks() as forks:
         shop = Workshop(Path(folder))
-        for name in CASES:
+        for name in sys.argv[1:] or CASES:
             began = time.perf_counter()
             layers = [layer_of(shop, name), layer_of(shop, name)]
             job = {"cache": str(shop.runtime.cache_dir), "log": f"{folder}/log.txt"}

@@ -53,7 +53,7 @@ def layer_of(shop: Workshop, name: str) -> dict[str, Any]:
         case["model"] = str(shop.smaller_model())
     for part in ("training", "dataset"):
         case[part] = {**layer[part], **case.get(part, {})}
-    case["training"]["learning_rate"] = 0.001  # Adam makes steps of this size of any gradient, also of what is left after rounding
+    case["training"]["learning_rate"] = 3e-4  # Adam makes steps of this size of any gradient, also of what is left after rounding
     return {**layer, **case}
 
 
