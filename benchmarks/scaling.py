@@ -65,7 +65,7 @@ def work(method: str, processes: int, rank: int, rows: int, folder: Path) -> Non
     os.dup2(log, 1)
     os.dup2(log, 2)
     if processes > 1:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=processes)
     clock = Clock()
     trainer = SupervisedTrainer(
