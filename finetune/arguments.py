@@ -19,12 +19,16 @@ from finetune.screen.wording import command_name
 WITH_RECIPE = ("--set", "--output-dir")
 RUNTIME = ("--json", "--device", "--dtype", "--trust-remote-code")
 ANYWHERE = ("--plain", "--no-color", "--debug")
-WIZARD = ("--yes", "--version", *WITH_RECIPE, *RUNTIME, "--examples")  # without a command
+DEVICES = ("--nproc", "--on", "--nodes", "--node-rank", "--rdzv")
+WIZARD = ("--yes", "--version", *WITH_RECIPE, *RUNTIME, *DEVICES, "--examples")  # without a command
 
 COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "run": ("run a recipe", ("recipe", *WITH_RECIPE, "--fail-if-worse", *RUNTIME, "--examples")),
-    "plan": ("what a run would cost, and its problems; trains nothing", ("recipe", "--measure", *WITH_RECIPE, *RUNTIME, "--examples")),
-    "resume": ("continue an interrupted run from its last checkpoint", ("output_dir", *RUNTIME, "--examples")),
+    "run": ("run a recipe", ("recipe", *WITH_RECIPE, "--fail-if-worse", *RUNTIME, *DEVICES, "--examples")),
+    "plan": (
+        "what a run would cost, and its problems; trains nothing",
+        ("recipe", "--measure", *WITH_RECIPE, *RUNTIME, "--nproc", "--examples"),
+    ),
+    "resume": ("continue an interrupted run from its last checkpoint", ("output_dir", *RUNTIME, *DEVICES, "--examples")),
     "benchmark": ("measure a finished run again on its held-out rows", ("output_dir", "--fail-if-worse", *RUNTIME, "--examples")),
     "chat": ("chat with a finished model", ("output_dir", "--both", *RUNTIME[1:])),
     "runs": ("list the runs in a folder, or: runs compare A B ...", ("folders", "--json")),
@@ -43,6 +47,15 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
 def _one_of(what: str, default: str, *others: str) -> dict[str, Any]:
     *most, last = others
     return {"choices": (default, *others), "default": default, "help": f"{what}: {default} (default), {', '.join(most)} or {last}"}
+
+
+def _number(text: str) -> int | None:
+    """A number of processes, None for auto."""
+    if text == "auto":
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is neither auto nor a number from 1 on")
+    return int(text)
 
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -85,6 +98,23 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--device": {"metavar": "DEVICE", **_one_of("where to compute", "auto", "cpu", "cuda", "mps")},
     "--dtype": {"metavar": "DTYPE", **_one_of("precision", "auto", "float32", "bfloat16", "float16")},
     "--trust-remote-code": {"action": "store_true", "help": "run the code of a model: only if you trust it"},
+    "--nproc": {
+        "metavar": "N",
+        "type": _number,
+        "help": "processes that train, each on a GPU and a share of each step's rows; auto (default): one for each GPU",
+    },
+    "--on": {
+        "metavar": "ENGINE",
+        "help": "what trains: here (one process) or torchrun (several); the default is the one that suits --nproc and --nodes",
+    },
+    "--nodes": {
+        "metavar": "N",
+        "type": int,
+        "default": 1,
+        "help": "machines that train together; run the same command on each (default: 1)",
+    },
+    "--node-rank": {"metavar": "K", "type": int, "default": 0, "help": "the number of this machine, from 0 (default: 0, which reports)"},
+    "--rdzv": {"metavar": "HOST:PORT", "help": "where the machines meet: the name and a free port of number 0"},
     "--plain": {"action": "store_true", "help": "numbered questions, for screen readers"},
     "--no-color": {"action": "store_true", "help": "no colours; NO_COLOR=1 does the same"},
     "--debug": {"action": "store_true", "help": "show where an error came from"},
@@ -155,6 +185,7 @@ def _overview(program: str) -> str:
         _columns(starts, max(24, len(starts[1][0]) + 4)),
         "Commands:\n" + _columns([(_usage(command), does) for command, (does, _) in COMMANDS.items()]),
         "With --yes, run and plan:\n" + _columns(_options(WITH_RECIPE)),
+        "With --yes, run and resume:\n" + _columns(_options(DEVICES)),
         "With most commands:\n" + _columns(_options((*RUNTIME, "--examples", *ANYWHERE, "--version"))),
         f"Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted with the work saved.\n`{program} COMMAND --help` says more.\n",
     ]

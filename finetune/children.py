@@ -28,18 +28,22 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 
 
+def python_command(module: str, *arguments: str) -> list[str]:
+    """The words of `python -m module arguments`, to be started in an empty folder."""
+    folder, home = os.getcwd(), os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    path = sorted((os.path.abspath(place) for place in sys.path if place), key=lambda place: place == folder)
+    return [sys.executable, "-c", START, module, json.dumps(path), home, folder, *arguments]
+
+
 def python_child(
     command: Sequence[str], empty: Path, environment: Mapping[str, str] | None = None, **options: Any
 ) -> subprocess.Popen[str]:
     """`python -m command`, started in an `empty` folder; Ctrl-C does not reach it. `options` are those of Popen."""
-    module, *arguments = command
-    folder, home = os.getcwd(), os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    path = sorted((os.path.abspath(place) for place in sys.path if place), key=lambda place: place == folder)
     alone: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         alone = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     return subprocess.Popen(
-        [sys.executable, "-c", START, module, json.dumps(path), home, folder, *arguments],
+        python_command(*command),
         cwd=empty,
         env={**os.environ, "PYTHONSAFEPATH": "1", **(environment or {})},
         text=True,

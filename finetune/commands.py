@@ -40,7 +40,8 @@ def wizard(arguments: argparse.Namespace) -> int:
             "There is no terminal, so no questions can be asked.",
             hint="Use --yes to take every default, or `finetune-cli run RECIPE` to run a recipe.",
         )
-    for flag, given in (("--set", arguments.set), ("--output-dir", arguments.output_dir), ("--json", arguments.json)):
+    unasked = {"--set": arguments.set, "--output-dir": arguments.output_dir, "--json": arguments.json, "--nodes": arguments.nodes > 1}
+    for flag, given in unasked.items():
         if given:
             raise NoTerminal(f"{flag} only works without questions.", hint=f"Add --yes, or answer the questions without {flag}.")
     from finetune.wizard.conversation import run_wizard
@@ -80,6 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
     if swept := combinations(arguments.set, lambda overrides: _recipe(arguments, overrides)):
         from finetune.screen.sweep import run_sweep
 
+        if arguments.nodes > 1:
+            raise BadInput("A sweep trains on one node, and --nodes asks for several.", hint="Give each --set one value.")
         if arguments.fail_if_worse:
             raise BadInput("--fail-if-worse judges one run, and this is a sweep.", hint="Give each --set one value.")
         rows = run_sweep(swept, _runtime(arguments), _console(arguments))
@@ -98,6 +101,11 @@ def resume(arguments: argparse.Namespace) -> int:
     from finetune.screen.live_run import resume as continue_run
 
     folder = RunFolder.of(arguments.output_dir)
+    if arguments.node_rank:
+        from finetune.engines.node import serve
+        from finetune.recipe import Recipe
+
+        return serve(Recipe.load(folder.recipe, layers=({"output_dir": str(folder.output_dir)},)), _runtime(arguments))
     if folder.stage != FINISHED:
         return _show_result(arguments, continue_run(arguments.output_dir, _runtime(arguments), _console(arguments)))
     _console(arguments).print(f"The run in {folder.output_dir} is finished; there is nothing to resume.", soft_wrap=True)
@@ -340,9 +348,14 @@ def _recipe(arguments: argparse.Namespace, overrides: Sequence[str] | None = Non
 
 
 def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:
-    from finetune.runtime import RuntimeOptions
+    from finetune.runtime import RuntimeOptions, refuse_inside_torchrun
 
-    runtime = RuntimeOptions(device=arguments.device, dtype=arguments.dtype, trust_remote_code=arguments.trust_remote_code)
+    refuse_inside_torchrun()
+    chosen: dict[str, Any] = {"device": arguments.device, "dtype": arguments.dtype, "trust_remote_code": arguments.trust_remote_code}
+    chosen |= {"processes": getattr(arguments, "nproc", None)}
+    if hasattr(arguments, "nodes"):
+        chosen |= {"engine": arguments.on, "nodes": arguments.nodes, "node_rank": arguments.node_rank, "rendezvous": arguments.rdzv}
+    runtime = RuntimeOptions(**chosen)
     cache = str(runtime.cache_dir.absolute())
     if os.path.expanduser("~") == "~":  # no home: libraries would make a folder of that name, or refuse to be imported
         os.environ["HOME"] = cache
@@ -356,6 +369,10 @@ def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:
 
 
 def _execute(recipe: Recipe, arguments: argparse.Namespace, runtime: RuntimeOptions) -> int:
+    if runtime.node_rank:
+        from finetune.engines.node import serve
+
+        return serve(recipe, runtime)
     from finetune.screen.live_run import execute
 
     return _show_result(arguments, execute(recipe, runtime, _console(arguments)))

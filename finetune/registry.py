@@ -1,8 +1,8 @@
 """Names to things: `load("methods", "lora")` imports one method when it is first needed.
 
 Built-ins are lazy "module:attribute" lines, each the name of a class. Other packages add theirs with entry points in the groups
-`finetune_cli.methods`, `.objectives`, `.formats`, `.sources`, `.metrics`, `.trackers` and `.exporters`; docs/extending.md has one of each
-main kind. A way to make students needs a recipe key too: a field of FromTeacher in settings.py.
+`finetune_cli.methods`, `.objectives`, `.formats`, `.sources`, `.metrics`, `.trackers`, `.engines` and `.exporters`; docs/extending.md has
+one of each main kind. A way to make students needs a recipe key too: a field of FromTeacher in settings.py.
 """
 
 from __future__ import annotations
@@ -45,6 +45,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "single": "finetune.distillation.curricula.single:Single",
         "progressive": "finetune.distillation.curricula.progressive:Progressive",
     },
+    "engines": {
+        "here": "finetune.engines.here:Here",
+        "torchrun": "finetune.engines.torchrun:Torchrun",
+    },
     "formats": {
         "tokenized": "finetune.data.formats.tokenized:Tokenized",
         "preference": "finetune.data.formats.preference:Preference",
@@ -79,6 +83,7 @@ OBJECTS = (
     "signals",
     "students",
     "curricula",
+    "engines",
     "exporters",
     "sources",
 )  # they keep nothing between calls, so one of each is enough

@@ -76,6 +76,23 @@ class RunContext:
         return inspect(self.runtime)
 
     @cached_property
+    def processes(self) -> int:
+        """Processes that train on this machine: as many as were asked for, or one for each GPU that a step's rows can be shared among."""
+        from finetune.training.step_count import most_that_divide
+
+        return self.runtime.processes or most_that_divide(self.recipe.training, self.machine.gpus, self.runtime.nodes)
+
+    @property
+    def devices(self) -> int:
+        """How many work at the same time: the processes of a CPU share it."""
+        return 1 if self.machine.device == "cpu" else self.processes * self.runtime.nodes
+
+    @property
+    def engine(self) -> str:
+        """What trains, as the registry calls it."""
+        return self.runtime.engine or ("torchrun" if self.processes * self.runtime.nodes > 1 else "here")
+
+    @cached_property
     def method(self) -> Any:
         return registry.load("methods", self.recipe.method.kind)
 

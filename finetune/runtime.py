@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,6 +38,21 @@ class RuntimeOptions:
     dtype: str = "auto"  # auto | float32 | bfloat16 | float16
     cache_dir: Path = field(default_factory=default_cache)
     trust_remote_code: bool = False
+    processes: int | None = None  # that train on this machine; None is one for each GPU
+    engine: str | None = None  # a name in the registry; None is the one that suits the number of processes
+    nodes: int = 1  # machines that train together
+    node_rank: int = 0  # of this machine; the others' commands only train
+    rendezvous: str | None = None  # HOST:PORT of the first machine, where all of them meet
+
+    def __post_init__(self) -> None:
+        if self.nodes > 1 and not re.fullmatch(r".+:\d+", self.rendezvous or ""):
+            raise BadInput("Several nodes need a place to meet.", hint="--rdzv HOST:PORT, with the name and a free port of the first node")
+        if self.nodes == 1 and self.rendezvous:
+            raise BadInput("One node meets nobody.", hint="Say how many there are, for example --nodes 2, or leave --rdzv out.")
+        if not 0 <= self.node_rank < self.nodes:
+            raise BadInput(
+                f"There is no node {self.node_rank} of {self.nodes}: they are counted from 0.", hint="--node-rank 0 is the first"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """For another process, as JSON can carry it."""
@@ -45,3 +61,12 @@ class RuntimeOptions:
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> RuntimeOptions:
         return cls(**{**told, "cache_dir": Path(told["cache_dir"])})
+
+
+def refuse_inside_torchrun() -> None:
+    """Raises BadInput where a launcher has started this program several times: all of them would race for the folder."""
+    if "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        raise BadInput(
+            "torchrun or another launcher has started this program, which starts the processes it needs itself.",
+            hint="Start it once, with --nproc: finetune-cli run RECIPE --nproc 2",
+        )

@@ -9,6 +9,7 @@ bfloat16 is three times as fast as float32 on some CPUs and eight times slower o
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -50,13 +51,15 @@ class Glance:
     gpu: str | None
     gpu_memory_bytes: int
     free_gpu_memory_bytes: int = 0
+    gpus: int = 0
 
 
 @dataclass(frozen=True)
 class Machine:
     """The machine as the engine uses it; `gflops` is the measured matrix-product rate of each dtype on `device`.
 
-    `free_gpu_memory_bytes` are those that this process can still use: neither its own tensors nor another process occupies them.
+    `free_gpu_memory_bytes` are those that this process can still use: neither its own tensors nor another process occupies them. Of
+    several `gpus`, name and memory are those of the first; `gpus` is 1 where `device` is the CPU, and all of it trains in one process.
     """
 
     cpu: str
@@ -70,6 +73,7 @@ class Machine:
     gflops: dict[str, float]
     why_dtype: str
     free_gpu_memory_bytes: int = 0
+    gpus: int = 1
 
 
 def glance(folder: Path | None = None) -> Glance:
@@ -101,7 +105,8 @@ def inspect(runtime: RuntimeOptions) -> Machine:
     rates, dtype, why = _measured(runtime.cache_dir / "machine.json", device, gpu)
     if runtime.dtype != "auto":
         dtype, why = runtime.dtype, "asked for"
-    return Machine(cpu_name(), cores(), total, free, device, gpu, gpu_memory, dtype, rates, why, gpu_free)
+    gpus = torch.cuda.device_count() if device == "cuda" else 1
+    return Machine(cpu_name(), cores(), total, free, device, gpu, gpu_memory, dtype, rates, why, gpu_free, gpus)
 
 
 def torch_dtype(machine: Machine) -> torch.dtype:
@@ -118,21 +123,24 @@ def _memory() -> tuple[int, int]:
 
 
 @lru_cache(maxsize=1)
-def _gpu() -> tuple[str | None, int, int]:
-    """The first GPU's name, and its total and free bytes."""
+def _gpu() -> tuple[str | None, int, int, int]:
+    """The first GPU's name, its total and free bytes, and how many there are; those that CUDA_VISIBLE_DEVICES hides are not counted."""
     if sys.platform == "darwin" and platform.machine() == "arm64":
         memory = psutil.virtual_memory()
-        return "Apple GPU", memory.total, memory.available
+        return "Apple GPU", memory.total, memory.available, 1
     nvidia_smi = shutil.which("nvidia-smi")
     if nvidia_smi is None:
-        return None, 0, 0
+        return None, 0, 0, 0
     try:
         query = [nvidia_smi, "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
         answer = subprocess.run(query, capture_output=True, text=True, timeout=3, check=True).stdout
-        name, total, free = answer.splitlines()[0].rsplit(",", 2)
-        return name.strip(), int(total) * 2**20, int(free) * 2**20
+        found = answer.splitlines()
+        name, total, free = found[0].rsplit(",", 2)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = len(found) if visible is None else min(len(found), len([each for each in visible.split(",") if each.strip()]))
+        return name.strip(), int(total) * 2**20, int(free) * 2**20, gpus
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):  # a driver without a device
-        return None, 0, 0
+        return None, 0, 0, 0
 
 
 def _device(wanted: str) -> str:

@@ -66,9 +66,10 @@ def load_model(
         elif load_in is None and located.base_load_in == "4bit":
             round_to_4bit(base, load_model(located.base, machine, dtype=wanted, load_in="4bit"))
         return _with_adapter(base, located, merge=merge and load_in is None)
-    extra: dict[str, Any] = {"quantization_config": _quantisation(load_in, wanted), "device_map": {"": machine.device}} if load_in else {}
+    place = torch.cuda.current_device() if machine.device == "cuda" else machine.device  # of several GPUs, the one of this process
+    extra: dict[str, Any] = {"quantization_config": _quantisation(load_in, wanted), "device_map": {"": place}} if load_in else {}
     if (stored := stored_as(located.folder)) is not None and stored.form == "bitsandbytes":
-        load_in, extra = f"{stored.bits}bit", {"device_map": {"": machine.device}}  # as its files say, whatever was asked for
+        load_in, extra = f"{stored.bits}bit", {"device_map": {"": place}}  # as its files say, whatever was asked for
     logging.disable_progress_bar()  # the engine never draws
     with _one_sentence(located):
         config = AutoConfig.from_pretrained(located.folder, trust_remote_code=located.remote_code, local_files_only=True)

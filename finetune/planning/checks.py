@@ -18,7 +18,7 @@ from finetune.models.quantised import stored_as, training_problem
 from finetune.run_context import RunContext
 from finetune.run_folder import beside
 from finetune.shell import quoted
-from finetune.training.step_count import steps_of
+from finetune.training.step_count import rows_of_step, steps_of
 
 
 def check_data(context: RunContext) -> None:
@@ -147,6 +147,15 @@ def merge_first(located: LocatedModel) -> str:
         to = Path(f"{located.name.rpartition('/')[2]}-merged")
         return f"finetune-cli merge {located.name}, then --set model=./{quoted(to)}"
     return f"finetune-cli merge {quoted(located.source.path)}, then --set model={quoted(beside(located.source.path, '-merged'))}"
+
+
+def device_notes(context: RunContext) -> list[str]:
+    """Why not all GPUs train, where nobody has asked for a number."""
+    gpus, spec = context.machine.gpus, context.recipe.training
+    if context.runtime.processes or context.processes == gpus:
+        return []
+    why = f"{context.processes} of {gpus} GPUs train: more cannot share the {rows_of_step(spec)} rows of a step equally."
+    return [f"{why} All of them could with --set training.batch_size={gpus}, which makes the steps others."]
 
 
 def start_notes(context: RunContext) -> list[str]:

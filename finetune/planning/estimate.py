@@ -19,12 +19,12 @@ from finetune.methods.base import Footprint
 from finetune.models.facts import ModelFacts
 from finetune.paths import typed_path
 from finetune.planning.asked_before import known
-from finetune.planning.checks import adapter_problem, quantised_problem, start_notes
+from finetune.planning.checks import adapter_problem, device_notes, quantised_problem, start_notes
 from finetune.planning.expectations import expectations
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.run_context import RunContext
 from finetune.training.checkpoints import KEPT
-from finetune.training.step_count import CPU_TOKENS, steps_of
+from finetune.training.step_count import CPU_TOKENS, divided, steps_of
 
 # Share of the measured matrix-product rate that training reaches; the faster the products, the more everything else counts.
 EFFICIENCY: dict[str, dict[str, float]] = {"cpu": {"float32": 0.22, "bfloat16": 0.16}, "cuda": {}, "mps": {}}
@@ -45,7 +45,7 @@ class Plan:
     sentences that a person should know: what does not learn, and what else is unexpected. `making` says how many rows are written first,
     by whom and in how many of the `seconds`; None if they are there. `alignment` says of each teacher with another tokenizer how much of
     the text it can speak about. `rounds` are the layers and steps of each round of a run that has several; the memory is then that of the
-    largest.
+    largest. Memory is that of each of the `processes`, which share the rows of a step; `gpus` is how many could.
     """
 
     model: str
@@ -76,6 +76,8 @@ class Plan:
     making: dict[str, Any] | None = None
     alignment: list[str] = field(default_factory=list)
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    processes: int = 1
+    gpus: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -125,7 +127,8 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     spec, footprint = recipe.training, context.method.footprint(recipe.method)
     full = not footprint.adapter
     narrow = 4 if machine.dtype == "float32" else 2
-    batch_tokens = spec.batch_size * int(report.length.get("p99", 0))
+    batch_size, _ = divided(spec, context.processes * context.runtime.nodes)
+    batch_tokens = batch_size * int(report.length.get("p99", 0))
     if machine.device == "cpu":  # which works through a batch in pieces
         batch_tokens = min(batch_tokens, max(CPU_TOKENS, int(report.length.get("max", 0))))
     learning = shape.learning
@@ -162,7 +165,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         needed = memory_parts(cost, parameters=base + (learns if cost.adapter else 0), trainable=learns, **sides, **situation)
         # What was measured of one method tells how far arithmetic is off for the others.
         methods[name] = total if other is context.method else round((sum(needed.values()) + beside) * total / by_arithmetic)
-    free = machine.free_gpu_memory_bytes if machine.device == "cuda" else machine.free_memory_bytes
+    free = machine.free_gpu_memory_bytes if machine.device == "cuda" else machine.free_memory_bytes // context.processes
     result = (parameters if full else trainable) * (narrow if full else 4) + 20 * 2**20
     checkpoint = (parameters * 4 if recipe.approach == "distillation" and full else trainable * 4) + trainable * footprint.state
     disk = result + cache + (KEPT + 1) * checkpoint  # the next one is written before the oldest goes
@@ -199,10 +202,12 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         problems=problems,
         methods=methods,
         linear_share=learning.share,
-        notes=[*start_notes(context), *learning.notes, *([EXPERTS] if learning.experts else []), *notes],
+        notes=[*device_notes(context), *start_notes(context), *learning.notes, *([EXPERTS] if learning.experts else []), *notes],
         measured=dict(measured) or None,
         speed_up=_speed_up(shape) if context.student_is_made else None,
         warnings=expectations(context, [shape.model.layers, learning.layers]),
+        processes=context.processes * context.runtime.nodes,
+        gpus=machine.gpus,
     )
 
 
@@ -277,5 +282,5 @@ def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Foot
     rate = machine.gflops[machine.dtype] * 1e9 * EFFICIENCY[machine.device].get(machine.dtype, USUAL_EFFICIENCY)
     rows = min(recipe.benchmark.rows, report.held_out) * (2 + len(shape.teachers))
     answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if machine.device == "cpu" else 20)
-    steps = recipe.training.passes * training * (footprint.slowdown if machine.device == "cpu" else 1)
+    steps = recipe.training.passes * training * (footprint.slowdown if machine.device == "cpu" else 1) / context.devices
     return steps / rate + BETWEEN if asking is None else (steps + asking) / rate + answers + STARTING

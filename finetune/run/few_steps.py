@@ -60,6 +60,7 @@ def _few_steps(order: dict[str, Any], began: float, say: Say) -> None:
         setup = _asked(context, model, teacher, data.report.train_tokens, place, say) if context.distils else None
     release()  # as the benchmark before a training does
     watch = Watch(say, recipe, data.report, before=earlier.bytes, device=context.machine.device)
+    watch.tokens_of_all /= context.devices  # this is the share of one
     watch.ends = began + order["seconds"] - timing - 1
     make = setup.trainer if setup else SupervisedTrainer
     outcome = train_model(context, model, folder, callbacks=[watch], make_trainer=lambda **arguments: watch.of(make, arguments))

@@ -15,7 +15,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
-from finetune.errors import HardwareError, Interrupted, RecipeError
+from finetune.errors import Interrupted, RecipeError
 from finetune.events import BenchmarkFinished, Fanout, Recorder, Reporter, Resumed
 from finetune.noise import hush
 from finetune.recipe import DistillationSpec, Recipe
@@ -131,26 +131,10 @@ class LLMFineTuner:
 
     def check(self) -> None:
         """Find everything that can be found before the long work; raises the error that says what to change."""
-        from finetune.planning.shape import shapes_of
+        from finetune.run.check import check_run
 
-        context = self.context
-        if self.resume_state is None:
-            self.folder.check_free()
-        for problem in context.method.check(context.recipe.method, context.machine.device):
-            raise HardwareError(problem)
-        if context.recipe.training.report_to:
-            from finetune.training.trackers import check_trackers
-
-            check_trackers(context.recipe.training.report_to)
+        check_run(self.context, self.folder, resumed=self.resume_state is not None)
         self.check_upload()
-        others = [each.pinned for each in context.teachers_located] if context.has_other_teacher else []
-        if not context.student_is_made and context.located.pinned in others:
-            raise RecipeError(
-                f"Teacher and student are the same model, {context.located.name}.",
-                hint="Make a smaller one from it: --set model.from_teacher.layers=0.67, or keep it close to itself: --set teacher=self",
-            )
-        context.source.check(context)
-        shapes_of(context)
         self._checked = True
 
     def check_upload(self) -> None:
@@ -264,16 +248,15 @@ class LLMFineTuner:
         if not self._to_do(TRAINING):
             raise training_complete(self.folder)
         with self._at_work():
-            model, context, make_trainer = self.load_model(), self.context, None
+            model, context, setup = self.load_model(), self.context, None
             if context.distils:
                 write_student(context, self.folder, self._made)
                 setup = distillation_setup(context, model, self._hand_over_teacher())
-                make_trainer = setup.trainer
                 if not setup.needs_models:
                     self.teacher = None  # its answers are written down
             handed, self.model = [model], None  # it need not outlive its round
             del model
-            settings: dict[str, Any] = {"make_trainer": make_trainer, "start": self._start, "taught": self.teacher_scores}
+            settings: dict[str, Any] = {"setup": setup, "start": self._start, "taught": self.teacher_scores}
             self.outcome, self.model = train_rounds(context, self.folder, handed, **settings)
             finished = self.outcome.finished
             if self.outcome.complete:

@@ -131,13 +131,18 @@ def attach_method(context: RunContext, model: Any) -> Any:
     return attached
 
 
+def itself(context: RunContext, student: Any) -> Itself:
+    """The student as its own teacher."""
+    return Itself(student, adapter_off=hasattr(student, "peft_config") and not context.earlier)
+
+
 def distillation_setup(context: RunContext, student: Any, first: list[Any], *, look: bool = True) -> DistillationSetup:
     """What the student learns from, the models examined unless not to `look`; with a cache it does not hold the teachers.
 
     `first` has the first teacher, if it is in memory; it is taken out. A model that is its own teacher has none.
     """
     if context.teaches_itself and not context.copies_itself:
-        first = [Itself(student, adapter_off=hasattr(student, "peft_config") and not context.earlier)]
+        first = [itself(context, student)]
     with context.stage("teacher cache", "Running the teacher") as done:
         setup = prepare_distillation(
             context.recipe,

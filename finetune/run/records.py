@@ -40,6 +40,7 @@ def environment(context: RunContext) -> dict[str, Any]:
         "versions": versions(),
         "system": f"{platform.system()} {platform.machine()}",
         "machine": asdict(context.machine),
+        "processes": context.processes * context.runtime.nodes,
         "model": {**_facts(context.located), "loads_with": _loads_with(context.located)},
         "teacher": _facts(context.teacher_located) if context.recipe.named_teachers and not context.teaches_itself else None,
         **({"teachers": [_facts(located) for located in context.teachers_located]} if context.recipe.teachers else {}),

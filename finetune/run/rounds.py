@@ -1,6 +1,6 @@
 """The trainings of a run, one after another: where there are several rounds, each cuts the student of the round before and trains it again.
 
-    outcome, model = train_rounds(context, folder, [student], make_trainer=setup.trainer, start=None, taught=scores)
+    outcome, model = train_rounds(context, folder, [student], setup=setup, start=None, taught=scores)
 
 What the teachers said is asked once and serves all rounds, and so does the learning rate that the first student asked for. After a round
 its student is in run/rounds/NUMBER, and run/progress.json has an entry for it: an interrupted run continues with the round after the last
@@ -10,13 +10,14 @@ entry. The next student is always cut out of the saved one, so it is the same wh
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
 from finetune.benchmark.names import in_words
 from finetune.benchmark.scoring import benchmark_model
+from finetune.distillation.setup import DistillationSetup
 from finetune.distillation.student import make_student
 from finetune.events import Notice, RoundFinished, TrainingFinished
 from finetune.recipe import StudentSpec
@@ -24,13 +25,12 @@ from finetune.run.baselines import TeacherScores
 from finetune.run.loading import attach_method, load_result
 from finetune.run.result import save_model
 from finetune.run.resume import what_decides
-from finetune.run.train_model import train_model
+from finetune.run.train_model import Order, engine_of
 from finetune.run_context import RunContext
 from finetune.run_folder import TRAINING, RunFolder
 from finetune.training.checkpoints import Checkpoint, Checkpoints
 from finetune.training.loop import Outcome
 from finetune.training.step_count import steps_of
-from finetune.training.trainer import SupervisedTrainer
 
 Ranges = list[list[int]]  # numbers of layers from 1, each [first, last]
 
@@ -40,14 +40,14 @@ def train_rounds(
     folder: RunFolder,
     student: list[Any],
     *,
-    make_trainer: Callable[..., SupervisedTrainer] | None = None,
+    setup: DistillationSetup | None = None,
     start: Checkpoint | None = None,
     taught: TeacherScores | None = None,
 ) -> tuple[Outcome, Any]:
     """Train and save what is left of the rounds; the totals of all, and the last model.
 
     `student` holds the model of the first round with the method attached, and is emptied, so that it can be let go of. `start` is a
-    checkpoint of the round that was interrupted. Raises what `train_model` does.
+    checkpoint of the round that was interrupted. Raises what the training loop does.
     """
     rounds, done = context.rounds, folder.finished_rounds()
     model, totals = student.pop(), [TrainingFinished(**entry["training"]) for entry in done]
@@ -61,7 +61,7 @@ def train_rounds(
             model = _next_student(each, folder, number, done[-1]["left_out"])
         with context.stage("training", f"Training, round {number} of {len(rounds)}" if several else "Training") as said:
             begun = made_with | ({"round": number} if several else {})
-            outcome = train_model(each, model, folder, make_trainer=make_trainer, start=start, made_with=begun)
+            outcome = engine_of(each).train(Order(each, model, folder, setup, start, begun))
             model, start = each.method.finish(model, each.recipe.method, context.reporter), None
             ends = not outcome.complete or number == len(rounds)
             save_model(each, model, folder if ends else _place(folder, number))

@@ -1,22 +1,56 @@
 """The training of a run: its model with what the recipe, the method and the machine say about it, given to the training loop.
 
-outcome = train_model(context, model, folder, make_trainer=setup.trainer)
+outcome = engine_of(context).train(Order(context, model, folder, setup))      # on as many devices as the run uses
+outcome = train_model(context, model, folder, make_trainer=setup.trainer)     # in this process
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
+from finetune import registry
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
+from finetune.training.callbacks import StopOnSignal
 from finetune.training.loop import Outcome, train
 from finetune.training.trainer import SupervisedTrainer
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
+    from finetune.distillation.setup import DistillationSetup
     from finetune.training.checkpoints import Checkpoint
+
+
+@dataclass(frozen=True)
+class Order:
+    """One training: of `model`, to which the method is attached, in place; when distilling, `setup` is what it learns from."""
+
+    context: RunContext
+    model: Any
+    folder: RunFolder
+    setup: DistillationSetup | None = None
+    start: Checkpoint | None = None
+    made_with: Mapping[str, Any] = field(default_factory=dict)
+
+    def train(self, stop: StopOnSignal | None = None) -> Outcome:
+        """In this process. Raises what the training loop does."""
+        make = self.setup.trainer if self.setup else None
+        return train_model(self.context, self.model, self.folder, make_trainer=make, start=self.start, made_with=self.made_with, stop=stop)
+
+
+class Engine(Protocol):
+    """Trains on one device or several (finetune/engines/)."""
+
+    def train(self, order: Order) -> Outcome:
+        """Carry the order out; afterwards its model has the trained weights. Raises what the training loop does."""
+
+
+def engine_of(context: RunContext) -> Engine:
+    engine: Engine = registry.load("engines", context.engine)
+    return engine
 
 
 def train_model(
@@ -28,6 +62,7 @@ def train_model(
     callbacks: Iterable[TrainerCallback] = (),
     start: Checkpoint | None = None,
     made_with: Mapping[str, Any] | None = None,
+    stop: StopOnSignal | None = None,
 ) -> Outcome:
     """Train `model`, to which the method is attached, in place; `callbacks` come before those of the method. Raises what `train` does."""
     recipe, method = context.recipe, context.method
@@ -44,4 +79,5 @@ def train_model(
         penalty=method.penalty(model, recipe.method),
         start=start,
         made_with=made_with,
+        stop=stop,
     )

@@ -83,6 +83,9 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
     passes = f"{f'{len(plan.rounds)} x ' if plan.rounds else ''}{training.passes:g}"
     together = count(training.batch_size * training.gradient_accumulation)
     yield "Training", f"{_steps(plan.steps)}: {passes} x {count(plan.rows)} rows, {together} per step"
+    if plan.processes > 1 or plan.gpus > 1:
+        shared = f", which share the {together} rows of each step" if plan.processes > 1 else f" of {plan.gpus}"
+        yield "GPUs" if plan.device == "cuda" else "Processes", f"{plan.processes}{shared}"
     if plan.rounds:
         kept_layers = ", ".join(str(each["layers"]) for each in plan.rounds)
         yield "Rounds", f"{len(plan.rounds)}, each over all epochs: {kept_layers} layers"

@@ -127,22 +127,28 @@ class SaveCheckpoints(TrainerCallback):
         self.trainer: Any = None
         self.policy = SavePolicy(every)
         self._random_states: dict[str, Any] | None = None
+        self._step = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.restore_callbacks()
         self.trainer.on_saved = self._saved
+        self.trainer.wishes.asked["save"] = self._due
         self.policy.last = self.policy.clock()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._random_states = random_states_now()
+        self._random_states, self._step = random_states_now(), state.global_step + 1
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if control.should_training_stop or self.policy.due(state.global_step, epoch_ends=False):
+        if control.should_training_stop or self.trainer.wishes.granted("save"):
             control.should_save = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if control.should_training_stop or self.policy.due(state.global_step, epoch_ends=True):
+        if control.should_training_stop or self.trainer.processes.any(self._due(epoch_ends=True)):
             control.should_save = True
+
+    def _due(self, *, epoch_ends: bool = False) -> bool:
+        """Of several processes by the clock of the first, which writes."""
+        return bool(self.trainer.processes.first and self.policy.due(self._step, epoch_ends=epoch_ends))
 
     def save_state_before_step(self) -> Any:
         """A checkpoint of the last finished step, while the next step runs but has not changed a weight."""
@@ -171,7 +177,8 @@ class StopAtNonsense(TrainerCallback):
             what = f"The gradient is {float(trainer.gradient_norm)}"
         else:
             return
-        rows = [int(row) for batch in trainer.step_batches if "row" in batch for row in batch["row"]]
+        ours = [int(row) for batch in trainer.step_batches if "row" in batch for row in batch["row"]]
+        rows = [row for rows in trainer.processes.gather(ours) for row in rows]
         named = f", rows {', '.join(map(str, rows[:SHOWN_ROWS]))}{' ...' if len(rows) > SHOWN_ROWS else ''} of the training set"
         self.saving.save_state_before_step()
         kept = f" The state after step {state.global_step} is saved." if state.global_step else ""
@@ -216,6 +223,7 @@ class StopOnSignal(TrainerCallback):
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter = reporter
+        self.trainer: Any = None
         self.stopped = False
         self._asked = False
         self._signals = on_signals(self._on_signal)
@@ -238,5 +246,12 @@ class StopOnSignal(TrainerCallback):
             self.stopped = True
             self.reporter.report(Notice("Stopping after this step and saving. Press Ctrl-C again to stop at once.", "warning"))
 
+    def wanted(self) -> bool:
+        return self.stopped
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.wishes.asked["stop"] = self.wanted
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_training_stop = control.should_training_stop or self.stopped
+        if self.trainer.wishes.granted("stop"):
+            self.stopped = control.should_training_stop = True

@@ -25,7 +25,9 @@ from finetune.storage import check_room
 from finetune.training.callbacks import ReleaseMemory, ReportSteps, SaveCheckpoints, StopAtNonsense, StopOnSignal
 from finetune.training.checkpoints import Checkpoint, Checkpoints
 from finetune.training.out_of_memory import MEMORY_ERRORS, free_memory, ran_out
+from finetune.training.processes import world_size
 from finetune.training.share_processor import ShareProcessor
+from finetune.training.step_count import divided
 from finetune.training.still_falling import still_falling
 from finetune.training.tracking import tracking
 from finetune.training.trainer import SupervisedTrainer
@@ -62,17 +64,19 @@ def train(
     penalty: Callable[[], torch.Tensor] | None = None,
     start: Checkpoint | None = None,
     made_with: Mapping[str, Any] | None = None,
+    stop: StopOnSignal | None = None,
 ) -> Outcome:
     """Train `model` in place; `make_trainer` takes the arguments of a Trainer, `penalty` is added to the loss once per step.
 
-    Checkpoints go to `folder`, with `made_with` in their manifests; `start` is one to continue from. Raises Diverged, OutOfMemory, DiskFull
-    or TrainingError.
+    Checkpoints go to `folder`, with `made_with` in their manifests; `start` is one to continue from. In a process group each process has
+    a share of the rows, and the totals are those of all. `stop` says when a person wants it to end: on a signal, unless it is given. Raises
+    Diverged, OutOfMemory, DiskFull or TrainingError, and RecipeError for a step that the processes cannot share.
     """
     spec = recipe.training
     arguments = training_arguments(recipe, machine, folder, autocast=next(model.parameters()).dtype == torch.float32)
     memory = PeakMemory(machine.device)
     report, saving = ReportSteps(reporter, memory), SaveCheckpoints(reporter, spec.save_every)
-    with memory, StopOnSignal(reporter) as stop:
+    with memory, stop or StopOnSignal(reporter) as stop:
         trainer = make_trainer(
             model=model,
             args=arguments,
@@ -82,13 +86,14 @@ def train(
                 report,
                 stop,
                 StopAtNonsense(saving),
-                *([ReleaseMemory(), ShareProcessor(reporter)] if machine.device == "cpu" else []),
+                *([ReleaseMemory()] if machine.device == "cpu" else []),
+                *([ShareProcessor(reporter)] if machine.device == "cpu" and arguments.world_size == 1 else []),  # else others are our own
                 *(callbacks or []),
-                *tracking(recipe, folder.parent, reporter, lambda: report.told),
+                *(tracking(recipe, folder.parent, reporter, lambda: report.told) if arguments.process_index == 0 else []),
                 saving,
             ],
         )
-        report.trainer = saving.trainer = trainer
+        report.trainer = saving.trainer = stop.trainer = trainer
         trainer.penalty = penalty
         trainer.micro_batches.on_halved = lambda before, after: reporter.report(_halved(trainer.state.global_step + 1, before, after, spec))
         if spec.activation_checkpointing == "auto":
@@ -113,13 +118,14 @@ def train(
     model.eval()
     _let_go(trainer)
     first, last = report.ends(trainer.state.global_step)
+    peaks = trainer.processes.gather(max(memory.bytes, report.earlier_peak))  # of each device
     finished = TrainingFinished(
         steps=trainer.state.global_step,
         train_seconds=round(seconds, 3),
         real_tokens=trainer.real_tokens,
         tokens_per_second=round(trainer.real_tokens / seconds, 2),
         supervised_tokens=trainer.supervised_tokens,
-        peak_memory_bytes=max(memory.bytes, report.earlier_peak),
+        peak_memory_bytes=max(peaks),
         trainable_parameters=trainable(model),
         parameters=parameters_of(model),
         first_loss=round(first, 4),
@@ -147,11 +153,12 @@ def training_arguments(recipe: Recipe, machine: Machine, folder: Path, *, autoca
     Frozen 16-bit weights are used as they are; only float32 weights on a machine that is faster in 16 bits need autocast.
     """
     spec = recipe.training
+    batch, accumulation = divided(spec, world_size())
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=spec.passes,
-        per_device_train_batch_size=spec.batch_size,
-        gradient_accumulation_steps=spec.gradient_accumulation,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
         learning_rate=spec.rate,
         lr_scheduler_type=spec.scheduler,
         warmup_steps=spec.warmup,
@@ -159,6 +166,7 @@ def training_arguments(recipe: Recipe, machine: Machine, folder: Path, *, autoca
         bf16=autocast and machine.dtype == "bfloat16",
         fp16=machine.dtype == "float16",
         use_cpu=machine.device == "cpu",
+        ddp_backend="gloo" if machine.device == "cpu" and world_size() > 1 else None,
         train_sampling_strategy="group_by_length",
         length_column_name="length",
         seed=recipe.seed,

@@ -21,20 +21,20 @@ from typing import IO, Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerState
+from transformers import TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from finetune.errors import CannotResume
 from finetune.foreign import reading
 from finetune.training.checkpoints import MANIFEST, Checkpoint, Checkpoints
+from finetune.training.together import TogetherTrainer
 
 WEIGHTS, STATE, TRAINER_STATE = "weights.pt", "state.pt", "trainer_state.json"
 
 
-class ResumableTrainer(Trainer):
-    """Writes checkpoints to a store, and continues from them."""
+class ResumableTrainer(TogetherTrainer):
+    """Writes checkpoints to a store, and continues from them; of several processes the first writes, and each draws on as it would have."""
 
-    model: Any
     optimizer: Any
     lr_scheduler: Any
     store: Checkpoints | None = None
@@ -51,11 +51,18 @@ class ResumableTrainer(Trainer):
         self.store, self.facts, self.everything = store, facts, everything
 
     def save_state(self, random_states: dict[str, Any] | None = None) -> Checkpoint | None:
-        """A checkpoint of the last finished step, unless there is one; `random_states` are those after it. Raises DiskFull."""
+        """A checkpoint of the last finished step, unless there is one; `random_states` are those after it. Raises DiskFull.
+
+        Called in all processes; the first has it.
+        """
         if self.store is None or self.state.global_step in (0, self.saved_step):
             return None
         began = time.perf_counter()
-        state = self._state_of_step(random_states or random_states_now())
+        ours, *others = self.processes.gather(random_states or random_states_now())
+        self.saved_step = self.state.global_step
+        if not self.processes.first:
+            return None
+        state = self._state_of_step(ours) | ({"others": others} if others else {})
         # The history grows with the run, and is in events.jsonl.
         trainer_state = dataclasses.asdict(dataclasses.replace(self.state, log_history=[]))
         contents: dict[str, Callable[[IO[bytes]], Any]] = {
@@ -65,7 +72,6 @@ class ResumableTrainer(Trainer):
         }
         facts = {"total_steps": self.state.max_steps, **self.facts()}
         made = self.store.write(self.state.global_step, facts, contents, needed=self.state_bytes())
-        self.saved_step = self.state.global_step
         if self.on_saved is not None:
             self.on_saved(made.step, self.state.max_steps, made.bytes, time.perf_counter() - began)
         return made
@@ -98,7 +104,7 @@ class ResumableTrainer(Trainer):
         return {type(callback).__name__: callback for callback in self.callback_handler.callbacks if hasattr(callback, "state_dict")}
 
     def _weights(self) -> dict[str, Tensor]:
-        return {name: parameter.detach() for name, parameter in self.model.named_parameters() if self.everything or parameter.requires_grad}
+        return weights_of(self.model, everything=self.everything)
 
     # Where the Trainer saves and loads.
 
@@ -157,7 +163,9 @@ class ResumableTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         sampler = super()._get_train_sampler(train_dataset)
         if type(sampler) is LengthGroupedSampler:
-            sampler = self.order = GroupedByLength(sampler.batch_size, lengths=sampler.lengths)
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            generator = torch.Generator().manual_seed(seed)
+            sampler = self.order = GroupedByLength(sampler.batch_size * self.processes.size, lengths=sampler.lengths, generator=generator)
             if self.loaded is not None:
                 self.order.draw_from = self.loaded["order"]
         return sampler
@@ -167,9 +175,11 @@ class ResumableTrainer(Trainer):
             super()._load_rng_state(checkpoint)
             return
         with _restoring(self.loaded_from):
-            set_random_states(self.loaded["random"])
+            states = [self.loaded["random"], *self.loaded.get("others", ())]
+            if self.processes.rank < len(states):  # of more processes than before, the new ones draw their own
+                set_random_states(states[self.processes.rank])
         if self.order is not None:
-            self.order.draw_from = None  # a new epoch draws an order of its own
+            self.order.pass_over()  # a new epoch draws an order of its own
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self.loaded = None
@@ -178,6 +188,11 @@ class ResumableTrainer(Trainer):
             with _restoring(folder):
                 _check_trainer_state(Path(folder) / TRAINER_STATE)
         return super().train(*args, **kwargs)
+
+
+def weights_of(model: Any, *, everything: bool) -> dict[str, Tensor]:
+    """What is kept of a model in a checkpoint, by name: all of it, or what trains."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if everything or parameter.requires_grad}
 
 
 def _restoring(folder: str | Path) -> AbstractContextManager[None]:
@@ -203,18 +218,27 @@ def _check_trainer_state(path: Path) -> None:
 
 
 class GroupedByLength(LengthGroupedSampler):
-    """The Trainer's order by length, which draws from torch's generator; remembers where, to draw the same again."""
+    """The Trainer's order by length, from a generator of its own: every process draws the same, whatever dropout each has drawn.
+
+    It remembers where an epoch's order was drawn, to draw the same again.
+    """
 
     drawn_from: Tensor | None = None
     draw_from: Tensor | None = None
+    generator: torch.Generator
 
     def __iter__(self) -> Iterator[int]:
         if self.draw_from is not None:
-            torch.set_rng_state(self.draw_from)
+            self.generator.set_state(self.draw_from)
             self.draw_from = None
-        self.drawn_from = torch.get_rng_state()
+        self.drawn_from = self.generator.get_state()
         ordered: Iterator[int] = super().__iter__()  # type: ignore[no-untyped-call]
         return ordered
+
+    def pass_over(self) -> None:
+        """Draw the order that was to be drawn again, for nobody: its epoch is over."""
+        if self.draw_from is not None:
+            iter(self)
 
 
 def random_states_now() -> dict[str, Any]:

@@ -28,6 +28,7 @@ from finetune.training.out_of_memory import MicroBatches, parts_of
 from finetune.training.pieces import pieces
 from finetune.training.resumable import ResumableTrainer
 from finetune.training.step_count import CPU_TOKENS
+from finetune.training.together import Parts, Wishes
 
 INPUTS = ("input_ids", "labels", "attention_mask", "position_ids", "length", "row", "teacher_number")
 
@@ -52,8 +53,9 @@ class SupervisedTrainer(ResumableTrainer):
 
     `real_tokens` and `supervised_tokens` count what was trained on, never padding. A step that runs out of memory is repeated with
     half the rows at a time, and so are those after it. `step_batches`, `step_tokens` and `step_loss` are those of the current step.
-    Evaluation gives the loss and its parts. One GPU trains, however many there are; with torchrun every process has one. Raises
-    RecipeError for settings of a Trainer that need another loss or the logits: label smoothing, `compute_loss_func`, `compute_metrics`.
+    Evaluation gives the loss and its parts. One GPU trains, however many there are; with torchrun every process has one, and a share of
+    each step's rows: what is counted, `step_loss` and the parts of the loss are then those of all. Raises RecipeError for settings of a
+    Trainer that need another loss or the logits: label smoothing, `compute_loss_func`, `compute_metrics`.
     """
 
     loss_is_scaled_for_ga = True
@@ -71,13 +73,12 @@ class SupervisedTrainer(ResumableTrainer):
         self.supervised_tokens = 0
         self.micro_batches = MicroBatches()
         self.step_batches: list[dict[str, Any]] = []
-        self.step_tokens = (0, 0)
+        self.step_tokens: tuple[int, ...] = (0, 0)
         self.step_loss = torch.zeros(())
         self.gradient_norm: Any = None
         self._batches_done = 0
         self.workspace = Workspace()
-        self._part_sums: dict[str, Tensor] = {}
-        self._part_count = 0
+        self.parts, self.wishes = Parts(), Wishes()
         self._evaluated: dict[str, Tensor] = {}
         self._evaluated_tokens = 0
         # The Trainer then counts the supervised tokens of the whole accumulation window, all devices, and hands them to compute_loss.
@@ -98,10 +99,10 @@ class SupervisedTrainer(ResumableTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         with self.accelerator.autocast():
-            loss, count = through(model, lambda: self.loss_sum(inputs))
+            loss, count = self.loss_sum(inputs)
         loss = loss / (num_items_in_batch if num_items_in_batch is not None else max(count, 1))
-        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
+        if self.sharded and self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * (self.accelerator.num_processes // self.get_tp_size())  # what shards a model takes the mean of its gradients
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None) -> Tensor:
@@ -109,28 +110,34 @@ class SupervisedTrainer(ResumableTrainer):
         loss = self.micro_batches.run(
             lambda: self._in_parts(model, inputs, num_items_in_batch),
             lambda: self._step_so_far_again(model, num_items_in_batch),
-            len(inputs["input_ids"]) if self.args.world_size == 1 and num_items_in_batch is not None else 1,
+            len(inputs["input_ids"]) if not self.sharded and num_items_in_batch is not None else 1,
         )
         self.step_loss = self.step_loss.to(loss.device) + loss
-        return loss
+        if self.processes.size == 1:
+            return loss
+        if self._batches_done == len(self.step_batches):
+            self.step_loss = self.end_step(self.parts, self.wishes, self.step_loss)
+        return loss * self.processes.size  # of which the Trainer shows the mean over the processes
 
     def _step_so_far_again(self, model: nn.Module, num_items_in_batch: Tensor | int | None) -> Tensor:
         """The batches of this step up to the one that did not fit, from no gradient on; the loss of the last."""
         model.zero_grad()
-        self._part_sums, self._part_count = {}, 0
+        self.parts.begin()
         losses = [self._in_parts(model, batch, num_items_in_batch) for batch in self.step_batches[: self._batches_done]]
         return losses[-1]
 
     def _in_parts(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
         step = super().training_step
         parts = [step(model, part, num_items_in_batch) for part in self._parts(inputs, num_items_in_batch)]
-        return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
+        return torch.stack(parts).sum() if parts else torch.zeros((), device=self.args.device)
 
     def _parts(self, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> list[dict[str, Any]]:
         """A batch as it goes through the model: whole, in pieces that suit a CPU, or in parts that fit into memory."""
         most, on_cpu = self.micro_batches.rows, self.args.device.type == "cpu"
         # Without the number of tokens of the step the parts could not be weighed.
-        if self.args.world_size > 1 or num_items_in_batch is None or not (on_cpu or most):
+        if len(inputs["input_ids"]) == 0:
+            return []  # of a step with fewer rows than processes
+        if self.sharded or num_items_in_batch is None or not (on_cpu or most):
             return [inputs]
         mask = right_padding_mask(inputs, self.pad_id)
         if not self.balances and ends_in_padding(mask):  # a custom collator may pad on the left
@@ -151,9 +158,7 @@ class SupervisedTrainer(ResumableTrainer):
                 extra = self.penalty()
                 parts["penalty"] = count * extra.detach()
                 loss = loss + count * extra  # counts of a step, divided by their sum, add up to one
-            self._part_count += count
-            for name, total in parts.items():
-                self._part_sums[name] = self._part_sums.get(name, 0) + total
+            self.parts.add(parts, count)
         else:
             self._evaluated_tokens += count
             for name, total in self.evaluated_parts(inputs, supervised, hidden, rule).items():
@@ -189,11 +194,11 @@ class SupervisedTrainer(ResumableTrainer):
     @property
     def last_parts(self) -> dict[str, float]:
         """Mean of each part of the loss per supervised token, over the batches of the last step."""
-        return {name: float(total) / self._part_count for name, total in self._part_sums.items()}
+        return self.parts.means()
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._part_sums, self._part_count = {}, 0
+        self.parts.begin()
         self.step_batches, self.step_loss, self._batches_done = batches, torch.zeros(()), 0
         if batches:
             if items is not None and int(items) == 0:
@@ -201,12 +206,17 @@ class SupervisedTrainer(ResumableTrainer):
                     f"Step {self.state.global_step + 1} has no supervised token: its rows have nothing to learn.",
                     hint="Raise dataset.max_length so that answers are not cut away, or leave out rows without an answer.",
                 )
-            real = sum(int(right_padding_mask(batch, self.pad_id).sum()) for batch in batches)
-            supervised = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches)
-            self.step_tokens = (real, supervised)
-            self.real_tokens += real
-            self.supervised_tokens += supervised
+            self.real_tokens += self.step_tokens[0]
+            self.supervised_tokens += self.step_tokens[1]
         return batches, items
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        real = sum(int(right_padding_mask(batch, self.pad_id).sum()) for batch in batch_samples)
+        supervised = sum(int((batch["labels"][:, 1:] != NO_LOSS).sum()) for batch in batch_samples)
+        self.step_tokens = tuple(map(int, self.processes.sum((real, supervised))))
+        if self.processes.size == 1:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        return torch.tensor(self.step_tokens[1], device=device)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         self.gradient_norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
@@ -289,6 +299,8 @@ class WithLengths:
         self.collator = collator
 
     def __call__(self, rows: list[Any]) -> dict[str, Any]:
+        if not rows:  # of a process without a share of the step
+            return {name: torch.zeros((0, 1), dtype=torch.long) for name in ("input_ids", "labels")}
         lengths = [len(row["input_ids"]) for row in rows]
         batch = self.collator(rows)
         if len(batch["input_ids"]) == len(rows):
@@ -314,17 +326,3 @@ def right_padding_mask(inputs: dict[str, Any], pad_id: int) -> Tensor:
 def ends_in_padding(mask: Tensor) -> bool:
     """Whether a mask [batch, length] hides nothing but the ends of rows."""
     return bool((mask[:, 1:] <= mask[:, :-1]).all())
-
-
-def through(model: nn.Module, compute: Callable[[], Any]) -> Any:
-    """Run `compute` as the forward pass of a distributed wrapper, which must see one to synchronise the gradients."""
-    if not isinstance(model, nn.parallel.DistributedDataParallel):
-        return compute()
-    inner: Any = model.module
-
-    def once(*_: Any) -> Any:
-        del inner.forward
-        return compute()
-
-    inner.forward = once
-    return model()

@@ -68,6 +68,8 @@ def agree(
         """What a decision leads to is asked here too, so that one can go back from it to the review."""
         recipe, decision, fault = review.ask(ask_recipe(answers, look).with_changes(*made_to_fit), answers, look())
         step = review.ask_step(recipe, answers, fault) if decision == review.CHANGE else 0
+        if decision == review.GPUS:
+            review.ask_gpus(recipe, answers, look())
         if decision == review.SAVE:
             review.save(recipe, answers)
         if decision == review.QUIT:
@@ -76,7 +78,7 @@ def agree(
 
     while True:
         recipe, decision, step = rewind.run(converse)
-        for key in ("review", "change"):
+        for key in ("review", "change", "gpus"):
             rewind.forget(key)
         if decision == review.START:
             return recipe

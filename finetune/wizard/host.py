@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from finetune.runtime import RuntimeOptions
 
 
-@dataclass(frozen=True)
+@dataclass
 class HostInfo:
+    """`runtime` is what the command asked for, until the person chooses a number of GPUs in the review."""
+
     glance: Glance
     hub: bool
     runtime: RuntimeOptions

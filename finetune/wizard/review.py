@@ -23,6 +23,7 @@ from finetune.screen.reporter import working
 from finetune.screen.wording import about, command_name
 from finetune.shell import quoted
 from finetune.stopping import until_ctrl_c
+from finetune.training.step_count import rows_of_step
 from finetune.wizard import preload
 from finetune.wizard.data_preview import state
 from finetune.wizard.draft import shown
@@ -42,19 +43,20 @@ MORE_READY = (
     "Quit keeps your answers for the next time."
 )
 MORE_CHANGE = "The questions of that step are asked again, with your answers as defaults; all other answers stay."
-START, MEASURE, CHANGE, SAVE, QUIT = "start", "measure", "change", "save", "quit"
+MORE_GPUS = "Each GPU trains on an equal share of the rows of every step, so the result is the same; more of them take less time."
+START, MEASURE, GPUS, CHANGE, SAVE, QUIT = "start", "measure", "gpus", "change", "save", "quit"
 SKIP_ROWS = "skip rows"  # that cannot be used, though they are many
 Changes = dict[str, Any]
 Prepared = tuple["LLMFineTuner", "Plan"]
-Key = tuple[str, object]  # of a recipe, and of the files it reads
+Key = tuple[str, int | None, object]  # of a recipe, of how many processes train, and of the files it reads
 REMEMBERED = 4  # recipes, each with its data
 
 
 def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str | Changes, int]:
     """Show the plan and ask what to do; starting is offered only if the run can work.
 
-    The decision is START, MEASURE, CHANGE, SAVE or QUIT, or the changes to the recipe that were agreed to; with it comes the step where
-    a fault can be mended.
+    The decision is START, MEASURE, GPUS, CHANGE, SAVE or QUIT, or the changes to the recipe that were agreed to; with it comes the step
+    where a fault can be mended.
     """
     prepared = prepare(recipe, here.runtime)
     prompter.step(None, "REVIEW")
@@ -79,6 +81,8 @@ def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str
         first.append(Choice(START, "Start anyway" if unfit else "Start", about(found.seconds)))
         if not found.measured and not found.making:
             first.append(Choice(MEASURE, "Measure first", "runs a few real steps; at most 20 seconds"))
+        if found.gpus > 1:
+            first.append(Choice(GPUS, "Use another number of GPUs", f"now {found.processes} of {found.gpus}"))
     choices = [*first, Choice(CHANGE, "Change something"), Choice(SAVE, "Save the recipe only"), Choice(QUIT, "Quit")]
     proposed = choices[0].value
     answer = prompter.select(
@@ -105,9 +109,25 @@ def measure(recipe: Recipe, here: HostInfo) -> None:
     with until_ctrl_c(), working(people(), "Measuring a few real steps") as reporter:
         tuner.reporter.reporters.append(reporter)
         try:
-            _prepared[_key(recipe)] = tuner, tuner.plan(measure=True)
+            _prepared[_key(recipe, here.runtime)] = tuner, tuner.plan(measure=True)
         finally:
             tuner.reporter.leave_out(reporter)
+
+
+def ask_gpus(recipe: Recipe, prompter: Prompter, here: HostInfo) -> None:
+    """How many GPUs train; those are offered that a step's rows can be shared among."""
+    prepared = prepare(recipe, here.runtime)
+    if isinstance(prepared, FinetuneError):
+        return  # a file has changed since; the review says what is wrong now
+    _, found = prepared
+    rows = rows_of_step(recipe.training)
+    choices = [
+        Choice(str(number), str(number), f"{rows // number} of the {rows} rows of a step each")
+        for number in range(1, found.gpus + 1)
+        if rows % number == 0
+    ]
+    chosen = prompter.select("gpus", "GPUs", choices, default=str(found.processes), more=MORE_GPUS)
+    here.runtime = replace(here.runtime, processes=int(chosen))
 
 
 def ask_step(recipe: Recipe, prompter: Prompter, start: int = USUAL) -> int:
@@ -140,7 +160,7 @@ def save(recipe: Recipe, prompter: Prompter) -> None:
 
 def prepare(recipe: Recipe, runtime: RuntimeOptions) -> Prepared | FinetuneError:
     """A tuner that has read the data of a recipe, and its plan, remembered until a file changes; or the error it ended in."""
-    key = _key(recipe)
+    key = _key(recipe, runtime)
     if key not in _prepared:
         try:
             prepared = _prepare(recipe, runtime)
@@ -155,8 +175,8 @@ def prepare(recipe: Recipe, runtime: RuntimeOptions) -> Prepared | FinetuneError
 _prepared: dict[Key, Prepared] = {}
 
 
-def _key(recipe: Recipe) -> Key:
-    return recipe.model_dump_json(), state(recipe.dataset.source)
+def _key(recipe: Recipe, runtime: RuntimeOptions) -> Key:
+    return recipe.model_dump_json(), runtime.processes, state(recipe.dataset.source)
 
 
 def _prepare(recipe: Recipe, runtime: RuntimeOptions) -> Prepared:

@@ -3,8 +3,8 @@
 with Forks() as forks:
     status = forks.run({"layer": {...}, "cache": "cache"}, kill_after=0.3)       # -9, or the exit code
 
-A child trains; it kills itself in the middle of the n-th file operation if the job says {"kill_at": n}. Run as a program, this file is
-that process.
+A child trains; it kills itself in the middle of the n-th file operation if the job says {"kill_at": n}. With {"processes": 2} it forks
+two that train together, one of which fails as {"break": ...} says (forked_engine.py). Run as a program, this file is that process.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def child(job: dict[str, Any]) -> None:
 
 def train(job: dict[str, Any]) -> int:
     """Begin the run of a layer, or go on with it."""
-    from finetune import LLMFineTuner, Recipe, RuntimeOptions
+    from finetune import LLMFineTuner, Recipe, RuntimeOptions, registry
     from finetune.errors import FinetuneError
     from finetune.events import Recorder
     from finetune.run_folder import TRAINING
@@ -116,7 +116,10 @@ def train(job: dict[str, Any]) -> int:
     operations = FileOperations(job.get("kill_at", 0))
     if job.get("largest_file"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["largest_file"], resource.RLIM_INFINITY))
-    runtime = RuntimeOptions(device="cpu", dtype="float32", cache_dir=Path(job["cache"]))
+    registry.BUILT_IN["engines"]["forked"] = "forked_engine:Forked"
+    os.environ |= {"BREAK": job.get("break", ""), "ROWS": job.get("rows", "")}
+    engine = {"processes": job["processes"], "engine": "forked"} if job.get("processes", 1) > 1 else {}
+    runtime = RuntimeOptions(device="cpu", dtype="float32", cache_dir=Path(job["cache"]), **engine)
     output_dir = Path(job["layer"]["output_dir"])
     try:
         if (output_dir / "run" / "recipe.yaml").exists():

@@ -1,0 +1,34 @@
+"""torch's launcher with our workers: `python -m finetune.engines.agent WORKPLACE [options of torchrun]`.
+
+It starts the workers, ends the others when one of them ends, and notes how each ended in events-launcher.jsonl.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import parse_args, run
+
+from finetune.children import python_command
+from finetune.engines.files import Lines, Workplace
+
+
+def main(folder: str, *options: str) -> int:
+    places = Workplace(Path(folder))
+    worker, *arguments = python_command("finetune.engines.worker", folder)
+    os.chdir(places.folder if places.folder.is_dir() else "/")  # a folder without modules, where the workers start
+    try:
+        run(parse_args([*options, "--monitor-interval=0.1", "--no-python", worker, *arguments]))
+    except ChildFailedError as error:
+        said = Lines(places.events("launcher"), everything=True)
+        for rank, failure in error.failures.items():
+            said.say("ended", "process", rank=rank, code=failure.exitcode)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,35 @@
+"""What the command does on every node but the first: its processes train, and the first node does everything else.
+
+serve(recipe, runtime)      # 0 when the training is over
+"""
+
+from __future__ import annotations
+
+import sys
+
+from finetune.engines.files import Workplace
+from finetune.engines.torchrun import Torchrun, end
+from finetune.errors import TrainingError
+from finetune.events import Fanout
+from finetune.recipe import Recipe
+from finetune.run.check import check_engine
+from finetune.run_context import RunContext
+from finetune.run_folder import RunFolder
+from finetune.runtime import RuntimeOptions
+
+
+def serve(recipe: Recipe, runtime: RuntimeOptions) -> int:
+    """Wait for the first node, and train with it; raises TrainingError when the training ends otherwise than well."""
+    context = RunContext(recipe, runtime, Fanout())
+    check_engine(context)
+    log = runtime.cache_dir / f"node-{runtime.node_rank}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    print(f"Node {runtime.node_rank} of {runtime.nodes}: {context.processes} processes wait for {runtime.rendezvous}.", file=sys.stderr)
+    process = Torchrun().start(Workplace(RunFolder(recipe.output_dir).run.absolute() / "workers"), context.processes, runtime, log)
+    try:
+        code = process.wait()
+    finally:
+        end(process)
+    if code:
+        raise TrainingError("The training on this node has failed, or another node has.", hint=f"The details are in {log}.")
+    return 0

@@ -1,0 +1,117 @@
+"""One training as JSON and files, and the same training made of them again by a worker.
+
+    give(order, places)                  # the parent: what it has found and made, written down
+    order = take(places, reporter)       # each worker: models loaded, the method attached, weights as they were
+
+Nothing is decided here: dtype, data, revisions, students and the teachers' answers are those of the parent.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields
+from typing import Any
+
+import torch
+
+from finetune.distillation.cache import TeacherCache
+from finetune.distillation.setup import DistillationSetup
+from finetune.distillation.teachers import Teacher
+from finetune.engines.files import Workplace
+from finetune.errors import TrainingError
+from finetune.events import Fanout
+from finetune.hardware.machine import Machine, torch_dtype
+from finetune.hardware.matmul import use_fast_linear
+from finetune.models.kind import auto_class, try_text_alone
+from finetune.recipe import Recipe
+from finetune.run.loading import attach_method, each_teacher, itself, load_base
+from finetune.run.train_model import Order
+from finetune.run_context import RunContext
+from finetune.run_folder import RunFolder
+from finetune.runtime import RuntimeOptions
+from finetune.storage import check_room, write_whole
+from finetune.training.checkpoints import Checkpoint, Checkpoints
+from finetune.training.head import causal_lm
+from finetune.training.resumable import weights_of
+
+
+def give(order: Order, places: Workplace) -> None:
+    """Write down everything that a worker needs; order.json last, so that it is there when all is. Raises DiskFull."""
+    context, weights = order.context, _weights(order.context, order.model)
+    check_room("What the processes begin with", sum(tensor.nbytes for tensor in weights.values()), order.folder.run, "train in one process")
+    places.folder.mkdir(parents=True)
+    torch.save({name: tensor.cpu() for name, tensor in weights.items()}, places.weights)
+    if context.student_is_made:
+        causal_lm(order.model).config.save_pretrained(places.student)
+    told = {
+        "recipe": context.recipe.model_dump(mode="json"),
+        "runtime": {**context.runtime.to_dict(), "cache_dir": str(context.runtime.cache_dir.absolute())},
+        "machine": asdict(context.machine),
+        "threads": max(1, torch.get_num_threads() // context.processes),
+        "folder": str(order.folder.output_dir.absolute()),
+        "rows": context.data.fingerprint,
+        "start": str(order.start.folder.name) if order.start else None,
+        "made_with": dict(order.made_with),
+        "teachers": _told(order.setup) if order.setup else None,
+    }
+    write_whole(places.order, json.dumps(told, indent=1))
+
+
+def take(places: Workplace) -> tuple[Order, int]:
+    """The training, and the threads of each worker on a CPU. Raises what loading raises, and TrainingError for rows that are others here.
+
+    Its reporter has nobody to tell yet: the parent has reported all that was done before.
+    """
+    told = json.loads(places.order.read_text(encoding="utf-8"))
+    context = RunContext(Recipe.from_layers(told["recipe"]), RuntimeOptions.from_dict(told["runtime"]), Fanout())
+    context = context.beside(machine=Machine(**told["machine"]))
+    if context.data.fingerprint != told["rows"]:
+        raise TrainingError("The rows of this node are not those of the first.", hint="All nodes need the same files and cache.")
+    model = attach_method(context, _student(context, places) if context.student_is_made else load_base(context))
+    weights = torch.load(places.weights, map_location="cpu", weights_only=True)
+    with torch.no_grad():
+        for name, tensor in _weights(context, model).items():
+            tensor.copy_(weights[name])
+    folder = RunFolder(told["folder"])
+    setup = _setup(context, model, told["teachers"]) if told["teachers"] else None
+    return Order(context, model, folder, setup, _start(folder, told["start"]), told["made_with"]), told["threads"]
+
+
+def _weights(context: RunContext, model: Any) -> dict[str, torch.Tensor]:
+    return weights_of(model, everything=context.student_is_made)
+
+
+def _told(setup: DistillationSetup) -> dict[str, Any]:
+    """What a student learns from, but for the models; caches by their folders."""
+    plain = {each.name: getattr(setup, each.name) for each in fields(setup) if each.name not in ("spec", "teachers")}
+    return {**plain, "caches": [str(each.cache.folder.absolute()) if each.cache else None for each in setup.teachers]}
+
+
+def _setup(context: RunContext, student: Any, told: dict[str, Any]) -> DistillationSetup:
+    caches = [TeacherCache.open(folder) if folder else None for folder in told.pop("caches")]
+    models: list[Any] = [None] * len(caches)
+    if not all(caches):
+        alone = context.teaches_itself and not context.copies_itself
+        models = [itself(context, student)] if alone else list(each_teacher(context, []))
+    teachers = [Teacher(*each) for each in zip(models, caches, context.teacher_tokenizers, strict=True)]
+    return DistillationSetup(context.recipe.distillation, teachers, **told)
+
+
+def _student(context: RunContext, places: Workplace) -> Any:
+    """A student that was made from its teacher, from its configuration alone: its weights are set afterwards."""
+    from transformers import AutoConfig
+
+    home = context.located.home
+    config = AutoConfig.from_pretrained(places.student, trust_remote_code=home.remote_code)
+    kind = auto_class(config, home.name, own_code=home.remote_code)
+    model: Any = kind.from_config(config, dtype=torch_dtype(context.machine), trust_remote_code=home.remote_code)
+    use_fast_linear(model)
+    model = model.to(context.machine.device).eval()
+    if config.get_text_config(decoder=True) is not config:
+        try_text_alone(model)
+    return model
+
+
+def _start(folder: RunFolder, name: str | None) -> Checkpoint | None:
+    """The checkpoint of that name."""
+    return next((each for each in Checkpoints(folder.checkpoints).all() if each.folder.name == name), None) if name else None

@@ -1,0 +1,85 @@
+"""One of the processes that train: `python -m finetune.engines.worker WORKPLACE`, with the variables that torchrun sets.
+
+It makes the training of its order again and trains a share of it. The first worker reports, and writes the checkpoints.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from finetune.engines.files import Lines, Workplace
+from finetune.engines.order import take
+from finetune.errors import FinetuneError, TrainingError
+from finetune.events import Recorder
+from finetune.noise import hush
+from finetune.training.callbacks import StopOnSignal
+
+
+class StopOnFile(StopOnSignal):
+    """Stops when the parent has written that somebody wants it; signals end a worker at once."""
+
+    def __init__(self, places: Workplace) -> None:
+        super().__init__(Recorder())
+        self.places, self.first = places, dist.get_rank() == 0
+
+    def __enter__(self) -> StopOnFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def wanted(self) -> bool:
+        return self.first and self.places.stop.exists()
+
+
+def main(folder: str) -> int:
+    """Train; 0 when the share of this worker is done, 1 after an error, which is written down."""
+    hush()
+    places, rank, local = Workplace(Path(folder)), int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    said = Lines(places.events(rank), everything=rank == 0)
+    try:
+        if not places.order.is_file():
+            raise TrainingError(f"{places.order} cannot be seen on this node.", hint="All nodes need the same disk for --output-dir.")
+        if torch.cuda.is_available():
+            torch.cuda.set_device(local)
+        order, threads = take(places)
+        device = order.context.machine.device
+        torch.set_num_threads(threads)
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        order.context.reporter.reporters.append(said)
+        outcome = order.train(StopOnFile(places))
+        if rank == 0:
+            said.say("outcome", "training", finished=asdict(outcome.finished), stopped=outcome.stopped, total_steps=outcome.total_steps)
+        dist.barrier()  # the first may still write
+    except FinetuneError as error:
+        said.failed(error)
+        if error.__cause__ is not None:
+            print(f"worker {rank}: {error.__cause__}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def watch_parent() -> None:
+    """End this process when the parent is gone: its end of the pipe, which is our input, closes."""
+
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    watch_parent()
+    code = main(*sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # now and then torch's own threads abort an ordinary exit, long after everything is done

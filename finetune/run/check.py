@@ -1,0 +1,59 @@
+"""What is checked before the long work of a run.
+
+check_run(context, folder, resumed=False)      # raises the error that says what to change
+"""
+
+from __future__ import annotations
+
+from finetune import registry
+from finetune.errors import BadInput, HardwareError, RecipeError
+from finetune.run_context import RunContext
+from finetune.run_folder import RunFolder
+from finetune.runtime import refuse_inside_torchrun
+from finetune.training.step_count import divided
+
+
+def check_run(context: RunContext, folder: RunFolder, *, resumed: bool) -> None:
+    """Find everything that can be found before the long work, but for the target of the upload."""
+    from finetune.planning.shape import shapes_of
+
+    refuse_inside_torchrun()
+    if context.runtime.node_rank:
+        raise BadInput(
+            "Only the first node does a whole run.", hint="On the others: finetune-cli run RECIPE --node-rank K, which only trains."
+        )
+    if not resumed:
+        folder.check_free()
+    for problem in context.method.check(context.recipe.method, context.machine.device):
+        raise HardwareError(problem)
+    check_engine(context)
+    if context.recipe.training.report_to:
+        from finetune.training.trackers import check_trackers
+
+        check_trackers(context.recipe.training.report_to)
+    others = [each.pinned for each in context.teachers_located] if context.has_other_teacher else []
+    if not context.student_is_made and context.located.pinned in others:
+        raise RecipeError(
+            f"Teacher and student are the same model, {context.located.name}.",
+            hint="Make a smaller one from it: --set model.from_teacher.layers=0.67, or keep it close to itself: --set teacher=self",
+        )
+    context.source.check(context)
+    shapes_of(context)
+
+
+def check_engine(context: RunContext) -> None:
+    """Raises HardwareError for more processes than GPUs, RecipeError for a step that they cannot share, BadInput for what cannot work.
+
+    A run in rounds trains several times, and the other nodes train once.
+    """
+    runtime, machine, processes = context.runtime, context.machine, context.processes
+    registry.check_name("engines", context.engine)
+    if machine.device == "cuda" and processes > machine.gpus:
+        raise HardwareError(f"{processes} processes need a GPU each, and there are {machine.gpus}.", hint="--nproc auto takes all of them.")
+    if machine.device == "mps" and processes > 1:
+        raise HardwareError("Only one process can use this machine's GPU.", hint="Leave --nproc out, or add --device cpu.")
+    if context.engine == "here" and processes * runtime.nodes > 1:
+        raise BadInput("The engine `here` trains in one process.", hint="Use --on torchrun, or leave --on out.")
+    if runtime.nodes > 1 and context.recipe.distillation.rounds:
+        raise BadInput("A run in several rounds trains on one node.", hint="Leave --nodes out, or distillation.rounds.")
+    divided(context.recipe.training, processes * runtime.nodes)

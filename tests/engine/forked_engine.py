@@ -1,0 +1,132 @@
+"""The engine of several processes with workers that are forked, not started: a second instead of ten. For jobs of forks.py.
+
+registry.BUILT_IN["engines"]["forked"] = "forked_engine:Forked"
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from finetune.engines import worker
+from finetune.engines.files import Lines, Workplace
+from finetune.engines.torchrun import Torchrun
+from finetune.runtime import RuntimeOptions
+
+
+class Forked(Torchrun):
+    def start(self, places: Workplace, processes: int, runtime: RuntimeOptions, log: Path) -> Any:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        pipe, ours = os.pipe()
+        launcher = os.fork()
+        if launcher == 0:
+            os.close(ours)
+            os.setsid()
+            written = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            os.dup2(pipe, 0)
+            os.dup2(written, 1)
+            os.dup2(written, 2)
+            os._exit(launch(places, processes, port))
+        os.close(pipe)
+        return Launched(launcher, ours)
+
+
+class Launched:
+    """As much of a Popen as an engine needs."""
+
+    def __init__(self, pid: int, pipe: int) -> None:
+        self.pid, self.stdin, self.returncode = pid, os.fdopen(pipe, "wb"), None
+
+    def poll(self) -> int | None:
+        if self.returncode is None and (found := os.waitpid(self.pid, os.WNOHANG))[0]:
+            self.returncode = os.waitstatus_to_exitcode(found[1])
+        return self.returncode
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        while self.poll() is None:
+            time.sleep(0.01)
+        return self.returncode
+
+
+def launch(places: Workplace, processes: int, port: int) -> int:
+    """What torch's launcher does: start the workers, and end the others when one ends badly."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    workers = {}
+    for rank in range(processes):
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_PORT": port}
+            os.environ |= {name: str(value) for name, value in environment.items()} | {"MASTER_ADDR": "127.0.0.1"}
+            os._exit(work(places, rank))
+        workers[pid] = rank
+    failed = 0
+    while workers:
+        pid, status = os.wait()
+        code, rank = os.waitstatus_to_exitcode(status), workers.pop(pid)
+        if code:
+            Lines(places.events("launcher"), everything=True).say("ended", "process", rank=rank, code=code)
+            for other in () if failed else workers:
+                os.kill(other, signal.SIGTERM)
+            failed = 1
+    return failed
+
+
+def work(places: Workplace, rank: int) -> int:
+    worker.watch_parent()
+    try:
+        break_something(rank, os.environ["BREAK"])
+        if os.environ["ROWS"]:
+            write_rows(Path(f"{os.environ['ROWS']}-{rank}"))
+        return worker.main(str(places.folder))
+    finally:
+        if sys.exc_info()[0]:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def write_rows(path: Path) -> None:
+    """Write down which rows this worker trains on, a line each: their tokens."""
+    from finetune.training.trainer import SupervisedTrainer
+
+    whole = SupervisedTrainer.training_step
+
+    def noted(trainer: Any, model: Any, inputs: dict[str, Any], *args: Any) -> Any:
+        with path.open("a") as file:
+            for row, length in zip(inputs["input_ids"].tolist(), inputs.get("length", []), strict=True):
+                file.write("-".join(map(str, row[:length])) + "\n")
+        return whole(trainer, model, inputs, *args)
+
+    SupervisedTrainer.training_step = noted  # type: ignore[method-assign]
+
+
+def break_something(rank: int, what: str) -> None:
+    """In the third step of worker 1: it is "killed", has "memory" for one row at a time or "no memory", or its loss is "nonsense"."""
+    from finetune.training.trainer import SupervisedTrainer
+
+    whole = SupervisedTrainer.loss_sum
+
+    def broken(trainer: Any, inputs: dict[str, Any]) -> Any:
+        if trainer.state.global_step != 2:
+            return whole(trainer, inputs)
+        if what == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "no memory" or (what == "memory" and len(inputs["input_ids"]) > 1):
+            raise MemoryError("out of memory, as a test says")
+        loss, count = whole(trainer, inputs)
+        return (loss * float("nan") if what == "nonsense" else loss), count
+
+    if what and rank == 1:
+        SupervisedTrainer.loss_sum = broken  # type: ignore[method-assign]

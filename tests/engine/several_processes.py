@@ -1,0 +1,71 @@
+"""Runs that are made by one process and by two, and what is compared of them.
+
+found = compare(layer_of(shop, "lora"), layer_of(shop, "lora"))       # after both were trained
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from workshop import Workshop
+
+from finetune.events import read_events
+
+TOLERANCE = 1e-6
+NO_DROPOUT = {"kind": "lora", "dropout": 0.0}
+DISTILLED = {"from_teacher": {"layers": 2}}
+
+UNEVEN = {"samples": 31}  # 23 to train on: the last step of an epoch has one row, and one of two processes none
+
+CASES: dict[str, dict[str, Any]] = {
+    "lora": {"method": NO_DROPOUT},
+    "qlora": {"method": {"kind": "qlora", "dropout": 0.0}},
+    "adalora": {"method": {"kind": "adalora", "dropout": 0.0}, "dataset": UNEVEN, "training": {"epochs": 4, "batch_size": 22}},
+    "full": {"method": {"kind": "full"}},
+    "accumulation": {"method": NO_DROPOUT, "training": {"batch_size": 3, "gradient_accumulation": 4}},
+    "one row at a time": {"method": NO_DROPOUT, "training": {"batch_size": 1, "gradient_accumulation": 6}},
+    "a last step of one row": {"method": NO_DROPOUT, "dataset": UNEVEN, "training": {"batch_size": 11, "gradient_accumulation": 2}},
+    "three epochs": {"method": NO_DROPOUT, "training": {"epochs": 3}},
+    "teacher online": {"distillation": {"cache": "none"}},
+    "hidden cache": {"distillation": {"cache": "hidden"}, "dataset": UNEVEN, "training": {"batch_size": 22}},
+    "gradient cache": {"distillation": {"cache": "gradient"}, "method": NO_DROPOUT, "model": "smaller"},
+    "its own teacher": {"approach": "distillation", "teacher": "self", "method": NO_DROPOUT, "distillation": {"cache": "none"}},
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """The steps, and the largest differences of a step's loss and of a weight."""
+
+    steps: int
+    loss: float
+    weight: float
+
+
+def layer_of(shop: Workshop, name: str) -> dict[str, Any]:
+    case = dict(CASES[name])
+    distils = "distillation" in case and "teacher" not in case
+    layer = shop.distilling() if distils else shop.layer()
+    if case.get("model") == "smaller":
+        case["model"] = str(shop.smaller_model())
+    for part in ("training", "dataset"):
+        case[part] = {**layer[part], **case.get(part, {})}
+    case["training"]["learning_rate"] = 3e-4  # Adam makes steps of this size of any gradient, also of what is left after rounding
+    return {**layer, **case}
+
+
+def compare(one: dict[str, Any], other: dict[str, Any]) -> Found:
+    losses = [[record["loss"] for record in read_events(events_of(layer)) if record["event"] == "step"] for layer in (one, other)]
+    assert len(losses[0]) == len(losses[1]) > 0
+    weights = [load_file(next(Path(layer["output_dir"]).glob("*.safetensors"))) for layer in (one, other)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(tensor.shape == weights[1][name].shape for name, tensor in weights[0].items())
+    weight = max(float((tensor - weights[1][name]).abs().max()) for name, tensor in weights[0].items())
+    return Found(len(losses[0]), max(abs(a - b) for a, b in zip(*losses, strict=True)), weight)
+
+
+def events_of(layer: dict[str, Any]) -> Path:
+    return Path(layer["output_dir"]) / "run" / "events.jsonl"

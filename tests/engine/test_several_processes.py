@@ -1,0 +1,196 @@
+"""Several processes make the run of one; and what happens when one of them dies, has no memory left or is told to stop."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from forks import Forks
+from several_processes import TOLERANCE, compare, events_of, layer_of
+from workshop import Workshop
+
+from finetune import LLMFineTuner, Recipe
+from finetune.events import read_events
+from finetune.training.checkpoints import Checkpoints
+from finetune.training.processes import Processes, Share
+
+WITHIN = 10  # seconds until a run has ended whose workers cannot go on
+LONG = {"epochs": 200, "batch_size": 6, "learning_rate": 0.001, "save_every": 1}
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("processes"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(forks: Forks, shop: Workshop) -> dict[str, Any]:
+    """A run of one process."""
+    layer = layer_of(shop, "lora")
+    assert forks.run(job(shop, layer)) == 0, log(shop)
+    return layer
+
+
+def job(shop: Workshop, layer: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"layer": layer, "cache": str(shop.runtime.cache_dir), "log": str(shop.folder / "log.txt"), **more}
+
+
+def log(shop: Workshop) -> str:
+    return (shop.folder / "log.txt").read_text()
+
+
+def saved_steps(layer: dict[str, Any]) -> list[int]:
+    return [each.step for each in Checkpoints(Path(layer["output_dir"]) / "run" / "checkpoints").all()]
+
+
+def told(layer: dict[str, Any], event: str) -> list[dict[str, Any]]:
+    return [record for record in read_events(events_of(layer)) if record["event"] == event]
+
+
+# The other cases take minutes: benchmarks/processes.py.
+@pytest.mark.parametrize("name", ["hidden cache"])
+def test_two_processes_make_the_run_of_one(name: str, forks: Forks, shop: Workshop) -> None:
+    layers = [layer_of(shop, name), layer_of(shop, name)]
+    for processes, layer in enumerate(layers, 1):
+        assert forks.run(job(shop, layer, processes=processes)) == 0, log(shop)
+    found = compare(*layers)
+    assert found.loss <= TOLERANCE
+    assert found.weight <= TOLERANCE
+    one, two = (told(layer, "training")[0] for layer in layers)
+    for total in ("steps", "real_tokens", "supervised_tokens", "parameters"):
+        assert one[total] == two[total]
+    assert not (Path(layers[1]["output_dir"]) / "run" / "workers").exists()
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize(("rows", "batch", "accumulation"), [(24, 2, 2), (25, 2, 2), (23, 3, 1), (1, 2, 1), (13, 1, 3)])
+def test_every_row_is_used_once_an_epoch(rows: int, batch: int, accumulation: int, size: int) -> None:
+    shares = [Share(range(rows), rows, batch, accumulation, Processes(size, rank)) for rank in range(size)]
+    batches = [list(share) for share in shares]
+    assert {len(each) for each in batches} == {len(share) for share in shares}, "all make the same number of batches"
+    assert len({len(each) for each in batches}) == 1
+    assert Counter(row for each in batches for made in each for row in made) == Counter(range(rows))
+    for step in range(len(shares[0]) // accumulation):
+        made = [row for each in batches for part in each[step * accumulation : (step + 1) * accumulation] for row in part]
+        first = step * batch * accumulation * size
+        assert sorted(made) == list(range(first, min(rows, first + batch * accumulation * size))), "a step has the rows of one process's"
+
+
+def test_with_dropout_processes_draw_one_order_and_numbers_of_their_own(forks: Forks, shop: Workshop) -> None:
+    layers = [{**layer_of(shop, "three epochs"), "method": {"kind": "lora", "dropout": 0.5}} for _ in range(2)]
+    assert forks.run(job(shop, layers[0], processes=2, rows=str(shop.folder / "rows-used"))) == 0, log(shop)
+    used = [Counter((shop.folder / f"rows-used-{rank}").read_text().split()) for rank in range(2)]
+    assert set((used[0] + used[1]).values()) == {3}, "three epochs, every row once in each"
+    assert len(used[0] + used[1]) == 24
+    layers[1]["training"]["save_every"] = 1
+    assert forks.run(job(shop, layers[1], processes=2, **{"break": "killed"})) == 1
+    assert forks.run(job(shop, layers[1], processes=2)) == 0, log(shop)
+    found = compare(*layers)
+    assert found.loss == found.weight == 0, "each went on with the numbers that it would have drawn"
+
+
+def test_a_worker_that_is_killed_ends_the_run_and_any_number_of_others_goes_on(
+    forks: Forks, shop: Workshop, undisturbed: dict[str, Any]
+) -> None:
+    layer = layer_of(shop, "lora")
+    layer["training"]["save_every"] = 1
+    began = time.monotonic()
+    assert forks.run(job(shop, layer, processes=2, **{"break": "killed"})) == 1
+    assert time.monotonic() - began < WITHIN
+    assert "TrainingError: Training process 1 was ended by SIGKILL." in log(shop)
+    assert "finetune-cli resume" in log(shop)
+    assert saved_steps(layer)[0] == 2
+    assert forks.run(job(shop, layer)) == 0, log(shop)
+    found = compare(undisturbed, layer)
+    assert max(found.loss, found.weight) <= TOLERANCE, "begun by two processes, ended by one"
+
+
+def test_a_worker_without_memory_makes_its_share_in_parts_or_ends_the_run(
+    forks: Forks, shop: Workshop, undisturbed: dict[str, Any]
+) -> None:
+    some, none = layer_of(shop, "lora"), layer_of(shop, "lora")
+    assert forks.run(job(shop, some, processes=2, **{"break": "memory"})) == 0, log(shop)
+    found = compare(undisturbed, some)
+    assert max(found.loss, found.weight) <= TOLERANCE
+    warnings = [record["text"] for record in told(some, "notice") if record["level"] == "warning"]
+    assert any(text.startswith("Process 1: Step 3 ran out of memory with 3 rows at a time; it continues with 1") for text in warnings)
+    none["training"]["activation_checkpointing"] = False
+    assert forks.run(job(shop, none, processes=2, **{"break": "no memory"})) == 1
+    assert "OutOfMemory: Even one row at a time does not fit into memory." in log(shop)
+
+
+def test_nonsense_in_one_share_stops_all_of_them_before_it_reaches_the_weights(forks: Forks, shop: Workshop) -> None:
+    layer = layer_of(shop, "lora")
+    assert forks.run(job(shop, layer, processes=2, **{"break": "nonsense"})) == 1
+    said = re.search(
+        r"Diverged: The loss is nan at step 3, rows ([\d, ]+) of the training set. The state after step 2 is saved.", log(shop)
+    )
+    assert said, log(shop)
+    assert len(said[1].split(",")) == 6, "those of both shares"
+    assert saved_steps(layer) == [2]
+
+
+def begun(forks: Forks, shop: Workshop, layer: dict[str, Any]) -> int:
+    """A run of two processes that has trained for three steps."""
+    pid = forks.start(job(shop, layer, processes=2))
+    ends = time.monotonic() + 60
+    while len(saved_steps(layer)) < 2 and time.monotonic() < ends:
+        time.sleep(0.05)
+    return pid
+
+
+def test_ctrl_c_saves_and_a_second_one_ends_everything_at_once(forks: Forks, shop: Workshop) -> None:
+    once, twice = ({**layer_of(shop, "lora"), "training": LONG} for _ in range(2))
+    pid = begun(forks, shop, once)
+    began = time.monotonic()
+    forks.kill(pid, signal.SIGINT)
+    assert forks.wait() == 130, log(shop)
+    assert time.monotonic() - began < WITHIN
+    step = told(once, "training")[0]["steps"]
+    assert saved_steps(once)[0] == step == told(once, "step")[-1]["step"]
+    assert f"Interrupted: Stopped after step {step} of 800" in log(shop)
+
+    pid = begun(forks, shop, twice)
+    workers = psutil.Process(pid).children(recursive=True)
+    assert len(workers) == 3
+    began = time.monotonic()
+    forks.kill(pid, signal.SIGINT)
+    forks.kill(pid, signal.SIGTERM)
+    forks.wait()
+    assert time.monotonic() - began < WITHIN
+    psutil.wait_procs(workers, timeout=WITHIN)
+    assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
+    assert saved_steps(twice)
+
+
+def test_workers_end_with_a_parent_that_is_killed(forks: Forks, shop: Workshop) -> None:
+    pid = begun(forks, shop, {**layer_of(shop, "lora"), "training": LONG})
+    workers = psutil.Process(pid).children(recursive=True)
+    forks.kill(pid)
+    forks.wait()
+    _, alive = psutil.wait_procs(workers, timeout=WITHIN)
+    assert not [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.slow
+def test_torchs_own_launcher_starts_the_workers(shop: Workshop, undisturbed: dict[str, Any]) -> None:
+    """One, which shows as much as two: the launcher, the worker as a program, and what the parent hears of them."""
+    layer = layer_of(shop, "lora")
+    runtime = replace(shop.runtime, processes=1, engine="torchrun")
+    LLMFineTuner(Recipe.from_layers(layer), runtime=runtime).train()
+    found = compare(undisturbed, layer)
+    assert max(found.loss, found.weight) <= TOLERANCE
