@@ -51,8 +51,10 @@ def pads_safely(model: Any, prompts: Sequence[list[int]], pad: int) -> bool:
 
 
 def stop_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Every token that ends an answer: those that ended the answers in training, and the model's own."""
-    return sorted({*answer_end_ids(tokenizer), *_ids(getattr(model.generation_config, "eos_token_id", None))})
+    """Every token that ends an answer: those that ended the answers in training, and the model's own; `tokenizer` may be None."""
+    return sorted(
+        {*(answer_end_ids(tokenizer) if tokenizer is not None else ()), *_ids(getattr(model.generation_config, "eos_token_id", None))}
+    )
 
 
 @contextmanager

@@ -77,7 +77,7 @@ class SupervisedTrainer(ResumableTrainer):
         self._batches_done = 0
         self.workspace = Workspace()
         self._part_sums: dict[str, Tensor] = {}
-        self._part_count = 0
+        self._part_tokens: dict[str, int] = {}
         self._evaluated: dict[str, Tensor] = {}
         self._evaluated_tokens = 0
         # The Trainer then counts the supervised tokens of the whole accumulation window, all devices, and hands them to compute_loss.
@@ -117,7 +117,7 @@ class SupervisedTrainer(ResumableTrainer):
     def _step_so_far_again(self, model: nn.Module, num_items_in_batch: Tensor | int | None) -> Tensor:
         """The batches of this step up to the one that did not fit, from no gradient on; the loss of the last."""
         model.zero_grad()
-        self._part_sums, self._part_count = {}, 0
+        self._part_sums, self._part_tokens = {}, {}
         losses = [self._in_parts(model, batch, num_items_in_batch) for batch in self.step_batches[: self._batches_done]]
         return losses[-1]
 
@@ -146,14 +146,14 @@ class SupervisedTrainer(ResumableTrainer):
         rule = self.rule(inputs, supervised, hidden)
         loss = chunked_loss(hidden, self.head(), rule, workspace=self.workspace)
         if self.model.training:
-            parts = dict(rule.sums)
+            parts = self.parts_of(inputs, rule)
             if self.penalty is not None:
                 extra = self.penalty()
                 parts["penalty"] = count * extra.detach()
                 loss = loss + count * extra  # counts of a step, divided by their sum, add up to one
-            self._part_count += count
             for name, total in parts.items():
                 self._part_sums[name] = self._part_sums.get(name, 0) + total
+                self._part_tokens[name] = self._part_tokens.get(name, 0) + count
         else:
             self._evaluated_tokens += count
             for name, total in self.evaluated_parts(inputs, supervised, hidden, rule).items():
@@ -166,6 +166,10 @@ class SupervisedTrainer(ResumableTrainer):
     def rule(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor) -> Rule:
         """The loss of this trainer for one batch, whose supervised states are `hidden` [n, d]."""
         return CrossEntropy(supervised.labels)
+
+    def parts_of(self, inputs: dict[str, Any], rule: Rule) -> dict[str, Tensor]:
+        """The sums over a batch that a step of training tells beside the loss."""
+        return dict(rule.sums)
 
     def evaluated_parts(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor, rule: Rule) -> dict[str, Tensor]:
         """The sums over a batch that an evaluation tells beside the loss; `rule` is what made the loss."""
@@ -188,12 +192,12 @@ class SupervisedTrainer(ResumableTrainer):
 
     @property
     def last_parts(self) -> dict[str, float]:
-        """Mean of each part of the loss per supervised token, over the batches of the last step."""
-        return {name: float(total) / self._part_count for name, total in self._part_sums.items()}
+        """Mean of each part of the loss per supervised token that has it, over the batches of the last step."""
+        return {name: float(total) / self._part_tokens[name] for name, total in self._part_sums.items()}
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._part_sums, self._part_count = {}, 0
+        self._part_sums, self._part_tokens = {}, {}
         self.step_batches, self.step_loss, self._batches_done = batches, torch.zeros(()), 0
         if batches:
             if items is not None and int(items) == 0:
@@ -207,6 +211,11 @@ class SupervisedTrainer(ResumableTrainer):
             self.real_tokens += real
             self.supervised_tokens += supervised
         return batches, items
+
+    def take_back_step(self) -> None:
+        """Count as before the step that runs, which has not changed a weight yet."""
+        self.real_tokens -= self.step_tokens[0]
+        self.supervised_tokens -= self.step_tokens[1]
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         self.gradient_norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
