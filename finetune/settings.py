@@ -234,7 +234,7 @@ class DatasetSpec(Spec):
 
 
 class OnPolicySpec(Spec):
-    """Practice on the student's own answers, which the teacher reads; from the second epoch on (warm_then_on_policy.py)."""
+    """Practice on the student's own answers, which the teacher reads; from the second epoch on (curricula/warm_then_on_policy.py)."""
 
     share: float = Field(0.5, ge=0, le=1, title="Share of own answers", description="Share of the rows that the student writes itself.")
     tokens: int = Field(96, ge=1, title="Longest own answer", description="Tokens of an answer; longer ones are cut off.")
