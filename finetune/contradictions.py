@@ -88,10 +88,10 @@ def _tokenizers(recipe: Any) -> Iterator[str]:
 
 
 def _practice(recipe: Any) -> Iterator[str]:
+    if recipe.distillation.on_policy and recipe.approach == "fine-tuning":
+        yield "has `distillation.on_policy`, which needs `approach: distillation`"
     if recipe.distillation.practice is None:
         return
-    if recipe.approach == "fine-tuning":
-        yield "has `distillation.on_policy`, which needs `approach: distillation`"
     epochs = recipe.training.epochs
     if epochs != "auto" and epochs <= 1:
         yield f"has `distillation.on_policy`, which begins after the first epoch, and `training.epochs: {epochs:g}`: train for 2 or more"

@@ -59,7 +59,7 @@ MORE = {
     ),
     "distillation.on_policy.share": "The share of the rows of each step that the student writes itself, after the first epoch.",
     "distillation.on_policy.tokens": "Longer answers are cut off; if that happens to more than half of them, practice stops and says so.",
-    "distillation.on_policy.refresh": "So many prompts are answered at once, and then trained on. Fewer are fresher, more are faster to write.",
+    "distillation.on_policy.refresh": "So many prompts are answered at once, then trained on. Fewer are fresher, more are faster to write.",
     "distillation.cache": (
         "The teacher runs once over all rows, and what it says is kept on the disk; every later pass reads it from there.\n"
         "auto takes the kind that is fastest for your run and fits on the disk. none keeps the teacher in memory instead."
