@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from finetune.data.collator import NO_LOSS
 from finetune.distillation.on_policy.answers import Answer, Prompts, repetition
-from finetune.events import Notice, OwnAnswers, Reporter
+from finetune.events import Notice, OwnAnswers, Progress, Reporter
 from finetune.formatting import percent
 from finetune.settings import OnPolicySpec
 
@@ -81,7 +81,8 @@ class Practice:
 
     def _refresh(self, count: int, step: int, write: Write) -> None:
         began = time.perf_counter()
-        places = [self._place(number) for number in range(self.asked, self.asked + count)]
+        self.reporter.report(Progress("training", 0, count, "own answers"))
+        places = self._places(count)
         prompts = [self.asks[place] for place in places]
         answers = write(prompts, self.seed * 1_000_003 + self.asked)
         self.asked, self.used = self.asked + count, 0
@@ -118,10 +119,11 @@ class Practice:
             )
         )
 
-    def _place(self, number: int) -> int:
-        """The place of the prompt that is asked as that number; each pass over all prompts has an order of its own."""
-        passes, at = divmod(number, len(self.asks))
-        return _shuffled(len(self.asks), self.seed, -1 - passes)[at]
+    def _places(self, count: int) -> list[int]:
+        """The places of the next prompts; each pass over all of them has an order of its own."""
+        wanted = [divmod(number, len(self.asks)) for number in range(self.asked, self.asked + count)]
+        orders = {passes: _shuffled(len(self.asks), self.seed, -1 - passes) for passes in {passes for passes, _ in wanted}}
+        return [orders[passes][at] for passes, at in wanted]
 
     def state_dict(self) -> dict[str, Any]:
         counts = {name: getattr(self, name) for name in ("rows", "taken", "asked", "used", "repeated", "stopped")}
