@@ -234,6 +234,12 @@ class TestWhenItStops:
         assert "3 of 4 answers did not end within 6 tokens" in said.text
         assert "distillation.on_policy.tokens=12" in said.text
 
+    def test_the_few_answers_at_the_end_of_a_training_say_nothing(self) -> None:
+        good, cut = Answer([9, 8, 2], True), Answer([9, 8, 7, 6, 5, 4], False)
+        practice, recorder = self.practised([[good] * 5, [cut] * 3], refresh=5)
+        assert [event.answers for event in recorder.of(OwnAnswers)] == [5, 3]
+        assert not practice.stopped
+
     def test_answers_that_repeat_themselves_twice_as_much(self) -> None:
         varied, again = Answer([*range(10, 40), 2], True), Answer([*[5, 6, 7, 8] * 4, 2], True)
         some = Answer([*range(10, 30), *range(10, 15), 2], True)

@@ -91,7 +91,7 @@ def test_what_was_written_is_told(whole: tuple[LLMFineTuner, Any]) -> None:
     assert any("From step 5 of 12 on, 50 % of the rows are answers of the student" in each.text for each in recorded(tuner).of(Notice))
 
 
-@pytest.mark.parametrize("step", [3, 5, 6])  # before the first answers, in the middle of a buffer, at its end
+@pytest.mark.parametrize("step", [3, 5])  # before the first answers, in the middle of a buffer
 def test_an_interrupted_run_ends_with_the_same_bits(step: int, shop: Workshop, whole: tuple[LLMFineTuner, Any]) -> None:
     tuner = shop.tuner(layer(shop))
     tuner.reporter.reporters.append(StopAt(step))
@@ -126,12 +126,10 @@ def both(shop: Workshop) -> list[Path]:
 
 
 KINDS: dict[str, Any] = {
-    "online": lambda shop: {"distillation": {"cache": "none"}},
-    "hidden cache, reverse KL": lambda shop: {"distillation": {"objective": "reverse_kl"}},
+    "online, corrected, every token": lambda shop: {"distillation": {"cache": "none", "correct": 0.2, "supervise": "all"}},
     "skewed by where a row is from": lambda shop: {
         "distillation": {"objective": "skew_forward_kl", "on_policy": {**SPEC, "objective": "skew_reverse_kl"}}
     },
-    "corrected, every token": lambda shop: {"distillation": {"correct": 0.2, "supervise": "all"}},
     "LoRA on a ready-made student": lambda shop: {"model": str(shop.smaller_model()), "method": "lora"},
     "itself by LoRA": lambda shop: {"teacher": "self", "model": str(shop.model), "method": "lora"},
     "itself whole": lambda shop: {"teacher": "self", "model": str(shop.model), "method": "full"},
@@ -143,9 +141,10 @@ KINDS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_works_with(kind: str, shop: Workshop) -> None:
-    tuner = shop.tuner(layer(shop, **KINDS[kind](shop)))
+    training = {**TRAINING, "epochs": 2, "save_every": "auto"}
+    tuner = shop.tuner(layer(shop, training=training, **KINDS[kind](shop)))
     result = tuner.run()
-    assert [each["answers"] for each in result.scores["own_answers"]] == [8, 8, 8]
+    assert [each["answers"] for each in result.scores["own_answers"]] == [8, 4]
     steps = recorded(tuner).of(TrainingStep)
     assert all(("own_kl" in step.parts) == (step.step > 4) for step in steps)
     assert all(step.loss > 0 for step in steps)

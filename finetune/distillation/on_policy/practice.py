@@ -29,6 +29,7 @@ from finetune.settings import OnPolicySpec
 
 OWN = "own"  # of each row of a batch: whether the student wrote it
 CUT = 0.5  # of the answers; more that do not end, and practice does
+FEWEST = 16  # answers that say something, where a refresh has fewer because training ends
 REPEATED = 0.05  # of the 4-grams: what a first refresh without any is taken to repeat
 
 Batch = dict[str, Any]
@@ -96,7 +97,8 @@ class Practice:
         self.reporter.report(OwnAnswers(step, count, round(length, 1), round(cut, 4), round(repeated, 4), seconds))
         if self.repeated is None:
             self.repeated = repeated
-        self._judge(step, count, cut, repeated)
+        if count >= min(self.spec.refresh, FEWEST):
+            self._judge(step, count, cut, repeated)
 
     def _judge(self, step: int, count: int, cut: float, repeated: float) -> None:
         """Stop where the answers show that practice does harm, and say what to change."""
