@@ -88,6 +88,7 @@ def test_what_was_written_is_told(whole: tuple[LLMFineTuner, Any]) -> None:
     for text in (words, card_of(tuner.folder, repo=None), page):
         assert f"24 in 3 refreshes; {refreshes[0]['tokens']:.0f} tokens on average, then {refreshes[-1]['tokens']:.0f}" in text
     assert f"<td>{refreshes[1]['tokens']:.1f}</td>" in page.replace(' class="number"', "")
+    assert "50 % of the rows after the first epoch, of up to 12 tokens, 8 at a time" in page
     assert any("From step 5 of 12 on, 50 % of the rows are answers of the student" in each.text for each in recorded(tuner).of(Notice))
 
 

@@ -21,6 +21,7 @@ from finetune.errors import RecipeError
 from finetune.training.decoding import batches, greedy, key_value_bytes, pad_left, pads_safely
 from finetune.training.head import causal_lm
 from finetune.training.out_of_memory import MEMORY_ERRORS, free_memory, ran_out
+from finetune.training.resumable import random_states_now, set_random_states
 
 GRAM = 4  # tokens
 PROBED = 16  # prompts, among which the shortest and the longest show whether padding changes answers
@@ -93,14 +94,13 @@ def write_answers(model: Any, prompts: Sequence[list[int]], how: Writing, *, see
 
     With `alone` one prompt at a time. If memory runs out, half as many at a time.
     """
-    inner, device = causal_lm(model), next(model.parameters()).device
+    inner = causal_lm(model)
     order = batches([len(prompt) for prompt in prompts], how.tokens, key_value_bytes(model))
     order = [[row] for batch in order for row in batch] if alone else order
-    was_training = inner.training
+    was_training, states = inner.training, random_states_now()
     inner.eval()
-    on = {"devices": [device], "device_type": device.type} if device.type != "cpu" else {"devices": []}
     try:
-        with torch.random.fork_rng(**on), torch.no_grad(), greedy(inner, how.stops, pad=how.pad, max_new_tokens=how.tokens, **SAMPLED):  # type: ignore[arg-type]
+        with torch.no_grad(), greedy(inner, how.stops, pad=how.pad, max_new_tokens=how.tokens, **SAMPLED):
             while True:
                 torch.manual_seed(seed)
                 try:
@@ -112,6 +112,7 @@ def write_answers(model: Any, prompts: Sequence[list[int]], how: Writing, *, see
                 order = [half for batch in order for half in (batch[: (len(batch) + 1) // 2], batch[(len(batch) + 1) // 2 :]) if half]
     finally:
         inner.train(was_training)
+        set_random_states(states)
 
 
 SAMPLED: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
