@@ -16,7 +16,7 @@ from finetune.teacher_settings import problem_of_several
 
 def contradiction(recipe: Any) -> str | None:
     """The first that is found: half a sentence about the recipe, or a whole one."""
-    return next((said for check in (_student, _rounds, _teachers, _writers, _tokenizers) for said in check(recipe)), None)
+    return next((said for check in (_student, _rounds, _teachers, _writers, _tokenizers, _practice) for said in check(recipe)), None)
 
 
 def _student(recipe: Any) -> Iterator[str]:
@@ -85,3 +85,17 @@ def _tokenizers(recipe: Any) -> Iterator[str]:
     if recipe.distillation.correct or (recipe.teacher and recipe.teacher.system):
         key = "distillation.correct" if recipe.distillation.correct else "teacher.system"
         yield f"has `{key}` and `distillation.across_tokenizers`, which work one at a time: leave one of the two out"
+
+
+def _practice(recipe: Any) -> Iterator[str]:
+    if recipe.distillation.on_policy and recipe.approach == "fine-tuning":
+        yield "has `distillation.on_policy`, which needs `approach: distillation`"
+    if recipe.distillation.practice is None:
+        return
+    epochs = recipe.training.epochs
+    if epochs != "auto" and epochs <= 1:
+        yield f"has `distillation.on_policy`, which begins after the first epoch, and `training.epochs: {epochs:g}`: train for 2 or more"
+    if recipe.teacher and recipe.teacher.system:
+        yield "has `distillation.on_policy` and `teacher.system`, which work one at a time: leave one of the two out"
+    if recipe.distillation.across_tokenizers != "none":
+        yield "has `distillation.on_policy` and `distillation.across_tokenizers`: only a teacher of the same tokens can read answers"

@@ -173,6 +173,21 @@ class RoundFinished(Event, name="round"):
 
 
 @dataclass(frozen=True)
+class OwnAnswers(Event, name="own_answers"):
+    """The student has written answers to train on before `step`: of so many `tokens` on average, this share `cut` off before their end.
+
+    `repetition` is the share of 4-grams of tokens that an answer has used before.
+    """
+
+    step: int
+    answers: int
+    tokens: float
+    cut: float
+    repetition: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class RanksSettled(Event, name="ranks"):
     """The rank that each adapted layer ended with, where a method moves them; 0 for a layer that is left as it was."""
 
@@ -264,7 +279,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 def _made_again(record: dict[str, Any], step: int) -> bool:
     """Whether a run that goes on after `step` reports this again."""
-    if record.get("event") in (TrainingStep.name, CheckpointSaved.name):
+    if record.get("event") in (TrainingStep.name, CheckpointSaved.name, OwnAnswers.name):
         return bool(record["step"] > step)
     return record.get("event") == TrainingFinished.name
 

@@ -120,7 +120,7 @@ class Recipe(Spec):
     @property
     def curriculum(self) -> str:
         """The name in the registry of the way in which the student is reached."""
-        return "progressive" if self.distillation.rounds else "single"
+        return "progressive" if self.distillation.rounds else "warm_then_on_policy" if self.distillation.practice else "single"
 
     @property
     def named_teachers(self) -> list[TeacherSpec]:

@@ -44,6 +44,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "curricula": {
         "single": "finetune.distillation.curricula.single:Single",
         "progressive": "finetune.distillation.curricula.progressive:Progressive",
+        "warm_then_on_policy": "finetune.distillation.curricula.warm_then_on_policy:WarmThenOnPolicy",
     },
     "engines": {
         "here": "finetune.engines.here:Here",

@@ -57,7 +57,8 @@ class RunContext:
     def copies_itself(self) -> bool:
         """Whether a model that teaches itself is loaded twice: it is asked at every step, and no adapter can be switched off."""
         adapter = self.method.footprint(self.recipe.method).adapter and not self.earlier
-        return self.teaches_itself and self.recipe.distillation.cache == "none" and not adapter
+        spec = self.recipe.distillation
+        return self.teaches_itself and (spec.cache == "none" or spec.practice is not None) and not adapter
 
     @property
     def student_is_made(self) -> bool:

@@ -233,6 +233,17 @@ class DatasetSpec(Spec):
         return encoding
 
 
+class OnPolicySpec(Spec):
+    """Practice on the student's own answers, which the teacher reads; from the second epoch on (curricula/warm_then_on_policy.py)."""
+
+    share: float = Field(0.5, ge=0, le=1, title="Share of own answers", description="Share of the rows that the student writes itself.")
+    tokens: int = Field(96, ge=1, title="Longest own answer", description="Tokens of an answer; longer ones are cut off.")
+    refresh: int = Field(64, ge=1, title="Answers at once", description="Answers that the student writes before it trains on.")
+    objective: Annotated[str, Known("objectives")] | None = Field(
+        None, title="Objective of own answers", description="How the teacher is compared on them; as on the other rows if left out."
+    )
+
+
 class DistillationSpec(Spec):
     temperature: float = Field(2.0, gt=0, description="Higher shows more of the teacher's second choices.", json_schema_extra=Usual(1, 5))
     alpha: float = Field(0.5, ge=0, le=1, description="0 to 1. The weight of the data; the rest is the weight of the teacher.")
@@ -254,6 +265,15 @@ class DistillationSpec(Spec):
         title="Rounds",
         description="Layers to keep, round by round, such as [24, 20, 15]; each cuts the last student and trains it for all epochs.",
     )
+
+    on_policy: OnPolicySpec | None = Field(
+        None, title="Own answers", description="Practice on answers that the student writes itself, after the first epoch."
+    )
+
+    @property
+    def practice(self) -> OnPolicySpec | None:
+        """How the student practises on its own answers, if it does."""
+        return self.on_policy if self.on_policy and self.on_policy.share else None
 
     @field_validator("rounds")
     @classmethod

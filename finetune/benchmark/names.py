@@ -109,6 +109,22 @@ def each_round(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def own_answers(scores: Mapping[str, Any]) -> str | None:
+    """ "202 in 4 refreshes; 38 tokens on average, then 41; 3 % cut off, then 2 %; ..."; None without practice."""
+    refreshes = scores.get("own_answers") or []
+    if not refreshes:
+        return None
+    ends = [refreshes[0], refreshes[-1]][: len(refreshes)]
+    told = {
+        "{} tokens on average": [f"{each['tokens']:.0f}" for each in ends],
+        "{} cut off": [share(each["cut"]) for each in ends],
+        "{} of their 4-grams repeated": [share(each["repetition"]) for each in ends],
+    }
+    changes = [what.format(values[0]) + (f", then {values[1]}" if len(values) > 1 else "") for what, values in told.items()]
+    times = f"{len(refreshes)} refresh{'es' if len(refreshes) > 1 else ''}"
+    return f"{sum(each['answers'] for each in refreshes):,} in {times}; {'; '.join(changes)}"
+
+
 def in_words(values: Mapping[str, float]) -> str:
     """ "Perplexity 14.2, KL to teacher 0.310"."""
     return ", ".join(f"{NAMES.get(metric, metric)} {number(metric, values[metric])}" for metric in in_order(list(values)))

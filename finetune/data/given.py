@@ -2,7 +2,7 @@
 
     records(["Once ...", "Then ..."])                 # [{"text": "Once ..."}, {"text": "Then ..."}]
     saved([{"prompt": "2 + 2", "completion": "4"}], cache)      # a .jsonl file with them, which a recipe can name
-    tokens([{"prompt": "2 + 2", "completion": "4"}], tokenizer) # [{"input_ids": [...], "labels": [...]}]
+    tokens([{"prompt": "2 + 2", "completion": "4"}], tokenizer) # [{"input_ids": [...], "labels": [...], "answer_start": 5}]
 
 A recipe names files, so that it can be repeated; rows without one get a file in the cache, named after their content.
 """
@@ -83,8 +83,11 @@ def saved(given: Any, cache: Path) -> str:
 
 def tokens(
     given: Any, tokenizer: PreTrainedTokenizerBase, *, max_length: int = 512, supervise: Literal["answers", "all"] = "answers"
-) -> list[dict[str, list[int]]]:
-    """Token ids and labels of every row, as a recipe would prepare them; raises DatasetError for the first row that cannot be used."""
+) -> list[dict[str, Any]]:
+    """Token ids, labels and `answer_start` of every row, as a recipe would prepare them.
+
+    Raises DatasetError for the first row that cannot be used.
+    """
     rows = records(given)
     found = formats.detect(columns_of([Row(row, NAME, 0) for row in rows]), rows, None, NAME)
     encoder = Encoder(tokenizer, max_length=max_length, supervise=supervise)
@@ -97,7 +100,12 @@ def tokens(
                 raise sequences
         except RowProblem as problem:
             raise DatasetError(f"Row {number} cannot be used: {problem}.", hint=ROW) from None
-        prepared += [{"input_ids": sequence.ids, "labels": sequence.labels} for sequence in sequences if sequence.supervised]
+        asks = messages[0]["role"] != "text"
+        prepared += [
+            {"input_ids": sequence.ids, "labels": sequence.labels, "answer_start": sequence.answer_start if asks else 0}
+            for sequence in sequences
+            if sequence.supervised
+        ]
     return prepared
 
 

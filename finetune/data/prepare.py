@@ -1,8 +1,8 @@
 """The data stage: source -> rows -> train and held-out -> tokens in Arrow on disk, with a report.
 
 prepared = prepare_data(recipe.dataset, tokenizer, seed=42)
-prepared.train[0]     ->  {"input_ids": [...], "labels": [...], "length": 87, "row": 0}
-prepared.held_out[0]  ->  the same without row, and prompt_ids, prompt, reference
+prepared.train[0]     ->  {"input_ids": [...], "labels": [...], "length": 87, "row": 0, "answer_start": 41}
+prepared.held_out[0]  ->  the first three, and prompt_ids, prompt, reference
 
 Everything is cached by a fingerprint of content, tokenizer and settings; the second call reads it back in milliseconds.
 """
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 VERSION = 6  # part of the fingerprint: raise it when the same rows would give other tokens
+COLUMNS = "answer_start"  # part of the cache's name: what it has beside tokens and labels
 LONGEST_REFERENCE = 64  # tokens of plain text that stand as the reference of a held-out block
 DATED = "The model's chat template writes today's date; in this run it is always {date}."
 EXAMPLES = 3
@@ -77,7 +78,8 @@ def prepare_data(
     Each has a `route`, what the column `routed_by` says of it, if there is one.
 
     Labels are -100 where there is no loss and the token itself elsewhere (the shift by one happens in the loss); a student
-    that learns every token (`supervise="all"`) is measured on every token. `origin` is read instead of `spec.source`.
+    that learns every token (`supervise="all"`) is measured on every token. What stands before the `answer_start` of a training
+    row asks for its last answer; plain text has 0 there. `origin` is read instead of `spec.source`.
     Raises the DatasetError that states what is wrong.
     """
     from datasets import Dataset
@@ -89,8 +91,8 @@ def prepare_data(
     contents = [rows.fingerprint, evaluation.fingerprint if evaluation else "", tokenizer_fingerprint(tokenizer)]
     fingerprint = digest([str(VERSION), *contents, *settings])
     renamed = [part.kept_as for part in (rows, evaluation) if part and part.kept_as != part.fingerprint]  # the report names the files
-    more = [*renamed, *filter(None, [system])]  # which change nothing about the student's rows
-    folder = runtime.cache_dir / "datasets" / f"tokens-{digest([fingerprint, *more]) if more else fingerprint}"
+    more = [COLUMNS, *renamed, *filter(None, [system])]  # which change nothing about the student's tokens
+    folder = runtime.cache_dir / "datasets" / f"tokens-{digest([fingerprint, *more])}"
     if not folder.is_dir():
         division = divide(rows, evaluation, spec, seed)
         with cache_folder(folder) as unfinished:
@@ -173,6 +175,7 @@ class _Stage:
                 report.truncated_answers += sequence.answer_cut
                 report.truncated += sequence.prompt_cut or sequence.answer_cut
                 row = {"input_ids": sequence.ids, "labels": sequence.labels, "length": len(sequence.ids), "row": len(self.lengths)}
+                row["answer_start"] = 0 if record["messages"][0]["role"] == "text" else sequence.answer_start
                 yield row | {TEACHER_IDS: sequence.teacher_ids} | _route(record)
                 self.lengths.append(len(sequence.ids))
 
@@ -250,7 +253,7 @@ def _measured(sequence: Sequence, record: dict[str, Any], tokenizer: PreTrainedT
 
 
 _TOKENS = "tokens"
-_TRAIN = {"input_ids": _TOKENS, "labels": _TOKENS, "length": "int32", "row": "int64"}
+_TRAIN = {"input_ids": _TOKENS, "labels": _TOKENS, "length": "int32", "row": "int64", "answer_start": "int32"}
 _HELD_OUT = {"input_ids": _TOKENS, "labels": _TOKENS, "length": "int32", "prompt_ids": _TOKENS, "prompt": "string", "reference": "string"}
 
 

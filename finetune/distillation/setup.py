@@ -43,26 +43,30 @@ class DistillationSetup:
     reason: str = ""
     weights: list[float] | None = None
     rows: list[int] | None = None
+    reporter: Reporter | None = None
 
     @property
     def needs_models(self) -> bool:
         """Whether a teacher stays in memory."""
-        return any(teacher.cache is None for teacher in self.teachers)
+        return any(teacher.model is not None for teacher in self.teachers)
 
     def trainer(self, **arguments: Any) -> DistillationTrainer:
         """A trainer for these arguments of a Trainer."""
         online, tokenizers = self.needs_models, [teacher.tokenizer for teacher in self.teachers]
+        caches = [teacher.cache for teacher in self.teachers if teacher.cache]
         return DistillationTrainer(
             teacher_model=[teacher.model for teacher in self.teachers] if online else None,
             teacher_tokenizer=tokenizers if online or self.spec.across_tokenizers != "none" else None,
             across_tokenizers=self.spec.across_tokenizers,
-            cache=None if online else [teacher.cache for teacher in self.teachers if teacher.cache],
+            cache=caches if len(caches) == len(self.teachers) else None,
             teacher_weights=self.weights,
             teacher_rows=self.rows,
             temperature=self.spec.temperature,
             alpha=self.spec.alpha,
             objective=self.spec.objective,
             correct=self.spec.correct,
+            on_policy=self.spec.practice,
+            reporter=self.reporter,
             **arguments,
         )
 
@@ -82,7 +86,8 @@ def prepare_distillation(
     """Check the models (if `look`), then run each teacher over its rows and cache its outputs, if they fit on the disk.
 
     `models` are the teachers, taken one after another; `known` has the name of each one's exact weights and its tokenizer. With caches the
-    setup holds none of them, so the memory of one can be freed before the next is loaded. `Itself` stands for a student that is its own
+    setup holds none of them, so the memory of one can be freed before the next is loaded, unless they are to read what a student writes.
+    `Itself` stands for a student that is its own
     teacher. Raises TrainingError for a problem that a check finds, DiskFull or RecipeError where there can be no cache and must be one.
     """
     spec = recipe.distillation
@@ -109,12 +114,12 @@ def prepare_distillation(
         choice, written = asking.ask(wanted, left=len(known) - number)
         wanted = choice.kind  # all caches are of one kind
         choices.append(choice)
-        teachers.append(Teacher(model if written is None else None, written, theirs))
+        teachers.append(Teacher(model if written is None or spec.practice else None, written, theirs))
         del model, asking
     _tell(contradictions([spec.source for spec in recipe.all_teachers], first_choices), said, reporter)
     weights = None if of_rows or len(known) == 1 else [spec.weight or 1.0 for spec in recipe.teachers or []]
     several = f"{len(known)} teachers: " if len(known) > 1 else ""
-    return DistillationSetup(spec, teachers, several + choices[0].reason, weights, of_rows)
+    return DistillationSetup(spec, teachers, several + choices[0].reason, weights, of_rows, reporter)
 
 
 def _reading(spec: DistillationSpec, student: Head, teacher: Any, ours: Any, theirs: Any) -> Reading | None:

@@ -28,11 +28,13 @@ from finetune.distillation.itself import Itself, as_teacher
 from finetune.distillation.loss import CachedGradient, Distillation
 from finetune.distillation.objectives import Objective
 from finetune.distillation.objectives.forward_kl import ForwardKL
+from finetune.distillation.on_policy.practice import OWN
+from finetune.distillation.on_policy.trainer import OnPolicyTrainer, check_teachers
 from finetune.distillation.several_teachers import Routed, added, joined, mixed
 from finetune.distillation.teachers import Teacher, check_routes, listed, runs_of, shares
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import DatasetError, RecipeError, VocabularyMismatch
-from finetune.events import Recorder
+from finetune.events import Recorder, Reporter
 from finetune.hardware.machine import inspect
 from finetune.hardware.matmul import use_fast_linear
 from finetune.models.load import load_model, load_tokenizer
@@ -40,13 +42,14 @@ from finetune.models.location import locate
 from finetune.noise import hush
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
+from finetune.settings import OnPolicySpec
 from finetune.teacher_settings import SELF
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss
 from finetune.training.head import Head, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
-from finetune.training.trainer import Supervised, SupervisedTrainer
+from finetune.training.trainer import Supervised
 
 
-class DistillationTrainer(SupervisedTrainer):
+class DistillationTrainer(OnPolicyTrainer):
     """Trains a student on alpha * CE + (1 - alpha) * T^2 * D(teacher, student); takes what a SupervisedTrainer takes.
 
     The teacher is a model, the name of one (a Hub id, a folder, the output of a run), "self" (the model without its new adapter), or a
@@ -61,10 +64,13 @@ class DistillationTrainer(SupervisedTrainer):
     teaches its own rows instead, and a cache is one of these alone. With `across_tokenizers` ("projected") a teacher may have another
     tokenizer: it is compared where both have read the same text, and both tokenizers are needed.
 
-    `last_parts` holds the mean `ce` and `kl` per token of the last step. Evaluation runs the teachers and tells both parts as eval_ce
-    and eval_kl; if there is only a cache, or teachers have rows, it gives the cross-entropy. Raises RecipeError for values out of range or
-    a cache that cannot be used, DatasetError for rows that are none, ModelError for names of no model, VocabularyMismatch if teacher and
-    student do not share their tokens.
+    With `on_policy` ({"share": 0.5, "tokens": 96, "refresh": 64}) the student practises on its own answers from the second epoch on: they
+    take the place of a share of the rows, have no labels, and need the teacher itself, also beside a cache. `reporter` hears of them.
+
+    `last_parts` holds the mean `ce` and `kl` per token of the last step, and `own_kl` of its own answers. Evaluation runs the teachers and
+    tells both parts as eval_ce and eval_kl; if there is only a cache, or teachers have rows, it gives the cross-entropy. Raises RecipeError
+    for values out of range or a cache that cannot be used, DatasetError for rows that are none, ModelError for names of no model,
+    VocabularyMismatch if teacher and student do not share their tokens.
     """
 
     def __init__(
@@ -82,12 +88,15 @@ class DistillationTrainer(SupervisedTrainer):
         cache: TeacherCache | Sequence[TeacherCache] | None = None,
         teacher_tokenizer: Any = None,
         across_tokenizers: str = "none",
+        on_policy: OnPolicySpec | Mapping[str, Any] | None = None,
+        reporter: Reporter | None = None,
         **kwargs: Any,
     ) -> None:
         hush()
         # The recipe knows their ranges, and that "2.0" is a number.
-        settings = {"temperature": temperature, "alpha": alpha, "correct": correct, "across_tokenizers": across_tokenizers}
-        given = Recipe.from_layers({"distillation": settings}).distillation
+        settings: dict[str, Any] = {"temperature": temperature, "alpha": alpha, "correct": correct, "across_tokenizers": across_tokenizers}
+        settings |= {"on_policy": on_policy} if on_policy else {}
+        given = Recipe.from_layers({"approach": "distillation", "training": {"epochs": 2}, "distillation": settings}).distillation
         if isinstance(model, str | PathLike):
             model, tokenizer = by_name(model)
             model.float()  # small updates are lost in weights of 16 bits
@@ -110,6 +119,7 @@ class DistillationTrainer(SupervisedTrainer):
         if kwargs.get("train_dataset") is not None and (caches or teacher_rows is not None or self.prompted):
             kwargs["train_dataset"] = numbered(kwargs["train_dataset"], caches, teacher_rows, len(teachers))
         others = [teacher for teacher in models if not isinstance(teacher, Itself)]
+        collates = kwargs.get("data_collator") is not None
         collator = kwargs.pop("data_collator", None) or Collator(padding_id(kwargs.get("processing_class"), model, *others))
         super().__init__(model, args, collator, **kwargs)
         self.temperature, self.alpha, self.routed = given.temperature, given.alpha, teacher_rows is not None
@@ -121,13 +131,23 @@ class DistillationTrainer(SupervisedTrainer):
         self.vocabulary = min((self._prepare(teacher, head, across=across) for teacher in teachers), default=head.vocabulary)
         if len(teachers) > 1 and not self.routed and any(teacher.reading for teacher in teachers):
             raise RecipeError(AVERAGED, hint=OWN_ROWS)
+        self.own_objective = self.objective
+        if (practice := given.practice) and self.train_dataset is not None:
+            check_teachers(teachers, prompted=self.prompted, collates=collates)
+            if practice.objective:
+                self.own_objective = registry.load("objectives", practice.objective)()
+            self.practise(practice, reporter)
 
     def head(self) -> Head:
         return head_of(self.model).first(self.vocabulary)
 
     def rule(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor) -> Rule:
-        if hasattr(self.objective, "at"):
-            self.objective.at(self.state.global_step / max(1, self.state.max_steps) if self.model.training else 1.0)
+        own = OWN in inputs
+        objective = self.own_objective if own else self.objective
+        if hasattr(objective, "at"):
+            objective.at(self.state.global_step / max(1, self.state.max_steps) if self.model.training else 1.0)
+        if own:  # without labels
+            return self._distil(inputs, supervised, hidden, 0.0, objective=objective)
         if self.alpha < 1 and self._asked(inputs):
             return self._distil(inputs, supervised, hidden, self.alpha, correct=self.correct)
         return CrossEntropy(supervised.labels)
@@ -153,7 +173,17 @@ class DistillationTrainer(SupervisedTrainer):
     def _cached(self, inputs: dict[str, Any]) -> bool:
         return "row" in inputs and all(teacher.cache is not None for teacher in self.teachers)
 
-    def _distil(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor, weight: float, *, correct: float = 0.0) -> Rule:
+    def _distil(
+        self,
+        inputs: dict[str, Any],
+        supervised: Supervised,
+        hidden: Tensor,
+        weight: float,
+        *,
+        correct: float = 0.0,
+        objective: Objective | None = None,
+    ) -> Rule:
+        objective = objective or self.objective
         counts = (inputs["labels"][:, 1:] != -100).sum(1).tolist()
         # A routed teacher is asked about its own rows, run by run; the others all about the whole batch.
         runs = runs_of(inputs["teacher_number"]) if self.routed else [(number, None) for number in range(len(self.teachers))]
@@ -180,8 +210,8 @@ class DistillationTrainer(SupervisedTrainer):
         ]
         if self.routed:
             starts = [0, *accumulate(len(values) for values, _ in said)][:-1]
-            return Distillation(supervised.labels, Routed(starts, logits), self.objective, alpha, self.temperature)
-        return mixed(supervised.labels, logits, self.weights, self.objective, alpha, self.temperature)
+            return Distillation(supervised.labels, Routed(starts, logits), objective, alpha, self.temperature)
+        return mixed(supervised.labels, logits, self.weights, objective, alpha, self.temperature)
 
     def _margins(self, inputs: dict[str, Any], supervised: Supervised, states: Tensor, counts: list[int], *, cached: bool) -> Tensor:
         """How far the teacher's first choice is ahead of each label [n]; `states` are the teacher's, if it is asked now."""

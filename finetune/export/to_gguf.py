@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from finetune.benchmark.generation import greedy
 from finetune.errors import BadInput
 from finetune.events import Progress, Reporter
 from finetune.export.architectures import Architecture, architecture_of, is_tied, tensors
@@ -41,6 +40,7 @@ from finetune.run.costs import FEWEST_PARAMETERS
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
 from finetune.storage import check_room, file_hash, whole_folder
+from finetune.training.decoding import greedy
 from finetune.training.head import padding_id
 
 TIMED_TOKENS = 64

@@ -15,6 +15,7 @@ from finetune.methods.earlier import EarlierAdapter, further, not_used, why_not
 from finetune.models.facts import describe
 from finetune.models.location import LocatedModel
 from finetune.models.quantised import stored_as, training_problem
+from finetune.planning.practice import check_practice
 from finetune.run_context import RunContext
 from finetune.run_folder import beside
 from finetune.shell import quoted
@@ -22,11 +23,13 @@ from finetune.training.step_count import rows_of_step, steps_of
 
 
 def check_data(context: RunContext) -> None:
-    """Raises RecipeError for rows or answers longer than a model can read, rows without a teacher, or too few optimizer steps.
+    """Raises RecipeError for rows or answers longer than a model can read, rows without the teacher or the prompts that they need, or too
+    few optimizer steps.
 
     Prepares the data.
     """
     _check_lengths(context)
+    check_practice(context)
     teacher_rows(context.recipe, context.data.train)
     teacher_rows(context.recipe, context.data.held_out, held_out=True)
     context.method.check_steps(context.recipe.method, steps_of(context.recipe.training, len(context.data.train)))

@@ -33,7 +33,8 @@ def settled(context: RunContext) -> RunContext:
     wanted = float(min(MOST, max(AUTO_EPOCHS, round(SEEN / context.data.report.train_sequences))))
     shapes = shapes_of(context)
     passes, best = wanted, _with(context, wanted)
-    while passes > 1 and estimate_rounds(best, shapes, {}).seconds > LONGEST:
+    least = 1 if context.recipe.distillation.practice is None else 2  # which begins after the first
+    while passes > least and estimate_rounds(best, shapes, {}).seconds > LONGEST:
         passes -= 1
         best = _with(context, passes)
     if passes < wanted:

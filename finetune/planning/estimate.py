@@ -22,6 +22,7 @@ from finetune.planning.asked_before import known
 from finetune.planning.checks import adapter_problem, device_notes, quantised_problem, start_notes
 from finetune.planning.expectations import expectations
 from finetune.planning.memory import adapter_parameters, memory_parts
+from finetune.planning.practice import keys_and_values, practice_cost
 from finetune.run_context import RunContext
 from finetune.training.checkpoints import KEPT
 from finetune.training.step_count import CPU_TOKENS, divided, steps_of
@@ -144,12 +145,15 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     memory = memory_parts(footprint, parameters=parameters, trainable=trainable, **sides, **situation)
     if not situation["checkpointed"]:  # an adapted expert's weights are made anew in every step, and kept for the backward pass
         memory["activations"] += learning.experts * narrow
+    memory["activations"] = max(memory["activations"], keys_and_values(context, shape.model, narrow))  # one or the other
     beside = 0
     cache, asking = _asking(context, shape, narrow)
     if shape.teachers or context.copies_itself:
-        # Several are loaded one after another, unless none is written down.
-        at_once = sum if recipe.distillation.cache == "none" else max
+        # Several are loaded one after another, unless they are asked at every step or read what a student writes.
+        at_once = sum if recipe.distillation.cache == "none" or recipe.distillation.practice else max
         memory["teacher"] = beside = at_once(each.parameters for each in shape.teachers or [shape.model]) * narrow
+    read_by = sum(each.parameters for each in shape.teachers or [shape.model])
+    practice = practice_cost(context, student=parameters, teachers=read_by, rate=_rate(context))
     by_arithmetic = sum(memory.values())
     if measured.get("memory_bytes"):
         memory = _measured(memory, measured["memory_bytes"])
@@ -193,7 +197,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         memory_total=total,
         memory_by_arithmetic=by_arithmetic,
         free_memory=free,
-        seconds=measured.get("seconds") or _seconds(context, shape, base, footprint, None if further else asking),
+        seconds=practice.seconds + (measured.get("seconds") or _seconds(context, shape, base, footprint, None if further else asking)),
         disk_bytes=disk,
         cache_bytes=cache,
         free_disk=free_disk,
@@ -202,7 +206,12 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         problems=problems,
         methods=methods,
         linear_share=learning.share,
-        notes=[*device_notes(context), *start_notes(context), *learning.notes, *([EXPERTS] if learning.experts else []), *notes],
+        notes=[
+            *filter(
+                None,
+                [*device_notes(context), *start_notes(context), *learning.notes, EXPERTS if learning.experts else "", practice.note, *notes],
+            )
+        ],
         measured=dict(measured) or None,
         speed_up=_speed_up(shape) if context.student_is_made else None,
         warnings=expectations(context, [shape.model.layers, learning.layers]),
@@ -275,12 +284,18 @@ def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Foot
     `asking` are the operations of the teachers, None for a further round, which adds its training alone.
     """
     recipe, machine, report, facts = context.recipe, context.machine, context.data.report, shape.model
+    rate = _rate(context)
     embeddings = facts.vocabulary * facts.hidden
     # Two floating-point operations a weight forward, two for the inputs' gradient, two more where the weight itself learns.
     per_token = (4 if footprint.adapter else 6) + (2 if recipe.training.activation_checkpointing is True else 0)
     training = report.train_tokens * per_token * max(parameters - embeddings, 0) + report.supervised_tokens * 4 * embeddings
-    rate = machine.gflops[machine.dtype] * 1e9 * EFFICIENCY[machine.device].get(machine.dtype, USUAL_EFFICIENCY)
     rows = min(recipe.benchmark.rows, report.held_out) * (2 + len(shape.teachers))
     answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if machine.device == "cpu" else 20)
     steps = recipe.training.passes * training * (footprint.slowdown if machine.device == "cpu" else 1) / context.devices
     return steps / rate + BETWEEN if asking is None else (steps + asking) / rate + answers + STARTING
+
+
+def _rate(context: RunContext) -> float:
+    """Operations a second that training reaches on this machine."""
+    machine = context.machine
+    return machine.gflops[machine.dtype] * 1e9 * EFFICIENCY[machine.device].get(machine.dtype, USUAL_EFFICIENCY)

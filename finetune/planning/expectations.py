@@ -1,4 +1,5 @@
-"""What can be said of a result before the run: a student cut too small to be usable, held-out rows too few to judge by.
+"""What can be said of a result before the run: a student cut too small to be usable, held-out rows too few to judge by,
+answers longer than a student may write.
 
 for sentence in expectations(context, [30, 4]):
     ...        # "9 held-out rows ... --set dataset.held_out=0.2"
@@ -12,6 +13,7 @@ from itertools import pairwise
 
 from finetune.benchmark.names import FEWEST_ROWS, share
 from finetune.distillation.curricula.progressive import gentle_rounds
+from finetune.planning.practice import likely_cut
 from finetune.recipe import StudentSpec
 from finetune.run_context import RunContext
 
@@ -22,7 +24,7 @@ FEWEST_LAYERS = 0.5  # of the teacher's
 
 def expectations(context: RunContext, depths: Sequence[int]) -> list[str]:
     """Sentences for people, each with what to do about it; `depths` are the layers of teacher and each student."""
-    return [said for said in (_too_small(context, depths), _too_few(context)) if said]
+    return [said for said in (_too_small(context, depths), _too_few(context), likely_cut(context)) if said]
 
 
 def _too_small(context: RunContext, depths: Sequence[int]) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from finetune.benchmark.names import FEWEST_ROWS, NAMES, beside_the_teacher, each_round, too_few
+from finetune.benchmark.names import FEWEST_ROWS, NAMES, beside_the_teacher, each_round, own_answers, too_few
 from finetune.benchmark.student import verdict_on
 from finetune.events import read_events
 from finetune.foreign import reading
@@ -230,6 +230,8 @@ def _scores(scores: Mapping[str, Any]) -> str:
         lines[1:1] = ["", f"**{student.sentence}** {student.costs}".rstrip()]
     if words:
         lines += ["", f"The student's perplexity is {words}."]
+    if practised := own_answers(scores):
+        lines += ["", f"After an epoch on the data it learned from its own answers too, which the teacher read: {practised}."]
     if rounds := each_round(scores):
         lines += ["", "It was made in rounds; each cut the student of the round before and trained it again.", ""]
         lines += [f"- {name}: {words}" for name, words in rounds]

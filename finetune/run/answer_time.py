@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from finetune.benchmark.generation import STEP_IN_TOKENS, answer_budget, batches, greedy, key_value_bytes, pad_left
+from finetune.benchmark.generation import answer_budget
 from finetune.benchmark.perplexity import answer_losses
 from finetune.benchmark.scoring import chosen_rows
 from finetune.data.tokens import cut_prompt
 from finetune.events import Recorder
 from finetune.run_context import RunContext
+from finetune.training.decoding import STEP_IN_TOKENS, batches, greedy, key_value_bytes, pad_left
 from finetune.training.head import causal_lm, context_length, padding_id
 
 ROWS = 2  # of usual length, whose losses are timed and which are answered

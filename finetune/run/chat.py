@@ -22,7 +22,6 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from finetune import registry
-from finetune.benchmark.generation import stop_ids
 from finetune.data.formats.cells import Message
 from finetune.data.tokens import Encoder, cut_prompt
 from finetune.errors import BadInput
@@ -36,6 +35,7 @@ from finetune.registry import did_you_mean
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
 from finetune.stopping import until_ctrl_c
+from finetune.training.decoding import stop_ids
 from finetune.training.head import context_length, padding_id
 
 LONGEST_ANSWER = 512

@@ -99,6 +99,7 @@ def _asked(context: RunContext, student: Any, teacher: list[Any], all_tokens: in
     context.reporter.reporters.append(clock)
     start = time.perf_counter()
     setup = distillation_setup(context.beside(runtime=replace(context.runtime, cache_dir=cache)), student, teacher, look=False)
+    setup.spec = setup.spec.model_copy(update={"on_policy": None})  # what practice takes is added by arithmetic
     whole = time.perf_counter() - start + LOOK
     share = all_tokens / sum(context.data.train["length"])
     say(asking=whole + clock.seconds("teacher cache") * (share - 1))

@@ -6,10 +6,11 @@ scores = final_scores(context, model, folder, before=before)       # the content
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from finetune.benchmark.scoring import Scores, benchmark_json
-from finetune.events import RanksSettled, read_events
+from finetune.events import OwnAnswers, RanksSettled, read_events
 from finetune.hardware.machine import torch_dtype
 from finetune.models.saved import complete
 from finetune.run.baselines import TeacherScores, measure
@@ -59,7 +60,11 @@ def final_scores(
             {"layers": each["layers"], "scores": {name: value for name, value in each["scores"].items() if name in OF_A_ROUND}}
             for each in (*folder.finished_rounds(), result)
         ]
-    ranks = [record["ranks"] for record in read_events(folder.events) if record.get("event") == RanksSettled.name]
+    events = read_events(folder.events)
+    if context.recipe.distillation.practice:
+        written = [record for record in events if record.get("event") == OwnAnswers.name]
+        scores["own_answers"] = [{each.name: record[each.name] for each in fields(OwnAnswers)} for record in written]
+    ranks = [record["ranks"] for record in events if record.get("event") == RanksSettled.name]
     return scores | ({"ranks": ranks[-1]} if ranks else {})
 
 

@@ -24,6 +24,7 @@ from finetune.benchmark.names import (
     each_teacher,
     in_order,
     number,
+    own_answers,
     signed,
     too_few,
     which_tokens,
@@ -86,6 +87,8 @@ def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
             beside += [Text(""), Text("Teachers", style="bold"), pairs(of_each)]
         if of_rounds := each_round(scores):
             beside += [Text(""), Text("Rounds", style="bold"), pairs(of_rounds)]
+        if practised := own_answers(scores):
+            beside += [Text(""), pairs([("Own answers", practised)])]
         parts = [*_student(scores), *parts, *beside, *_before(scores)]
     if scores.get("ranks"):
         parts += [Text(""), pairs([("Ranks", ranks_in_words(scores["ranks"]))])]

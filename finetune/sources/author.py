@@ -11,11 +11,11 @@ import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from finetune.benchmark.generation import stop_ids
 from finetune.errors import ModelError
 from finetune.recipe import DatasetSpec
 from finetune.sources.asking import Asking, Turns
 from finetune.sources.writer import Writer
+from finetune.training.decoding import stop_ids
 
 BATCH = 32  # prompts at once
 PROMPT_TOKENS, ANSWER_TOKENS = 96, 256  # at most, unless the examples are longer

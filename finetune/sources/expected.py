@@ -70,6 +70,7 @@ def expected_data(context: RunContext) -> PreparedData:
         notes=["The rows are still to be written: their number is certain, their length is a guess."],
     )
     report.measure_lengths(np.full(rows - held_out, length), spec.max_length)
-    train = Dataset.from_dict({"input_ids": [[0]] * report.train, "length": [length] * report.train})
+    columns = {"input_ids": [0], "length": length, "answer_start": min(PROMPT + TEMPLATE, length - 1)}
+    train = Dataset.from_dict({name: [value] * report.train for name, value in columns.items()})
     measured = Dataset.from_dict({"input_ids": [[0]] * held_out, "prompt_ids": [[0]] * held_out, "length": [length] * held_out})
     return PreparedData(train, measured, report, "expected")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from finetune.benchmark.generation import greedy, pad_left, pads_safely
+from finetune.training.decoding import greedy, pad_left, pads_safely
 from finetune.training.head import causal_lm, context_length, padding_id
 
 FEWEST_SHARED = 16  # tokens at the beginning of all prompts that are worth reading once

@@ -152,10 +152,8 @@ class SaveCheckpoints(TrainerCallback):
 
     def save_state_before_step(self) -> Any:
         """A checkpoint of the last finished step, while the next step runs but has not changed a weight."""
-        trainer = self.trainer
-        trainer.real_tokens -= trainer.step_tokens[0]
-        trainer.supervised_tokens -= trainer.step_tokens[1]
-        return trainer.save_state(self._random_states)
+        self.trainer.take_back_step()
+        return self.trainer.save_state(self._random_states)
 
     def _saved(self, step: int, total_steps: int, size: int, seconds: float) -> None:
         self.policy.saved(seconds)

@@ -96,28 +96,30 @@ class Parts:
     def begin(self) -> None:
         """A step, from nothing."""
         self.sums: dict[str, Tensor] = {}
-        self.count = 0
+        self.counts: dict[str, int] = {}  # of the supervised tokens that have this part
 
     def add(self, parts: Mapping[str, Tensor], count: int) -> None:
-        self.count += count
         for name, total in parts.items():
             self.sums[name] = self.sums.get(name, 0) + total
+            self.counts[name] = self.counts.get(name, 0) + count
 
     def means(self) -> dict[str, float]:
-        return {name: float(total) / self.count for name, total in self.sums.items()}
+        return {name: float(total) / self.counts[name] for name, total in self.sums.items() if self.counts[name]}
 
     def told(self, processes: Processes, more: list[float]) -> list[float]:
         """Sum over the processes, together with `more` numbers, whose sums are returned."""
         while True:
             new = any(name not in self.names for name in self.sums)
             sums = [float(self.sums.get(name, 0.0)) for name in self.names]
-            unknown, count, *summed = processes.sum([new, self.count, *sums, *more])
+            counts = [self.counts.get(name, 0) for name in self.names]
+            unknown, *summed = processes.sum([new, *sums, *counts, *more])
             if not unknown:
                 break
             self.names = sorted({*self.names, *(name for names in processes.gather(list(self.sums)) for name in names)})
-        self.count = int(count)
+        known = len(self.names)
         self.sums = {name: torch.tensor(total) for name, total in zip(self.names, summed, strict=False)}
-        return summed[len(self.names) :]
+        self.counts = {name: int(count) for name, count in zip(self.names, summed[known:], strict=False)}
+        return summed[2 * known :]
 
 
 Wish = Callable[[], bool]

@@ -153,7 +153,7 @@ class SupervisedTrainer(ResumableTrainer):
         rule = self.rule(inputs, supervised, hidden)
         loss = chunked_loss(hidden, self.head(), rule, workspace=self.workspace)
         if self.model.training:
-            parts = dict(rule.sums)
+            parts = self.parts_of(inputs, rule)
             if self.penalty is not None:
                 extra = self.penalty()
                 parts["penalty"] = count * extra.detach()
@@ -171,6 +171,10 @@ class SupervisedTrainer(ResumableTrainer):
     def rule(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor) -> Rule:
         """The loss of this trainer for one batch, whose supervised states are `hidden` [n, d]."""
         return CrossEntropy(supervised.labels)
+
+    def parts_of(self, inputs: dict[str, Any], rule: Rule) -> dict[str, Tensor]:
+        """The sums over a batch that a step of training tells beside the loss."""
+        return dict(rule.sums)
 
     def evaluated_parts(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor, rule: Rule) -> dict[str, Tensor]:
         """The sums over a batch that an evaluation tells beside the loss; `rule` is what made the loss."""
@@ -193,7 +197,7 @@ class SupervisedTrainer(ResumableTrainer):
 
     @property
     def last_parts(self) -> dict[str, float]:
-        """Mean of each part of the loss per supervised token, over the batches of the last step."""
+        """Mean of each part of the loss per supervised token that has it, over the batches of the last step."""
         return self.parts.means()
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
@@ -217,6 +221,11 @@ class SupervisedTrainer(ResumableTrainer):
         if self.processes.size == 1:
             return super()._get_num_items_in_batch(batch_samples, device)
         return torch.tensor(self.step_tokens[1], device=device)
+
+    def take_back_step(self) -> None:
+        """Count as before the step that runs, which has not changed a weight yet."""
+        self.real_tokens -= self.step_tokens[0]
+        self.supervised_tokens -= self.step_tokens[1]
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         self.gradient_norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]

@@ -57,6 +57,9 @@ MORE = {
         "Where the word that the teacher likes best is not the one in the data, the data's word takes a share of its place, so that it is "
         "ahead by this much. 0.2 is a usual value; use it if you trust your data more than the teacher."
     ),
+    "distillation.on_policy.share": "The share of the rows of each step that the student writes itself, after the first epoch.",
+    "distillation.on_policy.tokens": "Longer answers are cut off; if that happens to more than half of them, practice stops and says so.",
+    "distillation.on_policy.refresh": "So many prompts are answered at once, then trained on. Fewer are fresher, more are faster to write.",
     "distillation.cache": (
         "The teacher runs once over all rows, and what it says is kept on the disk; every later pass reads it from there.\n"
         "auto takes the kind that is fastest for your run and fits on the disk. none keeps the teacher in memory instead."

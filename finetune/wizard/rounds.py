@@ -20,8 +20,8 @@ MORE_ROUNDS = (
 
 
 def left_out(draft: Draft) -> Draft:
-    """The draft without rounds that were chosen before."""
-    kept = {name: value for name, value in draft.get("distillation", {}).items() if name != "rounds"}
+    """The draft without rounds or practice that were chosen before."""
+    kept = {name: value for name, value in draft.get("distillation", {}).items() if name not in ("rounds", "on_policy")}
     return {**draft, "distillation": kept} if "distillation" in draft else draft
 
 

@@ -16,7 +16,7 @@ from finetune.models.facts import ModelFacts, look_up
 from finetune.recipe import STARTER, Recipe
 from finetune.settings import FromTeacher, help_of, label
 from finetune.teacher_settings import SELF
-from finetune.wizard import rounds, several_teachers, suggest
+from finetune.wizard import on_policy, rounds, several_teachers, suggest
 from finetune.wizard.defaults import defaults, why
 from finetune.wizard.draft import Draft, field_of, get, problem, put
 from finetune.wizard.host import HostInfo
@@ -78,7 +78,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         draft = defaults(here, "distillation", itself=True)
         default = get(draft, "model")
         draft = put(draft, "model", _ask_model(prompter, here, Question("model", "Model", default, _offered(here, default), more=MORE)))
-        return _system_prompt(draft, prompter)
+        return on_policy.chosen(draft) if way == several_teachers.OWN else _system_prompt(draft, prompter)
     draft = {**draft, "teacher": teacher}
     if found := proposal(teacher):
         draft = {**draft, **found}
@@ -94,7 +94,8 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     draft = rounds.left_out(draft)
     if way == several_teachers.ROUNDS:
         return rounds.ask(draft, prompter, _facts(teacher, here))
-    return _student(draft, prompter, here, teacher)
+    draft = _student(draft, prompter, here, teacher)
+    return on_policy.chosen(draft) if way == several_teachers.OWN else draft
 
 
 def _system_prompt(draft: Draft, prompter: Prompter) -> Draft:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune import registry
-from finetune.wizard import several_teachers
+from finetune.wizard import on_policy, several_teachers
 from finetune.wizard.draft import Draft, ask_field, field_of, get, imitates
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Prompter
@@ -40,6 +40,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         of_the_method = [f"method.{name}" for name in method.Spec.model_fields if name != "kind"]
         draft = several_teachers.ask_weights(draft, prompter)
         named = OF_ANOTHER_FAMILY if distilling and isinstance(draft["model"], str) else ()
-        for key in (*of_the_method, *(DISTILLING if distilling else ()), *named, *ALWAYS):
+        practice = on_policy.ADVANCED if on_policy.practises(draft) else ()
+        for key in (*of_the_method, *(DISTILLING if distilling else ()), *practice, *named, *ALWAYS):
             draft = ask_field(draft, prompter, key)
     return draft

@@ -188,10 +188,10 @@ def _loaded(folder: Path, runtime: RuntimeOptions) -> Any:
 
 def model_folder(workplace: Path) -> Kind:
     from finetune import registry
-    from finetune.benchmark.generation import stop_ids
     from finetune.models.location import locate
     from finetune.planning.shape import what_learns
     from finetune.recipe import Recipe
+    from finetune.training.decoding import stop_ids
 
     folder, runtime = _base(workplace / "base"), _cpu(workplace)
     names = ("config.json", "generation_config.json")

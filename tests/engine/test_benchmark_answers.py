@@ -8,10 +8,11 @@ from letters import VOCABULARY, gpt2, held_out, llama, parrot, tokenizer
 from test_benchmark_models import PAIRS, quiet
 from transformers import MambaConfig, MambaForCausalLM, RwkvConfig, RwkvForCausalLM
 
-from finetune.benchmark.generation import SPEED_TOKENS, answer_budget, batches, generate_answers, generation_speed, stop_ids
+from finetune.benchmark.generation import SPEED_TOKENS, answer_budget, generate_answers, generation_speed
 from finetune.data.tokens import Encoder
 from finetune.errors import BenchmarkError
 from finetune.events import Notice, Progress, Recorder
+from finetune.training.decoding import batches, stop_ids
 
 
 @pytest.fixture(autouse=True)

@@ -51,7 +51,7 @@ def questions(prepared: PreparedData, part: str) -> list[str]:
 
 def test_train_and_held_out_have_the_promised_columns(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, write(tmp_path / "a.jsonl", pairs(20)))
-    assert prepared.train.column_names == ["input_ids", "labels", "length", "row"]
+    assert prepared.train.column_names == ["input_ids", "labels", "length", "row", "answer_start"]
     assert prepared.held_out.column_names == ["input_ids", "labels", "length", "prompt_ids", "prompt", "reference"]
     assert prepared.train["row"][:] == list(range(18))
     assert prepared.train["length"][:] == [len(ids) for ids in prepared.train["input_ids"]]
@@ -60,6 +60,9 @@ def test_train_and_held_out_have_the_promised_columns(tmp_path: Path) -> None:
     assert row["input_ids"][: len(row["prompt_ids"])] == row["prompt_ids"]
     assert tokenizer.decode(row["prompt_ids"]).endswith(f"{row['prompt']}<|im_end|>\n<|im_start|>assistant\n")
     assert tokenizer.decode([label for label in row["labels"] if label != NO_LOSS]) == f"{row['reference']}<|im_end|>"
+    for row in prepared.train:
+        assert tokenizer.decode(row["input_ids"][: row["answer_start"]]).endswith("<|im_end|>\n<|im_start|>assistant\n")
+        assert row["labels"][row["answer_start"]] == row["input_ids"][row["answer_start"]]
 
 
 def test_every_row_is_either_trained_on_or_held_out_and_order_is_kept(tmp_path: Path) -> None:

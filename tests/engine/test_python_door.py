@@ -78,7 +78,7 @@ def test_rows_of_text_are_the_tokens_that_a_recipe_would_prepare(shop: Workshop)
     prepared = LLMFineTuner(layer, runtime=shop.runtime).prepare_data()
     ours = tokens(PAIRS, tokenizer(chat=True), max_length=64)
     for row in prepared.train:
-        assert {"input_ids": row["input_ids"], "labels": row["labels"]} in ours
+        assert {name: row[name] for name in ("input_ids", "labels", "answer_start")} in ours
 
 
 def test_rows_of_a_file_by_its_name(shop: Workshop, tmp_path: Path) -> None:

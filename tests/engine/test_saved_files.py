@@ -15,7 +15,6 @@ from pico import pico
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from workshop import Workshop
 
-from finetune.benchmark.generation import stop_ids
 from finetune.events import Recorder
 from finetune.hardware.machine import inspect
 from finetune.models.load import load_model, load_tokenizer
@@ -25,6 +24,7 @@ from finetune.models.spelling import name_base, spell_out
 from finetune.publish.merged import Merged
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
+from finetune.training.decoding import stop_ids
 
 RUNTIME = RuntimeOptions(device="cpu", dtype="float32")
 # Fields of LoraConfig and of PeftConfig in peft 0.17.

@@ -22,11 +22,12 @@ DISTILLING = {"approach": "distillation"}
 
 @pytest.mark.parametrize("name", registry.names("curricula"))
 def test_every_curriculum_ends_with_the_student_of_the_recipe(name: str) -> None:
-    recipe = Recipe.from_layers(DISTILLING, {"distillation": {"rounds": [24, 20, 15]}} if name == "progressive" else {})
+    asked = {"progressive": {"rounds": [24, 20, 15]}, "warm_then_on_policy": {"on_policy": {"share": 0.5}}}
+    recipe = Recipe.from_layers(DISTILLING, {"distillation": asked.get(name, {})})
     assert recipe.curriculum == name
     recipes = registry.load("curricula", name).recipes(recipe)
     assert recipes[-1].model == recipe.model
-    assert all(each.curriculum == "single" and each.training == recipe.training for each in recipes)
+    assert all(each.curriculum != "progressive" and each.training == recipe.training for each in recipes)
     if name == "progressive":
         assert [each.model.from_teacher.layers for each in recipes] == [24, 20, 15]
 

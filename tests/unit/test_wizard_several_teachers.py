@@ -58,3 +58,28 @@ def test_each_can_have_its_own_rows() -> None:
 def test_weights_are_an_advanced_setting() -> None:
     recipe, _ = asked(distillation__way="several", teachers__others="./docs_expert", advanced=True, teachers__weights=["1", "1, 0", "2, 1"])
     assert [each.weight for each in recipe.teachers or []] == [2.0, 1.0]
+
+
+@pytest.mark.parametrize("more", [{}, {"teacher": "self"}])
+def test_own_answers_ask_nothing_more_and_get_an_epoch_of_their_own(more: dict[str, Any]) -> None:
+    recipe, prompter = asked(distillation__way="own", **more)
+    spec = recipe.distillation.on_policy
+    assert spec is not None
+    assert (spec.share, spec.tokens, spec.refresh, spec.objective) == (0.5, 96, 64, None)
+    assert recipe.training.epochs == 2
+    assert recipe.teaches_itself == bool(more)
+    assert not [key for key in prompter.questions if "on_policy" in key]
+
+
+def test_practice_has_advanced_settings_and_refuses_a_single_epoch() -> None:
+    recipe, _ = asked(
+        distillation__way="own",
+        advanced=True,
+        training__epochs=["1", "3"],
+        distillation__on_policy__share=["1.5", "0.25"],
+        distillation__on_policy__tokens="40",
+        distillation__on_policy__refresh="32",
+    )
+    assert recipe.distillation.on_policy is not None
+    assert recipe.distillation.on_policy.model_dump(exclude_none=True) == {"share": 0.25, "tokens": 40, "refresh": 32}
+    assert recipe.training.epochs == 3

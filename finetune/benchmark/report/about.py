@@ -82,6 +82,10 @@ def asked(records: Records) -> Html:
         objective = f"{spec['objective'].replace('_', ' ')} at temperature {spec['temperature']:g}"
         corrected = _if("; corrected by {:g} where the teacher's first choice is wrong", spec.get("correct"))
         listed.append(("Distillation", f"{objective}, {percent(spec['alpha'])} of the loss is from the text{corrected}"))
+        if (own := spec.get("on_policy")) and own["share"]:
+            of_own = f", {own['objective'].replace('_', ' ')}" if own["objective"] else ""
+            replaced = f"{percent(own['share'])} of the rows after the first epoch"
+            listed.append(("Own answers", f"{replaced}, of up to {own['tokens']:,} tokens, {own['refresh']:,} at a time{of_own}"))
     listed += [("Benchmark", f"{', '.join(benchmark['metrics'])} on {benchmark['rows']:,} rows"), ("Seed", str(recipe["seed"]))]
     return section("Recipe", facts(listed))
 

@@ -12,7 +12,7 @@ from finetune.benchmark.report.exports import exported_files
 from finetune.benchmark.report.html import Html, duration, element, joined
 from finetune.benchmark.report.ranks import final_ranks
 from finetune.benchmark.report.records import Records, read_records
-from finetune.benchmark.report.scores import costs, measured, rounds, teachers, verdict_class, verdicts
+from finetune.benchmark.report.scores import costs, measured, practice, rounds, teachers, verdict_class, verdicts
 from finetune.benchmark.report.style import STYLE
 from finetune.foreign import reading
 from finetune.formatting import size
@@ -39,6 +39,7 @@ def report_page(records: Records) -> str:
         costs(scores),
         teachers(scores),
         rounds(scores),
+        practice(scores),
         exported_files(records.exports),
         asked(records),
         done(records),

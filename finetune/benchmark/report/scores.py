@@ -20,6 +20,7 @@ from finetune.benchmark.names import (
     each_teacher,
     in_order,
     number,
+    own_answers,
     retained,
     share,
     signed,
@@ -27,7 +28,7 @@ from finetune.benchmark.names import (
     which_tokens,
 )
 from finetune.benchmark.report.charts import interval, scale_of
-from finetune.benchmark.report.html import Html, element, joined, section, table
+from finetune.benchmark.report.html import Html, duration, element, joined, section, table
 from finetune.benchmark.student import verdict_on
 from finetune.formatting import count, size
 
@@ -136,6 +137,24 @@ def teachers(scores: Mapping[str, Any]) -> Html:
     """A line for each of several teachers."""
     rows = [[name, words] for name, words in each_teacher(scores)]
     return section("Teachers", table(["", "On the rows that it teaches"], rows, "Teachers")) if rows else Html()
+
+
+def practice(scores: Mapping[str, Any]) -> Html:
+    """A row for each time that the student wrote answers to practise on."""
+    words = own_answers(scores)
+    head = ["Before step", "Answers", "Tokens on average", "Cut off", "4-grams repeated", "Time"]
+    rows = [
+        [
+            f"{each['step']:,}",
+            f"{each['answers']:,}",
+            f"{each['tokens']:.1f}",
+            share(each["cut"]),
+            share(each["repetition"]),
+            duration(each["seconds"]),
+        ]
+        for each in scores.get("own_answers") or []
+    ]
+    return section("Own answers", table(head, rows, "Own answers"), note=f"{words}.") if words else Html()
 
 
 def rounds(scores: Mapping[str, Any]) -> Html:

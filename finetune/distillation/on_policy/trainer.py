@@ -1,0 +1,123 @@
+"""A trainer that can practise: rows of its steps become answers of its own model, which go through it apart from the others.
+
+    trainer.practise(OnPolicySpec(share=0.5), reporter)      # before train()
+    trainer.last_parts["own_kl"]                             # the divergence on own answers in the last step
+
+What the loss of such rows is, a subclass says in `rule`: their batches have the key OWN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.distillation.curricula.warm_then_on_policy import slow_down, steps_of_warm_up
+from finetune.distillation.on_policy.answers import Answer, Prompts, Writing, pads, write_answers
+from finetune.distillation.on_policy.practice import OWN, Practice, halves
+from finetune.distillation.teachers import Teacher
+from finetune.errors import RecipeError
+from finetune.events import Notice, Recorder, Reporter
+from finetune.formatting import percent
+from finetune.settings import OnPolicySpec
+from finetune.training.chunked_loss import Rule
+from finetune.training.decoding import stop_ids
+from finetune.training.head import causal_lm
+from finetune.training.trainer import SupervisedTrainer
+
+
+class OnPolicyTrainer(SupervisedTrainer):
+    """Without `practise` it is a SupervisedTrainer."""
+
+    practice: Practice | None = None
+    _writing: Writing
+    _alone: bool | None = None
+    _before_step: dict[str, Any]
+
+    def practise(self, spec: OnPolicySpec, reporter: Reporter | None = None) -> None:
+        """Practise from the second epoch on; raises RecipeError for rows without prompts, and where nothing ends an answer."""
+        args = self.args
+        rows: Any = self.train_dataset
+        if args.world_size > 1:
+            raise RecipeError("on_policy works in one process, and there are several.", hint="Leave it out, or train in one process.")
+        asks = Prompts(rows, tokens=spec.tokens, context=self.context)
+        stops = stop_ids(causal_lm(self.model), self.processing_class)
+        if not stops:
+            raise RecipeError("on_policy needs answers that end, and the tokenizer has no end token.", hint="Leave out on_policy.")
+        accumulation = args.gradient_accumulation_steps
+        first = steps_of_warm_up(len(rows), batch_size=args.train_batch_size, accumulation=accumulation)
+        self.practice = Practice(spec, asks, first_step=first, seed=args.seed, reporter=reporter or Recorder())
+        self._writing = Writing(stops, self.pad_id, spec.tokens)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        given = self.lr_scheduler is not None  # whose rate is its owner's business
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if self.practice is None:
+            return scheduler
+        first = self.practice.first_step
+        if first >= num_training_steps:
+            raise RecipeError(
+                f"on_policy begins after the first epoch of {first} steps, and there are {num_training_steps} in all.",
+                hint="Train for 2 epochs or more.",
+            )
+        if not given:
+            slow_down(scheduler, first)
+            self.practice.reporter.report(
+                Notice(
+                    f"From step {first + 1} of {num_training_steps} on, {percent(self.practice.spec.share)} of the rows are answers of the "
+                    "student, and the learning rate is a fifth of what it would be."
+                )
+            )
+        return scheduler
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        if self.practice is None:
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._before_step = self.practice.state_dict()
+        batches = list(islice(epoch_iterator, num_batches))
+        batches = self.practice.step(batches, self.state.global_step, self.state.max_steps, self._write)
+        return super().get_batch_samples(iter(batches), num_batches, device)
+
+    def _write(self, prompts: list[list[int]], seed: int) -> list[Answer]:
+        assert self.practice is not None
+        with self.accelerator.autocast():
+            if self._alone is None:
+                self._alone = not pads(self.model, self.practice.asks, self.pad_id)
+            return write_answers(self.model, prompts, self._writing, seed=seed, alone=self._alone)
+
+    def _parts(self, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> list[dict[str, Any]]:
+        if OWN not in inputs:
+            return super()._parts(inputs, num_items_in_batch)
+        return [part for half in halves(inputs) for part in super(OnPolicyTrainer, self)._parts(half, num_items_in_batch)]
+
+    def parts_of(self, inputs: dict[str, Any], rule: Rule) -> dict[str, Tensor]:
+        return {f"own_{name}" if OWN in inputs else name: total for name, total in super().parts_of(inputs, rule).items()}
+
+    def take_back_step(self) -> None:
+        super().take_back_step()
+        if self.practice is not None:
+            self.practice.load_state_dict(self._before_step)
+
+    def remember(self) -> dict[str, Any]:
+        return super().remember() | ({"practice": self.practice.state_dict()} if self.practice else {})
+
+    def recall(self, remembered: dict[str, Any]) -> None:
+        super().recall(remembered)
+        if self.practice is not None:
+            self.practice.load_state_dict(remembered["practice"])
+
+
+def check_teachers(teachers: Sequence[Teacher], *, prompted: bool, collates: bool) -> None:
+    """Raises RecipeError where teachers cannot read what a student writes: `prompted` ones see other prompts.
+
+    `collates`: somebody else makes the batches.
+    """
+    if any(teacher.model is None for teacher in teachers):
+        raise RecipeError("on_policy asks the teacher about new answers, and there is only its cache.", hint="Pass teacher_model= too.")
+    if prompted:
+        raise RecipeError("on_policy and a system prompt of the teacher work one at a time.", hint="Leave out one of the two.")
+    if collates:
+        raise RecipeError("on_policy makes rows of its own, which a data_collator would have to know.", hint="Leave out data_collator.")
