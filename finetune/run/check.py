@@ -54,6 +54,10 @@ def check_engine(context: RunContext) -> None:
         raise HardwareError("Only one process can use this machine's GPU.", hint="Leave --nproc out, or add --device cpu.")
     if context.engine == "here" and processes * runtime.nodes > 1:
         raise BadInput("The engine `here` trains in one process.", hint="Use --on torchrun, or leave --on out.")
+    if processes * runtime.nodes > 1 and context.recipe.distillation.practice:
+        raise RecipeError(
+            "A student practises on its own answers in one process.", hint="Use --nproc 1 and one node, or leave out distillation.on_policy."
+        )
     if runtime.nodes > 1 and context.recipe.distillation.rounds:
         raise BadInput("A run in several rounds trains on one node.", hint="Leave --nodes out, or distillation.rounds.")
     divided(context.recipe.training, processes * runtime.nodes)
