@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from finetune.errors import ModelError, RecipeError
-from finetune.export.architectures import KNOWN
 from finetune.hub.cache import cached
 from finetune.model_folder import adapter_base, is_adapter, read_json
+from finetune.models.llama_cpp import KNOWN
 from finetune.models.location import parse
 from finetune.models.starter import REVISION, starter_folder
 from finetune.runtime import RuntimeOptions

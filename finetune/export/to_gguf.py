@@ -20,7 +20,6 @@ import torch
 from finetune.benchmark.generation import greedy
 from finetune.errors import BadInput
 from finetune.events import Progress, Reporter
-from finetune.export.architectures import Architecture, architecture_of, is_tied, tensors
 from finetune.export.gate import Verdict, judge
 from finetune.export.kinds import DEFAULT, KINDS, Kind, kind_of
 from finetune.export.modelfile import modelfile
@@ -33,6 +32,7 @@ from finetune.export.writing import Planned, check_read_back, plan, write
 from finetune.formatting import percent, size
 from finetune.hardware.machine import inspect
 from finetune.models.kind import configuration
+from finetune.models.llama_cpp import Architecture, architecture_of, is_tied, tensors
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import locate
 from finetune.publish.card import licence_of
