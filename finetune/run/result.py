@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune.benchmark.scoring import Scores, benchmark_json
+from finetune.distillation.quantised import is_quantised, settle
 from finetune.events import RanksSettled, read_events
 from finetune.hardware.machine import torch_dtype
 from finetune.models.saved import complete
@@ -24,7 +25,9 @@ OF_A_ROUND = ("perplexity", "kl", "agreement")
 
 def save_model(context: RunContext, model: Any, folder: RunFolder) -> None:
     """Write the trained weights (an adapter, or the whole model) and the tokenizer; raises DiskFull."""
-    if not hasattr(model, "peft_config"):
+    if is_quantised(model):
+        settle(model)  # what the file will hold, in 32 bits: fewer cannot say it exactly
+    elif not hasattr(model, "peft_config"):
         # Training kept float32; what is saved, and measured afterwards, is what the machine runs. Buffers such as the frequencies of
         # rotary positions stay in float32, as from_pretrained leaves them.
         for parameter in model.parameters():
