@@ -13,10 +13,12 @@ then made for exactly the head of the file.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers.pytorch_utils import Conv1D
 
 from finetune import registry
@@ -81,6 +83,7 @@ PLAIN: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: SnappedLinear, FastL
 
 def quantise(model: nn.Module, spec: QuantizeSpec) -> None:
     """Let a model compute in few bits from now on, its weights in 32; embeddings and head become what the file has of them."""
+    _count_fused_steps()
     model.float()
     grid, head = registry.load("grids", spec.format), spec.head
     for _, layer in _layers(model):
@@ -91,6 +94,17 @@ def quantise(model: nn.Module, spec: QuantizeSpec) -> None:
         for module in _ends(model):
             with torch.no_grad():
                 module.weight.copy_(registry.load("grids", head).snapped(module.weight))
+
+
+@cache
+def _count_fused_steps() -> None:
+    """Let every optimizer's step count as a change of its weights; the fused ones, which the Trainer uses, do not say so themselves."""
+
+    def changed(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            torch.autograd.graph.increment_version(group["params"])
+
+    register_optimizer_step_post_hook(changed)
 
 
 def settle(model: nn.Module) -> None:

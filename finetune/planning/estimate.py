@@ -32,6 +32,7 @@ USUAL_EFFICIENCY = 0.35
 EXPERTS = "An adapter of experts is read by transformers 5 and peft 0.21 or newer; older ones leave it out silently, so merge it for them."
 STARTING = 15.0  # seconds: imports, loading, saving, the report
 BETWEEN = 5.0  # seconds: saving a student, cutting the next one out of it, scoring it
+ROUNDED_PER_SECOND = 90e6  # weights, where a student learns in few bits
 GENERATED_PER_SECOND = 80e9  # parameters read a second while answers are generated on a CPU
 
 
@@ -141,6 +142,9 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     memory = memory_parts(footprint, parameters=parameters, trainable=trainable, **sides, **situation)
     if not situation["checkpointed"]:  # an adapted expert's weights are made anew in every step, and kept for the backward pass
         memory["activations"] += learning.experts * narrow
+    quantize = recipe.distillation.quantize
+    if quantize:
+        memory["rounded weights"] = 4 * learning.linear
     beside = 0
     cache, asking = _asking(context, shape, narrow)
     if shape.teachers or context.copies_itself:
@@ -163,7 +167,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         # What was measured of one method tells how far arithmetic is off for the others.
         methods[name] = total if other is context.method else round((sum(needed.values()) + beside) * total / by_arithmetic)
     free = machine.free_gpu_memory_bytes if machine.device == "cuda" else machine.free_memory_bytes
-    result = (parameters if full else trainable) * (narrow if full else 4) + 20 * 2**20
+    result = (parameters if full else trainable) * (narrow if full and not quantize else 4) + 20 * 2**20
     checkpoint = (parameters * 4 if recipe.approach == "distillation" and full else trainable * 4) + trainable * footprint.state
     disk = result + cache + (KEPT + 1) * checkpoint  # the next one is written before the oldest goes
     problems = [measured["problem"]] if measured.get("problem") else []
@@ -278,4 +282,6 @@ def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Foot
     rows = min(recipe.benchmark.rows, report.held_out) * (2 + len(shape.teachers))
     answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if machine.device == "cpu" else 20)
     steps = recipe.training.passes * training * (footprint.slowdown if machine.device == "cpu" else 1)
+    if recipe.distillation.quantize and machine.device == "cpu":
+        answers += steps_of(recipe.training, report.train_sequences) * shape.learning.linear / ROUNDED_PER_SECOND
     return steps / rate + BETWEEN if asking is None else (steps + asking) / rate + answers + STARTING

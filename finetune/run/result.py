@@ -56,6 +56,8 @@ def final_scores(
     if taught and len(taught.each) > 1:
         scores["teachers"] = [_one_of_several(*each) for each in zip(context.recipe.teachers or [], taught.each, strict=True)]
     scores["measured_on"] = measured_on(context)
+    if spec := context.recipe.distillation.quantize:
+        scores["in_few_bits"] = spec.model_dump()
     if context.recipe.distillation.rounds:
         result = {"layers": context.recipe.distillation.rounds[-1], "scores": after.values}
         scores["rounds"] = [

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from finetune.benchmark.names import in_few_bits
 from finetune.benchmark.report.charts import bars, curve
 from finetune.benchmark.report.html import Html, bullets, duration, element, facts, section, subsection, table
 from finetune.benchmark.report.records import Records
@@ -82,6 +83,7 @@ def asked(records: Records) -> Html:
         objective = f"{spec['objective'].replace('_', ' ')} at temperature {spec['temperature']:g}"
         corrected = _if("; corrected by {:g} where the teacher's first choice is wrong", spec.get("correct"))
         listed.append(("Distillation", f"{objective}, {percent(spec['alpha'])} of the loss is from the text{corrected}"))
+        listed.append(("Learned in", in_few_bits(spec.get("quantize"))))
     listed += [("Benchmark", f"{', '.join(benchmark['metrics'])} on {benchmark['rows']:,} rows"), ("Seed", str(recipe["seed"]))]
     return section("Recipe", facts(listed))
 

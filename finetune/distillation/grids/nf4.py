@@ -1,6 +1,7 @@
 """NF4 of bitsandbytes: blocks of 64 weights, 16 quantiles of a normal distribution times the block's largest (Dettmers et al. 2023).
 
-Blocks run on from row to row. The scales stay in 32 bits: with double quantisation bitsandbytes rounds them too, which this does not.
+Blocks run on from row to row; bitsandbytes 0.50 itself forgets that on a CPU with AVX-512, and reads rows that are no whole blocks with
+wrong scales. The scales stay in 32 bits: with double quantisation bitsandbytes rounds them too, and this does not.
 """
 
 from __future__ import annotations

@@ -32,4 +32,4 @@ def _snapped(blocks: Tensor) -> Tensor:
     size = scaled.abs()
     whole = size.floor()
     steps = whole.add_((size - whole).mul_(2).floor_()).mul_(scaled.sign())  # halves away from zero
-    return steps.mul_(scale.to(torch.float16).to(torch.float32))
+    return steps.add_(0.0).mul_(scale.to(torch.float16).to(torch.float32))  # a zero without a sign, as whole numbers have it
