@@ -22,7 +22,7 @@ from finetune.benchmark.generation import greedy
 from finetune.errors import BadInput
 from finetune.events import Progress, Reporter
 from finetune.export.gate import Verdict, judge
-from finetune.export.kinds import DEFAULT, KINDS, TRAINED_LIMIT, Kind, kind_of
+from finetune.export.kinds import BLOCK, DEFAULT, KINDS, TRAINED_LIMIT, Kind, kind_of
 from finetune.export.modelfile import modelfile
 from finetune.export.place import ELSEWHERE, check_finished, check_place, disk_is_full, name_of, stage
 from finetune.export.probes import Probes
@@ -89,7 +89,7 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
         load_seconds = time.perf_counter() - began
         done(f"{size(located.bytes)}, as transformers has it")
     layers = known.facts(config.get_text_config(decoder=True))["block_count"]
-    trained = trained_in(Recipe.load(run.recipe), kind)
+    learned, trained = _learned_in(run, kind)
     ends = {"ends": trained.head.upper()} if trained and trained.head else {}
     shapes = ((name, tuple(values.shape)) for name, values in tensors(model, known))
     planned = plan(shapes, kind, layers=layers, tied=is_tied(model), **ends)
@@ -119,7 +119,7 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
         bytes=written,
         sha256=sha256,
         gate=asdict(verdict) | ({"exact": True} if trained else {}),
-        notes=_notes(planned, verdict),
+        notes=[*_rounded_again(learned, trained, kind), *_notes(planned, verdict)],
         commands=gguf_commands(to / file, name_of(run)),
         original=Speed(located.bytes, load_seconds, _our_speed(model, tokenizer, probes) if exported else None),
         exported=exported,
@@ -129,10 +129,18 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
     return made
 
 
-def trained_in(recipe: Recipe, kind: Kind) -> QuantizeSpec | None:
-    """How a model was trained in few bits, if it was for this type of file."""
-    spec = recipe.distillation.quantize
-    return spec if spec and registry.load("grids", spec.format).file_type == kind.name else None
+def _learned_in(run: RunFolder, kind: Kind) -> tuple[str | None, QuantizeSpec | None]:
+    """The type of file that the model learned to be, if it learned in few bits; and how, if it is this one."""
+    spec = Recipe.load(run.recipe).distillation.quantize
+    type: str | None = registry.load("grids", spec.format).file_type if spec else None
+    return type, spec if type == kind.name else None
+
+
+def _rounded_again(learned: str | None, trained: QuantizeSpec | None, kind: Kind) -> list[str]:
+    """What is lost of a model that learned in other few bits."""
+    if learned is None or trained or BLOCK[kind.format] == 1:
+        return []
+    return [f"The model learned to be {learned.upper()}, and {kind.name.upper()} rounds it once more: --to gguf:{learned} loses nothing."]
 
 
 def _judged(

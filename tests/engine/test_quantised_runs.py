@@ -89,6 +89,10 @@ def test_the_file_has_the_trained_weights_bit_for_bit(name: str, shop: Workshop)
     assert done.gate["exact"]
     assert done.gate["kl"] < done.gate["limit"] == 0.05
     assert not done.notes
+    if name == "width":
+        other = GGUF.export(tuner.folder, shop.folder / "other-gguf", shop.runtime, Recorder(), type="q4_0")
+        assert "exact" not in other.gate
+        assert any("learned to be Q8_0, and Q4_0 rounds it once more" in note for note in other.notes)
     assert f"--to gguf:{spec.format}" in next_steps(tuner.folder.output_dir, 200, upload=False).plain
 
 
