@@ -1,7 +1,7 @@
 """What learning in few bits regains: the default student in Q4_0, plain, after 60 more steps, and after 60 steps in Q4_0.
 
-    python benchmarks/quantised.py --folder /tmp/quantised                  # what is there already is not made again
-    python benchmarks/quantised.py --folder /tmp/quantised --steps 60 --rate 5e-5 --prompts 60 --rounds 3
+    python benchmarks/quantised.py --folder ./few-bits                  # what is there already is not made again
+    python benchmarks/quantised.py --folder ./few-bits --steps 60 --rate 5e-5 --prompts 60 --rounds 3
 
 Every file is run by llama.cpp: mean KL(teacher || file) in nats over the same places of held-out rows, with the 95 % interval of its
 difference to plain Q4_0, size, and the fastest of a few rounds of 64 tokens. Both further trainings see the same rows in the same order,

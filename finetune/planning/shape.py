@@ -42,7 +42,7 @@ def shape_of(context: RunContext) -> Shape:
         if isinstance(recipe.model, StudentSpec):
             wanted = recipe.model.from_teacher
         check_tokenizers(context, facts, [teacher, *others])
-    more = {"wanted": wanted, "earlier": context.earlier, "quantize": recipe.distillation.quantize}
+    more: dict[str, Any] = {"wanted": wanted, "earlier": context.earlier, "quantize": recipe.distillation.quantize}
     learning = what_learns(context.located, context.method, recipe.method, **more)
     return Shape(facts, teacher, learning, others)
 
