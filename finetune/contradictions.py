@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from finetune import registry
 from finetune.settings import GENERATED, StudentSpec
 from finetune.teacher_settings import problem_of_several
 
 
 def contradiction(recipe: Any) -> str | None:
     """The first that is found: half a sentence about the recipe, or a whole one."""
-    return next((said for check in (_student, _rounds, _teachers, _writers, _tokenizers, _practice) for said in check(recipe)), None)
+    checks = (_student, _rounds, _teachers, _writers, _tokenizers, _practice, _few_bits)
+    return next((said for check in checks for said in check(recipe)), None)
 
 
 def _student(recipe: Any) -> Iterator[str]:
@@ -99,3 +101,19 @@ def _practice(recipe: Any) -> Iterator[str]:
         yield "has `distillation.on_policy` and `teacher.system`, which work one at a time: leave one of the two out"
     if recipe.distillation.across_tokenizers != "none":
         yield "has `distillation.on_policy` and `distillation.across_tokenizers`: only a teacher of the same tokens can read answers"
+
+
+def _few_bits(recipe: Any) -> Iterator[str]:
+    if recipe.distillation.quantize is None:
+        return
+    if recipe.approach == "fine-tuning":
+        yield "has `distillation.quantize`, which needs `approach: distillation`: name the model as `teacher` and as `model`"
+    if recipe.teaches_itself:
+        yield "has `distillation.quantize` and `teacher: self`, which would be rounded too: name the model as `teacher` and as `model`"
+    if recipe.distillation.rounds:
+        yield "has `distillation.quantize` and `distillation.rounds`: distil in rounds first, then in few bits with `model: THAT_FOLDER`"
+    method = registry.load("methods", recipe.method.kind)
+    if method.footprint(recipe.method).adapter:
+        yield f"has `distillation.quantize`, which trains the weights themselves, and {method.title} trains an adapter: use `method: full`"
+    elif not method.keeps_head(recipe.method, head_settled=True):
+        yield "has `distillation.quantize`, which rounds embeddings and head for good, and a method that trains them: use `freeze: head`"

@@ -43,6 +43,7 @@ __all__ += ["BenchmarkSpec", "ColumnsSpec", "DatasetSpec", "DistillationSpec", "
 
 STARTER = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SHORT = {"method": "kind", "teacher": "source", "dataset": "source", "upload": "repo"}  # the key that a plain string under these sets
+IN_FEW_BITS = 5e-5  # the learning rate where weights are rounded; measured in benchmarks/quantised.py
 HEADER = "# Repeat this run: finetune-cli run THIS_FILE --output-dir NEW_FOLDER\n"
 
 _TEACHERS = Annotated[list[NOT_EMPTY | OneTeacherSpec], Field(min_length=2)] | None  # as they may be written
@@ -84,6 +85,8 @@ class Recipe(Spec):
                 filled["training"] = {"learning_rate": "auto", **training}
             if itself or _has_system(filled.get("teacher")):
                 filled["distillation"] = _answers_only(filled.get("distillation"))
+            if isinstance(spec := filled.get("distillation"), Mapping) and spec.get("quantize") is not None:
+                filled |= _in_few_bits(spec, filled.get("training", {}))
             filled.setdefault("output_dir", "./distilled_model")
         kind = "full" if filled.get("approach") == "distillation" and not itself else "lora"
         method = filled.get("method", {})
@@ -198,7 +201,8 @@ def _last_round(distillation: Any) -> Any:
 
 def _full(key: str, given: Any) -> Any:
     """`adalora` under `method` as {"kind": "adalora"}; everything that is no short form as it is."""
-    return {SHORT[key]: given} if isinstance(given, str) and key in SHORT else given
+    short = {**SHORT, "quantize": "format"}
+    return {short[key]: given} if isinstance(given, str) and key in short else given
 
 
 def is_self(teacher: Any) -> bool:
@@ -213,6 +217,12 @@ def _has_system(teacher: Any) -> bool:
 def _answers_only(distillation: Any) -> Any:
     """Of a model that learns beside what it knows, or beside what its teacher is told: its prompts are no part of that."""
     return {"supervise": "answers", **distillation} if isinstance(distillation, Mapping) else distillation or {"supervise": "answers"}
+
+
+def _in_few_bits(distillation: Mapping[str, Any], training: Any) -> dict[str, Any]:
+    """What suits a student that only has to get used to rounded weights: small steps, and the teacher alone (arXiv 2601.20088)."""
+    rate = {"learning_rate": IN_FEW_BITS, **training} if isinstance(training, Mapping) else training
+    return {"distillation": {"temperature": 1.0, "alpha": 0.0, **distillation}, "training": rate}
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

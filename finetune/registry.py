@@ -41,6 +41,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "heads": "finetune.distillation.students.heads:Heads",
         "size": "finetune.distillation.students.size:Size",
     },
+    "grids": {
+        "q4_0": "finetune.distillation.grids.q4_0:Q4_0",
+        "q8_0": "finetune.distillation.grids.q8_0:Q8_0",
+        "nf4": "finetune.distillation.grids.nf4:NF4",
+    },
     "curricula": {
         "single": "finetune.distillation.curricula.single:Single",
         "progressive": "finetune.distillation.curricula.progressive:Progressive",
@@ -85,10 +90,11 @@ OBJECTS = (
     "students",
     "curricula",
     "engines",
+    "grids",
     "exporters",
     "sources",
 )  # they keep nothing between calls, so one of each is enough
-DESCRIBED = ("methods", "objectives", "students", "formats")  # with titles and summaries; their files import no torch until used
+DESCRIBED = ("methods", "objectives", "students", "grids", "formats")  # with titles and summaries; their files import no torch until used
 
 
 def names(kind: str) -> list[str]:

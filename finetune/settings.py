@@ -8,6 +8,7 @@ The wizard's questions, the JSON schema and the trainers all read this. The sett
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
@@ -28,6 +29,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 from finetune import registry
+from finetune.errors import RecipeError
 
 
 class Spec(BaseModel):
@@ -104,6 +106,7 @@ AUTO_EPOCHS = 3.0  # of a few hundred rows, whatever they are; see docs/log.md
 GENERATED = "generated"  # `dataset.source` where the teacher writes the rows
 OF_FILES = ("config", "split", "data_files", "columns", "text_as", "encoding", "eval_split")  # keys that say how rows are read
 OF_GENERATED = ("topic", "examples")
+_K_QUANT = re.compile(r"(q\d_k|iq\d|tq\d)", re.IGNORECASE)  # of GGUF: blocks of blocks, searched for once and not step by step
 AutoOrCount = Literal["auto"] | Annotated[int, Field(ge=1)]
 
 
@@ -244,6 +247,46 @@ class OnPolicySpec(Spec):
     )
 
 
+class QuantizeSpec(Spec):
+    """The student in few bits, while it learns and afterwards."""
+
+    format: Annotated[str, Known("grids")] = Field(
+        description="What the weights of linear layers are rounded to: q4_0 or q8_0 for llama.cpp and Ollama, nf4 for bitsandbytes."
+    )
+    head: Annotated[str, Known("grids")] | None = Field(
+        None, description="The same of embeddings and output head, which then stay; q8_0 if left out, and nothing with nf4."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_head(cls, given: Any) -> Any:
+        """What programs that read the file have there."""
+        if not isinstance(given, dict) or not isinstance(given.get("format"), str):
+            return given
+        name, known = given["format"].lower(), registry.names("grids")
+        if _K_QUANT.match(name):
+            raise RecipeError(
+                f"distillation.quantize: {name} is made when a file is written, and cannot be trained for.",
+                hint=f"Train for q4_0 or q8_0; any result can be exported: --to gguf:{name}",
+            )
+        if name not in known:
+            raise RecipeError(
+                f"distillation.quantize: there is no {name!r}.{registry.did_you_mean(name, known)}", hint=f"Choose from {', '.join(known)}."
+            )
+        given, grid = {**given, "format": name}, registry.load("grids", name)
+        if grid.rounds_head:
+            return {**given, "head": given.get("head") or "q8_0"}
+        if given.get("head") is not None:
+            raise ValueError(f"has `head`, which programs that read {grid.title} leave as it is")
+        return given
+
+    @model_validator(mode="after")
+    def _head_in_a_file(self) -> QuantizeSpec:
+        if self.head is not None and registry.load("grids", self.head).file_type is None:
+            raise ValueError(f"has `head: {self.head}`, for which GGUF has no type: leave it out, or use q8_0 or q4_0")
+        return self
+
+
 class DistillationSpec(Spec):
     temperature: float = Field(2.0, gt=0, description="Higher shows more of the teacher's second choices.", json_schema_extra=Usual(1, 5))
     alpha: float = Field(0.5, ge=0, le=1, description="0 to 1. The weight of the data; the rest is the weight of the teacher.")
@@ -274,6 +317,17 @@ class DistillationSpec(Spec):
     def practice(self) -> OnPolicySpec | None:
         """How the student practises on its own answers, if it does."""
         return self.on_policy if self.on_policy and self.on_policy.share else None
+
+    quantize: QuantizeSpec | None = Field(
+        None,
+        title="Train in few bits",
+        description="The student learns as it will be in the file: q4_0 or q8_0 (GGUF), nf4 (bitsandbytes). Best after a distillation.",
+    )
+
+    @field_validator("quantize", mode="before", json_schema_input_type=Annotated[str, Known("grids")] | QuantizeSpec | None)
+    @classmethod
+    def _format_alone(cls, given: Any) -> Any:
+        return {"format": given} if isinstance(given, str) else given
 
     @field_validator("rounds")
     @classmethod

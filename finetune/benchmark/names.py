@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from finetune.registry import title
+
 NAMES = {
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",
@@ -128,3 +130,17 @@ def own_answers(scores: Mapping[str, Any]) -> str | None:
 def in_words(values: Mapping[str, float]) -> str:
     """ "Perplexity 14.2, KL to teacher 0.310"."""
     return ", ".join(f"{NAMES.get(metric, metric)} {number(metric, values[metric])}" for metric in in_order(list(values)))
+
+
+def in_few_bits(spec: Mapping[str, Any] | None) -> str:
+    """ "linear layers in Q4_0, embeddings and head in Q8_0" of `distillation.quantize`; empty for a student in full precision."""
+    if not spec:
+        return ""
+    head = f", embeddings and head in {title('grids', spec['head'])}" if spec.get("head") else ", embeddings and head as they are"
+    return f"linear layers in {title('grids', spec['format'])}{head}"
+
+
+def measured_as(scores: Mapping[str, Any]) -> str:
+    """How a student that was trained in few bits was measured; empty for others."""
+    said = in_few_bits(scores.get("in_few_bits"))
+    return f"The student, before and after, is measured as its file will be: {said}; the teacher in full precision." if said else ""

@@ -53,6 +53,8 @@ BLOCK = {"F32": 1, "F16": 1, "BF16": 1, "Q4_0": 32, "Q5_0": 32, "Q5_1": 32, "Q8_
 INSTEAD = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}  # where a row is no multiple of 256 values
 QUANTISES_ITSELF = ("F32", "F16", "BF16", "Q4_0", "Q5_0", "Q5_1", "Q8_0")  # the gguf package; the others need ggml
 NEVER = ("position_embd.weight",)
+ENDS = ("token_embd.weight", "output.weight")
+TRAINED_LIMIT = 0.05  # KL from a model that was trained in this type: only what llama.cpp rounds while it computes is left
 
 
 def kind_of(name: str) -> Kind:
@@ -63,14 +65,14 @@ def kind_of(name: str) -> Kind:
     return kind
 
 
-def format_of(name: str, shape: tuple[int, ...], kind: Kind, *, layers: int, tied: bool) -> tuple[str, str | None]:
+def format_of(name: str, shape: tuple[int, ...], kind: Kind, *, layers: int, tied: bool, ends: str | None = None) -> tuple[str, str | None]:
     """ggml's format of a tensor, and the one it would have had if its rows were whole blocks.
 
-    `tied` is whether the embeddings are the head too.
+    `tied` is whether the embeddings are the head too; `ends` is the format of both where the model was trained in it.
     """
     if len(shape) < 2 or not name.endswith(".weight") or "_norm." in name or name in NEVER:
         return "F32", None
-    wanted = _wanted(name, shape[-1], kind, layers, tied)
+    wanted = ends if ends and name in ENDS else _wanted(name, shape[-1], kind, layers, tied)
     given = wanted
     if shape[-1] % BLOCK[given]:
         given = INSTEAD.get(given, "F16")

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from finetune import registry
 from finetune.errors import ModelError, RecipeError
-from finetune.export.architectures import KNOWN
 from finetune.hub.cache import cached
 from finetune.model_folder import adapter_base, is_adapter, read_json
+from finetune.models.llama_cpp import KNOWN
 from finetune.models.location import parse
 from finetune.models.starter import REVISION, starter_folder
+from finetune.recipe import Recipe
+from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
 
 USUAL = "q8_0"  # half of f16, and hardly ever another answer
@@ -29,6 +32,14 @@ def in_reach(home: Path, runtime: RuntimeOptions | None = None) -> bool:
     text = config.get("text_config")
     known = (text if isinstance(text, dict) else config).get("model_type") in KNOWN
     return known and isinstance(words, dict) and words.get("type") == "BPE"
+
+
+def usual_type(home: Path) -> str:
+    """The type that a result was trained for in few bits, which loses nothing more; else USUAL."""
+    recipe = RunFolder(home).recipe
+    spec = Recipe.load(recipe).distillation.quantize if recipe.is_file() else None
+    type: str | None = registry.load("grids", spec.format).file_type if spec else None
+    return type or USUAL
 
 
 def _whole(home: Path, runtime: RuntimeOptions) -> Path | None:

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from finetune import registry
 from finetune.errors import BadInput
 from finetune.events import Progress, Reporter
-from finetune.export.architectures import Architecture, architecture_of, is_tied, tensors
 from finetune.export.gate import Verdict, judge
-from finetune.export.kinds import DEFAULT, KINDS, Kind, kind_of
+from finetune.export.kinds import BLOCK, DEFAULT, KINDS, TRAINED_LIMIT, Kind, kind_of
 from finetune.export.modelfile import modelfile
 from finetune.export.place import ELSEWHERE, check_finished, check_place, disk_is_full, name_of, stage
 from finetune.export.probes import Probes
@@ -32,13 +32,16 @@ from finetune.export.writing import Planned, check_read_back, plan, write
 from finetune.formatting import percent, size
 from finetune.hardware.machine import inspect
 from finetune.models.kind import configuration
+from finetune.models.llama_cpp import Architecture, architecture_of, is_tied, tensors
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import locate
 from finetune.publish.card import licence_of
 from finetune.publish.elsewhere import gguf_commands
+from finetune.recipe import Recipe
 from finetune.run.costs import FEWEST_PARAMETERS
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
+from finetune.settings import QuantizeSpec
 from finetune.storage import check_room, file_hash, whole_folder
 from finetune.training.decoding import greedy
 from finetune.training.head import padding_id
@@ -86,7 +89,11 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
         load_seconds = time.perf_counter() - began
         done(f"{size(located.bytes)}, as transformers has it")
     layers = known.facts(config.get_text_config(decoder=True))["block_count"]
-    planned = plan(((name, tuple(values.shape)) for name, values in tensors(model, known)), kind, layers=layers, tied=is_tied(model))
+    learned, trained = _learned_in(run, kind)
+    ends = {"ends": trained.head.upper()} if trained and trained.head else {}
+    shapes = ((name, tuple(values.shape)) for name, values in tensors(model, known))
+    planned = plan(shapes, kind, layers=layers, tied=is_tied(model), **ends)
+    limit = TRAINED_LIMIT if trained and limit is None else limit
     needed = sum(tensor.bytes for tensor in planned.values()) + HEADER_BYTES
     check_room("The exported file", needed, to.parent, ELSEWHERE)
     file = f"{name_of(run)}-{kind.name.upper()}.gguf"
@@ -94,7 +101,8 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
     with whole_folder(to) as part, disk_is_full(needed, to):
         with stage(reporter, "export", f"Writing {kind.name.upper()}") as done:
             facts = _facts(run, known, config, kind, licence) | words.facts
-            meant = write(part / file, known.name, facts, planned, tensors(model, known), _progress(reporter, "bytes"))
+            more = {"exact": trained is not None}
+            meant = write(part / file, known.name, facts, planned, tensors(model, known), _progress(reporter, "bytes"), **more)
             written = (part / file).stat().st_size
             done(size(written))
         with stage(reporter, "export", "Checking the file") as done:
@@ -110,8 +118,8 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
         file=file,
         bytes=written,
         sha256=sha256,
-        gate=asdict(verdict),
-        notes=_notes(planned, verdict),
+        gate=asdict(verdict) | ({"exact": True} if trained else {}),
+        notes=[*_rounded_again(learned, trained, kind), *_notes(planned, verdict)],
         commands=gguf_commands(to / file, name_of(run)),
         original=Speed(located.bytes, load_seconds, _our_speed(model, tokenizer, probes) if exported else None),
         exported=exported,
@@ -119,6 +127,20 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
     )
     keep(run, made)
     return made
+
+
+def _learned_in(run: RunFolder, kind: Kind) -> tuple[str | None, QuantizeSpec | None]:
+    """The type of file that the model learned to be, if it learned in few bits; and how, if it is this one."""
+    spec = Recipe.load(run.recipe).distillation.quantize
+    type: str | None = registry.load("grids", spec.format).file_type if spec else None
+    return type, spec if type == kind.name else None
+
+
+def _rounded_again(learned: str | None, trained: QuantizeSpec | None, kind: Kind) -> list[str]:
+    """What is lost of a model that learned in other few bits."""
+    if learned is None or trained or BLOCK[kind.format] == 1:
+        return []
+    return [f"The model learned to be {learned.upper()}, and {kind.name.upper()} rounds it once more: --to gguf:{learned} loses nothing."]
 
 
 def _judged(

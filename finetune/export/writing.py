@@ -43,8 +43,9 @@ class Planned:
         return prod(self.shape) // block * size
 
 
-def plan(shapes: Iterable[tuple[str, tuple[int, ...]]], kind: Kind, *, layers: int, tied: bool) -> dict[str, Planned]:
-    return {name: Planned(shape, *format_of(name, shape, kind, layers=layers, tied=tied)) for name, shape in shapes}
+def plan(shapes: Iterable[tuple[str, tuple[int, ...]]], kind: Kind, **model: Any) -> dict[str, Planned]:
+    """`model` is what `format_of` has to know of it."""
+    return {name: Planned(shape, *format_of(name, shape, kind, **model)) for name, shape in shapes}
 
 
 def write(
@@ -54,8 +55,13 @@ def write(
     planned: dict[str, Planned],
     tensors: Iterable[tuple[str, Tensor]],
     progress: Progress,
+    *,
+    exact: bool = False,
 ) -> dict[str, str]:
-    """The hash of each tensor as it was meant. `facts` are the keys of the header; raises OSError, and FinetuneError as `encode` does."""
+    """The hash of each tensor as it was meant. `facts` are the keys of the header; raises OSError, and FinetuneError as `encode` does.
+
+    `exact` is for weights that were trained in this format: what the file says must be they, bit for bit.
+    """
     import gguf
 
     writer = gguf.GGUFWriter(path, architecture)
@@ -73,7 +79,13 @@ def write(
         meant: dict[str, str] = {}
         total, done = sum(tensor.bytes for tensor in planned.values()), 0
         for name, values in tensors:
-            stored = encode(values.to("cpu", torch.float32).contiguous().numpy(), planned[name].format)
+            given = values.to("cpu", torch.float32).contiguous().numpy()
+            stored = encode(given, planned[name].format)
+            if exact and not np.array_equal(gguf.dequantize(stored, gguf.GGMLQuantizationType[planned[name].format]), given):
+                raise FinetuneError(
+                    f"The weights {name} are not those that were trained in {planned[name].format}: they would be rounded again.",
+                    hint="Train again, or export another type, such as q8_0.",
+                )
             meant[name] = _hash(stored)
             writer.write_tensor_data(stored)
             done += planned[name].bytes

@@ -67,13 +67,18 @@ def uses_onednn(x: Tensor, weight: Tensor) -> bool:
     return suits and x.numel() > 0 and onednn_is_quicker()
 
 
+def learned_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`linear` with gradients, and torch's own product where that is not for these, or under autocast."""
+    if torch.is_autocast_enabled(x.device.type) or not uses_onednn(x, weight):
+        return nn.functional.linear(x, weight, bias)
+    return cast(Tensor, _Linear.apply(x, weight, bias))  # type: ignore[no-untyped-call]
+
+
 class FastLinear(nn.Linear):
     """A linear layer that multiplies by `linear`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if torch.is_autocast_enabled(input.device.type) or not uses_onednn(input, self.weight):
-            return super().forward(input)
-        return cast(Tensor, _Linear.apply(input, self.weight, self.bias))  # type: ignore[no-untyped-call]
+        return learned_linear(input, self.weight, self.bias)
 
 
 class _Linear(torch.autograd.Function):

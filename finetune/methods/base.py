@@ -31,11 +31,14 @@ NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)  # a weight, and its share of the doubly
 
 @dataclass(frozen=True)
 class MethodContext:
-    """What a method may need to know about its run; `total_steps` is None while unknown."""
+    """What a method may need to know about its run; `total_steps` is None while unknown.
+
+    `head_settled`: embeddings and head are what they will be, the teacher's own or rounded for good.
+    """
 
     total_steps: int | None
     seed: int = 0
-    student_is_made: bool = False
+    head_settled: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class Method:
         """What the user should know before the method runs on `device`, one sentence each."""
         return []
 
-    def keeps_head(self, spec: Any, *, student_is_made: bool) -> bool:
+    def keeps_head(self, spec: Any, *, head_settled: bool) -> bool:
         """Whether the output head stays as it is, as it does beside an adapter on other layers."""
         targets = getattr(spec, "target_modules", "auto")
         return self.footprint(spec).adapter and (targets == "auto" or "lm_head" not in targets)

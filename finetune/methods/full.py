@@ -18,7 +18,7 @@ class Full(Method):
 
     Of a model that also sees pictures the text part trains: nothing else has a gradient. `freeze: head` freezes the embeddings and the
     output head; `auto` does so for a student made from its teacher, whose head already is the teacher's (and which may then learn from
-    the gradient cache).
+    the gradient cache), and for one in few bits, whose head is rounded once.
     """
 
     title = "Full"
@@ -36,14 +36,14 @@ class Full(Method):
         model.float().requires_grad_(True)
         for name in tower_names(model):
             model.get_submodule(name).requires_grad_(False)
-        if self.keeps_head(spec, student_is_made=context.student_is_made):
+        if self.keeps_head(spec, head_settled=context.head_settled):
             for module in (model.get_input_embeddings(), model.get_output_embeddings()):
                 if module is not None:
                     module.requires_grad_(False)
         return model
 
-    def keeps_head(self, spec: Spec, *, student_is_made: bool) -> bool:
-        return spec.freeze == "head" or (spec.freeze == "auto" and student_is_made)
+    def keeps_head(self, spec: Spec, *, head_settled: bool) -> bool:
+        return spec.freeze == "head" or (spec.freeze == "auto" and head_settled)
 
     def footprint(self, spec: Spec) -> Footprint:
         return Footprint(adapter=False, activations=30)

@@ -33,6 +33,7 @@ USUAL_EFFICIENCY = 0.35
 EXPERTS = "An adapter of experts is read by transformers 5 and peft 0.21 or newer; older ones leave it out silently, so merge it for them."
 STARTING = 15.0  # seconds: imports, loading, saving, the report
 BETWEEN = 5.0  # seconds: saving a student, cutting the next one out of it, scoring it
+ROUNDED_PER_SECOND = 90e6  # weights, where a student learns in few bits
 GENERATED_PER_SECOND = 80e9  # parameters read a second while answers are generated on a CPU
 
 
@@ -146,6 +147,9 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     if not situation["checkpointed"]:  # an adapted expert's weights are made anew in every step, and kept for the backward pass
         memory["activations"] += learning.experts * narrow
     memory["activations"] = max(memory["activations"], keys_and_values(context, shape.model, narrow))  # one or the other
+    quantize = recipe.distillation.quantize
+    if quantize:
+        memory["rounded weights"] = 4 * learning.linear
     beside = 0
     cache, asking = _asking(context, shape, narrow)
     if shape.teachers or context.copies_itself:
@@ -170,7 +174,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         # What was measured of one method tells how far arithmetic is off for the others.
         methods[name] = total if other is context.method else round((sum(needed.values()) + beside) * total / by_arithmetic)
     free = machine.free_gpu_memory_bytes if machine.device == "cuda" else machine.free_memory_bytes // context.processes
-    result = (parameters if full else trainable) * (narrow if full else 4) + 20 * 2**20
+    result = (parameters if full else trainable) * (narrow if full and not quantize else 4) + 20 * 2**20
     checkpoint = (parameters * 4 if recipe.approach == "distillation" and full else trainable * 4) + trainable * footprint.state
     disk = result + cache + (KEPT + 1) * checkpoint  # the next one is written before the oldest goes
     problems = [measured["problem"]] if measured.get("problem") else []
@@ -184,6 +188,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     free_disk = storage.free_disk(typed_path(recipe.output_dir))
     if disk > free_disk:
         problems.append(disk_problem(disk, free_disk, recipe.output_dir))
+    listed = [*device_notes(context), *start_notes(context), *learning.notes, EXPERTS if learning.experts else "", practice.note, *notes]
     return Plan(
         model=str(recipe.model),
         rows=report.train,
@@ -206,12 +211,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         problems=problems,
         methods=methods,
         linear_share=learning.share,
-        notes=[
-            *filter(
-                None,
-                [*device_notes(context), *start_notes(context), *learning.notes, EXPERTS if learning.experts else "", practice.note, *notes],
-            )
-        ],
+        notes=[note for note in listed if note],
         measured=dict(measured) or None,
         speed_up=_speed_up(shape) if context.student_is_made else None,
         warnings=expectations(context, [shape.model.layers, learning.layers]),
@@ -249,7 +249,7 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
         dtype = torch.float32 if bytes_each == 4 else torch.bfloat16
         return Head(torch.empty(facts.vocabulary, facts.hidden, dtype=dtype, device="meta").requires_grad_(trains))
 
-    frozen = context.method.keeps_head(recipe.method, student_is_made=context.student_is_made)
+    frozen = context.method.keeps_head(recipe.method, head_settled=context.head_settled)
     full = not context.method.footprint(recipe.method).adapter  # which keeps the student's head in float32
     student = head(shape.model, 4 if full else narrow, not frozen)
     signals = {name: registry.load("signals", name) for name in registry.names("signals")}
@@ -292,6 +292,8 @@ def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Foot
     rows = min(recipe.benchmark.rows, report.held_out) * (2 + len(shape.teachers))
     answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if machine.device == "cpu" else 20)
     steps = recipe.training.passes * training * (footprint.slowdown if machine.device == "cpu" else 1) / context.devices
+    if recipe.distillation.quantize and machine.device == "cpu":
+        answers += steps_of(recipe.training, report.train_sequences) * shape.learning.linear / ROUNDED_PER_SECOND
     return steps / rate + BETWEEN if asking is None else (steps + asking) / rate + answers + STARTING
 
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from finetune.distillation.quantised import check_quantised
 from finetune.distillation.student import planned_student
 from finetune.errors import ModelError, RecipeError
 from finetune.foreign import reading
@@ -21,7 +22,7 @@ from finetune.planning.checks import adapter_problem, quantised_problem
 from finetune.planning.estimate import Learning, Shape
 from finetune.recipe import StudentSpec
 from finetune.run_context import RunContext
-from finetune.settings import FromTeacher
+from finetune.settings import FromTeacher, QuantizeSpec
 
 
 def shape_of(context: RunContext) -> Shape:
@@ -41,7 +42,8 @@ def shape_of(context: RunContext) -> Shape:
         if isinstance(recipe.model, StudentSpec):
             wanted = recipe.model.from_teacher
         check_tokenizers(context, facts, [teacher, *others])
-    learning = what_learns(context.located, context.method, recipe.method, wanted=wanted, earlier=context.earlier)
+    more: dict[str, Any] = {"wanted": wanted, "earlier": context.earlier, "quantize": recipe.distillation.quantize}
+    learning = what_learns(context.located, context.method, recipe.method, **more)
     return Shape(facts, teacher, learning, others)
 
 
@@ -57,11 +59,18 @@ def shapes_of(context: RunContext) -> list[Shape]:
 
 
 def what_learns(
-    located: LocatedModel, method: Any, spec: Any, *, wanted: FromTeacher | None = None, earlier: EarlierAdapter | None = None
+    located: LocatedModel,
+    method: Any,
+    spec: Any,
+    *,
+    wanted: FromTeacher | None = None,
+    earlier: EarlierAdapter | None = None,
+    quantize: QuantizeSpec | None = None,
 ) -> Learning:
     """What of a model a method trains: the method is attached to a model without weights, on torch's meta device.
 
-    `wanted` is what a student keeps of the model, `earlier` is an adapter that is trained further. Raises RecipeError for a student of
+    `wanted` is what a student keeps of the model, `earlier` is an adapter that is trained further, `quantize` says in how many bits it
+    learns. Raises what `check_quantised` raises, RecipeError for a student of
     nothing or of all, ModelError for what is not a language model, for a student that its own configuration would not describe, and where
     the method cannot be attached.
     """
@@ -79,11 +88,13 @@ def what_learns(
             if model.config.get_text_config(decoder=True) is not model.config:
                 with suppress(RuntimeError):  # what needs numbers, which there are none of here
                     try_text_alone(model)
+        if quantize is not None:
+            check_quantised(model, quantize, home.name, wanted)
         embeddings = model.get_input_embeddings().weight.shape[0]
         inventory = Inventory.of(model)
         linear = _linear_parameters(model)
         model, make = (earlier.attach(model), method.go_on) if earlier else (model, method.attach)
-        attached = make(model, spec, MethodContext(total_steps=None, student_is_made=wanted is not None))
+        attached = make(model, spec, MethodContext(total_steps=None, head_settled=wanted is not None or quantize is not None))
     coverage = inventory.coverage(attached, spec)
     parameters = list(attached.parameters())
     return Learning(

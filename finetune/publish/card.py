@@ -16,7 +16,16 @@ from typing import Any
 
 import yaml
 
-from finetune.benchmark.names import FEWEST_ROWS, NAMES, beside_the_teacher, each_round, own_answers, too_few
+from finetune.benchmark.names import (
+    FEWEST_ROWS,
+    NAMES,
+    beside_the_teacher,
+    each_round,
+    in_few_bits,
+    measured_as,
+    own_answers,
+    too_few,
+)
 from finetune.benchmark.student import verdict_on
 from finetune.events import read_events
 from finetune.foreign import reading
@@ -232,6 +241,8 @@ def _scores(scores: Mapping[str, Any]) -> str:
         lines += ["", f"The student's perplexity is {words}."]
     if practised := own_answers(scores):
         lines += ["", f"After an epoch on the data it learned from its own answers too, which the teacher read: {practised}."]
+    if said := measured_as(scores):
+        lines += ["", said]
     if rounds := each_round(scores):
         lines += ["", "It was made in rounds; each cut the student of the round before and trained it again.", ""]
         lines += [f"- {name}: {words}" for name, words in rounds]
@@ -318,6 +329,8 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
             told = strip_control_chars(" ".join(recipe.teacher.system.split()))
             lines.append(f"- The teacher, and only the teacher, had this system prompt: {told}")
         lines.append(f"- Distillation: {teacher}{spec.objective}, temperature {spec.temperature}, alpha {spec.alpha} on the hard labels")
+        if spec.quantize:
+            lines.append(f"- Learned in few bits, as its file has it: {in_few_bits(spec.quantize.model_dump())}")
         if spec.correct:
             lines.append(f"- Where the teacher's first choice was not the label, the label was put ahead of it by {spec.correct:g}")
     lines.append(f"- Data: {_described(recipe)}" + (f", {data['train']} rows trained on, {data['held_out']} held out" if data else ""))

@@ -32,7 +32,7 @@ def check_run(context: RunContext, folder: RunFolder, *, resumed: bool) -> None:
 
         check_trackers(context.recipe.training.report_to)
     others = [each.pinned for each in context.teachers_located] if context.has_other_teacher else []
-    if not context.student_is_made and context.located.pinned in others:
+    if not context.head_settled and context.located.pinned in others:  # in few bits a model may imitate itself
         raise RecipeError(
             f"Teacher and student are the same model, {context.located.name}.",
             hint="Make a smaller one from it: --set model.from_teacher.layers=0.67, or keep it close to itself: --set teacher=self",
@@ -56,7 +56,8 @@ def check_engine(context: RunContext) -> None:
         raise BadInput("The engine `here` trains in one process.", hint="Use --on torchrun, or leave --on out.")
     if processes * runtime.nodes > 1 and context.recipe.distillation.practice:
         raise RecipeError(
-            "A student practises on its own answers in one process.", hint="Use --nproc 1 and one node, or leave out distillation.on_policy."
+            "A student practises on its own answers in one process.",
+            hint="Use --nproc 1 and one node, or leave out distillation.on_policy.",
         )
     if runtime.nodes > 1 and context.recipe.distillation.rounds:
         raise BadInput("A run in several rounds trains on one node.", hint="Leave --nodes out, or distillation.rounds.")

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune import registry
 from finetune.distillation.itself import Itself
+from finetune.distillation.quantised import quantise
 from finetune.distillation.setup import DistillationSetup, prepare_distillation
 from finetune.distillation.starting_rate import rate_at, rate_for
 from finetune.distillation.student import make_student
@@ -80,12 +82,24 @@ def load_student(context: RunContext, teacher: Any) -> Student:
             changes["model"] = {"from_teacher": {name: facts[name] for name in ("layers", "ffn") if name in facts}}
     else:
         model = load_base(context, role="student")
+    if quantised(context, model):
+        kl = None  # it answers otherwise now
     if context.recipe.training.learning_rate == "auto":
         with context.stage("rate", "Choosing the learning rate"):
             rate = rate_for(model, teacher, context.data.train) if kl is None else rate_at(kl)
         context.reporter.report(Notice(rate.said))
         changes["training"], facts = {"learning_rate": rate.value}, {**facts, "kl": rate.kl, "learning_rate": rate.value}
     return Student(context.beside(recipe=context.recipe.with_changes(changes)) if changes else context, model, facts)
+
+
+def quantised(context: RunContext, model: Any) -> bool:
+    """Let the student compute in few bits, if the recipe says so."""
+    spec = context.recipe.distillation.quantize
+    if spec is None:
+        return False
+    with context.stage("quantise", f"Rounding the student to {registry.title('grids', spec.format)}"):
+        quantise(model, spec)
+    return True
 
 
 def _of_first_round(context: RunContext) -> FromTeacher:
@@ -97,11 +111,15 @@ def _of_first_round(context: RunContext) -> FromTeacher:
 def load_trial_student(context: RunContext, teacher: Any) -> Any:
     """A student of the same size and shape, to measure the cost of a run: nothing is searched for."""
     if not isinstance(context.recipe.model, StudentSpec):
-        return load_base(context, role="student")
+        model = load_base(context, role="student")
+        quantised(context, model)
+        return model
     wanted = context.recipe.model.from_teacher
     if wanted.size is not None:
         wanted = FromTeacher.model_validate(dict(likely_mix(teacher, wanted.size).amounts()))
-    return make_student(teacher, wanted, context.data.train).model
+    model = make_student(teacher, wanted, context.data.train).model
+    quantised(context, model)
+    return model
 
 
 def load_result(context: RunContext, folder: RunFolder) -> Any:
@@ -119,7 +137,7 @@ def attach_method(context: RunContext, model: Any) -> Any:
     steps = steps_of(context.recipe.training, len(context.data.train))
     make = method.go_on if context.earlier else method.attach
     inventory = Inventory.of(model.get_base_model() if context.earlier else model)
-    attached = make(model, spec, MethodContext(steps, seed=context.recipe.seed, student_is_made=context.student_is_made))
+    attached = make(model, spec, MethodContext(steps, seed=context.recipe.seed, head_settled=context.head_settled))
     parameters, learn, machine = parameters_of(attached), trainable(attached), context.machine
     role = "student" if context.distils else "model"
     context.reporter.report(

@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 from finetune.benchmark.scoring import Scores, benchmark_json
+from finetune.distillation.quantised import is_quantised, settle
 from finetune.events import OwnAnswers, RanksSettled, read_events
 from finetune.hardware.machine import torch_dtype
 from finetune.models.saved import complete
@@ -25,7 +26,9 @@ OF_A_ROUND = ("perplexity", "kl", "agreement")
 
 def save_model(context: RunContext, model: Any, folder: RunFolder) -> None:
     """Write the trained weights (an adapter, or the whole model) and the tokenizer; raises DiskFull."""
-    if not hasattr(model, "peft_config"):
+    if is_quantised(model):
+        settle(model)  # what the file will hold, in 32 bits: fewer cannot say it exactly
+    elif not hasattr(model, "peft_config"):
         # Training kept float32; what is saved, and measured afterwards, is what the machine runs. Buffers such as the frequencies of
         # rotary positions stay in float32, as from_pretrained leaves them.
         for parameter in model.parameters():
@@ -54,6 +57,8 @@ def final_scores(
     if taught and len(taught.each) > 1:
         scores["teachers"] = [_one_of_several(*each) for each in zip(context.recipe.teachers or [], taught.each, strict=True)]
     scores["measured_on"] = measured_on(context)
+    if spec := context.recipe.distillation.quantize:
+        scores["in_few_bits"] = spec.model_dump()
     if context.recipe.distillation.rounds:
         result = {"layers": context.recipe.distillation.rounds[-1], "scores": after.values}
         scores["rounds"] = [

@@ -47,6 +47,8 @@ def _proofs(done: Exported) -> list[tuple[str, RenderableType]]:
     rows: list[tuple[str, RenderableType]] = []
     if gate.get("tensors") is not None:
         rows.append(("Weights read back", Text(f"{gate['tensors']} tensors, bit for bit", style="good")))
+    if gate.get("exact"):
+        rows.append(("Trained weights", Text(f"in the file as {done.type.upper()}, bit for bit", style="good")))
     if gate.get("texts") is not None:
         rows.append(("Tokens", Text(f"equal in {gate['texts']} texts", style="good")))
     if gate.get("chats") is not None:

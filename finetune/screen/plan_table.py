@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from finetune.benchmark.names import FEWEST_ROWS
+from finetune.benchmark.names import FEWEST_ROWS, in_few_bits
 from finetune.events import DataPrepared, Event, Planned
 from finetune.formatting import count, kept, percent, size, strip_control_chars
 from finetune.planning.estimate import Plan
@@ -93,6 +93,8 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
         loss = recipe.distillation
         mixed = f"{percent(loss.alpha)} from the data, {percent(1 - loss.alpha)} from the teacher"
         yield "Loss", f"{mixed} ({title('objectives', loss.objective)} at temperature {loss.temperature:g})"
+        if loss.quantize:
+            yield "Learns in", in_few_bits(loss.quantize.model_dump())
         if loss.correct:
             yield "", f"where the teacher's first choice is wrong, the data is put ahead of it by {loss.correct:g}"
         yield "Cache", CACHES[loss.cache] + (f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else "")

@@ -23,6 +23,7 @@ from finetune.benchmark.names import (
     each_round,
     each_teacher,
     in_order,
+    measured_as,
     number,
     own_answers,
     signed,
@@ -31,7 +32,7 @@ from finetune.benchmark.names import (
 )
 from finetune.benchmark.report import ranks_in_words
 from finetune.benchmark.student import verdict_on
-from finetune.export.offer import USUAL, in_reach
+from finetune.export.offer import in_reach, usual_type
 from finetune.formatting import count, size, strip_control_chars
 from finetune.publish.elsewhere import in_short
 from finetune.recipe import Recipe
@@ -102,6 +103,8 @@ def _said_of(scores: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Rend
         said.append(Text(too_few(scores["rows"]), style="warning"))
     if "perplexity" in metrics and (tokens := which_tokens(scores)):
         said.append(Text(f"Perplexity counts {tokens}.", style="quiet"))
+    if few := measured_as(scores):
+        said.append(Text(few, style="quiet"))
     if copied := codes_copied(scores):
         said.append(Text(f"Codes copied: {copied}."))
     return said
@@ -190,7 +193,7 @@ def next_steps(output_dir: Path, width: int, *, upload: bool) -> Text:
         ("Repeat", f"{command} run {quoted(output_dir / 'run' / 'recipe.yaml')} --output-dir {quoted(free_name(output_dir))}"),
     ]
     if in_reach(output_dir):
-        rows.append(("Ollama", f"{command} export {quoted(output_dir)} --to gguf:{USUAL}"))
+        rows.append(("Ollama", f"{command} export {quoted(output_dir)} --to gguf:{usual_type(output_dir)}"))
     if upload:
         rows.append(("Upload", f"{command} upload {quoted(output_dir)} --repo USER/NAME"))
     return Text("\n").append_text(to_copy(rows, width))

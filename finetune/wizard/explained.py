@@ -81,6 +81,7 @@ MORE = {
     "upload.repo": "A name in your own account, or organisation/name. A repository that is not there is made.",
     "upload.private": "Only you, or those in the organisation, until you change it on the page of the repository; or everyone at once.",
     "upload.exists": "There is such a repository already. Nothing in it is changed unless you choose it.",
+    "upload.gguf": "They are sent only if they still are what llama.cpp was asked about after the export.",
     "upload.now": "What is listed above is sent, and nothing else.",
     "sign_in": "Publishing needs an account on huggingface.co (free), and a token with write access from its settings.",
     "sign_in.token": "It goes straight to huggingface_hub, which keeps it for the next time; it is in no file or record of this program.",

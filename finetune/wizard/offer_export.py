@@ -19,7 +19,7 @@ TYPES = (
 
 def ask(output_dir: Path, prompter: Prompter, here: HostInfo) -> None:
     """Offer the export of a finished folder, and show what was proven of it."""
-    from finetune.export.offer import USUAL, in_reach
+    from finetune.export.offer import in_reach, usual_type
     from finetune.export.quantising import has_llama_cpp
 
     if not (has_llama_cpp() and in_reach(output_dir, here.runtime)):
@@ -31,7 +31,10 @@ def ask(output_dir: Path, prompter: Prompter, here: HostInfo) -> None:
         help="Makes a .gguf file beside the output folder, and checks that llama.cpp answers with it as the model does.",
     )
     if asked:
-        _export(output_dir, prompter.select("export.type", "Which type?", list(TYPES), default=USUAL), prompter, here)
+        usual = usual_type(output_dir)
+        types = [choice for choice in TYPES if choice.value == usual] or [Choice(usual, usual.upper(), "what the model was trained in")]
+        types += [choice for choice in TYPES if choice.value != usual]
+        _export(output_dir, prompter.select("export.type", "Which type?", types, default=usual), prompter, here)
 
 
 def _export(output_dir: Path, type: str, prompter: Prompter, here: HostInfo) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune import registry
-from finetune.wizard import on_policy, several_teachers
+from finetune.wizard import few_bits, on_policy, several_teachers
 from finetune.wizard.draft import Draft, ask_field, field_of, get, imitates
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Prompter
@@ -43,4 +43,5 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         practice = on_policy.ADVANCED if on_policy.practises(draft) else ()
         for key in (*of_the_method, *(DISTILLING if distilling else ()), *practice, *named, *ALWAYS):
             draft = ask_field(draft, prompter, key)
+        draft = few_bits.ask(draft, prompter)
     return draft

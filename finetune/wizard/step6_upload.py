@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.errors import Interrupted, NotSignedIn, RepoExists, UploadError
+from finetune.formatting import size
 from finetune.hub.reachability import offline_reason, shown_endpoint
 from finetune.recipe import UploadSpec
+from finetune.run_folder import RunFolder
 from finetune.screen.console import people
 from finetune.screen.quiet import quiet
 from finetune.screen.reporter import working
@@ -38,9 +40,10 @@ def ask(output_dir: Path, prompter: Prompter, here: HostInfo) -> None:
         prompter.note([("class:quiet", f"{offline_reason()}, so nothing can be uploaded now. "), *later])
         return
     if prompter.confirm("upload", "Upload to the Hugging Face Hub?", default=False, help="The model also stays on this machine."):
-        agreed = _agree(output_dir, prompter)
+        gguf = _with_exported(output_dir, prompter)
+        agreed = _agree(output_dir, prompter, gguf)
         if agreed and prompter.confirm("upload.now", "Upload this now?", default=True):
-            return _upload(output_dir, agreed, prompter)
+            return _upload(output_dir, agreed, prompter, gguf)
     prompter.note(later)
 
 
@@ -51,7 +54,17 @@ def repository(output_dir: Path) -> str:
     return name[:LONGEST_NAME].strip(".-") or "model"
 
 
-def _agree(output_dir: Path, prompter: Prompter) -> UploadSpec | None:
+def _with_exported(output_dir: Path, prompter: Prompter) -> bool:
+    """Whether the .gguf files go along that were exported from the folder, if there are any."""
+    files = {each["file"]: int(each["bytes"]) for each in RunFolder(output_dir).exports if each.get("to") == "gguf"}
+    if not files:
+        return False
+    named = ", ".join(f"{name} ({size(length)})" for name, length in files.items())
+    help = f"{named}: people then run the model in Ollama or LM Studio without making the file themselves."
+    return prompter.confirm("upload.gguf", f"Also the .gguf file{'s' if len(files) > 1 else ''}?", default=False, help=help)
+
+
+def _agree(output_dir: Path, prompter: Prompter, gguf: bool) -> UploadSpec | None:
     """A place that the person can and wants to write to, after showing what would go there; None to leave it."""
     repo = _repo(output_dir, prompter)
     choices = [Choice("private", "Only you", "private"), Choice("public", "Everyone", "public")]
@@ -60,7 +73,7 @@ def _agree(output_dir: Path, prompter: Prompter) -> UploadSpec | None:
     number = ""  # each question is its own
     for again in range(2, MOST_NAMES):
         try:
-            planned = _plan(output_dir, spec, prompter)
+            planned = _plan(output_dir, spec, prompter, gguf)
         except RepoExists as error:
             prompter.note([("class:warning", error.message)])
             choices = [
@@ -90,14 +103,14 @@ def _repo(output_dir: Path, prompter: Prompter, number: str = "") -> str:
     )
 
 
-def _plan(output_dir: Path, spec: UploadSpec, prompter: Prompter) -> UploadPlan | None:
+def _plan(output_dir: Path, spec: UploadSpec, prompter: Prompter, gguf: bool) -> UploadPlan | None:
     """What would be uploaded, after signing in if the person wants that; None to leave it. Raises RepoExists."""
     from finetune.publish.upload import upload_plan
 
     while True:
         try:
             with prompter.busy("Checking with the Hub"), quiet(None):
-                return upload_plan(output_dir, spec)
+                return upload_plan(output_dir, spec, gguf=gguf)
         except NotSignedIn as error:
             prompter.note([("class:warning", error.message)])
             if not _sign_in(prompter):
@@ -129,12 +142,12 @@ def _sign_in(prompter: Prompter) -> bool:
     return choice != LATER
 
 
-def _upload(output_dir: Path, spec: UploadSpec, prompter: Prompter) -> None:
+def _upload(output_dir: Path, spec: UploadSpec, prompter: Prompter, gguf: bool) -> None:
     from finetune.publish.upload import upload_folder
 
     try:
         with working(people(), "Uploading") as reporter:
-            done = upload_folder(output_dir, spec, reporter)
+            done = upload_folder(output_dir, spec, reporter, gguf=gguf)
     except (UploadError, Interrupted) as error:
         prompter.note([("class:problem", error.message), *hint(error)])
         return

@@ -119,7 +119,7 @@ def test_a_file_that_would_answer_differently_is_refused_and_leaves_nothing(
         "a byte": "does not hold",
     }
     if wrong == "rotation":
-        monkeypatch.setattr("finetune.export.architectures.interleaved", lambda values, heads: values)
+        monkeypatch.setattr("finetune.models.llama_cpp.interleaved", lambda values, heads: values)
     elif wrong == "pre-tokenizer":
         monkeypatch.setattr(tokens, "pre_of", lambda described: "smollm")
     elif wrong == "template":
@@ -140,8 +140,8 @@ def test_a_file_that_would_answer_differently_is_refused_and_leaves_nothing(
 def damaging(write: Any) -> Any:
     """Changes the last byte of the file, which is a weight."""
 
-    def damaged(path: Path, *rest: Any) -> Any:
-        meant = write(path, *rest)
+    def damaged(path: Path, *rest: Any, **more: Any) -> Any:
+        meant = write(path, *rest, **more)
         with path.open("r+b") as file:
             end = file.seek(0, 2)
             last = gguf.GGUFReader(path).tensors[-1]

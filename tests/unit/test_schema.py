@@ -159,6 +159,7 @@ def test_defaults_ranges_and_names_are_there() -> None:
     assert keys_of_names() == {
         "method": "methods",
         "distillation.objective": "objectives",
+        "distillation.quantize.format": "grids",
         "training.report_to": "trackers",
         "benchmark.metrics": "metrics",
     }

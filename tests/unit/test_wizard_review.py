@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,13 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent, merge_key_bindings
 from prompt_toolkit.output import DummyOutput
-from wizard_answers import BACK, enter_all_the_way, here
+from wizard_answers import BACK, Listening, enter_all_the_way, here
 
 from finetune import schema
 from finetune.data.rows import TooManyBadRows
-from finetune.errors import DatasetError, FinetuneError
+from finetune.errors import DatasetError, FinetuneError, UploadError
 from finetune.events import Fanout, Recorder
-from finetune.recipe import Recipe
+from finetune.recipe import Recipe, UploadSpec
 from finetune.runtime import RuntimeOptions
 from finetune.wizard import review, step6_upload
 from finetune.wizard.conversation import agree
@@ -147,6 +148,28 @@ def test_the_command_for_an_upload_later_can_be_copied(empty_folder: Path) -> No
     prompter = enter_all_the_way()
     step6_upload.ask(Path("out dir"), prompter, here(hub=True))
     assert prompter.shown[-1].endswith(" upload 'out dir' --repo out-dir")
+
+
+@pytest.mark.parametrize("along", [True, False, None])
+def test_exported_files_may_go_along(along: bool | None, empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, sent = empty_folder / "out", []
+    (out / "run").mkdir(parents=True)
+    exported = [{"to": "gguf", "file": "out-Q4_0.gguf", "bytes": 77_000_000}, {"to": "onnx", "file": "model.onnx", "bytes": 5}]
+    (out / "run" / "export.json").write_text(json.dumps({"files": exported if along is not None else exported[1:]}))
+
+    def plan(folder: Path, spec: UploadSpec, *, gguf: bool) -> None:
+        sent.append(gguf)
+        raise UploadError("The Hub is closed.")
+
+    monkeypatch.setattr("finetune.publish.upload.upload_plan", plan)
+    prompter = Listening({"upload": True} | ({} if along is None else {"upload.gguf": along}))
+    step6_upload.ask(out, prompter, here(hub=True))
+    assert sent == [bool(along)]
+    if along is None:
+        assert "upload.gguf" not in prompter.questions
+    else:
+        assert prompter.questions["upload.gguf"] == "Also the .gguf file?"
+        assert prompter.helps["upload.gguf"].startswith("out-Q4_0.gguf (77")
 
 
 def unsure(text: str) -> str | None:

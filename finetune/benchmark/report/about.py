@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from finetune.benchmark.names import in_few_bits
 from finetune.benchmark.report.charts import bars, curve
 from finetune.benchmark.report.html import Html, bullets, duration, element, facts, section, subsection, table
 from finetune.benchmark.report.records import Records
@@ -86,6 +87,7 @@ def asked(records: Records) -> Html:
             of_own = f", {own['objective'].replace('_', ' ')}" if own["objective"] else ""
             replaced = f"{percent(own['share'])} of the rows after the first epoch"
             listed.append(("Own answers", f"{replaced}, of up to {own['tokens']:,} tokens, {own['refresh']:,} at a time{of_own}"))
+        listed.append(("Learned in", in_few_bits(spec.get("quantize"))))
     listed += [("Benchmark", f"{', '.join(benchmark['metrics'])} on {benchmark['rows']:,} rows"), ("Seed", str(recipe["seed"]))]
     return section("Recipe", facts(listed))
 

@@ -19,6 +19,7 @@ from finetune.benchmark.names import (
     each_round,
     each_teacher,
     in_order,
+    measured_as,
     number,
     own_answers,
     retained,
@@ -78,6 +79,8 @@ def measured(scores: Mapping[str, Any]) -> Html:
         note += f" Perplexity counts {tokens}."
     if copied := codes_copied(scores):
         note += f" Codes copied: {copied}."
+    if said := measured_as(scores):
+        note += f" {said}"
     if scores.get("teacher"):
         note += " Beside a name: the student compared with its teacher, then with what it was before."
     columns = [element("th", cell, scope="col") for cell in ("Model", "Score", "Interval", "Picture")]
