@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, count
+from itertools import accumulate
 from os import PathLike
 from typing import Any
 
@@ -26,10 +26,11 @@ from finetune.distillation.cache import TeacherCache
 from finetune.distillation.corrected import corrected, margins
 from finetune.distillation.itself import Itself, as_teacher
 from finetune.distillation.loss import CachedGradient, Distillation
+from finetune.distillation.numbered import numbered
 from finetune.distillation.objectives import Objective
 from finetune.distillation.objectives.forward_kl import ForwardKL
 from finetune.distillation.several_teachers import Routed, added, joined, mixed
-from finetune.distillation.teachers import Teacher, check_routes, listed, runs_of, shares
+from finetune.distillation.teachers import Teacher, listed, runs_of, shares
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import DatasetError, RecipeError, VocabularyMismatch
 from finetune.events import Recorder
@@ -319,42 +320,3 @@ def as_tokens(rows: Any, tokenizer: Any) -> Any:
             hint="Pass processing_class=tokenizer, or rows of input_ids and labels.",
         )
     return tokens(rows, tokenizer)
-
-
-def numbered(dataset: Any, caches: Sequence[TeacherCache], teacher_rows: Sequence[int] | None, teachers: int) -> Any:
-    """The dataset with a `row` column, so that each row finds its cached teacher outputs in any order; routed, with its `teacher_number`.
-
-    A cache of a teacher of its own rows has only these.
-    """
-    of = None if teacher_rows is None else [int(number) for number in teacher_rows]
-    if of is not None:
-        check_routes(of, teachers, len(dataset))
-    for number, cache in enumerate(caches):
-        rows = len(dataset) if of is None else of.count(number)
-        if rows != cache.rows:
-            raise RecipeError(
-                f"The teacher cache has {cache.rows} rows, but there are {rows} training rows.", hint="Build the cache again."
-            )
-    columns: dict[str, list[int]] = {"row": list(range(len(dataset)))}
-    if of is not None:
-        counters = [count() for _ in range(teachers)]
-        columns = {"row": [next(counters[number]) for number in of], "teacher_number": of}
-    if not hasattr(dataset, "add_column"):
-        return Numbered(dataset, columns)
-    dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
-    for name, values in columns.items():
-        dataset = dataset.add_column(name, values)
-    return dataset
-
-
-class Numbered(torch.utils.data.Dataset[Any]):
-    """Any map-style dataset with more numbers in each example, such as its `row`."""
-
-    def __init__(self, rows: Any, columns: Mapping[str, Sequence[int]]) -> None:
-        self.rows, self.columns = rows, columns
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        return {**self.rows[number], **{name: values[number] for name, values in self.columns.items()}}

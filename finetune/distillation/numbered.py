@@ -1,0 +1,56 @@
+"""Rows with the numbers that a distillation looks up: which row of the teacher's cache each is, and whose it is.
+
+    rows = numbered(rows, [cache], None, 1)
+    rows[3]["row"]          # 3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import count
+from typing import Any
+
+import torch
+
+from finetune.distillation.cache import TeacherCache
+from finetune.distillation.teachers import check_routes
+from finetune.errors import RecipeError
+
+
+def numbered(dataset: Any, caches: Sequence[TeacherCache], teacher_rows: Sequence[int] | None, teachers: int) -> Any:
+    """The dataset with a `row` column, so that each row finds its cached teacher outputs in any order; routed, with its `teacher_number`.
+
+    A cache of a teacher of its own rows has only these.
+    """
+    of = None if teacher_rows is None else [int(number) for number in teacher_rows]
+    if of is not None:
+        check_routes(of, teachers, len(dataset))
+    for number, cache in enumerate(caches):
+        rows = len(dataset) if of is None else of.count(number)
+        if rows != cache.rows:
+            raise RecipeError(
+                f"The teacher cache has {cache.rows} rows, but there are {rows} training rows.", hint="Build the cache again."
+            )
+    columns: dict[str, list[int]] = {"row": list(range(len(dataset)))}
+    if of is not None:
+        counters = [count() for _ in range(teachers)]
+        columns = {"row": [next(counters[number]) for number in of], "teacher_number": of}
+    if not hasattr(dataset, "add_column"):
+        return Numbered(dataset, columns)
+    dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
+    for name, values in columns.items():
+        dataset = dataset.add_column(name, values)
+    return dataset
+
+
+class Numbered(torch.utils.data.Dataset[Any]):
+    """Any map-style dataset with more numbers in each example, such as its `row`."""
+
+    def __init__(self, rows: Any, columns: Mapping[str, Sequence[int]]) -> None:
+        self.rows, self.columns = rows, columns
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return {**self.rows[number], **{name: values[number] for name, values in self.columns.items()}}
