@@ -16,7 +16,7 @@ from finetune.teacher_settings import problem_of_several
 
 def contradiction(recipe: Any) -> str | None:
     """The first that is found: half a sentence about the recipe, or a whole one."""
-    return next((said for check in (_student, _rounds, _teachers, _writers, _tokenizers) for said in check(recipe)), None)
+    return next((said for check in (_student, _rounds, _teachers, _writers, _tokenizers, _features) for said in check(recipe)), None)
 
 
 def _student(recipe: Any) -> Iterator[str]:
@@ -85,3 +85,24 @@ def _tokenizers(recipe: Any) -> Iterator[str]:
     if recipe.distillation.correct or (recipe.teacher and recipe.teacher.system):
         key = "distillation.correct" if recipe.distillation.correct else "teacher.system"
         yield f"has `{key}` and `distillation.across_tokenizers`, which work one at a time: leave one of the two out"
+
+
+def _features(recipe: Any) -> Iterator[str]:
+    spec = recipe.distillation
+    inside = [name for name in ("layers", "relations") if getattr(spec.features, name) not in ("none", [])]
+    asked = inside or (["last"] if spec.features.last else [])
+    if not asked:
+        return
+    key = f"distillation.features.{asked[0]}"
+    if spec.alpha == 1:
+        yield f"has `{key}` and `distillation.alpha: 1`, which asks no teacher: give one of the two"
+    if recipe.teachers is not None:
+        yield f"has `{key}`, which compares the student with one teacher, and `teachers`: give one of the two"
+    if spec.across_tokenizers != "none":
+        yield f"has `{key}`, which compares the states of equal tokens, and `distillation.across_tokenizers`: give one of the two"
+    if spec.features.relations and recipe.teacher and recipe.teacher.system:
+        yield "has `distillation.features.relations`, which compare all tokens, and `teacher.system`, which is none of the student's: give one"
+    if inside and spec.cache in ("hidden", "gradient"):
+        yield f"has `{key}`, for which the teacher runs at every step, and `distillation.cache: {spec.cache}`: leave one of the two out"
+    if spec.features.last and spec.cache == "gradient":
+        yield "has `distillation.features.last`, which compares hidden states, and `distillation.cache: gradient`, which has none: give one"

@@ -35,6 +35,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "gradient": "finetune.distillation.signals.gradient:Gradient",
         "hidden": "finetune.distillation.signals.hidden:Hidden",
     },
+    "terms": {  # their names are keys of FeaturesSpec in settings.py
+        "last": "finetune.distillation.terms.last_state:LastState",
+        "layers": "finetune.distillation.terms.inner_layers:InnerLayers",
+        "relations": "finetune.distillation.terms.relations:Relations",
+    },
     "students": {
         "layers": "finetune.distillation.students.layers:Layers",
         "ffn": "finetune.distillation.students.ffn:FeedForward",
@@ -77,12 +82,13 @@ BUILT_IN: dict[str, dict[str, str]] = {
 OBJECTS = (
     "methods",
     "signals",
+    "terms",
     "students",
     "curricula",
     "exporters",
     "sources",
 )  # they keep nothing between calls, so one of each is enough
-DESCRIBED = ("methods", "objectives", "students", "formats")  # with titles and summaries; their files import no torch until used
+DESCRIBED = ("methods", "objectives", "terms", "students", "formats")  # with titles and summaries; their files import no torch until used
 
 
 def names(kind: str) -> list[str]:

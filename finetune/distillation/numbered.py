@@ -1,7 +1,7 @@
 """Rows with the numbers that a distillation looks up: which row of the teacher's cache each is, and whose it is.
 
-    rows = numbered(rows, [cache], None, 1)
-    rows[3]["row"]          # 3
+rows = numbered(rows, [cache], None, 1)
+rows[3]["row"]          # 3
 """
 
 from __future__ import annotations

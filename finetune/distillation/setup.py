@@ -6,7 +6,7 @@ train(student, tokenizer, data.train, recipe, machine, reporter, folder=folder, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -49,8 +49,8 @@ class DistillationSetup:
         """Whether a teacher stays in memory."""
         return any(teacher.cache is None for teacher in self.teachers)
 
-    def trainer(self, **arguments: Any) -> DistillationTrainer:
-        """A trainer for these arguments of a Trainer."""
+    def trainer(self, made: Mapping[str, Any] | None = None, **arguments: Any) -> DistillationTrainer:
+        """A trainer for these arguments of a Trainer; `made` are the facts of a student that was made from its teacher."""
         online, tokenizers = self.needs_models, [teacher.tokenizer for teacher in self.teachers]
         return DistillationTrainer(
             teacher_model=[teacher.model for teacher in self.teachers] if online else None,
@@ -63,6 +63,8 @@ class DistillationSetup:
             alpha=self.spec.alpha,
             objective=self.spec.objective,
             correct=self.spec.correct,
+            features=self.spec.features,
+            made=made,
             **arguments,
         )
 
@@ -177,6 +179,7 @@ class _Asking:
             beside=MARGIN_BYTES if self.spec.correct else 0,
             present={kind: sum(file.stat().st_size for file in place(kind).glob("*")) for kind in kinds},
             teachers=left,
+            features=self.spec.features,
         )
         if choice.kind == "none":
             if isinstance(self.model, Itself):

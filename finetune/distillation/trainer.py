@@ -24,6 +24,7 @@ from finetune.data.system_prompt import as_teacher_sees, is_prompted
 from finetune.distillation.across_tokenizers.projected import AVERAGED, OWN_ROWS, reading_of, teacher_logits
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.corrected import corrected, margins
+from finetune.distillation.features import features_of
 from finetune.distillation.itself import Itself, as_teacher
 from finetune.distillation.loss import CachedGradient, Distillation
 from finetune.distillation.numbered import numbered
@@ -41,10 +42,11 @@ from finetune.models.location import locate
 from finetune.noise import hush
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
+from finetune.settings import FeaturesSpec
 from finetune.teacher_settings import SELF
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss
 from finetune.training.head import Head, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
-from finetune.training.trainer import Supervised, SupervisedTrainer
+from finetune.training.trainer import Supervised, SupervisedTrainer, right_padding_mask
 
 
 class DistillationTrainer(SupervisedTrainer):
@@ -61,6 +63,9 @@ class DistillationTrainer(SupervisedTrainer):
     forward and reverse KL, D(sum_k w_k q_k, p) for the others. With `teacher_rows`, the number of its teacher for each training row, each
     teaches its own rows instead, and a cache is one of these alone. With `across_tokenizers` ("projected") a teacher may have another
     tokenizer: it is compared where both have read the same text, and both tokenizers are needed.
+
+    `features` ({"last": 0.1, "layers": "auto", "relations": ["v"]}: FeaturesSpec in settings.py) also compare hidden states and attention
+    with those of the one teacher; `made`, the facts of a student made from it, says which layer is which.
 
     `last_parts` holds the mean `ce` and `kl` per token of the last step. Evaluation runs the teachers and tells both parts as eval_ce
     and eval_kl; if there is only a cache, or teachers have rows, it gives the cross-entropy. Raises RecipeError for values out of range or
@@ -83,12 +88,14 @@ class DistillationTrainer(SupervisedTrainer):
         cache: TeacherCache | Sequence[TeacherCache] | None = None,
         teacher_tokenizer: Any = None,
         across_tokenizers: str = "none",
+        features: Mapping[str, Any] | FeaturesSpec | None = None,
+        made: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         hush()
         # The recipe knows their ranges, and that "2.0" is a number.
         settings = {"temperature": temperature, "alpha": alpha, "correct": correct, "across_tokenizers": across_tokenizers}
-        given = Recipe.from_layers({"distillation": settings}).distillation
+        given = Recipe.from_layers({"distillation": {**settings, "features": features or {}}}).distillation
         if isinstance(model, str | PathLike):
             model, tokenizer = by_name(model)
             model.float()  # small updates are lost in weights of 16 bits
@@ -122,6 +129,11 @@ class DistillationTrainer(SupervisedTrainer):
         self.vocabulary = min((self._prepare(teacher, head, across=across) for teacher in teachers), default=head.vocabulary)
         if len(teachers) > 1 and not self.routed and any(teacher.reading for teacher in teachers):
             raise RecipeError(AVERAGED, hint=OWN_ROWS)
+        self.features = features_of(given.features, self.model, self.teachers, made, prompted=self.prompted)
+
+    def run_student(self, inputs: dict[str, Any]) -> Any:
+        with self.features.watch_student():
+            return super().run_student(inputs)
 
     def head(self) -> Head:
         return head_of(self.model).first(self.vocabulary)
@@ -182,7 +194,12 @@ class DistillationTrainer(SupervisedTrainer):
         if self.routed:
             starts = [0, *accumulate(len(values) for values, _ in said)][:-1]
             return Distillation(supervised.labels, Routed(starts, logits), self.objective, alpha, self.temperature)
-        return mixed(supervised.labels, logits, self.weights, self.objective, alpha, self.temperature)
+        rule = mixed(supervised.labels, logits, self.weights, self.objective, alpha, self.temperature)
+        if self.features.weights:
+            real = right_padding_mask(inputs, self.pad_id)
+            rule.beside, sums = self.features.compared(real, inputs["labels"], hidden, supervised.index, said[0][0])
+            rule.sums |= sums
+        return rule
 
     def _margins(self, inputs: dict[str, Any], supervised: Supervised, states: Tensor, counts: list[int], *, cached: bool) -> Tensor:
         """How far the teacher's first choice is ahead of each label [n]; `states` are the teacher's, if it is asked now."""
@@ -214,9 +231,9 @@ class DistillationTrainer(SupervisedTrainer):
             told: Any = self.train_dataset
             seen = Collator(self.pad_id)([as_teacher_sees(told[row]) for row in inputs["row"].tolist()])
             inputs = {name: seen[name].to(inputs["input_ids"].device) for name in ("input_ids", "labels")}
-        with torch.no_grad(), as_teacher(teacher.model) as model:
+        index = asked.index if asked else Supervised.of(inputs["labels"]).index
+        with torch.no_grad(), as_teacher(teacher.model) as model, self.features.watch_teacher(index):
             outputs = self.run_backbone(model, asked.inputs if asked else inputs, masks=teacher.masks)
-            index = asked.index if asked else Supervised.of(inputs["labels"]).index
             return outputs.last_hidden_state.flatten(0, 1).index_select(0, index), None, aligned
 
     def _prepare(self, teacher: Teacher, head: Head, *, across: bool) -> int:

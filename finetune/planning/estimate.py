@@ -21,6 +21,7 @@ from finetune.paths import typed_path
 from finetune.planning.asked_before import known
 from finetune.planning.checks import adapter_problem, quantised_problem, start_notes
 from finetune.planning.expectations import expectations
+from finetune.planning.features import features_memory, features_notes
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.run_context import RunContext
 from finetune.training.checkpoints import KEPT
@@ -141,11 +142,14 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     memory = memory_parts(footprint, parameters=parameters, trainable=trainable, **sides, **situation)
     if not situation["checkpointed"]:  # an adapted expert's weights are made anew in every step, and kept for the backward pass
         memory["activations"] += learning.experts * narrow
+    if context.distils:
+        longest = int(report.length.get("max", 0))
+        memory |= features_memory(recipe.distillation.features, batch_tokens, longest, shape.model.hidden, learning.layers)
     beside = 0
     cache, asking = _asking(context, shape, narrow)
     if shape.teachers or context.copies_itself:
         # Several are loaded one after another, unless none is written down.
-        at_once = sum if recipe.distillation.cache == "none" else max
+        at_once = sum if context.teacher_stays else max
         memory["teacher"] = beside = at_once(each.parameters for each in shape.teachers or [shape.model]) * narrow
     by_arithmetic = sum(memory.values())
     if measured.get("memory_bytes"):
@@ -199,7 +203,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         problems=problems,
         methods=methods,
         linear_share=learning.share,
-        notes=[*start_notes(context), *learning.notes, *([EXPERTS] if learning.experts else []), *notes],
+        notes=[*start_notes(context), *learning.notes, *([EXPERTS] if learning.experts else []), *features_notes(context), *notes],
         measured=dict(measured) or None,
         speed_up=_speed_up(shape) if context.student_is_made else None,
         warnings=expectations(context, [shape.model.layers, learning.layers]),
@@ -223,6 +227,7 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
     """
     import torch
 
+    from finetune.distillation.cache_choice import problem_of
     from finetune.distillation.corrected import MARGIN_BYTES
     from finetune.training.head import Head
 
@@ -239,9 +244,10 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
     full = not context.method.footprint(recipe.method).adapter  # which keeps the student's head in float32
     student = head(shape.model, 4 if full else narrow, not frozen)
     signals = {name: registry.load("signals", name) for name in registry.names("signals")}
-    forward_kl = recipe.distillation.objective == "forward_kl"
-    valid = next(name for name, signal in signals.items() if signal.problem(student, forward_kl) is None)
-    kind = valid if recipe.distillation.cache == "auto" else recipe.distillation.cache
+    spec = recipe.distillation
+    valid = next(name for name, signal in signals.items() if problem_of(signal, student, spec.objective, spec.features) is None)
+    kind = "none" if context.teacher_stays else valid if spec.cache == "auto" else spec.cache
+    times = recipe.training.passes if kind == "none" else 1
     size_of_all, operations, numbers = 0, 0.0, teacher_rows(recipe, context.data.train)
     for number, teacher in enumerate(asked):
         share = 1.0 if numbers is None else numbers.count(number) / len(numbers)
@@ -251,7 +257,7 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
             tokens = round(report.supervised_tokens * share)
             size_of_all += signals[kind].bytes(tokens, head(teacher, narrow), student)
             size_of_all += MARGIN_BYTES * tokens if recipe.distillation.correct else 0
-        operations += 2 * teacher.parameters * report.train_tokens * share
+        operations += 2 * teacher.parameters * report.train_tokens * share * times
     return size_of_all, operations
 
 

@@ -18,6 +18,7 @@ import yaml
 
 from finetune.benchmark.names import FEWEST_ROWS, NAMES, beside_the_teacher, each_round, too_few
 from finetune.benchmark.student import verdict_on
+from finetune.distillation.terms import in_words
 from finetune.events import read_events
 from finetune.foreign import reading
 from finetune.formatting import percent, strip_control_chars, student_parts
@@ -318,6 +319,8 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
         lines.append(f"- Distillation: {teacher}{spec.objective}, temperature {spec.temperature}, alpha {spec.alpha} on the hard labels")
         if spec.correct:
             lines.append(f"- Where the teacher's first choice was not the label, the label was put ahead of it by {spec.correct:g}")
+        if inside := in_words(spec.features):
+            lines.append(f"- Also compared with the teacher: {inside}")
     lines.append(f"- Data: {_described(recipe)}" + (f", {data['train']} rows trained on, {data['held_out']} held out" if data else ""))
     if written := data.get("generated"):
         asked = recipe.teacher.model if recipe.teacher and recipe.teacher.server else None

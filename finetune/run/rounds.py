@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -61,7 +62,10 @@ def train_rounds(
             model = _next_student(each, folder, number, done[-1]["left_out"])
         with context.stage("training", f"Training, round {number} of {len(rounds)}" if several else "Training") as said:
             begun = made_with | ({"round": number} if several else {})
-            outcome = train_model(each, model, folder, make_trainer=make_trainer, start=start, made_with=begun)
+            make = make_trainer
+            if make_trainer and folder.student.is_file():
+                make = partial(make_trainer, made=folder.read_json(folder.student))  # another student in each round
+            outcome = train_model(each, model, folder, make_trainer=make, start=start, made_with=begun)
             model, start = each.method.finish(model, each.recipe.method, context.reporter), None
             ends = not outcome.complete or number == len(rounds)
             save_model(each, model, folder if ends else _place(folder, number))

@@ -12,10 +12,12 @@ from typing import Any
 from finetune.benchmark.report.charts import bars, curve
 from finetune.benchmark.report.html import Html, bullets, duration, element, facts, section, subsection, table
 from finetune.benchmark.report.records import Records
+from finetune.distillation.terms import in_words
 from finetune.formatting import count, kept, percent, size, student_parts
 from finetune.recipe import is_self
 from finetune.registry import title
 from finetune.run_folder import free_name
+from finetune.settings import FeaturesSpec
 from finetune.shell import quoted
 
 SKIPPED_SHOWN = 10
@@ -82,6 +84,7 @@ def asked(records: Records) -> Html:
         objective = f"{spec['objective'].replace('_', ' ')} at temperature {spec['temperature']:g}"
         corrected = _if("; corrected by {:g} where the teacher's first choice is wrong", spec.get("correct"))
         listed.append(("Distillation", f"{objective}, {percent(spec['alpha'])} of the loss is from the text{corrected}"))
+        listed.append(("Also compared", in_words(FeaturesSpec.model_validate(spec.get("features") or {}))))
     listed += [("Benchmark", f"{', '.join(benchmark['metrics'])} on {benchmark['rows']:,} rows"), ("Seed", str(recipe["seed"]))]
     return section("Recipe", facts(listed))
 

@@ -1,0 +1,162 @@
+"""The terms of a run: they watch both models while a batch goes through, and compare what they saw.
+
+    features = Features(spec, student, teacher, made)
+    with features.watch_student():
+        ...                                     # the student's backbone runs
+    with features.watch_teacher(index):
+        ...                                     # the teacher's
+    loss, sums = features.compared(batch, states, index, teacher_states)
+
+Terms are in terms/, one file each; without any, nothing is watched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune import registry
+from finetune.distillation.cutting import layer_stack
+from finetune.distillation.itself import as_teacher
+from finetune.distillation.teachers import Teacher
+from finetune.distillation.terms import Batch, Term, View, needs_teacher, weights_of
+from finetune.distillation.terms.inner_layers import layer_pairs
+from finetune.errors import ModelError, RecipeError
+from finetune.settings import FeaturesSpec
+from finetune.training.head import causal_lm, head_of
+
+Outputs = dict[str, list[Tensor]]
+
+
+class Features:
+    """`made` are the facts of a student made from its teacher, by which its layers are known (students/__init__.py: Made).
+
+    Raises ModelError for models that cannot be compared so, RecipeError for layers that the student does not have. A teacher of which there
+    is a cache alone is None.
+    """
+
+    def __init__(self, spec: FeaturesSpec, student: Any, teacher: Any = None, made: Mapping[str, Any] | None = None) -> None:
+        self.weights = weights_of(spec)
+        self._terms: dict[str, Term] = {name: registry.load("terms", name) for name in self.weights}
+        self._modules: dict[str, list[nn.Module]] = {}
+        self._teacher_modules: dict[str, list[nn.Module]] = {}
+        self._seen: Outputs = {}
+        self._teacher_seen: Outputs = {}
+        self._teacher_index: Tensor | None = None
+        self._head_widths = [head_width(model) if self._terms and model is not None else 1 for model in (student, teacher)]
+        if not self._terms or teacher is None:
+            return
+        pairs = layer_pairs(spec.layers, len(layer_stack(student)), len(layer_stack(teacher)), made) if spec.layers != "none" else []
+        for name, term in self._terms.items():
+            check_widths(name, term.width(student), term.width(teacher))
+            self._modules[name] = term.watched(student, [one for one, _ in pairs], spec)
+            self._teacher_modules[name] = term.watched(teacher, [other for _, other in pairs], spec)
+
+    @property
+    def online(self) -> bool:
+        """Whether the teacher is needed at every step."""
+        return any(term.online for term in self._terms.values())
+
+    @contextmanager
+    def watch_student(self) -> Iterator[None]:
+        with watching(self._modules) as self._seen:
+            yield
+
+    @contextmanager
+    def watch_teacher(self, index: Tensor) -> Iterator[None]:
+        """`index` [n] are the places of the supervised tokens in what the teacher reads."""
+        self._teacher_index = index
+        with watching(self._teacher_modules) as self._teacher_seen:
+            yield
+
+    def compared(
+        self, real: Tensor, labels: Tensor, states: Tensor, index: Tensor, teacher_states: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum over the supervised tokens of a batch, with weights and a gradient, and that of each term without weights.
+
+        `real` [rows, length] is 1 where there is no padding; `labels` [rows, length] say how many tokens of each row are supervised.
+        """
+        batch = batch_of(real, labels)
+        teacher_index = index if self._teacher_index is None else self._teacher_index
+        seen, teacher_seen, self._teacher_index = self._seen, self._teacher_seen, None
+        self._seen, self._teacher_seen = {}, {}  # the graph of a batch ends with it
+        total, sums = torch.zeros((), device=states.device), {}
+        for name, term in self._terms.items():
+            student = View(states, index, seen.get(name, []), self._head_widths[0])
+            teacher = View(teacher_states.to(states.device), teacher_index, teacher_seen.get(name, []), self._head_widths[1])
+            value = term.value(student, teacher, batch)
+            total, sums[name] = total + self.weights[name] * value, value.detach()
+        return total, sums
+
+
+def features_of(
+    spec: FeaturesSpec, student: Any, teachers: Sequence[Teacher], made: Mapping[str, Any] | None, *, prompted: bool
+) -> Features:
+    """The terms of a training; `prompted` is a teacher that sees other rows than the student.
+
+    Raises RecipeError where there is not the one teacher, or the cache, that they need, and what `Features` raises.
+    """
+    if not (weights := weights_of(spec)):
+        return Features(spec, student)
+    if len(teachers) != 1:
+        raise RecipeError(
+            f"features compare a student with its one teacher, and there are {len(teachers)}.", hint="Give one, or no features."
+        )
+    (teacher,) = teachers
+    if prompted and "relations" in weights:
+        raise RecipeError(
+            "features.relations compare the same tokens, and the teacher sees a system prompt before them.", hint="Leave them out."
+        )
+    if teacher.cache is None:
+        with as_teacher(teacher.model) as asked:
+            return Features(spec, student, asked, made)
+    if needs_teacher(spec):
+        raise RecipeError(
+            "No cache has the inner layers and relations that features compare.", hint="Pass teacher_model=, which then runs at every step."
+        )
+    if teacher.kept_head is None:
+        raise RecipeError("A gradient cache has no hidden states for features.last to compare.", hint="Build one of the kind hidden.")
+    check_widths("last", head_of(student).weight.shape[1], teacher.kept_head.weight.shape[1])
+    return Features(spec, student)
+
+
+def check_widths(name: str, ours: int | None, theirs: int | None) -> None:
+    """Raises ModelError for a term whose states are as wide in the student as `ours` and in the teacher as `theirs`."""
+    if ours != theirs:
+        raise ModelError(
+            f"distillation.features.{name} compares hidden states of the same width, and the student's have {ours} numbers, the "
+            f"teacher's {theirs}.",
+            hint=f"Leave out `{name}`: of models of different widths, `relations` can be compared.",
+        )
+
+
+@contextmanager
+def watching(modules: Mapping[str, Sequence[nn.Module]]) -> Iterator[Outputs]:
+    """The outputs of modules [rows, length, width] of the forward pass that happens inside, in their order."""
+    seen: Outputs = {name: [torch.empty(0)] * len(listed) for name, listed in modules.items()}
+
+    def keep(name: str, place: int, _: nn.Module, args: Any, output: Any) -> None:
+        seen[name][place] = output[0] if isinstance(output, tuple) else output
+
+    with ExitStack() as hooks:
+        for name, listed in modules.items():
+            for place, module in enumerate(listed):
+                hooks.enter_context(module.register_forward_hook(partial(keep, name, place)))
+        yield seen
+
+
+def batch_of(real: Tensor, labels: Tensor) -> Batch:
+    """How much each place of a batch counts."""
+    supervised = (labels[:, 1:] != -100).sum(1, keepdim=True)
+    return Batch(real, real * supervised / real.sum(1, keepdim=True).clamp_min(1))
+
+
+def head_width(model: Any) -> int:
+    """The width of an attention head."""
+    config = causal_lm(model).config.get_text_config()
+    return int(getattr(config, "head_dim", None) or config.hidden_size // getattr(config, "num_attention_heads", 1))

@@ -1,0 +1,51 @@
+"""Before the run: whether what the recipe wants to compare of the models' inside can be compared, and what that takes.
+
+check_features(context, wanted)         # raises ModelError or RecipeError, from the configurations alone
+features_notes(context)                 # a sentence where the teacher runs at every step
+"""
+
+from __future__ import annotations
+
+from finetune.distillation.terms import needs_teacher, weights_of
+from finetune.planning.without_weights import without_weights
+from finetune.run_context import RunContext
+from finetune.settings import FeaturesSpec, FromTeacher
+
+SCORES = 6  # matrices of scores that exist at once: see distillation/terms/by_hand.py
+
+
+def check_features(context: RunContext, wanted: FromTeacher | None) -> None:
+    """Raises ModelError for models whose inside cannot be compared, RecipeError for layers that the student does not have."""
+    if not context.distils or not weights_of(context.recipe.distillation.features):
+        return
+    from finetune.distillation.features import Features
+
+    student = without_weights(context.located, wanted)
+    teacher = without_weights(context.teacher_located) if context.has_other_teacher else student
+    Features(context.recipe.distillation.features, student, teacher)
+
+
+def features_memory(spec: FeaturesSpec, tokens: int, longest: int, hidden: int, layers: int) -> dict[str, int]:
+    """Bytes of a step beside those of the model: of each compared layer the teacher's states and the gradient, of relations the scores."""
+    from finetune.distillation.terms.by_hand import SCORE_BYTES
+
+    weights = weights_of(spec)
+    states = 2 * 4 * tokens * hidden
+    scores = min(4 * tokens * longest, max(4 * longest**2, SCORE_BYTES))
+    compared = {
+        "last": states,
+        "layers": states * (layers if spec.layers == "auto" else len(spec.layers)),
+        "relations": states + SCORES * scores,
+    }
+    needed = sum(size for name, size in compared.items() if name in weights)
+    return {"features": needed} if needed else {}
+
+
+def features_notes(context: RunContext) -> list[str]:
+    """What a person would not expect."""
+    if not context.distils or not needs_teacher(context.recipe.distillation.features):
+        return []
+    return [
+        "No cache has the inner layers and relations that distillation.features compares: "
+        "the teacher stays in memory and runs at every step, which this plan counts."
+    ]
