@@ -101,7 +101,7 @@ def _features(recipe: Any) -> Iterator[str]:
     if spec.across_tokenizers != "none":
         yield f"has `{key}`, which compares the states of equal tokens, and `distillation.across_tokenizers`: give one of the two"
     if spec.features.relations and recipe.teacher and recipe.teacher.system:
-        yield "has `distillation.features.relations`, which compare all tokens, and `teacher.system`, which is none of the student's: give one"
+        yield "has `distillation.features.relations`, which compare all tokens, and `teacher.system`, which the student has not: give one"
     if inside and spec.cache in ("hidden", "gradient"):
         yield f"has `{key}`, for which the teacher runs at every step, and `distillation.cache: {spec.cache}`: leave one of the two out"
     if spec.features.last and spec.cache == "gradient":

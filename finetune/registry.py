@@ -2,7 +2,7 @@
 
 Built-ins are lazy "module:attribute" lines, each the name of a class. Other packages add theirs with entry points in the groups
 `finetune_cli.methods`, `.objectives`, `.formats`, `.sources`, `.metrics`, `.trackers` and `.exporters`; docs/extending.md has one of each
-main kind. A way to make students needs a recipe key too: a field of FromTeacher in settings.py.
+main kind. A way to make students and a term need a recipe key too: a field of FromTeacher or FeaturesSpec in settings.py.
 """
 
 from __future__ import annotations

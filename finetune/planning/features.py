@@ -7,7 +7,6 @@ features_notes(context)                 # a sentence where the teacher runs at e
 from __future__ import annotations
 
 from finetune.distillation.terms import needs_teacher, weights_of
-from finetune.planning.without_weights import without_weights
 from finetune.run_context import RunContext
 from finetune.settings import FeaturesSpec, FromTeacher
 
@@ -19,6 +18,7 @@ def check_features(context: RunContext, wanted: FromTeacher | None) -> None:
     if not context.distils or not weights_of(context.recipe.distillation.features):
         return
     from finetune.distillation.features import Features
+    from finetune.planning.without_weights import without_weights
 
     student = without_weights(context.located, wanted)
     teacher = without_weights(context.teacher_located) if context.has_other_teacher else student
@@ -27,9 +27,10 @@ def check_features(context: RunContext, wanted: FromTeacher | None) -> None:
 
 def features_memory(spec: FeaturesSpec, tokens: int, longest: int, hidden: int, layers: int) -> dict[str, int]:
     """Bytes of a step beside those of the model: of each compared layer the teacher's states and the gradient, of relations the scores."""
+    if not (weights := weights_of(spec)):
+        return {}
     from finetune.distillation.terms.by_hand import SCORE_BYTES
 
-    weights = weights_of(spec)
     states = 2 * 4 * tokens * hidden
     scores = min(4 * tokens * longest, max(4 * longest**2, SCORE_BYTES))
     compared = {
@@ -37,8 +38,7 @@ def features_memory(spec: FeaturesSpec, tokens: int, longest: int, hidden: int, 
         "layers": states * (layers if spec.layers == "auto" else len(spec.layers)),
         "relations": states + SCORES * scores,
     }
-    needed = sum(size for name, size in compared.items() if name in weights)
-    return {"features": needed} if needed else {}
+    return {"features": sum(size for name, size in compared.items() if name in weights)}
 
 
 def features_notes(context: RunContext) -> list[str]:
