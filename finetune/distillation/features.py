@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,9 +27,10 @@ from finetune.distillation.itself import as_teacher
 from finetune.distillation.teachers import Teacher
 from finetune.distillation.terms import Batch, Term, View, needs_teacher, weights_of
 from finetune.distillation.terms.inner_layers import layer_pairs
-from finetune.errors import ModelError, RecipeError
+from finetune.distillation.terms.projections import begin, projections
+from finetune.errors import RecipeError
 from finetune.settings import FeaturesSpec
-from finetune.training.head import causal_lm, head_of
+from finetune.training.head import causal_lm
 
 Outputs = dict[str, list[Tensor]]
 
@@ -36,6 +38,7 @@ Outputs = dict[str, list[Tensor]]
 class Features:
     """`made` are the facts of a student made from its teacher, by which its layers are known (students/__init__.py: Made).
 
+    `maps` are those of terms whose states differ in width (terms/projections.py).
     Raises ModelError for models that cannot be compared so, RecipeError for layers that the student does not have. A teacher of which there
     is a cache alone is None.
     """
@@ -43,6 +46,7 @@ class Features:
     def __init__(self, spec: FeaturesSpec, student: Any, teacher: Any = None, made: Mapping[str, Any] | None = None) -> None:
         self.weights = weights_of(spec)
         self._terms: dict[str, Term] = {name: registry.load("terms", name) for name in self.weights}
+        self.maps = nn.ModuleDict()
         self._modules: dict[str, list[nn.Module]] = {}
         self._teacher_modules: dict[str, list[nn.Module]] = {}
         self._seen: Outputs = {}
@@ -53,14 +57,15 @@ class Features:
             return
         pairs = layer_pairs(spec.layers, len(layer_stack(student)), len(layer_stack(teacher)), made) if spec.layers != "none" else []
         for name, term in self._terms.items():
-            check_widths(name, term.width(student), term.width(teacher))
             self._modules[name] = term.watched(student, [one for one, _ in pairs], spec)
             self._teacher_modules[name] = term.watched(teacher, [other for _, other in pairs], spec)
+            self.map(name, student, term.width(teacher))
 
-    @property
-    def online(self) -> bool:
-        """Whether the teacher is needed at every step."""
-        return any(term.online for term in self._terms.values())
+    def map(self, name: str, student: Any, width: int | None) -> None:
+        """Compare the student through maps where its states are not of the teacher's `width`."""
+        ours = self._terms[name].width(student)
+        if ours is not None and width is not None and ours != width:
+            self.maps[name] = projections(max(1, len(self._modules.get(name, []))), ours, width, next(student.parameters()))
 
     @contextmanager
     def watch_student(self) -> Iterator[None]:
@@ -82,16 +87,40 @@ class Features:
         `real` [rows, length] is 1 where there is no padding; `labels` [rows, length] say how many tokens of each row are supervised.
         """
         batch = batch_of(real, labels)
-        teacher_index = index if self._teacher_index is None else self._teacher_index
-        seen, teacher_seen, self._teacher_index = self._seen, self._teacher_seen, None
-        self._seen, self._teacher_seen = {}, {}  # the graph of a batch ends with it
         total, sums = torch.zeros((), device=states.device), {}
-        for name, term in self._terms.items():
-            student = View(states, index, seen.get(name, []), self._head_widths[0])
-            teacher = View(teacher_states.to(states.device), teacher_index, teacher_seen.get(name, []), self._head_widths[1])
-            value = term.value(student, teacher, batch)
+        for name, (student, teacher) in self._views(states, index, teacher_states).items():
+            if maps := self._maps_of(name):
+                outputs = [each(output) for each, output in zip(maps, student.outputs, strict=False)]
+                student = replace(student, states=student.states if outputs else maps[0](student.states), outputs=outputs)
+            value = self._terms[name].value(student, teacher, batch)
             total, sums[name] = total + self.weights[name] * value, value.detach()
         return total, sums
+
+    def begin(self, states: Tensor, index: Tensor, teacher_states: Tensor) -> None:
+        """Begin the maps with a batch that both models have seen."""
+        for name, (student, teacher) in self._views(states, index, teacher_states).items():
+            pairs = [
+                (ours.flatten(0, 1)[student.index], theirs.flatten(0, 1)[teacher.index])
+                for ours, theirs in zip(student.outputs, teacher.outputs, strict=True)
+            ]
+            for each, (one, other) in zip(self._maps_of(name), pairs or [(states, teacher_states)], strict=False):
+                begin(each, one, other)
+
+    def _maps_of(self, name: str) -> list[Any]:
+        return list(self.maps[name]) if name in self.maps else []  # type: ignore[arg-type]
+
+    def _views(self, states: Tensor, index: Tensor, teacher_states: Tensor) -> dict[str, tuple[View, View]]:
+        """What each term sees of the last batch, which is then let go of: the graph of a batch ends with it."""
+        teacher_index = index if self._teacher_index is None else self._teacher_index
+        seen, teacher_seen, self._teacher_index = self._seen, self._teacher_seen, None
+        self._seen, self._teacher_seen = {}, {}
+        return {
+            name: (
+                View(states, index, seen.get(name, []), self._head_widths[0]),
+                View(teacher_states.to(states.device), teacher_index, teacher_seen.get(name, []), self._head_widths[1]),
+            )
+            for name in self._terms
+        }
 
 
 def features_of(
@@ -121,18 +150,9 @@ def features_of(
         )
     if teacher.kept_head is None:
         raise RecipeError("A gradient cache has no hidden states for features.last to compare.", hint="Build one of the kind hidden.")
-    check_widths("last", head_of(student).weight.shape[1], teacher.kept_head.weight.shape[1])
-    return Features(spec, student)
-
-
-def check_widths(name: str, ours: int | None, theirs: int | None) -> None:
-    """Raises ModelError for a term whose states are as wide in the student as `ours` and in the teacher as `theirs`."""
-    if ours != theirs:
-        raise ModelError(
-            f"distillation.features.{name} compares hidden states of the same width, and the student's have {ours} numbers, the "
-            f"teacher's {theirs}.",
-            hint=f"Leave out `{name}`: of models of different widths, `relations` can be compared.",
-        )
+    features = Features(spec, student)
+    features.map("last", student, teacher.kept_head.weight.shape[1])
+    return features
 
 
 @contextmanager

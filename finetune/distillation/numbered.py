@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from finetune.data.collator import labels_of
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.teachers import check_routes
 from finetune.errors import RecipeError
@@ -41,6 +42,23 @@ def numbered(dataset: Any, caches: Sequence[TeacherCache], teacher_rows: Sequenc
     for name, values in columns.items():
         dataset = dataset.add_column(name, values)
     return dataset
+
+
+def first_rows(dataset: Any, tokens: int) -> list[dict[str, Any]]:
+    """Rows from the first on until so many tokens are supervised; RecipeError for rows that cannot be looked up."""
+    if dataset is None or not hasattr(dataset, "__getitem__"):
+        raise RecipeError(
+            "features compare models of different widths, which begins with training rows, and there are none to look up.",
+            hint="Pass train_dataset=, a list or a map-style dataset.",
+        )
+    rows: list[dict[str, Any]] = []
+    for number in range(len(dataset)):
+        row = dataset[number]
+        rows.append({name: row[name] for name in ("input_ids", "labels", "row", "teacher_number") if name in row})
+        tokens -= sum(label != -100 for label in list(labels_of(row))[1:])
+        if tokens <= 0:
+            break
+    return rows
 
 
 class Numbered(torch.utils.data.Dataset[Any]):

@@ -27,11 +27,12 @@ from finetune.distillation.corrected import corrected, margins
 from finetune.distillation.features import features_of
 from finetune.distillation.itself import Itself, as_teacher
 from finetune.distillation.loss import CachedGradient, Distillation
-from finetune.distillation.numbered import numbered
+from finetune.distillation.numbered import first_rows, numbered
 from finetune.distillation.objectives import Objective
 from finetune.distillation.objectives.forward_kl import ForwardKL
 from finetune.distillation.several_teachers import Routed, added, joined, mixed
 from finetune.distillation.teachers import Teacher, listed, runs_of, shares
+from finetune.distillation.terms.projections import TOKENS, attached
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import DatasetError, RecipeError, VocabularyMismatch
 from finetune.events import Recorder
@@ -130,6 +131,24 @@ class DistillationTrainer(SupervisedTrainer):
         if len(teachers) > 1 and not self.routed and any(teacher.reading for teacher in teachers):
             raise RecipeError(AVERAGED, hint=OWN_ROWS)
         self.features = features_of(given.features, self.model, self.teachers, made, prompted=self.prompted)
+        if len(self.features.maps):
+            self._begin_maps()
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        with attached(self.model, self.features.maps):
+            return super().train(*args, **kwargs)
+
+    @torch.no_grad()
+    def _begin_maps(self) -> None:
+        """Begin what leads from the student's states to the teacher's with the first training rows."""
+        inputs = self._prepare_inputs(self.data_collator(first_rows(self.train_dataset, TOKENS)))
+        supervised, was_training = Supervised.of(inputs["labels"]), self.model.training
+        self.model.eval()
+        states = self.run_student(inputs).last_hidden_state.flatten(0, 1).index_select(0, supervised.index)
+        counts = (inputs["labels"][:, 1:] != -100).sum(1).tolist()
+        said, *_ = self._said(0, inputs, None, counts, cached=self._cached(inputs))
+        self.features.begin(states, supervised.index, said.to(states.device))
+        self.model.train(was_training)
 
     def run_student(self, inputs: dict[str, Any]) -> Any:
         with self.features.watch_student():

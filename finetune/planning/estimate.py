@@ -116,6 +116,11 @@ class Shape:
     def teachers(self) -> list[ModelFacts]:
         return [self.teacher, *self.others] if self.teacher else []
 
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Numbers in a hidden state of the model and of its teacher."""
+        return self.model.hidden, (self.teacher or self.model).hidden
+
 
 def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, notes: Sequence[str] = (), further: bool = False) -> Plan:
     """The plan of a run; `measured` may have the `seconds`, `memory_bytes` and `problem` of real steps. Prepares the data.
@@ -144,7 +149,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         memory["activations"] += learning.experts * narrow
     if context.distils:
         longest = int(report.length.get("max", 0))
-        memory |= features_memory(recipe.distillation.features, batch_tokens, longest, shape.model.hidden, learning.layers)
+        memory |= features_memory(recipe.distillation.features, batch_tokens, longest, shape.widths, learning.layers)
     beside = 0
     cache, asking = _asking(context, shape, narrow)
     if shape.teachers or context.copies_itself:
@@ -203,7 +208,13 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         problems=problems,
         methods=methods,
         linear_share=learning.share,
-        notes=[*start_notes(context), *learning.notes, *([EXPERTS] if learning.experts else []), *features_notes(context), *notes],
+        notes=[
+            *start_notes(context),
+            *learning.notes,
+            *([EXPERTS] if learning.experts else []),
+            *features_notes(context, shape.widths),
+            *notes,
+        ],
         measured=dict(measured) or None,
         speed_up=_speed_up(shape) if context.student_is_made else None,
         warnings=expectations(context, [shape.model.layers, learning.layers]),

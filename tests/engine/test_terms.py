@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from pico import NAMES, Rows, arguments, pico, pico_rows
+from pico import NAMES, Rows, arguments, assert_same_weights, pico, pico_rows
 from rich.console import Console
+from safetensors.torch import load_file
 from test_distillation_trainer import batch_of, gradients
 from test_itself import adapted
 from test_resume import StopAt, resumed
@@ -116,6 +117,11 @@ def test_layers_that_are_not_there_are_refused() -> None:
         layer_pairs("auto", 3, 6, CUT)
 
 
+def supervised_states(model: Any, row: dict[str, Any]) -> torch.Tensor:
+    states = model.model(torch.tensor([row["input_ids"]])).last_hidden_state[0, :-1]
+    return states[torch.tensor(row["labels"][1:]) != -100]
+
+
 class TestTheTrainer:
     @pytest.mark.parametrize("name", NAMES)
     def test_every_architecture_is_compared_or_refused_in_a_sentence(self, name: str, tmp_path: Path) -> None:
@@ -176,16 +182,43 @@ class TestTheTrainer:
         for name, gradient in ours.items():
             torch.testing.assert_close(theirs[name], gradient, rtol=1e-6, atol=1e-8)
 
-    def test_widths_that_differ_are_refused_but_for_relations(self, tmp_path: Path) -> None:
-        wider, rows = pico("llama", seed=7, hidden_size=48), pico_rows(4)
-        for asked, words in (({"layers": "auto"}, "features.layers"), ({"last": 0.1}, "features.last")):
-            with pytest.raises(ModelError, match=f"{words} compares .* 24 numbers, the teacher's 48"):
-                DistillationTrainer(pico("llama"), arguments(tmp_path), teacher_model=wider, train_dataset=Rows(rows), features=asked)
-        cache = build_cache("hidden", wider, rows, tmp_path / "cache")
-        with pytest.raises(ModelError, match=r"features\.last compares"):
-            DistillationTrainer(pico("llama"), arguments(tmp_path), cache=cache, train_dataset=Rows(rows), features={"last": 0.1})
-        more: dict[str, Any] = {"teacher_model": wider, "train_dataset": Rows(rows), "features": {"relations": "v"}}
+    @pytest.mark.parametrize("name", ["last", "layers"])
+    def test_maps_between_widths_begin_near_and_train_beside_the_student(self, name: str, tmp_path: Path) -> None:
+        student, wider, rows = pico("llama", dtype=torch.float64), pico("llama", seed=7, dtype=torch.float64, hidden_size=48), pico_rows(8)
+        asked = {"last": {"last": 1.0}, "layers": {"layers": [1, 3]}}[name]
+        settings = arguments(tmp_path, num_train_epochs=4)
+        trainer = DistillationTrainer(student, settings, teacher_model=wider, train_dataset=Rows(rows), features=asked)
+        maps = [each.weight for each in trainer.features.maps[name]]
+        assert [tuple(weight.shape) for weight in maps] == [(48, 24)] * (1 if name == "last" else 2)
+        if name == "last":
+            ours, theirs = (torch.cat([supervised_states(model, row) for row in rows]) for model in (student, wider))
+            ridge = 0.01 * (ours**2).sum(0).mean()
+            stacked = torch.cat([ours, ridge.sqrt() * torch.eye(24, dtype=torch.float64)])
+            expected = torch.linalg.lstsq(stacked, torch.cat([theirs, torch.zeros(24, 48, dtype=torch.float64)])).solution.T
+            torch.testing.assert_close(maps[0], expected, rtol=1e-4, atol=1e-6)
+        names, before = list(student.state_dict()), [weight.detach().clone() for weight in maps]
+        trainer.train()
+        assert list(student.state_dict()) == names
+        assert all(not torch.equal(weight, old) for weight, old in zip(maps, before, strict=True))
+        assert 0 < trainer.last_parts[name] < 0.5  # the distance from nothing at all
+
+    def test_maps_begin_with_a_cache_as_with_its_model(self, tmp_path: Path) -> None:
+        wider, rows, found = pico("llama", seed=7, dtype=torch.float64, hidden_size=48), pico_rows(8), []
+        for online in (True, False):
+            student = pico("llama", dtype=torch.float64)
+            said = {"teacher_model": wider} if online else {"cache": build_cache("hidden", wider, rows, tmp_path / "cache")}
+            trainer = DistillationTrainer(student, arguments(tmp_path), train_dataset=Rows(rows), features={"last": 1.0}, **said)
+            trainer.train()
+            found.append(student)
+        assert_same_weights(*found, tolerance=1e-6)
+        with pytest.raises(RecipeError, match="there are none to look up"):
+            DistillationTrainer(student, arguments(tmp_path), teacher_model=wider, features={"last": 1.0})
+
+    def test_relations_need_no_maps(self, tmp_path: Path) -> None:
+        wider = pico("llama", seed=7, hidden_size=48)
+        more: dict[str, Any] = {"teacher_model": wider, "train_dataset": Rows(pico_rows(4)), "features": {"relations": "v"}}
         trainer = DistillationTrainer(pico("llama"), arguments(tmp_path), **more)
+        assert not len(trainer.features.maps)
         trainer.train()
         assert trainer.last_parts["relations"] > 0
 
@@ -228,6 +261,28 @@ class TestRuns:
             again.run()
         result, _ = resumed(again.folder.output_dir, shop)
         assert (result.output_dir / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+    @pytest.mark.parametrize("method", ["full", "lora"])
+    def test_maps_are_resumed_and_are_not_saved(self, method: str, shop: Workshop) -> None:
+        from letters import llama, tokenizer
+
+        wider = shop.folder / "wider"
+        if not wider.exists():
+            llama(seed=9, layers=3, hidden_size=48).save_pretrained(wider)
+            tokenizer(chat=True).save_pretrained(wider)
+        recipe = {"teacher": str(wider), "model": str(shop.model), "method": method}
+        tuner = shop.tuner(layer(shop, {"last": 0.1, "layers": "auto"}, **recipe))
+        plan = tuner.plan()
+        assert any("maps from one to the other train beside the student, and are not saved with it" in note for note in plan.notes)
+        whole = tuner.run().output_dir
+        again = shop.tuner(layer(shop, {"last": 0.1, "layers": "auto"}, **recipe))
+        again.context.reporter.reporters.append(StopAt(5))
+        with pytest.raises(Interrupted):
+            again.run()
+        result, _ = resumed(again.folder.output_dir, shop)
+        file = "model.safetensors" if method == "full" else "adapter_model.safetensors"
+        assert (result.output_dir / file).read_bytes() == (whole / file).read_bytes()
+        assert not [name for name in load_file(whole / file) if "feature_maps" in name]
 
     def test_last_states_come_from_the_hidden_cache(self, shop: Workshop) -> None:
         tuner = shop.tuner(layer(shop, {"last": 0.1}))

@@ -64,7 +64,7 @@ class Term(Protocol):
         """The modules of one model whose outputs `value` compares; `layers` are those that the recipe pairs with the other's."""
 
     def width(self, model: Any) -> int | None:
-        """A width that must be the same in both models, or None."""
+        """How wide the compared states of a model are: from one width to another leads a map. None: the term itself copes with any."""
 
     def value(self, student: View, teacher: View, batch: Batch) -> Tensor:
         """A scalar, summed over the supervised tokens; its gradient reaches the student alone."""
