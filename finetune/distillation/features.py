@@ -12,11 +12,11 @@ Terms are in terms/, one file each; without any, nothing is watched.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,12 @@ from finetune import registry
 from finetune.distillation.cutting import layer_stack
 from finetune.distillation.itself import as_teacher
 from finetune.distillation.teachers import Teacher
-from finetune.distillation.terms import Batch, Term, View, needs_teacher, weights_of
+from finetune.distillation.terms import Batch, Term, View, Watched, needs_teacher, weights_of
+from finetune.distillation.terms.attention import head_width
 from finetune.distillation.terms.inner_layers import layer_pairs
 from finetune.distillation.terms.projections import begin, projections
 from finetune.errors import RecipeError
 from finetune.settings import FeaturesSpec
-from finetune.training.head import causal_lm
 
 Outputs = dict[str, list[Tensor]]
 
@@ -47,8 +47,8 @@ class Features:
         self.weights = weights_of(spec)
         self._terms: dict[str, Term] = {name: registry.load("terms", name) for name in self.weights}
         self.maps = nn.ModuleDict()
-        self._modules: dict[str, list[nn.Module]] = {}
-        self._teacher_modules: dict[str, list[nn.Module]] = {}
+        self._watched: dict[str, list[Watched]] = {}
+        self._teacher_watched: dict[str, list[Watched]] = {}
         self._seen: Outputs = {}
         self._teacher_seen: Outputs = {}
         self._teacher_index: Tensor | None = None
@@ -57,26 +57,26 @@ class Features:
             return
         pairs = layer_pairs(spec.layers, len(layer_stack(student)), len(layer_stack(teacher)), made) if spec.layers != "none" else []
         for name, term in self._terms.items():
-            self._modules[name] = term.watched(student, [one for one, _ in pairs], spec)
-            self._teacher_modules[name] = term.watched(teacher, [other for _, other in pairs], spec)
+            self._watched[name] = term.watched(student, [one for one, _ in pairs], spec)
+            self._teacher_watched[name] = term.watched(teacher, [other for _, other in pairs], spec)
             self.map(name, student, term.width(teacher))
 
     def map(self, name: str, student: Any, width: int | None) -> None:
         """Compare the student through maps where its states are not of the teacher's `width`."""
         ours = self._terms[name].width(student)
         if ours is not None and width is not None and ours != width:
-            self.maps[name] = projections(max(1, len(self._modules.get(name, []))), ours, width, next(student.parameters()))
+            self.maps[name] = projections(max(1, len(self._watched.get(name, []))), ours, width, next(student.parameters()))
 
     @contextmanager
     def watch_student(self) -> Iterator[None]:
-        with watching(self._modules) as self._seen:
+        with watching(self._watched) as self._seen:
             yield
 
     @contextmanager
     def watch_teacher(self, index: Tensor) -> Iterator[None]:
         """`index` [n] are the places of the supervised tokens in what the teacher reads."""
         self._teacher_index = index
-        with watching(self._teacher_modules) as self._teacher_seen:
+        with watching(self._teacher_watched) as self._teacher_seen:
             yield
 
     def compared(
@@ -107,7 +107,7 @@ class Features:
                 begin(each, one, other)
 
     def _maps_of(self, name: str) -> list[Any]:
-        return list(self.maps[name]) if name in self.maps else []  # type: ignore[arg-type]
+        return [*cast("nn.ModuleList", self.maps[name])] if name in self.maps else []
 
     def _views(self, states: Tensor, index: Tensor, teacher_states: Tensor) -> dict[str, tuple[View, View]]:
         """What each term sees of the last batch, which is then let go of: the graph of a batch ends with it."""
@@ -156,17 +156,17 @@ def features_of(
 
 
 @contextmanager
-def watching(modules: Mapping[str, Sequence[nn.Module]]) -> Iterator[Outputs]:
-    """The outputs of modules [rows, length, width] of the forward pass that happens inside, in their order."""
-    seen: Outputs = {name: [torch.empty(0)] * len(listed) for name, listed in modules.items()}
+def watching(watched: Mapping[str, Sequence[Watched]]) -> Iterator[Outputs]:
+    """What is watched of the forward pass that happens inside, in its order."""
+    seen: Outputs = {name: [torch.empty(0)] * len(listed) for name, listed in watched.items()}
 
-    def keep(name: str, place: int, _: nn.Module, args: Any, output: Any) -> None:
-        seen[name][place] = output[0] if isinstance(output, tuple) else output
+    def keep(name: str, place: int, take: Callable[[Tensor], Tensor], _: nn.Module, args: Any, output: Any) -> None:
+        seen[name][place] = take(output[0] if isinstance(output, tuple) else output)
 
     with ExitStack() as hooks:
-        for name, listed in modules.items():
-            for place, module in enumerate(listed):
-                hooks.enter_context(module.register_forward_hook(partial(keep, name, place)))
+        for name, listed in watched.items():
+            for place, each in enumerate(listed):
+                hooks.enter_context(each.module.register_forward_hook(partial(keep, name, place, each.take)))
         yield seen
 
 
@@ -174,9 +174,3 @@ def batch_of(real: Tensor, labels: Tensor) -> Batch:
     """How much each place of a batch counts."""
     supervised = (labels[:, 1:] != -100).sum(1, keepdim=True)
     return Batch(real, real * supervised / real.sum(1, keepdim=True).clamp_min(1))
-
-
-def head_width(model: Any) -> int:
-    """The width of an attention head."""
-    config = causal_lm(model).config.get_text_config()
-    return int(getattr(config, "head_dim", None) or config.hidden_size // getattr(config, "num_attention_heads", 1))

@@ -15,13 +15,16 @@ from safetensors.torch import load_file
 from test_distillation_trainer import batch_of, gradients
 from test_itself import adapted
 from test_resume import StopAt, resumed
+from transformers import BloomConfig, BloomForCausalLM
 from workshop import Workshop
 
 from finetune import Recipe, registry
-from finetune.distillation import features
+from finetune.distillation import features, terms
 from finetune.distillation.cache_builder import build_cache
+from finetune.distillation.cutting import layer_stack
 from finetune.distillation.student import make_student
 from finetune.distillation.terms import Batch
+from finetune.distillation.terms.attention import projection
 from finetune.distillation.terms.by_hand import relation_divergence, relative_distance
 from finetune.distillation.terms.inner_layers import layer_pairs
 from finetune.distillation.terms.relations import relation_heads
@@ -33,7 +36,6 @@ from finetune.screen.plan_table import review
 from finetune.settings import FeaturesSpec, FromTeacher
 
 ALL = {"last": 0.1, "layers": "auto", "relations": ["q", "v"]}
-FUSED = {"gpt2", "gpt_neox", "phi3"}
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -124,20 +126,30 @@ def supervised_states(model: Any, row: dict[str, Any]) -> torch.Tensor:
 
 class TestTheTrainer:
     @pytest.mark.parametrize("name", NAMES)
-    def test_every_architecture_is_compared_or_refused_in_a_sentence(self, name: str, tmp_path: Path) -> None:
+    def test_every_architecture_is_compared(self, name: str, tmp_path: Path) -> None:
         student, teacher, rows = pico(name), pico(name, seed=7), Rows(pico_rows(4))
+        trainer = DistillationTrainer(student, arguments(tmp_path), teacher_model=teacher, train_dataset=rows, features=ALL)
+        trainer.train()
+        assert trainer.last_parts.keys() >= terms.weights_of(FeaturesSpec(**ALL)).keys()
+        assert all(value > 0 for value in trainer.last_parts.values())
 
-        def trainer(asked: dict[str, Any]) -> DistillationTrainer:
-            return DistillationTrainer(student, arguments(tmp_path), teacher_model=teacher, train_dataset=rows, features=asked)
+    @pytest.mark.parametrize("name", [*NAMES, "bloom"])
+    def test_values_are_those_that_the_model_itself_keeps_for_later_tokens(self, name: str) -> None:
+        """And keys, where no positions are mixed into them afterwards."""
+        small = {"hidden_size": 24, "n_layer": 3, "n_head": 4, "vocab_size": 131}
+        model = BloomForCausalLM(BloomConfig(**small)).eval() if name == "bloom" else pico(name)
+        for kind, place in (("v", 1), *((("k", 0),) if name in ("gpt2", "opt", "bloom") else ())):
+            watched = {"it": [projection(model, layer_stack(model)[-1], kind)]}
+            with features.watching(watched) as seen, torch.no_grad():
+                kept = model(torch.arange(4, 11)[None], use_cache=True).past_key_values
+            layer = kept.layers[-1]
+            torch.testing.assert_close(seen["it"][0], (layer.keys, layer.values)[place].transpose(1, 2).flatten(2))
 
-        asked = {**ALL, "relations": []} if name in FUSED else ALL
-        if name in FUSED:
-            with pytest.raises(ModelError, match=f"The attention of a {name} has no projection that makes its queries alone"):
-                trainer(ALL)
-        made = trainer(asked)
-        made.train()
-        assert made.last_parts.keys() >= features.weights_of(FeaturesSpec(**asked)).keys()
-        assert all(value > 0 for value in made.last_parts.values())
+    def test_an_attention_that_is_not_known_is_refused_in_a_sentence(self, tmp_path: Path) -> None:
+        student, teacher, rows = pico("phi3"), pico("phi3", seed=7), Rows(pico_rows(4))
+        teacher.model.layers[-1].self_attn.qkv_proj = torch.nn.Linear(24, 99)
+        with pytest.raises(ModelError, match="Where a phi3 makes the values of its attention is not known here"):
+            DistillationTrainer(student, arguments(tmp_path), teacher_model=teacher, train_dataset=rows, features={"relations": "v"})
 
     def test_a_student_made_from_its_teacher_begins_with_the_layers_behind_the_cut(self, tmp_path: Path) -> None:
         teacher = pico("llama", dtype=torch.float64, num_hidden_layers=6)
@@ -146,7 +158,7 @@ class TestTheTrainer:
         trainer = DistillationTrainer(made.model, arguments(tmp_path), made=made.facts, **settings)
         trainer.train()
         first, last = made.facts["left_out"]
-        watched, theirs = (trainer.features._modules["layers"], trainer.features._teacher_modules["layers"])
+        watched, theirs = ([each.module for each in of["layers"]] for of in (trainer.features._watched, trainer.features._teacher_watched))
         assert watched == list(made.model.model.layers[first - 1 :])
         assert theirs == list(teacher.model.layers[last:])
 

@@ -9,7 +9,7 @@ The name in the registry is a key under `distillation.features`. A run's terms t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from finetune.settings import FeaturesSpec
 
 Pairs = Sequence[tuple[int, int]]  # a layer of the student and one of the teacher, counted from 0
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A module whose output [rows, length, width] is compared, or what `take` takes of it."""
+
+    module: nn.Module
+    take: Callable[[Tensor], Tensor] = lambda output: output
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,8 @@ class Term(Protocol):
 
     def weight(self, spec: FeaturesSpec) -> float: ...
 
-    def watched(self, model: Any, layers: Sequence[int], spec: FeaturesSpec) -> list[nn.Module]:
-        """The modules of one model whose outputs `value` compares; `layers` are those that the recipe pairs with the other's."""
+    def watched(self, model: Any, layers: Sequence[int], spec: FeaturesSpec) -> list[Watched]:
+        """What of one model `value` compares; `layers` are those that the recipe pairs with the other's."""
 
     def width(self, model: Any) -> int | None:
         """How wide the compared states of a model are: from one width to another leads a map. None: the term itself copes with any."""

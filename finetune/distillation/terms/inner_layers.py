@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finetune.distillation.terms import Pairs
+from finetune.distillation.terms import Pairs, Watched
 from finetune.errors import RecipeError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from finetune.distillation.terms import Batch, View
     from finetune.settings import FeaturesSpec
@@ -29,11 +29,11 @@ class InnerLayers:
     def weight(self, spec: FeaturesSpec) -> float:
         return 0.0 if spec.layers == "none" else spec.layers_weight
 
-    def watched(self, model: Any, layers: Sequence[int], spec: FeaturesSpec) -> list[nn.Module]:
+    def watched(self, model: Any, layers: Sequence[int], spec: FeaturesSpec) -> list[Watched]:
         from finetune.distillation.cutting import layer_stack
 
         stack = layer_stack(model)
-        return [stack[layer] for layer in layers]
+        return [Watched(stack[layer]) for layer in layers]
 
     def width(self, model: Any) -> int | None:
         from finetune.training.head import causal_lm

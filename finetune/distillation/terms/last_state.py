@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from finetune.distillation.terms import Batch, View
+    from finetune.distillation.terms import Batch, View, Watched
     from finetune.settings import FeaturesSpec
 
 
@@ -25,7 +25,7 @@ class LastState:
     def weight(self, spec: FeaturesSpec) -> float:
         return spec.last
 
-    def watched(self, model: Any, layers: Sequence[int], spec: FeaturesSpec) -> list[nn.Module]:
+    def watched(self, model: Any, layers: Sequence[int], spec: FeaturesSpec) -> list[Watched]:
         return []
 
     def width(self, model: Any) -> int | None:

@@ -9,17 +9,13 @@ are cut anew into as many heads as the teacher has, or as many as divide both wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
-
-from finetune.errors import ModelError
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from finetune.distillation.terms import Batch, View
+    from finetune.distillation.terms import Batch, View, Watched
     from finetune.settings import FeaturesSpec
-
-WORDS = {"q": "queries", "k": "keys", "v": "values"}
 
 
 class Relations:
@@ -30,8 +26,9 @@ class Relations:
     def weight(self, spec: FeaturesSpec) -> float:
         return spec.relations_weight if spec.relations else 0.0
 
-    def watched(self, model: Any, layers: Sequence[int], spec: FeaturesSpec) -> list[nn.Module]:
+    def watched(self, model: Any, layers: Sequence[int], spec: FeaturesSpec) -> list[Watched]:
         from finetune.distillation.cutting import layer_stack
+        from finetune.distillation.terms.attention import projection
 
         return [projection(model, layer_stack(model)[-1], kind) for kind in spec.relations]
 
@@ -53,17 +50,3 @@ class Relations:
 def relation_heads(ours: int, theirs: int, most: int) -> int:
     """Into how many heads two widths are cut: at most so many, each as wide as the others."""
     return next(heads for heads in range(max(1, most), 0, -1) if ours % heads == 0 and theirs % heads == 0)
-
-
-def projection(model: Any, layer: nn.Module, kind: str) -> nn.Module:
-    """The module that makes a layer's queries, keys or values; raises ModelError where none makes these alone."""
-    from finetune.training.head import causal_lm
-
-    found = [module for name, module in layer.named_modules() if name.rpartition(".")[2] == f"{kind}_proj"]
-    if len(found) != 1:
-        raise ModelError(
-            f"The attention of a {causal_lm(model).config.model_type} has no projection that makes its {WORDS[kind]} alone, "
-            "so their relations cannot be compared.",
-            hint="Leave them out: --set distillation.features.relations=none",
-        )
-    return cast("nn.Module", found[0])
