@@ -145,11 +145,12 @@ class TestTheTrainer:
             layer = kept.layers[-1]
             torch.testing.assert_close(seen["it"][0], (layer.keys, layer.values)[place].transpose(1, 2).flatten(2))
 
-    def test_an_attention_that_is_not_known_is_refused_in_a_sentence(self, tmp_path: Path) -> None:
-        student, teacher, rows = pico("phi3"), pico("phi3", seed=7), Rows(pico_rows(4))
-        teacher.model.layers[-1].self_attn.qkv_proj = torch.nn.Linear(24, 99)
+    def test_an_attention_that_is_not_known_is_refused_in_a_sentence(self) -> None:
+        model = pico("phi3")
+        layer = model.model.layers[-1]
+        layer.self_attn.qkv_proj = torch.nn.Linear(24, 99)
         with pytest.raises(ModelError, match="Where a phi3 makes the values of its attention is not known here"):
-            DistillationTrainer(student, arguments(tmp_path), teacher_model=teacher, train_dataset=rows, features={"relations": "v"})
+            projection(model, layer, "v")
 
     def test_a_student_made_from_its_teacher_begins_with_the_layers_behind_the_cut(self, tmp_path: Path) -> None:
         teacher = pico("llama", dtype=torch.float64, num_hidden_layers=6)
