@@ -18,15 +18,13 @@ import sys
 import contest
 import programme
 
-BASE = ["model={from_teacher: {layers: 15}}", "training.learning_rate=5e-4", "dataset.samples=200", "dataset.held_out=0.2"]
+BASE = ["model={from_teacher: {layers: 15}}", "training.learning_rate=5e-4", "dataset.samples=120", "dataset.held_out=0.25"]
 TERMS = {
     "none": [],
-    "last 0.1": ["distillation.features={last: 0.1}"],
-    "last 1": ["distillation.features={last: 1}"],
-    "layers 1": ["distillation.features={layers: auto}"],
-    "relations of v, 1": ["distillation.features={relations: [v]}"],
-    "relations of q, k, v, 1": ["distillation.features={relations: [q, k, v]}"],
-    "all of the contract": ["distillation.features={last: 0.1, layers: auto, relations: [v]}"],
+    "last states, 0.1": ["distillation.features={last: 0.1}"],
+    "inner layers": ["distillation.features={layers: auto}"],
+    "relations of v": ["distillation.features={relations: [v]}"],
+    "all three": ["distillation.features={last: 0.1, layers: auto, relations: [v]}"],
 }
 
 

@@ -104,6 +104,7 @@ AUTO_EPOCHS = 3.0  # of a few hundred rows, whatever they are; see docs/log.md
 GENERATED = "generated"  # `dataset.source` where the teacher writes the rows
 OF_FILES = ("config", "split", "data_files", "columns", "text_as", "encoding", "eval_split")  # keys that say how rows are read
 OF_GENERATED = ("topic", "examples")
+LAYER_NUMBERS = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 AutoOrCount = Literal["auto"] | Annotated[int, Field(ge=1)]
 
 
@@ -239,7 +240,7 @@ class FeaturesSpec(Spec):
     last: float = Field(
         0.0, ge=0, title="Last states", description="Weight of the distance between the last hidden states; 0 leaves it out."
     )
-    layers: Literal["none", "auto"] | Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = Field(
+    layers: Literal["none", "auto"] | list[int] = Field(
         "none",
         title="Inner layers",
         description="Layers of the student whose output is compared: none, auto (all from the first cut on), or numbers from 1.",
@@ -256,6 +257,14 @@ class FeaturesSpec(Spec):
     @classmethod
     def _one_relation(cls, relations: Any) -> Any:
         return [] if relations == "none" else [relations] if isinstance(relations, str) else relations
+
+    @field_validator("layers", mode="before", json_schema_input_type=Literal["none", "auto"] | LAYER_NUMBERS)
+    @classmethod
+    def _layer_numbers(cls, layers: Any) -> Any:
+        numbers = isinstance(layers, list) and layers and all(str(number).isdigit() and int(number) for number in layers)
+        if not numbers and layers not in ("none", "auto"):
+            raise ValueError("must be none, auto, or numbers of layers from 1, such as [5, 10]")
+        return layers
 
     @field_validator("layers", "relations")
     @classmethod
