@@ -38,9 +38,8 @@ Outputs = dict[str, list[Tensor]]
 class Features:
     """`made` are the facts of a student made from its teacher, by which its layers are known (students/__init__.py: Made).
 
-    `maps` are those of terms whose states differ in width (terms/projections.py).
-    Raises ModelError for models that cannot be compared so, RecipeError for layers that the student does not have. A teacher of which there
-    is a cache alone is None.
+    A teacher of which there is a cache alone is None. `maps` are those of terms whose states differ in width (terms/projections.py).
+    Raises ModelError for models that cannot be compared so, RecipeError for layers that the student does not have.
     """
 
     def __init__(self, spec: FeaturesSpec, student: Any, teacher: Any = None, made: Mapping[str, Any] | None = None) -> None:
@@ -112,12 +111,13 @@ class Features:
     def _views(self, states: Tensor, index: Tensor, teacher_states: Tensor) -> dict[str, tuple[View, View]]:
         """What each term sees of the last batch, which is then let go of: the graph of a batch ends with it."""
         teacher_index = index if self._teacher_index is None else self._teacher_index
-        seen, teacher_seen, self._teacher_index = self._seen, self._teacher_seen, None
+        theirs = {name: [output.to(states.device) for output in outputs] for name, outputs in self._teacher_seen.items()}
+        seen, self._teacher_index = self._seen, None
         self._seen, self._teacher_seen = {}, {}
         return {
             name: (
                 View(states, index, seen.get(name, []), self._head_widths[0]),
-                View(teacher_states.to(states.device), teacher_index, teacher_seen.get(name, []), self._head_widths[1]),
+                View(teacher_states.to(states.device), teacher_index, theirs.get(name, []), self._head_widths[1]),
             )
             for name in self._terms
         }

@@ -199,7 +199,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         memory_total=total,
         memory_by_arithmetic=by_arithmetic,
         free_memory=free,
-        seconds=measured.get("seconds") or _seconds(context, shape, base, footprint, None if further else asking),
+        seconds=measured.get("seconds") or _seconds(context, shape, base, footprint, asking, further=further),
         disk_bytes=disk,
         cache_bytes=cache,
         free_disk=free_disk,
@@ -281,10 +281,10 @@ def _measured(parts: dict[str, int], total: int) -> dict[str, int]:
     return {part: int(size * share) for part, size in parts.items()}
 
 
-def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Footprint, asking: float | None) -> float:
+def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Footprint, asking: float, *, further: bool) -> float:
     """Matrix products of training over their rate, and the answers of two benchmarks, and one more for each teacher.
 
-    `asking` are the operations of the teachers, None for a further round, which adds its training alone.
+    `asking` are the operations of the teachers. A `further` round adds its training alone, and a teacher only if it runs at every step.
     """
     recipe, machine, report, facts = context.recipe, context.machine, context.data.report, shape.model
     embeddings = facts.vocabulary * facts.hidden
@@ -295,4 +295,6 @@ def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Foot
     rows = min(recipe.benchmark.rows, report.held_out) * (2 + len(shape.teachers))
     answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if machine.device == "cpu" else 20)
     steps = recipe.training.passes * training * (footprint.slowdown if machine.device == "cpu" else 1)
-    return steps / rate + BETWEEN if asking is None else (steps + asking) / rate + answers + STARTING
+    if further:
+        return (steps + (asking if context.teacher_stays else 0)) / rate + BETWEEN
+    return (steps + asking) / rate + answers + STARTING
