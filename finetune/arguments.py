@@ -20,6 +20,7 @@ WITH_RECIPE = ("--set", "--output-dir")
 RUNTIME = ("--json", "--device", "--dtype", "--trust-remote-code")
 ANYWHERE = ("--plain", "--no-color", "--debug")
 DEVICES = ("--nproc", "--on", "--nodes", "--node-rank", "--rdzv")
+PARTS = {"model.from_teacher": "students", "distillation.features": "terms"}  # recipe keys whose own keys are names in the registry
 WIZARD = ("--yes", "--version", *WITH_RECIPE, *RUNTIME, *DEVICES, "--examples")  # without a command
 
 COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -217,7 +218,7 @@ def _kinds() -> str:
 
 
 def _choices() -> str:
-    """The names a recipe can use: methods, objectives, metrics and trackers, those of other packages too."""
+    """The names a recipe can use: methods, objectives, metrics, trackers and keys that are names, those of other packages too."""
     from finetune import registry
     from finetune.schema import keys_of_names
 
@@ -226,6 +227,9 @@ def _choices() -> str:
         titled = kind in registry.DESCRIBED
         rows = registry.choices(kind) if titled else [(name, "", "") for name in registry.names(kind)]
         sections.append(f"\nNames for the recipe key {key}:\n" + _columns((name, ": ".join(filter(None, about))) for name, *about in rows))
+    for key, kind in PARTS.items():
+        listed = _columns((name, ": ".join(filter(None, about))) for name, *about in registry.choices(kind))
+        sections.append(f"\nKeys under the recipe key {key}:\n{listed}")
     return "\n".join(sections) + "\n"
 
 

@@ -17,7 +17,7 @@ from finetune.teacher_settings import problem_of_several
 
 def contradiction(recipe: Any) -> str | None:
     """The first that is found: half a sentence about the recipe, or a whole one."""
-    checks = (_student, _rounds, _teachers, _writers, _tokenizers, _practice, _few_bits)
+    checks = (_student, _rounds, _teachers, _writers, _tokenizers, _practice, _few_bits, _features)
     return next((said for check in checks for said in check(recipe)), None)
 
 
@@ -117,3 +117,26 @@ def _few_bits(recipe: Any) -> Iterator[str]:
         yield f"has `distillation.quantize`, which trains the weights themselves, and {method.title} trains an adapter: use `method: full`"
     elif not method.keeps_head(recipe.method, head_settled=True):
         yield "has `distillation.quantize`, which rounds embeddings and head for good, and a method that trains them: use `freeze: head`"
+
+
+def _features(recipe: Any) -> Iterator[str]:
+    spec = recipe.distillation
+    inside = [name for name in ("layers", "relations") if getattr(spec.features, name) not in ("none", [])]
+    asked = inside or (["last"] if spec.features.last else [])
+    if not asked:
+        return
+    key = f"distillation.features.{asked[0]}"
+    if spec.alpha == 1:
+        yield f"has `{key}` and `distillation.alpha: 1`, which asks no teacher: give one of the two"
+    if recipe.teachers is not None:
+        yield f"has `{key}`, which compares the student with one teacher, and `teachers`: give one of the two"
+    if spec.across_tokenizers != "none":
+        yield f"has `{key}`, which compares the states of equal tokens, and `distillation.across_tokenizers`: give one of the two"
+    if spec.practice:
+        yield f"has `{key}` and `distillation.on_policy`, which work one at a time: leave one of the two out"
+    if spec.features.relations and recipe.teacher and recipe.teacher.system:
+        yield "has `distillation.features.relations`, which compare all tokens, and `teacher.system`, which the student has not: give one"
+    if inside and spec.cache in ("hidden", "gradient"):
+        yield f"has `{key}`, for which the teacher runs at every step, and `distillation.cache: {spec.cache}`: leave one of the two out"
+    if spec.features.last and spec.cache == "gradient":
+        yield "has `distillation.features.last`, which compares hidden states, and `distillation.cache: gradient`, which has none: give one"

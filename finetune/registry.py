@@ -2,7 +2,7 @@
 
 Built-ins are lazy "module:attribute" lines, each the name of a class. Other packages add theirs with entry points in the groups
 `finetune_cli.methods`, `.objectives`, `.formats`, `.sources`, `.metrics`, `.trackers`, `.engines` and `.exporters`; docs/extending.md has
-one of each main kind. A way to make students needs a recipe key too: a field of FromTeacher in settings.py.
+one of each main kind. A way to make students and a term need a recipe key too: a field of FromTeacher or FeaturesSpec in settings.py.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "signals": {  # cheapest first: a run takes the first that is valid for it and fits
         "gradient": "finetune.distillation.signals.gradient:Gradient",
         "hidden": "finetune.distillation.signals.hidden:Hidden",
+    },
+    "terms": {  # their names are keys of FeaturesSpec in settings.py
+        "last": "finetune.distillation.terms.last_state:LastState",
+        "layers": "finetune.distillation.terms.inner_layers:InnerLayers",
+        "relations": "finetune.distillation.terms.relations:Relations",
     },
     "students": {
         "layers": "finetune.distillation.students.layers:Layers",
@@ -87,6 +92,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
 OBJECTS = (
     "methods",
     "signals",
+    "terms",
     "students",
     "curricula",
     "engines",
@@ -94,7 +100,8 @@ OBJECTS = (
     "exporters",
     "sources",
 )  # they keep nothing between calls, so one of each is enough
-DESCRIBED = ("methods", "objectives", "students", "grids", "formats")  # with titles and summaries; their files import no torch until used
+# With titles and summaries; their files import no torch until they are used.
+DESCRIBED = ("methods", "objectives", "terms", "students", "grids", "formats")
 
 
 def names(kind: str) -> list[str]:

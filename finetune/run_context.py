@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from finetune import registry
+from finetune.distillation.terms import needs_teacher
 from finetune.errors import RecipeError
 from finetune.events import Fanout, StageFinished, StageStarted
 from finetune.recipe import Recipe, StudentSpec
@@ -57,8 +58,13 @@ class RunContext:
     def copies_itself(self) -> bool:
         """Whether a model that teaches itself is loaded twice: it is asked at every step, and no adapter can be switched off."""
         adapter = self.method.footprint(self.recipe.method).adapter and not self.earlier
+        return self.teaches_itself and self.teacher_stays and not adapter
+
+    @property
+    def teacher_stays(self) -> bool:
+        """Whether the recipe wants the teacher at every step: nothing, or not all that is compared, is cached, or it reads new answers."""
         spec = self.recipe.distillation
-        return self.teaches_itself and (spec.cache == "none" or spec.practice is not None) and not adapter
+        return spec.cache == "none" or spec.practice is not None or needs_teacher(spec.features)
 
     @property
     def student_is_made(self) -> bool:

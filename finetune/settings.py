@@ -107,6 +107,7 @@ GENERATED = "generated"  # `dataset.source` where the teacher writes the rows
 OF_FILES = ("config", "split", "data_files", "columns", "text_as", "encoding", "eval_split")  # keys that say how rows are read
 OF_GENERATED = ("topic", "examples")
 _K_QUANT = re.compile(r"(q\d_k|iq\d|tq\d)", re.IGNORECASE)  # of GGUF: blocks of blocks, searched for once and not step by step
+LAYER_NUMBERS = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 AutoOrCount = Literal["auto"] | Annotated[int, Field(ge=1)]
 
 
@@ -287,6 +288,51 @@ class QuantizeSpec(Spec):
         return self
 
 
+class FeaturesSpec(Spec):
+    """What of the teacher's inside the student imitates beside its distribution: each part has a weight in the loss, and all are off."""
+
+    last: float = Field(
+        0.0, ge=0, title="Last states", description="Weight of the distance between the last hidden states; 0 leaves it out."
+    )
+    layers: Literal["none", "auto"] | list[int] = Field(
+        "none",
+        title="Inner layers",
+        description="Layers of the student whose output is compared: none, auto (all from the first cut on), or numbers from 1.",
+    )
+    layers_weight: float = Field(1.0, gt=0, title="Weight of inner layers", description="Weight of their mean distance.")
+    relations: list[Literal["q", "k", "v"]] = Field(
+        [],
+        title="Relations of tokens",
+        description="What is compared in the last layer's attention: q (queries), k (keys), v (values), several with commas, or none.",
+    )
+    relations_weight: float = Field(1.0, gt=0, title="Weight of relations", description="Weight of the sum of their divergences.")
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything is compared."""
+        return bool(self.last or self.relations or self.layers != "none")
+
+    @field_validator("relations", mode="before", json_schema_input_type=list[Literal["q", "k", "v"]] | Literal["none", "q", "k", "v"])
+    @classmethod
+    def _one_relation(cls, relations: Any) -> Any:
+        return [] if relations == "none" else [relations] if isinstance(relations, str) else relations
+
+    @field_validator("layers", mode="before", json_schema_input_type=Literal["none", "auto"] | LAYER_NUMBERS)
+    @classmethod
+    def _layer_numbers(cls, layers: Any) -> Any:
+        numbers = isinstance(layers, list) and layers and all(str(number).isdigit() and int(number) for number in layers)
+        if not numbers and layers not in ("none", "auto"):
+            raise ValueError("must be none, auto, or numbers of layers from 1, such as [5, 10]")
+        return layers
+
+    @field_validator("layers", "relations")
+    @classmethod
+    def _each_once(cls, values: Any) -> Any:
+        if isinstance(values, list) and len(set(values)) < len(values):
+            raise ValueError("must name each of them once")
+        return values
+
+
 class DistillationSpec(Spec):
     temperature: float = Field(2.0, gt=0, description="Higher shows more of the teacher's second choices.", json_schema_extra=Usual(1, 5))
     alpha: float = Field(0.5, ge=0, le=1, description="0 to 1. The weight of the data; the rest is the weight of the teacher.")
@@ -328,6 +374,8 @@ class DistillationSpec(Spec):
     @classmethod
     def _format_alone(cls, given: Any) -> Any:
         return {"format": given} if isinstance(given, str) else given
+
+    features: FeaturesSpec = Field(FeaturesSpec(), description="What of the teacher's inside is imitated too; nothing by default.")
 
     @field_validator("rounds")
     @classmethod

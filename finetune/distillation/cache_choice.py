@@ -13,11 +13,14 @@ from pathlib import Path
 from finetune import registry
 from finetune.distillation.cache_builder import NO_ROOM_HINT
 from finetune.distillation.signals import Signal
+from finetune.distillation.terms import needs_teacher
 from finetune.errors import RecipeError
 from finetune.formatting import size
+from finetune.settings import FeaturesSpec
 from finetune.storage import check_room, free_disk
 from finetune.training.head import Head
 
+NOT_CACHED = "no cache has the inner layers and relations that distillation.features compares, so the teacher runs online"
 SPARE_BYTES = 10**9  # left free on the disk for checkpoints and other programs
 
 
@@ -41,18 +44,21 @@ def choose_cache(
     present: Mapping[str, int] | None = None,
     teachers: int = 1,
     beside: int = 0,
+    features: FeaturesSpec | None = None,
 ) -> CacheChoice:
     """Choose for `tokens` supervised tokens; `present` are the bytes of each kind that are already on disk.
 
     `beside` are bytes per token that are kept with every kind. With several `teachers`, this one and those to come, `auto` wants room for
-    the caches of all of them.
+    the caches of all of them. `features` are what else is compared (terms/): of these a cache has the last states or nothing.
 
     Raises RecipeError if the `wanted` kind cannot be used, DiskFull if it does not fit.
     """
     if wanted == "none":
         return CacheChoice("none", 0, "the teacher runs online, as the recipe says")
+    if features is not None and needs_teacher(features):
+        return CacheChoice("none", 0, NOT_CACHED)
     signals: dict[str, Signal] = {name: registry.load("signals", name) for name in registry.names("signals")}
-    problems = {name: signal.problem(student_head, objective == "forward_kl") for name, signal in signals.items()}
+    problems = {name: problem_of(signal, student_head, objective, features) for name, signal in signals.items()}
     sizes = {name: signal.bytes(tokens, teacher_head, student_head) + beside * tokens for name, signal in signals.items()}
     needs = {name: sizes[name] - (present or {}).get(name, 0) for name in signals}
     of_all = {name: needs[name] + (teachers - 1) * sizes[name] for name in signals}
@@ -73,3 +79,10 @@ def choose_cache(
     return CacheChoice(
         "none", 0, f"no cache, the teacher stays in memory: {size(needed)} are needed and {size(max(room, 0))} of disk are free"
     )
+
+
+def problem_of(signal: Signal, student: Head, objective: str, features: FeaturesSpec | None) -> str | None:
+    """Why a run cannot learn from a signal, as half a sentence, or None."""
+    if features is not None and features.last and not signal.keeps_head:
+        return "distillation.features.last compares hidden states, which it has not"
+    return signal.problem(student, objective == "forward_kl")

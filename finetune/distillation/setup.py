@@ -6,7 +6,7 @@ train(student, tokenizer, data.train, recipe, machine, reporter, folder=folder, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -44,6 +44,7 @@ class DistillationSetup:
     weights: list[float] | None = None
     rows: list[int] | None = None
     reporter: Reporter | None = None
+    made: Mapping[str, Any] | None = None  # the facts of a student that was made from its teacher
 
     @property
     def needs_models(self) -> bool:
@@ -67,6 +68,8 @@ class DistillationSetup:
             correct=self.spec.correct,
             on_policy=self.spec.practice,
             reporter=self.reporter,
+            features=self.spec.features,
+            made=self.made,
             **arguments,
         )
 
@@ -182,6 +185,7 @@ class _Asking:
             beside=MARGIN_BYTES if self.spec.correct else 0,
             present={kind: sum(file.stat().st_size for file in place(kind).glob("*")) for kind in kinds},
             teachers=left,
+            features=self.spec.features,
         )
         if choice.kind == "none":
             if isinstance(self.model, Itself):

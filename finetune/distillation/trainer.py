@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, count
+from itertools import accumulate
 from os import PathLike
 from typing import Any
 
@@ -24,14 +24,17 @@ from finetune.data.system_prompt import as_teacher_sees, is_prompted
 from finetune.distillation.across_tokenizers.projected import AVERAGED, OWN_ROWS, reading_of, teacher_logits
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.corrected import corrected, margins
+from finetune.distillation.features import features_of
 from finetune.distillation.itself import Itself, as_teacher
 from finetune.distillation.loss import CachedGradient, Distillation
+from finetune.distillation.numbered import first_rows, numbered
 from finetune.distillation.objectives import Objective
 from finetune.distillation.objectives.forward_kl import ForwardKL
 from finetune.distillation.on_policy.practice import OWN
 from finetune.distillation.on_policy.trainer import OnPolicyTrainer, check_teachers
 from finetune.distillation.several_teachers import Routed, added, joined, mixed
-from finetune.distillation.teachers import Teacher, check_routes, listed, runs_of, shares
+from finetune.distillation.teachers import Teacher, listed, runs_of, shares
+from finetune.distillation.terms.projections import TOKENS, attached
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import DatasetError, RecipeError, VocabularyMismatch
 from finetune.events import Recorder, Reporter
@@ -42,11 +45,11 @@ from finetune.models.location import locate
 from finetune.noise import hush
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
-from finetune.settings import OnPolicySpec
+from finetune.settings import FeaturesSpec, OnPolicySpec
 from finetune.teacher_settings import SELF
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss
 from finetune.training.head import Head, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
-from finetune.training.trainer import Supervised
+from finetune.training.trainer import Supervised, right_padding_mask
 
 
 class DistillationTrainer(OnPolicyTrainer):
@@ -63,6 +66,9 @@ class DistillationTrainer(OnPolicyTrainer):
     forward and reverse KL, D(sum_k w_k q_k, p) for the others. With `teacher_rows`, the number of its teacher for each training row, each
     teaches its own rows instead, and a cache is one of these alone. With `across_tokenizers` ("projected") a teacher may have another
     tokenizer: it is compared where both have read the same text, and both tokenizers are needed.
+
+    `features` ({"last": 0.1, "layers": "auto", "relations": ["v"]}: FeaturesSpec in settings.py) also compare hidden states and attention
+    with those of the one teacher; `made`, the facts of a student made from it, says which layer is which.
 
     With `on_policy` ({"share": 0.5, "tokens": 96, "refresh": 64}) the student practises on its own answers from the second epoch on: they
     take the place of a share of the rows, have no labels, and need the teacher itself, also beside a cache. `reporter` hears of them.
@@ -90,12 +96,14 @@ class DistillationTrainer(OnPolicyTrainer):
         across_tokenizers: str = "none",
         on_policy: OnPolicySpec | Mapping[str, Any] | None = None,
         reporter: Reporter | None = None,
+        features: Mapping[str, Any] | FeaturesSpec | None = None,
+        made: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         hush()
         # The recipe knows their ranges, and that "2.0" is a number.
         settings: dict[str, Any] = {"temperature": temperature, "alpha": alpha, "correct": correct, "across_tokenizers": across_tokenizers}
-        settings |= {"on_policy": on_policy} if on_policy else {}
+        settings |= {"features": features or {}} | ({"on_policy": on_policy} if on_policy else {})
         given = Recipe.from_layers({"approach": "distillation", "training": {"epochs": 2}, "distillation": settings}).distillation
         if isinstance(model, str | PathLike):
             model, tokenizer = by_name(model)
@@ -137,6 +145,29 @@ class DistillationTrainer(OnPolicyTrainer):
             if practice.objective:
                 self.own_objective = registry.load("objectives", practice.objective)()
             self.practise(practice, reporter)
+        self.features = features_of(given.features, self.model, self.teachers, made, prompted=self.prompted)
+        if len(self.features.maps):
+            self._begin_maps()
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        with attached(self.model, self.features.maps):
+            return super().train(*args, **kwargs)
+
+    @torch.no_grad()
+    def _begin_maps(self) -> None:
+        """Begin what leads from the student's states to the teacher's with the first training rows."""
+        inputs = self._prepare_inputs(self.data_collator(first_rows(self.train_dataset, TOKENS)))
+        supervised, was_training = Supervised.of(inputs["labels"]), self.model.training
+        self.model.eval()
+        states = self.run_student(inputs).last_hidden_state.flatten(0, 1).index_select(0, supervised.index)
+        counts = (inputs["labels"][:, 1:] != -100).sum(1).tolist()
+        said, *_ = self._said(0, inputs, None, counts, cached=self._cached(inputs))
+        self.features.begin(states, supervised.index, said.to(states.device))
+        self.model.train(was_training)
+
+    def run_student(self, inputs: dict[str, Any]) -> Any:
+        with self.features.watch_student():
+            return super().run_student(inputs)
 
     def head(self) -> Head:
         return head_of(self.model).first(self.vocabulary)
@@ -211,7 +242,12 @@ class DistillationTrainer(OnPolicyTrainer):
         if self.routed:
             starts = [0, *accumulate(len(values) for values, _ in said)][:-1]
             return Distillation(supervised.labels, Routed(starts, logits), objective, alpha, self.temperature)
-        return mixed(supervised.labels, logits, self.weights, objective, alpha, self.temperature)
+        rule = mixed(supervised.labels, logits, self.weights, objective, alpha, self.temperature)
+        if self.features.weights:
+            real = right_padding_mask(inputs, self.pad_id)
+            rule.beside, sums = self.features.compared(real, inputs["labels"], hidden, supervised.index, said[0][0])
+            rule.sums |= sums
+        return rule
 
     def _margins(self, inputs: dict[str, Any], supervised: Supervised, states: Tensor, counts: list[int], *, cached: bool) -> Tensor:
         """How far the teacher's first choice is ahead of each label [n]; `states` are the teacher's, if it is asked now."""
@@ -243,9 +279,9 @@ class DistillationTrainer(OnPolicyTrainer):
             told: Any = self.train_dataset
             seen = Collator(self.pad_id)([as_teacher_sees(told[row]) for row in inputs["row"].tolist()])
             inputs = {name: seen[name].to(inputs["input_ids"].device) for name in ("input_ids", "labels")}
-        with torch.no_grad(), as_teacher(teacher.model) as model:
+        index = asked.index if asked else Supervised.of(inputs["labels"]).index
+        with torch.no_grad(), as_teacher(teacher.model) as model, self.features.watch_teacher(index):
             outputs = self.run_backbone(model, asked.inputs if asked else inputs, masks=teacher.masks)
-            index = asked.index if asked else Supervised.of(inputs["labels"]).index
             return outputs.last_hidden_state.flatten(0, 1).index_select(0, index), None, aligned
 
     def _prepare(self, teacher: Teacher, head: Head, *, across: bool) -> int:
@@ -349,42 +385,3 @@ def as_tokens(rows: Any, tokenizer: Any) -> Any:
             hint="Pass processing_class=tokenizer, or rows of input_ids and labels.",
         )
     return tokens(rows, tokenizer)
-
-
-def numbered(dataset: Any, caches: Sequence[TeacherCache], teacher_rows: Sequence[int] | None, teachers: int) -> Any:
-    """The dataset with a `row` column, so that each row finds its cached teacher outputs in any order; routed, with its `teacher_number`.
-
-    A cache of a teacher of its own rows has only these.
-    """
-    of = None if teacher_rows is None else [int(number) for number in teacher_rows]
-    if of is not None:
-        check_routes(of, teachers, len(dataset))
-    for number, cache in enumerate(caches):
-        rows = len(dataset) if of is None else of.count(number)
-        if rows != cache.rows:
-            raise RecipeError(
-                f"The teacher cache has {cache.rows} rows, but there are {rows} training rows.", hint="Build the cache again."
-            )
-    columns: dict[str, list[int]] = {"row": list(range(len(dataset)))}
-    if of is not None:
-        counters = [count() for _ in range(teachers)]
-        columns = {"row": [next(counters[number]) for number in of], "teacher_number": of}
-    if not hasattr(dataset, "add_column"):
-        return Numbered(dataset, columns)
-    dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
-    for name, values in columns.items():
-        dataset = dataset.add_column(name, values)
-    return dataset
-
-
-class Numbered(torch.utils.data.Dataset[Any]):
-    """Any map-style dataset with more numbers in each example, such as its `row`."""
-
-    def __init__(self, rows: Any, columns: Mapping[str, Sequence[int]]) -> None:
-        self.rows, self.columns = rows, columns
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        return {**self.rows[number], **{name: values[number] for name, values in self.columns.items()}}

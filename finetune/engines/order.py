@@ -83,7 +83,7 @@ def _weights(context: RunContext, model: Any) -> dict[str, torch.Tensor]:
 
 def _told(setup: DistillationSetup) -> dict[str, Any]:
     """What a student learns from, but for the models; caches by their folders."""
-    plain = {each.name: getattr(setup, each.name) for each in fields(setup) if each.name not in ("spec", "teachers")}
+    plain = {each.name: getattr(setup, each.name) for each in fields(setup) if each.name not in ("spec", "teachers", "reporter")}
     return {**plain, "caches": [str(each.cache.folder.absolute()) if each.cache else None for each in setup.teachers]}
 
 

@@ -21,6 +21,7 @@ from finetune.paths import typed_path
 from finetune.planning.asked_before import known
 from finetune.planning.checks import adapter_problem, device_notes, quantised_problem, start_notes
 from finetune.planning.expectations import expectations
+from finetune.planning.features import features_memory, features_notes
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.planning.practice import keys_and_values, practice_cost
 from finetune.run_context import RunContext
@@ -119,6 +120,11 @@ class Shape:
     def teachers(self) -> list[ModelFacts]:
         return [self.teacher, *self.others] if self.teacher else []
 
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Numbers in a hidden state of the model and of its teacher."""
+        return self.model.hidden, (self.teacher or self.model).hidden
+
 
 def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, notes: Sequence[str] = (), further: bool = False) -> Plan:
     """The plan of a run; `measured` may have the `seconds`, `memory_bytes` and `problem` of real steps. Prepares the data.
@@ -150,11 +156,14 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     quantize = recipe.distillation.quantize
     if quantize:
         memory["rounded weights"] = 4 * learning.linear
+    if context.distils:
+        longest = int(report.length.get("max", 0))
+        memory |= features_memory(recipe.distillation.features, batch_tokens, longest, shape.widths, learning.layers)
     beside = 0
     cache, asking = _asking(context, shape, narrow)
     if shape.teachers or context.copies_itself:
         # Several are loaded one after another, unless they are asked at every step or read what a student writes.
-        at_once = sum if recipe.distillation.cache == "none" or recipe.distillation.practice else max
+        at_once = sum if context.teacher_stays else max
         memory["teacher"] = beside = at_once(each.parameters for each in shape.teachers or [shape.model]) * narrow
     read_by = sum(each.parameters for each in shape.teachers or [shape.model])
     practice = practice_cost(context, student=parameters, teachers=read_by, rate=_rate(context))
@@ -188,7 +197,8 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     free_disk = storage.free_disk(typed_path(recipe.output_dir))
     if disk > free_disk:
         problems.append(disk_problem(disk, free_disk, recipe.output_dir))
-    listed = [*device_notes(context), *start_notes(context), *learning.notes, EXPERTS if learning.experts else "", practice.note, *notes]
+    listed = [*device_notes(context), *start_notes(context), *learning.notes, EXPERTS if learning.experts else ""]
+    listed += [*features_notes(context, shape.widths), practice.note, *notes]
     return Plan(
         model=str(recipe.model),
         rows=report.train,
@@ -202,7 +212,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         memory_total=total,
         memory_by_arithmetic=by_arithmetic,
         free_memory=free,
-        seconds=practice.seconds + (measured.get("seconds") or _seconds(context, shape, base, footprint, None if further else asking)),
+        seconds=practice.seconds + (measured.get("seconds") or _seconds(context, shape, base, footprint, asking, further=further)),
         disk_bytes=disk,
         cache_bytes=cache,
         free_disk=free_disk,
@@ -237,6 +247,7 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
     """
     import torch
 
+    from finetune.distillation.cache_choice import problem_of
     from finetune.distillation.corrected import MARGIN_BYTES
     from finetune.training.head import Head
 
@@ -253,9 +264,10 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
     full = not context.method.footprint(recipe.method).adapter  # which keeps the student's head in float32
     student = head(shape.model, 4 if full else narrow, not frozen)
     signals = {name: registry.load("signals", name) for name in registry.names("signals")}
-    forward_kl = recipe.distillation.objective == "forward_kl"
-    valid = next(name for name, signal in signals.items() if signal.problem(student, forward_kl) is None)
-    kind = valid if recipe.distillation.cache == "auto" else recipe.distillation.cache
+    spec = recipe.distillation
+    valid = next(name for name, signal in signals.items() if problem_of(signal, student, spec.objective, spec.features) is None)
+    kind = "none" if context.teacher_stays else valid if spec.cache == "auto" else spec.cache
+    times = recipe.training.passes if kind == "none" else 1
     size_of_all, operations, numbers = 0, 0.0, teacher_rows(recipe, context.data.train)
     for number, teacher in enumerate(asked):
         share = 1.0 if numbers is None else numbers.count(number) / len(numbers)
@@ -265,7 +277,7 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
             tokens = round(report.supervised_tokens * share)
             size_of_all += signals[kind].bytes(tokens, head(teacher, narrow), student)
             size_of_all += MARGIN_BYTES * tokens if recipe.distillation.correct else 0
-        operations += 2 * teacher.parameters * report.train_tokens * share
+        operations += 2 * teacher.parameters * report.train_tokens * share * times
     return size_of_all, operations
 
 
@@ -278,10 +290,10 @@ def _measured(parts: dict[str, int], total: int) -> dict[str, int]:
     return {part: int(size * share) for part, size in parts.items()}
 
 
-def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Footprint, asking: float | None) -> float:
+def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Footprint, asking: float, *, further: bool) -> float:
     """Matrix products of training over their rate, and the answers of two benchmarks, and one more for each teacher.
 
-    `asking` are the operations of the teachers, None for a further round, which adds its training alone.
+    `asking` are the operations of the teachers. A `further` round adds its training alone, and a teacher only if it runs at every step.
     """
     recipe, machine, report, facts = context.recipe, context.machine, context.data.report, shape.model
     rate = _rate(context)
@@ -294,7 +306,9 @@ def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Foot
     steps = recipe.training.passes * training * (footprint.slowdown if machine.device == "cpu" else 1) / context.devices
     if recipe.distillation.quantize and machine.device == "cpu":
         answers += steps_of(recipe.training, report.train_sequences) * shape.learning.linear / ROUNDED_PER_SECOND
-    return steps / rate + BETWEEN if asking is None else (steps + asking) / rate + answers + STARTING
+    if further:
+        return (steps + (asking if context.teacher_stays else 0)) / rate + BETWEEN
+    return (steps + asking) / rate + answers + STARTING
 
 
 def _rate(context: RunContext) -> float:

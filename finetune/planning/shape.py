@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from finetune.distillation.quantised import check_quantised
-from finetune.distillation.student import planned_student
-from finetune.errors import ModelError, RecipeError
-from finetune.foreign import reading
+from finetune.errors import RecipeError
 from finetune.methods.base import MethodContext
 from finetune.methods.earlier import EarlierAdapter
 from finetune.methods.inventory import Inventory
-from finetune.model_folder import AGAIN
 from finetune.models.facts import ModelFacts, describe
-from finetune.models.kind import auto_class, configuration, try_text_alone
 from finetune.models.location import LocatedModel
 from finetune.planning.across_tokenizers import check_tokenizers
 from finetune.planning.checks import adapter_problem, quantised_problem
 from finetune.planning.estimate import Learning, Shape
+from finetune.planning.features import check_features
+from finetune.planning.without_weights import without_weights
 from finetune.recipe import StudentSpec
 from finetune.run_context import RunContext
 from finetune.settings import FromTeacher, QuantizeSpec
@@ -42,6 +38,7 @@ def shape_of(context: RunContext) -> Shape:
         if isinstance(recipe.model, StudentSpec):
             wanted = recipe.model.from_teacher
         check_tokenizers(context, facts, [teacher, *others])
+    check_features(context, wanted)
     more: dict[str, Any] = {"wanted": wanted, "earlier": context.earlier, "quantize": recipe.distillation.quantize}
     learning = what_learns(context.located, context.method, recipe.method, **more)
     return Shape(facts, teacher, learning, others)
@@ -76,23 +73,14 @@ def what_learns(
     """
     import torch
 
-    home, config = located.home, configuration(located)
-    with reading(home.name, ModelError, hint=AGAIN, what="cannot be loaded"):
-        kind = auto_class(config, home.name, own_code=home.remote_code)
-        build = partial(kind.from_config, trust_remote_code=home.remote_code)
-        if wanted is not None:
-            config = planned_student(config, wanted, build)
+    model = without_weights(located, wanted)
     with torch.device("meta"):
-        with reading(home.name, ModelError, hint=AGAIN, what="cannot be loaded"):
-            model = build(config)
-            if model.config.get_text_config(decoder=True) is not model.config:
-                with suppress(RuntimeError):  # what needs numbers, which there are none of here
-                    try_text_alone(model)
         if quantize is not None:
-            check_quantised(model, quantize, home.name, wanted)
+            check_quantised(model, quantize, located.home.name, wanted)
         embeddings = model.get_input_embeddings().weight.shape[0]
         inventory = Inventory.of(model)
         linear = _linear_parameters(model)
+        layers = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", 0)
         model, make = (earlier.attach(model), method.go_on) if earlier else (model, method.attach)
         attached = make(model, spec, MethodContext(total_steps=None, head_settled=wanted is not None or quantize is not None))
     coverage = inventory.coverage(attached, spec)
@@ -101,7 +89,7 @@ def what_learns(
         trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         parameters=sum(parameter.numel() for parameter in parameters),
         linear=linear,
-        layers=getattr(config.get_text_config(decoder=True), "num_hidden_layers", 0),
+        layers=layers,
         embeddings=embeddings,
         experts=inventory.adapted_experts(attached),
         share=coverage.share,

@@ -27,6 +27,7 @@ from finetune.benchmark.names import (
     too_few,
 )
 from finetune.benchmark.student import verdict_on
+from finetune.distillation.terms import in_words
 from finetune.events import read_events
 from finetune.foreign import reading
 from finetune.formatting import percent, strip_control_chars, student_parts
@@ -333,6 +334,8 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
             lines.append(f"- Learned in few bits, as its file has it: {in_few_bits(spec.quantize.model_dump())}")
         if spec.correct:
             lines.append(f"- Where the teacher's first choice was not the label, the label was put ahead of it by {spec.correct:g}")
+        if inside := in_words(spec.features):
+            lines.append(f"- Also compared with the teacher: {inside}")
     lines.append(f"- Data: {_described(recipe)}" + (f", {data['train']} rows trained on, {data['held_out']} held out" if data else ""))
     if written := data.get("generated"):
         asked = recipe.teacher.model if recipe.teacher and recipe.teacher.server else None

@@ -59,6 +59,11 @@ def check_engine(context: RunContext) -> None:
             "A student practises on its own answers in one process.",
             hint="Use --nproc 1 and one node, or leave out distillation.on_policy.",
         )
+    if processes * runtime.nodes > 1 and context.recipe.distillation.features.asked:
+        raise RecipeError(
+            "Inner layers and attention are compared in one process.",
+            hint="Use --nproc 1 and one node, or leave out distillation.features.",
+        )
     if runtime.nodes > 1 and context.recipe.distillation.rounds:
         raise BadInput("A run in several rounds trains on one node.", hint="Leave --nodes out, or distillation.rounds.")
     divided(context.recipe.training, processes * runtime.nodes)

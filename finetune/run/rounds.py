@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any
 
@@ -61,7 +61,10 @@ def train_rounds(
             model = _next_student(each, folder, number, done[-1]["left_out"])
         with context.stage("training", f"Training, round {number} of {len(rounds)}" if several else "Training") as said:
             begun = made_with | ({"round": number} if several else {})
-            outcome = engine_of(each).train(Order(each, model, folder, setup, start, begun))
+            learns_from = setup
+            if setup and folder.student.is_file():
+                learns_from = replace(setup, made=folder.read_json(folder.student))  # another student in each round
+            outcome = engine_of(each).train(Order(each, model, folder, learns_from, start, begun))
             model, start = each.method.finish(model, each.recipe.method, context.reporter), None
             ends = not outcome.complete or number == len(rounds)
             save_model(each, model, folder if ends else _place(folder, number))

@@ -11,6 +11,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from finetune.benchmark.names import FEWEST_ROWS, in_few_bits
+from finetune.distillation.terms import in_words, needs_teacher
 from finetune.events import DataPrepared, Event, Planned
 from finetune.formatting import count, kept, percent, size, strip_control_chars
 from finetune.planning.estimate import Plan
@@ -97,7 +98,13 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
             yield "Learns in", in_few_bits(loss.quantize.model_dump())
         if loss.correct:
             yield "", f"where the teacher's first choice is wrong, the data is put ahead of it by {loss.correct:g}"
-        yield "Cache", CACHES[loss.cache] + (f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else "")
+        if beside := in_words(loss.features):
+            yield "", f"and beside these: {beside}"
+        yield (
+            "Cache",
+            CACHES["none" if needs_teacher(loss.features) else loss.cache]
+            + (f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else ""),
+        )
     who = f"teacher{'s' if len(teacher) > 1 else ''}, student before and after" if teacher and not itself else "before and after"
     asked, rows = recipe.benchmark.rows, min(recipe.benchmark.rows, plan.held_out_rows)
     yield "Benchmark", _benchmark(rows, who) + (f"; {asked} asked for, and no more are held out" if rows < asked else "")

@@ -39,6 +39,7 @@ class Rule:
     gain: float | Tensor = 1.0  # or one of each token [n]: the gradient is this times what is written, a factor on small tensors only
     bytes_per_row = 0  # of its own chunk buffers, for the budget
     cuts: Sequence[int] = ()  # numbers of tokens at which a new chunk begins
+    beside: Tensor | None = None  # a part of the loss that does not go through the logits, with a gradient of its own
 
     def __init__(self, labels: Tensor) -> None:
         self.labels = labels

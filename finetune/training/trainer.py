@@ -148,10 +148,12 @@ class SupervisedTrainer(ResumableTrainer):
         """The loss summed over the supervised tokens of a batch, and their number."""
         supervised = Supervised.of(inputs["labels"])
         count = len(supervised.labels)
-        outputs = self.run_backbone(self.model, inputs, masks=self.masks)
+        outputs = self.run_student(inputs)
         hidden = outputs.last_hidden_state.flatten(0, 1).index_select(0, supervised.index)
         rule = self.rule(inputs, supervised, hidden)
         loss = chunked_loss(hidden, self.head(), rule, workspace=self.workspace)
+        if rule.beside is not None:
+            loss = loss + rule.beside
         if self.model.training:
             parts = self.parts_of(inputs, rule)
             if self.penalty is not None:
@@ -182,6 +184,10 @@ class SupervisedTrainer(ResumableTrainer):
 
     def head(self) -> Head:
         return head_of(self.model)
+
+    def run_student(self, inputs: dict[str, Any]) -> Any:
+        """Outputs of the model that trains, below its head."""
+        return self.run_backbone(self.model, inputs, masks=self.masks)
 
     def run_backbone(self, model: nn.Module, inputs: dict[str, Any], *, masks: bool) -> Any:
         """Outputs of a model below its head, without an attention mask where causality makes it superfluous (not `masks`)."""

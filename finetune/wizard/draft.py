@@ -65,7 +65,7 @@ def shown(value: Any) -> str:
     if value is None:
         return "all"
     if isinstance(value, list):
-        return ", ".join(value)
+        return ", ".join(map(str, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -124,9 +124,9 @@ def choices_of(field: FieldInfo, notes: Mapping[str, str]) -> list[Choice]:
 
 
 def _names(text: str) -> str | list[str]:
-    """Names between commas; the word auto stays a word."""
+    """Names between commas; the words auto and none stay words."""
     names = [name.strip() for name in text.split(",") if name.strip()]
-    return "auto" if names == ["auto"] else names
+    return names[0] if names in (["auto"], ["none"]) else names
 
 
 def _read(key: str, value: Any) -> Any:

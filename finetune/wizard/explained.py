@@ -60,6 +60,18 @@ MORE = {
     "distillation.on_policy.share": "The share of the rows of each step that the student writes itself, after the first epoch.",
     "distillation.on_policy.tokens": "Longer answers are cut off; if that happens to more than half of them, practice stops and says so.",
     "distillation.on_policy.refresh": "So many prompts are answered at once, then trained on. Fewer are fresher, more are faster to write.",
+    "distillation.features.last": (
+        "Beside the teacher's probabilities the student can imitate the numbers from which they are made. 0.1 is a first try; it costs "
+        "next to nothing and needs models of the same width. 0 leaves it out."
+    ),
+    "distillation.features.layers": (
+        "The student's layers can imitate the teacher's on the way too. auto takes all layers from the first that was left out.\n"
+        "The teacher then stays in memory and runs at every step: slower, and not often better."
+    ),
+    "distillation.features.relations": (
+        "Which words look at which in the last layer: by queries (q), keys (k) or values (v), such as v or q, k, v; none leaves it out.\n"
+        "It works for models of different widths. The teacher then stays in memory and runs at every step."
+    ),
     "distillation.cache": (
         "The teacher runs once over all rows, and what it says is kept on the disk; every later pass reads it from there.\n"
         "auto takes the kind that is fastest for your run and fits on the disk. none keeps the teacher in memory instead."

@@ -12,7 +12,8 @@ MORE_RATE = (
     "If it is too high, the loss jumps or becomes NaN; if it is too low, nothing is learned.\n"
     "Adapters need higher rates than full models and students."
 )
-DISTILLING = ("distillation.objective", "distillation.supervise", "distillation.correct", "distillation.cache")
+FEATURES = ("distillation.features.last", "distillation.features.layers", "distillation.features.relations")
+DISTILLING = ("distillation.objective", "distillation.supervise", "distillation.correct", *FEATURES, "distillation.cache")
 OF_ANOTHER_FAMILY = ("distillation.across_tokenizers",)  # a student that is made from its teacher has its tokenizer
 ALWAYS = (
     "dataset.max_length",

@@ -1,5 +1,5 @@
-"""Every signal and objective of the registry, with one teacher and with several: float64 references written from the formulas, identities,
-cache equals online, accumulation changes nothing, refusals in sentences."""
+"""Every signal, objective and term of the registry: float64 references written from the formulas, identities, cache equals online,
+accumulation changes nothing, refusals in sentences; signals and objectives also with several teachers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from pico import Rows, arguments, assert_same_weights, losses, pico, pico_rows
 from test_distillation_loss import ALPHAS, WEIGHTS, kl, naive_divergence
+from test_distillation_trainer import CLOSE, batch_of
 from test_engine_chunked_loss import LABELS, VOCABULARY, gradients, made, textbook_logits
 from torch import Tensor
 
@@ -26,6 +27,11 @@ ROW = VOCABULARY * 8
 BUDGET: dict[str, int] = {"chunk_bytes": ROW * 12, "block_bytes": ROW * 3}
 OBJECTIVES = registry.names("objectives")
 SIGNALS = registry.names("signals")
+TERMS: dict[str, dict[str, Any]] = {
+    "last": {"last": 0.3},
+    "layers": {"layers": [1, 2], "layers_weight": 0.3},
+    "relations": {"relations": ["q", "k", "v"], "relations_weight": 0.3},
+}
 
 
 def objective(name: str) -> Any:
@@ -132,7 +138,7 @@ def teacher_of(seed: int) -> Any:
 
 def run(folder: Any, teachers: Any = None, caches: Any = None, **changes: Any) -> tuple[Any, DistillationTrainer]:
     """A student after two epochs in random order."""
-    own = {key: changes.pop(key) for key in ("objective", "teacher_weights", "teacher_rows", "alpha") if key in changes}
+    own = {key: changes.pop(key) for key in ("objective", "teacher_weights", "teacher_rows", "alpha", "features") if key in changes}
     rows = changes.pop("rows", ROWS)
     settings = {"num_train_epochs": 2, "train_sampling_strategy": "random", "per_device_train_batch_size": 4, "seed": 3, **changes}
     student = student_of()
@@ -204,6 +210,93 @@ class TestRuns:
             total += (0.7 * kl(qs[0], p) + 0.3 * kl(qs[1], p)).sum().item()
             tokens += len(p)
         assert told["eval_kl"] == pytest.approx(total / tokens, rel=1e-6)
+
+
+def apart(name: str, student: Any, teacher: Any, row: dict[str, Any]) -> Tensor:
+    """A term of two Llamas, summed over the supervised tokens of a row that is alone: sums over places, written out."""
+    ids, places = torch.tensor([row["input_ids"]]), [place for place, label in enumerate(row["labels"][1:]) if label != -100]
+    ours, theirs = (model.model(ids, output_hidden_states=True) for model in (student, teacher))
+    if name == "relations":
+        total = torch.zeros((), dtype=torch.float64)
+        for kind in "qkv":
+            x, y = (
+                getattr(model.model.layers[-1].self_attn, f"{kind}_proj")(model.model.layers[-1].input_layernorm(seen.hidden_states[-2]))[0]
+                for model, seen in ((student, ours), (teacher, theirs))
+            )
+            heads = 4 if kind == "q" else 2
+            for mine, other in zip(x.chunk(heads, -1), y.detach().chunk(heads, -1), strict=True):
+                for place in range(len(x)):
+                    p, q = (F.softmax(each[: place + 1] @ each[place] / each.shape[1] ** 0.5, 0) for each in (mine, other))
+                    total = total + (q * (q.log() - p.log())).sum() / heads
+        return total * len(places) / len(row["input_ids"])
+    pairs = [(ours.last_hidden_state, theirs.last_hidden_state)]
+    if name == "layers":
+        pairs = [(ours.hidden_states[layer], theirs.hidden_states[layer]) for layer in (1, 2)]
+    parts = [((one - other.detach()) ** 2).sum(-1)[0, places] / (other.detach() ** 2).sum(-1)[0, places] / 2 for one, other in pairs]
+    return torch.stack(parts).mean(0).sum()
+
+
+def slopes(model: Any, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("name", registry.names("terms"))
+class TestTerms:
+    def losses_of(self, name: str, folder: Any, batch: Any, teacher: Any) -> tuple[Any, list[Tensor], Any]:
+        """A student, its loss with the term and without, and the trainer."""
+        student, more = pico("llama", dtype=torch.float64), {"teacher_model": teacher, "train_dataset": Rows(ROWS)}
+        both = [DistillationTrainer(student, arguments(folder), features=of, **more) for of in (TERMS[name], None)]
+        return student, [trainer.compute_loss(student, batch) for trainer in both], both[0]
+
+    @pytest.mark.parametrize("padding", [0, 9])
+    def test_the_loss_and_its_gradients_are_those_written_out_whatever_the_padding(self, name: str, padding: int, tmp_path: Any) -> None:
+        teacher = pico("llama", seed=7, dtype=torch.float64)
+        student, (with_it, without), _ = self.losses_of(name, tmp_path, batch_of(ROWS, padding), teacher)
+        tokens = sum(label != -100 for row in ROWS for label in row["labels"][1:])
+        theirs = 0.3 * torch.stack([apart(name, student, teacher, row) for row in ROWS]).sum() / tokens
+        assert theirs > 0.01
+        torch.testing.assert_close(with_it - without, theirs, rtol=CLOSE, atol=0)
+        ours, plain, reference = slopes(student, with_it), slopes(student, without), slopes(student, theirs)
+        for of, slope in ours.items():
+            torch.testing.assert_close(slope - plain[of], reference.get(of, torch.zeros_like(slope)), rtol=10 * CLOSE, atol=CLOSE)
+
+    def test_models_that_are_the_same_are_not_apart(self, name: str, tmp_path: Any) -> None:
+        _, (with_it, without), trainer = self.losses_of(name, tmp_path, batch_of(ROWS), pico("llama", dtype=torch.float64))
+        assert torch.equal(with_it, without)
+        trainer.train()
+        assert name in trainer.last_parts
+
+    def test_a_cache_is_the_model_or_refused(self, name: str, tmp_path: Any) -> None:
+        asked = {"features": TERMS[name]}
+        online, _ = run(tmp_path, teacher_of(7), **asked)
+        if registry.load("terms", name).online:
+            with pytest.raises(RecipeError, match="No cache has the inner layers and relations"):
+                run(tmp_path, None, cached("hidden", 7, tmp_path), **asked)
+            return
+        read, _ = run(tmp_path, None, cached("hidden", 7, tmp_path), **asked)
+        assert_same_weights(online, read, tolerance=1e-6)
+        with pytest.raises(RecipeError, match="A gradient cache has no hidden states"):
+            run(tmp_path, None, cached("gradient", 7, tmp_path), **asked)
+
+    def test_accumulating_changes_nothing(self, name: str, tmp_path: Any) -> None:
+        plain = {"features": TERMS[name], "train_sampling_strategy": "sequential"}
+        at_once, _ = run(tmp_path, teacher_of(7), **{**plain, "per_device_train_batch_size": 4})
+        in_parts, _ = run(tmp_path, teacher_of(7), **{**plain, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 4})
+        assert_same_weights(at_once, in_parts, tolerance=1e-9)
+
+    def test_evaluation_tells_it(self, name: str, tmp_path: Any) -> None:
+        student, trainer = run(tmp_path, pico("llama", seed=7, dtype=torch.float64), features=TERMS[name])
+        told = trainer.evaluate(Rows(ROWS))
+        teacher, tokens = trainer.teachers[0].model, sum(label != -100 for row in ROWS for label in row["labels"][1:])
+        with torch.no_grad():
+            expected = float(torch.stack([apart(name, student, teacher, row) for row in ROWS]).sum()) / tokens
+        assert told[f"eval_{name}"] == pytest.approx(expected, rel=1e-6)
+
+    def test_several_teachers_are_refused(self, name: str, tmp_path: Any) -> None:
+        with pytest.raises(RecipeError, match="one teacher, and there are 2"):
+            run(tmp_path, [teacher_of(7), teacher_of(8)], features=TERMS[name])
 
 
 class TestRefusals:

@@ -26,6 +26,7 @@ def main(output: str, batch: int) -> None:
         teacher_model=pico("llama", seed=7, dtype=torch.float64),
         args=arguments(tempfile.mkdtemp(), **settings),
         train_dataset=Rows(pico_rows(8)),
+        features={"last": 0.1, "layers": "auto", "relations": ["v"]},
     )
     trainer.train()
     if int(os.environ.get("RANK", 0)) == 0:

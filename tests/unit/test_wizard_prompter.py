@@ -172,6 +172,13 @@ def test_advanced_settings_come_from_the_method_and_reach_the_recipe() -> None:
     assert (recipe.training.scheduler, recipe.seed) == ("linear", 7)
 
 
+def test_what_is_imitated_of_the_teachers_inside_is_an_advanced_setting() -> None:
+    asked = {"last": "0.1", "layers": ["0", "all", "5, 10"], "relations": ["x", "q, v"]}
+    features = {f"distillation__features__{name}": answer for name, answer in asked.items()}
+    recipe = ask(enter_all_the_way(approach="distillation", advanced=True, **features))
+    assert recipe.distillation.features.model_dump(include=set(asked)) == {"last": 0.1, "layers": [5, 10], "relations": ["q", "v"]}
+
+
 def test_a_local_file_is_read_before_the_next_question(empty_folder: Path) -> None:
     (empty_folder / "good.jsonl").write_text('{"prompt": "2 + 2", "completion": "4"}\n' * 30)
     (empty_folder / "empty.jsonl").write_text("")

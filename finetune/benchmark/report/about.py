@@ -13,10 +13,12 @@ from finetune.benchmark.names import in_few_bits
 from finetune.benchmark.report.charts import bars, curve
 from finetune.benchmark.report.html import Html, bullets, duration, element, facts, section, subsection, table
 from finetune.benchmark.report.records import Records
+from finetune.distillation.terms import in_words
 from finetune.formatting import count, kept, percent, size, student_parts
 from finetune.recipe import is_self
 from finetune.registry import title
 from finetune.run_folder import free_name
+from finetune.settings import FeaturesSpec
 from finetune.shell import quoted
 
 SKIPPED_SHOWN = 10
@@ -88,6 +90,7 @@ def asked(records: Records) -> Html:
             replaced = f"{percent(own['share'])} of the rows after the first epoch"
             listed.append(("Own answers", f"{replaced}, of up to {own['tokens']:,} tokens, {own['refresh']:,} at a time{of_own}"))
         listed.append(("Learned in", in_few_bits(spec.get("quantize"))))
+        listed.append(("Also compared", in_words(FeaturesSpec.model_validate(spec.get("features") or {}))))
     listed += [("Benchmark", f"{', '.join(benchmark['metrics'])} on {benchmark['rows']:,} rows"), ("Seed", str(recipe["seed"]))]
     return section("Recipe", facts(listed))
 

@@ -1,0 +1,74 @@
+"""Rows with the numbers that a distillation looks up: which row of the teacher's cache each is, and whose it is.
+
+rows = numbered(rows, [cache], None, 1)
+rows[3]["row"]          # 3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import count
+from typing import Any
+
+import torch
+
+from finetune.data.collator import labels_of
+from finetune.distillation.cache import TeacherCache
+from finetune.distillation.teachers import check_routes
+from finetune.errors import RecipeError
+
+
+def numbered(dataset: Any, caches: Sequence[TeacherCache], teacher_rows: Sequence[int] | None, teachers: int) -> Any:
+    """The dataset with a `row` column, so that each row finds its cached teacher outputs in any order; routed, with its `teacher_number`.
+
+    A cache of a teacher of its own rows has only these.
+    """
+    of = None if teacher_rows is None else [int(number) for number in teacher_rows]
+    if of is not None:
+        check_routes(of, teachers, len(dataset))
+    for number, cache in enumerate(caches):
+        rows = len(dataset) if of is None else of.count(number)
+        if rows != cache.rows:
+            raise RecipeError(
+                f"The teacher cache has {cache.rows} rows, but there are {rows} training rows.", hint="Build the cache again."
+            )
+    columns: dict[str, list[int]] = {"row": list(range(len(dataset)))}
+    if of is not None:
+        counters = [count() for _ in range(teachers)]
+        columns = {"row": [next(counters[number]) for number in of], "teacher_number": of}
+    if not hasattr(dataset, "add_column"):
+        return Numbered(dataset, columns)
+    dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
+    for name, values in columns.items():
+        dataset = dataset.add_column(name, values)
+    return dataset
+
+
+def first_rows(dataset: Any, tokens: int) -> list[dict[str, Any]]:
+    """Rows from the first on until so many tokens are supervised; RecipeError for rows that cannot be looked up."""
+    if dataset is None or not hasattr(dataset, "__getitem__"):
+        raise RecipeError(
+            "features compare models of different widths, which begins with training rows, and there are none to look up.",
+            hint="Pass train_dataset=, a list or a map-style dataset.",
+        )
+    rows: list[dict[str, Any]] = []
+    for number in range(len(dataset)):
+        row = dataset[number]
+        rows.append({name: row[name] for name in ("input_ids", "labels", "row", "teacher_number") if name in row})
+        tokens -= sum(label != -100 for label in list(labels_of(row))[1:])
+        if tokens <= 0:
+            break
+    return rows
+
+
+class Numbered(torch.utils.data.Dataset[Any]):
+    """Any map-style dataset with more numbers in each example, such as its `row`."""
+
+    def __init__(self, rows: Any, columns: Mapping[str, Sequence[int]]) -> None:
+        self.rows, self.columns = rows, columns
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return {**self.rows[number], **{name: values[number] for name, values in self.columns.items()}}

@@ -1,0 +1,62 @@
+"""Before the run: whether what the recipe wants to compare of the models' inside can be compared, and what that takes.
+
+check_features(context, wanted)         # raises ModelError or RecipeError, from the configurations alone
+features_notes(context)                 # a sentence where the teacher runs at every step
+"""
+
+from __future__ import annotations
+
+from finetune.distillation.terms import needs_teacher, weights_of
+from finetune.run_context import RunContext
+from finetune.settings import FeaturesSpec, FromTeacher
+
+TRAINED = 16  # bytes of a weight in float32 that trains, with its gradient and Adam's state
+SCORES = 6  # matrices of scores that exist at once: see distillation/terms/by_hand.py
+
+
+def check_features(context: RunContext, wanted: FromTeacher | None) -> None:
+    """Raises ModelError for models whose inside cannot be compared, RecipeError for layers that the student does not have."""
+    if not context.distils or not weights_of(context.recipe.distillation.features):
+        return
+    from finetune.distillation.features import Features
+    from finetune.planning.without_weights import without_weights
+
+    student = without_weights(context.located, wanted)
+    teacher = without_weights(context.teacher_located) if context.has_other_teacher else student
+    Features(context.recipe.distillation.features, student, teacher)
+
+
+def features_memory(spec: FeaturesSpec, tokens: int, longest: int, widths: tuple[int, int], layers: int) -> dict[str, int]:
+    """Bytes of a step beside those of the model; `widths` are those of the student and of its teacher.
+
+    Of each compared layer the teacher's states, the gradient and a map that trains, where the widths differ; of relations the scores.
+    """
+    if not (weights := weights_of(spec)):
+        return {}
+    from finetune.distillation.terms.by_hand import SCORE_BYTES
+
+    ours, theirs = widths
+    states = 4 * tokens * (ours + theirs) + (TRAINED * ours * theirs if ours != theirs else 0)
+    scores = min(4 * tokens * longest, max(4 * longest**2, SCORE_BYTES))
+    compared = {
+        "last": states,
+        "layers": states * (layers if spec.layers == "auto" else len(spec.layers)),
+        "relations": states + SCORES * scores,
+    }
+    return {"features": sum(size for name, size in compared.items() if name in weights)}
+
+
+def features_notes(context: RunContext, widths: tuple[int, int]) -> list[str]:
+    """What a person would not expect."""
+    spec, notes = context.recipe.distillation.features, []
+    if context.distils and needs_teacher(spec):
+        notes.append(
+            "No cache has the inner layers and relations that distillation.features compares: "
+            "the teacher stays in memory and runs at every step, which this plan counts."
+        )
+    if context.distils and widths[0] != widths[1] and {"last", "layers"} & weights_of(spec).keys():
+        notes.append(
+            f"The student's states have {widths[0]:,} numbers and the teacher's {widths[1]:,}: "
+            "maps from one to the other train beside the student, and are not saved with it."
+        )
+    return notes
