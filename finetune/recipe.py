@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from finetune import registry
 from finetune.contradictions import contradiction
+from finetune.distillation_settings import DistillationSpec
 from finetune.errors import RecipeError
 from finetune.foreign import RECIPE_BYTES, reading, reason
 from finetune.reasons import UNKNOWN, reason_of
@@ -27,7 +28,6 @@ from finetune.settings import (
     BenchmarkSpec,
     ColumnsSpec,
     DatasetSpec,
-    DistillationSpec,
     MethodSpec,
     Spec,
     StudentSpec,

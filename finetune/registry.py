@@ -2,7 +2,7 @@
 
 Built-ins are lazy "module:attribute" lines, each the name of a class. Other packages add theirs with entry points in the groups
 `finetune_cli.methods`, `.objectives`, `.formats`, `.sources`, `.metrics`, `.trackers`, `.engines` and `.exporters`; docs/extending.md has
-one of each main kind. A way to make students and a term need a recipe key too: a field of FromTeacher or FeaturesSpec in settings.py.
+one of each main kind. A way to make students and a term need a recipe key too: a field of FromTeacher (settings.py) or FeaturesSpec (distillation_settings.py).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "gradient": "finetune.distillation.signals.gradient:Gradient",
         "hidden": "finetune.distillation.signals.hidden:Hidden",
     },
-    "terms": {  # their names are keys of FeaturesSpec in settings.py
+    "terms": {  # their names are keys of FeaturesSpec
         "last": "finetune.distillation.terms.last_state:LastState",
         "layers": "finetune.distillation.terms.inner_layers:InnerLayers",
         "relations": "finetune.distillation.terms.relations:Relations",

@@ -14,9 +14,9 @@ from finetune import registry
 from finetune.distillation.cache_builder import NO_ROOM_HINT
 from finetune.distillation.signals import Signal
 from finetune.distillation.terms import needs_teacher
+from finetune.distillation_settings import FeaturesSpec
 from finetune.errors import RecipeError
 from finetune.formatting import size
-from finetune.settings import FeaturesSpec
 from finetune.storage import check_room, free_disk
 from finetune.training.head import Head
 

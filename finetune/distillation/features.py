@@ -29,8 +29,8 @@ from finetune.distillation.terms import Batch, Term, View, Watched, needs_teache
 from finetune.distillation.terms.attention import head_width
 from finetune.distillation.terms.inner_layers import layer_pairs
 from finetune.distillation.terms.projections import begin, projections
+from finetune.distillation_settings import FeaturesSpec
 from finetune.errors import RecipeError
-from finetune.settings import FeaturesSpec
 
 Outputs = dict[str, list[Tensor]]
 

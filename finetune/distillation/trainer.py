@@ -36,6 +36,7 @@ from finetune.distillation.several_teachers import Routed, added, joined, mixed
 from finetune.distillation.teachers import Teacher, listed, runs_of, shares
 from finetune.distillation.terms.projections import TOKENS, attached
 from finetune.distillation.vocabulary import shared_vocabulary
+from finetune.distillation_settings import FeaturesSpec, OnPolicySpec
 from finetune.errors import DatasetError, RecipeError, VocabularyMismatch
 from finetune.events import Recorder, Reporter
 from finetune.hardware.machine import inspect
@@ -45,7 +46,6 @@ from finetune.models.location import locate
 from finetune.noise import hush
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
-from finetune.settings import FeaturesSpec, OnPolicySpec
 from finetune.teacher_settings import SELF
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss
 from finetune.training.head import Head, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
@@ -67,7 +67,7 @@ class DistillationTrainer(OnPolicyTrainer):
     teaches its own rows instead, and a cache is one of these alone. With `across_tokenizers` ("projected") a teacher may have another
     tokenizer: it is compared where both have read the same text, and both tokenizers are needed.
 
-    `features` ({"last": 0.1, "layers": "auto", "relations": ["v"]}: FeaturesSpec in settings.py) also compare hidden states and attention
+    `features` ({"last": 0.1, "layers": "auto", "relations": ["v"]}: FeaturesSpec in distillation_settings.py) also compare hidden states and attention
     with those of the one teacher; `made`, the facts of a student made from it, says which layer is which.
 
     With `on_policy` ({"share": 0.5, "tokens": 96, "refresh": 64}) the student practises on its own answers from the second epoch on: they

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from finetune import registry
+from finetune.distillation_settings import QuantizeSpec
 from finetune.errors import BadInput
 from finetune.events import Progress, Reporter
 from finetune.export.gate import Verdict, judge
@@ -41,7 +42,6 @@ from finetune.recipe import Recipe
 from finetune.run.costs import FEWEST_PARAMETERS
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
-from finetune.settings import QuantizeSpec
 from finetune.storage import check_room, file_hash, whole_folder
 from finetune.training.decoding import greedy
 from finetune.training.head import padding_id

@@ -7,8 +7,9 @@ features_notes(context)                 # a sentence where the teacher runs at e
 from __future__ import annotations
 
 from finetune.distillation.terms import needs_teacher, weights_of
+from finetune.distillation_settings import FeaturesSpec
 from finetune.run_context import RunContext
-from finetune.settings import FeaturesSpec, FromTeacher
+from finetune.settings import FromTeacher
 
 TRAINED = 16  # bytes of a weight in float32 that trains, with its gradient and Adam's state
 SCORES = 6  # matrices of scores that exist at once: see distillation/terms/by_hand.py

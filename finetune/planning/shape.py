@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune.distillation.quantised import check_quantised
+from finetune.distillation_settings import QuantizeSpec
 from finetune.errors import RecipeError
 from finetune.methods.base import MethodContext
 from finetune.methods.earlier import EarlierAdapter
@@ -18,7 +19,7 @@ from finetune.planning.features import check_features
 from finetune.planning.without_weights import without_weights
 from finetune.recipe import StudentSpec
 from finetune.run_context import RunContext
-from finetune.settings import FromTeacher, QuantizeSpec
+from finetune.settings import FromTeacher
 
 
 def shape_of(context: RunContext) -> Shape:

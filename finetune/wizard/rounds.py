@@ -6,8 +6,9 @@ draft = ask(draft, prompter, facts)      # facts of the teacher, None if they ar
 from __future__ import annotations
 
 from finetune.distillation.curricula.progressive import gentle_rounds
+from finetune.distillation_settings import DistillationSpec
 from finetune.models.facts import ModelFacts
-from finetune.settings import DistillationSpec, help_of, label
+from finetune.settings import help_of, label
 from finetune.wizard.draft import Draft, layer, problem
 from finetune.wizard.prompter import Prompter
 

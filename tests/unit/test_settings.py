@@ -11,9 +11,10 @@ from pydantic.fields import FieldInfo
 from wizard_answers import Listening, here
 
 from finetune import registry
+from finetune.distillation_settings import DistillationSpec
 from finetune.errors import RecipeError
 from finetune.recipe import Recipe, known_fields, parse_override
-from finetune.settings import DistillationSpec, Usual, help_of, label, usual
+from finetune.settings import Usual, help_of, label, usual
 from finetune.wizard import ask_recipe
 
 ROOT = Path(__file__).parents[2]

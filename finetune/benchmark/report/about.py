@@ -14,11 +14,11 @@ from finetune.benchmark.report.charts import bars, curve
 from finetune.benchmark.report.html import Html, bullets, duration, element, facts, section, subsection, table
 from finetune.benchmark.report.records import Records
 from finetune.distillation.terms import in_words
+from finetune.distillation_settings import FeaturesSpec
 from finetune.formatting import count, kept, percent, size, student_parts
 from finetune.recipe import is_self
 from finetune.registry import title
 from finetune.run_folder import free_name
-from finetune.settings import FeaturesSpec
 from finetune.shell import quoted
 
 SKIPPED_SHOWN = 10

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from finetune.data.collator import NO_LOSS
 from finetune.distillation.on_policy.answers import Answer, Prompts, repetition
+from finetune.distillation_settings import OnPolicySpec
 from finetune.events import Notice, OwnAnswers, Progress, Reporter
 from finetune.formatting import percent
-from finetune.settings import OnPolicySpec
 
 OWN = "own"  # of each row of a batch: whether the student wrote it
 CUT = 0.5  # of the answers; more that do not end, and practice does

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from finetune.distillation.terms import Batch, View, Watched
-    from finetune.settings import FeaturesSpec
+    from finetune.distillation_settings import FeaturesSpec
 
 
 class LastState:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from finetune.distillation.terms import Batch, View, Watched
-    from finetune.settings import FeaturesSpec
+    from finetune.distillation_settings import FeaturesSpec
 
 
 class Relations:
