@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from finetune.settings import GENERATED, StudentSpec
+from finetune.settings import GENERATED, TEACHER, StudentSpec
 from finetune.teacher_settings import problem_of_several
 
 
@@ -23,6 +23,8 @@ def _student(recipe: Any) -> Iterator[str]:
     made, teacher = isinstance(recipe.model, StudentSpec), recipe.teacher
     if recipe.approach == "fine-tuning" and made:
         yield "`model: {from_teacher: ...}` makes a student, which needs `approach: distillation`"
+    if recipe.distillation.task and recipe.approach == "fine-tuning":
+        yield "has `distillation.task`, which needs `approach: distillation`"
     if teacher and teacher.is_self and recipe.approach == "fine-tuning":
         yield "`teacher: self` needs `approach: distillation`"
     if teacher and teacher.is_self and made:
@@ -59,6 +61,8 @@ def _teachers(recipe: Any) -> Iterator[str]:
         yield "has `teachers`, which need `approach: distillation`"
     if recipe.dataset.source == GENERATED:
         yield "has `teachers` and `dataset.source: generated`, which one teacher writes: give `teacher` alone"
+    if recipe.dataset.answers == TEACHER:
+        yield "has `teachers` and `dataset.answers: teacher`, which one teacher writes: give `teacher` alone"
     if recipe.distillation.correct:
         yield "has `teachers` and `distillation.correct`, which compares one teacher with the data: give one of the two"
     if any(each.server for each in recipe.teachers):
@@ -68,15 +72,16 @@ def _teachers(recipe: Any) -> Iterator[str]:
 
 
 def _writers(recipe: Any) -> Iterator[str]:
-    teacher, generated = recipe.teacher, recipe.dataset.source == GENERATED
-    if recipe.teaches_itself and generated:
-        yield "has `teacher: self` and `dataset.source: generated`: a model learns nothing new from rows that it wrote itself"
-    if teacher and teacher.system and recipe.approach == "fine-tuning":
-        yield "has `teacher.system`, which needs `approach: distillation`"
+    teacher, generated, answers = recipe.teacher, recipe.dataset.source == GENERATED, recipe.dataset.answers == TEACHER
+    if recipe.teaches_itself and (generated or answers):
+        key = "dataset.source: generated" if generated else "dataset.answers: teacher"
+        yield f"has `teacher: self` and `{key}`: a model learns nothing new from rows that it wrote itself"
+    if teacher and teacher.system and recipe.approach == "fine-tuning" and not answers:
+        yield "has `teacher.system`, which needs `approach: distillation` or `dataset: {answers: teacher}`"
     if teacher and teacher.server and recipe.approach == "distillation":
         yield "has a teacher on a server, which shows text only: learn that with `approach: fine-tuning`"
-    if teacher and teacher.server and not generated:
-        yield "has a teacher on a server, which writes rows: use it with `dataset: {source: generated}`"
+    if teacher and teacher.server and not generated and not answers:
+        yield "has a teacher on a server, which writes rows: use it with `dataset: {source: generated}`, or `dataset: {answers: teacher}`"
 
 
 def _tokenizers(recipe: Any) -> Iterator[str]:

@@ -36,6 +36,7 @@ from finetune.settings import (
     usual,
 )
 from finetune.shell import quoted
+from finetune.task_settings import filled as with_task
 from finetune.teacher_settings import SELF, OneTeacherSpec, TeacherSpec
 
 __all__ = ["STARTER", "Recipe", "known_fields", "known_keys", "merge", "parse_override", "read_yaml"]
@@ -84,7 +85,7 @@ class Recipe(Spec):
                 filled["training"] = {"learning_rate": "auto", **training}
             if itself or _has_system(filled.get("teacher")):
                 filled["distillation"] = _answers_only(filled.get("distillation"))
-            filled.setdefault("output_dir", "./distilled_model")
+            filled = with_task({"output_dir": "./distilled_model", **filled})
         kind = "full" if filled.get("approach") == "distillation" and not itself else "lora"
         method = filled.get("method", {})
         if isinstance(method, Mapping) and "kind" not in method:

@@ -57,10 +57,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "sources": {
         "dataset": "finetune.sources.dataset:Dataset",
         "generated": "finetune.sources.generated:Generated",
+        "answered": "finetune.sources.answered:Answered",
     },
     "metrics": {
         "rouge": "finetune.benchmark.rouge:Rouge",
         "perplexity": "finetune.benchmark.perplexity:Perplexity",
+        "accuracy": "finetune.benchmark.accuracy:Accuracy",
     },
     "trackers": {
         "tensorboard": "finetune.training.trackers:TensorBoard",

@@ -23,12 +23,13 @@ from finetune.runtime import RuntimeOptions
 
 if TYPE_CHECKING:
     from finetune.data.prepare import PreparedData
+    from finetune.data.prompts import Prompts
     from finetune.distillation.across_tokenizers.alignment import Alignment
     from finetune.hardware.machine import Machine
     from finetune.methods.earlier import EarlierAdapter
     from finetune.models.location import LocatedModel
 
-RESOLVED = ("machine", "located", "teachers_located", "tokenizer", "data")
+RESOLVED = ("machine", "located", "teachers_located", "tokenizer", "prompts", "data")
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +142,14 @@ class RunContext:
     def source(self) -> Any:
         """Where the rows come from."""
         return registry.load("sources", self.recipe.dataset.kind)
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """The prompts of the data that a teacher answers."""
+        from finetune.data.prompts import read_prompts
+
+        recipe = self.recipe
+        return read_prompts(recipe.dataset, self.tokenizer, seed=recipe.seed, runtime=self.runtime, reporter=self.reporter)
 
     @cached_property
     def alignments(self) -> list[Alignment | None]:

@@ -9,6 +9,7 @@ NAMES = {
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L",
+    "accuracy": "Right answers",
     "copied": "Codes copied",
     "perplexity": "Perplexity",
     "kl": "KL to teacher",
@@ -22,7 +23,7 @@ SHOWN_OF_EACH = ("rougeL", "perplexity")  # of several teachers
 
 def number(metric: str, value: float) -> str:
     """A score, rounded to the digits that matter."""
-    if metric in ("agreement", "copied"):
+    if metric in ("agreement", "copied", "accuracy"):
         return f"{100 * value:.1f} %"
     if metric == "kl" or metric.startswith("rouge"):
         return f"{value:.3f}"

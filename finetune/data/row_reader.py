@@ -18,16 +18,30 @@ from finetune.data.rows import NotWanted, RowProblem
 from finetune.settings import ColumnsSpec
 
 LISTED_TOOLS = "<tools>"  # around definitions in a system text, as Hermes writes them
+TO_COME = "?"  # stands for the answer of a prompt that has none
 TWICE = "Tools are not given to the chat template where a system text lists them already"
 
 
 class RowReader:
-    def __init__(self, columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen: ColumnsSpec | None, where: str) -> None:
+    """With `prompts`, rows need no answers: a column of prompts is read alone, and a conversation may end with a person's words."""
+
+    def __init__(
+        self,
+        columns: Sequence[str],
+        sample: Sequence[dict[str, Any]],
+        chosen: ColumnsSpec | None,
+        where: str,
+        *,
+        prompts: bool = False,
+    ) -> None:
+        self.prompts = prompts
         self.inner = [name for name in formats.chosen_columns(chosen).values() if name not in columns and "." in name]
         sample = [self.values(row) for row in sample]
         self.all_columns = list(dict.fromkeys([*columns, *(name for row in sample for name in row)]))
         if self.inner:
             self.all_columns = [name for name in self.all_columns if any(name in row for row in sample)]
+        if prompts and not chosen and (alone := formats.prompts_alone(self.all_columns, sample)):
+            chosen = ColumnsSpec(text=alone)
         self.format = formats.detect(self.all_columns, sample, chosen, where)
         self.marks = Marks.find(self.all_columns, sample, self.format.name, self.format.columns, named=chosen is not None)
         self.columns = [*self.format.columns, *self.marks.columns]
@@ -49,6 +63,8 @@ class RowReader:
             made: Record = to_record(row)
             return made
         messages = self.format.to_messages(row)
+        if self.prompts and messages[-1]["role"] == "user":
+            messages = [*messages, {"role": "assistant", "content": TO_COME}]
         check_text(messages)
         record: Record = {"messages": messages}
         marked = any(turn.get("learn") is False for turn in messages)

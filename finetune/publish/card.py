@@ -322,7 +322,8 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
     if written := data.get("generated"):
         asked = recipe.teacher.model if recipe.teacher and recipe.teacher.server else None
         teacher = f"{asked} on a server" if asked else _linked(hub_model(recipe.teacher.source)) if recipe.teacher else "a teacher"
-        lines.append(f"- The rows were written by {teacher}: {written['kept']:,} of {written['tried']:,} prompts were kept")
+        rows = "answers to the data's prompts" if written.get("answers") else "rows"
+        lines.append(f"- The {rows} were written by {teacher}: {written['kept']:,} of {written['tried']:,} prompts were kept")
         if said := covers(written.get("licence")):
             lines.append(f"- The teacher's licence, {written['licence']}, also covers this model: {said}")
     if training:

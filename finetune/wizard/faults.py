@@ -35,6 +35,7 @@ STEPS = {
     "dataset": 2,
     "dataset.max_length": 4,
     "dataset.held_out": 4,
+    "dataset.answers": 4,
     "method": 3,
     "distillation": 4,
     "distillation.temperature": 3,

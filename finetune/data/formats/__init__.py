@@ -76,6 +76,11 @@ def is_known(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen: C
     return found is not None and not (isinstance(found, Text) and find_column(columns, *TEXT_NAMES) is None)
 
 
+def prompts_alone(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> str | None:
+    """The column with prompts, where no column with a known name has answers to them."""
+    return find_column(columns, *PROMPTS) if _matching(columns, sample) is None else None
+
+
 def _matching(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Format | None:
     known = [registry.load("formats", name) for name in registry.names("formats")]
     ordered = sorted(known, key=lambda kind: getattr(kind, "order", LAST))
