@@ -29,23 +29,32 @@ def _student(recipe: Any) -> Iterator[str]:
         yield "`teacher: self` needs `approach: distillation`"
     if teacher and teacher.is_self and made:
         yield "`teacher: self` trains a model that is its own teacher: name it under `model`, without `from_teacher`"
-    if teacher and teacher.system and recipe.distillation.supervise == "all":
+    if teacher and teacher.system and recipe.approach == "distillation" and recipe.distillation.supervise == "all":
         yield "`teacher.system` stands before the prompts of the teacher alone: only `supervise: answers` can compare both"
 
 
 def _rounds(recipe: Any) -> Iterator[str]:
-    rounds = recipe.distillation.rounds
-    if rounds is None:
+    rounds, until = recipe.distillation.rounds, recipe.distillation.until
+    if rounds is None and until is None:
+        if recipe.distillation.round_teacher != "first":
+            yield "has `distillation.round_teacher: previous`, which needs `distillation.rounds` or `distillation.until`"
         return
+    if recipe.distillation.round_teacher == "previous" and (recipe.teachers or (recipe.teacher and recipe.teacher.system)):
+        other = "teachers" if recipe.teachers else "teacher.system"
+        yield f"has `{other}` and `distillation.round_teacher: previous`: the student of a round is one teacher, and is told nothing"
+    key = "distillation.rounds" if rounds else "distillation.until"
     if recipe.approach == "fine-tuning":
-        yield "has `distillation.rounds`, which need `approach: distillation`"
+        yield f"has `{key}`, which need{'' if rounds else 's'} `approach: distillation`"
     if not isinstance(recipe.model, StudentSpec):
-        yield "has `distillation.rounds` and a ready-made student: leave out `model`, and it is made from the teacher"
+        yield f"has `{key}` and a ready-made student: leave out `model`, and it is made from the teacher"
         return
+    if until and recipe.teachers:
+        yield "has `teachers` and `distillation.until`, which measures how much of one teacher is kept: leave out `until`"
     amounts = dict(recipe.model.from_teacher.amounts())
-    if other := next((name for name in amounts if name != "layers"), None):
-        yield f"has `distillation.rounds`, which leave out layers, and `model.from_teacher.{other}`: give one of the two"
-    elif amounts["layers"] != rounds[-1]:
+    if part := next((name for name in amounts if name != "layers"), None):
+        verb = "leave" if rounds else "leaves"
+        yield f"has `{key}`, which {verb} out layers, and `model.from_teacher.{part}`: give one of the two"
+    elif rounds and amounts["layers"] != rounds[-1]:
         yield (
             f"has `distillation.rounds` that end with {rounds[-1]} layers, and `model.from_teacher.layers: {amounts['layers']}`: "
             "give the same number, or leave out `model`"

@@ -72,7 +72,7 @@ class Prompts:
             return Prompt(chat, SAME)
         return Prompt(chat, LONG if sum(self._tokens(turn["content"]) for turn in chat) > self.most else None)
 
-    def _asked(self, turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _asked(self, turns: Sequence[Any]) -> list[Any]:
         if turns[0]["role"] == "text":
             return [{**turns[0], "role": "user"}]
         return list(turns[: last_learned(turns)])

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune.data import formats
+from finetune.data.formats import turns
 from finetune.data.formats.cells import Record, is_blank, is_learned
 from finetune.data.formats.marks import Marks, check_text
+from finetune.data.formats.messages import Messages
 from finetune.data.rows import NotWanted, RowProblem
 from finetune.settings import ColumnsSpec
 
@@ -62,9 +64,9 @@ class RowReader:
         if to_record := getattr(self.format, "to_record", None):
             made: Record = to_record(row)
             return made
+        if self.prompts and isinstance(self.format, Messages):
+            row = _with_answer(row, self.format.messages)
         messages = self.format.to_messages(row)
-        if self.prompts and messages[-1]["role"] == "user":
-            messages = [*messages, {"role": "assistant", "content": TO_COME}]
         check_text(messages)
         record: Record = {"messages": messages}
         marked = any(turn.get("learn") is False for turn in messages)
@@ -86,6 +88,14 @@ class RowReader:
         """Sentences about the rows that became records."""
         notes: list[str] = list(filter(None, [getattr(self.format, "note", None)]))
         return notes + [f"{sentence} ({rows:,} row{'s' if rows > 1 else ''})." for sentence, rows in self.remarks.items()]
+
+
+def _with_answer(row: dict[str, Any], column: str) -> dict[str, Any]:
+    """A conversation that ends with a person's words, with something in place of the answer."""
+    said = turns.turns_of(row.get(column))
+    if said and isinstance(said[-1], dict) and turns.role_of(said[-1]) == "user":
+        return {**row, column: [*said, {"role": "assistant", "content": TO_COME}]}
+    return row
 
 
 def _nothing(row: dict[str, Any]) -> list[Any]:

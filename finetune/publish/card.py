@@ -316,6 +316,8 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
             told = strip_control_chars(" ".join(recipe.teacher.system.split()))
             lines.append(f"- The teacher, and only the teacher, had this system prompt: {told}")
         lines.append(f"- Distillation: {teacher}{spec.objective}, temperature {spec.temperature}, alpha {spec.alpha} on the hard labels")
+        if spec.round_teacher == "previous":
+            lines.append("- From the second round on, the student of the round before was the teacher")
         if spec.correct:
             lines.append(f"- Where the teacher's first choice was not the label, the label was put ahead of it by {spec.correct:g}")
     lines.append(f"- Data: {_described(recipe)}" + (f", {data['train']} rows trained on, {data['held_out']} held out" if data else ""))

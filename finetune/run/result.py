@@ -6,6 +6,7 @@ scores = final_scores(context, model, folder, before=before)       # the content
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from finetune.benchmark.scoring import Scores, benchmark_json
@@ -54,13 +55,18 @@ def final_scores(
         scores["teachers"] = [_one_of_several(*each) for each in zip(context.recipe.teachers or [], taught.each, strict=True)]
     scores["measured_on"] = measured_on(context)
     if context.recipe.distillation.rounds:
-        result = {"layers": context.recipe.distillation.rounds[-1], "scores": after.values}
-        scores["rounds"] = [
-            {"layers": each["layers"], "scores": {name: value for name, value in each["scores"].items() if name in OF_A_ROUND}}
-            for each in (*folder.finished_rounds(), result)
-        ]
+        rounds = folder.finished_rounds()
+        if context.recipe.distillation.until is None:  # else the last is among them, and the result need not be the last
+            rounds = [*rounds, {"layers": context.recipe.distillation.rounds[-1], "scores": after.values}]
+        scores["rounds"] = [_of_a_round(each) for each in rounds]
     ranks = [record["ranks"] for record in read_events(folder.events) if record.get("event") == RanksSettled.name]
     return scores | ({"ranks": ranks[-1]} if ranks else {})
+
+
+def _of_a_round(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What benchmark.json says of a round; `kept` and `result` where it was decided after each whether another follows."""
+    scores = {name: value for name, value in entry["scores"].items() if name in OF_A_ROUND}
+    return {"layers": entry["layers"], "scores": scores} | {name: entry[name] for name in ("kept", "result") if name in entry}
 
 
 def _one_of_several(spec: OneTeacherSpec, scores: Scores) -> dict[str, Any]:

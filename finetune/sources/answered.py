@@ -92,13 +92,20 @@ def _batch(answerer: Answerer, prompts: Prompts, system: str | None, number: int
     """The next prompts with the teacher's answers; the system prompt of the teacher is no part of a row."""
     batch = prompts.batch(number, BATCH)
     asked = [prompt.turns for prompt in batch if prompt.problem is None]
-    chats: list[Turns] = [[*with_system(turns, system)] if system else turns for turns in asked]  # type: ignore[arg-type]
+    chats = [_told(turns, system) for turns in asked]
     answers = answerer.answers(number, chats) if chats else []
     judge = Filters()
     judged = [judge.answer(text) for text in answers]
     rows = [_row(turns, text) for turns, text, reason in zip(asked, answers, judged, strict=True) if reason is None and text is not None]
     reasons = [*(prompt.problem for prompt in batch), *judged]
     return Batch(len(batch), [], rows, dict(Counter(reason for reason in reasons if reason)))
+
+
+def _told(turns: Turns, system: str | None) -> Turns:
+    """A prompt as the teacher sees it."""
+    if not system:
+        return turns
+    return [{"role": turn["role"], "content": turn["content"]} for turn in with_system([*turns], system)]  # type: ignore[list-item]
 
 
 def _row(turns: Turns, answer: str) -> Row:

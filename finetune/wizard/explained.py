@@ -108,6 +108,7 @@ NOTES: dict[str, Mapping[str, str]] = {
         "projected": "the teacher's next token as the student's token that begins it",
     },
     "dataset.answers": {"data": "as they are", "teacher": "written first, minutes or more; your own are not used"},
+    "distillation.round_teacher": {"first": "asked once for all rounds", "previous": "nearer to its student; asked again in each round"},
     "distillation.supervise": {"all": "prompts and answers", "answers": "answers only"},
     "method.freeze": {"auto": "where it makes sense", "none": "everything learns", "head": "embeddings and output head stay"},
 }

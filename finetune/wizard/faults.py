@@ -54,6 +54,7 @@ NEVER_ASKED = (
     "dataset.bad_rows",
     "dataset.eval_split",
     "dataset.examples",
+    "distillation.until.step",
     "training.activation_checkpointing",
     "training.save_every",
     "training.keep_checkpoints",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from finetune import registry
 from finetune.recipe import Recipe, merge
-from finetune.settings import GENERATED
+from finetune.settings import GENERATED, label
 from finetune.task_settings import TASKS
 from finetune.wizard import several_teachers
 from finetune.wizard.draft import Draft, ask_field, field_of, get, imitates, layer, put
@@ -45,7 +45,8 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         of_the_method = [f"method.{name}" for name in method.Spec.model_fields if name != "kind"]
         draft = several_teachers.ask_weights(draft, prompter)
         draft = _task(draft, prompter) if distilling else draft
-        named = OF_ANOTHER_FAMILY if distilling and isinstance(draft["model"], str) else ()
+        named: tuple[str, ...] = OF_ANOTHER_FAMILY if distilling and isinstance(draft["model"], str) else ()
+        named += ("distillation.round_teacher",) if get(draft, "distillation.rounds") and not draft.get("teachers") else ()
         named += ("dataset.answers",) if _may_answer(draft) else ()
         for key in (*of_the_method, *(DISTILLING if distilling else ()), *named, *ALWAYS):
             draft = ask_field(draft, prompter, key)
@@ -57,7 +58,7 @@ def _task(draft: Draft, prompter: Prompter) -> Draft:
     choices = [Choice(NO_TASK, "Nothing in particular", "the settings stay as they are")]
     choices += [Choice(name, task.title, task.summary) for name, task in TASKS.items()]
     now = get(draft, "distillation.task") or NO_TASK
-    picked = prompter.select("distillation.task", "What shall it be good at?", choices, default=now, more=MORE_TASK)
+    picked = prompter.select("distillation.task", label("task", field_of(draft, "distillation.task")), choices, default=now, more=MORE_TASK)
     if picked == now:
         return draft
     if picked == NO_TASK:
