@@ -1,28 +1,23 @@
 """The model as its own teacher: what an anchor keeps of it, and how well a system prompt can be baked in.
 
-    python benchmarks/programme_self.py plain FOLDER          # LoRA on the docstrings, as a fine-tuning does it
-    python benchmarks/programme_self.py anchored FOLDER       # the same rows and steps, half of the loss holds the model where it was
-    python benchmarks/programme_self.py baked FOLDER          # a system prompt that only the teacher sees
-    python benchmarks/programme_self.py table FOLDER          # the results beside each other
-
-FOLDER/unrelated.txt is text of another kind; the table of DISTILLATION_UPDATE.md has the test part of WikiText-2. Each arm takes minutes on
-two cores. FOLDER keeps the cache and the results.
+FOLDER/self/unrelated.txt is text of another kind, which a person puts there; the table of DISTILLATION_UPDATE.md has the test part of
+WikiText-2.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import sys
 import time
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 STARTER = "HuggingFaceTB/SmolLM2-135M-Instruct"
-ROWS, MEASURED = 200, 30
+SAMPLES, MEASURED = 200, 30
 TASK: dict[str, Any] = {
     "model": STARTER,
-    "dataset": {"source": "builtin:python-docs", "samples": ROWS, "held_out": MEASURED / ROWS},
+    "dataset": {"source": "builtin:python-docs", "samples": SAMPLES, "held_out": MEASURED / SAMPLES},
     "method": {"kind": "lora"},
     "training": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3},
     "benchmark": {"rows": MEASURED, "speed": False},
@@ -75,16 +70,17 @@ TRAINED, HELD = 120, 40  # questions
 ANSWER = 40  # tokens
 
 
-def itself(arm: str, folder: Path) -> None:
-    """Run one arm, or print the table; results are kept in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if arm == "table":
-        _table(folder)
-        return
+ROWS = ("plain", "anchored", "baked")  # LoRA on the docstrings; half of the loss holds the model where it was; a system prompt
+
+
+def work(name: str, changes: list[str], folder: Path) -> dict[str, Any]:
+    """One run, scored."""
+    from finetune.recipe import merge, parse_override
+
+    task = reduce(merge, map(parse_override, changes), TASK)
     began = time.perf_counter()
-    found = _baked(folder) if arm == "baked" else _task(folder, arm, ANCHOR if arm == "anchored" else {})
-    (folder / f"{arm}.json").write_text(json.dumps(found | {"seconds": time.perf_counter() - began}))
-    print(arm, {key: value for key, value in found.items() if key != "scores"})
+    found = _baked(folder, task) if name == "baked" else _task(folder, name, {**task, **(ANCHOR if name == "anchored" else {})})
+    return found | {"seconds": time.perf_counter() - began}
 
 
 def _tuner(folder: Path, name: str, recipe: dict[str, Any]) -> Any:
@@ -95,9 +91,9 @@ def _tuner(folder: Path, name: str, recipe: dict[str, Any]) -> Any:
     return LLMFineTuner({**recipe, "output_dir": str(output)}, runtime=RuntimeOptions(cache_dir=folder / "cache"))
 
 
-def _task(folder: Path, arm: str, changes: dict[str, Any]) -> dict[str, Any]:
+def _task(folder: Path, arm: str, recipe: dict[str, Any]) -> dict[str, Any]:
     """The scores of the task, and the perplexity of text of another kind before and after."""
-    tuner = _tuner(folder, arm, {**TASK, **changes})
+    tuner = _tuner(folder, arm, recipe)
     tuner.score_before()
     before = _unrelated(tuner.load_models(), tuner.tokenizer, folder)
     scores = tuner.run().scores
@@ -113,7 +109,7 @@ def _task(folder: Path, arm: str, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unrelated(model: Any, tokenizer: Any, folder: Path) -> float:
-    """The perplexity per token of some blocks of FOLDER/unrelated.txt."""
+    """The perplexity per token of some blocks of `folder`/unrelated.txt."""
     from finetune.benchmark.perplexity import answer_losses
     from finetune.events import Recorder
 
@@ -125,7 +121,7 @@ def _unrelated(model: Any, tokenizer: Any, folder: Path) -> float:
     return math.exp(sum(losses.sums) / sum(losses.tokens))
 
 
-def _baked(folder: Path) -> dict[str, Any]:
+def _baked(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     """Shares of answers to held-out questions that obey the prompt: with it, without it, and without it after the training.
 
     The rows to learn from are answers that the model itself wrote behind the prompt.
@@ -138,12 +134,12 @@ def _baked(folder: Path) -> dict[str, Any]:
     trained, held = questions[:TRAINED], questions[TRAINED : TRAINED + HELD]
     file = folder / "told.jsonl"
     recipe = {
-        **TASK,
+        **task,
         **ANCHOR,
         "dataset": {"source": str(file), "samples": None, "held_out": 0.1},
         "teacher": {"source": "self", "system": PROMPT},
         "distillation": {"alpha": 0.0, "temperature": 1.0},
-        "training": {**TASK["training"], "epochs": 3},
+        "training": {**task["training"], "epochs": 3},
         "benchmark": {"rows": 15, "metrics": ["perplexity"], "speed": False},
     }
 
@@ -153,7 +149,7 @@ def _baked(folder: Path) -> dict[str, Any]:
         prompts = [{"prompt_ids": encoder.prompt([*told, {"role": "user", "content": text}])} for text in asked]
         return generate_answers(model, tokenizer, prompts, max_new_tokens=ANSWER, reporter=Recorder(), stage="")
 
-    first = _tuner(folder, "writer", {**TASK, "dataset": TASK["dataset"]})
+    first = _tuner(folder, "writer", task)
     model, tokenizer = first.load_models().eval(), first.tokenizer
     written = answers(model, tokenizer, trained, PROMPT)
     file.write_text("".join(json.dumps({"prompt": q, "completion": a}) + "\n" for q, a in zip(trained, written, strict=True)))
@@ -174,9 +170,16 @@ def obeys(answer: str) -> bool:
     return answer.strip().startswith("Arrr")
 
 
-def _table(folder: Path) -> None:
+def show(found: dict[str, Any]) -> None:
     """Both tables of the documents."""
-    arms = {arm: json.loads(path.read_text()) for arm in ("plain", "anchored") if (path := folder / f"{arm}.json").exists()}
+    arms = {arm: result for arm, result in found.items() if arm != "baked"}
+    if arms:
+        _forgetting(arms)
+    if baked := found.get("baked"):
+        print(f"\n{PROMPT} {baked['held']} held-out questions, share of answers that obey: {baked['shares']}")
+
+
+def _forgetting(arms: dict[str, Any]) -> None:
     print("| | ROUGE-L | perplexity of answers | perplexity of unrelated text | training, s | memory, GB |\n|---|---|---|---|---|---|")
     for side, found in {"before": next(iter(arms.values())), **arms}.items():
         which = "before" if side == "before" else "after"
@@ -187,10 +190,3 @@ def _table(folder: Path) -> None:
     if "plain" in arms and "anchored" in arms:
         lost = {arm: math.log(found["after"] / found["before"]) for arm, found in arms.items()}
         print(f"\nOf the loss in nats per token on unrelated text, the anchor takes away {1 - lost['anchored'] / lost['plain']:.0%}.")
-    if (folder / "baked.json").exists():
-        found = json.loads((folder / "baked.json").read_text())
-        print(f"\n{PROMPT} {found['held']} held-out questions, share of answers that obey: {found['shares']}")
-
-
-if __name__ == "__main__":
-    itself(sys.argv[1], Path(sys.argv[2]))

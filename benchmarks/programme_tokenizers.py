@@ -1,8 +1,5 @@
 """A teacher with another tokenizer: a student of the starter with a third of its tokens, taught by it or by the labels alone.
 
-    python benchmarks/programme_tokenizers.py
-    python benchmarks/programme_tokenizers.py --only projected --set dataset.samples=450
-
 The student has 20 of the starter's 30 layers and its first 16,384 tokens, so that its tokenizer has only the merges that lead to these.
 All rows take equal steps and are scored on the same held-out rows, on every token: bits per byte, which no tokenizer changes, and against
 the teacher's distribution in the student's tokens KL in nats and the share of equal first choices. Intervals are of 95 %. Seconds are
@@ -11,10 +8,8 @@ those of asking the teacher and training.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -38,30 +33,20 @@ ROWS = {
 SCORES = {"bits": ("bits per byte", "{:.3f}"), "kl": ("KL to the teacher", "{:.3f}"), "agreement": ("same first choice", "{:.1%}")}
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--only", help="rows whose name contains this")
-    arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key of every row")
-    arguments.add_argument("--worker", help=argparse.SUPPRESS)
-    given = arguments.parse_args()
-    if given.worker:
-        print(contest.MARK + json.dumps(work([*given.set, *ROWS[given.worker]])))
-        return
-    tokenizers(given.only, __file__, sys.argv[1:])
+def work(name: str, changes: list[str], folder: Path) -> dict[str, Any]:
+    """One run, scored."""
+    return distilled([*changes, *ROWS[name]])
 
 
-def tokenizers(only: str | None, script: str, passed_on: list[str]) -> None:
-    """Run the rows, each in a process of its own, and print their table."""
-    names = [name for name in ROWS if not only or only in name]
-    found = contest.interleave(script, names, 1, passed_on)
+def show(found: dict[str, Any]) -> None:
+    """The table."""
     print(f"| {'':<24} | seconds | {' | '.join(f'{title:<21}' for title, _ in SCORES.values())} |")
     print(f"|{'-' * 26}|{'-' * 9}|{'|'.join('-' * 23 for _ in SCORES)}|")
-    last: dict[str, Any] = {}
-    for name, last in ((name, results[0]) for name, results in found.items() if results):
-        print(f"| {name:<24} | {last['seconds']:>7.0f} | {shown(last['after'])} |")
-    if last:
-        print(f"| {'before':<24} | {'':>7} | {shown(last['before'])} |")
-        print(f"The teacher has {last['teacher']:.3f} bits per byte. {last['aligned']:.1%} of the held-out tokens align.")
+    for name, result in found.items():
+        print(f"| {name:<24} | {result['seconds']:>7.0f} | {shown(result['after'])} |")
+    last = list(found.values())[-1]
+    print(f"| {'before':<24} | {'':>7} | {shown(last['before'])} |")
+    print(f"The teacher has {last['teacher']:.3f} bits per byte. {last['aligned']:.1%} of the held-out tokens align.")
 
 
 def shown(scores: dict[str, list[float]]) -> str:
@@ -72,7 +57,7 @@ def shown(scores: dict[str, list[float]]) -> str:
     return " | ".join(cells)
 
 
-def work(overrides: list[str]) -> dict[str, Any]:
+def distilled(overrides: list[str]) -> dict[str, Any]:
     """One run, scored."""
     from finetune.distillation.across_tokenizers.projected import Reading
     from finetune.events import Recorder, StageFinished, TrainingFinished
@@ -182,7 +167,3 @@ def read_bytes(reading: Any, row: Any) -> int:
     """The bytes that are predicted in a row: all but its first token."""
     alignment = reading.alignment
     return sum(len(alignment.content.get(token) or alignment.ours.strings[token] or b"") for token in row["input_ids"][1:])
-
-
-if __name__ == "__main__":
-    main()

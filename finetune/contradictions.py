@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from finetune import registry
-from finetune.settings import GENERATED, StudentSpec
+from finetune.settings import GENERATED, TEACHER, StudentSpec
 from finetune.teacher_settings import problem_of_several
 
 
@@ -25,27 +25,38 @@ def _student(recipe: Any) -> Iterator[str]:
     made, teacher = isinstance(recipe.model, StudentSpec), recipe.teacher
     if recipe.approach == "fine-tuning" and made:
         yield "`model: {from_teacher: ...}` makes a student, which needs `approach: distillation`"
+    if recipe.distillation.task and recipe.approach == "fine-tuning":
+        yield "has `distillation.task`, which needs `approach: distillation`"
     if teacher and teacher.is_self and recipe.approach == "fine-tuning":
         yield "`teacher: self` needs `approach: distillation`"
     if teacher and teacher.is_self and made:
         yield "`teacher: self` trains a model that is its own teacher: name it under `model`, without `from_teacher`"
-    if teacher and teacher.system and recipe.distillation.supervise == "all":
+    if teacher and teacher.system and recipe.approach == "distillation" and recipe.distillation.supervise == "all":
         yield "`teacher.system` stands before the prompts of the teacher alone: only `supervise: answers` can compare both"
 
 
 def _rounds(recipe: Any) -> Iterator[str]:
-    rounds = recipe.distillation.rounds
-    if rounds is None:
+    rounds, until = recipe.distillation.rounds, recipe.distillation.until
+    if rounds is None and until is None:
+        if recipe.distillation.round_teacher != "first":
+            yield "has `distillation.round_teacher: previous`, which needs `distillation.rounds` or `distillation.until`"
         return
+    if recipe.distillation.round_teacher == "previous" and (recipe.teachers or (recipe.teacher and recipe.teacher.system)):
+        other = "teachers" if recipe.teachers else "teacher.system"
+        yield f"has `{other}` and `distillation.round_teacher: previous`: the student of a round is one teacher, and is told nothing"
+    key = "distillation.rounds" if rounds else "distillation.until"
     if recipe.approach == "fine-tuning":
-        yield "has `distillation.rounds`, which need `approach: distillation`"
+        yield f"has `{key}`, which need{'' if rounds else 's'} `approach: distillation`"
     if not isinstance(recipe.model, StudentSpec):
-        yield "has `distillation.rounds` and a ready-made student: leave out `model`, and it is made from the teacher"
+        yield f"has `{key}` and a ready-made student: leave out `model`, and it is made from the teacher"
         return
+    if until and recipe.teachers:
+        yield "has `teachers` and `distillation.until`, which measures how much of one teacher is kept: leave out `until`"
     amounts = dict(recipe.model.from_teacher.amounts())
-    if other := next((name for name in amounts if name != "layers"), None):
-        yield f"has `distillation.rounds`, which leave out layers, and `model.from_teacher.{other}`: give one of the two"
-    elif amounts["layers"] != rounds[-1]:
+    if part := next((name for name in amounts if name != "layers"), None):
+        verb = "leave" if rounds else "leaves"
+        yield f"has `{key}`, which {verb} out layers, and `model.from_teacher.{part}`: give one of the two"
+    elif rounds and amounts["layers"] != rounds[-1]:
         yield (
             f"has `distillation.rounds` that end with {rounds[-1]} layers, and `model.from_teacher.layers: {amounts['layers']}`: "
             "give the same number, or leave out `model`"
@@ -61,6 +72,8 @@ def _teachers(recipe: Any) -> Iterator[str]:
         yield "has `teachers`, which need `approach: distillation`"
     if recipe.dataset.source == GENERATED:
         yield "has `teachers` and `dataset.source: generated`, which one teacher writes: give `teacher` alone"
+    if recipe.dataset.answers == TEACHER:
+        yield "has `teachers` and `dataset.answers: teacher`, which one teacher writes: give `teacher` alone"
     if recipe.distillation.correct:
         yield "has `teachers` and `distillation.correct`, which compares one teacher with the data: give one of the two"
     if any(each.server for each in recipe.teachers):
@@ -70,15 +83,16 @@ def _teachers(recipe: Any) -> Iterator[str]:
 
 
 def _writers(recipe: Any) -> Iterator[str]:
-    teacher, generated = recipe.teacher, recipe.dataset.source == GENERATED
-    if recipe.teaches_itself and generated:
-        yield "has `teacher: self` and `dataset.source: generated`: a model learns nothing new from rows that it wrote itself"
-    if teacher and teacher.system and recipe.approach == "fine-tuning":
-        yield "has `teacher.system`, which needs `approach: distillation`"
+    teacher, generated, answers = recipe.teacher, recipe.dataset.source == GENERATED, recipe.dataset.answers == TEACHER
+    if recipe.teaches_itself and (generated or answers):
+        key = "dataset.source: generated" if generated else "dataset.answers: teacher"
+        yield f"has `teacher: self` and `{key}`: a model learns nothing new from rows that it wrote itself"
+    if teacher and teacher.system and recipe.approach == "fine-tuning" and not answers:
+        yield "has `teacher.system`, which needs `approach: distillation` or `dataset: {answers: teacher}`"
     if teacher and teacher.server and recipe.approach == "distillation":
         yield "has a teacher on a server, which shows text only: learn that with `approach: fine-tuning`"
-    if teacher and teacher.server and not generated:
-        yield "has a teacher on a server, which writes rows: use it with `dataset: {source: generated}`"
+    if teacher and teacher.server and not generated and not answers:
+        yield "has a teacher on a server, which writes rows: use it with `dataset: {source: generated}`, or `dataset: {answers: teacher}`"
 
 
 def _tokenizers(recipe: Any) -> Iterator[str]:

@@ -117,7 +117,21 @@ class FeaturesSpec(Spec):
         return values
 
 
+class UntilSpec(Spec):
+    """When rounds stop before the last."""
+
+    retention: float = Field(
+        gt=0, lt=1, title="Share to keep", description="Rounds stop at the first student that keeps less of its teacher's ROUGE-L."
+    )
+    step: int = Field(2, ge=1, title="Layers a round", description="Layers that each round leaves out, where the rounds are not listed.")
+
+
 class DistillationSpec(Spec):
+    task: Literal["compress", "classify"] | None = Field(
+        None,
+        title="What shall it be good at?",
+        description="What the student shall be good at: fills in objective, alpha, temperature, supervise and the metrics.",
+    )
     temperature: float = Field(2.0, gt=0, description="Higher shows more of the teacher's second choices.", json_schema_extra=Usual(1, 5))
     alpha: float = Field(0.5, ge=0, le=1, description="0 to 1. The weight of the data; the rest is the weight of the teacher.")
     objective: Annotated[str, Known("objectives")] = Field("forward_kl", description="How student and teacher are compared.")
@@ -137,6 +151,14 @@ class DistillationSpec(Spec):
         None,
         title="Rounds",
         description="Layers to keep, round by round, such as [24, 20, 15]; each cuts the last student and trains it for all epochs.",
+    )
+
+    until: UntilSpec | None = Field(
+        None, description="Stop after the last round whose student keeps enough, on rows that are neither trained on nor reported."
+    )
+
+    round_teacher: Literal["first", "previous"] = Field(
+        "first", title="Teacher of a round", description="Who teaches from the second round on: the first teacher, or the last student."
     )
 
     on_policy: OnPolicySpec | None = Field(

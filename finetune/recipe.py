@@ -36,6 +36,7 @@ from finetune.settings import (
     usual,
 )
 from finetune.shell import quoted
+from finetune.task_settings import filled as with_task
 from finetune.teacher_settings import SELF, OneTeacherSpec, TeacherSpec
 
 __all__ = ["STARTER", "Recipe", "known_fields", "known_keys", "merge", "parse_override", "read_yaml"]
@@ -80,14 +81,14 @@ class Recipe(Spec):
                 filled["teacher"] = STARTER
             itself = is_self(filled.get("teacher"))
             if filled.get("model") is None:
-                filled["model"] = STARTER if itself else {"from_teacher": {"layers": _last_round(filled.get("distillation")) or 0.67}}
+                filled["model"] = STARTER if itself else {"from_teacher": {"layers": _last_layers(filled.get("distillation"))}}
             if isinstance(filled["model"], Mapping | StudentSpec) and isinstance(training := filled.get("training", {}), Mapping):
                 filled["training"] = {"learning_rate": "auto", **training}
             if itself or _has_system(filled.get("teacher")):
                 filled["distillation"] = _answers_only(filled.get("distillation"))
             if isinstance(spec := filled.get("distillation"), Mapping) and spec.get("quantize") is not None:
                 filled |= _in_few_bits(spec, filled.get("training", {}))
-            filled.setdefault("output_dir", "./distilled_model")
+            filled = with_task({"output_dir": "./distilled_model", **filled})
         kind = "full" if filled.get("approach") == "distillation" and not itself else "lora"
         method = filled.get("method", {})
         if isinstance(method, Mapping) and "kind" not in method:
@@ -123,7 +124,8 @@ class Recipe(Spec):
     @property
     def curriculum(self) -> str:
         """The name in the registry of the way in which the student is reached."""
-        return "progressive" if self.distillation.rounds else "warm_then_on_policy" if self.distillation.practice else "single"
+        spec = self.distillation
+        return "progressive" if spec.rounds or spec.until else "warm_then_on_policy" if spec.practice else "single"
 
     @property
     def named_teachers(self) -> list[TeacherSpec]:
@@ -193,10 +195,13 @@ class Recipe(Spec):
         Path(path).write_text(self.to_yaml(), encoding="utf-8")
 
 
-def _last_round(distillation: Any) -> Any:
-    """The layers that rounds end with, as they were given; they are checked with the other keys."""
-    rounds = distillation.get("rounds") if isinstance(distillation, Mapping) else getattr(distillation, "rounds", None)
-    return rounds[-1] if isinstance(rounds, list) and rounds and isinstance(rounds[-1], int) and rounds[-1] > 0 else None
+def _last_layers(distillation: Any) -> Any:
+    """The layers that rounds end with, as they were given; they are checked with the other keys. Half at least where none are listed."""
+    given = distillation if isinstance(distillation, Mapping) else {name: getattr(distillation, name, None) for name in ("rounds", "until")}
+    rounds = given.get("rounds")
+    if isinstance(rounds, list) and rounds and isinstance(rounds[-1], int) and rounds[-1] > 0:
+        return rounds[-1]
+    return 0.5 if given.get("until") else 0.67
 
 
 def _full(key: str, given: Any) -> Any:

@@ -2,7 +2,8 @@
 
 Built-ins are lazy "module:attribute" lines, each the name of a class. Other packages add theirs with entry points in the groups
 `finetune_cli.methods`, `.objectives`, `.formats`, `.sources`, `.metrics`, `.trackers`, `.engines` and `.exporters`; docs/extending.md has
-one of each main kind. A way to make students and a term need a recipe key too: a field of FromTeacher (settings.py) or FeaturesSpec (distillation_settings.py).
+one of each main kind. A way to make students and a term need a recipe key too: a field of FromTeacher (settings.py) or of FeaturesSpec
+(distillation_settings.py).
 """
 
 from __future__ import annotations
@@ -72,10 +73,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "sources": {
         "dataset": "finetune.sources.dataset:Dataset",
         "generated": "finetune.sources.generated:Generated",
+        "answered": "finetune.sources.answered:Answered",
     },
     "metrics": {
         "rouge": "finetune.benchmark.rouge:Rouge",
         "perplexity": "finetune.benchmark.perplexity:Perplexity",
+        "accuracy": "finetune.benchmark.accuracy:Accuracy",
     },
     "trackers": {
         "tensorboard": "finetune.training.trackers:TensorBoard",

@@ -24,12 +24,13 @@ from finetune.runtime import RuntimeOptions
 
 if TYPE_CHECKING:
     from finetune.data.prepare import PreparedData
+    from finetune.data.prompts import Prompts
     from finetune.distillation.across_tokenizers.alignment import Alignment
     from finetune.hardware.machine import Machine
     from finetune.methods.earlier import EarlierAdapter
     from finetune.models.location import LocatedModel
 
-RESOLVED = ("machine", "located", "teachers_located", "tokenizer", "data")
+RESOLVED = ("machine", "located", "teachers_located", "tokenizer", "prompts", "data")
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,11 +129,20 @@ class RunContext:
     @property
     def rounds(self) -> list[RunContext]:
         """The context of each training of this run, one after another; itself where there is one."""
-        recipes: list[Recipe] = registry.load("curricula", self.recipe.curriculum).recipes(self.recipe)
+        recipes: list[Recipe] = registry.load("curricula", self.recipe.curriculum).recipes(self.with_rounds().recipe)
         if self.recipe in recipes:
             return [self]
         _ = self.machine, self.located, self.teachers_located, self.tokenizer  # found once for all of them
         return [self.beside(recipe=recipe) for recipe in recipes]
+
+    def with_rounds(self) -> RunContext:
+        """The same with the rounds listed in the recipe, where they follow from the depth of the teacher."""
+        if self.recipe.distillation.until is None or self.recipe.distillation.rounds:
+            return self
+        from finetune.distillation.curricula.progressive import with_rounds
+        from finetune.models.facts import describe
+
+        return self.beside(recipe=with_rounds(self.recipe, describe(self.teacher_located).layers))
 
     @property
     def base_located(self) -> LocatedModel:
@@ -170,6 +180,14 @@ class RunContext:
     def source(self) -> Any:
         """Where the rows come from."""
         return registry.load("sources", self.recipe.dataset.kind)
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """The prompts of the data that a teacher answers."""
+        from finetune.data.prompts import read_prompts
+
+        recipe = self.recipe
+        return read_prompts(recipe.dataset, self.tokenizer, seed=recipe.seed, runtime=self.runtime, reporter=self.reporter)
 
     @cached_property
     def alignments(self) -> list[Alignment | None]:

@@ -97,8 +97,8 @@ def _only(approach: str, model: str | None = None) -> Schema:
     """What holds for one approach: method keys without a `kind` are those of its own method, and a student needs distillation."""
     kind = Recipe.from_layers({"approach": approach}).method.kind
     unnamed = {"type": "object", "not": {"required": ["kind"]}}
-    alone: Schema = {"distillation": {"properties": {"on_policy": NULL}}}
-    more: Schema = {"model": {"type": model}, "teachers": NULL, **alone} if model else {}
+    distilling = {"properties": dict.fromkeys(("task", "rounds", "until", "on_policy"), NULL)}
+    more: Schema = {"model": {"type": model}, "teachers": NULL, "distillation": distilling} if model else {}
     return {"properties": {"method": {"if": unnamed, "then": _ref(kind)}, **more}}
 
 

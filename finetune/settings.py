@@ -100,8 +100,10 @@ def _short(number: float) -> str:
 COUNT_OR_SHARE = [{"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}]
 NOT_EMPTY = Annotated[str, Field(min_length=1)]
 AUTO_EPOCHS = 3.0  # of a few hundred rows, whatever they are; see docs/log.md
+ANSWERED = "answered"  # in the registry, rows whose answers the teacher writes
+TEACHER = "teacher"  # `dataset.answers` where the teacher's take the place of the data's
 GENERATED = "generated"  # `dataset.source` where the teacher writes the rows
-OF_FILES = ("config", "split", "data_files", "columns", "text_as", "encoding", "eval_split")  # keys that say how rows are read
+OF_FILES = ("config", "split", "data_files", "columns", "text_as", "encoding", "eval_split", "answers")  # keys that say how rows are read
 OF_GENERATED = ("topic", "examples")
 AutoOrCount = Literal["auto"] | Annotated[int, Field(ge=1)]
 
@@ -198,13 +200,18 @@ class DatasetSpec(Spec):
     max_length: int = Field(512, ge=8, description="Longest row in tokens; longer rows are truncated.")
     held_out: float = Field(0.1, gt=0, lt=1, description="Share of rows kept from training for the benchmark.")
     eval_split: str | None = Field(None, description="Split to use for the benchmark, instead of held-out rows.")
+    answers: Literal["data", "teacher"] = Field(
+        "data", description="Whose answers are learned: those of the data, or text that the teacher writes to the same prompts."
+    )
     topic: str | None = Field(None, min_length=1, description="Of generated rows: what they are about, in a few words or a sentence.")
     examples: str | None = Field(None, min_length=1, description="Of generated rows: a file with a few rows of the kind that is wanted.")
 
     @property
     def kind(self) -> str:
         """The name of this source in the registry."""
-        return self.source if self.source in registry.names("sources") else "dataset"
+        if self.answers == TEACHER:
+            return ANSWERED
+        return self.source if self.source != ANSWERED and self.source in registry.names("sources") else "dataset"
 
     @model_validator(mode="after")
     def _fits_its_source(self) -> DatasetSpec:
@@ -212,6 +219,8 @@ class DatasetSpec(Spec):
         for name in OF_FILES if generated else OF_GENERATED:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"has `{name}`, which is for {'rows that are read' if generated else '`source: generated`'}")
+        if self.answers == TEACHER and self.source != ANSWERED and self.source in registry.names("sources"):
+            raise ValueError("has `answers: teacher`, which is for files, datasets of the Hub and built-in ones")
         if generated and self.samples is None:
             raise ValueError("has `samples: null`: say how many rows the teacher is to write")
         return self

@@ -194,7 +194,7 @@ def statistics_of(per_row: Mapping[str, Sequence[Any]]) -> dict[str, Statistic]:
     for key, (sums, counts) in QUOTIENTS.items():
         if sums in per_row:
             found[key] = mean_per_token(per_row[sums], per_row[counts])
-    shares = [key for key in found if key.startswith("rouge") or key in ("agreement", "copied")]
+    shares = [key for key in found if key.startswith("rouge") or key in ("agreement", "copied", "accuracy")]
     found |= {key: replace(found[key], least=0.0, most=1.0) for key in shares}
     found |= {key: replace(found[key], least=0.0) for key in found if key == "kl"}
     return {key: statistic for key, statistic in found.items() if statistic.rows}

@@ -11,6 +11,7 @@ NAMES = {
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L",
+    "accuracy": "Right answers",
     "copied": "Codes copied",
     "perplexity": "Perplexity",
     "kl": "KL to teacher",
@@ -24,7 +25,7 @@ SHOWN_OF_EACH = ("rougeL", "perplexity")  # of several teachers
 
 def number(metric: str, value: float) -> str:
     """A score, rounded to the digits that matter."""
-    if metric in ("agreement", "copied"):
+    if metric in ("agreement", "copied", "accuracy"):
         return f"{100 * value:.1f} %"
     if metric == "kl" or metric.startswith("rouge"):
         return f"{value:.3f}"
@@ -106,9 +107,15 @@ def each_teacher(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def each_round(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Of a student that was made in rounds each round, and in words what its student scores; empty where there is one training."""
-    return [
-        (f"Round {number}: {each['layers']} layers", in_words(each["scores"])) for number, each in enumerate(scores.get("rounds") or [], 1)
-    ]
+    rounds = enumerate(scores.get("rounds") or [], 1)
+    return [(f"Round {number}: {each['layers']} layers", f"{in_words(each['scores'])}{_decided(each)}") for number, each in rounds]
+
+
+def _decided(each: Mapping[str, Any]) -> str:
+    """What was kept in a round after which it was decided whether another follows."""
+    if "kept" not in each:
+        return ""
+    return f"; keeps {share(each['kept'])} of its teacher on the rows to decide by{', the result' if each.get('result') else ''}"
 
 
 def own_answers(scores: Mapping[str, Any]) -> str | None:

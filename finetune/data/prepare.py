@@ -25,7 +25,7 @@ from finetune.data.pieces import REWRITTEN
 from finetune.data.reading import Rows, read_rows
 from finetune.data.report import DataReport
 from finetune.data.rows import KEPT_SKIPPED, Origin, RowFacts, RowProblem, SkippedRow, too_many_bad_rows
-from finetune.data.split import NOTES, Division, chosen_records, divide
+from finetune.data.split import NOTES, Division, chosen_records, divide, with_deciding
 from finetune.data.system_prompt import TEACHER_IDS, SystemPrompt
 from finetune.data.thinking import decide
 from finetune.data.tokens import Encoder, Sequence
@@ -45,6 +45,8 @@ VERSION = 6  # part of the fingerprint: raise it when the same rows would give o
 COLUMNS = "answer_start"  # part of the cache's name: what it has beside tokens and labels
 LONGEST_REFERENCE = 64  # tokens of plain text that stand as the reference of a held-out block
 DATED = "The model's chat template writes today's date; in this run it is always {date}."
+DECIDED = "{rows} rows are taken from those to train on, to decide after each round; they are not among those that are reported."
+PARTS = ("train", "held_out", "deciding")
 EXAMPLES = 3
 REPORTED_EVERY = 1000
 BATCH = 1000
@@ -58,6 +60,7 @@ class PreparedData:
     held_out: Dataset
     report: DataReport
     fingerprint: str
+    deciding: Dataset | None = None  # rows like those held out, by which rounds are decided
 
 
 def prepare_data(
@@ -71,6 +74,7 @@ def prepare_data(
     runtime: RuntimeOptions | None = None,
     reporter: Reporter | None = None,
     origin: Origin | None = None,
+    deciding: bool = False,
 ) -> PreparedData:
     """Tokens to train on and held-out rows for the benchmark; a held-out row is never trained on.
 
@@ -79,7 +83,8 @@ def prepare_data(
 
     Labels are -100 where there is no loss and the token itself elsewhere (the shift by one happens in the loss); a student
     that learns every token (`supervise="all"`) is measured on every token. What stands before the `answer_start` of a training
-    row asks for its last answer; plain text has 0 there. `origin` is read instead of `spec.source`.
+    row asks for its last answer; plain text has 0 there. `origin` is read instead of `spec.source`. With `deciding` some of the
+    rows to train on become a third part.
     Raises the DatasetError that states what is wrong.
     """
     from datasets import Dataset
@@ -87,7 +92,7 @@ def prepare_data(
     runtime, reporter = runtime or RuntimeOptions(), reporter or Recorder()
     rows = read_rows(spec, runtime, reporter, origin=origin, routed_by=routed_by)
     evaluation = read_rows(spec, runtime, reporter, split=spec.eval_split, routed_by=routed_by) if spec.eval_split else None
-    settings = [str(spec.samples), str(spec.held_out), str(spec.max_length), str(seed), supervise]
+    settings = [str(spec.samples), str(spec.held_out), str(spec.max_length), str(seed), supervise, *(["deciding"] if deciding else [])]
     contents = [rows.fingerprint, evaluation.fingerprint if evaluation else "", tokenizer_fingerprint(tokenizer)]
     fingerprint = digest([str(VERSION), *contents, *settings])
     renamed = [part.kept_as for part in (rows, evaluation) if part and part.kept_as != part.fingerprint]  # the report names the files
@@ -95,14 +100,16 @@ def prepare_data(
     folder = runtime.cache_dir / "datasets" / f"tokens-{digest([fingerprint, *more])}"
     if not folder.is_dir():
         division = divide(rows, evaluation, spec, seed)
+        division = with_deciding(division, rows, seed) if deciding else division
         with cache_folder(folder) as unfinished:
             stage = _Stage(rows, division, tokenizer, spec, reporter, system)
             report = stage.run(unfinished, supervise, routed=routed_by is not None)
             (unfinished / "report.json").write_text(json.dumps(report.to_dict(), ensure_ascii=False), encoding="utf-8")
     report = DataReport(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
     report.restricted = rows.restricted or (evaluation is not None and evaluation.restricted)
-    train, held_out = (Dataset.from_file(str(folder / f"{part}.arrow")) for part in ("train", "held_out"))
-    return PreparedData(train, held_out, report, digest([fingerprint, report.held_out_by]) if report.held_out_by else fingerprint)
+    train, held_out, *third = (Dataset.from_file(str(folder / f"{part}.arrow")) for part in PARTS[: 3 if deciding else 2])
+    found = digest([fingerprint, report.held_out_by]) if report.held_out_by else fingerprint
+    return PreparedData(train, held_out, report, found, *third)
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -147,8 +154,11 @@ class _Stage:
         more = ({"route": "string"} if routed else {}) | ({TEACHER_IDS: _TOKENS} if self.system else {})
         _write(folder / "train.arrow", self._train_rows(encoder), _TRAIN | more)
         _write(folder / "held_out.arrow", self._held_out_rows(encoder), _HELD_OUT | more)
+        if len(self.division.deciding):
+            _write(folder / "deciding.arrow", self._deciding_rows(encoder), _HELD_OUT | more)
+            report.notes.append(DECIDED.format(rows=report.deciding))
         self._check()
-        report.used = report.train + report.held_out
+        report.used = report.train + report.held_out + report.deciding
         report.thinking, report.prompt_options = thinking.thinking, thinking.options
         report.template_date = fixed_date(self.tokenizer)
         report.rewritten = encoder.noticed.rows[REWRITTEN]
@@ -182,11 +192,19 @@ class _Stage:
     def _held_out_rows(self, encoder: Encoder) -> Iterator[dict[str, Any]]:
         for record, sequences in self._encoded(encoder, self.division.held_out_rows, self.division.held_out):
             self.report.held_out += 1
-            for sequence in sequences:
-                yield _measured(sequence, record, self.tokenizer) | {TEACHER_IDS: sequence.teacher_ids} | _route(record)
+            yield from self._to_measure(record, sequences)
+
+    def _deciding_rows(self, encoder: Encoder) -> Iterator[dict[str, Any]]:
+        for record, sequences in self._encoded(encoder, self.rows, self.division.deciding):
+            self.report.deciding += 1
+            yield from self._to_measure(record, sequences)
+
+    def _to_measure(self, record: dict[str, Any], sequences: list[Sequence]) -> Iterator[dict[str, Any]]:
+        for sequence in sequences:
+            yield _measured(sequence, record, self.tokenizer) | {TEACHER_IDS: sequence.teacher_ids} | _route(record)
 
     def _encoded(self, encoder: Encoder, rows: Rows, chosen: np.ndarray) -> Iterator[tuple[dict[str, Any], list[Sequence]]]:
-        total = len(self.division.train) + len(self.division.held_out)
+        total = len(self.division.train) + len(self.division.held_out) + len(self.division.deciding)
         encode = tokenized.encode if rows.facts.format == tokenized.FORMAT else Encoder.encode
         prompt = SystemPrompt(encoder, self.system) if self.system else None
         for record, result in encode(encoder, chosen_records(rows, chosen)):
@@ -206,7 +224,7 @@ class _Stage:
 
     def _check(self) -> None:
         report, refused = self.report, self.refused
-        tried = report.train + report.held_out + len(refused)
+        tried = report.train + report.held_out + report.deciding + len(refused)
         if refused and all(row.reason == "no supervised token" for row in refused) and not (report.train and report.held_out):
             raise EmptyDataset(
                 f"{report.source}, columns {', '.join(report.columns)}: no row has a supervised token.",

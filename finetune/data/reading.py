@@ -96,21 +96,28 @@ def read_rows(
     split: str | None = None,
     origin: Origin | None = None,
     routed_by: str | None = None,
+    prompts: bool = False,
 ) -> Rows:
     """All usable rows of a source, or of one that is opened already, from the cache if its content is known.
 
-    With what the column `routed_by` says beside each.
+    With what the column `routed_by` says beside each. Of `prompts` the answers need not be there. `spec.columns` are those of the source
+    that `spec` names, not of one that is opened already.
 
     Raises DatasetNotFound, UnknownFormat, EmptyDataset, or BadRow if more records than `bad_rows` allows are unusable.
     """
-    origin = origin or open_source(spec, runtime, reporter, split=split)
+    if origin is None:
+        origin = open_source(spec, runtime, reporter, split=split)
+    else:
+        spec = spec.model_copy(update={"columns": None})
     chosen = spec.columns.model_dump() if spec.columns else None
-    fingerprint = digest([str(VERSION), *origin.fingerprint(), json.dumps(chosen), *filter(None, [routed_by])])
+    fingerprint = digest(
+        [str(VERSION), *origin.fingerprint(), json.dumps(chosen), *filter(None, [routed_by, "prompts" if prompts else None])]
+    )
     kept_as = digest([fingerprint, *origin.files, *origin.notes]) if origin.files else fingerprint
     folder = runtime.cache_dir / "datasets" / f"rows-{kept_as}"
     if not folder.is_dir():
         with cache_folder(folder) as unfinished:
-            facts = _write_rows(origin, spec, reporter, unfinished, routed_by)
+            facts = _write_rows(origin, spec, reporter, unfinished, routed_by, prompts=prompts)
             facts.save(unfinished / "facts.json")
     facts = RowFacts.load(folder / "facts.json")
     if facts.skipped > spec.bad_rows * facts.read:
@@ -138,7 +145,7 @@ def columns_of(records: list[Row]) -> list[str]:
     return list(dict.fromkeys(chain.from_iterable(record.values for record in records)))
 
 
-def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: Path, routed_by: str | None) -> RowFacts:
+def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: Path, routed_by: str | None, *, prompts: bool) -> RowFacts:
     import pyarrow as pa
 
     records = origin.records()
@@ -153,7 +160,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
             hint="Name another column in the rows of the teachers.",
         )
     with reading(origin.name, BadRow):
-        reader = RowReader(columns, [record.values for record in sample], spec.columns, origin.name)
+        reader = RowReader(columns, [record.values for record in sample], spec.columns, origin.name, prompts=prompts)
     left = LeftOut(reader.format, reader.columns, reader.all_columns)
     facts = RowFacts(origin.name, origin.pinned, reader.format.name, reader.columns, [], [], 0, 0, 0, 0, [], list(origin.notes))
     not_wanted: Counter[str] = Counter()

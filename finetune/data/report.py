@@ -42,8 +42,9 @@ class DataReport:
     prompt_options: dict[str, bool] = field(default_factory=dict)  # what the chat template is told for that
     template_date: str | None = None  # the date that the chat template is always told, where it asks for today's
     most_answers: int = 0  # in one row; 0: not counted
-    used: int = 0  # train + held_out
+    used: int = 0  # train + held_out + deciding
     train: int = 0
+    deciding: int = 0  # rows by which it is decided after each round whether another follows
     held_out: int = 0
     held_out_dropped: int = 0  # because they also occur in training
     held_out_by: str = ""  # prompts or rows, where rows held out at random were nearly all known from training

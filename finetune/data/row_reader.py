@@ -12,22 +12,38 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune.data import formats
+from finetune.data.formats import turns
 from finetune.data.formats.cells import Record, is_blank, is_learned
 from finetune.data.formats.marks import Marks, check_text
+from finetune.data.formats.messages import Messages
 from finetune.data.rows import NotWanted, RowProblem
 from finetune.settings import ColumnsSpec
 
 LISTED_TOOLS = "<tools>"  # around definitions in a system text, as Hermes writes them
+TO_COME = "?"  # stands for the answer of a prompt that has none
 TWICE = "Tools are not given to the chat template where a system text lists them already"
 
 
 class RowReader:
-    def __init__(self, columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen: ColumnsSpec | None, where: str) -> None:
+    """With `prompts`, rows need no answers: a column of prompts is read alone, and a conversation may end with a person's words."""
+
+    def __init__(
+        self,
+        columns: Sequence[str],
+        sample: Sequence[dict[str, Any]],
+        chosen: ColumnsSpec | None,
+        where: str,
+        *,
+        prompts: bool = False,
+    ) -> None:
+        self.prompts = prompts
         self.inner = [name for name in formats.chosen_columns(chosen).values() if name not in columns and "." in name]
         sample = [self.values(row) for row in sample]
         self.all_columns = list(dict.fromkeys([*columns, *(name for row in sample for name in row)]))
         if self.inner:
             self.all_columns = [name for name in self.all_columns if any(name in row for row in sample)]
+        if prompts and not chosen and (alone := formats.prompts_alone(self.all_columns, sample)):
+            chosen = ColumnsSpec(text=alone)
         self.format = formats.detect(self.all_columns, sample, chosen, where)
         self.marks = Marks.find(self.all_columns, sample, self.format.name, self.format.columns, named=chosen is not None)
         self.columns = [*self.format.columns, *self.marks.columns]
@@ -48,6 +64,8 @@ class RowReader:
         if to_record := getattr(self.format, "to_record", None):
             made: Record = to_record(row)
             return made
+        if self.prompts and isinstance(self.format, Messages):
+            row = _with_answer(row, self.format.messages)
         messages = self.format.to_messages(row)
         check_text(messages)
         record: Record = {"messages": messages}
@@ -70,6 +88,14 @@ class RowReader:
         """Sentences about the rows that became records."""
         notes: list[str] = list(filter(None, [getattr(self.format, "note", None)]))
         return notes + [f"{sentence} ({rows:,} row{'s' if rows > 1 else ''})." for sentence, rows in self.remarks.items()]
+
+
+def _with_answer(row: dict[str, Any], column: str) -> dict[str, Any]:
+    """A conversation that ends with a person's words, with something in place of the answer."""
+    said = turns.turns_of(row.get(column))
+    if said and isinstance(said[-1], dict) and turns.role_of(said[-1]) == "user":
+        return {**row, column: [*said, {"role": "assistant", "content": TO_COME}]}
+    return row
 
 
 def _nothing(row: dict[str, Any]) -> list[Any]:

@@ -6,7 +6,7 @@ division = divide(rows, spec, seed)     # division.train, division.held_out: sor
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ BATCH = 1000
 # Fewer new rows than this share of those held out, and than this number, are too few for the benchmark.
 NEARLY_NONE, FEW = 0.05, 20
 ENOUGH = 0.5  # the share of the rows to hold out that whole prompts or conversations must make up
+DECIDING = 50  # rows to decide by after each round: every student answers them
 NOTES = {
     "conversations": "Most held-out rows would have answers that are also trained on, as turns of longer or shorter rows, so whole "
     "conversations are held out, with all their rows.",
@@ -36,6 +37,7 @@ _Parts = tuple[np.ndarray, np.ndarray, int]  # for training, for the benchmark, 
 class Division:
     """Row numbers into `rows` (train) and into `held_out_rows`; the counts are for the report.
 
+    `deciding` are rows to decide by, a third part: nothing of them is trained on or reported.
     `by` is empty where rows held out at random are new by row and prompt; else what was kept apart instead, a key of NOTES.
     """
 
@@ -46,6 +48,7 @@ class Division:
     held_out_dropped: int
     by: str = ""
     not_asked: int = 0
+    deciding: np.ndarray = field(default_factory=lambda: np.empty(0, int))
 
 
 def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) -> Division:
@@ -114,6 +117,23 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
     by, (train, held_out, dropped) = some
     seen = np.sort(mine.rows[train])
     return Division(train, held_out, evaluation or rows, int(np.count_nonzero(seen[1:] == seen[:-1])), dropped, by, not_asked)
+
+
+def with_deciding(division: Division, rows: Rows, seed: int) -> Division:
+    """The same with a third part, taken from the rows to train on: whole prompts, or whole conversations where these are held out.
+
+    About as many rows as are held out. Raises EmptyDataset where too few are left to train on.
+    """
+    known = Known.of(rows)
+    groups = known.conversations() if division.by == "conversations" else known.prompts
+    order = np.random.default_rng([seed, 3]).permutation(division.train)
+    train, deciding = _apart(order, groups, min(DECIDING, len(division.held_out), len(order) // 3), at_least_one=True)
+    if not len(deciding) or not len(train):
+        raise EmptyDataset(
+            f"{rows.facts.origin} has too few different prompts to decide by some of them after each round.",
+            hint="Give more rows, or list the rounds and leave out distillation.until.",
+        )
+    return replace(division, train=train, deciding=deciding)
 
 
 def _apart(order: np.ndarray, hashes: np.ndarray, count: int, *, at_least_one: bool = False) -> tuple[np.ndarray, np.ndarray]:

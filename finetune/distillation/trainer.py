@@ -67,8 +67,8 @@ class DistillationTrainer(OnPolicyTrainer):
     teaches its own rows instead, and a cache is one of these alone. With `across_tokenizers` ("projected") a teacher may have another
     tokenizer: it is compared where both have read the same text, and both tokenizers are needed.
 
-    `features` ({"last": 0.1, "layers": "auto", "relations": ["v"]}: FeaturesSpec in distillation_settings.py) also compare hidden states and attention
-    with those of the one teacher; `made`, the facts of a student made from it, says which layer is which.
+    `features` ({"last": 0.1, "layers": "auto", "relations": ["v"]}: FeaturesSpec in distillation_settings.py) also compare hidden states
+    and attention with those of the one teacher; `made`, the facts of a student made from it, says which layer is which.
 
     With `on_policy` ({"share": 0.5, "tokens": 96, "refresh": 64}) the student practises on its own answers from the second epoch on: they
     take the place of a share of the rows, have no labels, and need the teacher itself, also beside a cache. `reporter` hears of them.

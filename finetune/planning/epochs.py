@@ -22,9 +22,10 @@ LONGEST = 900.0  # seconds that a run may take by arithmetic before passes are l
 def settled(context: RunContext) -> RunContext:
     """The context with a number for `epochs: auto`; says so where time allows fewer than the data deserves. Prepares the data.
 
-    So with `learning_rate: auto`, but for that of a student whose weights all learn, which is measured once the student is there.
+    Its rounds are listed too. So with `learning_rate: auto`, but for that of a student whose weights all learn, which is measured once the
+    student is there.
     """
-    method = context.method
+    context, method = context.with_rounds(), context.method
     if context.recipe.training.learning_rate == "auto" and (not context.distils or method.footprint(context.recipe.method).adapter):
         context = context.beside(recipe=context.recipe.with_changes({"training": {"learning_rate": method.learning_rate}}))
         context.reporter.report(Notice(f"Learning rate {method.learning_rate:g}: what {method.title} usually takes."))

@@ -47,7 +47,7 @@ def shape_of(context: RunContext) -> Shape:
 
 def shapes_of(context: RunContext) -> list[Shape]:
     """The shape of each round of a run; raises what `shape_of` raises, and RecipeError for rounds that the teacher cannot give."""
-    rounds = context.recipe.distillation.rounds
+    rounds = context.with_rounds().recipe.distillation.rounds
     if rounds and rounds[0] >= (depth := describe(context.teacher_located).layers):
         raise RecipeError(
             f"distillation.rounds: the first round keeps {rounds[0]} layers, and the teacher has {depth}.",

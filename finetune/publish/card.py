@@ -332,6 +332,8 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
         lines.append(f"- Distillation: {teacher}{spec.objective}, temperature {spec.temperature}, alpha {spec.alpha} on the hard labels")
         if spec.quantize:
             lines.append(f"- Learned in few bits, as its file has it: {in_few_bits(spec.quantize.model_dump())}")
+        if spec.round_teacher == "previous":
+            lines.append("- From the second round on, the student of the round before was the teacher")
         if spec.correct:
             lines.append(f"- Where the teacher's first choice was not the label, the label was put ahead of it by {spec.correct:g}")
         if inside := in_words(spec.features):
@@ -340,7 +342,8 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
     if written := data.get("generated"):
         asked = recipe.teacher.model if recipe.teacher and recipe.teacher.server else None
         teacher = f"{asked} on a server" if asked else _linked(hub_model(recipe.teacher.source)) if recipe.teacher else "a teacher"
-        lines.append(f"- The rows were written by {teacher}: {written['kept']:,} of {written['tried']:,} prompts were kept")
+        rows = "answers to the data's prompts" if written.get("answers") else "rows"
+        lines.append(f"- The {rows} were written by {teacher}: {written['kept']:,} of {written['tried']:,} prompts were kept")
         if said := covers(written.get("licence")):
             lines.append(f"- The teacher's licence, {written['licence']}, also covers this model: {said}")
     if training:

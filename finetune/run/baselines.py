@@ -21,7 +21,7 @@ from finetune.benchmark.teacher_agreement import TeacherStates
 from finetune.data.system_prompt import TeacherRows
 from finetune.distillation.routes import places_of, teacher_rows
 from finetune.events import Notice
-from finetune.run.loading import each_teacher
+from finetune.run.loading import each_teacher, load_teacher
 from finetune.run_context import RunContext
 from finetune.training.head import head_of
 
@@ -72,6 +72,14 @@ def teacher_scores(context: RunContext, first: list[Any]) -> TeacherScores:
     if numbers is None:
         return TeacherScores(each[context.recipe.main_teacher], each)
     return TeacherScores(routed(each, numbers), [part(scores, places_of(number, numbers)) for number, scores in enumerate(each)])
+
+
+def teacher_answers(context: RunContext, title: str) -> Scores:
+    """The one teacher's answers to the held-out rows of a context, without what is per token; it is loaded if they are not known."""
+    own, identity = context.of_teacher(0), teacher_identity(context)
+    options = {"as_teacher": True} if own is context else {}
+    scores = _once(own, lambda: load_teacher(context), identity, context.recipe.all_teachers[0].load_in, "teacher", title, **options)
+    return of_its_texts(replace(scores, states=None))
 
 
 def _scores_of(context: RunContext, teacher: Any, number: int) -> Scores:

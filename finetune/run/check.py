@@ -64,6 +64,11 @@ def check_engine(context: RunContext) -> None:
             "Inner layers and attention are compared in one process.",
             hint="Use --nproc 1 and one node, or leave out distillation.features.",
         )
+    if processes * runtime.nodes > 1 and context.recipe.distillation.round_teacher == "previous":
+        raise RecipeError(
+            "Rounds that teach each other train in one process.",
+            hint="Use --nproc 1 and one node, or --set distillation.round_teacher=first",
+        )
     if runtime.nodes > 1 and context.recipe.distillation.rounds:
         raise BadInput("A run in several rounds trains on one node.", hint="Leave --nodes out, or distillation.rounds.")
     divided(context.recipe.training, processes * runtime.nodes)

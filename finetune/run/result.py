@@ -6,6 +6,7 @@ scores = final_scores(context, model, folder, before=before)       # the content
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -60,17 +61,22 @@ def final_scores(
     if spec := context.recipe.distillation.quantize:
         scores["in_few_bits"] = spec.model_dump()
     if context.recipe.distillation.rounds:
-        result = {"layers": context.recipe.distillation.rounds[-1], "scores": after.values}
-        scores["rounds"] = [
-            {"layers": each["layers"], "scores": {name: value for name, value in each["scores"].items() if name in OF_A_ROUND}}
-            for each in (*folder.finished_rounds(), result)
-        ]
+        rounds = folder.finished_rounds()
+        if context.recipe.distillation.until is None:  # else the last is among them, and the result need not be the last
+            rounds = [*rounds, {"layers": context.recipe.distillation.rounds[-1], "scores": after.values}]
+        scores["rounds"] = [_of_a_round(each) for each in rounds]
     events = read_events(folder.events)
     if context.recipe.distillation.practice:
         written = [record for record in events if record.get("event") == OwnAnswers.name]
         scores["own_answers"] = [{each.name: record[each.name] for each in fields(OwnAnswers)} for record in written]
     ranks = [record["ranks"] for record in events if record.get("event") == RanksSettled.name]
     return scores | ({"ranks": ranks[-1]} if ranks else {})
+
+
+def _of_a_round(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What benchmark.json says of a round; `kept` and `result` where it was decided after each whether another follows."""
+    scores = {name: value for name, value in entry["scores"].items() if name in OF_A_ROUND}
+    return {"layers": entry["layers"], "scores": scores} | {name: entry[name] for name in ("kept", "result") if name in entry}
 
 
 def _one_of_several(spec: OneTeacherSpec, scores: Scores) -> dict[str, Any]:

@@ -2,9 +2,13 @@
 
     outcome, model = train_rounds(context, folder, [student], setup=setup, start=None, taught=scores)
 
-What the teachers said is asked once and serves all rounds, and so does the learning rate that the first student asked for. After a round
-its student is in run/rounds/NUMBER, and run/progress.json has an entry for it: an interrupted run continues with the round after the last
-entry. The next student is always cut out of the saved one, so it is the same whether the run was interrupted or not.
+What the teachers said is asked once and serves all rounds, unless the student of a round teaches the next one; so does the learning rate
+that the first student asked for. After a round its student is in run/rounds/NUMBER, and run/progress.json has an entry for it: an
+interrupted run continues with the round after the last entry. The next student is always cut out of the saved one, so it is the same
+whether the run was interrupted or not.
+
+Where `distillation.until` says when to stop, each student is measured on rows of its own (finetune/run/round_check.py), and the result is
+that of the last round that kept enough: its student is kept until the next one has been measured.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ from finetune.run.baselines import TeacherScores
 from finetune.run.loading import attach_method, load_result
 from finetune.run.result import save_model
 from finetune.run.resume import what_decides
+from finetune.run.round_check import RoundCheck
+from finetune.run.round_teacher import taught_by
 from finetune.run.train_model import Order, engine_of
 from finetune.run_context import RunContext
 from finetune.run_folder import TRAINING, RunFolder
@@ -49,16 +55,21 @@ def train_rounds(
     `student` holds the model of the first round with the method attached, and is emptied, so that it can be let go of. `start` is a
     checkpoint of the round that was interrupted. Raises what the training loop does.
     """
-    rounds, done = context.rounds, folder.finished_rounds()
+    rounds, done, check = context.rounds, folder.finished_rounds(), RoundCheck.of(context)
     model, totals = student.pop(), [TrainingFinished(**entry["training"]) for entry in done]
-    several = len(rounds) > 1
+    several, stopped = len(rounds) > 1 or check is not None, False
+    decided = check.result(done, len(rounds)) if check else None
     if several:
         folder.write_stage(TRAINING, rounds=done, of_rounds=len(rounds))
     made_with: dict[str, Any] = {"recipe": what_decides(context.recipe)}
-    for number, each in enumerate(rounds[len(done) :], len(done) + 1):
+    for number, each in enumerate(rounds[len(done) :] if decided is None else [], len(done) + 1):
         if number > 1:
             del model
-            model = _next_student(each, folder, number, done[-1]["left_out"])
+            before = load_result(each, _place(folder, number - 1))
+            model = _next_student(each, folder, number, before, done[-1]["left_out"])
+            if context.recipe.distillation.round_teacher == "previous":
+                setup = taught_by(each, model, before, _place(folder, number - 1))
+            del before
         with context.stage("training", f"Training, round {number} of {len(rounds)}" if several else "Training") as said:
             begun = made_with | ({"round": number} if several else {})
             learns_from = setup
@@ -66,21 +77,38 @@ def train_rounds(
                 learns_from = replace(setup, made=folder.read_json(folder.student))  # another student in each round
             outcome = engine_of(each).train(Order(each, model, folder, learns_from, start, begun))
             model, start = each.method.finish(model, each.recipe.method, context.reporter), None
-            ends = not outcome.complete or number == len(rounds)
+            stopped = outcome.stopped
+            ends = not outcome.complete or (number == len(rounds) and not check)
             save_model(each, model, folder if ends else _place(folder, number))
             said(f"{outcome.finished.made}, {outcome.finished.tokens_per_second:,.0f} tokens/s")
         totals.append(outcome.finished)
         if ends:
             break
-        done.append(_entry(each, folder, model, outcome, taught))
-        _note(context, folder, done)
-        if outcome.stopped:
+        done.append(_entry(each, folder, model, outcome, taught) | ({"kept": check.kept(each, model)} if check else {}))
+        decided = check.result(done, len(rounds)) if check else None
+        _note(context, folder, done, passed=decided in (None, number))
+        if outcome.stopped or decided:
             break
     if not several:
         return outcome, model
-    finished = _together(totals)
+    if check and decided:
+        del model
+        model = _result(rounds[decided - 1], folder, decided, done)
+        context.reporter.report(check.sentence(done, decided))
+    finished = _together(totals, last=totals[decided - 1] if decided else totals[-1])
     context.reporter.report(finished)
-    return Outcome(finished, outcome.stopped, sum(steps_of(each.recipe.training, len(each.data.train)) for each in rounds)), model
+    left = rounds[: len(done)] if decided else rounds
+    return Outcome(finished, stopped, sum(steps_of(each.recipe.training, len(each.data.train)) for each in left)), model
+
+
+def _result(context: RunContext, folder: RunFolder, number: int, done: Sequence[Mapping[str, Any]]) -> Any:
+    """The student of a finished round as the result of the run: saved there, and described in run/student.json."""
+    model, entry = load_result(context, _place(folder, number)), done[number - 1]
+    save_model(context, model, folder)
+    changes = {"layers": entry["layers"], "left_out": entry["left_out"], "parameters": model.num_parameters()}
+    folder.write_json(folder.student, {**folder.read_json(folder.student), **changes})
+    folder.write_stage(TRAINING, rounds=[{**each, "result": place == number} for place, each in enumerate(done, 1)])
+    return model
 
 
 def _entry(context: RunContext, folder: RunFolder, model: Any, outcome: Outcome, taught: TeacherScores | None) -> dict[str, Any]:
@@ -103,21 +131,20 @@ def _entry(context: RunContext, folder: RunFolder, model: Any, outcome: Outcome,
     return {"layers": _layers(context), "left_out": ranges, "scores": scores.values, "training": asdict(outcome.finished)}
 
 
-def _note(context: RunContext, folder: RunFolder, done: Sequence[Mapping[str, Any]]) -> None:
-    """Note that one more round is over; what only served it goes afterwards."""
+def _note(context: RunContext, folder: RunFolder, done: Sequence[Mapping[str, Any]], *, passed: bool) -> None:
+    """Note that one more round is over; what only served it goes afterwards, so the student before one that has `passed`."""
     number, last = len(done), done[-1]
     context.reporter.report(RoundFinished(number, len(context.rounds), last["layers"], last["training"]["steps"], dict(last["scores"])))
     folder.write_stage(TRAINING, rounds=done)
     Checkpoints(folder.checkpoints).clear()
-    if number > 1:
+    if number > 1 and passed:
         shutil.rmtree(_place(folder, number - 1).output_dir, ignore_errors=True)
 
 
-def _next_student(context: RunContext, folder: RunFolder, number: int, left_out: Ranges) -> Any:
+def _next_student(context: RunContext, folder: RunFolder, number: int, before: Any, left_out: Ranges) -> Any:
     """The student of a round from the second on, with the method attached; run/student.json then says what is left of the teacher."""
     assert isinstance(context.recipe.model, StudentSpec)
     facts = folder.read_json(folder.student)
-    before = load_result(context, _place(folder, number - 1))
     with context.stage("student", f"Making the student of round {number}"):
         made = make_student(before, context.recipe.model.from_teacher, context.data.train)
     of = int(facts["of_layers"])
@@ -131,7 +158,6 @@ def _next_student(context: RunContext, folder: RunFolder, number: int, left_out:
         Notice(f"The student of round {number} keeps {layers} of the teacher's {of} layers: now {said} are left out, which change least.")
     )
     folder.write_json(folder.student, {**facts, "layers": layers, "left_out": together, "parameters": made.facts["parameters"]})
-    del before
     return attach_method(context, made.model)
 
 
@@ -151,9 +177,9 @@ def _place(folder: RunFolder, number: int) -> RunFolder:
     return RunFolder(folder.rounds / str(number))
 
 
-def _together(rounds: Sequence[TrainingFinished]) -> TrainingFinished:
-    """The totals of all rounds; what the student is, and its last loss, are those of the last."""
-    first, last = rounds[0], rounds[-1]
+def _together(rounds: Sequence[TrainingFinished], *, last: TrainingFinished) -> TrainingFinished:
+    """The totals of all rounds; what the student is, and its last loss, are those of the `last` one that counts."""
+    first = rounds[0]
     seconds, tokens = sum(each.train_seconds for each in rounds), sum(each.real_tokens for each in rounds)
     return TrainingFinished(
         steps=sum(each.steps for each in rounds),

@@ -1,11 +1,12 @@
 """What is expected of rows that are still to be written: how many tokens they have, and how long writing them takes.
 
-making(context).seconds
-expected_data(context).train        # rows of about the right length, for the plan
+making(context, rows=300, tokens=45_000, served=90_000).seconds
+expected_data(context, "rows that ...", 300, Lengths()).train        # rows of about the right length, for the plan
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,25 +18,31 @@ if TYPE_CHECKING:
     from finetune.data.prepare import PreparedData
     from finetune.run_context import RunContext
 
-KEPT = 0.55  # of the prompts become rows, with the starter
-PROMPT, ANSWER = 30, 120  # tokens, on average
+KEPT = 0.55  # of the prompts that a teacher writes become rows, with the starter
 TEMPLATE = 10  # tokens that a chat template writes around both
 GENERATED_PER_SECOND = 80e9  # parameters read a second while many texts are written at once on a CPU
 SERVED_PER_SECOND = 200.0  # tokens, of a server that nothing is known of
 GPU = 20.0  # times faster
 
 
-def making(context: RunContext) -> Making:
-    """Rows, teacher and time, by the model's size."""
-    teacher, rows = teacher_of(context), int(context.recipe.dataset.samples or 0)
-    tokens = rows / KEPT * (PROMPT + ANSWER)
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of a prompt and its answer, on average."""
+
+    prompt: int = 30
+    answer: int = 120
+
+
+def making(context: RunContext, rows: int, tokens: float, served: int) -> Making:
+    """Rows, teacher and time, by the model's size: of `tokens` that are written; a server counts `served` with those that it reads."""
+    teacher = teacher_of(context)
     if teacher.parameters is None:
-        return Making(rows, teacher.name, tokens / SERVED_PER_SECOND, round(2 * tokens), teacher.budget)
+        return Making(rows, teacher.name, tokens / SERVED_PER_SECOND, served, teacher.budget)
     speed = GENERATED_PER_SECOND * (1 if context.machine.device == "cpu" else GPU)
     return Making(rows, teacher.name, tokens * teacher.parameters / speed)
 
 
-def expected_data(context: RunContext) -> PreparedData:
+def expected_data(context: RunContext, source: str, rows: int, lengths: Lengths) -> PreparedData:
     """Rows without text, as many as are wanted and about as long as rows usually are; their report says that they are expected."""
     from datasets import Dataset
 
@@ -43,12 +50,11 @@ def expected_data(context: RunContext) -> PreparedData:
     from finetune.data.report import DataReport
 
     spec = context.recipe.dataset
-    rows = int(spec.samples or 0)
     held_out = max(1, round(rows * spec.held_out))
-    length = min(spec.max_length, PROMPT + ANSWER + TEMPLATE)
-    learned = ANSWER if not context.distils or context.recipe.distillation.supervise == "answers" else length
+    length = min(spec.max_length, lengths.prompt + lengths.answer + TEMPLATE)
+    learned = lengths.answer if not context.distils or context.recipe.distillation.supervise == "answers" else length
     report = DataReport(
-        source=f"rows that {teacher_of(context).name} will write",
+        source=source,
         pinned_source=None,
         format="prompt_completion",
         columns=["prompt", "completion"],
@@ -70,7 +76,7 @@ def expected_data(context: RunContext) -> PreparedData:
         notes=["The rows are still to be written: their number is certain, their length is a guess."],
     )
     report.measure_lengths(np.full(rows - held_out, length), spec.max_length)
-    columns = {"input_ids": [0], "length": length, "answer_start": min(PROMPT + TEMPLATE, length - 1)}
+    columns = {"input_ids": [0], "length": length, "answer_start": min(lengths.prompt + TEMPLATE, length - 1)}
     train = Dataset.from_dict({name: [value] * report.train for name, value in columns.items()})
     measured = Dataset.from_dict({"input_ids": [[0]] * held_out, "prompt_ids": [[0]] * held_out, "length": [length] * held_out})
     return PreparedData(train, measured, report, "expected")

@@ -12,8 +12,10 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+from finetune.data.prompts import SAME
+
 ENDED, SHORT, REPEATS = "a prompt that does not end", "a prompt that says nothing", "a prompt that repeats itself"
-SAME, NEAR, OPENING = "the same prompt again", "nearly the same prompt again", "too many prompts begin alike"
+NEAR, OPENING = "nearly the same prompt again", "too many prompts begin alike"
 ANSWER_ENDED, ANSWER_EMPTY, ANSWER_REPEATS = "an answer that does not end", "an empty answer", "an answer that repeats itself"
 FEWEST_WORDS = 3
 GRAM, MOST_REPEATED = 4, 0.3  # share of the groups of four words that occurred before

@@ -1,4 +1,4 @@
-"""The teacher that writes rows: a model on this machine, or one on a server.
+"""The teacher that writes rows, or answers to prompts of the data: a model on this machine, or one on a server.
 
 teacher = teacher_of(context)
 teacher.check()
@@ -17,6 +17,7 @@ from finetune.storage import digest
 
 if TYPE_CHECKING:
     from finetune.run_context import RunContext
+    from finetune.sources.answerer import Answerer
     from finetune.sources.asking import Turns
     from finetune.sources.author import Author
 
@@ -48,6 +49,18 @@ class ModelTeacher:
         if found := problem(self.context.teacher_tokenizers[0], self.name):
             raise found
 
+    def check_answers(self) -> None:
+        """Raises ModelError for a chat template that cannot be given a person's words."""
+        from finetune.sources.answerer import problem
+
+        if found := problem(self.context.teacher_tokenizers[0], self.name):
+            raise found
+
+    def answerer(self, most: int, load: Callable[[], Any]) -> Answerer:
+        from finetune.sources.answerer import ModelAnswerer
+
+        return ModelAnswerer(load(), self.context.teacher_tokenizers[0], most=most, seed=self.context.recipe.seed)
+
     def author(self, examples: Sequence[Turns], load: Callable[[], Any]) -> Author:
         from finetune.sources.author import ModelAuthor
 
@@ -72,6 +85,15 @@ class ServerTeacher:
     def check(self) -> None:
         """Raises what `Server.check` raises."""
         Server(self.spec, self.context.reporter).check()
+
+    check_answers = check
+
+    def answerer(self, most: int, load: Callable[[], Any]) -> Answerer:
+        from finetune.sources.answerer import ServerAnswerer
+
+        server = Server(self.spec, self.context.reporter)
+        server.check()
+        return ServerAnswerer(server, most=most, seed=self.context.recipe.seed, budget=self.budget)
 
     def author(self, examples: Sequence[Turns], load: Callable[[], Any]) -> Author:
         from finetune.sources.server_author import ServerAuthor

@@ -80,6 +80,10 @@ MORE = {
         "A student with another tokenizer cuts the text into other tokens than its teacher. With projected the teacher reads the text in\n"
         "its own tokens, and the two are compared wherever both have read the same; the other tokens learn from the data alone."
     ),
+    "dataset.answers": (
+        "data: the student learns the answers of your rows, beside what the teacher says of each token.\n"
+        "teacher: the teacher first writes an answer of its own to every prompt; these take the place of the answers in your rows."
+    ),
     "method.r": "The size of the add-on. Larger can learn more and needs more memory; 16 suits most tasks.",
     "method.alpha": "How strongly the add-on acts. Usually twice the rank.",
     "method.dropout": "The share of the add-on's inputs left out at random in each step. It keeps small data from being learned by heart.",
@@ -119,6 +123,8 @@ NOTES: dict[str, Mapping[str, str]] = {
         "none": "a teacher with another tokenizer is refused",
         "projected": "the teacher's next token as the student's token that begins it",
     },
+    "dataset.answers": {"data": "as they are", "teacher": "written first, minutes or more; your own are not used"},
+    "distillation.round_teacher": {"first": "asked once for all rounds", "previous": "nearer to its student; asked again in each round"},
     "distillation.supervise": {"all": "prompts and answers", "answers": "answers only"},
     "method.freeze": {"auto": "where it makes sense", "none": "everything learns", "head": "embeddings and output head stay"},
 }

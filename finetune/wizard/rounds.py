@@ -5,24 +5,30 @@ draft = ask(draft, prompter, facts)      # facts of the teacher, None if they ar
 
 from __future__ import annotations
 
-from finetune.distillation.curricula.progressive import gentle_rounds
+from finetune.distillation.curricula.progressive import LEAST, gentle_rounds
 from finetune.distillation_settings import DistillationSpec
 from finetune.models.facts import ModelFacts
+from finetune.recipe import merge
 from finetune.settings import help_of, label
 from finetune.wizard.draft import Draft, layer, problem
 from finetune.wizard.prompter import Prompter
 
-LEAST = 2  # layers of a student
+ALL_ROUNDS = "never"
 MORE_LAYERS = "Half of the teacher's layers are a good start: at once such a student loses most of what it could do, in rounds much less."
 MORE_ROUNDS = (
     "Layers after each round, the last number is your student. Rounds that leave out at most 30 % of the layers are gentle; more rounds "
     "take longer. Epochs are counted for each round."
 )
 
+MORE_UNTIL = (
+    "After each round the student answers some rows that it has not learned, and that are not among those of the benchmark. Once it keeps\n"
+    "less than this of its teacher, the student of the round before is the result."
+)
+
 
 def left_out(draft: Draft) -> Draft:
     """The draft without rounds or practice that were chosen before."""
-    kept = {name: value for name, value in draft.get("distillation", {}).items() if name not in ("rounds", "on_policy")}
+    kept = {name: value for name, value in draft.get("distillation", {}).items() if name not in ("rounds", "until", "on_policy")}
     return {**draft, "distillation": kept} if "distillation" in draft else draft
 
 
@@ -59,4 +65,24 @@ def ask(draft: Draft, prompter: Prompter, teacher: ModelFacts | None) -> Draft:
         "distillation.rounds", label("rounds", field), default=usual, check=wrong_rounds, help=help_of(field), more=MORE_ROUNDS
     )
     chosen = recipe_layer(typed)
-    return {**draft, "model": chosen["model"], "distillation": {**draft.get("distillation", {}), **chosen["distillation"]}}
+    draft = {**draft, "model": chosen["model"], "distillation": {**draft.get("distillation", {}), **chosen["distillation"]}}
+    return _until(draft, prompter)
+
+
+def _until(draft: Draft, prompter: Prompter) -> Draft:
+    """How much a student must keep for another round to follow, if that is to be measured."""
+
+    def wrong(text: str) -> str | None:
+        if text == ALL_ROUNDS or problem(draft, "distillation.until", {"retention": text}) is None:
+            return None
+        return f"A share between 0 and 1 such as 0.9, or: {ALL_ROUNDS}"
+
+    typed = prompter.text(
+        "distillation.until.retention",
+        "Stop when less is kept than",
+        default=ALL_ROUNDS,
+        check=wrong,
+        help=f"A share of the teacher's ROUGE-L such as 0.9; {ALL_ROUNDS}: all rounds are made.",
+        more=MORE_UNTIL,
+    )
+    return draft if typed == ALL_ROUNDS else merge(draft, layer("distillation.until.retention", float(typed)))

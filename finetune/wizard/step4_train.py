@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from finetune import registry
+from finetune.recipe import Recipe, merge
+from finetune.settings import GENERATED, label
+from finetune.task_settings import TASKS
 from finetune.wizard import few_bits, on_policy, several_teachers
-from finetune.wizard.draft import Draft, ask_field, field_of, get, imitates
+from finetune.wizard.draft import Draft, ask_field, field_of, get, imitates, layer, put
 from finetune.wizard.host import HostInfo
-from finetune.wizard.prompter import Prompter
+from finetune.wizard.prompter import Choice, Prompter
 
 MORE_RATE = (
     "If it is too high, the loss jumps or becomes NaN; if it is too low, nothing is learned.\n"
     "Adapters need higher rates than full models and students."
 )
+NO_TASK = "none"
+MORE_TASK = "Each fills in how student and teacher are compared and what is measured; whatever it sets can still be changed."
 FEATURES = ("distillation.features.last", "distillation.features.layers", "distillation.features.relations")
 DISTILLING = ("distillation.objective", "distillation.supervise", "distillation.correct", *FEATURES, "distillation.cache")
 OF_ANOTHER_FAMILY = ("distillation.across_tokenizers",)  # a student that is made from its teacher has its tokenizer
@@ -40,9 +45,34 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     if prompter.confirm("advanced", "Change advanced settings?", default=False, help="All have defaults that work."):
         of_the_method = [f"method.{name}" for name in method.Spec.model_fields if name != "kind"]
         draft = several_teachers.ask_weights(draft, prompter)
-        named = OF_ANOTHER_FAMILY if distilling and isinstance(draft["model"], str) else ()
+        draft = _task(draft, prompter) if distilling else draft
+        named: tuple[str, ...] = OF_ANOTHER_FAMILY if distilling and isinstance(draft["model"], str) else ()
+        named += ("distillation.round_teacher",) if get(draft, "distillation.rounds") and not draft.get("teachers") else ()
+        named += ("dataset.answers",) if _may_answer(draft) else ()
         practice = on_policy.ADVANCED if on_policy.practises(draft) else ()
         for key in (*of_the_method, *(DISTILLING if distilling else ()), *practice, *named, *ALWAYS):
             draft = ask_field(draft, prompter, key)
         draft = few_bits.ask(draft, prompter)
     return draft
+
+
+def _task(draft: Draft, prompter: Prompter) -> Draft:
+    """What the student shall be good at, with the settings for it; the questions that follow have them as defaults."""
+    choices = [Choice(NO_TASK, "Nothing in particular", "the settings stay as they are")]
+    choices += [Choice(name, task.title, task.summary) for name, task in TASKS.items()]
+    now = get(draft, "distillation.task") or NO_TASK
+    picked = prompter.select("distillation.task", label("task", field_of(draft, "distillation.task")), choices, default=now, more=MORE_TASK)
+    if picked == now:
+        return draft
+    if picked == NO_TASK:
+        return put(draft, "distillation.task", None)
+    told = TASKS[picked].layer()
+    loss = told["distillation"]
+    prompter.note([("class:quiet", f"Temperature {loss['temperature']:g} and alpha {loss['alpha']:g} go with it.")])
+    return merge(merge(draft, told), layer("distillation.task", picked))
+
+
+def _may_answer(draft: Draft) -> bool:
+    """Whether there is one other model that could write the answers to prompts of the data."""
+    recipe = Recipe.from_layers(draft)
+    return len(recipe.all_teachers) == 1 and not recipe.teaches_itself and recipe.dataset.source != GENERATED

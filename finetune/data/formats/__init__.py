@@ -42,6 +42,8 @@ SHOWN_COLUMNS = 12
 LAST = 100
 PROMPTS = ("prompt", "question", "instruction", "instructions", "query", "problem", "user", "human")
 
+PARTS = ("input", "inputs", "context", "system", "history")  # beside a prompt
+
 
 class Format(Protocol):
     name: str
@@ -74,6 +76,12 @@ def is_known(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen: C
         return True
     found = _matching(columns, sample)
     return found is not None and not (isinstance(found, Text) and find_column(columns, *TEXT_NAMES) is None)
+
+
+def prompts_alone(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> str | None:
+    """The column with prompts, where no column with a known name has answers to them, or another part of the prompts."""
+    whole = find_column(columns, *PARTS) is None and _matching(columns, sample) is None
+    return find_column(columns, *PROMPTS) if whole else None
 
 
 def _matching(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Format | None:

@@ -1,0 +1,80 @@
+"""Whether a round of a training was one too many: how much of its teacher its student keeps, on rows that are not trained on or reported.
+
+check = RoundCheck.of(context)          # None where the recipe has no `distillation.until`
+check.kept(round_context, model)        # 0.93 of the teacher's ROUGE-L
+check.result(done)                      # the number of the round whose student is the result, once that is decided
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from finetune.benchmark.names import share
+from finetune.benchmark.scoring import Scores, benchmark_model, retention
+from finetune.errors import RecipeError
+from finetune.events import Notice
+from finetune.run.baselines import teacher_answers
+from finetune.run_context import RunContext
+from finetune.storage import digest
+
+METRIC = "rougeL"
+LISTED = "List the rounds, and leave out distillation.until."
+
+
+@dataclass(frozen=True)
+class RoundCheck:
+    """`rows` is the run with the rows to decide by in place of those held out, `teacher` what the teacher scores on them."""
+
+    rows: RunContext
+    teacher: Scores
+    least: float
+
+    @classmethod
+    def of(cls, context: RunContext) -> RoundCheck | None:
+        """Measures the teacher, unless an earlier run has; raises RecipeError where it answers nothing right."""
+        until, data = context.recipe.distillation.until, context.data
+        if until is None or data.deciding is None:
+            return None
+        spec = {"metrics": ["rouge"], "rows": len(data.deciding)}
+        those = replace(data, held_out=data.deciding, fingerprint=digest([data.fingerprint, "deciding"]))
+        rows = context.beside(recipe=context.recipe.with_changes({"benchmark": spec}), data=those)
+        teacher = teacher_answers(rows, "Measuring the teacher on the rows to decide by")
+        if not teacher.values.get(METRIC):
+            raise RecipeError("The teacher has no answer right, so there is no share of it that a student could keep.", hint=LISTED)
+        return cls(rows, teacher, until.retention)
+
+    def kept(self, context: RunContext, model: Any) -> float:
+        """The share of the teacher's ROUGE-L that the student of a round keeps."""
+        rows = self.rows
+        with context.stage("deciding", "Measuring what the student keeps of its teacher") as said:
+            scores = benchmark_model(
+                model,
+                context.tokenizer,
+                rows.data.held_out,
+                rows.recipe.benchmark,
+                seed=rows.recipe.seed,
+                reporter=context.reporter,
+                stage="deciding",
+            )
+            value = float(retention(scores, self.teacher)[METRIC]["value"] or 0.0)
+            said(f"{share(value)} of its ROUGE-L on {scores.rows} rows; {share(self.least)} are wanted")
+        return value
+
+    def result(self, done: Sequence[Mapping[str, Any]], of: int) -> int | None:
+        """The number of the round whose student is the result: the last that kept enough; None while more rounds follow."""
+        if not done or (done[-1]["kept"] >= self.least and len(done) < of):
+            return None
+        return len(done) if done[-1]["kept"] >= self.least else max(1, len(done) - 1)
+
+    def sentence(self, done: Sequence[Mapping[str, Any]], result: int) -> Notice:
+        """What was decided."""
+        chosen = done[result - 1]
+        whose = f"round {result}, with {chosen['layers']} layers, is the result: it keeps {share(chosen['kept'])} of its teacher"
+        if chosen["kept"] < self.least:
+            return Notice(f"No student keeps {share(self.least)} of its teacher. That of {whose}.", "warning")
+        if result < len(done):
+            last = done[-1]
+            return Notice(f"The student of {whose}; with {last['layers']} layers it is {share(last['kept'])}, and it goes no further.")
+        return Notice(f"The student of {whose}, and it was to have no fewer layers.")

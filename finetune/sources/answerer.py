@@ -1,0 +1,98 @@
+"""Who answers prompts of the data: a model on this machine, or one on a server.
+
+answerer = ModelAnswerer(model, tokenizer, most=256, seed=42)
+answerer.answers(0, [[{"role": "user", "content": "2 + 2?"}]])      # ["4"]; None for an answer that does not end
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from finetune.errors import ModelError, RecipeError
+from finetune.models.chat_template import TemplateFailure, render_chat
+from finetune.models.template_facts import prompt_options
+from finetune.sources.asking import MARK, Turns
+from finetune.sources.server_author import BudgetUsedUp
+
+if TYPE_CHECKING:
+    from finetune.sources.server import Server
+
+TEMPERATURE = 0.7  # of a model here; a server's is its client's
+OTHER = "Name a chat model as the teacher, or learn the answers of the data: --set dataset.answers=data"
+
+
+class Answerer(Protocol):
+    """Gives the same again for the same batch; None stands for what did not end."""
+
+    def answers(self, batch: int, chats: Sequence[Turns]) -> list[str | None]: ...
+
+
+class ModelAnswerer:
+    """Answers of at most `most` tokens, all of a batch at once. Raises ModelError for a chat that the template refuses."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, most: int, seed: int) -> None:
+        from finetune.sources.writer import Writer
+        from finetune.training.decoding import stop_ids
+
+        self.tokenizer, self.most, self.seed = tokenizer, most, seed
+        self.options = prompt_options(tokenizer, thinking=False)
+        self.writer, self.stops = Writer(model, tokenizer), stop_ids(model, tokenizer)
+
+    def answers(self, batch: int, chats: Sequence[Turns]) -> list[str | None]:
+        asked = [self._ids(chat) for chat in chats]
+        if max(map(len, asked)) + self.most > self.writer.context:
+            raise ModelError(
+                f"The teacher's context of {self.writer.context} tokens has no room for a prompt and an answer of {self.most} tokens.",
+                hint=f"Lower it: --set dataset.max_length={self.most}",
+            )
+        seed = f"{self.seed} {batch} answers"
+        found = self.writer.continued(asked, stops=self.stops, most=self.most, seed=seed, temperature=TEMPERATURE)
+        return [str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip() if ended else None for tokens, ended in found]
+
+    def _ids(self, chat: Turns) -> list[int]:
+        try:
+            text = render_chat(self.tokenizer, chat, add_generation_prompt=True, **self.options)
+        except TemplateFailure as error:
+            raise ModelError(f"The teacher cannot be given a prompt of the data: {error.message}", hint=OTHER) from None
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+class ServerAnswerer:
+    """The same, for `budget` tokens at most, prompts included, as the server counts them; None is no limit."""
+
+    def __init__(self, server: Server, *, most: int, seed: int, budget: int | None) -> None:
+        self.server, self.most, self.seed, self.budget = server, most, seed, budget
+        self.used = 0
+
+    def answers(self, batch: int, chats: Sequence[Turns]) -> list[str | None]:
+        self._check_budget(chats)
+        first = int.from_bytes(hashlib.blake2b(f"{self.seed} {batch} answers".encode(), digest_size=3).digest(), "big")
+        found = self.server.completions(chats, most=self.most, seeds=[first + number for number in range(len(chats))])
+        self.used += sum(each.tokens for each in found)
+        return [each.text if each.ended else None for each in found]
+
+    def _check_budget(self, chats: Sequence[Turns]) -> None:
+        longest = sum(self.most + sum(len(turn["content"]) for turn in chat) // 2 for chat in chats)  # hardly a token has one character
+        if self.budget is None or self.used + longest <= self.budget:
+            return
+        if not self.used:
+            raise RecipeError(
+                f"A budget of {self.budget:,} tokens is too small: one batch of requests may take {longest:,}.",
+                hint=f"Allow more: --set teacher.budget_tokens={2 * longest}",
+            )
+        raise BudgetUsedUp(f"The budget of {self.budget:,} tokens is used up: {self.used:,} were used, and a batch may take {longest:,}.")
+
+
+def problem(tokenizer: Any, name: str) -> ModelError | None:
+    """Why this model cannot answer what a person says, or None."""
+    if not tokenizer.chat_template:
+        return ModelError(f"{name} has no chat template, so it cannot answer prompts.", hint=OTHER)
+    try:
+        asked = render_chat(
+            tokenizer, [{"role": "user", "content": MARK}], add_generation_prompt=True, **prompt_options(tokenizer, thinking=False)
+        )
+    except TemplateFailure as error:
+        return ModelError(f"{name} cannot answer prompts: {error.message}", hint=OTHER)
+    return None if MARK in asked else ModelError(f"The chat template of {name} leaves out what a person says.", hint=OTHER)
