@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,10 +103,10 @@ def resume(arguments: argparse.Namespace) -> int:
 
     folder = RunFolder.of(arguments.output_dir)
     if arguments.node_rank:
-        from finetune.engines.node import serve
         from finetune.recipe import Recipe
 
-        return serve(Recipe.load(folder.recipe, layers=({"output_dir": str(folder.output_dir)},)), _runtime(arguments))
+        recipe = Recipe.load(folder.recipe, layers=({"output_dir": str(folder.output_dir)},))
+        return _serve(recipe, _runtime(arguments))
     if folder.stage != FINISHED:
         return _show_result(arguments, continue_run(arguments.output_dir, _runtime(arguments), _console(arguments)))
     _console(arguments).print(f"The run in {folder.output_dir} is finished; there is nothing to resume.", soft_wrap=True)
@@ -370,9 +371,13 @@ def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:
 
 def _execute(recipe: Recipe, arguments: argparse.Namespace, runtime: RuntimeOptions) -> int:
     if runtime.node_rank:
-        from finetune.engines.node import serve
-
-        return serve(recipe, runtime)
+        return _serve(recipe, runtime)
     from finetune.screen.live_run import execute
 
     return _show_result(arguments, execute(recipe, runtime, _console(arguments)))
+
+
+def _serve(recipe: Recipe, runtime: RuntimeOptions) -> int:
+    from finetune.engines.node import serve
+
+    return serve(recipe, runtime, partial(print, file=sys.stderr))

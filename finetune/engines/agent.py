@@ -1,10 +1,11 @@
-"""torch's launcher with our workers: `python -m finetune.engines.agent WORKPLACE [options of torchrun]`.
+"""torch's launcher with our workers: `python -m finetune.engines.agent WORKPLACE OPTIONS`, these as torchrun calls them, in JSON.
 
 It starts the workers, ends the others when one of them ends, and notes how each ended in events-launcher.jsonl.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -16,12 +17,14 @@ from finetune.children import python_command
 from finetune.engines.files import Lines, Workplace
 
 
-def main(folder: str, *options: str) -> int:
+def main(folder: str, told: str) -> int:
+    options = {**json.loads(told), "monitor_interval": 0.1, "no_python": True}
+    flags = [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items() if value is not False]
     places = Workplace(Path(folder))
     worker, *arguments = python_command("finetune.engines.worker", folder)
     os.chdir(places.folder if places.folder.is_dir() else "/")  # a folder without modules, where the workers start
     try:
-        run(parse_args([*options, "--monitor-interval=0.1", "--no-python", worker, *arguments]))
+        run(parse_args([*flags, worker, *arguments]))
     except ChildFailedError as error:
         said = Lines(places.events("launcher"), everything=True)
         for rank, failure in error.failures.items():

@@ -1,11 +1,11 @@
 """What the command does on every node but the first: its processes train, and the first node does everything else.
 
-serve(recipe, runtime)      # 0 when the training is over
+serve(recipe, runtime, print)      # 0 when the training is over
 """
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 
 from finetune.engines.files import Workplace
 from finetune.engines.torchrun import Torchrun, end
@@ -18,13 +18,13 @@ from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
 
 
-def serve(recipe: Recipe, runtime: RuntimeOptions) -> int:
+def serve(recipe: Recipe, runtime: RuntimeOptions, say: Callable[[str], None]) -> int:
     """Wait for the first node, and train with it; raises TrainingError when the training ends otherwise than well."""
     context = RunContext(recipe, runtime, Fanout())
     check_engine(context)
     log = runtime.cache_dir / f"node-{runtime.node_rank}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    print(f"Node {runtime.node_rank} of {runtime.nodes}: {context.processes} processes wait for {runtime.rendezvous}.", file=sys.stderr)
+    say(f"This is node {runtime.node_rank} of {runtime.nodes}, where {context.processes} processes wait for {runtime.rendezvous}.")
     process = Torchrun().start(Workplace(RunFolder(recipe.output_dir).run.absolute() / "workers"), context.processes, runtime, log)
     try:
         code = process.wait()

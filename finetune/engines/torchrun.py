@@ -8,6 +8,7 @@ line, so that nothing of it can end the run.
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import time
@@ -41,13 +42,11 @@ MEET = 24 * 3600  # seconds that one node waits for the others: the first prepar
 class Torchrun:
     def start(self, places: Workplace, processes: int, runtime: RuntimeOptions, log: Path) -> Popen[Any]:
         """The launcher, which starts `processes` workers on this node; its input is a pipe that closes when this process ends."""
-        command = ["finetune.engines.agent", str(places.folder.absolute()), f"--nproc-per-node={processes}", "--max-restarts=0"]
-        if runtime.nodes > 1:
-            # The launcher of the first node opens the port.
-            meeting = [f"--rdzv-endpoint={runtime.rendezvous}", f"--rdzv-conf=timeout={MEET},read_timeout={MEET}"]
-            command += [f"--nnodes={runtime.nodes}", f"--node-rank={runtime.node_rank}", "--rdzv-backend=static", *meeting]
-        else:
-            command += ["--standalone"]
+        options: dict[str, Any] = {"nproc_per_node": processes, "max_restarts": 0, "standalone": True}
+        if runtime.nodes > 1:  # the launcher of the first node opens the port
+            meeting = {"rdzv_backend": "static", "rdzv_endpoint": runtime.rendezvous, "rdzv_conf": f"timeout={MEET},read_timeout={MEET}"}
+            options |= {"standalone": False, "nnodes": runtime.nodes, "node_rank": runtime.node_rank, **meeting}
+        command = ["finetune.engines.agent", str(places.folder.absolute()), json.dumps(options)]
         (empty := runtime.cache_dir / "empty").mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as written:
             return python_child(command, empty, stdin=PIPE, stdout=written, stderr=written)

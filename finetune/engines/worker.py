@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 
@@ -60,8 +61,7 @@ def main(folder: str) -> int:
         dist.barrier()  # the first may still write
     except FinetuneError as error:
         said.failed(error)
-        if error.__cause__ is not None:
-            print(f"worker {rank}: {error.__cause__}", file=sys.stderr)
+        traceback.print_exc()
         return 1
     return 0
 

@@ -224,6 +224,9 @@ class Figures:
     free_disk: int = 10**11
     speed_up: float | None = None
     rounds: tuple[dict[str, Any], ...] = ()
+    processes: int = 1
+    gpus: int = 1
+    device: str = "cpu"
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     linear_share: float = 1.0
