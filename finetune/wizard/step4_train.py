@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from finetune import registry
 from finetune.recipe import Recipe, merge
-from finetune.settings import GENERATED, label
+from finetune.settings import GENERATED, help_of, label
 from finetune.task_settings import TASKS
 from finetune.wizard import several_teachers
 from finetune.wizard.draft import Draft, ask_field, field_of, get, imitates, layer, put
@@ -58,15 +58,16 @@ def _task(draft: Draft, prompter: Prompter) -> Draft:
     choices = [Choice(NO_TASK, "Nothing in particular", "the settings stay as they are")]
     choices += [Choice(name, task.title, task.summary) for name, task in TASKS.items()]
     now = get(draft, "distillation.task") or NO_TASK
-    picked = prompter.select("distillation.task", label("task", field_of(draft, "distillation.task")), choices, default=now, more=MORE_TASK)
+    field = field_of(draft, "distillation.task")
+    picked = prompter.select("distillation.task", label("task", field), choices, default=now, help=help_of(field), more=MORE_TASK)
     if picked == now:
         return draft
     if picked == NO_TASK:
         return put(draft, "distillation.task", None)
-    told = TASKS[picked].layer()
-    loss = told["distillation"]
+    decided = TASKS[picked].layer()
+    loss = decided["distillation"]
     prompter.note([("class:quiet", f"Temperature {loss['temperature']:g} and alpha {loss['alpha']:g} go with it.")])
-    return merge(merge(draft, told), layer("distillation.task", picked))
+    return merge(merge(draft, decided), layer("distillation.task", picked))
 
 
 def _may_answer(draft: Draft) -> bool:
