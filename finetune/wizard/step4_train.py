@@ -67,10 +67,10 @@ def _task(draft: Draft, prompter: Prompter) -> Draft:
         return draft
     if picked == NO_TASK:
         return put(draft, "distillation.task", None)
-    told = TASKS[picked].layer()
-    loss = told["distillation"]
+    decided = TASKS[picked].layer()
+    loss = decided["distillation"]
     prompter.note([("class:quiet", f"Temperature {loss['temperature']:g} and alpha {loss['alpha']:g} go with it.")])
-    return merge(merge(draft, told), layer("distillation.task", picked))
+    return merge(merge(draft, decided), layer("distillation.task", picked))
 
 
 def _may_answer(draft: Draft) -> bool:
