@@ -171,7 +171,7 @@ class TestTheTrainer:
         more: dict[str, Any] = {"teacher_model": teacher, "train_dataset": Rows(pico_rows(4)), "made": made.facts}
         trainer = DistillationTrainer(made.model, arguments(tmp_path), features={"layers": before}, **more)
         trainer.compute_loss(made.model.train(), batch_of(pico_rows(4)))
-        assert float(trainer._part_sums["layers"]) == 0
+        assert float(trainer.parts.sums["layers"]) == 0
 
     def test_activation_checkpointing_changes_no_gradient(self, tmp_path: Path) -> None:
         found = []
