@@ -90,8 +90,8 @@ def prepare_distillation(
 
     `models` are the teachers, taken one after another; `known` has the name of each one's exact weights and its tokenizer. With caches the
     setup holds none of them, so the memory of one can be freed before the next is loaded, unless they are to read what a student writes.
-    `Itself` stands for a student that is its own
-    teacher. Raises TrainingError for a problem that a check finds, DiskFull or RecipeError where there can be no cache and must be one.
+    `Itself` stands for a student that is its own teacher. Raises TrainingError for a problem that a check finds, DiskFull or RecipeError
+    where there can be no cache and must be one.
     """
     spec = recipe.distillation
     wanted: str = spec.cache

@@ -179,6 +179,7 @@ class StopAtNonsense(TrainerCallback):
         rows = [row for rows in trainer.processes.gather(ours) for row in rows]
         named = f", rows {', '.join(map(str, rows[:SHOWN_ROWS]))}{' ...' if len(rows) > SHOWN_ROWS else ''} of the training set"
         self.saving.save_state_before_step()
+        trainer.processes.any(False)  # until the first has written: when one process ends, the others are ended
         kept = f" The state after step {state.global_step} is saved." if state.global_step else ""
         raise Diverged(
             f"{what} at step {state.global_step + 1}{named if rows else ''}.{kept}",
