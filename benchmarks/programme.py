@@ -23,6 +23,8 @@ PARTS = {  # a module has ROWS, their names; work(name, changes, folder), the re
     "self": "programme_self",
     "tokenizers": "programme_tokenizers",
     "generated": "programme_generated",
+    "terms": "programme_terms",
+    "policy": "programme_policy",
 }
 
 

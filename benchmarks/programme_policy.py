@@ -1,21 +1,15 @@
 """Practice on own answers against more passes over the data, at equal seconds.
 
-    python benchmarks/programme_policy.py own FOLDER           # an epoch on the data, then half of the rows are own answers
-    python benchmarks/programme_policy.py reverse FOLDER       # the same, with reverse KL on the own answers
-    python benchmarks/programme_policy.py data FOLDER          # the data alone, for as many seconds as `own` took to train
-    python benchmarks/programme_policy.py table FOLDER         # the results beside each other
-
-The teacher is the starter, the student a narrower one made from it. All are scored on the same held-out prompts: reverse KL per token on
-answers that each student writes anew (temperature 1), forward KL on the data, ROUGE-L of greedy answers, each with its 95 % interval over
-rows. Seconds are those of training, writing and reading included. `own` goes first. FOLDER keeps the teacher's cache and the results.
+`own` takes an epoch on the data, then half of the rows are own answers; `reverse` compares these by reverse KL; `data` learns from the data
+alone, for as many seconds as `own` took to train, so `own` goes first. The teacher is the starter, the student a narrower one made from it.
+All are scored on the same held-out prompts: reverse KL per token on answers that each student writes anew (temperature 1), forward KL on
+the data, ROUGE-L of greedy answers, each with its 95 % interval over rows. Seconds are those of training, writing and reading included.
 """
 
 from __future__ import annotations
 
 import json
 import random
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -29,37 +23,34 @@ RECIPE: dict[str, Any] = {
     "benchmark": {"rows": 30, "speed": False},
 }
 OWN: dict[str, Any] = {"share": 0.5, "tokens": 96, "refresh": 64}
-ARMS: dict[str, dict[str, Any] | None] = {"own": OWN, "reverse": {**OWN, "objective": "reverse_kl"}, "data": None}
+ROWS: dict[str, dict[str, Any] | None] = {"own": OWN, "reverse": {**OWN, "objective": "reverse_kl"}, "data": None}
 SEED = 7  # of the answers that students are judged by
 
 
-def policy(arm: str, folder: Path) -> None:
-    """Run one arm, or print the table; results are kept in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if arm == "table":
-        _table(folder)
-        return
-    from finetune import LLMFineTuner, RuntimeOptions
+def work(name: str, changes: list[str], folder: Path) -> dict[str, Any]:
+    """One run, scored."""
+    from finetune import LLMFineTuner, Recipe, RuntimeOptions
+    from finetune.recipe import parse_override
 
-    recipe = {**RECIPE, "distillation": {**RECIPE["distillation"], "on_policy": ARMS[arm]}}
-    if arm == "data":
-        recipe["training"] = {**RECIPE["training"], "epochs": json.loads((folder / "own.json").read_text())["epochs_of_data"]}
-    output = next(path for number in range(100) if not (path := folder / f"{arm}-{number}").exists())
-    tuner = LLMFineTuner({**recipe, "output_dir": str(output)}, runtime=RuntimeOptions(cache_dir=folder / "cache"))
+    layers: list[dict[str, Any]] = [{"distillation": {"on_policy": ROWS[name]}}]
+    if name == "data":
+        layers.append({"training": {"epochs": json.loads((folder / "own.json").read_text())["epochs_of_data"]}})
+    output = next(path for number in range(100) if not (path := folder / f"{name}-{number}").exists())
+    recipe = Recipe.from_layers(RECIPE, *layers, *map(parse_override, changes), {"output_dir": str(output)})
+    tuner = LLMFineTuner(recipe, runtime=RuntimeOptions(cache_dir=folder / "cache"))
     scores = tuner.run().scores
     teacher = tuner.load_teacher_model().eval()
     found = {
         "seconds": tuner.outcome.finished.train_seconds,
-        "epochs": recipe["training"]["epochs"],
+        "epochs": recipe.training.epochs,
         "fresh": _fresh(tuner.model.eval(), teacher, tuner),
         "scores": {side: scores[side] for side in ("teacher", "before", "after")},
         "intervals": scores["intervals"]["after"],
         "own_answers": scores.get("own_answers"),
     }
-    if arm == "own":
+    if name == "own":
         found["epochs_of_data"] = _epochs_of_data(tuner.folder.events, found["seconds"])
-    (folder / f"{arm}.json").write_text(json.dumps(found))
-    print(arm, {key: value for key, value in found.items() if key not in ("scores", "fresh")})
+    return found
 
 
 def _epochs_of_data(events: Path, seconds: float) -> float:
@@ -103,32 +94,22 @@ def _interval(sums: list[float], tokens: list[int]) -> tuple[float, float, float
     return sum(sums) / sum(tokens), means[50], means[1949]
 
 
-def _table(folder: Path) -> None:
-    """The table of the documents."""
+def show(found: dict[str, Any]) -> None:
+    """The table."""
     print("| | epochs | seconds | reverse KL, fresh answers | cut off | 4-grams repeated | KL on the data | ROUGE-L |")
     print("|---|---|---|---|---|---|---|---|")
-    arms = {arm: json.loads(path.read_text()) for arm in ARMS if (path := folder / f"{arm}.json").exists()}
-    for arm, found in arms.items():
-        fresh = "{:.3f} [{:.3f}, {:.3f}]".format(*_interval(found["fresh"]["sums"], found["fresh"]["tokens"]))
+    for name, result in found.items():
+        fresh = "{:.3f} [{:.3f}, {:.3f}]".format(*_interval(result["fresh"]["sums"], result["fresh"]["tokens"]))
         said = [
-            f"{found['epochs']:g}",
-            f"{found['seconds']:.0f}",
+            f"{result['epochs']:g}",
+            f"{result['seconds']:.0f}",
             fresh,
-            f"{found['fresh']['cut']:.0%}",
-            f"{found['fresh']['repetition']:.0%}",
+            f"{result['fresh']['cut']:.0%}",
+            f"{result['fresh']['repetition']:.0%}",
         ]
         for metric in ("kl", "rougeL"):
-            said.append("{:.3f} [{:.3f}, {:.3f}]".format(found["scores"]["after"][metric], *found["intervals"][metric]))
-        print(f"| {arm} | {' | '.join(said)} |")
-    for found in list(arms.values())[:1]:
-        before, teacher = found["scores"]["before"], found["scores"]["teacher"]
+            said.append("{:.3f} [{:.3f}, {:.3f}]".format(result["scores"]["after"][metric], *result["intervals"][metric]))
+        print(f"| {name} | {' | '.join(said)} |")
+    for result in list(found.values())[:1]:
+        before, teacher = result["scores"]["before"], result["scores"]["teacher"]
         print(f"\nBefore: KL {before['kl']:.3f}, ROUGE-L {before['rougeL']:.3f}; the teacher: ROUGE-L {teacher['rougeL']:.3f}.")
-    for arm in ("own", "reverse"):
-        for each in (arms.get(arm) or {}).get("own_answers") or []:
-            print(arm, each)
-
-
-if __name__ == "__main__":
-    started = time.perf_counter()
-    policy(sys.argv[1], Path(sys.argv[2]))
-    print(f"{time.perf_counter() - started:.0f} s")

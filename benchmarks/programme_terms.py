@@ -1,25 +1,17 @@
-"""The study behind DISTILLATION_UPDATE.md: inner layers and relations against none, for a student of half the starter's layers.
+"""Inner layers and relations against none, for a student of half the starter's layers: equal rows, equal steps, the same held-out rows.
 
-    python benchmarks/programme_terms.py                    # one table, ten minutes on two cores
-    python benchmarks/programme_terms.py --only last        # rows of the table whose name contains this
-    python benchmarks/programme_terms.py --set dataset.samples=450
-
-Each row is a run of LLMFineTuner in a process of its own, from an empty teacher cache: 15 of 30 layers, equal rows, equal steps, and
-scores on the same held-out rows as in benchmarks/programme.py. Seconds are those of asking the teacher and training: a term that needs the
-teacher at every step shows it there.
+Seconds are those of asking the teacher and training: a term that needs the teacher at every step shows it there.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
+from pathlib import Path
+from typing import Any
 
-import contest
-import programme
+from programme_students import distilled
 
 BASE = ["model={from_teacher: {layers: 15}}", "training.learning_rate=5e-4", "dataset.samples=120", "dataset.held_out=0.25"]
-TERMS = {
+ROWS = {
     "none": [],
     "last states, 0.1": ["distillation.features={last: 0.1}"],
     "inner layers": ["distillation.features={layers: auto}"],
@@ -28,27 +20,19 @@ TERMS = {
 }
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--only", help="rows whose name contains this")
-    arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key of every row")
-    arguments.add_argument("--worker", help=argparse.SUPPRESS)
-    given = arguments.parse_args()
-    if given.worker:
-        print(contest.MARK + json.dumps(programme.work([*BASE, *given.set, *TERMS[given.worker]])))
-        return
-    names = [name for name in TERMS if name == given.only] or [name for name in TERMS if not given.only or given.only in name]
-    found = contest.interleave(__file__, names, 1, sys.argv[1:])
+def work(name: str, changes: list[str], folder: Path) -> dict[str, Any]:
+    """One run, scored."""
+    return distilled([*BASE, *changes, *ROWS[name]])
+
+
+def show(found: dict[str, Any]) -> None:
+    """The table."""
     print(f"| {'':<24} | seconds | KL before | KL after             | same first choice      | perplexity |")
     print(f"|{'-' * 26}|{'-' * 9}|{'-' * 11}|{'-' * 22}|{'-' * 24}|{'-' * 12}|")
-    for name, (result, *_) in ((name, results) for name, results in found.items() if results):
+    for name, result in found.items():
         after = result["after"]
         kl, same = "{:.3f} [{:.3f}, {:.3f}]".format(*after["kl"]), "{:.1%} [{:.1%}, {:.1%}]".format(*after["agreement"])
         print(
             f"| {name:<24} | {result['seconds']:>7.0f} | {result['before']['kl'][0]:>9.2f} | {kl:<20} | {same:<22} |"
             f" {after['perplexity'][0]:>10.1f} |"
         )
-
-
-if __name__ == "__main__":
-    main()
