@@ -342,7 +342,7 @@ def test_ollama_gets_the_chat_the_ends_and_the_sampling(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_five_hundred_hostile_strings_become_the_same_tokens(name: str, tmp_path: Path) -> None:
     run = run_of(name, tmp_path)
     done = GGUF.export(run, tmp_path / "gguf", RUNTIME, Recorder())
