@@ -13,6 +13,7 @@ import torch
 from finished_run import base_folder, finished_run
 from peft import LoraConfig, get_peft_model
 from pico_exports import FAMILIES, ROUNDED, hostile, model_of, run_of, tokenizer_of
+from transformers import AutoTokenizer
 
 from finetune.cli import main
 from finetune.errors import DiskFull, FinetuneError, UploadError
@@ -346,7 +347,7 @@ def test_ollama_gets_the_chat_the_ends_and_the_sampling(tmp_path: Path) -> None:
 def test_five_hundred_hostile_strings_become_the_same_tokens(name: str, tmp_path: Path) -> None:
     run = run_of(name, tmp_path)
     done = GGUF.export(run, tmp_path / "gguf", RUNTIME, Recorder())
-    tokenizer, texts = tokenizer_of(name), hostile(500)
+    tokenizer, texts = AutoTokenizer.from_pretrained(run.output_dir), hostile(500)  # Qwen2 cuts texts in its own way
     questions = Questions([(text, True) for text in texts], [], [[3]], len(tokenizer) + ROUNDED, threads=1)
     found = asked(tmp_path / "gguf" / done.file, questions, lambda *_: None)
     for text, ids in zip(texts, found.tokens, strict=True):
