@@ -6,15 +6,14 @@ answerer.answers(0, [[{"role": "user", "content": "2 + 2?"}]])      # ["4"]; Non
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from finetune.errors import ModelError, RecipeError
+from finetune.errors import ModelError
 from finetune.models.chat_template import TemplateFailure, render_chat
 from finetune.models.template_facts import prompt_options
+from finetune.sources.account import Account
 from finetune.sources.asking import MARK, Turns
-from finetune.sources.server_author import BudgetUsedUp
 
 if TYPE_CHECKING:
     from finetune.sources.server import Server
@@ -60,29 +59,17 @@ class ModelAnswerer:
 
 
 class ServerAnswerer:
-    """The same, for `budget` tokens at most, prompts included, as the server counts them; None is no limit."""
+    """The same, for `budget` tokens at most (sources/account.py)."""
 
     def __init__(self, server: Server, *, most: int, seed: int, budget: int | None) -> None:
-        self.server, self.most, self.seed, self.budget = server, most, seed, budget
-        self.used = 0
+        self.most, self.seed, self.account = most, seed, Account(server, budget)
 
     def answers(self, batch: int, chats: Sequence[Turns]) -> list[str | None]:
-        self._check_budget(chats)
-        first = int.from_bytes(hashlib.blake2b(f"{self.seed} {batch} answers".encode(), digest_size=3).digest(), "big")
-        found = self.server.completions(chats, most=self.most, seeds=[first + number for number in range(len(chats))])
-        self.used += sum(each.tokens for each in found)
+        self.account.check(
+            sum(self.most + sum(len(turn["content"]) for turn in chat) // 2 for chat in chats)
+        )  # hardly a token has one character
+        found = self.account.completions(chats, most=self.most, seed=f"{self.seed} {batch} answers")
         return [each.text if each.ended else None for each in found]
-
-    def _check_budget(self, chats: Sequence[Turns]) -> None:
-        longest = sum(self.most + sum(len(turn["content"]) for turn in chat) // 2 for chat in chats)  # hardly a token has one character
-        if self.budget is None or self.used + longest <= self.budget:
-            return
-        if not self.used:
-            raise RecipeError(
-                f"A budget of {self.budget:,} tokens is too small: one batch of requests may take {longest:,}.",
-                hint=f"Allow more: --set teacher.budget_tokens={2 * longest}",
-            )
-        raise BudgetUsedUp(f"The budget of {self.budget:,} tokens is used up: {self.used:,} were used, and a batch may take {longest:,}.")
 
 
 def problem(tokenizer: Any, name: str) -> ModelError | None:

@@ -18,9 +18,9 @@ from finetune.events import Progress, RowsWritten
 from finetune.foreign import reading
 from finetune.run_folder import ROWS, RunFolder
 from finetune.shell import quoted
+from finetune.sources.account import BudgetUsedUp
 from finetune.sources.base import Making, Source
 from finetune.sources.dataset import prepared
-from finetune.sources.server_author import BudgetUsedUp
 from finetune.sources.teacher import teacher_of
 from finetune.sources.written import Batch, Row, Written
 from finetune.storage import digest

@@ -6,17 +6,16 @@ author.prompts(0)
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from finetune.errors import RecipeError, TrainingError
 from finetune.recipe import DatasetSpec
+from finetune.sources.account import Account
 from finetune.sources.asking import ABOUT, SHOWN, Turns
 
 if TYPE_CHECKING:
-    from finetune.sources.server import Completion, Messages, Server
+    from finetune.sources.server import Messages, Server
 
 BATCH = 16  # prompts at once
 PROMPT_TOKENS, ANSWER_TOKENS = 128, 512  # at most
@@ -31,17 +30,12 @@ KINDS = (
 )
 
 
-class BudgetUsedUp(TrainingError):
-    """Another batch could take more tokens than `teacher.budget_tokens` allows."""
-
-
 class ServerAuthor:
-    """Asks for `budget` tokens at most, prompts included, as the server counts them; None is no limit."""
+    """Asks for `budget` tokens at most (sources/account.py)."""
 
     def __init__(self, server: Server, spec: DatasetSpec, examples: Sequence[Turns], seed: int, budget: int | None) -> None:
-        self.server, self.examples, self.seed, self.budget = server, examples, seed, budget
+        self.examples, self.seed, self.account = examples, seed, Account(server, budget)
         self.about = [{"role": "system", "content": ABOUT.format(topic=spec.topic)}] if spec.topic else []
-        self.used = 0
 
     def prompts(self, batch: int) -> list[str | None]:
         chats = []
@@ -53,7 +47,7 @@ class ServerAuthor:
                 asked += LIKE.format(examples="\n\n".join(self.examples[place][-2]["content"] for place in shown))
             chats.append([*self.about, {"role": "user", "content": asked}])
         self._check_budget(chats)
-        found = self._completions(chats, PROMPT_TOKENS, f"{self.seed} {batch} prompts")
+        found = self.account.completions(chats, most=PROMPT_TOKENS, seed=f"{self.seed} {batch} prompts")
         return [each.text.strip("\"' \n") if each.ended else None for each in found]
 
     def answers(self, batch: int, prompts: Sequence[str]) -> list[str | None]:
@@ -61,25 +55,12 @@ class ServerAuthor:
         shown = draw.sample(range(len(self.examples)), min(SHOWN, len(self.examples)))
         before = [*self.about, *(turn for place in shown for turn in self.examples[place])]
         chats = [[*before, {"role": "user", "content": prompt}] for prompt in prompts]
-        found = self._completions(chats, ANSWER_TOKENS, f"{self.seed} {batch} answers")
+        found = self.account.completions(chats, most=ANSWER_TOKENS, seed=f"{self.seed} {batch} answers")
         return [each.text if each.ended else None for each in found]
 
     def _check_budget(self, chats: Sequence[Messages]) -> None:
-        """Before a batch, whose prompts and answers are then paid for: raises BudgetUsedUp, or RecipeError if it never suffices."""
+        """Before a batch, whose prompts and answers are then paid for."""
         asked = sum(len(turn["content"]) for chat in chats for turn in chat)
         shown = SHOWN * max((sum(len(turn["content"]) for turn in turns) for turns in self.examples), default=0)
         longest = BATCH * (2 * PROMPT_TOKENS + ANSWER_TOKENS) + (asked + BATCH * shown) // 2  # hardly a token has one character
-        if self.budget is None or self.used + longest <= self.budget:
-            return
-        if not self.used:
-            raise RecipeError(
-                f"A budget of {self.budget:,} tokens is too small: one batch of requests may take {longest:,}.",
-                hint=f"Allow more: --set teacher.budget_tokens={2 * longest}",
-            )
-        raise BudgetUsedUp(f"The budget of {self.budget:,} tokens is used up: {self.used:,} were used, and a batch may take {longest:,}.")
-
-    def _completions(self, chats: Sequence[Messages], most: int, seed: str) -> list[Completion]:
-        first = int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=3).digest(), "big")
-        found = self.server.completions(chats, most=most, seeds=[first + number for number in range(len(chats))])
-        self.used += sum(each.tokens for each in found)
-        return found
+        self.account.check(longest)

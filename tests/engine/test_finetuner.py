@@ -15,12 +15,12 @@ import pytest
 import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from workshop import Workshop
+from workshop import StopAt, Workshop
 
 from finetune import LLMFineTuner, Recipe
 from finetune.benchmark.perplexity import answer_losses
 from finetune.errors import Diverged, Interrupted, OutputExists, RecipeError
-from finetune.events import Notice, Recorder, TrainingStep, read_events
+from finetune.events import Notice, Recorder, read_events
 from finetune.hardware.machine import glance
 from finetune.run.finetuner import RunResult
 from finetune.schema import EDITOR_LINE, recipe_schema
@@ -271,19 +271,8 @@ def test_the_plan_counts_what_the_run_then_does(shop: Workshop, tuned: tuple[LLM
     assert not Path(layer["output_dir"]).exists()
 
 
-class StopAtStep:
-    """Presses Ctrl-C while step `step` is reported."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def report(self, event: Any) -> None:
-        if isinstance(event, TrainingStep) and event.step == self.step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
 def test_ctrl_c_finishes_the_step_saves_and_says_130(shop: Workshop) -> None:
-    tuner = LLMFineTuner(Recipe.from_layers(shop.layer(), {"training": {"epochs": 50}}), reporter=StopAtStep(3), runtime=shop.runtime)
+    tuner = LLMFineTuner(Recipe.from_layers(shop.layer(), {"training": {"epochs": 50}}), reporter=StopAt(3), runtime=shop.runtime)
     with pytest.raises(Interrupted, match="after step") as stopped:
         tuner.run()
     assert stopped.value.exit_code == 130

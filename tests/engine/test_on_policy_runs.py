@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
-from workshop import Workshop
+from workshop import StopAt, Workshop, recorded
 
 from finetune import LLMFineTuner, Recipe
 from finetune.distillation.on_policy import practice
@@ -49,22 +47,6 @@ def weights(folder: Path) -> bytes:
 def own(recorder: Any) -> list[OwnAnswers]:
     found: list[OwnAnswers] = recorder.of(OwnAnswers)
     return found
-
-
-def recorded(tuner: LLMFineTuner) -> Recorder:
-    (recorder,) = (reporter for reporter in tuner.reporter.reporters if isinstance(reporter, Recorder))
-    return recorder
-
-
-class StopAt:
-    """Presses Ctrl-C while a step is reported, which ends the run after the next one."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def report(self, event: Any) -> None:
-        if isinstance(event, TrainingStep) and event.step == self.step:
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.fixture(scope="module")

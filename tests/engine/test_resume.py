@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import torch
 import yaml
 from letters import llama
-from workshop import Workshop, model_folder
+from workshop import StopAt, Workshop, model_folder
 
 from finetune import LLMFineTuner
 from finetune.cli import main
@@ -36,17 +35,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 def whole(shop: Workshop) -> RunResult:
     """The run that nothing interrupts."""
     return shop.tuner(shop.layer(training=TRAINING)).run()
-
-
-class StopAt:
-    """Presses Ctrl-C while a step is reported."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def report(self, event: Any) -> None:
-        if isinstance(event, TrainingStep) and event.step == self.step:
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 def stopped(shop: Workshop, step: int, **changes: Any) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from babble import babbling_folder
 from completions_server import MODEL, CompletionsServer
-from workshop import Workshop
+from workshop import Workshop, recorded
 
 from finetune import LLMFineTuner
 from finetune.errors import EmptyDataset, FinetuneError, ModelError, RecipeError, UnknownFormat
@@ -19,7 +19,7 @@ from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.sources import answered
 from finetune.sources import server as server_module
-from finetune.sources.server_author import BudgetUsedUp
+from finetune.sources.account import BudgetUsedUp
 
 WORDS = ("cat", "dog", "bird", "fish", "cow", "hen", "fox", "owl")
 
@@ -70,12 +70,6 @@ def served(server: CompletionsServer, **more: Any) -> dict[str, Any]:
 
 def synthetic(tuner: LLMFineTuner) -> list[dict[str, Any]]:
     return [json.loads(line) for line in tuner.folder.synthetic.read_text().splitlines()]
-
-
-def recorded(tuner: LLMFineTuner) -> Recorder:
-    recorder = tuner.reporter.reporters[0]
-    assert isinstance(recorder, Recorder)
-    return recorder
 
 
 def test_a_server_answers_the_prompts_of_a_file_and_a_model_learns_it(shop: Workshop, server: CompletionsServer, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from completions_server import MODEL, CompletionsServer
-from workshop import Workshop
+from workshop import Workshop, recorded
 
 from finetune import LLMFineTuner
 from finetune.errors import EmptyDataset, FinetuneError, ModelError, ModelNotFound, RecipeError
@@ -18,7 +18,7 @@ from finetune.events import Notice, Recorder, RowsWritten
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.sources import server as server_module
-from finetune.sources.server_author import BudgetUsedUp
+from finetune.sources.account import BudgetUsedUp
 
 KEY = "not-to-be-seen-anywhere-0123456789"
 
@@ -48,12 +48,6 @@ def tuner_of(shop: Workshop, cache: Path, server: CompletionsServer, teacher: di
 
 def synthetic(tuner: LLMFineTuner) -> list[dict[str, Any]]:
     return [json.loads(line) for line in tuner.folder.synthetic.read_text().splitlines()]
-
-
-def recorded(tuner: LLMFineTuner) -> Recorder:
-    recorder = tuner.reporter.reporters[0]
-    assert isinstance(recorder, Recorder)
-    return recorder
 
 
 def test_a_model_learns_what_a_server_writes(shop: Workshop, server: CompletionsServer, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ shop.tuner(training={"epochs": 2}).run()
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from letters import llama, tokenizer
 
 from finetune import LLMFineTuner, Recipe, RuntimeOptions
-from finetune.events import Recorder
+from finetune.events import Recorder, TrainingStep
 
 torch.set_num_threads(1)  # threads cost more than they give at this size
 
@@ -66,3 +68,20 @@ def model_folder(folder: Path, *, layers: int) -> Path:
     llama(seed=layers, layers=layers).save_pretrained(folder)
     tokenizer(chat=True).save_pretrained(folder)
     return folder
+
+
+class StopAt:
+    """A reporter that presses Ctrl-C while a step is told, which ends the run after that step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def report(self, event: Any) -> None:
+        if isinstance(event, TrainingStep) and event.step == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def recorded(tuner: LLMFineTuner) -> Recorder:
+    """What a tuner has reported to its Recorder."""
+    (recorder,) = (reporter for reporter in tuner.reporter.reporters if isinstance(reporter, Recorder))
+    return recorder
