@@ -2,7 +2,7 @@
 
     settled(context).recipe.training.epochs       # 3.0
 
-Decided once the rows are known, and written into the run's recipe as a number. What one pass and three are worth was measured: docs/log.md.
+Decided once the rows are known, and written into the run's recipe as a number. What so many passes are worth was measured: docs/log.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from finetune.run_context import RunContext
 from finetune.settings import AUTO_EPOCHS
 
 SEEN = 600  # rows that training should see in all, if the data has few
-MOST = 10.0
+MOST = 20.0  # for 30 rows and fewer
 LONGEST = 900.0  # seconds that a run may take by arithmetic before passes are left out
 
 

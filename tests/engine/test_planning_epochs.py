@@ -22,7 +22,7 @@ def auto(shop: Workshop, **dataset: object) -> dict[str, object]:
     return {**layer, "dataset": {**layer["dataset"], **dataset}}
 
 
-@pytest.mark.parametrize(("seen", "passes"), [(1, 3), (24 * 5, 5), (24 * 50, 10)])
+@pytest.mark.parametrize(("seen", "passes"), [(1, 3), (24 * 5, 5), (24 * 50, 20)])
 def test_few_rows_are_seen_more_often_than_three_times_but_not_without_end(
     shop: Workshop, monkeypatch: pytest.MonkeyPatch, seen: int, passes: int
 ) -> None:
