@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from finetune.formatting import count, percent, roughly
 from finetune.models.facts import ModelFacts, describe
 from finetune.run_context import RunContext
@@ -46,6 +44,8 @@ def practice_cost(context: RunContext, *, student: float, teachers: float, rate:
     recipe, rows = context.recipe, context.data.train
     if (spec := recipe.distillation.practice) is None:
         return PracticeCost()
+    import numpy as np
+
     from finetune.training.decoding import LARGEST_BATCH, STEP_IN_TOKENS
 
     starts, lengths = np.asarray(rows["answer_start"][:]), np.asarray(rows["length"][:])
@@ -69,6 +69,8 @@ def likely_cut(context: RunContext) -> str | None:
     spec, rows = context.recipe.distillation.practice, context.data.train
     if spec is None:
         return None
+    import numpy as np
+
     answer = (np.asarray(rows["length"][:]) - np.asarray(rows["answer_start"][:]))[np.asarray(rows["answer_start"][:]) > 0]
     if (longer := float((answer > spec.tokens).mean())) <= CUT:
         return None

@@ -1,6 +1,7 @@
 """What is checked before the long work of a run.
 
-check_run(context, folder, resumed=False)      # raises the error that says what to change
+check_settings(context, folder, resumed=False)      # raises the error that says what to change; asks no network
+check_models(context)                               # the same of models and rows, which may be on the Hub
 """
 
 from __future__ import annotations
@@ -13,10 +14,8 @@ from finetune.runtime import refuse_inside_torchrun
 from finetune.training.step_count import divided
 
 
-def check_run(context: RunContext, folder: RunFolder, *, resumed: bool) -> None:
-    """Find everything that can be found before the long work, but for the target of the upload."""
-    from finetune.planning.shape import shapes_of
-
+def check_settings(context: RunContext, folder: RunFolder, *, resumed: bool) -> None:
+    """What can be found without models and rows: the folder, the machine, the method, the trackers."""
     refuse_inside_torchrun()
     if context.runtime.node_rank:
         raise BadInput(
@@ -31,6 +30,12 @@ def check_run(context: RunContext, folder: RunFolder, *, resumed: bool) -> None:
         from finetune.training.trackers import check_trackers
 
         check_trackers(context.recipe.training.report_to)
+
+
+def check_models(context: RunContext) -> None:
+    """What can be found of models and rows before any is loaded."""
+    from finetune.planning.shape import shapes_of
+
     others = [each.pinned for each in context.teachers_located] if context.has_other_teacher else []
     if not context.head_settled and context.located.pinned in others:  # in few bits a model may imitate itself
         raise RecipeError(

@@ -131,10 +131,11 @@ class LLMFineTuner:
 
     def check(self) -> None:
         """Find everything that can be found before the long work; raises the error that says what to change."""
-        from finetune.run.check import check_run
+        from finetune.run.check import check_models, check_settings
 
-        check_run(self.context, self.folder, resumed=self.resume_state is not None)
+        check_settings(self.context, self.folder, resumed=self.resume_state is not None)
         self.check_upload()
+        check_models(self.context)
         self._checked = True
 
     def check_upload(self) -> None:
