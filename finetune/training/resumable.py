@@ -231,6 +231,9 @@ class GroupedByLength(LengthGroupedSampler):
         if self.draw_from is not None:
             self.generator.set_state(self.draw_from)
             self.draw_from = None
+        else:
+            # A DataLoader draws once for its workers before each epoch; without dropout the orders are those of its own generator.
+            torch.empty((), dtype=torch.int64).random_(generator=self.generator)
         self.drawn_from = self.generator.get_state()
         ordered: Iterator[int] = super().__iter__()  # type: ignore[no-untyped-call]
         return ordered
