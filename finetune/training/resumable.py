@@ -228,6 +228,11 @@ class GroupedByLength(LengthGroupedSampler):
     generator: torch.Generator
 
     def __iter__(self) -> Iterator[int]:
+        # The Trainer's own sampler draws from the generator of dropout: going on behind that draw, dropout stays what it was.
+        torch.randperm(len(self.lengths))
+        return self._drawn()
+
+    def _drawn(self) -> Iterator[int]:
         if self.draw_from is not None:
             self.generator.set_state(self.draw_from)
             self.draw_from = None
@@ -241,7 +246,7 @@ class GroupedByLength(LengthGroupedSampler):
     def pass_over(self) -> None:
         """Draw the order that was to be drawn again, for nobody: its epoch is over."""
         if self.draw_from is not None:
-            iter(self)
+            self._drawn()
 
 
 def random_states_now() -> dict[str, Any]:
