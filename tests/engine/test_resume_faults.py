@@ -24,7 +24,7 @@ from finetune.errors import FolderInUse
 from finetune.events import read_events
 from finetune.training.checkpoints import Checkpoints
 
-KILLS = 12
+KILLS = 9
 KILLS_IN_A_ROW = 6
 TRAINING = {"epochs": 3, "batch_size": 3, "gradient_accumulation": 2, "learning_rate": 0.01, "save_every": 1}
 
