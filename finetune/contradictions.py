@@ -135,11 +135,11 @@ def _few_bits(recipe: Any) -> Iterator[str]:
 
 def _features(recipe: Any) -> Iterator[str]:
     spec = recipe.distillation
-    inside = [name for name in ("layers", "relations") if getattr(spec.features, name) not in ("none", [])]
-    asked = inside or (["last"] if spec.features.last else [])
+    asked = spec.features.asked
     if not asked:
         return
-    key = f"distillation.features.{asked[0]}"
+    inside = [name for name in asked if name != "last"]
+    key = f"distillation.features.{(inside or asked)[0]}"
     if spec.alpha == 1:
         yield f"has `{key}` and `distillation.alpha: 1`, which asks no teacher: give one of the two"
     if recipe.teachers is not None:

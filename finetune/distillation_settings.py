@@ -92,9 +92,9 @@ class FeaturesSpec(Spec):
     relations_weight: float = Field(1.0, gt=0, title="Weight of relations", description="Weight of the sum of their divergences.")
 
     @property
-    def asked(self) -> bool:
-        """Whether anything is compared."""
-        return bool(self.last or self.relations or self.layers != "none")
+    def asked(self) -> list[str]:
+        """What is compared, by its keys."""
+        return [name for name in ("last", "layers", "relations") if getattr(self, name) not in (0, "none", [])]
 
     @field_validator("relations", mode="before", json_schema_input_type=list[Literal["q", "k", "v"]] | Literal["none", "q", "k", "v"])
     @classmethod

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune import registry
+from finetune.data.collator import NO_LOSS
 from finetune.distillation.cutting import layer_stack
 from finetune.distillation.itself import as_teacher
 from finetune.distillation.teachers import Teacher
@@ -172,5 +173,5 @@ def watching(watched: Mapping[str, Sequence[Watched]]) -> Iterator[Outputs]:
 
 def batch_of(real: Tensor, labels: Tensor) -> Batch:
     """How much each place of a batch counts."""
-    supervised = (labels[:, 1:] != -100).sum(1, keepdim=True)
+    supervised = (labels[:, 1:] != NO_LOSS).sum(1, keepdim=True)
     return Batch(real, real * supervised / real.sum(1, keepdim=True).clamp_min(1))

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from finetune.data.collator import labels_of
+from finetune.data.collator import NO_LOSS, labels_of
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.teachers import check_routes
 from finetune.errors import RecipeError
@@ -55,7 +55,7 @@ def first_rows(dataset: Any, tokens: int) -> list[dict[str, Any]]:
     for number in range(len(dataset)):
         row = dataset[number]
         rows.append({name: row[name] for name in ("input_ids", "labels", "row", "teacher_number") if name in row})
-        tokens -= sum(label != -100 for label in list(labels_of(row))[1:])
+        tokens -= sum(label != NO_LOSS for label in list(labels_of(row))[1:])
         if tokens <= 0:
             break
     return rows

@@ -59,21 +59,15 @@ def check_engine(context: RunContext) -> None:
         raise HardwareError("Only one process can use this machine's GPU.", hint="Leave --nproc out, or add --device cpu.")
     if context.engine == "here" and processes * runtime.nodes > 1:
         raise BadInput("The engine `here` trains in one process.", hint="Use --on torchrun, or leave --on out.")
-    if processes * runtime.nodes > 1 and context.recipe.distillation.practice:
-        raise RecipeError(
-            "A student practises on its own answers in one process.",
-            hint="Use --nproc 1 and one node, or leave out distillation.on_policy.",
-        )
-    if processes * runtime.nodes > 1 and context.recipe.distillation.features.asked:
-        raise RecipeError(
-            "Inner layers and attention are compared in one process.",
-            hint="Use --nproc 1 and one node, or leave out distillation.features.",
-        )
-    if processes * runtime.nodes > 1 and context.recipe.distillation.round_teacher == "previous":
-        raise RecipeError(
-            "Rounds that teach each other train in one process.",
-            hint="Use --nproc 1 and one node, or --set distillation.round_teacher=first",
-        )
-    if runtime.nodes > 1 and context.recipe.distillation.rounds:
+    spec = context.recipe.distillation
+    alone = [
+        (spec.practice, "A student practises on its own answers", "leave out distillation.on_policy."),
+        (spec.features.asked, "Inner layers and attention are compared", "leave out distillation.features."),
+        (spec.round_teacher == "previous", "Rounds that teach each other train", "--set distillation.round_teacher=first"),
+    ]
+    for asked, what, instead in alone:
+        if asked and processes * runtime.nodes > 1:
+            raise RecipeError(f"{what} in one process.", hint=f"Use --nproc 1 and one node, or {instead}")
+    if runtime.nodes > 1 and spec.rounds:
         raise BadInput("A run in several rounds trains on one node.", hint="Leave --nodes out, or distillation.rounds.")
     divided(context.recipe.training, processes * runtime.nodes)

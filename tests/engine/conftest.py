@@ -1,7 +1,10 @@
-"""A Hub on this machine with a base model, and a finished run made from it, for tests that ask for them by name."""
+"""A Hub on this machine with a base model, a finished run made from it, and a process that forks runs, for tests that ask for them."""
+
+from collections.abc import Iterator
 
 import pytest
 from finished_run import base_folder, finished_run
+from forks import Forks
 from hub_client import ACCOUNTS
 from hub_server import COMMIT, HubServer
 
@@ -24,3 +27,9 @@ def hub(tmp_path, base):
 def run(tmp_path_factory, base):
     recipe = Recipe.from_layers({"model": f"org/base@{COMMIT}", "dataset": {"source": "builtin:python-docs"}})
     return finished_run(tmp_path_factory.mktemp("runs") / "my model", base, recipe)
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as made:
+        yield made

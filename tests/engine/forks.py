@@ -20,7 +20,10 @@ import time
 import traceback
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workshop import Workshop
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,6 +68,16 @@ class Forks:
     def _read(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
+
+
+def job(shop: Workshop, layer: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """What a child is to do with the run of a layer."""
+    return {"layer": layer, "cache": str(shop.runtime.cache_dir), "log": str(shop.folder / "log.txt"), **more}
+
+
+def log(shop: Workshop) -> str:
+    """What the last child of a workshop printed."""
+    return (shop.folder / "log.txt").read_text()
 
 
 def serve() -> None:

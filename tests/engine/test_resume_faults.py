@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from forks import Forks
+from forks import Forks, job, log
 from pico import pico, pico_rows
 from workshop import Workshop
 
@@ -30,12 +30,6 @@ TRAINING = {"epochs": 3, "batch_size": 3, "gradient_accumulation": 2, "learning_
 
 
 @pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     return Workshop(tmp_path_factory.mktemp("faults"))
 
@@ -45,14 +39,6 @@ def undisturbed(forks: Forks, shop: Workshop) -> dict[str, Any]:
     layer = shop.layer(training=TRAINING)
     assert forks.run(job(shop, layer)) == 0, log(shop)
     return layer
-
-
-def job(shop: Workshop, layer: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"layer": layer, "cache": str(shop.runtime.cache_dir), "log": str(shop.folder / "log.txt"), **more}
-
-
-def log(shop: Workshop) -> str:
-    return (shop.folder / "log.txt").read_text()
 
 
 def weights(layer: dict[str, Any]) -> dict[str, bytes]:

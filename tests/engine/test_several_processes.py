@@ -6,14 +6,13 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from forks import Forks
+from forks import Forks, job, log
 from several_processes import TOLERANCE, compare, events_of, layer_of
 from workshop import Workshop
 
@@ -27,12 +26,6 @@ LONG = {"epochs": 200, "batch_size": 6, "learning_rate": 0.001, "save_every": 1}
 
 
 @pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     return Workshop(tmp_path_factory.mktemp("processes"))
 
@@ -43,14 +36,6 @@ def undisturbed(forks: Forks, shop: Workshop) -> dict[str, Any]:
     layer = layer_of(shop, "lora")
     assert forks.run(job(shop, layer)) == 0, log(shop)
     return layer
-
-
-def job(shop: Workshop, layer: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"layer": layer, "cache": str(shop.runtime.cache_dir), "log": str(shop.folder / "log.txt"), **more}
-
-
-def log(shop: Workshop) -> str:
-    return (shop.folder / "log.txt").read_text()
 
 
 def saved_steps(layer: dict[str, Any]) -> list[int]:
