@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from finetune.formatting import count, percent, roughly
 from finetune.models.facts import ModelFacts, describe
@@ -48,9 +49,8 @@ def practice_cost(context: RunContext, *, student: float, teachers: float, rate:
 
     from finetune.training.decoding import LARGEST_BATCH, STEP_IN_TOKENS
 
-    starts, lengths = np.asarray(rows["answer_start"][:]), np.asarray(rows["length"][:])
-    asked = starts > 0
-    prompt, answer = float(starts[asked].mean()), lengths[asked] - starts[asked]
+    prompts, answer = _lengths(rows)
+    prompt = float(prompts.mean())
     answers = math.ceil(spec.share * len(rows) * max(0.0, recipe.training.passes - 1))
     reading = STEP_IN_TOKENS / min(spec.refresh, LARGEST_BATCH) if context.machine.device == "cpu" else 0.0
     written = answers * (prompt + spec.tokens * (1 + reading))
@@ -71,13 +71,21 @@ def likely_cut(context: RunContext) -> str | None:
         return None
     import numpy as np
 
-    answer = (np.asarray(rows["length"][:]) - np.asarray(rows["answer_start"][:]))[np.asarray(rows["answer_start"][:]) > 0]
+    _, answer = _lengths(rows)
     if (longer := float((answer > spec.tokens).mean())) <= CUT:
         return None
     return (
         f"{percent(longer)} of the answers in the data have more than {spec.tokens} tokens, so most of the student's will be cut off, and "
         f"practice stops then: --set distillation.on_policy.tokens={math.ceil(float(np.percentile(answer, 95)))}"
     )
+
+
+def _lengths(rows: Any) -> tuple[Any, Any]:
+    """Tokens of the prompts and of the answers, of the rows that have a prompt."""
+    import numpy as np
+
+    starts, lengths = np.asarray(rows["answer_start"][:]), np.asarray(rows["length"][:])
+    return starts[starts > 0], (lengths - starts)[starts > 0]
 
 
 def keys_and_values(context: RunContext, facts: ModelFacts, narrow: int) -> int:

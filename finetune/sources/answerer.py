@@ -65,9 +65,8 @@ class ServerAnswerer:
         self.most, self.seed, self.account = most, seed, Account(server, budget)
 
     def answers(self, batch: int, chats: Sequence[Turns]) -> list[str | None]:
-        self.account.check(
-            sum(self.most + sum(len(turn["content"]) for turn in chat) // 2 for chat in chats)
-        )  # hardly a token has one character
+        letters = [sum(len(turn["content"]) for turn in chat) for chat in chats]
+        self.account.check(sum(self.most + each // 2 for each in letters))  # hardly a token has one character
         found = self.account.completions(chats, most=self.most, seed=f"{self.seed} {batch} answers")
         return [each.text if each.ended else None for each in found]
 

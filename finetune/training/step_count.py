@@ -13,8 +13,12 @@ CPU_TOKENS = 512
 
 def steps_of(spec: TrainingSpec, rows: int) -> int:
     """Optimizer steps of the whole training over `rows` sequences."""
-    micro_batches = math.ceil(rows / spec.batch_size)
-    return max(1, math.ceil(spec.passes * max(1, math.ceil(micro_batches / spec.gradient_accumulation))))
+    return max(1, math.ceil(spec.passes * steps_of_epoch(rows, spec.batch_size, spec.gradient_accumulation)))
+
+
+def steps_of_epoch(rows: int, batch_size: int, accumulation: int) -> int:
+    """Optimizer steps of one pass over `rows` sequences."""
+    return max(1, math.ceil(math.ceil(rows / batch_size) / accumulation))
 
 
 def rows_of_step(spec: TrainingSpec) -> int:

@@ -1,7 +1,6 @@
 """On its own answers: an epoch on the rows of the data, then a share of the rows are answers of the student that the teacher reads.
 
-    first = steps_of_warm_up(405, batch_size=4, accumulation=1)        # 102: practice begins after so many steps
-    slow_down(scheduler, first)                                         # from then on the learning rate is a fifth
+    slow_down(scheduler, 102)       # after so many steps, those of the first epoch, the learning rate is a fifth
 
 A student that has learned nothing yet writes nothing worth reading: GKD (2306.13649) and DistiLLM (2402.03898) begin with the data too.
 Its answers change with every step, so the steps over them are small.
@@ -9,7 +8,6 @@ Its answers change with every step, so the steps over them are small.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,11 +23,6 @@ class WarmThenOnPolicy:
 
     def recipes(self, recipe: Recipe) -> list[Recipe]:
         return [recipe]
-
-
-def steps_of_warm_up(rows: int, *, batch_size: int, accumulation: int) -> int:
-    """Optimizer steps of the first epoch."""
-    return max(1, math.ceil(math.ceil(rows / batch_size) / accumulation))
 
 
 def slow_down(scheduler: Any, first: int) -> None:

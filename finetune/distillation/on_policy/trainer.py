@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.distillation.curricula.warm_then_on_policy import slow_down, steps_of_warm_up
+from finetune.distillation.curricula.warm_then_on_policy import slow_down
 from finetune.distillation.on_policy.answers import Answer, Prompts, Writing, pads, write_answers
 from finetune.distillation.on_policy.practice import OWN, Practice, halves
 from finetune.distillation.teachers import Teacher
@@ -26,6 +26,7 @@ from finetune.formatting import percent
 from finetune.training.chunked_loss import Rule
 from finetune.training.decoding import stop_ids
 from finetune.training.head import causal_lm
+from finetune.training.step_count import steps_of_epoch
 from finetune.training.trainer import SupervisedTrainer
 
 
@@ -47,8 +48,7 @@ class OnPolicyTrainer(SupervisedTrainer):
         stops = stop_ids(causal_lm(self.model), self.processing_class)
         if not stops:
             raise RecipeError("on_policy needs answers that end, and the tokenizer has no end token.", hint="Leave out on_policy.")
-        accumulation = args.gradient_accumulation_steps
-        first = steps_of_warm_up(len(rows), batch_size=args.train_batch_size, accumulation=accumulation)
+        first = steps_of_epoch(len(rows), args.train_batch_size, args.gradient_accumulation_steps)
         self.practice = Practice(spec, asks, first_step=first, seed=args.seed, reporter=reporter or Recorder())
         self._writing = Writing(stops, self.pad_id, spec.tokens)
 
