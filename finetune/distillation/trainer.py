@@ -49,7 +49,8 @@ from finetune.runtime import RuntimeOptions
 from finetune.teacher_settings import SELF
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss
 from finetune.training.head import Head, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
-from finetune.training.trainer import Supervised, right_padding_mask
+from finetune.training.pieces import tensors_of
+from finetune.training.trainer import KNOWN, Supervised, right_padding_mask, row_numbers, supervised_counts
 
 
 class DistillationTrainer(OnPolicyTrainer):
@@ -160,7 +161,7 @@ class DistillationTrainer(OnPolicyTrainer):
         supervised, was_training = Supervised.of(inputs["labels"]), self.model.training
         self.model.eval()
         states = self.run_student(inputs).last_hidden_state.flatten(0, 1).index_select(0, supervised.index)
-        counts = (inputs["labels"][:, 1:] != -100).sum(1).tolist()
+        counts = supervised_counts(inputs)
         said, *_ = self._said(0, inputs, None, counts, cached=self._cached(inputs))
         self.features.begin(states, supervised.index, said.to(states.device))
         self.model.train(was_training)
@@ -215,7 +216,7 @@ class DistillationTrainer(OnPolicyTrainer):
         objective: Objective | None = None,
     ) -> Rule:
         objective = objective or self.objective
-        counts = (inputs["labels"][:, 1:] != -100).sum(1).tolist()
+        counts = supervised_counts(inputs)
         # A routed teacher is asked about its own rows, run by run; the others all about the whole batch.
         runs = runs_of(inputs["teacher_number"]) if self.routed else [(number, None) for number in range(len(self.teachers))]
         cached = self._cached(inputs)
@@ -253,7 +254,7 @@ class DistillationTrainer(OnPolicyTrainer):
         """How far the teacher's first choice is ahead of each label [n]; `states` are the teacher's, if it is asked now."""
         teacher = self.teachers[0]
         if cached and teacher.cache is not None:
-            return teacher.cache.margins(inputs["row"].tolist(), counts)
+            return teacher.cache.margins(row_numbers(inputs), counts)
         return margins(states, teacher.head(cached=False).first(self.vocabulary), supervised.labels, self.workspace)
 
     def _logits(self, number: int, states: Tensor, *, cached: bool) -> ChunkLogits:
@@ -270,16 +271,16 @@ class DistillationTrainer(OnPolicyTrainer):
         teacher = self.teachers[number]
         if rows is not None:
             counts = [counts[row] for row in rows.tolist()]
-            inputs = {name: value[rows.to(value.device)] for name, value in inputs.items()}
+            inputs = {name: value[rows.to(value.device)] for name, value in tensors_of(inputs).items()}
         asked = teacher.reading.batch(inputs, mask=teacher.masks) if teacher.reading else None
         aligned = asked.aligned if asked else None
         if cached and teacher.cache is not None:
-            return *teacher.cache.read(inputs["row"].tolist(), counts), aligned
+            return *teacher.cache.read(row_numbers(inputs), counts), aligned
         if self.prompted:
             told: Any = self.train_dataset
-            seen = Collator(self.pad_id)([as_teacher_sees(told[row]) for row in inputs["row"].tolist()])
+            seen = Collator(self.pad_id)([as_teacher_sees(told[row]) for row in row_numbers(inputs)])
             inputs = {name: seen[name].to(inputs["input_ids"].device) for name in ("input_ids", "labels")}
-        index = asked.index if asked else Supervised.of(inputs["labels"]).index
+        index = asked.index if asked else Supervised.of(inputs["labels"], inputs.get(KNOWN)).index
         with torch.no_grad(), as_teacher(teacher.model) as model, self.features.watch_teacher(index):
             outputs = self.run_backbone(model, asked.inputs if asked else inputs, masks=teacher.masks)
             return outputs.last_hidden_state.flatten(0, 1).index_select(0, index), None, aligned
