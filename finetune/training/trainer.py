@@ -219,7 +219,7 @@ class SupervisedTrainer(ResumableTrainer):
         self.parts.begin()
         self.step_batches, self.step_loss, self._batches_done = batches, torch.zeros(()), 0
         if batches:
-            if items is not None and self.step_tokens[1] == 0:
+            if items is not None and (int(items) if self.sharded else self.step_tokens[1]) == 0:
                 raise TrainingError(
                     f"Step {self.state.global_step + 1} has no supervised token: its rows have nothing to learn.",
                     hint="Raise dataset.max_length so that answers are not cut away, or leave out rows without an answer.",
@@ -232,6 +232,8 @@ class SupervisedTrainer(ResumableTrainer):
         real = sum(sum(lengths_of(batch, self.pad_id)) for batch in batch_samples)
         supervised = sum(sum(supervised_counts(batch)) for batch in batch_samples)
         self.step_tokens = tuple(map(int, self.processes.sum((real, supervised))))
+        if self.sharded:  # by a library that has processes of its own
+            return super()._get_num_items_in_batch(batch_samples, device)
         return torch.tensor(self.step_tokens[1], device=device) if batch_samples else None
 
     def take_back_step(self) -> None:
