@@ -2,8 +2,8 @@
 
 parser().parse_args(["run", "recipe.yaml", "--set", "training.epochs=1"]).command        # "run"
 
-A new command is one line in COMMANDS and a function of its name in finetune/commands.py. An argument that means something else to one
-command has a second line, with the command in front of its name.
+A new command is one line in COMMANDS and a function of its name, or of its name in FUNCTIONS, in finetune/commands.py. An argument that
+means something else to one command has a second line, with the command in front of its name.
 """
 
 from __future__ import annotations
@@ -39,10 +39,17 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("output_dir", "--to", "--to-dir", "--limit", *RUNTIME),
     ),
     "upload": ("upload a finished run to the Hub, private unless --public", ("output_dir", "--repo", "--public", "--gguf")),
+    "import": (
+        "make a recipe of a configuration of Axolotl or LLaMA-Factory",
+        ("config", "--output", "--overwrite", "--from", "--json"),
+    ),
     "doctor": ("show machine, versions, Hub and sign-in state", RUNTIME),
     "schema": ("print the JSON schema of a recipe, for editors", ()),
     "completion": ("print a script that completes commands on Tab", ("shell",)),
 }
+
+
+FUNCTIONS = {"import": "import_config"}  # of a command whose name is no name for a function
 
 
 def _one_of(what: str, default: str, *others: str) -> dict[str, Any]:
@@ -62,6 +69,7 @@ def _number(text: str) -> int | None:
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "recipe": {"metavar": "RECIPE", "help": "a YAML file, such as the run/recipe.yaml of an earlier run"},
     "output_dir": {"metavar": "OUTPUT_DIR", "help": "the folder of a run"},
+    "config": {"metavar": "CONFIG", "help": "a YAML file of that program"},
     "folders": {"metavar": "FOLDER", "nargs": "*", "help": "where to look (default: here), or: compare A B ..."},
     "shell": {
         "metavar": "SHELL",
@@ -93,6 +101,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "type": float,
         "help": "how far the file may be from the model, if not as usual: KL divergence; for f16 of a log-probability, for onnx of a logit",
     },
+    "--output": {"metavar": "FILE", "help": "the recipe file to write (default: print it)"},
+    "--overwrite": {"action": "store_true", "help": "write the file even if there is one of that name"},
+    "--from": {"metavar": "SOURCE", "dest": "source", "help": "whose file it is, axolotl or llama-factory (default: told by its keys)"},
     "--repo": {"metavar": "USER/NAME", "required": True, "help": "the repository to create or update"},
     "--public": {"action": "store_true", "help": "visible to everyone"},
     "--gguf": {"action": "store_true", "help": "also the .gguf files that were exported from it"},
@@ -158,7 +169,7 @@ def parser() -> Parser:
         return argparse.HelpFormatter(prog, width=min(79, shutil.get_terminal_size().columns - 1))
 
     def filled(made: Parser, command: str, arguments: Iterable[str]) -> None:
-        made.set_defaults(command=command)
+        made.set_defaults(command=FUNCTIONS.get(command, command))
         for name in (*arguments, *ANYWHERE):
             made.add_argument(name, **_argument(command, name))
 

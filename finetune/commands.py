@@ -18,15 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from finetune import __version__
 from finetune.errors import BadInput, NoTerminal, RecipeError, UploadError
+from finetune.recipe_commands import import_config as import_config
+from finetune.screen.shown import console_of as _console
+from finetune.screen.shown import show as _show
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-
     from finetune.recipe import Recipe
     from finetune.run.finetuner import RunResult
     from finetune.runtime import RuntimeOptions
-
-ROWS = ("examples", "generations")  # keys of data_report.json and benchmark.json whose values are text of rows
 
 
 def wizard(arguments: argparse.Namespace) -> int:
@@ -294,34 +293,6 @@ def completion(arguments: argparse.Namespace) -> int:
 
     print(script(arguments.shell), end="")
     return 0
-
-
-def _console(arguments: argparse.Namespace) -> Console:
-    from finetune.screen.console import people
-
-    return people(stderr=arguments.json)
-
-
-def _show(arguments: argparse.Namespace, facts: dict[str, Any], *pictures: RenderableType) -> int:
-    """JSON on stdout with --json, else the pictures; lines of text are kept in one piece, so that they can be copied.
-
-    What is printed as JSON ends in logs that others read: text of the person's rows is only in it with --examples.
-    """
-    from rich.text import Text
-
-    if arguments.json:
-        print(json.dumps(facts if getattr(arguments, "examples", False) else _without_rows(facts), default=str))
-    else:
-        console = _console(arguments)
-        for picture in pictures:
-            console.print(picture, soft_wrap=isinstance(picture, str | Text))
-    return 0
-
-
-def _without_rows(facts: Any) -> Any:
-    if isinstance(facts, dict):
-        return {key: _without_rows(value) for key, value in facts.items() if key not in ROWS}
-    return [_without_rows(value) for value in facts] if isinstance(facts, list) else facts
 
 
 def _show_result(arguments: argparse.Namespace, result: RunResult) -> int:

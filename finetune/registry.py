@@ -1,9 +1,9 @@
 """Names to things: `load("methods", "lora")` imports one method when it is first needed.
 
 Built-ins are lazy "module:attribute" lines, each the name of a class. Other packages add theirs with entry points in the groups
-`finetune_cli.methods`, `.objectives`, `.formats`, `.sources`, `.metrics`, `.trackers`, `.engines` and `.exporters`; docs/extending.md has
-one of each main kind. A way to make students and a term need a recipe key too: a field of FromTeacher (settings.py) or of FeaturesSpec
-(distillation_settings.py).
+`finetune_cli.methods`, `.objectives`, `.formats`, `.sources`, `.metrics`, `.trackers`, `.engines`, `.importers` and `.exporters`;
+docs/extending.md has one of each main kind. A way to make students and a term need a recipe key too: a field of FromTeacher (settings.py)
+or of FeaturesSpec (distillation_settings.py).
 """
 
 from __future__ import annotations
@@ -86,6 +86,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "mlflow": "finetune.training.trackers:MLflow",
         "trackio": "finetune.training.trackers:Trackio",
     },
+    "importers": {
+        "axolotl": "finetune.importing.axolotl:Axolotl",
+        "llama-factory": "finetune.importing.llama_factory:LlamaFactory",
+    },
     "exporters": {
         "merged": "finetune.publish.merged:Merged",
         "gguf": "finetune.export.to_gguf:GGUF",
@@ -102,6 +106,7 @@ OBJECTS = (
     "grids",
     "exporters",
     "sources",
+    "importers",
 )  # they keep nothing between calls, so one of each is enough
 # With titles and summaries; their files import no torch until they are used.
 DESCRIBED = ("methods", "objectives", "terms", "students", "grids", "formats")

@@ -86,6 +86,8 @@ def _beside(prefix: str) -> Iterator[tuple[str, Path]]:
 COMPLETE = {
     "KEY=VALUE": keys,
     "RECIPE": recipes,
+    "CONFIG": recipes,
+    "FILE": recipes,
     "OUTPUT_DIR": runs,
     "DIR": folders,
     "FOLDER": lambda prefix: [*runs(prefix), "compare"],

@@ -1,0 +1,36 @@
+"""What became of another program's configuration, on a screen: the numbers, what is left out, and the commands to go on with.
+
+console.print(imported_picture(import_file("lora.yml"), Path("recipe.yaml")), soft_wrap=True)
+"""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+from rich.text import Text
+
+from finetune.importing.imported import SECTIONS, Imported
+from finetune.importing.lines import MAPPED, MISSING, RUNTIME, SAME, UNKNOWN
+from finetune.screen.tables import to_copy
+from finetune.screen.wording import command_name
+from finetune.shell import quoted
+
+STYLES = {MISSING: "warning", UNKNOWN: "warning", RUNTIME: ""}
+WIDTH = 78
+
+
+def imported_picture(found: Imported, written: Path | None) -> Text:
+    """To be printed with soft_wrap. Without a file the commands are left out: nobody knows yet what it will be called."""
+    numbers = {how: len({line.key for line in found.of(how)}) for how in (MAPPED, RUNTIME, SAME, MISSING, UNKNOWN)}
+    counted = f"{numbers[MAPPED]} keys are in the recipe, {numbers[SAME]} need none, {numbers[MISSING] + numbers[UNKNOWN]} are left out"
+    parts = [Text(f"{found.file}, a configuration of {found.title}: {counted}.\n")]
+    for how, style in STYLES.items():
+        if said := found.said(how):
+            parts.append(Text(f"\n{SECTIONS[how]}:\n", style=style))
+            parts += [Text(textwrap.fill(line, WIDTH, initial_indent="  ", subsequent_indent="    ") + "\n") for line in said]
+    if written:
+        commands = {name: f"{command_name()} {name.lower()} {quoted(str(written))}" for name in ("Plan", "Run")}
+        commands["Run"] = " ".join([commands["Run"], *found.options])
+        parts += [Text(f"\nWritten: {written}. Each line of it names the key that it comes from.\n\n"), to_copy(commands.items(), WIDTH)]
+    return Text().join(parts)
