@@ -21,7 +21,7 @@ from rich.text import Text
 
 from finetune.events import Event, Notice, Progress, Reporter, StageFinished, StageStarted, TrainingStep
 from finetune.formatting import count, size, strip_control_chars
-from finetune.screen.console import people
+from finetune.screen.console import AS_IT_IS, people
 from finetune.screen.quiet import quiet
 from finetune.screen.wording import duration
 
@@ -131,10 +131,13 @@ class RichReporter:
 
 
 class PlainReporter:
-    """The same as lines, for logs and pipes."""
+    """The same as lines, for logs and pipes. Without a console they are printed, as a notebook or a script wants it.
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    LLMFineTuner("recipe.yaml", reporter=PlainReporter()).run()
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(force_jupyter=False, **AS_IT_IS)  # on what stdout is at the moment
         self._titles: dict[str, str] = {}
         self._next_line = 0.0
 
