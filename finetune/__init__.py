@@ -26,6 +26,7 @@ _PUBLIC = {
     "DistillationTrainer": "finetune.distillation.trainer",
     "Recipe": "finetune.recipe",
     "RuntimeOptions": "finetune.runtime",
+    "PlainReporter": "finetune.screen.reporter",
     "FinetuneError": "finetune.errors",
 }
 __all__ = list(_PUBLIC)

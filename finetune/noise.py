@@ -2,8 +2,8 @@
 
     hush()        # before a library is loaded; again does nothing more
 
-bitsandbytes warns at its import that an optional kernel is not there; peft asks transformers for something by its old name. Everything
-else that they say is still heard.
+bitsandbytes warns at its import that an optional kernel is not there; peft asks transformers for something by its old name; in a notebook
+tqdm wants widgets for bars that nothing here draws. Everything else that they say is still heard.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import warnings
 
 KERNEL = "Failed to load CPU gemm_4bit_forward"
+NO_WIDGETS = "IProgress not found"
 OLD_NAME = ".*is_gradient_checkpointing.* is deprecated"
 
 
@@ -26,6 +27,7 @@ _kernel = _Without(KERNEL)
 
 
 def hush() -> None:
-    """Drop these two, wherever they come from; a program that had its own filters keeps them."""
+    """Drop these, wherever they come from; a program that had its own filters keeps them."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_kernel)  # a filter is added once
     warnings.filterwarnings("ignore", message=OLD_NAME, category=FutureWarning)
+    warnings.filterwarnings("ignore", message=NO_WIDGETS)

@@ -3,7 +3,7 @@
     with working(console) as reporter:
         LLMFineTuner(recipe, reporter=reporter).run()
 
-Off a terminal the same facts come as a plain line every few seconds, on stderr.
+Off a terminal the same facts come as a plain line every few seconds, later every few minutes, on stderr.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from rich.text import Text
 
 from finetune.events import Event, Notice, Progress, Reporter, StageFinished, StageStarted, TrainingStep
 from finetune.formatting import count, size, strip_control_chars
-from finetune.screen.console import people
+from finetune.screen.console import AS_IT_IS, people
 from finetune.screen.quiet import quiet
 from finetune.screen.wording import duration
 
 REFRESHES_PER_SECOND = 4  # each takes a moment from the training on a small machine
 SECONDS_BETWEEN_LINES = 5.0
+SHARE_BETWEEN_LINES = 0.05  # of the time that a stage has taken: an hour makes a hundred lines and not seven hundred
 WIDEST_LINE = 100  # the eye loses a line that is wider
 
 
@@ -131,26 +132,29 @@ class RichReporter:
 
 
 class PlainReporter:
-    """The same as lines, for logs and pipes."""
+    """The same as lines, for logs and pipes. Without a console they are printed, as a notebook or a script wants it.
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    LLMFineTuner("recipe.yaml", reporter=PlainReporter()).run()
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(force_jupyter=False, **AS_IT_IS)  # on what stdout is at the moment
         self._titles: dict[str, str] = {}
-        self._next_line = 0.0
+        self._began = self._next_line = 0.0
 
     def report(self, event: Event) -> None:
         now = time.monotonic()
         if isinstance(event, StageStarted):
             self._titles[event.stage] = event.title
             self.say(f"{event.title} ...")
-            self._next_line = now + SECONDS_BETWEEN_LINES
+            self._began, self._next_line = now, now + SECONDS_BETWEEN_LINES
         elif isinstance(event, StageFinished):
             title = self._titles.pop(event.stage, event.stage)
             self.say(f"{title}: {event.summary or 'done'} ({_seconds(event.seconds)})")
         elif isinstance(event, Notice):
             self.say(f"{'Warning: ' if event.level == 'warning' else ''}{event.text}")
         elif isinstance(event, TrainingStep | Progress) and now >= self._next_line:
-            self._next_line = now + SECONDS_BETWEEN_LINES
+            self._next_line = now + max(SECONDS_BETWEEN_LINES, SHARE_BETWEEN_LINES * (now - self._began))
             self.say("  " + ", ".join(facts(event)))
 
     def say(self, line: str) -> None:

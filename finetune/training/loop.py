@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 
 from finetune.errors import OutOfMemory, TrainingError
 from finetune.events import Notice, Reporter, Resumed, TrainingFinished
@@ -93,6 +93,7 @@ def train(
                 saving,
             ],
         )
+        trainer.remove_callback(PrinterCallback)  # of each step, what is reported anyway
         report.trainer = saving.trainer = stop.trainer = trainer
         trainer.penalty = penalty
         trainer.micro_batches.on_halved = lambda before, after: reporter.report(_halved(trainer.state.global_step + 1, before, after, spec))

@@ -53,6 +53,16 @@ def test_the_package_lists_what_it_has() -> None:
         finetune.LLMFinetuner  # noqa: B018
 
 
+def test_a_run_says_what_its_reporter_says_and_nothing_else(shop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    LLMFineTuner(shop.layer(), runtime=shop.runtime).run()
+    assert capsys.readouterr().out == ""
+    LLMFineTuner(shop.layer(), runtime=shop.runtime, reporter=finetune.PlainReporter()).run()
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith(" ...")
+    assert any(line.startswith("Training: ") and "tokens/s" in line for line in said)
+    assert not any("'loss'" in line or "\r" in line for line in said)
+
+
 def test_a_run_from_rows_in_memory_and_numbers_as_text(shop: Workshop) -> None:
     layer = shop.layer(dataset={"source": PAIRS, "held_out": "0.25", "max_length": "64"}, training={"epochs": "2", "learning_rate": "1e-2"})
     tuner = LLMFineTuner(layer, runtime=shop.runtime, seed="3")

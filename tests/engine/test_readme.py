@@ -1,4 +1,4 @@
-"""The README is true: its commands are commands, its recipes recipes, its Python runs, and its files are there after a run."""
+"""The README and the pages it leads to are true: commands are commands, recipes run, Python runs, and the files are there after a run."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from typing import Any
 
 import pytest
 import yaml
+from documents import ROOT, blocks
 from pico import pico, pico_rows
 from workshop import Workshop
 
-from finetune import Recipe, cli
-from finetune.recipe import known_keys
+from finetune import cli
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+LINES = 150
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def texts(page: str, language: str) -> list[str]:
+    """The fences of one language on a page."""
+    return [block.text for block in blocks(ROOT / page, language)]
 
 
-def commands() -> list[str]:
-    """Everything after `python finetune_cli.py`, in blocks and in running text."""
-    found = re.findall(r"python finetune_cli\.py([^`\n]*)", README)
+def commands(document: str = README) -> list[str]:
+    """Everything after our program's name, in blocks and in running text."""
+    found = re.findall(r"(?:python finetune_cli\.py|`finetune-cli)([^`\n]*)", document)
     return sorted({re.sub(r"#.*", "", command).strip() for command in found})
 
 
@@ -48,30 +50,30 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shop: Workshop) -> Pa
 
 def test_it_begins_with_the_two_commands() -> None:
     assert README.index("<!-- main job -->") < README.index("<!-- tests -->") < 700
-    assert blocks("bash")[:2] == ["pip install . && python finetune_cli.py\n", 'pip install ".[test]" && pytest -n 2 --dist loadfile\n']
+    assert len(README.splitlines()) <= LINES
+    assert texts("README.md", "bash") == [
+        "pip install . && python finetune_cli.py\n",
+        'pip install ".[test]" && pytest -n 2 --dist loadfile\n',
+    ]
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", sorted({*commands(), *commands(COMMANDS)}))
 def test_every_command_is_understood(command: str) -> None:
     cli.parser().parse_args(shlex.split(command))
 
 
 def test_every_command_of_the_program_is_in_the_table() -> None:
     (choices,) = [action.choices for action in cli.parser()._actions if isinstance(action, argparse._SubParsersAction)]
-    assert {command.split()[0] for command in commands() if command and not command.startswith("-")} == set(choices)
+    listed = {command.split()[0] for command in commands(COMMANDS) if command and not command.startswith("-")}
+    assert listed == set(choices)
+    assert {command.split()[0] for command in commands() if command and not command.startswith("-")} <= listed
 
 
-def test_every_recipe_is_valid_and_every_key_is_one() -> None:
-    assert len(blocks("yaml")) == 2
-    for block in blocks("yaml"):
-        Recipe.from_layers(yaml.safe_load(block))
-    for key in re.findall(r"--set ([a-z_.]+)=", README):
-        assert key in set(known_keys())
-
-
-def test_every_link_into_the_project_leads_somewhere() -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+def test_every_page_of_the_site_can_be_reached_from_it() -> None:
+    """Directly, or from a page that it names."""
+    named = set(re.findall(r"\]\(docs/([\w-]+\.md)\)", README))
+    further = {page for name in named for page in re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs" / name).read_text(encoding="utf-8"))}
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"} <= named | further
 
 
 def small(recipe: str, shop: Workshop) -> dict[str, Any]:
@@ -101,32 +103,35 @@ def test_the_shipped_recipes_can_be_planned_on_small_models(
     assert plan["problems"] == []
 
 
-@pytest.mark.parametrize("number", [0, 1], ids=["fine-tuning", "distillation"])
-def test_its_recipes_run(number: int, place: Path, shop: Workshop, capfd: pytest.CaptureFixture[str]) -> None:
-    (place / "recipe.yaml").write_text(yaml.safe_dump(small(blocks("yaml")[number], shop)))
+@pytest.mark.parametrize(("page", "folder"), [("docs/data.md", "my_model"), ("docs/ways-to-distil.md", "distilled_model")])
+def test_the_whole_recipes_run(page: str, folder: str, place: Path, shop: Workshop, capfd: pytest.CaptureFixture[str]) -> None:
+    (recipe,) = texts(page, "yaml")
+    (place / "recipe.yaml").write_text(yaml.safe_dump(small(recipe, shop)))
     assert cli.main(["plan", "recipe.yaml", "--device", "cpu"]) == 0
     assert "Memory" in capfd.readouterr().out
     assert cli.main(["run", "recipe.yaml", "--device", "cpu", "--set", "training.epochs=1"]) == 0
-    assert Path(["my_model", "distilled_model"][number], "run", "benchmark.json").exists()
+    assert Path(folder, "run", "benchmark.json").exists()
 
 
 def test_its_python_runs_and_leaves_the_files_it_lists(place: Path, shop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
-    code = blocks("python")[0].replace('{"dataset"', f'{{"model": {str(shop.model)!r}, "dataset"')
+    (code,) = texts("README.md", "python")
+    assert code == texts("docs/python.md", "python")[0]
+    code = code.replace('{"dataset"', f'{{"model": {str(shop.model)!r}, "dataset"')
     assert str(shop.model) in code
     exec(compile(code, "README.md", "exec"), {})
     assert "->" in capsys.readouterr().out
     folder = place / "finetuned_model"
-    names = re.findall(r"^  (\S+)", blocks("text")[-1], re.MULTILINE)
+    names = re.findall(r"^  (\S+)", texts("docs/commands.md", "text")[-1], re.MULTILINE)
     assert len(names) >= 8
     missing = [name for name in names if not (folder / name).exists()]
     assert missing == ["run/debug.log"], "only the program writes that one: in Python, noise goes where Python sends it"
 
 
-def test_the_trainer_of_the_readme_trains(place: Path) -> None:
+def test_the_trainer_of_the_page_trains(place: Path) -> None:
     pico("llama", seed=1).save_pretrained(place / "teacher")
     pico("llama", seed=2, num_hidden_layers=2).save_pretrained(place / "student")
     known: dict[str, Any] = {"rows": pico_rows(8)}
-    exec(compile(blocks("python")[1], "README.md", "exec"), known)
+    exec(compile(texts("docs/python.md", "python")[1], "python.md", "exec"), known)
     assert known["trainer"].state.global_step == 1
 
 

@@ -1,4 +1,4 @@
-"""What the registry knows is what people are shown: titles, summaries, the README's tables, the order of formats; packages included."""
+"""What the registry knows is what people are shown: titles, summaries, the tables of documents, the order of formats; packages included."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from finetune.recipe import Recipe
 from finetune.settings import MethodSpec
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "DISTILLATION_UPDATE.md"))
+TABLES = ("docs/data.md", "docs/methods.md", "DISTILLATION_UPDATE.md")
+DOCUMENTS = "".join((ROOT / name).read_text(encoding="utf-8") for name in TABLES)
 LONGEST_SUMMARY = 100
 
 

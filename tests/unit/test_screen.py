@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -110,6 +111,19 @@ def test_without_a_terminal_steps_are_said_every_few_seconds_only() -> None:
     reporter.report(Notice("Careful.", level="warning"))
     reporter.report(StageFinished("training", 75.0, "loss 3 -> 1"))
     assert written(console).splitlines() == ["Training ...", "Warning: Careful.", "Training: loss 3 -> 1 (1:15)"]
+
+
+def test_a_long_stage_makes_a_log_that_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    console, clock = Console(file=io.StringIO(), width=80, theme=THEME), [0.0]
+    monkeypatch.setattr("finetune.screen.reporter.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    reporter, after = PlainReporter(console), {}
+    reporter.report(StageStarted("training", "Training"))
+    for second in range(3601):
+        clock[0] = float(second)
+        reporter.report(STEP)
+        after[second] = len(written(console).splitlines()) - 1
+    assert (after[4], after[5], after[100]) == (0, 1, 20)
+    assert 80 < after[3600] < 110
 
 
 def test_a_models_words_cannot_steer_the_terminal() -> None:

@@ -95,7 +95,7 @@ def test_objectives_are_offered_by_title_and_summary() -> None:
 def test_the_documents_give_the_ranges_of_the_fields() -> None:
     known = {key: usual(field) for key, field in SETTINGS}
     temperature, rate = known["distillation.temperature"], known["training.learning_rate"]
-    assert f"# {temperature}: " in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"# {temperature}: " in (ROOT / "docs" / "ways-to-distil.md").read_text(encoding="utf-8")
     settings_table = (ROOT / "DISTILLATION_UPDATE.md").read_text(encoding="utf-8")
     for key, found in (("distillation.temperature", temperature), ("training.learning_rate", rate)):
         assert f"| `{key}` | {str(found).replace(' to ', '–')} |" in settings_table

@@ -1,0 +1,106 @@
+"""The pages of the site: what they tell to type is understood, what they show was measured, and the site is built without a word."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from documents import PAGES, ROOT, blocks, our_arguments
+
+from finetune import Recipe, registry
+from finetune.arguments import parser
+from finetune.recipe import known_keys
+
+sys.path.insert(0, str(ROOT / "docs"))
+import pages
+import settings
+
+OTHER_PROGRAMS = ("benchmarks/", "python make_support.py")
+NOT_OURS = {"scale.md", "extending.md"}  # tests of their own run these: test_scale_page.py, test_extending.py
+TUTORIALS = ("start.md", "own-data.md", "smaller.md", "ollama.md", "four-gpus.md")
+PARTS = ("approach", "model", "teacher", "dataset", "method", "distillation", "training", "benchmark", "upload", "output_dir")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in NOT_OURS], ids=lambda page: page.name)
+def test_every_command_in_a_fence_is_understood_or_marked(page: Path) -> None:
+    for block in blocks(page, "bash"):
+        for line in block.lines():
+            arguments = our_arguments(line)
+            if arguments is not None:
+                parser().parse_args(arguments)
+            else:
+                assert block.not_run or page.name in ("README.md", "CONTRIBUTING.md") or line.startswith(OTHER_PROGRAMS), line
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in NOT_OURS], ids=lambda page: page.name)
+def test_every_recipe_in_a_fence_is_one(page: Path) -> None:
+    for block in blocks(page, "yaml"):
+        layer = yaml.safe_load(block.text)
+        assert set(layer) <= set(PARTS), block.text
+        Recipe.from_layers(layer)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_fence_that_looks_like_a_recipe_in_a_line_has_known_keys(page: Path) -> None:
+    for part, inside in re.findall(r"`(dataset|distillation|training|benchmark|teacher): (\{[^`]*\})`", page.read_text(encoding="utf-8")):
+        keys = yaml.safe_load(inside.replace("...", "x"))
+        assert {f"{part}.{key}" for key in keys} <= set(known_keys()), inside
+
+
+def test_the_tutorials_are_there_and_short_enough_to_follow() -> None:
+    for name in TUTORIALS:
+        text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+        assert "\n## 1. " in text
+        assert len(text.splitlines()) < 150
+
+
+def test_the_page_of_settings_has_every_key_with_its_meaning() -> None:
+    page = settings.settings()
+    assert [key for key in known_keys() if f"| `{key}` |" not in page] == []
+    for name, title, _ in registry.choices("objectives"):
+        assert f"| `{name}` | {title} |" in page
+    assert "| `distillation.alpha` | number ≥ 0 and ≤ 1 | `0.5` | " in page
+    assert settings.MARK in (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+
+
+def test_the_measured_numbers_are_those_of_the_log() -> None:
+    sources = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("docs/log.md", "DISTILLATION_UPDATE.md"))
+    rows = [line for line in (ROOT / "docs" / "numbers.md").read_text(encoding="utf-8").splitlines() if re.match(r"\| .*\d", line)]
+    assert len(rows) > 40
+    assert [row for row in rows if row not in sources] == []
+
+
+def test_links_lead_to_pages_and_code_has_none() -> None:
+    known = {"how.md", "distillation.md", "log.md"}
+    linked = {
+        "[x](../DISTILLATION_UPDATE.md#settings)": "[x](distillation.md#settings)",
+        "[x](log.md)": "[x](log.md)",
+        "[benchmarks/data.py](../benchmarks/data.py)": "`benchmarks/data.py`",
+        "[`x`](../finetune/recipe.py)": "`x`",
+        "[x](https://example.org)": "[x](https://example.org)",
+    }
+    for before, after in linked.items():
+        assert pages.LINK.sub(lambda found: pages.linked(found, "docs/how.md", "how.md", known), before) == after
+    assert pages.outside_code("a\n```text\na\n```\na\n", lambda text: text.replace("a", "b")) == "b\n```text\na\n```\nb\n"
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("material", reason='there is no mkdocs-material here: pip install ".[docs]"')
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, [line for line in done.stderr.splitlines() if line.startswith(("WARNING", "ERROR"))]) == (0, [])
+    assert "<math" in (tmp_path / "how" / "index.html").read_text(encoding="utf-8")
+    assert "training.learning_rate" in (tmp_path / "settings" / "index.html").read_text(encoding="utf-8")
+    made = {path.parent.name for path in tmp_path.rglob("index.html")}
+    assert {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"} <= made
