@@ -259,12 +259,26 @@ class TrainingSpec(Spec):
     activation_checkpointing: Literal["auto"] | bool = Field("auto", description="Less memory, a third slower; auto: if memory runs out.")
     save_every: AutoOrCount = Field("auto", description="Steps between two checkpoints; auto: by the clock, at a cost of a few percent.")
     keep_checkpoints: bool = Field(False, description="Keep the checkpoints of a run that reached its end.")
+    evaluate_every: AutoOrCount = Field(
+        "auto", description="Steps between two measurements of the held-out loss; auto: ten in all, and none if nothing needs them."
+    )
+    keep: Literal["last", "best"] = Field(
+        "last", title="Weights to keep", description="Those of the last step, or of the step with the lowest held-out loss."
+    )
+    patience: int | None = Field(
+        None, ge=1, description="Stop after so many measurements without a lower held-out loss; null: train to the end."
+    )
     report_to: Annotated[list[str], Known("trackers")] = Field([], title="Trackers", description="Trackers that are told of every step.")
 
     @property
     def passes(self) -> float:
         """Epochs as a number; `auto` counts as AUTO_EPOCHS until the rows are known."""
         return AUTO_EPOCHS if self.epochs == "auto" else self.epochs
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the held-out loss is measured while it trains, on rows that are taken from those to train on."""
+        return self.keep == "best" or self.patience is not None or self.evaluate_every != "auto"
 
     @property
     def rate(self) -> float:

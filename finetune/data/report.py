@@ -44,7 +44,9 @@ class DataReport:
     most_answers: int = 0  # in one row; 0: not counted
     used: int = 0  # train + held_out + deciding
     train: int = 0
-    deciding: int = 0  # rows by which it is decided after each round whether another follows
+    deciding: int = 0  # rows by which it is decided whether another round follows, or which step's weights are kept
+    deciding_tokens: int = 0
+    deciding_supervised: int = 0  # tokens
     held_out: int = 0
     held_out_dropped: int = 0  # because they also occur in training
     held_out_by: str = ""  # prompts or rows, where rows held out at random were nearly all known from training

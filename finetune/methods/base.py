@@ -99,6 +99,10 @@ class Method:
         """What is added to the loss once per optimizer step, as a function of the trained parameters; None for nothing."""
         return None
 
+    def settled_at(self, spec: Any, steps: int) -> int:
+        """The first of so many steps after which the weights can be a result."""
+        return 0
+
     def finish(self, model: Any, spec: Any, reporter: Reporter) -> Any:
         """The trained model as it is saved and measured."""
         return model

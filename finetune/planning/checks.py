@@ -43,7 +43,8 @@ def _check_lengths(context: RunContext) -> None:
     limit, name = min(known)
     data = context.data
     told = [len(ids) for rows in (data.train, data.held_out) for ids in _told(rows)]
-    longest = max([int(data.report.length["max"]), *data.held_out["length"][:], *told])
+    deciding = data.deciding["length"][:] if data.deciding is not None else []
+    longest = max([int(data.report.length["max"]), *data.held_out["length"][:], *deciding, *told])
     if longest > limit:
         raise RecipeError(
             f"The longest row has {longest:,} tokens, but the context of {name} is {limit:,}.",
@@ -84,7 +85,8 @@ def check_tokens(context: RunContext, embeddings: int) -> list[str]:
         if not beyond:
             continue
         compared = f"The tokenizer has {max(vocabulary.values()) + 1:,} tokens and the embeddings of {name} have {rows:,} rows"
-        used = max(_largest(context.data.train, "input_ids"), _largest(context.data.held_out, "input_ids", "prompt_ids"))
+        parts = [part for part in (context.data.held_out, context.data.deciding) if part is not None]
+        used = max(_largest(context.data.train, "input_ids"), *(_largest(part, "input_ids", "prompt_ids") for part in parts))
         if used >= rows:
             raise ModelError(
                 f"{compared}: the data uses {beyond.get(used, str(used))!r}, which has none.",

@@ -57,6 +57,8 @@ NEVER_ASKED = (
     "distillation.until.step",
     "training.activation_checkpointing",
     "training.save_every",
+    "training.evaluate_every",
+    "training.patience",
     "training.keep_checkpoints",
     "training.report_to",
     "benchmark.metrics",
