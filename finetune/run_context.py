@@ -173,7 +173,12 @@ class RunContext:
     def tokenizer(self) -> Any:
         from finetune.models.load import load_tokenizer
 
-        return load_tokenizer(self.located)
+        tokenizer = load_tokenizer(self.located)
+        if self.recipe.dataset.add_tokens:
+            from finetune.models.new_tokens import add_tokens
+
+            add_tokens(tokenizer, self.recipe.dataset.add_tokens)
+        return tokenizer
 
     @cached_property
     def teacher_tokenizers(self) -> list[Any]:

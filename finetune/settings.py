@@ -203,6 +203,9 @@ class DatasetSpec(Spec):
     answers: Literal["data", "teacher"] = Field(
         "data", description="Whose answers are learned: those of the data, or text that the teacher writes to the same prompts."
     )
+    add_tokens: list[NOT_EMPTY] = Field(
+        [], title="New tokens", description="Texts that become one token each, with a row of the embeddings that is trained."
+    )
     topic: str | None = Field(None, min_length=1, description="Of generated rows: what they are about, in a few words or a sentence.")
     examples: str | None = Field(None, min_length=1, description="Of generated rows: a file with a few rows of the kind that is wanted.")
 
@@ -229,6 +232,18 @@ class DatasetSpec(Spec):
     @classmethod
     def _several_files(cls, source: Any) -> Any:
         return ", ".join(source) if isinstance(source, list) and all(isinstance(name, str) for name in source) else source
+
+    @field_validator("add_tokens", mode="before", json_schema_input_type=list[NOT_EMPTY] | NOT_EMPTY)
+    @classmethod
+    def _one_token(cls, tokens: Any) -> Any:
+        return [tokens] if isinstance(tokens, str) else tokens
+
+    @field_validator("add_tokens")
+    @classmethod
+    def _each_once(cls, tokens: list[str]) -> list[str]:
+        if len({*tokens}) < len(tokens) or any(token != token.strip() for token in tokens):
+            raise ValueError("must name each token once, without spaces at its ends")
+        return tokens
 
     @field_validator("encoding")
     @classmethod

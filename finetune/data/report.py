@@ -17,7 +17,7 @@ PERCENTILES = {"p10": 10, "p50": 50, "p90": 90, "p99": 99}
 class DataReport:
     """Rows are records of the source; sequences are what is trained on (a long text gives several).
 
-    Every row that was read is in exactly one of train, held_out, held_out_dropped, blank, skipped, left_out and not_asked.
+    Every row that was read is in exactly one of train, deciding, held_out, held_out_dropped, blank, skipped, left_out and not_asked.
     """
 
     source: str

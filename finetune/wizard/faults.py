@@ -54,6 +54,7 @@ NEVER_ASKED = (
     "dataset.bad_rows",
     "dataset.eval_split",
     "dataset.examples",
+    "dataset.add_tokens",
     "distillation.until.step",
     "training.activation_checkpointing",
     "training.save_every",
