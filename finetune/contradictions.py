@@ -17,7 +17,7 @@ from finetune.teacher_settings import problem_of_several
 
 def contradiction(recipe: Any) -> str | None:
     """The first that is found: half a sentence about the recipe, or a whole one."""
-    checks = (_student, _rounds, _teachers, _writers, _tokenizers, _practice, _few_bits, _features)
+    checks = (_student, _rounds, _teachers, _writers, _tokenizers, _practice, _few_bits, _features, _evaluation, _new_tokens)
     return next((said for check in checks for said in check(recipe)), None)
 
 
@@ -154,3 +154,21 @@ def _features(recipe: Any) -> Iterator[str]:
         yield f"has `{key}`, for which the teacher runs at every step, and `distillation.cache: {spec.cache}`: leave one of the two out"
     if spec.features.last and spec.cache == "gradient":
         yield "has `distillation.features.last`, which compares hidden states, and `distillation.cache: gradient`, which has none: give one"
+
+
+def _evaluation(recipe: Any) -> Iterator[str]:
+    spec, asked = recipe.training, recipe.distillation
+    if spec.evaluates and (asked.rounds or asked.until):
+        ours = "keep: best" if spec.keep == "best" else "patience" if spec.patience else "evaluate_every"
+        theirs = "rounds" if asked.rounds else "until"
+        yield f"has `training.{ours}`, which looks at one training, and `distillation.{theirs}`, which has several: give one of the two"
+
+
+def _new_tokens(recipe: Any) -> Iterator[str]:
+    if not recipe.dataset.add_tokens:
+        return
+    if recipe.approach == "distillation":
+        yield "has `dataset.add_tokens` and `approach: distillation`, whose teacher knows no new tokens: fine-tune with them afterwards"
+    method = registry.load("methods", recipe.method.kind)
+    if not method.trains_tokens(recipe.method):
+        yield f"has `dataset.add_tokens`, which {method.title} with these settings does not train: use `method: lora`, or `method: full`"

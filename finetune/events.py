@@ -118,6 +118,17 @@ class TrainingStep(Event, name="step"):
 
 
 @dataclass(frozen=True)
+class HeldOutLoss(Event, name="held_out"):
+    """The loss after a step on rows that are not trained on, per supervised token; `best` if it is the lowest so far."""
+
+    step: int
+    total_steps: int
+    loss: float
+    best: bool
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class CheckpointSaved(Event, name="checkpoint"):
     """The training can be continued from here; `seconds` is what saving took."""
 
@@ -139,7 +150,8 @@ class Resumed(Event, name="resumed"):
 class TrainingFinished(Event, name="training"):
     """Totals of the training; `real_tokens` and `supervised_tokens` count rows, never padding.
 
-    `first_loss` and `final_loss` are means of up to five steps at each end, never of the same step twice.
+    `first_loss` and `final_loss` are means of up to five steps at each end, never of the same step twice. `kept` says which step's weights
+    are the result, where the held-out loss was measured (see training/choice.py).
     """
 
     steps: int
@@ -152,6 +164,7 @@ class TrainingFinished(Event, name="training"):
     parameters: int
     first_loss: float
     final_loss: float
+    kept: dict[str, Any] | None = None
 
     @property
     def made(self) -> str:
@@ -279,7 +292,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 def _made_again(record: dict[str, Any], step: int) -> bool:
     """Whether a run that goes on after `step` reports this again."""
-    if record.get("event") in (TrainingStep.name, CheckpointSaved.name, OwnAnswers.name):
+    if record.get("event") in (TrainingStep.name, HeldOutLoss.name, CheckpointSaved.name, OwnAnswers.name):
         return bool(record["step"] > step)
     return record.get("event") == TrainingFinished.name
 

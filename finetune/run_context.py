@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from finetune import registry
 from finetune.distillation.terms import needs_teacher
@@ -70,6 +70,13 @@ class RunContext:
     @property
     def student_is_made(self) -> bool:
         return isinstance(self.recipe.model, StudentSpec)
+
+    @property
+    def decides_between(self) -> Literal["rounds", "steps"] | None:
+        """What the run chooses among by rows that are neither trained on nor reported, if it does."""
+        if self.distils and self.recipe.distillation.until:
+            return "rounds"
+        return "steps" if self.recipe.training.evaluates else None
 
     @property
     def head_settled(self) -> bool:
@@ -166,7 +173,12 @@ class RunContext:
     def tokenizer(self) -> Any:
         from finetune.models.load import load_tokenizer
 
-        return load_tokenizer(self.located)
+        tokenizer = load_tokenizer(self.located)
+        if self.recipe.dataset.add_tokens:
+            from finetune.models.new_tokens import add_tokens
+
+            add_tokens(tokenizer, self.recipe.dataset.add_tokens)
+        return tokenizer
 
     @cached_property
     def teacher_tokenizers(self) -> list[Any]:
@@ -219,6 +231,12 @@ class RunContext:
         """A context over the same models and data with another recipe or other options; `resolved` takes the place of what was found."""
         other = replace(self, recipe=recipe or self.recipe, runtime=runtime or self.runtime)
         other.__dict__.update({name: self.__dict__[name] for name in RESOLVED if name in self.__dict__} | resolved)
+        return other
+
+    def without_data(self, recipe: Recipe) -> RunContext:
+        """A context over the same models with a recipe that asks for other rows."""
+        other = self.beside(recipe=recipe)
+        other.__dict__.pop("data", None)
         return other
 
     def pinned(self) -> RunContext:

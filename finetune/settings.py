@@ -203,6 +203,9 @@ class DatasetSpec(Spec):
     answers: Literal["data", "teacher"] = Field(
         "data", description="Whose answers are learned: those of the data, or text that the teacher writes to the same prompts."
     )
+    add_tokens: list[NOT_EMPTY] = Field(
+        [], title="New tokens", description="Texts that become one token each, with a row of the embeddings that is trained."
+    )
     topic: str | None = Field(None, min_length=1, description="Of generated rows: what they are about, in a few words or a sentence.")
     examples: str | None = Field(None, min_length=1, description="Of generated rows: a file with a few rows of the kind that is wanted.")
 
@@ -229,6 +232,18 @@ class DatasetSpec(Spec):
     @classmethod
     def _several_files(cls, source: Any) -> Any:
         return ", ".join(source) if isinstance(source, list) and all(isinstance(name, str) for name in source) else source
+
+    @field_validator("add_tokens", mode="before", json_schema_input_type=list[NOT_EMPTY] | NOT_EMPTY)
+    @classmethod
+    def _one_token(cls, tokens: Any) -> Any:
+        return [tokens] if isinstance(tokens, str) else tokens
+
+    @field_validator("add_tokens")
+    @classmethod
+    def _each_once(cls, tokens: list[str]) -> list[str]:
+        if len({*tokens}) < len(tokens) or any(token != token.strip() for token in tokens):
+            raise ValueError("must name each token once, without spaces at its ends")
+        return tokens
 
     @field_validator("encoding")
     @classmethod
@@ -259,12 +274,26 @@ class TrainingSpec(Spec):
     activation_checkpointing: Literal["auto"] | bool = Field("auto", description="Less memory, a third slower; auto: if memory runs out.")
     save_every: AutoOrCount = Field("auto", description="Steps between two checkpoints; auto: by the clock, at a cost of a few percent.")
     keep_checkpoints: bool = Field(False, description="Keep the checkpoints of a run that reached its end.")
+    evaluate_every: AutoOrCount = Field(
+        "auto", description="Steps between two measurements of the held-out loss; auto: ten in all, and none if nothing needs them."
+    )
+    keep: Literal["last", "best"] = Field(
+        "last", title="Weights to keep", description="Those of the last step, or of the step with the lowest held-out loss."
+    )
+    patience: int | None = Field(
+        None, ge=1, description="Stop after so many measurements without a lower held-out loss; null: train to the end."
+    )
     report_to: Annotated[list[str], Known("trackers")] = Field([], title="Trackers", description="Trackers that are told of every step.")
 
     @property
     def passes(self) -> float:
         """Epochs as a number; `auto` counts as AUTO_EPOCHS until the rows are known."""
         return AUTO_EPOCHS if self.epochs == "auto" else self.epochs
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the held-out loss is measured while it trains, on rows that are taken from those to train on."""
+        return self.keep == "best" or self.patience is not None or self.evaluate_every != "auto"
 
     @property
     def rate(self) -> float:

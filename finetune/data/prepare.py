@@ -45,7 +45,8 @@ VERSION = 6  # part of the fingerprint: raise it when the same rows would give o
 COLUMNS = "answer_start"  # part of the cache's name: what it has beside tokens and labels
 LONGEST_REFERENCE = 64  # tokens of plain text that stand as the reference of a held-out block
 DATED = "The model's chat template writes today's date; in this run it is always {date}."
-DECIDED = "{rows} rows are taken from those to train on, to decide after each round; they are not among those that are reported."
+TAKEN = "{rows} rows are taken from those to train on, {why}; they are not among those that are reported."
+DECIDED = {"rounds": "to decide after each round", "steps": "to measure the held-out loss while it trains"}
 PARTS = ("train", "held_out", "deciding")
 EXAMPLES = 3
 REPORTED_EVERY = 1000
@@ -60,7 +61,7 @@ class PreparedData:
     held_out: Dataset
     report: DataReport
     fingerprint: str
-    deciding: Dataset | None = None  # rows like those held out, by which rounds are decided
+    deciding: Dataset | None = None  # rows like those held out, by which it is decided between rounds or steps
 
 
 def prepare_data(
@@ -74,7 +75,7 @@ def prepare_data(
     runtime: RuntimeOptions | None = None,
     reporter: Reporter | None = None,
     origin: Origin | None = None,
-    deciding: bool = False,
+    deciding: Literal["rounds", "steps"] | None = None,
 ) -> PreparedData:
     """Tokens to train on and held-out rows for the benchmark; a held-out row is never trained on.
 
@@ -83,8 +84,8 @@ def prepare_data(
 
     Labels are -100 where there is no loss and the token itself elsewhere (the shift by one happens in the loss); a student
     that learns every token (`supervise="all"`) is measured on every token. What stands before the `answer_start` of a training
-    row asks for its last answer; plain text has 0 there. `origin` is read instead of `spec.source`. With `deciding` some of the
-    rows to train on become a third part.
+    row asks for its last answer; plain text has 0 there. `origin` is read instead of `spec.source`. For `deciding` between rounds or
+    steps some of the rows to train on become a third part; for steps none where there are too few.
     Raises the DatasetError that states what is wrong.
     """
     from datasets import Dataset
@@ -92,7 +93,8 @@ def prepare_data(
     runtime, reporter = runtime or RuntimeOptions(), reporter or Recorder()
     rows = read_rows(spec, runtime, reporter, origin=origin, routed_by=routed_by)
     evaluation = read_rows(spec, runtime, reporter, split=spec.eval_split, routed_by=routed_by) if spec.eval_split else None
-    settings = [str(spec.samples), str(spec.held_out), str(spec.max_length), str(seed), supervise, *(["deciding"] if deciding else [])]
+    decided = {"rounds": ["deciding"], "steps": ["steps"]}[deciding] if deciding else []
+    settings = [str(spec.samples), str(spec.held_out), str(spec.max_length), str(seed), supervise, *decided]
     contents = [rows.fingerprint, evaluation.fingerprint if evaluation else "", tokenizer_fingerprint(tokenizer)]
     fingerprint = digest([str(VERSION), *contents, *settings])
     renamed = [part.kept_as for part in (rows, evaluation) if part and part.kept_as != part.fingerprint]  # the report names the files
@@ -100,14 +102,14 @@ def prepare_data(
     folder = runtime.cache_dir / "datasets" / f"tokens-{digest([fingerprint, *more])}"
     if not folder.is_dir():
         division = divide(rows, evaluation, spec, seed)
-        division = with_deciding(division, rows, seed) if deciding else division
+        division = with_deciding(division, rows, seed, deciding) if deciding else division
         with cache_folder(folder) as unfinished:
             stage = _Stage(rows, division, tokenizer, spec, reporter, system)
-            report = stage.run(unfinished, supervise, routed=routed_by is not None)
+            report = stage.run(unfinished, supervise, routed=routed_by is not None, decided=DECIDED[deciding] if deciding else "")
             (unfinished / "report.json").write_text(json.dumps(report.to_dict(), ensure_ascii=False), encoding="utf-8")
     report = DataReport(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
     report.restricted = rows.restricted or (evaluation is not None and evaluation.restricted)
-    train, held_out, *third = (Dataset.from_file(str(folder / f"{part}.arrow")) for part in PARTS[: 3 if deciding else 2])
+    train, held_out, *third = (Dataset.from_file(str(folder / f"{part}.arrow")) for part in PARTS if (folder / f"{part}.arrow").is_file())
     found = digest([fingerprint, report.held_out_by]) if report.held_out_by else fingerprint
     return PreparedData(train, held_out, report, found, *third)
 
@@ -146,7 +148,7 @@ class _Stage:
         if tokenizer.eos_token is None:
             self.report.notes.append("The tokenizer has no end-of-text token: the model does not learn to end its answers.")
 
-    def run(self, folder: Path, supervise: Literal["answers", "all"], *, routed: bool) -> DataReport:
+    def run(self, folder: Path, supervise: Literal["answers", "all"], *, routed: bool, decided: str) -> DataReport:
         report = self.report
         thinking = decide(self.tokenizer, self.rows, self.division.train)
         encoder = Encoder(self.tokenizer, max_length=self.spec.max_length, supervise=supervise, thinking=bool(thinking.thinking))
@@ -156,7 +158,7 @@ class _Stage:
         _write(folder / "held_out.arrow", self._held_out_rows(encoder), _HELD_OUT | more)
         if len(self.division.deciding):
             _write(folder / "deciding.arrow", self._deciding_rows(encoder), _HELD_OUT | more)
-            report.notes.append(DECIDED.format(rows=report.deciding))
+            report.notes.append(TAKEN.format(rows=report.deciding, why=decided))
         self._check()
         report.used = report.train + report.held_out + report.deciding
         report.thinking, report.prompt_options = thinking.thinking, thinking.options
@@ -197,6 +199,8 @@ class _Stage:
     def _deciding_rows(self, encoder: Encoder) -> Iterator[dict[str, Any]]:
         for record, sequences in self._encoded(encoder, self.rows, self.division.deciding):
             self.report.deciding += 1
+            self.report.deciding_tokens += sum(len(sequence.ids) for sequence in sequences)
+            self.report.deciding_supervised += sum(sequence.supervised for sequence in sequences)
             yield from self._to_measure(record, sequences)
 
     def _to_measure(self, record: dict[str, Any], sequences: list[Sequence]) -> Iterator[dict[str, Any]]:

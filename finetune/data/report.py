@@ -17,7 +17,7 @@ PERCENTILES = {"p10": 10, "p50": 50, "p90": 90, "p99": 99}
 class DataReport:
     """Rows are records of the source; sequences are what is trained on (a long text gives several).
 
-    Every row that was read is in exactly one of train, held_out, held_out_dropped, blank, skipped, left_out and not_asked.
+    Every row that was read is in exactly one of train, deciding, held_out, held_out_dropped, blank, skipped, left_out and not_asked.
     """
 
     source: str
@@ -44,7 +44,9 @@ class DataReport:
     most_answers: int = 0  # in one row; 0: not counted
     used: int = 0  # train + held_out + deciding
     train: int = 0
-    deciding: int = 0  # rows by which it is decided after each round whether another follows
+    deciding: int = 0  # rows by which it is decided whether another round follows, or which step's weights are kept
+    deciding_tokens: int = 0
+    deciding_supervised: int = 0  # tokens
     held_out: int = 0
     held_out_dropped: int = 0  # because they also occur in training
     held_out_by: str = ""  # prompts or rows, where rows held out at random were nearly all known from training

@@ -21,7 +21,7 @@ BATCH = 1000
 # Fewer new rows than this share of those held out, and than this number, are too few for the benchmark.
 NEARLY_NONE, FEW = 0.05, 20
 ENOUGH = 0.5  # the share of the rows to hold out that whole prompts or conversations must make up
-DECIDING = 50  # rows to decide by after each round: every student answers them
+DECIDING = {"rounds": 50, "steps": 100}  # most rows to decide by: after a round every student answers them, at a step they are only read
 NOTES = {
     "conversations": "Most held-out rows would have answers that are also trained on, as turns of longer or shorter rows, so whole "
     "conversations are held out, with all their rows.",
@@ -119,15 +119,23 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
     return Division(train, held_out, evaluation or rows, int(np.count_nonzero(seen[1:] == seen[:-1])), dropped, by, not_asked)
 
 
-def with_deciding(division: Division, rows: Rows, seed: int) -> Division:
+def rows_to_decide(train: int, held_out: int, between: str) -> int:
+    """How many of the rows to train on are to be taken to decide between rounds or `steps`."""
+    return min(DECIDING[between], held_out, train // 3)
+
+
+def with_deciding(division: Division, rows: Rows, seed: int, between: str = "rounds") -> Division:
     """The same with a third part, taken from the rows to train on: whole prompts, or whole conversations where these are held out.
 
-    About as many rows as are held out. Raises EmptyDataset where too few are left to train on.
+    About as many rows as are held out; for `steps` none where there are too few. Raises EmptyDataset where rounds have too few.
     """
     known = Known.of(rows)
     groups = known.conversations() if division.by == "conversations" else known.prompts
     order = np.random.default_rng([seed, 3]).permutation(division.train)
-    train, deciding = _apart(order, groups, min(DECIDING, len(division.held_out), len(order) // 3), at_least_one=True)
+    count = rows_to_decide(len(order), len(division.held_out), between)
+    train, deciding = _apart(order, groups, count, at_least_one=True)
+    if between == "steps" and not (len(deciding) and len(train)):
+        return division
     if not len(deciding) or not len(train):
         raise EmptyDataset(
             f"{rows.facts.origin} has too few different prompts to decide by some of them after each round.",

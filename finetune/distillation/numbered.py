@@ -1,13 +1,14 @@
 """Rows with the numbers that a distillation looks up: which row of the teacher's cache each is, and whose it is.
 
-rows = numbered(rows, [cache], None, 1)
+rows, held_out = numbered([rows, held_out], [cache], None, 1)
 rows[3]["row"]          # 3
+held_out[0]["row"]      # len(rows): a cache has these rows after those to train on
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import count
+from itertools import accumulate, count
 from typing import Any
 
 import torch
@@ -18,24 +19,30 @@ from finetune.distillation.teachers import check_routes
 from finetune.errors import RecipeError
 
 
-def numbered(dataset: Any, caches: Sequence[TeacherCache], teacher_rows: Sequence[int] | None, teachers: int) -> Any:
-    """The dataset with a `row` column, so that each row finds its cached teacher outputs in any order; routed, with its `teacher_number`.
+def numbered(datasets: Sequence[Any], caches: Sequence[TeacherCache], teacher_rows: Sequence[int] | None, teachers: int) -> list[Any]:
+    """Each dataset with a `row` column, so that its rows find their cached teacher outputs in any order; routed, with `teacher_number`.
 
-    A cache of a teacher of its own rows has only these.
+    They are numbered through. A cache of a teacher of its own rows has only these.
     """
-    of = None if teacher_rows is None else [int(number) for number in teacher_rows]
+    of, total = None if teacher_rows is None else [int(number) for number in teacher_rows], sum(map(len, datasets))
     if of is not None:
-        check_routes(of, teachers, len(dataset))
+        check_routes(of, teachers, total)
     for number, cache in enumerate(caches):
-        rows = len(dataset) if of is None else of.count(number)
+        rows = total if of is None else of.count(number)
         if rows != cache.rows:
             raise RecipeError(
                 f"The teacher cache has {cache.rows} rows, but there are {rows} training rows.", hint="Build the cache again."
             )
-    columns: dict[str, list[int]] = {"row": list(range(len(dataset)))}
+    columns: dict[str, list[int]] = {"row": list(range(total))}
     if of is not None:
         counters = [count() for _ in range(teachers)]
         columns = {"row": [next(counters[number]) for number in of], "teacher_number": of}
+    starts = accumulate(map(len, datasets), initial=0)
+    places = [slice(start, start + len(each)) for each, start in zip(datasets, starts, strict=False)]
+    return [_with(each, {name: of_all[place] for name, of_all in columns.items()}) for each, place in zip(datasets, places, strict=True)]
+
+
+def _with(dataset: Any, columns: Mapping[str, Sequence[int]]) -> Any:
     if not hasattr(dataset, "add_column"):
         return Numbered(dataset, columns)
     dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])

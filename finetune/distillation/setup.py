@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from datasets import concatenate_datasets
+
 from finetune import registry
 from finetune.data.prepare import PreparedData
 from finetune.data.system_prompt import TeacherRows, is_prompted
@@ -95,13 +97,14 @@ def prepare_distillation(
     """
     spec = recipe.distillation
     wanted: str = spec.cache
-    of_rows, of_held_out = teacher_rows(recipe, data.train), teacher_rows(recipe, data.held_out, held_out=True)
+    taught = _taught(recipe, data)
+    of_rows, of_held_out = teacher_rows(recipe, taught), teacher_rows(recipe, data.held_out, held_out=True)
     ours, teachers, choices, said = head_of(student), [], [], set[str]()
     first_choices: list[Any] = []
     taken = iter(models)
     for number, (name, theirs) in enumerate(known):
         model = next(taken)
-        rows, held_out = rows_of(number, data.train, of_rows), rows_of(number, data.held_out, of_held_out)
+        rows, held_out = rows_of(number, taught, of_rows), rows_of(number, data.held_out, of_held_out)
         reading = _reading(spec, ours, model, tokenizer, theirs)
         if look:
             other = None if isinstance(model, Itself) else model
@@ -123,6 +126,14 @@ def prepare_distillation(
     weights = None if of_rows or len(known) == 1 else [spec.weight or 1.0 for spec in recipe.teachers or []]
     several = f"{len(known)} teachers: " if len(known) > 1 else ""
     return DistillationSetup(spec, teachers, several + choices[0].reason, weights, of_rows, reporter)
+
+
+def _taught(recipe: Recipe, data: PreparedData) -> Any:
+    """The rows that a teacher is asked about: those to train on, and after them those on which the student is measured while it trains."""
+    if data.deciding is None or not recipe.training.evaluates:
+        return data.train
+    shared = [name for name in data.train.column_names if name in data.deciding.column_names]
+    return concatenate_datasets([rows.select_columns(shared) for rows in (data.train, data.deciding)])
 
 
 def _reading(spec: DistillationSpec, student: Head, teacher: Any, ours: Any, theirs: Any) -> Reading | None:

@@ -71,7 +71,8 @@ class DistillationTrainer(OnPolicyTrainer):
     take the place of a share of the rows, have no labels, and need the teacher itself, also beside a cache. `reporter` hears of them.
 
     `last_parts` holds the mean `ce` and `kl` per token of the last step, and `own_kl` of its own answers. Evaluation runs the teachers and
-    tells both parts as eval_ce and eval_kl; if there is only a cache, or teachers have rows, it gives the cross-entropy. Raises RecipeError
+    tells both parts as eval_ce and eval_kl; if there is only a cache, or teachers have rows, it gives the cross-entropy. Of rows that are
+    `held_out` to be measured while it trains, caches and `teacher_rows` know after those of `train_dataset`. Raises RecipeError
     for values out of range or a cache that cannot be used, DatasetError for rows that are none, ModelError for names of no model,
     VocabularyMismatch if teacher and student do not share their tokens.
     """
@@ -122,7 +123,9 @@ class DistillationTrainer(OnPolicyTrainer):
         caches = [teacher.cache for teacher in teachers if teacher.cache is not None]
         self.prompted = is_prompted(kwargs.get("train_dataset"))
         if kwargs.get("train_dataset") is not None and (caches or teacher_rows is not None or self.prompted):
-            kwargs["train_dataset"] = numbered(kwargs["train_dataset"], caches, teacher_rows, len(teachers))
+            held_out = [] if kwargs.get("held_out") is None else [kwargs["held_out"]]
+            found = numbered([kwargs["train_dataset"], *held_out], caches, teacher_rows, len(teachers))
+            kwargs |= dict(zip(("train_dataset", "held_out"), found, strict=False))
         others = [teacher for teacher in models if not isinstance(teacher, Itself)]
         collates = kwargs.get("data_collator") is not None
         collator = kwargs.pop("data_collator", None) or Collator(padding_id(kwargs.get("processing_class"), model, *others))
@@ -284,7 +287,8 @@ class DistillationTrainer(OnPolicyTrainer):
             return cast(Tensor, values), negentropy, aligned
         if self.prompted:
             told: Any = self.train_dataset
-            seen = Collator(self.pad_id)([as_teacher_sees(told[row]) for row in row_numbers(inputs)])
+            rows_told = [told[row] if row < len(told) else self.held_out[row - len(told)] for row in row_numbers(inputs)]
+            seen = Collator(self.pad_id)([as_teacher_sees(row) for row in rows_told])
             inputs = {name: seen[name].to(inputs["input_ids"].device) for name in ("input_ids", "labels")}
         index = asked.index if asked else Supervised.of(inputs["labels"], inputs.get(KNOWN)).index
         with torch.no_grad(), as_teacher(teacher.model) as model, self.features.watch_teacher(index):

@@ -33,7 +33,7 @@ from finetune.shell import quoted
 from finetune.training.callbacks import StopOnSignal
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.loop import Outcome
-from finetune.training.resumable import WEIGHTS, weights_of
+from finetune.training.resumable import take_weights
 
 LOOK_EVERY = 0.1  # seconds
 MEET = 24 * 3600  # seconds that one node waits for the others: the first prepares data and asks teachers before it trains
@@ -149,10 +149,10 @@ def parked(*models: Any) -> Iterator[None]:
 
 
 def _take_weights(order: Order, outcome: Outcome) -> None:
-    """What was trained, out of the checkpoint of the last step."""
-    newest = Checkpoints(order.folder.checkpoints).all()[0]
-    if newest.step != outcome.finished.steps:
-        raise TrainingError(f"The training ended at step {outcome.finished.steps}, and its last checkpoint is of step {newest.step}.")
-    trained = torch.load(newest.folder / WEIGHTS, map_location="cpu", weights_only=True)
-    for name, tensor in weights_of(order.model, everything=order.context.student_is_made).items():
-        tensor.copy_(trained[name])
+    """What was trained, out of the checkpoint of the step that is kept: the last one, or the best."""
+    step = (outcome.finished.kept or {}).get("step", outcome.finished.steps)
+    saved = Checkpoints(order.folder.checkpoints).all()
+    found = next((each for each in saved if each.step == step), None)
+    if found is None:
+        raise TrainingError(f"The weights of step {step} are to be kept, and the last checkpoint is of step {saved[0].step}.")
+    take_weights(order.model, found.folder, everything=order.context.student_is_made)

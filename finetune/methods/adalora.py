@@ -108,6 +108,10 @@ class AdaLoRA(Method):
 
         return (lambda: spec.orthogonality * orthogonality(model)) if spec.orthogonality else None
 
+    def settled_at(self, spec: Spec, steps: int) -> int:
+        """Before, there are more ranks than were asked for."""
+        return steps - phases(steps, spec)[1]
+
     def finish(self, model: Any, spec: Spec, reporter: Reporter) -> Any:
         from finetune.methods.adalora_ranks import as_lora
         from finetune.methods.lora_kernel import speed_up

@@ -33,12 +33,13 @@ NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)  # a weight, and its share of the doubly
 class MethodContext:
     """What a method may need to know about its run; `total_steps` is None while unknown.
 
-    `head_settled`: embeddings and head are what they will be, the teacher's own or rounded for good.
+    `head_settled`: embeddings and head are what they will be, the teacher's own or rounded for good. `new_tokens` are to be learned.
     """
 
     total_steps: int | None
     seed: int = 0
     head_settled: bool = False
+    new_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,14 @@ class Method:
     def penalty(self, model: Any, spec: Any) -> Callable[[], Tensor] | None:
         """What is added to the loss once per optimizer step, as a function of the trained parameters; None for nothing."""
         return None
+
+    def trains_tokens(self, spec: Any) -> bool:
+        """Whether new tokens learn."""
+        return False
+
+    def settled_at(self, spec: Any, steps: int) -> int:
+        """The first of so many steps after which the weights can be a result."""
+        return 0
 
     def finish(self, model: Any, spec: Any, reporter: Reporter) -> Any:
         """The trained model as it is saved and measured."""

@@ -42,6 +42,9 @@ class Full(Method):
                     module.requires_grad_(False)
         return model
 
+    def trains_tokens(self, spec: Spec) -> bool:
+        return spec.freeze != "head"
+
     def keeps_head(self, spec: Spec, *, head_settled: bool) -> bool:
         return spec.freeze == "head" or (spec.freeze == "auto" and head_settled)
 

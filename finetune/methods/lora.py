@@ -51,7 +51,9 @@ class LoRA(Method):
         from peft import LoraConfig
 
         from finetune.methods.lora_kernel import speed_up
+        from finetune.methods.new_tokens import in_32_bits, token_settings
 
+        tokens = token_settings(model, context.new_tokens)
         adapted = attach_adapter(
             model,
             spec.target_modules,
@@ -64,11 +66,16 @@ class LoRA(Method):
                 use_dora=spec.dora,
                 target_modules=targets,
                 task_type="CAUSAL_LM",
+                **tokens,
             ),
             quantised=self.load_in(spec) is not None,
         )
+        in_32_bits(adapted)
         speed_up(adapted)
         return adapted
+
+    def trains_tokens(self, spec: LoRASpec) -> bool:
+        return True
 
     def go_on(self, model: Any, spec: LoRASpec, context: MethodContext) -> Any:
         """The adapter that is there, with its ranks and layers, set to train with the recipe's dropout; experts have none."""

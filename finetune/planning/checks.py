@@ -14,6 +14,7 @@ from finetune.errors import ModelError, RecipeError
 from finetune.methods.earlier import EarlierAdapter, further, not_used, why_not
 from finetune.models.facts import describe
 from finetune.models.location import LocatedModel
+from finetune.models.new_tokens import new_tokens_of
 from finetune.models.quantised import stored_as, training_problem
 from finetune.planning.practice import check_practice
 from finetune.run_context import RunContext
@@ -43,7 +44,8 @@ def _check_lengths(context: RunContext) -> None:
     limit, name = min(known)
     data = context.data
     told = [len(ids) for rows in (data.train, data.held_out) for ids in _told(rows)]
-    longest = max([int(data.report.length["max"]), *data.held_out["length"][:], *told])
+    deciding = data.deciding["length"][:] if data.deciding is not None else []
+    longest = max([int(data.report.length["max"]), *data.held_out["length"][:], *deciding, *told])
     if longest > limit:
         raise RecipeError(
             f"The longest row has {longest:,} tokens, but the context of {name} is {limit:,}.",
@@ -78,13 +80,18 @@ def check_tokens(context: RunContext, embeddings: int) -> list[str]:
     sizes = {context.located.name: embeddings}
     for teacher in _of_the_same_tokens(context)[context.student_is_made :]:
         sizes[teacher.name] = describe(teacher).vocabulary or embeddings
-    vocabulary, notes = context.tokenizer.get_vocab(), []
+    vocabulary, notes = context.tokenizer.get_vocab(), list[str]()
+    for number in new_tokens_of(context.tokenizer):
+        found = _rows_with(context.data.train, number)
+        text = context.tokenizer.convert_ids_to_tokens(number)
+        notes.append(f"The new token {text!r} is in {found:,} of the rows to train on{'' if found else ': it learns nothing'}.")
     for name, rows in sizes.items():
         beyond = {number: token for token, number in vocabulary.items() if number >= rows}
         if not beyond:
             continue
         compared = f"The tokenizer has {max(vocabulary.values()) + 1:,} tokens and the embeddings of {name} have {rows:,} rows"
-        used = max(_largest(context.data.train, "input_ids"), _largest(context.data.held_out, "input_ids", "prompt_ids"))
+        parts = [part for part in (context.data.held_out, context.data.deciding) if part is not None]
+        used = max(_largest(context.data.train, "input_ids"), *(_largest(part, "input_ids", "prompt_ids") for part in parts))
         if used >= rows:
             raise ModelError(
                 f"{compared}: the data uses {beyond.get(used, str(used))!r}, which has none.",
@@ -93,6 +100,17 @@ def check_tokens(context: RunContext, embeddings: int) -> list[str]:
         unusable = ", ".join(beyond[number] for number in sorted(beyond)[:3])
         notes.append(f"{compared}: {unusable} cannot be used, and no row uses it.")
     return notes
+
+
+def _rows_with(rows: Any, token: int) -> int:
+    """How many token rows have a token."""
+    import pyarrow.compute as pc
+
+    found = 0
+    for batch in rows.with_format("arrow").select_columns("input_ids").iter(10_000):
+        where = pc.filter(pc.list_parent_indices(batch["input_ids"]), pc.equal(pc.list_flatten(batch["input_ids"]), token))
+        found += len(pc.unique(where))
+    return found
 
 
 def _largest(rows: Any, *columns: str) -> int:

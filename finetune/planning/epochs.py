@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from finetune.events import Notice
 from finetune.formatting import epochs
+from finetune.planning.evaluation import with_enough_to_measure
 from finetune.planning.rounds import estimate_rounds
 from finetune.planning.shape import shapes_of
 from finetune.run_context import RunContext
@@ -26,6 +27,8 @@ def settled(context: RunContext) -> RunContext:
     student is there.
     """
     context, method = context.with_rounds(), context.method
+    if context.recipe.training.epochs != "auto":
+        context = with_enough_to_measure(context)
     if context.recipe.training.learning_rate == "auto" and (not context.distils or method.footprint(context.recipe.method).adapter):
         context = context.beside(recipe=context.recipe.with_changes({"training": {"learning_rate": method.learning_rate}}))
         context.reporter.report(Notice(f"Learning rate {method.learning_rate:g}: what {method.title} usually takes."))
@@ -45,7 +48,7 @@ def settled(context: RunContext) -> RunContext:
                 f"Better, and slower: --set training.epochs={wanted:g}"
             )
         )
-    return best
+    return with_enough_to_measure(best)
 
 
 def _with(context: RunContext, passes: float) -> RunContext:

@@ -20,6 +20,7 @@ from finetune.models.facts import ModelFacts
 from finetune.paths import typed_path
 from finetune.planning.asked_before import known
 from finetune.planning.checks import adapter_problem, device_notes, quantised_problem, start_notes
+from finetune.planning.evaluation import measuring
 from finetune.planning.expectations import expectations
 from finetune.planning.features import features_memory, features_notes
 from finetune.planning.memory import adapter_parameters, memory_parts
@@ -191,7 +192,15 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     free = machine.free_gpu_memory_bytes if machine.device == "cuda" else machine.free_memory_bytes // context.processes
     result = (parameters if full else trainable) * (narrow if full and not quantize else 4) + 20 * 2**20
     checkpoint = (parameters * 4 if recipe.approach == "distillation" and full else trainable * 4) + trainable * footprint.state
-    disk = result + cache + (KEPT + 1) * checkpoint  # the next one is written before the oldest goes
+    best = context.decides_between == "steps" and spec.keep == "best"
+    disk = result + cache + (KEPT + 1 + best) * checkpoint  # the next one is written before the oldest goes
+    measured_tokens, evaluated = measuring(context)
+    if measured_tokens:
+        # The teachers of rows that are not cached read them too.
+        readers = parameters + (beside // narrow if context.distils and context.teacher_stays else 0)
+        measuring_seconds = 2 * measured_tokens * readers / _rate(context) / context.devices
+    else:
+        measuring_seconds = 0.0
     problems = [measured["problem"]] if measured.get("problem") else []
     if total > free:
         half = max(1, spec.batch_size // 2)
@@ -204,7 +213,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     if disk > free_disk:
         problems.append(disk_problem(disk, free_disk, recipe.output_dir))
     listed = [*device_notes(context), *start_notes(context), *learning.notes, EXPERTS if learning.experts else ""]
-    listed += [*features_notes(context, shape.widths), practice.note, *notes]
+    listed += [*features_notes(context, shape.widths), practice.note, evaluated, *notes]
     return Plan(
         model=str(recipe.model),
         rows=report.train,
@@ -218,7 +227,9 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         memory_total=total,
         memory_by_arithmetic=by_arithmetic,
         free_memory=free,
-        seconds=practice.seconds + (measured.get("seconds") or _seconds(context, shape, base, footprint, asking, further=further)),
+        seconds=practice.seconds
+        + measuring_seconds
+        + (measured.get("seconds") or _seconds(context, shape, base, footprint, asking, further=further)),
         disk_bytes=disk,
         cache_bytes=cache,
         free_disk=free_disk,
@@ -275,15 +286,18 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
     kind = "none" if context.teacher_stays else valid if spec.cache == "auto" else spec.cache
     times = recipe.training.passes if kind == "none" else 1
     size_of_all, operations, numbers = 0, 0.0, teacher_rows(recipe, context.data.train)
+    more = context.decides_between == "steps"  # rows that teachers are asked about
+    supervised = report.supervised_tokens + more * report.deciding_supervised
+    read = report.train_tokens + more * report.deciding_tokens
     for number, teacher in enumerate(asked):
         share = 1.0 if numbers is None else numbers.count(number) / len(numbers)
         if kind in signals and known(context, number, kind):
             continue
         if kind in signals:
-            tokens = round(report.supervised_tokens * share)
+            tokens = round(supervised * share)
             size_of_all += signals[kind].bytes(tokens, head(teacher, narrow), student)
             size_of_all += MARGIN_BYTES * tokens if recipe.distillation.correct else 0
-        operations += 2 * teacher.parameters * report.train_tokens * share * times
+        operations += 2 * teacher.parameters * read * share * times
     return size_of_all, operations
 
 

@@ -44,5 +44,9 @@ def plan_without_rows(context: RunContext, *, measure: bool) -> tuple[Plan, Prep
         raise RecipeError("Nothing can be measured before the rows are written.", hint="Plan without measuring, or start the run.")
     context.source.check(context)
     making, expected = context.source.cost(context), context.source.expected(context)
-    found = plan(settled(context.beside(data=expected)))
+    begun = settled(context.beside(data=expected))
+    if begun.recipe.training.evaluates != context.recipe.training.evaluates:
+        expected = context.source.expected(begun)
+        begun = begun.beside(data=expected)
+    found = plan(begun)
     return replace(found, seconds=found.seconds + making.seconds, making=asdict(making)), expected

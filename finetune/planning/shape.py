@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.distillation.quantised import check_quantised
@@ -12,6 +13,7 @@ from finetune.methods.earlier import EarlierAdapter
 from finetune.methods.inventory import Inventory
 from finetune.models.facts import ModelFacts, describe
 from finetune.models.location import LocatedModel
+from finetune.models.new_tokens import add_rows, new_tokens_of
 from finetune.planning.across_tokenizers import check_tokenizers
 from finetune.planning.checks import adapter_problem, quantised_problem
 from finetune.planning.estimate import Learning, Shape
@@ -41,6 +43,8 @@ def shape_of(context: RunContext) -> Shape:
         check_tokenizers(context, facts, [teacher, *others])
     check_features(context, wanted)
     more: dict[str, Any] = {"wanted": wanted, "earlier": context.earlier, "quantize": recipe.distillation.quantize}
+    if recipe.dataset.add_tokens:
+        more["tokens"] = _new_tokens(context)
     learning = what_learns(context.located, context.method, recipe.method, **more)
     return Shape(facts, teacher, learning, others)
 
@@ -56,6 +60,16 @@ def shapes_of(context: RunContext) -> list[Shape]:
     return [shape_of(each) for each in context.rounds]
 
 
+def _new_tokens(context: RunContext) -> dict[int, list[int]]:
+    """The tokens that are added; RecipeError for an adapter that is trained further, which has none for them."""
+    if context.earlier and new_tokens_of(context.tokenizer):
+        raise RecipeError(
+            f"dataset.add_tokens needs a new adapter, and {context.earlier.name} is trained further.",
+            hint="Name its base under model, or leave out dataset.add_tokens.",
+        )
+    return new_tokens_of(context.tokenizer)
+
+
 def what_learns(
     located: LocatedModel,
     method: Any,
@@ -64,11 +78,12 @@ def what_learns(
     wanted: FromTeacher | None = None,
     earlier: EarlierAdapter | None = None,
     quantize: QuantizeSpec | None = None,
+    tokens: Mapping[int, Sequence[int]] | None = None,
 ) -> Learning:
     """What of a model a method trains: the method is attached to a model without weights, on torch's meta device.
 
     `wanted` is what a student keeps of the model, `earlier` is an adapter that is trained further, `quantize` says in how many bits it
-    learns. Raises what `check_quantised` raises, RecipeError for a student of
+    learns, `tokens` are new. Raises what `check_quantised` raises, RecipeError for a student of
     nothing or of all, ModelError for what is not a language model, for a student that its own configuration would not describe, and where
     the method cannot be attached.
     """
@@ -78,12 +93,15 @@ def what_learns(
     with torch.device("meta"):
         if quantize is not None:
             check_quantised(model, quantize, located.home.name, wanted)
+        if tokens and not method.footprint(spec).adapter:  # an adapter finds its base as it is
+            add_rows(model, tokens)
         embeddings = model.get_input_embeddings().weight.shape[0]
         inventory = Inventory.of(model)
         linear = _linear_parameters(model)
         layers = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", 0)
         model, make = (earlier.attach(model), method.go_on) if earlier else (model, method.attach)
-        attached = make(model, spec, MethodContext(total_steps=None, head_settled=wanted is not None or quantize is not None))
+        settled = wanted is not None or quantize is not None
+        attached = make(model, spec, MethodContext(None, head_settled=settled, new_tokens=tuple(tokens or ())))
     coverage = inventory.coverage(attached, spec)
     parameters = list(attached.parameters())
     return Learning(

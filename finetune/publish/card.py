@@ -51,6 +51,7 @@ from finetune.publish.redaction import (
 from finetune.recipe import Recipe
 from finetune.run_folder import REMADE, RunFolder
 from finetune.settings import GENERATED
+from finetune.training.choice import in_words as which_step
 
 PROJECT = "finetune-cli"
 TEXT_MODEL = "AutoModelForCausalLM"
@@ -351,7 +352,8 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
         lines += [
             f"- Parameters: {training['parameters']:,}, of which {training['trainable_parameters']:,} ({percent(share, 2)}) were trained",
             f"- Training: {training['steps']} steps, {training['real_tokens']:,} tokens in {training['train_seconds']:.0f} s, "
-            f"loss {training['first_loss']:.3f} to {training['final_loss']:.3f}",
+            f"loss {training['first_loss']:.3f} to {training['final_loss']:.3f}"
+            f"{'; the weights are those of ' + chosen if (chosen := which_step(training.get('kept'))) else ''}",
         ]
     machine = facts.environment.get("machine") or {}
     if machine:

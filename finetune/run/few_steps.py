@@ -56,7 +56,7 @@ def _few_steps(order: dict[str, Any], began: float, say: Say) -> None:
     recipe, method, data, folder = context.recipe, context.method, context.data, RunFolder(place / "model")
     with PeakMemory(context.machine.device) as earlier:
         model, teacher, timing = _models(context, began, say)
-        context = context.beside(data=replace(data, train=_some_of_each_length(data.train, recipe)))
+        context = context.beside(data=replace(data, train=_some_of_each_length(data.train, recipe), deciding=None))
         setup = _asked(context, model, teacher, data.report.train_tokens, place, say) if context.distils else None
     release()  # as the benchmark before a training does
     watch = Watch(say, recipe, data.report, before=earlier.bytes, device=context.machine.device)

@@ -25,6 +25,7 @@ from finetune.methods.inventory import Inventory
 from finetune.methods.lora_kernel import speed_up
 from finetune.models.load import load_model
 from finetune.models.location import locate
+from finetune.models.new_tokens import give_rows, new_tokens_of
 from finetune.planning.asked_before import remember
 from finetune.recipe import StudentSpec
 from finetune.run_context import RunContext
@@ -38,6 +39,7 @@ def load_base(context: RunContext, *, role: str = "model") -> Any:
     """The model to train, as it is."""
     with context.stage("load", f"Loading the {role}"):
         model = load_model(context.located, context.machine, load_in=context.load_in, merge=context.earlier is None)
+        give_rows(model, new_tokens_of(context.tokenizer))
     if context.earlier:
         speed_up(model)  # measured with the arithmetic that it was trained with, and is trained further with
     return model
@@ -135,9 +137,10 @@ def attach_method(context: RunContext, model: Any) -> Any:
     """The model with the method of the run; reports which of its parameters train."""
     spec, method = context.recipe.method, context.method
     steps = steps_of(context.recipe.training, len(context.data.train))
+    tokens = tuple(new_tokens_of(context.tokenizer))
     make = method.go_on if context.earlier else method.attach
     inventory = Inventory.of(model.get_base_model() if context.earlier else model)
-    attached = make(model, spec, MethodContext(steps, seed=context.recipe.seed, head_settled=context.head_settled))
+    attached = make(model, spec, MethodContext(steps, seed=context.recipe.seed, head_settled=context.head_settled, new_tokens=tokens))
     parameters, learn, machine = parameters_of(attached), trainable(attached), context.machine
     role = "student" if context.distils else "model"
     context.reporter.report(

@@ -58,6 +58,8 @@ def final_scores(
     if taught and len(taught.each) > 1:
         scores["teachers"] = [_one_of_several(*each) for each in zip(context.recipe.teachers or [], taught.each, strict=True)]
     scores["measured_on"] = measured_on(context)
+    if kept := (folder.read_json(folder.progress).get("training") or {}).get("kept"):
+        scores["kept"] = kept
     if spec := context.recipe.distillation.quantize:
         scores["in_few_bits"] = spec.model_dump()
     if context.recipe.distillation.rounds:

@@ -198,7 +198,7 @@ def what_decides(recipe: Recipe) -> dict[str, Any]:
 
 
 def _refuse_recipe(then: Mapping[str, Any], recipe: Recipe) -> None:
-    now = what_decides(recipe)
+    then, now = {**what_decides(Recipe()), **then}, what_decides(recipe)  # older versions had fewer keys
     changed = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
     if changed:
         key = changed[0]

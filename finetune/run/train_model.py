@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from finetune import registry
@@ -65,11 +66,12 @@ def train_model(
     stop: StopOnSignal | None = None,
 ) -> Outcome:
     """Train `model`, to which the method is attached, in place; `callbacks` come before those of the method. Raises what `train` does."""
-    recipe, method = context.recipe, context.method
+    recipe, method, data = context.recipe, context.method, context.data
+    held_out: Any = data.deciding if recipe.training.evaluates else None
     return train(
         model,
         context.tokenizer,
-        context.data.train,
+        data.train,
         recipe,
         context.machine,
         context.reporter,
@@ -80,4 +82,6 @@ def train_model(
         start=start,
         made_with=made_with,
         stop=stop,
+        held_out=held_out,
+        settled_at=partial(method.settled_at, recipe.method),
     )

@@ -19,7 +19,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from finetune.events import Event, Notice, Progress, Reporter, StageFinished, StageStarted, TrainingStep
+from finetune.events import Event, HeldOutLoss, Notice, Progress, Reporter, StageFinished, StageStarted, TrainingStep
 from finetune.formatting import count, size, strip_control_chars
 from finetune.screen.console import AS_IT_IS, people
 from finetune.screen.quiet import quiet
@@ -59,6 +59,7 @@ class RichReporter:
         self._began = time.monotonic()
         self._running: dict[str, tuple[str, float]] = {}  # by stage: its title, and when it began
         self._facts: dict[str, Event] = {}
+        self._held_out: HeldOutLoss | None = None
         ascii_only = console.options.ascii_only
         self._done, self._separator = ("*", " | ") if ascii_only else ("✓", " · ")
         self._spinner = Spinner("line" if ascii_only else "dots", style="cyan")
@@ -81,6 +82,8 @@ class RichReporter:
                 self._console.print(self._finished(title, event), width=min(self._console.width, WIDEST_LINE))
         elif isinstance(event, TrainingStep):
             self._facts["training"] = event
+        elif isinstance(event, HeldOutLoss):
+            self._held_out = event
         elif isinstance(event, Progress):
             self._facts[event.stage] = event
         elif isinstance(event, Notice) and not self._brief:
@@ -113,7 +116,7 @@ class RichReporter:
         line = Table.grid(padding=(0, 1))
         line.add_column(width=1)
         line.add_column()
-        parts = facts(fact) if fact else [duration(time.monotonic() - since)]
+        parts = facts(fact, self._held_out) if fact else [duration(time.monotonic() - since)]
         share = _share(fact)
         width = self._console.width - 3
         text = Text(f"{title}  ")
@@ -153,6 +156,8 @@ class PlainReporter:
             self.say(f"{title}: {event.summary or 'done'} ({_seconds(event.seconds)})")
         elif isinstance(event, Notice):
             self.say(f"{'Warning: ' if event.level == 'warning' else ''}{event.text}")
+        elif isinstance(event, HeldOutLoss):
+            self.say(f"  step {event.step}/{event.total_steps}, {_measured(event)}")
         elif isinstance(event, TrainingStep | Progress) and now >= self._next_line:
             self._next_line = now + max(SECONDS_BETWEEN_LINES, SHARE_BETWEEN_LINES * (now - self._began))
             self.say("  " + ", ".join(facts(event)))
@@ -161,14 +166,15 @@ class PlainReporter:
         self._console.print(strip_control_chars(line), soft_wrap=True)
 
 
-def facts(event: Event) -> list[str]:
-    """What a progress event says, most important first."""
+def facts(event: Event, held_out: HeldOutLoss | None = None) -> list[str]:
+    """What a progress event says, most important first; `held_out` is what was measured last."""
     if isinstance(event, TrainingStep):
         return [
             f"{100 * event.step / event.total_steps:.0f} %",
             f"{duration(event.seconds_left)} left",
             f"step {event.step}/{event.total_steps}",
             f"loss {event.loss:.3f}",
+            *([_measured(held_out)] if held_out else []),
             f"{event.tokens_per_second:,.0f} tokens/s",
             f"{size(event.memory_bytes)}",
         ]
@@ -178,6 +184,10 @@ def facts(event: Event) -> list[str]:
             return [f"{shown(event.done)}{unit}"]
         return [f"{100 * event.done / event.total:.0f} %", f"{shown(event.done)} of {shown(event.total)}{unit}"]
     return []
+
+
+def _measured(event: HeldOutLoss) -> str:
+    return f"held-out loss {event.loss:.3f}{', the lowest' if event.best else ''}"
 
 
 def _share(event: Event | None) -> float | None:

@@ -30,6 +30,6 @@ def prepared(context: RunContext, origin: Origin | None = None) -> PreparedData:
         reporter=context.reporter,
         origin=origin,
         routed_by=context.recipe.routed_by,
-        deciding=context.distils and context.recipe.distillation.until is not None,
+        deciding=context.decides_between,
         system=context.recipe.teacher.system if context.distils and context.recipe.teacher else None,
     )

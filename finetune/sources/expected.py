@@ -48,9 +48,13 @@ def expected_data(context: RunContext, source: str, rows: int, lengths: Lengths)
 
     from finetune.data.prepare import PreparedData
     from finetune.data.report import DataReport
+    from finetune.data.split import rows_to_decide
 
     spec = context.recipe.dataset
     held_out = max(1, round(rows * spec.held_out))
+    between = context.decides_between
+    deciding = rows_to_decide(rows - held_out, held_out, between) if between else 0
+    learned_from = rows - held_out - deciding
     length = min(spec.max_length, lengths.prompt + lengths.answer + TEMPLATE)
     learned = lengths.answer if not context.distils or context.recipe.distillation.supervise == "answers" else length
     report = DataReport(
@@ -67,16 +71,22 @@ def expected_data(context: RunContext, source: str, rows: int, lengths: Lengths)
         restricted=True,
         samples=rows,
         template="chat",
-        train=rows - held_out,
+        train=learned_from,
         held_out=held_out,
-        train_sequences=rows - held_out,
-        train_tokens=(rows - held_out) * length,
-        supervised_tokens=(rows - held_out) * min(learned, length),
+        deciding=deciding,
+        deciding_tokens=deciding * length,
+        deciding_supervised=deciding * min(learned, length),
+        train_sequences=learned_from,
+        train_tokens=learned_from * length,
+        supervised_tokens=learned_from * min(learned, length),
         supervised_share=round(min(learned, length) / length, 4),
         notes=["The rows are still to be written: their number is certain, their length is a guess."],
     )
-    report.measure_lengths(np.full(rows - held_out, length), spec.max_length)
+    report.measure_lengths(np.full(learned_from, length), spec.max_length)
     columns = {"input_ids": [0], "length": length, "answer_start": min(lengths.prompt + TEMPLATE, length - 1)}
     train = Dataset.from_dict({name: [value] * report.train for name, value in columns.items()})
-    measured = Dataset.from_dict({"input_ids": [[0]] * held_out, "prompt_ids": [[0]] * held_out, "length": [length] * held_out})
-    return PreparedData(train, measured, report, "expected")
+
+    def to_measure(number: int) -> Dataset:
+        return Dataset.from_dict({"input_ids": [[0]] * number, "prompt_ids": [[0]] * number, "length": [length] * number})
+
+    return PreparedData(train, to_measure(held_out), report, "expected", to_measure(deciding) if deciding else None)

@@ -35,6 +35,7 @@ class ReportSteps(TrainerCallback):
         self.first_losses: list[float] = []
         self.last_losses: deque[float] = deque(maxlen=WINDOW)
         self.losses: list[float] = []  # of this process
+        self.watch: Any = None  # what measures the held-out loss, if something does
         self.told: dict[str, float] = {}  # of the last step, beside what the Trainer logs: for trackers
         self.earlier_seconds = 0.0
         self.earlier_peak = 0
@@ -65,6 +66,8 @@ class ReportSteps(TrainerCallback):
         rate, memory = (tokens - tokens_then) / max(now - then, 1e-9), self.memory.now()
         parts = {name: float(value) for name, value in self.trainer.last_parts.items()}
         self.told = {"tokens_per_second": rate, "memory_bytes": memory, **parts}
+        if self.watch is not None and self.watch.last_step == state.global_step:
+            self.told["held_out_loss"] = self.watch.last_loss
         self.reporter.report(
             TrainingStep(
                 step=state.global_step,

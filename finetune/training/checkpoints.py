@@ -7,13 +7,15 @@
     folder/step-00000120/manifest.json      what this is: step, loss, time, and size and SHA-256 of every other file
 
 A checkpoint is written under a temporary name; files and folder reach the disk before it gets its final name. Names inside are relative,
-so the folder can be moved. "Best" is the lowest mean training loss of the last steps: no held-out data is scored during training.
+so the folder can be moved. "Best" is the lowest held-out loss where that is measured, and else the lowest mean training loss of the
+last steps.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -30,6 +32,7 @@ MANIFEST = "manifest.json"
 PREFIX = "step-"
 DAMAGED = ".damaged"
 KEPT = 2
+HELD_OUT = "held_out"  # of those that were the best so far when they were written: their held-out loss
 VERSION = 1
 
 Write = Callable[[IO[bytes]], Any]
@@ -127,10 +130,12 @@ class Checkpoints:
         return Checkpoint(target, step, known, files)
 
     def _prune(self, *, keep: int) -> int:
-        """Remove all but the newest `keep` and, if two are kept, the best; returns how many were removed."""
+        """Remove all but the newest `keep` and the best; with one, also that of the training loss. Returns how many were removed."""
         found = self.all()
-        best = min(found, key=lambda checkpoint: (checkpoint.facts.get("loss") or float("inf"), -checkpoint.step), default=None)
-        spare = [checkpoint.folder for checkpoint in found[keep:] if keep == 1 or checkpoint is not best]
+        measured = [checkpoint for checkpoint in found if HELD_OUT in checkpoint.facts]
+        fact = HELD_OUT if measured else "loss"
+        best = min(measured or found, key=lambda checkpoint: (checkpoint.facts.get(fact) or math.inf, -checkpoint.step), default=None)
+        spare = [checkpoint.folder for checkpoint in found[keep:] if checkpoint is not best or (keep == 1 and not measured)]
         spare += self.folder.glob(f".{PREFIX}*{DAMAGED}")
         for path in spare:
             shutil.rmtree(path, ignore_errors=True)

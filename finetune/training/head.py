@@ -130,6 +130,9 @@ def _effective(module: Any) -> tuple[Tensor, Tensor | None]:
     if hasattr(module, "modules_to_save"):
         active = [] if module.disable_adapters else [name for name in module.active_adapters if name in module.modules_to_save]
         return _effective(module.modules_to_save[active[0]] if active else module.original_module)
+    if hasattr(module, "token_adapter"):  # peft's: some rows learn
+        inner = module.token_adapter
+        return inner.base_layer.weight if inner.disable_adapters or inner.merged else module.weight, None
     if hasattr(module, "base_layer"):
         weight, bias = _effective(module.base_layer)
         if not module.disable_adapters and not module.merged:

@@ -24,6 +24,8 @@ from finetune.recipe import Recipe, StudentSpec, TrainingSpec
 from finetune.storage import check_room
 from finetune.training.callbacks import ReleaseMemory, ReportSteps, SaveCheckpoints, StopAtNonsense, StopOnSignal
 from finetune.training.checkpoints import Checkpoint, Checkpoints
+from finetune.training.choice import in_words
+from finetune.training.held_out import ENDED, WatchHeldOut
 from finetune.training.out_of_memory import MEMORY_ERRORS, free_memory, ran_out
 from finetune.training.processes import world_size
 from finetune.training.share_processor import ShareProcessor
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The totals of a training, and whether the user stopped it; it is complete after `total_steps` steps."""
+    """The totals of a training, and whether the user stopped it; it is complete after `total_steps` steps, or where patience was over."""
 
     finished: TrainingFinished
     stopped: bool
@@ -47,7 +49,7 @@ class Outcome:
 
     @property
     def complete(self) -> bool:
-        return self.finished.steps >= self.total_steps
+        return self.finished.steps >= self.total_steps or bool((self.finished.kept or {}).get("stopped_after"))
 
 
 def train(
@@ -65,17 +67,21 @@ def train(
     start: Checkpoint | None = None,
     made_with: Mapping[str, Any] | None = None,
     stop: StopOnSignal | None = None,
+    held_out: Any = None,
+    settled_at: Callable[[int], int] = lambda steps: 0,
 ) -> Outcome:
     """Train `model` in place; `make_trainer` takes the arguments of a Trainer, `penalty` is added to the loss once per step.
 
     Checkpoints go to `folder`, with `made_with` in their manifests; `start` is one to continue from. In a process group each process has
-    a share of the rows, and the totals are those of all. `stop` says when a person wants it to end: on a signal, unless it is given. Raises
+    a share of the rows, and the totals are those of all. `stop` says when a person wants it to end: on a signal, unless it is given. On
+    rows that are `held_out` the loss is measured meanwhile; of so many steps those from `settled_at` on can be the best. Raises
     Diverged, OutOfMemory, DiskFull or TrainingError, and RecipeError for a step that the processes cannot share.
     """
     spec = recipe.training
     arguments = training_arguments(recipe, machine, folder, autocast=next(model.parameters()).dtype == torch.float32)
     memory = PeakMemory(machine.device)
     report, saving = ReportSteps(reporter, memory), SaveCheckpoints(reporter, spec.save_every)
+    watch = None if held_out is None else WatchHeldOut(reporter, spec, len(held_out), settled_at)
     with memory, stop or StopOnSignal(reporter) as stop:
         trainer = make_trainer(
             model=model,
@@ -89,25 +95,34 @@ def train(
                 *([ReleaseMemory()] if machine.device == "cpu" else []),
                 *([ShareProcessor(reporter)] if machine.device == "cpu" and arguments.world_size == 1 else []),  # else others are our own
                 *(callbacks or []),
+                *([watch] if watch else []),
                 *(tracking(recipe, folder.parent, reporter, lambda: report.told) if arguments.process_index == 0 else []),
                 saving,
             ],
+            **({"held_out": held_out} if watch else {}),
         )
         trainer.remove_callback(PrinterCallback)  # of each step, what is reported anyway
         report.trainer = saving.trainer = stop.trainer = trainer
+        report.watch = watch
         trainer.penalty = penalty
         trainer.micro_batches.on_halved = lambda before, after: reporter.report(_halved(trainer.state.global_step + 1, before, after, spec))
         if spec.activation_checkpointing == "auto":
             trainer.micro_batches.last_resort = lambda: _checkpoint_activations(trainer, reporter)
         facts = {"made_with": dict(made_with or {})}
-        trainer.keep_in(Checkpoints(folder), lambda: {**facts, **report.facts()}, everything=isinstance(recipe.model, StudentSpec))
+        more = watch.watched_by(trainer) if watch else dict
+        store, everything = Checkpoints(folder), isinstance(recipe.model, StudentSpec)
+        trainer.keep_in(store, lambda: {**facts, **report.facts(), **more()}, everything=everything)
         if start is None:
-            # The second is written before the first is deleted.
-            check_room("Saving this run's checkpoints", 2 * trainer.state_bytes(), folder, "choose another --output-dir")
+            # The second is written before the first is deleted, and the best stays.
+            at_once = 3 if watch and spec.keep == "best" else 2
+            check_room("Saving this run's checkpoints", at_once * trainer.state_bytes(), folder, "choose another --output-dir")
         else:
             reporter.report(Resumed(start.step, int(start.facts["total_steps"])))
         try:
-            trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
+            if start and start.facts.get(ENDED):
+                trainer.take_up_end(start.folder)
+            else:
+                trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
         except MEMORY_ERRORS as error:
             if ran_out(error):
                 instead = "--set training.activation_checkpointing=true, a" if spec.activation_checkpointing is False else "A"
@@ -117,6 +132,7 @@ def train(
         seconds = report.seconds
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else autocast around forward would stay on in the benchmark
     model.eval()
+    chosen = watch.take(model, store, everything=everything) if watch else None
     _let_go(trainer)
     first, last = report.ends(trainer.state.global_step)
     peaks = trainer.processes.gather(max(memory.bytes, report.earlier_peak))  # of each device
@@ -131,9 +147,13 @@ def train(
         parameters=parameters_of(model),
         first_loss=round(first, 4),
         final_loss=round(last, 4),
+        kept=chosen.to_dict() if chosen else None,
     )
     reporter.report(finished)
-    if not stop.stopped and spec.passes <= 1 and (means := still_falling(report.losses, finished.steps)):
+    if chosen:
+        reporter.report(Notice(f"Kept: {in_words(finished.kept)}."))
+    ended_well = not stop.stopped and (chosen is None or chosen.best_step == finished.steps)
+    if ended_well and spec.passes <= 1 and (means := still_falling(report.losses, finished.steps)):
         reporter.report(_falling(means, spec, seconds))
     return Outcome(finished, stop.stopped, trainer.state.max_steps)
 

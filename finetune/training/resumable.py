@@ -189,10 +189,29 @@ class ResumableTrainer(TogetherTrainer):
                 _check_trainer_state(Path(folder) / TRAINER_STATE)
         return super().train(*args, **kwargs)
 
+    def take_up_end(self, folder: Path) -> None:
+        """Be as after the last step of a training that ended with this checkpoint: nothing is left to train. Raises CannotResume."""
+        with _restoring(folder):
+            _check_trainer_state(folder / TRAINER_STATE)
+            self.state = TrainerState.load_from_json(str(folder / TRAINER_STATE))
+            self.loaded = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+            self.loaded_from = folder
+            take_weights(self.model, folder, everything=self.everything)
+            self.recall(self.loaded["trainer"])
+        self.restore_callbacks()
+
 
 def weights_of(model: Any, *, everything: bool) -> dict[str, Tensor]:
     """What is kept of a model in a checkpoint, by name: all of it, or what trains."""
     return {name: parameter.detach() for name, parameter in model.named_parameters() if everything or parameter.requires_grad}
+
+
+@torch.no_grad()
+def take_weights(model: Any, folder: Path, *, everything: bool) -> None:
+    """Give a model the weights of a checkpoint of its training; what only the training needed stays there."""
+    saved = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
+    for name, tensor in weights_of(model, everything=everything).items():
+        tensor.copy_(saved[name])
 
 
 def _restoring(folder: str | Path) -> AbstractContextManager[None]:

@@ -60,22 +60,23 @@ class SupervisedTrainer(ResumableTrainer):
 
     `real_tokens` and `supervised_tokens` count what was trained on, never padding. A step that runs out of memory is repeated with
     half the rows at a time, and so are those after it. `step_batches`, `step_tokens` and `step_loss` are those of the current step.
-    Evaluation gives the loss and its parts. One GPU trains, however many there are; with torchrun every process has one, and a share of
-    each step's rows: what is counted, `step_loss` and the parts of the loss are then those of all. Raises RecipeError for settings of a
-    Trainer that need another loss or the logits: label smoothing, `compute_loss_func`, `compute_metrics`.
+    Evaluation gives the loss and its parts. `held_out` are rows to measure while it trains (finetune/training/held_out.py). One GPU trains,
+    however many there are; with torchrun every process has one, and a share of each step's rows: what is counted, `step_loss` and the parts
+    of the loss are then those of all. Raises RecipeError for settings of a Trainer that need another loss or the logits: label smoothing,
+    `compute_loss_func`, `compute_metrics`.
     """
 
     loss_is_scaled_for_ga = True
     penalty: Callable[[], Tensor] | None = None  # added to the loss once per optimizer step, however many batches it has
 
-    def __init__(self, model: Any = None, args: Any = None, data_collator: Any = None, **kwargs: Any) -> None:
+    def __init__(self, model: Any = None, args: Any = None, data_collator: Any = None, *, held_out: Any = None, **kwargs: Any) -> None:
         if args is None:
             args = TrainingArguments(output_dir="tmp_trainer")  # as the Trainer does
         check_loss_settings(args, **{name: kwargs.get(name) for name in ("compute_loss_func", "compute_metrics")})
         args._n_gpu = min(args.n_gpu, 1)  # else the Trainer would share batches among GPUs by DataParallel, past the loss here
         pad = padding_id(kwargs.get("processing_class"), model)
         super().__init__(model=model, args=args, data_collator=WithLengths(data_collator or Collator(pad)), **kwargs)
-        self.pad_id = pad
+        self.pad_id, self.held_out = pad, held_out
         self.real_tokens = 0
         self.supervised_tokens = 0
         self.micro_batches = MicroBatches()
@@ -86,8 +87,8 @@ class SupervisedTrainer(ResumableTrainer):
         self._batches_done = 0
         self.workspace = Workspace()
         self.parts, self.wishes = Parts(), Wishes()
-        self._evaluated: dict[str, Tensor] = {}
-        self._evaluated_tokens = 0
+        self.evaluated: dict[str, Tensor] = {}
+        self.evaluated_tokens = 0
         # The Trainer then counts the supervised tokens of the whole accumulation window, all devices, and hands them to compute_loss.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True
@@ -170,9 +171,9 @@ class SupervisedTrainer(ResumableTrainer):
                 loss = loss + count * extra  # counts of a step, divided by their sum, add up to one
             self.parts.add(parts, count)
         else:
-            self._evaluated_tokens += count
+            self.evaluated_tokens += count
             for name, total in self.evaluated_parts(inputs, supervised, hidden, rule).items():
-                self._evaluated[name] = self._evaluated.get(name, 0) + total.detach()
+                self.evaluated[name] = self.evaluated.get(name, 0) + total.detach()
         if self.balances and outputs.router_logits is not None:
             mask = right_padding_mask(inputs, self.pad_id)
             loss = loss + count * balancing_loss(self.model, outputs.router_logits, mask)
@@ -286,11 +287,11 @@ class SupervisedTrainer(ResumableTrainer):
         metric_key_prefix: str = "eval",
     ) -> Any:
         """The Trainer's, with the mean of each part of the loss per supervised token: eval_kl and eval_ce of a distillation."""
-        self._evaluated, self._evaluated_tokens = {}, 0
+        self.evaluated, self.evaluated_tokens = {}, 0
         output: Any = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         device = self.args.device
-        tokens: Any = self.accelerator.reduce(torch.tensor(self._evaluated_tokens, device=device), "sum")
-        for name, total in self._evaluated.items():
+        tokens: Any = self.accelerator.reduce(torch.tensor(self.evaluated_tokens, device=device), "sum")
+        for name, total in self.evaluated.items():
             everywhere: Any = self.accelerator.reduce(total.to(device), "sum")
             output.metrics[f"{metric_key_prefix}_{name}"] = float(everywhere) / max(int(tokens), 1)
         return output

@@ -45,6 +45,10 @@ MORE = {
     ),
     "training.scheduler": "The learning rate rises for a moment and then follows this shape until the end of the training.",
     "training.warmup": "The share of the training in which the learning rate rises from zero. It keeps the first steps from doing damage.",
+    "training.keep": (
+        "A model that trains for long learns its rows by heart and gets worse at all others. best measures it ten times on some rows that\n"
+        "it does not learn from, and takes it as it was when it was best at these."
+    ),
     "benchmark.max_new_tokens": "How long answers in the test may get. auto takes it from the answers in your data.",
     "benchmark.speed": "How fast the models answer and what memory they take, measured after the test. It adds about half a minute.",
     "seed": "Chance decides which rows are held out and in which order they come. The same number gives the same run again.",
@@ -113,6 +117,7 @@ NOTES: dict[str, Mapping[str, str]] = {
         "constant": "stays as it is",
         "constant_with_warmup": "rises at the start, then stays",
     },
+    "training.keep": {"last": "those after the last step", "best": "those that were best on rows kept from training"},
     "distillation.cache": {
         "auto": "the fastest kind that fits on the disk",
         "none": "the teacher stays in memory and runs at every step",

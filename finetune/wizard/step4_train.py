@@ -26,6 +26,7 @@ ALWAYS = (
     "training.gradient_accumulation",
     "training.scheduler",
     "training.warmup",
+    "training.keep",
     "benchmark.max_new_tokens",
     "benchmark.speed",
     "seed",

@@ -149,3 +149,17 @@ def test_a_folder_with_an_unfinished_run_is_not_used_for_another_and_resume_is_n
     with pytest.raises(FinetuneError, match="not empty") as refused:
         RunFolder.create(tmp_path / "model")
     assert f"finetune-cli resume {tmp_path / 'model'}" in str(refused.value.hint)
+
+
+def test_the_best_by_held_out_loss_is_kept_even_on_a_full_disk(tmp_path: Path) -> None:
+    store = Checkpoints(tmp_path)
+    for step, held_out in [(1, 3.0), (2, 2.0), (3, None), (4, None), (5, None)]:
+        store.write(step, {**FACTS, "loss": 9.0 - step} | ({"held_out": held_out} if held_out else {}), content())
+    assert steps(store) == [5, 4, 2]
+
+    def full(file: IO[bytes]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DiskFull):
+        store.write(6, FACTS, {"a.bin": full})
+    assert steps(store) == [5, 2]

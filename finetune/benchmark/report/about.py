@@ -20,6 +20,7 @@ from finetune.recipe import is_self
 from finetune.registry import title
 from finetune.run_folder import free_name
 from finetune.shell import quoted
+from finetune.training.choice import in_words as in_words_of_step
 
 SKIPPED_SHOWN = 10
 
@@ -114,6 +115,7 @@ def done(records: Records) -> Html:
             ),
             ("Loss", f"first {training['first_loss']:.3f}, last {training['final_loss']:.3f}{_means(training['steps'])}"),
         ]
+    listed.append(("Kept", in_words_of_step(training.get("kept"))))
     if records.alignment:
         listed.append(("Tokenizers", records.alignment))
     if records.checkpoints:
@@ -122,11 +124,12 @@ def done(records: Records) -> Html:
         listed.append(("Interrupted", f"and continued after step {', '.join(f'{step:,}' for step in after)}"))
     steps = records.steps
     loss = curve("Training loss", [(step["step"], step["loss"]) for step in steps], number=lambda value: f"{value:.2f}")
+    held_out = curve("Held-out loss", records.held_out, number=lambda value: f"{value:.2f}", smooth=False)
     speed = [(step["step"], step["tokens_per_second"]) for step in steps]
     throughput = curve("Throughput", speed, number=lambda value: f"{value:,.0f}", unit="tokens/s", smooth=False)
     stages = [[title, duration(seconds)] for title, seconds in records.stages if seconds >= 0.05]
     where = subsection("Time by stage", table(["Stage", "Time"], stages, "Time of each stage") if stages else "")
-    return section("Training", facts(listed), loss, throughput, where, subsection("Notes", bullets(records.warnings)))
+    return section("Training", facts(listed), loss, held_out, throughput, where, subsection("Notes", bullets(records.warnings)))
 
 
 def data(records: Records) -> Html:
@@ -134,7 +137,8 @@ def data(records: Records) -> Html:
     report = records.data
     if "read" not in report:
         return Html()
-    parts = [(report["train"], "to train on"), (report["held_out"], "held out"), (report["skipped"], "skipped"), (report["blank"], "blank")]
+    parts = [(report["train"], "to train on"), (report["held_out"], "held out"), (report.get("deciding", 0), "to decide by")]
+    parts += [(report["skipped"], "skipped"), (report["blank"], "blank")]
     parts += [(sum(report.get("left_out", {}).values()), "left out"), (report.get("not_asked", 0), "not asked for")]
     length = report.get("length") or {}
     ignored = [*(f"{name} ({percent(share)} of the text)" for name, share in report.get("ignored_text", {}).items())]

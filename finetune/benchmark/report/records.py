@@ -13,6 +13,7 @@ from typing import Any
 
 from finetune.events import (
     CheckpointSaved,
+    HeldOutLoss,
     ModelReady,
     Notice,
     Planned,
@@ -55,6 +56,11 @@ class Records:
             elif record.get("event") == RoundFinished.name:
                 before += record["steps"]
         return steps
+
+    @property
+    def held_out(self) -> list[tuple[float, float]]:
+        """(step, loss) of every measurement on rows that were not trained on."""
+        return [(record["step"], record["loss"]) for record in self._of(HeldOutLoss.name)]
 
     @property
     def training(self) -> dict[str, Any]:
