@@ -1,6 +1,7 @@
 """One of the processes that train: `python -m finetune.engines.worker WORKPLACE`, with the variables that torchrun sets.
 
-It makes the training of its order again and trains a share of it. The first worker reports, and writes the checkpoints.
+It makes the training of its order again and trains a share of it. The first worker reports, and writes the checkpoints. Or it runs a
+teacher over its share of the rows: see asked.py.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from finetune.engines import asked as teacher
 from finetune.engines.files import Lines, Workplace
 from finetune.engines.order import take
 from finetune.errors import FinetuneError, TrainingError
@@ -46,10 +48,13 @@ def main(folder: str) -> int:
     places, rank, local = Workplace(Path(folder)), int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     said = Lines(places.events(rank), everything=rank == 0)
     try:
-        if not places.order.is_file():
-            raise TrainingError(f"{places.order} cannot be seen on this node.", hint="All nodes need the same disk for --output-dir.")
         if torch.cuda.is_available():
             torch.cuda.set_device(local)
+        if places.asked.is_file():
+            teacher.run(places, rank, int(os.environ["WORLD_SIZE"]), Lines(places.events(rank), everything=True))
+            return 0
+        if not places.order.is_file():
+            raise TrainingError(f"{places.order} cannot be seen on this node.", hint="All nodes need the same disk for --output-dir.")
         order, threads = take(places)
         device = order.context.machine.device
         torch.set_num_threads(threads)
