@@ -144,6 +144,8 @@ def train(job: dict[str, Any]) -> int:
         # A kill may come between the end of the training and that of the process.
         if tuner.resume_state is None or tuner.resume_state.stage == TRAINING:
             tuner.train()
+        if job.get("scored"):
+            tuner.benchmark()
     except FinetuneError as error:
         print(f"{type(error).__name__}: {error.message} {error.hint}")
         return error.exit_code

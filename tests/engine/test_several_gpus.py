@@ -109,6 +109,24 @@ def test_devices_that_cannot_work_are_refused_before_the_run(
         tuner(shop, RuntimeOptions(cache_dir=shop.runtime.cache_dir, **options)).check()
 
 
+@pytest.mark.parametrize(
+    ("distillation", "words"),
+    [
+        ({"on_policy": {"share": 0.5}}, "A student practises on its own answers in one process"),
+        ({"features": {"last": 0.1}}, "Inner layers and attention are compared in one process"),
+        ({"rounds": [2], "round_teacher": "previous"}, "Rounds that teach each other train in one process"),
+    ],
+)
+def test_what_only_one_process_can_do_is_refused_before_the_run(distillation: dict[str, object], words: str, shop: Workshop) -> None:
+    changes = {"distillation": distillation} | ({"model": None} if "rounds" in distillation else {})
+    recipe = Recipe.from_layers(shop.distilling(**changes), {"training": {"epochs": 2}})
+    for options in ({"processes": 2}, {"nodes": 2, "processes": 1, "rendezvous": "a:1"}):
+        runtime = RuntimeOptions(cache_dir=shop.runtime.cache_dir, **options)
+        with pytest.raises(RecipeError, match=words) as refused:
+            LLMFineTuner(recipe, runtime=runtime).check()
+        assert str(refused.value.hint).startswith("Use --nproc 1 and one node, or ")
+
+
 def test_several_nodes_need_a_place_to_meet_and_a_number() -> None:
     with pytest.raises(BadInput, match="need a place to meet"):
         RuntimeOptions(nodes=2)
