@@ -33,7 +33,9 @@ STARTER_RUN = {
 
 def main() -> int:
     failed = 0
-    print("| run | steps | largest difference of a loss | of a weight | of a score | seconds |\n|---|---|---|---|---|---|")
+    print(
+        "| run | steps | largest difference of a loss, as a share of it | of a weight | of a score | seconds |\n|---|---|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as folder, Forks() as forks:
         shop = Workshop(Path(folder))
         for name in sys.argv[1:] or [*CASES, NODES]:

@@ -126,8 +126,10 @@ def write_share(
         raise TrainingError(
             f"The teacher cache in {folder} {what} in process {share[0]}.", hint="All processes need the same files and cache."
         )
-    missing = answers.missing({_Part.of(shard) for shard in index.shards})
-    answers.write(folder, missing[share[0] :: share[1]], {}, reporter, name=f"index-{share[0]}.json")
+    ours, name = answers.missing({_Part.of(shard) for shard in index.shards})[share[0] :: share[1]], f"index-{share[0]}.json"
+    before = read_index(folder, name)  # of the same process, where an engine has started it again
+    shards = {_Part.of(shard): shard for shard in before.shards if before.key == answers.key} if before else {}
+    answers.write(folder, [part for part in ours if part not in shards], shards, reporter, name=name)
 
 
 @dataclass(frozen=True, order=True)

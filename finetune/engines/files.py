@@ -7,6 +7,7 @@
     places.asked          asked.json instead of all these: a teacher that is to answer, and where its answers go
     places.events(rank)   events-1.jsonl: one JSON object a line; the parent follows these files
     places.stop           somebody wants the training to stop after the running step
+    places.failed         an error of ours has ended a worker: another try would end like it
 
 On several nodes this folder is on a disk that all of them share.
 """
@@ -31,7 +32,7 @@ class Workplace:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.order, self.weights, self.student = folder / "order.json", folder / "weights.pt", folder / "student"
-        self.asked, self.stop = folder / "asked.json", folder / "stop"
+        self.asked, self.stop, self.failed = folder / "asked.json", folder / "stop", folder / "failed"
 
     def events(self, rank: int | str) -> Path:
         return self.folder / f"events-{rank}.jsonl"

@@ -148,13 +148,16 @@ def _free(folder: RunFolder) -> Workplace:
 
 def _named(worker: str, event: Event) -> Event:
     """What a worker reports, with its number where it is not the first."""
-    return Notice(f"Process {worker}: {event.text}", event.level) if worker != "0" and isinstance(event, Notice) else event
+    return (
+        Notice(f"Process {worker}: {event.text}", event.level) if worker not in ("0", "launcher") and isinstance(event, Notice) else event
+    )
 
 
 def why(failures: list[tuple[str, dict[str, Any]]], folder: RunFolder, *, asked: bool = False) -> FinetuneError:
     """The error that ended a training, or processes that `asked` a teacher: the first that was no consequence of another's end."""
     ends = [line["facts"] for _, line in failures if line["what"] == "ended"]
-    errors = sorted((line for _, line in failures if line["what"] == "error"), key=lambda line: float(line["at"]))
+    said = sorted(((worker, line) for worker, line in failures if line["what"] == "error"), key=lambda each: float(each[1]["at"]))
+    errors = [line for _, line in sorted(said, key=lambda each: each[0] != "launcher")]  # which knows most, where it says something
     what, kept = ("Running the teacher", "Finished parts are") if asked else ("Training", "The last checkpoint is")
     again = f"{kept} kept. Continue: finetune-cli resume {quoted(folder.output_dir)}"
     for line in errors:

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -20,9 +20,10 @@ from finetune.engines import asked as teacher
 from finetune.engines.files import Lines, Workplace
 from finetune.engines.order import take
 from finetune.errors import FinetuneError, TrainingError
-from finetune.events import Recorder
+from finetune.events import Notice, Recorder
 from finetune.noise import hush
 from finetune.training.callbacks import StopOnSignal
+from finetune.training.checkpoints import Checkpoints
 
 
 class StopOnFile(StopOnSignal):
@@ -42,8 +43,21 @@ class StopOnFile(StopOnSignal):
         return self.first and self.places.stop.exists()
 
 
-def main(folder: str) -> int:
-    """Train; 0 when the share of this worker is done, 1 after an error, which is written down."""
+def by_ray(config: dict[str, str]) -> None:
+    """`main` in a worker of Ray, which starts all of them again where one raises: to go on from the last checkpoint.
+
+    Where the error would be the same again, nothing more is tried.
+    """
+    places = Workplace(Path(config["folder"]))
+    if not places.failed.exists() and main(config["folder"], again=True):
+        raise RuntimeError("A worker has failed; see the log of the run.")
+
+
+def main(folder: str, *, again: bool = False) -> int:
+    """Train; 0 when the share of this worker is done, 1 after an error, which is written down.
+
+    `again`: from the newest checkpoint, which is newer than the order where workers have been lost.
+    """
     hush()
     places, rank, local = Workplace(Path(folder)), int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     said = Lines(places.events(rank), everything=rank == 0)
@@ -58,7 +72,12 @@ def main(folder: str) -> int:
         order, threads = take(places)
         device = order.context.machine.device
         torch.set_num_threads(threads)
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        newest = Checkpoints(order.folder.checkpoints).all()[:1] if again else []
+        if newest and (order.start is None or newest[0].step > order.start.step):
+            order = replace(order, start=newest[0])
+            said.report(Notice(f"A worker was lost; all of them go on behind step {newest[0].step}.", "warning" if rank == 0 else "info"))
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device == "cuda" else "gloo")
         order.context.reporter.reporters.append(said)
         outcome = order.train(StopOnFile(places))
         if rank == 0:
@@ -66,6 +85,8 @@ def main(folder: str) -> int:
         dist.barrier()  # the first may still write
     except FinetuneError as error:
         said.failed(error)
+        if type(error) is not TrainingError:  # which is also what a worker says when another is gone
+            places.failed.touch()
         traceback.print_exc()
         return 1
     return 0

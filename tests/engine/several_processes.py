@@ -43,7 +43,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Found:
-    """The steps, and the largest differences of a step's loss, of a weight and of a score, where the results were scored."""
+    """The steps, and the largest differences of a step's loss (as a share of it), of a weight and of a score, where there are scores."""
 
     steps: int
     loss: float
@@ -84,7 +84,8 @@ def compare(one: dict[str, Any], other: dict[str, Any]) -> Found:
     assert weights[0].keys() == weights[1].keys()
     assert all(tensor.shape == weights[1][name].shape for name, tensor in weights[0].items())
     weight = max(float((tensor - weights[1][name]).abs().max()) for name, tensor in weights[0].items())
-    return Found(len(losses[0]), max(abs(a - b) for a, b in zip(*losses, strict=True)), weight, difference_of_scores(one, other))
+    loss = max(abs(a - b) / max(1.0, abs(a)) for a, b in zip(*losses, strict=True))
+    return Found(len(losses[0]), loss, weight, difference_of_scores(one, other))
 
 
 def difference_of_scores(one: dict[str, Any], other: dict[str, Any]) -> float | None:
