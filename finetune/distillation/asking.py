@@ -98,10 +98,10 @@ class Asking:
             self.reporter.report(Notice(f"The teacher's first choice is wrong for {percent(wrong)} of the tokens: there it is corrected."))
         return choice, written
 
-    def share(self, kind: str, folder: Path, share: tuple[int, int]) -> None:
+    def share(self, kind: str, folder: Path, share: tuple[int, int], shard_bytes: int) -> None:
         """Write this process's share of the shards of a cache that another one builds; see `write_share`."""
         with as_teacher(self.model) as asked:
-            write_share(kind, asked, self.rows, folder, share, **self._told())
+            write_share(kind, asked, self.rows, folder, share, **self._told(), shard_bytes=shard_bytes)
 
     def _told(self) -> dict[str, Any]:
         return {**self.more, "teacher_identity": self.identity, "reading": self.reading, "reporter": self.reporter}

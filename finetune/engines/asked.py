@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from finetune import registry
+from finetune.distillation import cache_builder
 from finetune.distillation.asking import Asking, reading_for
 from finetune.distillation.cache import load_head, save_head
 from finetune.distillation.routes import rows_of, teacher_rows
@@ -38,6 +39,7 @@ def give(asked: Asked, places: Workplace) -> None:
         **context_told(asked.context),
         "number": asked.number,
         "kind": asked.kind,
+        "shard_bytes": cache_builder.SHARD_BYTES,
         "cache": str(asked.cache.absolute()),
         "head": None if needs_head else [*asked.head.weight.shape],
     }
@@ -57,7 +59,7 @@ def run(places: Workplace, rank: int, size: int, reporter: Reporter) -> None:
     spec, ours, theirs = context.recipe.distillation, context.tokenizer, context.teacher_tokenizers[number]
     name, reading = context.teachers_located[number].identity, reading_for(spec, head, teacher, ours, theirs)
     asking = Asking(spec, head, teacher, rows, name, (ours, theirs), reading, context.runtime, reporter)
-    asking.share(told["kind"], Path(told["cache"]), (rank, size))
+    asking.share(told["kind"], Path(told["cache"]), (rank, size), told["shard_bytes"])
 
 
 def _before(context: RunContext) -> Any:

@@ -13,6 +13,7 @@ from several_processes import TOLERANCE, compare, layer_of
 from workshop import Workshop
 
 from finetune import LLMFineTuner, Recipe
+from finetune.distillation import cache_builder
 from finetune.errors import BadInput
 from finetune.events import Notice, Recorder, Resumed, TrainingStep
 
@@ -44,12 +45,16 @@ def tuner(shop: Workshop, layer: dict[str, Any], reporter: Recorder | None = Non
 
 @needs_ray
 @pytest.mark.slow
-def test_two_workers_make_the_run_of_one_although_one_is_lost(tmp_path: Path) -> None:
+def test_two_workers_ask_a_teacher_and_train_as_one_process_does_although_one_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shop = Workshop(tmp_path)
-    layers = [layer_of(shop, "lora") for _ in range(2)]
+    layers = [layer_of(shop, "hidden cache") for _ in range(2)]
     for layer in layers:
-        layer["training"] |= {"save_every": 1, "epochs": 4}
+        layer["training"] |= {"save_every": 1, "epochs": 8}
     shop.tuner(layers[0]).train()
+    monkeypatch.setattr(cache_builder, "SHARD_BYTES", 2000)
+    shop.runtime = replace(shop.runtime, cache_dir=tmp_path / "another")
     reporter = LoseWorker(step=5)
     on_ray = tuner(shop, layers[1], reporter, processes=2)
     outcome = on_ray.train()
@@ -58,6 +63,7 @@ def test_two_workers_make_the_run_of_one_although_one_is_lost(tmp_path: Path) ->
     (again,) = reporter.of(Resumed)
     assert 4 <= again.step < 16
     assert f"A worker was lost; all of them go on behind step {again.step}." in [notice.text for notice in reporter.of(Notice)]
+    assert "2 processes run the teacher, each on its share of the rows." in [notice.text for notice in reporter.of(Notice)]
     found = compare(*layers)
     assert max(found.loss, found.weight) <= TOLERANCE
     assert not (Path(layers[1]["output_dir"]) / "run" / "workers").exists()

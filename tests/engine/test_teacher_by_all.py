@@ -78,6 +78,21 @@ def test_what_was_finished_is_kept_and_another_number_of_processes_goes_on(tmp_p
     assert {name: times(folder)[name] for name in finished} == finished
 
 
+def test_a_process_that_is_started_again_goes_on_with_its_share(tmp_path: Path) -> None:
+    def again() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            share(tmp_path, 0, 2, most=2)
+        finished = times(tmp_path)
+        share(tmp_path, 1, 2)
+        share(tmp_path, 0, 2)
+        assert len(finished) >= 2
+        assert {name: times(tmp_path)[name] for name in finished} == finished
+
+    cache = built(tmp_path, again)
+    assert cache.rows == len(ROWS)
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == ["index.json"]
+
+
 def test_what_the_others_did_not_write_this_process_writes(tmp_path: Path) -> None:
     built(tmp_path / "one")
     built(tmp_path / "left", lambda: share(tmp_path / "left", 1, 2))
