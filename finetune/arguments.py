@@ -117,7 +117,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     },
     "--on": {
         "metavar": "ENGINE",
-        "help": "what trains: here (one process) or torchrun (several); the default is the one that suits --nproc and --nodes",
+        "help": "what trains: here (one process), torchrun (several) or ray (a cluster); the default suits --nproc and --nodes",
     },
     "--nodes": {
         "metavar": "N",

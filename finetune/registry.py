@@ -60,6 +60,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "engines": {
         "here": "finetune.engines.here:Here",
         "torchrun": "finetune.engines.torchrun:Torchrun",
+        "ray": "finetune.engines.on_ray:Ray",
     },
     "formats": {
         "tokenized": "finetune.data.formats.tokenized:Tokenized",

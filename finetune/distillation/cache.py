@@ -1,6 +1,7 @@
 """A teacher's outputs for the rows of a run, on disk: written in one pass, read in every epoch of every run on the same rows.
 
     folder/index.json               the key (which teacher, which rows) and the shards with their sizes and hashes
+    folder/index-1.json             the same of the shards that one of several processes has written, until index.json has them too
     folder/head.safetensors         the teacher's head (kind "hidden")
     folder/shard-00000.safetensors  rows [r] supervised tokens per row; values [tokens, d]; negentropy [tokens] (kind "gradient");
                                     margins [tokens] (if the teacher is to be corrected)
@@ -35,6 +36,7 @@ from finetune.storage import write_whole
 from finetune.training.head import Head
 
 VERSION = 1
+INDEX = "index.json"
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class TeacherCache:
         self._offsets = [[0, *np.cumsum(counts).tolist()] for counts in self._counts]
         self._first_rows = [shard.first_row for shard in shards]
         self.signal: Signal = registry.load("signals", key.kind)
-        self.head = _load_head(folder) if self.signal.keeps_head else None
+        self.head = load_head(folder) if self.signal.keeps_head else None
 
     @classmethod
     def open(cls, folder: str | Path, key: CacheKey | None = None) -> TeacherCache:
@@ -155,14 +157,14 @@ class Index:
     def complete(self) -> bool:
         return sum(shard.rows for shard in self.shards) == self.total_rows
 
-    def write(self, folder: Path) -> None:
-        write_file(folder / "index.json", json.dumps(asdict(self), indent=1).encode())
+    def write(self, folder: Path, name: str = INDEX) -> None:
+        write_file(folder / name, json.dumps(asdict(self), indent=1).encode())
 
 
-def read_index(folder: Path) -> Index | None:
+def read_index(folder: Path, name: str = INDEX) -> Index | None:
     """The index of a cache folder; None if it is missing or cannot be read."""
     try:
-        content = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
         return Index(CacheKey(**content["key"]), content["total_rows"], [Shard(**shard) for shard in content["shards"]])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -186,7 +188,8 @@ def save_head(head: Head, folder: Path) -> None:
     write_file(folder / "head.safetensors", content)
 
 
-def _load_head(folder: Path) -> Head:
+def load_head(folder: Path) -> Head:
+    """What `save_head` has written there; raises TrainingError."""
     try:
         with safe_open(folder / "head.safetensors", framework="pt") as file:
             names, facts = file.keys(), file.metadata()

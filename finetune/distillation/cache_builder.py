@@ -3,13 +3,14 @@
     cache = build_cache("hidden", teacher, rows, folder)
     cache = build_cache("gradient", teacher, rows, folder, student_head=head_of(student), temperature=2.0)
 
-An interrupted pass continues at the shard where it stopped. A damaged shard is reported and written again. A cache for a different
-teacher, different rows or (kind "gradient") a different student's head or temperature is replaced.
+Several processes may share the work: each writes shards of its own (`write_share`), and a shard is the same, whoever writes it. An
+interrupted pass continues at the shard where it stopped, with any number of processes. A damaged shard is reported and written again. A
+cache for a different teacher, different rows or (kind "gradient") a different student's head or temperature is replaced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,7 @@ from finetune import registry
 from finetune.data.collator import Collator, labels_of
 from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.cache import (
+    INDEX,
     CacheKey,
     Index,
     Shard,
@@ -80,52 +82,54 @@ def build_cache(
     teacher_identity: str | None = None,
     reading: Reading | None = None,
     reporter: Reporter | None = None,
-    shard_bytes: int = SHARD_BYTES,
+    shard_bytes: int | None = None,
+    others: Callable[[], None] | None = None,
 ) -> TeacherCache:
     """Write the missing shards of a cache for `dataset` (input_ids, labels) and open it.
 
     `vocabulary` is how many leading ids teacher and student share (default: the teacher's); with `margins` the cache has those of the
     teacher over the labels (finetune/distillation/corrected.py). `reading` is that of a teacher with another tokenizer; a
-    `teacher_identity` stands for the reading too. Raises DiskFull with the bytes needed if
-    the disk has no room, TrainingError if no token is supervised.
+    `teacher_identity` stands for the reading too. `others` has other processes call `write_share`; it is called where several shards
+    are missing. Raises DiskFull with the bytes needed if the disk has no room, TrainingError if no token is supervised.
     """
     folder, reporter = Path(folder), reporter or Recorder()
-    head = head_of(teacher).detach()
-    if reading is not None:
-        head, vocabulary = reading.head(head), reading.vocabulary
-    vocabulary = vocabulary or head.vocabulary
-    identity = teacher_identity or (reading.identity(model_identity(teacher)) if reading else model_identity(teacher))
-    fixed: dict[str, Any] = {"vocabulary": vocabulary, "student_head": student_head, "temperature": temperature, "margins": margins}
-    key = cache_key(kind, identity, dataset, **fixed)
-    signal: Signal = registry.load("signals", kind)
-    width, dtype = signal.stored(head, student_head)
-    plan = _plan(supervised_counts(dataset), width * dtype.itemsize, shard_bytes)
+    given: dict[str, Any] = {"student_head": student_head, "temperature": temperature, "vocabulary": vocabulary, "margins": margins}
+    given |= {"teacher_identity": teacher_identity, "reading": reading, "shard_bytes": shard_bytes}
+    answers = _Answers(kind, teacher, dataset, **given)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable_cache(folder.parent, error) from None
-    kept = _trusted(folder, key, reporter)
-    missing = [part for part in plan if part not in kept]
-    check_room("The teacher cache", sum(part.tokens for part in missing) * width * dtype.itemsize, folder, NO_ROOM_HINT)
-    if signal.keeps_head and missing:
-        save_head(head, folder)
-    student = None if student_head is None else student_head.first(vocabulary).detach()
-    asking = _Pass(signal, teacher, head.first(vocabulary), student, temperature or 1.0, margins, reading)
-    done, total = sum(part.tokens for part in kept), sum(part.tokens for part in plan)
-    shards = dict(kept)
-    for part in missing:
-        path = folder / f"shard-{part.first_row:08d}.safetensors"
-        rows = [dataset[row] for row in range(part.first_row, part.first_row + part.rows)]
+    shards = _trusted(folder, answers.key, len(dataset), reporter)
+    missing = answers.missing(shards)
+    check_room("The teacher cache", sum(part.tokens for part in missing) * answers.token_bytes, folder, NO_ROOM_HINT)
+    if answers.signal.keeps_head and missing:
+        save_head(answers.head, folder)
+    if others is not None and len(missing) > 1:
+        Index(answers.key, len(dataset), [shards[part] for part in sorted(shards)]).write(folder)
+        others()
+        shards = _trusted(folder, answers.key, len(dataset), reporter)
+    answers.write(folder, answers.missing(shards), shards, reporter)
+    return TeacherCache.open(folder, answers.key)
 
-        def heard(tokens: int, before: int = done) -> None:
-            reporter.report(Progress("teacher cache", before + tokens, total, "tokens"))
 
-        write_file(path, safetensors.torch.save(asking.ask(rows, heard)))
-        shards[part] = Shard(path.name, part.first_row, part.rows, part.tokens, path.stat().st_size, file_hash(path))
-        Index(key, len(dataset), [shards[known] for known in sorted(shards)]).write(folder)
-        done += part.tokens
-    reporter.report(Progress("teacher cache", done, total, "tokens"))
-    return TeacherCache.open(folder, key)
+def write_share(
+    kind: str, teacher: nn.Module, dataset: Any, folder: Path, share: tuple[int, int], *, reporter: Reporter, **more: Any
+) -> None:
+    """Write every n-th of the shards that index.json does not name, from the k-th on, where `share` is (k, n); `more` as in `build_cache`.
+
+    Finished ones stand in an index of this process. Raises TrainingError where that folder is for another teacher or other rows.
+    """
+    answers, index = _Answers(kind, teacher, dataset, **more), read_index(folder)
+    if index is None or index.key != answers.key:
+        what = f"is for a different {answers.key.differences(index.key)}" if index else "cannot be read"
+        raise TrainingError(
+            f"The teacher cache in {folder} {what} in process {share[0]}.", hint="All processes need the same files and cache."
+        )
+    ours, name = answers.missing({_Part.of(shard) for shard in index.shards})[share[0] :: share[1]], f"index-{share[0]}.json"
+    before = read_index(folder, name)  # of the same process, where an engine has started it again
+    shards = {_Part.of(shard): shard for shard in before.shards if before.key == answers.key} if before else {}
+    answers.write(folder, [part for part in ours if part not in shards], shards, reporter, name=name)
 
 
 @dataclass(frozen=True, order=True)
@@ -135,6 +139,63 @@ class _Part:
     first_row: int
     rows: int
     tokens: int
+
+    @classmethod
+    def of(cls, shard: Shard) -> _Part:
+        return cls(shard.first_row, shard.rows, shard.tokens)
+
+
+class _Answers:
+    """What one teacher is to say about its rows: under which key, in which shards."""
+
+    def __init__(
+        self,
+        kind: str,
+        teacher: nn.Module,
+        dataset: Any,
+        *,
+        student_head: Head | None = None,
+        temperature: float | None = None,
+        vocabulary: int | None = None,
+        margins: bool = False,
+        teacher_identity: str | None = None,
+        reading: Reading | None = None,
+        shard_bytes: int | None = None,
+    ) -> None:
+        head = head_of(teacher).detach()
+        if reading is not None:
+            head, vocabulary = reading.head(head), reading.vocabulary
+        vocabulary = vocabulary or head.vocabulary
+        identity = teacher_identity or (reading.identity(model_identity(teacher)) if reading else model_identity(teacher))
+        fixed: dict[str, Any] = {"vocabulary": vocabulary, "student_head": student_head, "temperature": temperature, "margins": margins}
+        self.dataset, self.head = dataset, head
+        self.key = cache_key(kind, identity, dataset, **fixed)
+        self.signal: Signal = registry.load("signals", kind)
+        width, dtype = self.signal.stored(head, student_head)
+        self.token_bytes = width * dtype.itemsize
+        self.plan = _plan(supervised_counts(dataset), self.token_bytes, shard_bytes or SHARD_BYTES)
+        student = None if student_head is None else student_head.first(vocabulary).detach()
+        self.asking = _Pass(self.signal, teacher, head.first(vocabulary), student, temperature or 1.0, margins, reading)
+
+    def missing(self, shards: Container[_Part]) -> list[_Part]:
+        return [part for part in self.plan if part not in shards]
+
+    def write(self, folder: Path, parts: list[_Part], shards: dict[_Part, Shard], reporter: Reporter, name: str = INDEX) -> None:
+        """Write the shards of these `parts` beside `shards`, after each the index called `name` of all of them."""
+        done = sum(part.tokens for part in shards)
+        total = done + sum(part.tokens for part in parts)
+        for part in parts:
+            path = folder / f"shard-{part.first_row:08d}.safetensors"
+            rows = [self.dataset[row] for row in range(part.first_row, part.first_row + part.rows)]
+
+            def heard(tokens: int, before: int = done) -> None:
+                reporter.report(Progress("teacher cache", before + tokens, total, "tokens"))
+
+            write_file(path, safetensors.torch.save(self.asking.ask(rows, heard)))
+            shards[part] = Shard(path.name, part.first_row, part.rows, part.tokens, path.stat().st_size, file_hash(path))
+            Index(self.key, len(self.dataset), [shards[known] for known in sorted(shards)]).write(folder, name)
+            done += part.tokens
+        reporter.report(Progress("teacher cache", done, total, "tokens"))
 
 
 def _plan(counts: list[int], token_bytes: int, shard_bytes: int) -> list[_Part]:
@@ -154,22 +215,30 @@ def _plan(counts: list[int], token_bytes: int, shard_bytes: int) -> list[_Part]:
     return [_Part(start, stop - start, sum(counts[start:stop])) for start, stop in pairwise(edges)]
 
 
-def _trusted(folder: Path, key: CacheKey, reporter: Reporter) -> dict[_Part, Shard]:
-    """Finished shards of an earlier pass with the same key; anything else is reported and removed."""
-    index = read_index(folder)
+def _trusted(folder: Path, key: CacheKey, rows: int, reporter: Reporter) -> dict[_Part, Shard]:
+    """Finished shards of an earlier pass with the same key, by one process or several; anything else is reported and removed.
+
+    Afterwards index.json has those of several.
+    """
+    index, shares = read_index(folder), sorted(folder.glob(f"{Path(INDEX).stem}-*.json"))
     if index is None or index.key != key:
         if index is not None:
             what = key.differences(index.key)
             reporter.report(Notice(f"The teacher cache in {folder} is for a different {what}; it is rebuilt.", "warning"))
-        for file in [*folder.glob("*.safetensors"), *folder.glob(f"*{PART}"), folder / "index.json"]:
+        for file in [*folder.glob("*.safetensors"), *folder.glob(f"*{PART}"), *shares, folder / INDEX]:
             file.unlink(missing_ok=True)
         return {}
     kept = {}
-    for shard in index.shards:
+    found = [other for path in shares if (other := read_index(folder, path.name)) and other.key == key]
+    for shard in {shard.file: shard for each in (index, *found) for shard in each.shards}.values():
         if problem := changed(folder / shard.file, shard.bytes, shard.sha256):
             reporter.report(Notice(f"Teacher cache: {folder / shard.file} {problem}; it is rebuilt.", "warning"))
         else:
-            kept[_Part(shard.first_row, shard.rows, shard.tokens)] = shard
+            kept[_Part.of(shard)] = shard
+    if shares:
+        Index(key, rows, [kept[part] for part in sorted(kept)]).write(folder)
+        for path in shares:
+            path.unlink(missing_ok=True)
     return kept
 
 

@@ -6,34 +6,28 @@ train(student, tokenizer, data.train, recipe, machine, reporter, folder=folder, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import concatenate_datasets
-
-from finetune import registry
 from finetune.data.prepare import PreparedData
-from finetune.data.system_prompt import TeacherRows, is_prompted
-from finetune.distillation.across_tokenizers.projected import Reading, reading_of
-from finetune.distillation.cache import TeacherCache
-from finetune.distillation.cache_builder import build_cache, cache_key, supervised_counts
-from finetune.distillation.cache_choice import CacheChoice, choose_cache
-from finetune.distillation.corrected import MARGIN_BYTES
-from finetune.distillation.itself import Itself, as_teacher, identity_of
+from finetune.data.system_prompt import is_prompted
+from finetune.distillation.asking import Asking, reading_for, rows_asked
+from finetune.distillation.itself import Itself, as_teacher
 from finetune.distillation.pair_checks import Finding, contradictions, examine, stop_on_problem, top_tokens
 from finetune.distillation.prompt_check import about_prompt
 from finetune.distillation.routes import rows_of, teacher_rows
 from finetune.distillation.teachers import Teacher
 from finetune.distillation.trainer import DistillationTrainer
-from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.events import Notice, Reporter
-from finetune.formatting import percent
 from finetune.recipe import DistillationSpec, Recipe
 from finetune.runtime import RuntimeOptions
-from finetune.training.head import Head, causal_lm, context_length, head_of
+from finetune.training.head import Head, head_of
+
+# Has all devices write the cache of a teacher: its number, the student's head, the models in memory here, the kind, the folder.
+Together = Callable[[int, Head, list[Any], str, Path], None]
 
 
 @dataclass
@@ -87,17 +81,19 @@ def prepare_distillation(
     reporter: Reporter,
     *,
     look: bool = True,
+    together: Together | None = None,
 ) -> DistillationSetup:
     """Check the models (if `look`), then run each teacher over its rows and cache its outputs, if they fit on the disk.
 
     `models` are the teachers, taken one after another; `known` has the name of each one's exact weights and its tokenizer. With caches the
     setup holds none of them, so the memory of one can be freed before the next is loaded, unless they are to read what a student writes.
+    Where there are several devices, `together` has all of them run a teacher.
     `Itself` stands for a student that is its own teacher. Raises TrainingError for a problem that a check finds, DiskFull or RecipeError
     where there can be no cache and must be one.
     """
     spec = recipe.distillation
     wanted: str = spec.cache
-    taught = _taught(recipe, data)
+    taught = rows_asked(recipe, data)
     of_rows, of_held_out = teacher_rows(recipe, taught), teacher_rows(recipe, data.held_out, held_out=True)
     ours, teachers, choices, said = head_of(student), [], [], set[str]()
     first_choices: list[Any] = []
@@ -105,7 +101,7 @@ def prepare_distillation(
     for number, (name, theirs) in enumerate(known):
         model = next(taken)
         rows, held_out = rows_of(number, taught, of_rows), rows_of(number, data.held_out, of_held_out)
-        reading = _reading(spec, ours, model, tokenizer, theirs)
+        reading = reading_for(spec, ours, model, tokenizer, theirs)
         if look:
             other = None if isinstance(model, Itself) else model
             findings = examine(student, other, rows, held_out, tokenizer=tokenizer, teacher_tokenizer=theirs, reading=reading)
@@ -115,9 +111,9 @@ def prepare_distillation(
             _tell(findings, said, reporter)
             if len(known) > 1 and of_rows is None:
                 first_choices.append(top_tokens(model, rows))
-        rows = TeacherRows(rows) if is_prompted(rows) else rows
-        asking = _Asking(spec, ours, model, rows, identity_of(model, name), (tokenizer, theirs), reading, runtime, reporter)
-        choice, written = asking.ask(wanted, left=len(known) - number)
+        asking = Asking(spec, ours, model, rows, name, (tokenizer, theirs), reading, runtime, reporter)
+        others = partial(together, number, ours, [student, model]) if together else None
+        choice, written = asking.ask(wanted, left=len(known) - number, others=others)
         wanted = choice.kind  # all caches are of one kind
         choices.append(choice)
         teachers.append(Teacher(model if written is None or spec.practice else None, written, theirs))
@@ -128,21 +124,6 @@ def prepare_distillation(
     return DistillationSetup(spec, teachers, several + choices[0].reason, weights, of_rows, reporter)
 
 
-def _taught(recipe: Recipe, data: PreparedData) -> Any:
-    """The rows that a teacher is asked about: those to train on, and after them those on which the student is measured while it trains."""
-    if data.deciding is None or not recipe.training.evaluates:
-        return data.train
-    shared = [name for name in data.train.column_names if name in data.deciding.column_names]
-    return concatenate_datasets([rows.select_columns(shared) for rows in (data.train, data.deciding)])
-
-
-def _reading(spec: DistillationSpec, student: Head, teacher: Any, ours: Any, theirs: Any) -> Reading | None:
-    """How a teacher with another tokenizer is read, if the recipe lets it be."""
-    if spec.across_tokenizers == "none" or isinstance(teacher, Itself):
-        return None
-    return reading_of(ours, theirs, student.vocabulary, context_length(causal_lm(teacher)))
-
-
 def _tell(findings: Sequence[Finding], said: set[str], reporter: Reporter) -> None:
     """Each warning once, however many teachers it holds for; TrainingError for a problem."""
     for finding in findings:
@@ -150,62 +131,3 @@ def _tell(findings: Sequence[Finding], said: set[str], reporter: Reporter) -> No
             said.add(finding.text)
             reporter.report(Notice(f"{finding.text} {finding.hint or ''}".strip(), "warning"))
     stop_on_problem(findings)
-
-
-class _Asking:
-    """Runs one teacher over its rows."""
-
-    def __init__(
-        self,
-        spec: DistillationSpec,
-        student: Head,
-        model: Any,
-        rows: Any,
-        identity: str,
-        tokenizers: tuple[Any, Any],
-        reading: Reading | None,
-        runtime: RuntimeOptions,
-        reporter: Reporter,
-    ) -> None:
-        self.spec, self.student, self.model, self.rows, self.identity, self.reporter = spec, student, model, rows, identity, reporter
-        self.folder, self.reading = runtime.cache_dir / "teachers", reading
-        with as_teacher(model) as asked:
-            self.head = head_of(asked)
-        if reading is None:
-            vocabulary = shared_vocabulary(student.vocabulary, self.head.vocabulary, *tokenizers)
-        else:
-            vocabulary, self.identity = reading.vocabulary, reading.identity(identity)
-        self.more: dict[str, Any] = {"vocabulary": vocabulary, "student_head": student, "temperature": spec.temperature}
-        self.more |= {"margins": True} if spec.correct else {}
-
-    def ask(self, wanted: str, *, left: int) -> tuple[CacheChoice, TeacherCache | None]:
-        """The choice among the signals, and the cache; `left` teachers, this one included, still need room for theirs."""
-
-        @cache
-        def place(kind: str) -> Path:
-            return self.folder / cache_key(kind, self.identity, self.rows, **self.more).digest()
-
-        kinds = registry.names("signals") if self.folder.is_dir() else []
-        choice = choose_cache(
-            wanted,
-            tokens=sum(supervised_counts(self.rows)),
-            student_head=self.student,
-            teacher_head=self.head,
-            objective=self.spec.objective,
-            folder=self.folder,
-            beside=MARGIN_BYTES if self.spec.correct else 0,
-            present={kind: sum(file.stat().st_size for file in place(kind).glob("*")) for kind in kinds},
-            teachers=left,
-            features=self.spec.features,
-        )
-        if choice.kind == "none":
-            if isinstance(self.model, Itself):
-                self.model.check_online(choice.reason)
-            return choice, None
-        more = {**self.more, "teacher_identity": self.identity, "reading": self.reading, "reporter": self.reporter}
-        with as_teacher(self.model) as asked:
-            written = build_cache(choice.kind, asked, self.rows, place(choice.kind), **more)
-        if written.key.margins:
-            wrong = float((written.margins(range(written.rows), supervised_counts(self.rows)) > 0).float().mean())
-            self.reporter.report(Notice(f"The teacher's first choice is wrong for {percent(wrong)} of the tokens: there it is corrected."))
-        return choice, written

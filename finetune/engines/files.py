@@ -4,8 +4,10 @@
     places.order          order.json: the recipe, where everything is, and how the run resolved it
     places.weights        weights.pt: what trains, as it is before the first step
     places.student        config.json of a student that was made from its teacher
+    places.asked          asked.json instead of all these: a teacher that is to answer, and where its answers go
     places.events(rank)   events-1.jsonl: one JSON object a line; the parent follows these files
     places.stop           somebody wants the training to stop after the running step
+    places.failed         an error of ours has ended a worker: another try would end like it
 
 On several nodes this folder is on a disk that all of them share.
 """
@@ -30,7 +32,7 @@ class Workplace:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.order, self.weights, self.student = folder / "order.json", folder / "weights.pt", folder / "student"
-        self.stop = folder / "stop"
+        self.asked, self.stop, self.failed = folder / "asked.json", folder / "stop", folder / "failed"
 
     def events(self, rank: int | str) -> Path:
         return self.folder / f"events-{rank}.jsonl"

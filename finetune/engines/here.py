@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune.run.train_model import Order
+from finetune.run.train_model import Asked, Order
 from finetune.training.loop import Outcome
 
 
@@ -10,3 +10,6 @@ class Here:
     def train(self, order: Order) -> Outcome:
         """Train `order.model` in place. Raises what the training loop does."""
         return order.train()
+
+    def ask(self, asked: Asked) -> None:
+        """Nothing: there are no other processes."""

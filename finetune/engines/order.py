@@ -9,6 +9,7 @@ Nothing is decided here: dtype, data, revisions, students and the teachers' answ
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -44,12 +45,8 @@ def give(order: Order, places: Workplace) -> None:
     if context.student_is_made:
         causal_lm(order.model).config.save_pretrained(places.student)
     told = {
-        "recipe": context.recipe.model_dump(mode="json"),
-        "runtime": {**context.runtime.to_dict(), "cache_dir": str(context.runtime.cache_dir.absolute())},
-        "machine": asdict(context.machine),
-        "threads": max(1, torch.get_num_threads() // context.processes),
+        **context_told(context),
         "folder": str(order.folder.output_dir.absolute()),
-        "rows": context.data.fingerprint,
         "start": str(order.start.folder.name) if order.start else None,
         "made_with": dict(order.made_with),
         "teachers": _told(order.setup) if order.setup else None,
@@ -63,10 +60,7 @@ def take(places: Workplace) -> tuple[Order, int]:
     Its reporter has nobody to tell yet: the parent has reported all that was done before.
     """
     told = json.loads(places.order.read_text(encoding="utf-8"))
-    context = RunContext(Recipe.from_layers(told["recipe"]), RuntimeOptions.from_dict(told["runtime"]), Fanout())
-    context = context.beside(machine=Machine(**told["machine"]))
-    if context.data.fingerprint != told["rows"]:
-        raise TrainingError("The rows of this node are not those of the first.", hint="All nodes need the same files and cache.")
+    context = context_of(told)
     model = attach_method(context, _student(context, places) if context.student_is_made else load_base(context))
     weights = torch.load(places.weights, map_location="cpu", weights_only=True)
     with torch.no_grad():
@@ -75,6 +69,26 @@ def take(places: Workplace) -> tuple[Order, int]:
     folder = RunFolder(told["folder"])
     setup = _setup(context, model, told["teachers"]) if told["teachers"] else None
     return Order(context, model, folder, setup, _start(folder, told["start"]), told["made_with"]), told["threads"]
+
+
+def context_told(context: RunContext) -> dict[str, Any]:
+    """What the parent has resolved, and the threads of each worker on a CPU."""
+    return {
+        "recipe": context.recipe.model_dump(mode="json"),
+        "runtime": {**context.runtime.to_dict(), "cache_dir": str(context.runtime.cache_dir.absolute())},
+        "machine": asdict(context.machine),
+        "threads": max(1, torch.get_num_threads() // context.processes),
+        "rows": context.data.fingerprint,
+    }
+
+
+def context_of(told: Mapping[str, Any]) -> RunContext:
+    """The same context in a worker; raises TrainingError for rows that are others here. Its reporter has nobody to tell yet."""
+    context = RunContext(Recipe.from_layers(told["recipe"]), RuntimeOptions.from_dict(told["runtime"]), Fanout())
+    context = context.beside(machine=Machine(**told["machine"]))
+    if context.data.fingerprint != told["rows"]:
+        raise TrainingError("The rows of this node are not those of the first.", hint="All nodes need the same files and cache.")
+    return context
 
 
 def _weights(context: RunContext, model: Any) -> dict[str, torch.Tensor]:

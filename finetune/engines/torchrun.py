@@ -12,8 +12,9 @@ import json
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
@@ -22,11 +23,12 @@ import psutil
 import torch
 
 from finetune.children import python_child
+from finetune.engines import asked as teacher
 from finetune.engines.files import Followed, Workplace, error_of, event_of
 from finetune.engines.order import give
 from finetune.errors import FinetuneError, TrainingError
-from finetune.events import Notice, TrainingFinished
-from finetune.run.train_model import Order
+from finetune.events import Event, Notice, Progress, TrainingFinished
+from finetune.run.train_model import Asked, Order
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
 from finetune.shell import quoted
@@ -53,55 +55,111 @@ class Torchrun:
 
     def train(self, order: Order) -> Outcome:
         """Have workers train, and give their weights to `order.model`. Raises what the training loop does, and what `why` says."""
-        context, places = order.context, Workplace(order.folder.run / "workers")
-        shutil.rmtree(places.folder, ignore_errors=True)  # of a run that was killed
+        context, places = order.context, _free(order.folder)
         give(order, places)
         where = f" on each of {context.runtime.nodes} nodes" if context.runtime.nodes > 1 else ""
         context.reporter.report(Notice(f"{context.processes} processes train{where}, each on its share of every step's rows."))
-        teachers = order.setup.teachers if order.setup else []
-        with parked(order.model, *(teacher.model for teacher in teachers)), StopOnSignal(context.reporter) as stop:
-            process = self.start(places, context.processes, context.runtime, order.folder.debug_log)
+        outcomes: list[Outcome] = []
+
+        def hear(worker: str, line: dict[str, Any]) -> None:
+            if line["what"] == "outcome":
+                facts = line["facts"]
+                outcomes.append(Outcome(TrainingFinished(**facts["finished"]), facts["stopped"], facts["total_steps"]))
+            else:
+                context.reporter.report(_named(worker, event_of(line)))
+
+        taught = order.setup.teachers if order.setup else []
+        with parked(order.model, *(each.model for each in taught)), StopOnSignal(context.reporter) as stop:
+
+            def pass_on() -> None:
+                if stop.stopped and not places.stop.exists():
+                    places.stop.touch()
+
             try:
-                outcome = self._follow(process, places, order, stop)
+                self._follow(places, context.processes, context.runtime, order.folder, hear, pass_on)
             finally:
-                end(process)
                 places.weights.unlink(missing_ok=True)  # the checkpoints are newer; the rest shows what happened
+        if not outcomes:
+            raise why([], order.folder)
+        outcome = outcomes[-1]
         _take_weights(order, outcome)
         order.model.eval()
         shutil.rmtree(places.folder, ignore_errors=True)
         return outcome
 
-    def _follow(self, process: Popen[Any], places: Workplace, order: Order, stop: StopOnSignal) -> Outcome:
-        """Report what the workers do until they have ended; raises the error that ended them."""
-        followed, outcome, failures = Followed(places), None, list[tuple[str, dict[str, Any]]]()
-        running = True
-        while running:
-            running = process.poll() is None  # before the files are read, so that nothing said last is missed
-            for worker, line in followed.new():
-                if line["what"] == "event":
-                    event = event_of(line)
-                    if worker != "0" and isinstance(event, Notice):
-                        event = Notice(f"Process {worker}: {event.text}", event.level)
-                    order.context.reporter.report(event)
-                elif line["what"] == "outcome":
-                    facts = line["facts"]
-                    outcome = Outcome(TrainingFinished(**facts["finished"]), facts["stopped"], facts["total_steps"])
-                else:
-                    failures.append((worker, line))
-            if stop.stopped and not places.stop.exists():
-                places.stop.touch()
-            if running:
-                time.sleep(LOOK_EVERY)
-        if outcome is None or process.returncode:
-            raise why(failures, order.folder)
-        return outcome
+    def ask(self, asked: Asked) -> None:
+        """Have workers on this node write the missing shards of a teacher's cache. Raises what `why` says."""
+        context, places = asked.context, _free(asked.folder)
+        teacher.give(asked, places)
+        context.reporter.report(Notice(f"{context.processes} processes run the teacher, each on its share of the rows."))
+        done: dict[str, Progress] = {}
+
+        def hear(worker: str, line: dict[str, Any]) -> None:
+            event = event_of(line)
+            if not isinstance(event, Progress):
+                context.reporter.report(_named(worker, event))
+                return
+            done[worker] = event
+            if len(done) == context.processes:  # before, some have not said how many tokens they have
+                together = (sum(each.done for each in done.values()), sum(each.total or 0 for each in done.values()))
+                context.reporter.report(replace(event, done=together[0], total=together[1]))
+
+        with parked(*asked.models):
+            alone = replace(context.runtime, nodes=1, node_rank=0, rendezvous=None)
+            self._follow(places, context.processes, alone, asked.folder, hear)
+        shutil.rmtree(places.folder, ignore_errors=True)
+
+    def _follow(
+        self,
+        places: Workplace,
+        processes: int,
+        runtime: RuntimeOptions,
+        folder: RunFolder,
+        hear: Callable[[str, dict[str, Any]], None],
+        pass_on: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start workers and `hear` what each says until they have ended; raises the error that ended them."""
+        followed, failures = Followed(places), list[tuple[str, dict[str, Any]]]()
+        process = self.start(places, processes, runtime, folder.debug_log)
+        try:
+            running = True
+            while running:
+                running = process.poll() is None  # before the files are read, so that nothing said last is missed
+                for worker, line in followed.new():
+                    if line["what"] in ("error", "ended"):
+                        failures.append((worker, line))
+                    else:
+                        hear(worker, line)
+                pass_on()
+                if running:
+                    time.sleep(LOOK_EVERY)
+        finally:
+            end(process)
+        if process.returncode:
+            raise why(failures, folder, asked=places.asked.exists())
 
 
-def why(failures: list[tuple[str, dict[str, Any]]], folder: RunFolder) -> FinetuneError:
-    """The error that ended a training: the first that was no consequence of another's end."""
+def _free(folder: RunFolder) -> Workplace:
+    """An empty place for the workers of a run."""
+    places = Workplace(folder.run / "workers")
+    shutil.rmtree(places.folder, ignore_errors=True)  # of a run that was killed
+    return places
+
+
+def _named(worker: str, event: Event) -> Event:
+    """What a worker reports, with its number where it is not the first."""
+    return (
+        Notice(f"Process {worker}: {event.text}", event.level) if worker not in ("0", "launcher") and isinstance(event, Notice) else event
+    )
+
+
+def why(failures: list[tuple[str, dict[str, Any]]], folder: RunFolder, *, asked: bool = False) -> FinetuneError:
+    """The error that ended a training, or processes that `asked` a teacher: the first that was no consequence of another's end."""
     ends = [line["facts"] for _, line in failures if line["what"] == "ended"]
-    errors = sorted((line for _, line in failures if line["what"] == "error"), key=lambda line: float(line["at"]))
-    again = f"The last checkpoint is kept. Continue: finetune-cli resume {quoted(folder.output_dir)}"
+    said = sorted(((worker, line) for worker, line in failures if line["what"] == "error"), key=lambda each: float(each[1]["at"]))
+    errors = [line for _, line in sorted(said, key=lambda each: each[0] != "launcher")]  # which knows most, where it says something
+    what, kept = ("Running the teacher", "Finished parts are") if asked else ("Training", "The last checkpoint is")
+    again = f"{kept} kept. Continue: finetune-cli resume {quoted(folder.output_dir)}"
     for line in errors:
         if line["name"] != TrainingError.__name__:  # which is also what a worker says when another is gone
             return error_of(line)
@@ -109,11 +167,12 @@ def why(failures: list[tuple[str, dict[str, Any]]], folder: RunFolder) -> Finetu
         if facts["code"] < 0 and -facts["code"] != signal.SIGTERM:  # which the launcher sends to the others
             name = signal.Signals(-facts["code"]).name
             killed = " The system does this when memory runs out." if name == "SIGKILL" else ""
-            return TrainingError(f"Training process {facts['rank']} was ended by {name}.{killed}", hint=again)
+            which = f"Process {facts['rank']} that ran the teacher" if asked else f"Training process {facts['rank']}"
+            return TrainingError(f"{which} was ended by {name}.{killed}", hint=again)
     if errors:
         return error_of(errors[0])
     which = f"process {ends[0]['rank']} ended with exit code {ends[0]['code']}" if ends else "the processes could not be started"
-    return TrainingError(f"Training failed: {which}.", hint=f"The details are in {folder.debug_log}. {again}")
+    return TrainingError(f"{what} failed: {which}.", hint=f"The details are in {folder.debug_log}. {again}")
 
 
 def end(process: Popen[Any]) -> None:

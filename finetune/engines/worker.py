@@ -1,6 +1,7 @@
 """One of the processes that train: `python -m finetune.engines.worker WORKPLACE`, with the variables that torchrun sets.
 
-It makes the training of its order again and trains a share of it. The first worker reports, and writes the checkpoints.
+It makes the training of its order again and trains a share of it. The first worker reports, and writes the checkpoints. Or it runs a
+teacher over its share of the rows: see asked.py.
 """
 
 from __future__ import annotations
@@ -9,18 +10,20 @@ import os
 import sys
 import threading
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
+from finetune.engines import asked as teacher
 from finetune.engines.files import Lines, Workplace
 from finetune.engines.order import take
 from finetune.errors import FinetuneError, TrainingError
-from finetune.events import Recorder
+from finetune.events import Notice, Recorder
 from finetune.noise import hush
 from finetune.training.callbacks import StopOnSignal
+from finetune.training.checkpoints import Checkpoints
 
 
 class StopOnFile(StopOnSignal):
@@ -40,20 +43,41 @@ class StopOnFile(StopOnSignal):
         return self.first and self.places.stop.exists()
 
 
-def main(folder: str) -> int:
-    """Train; 0 when the share of this worker is done, 1 after an error, which is written down."""
+def by_ray(config: dict[str, str]) -> None:
+    """`main` in a worker of Ray, which starts all of them again where one raises: to go on from the last checkpoint.
+
+    Where the error would be the same again, nothing more is tried.
+    """
+    places = Workplace(Path(config["folder"]))
+    if not places.failed.exists() and main(config["folder"], again=True):
+        raise RuntimeError("A worker has failed; see the log of the run.")
+
+
+def main(folder: str, *, again: bool = False) -> int:
+    """Train; 0 when the share of this worker is done, 1 after an error, which is written down.
+
+    `again`: from the newest checkpoint, which is newer than the order where workers have been lost.
+    """
     hush()
     places, rank, local = Workplace(Path(folder)), int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     said = Lines(places.events(rank), everything=rank == 0)
     try:
-        if not places.order.is_file():
-            raise TrainingError(f"{places.order} cannot be seen on this node.", hint="All nodes need the same disk for --output-dir.")
         if torch.cuda.is_available():
             torch.cuda.set_device(local)
+        if places.asked.is_file():
+            teacher.run(places, rank, int(os.environ["WORLD_SIZE"]), Lines(places.events(rank), everything=True))
+            return 0
+        if not places.order.is_file():
+            raise TrainingError(f"{places.order} cannot be seen on this node.", hint="All nodes need the same disk for --output-dir.")
         order, threads = take(places)
         device = order.context.machine.device
         torch.set_num_threads(threads)
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        newest = Checkpoints(order.folder.checkpoints).all()[:1] if again else []
+        if newest and (order.start is None or newest[0].step > order.start.step):
+            order = replace(order, start=newest[0])
+            said.report(Notice(f"A worker was lost; all of them go on behind step {newest[0].step}.", "warning" if rank == 0 else "info"))
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device == "cuda" else "gloo")
         order.context.reporter.reporters.append(said)
         outcome = order.train(StopOnFile(places))
         if rank == 0:
@@ -61,6 +85,8 @@ def main(folder: str) -> int:
         dist.barrier()  # the first may still write
     except FinetuneError as error:
         said.failed(error)
+        if type(error) is not TrainingError:  # which is also what a worker says when another is gone
+            places.failed.touch()
         traceback.print_exc()
         return 1
     return 0

@@ -313,7 +313,8 @@ def _measured(parts: dict[str, int], total: int) -> dict[str, int]:
 def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Footprint, asking: float, *, further: bool) -> float:
     """Matrix products of training over their rate, and the answers of two benchmarks, and one more for each teacher.
 
-    `asking` are the operations of the teachers. A `further` round adds its training alone, and a teacher only if it runs at every step.
+    `asking` are the operations of the teachers, which all devices share, those of one node where the answers are cached. A `further` round
+    adds its training alone, and a teacher only if it runs at every step.
     """
     recipe, machine, report, facts = context.recipe, context.machine, context.data.report, shape.model
     rate = _rate(context)
@@ -324,6 +325,7 @@ def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Foot
     rows = min(recipe.benchmark.rows, report.held_out) * (2 + len(shape.teachers))
     answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if machine.device == "cpu" else 20)
     steps = recipe.training.passes * training * (footprint.slowdown if machine.device == "cpu" else 1) / context.devices
+    asking /= context.devices if context.teacher_stays else max(1, context.devices // context.runtime.nodes)
     if recipe.distillation.quantize and machine.device == "cpu":
         answers += steps_of(recipe.training, report.train_sequences) * shape.learning.linear / ROUNDED_PER_SECOND
     asked = asking if context.teacher_stays or not further else 0

@@ -53,7 +53,9 @@ def check_engine(context: RunContext) -> None:
     """
     runtime, machine, processes = context.runtime, context.machine, context.processes
     registry.check_name("engines", context.engine)
-    if machine.device == "cuda" and processes > machine.gpus:
+    if runtime.engine == "ray":
+        registry.load("engines", "ray").check(runtime)
+    elif machine.device == "cuda" and processes > machine.gpus:
         raise HardwareError(f"{processes} processes need a GPU each, and there are {machine.gpus}.", hint="--nproc auto takes all of them.")
     if machine.device == "mps" and processes > 1:
         raise HardwareError("Only one process can use this machine's GPU.", hint="Leave --nproc out, or add --device cpu.")

@@ -252,7 +252,7 @@ class LLMFineTuner:
             model, context, setup = self.load_model(), self.context, None
             if context.distils:
                 write_student(context, self.folder, self._made)
-                setup = distillation_setup(context, model, self._hand_over_teacher())
+                setup = distillation_setup(context, model, self._hand_over_teacher(), folder=self.folder)
                 if not setup.needs_models:
                     self.teacher = None  # its answers are written down
             handed, self.model = [model], None  # it need not outlive its round

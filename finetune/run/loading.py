@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from finetune import registry
@@ -28,9 +29,11 @@ from finetune.models.location import locate
 from finetune.models.new_tokens import give_rows, new_tokens_of
 from finetune.planning.asked_before import remember
 from finetune.recipe import StudentSpec
+from finetune.run.train_model import Asked, engine_of
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
 from finetune.settings import FromTeacher
+from finetune.training.head import Head
 from finetune.training.loop import parameters_of, trainable
 from finetune.training.step_count import steps_of
 
@@ -157,11 +160,19 @@ def itself(context: RunContext, student: Any) -> Itself:
     return Itself(student, adapter_off=hasattr(student, "peft_config") and not context.earlier)
 
 
-def distillation_setup(context: RunContext, student: Any, first: list[Any], *, look: bool = True) -> DistillationSetup:
+def distillation_setup(
+    context: RunContext, student: Any, first: list[Any], *, look: bool = True, folder: RunFolder | None = None
+) -> DistillationSetup:
     """What the student learns from, the models examined unless not to `look`; with a cache it does not hold the teachers.
 
-    `first` has the first teacher, if it is in memory; it is taken out. A model that is its own teacher has none.
+    `first` has the first teacher, if it is in memory; it is taken out. A model that is its own teacher has none. With the `folder` of a
+    run all its processes on this machine run the teacher, else this one.
     """
+
+    def together(number: int, head: Head, models: list[Any], kind: str, cache: Path) -> None:
+        assert folder is not None
+        engine_of(context).ask(Asked(context, folder, number, head, models, kind, cache))
+
     if context.teaches_itself and not context.copies_itself:
         first = [itself(context, student)]
     with context.stage("teacher cache", "Running the teacher") as done:
@@ -175,6 +186,7 @@ def distillation_setup(context: RunContext, student: Any, first: list[Any], *, l
             context.runtime,
             context.reporter,
             look=look,
+            together=together if folder and context.processes > 1 else None,
         )
         for number, teacher in enumerate(setup.teachers):
             if teacher.cache:

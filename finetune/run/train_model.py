@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from finetune import registry
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from finetune.distillation.setup import DistillationSetup
     from finetune.training.checkpoints import Checkpoint
+    from finetune.training.head import Head
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,30 @@ class Order:
         return train_model(self.context, self.model, self.folder, make_trainer=make, start=self.start, made_with=self.made_with, stop=stop)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """The cache in `cache`, of that `kind`, of teacher `number`: which shards are missing, its index says.
+
+    `head` is the student's, `models` are those that this process has on its device.
+    """
+
+    context: RunContext
+    folder: RunFolder
+    number: int
+    head: Head
+    models: list[Any]
+    kind: str
+    cache: Path
+
+
 class Engine(Protocol):
     """Trains on one device or several (finetune/engines/)."""
 
     def train(self, order: Order) -> Outcome:
         """Carry the order out; afterwards its model has the trained weights. Raises what the training loop does."""
+
+    def ask(self, asked: Asked) -> None:
+        """Have several processes write the missing shards, each with `Asking.share`; this one writes what is missing afterwards."""
 
 
 def engine_of(context: RunContext) -> Engine:

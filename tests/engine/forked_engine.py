@@ -113,10 +113,21 @@ def write_rows(path: Path) -> None:
 
 
 def break_something(rank: int, what: str) -> None:
-    """In the third step of worker 1: it is "killed", has "memory" for one row at a time or "no memory", or its loss is "nonsense"."""
+    """In the third step of worker 1: it is "killed", has "memory" for one row at a time or "no memory", or its loss is "nonsense".
+
+    Or it is killed when it runs the teacher for its third "shard".
+    """
+    from finetune.distillation.cache_builder import _Pass
     from finetune.training.trainer import SupervisedTrainer
 
-    whole = SupervisedTrainer.loss_sum
+    whole, ask = SupervisedTrainer.loss_sum, _Pass.ask
+    asked: list[int] = []
+
+    def asks(teacher: Any, rows: list[Any], heard: Any) -> Any:
+        asked.append(len(rows))
+        if len(asked) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ask(teacher, rows, heard)
 
     def broken(trainer: Any, inputs: dict[str, Any]) -> Any:
         if trainer.state.global_step != 2:
@@ -128,5 +139,7 @@ def break_something(rank: int, what: str) -> None:
         loss, count = whole(trainer, inputs)
         return (loss * float("nan") if what == "nonsense" else loss), count
 
-    if what and rank == 1:
+    if what == "shard" and rank == 1:
+        _Pass.ask = asks  # type: ignore[method-assign]
+    elif what and rank == 1:
         SupervisedTrainer.loss_sum = broken  # type: ignore[method-assign]

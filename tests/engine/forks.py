@@ -122,6 +122,7 @@ def child(job: dict[str, Any]) -> None:
 def train(job: dict[str, Any]) -> int:
     """Begin the run of a layer, or go on with it."""
     from finetune import LLMFineTuner, Recipe, RuntimeOptions, registry
+    from finetune.distillation import cache_builder
     from finetune.errors import FinetuneError
     from finetune.events import Recorder
     from finetune.run_folder import TRAINING
@@ -130,6 +131,7 @@ def train(job: dict[str, Any]) -> int:
     if job.get("largest_file"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["largest_file"], resource.RLIM_INFINITY))
     registry.BUILT_IN["engines"]["forked"] = "forked_engine:Forked"
+    cache_builder.SHARD_BYTES = job.get("shard_bytes", cache_builder.SHARD_BYTES)
     os.environ |= {"BREAK": job.get("break", ""), "ROWS": job.get("rows", "")}
     engine = {"processes": job["processes"], "engine": "forked"} if job.get("processes", 1) > 1 else {}
     runtime = RuntimeOptions(device="cpu", dtype="float32", cache_dir=Path(job["cache"]), **engine)
@@ -142,6 +144,8 @@ def train(job: dict[str, Any]) -> int:
         # A kill may come between the end of the training and that of the process.
         if tuner.resume_state is None or tuner.resume_state.stage == TRAINING:
             tuner.train()
+        if job.get("scored"):
+            tuner.benchmark()
     except FinetuneError as error:
         print(f"{type(error).__name__}: {error.message} {error.hint}")
         return error.exit_code

@@ -16,6 +16,7 @@ from finetune.cli import main
 from finetune.errors import BadInput, FinetuneError, HardwareError, RecipeError
 from finetune.hardware import machine as hardware
 from finetune.hardware.machine import Glance, Machine
+from finetune.planning import estimate
 from finetune.recipe import Recipe, TrainingSpec
 from finetune.runtime import RuntimeOptions
 from finetune.screen.plan_table import review as table
@@ -60,6 +61,28 @@ def test_the_plan_is_that_of_each_gpu(shop: Workshop) -> None:
     assert four.memory["activations"] == pytest.approx(one.memory["activations"] / 4, rel=0.01)
     assert four.memory["weights"] == one.memory["weights"]
     assert "1 of 6" in drawn(table(tuner(shop, batch_size=8).recipe, one), 100)
+
+
+@pytest.mark.parametrize(("cache", "nodes", "share"), [("none", 1, 4), ("none", 2, 8), ("hidden", 1, 4), ("hidden", 2, 4)])
+def test_the_devices_share_what_the_teacher_does(
+    cache: str, nodes: int, share: int, shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them at every step; those of the first node where its answers are written down."""
+    monkeypatch.setattr(estimate, "EFFICIENCY", {"cuda": {"float32": 1e-9}})  # so that only arithmetic takes time
+    recipe = Recipe.from_layers(shop.distilling(distillation={"cache": cache}), {"training": {"batch_size": 8}})
+
+    def seconds(**options: object) -> float:
+        runtime = RuntimeOptions(cache_dir=shop.runtime.cache_dir, **options)
+        return LLMFineTuner(recipe, runtime=runtime).plan().seconds
+
+    several: dict[str, object] = {"nodes": 2, "rendezvous": "a:1"} if nodes == 2 else {}
+    alone, together = seconds(processes=1), seconds(processes=4, **several)
+    assert alone > 1e6
+    if nodes == 1:
+        assert together == pytest.approx(alone / share, rel=0.01)
+    else:
+        assert alone / 8 - 1 <= together <= alone / share + 1
+        assert (together == pytest.approx(alone / 8, rel=0.01)) is (cache == "none")
 
 
 def test_a_plan_says_why_some_gpus_have_nothing_to_do(shop: Workshop) -> None:
@@ -108,6 +131,24 @@ def test_devices_that_cannot_work_are_refused_before_the_run(
 ) -> None:
     with pytest.raises(kind, match=words):
         tuner(shop, RuntimeOptions(cache_dir=shop.runtime.cache_dir, **options)).check()
+
+
+@pytest.mark.parametrize(
+    ("distillation", "words"),
+    [
+        ({"on_policy": {"share": 0.5}}, "A student practises on its own answers in one process"),
+        ({"features": {"last": 0.1}}, "Inner layers and attention are compared in one process"),
+        ({"rounds": [2], "round_teacher": "previous"}, "Rounds that teach each other train in one process"),
+    ],
+)
+def test_what_only_one_process_can_do_is_refused_before_the_run(distillation: dict[str, object], words: str, shop: Workshop) -> None:
+    changes = {"distillation": distillation} | ({"model": None} if "rounds" in distillation else {})
+    recipe = Recipe.from_layers(shop.distilling(**changes), {"training": {"epochs": 2}})
+    for options in ({"processes": 2}, {"nodes": 2, "processes": 1, "rendezvous": "a:1"}):
+        runtime = RuntimeOptions(cache_dir=shop.runtime.cache_dir, **options)
+        with pytest.raises(RecipeError, match=words) as refused:
+            LLMFineTuner(recipe, runtime=runtime).check()
+        assert str(refused.value.hint).startswith("Use --nproc 1 and one node, or ")
 
 
 def test_several_nodes_need_a_place_to_meet_and_a_number() -> None:

@@ -14,9 +14,10 @@ import psutil
 import pytest
 from forks import Forks, job, log
 from several_processes import TOLERANCE, compare, events_of, layer_of
-from workshop import Workshop
+from workshop import StopAt, Workshop
 
 from finetune import LLMFineTuner, Recipe
+from finetune.errors import Interrupted
 from finetune.events import read_events
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.processes import Processes, Share
@@ -47,14 +48,16 @@ def told(layer: dict[str, Any], event: str) -> list[dict[str, Any]]:
 
 
 # The other cases take minutes: benchmarks/processes.py.
-@pytest.mark.parametrize("name", ["hidden cache"])
+@pytest.mark.parametrize("name", ["hidden cache", "teachers of rows"])
 def test_two_processes_make_the_run_of_one(name: str, forks: Forks, shop: Workshop) -> None:
     layers = [layer_of(shop, name), layer_of(shop, name)]
     for processes, layer in enumerate(layers, 1):
-        assert forks.run(job(shop, layer, processes=processes)) == 0, log(shop)
+        assert forks.run(job(shop, layer, processes=processes, scored=True)) == 0, log(shop)
     found = compare(*layers)
     assert found.loss <= TOLERANCE
     assert found.weight <= TOLERANCE
+    assert found.score is not None
+    assert found.score <= TOLERANCE
     one, two = (told(layer, "training")[0] for layer in layers)
     for total in ("steps", "real_tokens", "supervised_tokens", "parameters"):
         assert one[total] == two[total]
@@ -102,6 +105,19 @@ def test_a_worker_that_is_killed_ends_the_run_and_any_number_of_others_goes_on(
     assert forks.run(job(shop, layer)) == 0, log(shop)
     found = compare(undisturbed, layer)
     assert max(found.loss, found.weight) <= TOLERANCE, "begun by two processes, ended by one"
+
+
+def test_two_processes_go_on_where_one_stopped(forks: Forks, shop: Workshop, undisturbed: dict[str, Any]) -> None:
+    layer = layer_of(shop, "lora")
+    tuner = shop.tuner(layer)
+    tuner.reporter.reporters.append(StopAt(3))
+    with pytest.raises(Interrupted, match="of 8"):
+        tuner.train()
+    assert forks.run(job(shop, layer, processes=2)) == 0, log(shop)
+    found = compare(undisturbed, layer)
+    assert max(found.loss, found.weight) <= TOLERANCE
+    said = [record["text"] for record in told(layer, "notice")]
+    assert "2 processes train, each on its share of every step's rows." in said
 
 
 def test_a_worker_without_memory_makes_its_share_in_parts_or_ends_the_run(

@@ -14,7 +14,8 @@ from finetune.arguments import parser
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(bash|yaml)\n(.*?)```", PAGE, re.S)
-SCRIPTS = [text if kind == "bash" else yaml.safe_load(text)["run"] for kind, text in BLOCKS]
+DATA = [yaml.safe_load(text) for kind, text in BLOCKS if kind == "yaml"]
+SCRIPTS = [*(text for kind, text in BLOCKS if kind == "bash"), *(data["run"] for data in DATA if "run" in data)]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -38,6 +39,21 @@ def test_the_templates_of_several_nodes_give_all_that_a_node_needs() -> None:
         if "--nodes" in script:
             assert "--node-rank" in script
             assert "--rdzv" in script
+
+
+def test_every_pod_of_a_ray_cluster_has_a_gpu_the_same_image_and_the_shared_disk() -> None:
+    (cluster,) = (data["spec"] for data in DATA if data.get("kind") == "RayCluster")
+    groups = [(1, cluster["headGroupSpec"]), *((each["replicas"], each) for each in cluster["workerGroupSpecs"])]
+    gpus, images = 0, set()
+    for pods, group in groups:
+        pod = group["template"]["spec"]
+        (container,), (volume,) = pod["containers"], pod["volumes"]
+        assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": "/shared"}]
+        assert container["resources"]["limits"] == container["resources"]["requests"]
+        gpus += pods * int(container["resources"]["limits"]["nvidia.com/gpu"])
+        images.add(container["image"])
+    assert len(images) == 1
+    assert f'kubectl exec "$HEAD" -- finetune-cli run /shared/recipe.yaml --output-dir /shared/model --on ray --nproc {gpus}\n' in PAGE
 
 
 def test_the_cost_of_the_exchange_is_what_the_formula_says() -> None:

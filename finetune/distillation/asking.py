@@ -1,0 +1,118 @@
+"""One teacher and its rows: which cache its answers go to, written here or, each a share of the shards, by several processes.
+
+choice, cache = Asking(spec, head_of(student), teacher, rows, "gpt2-medium@abc", tokenizers, reading, runtime, reporter).ask("auto", left=1)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from datasets import concatenate_datasets
+
+from finetune import registry
+from finetune.data.prepare import PreparedData
+from finetune.data.system_prompt import TeacherRows, is_prompted
+from finetune.distillation.across_tokenizers.projected import Reading, reading_of
+from finetune.distillation.cache import TeacherCache
+from finetune.distillation.cache_builder import build_cache, cache_key, supervised_counts, write_share
+from finetune.distillation.cache_choice import CacheChoice, choose_cache
+from finetune.distillation.corrected import MARGIN_BYTES
+from finetune.distillation.itself import Itself, as_teacher, identity_of
+from finetune.distillation.vocabulary import shared_vocabulary
+from finetune.events import Notice, Reporter
+from finetune.formatting import percent
+from finetune.recipe import DistillationSpec, Recipe
+from finetune.runtime import RuntimeOptions
+from finetune.training.head import Head, causal_lm, context_length, head_of
+
+Others = Callable[[str, Path], None]  # write the shards of a kind of cache into that folder
+
+
+def rows_asked(recipe: Recipe, data: PreparedData) -> Any:
+    """The rows that a teacher is asked about: those to train on, and after them those on which the student is measured while it trains."""
+    if data.deciding is None or not recipe.training.evaluates:
+        return data.train
+    shared = [name for name in data.train.column_names if name in data.deciding.column_names]
+    return concatenate_datasets([rows.select_columns(shared) for rows in (data.train, data.deciding)])
+
+
+def reading_for(spec: DistillationSpec, student: Head, teacher: Any, ours: Any, theirs: Any) -> Reading | None:
+    """How a teacher with another tokenizer is read, if the recipe lets it be."""
+    if spec.across_tokenizers == "none" or isinstance(teacher, Itself):
+        return None
+    return reading_of(ours, theirs, student.vocabulary, context_length(causal_lm(teacher)))
+
+
+class Asking:
+    """One teacher, known by `name`, and its rows; `tokenizers` are the student's and its own."""
+
+    def __init__(
+        self,
+        spec: DistillationSpec,
+        student: Head,
+        model: Any,
+        rows: Any,
+        name: str,
+        tokenizers: tuple[Any, Any],
+        reading: Reading | None,
+        runtime: RuntimeOptions,
+        reporter: Reporter,
+    ) -> None:
+        self.spec, self.student, self.model, self.reporter = spec, student, model, reporter
+        self.rows = TeacherRows(rows) if is_prompted(rows) else rows
+        self.folder, self.reading, self.identity = runtime.cache_dir / "teachers", reading, identity_of(model, name)
+        with as_teacher(model) as asked:
+            self.head = head_of(asked)
+        if reading is None:
+            vocabulary = shared_vocabulary(student.vocabulary, self.head.vocabulary, *tokenizers)
+        else:
+            vocabulary, self.identity = reading.vocabulary, reading.identity(self.identity)
+        self.more: dict[str, Any] = {"vocabulary": vocabulary, "student_head": student, "temperature": spec.temperature}
+        self.more |= {"margins": True} if spec.correct else {}
+
+    def ask(self, wanted: str, *, left: int, others: Others | None = None) -> tuple[CacheChoice, TeacherCache | None]:
+        """The choice among the signals, and the cache; `left` teachers, this one included, still need room for theirs.
+
+        `others` has other processes call `share`.
+        """
+
+        @cache
+        def place(kind: str) -> Path:
+            return self.folder / cache_key(kind, self.identity, self.rows, **self.more).digest()
+
+        kinds = registry.names("signals") if self.folder.is_dir() else []
+        choice = choose_cache(
+            wanted,
+            tokens=sum(supervised_counts(self.rows)),
+            student_head=self.student,
+            teacher_head=self.head,
+            objective=self.spec.objective,
+            folder=self.folder,
+            beside=MARGIN_BYTES if self.spec.correct else 0,
+            present={kind: sum(file.stat().st_size for file in place(kind).glob("*")) for kind in kinds},
+            teachers=left,
+            features=self.spec.features,
+        )
+        if choice.kind == "none":
+            if isinstance(self.model, Itself):
+                self.model.check_online(choice.reason)
+            return choice, None
+        if others is not None:
+            others = partial(others, choice.kind, place(choice.kind))
+        with as_teacher(self.model) as asked:
+            written = build_cache(choice.kind, asked, self.rows, place(choice.kind), **self._told(), others=others)
+        if written.key.margins:
+            wrong = float((written.margins(range(written.rows), supervised_counts(self.rows)) > 0).float().mean())
+            self.reporter.report(Notice(f"The teacher's first choice is wrong for {percent(wrong)} of the tokens: there it is corrected."))
+        return choice, written
+
+    def share(self, kind: str, folder: Path, share: tuple[int, int], shard_bytes: int) -> None:
+        """Write this process's share of the shards of a cache that another one builds; see `write_share`."""
+        with as_teacher(self.model) as asked:
+            write_share(kind, asked, self.rows, folder, share, **self._told(), shard_bytes=shard_bytes)
+
+    def _told(self) -> dict[str, Any]:
+        return {**self.more, "teacher_identity": self.identity, "reading": self.reading, "reporter": self.reporter}
