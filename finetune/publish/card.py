@@ -176,7 +176,7 @@ def _inherited(base: str | None, revision: str | None) -> dict[str, Any]:
 def _model_index(recipe: Recipe, scores: Mapping[str, Any], repo: str | None) -> list[dict[str, Any]]:
     metrics = []
     for key, value in scores["after"].items():
-        kind = "rouge" if key.startswith("rouge") else key
+        kind = "rouge" if key.startswith("rouge") else "exact_match" if key == "last_number" else key
         metrics.append({"type": kind, "name": NAMES.get(key, key), "value": round(value, 4)})
         if key in scores["before"]:
             metrics.append({"type": kind, "name": f"{NAMES.get(key, key)} before training", "value": round(scores["before"][key], 4)})
