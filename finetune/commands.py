@@ -9,9 +9,7 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -349,7 +347,7 @@ def _recipe(arguments: argparse.Namespace, overrides: Sequence[str] | None = Non
 
 
 def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:
-    from finetune.runtime import RuntimeOptions, refuse_inside_torchrun
+    from finetune.runtime import RuntimeOptions, refuse_inside_torchrun, settle_folders
 
     refuse_inside_torchrun()
     chosen: dict[str, Any] = {"device": arguments.device, "dtype": arguments.dtype, "trust_remote_code": arguments.trust_remote_code}
@@ -357,15 +355,7 @@ def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:
     if hasattr(arguments, "nodes"):
         chosen |= {"engine": arguments.on, "nodes": arguments.nodes, "node_rank": arguments.node_rank, "rendezvous": arguments.rdzv}
     runtime = RuntimeOptions(**chosen)
-    cache = str(runtime.cache_dir.absolute())
-    if os.path.expanduser("~") == "~":  # no home: libraries would make a folder of that name, or refuse to be imported
-        os.environ["HOME"] = cache
-    try:
-        tempfile.gettempdir()
-    except FileNotFoundError:  # a container in which only the cache can be written
-        with suppress(OSError):  # what needs the cache will say so
-            os.makedirs(cache, exist_ok=True)
-        os.environ["TMPDIR"] = tempfile.tempdir = cache
+    settle_folders(runtime)
     return runtime
 
 
