@@ -143,12 +143,20 @@ def plan(arguments: argparse.Namespace) -> int:
 
 
 def benchmark(arguments: argparse.Namespace) -> int:
-    """Score a finished run again and keep the result in its run/benchmark.json."""
+    """Score a finished run again and keep the result in its run/benchmark.json, or with --data any models on any rows."""
+    if arguments.data:
+        from finetune.screen.measured import judged, measure
+
+        console, judge = _console(arguments), arguments.fail_if_worse
+        found, picture = measure(arguments.models, arguments.data, arguments.set, _runtime(arguments), console, judge=judge)
+        return judged(found, judge, _show(arguments, found, picture))
+    if len(arguments.models) > 1 or arguments.set:
+        raise BadInput("Several models, or --set, need rows to measure on.", hint="Give them: --data FILE")
     from finetune.run_folder import RunFolder
     from finetune.screen.reporter import working
     from finetune.screen.results import samples, scores_table
 
-    folder = RunFolder.of(arguments.output_dir)
+    folder = RunFolder.of(arguments.models[0], hint="Give the folder of a run, or rows to measure it on: --data FILE")
     console = _console(arguments)
     with working(console, log=folder.debug_log) as reporter:
         from finetune.run.finetuner import LLMFineTuner
