@@ -30,7 +30,10 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("recipe", "--measure", *WITH_RECIPE, *RUNTIME, "--nproc", "--examples"),
     ),
     "resume": ("continue an interrupted run from its last checkpoint", ("output_dir", *RUNTIME, *DEVICES, "--examples")),
-    "benchmark": ("measure a finished run again on its held-out rows", ("output_dir", "--fail-if-worse", *RUNTIME, "--examples")),
+    "benchmark": (
+        "measure a finished run again, or with --data any models on any rows",
+        ("models", "--data", "--set", "--fail-if-worse", *RUNTIME, "--examples"),
+    ),
     "chat": ("chat with a finished model", ("output_dir", "--both", *RUNTIME[1:])),
     "runs": ("list the runs in a folder, or: runs compare A B ...", ("folders", "--json")),
     "merge": ("merge an adapter and its base into one plain model", ("output_dir", "--to", *RUNTIME)),
@@ -70,6 +73,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "recipe": {"metavar": "RECIPE", "help": "a YAML file, such as the run/recipe.yaml of an earlier run"},
     "output_dir": {"metavar": "OUTPUT_DIR", "help": "the folder of a run"},
     "config": {"metavar": "CONFIG", "help": "a YAML file of that program"},
+    "models": {
+        "metavar": "MODEL",
+        "nargs": "+",
+        "help": "the folder of a run; with --data any models, compared with the first: Hub ids, folders, .gguf files, runs",
+    },
     "folders": {"metavar": "FOLDER", "nargs": "*", "help": "where to look (default: here), or: compare A B ..."},
     "shell": {
         "metavar": "SHELL",
@@ -82,6 +90,13 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "default": [],
         "metavar": "KEY=VALUE",
         "help": "change a recipe key, for example training.epochs=1; with run, training.epochs=1,3 makes a run for each value",
+    },
+    "--data": {"metavar": "DATA", "help": "rows to measure on, as dataset.source takes them: a file, a folder, a Hub id"},
+    "benchmark --set": {
+        "action": "append",
+        "default": [],
+        "metavar": "KEY=VALUE",
+        "help": "with --data, a key of dataset or benchmark, for example benchmark.rows=200",
     },
     "--fail-if-worse": {"metavar": "METRIC", "help": "exit code 1 if this score (rougeL, perplexity, ...) is worse than before training"},
     "--output-dir": {"metavar": "DIR", "help": "folder for the model and all records"},
@@ -157,7 +172,8 @@ class Parser(argparse.ArgumentParser):
         takes = {option for action in self._actions for option in action.option_strings}
         if "--yes" in takes:
             return _overview(self.prog)
-        return super().format_help() + (_choices() if "--set" in takes else _kinds() if "--to-dir" in takes else "")
+        parts = ("benchmark",) if "--data" in takes else ()
+        return super().format_help() + (_choices(*parts) if "--set" in takes else _kinds() if "--to-dir" in takes else "")
 
 
 def parser() -> Parser:
@@ -210,7 +226,8 @@ def _usage(command: str) -> str:
     for name in COMMANDS[command][1]:
         taken = _argument(command, name)
         if name[0] != "-":
-            words.append(f"[{taken['metavar']}]" if "nargs" in taken else taken["metavar"])
+            optional, more = taken.get("nargs") == "*", " ..." if taken.get("nargs") == "+" else ""
+            words.append(f"[{taken['metavar']}]" if optional else f"{taken['metavar']}{more}")
         elif taken.get("required"):
             words += [name, taken["metavar"]]
     return " ".join(words)
@@ -228,17 +245,22 @@ def _kinds() -> str:
     return f"\nKinds: {', '.join(exporters())}\nTypes of gguf: {', '.join(KINDS)} (default {DEFAULT})\n"
 
 
-def _choices() -> str:
-    """The names a recipe can use: methods, objectives, metrics, trackers and keys that are names, those of other packages too."""
+def _choices(*of_parts: str) -> str:
+    """The names a recipe can use: methods, objectives, metrics, trackers and keys that are names, those of other packages too.
+
+    With `of_parts` only those of these parts of the recipe.
+    """
     from finetune import registry
     from finetune.schema import keys_of_names
 
     sections = []
     for key, kind in keys_of_names().items():
+        if of_parts and key.partition(".")[0] not in of_parts:
+            continue
         titled = kind in registry.DESCRIBED
         rows = registry.choices(kind) if titled else [(name, "", "") for name in registry.names(kind)]
         sections.append(f"\nNames for the recipe key {key}:\n" + _columns((name, ": ".join(filter(None, about))) for name, *about in rows))
-    for key, kind in PARTS.items():
+    for key, kind in PARTS.items() if not of_parts else ():
         listed = _columns((name, ": ".join(filter(None, about))) for name, *about in registry.choices(kind))
         sections.append(f"\nKeys under the recipe key {key}:\n{listed}")
     return "\n".join(sections) + "\n"

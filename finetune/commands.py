@@ -9,9 +9,7 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,12 +142,20 @@ def plan(arguments: argparse.Namespace) -> int:
 
 
 def benchmark(arguments: argparse.Namespace) -> int:
-    """Score a finished run again and keep the result in its run/benchmark.json."""
+    """Score a finished run again and keep the result in its run/benchmark.json, or with --data any models on any rows."""
+    if arguments.data:
+        from finetune.screen.measured import judged, measure
+
+        console, judge = _console(arguments), arguments.fail_if_worse
+        found, picture = measure(arguments.models, arguments.data, arguments.set, _runtime(arguments), console, judge=judge)
+        return judged(found, judge, _show(arguments, found, picture))
+    if len(arguments.models) > 1 or arguments.set:
+        raise BadInput("Several models, or --set, need rows to measure on.", hint="Give them: --data FILE")
     from finetune.run_folder import RunFolder
     from finetune.screen.reporter import working
     from finetune.screen.results import samples, scores_table
 
-    folder = RunFolder.of(arguments.output_dir)
+    folder = RunFolder.of(arguments.models[0], hint="Give the folder of a run, or rows to measure it on: --data FILE")
     console = _console(arguments)
     with working(console, log=folder.debug_log) as reporter:
         from finetune.run.finetuner import LLMFineTuner
@@ -320,7 +326,7 @@ def _recipe(arguments: argparse.Namespace, overrides: Sequence[str] | None = Non
 
 
 def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:
-    from finetune.runtime import RuntimeOptions, refuse_inside_torchrun
+    from finetune.runtime import RuntimeOptions, refuse_inside_torchrun, settle_folders
 
     refuse_inside_torchrun()
     chosen: dict[str, Any] = {"device": arguments.device, "dtype": arguments.dtype, "trust_remote_code": arguments.trust_remote_code}
@@ -328,15 +334,7 @@ def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:
     if hasattr(arguments, "nodes"):
         chosen |= {"engine": arguments.on, "nodes": arguments.nodes, "node_rank": arguments.node_rank, "rendezvous": arguments.rdzv}
     runtime = RuntimeOptions(**chosen)
-    cache = str(runtime.cache_dir.absolute())
-    if os.path.expanduser("~") == "~":  # no home: libraries would make a folder of that name, or refuse to be imported
-        os.environ["HOME"] = cache
-    try:
-        tempfile.gettempdir()
-    except FileNotFoundError:  # a container in which only the cache can be written
-        with suppress(OSError):  # what needs the cache will say so
-            os.makedirs(cache, exist_ok=True)
-        os.environ["TMPDIR"] = tempfile.tempdir = cache
+    settle_folders(runtime)
     return runtime
 
 

@@ -79,7 +79,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "metrics": {
         "rouge": "finetune.benchmark.rouge:Rouge",
         "perplexity": "finetune.benchmark.perplexity:Perplexity",
-        "accuracy": "finetune.benchmark.accuracy:Accuracy",
+        "accuracy": "finetune.benchmark.right_answers:Accuracy",
+        "exact_match": "finetune.benchmark.right_answers:ExactMatch",
+        "last_number": "finetune.benchmark.right_answers:LastNumber",
     },
     "trackers": {
         "tensorboard": "finetune.training.trackers:TensorBoard",

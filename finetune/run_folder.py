@@ -71,13 +71,13 @@ class RunFolder:
         return folder
 
     @classmethod
-    def of(cls, output_dir: str | Path) -> RunFolder:
+    def of(cls, output_dir: str | Path, *, hint: str = "Name the output_dir of a finished run.") -> RunFolder:
         """The folder of a finished run; raises BadInput if there is none."""
         folder = cls(output_dir)
         with looking_at(output_dir):
             found = folder.recipe.is_file()
         if not found:
-            raise BadInput(f"{output_dir} is not a run folder: it has no run/recipe.yaml.", hint="Name the output_dir of a finished run.")
+            raise BadInput(f"{output_dir} is not a run folder: it has no run/recipe.yaml.", hint=hint)
         return folder
 
     def check_free(self) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,19 @@ class RuntimeOptions:
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> RuntimeOptions:
         return cls(**{**told, "cache_dir": Path(told["cache_dir"])})
+
+
+def settle_folders(runtime: RuntimeOptions) -> None:
+    """Have libraries use the cache where there is no home or no place for temporary files."""
+    cache = str(runtime.cache_dir.absolute())
+    if os.path.expanduser("~") == "~":  # no home: libraries would make a folder of that name, or refuse to be imported
+        os.environ["HOME"] = cache
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:  # a container in which only the cache can be written
+        with suppress(OSError):  # what needs the cache will say so
+            os.makedirs(cache, exist_ok=True)
+        os.environ["TMPDIR"] = tempfile.tempdir = cache
 
 
 def refuse_inside_torchrun() -> None:

@@ -97,6 +97,7 @@ def _short(number: float) -> str:
     return f"{number:.0e}".replace("e-0", "e-") if 0 < number < 1e-3 else f"{number:g}"
 
 
+METRICS = "What is measured: words in common, perplexity, or answers that are right (exact_match: to the letter)."
 COUNT_OR_SHARE = [{"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}]
 NOT_EMPTY = Annotated[str, Field(min_length=1)]
 AUTO_EPOCHS = 3.0  # of a few hundred rows, whatever they are; see docs/log.md
@@ -309,7 +310,7 @@ class TrainingSpec(Spec):
 
 class BenchmarkSpec(Spec):
     rows: int = Field(50, ge=1, title="Rows to test on", description="Held-out rows, answered before and after training.")
-    metrics: Annotated[list[str], Known("metrics")] = Field(["rouge", "perplexity"], min_length=1, description="What is measured.")
+    metrics: Annotated[list[str], Known("metrics")] = Field(["rouge", "perplexity"], min_length=1, description=METRICS)
     max_new_tokens: AutoOrCount = Field("auto", description="Longest answer in tokens; auto fits the data.")
     speed: bool = Field(True, title="Speed and memory", description="Measure both models in processes of their own; half a minute.")
 

@@ -61,6 +61,10 @@ def recipes(prefix: str) -> list[str]:
     return [name for name, path in _beside(prefix) if name.endswith("/") or path.suffix in (".yaml", ".yml")]
 
 
+def files(prefix: str) -> list[str]:
+    return [name for name, _ in _beside(prefix)]
+
+
 def folders(prefix: str) -> list[str]:
     return [name for name, _ in _beside(prefix) if name.endswith("/")]
 
@@ -89,6 +93,8 @@ COMPLETE = {
     "CONFIG": recipes,
     "FILE": recipes,
     "OUTPUT_DIR": runs,
+    "MODEL": runs,
+    "DATA": files,
     "DIR": folders,
     "FOLDER": lambda prefix: [*runs(prefix), "compare"],
 }

@@ -13,12 +13,12 @@ from typing import Any
 from finetune.benchmark.copied import missing
 
 SIDES = ("teacher", "before", "after")
-METRIC = "rougeL"
+BY = {"last_number": "numbers_right", "exact_match": "exact_match", "accuracy": "accuracy", "rougeL": "rougeL"}  # the first, and its column
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One held-out row: its prompt, and by their names reference and answers. `score` is the ROUGE-L of the result, if it was measured;
+    """One held-out row: its prompt, and by their names reference and answers. `score` is that of the result by `ordered_by`, if it has one;
     `missing` are the numbers and codes of the reference that the result's answer lacks."""
 
     row: int
@@ -28,11 +28,19 @@ class Answer:
     missing: list[str]
 
 
+def ordered_by(scores: Mapping[str, Any]) -> str | None:
+    """The score that says which answers are bad: right or wrong where that was measured, else ROUGE-L; None if neither was."""
+    per_row, rows = scores.get("per_row") or {}, scores.get("generations") or []
+    return next((metric for metric, column in BY.items() if per_row.get(column) and len(per_row[column]) == len(rows)), None)
+
+
 def all_answers(scores: Mapping[str, Any]) -> list[Answer]:
     """In the order of the rows; those without an answer of the result are left out."""
     rows: Sequence[Mapping[str, str]] = scores.get("generations") or []
-    each = (scores.get("per_row") or {}).get(METRIC) or []
-    known = each if len(each) == len(rows) else [None] * len(rows)
+    metric, per_row = ordered_by(scores), scores.get("per_row") or {}
+    known = per_row[BY[metric]] if metric else [None] * len(rows)
+    if metric == "last_number":
+        known = [value if counts else None for value, counts in zip(known, per_row["numbers"], strict=True)]
     return [
         Answer(
             number,

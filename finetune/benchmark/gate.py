@@ -33,7 +33,14 @@ def check_gate(metric: str, recipe: Recipe) -> None:
         raise BadInput(f"This run does not measure {metric}.{did_you_mean(metric, known)}", hint=f"It measures {', '.join(known)}.")
 
 
-def gate(scores: Mapping[str, Any], metric: str) -> str | None:
+def gate_models(found: Mapping[str, Any], metric: str) -> str | None:
+    """The same of the second of two models that were measured (finetune/run/measured.py) against the first."""
+    first, second = (each["scores"] for each in found["models"])
+    changes = {name: each for name, each in found["against_first"]["B"].items() if "verdict" in each}
+    return gate({"rows": found["rows"], "before": first, "after": second, "change": changes}, metric, than="A")
+
+
+def gate(scores: Mapping[str, Any], metric: str, *, than: str = "before") -> str | None:
     """Why the score could not be judged, or None; raises BenchmarkError if it is worse."""
     name, change = NAMES.get(metric, metric), (scores.get("change") or {}).get(metric)
     if not change:
@@ -43,5 +50,5 @@ def gate(scores: Mapping[str, Any], metric: str) -> str | None:
     if change["verdict"] == "worse":
         before, after = (number(metric, scores[side][metric]) for side in ("before", "after"))
         ends = f"[{signed(metric, change['low'])}, {signed(metric, change['high'])}]"
-        raise BenchmarkError(f"{name} is worse than before: {before} to {after} {ends}.", hint="Asked for by --fail-if-worse.")
+        raise BenchmarkError(f"{name} is worse than {than}: {before} to {after} {ends}.", hint="Asked for by --fail-if-worse.")
     return None

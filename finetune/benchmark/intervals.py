@@ -24,15 +24,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.benchmark.names import FEWEST_ROWS
+from finetune.benchmark.names import FEWEST_ROWS, PERCENT
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 MOST_NATS = 700.0  # exp of more is no number
 RESAMPLED = 1000  # rows; with more, the two agree
 SEED = 0  # of the resamples: the same rows give the same interval, whatever the run's seed
-QUOTIENTS = {"kl": ("kl", "tokens"), "agreement": ("agreed", "tokens"), "copied": ("codes_copied", "codes")}  # sums over a row, and of what
-ROW_SUMS = ("loss", "tokens", "kl", "agreed", "codes_copied", "codes")
+QUOTIENTS = {  # sums over a row, and of what
+    "kl": ("kl", "tokens"),
+    "agreement": ("agreed", "tokens"),
+    "copied": ("codes_copied", "codes"),
+    "last_number": ("numbers_right", "numbers"),
+}
+ROW_SUMS = ("loss", *dict.fromkeys(name for pair in QUOTIENTS.values() for name in pair))
 
 Floats = NDArray[np.float64]
 Verdict = Literal["better", "worse", "no evidence", "too few rows"]
@@ -194,7 +199,7 @@ def statistics_of(per_row: Mapping[str, Sequence[Any]]) -> dict[str, Statistic]:
     for key, (sums, counts) in QUOTIENTS.items():
         if sums in per_row:
             found[key] = mean_per_token(per_row[sums], per_row[counts])
-    shares = [key for key in found if key.startswith("rouge") or key in ("agreement", "copied", "accuracy")]
+    shares = [key for key in found if key.startswith("rouge") or key in PERCENT]
     found |= {key: replace(found[key], least=0.0, most=1.0) for key in shares}
     found |= {key: replace(found[key], least=0.0) for key in found if key == "kl"}
     return {key: statistic for key, statistic in found.items() if statistic.rows}

@@ -12,20 +12,22 @@ NAMES = {
     "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L",
     "accuracy": "Right answers",
+    "exact_match": "Exact match",
+    "last_number": "Right numbers",
     "copied": "Codes copied",
     "perplexity": "Perplexity",
     "kl": "KL to teacher",
     "agreement": "Same top token",
 }
 LOWER_IS_BETTER = ("perplexity", "kl")
+PERCENT = ("accuracy", "exact_match", "last_number", "copied", "agreement")  # shares of rows or tokens
 FEWEST_ROWS = 8  # below, no interval holds its word (benchmarks/coverage.py): nothing is said
-
-SHOWN_OF_EACH = ("rougeL", "perplexity")  # of several teachers
+IN_SHORT = ("rougeL", "accuracy", "exact_match", "last_number", "perplexity")  # where there is no room for all
 
 
 def number(metric: str, value: float) -> str:
     """A score, rounded to the digits that matter."""
-    if metric in ("agreement", "copied", "accuracy"):
+    if metric in PERCENT:
         return f"{100 * value:.1f} %"
     if metric == "kl" or metric.startswith("rouge"):
         return f"{value:.3f}"
@@ -99,7 +101,7 @@ def each_teacher(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Of several teachers each with its part, and in words what it scores on its own rows; empty where there is one."""
     found = []
     for teacher in scores.get("teachers") or []:
-        metrics = [metric for metric in in_order([name for name in teacher if name in NAMES]) if metric in SHOWN_OF_EACH]
+        metrics = [metric for metric in in_order([name for name in teacher if name in NAMES]) if metric in IN_SHORT]
         values = ", ".join(f"{NAMES[metric]} {number(metric, teacher[metric])}" for metric in metrics)
         found.append((f"{teacher['source']} ({teacher['part']})", f"{values} on {teacher['rows']:,} rows" if values else ""))
     return found

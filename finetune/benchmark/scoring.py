@@ -38,7 +38,7 @@ from finetune.training.head import causal_lm, check_head, head_of
 from finetune.training.out_of_memory import MEMORY_ERRORS, ran_out
 
 VERSION = 4  # version of the scoring: raise it when numbers would change, so that cached base scores are recomputed
-RETAINED = ("rougeL", "accuracy")  # more is better; "36 % of the perplexity" says nothing to anybody
+RETAINED = ("rougeL", "accuracy", "exact_match", "last_number")  # more is better; "36 % of the perplexity" says nothing to anybody
 
 
 @dataclass(frozen=True)

@@ -205,7 +205,7 @@ class _Stage:
 
     def _to_measure(self, record: dict[str, Any], sequences: list[Sequence]) -> Iterator[dict[str, Any]]:
         for sequence in sequences:
-            yield _measured(sequence, record, self.tokenizer) | {TEACHER_IDS: sequence.teacher_ids} | _route(record)
+            yield measured_row(sequence, record, self.tokenizer) | {TEACHER_IDS: sequence.teacher_ids} | _route(record)
 
     def _encoded(self, encoder: Encoder, rows: Rows, chosen: np.ndarray) -> Iterator[tuple[dict[str, Any], list[Sequence]]]:
         total = len(self.division.train) + len(self.division.held_out) + len(self.division.deciding)
@@ -260,7 +260,7 @@ def _route(record: dict[str, Any]) -> dict[str, str]:
     return {"route": record["route"]} if "route" in record else {}
 
 
-def _measured(sequence: Sequence, record: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def measured_row(sequence: Sequence, record: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """A held-out row: what the model is asked, and what a good answer is."""
     asked, messages = sequence.ids[: sequence.answer_start], record["messages"]
     is_text = messages[0]["role"] == "text"

@@ -9,9 +9,8 @@ Nothing in it comes from outside the run, and it never contains a local path.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -28,19 +27,14 @@ from finetune.benchmark.names import (
 )
 from finetune.benchmark.student import verdict_on
 from finetune.distillation.terms import in_words
-from finetune.events import read_events
 from finetune.foreign import reading
 from finetune.formatting import percent, strip_control_chars, student_parts
-from finetune.hub.cache import cached
-from finetune.hub.catalogue import CATALOGUE
-from finetune.model_folder import is_adapter, read_json
-from finetune.models.spelling import ends_of
+from finetune.publish.card_metadata import PROJECT, front_matter, safe, title_of
 from finetune.publish.elsewhere import base_of, snippet
 from finetune.publish.exported_files import files_for_other_programs
 from finetune.publish.outputs import covers
 from finetune.publish.redaction import (
     base_model,
-    base_revision,
     hub_dataset,
     hub_model,
     public_benchmark,
@@ -48,52 +42,16 @@ from finetune.publish.redaction import (
     public_recipe,
     public_source,
 )
+from finetune.publish.run_facts import RunFacts
 from finetune.recipe import Recipe
 from finetune.run_folder import REMADE, RunFolder
 from finetune.settings import GENERATED
 from finetune.training.choice import in_words as which_step
 
-PROJECT = "finetune-cli"
 TEXT_MODEL = "AutoModelForCausalLM"
 SAMPLES = 3
 LONGEST_SAMPLE = 400  # characters
 LONGEST_EXAMPLE = 160
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """What the files of a run state in addition to its recipe and scores; what is missing is left out of the card.
-
-    `merged` is the merge.json of a run whose adapter was merged into its base, `continued` the continued.json of one that trained an
-    earlier adapter further, `student` the student.json of one whose student was made from its teacher, `ends` the tokens at which its
-    generation_config.json stops, `experts` whether it is an adapter of experts, and `exports` the files for other programs in its
-    export.json.
-    """
-
-    adapter: bool
-    training: Mapping[str, Any]
-    data: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    merged: Mapping[str, Any] = field(default_factory=dict)
-    continued: Mapping[str, Any] = field(default_factory=dict)
-    ends: Sequence[int] = ()
-    experts: bool = False
-    student: Mapping[str, Any] = field(default_factory=dict)
-    exports: Sequence[Mapping[str, Any]] = ()
-
-    @property
-    def relation(self) -> str:
-        """The relation to the base model, in the Hub's words."""
-        return "adapter" if self.adapter else "merge" if self.merged else "finetune"
-
-    @classmethod
-    def of(cls, folder: RunFolder) -> RunFacts:
-        records = [record for record in read_events(folder.events) if record.get("event") == "training"]
-        paths = (folder.data_report, folder.environment, folder.run / "merge.json", folder.continued, folder.student)
-        data, environment, merged, continued, student = (folder.read_json(path) if path.is_file() else {} for path in paths)
-        home, last = folder.output_dir, records[-1] if records else {}
-        experts = is_adapter(home) and bool(read_json(home / "adapter_config.json").get("target_parameters"))
-        return cls(is_adapter(home), last, data, environment, merged, continued, ends_of(home), experts, student, folder.exports)
 
 
 def write_card(folder: RunFolder) -> None:
@@ -117,7 +75,7 @@ def card_of(folder: RunFolder, *, repo: str | None, gguf: bool = True) -> str:
 
 def model_card(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], *, repo: str | None = None) -> str:
     """Front matter and text; `repo` is where it will be published, None for a card that stays in the output folder."""
-    front = yaml.safe_dump(_safe(front_matter(recipe, facts, scores, repo)), sort_keys=False, allow_unicode=True, width=120)
+    front = yaml.safe_dump(safe(front_matter(recipe, facts, scores, repo)), sort_keys=False, allow_unicode=True, width=120)
     scores = public_benchmark(scores, recipe, facts.data)
     sections = [
         _summary(recipe, facts, repo),
@@ -132,72 +90,6 @@ def model_card(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], *, re
     return f"---\n{front}---\n\n{strip_control_chars(text)}\n"
 
 
-def _safe(value: Any) -> Any:
-    """Metadata without control characters."""
-    if isinstance(value, dict):
-        return {_safe(key): _safe(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_safe(each) for each in value]
-    return strip_control_chars(value) if isinstance(value, str) else value
-
-
-def front_matter(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str | None = None) -> dict[str, Any]:
-    """The Hub's metadata: only ids that others can look up, and the licence and language of the base model."""
-    base, dataset = base_model(recipe, facts.continued), hub_dataset(recipe.dataset)
-    inherited = _inherited(base, None if facts.continued else base_revision(recipe))
-    kind = "distillation" if recipe.approach == "distillation" else recipe.method.model_dump()["kind"]
-    fields: dict[str, Any] = {
-        **{key: inherited.get(key) for key in ("license", "license_name", "license_link", "language")},
-        "library_name": "peft" if facts.adapter else "transformers",
-        "pipeline_tag": "text-generation",
-        "base_model": base,
-        "base_model_relation": facts.relation if base else None,
-        "datasets": [dataset] if dataset else None,
-        "tags": [PROJECT, kind],
-        "model-index": _model_index(recipe, scores, repo) if scores else None,
-    }
-    return {key: value for key, value in fields.items() if value is not None}
-
-
-def _inherited(base: str | None, revision: str | None) -> dict[str, Any]:
-    """Licence and language from the base model's own card in the Hub's cache, else the licence from the catalogue."""
-    folder = (cached(base, revision) or cached(base, None)) if base else None
-    card = folder / "README.md" if folder else None
-    if card is not None and card.is_file():
-        text = card.read_text(encoding="utf-8", errors="replace")
-        try:
-            found = yaml.safe_load(text.split("---\n")[1]) if text.startswith("---\n") and text.count("---\n") > 1 else None
-        except (yaml.YAMLError, ValueError, TypeError, RecursionError):
-            found = None  # not our card, and not valid: nothing can be inherited from it
-        if isinstance(found, dict):
-            return found
-    return next(({"license": entry.licence} for entry in CATALOGUE if entry.id == base), {})
-
-
-def _model_index(recipe: Recipe, scores: Mapping[str, Any], repo: str | None) -> list[dict[str, Any]]:
-    metrics = []
-    for key, value in scores["after"].items():
-        kind = "rouge" if key.startswith("rouge") else key
-        metrics.append({"type": kind, "name": NAMES.get(key, key), "value": round(value, 4)})
-        if key in scores["before"]:
-            metrics.append({"type": kind, "name": f"{NAMES.get(key, key)} before training", "value": round(scores["before"][key], 4)})
-    task = {"type": "text-generation", "name": "Text generation"}
-    return [{"name": _title(recipe, repo), "results": [{"task": task, "dataset": _evaluated_on(recipe), "metrics": metrics}]}]
-
-
-def _evaluated_on(recipe: Recipe) -> dict[str, str]:
-    spec, dataset = recipe.dataset, hub_dataset(recipe.dataset)
-    if dataset:
-        named = {"name": f"{dataset}, held-out rows", "type": dataset, "split": spec.eval_split or spec.split}
-        return named | ({"config": spec.config} if spec.config else {})
-    name = public_source(spec) or "private data"
-    return {"name": f"{name}, held-out rows", "type": name.replace(" ", "-")}
-
-
-def _title(recipe: Recipe, repo: str | None) -> str:
-    return repo.partition("/")[2] or repo if repo else Path(recipe.output_dir.replace("\\", "/")).name or "model"
-
-
 def _summary(recipe: Recipe, facts: RunFacts, repo: str | None) -> str:
     start = _linked(base_model(recipe, facts.continued))
     if recipe.approach == "distillation" and recipe.all_teachers and not recipe.teaches_itself:
@@ -208,7 +100,7 @@ def _summary(recipe: Recipe, facts: RunFacts, repo: str | None) -> str:
         what = f"{start} with an adapter merged into it"
     else:
         what = f"{'An adapter for' if facts.adapter else 'A fine-tuned version of'} {start}"
-    return f"# {_title(recipe, repo)}\n\n{what[:1].upper()}{what[1:]}, made and measured with {PROJECT}."
+    return f"# {title_of(recipe, repo)}\n\n{what[:1].upper()}{what[1:]}, made and measured with {PROJECT}."
 
 
 def _linked(model: str | None) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from finetune.benchmark.names import retained
+from finetune.benchmark.names import IN_SHORT, retained
 from finetune.benchmark.student import verdict_on
 from finetune.errors import BadInput, FolderInUse
 from finetune.events import TrainingStep
@@ -29,7 +29,6 @@ from finetune.run_folder import FINISHED, TRAINING, RunFolder
 from finetune.teacher_settings import SELF
 
 PASSED_OVER = {"node_modules", "site-packages", "__pycache__"}
-SCORED = ("rougeL", "perplexity")
 TAIL = 1 << 16  # bytes of events.jsonl in which the last step is looked for
 UNFINISHED, RUNNING, UNREADABLE = "unfinished", "running", "unreadable"
 
@@ -137,7 +136,7 @@ def _read(folder: RunFolder) -> tuple[Mapping[str, Any], Mapping[str, Any], str,
         raise ValueError("run/benchmark.json has no scores")
     run = Run("", folder, "", "", recipe, scores, 0.0)
     run.to_dict()  # whatever is shown of a run must be there
-    for metric in SCORED:
+    for metric in IN_SHORT:
         for side in ("before", "after"):
             float((scores.get(side) or {}).get(metric, 0.0))
     return recipe, scores, *_state(folder)

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from finetune.benchmark.names import NAMES, number
+from finetune.benchmark.names import IN_SHORT, NAMES, number
 from finetune.benchmark.student import verdict_on
 from finetune.formatting import spoken, strip_control_chars
-from finetune.run.history import RUNNING, SCORED, UNFINISHED, UNREADABLE, Run
+from finetune.run.history import RUNNING, UNFINISHED, UNREADABLE, Run
 from finetune.run_folder import FINISHED
 from finetune.screen.console import STUDENT
 from finetune.screen.tables import block, verdict
@@ -38,7 +38,7 @@ def _lines(run: Run) -> Iterator[Text]:
         method = "" if run.approach == "distillation" and run.method == "Full" else f"{run.method} "
         said = f"{method}{run.what} on {run.data}"
         yield Text(strip_control_chars(said[:1].upper() + said[1:]))
-    scored = [_change(run, metric) for metric in SCORED if metric in run.scores.get("after", {})]
+    scored = [_change(run, metric) for metric in IN_SHORT if metric in run.scores.get("after", {})]
     if found := verdict_on(run.scores):
         yield Text(f"{found.sentence} {found.costs}".rstrip(), style=STUDENT.get(found.word, "warning"))
     elif scored:

@@ -12,9 +12,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from finetune.benchmark.names import NAMES, number, share
+from finetune.benchmark.names import IN_SHORT, NAMES, number, share
 from finetune.formatting import count, strip_control_chars
-from finetune.run.history import SCORED
 from finetune.run.several import RunRow
 from finetune.screen.console import VERDICTS
 from finetune.screen.tables import block
@@ -53,7 +52,7 @@ def _value(value: Any) -> str:
 
 def _cells(row: RunRow) -> dict[str, str]:
     """By the heading of the column; empty where nothing is known."""
-    scores = {NAMES[metric]: number(metric, row.scores[metric]) if metric in row.scores else "" for metric in SCORED}
+    scores = {NAMES[metric]: number(metric, row.scores[metric]) if metric in row.scores else "" for metric in IN_SHORT}
     return {
         **scores,
         "Kept": share(row.kept) if row.kept is not None else "",

@@ -8,7 +8,8 @@ import pytest
 
 from finetune.benchmark.report.exports import exported_files
 from finetune.export.record import Exported, Speed
-from finetune.publish.card import RunFacts, model_card
+from finetune.publish.card import model_card
+from finetune.publish.run_facts import RunFacts
 from finetune.recipe import Recipe
 from finetune.screen.exported import commands, exported_picture, in_words
 from finetune.wizard.prompter import drawn

@@ -8,8 +8,9 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from finetune.publish.card import RunFacts, model_card
+from finetune.publish.card import model_card
 from finetune.publish.redaction import adapters_base, base_model, hub_dataset, public_benchmark, public_config, public_recipe
+from finetune.publish.run_facts import RunFacts
 from finetune.recipe import Recipe
 
 COMMIT = "b" * 40

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from finetune.errors import BadInput
-from finetune.publish.card import RunFacts, model_card
+from finetune.publish.card import model_card
 from finetune.publish.elsewhere import adapter_of, base_of, in_short
+from finetune.publish.run_facts import RunFacts
 from finetune.recipe import STARTER, Recipe
 from finetune.run_folder import RunFolder
 

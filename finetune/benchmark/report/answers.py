@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.benchmark.answers import METRIC, Answer, all_answers, worst
+from finetune.benchmark.answers import Answer, all_answers, ordered_by, worst
 from finetune.benchmark.names import NAMES, number
 from finetune.benchmark.report.html import Html, element, joined, section
 
@@ -22,11 +22,11 @@ INDENTED = re.compile(r"\n[ \t]+\S")
 
 def answers(scores: Mapping[str, Any]) -> Html:
     """A few rows from best to worst, the worst ones, and the others folded; empty if nothing was generated."""
-    rows = all_answers(scores)
+    rows, metric = all_answers(scores), ordered_by(scores)
     lowest = worst(scores)
     ordered = lowest[::-1] if len(lowest) == len(rows) else rows
     picked = [ordered[round(place * (len(ordered) - 1) / (SHOWN - 1))] for place in range(SHOWN)] if len(ordered) > SHOWN else ordered
-    note = f"Rows from best to worst by {NAMES[METRIC]}." if lowest else f"{len(picked)} of {len(rows):,} rows."
+    note = f"Rows from best to worst by {NAMES[metric]}." if metric and lowest else f"{len(picked)} of {len(rows):,} rows."
     bad = [answer for answer in lowest if answer not in picked][:WORST]
     others = [answer for answer in ordered[::-1] if answer not in picked and answer not in bad][: MOST - SHOWN - WORST]
     more = Html()
@@ -35,14 +35,14 @@ def answers(scores: Mapping[str, Any]) -> Html:
         rest = [element("p", f"{left:,} more are in run/benchmark.json.", class_="quiet")] if left else []
         title = f"The other {len(others):,} answers" if not left else f"{len(others):,} more answers"
         order = ", worst first" if lowest else ""
-        more = element("details", element("summary", f"{title}{order}"), *map(_answer, others), *rest)
-    first = section("Sample answers", *map(_answer, picked), note=note)
-    last = section("The worst answers", *map(_answer, bad), more) if bad else more
+        more = element("details", element("summary", f"{title}{order}"), *[_answer(answer, metric) for answer in others], *rest)
+    first = section("Sample answers", *[_answer(answer, metric) for answer in picked], note=note)
+    last = section("The worst answers", *[_answer(answer, metric) for answer in bad], more) if bad else more
     return joined([first, last])
 
 
-def _answer(answer: Answer) -> Html:
-    scored = f" · {NAMES[METRIC]} {number(METRIC, answer.score)}" if answer.score is not None else ""
+def _answer(answer: Answer, metric: str | None) -> Html:
+    scored = f" · {NAMES[metric]} {number(metric, answer.score)}" if metric and answer.score is not None else ""
     lacking = f" · missing: {', '.join(answer.missing)}" if answer.missing else ""
     sides = [element("div", element("h4", side.capitalize()), _words(text), class_=side) for side, text in answer.sides.items()]
     parts = [

@@ -5,7 +5,7 @@ write_report(RunFolder.of("./finetuned_model"))
 
 from __future__ import annotations
 
-from finetune.benchmark.names import NAMES, number
+from finetune.benchmark.names import IN_SHORT, NAMES, number
 from finetune.benchmark.report.about import asked, data, done, environment, headline, repeat
 from finetune.benchmark.report.answers import answers
 from finetune.benchmark.report.exports import exported_files
@@ -19,7 +19,6 @@ from finetune.formatting import size
 from finetune.run_folder import REMADE, RunFolder
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # with this policy a browser runs no script and fetches nothing
-IN_SHORT = ("rougeL", "perplexity")
 
 
 def write_report(folder: RunFolder) -> None:

@@ -1,0 +1,94 @@
+"""Answers that are right or wrong, each way of telling an `evaluate.Metric`: the share of the rows that are right.
+
+Accuracy().compute(predictions=["Spam.", "ham"], references=["spam", "spam"])                # {"accuracy": 0.5}
+ExactMatch().compute(predictions=["Spam.", "spam"], references=["spam", "spam"])             # {"exact_match": 0.5}
+LastNumber().compute(predictions=["3 x 6 is $18.00."], references=["so 18\n#### 18"])        # {"last_number": 1.0}
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, ClassVar
+
+import datasets
+import evaluate
+
+from finetune.errors import BenchmarkError
+
+DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+NUMBER = re.compile(rf"((?<![\w.])(?:[-−][$€£]?|[$€£][-−]))?({DIGITS})")  # a minus between two numbers is no sign
+
+
+class Accuracy(evaluate.Metric):  # type: ignore[misc]
+    """An answer is right that is the reference, but for case, spacing and a full stop: for labels and other short answers."""
+
+    key: ClassVar[str] = "accuracy"
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"keep_in_memory": True, **options})
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=type(self).__doc__,
+            citation="",
+            inputs_description="predictions: generated texts; references: one reference text each",
+            features=datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")}),
+        )
+
+    def read(self, text: str) -> Any:
+        """What of a text is compared."""
+        return " ".join(unicodedata.normalize("NFC", text).casefold().split()).rstrip(".").rstrip()
+
+    def per_row(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:
+        """1 for each row that is right, else 0."""
+        return {self.key: [float(self.read(one) == self.read(other)) for one, other in zip(predictions, references, strict=True)]}
+
+    def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+        right = self.per_row(predictions, references)[self.key]
+        return {self.key: sum(right) / len(right)}
+
+
+class ExactMatch(Accuracy):
+    """An answer is right that is the reference letter by letter; only blanks around them do not count."""
+
+    key = "exact_match"
+
+    def read(self, text: str) -> str:
+        return unicodedata.normalize("NFC", text).strip()
+
+
+class LastNumber(Accuracy):
+    """An answer is right whose last number is the reference's last number, as GSM8K counts (Cobbe et al. 2021, arXiv 2110.14168).
+
+    1,234 is 1234, $18.00 is 18. A row whose reference has no number does not count.
+    """
+
+    key = "last_number"
+
+    def read(self, text: str) -> Decimal | None:
+        return last_number(text)
+
+    def per_row(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:
+        """How many of the row's numbers, none or one, the answer has right, and how many there are."""
+        wanted = [self.read(text) for text in references]
+        right = [float(want is not None and self.read(text) == want) for text, want in zip(predictions, wanted, strict=True)]
+        return {"numbers_right": right, "numbers": [float(want is not None) for want in wanted]}
+
+    def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+        counted = self.per_row(predictions, references)
+        of = sum(counted["numbers"])
+        if not of:
+            raise BenchmarkError(
+                "No reference answer has a number, so `last_number` measures nothing.", hint="Leave it out of benchmark.metrics."
+            )
+        return {self.key: sum(counted["numbers_right"]) / of}
+
+
+def last_number(text: str) -> Decimal | None:
+    """The last number in a text, None if it has none: commas between groups of three digits are left out."""
+    found = NUMBER.findall(text)
+    minus, digits = found[-1] if found else ("", "")
+    return Decimal(f"{'-' if minus else ''}{digits.replace(',', '')}") if found else None

@@ -1,0 +1,88 @@
+"""The metadata of a model card, in the Hub's words: what the model came from, its licence and language, and its scores.
+
+front_matter(recipe, facts, scores, repo)["base_model"]      # "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune.benchmark.names import NAMES
+from finetune.formatting import strip_control_chars
+from finetune.hub.cache import cached
+from finetune.hub.catalogue import CATALOGUE
+from finetune.publish.redaction import base_model, base_revision, hub_dataset, public_source
+from finetune.publish.run_facts import RunFacts
+from finetune.recipe import Recipe
+
+PROJECT = "finetune-cli"
+
+
+def safe(value: Any) -> Any:
+    """Metadata without control characters."""
+    if isinstance(value, dict):
+        return {safe(key): safe(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [safe(each) for each in value]
+    return strip_control_chars(value) if isinstance(value, str) else value
+
+
+def front_matter(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str | None = None) -> dict[str, Any]:
+    """The Hub's metadata: only ids that others can look up, and the licence and language of the base model."""
+    base, dataset = base_model(recipe, facts.continued), hub_dataset(recipe.dataset)
+    inherited = _inherited(base, None if facts.continued else base_revision(recipe))
+    kind = "distillation" if recipe.approach == "distillation" else recipe.method.model_dump()["kind"]
+    fields: dict[str, Any] = {
+        **{key: inherited.get(key) for key in ("license", "license_name", "license_link", "language")},
+        "library_name": "peft" if facts.adapter else "transformers",
+        "pipeline_tag": "text-generation",
+        "base_model": base,
+        "base_model_relation": facts.relation if base else None,
+        "datasets": [dataset] if dataset else None,
+        "tags": [PROJECT, kind],
+        "model-index": _model_index(recipe, scores, repo) if scores else None,
+    }
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def _inherited(base: str | None, revision: str | None) -> dict[str, Any]:
+    """Licence and language from the base model's own card in the Hub's cache, else the licence from the catalogue."""
+    folder = (cached(base, revision) or cached(base, None)) if base else None
+    card = folder / "README.md" if folder else None
+    if card is not None and card.is_file():
+        text = card.read_text(encoding="utf-8", errors="replace")
+        try:
+            found = yaml.safe_load(text.split("---\n")[1]) if text.startswith("---\n") and text.count("---\n") > 1 else None
+        except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+            found = None  # not our card, and not valid: nothing can be inherited from it
+        if isinstance(found, dict):
+            return found
+    return next(({"license": entry.licence} for entry in CATALOGUE if entry.id == base), {})
+
+
+def _model_index(recipe: Recipe, scores: Mapping[str, Any], repo: str | None) -> list[dict[str, Any]]:
+    metrics = []
+    for key, value in scores["after"].items():
+        kind = "rouge" if key.startswith("rouge") else "exact_match" if key == "last_number" else key
+        metrics.append({"type": kind, "name": NAMES.get(key, key), "value": round(value, 4)})
+        if key in scores["before"]:
+            metrics.append({"type": kind, "name": f"{NAMES.get(key, key)} before training", "value": round(scores["before"][key], 4)})
+    task = {"type": "text-generation", "name": "Text generation"}
+    return [{"name": title_of(recipe, repo), "results": [{"task": task, "dataset": _evaluated_on(recipe), "metrics": metrics}]}]
+
+
+def _evaluated_on(recipe: Recipe) -> dict[str, str]:
+    spec, dataset = recipe.dataset, hub_dataset(recipe.dataset)
+    if dataset:
+        named = {"name": f"{dataset}, held-out rows", "type": dataset, "split": spec.eval_split or spec.split}
+        return named | ({"config": spec.config} if spec.config else {})
+    name = public_source(spec) or "private data"
+    return {"name": f"{name}, held-out rows", "type": name.replace(" ", "-")}
+
+
+def title_of(recipe: Recipe, repo: str | None) -> str:
+    return repo.partition("/")[2] or repo if repo else Path(recipe.output_dir.replace("\\", "/")).name or "model"

@@ -1,0 +1,111 @@
+"""Answers that are right or wrong: what counts as right, and that the score reaches every place where scores are read."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+from written_run import written_run
+
+from finetune import registry
+from finetune.benchmark.answers import ordered_by, worst
+from finetune.benchmark.gate import check_gate, gate
+from finetune.benchmark.names import NAMES, number
+from finetune.benchmark.report import write_report
+from finetune.benchmark.right_answers import last_number
+from finetune.benchmark.scoring import Scores, benchmark_json
+from finetune.errors import BenchmarkError
+from finetune.publish.card import card_of
+from finetune.recipe import Recipe
+from finetune.screen.results import scores_table
+
+ROWS = 12
+
+
+@pytest.mark.parametrize(
+    ("metric", "answers", "references", "score"),
+    [
+        ("accuracy", ["Spam.", "ham  no", "maybe"], ["spam", "ham no", "spam"], 2 / 3),
+        ("exact_match", ["spam", " spam\n", "Spam", "spam."], ["spam"] * 4, 1 / 2),
+        ("exact_match", ["cafe\u0301"], ["caf\u00e9"], 1),
+        ("last_number", ["It costs $1,234.50.", "-5", "5", "none", "2 or 3"], ["#### 1234.5", "so -5.0", "-5", "7", "a 2"], 2 / 5),
+        ("last_number", ["no idea", "4"], ["it depends", "4"], 1),
+    ],
+)
+def test_what_is_right(metric: str, answers: list[str], references: list[str], score: float) -> None:
+    found = registry.load("metrics", metric)().compute(predictions=answers, references=references)
+    assert found == {metric: pytest.approx(score)}
+    assert number(metric, 2 / 3) == "66.7 %"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("He pays $18.00.", 18),
+        ("#### 1,234,567", 1234567),
+        ("1,2,3", 3),
+        ("-$5", -5),
+        ("$-5", -5),
+        ("\u22125 degrees", -5),
+        ("10-7", 7),
+        ("18 %", 18),
+        ("a half is .5", Decimal("0.5")),
+        ("x2", 2),
+        ("\u0663", 3),
+        ("1,2345", 2345),
+        ("no number", None),
+    ],
+)
+def test_the_last_number_of_a_text(text: str, found: object) -> None:
+    assert last_number(text) == found
+
+
+def test_references_without_any_number_are_an_error_that_says_what_to_change() -> None:
+    with pytest.raises(BenchmarkError, match="No reference answer has a number") as error:
+        registry.load("metrics", "last_number")().compute(predictions=["4"], references=["four"])
+    assert "benchmark.metrics" in str(error.value.hint)
+
+
+def scores_of(metric: str, answers: list[str], references: list[str]) -> Scores:
+    found = registry.load("metrics", metric)()
+    values, per_row = found.compute(predictions=answers, references=references), found.per_row(answers, references)
+    return Scores(values, [f"Question {row}" for row in range(ROWS)], references, answers, per_row, None, "answers", 16, 1)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "exact_match", "last_number"])
+def test_the_score_has_an_interval_and_is_in_table_report_card_and_gate(metric: str, tmp_path: Path) -> None:
+    references = [f"{row}" for row in range(ROWS)]
+    before = scores_of(metric, ["99"] * ROWS, references)
+    after = scores_of(metric, ["99", *references[1:]], references)
+    scores = benchmark_json(before, after, after)
+    value = 11 / 12
+    assert (scores["before"][metric], scores["after"][metric]) == (0, pytest.approx(value))
+    low, high = scores["intervals"]["after"][metric]
+    assert low < value < high <= 1
+    assert scores["change"][metric]["verdict"] == "better"
+    assert scores["retention"][metric]["value"] == pytest.approx(1)
+    assert ordered_by(scores) == metric
+    assert (worst(scores)[0].row, worst(scores)[0].score) == (0, 0)
+
+    run = written_run(tmp_path / "run", change={"benchmark": {"metrics": [metric]}})
+    run.write_json(run.benchmark, scores | {"teacher": None, "retention": None, "against_teacher": None})
+    screen = Console(width=100, record=True, file=(tmp_path / "screen").open("w", encoding="utf-8"))
+    screen.print(scores_table(run.read_json(run.benchmark), 100))
+    shown = " ".join(screen.export_text().split())
+    assert f"{NAMES[metric]} 0.0 %" in shown
+    assert "91.7 % [" in shown
+    write_report(run)
+    page = (run.run / "report.html").read_text(encoding="utf-8")
+    assert f"Rows from best to worst by {NAMES[metric]}." in page
+    assert "0.0 % → 91.7 %" in page
+    card = card_of(run, repo=None)
+    (listed, *_) = yaml.safe_load(card.split("---\n")[1])["model-index"][0]["results"][0]["metrics"]
+    assert listed == {"type": "accuracy" if metric == "accuracy" else "exact_match", "name": NAMES[metric], "value": 0.9167}
+    assert f"| {NAMES[metric]} | 0 [0, 0] | 0.917 [" in card
+    check_gate(metric, Recipe.load(run.recipe))
+    assert gate(scores, metric) is None
+    with pytest.raises(BenchmarkError, match=f"{NAMES[metric]} is worse than before: 91.7 % to 0.0 %"):
+        gate(benchmark_json(after, before), metric)
