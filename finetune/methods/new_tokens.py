@@ -25,7 +25,7 @@ def token_settings(model: PreTrainedModel, tokens: Sequence[int]) -> dict[str, A
     if not tokens:
         return {}
     embeddings: Any = model.get_input_embeddings()
-    head = model.get_output_embeddings()
+    head: Any = model.get_output_embeddings()
     rows, kind = embeddings.weight.shape[0], type(model).__name__
     if max(tokens) >= rows:
         raise ModelError(

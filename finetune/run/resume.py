@@ -198,7 +198,8 @@ def what_decides(recipe: Recipe) -> dict[str, Any]:
 
 
 def _refuse_recipe(then: Mapping[str, Any], recipe: Recipe) -> None:
-    then, now = {**what_decides(Recipe()), **then}, what_decides(recipe)  # older versions had fewer keys
+    now = what_decides(recipe)
+    then = {**{key: value for key, value in what_decides(Recipe()).items() if key in now}, **then}  # older versions had fewer keys
     changed = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
     if changed:
         key = changed[0]

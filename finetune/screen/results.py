@@ -41,6 +41,7 @@ from finetune.screen.console import STUDENT
 from finetune.screen.tables import NARROW, block, legend, pairs, score_table, table_width, to_copy, verdict
 from finetune.screen.wording import command_name
 from finetune.shell import quoted
+from finetune.training.choice import in_words as which_step
 
 if TYPE_CHECKING:
     from finetune.run.finetuner import RunResult
@@ -91,6 +92,8 @@ def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
         if practised := own_answers(scores):
             beside += [Text(""), pairs([("Own answers", practised)])]
         parts = [*_student(scores), *parts, *beside, *_before(scores)]
+    if kept := which_step(scores.get("kept")):
+        parts += [Text(""), pairs([("Kept", kept)])]
     if scores.get("ranks"):
         parts += [Text(""), pairs([("Ranks", ranks_in_words(scores["ranks"]))])]
     return block(*parts, above=1)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from letters import VOCABULARY, llama, tokenizer
 from pico_exports import model_of, tokenizer_of
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from workshop import Workshop, recorded
 
@@ -40,8 +41,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     return made
 
 
-def run_of(shop: Workshop, model: str, kind: str = "lora", tokens: list[str] | None = None, **more: Any) -> LLMFineTuner:
-    layer = shop.layer(model=str(shop.folder / model), method={"kind": kind}, training=TRAINED, benchmark=FAST)
+def run_of(shop: Workshop, base: str, kind: str = "lora", tokens: list[str] | None = None, **more: Any) -> LLMFineTuner:
+    layer = shop.layer(model=str(shop.folder / base), method={"kind": kind}, training=TRAINED, benchmark=FAST)
     layer["dataset"] |= {"add_tokens": ["cat", "dog"] if tokens is None else tokens}
     return shop.tuner({**layer, **more})
 
@@ -77,7 +78,12 @@ def test_beside_an_adapter_the_rows_of_new_tokens_learn_and_no_others(kind: str,
     assert read("a cat")["input_ids"][-1] == CAT
     assert read.decode([CAT], skip_special_tokens=True) == "cat"
     assert "The tokens 'cat', 'dog' are added" in notices(tuner)
-    assert (result.output_dir / "adapter_model.safetensors").stat().st_size < 60_000
+    saved = load_file(result.output_dir / "adapter_model.safetensors")
+    assert not [part for part, rows in saved.items() if rows.shape[0] == VOCABULARY + 4], "no table is in the file, only rows"
+    learned = [rows for part, rows in saved.items() if "trainable_tokens" in part]
+    assert len(learned) == (1 if name == "tied" else 2)
+    for rows in learned:
+        assert any(torch.equal(rows, table[[CAT, DOG]]) for table in after.values())
 
 
 def test_where_all_weights_learn_the_model_grows(shop: Workshop) -> None:

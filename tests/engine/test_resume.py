@@ -160,6 +160,27 @@ def change_model(folder: Path, shop: Workshop) -> None:
     recipe.write_text(recipe.read_text().replace(f"model: {shop.model}", f"model: {shop.smaller_model()}"))
 
 
+def older(folder: Path) -> None:
+    """As if the version that began the run had not known some keys yet."""
+    for path in checkpoints(folder):
+        manifest = json.loads((path / "manifest.json").read_text())
+        for key in ("training.keep", "training.evaluate_every", "dataset.add_tokens"):
+            del manifest["made_with"]["recipe"][key]
+        (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_run_of_a_version_with_fewer_keys_goes_on(kind: str, shop: Workshop) -> None:
+    tuner = shop.tuner(shop.layer(training=TRAINING, method=kind))
+    tuner.reporter.reporters.append(StopAt(3))
+    with pytest.raises(Interrupted):
+        tuner.run()
+    older(tuner.folder.output_dir)
+    result, recorder = resumed(tuner.folder.output_dir, shop)
+    assert recorder.of(Resumed) == [Resumed(4, STEPS)]
+    assert result.training["steps"] == STEPS
+
+
 def other_weights(folder: Path) -> None:
     """Of the same size, and as old as those before."""
     file = folder / "model.safetensors"

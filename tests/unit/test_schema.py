@@ -19,12 +19,13 @@ from finetune.schema import keys_of_names, recipe_keys, recipe_schema
 SHIPPED = sorted((Path(__file__).parents[2] / "finetune" / "recipes").glob("*.yaml"))
 DISTILS = {"approach": "distillation"}
 VALUES = [0, 1, 2, 7, 8, -1, 3.0, 0.5, 1.5, -0.5, "", "a word", "auto", None, [], ["a word"], [1], [""], {}, {"a": 1}, True, False]
-CONCERN_SEVERAL_KEYS = {  # what only Recipe can check
+CONCERN_SEVERAL_KEYS: list[tuple[str, Any]] = [  # what only Recipe can check
     ("dataset.encoding", "a word"),
     ("dataset.encoding", "auto"),
     ("dataset.encoding", ""),
     *(("method.init_r", number) for number in VALUES if isinstance(number, int | float)),
-}
+    *(("dataset.add_tokens", value) for value in ("a word", "auto", ["a word"])),  # of a distillation
+]
 
 
 def fits(recipe: Any) -> bool:

@@ -48,6 +48,22 @@ def test_scores_have_intervals_and_a_verdict_that_admits_what_is_not_known() -> 
     assert text.index("ROUGE-L") < text.index("Perplexity")
 
 
+def test_the_step_that_was_kept_is_said() -> None:
+    kept = {
+        "step": 40,
+        "of": 57,
+        "loss": 1.83,
+        "best_step": 40,
+        "best_loss": 1.83,
+        "last_step": 57,
+        "last_loss": 1.91,
+        "stopped_after": None,
+    }
+    text = " ".join(drawn(scores_table({**SCORES, "kept": kept}, 80)).split())
+    assert "step 40 of 57, held-out loss 1.83; the last step had 1.91" in text
+    assert "Kept" not in drawn(scores_table(SCORES, 80))
+
+
 def test_scores_fit_forty_columns() -> None:
     text = drawn(scores_table(SCORES, 40), 40)
     assert "…" not in text
