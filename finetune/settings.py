@@ -311,6 +311,10 @@ class TrainingSpec(Spec):
 class BenchmarkSpec(Spec):
     rows: int = Field(50, ge=1, title="Rows to test on", description="Held-out rows, answered before and after training.")
     metrics: Annotated[list[str], Known("metrics")] = Field(["rouge", "perplexity"], min_length=1, description=METRICS)
+    tasks: list[NOT_EMPTY] = Field([], description="Also tasks of lm-evaluation-harness: names such as hellaswag, or task files (.yaml).")
+    task_rows: Annotated[int, Field(ge=1)] | None = Field(
+        None, title="Rows of each task", description="Only the first rows of each task; null takes all, as published numbers do."
+    )
     max_new_tokens: AutoOrCount = Field("auto", description="Longest answer in tokens; auto fits the data.")
     speed: bool = Field(True, title="Speed and memory", description="Measure both models in processes of their own; half a minute.")
 

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.benchmark.names import FEWEST_ROWS, PERCENT
+from finetune.benchmark.names import FEWEST_ROWS, PERCENT, is_task
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -199,7 +199,7 @@ def statistics_of(per_row: Mapping[str, Sequence[Any]]) -> dict[str, Statistic]:
     for key, (sums, counts) in QUOTIENTS.items():
         if sums in per_row:
             found[key] = mean_per_token(per_row[sums], per_row[counts])
-    shares = [key for key in found if key.startswith("rouge") or key in PERCENT]
+    shares = [key for key in found if key.startswith("rouge") or key in PERCENT or (is_task(key) and set(per_row[key]) <= {0, 1})]
     found |= {key: replace(found[key], least=0.0, most=1.0) for key in shares}
     found |= {key: replace(found[key], least=0.0) for key in found if key == "kl"}
     return {key: statistic for key, statistic in found.items() if statistic.rows}

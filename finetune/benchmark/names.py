@@ -21,15 +21,31 @@ NAMES = {
 }
 LOWER_IS_BETTER = ("perplexity", "kl")
 PERCENT = ("accuracy", "exact_match", "last_number", "copied", "agreement")  # shares of rows or tokens
+TASK_SCORE = "/"  # between the name of a task of lm-evaluation-harness and its metric: hellaswag/acc
 FEWEST_ROWS = 8  # below, no interval holds its word (benchmarks/coverage.py): nothing is said
 IN_SHORT = ("rougeL", "accuracy", "exact_match", "last_number", "perplexity")  # where there is no room for all
+
+
+def is_task(metric: str) -> bool:
+    """Whether a score is one of a task of lm-evaluation-harness."""
+    return TASK_SCORE in metric
+
+
+def about_tasks(scores: Mapping[str, Any]) -> list[str]:
+    """What was run of each task, a sentence for each: a score on the first rows is not the one that others publish."""
+    said = []
+    for task in scores.get("tasks") or []:
+        rows = f"the first {task['rows']:,} of {task['of']:,} rows" if task["rows"] < task["of"] else f"all {task['rows']:,} rows"
+        examples = f"{task['examples']} examples first" if task["examples"] else "no examples"
+        said.append(f"{task['task']}: {rows}, {examples}, without chat template, by lm-evaluation-harness {task['lm_eval']}.")
+    return said
 
 
 def number(metric: str, value: float) -> str:
     """A score, rounded to the digits that matter."""
     if metric in PERCENT:
         return f"{100 * value:.1f} %"
-    if metric == "kl" or metric.startswith("rouge"):
+    if metric == "kl" or metric.startswith("rouge") or (is_task(metric) and abs(value) <= 1):
         return f"{value:.3f}"
     return f"{value:.2f}" if abs(value) < 10 else f"{value:,.1f}" if abs(value) < 10_000 else f"{value:,.0f}"
 

@@ -14,17 +14,18 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from finetune import registry
 from finetune.benchmark.copied import copied
 from finetune.benchmark.generation import answer_budget, generate_answers
+from finetune.benchmark.harness import load_tasks
 from finetune.benchmark.intervals import Statistic, change, estimate, ratio, statistics_of
-from finetune.benchmark.names import LOWER_IS_BETTER
+from finetune.benchmark.names import LOWER_IS_BETTER, is_task
 from finetune.benchmark.perplexity import IGNORED, AnswerLosses, answer_losses
 from finetune.benchmark.rouge import SETTINGS
 from finetune.benchmark.teacher_agreement import TeacherStates
@@ -36,6 +37,9 @@ from finetune.runtime import RuntimeOptions
 from finetune.storage import write_whole
 from finetune.training.head import causal_lm, check_head, head_of
 from finetune.training.out_of_memory import MEMORY_ERRORS, ran_out
+
+if TYPE_CHECKING:
+    from finetune.benchmark.harness_model import TaskScores
 
 VERSION = 4  # version of the scoring: raise it when numbers would change, so that cached base scores are recomputed
 RETAINED = ("rougeL", "accuracy", "exact_match", "last_number")  # more is better; "36 % of the perplexity" says nothing to anybody
@@ -68,6 +72,7 @@ class Scores:
     max_new_tokens: int | None
     parameters: int
     states: TeacherStates | None = None
+    tasks: list[dict[str, Any]] = field(default_factory=list)  # what was run of lm-evaluation-harness; its scores are among the others
 
     @property
     def rows(self) -> int:
@@ -161,6 +166,9 @@ def benchmark_model(
         elif texts is not None:
             values |= metric.compute(predictions=texts, references=references)
             per_row |= metric.per_row(texts, references) if hasattr(metric, "per_row") else {}
+    tasks = _tasks(spec, model, tokenizer, reporter=reporter, stage=stage)
+    if tasks:
+        values, per_row = values | tasks.values, per_row | tasks.per_row
     if texts is not None:
         found, of = copied(texts, references)
         if sum(of):
@@ -180,7 +188,18 @@ def benchmark_model(
         max_new_tokens=budget,
         parameters=inner.num_parameters(),
         states=states,
+        tasks=tasks.about if tasks else [],
     )
+
+
+def _tasks(spec: BenchmarkSpec, model: Any, tokenizer: Any, *, reporter: Reporter, stage: str) -> TaskScores | None:
+    """The scores of the tasks of lm-evaluation-harness, where there are some."""
+    if not spec.tasks:
+        return None
+    from finetune.benchmark.harness_model import measure_tasks
+
+    with _measuring(model):
+        return measure_tasks(load_tasks(tuple(spec.tasks)), model, tokenizer, limit=spec.task_rows, reporter=reporter, stage=stage)
 
 
 def _counted(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -244,6 +263,7 @@ def benchmark_json(
             name: {"parameters": scores.parameters, "bytes_on_disk": (bytes_on_disk or {}).get(name)} for name, scores in sides.items()
         },
         "rouge": SETTINGS,
+        "tasks": after.tasks,
         # What another run's scores are compared with; the seventh digit of a row decides nothing.
         "per_row": {key: [round(value, 6) for value in values] for key, values in after.row_scores().items()},
         "generations": generations(sides),
@@ -268,7 +288,8 @@ def retention(student: Scores, teacher: Scores) -> dict[str, dict[str, float | N
     A metric on which the teacher scores 0 is left out. For perplexity see `names.beside_the_teacher`.
     """
     ours, theirs = student.statistics(), teacher.statistics()
-    shares = {key: ratio(ours[key], theirs[key]) for key in RETAINED if key in ours and key in theirs}
+    kept = [key for key in ours if (key in RETAINED or is_task(key)) and key in theirs]
+    shares = {key: ratio(ours[key], theirs[key]) for key in kept}
     return {key: asdict(share) for key, share in shares.items() if share is not None}
 
 
@@ -284,7 +305,8 @@ def generations(sides: Mapping[str, Scores]) -> list[dict[str, str]]:
 
 def base_key(model: str, fingerprint: str, spec: BenchmarkSpec, *, seed: int, dtype: str) -> str:
     """The cache key of the base model's scores, from all they depend on; `model` is the pinned source, `fingerprint` that of the data."""
-    parts = (VERSION, model, fingerprint, spec.model_dump(mode="json"), seed, dtype)
+    tasks = load_tasks(tuple(spec.tasks)).fingerprint if spec.tasks else ""
+    parts = (VERSION, model, fingerprint, spec.model_dump(mode="json"), seed, dtype, tasks)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 

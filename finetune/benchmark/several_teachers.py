@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from finetune.benchmark.intervals import estimate
+from finetune.benchmark.names import is_task
 from finetune.benchmark.perplexity import AnswerLosses
 from finetune.benchmark.scoring import Scores
 from finetune.benchmark.teacher_agreement import TeacherStates
@@ -47,10 +48,11 @@ def _chosen(each: Sequence[Scores], places: Sequence[tuple[int, int]]) -> Scores
         prompts=pick(lambda scores: scores.prompts),
         references=pick(lambda scores: scores.references),
         texts=pick(lambda scores: scores.texts),
-        per_row={name: pick(partial(_of_rows, name)) for name in first.per_row},
+        per_row={name: pick(partial(_of_rows, name)) for name in first.per_row if not is_task(name)},
         losses=losses,
         states=states,
         values={},
+        tasks=[],
     )
     values = {name: estimate(statistic).value for name, statistic in found.statistics().items()} if places else {}
     return replace(found, values={name: value for name, value in values.items() if name in first.values})

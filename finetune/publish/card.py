@@ -18,6 +18,7 @@ import yaml
 from finetune.benchmark.names import (
     FEWEST_ROWS,
     NAMES,
+    about_tasks,
     beside_the_teacher,
     each_round,
     in_few_bits,
@@ -135,7 +136,7 @@ def _scores(scores: Mapping[str, Any]) -> str:
         lines += ["", f"The student's perplexity is {words}."]
     if practised := own_answers(scores):
         lines += ["", f"After an epoch on the data it learned from its own answers too, which the teacher read: {practised}."]
-    if said := measured_as(scores):
+    for said in filter(None, [*about_tasks(scores), measured_as(scores)]):
         lines += ["", said]
     if rounds := each_round(scores):
         lines += ["", "It was made in rounds; each cut the student of the round before and trained it again.", ""]

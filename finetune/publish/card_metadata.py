@@ -5,13 +5,13 @@ front_matter(recipe, facts, scores, repo)["base_model"]      # "HuggingFaceTB/Sm
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from finetune.benchmark.names import NAMES
+from finetune.benchmark.names import NAMES, TASK_SCORE, is_task
 from finetune.formatting import strip_control_chars
 from finetune.hub.cache import cached
 from finetune.hub.catalogue import CATALOGUE
@@ -65,14 +65,25 @@ def _inherited(base: str | None, revision: str | None) -> dict[str, Any]:
 
 
 def _model_index(recipe: Recipe, scores: Mapping[str, Any], repo: str | None) -> list[dict[str, Any]]:
-    metrics = []
-    for key, value in scores["after"].items():
-        kind = "rouge" if key.startswith("rouge") else "exact_match" if key == "last_number" else key
-        metrics.append({"type": kind, "name": NAMES.get(key, key), "value": round(value, 4)})
-        if key in scores["before"]:
-            metrics.append({"type": kind, "name": f"{NAMES.get(key, key)} before training", "value": round(scores["before"][key], 4)})
+    """The scores on the held-out rows, and those of each task of lm-evaluation-harness as a result of its own."""
+    groups = {_evaluated_on(recipe)["name"]: (_evaluated_on(recipe), [key for key in scores["after"] if not is_task(key)])}
+    for key in filter(is_task, scores["after"]):
+        task = key.partition(TASK_SCORE)[0]
+        groups.setdefault(task, ({"name": task, "type": task}, []))[1].append(key)
     task = {"type": "text-generation", "name": "Text generation"}
-    return [{"name": title_of(recipe, repo), "results": [{"task": task, "dataset": _evaluated_on(recipe), "metrics": metrics}]}]
+    results = [{"task": task, "dataset": dataset, "metrics": _metrics(scores, keys)} for dataset, keys in groups.values()]
+    return [{"name": title_of(recipe, repo), "results": results}]
+
+
+def _metrics(scores: Mapping[str, Any], keys: Sequence[str]) -> list[dict[str, Any]]:
+    metrics = []
+    for key in keys:
+        name = key.partition(TASK_SCORE)[2] if is_task(key) else NAMES.get(key, key)
+        kind = "rouge" if key.startswith("rouge") else "exact_match" if key == "last_number" else key.rpartition(TASK_SCORE)[2]
+        metrics.append({"type": kind, "name": name, "value": round(scores["after"][key], 4)})
+        if key in scores["before"]:
+            metrics.append({"type": kind, "name": f"{name} before training", "value": round(scores["before"][key], 4)})
+    return metrics
 
 
 def _evaluated_on(recipe: Recipe) -> dict[str, str]:

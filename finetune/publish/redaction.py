@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from finetune.benchmark.harness import is_file
 from finetune.data.endings import ARCHIVE, KINDS, can_be_read, ending_of
 from finetune.data.files import looks_local
 from finetune.errors import ModelError
@@ -102,7 +103,7 @@ def public_recipe(recipe: Recipe) -> Recipe:
     data = recipe.model_dump(mode="json")
     data["upload"] = None
     data["output_dir"] = Recipe.from_layers({"approach": recipe.approach}).output_dir
-    files = recipe.dataset.data_files
+    files, tasks = recipe.dataset.data_files, recipe.benchmark.tasks
     if public_source(recipe.dataset) is None:
         data["dataset"]["source"] = _private(recipe.dataset.source)
         if isinstance(files, list):
@@ -111,6 +112,7 @@ def public_recipe(recipe: Recipe) -> Recipe:
             data["dataset"]["data_files"] = _private(files)
     elif files:
         data["dataset"]["data_files"] = [_last(file) for file in files] if isinstance(files, list) else _last(files)
+    data["benchmark"]["tasks"] = [_private(task, f"-{number}") if is_file(task) else task for number, task in enumerate(tasks, 1)]
     if recipe.dataset.examples:
         data["dataset"]["examples"] = _private(recipe.dataset.examples)
     if isinstance(recipe.model, str) and _is_path(recipe.model):

@@ -7,6 +7,7 @@ check_models(context)                               # the same of models and row
 from __future__ import annotations
 
 from finetune import registry
+from finetune.benchmark.harness import check_tasks, load_tasks, rows_of
 from finetune.errors import BadInput, HardwareError, RecipeError
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
@@ -26,6 +27,7 @@ def check_settings(context: RunContext, folder: RunFolder, *, resumed: bool) -> 
     for problem in context.method.check(context.recipe.method, context.machine.device):
         raise HardwareError(problem)
     check_engine(context)
+    check_tasks(context.recipe.benchmark)
     if context.recipe.training.report_to:
         from finetune.training.trackers import check_trackers
 
@@ -42,6 +44,9 @@ def check_models(context: RunContext) -> None:
             f"Teacher and student are the same model, {context.located.name}.",
             hint="Make a smaller one from it: --set model.from_teacher.layers=0.67, or keep it close to itself: --set teacher=self",
         )
+    if tasks := context.recipe.benchmark.tasks:
+        with context.stage("tasks", "Finding the tasks") as done:
+            done(rows_of(load_tasks(tuple(tasks)), context.recipe.benchmark))
     context.source.check(context)
     shapes_of(context)
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from finetune.benchmark.intervals import change, statistics_of
-from finetune.benchmark.names import LOWER_IS_BETTER, in_order, retained
+from finetune.benchmark.names import LOWER_IS_BETTER, TASK_SCORE, in_order, is_task, retained
 from finetune.benchmark.student import verdict_on
 from finetune.errors import BadInput
 from finetune.foreign import reading
@@ -136,6 +136,10 @@ def _not_alike(a: Run, b: Run, metric: str) -> str | None:
         return "other teachers"
     if metric in ("perplexity", "kl", "agreement"):
         return "other tokens" if a.scores["per_row"].get("tokens") != b.scores["per_row"].get("tokens") else None
+    if is_task(metric):
+        task = metric.partition(TASK_SCORE)[0]
+        about = [next((each for each in run.scores.get("tasks") or [] if each["task"] == task), None) for run in (a, b)]
+        return None if about[0] == about[1] else "other rows or another version of the task"
     if metric.startswith("rouge") and a.scores.get("rouge") != b.scores.get("rouge"):
         return "other settings of ROUGE"
     lengths = _answer_lengths(a, b)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from finetune.benchmark.harness import check_tasks, load_tasks, rows_of
 from finetune.benchmark.intervals import change
-from finetune.benchmark.names import LOWER_IS_BETTER
+from finetune.benchmark.names import LOWER_IS_BETTER, is_task
 from finetune.benchmark.scoring import Scores, benchmark_model, generations, intervals
 from finetune.data.reading import Rows, read_rows
 from finetune.data.to_measure import ToMeasure, drawn, to_measure
@@ -76,8 +77,12 @@ def measure_models(models: Sequence[str], recipe: Recipe, runtime: RuntimeOption
     Raises what locating, loading and reading raise: everything that can be found before the first model is loaded is found then.
     """
     hush()
+    check_tasks(recipe.benchmark)
     context = RunContext(recipe, runtime, Fanout(reporter))
     located = [locate(name, runtime, reporter) for name in models]
+    if recipe.benchmark.tasks:
+        with context.stage("tasks", "Finding the tasks") as done:
+            done(rows_of(load_tasks(tuple(recipe.benchmark.tasks)), recipe.benchmark))
     rows = read_rows(recipe.dataset, runtime, reporter)
     chosen = drawn(rows, recipe.dataset, most=recipe.benchmark.rows, seed=recipe.seed)
     tokenizers = [load_tokenizer(each) for each in located]
@@ -132,6 +137,7 @@ def _document(measured: Sequence[Measured], rows: Rows, recipe: Recipe) -> dict[
         "usable_rows": len(rows),
         "seed": recipe.seed,
         "models": [each.to_dict() for each in measured],
+        "tasks": first.scores.tasks,
         "against_first": {each.letter: _against(each, first) for each in others},
     }
 
@@ -149,6 +155,8 @@ def _against(now: Measured, first: Measured) -> dict[str, dict[str, Any]]:
 
 def _not_alike(metric: str, now: Measured, first: Measured) -> str | None:
     """Why a score of these two models does not measure the same thing."""
+    if is_task(metric):
+        return None  # both have just run it
     if metric == "perplexity":
         return None if [row["labels"] for row in now.rows] == [row["labels"] for row in first.rows] else "other tokens"
     asked: list[list[tuple[str, str]]] = [list(zip(each.scores.prompts, each.scores.references, strict=True)) for each in (now, first)]

@@ -17,6 +17,7 @@ from finetune.benchmark.answers import Answer, sampled, worst
 from finetune.benchmark.names import (
     FEWEST_ROWS,
     NAMES,
+    about_tasks,
     beside_the_teacher,
     between,
     codes_copied,
@@ -106,6 +107,7 @@ def _said_of(scores: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Rend
         said.append(Text(too_few(scores["rows"]), style="warning"))
     if "perplexity" in metrics and (tokens := which_tokens(scores)):
         said.append(Text(f"Perplexity counts {tokens}.", style="quiet"))
+    said += [Text(sentence, style="quiet") for sentence in about_tasks(scores)]
     if few := measured_as(scores):
         said.append(Text(few, style="quiet"))
     if copied := codes_copied(scores):

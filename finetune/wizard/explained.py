@@ -49,6 +49,12 @@ MORE = {
         "A model that trains for long learns its rows by heart and gets worse at all others. best measures it ten times on some rows that\n"
         "it does not learn from, and takes it as it was when it was best at these."
     ),
+    "benchmark.tasks": (
+        "Tests that others use too, such as hellaswag, run on the model before and after, so that its numbers can be compared with theirs. "
+        "Most need the Hub, and the large ones take long. A task file (.yaml) with rows of your own needs no network; it can run code, so "
+        "use only one that you trust."
+    ),
+    "benchmark.task_rows": "Fewer rows of each task take less time, but only all of them give a number to compare with others.",
     "benchmark.max_new_tokens": "How long answers in the test may get. auto takes it from the answers in your data.",
     "benchmark.speed": "How fast the models answer and what memory they take, measured after the test. It adds about half a minute.",
     "seed": "Chance decides which rows are held out and in which order they come. The same number gives the same run again.",

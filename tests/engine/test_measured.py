@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from finetune.benchmark.intervals import change, statistics_of
 from finetune.errors import BadInput, BenchmarkError, EmptyDataset
 from finetune.events import Notice, Recorder
 from finetune.run.measured import measure_models, recipe_of
+from finetune.screen.console import THEME
 from finetune.screen.measured import measured_picture
 
 FEW = ["benchmark.max_new_tokens=8", "dataset.max_length=64"]
@@ -40,9 +42,9 @@ def measured(shop: Workshop, models: list[str], data: str, *overrides: str, reco
 
 
 def shown(found: dict, width: int) -> str:
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=width, theme=THEME, file=io.StringIO())
     console.print(measured_picture(found, width))
-    return console.export_text()
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
 
 
 def test_on_the_rows_of_a_run_two_models_have_the_scores_and_the_change_of_the_run(shop: Workshop, run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from decimal import Decimal
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from finetune.benchmark.scoring import Scores, benchmark_json
 from finetune.errors import BenchmarkError
 from finetune.publish.card import card_of
 from finetune.recipe import Recipe
+from finetune.screen.console import THEME
 from finetune.screen.results import scores_table
 
 ROWS = 12
@@ -92,9 +94,9 @@ def test_the_score_has_an_interval_and_is_in_table_report_card_and_gate(metric: 
 
     run = written_run(tmp_path / "run", change={"benchmark": {"metrics": [metric]}})
     run.write_json(run.benchmark, scores | {"teacher": None, "retention": None, "against_teacher": None})
-    screen = Console(width=100, record=True, file=(tmp_path / "screen").open("w", encoding="utf-8"))
+    screen = Console(width=100, theme=THEME, file=io.StringIO())
     screen.print(scores_table(run.read_json(run.benchmark), 100))
-    shown = " ".join(screen.export_text().split())
+    shown = " ".join(screen.file.getvalue().split())  # type: ignore[attr-defined]
     assert f"{NAMES[metric]} 0.0 %" in shown
     assert "91.7 % [" in shown
     write_report(run)

@@ -13,6 +13,7 @@ from finetune.benchmark.names import (
     FEWEST_ROWS,
     LOWER_IS_BETTER,
     NAMES,
+    about_tasks,
     beside_the_teacher,
     between,
     codes_copied,
@@ -79,7 +80,7 @@ def measured(scores: Mapping[str, Any]) -> Html:
         note += f" Perplexity counts {tokens}."
     if copied := codes_copied(scores):
         note += f" Codes copied: {copied}."
-    if said := measured_as(scores):
+    for said in filter(None, [*about_tasks(scores), measured_as(scores)]):
         note += f" {said}"
     if scores.get("teacher"):
         note += " Beside a name: the student compared with its teacher, then with what it was before."
