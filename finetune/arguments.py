@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("output_dir", "--to", "--to-dir", "--limit", *RUNTIME),
     ),
     "upload": ("upload a finished run to the Hub, private unless --public", ("output_dir", "--repo", "--public", "--gguf")),
+    "recipes": ("list recipes to start from, or copy one", ("name", "--output", "--overwrite", "--json")),
     "import": (
         "make a recipe of a configuration of Axolotl or LLaMA-Factory",
         ("config", "--output", "--overwrite", "--from", "--json"),
@@ -70,6 +71,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "recipe": {"metavar": "RECIPE", "help": "a YAML file, such as the run/recipe.yaml of an earlier run"},
     "output_dir": {"metavar": "OUTPUT_DIR", "help": "the folder of a run"},
     "config": {"metavar": "CONFIG", "help": "a YAML file of that program"},
+    "name": {"metavar": "NAME", "nargs": "?", "help": "the recipe to copy (default: list all)"},
     "folders": {"metavar": "FOLDER", "nargs": "*", "help": "where to look (default: here), or: compare A B ..."},
     "shell": {
         "metavar": "SHELL",
@@ -102,6 +104,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "help": "how far the file may be from the model, if not as usual: KL divergence; for f16 of a log-probability, for onnx of a logit",
     },
     "--output": {"metavar": "FILE", "help": "the recipe file to write (default: print it)"},
+    "recipes --output": {"metavar": "FILE", "help": "the file to write (default: NAME.yaml)"},
     "--overwrite": {"action": "store_true", "help": "write the file even if there is one of that name"},
     "--from": {"metavar": "SOURCE", "dest": "source", "help": "whose file it is, axolotl or llama-factory (default: told by its keys)"},
     "--repo": {"metavar": "USER/NAME", "required": True, "help": "the repository to create or update"},

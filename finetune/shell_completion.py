@@ -61,6 +61,12 @@ def recipes(prefix: str) -> list[str]:
     return [name for name, path in _beside(prefix) if name.endswith("/") or path.suffix in (".yaml", ".yml")]
 
 
+def starting(prefix: str) -> dict[str, str]:
+    from finetune.starting import starting_recipes
+
+    return {each.name: each.about for each in starting_recipes() if each.name.startswith(prefix)}
+
+
 def folders(prefix: str) -> list[str]:
     return [name for name, _ in _beside(prefix) if name.endswith("/")]
 
@@ -87,6 +93,7 @@ COMPLETE = {
     "KEY=VALUE": keys,
     "RECIPE": recipes,
     "CONFIG": recipes,
+    "NAME": starting,
     "FILE": recipes,
     "OUTPUT_DIR": runs,
     "DIR": folders,
