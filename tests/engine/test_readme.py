@@ -91,9 +91,7 @@ def small(recipe: str, shop: Workshop) -> dict[str, Any]:
     }
 
 
-SHIPPED = [
-    path for path in sorted((ROOT / "finetune" / "recipes").glob("*.yaml")) if path.stem not in TASKS
-]
+SHIPPED = [path for path in sorted((ROOT / "finetune" / "recipes").glob("*.yaml")) if path.stem not in TASKS]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -19,6 +19,7 @@ from finetune.importing import import_file
 from finetune.importing.axolotl_data import TYPES, Shape
 from finetune.importing.imported import Imported
 from finetune.importing.lines import MAPPED, MISSING, RUNTIME, SAME, UNKNOWN, Refused
+from finetune.importing.llama_factory_data import DESCRIBED
 from finetune.recipe import Recipe, dotted, known_keys
 
 # After public examples of both programs, written anew: the keys are theirs, models and rows are not. Each with the recipe that it becomes.
@@ -114,10 +115,11 @@ def test_every_rule_says_what_becomes_of_its_key_and_names_real_recipe_keys(sour
     keys = registry.load("importers", source).keys
     assert len(keys) > 150
     mapped, real = set(), set(known_keys())
+    beside = {"adapter": "lora", "quantization_bit": 4, "push_to_hub": True, "dataset": "chats", DESCRIBED: DATASETS}
     for key, rule in keys.items():
-        for value in (True, 0, 3, 0.5, "auto", "none", ["x"], {"x": "y"}, "a/b"):
+        for value in (True, 0, 3, 4, 0.5, "auto", "none", "cosine", "wandb", "a/b", "chats", ["x"], {"x": "y"}, [{"path": "rows.jsonl"}]):
             try:
-                lines = list(rule({key: value, "adapter": "lora", "datasets": []}, key, value))
+                lines = list(rule({**beside, key: value}, key, value))
             except RecipeError:
                 continue
             for line in lines:
