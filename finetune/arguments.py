@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("output_dir", "--to", "--to-dir", "--limit", *RUNTIME),
     ),
     "upload": ("upload a finished run to the Hub, private unless --public", ("output_dir", "--repo", "--public", "--gguf")),
+    "recipes": ("list recipes to start from, or copy one", ("name", "--output", "--overwrite", "--json")),
     "import": (
         "make a recipe of a configuration of Axolotl or LLaMA-Factory",
         ("config", "--output", "--overwrite", "--from", "--json"),
@@ -78,6 +79,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "nargs": "+",
         "help": "the folder of a run; with --data any models, compared with the first: Hub ids, folders, .gguf files, runs",
     },
+    "name": {"metavar": "NAME", "nargs": "?", "help": "the recipe to copy (default: list all)"},
     "folders": {"metavar": "FOLDER", "nargs": "*", "help": "where to look (default: here), or: compare A B ..."},
     "shell": {
         "metavar": "SHELL",
@@ -117,6 +119,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "help": "how far the file may be from the model, if not as usual: KL divergence; for f16 of a log-probability, for onnx of a logit",
     },
     "--output": {"metavar": "FILE", "help": "the recipe file to write (default: print it)"},
+    "recipes --output": {"metavar": "FILE", "help": "the file to write (default: NAME.yaml)"},
     "--overwrite": {"action": "store_true", "help": "write the file even if there is one of that name"},
     "--from": {"metavar": "SOURCE", "dest": "source", "help": "whose file it is, axolotl or llama-factory (default: told by its keys)"},
     "--repo": {"metavar": "USER/NAME", "required": True, "help": "the repository to create or update"},

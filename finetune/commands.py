@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from finetune import __version__
 from finetune.errors import BadInput, NoTerminal, RecipeError, UploadError
 from finetune.recipe_commands import import_config as import_config
+from finetune.recipe_commands import recipes as recipes
 from finetune.screen.shown import console_of as _console
 from finetune.screen.shown import show as _show
 

@@ -1,4 +1,4 @@
-"""The commands that write recipe files: import, from the configuration of another program.
+"""The commands that write recipe files: import, from the configuration of another program, and recipes, from those of this package.
 
 import_config(parser().parse_args(["import", "lora.yml", "--output", "recipe.yaml"]))        # 0
 """
@@ -44,3 +44,27 @@ def write_new(path: str, text: str, *, overwrite: bool) -> Path:
     except OSError as error:
         raise RecipeError(f"{path} cannot be written: {error.strerror}.", hint="Choose another --output.") from None
     return to
+
+
+def recipes(arguments: argparse.Namespace) -> int:
+    """List the recipes to start from, or copy one."""
+    from rich.text import Text
+
+    from finetune.screen.tables import block, to_copy
+    from finetune.screen.wording import command_name
+    from finetune.shell import quoted
+    from finetune.starting import starting_recipe, starting_recipes
+
+    if arguments.name is None:
+        if arguments.output:
+            raise RecipeError("--output needs the name of a recipe.", hint="finetune-cli recipes lists them.")
+        found = starting_recipes()
+        listed = [block(Text(each.name, style="bold"), Text(f"  {each.about}")) for each in found]
+        copy = Text(f"\nCopy one: {command_name()} recipes NAME", style="quiet")
+        return show(arguments, {"recipes": [{"name": each.name, "about": each.about} for each in found]}, *listed, copy)
+    chosen = starting_recipe(arguments.name)
+    written = write_new(arguments.output or f"{chosen.name}.yaml", chosen.text, overwrite=arguments.overwrite)
+    comment = "\n".join(line.removeprefix("#").removeprefix(" ") for line in chosen.text.splitlines() if line.startswith("#"))
+    commands = {name: f"{command_name()} {name.lower()} {quoted(str(written))}" for name in ("Plan", "Run")}
+    facts = {"name": chosen.name, "about": chosen.about, "written": str(written)}
+    return show(arguments, facts, block(Text(comment)), Text(f"\nWritten: {written}\n"), to_copy(commands.items(), 78))

@@ -65,6 +65,12 @@ def files(prefix: str) -> list[str]:
     return [name for name, _ in _beside(prefix)]
 
 
+def starting(prefix: str) -> dict[str, str]:
+    from finetune.starting import starting_recipes
+
+    return {each.name: each.about for each in starting_recipes() if each.name.startswith(prefix)}
+
+
 def folders(prefix: str) -> list[str]:
     return [name for name, _ in _beside(prefix) if name.endswith("/")]
 
@@ -91,6 +97,7 @@ COMPLETE = {
     "KEY=VALUE": keys,
     "RECIPE": recipes,
     "CONFIG": recipes,
+    "NAME": starting,
     "FILE": recipes,
     "OUTPUT_DIR": runs,
     "MODEL": runs,

@@ -17,9 +17,10 @@ from finetune import registry
 from finetune.errors import RecipeError
 from finetune.foreign import printable, reading
 from finetune.importing.imported import Imported
-from finetune.importing.lines import MAPPED, UNKNOWN, Config, Line, Rule, shown
+from finetune.importing.lines import MAPPED, UNKNOWN, Config, Line, Refused, Rule, shown
 from finetune.recipe import Recipe, read_yaml
 
+NEEDED = {"model": "model", "dataset.source": "rows to train on"}
 FEWEST = 2  # keys that no other source knows, by which a file is recognised
 
 
@@ -81,6 +82,11 @@ def _imported(source: Source, given: Config, path: Path) -> Imported:
                 Line(line.key, MAPPED, "; ".join(filter(None, [f"{source.title}'s default", line.said])), line.keys) for line in usual
             ]
     keys = {key: value for line in lines for key, value in line.keys.items()}
+    for needed, what in NEEDED.items():
+        if needed not in keys:  # a recipe has defaults for both, which nobody asked for
+            raise Refused(
+                f"It names no {what}, so it is no training.", hint=f"Which key names it: see the documentation of {source.title}."
+            )
     recipe = Recipe.from_layers(nested({"approach": "fine-tuning", **keys}))
     return Imported(path.name, source.title, recipe, keys, lines, empty)
 

@@ -143,7 +143,6 @@ SAME_HERE = {
         "num_dataset_shards_to_save push_dataset_to_hub preprocess_iterable"
     ),
     "rows are shuffled by `seed`": "shuffle_merged_datasets shuffle_before_merging_datasets",
-    "held-out rows are never among the training rows; equal rows are reported": "dataset_exact_deduplication",
     "of a Hub dataset only `dataset.samples` rows are fetched": "streaming",
     "peft finds out by the kind of layer": "lora_fan_in_fan_out",
     "it is decided when loading": "peft_autocast_adapter_dtype lora_on_cpu qlora_sharded_model_loading peft_ensure_weight_tying",
@@ -185,6 +184,7 @@ MISSING_HERE = {
     "the model's own chat template is used as it is": "chat_template_jinja chat_template_kwargs",
     "give the rows a column called system": "default_system_message",
     "rows are shuffled by `seed`": "curriculum_sampling",
+    "equal rows stay among those for training, and are counted; none of them is held out": "dataset_exact_deduplication",
     "limit rows with `dataset.samples`": "dataset_shard_num dataset_shard_idx",
     "rows have one limit, `dataset.max_length`": "min_sample_len max_prompt_len eval_sequence_len",
     "the model stays in 16 bits beside LoRA; where that does not fit: --set method.kind=qlora": "load_in_8bit",

@@ -51,7 +51,7 @@ def shown(value: Any) -> str:
 
 def is_off(value: Any) -> bool:
     """Whether a value switches its key off: false, 0, none, or an empty list."""
-    return value in OFF if not isinstance(value, list | dict) else not value
+    return (value.lower() if isinstance(value, str) else value) in OFF if not isinstance(value, list | dict) else not value
 
 
 def sets(key: str, convert: Callable[[Any], Any] = lambda value: value, said: str = "") -> Rule:

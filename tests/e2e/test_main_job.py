@@ -141,9 +141,7 @@ def test_a_distillation_leaves_a_smaller_model_that_is_nearer_to_its_teacher(dis
     assert student.num_parameters() == scores["size"]["after"]["parameters"]
 
 
-@pytest.mark.parametrize(
-    ("name", "trainable"), [("finetune-starter-cpu", 4_884_480), ("distil-starter-cpu", 71_915_328), ("full", 134_515_008)]
-)
+@pytest.mark.parametrize(("name", "trainable"), [("code-comments", 4_884_480), ("smaller-model", 71_915_328), ("full", 134_515_008)])
 def test_a_shipped_recipe_can_be_planned(name: str, trainable: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     plan = LLMFineTuner(Recipe.load(ROOT / "finetune" / "recipes" / f"{name}.yaml")).plan()

@@ -17,7 +17,13 @@ SOURCES = sorted(
     [ROOT / "finetune_cli.py", *(path for part in ("finetune", "tests", "benchmarks", "docs") for path in (ROOT / part).rglob("*.py"))]
 )
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(path for path in (ROOT / ".github").rglob("*") if path.is_file())]
-OTHERS = [*ROOT.glob("*.toml"), ROOT / ".pre-commit-config.yaml", ROOT / ".ci" / "run", *(ROOT / "finetune").rglob("*.yaml")]
+OTHERS = [
+    *ROOT.glob("*.toml"),
+    ROOT / "Dockerfile",
+    ROOT / ".pre-commit-config.yaml",
+    ROOT / ".ci" / "run",
+    *(ROOT / "finetune").rglob("*.yaml"),
+]
 TEXTS = sorted([*SOURCES, *DOCUMENTS, *OTHERS])
 LINES = 400
 

@@ -19,6 +19,7 @@ from finetune.importing import import_file
 from finetune.importing.axolotl_data import TYPES, Shape
 from finetune.importing.imported import Imported
 from finetune.importing.lines import MAPPED, MISSING, RUNTIME, SAME, UNKNOWN, Refused
+from finetune.importing.llama_factory_data import DESCRIBED
 from finetune.recipe import Recipe, dotted, known_keys
 
 # After public examples of both programs, written anew: the keys are theirs, models and rows are not. Each with the recipe that it becomes.
@@ -114,10 +115,11 @@ def test_every_rule_says_what_becomes_of_its_key_and_names_real_recipe_keys(sour
     keys = registry.load("importers", source).keys
     assert len(keys) > 150
     mapped, real = set(), set(known_keys())
+    beside = {"adapter": "lora", "quantization_bit": 4, "push_to_hub": True, "dataset": "chats", DESCRIBED: DATASETS}
     for key, rule in keys.items():
-        for value in (True, 0, 3, 0.5, "auto", "none", ["x"], {"x": "y"}, "a/b"):
+        for value in (True, 0, 3, 4, 0.5, "auto", "none", "cosine", "wandb", "a/b", "chats", ["x"], {"x": "y"}, [{"path": "rows.jsonl"}]):
             try:
-                lines = list(rule({key: value, "adapter": "lora", "datasets": []}, key, value))
+                lines = list(rule({**beside, key: value}, key, value))
             except RecipeError:
                 continue
             for line in lines:
@@ -153,6 +155,8 @@ def test_columns_of_axolotls_types_are_read_as_it_reads_them(name: str, place: P
         ("{model_name_or_path: m, stage: sft, finetuning_type: oft}", "There is no method oft here."),
         ("{model_name_or_path: m, stage: sft, do_predict: true, eval_dataset: tickets}", "`do_predict: true` without `do_train` is not a"),
         ("{model_name_or_path: m, export_dir: merged, template: x}", "`export_dir: merged` without `do_train` is not a training."),
+        ("{model_name_or_path: m, template: qwen, infer_backend: huggingface}", "It names no rows to train on, so it is no training."),
+        ("{micro_batch_size: 1, num_epochs: 1, datasets: [{path: a.jsonl}]}", "It names no model, so it is no training."),
         ("{model_name_or_path: m, stage: sft, dataset: pairs}", "dataset_info.json of pairs is a dataset of preferences"),
     ],
 )
@@ -169,7 +173,7 @@ def test_other_kinds_of_training_are_refused_in_a_sentence(given: str, said: str
     [
         ("{base_model: m, num_epochs: many}", "num_epochs must be a number, not 'many'."),
         ("{base_model: m, num_epochs: 1, micro_batch_size: 1.5}", "micro_batch_size must be a whole number, not '1.5'."),
-        ("{base_model: m, num_epochs: 1, learning_rate: 7}", "training.learning_rate must be"),
+        ("{base_model: m, num_epochs: 1, learning_rate: 7, datasets: [{path: a.jsonl}]}", "training.learning_rate must be"),
         ("{model: m, dataset: rows.jsonl}", "does not look like a configuration of Axolotl or LLaMA-Factory."),
         ("[1, 2]", "must contain recipe keys"),
     ],
@@ -181,7 +185,7 @@ def test_what_no_recipe_can_have_is_said_with_the_file(given: str, said: str, pl
 
 
 def test_an_unknown_source_and_an_unrecognised_file_can_be_named(place: Path) -> None:
-    found = imported(place, "{learning_rate: 1e-4}", "llama-factory")
+    found = imported(place, "{learning_rate: 1e-4, model_name_or_path: m, dataset: d}", "llama-factory")
     assert found.recipe.training.learning_rate == 1e-4
     with pytest.raises(RecipeError, match=r"There is no importer 'axolotol'\. Did you mean axolotl"):
         imported(place, "{learning_rate: 1e-4}", "axolotol")
@@ -194,7 +198,9 @@ def test_names_of_datasets_that_nothing_describes_are_all_said(place: Path) -> N
 
 
 def test_a_files_own_text_cannot_leave_its_comment(place: Path) -> None:
-    found = imported(place, '{base_model: "m\\nseed: 1", num_epochs: 1, "odd\\nseed: 3": "x", chat_template: "a\\nseed: 4"}')
+    found = imported(
+        place, '{base_model: "m\\nseed: 1", num_epochs: 1, datasets: [{path: a.jsonl}], "odd\\nseed: 3": "x", chat_template: "a\\nseed: 4"}'
+    )
     assert yaml.safe_load(found.text())["model"] == "m\nseed: 1"
     assert "seed" not in yaml.safe_load(found.text())
 

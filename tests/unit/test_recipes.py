@@ -36,8 +36,8 @@ def test_a_shipped_recipe_is_valid_and_says_what_it_is(path: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "here", "approach"),
     [
-        ("finetune-starter-cpu", LAPTOP, "fine-tuning"),
-        ("distil-starter-cpu", LAPTOP, "distillation"),
+        ("code-comments", LAPTOP, "fine-tuning"),
+        ("smaller-model", LAPTOP, "distillation"),
         ("distil-gpt2-wikitext-gpu", WORKSTATION, "distillation"),
     ],
 )
