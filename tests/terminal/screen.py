@@ -33,6 +33,14 @@ def environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "CI", "COLUMNS", "LINES")} | OURS
 
 
+class Screen(pyte.HistoryScreen):
+    """pyte leaves out faint letters: here they are grey."""
+
+    def select_graphic_rendition(self, *attributes: int, **private: bool) -> None:
+        of_colours = {38, 48} & set(attributes)  # what follows these is no attribute
+        super().select_graphic_rendition(*(attributes if of_colours else (90 if each == 2 else each for each in attributes)), **private)
+
+
 class Terminal:
     """`python finetune_cli.py ARGUMENTS` on a terminal of a given size, in an empty working folder.
 
@@ -50,8 +58,8 @@ class Terminal:
         fresh: bool = False,
     ) -> None:
         self.columns = columns
-        self._screen = pyte.HistoryScreen(columns, rows, history=500, ratio=0.5)
-        self._stream = pyte.ByteStream(self._screen)
+        self.emulated = Screen(columns, rows, history=500, ratio=0.5)
+        self._stream = pyte.ByteStream(self.emulated)
         self.raw = b""
         env = env or {}
         fresh = fresh or any(name.startswith(warm.READ_BY_IMPORTS) for name in env)
@@ -107,8 +115,8 @@ class Terminal:
 
     def lines(self) -> list[str]:
         """The screen and what scrolled off it, without empty lines at the end."""
-        above = ["".join(row[column].data for column in range(self.columns)).rstrip() for row in self._screen.history.top]
-        below = [line.rstrip() for line in self._screen.display]
+        above = ["".join(row[column].data for column in range(self.columns)).rstrip() for row in self.emulated.history.top]
+        below = [line.rstrip() for line in self.emulated.display]
         while below and not below[-1]:
             below.pop()
         return above + below
