@@ -12,6 +12,7 @@ from typing import Any
 
 from finetune import registry
 from finetune.settings import GENERATED, TEACHER, StudentSpec
+from finetune.task_settings import practice_of
 from finetune.teacher_settings import problem_of_several
 
 
@@ -108,13 +109,13 @@ def _practice(recipe: Any) -> Iterator[str]:
         yield "has `distillation.on_policy`, which needs `approach: distillation`"
     if recipe.distillation.practice is None:
         return
-    epochs = recipe.training.epochs
+    epochs, practice = recipe.training.epochs, practice_of(recipe.distillation.task)
     if epochs != "auto" and epochs <= 1:
-        yield f"has `distillation.on_policy`, which begins after the first epoch, and `training.epochs: {epochs:g}`: train for 2 or more"
+        yield f"has {practice}, which begins after the first epoch, and `training.epochs: {epochs:g}`: train for 2 or more"
     if recipe.teacher and recipe.teacher.system:
-        yield "has `distillation.on_policy` and `teacher.system`, which work one at a time: leave one of the two out"
+        yield f"has {practice} and `teacher.system`, which work one at a time: leave one of the two out"
     if recipe.distillation.across_tokenizers != "none":
-        yield "has `distillation.on_policy` and `distillation.across_tokenizers`: only a teacher of the same tokens can read answers"
+        yield f"has {practice} and `distillation.across_tokenizers`: only a teacher of the same tokens can read answers"
 
 
 def _few_bits(recipe: Any) -> Iterator[str]:
@@ -147,7 +148,7 @@ def _features(recipe: Any) -> Iterator[str]:
     if spec.across_tokenizers != "none":
         yield f"has `{key}`, which compares the states of equal tokens, and `distillation.across_tokenizers`: give one of the two"
     if spec.practice:
-        yield f"has `{key}` and `distillation.on_policy`, which work one at a time: leave one of the two out"
+        yield f"has `{key}` and {practice_of(spec.task)}, which work one at a time: leave one of the two out"
     if spec.features.relations and recipe.teacher and recipe.teacher.system:
         yield "has `distillation.features.relations`, which compare all tokens, and `teacher.system`, which the student has not: give one"
     if inside and spec.cache in ("hidden", "gradient"):

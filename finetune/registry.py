@@ -26,6 +26,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "objectives": {
         "forward_kl": "finetune.distillation.objectives.forward_kl:ForwardKL",
         "reverse_kl": "finetune.distillation.objectives.reverse_kl:ReverseKL",
+        "forward_reverse_kl": "finetune.distillation.objectives.forward_reverse_kl:ForwardReverseKL",
         "jsd": "finetune.distillation.objectives.jsd:GeneralisedJSD",
         "skew_forward_kl": "finetune.distillation.objectives.skew_forward_kl:SkewForwardKL",
         "skew_reverse_kl": "finetune.distillation.objectives.skew_reverse_kl:SkewReverseKL",

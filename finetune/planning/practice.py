@@ -14,6 +14,7 @@ from typing import Any
 from finetune.formatting import count, percent, roughly
 from finetune.models.facts import ModelFacts, describe
 from finetune.run_context import RunContext
+from finetune.task_settings import practises
 
 CUT = 0.5  # of the data's own answers; if more are longer, so will be the student's
 
@@ -34,7 +35,8 @@ def check_practice(context: RunContext) -> None:
     from finetune.distillation.on_policy.answers import check_prompts
 
     limit = describe(context.located).context or 1 << 20
-    check_prompts(context.data.train["answer_start"][:], tokens=spec.tokens, context=limit)
+    named = f"on_policy (`distillation.task: {task}`)" if practises(task := context.recipe.distillation.task) else "on_policy"
+    check_prompts(context.data.train["answer_start"][:], tokens=spec.tokens, context=limit, named=named)
 
 
 def practice_cost(context: RunContext, *, student: float, teachers: float, rate: float) -> PracticeCost:

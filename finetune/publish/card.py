@@ -47,6 +47,7 @@ from finetune.publish.run_facts import RunFacts
 from finetune.recipe import Recipe
 from finetune.run_folder import REMADE, RunFolder
 from finetune.settings import GENERATED
+from finetune.task_settings import task_words
 from finetune.training.choice import in_words as which_step
 
 TEXT_MODEL = "AutoModelForCausalLM"
@@ -223,6 +224,7 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
         if recipe.teacher and recipe.teacher.system:
             told = strip_control_chars(" ".join(recipe.teacher.system.split()))
             lines.append(f"- The teacher, and only the teacher, had this system prompt: {told}")
+        lines += [f"- Good at: {task_words(spec.task)}"] if spec.task else []
         lines.append(f"- Distillation: {teacher}{spec.objective}, temperature {spec.temperature}, alpha {spec.alpha} on the hard labels")
         if spec.quantize:
             lines.append(f"- Learned in few bits, as its file has it: {in_few_bits(spec.quantize.model_dump())}")

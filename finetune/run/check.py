@@ -12,6 +12,7 @@ from finetune.errors import BadInput, HardwareError, RecipeError
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
 from finetune.runtime import refuse_inside_torchrun
+from finetune.task_settings import practises
 from finetune.training.step_count import divided
 
 
@@ -67,8 +68,9 @@ def check_engine(context: RunContext) -> None:
     if context.engine == "here" and processes * runtime.nodes > 1:
         raise BadInput("The engine `here` trains in one process.", hint="Use --on torchrun, or leave --on out.")
     spec = context.recipe.distillation
+    named = f" (`distillation.task: {spec.task}`)" if practises(spec.task) else ""
     alone = [
-        (spec.practice, "A student practises on its own answers", "leave out distillation.on_policy."),
+        (spec.practice, f"A student practises on its own answers{named}", "set distillation.on_policy to null."),
         (spec.features.asked, "Inner layers and attention are compared", "leave out distillation.features."),
         (spec.round_teacher == "previous", "Rounds that teach each other train", "--set distillation.round_teacher=first"),
     ]

@@ -20,6 +20,7 @@ from finetune.registry import title
 from finetune.screen.data import data_report
 from finetune.screen.tables import block, pairs
 from finetune.screen.wording import about
+from finetune.task_settings import task_words
 from finetune.teacher_settings import OneTeacherSpec, part_of
 
 CACHES = {
@@ -92,6 +93,8 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
         yield "Rounds", f"{len(plan.rounds)}, each over all epochs: {kept_layers} layers"
     if teacher:
         loss = recipe.distillation
+        if loss.task:
+            yield "Good at", task_words(loss.task)
         mixed = f"{percent(loss.alpha)} from the data, {percent(1 - loss.alpha)} from the teacher"
         yield "Loss", f"{mixed} ({title('objectives', loss.objective)} at temperature {loss.temperature:g})"
         if loss.quantize:

@@ -15,9 +15,13 @@ ADVANCED = ("distillation.on_policy.share", "distillation.on_policy.tokens", "di
 
 def chosen(draft: Draft) -> Draft:
     """The draft with practice, for as many epochs as that takes."""
+    return merge(draft, {**enough_epochs(draft), "distillation": {"on_policy": OnPolicySpec().model_dump(exclude_none=True)}})
+
+
+def enough_epochs(draft: Draft) -> Draft:
+    """The epochs that practice takes, as a recipe layer: at least those of the draft."""
     epochs = Recipe.from_layers(draft).training.epochs
-    enough = epochs if epochs == "auto" else max(FEWEST_EPOCHS, epochs)
-    return merge(draft, {"training": {"epochs": enough}, "distillation": {"on_policy": OnPolicySpec().model_dump(exclude_none=True)}})
+    return {"training": {"epochs": epochs if epochs == "auto" else max(FEWEST_EPOCHS, epochs)}}
 
 
 def practises(draft: Draft) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from finetune import registry
+from finetune.errors import RecipeError
 from finetune.recipe import Recipe, merge
 from finetune.settings import GENERATED, help_of, label
-from finetune.task_settings import TASKS
+from finetune.task_settings import TASKS, practises
 from finetune.wizard import few_bits, on_policy, several_teachers
 from finetune.wizard.draft import Draft, ask_field, field_of, get, imitates, layer, put
 from finetune.wizard.host import HostInfo
@@ -60,7 +61,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
 def _task(draft: Draft, prompter: Prompter) -> Draft:
     """What the student shall be good at, with the settings for it; the questions that follow have them as defaults."""
     choices = [Choice(NO_TASK, "Nothing in particular", "the settings stay as they are")]
-    choices += [Choice(name, task.title, task.summary) for name, task in TASKS.items()]
+    choices += [Choice(name, task.title, task.summary) for name, task in TASKS.items() if _with_task(draft, name)]
     now = get(draft, "distillation.task") or NO_TASK
     field = field_of(draft, "distillation.task")
     picked = prompter.select("distillation.task", label("task", field), choices, default=now, help=help_of(field), more=MORE_TASK)
@@ -68,10 +69,25 @@ def _task(draft: Draft, prompter: Prompter) -> Draft:
         return draft
     if picked == NO_TASK:
         return put(draft, "distillation.task", None)
-    decided = TASKS[picked].layer()
-    loss = decided["distillation"]
-    prompter.note([("class:quiet", f"Temperature {loss['temperature']:g} and alpha {loss['alpha']:g} go with it.")])
-    return merge(merge(draft, decided), layer("distillation.task", picked))
+    made = _with_task(draft, picked) or draft
+    loss, epochs = TASKS[picked].distillation, get(made, "training.epochs")
+    more = f" It takes {epochs:g} epochs, the first of them on the data alone." if epochs != get(draft, "training.epochs") else ""
+    prompter.note([("class:quiet", f"Temperature {loss['temperature']:g} and alpha {loss['alpha']:g} go with it.{more}")])
+    return made
+
+
+def _with_task(draft: Draft, name: str) -> Draft | None:
+    """The draft with all that a task decides; None where the recipe does not accept it, such as practice of a teacher with a prompt."""
+    task, loss = TASKS[name], dict(draft.get("distillation", {}))
+    if practises(get(draft, "distillation.task")):  # another task, whose practice goes with it
+        loss.pop("on_policy", None)
+    more = on_policy.enough_epochs(draft) if task.practises else {}
+    made = merge(merge(merge({**draft, "distillation": loss}, task.layer()), more), layer("distillation.task", name))
+    try:
+        Recipe.from_layers(made)
+    except RecipeError:
+        return None
+    return made
 
 
 def _may_answer(draft: Draft) -> bool:

@@ -25,6 +25,8 @@ def naive_divergence(name: str, p: Tensor, q: Tensor) -> Tensor:
         return kl(q, p)
     if name == "reverse_kl":
         return kl(p, q)
+    if name == "forward_reverse_kl":
+        return 0.5 * ((p - q) * (p / q).log()).sum(-1)
     if name == "jsd":
         mix = 0.5 * q + 0.5 * p
         return 0.5 * kl(q, mix) + 0.5 * kl(p, mix)

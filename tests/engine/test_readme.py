@@ -15,8 +15,7 @@ from documents import ROOT, blocks
 from pico import pico, pico_rows
 from workshop import Workshop
 
-from finetune import Recipe, cli
-from finetune.recipe import known_keys
+from finetune import cli
 from finetune.starting import TASKS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -20,6 +20,7 @@ from finetune.recipe import is_self
 from finetune.registry import title
 from finetune.run_folder import free_name
 from finetune.shell import quoted
+from finetune.task_settings import task_words
 from finetune.training.choice import in_words as in_words_of_step
 
 SKIPPED_SHOWN = 10
@@ -83,6 +84,7 @@ def asked(records: Records) -> Html:
     ]
     if recipe["approach"] == "distillation":
         spec = recipe["distillation"]
+        listed.append(("Good at", task_words(spec["task"]) if spec.get("task") else ""))
         objective = f"{spec['objective'].replace('_', ' ')} at temperature {spec['temperature']:g}"
         corrected = _if("; corrected by {:g} where the teacher's first choice is wrong", spec.get("correct"))
         listed.append(("Distillation", f"{objective}, {percent(spec['alpha'])} of the loss is from the text{corrected}"))

@@ -66,13 +66,13 @@ class Prompts:
         return list(self.rows[number]["input_ids"])[: self.starts[number]]
 
 
-def check_prompts(lengths: Any, *, tokens: int, context: int) -> None:
+def check_prompts(lengths: Any, *, tokens: int, context: int, named: str = "on_policy") -> None:
     """Raises RecipeError unless there are prompts, and room for answers of so many tokens."""
     longest = max(lengths, default=0)
     if not longest:
         raise RecipeError(
-            "on_policy lets the student answer prompts, and no row has one: they are plain text.",
-            hint="Use rows with prompts and answers, or leave out distillation.on_policy.",
+            f"{named} lets the student answer prompts, and no row has one: they are plain text.",
+            hint="Use rows with prompts and answers, or leave out the own answers (distillation.on_policy: null).",
         )
     if longest + tokens > context:
         raise RecipeError(
