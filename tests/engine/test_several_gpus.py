@@ -68,7 +68,7 @@ def test_the_devices_share_what_the_teacher_does(
     cache: str, nodes: int, share: int, shop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of them at every step; those of the first node where its answers are written down."""
-    monkeypatch.setattr(estimate, "EFFICIENCY", {"cuda": {"float32": 1e-9}})  # so that only arithmetic takes time
+    monkeypatch.setattr(estimate, "EFFICIENCY", {"cuda": {"float32": 1e-15}})  # so that only arithmetic takes time
     recipe = Recipe.from_layers(shop.distilling(distillation={"cache": cache}), {"training": {"batch_size": 8}})
 
     def seconds(**options: object) -> float:
