@@ -27,7 +27,7 @@ from finetune.recipe import BenchmarkSpec
 from finetune.registry import did_you_mean
 
 PACKAGE = "lm_eval"
-INSTALL = 'pip install "finetune-wizard[eval]"'
+INSTALL = "pip install lm_eval"
 FILES = (".yaml", ".yml")
 FEWSHOT_SEED = 1234  # lm_eval's own, which draws the examples that a task shows first
 
