@@ -27,7 +27,7 @@ from finetune.recipe import BenchmarkSpec
 from finetune.registry import did_you_mean
 
 PACKAGE = "lm_eval"
-INSTALL = 'pip install "finetune-wizard[eval]"'
+INSTALL = "pip install lm_eval"
 FILES = (".yaml", ".yml")
 FEWSHOT_SEED = 1234  # lm_eval's own, which draws the examples that a task shows first
 
@@ -124,11 +124,16 @@ def _fingerprint(loaded: dict[str, Any]) -> str:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """lm_eval tells a terminal what it takes as a default, for every task."""
-    log = logging.getLogger(PACKAGE)
+    """lm_eval says for every task what it takes as a default, and datasets draws bars."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    log, no_bars = logging.getLogger(PACKAGE), are_progress_bars_disabled()
     level = log.level
     log.setLevel(logging.ERROR)
+    disable_progress_bars()
     try:
         yield
     finally:
         log.setLevel(level)
+        if not no_bars:
+            enable_progress_bars()

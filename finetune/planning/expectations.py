@@ -24,7 +24,17 @@ FEWEST_LAYERS = 0.5  # of the teacher's
 
 def expectations(context: RunContext, depths: Sequence[int]) -> list[str]:
     """Sentences for people, each with what to do about it; `depths` are the layers of teacher and each student."""
-    return [said for said in (_too_small(context, depths), _too_few(context), likely_cut(context)) if said]
+    return [said for said in (_too_small(context, depths), _too_few(context), likely_cut(context), _tasks(context)) if said]
+
+
+def _tasks(context: RunContext) -> str | None:
+    """Of tasks of lm-evaluation-harness, whose rows can take longer than the training."""
+    spec = context.recipe.benchmark
+    if not spec.tasks:
+        return None
+    models = "three models" if context.has_other_teacher else "two models"
+    rows = f"the first {spec.task_rows:,} rows of each" if spec.task_rows else "all of their rows"
+    return f"benchmark.tasks run on {models} with {rows}; their time is no part of this plan (fewer rows: --set benchmark.task_rows=100)."
 
 
 def _too_small(context: RunContext, depths: Sequence[int]) -> str | None:

@@ -29,7 +29,7 @@ from finetune.run.measured import measure_models, recipe_of
 from finetune.screen.console import THEME
 from finetune.screen.results import scores_table
 
-installed = pytest.mark.skipif(find_spec("lm_eval") is None, reason='lm_eval is not installed: pip install ".[eval]"')
+installed = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm_eval is not installed: pip install lm_eval")
 ANIMALS = ("cat", "dog", "cow", "hen", "owl", "fox", "ram", "bee", "ape")
 SOUNDS = ["meow", "woof", "moo the cow"]
 
@@ -77,8 +77,7 @@ def test_without_the_package_a_check_names_the_command_before_anything_is_loaded
     check_tasks(BenchmarkSpec())
     with pytest.raises(RecipeError, match="needs the package lm_eval, which is not installed") as error:
         shop.tuner(shop.layer(), {"benchmark": {"tasks": ["hellaswag"]}}).check()
-    assert "pip install" in str(error.value.hint)
-    assert "[eval]" in str(error.value.hint)
+    assert error.value.hint == "Install it: pip install lm_eval"
 
 
 def test_what_leaves_this_machine_names_no_task_file() -> None:
