@@ -16,7 +16,10 @@ SHORTEST = 2 * USUALLY  # steps, where the recipe does not say how often
 
 
 def with_enough_to_measure(context: RunContext) -> RunContext:
-    """The context, or one that keeps the last step and has all rows to train on, where it is too short; says so, and prepares the data where it asks."""
+    """The context, or one that keeps the last step and has all rows to train on, where it is too short to choose among steps; says so.
+
+    Prepares the data if there is something to measure.
+    """
     spec = context.recipe.training
     if context.decides_between != "steps":
         return context
