@@ -16,10 +16,14 @@ SHORTEST = 2 * USUALLY  # steps, where the recipe does not say how often
 
 
 def with_enough_to_measure(context: RunContext) -> RunContext:
-    """The context, or one that keeps the last step and has all rows to train on, where it is too short; says so. Prepares the data."""
-    spec, data = context.recipe.training, context.data
-    if not spec.evaluates or context.decides_between != "steps":
+    """The context, or one that keeps the last step and has all rows to train on, where it is too short to choose among steps; says so.
+
+    Prepares the data if there is something to measure.
+    """
+    spec = context.recipe.training
+    if context.decides_between != "steps":
         return context
+    data = context.data
     rows, steps = 0 if data.deciding is None else len(data.deciding), steps_of(spec, len(data.train))
     if rows < FEWEST_ROWS:
         why = f"only {rows} rows could be kept from training to measure it on, and {FEWEST_ROWS} are the fewest"
