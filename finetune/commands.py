@@ -356,6 +356,7 @@ def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:
     chosen |= {"processes": getattr(arguments, "nproc", None)}
     if hasattr(arguments, "nodes"):
         chosen |= {"engine": arguments.on, "nodes": arguments.nodes, "node_rank": arguments.node_rank, "rendezvous": arguments.rdzv}
+        chosen["shard"] = arguments.shard
     runtime = RuntimeOptions(**chosen)
     cache = str(runtime.cache_dir.absolute())
     if os.path.expanduser("~") == "~":  # no home: libraries would make a folder of that name, or refuse to be imported

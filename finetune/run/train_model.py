@@ -36,11 +36,14 @@ class Order:
     setup: DistillationSetup | None = None
     start: Checkpoint | None = None
     made_with: Mapping[str, Any] = field(default_factory=dict)
+    cut: bool = False  # into shards
 
     def train(self, stop: StopOnSignal | None = None) -> Outcome:
         """In this process. Raises what the training loop does."""
         make = self.setup.trainer if self.setup else None
-        return train_model(self.context, self.model, self.folder, make_trainer=make, start=self.start, made_with=self.made_with, stop=stop)
+        return train_model(
+            self.context, self.model, self.folder, make_trainer=make, start=self.start, made_with=self.made_with, stop=stop, cut=self.cut
+        )
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def train_model(
     start: Checkpoint | None = None,
     made_with: Mapping[str, Any] | None = None,
     stop: StopOnSignal | None = None,
+    cut: bool = False,
 ) -> Outcome:
     """Train `model`, to which the method is attached, in place; `callbacks` come before those of the method. Raises what `train` does."""
     recipe, method = context.recipe, context.method
@@ -101,4 +105,5 @@ def train_model(
         start=start,
         made_with=made_with,
         stop=stop,
+        cut=cut,
     )

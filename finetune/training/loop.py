@@ -65,12 +65,14 @@ def train(
     start: Checkpoint | None = None,
     made_with: Mapping[str, Any] | None = None,
     stop: StopOnSignal | None = None,
+    cut: bool = False,
 ) -> Outcome:
     """Train `model` in place; `make_trainer` takes the arguments of a Trainer, `penalty` is added to the loss once per step.
 
     Checkpoints go to `folder`, with `made_with` in their manifests; `start` is one to continue from. In a process group each process has
-    a share of the rows, and the totals are those of all. `stop` says when a person wants it to end: on a signal, unless it is given. Raises
-    Diverged, OutOfMemory, DiskFull or TrainingError, and RecipeError for a step that the processes cannot share.
+    a share of the rows, and with `cut` of the model, and the totals are those of all. `stop` says when a person wants it to end: on a
+    signal, unless it is given. Raises Diverged, OutOfMemory, DiskFull or TrainingError, and RecipeError for a step that the processes
+    cannot share.
     """
     spec = recipe.training
     arguments = training_arguments(recipe, machine, folder, autocast=next(model.parameters()).dtype == torch.float32)
@@ -96,7 +98,8 @@ def train(
         report.trainer = saving.trainer = stop.trainer = trainer
         trainer.penalty = penalty
         trainer.micro_batches.on_halved = lambda before, after: reporter.report(_halved(trainer.state.global_step + 1, before, after, spec))
-        if spec.activation_checkpointing == "auto":
+        trainer.cut = cut
+        if spec.activation_checkpointing == "auto" and not cut:  # what a step computes must be the same in all of them
             trainer.micro_batches.last_resort = lambda: _checkpoint_activations(trainer, reporter)
         facts = {"made_with": dict(made_with or {})}
         trainer.keep_in(Checkpoints(folder), lambda: {**facts, **report.facts()}, everything=isinstance(recipe.model, StudentSpec))
