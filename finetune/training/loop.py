@@ -27,7 +27,7 @@ from finetune.training.checkpoints import Checkpoint, Checkpoints
 from finetune.training.out_of_memory import MEMORY_ERRORS, free_memory, ran_out
 from finetune.training.processes import world_size
 from finetune.training.share_processor import ShareProcessor
-from finetune.training.step_count import divided
+from finetune.training.step_count import divided, rows_of_step
 from finetune.training.still_falling import still_falling
 from finetune.training.tracking import tracking
 from finetune.training.trainer import SupervisedTrainer
@@ -111,6 +111,8 @@ def train(
         try:
             trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
         except MEMORY_ERRORS as error:
+            if ran_out(error) and cut and arguments.per_device_train_batch_size > 1:
+                raise _too_large_beside_shards(arguments.per_device_train_batch_size, spec) from error
             if ran_out(error):
                 instead = "--set training.activation_checkpointing=true, a" if spec.activation_checkpointing is False else "A"
                 hint = f"{instead} lower dataset.max_length, or a smaller model."
@@ -201,6 +203,17 @@ def parameters_of(model: Any) -> int:
     """All parameters; 4-bit ones are stored two per byte."""
     return sum(
         parameter.numel() * (2 * parameter.element_size() if hasattr(parameter, "quant_state") else 1) for parameter in model.parameters()
+    )
+
+
+def _too_large_beside_shards(rows: int, spec: TrainingSpec) -> OutOfMemory:
+    """Processes that make each pass together cannot make one again by themselves."""
+    of_step = rows_of_step(spec)
+    fewer = next(number for number in range(rows // 2, 0, -1) if of_step % (number * world_size()) == 0)
+    instead = f"--set training.batch_size={fewer} --set training.gradient_accumulation={of_step // fewer}"
+    return OutOfMemory(
+        f"{rows} rows at a time do not fit into memory beside a part of the weights.",
+        hint=f"The same steps with less memory: {instead}, or --set training.activation_checkpointing=true",
     )
 
 

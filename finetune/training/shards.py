@@ -49,7 +49,8 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
     lists: list[Any] = [module for module in backbone_of(model).modules() if isinstance(module, nn.ModuleList)]
     if not lists:
         raise ModelError("The layers of this model cannot be found, so it cannot be cut into shards.", hint="Use --shard no.")
-    return list(max(lists, key=lambda each: sum(parameter.numel() for parameter in each.parameters())))
+    sizes = [sum(parameter.numel() for parameter in each.parameters()) for each in lists]
+    return list(lists[sizes.index(max(sizes))])
 
 
 def full(thing: Any) -> Any:

@@ -16,10 +16,11 @@ from finetune.errors import BadInput, FinetuneError, RecipeError
 from finetune.hardware import machine as hardware
 from finetune.hardware.machine import Machine
 from finetune.planning import estimate
-from finetune.recipe import Recipe
+from finetune.recipe import Recipe, TrainingSpec
 from finetune.runtime import RuntimeOptions
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.resumable import WEIGHTS
+from finetune.training.step_count import divided
 
 CASES = ["full", "hidden cache"]  # the last step of an epoch of the second has one row; all: benchmarks/processes.py --shard
 
@@ -61,6 +62,14 @@ def test_nonsense_in_one_share_is_found_by_both_and_the_state_before_it_saved(fo
     assert forks.run(job(shop, layer, processes=2, shard="yes", **{"break": "nonsense"})) == 1
     assert "Diverged: The loss is nan at step 3" in log(shop)
     assert [each.step for each in Checkpoints(Path(layer["output_dir"]) / "run" / "checkpoints").all()] == [2]
+
+
+def test_a_process_without_memory_for_its_rows_ends_the_run_and_says_what_to_change(forks: Forks, shop: Workshop) -> None:
+    layer = layer_of(shop, "lora")
+    assert forks.run(job(shop, layer, processes=2, shard="yes", **{"break": "no memory"})) == 1
+    assert "OutOfMemory: 3 rows at a time do not fit into memory beside a part of the weights." in log(shop)
+    assert "--set training.batch_size=1 --set training.gradient_accumulation=6" in log(shop)
+    assert divided(TrainingSpec(batch_size=1, gradient_accumulation=6), 2) == (1, 3)
 
 
 def machine_with(free: int) -> Machine:
