@@ -2,6 +2,7 @@
 
 python benchmarks/processes.py               # pico models, two minutes; exit code 1 where losses, weights or scores differ
 python benchmarks/processes.py qlora full    # only these
+python benchmarks/processes.py --shard lora full     # the two have half of the weights each
 python benchmarks/processes.py starter       # the starter model by the command line, some ten minutes on two cores
 """
 
@@ -21,6 +22,7 @@ from forks import ROOT, Forks
 from several_processes import CASES, NO_DROPOUT, TOLERANCE, compare, layer_of
 from workshop import Workshop
 
+WHOLE = ("qlora", "adalora", "its own teacher")  # refuse to be cut
 STARTER, NODES = "starter", "two nodes"
 ROUNDED = 1e-5  # sums over 139 M weights in another order: float32 has seven digits, and Adam makes whole steps of small gradients
 STARTER_RUN = {
@@ -38,17 +40,18 @@ def main() -> int:
     )
     with tempfile.TemporaryDirectory() as folder, Forks() as forks:
         shop = Workshop(Path(folder))
-        for name in sys.argv[1:] or [*CASES, NODES]:
+        shard, names = ("yes", sys.argv[2:]) if sys.argv[1:2] == ["--shard"] else ("no", sys.argv[1:])
+        for name in names or ([name for name in CASES if name not in WHOLE] if shard == "yes" else [*CASES, NODES]):
             began = time.perf_counter()
             if name == STARTER:
                 layers = [{"output_dir": f"{folder}/starter-{number}", **STARTER_RUN} for number in (1, 2)]
                 for number, layer in enumerate(layers, 1):
-                    command(shop, layer, "--nproc", str(number))
+                    command(shop, layer, "--nproc", str(number), "--shard", shard if number > 1 else "no")
             else:
                 layers = [layer_of(shop, name if name in CASES else "lora") for _ in range(2)]
                 job = {"cache": str(shop.runtime.cache_dir), "log": f"{folder}/log.txt", "scored": True}
                 for number, layer in enumerate(layers[: 1 if name == NODES else 2], 1):
-                    if forks.run({**job, "layer": layer, "processes": number}):
+                    if forks.run({**job, "layer": layer, "processes": number, "shard": shard if number > 1 else "no"}):
                         sys.exit(f"{name} failed: {Path(folder, 'log.txt').read_text()[-500:]}")
                 if name == NODES:
                     two_nodes(shop, layers[1])

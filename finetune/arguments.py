@@ -19,7 +19,7 @@ from finetune.screen.wording import command_name
 WITH_RECIPE = ("--set", "--output-dir")
 RUNTIME = ("--json", "--device", "--dtype", "--trust-remote-code")
 ANYWHERE = ("--plain", "--no-color", "--debug")
-DEVICES = ("--nproc", "--on", "--nodes", "--node-rank", "--rdzv")
+DEVICES = ("--nproc", "--on", "--nodes", "--node-rank", "--rdzv", "--shard")
 PARTS = {"model.from_teacher": "students", "distillation.features": "terms"}  # recipe keys whose own keys are names in the registry
 WIZARD = ("--yes", "--version", *WITH_RECIPE, *RUNTIME, *DEVICES, "--examples")  # without a command
 
@@ -145,6 +145,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     },
     "--node-rank": {"metavar": "K", "type": int, "default": 0, "help": "the number of this machine, from 0 (default: 0, which reports)"},
     "--rdzv": {"metavar": "HOST:PORT", "help": "where the machines meet: the name and a free port of number 0"},
+    "--shard": {
+        "metavar": "WHEN",
+        **_one_of("cut the weights into a part for each GPU; auto: where one has no room for all of them", "auto", "yes", "no"),
+    },
     "--plain": {"action": "store_true", "help": "numbered questions, for screen readers"},
     "--no-color": {"action": "store_true", "help": "no colours; NO_COLOR=1 does the same"},
     "--debug": {"action": "store_true", "help": "show where an error came from"},

@@ -335,6 +335,7 @@ def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:
     chosen |= {"processes": getattr(arguments, "nproc", None)}
     if hasattr(arguments, "nodes"):
         chosen |= {"engine": arguments.on, "nodes": arguments.nodes, "node_rank": arguments.node_rank, "rendezvous": arguments.rdzv}
+        chosen["shard"] = arguments.shard
     runtime = RuntimeOptions(**chosen)
     settle_folders(runtime)
     return runtime

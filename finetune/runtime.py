@@ -45,8 +45,11 @@ class RuntimeOptions:
     nodes: int = 1  # machines that train together
     node_rank: int = 0  # of this machine; the others' commands only train
     rendezvous: str | None = None  # HOST:PORT of the first machine, where all of them meet
+    shard: str = "auto"  # auto | yes | no: cut the weights into a part for each process, where a GPU has no room for all
 
     def __post_init__(self) -> None:
+        if self.shard not in ("auto", "yes", "no"):
+            raise BadInput(f"There is no way to shard called {self.shard!r}.", hint="It is auto, yes or no.")
         if self.nodes > 1 and not re.fullmatch(r".+:\d+", self.rendezvous or ""):
             raise BadInput("Several nodes need a place to meet.", hint="--rdzv HOST:PORT, with the name and a free port of the first node")
         if self.nodes == 1 and self.rendezvous:

@@ -49,6 +49,7 @@ def give(order: Order, places: Workplace) -> None:
         "folder": str(order.folder.output_dir.absolute()),
         "start": str(order.start.folder.name) if order.start else None,
         "made_with": dict(order.made_with),
+        "cut": order.cut,
         "teachers": _told(order.setup) if order.setup else None,
     }
     write_whole(places.order, json.dumps(told, indent=1))
@@ -68,7 +69,7 @@ def take(places: Workplace) -> tuple[Order, int]:
             tensor.copy_(weights[name])
     folder = RunFolder(told["folder"])
     setup = _setup(context, model, told["teachers"]) if told["teachers"] else None
-    return Order(context, model, folder, setup, _start(folder, told["start"]), told["made_with"]), told["threads"]
+    return Order(context, model, folder, setup, _start(folder, told["start"]), told["made_with"], told["cut"]), told["threads"]
 
 
 def context_told(context: RunContext) -> dict[str, Any]:

@@ -71,6 +71,7 @@ class Method:
     summary: ClassVar[str]
     learning_rate: ClassVar[float] = 1e-3
     trains_further: ClassVar[str | None] = None  # the kind of adapter, as peft calls it, that `go_on` can train further
+    can_be_cut: ClassVar[bool] = False  # whether several GPUs can have a part of the model each
     Spec: ClassVar[type[MethodSpec]]
 
     def check(self, spec: Any, device: str) -> list[str]:

@@ -40,6 +40,7 @@ class LoRA(Method):
     """
 
     title = "LoRA"
+    can_be_cut = True
     summary = "a small add-on file beside the unchanged model: quick, little memory"
     trains_further = "LORA"
 

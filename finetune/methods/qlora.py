@@ -20,6 +20,7 @@ class QLoRA(LoRA):
     """Trains what LoRA trains, on a 4-bit base; the adapter belongs to that rounded base."""
 
     title = "QLoRA"
+    can_be_cut = False  # four-bit weights are no numbers that could be shared out
     summary = "LoRA on a model rounded to 4 bits: least memory, slower"
 
     class Spec(LoRASpec):

@@ -25,6 +25,7 @@ from finetune.planning.expectations import expectations
 from finetune.planning.features import features_memory, features_notes
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.planning.practice import keys_and_values, practice_cost
+from finetune.planning.shards import shards
 from finetune.run_context import RunContext
 from finetune.training.checkpoints import KEPT
 from finetune.training.step_count import CPU_TOKENS, divided, steps_of
@@ -87,6 +88,7 @@ class Plan:
     alignment: list[str] = field(default_factory=list)
     rounds: list[dict[str, Any]] = field(default_factory=list)
     processes: int = 1
+    shards: int = 1
     gpus: int = 1
 
     def to_dict(self) -> dict[str, Any]:
@@ -174,8 +176,13 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         memory["teacher"] = beside = at_once(each.parameters for each in shape.teachers or [shape.model]) * narrow
     read_by = sum(each.parameters for each in shape.teachers or [shape.model])
     practice = practice_cost(context, student=parameters, teachers=read_by, rate=_rate(context))
+    free = machine.free_gpu_memory_bytes if machine.device == "cuda" else machine.free_memory_bytes // context.processes
+    # Of the embeddings, or of a layer where that is larger: the weights and their gradients.
+    largest = max(shape.model.vocabulary * shape.model.hidden, learning.linear // max(1, learning.layers)) * (8 if full else narrow)
+    cut = shards(context, memory, free, largest=largest)
+    memory = cut.memory
     by_arithmetic = sum(memory.values())
-    if measured.get("memory_bytes"):
+    if measured.get("memory_bytes") and cut.parts == 1:  # else one process has measured what no other will need
         memory = _measured(memory, measured["memory_bytes"])
     total = sum(memory.values())
     methods = {}
@@ -189,7 +196,6 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         needed = memory_parts(cost, parameters=base + (learns if cost.adapter else 0), trainable=learns, **sides, **situation)
         # What was measured of one method tells how far arithmetic is off for the others.
         methods[name] = total if other is context.method else round((sum(needed.values()) + beside) * total / by_arithmetic)
-    free = machine.free_gpu_memory_bytes if machine.device == "cuda" else machine.free_memory_bytes // context.processes
     result = (parameters if full else trainable) * (narrow if full and not quantize else 4) + 20 * 2**20
     checkpoint = (parameters * 4 if recipe.approach == "distillation" and full else trainable * 4) + trainable * footprint.state
     best = context.decides_between == "steps" and spec.keep == "best"
@@ -213,7 +219,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     if disk > free_disk:
         problems.append(disk_problem(disk, free_disk, recipe.output_dir))
     listed = [*device_notes(context), *start_notes(context), *learning.notes, EXPERTS if learning.experts else ""]
-    listed += [*features_notes(context, shape.widths), practice.note, evaluated, *notes]
+    listed += [*features_notes(context, shape.widths), practice.note, evaluated, cut.reason, *notes]
     return Plan(
         model=str(recipe.model),
         rows=report.train,
@@ -243,6 +249,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         speed_up=_speed_up(shape) if context.student_is_made else None,
         warnings=expectations(context, [shape.model.layers, learning.layers]),
         processes=context.processes * context.runtime.nodes,
+        shards=cut.parts,
         gpus=machine.gpus,
     )
 

@@ -67,6 +67,13 @@ def check_engine(context: RunContext) -> None:
         raise HardwareError("Only one process can use this machine's GPU.", hint="Leave --nproc out, or add --device cpu.")
     if context.engine == "here" and processes * runtime.nodes > 1:
         raise BadInput("The engine `here` trains in one process.", hint="Use --on torchrun, or leave --on out.")
+    if runtime.shard == "yes":
+        from finetune.planning.shards import problem
+
+        if processes * runtime.nodes == 1:
+            raise BadInput("One process has no others to share the weights with.", hint="Use --nproc N, or leave --shard out.")
+        if said := problem(context):
+            raise RecipeError(said, hint="Leave --shard out, or use the method full or lora.")
     spec = context.recipe.distillation
     named = f" (`distillation.task: {spec.task}`)" if practises(spec.task) else ""
     alone = [

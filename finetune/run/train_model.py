@@ -37,11 +37,14 @@ class Order:
     setup: DistillationSetup | None = None
     start: Checkpoint | None = None
     made_with: Mapping[str, Any] = field(default_factory=dict)
+    cut: bool = False  # into shards
 
     def train(self, stop: StopOnSignal | None = None) -> Outcome:
         """In this process. Raises what the training loop does."""
         make = self.setup.trainer if self.setup else None
-        return train_model(self.context, self.model, self.folder, make_trainer=make, start=self.start, made_with=self.made_with, stop=stop)
+        return train_model(
+            self.context, self.model, self.folder, make_trainer=make, start=self.start, made_with=self.made_with, stop=stop, cut=self.cut
+        )
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def train_model(
     start: Checkpoint | None = None,
     made_with: Mapping[str, Any] | None = None,
     stop: StopOnSignal | None = None,
+    cut: bool = False,
 ) -> Outcome:
     """Train `model`, to which the method is attached, in place; `callbacks` come before those of the method. Raises what `train` does."""
     recipe, method, data = context.recipe, context.method, context.data
@@ -105,4 +109,5 @@ def train_model(
         stop=stop,
         held_out=held_out,
         settled_at=partial(method.settled_at, recipe.method),
+        cut=cut,
     )

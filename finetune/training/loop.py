@@ -29,7 +29,7 @@ from finetune.training.held_out import ENDED, WatchHeldOut
 from finetune.training.out_of_memory import MEMORY_ERRORS, free_memory, ran_out
 from finetune.training.processes import world_size
 from finetune.training.share_processor import ShareProcessor
-from finetune.training.step_count import divided
+from finetune.training.step_count import divided, rows_of_step
 from finetune.training.still_falling import still_falling
 from finetune.training.tracking import tracking
 from finetune.training.trainer import SupervisedTrainer
@@ -69,13 +69,14 @@ def train(
     stop: StopOnSignal | None = None,
     held_out: Any = None,
     settled_at: Callable[[int], int] = lambda steps: 0,
+    cut: bool = False,
 ) -> Outcome:
     """Train `model` in place; `make_trainer` takes the arguments of a Trainer, `penalty` is added to the loss once per step.
 
     Checkpoints go to `folder`, with `made_with` in their manifests; `start` is one to continue from. In a process group each process has
-    a share of the rows, and the totals are those of all. `stop` says when a person wants it to end: on a signal, unless it is given. On
-    rows that are `held_out` the loss is measured meanwhile; of so many steps those from `settled_at` on can be the best. Raises
-    Diverged, OutOfMemory, DiskFull or TrainingError, and RecipeError for a step that the processes cannot share.
+    a share of the rows, and with `cut` of the model, and the totals are those of all. `stop` says when a person wants it to end: on a
+    signal, unless it is given. On rows that are `held_out` the loss is measured meanwhile; of so many steps those from `settled_at` on can
+    be the best. Raises Diverged, OutOfMemory, DiskFull or TrainingError, and RecipeError for a step that the processes cannot share.
     """
     spec = recipe.training
     arguments = training_arguments(recipe, machine, folder, autocast=next(model.parameters()).dtype == torch.float32)
@@ -106,7 +107,8 @@ def train(
         report.watch = watch
         trainer.penalty = penalty
         trainer.micro_batches.on_halved = lambda before, after: reporter.report(_halved(trainer.state.global_step + 1, before, after, spec))
-        if spec.activation_checkpointing == "auto":
+        trainer.cut = cut
+        if spec.activation_checkpointing == "auto" and not cut:  # what a step computes must be the same in all of them
             trainer.micro_batches.last_resort = lambda: _checkpoint_activations(trainer, reporter)
         facts = {"made_with": dict(made_with or {})}
         more = watch.watched_by(trainer) if watch else dict
@@ -124,6 +126,8 @@ def train(
             else:
                 trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
         except MEMORY_ERRORS as error:
+            if ran_out(error) and cut and arguments.per_device_train_batch_size > 1:
+                raise _too_large_beside_shards(arguments.per_device_train_batch_size, spec) from error
             if ran_out(error):
                 instead = "--set training.activation_checkpointing=true, a" if spec.activation_checkpointing is False else "A"
                 hint = f"{instead} lower dataset.max_length, or a smaller model."
@@ -219,6 +223,17 @@ def parameters_of(model: Any) -> int:
     """All parameters; 4-bit ones are stored two per byte."""
     return sum(
         parameter.numel() * (2 * parameter.element_size() if hasattr(parameter, "quant_state") else 1) for parameter in model.parameters()
+    )
+
+
+def _too_large_beside_shards(rows: int, spec: TrainingSpec) -> OutOfMemory:
+    """Processes that make each pass together cannot make one again by themselves."""
+    of_step = rows_of_step(spec)
+    fewer = next(number for number in range(rows // 2, 0, -1) if of_step % (number * world_size()) == 0)
+    instead = f"--set training.batch_size={fewer} --set training.gradient_accumulation={of_step // fewer}"
+    return OutOfMemory(
+        f"{rows} rows at a time do not fit into memory beside a part of the weights.",
+        hint=f"The same steps with less memory: {instead}, or --set training.activation_checkpointing=true",
     )
 
 

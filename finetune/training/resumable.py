@@ -27,6 +27,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from finetune.errors import CannotResume
 from finetune.foreign import reading
 from finetune.training.checkpoints import MANIFEST, Checkpoint, Checkpoints
+from finetune.training.shards import cut_state, full
 from finetune.training.together import TogetherTrainer
 
 WEIGHTS, STATE, TRAINER_STATE = "weights.pt", "state.pt", "trainer_state.json"
@@ -60,13 +61,16 @@ class ResumableTrainer(TogetherTrainer):
         began = time.perf_counter()
         ours, *others = self.processes.gather(random_states or random_states_now())
         self.saved_step = self.state.global_step
+        if not self.processes.first and self.whole is None:
+            return None
+        weights, optimizer = full(self._weights()), full(self.optimizer.state_dict())
         if not self.processes.first:
             return None
-        state = self._state_of_step(ours) | ({"others": others} if others else {})
+        state = self._state_of_step(ours, optimizer) | ({"others": others} if others else {})
         # The history grows with the run, and is in events.jsonl.
         trainer_state = dataclasses.asdict(dataclasses.replace(self.state, log_history=[]))
         contents: dict[str, Callable[[IO[bytes]], Any]] = {
-            WEIGHTS: lambda file: torch.save(self._weights(), file),
+            WEIGHTS: lambda file: torch.save(weights, file),
             STATE: lambda file: torch.save(state, file),
             TRAINER_STATE: lambda file: file.write(json.dumps(trainer_state, indent=2, sort_keys=True).encode()),
         }
@@ -88,10 +92,10 @@ class ResumableTrainer(TogetherTrainer):
     def recall(self, remembered: dict[str, Any]) -> None:
         """Restore what `remember` returned."""
 
-    def _state_of_step(self, random_states: dict[str, Any]) -> dict[str, Any]:
+    def _state_of_step(self, random_states: dict[str, Any], optimizer: dict[str, Any]) -> dict[str, Any]:
         scaler = getattr(self.accelerator, "scaler", None)
         return {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer,
             "scheduler": self.lr_scheduler.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
             "random": random_states,
@@ -139,7 +143,8 @@ class ResumableTrainer(TogetherTrainer):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         with _restoring(self.loaded_from):
-            self.optimizer.load_state_dict(self.loaded["optimizer"])
+            state = self.loaded["optimizer"]
+            self.optimizer.load_state_dict(state if self.whole is None else cut_state(state, self.optimizer))
             self.lr_scheduler.load_state_dict(self.loaded["scheduler"])
             self.recall(self.loaded["trainer"])
         self.saved_step = self.state.global_step

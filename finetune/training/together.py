@@ -18,6 +18,7 @@ from transformers import Trainer
 
 from finetune.errors import RecipeError
 from finetune.training.processes import Processes, Share, shares_rows
+from finetune.training.shards import Whole
 
 
 class TogetherTrainer(Trainer):
@@ -26,6 +27,8 @@ class TogetherTrainer(Trainer):
     model: Any
     accelerator: Any
     processes: Processes
+    cut = False  # whether the model is to be cut into shards when it trains
+    whole: Whole | None = None  # once it is
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
@@ -42,6 +45,11 @@ class TogetherTrainer(Trainer):
     def sharded(self) -> bool:
         """Whether another library has cut the model into shards: its processes have to make each forward pass together."""
         return bool(self.args.world_size > self.processes.size)
+
+    @property
+    def together(self) -> bool:
+        """Whether the processes have to make each forward and backward pass together."""
+        return self.sharded or self.whole is not None
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         loader: Any = super().get_train_dataloader()
@@ -63,8 +71,12 @@ class TogetherTrainer(Trainer):
         )
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        if self.cut and self.processes.size > 1 and self.whole is None:  # before an optimizer is made of the parameters
+            self.processes.same_start(self._learning())
+            self.whole = Whole(self.model, self.args.device)
         prepared = super()._prepare_for_training(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self.processes.same_start(self._learning())
+        if self.whole is None:
+            self.processes.same_start(self._learning())
         if not self.processes.first:
             torch.manual_seed(self.args.seed + self.processes.rank)  # dropout of its own
         return prepared
@@ -79,7 +91,8 @@ class TogetherTrainer(Trainer):
         wanted = wishes.numbers()
         total, *sums = parts.told(self.processes, [float(loss), *wanted, *flags])
         wishes.settle(sums[: len(wanted)])
-        self.processes.add_gradients(learning, sums[len(wanted) :])
+        if self.whole is None:  # else the backward pass has added them
+            self.processes.add_gradients(learning, sums[len(wanted) :])
         return torch.tensor(total)
 
 

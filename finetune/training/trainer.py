@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from finetune.data.collator import NO_LOSS, Collator
+from finetune.data.collator import NO_LOSS, Collator, labels_of
 from finetune.errors import RecipeError, TrainingError
 from finetune.hardware.matmul import use_fast_linear
 from finetune.training.callbacks import KeepPaddingId
@@ -27,6 +27,7 @@ from finetune.training.moe_loss import balances, balancing_loss
 from finetune.training.out_of_memory import MicroBatches, parts_of
 from finetune.training.pieces import pieces
 from finetune.training.resumable import ResumableTrainer
+from finetune.training.shards import full
 from finetune.training.step_count import CPU_TOKENS
 from finetune.training.together import Parts, Wishes
 
@@ -107,7 +108,7 @@ class SupervisedTrainer(ResumableTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         with self.accelerator.autocast():
-            loss, count = self.loss_sum(inputs)
+            loss, count = self.loss_sum(inputs) if self.whole is None else self.whole(lambda: self.loss_sum(inputs))
         loss = loss / (num_items_in_batch if num_items_in_batch is not None else max(count, 1))
         if self.sharded and self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())  # what shards a model takes the mean of its gradients
@@ -118,7 +119,7 @@ class SupervisedTrainer(ResumableTrainer):
         loss = self.micro_batches.run(
             lambda: self._in_parts(model, inputs, num_items_in_batch),
             lambda: self._step_so_far_again(model, num_items_in_batch),
-            len(inputs["input_ids"]) if not self.sharded and num_items_in_batch is not None else 1,
+            len(inputs["input_ids"]) if not self.together and num_items_in_batch is not None else 1,
         )
         self.step_loss = self.step_loss.to(loss.device) + loss
         if self.processes.size == 1:
@@ -137,8 +138,18 @@ class SupervisedTrainer(ResumableTrainer):
 
     def _in_parts(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
         step = super().training_step
+        if self.whole is not None and len(inputs["input_ids"]) == 0:
+            return self._for_the_others(model)
         parts = [step(model, part, num_items_in_batch) for part in self._parts(inputs, num_items_in_batch)]
         return torch.stack(parts).sum() if parts else torch.zeros((), device=self.args.device)
+
+    def _for_the_others(self, model: nn.Module) -> Tensor:
+        """A pass that weighs nothing, where there are no rows: the others need the shards of this process, and its part of the sums."""
+        row = next(row for row in cast(Any, self.train_dataset) if any(label != NO_LOSS for label in list(labels_of(row))[1:]))
+        parts, self.parts = self.parts, Parts()
+        loss = super().training_step(model, self.data_collator([row]), torch.tensor(torch.inf, device=self.args.device))
+        self.parts = parts
+        return loss
 
     def _parts(self, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> list[dict[str, Any]]:
         """A batch as it goes through the model: whole, in pieces that suit a CPU, or in parts that fit into memory."""
@@ -146,7 +157,7 @@ class SupervisedTrainer(ResumableTrainer):
         # Without the number of tokens of the step the parts could not be weighed.
         if len(inputs["input_ids"]) == 0:
             return []  # of a step with fewer rows than processes
-        if self.sharded or num_items_in_batch is None or not (on_cpu or most):
+        if self.together or num_items_in_batch is None or not (on_cpu or most):
             return [inputs]
         mask = right_padding_mask(inputs, self.pad_id)
         if not self.balances and ends_in_padding(mask):  # a custom collator may pad on the left
@@ -243,7 +254,7 @@ class SupervisedTrainer(ResumableTrainer):
         self.supervised_tokens -= self.step_tokens[1]
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        self.gradient_norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        self.gradient_norm = super()._get_grad_norm(model, full(grad_norm))  # type: ignore[no-untyped-call]
         return self.gradient_norm
 
     def checkpoint_activations(self) -> bool:

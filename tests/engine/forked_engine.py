@@ -98,12 +98,15 @@ def work(places: Workplace, rank: int) -> int:
 
 
 def write_rows(path: Path) -> None:
-    """Write down which rows this worker trains on, a line each: their tokens."""
+    """Write down which rows this worker trains on, a line each: their tokens; and beside it, which share of the weights it has."""
     from finetune.training.trainer import SupervisedTrainer
 
     whole = SupervisedTrainer.training_step
 
     def noted(trainer: Any, model: Any, inputs: dict[str, Any], *args: Any) -> Any:
+        parameters = list(trainer.model.parameters())
+        here = sum((part.to_local() if hasattr(part, "to_local") else part).numel() for part in parameters)
+        path.with_suffix(".share").write_text(str(here / sum(part.numel() for part in parameters)))
         with path.open("a") as file:
             for row, length in zip(inputs["input_ids"].tolist(), inputs.get("length", []), strict=True):
                 file.write("-".join(map(str, row[:length])) + "\n")

@@ -133,7 +133,7 @@ def train(job: dict[str, Any]) -> int:
     registry.BUILT_IN["engines"]["forked"] = "forked_engine:Forked"
     cache_builder.SHARD_BYTES = job.get("shard_bytes", cache_builder.SHARD_BYTES)
     os.environ |= {"BREAK": job.get("break", ""), "ROWS": job.get("rows", "")}
-    engine = {"processes": job["processes"], "engine": "forked"} if job.get("processes", 1) > 1 else {}
+    engine = {"processes": job["processes"], "engine": "forked", "shard": job.get("shard", "auto")} if job.get("processes", 1) > 1 else {}
     runtime = RuntimeOptions(device="cpu", dtype="float32", cache_dir=Path(job["cache"]), **engine)
     output_dir = Path(job["layer"]["output_dir"])
     try:

@@ -27,6 +27,8 @@ CASES: dict[str, dict[str, Any]] = {
     "lora": {"method": NO_DROPOUT},
     "qlora": {"method": {"kind": "qlora", "dropout": 0.0}},
     "adalora": {"method": {"kind": "adalora", "dropout": 0.0}, "dataset": UNEVEN, "training": {"epochs": 4, "batch_size": 22}},
+    "dora": {"method": {**NO_DROPOUT, "dora": True}},
+    "activation checkpointing": {"method": NO_DROPOUT, "training": {"activation_checkpointing": True}},
     "full": {"method": {"kind": "full"}},
     "accumulation": {"method": NO_DROPOUT, "training": {"batch_size": 3, "gradient_accumulation": 4}},
     "one row at a time": {"method": NO_DROPOUT, "training": {"batch_size": 1, "gradient_accumulation": 6}},

@@ -63,9 +63,9 @@ def test_the_plan_is_that_of_each_gpu(shop: Workshop) -> None:
     assert "1 of 6" in drawn(table(tuner(shop, batch_size=8).recipe, one), 100)
 
 
-@pytest.mark.parametrize(("cache", "nodes", "share"), [("none", 1, 4), ("none", 2, 8), ("hidden", 1, 4), ("hidden", 2, 4)])
+@pytest.mark.parametrize(("cache", "nodes", "share"), [("none", 1, 4), ("none", 2, 8), ("hidden", 1, 4), ("hidden", 2, None)])
 def test_the_devices_share_what_the_teacher_does(
-    cache: str, nodes: int, share: int, shop: Workshop, monkeypatch: pytest.MonkeyPatch
+    cache: str, nodes: int, share: int | None, shop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of them at every step; those of the first node where its answers are written down."""
     monkeypatch.setattr(estimate, "EFFICIENCY", {"cuda": {"float32": 1e-15}})  # so that only arithmetic takes time
@@ -78,11 +78,10 @@ def test_the_devices_share_what_the_teacher_does(
     several: dict[str, object] = {"nodes": 2, "rendezvous": "a:1"} if nodes == 2 else {}
     alone, together = seconds(processes=1), seconds(processes=4, **several)
     assert alone > 1e6
-    if nodes == 1:
-        assert together == pytest.approx(alone / share, rel=0.01)
+    if share:
+        assert together == pytest.approx(alone / share, rel=0.001)
     else:
-        assert alone / 8 - 1 <= together <= alone / share + 1
-        assert (together == pytest.approx(alone / 8, rel=0.01)) is (cache == "none")
+        assert alone / 8 * 1.01 < together < alone / 4 / 1.01, "eight train, and four run the teacher"
 
 
 def test_a_plan_says_why_some_gpus_have_nothing_to_do(shop: Workshop) -> None:

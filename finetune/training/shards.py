@@ -1,0 +1,79 @@
+"""A model cut into shards, one for each process: its weights, gradients and optimizer states, and one layer at a time whole (FSDP2).
+
+    whole = Whole(model, device)            # afterwards the parameters are shards; before an optimizer is made of them
+    loss, count = whole(lambda: loss_of(model))        # in here head and embeddings are whole, and each layer while it works
+    full(parameter)                         # all of it, on the CPU; all processes have to ask
+
+All processes make each forward and each backward pass together: one that has no rows needs some all the same. Gradients are summed, not
+averaged, because the loss of a step is divided by the tokens of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from finetune.errors import ModelError
+from finetune.training.head import backbone_of
+
+
+class Whole(nn.Module):
+    """Runs a function of a model that is cut into shards; a layer's are gathered when it is called, the rest for the whole function."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        # Half a second to import, which the others need not spend.
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import FSDPModule, fully_shard
+
+        super().__init__()
+        self.model = model
+        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        for layer in layers_of(model):
+            fully_shard(layer, mesh=mesh)
+        fully_shard(self, mesh=mesh)
+        for module in self.modules():
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(1.0)
+                module.set_force_sum_reduction_for_comms(True)
+
+    def forward(self, function: Callable[[], Any]) -> Any:
+        return function()
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The layers of a model's backbone, which are gathered one at a time; raises ModelError where they cannot be found."""
+    lists: list[Any] = [module for module in backbone_of(model).modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise ModelError("The layers of this model cannot be found, so it cannot be cut into shards.", hint="Use --shard no.")
+    sizes = [sum(parameter.numel() for parameter in each.parameters()) for each in lists]
+    return list(lists[sizes.index(max(sizes))])
+
+
+def full(thing: Any) -> Any:
+    """The same with every shard as the whole tensor, on the CPU; whatever is no shard stays. All processes have to call it."""
+    if hasattr(thing, "full_tensor"):
+        return thing.detach().full_tensor().cpu()
+    if isinstance(thing, Mapping):
+        return {name: full(each) for name, each in thing.items()}
+    if isinstance(thing, list | tuple):
+        return type(thing)(full(each) for each in thing)
+    return thing
+
+
+def cut_state(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The whole state of an optimizer, cut as its parameters are."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def cut(value: Any, parameter: Tensor) -> Any:
+        if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
+            return value
+        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+
+    known = {number: {name: cut(value, parameters[number]) for name, value in each.items()} for number, each in state["state"].items()}
+    return {**state, "state": known}
