@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -117,7 +118,8 @@ class WatchHeldOut(TrainerCallback):
 def held_out_loss(trainer: Any) -> dict[str, float]:
     """The `loss` of a SupervisedTrainer per supervised token of its `held_out` rows, without dropout, and the parts of it.
 
-    Of several processes each reads a share of the rows; all know the result.
+    Of several processes each reads a share of the rows, or all of them where the weights are cut, for they make each pass together; all
+    know the result.
     """
     model = trainer.model
     was_training = model.training
@@ -127,7 +129,7 @@ def held_out_loss(trainer: Any) -> dict[str, float]:
     try:
         for batch in _batches(trainer):
             with trainer.accelerator.autocast():
-                loss, tokens = trainer.loss_sum(batch)
+                loss, tokens = trainer.whole(partial(trainer.loss_sum, batch)) if trainer.whole else trainer.loss_sum(batch)
             total, count = total + float(loss), count + tokens
     finally:
         model.train(was_training)
@@ -141,7 +143,9 @@ def held_out_loss(trainer: Any) -> dict[str, float]:
 def _batches(trainer: Any) -> Iterator[dict[str, Any]]:
     """The rows of this process as batches of similar length, no larger than fits."""
     rows, processes = trainer.held_out, trainer.processes
-    order = sorted(range(len(rows)), key=lambda number: -len(rows[number]["input_ids"]))[processes.rank :: processes.size]
+    order = sorted(range(len(rows)), key=lambda number: -len(rows[number]["input_ids"]))
+    if trainer.whole is None:
+        order = order[processes.rank :: processes.size]
     size = trainer.micro_batches.rows or trainer.args.per_device_train_batch_size
     for start in range(0, len(order), size):
         batch = trainer._prepare_inputs(trainer.data_collator([rows[number] for number in order[start : start + size]]))

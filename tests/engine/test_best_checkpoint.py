@@ -270,18 +270,19 @@ def test_a_student_is_measured_by_its_own_loss_whether_the_teacher_is_cached_or_
             assert abs(cached.loss - cached.parts["ce"]) > 0.01, "not the cross-entropy alone"
 
 
-def test_two_processes_measure_and_keep_what_one_does(forks: Forks, shop: Workshop) -> None:
+@pytest.mark.parametrize("shard", ["no", "yes"])
+def test_two_processes_measure_and_keep_what_one_does(shard: str, forks: Forks, shop: Workshop) -> None:
     layers = [layer(shop, training={"patience": 2, "learning_rate": 3e-3}) for _ in range(2)]
     for processes, each in enumerate(layers, 1):
         each["method"] = {"kind": "lora", "dropout": 0.0}
-        assert forks.run(job(shop, each, processes=processes)) == 0, log(shop)
+        assert forks.run(job(shop, each, processes=processes, shard=shard if processes == 2 else "no")) == 0, log(shop)
     one, two = ([record for record in read_events(events_of(each)) if record["event"] in ("held_out", "training")] for each in layers)
     assert len(one) == len(two) > 3
     for ours, theirs in zip(one[:-1], two[:-1], strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
     assert one[-1]["kept"]["step"] == two[-1]["kept"]["step"]
     first, second = (weights(Path(each["output_dir"])) for each in layers)
-    assert max(float((tensor - second[name]).abs().max()) for name, tensor in first.items()) < 10 * TOLERANCE
+    assert max(float((tensor - second[name]).abs().max()) for name, tensor in first.items()) < 30 * TOLERANCE
 
 
 @pytest.mark.parametrize(
