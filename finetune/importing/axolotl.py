@@ -180,7 +180,7 @@ SAME_HERE = {
 MISSING_HERE = {
     "all comes from the model's own files": "base_model_config tokenizer_config cls_model_config base_model_ignore_patterns",
     "the model's own config.json is used as it is": "model_config overrides_of_model_config model_kwargs",
-    "the tokenizer stays as it is: texts may use its tokens only": "tokens added_tokens_overrides",
+    "the tokenizer stays as it is: new ones are `dataset.add_tokens`": "added_tokens_overrides",
     "the model's own chat template is used as it is": "chat_template_jinja chat_template_kwargs",
     "give the rows a column called system": "default_system_message",
     "rows are shuffled by `seed`": "curriculum_sampling",
@@ -209,12 +209,12 @@ MISSING_HERE = {
     "activations are kept, or computed again (`training.activation_checkpointing`)": (
         "activation_offloading layer_offloading selective_checkpointing"
     ),
-    f"{BY_LOSS}, not in between": "evals_per_epoch do_causal_lm_eval eval_causal_lm_metrics",
+    f"{BY_LOSS}; in between with `training.evaluate_every`": "evals_per_epoch do_causal_lm_eval eval_causal_lm_metrics",
     f"the model is not split: {ALL_DEVICES}": (
         "fsdp_version dp_shard_size dp_replicate_size tensor_parallel_size context_parallel_size expert_parallel_size"
     ),
     f"rows are not split: {ALL_DEVICES}": "sequence_parallel_degree heads_k_stride ring_attn_func deepcompile",
-    f"Ray is not used by this key: {ALL_DEVICES}": "use_ray ray_num_workers ray_run_name resources_per_worker",
+    "Ray is not used by this key: see --on ray": "use_ray ray_num_workers ray_run_name resources_per_worker",
     "a class is an answer in words here": "num_labels",
     "it belongs to training from preferences": (
         "trl vllm ebft rl_beta dpo_beta dpo_label_smoothing orpo_alpha cpo_alpha simpo_gamma "
@@ -234,6 +234,7 @@ KEYS: dict[str, Rule] = {
     "base_model": base_model,
     "lora_model_dir": sets("model", str, "an adapter to train further"),
     "special_tokens": special_tokens,
+    "tokens": sets("dataset.add_tokens", list),
     "reinit_weights": refuses("{} starts from random weights, and this program trains models that know something.", "Leave it out."),
     "datasets": datasets,
     "pretraining_dataset": pretraining,

@@ -169,7 +169,7 @@ SAME_HERE = {
 }
 
 MISSING_HERE = {
-    "the tokenizer stays as it is": "resize_vocab add_tokens add_special_tokens new_special_tokens_config init_special_tokens",
+    "the tokenizer stays as it is": "resize_vocab add_special_tokens new_special_tokens_config init_special_tokens",
     "the model's own config.json is used as it is": "rope_scaling mixture_of_depths shift_attn",
     "experts are balanced by the coefficient in the model's config.json": "moe_aux_loss_coef",
     "held-out rows are measured together": "eval_on_each_dataset",
@@ -194,8 +194,7 @@ MISSING_HERE = {
     ),
     "the loss is plain cross-entropy": "use_dft_loss use_asft_loss asft_alpha use_eaft_loss eaft_alpha",
     "benchmark.metrics are rouge, perplexity and accuracy (of classes)": "compute_accuracy",
-    "training runs for all epochs: choose fewer with `training.epochs`": "early_stopping_steps",
-    f"Ray is not used by this key: {ALL_DEVICES}": "use_ray ray_num_workers ray_run_name ray_init_kwargs ray_storage_path ray_num_nodes",
+    "Ray is not used by this key: see --on ray": "use_ray ray_num_workers ray_run_name ray_init_kwargs ray_storage_path ray_num_nodes",
     "a GPU trains in bfloat16 or float16: see --dtype": "fp8_backend fp8_enable_fsdp_float8_all_gather",
     "seconds of each stage are in run/events.jsonl": "enable_torch_profiler profiler_output_dir",
     f"the model is not split: {ALL_DEVICES}": (
@@ -258,6 +257,8 @@ KEYS: dict[str, Rule] = {
     "optim": optimizer,
     "pure_bf16": option("--dtype bfloat16"),
     **each("do_predict predict_with_generate export_dir", training_only),
+    "early_stopping_steps": sets("training.patience", whole),
+    "add_tokens": sets("dataset.add_tokens", lambda value: [token.strip() for token in str(value).split(",")]),
     **each("max_new_tokens generation_max_length", sets("benchmark.max_new_tokens", whole)),
 }
 

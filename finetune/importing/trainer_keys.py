@@ -36,7 +36,7 @@ IN_FEWER_BITS = re.compile(r"(paged_)?(ao_)?adamw_(bnb_)?(torch_)?(\dbit|32bit|f
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 NOT_TRACKED = "its values are in run/events.jsonl; trackers here: tensorboard, wandb, mlflow, trackio (`training.report_to`)"
 BY_TRACKER = "the tracker reads its own variables of the environment, such as WANDB_PROJECT"
-ALL_DEVICES = "every GPU trains with a copy of the model; see --nproc"
+ALL_DEVICES = "every GPU trains with a copy of the model, or with a part of it where that does not fit; see --nproc and --shard"
 BY_LOSS = "the loss of held-out rows is measured before and after training"
 
 
@@ -76,6 +76,16 @@ def save_steps(config: Config, name: str, value: Any) -> Iterator[Line]:
         yield Line(name, MAPPED, keys={"training.save_every": converted(name, value, whole)})
     else:
         yield Line(name, SAME, "checkpoints are written by the clock, at a cost of a few percent")
+
+
+def eval_steps(config: Config, name: str, value: Any) -> Iterator[Line]:
+    number = converted(name, value, float)
+    if is_off(config.get("eval_strategy", config.get("evaluation_strategy", "steps"))):
+        yield Line(name, SAME, "not measured while it trains there either")
+    elif number >= 1:
+        yield Line(name, MAPPED, "on rows of their own", {"training.evaluate_every": converted(name, value, whole)})
+    else:
+        yield Line(name, MISSING, "a number of steps is needed: `training.evaluate_every`")
 
 
 def max_steps(config: Config, name: str, value: Any) -> Iterator[Line]:
@@ -165,9 +175,7 @@ MISSING_HERE = {
     f"nothing is sharded by DeepSpeed: {ALL_DEVICES}": "deepspeed",
     f"nothing is sharded by this key: {ALL_DEVICES}": "fsdp",
     f"it belongs to fsdp: {ALL_DEVICES}": "fsdp_config fsdp_transformer_layer_cls_to_wrap",
-    f"{BY_LOSS}, not in between": "eval_steps eval_strategy evaluation_strategy do_eval",
-    "the result is the model after the last step": "load_best_model_at_end",
-    "training runs for all epochs: choose fewer with `training.epochs`": "early_stopping_patience",
+    f"{BY_LOSS}; in between with `training.evaluate_every`": "eval_strategy evaluation_strategy do_eval",
 }
 
 TRAINER: dict[str, Rule] = {
@@ -180,6 +188,9 @@ TRAINER: dict[str, Rule] = {
     "seed": sets("seed", whole),
     "output_dir": sets("output_dir", str),
     "save_steps": save_steps,
+    "eval_steps": eval_steps,
+    "load_best_model_at_end": switch(sets("training.keep", lambda value: "best"), same("the result is the model after the last step")),
+    "early_stopping_patience": sets("training.patience", whole),
     "report_to": trackers,
     "hub_model_id": upload,
     "weight_decay": fixed(0, "AdamW has no weight decay here"),

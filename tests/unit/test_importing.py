@@ -36,7 +36,7 @@ LEFT_OUT = {
         "train_on_inputs",
         "lora_modules_to_save",
     },
-    ("axolotl", "text"): {"optimizer", "eval_steps", "warmup_steps", "torch_compile", "pretraining_dataset", "max_steps"},
+    ("axolotl", "text"): {"optimizer", "warmup_steps", "torch_compile", "pretraining_dataset", "max_steps"},
     ("llama-factory", "splits"): {"template", "warmup_steps", "eval_strategy", "mask_history"},
     ("llama-factory", "lora"): {"template"},
     ("llama-factory", "qlora"): {"template", "optim", "report_to"},
@@ -232,3 +232,14 @@ def test_an_import_needs_no_library_of_the_engine(place: Path) -> None:
     code += "print([name for name in ('torch', 'transformers', 'datasets', 'peft') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_how_a_model_is_measured_while_it_trains_and_new_tokens_are_taken_over(place: Path) -> None:
+    more = "eval_steps: 50\nload_best_model_at_end: true\nearly_stopping_patience: 3\ntokens: ['<call>']\n"
+    found = imported(place, example("axolotl", "lora") + more).recipe
+    assert (found.training.evaluate_every, found.training.keep, found.training.patience) == (50, "best", 3)
+    assert found.dataset.add_tokens == ["<call>"]
+    more = "eval_strategy: 'no'\neval_steps: 50\nearly_stopping_steps: 3\nadd_tokens: <call>, <end>\n"
+    found = imported(place, example("llama-factory", "qlora") + more).recipe
+    assert (found.training.evaluate_every, found.training.keep, found.training.patience) == ("auto", "last", 3)
+    assert found.dataset.add_tokens == ["<call>", "<end>"]
