@@ -25,6 +25,8 @@ PARTS = {  # a module has ROWS, their names; work(name, changes, folder), the re
     "generated": "programme_generated",
     "terms": "programme_terms",
     "policy": "programme_policy",
+    "rounds": "programme_rounds",
+    "routed": "programme_routed",
 }
 
 

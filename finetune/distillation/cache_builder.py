@@ -43,7 +43,7 @@ from finetune.training.head import Head, head_of, hidden_states, needs_mask
 from finetune.training.trainer import Supervised
 
 SHARD_BYTES = 64 * 2**20
-BATCH_TOKENS = 4096
+BATCH_TOKENS = {"cpu": 4096, "cuda": 16384, "mps": 4096}  # padded tokens of a pass of the teacher
 NO_ROOM_HINT = "use fewer samples, or cache: none"
 
 
@@ -197,9 +197,10 @@ class _Pass:
         """The tensors of one shard, in the order of its rows; `heard` is told how many tokens are done, before each batch."""
         done = 0
         answers: list[list[Tensor]] = [[] for _ in rows]
-        for numbers in _batches([len(row["input_ids"]) for row in rows]):
+        device = self.head.weight.device
+        for numbers in _batches([len(row["input_ids"]) for row in rows], BATCH_TOKENS[device.type]):
             heard(done)
-            batch = {name: tensor.to(self.head.weight.device) for name, tensor in self.collator([rows[n] for n in numbers]).items()}
+            batch = {name: tensor.to(device) for name, tensor in self.collator([rows[n] for n in numbers]).items()}
             if self.reading is None:
                 asked, index = batch, Supervised.of(batch["labels"]).index
             else:
@@ -217,11 +218,11 @@ class _Pass:
         return {"rows": torch.tensor([len(answer[0]) for answer in answers]), **shard}
 
 
-def _batches(lengths: list[int]) -> Iterator[list[int]]:
-    """Row numbers in batches of similar length and at most BATCH_TOKENS padded tokens (at least one row)."""
+def _batches(lengths: list[int], most: int) -> Iterator[list[int]]:
+    """Row numbers in batches of similar length and at most `most` padded tokens (at least one row)."""
     batch: list[int] = []
     for number in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > BATCH_TOKENS:
+        if batch and (len(batch) + 1) * lengths[batch[0]] > most:
             yield batch
             batch = []
         batch.append(number)

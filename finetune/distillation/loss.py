@@ -14,14 +14,17 @@ costs no pass over the vocabulary: the gains of tokens scale the small tensors.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from finetune.distillation.objectives import Objective, divergence
+from finetune.distillation.objectives.forward_kl import ForwardKL
 from finetune.training.chunked_loss import Rule, Workspace, of_rows, softmax_
 from finetune.training.head import Head
+from finetune.training.loss_kernel import Targets, softmax_loss_
 
 
 class HardLabels(Rule):
@@ -39,20 +42,24 @@ class HardLabels(Rule):
         if weight is not None and not isinstance(alpha, Tensor):
             alpha = torch.full_like(weight, alpha)
         self.alpha, self.temperature = alpha, temperature
-        self.hard_only: Tensor | None = None  # numbers of the tokens whose alpha is 1
+        self.only: Tensor | None = None  # whether the alpha of a token is 1
         if isinstance(alpha, Tensor):
             weight = torch.ones_like(alpha) if weight is None else weight
-            hard_only = alpha == 1
+            hard_only = self.only = alpha == 1
             self.hard, self.soft = weight * alpha, weight * (1 - alpha) * temperature**2
             # What alpha 1 leaves of the divergence is nothing, so its gain cannot be that of the divergence.
             self.gain = torch.where(hard_only, weight * temperature, self.soft)
             self.share = torch.where(hard_only, 1.0, alpha / ((1 - alpha) * temperature))
-            self.has_hard = bool((alpha > 0).any())
-            self.hard_only = hard_only.nonzero().squeeze(1) if bool(hard_only.any()) else None
+            self.has_hard = alpha.device.type == "cuda" or bool((alpha > 0).any())  # a GPU would have to be waited for
         else:
             self.gain = (1 - alpha) * temperature**2
             self.share = alpha * temperature / self.gain
             self.has_hard = bool(alpha)
+
+    @cached_property
+    def hard_only(self) -> Tensor | None:
+        """Numbers of the tokens whose alpha is 1; None if there is none."""
+        return self.only.nonzero().squeeze(1) if self.only is not None and bool(self.only.any()) else None
 
     @property
     def each(self) -> bool:
@@ -108,6 +115,24 @@ class HardLabels(Rule):
         self._add("ce", cross_entropy.sum())
         return loss + ((of_rows(self.hard, self._rows, gradient) * cross_entropy).sum() if self.each else self.alpha * cross_entropy.sum())
 
+    def fused_total(
+        self, logits: Tensor, rows: slice, dtype: torch.dtype, teacher: Tensor | None, constant: Tensor | float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Gradient and loss of a chunk by one kernel; `constant` [k] is what its divergence lacks."""
+        soft: float | Tensor = 1.0 if self.only is None else (~self.only[rows]).to(logits)
+        share = self.share[rows] if isinstance(self.share, Tensor) else self.share
+        targets = Targets(self.labels[rows], soft, share if self.has_hard else None)
+        found = softmax_loss_(logits, targets, teacher=teacher, temperature=self.temperature, dtype=dtype)
+        divergence = found.divergence + constant
+        if self.only is not None:
+            divergence = divergence * soft
+        self._add("kl", divergence.sum())
+        loss = (self.soft[rows] * divergence).sum() if self.each else self.gain * divergence.sum()
+        if self.has_hard:
+            self._add("ce", found.cross_entropy.sum())
+            loss = loss + (self.hard[rows] * found.cross_entropy if self.each else self.alpha * found.cross_entropy).sum()
+        return found.gradient, loss
+
     def _add(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0) + value
 
@@ -139,6 +164,7 @@ class Distillation(HardLabels):
         self.teacher, self.objective = teacher, objective
         self.bytes_per_row = teacher.bytes_per_row
         self.cuts = getattr(teacher, "cuts", ())
+        self.fuses = type(objective) is ForwardKL
         self._start = 0
 
     def load(self, rows: slice, workspace: Workspace) -> None:
@@ -154,6 +180,9 @@ class Distillation(HardLabels):
         self.after_softmax(logits, log_sum)
         return self.total(logits, divergence(self.objective, logits, q, ratio, shift, each=self.each))
 
+    def fused(self, logits: Tensor, rows: slice, workspace: Workspace, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        return self.fused_total(logits, rows, dtype, self.teacher.block(slice(0, len(logits)), workspace))
+
 
 class CachedGradient(HardLabels):
     """Forward KL when the student's head is frozen, from two cached quantities; the teacher is not needed any more.
@@ -162,6 +191,8 @@ class CachedGradient(HardLabels):
     q . bias / T if the head has a bias) give KL = negentropy - hidden . centre * scale / T + logsumexp(logits / T), whose gradient is that
     of the last term minus `centre`. A soft-capped head is not linear: it has no such cache.
     """
+
+    fuses = True
 
     def __init__(
         self,
@@ -185,6 +216,9 @@ class CachedGradient(HardLabels):
         self.after_softmax(logits, log_sum)
         constant = self.constant[rows]
         return self.total(logits, log_sum.squeeze(-1) + constant if self.each else log_sum.sum() + constant.sum())
+
+    def fused(self, logits: Tensor, rows: slice, workspace: Workspace, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        return self.fused_total(logits, rows, dtype, None, self.constant[rows])
 
     def correct(self, grad_hidden: Tensor, rows: slice, factor: float) -> None:
         if isinstance(self.gain, Tensor):

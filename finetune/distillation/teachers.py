@@ -20,6 +20,7 @@ from torch import Tensor
 from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.itself import as_teacher
+from finetune.distillation.read_ahead import ReadAhead
 from finetune.errors import RecipeError
 from finetune.training.head import Head, head_of
 
@@ -28,7 +29,7 @@ from finetune.training.head import Head, head_of
 class Teacher:
     """`model` or `cache`, or both; `kept_head` is the head beside the states of a cache, on the device of the run.
 
-    One with another tokenizer than the student's has a `reading`.
+    One with another tokenizer than the student's has a `reading`. A cache for a GPU is read `ahead`.
     """
 
     model: Any = None
@@ -37,6 +38,7 @@ class Teacher:
     masks: bool = False
     kept_head: Head | None = None
     reading: Reading | None = None
+    ahead: ReadAhead | None = None
 
     def head(self, *, cached: bool) -> Head:
         """Over the student's tokens."""

@@ -8,23 +8,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from os import PathLike
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import TrainingArguments
 
 from finetune import registry
 from finetune.data.collator import Collator
-from finetune.data.given import rows_of_file, tokens
 from finetune.data.system_prompt import as_teacher_sees, is_prompted
 from finetune.distillation.across_tokenizers.projected import AVERAGED, OWN_ROWS, reading_of, teacher_logits
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.corrected import corrected, margins
 from finetune.distillation.features import features_of
+from finetune.distillation.given import as_tokens, by_name, check_correct, check_kinds, known_teachers
 from finetune.distillation.itself import Itself, as_teacher
 from finetune.distillation.loss import CachedGradient, Distillation
 from finetune.distillation.numbered import first_rows, numbered
@@ -32,24 +31,22 @@ from finetune.distillation.objectives import Objective
 from finetune.distillation.objectives.forward_kl import ForwardKL
 from finetune.distillation.on_policy.practice import OWN
 from finetune.distillation.on_policy.trainer import OnPolicyTrainer, check_teachers
+from finetune.distillation.read_ahead import ReadAhead
 from finetune.distillation.several_teachers import Routed, added, joined, mixed
-from finetune.distillation.teachers import Teacher, listed, runs_of, shares
+from finetune.distillation.teachers import Teacher, runs_of, shares
 from finetune.distillation.terms.projections import TOKENS, attached
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.distillation_settings import FeaturesSpec, OnPolicySpec
-from finetune.errors import DatasetError, RecipeError, VocabularyMismatch
-from finetune.events import Recorder, Reporter
-from finetune.hardware.machine import inspect
+from finetune.errors import RecipeError, VocabularyMismatch
+from finetune.events import Reporter
 from finetune.hardware.matmul import use_fast_linear
-from finetune.models.load import load_model, load_tokenizer
-from finetune.models.location import locate
 from finetune.noise import hush
 from finetune.recipe import Recipe
-from finetune.runtime import RuntimeOptions
 from finetune.teacher_settings import SELF
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss
 from finetune.training.head import Head, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
-from finetune.training.trainer import Supervised, right_padding_mask
+from finetune.training.pieces import tensors_of
+from finetune.training.trainer import KNOWN, Supervised, right_padding_mask, row_numbers, supervised_counts
 
 
 class DistillationTrainer(OnPolicyTrainer):
@@ -160,10 +157,18 @@ class DistillationTrainer(OnPolicyTrainer):
         supervised, was_training = Supervised.of(inputs["labels"]), self.model.training
         self.model.eval()
         states = self.run_student(inputs).last_hidden_state.flatten(0, 1).index_select(0, supervised.index)
-        counts = (inputs["labels"][:, 1:] != -100).sum(1).tolist()
+        counts = supervised_counts(inputs)
         said, *_ = self._said(0, inputs, None, counts, cached=self._cached(inputs))
         self.features.begin(states, supervised.index, said.to(states.device))
         self.model.train(was_training)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        known = [batch for batch in batches if KNOWN in batch and "row" in batch]
+        for teacher in self.teachers:
+            if teacher.ahead is not None and not self.routed:
+                teacher.ahead.begin((row_numbers(batch), supervised_counts(batch)) for batch in known)
+        return batches, items
 
     def run_student(self, inputs: dict[str, Any]) -> Any:
         with self.features.watch_student():
@@ -215,7 +220,7 @@ class DistillationTrainer(OnPolicyTrainer):
         objective: Objective | None = None,
     ) -> Rule:
         objective = objective or self.objective
-        counts = (inputs["labels"][:, 1:] != -100).sum(1).tolist()
+        counts = supervised_counts(inputs)
         # A routed teacher is asked about its own rows, run by run; the others all about the whole batch.
         runs = runs_of(inputs["teacher_number"]) if self.routed else [(number, None) for number in range(len(self.teachers))]
         cached = self._cached(inputs)
@@ -253,7 +258,7 @@ class DistillationTrainer(OnPolicyTrainer):
         """How far the teacher's first choice is ahead of each label [n]; `states` are the teacher's, if it is asked now."""
         teacher = self.teachers[0]
         if cached and teacher.cache is not None:
-            return teacher.cache.margins(inputs["row"].tolist(), counts)
+            return teacher.cache.margins(row_numbers(inputs), counts)
         return margins(states, teacher.head(cached=False).first(self.vocabulary), supervised.labels, self.workspace)
 
     def _logits(self, number: int, states: Tensor, *, cached: bool) -> ChunkLogits:
@@ -270,16 +275,18 @@ class DistillationTrainer(OnPolicyTrainer):
         teacher = self.teachers[number]
         if rows is not None:
             counts = [counts[row] for row in rows.tolist()]
-            inputs = {name: value[rows.to(value.device)] for name, value in inputs.items()}
+            inputs = {name: value[rows.to(value.device)] for name, value in tensors_of(inputs).items()}
         asked = teacher.reading.batch(inputs, mask=teacher.masks) if teacher.reading else None
         aligned = asked.aligned if asked else None
         if cached and teacher.cache is not None:
-            return *teacher.cache.read(inputs["row"].tolist(), counts), aligned
+            found = (teacher.ahead or teacher.cache).read(row_numbers(inputs), counts)
+            values, negentropy = (None if part is None else part.to(inputs["labels"].device, non_blocking=True) for part in found)
+            return cast(Tensor, values), negentropy, aligned
         if self.prompted:
             told: Any = self.train_dataset
-            seen = Collator(self.pad_id)([as_teacher_sees(told[row]) for row in inputs["row"].tolist()])
+            seen = Collator(self.pad_id)([as_teacher_sees(told[row]) for row in row_numbers(inputs)])
             inputs = {name: seen[name].to(inputs["input_ids"].device) for name in ("input_ids", "labels")}
-        index = asked.index if asked else Supervised.of(inputs["labels"]).index
+        index = asked.index if asked else Supervised.of(inputs["labels"], inputs.get(KNOWN)).index
         with torch.no_grad(), as_teacher(teacher.model) as model, self.features.watch_teacher(index):
             outputs = self.run_backbone(model, asked.inputs if asked else inputs, masks=teacher.masks)
             return outputs.last_hidden_state.flatten(0, 1).index_select(0, index), None, aligned
@@ -308,80 +315,8 @@ class DistillationTrainer(OnPolicyTrainer):
             if cache.key.vocabulary > head.vocabulary:
                 raise VocabularyMismatch(f"The cached teacher has {cache.key.vocabulary} tokens and the student {head.vocabulary}.")
             vocabulary = cache.key.vocabulary
+            teacher.ahead = ReadAhead(cache) if self.args.device.type == "cuda" else None
             if cache.head is not None:
                 kept = cache.head.each(lambda tensor: tensor.to(self.args.device))
                 teacher.kept_head = kept if teacher.reading else kept.first(vocabulary)
         return vocabulary
-
-
-def known_teachers(models: Any, caches: Any, tokenizers: Any) -> list[Teacher]:
-    """One for each model or cache that is given, models by name loaded; RecipeError if their numbers differ."""
-    given, kept, known = listed(models), listed(caches), listed(tokenizers)
-    count = max(len(given), len(kept))
-    if any(len(part) not in (0, count) for part in (given, kept, known)):
-        raise RecipeError(
-            f"There are {len(given)} teachers, {len(kept)} caches and {len(known)} tokenizers for them.", hint="Give one of each."
-        )
-    if len({cache.key.kind for cache in kept}) > 1:
-        raise RecipeError("The teachers' caches are of different kinds.", hint="Build all of one kind.")
-    if len({cache.key.vocabulary for cache in kept if not cache.signal.keeps_head}) > 1:
-        raise VocabularyMismatch("The teachers' gradient caches are of different vocabularies.", hint="Use cache: hidden, or cache: none.")
-    teachers = []
-    for number in range(count):
-        model, tokenizer = given[number] if given else None, known[number] if known else None
-        if isinstance(model, str | PathLike):
-            model, loaded = by_name(model)
-            tokenizer = tokenizer or loaded
-        teachers.append(Teacher(model, kept[number] if kept else None, tokenizer))
-    return teachers
-
-
-def check_correct(correct: float, teachers: Sequence[Teacher]) -> None:
-    """Raises RecipeError where a teacher cannot be corrected."""
-    if correct and len(teachers) > 1:
-        raise RecipeError("correct compares one teacher with the data, and there are several.", hint="Leave out one of the two.")
-    if correct and any(teacher.cache is not None and not teacher.cache.key.margins for teacher in teachers):
-        raise RecipeError("The teacher cache was built without what `correct` needs.", hint="Build it with margins=True.")
-
-
-def check_kinds(*, model: Any, teacher_models: Sequence[Any], args: Any, model_init: Any) -> None:
-    """Raises RecipeError for what cannot be a model or the arguments of a Trainer."""
-    if model is None and model_init is None:
-        raise RecipeError("There is no model to train.", hint="Pass model=, a model or the name of one.")
-    for name, given in (("model", model), *(("teacher_model", teacher) for teacher in teacher_models)):
-        if given is not None and not isinstance(given, torch.nn.Module | Itself):
-            raise RecipeError(f"{name} is of type {type(given).__name__}.", hint="Pass a model, or the name of one.")
-    if args is not None and not isinstance(args, TrainingArguments):
-        raise RecipeError(f"args is of type {type(args).__name__}.", hint='Pass transformers.TrainingArguments("folder", ...).')
-
-
-def by_name(name: str | PathLike[str]) -> tuple[Any, Any]:
-    """A model and its tokenizer, from the Hub or from this disk; raises ModelError."""
-    runtime = RuntimeOptions()
-    located = locate(str(name), runtime, Recorder())
-    return load_model(located, inspect(runtime)), load_tokenizer(located)
-
-
-def as_tokens(rows: Any, tokenizer: Any) -> Any:
-    """Rows of tokens as they are, rows of text or those of a file as tokens; DatasetError for what is neither, or has no tokenizer."""
-    if isinstance(rows, str | PathLike):
-        rows = rows_of_file(rows)
-    if not hasattr(rows, "__getitem__") or (hasattr(rows, "__len__") and not len(rows) and not isinstance(rows, list)):
-        return rows
-    if isinstance(rows, Mapping) and any(hasattr(part, "column_names") for part in rows.values()):
-        return {name: as_tokens(part, tokenizer) for name, part in rows.items()}  # several to evaluate on
-    names = getattr(rows, "column_names", None)
-    if isinstance(names, list):
-        first: Any = dict.fromkeys(names)
-    else:
-        first = rows if isinstance(rows, Mapping) or rows == [] else rows[0]
-    if isinstance(first, Mapping) and "input_ids" in first:
-        return rows
-    if not isinstance(first, Mapping | str | list | tuple):
-        return rows  # an example of a kind that only its own collator knows
-    if tokenizer is None:
-        raise DatasetError(
-            "The rows are text, and there is no tokenizer for them.",
-            hint="Pass processing_class=tokenizer, or rows of input_ids and labels.",
-        )
-    return tokens(rows, tokenizer)

@@ -248,8 +248,8 @@ class _LoRALinear(torch.autograd.Function):
         with torch.autocast(parts[0].device.type, enabled=False):
             x = make(*parts)
             rows = x.reshape(-1, x.shape[-1])
-            lost = _lost_elements(rows, dropout) if dropout else None
-            inner = linear(_without(rows, lost), down)
+            kept, lost = _dropout(rows, dropout)
+            inner = linear(kept, down)
             y = linear(x, weight if isinstance(weight, Tensor) else weight(), bias)
             y.view(-1, y.shape[-1]).addmm_(inner, up.t(), alpha=scale / (1 - dropout))
         ctx.make, ctx.scale = make, scale / (1 - dropout)
@@ -275,8 +275,7 @@ class _LoRALinear(torch.autograd.Function):
                 grad_x.addmm_(grad_inner, down)
             else:
                 through_adapter = linear(grad_inner, down.t())
-                through_adapter.view(-1).index_fill_(0, lost, 0)
-                grad_x.add_(through_adapter)
+                grad_x.add_(_without(through_adapter, lost))
             grad_x = grad_x.view(x.shape)
             grads = (grad_x,) if ctx.make is _itself else torch.autograd.grad(x, parts, grad_x)
         return *(None,) * 5, grad_down, grad_up, *grads
@@ -291,20 +290,29 @@ def _made_again(make: Callable[..., Tensor], parts: list[Tensor]) -> tuple[list[
         return fresh, make(*fresh)
 
 
-def _lost_elements(rows: Tensor, dropout: float) -> Tensor:
-    """Flat places of the inputs that dropout zeroes; a place may come up twice.
+def _dropout(rows: Tensor, share: float) -> tuple[Tensor, Tensor | None]:
+    """The inputs [n, in] without the `share` that dropout zeroes, and what tells which those are: a mask of the others, or flat places.
 
-    An element survives k draws from n with probability (1 - 1/n)^k, so k = ln(1 - dropout) / ln(1 - 1/n) draws lose exactly the share
-    `dropout`. Drawing the few that are lost is ten times cheaper than a random number for every element, and so is keeping them.
+    An element survives k draws from n with probability (1 - 1/n)^k, so k = ln(1 - share) / ln(1 - 1/n) draws lose exactly the share. On a
+    CPU, drawing the few that are lost is ten times cheaper than a random number for every element, and so is keeping their places; a
+    place may come up twice. A GPU draws for every element in less time than it takes to write to scattered places.
     """
+    if not share:
+        return rows, None
+    if rows.device.type == "cuda":
+        mask = torch.empty_like(rows, dtype=torch.bool).bernoulli_(1 - share)
+        return _without(rows, mask), mask
     elements = rows.numel()
-    draws = round(math.log1p(-dropout) / math.log1p(-1 / elements)) if elements > 1 else 0
-    return torch.randint(elements, (draws,), device=rows.device)
+    draws = round(math.log1p(-share) / math.log1p(-1 / elements)) if elements > 1 else 0
+    lost = torch.randint(elements, (draws,), device=rows.device)
+    return _without(rows, lost), lost
 
 
 def _without(rows: Tensor, lost: Tensor | None) -> Tensor:
     if lost is None:
         return rows
+    if lost.dtype == torch.bool:
+        return cast(Tensor, torch.ops.aten.native_dropout_backward(rows, lost, 1.0))
     kept = rows.clone(memory_format=torch.contiguous_format)
     kept.view(-1).index_fill_(0, lost, 0)
     return kept

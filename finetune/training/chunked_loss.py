@@ -5,8 +5,8 @@
 
 One matrix product makes the logits of a chunk; a *rule* (cross-entropy, distillation) overwrites them with the gradient of the loss; two
 more products turn that into the gradients of the hidden states and, if the head trains, of its weight. All this happens in the forward
-pass; the backward pass only multiplies by the incoming gradient. The extra memory is `CHUNK_BYTES` and a few blocks, whatever the batch,
-the length or the vocabulary.
+pass; the backward pass only multiplies by the incoming gradient. The extra memory is that of a chunk and a few blocks, whatever the batch,
+the length or the vocabulary: `CHUNK_BYTES` on a CPU, and on a GPU, whose products need more rows to be quick, a share of what is free.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from torch import Tensor
 
 from finetune.hardware.matmul import linear, uses_onednn
 from finetune.training.head import Head
+from finetune.training.loss_kernel import Targets, fuses, softmax_loss_
 
 CHUNK_BYTES = 128 * 2**20
+GPU_CHUNK_BYTES = 512 * 2**20  # the most that a chunk takes on a GPU, and at most this share of what is free there:
+FREE_SHARE = 1 / 8
 BLOCK_BYTES = 2 * 2**20  # the passes over the logits walk in blocks of this size, which stay in a CPU's cache
 PRODUCT_BYTES = 8 * 2**20
 LOGIT_BYTES = 24 * 2**20  # of a product that cannot write into a buffer; below 32 MiB the C library reuses the same memory
@@ -40,6 +43,7 @@ class Rule:
     bytes_per_row = 0  # of its own chunk buffers, for the budget
     cuts: Sequence[int] = ()  # numbers of tokens at which a new chunk begins
     beside: Tensor | None = None  # a part of the loss that does not go through the logits, with a gradient of its own
+    fuses = False  # whether `fused` can take the place of a call
 
     def __init__(self, labels: Tensor) -> None:
         self.labels = labels
@@ -52,14 +56,22 @@ class Rule:
         """Overwrite logits / temperature [k, vocabulary] of the tokens `rows` with dL/d(logits / temperature) / gain; return sum L."""
         raise NotImplementedError
 
+    def fused(self, logits: Tensor, rows: slice, workspace: Workspace, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The same for a whole chunk by one kernel: the gradient in `dtype`, for which the logits' memory may be used, and the sum."""
+        raise NotImplementedError
+
     def correct(self, grad_hidden: Tensor, rows: slice, factor: float) -> None:
         """Add the part of the gradient [k, d] that does not go through the logits; hidden states were multiplied by `factor`."""
 
 
 class Workspace:
-    """Named buffers that live as long as their owner: fresh memory costs a page fault every 4 KiB, more than the arithmetic in it."""
+    """Named buffers that live as long as their owner: fresh memory costs a page fault every 4 KiB, more than the arithmetic in it.
 
-    def __init__(self) -> None:
+    On a GPU, where torch keeps memory at hand, they are let go after each loss: the layers' backward pass can use it.
+    """
+
+    def __init__(self, chunk_bytes: int | None = None) -> None:
+        self._chunk_bytes = chunk_bytes
         self._buffers: dict[str, Tensor] = {}
         self._narrowed: dict[str, tuple[Any, Tensor]] = {}
 
@@ -70,6 +82,19 @@ class Workspace:
             self._buffers.pop(name, None)
             buffer = self._buffers[name] = torch.empty(prod(shape), dtype=dtype, device=like.device)
         return buffer[: prod(shape)].view(shape)
+
+    def chunk_bytes(self, device: torch.device) -> int:
+        """How much a chunk may take; a GPU is asked once what is free, while it holds the activations of a batch."""
+        if self._chunk_bytes is None:
+            self._chunk_bytes = CHUNK_BYTES
+            if device.type == "cuda":
+                free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+                self._chunk_bytes = max(CHUNK_BYTES, min(GPU_CHUNK_BYTES, int(free * FREE_SHARE)))
+        return self._chunk_bytes
+
+    def let_go(self) -> None:
+        """Forget the buffers, but for narrowed weights."""
+        self._buffers = {name: buffer for name, buffer in self._buffers.items() if name in self._narrowed}
 
     def narrow(self, name: str, weight: Tensor, dtype: torch.dtype, *, frozen: bool) -> Tensor:
         """`weight` in autocast's dtype; the copy of a frozen weight is made once."""
@@ -132,12 +157,18 @@ class ChunkLogits:
 class CrossEntropy(Rule):
     """-log softmax(logits)[label], the loss of ordinary fine-tuning."""
 
+    fuses = True
+
     def __call__(self, logits: Tensor, rows: slice, workspace: Workspace) -> Tensor:
         label = self.labels[rows, None]
         loss = -logits.gather(1, label).sum()
         loss += softmax_(logits).sum()
         logits.scatter_add_(1, label, logits.new_full((1, 1), -1.0).expand_as(label))
         return loss
+
+    def fused(self, logits: Tensor, rows: slice, workspace: Workspace, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        found = softmax_loss_(logits, Targets(self.labels[rows], None, 1.0), teacher=None, temperature=1.0, dtype=dtype)
+        return found.gradient, found.cross_entropy.sum()
 
 
 def softmax_(logits: Tensor) -> Tensor:
@@ -154,7 +185,7 @@ def chunked_loss(
     rule: Rule,
     *,
     workspace: Workspace | None = None,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> Tensor:
     """Sum of `rule`'s loss over the rows of `hidden` [n, d]: a scalar that can be differentiated once.
@@ -162,7 +193,9 @@ def chunked_loss(
     Products run in the head's dtype (under autocast: in autocast's), softmax and sums in float32, or float64 for float64 weights.
     A head whose weight does not train costs no gradient.
     """
-    inputs = (hidden, head.weight, head.bias, head, rule, workspace or Workspace(), chunk_bytes, block_bytes)
+    workspace = workspace or Workspace()
+    budget = workspace.chunk_bytes(hidden.device) if chunk_bytes is None else chunk_bytes
+    inputs = (hidden, head.weight, head.bias, head, rule, workspace, budget, block_bytes)
     return cast(Tensor, _ChunkedLoss.apply(*inputs))  # type: ignore[no-untyped-call]
 
 
@@ -186,6 +219,9 @@ class _ChunkedLoss(torch.autograd.Function):
             parts = [rows for run in runs(hidden.shape[0], rule.cuts) for rows in chunks(len(run), bytes_per_row, chunk_bytes, run.start)]
             for rows in parts:
                 walk.chunk(rows, block_bytes, only=len(parts) == 1)
+            if hidden.device.type == "cuda":
+                student.chunk = hidden[:0]
+                workspace.let_go()
         of_head = (None if gradient is None else gradient.to(weight.dtype) for gradient in (walk.grad_weight, walk.grad_bias))
         ctx.gradients = (walk.grad_hidden, *of_head)
         ctx.hidden_dtype = hidden.dtype
@@ -212,17 +248,36 @@ class _Walk:
         self.grad_hidden = torch.empty_like(student.hidden, dtype=student.precise) if self.hidden_needs else None
         self.grad_weight: Tensor | None = None
         self.grad_bias: Tensor | None = None
+        plain = student.wide and student.precise == torch.float32 and student.cap is None and not self.bias_needs
+        self.fuses = rule.fuses and plain and fuses(student.hidden.device)
         # Products of the gradient run in the weight's dtype; only wide 16-bit logits need a second buffer for it.
-        self.narrows = student.wide and student.dtype != student.precise and any(needs)
+        self.narrows = student.wide and student.dtype != student.precise and any(needs) and not self.fuses
         self.gradient_bytes = student.weight.shape[0] * student.dtype.itemsize if self.narrows else 0
 
     def chunk(self, rows: slice, block_bytes: int, *, only: bool) -> None:
         student, workspace = self.student, self.workspace
         student.load(rows, workspace)
         self.rule.load(rows, workspace)
-        size, vocabulary = student.chunk.shape
         gain = of_rows(self.rule.gain, rows, self.loss)
         factor = student.factor * gain
+        if self.fuses:
+            gradient, loss = self.rule.fused(student.block(slice(0, len(student.chunk)), workspace), rows, workspace, student.dtype)
+            self.loss += loss
+        else:
+            gradient = self._block_by_block(rows, block_bytes, factor)
+        if self.grad_hidden is not None:
+            grad_hidden = product(gradient, student.weight, student.precise).mul_(factor)
+            self.rule.correct(grad_hidden, rows, student.factor)
+            self.grad_hidden[rows] = grad_hidden
+        if self.weight_needs:
+            plain = not isinstance(gain, Tensor) and gain == 1
+            scaled = student.scaled if plain else (student.scaled.to(student.precise) * gain).to(student.dtype)
+            self._add_to_weight(gradient.t(), scaled, only)
+
+    def _block_by_block(self, rows: slice, block_bytes: int, factor: float | Tensor) -> Tensor:
+        """The gradient of a chunk by operations of torch, which walk in blocks that stay in a CPU's cache."""
+        student, workspace = self.student, self.workspace
+        size, vocabulary = student.chunk.shape
         gradient = workspace.take("gradient", (size, vocabulary), student.chunk, student.dtype) if self.narrows else student.chunk
         for part in chunks(size, vocabulary * student.precise.itemsize, block_bytes if gradient.device.type == "cpu" else CHUNK_BYTES):
             block = student.block(part, workspace)
@@ -238,14 +293,7 @@ class _Walk:
                 self.grad_bias = column_sums if self.grad_bias is None else self.grad_bias.add_(column_sums)
             if block.data_ptr() != gradient[part].data_ptr():
                 gradient[part].copy_(block)
-        if self.grad_hidden is not None:
-            grad_hidden = product(gradient, student.weight, student.precise).mul_(factor)
-            self.rule.correct(grad_hidden, rows, student.factor)
-            self.grad_hidden[rows] = grad_hidden
-        if self.weight_needs:
-            plain = not isinstance(gain, Tensor) and gain == 1
-            scaled = student.scaled if plain else (student.scaled.to(student.precise) * gain).to(student.dtype)
-            self._add_to_weight(gradient.t(), scaled, only)
+        return gradient
 
     def _add_to_weight(self, gradient: Tensor, scaled: Tensor, only: bool) -> None:
         total, student = self.grad_weight, self.student
@@ -260,7 +308,7 @@ class _Walk:
         elif scaled.dtype == student.precise:
             total.addmm_(gradient, scaled)
         else:
-            self.grad_weight = addmm(total, gradient, scaled, out_dtype=student.precise)
+            addmm(total, gradient, scaled, out_dtype=student.precise, out=total)
 
 
 def of_rows(weight: float | Tensor, rows: slice, like: Tensor) -> float | Tensor:
@@ -304,7 +352,8 @@ def wide_products(device: str, dtype: torch.dtype) -> bool:
     one = torch.ones(16, 16, dtype=dtype, device=device)
     try:
         mm(one, one, out_dtype=torch.float32, out=torch.empty(16, 16, device=device))
-        addmm(one.float(), one, one, out_dtype=torch.float32)
+        total = torch.ones(16, 16, device=device)
+        addmm(total, one, one, out_dtype=torch.float32, out=total)
+        return bool((total == 17).all())
     except (TypeError, RuntimeError, NotImplementedError):
         return False
-    return True

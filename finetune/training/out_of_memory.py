@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from finetune.hardware.peak_memory import release
+from finetune.training.pieces import tensors_of
 
 Result = TypeVar("Result")
 
@@ -72,4 +73,4 @@ def free_memory() -> None:
 def parts_of(batch: dict[str, Any], rows: int) -> list[dict[str, Any]]:
     """The batch `rows` rows at a time, in their order, as wide as it was."""
     count = len(batch["input_ids"])
-    return [{name: tensor[start : start + rows] for name, tensor in batch.items()} for start in range(0, count, rows)]
+    return [{name: tensor[start : start + rows] for name, tensor in tensors_of(batch).items()} for start in range(0, count, rows)]

@@ -29,14 +29,20 @@ def pieces(batch: dict[str, Any], lengths: list[int], budget: int, *, widest: in
     Tensors are [rows, length] or [rows]; `lengths` are the true lengths of the rows, `widest` what the model can read.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    tensors = tensors_of(batch)
     start = 0
     while start < len(order):
         longest = max(1, lengths[order[start]])
         width = max(longest, min(math.ceil(longest / WIDTHS) * WIDTHS, widest))
         rows = order[start : start + min(max(1, budget // width), most or len(order))]
         chosen = torch.tensor(rows, device=batch["input_ids"].device)
-        yield {name: _wide(tensor[chosen], width, name) if tensor.dim() > 1 else tensor[chosen] for name, tensor in batch.items()}
+        yield {name: _wide(tensor[chosen], width, name) if tensor.dim() > 1 else tensor[chosen] for name, tensor in tensors.items()}
         start += len(rows)
+
+
+def tensors_of(batch: dict[str, Any]) -> dict[str, Tensor]:
+    """What of a batch has rows that can be chosen."""
+    return {name: value for name, value in batch.items() if isinstance(value, Tensor)}
 
 
 def _wide(rows: Tensor, width: int, name: str) -> Tensor:

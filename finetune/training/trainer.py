@@ -9,7 +9,7 @@ Rows have `input_ids` and `labels` (-100: no loss). Everything else is the ordin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from finetune.data.collator import NO_LOSS, Collator
 from finetune.errors import RecipeError, TrainingError
 from finetune.hardware.matmul import use_fast_linear
 from finetune.training.callbacks import KeepPaddingId
-from finetune.training.chunked_loss import CrossEntropy, Rule, Workspace, chunked_loss
+from finetune.training.chunked_loss import CHUNK_BYTES, CrossEntropy, Rule, Workspace, chunked_loss
 from finetune.training.head import Head, backbone_of, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
 from finetune.training.moe_loss import balances, balancing_loss
 from finetune.training.out_of_memory import MicroBatches, parts_of
@@ -30,6 +30,7 @@ from finetune.training.resumable import ResumableTrainer
 from finetune.training.step_count import CPU_TOKENS
 from finetune.training.together import Parts, Wishes
 
+KNOWN = "known"  # of a batch, where its rows are as the collator made them: lists of numbers that are on no device
 INPUTS = ("input_ids", "labels", "attention_mask", "position_ids", "length", "row", "teacher_number")
 
 
@@ -41,10 +42,16 @@ class Supervised:
     labels: Tensor
 
     @classmethod
-    def of(cls, labels: Tensor) -> Supervised:
-        """Logits at position i predict token i + 1, so a label at i supervises the state at i - 1."""
-        wanted = nn.functional.pad(labels[:, 1:] != -100, (0, 1))
-        index = wanted.flatten().nonzero().squeeze(1)
+    def of(cls, labels: Tensor, known: Mapping[str, Any] | None = None) -> Supervised:
+        """Logits at position i predict token i + 1, so a label at i supervises the state at i - 1.
+
+        With what the collator has `known` of these labels, a GPU is not waited for.
+        """
+        wanted = nn.functional.pad(labels[:, 1:] != -100, (0, 1)).flatten()
+        if known is not None and labels.device.type == "cuda":
+            index = torch.nonzero_static(wanted, size=sum(known["supervised"])).squeeze(1)
+        else:
+            index = wanted.nonzero().squeeze(1)
         return cls(index, labels.flatten()[index + 1])
 
 
@@ -123,6 +130,7 @@ class SupervisedTrainer(ResumableTrainer):
         """The batches of this step up to the one that did not fit, from no gradient on; the loss of the last."""
         model.zero_grad()
         self.parts.begin()
+        self.workspace = Workspace(CHUNK_BYTES)  # the smallest, where there is so little left
         losses = [self._in_parts(model, batch, num_items_in_batch) for batch in self.step_batches[: self._batches_done]]
         return losses[-1]
 
@@ -146,7 +154,7 @@ class SupervisedTrainer(ResumableTrainer):
 
     def loss_sum(self, inputs: dict[str, Any]) -> tuple[Tensor, int]:
         """The loss summed over the supervised tokens of a batch, and their number."""
-        supervised = Supervised.of(inputs["labels"])
+        supervised = Supervised.of(inputs["labels"], inputs.get(KNOWN))
         count = len(supervised.labels)
         outputs = self.run_student(inputs)
         hidden = outputs.last_hidden_state.flatten(0, 1).index_select(0, supervised.index)
@@ -211,7 +219,7 @@ class SupervisedTrainer(ResumableTrainer):
         self.parts.begin()
         self.step_batches, self.step_loss, self._batches_done = batches, torch.zeros(()), 0
         if batches:
-            if items is not None and int(items) == 0:
+            if items is not None and (int(items) if self.sharded else self.step_tokens[1]) == 0:
                 raise TrainingError(
                     f"Step {self.state.global_step + 1} has no supervised token: its rows have nothing to learn.",
                     hint="Raise dataset.max_length so that answers are not cut away, or leave out rows without an answer.",
@@ -221,12 +229,12 @@ class SupervisedTrainer(ResumableTrainer):
         return batches, items
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        real = sum(int(right_padding_mask(batch, self.pad_id).sum()) for batch in batch_samples)
-        supervised = sum(int((batch["labels"][:, 1:] != NO_LOSS).sum()) for batch in batch_samples)
+        real = sum(sum(lengths_of(batch, self.pad_id)) for batch in batch_samples)
+        supervised = sum(sum(supervised_counts(batch)) for batch in batch_samples)
         self.step_tokens = tuple(map(int, self.processes.sum((real, supervised))))
-        if self.processes.size == 1:
+        if self.sharded:  # by a library that has processes of its own
             return super()._get_num_items_in_batch(batch_samples, device)
-        return torch.tensor(self.step_tokens[1], device=device)
+        return torch.tensor(self.step_tokens[1], device=device) if batch_samples else None
 
     def take_back_step(self) -> None:
         """Count as before the step that runs, which has not changed a weight yet."""
@@ -307,7 +315,7 @@ def check_loss_settings(args: TrainingArguments, *, compute_loss_func: Any, comp
 class WithLengths:
     """A collator that also gives the true `length` of each row, so that a padding id inside a row is never taken for padding.
 
-    Where it makes no labels, every token of the rows is one.
+    Where it makes no labels, every token of the rows is one. What is `known` of the rows, as plain numbers, need not be read from a GPU.
     """
 
     def __init__(self, collator: Callable[[list[Any]], dict[str, Any]]) -> None:
@@ -323,10 +331,32 @@ class WithLengths:
         if batch.get("labels") is None:
             real = right_padding_mask({**batch, "labels": torch.full_like(batch["input_ids"], NO_LOSS)}, -1)
             batch["labels"] = batch["input_ids"].masked_fill(real == 0, NO_LOSS)
+        if "length" in batch and (batch.get("attention_mask") is None or type(self.collator) is Collator):
+            batch[KNOWN] = {"lengths": lengths, "supervised": supervised_counts(batch)}
+            if "row" in batch:
+                batch[KNOWN]["rows"] = batch["row"].tolist()
         return batch
 
 
-def right_padding_mask(inputs: dict[str, Any], pad_id: int) -> Tensor:
+def lengths_of(batch: Mapping[str, Any], pad_id: int) -> list[int]:
+    """How many tokens of each row are no padding."""
+    return list(batch[KNOWN]["lengths"] if KNOWN in batch else right_padding_mask(batch, pad_id).sum(1).tolist())
+
+
+def supervised_counts(batch: Mapping[str, Any]) -> list[int]:
+    """How many tokens of each row have a loss."""
+    if KNOWN in batch:
+        return list(batch[KNOWN]["supervised"])
+    return list((batch["labels"][:, 1:] != NO_LOSS).sum(1).tolist())
+
+
+def row_numbers(batch: Mapping[str, Any]) -> list[int]:
+    """The numbers of the rows of a batch in the training set."""
+    known = batch.get(KNOWN, {})
+    return list(known["rows"] if "rows" in known else batch["row"].tolist())
+
+
+def right_padding_mask(inputs: Mapping[str, Any], pad_id: int) -> Tensor:
     """1 at the real tokens [batch, length]: from `attention_mask`, `length`, or by where the last token that is not padding stands."""
     if inputs.get("attention_mask") is not None:
         return cast(Tensor, inputs["attention_mask"])

@@ -86,7 +86,7 @@ def unrounded_products(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with torch.library._scoped_library("aten", "IMPL") as library:
         library.impl("mm.dtype", lambda one, other, dtype: one.to(dtype) @ other.to(dtype), "CPU")
         library.impl("mm.dtype_out", lambda one, other, dtype, *, out: out.copy_(one.to(dtype) @ other.to(dtype)), "CPU")
-        library.impl("addmm.dtype", lambda total, one, other, dtype: total + one.to(dtype) @ other.to(dtype), "CPU")
+        library.impl("addmm.dtype_out", lambda total, one, other, dtype, *, out: out.copy_(total + one.to(dtype) @ other.to(dtype)), "CPU")
         yield
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from transformers import AutoConfig
 from workshop import Workshop
 
 from finetune import LLMFineTuner, registry
@@ -159,3 +160,14 @@ def test_gpus_are_counted_as_far_as_they_are_visible(visible: str | None, gpus: 
         assert hardware._gpu() == ("NVIDIA H100", 81559 * 2**20, 80000 * 2**20, gpus)
     finally:
         hardware._gpu.cache_clear()
+
+
+def test_a_gpu_is_planned_to_take_as_long_as_python_takes_to_launch_its_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = Workshop(tmp_path)
+    tuner = shop.tuner(shop.layer())
+    tuner.context = tuner.context.beside(machine=SIX)
+    monkeypatch.setattr("finetune.planning.estimate.LAUNCHING", {True: 10.0, False: 10.0})
+    slow = tuner.plan()
+    monkeypatch.setattr("finetune.planning.estimate.LAUNCHING", {True: 20.0, False: 20.0})
+    layers = AutoConfig.from_pretrained(shop.model).num_hidden_layers
+    assert tuner.plan().seconds - slow.seconds == pytest.approx(10 * slow.steps * layers)

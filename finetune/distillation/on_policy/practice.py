@@ -26,6 +26,7 @@ from finetune.distillation.on_policy.answers import Answer, Prompts, repetition
 from finetune.distillation_settings import OnPolicySpec
 from finetune.events import Notice, OwnAnswers, Progress, Reporter
 from finetune.formatting import percent
+from finetune.training.pieces import tensors_of
 
 OWN = "own"  # of each row of a batch: whether the student wrote it
 CUT = 0.5  # of the answers; more that do not end, and practice does
@@ -140,7 +141,7 @@ def replaced(batch: Batch, own: Mapping[int, tuple[int, int, list[int]]], rows: 
     """A batch with own answers in place of some of its rows; `rows` are those that the prompts are from, each perhaps with its teacher."""
     ids, labels = batch["input_ids"], batch["labels"]
     wider = max(0, max(len(tokens) for _, _, tokens in own.values()) - ids.shape[1])
-    made = {**batch, OWN: torch.zeros(len(ids), dtype=torch.bool, device=ids.device)}
+    made = {**tensors_of(batch), OWN: torch.zeros(len(ids), dtype=torch.bool, device=ids.device)}
     made["input_ids"], made["labels"] = nn.functional.pad(ids, (0, wider)), nn.functional.pad(labels, (0, wider), value=NO_LOSS)
     for name in ("attention_mask", "length", "teacher_number"):
         if name in batch:

@@ -34,7 +34,7 @@ def projections(count: int, ours: int, theirs: int, like: Tensor) -> nn.ModuleLi
 @torch.no_grad()
 def begin(projection: Any, student: Tensor, teacher: Tensor) -> None:
     """Set a map to the W that minimises ||S W^T - T||^2 + r ||W||^2 for states S [n, d] and T [n, d']."""
-    s, t = student.double(), teacher.to(student.device).double()
+    s, t = student.cpu().double(), teacher.cpu().double()  # a few thousand tokens; not every device has 64 bits
     square = s.T @ s
     square.diagonal().add_(RIDGE * square.diagonal().mean())
     projection.weight.copy_(torch.linalg.solve(square, s.T @ t).T)

@@ -1,0 +1,356 @@
+"""What a GPU makes of the engine, beside Trainer + peft with and without Liger: one table, within nine minutes on one card.
+
+    python benchmarks/gpu.py                          # every section; needs a CUDA GPU; liger-kernel and bitsandbytes where installed
+    python benchmarks/gpu.py --only loss,distil
+    python benchmarks/gpu.py --tiny                   # on any machine, in seconds: shows that the script works
+
+Models have random weights and the shapes of Llama-3.2-1B and Qwen3-0.6B. Each way of training makes two passes over the same rows, and
+the second one counts: in the first, every new shape of a matrix loads its kernel. Liger changes classes of transformers for the rest of
+the process, so whatever uses it comes last. Losses must agree: a way that is quick and learns something else would show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from finetune import registry
+from finetune.data.collator import Collator
+from finetune.distillation.cache_builder import build_cache
+from finetune.distillation.trainer import DistillationTrainer
+from finetune.methods.base import MethodContext
+from finetune.planning.memory import memory_parts
+from finetune.training.chunked_loss import CrossEntropy, Workspace, chunked_loss
+from finetune.training.head import Head, head_of
+from finetune.training.trainer import SupervisedTrainer
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+LLAMA = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8}
+QWEN = {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8}
+PICO = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+SHAPES = {
+    "Llama 1B": ("Llama", {**LLAMA, "head_dim": 64, "vocab_size": 128_256}),
+    "Qwen3 0.6B": ("Qwen3", {**QWEN, "head_dim": 128, "vocab_size": 151_936}),
+}
+GIB = 2**30
+
+
+class Bench:
+    """Sizes of a benchmark, and where its numbers go."""
+
+    def __init__(self, log: Path | None, *, tiny: bool) -> None:
+        self.tiny, self.log = tiny, log
+        self.shapes = {"pico": ("Llama", {**PICO, "head_dim": 16, "vocab_size": 512})} if tiny else SHAPES
+        self.longest, self.batch, self.steps = (64, 4, 3) if tiny else (1024, 8, 12)
+        self.rate = 1.0  # FLOP/s of a bfloat16 product
+        self.began = time.perf_counter()
+
+    def tell(self, section: str, what: str, **numbers: Any) -> None:
+        line = {"section": section, "what": what, **numbers, "at": round(time.perf_counter() - self.began, 1)}
+        if self.log:
+            with self.log.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        print(f"| {section} | {what} | {', '.join(f'{name} {value}' for name, value in numbers.items())} |", flush=True)
+
+    def model(self, shape: str, dtype: torch.dtype) -> Any:
+        family, sizes = self.shapes[shape]
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{family}Config")(**sizes, max_position_embeddings=4096, tie_word_embeddings=True, pad_token_id=0)
+        with torch.device(DEVICE):
+            return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+
+    def rows(self, vocabulary: int) -> list[dict[str, Any]]:
+        """Rows of random tokens, half to all of the longest, three quarters of each supervised."""
+        draw = torch.Generator().manual_seed(0)
+        made = []
+        for _ in range(self.batch * self.steps):
+            length = int(torch.randint(self.longest // 2, self.longest + 1, (1,), generator=draw))
+            ids = torch.randint(3, vocabulary, (length,), generator=draw).tolist()
+            made.append({"input_ids": ids, "labels": [-100] * (length // 4) + ids[length // 4 :], "length": length})
+        return made
+
+
+def installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def wait() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak() -> int:
+    return torch.cuda.max_memory_allocated() if DEVICE == "cuda" else 0
+
+
+@contextmanager
+def fresh() -> Iterator[None]:
+    """Memory as if nothing had run before."""
+    gc.collect()
+    if DEVICE == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    yield
+
+
+def seconds(work: Callable[[], Any], repeats: int = 5) -> float:
+    """Of one repeat, after two that load kernels."""
+    for _ in range(2):
+        work()
+    wait()
+    began = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    wait()
+    return (time.perf_counter() - began) / repeats
+
+
+def machine(bench: Bench) -> None:
+    size = 512 if bench.tiny else 8192
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        one, other = (torch.randn(size, size, device=DEVICE, dtype=dtype) for _ in range(2))
+        bench.rate = 2 * size**3 / seconds(lambda one=one, other=other: one @ other)  # type: ignore[misc]
+        bench.tell("product", str(dtype)[6:], TFLOPs=round(bench.rate / 1e12, 1))
+
+
+def loss(bench: Bench) -> None:
+    """The head and its loss alone: ours, torch's on full logits, and Liger's."""
+    tokens, hidden = (64, 32) if bench.tiny else (8192, 2048)
+
+    def ours(h: Tensor, w: Tensor, y: Tensor) -> Tensor:
+        return chunked_loss(h, Head(w), CrossEntropy(y), workspace=workspace) / tokens
+
+    ways: dict[str, Any] = {"ours": ours, "full logits": lambda h, w, y: nn.functional.cross_entropy((h @ w.t()).float(), y)}
+    if DEVICE == "cuda" and installed("liger-kernel"):
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+        liger = LigerFusedLinearCrossEntropyLoss()
+        ways["Liger"] = lambda h, w, y: liger(w, h, y)
+    for vocabulary in (500,) if bench.tiny else (49_152, 128_256, 262_144):
+        for trains in (False, True):
+            for name, way in ways.items():
+                torch.manual_seed(0)
+                h = torch.randn(tokens, hidden, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
+                w = (torch.randn(vocabulary, hidden, device=DEVICE, dtype=torch.bfloat16) * 0.02).requires_grad_(trains)
+                y = torch.randint(0, vocabulary, (tokens,), device=DEVICE)
+                workspace = Workspace()
+
+                def step(way: Any = way, h: Tensor = h, w: Tensor = w, y: Tensor = y) -> None:
+                    h.grad = w.grad = None
+                    way(h, w, y).backward()
+
+                with fresh():
+                    before = torch.cuda.memory_allocated() if DEVICE == "cuda" else 0
+                    took = seconds(step, 3)
+                share = (6 if trains else 4) * tokens * hidden * vocabulary / took / bench.rate
+                head = "head trains" if trains else "head frozen"
+                more = {"MiB": round((peak() - before) / 2**20), "of_the_products'_rate": round(share, 2)}
+                bench.tell("loss", f"{vocabulary:,} tokens, {head}: {name}", ms=round(took * 1e3, 1), **more)
+
+
+class Clock(TrainerCallback):
+    """When the GPU was done with each pass of `steps` steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.marks = steps, list[float]()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self.steps == 0:
+            wait()
+            self.marks.append(time.perf_counter())
+
+
+def train(bench: Bench, what: str, model: Any, trainer: Any = SupervisedTrainer, *, predicted: int = 0, **settings: Any) -> float:
+    """Tokens a second of the second pass over the rows."""
+    rows = bench.rows(model.config.vocab_size)
+    more = {name: settings.pop(name) for name in ("teacher_model", "cache", "temperature", "alpha") if name in settings}
+    clock = Clock(bench.steps)
+    arguments = TrainingArguments(
+        tempfile.mkdtemp(),
+        per_device_train_batch_size=bench.batch,
+        num_train_epochs=2,
+        report_to=[],
+        disable_tqdm=True,
+        save_strategy="no",
+        logging_steps=bench.steps,
+        train_sampling_strategy="sequential",
+        use_cpu=DEVICE == "cpu",
+        learning_rate=1e-5,
+        **settings,
+    )
+    collator = Collator(0) if trainer is Trainer else None
+    made = trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator, callbacks=[clock], **more)
+    with fresh():
+        made.train()
+    first, last = clock.marks
+    rate = sum(len(row["input_ids"]) for row in rows) / (last - first)
+    found = {"tokens_per_s": round(rate), "GiB": round(peak() / GIB, 2)}
+    if predicted:
+        found["planned_GiB"] = round(predicted / GIB, 2)
+    losses = [round(float(line["loss"]), 3) for line in made.state.log_history if "loss" in line]
+    bench.tell("training", what, **found, loss=losses[-1])
+    return rate
+
+
+def adapted(kind: str, model: Any, bench: Bench) -> Any:
+    method = registry.load("methods", kind)
+    return method.attach(model, method.Spec(), MethodContext(total_steps=2 * bench.steps))
+
+
+def planned(kind: str, model: Any, bench: Bench) -> int:
+    """What the plan says of memory."""
+    method, config = registry.load("methods", kind), model.config
+    parameters = sum(each.numel() for each in model.parameters())
+    learn = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    linear = sum(each.weight.numel() for each in model.modules() if isinstance(each, nn.Linear)) - config.vocab_size * config.hidden_size
+    sizes = {"parameters": parameters, "linear": linear, "trainable": learn, "layers": config.num_hidden_layers}
+    widths = {"hidden": config.hidden_size, "tokens": bench.batch * bench.longest, "narrow": 2}
+    return sum(memory_parts(method.footprint(method.Spec()), **sizes, **widths, on_cpu=DEVICE == "cpu", checkpointed=False).values())
+
+
+def training(bench: Bench) -> None:
+    """LoRA, QLoRA and every weight, ours and the Trainer's."""
+    from peft import LoraConfig, get_peft_model
+
+    on_gpu = DEVICE == "cuda"
+    for shape in bench.shapes:
+        for dtype in (torch.bfloat16, torch.float16) if shape == next(iter(bench.shapes)) else (torch.bfloat16,):
+            model = adapted("lora", bench.model(shape, dtype), bench)
+            fp16 = dtype == torch.float16 and on_gpu
+            train(bench, f"{shape}, LoRA in {str(dtype)[6:]}: ours", model, predicted=planned("lora", model, bench), fp16=fp16)
+        model = adapted("full", bench.model(shape, torch.float32), bench)
+        train(bench, f"{shape}, every weight: ours", model, predicted=planned("full", model, bench), bf16=on_gpu)
+        train(bench, f"{shape}, every weight: Trainer", bench.model(shape, torch.float32), Trainer, bf16=on_gpu)
+        if on_gpu and installed("bitsandbytes"):
+            train(bench, f"{shape}, QLoRA: ours", adapted("qlora", rounded(bench, shape), bench))
+        ways = {"Trainer + peft": {}} | (
+            {"Trainer + peft + Liger": {"use_liger_kernel": True}} if on_gpu and installed("liger-kernel") else {}
+        )
+        for name, more in ways.items():
+            config = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
+            train(bench, f"{shape}, LoRA in bfloat16: {name}", get_peft_model(bench.model(shape, torch.bfloat16), config), Trainer, **more)
+
+
+def rounded(bench: Bench, shape: str) -> Any:
+    """The model in 4 bits, as QLoRA loads it."""
+    folder = tempfile.mkdtemp()
+    bench.model(shape, torch.bfloat16).save_pretrained(folder)
+    bits: Any = transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+    )
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, device_map={"": 0}, quantization_config=bits)
+
+
+def distil(bench: Bench) -> None:
+    """A student as large as its teacher from each cache and online, against fine-tuning the same student."""
+    shape = next(iter(bench.shapes))
+    teacher, student = (bench.model(shape, torch.bfloat16) for _ in range(2))
+    student.get_input_embeddings().requires_grad_(False)
+    train(bench, f"{shape}, fine-tuning the student", student)
+    rows = bench.rows(student.config.vocab_size)
+    settings: dict[str, Any] = {"temperature": 2.0, "alpha": 0.5}
+    for kind, more in (("hidden", {}), ("gradient", {"student_head": head_of(student), "temperature": 2.0})):
+        with fresh():
+            wait()
+            began = time.perf_counter()
+            cache = build_cache(kind, teacher, rows, tempfile.mkdtemp(), teacher_identity="benchmark", **more)  # type: ignore[arg-type]
+        took = time.perf_counter() - began
+        sizes = {"bytes_per_token": round(cache.nbytes / cache.tokens), "GiB": round(peak() / GIB, 2)}
+        bench.tell("cache", f"{shape}, {kind}", tokens_per_s=round(sum(len(row["input_ids"]) for row in rows) / took), **sizes)
+        train(bench, f"{shape}, distilling from the {kind} cache", student, DistillationTrainer, cache=cache, **settings)
+    train(bench, f"{shape}, distilling online", student, DistillationTrainer, teacher_model=teacher, **settings)
+
+
+def memory(bench: Bench) -> None:
+    """What happens with 60 % of the memory that a step needs."""
+    if DEVICE != "cuda":
+        return
+    shape = next(iter(bench.shapes))
+    train(bench, f"{shape}, LoRA: all the memory it needs", adapted("lora", bench.model(shape, torch.bfloat16), bench))
+    torch.cuda.set_per_process_memory_fraction(0.6 * peak() / torch.cuda.get_device_properties(0).total_memory)
+    train(bench, f"{shape}, LoRA: 60 % of that", adapted("lora", bench.model(shape, torch.bfloat16), bench))
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def profile(bench: Bench) -> None:
+    """Where the time of a step of LoRA goes, and what in it makes the processor wait for the GPU."""
+    from torch.profiler import ProfilerActivity, schedule
+    from torch.profiler import profile as profiler
+
+    if DEVICE != "cuda":
+        return
+    shape, found = next(iter(bench.shapes)), {}
+
+    class Steps(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            watch.step()
+
+    def ready(watched: Any) -> None:
+        found["events"] = watched.key_averages()
+
+    model = adapted("lora", bench.model(shape, torch.bfloat16), bench)
+    plan = schedule(wait=bench.steps, warmup=2, active=4)
+    with profiler(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], schedule=plan, on_trace_ready=ready) as watch:
+        rows = bench.rows(model.config.vocab_size)
+        arguments = TrainingArguments(
+            tempfile.mkdtemp(),
+            per_device_train_batch_size=bench.batch,
+            num_train_epochs=2,
+            report_to=[],
+            disable_tqdm=True,
+            save_strategy="no",
+        )
+        SupervisedTrainer(model=model, args=arguments, train_dataset=rows, callbacks=[Steps()]).train()
+    events = found["events"]
+    kernels = sorted((event for event in events if event.self_device_time_total and event.device_type.name == "CUDA"), key=_time)
+    bench.tell("step", "busy", kernels_ms=round(sum(map(_time, kernels)) / 4e3, 1), kernels=sum(event.count for event in kernels) // 4)
+    for event in reversed(kernels[-12:]):
+        bench.tell("step", event.key[:60], ms=round(_time(event) / 4e3, 2), times=event.count // 4)
+    for event in events:
+        if "Synchronize" in event.key or event.key in ("aten::item", "aten::nonzero"):
+            bench.tell("waiting", event.key, times=event.count / 4)
+
+
+def _time(event: Any) -> float:
+    return float(event.self_device_time_total)
+
+
+SECTIONS = {"machine": machine, "loss": loss, "distil": distil, "memory": memory, "profile": profile, "training": training}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What a GPU makes of the engine.")
+    parser.add_argument("--only", default=",".join(SECTIONS), help="sections, with commas")
+    parser.add_argument("--tiny", action="store_true", help="shapes for a CPU")
+    parser.add_argument("--log", type=Path, help="a file for one JSON object per line")
+    asked = parser.parse_args()
+    bench = Bench(asked.log, tiny=asked.tiny)
+    name = torch.cuda.get_device_name(0) if DEVICE == "cuda" else "CPU"
+    packages = ("torch", "transformers", "peft", "bitsandbytes", "liger-kernel", "triton")
+    print("| section | what | numbers |\n|---|---|---|")
+    bench.tell("machine", name, **{package: installed(package) for package in packages})
+    for section in dict.fromkeys(["machine", *asked.only.split(",")]):
+        try:
+            SECTIONS[section](bench)
+        except (RuntimeError, ImportError, ValueError) as error:  # the other sections are still worth their time
+            bench.tell(section, "failed", error=str(error)[:300])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""What a caller gives a DistillationTrainer: models by name, rows as text, several teachers; and what none of these can be.
+
+model, tokenizer = by_name("org/name")
+rows = as_tokens([{"prompt": "...", "completion": "..."}], tokenizer)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from finetune.data.given import rows_of_file, tokens
+from finetune.distillation.itself import Itself
+from finetune.distillation.teachers import Teacher, listed
+from finetune.errors import DatasetError, RecipeError, VocabularyMismatch
+from finetune.events import Recorder
+from finetune.hardware.machine import inspect
+from finetune.models.load import load_model, load_tokenizer
+from finetune.models.location import locate
+from finetune.runtime import RuntimeOptions
+
+
+def known_teachers(models: Any, caches: Any, tokenizers: Any) -> list[Teacher]:
+    """One for each model or cache that is given, models by name loaded; RecipeError if their numbers differ."""
+    given, kept, known = listed(models), listed(caches), listed(tokenizers)
+    count = max(len(given), len(kept))
+    if any(len(part) not in (0, count) for part in (given, kept, known)):
+        raise RecipeError(
+            f"There are {len(given)} teachers, {len(kept)} caches and {len(known)} tokenizers for them.", hint="Give one of each."
+        )
+    if len({cache.key.kind for cache in kept}) > 1:
+        raise RecipeError("The teachers' caches are of different kinds.", hint="Build all of one kind.")
+    if len({cache.key.vocabulary for cache in kept if not cache.signal.keeps_head}) > 1:
+        raise VocabularyMismatch("The teachers' gradient caches are of different vocabularies.", hint="Use cache: hidden, or cache: none.")
+    teachers = []
+    for number in range(count):
+        model, tokenizer = given[number] if given else None, known[number] if known else None
+        if isinstance(model, str | PathLike):
+            model, loaded = by_name(model)
+            tokenizer = tokenizer or loaded
+        teachers.append(Teacher(model, kept[number] if kept else None, tokenizer))
+    return teachers
+
+
+def check_correct(correct: float, teachers: Sequence[Teacher]) -> None:
+    """Raises RecipeError where a teacher cannot be corrected."""
+    if correct and len(teachers) > 1:
+        raise RecipeError("correct compares one teacher with the data, and there are several.", hint="Leave out one of the two.")
+    if correct and any(teacher.cache is not None and not teacher.cache.key.margins for teacher in teachers):
+        raise RecipeError("The teacher cache was built without what `correct` needs.", hint="Build it with margins=True.")
+
+
+def check_kinds(*, model: Any, teacher_models: Sequence[Any], args: Any, model_init: Any) -> None:
+    """Raises RecipeError for what cannot be a model or the arguments of a Trainer."""
+    if model is None and model_init is None:
+        raise RecipeError("There is no model to train.", hint="Pass model=, a model or the name of one.")
+    for name, given in (("model", model), *(("teacher_model", teacher) for teacher in teacher_models)):
+        if given is not None and not isinstance(given, torch.nn.Module | Itself):
+            raise RecipeError(f"{name} is of type {type(given).__name__}.", hint="Pass a model, or the name of one.")
+    if args is not None and not isinstance(args, TrainingArguments):
+        raise RecipeError(f"args is of type {type(args).__name__}.", hint='Pass transformers.TrainingArguments("folder", ...).')
+
+
+def by_name(name: str | PathLike[str]) -> tuple[Any, Any]:
+    """A model and its tokenizer, from the Hub or from this disk; raises ModelError."""
+    runtime = RuntimeOptions()
+    located = locate(str(name), runtime, Recorder())
+    return load_model(located, inspect(runtime)), load_tokenizer(located)
+
+
+def as_tokens(rows: Any, tokenizer: Any) -> Any:
+    """Rows of tokens as they are, rows of text or those of a file as tokens; DatasetError for what is neither, or has no tokenizer."""
+    if isinstance(rows, str | PathLike):
+        rows = rows_of_file(rows)
+    if not hasattr(rows, "__getitem__") or (hasattr(rows, "__len__") and not len(rows) and not isinstance(rows, list)):
+        return rows
+    if isinstance(rows, Mapping) and any(hasattr(part, "column_names") for part in rows.values()):
+        return {name: as_tokens(part, tokenizer) for name, part in rows.items()}  # several to evaluate on
+    names = getattr(rows, "column_names", None)
+    if isinstance(names, list):
+        first: Any = dict.fromkeys(names)
+    else:
+        first = rows if isinstance(rows, Mapping) or rows == [] else rows[0]
+    if isinstance(first, Mapping) and "input_ids" in first:
+        return rows
+    if not isinstance(first, Mapping | str | list | tuple):
+        return rows  # an example of a kind that only its own collator knows
+    if tokenizer is None:
+        raise DatasetError(
+            "The rows are text, and there is no tokenizer for them.",
+            hint="Pass processing_class=tokenizer, or rows of input_ids and labels.",
+        )
+    return tokens(rows, tokenizer)

@@ -1,0 +1,160 @@
+"""The kernel that makes losses and gradients on a GPU, and what calls it; without a GPU a stand-in takes its place."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from test_distillation_loss import objective
+from test_engine_chunked_loss import LABELS, VOCABULARY, made, textbook_logits
+from torch import Tensor
+
+from finetune.distillation import loss as distillation_loss
+from finetune.distillation.loss import CachedGradient, Distillation
+from finetune.training import chunked_loss as module
+from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, chunked_loss
+from finetune.training.loss_kernel import Found, Targets, softmax_loss_
+
+NO_GPU = not torch.cuda.is_available()
+
+
+def textbook(logits: Tensor, targets: Targets, *, teacher: Tensor | None, temperature: float, dtype: torch.dtype) -> Found:
+    """What the kernel is to give, from torch's own functions; like it, over the logits."""
+
+    def column(weight: Any) -> Any:
+        return 0.0 if weight is None else weight[:, None] if isinstance(weight, Tensor) else weight
+
+    soft = logits.softmax(-1) - (0 if teacher is None else teacher.softmax(-1))
+    hard = (logits * temperature).softmax(-1) - torch.nn.functional.one_hot(targets.labels, logits.shape[1])
+    slope = column(targets.soft) * soft + column(targets.hard) * hard
+    divergence = logits.logsumexp(-1)
+    if teacher is not None:
+        q = teacher.softmax(-1)
+        divergence = torch.where(q > 0, q * (teacher.log_softmax(-1) - logits.log_softmax(-1)), 0).sum(-1)
+    cross_entropy = torch.nn.functional.cross_entropy(logits * temperature, targets.labels, reduction="none")
+    written = logits if dtype == logits.dtype else logits.view(dtype)[:, : logits.shape[1]]
+    written.copy_(slope)
+    return Found(written, divergence, cross_entropy)
+
+
+def check(device: str, size: int = 5, vocabulary: int = 300) -> int:
+    """The kernel against torch for every combination of what it can be asked; how many there are."""
+    draw = torch.Generator().manual_seed(0)
+    z, t = (3 * torch.randn(size, vocabulary, generator=draw) for _ in range(2))
+    t[:, 7] = -torch.inf  # a token that the teacher does not know
+    t[1, : vocabulary // 2] = -torch.inf
+    labels = torch.randint(0, vocabulary, (size,), generator=draw)
+    weights = (None, 0.7, torch.rand(size, generator=draw))
+    tolerances = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}
+    count = 0
+    for temperature, teacher, soft, hard, dtype in product((1.0, 2.0, 3.0), (None, t), weights, weights, tolerances):
+        if soft is None and hard is None:
+            continue
+        targets = Targets(*(each.to(device) if isinstance(each, Tensor) else each for each in (labels, soft, hard)))
+        more: dict[str, Any] = {"temperature": temperature, "dtype": dtype}
+        there = None if teacher is None else teacher.to(device)
+        expected = textbook(z.clone(), Targets(labels, soft, hard), teacher=teacher, **more)
+        found = softmax_loss_(z.clone().to(device), targets, teacher=there, **more)
+        assert (found.gradient.cpu().float() - expected.gradient.float()).abs().max() < tolerances[dtype]
+        if soft is not None:
+            torch.testing.assert_close(found.divergence.cpu(), expected.divergence, atol=1e-4, rtol=1e-5)
+        if hard is not None:
+            torch.testing.assert_close(found.cross_entropy.cpu(), expected.cross_entropy, atol=1e-4, rtol=1e-5)
+        count += 1
+    return count
+
+
+@pytest.mark.skipif(NO_GPU, reason="needs a GPU")
+@pytest.mark.parametrize("vocabulary", [300, 20_011])
+def test_on_a_gpu_the_kernel_gives_what_torch_gives(vocabulary: int) -> None:
+    assert check("cuda", vocabulary=vocabulary) == 144
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
+def test_the_interpreted_kernel_gives_what_torch_gives() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    script = "import test_loss_kernel, finetune.training.loss_kernel as kernel; kernel.BLOCK = 64; print(test_loss_kernel.check('cpu'))"
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.strip() == "144", done.stderr[-2000:]
+
+
+@pytest.fixture(params=["stand-in", pytest.param("GPU", marks=pytest.mark.skipif(NO_GPU, reason="needs a GPU"))])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Where losses go through the kernel, or on a CPU through what stands in for it."""
+    if request.param == "GPU":
+        yield "cuda"
+        return
+    calls = []
+
+    def stand_in(*args: Any, **more: Any) -> Found:
+        calls.append(args)
+        return textbook(*args, **more)
+
+    for user in (module, distillation_loss):
+        monkeypatch.setattr(user, "softmax_loss_", stand_in)
+    monkeypatch.setattr(module, "fuses", lambda device: True)
+    yield "cpu"
+    assert calls
+
+
+@pytest.mark.parametrize("kind", ["plain", "bias"])
+@pytest.mark.parametrize("trains", [True, False])
+def test_the_cross_entropy_is_the_textbook_s(device: str, kind: str, trains: bool) -> None:
+    (mine, head), reference = on(device, kind, trains=trains and kind == "plain"), made(kind, torch.float32)
+    ours = chunked_loss(mine, head, CrossEntropy(LABELS.to(device)), chunk_bytes=VOCABULARY * 4 * 5)
+    theirs = torch.nn.functional.cross_entropy(textbook_logits(*reference), LABELS, reduction="sum")
+    same(ours, theirs, (mine, head), reference)
+
+
+ALPHAS = {"one": 0.4, "each": torch.linspace(0, 1, len(LABELS)), "without labels": 0.0}
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["asked now", "from a cache"])
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 3.0])
+def test_the_distillation_loss_is_the_textbook_s(device: str, temperature: float, alpha: str, cached: bool) -> None:
+    (mine, head), reference = on(device, "plain", trains=not cached), made("plain", torch.float32)
+    (states, teacher), (teacher_states, teacher_head) = on(device, "bias", seed=1), made("bias", torch.float32, seed=1)
+    weight: Any = ALPHAS[alpha]
+    labels, share = LABELS.to(device), weight.to(device) if isinstance(weight, Tensor) else weight
+    log_q = (textbook_logits(teacher_states, teacher_head).detach() / temperature).log_softmax(-1)
+    if cached:
+        q = log_q.exp()
+        kept = (q @ head.weight.cpu().double()).float().to(device), (q * log_q).sum(-1).float().to(device)
+        rule: Any = CachedGradient(labels, mine, head, *kept, share, temperature)
+    else:
+        logits = ChunkLogits("teacher", states.detach(), teacher, temperature)
+        rule = Distillation(labels, logits, objective("forward_kl"), share, temperature)
+    ours = chunked_loss(mine, head, rule, chunk_bytes=VOCABULARY * 8 * 5)
+    student = textbook_logits(*reference)
+    divergence = (log_q.exp() * (log_q - (student / temperature).log_softmax(-1))).sum(-1)
+    hard = torch.nn.functional.cross_entropy(student, LABELS, reduction="none")
+    same(ours, (weight * hard + (1 - weight) * temperature**2 * divergence).sum(), (mine, head), reference)
+
+
+def on(device: str, kind: str, *, trains: bool = False, seed: int = 0) -> tuple[Tensor, Any]:
+    """Hidden states, with gradients, and a head."""
+    hidden, head = made(kind, torch.float32, seed=seed)
+    return hidden.detach().to(device).requires_grad_(), moved(head, device, trains=trains)
+
+
+def moved(head: Any, device: str, *, trains: bool) -> Any:
+    tensors = [None if each is None else each.detach().to(device).requires_grad_(trains) for each in (head.weight, head.bias)]
+    return type(head)(tensors[0], tensors[1], head.scale, head.softcap)
+
+
+def same(ours: Tensor, theirs: Any, mine: tuple[Tensor, Any], reference: tuple[Tensor, Any]) -> None:
+    torch.testing.assert_close(ours.detach().cpu(), theirs.detach().float(), rtol=1e-4, atol=1e-4)
+    ours.backward()
+    theirs.backward()
+    pairs = [(mine[0], reference[0]), (mine[1].weight, reference[1].weight)]
+    for one, other in pairs:
+        if one.requires_grad:
+            torch.testing.assert_close(one.grad.cpu(), other.grad.to(one.dtype), rtol=1e-3, atol=1e-4 * float(other.grad.abs().max()))
