@@ -110,7 +110,8 @@ def build_cache(
     if signal.keeps_head and missing:
         save_head(head, folder)
     student = None if student_head is None else student_head.first(vocabulary).detach()
-    asking = _Pass(signal, teacher, head.first(vocabulary), student, temperature or 1.0, margins, reading)
+    shared = head if reading else head.first(vocabulary)  # one with other tokens is seen by its reading alone
+    asking = _Pass(signal, teacher, shared, student, temperature or 1.0, margins, reading)
     done, total = sum(part.tokens for part in kept), sum(part.tokens for part in plan)
     shards = dict(kept)
     for part in missing:
@@ -207,6 +208,8 @@ class _Pass:
                 read = self.reading.batch(batch, mask="attention_mask" in batch)
                 asked, index = read.inputs, read.index
             hidden = hidden_states(self.teacher, asked["input_ids"], asked.get("attention_mask")).flatten(0, 1)[index]
+            if self.reading is not None:
+                hidden = self.reading.said(hidden, read, self.head, self.workspace)
             counts = (batch["labels"][:, 1:] != -100).sum(1).tolist()
             wanted = self.signal.ask(hidden, self.head, self.student, self.temperature, self.workspace)
             if self.margins:
