@@ -102,6 +102,11 @@ def _tokenizers(recipe: Any) -> Iterator[str]:
     if recipe.distillation.correct or (recipe.teacher and recipe.teacher.system):
         key = "distillation.correct" if recipe.distillation.correct else "teacher.system"
         yield f"has `{key}` and `distillation.across_tokenizers`, which work one at a time: leave one of the two out"
+    if recipe.distillation.across_tokenizers == "spans" and recipe.teachers:
+        yield "has `teachers` and `distillation.across_tokenizers: spans`, which compares one teacher: give `teacher` alone, or `projected`"
+    if recipe.distillation.across_tokenizers == "spans" and recipe.distillation.cache in ("hidden", "gradient"):
+        kind = recipe.distillation.cache
+        yield f"has `distillation.across_tokenizers: spans`, which keeps likelihoods, and `distillation.cache: {kind}`: use auto or none"
 
 
 def _practice(recipe: Any) -> Iterator[str]:

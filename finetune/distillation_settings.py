@@ -144,7 +144,7 @@ class DistillationSpec(Spec):
         title="Correct the teacher",
         description="Where the teacher's first choice is wrong, how far the data's is put ahead of it; 0 leaves the teacher as it is.",
     )
-    across_tokenizers: Literal["none", "projected"] = Field(
+    across_tokenizers: Literal["none", "projected", "spans"] = Field(
         "none", description="How a teacher with another tokenizer is compared; none: it is refused."
     )
     rounds: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] | None = Field(

@@ -34,6 +34,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "taid": "finetune.distillation.objectives.taid:TAID",
     },
     "signals": {  # cheapest first: a run takes the first that is valid for it and fits
+        "spans": "finetune.distillation.signals.spans:Spans",
         "gradient": "finetune.distillation.signals.gradient:Gradient",
         "hidden": "finetune.distillation.signals.hidden:Hidden",
     },

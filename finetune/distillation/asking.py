@@ -12,13 +12,14 @@ from typing import Any
 
 from datasets import concatenate_datasets
 
-from finetune import registry
 from finetune.data.prepare import PreparedData
 from finetune.data.system_prompt import TeacherRows, is_prompted
-from finetune.distillation.across_tokenizers.projected import Reading, reading_of
+from finetune.distillation.across_tokenizers.projected import Reading
+from finetune.distillation.across_tokenizers.spans import SpanReading
+from finetune.distillation.across_tokenizers.ways import reading_of
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.cache_builder import build_cache, cache_key, supervised_counts, write_share
-from finetune.distillation.cache_choice import CacheChoice, choose_cache
+from finetune.distillation.cache_choice import CacheChoice, choose_cache, signals_for
 from finetune.distillation.corrected import MARGIN_BYTES
 from finetune.distillation.itself import Itself, as_teacher, identity_of
 from finetune.distillation.vocabulary import shared_vocabulary
@@ -43,7 +44,7 @@ def reading_for(spec: DistillationSpec, student: Head, teacher: Any, ours: Any, 
     """How a teacher with another tokenizer is read, if the recipe lets it be."""
     if spec.across_tokenizers == "none" or isinstance(teacher, Itself):
         return None
-    return reading_of(ours, theirs, student.vocabulary, context_length(causal_lm(teacher)))
+    return reading_of(spec.across_tokenizers, ours, theirs, student.vocabulary, context_length(causal_lm(teacher)))
 
 
 class Asking:
@@ -83,7 +84,8 @@ class Asking:
         def place(kind: str) -> Path:
             return self.folder / cache_key(kind, self.identity, self.rows, **self.more).digest()
 
-        kinds = registry.names("signals") if self.folder.is_dir() else []
+        of_spans = isinstance(self.reading, SpanReading)
+        kinds = signals_for(of_spans) if self.folder.is_dir() else {}
         choice = choose_cache(
             wanted,
             tokens=sum(supervised_counts(self.rows)),
@@ -95,6 +97,7 @@ class Asking:
             present={kind: sum(file.stat().st_size for file in place(kind).glob("*")) for kind in kinds},
             teachers=left,
             features=self.spec.features,
+            of_spans=of_spans,
         )
         if choice.kind == "none":
             if isinstance(self.model, Itself):

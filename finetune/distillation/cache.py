@@ -137,8 +137,11 @@ class TeacherCache:
                 tensors.append(self._files[shard].get_slice(name)[start:stop])
         return [torch.cat(tensors) for tensors in found]
 
-    def check(self, head: Head, *, forward_kl: bool, temperature: float) -> None:
-        """Raise RecipeError if this cache cannot be used for a student with this head at this temperature."""
+    def check(self, head: Head, *, forward_kl: bool, temperature: float, of_spans: bool = False) -> None:
+        """Raise RecipeError if this cache cannot be used for a student with this head at this temperature, or for what is compared."""
+        if self.signal.of_spans != of_spans:
+            kept = "likelihoods of spans" if self.signal.of_spans else "no likelihoods of spans"
+            raise RecipeError(f"This {self.key.kind} cache has {kept}.", hint="Use across_tokenizers as it was when the cache was written.")
         if problem := self.signal.problem(head, forward_kl):
             raise RecipeError(f"This {self.key.kind} cache cannot be used: {problem}.", hint="Use cache: hidden, or cache: none.")
         if mismatch := self.signal.mismatch(self.key, head, temperature):

@@ -175,7 +175,8 @@ class _Answers:
         self.token_bytes = width * dtype.itemsize
         self.plan = _plan(supervised_counts(dataset), self.token_bytes, shard_bytes or SHARD_BYTES)
         student = None if student_head is None else student_head.first(vocabulary).detach()
-        self.asking = _Pass(self.signal, teacher, head.first(vocabulary), student, temperature or 1.0, margins, reading)
+        shared = head if reading else head.first(vocabulary)  # one with other tokens is seen by its reading alone
+        self.asking = _Pass(self.signal, teacher, shared, student, temperature or 1.0, margins, reading)
 
     def missing(self, shards: Container[_Part]) -> list[_Part]:
         return [part for part in self.plan if part not in shards]
@@ -276,6 +277,8 @@ class _Pass:
                 read = self.reading.batch(batch, mask="attention_mask" in batch)
                 asked, index = read.inputs, read.index
             hidden = hidden_states(self.teacher, asked["input_ids"], asked.get("attention_mask")).flatten(0, 1)[index]
+            if self.reading is not None:
+                hidden = self.reading.said(hidden, read, self.head, self.workspace)
             counts = (batch["labels"][:, 1:] != -100).sum(1).tolist()
             wanted = self.signal.ask(hidden, self.head, self.student, self.temperature, self.workspace)
             if self.margins:

@@ -45,11 +45,13 @@ def choose_cache(
     teachers: int = 1,
     beside: int = 0,
     features: FeaturesSpec | None = None,
+    of_spans: bool = False,
 ) -> CacheChoice:
     """Choose for `tokens` supervised tokens; `present` are the bytes of each kind that are already on disk.
 
     `beside` are bytes per token that are kept with every kind. With several `teachers`, this one and those to come, `auto` wants room for
-    the caches of all of them. `features` are what else is compared (terms/): of these a cache has the last states or nothing.
+    the caches of all of them. `features` are what else is compared (terms/): of these a cache has the last states or nothing. `of_spans`:
+    spans of text are compared across tokenizers, for which there is one signal.
 
     Raises RecipeError if the `wanted` kind cannot be used, DiskFull if it does not fit.
     """
@@ -57,7 +59,7 @@ def choose_cache(
         return CacheChoice("none", 0, "the teacher runs online, as the recipe says")
     if features is not None and needs_teacher(features):
         return CacheChoice("none", 0, NOT_CACHED)
-    signals: dict[str, Signal] = {name: registry.load("signals", name) for name in registry.names("signals")}
+    signals = signals_for(of_spans)
     problems = {name: problem_of(signal, student_head, objective, features) for name, signal in signals.items()}
     sizes = {name: signal.bytes(tokens, teacher_head, student_head) + beside * tokens for name, signal in signals.items()}
     needs = {name: sizes[name] - (present or {}).get(name, 0) for name in signals}
@@ -79,6 +81,12 @@ def choose_cache(
     return CacheChoice(
         "none", 0, f"no cache, the teacher stays in memory: {size(needed)} are needed and {size(max(room, 0))} of disk are free"
     )
+
+
+def signals_for(spans: bool) -> dict[str, Signal]:
+    """Those of the registry for spans across tokenizers, or those for everything else, cheapest first."""
+    known: dict[str, Signal] = {name: registry.load("signals", name) for name in registry.names("signals")}
+    return {name: signal for name, signal in known.items() if signal.of_spans == spans}
 
 
 def problem_of(signal: Signal, student: Head, objective: str, features: FeaturesSpec | None) -> str | None:

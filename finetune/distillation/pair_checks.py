@@ -62,7 +62,7 @@ def examine(
     """
     findings = [*_about_rows(rows, tokenizer), *_about_student(student, rows)]
     if teacher is not None and reading is not None:
-        findings += about_alignment(reading.alignment.measure(rows))
+        findings += about_alignment(reading.measure(rows))
         findings += _about_teacher(student, teacher, _read(reading, rows))
         if not any(finding.level == "problem" for finding in findings):
             findings += _about_level(student, teacher, _whole(held_out if held_out is not None else rows), reading)

@@ -19,7 +19,9 @@ from torch import Tensor
 from finetune import registry
 from finetune.data.collator import Collator
 from finetune.data.system_prompt import as_teacher_sees, is_prompted
-from finetune.distillation.across_tokenizers.projected import AVERAGED, OWN_ROWS, reading_of, teacher_logits
+from finetune.distillation.across_tokenizers.projected import AVERAGED, OWN_ROWS, teacher_logits
+from finetune.distillation.across_tokenizers.spans import APPROXIMATE, SpanReading, span_loss
+from finetune.distillation.across_tokenizers.ways import reading_of
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.corrected import corrected, margins
 from finetune.distillation.features import features_of
@@ -62,7 +64,8 @@ class DistillationTrainer(OnPolicyTrainer):
     Several teachers (or caches) are a list, mixed by `teacher_weights`, which are scaled to sum to one: D is sum_k w_k D(q_k, p) for
     forward and reverse KL, D(sum_k w_k q_k, p) for the others. With `teacher_rows`, the number of its teacher for each training row, each
     teaches its own rows instead, and a cache is one of these alone. With `across_tokenizers` ("projected") a teacher may have another
-    tokenizer: it is compared where both have read the same text, and both tokenizers are needed.
+    tokenizer: it is compared where both have read the same text, and both tokenizers are needed. "spans" compares one such teacher by
+    likelihoods of pieces of the text, approximately: the parts of the loss then have `approximate_kl` in place of `kl`.
 
     `features` ({"last": 0.1, "layers": "auto", "relations": ["v"]}: FeaturesSpec in distillation_settings.py) also compare hidden states
     and attention with those of the one teacher; `made`, the facts of a student made from it, says which layer is which.
@@ -135,10 +138,12 @@ class DistillationTrainer(OnPolicyTrainer):
         self.teachers, self.correct = teachers, given.correct
         check_correct(self.correct, teachers)
         head = head_of(self.model)
-        across = given.across_tokenizers != "none"
-        self.vocabulary = min((self._prepare(teacher, head, across=across) for teacher in teachers), default=head.vocabulary)
+        way = given.across_tokenizers
+        self.vocabulary = min((self._prepare(teacher, head, way) for teacher in teachers), default=head.vocabulary)
         if len(teachers) > 1 and not self.routed and any(teacher.reading for teacher in teachers):
             raise RecipeError(AVERAGED, hint=OWN_ROWS)
+        if len(teachers) > 1 and way == "spans":
+            raise RecipeError("Spans compare one teacher, and there are several.", hint='Take one, or across_tokenizers="projected".')
         self.own_objective = self.objective
         if (practice := given.practice) and self.train_dataset is not None:
             check_teachers(teachers, prompted=self.prompted, collates=collates)
@@ -197,10 +202,10 @@ class DistillationTrainer(OnPolicyTrainer):
         parts = dict(rule.sums)
         if "ce" not in parts:
             parts["ce"] = chunked_loss(hidden, self.head(), CrossEntropy(supervised.labels), workspace=self.workspace)
-        if "kl" not in parts and self._asked(inputs):
+        if not {"kl", APPROXIMATE} & parts.keys() and self._asked(inputs):
             beside = self._distil(inputs, supervised, hidden, 0.0)
             chunked_loss(hidden, self.head(), beside, workspace=self.workspace)
-            parts["kl"] = beside.sums["kl"]
+            parts |= {name: beside.sums[name] for name in ("kl", APPROXIMATE) if name in beside.sums}
         return parts
 
     def _asked(self, inputs: dict[str, Any]) -> bool:
@@ -224,9 +229,14 @@ class DistillationTrainer(OnPolicyTrainer):
     ) -> Rule:
         objective = objective or self.objective
         counts = supervised_counts(inputs)
+        cached = self._cached(inputs)
+        if isinstance(self.teachers[0].reading, SpanReading):
+            likely, _, spans = self._said(0, inputs, None, counts, cached=cached)
+            assert spans is not None
+            how: dict[str, Any] = {"alpha": weight, "temperature": self.temperature, "workspace": self.workspace}
+            return span_loss(supervised.labels, hidden, self.head(), likely.to(hidden.device), spans, objective, **how)
         # A routed teacher is asked about its own rows, run by run; the others all about the whole batch.
         runs = runs_of(inputs["teacher_number"]) if self.routed else [(number, None) for number in range(len(self.teachers))]
-        cached = self._cached(inputs)
         said, aligned = [], []
         for number, rows in runs:
             values, negentropy, where = self._said(number, inputs, rows, counts, cached=cached)
@@ -280,7 +290,7 @@ class DistillationTrainer(OnPolicyTrainer):
             counts = [counts[row] for row in rows.tolist()]
             inputs = {name: value[rows.to(value.device)] for name, value in tensors_of(inputs).items()}
         asked = teacher.reading.batch(inputs, mask=teacher.masks) if teacher.reading else None
-        aligned = asked.aligned if asked else None
+        aligned = asked.where if asked else None
         if cached and teacher.cache is not None:
             found = (teacher.ahead or teacher.cache).read(row_numbers(inputs), counts)
             values, negentropy = (None if part is None else part.to(inputs["labels"].device, non_blocking=True) for part in found)
@@ -293,14 +303,17 @@ class DistillationTrainer(OnPolicyTrainer):
         index = asked.index if asked else Supervised.of(inputs["labels"], inputs.get(KNOWN)).index
         with torch.no_grad(), as_teacher(teacher.model) as model, self.features.watch_teacher(index):
             outputs = self.run_backbone(model, asked.inputs if asked else inputs, masks=teacher.masks)
-            return outputs.last_hidden_state.flatten(0, 1).index_select(0, index), None, aligned
+            states = outputs.last_hidden_state.flatten(0, 1).index_select(0, index)
+            if teacher.reading is not None and asked is not None:
+                states = teacher.reading.said(states, asked, teacher.head(cached=False), self.workspace)
+            return states, None, aligned
 
-    def _prepare(self, teacher: Teacher, head: Head, *, across: bool) -> int:
+    def _prepare(self, teacher: Teacher, head: Head, way: str) -> int:
         """Place a teacher and check it against the student's head; how many leading ids both share."""
         vocabulary = head.vocabulary
-        if across:
+        if way != "none":
             limit = None if teacher.model is None else context_length(causal_lm(teacher.model))
-            teacher.reading = reading_of(self.processing_class, teacher.tokenizer, vocabulary, limit)
+            teacher.reading = reading_of(way, self.processing_class, teacher.tokenizer, vocabulary, limit)
         if isinstance(teacher.model, Itself):
             teacher.masks = self.masks
         elif teacher.model is not None:
@@ -315,7 +328,8 @@ class DistillationTrainer(OnPolicyTrainer):
             if teacher.reading is None:
                 vocabulary = shared_vocabulary(head.vocabulary, head_of(model).vocabulary, self.processing_class, teacher.tokenizer)
         if (cache := teacher.cache) is not None:
-            cache.check(head, forward_kl=isinstance(self.objective, ForwardKL), temperature=self.temperature)
+            of_spans = isinstance(teacher.reading, SpanReading)
+            cache.check(head, forward_kl=isinstance(self.objective, ForwardKL), temperature=self.temperature, of_spans=of_spans)
             if cache.key.vocabulary > head.vocabulary:
                 raise VocabularyMismatch(f"The cached teacher has {cache.key.vocabulary} tokens and the student {head.vocabulary}.")
             vocabulary = cache.key.vocabulary

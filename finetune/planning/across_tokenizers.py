@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from finetune.distillation.across_tokenizers.alignment import shorter
 from finetune.distillation.across_tokenizers.projected import AVERAGED, OWN_ROWS
+from finetune.distillation.across_tokenizers.ways import WAYS
 from finetune.distillation.routes import rows_of, teacher_rows
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import RecipeError
@@ -37,7 +38,8 @@ def alignment_notes(context: RunContext) -> list[str]:
     for number, alignment in enumerate(context.alignments):
         if alignment is None:
             continue
-        share, teacher = alignment.measure(rows_of(number, context.data.train, numbers)), context.teachers_located[number]
+        rows, teacher = rows_of(number, context.data.train, numbers), context.teachers_located[number]
+        share = WAYS[context.recipe.distillation.across_tokenizers](alignment, 0).measure(rows)
         share.check()
         limit = describe(teacher).context
         if limit and share.longest > limit:

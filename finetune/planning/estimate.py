@@ -271,7 +271,7 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
     """
     import torch
 
-    from finetune.distillation.cache_choice import problem_of
+    from finetune.distillation.cache_choice import problem_of, signals_for
     from finetune.distillation.corrected import MARGIN_BYTES
     from finetune.training.head import Head
 
@@ -287,8 +287,8 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
     frozen = context.method.keeps_head(recipe.method, head_settled=context.head_settled)
     full = not context.method.footprint(recipe.method).adapter  # which keeps the student's head in float32
     student = head(shape.model, 4 if full else narrow, not frozen)
-    signals = {name: registry.load("signals", name) for name in registry.names("signals")}
     spec = recipe.distillation
+    signals = signals_for(spec.across_tokenizers == "spans" and any(context.alignments))
     valid = next(name for name, signal in signals.items() if problem_of(signal, student, spec.objective, spec.features) is None)
     kind = "none" if context.teacher_stays else valid if spec.cache == "auto" else spec.cache
     times = recipe.training.passes if kind == "none" else 1

@@ -21,15 +21,14 @@ from finetune.benchmark.names import (
     about_tasks,
     beside_the_teacher,
     each_round,
-    in_few_bits,
     measured_as,
     own_answers,
     too_few,
 )
 from finetune.benchmark.student import verdict_on
-from finetune.distillation.terms import in_words
 from finetune.foreign import reading
 from finetune.formatting import percent, strip_control_chars, student_parts
+from finetune.publish.card_distillation import distillation_lines
 from finetune.publish.card_metadata import PROJECT, front_matter, safe, title_of
 from finetune.publish.elsewhere import base_of, snippet
 from finetune.publish.exported_files import files_for_other_programs
@@ -47,7 +46,6 @@ from finetune.publish.run_facts import RunFacts
 from finetune.recipe import Recipe
 from finetune.run_folder import REMADE, RunFolder
 from finetune.settings import GENERATED
-from finetune.task_settings import task_words
 from finetune.training.choice import in_words as which_step
 
 TEXT_MODEL = "AutoModelForCausalLM"
@@ -219,21 +217,7 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
     if facts.merged:
         lines.append(f"- The adapter is merged into the base model's weights, stored as {facts.merged.get('dtype')}")
     if recipe.approach == "distillation":
-        spec = recipe.distillation
-        teacher = "from the model itself as it was before, " if recipe.teacher and recipe.teacher.is_self else ""
-        if recipe.teacher and recipe.teacher.system:
-            told = strip_control_chars(" ".join(recipe.teacher.system.split()))
-            lines.append(f"- The teacher, and only the teacher, had this system prompt: {told}")
-        lines += [f"- Good at: {task_words(spec.task)}"] if spec.task else []
-        lines.append(f"- Distillation: {teacher}{spec.objective}, temperature {spec.temperature}, alpha {spec.alpha} on the hard labels")
-        if spec.quantize:
-            lines.append(f"- Learned in few bits, as its file has it: {in_few_bits(spec.quantize.model_dump())}")
-        if spec.round_teacher == "previous":
-            lines.append("- From the second round on, the student of the round before was the teacher")
-        if spec.correct:
-            lines.append(f"- Where the teacher's first choice was not the label, the label was put ahead of it by {spec.correct:g}")
-        if inside := in_words(spec.features):
-            lines.append(f"- Also compared with the teacher: {inside}")
+        lines += distillation_lines(recipe)
     lines.append(f"- Data: {_described(recipe)}" + (f", {data['train']} rows trained on, {data['held_out']} held out" if data else ""))
     if written := data.get("generated"):
         asked = recipe.teacher.model if recipe.teacher and recipe.teacher.server else None

@@ -88,7 +88,8 @@ MORE = {
     ),
     "distillation.across_tokenizers": (
         "A student with another tokenizer cuts the text into other tokens than its teacher. With projected the teacher reads the text in\n"
-        "its own tokens, and the two are compared wherever both have read the same; the other tokens learn from the data alone."
+        "its own tokens, and the two are compared wherever both have read the same; the other tokens learn from the data alone.\n"
+        "spans compares how likely each holds the same pieces of the text. It sees less of the teacher, and keeps very little on the disk."
     ),
     "dataset.answers": (
         "data: the student learns the answers of your rows, beside what the teacher says of each token.\n"
@@ -133,6 +134,7 @@ NOTES: dict[str, Mapping[str, str]] = {
     "distillation.across_tokenizers": {
         "none": "a teacher with another tokenizer is refused",
         "projected": "the teacher's next token as the student's token that begins it",
+        "spans": "approximate: how likely both hold the same pieces of the text",
     },
     "dataset.answers": {"data": "as they are", "teacher": "written first, minutes or more; your own are not used"},
     "distillation.round_teacher": {"first": "asked once for all rounds", "previous": "nearer to its student; asked again in each round"},

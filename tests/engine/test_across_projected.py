@@ -11,11 +11,11 @@ from bytes_tokenizer import CORPUS, byte_level, sentence_piece
 from pico import pico
 from test_across_tokenizers import small_merges, text_ids
 
-from finetune import registry
 from finetune.data.collator import Collator
 from finetune.distillation.across_tokenizers.alignment import NOWHERE, Alignment
 from finetune.distillation.across_tokenizers.projected import ProjectedHead, Reading, teacher_logits
 from finetune.distillation.cache_builder import build_cache
+from finetune.distillation.cache_choice import signals_for
 from finetune.training.chunked_loss import Workspace, softmax_
 from finetune.training.head import Head, head_of
 
@@ -97,7 +97,7 @@ def test_a_batch_without_a_supervised_token_asks_nothing() -> None:
     assert len(asked.index) == len(asked.aligned) == 0
 
 
-@pytest.mark.parametrize("kind", registry.names("signals"))
+@pytest.mark.parametrize("kind", signals_for(spans=False))
 def test_a_cache_keeps_what_the_teacher_says_at_the_aligned_tokens(kind: str, tmp_path) -> None:
     student, teacher = sized(OURS, dtype=torch.float64), sized(THEIRS, seed=3, dtype=torch.float64)
     ours, reading, rows = head_of(student).detach(), Reading(Alignment(OURS, THEIRS), len(OURS)), rows_of(OURS)

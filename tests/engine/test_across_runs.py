@@ -15,7 +15,8 @@ from workshop import Workshop
 
 from finetune.distillation.cache import TeacherCache
 from finetune.errors import FinetuneError, RecipeError, VocabularyMismatch
-from finetune.events import Notice
+from finetune.events import Notice, TrainingStep
+from finetune.publish.card import card_of
 from finetune.run_folder import RunFolder
 
 ACROSS = {"across_tokenizers": "projected"}
@@ -62,6 +63,29 @@ def test_a_student_learns_from_a_teacher_with_another_tokenizer(shop: Workshop) 
     (cache,) = [TeacherCache.open(path) for path in (shop.runtime.cache_dir / "teachers").iterdir() if (path / "index.json").exists()]
     assert cache.key.kind == "gradient"
     assert tuner.folder.recipe.read_text(encoding="utf-8").count("across_tokenizers: projected") == 1
+
+
+def test_spans_are_compared_approximately_and_called_so(shop: Workshop) -> None:
+    tuner = shop.tuner(across(shop, across_tokenizers="spans", task="compress"))
+    plan = tuner.plan()
+    (said,) = plan.alignment
+    assert "spans that both tokenizers begin and end, whose likelihoods are compared, which is approximate" in said
+    assert plan.cache_bytes == 4 * plan.supervised_tokens
+    scores = tuner.run().scores
+    assert {"rougeL", "perplexity"} <= scores["after"].keys()
+    steps = [event for event in tuner.reporter.reporters[0].events if isinstance(event, TrainingStep)]
+    assert all(step.parts.keys() == {"ce", "approximate_kl"} for step in steps)
+    assert said in unescape((tuner.folder.run / "report.html").read_text(encoding="utf-8"))
+    assert "which is approximate" in card_of(tuner.folder, repo=None)
+    kinds = [TeacherCache.open(path.parent).key.kind for path in (shop.runtime.cache_dir / "teachers").glob("*/index.json")]
+    assert "spans" in kinds
+    assert "kl" not in scores["after"]
+
+
+def test_the_teacher_of_spans_may_stay_in_memory(shop: Workshop) -> None:
+    layer = across(shop, across_tokenizers="spans", cache="none", objective="jsd")
+    losses = [event.loss for event in run(shop, layer) if isinstance(event, TrainingStep)]
+    assert losses[-1] < losses[0]
 
 
 def test_the_teacher_may_stay_in_memory_and_the_head_may_train(shop: Workshop) -> None:

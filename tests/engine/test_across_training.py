@@ -15,6 +15,7 @@ from finetune.data.collator import Collator
 from finetune.distillation.across_tokenizers.alignment import Alignment
 from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.cache_builder import build_cache
+from finetune.distillation.cache_choice import signals_for
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import RecipeError, VocabularyMismatch
 from finetune.training.head import head_of
@@ -24,14 +25,14 @@ READING = Reading(Alignment(OURS, THEIRS), len(OURS))
 
 
 def distiller(student: Any, folder: Any, *, ours: Any = OURS, theirs: Any = THEIRS, rows: Any = None, **changes: Any) -> Any:
-    own = {name: changes.pop(name) for name in ("teacher_model", "cache", "objective", "temperature", "alpha") if name in changes}
+    names = ("teacher_model", "teacher_rows", "cache", "objective", "temperature", "alpha")
+    own = {"across_tokenizers": "projected", **{name: changes.pop(name) for name in (*names, "across_tokenizers") if name in changes}}
     return DistillationTrainer(
         student,
         arguments(folder, **changes),
         train_dataset=Rows(rows or ROWS),
         processing_class=ours,
         teacher_tokenizer=theirs,
-        across_tokenizers="projected",
         **own,
     )
 
@@ -70,7 +71,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_formula(alpha: float, temper
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-11)
 
 
-@pytest.mark.parametrize("kind", registry.names("signals"))
+@pytest.mark.parametrize("kind", signals_for(spans=False))
 def test_a_cache_trains_as_the_teacher_itself(kind: str, tmp_path) -> None:
     def trained(**given: Any) -> Any:
         student = sized(OURS, dtype=torch.float64)

@@ -13,7 +13,7 @@ from pico import pico, pico_rows
 from finetune import registry, storage
 from finetune.distillation.cache import TeacherCache, model_identity, rows_hash, write_file
 from finetune.distillation.cache_builder import build_cache, cache_key, supervised_counts
-from finetune.distillation.cache_choice import choose_cache
+from finetune.distillation.cache_choice import choose_cache, signals_for
 from finetune.errors import FinetuneError, RecipeError, TrainingError
 from finetune.events import Notice, Progress, Recorder
 from finetune.formatting import size
@@ -56,7 +56,7 @@ def test_a_row_finds_its_own_states_in_any_order(tmp_path) -> None:
 
 def test_the_disk_need_said_beforehand_is_the_disk_need(tmp_path) -> None:
     student = frozen_head(pico("llama"))
-    for kind in registry.names("signals"):
+    for kind in signals_for(spans=False):
         cache = built(tmp_path / kind, kind=kind, student_head=student, temperature=2.0)
         head = cache.head.weight.nbytes if cache.head is not None else 0
         said = registry.load("signals", kind).bytes(cache.tokens, student, student) - head

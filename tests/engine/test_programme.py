@@ -16,6 +16,7 @@ from torch import Tensor
 
 from finetune import registry
 from finetune.distillation.cache_builder import build_cache
+from finetune.distillation.cache_choice import signals_for
 from finetune.distillation.loss import Distillation
 from finetune.distillation.several_teachers import Mixture, Routed, mixed
 from finetune.distillation.trainer import DistillationTrainer
@@ -26,7 +27,7 @@ from finetune.training.head import head_of
 ROW = VOCABULARY * 8
 BUDGET: dict[str, int] = {"chunk_bytes": ROW * 12, "block_bytes": ROW * 3}
 OBJECTIVES = registry.names("objectives")
-SIGNALS = registry.names("signals")
+SIGNALS = [*signals_for(spans=False)]  # that of spans across tokenizers: test_across_spans.py
 TERMS: dict[str, dict[str, Any]] = {
     "last": {"last": 0.3},
     "layers": {"layers": [1, 2], "layers_weight": 0.3},

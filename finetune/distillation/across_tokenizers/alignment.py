@@ -34,10 +34,14 @@ MEASURED = 200  # rows whose share is said before a run: enough for a percent or
 
 @dataclass(frozen=True)
 class AlignedRow:
-    """`ids` for the teacher; `places[i]` is its position that predicts what follows the student's token i, or -1."""
+    """`ids` for the teacher; `places[i]` is its position that predicts what follows the student's token i, or -1.
+
+    `boundaries` are the pairs of positions, the student's first, at which both have read the same bytes: none of either twice.
+    """
 
     ids: list[int]
     places: list[int]
+    boundaries: list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -113,10 +117,14 @@ class Alignment:
         read, ends, edges = self._read(ids)
         last = {end: place for place, end in enumerate(ends) if end is not None}  # of several at one place, the last has read all
         places = [NOWHERE if edge is None else last.get(edge, NOWHERE) for edge in edges]
+        boundaries: list[tuple[int, int]] = []
+        for pair in enumerate(places):
+            if pair[1] > (boundaries[-1][1] if boundaries else NOWHERE):
+                boundaries.append(pair)
         for place, following in enumerate(ids[1:]):
             if following not in self._reachable:
                 places[place] = NOWHERE
-        return AlignedRow(read, places)
+        return AlignedRow(read, places, boundaries)
 
     @property
     def fingerprint(self) -> str:

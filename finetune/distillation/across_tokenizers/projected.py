@@ -10,7 +10,7 @@ Supervised tokens where the two have not read the same bytes learn from their la
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from finetune.data.collator import NO_LOSS, Collator
-from finetune.distillation.across_tokenizers.alignment import NOWHERE, Alignment, alignment_of, shorter
-from finetune.errors import RecipeError, TrainingError
+from finetune.distillation.across_tokenizers.alignment import NOWHERE, AlignedRow, Alignment, Share, shorter
+from finetune.errors import TrainingError
 from finetune.training.chunked_loss import ChunkLogits, Workspace, softmax_
 from finetune.training.head import Head
 
@@ -87,6 +87,11 @@ class Asked:
     index: Tensor
     aligned: Tensor
 
+    @property
+    def where(self) -> Tensor:
+        """Where the two are compared: `aligned`."""
+        return self.aligned
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -100,7 +105,7 @@ class Reading:
         """A teacher's identity with this reading, for the key of a cache."""
         return f"{teacher} projected {VERSION} {self.vocabulary} {self.alignment.fingerprint}"
 
-    def head(self, head: Head) -> ProjectedHead:
+    def head(self, head: Head) -> Head:
         """The teacher's head over the student's tokens."""
         known = self._target[: head.vocabulary]
         target = torch.nn.functional.pad(known, (0, head.vocabulary - len(known)), value=NOWHERE).to(head.weight.device)
@@ -116,6 +121,23 @@ class Reading:
 
         Raises TrainingError for a row that is longer than the teacher's context.
         """
+        rows, supervised = self.rows(inputs)
+        device, batch = inputs["input_ids"].device, self.padded([row.ids for row in rows], inputs, mask=mask)
+        width = batch["input_ids"].shape[1]
+        flat = [(number, row.places[place]) for number, row in enumerate(rows) for place in supervised[number]]
+        index = torch.tensor([number * width + max(place, 0) for number, place in flat], dtype=torch.long, device=device)
+        return Asked(batch, index, torch.tensor([place != NOWHERE for _, place in flat], dtype=torch.bool, device=device))
+
+    def said(self, states: Tensor, asked: Asked, head: Head, workspace: Workspace | None = None) -> Tensor:
+        """What is kept of the teacher's states at the `index` of what it was asked: here the states [n, d] themselves."""
+        return states
+
+    def measure(self, rows: Sequence[Any]) -> Share:
+        """How much of some rows (input_ids, labels) is compared."""
+        return self.alignment.measure(rows)
+
+    def rows(self, inputs: Mapping[str, Tensor]) -> tuple[list[AlignedRow], list[list[int]]]:
+        """Each row of a batch in the teacher's tokens, up to its last supervised one, and its positions that predict those."""
         rows, places = [], []
         for ids, labels in zip(inputs["input_ids"].tolist(), inputs["labels"].tolist(), strict=True):
             supervised = [place for place, label in enumerate(labels[1:]) if label != NO_LOSS]
@@ -124,19 +146,11 @@ class Reading:
                 raise TrainingError(
                     f"A row has {len(row.ids):,} tokens of the teacher, and its context is {self.limit:,}.", hint=shorter(self.limit)
                 )
-            rows.append({"input_ids": row.ids or [0]})
-            places.append([row.places[place] for place in supervised])
-        device = inputs["input_ids"].device
-        batch = {name: tensor.to(device) for name, tensor in Collator(0, mask=mask)(rows).items()}
-        width = batch["input_ids"].shape[1]
-        flat = [(number, place) for number, row_places in enumerate(places) for place in row_places]
-        index = torch.tensor([number * width + max(place, 0) for number, place in flat], dtype=torch.long, device=device)
-        return Asked(batch, index, torch.tensor([place != NOWHERE for _, place in flat], dtype=torch.bool, device=device))
+            rows.append(row)
+            places.append(supervised)
+        return rows, places
 
-
-def reading_of(student: Any, teacher: Any, vocabulary: int, limit: int | None) -> Reading | None:
-    """How a student with this tokenizer and head reads a teacher, None where the tokenizers are the same; RecipeError without both."""
-    if student is None or teacher is None:
-        raise RecipeError("A comparison across tokenizers needs both tokenizers.", hint="Pass processing_class= and teacher_tokenizer=.")
-    alignment = alignment_of(student, teacher)
-    return None if alignment is None else Reading(alignment, vocabulary, limit)
+    def padded(self, rows: Sequence[list[int]], inputs: Mapping[str, Tensor], *, mask: bool) -> dict[str, Tensor]:
+        """Rows of the teacher's tokens as a batch, on the device of the student's."""
+        made = Collator(0, mask=mask)([{"input_ids": ids or [0]} for ids in rows])
+        return {name: tensor.to(inputs["input_ids"].device) for name, tensor in made.items()}

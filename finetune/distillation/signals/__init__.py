@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class Signal(Protocol):
     names: tuple[str, ...]
     keeps_head: bool
+    of_spans: bool  # whether it is for spans of text across tokenizers, and for nothing else
     why: str  # it is chosen where nothing cheaper was possible
 
     def problem(self, student: Head, forward_kl: bool) -> str | None:

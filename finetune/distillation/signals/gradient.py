@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class Gradient:
     names = ("values", "negentropy")
     keeps_head = False
+    of_spans = False
     why = "the student's head is frozen"
 
     def problem(self, student: Head, forward_kl: bool) -> str | None:

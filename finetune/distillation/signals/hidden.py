@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 class Hidden:
     names = ("values",)
     keeps_head = True
+    of_spans = False
     why = "it serves every objective"
 
     def problem(self, student: Head, forward_kl: bool) -> str | None:

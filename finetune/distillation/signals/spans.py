@@ -1,0 +1,43 @@
+"""The teacher's log-likelihood of each span of text, one number a token: all that spans are compared by, at every temperature.
+
+Only for a teacher with another tokenizer: see finetune/distillation/across_tokenizers/spans.py, which takes it of the states.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from finetune.training.chunked_loss import Workspace
+    from finetune.training.head import Head
+
+
+class Spans:
+    names = ("values",)
+    keeps_head = False
+    of_spans = True
+    why = "likelihoods of spans are compared, which is approximate"
+
+    def problem(self, student: Head, forward_kl: bool) -> str | None:
+        return None
+
+    def stored(self, teacher: Head, student: Head | None) -> tuple[int, torch.dtype]:
+        import torch
+
+        return 1, torch.float32
+
+    def bytes(self, tokens: int, teacher: Head, student: Head | None) -> int:
+        return tokens * 4
+
+    def key(self, vocabulary: int, student: Head | None, temperature: float | None) -> dict[str, Any]:
+        return {}
+
+    def mismatch(self, key: Any, student: Head, temperature: float) -> str | None:
+        return None
+
+    def ask(self, hidden: Tensor, teacher: Head, student: Head | None, temperature: float, workspace: Workspace) -> tuple[Tensor, ...]:
+        """What the reading has made of the states: log b [n, 1]."""
+        return (hidden.float(),)
