@@ -45,6 +45,10 @@ MORE = {
     ),
     "training.scheduler": "The learning rate rises for a moment and then follows this shape until the end of the training.",
     "training.warmup": "The share of the training in which the learning rate rises from zero. It keeps the first steps from doing damage.",
+    "benchmark.metrics": (
+        "rouge counts the words that answer and reference share, perplexity how well the model predicts the reference. For labels take "
+        "accuracy (right but for case and spacing) or exact_match, for sums last_number: the last number of the answer is compared."
+    ),
     "benchmark.tasks": (
         "Tests that others use too, such as hellaswag, run on the model before and after, so that its numbers can be compared with theirs. "
         "Most need the Hub, and the large ones take long. A task file (.yaml) with rows of your own needs no network; it can run code, so "
