@@ -318,6 +318,11 @@ class BenchmarkSpec(Spec):
     max_new_tokens: AutoOrCount = Field("auto", description="Longest answer in tokens; auto fits the data.")
     speed: bool = Field(True, title="Speed and memory", description="Measure both models in processes of their own; half a minute.")
 
+    @field_validator("tasks", mode="before", json_schema_input_type=list[NOT_EMPTY] | NOT_EMPTY | None)
+    @classmethod
+    def _one_task(cls, tasks: Any) -> Any:
+        return [] if tasks in (None, "none") else [tasks] if isinstance(tasks, str) else tasks
+
 
 class UploadSpec(Spec):
     repo: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", title="Repository", description="USER/NAME on the Hugging Face Hub.")

@@ -52,7 +52,12 @@ class Tasks:
 
 def check_tasks(spec: BenchmarkSpec) -> None:
     """Raises RecipeError if lm_eval is needed and not installed; looks for no task."""
-    if spec.tasks and find_spec(PACKAGE) is None:
+    if spec.tasks:
+        _check_installed()
+
+
+def _check_installed() -> None:
+    if find_spec(PACKAGE) is None:
         raise RecipeError("benchmark.tasks needs the package lm_eval, which is not installed.", hint=f"Install it: {INSTALL}")
 
 
@@ -72,6 +77,7 @@ def is_file(task: str) -> bool:
 @lru_cache(maxsize=4)
 def load_tasks(names: tuple[str, ...]) -> Tasks:
     """The tasks with their rows; raises RecipeError for a name that lm_eval does not have, BenchmarkError for rows that cannot be had."""
+    _check_installed()  # a run may be measured again on another machine
     with quietly():
         offline = not hub_reachable()  # asked first: the libraries try for minutes otherwise
         manager = _manager(of_lm_eval=not all(map(is_file, names)))

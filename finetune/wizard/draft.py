@@ -130,4 +130,4 @@ def _names(text: str) -> str | list[str]:
 
 
 def _read(key: str, value: Any) -> Any:
-    return None if key == "dataset.samples" and value == "all" else value
+    return None if key in ("dataset.samples", "benchmark.task_rows") and value == "all" else value

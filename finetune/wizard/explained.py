@@ -49,6 +49,10 @@ MORE = {
         "A model that trains for long learns its rows by heart and gets worse at all others. best measures it ten times on some rows that\n"
         "it does not learn from, and takes it as it was when it was best at these."
     ),
+    "benchmark.metrics": (
+        "rouge counts the words that answer and reference share, perplexity how well the model predicts the reference. For labels take "
+        "accuracy (right but for case and spacing) or exact_match, for sums last_number: the last number of the answer is compared."
+    ),
     "benchmark.tasks": (
         "Tests that others use too, such as hellaswag, run on the model before and after, so that its numbers can be compared with theirs. "
         "Most need the Hub, and the large ones take long. A task file (.yaml) with rows of your own needs no network; it can run code, so "

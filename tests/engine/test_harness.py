@@ -78,6 +78,8 @@ def test_without_the_package_a_check_names_the_command_before_anything_is_loaded
     with pytest.raises(RecipeError, match="needs the package lm_eval, which is not installed") as error:
         shop.tuner(shop.layer(), {"benchmark": {"tasks": ["hellaswag"]}}).check()
     assert error.value.hint == "Install it: pip install lm_eval"
+    with pytest.raises(RecipeError, match="needs the package lm_eval"):
+        load_tasks(("measured again elsewhere",))
 
 
 def test_what_leaves_this_machine_names_no_task_file() -> None:
