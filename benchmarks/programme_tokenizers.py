@@ -29,6 +29,7 @@ ROWS = {
     "labels alone": ["distillation.alpha=1", "distillation.cache=none"],
     "projected, temperature 2": [],
     "projected, temperature 1": ["distillation.temperature=1"],
+    "spans, temperature 1": ["distillation.temperature=1", "distillation.across_tokenizers=spans"],
 }
 SCORES = {"bits": ("bits per byte", "{:.3f}"), "kl": ("KL to the teacher", "{:.3f}"), "agreement": ("same first choice", "{:.1%}")}
 

@@ -17,6 +17,7 @@ from test_engine_chunked_loss import LABELS, VOCABULARY, made, textbook_logits
 from torch import Tensor
 
 from finetune.distillation import loss as distillation_loss
+from finetune.distillation.across_tokenizers.spans import span_loss
 from finetune.distillation.loss import CachedGradient, Distillation
 from finetune.training import chunked_loss as module
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, chunked_loss
@@ -137,6 +138,24 @@ def test_the_distillation_loss_is_the_textbook_s(device: str, temperature: float
     divergence = (log_q.exp() * (log_q - (student / temperature).log_softmax(-1))).sum(-1)
     hard = torch.nn.functional.cross_entropy(student, LABELS, reduction="none")
     same(ours, (weight * hard + (1 - weight) * temperature**2 * divergence).sum(), (mine, head), reference)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 5.0])
+def test_the_loss_of_spans_is_the_textbook_s(device: str, temperature: float) -> None:
+    (mine, head), reference = on(device, "plain", trains=True), made("plain", torch.float32)
+    spans = torch.arange(len(LABELS)) // 2 - 1  # two tokens each, and two in none
+    log_b = torch.linspace(-6, -0.1, int(spans.max()) + 1)
+    said = torch.zeros(len(LABELS), 1)
+    said[[int((spans == span).nonzero()[-1]) for span in range(len(log_b))], 0] = log_b
+    how: dict[str, Any] = {"alpha": 0.3, "temperature": temperature}
+    rule = span_loss(LABELS.to(device), mine, head, said.to(device), spans.to(device), objective("forward_kl"), **how)
+    ours = chunked_loss(mine, head, rule, chunk_bytes=VOCABULARY * 4 * 5)
+    log_p = textbook_logits(*reference).log_softmax(-1).gather(1, LABELS[:, None])[:, 0]
+    log_a = log_p.new_zeros(len(log_b)).index_add(0, spans[spans >= 0], log_p[spans >= 0])
+    a, b = (log_a / temperature).exp(), (log_b / temperature).exp()
+    divergence = b * (b / a).log() + (1 - b) * ((1 - b) / (1 - a)).log()
+    hard = -(log_p * torch.where(spans >= 0, 0.3, 1.0)).sum()
+    same(ours, hard + 0.7 * temperature * divergence.sum(), (mine, head), reference)
 
 
 def on(device: str, kind: str, *, trains: bool = False, seed: int = 0) -> tuple[Tensor, Any]:
