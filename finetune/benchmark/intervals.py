@@ -2,7 +2,7 @@
 
     rouge = mean_of(before_rows)
     estimate(rouge)                                            # Interval(value=0.31, low=0.26, high=0.36)
-    change(mean_of(after_rows), rouge, lower_is_better=False)  # paired: {"difference": 0.15, ..., "verdict": "better"}
+    change("rougeL", mean_of(after_rows), rouge)  # paired: {"difference": 0.15, ..., "verdict": "better"}
 
 A statistic is a function of the means of columns with one line per row, so the same code serves means, perplexities, their differences
 and their ratios. What a row contributes is found by leaving it out (jackknife pseudo-values); of these, the interval reaches from the
@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.benchmark.names import FEWEST_ROWS, PERCENT, is_task
+from finetune.benchmark.names import FEWEST_ROWS, LOWER_IS_BETTER, PERCENT, is_task, number
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -82,17 +82,18 @@ def estimate(statistic: Statistic) -> Interval:
     return Interval(statistic.shown(statistic.raw), max(low, statistic.least), min(high, statistic.most))
 
 
-def change(after: Statistic, before: Statistic, *, lower_is_better: bool) -> dict[str, Any]:
+def change(metric: str, after: Statistic, before: Statistic) -> dict[str, Any]:
     """{"difference", "low", "high", "verdict"} of after - before on the same rows; `low` and `high` are None for too few rows.
 
-    Of scores that are shown on another scale the ends are those of the change, taken from `before` as it is.
+    A difference that is shown as nothing is no evidence of one, however sure it is. Of scores that are shown on another scale the ends are
+    those of the change, taken from `before` as it is.
     """
     rows, start = after.rows, before.raw
     value = after.shown(after.raw) - before.shown(start)
     if rows < FEWEST_ROWS:
         return {"difference": value, "low": None, "high": None, "verdict": "too few rows"}
     low, high = (before.shown(start + end) - before.shown(start) for end in interval_of(*_beside(after, before, np.subtract)))
-    return {"difference": value, "low": low, "high": high, "verdict": _verdict(low, high, lower_is_better)}
+    return {"difference": value, "low": low, "high": high, "verdict": _verdict(metric, value, low, high)}
 
 
 def ratio(part: Statistic, whole: Statistic) -> Interval | None:
@@ -104,10 +105,10 @@ def ratio(part: Statistic, whole: Statistic) -> Interval | None:
     return found if np.isfinite(known).all() else None
 
 
-def _verdict(low: float, high: float, lower_is_better: bool) -> Verdict:
-    if low <= 0 <= high:
+def _verdict(metric: str, difference: float, low: float, high: float) -> Verdict:
+    if low <= 0 <= high or number(metric, abs(difference)) == number(metric, 0.0):
         return "no evidence"
-    return "better" if (high < 0) == lower_is_better else "worse"
+    return "better" if (high < 0) == (metric in LOWER_IS_BETTER) else "worse"
 
 
 def interval_of(columns: Floats, of: Callable[[Floats], Floats]) -> tuple[float, float]:

@@ -25,7 +25,7 @@ from finetune.benchmark.copied import copied
 from finetune.benchmark.generation import answer_budget, generate_answers
 from finetune.benchmark.harness import load_tasks
 from finetune.benchmark.intervals import Statistic, change, estimate, ratio, statistics_of
-from finetune.benchmark.names import LOWER_IS_BETTER, is_task
+from finetune.benchmark.names import is_task
 from finetune.benchmark.perplexity import IGNORED, AnswerLosses, answer_losses
 from finetune.benchmark.rouge import SETTINGS
 from finetune.benchmark.teacher_agreement import TeacherStates
@@ -279,7 +279,7 @@ def intervals(scores: Scores) -> dict[str, list[float]]:
 def changes(now: Scores, then: Scores) -> dict[str, dict[str, Any]]:
     """{metric: what `change` says} of the scores that both have."""
     new, old = now.statistics(), then.statistics()
-    return {key: change(new[key], old[key], lower_is_better=key in LOWER_IS_BETTER) for key in old if key in new}
+    return {key: change(key, new[key], old[key]) for key in old if key in new}
 
 
 def retention(student: Scores, teacher: Scores) -> dict[str, dict[str, float | None]]:

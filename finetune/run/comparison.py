@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from finetune.benchmark.intervals import change, statistics_of
-from finetune.benchmark.names import LOWER_IS_BETTER, TASK_SCORE, in_order, is_task, retained
+from finetune.benchmark.names import TASK_SCORE, in_order, is_task, retained
 from finetune.benchmark.student import verdict_on
 from finetune.errors import BadInput
 from finetune.foreign import reading
@@ -124,7 +124,7 @@ def _compared(a: Run, b: Run, *, comparable: bool) -> dict[str, dict[str, Any]]:
         if reason := _not_alike(a, b, metric):
             found[metric]["why_not"] = reason
         elif pair[0] and pair[1]:
-            found[metric] |= change(pair[1], pair[0], lower_is_better=metric in LOWER_IS_BETTER)
+            found[metric] |= change(metric, pair[1], pair[0])
         else:
             found[metric]["why_not"] = "row scores were not kept"
     return found

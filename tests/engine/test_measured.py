@@ -65,7 +65,7 @@ def test_on_the_rows_of_a_run_two_models_have_the_scores_and_the_change_of_the_r
             [expected[end] for end in ("difference", "low", "high")], rel=1e-4
         )
     pair = [statistics_of(each["per_row"])["perplexity"] for each in found["models"]]
-    assert change(pair[1], pair[0], lower_is_better=True)["verdict"] == of_run["change"]["perplexity"]["verdict"]
+    assert change("perplexity", pair[1], pair[0])["verdict"] == of_run["change"]["perplexity"]["verdict"]
     for width in (40, 120):
         text = " ".join(shown(found, width).split())
         assert f"A {shop.model}" in text or width == 40

@@ -51,7 +51,7 @@ def mostly_ties(draw: np.random.Generator, rows: int) -> np.ndarray:
 @pytest.mark.parametrize("data", [normal, of_answers, mostly_ties])
 def test_where_nothing_changed_a_verdict_is_as_rare_as_it_says(data, rows: int) -> None:
     draw = np.random.default_rng(rows)
-    verdicts = [change(mean_of(data(draw, rows)), mean_of(np.zeros(rows)), lower_is_better=False)["verdict"] for _ in range(TRIALS)]
+    verdicts = [change("rougeL", mean_of(data(draw, rows)), mean_of(np.zeros(rows)))["verdict"] for _ in range(TRIALS)]
     assert 100 * np.mean([said != "no evidence" for said in verdicts]) <= 5 + NOISE
 
 
@@ -70,7 +70,7 @@ def first(means: np.ndarray) -> np.ndarray:
 def test_of_too_few_rows_nothing_is_said(rows: int) -> None:
     values = [0.1 * row for row in range(rows)]
     assert estimate(mean_of(values)) == Interval(pytest.approx(sum(values) / rows), None, None)
-    found = change(mean_of([9.0] * rows), mean_of([1.0] * rows), lower_is_better=False)
+    found = change("rougeL", mean_of([9.0] * rows), mean_of([1.0] * rows))
     assert found == {"difference": 8.0, "low": None, "high": None, "verdict": "too few rows"}
 
 
@@ -107,14 +107,14 @@ def test_perplexity_weighs_tokens_not_rows_and_its_ends_are_perplexities() -> No
 
 def test_a_constant_gain_is_certain_when_paired_though_the_rows_differ_widely() -> None:
     before = np.linspace(0, 1, 40)
-    found = change(mean_of(before + 0.05), mean_of(before), lower_is_better=False)
+    found = change("rougeL", mean_of(before + 0.05), mean_of(before))
     assert [found["low"], found["high"], found["verdict"]] == [pytest.approx(0.05), pytest.approx(0.05), "better"]
 
 
 def test_a_change_of_perplexity_is_judged_by_its_logarithm_and_told_as_a_difference() -> None:
     tokens = [10] * 12
     before = [20.0 + row for row in range(12)]
-    found = change(perplexity_of([loss - 5 for loss in before], tokens), perplexity_of(before, tokens), lower_is_better=True)
+    found = change("perplexity", perplexity_of([loss - 5 for loss in before], tokens), perplexity_of(before, tokens))
     then = math.exp(sum(before) / 120)
     assert found["difference"] == pytest.approx(then * (math.exp(-0.5) - 1))
     assert [found["low"], found["high"]] == pytest.approx([found["difference"]] * 2)
@@ -131,20 +131,29 @@ def test_a_share_is_one_for_equal_sides_and_unknown_without_a_warning_for_an_emp
 
 
 @pytest.mark.parametrize(
-    ("gains", "lower_is_better", "said"),
+    ("gains", "metric", "said"),
     [
-        (0.1, False, "better"),
-        (0.1, True, "worse"),
-        (-0.1, True, "better"),
-        (-0.1, False, "worse"),
-        (0.0, False, "no evidence"),
-        (0.001, False, "no evidence"),
+        (0.1, "rougeL", "better"),
+        (0.1, "perplexity", "worse"),
+        (-0.1, "perplexity", "better"),
+        (-0.1, "rougeL", "worse"),
+        (0.0, "rougeL", "no evidence"),
+        (0.001, "rougeL", "no evidence"),
     ],
 )
-def test_a_verdict_needs_an_interval_that_leaves_out_zero(gains: float, lower_is_better: bool, said: str) -> None:
+def test_a_verdict_needs_an_interval_that_leaves_out_zero(gains: float, metric: str, said: str) -> None:
     before = np.linspace(0.2, 0.8, 20)
     after = before + gains + 0.05 * np.array([1, -1] * 10)
-    assert change(mean_of(after), mean_of(before), lower_is_better=lower_is_better)["verdict"] == said
+    assert change(metric, mean_of(after), mean_of(before))["verdict"] == said
+
+
+def test_a_sure_difference_that_is_shown_as_nothing_is_no_evidence() -> None:
+    before = np.linspace(1.0, 1.2, 20)
+    for difference, said in ((-0.004, "no evidence"), (-0.006, "better")):
+        after = before + difference + 1e-5 * np.array([1, -1] * 10)
+        found = change("perplexity", mean_of(after), mean_of(before))
+        assert found["high"] < 0
+        assert found["verdict"] == said
 
 
 def test_rows_without_a_token_say_nothing_and_do_not_count() -> None:
