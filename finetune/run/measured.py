@@ -14,7 +14,7 @@ from typing import Any
 
 from finetune.benchmark.harness import check_tasks, load_tasks, rows_of
 from finetune.benchmark.intervals import change
-from finetune.benchmark.names import LOWER_IS_BETTER, is_task
+from finetune.benchmark.names import is_task
 from finetune.benchmark.scoring import Scores, benchmark_model, generations, intervals
 from finetune.data.reading import Rows, read_rows
 from finetune.data.to_measure import ToMeasure, drawn, to_measure
@@ -149,7 +149,7 @@ def _against(now: Measured, first: Measured) -> dict[str, dict[str, Any]]:
     for metric in old:
         if metric in new:
             reason = _not_alike(metric, now, first)
-            found[metric] = {"why_not": reason} if reason else change(new[metric], old[metric], lower_is_better=metric in LOWER_IS_BETTER)
+            found[metric] = {"why_not": reason} if reason else change(metric, new[metric], old[metric])
     return found
 
 
