@@ -48,6 +48,7 @@ def write_new(path: str, text: str, *, overwrite: bool) -> Path:
 
 def recipes(arguments: argparse.Namespace) -> int:
     """List the recipes to start from, or copy one."""
+    from rich.padding import Padding
     from rich.text import Text
 
     from finetune.screen.tables import block, to_copy
@@ -59,7 +60,7 @@ def recipes(arguments: argparse.Namespace) -> int:
         if arguments.output:
             raise RecipeError("--output needs the name of a recipe.", hint="finetune-cli recipes lists them.")
         found = starting_recipes()
-        listed = [block(Text(each.name, style="bold"), Text(f"  {each.about}")) for each in found]
+        listed = [block(Text(each.name, style="bold"), Padding(each.about, (0, 0, 0, 2))) for each in found]
         copy = Text(f"\nCopy one: {command_name()} recipes NAME", style="quiet")
         return show(arguments, {"recipes": [{"name": each.name, "about": each.about} for each in found]}, *listed, copy)
     chosen = starting_recipe(arguments.name)
