@@ -197,7 +197,11 @@ def import_everything() -> None:
     import finetune
 
     for module in [*(found.name for found in pkgutil.walk_packages(finetune.__path__, "finetune.")), *BESIDE_OURS]:
-        importlib.import_module(module)
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:  # of an extra, which need not be installed
+            if (error.name or "").startswith("finetune"):
+                raise
     gc.collect()
     gc.freeze()
 
