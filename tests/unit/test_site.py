@@ -21,6 +21,7 @@ import settings
 
 OTHER_PROGRAMS = ("benchmarks/", "python make_support.py")
 NOT_OURS = {"scale.md", "extending.md"}  # tests of their own run these: test_scale_page.py, test_extending.py
+RUN = {"start.md", "own-data.md", "smaller.md", "ollama.md", "extending.md", "README.md"}  # test_tutorials.py, test_extending.py, .ci/run
 TUTORIALS = ("start.md", "own-data.md", "smaller.md", "ollama.md", "four-gpus.md")
 PARTS = ("approach", "model", "teacher", "dataset", "method", "distillation", "training", "benchmark", "upload", "output_dir")
 
@@ -34,6 +35,12 @@ def test_every_command_in_a_fence_is_understood_or_marked(page: Path) -> None:
                 parser().parse_args(arguments)
             else:
                 assert block.not_run or page.name in ("README.md", "CONTRIBUTING.md") or line.startswith(OTHER_PROGRAMS), line
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in RUN], ids=lambda page: page.name)
+def test_every_command_in_a_fence_is_run_by_a_test_or_says_why_not(page: Path) -> None:
+    for block in blocks(page, "bash"):
+        assert block.not_run, block.text
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name not in NOT_OURS], ids=lambda page: page.name)
