@@ -99,8 +99,7 @@ class Server:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Server:
-        read = ((name, value) for name, value in environment.items() if name.startswith(READ_BY_IMPORTS) and name != "HF_TOKEN")
-        key = json.dumps(sorted(read))
+        key = json.dumps(sorted((name, value) for name, value in environment.items() if name.startswith(READ_BY_IMPORTS)))
         if key not in cls._known:
             cls._known[key] = cls(environment)
         return cls._known[key]

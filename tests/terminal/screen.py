@@ -44,8 +44,7 @@ class Screen(pyte.HistoryScreen):
 class Terminal:
     """`python finetune_cli.py ARGUMENTS` on a terminal of a given size, in an empty working folder.
 
-    Forked from a process that has imported everything (warm.py), unless it is to start `fresh`; left out, it is if `env` has what imports
-    read. With False such a process is made for these variables, which is worth it where several tests have the same.
+    Forked from a process that has imported everything (warm.py), unless it is to start `fresh` or `env` has what imports read.
     """
 
     def __init__(
@@ -56,15 +55,14 @@ class Terminal:
         columns: int = 80,
         rows: int = 40,
         env: dict[str, str] | None = None,
-        fresh: bool | None = None,
+        fresh: bool = False,
     ) -> None:
         self.columns = columns
         self.emulated = Screen(columns, rows, history=500, ratio=0.5)
         self._stream = pyte.ByteStream(self.emulated)
         self.raw = b""
         env = env or {}
-        if fresh is None:
-            fresh = any(name.startswith(warm.READ_BY_IMPORTS) for name in env)
+        fresh = fresh or any(name.startswith(warm.READ_BY_IMPORTS) for name in env)
         self._process, self._there = warm.on_terminal(arguments or [], folder, environment() | env, rows=rows, columns=columns, fresh=fresh)
 
     def __enter__(self) -> Terminal:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,21 +16,12 @@ from hub_server import HubServer
 TOKEN = "hf_writesWritesWritesWrites"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
-    """One for all, so that one process that has imported everything suits all."""
-    with HubServer(tmp_path_factory.mktemp("hub"), tokens={TOKEN: {"name": "ada"}}) as server:
-        yield server
-
-
 @pytest.fixture
-def hub(server: HubServer) -> HubServer:
-    """As empty as a new one."""
-    server.repos.clear()
-    server.requests.clear()
-    shutil.rmtree(server.storage)
-    server.storage.mkdir()
-    return server
+def hub(tmp_path: Path) -> Iterator[HubServer]:
+    storage = tmp_path / "hub"
+    storage.mkdir()
+    with HubServer(storage, tokens={TOKEN: {"name": "ada"}}) as server:
+        yield server
 
 
 def train(terminal: Terminal) -> None:
@@ -42,7 +32,7 @@ def train(terminal: Terminal) -> None:
 
 
 def test_enter_uploads_nothing(hub: HubServer, workplace: Path) -> None:
-    with Terminal(folder=workplace, env=hub.environment(TOKEN), fresh=False) as terminal:
+    with Terminal(folder=workplace, env=hub.environment(TOKEN)) as terminal:
         train(terminal)
         terminal.press(ENTER)
         assert terminal.wait_for_end() == 0
@@ -51,7 +41,7 @@ def test_enter_uploads_nothing(hub: HubServer, workplace: Path) -> None:
 
 
 def test_yes_shows_where_it_goes_and_keeps_it_private(hub: HubServer, workplace: Path) -> None:
-    with Terminal(folder=workplace, env=hub.environment(TOKEN), fresh=False) as terminal:
+    with Terminal(folder=workplace, env=hub.environment(TOKEN)) as terminal:
         train(terminal)
         terminal.press("y", ENTER)
         answer(terminal, "Repository")
@@ -79,7 +69,7 @@ def test_yes_shows_where_it_goes_and_keeps_it_private(hub: HubServer, workplace:
 
 
 def test_without_a_token_the_wizard_offers_to_sign_in_and_hides_what_is_typed(hub: HubServer, workplace: Path) -> None:
-    with Terminal(folder=workplace, env=hub.environment(None), fresh=False) as terminal:
+    with Terminal(folder=workplace, env=hub.environment(None)) as terminal:
         train(terminal)
         terminal.press("y", ENTER)
         answer(terminal, "Repository", "mine")
@@ -96,7 +86,7 @@ def test_without_a_token_the_wizard_offers_to_sign_in_and_hides_what_is_typed(hu
 
 def test_a_public_repository_is_not_filled_with_private_work_and_another_name_is_asked_for(hub: HubServer, workplace: Path) -> None:
     hub.add("ada/finetuned_model", {"README.md": b"mine"})
-    with Terminal(folder=workplace, env=hub.environment(TOKEN), fresh=False) as terminal:
+    with Terminal(folder=workplace, env=hub.environment(TOKEN)) as terminal:
         train(terminal)
         terminal.press("y", ENTER)
         answer(terminal, "Repository")
@@ -118,7 +108,7 @@ def test_models_and_data_sets_are_searched_while_typing_and_described_before_the
     card = "---\nlicense: mit\ndataset_info:\n  splits:\n  - {name: train, num_examples: 7473}\n---\n"
     hub.add("ada/tiny-poems", workplace / "pico", downloads=12)
     hub.add("ada/tiny-rows", {"README.md": card.encode(), "train.jsonl": (workplace / "rows.jsonl").read_bytes()}, kind="dataset")
-    with Terminal(folder=workplace, env=hub.environment(None), fresh=False) as terminal:
+    with Terminal(folder=workplace, env=hub.environment(None)) as terminal:
         answer(terminal, "What would")
         answer(terminal, "Model", UP)
         terminal.wait_for("? Name or folder")

@@ -20,6 +20,11 @@ def answer(terminal: Terminal, question: str, *keys: str) -> None:
     terminal.press(*keys, ENTER)
 
 
+def chosen(terminal: Terminal) -> str:
+    """The line of a list that is marked."""
+    return next((line.strip() for line in reversed(terminal.text().splitlines()) if line.strip().startswith("❯")), "")
+
+
 def up_to_the_review(terminal: Terminal, method: str = "LoRA") -> None:
     """Pico model, rows.jsonl, and Enter for the rest."""
     answer(terminal, "What would")
@@ -29,9 +34,12 @@ def up_to_the_review(terminal: Terminal, method: str = "LoRA") -> None:
     answer(terminal, "Is this right?")
     answer(terminal, "Rows to use")
     terminal.wait_for("? Method")
-    while f"❯ {method}" not in terminal.text():
+    while not (before := chosen(terminal)).startswith(f"❯ {method}"):
         terminal.press(DOWN)
-        terminal.read(0.3)
+        for _ in range(100):  # a second key before the first has moved the mark would go one too far
+            terminal.read(0.1)
+            if chosen(terminal) != before:
+                break
     terminal.press(ENTER)
     for question in ("Output folder", "Epochs", "Batch size", "Learning rate", "Change advanced", "Rows to test"):
         answer(terminal, question)
