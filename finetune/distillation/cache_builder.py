@@ -45,7 +45,8 @@ from finetune.training.head import Head, head_of, hidden_states, needs_mask
 from finetune.training.trainer import Supervised
 
 SHARD_BYTES = 64 * 2**20
-BATCH_TOKENS = {"cpu": 4096, "cuda": 16384, "mps": 4096}  # padded tokens of a pass of the teacher
+BATCH_TOKENS = 4096  # padded tokens of a pass of the teacher
+GPU_BATCH_TOKENS = 16384
 NO_ROOM_HINT = "use fewer samples, or cache: none"
 
 
@@ -268,7 +269,7 @@ class _Pass:
         done = 0
         answers: list[list[Tensor]] = [[] for _ in rows]
         device = self.head.weight.device
-        for numbers in _batches([len(row["input_ids"]) for row in rows], BATCH_TOKENS[device.type]):
+        for numbers in _batches([len(row["input_ids"]) for row in rows], GPU_BATCH_TOKENS if device.type == "cuda" else BATCH_TOKENS):
             heard(done)
             batch = {name: tensor.to(device) for name, tensor in self.collator([rows[n] for n in numbers]).items()}
             if self.reading is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from finetune.training.chunked_loss import BLOCK_BYTES, CHUNK_BYTES, ChunkLogits, Workspace, chunks, softmax_
+from finetune.training.chunked_loss import ChunkLogits, Workspace, blocks_of, softmax_
 from finetune.training.head import Head
 
 MARGIN_BYTES = 4
@@ -24,13 +24,9 @@ def margins(hidden: Tensor, head: Head, labels: Tensor, workspace: Workspace | N
     """How far the teacher's first choice is ahead of the label, for its states [n, d]; 0 where the label is its first choice."""
     workspace, logits = workspace or Workspace(), ChunkLogits("teacher", hidden, head, 1.0)
     found = torch.empty(len(hidden), dtype=logits.precise, device=hidden.device)
-    for rows in chunks(len(hidden), logits.bytes_per_row, CHUNK_BYTES):
-        logits.load(rows, workspace)
-        for part in chunks(rows.stop - rows.start, logits.weight.shape[0] * 4, BLOCK_BYTES):
-            q = logits.block(part, workspace)
-            softmax_(q)
-            of = slice(rows.start + part.start, rows.start + part.stop)
-            found[of] = q.amax(-1) - q.gather(1, labels[of, None]).squeeze(1)
+    for rows, q in blocks_of(logits, workspace):
+        softmax_(q)
+        found[rows] = q.amax(-1) - q.gather(1, labels[rows, None]).squeeze(1)
     return found
 
 

@@ -11,7 +11,7 @@ the length or the vocabulary: `CHUNK_BYTES` on a CPU, and on a GPU, whose produc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from math import prod
@@ -279,7 +279,7 @@ class _Walk:
         student, workspace = self.student, self.workspace
         size, vocabulary = student.chunk.shape
         gradient = workspace.take("gradient", (size, vocabulary), student.chunk, student.dtype) if self.narrows else student.chunk
-        for part in chunks(size, vocabulary * student.precise.itemsize, block_bytes if gradient.device.type == "cpu" else CHUNK_BYTES):
+        for part in chunks(size, vocabulary * student.precise.itemsize, block_budget(gradient.device, block_bytes)):
             block = student.block(part, workspace)
             slope = None
             if student.cap is not None:  # d cap * tanh(x) / dx = cap * (1 - tanh(x)^2)
@@ -309,6 +309,19 @@ class _Walk:
             total.addmm_(gradient, scaled)
         else:
             addmm(total, gradient, scaled, out_dtype=student.precise, out=total)
+
+
+def blocks_of(logits: ChunkLogits, workspace: Workspace) -> Iterator[tuple[slice, Tensor]]:
+    """All logits in full precision, block by block: the numbers of the tokens, and [k, vocabulary], which may be overwritten."""
+    for rows in chunks(len(logits.hidden), logits.bytes_per_row, workspace.chunk_bytes(logits.hidden.device)):
+        logits.load(rows, workspace)
+        for part in chunks(rows.stop - rows.start, logits.weight.shape[0] * logits.precise.itemsize, block_budget(logits.hidden.device)):
+            yield slice(rows.start + part.start, rows.start + part.stop), logits.block(part, workspace)
+
+
+def block_budget(device: torch.device, on_cpu: int = BLOCK_BYTES) -> int:
+    """Bytes of a block in passes over logits: on a CPU what stays in its cache, elsewhere few blocks, each of which is launched."""
+    return on_cpu if device.type == "cpu" else CHUNK_BYTES
 
 
 def of_rows(weight: float | Tensor, rows: slice, like: Tensor) -> float | Tensor:

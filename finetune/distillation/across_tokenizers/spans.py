@@ -28,7 +28,7 @@ from finetune.distillation.across_tokenizers.alignment import MEASURED, NOWHERE,
 from finetune.distillation.across_tokenizers.projected import Asked, Reading
 from finetune.distillation.objectives import Objective, divergence
 from finetune.formatting import percent
-from finetune.training.chunked_loss import BLOCK_BYTES, CHUNK_BYTES, ChunkLogits, CrossEntropy, Workspace, chunks, softmax_
+from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Workspace, blocks_of, softmax_
 from finetune.training.head import Head
 
 LONGEST = 16  # tokens of either: a longer span is next to impossible for both, whatever they know
@@ -141,12 +141,9 @@ def log_likelihoods(name: str, hidden: Tensor, head: Head, labels: Tensor, works
     logits = ChunkLogits(name, hidden.detach(), head, 1.0)  # its products run in autocast's dtype, all else in full precision
     with torch.autocast(hidden.device.type, enabled=False):
         found = torch.empty(len(hidden), dtype=logits.precise, device=hidden.device)
-        for rows in chunks(len(hidden), logits.bytes_per_row, CHUNK_BYTES):
-            logits.load(rows, workspace)
-            for part in chunks(rows.stop - rows.start, logits.weight.shape[0] * 4, BLOCK_BYTES):
-                block, of = logits.block(part, workspace), slice(rows.start + part.start, rows.start + part.stop)
-                picked = block.gather(1, labels[of, None])
-                found[of] = (picked - softmax_(block)).squeeze(1)
+        for rows, block in blocks_of(logits, workspace):
+            picked = block.gather(1, labels[rows, None])
+            found[rows] = (picked - softmax_(block)).squeeze(1)
     return found
 
 

@@ -58,17 +58,17 @@ class Gradient:
         import torch
 
         from finetune.distillation.across_tokenizers.projected import teacher_logits
-        from finetune.training.chunked_loss import BLOCK_BYTES, CHUNK_BYTES, chunks, product, softmax_
+        from finetune.training.chunked_loss import block_budget, chunks, product, softmax_
 
         assert student is not None, "its key cannot be made without one"
         logits_of = teacher_logits("teacher", hidden, teacher, temperature)
         width, dtype = self.stored(teacher, student)
         centres = torch.empty(len(hidden), width, dtype=dtype, device=hidden.device)
         negentropy = torch.empty(len(hidden), dtype=logits_of.precise, device=hidden.device)
-        for rows in chunks(len(hidden), 2 * logits_of.bytes_per_row, CHUNK_BYTES):
+        for rows in chunks(len(hidden), 2 * logits_of.bytes_per_row, workspace.chunk_bytes(hidden.device)):
             logits_of.load(rows, workspace)
             q = workspace.take("q", (len(logits_of.chunk), student.vocabulary), hidden, student.weight.dtype)
-            for part in chunks(len(q), q.shape[1] * 4, BLOCK_BYTES):
+            for part in chunks(len(q), q.shape[1] * 4, block_budget(hidden.device)):
                 block = logits_of.block(part, workspace)
                 logits = workspace.take("logits", block.shape, block, block.dtype).copy_(block)
                 log_sum = softmax_(block)
