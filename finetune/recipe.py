@@ -278,17 +278,27 @@ def parse_override(text: str) -> dict[str, Any]:
     if not equals or not all(part.strip() for part in path.split(".")):
         raise RecipeError(f"--set {text} is not KEY.PATH=VALUE.", hint="For example: --set training.epochs=1")
     try:
-        nested: Any = yaml.safe_load(value)
+        read: Any = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError, RecursionError, TypeError):
-        nested = value
-    for part in reversed(path.split(".")):
-        nested = {part.strip(): nested}
-    return cast("dict[str, Any]", nested)
+        read = value
+    return nested({".".join(part.strip() for part in path.split(".")): read})
 
 
-def dotted(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def nested(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """{"training.epochs": 1} as {"training": {"epochs": 1}}."""
+    made: dict[str, Any] = {}
+    for key, value in keys.items():
+        *parents, last = key.split(".")
+        place = made
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return made
+
+
+def dotted(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """{"training": {"epochs": 1}} as ("training.epochs", 1)."""
-    for key, value in nested.items():
+    for key, value in layer.items():
         if isinstance(value, Mapping):
             yield from dotted(value, f"{prefix}{key}.")
         else:

@@ -46,13 +46,13 @@ def starting_recipes() -> list[Starting]:
 
 def starting_recipe(name: str) -> Starting:
     """Raises RecipeError if there is none of that name."""
-    known = [each.name for each in starting_recipes()]
+    known = {each.name: each for each in starting_recipes()}
     wanted = name.removesuffix(".yaml")
     if wanted not in known:
         raise RecipeError(
-            f"There is no recipe {name!r} to start from.{did_you_mean(wanted, known)}", hint=f"There are: {', '.join(known)}."
+            f"There is no recipe {name!r} to start from.{did_you_mean(wanted, list(known))}", hint=f"There are: {', '.join(known)}."
         )
-    return _read(wanted)
+    return known[wanted]
 
 
 def _read(name: str) -> Starting:

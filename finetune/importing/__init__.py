@@ -18,7 +18,7 @@ from finetune.errors import RecipeError
 from finetune.foreign import printable, reading
 from finetune.importing.imported import Imported
 from finetune.importing.lines import MAPPED, UNKNOWN, Config, Line, Refused, Rule, shown
-from finetune.recipe import Recipe, read_yaml
+from finetune.recipe import Recipe, nested, read_yaml
 
 NEEDED = {"model": "model", "dataset.source": "rows to train on"}
 FEWEST = 2  # keys that no other source knows, by which a file is recognised
@@ -95,15 +95,3 @@ def _lines(source: Source, config: Config, key: str, value: Any) -> list[Line]:
     if key in source.keys:
         return list(source.keys[key](config, key, value))
     return [Line(key, UNKNOWN, registry.did_you_mean(shown(key), list(source.keys)).strip())]
-
-
-def nested(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """{"training.epochs": 1} as {"training": {"epochs": 1}}."""
-    made: dict[str, Any] = {}
-    for dotted, value in keys.items():
-        *parents, last = dotted.split(".")
-        place = made
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    return made

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from finetune import registry
 from finetune.errors import RecipeError
-from finetune.recipe import Recipe, merge
+from finetune.recipe import Recipe, merge, nested
 from finetune.settings import Known, help_of, label, usual
 from finetune.wizard.explained import more_about, notes_of
 from finetune.wizard.prompter import Check, Choice, Prompter, Question, anything
@@ -25,9 +25,7 @@ Draft = dict[str, Any]
 
 def layer(key: str, value: Any) -> Draft:
     """`training.epochs`, 1 -> {"training": {"epochs": 1}}."""
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return dict(value)
+    return nested({key: value})
 
 
 def get(draft: Mapping[str, Any], key: str) -> Any:

@@ -13,7 +13,7 @@ import yaml
 
 from finetune import cli, registry
 from finetune.errors import RecipeError
-from finetune.recipe import Recipe, known_keys, merge
+from finetune.recipe import Recipe, known_keys, merge, nested
 from finetune.schema import keys_of_names, recipe_keys, recipe_schema
 
 SHIPPED = sorted((Path(__file__).parents[2] / "finetune" / "recipes").glob("*.yaml"))
@@ -38,12 +38,6 @@ def is_a_recipe(layer: Any) -> bool:
     except RecipeError:
         return False
     return True
-
-
-def nested(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value  # type: ignore[no-any-return]
 
 
 def converted(key: str, value: Any) -> bool:
@@ -71,7 +65,7 @@ def test_it_agrees_with_the_recipe_on_every_key_with_every_sort_of_value() -> No
     for base, key, value in every_key_with_every_value():
         if converted(key, value) or any(key == other and value == known for other, known in CONCERN_SEVERAL_KEYS):
             continue
-        layer = merge(base, nested(key, value))
+        layer = merge(base, nested({key: value}))
         tried += 1
         if fits(layer) != is_a_recipe(layer):
             wrong.append((layer, "fits the schema" if fits(layer) else "is a recipe"))
