@@ -176,18 +176,19 @@ class Clock(TrainerCallback):
             self.marks.append(time.perf_counter())
 
 
+def two_passes(bench: Bench, **more: Any) -> TrainingArguments:
+    """Settings of a training that writes and draws nothing."""
+    quiet: dict[str, Any] = {"report_to": [], "disable_tqdm": True, "save_strategy": "no"}
+    return TrainingArguments(tempfile.mkdtemp(), per_device_train_batch_size=bench.batch, num_train_epochs=2, **quiet, **more)
+
+
 def train(bench: Bench, what: str, model: Any, trainer: Any = SupervisedTrainer, *, predicted: int = 0, **settings: Any) -> float:
     """Tokens a second of the second pass over the rows."""
     rows = bench.rows(model.config.vocab_size)
     more = {name: settings.pop(name) for name in ("teacher_model", "cache", "temperature", "alpha") if name in settings}
     clock = Clock(bench.steps)
-    arguments = TrainingArguments(
-        tempfile.mkdtemp(),
-        per_device_train_batch_size=bench.batch,
-        num_train_epochs=2,
-        report_to=[],
-        disable_tqdm=True,
-        save_strategy="no",
+    arguments = two_passes(
+        bench,
         logging_steps=bench.steps,
         train_sampling_strategy="sequential",
         use_cpu=DEVICE == "cpu",
@@ -308,15 +309,7 @@ def profile(bench: Bench) -> None:
     plan = schedule(wait=bench.steps, warmup=2, active=4)
     with profiler(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], schedule=plan, on_trace_ready=ready) as watch:
         rows = bench.rows(model.config.vocab_size)
-        arguments = TrainingArguments(
-            tempfile.mkdtemp(),
-            per_device_train_batch_size=bench.batch,
-            num_train_epochs=2,
-            report_to=[],
-            disable_tqdm=True,
-            save_strategy="no",
-        )
-        SupervisedTrainer(model=model, args=arguments, train_dataset=rows, callbacks=[Steps()]).train()
+        SupervisedTrainer(model=model, args=two_passes(bench), train_dataset=rows, callbacks=[Steps()]).train()
     events = found["events"]
     kernels = sorted((event for event in events if event.self_device_time_total and event.device_type.name == "CUDA"), key=_time)
     bench.tell("step", "busy", kernels_ms=round(sum(map(_time, kernels)) / 4e3, 1), kernels=sum(event.count for event in kernels) // 4)

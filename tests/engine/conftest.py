@@ -1,12 +1,14 @@
-"""A Hub on this machine with a base model, a finished run made from it, and a process that forks runs, for tests that ask for them."""
+"""For tests that ask: a Hub on this machine with a base model, a finished run of it, a process that forks runs, a working folder."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from finished_run import base_folder, finished_run
 from forks import Forks
 from hub_client import ACCOUNTS
 from hub_server import COMMIT, HubServer
+from workshop import Workshop
 
 from finetune.recipe import Recipe
 
@@ -33,3 +35,12 @@ def run(tmp_path_factory, base):
 def forks() -> Iterator[Forks]:
     with Forks() as made:
         yield made
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shop: Workshop) -> Path:
+    """An empty working folder, the Hub switched off, and the cache of a file's workshop."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("FINETUNE_CLI_CACHE", str(shop.runtime.cache_dir))
+    return tmp_path

@@ -26,15 +26,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     return Workshop(tmp_path_factory.mktemp("workshop"))
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shop: Workshop) -> Path:
-    """An empty working folder, the Hub switched off, and the workshop's cache."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("FINETUNE_CLI_CACHE", str(shop.runtime.cache_dir))
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that is fine in itself, but whose tokens mean something else."""

@@ -82,8 +82,8 @@ def test_without_the_package_a_check_names_the_command_before_anything_is_loaded
         load_tasks(("measured again elsewhere",))
 
 
-def test_what_leaves_this_machine_names_no_task_file() -> None:
-    recipe = Recipe.from_layers({"benchmark": {"tasks": ["hellaswag", "/home/ada/tests/pets.yaml"]}})
+def test_what_leaves_this_machine_names_no_task_file(tmp_path: Path) -> None:
+    recipe = Recipe.from_layers({"benchmark": {"tasks": ["hellaswag", str(tmp_path / "ada" / "pets.yaml")]}})
     tasks = public_recipe(recipe).benchmark.tasks
     assert tasks[0] == "hellaswag"
     assert "ada" not in tasks[1]

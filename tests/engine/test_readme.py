@@ -40,13 +40,10 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shop: Workshop) -> Path:
-    """A working folder with my_rows.jsonl, and the workshop's cache."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("FINETUNE_CLI_CACHE", str(shop.runtime.cache_dir))
-    (tmp_path / "my_rows.jsonl").write_bytes(shop.rows.read_bytes())
-    return tmp_path
+def place(place: Path, shop: Workshop) -> Path:
+    """The working folder, with my_rows.jsonl."""
+    (place / "my_rows.jsonl").write_bytes(shop.rows.read_bytes())
+    return place
 
 
 def test_it_begins_with_the_two_commands() -> None:

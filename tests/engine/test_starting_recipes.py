@@ -24,13 +24,10 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shop: Workshop) -> Path:
-    """A working folder with the files that the recipes ask for, and the workshop's cache."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("FINETUNE_CLI_CACHE", str(shop.runtime.cache_dir))
-    write_files(tmp_path, 105)
-    return tmp_path
+def place(place: Path) -> Path:
+    """The working folder, with the files that the recipes ask for."""
+    write_files(place, 105)
+    return place
 
 
 def small(name: str, shop: Workshop) -> list[str]:

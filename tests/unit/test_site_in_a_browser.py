@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from documents import ROOT
-from test_report_in_a_browser import CHROMIUM, OPTIONS
+from test_report_in_a_browser import CHROMIUM
+from test_report_in_a_browser import browser as browser
 
 PHONE, DESK = 390, 1280
 EXAMINED = (".", "settings", "own-data", "extending", "scale", "how")  # the languages, tables and formulas of all pages
@@ -42,15 +43,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[s
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", pages
         server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield made
-        made.close()
 
 
 def lightness(colour: str) -> float:
