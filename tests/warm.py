@@ -2,10 +2,11 @@
 
     program, terminal = warm.on_terminal(["run", "recipe.yaml"], folder, environment, rows=40, columns=80)
     done = warm.run(["plan", "recipe.yaml", "--json"], folder, environment)                              # as subprocess.run
+    done = warm.run(["-c", "print(1)"], folder, environment)                                             # lines instead of the program
 
-Variables that libraries read when they are imported need a new interpreter (`fresh`), and so does what is about starting; tests/e2e begins
-with new ones too. Run as a program, this file is the process that forks. What it forked goes on at the end of the file, and ends as any
-Python program does.
+For each set of variables that libraries read when they are imported there is one such process; its HF_HOME is a link to that of who asks.
+What is about starting needs a new interpreter (`fresh`); tests/e2e begins with one too. Run as a program, this file is the process that
+forks. What it forked goes on at the end of the file, and ends as any Python program does.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ import psutil
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = str(ROOT / "finetune_cli.py")
+READ_LATER = ("HF_TOKEN", "HF_HOME")  # by name only, or through the link
 READ_BY_IMPORTS = ("HF_", "HUGGING", "TRANSFORMERS_", "TORCH", "OMP_", "GOMP_", "KMP_", "MKL_", "PYTHON", "LC_", "LANG", "TOKENIZERS_")
 BESIDE_OURS = ["peft", "datasets", "evaluate", "rouge_score.rouge_scorer", "transformers.models.llama.modeling_llama"]
 FORKS = sys.platform == "linux"  # elsewhere libraries do not survive it
@@ -82,10 +84,12 @@ def start(
     if fresh or not FORKS:
         take = _take_terminal if terminal else None
         streams = dict(zip(("stdin", "stdout", "stderr"), descriptors, strict=True))
-        command = [sys.executable, PROGRAM, *arguments]
+        command = [sys.executable, *([] if arguments[:1] == ["-c"] else [PROGRAM]), *arguments]
         return subprocess.Popen(command, cwd=folder, env=dict(environment), start_new_session=True, preexec_fn=take, **streams)
-    job = {"arguments": list(arguments), "folder": str(folder), "environment": dict(environment), "terminal": terminal}
-    return Forked(Server.of(environment), job, descriptors)
+    server = Server.of(environment)
+    given = dict(environment) | ({"HF_HOME": server.home(environment["HF_HOME"])} if "HF_HOME" in environment else {})
+    job = {"arguments": list(arguments), "folder": str(folder), "environment": given, "terminal": terminal}
+    return Forked(server, job, descriptors)
 
 
 def _take_terminal() -> None:
@@ -99,18 +103,29 @@ class Server:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Server:
-        key = json.dumps(sorted((name, value) for name, value in environment.items() if name.startswith(READ_BY_IMPORTS)))
+        read = {name: value for name, value in environment.items() if name.startswith(READ_BY_IMPORTS) and name not in READ_LATER}
+        key = json.dumps([sorted(read.items()), "HF_HOME" in environment])
         if key not in cls._known:
             cls._known[key] = cls(environment)
         return cls._known[key]
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.socket, its = socket.socketpair()
+        self.link = Path(tempfile.mkdtemp()) / "home"
+        home = {"HF_HOME": str(self.link)} if "HF_HOME" in environment else {}
         command = [sys.executable, __file__, str(its.fileno())]
         alone: dict[str, Any] = {"stdin": subprocess.DEVNULL, "pass_fds": [its.fileno()], "start_new_session": True}
-        subprocess.Popen(command, cwd=ROOT, env=dict(environment), **alone)
+        subprocess.Popen(command, cwd=ROOT, env={**environment, **home}, **alone)
         its.close()  # which ends it with us
         assert self.ask({"ready": True}) == 1
+
+    def home(self, folder: str) -> str:
+        """Let the link that the imports have read lead to this folder, for what is started from now on."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        next_link = self.link.with_name("next")
+        next_link.symlink_to(Path(folder).resolve())
+        next_link.replace(self.link)
+        return str(self.link)
 
     def ask(self, question: dict[str, Any], descriptors: Sequence[int] = ()) -> int:
         said = json.dumps(question).encode()
@@ -209,5 +224,10 @@ def import_everything() -> None:
 if __name__ == "__main__":
     del sys.path[0]  # this folder
     import_everything()
-    serve(socket.socket(fileno=int(sys.argv[1])))
-    runpy.run_path(PROGRAM, run_name="__main__")
+    given = serve(socket.socket(fileno=int(sys.argv[1])))
+    if given[:1] == ["-c"]:
+        sys.path.insert(0, "")
+        sys.argv = ["-c", *given[2:]]
+        exec(compile(given[1], "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        runpy.run_path(PROGRAM, run_name="__main__")

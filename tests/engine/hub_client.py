@@ -5,8 +5,11 @@ done = upload(hub, WRITES, run)          # {"repo": "ada/letters", "private": Tr
 
 import json
 import os
-import subprocess
-import sys
+from pathlib import Path
+
+import warm
+
+ROOT = Path(__file__).parents[2]
 
 
 def fine_grained(*permissions):
@@ -46,13 +49,7 @@ except FinetuneError as error:
 
 
 def client(hub, token, *arguments, code=UPLOAD, **environment):
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env={**os.environ, **hub.environment(token), "HF_HUB_VERBOSITY": "error", **environment},  # the screen keeps warnings in a file
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = warm.run(["-c", code, *map(str, arguments)], ROOT, {**os.environ, **hub.environment(token), **environment}, timeout=120)
     assert done.returncode == 0, done.stderr
     assert code != UPLOAD or done.stderr == ""  # the engine prints nothing, and neither do the libraries it calls
     return json.loads(done.stdout)

@@ -62,7 +62,7 @@ class HubServer:
         self.uploads: list[tuple[str, int]] = []
         self.sent = 0
         self._faults: dict[str, Fault] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = _listening(_handler(self))
         self._server.daemon_threads = True
         self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -89,9 +89,7 @@ class HubServer:
         return self.repos if kind == "model" else self.datasets
 
     def environment(self, token: str | None) -> dict[str, str]:
-        """For a client process: this Hub, this token, no cache of anybody else."""
-        home = {"HF_ENDPOINT": self.address, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(self.storage / "hf-home"), "HF_HUB_OFFLINE": "0"}
-        return {**home, "HF_TOKEN": token or "", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+        return client_of(self.address, self.storage / "hf-home", token)
 
     def large_file(self, oid: str) -> Path:
         return self.storage / f"lfs-{oid}"
@@ -125,6 +123,27 @@ class HubServer:
             return None
         fault.times -= 1
         return fault
+
+
+def client_of(address: str, home: Path, token: str | None) -> dict[str, str]:
+    """The environment of a client process: this Hub, this token, no cache of anybody else."""
+    hub = {"HF_ENDPOINT": address, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_TOKEN": token or ""}
+    quiet = {"HF_HUB_VERBOSITY": "error"}  # the screen keeps warnings in a file
+    return {**hub, **quiet, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+
+
+_usual_port = 0
+
+
+def _listening(handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+    """At the address of the Hub before, unless that is still there: programs forked from a warm one have read it already."""
+    global _usual_port
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", _usual_port), handler)
+    except OSError:
+        return ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    _usual_port = server.server_address[1]
+    return server
 
 
 def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from hub_client import ACCOUNTS, WRITES
-from hub_server import COMMIT, HubServer
+from hub_server import COMMIT, HubServer, client_of
 
 ASK = """
 import json, sys, time
@@ -39,14 +38,8 @@ for spec in json.loads(sys.argv[1]):
 
 
 def ask(tmp_path: Path, address: str, *specs: dict[str, Any], token: str | None = None) -> list[dict[str, Any]]:
-    environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-    environment["HF_HUB_VERBOSITY"] = "error"  # the screen keeps warnings in a file
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
-        environment.pop(name, None)
-    if token is not None:
-        environment["HF_TOKEN"] = token
-    command = [sys.executable, "-c", ASK, json.dumps(specs), str(tmp_path / "cache")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **client_of(address, tmp_path / "hf", token)}
+    done = warm.run(["-c", ASK, json.dumps(specs), str(tmp_path / "cache")], tmp_path, environment)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "no noise of libraries"
     return [json.loads(line) for line in done.stdout.splitlines()]

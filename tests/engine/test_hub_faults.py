@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import warm
 from hub_client import WRITES, upload
 
 from finetune.run_folder import FINISHED, RunFolder
@@ -67,9 +68,7 @@ def test_what_broke_off_is_safe_here_and_the_printed_command_sends_only_what_is_
     hub.uploads.clear()
     command = shlex.split(broken["hint"].partition("Finish with: ")[2])
     assert command[:2] == ["python", "finetune_cli.py"]
-    finished = subprocess.run(
-        [sys.executable, *command[1:]], cwd=ROOT, env={**os.environ, **hub.environment(WRITES)}, capture_output=True, text=True, timeout=120
-    )
+    finished = warm.run(command[2:], ROOT, {**os.environ, **hub.environment(WRITES)})
     assert finished.returncode == 0, finished.stderr
     assert "ada/letters (private)" in finished.stdout
     assert WRITES not in finished.stdout + finished.stderr

@@ -2,18 +2,18 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hub_server import COMMIT, HubServer
+import warm
+from hub_server import COMMIT, HubServer, client_of
 from pico import pico
 from safetensors.torch import load_file
 
 torch.set_num_threads(1)
+ROOT = Path(__file__).parents[2]
 LOCATE = (
     "import json, sys\n"
     "from finetune.errors import FinetuneError\nfrom finetune.events import Notice, Progress, Recorder\n"
@@ -53,12 +53,9 @@ def hub_with(tmp_path: Path, models: dict[str, Path], **facts: Any) -> HubServer
 
 
 def ask(home: Path, endpoint: str, *names: str, trust: bool = False, token: str | None = None) -> list[dict[str, Any]]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment |= {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "FINETUNE_CLI_CACHE": str(home / "ours"), "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"HF_TOKEN": token} if token else {}
-    command = [sys.executable, "-c", LOCATE, "trust" if trust else "-", *names]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=60)
-    return json.loads(done.stdout)
+    environment = {**os.environ, **client_of(endpoint, home, token), "FINETUNE_CLI_CACHE": str(home / "ours")}
+    fresh = home.is_file()  # to which no link can lead
+    return json.loads(warm.run(["-c", LOCATE, "trust" if trust else "-", *names], ROOT, environment, fresh=fresh).stdout)
 
 
 def test_only_what_is_needed_is_fetched_and_it_works_again_without_the_hub(tmp_path: Path, model: Path) -> None:

@@ -6,11 +6,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 import yaml
 from finished_run import base_folder
 from hub_server import COMMIT, HubServer
@@ -54,8 +54,7 @@ def command(hub: HubServer, token: str | None, folder: Path, *arguments: str, **
         "FINETUNE_CLI_CACHE": str(folder / "cache"),
         **environment,
     }
-    line = [sys.executable, str(ROOT / "finetune_cli.py"), *arguments]
-    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    return warm.run(arguments, folder, environment)
 
 
 def run(hub: HubServer, token: str | None, folder: Path, wanted: dict[str, Any], **environment: str) -> subprocess.CompletedProcess[str]:
@@ -117,8 +116,7 @@ def test_another_machine_loads_the_adapter_and_trains_it_further(
     settings = json.loads((tmp_path / "copied" / "adapter_config.json").read_text(encoding="utf-8"))
     assert (settings["base_model_name_or_path"], settings["revision"]) == ("org/base", COMMIT)
     environment = {**os.environ, **hub.environment(TOKEN), "HF_HOME": str(tmp_path / "home")}
-    line = [sys.executable, "-c", READ_ELSEWHERE, str(tmp_path / "copied"), "ada/letters"]
-    read = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=True)
+    read = warm.run(["-c", READ_ELSEWHERE, str(tmp_path / "copied"), "ada/letters"], tmp_path, environment)
     assert float(read.stdout) == 0.0
     done = run(
         hub, TOKEN, tmp_path, recipe(model="ada/letters", output_dir="further", upload={"repo": "more"}), HF_HOME=str(tmp_path / "home")
@@ -162,8 +160,7 @@ def test_an_upload_that_cannot_work_is_found_before_anything_is_fetched(hub: Hub
     (tmp_path / "base").symlink_to(base)
     environment = {**os.environ, **hub.environment(None), "PYTHONPATH": str(ROOT), "FINETUNE_CLI_CACHE": str(tmp_path / "cache")}
     cases = json.dumps([(token, recipe(**changes)) for token, changes in REFUSED.values()])
-    line = [sys.executable, "-c", EACH, cases]
-    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=True)
+    done = warm.run(["-c", EACH, cases], tmp_path, environment)
     answers = done.stderr.split("exit 1\n")
     assert answers.pop() == ""
     for (said, (token, _)), printed in zip(REFUSED.items(), answers, strict=True):

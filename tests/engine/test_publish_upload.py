@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 from finished_run import base_folder, finished_run
 from hub_client import WRITES, client, upload
 from hub_server import COMMIT
@@ -127,16 +126,14 @@ print(json.dumps({"equal": bool(torch.equal(there, here)), "base": bool(torch.eq
     assert (card.base_model, card.to_dict()["base_model_relation"], card.datasets) == ("org/big", "merge", ["org/rows"])
 
 
-def test_the_four_lines_of_the_card_run_as_they_are(hub, run):
+def test_the_four_lines_of_the_card_run_as_they_are(hub, run, tmp_path):
     upload(hub, WRITES, run)
     lines = hub.repos["ada/letters"].files["README.md"].decode().partition("```python\n")[2].partition("```")[0]
     assert len(lines.strip().splitlines()) == 4
     quiet = (
         "from transformers.utils.logging import disable_progress_bar, set_verbosity_error\ndisable_progress_bar(); set_verbosity_error()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", quiet + lines], env={**os.environ, **hub.environment(WRITES)}, capture_output=True, text=True, timeout=120
-    )
+    done = warm.run(["-c", quiet + lines], tmp_path, {**os.environ, **hub.environment(WRITES)})
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 

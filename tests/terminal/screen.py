@@ -44,7 +44,7 @@ class Screen(pyte.HistoryScreen):
 class Terminal:
     """`python finetune_cli.py ARGUMENTS` on a terminal of a given size, in an empty working folder.
 
-    Forked from a process that has imported everything (warm.py), unless it is to start `fresh` or `env` has what imports read.
+    Forked from a process that has imported everything (warm.py), unless it is to start `fresh`.
     """
 
     def __init__(
@@ -61,9 +61,8 @@ class Terminal:
         self.emulated = Screen(columns, rows, history=500, ratio=0.5)
         self._stream = pyte.ByteStream(self.emulated)
         self.raw = b""
-        env = env or {}
-        fresh = fresh or any(name.startswith(warm.READ_BY_IMPORTS) for name in env)
-        self._process, self._there = warm.on_terminal(arguments or [], folder, environment() | env, rows=rows, columns=columns, fresh=fresh)
+        given = environment() | (env or {})
+        self._process, self._there = warm.on_terminal(arguments or [], folder, given, rows=rows, columns=columns, fresh=fresh)
 
     def __enter__(self) -> Terminal:
         return self

@@ -61,7 +61,7 @@ def test_twice_stops_at_once_and_what_was_saved_stays(workplace: Path) -> None:
     (workplace / "slow").mkdir()
     (workplace / "slow" / "sitecustomize.py").write_text(SLOW_AFTER_TWO)
     with Terminal(
-        ["run", "recipe.yaml"], folder=workplace, env={"PYTHONPATH": f"{workplace / 'slow'}:{Path(__file__).parents[2]}"}
+        ["run", "recipe.yaml"], folder=workplace, env={"PYTHONPATH": f"{workplace / 'slow'}:{Path(__file__).parents[2]}"}, fresh=True
     ) as terminal:
         until = time.monotonic() + RUN_SECONDS
         while not (workplace / "slow" / "asleep").exists():

@@ -210,7 +210,7 @@ def test_what_does_not_fit_comes_with_ways_out_and_their_numbers(workplace: Path
     memory = json.loads(planned.stdout)["memory"]
     (workplace / "small").mkdir()
     (workplace / "small" / "sitecustomize.py").write_text(SMALL_MACHINE.format(free=sum(memory.values()) - memory["activations"] // 2))
-    with Terminal(folder=workplace, columns=100, env={"PYTHONPATH": f"{workplace / 'small'}:{ROOT}"}) as terminal:
+    with Terminal(folder=workplace, columns=100, env={"PYTHONPATH": f"{workplace / 'small'}:{ROOT}"}, fresh=True) as terminal:
         up_to_the_review(terminal)
         terminal.wait_for("does not fit")
         terminal.wait_for("❯ Use activation checkpointing")

@@ -250,7 +250,8 @@ def test_plain_asks_the_same_questions_without_escape_codes(tmp_path: Path) -> N
 
 
 def test_an_ascii_terminal_gets_ascii(tmp_path: Path) -> None:
-    with Terminal(folder=tmp_path, env={"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}) as terminal:
+    old = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    with Terminal(folder=tmp_path, env=old, fresh=True) as terminal:
         terminal.wait_for("? What would")
         terminal.press(ENTER)
         terminal.wait_for("> HuggingFaceTB")
