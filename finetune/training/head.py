@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.errors import ModelError
+from finetune.hardware.matmul import learned_linear
 
 PROBE_LENGTH = 12
 SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # of Gemma, RecurrentGemma, xLSTM
@@ -57,7 +58,7 @@ class Head:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Plain logits [..., vocabulary]; for checks and short inputs; the losses never call it."""
-        logits = self.scale * nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+        logits = self.scale * learned_linear(hidden.to(self.weight.dtype), self.weight, self.bias)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 

@@ -20,7 +20,7 @@ from finetune.distillation.student import make_student, planned_student
 from finetune.distillation.students.closeness import Closeness
 from finetune.distillation.students.ffn import FeedForward, kept_channels
 from finetune.distillation.students.heads import kept_heads
-from finetune.distillation.students.layers import least_turning_block
+from finetune.distillation.students.layers import blocks_to_leave_out
 from finetune.distillation.students.width import groups_of
 from finetune.errors import ModelError, RecipeError
 from finetune.events import Notice, Recorder
@@ -138,7 +138,7 @@ def test_heads_that_share_keys_and_values_stay_as_many_in_every_group() -> None:
 def test_layers_alone_are_the_teachers_own_bit_for_bit() -> None:
     teacher = deep("llama")
     student = make_student(teacher, FromTeacher(layers=4), ROWS).model
-    block = least_turning_block(teacher, 2, ROWS)
+    block = blocks_to_leave_out(teacher, [4], ROWS)[4]
     kept = [number for number in range(6) if number not in (block.start, block.start + 1)]
     theirs = teacher.state_dict()
     for name, weight in student.state_dict().items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,21 +32,10 @@ class Layers:
 
     def make(self, teacher: nn.Module, amount: float, rows: Rows) -> Made:
         """ModelError too if the layers cannot be found, or if a model built from the student's configuration would not be the student."""
-        from finetune.distillation.cutting import kept_layers, kept_without, layer_stack, possible_starts
-        from finetune.distillation.students.rebuilding import check_rebuilt
-        from finetune.training.head import causal_lm
+        from finetune.distillation.cutting import kept_layers, layer_stack
 
-        model = causal_lm(teacher)
-        depth = len(layer_stack(model))
-        count = kept_layers(amount, depth)
-        starts = possible_starts(model.config, depth - count, type(model)._from_config)
-        block = least_turning_block(teacher, depth - count, rows, starts)
-        student = _copy_with(teacher, kept_without(block.start, block.length, depth))
-        check_rebuilt(student)
-        first, last = block.start + 1, block.start + block.length
-        why = f"{first} to {last} are left out, because they change least what passes through them"
-        said = f"The student keeps {count} of {depth} layers: {why}."
-        return Made(student, said, {"layers": count, "of_layers": depth, "left_out": [first, last]})
+        count = kept_layers(amount, len(layer_stack(teacher)))
+        return without(teacher, blocks_to_leave_out(teacher, [count], rows)[count])
 
 
 @dataclass(frozen=True)
@@ -58,26 +47,55 @@ class Block:
     distance: float
 
 
-def least_turning_block(model: nn.Module, length: int, rows: Rows, starts: Sequence[int] | None = None) -> Block:
-    """The block of `length` layers whose input and output point in the most similar directions.
+def blocks_to_leave_out(teacher: nn.Module, counts: Iterable[int], rows: Rows) -> dict[int, Block]:
+    """For each count of layers to keep the block that a student can do without best, all from one pass over the rows.
 
-    `starts` are the layers it may begin with, by default all but the first and last layer.
+    Raises ModelError if there is a count for which no block can be left out.
+    """
+    from finetune.distillation.cutting import layer_stack, possible_starts
+    from finetune.training.head import causal_lm
+
+    model = causal_lm(teacher)
+    depth = len(layer_stack(model))
+    starts = {depth - count: possible_starts(model.config, depth - count, type(model)._from_config) for count in counts}
+    return {depth - length: block for length, block in least_turning_blocks(teacher, starts, rows).items()}
+
+
+def without(teacher: nn.Module, block: Block) -> Made:
+    """The student that lacks a block of its teacher's layers."""
+    from finetune.distillation.cutting import kept_without, layer_stack
+    from finetune.distillation.students.rebuilding import check_rebuilt
+
+    depth = len(layer_stack(teacher))
+    count = depth - block.length
+    student = _copy_with(teacher, kept_without(block.start, block.length, depth))
+    check_rebuilt(student)
+    first, last = block.start + 1, block.start + block.length
+    why = f"{first} to {last} are left out, because they change least what passes through them"
+    said = f"The student keeps {count} of {depth} layers: {why}."
+    return Made(student, said, {"layers": count, "of_layers": depth, "left_out": [first, last]})
+
+
+def least_turning_blocks(model: nn.Module, starts: Mapping[int, Sequence[int]], rows: Rows) -> dict[int, Block]:
+    """Of each length the block of layers whose input and output point in the most similar directions.
+
+    `starts` maps a length to the layers that a block of so many may begin with.
     """
     import torch
     from torch.nn.functional import cosine_similarity
 
     from finetune.distillation.cutting import layer_stack
 
-    stack = layer_stack(model)
-    starts = starts or range(1, len(stack) - length)
-    totals, tokens = dict.fromkeys(starts, 0.0), 0
-    for stream in _residual_streams(model, stack, rows):
+    totals = {length: dict.fromkeys(places, 0.0) for length, places in starts.items()}
+    tokens = 0
+    for stream in _residual_streams(model, layer_stack(model), rows):
         tokens += stream[0].shape[0]
-        for start in starts:
-            cosine = cosine_similarity(stream[start], stream[start + length], dim=-1)
-            totals[start] += float(torch.arccos(cosine.clamp(-1, 1)).sum()) / math.pi
-    best = min(starts, key=totals.__getitem__)
-    return Block(best, length, totals[best] / tokens)
+        for length, places in totals.items():
+            for start in places:
+                cosine = cosine_similarity(stream[start], stream[start + length], dim=-1)
+                places[start] += float(torch.arccos(cosine.clamp(-1, 1)).sum()) / math.pi
+    best = {length: min(places, key=places.__getitem__) for length, places in totals.items()}
+    return {length: Block(start, length, totals[length][start] / tokens) for length, start in best.items()}
 
 
 def _residual_streams(model: nn.Module, stack: nn.ModuleList, rows: Rows) -> Iterator[list[Tensor]]:

@@ -6,6 +6,7 @@ A few students of that size are made and measured, from all layers with a narrow
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from finetune.errors import ModelError, RecipeError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from finetune.distillation.students.layers import Block
 
 MEASURED = 5  # students; each takes a few seconds
 OFF = 0.02  # of the parameters: how far a student may be from the size that was asked for, if half a layer is not more
@@ -30,12 +33,14 @@ class Size:
 
     def make(self, teacher: nn.Module, amount: float, rows: Rows) -> Made:
         from finetune.distillation.students.closeness import Closeness
+        from finetune.distillation.students.layers import blocks_to_leave_out
 
         found = _of_model(teacher, amount)
+        blocks = blocks_to_leave_out(teacher, [mix.layers for mix in found if mix.layers], rows)
         closeness = Closeness(teacher, rows)
         best, least, listed = Made(teacher, ""), float("inf"), []
         for mix in found:
-            made = _made(teacher, mix, rows)
+            made = _made(teacher, mix, rows, blocks)
             distance = closeness.of(made.model)
             listed.append(f"{mix} {distance:.2f}")
             if distance < least:
@@ -139,9 +144,11 @@ def _planned(config: Any, mix: Mix, build: Build) -> Any:
     return config
 
 
-def _made(teacher: nn.Module, mix: Mix, rows: Rows) -> Made:
-    made = Made(teacher, "")
-    for name, amount in mix.amounts():
-        more = registry.load("students", name).make(made.model, amount, rows)
-        made = Made(more.model, f"{made.said} {more.said}".strip(), {**made.facts, **more.facts})
-    return made
+def _made(teacher: nn.Module, mix: Mix, rows: Rows, blocks: Mapping[int, Block]) -> Made:
+    from finetune.distillation.students.layers import without
+
+    shallow = without(teacher, blocks[mix.layers]) if mix.layers else Made(teacher, "")
+    if mix.ffn is None:
+        return shallow
+    made: Made = registry.load("students", "ffn").make(shallow.model, mix.ffn, rows)
+    return Made(made.model, f"{shallow.said} {made.said}".strip(), {**shallow.facts, **made.facts})
