@@ -11,11 +11,11 @@ import pytest
 import warm
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["dataset.samples=32", "dataset.max_length=96", "dataset.held_out=0.17", "benchmark.rows=4"]
+SMALL = ["dataset.max_length=96", "dataset.held_out=0.2", "benchmark.rows=4"]
 SMALL += ["training.batch_size=4", "training.epochs=1", "benchmark.speed=false"]
 METHODS = {
-    "qlora": ["method.kind=qlora"],
-    "adalora": ["method.kind=adalora", "method.r=3", "method.init_r=6"],
+    "qlora": ["method.kind=qlora", "dataset.samples=20"],
+    "adalora": ["method.kind=adalora", "dataset.samples=32", "method.r=3", "method.init_r=6"],
 }
 
 
