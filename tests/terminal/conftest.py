@@ -26,6 +26,6 @@ def pico(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(tmp_path: Path, pico: Path) -> Path:
     """A working folder with ./pico and ./rows.jsonl."""
     (tmp_path / "pico").symlink_to(pico)
-    rows = [f'{{"prompt": "say {word}", "completion": "{word} {word}"}}\n' for word in ("cat", "dog", "bird", "fish") for _ in range(8)]
+    rows = [f'{{"prompt": "say {word}", "completion": "{word} {word}"}}\n' for word in ("cat", "dog", "bird", "fish") for _ in range(4)]
     (tmp_path / "rows.jsonl").write_text("".join(row.replace("say", f"say {at}") for at, row in enumerate(rows)))
     return tmp_path

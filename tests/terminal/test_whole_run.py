@@ -169,7 +169,7 @@ def test_changing_something_at_the_review_asks_only_that(workplace: Path) -> Non
         terminal.press("2", ENTER)
         for question in ("Batch size", "Learning rate", "Change advanced"):
             answer(terminal, question)
-        terminal.wait_for("2 x 2", RUN_SECONDS)
+        terminal.wait_for("2 x 13 rows", RUN_SECONDS)
         terminal.wait_for("? Ready?", RUN_SECONDS)
         terminal.press(UP, ENTER)
         assert terminal.wait_for_end() == 0
