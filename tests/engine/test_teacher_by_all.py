@@ -117,7 +117,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 
 CASES: dict[str, Any] = {
-    "hidden": {"distillation": {"cache": "hidden"}},
+    "hidden": {"distillation": {"cache": "hidden", "features": {"last": 0.1, "layers": "auto", "relations": ["v"]}}},
     "gradient": {"distillation": {"cache": "gradient"}, "method": {"kind": "lora", "dropout": 0.0}, "model": "smaller"},
     "itself": {"distillation": {"cache": "hidden"}, "teacher": "self", "method": {"kind": "lora", "dropout": 0.0}, "model": "base"},
 }

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 class InnerLayers:
     title = "Inner layers"
-    summary = "distance of the outputs of layers; the teacher runs at every step"
-    online = True
+    summary = "distance of the outputs of layers; from a cache that keeps them too"
+    every_place = False
 
     def weight(self, spec: FeaturesSpec) -> float:
         return 0.0 if spec.layers == "none" else spec.layers_weight
@@ -34,6 +34,12 @@ class InnerLayers:
 
         stack = layer_stack(model)
         return [Watched(stack[layer]) for layer in layers]
+
+    def kept(self, layers: Sequence[int], spec: FeaturesSpec) -> list[str]:
+        return [f"layer.{layer}" for layer in layers]
+
+    def kept_width(self, config: Any, name: str) -> int:
+        return int(config.hidden_size)
 
     def width(self, model: Any) -> int | None:
         from finetune.training.head import causal_lm
