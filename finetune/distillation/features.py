@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from finetune.data.collator import NO_LOSS
 from finetune.distillation.cache import TeacherCache
-from finetune.distillation.inside import Outputs, facts_of, pairs_of, terms_of, watching
+from finetune.distillation.cutting import layer_stack
+from finetune.distillation.inside import Outputs, pairs_of, terms_of, text_config, watching
 from finetune.distillation.itself import as_teacher
 from finetune.distillation.read_ahead import Asked, ReadAhead
 from finetune.distillation.teachers import Teacher
@@ -62,11 +63,11 @@ class Features:
             return
         inside = cache.key.inside if cache is not None else {}
         if teacher is not None:
-            config, depth = facts_of(teacher)
-            theirs = head_width(config)
+            depth = len(layer_stack(teacher)) if spec.layers != "none" else 0
+            theirs = head_width(text_config(teacher))
         else:
             depth, theirs = inside.get("depth", 0), inside.get("head_width", 1)
-        self._head_widths = [head_width(facts_of(student)[0]), theirs]
+        self._head_widths = [head_width(text_config(student)), theirs]
         pairs = pairs_of(spec, student, depth, made) if depth else []
         layers = [other for _, other in pairs]
         if cache is not None:

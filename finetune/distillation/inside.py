@@ -95,7 +95,11 @@ def pairs_of(spec: FeaturesSpec, student: Any, depth: int, made: Mapping[str, An
 
 def facts_of(teacher: Any) -> tuple[Any, int]:
     """The text configuration of a model, and its layers."""
-    return causal_lm(teacher).config.get_text_config(), len(layer_stack(teacher))
+    return text_config(teacher), len(layer_stack(teacher))
+
+
+def text_config(model: Any) -> Any:
+    return causal_lm(model).config.get_text_config()
 
 
 @contextmanager

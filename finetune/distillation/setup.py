@@ -15,7 +15,7 @@ from typing import Any
 from finetune.data.prepare import PreparedData
 from finetune.data.system_prompt import is_prompted
 from finetune.distillation.asking import Asking, reading_for, rows_asked
-from finetune.distillation.inside import Compared, compared_of
+from finetune.distillation.inside import compared_of
 from finetune.distillation.itself import Itself, as_teacher
 from finetune.distillation.pair_checks import Finding, contradictions, examine, stop_on_problem, top_tokens
 from finetune.distillation.prompt_check import about_prompt
@@ -27,9 +27,8 @@ from finetune.recipe import DistillationSpec, Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.training.head import Head, head_of
 
-# Has all devices write the cache of a teacher: its number, the student's head, the models in memory here, what is compared of its
-# inside, the kind, the folder.
-Together = Callable[[int, Head, list[Any], Compared | None, str, Path], None]
+# Has all devices write the cache of a teacher: its number, the student's head, the models in memory here, the kind, the folder.
+Together = Callable[[int, Head, list[Any], str, Path], None]
 
 
 @dataclass
@@ -117,7 +116,7 @@ def prepare_distillation(
         with as_teacher(model) as asked:
             compared = None if spec.compares_other_layers else compared_of(spec.features, student, asked, made)
         asking = Asking(spec, ours, model, rows, name, (tokenizer, theirs), reading, runtime, reporter, compared)
-        others = partial(together, number, ours, [student, model], compared) if together else None
+        others = partial(together, number, ours, [student, model]) if together else None
         choice, written = asking.ask(wanted, left=len(known) - number, others=others)
         wanted = choice.kind  # all caches are of one kind
         choices.append(choice)

@@ -306,9 +306,8 @@ class DistillationTrainer(OnPolicyTrainer):
         if rows is not None:
             counts = [counts[row] for row in rows.tolist()]
             inputs = {name: value[rows.to(value.device)] for name, value in tensors_of(inputs).items()}
-        asked = teacher.reading.batch(inputs, mask=teacher.masks) if teacher.reading else None
-        aligned = asked.where if asked else None
         if cached and teacher.cache is not None:
+            aligned = teacher.reading.where(row_numbers(inputs), inputs) if teacher.reading else None
             source = teacher.ahead or teacher.cache
             found = source.read(row_numbers(inputs), counts)
             if self.features.kept:
@@ -316,6 +315,7 @@ class DistillationTrainer(OnPolicyTrainer):
                 self.features.read(source, *self._numbers(inputs), real)
             values, negentropy = (None if part is None else part.to(inputs["labels"].device, non_blocking=True) for part in found)
             return cast(Tensor, values), negentropy, aligned
+        asked = teacher.reading.batch(inputs, mask=teacher.masks) if teacher.reading else None
         if self.prompted:
             told: Any = self.train_dataset
             rows_told = [told[row] if row < len(told) else self.held_out[row - len(told)] for row in row_numbers(inputs)]
@@ -327,7 +327,7 @@ class DistillationTrainer(OnPolicyTrainer):
             states = outputs.last_hidden_state.flatten(0, 1).index_select(0, index)
             if teacher.reading is not None and asked is not None:
                 states = teacher.reading.said(states, asked, teacher.head(cached=False), self.workspace)
-            return states, None, aligned
+            return states, None, asked.where if asked else None
 
     def _prepare(self, teacher: Teacher, head: Head, way: str) -> int:
         """Place a teacher and check it against the student's head; how many leading ids both share."""

@@ -18,7 +18,6 @@ from finetune import registry
 from finetune.distillation import cache_builder
 from finetune.distillation.asking import Asking, reading_for, rows_asked
 from finetune.distillation.cache import load_head, save_head
-from finetune.distillation.inside import Compared
 from finetune.distillation.routes import rows_of, teacher_rows
 from finetune.engines.files import Workplace
 from finetune.engines.order import context_of, context_told
@@ -42,7 +41,6 @@ def give(asked: Asked, places: Workplace) -> None:
         "kind": asked.kind,
         "shard_bytes": cache_builder.SHARD_BYTES,
         "cache": str(asked.cache.absolute()),
-        "layers": [*asked.compared.layers] if asked.compared else None,
         "head": None if needs_head else [*asked.head.weight.shape],
     }
     write_whole(places.asked, json.dumps(told, indent=1))
@@ -61,8 +59,7 @@ def run(places: Workplace, rank: int, size: int, reporter: Reporter) -> None:
     rows = rows_of(number, everything, teacher_rows(context.recipe, everything))
     spec, ours, theirs = context.recipe.distillation, context.tokenizer, context.teacher_tokenizers[number]
     name, reading = context.teachers_located[number].identity, reading_for(spec, head, teacher, ours, theirs)
-    compared = None if told["layers"] is None else Compared(spec.features, told["layers"])
-    asking = Asking(spec, head, teacher, rows, name, (ours, theirs), reading, context.runtime, reporter, compared)
+    asking = Asking(spec, head, teacher, rows, name, (ours, theirs), reading, context.runtime, reporter)
     asking.share(told["kind"], Path(told["cache"]), (rank, size), told["shard_bytes"])
 
 

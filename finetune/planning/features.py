@@ -69,11 +69,6 @@ def kept_bytes(context: RunContext, number: int, tokens: int, places: int, layer
 def features_notes(context: RunContext, widths: tuple[int, int]) -> list[str]:
     """What a person would not expect."""
     spec, notes = context.recipe.distillation.features, []
-    if context.distils and context.recipe.distillation.compares_other_layers:
-        notes.append(
-            "Each round compares other layers of the teacher, so no cache serves them all: "
-            "the teacher stays in memory and runs at every step, which this plan counts."
-        )
     if context.distils and widths[0] != widths[1] and {"last", "layers"} & weights_of(spec).keys():
         notes.append(
             f"The student's states have {widths[0]:,} numbers and the teacher's {widths[1]:,}: "

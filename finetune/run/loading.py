@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune import registry
-from finetune.distillation.inside import Compared
 from finetune.distillation.itself import Itself
 from finetune.distillation.quantised import quantise
 from finetune.distillation.setup import DistillationSetup, prepare_distillation
@@ -170,9 +169,9 @@ def distillation_setup(
     run all its processes on this machine run the teacher, else this one.
     """
 
-    def together(number: int, head: Head, models: list[Any], compared: Compared | None, kind: str, cache: Path) -> None:
+    def together(number: int, head: Head, models: list[Any], kind: str, cache: Path) -> None:
         assert folder is not None
-        engine_of(context).ask(Asked(context, folder, number, head, models, compared, kind, cache))
+        engine_of(context).ask(Asked(context, folder, number, head, models, kind, cache))
 
     if context.teaches_itself and not context.copies_itself:
         first = [itself(context, student)]

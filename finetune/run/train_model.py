@@ -22,7 +22,6 @@ from finetune.training.trainer import SupervisedTrainer
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-    from finetune.distillation.inside import Compared
     from finetune.distillation.setup import DistillationSetup
     from finetune.training.checkpoints import Checkpoint
     from finetune.training.head import Head
@@ -52,7 +51,7 @@ class Order:
 class Asked:
     """The cache in `cache`, of that `kind`, of teacher `number`: which shards are missing, its index says.
 
-    `head` is the student's, `models` are those that this process has on its device, `compared` is what terms compare of the teacher.
+    `head` is the student's, `models` are those that this process has on its device.
     """
 
     context: RunContext
@@ -60,7 +59,6 @@ class Asked:
     number: int
     head: Head
     models: list[Any]
-    compared: Compared | None
     kind: str
     cache: Path
 
