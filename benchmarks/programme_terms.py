@@ -1,6 +1,6 @@
 """Inner layers and relations against none, for a student of half the starter's layers: equal rows, equal steps, the same held-out rows.
 
-Seconds are those of asking the teacher and training: a term that needs the teacher at every step shows it there.
+Seconds are those of asking the teacher, whose answers are cached with what a term compares, and training.
 """
 
 from __future__ import annotations

@@ -156,8 +156,11 @@ def _features(recipe: Any) -> Iterator[str]:
         yield f"has `{key}` and {practice_of(spec.task)}, which work one at a time: leave one of the two out"
     if spec.features.relations and recipe.teacher and recipe.teacher.system:
         yield "has `distillation.features.relations`, which compare all tokens, and `teacher.system`, which the student has not: give one"
-    if inside and spec.cache in ("hidden", "gradient"):
-        yield f"has `{key}`, for which the teacher runs at every step, and `distillation.cache: {spec.cache}`: leave one of the two out"
+    if spec.compares_other_layers and spec.round_teacher == "previous":
+        yield "has `distillation.features.layers`, which compares the layers of one teacher, and `round_teacher: previous`: give one"
+    if spec.compares_other_layers and spec.cache in ("hidden", "gradient"):
+        others = "has `distillation.features.layers`, which are others in each round, so that the teacher runs at every step,"
+        yield f"{others} and `distillation.cache: {spec.cache}`: leave one of the two out"
     if spec.features.last and spec.cache == "gradient":
         yield "has `distillation.features.last`, which compares hidden states, and `distillation.cache: gradient`, which has none: give one"
 

@@ -183,6 +183,11 @@ class DistillationSpec(Spec):
 
     features: FeaturesSpec = Field(FeaturesSpec(), description="What of the teacher's inside is imitated too; nothing by default.")
 
+    @property
+    def compares_other_layers(self) -> bool:
+        """Whether each of several rounds compares other layers of the teacher, so that no cache serves them all."""
+        return bool(self.rounds or self.until) and self.features.layers != "none"
+
     @field_validator("rounds")
     @classmethod
     def _rounds_fall(cls, rounds: list[int] | None) -> list[int] | None:

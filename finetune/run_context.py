@@ -16,7 +16,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune import registry
-from finetune.distillation.terms import needs_teacher
 from finetune.errors import RecipeError
 from finetune.events import Fanout, StageFinished, StageStarted
 from finetune.recipe import Recipe, StudentSpec
@@ -63,9 +62,9 @@ class RunContext:
 
     @property
     def teacher_stays(self) -> bool:
-        """Whether the recipe wants the teacher at every step: nothing, or not all that is compared, is cached, or it reads new answers."""
+        """Whether the recipe wants the teacher at every step: nothing is cached, rounds compare other layers, or it reads new answers."""
         spec = self.recipe.distillation
-        return spec.cache == "none" or spec.practice is not None or needs_teacher(spec.features)
+        return spec.cache == "none" or spec.practice is not None or spec.compares_other_layers
 
     @property
     def student_is_made(self) -> bool:

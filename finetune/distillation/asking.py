@@ -21,6 +21,7 @@ from finetune.distillation.cache import TeacherCache
 from finetune.distillation.cache_builder import build_cache, cache_key, supervised_counts, write_share
 from finetune.distillation.cache_choice import CacheChoice, choose_cache, signals_for
 from finetune.distillation.corrected import MARGIN_BYTES
+from finetune.distillation.inside import Compared, facts_of
 from finetune.distillation.itself import Itself, as_teacher, identity_of
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.events import Notice, Reporter
@@ -29,6 +30,7 @@ from finetune.recipe import DistillationSpec, Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.training.head import Head, causal_lm, context_length, head_of
 
+OTHER_LAYERS = "each round compares other layers of the teacher, which runs online"
 Others = Callable[[str, Path], None]  # write the shards of a kind of cache into that folder
 
 
@@ -61,18 +63,21 @@ class Asking:
         reading: Reading | None,
         runtime: RuntimeOptions,
         reporter: Reporter,
+        compared: Compared | None = None,
     ) -> None:
         self.spec, self.student, self.model, self.reporter = spec, student, model, reporter
         self.rows = TeacherRows(rows) if is_prompted(rows) else rows
         self.folder, self.reading, self.identity = runtime.cache_dir / "teachers", reading, identity_of(model, name)
         with as_teacher(model) as asked:
             self.head = head_of(asked)
+            self.kept = compared.kept(*facts_of(asked)) if compared else None
         if reading is None:
             vocabulary = shared_vocabulary(student.vocabulary, self.head.vocabulary, *tokenizers)
         else:
             vocabulary, self.identity = reading.vocabulary, reading.identity(self.identity)
         self.more: dict[str, Any] = {"vocabulary": vocabulary, "student_head": student, "temperature": spec.temperature}
         self.more |= {"margins": True} if spec.correct else {}
+        self.compared = compared
 
     def ask(self, wanted: str, *, left: int, others: Others | None = None) -> tuple[CacheChoice, TeacherCache | None]:
         """The choice among the signals, and the cache; `left` teachers, this one included, still need room for theirs.
@@ -82,18 +87,21 @@ class Asking:
 
         @cache
         def place(kind: str) -> Path:
-            return self.folder / cache_key(kind, self.identity, self.rows, **self.more).digest()
+            return self.folder / cache_key(kind, self.identity, self.rows, **self.more, kept=self.kept).digest()
 
         of_spans = isinstance(self.reading, SpanReading)
         kinds = signals_for(of_spans) if self.folder.is_dir() else {}
+        if wanted != "none" and self.spec.compares_other_layers:
+            return CacheChoice("none", 0, OTHER_LAYERS), None
+        tokens = sum(supervised_counts(self.rows))
         choice = choose_cache(
             wanted,
-            tokens=sum(supervised_counts(self.rows)),
+            tokens=tokens,
             student_head=self.student,
             teacher_head=self.head,
             objective=self.spec.objective,
             folder=self.folder,
-            beside=MARGIN_BYTES if self.spec.correct else 0,
+            beside=(MARGIN_BYTES * tokens if self.spec.correct else 0) + self._inside_bytes(tokens),
             present={kind: sum(file.stat().st_size for file in place(kind).glob("*")) for kind in kinds},
             teachers=left,
             features=self.spec.features,
@@ -112,10 +120,23 @@ class Asking:
             self.reporter.report(Notice(f"The teacher's first choice is wrong for {percent(wrong)} of the tokens: there it is corrected."))
         return choice, written
 
+    def _inside_bytes(self, tokens: int) -> int:
+        """On disk, for what terms compare of the teacher's inside."""
+        if self.kept is None:
+            return 0
+        places = sum(len(row["input_ids"]) for row in self.rows) if self.kept.places else 0
+        return self.kept.bytes(tokens, places, self.head.weight.dtype)
+
     def share(self, kind: str, folder: Path, share: tuple[int, int], shard_bytes: int) -> None:
         """Write this process's share of the shards of a cache that another one builds; see `write_share`."""
         with as_teacher(self.model) as asked:
             write_share(kind, asked, self.rows, folder, share, **self._told(), shard_bytes=shard_bytes)
 
     def _told(self) -> dict[str, Any]:
-        return {**self.more, "teacher_identity": self.identity, "reading": self.reading, "reporter": self.reporter}
+        return {
+            **self.more,
+            "compared": self.compared,
+            "teacher_identity": self.identity,
+            "reading": self.reading,
+            "reporter": self.reporter,
+        }

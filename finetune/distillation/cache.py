@@ -5,6 +5,7 @@
     folder/head.safetensors         the teacher's head (kind "hidden")
     folder/shard-00000.safetensors  rows [r] supervised tokens per row; values [tokens, d]; negentropy [tokens] (kind "gradient");
                                     margins [tokens] (if the teacher is to be corrected)
+                                    layer.3 [tokens, d]; last_layer.v [places, width], lengths [r] (what terms compare: inside.py)
 
     cache = TeacherCache.open(folder)
     values, negentropy = cache.read([3, 0], counts=[17, 5])
@@ -17,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,16 @@ class CacheKey:
     temperature: float = 0.0
     version: int = VERSION
     margins: bool = False
+    inside: dict[str, Any] = field(default_factory=dict)  # of the teacher: see inside.py, Kept
 
     def digest(self) -> str:
         """A short name for a folder."""
-        fields = {name: value for name, value in asdict(self).items() if name != "margins" or value}
+        fields = {name: value for name, value in self.told().items() if name != "margins" or value}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+    def told(self) -> dict[str, Any]:
+        """The fields as plain values, as a cache without what came later has them."""
+        return {name: value for name, value in asdict(self).items() if name != "inside" or value}
 
     def differences(self, other: CacheKey) -> str:
         """The names of the fields that differ, as words."""
@@ -80,6 +86,9 @@ class TeacherCache:
         self._files = [safe_open(folder / shard.file, framework="pt") for shard in shards]
         self._counts = [file.get_tensor("rows").tolist() for file in self._files]
         self._offsets = [[0, *np.cumsum(counts).tolist()] for counts in self._counts]
+        self._places: list[list[int]] = []
+        if key.inside.get("places"):
+            self._places = [[0, *np.cumsum(file.get_tensor("lengths").tolist()).tolist()] for file in self._files]
         self._first_rows = [shard.first_row for shard in shards]
         self.signal: Signal = registry.load("signals", key.kind)
         self.head = load_head(folder) if self.signal.keeps_head else None
@@ -122,15 +131,21 @@ class TeacherCache:
         """The teacher's margins [n] over the labels of the same tokens, of a cache that was built with them."""
         return self._read(["margins"], rows, counts)[0]
 
+    def inside(self, names: Sequence[str], rows: Iterable[int], counts: Iterable[int]) -> list[Tensor]:
+        """What terms compare of the teacher's inside [n, width]; `counts` are tokens that are supervised, or all of each row."""
+        return self._read(names, rows, counts)
+
     def _read(self, names: Sequence[str], rows: Iterable[int], counts: Iterable[int]) -> list[Tensor]:
+        at_places = bool(set(names) & self.key.inside.get("places", {}).keys())
+        offsets, of = (self._places, "") if at_places else (self._offsets, "supervised ")
         found: list[list[Tensor]] = [[] for _ in names]
         for row, count in zip(rows, counts, strict=True):
             shard = int(np.searchsorted(self._first_rows, row, side="right")) - 1
             place = row - self._first_rows[shard]
-            start, stop = self._offsets[shard][place], self._offsets[shard][place + 1]
+            start, stop = offsets[shard][place], offsets[shard][place + 1]
             if count != stop - start:
                 raise TrainingError(
-                    f"Row {row} has {count} supervised tokens and the teacher cache in {self.folder} has {stop - start}.",
+                    f"Row {row} has {count} {of}tokens and the teacher cache in {self.folder} has {stop - start}.",
                     hint="It was built for different rows. Delete that folder, or train on the original rows.",
                 )
             for name, tensors in zip(names, found, strict=True):
@@ -161,7 +176,7 @@ class Index:
         return sum(shard.rows for shard in self.shards) == self.total_rows
 
     def write(self, folder: Path, name: str = INDEX) -> None:
-        write_file(folder / name, json.dumps(asdict(self), indent=1).encode())
+        write_file(folder / name, json.dumps({**asdict(self), "key": self.key.told()}, indent=1).encode())
 
 
 def read_index(folder: Path, name: str = INDEX) -> Index | None:

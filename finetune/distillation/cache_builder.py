@@ -10,18 +10,17 @@ cache for a different teacher, different rows or (kind "gradient") a different s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from finetune import registry
-from finetune.data.collator import Collator, labels_of
+from finetune.data.collator import labels_of
 from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.cache import (
     INDEX,
@@ -35,18 +34,15 @@ from finetune.distillation.cache import (
     save_head,
     write_file,
 )
-from finetune.distillation.corrected import margins as margins_of
+from finetune.distillation.inside import Compared, Kept, facts_of
 from finetune.distillation.signals import Signal
+from finetune.distillation.teacher_pass import TeacherPass
 from finetune.errors import TrainingError
 from finetune.events import Notice, Progress, Recorder, Reporter
 from finetune.storage import PART, changed, check_room, file_hash, unwritable_cache
-from finetune.training.chunked_loss import Workspace
-from finetune.training.head import Head, head_of, hidden_states, needs_mask
-from finetune.training.trainer import Supervised
+from finetune.training.head import Head, head_of
 
 SHARD_BYTES = 64 * 2**20
-BATCH_TOKENS = 4096  # padded tokens of a pass of the teacher
-GPU_BATCH_TOKENS = 16384
 NO_ROOM_HINT = "use fewer samples, or cache: none"
 
 
@@ -59,10 +55,11 @@ def cache_key(
     student_head: Head | None = None,
     temperature: float | None = None,
     margins: bool = False,
+    kept: Kept | None = None,
 ) -> CacheKey:
     """The key of a cache; `teacher` is `model_identity(model)` or any text that stands for exactly one set of weights."""
     more = registry.load("signals", kind).key(vocabulary, student_head, temperature)
-    return CacheKey(kind, teacher, rows_hash(dataset), vocabulary, margins=margins, **more)
+    return CacheKey(kind, teacher, rows_hash(dataset), vocabulary, margins=margins, inside=kept.told() if kept else {}, **more)
 
 
 def supervised_counts(dataset: Any) -> list[int]:
@@ -80,6 +77,7 @@ def build_cache(
     temperature: float | None = None,
     vocabulary: int | None = None,
     margins: bool = False,
+    compared: Compared | None = None,
     teacher_identity: str | None = None,
     reading: Reading | None = None,
     reporter: Reporter | None = None,
@@ -89,13 +87,14 @@ def build_cache(
     """Write the missing shards of a cache for `dataset` (input_ids, labels) and open it.
 
     `vocabulary` is how many leading ids teacher and student share (default: the teacher's); with `margins` the cache has those of the
-    teacher over the labels (finetune/distillation/corrected.py). `reading` is that of a teacher with another tokenizer; a
-    `teacher_identity` stands for the reading too. `others` has other processes call `write_share`; it is called where several shards
-    are missing. Raises DiskFull with the bytes needed if the disk has no room, TrainingError if no token is supervised.
+    teacher over the labels (finetune/distillation/corrected.py), and with `compared` what terms compare of its inside. `reading` is that
+    of a teacher with another tokenizer; a `teacher_identity` stands for the reading too. `others` has other processes call `write_share`;
+    it is called where several shards are missing. Raises DiskFull with the bytes needed if the disk has no room, TrainingError if no token
+    is supervised.
     """
     folder, reporter = Path(folder), reporter or Recorder()
     given: dict[str, Any] = {"student_head": student_head, "temperature": temperature, "vocabulary": vocabulary, "margins": margins}
-    given |= {"teacher_identity": teacher_identity, "reading": reading, "shard_bytes": shard_bytes}
+    given |= {"compared": compared, "teacher_identity": teacher_identity, "reading": reading, "shard_bytes": shard_bytes}
     answers = _Answers(kind, teacher, dataset, **given)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +102,7 @@ def build_cache(
         raise unwritable_cache(folder.parent, error) from None
     shards = _trusted(folder, answers.key, len(dataset), reporter)
     missing = answers.missing(shards)
-    check_room("The teacher cache", sum(part.tokens for part in missing) * answers.token_bytes, folder, NO_ROOM_HINT)
+    check_room("The teacher cache", sum(map(answers.size, missing)), folder, NO_ROOM_HINT)
     if answers.signal.keeps_head and missing:
         save_head(answers.head, folder)
     if others is not None and len(missing) > 1:
@@ -159,6 +158,7 @@ class _Answers:
         temperature: float | None = None,
         vocabulary: int | None = None,
         margins: bool = False,
+        compared: Compared | None = None,
         teacher_identity: str | None = None,
         reading: Reading | None = None,
         shard_bytes: int | None = None,
@@ -170,14 +170,23 @@ class _Answers:
         identity = teacher_identity or (reading.identity(model_identity(teacher)) if reading else model_identity(teacher))
         fixed: dict[str, Any] = {"vocabulary": vocabulary, "student_head": student_head, "temperature": temperature, "margins": margins}
         self.dataset, self.head = dataset, head
-        self.key = cache_key(kind, identity, dataset, **fixed)
+        kept = compared.kept(*facts_of(teacher)) if compared else None
+        self.key = cache_key(kind, identity, dataset, **fixed, kept=kept)
         self.signal: Signal = registry.load("signals", kind)
         width, dtype = self.signal.stored(head, student_head)
-        self.token_bytes = width * dtype.itemsize
-        self.plan = _plan(supervised_counts(dataset), self.token_bytes, shard_bytes or SHARD_BYTES)
+        counts = supervised_counts(dataset)
+        self._row_bytes = [count * width * dtype.itemsize for count in counts]
+        if kept:
+            beside = [kept.bytes(count, len(row["input_ids"]), head.weight.dtype) for count, row in zip(counts, dataset, strict=True)]
+            self._row_bytes = [one + other for one, other in zip(self._row_bytes, beside, strict=True)]
+        self.plan = _plan(counts, self._row_bytes, shard_bytes or SHARD_BYTES)
         student = None if student_head is None else student_head.first(vocabulary).detach()
         shared = head if reading else head.first(vocabulary)  # one with other tokens is seen by its reading alone
-        self.asking = _Pass(self.signal, teacher, shared, student, temperature or 1.0, margins, reading)
+        self.asking = TeacherPass(self.signal, teacher, shared, student, temperature or 1.0, margins, reading, compared)
+
+    def size(self, part: _Part) -> int:
+        """The bytes of a shard."""
+        return sum(self._row_bytes[part.first_row : part.first_row + part.rows])
 
     def missing(self, shards: Container[_Part]) -> list[_Part]:
         return [part for part in self.plan if part not in shards]
@@ -200,19 +209,18 @@ class _Answers:
         reporter.report(Progress("teacher cache", done, total, "tokens"))
 
 
-def _plan(counts: list[int], token_bytes: int, shard_bytes: int) -> list[_Part]:
+def _plan(counts: list[int], row_bytes: list[int], shard_bytes: int) -> list[_Part]:
     """Rows in order, cut where a shard would exceed `shard_bytes`."""
     if not any(counts):
         raise TrainingError(
             "No token of the data is supervised: there is nothing to learn from the teacher.", hint="Check the labels of the rows."
         )
-    most = max(1, shard_bytes // token_bytes)
-    edges, tokens = [0], 0
-    for row, count in enumerate(counts):
-        if tokens and tokens + count > most:
+    edges, size = [0], 0
+    for row, more in enumerate(row_bytes):
+        if size and size + more > shard_bytes:
             edges.append(row)
-            tokens = 0
-        tokens += count
+            size = 0
+        size += more
     edges.append(len(counts))
     return [_Part(start, stop - start, sum(counts[start:stop])) for start, stop in pairwise(edges)]
 
@@ -242,62 +250,3 @@ def _trusted(folder: Path, key: CacheKey, rows: int, reporter: Reporter) -> dict
         for path in shares:
             path.unlink(missing_ok=True)
     return kept
-
-
-class _Pass:
-    """Runs the teacher over rows, in batches of similar length."""
-
-    def __init__(
-        self,
-        signal: Signal,
-        teacher: nn.Module,
-        head: Head,
-        student: Head | None,
-        temperature: float,
-        margins: bool,
-        reading: Reading | None,
-    ) -> None:
-        self.margins, self.names = margins, (*signal.names, *(["margins"] if margins else []))
-        self.signal, self.teacher, self.head, self.student, self.temperature = signal, teacher.eval(), head, student, temperature
-        self.reading = reading
-        self.collator = Collator(0, mask=needs_mask(teacher))
-        self.workspace = Workspace()
-
-    @torch.no_grad()
-    def ask(self, rows: list[Any], heard: Callable[[int], None]) -> dict[str, Tensor]:
-        """The tensors of one shard, in the order of its rows; `heard` is told how many tokens are done, before each batch."""
-        done = 0
-        answers: list[list[Tensor]] = [[] for _ in rows]
-        device = self.head.weight.device
-        for numbers in _batches([len(row["input_ids"]) for row in rows], GPU_BATCH_TOKENS if device.type == "cuda" else BATCH_TOKENS):
-            heard(done)
-            batch = {name: tensor.to(device) for name, tensor in self.collator([rows[n] for n in numbers]).items()}
-            if self.reading is None:
-                asked, index = batch, Supervised.of(batch["labels"]).index
-            else:
-                read = self.reading.batch(batch, mask="attention_mask" in batch)
-                asked, index = read.inputs, read.index
-            hidden = hidden_states(self.teacher, asked["input_ids"], asked.get("attention_mask")).flatten(0, 1)[index]
-            if self.reading is not None:
-                hidden = self.reading.said(hidden, read, self.head, self.workspace)
-            counts = (batch["labels"][:, 1:] != -100).sum(1).tolist()
-            wanted = self.signal.ask(hidden, self.head, self.student, self.temperature, self.workspace)
-            if self.margins:
-                wanted = (*wanted, margins_of(hidden, self.head, Supervised.of(batch["labels"]).labels, self.workspace))
-            for number, *pieces in zip(numbers, *(tensor.cpu().split(counts) for tensor in wanted), strict=True):
-                answers[number] = list(pieces)
-            done += sum(counts)
-        shard = {name: torch.cat([answer[place] for answer in answers]) for place, name in enumerate(self.names)}
-        return {"rows": torch.tensor([len(answer[0]) for answer in answers]), **shard}
-
-
-def _batches(lengths: list[int], most: int) -> Iterator[list[int]]:
-    """Row numbers in batches of similar length and at most `most` padded tokens (at least one row)."""
-    batch: list[int] = []
-    for number in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > most:
-            yield batch
-            batch = []
-        batch.append(number)
-    if batch:
-        yield batch

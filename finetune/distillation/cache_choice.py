@@ -13,14 +13,12 @@ from pathlib import Path
 from finetune import registry
 from finetune.distillation.cache_builder import NO_ROOM_HINT
 from finetune.distillation.signals import Signal
-from finetune.distillation.terms import needs_teacher
 from finetune.distillation_settings import FeaturesSpec
 from finetune.errors import RecipeError
 from finetune.formatting import size
 from finetune.storage import check_room, free_disk
 from finetune.training.head import Head
 
-NOT_CACHED = "no cache has the inner layers and relations that distillation.features compares, so the teacher runs online"
 SPARE_BYTES = 10**9  # left free on the disk for checkpoints and other programs
 
 
@@ -49,19 +47,17 @@ def choose_cache(
 ) -> CacheChoice:
     """Choose for `tokens` supervised tokens; `present` are the bytes of each kind that are already on disk.
 
-    `beside` are bytes per token that are kept with every kind. With several `teachers`, this one and those to come, `auto` wants room for
-    the caches of all of them. `features` are what else is compared (terms/): of these a cache has the last states or nothing. `of_spans`:
-    spans of text are compared across tokenizers, for which there is one signal.
+    `beside` are bytes that are kept with every kind. With several `teachers`, this one and those to come, `auto` wants room for
+    the caches of all of them. `features` are what else is compared (terms/): the last states only a hidden cache has. `of_spans`: spans of
+    text are compared across tokenizers, for which there is one signal.
 
     Raises RecipeError if the `wanted` kind cannot be used, DiskFull if it does not fit.
     """
     if wanted == "none":
         return CacheChoice("none", 0, "the teacher runs online, as the recipe says")
-    if features is not None and needs_teacher(features):
-        return CacheChoice("none", 0, NOT_CACHED)
     signals = signals_for(of_spans)
     problems = {name: problem_of(signal, student_head, objective, features) for name, signal in signals.items()}
-    sizes = {name: signal.bytes(tokens, teacher_head, student_head) + beside * tokens for name, signal in signals.items()}
+    sizes = {name: signal.bytes(tokens, teacher_head, student_head) + beside for name, signal in signals.items()}
     needs = {name: sizes[name] - (present or {}).get(name, 0) for name in signals}
     of_all = {name: needs[name] + (teachers - 1) * sizes[name] for name in signals}
     if wanted != "auto":

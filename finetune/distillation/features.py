@@ -4,7 +4,7 @@
     with features.watch_student():
         ...                                     # the student's backbone runs
     with features.watch_teacher(index):
-        ...                                     # the teacher's
+        ...                                     # the teacher's; of a cache: features.read(cache, rows, counts, lengths, real)
     loss, sums = features.compared(batch, states, index, teacher_states)
 
 Terms are in terms/, one file each; without any, nothing is watched.
@@ -12,56 +12,74 @@ Terms are in terms/, one file each; without any, nothing is watched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from finetune import registry
 from finetune.data.collator import NO_LOSS
+from finetune.distillation.cache import TeacherCache
 from finetune.distillation.cutting import layer_stack
+from finetune.distillation.inside import Outputs, pairs_of, terms_of, text_config, watching
 from finetune.distillation.itself import as_teacher
+from finetune.distillation.read_ahead import Asked, ReadAhead
 from finetune.distillation.teachers import Teacher
-from finetune.distillation.terms import Batch, Term, View, Watched, needs_teacher, weights_of
+from finetune.distillation.terms import Batch, View, Watched, weights_of
 from finetune.distillation.terms.attention import head_width
-from finetune.distillation.terms.inner_layers import layer_pairs
 from finetune.distillation.terms.projections import begin, projections
 from finetune.distillation_settings import FeaturesSpec
 from finetune.errors import RecipeError
-
-Outputs = dict[str, list[Tensor]]
 
 
 class Features:
     """`made` are the facts of a student made from its teacher, by which its layers are known (students/__init__.py: Made).
 
-    A teacher of which there is a cache alone is None. `maps` are those of terms whose states differ in width (terms/projections.py).
-    Raises ModelError for models that cannot be compared so, RecipeError for layers that the student does not have.
+    The teacher is a model, or a `cache` that one has written, or both. `maps` are those of terms whose states differ in width
+    (terms/projections.py). Raises ModelError for models that cannot be compared so, RecipeError for layers that the student does not have
+    and for what is not in the cache.
     """
 
-    def __init__(self, spec: FeaturesSpec, student: Any, teacher: Any = None, made: Mapping[str, Any] | None = None) -> None:
-        self.weights = weights_of(spec)
-        self._terms: dict[str, Term] = {name: registry.load("terms", name) for name in self.weights}
+    def __init__(
+        self,
+        spec: FeaturesSpec,
+        student: Any,
+        teacher: Any = None,
+        made: Mapping[str, Any] | None = None,
+        cache: TeacherCache | None = None,
+    ) -> None:
+        self.weights, self._terms = weights_of(spec), terms_of(spec)
         self.maps = nn.ModuleDict()
         self._watched: dict[str, list[Watched]] = {}
         self._teacher_watched: dict[str, list[Watched]] = {}
         self._seen: Outputs = {}
         self._teacher_seen: Outputs = {}
         self._teacher_index: Tensor | None = None
-        self._head_widths = [head_width(model) if self._terms and model is not None else 1 for model in (student, teacher)]
-        if not self._terms or teacher is None:
+        self.kept: dict[str, list[str]] = {}  # the tensors of a cache
+        self._head_widths = [1, 1]
+        if not self._terms:
             return
-        pairs = layer_pairs(spec.layers, len(layer_stack(student)), len(layer_stack(teacher)), made) if spec.layers != "none" else []
+        inside = cache.key.inside if cache is not None else {}
+        if teacher is not None:
+            depth = len(layer_stack(teacher)) if spec.layers != "none" else 0
+            theirs = head_width(text_config(teacher))
+        else:
+            depth, theirs = inside.get("depth", 0), inside.get("head_width", 1)
+        self._head_widths = [head_width(text_config(student)), theirs]
+        pairs = pairs_of(spec, student, depth, made) if depth else []
+        layers = [other for _, other in pairs]
+        if cache is not None:
+            self.kept = {name: term.kept(layers, spec) for name, term in self._terms.items()}
+            _check_kept(spec, self.kept, cache)
         for name, term in self._terms.items():
             self._watched[name] = term.watched(student, [one for one, _ in pairs], spec)
-            self._teacher_watched[name] = term.watched(teacher, [other for _, other in pairs], spec)
-            self.map(name, student, term.width(teacher))
+            if teacher is not None:
+                self._teacher_watched[name] = term.watched(teacher, layers, spec)
+            self._map(name, student, term.width(teacher) if cache is None else _width(cache, self.kept[name]))
 
-    def map(self, name: str, student: Any, width: int | None) -> None:
+    def _map(self, name: str, student: Any, width: int | None) -> None:
         """Compare the student through maps where its states are not of the teacher's `width`."""
         ours = self._terms[name].width(student)
         if ours is not None and width is not None and ours != width:
@@ -78,6 +96,28 @@ class Features:
         self._teacher_index = index
         with watching(self._teacher_watched) as self._teacher_seen:
             yield
+
+    def read(
+        self, source: TeacherCache | ReadAhead, rows: Sequence[int], counts: Sequence[int], lengths: Sequence[int], real: Tensor
+    ) -> None:
+        """Take what the teacher would show of a batch from a cache; of each row its number, its supervised tokens and its length.
+
+        `real` [rows, length] is 1 where there is no padding.
+        """
+        places = real.bool()[..., None]
+        self._teacher_index = torch.arange(sum(counts), device=real.device)
+        for name, names in self.kept.items():
+            found = source.inside(names, rows, lengths if self._terms[name].every_place else counts) if names else []
+            outputs = [each.to(real.device, non_blocking=True) for each in found]
+            if self._terms[name].every_place:
+                self._teacher_seen[name] = [each.new_zeros(*real.shape, each.shape[1]).masked_scatter(places, each) for each in outputs]
+            else:
+                self._teacher_seen[name] = [each[None] for each in outputs]
+
+    def ahead(self, rows: Sequence[int], counts: Sequence[int], lengths: Sequence[int]) -> list[Asked]:
+        """What `read` will ask of a cache."""
+        asked = [(tuple(names), rows, lengths if self._terms[name].every_place else counts) for name, names in self.kept.items()]
+        return [each for each in asked if each[0]]
 
     def compared(
         self, real: Tensor, labels: Tensor, states: Tensor, index: Tensor, teacher_states: Tensor
@@ -142,33 +182,30 @@ def features_of(
         raise RecipeError(
             "features.relations compare the same tokens, and the teacher sees a system prompt before them.", hint="Leave them out."
         )
-    if teacher.cache is None:
-        with as_teacher(teacher.model) as asked:
-            return Features(spec, student, asked, made)
-    if needs_teacher(spec):
-        raise RecipeError(
-            "No cache has the inner layers and relations that features compare.", hint="Pass teacher_model=, which then runs at every step."
-        )
-    if teacher.kept_head is None:
+    if teacher.cache is not None and teacher.kept_head is None and "last" in weights:
         raise RecipeError("A gradient cache has no hidden states for features.last to compare.", hint="Build one of the kind hidden.")
-    features = Features(spec, student)
-    features.map("last", student, teacher.kept_head.weight.shape[1])
-    return features
+    with as_teacher(teacher.model) as asked:
+        return Features(spec, student, asked, made, teacher.cache)
 
 
-@contextmanager
-def watching(watched: Mapping[str, Sequence[Watched]]) -> Iterator[Outputs]:
-    """What is watched of the forward pass that happens inside, in its order."""
-    seen: Outputs = {name: [torch.empty(0)] * len(listed) for name, listed in watched.items()}
+def _check_kept(wanted: FeaturesSpec, kept: Mapping[str, Sequence[str]], cache: TeacherCache) -> None:
+    """Raises RecipeError unless a cache has what is compared of the teacher's inside."""
+    inside = cache.key.inside
+    there = {*inside.get("tokens", ()), *inside.get("places", ())}
+    asked = [name for names in kept.values() for name in names]
+    if (wanted.layers != "none" and not inside) or not there.issuperset(asked):
+        raise RecipeError(
+            "This cache has not all of the inner layers and relations that features compare.",
+            hint="Build one with compared=, or pass teacher_model= alone, which then runs at every step.",
+        )
 
-    def keep(name: str, place: int, take: Callable[[Tensor], Tensor], _: nn.Module, args: Any, output: Any) -> None:
-        seen[name][place] = take(output[0] if isinstance(output, tuple) else output)
 
-    with ExitStack() as hooks:
-        for name, listed in watched.items():
-            for place, each in enumerate(listed):
-                hooks.enter_context(each.module.register_forward_hook(partial(keep, name, place, each.take)))
-        yield seen
+def _width(cache: TeacherCache, names: Sequence[str]) -> int | None:
+    """How wide the states are that a cache keeps of a term."""
+    if names:
+        width: int | None = cache.key.inside["tokens"].get(names[0])
+        return width
+    return cache.head.weight.shape[1] if cache.head is not None else None
 
 
 def batch_of(real: Tensor, labels: Tensor) -> Batch:

@@ -2,6 +2,7 @@
 
     check_quantised(model, spec, "my_model")        # also of a model without weights, on torch's meta device
     quantise(model, spec)                           # from now on the model answers as its file will
+    count_steps(optimizer)                          # which a trainer does
     ...                                             # training: the weights below move, the snapped ones follow
     settle(model)                                   # the weights themselves are the snapped ones; an ordinary model again
 
@@ -13,12 +14,10 @@ then made for exactly the head of the file.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers.pytorch_utils import Conv1D
 
 from finetune import registry
@@ -84,7 +83,6 @@ PLAIN: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: SnappedLinear, FastL
 
 def quantise(model: nn.Module, spec: QuantizeSpec) -> None:
     """Let a model compute in few bits from now on, its weights in 32; embeddings and head become what the file has of them."""
-    _count_fused_steps()
     model.float()
     grid, head = registry.load("grids", spec.format), spec.head
     for _, layer in _layers(model):
@@ -97,15 +95,14 @@ def quantise(model: nn.Module, spec: QuantizeSpec) -> None:
                 module.weight.copy_(registry.load("grids", head).snapped(module.weight))
 
 
-@cache
-def _count_fused_steps() -> None:
-    """Let every optimizer's step count as a change of its weights; the fused ones, which the Trainer uses, do not say so themselves."""
+def count_steps(optimizer: torch.optim.Optimizer) -> None:
+    """Let its steps count as changes of its weights; fused ones, which the Trainer uses, do not say so themselves."""
 
     def changed(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         for group in optimizer.param_groups:
             torch.autograd.graph.increment_version(group["params"])
 
-    register_optimizer_step_post_hook(changed)
+    optimizer.register_step_post_hook(changed)
 
 
 def settle(model: nn.Module) -> None:

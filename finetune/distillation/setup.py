@@ -15,6 +15,7 @@ from typing import Any
 from finetune.data.prepare import PreparedData
 from finetune.data.system_prompt import is_prompted
 from finetune.distillation.asking import Asking, reading_for, rows_asked
+from finetune.distillation.inside import compared_of
 from finetune.distillation.itself import Itself, as_teacher
 from finetune.distillation.pair_checks import Finding, contradictions, examine, stop_on_problem, top_tokens
 from finetune.distillation.prompt_check import about_prompt
@@ -82,12 +83,13 @@ def prepare_distillation(
     *,
     look: bool = True,
     together: Together | None = None,
+    made: Mapping[str, Any] | None = None,
 ) -> DistillationSetup:
     """Check the models (if `look`), then run each teacher over its rows and cache its outputs, if they fit on the disk.
 
     `models` are the teachers, taken one after another; `known` has the name of each one's exact weights and its tokenizer. With caches the
     setup holds none of them, so the memory of one can be freed before the next is loaded, unless they are to read what a student writes.
-    Where there are several devices, `together` has all of them run a teacher.
+    Where there are several devices, `together` has all of them run a teacher. `made` are the facts of a student made from the teacher.
     `Itself` stands for a student that is its own teacher. Raises TrainingError for a problem that a check finds, DiskFull or RecipeError
     where there can be no cache and must be one.
     """
@@ -111,7 +113,9 @@ def prepare_distillation(
             _tell(findings, said, reporter)
             if len(known) > 1 and of_rows is None:
                 first_choices.append(top_tokens(model, rows))
-        asking = Asking(spec, ours, model, rows, name, (tokenizer, theirs), reading, runtime, reporter)
+        with as_teacher(model) as asked:
+            compared = None if spec.compares_other_layers else compared_of(spec.features, student, asked, made)
+        asking = Asking(spec, ours, model, rows, name, (tokenizer, theirs), reading, runtime, reporter, compared)
         others = partial(together, number, ours, [student, model]) if together else None
         choice, written = asking.ask(wanted, left=len(known) - number, others=others)
         wanted = choice.kind  # all caches are of one kind
@@ -121,7 +125,7 @@ def prepare_distillation(
     _tell(contradictions([spec.source for spec in recipe.all_teachers], first_choices), said, reporter)
     weights = None if of_rows or len(known) == 1 else [spec.weight or 1.0 for spec in recipe.teachers or []]
     several = f"{len(known)} teachers: " if len(known) > 1 else ""
-    return DistillationSetup(spec, teachers, several + choices[0].reason, weights, of_rows, reporter)
+    return DistillationSetup(spec, teachers, several + choices[0].reason, weights, of_rows, reporter, made)
 
 
 def _tell(findings: Sequence[Finding], said: set[str], reporter: Reporter) -> None:

@@ -33,6 +33,7 @@ from finetune.distillation.objectives import Objective
 from finetune.distillation.objectives.forward_kl import ForwardKL
 from finetune.distillation.on_policy.practice import OWN
 from finetune.distillation.on_policy.trainer import OnPolicyTrainer, check_teachers
+from finetune.distillation.quantised import count_steps, is_quantised
 from finetune.distillation.read_ahead import ReadAhead
 from finetune.distillation.several_teachers import Routed, added, joined, mixed
 from finetune.distillation.teachers import Teacher, runs_of, shares
@@ -48,7 +49,7 @@ from finetune.teacher_settings import SELF
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss
 from finetune.training.head import Head, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
 from finetune.training.pieces import tensors_of
-from finetune.training.trainer import KNOWN, Supervised, right_padding_mask, row_numbers, supervised_counts
+from finetune.training.trainer import KNOWN, Supervised, lengths_of, right_padding_mask, row_numbers, supervised_counts
 
 
 class DistillationTrainer(OnPolicyTrainer):
@@ -158,6 +159,12 @@ class DistillationTrainer(OnPolicyTrainer):
         with attached(self.model, self.features.maps):
             return super().train(*args, **kwargs)
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(model)
+        if is_quantised(self.model):
+            count_steps(optimizer)
+        return optimizer
+
     @torch.no_grad()
     def _begin_maps(self) -> None:
         """Begin what leads from the student's states to the teacher's with the first training rows."""
@@ -175,8 +182,13 @@ class DistillationTrainer(OnPolicyTrainer):
         known = [batch for batch in batches if KNOWN in batch and "row" in batch]
         for teacher in self.teachers:
             if teacher.ahead is not None and not self.routed:
-                teacher.ahead.begin((row_numbers(batch), supervised_counts(batch)) for batch in known)
+                inside = [asked for batch in known for asked in self.features.ahead(*self._numbers(batch))]
+                teacher.ahead.begin(((row_numbers(batch), supervised_counts(batch)) for batch in known), inside)
         return batches, items
+
+    def _numbers(self, batch: Mapping[str, Any]) -> tuple[list[int], list[int], list[int]]:
+        """Of each row of a batch its number, its supervised tokens and its length."""
+        return row_numbers(batch), supervised_counts(batch), lengths_of(batch, self.pad_id)
 
     def run_student(self, inputs: dict[str, Any]) -> Any:
         with self.features.watch_student():
@@ -253,7 +265,8 @@ class DistillationTrainer(OnPolicyTrainer):
         if cached and not any(teacher.kept_head for teacher in self.teachers):
             kept = [(values.to(hidden.device), negentropy.to(hidden.device)) for values, negentropy in said if negentropy is not None]
             values, negentropy = joined(kept) if self.routed else added(kept, self.weights)
-            return CachedGradient(supervised.labels, hidden, self.head(), values, negentropy, alpha, self.temperature)
+            of_cache = CachedGradient(supervised.labels, hidden, self.head(), values, negentropy, alpha, self.temperature)
+            return self._beside(of_cache, inputs, supervised, hidden, values)
         logits = [
             self._logits(number, values.to(hidden.device), cached=cached) for (number, _), (values, _) in zip(runs, said, strict=True)
         ]
@@ -261,9 +274,13 @@ class DistillationTrainer(OnPolicyTrainer):
             starts = [0, *accumulate(len(values) for values, _ in said)][:-1]
             return Distillation(supervised.labels, Routed(starts, logits), objective, alpha, self.temperature)
         rule = mixed(supervised.labels, logits, self.weights, objective, alpha, self.temperature)
+        return self._beside(rule, inputs, supervised, hidden, said[0][0])
+
+    def _beside(self, rule: Rule, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor, said: Tensor) -> Rule:
+        """The rule with what the terms add to it, if there are any; `said` are the teacher's states, or what a cache has instead."""
         if self.features.weights:
             real = right_padding_mask(inputs, self.pad_id)
-            rule.beside, sums = self.features.compared(real, inputs["labels"], hidden, supervised.index, said[0][0])
+            rule.beside, sums = self.features.compared(real, inputs["labels"], hidden, supervised.index, said)
             rule.sums |= sums
         return rule
 
@@ -289,12 +306,16 @@ class DistillationTrainer(OnPolicyTrainer):
         if rows is not None:
             counts = [counts[row] for row in rows.tolist()]
             inputs = {name: value[rows.to(value.device)] for name, value in tensors_of(inputs).items()}
-        asked = teacher.reading.batch(inputs, mask=teacher.masks) if teacher.reading else None
-        aligned = asked.where if asked else None
         if cached and teacher.cache is not None:
-            found = (teacher.ahead or teacher.cache).read(row_numbers(inputs), counts)
+            aligned = teacher.reading.where(row_numbers(inputs), inputs) if teacher.reading else None
+            source = teacher.ahead or teacher.cache
+            found = source.read(row_numbers(inputs), counts)
+            if self.features.kept:
+                real = right_padding_mask(inputs, self.pad_id)
+                self.features.read(source, *self._numbers(inputs), real)
             values, negentropy = (None if part is None else part.to(inputs["labels"].device, non_blocking=True) for part in found)
             return cast(Tensor, values), negentropy, aligned
+        asked = teacher.reading.batch(inputs, mask=teacher.masks) if teacher.reading else None
         if self.prompted:
             told: Any = self.train_dataset
             rows_told = [told[row] if row < len(told) else self.held_out[row - len(told)] for row in row_numbers(inputs)]
@@ -306,7 +327,7 @@ class DistillationTrainer(OnPolicyTrainer):
             states = outputs.last_hidden_state.flatten(0, 1).index_select(0, index)
             if teacher.reading is not None and asked is not None:
                 states = teacher.reading.said(states, asked, teacher.head(cached=False), self.workspace)
-            return states, None, aligned
+            return states, None, asked.where if asked else None
 
     def _prepare(self, teacher: Teacher, head: Head, way: str) -> int:
         """Place a teacher and check it against the student's head; how many leading ids both share."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune import registry
+from finetune.recipe import StudentSpec
 from finetune.run_context import RunContext
 from finetune.storage import digest, write_whole
 
@@ -48,6 +49,10 @@ def _mark(context: RunContext, number: int, kind: str) -> Path:
     rows = recipe.teachers[number].rows if recipe.teachers else None
     teacher = [context.teachers_located[number].identity, str(spec.load_in), str(spec.system), str(recipe.teaches_itself)]
     teacher.append("margins" if recipe.distillation.correct else "")
+    features, model = recipe.distillation.features, recipe.model
+    if features.layers != "none" or features.relations:  # which layers is known of the student alone
+        whose = model.model_dump_json() if isinstance(model, StudentSpec) else context.located.identity
+        teacher += [str(features.layers), str(features.relations), whose if features.layers != "none" else ""]
     parts = [kind, *teacher, context.machine.dtype, context.data.fingerprint, str(rows)]
     if not registry.load("signals", kind).keeps_head:  # it holds the student's
         adapter = context.method.footprint(recipe.method).adapter

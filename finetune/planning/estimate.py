@@ -22,7 +22,7 @@ from finetune.planning.asked_before import known
 from finetune.planning.checks import adapter_problem, device_notes, quantised_problem, start_notes
 from finetune.planning.evaluation import measuring
 from finetune.planning.expectations import expectations
-from finetune.planning.features import features_memory, features_notes
+from finetune.planning.features import features_memory, features_notes, kept_bytes
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.planning.practice import keys_and_values, practice_cost
 from finetune.planning.shards import shards
@@ -304,6 +304,7 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
             tokens = round(supervised * share)
             size_of_all += signals[kind].bytes(tokens, head(teacher, narrow), student)
             size_of_all += MARGIN_BYTES * tokens if recipe.distillation.correct else 0
+            size_of_all += kept_bytes(context, number, tokens, round(read * share), shape.learning.layers)
         operations += 2 * teacher.parameters * read * share * times
     return size_of_all, operations
 

@@ -1,12 +1,13 @@
 """Before the run: whether what the recipe wants to compare of the models' inside can be compared, and what that takes.
 
 check_features(context, wanted)         # raises ModelError or RecipeError, from the configurations alone
-features_notes(context)                 # a sentence where the teacher runs at every step
+features_notes(context, widths)         # sentences about what a person would not expect
+kept_bytes(context, 0, 9000, 9500, 15)  # on disk, of the inner layers and relations of a teacher
 """
 
 from __future__ import annotations
 
-from finetune.distillation.terms import needs_teacher, weights_of
+from finetune.distillation.terms import weights_of
 from finetune.distillation_settings import FeaturesSpec
 from finetune.run_context import RunContext
 from finetune.settings import FromTeacher
@@ -47,14 +48,27 @@ def features_memory(spec: FeaturesSpec, tokens: int, longest: int, widths: tuple
     return {"features": sum(size for name, size in compared.items() if name in weights)}
 
 
+def kept_bytes(context: RunContext, number: int, tokens: int, places: int, layers: int) -> int:
+    """On disk, beside what else is cached of a teacher's answers to rows of so many supervised `tokens` and `places` in all.
+
+    Of a student of `layers` layers that is still to be made: as if all of them were compared.
+    """
+    spec = context.recipe.distillation.features
+    if not {"layers", "relations"} & weights_of(spec).keys():
+        return 0
+    import torch
+
+    from finetune.distillation.inside import Compared
+    from finetune.models.kind import configuration
+
+    count = {"none": 0, "auto": layers}[spec.layers] if isinstance(spec.layers, str) else len(spec.layers)
+    config = configuration(context.teachers_located[number]).get_text_config()
+    return Compared(spec, range(count)).kept(config, layers).bytes(tokens, places, torch.float32)
+
+
 def features_notes(context: RunContext, widths: tuple[int, int]) -> list[str]:
     """What a person would not expect."""
     spec, notes = context.recipe.distillation.features, []
-    if context.distils and needs_teacher(spec):
-        notes.append(
-            "No cache has the inner layers and relations that distillation.features compares: "
-            "the teacher stays in memory and runs at every step, which this plan counts."
-        )
     if context.distils and widths[0] != widths[1] and {"last", "layers"} & weights_of(spec).keys():
         notes.append(
             f"The student's states have {widths[0]:,} numbers and the teacher's {widths[1]:,}: "

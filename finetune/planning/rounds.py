@@ -14,6 +14,10 @@ from finetune.planning.estimate import GENERATED_PER_SECOND, Plan, Shape, disk_p
 from finetune.planning.expectations import expectations
 from finetune.run_context import RunContext
 
+OTHER_LAYERS = (
+    "Each round compares other layers of the teacher, so no cache serves them all: "
+    "the teacher stays in memory and runs at every step, which this plan counts."
+)
 STOPS = "The rounds stop at the first student that keeps less than {share} of its teacher's ROUGE-L: there may be fewer than planned."
 ANSWER, GPU = 40, 20.0  # tokens of an answer; times faster
 
@@ -24,6 +28,7 @@ def estimate_rounds(context: RunContext, shapes: Sequence[Shape], measured: Mapp
     The student is that of the last round. The cache serves all of them, unless each student teaches the next one.
     """
     rounds = context.rounds
+    notes = [*notes, OTHER_LAYERS] if context.recipe.distillation.compares_other_layers else notes
     first = estimate(rounds[0], shapes[0], measured, notes=notes)
     if len(rounds) == 1 and not context.recipe.distillation.until:
         return first

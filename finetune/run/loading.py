@@ -187,6 +187,7 @@ def distillation_setup(
             context.reporter,
             look=look,
             together=together if folder and context.processes > 1 else None,
+            made=folder.read_json(folder.student) if folder and folder.student.is_file() else None,
         )
         for number, teacher in enumerate(setup.teachers):
             if teacher.cache:

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from finetune.benchmark.names import FEWEST_ROWS, in_few_bits
-from finetune.distillation.terms import in_words, needs_teacher
+from finetune.distillation.terms import in_words
 from finetune.events import DataPrepared, Event, Planned
 from finetune.formatting import count, kept, percent, size, strip_control_chars
 from finetune.planning.estimate import Plan
@@ -105,7 +105,7 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
             yield "", f"and beside these: {beside}"
         yield (
             "Cache",
-            CACHES["none" if needs_teacher(loss.features) else loss.cache]
+            CACHES["none" if loss.compares_other_layers else loss.cache]
             + (f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else ""),
         )
     who = f"teacher{'s' if len(teacher) > 1 else ''}, student before and after" if teacher and not itself else "before and after"

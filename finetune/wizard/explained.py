@@ -80,11 +80,11 @@ MORE = {
     ),
     "distillation.features.layers": (
         "The student's layers can imitate the teacher's on the way too. auto takes all layers from the first that was left out.\n"
-        "The teacher then stays in memory and runs at every step: slower, and not often better."
+        "What the teacher's layers say is cached too, which takes room on the disk; not often better."
     ),
     "distillation.features.relations": (
         "Which words look at which in the last layer: by queries (q), keys (k) or values (v), such as v or q, k, v; none leaves it out.\n"
-        "It works for models of different widths. The teacher then stays in memory and runs at every step."
+        "It works for models of different widths. The teacher's are cached for every word of a row."
     ),
     "distillation.cache": (
         "The teacher runs once over all rows, and what it says is kept on the disk; every later pass reads it from there.\n"

@@ -120,10 +120,10 @@ def break_something(rank: int, what: str) -> None:
 
     Or it is killed when it runs the teacher for its third "shard".
     """
-    from finetune.distillation.cache_builder import _Pass
+    from finetune.distillation.teacher_pass import TeacherPass
     from finetune.training.trainer import SupervisedTrainer
 
-    whole, ask = SupervisedTrainer.loss_sum, _Pass.ask
+    whole, ask = SupervisedTrainer.loss_sum, TeacherPass.ask
     asked: list[int] = []
 
     def asks(teacher: Any, rows: list[Any], heard: Any) -> Any:
@@ -143,6 +143,6 @@ def break_something(rank: int, what: str) -> None:
         return (loss * float("nan") if what == "nonsense" else loss), count
 
     if what == "shard" and rank == 1:
-        _Pass.ask = asks  # type: ignore[method-assign]
+        TeacherPass.ask = asks  # type: ignore[method-assign]
     elif what and rank == 1:
         SupervisedTrainer.loss_sum = broken  # type: ignore[method-assign]

@@ -14,6 +14,7 @@ from finetune import registry
 from finetune.data.collator import Collator
 from finetune.distillation.across_tokenizers.alignment import Alignment
 from finetune.distillation.across_tokenizers.projected import Reading
+from finetune.distillation.across_tokenizers.ways import WAYS
 from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.cache_choice import signals_for
 from finetune.distillation.trainer import DistillationTrainer
@@ -89,6 +90,21 @@ def test_a_cache_trains_as_the_teacher_itself(kind: str, tmp_path) -> None:
     assert losses(cached) == pytest.approx(losses(online), rel=1e-6)
     assert cached.last_parts == pytest.approx(online.last_parts, rel=1e-6)
     assert_same_weights(online.model, cached.model, tolerance=1e-7)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_with_a_cache_each_row_is_aligned_once_and_any_batch_as_at_once(way: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = WAYS[way](READING.alignment, len(OURS))
+    for numbers in ([3, 1, 4], [1, 5, 0, 3], [2, 4]):
+        batch = Collator(0)([ROWS[number] for number in numbers])
+        assert torch.equal(reading.where(numbers, batch), reading.batch(batch).where)
+    kind = "spans" if way == "spans" else "hidden"
+    cache = build_cache(kind, sized(THEIRS, seed=3), ROWS, tmp_path / "cache", reading=reading)
+    read: list[int] = []
+    usual = Alignment.row
+    monkeypatch.setattr(Alignment, "row", lambda self, ids: read.append(1) or usual(self, ids))
+    distiller(sized(OURS), tmp_path, cache=cache, across_tokenizers=way, num_train_epochs=3).train()
+    assert len(read) == len(ROWS)
 
 
 @pytest.mark.parametrize("objective", registry.BUILT_IN["objectives"])

@@ -182,6 +182,7 @@ class TestChoice:
         free: float = 1e12,
         softcap: Any = None,
         present: Any = None,
+        beside: int = 0,
     ) -> Any:
         weight = torch.empty(50_000, 64, device="meta").requires_grad_(trains)
         usage = shutil.disk_usage("/")._replace(free=int(free))
@@ -190,7 +191,8 @@ class TestChoice:
             head = Head(weight, softcap=softcap)
             teacher = Head(torch.empty(50_000, 256, device="meta"))
             heads = {"student_head": head, "teacher_head": teacher}
-            return choose_cache(wanted, tokens=2**20, **heads, objective=objective, folder="/nowhere/yet", present=present)
+            more = {"objective": objective, "folder": "/nowhere/yet", "present": present, "beside": beside}
+            return choose_cache(wanted, tokens=2**20, **heads, **more)
 
     def test_a_frozen_head_gets_the_gradient_cache(self) -> None:
         choice = self.chosen()

@@ -17,9 +17,11 @@ from torch import Tensor
 from finetune import registry
 from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.cache_choice import signals_for
+from finetune.distillation.inside import compared_of
 from finetune.distillation.loss import Distillation
 from finetune.distillation.several_teachers import Mixture, Routed, mixed
 from finetune.distillation.trainer import DistillationTrainer
+from finetune.distillation_settings import FeaturesSpec
 from finetune.errors import RecipeError, TrainingError, VocabularyMismatch
 from finetune.training.chunked_loss import ChunkLogits, chunked_loss
 from finetune.training.head import head_of
@@ -154,8 +156,11 @@ ROWS = pico_rows(8)
 OF_ROWS = [0, 1, 1, 0, 0, 1, 0, 1]
 
 
-def cached(signal: str, seed: int, folder: Any, rows: Any = ROWS) -> Any:
-    return build_cache(signal, teacher_of(seed), rows, folder / f"{signal}{seed}", student_head=head_of(student_of()), temperature=2.0)
+def cached(signal: str, seed: int, folder: Any, rows: Any = ROWS, features: Any = None) -> Any:
+    student, teacher = student_of(), teacher_of(seed)
+    compared = compared_of(FeaturesSpec(**features or {}), student, teacher, None)
+    place = folder / f"{signal}{seed}{len(features or {})}"
+    return build_cache(signal, teacher, rows, place, student_head=head_of(student), temperature=2.0, compared=compared)
 
 
 class TestRuns:
@@ -269,17 +274,20 @@ class TestTerms:
         trainer.train()
         assert name in trainer.last_parts
 
-    def test_a_cache_is_the_model_or_refused(self, name: str, tmp_path: Any) -> None:
+    @pytest.mark.parametrize("signal", SIGNALS)
+    def test_a_cache_is_the_model_or_refused(self, name: str, signal: str, tmp_path: Any) -> None:
         asked = {"features": TERMS[name]}
-        online, _ = run(tmp_path, teacher_of(7), **asked)
-        if registry.load("terms", name).online:
-            with pytest.raises(RecipeError, match="No cache has the inner layers and relations"):
-                run(tmp_path, None, cached("hidden", 7, tmp_path), **asked)
+        if (name, signal) == ("last", "gradient"):
+            with pytest.raises(RecipeError, match="A gradient cache has no hidden states"):
+                run(tmp_path, None, cached(signal, 7, tmp_path), **asked)
             return
-        read, _ = run(tmp_path, None, cached("hidden", 7, tmp_path), **asked)
+        online, told = run(tmp_path, teacher_of(7), **asked)
+        read, said = run(tmp_path, None, cached(signal, 7, tmp_path, features=TERMS[name]), **asked)
         assert_same_weights(online, read, tolerance=1e-6)
-        with pytest.raises(RecipeError, match="A gradient cache has no hidden states"):
-            run(tmp_path, None, cached("gradient", 7, tmp_path), **asked)
+        assert said.last_parts[name] == pytest.approx(told.last_parts[name], rel=1e-6)
+        if name != "last":
+            with pytest.raises(RecipeError, match="This cache has not all of the inner layers and relations"):
+                run(tmp_path, None, cached(signal, 7, tmp_path), **asked)
 
     def test_accumulating_changes_nothing(self, name: str, tmp_path: Any) -> None:
         plain = {"features": TERMS[name], "train_sampling_strategy": "sequential"}

@@ -111,6 +111,20 @@ def test_they_are_snapped_once_an_optimizer_step_however_it_is_cut(tmp_path: Any
     assert len(counted) == layers * 2  # the weights of the first step are known already
 
 
+def test_other_optimizers_of_the_process_are_left_alone(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    usual = torch.autograd.graph.increment_version
+    monkeypatch.setattr(torch.autograd.graph, "increment_version", lambda weights: counted.extend(map(id, weights)) or usual(weights))
+    trainer = quantised_training(tmp_path, optim="adamw_torch_fused")
+    weight = torch.nn.Parameter(torch.ones(4))
+    other = torch.optim.AdamW([weight], lr=0.1, fused=True)
+    trainer.train()
+    assert {id(each) for each in trainer.model.parameters() if each.requires_grad} == set(counted)
+    weight.grad = torch.ones(4)
+    other.step()
+    assert id(weight) not in counted
+
+
 def test_accumulated_steps_are_those_of_whole_batches(tmp_path: Any) -> None:
     found = []
     for cut in ({"per_device_train_batch_size": 6}, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}):

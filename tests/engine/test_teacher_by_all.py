@@ -14,6 +14,8 @@ from workshop import Workshop
 
 from finetune.distillation.cache import TeacherCache, model_identity
 from finetune.distillation.cache_builder import build_cache, write_share
+from finetune.distillation.inside import Compared
+from finetune.distillation_settings import FeaturesSpec
 from finetune.errors import TrainingError
 from finetune.events import Progress, Recorder, read_events
 from finetune.training.head import head_of
@@ -22,7 +24,7 @@ SHARD_BYTES = 2000
 ROWS = pico_rows(30)
 
 
-def share(folder: Path, number: int, of: int, *, seed: int = 1, most: int | None = None, reporter: Any = None) -> None:
+def share(folder: Path, number: int, of: int, *, seed: int = 1, most: int | None = None, compared: Compared | None = None) -> None:
     """What one of several processes does; after `most` shards it is gone."""
 
     class Mortal(Recorder):
@@ -32,12 +34,13 @@ def share(folder: Path, number: int, of: int, *, seed: int = 1, most: int | None
                 raise KeyboardInterrupt
 
     teacher = pico("llama", seed=seed)
-    more = {"vocabulary": head_of(teacher).vocabulary, "teacher_identity": model_identity(teacher)}
+    more = {"vocabulary": head_of(teacher).vocabulary, "teacher_identity": model_identity(teacher), "compared": compared}
     write_share("hidden", teacher, ROWS, folder, (number, of), reporter=Mortal(), shard_bytes=SHARD_BYTES, **more)
 
 
-def built(folder: Path, others: Any = None, reporter: Recorder | None = None) -> TeacherCache:
-    return build_cache("hidden", pico("llama", seed=1), ROWS, folder, shard_bytes=SHARD_BYTES, others=others, reporter=reporter)
+def built(folder: Path, others: Any = None, reporter: Recorder | None = None, compared: Compared | None = None) -> TeacherCache:
+    more: dict[str, Any] = {"shard_bytes": SHARD_BYTES, "others": others, "reporter": reporter, "compared": compared}
+    return build_cache("hidden", pico("llama", seed=1), ROWS, folder, **more)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -52,10 +55,12 @@ def times(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*.safetensors")}
 
 
-def test_three_shares_are_the_cache_of_one(tmp_path: Path) -> None:
-    built(tmp_path / "one")
+@pytest.mark.parametrize("compared", [None, Compared(FeaturesSpec(layers="auto", relations=["v"]), [0, 2])], ids=["plain", "inside too"])
+def test_three_shares_are_the_cache_of_one(compared: Compared | None, tmp_path: Path) -> None:
+    built(tmp_path / "one", compared=compared)
     recorder = Recorder()
-    built(tmp_path / "three", lambda: [share(tmp_path / "three", number, 3) for number in (2, 0, 1)], recorder)
+    place = tmp_path / "three"
+    built(place, lambda: [share(place, number, 3, compared=compared) for number in (2, 0, 1)], recorder, compared)
     assert files(tmp_path / "three") == files(tmp_path / "one")
     assert [event.done for event in recorder.of(Progress)] == [recorder.of(Progress)[0].total], "nothing was left to do"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from letters import VOCABULARY
 from pico import NAMES, Rows, arguments, assert_same_weights, pico, pico_rows
 from rich.console import Console
 from safetensors.torch import load_file
@@ -16,10 +17,10 @@ from test_distillation_trainer import batch_of, gradients
 from test_itself import adapted
 from test_resume import StopAt, resumed
 from transformers import BloomConfig, BloomForCausalLM
-from workshop import Workshop
+from workshop import Workshop, recorded
 
 from finetune import Recipe, registry
-from finetune.distillation import features, terms
+from finetune.distillation import inside, terms
 from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.cutting import layer_stack
 from finetune.distillation.student import make_student
@@ -31,7 +32,7 @@ from finetune.distillation.terms.relations import relation_heads
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.distillation_settings import FeaturesSpec
 from finetune.errors import Interrupted, ModelError, RecipeError
-from finetune.events import StageFinished
+from finetune.events import StageFinished, TrainingStep
 from finetune.screen.console import THEME
 from finetune.screen.plan_table import review
 from finetune.settings import FromTeacher
@@ -103,6 +104,7 @@ CUT = {"layers": 4, "of_layers": 6, "left_out": [3, 4]}
         ("auto", (4, 6), CUT, [(2, 4), (3, 5)]),
         ([1, 4], (4, 6), CUT, [(0, 0), (3, 5)]),
         ("auto", (3, 6), {"layers": 3, "of_layers": 6, "left_out": [[2, 2], [4, 5]]}, [(1, 2), (2, 5)]),
+        ("auto", (4, 6), {**CUT, "left_out": [5, 6]}, [(3, 3)]),
         ("auto", (4, 6), {**CUT, "ffn": 20}, [(0, 0), (1, 1), (2, 4), (3, 5)]),
         ("auto", (2, 2), {"ffn": 20, "of_ffn": 40}, [(0, 0), (1, 1)]),
         ("auto", (2, 6), None, [(0, 2), (1, 5)]),
@@ -133,6 +135,13 @@ class TestTheTrainer:
         trainer.train()
         assert trainer.last_parts.keys() >= terms.weights_of(FeaturesSpec(**ALL)).keys()
         assert all(value > 0 for value in trainer.last_parts.values())
+        compared = inside.compared_of(FeaturesSpec(**ALL), student, teacher, None)
+        cache = build_cache("hidden", teacher, rows, tmp_path / "cache", compared=compared)
+        again = DistillationTrainer(pico(name), arguments(tmp_path), cache=cache, train_dataset=rows, features=ALL)
+        again.train()
+        assert again.last_parts == pytest.approx(trainer.last_parts, rel=5e-3)
+        said = compared.kept(*inside.facts_of(teacher)).bytes(cache.tokens, sum(len(row["input_ids"]) for row in rows), torch.float32)
+        assert cache.nbytes - (said + 4 * cache.tokens * cache.head.weight.shape[1]) < 100 * (len(compared.names()) + 6)
 
     @pytest.mark.parametrize("name", [*NAMES, "bloom"])
     def test_values_are_those_that_the_model_itself_keeps_for_later_tokens(self, name: str) -> None:
@@ -141,7 +150,7 @@ class TestTheTrainer:
         model = BloomForCausalLM(BloomConfig(**small)).eval() if name == "bloom" else pico(name)
         for kind, place in (("v", 1), *((("k", 0),) if name in ("gpt2", "opt", "bloom") else ())):
             watched = {"it": [projection(model, layer_stack(model)[-1], kind)]}
-            with features.watching(watched) as seen, torch.no_grad():
+            with inside.watching(watched) as seen, torch.no_grad():
                 kept = model(torch.arange(4, 11)[None], use_cache=True).past_key_values
             layer = kept.layers[-1]
             torch.testing.assert_close(seen["it"][0], (layer.keys, layer.values)[place].transpose(1, 2).flatten(2))
@@ -246,8 +255,8 @@ QUICK = {"epochs": 1, "batch_size": 6, "learning_rate": 0.01, "save_every": 1}
 SHORT = {"rows": 4, "max_new_tokens": 4, "speed": False}
 
 
-def layer(shop: Workshop, asked: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    return shop.distilling(distillation={"features": asked}, training=QUICK, benchmark=SHORT, **changes)
+def layer(shop: Workshop, asked: dict[str, Any], cache: str = "auto", **changes: Any) -> dict[str, Any]:
+    return shop.distilling(distillation={"features": asked, "cache": cache}, training=QUICK, benchmark=SHORT, **changes)
 
 
 class TestRuns:
@@ -255,21 +264,22 @@ class TestRuns:
         tuner = shop.tuner(layer(shop, ALL))
         plan = tuner.plan()
         assert plan.memory["features"] > 0
-        assert any("the teacher stays in memory and runs at every step, which this plan counts" in note for note in plan.notes)
-        assert plan.cache_bytes == 0
+        # The last state in 32 bits, that of two layers in 16, queries and values of every place in 16, and the head.
+        assert plan.cache_bytes == plan.supervised_tokens * 32 * (4 + 2 * 2) + plan.tokens * (32 + 16) * 2 + VOCABULARY * 32 * 4
         console = Console(file=io.StringIO(), width=150, theme=THEME)
         console.print(review(tuner.recipe, plan))
         shown = " ".join(console.file.getvalue().split())
         assert "last states (weight 0.1), inner layers (weight 1), relations of tokens: q, v (weight 1)" in shown
-        assert "none: the teacher runs at every step" in shown
+        assert "at most" in shown
         whole = tuner.run().output_dir
         steps = [event for event in map(json.loads, (whole / "run" / "events.jsonl").read_text().splitlines()) if event["event"] == "step"]
         assert all(step["parts"].keys() == {"last", "layers", "relations", "kl", "ce"} for step in steps)
         for record in (whole / "README.md", whole / "run" / "report.html"):
             assert "relations of tokens: q, v (weight 1)" in record.read_text()
         (ended,) = (event for event in tuner.context.reporter.reporters[0].of(StageFinished) if event.stage == "teacher cache")
-        assert "no cache has the inner layers and relations" in ended.summary
+        assert ended.summary.startswith("hidden cache, 1")
         again = shop.tuner(layer(shop, ALL))
+        assert again.plan().cache_bytes == 0, "it is there"
         again.context.reporter.reporters.append(StopAt(2))
         with pytest.raises(Interrupted):
             again.run()
@@ -313,8 +323,8 @@ class TestRuns:
         shop, found = Workshop(tmp_path), []
         llama(seed=5, layers=6).save_pretrained(shop.folder / "deep")
         tokenizer(chat=True).save_pretrained(shop.folder / "deep")
-        pairs = features.layer_pairs
-        monkeypatch.setattr(features, "layer_pairs", lambda *given: found.append((given[1:], pairs(*given))) or found[-1][1])
+        pairs = inside.layer_pairs
+        monkeypatch.setattr(inside, "layer_pairs", lambda *given: found.append((given[1:], pairs(*given))) or found[-1][1])
         asked = {"rounds": [4, 3], "features": {"layers": [1, 2, 3]}}
         recipe = shop.distilling(model=None, teacher=str(shop.folder / "deep"), distillation=asked, training=QUICK, benchmark=SHORT)
         tuner = shop.tuner(recipe)
@@ -324,19 +334,29 @@ class TestRuns:
         kept = json.loads(tuner.folder.student.read_text())["left_out"]
         left = [layer for layer in range(6) if not any(first <= layer + 1 <= last for first, last in kept)]
         assert [other for _, other in trained[-1][1]] == left
+        assert any("Each round compares other layers of the teacher" in note for note in tuner.plan().notes)
+        (ended,) = (event for event in recorded(tuner).of(StageFinished) if event.stage == "teacher cache")
+        assert ended.summary == "each round compares other layers of the teacher, which runs online"
 
     def test_a_teacher_with_a_system_prompt_is_compared_at_the_answers(self, shop: Workshop) -> None:
         asked = {"last": 0.1, "layers": "auto"}
         teacher = {"source": str(shop.model), "system": "be a cat"}
-        tuner = shop.tuner(layer(shop, asked, teacher=teacher))
-        tuner.run()
-        assert tuner.recipe.distillation.supervise == "answers"
+        told = [shop.tuner(layer(shop, asked, cache, teacher=teacher)) for cache in ("auto", "none")]
+        for tuner in told:
+            tuner.run()
+        assert told[0].recipe.distillation.supervise == "answers"
+        cached, online = (recorded(tuner).of(TrainingStep)[-1].parts for tuner in told)
+        assert cached == pytest.approx(online, rel=2e-3)
 
-    def test_a_model_that_trains_whole_is_loaded_twice_to_be_its_own_teacher(self, shop: Workshop) -> None:
-        recipe = layer(shop, {"layers": "auto"}, model=str(shop.model), teacher="self", method="full")
-        tuner = shop.tuner(recipe)
-        assert tuner.context.copies_itself
-        tuner.run()
+    def test_a_model_that_trains_whole_is_its_own_teacher_from_a_cache_or_loaded_twice(self, shop: Workshop) -> None:
+        itself = {"model": str(shop.model), "teacher": "self", "method": "full"}
+        tuners = [shop.tuner(layer(shop, {"layers": "auto", "relations": "v"}, cache, **itself)) for cache in ("auto", "none")]
+        assert [tuner.context.copies_itself for tuner in tuners] == [False, True]
+        for tuner in tuners:
+            tuner.run()
+        cached, online = ([step.parts for step in recorded(tuner).of(TrainingStep)] for tuner in tuners)
+        for one, other in zip(cached, online, strict=True):
+            assert one == pytest.approx(other, rel=2e-2, abs=1e-5)
 
     @pytest.mark.parametrize(
         ("asked", "changes", "said"),
@@ -345,7 +365,8 @@ class TestRuns:
             *(({"layers": given}, {}, "must be none, auto, or numbers of layers") for given in ([0], [], "all", 3, [True])),
             ({"relations": ["v", "v"]}, {}, "must name each of them once"),
             ({"last": -1}, {}, r"distillation\.features\.last"),
-            (ALL, {"cache": "hidden"}, "for which the teacher runs at every step, and `distillation.cache: hidden`"),
+            (ALL, {"cache": "hidden", "rounds": [2]}, "which are others in each round, .* and `distillation.cache: hidden`"),
+            (ALL, {"round_teacher": "previous", "rounds": [2]}, "which compares the layers of one teacher, and `round_teacher: previous`"),
             ({"last": 0.1}, {"cache": "gradient"}, "`distillation.cache: gradient`, which has none"),
             ({"last": 0.1}, {"alpha": 1.0}, "`distillation.alpha: 1`, which asks no teacher"),
             ({"last": 0.1}, {"across_tokenizers": "projected"}, "which compares the states of equal tokens"),

@@ -100,6 +100,7 @@ class Reading:
     alignment: Alignment
     vocabulary: int
     limit: int | None = None
+    _known: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def identity(self, teacher: str) -> str:
         """A teacher's identity with this reading, for the key of a cache."""
@@ -127,6 +128,20 @@ class Reading:
         flat = [(number, row.places[place]) for number, row in enumerate(rows) for place in supervised[number]]
         index = torch.tensor([number * width + max(place, 0) for number, place in flat], dtype=torch.long, device=device)
         return Asked(batch, index, torch.tensor([place != NOWHERE for _, place in flat], dtype=torch.bool, device=device))
+
+    def where(self, numbers: Sequence[int], inputs: Mapping[str, Tensor]) -> Tensor:
+        """The `where` of a batch alone, for rows that are known by their `numbers`: each is read once, however often it comes."""
+        missing = [place for place, number in enumerate(numbers) if number not in self._known]
+        if missing:
+            some = {name: inputs[name][torch.tensor(missing, device=inputs[name].device)] for name in ("input_ids", "labels")}
+            counts = (some["labels"][:, 1:] != NO_LOSS).sum(1).tolist()
+            found = self.batch(some).where.cpu().split(counts)
+            self._known.update(zip((numbers[place] for place in missing), found, strict=True))
+        return self.joined([self._known[number] for number in numbers]).to(inputs["labels"].device)
+
+    def joined(self, rows: Sequence[Tensor]) -> Tensor:
+        """The `where` of rows, each from a batch of its own or of others, as that of one batch."""
+        return torch.cat([*rows])
 
     def said(self, states: Tensor, asked: Asked, head: Head, workspace: Workspace | None = None) -> Tensor:
         """What is kept of the teacher's states at the `index` of what it was asked: here the states [n, d] themselves."""

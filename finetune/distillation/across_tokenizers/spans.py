@@ -105,6 +105,15 @@ class SpanReading(Reading):
         made = [torch.tensor(numbers, dtype=torch.long, device=device) for numbers in (index, tokens, owner, spans)]
         return AskedSpans(batch, made[0], made[3] != NOWHERE, *made[1:])
 
+    def joined(self, rows: Sequence[Tensor]) -> Tensor:
+        found, count = [], 0
+        for row in rows:
+            inside = row[row != NOWHERE]  # numbered one after the other
+            first, last = (int(inside[0]), int(inside[-1])) if len(inside) else (0, -1)
+            found.append(torch.where(row == NOWHERE, NOWHERE, row - first + count))
+            count += last - first + 1
+        return torch.cat(found)
+
     def said(self, states: Tensor, asked: Asked, head: Head, workspace: Workspace | None = None) -> Tensor:
         """log b of each span [n, 1] at its last token, 0 elsewhere, for states [m, d] of the teacher."""
         assert isinstance(asked, AskedSpans)

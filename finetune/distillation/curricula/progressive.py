@@ -23,8 +23,9 @@ class Progressive:
     summary = "a small student, cut and trained several times"
 
     def recipes(self, recipe: Recipe) -> list[Recipe]:
+        cache = "none" if recipe.distillation.compares_other_layers else recipe.distillation.cache
         return [
-            recipe.with_changes({"distillation": LISTED, "model": {"from_teacher": {"layers": layers}}})
+            recipe.with_changes({"distillation": {**LISTED, "cache": cache}, "model": {"from_teacher": {"layers": layers}}})
             for layers in recipe.distillation.rounds or []
         ]
 

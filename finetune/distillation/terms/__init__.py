@@ -57,19 +57,25 @@ class Batch:
 
 
 class Term(Protocol):
-    """`online`: it needs what no cache keeps, so the teacher runs at every step.
+    """`every_place`: what it watches is compared at all places of a row, not at the supervised tokens alone.
 
     `value` is zero for identical models, and raises nothing: what cannot be compared, `watched` refuses with a ModelError before a run.
     """
 
     title: str
     summary: str
-    online: bool
+    every_place: bool
 
     def weight(self, spec: FeaturesSpec) -> float: ...
 
     def watched(self, model: Any, layers: Sequence[int], spec: FeaturesSpec) -> list[Watched]:
         """What of one model `value` compares; `layers` are those that the recipe pairs with the other's."""
+
+    def kept(self, layers: Sequence[int], spec: FeaturesSpec) -> list[str]:
+        """The names of the tensors that a cache keeps of a teacher, in the order of `watched`; none for what every cache has."""
+
+    def kept_width(self, config: Any, name: str) -> int:
+        """The numbers in one of them, of a teacher with this text configuration."""
 
     def width(self, model: Any) -> int | None:
         """How wide the compared states of a model are: from one width to another leads a map. None: the term itself copes with any."""
@@ -82,11 +88,6 @@ def weights_of(spec: FeaturesSpec) -> dict[str, float]:
     """The terms that the recipe asks for, with their weights."""
     weights = {name: float(registry.load("terms", name).weight(spec)) for name in registry.names("terms")}
     return {name: weight for name, weight in weights.items() if weight}
-
-
-def needs_teacher(spec: FeaturesSpec) -> bool:
-    """Whether a term needs the teacher at every step, because no cache has what it compares."""
-    return any(registry.load("terms", name).online for name in weights_of(spec))
 
 
 def in_words(spec: FeaturesSpec) -> str:

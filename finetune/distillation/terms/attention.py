@@ -28,10 +28,8 @@ def projection(model: Any, layer: nn.Module, kind: str) -> Watched:
     config = causal_lm(model).config.get_text_config()
     if alone := _named(layer, f"{kind}_proj"):
         return Watched(alone)
-    width, place = head_width(model), "qkv".index(kind)
-    heads = config.num_attention_heads
-    others = getattr(config, "num_key_value_heads", None) or heads
-    widths = [heads * width, others * width, others * width]
+    heads, place = config.num_attention_heads, "qkv".index(kind)
+    widths = [*projected(config).values()]
     for name in STACKED:
         if (found := _named(layer, name)) and _outputs(found) == sum(widths):
             return Watched(found, partial(_stacked, sum(widths[:place]), widths[place]))
@@ -44,9 +42,15 @@ def projection(model: Any, layer: nn.Module, kind: str) -> Watched:
     )
 
 
-def head_width(model: Any) -> int:
-    """The width of an attention head."""
-    config = causal_lm(model).config.get_text_config()
+def projected(config: Any) -> dict[str, int]:
+    """How many numbers queries, keys and values of a token have, all heads together; `config` is that of the text part."""
+    width, heads = head_width(config), config.num_attention_heads
+    others = getattr(config, "num_key_value_heads", None) or heads
+    return {"q": heads * width, "k": others * width, "v": others * width}
+
+
+def head_width(config: Any) -> int:
+    """The width of an attention head of a model with this text configuration."""
     return int(getattr(config, "head_dim", None) or config.hidden_size // getattr(config, "num_attention_heads", 1))
 
 

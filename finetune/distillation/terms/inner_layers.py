@@ -3,7 +3,8 @@
     layer_pairs("auto", 20, 30, {"layers": 20, "of_layers": 30, "left_out": [11, 20]})      # [(10, 20), (11, 21), ...]
 
 Of a student made from its teacher it is known which layer is which. What comes before the first layer that was left out is the teacher's
-own at the start, so `auto` begins behind it. Of a ready-made student the layers are spread evenly over the teacher's.
+own at the start, so `auto` begins behind it, or takes the last layer where none is left there. Of a ready-made student the layers are
+spread evenly over the teacher's.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 class InnerLayers:
     title = "Inner layers"
-    summary = "distance of the outputs of layers; the teacher runs at every step"
-    online = True
+    summary = "distance of the outputs of layers; from a cache that keeps them too"
+    every_place = False
 
     def weight(self, spec: FeaturesSpec) -> float:
         return 0.0 if spec.layers == "none" else spec.layers_weight
@@ -34,6 +35,12 @@ class InnerLayers:
 
         stack = layer_stack(model)
         return [Watched(stack[layer]) for layer in layers]
+
+    def kept(self, layers: Sequence[int], spec: FeaturesSpec) -> list[str]:
+        return [f"layer.{layer}" for layer in layers]
+
+    def kept_width(self, config: Any, name: str) -> int:
+        return int(config.hidden_size)
 
     def width(self, model: Any) -> int | None:
         from finetune.training.head import causal_lm
@@ -63,7 +70,7 @@ def layer_pairs(wanted: str | Sequence[int], depth: int, of_depth: int, made: Ma
     of = teacher_layers(depth, of_depth, made)
     if wanted == "auto":
         only_layers = made is not None and "left_out" in made and not {"ffn", "heads"} & made.keys()
-        changed = [layer for layer in range(depth) if of[layer] != layer or not only_layers]
+        changed = [layer for layer in range(depth) if of[layer] != layer or not only_layers] or [depth - 1]
     else:
         changed = [int(number) - 1 for number in wanted]
         if beyond := [layer + 1 for layer in changed if layer >= depth]:

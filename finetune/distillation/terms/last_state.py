@@ -20,13 +20,19 @@ if TYPE_CHECKING:
 class LastState:
     title = "Last states"
     summary = "distance of the last hidden states; from the hidden cache"
-    online = False
+    every_place = False
 
     def weight(self, spec: FeaturesSpec) -> float:
         return spec.last
 
     def watched(self, model: Any, layers: Sequence[int], spec: FeaturesSpec) -> list[Watched]:
         return []
+
+    def kept(self, layers: Sequence[int], spec: FeaturesSpec) -> list[str]:
+        return []
+
+    def kept_width(self, config: Any, name: str) -> int:
+        raise KeyError(name)
 
     def width(self, model: Any) -> int | None:
         from finetune.training.head import head_of

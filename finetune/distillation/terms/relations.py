@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 class Relations:
     title = "Relations of tokens"
-    summary = "queries, keys or values of attention (MiniLMv2); the teacher runs at every step"
-    online = True
+    summary = "queries, keys or values of attention (MiniLMv2); from a cache that keeps them too"
+    every_place = True
 
     def weight(self, spec: FeaturesSpec) -> float:
         return spec.relations_weight if spec.relations else 0.0
@@ -31,6 +31,14 @@ class Relations:
         from finetune.distillation.terms.attention import projection
 
         return [projection(model, layer_stack(model)[-1], kind) for kind in spec.relations]
+
+    def kept(self, layers: Sequence[int], spec: FeaturesSpec) -> list[str]:
+        return [f"last_layer.{kind}" for kind in spec.relations]
+
+    def kept_width(self, config: Any, name: str) -> int:
+        from finetune.distillation.terms.attention import projected
+
+        return projected(config)[name[-1]]
 
     def width(self, model: Any) -> int | None:
         return None
