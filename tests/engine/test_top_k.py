@@ -117,7 +117,7 @@ def teacher_of(vocabulary: int | None = None) -> Any:
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_cache_of_all_tokens_trains_as_the_teacher_itself(name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune.distillation.signals.top_k.TOP", 131)
+    monkeypatch.setattr("finetune.distillation.signals.top_k.TOP_K", 131)
     online, asked = run(tmp_path, teacher_model=teacher_of(), objective=name, alpha=0.3, temperature=2.0)
     cache = build_cache("top_k", teacher_of(), ROWS, tmp_path / "all")
     read, from_disk = run(tmp_path, cache=cache, objective=name, alpha=0.3, temperature=2.0)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from finetune.teacher_settings import TOP_K
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from finetune.training.chunked_loss import Workspace
     from finetune.training.head import Head
-
-TOP = 20  # tokens, the most that vLLM tells unless it is started with more (--max-logprobs)
 
 
 class TopK:
@@ -31,10 +31,10 @@ class TopK:
     def stored(self, teacher: Head, student: Head | None) -> tuple[int, torch.dtype]:
         import torch
 
-        return min(TOP, teacher.vocabulary) + 1, torch.float32
+        return min(TOP_K, teacher.vocabulary) + 1, torch.float32
 
     def bytes(self, tokens: int, teacher: Head, student: Head | None) -> int:
-        return tokens * token_bytes(min(TOP, teacher.vocabulary))
+        return tokens * token_bytes(min(TOP_K, teacher.vocabulary))
 
     def key(self, vocabulary: int, student: Head | None, temperature: float | None) -> dict[str, Any]:
         return {}
@@ -49,7 +49,7 @@ class TopK:
         from finetune.distillation.top_k import with_rest
         from finetune.training.chunked_loss import ChunkLogits, blocks_of, softmax_
 
-        top, logits = min(TOP, teacher.vocabulary), ChunkLogits("teacher", hidden, teacher, 1.0)
+        top, logits = min(TOP_K, teacher.vocabulary), ChunkLogits("teacher", hidden, teacher, 1.0)
         values = torch.empty(len(hidden), top, dtype=logits.precise, device=hidden.device)
         ids = torch.empty(len(hidden), top, dtype=torch.int32, device=hidden.device)
         for rows, block in blocks_of(logits, workspace):
