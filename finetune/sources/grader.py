@@ -9,6 +9,7 @@ Rows go as tokens, so both models must have the same: the server splits a text o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from itertools import islice
 from math import exp
@@ -30,6 +31,7 @@ SUM_ERROR = 1e-3  # of probabilities in 32 bits, and in fewer where a server rou
 MARKS = 16  # control tokens that are looked at
 UNREADABLE = "\ufffd"  # what part of a letter is spelled as
 INSTEAD = "Use one that does, such as vLLM, or let it write the answers: --set approach=fine-tuning --set dataset.answers=teacher"
+TOO_MANY = re.compile(r"logprobs of \d+.* (greater|more|larger) than")  # as vLLM says it
 SAME_TOKENS = "Name a student of the same model family, or serve another model."
 
 
@@ -62,8 +64,8 @@ class Grader:
         self.account.check(sum(len(ids) + 1 for ids in given))  # a token is written, too
         places: list[dict[int, Told]] = []
         counts = []
-        for row, ids, told in zip(rows, given, self.account.grades(given, self.likeliest), strict=True):
-            self._check_row(ids, told)
+        for row, tokens, told in zip(rows, given, self.account.grades(given, self.likeliest), strict=True):
+            self._check_row(tokens, told)
             learned = [place for place, label in zip(told.places[1:], list(labels_of(row))[1:], strict=True) if label != NO_LOSS]
             places += learned
             counts.append(len(learned))
@@ -78,14 +80,15 @@ class Grader:
             return self.server.grades(texts, likeliest)
         except KeyRefused:
             raise
-        except (NoGrades, ModelNotFound):  # the model is known by now, so it is the address that is not
-            said = f"The server {self.server.address} does not tell log-probabilities of what it reads, so it cannot grade rows."
-            raise ModelError(said, hint=INSTEAD) from None
         except ModelError as error:
-            if "logprob" not in error.message:
-                raise
-            fewer = f"Ask for fewer: --set teacher.top_k={max(1, self.likeliest // 4)}, or start it with --max-logprobs {self.likeliest}."
-            raise ModelError(error.message, hint=fewer) from None
+            if TOO_MANY.search(error.message):
+                fewer = f"--set teacher.top_k={max(1, self.likeliest // 4)}, or start the server with --max-logprobs {self.likeliest}."
+                raise ModelError(error.message, hint=f"Ask for fewer: {fewer}") from None
+            # The model is known by now, so what is not is the address, or what is asked.
+            if isinstance(error, NoGrades | ModelNotFound) or "logprob" in error.message:
+                said = f"The server {self.server.address} does not tell log-probabilities of what it reads, so it cannot grade rows."
+                raise ModelError(said, hint=INSTEAD) from None
+            raise
 
     def _check_row(self, ids: Sequence[int], told: Grades) -> None:
         """Raises ModelError where this is not what was asked for, VocabularyMismatch for tokens that the student has not."""

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 class GradingServer(CompletionsServer):
-    """Tells at most `most` tokens; `tokenizer` is its model's own unless another one is given; `raw`: logits, as it should not."""
+    """Tells at most `most` tokens, or with None refuses; `raw`: logits, as it should not. `tokenizer` is its model's unless given."""
 
-    def __init__(self, folder: Path, *, most: int = 20, tokenizer: Any = None, raw: bool = False, key: str | None = None) -> None:
+    def __init__(self, folder: Path, *, most: int | None = 20, tokenizer: Any = None, raw: bool = False, key: str | None = None) -> None:
         self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
         self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder)
         self.most, self.raw = most, raw
@@ -34,6 +34,8 @@ class GradingServer(CompletionsServer):
         if "prompt" not in given:
             return super().answer(given)
         top = given["prompt_logprobs"]
+        if self.most is None:
+            return {"status": 422, "detail": "Unexpected fields in the request: {'prompt_logprobs'}"}
         if top > self.most:
             return {
                 "status": 400,

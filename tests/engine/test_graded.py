@@ -104,7 +104,7 @@ def test_what_is_approximate_is_called_so_wherever_it_is_shown(shop: Workshop, s
     assert "24 rows first" in shown
     assert "at temperature 2" in shown
     tuner.run()
-    card, page = tuner.folder.card.read_text(), tuner.folder.report.read_text()
+    card, page = tuner.folder.card.read_text(), (tuner.folder.run / "report.html").read_text()
     assert f"The teacher, {MODEL} on a server, told of each token {words}" in card
     assert f"A student model distilled from {MODEL} on a server" in card
     assert server.address not in card
@@ -188,6 +188,7 @@ def other_tokens(*, shifted: bool) -> PreTrainedTokenizerFast:
     ("how", "teacher", "kind", "words", "hint"),
     [
         ({"text": True}, {}, ModelError, "does not tell log-probabilities of what it reads, so it cannot grade rows.", "vLLM"),
+        ({"most": None}, {}, ModelError, "does not tell log-probabilities of what it reads, so it cannot grade rows.", "dataset.answers"),
         ({"most": 5}, {}, ModelError, "greater than max allowed: 5", "--set teacher.top_k=5"),
         ({"raw": True}, {}, ModelError, "numbers that are no log-probabilities", "--logprobs-mode raw_logprobs"),
         ({"tokenizer": other_tokens(shifted=True)}, {}, VocabularyMismatch, "it splits text differently", "same model family"),
