@@ -63,7 +63,7 @@ def make(student: Path, place: Path, states: dict[str, Any]) -> None:
     tuner.tokenizer.save_pretrained(student)
 
 
-def tuner_of(layers: list[dict[str, Any]], folder: Path) -> Any:
+def tuner_of(layers: list[dict[str, Any]], folder: Path, dtype: str = "auto") -> Any:
     from finetune.events import Recorder
     from finetune.recipe import Recipe
     from finetune.run.finetuner import LLMFineTuner
@@ -71,7 +71,7 @@ def tuner_of(layers: list[dict[str, Any]], folder: Path) -> Any:
 
     folder.mkdir()
     recipe = Recipe.from_layers(BASE, *layers, {"output_dir": str(folder / "result")})
-    fresh = RuntimeOptions(cache_dir=contest.fresh_cache(folder, "models", "datasets", "machine.json"))
+    fresh = RuntimeOptions(dtype=dtype, cache_dir=contest.fresh_cache(folder, "models", "datasets", "machine.json"))
     return LLMFineTuner(recipe, reporter=Recorder(), runtime=fresh)
 
 
@@ -108,10 +108,10 @@ def line(name: str, found: dict[str, Any]) -> None:
 
 
 def differences(place: Path, ways: list[str]) -> None:
-    """How far what the server told is from what the model here says of the same rows."""
+    """How far what the server told is from what the model here says of the same rows in float32."""
     from finetune.distillation.cache_builder import build_cache, supervised_counts
 
-    tuner = tuner_of([], place / "here")
+    tuner = tuner_of([], place / "here", "float32")
     rows, theirs = tuner.data.train, cache(place / str(ways.index("20 likeliest, server")))
     ours, counts = build_cache("top_k", tuner.load_teacher_model(), rows, place / "local"), supervised_counts(rows)
     (told, tokens), (values, same) = (each.read(range(len(rows)), counts) for each in (theirs, ours))

@@ -42,7 +42,7 @@ def graded_setup(context: RunContext, student: Any, *, look: bool = True) -> Dis
     name = f"{spec.model} at {host_of(spec.server)}"
     with context.stage("teacher cache", f"{name} grades the rows") as done:
         if look:
-            tell(examine(student, None, graded.rows, context.data.held_out, tokenizer=context.tokenizer), set(), context.reporter)
+            tell(examine(student, None, context.data.train, context.data.held_out, tokenizer=context.tokenizer), set(), context.reporter)
         left = graded.left()
         try:
             cache = graded.cache(_grader(context), context.reporter)

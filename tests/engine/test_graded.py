@@ -26,7 +26,7 @@ from finetune.distillation import graded as graded_module
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.cache_builder import build_cache
 from finetune.errors import FinetuneError, ModelError, RecipeError, VocabularyMismatch
-from finetune.events import Notice, Recorder, TrainingStep
+from finetune.events import HeldOutLoss, Notice, Recorder, TrainingStep
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.screen.console import THEME
@@ -152,6 +152,31 @@ def test_a_budget_that_is_used_up_keeps_what_was_graded_and_resume_goes_on(
     assert all(torch.equal(value, weights(left)[name]) for name, value in weights(whole).items())
     with pytest.raises(RecipeError, match="A budget of 9 tokens is too small: one batch of requests may take"):
         tuner_of(shop, tmp_path / "c", server, {"budget_tokens": 9}).run()
+
+
+def test_a_server_can_write_answers_and_then_grade_them(shop: Workshop, server: GradingServer, tmp_path: Path) -> None:
+    tuner = tuner_of(shop, tmp_path, server)
+    rows = {**tuner.recipe.dataset.model_dump(exclude_unset=True), "answers": "teacher"}
+    tuner = tuner_of(shop, tmp_path, server, dataset=rows)
+    planned = tuner.plan()
+    assert planned.making is not None
+    assert planned.grading is not None
+    assert planned.grading["tokens"] > 0
+    tuner.train()
+    assert Counter(server.graded) == Counter(tuple(row["input_ids"]) for row in tuner.data.train)
+    assert any("messages" in asked for asked in server.asked)
+
+
+def test_rows_to_decide_by_are_graded_too(shop: Workshop, server: GradingServer, tmp_path: Path) -> None:
+    training = {"epochs": 4, "batch_size": 4, "learning_rate": 0.01, "keep": "best", "evaluate_every": 4}
+    tuner = tuner_of(shop, tmp_path, server, training=training)
+    tuner.train()
+    data = tuner.data
+    assert data.deciding is not None
+    assert Counter(server.graded) == Counter(tuple(row["input_ids"]) for rows in (data.train, data.deciding) for row in rows)
+    measured = recorded(tuner).of(HeldOutLoss)
+    assert measured
+    assert all("approximate_kl" in event.parts for event in measured)
 
 
 def test_a_busy_server_is_asked_again(shop: Workshop, server: GradingServer, tmp_path: Path) -> None:
