@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from finetune.errors import ModelError, ModelNotFound, RecipeError
 from finetune.events import Notice, Reporter
@@ -29,6 +29,7 @@ MOST_SHOWN = 10  # models in a hint
 UNKNOWN_TOKENS = 3  # characters of a token, where a server does not count
 
 Messages = Sequence[dict[str, str]]
+Given, Found = TypeVar("Given"), TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -92,16 +93,14 @@ class Server:
 
     def completions(self, chats: Sequence[Messages], *, most: int, seeds: Sequence[int]) -> list[Completion]:
         """An answer of at most `most` tokens to each chat, in order."""
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(lambda chat, seed: self._completion(chat, most, seed), chats, seeds))
+        return _at_once(lambda asked: self._completion(asked[0], most, asked[1]), list(zip(chats, seeds, strict=True)))
 
     def grades(self, texts: Sequence[str | Sequence[int]], likeliest: int) -> list[Grades]:
         """What the model finds likeliest at each place of each text, in order (vLLM's `prompt_logprobs`); 0: of the token there alone.
 
         A text or its tokens. Raises NoGrades, too.
         """
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(lambda text: self._grades(text, likeliest), texts))
+        return _at_once(lambda text: self._grades(text, likeliest), texts)
 
     def _grades(self, text: str | Sequence[int], likeliest: int) -> Grades:
         prompt = text if isinstance(text, str) else list(text)
@@ -169,6 +168,16 @@ class Server:
     def _pause(self, seconds: float, what: str) -> None:
         self.reporter.report(Notice(f"The server {self.address} {what}; trying again in {seconds:.0f} s.", "warning"))
         time.sleep(seconds)
+
+
+def _at_once(ask: Callable[[Given], Found], given: Sequence[Given]) -> list[Found]:
+    """What comes of each, in order; after a failure or Ctrl-C nothing new is asked for."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        try:
+            return list(pool.map(ask, given))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 _HINT = "Check the address, which usually ends in /v1, and that the server is running: --set teacher.server=URL"
