@@ -18,7 +18,7 @@ from finetune.teacher_settings import problem_of_several
 
 def contradiction(recipe: Any) -> str | None:
     """The first that is found: half a sentence about the recipe, or a whole one."""
-    checks = (_student, _rounds, _teachers, _writers, _tokenizers, _practice, _few_bits, _features, _evaluation, _new_tokens)
+    checks = (_student, _rounds, _teachers, _writers, _grader, _tokenizers, _practice, _few_bits, _features, _evaluation, _new_tokens)
     return next((said for check in checks for said in check(recipe)), None)
 
 
@@ -78,7 +78,7 @@ def _teachers(recipe: Any) -> Iterator[str]:
     if recipe.distillation.correct:
         yield "has `teachers` and `distillation.correct`, which compares one teacher with the data: give one of the two"
     if any(each.server for each in recipe.teachers):
-        yield "has one of several teachers on a server, which shows text only: name models instead"
+        yield "has one of several teachers on a server, which teaches alone: give it as `teacher`, or name models instead"
     if problem := problem_of_several(recipe.teachers):
         yield f"has `teachers` {problem}"
 
@@ -90,10 +90,36 @@ def _writers(recipe: Any) -> Iterator[str]:
         yield f"has `teacher: self` and `{key}`: a model learns nothing new from rows that it wrote itself"
     if teacher and teacher.system and recipe.approach == "fine-tuning" and not answers:
         yield "has `teacher.system`, which needs `approach: distillation` or `dataset: {answers: teacher}`"
-    if teacher and teacher.server and recipe.approach == "distillation":
-        yield "has a teacher on a server, which shows text only: learn that with `approach: fine-tuning`"
-    if teacher and teacher.server and not generated and not answers:
-        yield "has a teacher on a server, which writes rows: use it with `dataset: {source: generated}`, or `dataset: {answers: teacher}`"
+    if recipe.approach == "distillation" or not teacher or not teacher.server:
+        return
+    if not generated and not answers:
+        yield (
+            "has a teacher on a server, which writes rows: use it with `dataset: {source: generated}`, or `dataset: {answers: teacher}`, "
+            "or let it grade yours: `approach: distillation`"
+        )
+    if teacher.top_k is not None:
+        yield "has `teacher.top_k`, of a server that grades rows, which needs `approach: distillation`"
+
+
+def _grader(recipe: Any) -> Iterator[str]:
+    """Of a server that tells likeliest tokens of rows, and nothing else of its model."""
+    if recipe.grader is None:
+        return
+    spec = recipe.distillation
+    if isinstance(recipe.model, StudentSpec):
+        yield "has a teacher on a server, which gives no weights to make a student from: name one of the same tokens under `model`"
+    if recipe.training.learning_rate == "auto":
+        yield "has a teacher on a server and `training.learning_rate: auto`, which runs the teacher here: give a number"
+    others = {
+        f"distillation.cache: {spec.cache}": spec.cache != "auto",
+        "distillation.correct": spec.correct,
+        f"distillation.across_tokenizers: {spec.across_tokenizers}": spec.across_tokenizers != "none",
+        f"distillation.features.{next(iter(spec.features.asked), '')}": spec.features.asked,
+    }
+    if key := next((key for key, asked in others.items() if asked), None):
+        yield f"has `{key}` and a teacher on a server, which tells its likeliest tokens and nothing else: leave one of the two out"
+    if spec.practice:
+        yield f"has {practice_of(spec.task)} and a teacher on a server, which is asked before the training: leave one of the two out"
 
 
 def _tokenizers(recipe: Any) -> Iterator[str]:

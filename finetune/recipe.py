@@ -138,6 +138,11 @@ class Recipe(Spec):
         return self.named_teachers if self.approach == "distillation" else []
 
     @property
+    def grader(self) -> TeacherSpec | None:
+        """The teacher on a server that a student is distilled from, if it is there."""
+        return self.teacher if self.teacher and self.teacher.server and self.approach == "distillation" else None
+
+    @property
     def teaches_itself(self) -> bool:
         """Whether the teacher is the model that trains, as it was before the run."""
         return self.approach == "distillation" and self.teacher is not None and self.teacher.is_self

@@ -37,6 +37,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "spans": "finetune.distillation.signals.spans:Spans",
         "gradient": "finetune.distillation.signals.gradient:Gradient",
         "hidden": "finetune.distillation.signals.hidden:Hidden",
+        "top_k": "finetune.distillation.signals.top_k:TopK",  # of a server alone
     },
     "terms": {  # their names are keys of FeaturesSpec
         "last": "finetune.distillation.terms.last_state:LastState",

@@ -51,8 +51,8 @@ class RunContext:
 
     @property
     def has_other_teacher(self) -> bool:
-        """Whether the teacher is a model beside the one that trains."""
-        return self.distils and not self.teaches_itself
+        """Whether the teacher is a model beside the one that trains, on this machine."""
+        return bool(self.recipe.all_teachers) and not self.teaches_itself
 
     @property
     def copies_itself(self) -> bool:
@@ -157,6 +157,8 @@ class RunContext:
 
     @cached_property
     def teachers_located(self) -> list[LocatedModel]:
+        if self.recipe.grader:
+            return []
         if not self.recipe.named_teachers:
             raise RecipeError("A distillation needs a teacher.", hint="--set teacher=MODEL")
         if self.teaches_itself:
@@ -181,10 +183,10 @@ class RunContext:
 
     @cached_property
     def teacher_tokenizers(self) -> list[Any]:
-        """Of each teacher; the first is the student's own where that is made from it."""
+        """Of each teacher; the first is the student's own where that is made from it, and that of a server is the same."""
         from finetune.models.load import load_tokenizer
 
-        ours = [self.tokenizer] if self.student_is_made or self.teaches_itself else []
+        ours = [self.tokenizer] if self.student_is_made or self.teaches_itself or self.recipe.grader else []
         return ours + [load_tokenizer(located) for located in self.teachers_located[len(ours) :]]
 
     @cached_property

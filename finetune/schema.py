@@ -17,6 +17,7 @@ from typing import Any
 from finetune import registry
 from finetune.recipe import SHORT, Recipe, known_fields
 from finetune.settings import GENERATED, OF_FILES, OF_GENERATED, ColumnsSpec, FromTeacher, Known
+from finetune.teacher_settings import OF_SERVER
 
 FILE = "recipe.schema.json"  # beside a recipe
 EDITOR_LINE = f"# yaml-language-server: $schema={FILE}\n"  # the first line of a recipe that has its schema beside it
@@ -24,7 +25,7 @@ DISTILS = {"properties": {"approach": {"const": "distillation"}}, "required": ["
 NULL = {"type": "null"}
 TEACHERS = [
     {
-        "properties": {"source": {"minLength": 1}, **dict.fromkeys(("server", "model", "key", "budget_tokens"), NULL)},
+        "properties": {"source": {"minLength": 1}, **dict.fromkeys(("server", *OF_SERVER), NULL)},
         "required": ["source"],
     },
     {"properties": {"source": {"maxLength": 0}, "model": {"type": "string"}, "load_in": NULL}, "required": ["server", "model"]},

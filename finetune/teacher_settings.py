@@ -1,4 +1,4 @@
-"""Settings of a teacher: one model, one of several, or a server that writes rows.
+"""Settings of a teacher: one model, one of several, or a server that writes rows or grades them.
 
 TeacherSpec(source="self", system="Answer in one short sentence.")
 part_of(OneTeacherSpec(source="./docs_expert", weight=0.7))         # "weight 0.7"
@@ -15,10 +15,12 @@ from pydantic import Field, field_validator, model_validator
 from finetune.settings import Spec, cell_text
 
 SELF = "self"
+TOP_K = 20  # tokens that a server is asked for; the most that vLLM tells unless it is started with more (--max-logprobs)
+OF_SERVER = ("model", "key", "budget_tokens", "top_k")
 
 
 class TeacherSpec(Spec):
-    """The model to imitate; `load_in` quantises it through bitsandbytes. Or a `server` with a `model` that writes rows to learn from."""
+    """The model to imitate; `load_in` quantises it through bitsandbytes. Or a `server` with a `model` that writes rows or grades them."""
 
     source: str = Field(
         "", title="Teacher", description="A Hub id, a folder, an earlier run or a .gguf file; self: the model before this run."
@@ -27,10 +29,24 @@ class TeacherSpec(Spec):
     system: str | None = Field(
         None, min_length=1, title="System prompt", description="What only the teacher is told; the student learns to answer as if it were."
     )
-    server: str | None = Field(None, min_length=1, description="Address of an OpenAI-compatible server that writes rows, up to /v1.")
+    server: str | None = Field(
+        None, min_length=1, description="Address of an OpenAI-compatible server, up to /v1: it writes rows, or grades them."
+    )
     model: str | None = Field(None, min_length=1, title="Model on the server", description="What the server calls the teacher.")
     key: str | None = Field(None, min_length=1, description="Environment variable that has the server's key; the key itself stays there.")
     budget_tokens: int | None = Field(None, ge=1, description="Tokens that one start of a run may take from the server; null: no limit.")
+
+    top_k: int | None = Field(
+        None,
+        ge=1,
+        title="Likeliest tokens",
+        description=f"Likeliest tokens that the server tells of each token when it grades rows, approximately; null: {TOP_K}.",
+    )
+
+    @property
+    def likeliest(self) -> int:
+        """How many tokens a server is asked for."""
+        return self.top_k or TOP_K
 
     @property
     def is_self(self) -> bool:
@@ -47,7 +63,7 @@ class TeacherSpec(Spec):
     def _one_place(self) -> TeacherSpec:
         if bool(self.source) == bool(self.server):
             raise ValueError("must name a model, or a `server` and its `model`" + (", not both" if self.server else ""))
-        others = [name for name in ("model", "key", "budget_tokens") if getattr(self, name) is not None]
+        others = [name for name in OF_SERVER if getattr(self, name) is not None]
         if self.server is None:
             if others:
                 raise ValueError(f"has `{others[0]}`, which is for a teacher on a `server`")
@@ -105,3 +121,17 @@ def part_of(spec: OneTeacherSpec) -> str:
     if spec.rows:
         return f"rows where {spec.rows.column} is {spec.rows.equals}"
     return f"weight {1.0 if spec.weight is None else spec.weight:g}"
+
+
+def grading_words(likeliest: int) -> str:
+    """What a server tells of the rows that it grades."""
+    return (
+        f"its {likeliest} likeliest tokens, the rest as one, which is approximate"
+        if likeliest > 1
+        else ("its likeliest token, the rest as one, which is approximate")
+    )
+
+
+def host_of(address: str) -> str:
+    """`localhost:8000` of http://localhost:8000/v1."""
+    return address.partition("://")[2].partition("/")[0]

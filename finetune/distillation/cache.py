@@ -4,6 +4,7 @@
     folder/index-1.json             the same of the shards that one of several processes has written, until index.json has them too
     folder/head.safetensors         the teacher's head (kind "hidden")
     folder/shard-00000.safetensors  rows [r] supervised tokens per row; values [tokens, d]; negentropy [tokens] (kind "gradient");
+                                    ids [tokens, k] (kind "top_k");
                                     margins [tokens] (if the teacher is to be corrected)
                                     layer.3 [tokens, d]; last_layer.v [places, width], lengths [r] (what terms compare: inside.py)
 
@@ -119,12 +120,11 @@ class TeacherCache:
         return sum(shard.bytes for shard in self.shards)
 
     def read(self, rows: Iterable[int], counts: Iterable[int]) -> tuple[Tensor, Tensor | None]:
-        """Values [n, d] (and negentropy [n]) of the supervised tokens of `rows`, one after the other.
+        """Values [n, d] (and negentropy [n], or tokens [n, k]) of the supervised tokens of `rows`, one after the other.
 
         `counts` are the supervised tokens the caller sees in each row; raises TrainingError if the cache has a different number.
         """
-        names = [name for name in ("values", "negentropy") if name in self.signal.names]
-        values, *more = self._read(names, rows, counts)
+        values, *more = self._read(self.signal.names, rows, counts)
         return values, more[0] if more else None
 
     def margins(self, rows: Iterable[int], counts: Iterable[int]) -> Tensor:

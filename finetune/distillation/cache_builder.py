@@ -14,7 +14,7 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors.torch
 from torch import nn
@@ -95,20 +95,24 @@ def build_cache(
     folder, reporter = Path(folder), reporter or Recorder()
     given: dict[str, Any] = {"student_head": student_head, "temperature": temperature, "vocabulary": vocabulary, "margins": margins}
     given |= {"compared": compared, "teacher_identity": teacher_identity, "reading": reading, "shard_bytes": shard_bytes}
-    answers = _Answers(kind, teacher, dataset, **given)
+    return filled(_AnswersOfModel(kind, teacher, dataset, **given), folder, reporter, others)
+
+
+def filled(answers: Answers, folder: Path, reporter: Reporter, others: Callable[[], None] | None = None) -> TeacherCache:
+    """Write what is missing of these answers and open the cache; raises what `build_cache` raises."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable_cache(folder.parent, error) from None
-    shards = _trusted(folder, answers.key, len(dataset), reporter)
+    shards = _trusted(folder, answers.key, len(answers.dataset), reporter)
     missing = answers.missing(shards)
     check_room("The teacher cache", sum(map(answers.size, missing)), folder, NO_ROOM_HINT)
-    if answers.signal.keeps_head and missing:
+    if answers.head is not None and missing:
         save_head(answers.head, folder)
     if others is not None and len(missing) > 1:
-        Index(answers.key, len(dataset), [shards[part] for part in sorted(shards)]).write(folder)
+        Index(answers.key, len(answers.dataset), [shards[part] for part in sorted(shards)]).write(folder)
         others()
-        shards = _trusted(folder, answers.key, len(dataset), reporter)
+        shards = _trusted(folder, answers.key, len(answers.dataset), reporter)
     answers.write(folder, answers.missing(shards), shards, reporter)
     return TeacherCache.open(folder, answers.key)
 
@@ -120,7 +124,7 @@ def write_share(
 
     Finished ones stand in an index of this process. Raises TrainingError where that folder is for another teacher or other rows.
     """
-    answers, index = _Answers(kind, teacher, dataset, **more), read_index(folder)
+    answers, index = _AnswersOfModel(kind, teacher, dataset, **more), read_index(folder)
     if index is None or index.key != answers.key:
         what = f"is for a different {answers.key.differences(index.key)}" if index else "cannot be read"
         raise TrainingError(
@@ -145,8 +149,49 @@ class _Part:
         return cls(shard.first_row, shard.rows, shard.tokens)
 
 
-class _Answers:
-    """What one teacher is to say about its rows: under which key, in which shards."""
+class Asked(Protocol):
+    """Whoever answers for a teacher."""
+
+    def ask(self, rows: list[Any], heard: Callable[[int], None]) -> dict[str, Tensor]:
+        """The tensors of one shard, in the order of its rows; `heard` is told now and then how many tokens are done."""
+
+
+class Answers:
+    """What a teacher is to say about its rows: under which key, in which shards; `head` is the one that the cache keeps, if any."""
+
+    head: Head | None = None
+
+    def __init__(self, dataset: Any, key: CacheKey, row_bytes: list[int], shard_bytes: int, asking: Asked) -> None:
+        self.dataset, self.key, self.row_bytes, self.asking = dataset, key, row_bytes, asking
+        self.plan = _plan(supervised_counts(dataset), row_bytes, shard_bytes)
+
+    def size(self, part: _Part) -> int:
+        """The bytes of a shard."""
+        return sum(self.row_bytes[part.first_row : part.first_row + part.rows])
+
+    def missing(self, shards: Container[_Part]) -> list[_Part]:
+        return [part for part in self.plan if part not in shards]
+
+    def write(self, folder: Path, parts: list[_Part], shards: dict[_Part, Shard], reporter: Reporter, name: str = INDEX) -> None:
+        """Write the shards of these `parts` beside `shards`, after each the index called `name` of all of them."""
+        done = sum(part.tokens for part in shards)
+        total = done + sum(part.tokens for part in parts)
+        for part in parts:
+            path = folder / f"shard-{part.first_row:08d}.safetensors"
+            rows = [self.dataset[row] for row in range(part.first_row, part.first_row + part.rows)]
+
+            def heard(tokens: int, before: int = done) -> None:
+                reporter.report(Progress("teacher cache", before + tokens, total, "tokens"))
+
+            write_file(path, safetensors.torch.save(self.asking.ask(rows, heard)))
+            shards[part] = Shard(path.name, part.first_row, part.rows, part.tokens, path.stat().st_size, file_hash(path))
+            Index(self.key, len(self.dataset), [shards[known] for known in sorted(shards)]).write(folder, name)
+            done += part.tokens
+        reporter.report(Progress("teacher cache", done, total, "tokens"))
+
+
+class _AnswersOfModel(Answers):
+    """Those of a model on this machine."""
 
     def __init__(
         self,
@@ -169,44 +214,19 @@ class _Answers:
         vocabulary = vocabulary or head.vocabulary
         identity = teacher_identity or (reading.identity(model_identity(teacher)) if reading else model_identity(teacher))
         fixed: dict[str, Any] = {"vocabulary": vocabulary, "student_head": student_head, "temperature": temperature, "margins": margins}
-        self.dataset, self.head = dataset, head
         kept = compared.kept(*facts_of(teacher)) if compared else None
-        self.key = cache_key(kind, identity, dataset, **fixed, kept=kept)
-        self.signal: Signal = registry.load("signals", kind)
-        width, dtype = self.signal.stored(head, student_head)
+        signal: Signal = registry.load("signals", kind)
+        width, dtype = signal.stored(head, student_head)
         counts = supervised_counts(dataset)
-        self._row_bytes = [count * width * dtype.itemsize for count in counts]
+        row_bytes = [count * width * dtype.itemsize for count in counts]
         if kept:
             beside = [kept.bytes(count, len(row["input_ids"]), head.weight.dtype) for count, row in zip(counts, dataset, strict=True)]
-            self._row_bytes = [one + other for one, other in zip(self._row_bytes, beside, strict=True)]
-        self.plan = _plan(counts, self._row_bytes, shard_bytes or SHARD_BYTES)
+            row_bytes = [one + other for one, other in zip(row_bytes, beside, strict=True)]
         student = None if student_head is None else student_head.first(vocabulary).detach()
         shared = head if reading else head.first(vocabulary)  # one with other tokens is seen by its reading alone
-        self.asking = TeacherPass(self.signal, teacher, shared, student, temperature or 1.0, margins, reading, compared)
-
-    def size(self, part: _Part) -> int:
-        """The bytes of a shard."""
-        return sum(self._row_bytes[part.first_row : part.first_row + part.rows])
-
-    def missing(self, shards: Container[_Part]) -> list[_Part]:
-        return [part for part in self.plan if part not in shards]
-
-    def write(self, folder: Path, parts: list[_Part], shards: dict[_Part, Shard], reporter: Reporter, name: str = INDEX) -> None:
-        """Write the shards of these `parts` beside `shards`, after each the index called `name` of all of them."""
-        done = sum(part.tokens for part in shards)
-        total = done + sum(part.tokens for part in parts)
-        for part in parts:
-            path = folder / f"shard-{part.first_row:08d}.safetensors"
-            rows = [self.dataset[row] for row in range(part.first_row, part.first_row + part.rows)]
-
-            def heard(tokens: int, before: int = done) -> None:
-                reporter.report(Progress("teacher cache", before + tokens, total, "tokens"))
-
-            write_file(path, safetensors.torch.save(self.asking.ask(rows, heard)))
-            shards[part] = Shard(path.name, part.first_row, part.rows, part.tokens, path.stat().st_size, file_hash(path))
-            Index(self.key, len(self.dataset), [shards[known] for known in sorted(shards)]).write(folder, name)
-            done += part.tokens
-        reporter.report(Progress("teacher cache", done, total, "tokens"))
+        asking = TeacherPass(signal, teacher, shared, student, temperature or 1.0, margins, reading, compared)
+        super().__init__(dataset, cache_key(kind, identity, dataset, **fixed, kept=kept), row_bytes, shard_bytes or SHARD_BYTES, asking)
+        self.head = head if signal.keeps_head else None
 
 
 def _plan(counts: list[int], row_bytes: list[int], shard_bytes: int) -> list[_Part]:

@@ -80,9 +80,9 @@ def choose_cache(
 
 
 def signals_for(spans: bool) -> dict[str, Signal]:
-    """Those of the registry for spans across tokenizers, or those for everything else, cheapest first."""
+    """Those of the registry for spans across tokenizers, or those for every other teacher on this machine, cheapest first."""
     known: dict[str, Signal] = {name: registry.load("signals", name) for name in registry.names("signals")}
-    return {name: signal for name, signal in known.items() if signal.of_spans == spans}
+    return {name: signal for name, signal in known.items() if signal.of_spans == spans and not signal.of_server}
 
 
 def problem_of(signal: Signal, student: Head, objective: str, features: FeaturesSpec | None) -> str | None:

@@ -110,7 +110,7 @@ def prepare_distillation(
             if is_prompted(held_out):
                 with as_teacher(model) as asked:
                     findings.append(about_prompt(asked, held_out))
-            _tell(findings, said, reporter)
+            tell(findings, said, reporter)
             if len(known) > 1 and of_rows is None:
                 first_choices.append(top_tokens(model, rows))
         with as_teacher(model) as asked:
@@ -122,13 +122,13 @@ def prepare_distillation(
         choices.append(choice)
         teachers.append(Teacher(model if written is None or spec.practice else None, written, theirs))
         del model, asking
-    _tell(contradictions([spec.source for spec in recipe.all_teachers], first_choices), said, reporter)
+    tell(contradictions([spec.source for spec in recipe.all_teachers], first_choices), said, reporter)
     weights = None if of_rows or len(known) == 1 else [spec.weight or 1.0 for spec in recipe.teachers or []]
     several = f"{len(known)} teachers: " if len(known) > 1 else ""
     return DistillationSetup(spec, teachers, several + choices[0].reason, weights, of_rows, reporter, made)
 
 
-def _tell(findings: Sequence[Finding], said: set[str], reporter: Reporter) -> None:
+def tell(findings: Sequence[Finding], said: set[str], reporter: Reporter) -> None:
     """Each warning once, however many teachers it holds for; TrainingError for a problem."""
     for finding in findings:
         if finding.level == "warning" and finding.text not in said:

@@ -20,7 +20,7 @@ from finetune import registry
 from finetune.data.collator import Collator
 from finetune.data.system_prompt import as_teacher_sees, is_prompted
 from finetune.distillation.across_tokenizers.projected import AVERAGED, OWN_ROWS, teacher_logits
-from finetune.distillation.across_tokenizers.spans import APPROXIMATE, SpanReading, span_loss
+from finetune.distillation.across_tokenizers.spans import SpanReading, span_loss
 from finetune.distillation.across_tokenizers.ways import reading_of
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.corrected import corrected, margins
@@ -29,7 +29,7 @@ from finetune.distillation.given import as_tokens, by_name, check_correct, check
 from finetune.distillation.itself import Itself, as_teacher
 from finetune.distillation.loss import CachedGradient, Distillation
 from finetune.distillation.numbered import first_rows, numbered
-from finetune.distillation.objectives import Objective
+from finetune.distillation.objectives import APPROXIMATE, Objective
 from finetune.distillation.objectives.forward_kl import ForwardKL
 from finetune.distillation.on_policy.practice import OWN
 from finetune.distillation.on_policy.trainer import OnPolicyTrainer, check_teachers
@@ -38,6 +38,7 @@ from finetune.distillation.read_ahead import ReadAhead
 from finetune.distillation.several_teachers import Routed, added, joined, mixed
 from finetune.distillation.teachers import Teacher, runs_of, shares
 from finetune.distillation.terms.projections import TOKENS, attached
+from finetune.distillation.top_k import TopKLoss
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.distillation_settings import FeaturesSpec, OnPolicySpec
 from finetune.errors import RecipeError, VocabularyMismatch
@@ -66,7 +67,8 @@ class DistillationTrainer(OnPolicyTrainer):
     forward and reverse KL, D(sum_k w_k q_k, p) for the others. With `teacher_rows`, the number of its teacher for each training row, each
     teaches its own rows instead, and a cache is one of these alone. With `across_tokenizers` ("projected") a teacher may have another
     tokenizer: it is compared where both have read the same text, and both tokenizers are needed. "spans" compares one such teacher by
-    likelihoods of pieces of the text, approximately: the parts of the loss then have `approximate_kl` in place of `kl`.
+    likelihoods of pieces of the text, approximately: the parts of the loss then have `approximate_kl` in place of `kl`. So they have with
+    a cache of the teacher's likeliest tokens (kind "top_k").
 
     `features` ({"last": 0.1, "layers": "auto", "relations": ["v"]}: FeaturesSpec in distillation_settings.py) also compare hidden states
     and attention with those of the one teacher; `made`, the facts of a student made from it, says which layer is which.
@@ -138,6 +140,9 @@ class DistillationTrainer(OnPolicyTrainer):
         self.objective: Objective = registry.load("objectives", objective)() if isinstance(objective, str) else objective
         self.teachers, self.correct = teachers, given.correct
         check_correct(self.correct, teachers)
+        self.tells_top = any(cache.signal.of_server for cache in caches)
+        if self.tells_top and len(teachers) > 1:
+            raise RecipeError("Of likeliest tokens one teacher is compared, and there are several.", hint="Pass one cache.")
         head = head_of(self.model)
         way = given.across_tokenizers
         self.vocabulary = min((self._prepare(teacher, head, way) for teacher in teachers), default=head.vocabulary)
@@ -247,6 +252,10 @@ class DistillationTrainer(OnPolicyTrainer):
             assert spans is not None
             how: dict[str, Any] = {"alpha": weight, "temperature": self.temperature, "workspace": self.workspace}
             return span_loss(supervised.labels, hidden, self.head(), likely.to(hidden.device), spans, objective, **how)
+        if cached and self.tells_top:
+            values, ids, _ = self._said(0, inputs, None, counts, cached=True)
+            assert ids is not None
+            return TopKLoss(supervised.labels, values.to(hidden.device), ids.to(hidden.device), objective, weight, self.temperature)
         # A routed teacher is asked about its own rows, run by run; the others all about the whole batch.
         runs = runs_of(inputs["teacher_number"]) if self.routed else [(number, None) for number in range(len(self.teachers))]
         said, aligned = [], []

@@ -23,6 +23,7 @@ from finetune.planning.checks import adapter_problem, device_notes, quantised_pr
 from finetune.planning.evaluation import measuring
 from finetune.planning.expectations import expectations
 from finetune.planning.features import features_memory, features_notes, kept_bytes
+from finetune.planning.grading import grading
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.planning.practice import keys_and_values, practice_cost
 from finetune.planning.shards import shards
@@ -54,7 +55,8 @@ class Plan:
     come from them, and `memory_by_arithmetic` is what `memory_total` would be without them. `linear_share` is the share of the weights in
     linear layers that learns, `speed_up` about how many times as fast as its teacher a student made from it answers, and `notes` are
     sentences that a person should know: what does not learn, and what else is unexpected. `making` says how many rows are written first,
-    by whom and in how many of the `seconds`; None if they are there. `alignment` says of each teacher with another tokenizer how much of
+    by whom and in how many of the `seconds`; None if they are there. `grading` says what a server is asked for that grades them, the same
+    way. `alignment` says of each teacher with another tokenizer how much of
     the text it can speak about. `rounds` are the layers and steps of each round of a run that has several; the memory is then that of the
     largest. Memory is that of each of the `processes`, which share the rows of a step; `gpus` is how many could.
     """
@@ -90,6 +92,7 @@ class Plan:
     processes: int = 1
     shards: int = 1
     gpus: int = 1
+    grading: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -170,6 +173,8 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         memory |= features_memory(recipe.distillation.features, batch_tokens, longest, shape.widths, learning.layers)
     beside = 0
     cache, asking = _asking(context, shape, narrow)
+    graded = grading(context)
+    cache += graded.bytes if graded else 0
     if shape.teachers or context.copies_itself:
         # Several are loaded one after another, unless they are asked at every step or read what a student writes.
         at_once = sum if context.teacher_stays else max
@@ -235,6 +240,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         free_memory=free,
         seconds=practice.seconds
         + measuring_seconds
+        + (graded.seconds if graded else 0)
         + (measured.get("seconds") or _seconds(context, shape, base, footprint, asking, further=further)),
         disk_bytes=disk,
         cache_bytes=cache,
@@ -247,10 +253,11 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         notes=[note for note in listed if note],
         measured=dict(measured) or None,
         speed_up=_speed_up(shape) if context.student_is_made else None,
-        warnings=expectations(context, [shape.model.layers, learning.layers]),
+        warnings=[*expectations(context, [shape.model.layers, learning.layers]), *(graded.warnings if graded else [])],
         processes=context.processes * context.runtime.nodes,
         shards=cut.parts,
         gpus=machine.gpus,
+        grading=asdict(graded) if graded else None,
     )
 
 

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 def plan(context: RunContext, *, measure: bool = False) -> Plan:
     """What the run will cost, by arithmetic or by a few real steps; prepares the data, leaves nothing else behind.
 
-    Raises what `shapes_of`, `check_data`, `check_tokens` and `alignment_notes` raise.
+    Raises RecipeError if it is to be measured and the teacher is on a server; else what `shapes_of`, `check_data`, `check_tokens` and
+    `alignment_notes` raise.
     """
+    if measure and context.recipe.grader:
+        raise RecipeError("A plan asks nothing of a server, so no step can be measured.", hint="Plan without measuring, or start the run.")
     shapes = shapes_of(context)
     check_data(context)
     notes, alignment = check_tokens(context, shapes[-1].learning.embeddings), alignment_notes(context)

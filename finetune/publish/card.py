@@ -92,8 +92,9 @@ def model_card(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], *, re
 
 def _summary(recipe: Recipe, facts: RunFacts, repo: str | None) -> str:
     start = _linked(base_model(recipe, facts.continued))
-    if recipe.approach == "distillation" and recipe.all_teachers and not recipe.teaches_itself:
-        teacher = " and ".join(_linked(hub_model(each.source)) for each in recipe.all_teachers)
+    if recipe.grader or (recipe.all_teachers and not recipe.teaches_itself):
+        named = [_linked(hub_model(each.source)) for each in recipe.all_teachers]
+        teacher = f"{recipe.grader.model} on a server" if recipe.grader else " and ".join(named)
         began = start if isinstance(recipe.model, str) else student_parts(facts.student) or "parts of it"
         what = f"A student model distilled from {teacher}, starting from {began}"
     elif facts.merged:

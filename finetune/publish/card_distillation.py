@@ -10,12 +10,15 @@ from finetune.distillation.terms import in_words
 from finetune.formatting import strip_control_chars
 from finetune.recipe import Recipe
 from finetune.task_settings import task_words
+from finetune.teacher_settings import grading_words
 
 
 def distillation_lines(recipe: Recipe) -> list[str]:
     """In Markdown, as parts of a list."""
     spec, lines = recipe.distillation, []
     teacher = "from the model itself as it was before, " if recipe.teacher and recipe.teacher.is_self else ""
+    if recipe.grader:
+        lines.append(f"- The teacher, {recipe.grader.model} on a server, told of each token {grading_words(recipe.grader.likeliest)}")
     if recipe.teacher and recipe.teacher.system:
         told = strip_control_chars(" ".join(recipe.teacher.system.split()))
         lines.append(f"- The teacher, and only the teacher, had this system prompt: {told}")

@@ -169,7 +169,7 @@ def origin_of(output_dir: str | Path, located: LocatedModel) -> Origin:
     folder = RunFolder(output_dir)
     if folder.recipe.is_file():
         recipe: Any = Recipe.load(folder.recipe)
-        if recipe.approach == "distillation" and not recipe.teaches_itself:
+        if recipe.all_teachers and not recipe.teaches_itself:
             teacher = recipe.all_teachers[recipe.main_teacher]
             return Origin("teacher", "student", teacher.source, teacher.load_in)
         return Origin("base", "tuned", str(recipe.model), registry.load("methods", recipe.method.kind).load_in(recipe.method))

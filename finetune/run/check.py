@@ -50,6 +50,10 @@ def check_models(context: RunContext) -> None:
             done(rows_of(load_tasks(tuple(tasks)), context.recipe.benchmark))
     context.source.check(context)
     shapes_of(context)
+    if context.recipe.grader:
+        from finetune.run.grading import check_grading
+
+        check_grading(context)
 
 
 def check_engine(context: RunContext) -> None:

@@ -49,8 +49,8 @@ def load_base(context: RunContext, *, role: str = "model") -> Any:
 
 
 def load_teacher(context: RunContext, number: int = 0) -> Any:
-    """The teacher, or that one of several; None for a model that teaches itself, unless it is needed twice."""
-    if context.teaches_itself and not context.copies_itself:
+    """The teacher, or that one of several; None for one on a server, and for a model that teaches itself, unless it is needed twice."""
+    if context.recipe.grader or (context.teaches_itself and not context.copies_itself):
         return None
     several = f" {number + 1} of {len(context.teachers_located)}" if len(context.teachers_located) > 1 else ""
     located, spec = context.teachers_located[number], context.recipe.named_teachers[number]
@@ -173,6 +173,10 @@ def distillation_setup(
         assert folder is not None
         engine_of(context).ask(Asked(context, folder, number, head, models, kind, cache))
 
+    if context.recipe.grader:
+        from finetune.run.grading import graded_setup
+
+        return graded_setup(context, student, look=look)
     if context.teaches_itself and not context.copies_itself:
         first = [itself(context, student)]
     with context.stage("teacher cache", "Running the teacher") as done:

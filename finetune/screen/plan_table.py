@@ -6,6 +6,7 @@ console.print(review(recipe, tuner.plan()))
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.text import Text
@@ -21,13 +22,14 @@ from finetune.screen.data import data_report
 from finetune.screen.tables import block, pairs
 from finetune.screen.wording import about
 from finetune.task_settings import task_words
-from finetune.teacher_settings import OneTeacherSpec, part_of
+from finetune.teacher_settings import OneTeacherSpec, grading_words, host_of, part_of
 
 CACHES = {
     "auto": "the teacher runs once; its outputs are cached on disk",
     "hidden": "the teacher runs once; its hidden states are cached on disk",
     "gradient": "the teacher runs once; what the gradient needs is cached on disk",
     "none": "none: the teacher runs at every step",
+    "graded": "the server is asked once; what it tells is cached on disk",
 }
 
 
@@ -66,6 +68,10 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
         yield "Student", _student(recipe)
         if plan.speed_up:
             yield "", f"{count(plan.parameters)} parameters, about {plan.speed_up:.1f} times the speed of its teacher"
+    elif recipe.grader:
+        yield "Teacher", f"{strip_control_chars(recipe.grader.model or '')} at {host_of(str(recipe.grader.server))}{_told(recipe.grader)}"
+        yield "", f"tells {grading_words(recipe.grader.likeliest)}"
+        yield "Student", str(recipe.model)
     else:
         yield "Model", str(recipe.model)
         if itself:
@@ -81,6 +87,8 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
         served = f", about {count(made['tokens'])} tokens of the server" if made["tokens"] else ""
         budget = f" (at most {count(made['budget'])})" if made["budget"] else ""
         yield "Written", f"{count(made['rows'])} rows by {strip_control_chars(made['by'])} first, {about(made['seconds'])}{served}{budget}"
+    if plan.grading:
+        yield "Graded", _graded(plan.grading)
     yield "Data", f"{strip_control_chars(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"
     passes = f"{f'{len(plan.rounds)} x ' if plan.rounds else ''}{training.passes:g}"
     together = count(training.batch_size * training.gradient_accumulation)
@@ -91,7 +99,7 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
     if plan.rounds:
         kept_layers = ", ".join(str(each["layers"]) for each in plan.rounds)
         yield "Rounds", f"{len(plan.rounds)}, each over all epochs: {kept_layers} layers"
-    if teacher:
+    if teacher or recipe.grader:
         loss = recipe.distillation
         if loss.task:
             yield "Good at", task_words(loss.task)
@@ -105,7 +113,7 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
             yield "", f"and beside these: {beside}"
         yield (
             "Cache",
-            CACHES["none" if loss.compares_other_layers else loss.cache]
+            CACHES["graded" if recipe.grader else "none" if loss.compares_other_layers else loss.cache]
             + (f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else ""),
         )
     who = f"teacher{'s' if len(teacher) > 1 else ''}, student before and after" if teacher and not itself else "before and after"
@@ -147,6 +155,14 @@ def _student(recipe: Recipe) -> str:
     if not isinstance(recipe.model, StudentSpec):
         return recipe.model
     return f"made from the teacher with {kept(dict(recipe.model.from_teacher.amounts()))}"
+
+
+def _graded(found: Mapping[str, Any]) -> str:
+    """What a server is asked for."""
+    if not found["rows"]:
+        return "all rows, by an earlier run: nothing is asked of the server"
+    budget = f" (at most {count(found['budget'])})" if found["budget"] else ""
+    return f"{count(found['rows'])} rows first, {about(found['seconds'])}, {count(found['tokens'])} tokens of the server{budget}"
 
 
 def _told(teacher: TeacherSpec) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from finetune.errors import RecipeError, TrainingError
 
 if TYPE_CHECKING:
-    from finetune.sources.server import Completion, Messages, Server
+    from finetune.sources.server import Completion, Grades, Messages, Server
 
 
 class BudgetUsedUp(TrainingError):
@@ -42,5 +42,11 @@ class Account:
         """An answer of at most `most` tokens to each chat; the same seed gives the same again, as far as the server can."""
         first = int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=3).digest(), "big")
         found = self.server.completions(chats, most=most, seeds=[first + number for number in range(len(chats))])
+        self.used += sum(each.tokens for each in found)
+        return found
+
+    def grades(self, rows: Sequence[Sequence[int]], likeliest: int) -> list[Grades]:
+        """What the model on the server finds likeliest at each place of each row."""
+        found = self.server.grades(rows, likeliest)
         self.used += sum(each.tokens for each in found)
         return found

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from finetune.sources.asking import Turns
     from finetune.sources.author import Author
 
+NO_CHOICE = "If all prompts are alike the server does not sample (`transformers serve` does with do_sample in generation_config.json)"
 VERSION = 1  # part of the key: raise it when the same teacher would write other rows
 
 
@@ -65,6 +66,8 @@ class Generated(ByTeacher):
         spec = context.recipe.dataset
         larger = "Say what the rows are about: --set dataset.topic=TOPIC, or choose a larger teacher"
         better = "Choose a larger teacher" if spec.topic or spec.examples else larger
+        if context.recipe.teacher and context.recipe.teacher.server:
+            better = f"{NO_CHOICE}, or {better[0].lower()}{better[1:]}"
         return f"{better}; longer rows are allowed with --set dataset.max_length=1024."
 
     def subject(self, context: RunContext) -> str:

@@ -3,6 +3,7 @@
     server = Server(TeacherSpec(server="http://localhost:8000/v1", model="smollm2"), Recorder())
     server.check()
     server.completions([[{"role": "user", "content": "Hi"}]], most=64, seeds=[1])      # [Completion("Hello!", ended=True)]
+    server.grades([[504, 2365]], 20)[0].places[1]       # {29: Told(-0.87, "-"), ...} of the second token
 
 The key comes from the environment variable that the recipe names, goes into the request's header, and nowhere else.
 """
@@ -11,10 +12,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from finetune.errors import ModelError, ModelNotFound, RecipeError
 from finetune.events import Notice, Reporter
@@ -28,6 +29,7 @@ MOST_SHOWN = 10  # models in a hint
 UNKNOWN_TOKENS = 3  # characters of a token, where a server does not count
 
 Messages = Sequence[dict[str, str]]
+Given, Found = TypeVar("Given"), TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,26 @@ class Completion:
     text: str
     ended: bool
     tokens: int
+
+
+@dataclass(frozen=True)
+class Told:
+    """A token's log-probability, and how the server spells the token, if it does."""
+
+    logprob: float
+    text: str | None
+
+
+@dataclass(frozen=True)
+class Grades:
+    """What a server tells of a text: at each place, but for the first, the likeliest tokens and the one that is there."""
+
+    places: list[dict[int, Told]]
+    tokens: int
+
+
+class NoGrades(ModelError):
+    """The server answers, but tells no log-probabilities of what it reads."""
 
 
 class KeyRefused(ModelError):
@@ -71,8 +93,31 @@ class Server:
 
     def completions(self, chats: Sequence[Messages], *, most: int, seeds: Sequence[int]) -> list[Completion]:
         """An answer of at most `most` tokens to each chat, in order."""
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(lambda chat, seed: self._completion(chat, most, seed), chats, seeds))
+        return _at_once(lambda asked: self._completion(asked[0], most, asked[1]), list(zip(chats, seeds, strict=True)))
+
+    def grades(self, texts: Sequence[str | Sequence[int]], likeliest: int) -> list[Grades]:
+        """What the model finds likeliest at each place of each text, in order (vLLM's `prompt_logprobs`); 0: of the token there alone.
+
+        A text or its tokens. Raises NoGrades, too.
+        """
+        return _at_once(lambda text: self._grades(text, likeliest), texts)
+
+    def _grades(self, text: str | Sequence[int], likeliest: int) -> Grades:
+        prompt = text if isinstance(text, str) else list(text)
+        asked = {"model": self.model, "prompt": prompt, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": likeliest}
+        answer = self._ask("POST", "completions", asked)
+        try:
+            told = answer["choices"][0].get("prompt_logprobs")
+            if not isinstance(told, list):
+                raise NoGrades(f"The server {self.address} does not tell log-probabilities of what it reads, so it cannot grade rows.")
+            places = [
+                {int(token): Told(float(each["logprob"]), each.get("decoded_token")) for token, each in (place or {}).items()}
+                for place in told
+            ]
+            counted = (answer.get("usage") or {}).get("total_tokens")
+            return Grades(places, int(counted or len(places) + 1))
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+            raise ModelError(f"The server {self.address} answered, but not as an OpenAI-compatible server does.", hint=_HINT) from None
 
     def _completion(self, chat: Messages, most: int, seed: int) -> Completion:
         asked = {"model": self.model, "messages": list(chat), "max_tokens": most, "temperature": 1.0, "top_p": 0.9, "seed": seed}
@@ -125,9 +170,14 @@ class Server:
         time.sleep(seconds)
 
 
-def host_of(address: str) -> str:
-    """`localhost:8000` of http://localhost:8000/v1."""
-    return address.partition("://")[2].partition("/")[0]
+def _at_once(ask: Callable[[Given], Found], given: Sequence[Given]) -> list[Found]:
+    """What comes of each, in order; after a failure or Ctrl-C nothing new is asked for."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        try:
+            return list(pool.map(ask, given))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 _HINT = "Check the address, which usually ends in /v1, and that the server is running: --set teacher.server=URL"

@@ -68,6 +68,7 @@ NEVER_ASKED = (
     "teacher.model",
     "teacher.key",
     "teacher.budget_tokens",
+    "teacher.top_k",
 )
 KINDS: tuple[tuple[type[FinetuneError], int], ...] = (
     (ModelError, 1),

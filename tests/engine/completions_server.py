@@ -19,7 +19,10 @@ MODEL = "talker"
 
 
 class CompletionsServer:
-    """Answers are random words, the same for the same messages and seed. `faults` are statuses of the next answers."""
+    """Answers are random words, the same for the same messages and seed. `faults` are statuses of the next answers.
+
+    An answer with a `status` is a refusal.
+    """
 
     def __init__(self, *, key: str | None = None, empty: bool = False) -> None:
         self.key, self.empty = key, empty
@@ -62,7 +65,8 @@ class CompletionsServer:
                     status = server.faults.pop(0) if server.faults else status
                 if server.key and self.headers.get("Authorization") != f"Bearer {server.key}":
                     status = 401
-                body = json.dumps(content if status == 200 else {"error": {"message": "not now"}}).encode()
+                status = content.get("status", status) if status == 200 else status
+                body = json.dumps(content if status == 200 or "status" in content else {"error": {"message": "not now"}}).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()

@@ -29,7 +29,7 @@ from finetune.training.head import head_of
 ROW = VOCABULARY * 8
 BUDGET: dict[str, int] = {"chunk_bytes": ROW * 12, "block_bytes": ROW * 3}
 OBJECTIVES = registry.names("objectives")
-SIGNALS = [*signals_for(spans=False)]  # that of spans across tokenizers: test_across_spans.py
+SIGNALS = [*signals_for(spans=False)]  # those of spans and of a server: test_across_spans.py, test_top_k.py
 TERMS: dict[str, dict[str, Any]] = {
     "last": {"last": 0.3},
     "layers": {"layers": [1, 2], "layers_weight": 0.3},
@@ -327,7 +327,7 @@ class TestRefusals:
         with pytest.raises(VocabularyMismatch):
             run(tmp_path, [teacher_of(7), pico("qwen3", seed=1, dtype=torch.float64, vocab_size=140)])
 
-    @pytest.mark.parametrize("signal", SIGNALS)
+    @pytest.mark.parametrize("signal", registry.names("signals"))
     def test_what_a_signal_does_not_serve_is_said_in_half_a_sentence(self, signal: str) -> None:
         made_for = registry.load("signals", signal)
         head = head_of(student_of())

@@ -26,14 +26,13 @@ from torch import Tensor
 from finetune.data.collator import NO_LOSS, labels_of
 from finetune.distillation.across_tokenizers.alignment import MEASURED, NOWHERE, AlignedRow, Alignment, Share
 from finetune.distillation.across_tokenizers.projected import Asked, Reading
-from finetune.distillation.objectives import Objective, divergence
+from finetune.distillation.objectives import APPROXIMATE, Objective, divergence
 from finetune.formatting import percent
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Workspace, blocks_of, softmax_
 from finetune.training.head import Head
 
 LONGEST = 16  # tokens of either: a longer span is next to impossible for both, whatever they know
 CERTAIN = 1e-5  # a span more likely than 1 less this counts as that likely; float32 logits cannot tell
-APPROXIMATE = "approximate_kl"  # the name of the divergence among the parts of a loss
 VERSION = 1  # raise it when the same texts would give other numbers, so that caches of earlier ones are not used
 
 

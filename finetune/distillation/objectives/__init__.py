@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+APPROXIMATE = "approximate_kl"  # among the parts of a loss: a divergence of less than whole distributions
+
+
 class Objective(Protocol):
     def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor) -> Tensor: ...
 

@@ -4,8 +4,8 @@
     signal.problem(student_head, forward_kl=True)       # None, or why this run cannot use it
     signal.bytes(9000, teacher_head, student_head)      # on disk
 
-`names` are the tensors of a shard: the first is [tokens, width], others are [tokens]. A signal that `keeps_head` needs the teacher's head
-beside its values in every step. A cache of the teacher (finetune/distillation/cache.py) is of one kind, and that is its signal.
+`names` are the tensors of a shard: the first is [tokens, width], a second is [tokens] or [tokens, k]. A signal that `keeps_head` needs
+the teacher's head beside its values in every step. A cache of the teacher (finetune/distillation/cache.py) is of one kind: its signal.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Signal(Protocol):
     names: tuple[str, ...]
     keeps_head: bool
     of_spans: bool  # whether it is for spans of text across tokenizers, and for nothing else
+    of_server: bool  # whether it is what a server tells, and asked of no other teacher unless by hand
     why: str  # it is chosen where nothing cheaper was possible
 
     def problem(self, student: Head, forward_kl: bool) -> str | None:

@@ -19,6 +19,7 @@ class Gradient:
     names = ("values", "negentropy")
     keeps_head = False
     of_spans = False
+    of_server = False
     why = "the student's head is frozen"
 
     def problem(self, student: Head, forward_kl: bool) -> str | None:

@@ -16,6 +16,7 @@ class Hidden:
     names = ("values",)
     keeps_head = True
     of_spans = False
+    of_server = False
     why = "it serves every objective"
 
     def problem(self, student: Head, forward_kl: bool) -> str | None:

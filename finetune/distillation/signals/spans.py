@@ -19,6 +19,7 @@ class Spans:
     names = ("values",)
     keeps_head = False
     of_spans = True
+    of_server = False
     why = "likelihoods of spans are compared, which is approximate"
 
     def problem(self, student: Head, forward_kl: bool) -> str | None:

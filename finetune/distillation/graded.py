@@ -1,0 +1,74 @@
+"""What a student learns from rows that a teacher on a server has graded: the cache that they go to, and what is left to ask.
+
+    rows = Graded.of(recipe, data, tokenizer, runtime)
+    rows.left()                             # Left(rows=300, tokens=45_000, supervised=30_000)
+    rows.cache(asking, reporter)            # asks for what is left; a TeacherCache of kind "top_k"
+
+A cache belongs to an address, a model's name, the tokens of the student, and how many are told: nobody can see which weights are served.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.data.prepare import PreparedData, tokenizer_fingerprint
+from finetune.data.system_prompt import TeacherRows, is_prompted
+from finetune.distillation.asking import rows_asked
+from finetune.distillation.cache import CacheKey, TeacherCache, read_index
+from finetune.distillation.cache_builder import Answers, Asked, cache_key, filled, supervised_counts
+from finetune.distillation.signals.top_k import token_bytes
+from finetune.events import Reporter
+from finetune.recipe import Recipe
+from finetune.runtime import RuntimeOptions
+from finetune.storage import digest
+
+VERSION = 1  # raise it when the same answers would give other numbers
+SHARD_TOKENS = 4096  # supervised: what an interruption can lose of what was paid for
+
+
+@dataclass(frozen=True)
+class Left:
+    """Rows that are still to be graded, their tokens with the one that is written for each, and the supervised tokens among them."""
+
+    rows: int
+    tokens: int
+    supervised: int
+
+
+@dataclass(frozen=True)
+class Graded:
+    rows: Any
+    key: CacheKey
+    folder: Path
+    likeliest: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, data: PreparedData, tokenizer: Any, runtime: RuntimeOptions) -> Graded:
+        """The rows of a run whose teacher is on a server."""
+        spec, rows = recipe.grader, rows_asked(recipe, data)
+        assert spec is not None
+        assert spec.server is not None
+        rows = TeacherRows(rows) if is_prompted(rows) else rows
+        parts = [str(VERSION), spec.server.rstrip("/"), str(spec.model), tokenizer_fingerprint(tokenizer), str(spec.likeliest)]
+        key = cache_key("top_k", digest(parts), rows, vocabulary=tokens_of(tokenizer))
+        return cls(rows, key, runtime.cache_dir / "teachers" / key.digest(), spec.likeliest)
+
+    def left(self) -> Left:
+        """What no earlier run has asked for."""
+        index = read_index(self.folder)
+        there = {row for shard in index.shards for row in range(shard.first_row, shard.first_row + shard.rows)} if index else set[int]()
+        rows = [self.rows[number] for number in range(len(self.rows)) if number not in there]
+        return Left(len(rows), sum(len(row["input_ids"]) + 1 for row in rows), sum(supervised_counts(rows)))
+
+    def cache(self, asking: Asked, reporter: Reporter) -> TeacherCache:
+        """Raises what `asking` raises; what was told before is kept."""
+        each = token_bytes(self.likeliest)
+        row_bytes = [count * each for count in supervised_counts(self.rows)]
+        return filled(Answers(self.rows, self.key, row_bytes, SHARD_TOKENS * each, asking), self.folder, reporter)
+
+
+def tokens_of(tokenizer: Any) -> int:
+    """How many leading ids both models have: a head may be padded beyond them."""
+    return int(max(tokenizer.get_vocab().values())) + 1

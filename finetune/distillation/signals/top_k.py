@@ -1,0 +1,63 @@
+"""The teacher's likeliest tokens and their log-probabilities, and that of all others together: what a server tells, and approximate.
+
+It serves every objective and temperature, and a head that trains: see finetune/distillation/top_k.py. A teacher on this machine tells more,
+so no run chooses it; one made by hand (`build_cache("top_k", model, rows, folder)`) takes 164 bytes a token.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from finetune.teacher_settings import TOP_K
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from finetune.training.chunked_loss import Workspace
+    from finetune.training.head import Head
+
+
+class TopK:
+    names = ("values", "ids")
+    keeps_head = False
+    of_spans = False
+    of_server = True
+    why = "a server tells its likeliest tokens, which is approximate"
+
+    def problem(self, student: Head, forward_kl: bool) -> str | None:
+        return None
+
+    def stored(self, teacher: Head, student: Head | None) -> tuple[int, torch.dtype]:
+        import torch
+
+        return min(TOP_K, teacher.vocabulary) + 1, torch.float32
+
+    def bytes(self, tokens: int, teacher: Head, student: Head | None) -> int:
+        return tokens * token_bytes(min(TOP_K, teacher.vocabulary))
+
+    def key(self, vocabulary: int, student: Head | None, temperature: float | None) -> dict[str, Any]:
+        return {}
+
+    def mismatch(self, key: Any, student: Head, temperature: float) -> str | None:
+        return None
+
+    def ask(self, hidden: Tensor, teacher: Head, student: Head | None, temperature: float, workspace: Workspace) -> tuple[Tensor, ...]:
+        """Log-probabilities [n, k + 1], the last of all other tokens together, and the k tokens [n, k], at temperature 1."""
+        import torch
+
+        from finetune.distillation.top_k import with_rest
+        from finetune.training.chunked_loss import ChunkLogits, blocks_of, softmax_
+
+        top, logits = min(TOP_K, teacher.vocabulary), ChunkLogits("teacher", hidden, teacher, 1.0)
+        values = torch.empty(len(hidden), top, dtype=logits.precise, device=hidden.device)
+        ids = torch.empty(len(hidden), top, dtype=torch.int32, device=hidden.device)
+        for rows, block in blocks_of(logits, workspace):
+            found = block.topk(top)
+            values[rows], ids[rows] = found.values - softmax_(block), found.indices.int()
+        return with_rest(values).float(), ids
+
+
+def token_bytes(top: int) -> int:
+    """On disk, of so many likeliest tokens."""
+    return 4 * (top + 1) + 4 * top
