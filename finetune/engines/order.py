@@ -33,7 +33,7 @@ from finetune.runtime import RuntimeOptions
 from finetune.storage import check_room, write_whole
 from finetune.training.checkpoints import Checkpoint, Checkpoints
 from finetune.training.head import causal_lm
-from finetune.training.resumable import weights_of
+from finetune.training.saved_tensors import weights_of
 
 
 def give(order: Order, places: Workplace) -> None:

@@ -36,7 +36,7 @@ from finetune.shell import quoted
 from finetune.training.callbacks import StopOnSignal
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.loop import Outcome
-from finetune.training.resumable import take_weights
+from finetune.training.saved_tensors import take_weights
 
 LOOK_EVERY = 0.1  # seconds
 MEET = 24 * 3600  # seconds that one node waits for the others: the first prepares data and asks teachers before it trains

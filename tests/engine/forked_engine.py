@@ -5,6 +5,7 @@ registry.BUILT_IN["engines"]["forked"] = "forked_engine:Forked"
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -118,8 +119,10 @@ def write_rows(path: Path) -> None:
 def break_something(rank: int, what: str) -> None:
     """In the third step of worker 1: it is "killed", has "memory" for one row at a time or "no memory", or its loss is "nonsense".
 
-    Or it is killed when it runs the teacher for its third "shard".
+    Or it is killed when it runs the teacher for its third "shard", or "writing" its part of the third checkpoint, for which there is no
+    room on the "disk".
     """
+    from finetune.training import saved_tensors
     from finetune.distillation.cache_builder import _Pass
     from finetune.training.trainer import SupervisedTrainer
 
@@ -142,7 +145,26 @@ def break_something(rank: int, what: str) -> None:
         loss, count = whole(trainer, inputs)
         return (loss * float("nan") if what == "nonsense" else loss), count
 
-    if what == "shard" and rank == 1:
+    hashed, written = saved_tensors.file_hash, list[Path]()
+
+    def hashes(path: Path) -> str:
+        written.append(path)
+        if len(written) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return hashed(path)
+
+    def fills(stream: Any, *args: Any, **kwargs: Any) -> Any:
+        if "00000003" in str(stream.path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return writes(stream, *args, **kwargs)
+
+    if what == "writing" and rank == 1:
+        saved_tensors.file_hash = hashes
+    elif what == "disk" and rank == 1:
+        from torch.distributed.checkpoint import HuggingFaceStorageWriter as Writer
+
+        writes, Writer.write_data = Writer.write_data, fills  # type: ignore[method-assign]
+    elif what == "shard" and rank == 1:
         _Pass.ask = asks  # type: ignore[method-assign]
     elif what and rank == 1:
         SupervisedTrainer.loss_sum = broken  # type: ignore[method-assign]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from forks import Forks, job, log
 from several_processes import TOLERANCE, compare, layer_of
 from workshop import Workshop
@@ -19,7 +18,7 @@ from finetune.planning import estimate
 from finetune.recipe import Recipe, TrainingSpec
 from finetune.runtime import RuntimeOptions
 from finetune.training.checkpoints import Checkpoints
-from finetune.training.resumable import WEIGHTS
+from finetune.training.saved_tensors import WEIGHTS
 from finetune.training.step_count import divided
 
 CASES = ["full", "hidden cache"]  # the last step of an epoch of the second has one row; all: benchmarks/processes.py --shard
@@ -42,26 +41,76 @@ def test_two_halves_make_the_run_of_one(name: str, forks: Forks, shop: Workshop)
     assert found.weight <= TOLERANCE
 
 
-def test_a_checkpoint_of_halves_is_whole_and_any_number_of_processes_goes_on(forks: Forks, shop: Workshop) -> None:
-    whole, cut, again = (layer_of(shop, "lora") for _ in range(3))
-    assert forks.run(job(shop, whole)) == 0, log(shop)
-    for layer, shard in ((cut, "no"), (again, "yes")):
+@pytest.mark.parametrize(("name", "method"), [("lora", {"r": 1}), ("full", {})])
+def test_each_process_writes_its_half_and_any_number_goes_on(name: str, method: dict[str, Any], forks: Forks, shop: Workshop) -> None:
+    """An adapter of rank 1 has a matrix of one row, which one of the two has."""
+    whole, cut, *again = (layer_of(shop, name) for _ in range(5))
+    for layer in (whole, cut, *again):
+        layer["method"] |= method
         layer["training"]["save_every"] = 1
-        assert forks.run(job(shop, layer, processes=2, shard="yes", **{"break": "killed"})) == 1
-        checkpoint = Checkpoints(Path(layer["output_dir"]) / "run" / "checkpoints").all()[0]
-        weights = torch.load(checkpoint.folder / WEIGHTS, weights_only=True)
-        assert all(type(tensor) is torch.Tensor for tensor in weights.values())
-        processes = 2 if shard == "yes" else 1
-        assert forks.run(job(shop, layer, processes=processes, shard=shard)) == 0, log(shop)
+    assert forks.run(job(shop, whole)) == 0, log(shop)
+    assert forks.run(job(shop, cut, processes=2, shard="yes")) == 0, log(shop)
+    for layer, processes in zip(again, (2, 2, 1), strict=True):
+        begun_cut = layer is not again[1]
+        began = {"break": "killed"} if begun_cut else {"break": "killed", "shard": "no"}
+        assert forks.run(job(shop, layer, **({"processes": 2, "shard": "yes"} | began))) == 1
+        (checkpoint, _) = checkpoints_of(layer).all()
+        parts = [checkpoint.files[file]["bytes"] for file in checkpoint.files if file.startswith("shard-")]
+        assert (WEIGHTS in checkpoint.files) is not begun_cut
+        assert len(parts) == (2 if begun_cut else 0)
+        if begun_cut and name == "full":
+            assert parts[0] == pytest.approx(parts[1], rel=0.05)
+        assert forks.run(job(shop, layer, processes=processes, shard="yes" if processes == 2 else "no")) == 0, log(shop)
         found = compare(whole, layer)
         assert max(found.loss, found.weight) <= TOLERANCE
+    same = compare(cut, again[0])
+    assert same.loss == same.weight == 0.0
+
+
+def checkpoints_of(layer: dict[str, Any]) -> Checkpoints:
+    return Checkpoints(Path(layer["output_dir"]) / "run" / "checkpoints")
+
+
+def test_two_go_on_with_halves_of_what_one_began(forks: Forks, shop: Workshop) -> None:
+    whole, layer = layer_of(shop, "full"), layer_of(shop, "full")
+    for each in (whole, layer):
+        each["training"]["save_every"] = 1
+    assert forks.run(job(shop, whole)) == 0, log(shop)
+    operations = int(log(shop).rpartition("file operations: ")[2])
+    assert forks.run(job(shop, layer, kill_at=operations // 2)) == -9
+    assert 1 <= checkpoints_of(layer).all()[0].step < 8
+    assert forks.run(job(shop, layer, processes=2, shard="yes")) == 0, log(shop)
+    found = compare(whole, layer)
+    assert max(found.loss, found.weight) <= TOLERANCE
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_the_checkpoint_before(forks: Forks, shop: Workshop) -> None:
+    cut, layer = layer_of(shop, "full"), layer_of(shop, "full")
+    layer["training"]["save_every"] = 1
+    assert forks.run(job(shop, cut, processes=2, shard="yes")) == 0, log(shop)
+    assert forks.run(job(shop, layer, processes=2, shard="yes", **{"break": "writing"})) == 1
+    problems: list[str] = []
+    newest = checkpoints_of(layer).newest(problems.append)
+    assert newest is not None
+    assert (newest.step, problems) == (2, [])
+    assert forks.run(job(shop, layer, processes=2, shard="yes")) == 0, log(shop)
+    same = compare(cut, layer)
+    assert same.loss == same.weight == 0.0
+
+
+def test_a_disk_without_room_for_a_half_ends_the_run_in_one_sentence(forks: Forks, shop: Workshop) -> None:
+    layer = layer_of(shop, "full")
+    layer["training"]["save_every"] = 1
+    assert forks.run(job(shop, layer, processes=2, shard="yes", **{"break": "disk"})) == 1
+    assert "DiskFull: The checkpoint of step 3 did not fit on the disk" in log(shop)
+    assert [each.step for each in checkpoints_of(layer).all()] == [2]
 
 
 def test_nonsense_in_one_share_is_found_by_both_and_the_state_before_it_saved(forks: Forks, shop: Workshop) -> None:
     layer = layer_of(shop, "lora")
     assert forks.run(job(shop, layer, processes=2, shard="yes", **{"break": "nonsense"})) == 1
     assert "Diverged: The loss is nan at step 3" in log(shop)
-    assert [each.step for each in Checkpoints(Path(layer["output_dir"]) / "run" / "checkpoints").all()] == [2]
+    assert [each.step for each in checkpoints_of(layer).all()] == [2]
 
 
 def test_a_process_without_memory_for_its_rows_ends_the_run_and_says_what_to_change(forks: Forks, shop: Workshop) -> None:
