@@ -102,9 +102,7 @@ class Checkpoints:
         """Remove all of them."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _write(
-        self, step: int, facts: Mapping[str, Any], contents: Mapping[str, Write], needed: int, parts: Parts | None
-    ) -> Checkpoint:
+    def _write(self, step: int, facts: Mapping[str, Any], contents: Mapping[str, Write], needed: int, parts: Parts | None) -> Checkpoint:
         target = self.folder / f"{PREFIX}{step:08d}"
         written = 0
         try:

@@ -3,8 +3,9 @@
     trainer.keep_in(Checkpoints(folder), facts)
     trainer.train(resume_from_checkpoint=str(checkpoint.folder))
 
-Without `keep_in` it saves and resumes like any Trainer. Where a model is cut into shards, each process writes and reads its part. A callback or method with state between steps has `state_dict()` and
-`load_state_dict(state)`: plain values and tensors, restored after `on_train_begin` of a resumed training.
+Without `keep_in` it saves and resumes like any Trainer. Where a model is cut into shards, each process writes and reads its part. A
+callback or method with state between steps has `state_dict()` and `load_state_dict(state)`: plain values and tensors, restored after
+`on_train_begin` of a resumed training.
 """
 
 from __future__ import annotations

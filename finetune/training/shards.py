@@ -6,6 +6,9 @@
 
 All processes make each forward and each backward pass together: one that has no rows needs some all the same. Gradients are summed, not
 averaged, because the loss of a step is divided by the tokens of all.
+
+The model may be in main memory, and larger than the device: `fully_shard` moves the parameters of one layer, keeps this process's part and
+lets the rest go, so the device never has more than its part of the model and one layer, or embeddings and head.
 """
 
 from __future__ import annotations

@@ -122,8 +122,8 @@ def break_something(rank: int, what: str) -> None:
     Or it is killed when it runs the teacher for its third "shard", or "writing" its part of the third checkpoint, for which there is no
     room on the "disk".
     """
-    from finetune.training import saved_tensors
     from finetune.distillation.cache_builder import _Pass
+    from finetune.training import saved_tensors
     from finetune.training.trainer import SupervisedTrainer
 
     whole, ask = SupervisedTrainer.loss_sum, _Pass.ask
