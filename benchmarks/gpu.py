@@ -28,7 +28,7 @@ import torch
 import transformers
 from timed_parts import DEVICE, Part, Parts, Table, fresh, peak, seconds, wait
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from finetune import registry
 from finetune.data.collator import Collator
@@ -171,6 +171,7 @@ def train(bench: Bench, what: str, model: Any, trainer: Any = SupervisedTrainer,
     )
     collator = Collator(0) if trainer is Trainer else None
     made = trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator, callbacks=[clock], **more)
+    made.remove_callback(PrinterCallback)  # whose lines would be in the table
     with fresh():
         made.train()
     first, last = clock.marks

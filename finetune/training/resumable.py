@@ -27,11 +27,10 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from finetune.errors import CannotResume
 from finetune.foreign import reading
-from finetune.training.checkpoints import MANIFEST, Checkpoint, Checkpoints
+from finetune.training.checkpoints import MANIFEST, Checkpoint, Checkpoints, Parts
 from finetune.training.saved_tensors import (
     STATE,
     WEIGHTS,
-    Parts,
     cut_state,
     in_parts,
     optimizer_tensors,

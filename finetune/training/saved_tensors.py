@@ -67,7 +67,8 @@ def write_parts(tensors: Mapping[str, Tensor], folder: Path, processes: Processe
 
     Returns size and SHA-256 of the files of all.
     """
-    from torch.distributed.checkpoint import HuggingFaceStorageWriter, save
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     numbers, filled = {}, 0
     for name, tensor in tensors.items():
@@ -108,7 +109,8 @@ def write_together(tensors: Mapping[str, Tensor], processes: Processes, write: C
 
 def read_parts(tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Fill `tensors`, or what this process has of them; raises ValueError or RuntimeError for one that the files lack."""
-    from torch.distributed.checkpoint import HuggingFaceStorageReader, load
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     with _plain_errors(), catch_warnings():
         simplefilter("ignore")  # "assuming the intent is to load in a single process"
@@ -117,7 +119,7 @@ def read_parts(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
 def sizes_of(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     """Size and dtype of each tensor in the parts of a folder."""
-    from torch.distributed.checkpoint import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
     known: Any = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     return {name: (each.size, each.properties.dtype) for name, each in known.items()}

@@ -86,6 +86,9 @@ def launch(places: Workplace, processes: int, port: int) -> int:
 
 def work(places: Workplace, rank: int) -> int:
     worker.watch_parent()
+    from finetune.training import saved_tensors
+
+    saved_tensors.AT_ONCE = 20_000  # so that each process writes several files, as it does of a large model
     try:
         break_something(rank, os.environ["BREAK"])
         if os.environ["ROWS"]:
@@ -145,11 +148,10 @@ def break_something(rank: int, what: str) -> None:
         loss, count = whole(trainer, inputs)
         return (loss * float("nan") if what == "nonsense" else loss), count
 
-    hashed, written = saved_tensors.file_hash, list[Path]()
+    hashed = saved_tensors.file_hash
 
     def hashes(path: Path) -> str:
-        written.append(path)
-        if len(written) == 3:
+        if "00000003" in str(path):
             os.kill(os.getpid(), signal.SIGKILL)
         return hashed(path)
 

@@ -58,9 +58,9 @@ def test_a_process_never_has_more_of_a_model_than_its_part_and_a_layer(kind: str
 def cut(kind: str, folder: Path) -> None:
     """Print the largest and the last growth of this process's own memory in MB, from before the model is loaded."""
     import torch.distributed as dist
+    from letters import llama
     from torch.distributed import fsdp
     from torch.testing._internal.distributed.fake_pg import FakeStore
-    from letters import llama
     from transformers import AutoModelForCausalLM
 
     from finetune.engines.order import _set

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,66 +43,68 @@ def test_two_halves_make_the_run_of_one(name: str, forks: Forks, shop: Workshop)
     assert found.weight <= TOLERANCE
 
 
-@pytest.mark.parametrize(("name", "method"), [("lora", {"r": 1}), ("full", {})])
-def test_each_process_writes_its_half_and_any_number_goes_on(name: str, method: dict[str, Any], forks: Forks, shop: Workshop) -> None:
-    """An adapter of rank 1 has a matrix of one row, which one of the two has."""
-    whole, cut, *again = (layer_of(shop, name) for _ in range(5))
-    for layer in (whole, cut, *again):
-        layer["method"] |= method
-        layer["training"]["save_every"] = 1
-    assert forks.run(job(shop, whole)) == 0, log(shop)
-    assert forks.run(job(shop, cut, processes=2, shard="yes")) == 0, log(shop)
-    for layer, processes in zip(again, (2, 2, 1), strict=True):
-        begun_cut = layer is not again[1]
-        began = {"break": "killed"} if begun_cut else {"break": "killed", "shard": "no"}
-        assert forks.run(job(shop, layer, **({"processes": 2, "shard": "yes"} | began))) == 1
-        (checkpoint, _) = checkpoints_of(layer).all()
-        parts = [checkpoint.files[file]["bytes"] for file in checkpoint.files if file.startswith("shard-")]
-        assert (WEIGHTS in checkpoint.files) is not begun_cut
-        assert len(parts) == (2 if begun_cut else 0)
-        if begun_cut and name == "full":
-            assert parts[0] == pytest.approx(parts[1], rel=0.05)
-        assert forks.run(job(shop, layer, processes=processes, shard="yes" if processes == 2 else "no")) == 0, log(shop)
-        found = compare(whole, layer)
-        assert max(found.loss, found.weight) <= TOLERANCE
-    same = compare(cut, again[0])
-    assert same.loss == same.weight == 0.0
+Finished = Callable[[str, int], tuple[dict[str, Any], int]]
+
+
+@pytest.fixture(scope="module")
+def finished(forks: Forks, shop: Workshop) -> Finished:
+    """The layer of a run that one process, or two with halves, made without an interruption, and its file operations."""
+
+    @cache
+    def run(name: str, processes: int) -> tuple[dict[str, Any], int]:
+        layer = saving(shop, name)
+        assert forks.run(job(shop, layer, **of(processes))) == 0, log(shop)
+        return layer, int(log(shop).rpartition("file operations: ")[2])
+
+    return run
+
+
+def saving(shop: Workshop, name: str) -> dict[str, Any]:
+    layer = layer_of(shop, name)
+    layer["training"]["save_every"] = 1
+    if name == "lora":
+        layer["method"] = {**layer["method"], "r": 1}  # a matrix of one row, which one of two processes has
+    return layer
+
+
+def of(processes: int) -> dict[str, Any]:
+    return {"processes": processes, "shard": "yes" if processes > 1 else "no"}
 
 
 def checkpoints_of(layer: dict[str, Any]) -> Checkpoints:
     return Checkpoints(Path(layer["output_dir"]) / "run" / "checkpoints")
 
 
-def test_two_go_on_with_halves_of_what_one_began(forks: Forks, shop: Workshop) -> None:
-    whole, layer = layer_of(shop, "full"), layer_of(shop, "full")
-    for each in (whole, layer):
-        each["training"]["save_every"] = 1
-    assert forks.run(job(shop, whole)) == 0, log(shop)
-    operations = int(log(shop).rpartition("file operations: ")[2])
-    assert forks.run(job(shop, layer, kill_at=operations // 2)) == -9
-    assert 1 <= checkpoints_of(layer).all()[0].step < 8
-    assert forks.run(job(shop, layer, processes=2, shard="yes")) == 0, log(shop)
+@pytest.mark.parametrize(("name", "began", "goes_on"), [("full", 2, 2), ("full", 2, 1), ("full", 1, 2), ("lora", 2, 1)])
+def test_each_process_writes_its_half_and_any_number_goes_on(
+    name: str, began: int, goes_on: int, forks: Forks, shop: Workshop, finished: Finished
+) -> None:
+    """One of two is killed while it writes its part of the third checkpoint; one alone somewhere in the middle."""
+    layer, (whole, operations) = saving(shop, name), finished(name, 1)
+    break_it = {"break": "writing"} if began > 1 else {"kill_at": operations // 2}
+    assert forks.run(job(shop, layer, **of(began), **break_it)) == (1 if began > 1 else -9)
+    problems: list[str] = []
+    checkpoint = checkpoints_of(layer).newest(problems.append)
+    assert checkpoint is not None
+    assert problems == []
+    parts = [[file["bytes"] for name, file in checkpoint.files.items() if name.startswith(f"shard-0000{process}-")] for process in (1, 2)]
+    assert (WEIGHTS in checkpoint.files) is (began == 1)
+    assert all(map(bool, parts)) is (began == 2)
+    if began == 2:
+        assert checkpoint.step == 2
+    if began == 2 and name == "full":
+        assert min(map(len, parts)) > 1
+        assert sum(parts[0]) == pytest.approx(sum(parts[1]), rel=0.05)
+    assert forks.run(job(shop, layer, **of(goes_on))) == 0, log(shop)
     found = compare(whole, layer)
     assert max(found.loss, found.weight) <= TOLERANCE
-
-
-def test_a_process_that_is_killed_while_it_writes_leaves_the_checkpoint_before(forks: Forks, shop: Workshop) -> None:
-    cut, layer = layer_of(shop, "full"), layer_of(shop, "full")
-    layer["training"]["save_every"] = 1
-    assert forks.run(job(shop, cut, processes=2, shard="yes")) == 0, log(shop)
-    assert forks.run(job(shop, layer, processes=2, shard="yes", **{"break": "writing"})) == 1
-    problems: list[str] = []
-    newest = checkpoints_of(layer).newest(problems.append)
-    assert newest is not None
-    assert (newest.step, problems) == (2, [])
-    assert forks.run(job(shop, layer, processes=2, shard="yes")) == 0, log(shop)
-    same = compare(cut, layer)
-    assert same.loss == same.weight == 0.0
+    if began == goes_on:
+        same = compare(finished(name, began)[0], layer)
+        assert same.loss == same.weight == 0.0
 
 
 def test_a_disk_without_room_for_a_half_ends_the_run_in_one_sentence(forks: Forks, shop: Workshop) -> None:
-    layer = layer_of(shop, "full")
-    layer["training"]["save_every"] = 1
+    layer = saving(shop, "full")
     assert forks.run(job(shop, layer, processes=2, shard="yes", **{"break": "disk"})) == 1
     assert "DiskFull: The checkpoint of step 3 did not fit on the disk" in log(shop)
     assert [each.step for each in checkpoints_of(layer).all()] == [2]
