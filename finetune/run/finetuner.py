@@ -184,7 +184,9 @@ class LLMFineTuner:
         else:
             self.prepare_data()
             self.planned = plan(self.context, measure=measure)
-            self.context = self.context.beside(cut=self.planned.shards > 1, whole_on=self.planned.whole_on)
+            place: dict[str, Any] = {"cut": self.planned.shards > 1, "whole_on": self.planned.whole_on}
+            if place != {name: getattr(self.context, name) for name in place}:
+                self.context = self.context.beside(**place)
         return self.planned
 
     def load_models(self) -> Any:

@@ -18,10 +18,14 @@ from test_shards import machine_with, planned
 from workshop import Workshop
 
 from finetune import LLMFineTuner
+from finetune.errors import TrainingError
 from finetune.hardware import machine as hardware
 from finetune.methods.base import MethodContext
 from finetune.methods.full import Full
+from finetune.planning import plan as planning
 from finetune.recipe import Recipe
+from finetune.run import rounds
+from finetune.run.train_model import Order
 from finetune.runtime import RuntimeOptions
 
 PROCESSES, NOISE = 4, 12.0  # MB that Python and torch need for themselves meanwhile
@@ -121,6 +125,29 @@ def test_a_student_that_fits_no_gpu_is_a_problem_of_the_plan(tmp_path: Path, mon
 def test_a_model_that_is_loaded_before_anything_was_planned_has_its_place_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tuner = planned_tuner(Workshop(tmp_path), monkeypatch, free=2**20, ask=False)
     assert next(tuner.load_models().parameters()).device.type == "cpu"
+
+
+def test_what_the_plan_decided_is_what_the_engine_is_told_and_nothing_is_planned_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders, plans, make_plan = list[Order](), list[bool](), planning.plan
+
+    class Engine:
+        def train(self, order: Order) -> None:
+            orders.append(order)
+            raise TrainingError("That is enough.")
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        plans.append(True)
+        return make_plan(*args, **kwargs)
+
+    monkeypatch.setattr(planning, "plan", counted)
+    monkeypatch.setattr(rounds, "engine_of", lambda context: Engine())
+    tuner = planned_tuner(Workshop(tmp_path), monkeypatch, free=2**20, ask=False)
+    with pytest.raises(TrainingError, match="enough"):
+        tuner.train()
+    assert [order.cut for order in orders] == [True]
+    assert len(plans) == 1
 
 
 def planned_tuner(shop: Workshop, monkeypatch: pytest.MonkeyPatch, free: int, *, ask: bool = True) -> LLMFineTuner:
