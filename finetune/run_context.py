@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from finetune.methods.earlier import EarlierAdapter
     from finetune.models.location import LocatedModel
 
-RESOLVED = ("machine", "located", "teachers_located", "tokenizer", "prompts", "data")
+RESOLVED = ("machine", "located", "teachers_located", "tokenizer", "prompts", "data", "cut", "whole_on")
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +100,16 @@ class RunContext:
         from finetune.training.step_count import most_that_divide
 
         return self.runtime.processes or most_that_divide(self.recipe.training, self.machine.gpus, self.runtime.nodes)
+
+    @cached_property
+    def cut(self) -> bool:
+        """Whether what trains is cut into shards, one for each process; where memory decides, a plan has settled it."""
+        return self.runtime.shard == "yes"
+
+    @cached_property
+    def whole_on(self) -> str:
+        """The device on which the model is loaded and scored; a plan may have found that it needs main memory."""
+        return self.machine.device
 
     @property
     def devices(self) -> int:

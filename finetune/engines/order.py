@@ -33,7 +33,7 @@ from finetune.runtime import RuntimeOptions
 from finetune.storage import check_room, write_whole
 from finetune.training.checkpoints import Checkpoint, Checkpoints
 from finetune.training.head import causal_lm
-from finetune.training.resumable import weights_of
+from finetune.training.saved_tensors import weights_of
 
 
 def give(order: Order, places: Workplace) -> None:
@@ -58,15 +58,23 @@ def give(order: Order, places: Workplace) -> None:
 def take(places: Workplace) -> tuple[Order, int]:
     """The training, and the threads of each worker on a CPU. Raises what loading raises, and TrainingError for rows that are others here.
 
+    A model that is to be cut is in main memory, as pages of files that all workers read: each takes its part of it onto its device.
     Its reporter has nobody to tell yet: the parent has reported all that was done before.
     """
     told = json.loads(places.order.read_text(encoding="utf-8"))
     context = context_of(told)
-    model = attach_method(context, _student(context, places) if context.student_is_made else load_base(context))
-    weights = torch.load(places.weights, map_location="cpu", weights_only=True)
-    with torch.no_grad():
-        for name, tensor in _weights(context, model).items():
-            tensor.copy_(weights[name])
+    model = _student(context, places) if context.student_is_made else load_base(context)
+    weights = torch.load(places.weights, map_location="cpu", weights_only=True, mmap=told["cut"])
+    if told["cut"]:
+        # Processes share the memory of a mapped file: before, what a method would make 32 bits of in each of them, then what it adds.
+        _set(model, weights)
+        model = attach_method(context, model)
+        _set(model, weights)
+    else:
+        model = attach_method(context, model)
+        with torch.no_grad():
+            for name, tensor in _weights(context, model).items():
+                tensor.copy_(weights[name])
     folder = RunFolder(told["folder"])
     setup = _setup(context, model, told["teachers"]) if told["teachers"] else None
     return Order(context, model, folder, setup, _start(folder, told["start"]), told["made_with"], told["cut"]), told["threads"]
@@ -86,10 +94,18 @@ def context_told(context: RunContext) -> dict[str, Any]:
 def context_of(told: Mapping[str, Any]) -> RunContext:
     """The same context in a worker; raises TrainingError for rows that are others here. Its reporter has nobody to tell yet."""
     context = RunContext(Recipe.from_layers(told["recipe"]), RuntimeOptions.from_dict(told["runtime"]), Fanout())
-    context = context.beside(machine=Machine(**told["machine"]))
+    machine = Machine(**told["machine"])
+    context = context.beside(machine=machine, whole_on="cpu" if told.get("cut") else machine.device)
     if context.data.fingerprint != told["rows"]:
         raise TrainingError("The rows of this node are not those of the first.", hint="All nodes need the same files and cache.")
     return context
+
+
+def _set(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
+    """Have parameters of a model in main memory be the tensors of their names."""
+    for name, parameter in model.named_parameters():
+        if name in weights:
+            parameter.data = weights[name]
 
 
 def _weights(context: RunContext, model: Any) -> dict[str, torch.Tensor]:
@@ -121,7 +137,7 @@ def _student(context: RunContext, places: Workplace) -> Any:
     kind = auto_class(config, home.name, own_code=home.remote_code)
     model: Any = kind.from_config(config, dtype=torch_dtype(context.machine), trust_remote_code=home.remote_code)
     use_fast_linear(model)
-    model = model.to(context.machine.device).eval()
+    model = model.to(context.whole_on).eval()
     if config.get_text_config(decoder=True) is not config:
         try_text_alone(model)
     return model

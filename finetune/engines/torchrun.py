@@ -28,7 +28,6 @@ from finetune.engines.files import Followed, Workplace, error_of, event_of
 from finetune.engines.order import give
 from finetune.errors import FinetuneError, TrainingError
 from finetune.events import Event, Notice, Progress, TrainingFinished
-from finetune.planning.plan import plan
 from finetune.run.train_model import Asked, Order
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
@@ -36,7 +35,7 @@ from finetune.shell import quoted
 from finetune.training.callbacks import StopOnSignal
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.loop import Outcome
-from finetune.training.resumable import take_weights
+from finetune.training.saved_tensors import take_weights
 
 LOOK_EVERY = 0.1  # seconds
 MEET = 24 * 3600  # seconds that one node waits for the others: the first prepares data and asks teachers before it trains
@@ -57,8 +56,6 @@ class Torchrun:
     def train(self, order: Order) -> Outcome:
         """Have workers train, and give their weights to `order.model`. Raises what the training loop does, and what `why` says."""
         context, places = order.context, _free(order.folder)
-        asked, on_gpus = context.runtime.shard, context.machine.device == "cuda"
-        order = replace(order, cut=asked == "yes" or (asked == "auto" and on_gpus and plan(context).shards > 1))
         give(order, places)
         where = f" on each of {context.runtime.nodes} nodes" if context.runtime.nodes > 1 else ""
         shard = " and with its part of the weights" if order.cut else ""
@@ -202,7 +199,7 @@ def parked(*models: Any) -> Iterator[None]:
     places = [(parameter, parameter.device) for parameter in parameters if parameter.device.type != "cpu"]
     for parameter, _ in places:
         parameter.data = parameter.data.cpu()
-    if places and torch.cuda.is_available():
+    if torch.cuda.is_available():  # also where a model has been moved before
         torch.cuda.empty_cache()
     try:
         yield

@@ -58,7 +58,8 @@ class Plan:
     by whom and in how many of the `seconds`; None if they are there. `grading` says what a server is asked for that grades them, the same
     way. `alignment` says of each teacher with another tokenizer how much of
     the text it can speak about. `rounds` are the layers and steps of each round of a run that has several; the memory is then that of the
-    largest. Memory is that of each of the `processes`, which share the rows of a step; `gpus` is how many could.
+    largest. Memory is that of each of the `processes`, which share the rows of a step; `gpus` is how many could. `whole_on` is the device
+    on which the model is scored.
     """
 
     model: str
@@ -91,6 +92,7 @@ class Plan:
     rounds: list[dict[str, Any]] = field(default_factory=list)
     processes: int = 1
     shards: int = 1
+    whole_on: str = ""
     gpus: int = 1
     grading: dict[str, Any] | None = None
 
@@ -182,9 +184,10 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     read_by = sum(each.parameters for each in shape.teachers or [shape.model])
     practice = practice_cost(context, student=parameters, teachers=read_by, rate=_rate(context))
     free = machine.free_gpu_memory_bytes if machine.device == "cuda" else machine.free_memory_bytes // context.processes
-    # Of the embeddings, or of a layer where that is larger: the weights and their gradients.
-    largest = max(shape.model.vocabulary * shape.model.hidden, learning.linear // max(1, learning.layers)) * (8 if full else narrow)
-    cut = shards(context, memory, free, largest=largest)
+    # Embeddings and head, a layer that works and the next one that is fetched meanwhile; of a full training with their gradients.
+    gathered = base - learning.linear + 2 * learning.linear // max(1, learning.layers)
+    whole = parameters * narrow + memory["loss"]
+    cut = shards(context, memory, free, beside=gathered * (8 if full else narrow), whole=whole)
     memory = cut.memory
     by_arithmetic = sum(memory.values())
     if measured.get("memory_bytes") and cut.parts == 1:  # else one process has measured what no other will need
@@ -212,7 +215,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         measuring_seconds = 2 * measured_tokens * readers / _rate(context) / context.devices
     else:
         measuring_seconds = 0.0
-    problems = [measured["problem"]] if measured.get("problem") else []
+    problems = [problem for problem in (measured.get("problem"), cut.problem) if problem]
     if total > free:
         half = max(1, spec.batch_size // 2)
         smaller = f"--set training.batch_size={half} --set training.gradient_accumulation={spec.gradient_accumulation * 2}, "
@@ -224,7 +227,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     if disk > free_disk:
         problems.append(disk_problem(disk, free_disk, recipe.output_dir))
     listed = [*device_notes(context), *start_notes(context), *learning.notes, EXPERTS if learning.experts else ""]
-    listed += [*features_notes(context, shape.widths), practice.note, evaluated, cut.reason, *notes]
+    listed += [*features_notes(context, shape.widths), practice.note, evaluated, *cut.reasons, *notes]
     return Plan(
         model=str(recipe.model),
         rows=report.train,
@@ -241,7 +244,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         seconds=practice.seconds
         + measuring_seconds
         + (graded.seconds if graded else 0)
-        + (measured.get("seconds") or _seconds(context, shape, base, footprint, asking, further=further)),
+        + (measured.get("seconds") or _seconds(context, shape, base, footprint, asking, cut.whole_on, further=further)),
         disk_bytes=disk,
         cache_bytes=cache,
         free_disk=free_disk,
@@ -256,6 +259,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         warnings=[*expectations(context, [shape.model.layers, learning.layers]), *(graded.warnings if graded else [])],
         processes=context.processes * context.runtime.nodes,
         shards=cut.parts,
+        whole_on=cut.whole_on,
         gpus=machine.gpus,
         grading=asdict(graded) if graded else None,
     )
@@ -325,8 +329,10 @@ def _measured(parts: dict[str, int], total: int) -> dict[str, int]:
     return {part: int(size * share) for part, size in parts.items()}
 
 
-def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Footprint, asking: float, *, further: bool) -> float:
-    """Matrix products of training over their rate, and the answers of two benchmarks, and one more for each teacher.
+def _seconds(
+    context: RunContext, shape: Shape, parameters: int, footprint: Footprint, asking: float, whole_on: str, *, further: bool
+) -> float:
+    """Matrix products of training over their rate, and the answers of two benchmarks on `whole_on`, and one more for each teacher.
 
     `asking` are the operations of the teachers, which all devices share, those of one node where the answers are cached. A `further` round
     adds its training alone, and a teacher only if it runs at every step.
@@ -338,7 +344,7 @@ def _seconds(context: RunContext, shape: Shape, parameters: int, footprint: Foot
     per_token = (4 if footprint.adapter else 6) + (2 if recipe.training.activation_checkpointing is True else 0)
     training = report.train_tokens * per_token * max(parameters - embeddings, 0) + report.supervised_tokens * 4 * embeddings
     rows = min(recipe.benchmark.rows, report.held_out) * (2 + len(shape.teachers))
-    answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if machine.device == "cpu" else 20)
+    answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if whole_on == "cpu" else 20)
     steps = recipe.training.passes * training * (footprint.slowdown if machine.device == "cpu" else 1) / context.devices
     asking /= context.devices if context.teacher_stays else max(1, context.devices // context.runtime.nodes)
     if recipe.distillation.quantize and machine.device == "cpu":

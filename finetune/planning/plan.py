@@ -22,19 +22,23 @@ from finetune.run_context import RunContext
 if TYPE_CHECKING:
     from finetune.data.prepare import PreparedData
 
+WHOLE = "Nothing was measured: one process that makes a few steps would need all of the model."
+
 
 def plan(context: RunContext, *, measure: bool = False) -> Plan:
     """What the run will cost, by arithmetic or by a few real steps; prepares the data, leaves nothing else behind.
 
-    Raises RecipeError if it is to be measured and the teacher is on a server; else what `shapes_of`, `check_data`, `check_tokens` and
-    `alignment_notes` raise.
+    A model that is to be cut into shards is not measured. Raises RecipeError if it is to be measured and the teacher is on a server; else what
+    `shapes_of`, `check_data`, `check_tokens` and `alignment_notes` raise.
     """
     if measure and context.recipe.grader:
         raise RecipeError("A plan asks nothing of a server, so no step can be measured.", hint="Plan without measuring, or start the run.")
     shapes = shapes_of(context)
     check_data(context)
     notes, alignment = check_tokens(context, shapes[-1].learning.embeddings), alignment_notes(context)
-    found = estimate_rounds(context, shapes, measure_first(context.rounds[0]).to_dict() if measure else {}, notes=notes)
+    found = estimate_rounds(context, shapes, {}, notes=[*notes, WHOLE] if measure else notes)
+    if measure and found.shards == 1:
+        found = estimate_rounds(context, shapes, measure_first(context.rounds[0]).to_dict(), notes=notes)
     return replace(found, alignment=alignment)
 
 

@@ -184,13 +184,19 @@ class LLMFineTuner:
         else:
             self.prepare_data()
             self.planned = plan(self.context, measure=measure)
+            place: dict[str, Any] = {"cut": self.planned.shards > 1, "whole_on": self.planned.whole_on}
+            if place != {name: getattr(self.context, name) for name in place}:
+                self.context = self.context.beside(**place)
         return self.planned
 
     def load_models(self) -> Any:
         """The model to train as it is, in memory, and with it the teacher when distilling."""
+        from finetune.planning.shards import memory_decides
         from finetune.run.loading import load_base, load_student
 
         if self.model is None and self._base is None:
+            if self.planned is None and memory_decides(self.context):
+                self.plan()  # whether the model has to fit one GPU
             if self.context.distils:
                 student = load_student(self.context, self.load_teacher_model())
                 self.context, self._base, self._made = student.context, student.model, student.facts
@@ -259,6 +265,8 @@ class LLMFineTuner:
             del model
             settings: dict[str, Any] = {"setup": setup, "start": self._start, "taught": self.teacher_scores}
             self.outcome, self.model = train_rounds(context, self.folder, handed, **settings)
+            if context.cut:
+                self.model = self.model.to(context.whole_on)
             finished = self.outcome.finished
             if self.outcome.complete:
                 self.folder.write_stage(BENCHMARK, training=asdict(finished))

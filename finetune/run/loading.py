@@ -8,7 +8,7 @@ model = attach_method(context, model)
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from finetune.distillation.student import make_student
 from finetune.distillation.students.size import likely_mix
 from finetune.events import ModelReady, Notice
 from finetune.formatting import percent
+from finetune.hardware.machine import Machine
 from finetune.methods.base import MethodContext
 from finetune.methods.inventory import Inventory
 from finetune.methods.lora_kernel import speed_up
@@ -41,11 +42,16 @@ from finetune.training.step_count import steps_of
 def load_base(context: RunContext, *, role: str = "model") -> Any:
     """The model to train, as it is."""
     with context.stage("load", f"Loading the {role}"):
-        model = load_model(context.located, context.machine, load_in=context.load_in, merge=context.earlier is None)
+        model = load_model(context.located, _place(context), load_in=context.load_in, merge=context.earlier is None)
         give_rows(model, new_tokens_of(context.tokenizer))
     if context.earlier:
         speed_up(model)  # measured with the arithmetic that it was trained with, and is trained further with
     return model
+
+
+def _place(context: RunContext) -> Machine:
+    """The machine with the device that has the model whole."""
+    return replace(context.machine, device=context.whole_on)
 
 
 def load_teacher(context: RunContext, number: int = 0) -> Any:
@@ -131,13 +137,18 @@ def load_result(context: RunContext, folder: RunFolder) -> Any:
     """The model that a finished run left in its folder."""
     result = locate(str(folder.output_dir), context.runtime, context.reporter)
     with context.stage("load", "Loading the model"):
-        model = load_model(result, context.machine, load_in=context.load_in if result.base else None, merge=False)
+        model = load_model(result, _place(context), load_in=context.load_in if result.base else None, merge=False)
         speed_up(model)  # an adapter is measured with the arithmetic it was trained with
     return model
 
 
 def attach_method(context: RunContext, model: Any) -> Any:
-    """The model with the method of the run; reports which of its parameters train."""
+    """The model with the method of the run; reports which of its parameters train.
+
+    One that is to be cut waits in main memory, but for a student, whose teachers are on the device.
+    """
+    if context.cut and not context.distils:
+        model = model.to("cpu")
     spec, method = context.recipe.method, context.method
     steps = steps_of(context.recipe.training, len(context.data.train))
     tokens = tuple(new_tokens_of(context.tokenizer))

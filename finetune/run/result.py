@@ -89,8 +89,8 @@ def _one_of_several(spec: OneTeacherSpec, scores: Scores) -> dict[str, Any]:
 def measured_on(context: RunContext) -> dict[str, Any]:
     """What speed and memory depend on beside the models and the threads."""
     machine = context.machine
-    processor = machine.gpu if machine.device == "cuda" else machine.cpu
-    return {"processor": processor, "device": machine.device, "dtype": machine.dtype}
+    processor = machine.gpu if context.whole_on == "cuda" else machine.cpu
+    return {"processor": processor, "device": context.whole_on, "dtype": machine.dtype}
 
 
 def _bytes_to_save(model: Any) -> int:

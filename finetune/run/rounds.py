@@ -75,7 +75,7 @@ def train_rounds(
             learns_from = setup
             if setup and folder.student.is_file():
                 learns_from = replace(setup, made=folder.read_json(folder.student))  # another student in each round
-            outcome = engine_of(each).train(Order(each, model, folder, learns_from, start, begun))
+            outcome = engine_of(each).train(Order(each, model, folder, learns_from, start, begun, each.cut))
             model, start = each.method.finish(model, each.recipe.method, context.reporter), None
             stopped = outcome.stopped
             ends = not outcome.complete or (number == len(rounds) and not check)

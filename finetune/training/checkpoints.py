@@ -36,6 +36,8 @@ HELD_OUT = "held_out"  # of those that were the best so far when they were writt
 VERSION = 1
 
 Write = Callable[[IO[bytes]], Any]
+Files = dict[str, dict[str, Any]]  # size and SHA-256 of each file, by name
+Parts = Callable[[Path], Files]  # writes files of its own into a folder
 
 
 @dataclass(frozen=True)
@@ -65,17 +67,19 @@ class Checkpoints:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    def write(self, step: int, facts: Mapping[str, Any], contents: Mapping[str, Write], needed: int = 0) -> Checkpoint:
+    def write(
+        self, step: int, facts: Mapping[str, Any], contents: Mapping[str, Write], needed: int = 0, parts: Parts | None = None
+    ) -> Checkpoint:
         """A new checkpoint, of about `needed` bytes if that is known; all but the last two and the best are deleted.
 
-        Raises DiskFull; the older ones stay valid then.
+        `parts` writes more files into the folder. Raises DiskFull; the older ones stay valid then.
         """
         try:
-            made = self._write(step, facts, contents, needed)
+            made = self._write(step, facts, contents, needed, parts)
         except DiskFull:
             if not self._prune(keep=1):
                 raise
-            made = self._write(step, facts, contents, needed)
+            made = self._write(step, facts, contents, needed, parts)
         self._prune(keep=KEPT)
         return made
 
@@ -98,14 +102,14 @@ class Checkpoints:
         """Remove all of them."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _write(self, step: int, facts: Mapping[str, Any], contents: Mapping[str, Write], needed: int) -> Checkpoint:
+    def _write(self, step: int, facts: Mapping[str, Any], contents: Mapping[str, Write], needed: int, parts: Parts | None) -> Checkpoint:
         target = self.folder / f"{PREFIX}{step:08d}"
         written = 0
         try:
             for path in self.folder.glob(f".{PREFIX}*{PART}"):  # of a process that was killed
                 shutil.rmtree(path, ignore_errors=True)
             with whole_folder(target) as unfinished:
-                files: dict[str, dict[str, Any]] = {}
+                files = dict(parts(unfinished)) if parts else {}
                 for name, write in contents.items():
                     with (unfinished / name).open("wb") as file:
                         sink = Sink(file)

@@ -79,7 +79,7 @@ def train(
     be the best. Raises Diverged, OutOfMemory, DiskFull or TrainingError, and RecipeError for a step that the processes cannot share.
     """
     spec = recipe.training
-    arguments = training_arguments(recipe, machine, folder, autocast=next(model.parameters()).dtype == torch.float32)
+    arguments = training_arguments(recipe, machine, folder, autocast=next(model.parameters()).dtype == torch.float32, cut=cut)
     memory = PeakMemory(machine.device)
     report, saving = ReportSteps(reporter, memory), SaveCheckpoints(reporter, spec.save_every)
     watch = None if held_out is None else WatchHeldOut(reporter, spec, len(held_out), settled_at)
@@ -172,14 +172,22 @@ def _falling(means: tuple[float, float], spec: TrainingSpec, seconds: float) -> 
     )
 
 
-def training_arguments(recipe: Recipe, machine: Machine, folder: Path, *, autocast: bool) -> TrainingArguments:
+class CutArguments(TrainingArguments):
+    """Those of a model that is cut before it goes to the device: whole it need not fit there."""
+
+    @property
+    def place_model_on_device(self) -> bool:
+        return False
+
+
+def training_arguments(recipe: Recipe, machine: Machine, folder: Path, *, autocast: bool, cut: bool = False) -> TrainingArguments:
     """The recipe as the Trainer's arguments.
 
     Frozen 16-bit weights are used as they are; only float32 weights on a machine that is faster in 16 bits need autocast.
     """
     spec = recipe.training
     batch, accumulation = divided(spec, world_size())
-    return TrainingArguments(
+    return (CutArguments if cut else TrainingArguments)(
         output_dir=str(folder),
         num_train_epochs=spec.passes,
         per_device_train_batch_size=batch,

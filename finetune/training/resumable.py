@@ -3,8 +3,9 @@
     trainer.keep_in(Checkpoints(folder), facts)
     trainer.train(resume_from_checkpoint=str(checkpoint.folder))
 
-Without `keep_in` it saves and resumes like any Trainer. A callback or method with state between steps has `state_dict()` and
-`load_state_dict(state)`: plain values and tensors, restored after `on_train_begin` of a resumed training.
+Without `keep_in` it saves and resumes like any Trainer. Where a model is cut into shards, each process writes and reads its part. A
+callback or method with state between steps has `state_dict()` and `load_state_dict(state)`: plain values and tensors, restored after
+`on_train_begin` of a resumed training.
 """
 
 from __future__ import annotations
@@ -26,11 +27,21 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from finetune.errors import CannotResume
 from finetune.foreign import reading
-from finetune.training.checkpoints import MANIFEST, Checkpoint, Checkpoints
-from finetune.training.shards import cut_state, full
+from finetune.training.checkpoints import MANIFEST, Checkpoint, Checkpoints, Parts
+from finetune.training.saved_tensors import (
+    STATE,
+    WEIGHTS,
+    cut_state,
+    in_parts,
+    optimizer_tensors,
+    read_optimizer,
+    take_weights,
+    weights_of,
+    write_together,
+)
 from finetune.training.together import TogetherTrainer
 
-WEIGHTS, STATE, TRAINER_STATE = "weights.pt", "state.pt", "trainer_state.json"
+TRAINER_STATE = "trainer_state.json"
 
 
 class ResumableTrainer(TogetherTrainer):
@@ -61,24 +72,32 @@ class ResumableTrainer(TogetherTrainer):
         began = time.perf_counter()
         ours, *others = self.processes.gather(random_states or random_states_now())
         self.saved_step = self.state.global_step
-        if not self.processes.first and self.whole is None:
+        if self.whole is not None:
+            tensors, optimizer = optimizer_tensors(self.optimizer)
+            tensors |= {f"weights.{name}": tensor for name, tensor in self._weights().items()}
+            made = write_together(tensors, self.processes, lambda parts: self._write_checkpoint(ours, others, optimizer, parts))
+        elif self.processes.first:
+            made = self._write_checkpoint(ours, others, self.optimizer.state_dict())
+        else:
             return None
-        weights, optimizer = full(self._weights()), full(self.optimizer.state_dict())
-        if not self.processes.first:
-            return None
+        if made is not None and self.on_saved is not None:
+            self.on_saved(made.step, self.state.max_steps, made.bytes, time.perf_counter() - began)
+        return made
+
+    def _write_checkpoint(self, ours: Any, others: list[Any], optimizer: dict[str, Any], parts: Parts | None = None) -> Checkpoint:
+        """What the first process writes: with `parts` the tensors are in those."""
         state = self._state_of_step(ours, optimizer) | ({"others": others} if others else {})
         # The history grows with the run, and is in events.jsonl.
         trainer_state = dataclasses.asdict(dataclasses.replace(self.state, log_history=[]))
         contents: dict[str, Callable[[IO[bytes]], Any]] = {
-            WEIGHTS: lambda file: torch.save(weights, file),
             STATE: lambda file: torch.save(state, file),
             TRAINER_STATE: lambda file: file.write(json.dumps(trainer_state, indent=2, sort_keys=True).encode()),
         }
+        if parts is None:
+            contents[WEIGHTS] = lambda file: torch.save(self._weights(), file)
+        assert self.store is not None
         facts = {"total_steps": self.state.max_steps, **self.facts()}
-        made = self.store.write(self.state.global_step, facts, contents, needed=self.state_bytes())
-        if self.on_saved is not None:
-            self.on_saved(made.step, self.state.max_steps, made.bytes, time.perf_counter() - began)
-        return made
+        return self.store.write(self.state.global_step, facts, contents, needed=self.state_bytes(), parts=parts)
 
     def state_bytes(self) -> int:
         """About how many bytes a checkpoint takes: weights, and two moments of the optimizer for the trained weights."""
@@ -127,14 +146,12 @@ class ResumableTrainer(TogetherTrainer):
             self._restore_weights(folder)
 
     def _restore_weights(self, folder: Path) -> None:
-        weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
-        ours = self._weights()
-        if {name: tensor.shape for name, tensor in weights.items()} != {name: tensor.shape for name, tensor in ours.items()}:
-            raise CannotResume(
-                f"The weights in {folder} are from a different model or method.", hint="Start again with `run` in a new output folder."
-            )
-        for name, tensor in ours.items():
-            tensor.copy_(weights[name])
+        if not (self.cut and in_parts(folder)):  # else each process reads its part, once it has one
+            try:
+                take_weights(self.model, folder, everything=self.everything)
+            except ValueError as error:
+                hint = "Start again with `run` in a new output folder."
+                raise CannotResume(f"The weights in {folder} are from a different model or method.", hint=hint) from error
         self.loaded = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         self.loaded_from = folder
 
@@ -144,7 +161,13 @@ class ResumableTrainer(TogetherTrainer):
             return
         with _restoring(self.loaded_from):
             state = self.loaded["optimizer"]
-            self.optimizer.load_state_dict(state if self.whole is None else cut_state(state, self.optimizer))
+            if in_parts(self.loaded_from):
+                if self.whole is not None:
+                    take_weights(self.model, self.loaded_from, everything=self.everything)
+                state = read_optimizer(state, self.optimizer, self.loaded_from)
+            elif self.whole is not None:
+                state = cut_state(state, self.optimizer)
+            self.optimizer.load_state_dict(state)
             self.lr_scheduler.load_state_dict(self.loaded["scheduler"])
             self.recall(self.loaded["trainer"])
         self.saved_step = self.state.global_step
@@ -204,19 +227,6 @@ class ResumableTrainer(TogetherTrainer):
             take_weights(self.model, folder, everything=self.everything)
             self.recall(self.loaded["trainer"])
         self.restore_callbacks()
-
-
-def weights_of(model: Any, *, everything: bool) -> dict[str, Tensor]:
-    """What is kept of a model in a checkpoint, by name: all of it, or what trains."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters() if everything or parameter.requires_grad}
-
-
-@torch.no_grad()
-def take_weights(model: Any, folder: Path, *, everything: bool) -> None:
-    """Give a model the weights of a checkpoint of its training; what only the training needed stays there."""
-    saved = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
-    for name, tensor in weights_of(model, everything=everything).items():
-        tensor.copy_(saved[name])
 
 
 def _restoring(folder: str | Path) -> AbstractContextManager[None]:

@@ -6,16 +6,19 @@
 
 All processes make each forward and each backward pass together: one that has no rows needs some all the same. Gradients are summed, not
 averaged, because the loss of a step is divided by the tokens of all.
+
+The model may be in main memory, and larger than the device: `fully_shard` moves the parameters of one layer, keeps this process's part and
+lets the rest go, so the device never has more than its part of the model and one layer, or embeddings and head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from finetune.errors import ModelError
 from finetune.training.head import backbone_of
@@ -53,27 +56,6 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
     return list(lists[sizes.index(max(sizes))])
 
 
-def full(thing: Any) -> Any:
-    """The same with every shard as the whole tensor, on the CPU; whatever is no shard stays. All processes have to call it."""
-    if hasattr(thing, "full_tensor"):
-        return thing.detach().full_tensor().cpu()
-    if isinstance(thing, Mapping):
-        return {name: full(each) for name, each in thing.items()}
-    if isinstance(thing, list | tuple):
-        return type(thing)(full(each) for each in thing)
-    return thing
-
-
-def cut_state(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The whole state of an optimizer, cut as its parameters are."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-    def cut(value: Any, parameter: Tensor) -> Any:
-        if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
-            return value
-        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
-
-    known = {number: {name: cut(value, parameters[number]) for name, value in each.items()} for number, each in state["state"].items()}
-    return {**state, "state": known}
+def full(tensor: Any) -> Any:
+    """The whole tensor of a shard, on the CPU; whatever is no shard stays. All processes have to call it."""
+    return tensor.detach().full_tensor().cpu() if hasattr(tensor, "full_tensor") else tensor

@@ -72,8 +72,7 @@ class TogetherTrainer(Trainer):
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         if self.cut and self.processes.size > 1 and self.whole is None:  # before an optimizer is made of the parameters
-            self.processes.same_start(self._learning())
-            self.whole = Whole(self.model, self.args.device)
+            self.whole = Whole(self.model, self.args.device)  # each weight has one owner, so there is nothing to make equal
         prepared = super()._prepare_for_training(*args, **kwargs)  # type: ignore[no-untyped-call]
         if self.whole is None:
             self.processes.same_start(self._learning())

@@ -5,6 +5,7 @@ registry.BUILT_IN["engines"]["forked"] = "forked_engine:Forked"
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -85,6 +86,9 @@ def launch(places: Workplace, processes: int, port: int) -> int:
 
 def work(places: Workplace, rank: int) -> int:
     worker.watch_parent()
+    from finetune.training import saved_tensors
+
+    saved_tensors.AT_ONCE = 20_000  # so that each process writes several files, as it does of a large model
     try:
         break_something(rank, os.environ["BREAK"])
         if os.environ["ROWS"]:
@@ -118,9 +122,11 @@ def write_rows(path: Path) -> None:
 def break_something(rank: int, what: str) -> None:
     """In the third step of worker 1: it is "killed", has "memory" for one row at a time or "no memory", or its loss is "nonsense".
 
-    Or it is killed when it runs the teacher for its third "shard".
+    Or it is killed when it runs the teacher for its third "shard", or "writing" its part of the third checkpoint, for which there is no
+    room on the "disk".
     """
     from finetune.distillation.teacher_pass import TeacherPass
+    from finetune.training import saved_tensors
     from finetune.training.trainer import SupervisedTrainer
 
     whole, ask = SupervisedTrainer.loss_sum, TeacherPass.ask
@@ -142,7 +148,25 @@ def break_something(rank: int, what: str) -> None:
         loss, count = whole(trainer, inputs)
         return (loss * float("nan") if what == "nonsense" else loss), count
 
-    if what == "shard" and rank == 1:
+    hashed = saved_tensors.file_hash
+
+    def hashes(path: Path) -> str:
+        if "00000003" in str(path):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return hashed(path)
+
+    def fills(stream: Any, *args: Any, **kwargs: Any) -> Any:
+        if "00000003" in str(stream.path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return writes(stream, *args, **kwargs)
+
+    if what == "writing" and rank == 1:
+        saved_tensors.file_hash = hashes
+    elif what == "disk" and rank == 1:
+        from torch.distributed.checkpoint import HuggingFaceStorageWriter as Writer
+
+        writes, Writer.write_data = Writer.write_data, fills  # type: ignore[method-assign]
+    elif what == "shard" and rank == 1:
         TeacherPass.ask = asks  # type: ignore[method-assign]
     elif what and rank == 1:
         SupervisedTrainer.loss_sum = broken  # type: ignore[method-assign]

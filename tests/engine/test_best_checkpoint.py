@@ -25,7 +25,7 @@ from finetune.recipe import Recipe
 from finetune.run.finetuner import RunResult
 from finetune.training.choice import in_words
 from finetune.training.held_out import ENDED
-from finetune.training.resumable import WEIGHTS
+from finetune.training.saved_tensors import WEIGHTS
 
 BEST = {"epochs": 5, "batch_size": 4, "learning_rate": 0.02, "evaluate_every": 3, "keep": "best"}
 STEPS = 25

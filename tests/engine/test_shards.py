@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from forks import Forks, job, log
 from several_processes import TOLERANCE, compare, layer_of
 from workshop import Workshop
@@ -19,7 +20,7 @@ from finetune.planning import estimate
 from finetune.recipe import Recipe, TrainingSpec
 from finetune.runtime import RuntimeOptions
 from finetune.training.checkpoints import Checkpoints
-from finetune.training.resumable import WEIGHTS
+from finetune.training.saved_tensors import WEIGHTS
 from finetune.training.step_count import divided
 
 CASES = ["full", "hidden cache"]  # the last step of an epoch of the second has one row; all: benchmarks/processes.py --shard
@@ -42,26 +43,78 @@ def test_two_halves_make_the_run_of_one(name: str, forks: Forks, shop: Workshop)
     assert found.weight <= TOLERANCE
 
 
-def test_a_checkpoint_of_halves_is_whole_and_any_number_of_processes_goes_on(forks: Forks, shop: Workshop) -> None:
-    whole, cut, again = (layer_of(shop, "lora") for _ in range(3))
-    assert forks.run(job(shop, whole)) == 0, log(shop)
-    for layer, shard in ((cut, "no"), (again, "yes")):
-        layer["training"]["save_every"] = 1
-        assert forks.run(job(shop, layer, processes=2, shard="yes", **{"break": "killed"})) == 1
-        checkpoint = Checkpoints(Path(layer["output_dir"]) / "run" / "checkpoints").all()[0]
-        weights = torch.load(checkpoint.folder / WEIGHTS, weights_only=True)
-        assert all(type(tensor) is torch.Tensor for tensor in weights.values())
-        processes = 2 if shard == "yes" else 1
-        assert forks.run(job(shop, layer, processes=processes, shard=shard)) == 0, log(shop)
-        found = compare(whole, layer)
-        assert max(found.loss, found.weight) <= TOLERANCE
+Finished = Callable[[str, int], tuple[dict[str, Any], int]]
+
+
+@pytest.fixture(scope="module")
+def finished(forks: Forks, shop: Workshop) -> Finished:
+    """The layer of a run that one process, or two with halves, made without an interruption, and its file operations."""
+
+    @cache
+    def run(name: str, processes: int) -> tuple[dict[str, Any], int]:
+        layer = saving(shop, name)
+        assert forks.run(job(shop, layer, **of(processes))) == 0, log(shop)
+        return layer, int(log(shop).rpartition("file operations: ")[2])
+
+    return run
+
+
+def saving(shop: Workshop, name: str) -> dict[str, Any]:
+    layer = layer_of(shop, name)
+    layer["training"]["save_every"] = 1
+    if name == "lora":
+        layer["method"] = {**layer["method"], "r": 1}  # a matrix of one row, which one of two processes has
+    return layer
+
+
+def of(processes: int) -> dict[str, Any]:
+    return {"processes": processes, "shard": "yes" if processes > 1 else "no"}
+
+
+def checkpoints_of(layer: dict[str, Any]) -> Checkpoints:
+    return Checkpoints(Path(layer["output_dir"]) / "run" / "checkpoints")
+
+
+@pytest.mark.parametrize(("name", "began", "goes_on"), [("full", 2, 2), ("full", 2, 1), ("full", 1, 2), ("lora", 2, 1)])
+def test_each_process_writes_its_half_and_any_number_goes_on(
+    name: str, began: int, goes_on: int, forks: Forks, shop: Workshop, finished: Finished
+) -> None:
+    """One of two is killed while it writes its part of the third checkpoint; one alone somewhere in the middle."""
+    layer, (whole, operations) = saving(shop, name), finished(name, 1)
+    break_it = {"break": "writing"} if began > 1 else {"kill_at": operations // 2}
+    assert forks.run(job(shop, layer, **of(began), **break_it)) == (1 if began > 1 else -9)
+    problems: list[str] = []
+    checkpoint = checkpoints_of(layer).newest(problems.append)
+    assert checkpoint is not None
+    assert problems == []
+    parts = [[file["bytes"] for name, file in checkpoint.files.items() if name.startswith(f"shard-0000{process}-")] for process in (1, 2)]
+    assert (WEIGHTS in checkpoint.files) is (began == 1)
+    assert all(map(bool, parts)) is (began == 2)
+    if began == 2:
+        assert checkpoint.step == 2
+    if began == 2 and name == "full":
+        assert min(map(len, parts)) > 1
+        assert sum(parts[0]) == pytest.approx(sum(parts[1]), rel=0.05)
+    assert forks.run(job(shop, layer, **of(goes_on))) == 0, log(shop)
+    found = compare(whole, layer)
+    assert max(found.loss, found.weight) <= TOLERANCE
+    if began == goes_on:
+        same = compare(finished(name, began)[0], layer)
+        assert same.loss == same.weight == 0.0
+
+
+def test_a_disk_without_room_for_a_half_ends_the_run_in_one_sentence(forks: Forks, shop: Workshop) -> None:
+    layer = saving(shop, "full")
+    assert forks.run(job(shop, layer, processes=2, shard="yes", **{"break": "disk"})) == 1
+    assert "DiskFull: The checkpoint of step 3 did not fit on the disk" in log(shop)
+    assert [each.step for each in checkpoints_of(layer).all()] == [2]
 
 
 def test_nonsense_in_one_share_is_found_by_both_and_the_state_before_it_saved(forks: Forks, shop: Workshop) -> None:
     layer = layer_of(shop, "lora")
     assert forks.run(job(shop, layer, processes=2, shard="yes", **{"break": "nonsense"})) == 1
     assert "Diverged: The loss is nan at step 3" in log(shop)
-    assert [each.step for each in Checkpoints(Path(layer["output_dir"]) / "run" / "checkpoints").all()] == [2]
+    assert [each.step for each in checkpoints_of(layer).all()] == [2]
 
 
 def test_a_process_without_memory_for_its_rows_ends_the_run_and_says_what_to_change(forks: Forks, shop: Workshop) -> None:
