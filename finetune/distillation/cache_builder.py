@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import safetensors.torch
-from torch import nn
+from torch import Tensor, nn
 
 from finetune import registry
 from finetune.data.collator import labels_of

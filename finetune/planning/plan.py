@@ -28,8 +28,8 @@ WHOLE = "Nothing was measured: one process that makes a few steps would need all
 def plan(context: RunContext, *, measure: bool = False) -> Plan:
     """What the run will cost, by arithmetic or by a few real steps; prepares the data, leaves nothing else behind.
 
-    A model that is to be cut into shards is not measured. Raises RecipeError if it is to be measured and the teacher is on a server; else what
-    `shapes_of`, `check_data`, `check_tokens` and `alignment_notes` raise.
+    A model that is to be cut into shards is not measured. Raises RecipeError if it is to be measured and the teacher is on a server; else
+    what `shapes_of`, `check_data`, `check_tokens` and `alignment_notes` raise.
     """
     if measure and context.recipe.grader:
         raise RecipeError("A plan asks nothing of a server, so no step can be measured.", hint="Plan without measuring, or start the run.")
