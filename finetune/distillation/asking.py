@@ -6,6 +6,7 @@ choice, cache = Asking(spec, head_of(student), teacher, rows, "gpt2-medium@abc",
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from finetune.distillation.inside import Compared, facts_of
 from finetune.distillation.itself import Itself, as_teacher, identity_of
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.events import Notice, Reporter
-from finetune.formatting import percent
+from finetune.formatting import percent, size
 from finetune.recipe import DistillationSpec, Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.training.head import Head, causal_lm, context_length, head_of
@@ -107,6 +108,8 @@ class Asking:
             features=self.spec.features,
             of_spans=of_spans,
         )
+        if self.kept and choice.kind != "none":
+            choice = replace(choice, reason=f"{choice.reason}; {size(self._inside_bytes(tokens))} of it for what features compare")
         if choice.kind == "none":
             if isinstance(self.model, Itself):
                 self.model.check_online(choice.reason)

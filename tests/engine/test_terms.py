@@ -277,7 +277,8 @@ class TestRuns:
         for record in (whole / "README.md", whole / "run" / "report.html"):
             assert "relations of tokens: q, v (weight 1)" in record.read_text()
         (ended,) = (event for event in tuner.context.reporter.reporters[0].of(StageFinished) if event.stage == "teacher cache")
-        assert ended.summary.startswith("hidden cache, 1")
+        assert ended.summary.startswith("hidden cache, ")
+        assert ended.summary.endswith(" of it for what features compare")
         again = shop.tuner(layer(shop, ALL))
         assert again.plan().cache_bytes == 0, "it is there"
         again.context.reporter.reporters.append(StopAt(2))
