@@ -75,7 +75,7 @@ class Grader:
         return {"rows": torch.tensor(counts), "values": with_rest(values), "ids": ids}
 
     def _likeliest(self, place: dict[int, Told]) -> dict[int, float]:
-            """The likeliest tokens that the student has; others, of a padded head, count as rest, and an unlikely token stands in."""
+        """The likeliest tokens that the student has; others, of a padded head, count as rest, and an unlikely token stands in."""
         known = sorted(((each.logprob, token) for token, each in place.items() if token < self.vocabulary), reverse=True)
         found = {token: max(LOWEST, logprob) for logprob, token in known[: self.likeliest]}
         for token in range(self.vocabulary):
