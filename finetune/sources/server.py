@@ -29,7 +29,8 @@ MOST_SHOWN = 10  # models in a hint
 UNKNOWN_TOKENS = 3  # characters of a token, where a server does not count
 
 Messages = Sequence[dict[str, str]]
-Given, Found = TypeVar("Given"), TypeVar("Found")
+Given = TypeVar("Given")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
