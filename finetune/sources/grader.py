@@ -92,8 +92,8 @@ class Grader:
             raise
         except ModelError as error:
             if TOO_MANY.search(error.message):
-                fewer = f"--set teacher.top_k={max(1, self.likeliest // 4)}, or start the server with --max-logprobs {self.likeliest}."
-                raise ModelError(error.message, hint=f"Ask for fewer: {fewer}") from None
+                fewer = f"Ask for fewer: --set teacher.top_k={max(1, self.likeliest // 4)}"
+                raise ModelError(error.message, hint=f"{fewer}, or allow more: vllm serve MODEL --max-logprobs {self.likeliest}") from None
             # The model is known by now, so what is not is the address, or what is asked.
             if isinstance(error, NoGrades | ModelNotFound) or "logprob" in error.message:
                 said = f"The server {self.server.address} does not tell log-probabilities of what it reads, so it cannot grade rows."
@@ -113,7 +113,7 @@ class Grader:
             if sum(exp(min(each.logprob, 1.0)) for each in place.values()) > 1 + SUM_ERROR:
                 raise ModelError(
                     f"The server {self.server.address} tells numbers that are no log-probabilities: they sum to more than one.",
-                    hint="vLLM tells them with --logprobs-mode raw_logprobs.",
+                    hint="Of vLLM they are told with: vllm serve MODEL --logprobs-mode raw_logprobs",
                 )
 
     def _check_spelling(self, told: Grades) -> None:
