@@ -22,7 +22,7 @@ from torch import Tensor
 from finetune.distillation.objectives import APPROXIMATE, Objective, divergence
 from finetune.training.chunked_loss import Rule, Workspace, softmax_
 
-LEAST = 1e-7  # of the rest: log-probabilities in 32 bits cannot tell less
+LEAST = 1e-6  # of the rest: log-probabilities in 32 bits cannot tell less
 
 
 class TopKLoss(Rule):

@@ -69,10 +69,20 @@ class Grader:
             learned = [place for place, label in zip(told.places[1:], list(labels_of(row))[1:], strict=True) if label != NO_LOSS]
             places += learned
             counts.append(len(learned))
-        chosen = [sorted(place.items(), key=lambda item: -item[1].logprob)[: self.likeliest] for place in places]
-        values = torch.tensor([[max(LOWEST, each.logprob) for _, each in place] for place in chosen]).reshape(-1, self.likeliest)
-        ids = torch.tensor([[token for token, _ in place] for place in chosen], dtype=torch.int32).reshape(-1, self.likeliest)
+        chosen = [self._likeliest(place) for place in places]
+        values = torch.tensor([[*each.values()] for each in chosen]).reshape(-1, self.likeliest)
+        ids = torch.tensor([[*each] for each in chosen], dtype=torch.int32).reshape(-1, self.likeliest)
         return {"rows": torch.tensor(counts), "values": with_rest(values), "ids": ids}
+
+    def _likeliest(self, place: dict[int, Told]) -> dict[int, float]:
+        """The likeliest tokens that the student has; others, of a padded head, count as rest, and an unlikely token stands in."""
+        known = sorted(((each.logprob, token) for token, each in place.items() if token < self.vocabulary), reverse=True)
+        found = {token: max(LOWEST, logprob) for logprob, token in known[: self.likeliest]}
+        for token in range(self.vocabulary):
+            if len(found) == self.likeliest:
+                break
+            found.setdefault(token, LOWEST)
+        return found
 
     def _grades(self, texts: Sequence[str | Sequence[int]], likeliest: int) -> list[Grades]:
         """The same, with what to do where the server does not."""
@@ -82,8 +92,8 @@ class Grader:
             raise
         except ModelError as error:
             if TOO_MANY.search(error.message):
-                fewer = f"--set teacher.top_k={max(1, self.likeliest // 4)}, or start the server with --max-logprobs {self.likeliest}."
-                raise ModelError(error.message, hint=f"Ask for fewer: {fewer}") from None
+                fewer = f"Ask for fewer: --set teacher.top_k={max(1, self.likeliest // 4)}"
+                raise ModelError(error.message, hint=f"{fewer}, or allow more: vllm serve MODEL --max-logprobs {self.likeliest}") from None
             # The model is known by now, so what is not is the address, or what is asked.
             if isinstance(error, NoGrades | ModelNotFound) or "logprob" in error.message:
                 said = f"The server {self.server.address} does not tell log-probabilities of what it reads, so it cannot grade rows."
@@ -98,12 +108,12 @@ class Grader:
             if token not in place or len(place) < self.likeliest:
                 what = f"of token {token} it told {len(place):,} likeliest tokens where {self.likeliest:,} were asked for"
                 raise ModelError(f"The server {self.server.address} does not tell what was asked: {what}.", hint=INSTEAD)
-            if (beyond := max(place)) >= self.vocabulary:
-                raise self._mismatch(f"it finds token {beyond:,} likely, and the student has {self.vocabulary:,}")
+            if (first := max(place, key=lambda token: place[token].logprob)) >= self.vocabulary:
+                raise self._mismatch(f"it finds token {first:,} likeliest, and the student has {self.vocabulary:,}")
             if sum(exp(min(each.logprob, 1.0)) for each in place.values()) > 1 + SUM_ERROR:
                 raise ModelError(
                     f"The server {self.server.address} tells numbers that are no log-probabilities: they sum to more than one.",
-                    hint="vLLM tells them with --logprobs-mode raw_logprobs.",
+                    hint="Of vLLM they are told with: vllm serve MODEL --logprobs-mode raw_logprobs",
                 )
 
     def _check_spelling(self, told: Grades) -> None:

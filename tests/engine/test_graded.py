@@ -33,6 +33,8 @@ from finetune.screen.console import THEME
 from finetune.screen.plan_table import review
 from finetune.sources import server as server_module
 from finetune.sources.account import BudgetUsedUp
+from finetune.sources.grader import Grader
+from finetune.sources.server import Told
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +154,16 @@ def test_a_budget_that_is_used_up_keeps_what_was_graded_and_resume_goes_on(
     assert all(torch.equal(value, weights(left)[name]) for name, value in weights(whole).items())
     with pytest.raises(RecipeError, match="A budget of 9 tokens is too small: one batch of requests may take"):
         tuner_of(shop, tmp_path / "c", server, {"budget_tokens": 9}).run()
+
+
+def test_tokens_of_a_padded_head_count_as_rest() -> None:
+    told = {7: Told(-0.5, "b"), 40: Told(-1.5, None), 3: Told(-2.0, "a")}
+    made = tokenizer(chat=True)
+    assert len(made) < 40
+    server: Any = None
+    found = Grader(server, made, likeliest=3, vocabulary=len(made), budget=None)._likeliest(told)
+    assert found == {7: -0.5, 3: -2.0, 0: -50.0}
+    assert Grader(server, made, likeliest=2, vocabulary=41, budget=None)._likeliest(told) == {7: -0.5, 40: -1.5}
 
 
 def test_a_server_can_write_answers_and_then_grade_them(shop: Workshop, server: GradingServer, tmp_path: Path) -> None:

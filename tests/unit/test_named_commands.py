@@ -21,7 +21,7 @@ PROGRAM = re.compile(
     r"(?P<ours>finetune-cli|finetune_cli\.py)(?: (?P<command>[a-z]+)(?![\w.=]))?"
     rf"|\b(?P<script>{SCRIPTS})\.py\b"
     r"|\b(?:pip|pipx|uv|hf|git|gh|pytest|python -m \w+|docker|ruff|mypy|pre-commit|lint-imports|apt-get|nvidia_smi)(?= )"
-    r"|\b(?:torchrun|SBATCH|srun|ray start|kubectl)(?= )"
+    r"|\b(?:torchrun|SBATCH|srun|ray start|kubectl|vllm serve)(?= )"
     r"|\bmlx_lm\.chat(?= )"
 )
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")

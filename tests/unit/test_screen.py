@@ -221,6 +221,7 @@ class Figures:
     """The fields of a plan that the review reads."""
 
     making: dict[str, Any] | None = None
+    grading: dict[str, Any] | None = None
     rows: int = 405
     held_out_rows: int = 45
     tokens: int = 61_000
