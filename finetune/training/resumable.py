@@ -45,7 +45,7 @@ TRAINER_STATE = "trainer_state.json"
 
 
 class ResumableTrainer(TogetherTrainer):
-    """Writes checkpoints to a store, and continues from them; of several processes the first writes, and each draws on as it would have."""
+    """Writes checkpoints to a store, and continues from them; of several processes the first writes, or each its part of a cut model."""
 
     optimizer: Any
     lr_scheduler: Any

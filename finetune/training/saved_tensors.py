@@ -118,10 +118,13 @@ def read_parts(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def sizes_of(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """Size and dtype of each tensor in the parts of a folder."""
+    """Size and dtype of each tensor in the parts of a folder; raises ValueError where some of one are missing."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
     known: Any = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    for name, each in known.items():
+        if sum(chunk.sizes.numel() for chunk in each.chunks) != each.size.numel():
+            raise ValueError(f"parts of {name} are missing")
     return {name: (each.size, each.properties.dtype) for name, each in known.items()}
 
 
