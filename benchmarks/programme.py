@@ -27,6 +27,7 @@ PARTS = {  # a module has ROWS, their names; work(name, changes, folder), the re
     "policy": "programme_policy",
     "rounds": "programme_rounds",
     "routed": "programme_routed",
+    "tasks": "programme_tasks",
 }
 
 
