@@ -28,6 +28,7 @@ PARTS = {  # a module has ROWS, their names; work(name, changes, folder), the re
     "rounds": "programme_rounds",
     "routed": "programme_routed",
     "tasks": "programme_tasks",
+    "defaults": "programme_defaults",
 }
 
 

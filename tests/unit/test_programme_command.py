@@ -79,3 +79,20 @@ def test_a_task_is_compared_with_compress_row_by_row(programme: object, capsys: 
     shown = capsys.readouterr().out
     assert "| chat | task | 9 | 0.500 [0.500, 0.500] | 1.000 [1.000, 1.000] | 0.300 [0.300, 0.300] | 25% | none |" in shown
     assert "| chat | difference | | -0.250 [-0.250, -0.250] | -0.500 [-0.500, -0.500] | +0.100 [+0.100, +0.100] | | |" in shown
+
+
+def test_the_default_runs_show_scores_and_answers(programme: object, capsys: pytest.CaptureFixture[str]) -> None:
+    sides = ("teacher", "before", "after")
+    scores = {
+        "seconds": 300,
+        "retention": {"rougeL": {"value": 0.95, "low": 0.82, "high": 1.1}},
+        "intervals": {side: {"rougeL": [0.1, 0.5]} for side in sides},
+        "generations": [{"prompt": "?", "reference": "Return\na sum.", **{side: f"{side} says" for side in sides}}] * 4,
+        **{side: {"rougeL": 0.3} for side in sides},
+    }
+    import_module("programme_defaults").show({"student": scores})
+    shown = capsys.readouterr().out
+    assert "student, 5 minutes" in shown
+    assert "| ROUGE-L | 0.300 [0.100, 0.500] |" in shown
+    assert "Kept of the teacher's ROUGE-L: 95% [82%, 110%]." in shown
+    assert shown.count("    data: Return a sum.\n teacher: teacher says") == 3
