@@ -2,10 +2,10 @@
 
     python benchmarks/programme.py --only tasks --rows reason --set dataset.source=gsm8k.jsonl --set dataset.columns={}
 
-The teacher is the starter, the student a narrower one made from it; both are scored on the same held-out rows: KL to the teacher on the
-tokens of the answers, reverse KL on fresh answers that each student writes (temperature 1), and greedy answers by ROUGE-L or their last
-number. Rows: a made-up shop's answers (chat), docstrings for functions (summarise), functions for docstrings (code), made-up word
-problems (reason). In brackets 95 % intervals over rows.
+The teacher is the starter after it was fine-tuned on the same rows (`expert`), the student a narrower one made from it; both students are
+scored on the same held-out rows: KL to the teacher on the tokens of the answers, reverse KL on fresh answers that each student writes
+(temperature 1), and greedy answers by ROUGE-L or their last number. Rows: a made-up shop's answers (chat), docstrings for functions
+(summarise), functions for docstrings (code), made-up word problems (reason). In brackets 95 % intervals over rows.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ from programme_policy import fresh
 
 TRAINED, MEASURED = 60, 24
 KINDS = {"chat": "rougeL", "summarise": "rougeL", "code": "rougeL", "reason": "last_number"}  # and the metric that matters there
-ROWS = tuple(f"{task} rows, {keys}" for task in KINDS for keys in ("task", "compress"))
+EXPERT = "expert"  # goes first
+ROWS = tuple(f"{task} rows, {keys}" for task in KINDS for keys in (EXPERT, "task", "compress"))
 LONGEST = {"code": 500, "summarise": 700}  # characters of a function
+STUDENT = {"from_teacher": {"ffn": 864}}
+LEARNS: dict[str, Any] = {  # the expert, which is measured as a teacher later
+    "training": {"epochs": 3, "batch_size": 8, "learning_rate": 1e-3},
+    "benchmark": {"rows": 1, "metrics": ["perplexity"]},
+}
 BASE: dict[str, Any] = {
-    "approach": "distillation",
-    "model": {"from_teacher": {"ffn": 864}},
     "dataset": {"samples": TRAINED + MEASURED, "held_out": MEASURED / (TRAINED + MEASURED), "max_length": 320},
     "training": {"epochs": 2, "batch_size": 4, "learning_rate": 2e-4},
     "benchmark": {"rows": MEASURED, "speed": False},
@@ -33,7 +37,7 @@ BASE: dict[str, Any] = {
 
 
 def work(name: str, changes: list[str], folder: Path) -> dict[str, Any]:
-    """The scores of one student, row by row."""
+    """Where the expert is, or the scores of one student, row by row."""
     from finetune import LLMFineTuner, Recipe, RuntimeOptions
     from finetune.events import Recorder
     from finetune.recipe import parse_override
@@ -42,15 +46,20 @@ def work(name: str, changes: list[str], folder: Path) -> dict[str, Any]:
     kind, keys = name.split(" rows, ")
     overrides = [parse_override(text) for text in changes]
     runtime, recorder = RuntimeOptions(cache_dir=contest.kept_cache(folder)), Recorder()
+    metrics = ["rouge", "last_number", "perplexity"] if kind == "reason" else ["rouge", "perplexity"]
+    data = {"dataset": {"source": str(_file(folder, kind))}, "benchmark": {"metrics": metrics}}
 
-    def tuner(part: str, **distillation: Any) -> Any:
-        layer = {"dataset": {"source": str(_file(folder, kind))}, "distillation": distillation}
+    def tuner(part: str, **layer: Any) -> Any:
         output = next(path for number in range(100) if not (path := folder / f"{kind}-{part}-{number}").exists())
-        metrics = ["rouge", "last_number", "perplexity"] if kind == "reason" else ["rouge", "perplexity"]
-        made = Recipe.from_layers(BASE, layer, *overrides, {"benchmark": {"metrics": metrics}, "output_dir": str(output)})
-        return LLMFineTuner(made, reporter=recorder, runtime=runtime)
+        recipe = Recipe.from_layers(BASE, data, layer, *overrides, {"output_dir": str(output)})
+        return LLMFineTuner(recipe, reporter=recorder, runtime=runtime)
 
-    learner, measured = tuner(keys, task=kind if keys == "task" else keys), tuner("measured", supervise="answers")
+    if keys == EXPERT:
+        return {"expert": str(tuner(keys, **LEARNS).run().output_dir)}
+    expert = json.loads((folder / f"{kind}-rows--{EXPERT}.json").read_text())["expert"]
+    taught = {"approach": "distillation", "model": STUDENT, "teacher": expert}
+    learner = tuner(keys, **taught, distillation={"task": kind if keys == "task" else keys})
+    measured = tuner("measured", **taught, distillation={"supervise": "answers"})
     context, model = measured.context, measured.load_teacher_model()
     teacher = teacher_scores(context, [model])
     learner.teacher, learner.teacher_scores = model, teacher
@@ -86,7 +95,7 @@ def show(found: dict[str, Any]) -> None:
             cells = ["{difference:+.3f} [{low:+.3f}, {high:+.3f}]".format(**one) for one in apart]
             print(f"| {kind} | difference | | {' | '.join(cells)} | | |")
     for kind, metric in KINDS.items():
-        sides = next((result["values"] for name, result in found.items() if name.startswith(f"{kind} ")), None)
+        sides = next((found[name]["values"] for name in found if name.startswith(f"{kind} ") and not name.endswith(EXPERT)), None)
         if sides:
             before, teacher = sides["before"], sides["teacher"]
             print(f"{kind}: before KL {before['kl']:.3f}, {metric} {before[metric]:.3f}; the teacher's {metric} {teacher[metric]:.3f}.")
