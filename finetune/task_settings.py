@@ -2,7 +2,8 @@
 
     filled({"distillation": {"task": "classify", "alpha": 0.3}})      # alpha stays 0.3, temperature is 2, answers only, accuracy
 
-They are starting points, not measured. In the recipe of a run they stand as themselves, so that each can be changed.
+They are starting points; what was measured is in DISTILLATION_UPDATE.md. In the recipe of a run they stand as themselves, so that each can
+be changed.
 """
 
 from __future__ import annotations
