@@ -89,6 +89,11 @@ def fresh_cache(folder: Path, *known: str) -> Path:
     return cache
 
 
+def kept_cache(folder: Path) -> Path:
+    """A cache in `folder` that stays there, with the user's own models."""
+    return folder / "cache" if (folder / "cache").exists() else fresh_cache(folder, "models")
+
+
 def context() -> Any:
     from finetune.methods.base import MethodContext
 

@@ -27,6 +27,8 @@ PARTS = {  # a module has ROWS, their names; work(name, changes, folder), the re
     "policy": "programme_policy",
     "rounds": "programme_rounds",
     "routed": "programme_routed",
+    "tasks": "programme_tasks",
+    "defaults": "programme_defaults",
 }
 
 

@@ -13,6 +13,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import contest
+
 SAMPLES, HELD_OUT = 120, 0.25
 RECIPE: dict[str, Any] = {
     "approach": "distillation",
@@ -37,13 +39,13 @@ def work(name: str, changes: list[str], folder: Path) -> dict[str, Any]:
         layers.append({"training": {"epochs": json.loads((folder / "own.json").read_text())["epochs_of_data"]}})
     output = next(path for number in range(100) if not (path := folder / f"{name}-{number}").exists())
     recipe = Recipe.from_layers(RECIPE, *layers, *map(parse_override, changes), {"output_dir": str(output)})
-    tuner = LLMFineTuner(recipe, runtime=RuntimeOptions(cache_dir=folder / "cache"))
+    tuner = LLMFineTuner(recipe, runtime=RuntimeOptions(cache_dir=contest.kept_cache(folder)))
     scores = tuner.run().scores
     teacher = tuner.load_teacher_model().eval()
     found = {
         "seconds": tuner.outcome.finished.train_seconds,
         "epochs": recipe.training.epochs,
-        "fresh": _fresh(tuner.model.eval(), teacher, tuner),
+        "fresh": fresh(tuner.model.eval(), teacher, tuner),
         "scores": {side: scores[side] for side in ("teacher", "before", "after")},
         "intervals": scores["intervals"]["after"],
         "own_answers": scores.get("own_answers"),
@@ -62,7 +64,7 @@ def _epochs_of_data(events: Path, seconds: float) -> float:
     return round(seconds / (pace * len(steps)), 2)
 
 
-def _fresh(student: Any, teacher: Any, tuner: Any) -> dict[str, Any]:
+def fresh(student: Any, teacher: Any, tuner: Any) -> dict[str, Any]:
     """Reverse KL on answers that the student writes to held-out prompts: its sum and tokens for each, and how the answers are."""
     import torch
 

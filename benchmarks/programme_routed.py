@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import contest
 import support
 from programme_students import score
 
@@ -29,7 +30,7 @@ def work(name: str, changes: list[str], folder: Path) -> dict[str, Any]:
     from finetune import LLMFineTuner, Recipe, RuntimeOptions
     from finetune.recipe import parse_override
 
-    overrides, runtime = [parse_override(text) for text in changes], RuntimeOptions(cache_dir=folder / "cache")
+    overrides, runtime = [parse_override(text) for text in changes], RuntimeOptions(cache_dir=contest.kept_cache(folder))
     everything = _files(folder)
 
     def tuner(dataset: Path, held_out: float, output: str, **layer: Any) -> Any:

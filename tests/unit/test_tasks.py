@@ -33,6 +33,7 @@ def listed(name: str) -> str:
     own = loss.get("on_policy", {})
     words = [f"{100 * own['share']:g} %"] if own else []
     words += [f"`{own['objective']}`"] if own.get("objective") else []
+    words += [f"up to {own['tokens']} tokens"] if own.get("tokens") else []
     numbers = f"{loss['alpha']:g} | {loss['temperature']:g} | {loss['supervise']}"
     return f"| `{name}` | {task.title} | `{loss['objective']}` | {numbers} | {', '.join(words)} | {', '.join(task.metrics)} |"
 
@@ -62,6 +63,16 @@ def test_what_is_given_is_not_filled_in() -> None:
     assert (recipe.benchmark.metrics, recipe.benchmark.rows) == (["rouge"], 7)
     without = Recipe.from_layers({"approach": "distillation"})
     assert (without.distillation.task, without.distillation.alpha, without.benchmark.metrics) == (None, 0.5, ["rouge", "perplexity"])
+
+
+def test_reasoning_has_room_to_end() -> None:
+    def practice(**own: Any) -> Any:
+        task = {"task": "reason", **({"on_policy": own} if own else {})}
+        return Recipe.from_layers({"approach": "distillation", "distillation": task}).distillation.practice
+
+    assert practice() == OnPolicySpec(share=1.0, tokens=256)
+    assert practice(share=0.5) == OnPolicySpec(share=0.5, tokens=256)
+    assert practice(tokens=32) == OnPolicySpec(share=1.0, tokens=32)
 
 
 def test_practice_is_overruled_key_by_key_and_left_out() -> None:
