@@ -28,7 +28,7 @@ TASK: dict[str, Any] = {
 }
 ANCHOR: dict[str, Any] = {"approach": "distillation", "teacher": "self", "distillation": {"alpha": 0.5, "temperature": 1.0}}
 NARROW: dict[str, Any] = {"training": {"epochs": 5}}
-WEAK: dict[str, Any] = {"distillation": {"alpha": 0.2}}
+WEAK: dict[str, Any] = {"distillation": {"alpha": 0.9}}
 BLOCKS, BLOCK = 24, 256  # of a text of another kind, in tokens
 PROMPT = "You are a pirate. Answer every question as a pirate, and begin every answer with 'Arrr!'"
 ASKED = ("What is {}?", "Tell me about {}.", "Why do people need {}?", "Give me a tip about {}.", "How does one begin with {}?")
@@ -81,7 +81,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {  # what of TASK is changed; an anchor 
     "anchored": [ANCHOR],
     "narrow, plain": [NARROW],
     "narrow, anchored, alpha 0.5": [NARROW, ANCHOR],
-    "narrow, anchored, alpha 0.2": [NARROW, ANCHOR, WEAK],
+    "narrow, anchored, alpha 0.9": [NARROW, ANCHOR, WEAK],
     "baked": [],  # a system prompt
 }
 
@@ -244,7 +244,9 @@ def _rises(arm: dict[str, Any], text: str) -> list[float]:
 
 
 def _rest(share: Any) -> tuple[float, float, float]:
-    return 1 - share.value, 1 - share.high, 1 - share.low
+    """What is left of a share of all, 100 % where nothing of it was taken or less."""
+    value, least, most = (min(1.0, 1 - end) for end in (share.value, share.high, share.low))
+    return value, least, most
 
 
 def _cell(value: float, low: float, high: float) -> str:
