@@ -214,23 +214,23 @@ def show(found: dict[str, Any]) -> None:
 
 
 def _forgetting(arms: dict[str, Any]) -> None:
-    """One task: its scores, the perplexity of other text, and which share of what the first arm forgot another keeps."""
+    """One task: its scores, the perplexity of other text, and which share of what the plain arm forgot another keeps."""
     from finetune.benchmark.intervals import estimate, mean_per_token, perplexity_of, ratio
 
-    plain = next(iter(arms.values()))
-    texts = list(plain["before"])
+    first, plain = next(iter(arms.values())), next((result for arm, result in arms.items() if arm.endswith("plain")), None)
+    texts = list(first["before"])
     print(
         f"\n| | ROUGE-L | perplexity of answers | {' | '.join(f'perplexity, {text} | kept' for text in texts)} | training, s | memory, GB |"
     )
     print("|---|---|---|" + "---|---|" * len(texts) + "---|---|")
-    for side, found in {"before": plain, **arms}.items():
+    for side, found in {"before": first, **arms}.items():
         which = "before" if side == "before" else "after"
         cells = [_cell(found["scores"][which][key], *found["scores"]["intervals"][which][key]) for key in ("rougeL", "perplexity")]
         for text in texts:
             losses = found[which][text]
             score = estimate(perplexity_of(losses["nats"], losses["tokens"]))
             cells += [_cell(score.value, score.low, score.high), ""]
-            if side != "before" and found is not plain:
+            if side != "before" and plain not in (None, found):
                 forgotten, of = (mean_per_token(_rises(arm, text), losses["tokens"]) for arm in (found, plain))
                 left = ratio(forgotten, of) if estimate(of).low > 0 else None
                 cells[-1] = "nothing was forgotten" if left is None else "{:.0%} [{:.0%}, {:.0%}]".format(*_rest(left))

@@ -38,7 +38,7 @@ def test_the_student_with_another_tokenizer_has_fewer_tokens_and_layers(
 
 
 def test_what_an_anchor_keeps_is_the_share_of_what_was_forgotten_without(study: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    before, tokens = [20.0, 22.0, 19.0, 21.0, 23.0, 20.0], [10] * 6
+    before, tokens = [20.0, 22.0, 19.0, 21.0, 23.0, 20.0] * 4, [10] * 24
 
     def arm(rise: float) -> dict[str, Any]:
         sides = {"before": before, "after": [nats + rise * (1 + place / 10) for place, nats in enumerate(before)]}
