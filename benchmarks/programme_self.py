@@ -230,7 +230,7 @@ def _forgetting(arms: dict[str, Any]) -> None:
             losses = found[which][text]
             score = estimate(perplexity_of(losses["nats"], losses["tokens"]))
             cells += [_cell(score.value, score.low, score.high), ""]
-            if side != "before" and plain not in (None, found):
+            if side != "before" and plain is not None and found is not plain:
                 forgotten, of = (mean_per_token(_rises(arm, text), losses["tokens"]) for arm in (found, plain))
                 left = ratio(forgotten, of) if estimate(of).low > 0 else None
                 cells[-1] = "nothing was forgotten" if left is None else "{:.0%} [{:.0%}, {:.0%}]".format(*_rest(left))
