@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 from bytes_tokenizer import CHATML, byte_level
-from pico import pico
+from pico import Rows, arguments, pico, pico_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from finetune.distillation.curricula.warm_then_on_policy import SLOWER
+from finetune.training.trainer import SupervisedTrainer
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -54,15 +57,11 @@ def test_what_an_anchor_keeps_is_the_share_of_what_was_forgotten_without(study: 
     assert "| nothing was forgotten |" in next(line for line in shown if line.startswith("| anchored"))
 
 
-def test_the_lower_rate_alone_is_that_of_practice(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pico import Rows, arguments, pico_rows
-
-    from finetune.distillation.curricula.warm_then_on_policy import SLOWER
-    from finetune.training.trainer import SupervisedTrainer
+def test_the_lower_rate_alone_is_that_of_practice(study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(SupervisedTrainer, "create_scheduler", SupervisedTrainer.create_scheduler)  # put back after the test
     study("programme_policy")._slow_after_an_epoch()
-    trainer = SupervisedTrainer(pico("llama"), arguments("", num_train_epochs=2), train_dataset=Rows(pico_rows(8)))
+    trainer = SupervisedTrainer(pico("llama"), arguments(tmp_path, num_train_epochs=2), train_dataset=Rows(pico_rows(8)))
     rates: list[float] = []
     trainer.log = lambda logs, *_: rates.append(logs["learning_rate"]) if "learning_rate" in logs else None
     trainer.train()
