@@ -138,6 +138,12 @@ def show(found: dict[str, Any]) -> None:
         for metric in ("kl", "rougeL"):
             said.append("{:.3f} [{:.3f}, {:.3f}]".format(result["scores"]["after"][metric], *result["intervals"][metric]))
         print(f"| {name} | {' | '.join(said)} |")
+    if "own" in found:
+        from finetune.benchmark.intervals import change, mean_per_token
+
+        own, *others = (mean_per_token(result["fresh"]["sums"], result["fresh"]["tokens"]) for result in found.values())
+        for name, other in zip(list(found)[1:], others, strict=True):
+            print("own - {}, reverse KL: {difference:+.3f} [{low:+.3f}, {high:+.3f}]".format(name, **change("kl", own, other)))
     for result in list(found.values())[:1]:
         before, teacher = result["scores"]["before"], result["scores"]["teacher"]
         print(f"\nBefore: KL {before['kl']:.3f}, ROUGE-L {before['rougeL']:.3f}; the teacher: ROUGE-L {teacher['rougeL']:.3f}.")
