@@ -132,7 +132,7 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
                 {
                     "approach": "distillation",
                     "method": {"kind": "full", "freeze": "none" if name.endswith(("online", "hidden cache")) else "head"},
-                    "training": {"batch_size": BATCH, "epochs": 1},
+                    "training": {"batch_size": BATCH, "epochs": 1, "learning_rate": 2e-4},
                     "distillation": {"temperature": TEMPERATURE, "alpha": ALPHA},
                 }
             )

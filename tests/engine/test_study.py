@@ -40,6 +40,18 @@ def test_the_student_with_another_tokenizer_has_fewer_tokens_and_layers(
     assert len(small.encode(text)) > len(whole.encode(text)), "it has fewer merges"
 
 
+@pytest.mark.parametrize("name", ["this project, online", "this project, gradient cache, head frozen"])
+def test_our_side_of_the_comparison_in_speed_trains(study: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    part, tokenizer = study("distillation"), byte_level(CHATML)
+    model = pico("llama", vocab_size=len(tokenizer), max_position_embeddings=2048)
+    monkeypatch.setattr(study("contest"), "starter", lambda machine, ours: (tokenizer, model))
+    monkeypatch.setattr(part, "LAYERS", 2)
+    found = part.work(name, study("contest").rows(None, 4), packed=False)
+    assert found["tokens"] == 4 * part.LENGTH, "rows are long for so few merges"
+    assert 0 < found["seconds"] < 60
+    assert bool(found["cache bytes"]) == ("cache" in name)
+
+
 def test_what_an_anchor_keeps_is_the_share_of_what_was_forgotten_without(study: Any, capsys: pytest.CaptureFixture[str]) -> None:
     before, tokens = [20.0, 22.0, 19.0, 21.0, 23.0, 20.0] * 4, [10] * 24
 
