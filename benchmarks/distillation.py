@@ -53,10 +53,11 @@ def main() -> None:
     arguments.add_argument("--only", help="contenders whose name contains this")
     arguments.add_argument("--packed", action="store_true", help=f"blocks of {BLOCK} tokens instead of rows")
     arguments.add_argument("--loss", action="store_true", help="measure the loss alone")
+    arguments.add_argument("--vocabulary", type=int, action="append", help="with --loss: this size alone; may be given several times")
     arguments.add_argument("--worker", help=argparse.SUPPRESS)
     given = arguments.parse_args()
     if given.loss:
-        distillation_loss.main(given.worker, given.rounds)
+        distillation_loss.main(given.worker, given.rounds, given.only or "", given.vocabulary or distillation_loss.VOCABULARIES)
         return
     if given.worker:
         print(contest.MARK + json.dumps(work(given.worker, contest.rows(given.rows, given.count), packed=given.packed)))
@@ -131,7 +132,7 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
                 {
                     "approach": "distillation",
                     "method": {"kind": "full", "freeze": "none" if name.endswith(("online", "hidden cache")) else "head"},
-                    "training": {"batch_size": BATCH, "epochs": 1},
+                    "training": {"batch_size": BATCH, "epochs": 1, "learning_rate": 2e-4},
                     "distillation": {"temperature": TEMPERATURE, "alpha": ALPHA},
                 }
             )

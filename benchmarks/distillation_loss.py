@@ -1,8 +1,9 @@
 """The distillation loss alone: extra memory and time, by size of the vocabulary (`distillation.py --loss`).
 
 Forward KL at temperature 2 and cross-entropy, half and half, on 1,000 tokens of width 576. The naive way is what the formula says: both
-models' logits, log_softmax, KLDivLoss, backward. Extra memory is the process's peak over what it held before, less the gradients
-themselves, which either way has to return.
+models' logits, log_softmax, KLDivLoss, backward. Where a row says weights, each token has an alpha and a weight of its own; two teachers
+are mixed by 0.7 and 0.3. Extra memory is the process's peak over what it held before, less the gradients themselves, which either way has
+to return.
 """
 
 from __future__ import annotations
@@ -12,25 +13,41 @@ import statistics
 import subprocess
 import sys
 import time
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, partial
 from typing import Any
 
 import contest
 
 TOKENS, WIDTH, REPEATS, TEMPERATURE, ALPHA = 1000, 576, 3, 2.0, 0.5
+SHARES = (0.7, 0.3)  # of two teachers
+OBJECTIVES = {"reverse KL": "reverse_kl", "JSD": "jsd"}
 VOCABULARIES = (32_768, 65_536, 131_072, 262_144)
-WAYS = ("naive", "naive, head frozen", "fused", "fused, head frozen", "gradient cache, head frozen")
+WAYS = (
+    "naive",
+    "naive, head frozen",
+    "fused",
+    "fused, head frozen",
+    "fused, weights, head frozen",
+    "fused, weights, two teachers",
+    "fused, weights, two teachers, head frozen",
+    "fused, weights, two teachers, reverse KL, head frozen",
+    "fused, weights, two teachers, JSD, head frozen",
+    "gradient cache, head frozen",
+    "gradient cache, weights, two teachers, head frozen",
+)
 
 
-def main(worker: str | None, rounds: int) -> None:
+def main(worker: str | None, rounds: int, only: str = "", sizes: Sequence[int] = VOCABULARIES) -> None:
     if worker:
         way, vocabulary = worker.rsplit("/", 1)
         print(contest.MARK + json.dumps(measure(way, int(vocabulary))))
         return
+    ways = [way for way in WAYS if only in way]
     found: dict[tuple[str, int], list[dict[str, float]]] = {}
     for _ in range(rounds):
-        for vocabulary in VOCABULARIES:
-            for way in WAYS:
+        for vocabulary in sizes:
+            for way in ways:
                 command = [sys.executable, __file__.replace("_loss.py", ".py"), "--loss", "--worker", f"{way}/{vocabulary}"]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 line = next((line for line in done.stdout.splitlines() if line.startswith(contest.MARK)), None)
@@ -39,10 +56,9 @@ def main(worker: str | None, rounds: int) -> None:
                     continue
                 found.setdefault((way, vocabulary), []).append(json.loads(line.removeprefix(contest.MARK)))
                 print(f"{way}, {vocabulary}: {_cell(found[way, vocabulary])}", file=sys.stderr, flush=True)
-    print(f"{'extra MiB; ms per 1,000 tokens':<32}" + "".join(f"{vocabulary // 1024:>15}k" for vocabulary in VOCABULARIES))
-    for way in WAYS:
-        cells = [_cell(found.get((way, vocabulary), [])) for vocabulary in VOCABULARIES]
-        print(f"{way:<32}" + "".join(f"{cell:>16}" for cell in cells))
+    print(f"{'extra MiB; ms per 1,000 tokens':<54}" + "".join(f"{vocabulary // 1024:>15}k" for vocabulary in sizes))
+    for way in ways:
+        print(f"{way:<54}" + "".join(f"{_cell(found.get((way, vocabulary), [])):>16}" for vocabulary in sizes))
 
 
 def _cell(results: list[dict[str, float]]) -> str:
@@ -63,10 +79,17 @@ def measure(way: str, vocabulary: int) -> dict[str, float]:
     taught = torch.randn(TOKENS, WIDTH)
     teacher_weight = torch.randn(vocabulary, WIDTH) / WIDTH**0.5
     labels = torch.randint(vocabulary, (TOKENS,))
-    compute = _naive if way.startswith("naive") else _fused
     inputs: Any = (hidden, weight, taught, teacher_weight, labels)
-    if way.startswith("gradient"):
-        compute, inputs = _cached, (hidden, weight, torch.randn(TOKENS, WIDTH), torch.randn(TOKENS), labels)
+    weights: dict[str, Any] = {"alpha": torch.rand(TOKENS), "of_tokens": torch.rand(TOKENS)} if "weights" in way else {}
+    second = (torch.randn(TOKENS, WIDTH), torch.randn(vocabulary, WIDTH) / WIDTH**0.5) if "two teachers" in way else None
+    if way.startswith("naive"):
+        compute: Any = _naive
+    elif way.startswith("gradient"):
+        kept = [(torch.randn(TOKENS, WIDTH), torch.randn(TOKENS)) for _ in range(1 if second is None else 2)]
+        compute, inputs = partial(_cached, **weights), (hidden, weight, kept, labels)
+    else:
+        objective = next((name for title, name in OBJECTIVES.items() if title in way), "forward_kl")
+        compute = partial(_fused, objective=objective, second=second, **weights)
     # Threads, kernels and the library's own buffers are there before the measurement begins.
     _fused(*(tensor[:8] for tensor in (hidden, weight, taught, teacher_weight)), labels[:8] % 8).backward()
     hidden.grad = weight.grad = None
@@ -91,23 +114,38 @@ def _naive(hidden: Any, weight: Any, taught: Any, teacher_weight: Any, labels: A
     return ALPHA * cross_entropy(ours, labels, reduction="sum") + (1 - ALPHA) * TEMPERATURE**2 * soft
 
 
-def _fused(hidden: Any, weight: Any, taught: Any, teacher_weight: Any, labels: Any) -> Any:
-    from finetune.distillation.loss import Distillation
-    from finetune.distillation.objectives.forward_kl import ForwardKL
+def _fused(
+    hidden: Any,
+    weight: Any,
+    taught: Any,
+    teacher_weight: Any,
+    labels: Any,
+    *,
+    objective: str = "forward_kl",
+    second: Any = None,
+    alpha: Any = ALPHA,
+    of_tokens: Any = None,
+) -> Any:
+    from finetune import registry
+    from finetune.distillation.several_teachers import mixed
     from finetune.training.chunked_loss import ChunkLogits, chunked_loss
     from finetune.training.head import Head
 
-    teacher = ChunkLogits("teacher", taught, Head(teacher_weight), TEMPERATURE)
-    return chunked_loss(hidden, Head(weight), Distillation(labels, teacher, ForwardKL(), ALPHA, TEMPERATURE), workspace=workspace())
+    asked = [("teacher", taught, teacher_weight)] + ([] if second is None else [("second", *second)])
+    teachers = [ChunkLogits(name, states, Head(head), TEMPERATURE) for name, states, head in asked]
+    rule = mixed(labels, teachers, SHARES[: len(asked)], registry.load("objectives", objective)(), alpha, TEMPERATURE, of_tokens)
+    return chunked_loss(hidden, Head(weight), rule, workspace=workspace())
 
 
-def _cached(hidden: Any, weight: Any, centre: Any, negentropy: Any, labels: Any) -> Any:
+def _cached(hidden: Any, weight: Any, kept: list[tuple[Any, Any]], labels: Any, *, alpha: Any = ALPHA, of_tokens: Any = None) -> Any:
     from finetune.distillation.loss import CachedGradient
+    from finetune.distillation.several_teachers import added
     from finetune.training.chunked_loss import chunked_loss
     from finetune.training.head import Head
 
     head = Head(weight)
-    return chunked_loss(hidden, head, CachedGradient(labels, hidden, head, centre, negentropy, ALPHA, TEMPERATURE), workspace=workspace())
+    rule = CachedGradient(labels, hidden, head, *added(kept, SHARES[: len(kept)]), alpha, TEMPERATURE, of_tokens)
+    return chunked_loss(hidden, head, rule, workspace=workspace())
 
 
 @cache

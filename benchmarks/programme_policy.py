@@ -1,9 +1,11 @@
 """Practice on own answers against more passes over the data, at equal seconds.
 
-`own` takes an epoch on the data, then half of the rows are own answers; `reverse` compares these by reverse KL; `data` learns from the data
-alone, for as many seconds as `own` took to train, so `own` goes first. The teacher is the starter, the student a narrower one made from it.
-All are scored on the same held-out prompts: reverse KL per token on answers that each student writes anew (temperature 1), forward KL on
-the data, ROUGE-L of greedy answers, each with its 95 % interval over rows. Seconds are those of training, writing and reading included.
+`own` takes an epoch on the data, then half of the rows are own answers and the learning rate is a fifth; `reverse` compares own answers by
+reverse KL. The others learn from the data alone: `data` for as many seconds as `own` took to train, so `own` goes first, `slower` likewise
+with a fifth of the rate after the first epoch, `slower, equal steps` in as many steps. The teacher is the starter, the student a narrower
+one made from it. All are scored on the same held-out prompts: reverse KL per token on answers that each student writes anew (temperature
+1), forward KL on the data, ROUGE-L of greedy answers, each with its 95 % interval over rows. Seconds are those of training, writing and
+reading included.
 """
 
 from __future__ import annotations
@@ -25,7 +27,13 @@ RECIPE: dict[str, Any] = {
     "benchmark": {"rows": 30, "speed": False},
 }
 OWN: dict[str, Any] = {"share": 0.5, "tokens": 96, "refresh": 64}
-ROWS: dict[str, dict[str, Any] | None] = {"own": OWN, "reverse": {**OWN, "objective": "reverse_kl"}, "data": None}
+ROWS: dict[str, dict[str, Any] | None] = {
+    "own": OWN,
+    "reverse": {**OWN, "objective": "reverse_kl"},
+    "data": None,
+    "slower": None,
+    "slower, equal steps": None,
+}
 SEED = 7  # of the answers that students are judged by
 
 
@@ -35,11 +43,13 @@ def work(name: str, changes: list[str], folder: Path) -> dict[str, Any]:
     from finetune.recipe import parse_override
 
     layers: list[dict[str, Any]] = [{"distillation": {"on_policy": ROWS[name]}}]
-    if name == "data":
+    if name in ("data", "slower"):
         layers.append({"training": {"epochs": json.loads((folder / "own.json").read_text())["epochs_of_data"]}})
     output = next(path for number in range(100) if not (path := folder / f"{name}-{number}").exists())
     recipe = Recipe.from_layers(RECIPE, *layers, *map(parse_override, changes), {"output_dir": str(output)})
     tuner = LLMFineTuner(recipe, runtime=RuntimeOptions(cache_dir=contest.kept_cache(folder)))
+    if name.startswith("slower"):
+        _slow_after_an_epoch()
     scores = tuner.run().scores
     teacher = tuner.load_teacher_model().eval()
     found = {
@@ -62,6 +72,24 @@ def _epochs_of_data(events: Path, seconds: float) -> float:
     steps = [record for record in read_events(events) if record["event"] == "step" and record["epoch"] <= 1]
     pace = (steps[-1]["time"] - steps[0]["time"]) / (len(steps) - 1)
     return round(seconds / (pace * len(steps)), 2)
+
+
+def _slow_after_an_epoch() -> None:
+    """Give every trainer of this process the learning rates of one that practises."""
+    from finetune.distillation.curricula.warm_then_on_policy import slow_down
+    from finetune.training.step_count import steps_of_epoch
+    from finetune.training.trainer import SupervisedTrainer
+
+    usual = SupervisedTrainer.create_scheduler
+
+    def create_scheduler(trainer: Any, *given: Any, **named: Any) -> Any:
+        args, fresh = trainer.args, trainer.lr_scheduler is None
+        scheduler = usual(trainer, *given, **named)
+        if fresh:
+            slow_down(scheduler, steps_of_epoch(len(trainer.train_dataset), args.train_batch_size, args.gradient_accumulation_steps))
+        return scheduler
+
+    SupervisedTrainer.create_scheduler = create_scheduler  # type: ignore[method-assign]
 
 
 def fresh(student: Any, teacher: Any, tuner: Any) -> dict[str, Any]:
@@ -112,6 +140,12 @@ def show(found: dict[str, Any]) -> None:
         for metric in ("kl", "rougeL"):
             said.append("{:.3f} [{:.3f}, {:.3f}]".format(result["scores"]["after"][metric], *result["intervals"][metric]))
         print(f"| {name} | {' | '.join(said)} |")
+    if "own" in found:
+        from finetune.benchmark.intervals import change, mean_per_token
+
+        own, *others = (mean_per_token(result["fresh"]["sums"], result["fresh"]["tokens"]) for result in found.values())
+        for name, other in zip(list(found)[1:], others, strict=True):
+            print("own - {}, reverse KL: {difference:+.3f} [{low:+.3f}, {high:+.3f}]".format(name, **change("kl", own, other)))
     for result in list(found.values())[:1]:
         before, teacher = result["scores"]["before"], result["scores"]["teacher"]
         print(f"\nBefore: KL {before['kl']:.3f}, ROUGE-L {before['rougeL']:.3f}; the teacher: ROUGE-L {teacher['rougeL']:.3f}.")

@@ -1,8 +1,11 @@
-"""Two experts, each for its own rows, against one of them for all rows: the same student, equal steps.
+"""Two experts, each for its own rows, against one of them for all rows or for its own alone: the same student.
+
+With equal steps the student of both sees half as many rows with a teacher as the student of that teacher alone. Two more comparisons are
+equal in this: with the student that learns the rows of one kind alone, and, learning everything twice, with the students of one teacher.
 
 The experts are the starter with a LoRA adapter, one for the built-in docstrings, one for the answers of a made-up shop
-(benchmarks/support.py). The student is the starter with narrower layers. Each student is scored on held-out rows of both kinds, against the
-expert of that kind.
+(benchmarks/support.py). The student is the starter with narrower layers. Each student is scored on held-out rows of both kinds, against
+the expert of that kind.
 """
 
 from __future__ import annotations
@@ -17,7 +20,14 @@ import support
 from programme_students import score
 
 KINDS = ("docs", "shop")
-ROWS = ("experts", "docs expert alone", "shop expert alone", "each its own rows")
+TOGETHER, TWICE = "each its own rows", "each its own rows, twice"
+ROWS = (
+    "experts",
+    *(f"{kind} expert for all rows" for kind in KINDS),
+    TOGETHER,
+    TWICE,
+    *(f"{kind} expert, its own rows alone" for kind in KINDS),
+)
 COUNT, HELD_OUT = 160, 30  # rows of each kind to train on, and to measure on
 FFN = 864
 STUDENT = {"from_teacher": {"ffn": FFN}}
@@ -44,15 +54,16 @@ def work(name: str, changes: list[str], folder: Path) -> dict[str, Any]:
         return {kind: str(expert.run().output_dir) for kind, expert in made.items()}
     experts = json.loads((folder / "experts.json").read_text())
     routes = [{"source": experts[kind], "rows": {"column": "kind", "equals": kind}} for kind in KINDS]
-    taught: dict[str, Any] = {"teachers": routes} if name == "each its own rows" else {"teacher": experts[name.split()[0]]}
+    kind = name.split()[0]
+    taught: dict[str, Any] = {"teachers": routes} if name in (TOGETHER, TWICE) else {"teacher": experts[kind]}
     learner = tuner(
-        everything,
+        folder / f"{kind}.jsonl" if name.endswith("its own rows alone") else everything,
         0.02,
-        f"{name.split()[0]}-student",
+        f"{kind}-student",
         approach="distillation",
         model=STUDENT,
         distillation={"temperature": 1.0, "alpha": 0.2},
-        training={"epochs": 1, "batch_size": 4, "learning_rate": 2e-4},
+        training={"epochs": 2 if name == TWICE else 1, "batch_size": 4, "learning_rate": 2e-4},
         **taught,
     )
     learner.train()

@@ -1,17 +1,21 @@
 """The model as its own teacher: what an anchor keeps of it, and how well a system prompt can be baked in.
 
-FOLDER/self/unrelated.txt is text of another kind, which a person puts there; the table of DISTILLATION_UPDATE.md has the test part of
+`plain` and `anchored` learn docstrings; the rows called narrow learn the six kinds of answers of a made-up shop (benchmarks/support.py),
+for so many epochs that the model forgets. What is forgotten shows on text of another kind: on docstrings with their functions, where these
+are not the task, and on FOLDER/self/unrelated.txt, which a person puts there; the tables of DISTILLATION_UPDATE.md have the test part of
 WikiText-2.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import time
 from functools import reduce
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import support
 
 STARTER = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SAMPLES, MEASURED = 200, 30
@@ -23,7 +27,9 @@ TASK: dict[str, Any] = {
     "benchmark": {"rows": MEASURED, "speed": False},
 }
 ANCHOR: dict[str, Any] = {"approach": "distillation", "teacher": "self", "distillation": {"alpha": 0.5, "temperature": 1.0}}
-BLOCKS, BLOCK = 24, 256  # of the unrelated text, in tokens
+NARROW: dict[str, Any] = {"training": {"epochs": 5}}
+WEAK: dict[str, Any] = {"distillation": {"alpha": 0.9}}
+BLOCKS, BLOCK = 24, 256  # of a text of another kind, in tokens
 PROMPT = "You are a pirate. Answer every question as a pirate, and begin every answer with 'Arrr!'"
 ASKED = ("What is {}?", "Tell me about {}.", "Why do people need {}?", "Give me a tip about {}.", "How does one begin with {}?")
 THINGS = [
@@ -70,17 +76,32 @@ TRAINED, HELD = 120, 40  # questions
 ANSWER = 40  # tokens
 
 
-ROWS = ("plain", "anchored", "baked")  # LoRA on the docstrings; half of the loss holds the model where it was; a system prompt
+ROWS: dict[str, list[dict[str, Any]]] = {  # what of TASK is changed; an anchor is the part of the loss that holds the model where it was
+    "plain": [],
+    "anchored": [ANCHOR],
+    "narrow, plain": [NARROW],
+    "narrow, anchored, alpha 0.5": [NARROW, ANCHOR],
+    "narrow, anchored, alpha 0.9": [NARROW, ANCHOR, WEAK],
+    "baked": [],  # a system prompt
+}
 
 
 def work(name: str, changes: list[str], folder: Path) -> dict[str, Any]:
     """One run, scored."""
     from finetune.recipe import merge, parse_override
 
-    task = reduce(merge, map(parse_override, changes), TASK)
+    task = reduce(merge, [TASK, *ROWS[name], *map(parse_override, changes)])
+    if name.startswith("narrow"):
+        task = merge(task, {"dataset": {"source": str(_shop(folder)), "samples": None}})
     began = time.perf_counter()
-    found = _baked(folder, task) if name == "baked" else _task(folder, name, {**task, **(ANCHOR if name == "anchored" else {})})
+    found = _baked(folder, task) if name == "baked" else _task(folder, name, task)
     return found | {"seconds": time.perf_counter() - began}
+
+
+def _shop(folder: Path) -> Path:
+    rows = [{"prompt": row["question"], "completion": row["answer"]} for row in support.rows(SAMPLES)]
+    (folder / "shop.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "shop.jsonl"
 
 
 def _tuner(folder: Path, name: str, recipe: dict[str, Any]) -> Any:
@@ -93,11 +114,11 @@ def _tuner(folder: Path, name: str, recipe: dict[str, Any]) -> Any:
 
 def _task(folder: Path, arm: str, recipe: dict[str, Any]) -> dict[str, Any]:
     """The scores of the task, and the perplexity of text of another kind before and after."""
-    tuner = _tuner(folder, arm, recipe)
+    tuner, texts = _tuner(folder, arm, recipe), _texts(folder, recipe)
     tuner.score_before()
-    before = _unrelated(tuner.load_models(), tuner.tokenizer, folder)
+    before = _losses(tuner.load_models(), tuner.tokenizer, texts)
     scores = tuner.run().scores
-    after = _unrelated(tuner.model, tuner.tokenizer, folder)
+    after = _losses(tuner.model, tuner.tokenizer, texts)
     finished = tuner.outcome.finished
     return {
         "before": before,
@@ -108,17 +129,29 @@ def _task(folder: Path, arm: str, recipe: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _unrelated(model: Any, tokenizer: Any, folder: Path) -> float:
-    """The perplexity per token of some blocks of `folder`/unrelated.txt."""
+def _texts(folder: Path, recipe: dict[str, Any]) -> dict[str, str]:
+    """Text of another kind than the task, by name."""
+    from finetune.data.builtin import python_docs
+
+    texts = {file.stem: file.read_text(encoding="utf-8") for file in [folder / "unrelated.txt"] if file.exists()}
+    if recipe["dataset"]["source"] != TASK["dataset"]["source"]:
+        texts["docstrings"] = "\n\n".join(f"{row['input']}\n{row['output']}" for row in islice(python_docs(), 0, 9 * BLOCKS, 9))
+    return texts
+
+
+def _losses(model: Any, tokenizer: Any, texts: dict[str, str]) -> dict[str, Any]:
+    """Of the first blocks of each text: the loss in nats, and tokens."""
     from finetune.benchmark.perplexity import answer_losses
     from finetune.events import Recorder
 
-    ids = tokenizer((folder / "unrelated.txt").read_text(encoding="utf-8"))["input_ids"]
-    rows = [{"input_ids": block, "labels": block} for n in range(BLOCKS) if (block := ids[n * BLOCK : (n + 1) * BLOCK])]
-    was_training = model.training
-    losses = answer_losses(model.eval(), rows, reporter=Recorder(), stage="")
+    found, was_training = {}, model.training
+    for name, text in texts.items():
+        ids = tokenizer(text)["input_ids"]
+        rows = [{"input_ids": block, "labels": block} for n in range(BLOCKS) if (block := ids[n * BLOCK : (n + 1) * BLOCK])]
+        losses = answer_losses(model.eval(), rows, reporter=Recorder(), stage="")
+        found[name] = {"nats": list(losses.sums), "tokens": list(losses.tokens)}
     model.train(was_training)
-    return math.exp(sum(losses.sums) / sum(losses.tokens))
+    return found
 
 
 def _baked(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
@@ -171,22 +204,50 @@ def obeys(answer: str) -> bool:
 
 
 def show(found: dict[str, Any]) -> None:
-    """Both tables of the documents."""
+    """The tables of the documents."""
     arms = {arm: result for arm, result in found.items() if arm != "baked"}
-    if arms:
-        _forgetting(arms)
+    for narrow in (False, True):
+        if rows := {arm: result for arm, result in arms.items() if arm.startswith("narrow") == narrow}:
+            _forgetting(rows)
     if baked := found.get("baked"):
         print(f"\n{PROMPT} {baked['held']} held-out questions, share of answers that obey: {baked['shares']}")
 
 
 def _forgetting(arms: dict[str, Any]) -> None:
-    print("| | ROUGE-L | perplexity of answers | perplexity of unrelated text | training, s | memory, GB |\n|---|---|---|---|---|---|")
-    for side, found in {"before": next(iter(arms.values())), **arms}.items():
+    """One task: its scores, the perplexity of other text, and which share of what the plain arm forgot another keeps."""
+    from finetune.benchmark.intervals import estimate, mean_per_token, perplexity_of, ratio
+
+    first, plain = next(iter(arms.values())), next((result for arm, result in arms.items() if arm.endswith("plain")), None)
+    texts = list(first["before"])
+    print(
+        f"\n| | ROUGE-L | perplexity of answers | {' | '.join(f'perplexity, {text} | kept' for text in texts)} | training, s | memory, GB |"
+    )
+    print("|---|---|---|" + "---|---|" * len(texts) + "---|---|")
+    for side, found in {"before": first, **arms}.items():
         which = "before" if side == "before" else "after"
-        ends = {key: "[{:.3g}, {:.3g}]".format(*found["scores"]["intervals"][which][key]) for key in ("rougeL", "perplexity")}
-        scores = [f"{found['scores'][which][key]:.3g} {ends[key]}" for key in ends]
-        costs = ["", ""] if side == "before" else [f"{found['train_seconds']:.0f}", f"{found['memory'] / 1e9:.2f}"]
-        print(f"| {side} | {' | '.join(scores)} | {found[which]:.2f} | {' | '.join(costs)} |")
-    if "plain" in arms and "anchored" in arms:
-        lost = {arm: math.log(found["after"] / found["before"]) for arm, found in arms.items()}
-        print(f"\nOf the loss in nats per token on unrelated text, the anchor takes away {1 - lost['anchored'] / lost['plain']:.0%}.")
+        cells = [_cell(found["scores"][which][key], *found["scores"]["intervals"][which][key]) for key in ("rougeL", "perplexity")]
+        for text in texts:
+            losses = found[which][text]
+            score = estimate(perplexity_of(losses["nats"], losses["tokens"]))
+            cells += [_cell(score.value, score.low, score.high), ""]
+            if side != "before" and plain is not None and found is not plain:
+                forgotten, of = (mean_per_token(_rises(arm, text), losses["tokens"]) for arm in (found, plain))
+                left = ratio(forgotten, of) if estimate(of).low > 0 else None
+                cells[-1] = "nothing was forgotten" if left is None else "{:.0%} [{:.0%}, {:.0%}]".format(*_rest(left))
+        cells += ["", ""] if side == "before" else [f"{found['train_seconds']:.0f}", f"{found['memory'] / 1e9:.2f}"]
+        print(f"| {side} | {' | '.join(cells)} |")
+
+
+def _rises(arm: dict[str, Any], text: str) -> list[float]:
+    """By how much the loss of each block of a text rose, in nats."""
+    return [after - before for after, before in zip(arm["after"][text]["nats"], arm["before"][text]["nats"], strict=True)]
+
+
+def _rest(share: Any) -> tuple[float, float, float]:
+    """What is left of a share of all, 100 % where nothing of it was taken or less."""
+    value, least, most = (min(1.0, 1 - end) for end in (share.value, share.high, share.low))
+    return value, least, most
+
+
+def _cell(value: float, low: float, high: float) -> str:
+    return f"{value:.3g} [{low:.3g}, {high:.3g}]"

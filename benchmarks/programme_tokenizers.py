@@ -109,6 +109,7 @@ def retokenised(folder: str) -> str:
     from finetune.hardware.machine import inspect
     from finetune.recipe import DatasetSpec
     from finetune.runtime import RuntimeOptions
+    from finetune.settings import FromTeacher
 
     tokenizer, model = contest.starter(inspect(RuntimeOptions()), ours=True)
     content = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -119,7 +120,7 @@ def retokenised(folder: str) -> str:
     small = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(content)), clean_up_tokenization_spaces=False, **names)
     small.chat_template = tokenizer.chat_template
     rows = prepare_data(DatasetSpec(samples=100), tokenizer, seed=42).train
-    student = make_student(model, LAYERS, rows)
+    student = make_student(model, FromTeacher(layers=LAYERS), rows).model
     student.resize_token_embeddings(TOKENS)
     for each in (student, small):
         each.save_pretrained(folder)
