@@ -80,7 +80,8 @@ def test_vllm_tells_what_the_model_says_here(tmp_path: Path) -> None:
     assert told["rows"].tolist() == counts
     assert ids is not None
     assert torch.equal(told["ids"], ids)
-    torch.testing.assert_close(told["values"], values, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(told["values"][:, :20], values[:, :20], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(told["values"][:, 20].exp(), values[:, 20].exp(), rtol=0, atol=1e-5)  # what 32 bits leave of a sum near one
 
 
 @pytest.mark.skipif(not (find_spec("fastapi") and find_spec("uvicorn")), reason="`transformers serve` needs fastapi and uvicorn")

@@ -259,7 +259,10 @@ def test_what_cannot_be_answered_is_refused_in_a_sentence_and_leaves_nothing(
         ({"dataset": {"source": "generated"}}, "has `answers`, which is for rows that are read"),
         ({"approach": "distillation", "teacher": "self"}, "a model learns nothing new from rows that it wrote itself"),
         ({"approach": "distillation", "teachers": ["a", "b"]}, "which one teacher writes: give `teacher` alone"),
-        ({"approach": "distillation", "teacher": {"server": "http://localhost:8000/v1", "model": "m"}}, "which shows text only"),
+        (
+            {"approach": "distillation", "teacher": {"server": "http://localhost:8000/v1", "model": "m"}},
+            "gives no weights to make a student from",
+        ),
     ],
 )
 def test_recipes_that_do_not_go_together(layer: dict[str, Any], words: str) -> None:

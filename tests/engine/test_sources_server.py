@@ -145,7 +145,7 @@ def test_what_cannot_work_is_refused_in_a_sentence_and_leaves_nothing(shop: Work
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
-        ({"approach": "distillation"}, "a teacher on a server, which shows text only"),
+        ({"approach": "distillation"}, "a teacher on a server, which gives no weights to make a student from"),
         ({"dataset": {"source": "rows.csv"}}, "a teacher on a server, which writes rows"),
         ({"teacher": {"model": None}}, "needs a `model`"),
         ({"teacher": {"server": "localhost:8000"}}, "no address such as http://localhost:8000/v1"),
