@@ -19,9 +19,11 @@ import base64
 import hashlib
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -62,6 +64,7 @@ class HubServer:
         self.uploads: list[tuple[str, int]] = []
         self.sent = 0
         self._faults: dict[str, Fault] = {}
+        self.connections: set[socket.socket] = set()
         self._server = _listening(_handler(self))
         self._server.daemon_threads = True
         self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -73,6 +76,9 @@ class HubServer:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+        for connection in list(self.connections):  # that a client keeps would be taken for one with the next Hub
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     @property
     def received(self) -> int:
@@ -150,6 +156,14 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         cut_after: int | None = None
+
+        def setup(self) -> None:
+            super().setup()
+            hub.connections.add(self.connection)
+
+        def finish(self) -> None:
+            hub.connections.discard(self.connection)
+            super().finish()
 
         def do_GET(self) -> None:
             self.route()
