@@ -53,10 +53,11 @@ class Fault:
 class HubServer:
     """`tokens` maps a token to its account: name, and if need be role ("write", "read", "fineGrained"), fineGrained, orgs.
 
-    `requests` lists what was asked for; `sent` and `received` count bytes of files, `uploads` those of each transfer.
+    One after the other has the same address, which programs forked from a warm one have read already; `own_address` is for clients in this
+    process, which remember what they asked there. `requests` lists what was asked for; `sent` and `received` count bytes of files, `uploads` those of each transfer.
     """
 
-    def __init__(self, storage: Path, *, tokens: Mapping[str, dict[str, Any]] | None = None) -> None:
+    def __init__(self, storage: Path, *, tokens: Mapping[str, dict[str, Any]] | None = None, own_address: bool = False) -> None:
         self.storage, self.tokens = storage, dict(tokens or {})
         self.repos: dict[str, Repo] = {}
         self.datasets: dict[str, Repo] = {}
@@ -65,7 +66,7 @@ class HubServer:
         self.sent = 0
         self._faults: dict[str, Fault] = {}
         self.connections: set[socket.socket] = set()
-        self._server = _listening(_handler(self))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self)) if own_address else _usual(_handler(self))
         self._server.daemon_threads = True
         self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -141,8 +142,8 @@ def client_of(address: str, home: Path, token: str | None) -> dict[str, str]:
 _usual_port = 0
 
 
-def _listening(handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
-    """At the address of the Hub before, unless that is still there: programs forked from a warm one have read it already."""
+def _usual(handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+    """At the address of the Hub before, unless that is still there."""
     global _usual_port
     try:
         server = ThreadingHTTPServer(("127.0.0.1", _usual_port), handler)

@@ -31,7 +31,7 @@ from finetune.wizard.questions import PAUSE_SECONDS, Suggestions
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """This process talks to it; no token, and a cache of its own."""
-    with HubServer(tmp_path / "hub") as server:
+    with HubServer(tmp_path / "hub", own_address=True) as server:
         for name, value in {"ENDPOINT": server.address, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": False}.items():
             monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
         monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
