@@ -54,8 +54,8 @@ class HubServer:
     """`tokens` maps a token to its account: name, and if need be role ("write", "read", "fineGrained"), fineGrained, orgs.
 
     One after the other has the same address, which programs forked from a warm one have read already; `own_address` is for clients in this
-    process, which remember what they asked there. `requests` lists what was asked for; `sent` and `received` count bytes of files, `uploads`
-    those of each transfer.
+    process, which remember what they asked there. `requests` lists what was asked for; `sent` and `received` count bytes of files,
+    `uploads` those of each transfer.
     """
 
     def __init__(self, storage: Path, *, tokens: Mapping[str, dict[str, Any]] | None = None, own_address: bool = False) -> None:
