@@ -27,7 +27,7 @@ def ask_recipe(prompter: Prompter, look: Callable[[], HostInfo]) -> Recipe:
     from finetune.wizard.defaults import defaults
 
     here = look()
-    draft = defaults(here, approach)
+    draft = step1_models.with_own_teacher(defaults(here, approach))
     for step in (step1_models, step2_dataset, step3_config, step4_train, step5_benchmark):
         draft = step.ask(draft, prompter, here)
     return Recipe.from_layers(draft)

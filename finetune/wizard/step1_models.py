@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -69,10 +70,12 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         return put(draft, "model", _ask_model(prompter, here, Question("model", "Model", default, _offered(here, default), more=MORE)))
     way = several_teachers.ask_way(prompter)
     teacher = get(draft, "teacher.source")
-    offered = _offered(here, teacher)
+    offered = _offered(here, teacher, get(defaults(here, "distillation"), "teacher.source"))
     if way != several_teachers.SEVERAL:
         offered.append(Choice(SELF, "The model itself", "learns a task and stays close to what it was"))
-    question = Question("teacher", "Teacher", teacher, offered, help="The model to imitate.", more=MORE_TEACHER)
+    own = any(run.value == teacher for run in _earlier_runs())
+    help = "The model to imitate: your own fine-tuning, so that the student knows the same task." if own else "The model to imitate."
+    question = Question("teacher", "Teacher", teacher, offered, help=help, more=MORE_TEACHER)
     teacher = _ask_model(prompter, here, question)
     if teacher == SELF:
         draft = defaults(here, "distillation", itself=True)
@@ -212,28 +215,40 @@ def _to_download(name: str) -> ModelSource | None:
     return source if source.kind == "hub" and cached(source.name, source.revision) is None else None
 
 
-def _offered(here: HostInfo, default: str) -> list[Choice]:
-    """The default, all earlier runs, then what fits this machine as far as there is room."""
+def with_own_teacher(draft: Draft) -> Draft:
+    """Of a distillation: the newest fine-tuning in the working folder is proposed as the teacher, if there is one."""
+    own = next((folder for folder, approach, _ in _finished() if approach == "fine-tuning"), None)
+    return {**draft, "teacher": own} if own and draft["approach"] == "distillation" else draft
+
+
+def _offered(here: HostInfo, default: str, usual: str = "") -> list[Choice]:
+    """The default, all earlier runs, the `usual` one, then what fits this machine as far as there is room."""
     room = here.glance.gpu_memory_bytes or here.glance.memory_bytes
     fitting = [entry for entry in CATALOGUE if here.hub and not entry.gated and entry.parameters * BYTES_TO_TRAIN_A_PARAMETER < room]
-    known = find(default)
-    first = _entry_choice(known, default) if known else Choice(default, default)
-    runs = [run for run in _earlier_runs() if run.value != default]
-    others = [_entry_choice(entry) for entry in fitting if entry.id not in (default, known and known.id)]
-    return [first, *runs, *others[: max(0, MOST_OFFERED - 1 - len(runs))]]
+    runs = _earlier_runs()
+    first = next((run for run in runs if run.value == default), _choice(default))
+    rest = [run for run in runs if run.value != default] + ([_choice(usual)] if usual not in ("", default) else [])
+    shown = {entry.id for name in (default, usual) if (entry := find(name))}
+    others = [_entry_choice(entry) for entry in fitting if entry.id not in (default, usual, *shown)]
+    return [first, *rest, *others[: max(0, MOST_OFFERED - 1 - len(rest))]]
 
 
 def _earlier_runs() -> list[Choice]:
     """Finished runs in the working folder, newest first."""
-    found = sorted(Path().glob("*/run/benchmark.json"), key=lambda path: -path.stat().st_mtime)
-    runs = []
-    for path in found:
+    return [Choice(folder, folder, f"your own run: {approach}, {spoken(ago)} ago") for folder, approach, ago in _finished()]
+
+
+def _finished() -> Iterator[tuple[str, str, float]]:
+    """Folder and approach of each finished run in the working folder, and how many seconds ago it was; newest first."""
+    for path in sorted(Path().glob("*/run/benchmark.json"), key=lambda path: -path.stat().st_mtime):
         with suppress(RecipeError):  # written by another version; it can still be typed
-            recipe = Recipe.load(path.with_name("recipe.yaml"))
-            folder = f"./{path.parent.parent.as_posix()}"
-            ago = spoken(max(0.0, time.time() - path.stat().st_mtime))
-            runs.append(Choice(folder, folder, f"your own run: {recipe.approach}, {ago} ago"))
-    return runs
+            approach = Recipe.load(path.with_name("recipe.yaml")).approach
+            yield f"./{path.parent.parent.as_posix()}", approach, max(0.0, time.time() - path.stat().st_mtime)
+
+
+def _choice(name: str) -> Choice:
+    known = find(name)
+    return _entry_choice(known, name) if known else Choice(name, name)
 
 
 def _entry_choice(entry: CatalogueEntry, name: str | None = None) -> Choice:

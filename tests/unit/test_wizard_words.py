@@ -16,7 +16,7 @@ from wizard_answers import BACK, Listening, enter_all_the_way, here
 
 from finetune import reasons
 from finetune.errors import DatasetError, HardwareError, ModelNotFound, OutOfMemory, OutputExists, RecipeError
-from finetune.recipe import Recipe, known_keys
+from finetune.recipe import STARTER, Recipe, known_keys
 from finetune.wizard import ask_recipe, known_readings, review, step6_upload, teachers_run
 from finetune.wizard.conversation import agree
 from finetune.wizard.faults import in_words, step_of
@@ -322,8 +322,26 @@ def test_all_own_runs_are_offered_newest_first(workplace: Path) -> None:
     prompter = Listening({"approach": "distillation"})
     ask(prompter)
     values = [choice.value for choice in prompter.offered["teacher"]]
-    assert values[1:10] == [f"./run-{number}" for number in range(9)]
-    assert prompter.offered["teacher"][3].note == "your own run: fine-tuning, 2 hours ago"
+    assert values[:9] == [f"./run-{number}" for number in range(9)]
+    assert values[9] == STARTER
+    assert prompter.offered["teacher"][2].note == "your own run: fine-tuning, 2 hours ago"
+
+
+def test_the_newest_fine_tuning_is_proposed_as_the_teacher_and_a_distilled_model_is_not(workplace: Path) -> None:
+    own_run(workplace / "small", approach="distillation", teacher=STARTER)
+    assert teacher_of_enter(workplace) == STARTER
+    own_run(workplace / "older", adapter_of=model(workplace / "base", layers=30), age=7200.0)
+    own_run(workplace / "newer", adapter_of=workplace / "base", age=3600.0)
+    assert teacher_of_enter(workplace) == "./newer"
+
+
+def teacher_of_enter(workplace: Path) -> str:
+    prompter = Listening({"approach": "distillation"})
+    recipe = ask(prompter)
+    assert recipe.teacher
+    assert ("your own fine-tuning" in prompter.helps["teacher"]) == (recipe.teacher.source != STARTER)
+    assert recipe.model_dump()["model"] == {"from_teacher": {"size": 0.75}}
+    return recipe.teacher.source
 
 
 def test_the_data_of_a_teacher_are_proposed_with_their_columns_and_the_same_rows_held_out(workplace: Path) -> None:
