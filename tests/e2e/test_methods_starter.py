@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = ["dataset.max_length=96", "dataset.held_out=0.2", "benchmark.rows=4"]
 SMALL += ["training.batch_size=4", "training.epochs=1", "benchmark.speed=false"]
 METHODS = {
-    "qlora": ["method.kind=qlora", "dataset.samples=20"],
+    "qlora": ["method.kind=qlora", "dataset.samples=20", "dataset.max_length=64"],
     "adalora": ["method.kind=adalora", "dataset.samples=32", "method.r=3", "method.init_r=6"],
 }
 
