@@ -10,7 +10,7 @@ from fuzz import fuzz
 from fuzz_kinds import HEAVY, LIGHT
 
 SEED = 11
-COUNTS = {**dict.fromkeys(LIGHT, 120), **dict.fromkeys(HEAVY, 10), "recipe": 20, "run": 20, "checkpoint": 2, "xlsx": 60}
+COUNTS = {**dict.fromkeys(LIGHT, 200), **dict.fromkeys(HEAVY, 10), "recipe": 20, "run": 20, "checkpoint": 2, "xlsx": 60}
 KINDS = [name for name in (*LIGHT, *HEAVY) if name != "xlsx" or find_spec("openpyxl")]
 
 
