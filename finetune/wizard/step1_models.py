@@ -73,7 +73,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     offered = _offered(here, teacher, get(defaults(here, "distillation"), "teacher.source"))
     if way != several_teachers.SEVERAL:
         offered.append(Choice(SELF, "The model itself", "learns a task and stays close to what it was"))
-    own = any(run.value == teacher for run in _earlier_runs())
+    own = teacher in [folder for folder, approach, _ in _finished() if approach == "fine-tuning"]
     help = "The model to imitate: your own fine-tuning, so that the student knows the same task." if own else "The model to imitate."
     question = Question("teacher", "Teacher", teacher, offered, help=help, more=MORE_TEACHER)
     teacher = _ask_model(prompter, here, question)
@@ -217,8 +217,10 @@ def _to_download(name: str) -> ModelSource | None:
 
 def with_own_teacher(draft: Draft) -> Draft:
     """Of a distillation: the newest fine-tuning in the working folder is proposed as the teacher, if there is one."""
+    if draft["approach"] != "distillation":
+        return draft
     own = next((folder for folder, approach, _ in _finished() if approach == "fine-tuning"), None)
-    return {**draft, "teacher": own} if own and draft["approach"] == "distillation" else draft
+    return {**draft, "teacher": own} if own else draft
 
 
 def _offered(here: HostInfo, default: str, usual: str = "") -> list[Choice]:
@@ -229,7 +231,7 @@ def _offered(here: HostInfo, default: str, usual: str = "") -> list[Choice]:
     first = next((run for run in runs if run.value == default), _choice(default))
     rest = [run for run in runs if run.value != default] + ([_choice(usual)] if usual not in ("", default) else [])
     shown = {entry.id for name in (default, usual) if (entry := find(name))}
-    others = [_entry_choice(entry) for entry in fitting if entry.id not in (default, usual, *shown)]
+    others = [_entry_choice(entry) for entry in fitting if entry.id not in shown]
     return [first, *rest, *others[: max(0, MOST_OFFERED - 1 - len(rest))]]
 
 
