@@ -90,6 +90,11 @@ class TeacherRows(Sequence[Any]):
         return map(as_teacher_sees, self.rows)
 
 
+def teacher_rows(rows: Any) -> Any:
+    """The rows as the teacher reads them: the same, unless only it is told a system prompt."""
+    return TeacherRows(rows) if is_prompted(rows) else rows
+
+
 def is_prompted(rows: Any) -> bool:
     """Whether the teacher of a dataset sees other tokens than its student."""
     return TEACHER_IDS in (getattr(rows, "column_names", None) or [])

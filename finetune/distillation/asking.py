@@ -14,7 +14,7 @@ from typing import Any
 from datasets import concatenate_datasets
 
 from finetune.data.prepare import PreparedData
-from finetune.data.system_prompt import TeacherRows, is_prompted
+from finetune.data.system_prompt import teacher_rows
 from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.across_tokenizers.spans import SpanReading
 from finetune.distillation.across_tokenizers.ways import reading_of
@@ -67,7 +67,7 @@ class Asking:
         compared: Compared | None = None,
     ) -> None:
         self.spec, self.student, self.model, self.reporter = spec, student, model, reporter
-        self.rows = TeacherRows(rows) if is_prompted(rows) else rows
+        self.rows = teacher_rows(rows)
         self.folder, self.reading, self.identity = runtime.cache_dir / "teachers", reading, identity_of(model, name)
         with as_teacher(model) as asked:
             self.head = head_of(asked)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.prepare import PreparedData, tokenizer_fingerprint
-from finetune.data.system_prompt import TeacherRows, is_prompted
+from finetune.data.system_prompt import teacher_rows
 from finetune.distillation.asking import rows_asked
 from finetune.distillation.cache import CacheKey, TeacherCache, read_index
 from finetune.distillation.cache_builder import Answers, Asked, cache_key, filled, supervised_counts
@@ -47,10 +47,9 @@ class Graded:
     @classmethod
     def of(cls, recipe: Recipe, data: PreparedData, tokenizer: Any, runtime: RuntimeOptions) -> Graded:
         """The rows of a run whose teacher is on a server."""
-        spec, rows = recipe.grader, rows_asked(recipe, data)
+        spec, rows = recipe.grader, teacher_rows(rows_asked(recipe, data))
         assert spec is not None
         assert spec.server is not None
-        rows = TeacherRows(rows) if is_prompted(rows) else rows
         parts = [str(VERSION), spec.server.rstrip("/"), str(spec.model), tokenizer_fingerprint(tokenizer), str(spec.likeliest)]
         key = cache_key("top_k", digest(parts), rows, vocabulary=tokens_of(tokenizer))
         return cls(rows, key, runtime.cache_dir / "teachers" / key.digest(), spec.likeliest)
