@@ -19,11 +19,9 @@ import base64
 import hashlib
 import json
 import re
-import socket
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -54,8 +52,8 @@ class HubServer:
     """`tokens` maps a token to its account: name, and if need be role ("write", "read", "fineGrained"), fineGrained, orgs.
 
     One after the other has the same address, which programs forked from a warm one have read already; `own_address` is for clients in this
-    process, which remember what they asked there. `requests` lists what was asked for; `sent` and `received` count bytes of files,
-    `uploads` those of each transfer.
+    process, which keep connections and remember what they asked there. `requests` lists what was asked for; `sent` and `received` count
+    bytes of files, `uploads` those of each transfer.
     """
 
     def __init__(self, storage: Path, *, tokens: Mapping[str, dict[str, Any]] | None = None, own_address: bool = False) -> None:
@@ -66,7 +64,6 @@ class HubServer:
         self.uploads: list[tuple[str, int]] = []
         self.sent = 0
         self._faults: dict[str, Fault] = {}
-        self.connections: set[socket.socket] = set()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self)) if own_address else _usual(_handler(self))
         self._server.daemon_threads = True
         self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -78,9 +75,6 @@ class HubServer:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
-        for connection in list(self.connections):  # that a client keeps would be taken for one with the next Hub
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
 
     @property
     def received(self) -> int:
@@ -158,14 +152,6 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         cut_after: int | None = None
-
-        def setup(self) -> None:
-            super().setup()
-            hub.connections.add(self.connection)
-
-        def finish(self) -> None:
-            hub.connections.discard(self.connection)
-            super().finish()
 
         def do_GET(self) -> None:
             self.route()
