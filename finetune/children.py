@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,14 @@ def python_child(
         **alone,
         **options,
     )
+
+
+def end(process: subprocess.Popen[str]) -> int:
+    """Kill the process if it still runs, close our ends of its pipes, and return its exit code."""
+    process.kill()
+    code = process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            with suppress(OSError):  # what it did not read before it ended
+                pipe.close()
+    return code

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.children import python_child
+from finetune.children import end, python_child
 from finetune.errors import FinetuneError
 from finetune.export.probes import Turns
 from finetune.formatting import strip_control_chars
@@ -82,8 +82,7 @@ def asked(path: Path, questions: Questions, progress: Callable[[int, int], None]
                 last = [line for line in map(str.strip, log) if line][-1:] or [f"exit code {process.returncode}"]
                 raise FinetuneError(f"llama.cpp ended while it ran {path.name}: {strip_control_chars(last[0])[:200]}.")
         finally:
-            process.kill()
-            process.wait()
+            end(process)
     return answers
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from typing import Any
 
-from finetune.children import python_child
+from finetune.children import end, python_child
 from finetune.events import Progress
 from finetune.run_context import RunContext
 from finetune.storage import unwritable_cache
@@ -73,8 +73,7 @@ def measure_first(context: RunContext, seconds: float | None = None) -> Measurem
         finally:
             in_time = out_of_time.is_alive()
             out_of_time.cancel()
-            process.kill()
-            code = process.wait()
+            code = end(process)
     if "problem" not in found and "training" not in found:
         found["problem"] = _why(code, seconds, in_time)
     return Measurement(

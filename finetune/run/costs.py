@@ -23,7 +23,7 @@ from typing import Any
 
 from finetune.benchmark.generation import SPEED_PROMPTS
 from finetune.benchmark.scoring import Cost, chosen_rows
-from finetune.children import python_child
+from finetune.children import end, python_child
 from finetune.errors import HardwareError
 from finetune.events import Notice, Progress
 from finetune.formatting import size
@@ -146,5 +146,4 @@ def _process(context: RunContext, side: str, prompts: list[list[int]], folder: P
         answering.say(json.dumps({"recipe": recipe, "runtime": context.runtime.to_dict(), "side": side, "prompts": prompts}))
         yield answering
     finally:
-        process.kill()
-        process.wait()
+        end(process)

@@ -51,7 +51,7 @@ class Writer:
         ids, mask = torch.cat([begins, ids], 1), torch.cat([torch.ones_like(begins), mask], 1)
         sampled = {"do_sample": True, "top_p": self.TOP_P, "top_k": 0, "temperature": temperature}
         with greedy(inner, stops, pad=self.pad, max_new_tokens=most, **sampled):
-            made = inner.generate(ids, attention_mask=mask, past_key_values=cache)[:, ids.shape[1] :].tolist()
+            made = inner.generate(ids, attention_mask=mask, cache=cache)[:, ids.shape[1] :].tolist()
         found = []
         for tokens in made:
             kept = list(takewhile(lambda token: token not in stops, tokens))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import finetune
-from finetune.children import python_child
+from finetune.children import end, python_child
 
 ROOT = Path(__file__).parents[2]
 SHADOWS = (
@@ -72,3 +72,16 @@ def test_the_program_in_a_checkout_takes_libraries_for_what_they_are(theirs: Pat
     assert str(theirs / "psutil.py") not in done.stdout
     assert str(theirs / "finetune" / "__init__.py") in done.stdout
     assert not (theirs / "RUN").exists()
+
+
+def test_a_child_that_is_ended_leaves_no_pipe_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "asleep.py").write_text("import time\nprint('here', flush=True)\ntime.sleep(600)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    child = python_child(["asleep"], tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert child.stdout.readline() == "here\n"
+    child.stdin.write("never read, and still in the buffer when the child is gone")
+    assert end(child) == child.returncode != 0
+    assert child.stdin.closed
+    assert child.stdout.closed
