@@ -52,7 +52,7 @@ TASKS = {
     "summarise": Task(
         "Summaries",
         "answers that keep to a text; half of them its own",
-        {"objective": "jsd", "alpha": 0.2, "temperature": 1.0, "supervise": "all", "on_policy": {"share": 0.5}},
+        {"objective": "forward_kl", "alpha": 0.2, "temperature": 1.0, "supervise": "all", "on_policy": {"share": 0.5}},
     ),
     "classify": Task(
         "Choosing a label",

@@ -68,7 +68,7 @@ class Writer:
         shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
         if len(prompts) == 1 or shared < FEWEST_SHARED:
             return None, 0
-        cache = inner(torch.tensor([prompts[0][:shared]], device=device), use_cache=True, logits_to_keep=1).past_key_values
+        cache = inner(torch.tensor([prompts[0][:shared]], device=device), use_cache=True, logits_to_keep=1).cache
         if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
             return None, 0
         cache.batch_repeat_interleave(len(prompts))

@@ -151,7 +151,7 @@ class TestTheTrainer:
         for kind, place in (("v", 1), *((("k", 0),) if name in ("gpt2", "opt", "bloom") else ())):
             watched = {"it": [projection(model, layer_stack(model)[-1], kind)]}
             with inside.watching(watched) as seen, torch.no_grad():
-                kept = model(torch.arange(4, 11)[None], use_cache=True).past_key_values
+                kept = model(torch.arange(4, 11)[None], use_cache=True).cache
             layer = kept.layers[-1]
             torch.testing.assert_close(seen["it"][0], (layer.keys, layer.values)[place].transpose(1, 2).flatten(2))
 
