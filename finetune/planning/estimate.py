@@ -284,6 +284,7 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
 
     from finetune.distillation.cache_choice import problem_of, signals_for
     from finetune.distillation.corrected import MARGIN_BYTES
+    from finetune.distillation.signals import bytes_of
     from finetune.training.head import Head
 
     recipe, report = context.recipe, context.data.report
@@ -313,7 +314,7 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
             continue
         if kind in signals:
             tokens = round(supervised * share)
-            size_of_all += signals[kind].bytes(tokens, head(teacher, narrow), student)
+            size_of_all += bytes_of(signals[kind], tokens, head(teacher, narrow), student)
             size_of_all += MARGIN_BYTES * tokens if recipe.distillation.correct else 0
             size_of_all += kept_bytes(context, number, tokens, round(read * share), shape.learning.layers)
         operations += 2 * teacher.parameters * read * share * times
