@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from finetune import registry
 from finetune.errors import RecipeError
 from finetune.recipe import Recipe, merge, nested
-from finetune.settings import Known, help_of, label, usual
+from finetune.settings import GENERATED, Known, help_of, label, usual
 from finetune.wizard.explained import more_about, notes_of
 from finetune.wizard.prompter import Check, Choice, Prompter, Question, anything
 
@@ -36,6 +36,18 @@ def get(draft: Mapping[str, Any], key: str) -> Any:
 def imitates(draft: Mapping[str, Any]) -> bool:
     """Whether the model learns from another one, and not from rows."""
     return draft["approach"] == "distillation" and not Recipe.from_layers(draft).teaches_itself
+
+
+def has_writer(draft: Mapping[str, Any]) -> bool:
+    """Whether one other model teaches, which could write rows too, or answers to prompts."""
+    recipe = Recipe.from_layers(draft)
+    return len(recipe.all_teachers) == 1 and not recipe.teaches_itself
+
+
+def written_by_teacher(draft: Draft) -> Draft:
+    """The draft with rows that the teacher writes, as many as are proposed for it."""
+    kept = {key: value for key, value in draft.get("dataset", {}).items() if key in ("max_length", "held_out")}
+    return {**draft, "dataset": {**kept, "source": GENERATED}}
 
 
 def parsed(draft: Draft, key: str, value: Any) -> Any:

@@ -19,7 +19,7 @@ from finetune.settings import FromTeacher, help_of, label
 from finetune.teacher_settings import SELF
 from finetune.wizard import on_policy, rounds, several_teachers, suggest
 from finetune.wizard.defaults import defaults, why
-from finetune.wizard.draft import Draft, field_of, get, problem, put
+from finetune.wizard.draft import Draft, field_of, get, problem, put, written_by_teacher
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Prompter, Question, anything
 from finetune.wizard.teachers_run import proposal, sentence
@@ -71,7 +71,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     way = several_teachers.ask_way(prompter)
     teacher = get(draft, "teacher.source")
     offered = _offered(here, teacher, get(defaults(here, "distillation"), "teacher.source"))
-    if way != several_teachers.SEVERAL:
+    if way not in (several_teachers.SEVERAL, several_teachers.NOTHING):
         offered.append(Choice(SELF, "The model itself", "learns a task and stays close to what it was"))
     own = teacher in [folder for folder, approach, _ in _finished() if approach == "fine-tuning"]
     help = "The model to imitate: your own fine-tuning, so that the student knows the same task." if own else "The model to imitate."
@@ -83,7 +83,9 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         draft = put(draft, "model", _ask_model(prompter, here, Question("model", "Model", default, _offered(here, default), more=MORE)))
         return on_policy.chosen(draft) if way == several_teachers.OWN else _system_prompt(draft, prompter)
     draft = {**draft, "teacher": teacher}
-    if found := proposal(teacher):
+    if way == several_teachers.NOTHING:
+        draft = written_by_teacher(draft)
+    elif found := proposal(teacher):
         draft = {**draft, **found}
         prompter.note(sentence(found))
     if way == several_teachers.SEVERAL:
