@@ -20,10 +20,11 @@ from finetune.recipe import Recipe, StudentSpec, TeacherSpec
 from finetune.registry import title
 from finetune.screen.data import data_report
 from finetune.screen.tables import block, pairs
-from finetune.screen.wording import about
+from finetune.screen.wording import about, briefly
 from finetune.task_settings import task_words
 from finetune.teacher_settings import OneTeacherSpec, grading_words, host_of, part_of
 
+LEAST_SHOWN = 0.02  # of the time
 CACHES = {
     "auto": "the teacher runs once; its outputs are cached on disk",
     "hidden": "the teacher runs once; its hidden states are cached on disk",
@@ -131,6 +132,9 @@ def _cost(plan: Plan) -> Iterator[tuple[str, RenderableType]]:
     time = Text(about(plan.seconds), style="bold")
     if plan.measured and plan.measured["steps"]:
         time.append(f"  measured: {_steps(plan.measured['steps'])}, {count(plan.measured['tokens_per_second'])} tokens/s", style="quiet")
+    shown = [f"{name} {briefly(seconds)}" for name, seconds in plan.stages.items() if seconds >= max(1.0, LEAST_SHOWN * plan.seconds)]
+    if len(shown) > 1:
+        time.append(f"\n{', '.join(shown)}", style="quiet")
     yield "Time", time
 
 
