@@ -213,7 +213,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     measured_tokens, evaluated = measuring(context)
     if measured_tokens:
         # The teachers of rows that are not cached read them too.
-        readers = parameters + (beside // narrow if context.distils and context.teacher_stays else 0)
+        readers = parameters + (beside // narrow if context.distils and context.asks_every_step else 0)
         measuring_seconds = 2 * measured_tokens * readers / _rate(context) / context.devices
     else:
         measuring_seconds = 0.0
@@ -309,7 +309,7 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
     spec = recipe.distillation
     signals = signals_for(spec.across_tokenizers == "spans" and any(context.alignments))
     valid = next(name for name, signal in signals.items() if problem_of(signal, student, spec.objective, spec.features) is None)
-    kind = "none" if context.teacher_stays else valid if spec.cache == "auto" else spec.cache
+    kind = "none" if context.asks_every_step else valid if spec.cache == "auto" else spec.cache
     times = recipe.training.passes if kind == "none" else 1
     size_of_all, operations, numbers = 0, 0.0, teacher_rows(recipe, context.data.train)
     more = context.decides_between == "steps"  # rows that teachers are asked about
@@ -354,8 +354,8 @@ def _stages(
     rows = min(recipe.benchmark.rows, report.held_out) * (2 + len(shape.teachers))
     answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if whole_on == "cpu" else 20)
     steps = recipe.training.passes * training * (footprint.slowdown if machine.device == "cpu" else 1) / context.devices
-    asking /= context.devices if context.teacher_stays else max(1, context.devices // context.runtime.nodes)
-    asked = asking if context.teacher_stays or not further else 0.0
+    asking /= context.devices if context.asks_every_step else max(1, context.devices // context.runtime.nodes)
+    asked = asking if context.asks_every_step or not further else 0.0
     seconds = {TEACHER: asked / rate, TRAINING: steps / rate}
     if machine.device == "cuda":  # which is quicker than what tells it what to do, where the model or the batch is small
         batches = steps_of(recipe.training, report.train_sequences) * recipe.training.gradient_accumulation

@@ -238,7 +238,8 @@ def test_the_plan_counts_all_rounds_and_the_memory_of_the_largest(shop: Workshop
     assert whole.parameters == last.parameters
     assert whole.memory == first.memory
     assert whole.stages["training"] > first.stages["training"]
-    assert whole.stages["running the teacher"] == first.stages["running the teacher"], "it is asked once"
+    once = first.stages["running the teacher"]  # as fast as this machine was just then
+    assert whole.stages["running the teacher"] == pytest.approx(once, rel=0.5), "and not in each of three rounds"
     assert sum(whole.stages.values()) == whole.seconds
     assert whole.cache_bytes == first.cache_bytes
     assert whole.disk_bytes > first.disk_bytes + 4 * (first.parameters + last.parameters)
