@@ -99,7 +99,8 @@ def ask_field(
 ) -> Draft:
     """Ask for one recipe key, as its field says: label, help, choices, yes or no, or a line that the recipe checks, and then `check`.
 
-    `only_usual` refuses what is outside the usual range.
+    What the recipe would not accept beside the other answers is not offered, and F1 tells why. `only_usual` refuses what is outside the
+    usual range.
     """
     field, now = field_of(draft, key), get(draft, key)
     names = any(get_origin(option) is list for option in (field.annotation, *get_args(field.annotation)))
@@ -111,15 +112,20 @@ def ask_field(
             return f"Must be from {between}."
         return found or check(answer)
 
+    choices = choices_of(field, notes_of(key))
+    refused = {choice.value: said for choice in choices if (said := problem(draft, key, choice.value))}
+    not_here = [
+        f"Not possible here: {choice.title} ({refused[choice.value].rstrip('.')})." for choice in choices if choice.value in refused
+    ]
     answer = prompter.ask(
         Question(
             key,
             label(key.rpartition(".")[2], field),
             default=now if field.annotation is bool else default or shown(now),
-            choices=choices_of(field, notes_of(key)),
+            choices=[choice for choice in choices if choice.value not in refused],
             check=wrong,
             help=help or help_of(field),
-            more=more or more_about(key),
+            more="\n".join([more or more_about(key), *not_here]),
         )
     )
     return put(draft, key, _names(str(answer)) if names else answer)
