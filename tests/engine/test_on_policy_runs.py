@@ -17,6 +17,7 @@ from finetune.errors import Interrupted, RecipeError
 from finetune.events import Notice, OwnAnswers, Recorder, TrainingStep, read_events
 from finetune.publish.card import card_of
 from finetune.screen.console import THEME
+from finetune.screen.plan_table import review
 from finetune.screen.results import scores_table
 
 SPEC = {"share": 0.5, "tokens": 12, "refresh": 8}
@@ -157,6 +158,9 @@ def test_the_plan_counts_the_teacher_and_the_writing(shop: Workshop) -> None:
     assert practised.stages["own answers"] > 0
     (said,) = (note for note in practised.notes if "own answers" in note)
     assert "50 % of the rows are the student's own answers: about 24 of up to 12 tokens, 8 at a time" in said
+    console = Console(width=200, record=True, file=io.StringIO(), theme=THEME)
+    console.print(review(Recipe.from_layers(layer(shop)), practised))
+    assert "at most; it stays in memory to read the student's own answers" in console.export_text()
     two = shop.tuner(layer(shop, **KINDS["mixed"](shop))).plan()
     assert two.memory["teacher"] > practised.memory["teacher"]  # both stay
     short = shop.tuner(layer(shop, distillation={"on_policy": {**SPEC, "tokens": 3}})).plan()
