@@ -21,6 +21,7 @@ RUNTIME = ("--json", "--device", "--dtype", "--trust-remote-code")
 ANYWHERE = ("--plain", "--no-color", "--debug")
 DEVICES = ("--nproc", "--on", "--nodes", "--node-rank", "--rdzv", "--shard")
 PARTS = {"model.from_teacher": "students", "distillation.features": "terms"}  # recipe keys whose own keys are names in the registry
+TOLD = ("teacher", "teachers", "dataset", "distillation")  # recipe keys whose own keys no command has another word for
 WIZARD = ("--yes", "--version", *WITH_RECIPE, *RUNTIME, *DEVICES, "--examples")  # without a command
 
 COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -253,7 +254,7 @@ def _kinds() -> str:
 
 
 def _choices(*of_parts: str) -> str:
-    """The names a recipe can use: methods, objectives, metrics, trackers and keys that are names, those of other packages too.
+    """The names a recipe can use: methods, objectives, metrics, trackers and keys that are names, those of other packages too; and keys.
 
     With `of_parts` only those of these parts of the recipe.
     """
@@ -267,9 +268,20 @@ def _choices(*of_parts: str) -> str:
         titled = kind in registry.DESCRIBED
         rows = registry.choices(kind) if titled else [(name, "", "") for name in registry.names(kind)]
         sections.append(f"\nNames for the recipe key {key}:\n" + _columns((name, ": ".join(filter(None, about))) for name, *about in rows))
-    for key, kind in PARTS.items() if not of_parts else ():
-        listed = _columns((name, ": ".join(filter(None, about))) for name, *about in registry.choices(kind))
-        sections.append(f"\nKeys under the recipe key {key}:\n{listed}")
+    if not of_parts:
+        from finetune.schema import keys_of_parts
+        from finetune.task_settings import TASKS
+
+        tasks = _columns((name, f"{task.title}: {task.summary}") for name, task in TASKS.items())
+        sections.append(f"\nNames for the recipe key distillation.task:\n{tasks}")
+        for key, kind in PARTS.items():
+            listed = _columns((name, ": ".join(filter(None, about))) for name, *about in registry.choices(kind))
+            sections.append(f"\nKeys under the recipe key {key}:\n{listed}")
+        told = {f"{key}.{name}" for key, kind in PARTS.items() for name in registry.names(kind)}
+        for part in TOLD:
+            keys = [(key.removeprefix(f"{part}."), help) for key, help in keys_of_parts(part).items() if key not in told]
+            beside = ", beside those of teacher" if part == "teachers" else ""
+            sections.append(f"\nKeys under the recipe key {part}{beside}:\n{_columns(keys)}")
     return "\n".join(sections) + "\n"
 
 

@@ -17,7 +17,7 @@ from finetune.teacher_settings import problem_of_several
 
 
 def contradiction(recipe: Any) -> str | None:
-    """The first that is found: half a sentence about the recipe, or a whole one."""
+    """The first that is found, as half a sentence about the recipe."""
     checks = (_student, _rounds, _teachers, _writers, _grader, _tokenizers, _practice, _few_bits, _features, _evaluation, _new_tokens)
     return next((said for check in checks for said in check(recipe)), None)
 
@@ -25,15 +25,17 @@ def contradiction(recipe: Any) -> str | None:
 def _student(recipe: Any) -> Iterator[str]:
     made, teacher = isinstance(recipe.model, StudentSpec), recipe.teacher
     if recipe.approach == "fine-tuning" and made:
-        yield "`model: {from_teacher: ...}` makes a student, which needs `approach: distillation`"
+        yield "has `model: {from_teacher: ...}`, which makes a student and needs `approach: distillation`"
+    if made and any(each.load_in for each in recipe.named_teachers[:1]):
+        yield "has `model: {from_teacher: ...}` and a teacher with `load_in`, of whose rounded weights no student can be made: give one"
     if recipe.distillation.task and recipe.approach == "fine-tuning":
         yield "has `distillation.task`, which needs `approach: distillation`"
     if teacher and teacher.is_self and recipe.approach == "fine-tuning":
-        yield "`teacher: self` needs `approach: distillation`"
+        yield "has `teacher: self`, which needs `approach: distillation`"
     if teacher and teacher.is_self and made:
-        yield "`teacher: self` trains a model that is its own teacher: name it under `model`, without `from_teacher`"
+        yield "has `teacher: self`, which trains a model that is its own teacher: name it under `model`, without `from_teacher`"
     if teacher and teacher.system and recipe.approach == "distillation" and recipe.distillation.supervise == "all":
-        yield "`teacher.system` stands before the prompts of the teacher alone: only `supervise: answers` can compare both"
+        yield "has `teacher.system`, which stands before the prompts of the teacher alone: only `supervise: answers` can compare both"
 
 
 def _rounds(recipe: Any) -> Iterator[str]:
@@ -156,8 +158,9 @@ def _few_bits(recipe: Any) -> Iterator[str]:
         yield "has `distillation.quantize`, which needs `approach: distillation`: name the model as `teacher` and as `model`"
     if recipe.teaches_itself:
         yield "has `distillation.quantize` and `teacher: self`, which would be rounded too: name the model as `teacher` and as `model`"
-    if recipe.distillation.rounds:
-        yield "has `distillation.quantize` and `distillation.rounds`: distil in rounds first, then in few bits with `model: THAT_FOLDER`"
+    if recipe.curriculum == "progressive":
+        key = "rounds" if recipe.distillation.rounds else "until"
+        yield f"has `distillation.quantize` and `distillation.{key}`: distil in rounds first, then in few bits with `model: THAT_FOLDER`"
     method = registry.load("methods", recipe.method.kind)
     if method.footprint(recipe.method).adapter:
         yield f"has `distillation.quantize`, which trains the weights themselves, and {method.title} trains an adapter: use `method: full`"

@@ -341,14 +341,15 @@ def _explain(error: ValidationError) -> RecipeError:
         problem = next(inside, problem)
     path = _path(problem)
     if problem["type"] == "extra_forbidden":
-        known = sorted(set(known_keys()))
+        plain = ".".join(part for part in path.split(".") if not part.isdigit())  # of one in a list, such as teachers.0.weight
+        known = sorted({*known_keys(), *(key for key, _ in known_fields(OneTeacherSpec, "teachers."))})
         if path in known:
             owners = [name for name in registry.names("methods") if path.removeprefix("method.") in _keys_of_method(name)]
             return RecipeError(f"{path} is no key of the method that is chosen.", hint=f"It belongs to: {', '.join(owners)}.")
-        siblings = [key for key in known if key.rpartition(".")[0] == path.rpartition(".")[0]]
+        siblings = [key for key in known if key.rpartition(".")[0] == plain.rpartition(".")[0]]
         elsewhere = [key for key in known if key.endswith(f".{path.rpartition('.')[2]}")]  # epochs, for training.epochs
         nearest = f" Did you mean {elsewhere[0]}?" if len(elsewhere) == 1 else ""
-        nearest = nearest or registry.did_you_mean(path, siblings) or registry.did_you_mean(path, known)
+        nearest = nearest or registry.did_you_mean(plain, siblings) or registry.did_you_mean(plain, known)
         return RecipeError(f"{path} is not a recipe key.{nearest}", hint=f"Possible keys: {', '.join(siblings) or ', '.join(known)}.")
     reasons = [reason_of(other) for other in error.errors() if _path(other) == path]  # one for each type that the key may have
     known = [each for each in reasons if each != UNKNOWN] or reasons
@@ -359,7 +360,8 @@ def _explain(error: ValidationError) -> RecipeError:
         value = f", not {shown}"
     else:
         value = f", not {shown!r}" if isinstance(shown, str | int | float) else ""
-    return RecipeError(f"{path or 'The recipe'} {reason}{value}.".replace("..", "."), hint=_hint(path, problem))
+    said = f"{path or 'The recipe'} {reason}{value}".rstrip(".")
+    return RecipeError(f"{said}.", hint=_hint(path, problem))
 
 
 def _keys_of_method(name: str) -> list[str]:

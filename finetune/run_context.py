@@ -61,10 +61,14 @@ class RunContext:
         return self.teaches_itself and self.teacher_stays and not adapter
 
     @property
+    def asks_every_step(self) -> bool:
+        """Whether the recipe wants the rows read by the teacher at every step: nothing is cached, or rounds compare other layers."""
+        return self.recipe.distillation.cache == "none" or self.recipe.distillation.compares_other_layers
+
+    @property
     def teacher_stays(self) -> bool:
-        """Whether the recipe wants the teacher at every step: nothing is cached, rounds compare other layers, or it reads new answers."""
-        spec = self.recipe.distillation
-        return spec.cache == "none" or spec.practice is not None or spec.compares_other_layers
+        """Whether the recipe wants the teacher in memory while the student learns: it is asked at every step, or reads new answers."""
+        return self.asks_every_step or self.recipe.distillation.practice is not None
 
     @property
     def student_is_made(self) -> bool:

@@ -16,8 +16,8 @@ from typing import Any
 
 from finetune import registry
 from finetune.recipe import SHORT, Recipe, known_fields
-from finetune.settings import GENERATED, OF_FILES, OF_GENERATED, ColumnsSpec, FromTeacher, Known
-from finetune.teacher_settings import OF_SERVER
+from finetune.settings import GENERATED, OF_FILES, OF_GENERATED, ColumnsSpec, FromTeacher, Known, help_of
+from finetune.teacher_settings import OF_SERVER, OneTeacherSpec, TeacherSpec
 
 FILE = "recipe.schema.json"  # beside a recipe
 EDITOR_LINE = f"# yaml-language-server: $schema={FILE}\n"  # the first line of a recipe that has its schema beside it
@@ -75,6 +75,14 @@ def keys_of_names() -> dict[str, str]:
     """The keys whose values are names of things in the registry, and of which kind these are."""
     marked = {key: mark.kind for key, field in known_fields() for mark in field.metadata if isinstance(mark, Known)}
     return {"method": "methods", **marked}
+
+
+def keys_of_parts(part: str) -> dict[str, str]:
+    """The dotted keys under a key of the recipe, and what each does; of `teachers` those that `teacher` has not."""
+    known = dict(known_fields(OneTeacherSpec, "teachers.") if part == "teachers" else known_fields())
+    if part == "teachers":
+        known = {key: field for key, field in known.items() if key.split(".")[1] not in TeacherSpec.model_fields}
+    return {key: help_of(field) for key, field in known.items() if key.startswith(f"{part}.")}
 
 
 def save(recipe: Recipe, path: Path) -> None:

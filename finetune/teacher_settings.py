@@ -7,7 +7,7 @@ part_of(OneTeacherSpec(source="./docs_expert", weight=0.7))         # "weight 0.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -135,3 +135,9 @@ def grading_words(likeliest: int) -> str:
 def host_of(address: str) -> str:
     """`localhost:8000` of http://localhost:8000/v1."""
     return address.partition("://")[2].partition("/")[0]
+
+
+def name_of(teacher: Mapping[str, Any]) -> str:
+    """What people call a teacher of a recipe that is plain data: its source, or `qwen at localhost:8000`."""
+    server = teacher.get("server")
+    return f"{teacher.get('model', '')} at {host_of(server)}" if server else str(teacher.get("source", ""))

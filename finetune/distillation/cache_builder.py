@@ -34,6 +34,7 @@ from finetune.distillation.cache import (
     save_head,
     write_file,
 )
+from finetune.distillation.corrected import MARGIN_BYTES
 from finetune.distillation.inside import Compared, Kept, facts_of
 from finetune.distillation.signals import Signal
 from finetune.distillation.teacher_pass import TeacherPass
@@ -104,15 +105,17 @@ def filled(answers: Answers, folder: Path, reporter: Reporter, others: Callable[
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable_cache(folder.parent, error) from None
-    shards = _trusted(folder, answers.key, len(answers.dataset), reporter)
+    shards = _trusted(folder, answers, reporter)
     missing = answers.missing(shards)
-    check_room("The teacher cache", sum(map(answers.size, missing)), folder, NO_ROOM_HINT)
-    if answers.head is not None and missing:
-        save_head(answers.head, folder)
+    head = answers.head if missing else None
+    room = sum(map(answers.size, missing)) + (head.weight.nbytes if head else 0)
+    check_room("The teacher cache", room, folder, NO_ROOM_HINT)
+    if head:
+        save_head(head, folder)
     if others is not None and len(missing) > 1:
         Index(answers.key, len(answers.dataset), [shards[part] for part in sorted(shards)]).write(folder)
         others()
-        shards = _trusted(folder, answers.key, len(answers.dataset), reporter)
+        shards = _trusted(folder, answers, reporter)
     answers.write(folder, answers.missing(shards), shards, reporter)
     return TeacherCache.open(folder, answers.key)
 
@@ -216,9 +219,9 @@ class _AnswersOfModel(Answers):
         fixed: dict[str, Any] = {"vocabulary": vocabulary, "student_head": student_head, "temperature": temperature, "margins": margins}
         kept = compared.kept(*facts_of(teacher)) if compared else None
         signal: Signal = registry.load("signals", kind)
-        width, dtype = signal.stored(head, student_head)
+        each = signal.token_bytes(head, student_head) + (MARGIN_BYTES if margins else 0)
         counts = supervised_counts(dataset)
-        row_bytes = [count * width * dtype.itemsize for count in counts]
+        row_bytes = [count * each for count in counts]
         if kept:
             beside = [kept.bytes(count, len(row["input_ids"]), head.weight.dtype) for count, row in zip(counts, dataset, strict=True)]
             row_bytes = [one + other for one, other in zip(row_bytes, beside, strict=True)]
@@ -245,11 +248,12 @@ def _plan(counts: list[int], row_bytes: list[int], shard_bytes: int) -> list[_Pa
     return [_Part(start, stop - start, sum(counts[start:stop])) for start, stop in pairwise(edges)]
 
 
-def _trusted(folder: Path, key: CacheKey, rows: int, reporter: Reporter) -> dict[_Part, Shard]:
+def _trusted(folder: Path, answers: Answers, reporter: Reporter) -> dict[_Part, Shard]:
     """Finished shards of an earlier pass with the same key, by one process or several; anything else is reported and removed.
 
-    Afterwards index.json has those of several.
+    So are those of other rows each, which a pass with another size of shards has written. Afterwards index.json has those of several.
     """
+    key, planned = answers.key, set(answers.plan)
     index, shares = read_index(folder), sorted(folder.glob(f"{Path(INDEX).stem}-*.json"))
     if index is None or index.key != key:
         if index is not None:
@@ -263,10 +267,12 @@ def _trusted(folder: Path, key: CacheKey, rows: int, reporter: Reporter) -> dict
     for shard in {shard.file: shard for each in (index, *found) for shard in each.shards}.values():
         if problem := changed(folder / shard.file, shard.bytes, shard.sha256):
             reporter.report(Notice(f"Teacher cache: {folder / shard.file} {problem}; it is rebuilt.", "warning"))
-        else:
+        elif _Part.of(shard) in planned:
             kept[_Part.of(shard)] = shard
+        else:
+            (folder / shard.file).unlink(missing_ok=True)
     if shares:
-        Index(key, rows, [kept[part] for part in sorted(kept)]).write(folder)
+        Index(key, len(answers.dataset), [kept[part] for part in sorted(kept)]).write(folder)
         for path in shares:
             path.unlink(missing_ok=True)
     return kept

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from finetune import registry
 from finetune.distillation.cache_builder import NO_ROOM_HINT
-from finetune.distillation.signals import Signal
+from finetune.distillation.signals import Signal, bytes_of
 from finetune.distillation_settings import FeaturesSpec
 from finetune.errors import RecipeError
 from finetune.formatting import size
@@ -57,7 +57,7 @@ def choose_cache(
         return CacheChoice("none", 0, "the teacher runs online, as the recipe says")
     signals = signals_for(of_spans)
     problems = {name: problem_of(signal, student_head, objective, features) for name, signal in signals.items()}
-    sizes = {name: signal.bytes(tokens, teacher_head, student_head) + beside for name, signal in signals.items()}
+    sizes = {name: bytes_of(signal, tokens, teacher_head, student_head) + beside for name, signal in signals.items()}
     needs = {name: sizes[name] - (present or {}).get(name, 0) for name in signals}
     of_all = {name: needs[name] + (teachers - 1) * sizes[name] for name in signals}
     if wanted != "auto":

@@ -1,11 +1,11 @@
 """The terms of a run: they watch both models while a batch goes through, and compare what they saw.
 
     features = Features(spec, student, teacher, made)
-    with features.watch_student():
+    with features.watch_student(real):
         ...                                     # the student's backbone runs
     with features.watch_teacher(index):
-        ...                                     # the teacher's; of a cache: features.read(cache, rows, counts, lengths, real)
-    loss, sums = features.compared(batch, states, index, teacher_states)
+        ...                                     # the teacher's; of a cache: features.read(cache, rows, counts, lengths)
+    loss, sums = features.compared(labels, states, index, teacher_states)
 
 Terms are in terms/, one file each; without any, nothing is watched.
 """
@@ -56,6 +56,7 @@ class Features:
         self._teacher_watched: dict[str, list[Watched]] = {}
         self._seen: Outputs = {}
         self._teacher_seen: Outputs = {}
+        self._real = torch.empty(0)
         self._teacher_index: Tensor | None = None
         self.kept: dict[str, list[str]] = {}  # the tensors of a cache
         self._head_widths = [1, 1]
@@ -86,7 +87,9 @@ class Features:
             self.maps[name] = projections(max(1, len(self._watched.get(name, []))), ours, width, next(student.parameters()))
 
     @contextmanager
-    def watch_student(self) -> Iterator[None]:
+    def watch_student(self, real: Tensor) -> Iterator[None]:
+        """`real` [rows, length] is 1 where the batch that the student reads has no padding."""
+        self._real = real
         with watching(self._watched) as self._seen:
             yield
 
@@ -97,13 +100,9 @@ class Features:
         with watching(self._teacher_watched) as self._teacher_seen:
             yield
 
-    def read(
-        self, source: TeacherCache | ReadAhead, rows: Sequence[int], counts: Sequence[int], lengths: Sequence[int], real: Tensor
-    ) -> None:
-        """Take what the teacher would show of a batch from a cache; of each row its number, its supervised tokens and its length.
-
-        `real` [rows, length] is 1 where there is no padding.
-        """
+    def read(self, source: TeacherCache | ReadAhead, rows: Sequence[int], counts: Sequence[int], lengths: Sequence[int]) -> None:
+        """Take what the teacher would show of the student's batch from a cache; of each row its number, supervised tokens and length."""
+        real = self._real
         places = real.bool()[..., None]
         self._teacher_index = torch.arange(sum(counts), device=real.device)
         for name, names in self.kept.items():
@@ -119,14 +118,12 @@ class Features:
         asked = [(tuple(names), rows, lengths if self._terms[name].every_place else counts) for name, names in self.kept.items()]
         return [each for each in asked if each[0]]
 
-    def compared(
-        self, real: Tensor, labels: Tensor, states: Tensor, index: Tensor, teacher_states: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def compared(self, labels: Tensor, states: Tensor, index: Tensor, teacher_states: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum over the supervised tokens of a batch, with weights and a gradient, and that of each term without weights.
 
-        `real` [rows, length] is 1 where there is no padding; `labels` [rows, length] say how many tokens of each row are supervised.
+        `labels` [rows, length] say how many tokens of each row are supervised.
         """
-        batch = batch_of(real, labels)
+        batch = batch_of(self._real, labels)
         total, sums = torch.zeros((), device=states.device), {}
         for name, (student, teacher) in self._views(states, index, teacher_states).items():
             if maps := self._maps_of(name):

@@ -196,7 +196,9 @@ class DistillationTrainer(OnPolicyTrainer):
         return row_numbers(batch), supervised_counts(batch), lengths_of(batch, self.pad_id)
 
     def run_student(self, inputs: dict[str, Any]) -> Any:
-        with self.features.watch_student():
+        if not self.features.weights:
+            return super().run_student(inputs)
+        with self.features.watch_student(right_padding_mask(inputs, self.pad_id)):
             return super().run_student(inputs)
 
     def head(self) -> Head:
@@ -288,8 +290,7 @@ class DistillationTrainer(OnPolicyTrainer):
     def _beside(self, rule: Rule, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor, said: Tensor) -> Rule:
         """The rule with what the terms add to it, if there are any; `said` are the teacher's states, or what a cache has instead."""
         if self.features.weights:
-            real = right_padding_mask(inputs, self.pad_id)
-            rule.beside, sums = self.features.compared(real, inputs["labels"], hidden, supervised.index, said)
+            rule.beside, sums = self.features.compared(inputs["labels"], hidden, supervised.index, said)
             rule.sums |= sums
         return rule
 
@@ -320,8 +321,7 @@ class DistillationTrainer(OnPolicyTrainer):
             source = teacher.ahead or teacher.cache
             found = source.read(row_numbers(inputs), counts)
             if self.features.kept:
-                real = right_padding_mask(inputs, self.pad_id)
-                self.features.read(source, *self._numbers(inputs), real)
+                self.features.read(source, *self._numbers(inputs))
             values, negentropy = (None if part is None else part.to(inputs["labels"].device, non_blocking=True) for part in found)
             return cast(Tensor, values), negentropy, aligned
         asked = teacher.reading.batch(inputs, mask=teacher.masks) if teacher.reading else None

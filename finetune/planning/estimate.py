@@ -27,6 +27,7 @@ from finetune.planning.grading import grading
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.planning.practice import keys_and_values, practice_cost
 from finetune.planning.shards import shards
+from finetune.planning.stages import AROUND, GRADING, HELD_OUT, MEASURING, PRACTICE, TEACHER, TRAINING, added, of_measured
 from finetune.run_context import RunContext
 from finetune.training.checkpoints import KEPT
 from finetune.training.step_count import CPU_TOKENS, divided, steps_of
@@ -56,10 +57,10 @@ class Plan:
     linear layers that learns, `speed_up` about how many times as fast as its teacher a student made from it answers, and `notes` are
     sentences that a person should know: what does not learn, and what else is unexpected. `making` says how many rows are written first,
     by whom and in how many of the `seconds`; None if they are there. `grading` says what a server is asked for that grades them, the same
-    way. `alignment` says of each teacher with another tokenizer how much of
-    the text it can speak about. `rounds` are the layers and steps of each round of a run that has several; the memory is then that of the
-    largest. Memory is that of each of the `processes`, which share the rows of a step; `gpus` is how many could. `whole_on` is the device
-    on which the model is scored.
+    way. `alignment` says of each teacher with another tokenizer how much of the text it can speak about. `stages` are the `seconds` of each
+    stage of the run. `rounds` are the layers and steps of each round of a run that has several; the memory is then that of the largest.
+    Memory is that of each of the `processes`, which share the rows of a step; `gpus` is how many could. `whole_on` is the device on which
+    the model is scored.
     """
 
     model: str
@@ -95,6 +96,7 @@ class Plan:
     whole_on: str = ""
     gpus: int = 1
     grading: dict[str, Any] | None = None
+    stages: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -211,7 +213,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     measured_tokens, evaluated = measuring(context)
     if measured_tokens:
         # The teachers of rows that are not cached read them too.
-        readers = parameters + (beside // narrow if context.distils and context.teacher_stays else 0)
+        readers = parameters + (beside // narrow if context.distils and context.asks_every_step else 0)
         measuring_seconds = 2 * measured_tokens * readers / _rate(context) / context.devices
     else:
         measuring_seconds = 0.0
@@ -226,6 +228,13 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     free_disk = storage.free_disk(typed_path(recipe.output_dir))
     if disk > free_disk:
         problems.append(disk_problem(disk, free_disk, recipe.output_dir))
+    work = (
+        of_measured(measured)
+        if measured.get("seconds")
+        else _stages(context, shape, base, footprint, asking, cut.whole_on, further=further)
+    )
+    beside_it = {PRACTICE: practice.seconds, HELD_OUT: measuring_seconds, GRADING: graded.seconds if graded else 0.0}
+    stages = added(beside_it, work)
     listed = [*device_notes(context), *start_notes(context), *learning.notes, EXPERTS if learning.experts else ""]
     listed += [*features_notes(context, shape.widths), practice.note, evaluated, *cut.reasons, *notes]
     return Plan(
@@ -241,10 +250,8 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         memory_total=total,
         memory_by_arithmetic=by_arithmetic,
         free_memory=free,
-        seconds=practice.seconds
-        + measuring_seconds
-        + (graded.seconds if graded else 0)
-        + (measured.get("seconds") or _seconds(context, shape, base, footprint, asking, cut.whole_on, further=further)),
+        seconds=sum(stages.values()),
+        stages=stages,
         disk_bytes=disk,
         cache_bytes=cache,
         free_disk=free_disk,
@@ -284,6 +291,7 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
 
     from finetune.distillation.cache_choice import problem_of, signals_for
     from finetune.distillation.corrected import MARGIN_BYTES
+    from finetune.distillation.signals import bytes_of
     from finetune.training.head import Head
 
     recipe, report = context.recipe, context.data.report
@@ -301,7 +309,7 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
     spec = recipe.distillation
     signals = signals_for(spec.across_tokenizers == "spans" and any(context.alignments))
     valid = next(name for name, signal in signals.items() if problem_of(signal, student, spec.objective, spec.features) is None)
-    kind = "none" if context.teacher_stays else valid if spec.cache == "auto" else spec.cache
+    kind = "none" if context.asks_every_step else valid if spec.cache == "auto" else spec.cache
     times = recipe.training.passes if kind == "none" else 1
     size_of_all, operations, numbers = 0, 0.0, teacher_rows(recipe, context.data.train)
     more = context.decides_between == "steps"  # rows that teachers are asked about
@@ -313,7 +321,7 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
             continue
         if kind in signals:
             tokens = round(supervised * share)
-            size_of_all += signals[kind].bytes(tokens, head(teacher, narrow), student)
+            size_of_all += bytes_of(signals[kind], tokens, head(teacher, narrow), student)
             size_of_all += MARGIN_BYTES * tokens if recipe.distillation.correct else 0
             size_of_all += kept_bytes(context, number, tokens, round(read * share), shape.learning.layers)
         operations += 2 * teacher.parameters * read * share * times
@@ -329,9 +337,9 @@ def _measured(parts: dict[str, int], total: int) -> dict[str, int]:
     return {part: int(size * share) for part, size in parts.items()}
 
 
-def _seconds(
+def _stages(
     context: RunContext, shape: Shape, parameters: int, footprint: Footprint, asking: float, whole_on: str, *, further: bool
-) -> float:
+) -> dict[str, float]:
     """Matrix products of training over their rate, and the answers of two benchmarks on `whole_on`, and one more for each teacher.
 
     `asking` are the operations of the teachers, which all devices share, those of one node where the answers are cached. A `further` round
@@ -346,15 +354,15 @@ def _seconds(
     rows = min(recipe.benchmark.rows, report.held_out) * (2 + len(shape.teachers))
     answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if whole_on == "cpu" else 20)
     steps = recipe.training.passes * training * (footprint.slowdown if machine.device == "cpu" else 1) / context.devices
-    asking /= context.devices if context.teacher_stays else max(1, context.devices // context.runtime.nodes)
-    if recipe.distillation.quantize and machine.device == "cpu":
-        answers += steps_of(recipe.training, report.train_sequences) * shape.learning.linear / ROUNDED_PER_SECOND
-    asked = asking if context.teacher_stays or not further else 0
-    seconds = (steps + asked) / rate
+    asking /= context.devices if context.asks_every_step else max(1, context.devices // context.runtime.nodes)
+    asked = asking if context.asks_every_step or not further else 0.0
+    seconds = {TEACHER: asked / rate, TRAINING: steps / rate}
     if machine.device == "cuda":  # which is quicker than what tells it what to do, where the model or the batch is small
         batches = steps_of(recipe.training, report.train_sequences) * recipe.training.gradient_accumulation
-        seconds = max(seconds, batches * shape.learning.layers * LAUNCHING[footprint.adapter])
-    return seconds + (BETWEEN if further else answers + STARTING)
+        seconds[TRAINING] += max(0.0, batches * shape.learning.layers * LAUNCHING[footprint.adapter] - sum(seconds.values()))
+    if recipe.distillation.quantize and machine.device == "cpu":
+        seconds[TRAINING] += steps_of(recipe.training, report.train_sequences) * shape.learning.linear / ROUNDED_PER_SECOND
+    return seconds | ({AROUND: BETWEEN} if further else {MEASURING: answers, AROUND: STARTING})
 
 
 def _rate(context: RunContext) -> float:

@@ -17,6 +17,7 @@ from finetune.planning.estimate import Plan
 from finetune.planning.measure import measure_first
 from finetune.planning.rounds import estimate_rounds
 from finetune.planning.shape import shapes_of
+from finetune.planning.stages import WRITING, added
 from finetune.run_context import RunContext
 
 if TYPE_CHECKING:
@@ -56,4 +57,5 @@ def plan_without_rows(context: RunContext, *, measure: bool) -> tuple[Plan, Prep
         expected = context.source.expected(begun)
         begun = begun.beside(data=expected)
     found = plan(begun)
-    return replace(found, seconds=found.seconds + making.seconds, making=asdict(making)), expected
+    stages = added(found.stages, {WRITING: making.seconds})
+    return replace(found, seconds=sum(stages.values()), stages=stages, making=asdict(making)), expected

@@ -12,6 +12,7 @@ from typing import Any
 from finetune.benchmark.names import share
 from finetune.planning.estimate import GENERATED_PER_SECOND, Plan, Shape, disk_problem, estimate
 from finetune.planning.expectations import expectations
+from finetune.planning.stages import DECIDING, TEACHER, added
 from finetune.run_context import RunContext
 
 OTHER_LAYERS = (
@@ -48,13 +49,15 @@ def estimate_rounds(context: RunContext, shapes: Sequence[Shape], measured: Mapp
     until, assisted = context.recipe.distillation.until, context.recipe.distillation.round_teacher == "previous"
     # A student reads all rows once, forward alone: a third of a pass of its training. Its answers take as much room as its teacher's.
     asking = sum(plan.seconds for plan in (first, *further)[:-1]) / (3 * context.recipe.training.passes) if assisted else 0.0
-    deciding = _deciding_seconds(context, shapes) if until else 0.0
+    later = [{name: slower * seconds for name, seconds in plan.stages.items()} for plan in further]
+    stages = added(first.stages, *later, {TEACHER: asking, DECIDING: _deciding_seconds(context, shapes) if until else 0.0})
     return replace(
         first,
         steps=sum(plan.steps for plan in (first, *further)),
         parameters=last.parameters,
         trainable_parameters=last.trainable_parameters,
-        seconds=first.seconds + slower * sum(plan.seconds for plan in further) + asking + deciding,
+        seconds=sum(stages.values()),
+        stages=stages,
         disk_bytes=disk,
         problems=problems,
         linear_share=last.linear_share,

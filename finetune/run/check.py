@@ -88,6 +88,7 @@ def check_engine(context: RunContext) -> None:
     for asked, what, instead in alone:
         if asked and processes * runtime.nodes > 1:
             raise RecipeError(f"{what} in one process.", hint=f"Use --nproc 1 and one node, or {instead}")
-    if runtime.nodes > 1 and spec.rounds:
-        raise BadInput("A run in several rounds trains on one node.", hint="Leave --nodes out, or distillation.rounds.")
+    if runtime.nodes > 1 and context.recipe.curriculum == "progressive":
+        key = "rounds" if spec.rounds else "until"
+        raise BadInput("A run in several rounds trains on one node.", hint=f"Leave --nodes out, or distillation.{key}.")
     divided(context.recipe.training, processes * runtime.nodes)

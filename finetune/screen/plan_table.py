@@ -20,10 +20,11 @@ from finetune.recipe import Recipe, StudentSpec, TeacherSpec
 from finetune.registry import title
 from finetune.screen.data import data_report
 from finetune.screen.tables import block, pairs
-from finetune.screen.wording import about
+from finetune.screen.wording import about, briefly
 from finetune.task_settings import task_words
 from finetune.teacher_settings import OneTeacherSpec, grading_words, host_of, part_of
 
+LEAST_SHOWN = 0.02  # of the time
 CACHES = {
     "auto": "the teacher runs once; its outputs are cached on disk",
     "hidden": "the teacher runs once; its hidden states are cached on disk",
@@ -114,7 +115,8 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
         yield (
             "Cache",
             CACHES["graded" if recipe.grader else "none" if loss.compares_other_layers else loss.cache]
-            + (f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else ""),
+            + (f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else "")
+            + ("; it stays in memory to read the student's own answers" if loss.practice else ""),
         )
     who = f"teacher{'s' if len(teacher) > 1 else ''}, student before and after" if teacher and not itself else "before and after"
     asked, rows = recipe.benchmark.rows, min(recipe.benchmark.rows, plan.held_out_rows)
@@ -131,6 +133,9 @@ def _cost(plan: Plan) -> Iterator[tuple[str, RenderableType]]:
     time = Text(about(plan.seconds), style="bold")
     if plan.measured and plan.measured["steps"]:
         time.append(f"  measured: {_steps(plan.measured['steps'])}, {count(plan.measured['tokens_per_second'])} tokens/s", style="quiet")
+    shown = [f"{name} {briefly(seconds)}" for name, seconds in plan.stages.items() if seconds >= max(1.0, LEAST_SHOWN * plan.seconds)]
+    if len(shown) > 1:
+        time.append(f"\n{', '.join(shown)}", style="quiet")
     yield "Time", time
 
 

@@ -18,6 +18,13 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def briefly(seconds: float) -> str:
+    """Of one stage among others: "40 s", "6 min", "1.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def about(seconds: float) -> str:
     """A forecast, no more precise than it is."""
     if seconds < 90:

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from finetune import registry
 from finetune.errors import RecipeError
 from finetune.recipe import Recipe, merge, nested
-from finetune.settings import Known, help_of, label, usual
+from finetune.settings import GENERATED, Known, help_of, label, usual
 from finetune.wizard.explained import more_about, notes_of
 from finetune.wizard.prompter import Check, Choice, Prompter, Question, anything
 
@@ -36,6 +36,18 @@ def get(draft: Mapping[str, Any], key: str) -> Any:
 def imitates(draft: Mapping[str, Any]) -> bool:
     """Whether the model learns from another one, and not from rows."""
     return draft["approach"] == "distillation" and not Recipe.from_layers(draft).teaches_itself
+
+
+def has_writer(draft: Mapping[str, Any]) -> bool:
+    """Whether one other model teaches, which could write rows too, or answers to prompts."""
+    recipe = Recipe.from_layers(draft)
+    return len(recipe.all_teachers) == 1 and not recipe.teaches_itself
+
+
+def written_by_teacher(draft: Draft) -> Draft:
+    """The draft with rows that the teacher writes, as many as are proposed for it."""
+    kept = {key: value for key, value in draft.get("dataset", {}).items() if key in ("max_length", "held_out")}
+    return {**draft, "dataset": {**kept, "source": GENERATED}}
 
 
 def parsed(draft: Draft, key: str, value: Any) -> Any:
@@ -87,7 +99,8 @@ def ask_field(
 ) -> Draft:
     """Ask for one recipe key, as its field says: label, help, choices, yes or no, or a line that the recipe checks, and then `check`.
 
-    `only_usual` refuses what is outside the usual range.
+    What the recipe would not accept beside the other answers is not offered, and F1 tells why. `only_usual` refuses what is outside the
+    usual range.
     """
     field, now = field_of(draft, key), get(draft, key)
     names = any(get_origin(option) is list for option in (field.annotation, *get_args(field.annotation)))
@@ -99,15 +112,20 @@ def ask_field(
             return f"Must be from {between}."
         return found or check(answer)
 
+    choices = choices_of(field, notes_of(key))
+    refused = {choice.value: said for choice in choices if (said := problem(draft, key, choice.value))}
+    not_here = [
+        f"Not possible here: {choice.title} ({refused[choice.value].rstrip('.')})." for choice in choices if choice.value in refused
+    ]
     answer = prompter.ask(
         Question(
             key,
             label(key.rpartition(".")[2], field),
             default=now if field.annotation is bool else default or shown(now),
-            choices=choices_of(field, notes_of(key)),
+            choices=[choice for choice in choices if choice.value not in refused],
             check=wrong,
             help=help or help_of(field),
-            more=more or more_about(key),
+            more="\n".join([more or more_about(key), *not_here]),
         )
     )
     return put(draft, key, _names(str(answer)) if names else answer)

@@ -65,9 +65,6 @@ NEVER_ASKED = (
     "benchmark.metrics",
     "teacher.load_in",
     "teacher.server",
-    "teacher.model",
-    "teacher.key",
-    "teacher.budget_tokens",
     "teacher.top_k",
 )
 KINDS: tuple[tuple[type[FinetuneError], int], ...] = (

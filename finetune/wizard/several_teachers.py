@@ -13,13 +13,14 @@ from finetune.errors import RecipeError
 from finetune.wizard.draft import Draft, put
 from finetune.wizard.prompter import Check, Choice, Prompter
 
-PLAIN, SEVERAL, ROUNDS, OWN = "plain", "several", "rounds", "own"
+PLAIN, SEVERAL, ROUNDS, OWN, NOTHING = "plain", "several", "rounds", "own", "nothing"
 TOGETHER, APART = "together", "apart"
 WAYS = [
     Choice(PLAIN, "One teacher", "the student imitates one model"),
     Choice(SEVERAL, "Several teachers", "it learns from two or more models at once"),
     Choice(ROUNDS, "In rounds", "a small student: layers are cut, it is trained, more are cut"),
     Choice(OWN, "On its own answers", "the student writes, and the teacher says what it would have written"),
+    Choice(NOTHING, "From nothing", "without data: the teacher writes the rows too"),
 ]
 MORE_WAYS = (
     "One teacher suits most runs.\n"
@@ -27,7 +28,8 @@ MORE_WAYS = (
     "and they are in memory one after another.\n"
     "In rounds suits students of half the layers and less, which do not survive one cut; it takes as many trainings as there are rounds.\n"
     "On its own answers: after one pass over your rows, half of the rows are what the student itself answers to your prompts, so that it "
-    "learns where its own answers go wrong. It takes about twice as long."
+    "learns where its own answers go wrong. It takes about twice as long.\n"
+    "From nothing: the teacher first writes prompts, on a topic of yours if you like, and answers them."
 )
 MORE_DIVIDED = (
     "Together: each token is compared with the mean of what all teachers say. Good for teachers that know the same task.\n"
@@ -39,7 +41,7 @@ MORE_WEIGHTS = "One number for each teacher, in their order: 2, 1 counts the fir
 
 
 def ask_way(prompter: Prompter) -> str:
-    """PLAIN, SEVERAL, ROUNDS or OWN."""
+    """PLAIN, SEVERAL, ROUNDS, OWN or NOTHING."""
     return prompter.select("distillation.way", "How shall it be distilled?", WAYS, default=PLAIN, more=MORE_WAYS)
 
 

@@ -17,9 +17,9 @@ from finetune.models.facts import ModelFacts, look_up
 from finetune.recipe import STARTER, Recipe
 from finetune.settings import FromTeacher, help_of, label
 from finetune.teacher_settings import SELF
-from finetune.wizard import on_policy, rounds, several_teachers, suggest
+from finetune.wizard import on_policy, rounds, served_teacher, several_teachers, suggest
 from finetune.wizard.defaults import defaults, why
-from finetune.wizard.draft import Draft, field_of, get, problem, put
+from finetune.wizard.draft import Draft, field_of, get, problem, put, written_by_teacher
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Prompter, Question, anything
 from finetune.wizard.teachers_run import proposal, sentence
@@ -36,6 +36,7 @@ MORE = (
 )
 MORE_TEACHER = (
     f"{MORE}\n"
+    "A teacher on a server is named by its address, such as http://localhost:8000/v1: another model, then type it.\n"
     "The model itself: it learns your rows like in a fine-tuning, and part of the loss keeps its answers close to those it would have "
     "given before, so that it forgets less of everything else."
 )
@@ -71,19 +72,25 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     way = several_teachers.ask_way(prompter)
     teacher = get(draft, "teacher.source")
     offered = _offered(here, teacher, get(defaults(here, "distillation"), "teacher.source"))
-    if way != several_teachers.SEVERAL:
+    if way not in (several_teachers.SEVERAL, several_teachers.NOTHING):
         offered.append(Choice(SELF, "The model itself", "learns a task and stays close to what it was"))
     own = teacher in [folder for folder, approach, _ in _finished() if approach == "fine-tuning"]
     help = "The model to imitate: your own fine-tuning, so that the student knows the same task." if own else "The model to imitate."
     question = Question("teacher", "Teacher", teacher, offered, help=help, more=MORE_TEACHER)
-    teacher = _ask_model(prompter, here, question)
+    teacher = _ask_model(prompter, here, question, served=way == several_teachers.PLAIN)
+    if served_teacher.is_address(teacher):
+        help = "It must have the tokens of the model on the server."
+        ready_made = Question("student", "Student", STARTER, _offered(here, STARTER), help=help, more=MORE_STUDENT)
+        return served_teacher.ask(rounds.left_out(draft), prompter, teacher, lambda: _ask_model(prompter, here, ready_made))
     if teacher == SELF:
         draft = defaults(here, "distillation", itself=True)
         default = get(draft, "model")
         draft = put(draft, "model", _ask_model(prompter, here, Question("model", "Model", default, _offered(here, default), more=MORE)))
         return on_policy.chosen(draft) if way == several_teachers.OWN else _system_prompt(draft, prompter)
     draft = {**draft, "teacher": teacher}
-    if found := proposal(teacher):
+    if way == several_teachers.NOTHING:
+        draft = written_by_teacher(draft)
+    elif found := proposal(teacher):
         draft = {**draft, **found}
         prompter.note(sentence(found))
     if way == several_teachers.SEVERAL:
@@ -174,21 +181,27 @@ def made_parameters(teacher: ModelFacts, layers: int) -> int:
     return round(embeddings + (teacher.parameters - embeddings) * layers / teacher.layers)
 
 
-def _ask_model(prompter: Prompter, here: HostInfo, question: Question, refused: str | None = None) -> str:
-    """One of the choices, or another model by its name."""
-    other = Choice(OTHER, "Another model", "a Hub id, a folder or a .gguf file")
+def _ask_model(prompter: Prompter, here: HostInfo, question: Question, refused: str | None = None, served: bool = False) -> str:
+    """One of the choices, or another model by its name; or the address of a server, if it may be `served`."""
+    other = Choice(OTHER, "Another model", f"a Hub id, a folder{',' if served else ' or'} a .gguf file{' or a server' if served else ''}")
+
+    def wrong(text: str) -> str | None:
+        if served_teacher.is_address(text):
+            return served_teacher.address_problem(text) if served else served_teacher.NOT_HERE
+        return _model_problem(text, here, refused)
+
     model = str(prompter.ask(replace(question, choices=[*question.choices, other])))
     if model == OTHER:
         model = prompter.text(
             f"{question.key}.name",
             "Name or folder",
             default="",
-            check=lambda text: _model_problem(text, here, refused),
-            help="For example gpt2, Qwen/Qwen3-0.6B, ./my_model or model.gguf",
+            check=wrong,
+            help=f"For example gpt2, ./my_model{', model.gguf or http://localhost:8000/v1' if served else ' or model.gguf'}",
             more=MORE,
             complete=lambda text: suggest.models(text, here.hub),
         )
-    if model != SELF:
+    if model != SELF and not served_teacher.is_address(model):
         _tell(model, prompter, here)
     return model
 

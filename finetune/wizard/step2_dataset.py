@@ -16,7 +16,7 @@ from finetune.settings import GENERATED
 from finetune.wizard import known_readings, suggest
 from finetune.wizard.data_preview import Rows, fragments, look, rows_of
 from finetune.wizard.defaults import with_epochs
-from finetune.wizard.draft import Draft, ask_field, get, parsed, problem, put
+from finetune.wizard.draft import Draft, ask_field, get, has_writer, parsed, problem, put, written_by_teacher
 from finetune.wizard.faults import spoken_hint
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Prompter
@@ -170,14 +170,13 @@ def _source(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         *(Choice(path, path, "found in this folder") for path in _files_here() if path != default),
         Choice(FILE, "A file or folder", " ".join(KINDS)),
         Choice(HUB, "A Hugging Face dataset", "search by name" if here.hub else "datasets on this machine"),
-        *([Choice(GENERATED, "No data? The teacher writes it", "on a topic of yours")] if draft["approach"] == "distillation" else []),
+        *([Choice(GENERATED, "No data? The teacher writes it", "on a topic of yours")] if has_writer(draft) else []),
     ]
     picked = prompter.select("dataset.source", "Dataset", offered, default=default, more=MORE)
     if picked == default:
         return draft
-    if picked == GENERATED:  # as many rows as are proposed for it
-        kept = {key: value for key, value in draft.get("dataset", {}).items() if key in ("max_length", "held_out")}
-        return {**draft, "dataset": {**kept, "source": GENERATED}}
+    if picked == GENERATED:
+        return written_by_teacher(draft)
     if picked == FILE:
         picked = prompter.text(
             "dataset.file",

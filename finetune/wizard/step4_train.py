@@ -8,7 +8,7 @@ from finetune.recipe import Recipe, merge
 from finetune.settings import GENERATED, help_of, label
 from finetune.task_settings import TASKS, practises
 from finetune.wizard import few_bits, on_policy, several_teachers
-from finetune.wizard.draft import Draft, ask_field, field_of, get, imitates, layer, put
+from finetune.wizard.draft import Draft, ask_field, field_of, get, has_writer, imitates, layer, put
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Prompter
 
@@ -53,7 +53,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         draft = _task(draft, prompter) if distilling else draft
         named: tuple[str, ...] = OF_ANOTHER_FAMILY if distilling and isinstance(draft["model"], str) else ()
         named += ("distillation.round_teacher",) if get(draft, "distillation.rounds") and not draft.get("teachers") else ()
-        named += ("dataset.answers",) if _may_answer(draft) else ()
+        named += ("dataset.answers",) if has_writer(draft) and get(draft, "dataset.source") != GENERATED else ()
         practice = on_policy.ADVANCED if on_policy.practises(draft) else ()
         for key in (*of_the_method, *(DISTILLING if distilling else ()), *practice, *named, *ALWAYS):
             draft = ask_field(draft, prompter, key)
@@ -91,9 +91,3 @@ def _with_task(draft: Draft, name: str) -> Draft | None:
     except RecipeError:
         return None
     return made
-
-
-def _may_answer(draft: Draft) -> bool:
-    """Whether there is one other model that could write the answers to prompts of the data."""
-    recipe = Recipe.from_layers(draft)
-    return len(recipe.all_teachers) == 1 and not recipe.teaches_itself and recipe.dataset.source != GENERATED

@@ -11,9 +11,11 @@ import torch
 from pico import pico, pico_rows
 
 from finetune import registry, storage
+from finetune.distillation import cache_builder
 from finetune.distillation.cache import TeacherCache, model_identity, rows_hash, write_file
 from finetune.distillation.cache_builder import build_cache, cache_key, supervised_counts
 from finetune.distillation.cache_choice import choose_cache, signals_for
+from finetune.distillation.signals import bytes_of
 from finetune.errors import FinetuneError, RecipeError, TrainingError
 from finetune.events import Notice, Progress, Recorder
 from finetune.formatting import size
@@ -59,9 +61,29 @@ def test_the_disk_need_said_beforehand_is_the_disk_need(tmp_path) -> None:
     for kind in signals_for(spans=False):
         cache = built(tmp_path / kind, kind=kind, student_head=student, temperature=2.0)
         head = cache.head.weight.nbytes if cache.head is not None else 0
-        said = registry.load("signals", kind).bytes(cache.tokens, student, student) - head
+        said = bytes_of(registry.load("signals", kind), cache.tokens, student, student) - head
         overhead = sum(400 + 8 * shard.rows for shard in cache.shards)
         assert said <= cache.nbytes <= said + overhead
+
+
+@pytest.mark.parametrize("margins", [False, True])
+@pytest.mark.parametrize("kind", [*signals_for(spans=False), "top_k"])
+def test_the_room_that_is_wanted_is_all_that_is_written(kind: str, margins: bool, tmp_path, monkeypatch) -> None:
+    wanted: list[int] = []
+    monkeypatch.setattr(cache_builder, "check_room", lambda what, needed, folder, instead: wanted.append(needed))
+    cache = built(tmp_path, kind=kind, student_head=frozen_head(pico("llama")), temperature=2.0, margins=margins)
+    written = sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
+    overhead = sum(400 + 8 * shard.rows for shard in cache.shards) + 400
+    assert written - overhead <= wanted[0] <= written
+    assert all(shard.bytes <= SMALL + 400 + 8 * shard.rows for shard in cache.shards if shard.rows > 1)
+
+
+def test_shards_of_another_size_are_not_mixed(tmp_path) -> None:
+    whole = everything(built(tmp_path))
+    cache = build_cache("hidden", pico("llama", seed=1), ROWS, tmp_path, shard_bytes=3 * SMALL)
+    assert cache.rows == len(ROWS)
+    assert {path.name for path in shards_of(tmp_path)} == {shard.file for shard in cache.shards}
+    torch.testing.assert_close(everything(cache), whole, rtol=1e-5, atol=1e-6)
 
 
 def test_a_finished_cache_is_not_made_again(tmp_path) -> None:
@@ -154,7 +176,8 @@ def test_hashes_see_one_changed_label_and_one_changed_weight() -> None:
 def test_a_full_disk_is_said_with_the_bytes_it_takes(tmp_path, monkeypatch) -> None:
     free = shutil.disk_usage(tmp_path)._replace(free=100)
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: free)
-    with pytest.raises(FinetuneError, match=rf"needs {size(sum(supervised_counts(ROWS)) * 24 * 4)} in .*, and 1 kB are free"):
+    needed = sum(supervised_counts(ROWS)) * 24 * 4 + frozen_head(pico("llama", seed=1)).weight.nbytes
+    with pytest.raises(FinetuneError, match=rf"needs {size(needed)} in .*, and 1 kB are free"):
         built(tmp_path)
 
 

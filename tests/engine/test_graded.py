@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import torch
 from completions_server import MODEL, CompletionsServer
+from forks import Forks, job, log
 from grading_server import GradingServer
 from letters import LETTERS, tokenizer
 from rich.console import Console
 from safetensors.torch import load_file
+from several_processes import TOLERANCE, compare
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from workshop import Workshop, recorded
@@ -80,6 +82,7 @@ def test_a_student_learns_what_the_model_on_the_server_says(shop: Workshop, serv
     rows = [tuple(row["input_ids"]) for row in tuner.data.train]
     assert planned.grading["tokens"] == sum(len(row) + 1 for row in rows)
     assert planned.grading["rows"] == len(rows)
+    assert planned.stages["grading rows"] == planned.grading["seconds"] > 0
     tuner.run()
     assert Counter(server.graded) == Counter(rows), "each row is asked for once"
     local = build_cache("top_k", AutoModelForCausalLM.from_pretrained(shop.model), tuner.data.train, tmp_path / "local")
@@ -123,6 +126,7 @@ def test_what_is_graded_is_not_asked_for_again_even_if_the_server_is_gone(shop: 
     planned = again.plan()
     assert planned.grading is not None
     assert planned.grading["tokens"] == planned.grading["bytes"] == 0
+    assert "grading rows" not in planned.stages
     again.run()
     assert all(torch.equal(value, weights(again)[name]) for name, value in weights(first).items())
     with pytest.raises(ModelError, match="cannot be reached"):
@@ -154,6 +158,22 @@ def test_a_budget_that_is_used_up_keeps_what_was_graded_and_resume_goes_on(
     assert all(torch.equal(value, weights(left)[name]) for name, value in weights(whole).items())
     with pytest.raises(RecipeError, match="A budget of 9 tokens is too small: one batch of requests may take"):
         tuner_of(shop, tmp_path / "c", server, {"budget_tokens": 9}).run()
+
+
+def test_two_processes_learn_from_what_one_of_them_was_told(forks: Forks, shop: Workshop, server: GradingServer, tmp_path: Path) -> None:
+    settings = {"epochs": 2, "batch_size": 22, "learning_rate": 3e-4}  # of a last step of one row one process has none
+    rows = {"source": str(shop.rows), "samples": 31, "max_length": 64, "held_out": 0.25}
+    layers, asked = [layer_of(shop, server, training=settings, dataset=rows) for _ in range(2)], []
+    for processes, layer in enumerate(layers, 1):
+        done = job(shop, layer, processes=processes, scored=True) | {"cache": str(tmp_path / str(processes))}
+        assert forks.run(done) == 0, log(shop)
+        asked.append(Counter(json.dumps(each, sort_keys=True) for each in server.asked))
+    assert asked[1] == asked[0] + asked[0], "the server is asked once, however many train"
+    found = compare(*layers)
+    assert found.steps == 4
+    assert max(found.loss, found.weight) <= TOLERANCE
+    assert found.score is not None
+    assert found.score <= TOLERANCE
 
 
 def test_tokens_of_a_padded_head_count_as_rest() -> None:

@@ -12,8 +12,10 @@ import torch
 from pico import Rows, arguments, pico, pico_rows
 
 from finetune.data.collator import NO_LOSS
+from finetune.distillation import trainer as trainer_module
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.cache_builder import build_cache, supervised_counts
+from finetune.distillation.features import Features
 from finetune.distillation.inside import Compared, facts_of, narrow
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.distillation_settings import FeaturesSpec
@@ -103,6 +105,24 @@ def test_room_is_wanted_for_it_too() -> None:
     without = caches.TestChoice().chosen(beside=beside, free=10**9 + usual.bytes + beside // 2)
     assert without.kind == "none"
     assert "are needed" in without.reason
+
+
+def test_where_a_batch_is_padded_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    masks, compared, mask_of, compare = [], [], trainer_module.right_padding_mask, Features.compared
+
+    def found(*given: Any) -> torch.Tensor:
+        masks.append(mask_of(*given))
+        return masks[-1]
+
+    def with_count(features: Features, *given: Any) -> Any:
+        compared.append(given)
+        return compare(features, *given)
+
+    monkeypatch.setattr(trainer_module, "right_padding_mask", found)
+    monkeypatch.setattr(Features, "compared", with_count)
+    more: dict[str, Any] = {"train_dataset": Rows(ROWS), "features": FEATURES, "cache": built(tmp_path / "cache", compared=COMPARED)}
+    DistillationTrainer(pico("llama"), arguments(tmp_path), **more).train()
+    assert len(masks) == len(compared) > 1
 
 
 @pytest.mark.parametrize("kind", ["right", "left"])

@@ -17,6 +17,7 @@ from finetune.errors import Interrupted, RecipeError
 from finetune.events import Notice, OwnAnswers, Recorder, TrainingStep, read_events
 from finetune.publish.card import card_of
 from finetune.screen.console import THEME
+from finetune.screen.plan_table import review
 from finetune.screen.results import scores_table
 
 SPEC = {"share": 0.5, "tokens": 12, "refresh": 8}
@@ -147,12 +148,19 @@ def test_a_student_whose_answers_do_not_end_goes_on_with_the_data(shop: Workshop
 
 
 def test_the_plan_counts_the_teacher_and_the_writing(shop: Workshop) -> None:
-    usual, practised = (shop.tuner(layer(shop, distillation={"on_policy": spec})).plan() for spec in (None, SPEC))
+    asked = {"seed": 7}  # for rows that no teacher was asked about
+    usual, practised = (shop.tuner(layer(shop, distillation={"on_policy": spec}), asked).plan() for spec in (None, SPEC))
     assert practised.memory["teacher"] == usual.memory["teacher"] > 0
-    assert practised.cache_bytes == usual.cache_bytes
-    assert practised.seconds > usual.seconds
+    assert practised.cache_bytes == usual.cache_bytes > 0, "the rows of the data are read from a cache"
+    once = usual.stages["running the teacher"]  # as fast as this machine was just then
+    assert practised.stages["running the teacher"] == pytest.approx(once, rel=0.5), "and once, not at each of three epochs"
+    assert "own answers" not in usual.stages
+    assert practised.stages["own answers"] > 0
     (said,) = (note for note in practised.notes if "own answers" in note)
     assert "50 % of the rows are the student's own answers: about 24 of up to 12 tokens, 8 at a time" in said
+    console = Console(width=200, record=True, file=io.StringIO(), theme=THEME)
+    console.print(review(Recipe.from_layers(layer(shop)), practised))
+    assert "at most; it stays in memory to read the student's own answers" in console.export_text()
     two = shop.tuner(layer(shop, **KINDS["mixed"](shop))).plan()
     assert two.memory["teacher"] > practised.memory["teacher"]  # both stay
     short = shop.tuner(layer(shop, distillation={"on_policy": {**SPEC, "tokens": 3}})).plan()

@@ -1,6 +1,7 @@
-"""Real servers on this machine, where they are installed: vLLM grades rows, `transformers serve` writes them and is refused otherwise.
+"""Real servers on this machine, where they are installed: vLLM grades rows, others write them and are refused otherwise.
 
-vLLM is found on the PATH, since it wants other versions than ours; `transformers serve` needs fastapi and uvicorn beside us.
+vLLM is found on the PATH, since it wants other versions than ours; `transformers serve` needs fastapi and uvicorn beside us, llama.cpp's
+server xllamacpp.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from urllib.request import urlopen
 import pytest
 import torch
 from letters import llama, parrot, tokenizer
+from pico_exports import run_of, tokenizer_of
 
 from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.graded import tokens_of
 from finetune.errors import ModelError
 from finetune.events import Recorder
+from finetune.export.to_gguf import GGUF
+from finetune.runtime import RuntimeOptions
 from finetune.sources.grader import Grader
 from finetune.sources.server import Server
 from finetune.teacher_settings import TeacherSpec
@@ -100,3 +104,38 @@ def test_transformers_serve_writes_and_is_refused_where_it_should_grade(tmp_path
         assert all(each.tokens > 3 for each in found)
         with pytest.raises(ModelError, match="does not tell log-probabilities of what it reads, so it cannot grade rows"):
             Grader(server, made, likeliest=20, vocabulary=tokens_of(made), budget=None).check()
+
+
+LLAMA = """
+import sys, xllamacpp
+given = xllamacpp.CommonParams()
+given.model.path, given.n_ctx = sys.argv[1], 512
+given.warmup = given.fit_params = given.ui = False
+given.verbosity = 0
+server = xllamacpp.Server(given)
+print(server.listening_address, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not find_spec("xllamacpp"), reason="no xllamacpp")
+def test_llama_cpps_server_writes_and_is_refused_where_it_should_grade(tmp_path: Path) -> None:
+    run = run_of("llama", tmp_path)
+    done = GGUF.export(run, tmp_path / "gguf", RuntimeOptions(device="cpu", dtype="float32"), Recorder())
+    command = [sys.executable, "-c", LLAMA, str(tmp_path / "gguf" / done.file)]
+    with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, stdin=-1, stdout=-1, stderr=log, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert address, (tmp_path / "log").read_text(errors="replace")[-2000:]
+        server = Server(TeacherSpec(server=f"{address}/v1", model="pico"), Recorder())
+        server.check()
+        chats = [[{"role": "user", "content": f"say {word}"}] for word in ("cat", "dog", "hen")]
+        found = server.completions(chats, most=8, seeds=[1, 2, 3])
+        assert all(each.text for each in found)
+        assert all(3 < each.tokens <= 64 for each in found)
+        assert len({each.text for each in server.completions([chats[0]] * 3, most=8, seeds=[1, 2, 3])}) == 3, "it samples, by the seed"
+        tokens = tokenizer_of("llama")
+        with pytest.raises(ModelError, match="does not tell log-probabilities of what it reads, so it cannot grade rows"):
+            Grader(server, tokens, likeliest=20, vocabulary=tokens_of(tokens), budget=None).check()
+        process.stdin.close()

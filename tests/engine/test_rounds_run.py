@@ -7,13 +7,16 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forks import Forks, job, log
 from letters import llama, tokenizer
 from rich.console import Console
+from several_processes import TOLERANCE, compare
 from transformers import AutoModelForCausalLM
 from workshop import Workshop, model_folder
 
@@ -26,6 +29,7 @@ from finetune.recipe import read_yaml
 from finetune.run import loading
 from finetune.run.finetuner import RunResult as Result
 from finetune.run.resume import find
+from finetune.run_folder import RunFolder
 from finetune.screen.console import THEME
 from finetune.screen.plan_table import review
 from finetune.screen.results import scores_table
@@ -214,23 +218,40 @@ def test_without_a_cache_the_teacher_stays_for_all_rounds(shop: Workshop) -> Non
         assert each["scores"]["kl"] == pytest.approx(other["scores"]["kl"], rel=1e-3)
 
 
+def test_two_processes_make_the_rounds_of_one(forks: Forks, shop: Workshop) -> None:
+    layers = [layer(shop, [5, 3], learning_rate=3e-4) for _ in range(2)]
+    for processes, each in enumerate(layers, 1):
+        assert forks.run(job(shop, each, processes=processes)) == 0, log(shop)
+    found = compare(*layers)
+    assert max(found.loss, found.weight) <= TOLERANCE
+    made = [RunFolder(each["output_dir"]).read_json(RunFolder(each["output_dir"]).student) for each in layers]
+    assert made[0] == made[1], "the same layers are left out"
+
+
 def test_the_plan_counts_all_rounds_and_the_memory_of_the_largest(shop: Workshop) -> None:
     def planned(rounds: list[int] | None) -> Any:
-        return shop.tuner(layer(shop, rounds)).plan()
+        return shop.tuner(layer(shop, rounds), {"seed": 7}).plan()  # of rows that no teacher was asked about
 
     whole, first, last = planned(ROUNDS), planned([5]), planned([2])
     assert whole.steps == STEPS * 3
     assert [each["layers"] for each in whole.rounds] == ROUNDS
     assert whole.parameters == last.parameters
     assert whole.memory == first.memory
-    assert whole.seconds > first.seconds
+    assert whole.stages["training"] > first.stages["training"]
+    once = first.stages["running the teacher"]  # as fast as this machine was just then
+    assert whole.stages["running the teacher"] == pytest.approx(once, rel=0.5), "and not in each of three rounds"
+    assert sum(whole.stages.values()) == whole.seconds
     assert whole.cache_bytes == first.cache_bytes
     assert whole.disk_bytes > first.disk_bytes + 4 * (first.parameters + last.parameters)
     assert not first.rounds
     tuner = shop.tuner(layer(shop))
     console = Console(width=120, record=True, file=io.StringIO(), theme=THEME)
-    console.print(review(tuner.recipe, tuner.plan()))
-    assert "3, each over all epochs: 5, 4, 2 layers" in console.export_text()
+    console.print(review(tuner.recipe, replace(tuner.plan(), seconds=6000.0, stages={"running the teacher": 31.0, "training": 5969.0})))
+    shown = console.export_text()
+    assert "3, each over all epochs: 5, 4, 2 layers" in shown
+    assert "running the teacher 31 s" not in shown, "what takes hardly any of the time is left out"
+    console.print(review(tuner.recipe, replace(tuner.plan(), seconds=400.0, stages={"running the teacher": 31.0, "training": 369.0})))
+    assert "running the teacher 31 s, training 6 min" in console.export_text()
 
 
 def test_a_plan_that_measures_takes_the_steps_of_the_first_round(shop: Workshop) -> None:

@@ -150,6 +150,15 @@ def test_what_only_one_process_can_do_is_refused_before_the_run(distillation: di
         assert str(refused.value.hint).startswith("Use --nproc 1 and one node, or ")
 
 
+@pytest.mark.parametrize("rounds", [{"rounds": [2]}, {"until": {"retention": 0.9}}])
+def test_rounds_train_on_one_node(rounds: dict[str, object], shop: Workshop) -> None:
+    recipe = Recipe.from_layers(shop.distilling(model=None, distillation=rounds))
+    runtime = RuntimeOptions(cache_dir=shop.runtime.cache_dir, nodes=2, processes=1, rendezvous="a:1")
+    with pytest.raises(BadInput, match="trains on one node") as refused:
+        LLMFineTuner(recipe, runtime=runtime).check()
+    assert str(refused.value.hint).endswith(f"distillation.{next(iter(rounds))}.")
+
+
 def test_several_nodes_need_a_place_to_meet_and_a_number() -> None:
     with pytest.raises(BadInput, match="need a place to meet"):
         RuntimeOptions(nodes=2)

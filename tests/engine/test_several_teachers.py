@@ -90,6 +90,7 @@ def test_teachers_are_loaded_one_after_another_and_caches_serve_other_weights(sh
 def test_a_plan_counts_every_teacher_and_what_is_on_the_disk_not_again(tmp_path: Path, shop: Workshop, runs: Any) -> None:
     again = shop.tuner(shop.distilling(**teachers(shop, *WAYS["mixed"]))).plan()
     assert again.cache_bytes == 0
+    assert "running the teacher" not in again.stages
     assert shop.tuner(shop.distilling(**teachers(shop), distillation={"temperature": 3.0})).plan().cache_bytes > 0
     shop = Workshop(tmp_path)  # with an empty cache
     shop.rows.write_text(divided(shop.rows.read_text()))
@@ -99,6 +100,7 @@ def test_a_plan_counts_every_teacher_and_what_is_on_the_disk_not_again(tmp_path:
     routed = shop.tuner(shop.distilling(**teachers(shop, *WAYS["routed"]))).plan()
     online = shop.tuner(shop.distilling(**teachers(shop), distillation={"cache": "none"})).plan()
     assert mixed.cache_bytes == 2 * one.cache_bytes
+    assert mixed.stages["running the teacher"] > one.stages["running the teacher"] > 0
     assert routed.cache_bytes == pytest.approx(one.cache_bytes, abs=2 * 1024)
     assert mixed.memory["teacher"] > one.memory["teacher"]
     assert online.memory["teacher"] == one.memory["teacher"] + mixed.memory["teacher"]
@@ -120,6 +122,7 @@ REFUSED = [
     ({"teachers": [{"source": "a", "weight": 1, **by("tame")}, {"source": "b", **by("wild")}]}, RecipeError, "give one of the two"),
     ({"teachers": ["a", "b"], "teacher": "c"}, RecipeError, "give one of the two"),
     ({"teachers": ["a"]}, RecipeError, "at least 2"),
+    ({"teachers": [{"sorce": "a"}, "b"]}, RecipeError, r"^teachers.0.sorce is not a recipe key. Did you mean teachers.source\?$"),
     ({"teachers": ["a", "b"], "approach": "fine-tuning", "model": "c"}, RecipeError, "need `approach: distillation`"),
 ]
 

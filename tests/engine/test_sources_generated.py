@@ -154,6 +154,7 @@ def test_a_plan_writes_nothing_and_says_what_will_be_written(shop: Workshop, tal
     assert found.making is not None
     assert (found.making["rows"], found.making["by"]) == (40, "talker")
     assert found.seconds > found.making["seconds"] > 0
+    assert found.stages["writing rows"] == found.making["seconds"]
     assert (found.rows, found.held_out_rows) == (30, 10)
     assert not list(tmp_path.rglob("generated"))
     assert not tuner.folder.output_dir.exists()

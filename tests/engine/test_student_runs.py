@@ -11,6 +11,7 @@ from letters import llama, tokenizer
 from transformers import AutoModelForCausalLM
 from workshop import Workshop
 
+from finetune.errors import RecipeError
 from finetune.events import Notice, Recorder
 from finetune.publish.card import card_of
 from finetune.recipe import Recipe, read_yaml
@@ -80,3 +81,34 @@ def test_a_size_takes_the_place_of_other_amounts_and_the_other_way_round(tmp_pat
     assert amounts({"layers": 20}, {"size": 0.75}) == {"size": 0.75}
     assert amounts({"size": 0.75}, {"ffn": 0.5}) == {"ffn": 0.5}
     assert amounts({"layers": 20}, {"ffn": 0.5}) == {"layers": 20, "ffn": 0.5}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"teacher": {"source": "org/big", "load_in": "8bit"}}, {"teachers": [{"source": "a", "load_in": "4bit"}, "b"]}]
+)
+def test_a_student_is_not_made_from_rounded_weights(changes: dict[str, object]) -> None:
+    with pytest.raises(RecipeError, match="`load_in`, of whose rounded weights no student can be made") as refused:
+        Recipe.from_layers({"approach": "distillation", **changes})
+    assert refused.value.exit_code == 2
+    assert Recipe.from_layers({"approach": "distillation", "model": "org/small", **changes}).all_teachers[0].load_in
+    Recipe.from_layers({"approach": "distillation", "teachers": ["a", {"source": "b", "load_in": "4bit"}]})  # it is made from the first
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (
+            {"model": {"from_teacher": {"layers": 2}}},
+            "`model: {from_teacher: ...}`, which makes a student and needs `approach: distillation`",
+        ),
+        ({"teacher": "self"}, "`teacher: self`, which needs `approach: distillation`"),
+        (
+            {"approach": "distillation", "teacher": "self", "model": {"from_teacher": {"layers": 2}}},
+            "`teacher: self`, which trains a model that is its own teacher: name it under `model`, without `from_teacher`",
+        ),
+    ],
+)
+def test_students_that_do_not_go_with_the_rest_are_refused_in_a_sentence(layer: dict[str, object], said: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        Recipe.from_layers(layer)
+    assert refused.value.message == f"The recipe has {said}."

@@ -11,6 +11,7 @@ from finetune.benchmark.report import ranks_in_words, write_report
 from finetune.benchmark.report.charts import bars, curve, scale_of, thinned, ticks
 from finetune.benchmark.report.html import duration
 from finetune.benchmark.report.records import read_records
+from finetune.run.history import read_run
 from finetune.run_folder import RunFolder
 
 VOID = {"meta", "link"}
@@ -71,6 +72,29 @@ def test_it_says_what_was_asked_and_done_on_what_and_how_to_repeat_it(tmp_path):
         assert said in text, said
     recipe, again = tmp_path / "my model" / "run" / "recipe.yaml", tmp_path / "my model-2"
     assert f"finetune-cli run '{recipe}' --output-dir '{again}'" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "headline", "listed"),
+    [
+        ({"teacher": "org/a"}, "org/a distilled into org/small", "distillation of org/a into org/small"),
+        (
+            {"teacher": None, "teachers": [{"source": "org/a"}, {"source": "org/b"}]},
+            "org/a and org/b distilled into org/small",
+            "distillation of org/a + org/b into org/small",
+        ),
+        (
+            {"teacher": {"server": "http://localhost:8000/v1", "model": "qwen"}},
+            "qwen at localhost:8000 distilled into org/small",
+            "distillation of qwen at localhost:8000 into org/small",
+        ),
+        ({"teacher": "self"}, "org/small distilled from itself", "distillation of org/small from itself"),
+    ],
+)
+def test_teachers_of_every_kind_are_named(change, headline, listed, tmp_path):
+    folder = written_run(tmp_path / "run", teacher=True, change={"model": "org/small", **change})
+    assert f" {headline} on shop/questions.jsonl" in page_of(folder).text
+    assert read_run(folder.output_dir).what == listed
 
 
 def test_every_score_has_its_interval_and_a_teacher_stands_beside_its_student(tmp_path):

@@ -74,7 +74,7 @@ def test_a_key_of_the_method_means_the_method_of_the_approach() -> None:
     [
         ({"method": "adalora"}, "method.r=4", "method", {"kind": "adalora", "r": 4}),
         (
-            {"approach": "distillation", "teacher": "gpt2-medium"},
+            {"approach": "distillation", "teacher": "gpt2-medium", "model": "gpt2"},
             "teacher.load_in=8bit",
             "teacher",
             {"source": "gpt2-medium", "load_in": "8bit"},

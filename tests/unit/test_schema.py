@@ -87,7 +87,7 @@ def test_it_agrees_with_the_recipe_on_every_key_with_every_sort_of_value() -> No
         {"method": {"kind": "adalora", "init_r": 12}},
         {"method": {"kind": "adalorra"}},
         {"teacher": "gpt2"},
-        {**DISTILS, "teacher": {"source": "gpt2", "load_in": "8bit"}},
+        {**DISTILS, "teacher": {"source": "gpt2", "load_in": "8bit"}, "model": "org/student"},
         {**DISTILS, "teacher": {"load_in": "8bit"}},
         {**DISTILS, "teacher": ""},
         {"teacher": {"server": "http://localhost:8000/v1", "model": "m"}, "dataset": {"source": "generated"}},

@@ -234,6 +234,7 @@ class Figures:
     memory_total: int = 3 * 10**9
     free_memory: int = 12 * 10**9
     seconds: float = 290
+    stages: dict[str, float] = field(default_factory=dict)
     disk_bytes: int = 130 * 10**6
     cache_bytes: int = 61 * 10**6
     free_disk: int = 10**11
@@ -292,6 +293,14 @@ def test_the_review_says_what_was_measured() -> None:
     assert "measured" not in drawn(review(Recipe.from_layers({}), Figures()))  # type: ignore[arg-type]
     text = drawn(review(Recipe.from_layers({}), Figures(measured={"steps": 12, "tokens_per_second": 431.7})))  # type: ignore[arg-type]
     assert "about 5 minutes  measured: 12 steps, 432 tokens/s" in text
+
+
+def test_the_review_says_how_long_each_stage_takes() -> None:
+    stages = {"running the teacher": 45.0, "training": 7000.0, "measuring": 200.0, "loading and saving": 15.0}
+    text = drawn(review(Recipe.from_layers({}), Figures(stages=stages, seconds=7260.0)))  # type: ignore[arg-type]
+    assert "training 1.9 h, measuring 3 min" in text
+    assert "running the teacher" not in text, "it takes hardly any of the time"
+    assert "training" not in drawn(review(Recipe.from_layers({}), Figures(stages={"training": 9.0}, seconds=9.0))), "there is one"  # type: ignore[arg-type]
 
 
 QUIET = """

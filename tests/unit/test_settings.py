@@ -10,11 +10,13 @@ from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 from wizard_answers import Listening, here
 
-from finetune import registry
+from finetune import arguments, registry
 from finetune.distillation_settings import DistillationSpec
 from finetune.errors import RecipeError
 from finetune.recipe import Recipe, known_fields, parse_override
+from finetune.schema import keys_of_parts
 from finetune.settings import Usual, help_of, label, usual
+from finetune.task_settings import TASKS
 from finetune.wizard import ask_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -113,3 +115,19 @@ def test_a_setting_without_any_words_still_has_a_label() -> None:
 
     field: Any = Plain.model_fields["some_size"]
     assert (label("some_size", field), help_of(field)) == ("Some size", "")
+
+
+@pytest.mark.parametrize("part", arguments.TOLD)
+def test_the_help_of_run_tells_every_key_of_teachers_rows_and_distillation(part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        arguments.parser().parse_args(["run", "--help"])
+    shown = capsys.readouterr().out
+    said = " ".join(shown.split())
+    by_name = {f"{key}.{name}": registry.title(kind, name) for key, kind in arguments.PARTS.items() for name in registry.names(kind)}
+    keys = keys_of_parts(part)
+    assert keys
+    for key, does in keys.items():
+        assert f"  {key.removeprefix(f'{part}.')}" in shown or key in by_name, key
+        assert by_name.get(key, does) in said, key
+    assert all(task.summary in said for task in TASKS.values())
+    assert max(map(len, shown.splitlines())) <= 80

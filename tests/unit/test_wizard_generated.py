@@ -49,6 +49,22 @@ def test_it_is_offered_where_there_is_a_teacher_and_is_no_default(approach: str,
         assert choices["generated"] == "No data? The teacher writes it"
 
 
+def test_from_nothing_is_a_way_to_distil() -> None:
+    prompter = Listening({"approach": "distillation", "distillation.way": "nothing"})
+    recipe = asked(prompter)
+    assert [choice.title for choice in prompter.offered["distillation.way"]][-1] == "From nothing"
+    assert recipe == asked(Listening(dict(GENERATED)))
+    assert "self" not in [choice.value for choice in prompter.offered["teacher"]]
+
+
+@pytest.mark.parametrize("teachers", [{"teacher": "self"}, {"distillation.way": "several", "teachers.others": "./other"}])
+def test_it_is_not_offered_where_the_recipe_would_refuse_it(teachers: dict[str, str], workplace: Path) -> None:
+    (workplace / "other").mkdir()
+    prompter = Listening({"approach": "distillation", **teachers})
+    asked(prompter)
+    assert "generated" not in [choice.value for choice in prompter.offered["dataset.source"]]
+
+
 def test_changing_the_mind_leaves_nothing_of_it() -> None:
     answers = {**GENERATED, "dataset.source": ["generated", "builtin:python-docs"], "dataset.topic": ScriptedPrompter.BACK}
     recipe = asked(enter_all_the_way(**{key.replace(".", "__"): value for key, value in answers.items()}))

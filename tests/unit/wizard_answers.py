@@ -25,15 +25,17 @@ def enter_all_the_way(**answers: object) -> ScriptedPrompter:
 
 
 class Listening(ScriptedPrompter):
-    """Keeps what each question says: `questions`, `helps` and `offered`, by key."""
+    """Keeps what each question says: `questions`, `helps`, `more` and `offered`, by key."""
 
     def __init__(self, answers: dict[str, Any]) -> None:
         super().__init__(answers, otherwise_default=True)
         self.questions: dict[str, str] = {}
         self.helps: dict[str, str] = {}
+        self.more: dict[str, str] = {}
         self.offered: dict[str, list[Choice]] = {}
 
     def ask(self, question: Question) -> str | bool:
         self.questions[question.key], self.helps[question.key] = question.text, question.help
+        self.more[question.key] = question.more
         self.offered[question.key] = list(question.choices)
         return super().ask(question)

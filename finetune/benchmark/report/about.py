@@ -21,7 +21,7 @@ from finetune.registry import title
 from finetune.run_folder import free_name
 from finetune.shell import quoted
 from finetune.task_settings import task_words
-from finetune.teacher_settings import TOP_K, grading_words, host_of
+from finetune.teacher_settings import TOP_K, grading_words, name_of
 from finetune.training.choice import in_words as in_words_of_step
 
 SKIPPED_SHOWN = 10
@@ -33,8 +33,7 @@ def headline(records: Records) -> str:
     parts = []
     if recipe:
         if recipe["approach"] == "distillation":
-            teacher = recipe.get("teacher") or {}
-            what = f"{_served(teacher) if teacher.get('server') else teacher.get('source', '')} distilled into {model_of(recipe)}"
+            what = f"{' and '.join(map(name_of, _teachers(recipe)))} distilled into {model_of(recipe)}"
             what = f"{model_of(recipe)} distilled from itself" if is_self(recipe.get("teacher")) else what
             parts.append(f"{what} on {recipe['dataset']['source']}")
         else:
@@ -54,19 +53,18 @@ def model_of(recipe: Mapping[str, Any]) -> str:
 
 
 def teacher_of(recipe: Mapping[str, Any]) -> str:
-    each = recipe.get("teachers") or [recipe.get("teacher") or {}]
-    return " and ".join(_teacher(teacher) for teacher in each)
+    return " and ".join(map(_teacher, _teachers(recipe)))
+
+
+def _teachers(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return recipe.get("teachers") or [recipe.get("teacher") or {}]
 
 
 def _teacher(teacher: Mapping[str, Any]) -> str:
-    source = "the model itself, as it was before the run" if is_self(teacher) else teacher.get("source", "")
+    source = "the model itself, as it was before the run" if is_self(teacher) else name_of(teacher)
     if teacher.get("server"):
-        source = f"{_served(teacher)}, which told {grading_words(teacher.get('top_k') or TOP_K)}"
+        source = f"{source}, which told {grading_words(teacher.get('top_k') or TOP_K)}"
     return f"{source}{_if(' in {}', teacher.get('load_in'))}{_if(', told: {}', teacher.get('system'))}"
-
-
-def _served(teacher: Mapping[str, Any]) -> str:
-    return f"{teacher['model']} at {host_of(teacher['server'])}"
 
 
 def asked(records: Records) -> Html:

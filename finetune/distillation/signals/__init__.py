@@ -2,7 +2,7 @@
 
     signal = registry.load("signals", "hidden")
     signal.problem(student_head, forward_kl=True)       # None, or why this run cannot use it
-    signal.bytes(9000, teacher_head, student_head)      # on disk
+    bytes_of(signal, 9000, teacher_head, student_head)  # on disk
 
 `names` are the tensors of a shard: the first is [tokens, width], a second is [tokens] or [tokens, k]. A signal that `keeps_head` needs
 the teacher's head beside its values in every step. A cache of the teacher (finetune/distillation/cache.py) is of one kind: its signal.
@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from finetune.training.chunked_loss import Workspace
@@ -30,11 +29,8 @@ class Signal(Protocol):
     def problem(self, student: Head, forward_kl: bool) -> str | None:
         """Why a student with this head and objective cannot learn from it, as half a sentence, or None."""
 
-    def stored(self, teacher: Head, student: Head | None) -> tuple[int, torch.dtype]:
-        """Width and dtype of the values per token."""
-
-    def bytes(self, tokens: int, teacher: Head, student: Head | None) -> int:
-        """On disk for this many supervised tokens, with the teacher's head if it keeps one; heads may be without content."""
+    def token_bytes(self, teacher: Head, student: Head | None) -> int:
+        """On disk for each supervised token, all of its `names` together; heads may be without content."""
 
     def key(self, vocabulary: int, student: Head | None, temperature: float | None) -> dict[str, Any]:
         """The fields of a CacheKey that its numbers depend on, beside teacher and rows."""
@@ -44,3 +40,8 @@ class Signal(Protocol):
 
     def ask(self, hidden: Tensor, teacher: Head, student: Head | None, temperature: float, workspace: Workspace) -> tuple[Tensor, ...]:
         """The tensors in `names` for states [n, d] of the teacher; both heads are cut to the shared vocabulary."""
+
+
+def bytes_of(signal: Signal, tokens: int, teacher: Head, student: Head | None) -> int:
+    """On disk for this many supervised tokens, with the teacher's head if it keeps one."""
+    return tokens * signal.token_bytes(teacher, student) + (teacher.weight.nbytes if signal.keeps_head else 0)

@@ -29,16 +29,9 @@ class Gradient:
             return "the student's head is trained"
         return "the student's head is soft-capped" if student.softcap is not None else None
 
-    def stored(self, teacher: Head, student: Head | None) -> tuple[int, torch.dtype]:
-        """In half precision only for a half-precision head."""
-        import torch
-
-        weight = (student or teacher).weight
-        return weight.shape[1], torch.float16 if weight.dtype == torch.bfloat16 else weight.dtype
-
-    def bytes(self, tokens: int, teacher: Head, student: Head | None) -> int:
-        width, dtype = self.stored(teacher, student)
-        return tokens * (width * dtype.itemsize + 4)
+    def token_bytes(self, teacher: Head, student: Head | None) -> int:
+        width, dtype = stored(teacher, student)
+        return width * dtype.itemsize + (8 if dtype.itemsize == 8 else 4)
 
     def key(self, vocabulary: int, student: Head | None, temperature: float | None) -> dict[str, Any]:
         from finetune.distillation.cache import tensors_hash
@@ -63,7 +56,7 @@ class Gradient:
 
         assert student is not None, "its key cannot be made without one"
         logits_of = teacher_logits("teacher", hidden, teacher, temperature)
-        width, dtype = self.stored(teacher, student)
+        width, dtype = stored(teacher, student)
         centres = torch.empty(len(hidden), width, dtype=dtype, device=hidden.device)
         negentropy = torch.empty(len(hidden), dtype=logits_of.precise, device=hidden.device)
         for rows in chunks(len(hidden), 2 * logits_of.bytes_per_row, workspace.chunk_bytes(hidden.device)):
@@ -80,3 +73,11 @@ class Gradient:
                 q[part].copy_(block)
             centres[rows] = product(q, student.weight, logits_of.precise).to(dtype)
         return centres, negentropy
+
+
+def stored(teacher: Head, student: Head | None) -> tuple[int, torch.dtype]:
+    """Width and dtype of q @ W: in half precision only for a half-precision head."""
+    import torch
+
+    weight = (student or teacher).weight
+    return weight.shape[1], torch.float16 if weight.dtype == torch.bfloat16 else weight.dtype

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from finetune.training.chunked_loss import Workspace
@@ -22,12 +21,8 @@ class Hidden:
     def problem(self, student: Head, forward_kl: bool) -> str | None:
         return None
 
-    def stored(self, teacher: Head, student: Head | None) -> tuple[int, torch.dtype]:
-        return teacher.weight.shape[1], teacher.weight.dtype
-
-    def bytes(self, tokens: int, teacher: Head, student: Head | None) -> int:
-        width, dtype = self.stored(teacher, student)
-        return tokens * width * dtype.itemsize + teacher.weight.nbytes
+    def token_bytes(self, teacher: Head, student: Head | None) -> int:
+        return teacher.weight.shape[1] * teacher.weight.dtype.itemsize
 
     def key(self, vocabulary: int, student: Head | None, temperature: float | None) -> dict[str, Any]:
         return {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from finetune.training.chunked_loss import Workspace
@@ -25,13 +24,8 @@ class Spans:
     def problem(self, student: Head, forward_kl: bool) -> str | None:
         return None
 
-    def stored(self, teacher: Head, student: Head | None) -> tuple[int, torch.dtype]:
-        import torch
-
-        return 1, torch.float32
-
-    def bytes(self, tokens: int, teacher: Head, student: Head | None) -> int:
-        return tokens * 4
+    def token_bytes(self, teacher: Head, student: Head | None) -> int:
+        return 4
 
     def key(self, vocabulary: int, student: Head | None, temperature: float | None) -> dict[str, Any]:
         return {}

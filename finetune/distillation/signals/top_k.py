@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from finetune.teacher_settings import TOP_K
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from finetune.training.chunked_loss import Workspace
@@ -28,13 +27,8 @@ class TopK:
     def problem(self, student: Head, forward_kl: bool) -> str | None:
         return None
 
-    def stored(self, teacher: Head, student: Head | None) -> tuple[int, torch.dtype]:
-        import torch
-
-        return min(TOP_K, teacher.vocabulary) + 1, torch.float32
-
-    def bytes(self, tokens: int, teacher: Head, student: Head | None) -> int:
-        return tokens * token_bytes(min(TOP_K, teacher.vocabulary))
+    def token_bytes(self, teacher: Head, student: Head | None) -> int:
+        return token_bytes(min(TOP_K, teacher.vocabulary))
 
     def key(self, vocabulary: int, student: Head | None, temperature: float | None) -> dict[str, Any]:
         return {}

@@ -1,0 +1,29 @@
+"""The seconds of a run stage by stage, in the order in which people wait for them.
+
+stages = of_measured(measured)                       # {"running the teacher": 40.0, "training": 200.0, "measuring": 60.0, ...}
+stages = added(stages, {"training": 180.0})          # another round
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune.planning.measure import CLOSING
+
+WRITING, GRADING, TEACHER, PRACTICE = "writing rows", "grading rows", "running the teacher", "own answers"
+TRAINING, HELD_OUT, DECIDING, MEASURING, AROUND = "training", "the held-out loss", "deciding on rounds", "measuring", "loading and saving"
+ORDER = (WRITING, GRADING, TEACHER, TRAINING, PRACTICE, HELD_OUT, DECIDING, MEASURING, AROUND)
+MEASURED = {"ready": AROUND, "asking": TEACHER, "training": TRAINING, "teacher": MEASURING, "before": MEASURING, "after": MEASURING}
+
+
+def of_measured(measured: Mapping[str, Any]) -> dict[str, float]:
+    """Those of the whole run that follow from a few real steps (measure.py: Measurement)."""
+    stages = {"after": measured["stages"].get("before", 0.0), **measured["stages"]}
+    return added({AROUND: CLOSING}, *({MEASURED[name]: seconds} for name, seconds in stages.items()))
+
+
+def added(*parts: Mapping[str, float]) -> dict[str, float]:
+    """The sum of several, without what takes no time."""
+    sums = {name: sum(part.get(name, 0.0) for part in parts) for name in ORDER}
+    return {name: seconds for name, seconds in sums.items() if seconds}

@@ -1,0 +1,56 @@
+"""Whatever the wizard offers can be taken: no choice makes, with the answers before it, a recipe that is refused and ends the session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wizard_answers import Listening, here
+
+from finetune.recipe import Recipe
+from finetune.wizard import ask_recipe
+from finetune.wizard.undo import Rewind
+
+SESSIONS: dict[str, dict[str, Any]] = {
+    "one teacher": {},
+    "told something": {"teacher": "self", "teacher.system": "Be brief."},
+    "last states": {"distillation.features.last": "0.1"},
+    "in rounds": {
+        "distillation.way": "rounds",
+        "rounds.layers": "15",
+        "distillation.rounds": "20, 15",
+        "distillation.features.layers": "auto",
+    },
+    "on its own answers": {"distillation.way": "own"},
+    "from nothing": {"distillation.way": "nothing"},
+}
+NOT_OFFERED = {
+    ("told something", "distillation.supervise", "all"): "stands before the prompts of the teacher alone",
+    ("last states", "distillation.cache", "gradient"): "compares hidden states",
+    ("in rounds", "distillation.cache", "hidden"): "the teacher runs at every step",
+    ("in rounds", "distillation.round_teacher", "previous"): "compares the layers of one teacher",
+    ("in rounds", "training.keep", "best"): "looks at one training",
+}
+
+
+def asked(name: str, **more: Any) -> tuple[Recipe, Listening]:
+    prompter = Listening({"approach": "distillation", "advanced": True, **SESSIONS[name], **more})
+    return Rewind(prompter).run(lambda given: ask_recipe(given, here)), prompter
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_every_choice_can_be_taken(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, prompter = asked(name)
+    offered = {key: [choice.value for choice in choices] for key, choices in prompter.offered.items() if choices}
+    taken = [(key, value) for key, values in offered.items() for value in values if key.startswith(("distillation.", "training."))]
+    assert len(taken) > 15
+    for key, value in taken:
+        if key not in ("distillation.way", "distillation.task"):  # which lead to other questions, and change what is accepted later
+            asked(name, **{key: value})
+    for (session, key, value), why in NOT_OFFERED.items():
+        if session == name:
+            assert value not in offered[key]
+            assert f"Not possible here: {value} (" in prompter.more[key]
+            assert why in prompter.more[key]
