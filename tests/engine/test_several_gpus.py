@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
+import torch
 from transformers import AutoConfig
 from workshop import Workshop
 
 from finetune import LLMFineTuner, registry
 from finetune.arguments import parser
 from finetune.cli import main
-from finetune.errors import BadInput, FinetuneError, HardwareError, RecipeError
+from finetune.engines import worker
+from finetune.errors import BadInput, FinetuneError, HardwareError, RecipeError, TrainingError
 from finetune.hardware import machine as hardware
 from finetune.hardware.machine import Glance, Machine
 from finetune.planning import estimate
@@ -176,6 +180,26 @@ def test_what_a_launcher_starts_says_what_to_use_instead(
     assert capsys.readouterr().err.count("starts the processes it needs itself") == 2
 
 
+@pytest.mark.parametrize("given", ["order", "asked"])
+@pytest.mark.parametrize(("device", "taken"), [("cuda", [3]), ("cpu", [])])
+def test_a_worker_takes_the_gpu_of_its_number_where_the_run_is_on_gpus(
+    device: str, taken: list[int], given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--device cpu` a machine with two GPUs may have four processes, and the last two have none to take."""
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name, value in {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    enough = Mock(side_effect=TrainingError("That is enough."))
+    monkeypatch.setattr(worker, "take", enough)
+    monkeypatch.setattr(worker.teacher, "run", enough)
+    (tmp_path / f"{given}.json").write_text(json.dumps({"machine": {"device": device}}))
+    assert worker.main(str(tmp_path)) == 1
+    assert enough.called
+    assert chosen == taken
+
+
 def test_options_of_devices_are_options_of_the_machine_and_help_names_every_engine() -> None:
     taken = parser().parse_args(["run", "a.yaml", "--nproc", "2", "--on", "torchrun", "--nodes", "2", "--node-rank", "1", "--rdzv", "a:1"])
     assert (taken.nproc, taken.on, taken.nodes, taken.node_rank, taken.rdzv) == (2, "torchrun", 2, 1, "a:1")
@@ -186,9 +210,13 @@ def test_options_of_devices_are_options_of_the_machine_and_help_names_every_engi
     assert all(name in str(told) for name in registry.names("engines"))
 
 
-@pytest.mark.parametrize(("visible", "gpus"), [(None, 2), ("0", 1), ("0,1", 2), ("", 0)])
-def test_gpus_are_counted_as_far_as_they_are_visible(visible: str | None, gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = SimpleNamespace(stdout="NVIDIA H100, 81559, 80000\nNVIDIA H100, 81559, 70000\n")
+@pytest.mark.parametrize(
+    ("visible", "first", "gpus"),
+    [(None, "H100", 2), ("0", "H100", 1), ("0,1", "H100", 2), ("1", "H200", 1), ("1,0", "H200", 2), ("GPU-8a2f", "H100", 1)]
+    + [("", None, 0), ("-1", None, 0), ("0,-1,1", "H100", 1), ("7", None, 0)],
+)
+def test_gpus_are_those_that_are_visible(visible: str | None, first: str | None, gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = SimpleNamespace(stdout="NVIDIA H100, 81559, 80000\nNVIDIA H200, 143771, 70000\n")
     monkeypatch.setattr(hardware.shutil, "which", lambda _: "nvidia-smi")
     monkeypatch.setattr(hardware.sys, "platform", "linux")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
@@ -197,7 +225,8 @@ def test_gpus_are_counted_as_far_as_they_are_visible(visible: str | None, gpus: 
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     hardware._gpu.cache_clear()
     try:
-        assert hardware._gpu() == ("NVIDIA H100", 81559 * 2**20, 80000 * 2**20, gpus)
+        sizes = {"H100": (81559, 80000), "H200": (143771, 70000), None: (0, 0)}[first]
+        assert hardware._gpu() == (f"NVIDIA {first}" if first else None, *(size * 2**20 for size in sizes), gpus)
     finally:
         hardware._gpu.cache_clear()
 
