@@ -47,10 +47,10 @@ from finetune.hardware.matmul import use_fast_linear
 from finetune.noise import hush
 from finetune.recipe import Recipe
 from finetune.teacher_settings import SELF
+from finetune.training.batches import KNOWN, lengths_of, right_padding_mask, row_numbers, some_rows, supervised_counts
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss
 from finetune.training.head import Head, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
-from finetune.training.pieces import tensors_of
-from finetune.training.trainer import KNOWN, Supervised, lengths_of, right_padding_mask, row_numbers, supervised_counts
+from finetune.training.trainer import Supervised
 
 
 class DistillationTrainer(OnPolicyTrainer):
@@ -257,12 +257,13 @@ class DistillationTrainer(OnPolicyTrainer):
             assert ids is not None
             return TopKLoss(supervised.labels, values.to(hidden.device), ids.to(hidden.device), objective, weight, self.temperature)
         # A routed teacher is asked about its own rows, run by run; the others all about the whole batch.
-        runs = runs_of(inputs["teacher_number"]) if self.routed else [(number, None) for number in range(len(self.teachers))]
+        everybody = [(number, None) for number in range(len(self.teachers))]
+        runs = runs_of(row_numbers(inputs, "teacher_number")) if self.routed else everybody
         said, aligned = [], []
         for number, rows in runs:
             values, negentropy, where = self._said(number, inputs, rows, counts, cached=cached)
             said.append((values, negentropy))
-            aligned.append(torch.ones(len(values), dtype=torch.bool) if where is None else where.cpu())
+            aligned.append(torch.ones(len(values), dtype=torch.bool) if where is None else where)
         alpha: float | Tensor = weight
         if correct:
             alpha = corrected(weight, self._margins(inputs, supervised, said[0][0], counts, cached=cached).to(hidden.device), correct)
@@ -305,16 +306,15 @@ class DistillationTrainer(OnPolicyTrainer):
         return teacher_logits(f"teacher {number}" if number else "teacher", states, head, self.temperature)
 
     def _said(
-        self, number: int, inputs: dict[str, Any], rows: Tensor | None, counts: list[int], *, cached: bool
+        self, number: int, inputs: dict[str, Any], rows: slice | None, counts: list[int], *, cached: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """What a teacher says about the supervised tokens of some rows of a batch, or of all: states [n, d], or a cache's values.
 
-        And of one with another tokenizer, about which of them [n].
+        And of one with another tokenizer, about which of them [n], in main memory.
         """
         teacher = self.teachers[number]
         if rows is not None:
-            counts = [counts[row] for row in rows.tolist()]
-            inputs = {name: value[rows.to(value.device)] for name, value in tensors_of(inputs).items()}
+            counts, inputs = counts[rows], some_rows(inputs, rows)
         if cached and teacher.cache is not None:
             aligned = teacher.reading.where(row_numbers(inputs), inputs) if teacher.reading else None
             source = teacher.ahead or teacher.cache
