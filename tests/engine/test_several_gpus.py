@@ -212,8 +212,16 @@ def test_options_of_devices_are_options_of_the_machine_and_help_names_every_engi
 
 @pytest.mark.parametrize(
     ("visible", "first", "gpus"),
-    [(None, "H100", 2), ("0", "H100", 1), ("0,1", "H100", 2), ("1", "H200", 1), ("1,0", "H200", 2), ("GPU-8a2f", "H100", 1)]
-    + [("", None, 0), ("-1", None, 0), ("0,-1,1", "H100", 1), ("7", None, 0)],
+    [
+        (None, "H100", 2),
+        ("0", "H100", 1),
+        ("0,1", "H100", 2),
+        ("1, 0", "H200", 2),
+        ("GPU-8a2f", "H100", 1),
+        ("", None, 0),
+        ("0,-1,1", "H100", 1),
+        ("7", None, 0),
+    ],
 )
 def test_gpus_are_those_that_are_visible(visible: str | None, first: str | None, gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = SimpleNamespace(stdout="NVIDIA H100, 81559, 80000\nNVIDIA H200, 143771, 70000\n")

@@ -21,6 +21,7 @@ from finetune.errors import Interrupted
 from finetune.events import read_events
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.processes import Processes, Share
+from finetune.training.saved_tensors import in_parts
 
 WITHIN = 10  # seconds until a run has ended whose workers cannot go on
 LONG = {"epochs": 200, "batch_size": 6, "learning_rate": 0.001, "save_every": 1}
@@ -145,18 +146,19 @@ def test_nonsense_in_one_share_stops_all_of_them_before_it_reaches_the_weights(f
     assert saved_steps(layer) == [2]
 
 
-def begun(forks: Forks, shop: Workshop, layer: dict[str, Any]) -> int:
+def begun(forks: Forks, shop: Workshop, layer: dict[str, Any], shard: str = "no") -> int:
     """A run of two processes that has trained for three steps."""
-    pid = forks.start(job(shop, layer, processes=2))
+    pid = forks.start(job(shop, layer, processes=2, shard=shard))
     ends = time.monotonic() + 60
     while len(saved_steps(layer)) < 2 and time.monotonic() < ends:
         time.sleep(0.05)
     return pid
 
 
-def test_ctrl_c_saves_and_a_second_one_ends_everything_at_once(forks: Forks, shop: Workshop) -> None:
+@pytest.mark.parametrize("shard", ["no", "yes"])
+def test_ctrl_c_saves_and_a_second_one_ends_everything_at_once(shard: str, forks: Forks, shop: Workshop) -> None:
     once, twice = ({**layer_of(shop, "lora"), "training": LONG} for _ in range(2))
-    pid = begun(forks, shop, once)
+    pid = begun(forks, shop, once, shard)
     began = time.monotonic()
     forks.kill(pid, signal.SIGINT)
     assert forks.wait() == 130, log(shop)
@@ -164,8 +166,11 @@ def test_ctrl_c_saves_and_a_second_one_ends_everything_at_once(forks: Forks, sho
     step = told(once, "training")[0]["steps"]
     assert saved_steps(once)[0] == step == told(once, "step")[-1]["step"]
     assert f"Interrupted: Stopped after step {step} of 800" in log(shop)
+    newest = Checkpoints(Path(once["output_dir"]) / "run" / "checkpoints").newest(pytest.fail)
+    assert newest is not None
+    assert in_parts(newest.folder) is (shard == "yes")
 
-    pid = begun(forks, shop, twice)
+    pid = begun(forks, shop, twice, shard)
     workers = psutil.Process(pid).children(recursive=True)
     assert len(workers) == 3
     began = time.monotonic()
