@@ -49,7 +49,7 @@ def told(layer: dict[str, Any], event: str) -> list[dict[str, Any]]:
 
 
 # The other cases take minutes: benchmarks/processes.py.
-@pytest.mark.parametrize("name", ["hidden cache", "teachers of rows"])
+@pytest.mark.parametrize("name", ["hidden cache", "teachers of rows", "adalora", "few bits"])
 def test_two_processes_make_the_run_of_one(name: str, forks: Forks, shop: Workshop) -> None:
     layers = [layer_of(shop, name), layer_of(shop, name)]
     for processes, layer in enumerate(layers, 1):
