@@ -63,11 +63,11 @@ class HardLabels(Rule):
 
     def _without_hard_only(self, of_tokens: Tensor) -> Tensor:
         """What nobody knows for tokens whose alpha is 1, of the tokens [k, ...] of a block, as nothing; in place where it has columns."""
-        if self.only is None or (self.only.device.type == "cpu" and self.hard_only is None):
-            return of_tokens
-        if self.only.device.type != "cpu":  # one pass more, and no waiting
+        if self.only is not None and self.only.device.type != "cpu":  # one pass more, and no waiting
             only = self.only[self._rows]
             return of_tokens.masked_fill(only, 0.0) if of_tokens.dim() == 1 else of_tokens.masked_fill_(only[:, None], 0.0)
+        if self.hard_only is None:
+            return of_tokens
         inside = self.hard_only[(self.hard_only >= self._rows.start) & (self.hard_only < self._rows.stop)] - self._rows.start
         return of_tokens.index_fill(0, inside, 0.0) if of_tokens.dim() == 1 else of_tokens.index_fill_(0, inside, 0.0)
 

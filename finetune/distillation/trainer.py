@@ -185,11 +185,17 @@ class DistillationTrainer(OnPolicyTrainer):
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         known = [batch for batch in batches if KNOWN in batch and "row" in batch]
-        for teacher in self.teachers:
-            if teacher.ahead is not None and not self.routed:
+        for number, teacher in enumerate(self.teachers):
+            if teacher.ahead is not None:
                 inside = [asked for batch in known for asked in self.features.ahead(*self._numbers(batch))]
-                teacher.ahead.begin(((row_numbers(batch), supervised_counts(batch)) for batch in known), inside)
+                runs = [(batch, rows or slice(None)) for batch in known for asked, rows in self._runs(batch) if asked == number]
+                teacher.ahead.begin([(row_numbers(batch)[rows], supervised_counts(batch)[rows]) for batch, rows in runs], inside)
         return batches, items
+
+    def _runs(self, batch: Mapping[str, Any]) -> Sequence[tuple[int, slice | None]]:
+        """Who is asked about which rows of a batch: a routed teacher about its own, run by run, the others all about all of them."""
+        everybody = [(number, None) for number in range(len(self.teachers))]
+        return runs_of(row_numbers(batch, "teacher_number")) if self.routed else everybody
 
     def _numbers(self, batch: Mapping[str, Any]) -> tuple[list[int], list[int], list[int]]:
         """Of each row of a batch its number, its supervised tokens and its length."""
@@ -256,9 +262,7 @@ class DistillationTrainer(OnPolicyTrainer):
             values, ids, _ = self._said(0, inputs, None, counts, cached=True)
             assert ids is not None
             return TopKLoss(supervised.labels, values.to(hidden.device), ids.to(hidden.device), objective, weight, self.temperature)
-        # A routed teacher is asked about its own rows, run by run; the others all about the whole batch.
-        everybody = [(number, None) for number in range(len(self.teachers))]
-        runs = runs_of(row_numbers(inputs, "teacher_number")) if self.routed else everybody
+        runs = self._runs(inputs)
         said, aligned = [], []
         for number, rows in runs:
             values, negentropy, where = self._said(number, inputs, rows, counts, cached=cached)

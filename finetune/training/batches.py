@@ -67,7 +67,7 @@ def row_numbers(batch: Mapping[str, Any], name: str = "row") -> list[int]:
     return list(known[name] if name in known else batch[name].tolist())
 
 
-def some_rows(batch: Mapping[str, Any], rows: slice) -> dict[str, Any]:
+def some_rows(batch: dict[str, Any], rows: slice) -> dict[str, Any]:
     """Some of the rows of a batch that lie together, with what is known of them."""
     known = {KNOWN: {name: numbers[rows] for name, numbers in batch[KNOWN].items()}} if KNOWN in batch else {}
     return {name: tensor[rows] for name, tensor in tensors_of(batch).items()} | known

@@ -58,6 +58,19 @@ def test_the_review_shows_the_gpus_and_the_person_can_use_fewer(shop: Workshop) 
     assert here.runtime.processes == 2
 
 
+def test_a_number_of_gpus_that_cannot_share_a_step_any_more_can_be_changed(shop: Workshop) -> None:
+    """Chosen for eight rows, and the person has gone back and changed these to six."""
+    recipe = Recipe.from_layers(shop.layer(), {"training": {"batch_size": 6}})
+    glance = Glance("a processor", 8, 2**36, 2**35, 2**36, "a GPU", 2**36, 2**35, 6)
+    here = HostInfo(glance, False, RuntimeOptions(cache_dir=shop.runtime.cache_dir, processes=4))
+    prompter = ScriptedPrompter({"review": ["gpus", "start"]}, otherwise_default=True)
+    assert review.ask(recipe, prompter, here)[1] == review.GPUS
+    assert "A step has 6 rows" in "\n".join(prompter.shown)
+    review.ask_gpus(recipe, prompter, here)
+    assert here.runtime.processes is None
+    assert review.ask(recipe, prompter, here)[1] == review.START
+
+
 def test_the_plan_is_that_of_each_gpu(shop: Workshop) -> None:
     one, four = (tuner(shop, RuntimeOptions(cache_dir=shop.runtime.cache_dir, processes=number), batch_size=8).plan() for number in (1, 4))
     assert one.steps == four.steps
@@ -152,6 +165,9 @@ def test_what_only_one_process_can_do_is_refused_before_the_run(distillation: di
         with pytest.raises(RecipeError, match=words) as refused:
             LLMFineTuner(recipe, runtime=runtime).check()
         assert str(refused.value.hint).startswith("Use --nproc 1 and one node, or ")
+    nobody_asked = LLMFineTuner(recipe, runtime=RuntimeOptions(cache_dir=shop.runtime.cache_dir))
+    assert (nobody_asked.context.processes, nobody_asked.context.engine) == (1, "here")
+    assert f"1 of 6 GPUs trains: {words[0].lower()}{words[1:]}." in nobody_asked.plan().notes
 
 
 def test_several_nodes_need_a_place_to_meet_and_a_number() -> None:

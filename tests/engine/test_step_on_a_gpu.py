@@ -106,10 +106,9 @@ TRAINERS: dict[str, Callable[[Path], Any]] = {
     ),
     "routed": routed(),
     **{f"routed, {cache} cache": routed(cache) for cache in ("hidden", "gradient")},
-    **{
-        f"{way}, {cache}": other_tokens(way, cache)
-        for way, cache in (("projected", "hidden"), ("spans", "spans"), *zip(WAYS, (None, None)))
-    },
+    "projected, hidden cache": other_tokens("projected", "hidden"),
+    "spans, spans cache": other_tokens("spans", "spans"),
+    **{f"{way}, online": other_tokens(way, None) for way in WAYS},
 }
 
 

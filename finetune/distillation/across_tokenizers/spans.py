@@ -105,9 +105,9 @@ class SpanReading(Reading):
                 tokens += [row.ids[place + 1] for place in span.theirs]
                 owner += [slots[span.ours[-1]]] * len(span.theirs)
                 count += 1
-        made = [torch.tensor(numbers, dtype=torch.long, device=device) for numbers in (index, tokens, owner)]
+        where, wanted, counts = (torch.tensor(numbers, dtype=torch.long, device=device) for numbers in (index, tokens, owner))
         spanned = torch.tensor(spans, dtype=torch.long)
-        return AskedSpans(batch, made[0], spanned != NOWHERE, *made[1:], spanned)
+        return AskedSpans(batch, where, spanned != NOWHERE, wanted, counts, spanned)
 
     def joined(self, rows: Sequence[Tensor]) -> Tensor:
         found, count = [], 0
