@@ -59,7 +59,8 @@ class Torchrun:
         give(order, places)
         where = f" on each of {context.runtime.nodes} nodes" if context.runtime.nodes > 1 else ""
         shard = " and with its part of the weights" if order.cut else ""
-        context.reporter.report(Notice(f"{context.processes} processes train{where}, each on its share of every step's rows{shard}."))
+        train = f"{context.processes} processes train" if context.processes > 1 else "A process trains"
+        context.reporter.report(Notice(f"{train}{where}, each on its share of every step's rows{shard}."))
         outcomes: list[Outcome] = []
 
         def hear(worker: str, line: dict[str, Any]) -> None:
