@@ -28,7 +28,7 @@ from finetune.training.choice import in_words
 from finetune.training.held_out import ENDED, WatchHeldOut
 from finetune.training.loss_kernel import trouble
 from finetune.training.out_of_memory import MEMORY_ERRORS, free_memory, ran_out
-from finetune.training.processes import world_size
+from finetune.training.processes import GONE, is_gone, world_size
 from finetune.training.share_processor import ShareProcessor
 from finetune.training.step_count import divided, rows_of_step
 from finetune.training.still_falling import still_falling
@@ -135,6 +135,8 @@ def train(
                 instead = "--set training.activation_checkpointing=true, a" if spec.activation_checkpointing is False else "A"
                 hint = f"{instead} lower dataset.max_length, or a smaller model."
                 raise OutOfMemory("Even one row at a time does not fit into memory.", hint=hint) from error
+            if is_gone(error):
+                raise TrainingError(GONE) from error
             raise TrainingError(f"Training failed: {str(error).splitlines()[0]}", hint="The details are in run/debug.log.") from error
         seconds = report.seconds
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else autocast around forward would stay on in the benchmark

@@ -12,15 +12,18 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from forks import Forks, job, log
 from several_processes import TOLERANCE, compare, events_of, layer_of
 from workshop import StopAt, Workshop
 
 from finetune import LLMFineTuner, Recipe
+from finetune.engines.torchrun import why
 from finetune.errors import Interrupted
 from finetune.events import read_events
+from finetune.run_folder import RunFolder
 from finetune.training.checkpoints import Checkpoints
-from finetune.training.processes import Processes, Share
+from finetune.training.processes import GONE, Processes, Share, is_gone
 from finetune.training.saved_tensors import in_parts
 
 WITHIN = 10  # seconds until a run has ended whose workers cannot go on
@@ -190,6 +193,41 @@ def test_workers_end_with_a_parent_that_is_killed(forks: Forks, shop: Workshop) 
     forks.wait()
     _, alive = psutil.wait_procs(workers, timeout=WITHIN)
     assert not [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE]
+
+
+ENDED = {"what": "ended", "name": "process", "at": 3.0}
+LEFT = {"what": "error", "name": "TrainingError", "at": 2.0, "facts": {"message": GONE, "hint": None}}
+FAILED = {"what": "error", "name": "TrainingError", "at": 1.0, "facts": {"message": "Training failed: no such kernel", "hint": None}}
+
+
+@pytest.mark.parametrize(
+    ("failures", "expected"),
+    [
+        ([("0", LEFT), ("launcher", {**ENDED, "facts": {"rank": 0, "code": 1}})], GONE),
+        ([("0", LEFT), ("1", FAILED), ("launcher", {**ENDED, "facts": {"rank": 0, "code": 1}})], "Training failed: no such kernel"),
+        ([("0", LEFT), ("launcher", {**ENDED, "facts": {"rank": 1, "code": -9}})], "Training process 1 was ended by SIGKILL."),
+        ([("0", LEFT), ("launcher", {**ENDED, "facts": {"rank": 1, "code": 3}})], "Training failed: process 1 ended with exit code 3."),
+    ],
+    ids=["on another node", "by an error", "by the system", "otherwise"],
+)
+def test_what_ended_a_training_is_its_cause_and_not_that_the_others_were_left(
+    failures: list[tuple[str, dict[str, Any]]], expected: str, tmp_path: Path
+) -> None:
+    found = why(failures, RunFolder(tmp_path))
+    assert found.message.startswith(expected)
+    assert expected.startswith("Training failed: no") or "finetune-cli resume" in str(found.hint)
+
+
+@pytest.mark.parametrize(
+    ("error", "gone"),
+    [
+        (RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]: Connection reset by peer"), True),
+        (torch.distributed.DistNetworkError("failed to recv"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_it_is_known_when_another_process_is_gone(error: RuntimeError, gone: bool) -> None:
+    assert is_gone(error) is gone
 
 
 @pytest.mark.slow
