@@ -18,6 +18,11 @@ ARG EXTRAS=
 
 RUN pip install --no-cache-dir uv
 
+# Triton makes GPU kernels with a C compiler when a training begins; Python's headers are there.
+RUN if [ "${TORCH_BACKEND}" != cpu ]; then \
+      apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; \
+    fi
+
 COPY pyproject.toml README.md LICENSE finetune_cli.py /src/
 COPY finetune /src/finetune
 RUN uv pip install --system --no-cache --torch-backend "${TORCH_BACKEND}" "/src${EXTRAS}"

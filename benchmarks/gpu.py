@@ -105,11 +105,15 @@ def loss(bench: Bench) -> Parts:
         return chunked_loss(h, Head(w), CrossEntropy(y), workspace=workspace) / tokens
 
     ways: dict[str, Any] = {"ours": ours, "full logits": lambda h, w, y: nn.functional.cross_entropy((h @ w.t()).float(), y)}
-    if DEVICE == "cuda" and installed("liger-kernel"):
+
+    @cache
+    def liger() -> Any:  # in a part of its own: where it cannot be imported, the other lines are there
         from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
-        liger = LigerFusedLinearCrossEntropyLoss()
-        ways["Liger"] = lambda h, w, y: liger(w, h, y)
+        return LigerFusedLinearCrossEntropyLoss()
+
+    if DEVICE == "cuda" and installed("liger-kernel"):
+        ways["Liger"] = lambda h, w, y: liger()(w, h, y)
 
     def measured(what: str, way: Any, vocabulary: int, trains: bool) -> None:
         nonlocal workspace

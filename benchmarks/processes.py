@@ -22,7 +22,7 @@ from forks import ROOT, Forks
 from several_processes import CASES, NO_DROPOUT, TOLERANCE, compare, layer_of
 from workshop import Workshop
 
-WHOLE = ("qlora", "adalora", "its own teacher")  # refuse to be cut
+WHOLE = ("qlora", "adalora", "few bits", "its own teacher")  # refuse to be cut
 STARTER, NODES = "starter", "two nodes"
 ROUNDED = 1e-5  # sums over 139 M weights in another order: float32 has seven digits, and Adam makes whole steps of small gradients
 STARTER_RUN = {

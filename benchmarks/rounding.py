@@ -18,7 +18,8 @@ from transformers import TrainingArguments
 
 from finetune import LLMFineTuner, registry
 from finetune.methods.base import MethodContext
-from finetune.training.trainer import SupervisedTrainer, supervised_counts
+from finetune.training.batches import supervised_counts
+from finetune.training.trainer import SupervisedTrainer
 
 ROWS, STEPS, RATE = 8, 2, 3e-4
 

@@ -14,19 +14,26 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from subprocess import SubprocessError
 from types import FrameType
 from typing import Any, NamedTuple
 
 import psutil
 import torch
+from safetensors import SafetensorError
 
 from finetune.errors import FinetuneError
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BEGIN_UNTIL, END = 510.0, 530.0  # seconds: no part begins after the one, and none may go on after the other
 FAILURES = (RuntimeError, ImportError, ValueError, TypeError, AttributeError, LookupError, OSError, AssertionError, FinetuneError)
+FAILURES += (ArithmeticError, MemoryError, SubprocessError, SafetensorError)  # type: ignore[assignment]
+with suppress(ImportError):
+    from triton.errors import TritonError  # of a kernel that does not compile, or needs more than the card has
+
+    FAILURES += (TritonError,)
 
 
 class Part(NamedTuple):

@@ -20,6 +20,7 @@ from finetune.errors import RecipeError
 from finetune.events import Fanout, StageFinished, StageStarted
 from finetune.recipe import Recipe, StudentSpec
 from finetune.runtime import RuntimeOptions
+from finetune.task_settings import practises
 
 if TYPE_CHECKING:
     from finetune.data.prepare import PreparedData
@@ -103,7 +104,20 @@ class RunContext:
         """Processes that train on this machine: as many as were asked for, or one for each GPU that a step's rows can be shared among."""
         from finetune.training.step_count import most_that_divide
 
-        return self.runtime.processes or most_that_divide(self.recipe.training, self.machine.gpus, self.runtime.nodes)
+        at_most = 1 if self.alone else self.machine.gpus
+        return self.runtime.processes or most_that_divide(self.recipe.training, at_most, self.runtime.nodes)
+
+    @cached_property
+    def alone(self) -> tuple[str, str] | None:
+        """What of the recipe only one process can do, as the beginning of a sentence, and what else could be done; None if nothing."""
+        spec = self.recipe.distillation
+        named = f" (`distillation.task: {spec.task}`)" if practises(spec.task) else ""
+        known = [
+            (spec.practice, f"A student practises on its own answers{named}", "set distillation.on_policy to null."),
+            (spec.features.asked, "Inner layers and attention are compared", "leave out distillation.features."),
+            (spec.round_teacher == "previous", "Rounds that teach each other train", "--set distillation.round_teacher=first"),
+        ]
+        return next(((what, instead) for asked, what, instead in known if asked), None)
 
     @cached_property
     def cut(self) -> bool:
@@ -153,7 +167,7 @@ class RunContext:
         if self.recipe in recipes:
             return [self]
         _ = self.machine, self.located, self.teachers_located, self.tokenizer  # found once for all of them
-        return [self.beside(recipe=recipe) for recipe in recipes]
+        return [self.beside(recipe=recipe, processes=self.processes, alone=self.alone) for recipe in recipes]
 
     def with_rounds(self) -> RunContext:
         """The same with the rounds listed in the recipe, where they follow from the depth of the teacher."""

@@ -50,7 +50,7 @@ class HardLabels(Rule):
             # What alpha 1 leaves of the divergence is nothing, so its gain cannot be that of the divergence.
             self.gain = torch.where(hard_only, weight * temperature, self.soft)
             self.share = torch.where(hard_only, 1.0, alpha / ((1 - alpha) * temperature))
-            self.has_hard = alpha.device.type == "cuda" or bool((alpha > 0).any())  # a GPU would have to be waited for
+            self.has_hard = alpha.device.type != "cpu" or bool((alpha > 0).any())  # a GPU would have to be waited for
         else:
             self.gain = (1 - alpha) * temperature**2
             self.share = alpha * temperature / self.gain
@@ -58,8 +58,18 @@ class HardLabels(Rule):
 
     @cached_property
     def hard_only(self) -> Tensor | None:
-        """Numbers of the tokens whose alpha is 1; None if there is none."""
+        """Numbers of the tokens whose alpha is 1; None if there is none. A GPU would have to be waited for."""
         return self.only.nonzero().squeeze(1) if self.only is not None and bool(self.only.any()) else None
+
+    def _without_hard_only(self, of_tokens: Tensor) -> Tensor:
+        """What nobody knows for tokens whose alpha is 1, of the tokens [k, ...] of a block, as nothing; in place where it has columns."""
+        if self.only is not None and self.only.device.type != "cpu":  # one pass more, and no waiting
+            only = self.only[self._rows]
+            return of_tokens.masked_fill(only, 0.0) if of_tokens.dim() == 1 else of_tokens.masked_fill_(only[:, None], 0.0)
+        if self.hard_only is None:
+            return of_tokens
+        inside = self.hard_only[(self.hard_only >= self._rows.start) & (self.hard_only < self._rows.stop)] - self._rows.start
+        return of_tokens.index_fill(0, inside, 0.0) if of_tokens.dim() == 1 else of_tokens.index_fill_(0, inside, 0.0)
 
     @property
     def each(self) -> bool:
@@ -98,16 +108,12 @@ class HardLabels(Rule):
 
         `divergence` is the sum over the block, or with `each` that of its tokens [k].
         """
-        inside = None
-        if self.hard_only is not None:
-            inside = self.hard_only[(self.hard_only >= self._rows.start) & (self.hard_only < self._rows.stop)] - self._rows.start
-            divergence = divergence.index_fill(0, inside, 0.0)  # nobody knows one for these
+        divergence = self._without_hard_only(divergence)
         self._add("kl", divergence.sum())
         loss = (of_rows(self.soft, self._rows, gradient) * divergence[:, None]).sum() if self.each else self.gain * divergence
         if not self.has_hard:
             return loss
-        if inside is not None:
-            gradient.index_fill_(0, inside, 0.0)
+        self._without_hard_only(gradient)
         gradient.addcmul_(self._hard, self._share)
         taken = -torch.as_tensor(self._weight, dtype=gradient.dtype, device=gradient.device)
         gradient.scatter_add_(1, self._label, taken.expand_as(self._label))

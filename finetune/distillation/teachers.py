@@ -14,9 +14,6 @@ from itertools import groupby
 from math import isfinite
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.itself import as_teacher
@@ -69,11 +66,13 @@ def shares(weights: Sequence[float] | None, count: int) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def runs_of(teachers: Tensor) -> list[tuple[int, Tensor]]:
-    """Each run of rows of one teacher in a batch: its number, and the numbers of its rows."""
-    return [
-        (teacher, torch.tensor([row for row, _ in run])) for teacher, run in groupby(enumerate(teachers.tolist()), key=lambda row: row[1])
-    ]
+def runs_of(teachers: Sequence[int]) -> list[tuple[int, slice]]:
+    """Each run of rows of one teacher in a batch: its number, and its rows."""
+    runs, start = [], 0
+    for teacher, run in groupby(teachers):
+        runs.append((teacher, slice(start, start + len(list(run)))))
+        start = runs[-1][1].stop
+    return runs
 
 
 def check_routes(numbers: Sequence[int], teachers: int, rows: int) -> None:

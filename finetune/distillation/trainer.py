@@ -47,10 +47,10 @@ from finetune.hardware.matmul import use_fast_linear
 from finetune.noise import hush
 from finetune.recipe import Recipe
 from finetune.teacher_settings import SELF
+from finetune.training.batches import KNOWN, lengths_of, right_padding_mask, row_numbers, some_rows, supervised_counts
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss
 from finetune.training.head import Head, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
-from finetune.training.pieces import tensors_of
-from finetune.training.trainer import KNOWN, Supervised, lengths_of, right_padding_mask, row_numbers, supervised_counts
+from finetune.training.trainer import Supervised
 
 
 class DistillationTrainer(OnPolicyTrainer):
@@ -185,11 +185,17 @@ class DistillationTrainer(OnPolicyTrainer):
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         known = [batch for batch in batches if KNOWN in batch and "row" in batch]
-        for teacher in self.teachers:
-            if teacher.ahead is not None and not self.routed:
+        for number, teacher in enumerate(self.teachers):
+            if teacher.ahead is not None:
                 inside = [asked for batch in known for asked in self.features.ahead(*self._numbers(batch))]
-                teacher.ahead.begin(((row_numbers(batch), supervised_counts(batch)) for batch in known), inside)
+                runs = [(batch, rows or slice(None)) for batch in known for asked, rows in self._runs(batch) if asked == number]
+                teacher.ahead.begin([(row_numbers(batch)[rows], supervised_counts(batch)[rows]) for batch, rows in runs], inside)
         return batches, items
+
+    def _runs(self, batch: Mapping[str, Any]) -> Sequence[tuple[int, slice | None]]:
+        """Who is asked about which rows of a batch: a routed teacher about its own, run by run, the others all about all of them."""
+        everybody = [(number, None) for number in range(len(self.teachers))]
+        return runs_of(row_numbers(batch, "teacher_number")) if self.routed else everybody
 
     def _numbers(self, batch: Mapping[str, Any]) -> tuple[list[int], list[int], list[int]]:
         """Of each row of a batch its number, its supervised tokens and its length."""
@@ -258,13 +264,12 @@ class DistillationTrainer(OnPolicyTrainer):
             values, ids, _ = self._said(0, inputs, None, counts, cached=True)
             assert ids is not None
             return TopKLoss(supervised.labels, values.to(hidden.device), ids.to(hidden.device), objective, weight, self.temperature)
-        # A routed teacher is asked about its own rows, run by run; the others all about the whole batch.
-        runs = runs_of(inputs["teacher_number"]) if self.routed else [(number, None) for number in range(len(self.teachers))]
+        runs = self._runs(inputs)
         said, aligned = [], []
         for number, rows in runs:
             values, negentropy, where = self._said(number, inputs, rows, counts, cached=cached)
             said.append((values, negentropy))
-            aligned.append(torch.ones(len(values), dtype=torch.bool) if where is None else where.cpu())
+            aligned.append(torch.ones(len(values), dtype=torch.bool) if where is None else where)
         alpha: float | Tensor = weight
         if correct:
             alpha = corrected(weight, self._margins(inputs, supervised, said[0][0], counts, cached=cached).to(hidden.device), correct)
@@ -306,16 +311,15 @@ class DistillationTrainer(OnPolicyTrainer):
         return teacher_logits(f"teacher {number}" if number else "teacher", states, head, self.temperature)
 
     def _said(
-        self, number: int, inputs: dict[str, Any], rows: Tensor | None, counts: list[int], *, cached: bool
+        self, number: int, inputs: dict[str, Any], rows: slice | None, counts: list[int], *, cached: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """What a teacher says about the supervised tokens of some rows of a batch, or of all: states [n, d], or a cache's values.
 
-        And of one with another tokenizer, about which of them [n].
+        And of one with another tokenizer, about which of them [n], in main memory.
         """
         teacher = self.teachers[number]
         if rows is not None:
-            counts = [counts[row] for row in rows.tolist()]
-            inputs = {name: value[rows.to(value.device)] for name, value in tensors_of(inputs).items()}
+            counts, inputs = counts[rows], some_rows(inputs, rows)
         if cached and teacher.cache is not None:
             aligned = teacher.reading.where(row_numbers(inputs), inputs) if teacher.reading else None
             source = teacher.ahead or teacher.cache

@@ -34,6 +34,17 @@ class Workplace:
         self.order, self.weights, self.student = folder / "order.json", folder / "weights.pt", folder / "student"
         self.asked, self.stop, self.failed = folder / "asked.json", folder / "stop", folder / "failed"
 
+    @property
+    def given(self) -> Path:
+        """What the workers are given to do: asked.json, where there is one, else order.json, which may not be there."""
+        return self.asked if self.asked.is_file() else self.order
+
+    @property
+    def device(self) -> str:
+        """Where the workers are to do it: cpu or cuda."""
+        told: str = json.loads(self.given.read_text(encoding="utf-8"))["machine"]["device"]
+        return told
+
     def events(self, rank: int | str) -> Path:
         return self.folder / f"events-{rank}.jsonl"
 

@@ -24,7 +24,8 @@ def serve(recipe: Recipe, runtime: RuntimeOptions, say: Callable[[str], None]) -
     check_engine(context)
     log = runtime.cache_dir / f"node-{runtime.node_rank}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    say(f"This is node {runtime.node_rank} of {runtime.nodes}, where {context.processes} processes wait for {runtime.rendezvous}.")
+    wait = f"{context.processes} processes wait" if context.processes > 1 else "a process waits"
+    say(f"This is node {runtime.node_rank} of {runtime.nodes}, where {wait} for {runtime.rendezvous}.")
     process = Torchrun().start(Workplace(RunFolder(recipe.output_dir).run.absolute() / "workers"), context.processes, runtime, log)
     try:
         code = process.wait()

@@ -25,7 +25,7 @@ from finetune.hardware.machine import Machine, torch_dtype
 from finetune.hardware.matmul import use_fast_linear
 from finetune.models.kind import auto_class, try_text_alone
 from finetune.recipe import Recipe
-from finetune.run.loading import attach_method, each_teacher, itself, load_base
+from finetune.run.loading import attach_method, each_teacher, itself, load_base, quantised
 from finetune.run.train_model import Order
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
@@ -64,6 +64,7 @@ def take(places: Workplace) -> tuple[Order, int]:
     told = json.loads(places.order.read_text(encoding="utf-8"))
     context = context_of(told)
     model = _student(context, places) if context.student_is_made else load_base(context)
+    quantised(context, model)
     weights = torch.load(places.weights, map_location="cpu", weights_only=True, mmap=told["cut"])
     if told["cut"]:
         # Processes share the memory of a mapped file: before, what a method would make 32 bits of in each of them, then what it adds.

@@ -24,8 +24,7 @@ from finetune.events import Notice
 def main(folder: str, told: str) -> int:
     options, places = json.loads(told), Workplace(Path(folder))
     said = Lines(places.events("launcher"), everything=True)
-    order = places.asked if places.asked.is_file() else places.order
-    gpu = json.loads(order.read_text(encoding="utf-8"))["machine"]["device"] == "cuda"
+    gpu = places.device == "cuda"
     ray.init(include_dashboard=False, log_to_driver=False)
     there = int(ray.cluster_resources().get("GPU" if gpu else "CPU", 0))
     if there < options["workers"]:

@@ -35,6 +35,7 @@ from finetune.shell import quoted
 from finetune.training.callbacks import StopOnSignal
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.loop import Outcome
+from finetune.training.processes import GONE
 from finetune.training.saved_tensors import take_weights
 
 LOOK_EVERY = 0.1  # seconds
@@ -59,7 +60,8 @@ class Torchrun:
         give(order, places)
         where = f" on each of {context.runtime.nodes} nodes" if context.runtime.nodes > 1 else ""
         shard = " and with its part of the weights" if order.cut else ""
-        context.reporter.report(Notice(f"{context.processes} processes train{where}, each on its share of every step's rows{shard}."))
+        train = f"{context.processes} processes train" if context.processes > 1 else "A process trains"
+        context.reporter.report(Notice(f"{train}{where}, each on its share of every step's rows{shard}."))
         outcomes: list[Outcome] = []
 
         def hear(worker: str, line: dict[str, Any]) -> None:
@@ -156,8 +158,10 @@ def _named(worker: str, event: Event) -> Event:
 
 def why(failures: list[tuple[str, dict[str, Any]]], folder: RunFolder, *, asked: bool = False) -> FinetuneError:
     """The error that ended a training, or processes that `asked` a teacher: the first that was no consequence of another's end."""
-    ends = [line["facts"] for _, line in failures if line["what"] == "ended"]
     said = sorted(((worker, line) for worker, line in failures if line["what"] == "error"), key=lambda each: float(each[1]["at"]))
+    left = {worker for worker, line in said if line["facts"]["message"] == GONE}  # with nobody to train with
+    said = [(worker, line) for worker, line in said if worker not in left]
+    ends = [line["facts"] for _, line in failures if line["what"] == "ended" and str(line["facts"]["rank"]) not in left]
     errors = [line for _, line in sorted(said, key=lambda each: each[0] != "launcher")]  # which knows most, where it says something
     what, kept = ("Running the teacher", "Finished parts are") if asked else ("Training", "The last checkpoint is")
     again = f"{kept} kept. Continue: finetune-cli resume {quoted(folder.output_dir)}"
@@ -172,6 +176,8 @@ def why(failures: list[tuple[str, dict[str, Any]]], folder: RunFolder, *, asked:
             return TrainingError(f"{which} was ended by {name}.{killed}", hint=again)
     if errors:
         return error_of(errors[0])
+    if left and not ends:
+        return TrainingError(GONE, hint=f"It was on another node, which says why. {again}")
     which = f"process {ends[0]['rank']} ended with exit code {ends[0]['code']}" if ends else "the processes could not be started"
     return TrainingError(f"{what} failed: {which}.", hint=f"The details are in {folder.debug_log}. {again}")
 

@@ -62,13 +62,13 @@ def main(folder: str, *, again: bool = False) -> int:
     places, rank, local = Workplace(Path(folder)), int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     said = Lines(places.events(rank), everything=rank == 0)
     try:
-        if torch.cuda.is_available():
+        if not places.given.is_file():
+            raise TrainingError(f"{places.order} cannot be seen on this node.", hint="All nodes need the same disk for --output-dir.")
+        if places.device == "cuda":  # on a machine with GPUs there may be more processes on its processor
             torch.cuda.set_device(local)
         if places.asked.is_file():
             teacher.run(places, rank, int(os.environ["WORLD_SIZE"]), Lines(places.events(rank), everything=True))
             return 0
-        if not places.order.is_file():
-            raise TrainingError(f"{places.order} cannot be seen on this node.", hint="All nodes need the same disk for --output-dir.")
         order, threads = take(places)
         device = order.context.machine.device
         torch.set_num_threads(threads)

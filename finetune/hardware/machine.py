@@ -18,6 +18,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,7 +125,7 @@ def _memory() -> tuple[int, int]:
 
 @lru_cache(maxsize=1)
 def _gpu() -> tuple[str | None, int, int, int]:
-    """The first GPU's name, its total and free bytes, and how many there are; those that CUDA_VISIBLE_DEVICES hides are not counted."""
+    """The first GPU's name, its total and free bytes, and how many there are, of those that CUDA_VISIBLE_DEVICES does not hide."""
     if sys.platform == "darwin" and platform.machine() == "arm64":
         memory = psutil.virtual_memory()
         return "Apple GPU", memory.total, memory.available, 1
@@ -134,13 +135,21 @@ def _gpu() -> tuple[str | None, int, int, int]:
     try:
         query = [nvidia_smi, "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
         answer = subprocess.run(query, capture_output=True, text=True, timeout=3, check=True).stdout
-        found = answer.splitlines()
+        found = _visible(answer.splitlines())
         name, total, free = found[0].rsplit(",", 2)
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = len(found) if visible is None else min(len(found), len([each for each in visible.split(",") if each.strip()]))
-        return name.strip(), int(total) * 2**20, int(free) * 2**20, gpus
+        return name.strip(), int(total) * 2**20, int(free) * 2**20, len(found)
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):  # a driver without a device
         return None, 0, 0, 0
+
+
+def _visible(gpus: list[str]) -> list[str]:
+    """Those of all GPUs that CUDA sees, in its order: up to the first number that is none, such as -1; one named by an id is any."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return gpus
+    names = map(str.strip, given.split(","))
+    seen = takewhile(lambda each: each.startswith(("GPU-", "MIG-")) or (each.isdigit() and int(each) < len(gpus)), names)
+    return [gpus[int(each) if each.isdigit() else 0] for each in seen]
 
 
 def _device(wanted: str) -> str:

@@ -299,7 +299,7 @@ def _dropout(rows: Tensor, share: float) -> tuple[Tensor, Tensor | None]:
     """
     if not share:
         return rows, None
-    if rows.device.type == "cuda":
+    if rows.device.type not in ("cpu", "mps"):
         mask = torch.empty_like(rows, dtype=torch.bool).bernoulli_(1 - share)
         return _without(rows, mask), mask
     elements = rows.numel()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from typing import Any
@@ -18,6 +18,7 @@ from finetune.children import end, python_child
 from finetune.events import Progress
 from finetune.run_context import RunContext
 from finetune.storage import unwritable_cache
+from finetune.training.step_count import divided
 
 SECONDS = 20.0
 CLOSING = 2.0  # seconds: saving the result, its card and its report
@@ -52,9 +53,13 @@ def measure_first(context: RunContext, seconds: float | None = None) -> Measurem
     """Load the models of a run, make a few of its steps and time them for at most `seconds` (SECONDS); leaves nothing behind.
 
     In another process: its peak is that of a run, and if it runs out of memory only it ends. It finds the prepared data in the cache.
+    Where several train, it makes the steps of one of them.
     """
     seconds = seconds or SECONDS
-    order = {"recipe": context.recipe.model_dump(mode="json"), "runtime": context.runtime.to_dict(), "seconds": seconds}
+    batch, accumulation = divided(context.recipe.training, context.processes * context.runtime.nodes)
+    share = context.recipe.with_changes({"training": {"batch_size": batch, "gradient_accumulation": accumulation}})
+    runtime = replace(context.runtime, processes=context.processes)  # which the rows of such a step would not tell
+    order = {"recipe": share.model_dump(mode="json"), "runtime": runtime.to_dict(), "seconds": seconds}
     found: dict[str, Any] = {}
     with context.stage("measure", "Measuring a few real steps"), _workplace(context.runtime.cache_dir) as folder:
         process = python_child(["finetune.run.few_steps"], Path(folder), stdin=PIPE, stdout=PIPE, stderr=DEVNULL)

@@ -12,7 +12,6 @@ from finetune.errors import BadInput, HardwareError, RecipeError
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
 from finetune.runtime import refuse_inside_torchrun
-from finetune.task_settings import practises
 from finetune.training.step_count import divided
 
 
@@ -78,17 +77,10 @@ def check_engine(context: RunContext) -> None:
             raise BadInput("One process has no others to share the weights with.", hint="Use --nproc N, or leave --shard out.")
         if said := problem(context):
             raise RecipeError(said, hint="Leave --shard out, or use the method full or lora.")
-    spec = context.recipe.distillation
-    named = f" (`distillation.task: {spec.task}`)" if practises(spec.task) else ""
-    alone = [
-        (spec.practice, f"A student practises on its own answers{named}", "set distillation.on_policy to null."),
-        (spec.features.asked, "Inner layers and attention are compared", "leave out distillation.features."),
-        (spec.round_teacher == "previous", "Rounds that teach each other train", "--set distillation.round_teacher=first"),
-    ]
-    for asked, what, instead in alone:
-        if asked and processes * runtime.nodes > 1:
-            raise RecipeError(f"{what} in one process.", hint=f"Use --nproc 1 and one node, or {instead}")
+    if context.alone and processes * runtime.nodes > 1:
+        what, instead = context.alone
+        raise RecipeError(f"{what} in one process.", hint=f"Use --nproc 1 and one node, or {instead}")
     if runtime.nodes > 1 and context.recipe.curriculum == "progressive":
-        key = "rounds" if spec.rounds else "until"
+        key = "rounds" if context.recipe.distillation.rounds else "until"
         raise BadInput("A run in several rounds trains on one node.", hint=f"Leave --nodes out, or distillation.{key}.")
     divided(context.recipe.training, processes * runtime.nodes)

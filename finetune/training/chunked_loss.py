@@ -219,7 +219,7 @@ class _ChunkedLoss(torch.autograd.Function):
             parts = [rows for run in runs(hidden.shape[0], rule.cuts) for rows in chunks(len(run), bytes_per_row, chunk_bytes, run.start)]
             for rows in parts:
                 walk.chunk(rows, block_bytes, only=len(parts) == 1)
-            if hidden.device.type == "cuda":
+            if hidden.device.type != "cpu":
                 student.chunk = hidden[:0]
                 workspace.let_go()
         of_head = (None if gradient is None else gradient.to(weight.dtype) for gradient in (walk.grad_weight, walk.grad_bias))

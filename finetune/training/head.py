@@ -96,6 +96,25 @@ def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | 
     return cast(Tensor, outputs.last_hidden_state)
 
 
+@contextmanager
+def nothing_packed() -> Iterator[None]:
+    """For a batch in which no row is several rows one after the other.
+
+    In every forward pass transformers looks whether positions begin again within a row, and a GPU has to be waited for to know.
+    """
+    from transformers import masking_utils  # which every model brings, and this module need not
+
+    name = "find_packed_sequence_indices"
+    looks = getattr(masking_utils, name, None)
+    if looks is not None:
+        setattr(masking_utils, name, lambda position_ids: None)
+    try:
+        yield
+    finally:
+        if looks is not None:
+            setattr(masking_utils, name, looks)
+
+
 def token_ids(model: nn.Module, ids: list[int]) -> Tensor:
     """One row of token ids [1, length], on the device where the model takes them."""
     return torch.tensor([ids], device=causal_lm(model).get_input_embeddings().weight.device)

@@ -26,8 +26,9 @@ from finetune.training.callbacks import ReleaseMemory, ReportSteps, SaveCheckpoi
 from finetune.training.checkpoints import Checkpoint, Checkpoints
 from finetune.training.choice import in_words
 from finetune.training.held_out import ENDED, WatchHeldOut
+from finetune.training.loss_kernel import trouble
 from finetune.training.out_of_memory import MEMORY_ERRORS, free_memory, ran_out
-from finetune.training.processes import world_size
+from finetune.training.processes import GONE, is_gone, world_size
 from finetune.training.share_processor import ShareProcessor
 from finetune.training.step_count import divided, rows_of_step
 from finetune.training.still_falling import still_falling
@@ -80,6 +81,8 @@ def train(
     """
     spec = recipe.training
     arguments = training_arguments(recipe, machine, folder, autocast=next(model.parameters()).dtype == torch.float32, cut=cut)
+    if machine.device == "cuda" and (why := trouble()):
+        reporter.report(_without_kernel(why))
     memory = PeakMemory(machine.device)
     report, saving = ReportSteps(reporter, memory), SaveCheckpoints(reporter, spec.save_every)
     watch = None if held_out is None else WatchHeldOut(reporter, spec, len(held_out), settled_at)
@@ -132,6 +135,8 @@ def train(
                 instead = "--set training.activation_checkpointing=true, a" if spec.activation_checkpointing is False else "A"
                 hint = f"{instead} lower dataset.max_length, or a smaller model."
                 raise OutOfMemory("Even one row at a time does not fit into memory.", hint=hint) from error
+            if is_gone(error):
+                raise TrainingError(GONE) from error
             raise TrainingError(f"Training failed: {str(error).splitlines()[0]}", hint="The details are in run/debug.log.") from error
         seconds = report.seconds
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else autocast around forward would stay on in the benchmark
@@ -242,6 +247,14 @@ def _too_large_beside_shards(rows: int, spec: TrainingSpec) -> OutOfMemory:
     return OutOfMemory(
         f"{rows} rows at a time do not fit into memory beside a part of the weights.",
         hint=f"The same steps with less memory: {instead}, or --set training.activation_checkpointing=true",
+    )
+
+
+def _without_kernel(why: str) -> Notice:
+    return Notice(
+        f"The loss has no kernel of its own here ({why}): it takes longer by torch's operations, and is the same. "
+        "Triton needs a C compiler and Python's headers, such as gcc and python3-dev.",
+        "warning",
     )
 
 

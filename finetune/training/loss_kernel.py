@@ -11,9 +11,10 @@ follow: a row of 16-bit numbers at the start of its row of 32-bit ones.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
+from subprocess import SubprocessError
 from typing import Any, NamedTuple
 
 import torch
@@ -46,15 +47,29 @@ class Found(NamedTuple):
     cross_entropy: Tensor
 
 
-@cache
-def has_triton() -> bool:
-    """Whether kernels can be compiled here; Triton comes with torch for CUDA on Linux."""
-    return find_spec("triton") is not None
-
-
 def fuses(device: torch.device) -> bool:
-    """Whether the kernel can work there: on a CUDA GPU."""
-    return device.type == "cuda" and has_triton()
+    """Whether the kernel works there: on a CUDA GPU, where Triton can compile it."""
+    return device.type == "cuda" and trouble() is None
+
+
+@cache
+def trouble(device: str = "cuda") -> str | None:
+    """Why the kernel does not work on this machine, in a few words, or None: it is tried once, on eight numbers.
+
+    Triton comes with torch for CUDA on Linux, and needs a C compiler and Python's headers on the machine.
+    """
+    try:
+        from triton.errors import TritonError
+    except ImportError:
+        return "Triton is not installed"
+    try:
+        label = torch.zeros(1, dtype=torch.long, device=device)
+        targets = Targets(label, None, 1.0)
+        found = softmax_loss_(torch.zeros(1, 8, device=device), targets, teacher=None, temperature=1.0, dtype=torch.float32)
+        right = math.isclose(float(found.cross_entropy), math.log(8), rel_tol=1e-4)
+    except (TritonError, SubprocessError, RuntimeError, OSError, ImportError, AssertionError) as error:
+        return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+    return None if right else "the kernel that Triton makes gives wrong numbers"
 
 
 def softmax_loss_(logits: Tensor, targets: Targets, *, teacher: Tensor | None, temperature: float, dtype: torch.dtype) -> Found:

@@ -21,12 +21,18 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Sampler
 
+GONE = "Another process of this training is gone."
 BUCKET = 2**24  # numbers that are sent at once: few enough to need no second copy of all gradients, enough to use the whole line
 
 
 def world_size() -> int:
     """Processes of the process group; 1 where there is none."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_gone(error: BaseException) -> bool:
+    """Whether this is torch's error for a process that does not answer any more; gloo has none of its own kind."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 def shares_rows(accelerator: Any) -> bool:

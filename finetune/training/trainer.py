@@ -10,6 +10,7 @@ Rows have `input_ids` and `labels` (-100: no loss). Everything else is the ordin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,9 +21,10 @@ from transformers import TrainingArguments
 from finetune.data.collator import NO_LOSS, Collator, labels_of
 from finetune.errors import RecipeError, TrainingError
 from finetune.hardware.matmul import use_fast_linear
+from finetune.training.batches import KNOWN, NUMBERS, WithLengths, ends_in_padding, lengths_of, right_padding_mask, supervised_counts
 from finetune.training.callbacks import KeepPaddingId
 from finetune.training.chunked_loss import CHUNK_BYTES, CrossEntropy, Rule, Workspace, chunked_loss
-from finetune.training.head import Head, backbone_of, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
+from finetune.training.head import Head, backbone_of, causal_lm, check_head, context_length, head_of, needs_mask, nothing_packed, padding_id
 from finetune.training.moe_loss import balances, balancing_loss
 from finetune.training.out_of_memory import MicroBatches, parts_of
 from finetune.training.pieces import pieces
@@ -31,8 +33,7 @@ from finetune.training.shards import full
 from finetune.training.step_count import CPU_TOKENS
 from finetune.training.together import Parts, Wishes
 
-KNOWN = "known"  # of a batch, where its rows are as the collator made them: lists of numbers that are on no device
-INPUTS = ("input_ids", "labels", "attention_mask", "position_ids", "length", "row", "teacher_number")
+INPUTS = ("input_ids", "labels", "attention_mask", "position_ids", "length", *NUMBERS)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Supervised:
         With what the collator has `known` of these labels, a GPU is not waited for.
         """
         wanted = nn.functional.pad(labels[:, 1:] != -100, (0, 1)).flatten()
-        if known is not None and labels.device.type == "cuda":
+        if known is not None and labels.device.type not in ("cpu", "mps"):
             index = torch.nonzero_static(wanted, size=sum(known["supervised"])).squeeze(1)
         else:
             index = wanted.nonzero().squeeze(1)
@@ -219,7 +220,8 @@ class SupervisedTrainer(ResumableTrainer):
             mask = right_padding_mask(inputs, self.pad_id)
         elif mask is not None and not masks and ends_in_padding(mask):
             mask = None
-        return backbone_of(model)(input_ids=inputs["input_ids"], attention_mask=mask, use_cache=False, **more)
+        with nullcontext() if more.get("position_ids") is not None else nothing_packed():
+            return backbone_of(model)(input_ids=inputs["input_ids"], attention_mask=mask, use_cache=False, **more)
 
     @property
     def last_parts(self) -> dict[str, float]:
@@ -246,7 +248,7 @@ class SupervisedTrainer(ResumableTrainer):
         self.step_tokens = tuple(map(int, self.processes.sum((real, supervised))))
         if self.sharded:  # by a library that has processes of its own
             return super()._get_num_items_in_batch(batch_samples, device)
-        return torch.tensor(self.step_tokens[1], device=device) if batch_samples else None
+        return torch.full((), self.step_tokens[1], device=device) if batch_samples else None  # a copy would wait for the device
 
     def take_back_step(self) -> None:
         """Count as before the step that runs, which has not changed a weight yet."""
@@ -283,7 +285,7 @@ class SupervisedTrainer(ResumableTrainer):
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         inputs = self._prepare_inputs(inputs)
-        for name in ("row", "teacher_number"):
+        for name in NUMBERS:
             inputs.pop(name, None)  # numbers the rows of the training set only
         with torch.no_grad():
             loss = self.compute_loss(model, inputs)
@@ -322,64 +324,3 @@ def check_loss_settings(args: TrainingArguments, *, compute_loss_func: Any, comp
     for problem, given in ignored.items():
         if given:
             raise RecipeError(f"{problem}.", hint="Leave it out, or use the Trainer of transformers.")
-
-
-class WithLengths:
-    """A collator that also gives the true `length` of each row, so that a padding id inside a row is never taken for padding.
-
-    Where it makes no labels, every token of the rows is one. What is `known` of the rows, as plain numbers, need not be read from a GPU.
-    """
-
-    def __init__(self, collator: Callable[[list[Any]], dict[str, Any]]) -> None:
-        self.collator = collator
-
-    def __call__(self, rows: list[Any]) -> dict[str, Any]:
-        if not rows:  # of a process without a share of the step
-            return {name: torch.zeros((0, 1), dtype=torch.long) for name in ("input_ids", "labels")}
-        lengths = [len(row["input_ids"]) for row in rows]
-        batch = self.collator(rows)
-        if len(batch["input_ids"]) == len(rows):
-            batch["length"] = torch.tensor(lengths)
-        if batch.get("labels") is None:
-            real = right_padding_mask({**batch, "labels": torch.full_like(batch["input_ids"], NO_LOSS)}, -1)
-            batch["labels"] = batch["input_ids"].masked_fill(real == 0, NO_LOSS)
-        if "length" in batch and (batch.get("attention_mask") is None or type(self.collator) is Collator):
-            batch[KNOWN] = {"lengths": lengths, "supervised": supervised_counts(batch)}
-            if "row" in batch:
-                batch[KNOWN]["rows"] = batch["row"].tolist()
-        return batch
-
-
-def lengths_of(batch: Mapping[str, Any], pad_id: int) -> list[int]:
-    """How many tokens of each row are no padding."""
-    return list(batch[KNOWN]["lengths"] if KNOWN in batch else right_padding_mask(batch, pad_id).sum(1).tolist())
-
-
-def supervised_counts(batch: Mapping[str, Any]) -> list[int]:
-    """How many tokens of each row have a loss."""
-    if KNOWN in batch:
-        return list(batch[KNOWN]["supervised"])
-    return list((batch["labels"][:, 1:] != NO_LOSS).sum(1).tolist())
-
-
-def row_numbers(batch: Mapping[str, Any]) -> list[int]:
-    """The numbers of the rows of a batch in the training set."""
-    known = batch.get(KNOWN, {})
-    return list(known["rows"] if "rows" in known else batch["row"].tolist())
-
-
-def right_padding_mask(inputs: Mapping[str, Any], pad_id: int) -> Tensor:
-    """1 at the real tokens [batch, length]: from `attention_mask`, `length`, or by where the last token that is not padding stands."""
-    if inputs.get("attention_mask") is not None:
-        return cast(Tensor, inputs["attention_mask"])
-    ids, labels = inputs["input_ids"], inputs["labels"]
-    places = torch.arange(1, ids.shape[1] + 1, device=ids.device)
-    ends: Tensor | None = inputs.get("length")
-    if ends is None:
-        ends = ((ids != pad_id) | (labels != -100)).long().mul(places).amax(1)
-    return (places <= ends[:, None]).long()
-
-
-def ends_in_padding(mask: Tensor) -> bool:
-    """Whether a mask [batch, length] hides nothing but the ends of rows."""
-    return bool((mask[:, 1:] <= mask[:, :-1]).all())

@@ -69,6 +69,8 @@ def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str
         if isinstance(prepared, TooManyBadRows):
             changes[SKIP_ROWS] = {"dataset": {"bad_rows": prepared.share}}
             first.append(Choice(SKIP_ROWS, "Skip these rows and use the rest"))
+        if here.runtime.processes and here.glance.gpus > 1:  # which may be what is wrong
+            first.append(Choice(GPUS, "Use as many GPUs as can share a step", f"instead of {here.runtime.processes}"))
     else:
         tuner, found = prepared
         prompter.show(data_report(tuner.data.report.to_dict(), ascii_only=ascii_only()))
@@ -81,12 +83,12 @@ def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str
         first.append(Choice(START, "Start anyway" if unfit else "Start", about(found.seconds)))
         if not found.measured and not found.making:
             first.append(Choice(MEASURE, "Measure first", "runs a few real steps; at most 20 seconds"))
-        if found.gpus > 1:
+        if found.gpus > 1 and not tuner.context.alone:
             first.append(Choice(GPUS, "Use another number of GPUs", f"now {found.processes} of {found.gpus}"))
     choices = [*first, Choice(CHANGE, "Change something"), Choice(SAVE, "Save the recipe only"), Choice(QUIT, "Quit")]
     proposed = choices[0].value
     answer = prompter.select(
-        "review", "Ready?", choices, default=CHANGE if unfit and proposed in (START, SKIP_ROWS) else proposed, more=MORE_READY
+        "review", "Ready?", choices, default=CHANGE if unfit and proposed in (START, SKIP_ROWS, GPUS) else proposed, more=MORE_READY
     )
     return recipe, changes.get(answer, answer), step
 
@@ -115,10 +117,11 @@ def measure(recipe: Recipe, here: HostInfo) -> None:
 
 
 def ask_gpus(recipe: Recipe, prompter: Prompter, here: HostInfo) -> None:
-    """How many GPUs train; those are offered that a step's rows can be shared among."""
+    """How many GPUs train; those are offered that a step's rows can be shared among. As many as can where the number was wrong."""
     prepared = prepare(recipe, here.runtime)
     if isinstance(prepared, FinetuneError):
-        return  # a file has changed since; the review says what is wrong now
+        here.runtime = replace(here.runtime, processes=None)
+        return
     _, found = prepared
     rows = rows_of_step(recipe.training)
     choices = [

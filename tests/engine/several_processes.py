@@ -39,6 +39,9 @@ CASES: dict[str, dict[str, Any]] = {
     "gradient cache": {"distillation": {"cache": "gradient"}, "method": NO_DROPOUT, "model": "smaller"},
     "mixed teachers": {"teacher": None, "teachers": ["base", "smaller"], "distillation": {"cache": "none"}},
     "teachers of rows": {"teacher": None, "teachers": ["base", "smaller"], "rows": True, "distillation": {"cache": "hidden"}},
+    "corrected teacher": {"distillation": {"cache": "hidden", "correct": 0.2}},
+    "the best step": {"distillation": {"cache": "hidden"}, "training": {"epochs": 4, "evaluate_every": 3, "keep": "best"}},
+    "few bits": {"distillation": {"quantize": "q8_0", "cache": "none"}, "method": {"kind": "full"}, "model": None},
     "its own teacher": {"approach": "distillation", "teacher": "self", "method": NO_DROPOUT, "distillation": {"cache": "none"}},
 }
 
@@ -57,6 +60,8 @@ def layer_of(shop: Workshop, name: str) -> dict[str, Any]:
     case = dict(CASES[name])
     distils = "distillation" in case and case.get("teacher") != "self"
     layer = shop.distilling() if distils else shop.layer()
+    if "model" in case and case["model"] is None:
+        layer["model"] = case.pop("model")
     if case.get("model") == "smaller":
         case["model"] = str(shop.smaller_model())
     if case.get("teachers"):

@@ -19,11 +19,13 @@ from workshop import Workshop
 
 from finetune.distillation.loss import Distillation
 from finetune.distillation.trainer import DistillationTrainer
-from finetune.hardware.machine import inspect
+from finetune.hardware.machine import _fastest, inspect
+from finetune.hardware.peak_memory import PeakMemory
 from finetune.runtime import RuntimeOptions
 from finetune.training import chunked_loss as module
 from finetune.training.chunked_loss import ChunkLogits, chunked_loss
 from finetune.training.head import Head
+from finetune.training.resumable import random_states_now, set_random_states
 from finetune.training.trainer import SupervisedTrainer
 
 HERE = Path(__file__).parent
@@ -77,6 +79,37 @@ def test_a_plan_counts_what_is_free_of_a_gpu_and_not_what_another_process_has_ta
     assert tuner.plan().free_memory == 35 * 10**8
     tuner.context = tuner.context.beside(machine=replace(machine, free_gpu_memory_bytes=10**6))
     assert "and 1 MB are free" in tuner.plan().problems[0]
+
+
+@pytest.mark.parametrize(("hardware", "dtype"), [(True, "bfloat16"), (False, "float16")])
+def test_the_dtype_of_a_gpu_is_one_that_it_has_products_for(hardware: bool, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: hardware or including_emulation)
+    assert _fastest("cuda", {}) == (dtype, f"the GPU {'supports it' if hardware else 'does not support bfloat16'} in hardware")
+
+
+def test_what_gpus_will_draw_is_kept_and_restored_where_there_are_as_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also through the file of a checkpoint, which may hold nothing but numbers and tensors."""
+    drawn = [torch.arange(16, dtype=torch.uint8), torch.ones(16, dtype=torch.uint8)]
+    restored: list[Any] = []
+    fakes = {"is_available": lambda: True, "is_initialized": lambda: True, "get_rng_state_all": lambda: drawn}
+    for name, fake in {**fakes, "set_rng_state_all": restored.append}.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    torch.save(random_states_now(), tmp_path / "states")
+    for gpus in (1, 2):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        set_random_states(torch.load(tmp_path / "states", weights_only=True))
+    assert len(restored) == 1, "not where there is one"
+    assert all(torch.equal(one, other) for one, other in zip(restored[0], drawn, strict=True))
+
+
+def test_memory_on_a_gpu_is_what_its_allocator_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    reset: list[bool] = []
+    fakes = {"max_memory_allocated": lambda: 7, "memory_allocated": lambda: 5, "reset_peak_memory_stats": lambda: reset.append(True)}
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    with PeakMemory("cuda") as peak:
+        assert (peak.now(), peak.highest()) == (5, 7)
+    assert (peak.bytes, reset) == (7, [True])
 
 
 @pytest.fixture

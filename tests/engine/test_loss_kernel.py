@@ -8,7 +8,9 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import product
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from finetune.distillation import loss as distillation_loss
 from finetune.distillation.across_tokenizers.spans import span_loss
 from finetune.distillation.loss import CachedGradient, Distillation
 from finetune.training import chunked_loss as module
+from finetune.training import loss_kernel as kernel
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, chunked_loss
 from finetune.training.loss_kernel import Found, Targets, softmax_loss_
 
@@ -86,6 +89,33 @@ def test_the_interpreted_kernel_gives_what_torch_gives() -> None:
     assert done.stdout.strip() == "144", done.stderr[-2000:]
 
 
+def test_where_no_kernel_can_be_made_there_is_a_reason_and_the_loss_goes_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Triton; Triton with nothing to compile with, with a compiler that fails, without room, and one that makes nonsense."""
+
+    class TritonError(Exception):
+        pass
+
+    tried: Any = kernel.trouble.__wrapped__
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert tried("cpu") == "Triton is not installed"
+    monkeypatch.setitem(sys.modules, "triton", ModuleType("triton"))
+    monkeypatch.setitem(sys.modules, "triton.errors", SimpleNamespace(TritonError=TritonError))
+    errors = {
+        "Failed to find C compiler.": RuntimeError("Failed to find C compiler.\nand a long story"),
+        "Command 'gcc' returned non-zero exit status 1.": subprocess.CalledProcessError(1, "gcc"),
+        "too much shared memory": TritonError("too much shared memory"),
+    }
+    for why, error in errors.items():
+        monkeypatch.setattr(kernel, "_kernel", Mock(side_effect=error))
+        assert tried("cpu") == why
+    monkeypatch.setattr(kernel, "_kernel", lambda: {(1,): lambda *_, **__: None})
+    assert tried("cpu") == "the kernel that Triton makes gives wrong numbers"
+    for why, used in (("no compiler", False), (None, True)):
+        monkeypatch.setattr(kernel, "trouble", lambda why=why: why)
+        assert kernel.fuses(torch.device("cuda")) is used
+    assert not kernel.fuses(torch.device("cpu"))
+
+
 @pytest.fixture(params=["stand-in", pytest.param("GPU", marks=pytest.mark.skipif(NO_GPU, reason="needs a GPU"))])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Where losses go through the kernel, or on a CPU through what stands in for it."""
@@ -148,7 +178,7 @@ def test_the_loss_of_spans_is_the_textbook_s(device: str, temperature: float) ->
     said = torch.zeros(len(LABELS), 1)
     said[[int((spans == span).nonzero()[-1]) for span in range(len(log_b))], 0] = log_b
     how: dict[str, Any] = {"alpha": 0.3, "temperature": temperature}
-    rule = span_loss(LABELS.to(device), mine, head, said.to(device), spans.to(device), objective("forward_kl"), **how)
+    rule = span_loss(LABELS.to(device), mine, head, said.to(device), spans, objective("forward_kl"), **how)
     ours = chunked_loss(mine, head, rule, chunk_bytes=VOCABULARY * 4 * 5)
     log_p = textbook_logits(*reference).log_softmax(-1).gather(1, LABELS[:, None])[:, 0]
     log_a = log_p.new_zeros(len(log_b)).index_add(0, spans[spans >= 0], log_p[spans >= 0])

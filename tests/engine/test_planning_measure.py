@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from workshop import Workshop
@@ -106,6 +109,20 @@ def test_without_a_timed_step_there_is_no_forecast() -> None:
     assert Measurement(stages).seconds is None
     assert Measurement(stages | {"training": 60.0}).seconds == 5 + 7 + 60 + 7 + CLOSING, "after takes what before took"
     assert json.loads(json.dumps(Measurement(stages).to_dict()))["seconds"] is None
+
+
+def test_where_several_train_the_steps_are_those_of_one_of_them(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six GPUs for steps of eight rows: four train, with two rows each."""
+    tuner = shop.tuner(shop.layer(training={"batch_size": 4, "gradient_accumulation": 2, "epochs": 1}))
+    machine = replace(tuner.context.machine, device="cuda", gpus=6)
+    context = tuner.context.beside(machine=machine)
+    told, tell = Mock(), StringIO()
+    monkeypatch.setattr(tell, "close", lambda: told(json.loads(tell.getvalue())))
+    monkeypatch.setattr(measure, "python_child", lambda *_, **__: Mock(stdin=tell, stdout=[], wait=lambda: 0))
+    measure_first(context)
+    (order,) = told.call_args.args
+    assert (order["recipe"]["training"]["batch_size"], order["recipe"]["training"]["gradient_accumulation"]) == (2, 1)
+    assert order["runtime"]["processes"] == context.processes == context.devices == 4
 
 
 def test_an_output_folder_that_exists_is_no_matter_here(shop: Workshop) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pico import Rows, arguments, assert_same_weights, losses, pico, pico_rows
 
 from finetune.distillation.cache import TeacherCache
@@ -13,6 +14,7 @@ from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.read_ahead import ReadAhead
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import TrainingError
+from finetune.training.head import head_of
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,41 @@ def test_training_is_the_same_with_a_cache_read_ahead(
     assert losses(usual) == losses(ahead)
     assert_same_weights(usual.model, ahead.model, tolerance=0)
     assert len(read) > 0
+
+
+def test_each_of_two_teachers_is_read_ahead_of_its_own_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, of = pico_rows(12), [0, 0, 1, 0, 1, 1, 1, 0, 0, 1, 0, 1]
+    own = [[row for row, number in zip(rows, of, strict=True) if number == teacher] for teacher in range(2)]
+    caches = [build_cache("hidden", pico("llama", seed=7 + number), each, tmp_path / str(number)) for number, each in enumerate(own)]
+
+    def trained(*, ahead: bool) -> Any:
+        settings = arguments(tmp_path, gradient_accumulation_steps=2)
+        trainer = DistillationTrainer(pico("llama"), settings, cache=caches, teacher_rows=of, train_dataset=Rows(rows))
+        if ahead:
+            for teacher, cache in zip(trainer.teachers, caches, strict=True):
+                teacher.ahead = ReadAhead(cache)
+                monkeypatch.setattr(teacher.ahead, "cache", None)  # whatever was not begun cannot be read any more
+                monkeypatch.setattr(teacher.ahead, "_pinned", cache.read)
+        monkeypatch.setattr("finetune.training.trainer.CPU_TOKENS", 10**6)
+        monkeypatch.setattr(trainer, "_parts", lambda inputs, _: [inputs])  # a GPU makes no pieces
+        trainer.train()
+        return trainer
+
+    usual, ahead = trained(ahead=False), trained(ahead=True)
+    assert losses(usual) == losses(ahead)
+    assert_same_weights(usual.model, ahead.model, tolerance=0)
+
+
+def test_where_there_is_a_gpu_what_was_read_ahead_is_in_memory_that_it_copies_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    student = pico("llama", seed=2)
+    fixed: dict[str, Any] = {"student_head": head_of(student), "temperature": 2.0}
+    cache = build_cache("gradient", pico("llama", seed=7), pico_rows(12), tmp_path, **fixed)
+    ahead, count = ReadAhead(cache), sum(label != -100 for label in pico_rows(12)[3]["labels"][1:])
+    ahead.begin([([3], [count])])
+    assert all(part is tensor for part, tensor in zip(ahead.read([3], [count]), pinned, strict=True))
 
 
 def test_what_was_begun_is_read_once_and_another_step_forgets_it(cache: TeacherCache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
+import torch
 from transformers import AutoConfig
 from workshop import Workshop
 
 from finetune import LLMFineTuner, registry
 from finetune.arguments import parser
 from finetune.cli import main
-from finetune.errors import BadInput, FinetuneError, HardwareError, RecipeError
+from finetune.engines import worker
+from finetune.errors import BadInput, FinetuneError, HardwareError, RecipeError, TrainingError
 from finetune.hardware import machine as hardware
 from finetune.hardware.machine import Glance, Machine
 from finetune.planning import estimate
@@ -52,6 +56,19 @@ def test_the_review_shows_the_gpus_and_the_person_can_use_fewer(shop: Workshop) 
     shown = "\n".join(prompter.shown)
     assert shown.index("4, which share the 8 rows of each step") < shown.index("2, which share the 8 rows of each step")
     assert here.runtime.processes == 2
+
+
+def test_a_number_of_gpus_that_cannot_share_a_step_any_more_can_be_changed(shop: Workshop) -> None:
+    """Chosen for eight rows, and the person has gone back and changed these to six."""
+    recipe = Recipe.from_layers(shop.layer(), {"training": {"batch_size": 6}})
+    glance = Glance("a processor", 8, 2**36, 2**35, 2**36, "a GPU", 2**36, 2**35, 6)
+    here = HostInfo(glance, False, RuntimeOptions(cache_dir=shop.runtime.cache_dir, processes=4))
+    prompter = ScriptedPrompter({"review": ["gpus", "start"]}, otherwise_default=True)
+    assert review.ask(recipe, prompter, here)[1] == review.GPUS
+    assert "A step has 6 rows" in "\n".join(prompter.shown)
+    review.ask_gpus(recipe, prompter, here)
+    assert here.runtime.processes is None
+    assert review.ask(recipe, prompter, here)[1] == review.START
 
 
 def test_the_plan_is_that_of_each_gpu(shop: Workshop) -> None:
@@ -148,6 +165,9 @@ def test_what_only_one_process_can_do_is_refused_before_the_run(distillation: di
         with pytest.raises(RecipeError, match=words) as refused:
             LLMFineTuner(recipe, runtime=runtime).check()
         assert str(refused.value.hint).startswith("Use --nproc 1 and one node, or ")
+    nobody_asked = LLMFineTuner(recipe, runtime=RuntimeOptions(cache_dir=shop.runtime.cache_dir))
+    assert (nobody_asked.context.processes, nobody_asked.context.engine) == (1, "here")
+    assert f"1 of 6 GPUs trains: {words[0].lower()}{words[1:]}." in nobody_asked.plan().notes
 
 
 @pytest.mark.parametrize("rounds", [{"rounds": [2]}, {"until": {"retention": 0.9}}])
@@ -185,6 +205,26 @@ def test_what_a_launcher_starts_says_what_to_use_instead(
     assert capsys.readouterr().err.count("starts the processes it needs itself") == 2
 
 
+@pytest.mark.parametrize("given", ["order", "asked"])
+@pytest.mark.parametrize(("device", "taken"), [("cuda", [3]), ("cpu", [])])
+def test_a_worker_takes_the_gpu_of_its_number_where_the_run_is_on_gpus(
+    device: str, taken: list[int], given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--device cpu` a machine with two GPUs may have four processes, and the last two have none to take."""
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name, value in {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    enough = Mock(side_effect=TrainingError("That is enough."))
+    monkeypatch.setattr(worker, "take", enough)
+    monkeypatch.setattr(worker.teacher, "run", enough)
+    (tmp_path / f"{given}.json").write_text(json.dumps({"machine": {"device": device}}))
+    assert worker.main(str(tmp_path)) == 1
+    assert enough.called
+    assert chosen == taken
+
+
 def test_options_of_devices_are_options_of_the_machine_and_help_names_every_engine() -> None:
     taken = parser().parse_args(["run", "a.yaml", "--nproc", "2", "--on", "torchrun", "--nodes", "2", "--node-rank", "1", "--rdzv", "a:1"])
     assert (taken.nproc, taken.on, taken.nodes, taken.node_rank, taken.rdzv) == (2, "torchrun", 2, 1, "a:1")
@@ -195,9 +235,21 @@ def test_options_of_devices_are_options_of_the_machine_and_help_names_every_engi
     assert all(name in str(told) for name in registry.names("engines"))
 
 
-@pytest.mark.parametrize(("visible", "gpus"), [(None, 2), ("0", 1), ("0,1", 2), ("", 0)])
-def test_gpus_are_counted_as_far_as_they_are_visible(visible: str | None, gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = SimpleNamespace(stdout="NVIDIA H100, 81559, 80000\nNVIDIA H100, 81559, 70000\n")
+@pytest.mark.parametrize(
+    ("visible", "first", "gpus"),
+    [
+        (None, "H100", 2),
+        ("0", "H100", 1),
+        ("0,1", "H100", 2),
+        ("1, 0", "H200", 2),
+        ("GPU-8a2f", "H100", 1),
+        ("", None, 0),
+        ("0,-1,1", "H100", 1),
+        ("7", None, 0),
+    ],
+)
+def test_gpus_are_those_that_are_visible(visible: str | None, first: str | None, gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = SimpleNamespace(stdout="NVIDIA H100, 81559, 80000\nNVIDIA H200, 143771, 70000\n")
     monkeypatch.setattr(hardware.shutil, "which", lambda _: "nvidia-smi")
     monkeypatch.setattr(hardware.sys, "platform", "linux")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
@@ -206,7 +258,8 @@ def test_gpus_are_counted_as_far_as_they_are_visible(visible: str | None, gpus: 
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     hardware._gpu.cache_clear()
     try:
-        assert hardware._gpu() == ("NVIDIA H100", 81559 * 2**20, 80000 * 2**20, gpus)
+        sizes = {"H100": (81559, 80000), "H200": (143771, 70000), None: (0, 0)}[first]
+        assert hardware._gpu() == (f"NVIDIA {first}" if first else None, *(size * 2**20 for size in sizes), gpus)
     finally:
         hardware._gpu.cache_clear()
 

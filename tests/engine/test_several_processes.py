@@ -12,15 +12,19 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from forks import Forks, job, log
 from several_processes import TOLERANCE, compare, events_of, layer_of
 from workshop import StopAt, Workshop
 
 from finetune import LLMFineTuner, Recipe
+from finetune.engines.torchrun import why
 from finetune.errors import Interrupted
 from finetune.events import read_events
+from finetune.run_folder import RunFolder
 from finetune.training.checkpoints import Checkpoints
-from finetune.training.processes import Processes, Share
+from finetune.training.processes import GONE, Processes, Share, is_gone
+from finetune.training.saved_tensors import in_parts
 
 WITHIN = 10  # seconds until a run has ended whose workers cannot go on
 LONG = {"epochs": 200, "batch_size": 6, "learning_rate": 0.001, "save_every": 1}
@@ -48,7 +52,7 @@ def told(layer: dict[str, Any], event: str) -> list[dict[str, Any]]:
 
 
 # The other cases take minutes: benchmarks/processes.py.
-@pytest.mark.parametrize("name", ["hidden cache", "teachers of rows"])
+@pytest.mark.parametrize("name", ["hidden cache", "teachers of rows", "adalora", "few bits"])
 def test_two_processes_make_the_run_of_one(name: str, forks: Forks, shop: Workshop) -> None:
     layers = [layer_of(shop, name), layer_of(shop, name)]
     for processes, layer in enumerate(layers, 1):
@@ -145,18 +149,19 @@ def test_nonsense_in_one_share_stops_all_of_them_before_it_reaches_the_weights(f
     assert saved_steps(layer) == [2]
 
 
-def begun(forks: Forks, shop: Workshop, layer: dict[str, Any]) -> int:
+def begun(forks: Forks, shop: Workshop, layer: dict[str, Any], shard: str = "no") -> int:
     """A run of two processes that has trained for three steps."""
-    pid = forks.start(job(shop, layer, processes=2))
+    pid = forks.start(job(shop, layer, processes=2, shard=shard))
     ends = time.monotonic() + 60
     while len(saved_steps(layer)) < 2 and time.monotonic() < ends:
         time.sleep(0.05)
     return pid
 
 
-def test_ctrl_c_saves_and_a_second_one_ends_everything_at_once(forks: Forks, shop: Workshop) -> None:
+@pytest.mark.parametrize("shard", ["no", "yes"])
+def test_ctrl_c_saves_and_a_second_one_ends_everything_at_once(shard: str, forks: Forks, shop: Workshop) -> None:
     once, twice = ({**layer_of(shop, "lora"), "training": LONG} for _ in range(2))
-    pid = begun(forks, shop, once)
+    pid = begun(forks, shop, once, shard)
     began = time.monotonic()
     forks.kill(pid, signal.SIGINT)
     assert forks.wait() == 130, log(shop)
@@ -164,8 +169,11 @@ def test_ctrl_c_saves_and_a_second_one_ends_everything_at_once(forks: Forks, sho
     step = told(once, "training")[0]["steps"]
     assert saved_steps(once)[0] == step == told(once, "step")[-1]["step"]
     assert f"Interrupted: Stopped after step {step} of 800" in log(shop)
+    newest = Checkpoints(Path(once["output_dir"]) / "run" / "checkpoints").newest(pytest.fail)
+    assert newest is not None
+    assert in_parts(newest.folder) is (shard == "yes")
 
-    pid = begun(forks, shop, twice)
+    pid = begun(forks, shop, twice, shard)
     workers = psutil.Process(pid).children(recursive=True)
     assert len(workers) == 3
     began = time.monotonic()
@@ -185,6 +193,41 @@ def test_workers_end_with_a_parent_that_is_killed(forks: Forks, shop: Workshop) 
     forks.wait()
     _, alive = psutil.wait_procs(workers, timeout=WITHIN)
     assert not [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE]
+
+
+ENDED = {"what": "ended", "name": "process", "at": 3.0}
+LEFT = {"what": "error", "name": "TrainingError", "at": 2.0, "facts": {"message": GONE, "hint": None}}
+FAILED = {"what": "error", "name": "TrainingError", "at": 1.0, "facts": {"message": "Training failed: no such kernel", "hint": None}}
+
+
+@pytest.mark.parametrize(
+    ("failures", "expected"),
+    [
+        ([("0", LEFT), ("launcher", {**ENDED, "facts": {"rank": 0, "code": 1}})], GONE),
+        ([("0", LEFT), ("1", FAILED), ("launcher", {**ENDED, "facts": {"rank": 0, "code": 1}})], "Training failed: no such kernel"),
+        ([("0", LEFT), ("launcher", {**ENDED, "facts": {"rank": 1, "code": -9}})], "Training process 1 was ended by SIGKILL."),
+        ([("0", LEFT), ("launcher", {**ENDED, "facts": {"rank": 1, "code": 3}})], "Training failed: process 1 ended with exit code 3."),
+    ],
+    ids=["on another node", "by an error", "by the system", "otherwise"],
+)
+def test_what_ended_a_training_is_its_cause_and_not_that_the_others_were_left(
+    failures: list[tuple[str, dict[str, Any]]], expected: str, tmp_path: Path
+) -> None:
+    found = why(failures, RunFolder(tmp_path))
+    assert found.message.startswith(expected)
+    assert expected.startswith("Training failed: no") or "finetune-cli resume" in str(found.hint)
+
+
+@pytest.mark.parametrize(
+    ("error", "gone"),
+    [
+        (RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]: Connection reset by peer"), True),
+        (torch.distributed.DistNetworkError("failed to recv"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_it_is_known_when_another_process_is_gone(error: RuntimeError, gone: bool) -> None:
+    assert is_gone(error) is gone
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from finetune.methods.lora import LoRA
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.stopping import LOST, ended_like_ctrl_c
+from finetune.training import loop
 from finetune.training.callbacks import ReportSteps, StopOnSignal
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.loop import Outcome, train
@@ -86,6 +87,18 @@ def test_checkpointed_activations_change_nothing(machine: Machine, tmp_path: Pat
     trained(plain, machine, tmp_path / "plain")
     trained(saved, machine, tmp_path / "saved", activation_checkpointing=True)
     assert difference(plain, saved) < 1e-9
+
+
+def test_a_gpu_on_which_no_kernel_can_be_made_trains_without_and_says_so(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "trouble", lambda: "Failed to find C compiler")
+    monkeypatch.setattr(loop, "PeakMemory", lambda device: PeakMemory("cpu"))
+    recorder = Recorder()
+    assert trained(adapted(), replace(machine, device="cuda"), tmp_path, recorder).finished.steps == 6
+    (said,) = [notice.text for notice in recorder.of(Notice) if notice.level == "warning"]
+    assert said.startswith("The loss has no kernel of its own here (Failed to find C compiler)")
+    assert "gcc" in said
 
 
 def test_every_step_is_reported_with_its_loss_and_rate(machine: Machine, tmp_path: Path) -> None:

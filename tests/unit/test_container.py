@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 INSTRUCTIONS = ("FROM", "ARG", "RUN", "COPY", "ENV", "VOLUME", "WORKDIR", "ENTRYPOINT")
-SHELL = ("mkdir",)
+SHELL = ("mkdir", "if")
 
 
 def instructions(name: str) -> list[str]:
@@ -77,6 +77,14 @@ def test_every_argument_is_declared_and_named_rightly_in_the_commands_above() ->
     assert all(re.fullmatch(r"cpu|auto|cu1\d\d", each) for each in backends)
     for extras in re.findall(r"\[([\w,]+)\]", comment()):
         assert all(re.search(rf"^{extra} = \[", PROJECT, re.MULTILINE) for extra in extras.split(","))
+
+
+def test_an_image_for_gpus_has_the_compiler_that_kernels_are_made_with_and_one_for_processors_needs_none() -> None:
+    (line,) = [line for line in instructions("RUN") if "apt-get" in line]
+    for backend, installs in (("cpu", False), ("cu130", True)):
+        script = f"apt-get() {{ echo apt-get $*; }}; rm() {{ :; }}; TORCH_BACKEND={backend}; {line}"
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+        assert ("install" in done.stdout and " gcc " in done.stdout) is installs
 
 
 def test_its_folders_are_those_that_the_commands_mount_and_the_program_reads() -> None:

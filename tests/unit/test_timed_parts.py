@@ -6,8 +6,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CalledProcessError
+from unittest.mock import Mock
 
 import pytest
+from safetensors import SafetensorError
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -22,15 +25,19 @@ def failing() -> None:
 def test_a_part_that_fails_or_takes_too_long_is_one_line_and_the_rest_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table(None, begin_until=float("inf"))
     done: list[str] = []
-    parts = [Part("bad", failing), Part("slow", lambda: time.sleep(30), 1.0), Part("good", lambda: done.append("good"))]
+    parts = [Part("bad", failing), Part("slow", lambda: time.sleep(30), 1.0)]
+    kinds = [CalledProcessError(1, "gcc"), ZeroDivisionError("by zero"), SafetensorError("no header"), MemoryError("no room")]
+    parts += [Part(type(error).__name__, Mock(side_effect=error)) for error in kinds]
+    parts.append(Part("good", lambda: done.append("good")))
     began = time.perf_counter()
     table.section("all", iter(parts))
     assert time.perf_counter() - began < 5
     said = capsys.readouterr().out.splitlines()
-    assert [line.removesuffix(" |").partition(", at ")[0] for line in said] == [
+    assert [line.removesuffix(" |").partition(", at ")[0] for line in said[:2]] == [
         "| all | bad | failed RuntimeError: no such kernel",
         "| all | slow | failed TimeoutError: not done after 1 s",
     ]
+    assert [line.split(" | ")[1] for line in said[2:]] == [type(error).__name__ for error in kinds]
     assert (done, table.failed, table.missing) == (["good"], True, [])
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from finetune.data.collator import NO_LOSS, Collator
 from finetune.distillation.across_tokenizers.alignment import NOWHERE, AlignedRow, Alignment, Share, shorter
 from finetune.errors import TrainingError
+from finetune.training.batches import in_main_memory
 from finetune.training.chunked_loss import ChunkLogits, Workspace, softmax_
 from finetune.training.head import Head
 
@@ -31,7 +32,10 @@ VERSION = 1  # raise it when the same texts would give other numbers, so that ca
 
 @dataclass(frozen=True)
 class ProjectedHead(Head):
-    """A teacher's head whose logits are log q^ over the student's `size` tokens; `target` [teacher's head] are those tokens, or -1."""
+    """A teacher's head whose logits are log q^ over the student's `size` tokens.
+
+    `target` [teacher's head], in main memory, are those tokens, or -1.
+    """
 
     target: Tensor = field(kw_only=True)
     size: int = field(kw_only=True)
@@ -49,7 +53,11 @@ class ProjectedHead(Head):
         logits = super().logits(hidden)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         flat = logits.flatten(0, -2)
-        return project_(flat, self.target, flat.new_empty(len(flat), self.size)).view(*logits.shape[:-1], self.size)
+        return project_(flat, *self.places(flat.device), flat.new_empty(len(flat), self.size)).view(*logits.shape[:-1], self.size)
+
+    def places(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """There: the student's token of each of the teacher's, 0 where there is none, and the tokens of which there is none."""
+        return self.target.clamp(min=0).to(device), (self.target == NOWHERE).nonzero().squeeze(1).to(device)
 
 
 class ProjectedLogits(ChunkLogits):
@@ -57,11 +65,11 @@ class ProjectedLogits(ChunkLogits):
 
     def __init__(self, name: str, hidden: Tensor, head: ProjectedHead, temperature: float) -> None:
         super().__init__(name, hidden, head, temperature)
-        self.size, self.target = head.size, head.target.to(hidden.device)
+        self.size, self.places = head.size, head.places(hidden.device)
 
     def block(self, rows: slice, workspace: Workspace) -> Tensor:
         block = super().block(rows, workspace)
-        return project_(block, self.target, workspace.take(f"{self.name} projected", (len(block), self.size), block, block.dtype))
+        return project_(block, *self.places, workspace.take(f"{self.name} projected", (len(block), self.size), block, block.dtype))
 
 
 def teacher_logits(name: str, hidden: Tensor, head: Head, temperature: float) -> ChunkLogits:
@@ -71,17 +79,20 @@ def teacher_logits(name: str, hidden: Tensor, head: Head, temperature: float) ->
     return made
 
 
-def project_(logits: Tensor, target: Tensor, found: Tensor) -> Tensor:
-    """Fill `found` [k, student's tokens] with log q^ of logits [k, teacher's tokens], which are overwritten."""
-    logits.index_fill_(1, (target == NOWHERE).nonzero().squeeze(1), float("-inf"))
+def project_(logits: Tensor, target: Tensor, nowhere: Tensor, found: Tensor) -> Tensor:
+    """Fill `found` [k, student's tokens] with log q^ of logits [k, teacher's tokens], which are overwritten; see ProjectedHead.places."""
+    logits.index_fill_(1, nowhere, float("-inf"))
     softmax_(logits)
-    found.zero_().index_add_(1, target.clamp(min=0), logits)
+    found.zero_().index_add_(1, target, logits)
     return found.clamp_(min=torch.finfo(found.dtype).tiny).log_()  # 0 log 0 would be no number
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A batch as the teacher reads it: `index` [n] of the supervised tokens in its states, and which of them are `aligned`."""
+    """A batch as the teacher reads it: `index` [n] of the supervised tokens in its states, and which of them are `aligned`.
+
+    The latter are in main memory: what is decided by them need not be read from a GPU.
+    """
 
     inputs: dict[str, Tensor]
     index: Tensor
@@ -109,7 +120,7 @@ class Reading:
     def head(self, head: Head) -> Head:
         """The teacher's head over the student's tokens."""
         known = self._target[: head.vocabulary]
-        target = torch.nn.functional.pad(known, (0, head.vocabulary - len(known)), value=NOWHERE).to(head.weight.device)
+        target = torch.nn.functional.pad(known, (0, head.vocabulary - len(known)), value=NOWHERE)
         return ProjectedHead(head.weight, head.bias, head.scale, head.softcap, target=target, size=self.vocabulary)
 
     @cached_property
@@ -127,17 +138,17 @@ class Reading:
         width = batch["input_ids"].shape[1]
         flat = [(number, row.places[place]) for number, row in enumerate(rows) for place in supervised[number]]
         index = torch.tensor([number * width + max(place, 0) for number, place in flat], dtype=torch.long, device=device)
-        return Asked(batch, index, torch.tensor([place != NOWHERE for _, place in flat], dtype=torch.bool, device=device))
+        return Asked(batch, index, torch.tensor([place != NOWHERE for _, place in flat], dtype=torch.bool))
 
     def where(self, numbers: Sequence[int], inputs: Mapping[str, Tensor]) -> Tensor:
         """The `where` of a batch alone, for rows that are known by their `numbers`: each is read once, however often it comes."""
         missing = [place for place, number in enumerate(numbers) if number not in self._known]
         if missing:
-            some = {name: inputs[name][torch.tensor(missing, device=inputs[name].device)] for name in ("input_ids", "labels")}
+            some = {name: tensor[missing] for name, tensor in in_main_memory(inputs).items()}
             counts = (some["labels"][:, 1:] != NO_LOSS).sum(1).tolist()
-            found = self.batch(some).where.cpu().split(counts)
+            found = self.batch(some).where.split(counts)
             self._known.update(zip((numbers[place] for place in missing), found, strict=True))
-        return self.joined([self._known[number] for number in numbers]).to(inputs["labels"].device)
+        return self.joined([self._known[number] for number in numbers])
 
     def joined(self, rows: Sequence[Tensor]) -> Tensor:
         """The `where` of rows, each from a batch of its own or of others, as that of one batch."""
@@ -154,7 +165,8 @@ class Reading:
     def rows(self, inputs: Mapping[str, Tensor]) -> tuple[list[AlignedRow], list[list[int]]]:
         """Each row of a batch in the teacher's tokens, up to its last supervised one, and its positions that predict those."""
         rows, places = [], []
-        for ids, labels in zip(inputs["input_ids"].tolist(), inputs["labels"].tolist(), strict=True):
+        tokens = in_main_memory(inputs)
+        for ids, labels in zip(tokens["input_ids"].tolist(), tokens["labels"].tolist(), strict=True):
             supervised = [place for place, label in enumerate(labels[1:]) if label != NO_LOSS]
             row = self.alignment.row(ids[: supervised[-1] + 2] if supervised else ids[:1])
             if self.limit is not None and len(row.ids) > self.limit:

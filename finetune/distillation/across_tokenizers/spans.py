@@ -28,6 +28,7 @@ from finetune.distillation.across_tokenizers.alignment import MEASURED, NOWHERE,
 from finetune.distillation.across_tokenizers.projected import Asked, Reading
 from finetune.distillation.objectives import APPROXIMATE, Objective, divergence
 from finetune.formatting import percent
+from finetune.training.batches import in_main_memory
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Workspace, blocks_of, softmax_
 from finetune.training.head import Head
 
@@ -60,7 +61,10 @@ class SpanShare(Share):
 
 @dataclass(frozen=True)
 class AskedSpans(Asked):
-    """`index` [m] of the teacher's positions in spans, the `tokens` [m] that they predict, and the supervised token [m] each counts for."""
+    """`index` [m] of the teacher's positions in spans, the `tokens` [m] that they predict, and the supervised token [m] each counts for.
+
+    `spans` [n] are in main memory.
+    """
 
     tokens: Tensor
     owner: Tensor
@@ -85,7 +89,7 @@ class SpanReading(Reading):
     def batch(self, inputs: Mapping[str, Tensor], *, mask: bool = False) -> AskedSpans:
         rows, supervised = self.rows(inputs)
         device, batch = inputs["input_ids"].device, self.padded([row.ids for row in rows], inputs, mask=mask)
-        width, all_ids, all_labels = batch["input_ids"].shape[1], inputs["input_ids"].tolist(), inputs["labels"].tolist()
+        width, (all_ids, all_labels) = batch["input_ids"].shape[1], (tensor.tolist() for tensor in in_main_memory(inputs).values())
         index: list[int] = []
         tokens: list[int] = []
         owner: list[int] = []
@@ -101,8 +105,9 @@ class SpanReading(Reading):
                 tokens += [row.ids[place + 1] for place in span.theirs]
                 owner += [slots[span.ours[-1]]] * len(span.theirs)
                 count += 1
-        made = [torch.tensor(numbers, dtype=torch.long, device=device) for numbers in (index, tokens, owner, spans)]
-        return AskedSpans(batch, made[0], made[3] != NOWHERE, *made[1:])
+        where, wanted, counts = (torch.tensor(numbers, dtype=torch.long, device=device) for numbers in (index, tokens, owner))
+        spanned = torch.tensor(spans, dtype=torch.long)
+        return AskedSpans(batch, where, spanned != NOWHERE, wanted, counts, spanned)
 
     def joined(self, rows: Sequence[Tensor]) -> Tensor:
         found, count = [], 0
@@ -183,13 +188,14 @@ def span_loss(
     temperature: float,
     workspace: Workspace | None = None,
 ) -> SpanLoss:
-    """The rule for states [n, d] of the student; `said` [n, 1] and `spans` [n] as a SpanReading gives them.
+    """The rule for states [n, d] of the student; `said` [n, 1] and `spans` [n], in main memory, as a SpanReading gives them.
 
     It runs the student's head once without a gradient: what a token weighs depends on all tokens of its span.
     """
     log_p = log_likelihoods("student", hidden, head, labels, workspace or Workspace())
-    inside, of = spans != NOWHERE, spans[spans != NOWHERE]
-    count = int(of.max()) + 1 if len(of) else 0
+    places = (spans != NOWHERE).nonzero().squeeze(1)
+    count = int(spans.max()) + 1 if len(places) else 0
+    inside, of = places.to(log_p.device), spans[places].to(log_p.device)
     empty = log_p.new_zeros(count)
     log_a = empty.index_add(0, of, log_p[inside]) / temperature
     log_b = empty.index_add(0, of, said[inside, 0].to(log_p)) / temperature

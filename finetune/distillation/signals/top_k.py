@@ -49,7 +49,7 @@ class TopK:
         for rows, block in blocks_of(logits, workspace):
             found = block.topk(top)
             values[rows], ids[rows] = found.values - softmax_(block), found.indices.int()
-        return with_rest(values).float(), ids
+        return with_rest(values.cpu()).float(), ids  # not every device has 64 bits
 
 
 def token_bytes(top: int) -> int:

@@ -1,0 +1,96 @@
+"""What is known of the rows of a batch while its tensors are on a GPU, which would have to be waited for: as the collator made them.
+
+    batch = WithLengths(Collator(0))(rows)
+    supervised_counts(batch), lengths_of(batch, 0), row_numbers(batch)      # lists of numbers
+    in_main_memory(batch)["input_ids"]
+
+A batch that was cut or changed has no KNOWN any more, and all this is then read from its tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from finetune.data.collator import NO_LOSS, Collator
+from finetune.training.pieces import tensors_of
+
+KNOWN = "known"  # of a batch: numbers that are on no device
+NUMBERS = ("row", "teacher_number")  # of each row: which one it is, and whose
+TOKENS = ("input_ids", "labels")
+
+
+class WithLengths:
+    """A collator that also gives the true `length` of each row, so that a padding id inside a row is never taken for padding.
+
+    Where it makes no labels, every token of the rows is one. What is KNOWN of the rows need not be read from a GPU.
+    """
+
+    def __init__(self, collator: Callable[[list[Any]], dict[str, Any]]) -> None:
+        self.collator = collator
+
+    def __call__(self, rows: list[Any]) -> dict[str, Any]:
+        if not rows:  # of a process without a share of the step
+            return {name: torch.zeros((0, 1), dtype=torch.long) for name in ("input_ids", "labels")}
+        lengths = [len(row["input_ids"]) for row in rows]
+        batch = self.collator(rows)
+        if len(batch["input_ids"]) == len(rows):
+            batch["length"] = torch.tensor(lengths)
+        if batch.get("labels") is None:
+            real = right_padding_mask({**batch, "labels": torch.full_like(batch["input_ids"], NO_LOSS)}, -1)
+            batch["labels"] = batch["input_ids"].masked_fill(real == 0, NO_LOSS)
+        if "length" in batch and (batch.get("attention_mask") is None or type(self.collator) is Collator):
+            batch[KNOWN] = {"lengths": lengths, "supervised": supervised_counts(batch)}
+            batch[KNOWN] |= {name: batch[name].tolist() for name in NUMBERS if name in batch}
+            batch[KNOWN] |= {name: batch[name].numpy() for name in TOKENS}  # no copy, and no tensor, which would be sent to a device
+        return batch
+
+
+def lengths_of(batch: Mapping[str, Any], pad_id: int) -> list[int]:
+    """How many tokens of each row are no padding."""
+    return list(batch[KNOWN]["lengths"] if KNOWN in batch else right_padding_mask(batch, pad_id).sum(1).tolist())
+
+
+def supervised_counts(batch: Mapping[str, Any]) -> list[int]:
+    """How many tokens of each row have a loss."""
+    if KNOWN in batch:
+        return list(batch[KNOWN]["supervised"])
+    return list((batch["labels"][:, 1:] != NO_LOSS).sum(1).tolist())
+
+
+def row_numbers(batch: Mapping[str, Any], name: str = "row") -> list[int]:
+    """One of the NUMBERS of each row of a batch: by default which row of the training set it is."""
+    known = batch.get(KNOWN, {})
+    return list(known[name] if name in known else batch[name].tolist())
+
+
+def some_rows(batch: dict[str, Any], rows: slice) -> dict[str, Any]:
+    """Some of the rows of a batch that lie together, with what is known of them."""
+    known = {KNOWN: {name: numbers[rows] for name, numbers in batch[KNOWN].items()}} if KNOWN in batch else {}
+    return {name: tensor[rows] for name, tensor in tensors_of(batch).items()} | known
+
+
+def in_main_memory(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tokens of a batch and their labels where Python can look at them."""
+    known = batch.get(KNOWN)
+    return {name: batch[name].cpu() if known is None else torch.from_numpy(known[name]) for name in TOKENS}
+
+
+def right_padding_mask(inputs: Mapping[str, Any], pad_id: int) -> Tensor:
+    """1 at the real tokens [batch, length]: from `attention_mask`, `length`, or by where the last token that is not padding stands."""
+    if inputs.get("attention_mask") is not None:
+        return cast(Tensor, inputs["attention_mask"])
+    ids, labels = inputs["input_ids"], inputs["labels"]
+    places = torch.arange(1, ids.shape[1] + 1, device=ids.device)
+    ends: Tensor | None = inputs.get("length")
+    if ends is None:
+        ends = ((ids != pad_id) | (labels != -100)).long().mul(places).amax(1)
+    return (places <= ends[:, None]).long()
+
+
+def ends_in_padding(mask: Tensor) -> bool:
+    """Whether a mask [batch, length] hides nothing but the ends of rows."""
+    return bool((mask[:, 1:] <= mask[:, :-1]).all())

@@ -1,0 +1,151 @@
+"""A step of training takes the branches of a GPU and reads nothing back: on the meta device there is nothing that could be read.
+
+Every read that Python has to wait for fails there: item, tolist, nonzero, a copy to the processor, a condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pico import Rows, arguments, pico, pico_rows
+from test_across_training import OURS, READING, THEIRS, sized
+from test_across_training import ROWS as TEXTS
+from test_across_training import distiller as across
+from torch import Tensor
+
+from finetune import registry
+from finetune.distillation.across_tokenizers.ways import WAYS
+from finetune.distillation.cache_builder import build_cache
+from finetune.distillation.trainer import DistillationTrainer
+from finetune.methods.base import MethodContext
+from finetune.training.batches import supervised_counts
+from finetune.training.chunked_loss import CHUNK_BYTES, GPU_CHUNK_BYTES, Workspace
+from finetune.training.head import head_of
+from finetune.training.trainer import SupervisedTrainer
+
+PACKED = pico_rows(6)
+ROUTES = [0, 0, 1, 0, 1, 1]
+
+
+def adapted(kind: str, name: str = "llama", dtype: torch.dtype = torch.float32) -> Any:
+    method = registry.load("methods", kind)
+    return method.attach(pico(name, dtype=dtype), method.Spec(), MethodContext(total_steps=20))
+
+
+def frozen_head() -> Any:
+    student = pico("qwen3")
+    student.get_output_embeddings().requires_grad_(False)
+    return student
+
+
+def trained(kind: str, **more: Any) -> Callable[[Path], Any]:
+    return lambda folder: SupervisedTrainer(model=adapted(kind, **more), args=arguments(folder), train_dataset=Rows(PACKED))
+
+
+def distilled(cache: str | None = None, **settings: Any) -> Callable[[Path], Any]:
+    """From a teacher at every step, or from its cache of that kind."""
+
+    def make(folder: Path) -> Any:
+        student, teacher = frozen_head(), pico("qwen3", seed=7)
+        said: dict[str, Any] = {"teacher_model": teacher}
+        if cache:
+            fixed = {"student_head": head_of(student), "temperature": 2.0, "margins": "correct" in settings}
+            said = {"cache": build_cache(cache, teacher, PACKED, folder / cache, **fixed)}
+        return DistillationTrainer(student, arguments(folder), train_dataset=Rows(PACKED), **said, **settings)
+
+    return make
+
+
+def routed(cache: str | None = None) -> Callable[[Path], Any]:
+    """Two teachers, each for rows of its own."""
+
+    def make(folder: Path) -> Any:
+        student, teachers = frozen_head(), [pico("qwen3", seed=seed) for seed in (7, 8)]
+        said: dict[str, Any] = {"teacher_model": teachers}
+        if cache:
+            own = [[row for row, of in zip(PACKED, ROUTES, strict=True) if of == number] for number in range(2)]
+            fixed = {"student_head": head_of(student), "temperature": 2.0}
+            each = zip(teachers, own, strict=True)
+            said = {"cache": [build_cache(cache, *pair, folder / f"{cache}-{number}", **fixed) for number, pair in enumerate(each)]}
+        return DistillationTrainer(student, arguments(folder), train_dataset=Rows(PACKED), teacher_rows=ROUTES, **said)
+
+    return make
+
+
+def other_tokens(way: str, cache: str | None) -> Callable[[Path], Any]:
+    """A teacher with another tokenizer."""
+
+    def make(folder: Path) -> Any:
+        said: dict[str, Any] = {"teacher_model": sized(THEIRS, seed=3)}
+        if cache:
+            reading = WAYS[way](READING.alignment, len(OURS))
+            said = {"cache": build_cache(cache, said["teacher_model"], TEXTS, folder / cache, reading=reading)}
+        return across(sized(OURS), folder, across_tokenizers=way, **said)
+
+    return make
+
+
+TRAINERS: dict[str, Callable[[Path], Any]] = {
+    **{kind: trained(kind) for kind in ("full", "lora", "adalora")},
+    "lora, 16 bits": trained("lora", dtype=torch.bfloat16),
+    "soft-capped": trained("full", name="gemma2"),
+    "experts": trained("lora", name="mixtral", dtype=torch.bfloat16),
+    "online": distilled(),
+    "corrected": distilled(correct=0.2),
+    **{f"{cache} cache": distilled(cache) for cache in ("hidden", "gradient", "top_k")},
+    "hidden cache, corrected": distilled("hidden", correct=0.2),
+    **{f"online, {objective}": distilled(objective=objective) for objective in registry.BUILT_IN["objectives"]},
+    "inner layers": distilled(features={"last": 0.1, "layers": "auto", "relations": ["v"]}),
+    "mixed": lambda folder: DistillationTrainer(
+        frozen_head(), arguments(folder), train_dataset=Rows(PACKED), teacher_model=[pico("qwen3", seed=seed) for seed in (7, 8)]
+    ),
+    "routed": routed(),
+    **{f"routed, {cache} cache": routed(cache) for cache in ("hidden", "gradient")},
+    "projected, hidden cache": other_tokens("projected", "hidden"),
+    "spans, spans cache": other_tokens("spans", "spans"),
+    **{f"{way}, online": other_tokens(way, None) for way in WAYS},
+}
+
+
+def to_meta(trainer: Any) -> None:
+    """Everything that a GPU would have."""
+    trainer.model.to("meta")
+    for teacher in getattr(trainer, "teachers", ()):
+        if teacher.model is not None:
+            teacher.model.to("meta")
+        if teacher.kept_head is not None:
+            teacher.kept_head = teacher.kept_head.each(lambda tensor: tensor.to("meta"))
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_step_reads_nothing_from_the_device(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = TRAINERS[name](tmp_path)
+    batch = trainer.data_collator([trainer.train_dataset[number] for number in range(6)])
+    known = sum(supervised_counts(batch))
+    to_meta(trainer)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which the meta device has not
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
+    there = {name: value.to("meta") if isinstance(value, Tensor) else value for name, value in batch.items()}
+    trainer.model.train()
+    loss, count = trainer.loss_sum(there)
+    (loss / trainer._get_num_items_in_batch([batch], torch.device("meta"))).backward()
+    assert (loss.device.type, count, trainer.step_tokens[1]) == ("meta", known, known)
+    for parameter in trainer.model.parameters():
+        assert not parameter.requires_grad or parameter.grad is None or parameter.grad.shape == parameter.shape
+    assert any(parameter.grad is not None for parameter in trainer.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"), [(2**40, GPU_CHUNK_BYTES), (8 * 300 * 2**20, 300 * 2**20), (2**20, CHUNK_BYTES)], ids=["much", "some", "little"]
+)
+def test_a_chunk_takes_a_share_of_what_is_free(free: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third of it torch has in hand."""
+    answers = {"mem_get_info": (free - free // 3, 2**41), "memory_reserved": 5 * 2**30 + free // 3, "memory_allocated": 5 * 2**30}
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+    assert Workspace().chunk_bytes(torch.device("cuda:1")) == expected
