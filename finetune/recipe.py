@@ -341,8 +341,9 @@ def _explain(error: ValidationError) -> RecipeError:
         problem = next(inside, problem)
     path = _path(problem)
     if problem["type"] == "extra_forbidden":
-        plain = ".".join(part for part in path.split(".") if not part.isdigit())  # of one in a list, such as teachers.0.weight
-        known = sorted({*known_keys(), *(key for key, _ in known_fields(OneTeacherSpec, "teachers."))})
+        plain = ".".join(part for part in path.split(".") if not part.isdigit())
+        of_one = known_fields(OneTeacherSpec, "teachers.") if plain != path else ()  # in a list, such as teachers.0.weight
+        known = sorted({*known_keys(), *(key for key, _ in of_one)})
         if path in known:
             owners = [name for name in registry.names("methods") if path.removeprefix("method.") in _keys_of_method(name)]
             return RecipeError(f"{path} is no key of the method that is chosen.", hint=f"It belongs to: {', '.join(owners)}.")

@@ -128,6 +128,8 @@ def test_a_file_a_mapping_a_recipe_and_keywords_are_recipes(tmp_path: Path) -> N
         (3, {}, "A recipe cannot be made from a value of type int."),
         ([{"prompt": "a"}], {}, "A recipe cannot be made from a value of type list."),
         ({}, {"epochs": 3}, "epochs is not a recipe key. Did you mean training.epochs?"),
+        ({}, {"load_in": "8bit"}, "load_in is not a recipe key. Did you mean teacher.load_in?"),
+        ({}, {"teachers": [{"load_inn": "8bit"}, "b"]}, "teachers.0.load_inn is not a recipe key. Did you mean teachers.load_in?"),
         ({}, {"dataset": object()}, "dataset must be a mapping of keys."),
     ],
 )
