@@ -14,7 +14,7 @@ from finetune.wizard.draft import Draft, problem
 from finetune.wizard.prompter import Prompter
 
 NO_KEY, NO_LIMIT = "none", "no limit"
-NOT_HERE = "A server can only be the teacher of a distillation with one teacher."
+NOT_HERE = "A server can only be a teacher: choose Distillation, then One teacher."
 MORE_MODEL = (
     "The server grades your rows: of each token it tells the likeliest ones, from which the student learns. vLLM can do that. The review\n"
     "says how many tokens it will be asked for. The student has to be a model with the same tokens."

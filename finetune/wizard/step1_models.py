@@ -34,9 +34,8 @@ MORE = (
     "A model is a Hugging Face id such as gpt2 (with @revision if you like), a folder on this computer, a .gguf file, "
     "or the output folder of an earlier run."
 )
-MORE_TEACHER = (
-    f"{MORE}\n"
-    "A teacher on a server is named by its address, such as http://localhost:8000/v1: another model, then type it.\n"
+MORE_SERVED = "For a teacher on a server choose another model, then type its address, such as http://localhost:8000/v1."
+MORE_ITSELF = (
     "The model itself: it learns your rows like in a fine-tuning, and part of the loss keeps its answers close to those it would have "
     "given before, so that it forgets less of everything else."
 )
@@ -72,15 +71,19 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     way = several_teachers.ask_way(prompter)
     teacher = get(draft, "teacher.source")
     offered = _offered(here, teacher, get(defaults(here, "distillation"), "teacher.source"))
+    more, served = [MORE], way == several_teachers.PLAIN
+    if served:
+        more.append(MORE_SERVED)
     if way not in (several_teachers.SEVERAL, several_teachers.NOTHING):
         offered.append(Choice(SELF, "The model itself", "learns a task and stays close to what it was"))
+        more.append(MORE_ITSELF)
     own = teacher in [folder for folder, approach, _ in _finished() if approach == "fine-tuning"]
     help = "The model to imitate: your own fine-tuning, so that the student knows the same task." if own else "The model to imitate."
-    question = Question("teacher", "Teacher", teacher, offered, help=help, more=MORE_TEACHER)
-    teacher = _ask_model(prompter, here, question, served=way == several_teachers.PLAIN)
+    question = Question("teacher", "Teacher", teacher, offered, help=help, more="\n".join(more))
+    teacher = _ask_model(prompter, here, question, served=served)
     if served_teacher.is_address(teacher):
         help = "It must have the tokens of the model on the server."
-        ready_made = Question("student", "Student", STARTER, _offered(here, STARTER), help=help, more=MORE_STUDENT)
+        ready_made = Question("student", "Student", STARTER, _offered(here, STARTER), help=help, more=MORE)
         return served_teacher.ask(rounds.left_out(draft), prompter, teacher, lambda: _ask_model(prompter, here, ready_made))
     if teacher == SELF:
         draft = defaults(here, "distillation", itself=True)
@@ -186,9 +189,8 @@ def _ask_model(prompter: Prompter, here: HostInfo, question: Question, refused: 
     other = Choice(OTHER, "Another model", f"a Hub id, a folder{',' if served else ' or'} a .gguf file{' or a server' if served else ''}")
 
     def wrong(text: str) -> str | None:
-        if served_teacher.is_address(text):
-            return served_teacher.address_problem(text) if served else served_teacher.NOT_HERE
-        return _model_problem(text, here, refused)
+        of_server = served and served_teacher.is_address(text)
+        return served_teacher.address_problem(text) if of_server else _model_problem(text, here, refused)
 
     model = str(prompter.ask(replace(question, choices=[*question.choices, other])))
     if model == OTHER:
@@ -278,6 +280,8 @@ def _model_problem(text: str, here: HostInfo, refused: str | None) -> str | None
 
     if not text:
         return "Type a name, a folder or a file."
+    if served_teacher.is_address(text):
+        return served_teacher.NOT_HERE
     if text == refused:
         return "This is the teacher itself; the student must be smaller."
     try:

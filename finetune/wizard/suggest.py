@@ -26,7 +26,8 @@ def models(text: str, hub: bool) -> list[str]:
     here = paths(text, is_gguf) if _looks_like_path(text) else [f"./{path.parent}" for path in Path().glob("*/*config.json")]
     names = [entry.id for entry in CATALOGUE] if hub else [STARTER, *cached_names("model")]
     found = list(dict.fromkeys(name for name in [*here, *names] if text.lower() in name.lower()))
-    if hub and len(text) >= SHORTEST_SEARCH and not _looks_like_path(text) and len(found) < MOST:
+    no_name = ":" in text or _looks_like_path(text)  # the address of a server concerns nobody else
+    if hub and len(text) >= SHORTEST_SEARCH and not no_name and len(found) < MOST:
         found += [name for name in search(text, "model") if name not in found]
     return found[:MOST]
 

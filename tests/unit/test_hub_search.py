@@ -60,6 +60,12 @@ def test_the_hubs_own_search_is_behind_the_names_that_are_known_most_downloaded_
     assert suggest.datasets("tiny", hub=True) == ["ada/tiny-rows"]
 
 
+def test_the_address_of_a_server_is_not_sent_to_the_hub_while_it_is_typed(hub: HubServer) -> None:
+    address = "http://models.example:8000/v1"
+    assert [suggest.models(address[:length], hub=True) for length in range(5, len(address))] == [[]] * (len(address) - 5)
+    assert asked(hub) == 0
+
+
 def test_one_request_when_typing_pauses_and_none_for_a_text_that_was_asked_before(hub: HubServer) -> None:
     hub.add("ada/letters")
     buffer = Buffer()

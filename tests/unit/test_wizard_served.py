@@ -10,6 +10,7 @@ from wizard_answers import Listening, here
 
 from finetune.recipe import STARTER, Recipe
 from finetune.wizard import ask_recipe
+from finetune.wizard.served_teacher import NOT_HERE
 from finetune.wizard.undo import Rewind
 
 ADDRESS = "http://localhost:8000/v1"
@@ -32,6 +33,7 @@ def test_an_address_and_a_name_are_enough() -> None:
     assert recipe.grader.model_dump(exclude_none=True) == {"source": "", "server": ADDRESS, "model": "qwen"}
     assert recipe.model == STARTER, "no student is made from what is not here"
     assert isinstance(recipe.training.learning_rate, float)
+    assert "Made from the teacher" not in prompter.more["student"]
     assert [key for key in prompter.questions if key.startswith("teacher.")] == [
         "teacher.name",
         "teacher.model",
@@ -65,4 +67,10 @@ def test_elsewhere_an_address_is_no_model(where: dict[str, str]) -> None:
     Path("made").mkdir()
     key = "model" if "approach" in where else "teacher"
     _, prompter = asked(**{**where, key: "another", f"{key}.name": [ADDRESS, "./made"]})
-    assert "A server can only be the teacher of a distillation with one teacher." in prompter.shown
+    assert NOT_HERE in prompter.shown
+
+
+def test_a_server_is_no_other_teacher(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    _, prompter = asked(**{"distillation.way": "several", "teachers.others": [ADDRESS, "./made"]})
+    assert NOT_HERE in prompter.shown
