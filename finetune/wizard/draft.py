@@ -99,10 +99,11 @@ def ask_field(
 ) -> Draft:
     """Ask for one recipe key, as its field says: label, help, choices, yes or no, or a line that the recipe checks, and then `check`.
 
-    What the recipe would not accept beside the other answers is not offered, and F1 tells why. `only_usual` refuses what is outside the
-    usual range.
+    What the recipe would not accept beside the other answers is not offered, and F1 tells why; if only one value is left, it is told, not
+    asked. `only_usual` refuses what is outside the usual range.
     """
     field, now = field_of(draft, key), get(draft, key)
+    name = label(key.rpartition(".")[2], field)
     names = any(get_origin(option) is list for option in (field.annotation, *get_args(field.annotation)))
     between = usual(field) if only_usual else None
 
@@ -114,18 +115,22 @@ def ask_field(
 
     choices = choices_of(field, notes_of(key))
     refused = {choice.value: said for choice in choices if (said := problem(draft, key, choice.value))}
+    offered = [choice for choice in choices if choice.value not in refused]
+    if refused and len(offered) == 1:
+        prompter.note([("class:quiet", f"{name}: {offered[0].title}. Nothing else goes with your other answers.")])
+        return draft
     not_here = [
         f"Not possible here: {choice.title} ({refused[choice.value].rstrip('.')})." for choice in choices if choice.value in refused
     ]
     answer = prompter.ask(
         Question(
             key,
-            label(key.rpartition(".")[2], field),
+            name,
             default=now if field.annotation is bool else default or shown(now),
-            choices=[choice for choice in choices if choice.value not in refused],
+            choices=offered,
             check=wrong,
             help=help or help_of(field),
-            more="\n".join([more or more_about(key), *not_here]),
+            more="\n".join(filter(None, [more or more_about(key), *not_here])),
         )
     )
     return put(draft, key, _names(str(answer)) if names else answer)

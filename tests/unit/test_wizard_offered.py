@@ -26,11 +26,13 @@ SESSIONS: dict[str, dict[str, Any]] = {
     "from nothing": {"distillation.way": "nothing"},
 }
 NOT_OFFERED = {
-    ("told something", "distillation.supervise", "all"): "stands before the prompts of the teacher alone",
     ("last states", "distillation.cache", "gradient"): "compares hidden states",
     ("in rounds", "distillation.cache", "hidden"): "the teacher runs at every step",
-    ("in rounds", "distillation.round_teacher", "previous"): "compares the layers of one teacher",
-    ("in rounds", "training.keep", "best"): "looks at one training",
+}
+LEFT = {
+    ("told something", "distillation.supervise"): "Supervise: answers",
+    ("in rounds", "distillation.round_teacher"): "Teacher of a round: first",
+    ("in rounds", "training.keep"): "Weights to keep: last",
 }
 
 
@@ -54,3 +56,7 @@ def test_every_choice_can_be_taken(name: str, tmp_path: Path, monkeypatch: pytes
             assert value not in offered[key]
             assert f"Not possible here: {value} (" in prompter.more[key]
             assert why in prompter.more[key]
+    for (session, key), value in LEFT.items():
+        if session == name:
+            assert key not in prompter.asked
+            assert f"{value}. Nothing else goes with your other answers." in prompter.shown
