@@ -26,7 +26,7 @@ from finetune.training.callbacks import ReleaseMemory, ReportSteps, SaveCheckpoi
 from finetune.training.checkpoints import Checkpoint, Checkpoints
 from finetune.training.choice import in_words
 from finetune.training.held_out import ENDED, WatchHeldOut
-from finetune.training.loss_kernel import trouble
+from finetune.training.loss_kernel import NO_TRITON, trouble
 from finetune.training.out_of_memory import MEMORY_ERRORS, free_memory, ran_out
 from finetune.training.processes import GONE, is_gone, world_size
 from finetune.training.share_processor import ShareProcessor
@@ -81,7 +81,7 @@ def train(
     """
     spec = recipe.training
     arguments = training_arguments(recipe, machine, folder, autocast=next(model.parameters()).dtype == torch.float32, cut=cut)
-    if machine.device == "cuda" and (why := trouble()):
+    if machine.device == "cuda" and (why := trouble()) and arguments.local_process_index == 0:
         reporter.report(_without_kernel(why))
     memory = PeakMemory(machine.device)
     report, saving = ReportSteps(reporter, memory), SaveCheckpoints(reporter, spec.save_every)
@@ -251,11 +251,10 @@ def _too_large_beside_shards(rows: int, spec: TrainingSpec) -> OutOfMemory:
 
 
 def _without_kernel(why: str) -> Notice:
-    return Notice(
-        f"The loss has no kernel of its own here ({why}): it takes longer by torch's operations, and is the same. "
-        "Triton needs a C compiler and Python's headers, such as gcc and python3-dev.",
-        "warning",
-    )
+    said = f"The fused loss kernel cannot be used here ({why.rstrip('.')}): torch's own operations compute the same loss, more slowly."
+    if why == NO_TRITON:  # which torch does not bring to every system
+        return Notice(said)
+    return Notice(f"{said} Triton needs a C compiler and Python's headers, such as gcc and python3-dev.", "warning")
 
 
 def _halved(step: int, before: int, after: int, spec: TrainingSpec) -> Notice:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 BLOCK = 8192  # numbers of a row that one program holds at a time
 WARPS = 16
+NO_TRITON = "Triton is not installed"
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def trouble(device: str = "cuda") -> str | None:
     try:
         from triton.errors import TritonError
     except ImportError:
-        return "Triton is not installed"
+        return NO_TRITON
     try:
         label = torch.zeros(1, dtype=torch.long, device=device)
         targets = Targets(label, None, 1.0)

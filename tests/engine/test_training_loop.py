@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasets import Dataset, concatenate_datasets
 from letters import llama, tokenizer
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from finetune.errors import OutOfMemory, TrainingError
 from finetune.events import Notice, Recorder, TrainingFinished, TrainingStep
@@ -27,6 +27,7 @@ from finetune.training import loop
 from finetune.training.callbacks import ReportSteps, StopOnSignal
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.loop import Outcome, train
+from finetune.training.loss_kernel import NO_TRITON
 from finetune.training.resumable import SavePolicy
 from finetune.training.trainer import SupervisedTrainer
 
@@ -89,16 +90,22 @@ def test_checkpointed_activations_change_nothing(machine: Machine, tmp_path: Pat
     assert difference(plain, saved) < 1e-9
 
 
-def test_a_gpu_on_which_no_kernel_can_be_made_trains_without_and_says_so(
-    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("why", "level"), [("Failed to find C compiler.", "warning"), (NO_TRITON, "info")])
+@pytest.mark.parametrize("local", [0, 1])
+def test_a_gpu_on_which_no_kernel_can_be_made_trains_without_and_says_so_once(
+    local: int, why: str, level: str, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "trouble", lambda: "Failed to find C compiler")
+    """Not in each process of a machine; and a compiler helps only where there is Triton."""
+    monkeypatch.setattr(loop, "trouble", lambda: why)
     monkeypatch.setattr(loop, "PeakMemory", lambda device: PeakMemory("cpu"))
+    monkeypatch.setattr(TrainingArguments, "local_process_index", local)
     recorder = Recorder()
     assert trained(adapted(), replace(machine, device="cuda"), tmp_path, recorder).finished.steps == 6
-    (said,) = [notice.text for notice in recorder.of(Notice) if notice.level == "warning"]
-    assert said.startswith("The loss has no kernel of its own here (Failed to find C compiler)")
-    assert "gcc" in said
+    said = [notice for notice in recorder.of(Notice) if "kernel" in notice.text]
+    assert [notice.level for notice in said] == ([] if local else [level])
+    for notice in said:
+        assert notice.text.startswith(f"The fused loss kernel cannot be used here ({why.rstrip('.')}): torch's own operations compute")
+        assert ("gcc" in notice.text) is (why != NO_TRITON)
 
 
 def test_every_step_is_reported_with_its_loss_and_rate(machine: Machine, tmp_path: Path) -> None:
