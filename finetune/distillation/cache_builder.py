@@ -251,7 +251,7 @@ def _plan(counts: list[int], row_bytes: list[int], shard_bytes: int) -> list[_Pa
 def _trusted(folder: Path, answers: Answers, reporter: Reporter) -> dict[_Part, Shard]:
     """Finished shards of an earlier pass with the same key, by one process or several; anything else is reported and removed.
 
-    So are those of other rows each, which a pass with another size of shards has written. Afterwards index.json has those of several.
+    So is one of other rows, which a pass with another size of shards has written. Afterwards index.json has those of several.
     """
     key, planned = answers.key, set(answers.plan)
     index, shares = read_index(folder), sorted(folder.glob(f"{Path(INDEX).stem}-*.json"))
@@ -262,7 +262,7 @@ def _trusted(folder: Path, answers: Answers, reporter: Reporter) -> dict[_Part, 
         for file in [*folder.glob("*.safetensors"), *folder.glob(f"*{PART}"), *shares, folder / INDEX]:
             file.unlink(missing_ok=True)
         return {}
-    kept = {}
+    kept, of_other_rows = {}, 0
     found = [other for path in shares if (other := read_index(folder, path.name)) and other.key == key]
     for shard in {shard.file: shard for each in (index, *found) for shard in each.shards}.values():
         if problem := changed(folder / shard.file, shard.bytes, shard.sha256):
@@ -271,6 +271,10 @@ def _trusted(folder: Path, answers: Answers, reporter: Reporter) -> dict[_Part, 
             kept[_Part.of(shard)] = shard
         else:
             (folder / shard.file).unlink(missing_ok=True)
+            of_other_rows += 1
+    if of_other_rows:
+        what = f"{of_other_rows} shard{'s' if of_other_rows > 1 else ''} of another size"
+        reporter.report(Notice(f"The teacher cache in {folder} has {what}, to be written again.", "warning"))
     if shares:
         Index(key, len(answers.dataset), [kept[part] for part in sorted(kept)]).write(folder)
         for path in shares:

@@ -80,8 +80,11 @@ def test_the_room_that_is_wanted_is_all_that_is_written(kind: str, margins: bool
 
 def test_shards_of_another_size_are_not_mixed(tmp_path) -> None:
     whole = everything(built(tmp_path))
-    cache = build_cache("hidden", pico("llama", seed=1), ROWS, tmp_path, shard_bytes=3 * SMALL)
+    count, recorder = len(shards_of(tmp_path)), Recorder()
+    cache = build_cache("hidden", pico("llama", seed=1), ROWS, tmp_path, shard_bytes=3 * SMALL, reporter=recorder)
     assert cache.rows == len(ROWS)
+    (said,) = recorder.of(Notice)
+    assert said.text == f"The teacher cache in {tmp_path} has {count} shards of another size, to be written again."
     assert {path.name for path in shards_of(tmp_path)} == {shard.file for shard in cache.shards}
     torch.testing.assert_close(everything(cache), whole, rtol=1e-5, atol=1e-6)
 
