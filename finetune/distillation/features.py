@@ -32,6 +32,7 @@ from finetune.distillation.terms.attention import head_width
 from finetune.distillation.terms.projections import begin, projections
 from finetune.distillation_settings import FeaturesSpec
 from finetune.errors import RecipeError
+from finetune.training.batches import sent
 
 
 class Features:
@@ -107,7 +108,7 @@ class Features:
         self._teacher_index = torch.arange(sum(counts), device=real.device)
         for name, names in self.kept.items():
             found = source.inside(names, rows, lengths if self._terms[name].every_place else counts) if names else []
-            outputs = [each.to(real.device, non_blocking=True) for each in found]
+            outputs = [sent(each, real.device) for each in found]
             if self._terms[name].every_place:
                 self._teacher_seen[name] = [each.new_zeros(*real.shape, each.shape[1]).masked_scatter(places, each) for each in outputs]
             else:

@@ -62,7 +62,7 @@ class HardLabels(Rule):
         return self.only.nonzero().squeeze(1) if self.only is not None and bool(self.only.any()) else None
 
     def _without_hard_only(self, of_tokens: Tensor) -> Tensor:
-        """What nobody knows for tokens whose alpha is 1, of the tokens [k, ...] of a block, as nothing; in place where it has columns."""
+        """The tokens [k] or [k, columns] of a block with 0 where alpha is 1, of which no teacher says anything; columns in place."""
         if self.only is not None and self.only.device.type != "cpu":  # one pass more, and no waiting
             only = self.only[self._rows]
             return of_tokens.masked_fill(only, 0.0) if of_tokens.dim() == 1 else of_tokens.masked_fill_(only[:, None], 0.0)
@@ -84,8 +84,8 @@ class HardLabels(Rule):
         self._label = self.labels[rows, None]
         self._picked = logits.gather(1, self._label) * self.temperature
         self._hard = workspace.take("hard", logits.shape, logits, logits.dtype)
-        self._weight = of_rows(self.share, rows, logits)
-        self._share = torch.as_tensor(self._weight, dtype=logits.dtype, device=logits.device)
+        weight = of_rows(self.share, rows, logits)
+        self._weight = self._share = weight if isinstance(weight, Tensor) else logits.new_full((), weight)  # a copy would wait for a GPU
         if self.temperature not in (1.0, 2.0):
             torch.mul(logits, self.temperature, out=self._hard)
             self._log_sum = softmax_(self._hard)
@@ -115,8 +115,7 @@ class HardLabels(Rule):
             return loss
         self._without_hard_only(gradient)
         gradient.addcmul_(self._hard, self._share)
-        taken = -torch.as_tensor(self._weight, dtype=gradient.dtype, device=gradient.device)
-        gradient.scatter_add_(1, self._label, taken.expand_as(self._label))
+        gradient.scatter_add_(1, self._label, (-self._weight).expand_as(self._label))
         cross_entropy = self._log_sum - self._picked
         self._add("ce", cross_entropy.sum())
         return loss + ((of_rows(self.hard, self._rows, gradient) * cross_entropy).sum() if self.each else self.alpha * cross_entropy.sum())

@@ -47,7 +47,7 @@ from finetune.hardware.matmul import use_fast_linear
 from finetune.noise import hush
 from finetune.recipe import Recipe
 from finetune.teacher_settings import SELF
-from finetune.training.batches import KNOWN, lengths_of, right_padding_mask, row_numbers, some_rows, supervised_counts
+from finetune.training.batches import KNOWN, lengths_of, right_padding_mask, row_numbers, sent, some_rows, supervised_counts
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss
 from finetune.training.head import Head, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
 from finetune.training.trainer import Supervised
@@ -272,12 +272,13 @@ class DistillationTrainer(OnPolicyTrainer):
             aligned.append(torch.ones(len(values), dtype=torch.bool) if where is None else where)
         alpha: float | Tensor = weight
         if correct:
-            alpha = corrected(weight, self._margins(inputs, supervised, said[0][0], counts, cached=cached).to(hidden.device), correct)
+            alpha = corrected(weight, sent(self._margins(inputs, supervised, said[0][0], counts, cached=cached), hidden.device), correct)
         if not self.routed:
             aligned = aligned[:1]
         if not all(bool(part.all()) for part in aligned):  # the others learn from their labels alone
             precise = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-            alpha = torch.where(torch.cat(aligned).to(hidden.device), torch.as_tensor(alpha, dtype=precise, device=hidden.device), 1.0)
+            each = alpha.to(precise) if isinstance(alpha, Tensor) else hidden.new_full((), alpha, dtype=precise)
+            alpha = torch.where(sent(torch.cat(aligned), hidden.device), each, 1.0)
         if cached and not any(teacher.kept_head for teacher in self.teachers):
             kept = [(values.to(hidden.device), negentropy.to(hidden.device)) for values, negentropy in said if negentropy is not None]
             values, negentropy = joined(kept) if self.routed else added(kept, self.weights)
@@ -326,14 +327,14 @@ class DistillationTrainer(OnPolicyTrainer):
             found = source.read(row_numbers(inputs), counts)
             if self.features.kept:
                 self.features.read(source, *self._numbers(inputs))
-            values, negentropy = (None if part is None else part.to(inputs["labels"].device, non_blocking=True) for part in found)
+            values, negentropy = (None if part is None else sent(part, inputs["labels"].device) for part in found)
             return cast(Tensor, values), negentropy, aligned
         asked = teacher.reading.batch(inputs, mask=teacher.masks) if teacher.reading else None
         if self.prompted:
             told: Any = self.train_dataset
             rows_told = [told[row] if row < len(told) else self.held_out[row - len(told)] for row in row_numbers(inputs)]
             seen = Collator(self.pad_id)([as_teacher_sees(row) for row in rows_told])
-            inputs = {name: seen[name].to(inputs["input_ids"].device) for name in ("input_ids", "labels")}
+            inputs = {name: sent(seen[name], inputs["input_ids"].device) for name in ("input_ids", "labels")}
         index = asked.index if asked else Supervised.of(inputs["labels"], inputs.get(KNOWN)).index
         with torch.no_grad(), as_teacher(teacher.model) as model, self.features.watch_teacher(index):
             outputs = self.run_backbone(model, asked.inputs if asked else inputs, masks=teacher.masks)

@@ -79,6 +79,11 @@ def in_main_memory(batch: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: batch[name].cpu() if known is None else torch.from_numpy(known[name]) for name in TOKENS}
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor from main memory on a device; a GPU takes it when it comes to it, and nobody waits until then."""
+    return tensor.to(device, non_blocking=device.type != "mps")
+
+
 def right_padding_mask(inputs: Mapping[str, Any], pad_id: int) -> Tensor:
     """1 at the real tokens [batch, length]: from `attention_mask`, `length`, or by where the last token that is not padding stands."""
     if inputs.get("attention_mask") is not None:

@@ -1,6 +1,7 @@
 """A step of training takes the branches of a GPU and reads nothing back: on the meta device there is nothing that could be read.
 
-Every read that Python has to wait for fails there: item, tolist, nonzero, a copy to the processor, a condition.
+Every read that Python has to wait for fails there: item, tolist, nonzero, a copy to the processor, a condition. So does here what is sent
+in a way that waits for all that the GPU has to do before: a copy that blocks, a number or a list made into a tensor there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from test_across_training import OURS, READING, THEIRS, sized
 from test_across_training import ROWS as TEXTS
 from test_across_training import distiller as across
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from finetune import registry
 from finetune.distillation.across_tokenizers.ways import WAYS
@@ -30,6 +32,7 @@ from finetune.training.trainer import SupervisedTrainer
 
 PACKED = pico_rows(6)
 ROUTES = [0, 0, 1, 0, 1, 1]
+META = torch.device("meta")
 
 
 def adapted(kind: str, name: str = "llama", dtype: torch.dtype = torch.float32) -> Any:
@@ -122,6 +125,28 @@ def to_meta(trainer: Any) -> None:
             teacher.kept_head = teacher.kept_head.each(lambda tensor: tensor.to("meta"))
 
 
+class NoWaiting(TorchDispatchMode):
+    """Refuses copies from main memory that block, and places given as tensors there."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, name = kwargs or {}, func.overloadpacket.__name__
+        if name == "_to_copy" and kwargs.get("device") == META:
+            assert args[0].device == META or kwargs.get("non_blocking"), "a copy that waits"
+        if name in ("index", "index_put_", "copy_", "index_put") and args[0].device == META:
+            given = args[1] if isinstance(args[1], list | tuple) else [args[1]]
+            assert all(part is None or part.device == META for part in given), f"{name} with a tensor in main memory"
+        return func(*args, **kwargs)
+
+
+def not_there(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def made(given: Any, **how: Any) -> Tensor:
+        found = make(given, **how)
+        assert found.device != META or isinstance(given, Tensor), "a number that is sent at once"
+        return found
+
+    return made
+
+
 @pytest.mark.parametrize("name", TRAINERS)
 def test_a_step_reads_nothing_from_the_device(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = TRAINERS[name](tmp_path)
@@ -132,8 +157,11 @@ def test_a_step_reads_nothing_from_the_device(name: str, tmp_path: Path, monkeyp
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
     there = {name: value.to("meta") if isinstance(value, Tensor) else value for name, value in batch.items()}
     trainer.model.train()
-    loss, count = trainer.loss_sum(there)
-    (loss / trainer._get_num_items_in_batch([batch], torch.device("meta"))).backward()
+    for maker in ("tensor", "as_tensor"):
+        monkeypatch.setattr(torch, maker, not_there(getattr(torch, maker)))
+    with NoWaiting():
+        loss, count = trainer.loss_sum(there)
+        (loss / trainer._get_num_items_in_batch([batch], META)).backward()
     assert (loss.device.type, count, trainer.step_tokens[1]) == ("meta", known, known)
     for parameter in trainer.model.parameters():
         assert not parameter.requires_grad or parameter.grad is None or parameter.grad.shape == parameter.shape

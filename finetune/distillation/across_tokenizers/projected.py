@@ -21,7 +21,7 @@ from torch import Tensor
 from finetune.data.collator import NO_LOSS, Collator
 from finetune.distillation.across_tokenizers.alignment import NOWHERE, AlignedRow, Alignment, Share, shorter
 from finetune.errors import TrainingError
-from finetune.training.batches import in_main_memory
+from finetune.training.batches import in_main_memory, sent
 from finetune.training.chunked_loss import ChunkLogits, Workspace, softmax_
 from finetune.training.head import Head
 
@@ -57,7 +57,7 @@ class ProjectedHead(Head):
 
     def places(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """There: the student's token of each of the teacher's, 0 where there is none, and the tokens of which there is none."""
-        return self.target.clamp(min=0).to(device), (self.target == NOWHERE).nonzero().squeeze(1).to(device)
+        return sent(self.target.clamp(min=0), device), sent((self.target == NOWHERE).nonzero().squeeze(1), device)
 
 
 class ProjectedLogits(ChunkLogits):
@@ -137,8 +137,8 @@ class Reading:
         device, batch = inputs["input_ids"].device, self.padded([row.ids for row in rows], inputs, mask=mask)
         width = batch["input_ids"].shape[1]
         flat = [(number, row.places[place]) for number, row in enumerate(rows) for place in supervised[number]]
-        index = torch.tensor([number * width + max(place, 0) for number, place in flat], dtype=torch.long, device=device)
-        return Asked(batch, index, torch.tensor([place != NOWHERE for _, place in flat], dtype=torch.bool))
+        index = torch.tensor([number * width + max(place, 0) for number, place in flat], dtype=torch.long)
+        return Asked(batch, sent(index, device), torch.tensor([place != NOWHERE for _, place in flat], dtype=torch.bool))
 
     def where(self, numbers: Sequence[int], inputs: Mapping[str, Tensor]) -> Tensor:
         """The `where` of a batch alone, for rows that are known by their `numbers`: each is read once, however often it comes."""
@@ -180,4 +180,4 @@ class Reading:
     def padded(self, rows: Sequence[list[int]], inputs: Mapping[str, Tensor], *, mask: bool) -> dict[str, Tensor]:
         """Rows of the teacher's tokens as a batch, on the device of the student's."""
         made = Collator(0, mask=mask)([{"input_ids": ids or [0]} for ids in rows])
-        return {name: tensor.to(inputs["input_ids"].device) for name, tensor in made.items()}
+        return {name: sent(tensor, inputs["input_ids"].device) for name, tensor in made.items()}

@@ -28,7 +28,7 @@ from finetune.distillation.across_tokenizers.alignment import MEASURED, NOWHERE,
 from finetune.distillation.across_tokenizers.projected import Asked, Reading
 from finetune.distillation.objectives import APPROXIMATE, Objective, divergence
 from finetune.formatting import percent
-from finetune.training.batches import in_main_memory
+from finetune.training.batches import in_main_memory, sent
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Workspace, blocks_of, softmax_
 from finetune.training.head import Head
 
@@ -105,9 +105,9 @@ class SpanReading(Reading):
                 tokens += [row.ids[place + 1] for place in span.theirs]
                 owner += [slots[span.ours[-1]]] * len(span.theirs)
                 count += 1
-        where, wanted, counts = (torch.tensor(numbers, dtype=torch.long, device=device) for numbers in (index, tokens, owner))
+        there, where, of = (sent(torch.tensor(numbers, dtype=torch.long), device) for numbers in (index, tokens, owner))
         spanned = torch.tensor(spans, dtype=torch.long)
-        return AskedSpans(batch, where, spanned != NOWHERE, wanted, counts, spanned)
+        return AskedSpans(batch, there, spanned != NOWHERE, where, of, spanned)
 
     def joined(self, rows: Sequence[Tensor]) -> Tensor:
         found, count = [], 0
@@ -195,7 +195,7 @@ def span_loss(
     log_p = log_likelihoods("student", hidden, head, labels, workspace or Workspace())
     places = (spans != NOWHERE).nonzero().squeeze(1)
     count = int(spans.max()) + 1 if len(places) else 0
-    inside, of = places.to(log_p.device), spans[places].to(log_p.device)
+    inside, of = sent(places, log_p.device), sent(spans[places], log_p.device)
     empty = log_p.new_zeros(count)
     log_a = empty.index_add(0, of, log_p[inside]) / temperature
     log_b = empty.index_add(0, of, said[inside, 0].to(log_p)) / temperature
