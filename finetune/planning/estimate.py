@@ -27,7 +27,7 @@ from finetune.planning.grading import grading
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.planning.practice import keys_and_values, practice_cost
 from finetune.planning.shards import shards
-from finetune.planning.stages import AROUND, GRADING, HELD_OUT, MEASURING, PRACTICE, TEACHER, TRAINING, added, of_measured
+from finetune.planning.stages import AROUND, BENCHMARK, GRADING, HELD_OUT, PRACTICE, TEACHER, TRAINING, added, of_measured
 from finetune.run_context import RunContext
 from finetune.training.checkpoints import KEPT
 from finetune.training.step_count import CPU_TOKENS, divided, steps_of
@@ -340,7 +340,7 @@ def _measured(parts: dict[str, int], total: int) -> dict[str, int]:
 def _stages(
     context: RunContext, shape: Shape, parameters: int, footprint: Footprint, asking: float, whole_on: str, *, further: bool
 ) -> dict[str, float]:
-    """Matrix products of training over their rate, and the answers of two benchmarks on `whole_on`, and one more for each teacher.
+    """Seconds: matrix products of training over their rate, and the answers of two benchmarks on `whole_on`, one more for each teacher.
 
     `asking` are the operations of the teachers, which all devices share, those of one node where the answers are cached. A `further` round
     adds its training alone, and a teacher only if it runs at every step.
@@ -362,7 +362,7 @@ def _stages(
         seconds[TRAINING] += max(0.0, batches * shape.learning.layers * LAUNCHING[footprint.adapter] - sum(seconds.values()))
     if recipe.distillation.quantize and machine.device == "cpu":
         seconds[TRAINING] += steps_of(recipe.training, report.train_sequences) * shape.learning.linear / ROUNDED_PER_SECOND
-    return seconds | ({AROUND: BETWEEN} if further else {MEASURING: answers, AROUND: STARTING})
+    return seconds | ({AROUND: BETWEEN} if further else {BENCHMARK: answers, AROUND: STARTING})
 
 
 def _rate(context: RunContext) -> float:

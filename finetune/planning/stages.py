@@ -1,6 +1,6 @@
 """The seconds of a run stage by stage, in the order in which people wait for them.
 
-stages = of_measured(measured)                       # {"running the teacher": 40.0, "training": 200.0, "measuring": 60.0, ...}
+stages = of_measured(measured)                       # {"running the teacher": 40.0, "training": 200.0, "benchmark": 60.0, ...}
 stages = added(stages, {"training": 180.0})          # another round
 """
 
@@ -12,9 +12,9 @@ from typing import Any
 from finetune.planning.measure import CLOSING
 
 WRITING, GRADING, TEACHER, PRACTICE = "writing rows", "grading rows", "running the teacher", "own answers"
-TRAINING, HELD_OUT, DECIDING, MEASURING, AROUND = "training", "the held-out loss", "deciding on rounds", "measuring", "loading and saving"
-ORDER = (WRITING, GRADING, TEACHER, TRAINING, PRACTICE, HELD_OUT, DECIDING, MEASURING, AROUND)
-MEASURED = {"ready": AROUND, "asking": TEACHER, "training": TRAINING, "teacher": MEASURING, "before": MEASURING, "after": MEASURING}
+TRAINING, HELD_OUT, DECIDING, BENCHMARK, AROUND = "training", "held-out loss", "deciding on rounds", "benchmark", "loading and saving"
+ORDER = (WRITING, GRADING, TEACHER, TRAINING, PRACTICE, HELD_OUT, DECIDING, BENCHMARK, AROUND)
+MEASURED = {"ready": AROUND, "asking": TEACHER, "training": TRAINING, "teacher": BENCHMARK, "before": BENCHMARK, "after": BENCHMARK}
 
 
 def of_measured(measured: Mapping[str, Any]) -> dict[str, float]:

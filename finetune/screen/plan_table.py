@@ -116,7 +116,7 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
             "Cache",
             CACHES["graded" if recipe.grader else "none" if loss.compares_other_layers else loss.cache]
             + (f"; {size(plan.cache_bytes)} at most" if plan.cache_bytes else "")
-            + ("; it stays in memory to read the student's own answers" if loss.practice else ""),
+            + ("; then it reads the student's own answers" if loss.practice and loss.cache != "none" else ""),
         )
     who = f"teacher{'s' if len(teacher) > 1 else ''}, student before and after" if teacher and not itself else "before and after"
     asked, rows = recipe.benchmark.rows, min(recipe.benchmark.rows, plan.held_out_rows)

@@ -53,7 +53,7 @@ def test_the_plan_goes_by_real_steps_and_nothing_is_left_behind(shop: Workshop, 
     assert all(seconds > 0 for seconds in measured["stages"].values())
     assert plan.seconds == pytest.approx(measured["seconds"])
     assert measured["seconds"] == pytest.approx(sum(measured["stages"].values()) + CLOSING)
-    stages = [*(["running the teacher"] if approach == "distillation" else []), "training", "measuring", "loading and saving"]
+    stages = [*(["running the teacher"] if approach == "distillation" else []), "training", "benchmark", "loading and saving"]
     for found in (plan, by_arithmetic):
         assert list(found.stages) == stages
         assert sum(found.stages.values()) == found.seconds
