@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from finetune import LLMFineTuner, RunResult
 from finetune.benchmark.report.records import read_records
 from finetune.errors import Interrupted, RecipeError
 from finetune.events import Event, Notice, Recorder, RoundFinished, TrainingFinished, TrainingStep
+from finetune.hardware import machine
 from finetune.publish.card import card_of
 from finetune.recipe import read_yaml
 from finetune.run import loading
@@ -228,7 +230,9 @@ def test_two_processes_make_the_rounds_of_one(forks: Forks, shop: Workshop) -> N
     assert made[0] == made[1], "the same layers are left out"
 
 
-def test_the_plan_counts_all_rounds_and_the_memory_of_the_largest(shop: Workshop) -> None:
+def test_the_plan_counts_all_rounds_and_the_memory_of_the_largest(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_measured", cache(machine._measured))  # one speed for all plans
+
     def planned(rounds: list[int] | None) -> Any:
         return shop.tuner(layer(shop, rounds), {"seed": 7}).plan()  # of rows that no teacher was asked about
 
@@ -238,8 +242,7 @@ def test_the_plan_counts_all_rounds_and_the_memory_of_the_largest(shop: Workshop
     assert whole.parameters == last.parameters
     assert whole.memory == first.memory
     assert whole.stages["training"] > first.stages["training"]
-    once = first.stages["running the teacher"]  # as fast as this machine was just then
-    assert whole.stages["running the teacher"] == pytest.approx(once, rel=0.5), "and not in each of three rounds"
+    assert whole.stages["running the teacher"] == first.stages["running the teacher"] > 0, "and not in each of three rounds"
     assert sum(whole.stages.values()) == whole.seconds
     assert whole.cache_bytes == first.cache_bytes
     assert whole.disk_bytes > first.disk_bytes + 4 * (first.parameters + last.parameters)

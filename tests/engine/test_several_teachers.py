@@ -100,7 +100,8 @@ def test_a_plan_counts_every_teacher_and_what_is_on_the_disk_not_again(tmp_path:
     routed = shop.tuner(shop.distilling(**teachers(shop, *WAYS["routed"]))).plan()
     online = shop.tuner(shop.distilling(**teachers(shop), distillation={"cache": "none"})).plan()
     assert mixed.cache_bytes == 2 * one.cache_bytes
-    assert mixed.stages["running the teacher"] > one.stages["running the teacher"] > 0
+    times = [plan.stages["running the teacher"] / plan.stages["training"] for plan in (one, mixed)]  # however fast this machine is
+    assert times[1] > times[0] > 0
     assert routed.cache_bytes == pytest.approx(one.cache_bytes, abs=2 * 1024)
     assert mixed.memory["teacher"] > one.memory["teacher"]
     assert online.memory["teacher"] == one.memory["teacher"] + mixed.memory["teacher"]
