@@ -61,7 +61,8 @@ class Torchrun:
         where = f" on each of {context.runtime.nodes} nodes" if context.runtime.nodes > 1 else ""
         shard = " and with its part of the weights" if order.cut else ""
         train = f"{context.processes} processes train" if context.processes > 1 else "A process trains"
-        context.reporter.report(Notice(f"{train}{where}, each on its share of every step's rows{shard}."))
+        share = ", each on its share of every step's rows" if context.processes * context.runtime.nodes > 1 else ""
+        context.reporter.report(Notice(f"{train}{where}{share}{shard}."))
         outcomes: list[Outcome] = []
 
         def hear(worker: str, line: dict[str, Any]) -> None:

@@ -238,3 +238,4 @@ def test_torchs_own_launcher_starts_the_workers(shop: Workshop, undisturbed: dic
     LLMFineTuner(Recipe.from_layers(layer), runtime=runtime).train()
     found = compare(undisturbed, layer)
     assert max(found.loss, found.weight) <= TOLERANCE
+    assert "A process trains." in [each["text"] for each in told(layer, "notice")]
