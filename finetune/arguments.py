@@ -21,7 +21,7 @@ RUNTIME = ("--json", "--device", "--dtype", "--trust-remote-code")
 ANYWHERE = ("--plain", "--no-color", "--debug")
 DEVICES = ("--nproc", "--on", "--nodes", "--node-rank", "--rdzv", "--shard")
 PARTS = {"model.from_teacher": "students", "distillation.features": "terms"}  # recipe keys whose own keys are names in the registry
-TOLD = ("teacher", "teachers", "dataset", "distillation")  # recipe keys whose own keys no command has another word for
+TOLD = ("teacher", "teachers", "dataset", "distillation")  # recipe keys whose own keys are listed, since no option stands for them
 WIZARD = ("--yes", "--version", *WITH_RECIPE, *RUNTIME, *DEVICES, "--examples")  # without a command
 
 COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -259,7 +259,8 @@ def _choices(*of_parts: str) -> str:
     With `of_parts` only those of these parts of the recipe.
     """
     from finetune import registry
-    from finetune.schema import keys_of_names
+    from finetune.schema import keys_of_names, keys_of_parts
+    from finetune.task_settings import TASKS
 
     sections = []
     for key, kind in keys_of_names().items():
@@ -269,9 +270,6 @@ def _choices(*of_parts: str) -> str:
         rows = registry.choices(kind) if titled else [(name, "", "") for name in registry.names(kind)]
         sections.append(f"\nNames for the recipe key {key}:\n" + _columns((name, ": ".join(filter(None, about))) for name, *about in rows))
     if not of_parts:
-        from finetune.schema import keys_of_parts
-        from finetune.task_settings import TASKS
-
         tasks = _columns((name, f"{task.title}: {task.summary}") for name, task in TASKS.items())
         sections.append(f"\nNames for the recipe key distillation.task:\n{tasks}")
         for key, kind in PARTS.items():

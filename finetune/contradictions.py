@@ -27,7 +27,7 @@ def _student(recipe: Any) -> Iterator[str]:
     if recipe.approach == "fine-tuning" and made:
         yield "has `model: {from_teacher: ...}`, which makes a student and needs `approach: distillation`"
     if made and any(each.load_in for each in recipe.named_teachers[:1]):
-        yield "has `model: {from_teacher: ...}` and a teacher with `load_in`, of whose rounded weights no student can be made: give one"
+        yield "has a teacher with `load_in`, of whose rounded weights no student can be made: leave it out, or name a student under `model`"
     if recipe.distillation.task and recipe.approach == "fine-tuning":
         yield "has `distillation.task`, which needs `approach: distillation`"
     if teacher and teacher.is_self and recipe.approach == "fine-tuning":

@@ -143,7 +143,7 @@ def _gpu() -> tuple[str | None, int, int, int]:
 
 
 def _visible(gpus: list[str]) -> list[str]:
-    """Those of all GPUs that CUDA sees, in its order: up to the first number that is none, such as -1; one named by an id is any."""
+    """Those of all GPUs that CUDA sees, in its order: up to the first number that is none, such as -1. One named by its id is any."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is None:
         return gpus
