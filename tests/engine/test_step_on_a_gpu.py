@@ -23,7 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from finetune import registry
 from finetune.distillation.across_tokenizers.ways import WAYS
 from finetune.distillation.cache_builder import build_cache
+from finetune.distillation.quantised import quantise
 from finetune.distillation.trainer import DistillationTrainer
+from finetune.distillation_settings import QuantizeSpec
 from finetune.methods.base import MethodContext
 from finetune.training.batches import supervised_counts
 from finetune.training.chunked_loss import CHUNK_BYTES, GPU_CHUNK_BYTES, Workspace
@@ -80,6 +82,15 @@ def routed(cache: str | None = None) -> Callable[[Path], Any]:
     return make
 
 
+def few_bits(grid: str) -> Callable[[Path], Any]:
+    def make(folder: Path) -> Any:
+        student = pico("llama", hidden_size=64, intermediate_size=64)
+        quantise(student, QuantizeSpec(format=grid))
+        return DistillationTrainer(student, arguments(folder), train_dataset=Rows(PACKED), teacher_model=pico("llama", seed=7))
+
+    return make
+
+
 def other_tokens(way: str, cache: str | None) -> Callable[[Path], Any]:
     """A teacher with another tokenizer."""
 
@@ -107,6 +118,7 @@ TRAINERS: dict[str, Callable[[Path], Any]] = {
     "mixed": lambda folder: DistillationTrainer(
         frozen_head(), arguments(folder), train_dataset=Rows(PACKED), teacher_model=[pico("qwen3", seed=seed) for seed in (7, 8)]
     ),
+    **{f"few bits, {grid}": few_bits(grid) for grid in registry.BUILT_IN["grids"]},
     "routed": routed(),
     **{f"routed, {cache} cache": routed(cache) for cache in ("hidden", "gradient")},
     "projected, hidden cache": other_tokens("projected", "hidden"),

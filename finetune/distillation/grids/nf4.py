@@ -6,11 +6,13 @@ wrong scales. The scales stay in 32 bits: with double quantisation bitsandbytes 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from finetune.distillation.grids import Grid, in_blocks
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 BLOCK = 64
@@ -56,8 +58,17 @@ def _snapped(blocks: Tensor, *, last: bool = False) -> Tensor:
     """The `last` block, if it is not whole, is divided by its largest; the others are multiplied by its inverse, which rounds otherwise."""
     import torch
 
-    quantiles = torch.tensor(QUANTILES, device=blocks.device)
+    quantiles = _quantiles(blocks.device)
     largest = blocks.abs().amax(1, keepdim=True)
     scale = largest.clamp(min=SMALLEST)
     scaled = (blocks / scale if last else blocks * (1.0 / scale)).clamp_(-1, 1)
     return quantiles[torch.bucketize(scaled, (quantiles[:-1] + quantiles[1:]) / 2)].mul_(scale if last else largest)
+
+
+@cache
+def _quantiles(device: torch.device) -> Tensor:
+    import torch
+
+    from finetune.training.batches import sent
+
+    return sent(torch.tensor(QUANTILES), device)
