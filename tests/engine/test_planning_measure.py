@@ -118,7 +118,7 @@ def test_where_several_train_the_steps_are_those_of_one_of_them(shop: Workshop, 
     context = tuner.context.beside(machine=machine)
     told, tell = Mock(), StringIO()
     monkeypatch.setattr(tell, "close", lambda: told(json.loads(tell.getvalue())))
-    monkeypatch.setattr(measure, "python_child", lambda *_, **__: Mock(stdin=tell, stdout=[], wait=lambda: 0))
+    monkeypatch.setattr(measure, "python_child", lambda *_, **__: Mock(stdin=tell, stdout=StringIO(), wait=lambda: 0))
     measure_first(context)
     (order,) = told.call_args.args
     assert (order["recipe"]["training"]["batch_size"], order["recipe"]["training"]["gradient_accumulation"]) == (2, 1)
