@@ -36,10 +36,10 @@ from finetune.models.kind import configuration
 from finetune.models.llama_cpp import Architecture, architecture_of, is_tied, tensors
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import locate
+from finetune.planning.stages import FEWEST_PARAMETERS
 from finetune.publish.card import licence_of
 from finetune.publish.elsewhere import gguf_commands
 from finetune.recipe import Recipe
-from finetune.run.costs import FEWEST_PARAMETERS
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
 from finetune.storage import check_room, file_hash, whole_folder

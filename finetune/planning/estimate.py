@@ -27,7 +27,7 @@ from finetune.planning.grading import grading
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.planning.practice import keys_and_values, practice_cost
 from finetune.planning.shards import shards
-from finetune.planning.stages import AROUND, BENCHMARK, GRADING, HELD_OUT, PRACTICE, TEACHER, TRAINING, added, of_measured
+from finetune.planning.stages import AROUND, GRADING, HELD_OUT, MEASURING, PRACTICE, TEACHER, TRAINING, added, costs_seconds, of_measured
 from finetune.run_context import RunContext
 from finetune.training.checkpoints import KEPT
 from finetune.training.step_count import CPU_TOKENS, divided, steps_of
@@ -42,10 +42,10 @@ USUAL_EFFICIENCY = 0.35
 # Seconds that Python takes to launch the kernels of a layer for one batch, with an adapter and without.
 LAUNCHING = {True: 0.010, False: 0.006}
 EXPERTS = "An adapter of experts is read by transformers 5 and peft 0.21 or newer; older ones leave it out silently, so merge it for them."
-STARTING = 15.0  # seconds: imports, loading, saving, the report
+STARTING = 10.0  # seconds: imports, loading, saving, the report
 BETWEEN = 5.0  # seconds: saving a student, cutting the next one out of it, scoring it
 ROUNDED_PER_SECOND = 90e6  # weights, where a student learns in few bits
-GENERATED_PER_SECOND = 80e9  # parameters read a second while answers are generated on a CPU
+GENERATED_PER_SECOND = 20e9  # parameters read a second while rows are scored and answers to them generated on a CPU
 
 
 @dataclass(frozen=True)
@@ -340,7 +340,7 @@ def _measured(parts: dict[str, int], total: int) -> dict[str, int]:
 def _stages(
     context: RunContext, shape: Shape, parameters: int, footprint: Footprint, asking: float, whole_on: str, *, further: bool
 ) -> dict[str, float]:
-    """Seconds: matrix products of training over their rate, and the answers of two benchmarks on `whole_on`, one more for each teacher.
+    """Matrix products of training over their rate, and two benchmarks on `whole_on`, and one more for each teacher.
 
     `asking` are the operations of the teachers, which all devices share, those of one node where the answers are cached. A `further` round
     adds its training alone, and a teacher only if it runs at every step.
@@ -352,7 +352,8 @@ def _stages(
     per_token = (4 if footprint.adapter else 6) + (2 if recipe.training.activation_checkpointing is True else 0)
     training = report.train_tokens * per_token * max(parameters - embeddings, 0) + report.supervised_tokens * 4 * embeddings
     rows = min(recipe.benchmark.rows, report.held_out) * (2 + len(shape.teachers))
-    answers = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if whole_on == "cpu" else 20)
+    measuring = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if whole_on == "cpu" else 20)
+    measuring += costs_seconds(min(facts.parameters, shape.learning.parameters)) if recipe.benchmark.speed else 0.0
     steps = recipe.training.passes * training * (footprint.slowdown if machine.device == "cpu" else 1) / context.devices
     asking /= context.devices if context.asks_every_step else max(1, context.devices // context.runtime.nodes)
     asked = asking if context.asks_every_step or not further else 0.0
@@ -362,7 +363,7 @@ def _stages(
         seconds[TRAINING] += max(0.0, batches * shape.learning.layers * LAUNCHING[footprint.adapter] - sum(seconds.values()))
     if recipe.distillation.quantize and machine.device == "cpu":
         seconds[TRAINING] += steps_of(recipe.training, report.train_sequences) * shape.learning.linear / ROUNDED_PER_SECOND
-    return seconds | ({AROUND: BETWEEN} if further else {BENCHMARK: answers, AROUND: STARTING})
+    return seconds | ({AROUND: BETWEEN} if further else {MEASURING: measuring, AROUND: STARTING})
 
 
 def _rate(context: RunContext) -> float:

@@ -1,6 +1,6 @@
 """The seconds of a run stage by stage, in the order in which people wait for them.
 
-stages = of_measured(measured)                       # {"running the teacher": 40.0, "training": 200.0, "benchmark": 60.0, ...}
+stages = of_measured(measured)                       # {"running the teacher": 40.0, "training": 200.0, "measuring": 60.0, ...}
 stages = added(stages, {"training": 180.0})          # another round
 """
 
@@ -12,15 +12,22 @@ from typing import Any
 from finetune.planning.measure import CLOSING
 
 WRITING, GRADING, TEACHER, PRACTICE = "writing rows", "grading rows", "running the teacher", "own answers"
-TRAINING, HELD_OUT, DECIDING, BENCHMARK, AROUND = "training", "held-out loss", "deciding on rounds", "benchmark", "loading and saving"
-ORDER = (WRITING, GRADING, TEACHER, TRAINING, PRACTICE, HELD_OUT, DECIDING, BENCHMARK, AROUND)
-MEASURED = {"ready": AROUND, "asking": TEACHER, "training": TRAINING, "teacher": BENCHMARK, "before": BENCHMARK, "after": BENCHMARK}
+TRAINING, HELD_OUT, DECIDING, MEASURING, AROUND = "training", "the held-out loss", "deciding on rounds", "measuring", "loading and saving"
+ORDER = (WRITING, GRADING, TEACHER, TRAINING, PRACTICE, HELD_OUT, DECIDING, MEASURING, AROUND)
+FEWEST_PARAMETERS = 5_000_000  # a smaller model takes less than a process varies by, and its speed is that of Python
+USUAL_SECONDS = 20.0  # loading, and the rounds of a small model
+MEASURED = {"ready": AROUND, "asking": TEACHER, "training": TRAINING, "teacher": MEASURING, "before": MEASURING, "after": MEASURING}
 
 
 def of_measured(measured: Mapping[str, Any]) -> dict[str, float]:
     """Those of the whole run that follow from a few real steps (measure.py: Measurement)."""
     stages = {"after": measured["stages"].get("before", 0.0), **measured["stages"]}
     return added({AROUND: CLOSING}, *({MEASURED[name]: seconds} for name, seconds in stages.items()))
+
+
+def costs_seconds(parameters: int) -> float:
+    """About what measuring speed and memory takes, of a model of so many parameters and another of its size."""
+    return USUAL_SECONDS if parameters >= FEWEST_PARAMETERS else 0.0
 
 
 def added(*parts: Mapping[str, float]) -> dict[str, float]:

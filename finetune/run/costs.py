@@ -28,6 +28,7 @@ from finetune.errors import HardwareError
 from finetune.events import Notice, Progress
 from finetune.formatting import size
 from finetune.hardware.machine import inspect
+from finetune.planning.stages import FEWEST_PARAMETERS
 from finetune.run_context import RunContext
 
 ROUNDS = 5
@@ -35,9 +36,7 @@ FEWEST_ROUNDS = 3
 SECONDS = 15.0  # in which all rounds should be done; then FEWEST_ROUNDS are enough
 AT_LAST = 60.0  # seconds, on a busy machine; then one round is
 PROMPT_TOKENS = 64  # of each prompt: it is answering that is timed
-USUAL_SECONDS = 20.0  # loading, and the rounds of a small model
 AT_MOST = 600.0  # seconds for loading or for one round
-FEWEST_PARAMETERS = 5_000_000  # a smaller model takes less than a process varies by, and its speed is that of Python
 LIBRARIES = 700_000_000  # bytes that each process takes for torch and transformers
 ROOM = 1.3  # for keys, values and activations, times the weights
 
@@ -54,11 +53,6 @@ def measure_costs(context: RunContext, sides: Sequence[str], parameters: Mapping
             return {}
         done(", ".join(f"{NAMES[side]} {cost.tokens_per_second:,.0f} tokens/s" for side, cost in costs.items()))
     return costs
-
-
-def usual_seconds(parameters: int) -> float:
-    """About what measuring takes, of a model of so many parameters and another of its size."""
-    return USUAL_SECONDS if parameters >= FEWEST_PARAMETERS else 0.0
 
 
 def _in_turn(context: RunContext, sides: Sequence[str], parameters: Mapping[str, int]) -> dict[str, Cost]:

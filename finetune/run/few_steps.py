@@ -21,11 +21,11 @@ from finetune.distillation.routes import teacher_rows
 from finetune.distillation.setup import DistillationSetup
 from finetune.events import Event, Fanout, Progress
 from finetune.hardware.peak_memory import PeakMemory, release
+from finetune.planning.stages import costs_seconds
 from finetune.recipe import Recipe
 from finetune.run.answer_time import benchmark_seconds
 from finetune.run.baselines import known_scores, teacher_identity
 from finetune.run.child import Say, answer
-from finetune.run.costs import usual_seconds
 from finetune.run.loading import attach_method, distillation_setup, load_base, load_teacher, load_trial_student
 from finetune.run.result import save_model
 from finetune.run.train_model import train_model
@@ -67,7 +67,7 @@ def _few_steps(order: dict[str, Any], began: float, say: Say) -> None:
     watch.say_all(outcome.finished.train_seconds)
     model = method.finish(model, recipe.method, context.reporter)
     save_model(context, model, folder)
-    say(after=benchmark_seconds(context, model) + (usual_seconds(model.num_parameters()) if recipe.benchmark.speed else 0.0))
+    say(after=benchmark_seconds(context, model) + (costs_seconds(model.num_parameters()) if recipe.benchmark.speed else 0.0))
 
 
 def _models(context: RunContext, began: float, say: Say) -> tuple[Any, list[Any], float]:

@@ -15,6 +15,7 @@ from finetune import LLMFineTuner, Recipe
 from finetune.distillation.on_policy import practice
 from finetune.errors import Interrupted, RecipeError
 from finetune.events import Notice, OwnAnswers, Recorder, TrainingStep, read_events
+from finetune.hardware import machine
 from finetune.publish.card import card_of
 from finetune.screen.console import THEME
 from finetune.screen.plan_table import review
@@ -147,13 +148,14 @@ def test_a_student_whose_answers_do_not_end_goes_on_with_the_data(shop: Workshop
     assert [event["step"] for event in read_events(tuner.folder.events) if event["event"] == "own_answers"] == [5]
 
 
-def test_the_plan_counts_the_teacher_and_the_writing(shop: Workshop) -> None:
+def test_the_plan_counts_the_teacher_and_the_writing(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = ({"float32": 50.0, "bfloat16": 50.0}, "float32", "")
+    monkeypatch.setattr(machine, "_measured", lambda *_: rates)  # otherwise each plan is as fast as the machine was just then
     asked = {"seed": 7}  # for rows that no teacher was asked about
     usual, practised = (shop.tuner(layer(shop, distillation={"on_policy": spec}), asked).plan() for spec in (None, SPEC))
     assert practised.memory["teacher"] == usual.memory["teacher"] > 0
     assert practised.cache_bytes == usual.cache_bytes > 0, "the rows of the data are read from a cache"
-    once, again = (plan.stages["running the teacher"] / plan.stages["training"] for plan in (usual, practised))
-    assert again == pytest.approx(once), "and once, not at each of three epochs"
+    assert practised.stages["running the teacher"] == usual.stages["running the teacher"] > 0, "once, not at each of three epochs"
     assert "own answers" not in usual.stages
     assert practised.stages["own answers"] > 0
     (said,) = (note for note in practised.notes if "own answers" in note)

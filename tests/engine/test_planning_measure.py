@@ -53,7 +53,7 @@ def test_the_plan_goes_by_real_steps_and_nothing_is_left_behind(shop: Workshop, 
     assert all(seconds > 0 for seconds in measured["stages"].values())
     assert plan.seconds == pytest.approx(measured["seconds"])
     assert measured["seconds"] == pytest.approx(sum(measured["stages"].values()) + CLOSING)
-    stages = [*(["running the teacher"] if approach == "distillation" else []), "training", "benchmark", "loading and saving"]
+    stages = [*(["running the teacher"] if approach == "distillation" else []), "training", "measuring", "loading and saving"]
     for found in (plan, by_arithmetic):
         assert list(found.stages) == stages
         assert sum(found.stages.values()) == found.seconds
@@ -118,7 +118,7 @@ def test_where_several_train_the_steps_are_those_of_one_of_them(shop: Workshop, 
     context = tuner.context.beside(machine=machine)
     told, tell = Mock(), StringIO()
     monkeypatch.setattr(tell, "close", lambda: told(json.loads(tell.getvalue())))
-    monkeypatch.setattr(measure, "python_child", lambda *_, **__: Mock(stdin=tell, stdout=[], wait=lambda: 0))
+    monkeypatch.setattr(measure, "python_child", lambda *_, **__: Mock(stdin=tell, stdout=StringIO(), wait=lambda: 0))
     measure_first(context)
     (order,) = told.call_args.args
     assert (order["recipe"]["training"]["batch_size"], order["recipe"]["training"]["gradient_accumulation"]) == (2, 1)

@@ -296,9 +296,9 @@ def test_the_review_says_what_was_measured() -> None:
 
 
 def test_the_review_says_how_long_each_stage_takes() -> None:
-    stages = {"running the teacher": 45.0, "training": 7000.0, "benchmark": 200.0, "loading and saving": 15.0}
+    stages = {"running the teacher": 45.0, "training": 7000.0, "measuring": 200.0, "loading and saving": 15.0}
     text = drawn(review(Recipe.from_layers({}), Figures(stages=stages, seconds=7260.0)))  # type: ignore[arg-type]
-    assert "training 1.9 h, benchmark 3 min" in text
+    assert "training 1.9 h, measuring 3 min" in text
     assert "running the teacher" not in text, "it takes hardly any of the time"
     assert "training" not in drawn(review(Recipe.from_layers({}), Figures(stages={"training": 9.0}, seconds=9.0))), "there is one"  # type: ignore[arg-type]
 
