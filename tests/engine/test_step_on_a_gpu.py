@@ -23,9 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from finetune import registry
 from finetune.distillation.across_tokenizers.ways import WAYS
 from finetune.distillation.cache_builder import build_cache
+from finetune.distillation.inside import Compared
 from finetune.distillation.quantised import quantise
 from finetune.distillation.trainer import DistillationTrainer
-from finetune.distillation_settings import QuantizeSpec
+from finetune.distillation_settings import FeaturesSpec, QuantizeSpec
 from finetune.methods.base import MethodContext
 from finetune.training.batches import supervised_counts
 from finetune.training.chunked_loss import CHUNK_BYTES, GPU_CHUNK_BYTES, Workspace
@@ -82,6 +83,13 @@ def routed(cache: str | None = None) -> Callable[[Path], Any]:
     return make
 
 
+def inside(folder: Path) -> Any:
+    """A teacher's cache with what terms compare of its layers."""
+    told: dict[str, Any] = {"layers": [1, 3], "relations": ["k", "v"]}
+    cache = build_cache("hidden", pico("llama", seed=7), PACKED, folder / "hidden", compared=Compared(FeaturesSpec(**told), [0, 2]))
+    return DistillationTrainer(pico("llama"), arguments(folder), train_dataset=Rows(PACKED), features=told, cache=cache)
+
+
 def few_bits(grid: str) -> Callable[[Path], Any]:
     def make(folder: Path) -> Any:
         student = pico("llama", hidden_size=64, intermediate_size=64)
@@ -115,6 +123,7 @@ TRAINERS: dict[str, Callable[[Path], Any]] = {
     "hidden cache, corrected": distilled("hidden", correct=0.2),
     **{f"online, {objective}": distilled(objective=objective) for objective in registry.BUILT_IN["objectives"]},
     "inner layers": distilled(features={"last": 0.1, "layers": "auto", "relations": ["v"]}),
+    "inner layers, hidden cache": inside,
     "mixed": lambda folder: DistillationTrainer(
         frozen_head(), arguments(folder), train_dataset=Rows(PACKED), teacher_model=[pico("qwen3", seed=seed) for seed in (7, 8)]
     ),
