@@ -47,7 +47,7 @@ def _rounds(recipe: Any) -> Iterator[str]:
     if recipe.distillation.round_teacher == "previous" and (recipe.teachers or (recipe.teacher and recipe.teacher.system)):
         other = "teachers" if recipe.teachers else "teacher.system"
         yield f"has `{other}` and `distillation.round_teacher: previous`: the student of a round is one teacher, and is told nothing"
-    key = "distillation.rounds" if rounds else "distillation.until"
+    key = f"distillation.{recipe.distillation.in_rounds}"
     if recipe.approach == "fine-tuning":
         yield f"has `{key}`, which need{'' if rounds else 's'} `approach: distillation`"
     if not isinstance(recipe.model, StudentSpec):
@@ -158,8 +158,7 @@ def _few_bits(recipe: Any) -> Iterator[str]:
         yield "has `distillation.quantize`, which needs `approach: distillation`: name the model as `teacher` and as `model`"
     if recipe.teaches_itself:
         yield "has `distillation.quantize` and `teacher: self`, which would be rounded too: name the model as `teacher` and as `model`"
-    if recipe.curriculum == "progressive":
-        key = "rounds" if recipe.distillation.rounds else "until"
+    if key := recipe.distillation.in_rounds:
         yield f"has `distillation.quantize` and `distillation.{key}`: distil in rounds first, then in few bits with `model: THAT_FOLDER`"
     method = registry.load("methods", recipe.method.kind)
     if method.footprint(recipe.method).adapter:
@@ -195,10 +194,9 @@ def _features(recipe: Any) -> Iterator[str]:
 
 
 def _evaluation(recipe: Any) -> Iterator[str]:
-    spec, asked = recipe.training, recipe.distillation
-    if spec.evaluates and (asked.rounds or asked.until):
+    spec, theirs = recipe.training, recipe.distillation.in_rounds
+    if spec.evaluates and theirs:
         ours = "keep: best" if spec.keep == "best" else "patience" if spec.patience else "evaluate_every"
-        theirs = "rounds" if asked.rounds else "until"
         yield f"has `training.{ours}`, which looks at one training, and `distillation.{theirs}`, which has several: give one of the two"
 
 

@@ -184,9 +184,14 @@ class DistillationSpec(Spec):
     features: FeaturesSpec = Field(FeaturesSpec(), description="What of the teacher's inside is imitated too; nothing by default.")
 
     @property
+    def in_rounds(self) -> str | None:
+        """The key that asks for several rounds, `rounds` or `until`, if one does."""
+        return "rounds" if self.rounds else "until" if self.until else None
+
+    @property
     def compares_other_layers(self) -> bool:
         """Whether each of several rounds compares other layers of the teacher, so that no cache serves them all."""
-        return bool(self.rounds or self.until) and self.features.layers != "none"
+        return self.in_rounds is not None and self.features.layers != "none"
 
     @field_validator("rounds")
     @classmethod

@@ -125,7 +125,7 @@ class Recipe(Spec):
     def curriculum(self) -> str:
         """The name in the registry of the way in which the student is reached."""
         spec = self.distillation
-        return "progressive" if spec.rounds or spec.until else "warm_then_on_policy" if spec.practice else "single"
+        return "progressive" if spec.in_rounds else "warm_then_on_policy" if spec.practice else "single"
 
     @property
     def named_teachers(self) -> list[TeacherSpec]:

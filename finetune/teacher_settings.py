@@ -137,6 +137,11 @@ def host_of(address: str) -> str:
     return address.partition("://")[2].partition("/")[0]
 
 
+def teachers_of(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The teachers of a recipe that is plain data, all of several or the one; an empty one if it has none."""
+    return recipe.get("teachers") or [recipe.get("teacher") or {}]
+
+
 def name_of(teacher: Mapping[str, Any]) -> str:
     """What people call a teacher of a recipe that is plain data: its source, or `qwen at localhost:8000`."""
     server = teacher.get("server")

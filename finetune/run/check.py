@@ -80,7 +80,6 @@ def check_engine(context: RunContext) -> None:
     if context.alone and processes * runtime.nodes > 1:
         what, instead = context.alone
         raise RecipeError(f"{what} in one process.", hint=f"Use --nproc 1 and one node, or {instead}")
-    if runtime.nodes > 1 and context.recipe.curriculum == "progressive":
-        key = "rounds" if context.recipe.distillation.rounds else "until"
+    if runtime.nodes > 1 and (key := context.recipe.distillation.in_rounds):
         raise BadInput("A run in several rounds trains on one node.", hint=f"Leave --nodes out, or distillation.{key}.")
     divided(context.recipe.training, processes * runtime.nodes)

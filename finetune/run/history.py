@@ -26,7 +26,7 @@ from finetune.recipe import Recipe
 from finetune.registry import title
 from finetune.run.resume import find
 from finetune.run_folder import FINISHED, TRAINING, RunFolder
-from finetune.teacher_settings import SELF, name_of
+from finetune.teacher_settings import SELF, name_of, teachers_of
 
 PASSED_OVER = {"node_modules", "site-packages", "__pycache__"}
 TAIL = 1 << 16  # bytes of events.jsonl in which the last step is looked for
@@ -62,7 +62,7 @@ class Run:
 
     @property
     def teacher(self) -> str:
-        return " + ".join(map(name_of, self.recipe.get("teachers") or [self.recipe.get("teacher") or {}]))
+        return " + ".join(map(name_of, teachers_of(self.recipe)))
 
     @property
     def what(self) -> str:

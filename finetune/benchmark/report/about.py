@@ -21,7 +21,7 @@ from finetune.registry import title
 from finetune.run_folder import free_name
 from finetune.shell import quoted
 from finetune.task_settings import task_words
-from finetune.teacher_settings import TOP_K, grading_words, name_of
+from finetune.teacher_settings import TOP_K, grading_words, name_of, teachers_of
 from finetune.training.choice import in_words as in_words_of_step
 
 SKIPPED_SHOWN = 10
@@ -33,7 +33,7 @@ def headline(records: Records) -> str:
     parts = []
     if recipe:
         if recipe["approach"] == "distillation":
-            what = f"{' and '.join(map(name_of, _teachers(recipe)))} distilled into {model_of(recipe)}"
+            what = f"{' and '.join(map(name_of, teachers_of(recipe)))} distilled into {model_of(recipe)}"
             what = f"{model_of(recipe)} distilled from itself" if is_self(recipe.get("teacher")) else what
             parts.append(f"{what} on {recipe['dataset']['source']}")
         else:
@@ -53,11 +53,7 @@ def model_of(recipe: Mapping[str, Any]) -> str:
 
 
 def teacher_of(recipe: Mapping[str, Any]) -> str:
-    return " and ".join(map(_teacher, _teachers(recipe)))
-
-
-def _teachers(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return recipe.get("teachers") or [recipe.get("teacher") or {}]
+    return " and ".join(map(_teacher, teachers_of(recipe)))
 
 
 def _teacher(teacher: Mapping[str, Any]) -> str:
