@@ -84,7 +84,7 @@ def glance(folder: Path | None = None) -> Glance:
 
 
 def inspect(runtime: RuntimeOptions) -> Machine:
-    """The device and dtype to work with; measured in about 0.2 s; the choice is kept in `cache_dir/machine.json`.
+    """The device and dtype to work with; measured in about 0.2 s, once in a process; the choice is kept in `cache_dir/machine.json`.
 
     Raises HardwareError for a device that is not there or a dtype it cannot use.
     """
@@ -191,7 +191,7 @@ def _measured(path: Path, device: str, gpu: str | None) -> tuple[dict[str, float
     key = f"{gpu or cpu_name()} | {cores()} cores | {device} | torch {torch.__version__}"
     known = _remembered(path)
     chosen, before = known.get(key, (None, {}))
-    rates = {name: max(rate, before.get(name, 0.0)) for name, rate in _measure(device).items()}
+    rates = {name: max(rate, before.get(name, 0.0)) for name, rate in _measure(device, torch.get_num_threads()).items()}
     dtype, why = _fastest(device, rates)
     if chosen not in (None, dtype):
         dtype, why = str(chosen), "chosen when this machine was first measured"
@@ -218,8 +218,12 @@ def remembered_dtype(runtime: RuntimeOptions) -> str | None:
     return next((dtype for key, (dtype, _) in known.items() if key.startswith(f"{cpu_name()} | {cores()} cores | cpu |")), None)
 
 
-def _measure(device: str) -> dict[str, float]:
-    """GFLOP/s of square matrix products per dtype: the best of several rounds, each with every dtype, so that a busy moment affects all."""
+@lru_cache
+def _measure(device: str, threads: int) -> dict[str, float]:
+    """GFLOP/s of square matrix products per dtype: the best of several rounds, each with every dtype, so that a busy moment affects all.
+
+    Once in a process for each device and number of threads.
+    """
     import torch
 
     from finetune.hardware.matmul import linear  # brings torch

@@ -1,7 +1,7 @@
 """The program on this machine without what another system lacks; a child process, because nothing here can be taken back.
 
 python other_systems.py windows run recipe.yaml          as finetune-cli run recipe.yaml
-python other_systems.py apple run recipe.yaml
+python other_systems.py apple run recipe.yaml --then run other.yaml
 python other_systems.py windows --plain                  its questions, answered through a pipe
 
 "windows": no Unix-only modules, signals or functions, processes are spawned, and no file that is open can be replaced, renamed or removed.
@@ -18,6 +18,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 UNIX_MODULES = ("termios", "fcntl", "resource", "pwd", "grp", "tty", "pty", "syslog", "curses", "readline")
@@ -113,4 +114,9 @@ if __name__ == "__main__":
             stream.isatty = lambda: True  # type: ignore[method-assign]
     from finetune.cli import main
 
-    sys.exit(main(arguments))
+    code = 0
+    while arguments and not code:
+        command = list(takewhile(lambda word: word != "--then", arguments))
+        arguments = arguments[len(command) + 1 :]
+        code = main(command)
+    sys.exit(code)

@@ -45,27 +45,25 @@ def test_questions_and_the_run_need_nothing_that_windows_lacks(shop: Workshop, t
     assert 0 < json.loads((run / "benchmark.json").read_text(encoding="utf-8"))["after"]["perplexity"] < 1000
 
 
-@pytest.mark.parametrize(("system", "approach"), [("windows", "distillation"), ("apple", "fine-tuning"), ("apple", "distillation")])
-def test_a_whole_run_needs_nothing_that_this_system_lacks(shop: Workshop, system: str, approach: str) -> None:
-    layer = shop.layer() if approach == "fine-tuning" else shop.distilling()
-    recipe = shop.folder / f"{approach}.yaml"
-    recipe.write_text(Recipe.from_layers(layer).to_yaml(), encoding="utf-8")
-    done = start(system, shop, "run", str(recipe), "--device", "cpu", "--debug")
+@pytest.mark.parametrize("system", ["windows", "apple"])
+def test_whole_runs_and_merging_need_nothing_that_this_system_lacks(shop: Workshop, system: str) -> None:
+    layers = {"fine-tuning": shop.layer(), "distillation": shop.distilling()}
+    words: list[str] = []
+    for approach, layer in layers.items():
+        recipe = shop.folder / f"{approach}.yaml"
+        recipe.write_text(Recipe.from_layers(layer).to_yaml(), encoding="utf-8")
+        words += ["run", str(recipe), "--device", "cpu", "--debug", "--then"]
+    tuned = layers["fine-tuning"]["output_dir"]
+    done = start(system, shop, *words, "merge", tuned, "--device", "cpu", "--debug")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    folder = Path(layer["output_dir"])
-    assert json.loads((folder / "run" / "progress.json").read_text(encoding="utf-8"))["stage"] == "finished"
-    scores = json.loads((folder / "run" / "benchmark.json").read_text(encoding="utf-8"))
-    assert scores["after"]["perplexity"] < scores["before"]["perplexity"]
-    assert "Traceback" not in (folder / "run" / "debug.log").read_text(encoding="utf-8", errors="replace")
-
-
-def test_merging_replaces_no_file_that_is_open(shop: Workshop) -> None:
-    layer = shop.layer()
-    shop.tuner(layer).run()
-    done = start("windows", shop, "merge", layer["output_dir"], "--device", "cpu", "--debug")
-    assert done.returncode == 0, done.stderr
-    assert (Path(f"{layer['output_dir']}-merged") / "model.safetensors").is_file()
+    for layer in layers.values():
+        folder = Path(layer["output_dir"])
+        assert json.loads((folder / "run" / "progress.json").read_text(encoding="utf-8"))["stage"] == "finished"
+        scores = json.loads((folder / "run" / "benchmark.json").read_text(encoding="utf-8"))
+        assert scores["after"]["perplexity"] < scores["before"]["perplexity"]
+        assert "Traceback" not in (folder / "run" / "debug.log").read_text(encoding="utf-8", errors="replace")
+    assert (Path(f"{tuned}-merged") / "model.safetensors").is_file()
 
 
 def double(folder: Path, system: str, code: str) -> str:

@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -92,16 +91,22 @@ def test_steps_that_run_out_of_memory_are_a_problem_of_the_plan(shop: Workshop, 
     assert any("test steps" in problem for problem in plan.problems)
 
 
-def test_modules_in_the_folder_where_a_person_works_are_not_taken_for_libraries(
+def test_modules_in_the_folder_where_a_person_works_are_not_taken_for_libraries_and_an_output_folder_there_is_no_matter(
     shop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("evaluate", "psutil", "datasets", "yaml"):
         (tmp_path / f"{name}.py").write_text("open('RUN', 'a').write(__name__)\nraise SystemExit(3)\n")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").symlink_to(shop.model)
-    layer = shop.layer(model="./model")
-    assert measure_first(shop.tuner(layer).context).problem is None
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    tuner = shop.tuner(shop.layer(model="./model", output_dir="mine"))
+    measured = measure_first(tuner.context)
+    assert measured.problem is None
+    assert measured.steps > 0
     assert not (tmp_path / "RUN").exists()
+    with pytest.raises(OutputExists):
+        tuner.check()
 
 
 def test_without_a_timed_step_there_is_no_forecast() -> None:
@@ -123,13 +128,3 @@ def test_where_several_train_the_steps_are_those_of_one_of_them(shop: Workshop, 
     (order,) = told.call_args.args
     assert (order["recipe"]["training"]["batch_size"], order["recipe"]["training"]["gradient_accumulation"]) == (2, 1)
     assert order["runtime"]["processes"] == context.processes == context.devices == 4
-
-
-def test_an_output_folder_that_exists_is_no_matter_here(shop: Workshop) -> None:
-    layer: dict[str, Any] = shop.layer()
-    Path(layer["output_dir"]).mkdir()
-    (Path(layer["output_dir"]) / "mine.txt").touch()
-    tuner = shop.tuner(layer)
-    assert measure_first(tuner.context).steps > 0
-    with pytest.raises(OutputExists):
-        tuner.check()
