@@ -60,18 +60,19 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     own = teacher in [folder for folder, approach, _ in which_model.finished() if approach == "fine-tuning"]
     help = "The model to imitate: your own fine-tuning, so that the student knows the same task." if own else "The model to imitate."
     question = Question("teacher", "Teacher", teacher, offered, help=help, more=MORE_TEACHER)
-    teacher = which_model.ask(prompter, here, question, served=way == several_teachers.PLAIN)
+    teacher = which_model.ask(prompter, here, question, served=way in (several_teachers.PLAIN, several_teachers.NOTHING))
+    if way == several_teachers.NOTHING:
+        draft = written_by_teacher(draft)
     if served_teacher.is_address(teacher):
         help = "It must have the tokens of the model on the server."
         ready_made = Question("student", "Student", STARTER, which_model.offered(here, STARTER), help=help, more=MORE_STUDENT)
-        return served_teacher.ask(rounds.left_out(draft), prompter, teacher, lambda: which_model.ask(prompter, here, ready_made))
+        told = served_teacher.ask(prompter, teacher)
+        return {**rounds.left_out(draft), "teacher": told, "model": which_model.ask(prompter, here, ready_made)}
     if teacher == SELF:
         draft = _learner(defaults(here, "distillation", itself=True), prompter, here)
         return on_policy.chosen(draft) if way == several_teachers.OWN else _system_prompt(draft, prompter)
     draft = {**draft, "teacher": teacher}
-    if way == several_teachers.NOTHING:
-        draft = written_by_teacher(draft)
-    elif found := proposal(teacher):
+    if way != several_teachers.NOTHING and (found := proposal(teacher)):
         draft = {**draft, **found}
         prompter.note(sentence(found))
     if way == several_teachers.SEVERAL:
@@ -79,7 +80,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
             draft,
             prompter,
             teacher,
-            check=lambda text: which_model.problem_of(text, here, None),
+            check=lambda text: which_model.problem_of(text, here),
             complete=lambda text: suggest.models(text, here.hub),
         )
     draft = rounds.left_out(draft)
@@ -112,7 +113,7 @@ def _student(draft: Draft, prompter: Prompter, here: HostInfo, teacher: str) -> 
     offered = [Choice(MADE, "Made from the teacher", "fewer or narrower layers, same tokenizer"), *smaller][: which_model.MOST_OFFERED]
     default = draft["model"] if draft["model"] in [choice.value for choice in smaller] else MADE
     question = Question("student", "Student", default, offered, help="The smaller model to train.", more=MORE_STUDENT)
-    picked = which_model.ask(prompter, here, question, refused=teacher)
+    picked = which_model.ask(prompter, here, question, refused={teacher: "This is the teacher itself; the student must be smaller."})
     return _made(draft, prompter, big) if picked == MADE else put(draft, "model", picked)
 
 

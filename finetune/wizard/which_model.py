@@ -6,7 +6,7 @@ ask(prompter, here, Question("model", "Model", "gpt2", offered(here, "gpt2")))  
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 OTHER = "another"
 MOST_OFFERED = 5
+NONE_REFUSED: Mapping[str, str] = {}
 BYTES_TO_TRAIN_A_PARAMETER = 12  # weights, gradients and room to work, roughly
 MORE = (
     "A model is a Hugging Face id such as gpt2 (with @revision if you like), a folder on this computer, a .gguf file, "
@@ -33,8 +34,8 @@ MORE = (
 )
 
 
-def ask(prompter: Prompter, here: HostInfo, question: Question, refused: str | None = None, served: bool = False) -> str:
-    """One of the choices, or another model by its name; or the address of a server, if it may be `served`."""
+def ask(prompter: Prompter, here: HostInfo, question: Question, refused: Mapping[str, str] = NONE_REFUSED, served: bool = False) -> str:
+    """One of the choices, or another model by its name; or the address of a server, if it may be `served`. `refused` says why not."""
     other = Choice(OTHER, "Another model", f"a Hub id, a folder{',' if served else ' or'} a .gguf file{' or a server' if served else ''}")
 
     def wrong(text: str) -> str | None:
@@ -42,15 +43,16 @@ def ask(prompter: Prompter, here: HostInfo, question: Question, refused: str | N
             return served_teacher.address_problem(text) if served else served_teacher.NOT_HERE
         return problem_of(text, here, refused)
 
-    model = str(prompter.ask(replace(question, choices=[*question.choices, other])))
+    model = str(prompter.ask(replace(question, choices=[*question.choices, other]))) if question.choices else OTHER
     if model == OTHER:
+        example = f"For example gpt2, ./my_model{', model.gguf or http://localhost:8000/v1' if served else ' or model.gguf'}"
         model = prompter.text(
             f"{question.key}.name",
-            "Name or folder",
+            "Name or folder" if question.choices else question.text,
             default="",
             check=wrong,
-            help=f"For example gpt2, ./my_model{', model.gguf or http://localhost:8000/v1' if served else ' or model.gguf'}",
-            more=MORE,
+            help=example if question.choices else f"{question.help} {example}",
+            more=MORE if question.choices else question.more,
             complete=lambda text: suggest.models(text, here.hub),
         )
     if model != SELF and not served_teacher.is_address(model):
@@ -82,17 +84,21 @@ def _to_download(name: str) -> ModelSource | None:
 
 def offered(here: HostInfo, default: str, usual: str = "") -> list[Choice]:
     """The default, all earlier runs, the `usual` one, then what fits this machine as far as there is room."""
-    room = here.glance.gpu_memory_bytes or here.glance.memory_bytes
-    fitting = [entry for entry in CATALOGUE if here.hub and not entry.gated and entry.parameters * BYTES_TO_TRAIN_A_PARAMETER < room]
-    runs = _earlier_runs()
+    runs = earlier_runs()
     first = next((run for run in runs if run.value == default), _choice(default))
     rest = [run for run in runs if run.value != default] + ([_choice(usual)] if usual not in ("", default) else [])
     shown = {entry.id for name in (default, usual) if (entry := find(name))}
-    others = [entry_choice(entry) for entry in fitting if entry.id not in shown]
+    others = [entry_choice(entry) for entry in fitting(here) if entry.id not in shown]
     return [first, *rest, *others[: max(0, MOST_OFFERED - 1 - len(rest))]]
 
 
-def _earlier_runs() -> list[Choice]:
+def fitting(here: HostInfo) -> list[CatalogueEntry]:
+    """What is known to work, can be downloaded without asking anybody, and can be trained on this machine."""
+    room = here.glance.gpu_memory_bytes or here.glance.memory_bytes
+    return [entry for entry in CATALOGUE if here.hub and not entry.gated and entry.parameters * BYTES_TO_TRAIN_A_PARAMETER < room]
+
+
+def earlier_runs() -> list[Choice]:
     """Finished runs in the working folder, newest first."""
     return [Choice(folder, folder, f"your own run: {approach}, {spoken(ago)} ago") for folder, approach, ago in finished()]
 
@@ -115,15 +121,15 @@ def entry_choice(entry: CatalogueEntry, name: str | None = None) -> Choice:
     return Choice(name or entry.id, name or entry.id, f"{count(entry.parameters)}, {entry.licence}, {note}")
 
 
-def problem_of(text: str, here: HostInfo, refused: str | None) -> str | None:
+def problem_of(text: str, here: HostInfo, refused: Mapping[str, str] = NONE_REFUSED) -> str | None:
     """Why this cannot be the model, as far as can be said without loading anything."""
     from finetune.hub.models import facts
     from finetune.hub.reachability import offline_reason
 
     if not text:
         return "Type a name, a folder or a file."
-    if text == refused:
-        return "This is the teacher itself; the student must be smaller."
+    if text in refused:
+        return refused[text]
     try:
         source = _to_download(text)
         if source is None or source.name == STARTER:

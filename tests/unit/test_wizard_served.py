@@ -38,7 +38,7 @@ def test_an_address_and_a_name_are_enough() -> None:
         "teacher.key",
         "teacher.budget_tokens",
     ]
-    assert "generated" not in [choice.value for choice in prompter.offered["dataset.source"]]
+    assert "generated" in [choice.value for choice in prompter.offered["dataset.source"]]
 
 
 def test_each_answer_is_checked_before_the_next_question() -> None:
@@ -60,9 +60,17 @@ def test_each_answer_is_checked_before_the_next_question() -> None:
         assert said in prompter.shown
 
 
-@pytest.mark.parametrize("where", [{"distillation.way": "own"}, {"distillation.way": "nothing"}, {"approach": "fine-tuning"}])
+def test_it_can_write_the_rows_too_before_it_grades_them() -> None:
+    recipe, _ = asked(**SERVED, **{"distillation.way": "nothing"})
+    assert recipe.grader is not None
+    assert (recipe.model, recipe.dataset.source, recipe.dataset.samples) == (STARTER, "generated", 300)
+
+
+@pytest.mark.parametrize(
+    "where", [{"distillation.way": "own"}, {"distillation.way": "rounds", "rounds.layers": "2"}, {"approach": "fine-tuning"}]
+)
 def test_elsewhere_an_address_is_no_model(where: dict[str, str]) -> None:
     Path("made").mkdir()
     key = "model" if "approach" in where else "teacher"
     _, prompter = asked(**{**where, key: "another", f"{key}.name": [ADDRESS, "./made"]})
-    assert "A server can only be the teacher of a distillation with one teacher." in prompter.shown
+    assert "A server can only be the one teacher of a distillation, or write the rows of a fine-tuning." in prompter.shown
