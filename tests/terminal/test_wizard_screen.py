@@ -250,14 +250,11 @@ def test_plain_asks_the_same_questions_without_escape_codes(tmp_path: Path) -> N
 
 
 def test_who_writes_the_rows_is_asked_at_40_columns_and_in_lines(tmp_path: Path) -> None:
-    answers = {
-        "Which model writes?": "http://localhost:8000/v1",
-        "Model on the server": "qwen",
-        "Key": "",
-        "Budget tokens": "",
-        "Topic": "birds",
-    }
-    with Terminal(folder=tmp_path, columns=40) as terminal:
+    answers = {"Which model writes?": "http://localhost:8000/v1", "Model on the server": "qwen", "Key": "", "Budget tokens": ""}
+    answers["Topic"] = "birds"
+    for name in ("drawn", "plain"):
+        (tmp_path / name).mkdir()
+    with Terminal(folder=tmp_path / "drawn", columns=40) as terminal:
         for question in QUESTIONS[:2]:
             terminal.wait_for(f"? {question}")
             terminal.press(ENTER)
@@ -280,6 +277,7 @@ def test_who_writes_the_rows_is_asked_at_40_columns_and_in_lines(tmp_path: Path)
             terminal.wait_for(question)
             terminal.press(f"{answer}\n")
         terminal.wait_for("Rows to use [300]")
+        assert b"\x1b" not in terminal.raw
 
 
 def test_an_ascii_terminal_gets_ascii(tmp_path: Path) -> None:
