@@ -98,7 +98,7 @@ MORE = {
     "distillation.until.step": "Fewer layers a round are gentler and take more rounds, each of which trains for all epochs.",
     "teacher.top_k": (
         "A server tells the likeliest tokens at each place of your rows, and all others count as one. More show the student more of\n"
-        "its teacher and take longer to send; vLLM tells more than 20 if it is started with --max-logprobs."
+        "its teacher and take longer to send; vLLM tells more than 20 only if it was started so."
     ),
     "dataset.examples": (
         "A file of the kinds that a model can learn from, with a dozen rows, each with a prompt and its answer, 3 at least. Who writes\n"
