@@ -21,6 +21,7 @@ from finetune.events import Recorder, Reporter
 from finetune.foreign import reading, reason
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
+from finetune.settings import TEACHER
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
     columns = columns_of(records)
     try:
         with reading(origin.name, BadRow):
-            reader = RowReader(columns, [record.values for record in records], spec.columns, origin.name)
+            sample, prompts = [record.values for record in records], spec.answers == TEACHER
+            reader = RowReader(columns, sample, spec.columns, origin.name, prompts=prompts)
     except UnknownFormat as error:
         shown = [record.values for record in records[:limit]]
         return Preview(origin.name, columns, None, [], [], shown, skipped, origin.notes, error.message, origin.encodings, origin.prose)

@@ -28,6 +28,10 @@ class CatalogueEntry:
     def gated(self) -> bool:
         return "gated" in self.note
 
+    @property
+    def is_chat(self) -> bool:
+        return "chat" in self.note
+
 
 ANY = "any computer with 4 GB of memory"
 LAPTOP = "8 GB of memory; a GPU helps"

@@ -88,6 +88,9 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
         served = f", about {count(made['tokens'])} tokens of the server" if made["tokens"] else ""
         budget = f" (at most {count(made['budget'])})" if made["budget"] else ""
         yield "Written", f"{count(made['rows'])} rows by {strip_control_chars(made['by'])} first, {about(made['seconds'])}{served}{budget}"
+        wanted = {"topic": recipe.dataset.topic, "examples": recipe.dataset.examples}
+        if said := "; ".join(f"{name}: {strip_control_chars(value)}" for name, value in wanted.items() if value):
+            yield "", said
     if plan.grading:
         yield "Graded", _graded(plan.grading)
     yield "Data", f"{strip_control_chars(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"

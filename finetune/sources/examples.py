@@ -10,7 +10,8 @@ from finetune.errors import DatasetNotFound, UnknownFormat
 from finetune.recipe import DatasetSpec
 
 if TYPE_CHECKING:
-    from finetune.run_context import RunContext
+    from finetune.events import Reporter
+    from finetune.runtime import RuntimeOptions
     from finetune.sources.asking import Turns
 
 FEWEST = 3
@@ -18,11 +19,11 @@ ROLES = ("user", "assistant")
 SHOW = "Give a file with a dozen rows, each with a prompt and its answer: --set dataset.examples=FILE"
 
 
-def read_examples(name: str, context: RunContext) -> list[Turns]:
+def read_examples(name: str, runtime: RuntimeOptions, reporter: Reporter) -> list[Turns]:
     """The rows as chat turns, each ending with an answer. Raises the DatasetError that states what is wrong."""
     if not looks_local(name):
-        raise DatasetNotFound(f"dataset.examples: there is no file {name}.", hint=SHOW)
-    rows = read_rows(DatasetSpec(source=name, samples=None), context.runtime, context.reporter)
+        raise DatasetNotFound(f"There is no file {name} with examples.", hint=SHOW)
+    rows = read_rows(DatasetSpec(source=name, samples=None), runtime, reporter)
     found = [
         [{"role": turn["role"], "content": turn["content"]} for turn in row["messages"] if turn["role"] in ROLES] for row in rows.dataset
     ]

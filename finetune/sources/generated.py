@@ -80,7 +80,7 @@ class Generated(ByTeacher):
 
 def _examples(context: RunContext) -> list[Turns]:
     name = context.recipe.dataset.examples
-    return read_examples(name, context) if name else []
+    return read_examples(name, context.runtime, context.reporter) if name else []
 
 
 def _batch(author: Author, filters: Filters, number: int) -> Batch:

@@ -17,10 +17,14 @@ from finetune import registry
 from finetune.errors import RecipeError
 from finetune.recipe import Recipe, merge, nested
 from finetune.settings import GENERATED, Known, help_of, label, usual
+from finetune.teacher_settings import TOP_K
 from finetune.wizard.explained import more_about, notes_of
-from finetune.wizard.prompter import Check, Choice, Prompter, Question, anything
+from finetune.wizard.prompter import Check, Choice, Complete, Prompter, Question, anything
 
 Draft = dict[str, Any]
+# What people type where a recipe has null.
+NULL = {"dataset.samples": "all", "benchmark.task_rows": "all", "dataset.topic": "anything", "dataset.examples": "none"}
+NULL |= {"teacher.top_k": str(TOP_K)}
 
 
 def layer(key: str, value: Any) -> Draft:
@@ -39,9 +43,9 @@ def imitates(draft: Mapping[str, Any]) -> bool:
 
 
 def has_writer(draft: Mapping[str, Any]) -> bool:
-    """Whether one other model teaches, which could write rows too, or answers to prompts."""
+    """Whether one other model teaches, here or on a server, which could write rows too, or answers to prompts."""
     recipe = Recipe.from_layers(draft)
-    return len(recipe.all_teachers) == 1 and not recipe.teaches_itself
+    return recipe.grader is not None or (len(recipe.all_teachers) == 1 and not recipe.teaches_itself)
 
 
 def written_by_teacher(draft: Draft) -> Draft:
@@ -70,10 +74,10 @@ def problem(draft: Draft, key: str, value: Any) -> str | None:
     return None
 
 
-def shown(value: Any) -> str:
+def shown(value: Any, key: str = "") -> str:
     """A value as a person would type it."""
     if value is None:
-        return "all"
+        return NULL.get(key, "all")
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -95,6 +99,7 @@ def ask_field(
     more: str = "",
     default: str | None = None,
     check: Check = anything,
+    complete: Complete = None,
     only_usual: bool = False,
 ) -> Draft:
     """Ask for one recipe key, as its field says: label, help, choices, yes or no, or a line that the recipe checks, and then `check`.
@@ -126,11 +131,12 @@ def ask_field(
         Question(
             key,
             name,
-            default=now if field.annotation is bool else default or shown(now),
+            default=now if field.annotation is bool else default or shown(now, key),
             choices=offered,
             check=wrong,
             help=help or help_of(field),
             more="\n".join(filter(None, [more or more_about(key), *not_here])),
+            complete=complete,
         )
     )
     return put(draft, key, _names(str(answer)) if names else answer)
@@ -151,4 +157,4 @@ def _names(text: str) -> str | list[str]:
 
 
 def _read(key: str, value: Any) -> Any:
-    return None if key in ("dataset.samples", "benchmark.task_rows") and value == "all" else value
+    return None if key in NULL and value == NULL[key] else value

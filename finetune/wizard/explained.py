@@ -95,6 +95,15 @@ MORE = {
         "its own tokens, and the two are compared wherever both have read the same; the other tokens learn from the data alone.\n"
         "spans compares how likely each holds the same pieces of the text. It sees less of the teacher, and keeps very little on the disk."
     ),
+    "distillation.until.step": "Fewer layers a round are gentler and take more rounds, each of which trains for all epochs.",
+    "teacher.top_k": (
+        "A server tells the likeliest tokens at each place of your rows, and all others count as one. More show the student more of\n"
+        "its teacher and take longer to send; vLLM tells more than 20 only if it was started so."
+    ),
+    "dataset.examples": (
+        "A file of the kinds that a model can learn from, with a dozen rows, each with a prompt and its answer, 3 at least. Who writes\n"
+        "the rows is shown a few of them each time, and writes more of that kind. none leaves it to the topic."
+    ),
     "dataset.answers": (
         "data: the student learns the answers of your rows, beside what the teacher says of each token.\n"
         "teacher: the teacher first writes an answer of its own to every prompt; these take the place of the answers in your rows."

@@ -22,7 +22,7 @@ from finetune.errors import (
     TrainingError,
     UploadError,
 )
-from finetune.recipe import known_fields
+from finetune.recipe import Recipe, known_fields
 from finetune.settings import label
 
 TITLES = ("Approach", "Models", "Dataset", "Configuration", "Training", "Benchmark", "Upload")
@@ -35,8 +35,10 @@ STEPS = {
     "dataset": 2,
     "dataset.max_length": 4,
     "dataset.held_out": 4,
+    "dataset.examples": 4,
     "dataset.answers": 4,
     "method": 3,
+    "teacher.top_k": 4,
     "distillation": 4,
     "distillation.temperature": 3,
     "distillation.alpha": 3,
@@ -48,14 +50,13 @@ STEPS = {
     "benchmark.speed": 4,
     "upload": 6,
 }
+IN_A_FINE_TUNING = {"teacher": 2, "dataset.answers": 2}  # where another model writes rows or answers: it is asked for with the data
 ASKED_FIRST = ("training.epochs", "training.batch_size", "training.learning_rate")  # all else of STEP 4 is advanced
 NEVER_ASKED = (
     "dataset.data_files",
     "dataset.bad_rows",
     "dataset.eval_split",
-    "dataset.examples",
     "dataset.add_tokens",
-    "distillation.until.step",
     "training.activation_checkpointing",
     "training.save_every",
     "training.evaluate_every",
@@ -64,8 +65,6 @@ NEVER_ASKED = (
     "training.report_to",
     "benchmark.metrics",
     "teacher.load_in",
-    "teacher.server",
-    "teacher.top_k",
 )
 KINDS: tuple[tuple[type[FinetuneError], int], ...] = (
     (ModelError, 1),
@@ -83,9 +82,9 @@ _SET = re.compile(r"--set (?:(['\"])(?P<in_quotes>[\w.]+=.*?)\1|(?P<bare>[\w.]+=
 _KEY = re.compile(r"\b(?:approach|model|teachers?|dataset|method|distillation|output_dir|training|seed|benchmark|upload)\b(?:\.\w+)*")
 
 
-def in_words(text: str | None) -> str:
+def in_words(text: str | None, approach: str = "") -> str:
     """A sentence in which every `--set KEY=VALUE` has become a question of the wizard and its answer."""
-    return _SET.sub(lambda found: _spoken(*(found["in_quotes"] or found["bare"]).split("=", 1)), text or "")
+    return _SET.sub(lambda found: _spoken(found["in_quotes"] or found["bare"], approach), text or "")
 
 
 def spoken_hint(error: FinetuneError) -> str:
@@ -93,33 +92,38 @@ def spoken_hint(error: FinetuneError) -> str:
     return in_words(error.hint)
 
 
-def step_of(problem: FinetuneError | str) -> int:
+def step_of(problem: FinetuneError | str, recipe: Recipe | None = None) -> int:
     """The step with the question to answer differently: what the hint says to change, else what the error is about."""
+    approach = recipe.approach if recipe else ""
     text = problem if isinstance(problem, str) else problem.hint or ""
     named = [(found["in_quotes"] or found["bare"]).partition("=")[0] for found in _SET.finditer(text)]
     if named:
-        return _step(named[0])
+        return _step(named[0], approach)
     if isinstance(problem, str):
         return 3 if "of disk are free" in problem else USUAL
+    writer = recipe.teacher if recipe and approach == "fine-tuning" else None
+    if writer and any(name in problem.message for name in (writer.server, writer.source, writer.key) if name):
+        return IN_A_FINE_TUNING["teacher"]
     if kind := next((step for kind, step in KINDS if isinstance(problem, kind)), None):
         return kind
     key = _KEY.search(problem.message)
-    return _step(key.group()) if key else USUAL
+    return _step(key.group(), approach) if key else USUAL
 
 
-def _step(key: str) -> int:
-    parts = key.split(".")
+def _step(key: str, approach: str) -> int:
+    parts, steps = key.split("."), STEPS | IN_A_FINE_TUNING if approach == "fine-tuning" else STEPS
     beginnings = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
-    return next((STEPS[beginning] for beginning in beginnings if beginning in STEPS), USUAL)
+    return next((steps[beginning] for beginning in beginnings if beginning in steps), USUAL)
 
 
-def _spoken(key: str, value: str) -> str:
+def _spoken(assignment: str, approach: str) -> str:
+    key, _, value = assignment.partition("=")
     if key in NEVER_ASKED:
         return f"`{key}: {value}` in a recipe that you save and run"
     field = dict(known_fields()).get(key)
     name = label(key.rpartition(".")[2], field) if field else key
-    step = _step(key)
+    step = _step(key, approach)
     where = TITLES[step] + (", advanced settings" if step == 4 and key not in ASKED_FIRST else "")
     if value.isupper():  # it stands for something that the person knows
-        return f"another answer to {name} ({where})" if step != 2 else f"other data ({where})"
+        return f"another answer to {name} ({where})" if step != 2 or key.startswith("teacher") else f"other data ({where})"
     return f"{name} {value} ({where})"

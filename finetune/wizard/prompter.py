@@ -199,12 +199,12 @@ def drawn(picture: RenderableType, width: int, *, colour: bool = False) -> str:
     return "\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n"))
 
 
-def hint(error: FinetuneError) -> Fragments:
+def hint(error: FinetuneError, approach: str = "") -> Fragments:
     """The hint of an error on a line of its own; one that contains a command is left in one piece, so that it can be copied."""
     from finetune.screen.wording import as_typed, command_name
     from finetune.wizard.faults import in_words
 
-    text = as_typed(in_words(error.hint))
+    text = as_typed(in_words(error.hint, approach))
     is_command = command_name() in text or "pip install" in text
     return [("", "\n"), ("class:command" if is_command else "class:quiet", text)] if text else []
 

@@ -64,8 +64,8 @@ def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str
     changes: dict[str, Changes] = {}
     unfit, step = True, USUAL
     if isinstance(prepared, FinetuneError):
-        step = step_of(prepared)
-        prompter.note([("class:problem", prepared.message), *hint(prepared)])
+        step = step_of(prepared, recipe)
+        prompter.note([("class:problem", prepared.message), *hint(prepared, recipe.approach)])
         if isinstance(prepared, TooManyBadRows):
             changes[SKIP_ROWS] = {"dataset": {"bad_rows": prepared.share}}
             first.append(Choice(SKIP_ROWS, "Skip these rows and use the rest"))
@@ -74,9 +74,9 @@ def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str
     else:
         tuner, found = prepared
         prompter.show(data_report(tuner.data.report.to_dict(), ascii_only=ascii_only()))
-        prompter.show(review(tuner.recipe, replace(found, problems=[in_words(problem) for problem in found.problems])))
+        prompter.show(review(tuner.recipe, replace(found, problems=[in_words(problem, recipe.approach) for problem in found.problems])))
         unfit = bool(found.problems)
-        step = step_of(found.problems[0]) if unfit else USUAL
+        step = step_of(found.problems[0], recipe) if unfit else USUAL
         for number, fix in enumerate(_fixes(tuner, found)):
             changes[str(number)] = fix.changes
             first.append(Choice(str(number), f"Use {fix.text}", f"{size(fix.memory_total)} of memory"))

@@ -13,11 +13,13 @@ from finetune.settings import help_of, label
 from finetune.wizard.draft import Draft, layer, problem
 from finetune.wizard.prompter import Prompter
 
-ALL_ROUNDS = "never"
+ALL_ROUNDS, NOT_LISTED = "never", "none"
+USUAL_RETENTION = "0.9"
 MORE_LAYERS = "Half of the teacher's layers are a good start: at once such a student loses most of what it could do, in rounds much less."
 MORE_ROUNDS = (
     "Layers after each round, the last number is your student. Rounds that leave out at most 30 % of the layers are gentle; more rounds "
-    "take longer. Epochs are counted for each round."
+    "take longer. Epochs are counted for each round.\n"
+    f"{NOT_LISTED}: two layers a round (another number is an advanced setting), as long as the student keeps enough of its teacher."
 )
 
 MORE_UNTIL = (
@@ -52,6 +54,8 @@ def ask(draft: Draft, prompter: Prompter, teacher: ModelFacts | None) -> Draft:
         return {"model": {"from_teacher": {"layers": counts[-1]}}, **layer("distillation.rounds", counts)}
 
     def wrong_rounds(text: str) -> str | None:
+        if text == NOT_LISTED:
+            return None
         counts = recipe_layer(text)["distillation"]["rounds"]
         if counts[-1] != layers:
             return f"The last number is your student's: {layers}."
@@ -61,28 +65,29 @@ def ask(draft: Draft, prompter: Prompter, teacher: ModelFacts | None) -> Draft:
 
     field = DistillationSpec.model_fields["rounds"]
     usual = ", ".join(map(str, gentle_rounds(depth, layers) if depth else [layers]))
-    typed = prompter.text(
-        "distillation.rounds", label("rounds", field), default=usual, check=wrong_rounds, help=help_of(field), more=MORE_ROUNDS
-    )
+    help = f"{help_of(field)} {NOT_LISTED}: a few layers at a time, until it keeps too little."
+    typed = prompter.text("distillation.rounds", label("rounds", field), default=usual, check=wrong_rounds, help=help, more=MORE_ROUNDS)
+    if typed == NOT_LISTED:
+        return _until({**draft, "model": {"from_teacher": {"layers": layers}}}, prompter, listed=False)
     chosen = recipe_layer(typed)
     draft = {**draft, "model": chosen["model"], "distillation": {**draft.get("distillation", {}), **chosen["distillation"]}}
-    return _until(draft, prompter)
+    return _until(draft, prompter, listed=True)
 
 
-def _until(draft: Draft, prompter: Prompter) -> Draft:
-    """How much a student must keep for another round to follow, if that is to be measured."""
+def _until(draft: Draft, prompter: Prompter, *, listed: bool) -> Draft:
+    """How much a student must keep for another round to follow; that may be left open where the rounds are `listed`."""
 
     def wrong(text: str) -> str | None:
-        if text == ALL_ROUNDS or problem(draft, "distillation.until", {"retention": text}) is None:
+        if (listed and text == ALL_ROUNDS) or problem(draft, "distillation.until", {"retention": text}) is None:
             return None
-        return f"A share between 0 and 1 such as 0.9, or: {ALL_ROUNDS}"
+        return f"A share between 0 and 1 such as {USUAL_RETENTION}{f', or: {ALL_ROUNDS}' if listed else ''}."
 
     typed = prompter.text(
         "distillation.until.retention",
         "Stop when less is kept than",
-        default=ALL_ROUNDS,
+        default=ALL_ROUNDS if listed else USUAL_RETENTION,
         check=wrong,
-        help=f"A share of the teacher's ROUGE-L such as 0.9; {ALL_ROUNDS}: all rounds are made.",
+        help=f"A share of the teacher's ROUGE-L such as {USUAL_RETENTION}{f'; {ALL_ROUNDS}: all rounds are made' if listed else ''}.",
         more=MORE_UNTIL,
     )
     return draft if typed == ALL_ROUNDS else merge(draft, layer("distillation.until.retention", float(typed)))

@@ -1,20 +1,19 @@
-"""A teacher on a server, for whoever types an address as the name of a teacher: its model there, its key, its budget, and the student.
+"""A teacher on a server, for whoever types an address as the name of a teacher: its model there, its key and its budget.
 
-draft = ask(draft, prompter, "http://localhost:8000/v1", student=lambda: "gpt2")
+ask(prompter, "http://localhost:8000/v1")       # {"server": "http://localhost:8000/v1", "model": "qwen"}
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from finetune.settings import help_of, label
 from finetune.teacher_settings import TeacherSpec
-from finetune.wizard.draft import Draft, problem
+from finetune.wizard.draft import problem
 from finetune.wizard.prompter import Prompter
 
 NO_KEY, NO_LIMIT = "none", "no limit"
-NOT_HERE = "A server can only be a teacher: choose Distillation, then One teacher."
+NOT_HERE = "A server can only be the one teacher of a distillation, or write the rows of a fine-tuning."
 MORE_MODEL = (
     "The server grades your rows: of each token it tells the likeliest ones, from which the student learns. vLLM can do that. The review\n"
     "says how many tokens it will be asked for. The student has to be a model with the same tokens."
@@ -32,8 +31,8 @@ def address_problem(text: str) -> str | None:
     return problem({"approach": "distillation", "model": "student"}, "teacher", {"server": text, "model": "teacher"})
 
 
-def ask(draft: Draft, prompter: Prompter, address: str, student: Callable[[], str]) -> Draft:
-    """`student` asks for a ready-made student, since none can be made from such a teacher."""
+def ask(prompter: Prompter, address: str, more: str = MORE_MODEL) -> dict[str, Any]:
+    """The `teacher` of a recipe; `more` is what it will be asked for."""
     told: dict[str, Any] = {"server": address}
 
     def asked(name: str, nothing: str, more: str) -> None:
@@ -49,7 +48,7 @@ def ask(draft: Draft, prompter: Prompter, address: str, student: Callable[[], st
         if typed != nothing:
             told[name] = int(typed) if typed.isdigit() and name == "budget_tokens" else typed
 
-    asked("model", "", MORE_MODEL)
+    asked("model", "", more)
     asked("key", NO_KEY, MORE_KEY)
     asked("budget_tokens", NO_LIMIT, MORE_BUDGET)
-    return {**draft, "model": student(), "teacher": told}
+    return told

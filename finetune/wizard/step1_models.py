@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 from finetune import registry
-from finetune.errors import ModelError, RecipeError
-from finetune.formatting import count, spoken, strip_control_chars
-from finetune.hub.catalogue import CATALOGUE, CatalogueEntry, find
+from finetune.errors import ModelError
+from finetune.formatting import count
+from finetune.hub.catalogue import CATALOGUE
 from finetune.models.facts import ModelFacts, look_up
-from finetune.recipe import STARTER, Recipe
+from finetune.recipe import STARTER
 from finetune.settings import FromTeacher, help_of, label
 from finetune.teacher_settings import SELF
-from finetune.wizard import on_policy, rounds, served_teacher, several_teachers, suggest
+from finetune.wizard import on_policy, rounds, served_teacher, several_teachers, suggest, which_model
 from finetune.wizard.defaults import defaults, why
 from finetune.wizard.draft import Draft, field_of, get, problem, put, written_by_teacher
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Prompter, Question, anything
 from finetune.wizard.teachers_run import proposal, sentence
 
-if TYPE_CHECKING:
-    from finetune.models.location import ModelSource
-
-OTHER, MADE = "another", "made from the teacher"
-MOST_OFFERED = 5
-BYTES_TO_TRAIN_A_PARAMETER = 12  # weights, gradients and room to work, roughly
-MORE = (
-    "A model is a Hugging Face id such as gpt2 (with @revision if you like), a folder on this computer, a .gguf file, "
-    "or the output folder of an earlier run."
-)
+MADE = "made from the teacher"
 MORE_SERVED = "For a teacher on a server choose another model, then type its address, such as http://localhost:8000/v1."
 MORE_ITSELF = (
     "The model itself: it learns your rows like in a fine-tuning, and part of the loss keeps its answers close to those it would have "
@@ -66,34 +50,32 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     prompter.step(1, "Models")
     prompter.note(why(here))
     if draft["approach"] == "fine-tuning":
-        default = get(draft, "model")
-        return put(draft, "model", _ask_model(prompter, here, Question("model", "Model", default, _offered(here, default), more=MORE)))
+        return _learner(draft, prompter, here)
     way = several_teachers.ask_way(prompter)
     teacher = get(draft, "teacher.source")
-    offered = _offered(here, teacher, get(defaults(here, "distillation"), "teacher.source"))
-    more, served = [MORE], way == several_teachers.PLAIN
+    offered = which_model.offered(here, teacher, get(defaults(here, "distillation"), "teacher.source"))
+    more, served = [which_model.MORE], way in (several_teachers.PLAIN, several_teachers.NOTHING)
     if served:
         more.append(MORE_SERVED)
     if way not in (several_teachers.SEVERAL, several_teachers.NOTHING):
         offered.append(Choice(SELF, "The model itself", "learns a task and stays close to what it was"))
         more.append(MORE_ITSELF)
-    own = teacher in [folder for folder, approach, _ in _finished() if approach == "fine-tuning"]
+    own = teacher in [folder for folder, approach, _ in which_model.finished() if approach == "fine-tuning"]
     help = "The model to imitate: your own fine-tuning, so that the student knows the same task." if own else "The model to imitate."
     question = Question("teacher", "Teacher", teacher, offered, help=help, more="\n".join(more))
-    teacher = _ask_model(prompter, here, question, served=served)
-    if served_teacher.is_address(teacher):
-        help = "It must have the tokens of the model on the server."
-        ready_made = Question("student", "Student", STARTER, _offered(here, STARTER), help=help, more=MORE)
-        return served_teacher.ask(rounds.left_out(draft), prompter, teacher, lambda: _ask_model(prompter, here, ready_made))
-    if teacher == SELF:
-        draft = defaults(here, "distillation", itself=True)
-        default = get(draft, "model")
-        draft = put(draft, "model", _ask_model(prompter, here, Question("model", "Model", default, _offered(here, default), more=MORE)))
-        return on_policy.chosen(draft) if way == several_teachers.OWN else _system_prompt(draft, prompter)
-    draft = {**draft, "teacher": teacher}
+    teacher = which_model.ask(prompter, here, question, served=served)
     if way == several_teachers.NOTHING:
         draft = written_by_teacher(draft)
-    elif found := proposal(teacher):
+    if served_teacher.is_address(teacher):
+        help = "It must have the tokens of the model on the server."
+        ready_made = Question("student", "Student", STARTER, which_model.offered(here, STARTER), help=help, more=which_model.MORE)
+        told = served_teacher.ask(prompter, teacher)
+        return {**rounds.left_out(draft), "teacher": told, "model": which_model.ask(prompter, here, ready_made)}
+    if teacher == SELF:
+        draft = _learner(defaults(here, "distillation", itself=True), prompter, here)
+        return on_policy.chosen(draft) if way == several_teachers.OWN else _system_prompt(draft, prompter)
+    draft = {**draft, "teacher": teacher}
+    if way != several_teachers.NOTHING and (found := proposal(teacher)):
         draft = {**draft, **found}
         prompter.note(sentence(found))
     if way == several_teachers.SEVERAL:
@@ -101,7 +83,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
             draft,
             prompter,
             teacher,
-            check=lambda text: _model_problem(text, here, None),
+            check=lambda text: which_model.problem_of(text, here),
             complete=lambda text: suggest.models(text, here.hub),
         )
     draft = rounds.left_out(draft)
@@ -109,6 +91,13 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         return rounds.ask(draft, prompter, _facts(teacher, here))
     draft = _student(draft, prompter, here, teacher)
     return on_policy.chosen(draft) if way == several_teachers.OWN else draft
+
+
+def _learner(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
+    """The model that learns from rows."""
+    default = get(draft, "model")
+    question = Question("model", "Model", default, which_model.offered(here, default), more=which_model.MORE)
+    return put(draft, "model", which_model.ask(prompter, here, question))
 
 
 def _system_prompt(draft: Draft, prompter: Prompter) -> Draft:
@@ -123,11 +112,11 @@ def _system_prompt(draft: Draft, prompter: Prompter) -> Draft:
 def _student(draft: Draft, prompter: Prompter, here: HostInfo, teacher: str) -> Draft:
     big = _facts(teacher, here)
     same_tokenizer = [entry for entry in CATALOGUE if here.hub and big and entry.vocabulary == big.vocabulary]
-    smaller = [_entry_choice(entry) for entry in same_tokenizer if big and entry.parameters < big.parameters]
-    offered = [Choice(MADE, "Made from the teacher", "fewer or narrower layers, same tokenizer"), *smaller][:MOST_OFFERED]
+    smaller = [which_model.entry_choice(entry) for entry in same_tokenizer if big and entry.parameters < big.parameters]
+    offered = [Choice(MADE, "Made from the teacher", "fewer or narrower layers, same tokenizer"), *smaller][: which_model.MOST_OFFERED]
     default = draft["model"] if draft["model"] in [choice.value for choice in smaller] else MADE
     question = Question("student", "Student", default, offered, help="The smaller model to train.", more=MORE_STUDENT)
-    picked = _ask_model(prompter, here, question, refused=teacher)
+    picked = which_model.ask(prompter, here, question, refused={teacher: "This is the teacher itself; the student must be smaller."})
     return _made(draft, prompter, big) if picked == MADE else put(draft, "model", picked)
 
 
@@ -184,113 +173,9 @@ def made_parameters(teacher: ModelFacts, layers: int) -> int:
     return round(embeddings + (teacher.parameters - embeddings) * layers / teacher.layers)
 
 
-def _ask_model(prompter: Prompter, here: HostInfo, question: Question, refused: str | None = None, served: bool = False) -> str:
-    """One of the choices, or another model by its name; or the address of a server, if it may be `served`."""
-    other = Choice(OTHER, "Another model", f"a Hub id, a folder{',' if served else ' or'} a .gguf file{' or a server' if served else ''}")
-
-    def wrong(text: str) -> str | None:
-        of_server = served and served_teacher.is_address(text)
-        return served_teacher.address_problem(text) if of_server else _model_problem(text, here, refused)
-
-    model = str(prompter.ask(replace(question, choices=[*question.choices, other])))
-    if model == OTHER:
-        model = prompter.text(
-            f"{question.key}.name",
-            "Name or folder",
-            default="",
-            check=wrong,
-            help=f"For example gpt2, ./my_model{', model.gguf or http://localhost:8000/v1' if served else ' or model.gguf'}",
-            more=MORE,
-            complete=lambda text: suggest.models(text, here.hub),
-        )
-    if model != SELF and not served_teacher.is_address(model):
-        _tell(model, prompter, here)
-    return model
-
-
-def _tell(name: str, prompter: Prompter, here: HostInfo) -> None:
-    """What the Hub says about a model that is still to be downloaded."""
-    from finetune.hub.models import facts
-
-    try:
-        source = _to_download(name)
-        if source and here.hub:
-            with prompter.busy("Checking with the Hub"):
-                prompter.note([("class:quiet", f"{source.name}: {strip_control_chars(str(facts(source.name, source.revision)))}.")])
-    except ModelError:
-        return  # downloading it will say what is wrong
-
-
-def _to_download(name: str) -> ModelSource | None:
-    """A model of the Hub that is not on this machine; raises ModelError for what cannot be the name of a model."""
-    from finetune.hub.cache import cached
-    from finetune.models.location import parse
-
-    source = parse(name)
-    return source if source.kind == "hub" and cached(source.name, source.revision) is None else None
-
-
 def with_own_teacher(draft: Draft) -> Draft:
     """Of a distillation: the newest fine-tuning in the working folder is proposed as the teacher, if there is one."""
     if draft["approach"] != "distillation":
         return draft
-    own = next((folder for folder, approach, _ in _finished() if approach == "fine-tuning"), None)
+    own = next((folder for folder, approach, _ in which_model.finished() if approach == "fine-tuning"), None)
     return {**draft, "teacher": own} if own else draft
-
-
-def _offered(here: HostInfo, default: str, usual: str = "") -> list[Choice]:
-    """The default, all earlier runs, the `usual` one, then what fits this machine as far as there is room."""
-    room = here.glance.gpu_memory_bytes or here.glance.memory_bytes
-    fitting = [entry for entry in CATALOGUE if here.hub and not entry.gated and entry.parameters * BYTES_TO_TRAIN_A_PARAMETER < room]
-    runs = _earlier_runs()
-    first = next((run for run in runs if run.value == default), _choice(default))
-    rest = [run for run in runs if run.value != default] + ([_choice(usual)] if usual not in ("", default) else [])
-    shown = {entry.id for name in (default, usual) if (entry := find(name))}
-    others = [_entry_choice(entry) for entry in fitting if entry.id not in shown]
-    return [first, *rest, *others[: max(0, MOST_OFFERED - 1 - len(rest))]]
-
-
-def _earlier_runs() -> list[Choice]:
-    """Finished runs in the working folder, newest first."""
-    return [Choice(folder, folder, f"your own run: {approach}, {spoken(ago)} ago") for folder, approach, ago in _finished()]
-
-
-def _finished() -> Iterator[tuple[str, str, float]]:
-    """Folder and approach of each finished run in the working folder, and how many seconds ago it was; newest first."""
-    for path in sorted(Path().glob("*/run/benchmark.json"), key=lambda path: -path.stat().st_mtime):
-        with suppress(RecipeError):  # written by another version; it can still be typed
-            approach = Recipe.load(path.with_name("recipe.yaml")).approach
-            yield f"./{path.parent.parent.as_posix()}", approach, max(0.0, time.time() - path.stat().st_mtime)
-
-
-def _choice(name: str) -> Choice:
-    known = find(name)
-    return _entry_choice(known, name) if known else Choice(name, name)
-
-
-def _entry_choice(entry: CatalogueEntry, name: str | None = None) -> Choice:
-    note = "the starter" if entry.id == STARTER else entry.note.partition(";")[0]
-    return Choice(name or entry.id, name or entry.id, f"{count(entry.parameters)}, {entry.licence}, {note}")
-
-
-def _model_problem(text: str, here: HostInfo, refused: str | None) -> str | None:
-    """Why this cannot be the model, as far as can be said without loading anything."""
-    from finetune.hub.models import facts
-    from finetune.hub.reachability import offline_reason
-
-    if not text:
-        return "Type a name, a folder or a file."
-    if served_teacher.is_address(text):
-        return served_teacher.NOT_HERE
-    if text == refused:
-        return "This is the teacher itself; the student must be smaller."
-    try:
-        source = _to_download(text)
-        if source is None or source.name == STARTER:
-            return None
-        if not here.hub:
-            return f"{offline_reason()}, and {text} is not on this machine."
-        facts(source.name, source.revision)
-    except ModelError as error:
-        return error.message
-    return None

@@ -9,14 +9,13 @@ from finetune.data.endings import KINDS, ending_of, is_record_file
 from finetune.data.files import looks_local, named_files, nearest_name
 from finetune.errors import DatasetError, RecipeError
 from finetune.formatting import strip_control_chars
-from finetune.hub.facts import HubDataset
 from finetune.paths import typed_path
 from finetune.recipe import DatasetSpec, Recipe
-from finetune.settings import GENERATED
-from finetune.wizard import known_readings, suggest
+from finetune.settings import GENERATED, TEACHER
+from finetune.wizard import hub_dataset, known_readings, suggest, writer
 from finetune.wizard.data_preview import Rows, fragments, look, rows_of
 from finetune.wizard.defaults import with_epochs
-from finetune.wizard.draft import Draft, ask_field, get, has_writer, parsed, problem, put, written_by_teacher
+from finetune.wizard.draft import Draft, ask_field, get, has_writer, parsed, put, written_by_teacher
 from finetune.wizard.faults import spoken_hint
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Prompter
@@ -26,26 +25,29 @@ if TYPE_CHECKING:
 
 BUILT_IN = "builtin:python-docs"
 FILE, HUB = "a file", "the Hub"
-RIGHT, SWAP, COLUMNS, ENCODING = "yes", "swap", "columns", "encoding"
+RIGHT, WRITTEN, SWAP, COLUMNS, ENCODING = "yes", "written", "swap", "columns", "encoding"
 TEXT_AS = {"auto": "No: split it between paragraphs", "line": "No: each line is a row", "document": "No: each file is a row"}
 ENCODINGS = {"utf-8": "everything", "cp1252": "western Europe", "cp1250": "central Europe", "cp1251": "Cyrillic", "cp1253": "Greek"}
 ENCODINGS |= {"cp1254": "Turkish", "cp932": "Japanese", "gb18030": "Chinese", "big5": "Chinese", "euc_kr": "Korean", "utf-16": "everything"}
-ANYTHING = "anything"
 ROWS_WRITTEN = "300"  # a few minutes with the starter on two cores
 MORE_TOPIC = (
-    "The teacher writes prompts on this topic, and then answers them. Rows that do not end, repeat themselves or are all alike are thrown "
-    "away and counted.\n"
-    "A file with a dozen rows of your own shows it better what you want: save the recipe and name the file there, as dataset.examples."
+    "The model that writes invents prompts on this topic, and then answers them. Rows that do not end, repeat themselves or are all alike "
+    "are thrown away and counted.\n"
+    "A file with a dozen rows of your own shows it better what you want: name it among the advanced settings."
 )
 MOST_CORRECTIONS = 9
-LONGEST_HELP = 70  # characters
 MORE_READING = (
     "Above is one of your rows. The model learns the marked part; the rest is what it is given. "
     "If columns or text encoding are wrong, say so here."
 )
+MORE_WRITTEN = (
+    "A better model answers your prompts before the training begins, and these answers are learned. If your data have answers in another "
+    "column, say no, and name it."
+)
 MORE = (
     f"Files: {', '.join(KINDS)}, also compressed; separate several with commas.\n"
-    "Columns are recognised by their names: text, prompt and completion, instruction and output, question and answer, or chat messages."
+    "Columns are recognised by their names: text, prompt and completion, instruction and output, question and answer, or chat messages.\n"
+    "Without data, or with prompts alone: a better model, here or on a server, can write the rows or the answers."
 )
 
 
@@ -64,11 +66,9 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
 
 def _written(draft: Draft, prompter: Prompter) -> Draft:
     """What the teacher is to write about, and how many rows."""
-    known = get(draft, "dataset.topic")
-    topic = prompter.text("dataset.topic", "Topic", default=known or ANYTHING, help="A few words or a sentence.", more=MORE_TOPIC)
-    draft = put(draft, "dataset.topic", None if topic == ANYTHING else topic)
+    draft = ask_field(draft, prompter, "dataset.topic", help="A few words or a sentence.", more=MORE_TOPIC)
     usual = None if "samples" in draft["dataset"] else ROWS_WRITTEN
-    return ask_field(draft, prompter, "dataset.samples", help="Each takes a second or less to write with a small teacher.", default=usual)
+    return ask_field(draft, prompter, "dataset.samples", help="Each takes a second or less to write with a small model.", default=usual)
 
 
 def _rows_to_use(draft: Draft, prompter: Prompter, rows: Rows | None) -> Draft:
@@ -112,22 +112,35 @@ def _read_right(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         number = f"-{again + 1}" if again else ""  # each question is its own, for going back
         with prompter.busy("Reading the data"):
             seen = look(Recipe.from_layers(draft).dataset, here.runtime)
-        if isinstance(seen, DatasetError):
-            prompter.note([("class:warning", f"{seen.message} {spoken_hint(seen)}".strip())])
-            return draft
-        if seen.problem:
-            prompter.note([("class:warning", seen.problem)])
+        if isinstance(seen, DatasetError) or seen.problem:
+            told = f"{seen.message} {spoken_hint(seen)}" if isinstance(seen, DatasetError) else str(seen.problem)
+            prompter.note([("class:warning", told.strip())])
+            if asked := _to_be_answered(draft, here):
+                alone = isinstance(seen, DatasetError) or len(seen.columns) == 1  # otherwise the answers may be in another column
+                if prompter.confirm(f"dataset.written{number}", "Shall a model write the answers?", default=alone, more=MORE_WRITTEN):
+                    return writer.ask(asked, prompter, here)
+            if isinstance(seen, DatasetError):
+                return draft
             draft = _columns(draft, prompter, seen.columns, number)
             continue
         prompter.note(fragments(seen))
         if get(draft, "dataset.source") == BUILT_IN:
             return draft
         answer = prompter.select(f"dataset.reading{number}", "Is this right?", _readings(draft, seen), default=RIGHT, more=MORE_READING)
-        if answer == RIGHT:
+        if answer in (RIGHT, WRITTEN):
             known_readings.remember(get(draft, "dataset.source"), draft["dataset"])
-            return draft
+            return writer.ask(put(draft, "dataset.answers", TEACHER), prompter, here) if answer == WRITTEN else draft
         draft = _corrected(draft, prompter, seen, answer, number)
     return draft
+
+
+def _to_be_answered(draft: Draft, here: HostInfo) -> Draft | None:
+    """The draft with answers that a model writes, if its rows are prompts and there can be such a model."""
+    if draft["approach"] == "distillation" and not has_writer(draft):
+        return None
+    asked = put(draft, "dataset.answers", TEACHER)
+    seen = look(Recipe.from_layers(asked).dataset, here.runtime)
+    return None if isinstance(seen, DatasetError) or seen.problem else asked
 
 
 def _readings(draft: Draft, seen: Preview) -> list[Choice]:
@@ -143,6 +156,8 @@ def _readings(draft: Draft, seen: Preview) -> list[Choice]:
             value = f"{SWAP} to {answered}, {asked}" if get(draft, "dataset.columns") else SWAP
             choices.append(Choice(value, f"No: swap prompt and completion (learn {asked} from {answered})"))
         choices.append(Choice(COLUMNS, "No: choose the columns", f"of {len(seen.columns)}"))
+        if draft["approach"] == "fine-tuning" and seen.format not in ("text", "tokenized"):
+            choices.insert(1, Choice(WRITTEN, "Yes, but another model writes the answers", "yours are not learned"))
     if seen.encodings:
         choices.append(Choice(ENCODING, "No: wrong text encoding", f"read as {', '.join(seen.encodings)}"))
     return choices
@@ -165,18 +180,19 @@ def _source(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     default = get(draft, "dataset.source")
     note = get(draft, "dataset.config") or ("what the teacher learned from" if looks_local(default) else "")
     offered = [Choice(default, strip_control_chars(default), note)] if default not in (BUILT_IN, GENERATED) else []
+    who = "Another model" if draft["approach"] == "fine-tuning" else "The teacher" if has_writer(draft) else None
     offered += [
         Choice(BUILT_IN, "Python functions and their docstrings", "built in"),
         *(Choice(path, path, "found in this folder") for path in _files_here() if path != default),
         Choice(FILE, "A file or folder", " ".join(KINDS)),
         Choice(HUB, "A Hugging Face dataset", "search by name" if here.hub else "datasets on this machine"),
-        *([Choice(GENERATED, "No data? The teacher writes it", "on a topic of yours")] if has_writer(draft) else []),
+        *([Choice(GENERATED, f"No data? {who} writes it", "on a topic of yours")] if who else []),
     ]
     picked = prompter.select("dataset.source", "Dataset", offered, default=default, more=MORE)
     if picked == default:
         return draft
     if picked == GENERATED:
-        return written_by_teacher(draft)
+        return writer.ask(written_by_teacher(draft), prompter, here)
     if picked == FILE:
         picked = prompter.text(
             "dataset.file",
@@ -188,43 +204,9 @@ def _source(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
             complete=suggest.paths,
         )
     elif picked == HUB:
-        return _hub_dataset(draft, prompter, here)
+        name, config = hub_dataset.ask(prompter, here)
+        return ask_field(_fresh(draft, source=name, config=config), prompter, "dataset.split")
     return _fresh(draft, source=picked)
-
-
-def _hub_dataset(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
-    name = prompter.text(
-        "dataset.name",
-        "Dataset name",
-        default="",
-        check=lambda text: _hub_name_problem(text, here),
-        help="Type to search. For example HuggingFaceH4/no_robots or openai/gsm8k",
-        complete=lambda text: suggest.datasets(text, here.hub),
-    )
-    facts = _hub_facts(name, here)
-    configs: tuple[str, ...] = ()
-    if isinstance(facts, HubDataset):
-        prompter.note([("class:quiet", f"{facts.name}: {strip_control_chars(str(facts))}.")])
-        configs = facts.configs
-    config = prompter.text(
-        "dataset.config",
-        "Configuration",
-        default=configs[0] if len(configs) > 1 else "none",
-        help=f"One of: {strip_control_chars(', '.join(configs))}"[:LONGEST_HELP] if len(configs) > 1 else "Only some datasets have one.",
-        complete=lambda text: [config for config in configs if text.lower() in config.lower()],
-    )
-    draft = _fresh(draft, source=name, config=None if config == "none" else config)
-    return ask_field(draft, prompter, "dataset.split")
-
-
-def _hub_facts(name: str, here: HostInfo) -> HubDataset | DatasetError | None:
-    """What the Hub says about a dataset; its refusal, or None without the Hub."""
-    from finetune.hub.datasets import look_up, parse
-
-    try:
-        return look_up(*parse(name)) if here.hub else None
-    except DatasetError as error:
-        return error
 
 
 def _columns(draft: Draft, prompter: Prompter, names: list[str], number: str = "") -> Draft:
@@ -263,8 +245,10 @@ def _file_problem(text: str, here: HostInfo) -> str | None:
         return "Type the name of a file or folder."
     if missing := _missing(text):
         return missing
-    seen = look(DatasetSpec.model_validate({"source": text}), here.runtime)
-    return f"{seen.message} {spoken_hint(seen)}".strip() if isinstance(seen, DatasetError) else None
+    seen = look(DatasetSpec(source=text), here.runtime)
+    if isinstance(seen, DatasetError) and isinstance(look(DatasetSpec(source=text, answers=TEACHER), here.runtime), DatasetError):
+        return f"{seen.message} {spoken_hint(seen)}".strip()
+    return None  # or its rows have no answers: what becomes of them is asked next
 
 
 def _missing(text: str) -> str | None:
@@ -274,14 +258,3 @@ def _missing(text: str) -> str | None:
         if not path.exists() and not any(sign in name for sign in "*?["):
             return f"There is no file or folder {name}. {nearest_name(path)}"
     return None
-
-
-def _hub_name_problem(text: str, here: HostInfo) -> str | None:
-    if not text or any(space in text for space in " \t"):
-        return "Type a dataset name such as openai/gsm8k."
-    if wrong := problem({}, "dataset.source", text):
-        return wrong
-    if looks_local(text):
-        return f"{text} is the name of a file: go back and choose a file or folder."
-    found = _hub_facts(text, here)
-    return found.message if isinstance(found, DatasetError) else None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from finetune import registry
-from finetune.errors import RecipeError
+from finetune.errors import DatasetError, RecipeError
+from finetune.events import Recorder
 from finetune.recipe import Recipe, merge
 from finetune.settings import GENERATED, help_of, label
 from finetune.task_settings import TASKS, practises
-from finetune.wizard import few_bits, on_policy, several_teachers
-from finetune.wizard.draft import Draft, ask_field, field_of, get, has_writer, imitates, layer, put
+from finetune.wizard import few_bits, on_policy, preload, several_teachers, suggest
+from finetune.wizard.draft import NULL, Draft, ask_field, field_of, get, has_writer, imitates, layer, put
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Prompter
 
@@ -52,13 +53,40 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         draft = several_teachers.ask_weights(draft, prompter)
         draft = _task(draft, prompter) if distilling else draft
         named: tuple[str, ...] = OF_ANOTHER_FAMILY if distilling and isinstance(draft["model"], str) else ()
-        named += ("distillation.round_teacher",) if get(draft, "distillation.rounds") and not draft.get("teachers") else ()
-        named += ("dataset.answers",) if has_writer(draft) and get(draft, "dataset.source") != GENERATED else ()
+        named += _of_rounds(draft)
+        named += ("teacher.top_k",) if Recipe.from_layers(draft).grader else ()
+        if get(draft, "dataset.source") == GENERATED:
+            draft = ask_field(draft, prompter, "dataset.examples", check=lambda text: _examples_problem(text, here), complete=suggest.paths)
+        elif has_writer(draft):
+            named += ("dataset.answers",)
         practice = on_policy.ADVANCED if on_policy.practises(draft) else ()
         for key in (*of_the_method, *(DISTILLING if distilling else ()), *practice, *named, *ALWAYS):
             draft = ask_field(draft, prompter, key)
         draft = few_bits.ask(draft, prompter)
     return draft
+
+
+def _of_rounds(draft: Draft) -> tuple[str, ...]:
+    """What can be set of rounds; how many layers each leaves out only where they are not listed."""
+    spec = Recipe.from_layers(draft).distillation
+    if not (spec.rounds or spec.until):
+        return ()
+    step = ("distillation.until.step",) if not spec.rounds else ()
+    return step if draft.get("teachers") else (*step, "distillation.round_teacher")
+
+
+def _examples_problem(text: str, here: HostInfo) -> str | None:
+    """Why a file does not show which rows are wanted; it is read as the run will read it."""
+    if text == NULL["dataset.examples"]:
+        return None
+    preload.wait()
+    from finetune.sources.examples import read_examples
+
+    try:
+        read_examples(text, here.runtime, Recorder())
+    except DatasetError as error:
+        return error.message
+    return None
 
 
 def _task(draft: Draft, prompter: Prompter) -> Draft:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from screen import CTRL_C, DOWN, ENTER, F1, SHIFT_TAB, TAB, UP, Terminal
 
-CTRL_Q, CTRL_R, CTRL_S = "\x11", "\x12", "\x13"
+CTRL_Q, CTRL_R, CTRL_S, END = "\x11", "\x12", "\x13", "\x1b[F"
 FIRST_QUESTION_SECONDS = 0.5
 QUESTIONS = ("What would", "Model", "Dataset", "Rows to use", "Method")
 
@@ -247,6 +247,37 @@ def test_plain_asks_the_same_questions_without_escape_codes(tmp_path: Path) -> N
         terminal.press("\x04")
         assert terminal.wait_for_end() == 130
         terminal.wait_for("Your 3 answers are kept in")
+
+
+def test_who_writes_the_rows_is_asked_at_40_columns_and_in_lines(tmp_path: Path) -> None:
+    answers = {"Which model writes?": "http://localhost:8000/v1", "Model on the server": "qwen", "Key": "", "Budget tokens": ""}
+    answers["Topic"] = "birds"
+    for name in ("drawn", "plain"):
+        (tmp_path / name).mkdir()
+    with Terminal(folder=tmp_path / "drawn", columns=40) as terminal:
+        for question in QUESTIONS[:2]:
+            terminal.wait_for(f"? {question}")
+            terminal.press(ENTER)
+        terminal.wait_for("? Dataset")
+        terminal.press(END)
+        terminal.wait_for("❯ No data? Another model writes it")
+        terminal.press(ENTER)
+        for question, answer in answers.items():
+            terminal.wait_for(f"? {question}")
+            terminal.press(answer, ENTER)
+        terminal.wait_for("? Rows to use")
+        assert all(len(line) <= 40 for line in terminal.lines())
+    with Terminal(["--plain"], folder=tmp_path / "plain") as terminal:
+        terminal.wait_for("Number [1]:")
+        for seen in ("Another model", "No data? Another model writes it"):
+            terminal.press("\n")
+            terminal.wait_for(seen)
+        terminal.press("4\n")
+        for question, answer in answers.items():
+            terminal.wait_for(question)
+            terminal.press(f"{answer}\n")
+        terminal.wait_for("Rows to use [300]")
+        assert b"\x1b" not in terminal.raw
 
 
 def test_an_ascii_terminal_gets_ascii(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_an_address_and_a_name_are_enough() -> None:
         "teacher.key",
         "teacher.budget_tokens",
     ]
-    assert "generated" not in [choice.value for choice in prompter.offered["dataset.source"]]
+    assert "generated" in [choice.value for choice in prompter.offered["dataset.source"]]
 
 
 def test_each_answer_is_checked_before_the_next_question() -> None:
@@ -62,7 +62,15 @@ def test_each_answer_is_checked_before_the_next_question() -> None:
         assert said in prompter.shown
 
 
-@pytest.mark.parametrize("where", [{"distillation.way": "own"}, {"distillation.way": "nothing"}, {"approach": "fine-tuning"}])
+def test_it_can_write_the_rows_too_before_it_grades_them() -> None:
+    recipe, _ = asked(**SERVED, **{"distillation.way": "nothing"})
+    assert recipe.grader is not None
+    assert (recipe.model, recipe.dataset.source, recipe.dataset.samples) == (STARTER, "generated", 300)
+
+
+@pytest.mark.parametrize(
+    "where", [{"distillation.way": "own"}, {"distillation.way": "rounds", "rounds.layers": "2"}, {"approach": "fine-tuning"}]
+)
 def test_elsewhere_an_address_is_no_model(where: dict[str, str]) -> None:
     Path("made").mkdir()
     key = "model" if "approach" in where else "teacher"
