@@ -10,7 +10,7 @@ cache for a different teacher, different rows or (kind "gradient") a different s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -151,6 +151,10 @@ class _Part:
     def of(cls, shard: Shard) -> _Part:
         return cls(shard.first_row, shard.rows, shard.tokens)
 
+    @property
+    def stop(self) -> int:
+        return self.first_row + self.rows
+
 
 class Asked(Protocol):
     """Whoever answers for a teacher."""
@@ -165,15 +169,34 @@ class Answers:
     head: Head | None = None
 
     def __init__(self, dataset: Any, key: CacheKey, row_bytes: list[int], shard_bytes: int, asking: Asked) -> None:
-        self.dataset, self.key, self.row_bytes, self.asking = dataset, key, row_bytes, asking
-        self.plan = _plan(supervised_counts(dataset), row_bytes, shard_bytes)
+        self.dataset, self.key, self.row_bytes, self.shard_bytes, self.asking = dataset, key, row_bytes, shard_bytes, asking
+        self.counts = supervised_counts(dataset)
+        if not any(self.counts):
+            raise TrainingError(
+                "No token of the data is supervised: there is nothing to learn from the teacher.", hint="Check the labels of the rows."
+            )
 
     def size(self, part: _Part) -> int:
         """The bytes of a shard."""
         return sum(self.row_bytes[part.first_row : part.first_row + part.rows])
 
-    def missing(self, shards: Container[_Part]) -> list[_Part]:
-        return [part for part in self.plan if part not in shards]
+    def missing(self, shards: Iterable[_Part]) -> list[_Part]:
+        """The rows that no shard has, in order, cut where a shard would exceed its bytes."""
+        found, start = [], 0
+        for first, stop in [*sorted((part.first_row, part.stop) for part in shards), (len(self.dataset), 0)]:
+            found += self._cut(start, first)
+            start = stop
+        return found
+
+    def _cut(self, start: int, stop: int) -> list[_Part]:
+        edges, size = [start], 0
+        for row in range(start, stop):
+            if size and size + self.row_bytes[row] > self.shard_bytes:
+                edges.append(row)
+                size = 0
+            size += self.row_bytes[row]
+        edges.append(stop)
+        return [_Part(first, last - first, sum(self.counts[first:last])) for first, last in pairwise(edges) if last > first]
 
     def write(self, folder: Path, parts: list[_Part], shards: dict[_Part, Shard], reporter: Reporter, name: str = INDEX) -> None:
         """Write the shards of these `parts` beside `shards`, after each the index called `name` of all of them."""
@@ -232,28 +255,12 @@ class _AnswersOfModel(Answers):
         self.head = head if signal.keeps_head else None
 
 
-def _plan(counts: list[int], row_bytes: list[int], shard_bytes: int) -> list[_Part]:
-    """Rows in order, cut where a shard would exceed `shard_bytes`."""
-    if not any(counts):
-        raise TrainingError(
-            "No token of the data is supervised: there is nothing to learn from the teacher.", hint="Check the labels of the rows."
-        )
-    edges, size = [0], 0
-    for row, more in enumerate(row_bytes):
-        if size and size + more > shard_bytes:
-            edges.append(row)
-            size = 0
-        size += more
-    edges.append(len(counts))
-    return [_Part(start, stop - start, sum(counts[start:stop])) for start, stop in pairwise(edges)]
-
-
 def _trusted(folder: Path, answers: Answers, reporter: Reporter) -> dict[_Part, Shard]:
     """Finished shards of an earlier pass with the same key, by one process or several; anything else is reported and removed.
 
-    So is one of other rows, which a pass with another size of shards has written. Afterwards index.json has those of several.
+    Shards of a pass with another size of shards are kept, but for one whose rows another has too. Afterwards index.json has what is kept.
     """
-    key, planned = answers.key, set(answers.plan)
+    key = answers.key
     index, shares = read_index(folder), sorted(folder.glob(f"{Path(INDEX).stem}-*.json"))
     if index is None or index.key != key:
         if index is not None:
@@ -262,20 +269,19 @@ def _trusted(folder: Path, answers: Answers, reporter: Reporter) -> dict[_Part, 
         for file in [*folder.glob("*.safetensors"), *folder.glob(f"*{PART}"), *shares, folder / INDEX]:
             file.unlink(missing_ok=True)
         return {}
-    kept, of_other_rows = {}, 0
+    kept, stop = {}, 0
     found = [other for path in shares if (other := read_index(folder, path.name)) and other.key == key]
-    for shard in {shard.file: shard for each in (index, *found) for shard in each.shards}.values():
+    there = {shard.file: shard for each in (index, *found) for shard in each.shards}
+    for shard in sorted(there.values(), key=lambda shard: shard.first_row):
         if problem := changed(folder / shard.file, shard.bytes, shard.sha256):
             reporter.report(Notice(f"Teacher cache: {folder / shard.file} {problem}; it is rebuilt.", "warning"))
-        elif _Part.of(shard) in planned:
-            kept[_Part.of(shard)] = shard
-        else:
+        elif shard.first_row < stop:
+            reporter.report(Notice(f"Teacher cache: {folder / shard.file} has rows of another file too; it is left out.", "warning"))
             (folder / shard.file).unlink(missing_ok=True)
-            of_other_rows += 1
-    if of_other_rows:
-        what = f"{of_other_rows} shard{'s' if of_other_rows > 1 else ''} of another size"
-        reporter.report(Notice(f"The teacher cache in {folder} has {what}, to be written again.", "warning"))
-    if shares:
+        else:
+            part = _Part.of(shard)
+            kept[part], stop = shard, part.stop
+    if shares or len(kept) < len(index.shards):
         Index(key, len(answers.dataset), [kept[part] for part in sorted(kept)]).write(folder)
         for path in shares:
             path.unlink(missing_ok=True)

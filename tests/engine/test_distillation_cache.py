@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -78,13 +79,32 @@ def test_the_room_that_is_wanted_is_all_that_is_written(kind: str, margins: bool
     assert all(shard.bytes <= SMALL + 400 + 8 * shard.rows for shard in cache.shards if shard.rows > 1)
 
 
-def test_shards_of_another_size_are_not_mixed(tmp_path) -> None:
+def test_shards_of_another_size_stay_and_only_what_is_missing_is_written(tmp_path) -> None:
     whole = everything(built(tmp_path))
-    count, recorder = len(shards_of(tmp_path)), Recorder()
-    cache = build_cache("hidden", pico("llama", seed=1), ROWS, tmp_path, shard_bytes=3 * SMALL, reporter=recorder)
-    assert cache.rows == len(ROWS)
-    (said,) = recorder.of(Notice)
-    assert said.text == f"The teacher cache in {tmp_path} has {count} shards of another size, to be written again."
+    first, *between, _, last = sorted(shards_of(tmp_path))
+    times = {path: path.stat().st_mtime_ns for path in (first, last)}
+    for path in (None, *between):
+        if path:
+            path.unlink()
+        recorder = Recorder()
+        cache = build_cache("hidden", pico("llama", seed=1), ROWS, tmp_path, shard_bytes=3 * SMALL, reporter=recorder)
+        assert len(recorder.of(Notice)) == (path is not None), "what is not there any more is said"
+        assert {path: path.stat().st_mtime_ns for path in (first, last)} == times
+        assert {path.name for path in shards_of(tmp_path)} == {shard.file for shard in cache.shards}
+        torch.testing.assert_close(everything(cache), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_of_shards_that_have_the_same_rows_one_is_kept(tmp_path) -> None:
+    whole = everything(built(tmp_path))
+    index = json.loads((tmp_path / "index.json").read_text())
+    twice = {**index["shards"][1], "file": "shard-99999999.safetensors"}
+    shutil.copy(tmp_path / index["shards"][1]["file"], tmp_path / twice["file"])
+    (tmp_path / "index.json").write_text(json.dumps({**index, "shards": [*index["shards"], twice]}))
+    recorder = Recorder()
+    cache = built(tmp_path, recorder)
+    assert [said.text for said in recorder.of(Notice)] == [
+        f"Teacher cache: {tmp_path / twice['file']} has rows of another file too; it is left out."
+    ]
     assert {path.name for path in shards_of(tmp_path)} == {shard.file for shard in cache.shards}
     torch.testing.assert_close(everything(cache), whole, rtol=1e-5, atol=1e-6)
 
