@@ -117,7 +117,7 @@ class RunContext:
             (spec.features.asked, "Inner layers and attention are compared", "leave out distillation.features."),
             (spec.round_teacher == "previous", "Rounds that teach each other train", "--set distillation.round_teacher=first"),
         ]
-        return next(((what, instead) for asked, what, instead in known if asked), None)
+        return next(((what, instead) for asked, what, instead in known if asked and self.distils), None)
 
     @cached_property
     def cut(self) -> bool:

@@ -170,6 +170,13 @@ def test_what_only_one_process_can_do_is_refused_before_the_run(distillation: di
     assert f"1 of 6 GPUs trains: {words[0].lower()}{words[1:]}." in nobody_asked.plan().notes
 
 
+def test_what_is_said_of_a_distillation_keeps_a_fine_tuning_from_no_gpu(shop: Workshop) -> None:
+    recipe = Recipe.from_layers(shop.layer(), {"distillation": {"features": {"last": 0.1}}, "training": {"batch_size": 8}})
+    context = LLMFineTuner(recipe, runtime=RuntimeOptions(cache_dir=shop.runtime.cache_dir)).context
+    assert context.alone is None
+    assert context.processes == 4
+
+
 @pytest.mark.parametrize("rounds", [{"rounds": [2]}, {"until": {"retention": 0.9}}])
 def test_rounds_train_on_one_node(rounds: dict[str, object], shop: Workshop) -> None:
     recipe = Recipe.from_layers(shop.distilling(model=None, distillation=rounds))
