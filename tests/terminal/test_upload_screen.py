@@ -118,7 +118,7 @@ def test_models_and_data_sets_are_searched_while_typing_and_described_before_the
         terminal.press(TAB, ENTER)
         terminal.wait_for("open, 12 downloads a month.")
         assert not [request for request in hub.requests if "resolve" in request], "nothing was fetched yet"
-        answer(terminal, "Dataset", UP)
+        answer(terminal, "Dataset", UP, UP)
         terminal.wait_for("? Dataset name")
         terminal.press(*"tiny")
         terminal.wait_for("ada/tiny-rows")
