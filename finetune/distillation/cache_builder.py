@@ -164,14 +164,17 @@ class Asked(Protocol):
 
 
 class Answers:
-    """What a teacher is to say about its rows: under which key, in which shards; `head` is the one that the cache keeps, if any."""
+    """What a teacher is to say about its rows: under which key, in which shards; `head` is the one that the cache keeps, if any.
+
+    `counts` are the supervised tokens of each row, `row_bytes` what it takes on disk. Raises TrainingError if no token is supervised.
+    """
 
     head: Head | None = None
 
-    def __init__(self, dataset: Any, key: CacheKey, row_bytes: list[int], shard_bytes: int, asking: Asked) -> None:
-        self.dataset, self.key, self.row_bytes, self.shard_bytes, self.asking = dataset, key, row_bytes, shard_bytes, asking
-        self.counts = supervised_counts(dataset)
-        if not any(self.counts):
+    def __init__(self, dataset: Any, key: CacheKey, counts: list[int], row_bytes: list[int], shard_bytes: int, asking: Asked) -> None:
+        self.dataset, self.key, self.asking = dataset, key, asking
+        self.counts, self.row_bytes, self.shard_bytes = counts, row_bytes, shard_bytes
+        if not any(counts):
             raise TrainingError(
                 "No token of the data is supervised: there is nothing to learn from the teacher.", hint="Check the labels of the rows."
             )
@@ -251,7 +254,8 @@ class _AnswersOfModel(Answers):
         student = None if student_head is None else student_head.first(vocabulary).detach()
         shared = head if reading else head.first(vocabulary)  # one with other tokens is seen by its reading alone
         asking = TeacherPass(signal, teacher, shared, student, temperature or 1.0, margins, reading, compared)
-        super().__init__(dataset, cache_key(kind, identity, dataset, **fixed, kept=kept), row_bytes, shard_bytes or SHARD_BYTES, asking)
+        key = cache_key(kind, identity, dataset, **fixed, kept=kept)
+        super().__init__(dataset, key, counts, row_bytes, shard_bytes or SHARD_BYTES, asking)
         self.head = head if signal.keeps_head else None
 
 

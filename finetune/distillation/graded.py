@@ -64,8 +64,9 @@ class Graded:
     def cache(self, asking: Asked, reporter: Reporter) -> TeacherCache:
         """Raises what `asking` raises; what was told before is kept."""
         each = token_bytes(self.likeliest)
-        row_bytes = [count * each for count in supervised_counts(self.rows)]
-        return filled(Answers(self.rows, self.key, row_bytes, SHARD_TOKENS * each, asking), self.folder, reporter)
+        counts = supervised_counts(self.rows)
+        row_bytes = [count * each for count in counts]
+        return filled(Answers(self.rows, self.key, counts, row_bytes, SHARD_TOKENS * each, asking), self.folder, reporter)
 
 
 def tokens_of(tokenizer: Any) -> int:
