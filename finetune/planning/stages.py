@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.planning.measure import CLOSING
+from finetune.planning.measure import whole_run
 
 WRITING, GRADING, TEACHER, PRACTICE = "writing rows", "grading rows", "running the teacher", "own answers"
 TRAINING, HELD_OUT, DECIDING, MEASURING, AROUND = "training", "the held-out loss", "deciding on rounds", "measuring", "loading and saving"
@@ -17,12 +17,12 @@ ORDER = (WRITING, GRADING, TEACHER, TRAINING, PRACTICE, HELD_OUT, DECIDING, MEAS
 FEWEST_PARAMETERS = 5_000_000  # a smaller model takes less than a process varies by, and its speed is that of Python
 USUAL_SECONDS = 20.0  # loading, and the rounds of a small model
 MEASURED = {"ready": AROUND, "asking": TEACHER, "training": TRAINING, "teacher": MEASURING, "before": MEASURING, "after": MEASURING}
+MEASURED |= {"closing": AROUND}
 
 
 def of_measured(measured: Mapping[str, Any]) -> dict[str, float]:
     """Those of the whole run that follow from a few real steps (measure.py: Measurement)."""
-    stages = {"after": measured["stages"].get("before", 0.0), **measured["stages"]}
-    return added({AROUND: CLOSING}, *({MEASURED[name]: seconds} for name, seconds in stages.items()))
+    return added(*({MEASURED[name]: seconds} for name, seconds in whole_run(measured["stages"]).items()))
 
 
 def costs_seconds(parameters: int) -> float:
