@@ -69,9 +69,9 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
 def _of_rounds(draft: Draft) -> tuple[str, ...]:
     """What can be set of rounds; how many layers each leaves out only where they are not listed."""
     spec = Recipe.from_layers(draft).distillation
-    if not (spec.rounds or spec.until):
+    if spec.in_rounds is None:
         return ()
-    step = ("distillation.until.step",) if not spec.rounds else ()
+    step = ("distillation.until.step",) if spec.in_rounds == "until" else ()
     return step if draft.get("teachers") else (*step, "distillation.round_teacher")
 
 
