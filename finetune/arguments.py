@@ -268,19 +268,23 @@ def _choices(*of_parts: str) -> str:
             continue
         titled = kind in registry.DESCRIBED
         rows = registry.choices(kind) if titled else [(name, "", "") for name in registry.names(kind)]
-        sections.append(f"\nNames for the recipe key {key}:\n" + _columns((name, ": ".join(filter(None, about))) for name, *about in rows))
+        sections.append(f"\nNames for the recipe key {key}:\n{_titled(rows)}")
     if not of_parts:
-        tasks = _columns((name, f"{task.title}: {task.summary}") for name, task in TASKS.items())
-        sections.append(f"\nNames for the recipe key distillation.task:\n{tasks}")
+        tasks = [(name, task.title, task.summary) for name, task in TASKS.items()]
+        sections.append(f"\nNames for the recipe key distillation.task:\n{_titled(tasks)}")
         for key, kind in PARTS.items():
-            listed = _columns((name, ": ".join(filter(None, about))) for name, *about in registry.choices(kind))
-            sections.append(f"\nKeys under the recipe key {key}:\n{listed}")
+            sections.append(f"\nKeys under the recipe key {key}:\n{_titled(registry.choices(kind))}")
         told = {f"{key}.{name}" for key, kind in PARTS.items() for name in registry.names(kind)}
         for part in TOLD:
             keys = [(key.removeprefix(f"{part}."), help) for key, help in keys_of_parts(part).items() if key not in told]
             beside = ", beside those of teacher" if part == "teachers" else ""
             sections.append(f"\nKeys under the recipe key {part}{beside}:\n{_columns(keys)}")
     return "\n".join(sections) + "\n"
+
+
+def _titled(rows: Iterable[tuple[str, str, str]]) -> str:
+    """Names with what is said of each: its title, its summary, or both."""
+    return _columns((name, ": ".join(filter(None, about))) for name, *about in rows)
 
 
 def _columns(rows: Iterable[tuple[str, str]], width: int = 24) -> str:
