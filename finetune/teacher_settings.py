@@ -32,9 +32,13 @@ class TeacherSpec(Spec):
     server: str | None = Field(
         None, min_length=1, description="Address of an OpenAI-compatible server, up to /v1: it writes rows, or grades them."
     )
-    model: str | None = Field(None, min_length=1, title="Model on the server", description="What the server calls the teacher.")
+    model: str | None = Field(None, min_length=1, title="Model on the server", description="The name that the server has for it.")
     key: str | None = Field(None, min_length=1, description="Environment variable that has the server's key; the key itself stays there.")
-    budget_tokens: int | None = Field(None, ge=1, description="Tokens that one start of a run may take from the server; null: no limit.")
+    budget_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="The most tokens that one start of a run may take from the server; without a number, no limit.",
+    )
 
     top_k: int | None = Field(
         None,
