@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 import transformers
+from gpu_profile import Watch
 from timed_parts import DEVICE, Part, Parts, Table, fresh, peak, seconds, wait
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -181,11 +182,19 @@ def train(bench: Bench, what: str, model: Any, trainer: Any = SupervisedTrainer,
     first, last = clock.marks
     rate = sum(len(row["input_ids"]) for row in rows) / (last - first)
     found = {"tokens_per_s": round(rate), "GiB": round(peak() / GIB, 2)}
+    if not getattr(model, "is_loaded_in_4bit", False):  # whose weights are packed two to a byte
+        found["of_the_products'_rate"] = round(rate * operations(model) / bench.rate, 2)
     if predicted:
         found["planned_GiB"] = round(predicted / GIB, 2)
     losses = [round(float(line["loss"]), 3) for line in made.state.log_history if "loss" in line]
     bench.tell("training", what, **found, loss=losses[-1])
     return rate
+
+
+def operations(model: Any) -> int:
+    """Of a token's products, forward and backward, attention's own left out: four for each weight, and two more for one that trains."""
+    weights = [each for each in model.parameters() if each.ndim > 1]
+    return 4 * sum(each.numel() for each in weights) + 2 * sum(each.numel() for each in weights if each.requires_grad)
 
 
 def adapted(kind: str, model: Any, bench: Bench) -> Any:
@@ -306,41 +315,30 @@ def memory(bench: Bench) -> Parts:
 
 
 def profile(bench: Bench) -> Parts:
-    """Where the time of a step of LoRA goes, and what in it makes the processor wait for the GPU."""
-    if DEVICE == "cuda":
-        yield Part("a step of LoRA", partial(_profile, bench), 90.0)
+    """Where the time of a step of LoRA and of full training goes, and what in it makes the processor wait for the GPU."""
+    shape = next(iter(bench.shapes))
+    for kind, dtype in (("lora", torch.bfloat16), ("full", torch.float32)):
+        yield Part(f"a step of {kind}", partial(_profile, bench, shape, kind, dtype), 60.0)
 
 
-def _profile(bench: Bench) -> None:
-    from torch.profiler import ProfilerActivity, schedule
-    from torch.profiler import profile as profiler
-
-    shape, found = next(iter(bench.shapes)), {}
-
-    class Steps(TrainerCallback):
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            watch.step()
-
-    def ready(watched: Any) -> None:
-        found["events"] = watched.key_averages()
-
-    model = adapted("lora", bench.model(shape, torch.bfloat16), bench)
-    plan = schedule(wait=bench.steps, warmup=2, active=4)
-    with profiler(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], schedule=plan, on_trace_ready=ready) as watch:
-        rows = bench.rows(model.config.vocab_size)
-        SupervisedTrainer(model=model, args=two_passes(bench), train_dataset=rows, callbacks=[Steps()]).train()
-    events = found["events"]
-    kernels = sorted((event for event in events if event.self_device_time_total and event.device_type.name == "CUDA"), key=_time)
-    bench.tell("step", "busy", kernels_ms=round(sum(map(_time, kernels)) / 4e3, 1), kernels=sum(event.count for event in kernels) // 4)
-    for event in reversed(kernels[-12:]):
-        bench.tell("step", event.key[:60], ms=round(_time(event) / 4e3, 2), times=event.count // 4)
-    for event in events:
-        if "Synchronize" in event.key or event.key in ("aten::item", "aten::nonzero"):
-            bench.tell("waiting", event.key, times=event.count / 4)
-
-
-def _time(event: Any) -> float:
-    return float(event.self_device_time_total)
+def _profile(bench: Bench, shape: str, kind: str, dtype: torch.dtype) -> None:
+    model = adapted(kind, bench.model(shape, dtype), bench)
+    watch = Watch(bench.steps, bench.steps // 3)
+    arguments = two_passes(bench, use_cpu=DEVICE == "cpu", bf16=dtype == torch.float32 and DEVICE == "cuda", logging_strategy="no")
+    made = SupervisedTrainer(model=model, args=arguments, train_dataset=bench.rows(model.config.vocab_size), callbacks=[watch])
+    made.remove_callback(PrinterCallback)
+    made.train()
+    kinds = watch.kinds()
+    busy, kernels = (sum(numbers) for numbers in zip(*kinds.values(), strict=True))
+    bench.tell("step", f"{kind}: all kernels", ms=round(busy, 1), of_a_step_of=round(watch.milliseconds(), 1), times=kernels)
+    for name, (took, times) in kinds.items():
+        bench.tell("step", f"{kind}: {name}", ms=round(took, 2), share=f"{took / busy:.0%}", times=times)
+    for name, took, times in watch.largest(8):
+        bench.tell("kernel", f"{kind}: {name[:60]}", ms=round(took, 2), times=times)
+    waits = watch.waits()
+    bench.tell("waiting", f"{kind}: for the GPU, in a step", times=round(sum(waits.values()), 2))
+    for line, often in waits.items():
+        bench.tell("waiting", f"{kind}: {line}", times=round(often, 2))
 
 
 SECTIONS = {"machine": machine, "loss": loss, "distil": distil, "memory": memory, "profile": profile, "training": training}

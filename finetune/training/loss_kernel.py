@@ -115,7 +115,7 @@ def _kernel() -> Any:
     import triton.language as tl
 
     @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-    def kernel(  # type: ignore[no-untyped-def]
+    def softmax_loss(  # type: ignore[no-untyped-def]
         logits, teacher, gradient, labels, soft, hard, found, size, logits_row, teacher_row, gradient_row, temperature,
         VOCABULARY: tl.constexpr, SOFT: tl.constexpr, TEACHER: tl.constexpr, HARD: tl.constexpr, ONE: tl.constexpr, BLOCK: tl.constexpr,
     ):  # fmt: skip
@@ -167,4 +167,4 @@ def _kernel() -> Any:
         if HARD:
             tl.store(found + size + token, log_sum_hard - picked)
 
-    return kernel
+    return softmax_loss

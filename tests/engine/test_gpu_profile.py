@@ -1,0 +1,55 @@
+"""What `benchmarks/gpu.py` says of a step: its kernels by kind, and what waits for the GPU."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pico import arguments, pico, pico_rows
+from transformers import TrainerCallback
+
+from finetune.training.trainer import SupervisedTrainer
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from gpu_profile import Watch, kind_of
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("nvjet_hsh_256x128_64x4_1x2_h_bz_coopA_NNT", "products"),
+        ("sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize128x128x64", "products"),
+        ("void pytorch_flash::flash_bwd_dq_dk_dv_loop_seqk_parallel_kernel<...>", "attention"),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>>", "number by number"),
+        ("void at::native::reduce_kernel<512, 1, at::native::ReduceOp<float, at::native::MeanOps<...>>>", "sums and norms"),
+        ("void at::native::(anonymous namespace)::multi_tensor_apply_kernel<..., FusedAdamMathFunctor<...>>", "optimizer"),
+        ("Memcpy HtoD (Pinned -> Device)", "copies"),
+        ("softmax_loss", "the loss"),
+        ("void at::native::index_elementwise_kernel<...>", "number by number"),
+        ("triton_of_somebody", "other"),
+    ],
+)
+def test_kernels_are_known_by_their_names(name: str, kind: str) -> None:
+    assert kind_of(name) == kind
+
+
+def test_a_watch_counts_the_kernels_and_the_waits_of_a_step(tmp_path: Path) -> None:
+    class Waits(TrainerCallback):
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            for message in ("called a synchronizing CUDA operation", "something else"):
+                warnings.warn(message, stacklevel=1)
+
+    watch = Watch(before=1, steps=2)
+    settings = arguments(tmp_path, per_device_train_batch_size=2, num_train_epochs=1, logging_strategy="no")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those before and after are nobody's
+        SupervisedTrainer(model=pico("llama"), args=settings, train_dataset=pico_rows(12), callbacks=[watch, Waits()]).train()
+    kinds = watch.kinds()
+    assert kinds["products"][1] > 10
+    assert 0 < sum(took for took, _ in kinds.values()) < watch.milliseconds() * 1.2
+    assert [took for _, took, _ in watch.largest(5)] == sorted((took for _, took, _ in watch.largest(5)), reverse=True)
+    assert list(watch.waits().values()) == [1.0]
