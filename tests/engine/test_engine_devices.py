@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from letters import tokenizer
 from pico import Rows, arguments, assert_same_weights, losses, pico, pico_rows
 from test_distillation_loss import naive_loss, objective
 from test_engine_chunked_loss import LABELS, VOCABULARY, gradients, made, textbook_logits
@@ -19,9 +22,13 @@ from workshop import Workshop
 
 from finetune.distillation.loss import Distillation
 from finetune.distillation.trainer import DistillationTrainer
+from finetune.events import Recorder
 from finetune.hardware.machine import _fastest, inspect
 from finetune.hardware.peak_memory import PeakMemory
+from finetune.models.load import load_model
+from finetune.models.location import locate
 from finetune.runtime import RuntimeOptions
+from finetune.sources.writer import Writer
 from finetune.training import chunked_loss as module
 from finetune.training.chunked_loss import ChunkLogits, chunked_loss
 from finetune.training.head import Head
@@ -110,6 +117,40 @@ def test_memory_on_a_gpu_is_what_its_allocator_says(monkeypatch: pytest.MonkeyPa
     with PeakMemory("cuda") as peak:
         assert (peak.now(), peak.highest()) == (5, 7)
     assert (peak.bytes, reset) == (7, [True])
+
+
+class Seen(BaseException):
+    """What was asked of transformers, which nothing on the way catches."""
+
+
+@pytest.mark.parametrize("load_in", [None, "8bit", "4bit"])
+def test_a_model_goes_to_the_gpu_of_its_process(load_in: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def to(model: Any, place: Any) -> Any:
+        raise Seen(place)
+
+    def quantised(*_: Any, device_map: Any, **__: Any) -> Any:
+        raise Seen(*device_map.values())
+
+    shop = Workshop(tmp_path)
+    machine = replace(inspect(shop.runtime), device="cuda")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(transformers.PreTrainedModel, "to", to)
+    if load_in:
+        monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", quantised)
+    with pytest.raises(Seen) as seen:
+        load_model(locate(str(shop.model), shop.runtime, Recorder()), machine, load_in=load_in)
+    assert seen.value.args == ((3,) if load_in else ("cuda",)), "the current device is the one that a worker has chosen"
+
+
+def test_a_gpu_draws_afterwards_what_it_would_have_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forked: list[Any] = []
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: forked.append(devices) or nullcontext())
+    monkeypatch.setattr(Writer, "_continued", lambda *_: ["said"])
+    writer = Writer(pico("llama"), tokenizer())
+    for device in ("cuda:1", "cpu"):
+        writer.model = SimpleNamespace(parameters=lambda device=device: iter([SimpleNamespace(device=torch.device(device))]))
+        assert writer.continued([[3]], stops=[2], most=4, seed="a") == ["said"]
+    assert forked == [[torch.device("cuda:1")], []]
 
 
 @pytest.fixture
