@@ -48,7 +48,7 @@ from finetune.noise import hush
 from finetune.recipe import Recipe
 from finetune.teacher_settings import SELF
 from finetune.training.batches import KNOWN, lengths_of, right_padding_mask, row_numbers, sent, some_rows, supervised_counts
-from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss
+from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss, precision
 from finetune.training.head import Head, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
 from finetune.training.trainer import Supervised
 
@@ -276,7 +276,7 @@ class DistillationTrainer(OnPolicyTrainer):
         if not self.routed:
             aligned = aligned[:1]
         if not all(bool(part.all()) for part in aligned):  # the others learn from their labels alone
-            precise = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+            precise = precision(hidden.dtype)
             each = alpha.to(precise) if isinstance(alpha, Tensor) else hidden.new_full((), alpha, dtype=precise)
             alpha = torch.where(sent(torch.cat(aligned), hidden.device), each, 1.0)
         if cached and not any(teacher.kept_head for teacher in self.teachers):
