@@ -119,7 +119,7 @@ class Asking:
         with as_teacher(self.model) as asked:
             written = build_cache(choice.kind, asked, self.rows, place(choice.kind), **self._told(), others=others)
         if written.key.margins:
-            wrong = float((written.margins(range(written.rows), supervised_counts(self.rows)) > 0).float().mean())
+            wrong = float((written.read(range(written.rows), supervised_counts(self.rows), ["margins"])[0] > 0).float().mean())
             self.reporter.report(Notice(f"The teacher's first choice is wrong for {percent(wrong)} of the tokens: there it is corrected."))
         return choice, written
 

@@ -119,23 +119,13 @@ class TeacherCache:
     def nbytes(self) -> int:
         return sum(shard.bytes for shard in self.shards)
 
-    def read(self, rows: Iterable[int], counts: Iterable[int]) -> tuple[Tensor, Tensor | None]:
-        """Values [n, d] (and negentropy [n], or tokens [n, k]) of the supervised tokens of `rows`, one after the other.
+    def read(self, rows: Iterable[int], counts: Iterable[int], names: Sequence[str] = ()) -> list[Tensor]:
+        """The tensors [n, ...] called `names` (those of its signal) of the supervised tokens of `rows`, one after the other.
 
-        `counts` are the supervised tokens the caller sees in each row; raises TrainingError if the cache has a different number.
+        `counts` are the supervised tokens that the caller sees in each row, or all its tokens for what is kept of every place; raises
+        TrainingError if the cache has a different number.
         """
-        values, *more = self._read(self.signal.names, rows, counts)
-        return values, more[0] if more else None
-
-    def margins(self, rows: Iterable[int], counts: Iterable[int]) -> Tensor:
-        """The teacher's margins [n] over the labels of the same tokens, of a cache that was built with them."""
-        return self._read(["margins"], rows, counts)[0]
-
-    def inside(self, names: Sequence[str], rows: Iterable[int], counts: Iterable[int]) -> list[Tensor]:
-        """What terms compare of the teacher's inside [n, width]; `counts` are tokens that are supervised, or all of each row."""
-        return self._read(names, rows, counts)
-
-    def _read(self, names: Sequence[str], rows: Iterable[int], counts: Iterable[int]) -> list[Tensor]:
+        names = names or self.signal.names
         at_places = bool(set(names) & self.key.inside.get("places", {}).keys())
         offsets, of = (self._places, "") if at_places else (self._offsets, "supervised ")
         found: list[list[Tensor]] = [[] for _ in names]

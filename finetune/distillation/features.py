@@ -107,7 +107,7 @@ class Features:
         places = real.bool()[..., None]
         self._teacher_index = torch.arange(sum(counts), device=real.device)
         for name, names in self.kept.items():
-            found = source.inside(names, rows, lengths if self._terms[name].every_place else counts) if names else []
+            found = source.read(rows, lengths if self._terms[name].every_place else counts, names) if names else []
             outputs = [sent(each, real.device) for each in found]
             if self._terms[name].every_place:
                 self._teacher_seen[name] = [each.new_zeros(*real.shape, each.shape[1]).masked_scatter(places, each) for each in outputs]
@@ -116,8 +116,7 @@ class Features:
 
     def ahead(self, rows: Sequence[int], counts: Sequence[int], lengths: Sequence[int]) -> list[Asked]:
         """What `read` will ask of a cache."""
-        asked = [(tuple(names), rows, lengths if self._terms[name].every_place else counts) for name, names in self.kept.items()]
-        return [each for each in asked if each[0]]
+        return [(rows, lengths if self._terms[name].every_place else counts, names) for name, names in self.kept.items() if names]
 
     def compared(self, labels: Tensor, states: Tensor, index: Tensor, teacher_states: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum over the supervised tokens of a batch, with weights and a gradient, and that of each term without weights.

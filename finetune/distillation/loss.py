@@ -22,7 +22,7 @@ from torch import Tensor
 
 from finetune.distillation.objectives import Objective, divergence
 from finetune.distillation.objectives.forward_kl import ForwardKL
-from finetune.training.chunked_loss import Rule, Workspace, of_rows, softmax_
+from finetune.training.chunked_loss import Rule, Workspace, of_rows, precision, softmax_
 from finetune.training.head import Head
 from finetune.training.loss_kernel import Targets, softmax_loss_
 
@@ -109,7 +109,7 @@ class HardLabels(Rule):
         `divergence` is the sum over the block, or with `each` that of its tokens [k].
         """
         divergence = self._without_hard_only(divergence)
-        self._add("kl", divergence.sum())
+        self.add("kl", divergence.sum())
         loss = (of_rows(self.soft, self._rows, gradient) * divergence[:, None]).sum() if self.each else self.gain * divergence
         if not self.has_hard:
             return loss
@@ -117,7 +117,7 @@ class HardLabels(Rule):
         gradient.addcmul_(self._hard, self._share)
         gradient.scatter_add_(1, self._label, (-self._weight).expand_as(self._label))
         cross_entropy = self._log_sum - self._picked
-        self._add("ce", cross_entropy.sum())
+        self.add("ce", cross_entropy.sum())
         return loss + ((of_rows(self.hard, self._rows, gradient) * cross_entropy).sum() if self.each else self.alpha * cross_entropy.sum())
 
     def fused_total(
@@ -131,15 +131,12 @@ class HardLabels(Rule):
         divergence = found.divergence + constant
         if self.only is not None:
             divergence = divergence * soft
-        self._add("kl", divergence.sum())
+        self.add("kl", divergence.sum())
         loss = (self.soft[rows] * divergence).sum() if self.each else self.gain * divergence.sum()
         if self.has_hard:
-            self._add("ce", found.cross_entropy.sum())
+            self.add("ce", found.cross_entropy.sum())
             loss = loss + (self.hard[rows] * found.cross_entropy if self.each else self.alpha * found.cross_entropy).sum()
         return found.gradient, loss
-
-    def _add(self, name: str, value: Tensor) -> None:
-        self.sums[name] = self.sums.get(name, 0) + value
 
 
 class TeacherLogits(Protocol):
@@ -211,7 +208,7 @@ class CachedGradient(HardLabels):
         weight: Tensor | None = None,
     ) -> None:
         super().__init__(labels, alpha, temperature, weight)
-        precise = torch.float64 if centre.dtype == torch.float64 else torch.float32
+        precise = precision(centre.dtype)
         self.centre = centre.to(precise)
         self.constant = negentropy.to(precise) - (hidden.detach().to(precise) * self.centre).sum(-1) * (head.scale / temperature)
 

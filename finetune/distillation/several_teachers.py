@@ -23,7 +23,7 @@ from torch import Tensor
 
 from finetune.distillation.loss import Distillation, HardLabels
 from finetune.distillation.objectives import Objective, divergence
-from finetune.training.chunked_loss import ChunkLogits, Workspace, softmax_
+from finetune.training.chunked_loss import ChunkLogits, Workspace, precision, softmax_
 
 
 def mixed(
@@ -141,7 +141,7 @@ def added(kept: Sequence[tuple[Tensor, Tensor]], weights: Sequence[float]) -> tu
     """Centres [n, d] and negentropies [n] of several gradient caches as those of the mixture."""
     if len(kept) == 1:
         return kept[0]
-    precise = torch.float64 if kept[0][0].dtype == torch.float64 else torch.float32
+    precise = precision(kept[0][0].dtype)
     centres, negentropies = (
         [tensor.to(precise) * weight for tensor, weight in zip(part, weights, strict=True)] for part in zip(*kept, strict=True)
     )

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from finetune import registry
-from finetune.distillation.students import Build, Made, Rows
+from finetune.distillation.students import Made, Rows
 from finetune.errors import ModelError
 from finetune.events import Notice, Reporter
 from finetune.settings import FromTeacher
@@ -47,13 +47,6 @@ def make_student(teacher_model: nn.Module, wanted: FromTeacher, rows: Rows, *, r
             reporter.report(Notice(sentence))
     parameters = {"parameters": _count(model), "of_parameters": _count(causal_lm(teacher_model))}
     return Made(model.eval(), " ".join(said), {**facts, **parameters}, kl)
-
-
-def planned_student(config: Any, wanted: FromTeacher, build: Build) -> Any:
-    """The configuration of such a student, without weights and rows; raises what `make_student` raises as far as it shows there."""
-    for name, amount in wanted.amounts():
-        config = registry.load("students", name).planned(config, amount, build)
-    return config
 
 
 def _merged(model: Any) -> Any:

@@ -52,13 +52,13 @@ class TopKLoss(Rule):
         ours, theirs = ((log / self.heat).log_softmax(-1) for log in (log_p, told))
         p = ours.exp()
         value = divergence(self.objective, p, theirs.exp(), ours - theirs, p.new_zeros(len(p), 1), each=False)
-        self._add(APPROXIMATE, value)
+        self.add(APPROXIMATE, value)
         slope = p.mul_((1 - self.alpha) * self.heat)
         loss = (1 - self.alpha) * self.heat**2 * value
         if self.alpha:
             slope.add_(share, alpha=self.alpha)
             cross_entropy = (log_sum - labelled).sum()
-            self._add("ce", cross_entropy)
+            self.add("ce", cross_entropy)
             loss = loss + self.alpha * cross_entropy
         if not all_named:
             logits.mul_(slope[:, -1:])
@@ -66,9 +66,6 @@ class TopKLoss(Rule):
         if self.alpha:
             logits.scatter_add_(1, label, logits.new_full((1, 1), -self.alpha).expand_as(label))
         return loss
-
-    def _add(self, name: str, value: Tensor) -> None:
-        self.sums[name] = self.sums.get(name, 0) + value
 
 
 def with_rest(values: Tensor) -> Tensor:

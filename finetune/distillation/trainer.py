@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from os import PathLike
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ from finetune.noise import hush
 from finetune.recipe import Recipe
 from finetune.teacher_settings import SELF
 from finetune.training.batches import KNOWN, lengths_of, right_padding_mask, row_numbers, sent, some_rows, supervised_counts
-from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss
+from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss, precision
 from finetune.training.head import Head, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
 from finetune.training.trainer import Supervised
 
@@ -189,7 +189,7 @@ class DistillationTrainer(OnPolicyTrainer):
             if teacher.ahead is not None:
                 inside = [asked for batch in known for asked in self.features.ahead(*self._numbers(batch))]
                 runs = [(batch, rows or slice(None)) for batch in known for asked, rows in self._runs(batch) if asked == number]
-                teacher.ahead.begin([(row_numbers(batch)[rows], supervised_counts(batch)[rows]) for batch, rows in runs], inside)
+                teacher.ahead.begin([*((row_numbers(batch)[rows], supervised_counts(batch)[rows], ()) for batch, rows in runs), *inside])
         return batches, items
 
     def _runs(self, batch: Mapping[str, Any]) -> Sequence[tuple[int, slice | None]]:
@@ -276,7 +276,7 @@ class DistillationTrainer(OnPolicyTrainer):
         if not self.routed:
             aligned = aligned[:1]
         if not all(bool(part.all()) for part in aligned):  # the others learn from their labels alone
-            precise = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+            precise = precision(hidden.dtype)
             each = alpha.to(precise) if isinstance(alpha, Tensor) else hidden.new_full((), alpha, dtype=precise)
             alpha = torch.where(sent(torch.cat(aligned), hidden.device), each, 1.0)
         if cached and not any(teacher.kept_head for teacher in self.teachers):
@@ -304,7 +304,7 @@ class DistillationTrainer(OnPolicyTrainer):
         """How far the teacher's first choice is ahead of each label [n]; `states` are the teacher's, if it is asked now."""
         teacher = self.teachers[0]
         if cached and teacher.cache is not None:
-            return teacher.cache.margins(row_numbers(inputs), counts)
+            return teacher.cache.read(row_numbers(inputs), counts, ["margins"])[0]
         return margins(states, teacher.head(cached=False).first(self.vocabulary), supervised.labels, self.workspace)
 
     def _logits(self, number: int, states: Tensor, *, cached: bool) -> ChunkLogits:
@@ -327,8 +327,8 @@ class DistillationTrainer(OnPolicyTrainer):
             found = source.read(row_numbers(inputs), counts)
             if self.features.kept:
                 self.features.read(source, *self._numbers(inputs))
-            values, negentropy = (None if part is None else sent(part, inputs["labels"].device) for part in found)
-            return cast(Tensor, values), negentropy, aligned
+            values, *more = (sent(part, inputs["labels"].device) for part in found)
+            return values, more[0] if more else None, aligned
         asked = teacher.reading.batch(inputs, mask=teacher.masks) if teacher.reading else None
         if self.prompted:
             told: Any = self.train_dataset

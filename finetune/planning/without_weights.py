@@ -6,7 +6,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from finetune.distillation.student import planned_student
+from finetune.distillation.students import planned_student
 from finetune.errors import ModelError
 from finetune.foreign import reading
 from finetune.model_folder import AGAIN
@@ -28,7 +28,7 @@ def without_weights(located: LocatedModel, wanted: FromTeacher | None = None) ->
         kind = auto_class(config, home.name, own_code=home.remote_code)
         build = partial(kind.from_config, trust_remote_code=home.remote_code)
         if wanted is not None:
-            config = planned_student(config, wanted, build)
+            config = planned_student(config, wanted.amounts(), build)
         with torch.device("meta"):
             model = build(config)
             if model.config.get_text_config(decoder=True) is not model.config:

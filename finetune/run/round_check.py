@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune.benchmark.names import share
-from finetune.benchmark.scoring import Scores, benchmark_model, retention
+from finetune.benchmark.scoring import Scores, retention
 from finetune.errors import RecipeError
 from finetune.events import Notice
-from finetune.run.baselines import teacher_answers
+from finetune.run.baselines import measure, teacher_answers
 from finetune.run_context import RunContext
 from finetune.storage import digest
 
@@ -47,17 +47,8 @@ class RoundCheck:
 
     def kept(self, context: RunContext, model: Any) -> float:
         """The share of the teacher's ROUGE-L that the student of a round keeps."""
-        rows = self.rows
         with context.stage("deciding", "Measuring what the student keeps of its teacher") as said:
-            scores = benchmark_model(
-                model,
-                context.tokenizer,
-                rows.data.held_out,
-                rows.recipe.benchmark,
-                seed=rows.recipe.seed,
-                reporter=context.reporter,
-                stage="deciding",
-            )
+            scores = measure(self.rows, model, "deciding")
             value = float(retention(scores, self.teacher)[METRIC]["value"] or 0.0)
             said(f"{share(value)} of its ROUGE-L on {scores.rows} rows; {share(self.least)} are wanted")
         return value

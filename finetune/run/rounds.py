@@ -20,17 +20,16 @@ from itertools import pairwise
 from typing import Any
 
 from finetune.benchmark.names import in_words
-from finetune.benchmark.scoring import benchmark_model
 from finetune.distillation.setup import DistillationSetup
 from finetune.distillation.student import make_student
 from finetune.events import Notice, RoundFinished, TrainingFinished
+from finetune.models.location import locate
 from finetune.recipe import StudentSpec
-from finetune.run.baselines import TeacherScores
-from finetune.run.loading import attach_method, load_result
+from finetune.run.baselines import TeacherScores, measure
+from finetune.run.loading import attach_method, distillation_setup, load_result
 from finetune.run.result import save_model
 from finetune.run.resume import what_decides
 from finetune.run.round_check import RoundCheck
-from finetune.run.round_teacher import taught_by
 from finetune.run.train_model import Order, engine_of
 from finetune.run_context import RunContext
 from finetune.run_folder import TRAINING, RunFolder
@@ -68,7 +67,7 @@ def train_rounds(
             before = load_result(each, _place(folder, number - 1))
             model = _next_student(each, folder, number, before, done[-1]["left_out"])
             if context.recipe.distillation.round_teacher == "previous":
-                setup = taught_by(each, model, before, _place(folder, number - 1))
+                setup = _taught_by(each, model, before, _place(folder, number - 1))
             del before
         with context.stage("training", f"Training, round {number} of {len(rounds)}" if several else "Training") as said:
             begun = made_with | ({"round": number} if several else {})
@@ -101,6 +100,16 @@ def train_rounds(
     return Outcome(finished, stopped, sum(steps_of(each.recipe.training, len(each.data.train)) for each in left)), model
 
 
+def _taught_by(context: RunContext, student: Any, before: Any, place: RunFolder) -> DistillationSetup:
+    """What the student of a round learns from the one before it, saved in `place`, whose answers are cached like those of every teacher.
+
+    Teacher assistants: Mirzadeh et al. 2019, arXiv 1902.03393.
+    """
+    located = locate(str(place.output_dir), context.runtime, context.reporter)
+    recipe = context.recipe.with_changes({"teacher": {"source": str(place.output_dir), "load_in": None}})
+    return distillation_setup(context.beside(recipe=recipe, teachers_located=[located]), student, [before], look=False)
+
+
 def _result(context: RunContext, folder: RunFolder, number: int, done: Sequence[Mapping[str, Any]]) -> Any:
     """The student of a finished round as the result of the run: saved there, and described in run/student.json."""
     model, entry = load_result(context, _place(folder, number)), done[number - 1]
@@ -113,18 +122,9 @@ def _result(context: RunContext, folder: RunFolder, number: int, done: Sequence[
 
 def _entry(context: RunContext, folder: RunFolder, model: Any, outcome: Outcome, taught: TeacherScores | None) -> dict[str, Any]:
     """What run/progress.json says of a finished round."""
-    spec = context.recipe.benchmark.model_copy(update={"metrics": ["perplexity"]})
+    losses = context.beside(recipe=context.recipe.with_changes({"benchmark": {"metrics": ["perplexity"]}}))
     with context.stage("round", "Measuring the student of the round") as said:
-        scores = benchmark_model(
-            model,
-            context.tokenizer,
-            context.data.held_out,
-            spec,
-            seed=context.recipe.seed,
-            reporter=context.reporter,
-            stage="round",
-            teacher=taught.one.states if taught else None,
-        )
+        scores = measure(losses, model, "round", teacher=taught.one.states if taught else None)
         said(f"{_layers(context)} layers: {in_words(scores.values)}")
     left_out = folder.read_json(folder.student)["left_out"]
     ranges = left_out if isinstance(left_out[0], list) else [left_out]

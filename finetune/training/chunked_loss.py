@@ -63,6 +63,10 @@ class Rule:
     def correct(self, grad_hidden: Tensor, rows: slice, factor: float) -> None:
         """Add the part of the gradient [k, d] that does not go through the logits; hidden states were multiplied by `factor`."""
 
+    def add(self, name: str, value: Tensor) -> None:
+        """Count something in among the `sums`."""
+        self.sums[name] = self.sums.get(name, 0) + value
+
 
 class Workspace:
     """Named buffers that live as long as their owner: fresh memory costs a page fault every 4 KiB, more than the arithmetic in it.
@@ -116,7 +120,7 @@ class ChunkLogits:
         self.dtype = product_dtype(head.weight)
         self.weight = head.weight.detach()
         self.frozen = not head.weight.requires_grad
-        self.precise = torch.float64 if self.dtype == torch.float64 else torch.float32
+        self.precise = precision(self.dtype)
         self.wide = self.dtype == self.precise or wide_products(hidden.device.type, self.dtype)
         # A scale on the small hidden states costs nothing; on the logits it would cost a pass.
         self.cap = None if head.softcap is None else head.softcap / temperature
@@ -340,6 +344,11 @@ def chunks(rows: int, bytes_per_row: int, budget: int, first: int = 0) -> list[s
     count = -(-rows // most)
     edges = [first + rows * i // count for i in range(count + 1)] if count else []
     return [slice(start, stop) for start, stop in pairwise(edges)]
+
+
+def precision(dtype: torch.dtype) -> torch.dtype:
+    """What sums over numbers of this dtype are computed in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def product_dtype(weight: Tensor) -> torch.dtype:

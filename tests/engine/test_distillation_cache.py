@@ -49,7 +49,7 @@ def test_a_row_finds_its_own_states_in_any_order(tmp_path) -> None:
     counts = supervised_counts(ROWS)
     assert len(cache.shards) > 5
     assert (cache.rows, cache.tokens) == (len(ROWS), sum(counts))
-    values, _ = cache.read([17, 3, 29], [counts[17], counts[3], counts[29]])
+    (values,) = cache.read([17, 3, 29], [counts[17], counts[3], counts[29]])
     expected = []
     for row in (17, 3, 29):
         states = teacher.model(input_ids=torch.tensor([ROWS[row]["input_ids"]])).last_hidden_state[0, :-1]

@@ -53,13 +53,13 @@ def test_a_row_finds_what_its_teacher_has_shown(tmp_path: Path) -> None:
         last = teacher.model.layers[-1]
         values = last.self_attn.v_proj(last.input_layernorm(seen[2]))[0]
     supervised = torch.tensor(ROWS[row]["labels"][1:]) != NO_LOSS
-    (state,) = cache.inside(["layer.0"], [row], [int(supervised.sum())])
-    (kept,) = cache.inside(["last_layer.v"], [row], [len(ROWS[row]["input_ids"])])
+    (state,) = cache.read([row], [int(supervised.sum())], ["layer.0"])
+    (kept,) = cache.read([row], [len(ROWS[row]["input_ids"])], ["last_layer.v"])
     assert {state.dtype, kept.dtype} == {torch.float16}
     torch.testing.assert_close(state.float(), seen[1][0, :-1][supervised], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(kept.float(), values, rtol=1e-3, atol=1e-4)
     with pytest.raises(TrainingError, match=r"Row 5 has 99 tokens and the teacher cache in .* has \d+"):
-        cache.inside(["last_layer.v"], [row], [99])
+        cache.read([row], [99], ["last_layer.v"])
 
 
 def test_sixteen_bits_are_those_that_reach_far_enough() -> None:

@@ -28,7 +28,7 @@ def test_training_is_the_same_with_a_cache_read_ahead(
 ) -> None:
     read: list[tuple[int, ...]] = []
     of_the_cache = cache.read
-    monkeypatch.setattr(cache, "read", lambda rows, counts: read.append(tuple(rows)) or of_the_cache(rows, counts))
+    monkeypatch.setattr(cache, "read", lambda rows, *more: read.append(tuple(rows)) or of_the_cache(rows, *more))
 
     def trained(*, ahead: bool) -> Any:
         settings = arguments(tmp_path, gradient_accumulation_steps=2)
@@ -78,16 +78,16 @@ def test_where_there_is_a_gpu_what_was_read_ahead_is_in_memory_that_it_copies_fr
     fixed: dict[str, Any] = {"student_head": head_of(student), "temperature": 2.0}
     cache = build_cache("gradient", pico("llama", seed=7), pico_rows(12), tmp_path, **fixed)
     ahead, count = ReadAhead(cache), sum(label != -100 for label in pico_rows(12)[3]["labels"][1:])
-    ahead.begin([([3], [count])])
+    ahead.begin([([3], [count], ())])
     assert all(part is tensor for part, tensor in zip(ahead.read([3], [count]), pinned, strict=True))
 
 
 def test_what_was_begun_is_read_once_and_another_step_forgets_it(cache: TeacherCache, monkeypatch: pytest.MonkeyPatch) -> None:
     ahead, read, of_the_cache = ReadAhead(cache), [], cache.read
-    monkeypatch.setattr(cache, "read", lambda rows, counts: read.append(list(rows)) or of_the_cache(rows, counts))
+    monkeypatch.setattr(cache, "read", lambda rows, *more: read.append(list(rows)) or of_the_cache(rows, *more))
     counts = [sum(label != -100 for label in row["labels"][1:]) for row in pico_rows(12)]
-    ahead.begin([([0, 1], counts[:2]), ([2], counts[2:3])])
-    values, _ = ahead.read([2], counts[2:3])
+    ahead.begin([([0, 1], counts[:2], ()), ([2], counts[2:3], ())])
+    (values,) = ahead.read([2], counts[2:3])
     assert (values == of_the_cache([2], counts[2:3])[0]).all()
     ahead.begin([])
     ahead.read([0, 1], counts[:2])
@@ -96,6 +96,6 @@ def test_what_was_begun_is_read_once_and_another_step_forgets_it(cache: TeacherC
 
 def test_a_cache_of_other_rows_is_refused_where_it_is_used(cache: TeacherCache) -> None:
     ahead = ReadAhead(cache)
-    ahead.begin([([0], [10_000])])
+    ahead.begin([([0], [10_000], ())])
     with pytest.raises(TrainingError, match="supervised tokens"):
         ahead.read([0], [10_000])

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 from finetune import registry
 from finetune.distillation.cutting import layer_stack
 from finetune.distillation.starting_rate import BROKEN, OF_BROKEN, OF_CLOSE, rate_for
-from finetune.distillation.student import make_student, planned_student
+from finetune.distillation.student import make_student
+from finetune.distillation.students import planned_student
 from finetune.distillation.students.closeness import Closeness
 from finetune.distillation.students.ffn import FeedForward, kept_channels
 from finetune.distillation.students.heads import kept_heads
@@ -68,7 +69,7 @@ def test_a_student_is_what_transformers_loads_or_it_is_refused_by_run_and_plan(n
         with pytest.raises(ModelError, match=REFUSED[name, way]) as refused:
             make_student(teacher, wanted, ROWS)
         with pytest.raises(ModelError, match=REFUSED[name, way]):
-            planned_student(teacher.config, wanted, FROM)
+            planned_student(teacher.config, wanted.amounts(), FROM)
         assert "from_teacher.layers" in str(refused.value.hint)
         return
     made = make_student(teacher, wanted, ROWS)
@@ -87,7 +88,7 @@ def test_a_student_is_what_transformers_loads_or_it_is_refused_by_run_and_plan(n
         cached = again.generate(IDS[:, :5], max_new_tokens=4, do_sample=False)
         assert torch.equal(cached, again.generate(IDS[:, :5], max_new_tokens=4, do_sample=False, use_cache=False))
     if way != "size":  # of which a plan knows only about how large it is
-        assert FROM(planned_student(teacher.config, wanted, FROM)).num_parameters() == student.num_parameters()
+        assert FROM(planned_student(teacher.config, wanted.amounts(), FROM)).num_parameters() == student.num_parameters()
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if (name, "ffn") not in REFUSED])

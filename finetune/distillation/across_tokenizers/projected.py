@@ -22,7 +22,7 @@ from finetune.data.collator import NO_LOSS, Collator
 from finetune.distillation.across_tokenizers.alignment import NOWHERE, AlignedRow, Alignment, Share, shorter
 from finetune.errors import TrainingError
 from finetune.training.batches import in_main_memory, sent
-from finetune.training.chunked_loss import ChunkLogits, Workspace, softmax_
+from finetune.training.chunked_loss import ChunkLogits, Workspace, precision, softmax_
 from finetune.training.head import Head
 
 AVERAGED = "Teachers with other tokenizers cannot be averaged."
@@ -51,7 +51,7 @@ class ProjectedHead(Head):
 
     def logits(self, hidden: Tensor) -> Tensor:
         logits = super().logits(hidden)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = logits.to(precision(logits.dtype))
         flat = logits.flatten(0, -2)
         return project_(flat, *self.places(flat.device), flat.new_empty(len(flat), self.size)).view(*logits.shape[:-1], self.size)
 

@@ -10,7 +10,7 @@ the teacher's head beside its values in every step. A cache of the teacher (fine
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,27 +19,34 @@ if TYPE_CHECKING:
     from finetune.training.head import Head
 
 
-class Signal(Protocol):
-    names: tuple[str, ...]
-    keeps_head: bool
-    of_spans: bool  # whether it is for spans of text across tokenizers, and for nothing else
-    of_server: bool  # whether it is what a server tells, and asked of no other teacher unless by hand
-    why: str  # it is chosen where nothing cheaper was possible
+class Signal:
+    """What every signal has; by itself it serves every objective, student and temperature."""
+
+    names: ClassVar[tuple[str, ...]]
+    keeps_head: ClassVar[bool] = False
+    of_spans: ClassVar[bool] = False  # whether it is for spans of text across tokenizers, and for nothing else
+    of_server: ClassVar[bool] = False  # whether it is what a server tells, and asked of no other teacher unless by hand
+    why: ClassVar[str]  # it is chosen where nothing cheaper was possible
 
     def problem(self, student: Head, forward_kl: bool) -> str | None:
         """Why a student with this head and objective cannot learn from it, as half a sentence, or None."""
+        return None
 
     def token_bytes(self, teacher: Head, student: Head | None) -> int:
         """On disk for each supervised token, all of its `names` together; heads may be without content."""
+        raise NotImplementedError
 
     def key(self, vocabulary: int, student: Head | None, temperature: float | None) -> dict[str, Any]:
         """The fields of a CacheKey that its numbers depend on, beside teacher and rows."""
+        return {}
 
     def mismatch(self, key: Any, student: Head, temperature: float) -> str | None:
         """Why a cache with this key was made for another student or temperature, as a sentence, or None."""
+        return None
 
     def ask(self, hidden: Tensor, teacher: Head, student: Head | None, temperature: float, workspace: Workspace) -> tuple[Tensor, ...]:
         """The tensors in `names` for states [n, d] of the teacher; both heads are cut to the shared vocabulary."""
+        raise NotImplementedError
 
 
 def bytes_of(signal: Signal, tokens: int, teacher: Head, student: Head | None) -> int:

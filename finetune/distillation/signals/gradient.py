@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from finetune.distillation.signals import Signal
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -15,11 +17,8 @@ if TYPE_CHECKING:
     from finetune.training.head import Head
 
 
-class Gradient:
+class Gradient(Signal):
     names = ("values", "negentropy")
-    keeps_head = False
-    of_spans = False
-    of_server = False
     why = "the student's head is frozen"
 
     def problem(self, student: Head, forward_kl: bool) -> str | None:

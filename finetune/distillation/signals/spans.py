@@ -5,7 +5,9 @@ Only for a teacher with another tokenizer: see finetune/distillation/across_toke
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from finetune.distillation.signals import Signal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,24 +16,13 @@ if TYPE_CHECKING:
     from finetune.training.head import Head
 
 
-class Spans:
+class Spans(Signal):
     names = ("values",)
-    keeps_head = False
     of_spans = True
-    of_server = False
     why = "likelihoods of spans are compared, which is approximate"
-
-    def problem(self, student: Head, forward_kl: bool) -> str | None:
-        return None
 
     def token_bytes(self, teacher: Head, student: Head | None) -> int:
         return 4
-
-    def key(self, vocabulary: int, student: Head | None, temperature: float | None) -> dict[str, Any]:
-        return {}
-
-    def mismatch(self, key: Any, student: Head, temperature: float) -> str | None:
-        return None
 
     def ask(self, hidden: Tensor, teacher: Head, student: Head | None, temperature: float, workspace: Workspace) -> tuple[Tensor, ...]:
         """What the reading has made of the states: log b [n, 1]."""

@@ -6,8 +6,9 @@ so no run chooses it; one made by hand (`build_cache("top_k", model, rows, folde
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from finetune.distillation.signals import Signal
 from finetune.teacher_settings import TOP_K
 
 if TYPE_CHECKING:
@@ -17,24 +18,13 @@ if TYPE_CHECKING:
     from finetune.training.head import Head
 
 
-class TopK:
+class TopK(Signal):
     names = ("values", "ids")
-    keeps_head = False
-    of_spans = False
     of_server = True
     why = "a server tells its likeliest tokens, which is approximate"
 
-    def problem(self, student: Head, forward_kl: bool) -> str | None:
-        return None
-
     def token_bytes(self, teacher: Head, student: Head | None) -> int:
         return token_bytes(min(TOP_K, teacher.vocabulary))
-
-    def key(self, vocabulary: int, student: Head | None, temperature: float | None) -> dict[str, Any]:
-        return {}
-
-    def mismatch(self, key: Any, student: Head, temperature: float) -> str | None:
-        return None
 
     def ask(self, hidden: Tensor, teacher: Head, student: Head | None, temperature: float, workspace: Workspace) -> tuple[Tensor, ...]:
         """Log-probabilities [n, k + 1], the last of all other tokens together, and the k tokens [n, k], at temperature 1."""

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from finetune import registry
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -37,6 +39,13 @@ class Made:
 def wanted_of(amount: float, of: int) -> float:
     """What a count, or a share below 1, means of so many."""
     return of * amount if amount < 1 else amount
+
+
+def planned_student(config: Any, amounts: Iterable[tuple[str, float]], build: Build) -> Any:
+    """The configuration of a student made in several ways, without weights and rows; raises what they raise."""
+    for name, amount in amounts:
+        config = registry.load("students", name).planned(config, amount, build)
+    return config
 
 
 class StudentMaker(Protocol):

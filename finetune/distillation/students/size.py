@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from finetune import registry
-from finetune.distillation.students import Build, Made, Rows
+from finetune.distillation.students import Build, Made, Rows, planned_student
 from finetune.errors import ModelError, RecipeError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Size:
 
     def planned(self, config: Any, amount: float, build: Build) -> Any:
         """The configuration of the mix in the middle: which one it will be is measured when the student is made."""
-        return _planned(config, _middle(_mixes(config, amount, build)), build)
+        return planned_student(config, _middle(_mixes(config, amount, build)).amounts(), build)
 
     def make(self, teacher: nn.Module, amount: float, rows: Rows) -> Made:
         from finetune.distillation.students.closeness import Closeness
@@ -95,7 +95,7 @@ def _mixes(config: Any, size: float, build: Build) -> list[Mix]:
     width, channel = 0, 1.0
     try:
         width = ffn_width(config)
-        _, narrow, _ = _counted(_planned(config, Mix(None, STEP), build), build)
+        _, narrow, _ = _counted(planned_student(config, Mix(None, STEP).amounts(), build), build)
         channel = (parameters - narrow) / depth / (width - STEP)  # parameters of one channel of one layer
     except ModelError as error:
         refused.append(error)
@@ -110,7 +110,7 @@ def _mixes(config: Any, size: float, build: Build) -> list[Mix]:
         if off > max(OFF, layer / parameters / 2) or (width and ffn < STEP) or not mix.amounts():
             continue
         try:
-            _planned(config, mix, build)
+            planned_student(config, mix.amounts(), build)
             found.append(mix)
         except ModelError as error:
             refused.append(error)
@@ -136,12 +136,6 @@ def _counted(config: Any, build: Build) -> tuple[int, int, float]:
     stack = layer_stack(model)
     inside = sum(parameter.numel() for parameter in stack.parameters())
     return len(stack), sum(parameter.numel() for parameter in model.parameters()), inside / len(stack)
-
-
-def _planned(config: Any, mix: Mix, build: Build) -> Any:
-    for name, amount in mix.amounts():
-        config = registry.load("students", name).planned(config, amount, build)
-    return config
 
 
 def _made(teacher: nn.Module, mix: Mix, rows: Rows, blocks: Mapping[int, Block]) -> Made:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from finetune.distillation.terms import Batch
-from finetune.training.chunked_loss import chunks
+from finetune.training.chunked_loss import chunks, precision
 
 SCORE_BYTES = 32 * 2**20  # of the scores of one head that exist at once
 
@@ -33,7 +33,7 @@ def relation_divergence(student: Tensor, teacher: Tensor, heads: int, batch: Bat
 class _Distance(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
-        precise = precision(student)
+        precise = precision(student.dtype)
         theirs = teacher.to(precise)
         apart = student.to(precise) - theirs
         length = theirs.square().sum(-1, keepdim=True).clamp_min(torch.finfo(precise).tiny)
@@ -51,7 +51,7 @@ class _Distance(torch.autograd.Function):
 class _Relations(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, heads: int, real: Tensor, shares: Tensor) -> Tensor:
-        precise, (rows, length, width) = precision(student), student.shape
+        precise, (rows, length, width) = precision(student.dtype), student.shape
         total = torch.zeros((), dtype=precise, device=student.device)
         slope = torch.empty(rows, length, width, dtype=precise, device=student.device)
         later = torch.ones(length, length, dtype=torch.bool, device=student.device).triu_(1)
@@ -76,10 +76,6 @@ class _Relations(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = ctx.saved_tensors
         return slope * grad.to(slope.dtype), None, None, None, None
-
-
-def precision(states: Tensor) -> torch.dtype:
-    return torch.float64 if states.dtype == torch.float64 else torch.float32
 
 
 def _head(projected: Tensor, head: int, heads: int, precise: torch.dtype) -> Tensor:

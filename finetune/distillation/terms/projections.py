@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.training.chunked_loss import precision
 from finetune.training.head import causal_lm
 
 NAME = "feature_maps"  # of the model's part while it trains
@@ -27,8 +28,8 @@ TOKENS = 2048  # that a map begins with
 
 def projections(count: int, ours: int, theirs: int, like: Tensor) -> nn.ModuleList:
     """`count` maps without content; in float32, or in float64 for a student in float64."""
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    return nn.ModuleList(nn.utils.skip_init(nn.Linear, ours, theirs, bias=False, device=like.device, dtype=dtype) for _ in range(count))
+    made: dict[str, Any] = {"bias": False, "device": like.device, "dtype": precision(like.dtype)}
+    return nn.ModuleList(nn.utils.skip_init(nn.Linear, ours, theirs, **made) for _ in range(count))
 
 
 @torch.no_grad()
