@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune.benchmark.names import share
-from finetune.benchmark.scoring import Scores, benchmark_model, retention
+from finetune.benchmark.scoring import Scores, benchmark_model
 from finetune.errors import RecipeError
 from finetune.events import Notice
 from finetune.run.baselines import teacher_answers
@@ -58,7 +58,7 @@ class RoundCheck:
                 reporter=context.reporter,
                 stage="deciding",
             )
-            value = float(retention(scores, self.teacher)[METRIC]["value"] or 0.0)
+            value = scores.values[METRIC] / self.teacher.values[METRIC]
             said(f"{share(value)} of its ROUGE-L on {scores.rows} rows; {share(self.least)} are wanted")
         return value
 

@@ -50,6 +50,8 @@ def test_it_is_told_in_numbers_and_not_at_all_where_there_are_none() -> None:
     assert codes_copied(scores()) == "1 of 3 numbers and codes of the references (before: 0)"
     assert codes_copied(scores(teacher={"copied": 1.0})) == "1 of 3 numbers and codes of the references (before: 0, teacher: 3)"
     assert codes_copied(scores(per_row={"rougeL": [0.5]})) is None
+    many = scores(per_row={"rougeL": [0.5] * 9, "codes_copied": [0] * 8 + [1], "codes": [1] + [0] * 7 + [2]})
+    assert str(codes_copied(many)).endswith("of the references (before: 0), in 2 rows: too few to judge")
 
 
 def test_the_worst_answers_come_first_and_say_what_they_lack() -> None:
