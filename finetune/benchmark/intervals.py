@@ -66,14 +66,25 @@ class Statistic:
         return len(self.columns)
 
     @property
-    def right_and_wrong(self) -> tuple[Floats, Floats] | None:
-        """A row [k] that is all right and one that is all wrong, where these may not have been seen: of what is counted, and where each
-        row has the least or the most."""
-        of = self.columns[:, 1] if self.columns.shape[1] > 1 else np.ones(self.rows)
-        at_the_ends = (self.least, self.most) == (0.0, 1.0) and bool(np.isin(self.columns[:, 0] / of, (0.0, 1.0)).all())
+    def right_and_wrong(self) -> tuple[Floats, Floats]:
+        """A row [k] that is all right, and one that is all wrong, of a score from 0 to 1."""
         right, wrong = self.columns.mean(0), self.columns.mean(0)
-        right[0], wrong[0] = of.mean(), 0.0
-        return (right, wrong) if self.counted or at_the_ends else None
+        right[0], wrong[0] = self._of.mean(), 0.0
+        return right, wrong
+
+    @property
+    def all_or_nothing(self) -> bool:
+        """Whether rows are right or wrong, or happen to be: then some of either kind may only not have been seen."""
+        return self.counted or (self.bounded and bool(np.isin(self.columns[:, 0] / self._of, (0.0, 1.0)).all()))
+
+    @property
+    def bounded(self) -> bool:
+        return (self.least, self.most) == (0.0, 1.0)
+
+    @property
+    def _of(self) -> Floats:
+        """What each row has at most."""
+        return self.columns[:, 1] if self.columns.shape[1] > 1 else np.ones(self.rows)
 
     @property
     def raw(self) -> float:
@@ -93,7 +104,7 @@ def estimate(statistic: Statistic) -> Interval:
     """The score with its interval."""
     if statistic.rows < FEWEST_ROWS:
         return Interval(statistic.shown(statistic.raw), None, None)
-    unseen = [row for row in statistic.right_and_wrong or () for _ in range(2)]
+    unseen = [*statistic.right_and_wrong, *statistic.right_and_wrong] if statistic.all_or_nothing else []
     low, high = map(statistic.shown, interval_of(statistic.columns, statistic.of, unseen))
     return Interval(statistic.shown(statistic.raw), max(low, statistic.least), min(high, statistic.most))
 
@@ -236,8 +247,11 @@ def statistics_of(per_row: Mapping[str, Sequence[Any]]) -> dict[str, Statistic]:
 def _beside(
     one: Statistic, other: Statistic, joined: Callable[[Floats, Floats], Floats]
 ) -> tuple[Floats, Callable[[Floats], Floats], list[Floats]]:
-    """The columns of two statistics of the same rows, `joined` of the two, and rows of which only one is right, if these count."""
-    split = one.columns.shape[1]
-    ours, theirs = one.right_and_wrong, other.right_and_wrong
-    unseen = [np.concatenate([ours[0], theirs[1]]), np.concatenate([ours[1], theirs[0]])] if ours and theirs else []
+    """The columns of two statistics of the same rows, `joined` of the two, and rows of which only one is right, where none may have been
+    seen: of answers that are right or wrong, and where the two are alike in every row."""
+    split, unseen = one.columns.shape[1], []
+    alike = one.bounded and np.array_equal(one.columns, other.columns)
+    if alike or (one.all_or_nothing and other.all_or_nothing):
+        (right, wrong), (their_right, their_wrong) = one.right_and_wrong, other.right_and_wrong
+        unseen = [np.concatenate([right, their_wrong]), np.concatenate([wrong, their_right])]
     return np.hstack([one.columns, other.columns]), lambda means: joined(one.of(means[..., :split]), other.of(means[..., split:])), unseen

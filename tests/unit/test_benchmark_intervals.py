@@ -87,12 +87,16 @@ def test_answers_that_became_right_decide_as_mcnemars_exact_test_does(rows: int)
         assert change("copied", *copied)["verdict"] == said
 
 
-@pytest.mark.parametrize("per_row", [{"accuracy": [1.0] * 20}, {"rougeL": [1.0] * 20}, {"codes_copied": [2] * 20, "codes": [2] * 20}])
+@pytest.mark.parametrize(
+    "per_row",
+    [{"accuracy": [1.0] * 20}, {"rougeL": [1.0] * 20}, {"rougeL": [1.0] * 19 + [0.8]}, {"codes_copied": [2] * 20, "codes": [2] * 20}],
+)
 def test_twenty_perfect_answers_are_not_called_perfect_for_ever(per_row: dict[str, list[float]]) -> None:
     (score,) = statistics_of(per_row).values()
     found, kept = estimate(score), ratio(score, score)
-    assert (found.value, found.high) == (1.0, 1.0)
-    assert found.low == pytest.approx(0.05 ** (1 / 20) - 0.09, abs=0.1)  # of so rare a fault 20 rows may show nothing
+    assert found.high == 1.0
+    assert found.low is not None
+    assert 0.75 < found.low < 1.0, "of a fault in one row of ten, 20 rows show none in one case of eight"
     assert kept is not None
     assert kept.value == 1.0
     assert kept.low < 0.97 < 1.03 < kept.high
