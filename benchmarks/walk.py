@@ -42,7 +42,7 @@ def main() -> None:
         if given.elsewhere:
             elsewhere(place)
         if given.distil:
-            told(place / "distilled_model", walk(place, {"What would": [DOWN], "Teacher": [DOWN]}))
+            told(place / "distilled_model", walk(place, {"What would": [DOWN]}))
 
 
 def walk(place: Path, keys: dict[str, list[str]]) -> float:

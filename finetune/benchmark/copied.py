@@ -4,7 +4,8 @@
     right, of = copied(["Order AB-1243."], ["Order AB-1234 ships in 3 days."])   # [0], [2]
 
 A code is a word with a digit in it, an identifier with an underscore, an e-mail address or a web address; its case does not matter. Words
-that are joined to a number are not part of it: "30-day" has the number 30.
+that are joined to a number are not part of it: "30-day" has the number 30. Nor are letters of scripts without capitals, which stand beside
+a number without a space (Chinese, Japanese, Thai) or belong to the sentence (Korean, Hebrew): "订单84731已发货" has the number 84731.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-ADDRESS = r"(?:https?://|www\.)[^\s<>\"']+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
+ADDRESS = r"(?:https?://|www\.)[^\s<>\"'。、」』】》]+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
 WORD = r"\w+(?:(?:[-./#]|(?<=\d)[,:'](?=\d))[^\W_]+)*"
 FOUND = re.compile(f"({ADDRESS})|({WORD})")
 AT_THE_END = ".,:;!?)]}'\""
@@ -22,10 +23,18 @@ AT_THE_END = ".,:;!?)]}'\""
 def codes(text: str) -> set[str]:
     """The numbers and codes in a text."""
     found: set[str] = set()
-    for match in FOUND.finditer(unicodedata.normalize("NFKC", text)):
+    for match in FOUND.finditer("".join(map(_of_a_code, unicodedata.normalize("NFKC", text.replace("№", " "))))):
         address, word = match.groups()
         found |= {address.rstrip(AT_THE_END).casefold()} if address else _of_word(word)
     return found - {""}
+
+
+def _of_a_code(character: str) -> str:
+    """The character as a code may have it: digits of any script in ASCII; a space for what is no part of one."""
+    if character.isascii():
+        return character
+    kind = unicodedata.category(character)
+    return str(unicodedata.decimal(character)) if kind == "Nd" else " " if kind in ("Lo", "Lm") or kind[0] == "M" else character
 
 
 def _of_word(word: str) -> set[str]:

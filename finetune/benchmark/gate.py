@@ -46,7 +46,7 @@ def gate(scores: Mapping[str, Any], metric: str, *, than: str = "before") -> str
     if not change:
         return f"{name} was not measured row by row, so it was not judged."
     if change["verdict"] == "too few rows":
-        return f"{name} was not judged. {too_few(int(scores['rows']))}"
+        return f"{name} was not judged. {too_few(int(scores['rows']), change.get('rows'))}"
     if change["verdict"] == "worse":
         before, after = (number(metric, scores[side][metric]) for side in ("before", "after"))
         ends = f"[{signed(metric, change['low'])}, {signed(metric, change['high'])}]"

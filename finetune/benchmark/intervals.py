@@ -8,9 +8,13 @@ A statistic is a function of the means of columns with one line per row, so the 
 and their ratios. What a row contributes is found by leaving it out (jackknife pseudo-values); of these, the interval reaches from the
 lower to the higher end of Student's t and of the bootstrap-t, and a share of 1 / rows further. Either alone is wrong too often: the first
 where a few rows differ much from the others, the second where rows are of very different lengths or many are alike, and both where rows are
-few. benchmarks/coverage.py counts how often, for these and for other ways.
+few. Of answers that are right or wrong neither knows what it has not seen: twenty right answers of twenty do not make a model that is never
+wrong. There a few rows of both kinds are added, and Student's t is enough. benchmarks/coverage.py counts how often, for these and for other
+ways.
 
-Sources: Tukey (1958), Bias and confidence in not-quite large samples; Efron and Tibshirani (1993), An Introduction to the Bootstrap, 12.5.
+Sources: Tukey (1958), Bias and confidence in not-quite large samples; Efron and Tibshirani (1993), An Introduction to the Bootstrap, 12.5;
+Agresti and Coull (1998), Approximate is better than "exact" for interval estimation of binomial proportions; Bonett and Price (2012), Adjusted
+Wald confidence interval for a difference of binomial proportions based on paired data.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.benchmark.names import FEWEST_ROWS, LOWER_IS_BETTER, PERCENT, is_task, number
+from finetune.benchmark.names import COUNTED, FEWEST_ROWS, LOWER_IS_BETTER, PERCENT, is_task, number
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -47,7 +51,7 @@ Verdict = Literal["better", "worse", "no evidence", "too few rows"]
 class Statistic:
     """`of` the means [..., k] of `columns` [rows, k] is the score; it is shown as `shown` of that, which rises with it.
 
-    No model can have less than `least` or more than `most`, and so no interval reaches beyond.
+    No model can have less than `least` or more than `most`, and so no interval reaches beyond. `counted` are shares of what is right or wrong.
     """
 
     columns: Floats
@@ -55,10 +59,32 @@ class Statistic:
     shown: Callable[[float], float] = float
     least: float = -math.inf
     most: float = math.inf
+    counted: bool = False
 
     @property
     def rows(self) -> int:
         return len(self.columns)
+
+    @property
+    def right_and_wrong(self) -> tuple[Floats, Floats]:
+        """A row [k] that is all right, and one that is all wrong, of a score from 0 to 1."""
+        right, wrong = self.columns.mean(0), self.columns.mean(0)
+        right[0], wrong[0] = self._of.mean(), 0.0
+        return right, wrong
+
+    @property
+    def all_or_nothing(self) -> bool:
+        """Whether rows are right or wrong, or happen to be: then some of either kind may only not have been seen."""
+        return self.counted or (self.bounded and bool(np.isin(self.columns[:, 0] / self._of, (0.0, 1.0)).all()))
+
+    @property
+    def bounded(self) -> bool:
+        return (self.least, self.most) == (0.0, 1.0)
+
+    @property
+    def _of(self) -> Floats:
+        """What each row has at most."""
+        return self.columns[:, 1] if self.columns.shape[1] > 1 else np.ones(self.rows)
 
     @property
     def raw(self) -> float:
@@ -78,12 +104,15 @@ def estimate(statistic: Statistic) -> Interval:
     """The score with its interval."""
     if statistic.rows < FEWEST_ROWS:
         return Interval(statistic.shown(statistic.raw), None, None)
-    low, high = map(statistic.shown, interval_of(statistic.columns, statistic.of))
+    unseen = [*statistic.right_and_wrong, *statistic.right_and_wrong] if statistic.all_or_nothing else []
+    low, high = map(statistic.shown, interval_of(statistic.columns, statistic.of, unseen))
     return Interval(statistic.shown(statistic.raw), max(low, statistic.least), min(high, statistic.most))
 
 
 def change(metric: str, after: Statistic, before: Statistic) -> dict[str, Any]:
-    """{"difference", "low", "high", "verdict"} of after - before on the same rows; `low` and `high` are None for too few rows.
+    """{"difference", "low", "high", "verdict"} of after - before on the same rows.
+
+    Of too few rows `low` and `high` are None, and "rows" says how many there are.
 
     A difference that is shown as nothing is no evidence of one, however sure it is. Of scores that are shown on another scale the ends are
     those of the change, taken from `before` as it is.
@@ -91,28 +120,34 @@ def change(metric: str, after: Statistic, before: Statistic) -> dict[str, Any]:
     rows, start = after.rows, before.raw
     value = after.shown(after.raw) - before.shown(start)
     if rows < FEWEST_ROWS:
-        return {"difference": value, "low": None, "high": None, "verdict": "too few rows"}
+        return {"difference": value, "low": None, "high": None, "verdict": "too few rows", "rows": rows}
     low, high = (before.shown(start + end) - before.shown(start) for end in interval_of(*_beside(after, before, np.subtract)))
+    most = after.most - after.least
+    low, high = max(low, -most), min(high, most)
     return {"difference": value, "low": low, "high": high, "verdict": _verdict(metric, value, low, high)}
 
 
 def ratio(part: Statistic, whole: Statistic) -> Interval | None:
     """`part / whole` on the same rows; None where the whole is 0, or may be."""
-    columns, of = _beside(part, whole, np.divide)
+    if not whole.raw:
+        return None
+    value = part.raw / whole.raw
+    if part.rows < FEWEST_ROWS:
+        return Interval(value, None, None)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = estimate(Statistic(columns, of, least=0.0))
-    known = [number for number in (found.value, found.low, found.high) if number is not None]
-    return found if np.isfinite(known).all() else None
+        low, high = interval_of(*_beside(part, whole, np.divide))
+    return Interval(value, max(low, 0.0), high) if np.isfinite([low, high]).all() else None
 
 
 def _verdict(metric: str, difference: float, low: float, high: float) -> Verdict:
-    if low <= 0 <= high or number(metric, abs(difference)) == number(metric, 0.0):
+    if not (low > 0 or high < 0) or number(metric, abs(difference)) == number(metric, 0.0):
         return "no evidence"
     return "better" if (high < 0) == (metric in LOWER_IS_BETTER) else "worse"
 
 
-def interval_of(columns: Floats, of: Callable[[Floats], Floats]) -> tuple[float, float]:
-    """The ends of the 95 % interval of `of` the means of `columns` [rows, k]."""
+def interval_of(columns: Floats, of: Callable[[Floats], Floats], unseen: Sequence[Floats] = ()) -> tuple[float, float]:
+    """The ends of the 95 % interval of `of` the means of `columns` [rows, k]; `unseen` rows are added where these may only be missing."""
+    columns = np.vstack([columns, *unseen])
     rows = len(columns)
     whole = float(of(columns.mean(0)))
     each = rows * whole - (rows - 1) * of((columns.sum(0) - columns) / (rows - 1))
@@ -122,6 +157,8 @@ def interval_of(columns: Floats, of: Callable[[Floats], Floats]) -> tuple[float,
     if error <= 1e-12 * abs(whole):  # all rows say the same
         return whole, whole
     half = t_quantile(rows - 1)
+    if unseen:
+        return whole - half * error, whole + half * error
     least, most = _scaled(each) if rows <= RESAMPLED else (-half, half)
     error *= 1 + 1 / rows
     return whole - max(half, most) * error, whole + max(half, -least) * error
@@ -200,13 +237,21 @@ def statistics_of(per_row: Mapping[str, Sequence[Any]]) -> dict[str, Statistic]:
     for key, (sums, counts) in QUOTIENTS.items():
         if sums in per_row:
             found[key] = mean_per_token(per_row[sums], per_row[counts])
-    shares = [key for key in found if key.startswith("rouge") or key in PERCENT or (is_task(key) and set(per_row[key]) <= {0, 1})]
-    found |= {key: replace(found[key], least=0.0, most=1.0) for key in shares}
+    of_right = [key for key in found if is_task(key) and set(per_row[key]) <= {0, 1}]
+    shares = [key for key in found if key.startswith("rouge") or key in PERCENT or key in of_right]
+    found |= {key: replace(found[key], least=0.0, most=1.0, counted=key in (*COUNTED, *of_right)) for key in shares}
     found |= {key: replace(found[key], least=0.0) for key in found if key == "kl"}
     return {key: statistic for key, statistic in found.items() if statistic.rows}
 
 
-def _beside(one: Statistic, other: Statistic, joined: Callable[[Floats, Floats], Floats]) -> tuple[Floats, Callable[[Floats], Floats]]:
-    """The columns of two statistics of the same rows, and `joined` of the two."""
-    split = one.columns.shape[1]
-    return np.hstack([one.columns, other.columns]), lambda means: joined(one.of(means[..., :split]), other.of(means[..., split:]))
+def _beside(
+    one: Statistic, other: Statistic, joined: Callable[[Floats, Floats], Floats]
+) -> tuple[Floats, Callable[[Floats], Floats], list[Floats]]:
+    """The columns of two statistics of the same rows, `joined` of the two, and rows of which only one is right, where none may have been
+    seen: of answers that are right or wrong, and where the two are alike in every row."""
+    split, unseen = one.columns.shape[1], []
+    alike = one.bounded and np.array_equal(one.columns, other.columns)
+    if alike or (one.all_or_nothing and other.all_or_nothing):
+        (right, wrong), (their_right, their_wrong) = one.right_and_wrong, other.right_and_wrong
+        unseen = [np.concatenate([right, their_wrong]), np.concatenate([wrong, their_right])]
+    return np.hstack([one.columns, other.columns]), lambda means: joined(one.of(means[..., :split]), other.of(means[..., split:])), unseen

@@ -20,7 +20,8 @@ NAMES = {
     "agreement": "Same top token",
 }
 LOWER_IS_BETTER = ("perplexity", "kl")
-PERCENT = ("accuracy", "exact_match", "last_number", "copied", "agreement")  # shares of rows or tokens
+COUNTED = ("accuracy", "exact_match", "last_number", "copied")  # of answers, or what stands in them: each is right or wrong
+PERCENT = (*COUNTED, "agreement")  # shares of rows or tokens
 TASK_SCORE = "/"  # between the name of a task of lm-evaluation-harness and its metric: hellaswag/acc
 FEWEST_ROWS = 8  # below, no interval holds its word (benchmarks/coverage.py): nothing is said
 IN_SHORT = ("rougeL", "accuracy", "exact_match", "last_number", "perplexity")  # where there is no room for all
@@ -71,9 +72,10 @@ def retained(scores: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
     return {metric: share for metric, share in (scores.get("retention") or {}).items() if metric not in LOWER_IS_BETTER}
 
 
-def too_few(rows: int) -> str:
-    """Why nothing is said of scores on so few rows."""
-    return f"Too few rows to judge: {rows:,} row{'s' if rows != 1 else ''}; {FEWEST_ROWS} would do."
+def too_few(rows: int, counted: int | None = None) -> str:
+    """Why nothing is said of scores on so few rows; `counted` is how many of them have what a score counts, such as a number."""
+    some = f"{counted:,} of " if counted is not None and counted < rows else ""
+    return f"Too few rows to judge: {some}{rows:,} row{'s' if rows != 1 else ''}{' count' if some else ''}; {FEWEST_ROWS} would do."
 
 
 def share(value: float) -> str:
@@ -89,7 +91,8 @@ def which_tokens(scores: Mapping[str, Any]) -> str:
 
 def codes_copied(scores: Mapping[str, Any]) -> str | None:
     """ "7 of 9 numbers and codes of the references (before: 2)"; None if the references have none."""
-    of = sum((scores.get("per_row") or {}).get("codes") or [])
+    each = (scores.get("per_row") or {}).get("codes") or []
+    of, rows = sum(each), sum(1 for codes in each if codes)
     if not of:
         return None
     counted = {
@@ -98,7 +101,8 @@ def codes_copied(scores: Mapping[str, Any]) -> str | None:
         if (scores.get(side) or {}).get("copied") is not None
     }
     others = ", ".join(f"{side}: {counted[side]:,}" for side in ("before", "teacher") if side in counted)
-    return f"{counted['after']:,} of {of:,} numbers and codes of the references{f' ({others})' if others else ''}"
+    few = f", in {rows} row{'s' if rows != 1 else ''}: too few to judge" if rows < FEWEST_ROWS <= len(each) else ""
+    return f"{counted['after']:,} of {of:,} numbers and codes of the references{f' ({others})' if others else ''}{few}"
 
 
 def beside_the_teacher(scores: Mapping[str, Any]) -> str | None:

@@ -41,7 +41,7 @@ from finetune.training.out_of_memory import MEMORY_ERRORS, ran_out
 if TYPE_CHECKING:
     from finetune.benchmark.harness_model import TaskScores
 
-VERSION = 4  # version of the scoring: raise it when numbers would change, so that cached base scores are recomputed
+VERSION = 5  # version of the scoring: raise it when numbers would change, so that cached base scores are recomputed
 RETAINED = ("rougeL", "accuracy", "exact_match", "last_number")  # more is better; "36 % of the perplexity" says nothing to anybody
 
 

@@ -4,9 +4,10 @@
     found.word, found.sentence         # "not usable", "Keeps 12 % [5 %, 21 %] of its teacher: not usable."
     found.costs                        # "0.32 times the size, 4.4 times the speed."
 
-The rule. Of the teacher's ROUGE-L a usable student keeps at least 80 %, and its perplexity is at most 1.5 times the teacher's. One that
-keeps less than 50 %, or whose perplexity is more than 3 times the teacher's, is not usable. Between the two it is weak. Where only one of
-the two was measured, that one decides; the lower of both decides otherwise, because a student can know the text and yet answer nonsense.
+The rule. Of the teacher's ROUGE-L (of its right answers, where these were counted and no ROUGE) a usable student keeps at least 80 %, and
+its perplexity is at most 1.5 times the teacher's. One that keeps less than 50 %, or whose perplexity is more than 3 times the teacher's, is
+not usable. Between the two it is weak. Where only one of the two was measured, that one decides; the lower of both decides otherwise, because
+a student can know the text and yet answer nonsense. Shares and ratios are judged as they are shown, rounded.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.benchmark.names import FEWEST_ROWS, number, retained, share
+from finetune.benchmark.names import FEWEST_ROWS, NAMES, number, retained, share
 
-METRIC = "rougeL"
+METRICS = {"rougeL": "", "accuracy": "'s right answers", "last_number": "'s right numbers", "exact_match": "'s exact matches"}  # first known
 WORDS = ("not usable", "weak", "usable")
-KEPT = (0.5, 0.8)  # of the teacher's ROUGE-L: from here on it is weak, usable
+KEPT = (50, 80)  # percent of the teacher's answers: from here on it is weak, usable
 TIMES = (3.0, 1.5)  # the teacher's perplexity: up to here it is weak, usable
 MOST_KEPT = 1.5  # a larger share says more about the teacher
 UNJUDGED = "too few rows to judge"
@@ -39,34 +40,45 @@ def verdict_on(scores: Mapping[str, Any]) -> StudentVerdict | None:
     """What can be said of the student; None for a run without a teacher, or where nothing of the teacher was measured."""
     if not scores.get("teacher"):
         return None
-    kept = retained(scores).get(METRIC)
+    rows = int(scores["rows"])
+    metric, kept = kept_of(scores)
     student, teacher = (float((scores.get(side) or {}).get("perplexity") or 0) for side in ("after", "teacher"))
-    times = student / teacher if student and teacher else None
-    by_answers = sum(kept["value"] >= least for least in KEPT) if kept else None
-    by_text = sum(times <= most for most in TIMES) if times else None
+    times = round(student / teacher, 1) if student and teacher else None
+    by_answers = sum(round(100 * kept["value"]) >= least for least in KEPT) if kept else None
+    by_text = sum(times <= most for most in TIMES) if times is not None else None
     known = [level for level in (by_answers, by_text) if level is not None]
     if not known:
         return None
-    rows = int(scores["rows"])
     word = WORDS[min(known)] if rows >= FEWEST_ROWS else UNJUDGED
-    pair = [number(METRIC, float((scores.get(side) or {}).get(METRIC) or 0)) for side in ("after", "teacher")]
-    what = _what(kept, times, by_answers, by_text, " against ".join(pair))
+    beside = f"its perplexity is {times:.1f} times its teacher's" if times is not None else ""
+    if kept is None:
+        what = f"{beside[:1].upper()}{beside[1:]}" if times and times > 1 else "It predicts the text as well as its teacher"
+    else:
+        what = _answers(metric, kept, scores)
+        if by_text is not None and by_answers is not None and by_text < by_answers:
+            what = f"{what}, but {beside}"
     return StudentVerdict(word, f"{what}: {_judged(word, rows)}.", " ".join(_costs(scores)))
 
 
-def _what(kept: Mapping[str, Any] | None, times: float | None, by_answers: int | None, by_text: int | None, pair: str) -> str:
-    """What the verdict rests on: the answers first, and the perplexity where that decides."""
-    beside = f"its perplexity is {times:.1f} times its teacher's" if times else ""
-    if kept is None:
-        return f"{beside[:1].upper()}{beside[1:]}" if times and times > 1 else "It predicts the text as well as its teacher"
+def kept_of(scores: Mapping[str, Any]) -> tuple[str, Mapping[str, Any] | None]:
+    """The score by which answers are judged, and what the student keeps of it; None where it was not measured, or on too few rows of many."""
+    known, rows = retained(scores), int(scores["rows"])
+    for metric in METRICS:
+        if metric in known and (known[metric]["low"] is not None or rows < FEWEST_ROWS):
+            return metric, known[metric]
+    return "", None
+
+
+def _answers(metric: str, kept: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
+    """How its answers compare with its teacher's."""
     interval = f" [{share(kept['low'])}, {share(kept['high'])}]" if kept["low"] is not None else ""
     if kept["value"] > MOST_KEPT:  # of hardly anything
-        answers = f"Answers better than its teacher (ROUGE-L {pair})"
-    elif kept["value"] >= 1:
-        answers = f"Answers as well as its teacher ({share(kept['value'])} of its ROUGE-L{interval})"
-    else:
-        answers = f"Keeps {share(kept['value'])}{interval} of its teacher"
-    return f"{answers}, but {beside}" if by_text is not None and by_answers is not None and by_text < by_answers else answers
+        pair = " against ".join(number(metric, float((scores.get(side) or {}).get(metric) or 0)) for side in ("after", "teacher"))
+        than = "better than" if (kept["low"] or 0) > 1 else "as well as"
+        return f"Answers {than} its teacher ({NAMES[metric]} {pair})"
+    if round(100 * kept["value"]) >= 100:
+        return f"Answers as well as its teacher ({share(kept['value'])} of its {NAMES[metric].replace('Right', 'right')}{interval})"
+    return f"Keeps {share(kept['value'])}{interval} of its teacher{METRICS[metric]}"
 
 
 def _judged(word: str, rows: int) -> str:

@@ -17,13 +17,19 @@ import yaml
 
 from finetune.benchmark.names import (
     FEWEST_ROWS,
+    LOWER_IS_BETTER,
     NAMES,
     about_tasks,
     beside_the_teacher,
+    between,
+    codes_copied,
     each_round,
+    in_order,
     measured_as,
+    number,
     own_answers,
     too_few,
+    which_tokens,
 )
 from finetune.benchmark.student import verdict_on
 from finetune.foreign import reading
@@ -49,6 +55,7 @@ from finetune.settings import GENERATED
 from finetune.training.choice import in_words as which_step
 
 TEXT_MODEL = "AutoModelForCausalLM"
+CHANGES = {"against teacher": "against_teacher", "change": "change"}  # by the heading of the column
 SAMPLES = 3
 LONGEST_SAMPLE = 400  # characters
 LONGEST_EXAMPLE = 160
@@ -112,26 +119,35 @@ def _scores(scores: Mapping[str, Any]) -> str:
     if not scores:
         return ""
     sides = [side for side in ("teacher", "before", "after") if scores.get(side)]
+    changes = {heading: scores[key] for heading, key in CHANGES.items() if scores.get(key)}
     lines = [
         f"## Scores on {scores['rows']} held-out rows",
         "",
-        f"| | {' | '.join(sides)} | change |",
-        "|---|" + "---|" * (len(sides) + 1),
+        f"| | {' | '.join([*sides, *changes])} |",
+        "|---|" + "---|" * (len(sides) + len(changes)),
     ]
-    for key in scores["after"]:
-        cells = [_cell(scores, side, key) for side in sides]
-        lines.append(f"| {NAMES.get(key, key)} | {' | '.join(cells)} | {scores.get('change', {}).get(key, {}).get('verdict', '')} |")
+    metrics = in_order(list(scores["after"]))
+    for key in metrics:
+        cells = [_cell(scores, side, key) for side in sides] + [each.get(key, {}).get("verdict", "") for each in changes.values()]
+        lines.append(f"| {NAMES.get(key, key)} | {' | '.join(cells)} |")
+    lower = " and ".join(NAMES[metric] for metric in LOWER_IS_BETTER if metric in metrics)
     lines += [
         "",
-        "In brackets: 95 % confidence interval over rows. Lower is better for perplexity; ROUGE is the F-measure with Porter",
-        "stemming of greedy answers. `before` is the model before training. A change is stated only if its own interval",
-        "(paired by row) excludes zero. None of these rows was used for training.",
+        "In brackets: 95 % confidence interval over rows. `before` is the model before training, `after` the result. A verdict needs the",
+        "interval of the difference, paired by row, to leave out zero. None of these rows was used for training."
+        + (f" {lower}: lower is better." if lower else ""),
     ]
+    if any(metric.startswith("rouge") for metric in metrics):
+        lines += ["ROUGE is the F-measure with Porter stemming of greedy answers."]
+    if "perplexity" in metrics and (tokens := which_tokens(scores)):
+        lines += [f"Perplexity counts {tokens}."]
     student, words = verdict_on(scores), beside_the_teacher(scores)
     if scores["rows"] < FEWEST_ROWS:
         lines += ["", too_few(scores["rows"])]
     if student:
         lines[1:1] = ["", f"**{student.sentence}** {student.costs}".rstrip()]
+    if copied := codes_copied(scores):
+        lines += ["", f"Codes copied: {copied}."]
     if words:
         lines += ["", f"The student's perplexity is {words}."]
     if practised := own_answers(scores):
@@ -149,7 +165,7 @@ def _cell(scores: Mapping[str, Any], side: str, key: str) -> str:
     if value is None:
         return ""
     ends = scores["intervals"].get(side, {}).get(key)
-    return f"{value:.3g} [{ends[0]:.3g}, {ends[1]:.3g}]" if ends else f"{value:.3g}"
+    return f"{number(key, value)} {between(key, *ends)}" if ends else number(key, value)
 
 
 def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str | None) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from finetune.benchmark.intervals import change, statistics_of
+from finetune.benchmark.intervals import QUOTIENTS, change, statistics_of
 from finetune.benchmark.names import TASK_SCORE, in_order, is_task, retained
 from finetune.benchmark.student import verdict_on
 from finetune.errors import BadInput
@@ -136,6 +136,8 @@ def _not_alike(a: Run, b: Run, metric: str) -> str | None:
         return "other teachers"
     if metric in ("perplexity", "kl", "agreement"):
         return "other tokens" if a.scores["per_row"].get("tokens") != b.scores["per_row"].get("tokens") else None
+    if metric in ("copied", "last_number") and len({str(run.scores["per_row"].get(QUOTIENTS[metric][1])) for run in (a, b)}) > 1:
+        return "counted by another version"
     if is_task(metric):
         task = metric.partition(TASK_SCORE)[0]
         about = [next((each for each in run.scores.get("tasks") or [] if each["task"] == task), None) for run in (a, b)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune.benchmark.names import share
-from finetune.benchmark.scoring import Scores, retention
+from finetune.benchmark.scoring import Scores
 from finetune.errors import RecipeError
 from finetune.events import Notice
 from finetune.run.baselines import measure, teacher_answers
@@ -49,7 +49,7 @@ class RoundCheck:
         """The share of the teacher's ROUGE-L that the student of a round keeps."""
         with context.stage("deciding", "Measuring what the student keeps of its teacher") as said:
             scores = measure(self.rows, model, "deciding")
-            value = float(retention(scores, self.teacher)[METRIC]["value"] or 0.0)
+            value = scores.values[METRIC] / self.teacher.values[METRIC]
             said(f"{share(value)} of its ROUGE-L on {scores.rows} rows; {share(self.least)} are wanted")
         return value
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from finetune.benchmark.student import METRIC, verdict_on
+from finetune.benchmark.student import kept_of, verdict_on
 from finetune.errors import BadInput
 from finetune.foreign import reading
 from finetune.recipe import dotted
@@ -24,7 +24,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 @dataclass(frozen=True)
 class RunRow:
     """`differs` has the keys of the recipe that are not the same in all runs; `against_first` the verdict on each score that can be
-    compared with the first run's, empty for the first. `kept` is the share of the teacher's ROUGE-L, `student` the word on it. `alike` is
+    compared with the first run's, empty for the first. `kept` is the share of the teacher's answers (kept_of), `student` the word on it. `alike` is
     whether speed and memory were measured as the first run's were. What is not known is None."""
 
     letter: str
@@ -64,7 +64,7 @@ def table_of(runs: Sequence[Run]) -> list[RunRow]:
 def _row(letter: str, run: Run, first: Run, differs: dict[str, Any]) -> RunRow:
     compared = compare(first, run)
     costs = costs_of(first, run)
-    student = verdict_on(run.scores)
+    student, kept = verdict_on(run.scores), kept_of(run.scores)[1]
     after = {group: ((run.scores.get(group) or {}).get("after") or {}) for group in ("size", "speed")}
     training = run.folder.read_json(run.folder.progress).get("training") if run.folder.progress.is_file() else None
     return RunRow(
@@ -74,7 +74,7 @@ def _row(letter: str, run: Run, first: Run, differs: dict[str, Any]) -> RunRow:
         scores=dict(run.scores["after"]),
         against_first={} if run is first else {name: score["verdict"] for name, score in compared.scores.items() if "verdict" in score},
         why_not=compared.why_not,
-        kept=(run.scores.get("retention") or {}).get(METRIC, {}).get("value"),
+        kept=kept["value"] if kept else None,
         student=student.word if student else None,
         parameters=after["size"].get("parameters"),
         tokens_per_second=after["speed"].get("tokens_per_second"),

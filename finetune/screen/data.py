@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from finetune.formatting import count, percent, strip_control_chars
+from finetune.registry import title
 from finetune.screen.tables import block, pairs
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -32,7 +33,7 @@ def data_report(report: Mapping[str, Any], *, examples: bool = True, ascii_only:
 
 def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, RenderableType]]:
     blank = f", {report['blank']:,} blank" if report["blank"] else ""
-    unasked = f", {report['not_asked']:,} not used: dataset.samples is {report['samples']:,}" if report.get("not_asked") else ""
+    unasked = f", {report['not_asked']:,} not used: {report['samples']:,} were asked for" if report.get("not_asked") else ""
     left = f", {sum(report['left_out'].values()):,} left out" if report.get("left_out") else ""
     decided = f", {report['deciding']:,} to decide by" if report.get("deciding") else ""
     read = f"{report['read']:,} read{blank}{left}" if report["read"] else f"{report['samples']:,} to be written"  # by a teacher
@@ -49,7 +50,7 @@ def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, R
         repeated.append(f"{report['held_out_dropped']:,} held-out rows also occur in training and are dropped")
     if repeated:
         yield "Repeated", ", ".join(repeated)
-    yield "Read as", strip_control_chars(f"{report['format'].replace('_', ' ')}: {', '.join(report['columns'])}")
+    yield "Read as", strip_control_chars(f"{title('formats', report['format'])}: {', '.join(report['columns'])}")
     if report["ignored_columns"] or report["ignored_text"]:
         yield "Ignored", _ignored(report)
     length = report["length"]

@@ -68,7 +68,7 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
             yield "Teacher", f"{each.source}{part}{_told(each)}"
         yield "Student", _student(recipe)
         if plan.speed_up:
-            yield "", f"{count(plan.parameters)} parameters, about {plan.speed_up:.1f} times the speed of its teacher"
+            yield "", f"about {count(plan.parameters)} parameters and {plan.speed_up:.1f} times the speed of its teacher"
     elif recipe.grader:
         yield "Teacher", f"{strip_control_chars(recipe.grader.model or '')} at {host_of(str(recipe.grader.server))}{_told(recipe.grader)}"
         yield "", f"tells {grading_words(recipe.grader.likeliest)}"

@@ -60,9 +60,12 @@ def agree(
     """
     from finetune.wizard import review
 
-    made_to_fit: list[dict[str, Any]] = list(earlier.changes) if earlier else []
     kept = kept or KeptAnswers(None)
-    rewind = Rewind(prompter, earlier.answers if earlier else None, lambda answers: kept.keep(answers, made_to_fit))
+    before = earlier or Session({}, [], 0.0)
+    made_to_fit: list[dict[str, Any]] = list(before.changes)
+    rewind = Rewind(
+        prompter, before.answers, lambda answers, taken_back: kept.keep(answers, made_to_fit, taken_back), before.taken_back
+    )
 
     def converse(answers: Prompter) -> tuple[Recipe, str | dict[str, Any], int]:
         """What a decision leads to is asked here too, so that one can go back from it to the review."""

@@ -1,7 +1,7 @@
 """What was answered in a working folder, in one file, so that Ctrl-C, a closed terminal or a crash loses no answer.
 
     kept = KeptAnswers.here()
-    kept.keep(answers, changes)     # after every answer, so that even a killed program has lost none
+    kept.keep(answers, changes, {}) # after every answer, so that even a killed program has lost none
     kept.load()                     # at the next start in the same folder: Session, or None
     kept.drop()                     # once a run has taken over
 
@@ -30,11 +30,15 @@ LONGEST = 1_000_000  # bytes; a person types a few hundred
 
 @dataclass(frozen=True)
 class Session:
-    """Answers by key in the order of asking, and the changes to the recipe that were agreed to in the review."""
+    """Answers by key in the order of asking, and the changes to the recipe that were agreed to in the review.
+
+    `taken_back` are those that somebody went back over and has not given again: the defaults when they are asked.
+    """
 
     answers: dict[str, Answer]
     changes: list[dict[str, Any]]
     saved_at: float
+    taken_back: dict[str, Answer] = field(default_factory=dict)
 
     def when(self) -> str:
         """14:02, or 25 Nov 14:02 for another day."""
@@ -75,20 +79,25 @@ class KeptAnswers:
             content = json.loads(self.path.read_text(encoding="utf-8"))
             if content["version"] != VERSION:
                 return None
-            answers = {str(key): Answer(**answer) for key, answer in content["answers"].items()}
+            answers, taken_back = (
+                {str(key): Answer(**answer) for key, answer in content.get(part, {}).items()} for part in ("answers", "taken_back")
+            )
             changes = [dict(change) for change in content["changes"]]
-            return Session(answers, changes, float(content["saved_at"])) if answers else None
+            return Session(answers, changes, float(content["saved_at"]), taken_back) if answers else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
-    def keep(self, answers: Mapping[str, Answer], changes: list[dict[str, Any]]) -> None:
+    def keep(self, answers: Mapping[str, Answer], changes: list[dict[str, Any]], taken_back: Mapping[str, Answer]) -> None:
         """Write all answers so far; a disk that does not take them is told about at the end."""
         from finetune.storage import write_whole
 
-        kept = {key: answer.to_dict() for key, answer in answers.items() if key.partition("-")[0] not in DECISIONS}
+        kept, before = (
+            {key: answer.to_dict() for key, answer in part.items() if key.partition("-")[0] not in DECISIONS} for part in (answers, taken_back)
+        )
         if self.path is None or not kept or (len(kept) == 1 and all(answer.given == answer.default for answer in answers.values())):
             return  # a single Enter is no loss
         content = {"folder": os.getcwd(), "version": VERSION, "saved_at": time.time(), "answers": kept, "changes": changes}
+        content |= {"taken_back": before} if before else {}
         try:
             write_whole(self.path, json.dumps(content, indent=1), shared=True)
             self.written, self.problem = len(kept), ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from itertools import accumulate, takewhile
 
 from prompt_toolkit.utils import get_cwidth
 
@@ -35,6 +36,17 @@ def columns_fit(rows: Sequence[tuple[str, str]], width: int) -> bool:
     """Whether all (title, note) pairs fit on one line each."""
     widest = max(get_cwidth(title) for title, _ in rows)
     return all(widest + 2 + get_cwidth(note) <= width for _, note in rows)
+
+
+def beginning(text: str, cells: int) -> str:
+    """As much of the beginning of a text as fits into so many columns; a Chinese or Japanese letter takes two."""
+    ends = accumulate(map(get_cwidth, text))
+    return text[: sum(1 for _ in takewhile(lambda end: end <= cells, ends))]
+
+
+def end(text: str, cells: int) -> str:
+    """As much of the end of a text as fits."""
+    return beginning(text[::-1], cells)[::-1]
 
 
 def rows_of(fragments: Fragments, width: int) -> int:
@@ -87,9 +99,9 @@ def _wrap_line(line: Fragments, width: int) -> Fragments:
                 new_line()
                 word = word.lstrip(" ")
             while get_cwidth(word.rstrip(" ")) > width - used:
-                cut = max(1, width - used)
-                wrapped.append((style, word[:cut]))
-                word = word[cut:]
+                fitting = beginning(word, width - used) or word[0]
+                wrapped.append((style, fitting))
+                word = word[len(fitting) :]
                 new_line()
             wrapped.append((style, word))
             used += get_cwidth(word)

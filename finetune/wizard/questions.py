@@ -24,10 +24,11 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.layout import BufferControl, Dimension
+from prompt_toolkit.utils import get_cwidth
 from questionary.prompts.common import InquirerControl
 
 from finetune.formatting import strip_control_chars
-from finetune.wizard.layout import columns_fit, spelled, wrap
+from finetune.wizard.layout import beginning, columns_fit, spelled, wrap
 from finetune.wizard.prompter import Choice, Fragments, Question, plain
 
 MOST_CHOICES_SHOWN = 12
@@ -44,14 +45,14 @@ def add_notes(asked: questionary.Question, choices: Sequence[Choice], width: Cal
 
     def listed() -> Fragments:
         side_by_side = columns_fit([(choice.title, choice.note) for choice in choices], width() - 3)
-        widest = max(len(choice.title) for choice in choices)
+        widest = max(get_cwidth(choice.title) for choice in choices)
         lines: Fragments = []
         for at, choice in enumerate(choices):
             here = at == control.pointed_at
             lines += [("class:pointer", "❯ "), ("[SetCursorPosition]", "")] if here else [("", "  ")]
-            lines += [("class:chosen" if here else "", choice.title[: width() - 3])]
+            lines += [("class:chosen" if here else "", beginning(choice.title, width() - 3))]
             if side_by_side and choice.note:
-                lines += [("class:quiet", " " * (widest - len(choice.title) + 2) + choice.note)]
+                lines += [("class:quiet", " " * (widest - get_cwidth(choice.title) + 2) + choice.note)]
             lines += [("", "\n")]
             if here and not side_by_side and choice.note:
                 lines += [*wrap([("class:quiet", "    " + choice.note)], width()), ("", "\n")]

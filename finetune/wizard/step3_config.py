@@ -71,9 +71,13 @@ def _ask_method(prompter: Prompter, known: Mapping[str, Any], usable: list[str],
         label("kind", field),
         [Choice(name, titles[name], known[name].summary) for name in usable],
         default=default,
-        help=" ".join([help_of(field), *([fit_line(default, found.needed, found.free)] if default in found.needed else [])]),
+        help=" ".join([help_of(field), *([_sentence(fit_line(default, found.needed, found.free))] if default in found.needed else [])]),
         more="\n".join([MORE_METHOD, *refused]),
     )
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
 
 
 def _folder_problem(text: str) -> str | None:

@@ -22,8 +22,9 @@ from prompt_toolkit.layout import FormattedTextControl, HSplit, Layout, Window
 from prompt_toolkit.output import ColorDepth, create_output
 from prompt_toolkit.shortcuts import print_formatted_text
 from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import get_cwidth
 
-from finetune.wizard.layout import indent, rows_of, spelled, wrap
+from finetune.wizard.layout import beginning, end, indent, rows_of, spelled, wrap
 from finetune.wizard.prompter import Fragments, GoBack, Prompter, Question, drawn, explanation, plain, told
 from finetune.wizard.questions import Line, add_notes
 
@@ -186,10 +187,10 @@ class TerminalPrompter(Prompter):
 
     def _collapse(self, question: str, answer: str) -> None:
         """One line; where room is short the end of the answer matters most: it is where names differ."""
-        room = self.width - 5
-        asked = question if len(question) + len(answer) <= room or len(question) <= room // 3 else question[: room // 3 - 1] + "…"
-        most = room - len(asked)
-        told = answer if len(answer) <= most else "…" + answer[-(most - 1) :]
+        room, wide = self.width - 5, get_cwidth(question)
+        asked = question if wide + get_cwidth(answer) <= room or wide <= room // 3 else beginning(question, room // 3 - 1) + "…"
+        most = room - get_cwidth(asked)
+        told = answer if get_cwidth(answer) <= most else "…" + end(answer, most - 1)
         self._print([("class:done", "✓ "), ("class:quiet", f"{asked}  "), ("class:answer", told)])
 
     def _print(self, fragments: Fragments) -> None:

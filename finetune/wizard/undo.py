@@ -6,7 +6,8 @@
 Questions that have an answer are not asked again, so a second run stops at the first one without: after Shift+Tab that is the
 previous question, with the old answer as its default. Steps therefore need no memory and no idea of "back".
 
-    Rewind(prompter, earlier=answers, keep=write)      # goes on with the answers of another session; `write` gets all after each new one
+    Rewind(prompter, earlier=answers, keep=write)      # goes on with the answers of another session; `write` gets all after each new one,
+                                                       # and beside them those that were taken back, which are defaults when asked again
 """
 
 from __future__ import annotations
@@ -47,13 +48,14 @@ class Rewind(Prompter):
         self,
         prompter: Prompter,
         earlier: Mapping[str, Answer] | None = None,
-        keep: Callable[[Mapping[str, Answer]], None] = lambda answers: None,
+        keep: Callable[[Mapping[str, Answer], Mapping[str, Answer]], None] = lambda answers, taken_back: None,
+        taken_back: Mapping[str, Answer] | None = None,
     ) -> None:
         self._prompter = prompter
         self._keep = keep
         self._answers: dict[str, Answer] = dict(earlier or {})
         self._untold = set(self._answers)  # of an earlier session: not on this screen yet
-        self._earlier: dict[str, Answer] = {}
+        self._earlier: dict[str, Answer] = dict(taken_back or {})
         self._marks: dict[str, int] = {}
         self._steps: dict[str, int | None] = {}
         self._trail: list[str] = []
@@ -105,7 +107,7 @@ class Rewind(Prompter):
             self._remember(key, known)
             self._answers.pop(key, None)  # the newest comes last
             self._answers[key] = known
-            self._keep(self._answers)
+            self._keep(self._answers, {key: answer for key, answer in self._earlier.items() if key not in self._answers})
         self._trail.append(key)
         return known.given
 

@@ -97,7 +97,7 @@ def test_rows_beyond_the_number_asked_for_are_said(tmp_path: Path) -> None:
     report = prepare(tmp_path, [ROWS["prompt_completion"](number) for number in range(1500)]).report
     assert (report.read, report.train, report.held_out, report.not_asked, report.samples) == (1500, 900, 100, 500, 1000)
     said = " ".join(drawn(data_report(report.to_dict()), 100).split())
-    assert "1,500 read: 900 to train on, 100 held out, 500 not used: dataset.samples is 1,000" in said
+    assert "1,500 read: 900 to train on, 100 held out, 500 not used: 1,000 were asked for" in said
     assert "not used" not in drawn(data_report(prepare(tmp_path, [ROWS["text"](n) for n in range(20)]).report.to_dict()), 100)
 
 

@@ -90,7 +90,7 @@ def test_every_number_of_the_report_is_on_the_screen(tmp_path: Path) -> None:
         f"{report.duplicates} duplicates are kept, {report.held_out_dropped} held-out rows also occur",
         f"longest {report.length['max']:.0f}",
         f"{100 * report.supervised_share:.0f} % of",
-        "question answer: question, answer",
+        "question and answer: question, answer",
     ):
         assert words in " ".join(shown.split()), (words, shown)
     assert report.duplicates > 0
@@ -135,7 +135,7 @@ def test_a_run_tells_it_before_training_and_keeps_it(place: Path, capfd: pytest.
 PLANNED: dict[str, tuple[list[dict[str, Any]], str]] = {  # rows, and what the plan says about them
     "undesired answers": (rows(30, label=1) + rows(10, label=0), "10 rows are left out: column label marks the answer as undesired."),
     "columns that are ignored": (rows(40, label=7, note="x"), "are ignored."),
-    "more rows than asked for": (rows(40), "10 not used: dataset.samples is 30"),
+    "more rows than asked for": (rows(40), "10 not used: 30 were asked for"),
     "turns that are not learned": (
         [
             {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "no", "train": False}, *turns]}

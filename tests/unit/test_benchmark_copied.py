@@ -24,12 +24,22 @@ from finetune.benchmark.names import codes_copied
         ),
         ("one,2,three item 4711-A, Größe 42cm and ４２", {"2", "4711-a", "42cm", "42"}),
         ("Don't, e.g. and/or US-based words: nothing.", set()),
+        ("您的订单84731已发货,预计3天内送达。见https://shop.example/a。", {"84731", "3", "https://shop.example/a"}),
+        ("注文番号AB-84731は3日以内に届きます", {"ab-84731", "3"}),
+        ("주문 84731은 3일 이내에 도착합니다; คำสั่งซื้อ12จะมาถึง; ב5 ימים", {"84731", "3", "12", "5"}),
+        ("طلبك رقم ٨٤٧٣١ سيصل خلال ٣ أيام", {"84731", "3"}),
+        ("Заказ №84731 прибудет через 3 дня, модель Ж-7", {"84731", "3", "ж-7"}),
         ("", set()),
     ],
 )
 def test_what_is_a_number_or_a_code(text: str, found: set[str]) -> None:
     assert found <= codes(text)
     assert codes(text) - found <= {"50", "17"}
+
+
+@pytest.mark.parametrize("answer", ["订单84731明天送达。", "84731", "８４７３１号"])
+def test_a_number_is_copied_whatever_script_stands_around_it(answer: str) -> None:
+    assert copied([answer, "订单84732明天送达。"], ["您的订单84731已发货。"] * 2) == ([1, 0], [1, 1])
 
 
 def test_each_row_counts_what_its_answer_has_of_its_own_reference() -> None:
@@ -50,6 +60,8 @@ def test_it_is_told_in_numbers_and_not_at_all_where_there_are_none() -> None:
     assert codes_copied(scores()) == "1 of 3 numbers and codes of the references (before: 0)"
     assert codes_copied(scores(teacher={"copied": 1.0})) == "1 of 3 numbers and codes of the references (before: 0, teacher: 3)"
     assert codes_copied(scores(per_row={"rougeL": [0.5]})) is None
+    many = scores(per_row={"rougeL": [0.5] * 9, "codes_copied": [0] * 8 + [1], "codes": [1] + [0] * 7 + [2]})
+    assert str(codes_copied(many)).endswith("of the references (before: 0), in 2 rows: too few to judge")
 
 
 def test_the_worst_answers_come_first_and_say_what_they_lack() -> None:

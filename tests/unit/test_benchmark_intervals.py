@@ -62,6 +62,56 @@ def test_a_few_rows_that_differ_much_from_the_others_do_not_mislead(rows: int) -
     assert 100 * np.mean(wrong) <= 5 + NOISE
 
 
+@pytest.mark.parametrize("rows", [FEWEST_ROWS, 12, 20, 50, 150])
+@pytest.mark.parametrize("truth", [0.5, 0.8, 0.9, 0.95, 0.99])
+def test_a_share_of_right_answers_holds_its_word_to_the_very_top(truth: float, rows: int) -> None:
+    """Counted, not drawn: how likely each number of right answers is, and whether its interval leaves out the truth."""
+    wrong = 0.0
+    for right in range(rows + 1):
+        found = estimate(statistics_of({"accuracy": [1.0] * right + [0.0] * (rows - right)})["accuracy"])
+        assert found.low is not None
+        assert found.high is not None
+        wrong += math.comb(rows, right) * truth**right * (1 - truth) ** (rows - right) * (not found.low <= truth <= found.high)
+    assert wrong < 0.06
+
+
+@pytest.mark.parametrize("rows", [FEWEST_ROWS, 20, 50, 150])
+def test_answers_that_became_right_decide_as_mcnemars_exact_test_does(rows: int) -> None:
+    never = [0.0] * rows
+    for changed in range(FEWEST_ROWS + 1):
+        now = [1.0] * changed + never[changed:]
+        by_chance = 2 * 0.5**changed  # that all of so many changes go one way
+        said = "better" if by_chance < 0.05 else "no evidence"
+        assert change("accuracy", *(statistics_of({"accuracy": each})["accuracy"] for each in (now, never)))["verdict"] == said
+        copied = [statistics_of({"codes_copied": each, "codes": [1] * rows})["copied"] for each in (now, never)]
+        assert change("copied", *copied)["verdict"] == said
+
+
+@pytest.mark.parametrize(
+    "per_row",
+    [{"accuracy": [1.0] * 20}, {"rougeL": [1.0] * 20}, {"rougeL": [1.0] * 19 + [0.8]}, {"codes_copied": [2] * 20, "codes": [2] * 20}],
+)
+def test_twenty_perfect_answers_are_not_called_perfect_for_ever(per_row: dict[str, list[float]]) -> None:
+    (score,) = statistics_of(per_row).values()
+    found, kept = estimate(score), ratio(score, score)
+    assert found.high == 1.0
+    assert found.low is not None
+    assert 0.75 < found.low < 1.0, "of a fault in one row of ten, 20 rows show none in one case of eight"
+    assert kept is not None
+    assert kept.value == 1.0
+    assert kept.low < 0.97 < 1.03 < kept.high
+    same = change(next(iter(per_row)), score, score)
+    assert (same["difference"], same["verdict"]) == (0.0, "no evidence")
+    assert same["low"] < -0.03 < 0.03 < same["high"]
+
+
+def test_an_interval_that_cannot_be_told_is_no_evidence() -> None:
+    rows = mean_of([math.inf] + [1.0] * 9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        assert change("own_metric", rows, mean_of([0.5] * 10))["verdict"] == "no evidence"
+
+
 def first(means: np.ndarray) -> np.ndarray:
     return means[..., 0]
 
@@ -71,7 +121,7 @@ def test_of_too_few_rows_nothing_is_said(rows: int) -> None:
     values = [0.1 * row for row in range(rows)]
     assert estimate(mean_of(values)) == Interval(pytest.approx(sum(values) / rows), None, None)
     found = change("rougeL", mean_of([9.0] * rows), mean_of([1.0] * rows))
-    assert found == {"difference": 8.0, "low": None, "high": None, "verdict": "too few rows"}
+    assert found == {"difference": 8.0, "low": None, "high": None, "verdict": "too few rows", "rows": rows}
 
 
 def test_the_same_rows_give_the_same_interval_and_the_mean_is_exact() -> None:

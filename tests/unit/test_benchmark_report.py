@@ -133,7 +133,7 @@ def test_a_number_that_is_missing_is_named_beside_the_answer_and_counted(tmp_pat
     folder.write_json(folder.benchmark, {**scores, **values, "per_row": {**scores["per_row"], **counted}})
     text = page_of(folder).text
     assert re.search(r"Row 4 · ROUGE-L \d\.\d+ · missing: 4711", text)
-    assert "Codes copied: 1 of 2 numbers and codes of the references (before: 0)." in text
+    assert "Codes copied: 1 of 2 numbers and codes of the references (before: 0), in 1 row: too few to judge." in text
     assert "Perplexity counts every token of the rows, prompts too." in text
 
 

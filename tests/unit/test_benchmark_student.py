@@ -21,12 +21,14 @@ def scores(kept: float | None, student: float | None, *, rows: int = 45, **more:
     ("kept", "student", "word", "sentence"),
     [
         (0.12, 6.0, "not usable", "Keeps 12 % [2 %, 22 %] of its teacher: not usable."),
-        (0.499, 9.0, "not usable", "Keeps 50 % [40 %, 60 %] of its teacher: not usable."),
+        (0.494, 9.0, "not usable", "Keeps 49 % [39 %, 59 %] of its teacher: not usable."),
+        (0.499, 9.0, "weak", "Keeps 50 % [40 %, 60 %] of its teacher: weak."),
         (0.5, 9.0, "weak", "Keeps 50 % [40 %, 60 %] of its teacher: weak."),
         (0.8, 15.0, "usable", "Keeps 80 % [70 %, 90 %] of its teacher: usable."),
         (1.08, 7.0, "usable", "Answers as well as its teacher (108 % of its ROUGE-L [98 %, 118 %]): usable."),
+        (0.997, 7.0, "usable", "Answers as well as its teacher (100 % of its ROUGE-L [90 %, 110 %]): usable."),
         (9.09, 7.0, "usable", "Answers better than its teacher (ROUGE-L 0.050 against 0.500): usable."),
-        (0.9, 30.1, "not usable", "Keeps 90 % [80 %, 100 %] of its teacher, but its perplexity is 3.0 times its teacher's: not usable."),
+        (0.9, 31.0, "not usable", "Keeps 90 % [80 %, 100 %] of its teacher, but its perplexity is 3.1 times its teacher's: not usable."),
         (0.9, 16.0, "weak", "Keeps 90 % [80 %, 100 %] of its teacher, but its perplexity is 1.6 times its teacher's: weak."),
         (None, 16.0, "weak", "Its perplexity is 1.6 times its teacher's: weak."),
         (None, 1.1, "usable", "It predicts the text as well as its teacher: usable."),
@@ -37,6 +39,34 @@ def test_the_rule(kept: float | None, student: float | None, word: str, sentence
     found = verdict_on(scores(kept, student))
     assert found is not None
     assert (found.word, found.sentence) == (word, sentence)
+
+
+@pytest.mark.parametrize(
+    ("low", "than"), [(1.2, "Answers better than its teacher"), (0.4, "Answers as well as its teacher")]
+)
+def test_better_than_its_teacher_is_said_only_where_chance_is_left_out(low: float, than: str) -> None:
+    found = verdict_on(scores(1.7, 9.0, retention={"rougeL": {"value": 1.7, "low": low, "high": 3.0}}))
+    assert found is not None
+    assert found.sentence == f"{than} (ROUGE-L 0.050 against 0.500): usable."
+
+
+@pytest.mark.parametrize(
+    ("metric", "kept", "word", "sentence"),
+    [
+        ("accuracy", 0.6, "weak", "Keeps 60 % [50 %, 70 %] of its teacher's right answers: weak."),
+        ("accuracy", 1.0, "usable", "Answers as well as its teacher (100 % of its right answers [90 %, 110 %]): usable."),
+        ("last_number", 0.3, "not usable", "Keeps 30 % [20 %, 40 %] of its teacher's right numbers: not usable."),
+        ("exact_match", 0.9, "usable", "Keeps 90 % [80 %, 100 %] of its teacher's exact matches: usable."),
+    ],
+)
+def test_where_right_answers_are_counted_and_no_rouge_they_decide(metric: str, kept: float, word: str, sentence: str) -> None:
+    share = {metric: {"value": kept, "low": kept - 0.1, "high": kept + 0.1}}
+    found = verdict_on(scores(None, 9.0, retention=share))
+    assert found is not None
+    assert (found.word, found.sentence) == (word, sentence)
+    on_few = verdict_on(scores(None, 9.0, retention={metric: {"value": kept, "low": None, "high": None}}))
+    assert on_few is not None
+    assert on_few.sentence == "It predicts the text as well as its teacher: usable.", "few of the rows count: the text decides"
 
 
 def test_costs_are_ratios_of_what_was_measured_of_both() -> None:

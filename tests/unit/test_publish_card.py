@@ -103,7 +103,7 @@ def test_a_licence_that_is_not_known_is_not_made_up():
 
 def test_the_table_has_intervals_and_the_verdict():
     text = model_card(recipe(), FACTS, SCORES)
-    assert "| ROUGE-L | 0.165 [0.1, 0.2] | 0.37 [0.3, 0.44] | better |" in text
+    assert "| ROUGE-L | 0.165 [0.100, 0.200] | 0.370 [0.300, 0.440] | better |" in text
     assert "40 held-out rows" in text
     assert "100,000, of which 1,000 (1.00 %) were trained" in text
     assert "360 rows trained on, 40 held out" in text
@@ -114,11 +114,15 @@ def test_a_distilled_student_is_shown_beside_its_teacher():
     scores = {
         **SCORES,
         "teacher": {"rougeL": 0.4, "perplexity": 10.0},
+        "against_teacher": {"rougeL": {"verdict": "no evidence"}},
+        "tokens_counted": "answers",
         "retention": {"rougeL": {"value": 0.93, "low": 0.85, "high": 1.02}},
         "intervals": {**SCORES["intervals"], "teacher": {"rougeL": [0.35, 0.45], "perplexity": [8, 12]}},
     }
     text = model_card(distilled, NOTHING, scores)
-    assert "| 0.4 [0.35, 0.45] | 0.165 [0.1, 0.2] | 0.37 [0.3, 0.44] |" in text
+    assert "| | teacher | before | after | against teacher | change |" in text
+    assert "| 0.400 [0.350, 0.450] | 0.165 [0.100, 0.200] | 0.370 [0.300, 0.440] | no evidence | better |" in text
+    assert "Perplexity counts the tokens of the answers." in text
     assert "**Keeps 93 % [85 %, 102 %] of its teacher: usable.**" in text
     assert "perplexity is 1.25 times the teacher's, 12.5 against 10.0: the student predicts these answers less well." in text
     assert "distilled from [org/teacher]" in text

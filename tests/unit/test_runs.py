@@ -190,8 +190,8 @@ def test_the_verdict_is_on_b_and_row_by_row(tmp_path: Path, shift: float, verdic
     assert {metric: score["verdict"] for metric, score in found.scores.items()} == {"rougeL": verdict, "perplexity": verdict}
     rouge = found.scores["rougeL"]
     assert rouge["difference"] == pytest.approx(shift)
-    # All rows moved alike: paired, that is certain, though the intervals of the two runs overlap widely.
-    assert rouge["high"] - rouge["low"] == pytest.approx(0, abs=1e-9)
+    # All rows moved alike: paired, that is certain, though the intervals of the two runs overlap widely. That none moved is not.
+    assert (rouge["high"] - rouge["low"] == pytest.approx(0, abs=1e-9)) == bool(shift)
     assert found.scores["perplexity"]["difference"] == pytest.approx(found.scores["perplexity"]["b"] - found.scores["perplexity"]["a"])
 
 
@@ -235,6 +235,16 @@ def test_perplexities_of_different_tokens_are_not_compared_but_rouge_is(tmp_path
     assert found.scores["perplexity"]["why_not"] == "other tokens"
     assert found.scores["rougeL"]["verdict"] == "better"
     assert "Not comparable: Perplexity (other tokens)." in shown(comparison_picture(found, 80))
+
+
+def test_codes_that_another_version_counted_otherwise_are_not_compared(tmp_path: Path) -> None:
+    runs = a_and_b(tmp_path, shift=0.1)
+    for run, codes in zip(runs, ([1, 0] * (ROWS // 2), [1] * ROWS), strict=True):
+        per_row = {**run.scores["per_row"], "codes": codes, "codes_copied": [0] * ROWS}
+        run.folder.write_json(run.folder.benchmark, {**run.scores, "after": {**run.scores["after"], "copied": 0.0}, "per_row": per_row})
+    found = compare(*(read_run(run.folder.output_dir) for run in runs))
+    assert found.scores["copied"]["why_not"] == "counted by another version"
+    assert found.scores["rougeL"]["verdict"] == "better"
 
 
 def test_a_likeness_to_different_teachers_is_not_compared(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prompt_toolkit.utils import get_cwidth
 from rich.console import Console, RenderableType
 from written_run import DATA, written_run
 
@@ -30,9 +31,9 @@ from finetune.screen.reporter import PlainReporter, RichReporter
 from finetune.screen.results import next_steps
 from finetune.screen.wording import about, duration
 from finetune.shell import quoted
-from finetune.wizard.layout import ascii_only
+from finetune.wizard.layout import ascii_only, beginning, end, wrap
 from finetune.wizard.plain import PlainPrompter
-from finetune.wizard.prompter import Choice
+from finetune.wizard.prompter import Choice, plain
 
 ROOT = Path(__file__).parents[2]
 STEP = TrainingStep(
@@ -145,12 +146,23 @@ def report(columns: list[str]) -> dict[str, Any]:
 
 def test_names_are_shown_letter_by_letter_even_if_they_look_like_markup(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     shown = " ".join(drawn(data_report(report(ODD)), 200).split())
-    assert f"prompt completion: {', '.join(ODD)}" in shown
+    assert f"prompt and completion: {', '.join(ODD)}" in shown
     assert f"Ignored {', '.join(ODD)}" in shown
     assert "runs [/x]" in drawn(review(Recipe.from_layers({"output_dir": "runs [/x]"}), Figures()))  # type: ignore[arg-type]
     folder = RunFolder(written_run(tmp_path / "odd [/x] :smile:").output_dir)
     assert main(["resume", str(folder.output_dir)]) == 0
     assert f"The run in {folder.output_dir} is finished" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("width", [40, 41, 80])
+def test_letters_that_take_two_columns_stay_within_the_width_and_behind_their_bar(width: int) -> None:
+    text = "订单84731已经从我们的仓库发出," * 9
+    lines = plain(wrap([("", f"│ 答 {text}")], width)).split("\n")
+    assert max(map(get_cwidth, lines)) < width
+    assert all(line.startswith("│ ") for line in lines)
+    assert "".join(line[2:] for line in lines).replace(" ", "") == f"答{text}"
+    assert [beginning("订单a", cells) for cells in range(6)] == ["", "", "订", "订", "订单", "订单a"]
+    assert end("客服.csv", 6) == "服.csv"
 
 
 def test_notes_about_the_data_are_in_the_report_and_sentences_of_a_run() -> None:

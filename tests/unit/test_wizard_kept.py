@@ -90,6 +90,32 @@ def test_one_can_go_back_to_an_answer_of_the_earlier_session() -> None:
     assert prompter.defaults["training.epochs"] == "2"
 
 
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"benchmark__rows": [BACK], "advanced": [False, BACK], "training__learning_rate": ["3e-4", BACK], "training__batch_size": ["3", BACK]},
+        {"training__learning_rate": ["3e-4"], "training__batch_size": ["3"], "review": ["change"], "change": ["4"]},
+    ],
+    ids=["Shift+Tab", "change something"],
+)
+def test_answers_that_one_went_back_over_are_kept_as_defaults(answers: dict[str, Any]) -> None:
+    """An earlier one is changed, and then the program is left before the later ones are given again."""
+
+    class LeavesAfter(Listening):
+        def ask(self, question: Question) -> str | bool:
+            if self.asked.count("training.epochs") > 1 and question.key == "training.batch_size":
+                raise KeyboardInterrupt
+            return super().ask(question)
+
+    given = {"training.epochs": ["2", "5"], **{key.replace("__", "."): answer for key, answer in answers.items()}}
+    with pytest.raises(KeyboardInterrupt):
+        agree(LeavesAfter(given), here, KeptAnswers.here())
+    prompter = enter_all_the_way(review="quit")
+    training = go_on(prompter, KeptAnswers.here().load()).training
+    assert prompter.asked[0] == "training.batch_size"
+    assert (training.epochs, training.batch_size, training.learning_rate) == (5, 3, 3e-4)
+
+
 def test_the_file_is_written_at_each_answer_so_a_killed_program_loses_none() -> None:
     numbers: list[int] = []
 
@@ -131,7 +157,7 @@ def test_the_farewell_names_the_file_and_the_command() -> None:
 def test_a_token_is_never_in_the_file() -> None:
     kept = KeptAnswers.here()
     prompter = ScriptedPrompter({"sign_in.token": "hf_secret", "name": "ada"})
-    rewind = Rewind(prompter, None, lambda answers: kept.keep(answers, []))
+    rewind = Rewind(prompter, None, lambda answers, taken_back: kept.keep(answers, [], taken_back))
     rewind.run(lambda answers: (answers.text("name", "Name", default=""), answers.secret("sign_in.token", "Token")))
     assert kept.path is not None
     assert "ada" in kept.path.read_text()
