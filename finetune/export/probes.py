@@ -1,6 +1,6 @@
 """What an exported file is asked: texts that tokenizers cut differently, chats, and prompts whose next token both sides predict.
 
-probes = Probes.of(run, tokenizer)
+probes = Probes.of(run, Asking.of(run, tokenizer))
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.errors import ModelError
+from finetune.export.asking import Asking
 from finetune.foreign import reading
 from finetune.models.chat_template import added_tokens, render_chat
 from finetune.publish import merged
@@ -69,12 +70,13 @@ CHATS: tuple[Turns, ...] = (
 
 @dataclass(frozen=True)
 class Probes:
-    """`chats` are those that the template takes, with the text that it makes of them; `ids` those of `texts`, by our tokenizer.
+    """`chats` are those that the template takes, with the text that it makes of them, but for the beginning that programs put there.
 
-    `dated` is whether the template writes the date of the day.
+    `texts` are cut as they stand, that beginning included; `ids` are theirs, by our tokenizer. `dated` is whether the template writes the
+    date of the day.
     """
 
-    texts: list[tuple[str, bool]]
+    texts: list[str]
     ids: list[list[int]]
     chats: list[Turns]
     rendered: list[str]
@@ -82,21 +84,20 @@ class Probes:
     dated: bool
 
     @classmethod
-    def of(cls, run: RunFolder, tokenizer: Any) -> Probes:
+    def of(cls, run: RunFolder, asked: Asking) -> Probes:
+        tokenizer = asked.tokenizer
         rendered = _rendered(tokenizer)
         prompts = [unicodedata.normalize("NFC", text) for text in _asked(run)]
         marks = added_tokens(tokenizer)
         between = "".join(f"a{mark} b" for mark in marks[:20])
-        alone = [(text, True) for text in (*TEXTS, between, *prompts)]
-        texts = [*alone, *((text, False) for _, text in rendered)]
-        ids = [tokenizer(text, add_special_tokens=stands_alone)["input_ids"] for text, stands_alone in texts]
-        asked = [tokenizer(text)["input_ids"][:MOST_TOKENS] for text in prompts]
+        texts = [*TEXTS, between, *prompts]
+        bare = [text.removeprefix(asked.begin) for _, text in rendered]
         return cls(
-            texts,
-            ids,
+            [*texts, *bare],
+            [*map(asked.ids, texts), *(asked.chat_ids(text) for _, text in rendered)],
             [turns for turns, _ in rendered],
-            [text for _, text in rendered],
-            [each for each in asked if each],
+            bare,
+            [ids for text in prompts if (ids := asked.ids(text)[:MOST_TOKENS])],
             today_is_in(tokenizer),
         )
 

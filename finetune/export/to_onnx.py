@@ -20,6 +20,7 @@ import torch
 
 from finetune.errors import BadInput, FinetuneError
 from finetune.events import Reporter
+from finetune.export.asking import Asking
 from finetune.export.place import ELSEWHERE, check_finished, check_place, disk_is_full, stage
 from finetune.export.probes import Probes
 from finetune.export.record import Exported, Speed, keep
@@ -65,7 +66,7 @@ class ONNX:
 def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporter, limit: float) -> Exported:
     located = locate(str(run.output_dir), runtime, reporter)
     tokenizer = load_tokenizer(located)
-    prompts = Probes.of(run, tokenizer).prompts
+    prompts = Probes.of(run, Asking.of(run, load_tokenizer(located))).prompts
     machine = replace(inspect(replace(runtime, device="cpu", dtype="float32")), why_dtype="for exporting")
     with stage(reporter, "export", "Loading the model") as done:
         began = time.perf_counter()
