@@ -40,6 +40,7 @@ from finetune.models.location import locate
 from finetune.planning.stages import FEWEST_PARAMETERS
 from finetune.publish.card import licence_of
 from finetune.publish.elsewhere import gguf_commands
+from finetune.publish.merged import base_changed
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
@@ -80,6 +81,7 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
     located = locate(str(run.output_dir), runtime, reporter)
     config = configuration(located)
     known = architecture_of(config, located.name)
+    changed = filter(None, [base_changed(run, located)])
     asked = Asking.of(run, load_tokenizer(located))
     text = config.get_text_config(decoder=True)
     words = words_of(asked, name_of(run), vocabulary=text.vocab_size, model=located.name)
@@ -121,7 +123,7 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
         bytes=written,
         sha256=sha256,
         gate=asdict(verdict) | ({"exact": True} if trained else {}),
-        notes=[*_rounded_again(learned, trained, kind), *long_texts(text, stated), *_notes(planned, verdict)],
+        notes=[*changed, *_rounded_again(learned, trained, kind), *long_texts(text, stated), *_notes(planned, verdict)],
         commands=gguf_commands(to / file, name_of(run)),
         original=Speed(located.bytes, load_seconds, _our_speed(model, asked.tokenizer, probes) if exported else None),
         exported=exported,

@@ -31,6 +31,7 @@ from finetune.hardware.matmul import use_plain_linear
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import locate
 from finetune.models.tokenizer_files import save_tokenizer
+from finetune.publish.merged import base_changed
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
 from finetune.storage import check_room, file_hash, whole_folder
@@ -107,7 +108,7 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
         bytes=written,
         sha256=sha256,
         gate=gate,
-        notes=[NO_CACHE],
+        notes=[*filter(None, [base_changed(run, located)]), NO_CACHE],
         commands={"Python": f'onnxruntime.InferenceSession("{to / FILE}")'},
         original=Speed(located.bytes, loaded, None),
         exported=Speed(written, seconds, None),
