@@ -19,7 +19,7 @@ import numpy as np
 
 from finetune.children import end, python_child
 from finetune.errors import FinetuneError
-from finetune.export.probes import Turns
+from finetune.export.asking import Turns
 from finetune.formatting import strip_control_chars
 
 AS_IT_IS = "Nothing was kept. Use the folder itself: transformers, vLLM and MLX load it."

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import ModelError
-from finetune.export.asking import Asking
-from finetune.export.probes import CHATS, Turns
+from finetune.export.asking import Asking, Turns
+from finetune.export.probes import CHATS
 from finetune.model_folder import read_json
 from finetune.models.chat_template import answer_ends, render_chat
 from finetune.models.spelling import ends_of

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.errors import ModelError
-from finetune.export.asking import Asking
+from finetune.export.asking import Asking, Turns
 from finetune.foreign import reading
 from finetune.models.chat_template import added_tokens, render_chat
 from finetune.publish import merged
 from finetune.run_folder import REMADE, RunFolder
 
-Turns = list[dict[str, str]]
 MOST_TOKENS = 128  # of a prompt
 PROMPTS = (
     *merged.PROMPTS,
@@ -86,11 +85,11 @@ class Probes:
     @classmethod
     def of(cls, run: RunFolder, asked: Asking) -> Probes:
         tokenizer = asked.tokenizer
-        rendered = _rendered(tokenizer)
+        rendered = _rendered(asked)
         prompts = [unicodedata.normalize("NFC", text) for text in _asked(run)]
         marks = added_tokens(tokenizer)
-        between = "".join(f"a{mark} b" for mark in marks[:20])
-        texts = [*TEXTS, between, *prompts]
+        between = "" if asked.scheme == "first" else "".join(f"a{mark}{'' if asked.scheme else ' '}b" for mark in marks[:20])
+        texts = list(filter(None, map(asked.probe, (*TEXTS, between, *prompts))))
         bare = [text.removeprefix(asked.begin) for _, text in rendered]
         return cls(
             [*texts, *bare],
@@ -114,12 +113,12 @@ def _asked(run: RunFolder) -> list[str]:
     return [*own, *PROMPTS[: len(PROMPTS) - len(own)]]
 
 
-def _rendered(tokenizer: Any) -> list[tuple[Turns, str]]:
+def _rendered(asked: Asking) -> list[tuple[Turns, str]]:
     """Chats that the template takes: some refuse a system turn."""
     found: list[tuple[Turns, str]] = []
-    for turns in CHATS if tokenizer.chat_template else ():
+    for turns in filter(None, map(asked.turns, CHATS)) if asked.tokenizer.chat_template else ():
         try:
-            found.append((turns, render_chat(tokenizer, turns, add_generation_prompt=True)))
+            found.append((turns, render_chat(asked.tokenizer, turns, add_generation_prompt=True)))
         except ModelError:
             continue
     return found

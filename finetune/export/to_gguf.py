@@ -81,7 +81,6 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
     located = locate(str(run.output_dir), runtime, reporter)
     config = configuration(located)
     known = architecture_of(config, located.name)
-    changed = filter(None, [base_changed(run, located)])
     asked = Asking.of(run, load_tokenizer(located))
     text = config.get_text_config(decoder=True)
     words = words_of(asked, name_of(run), vocabulary=text.vocab_size, model=located.name)
@@ -93,6 +92,7 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
         load_seconds = time.perf_counter() - began
         done(f"{size(located.bytes)}, as transformers has it")
     stated = known.facts(text)
+    said = (base_changed(run, located), asked.note, *long_texts(text, stated))
     learned, trained = _learned_in(run, kind)
     ends = {"ends": trained.head.upper()} if trained and trained.head else {}
     shapes = ((name, tuple(values.shape)) for name, values in tensors(model, known))
@@ -123,7 +123,7 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
         bytes=written,
         sha256=sha256,
         gate=asdict(verdict) | ({"exact": True} if trained else {}),
-        notes=[*changed, *_rounded_again(learned, trained, kind), *long_texts(text, stated), *_notes(planned, verdict)],
+        notes=[*filter(None, said), *_rounded_again(learned, trained, kind), *_notes(planned, verdict)],
         commands=gguf_commands(to / file, name_of(run)),
         original=Speed(located.bytes, load_seconds, _our_speed(model, asked.tokenizer, probes) if exported else None),
         exported=exported,

@@ -53,7 +53,7 @@ def words_of(asked: Asking, name: str, *, vocabulary: int, model: str) -> Words:
         raise ModelError(f"The tokenizer of {model} is {made['type']}, which cannot be exported to GGUF.", hint=NEXT)
     tokens, types = _tokens(described, vocabulary, model)
     facts = {"general.name": _called(name, described), "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types}
-    facts |= _sentence_piece(described, tokens, types) if made["byte_fallback"] else _byte_level(described, model)
+    facts |= _sentence_piece(described, tokens, types, opens=asked.opens) if made["byte_fallback"] else _byte_level(described, model)
     return Words(facts | _ends(asked) | _template(tokenizer))
 
 
@@ -102,7 +102,7 @@ def _byte_level(described: dict[str, Any], model: str) -> dict[str, Any]:
     }
 
 
-def _sentence_piece(described: dict[str, Any], tokens: list[str], types: list[int]) -> dict[str, Any]:
+def _sentence_piece(described: dict[str, Any], tokens: list[str], types: list[int], *, opens: bool) -> dict[str, Any]:
     """A token's score is the place of its first merge: the earlier, the higher."""
     scores = dict.fromkeys(tokens, NEVER_MERGED)
     for place, each in enumerate(_merges(described)):
@@ -112,13 +112,11 @@ def _sentence_piece(described: dict[str, Any], tokens: list[str], types: list[in
     for number, token in enumerate(tokens):
         if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             types[number] = BYTE
-    steps = json.dumps([described.get("normalizer"), described.get("pre_tokenizer")])
-    opened = '"Prepend"' in steps or '"prepend_scheme": "first"' in steps or '"prepend_scheme": "always"' in steps
     return {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.scores": [scores[token] for token in tokens],
-        "tokenizer.ggml.add_space_prefix": opened,
+        "tokenizer.ggml.add_space_prefix": opens,
     }
 
 

@@ -66,6 +66,9 @@ def tokenizer_of(name: str) -> Any:
     described["added_tokens"] = [each for each in described["added_tokens"] if not each["content"].startswith("<0x")]
     if name == "phi3":
         _mark_as_phi(described)
+    if name == "mistral":  # as transformers makes LlamaTokenizer
+        opened = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": False}
+        described |= {"normalizer": None, "pre_tokenizer": opened}
     again = transformers.PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(described)),
         clean_up_tokenization_spaces=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from finetune.export.llama_cpp import Questions, asked
 from finetune.export.probes import Probes
 from finetune.export.to_gguf import GGUF
 from finetune.hardware.machine import glance
+from finetune.models.chat_template import added_tokens
 from finetune.models.location import locate
 from finetune.publish.card import card_of
 from finetune.publish.upload import _contents
@@ -259,12 +261,16 @@ def test_five_hundred_hostile_strings_become_the_same_tokens(name: str, tmp_path
     run = run_of(name, tmp_path)
     done = GGUF.export(run, tmp_path / "gguf", RUNTIME, Recorder())
     tokenizer, texts = AutoTokenizer.from_pretrained(run.output_dir), hostile(500)  # Qwen2 cuts texts in its own way
-    cut = Asking.of(run, tokenizer).ids
+    asking = Asking.of(run, tokenizer)
+    if name == "mistral":  # of whose texts one part begins as llama.cpp reads otherwise
+        assert "llama.cpp reads one space more" in str(asking.note)
+        begins = "|".join(["^", *map(re.escape, added_tokens(tokenizer))])
+        texts = [text for text in texts if not re.search(f"({begins}) ", text)]
     questions = Questions(texts, [], [[3]], len(tokenizer) + ROUNDED, threads=1)
     found = asked(tmp_path / "gguf" / done.file, questions, lambda *_: None)
     for text, ids in zip(texts, found.tokens, strict=True):
-        assert ids == cut(text), repr(text)
-        assert cut(text) == tokenizer(text)["input_ids"][name == "smollm3" :]  # in whose chats nothing stands before the first turn
+        assert ids == asking.ids(text), repr(text)
+        assert asking.ids(text) == tokenizer(text)["input_ids"][name in ("smollm3", "phi3") :]  # whose chats begin with a turn
 
 
 def test_the_exported_files_can_be_uploaded(tmp_path: Path) -> None:
