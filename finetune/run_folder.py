@@ -218,7 +218,7 @@ class RunFolder:
     def exports(self) -> list[dict[str, Any]]:
         """What was exported, newest last; raises BadInput for a damaged record."""
         found = self.read_json(self.export).get("files", []) if self.export.is_file() else []
-        if not all(isinstance(each, dict) for each in found):
+        if not (isinstance(found, list) and all(isinstance(each, dict) and {"folder", "file"} <= each.keys() for each in found)):
             raise BadInput(f"{self.export} is not a list of exported files.", hint=f"Remove {self.export}.")
         return list(found)
 

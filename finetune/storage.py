@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -28,6 +29,7 @@ from finetune.formatting import size
 
 PART = ".part"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 # How a file system says that it has no such thing as locks, or as waiting for the disk.
 UNKNOWN_HERE = (errno.EINVAL, errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 PAUSES = (0.01, 0.05, 0.2, 0.8) if os.name == "nt" else ()  # seconds
@@ -211,8 +213,10 @@ def disk_full(what: str, needed: int, folder: Path, error: BaseException) -> Dis
 
 
 def _limit(error: BaseException) -> int | None:
-    """Which of NO_ROOM an error is, by its number or by the system's words for it."""
+    """Which of NO_ROOM an error is, by its number or by the system's words for it; numpy tells only how much it could write."""
     number = getattr(error, "errno", None)
+    if isinstance(error, OSError) and number is None and SHORT_WRITE.fullmatch(str(error)):
+        return errno.ENOSPC
     return number if number in NO_ROOM else next((each for each in NO_ROOM if os.strerror(each) in str(error)), None)
 
 

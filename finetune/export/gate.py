@@ -19,7 +19,7 @@ import numpy as np
 
 from finetune.errors import FinetuneError
 from finetune.export.kinds import DIFFERENCE, Kind
-from finetune.export.llama_cpp import Answers, Questions, asked
+from finetune.export.llama_cpp import AS_IT_IS, Answers, Questions, asked
 from finetune.export.probes import Probes
 from finetune.formatting import strip_control_chars
 
@@ -61,7 +61,7 @@ def judge(
     """Parts two to four by llama.cpp. `ours` are log-probabilities [vocabulary] after each prompt; raises FinetuneError if it differs."""
     vocabulary = len(ours[0])
     answers = asked(path, Questions(probes.texts, probes.chats, probes.prompts, vocabulary, threads, timed), progress)
-    check_tokens([text for text, _ in probes.texts], answers.tokens, probes.ids)
+    check_tokens(probes.texts, answers.tokens, probes.ids)
     for meant, found in zip(probes.rendered, answers.rendered, strict=True):
         if meant != found and not (probes.dated and DATE.sub("", meant) == DATE.sub("", found)):
             raise _refused(f"llama.cpp renders a chat as {_short(found, meant)}, and the model was trained with {_short(meant, found)}")
@@ -103,7 +103,7 @@ def _compared(
     return Verdict(tensors, texts, chats, len(ours), largest, max(0.0, divergence / len(ours)), same, limit)
 
 
-def _refused(what: str, hint: str = "Nothing was kept. Use the folder itself: transformers, vLLM and MLX load it.") -> FinetuneError:
+def _refused(what: str, hint: str = AS_IT_IS) -> FinetuneError:
     return FinetuneError(f"The exported file was refused: {what}.", hint=hint)
 
 

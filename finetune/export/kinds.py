@@ -4,8 +4,8 @@ kind_of("q4_k_m").limit                          # 0.4
 format_of("blk.0.ffn_down.weight", (576, 1536), KINDS["q4_k_m"], layers=30, tied=True)      # ("Q6_K", None)
 
 The rules are those of llama.cpp's own quantiser (src/llama-quant.cpp, without an importance matrix), so that a file is what its name says
-elsewhere: a head in Q6_K, the values of attention and the last part of the feed-forward in more bits in every third layer, and other
-formats where a row has no whole number of blocks.
+elsewhere: a head in Q6_K, the values of attention and the last part of the feed-forward in more bits in every third layer, queries, keys
+and values that are one tensor in more bits in all of them, and other formats where a row has no whole number of blocks.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ DEFAULT = "f16"
 BLOCK = {"F32": 1, "F16": 1, "BF16": 1, "Q4_0": 32, "Q5_0": 32, "Q5_1": 32, "Q8_0": 32, "Q4_K": 256, "Q5_K": 256, "Q6_K": 256}
 INSTEAD = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}  # where a row is no multiple of 256 values
 QUANTISES_ITSELF = ("F32", "F16", "BF16", "Q4_0", "Q5_0", "Q5_1", "Q8_0")  # the gguf package; the others need ggml
+TOGETHER = {"q4_k_m": "Q5_K", "q5_k_m": "Q6_K"}  # queries, keys and values as one tensor
 NEVER = ("position_embd.weight",)
 ENDS = ("token_embd.weight", "output.weight")
 TRAINED_LIMIT = 0.05  # KL from a model that was trained in this type: only what llama.cpp rounds while it computes is left
@@ -86,8 +87,10 @@ def _wanted(name: str, columns: int, kind: Kind, layers: int, tied: bool) -> str
         return kind.format
     if name == "output.weight" or (tied and name == "token_embd.weight"):
         return "Q6_K" if columns % BLOCK[kind.format] == 0 and kind.format != "Q8_0" else "Q8_0"
+    if "attn_qkv." in name:  # of GPT-2 and Phi 3
+        return TOGETHER.get(kind.name, kind.format)
     layer = int(name.split(".")[1]) if name.startswith("blk.") else 0
-    matters = any(part in name for part in ("attn_v.", "attn_qkv.", "ffn_down."))
+    matters = any(part in name for part in ("attn_v.", "ffn_down."))
     return "Q6_K" if kind.mixed and matters and _more_bits(layer, layers) else kind.format
 
 

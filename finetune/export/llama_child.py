@@ -40,7 +40,7 @@ def work(order: dict[str, Any], say: Say) -> None:
         raise FinetuneError(f"llama.cpp cannot load the file: {error}") from error
     say(loaded=time.perf_counter() - began)
     address = server.listening_address
-    say(tokens=[_ask(address, "tokenize", {"content": text, "add_special": alone})["tokens"] for text, alone in order["texts"]])
+    say(tokens=[_ask(address, "tokenize", {"content": text, "add_special": True})["tokens"] for text in order["texts"]])
     say(rendered=[_ask(address, "apply-template", {"messages": turns})["prompt"] for turns in order["chats"]])
     vocabulary = order["vocabulary"]
     letter = _ask(address, "tokenize", {"content": "a"})["tokens"][0]

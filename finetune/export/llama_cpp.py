@@ -19,15 +19,17 @@ import numpy as np
 
 from finetune.children import end, python_child
 from finetune.errors import FinetuneError
-from finetune.export.probes import Turns
+from finetune.export.asking import Turns
 from finetune.formatting import strip_control_chars
+
+AS_IT_IS = "Nothing was kept. Use the folder itself: transformers, vLLM and MLX load it."
 
 
 @dataclass(frozen=True)
 class Questions:
-    """`texts` with whether the text stands alone, so that it may get a beginning; `prompts` and `timed` are token ids."""
+    """`texts` get the beginning that the file states, as chats do; `prompts` and `timed` are token ids."""
 
-    texts: Sequence[tuple[str, bool]]
+    texts: Sequence[str]
     chats: Sequence[Turns]
     prompts: Sequence[list[int]]
     vocabulary: int
@@ -80,7 +82,7 @@ def asked(path: Path, questions: Questions, progress: Callable[[int, int], None]
             if process.wait():
                 log.seek(0)
                 last = [line for line in map(str.strip, log) if line][-1:] or [f"exit code {process.returncode}"]
-                raise FinetuneError(f"llama.cpp ended while it ran {path.name}: {strip_control_chars(last[0])[:200]}.")
+                raise FinetuneError(f"llama.cpp ended while it ran {path.name}: {strip_control_chars(last[0])[:200]}.", hint=AS_IT_IS)
         finally:
             end(process)
     return answers
@@ -88,7 +90,7 @@ def asked(path: Path, questions: Questions, progress: Callable[[int, int], None]
 
 def _take(said: dict[str, Any], answers: Answers, folder: Path) -> None:
     if "problem" in said:
-        raise FinetuneError(said["problem"])
+        raise FinetuneError(said["problem"], hint=AS_IT_IS)
     answers.load_seconds = said.get("loaded", answers.load_seconds)
     answers.tokens = said.get("tokens", answers.tokens)
     answers.rendered = said.get("rendered", answers.rendered)

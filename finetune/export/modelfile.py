@@ -1,6 +1,6 @@
 """Ollama's Modelfile: where the weights are, how a chat is written, where an answer ends, how it is sampled.
 
-text = modelfile("model-Q8_0.gguf", tokenizer, home=Path("./finetuned_model"), licence="apache-2.0")
+text = modelfile("model-Q8_0.gguf", asked, home=Path("./finetuned_model"), licence="apache-2.0")
 
 Ollama writes chats by a template in Go's language. It is given for the forms below, if they write exactly what the model's own template
 writes; for others Ollama looks for a form that resembles the template inside the file.
@@ -9,12 +9,13 @@ Format: https://docs.ollama.com/modelfile
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from finetune.errors import ModelError
-from finetune.export.probes import CHATS, Turns
+from finetune.export.asking import Asking, Turns
+from finetune.export.probes import CHATS
 from finetune.model_folder import read_json
 from finetune.models.chat_template import answer_ends, render_chat
 from finetune.models.spelling import ends_of
@@ -25,17 +26,26 @@ SAMPLING = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "m
 
 @dataclass(frozen=True)
 class Form:
-    """What stands before and behind each turn; `names` are roles that have another name."""
+    """What stands before and behind each turn, and behind the opened answer.
+
+    `names` are roles that have another name, `answered` is what stands behind an answer where that is not `behind`.
+    """
 
     before: str
     behind: str
     names: dict[str, str] = field(default_factory=dict)
+    answered: str | None = None
+    opening: str = ""
 
     def opened(self, role: str) -> str:
         return self.before.format(role=self.names.get(role, role))
 
+    def closed(self, role: str) -> str:
+        return self.answered if self.answered is not None and role == "assistant" else self.behind
+
     def written(self, turns: Turns) -> str:
-        return "".join(f"{self.opened(turn['role'])}{turn['content']}{self.behind}" for turn in turns) + self.opened("assistant")
+        said = (f"{self.opened(turn['role'])}{turn['content']}{self.closed(turn['role'])}" for turn in turns)
+        return "".join(said) + self.opened("assistant") + self.opening
 
     @property
     def template(self) -> str:
@@ -43,8 +53,11 @@ class Form:
         role = "{{ .Role }}"
         for ours, theirs in self.names.items():
             role = f'{{{{ if eq .Role "{ours}" }}}}{theirs}{{{{ else }}}}{role}{{{{ end }}}}'
-        turn = f"{self.before.format(role=role)}{{{{ .Content }}}}{self.behind}"
-        return f"{{{{ range .Messages }}}}{turn}{{{{ end }}}}{self.opened('assistant')}"
+        behind = self.behind
+        if self.answered is not None:
+            behind = f'{{{{ if eq .Role "assistant" }}}}{self.answered}{{{{ else }}}}{behind}{{{{ end }}}}'
+        turn = f"{self.before.format(role=role)}{{{{ .Content }}}}{behind}"
+        return f"{{{{ range .Messages }}}}{turn}{{{{ end }}}}{self.opened('assistant')}{self.opening}"
 
 
 FORMS = (
@@ -56,10 +69,11 @@ FORMS = (
 )
 
 
-def modelfile(name: str, tokenizer: Any, home: Path, licence: str | None) -> str:
+def modelfile(name: str, asked: Asking, home: Path, licence: str | None) -> str:
     """The text for the .gguf file called `name` beside it, made from the model in `home`."""
+    tokenizer = asked.tokenizer
     lines = [f"FROM ./{name}"]
-    form, system = form_of(tokenizer)
+    form, system = form_of(asked)
     if form:
         lines.append(f'TEMPLATE """{form.template}"""')
     if system:
@@ -72,35 +86,39 @@ def modelfile(name: str, tokenizer: Any, home: Path, licence: str | None) -> str
     return "\n".join(lines) + "\n"
 
 
-def form_of(tokenizer: Any) -> tuple[Form | None, str | None]:
+def form_of(asked: Asking) -> tuple[Form | None, str | None]:
     """The form that writes what the chat template writes, and the system prompt that the template begins with where none is given."""
-    if not tokenizer.chat_template:
+    first = _written(asked, CHATS[0]) if asked.tokenizer.chat_template else None
+    if first is None:
         return None, None
-    for form in FORMS:
+    for form in (*FORMS, Form("", "\n", answered=str(asked.tokenizer.eos_token))):  # the last is the plain one
         system = None
-        if (first := _written(tokenizer, CHATS[0])) is not None and first.startswith(opened := form.opened("system")):
+        if (opened := form.opened("system")) and first.startswith(opened):
             system = first[len(opened) :].partition(form.behind)[0]
-        if all(_agrees(form, system, tokenizer, turns) for turns in CHATS) and '"""' not in (system or ""):
+        usual = form.written(_behind(system, CHATS[0]))
+        form = replace(form, opening=first[len(usual) :] if first.startswith(usual) else "")  # such as an empty thought
+        if all(_agrees(form, system, asked, turns) for turns in CHATS) and '"""' not in form.template + (system or ""):
             return form, system
     return None, None
 
 
-def _agrees(form: Form, system: str | None, tokenizer: Any, turns: Turns) -> bool:
+def _agrees(form: Form, system: str | None, asked: Asking, turns: Turns) -> bool:
     """Also where the template refuses such turns: there nothing is promised. Many templates trim what people say."""
     trimmed = [{**turn, "content": turn["content"].strip()} for turn in turns]
-    theirs = _written(tokenizer, trimmed)
-    ours = [{"role": "system", "content": system}, *trimmed] if system and trimmed[0]["role"] != "system" else trimmed
-    return theirs is None or theirs == form.written(ours)
+    theirs = _written(asked, trimmed)
+    return theirs is None or theirs == form.written(_behind(system, trimmed))
 
 
-def _written(tokenizer: Any, turns: Turns) -> str | None:
+def _behind(system: str | None, turns: Turns) -> Turns:
+    return [{"role": "system", "content": system}, *turns] if system and turns[0]["role"] != "system" else turns
+
+
+def _written(asked: Asking, turns: Turns) -> str | None:
     """Without the token that begins every text, which Ollama adds by itself."""
-    begins = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
     try:
-        text = render_chat(tokenizer, turns, add_generation_prompt=True)
+        return render_chat(asked.tokenizer, turns, add_generation_prompt=True).removeprefix(asked.begin)
     except ModelError:
         return None
-    return text.removeprefix(tokenizer.bos_token) if begins else text
 
 
 def _sampling(home: Path) -> dict[str, Any]:

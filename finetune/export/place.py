@@ -24,12 +24,13 @@ OURS = (".gguf", ".onnx", ".data", ".json", ".jinja", ".model", ".txt")
 
 
 def check_finished(run: RunFolder) -> None:
-    """Raises BadInput for a run whose model is not there yet."""
+    """Raises BadInput for a run whose model is not there yet, or whose record of exports is damaged."""
     if run.progress.is_file() and run.stage in (TRAINING, BENCHMARK):
         raise BadInput(
             f"The run in {run.output_dir} is not finished, so there is nothing to export yet.",
             hint=f"Finish it first: finetune-cli resume {quoted(run.output_dir)}",
         )
+    _ = run.exports  # which is to be added to, after minutes
 
 
 def check_place(to: Path) -> None:

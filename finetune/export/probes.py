@@ -1,6 +1,6 @@
 """What an exported file is asked: texts that tokenizers cut differently, chats, and prompts whose next token both sides predict.
 
-probes = Probes.of(run, tokenizer)
+probes = Probes.of(run, Asking.of(run, tokenizer))
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.errors import ModelError
+from finetune.export.asking import Asking, Turns
 from finetune.foreign import reading
 from finetune.models.chat_template import added_tokens, render_chat
 from finetune.publish import merged
 from finetune.run_folder import REMADE, RunFolder
 
-Turns = list[dict[str, str]]
 MOST_TOKENS = 128  # of a prompt
 PROMPTS = (
     *merged.PROMPTS,
@@ -69,12 +69,13 @@ CHATS: tuple[Turns, ...] = (
 
 @dataclass(frozen=True)
 class Probes:
-    """`chats` are those that the template takes, with the text that it makes of them; `ids` those of `texts`, by our tokenizer.
+    """`chats` are those that the template takes, with the text that it makes of them, but for the beginning that programs put there.
 
-    `dated` is whether the template writes the date of the day.
+    `texts` are cut as they stand, that beginning included; `ids` are theirs, by our tokenizer. `dated` is whether the template writes the
+    date of the day.
     """
 
-    texts: list[tuple[str, bool]]
+    texts: list[str]
     ids: list[list[int]]
     chats: list[Turns]
     rendered: list[str]
@@ -82,21 +83,20 @@ class Probes:
     dated: bool
 
     @classmethod
-    def of(cls, run: RunFolder, tokenizer: Any) -> Probes:
-        rendered = _rendered(tokenizer)
+    def of(cls, run: RunFolder, asked: Asking) -> Probes:
+        tokenizer = asked.tokenizer
+        rendered = _rendered(asked)
         prompts = [unicodedata.normalize("NFC", text) for text in _asked(run)]
         marks = added_tokens(tokenizer)
-        between = "".join(f"a{mark} b" for mark in marks[:20])
-        alone = [(text, True) for text in (*TEXTS, between, *prompts)]
-        texts = [*alone, *((text, False) for _, text in rendered)]
-        ids = [tokenizer(text, add_special_tokens=stands_alone)["input_ids"] for text, stands_alone in texts]
-        asked = [tokenizer(text)["input_ids"][:MOST_TOKENS] for text in prompts]
+        between = "" if asked.scheme == "first" else "".join(f"a{mark}{'' if asked.scheme else ' '}b" for mark in marks[:20])
+        texts = list(filter(None, map(asked.probe, (*TEXTS, between, *prompts))))
+        bare = [text.removeprefix(asked.begin) for _, text in rendered]
         return cls(
-            texts,
-            ids,
+            [*texts, *bare],
+            [*map(asked.ids, texts), *(asked.chat_ids(text) for _, text in rendered)],
             [turns for turns, _ in rendered],
-            [text for _, text in rendered],
-            [each for each in asked if each],
+            bare,
+            [ids for text in prompts if (ids := asked.ids(text)[:MOST_TOKENS])],
             today_is_in(tokenizer),
         )
 
@@ -113,12 +113,12 @@ def _asked(run: RunFolder) -> list[str]:
     return [*own, *PROMPTS[: len(PROMPTS) - len(own)]]
 
 
-def _rendered(tokenizer: Any) -> list[tuple[Turns, str]]:
+def _rendered(asked: Asking) -> list[tuple[Turns, str]]:
     """Chats that the template takes: some refuse a system turn."""
     found: list[tuple[Turns, str]] = []
-    for turns in CHATS if tokenizer.chat_template else ():
+    for turns in filter(None, map(asked.turns, CHATS)) if asked.tokenizer.chat_template else ():
         try:
-            found.append((turns, render_chat(tokenizer, turns, add_generation_prompt=True)))
+            found.append((turns, render_chat(asked.tokenizer, turns, add_generation_prompt=True)))
         except ModelError:
             continue
     return found

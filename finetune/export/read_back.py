@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from finetune.export.gate import check_tokens
 from finetune.export.pretokenizers import WAYS
 from finetune.export.probes import Probes
-from finetune.export.tokens import CONTROL, NEVER_MERGED, UNKNOWN, USER_DEFINED
+from finetune.export.tokens import CONTROL, NEVER_MERGED, NOT_STRIPPED, PHI_3, UNKNOWN, USER_DEFINED
 
 SPACE = "▁"
 
@@ -23,24 +23,23 @@ def check_words(path: Path, probes: Probes) -> None:
     import gguf
 
     fields = gguf.GGUFReader(path).fields
-    stated = {key: field.contents() for key, field in fields.items() if key.startswith("tokenizer.ggml.")}
+    stated = {key: field.contents() for key, field in fields.items() if key.startswith(("tokenizer.ggml.", "general.name"))}
     tokenizer = _tokenizer(stated)
-    found = [_ids(tokenizer, stated, text, alone=alone) for text, alone in probes.texts]
-    check_tokens([text for text, _ in probes.texts], found, probes.ids)
-
-
-def _ids(tokenizer: Tokenizer, stated: dict[str, Any], text: str, *, alone: bool) -> list[int]:
-    ids = list(tokenizer.encode(text).ids)
-    if alone and stated["tokenizer.ggml.add_bos_token"]:
-        ids = [stated["tokenizer.ggml.bos_token_id"], *ids]
-    return [*ids, stated["tokenizer.ggml.eos_token_id"]] if alone and stated["tokenizer.ggml.add_eos_token"] else ids
+    begin = [stated["tokenizer.ggml.bos_token_id"]] if stated["tokenizer.ggml.add_bos_token"] else []
+    check_tokens(probes.texts, [[*begin, *tokenizer.encode(text).ids] for text in probes.texts], probes.ids)
 
 
 def _tokenizer(stated: dict[str, Any]) -> Tokenizer:
     tokens, types = stated["tokenizer.ggml.tokens"], stated["tokenizer.ggml.token_type"]
     made = _sentence_piece(stated) if stated["tokenizer.ggml.model"] == "llama" else _byte_level(stated)
     marks = [(token, type) for token, type in zip(tokens, types, strict=True) if type in (CONTROL, USER_DEFINED, UNKNOWN)]
-    made.add_tokens([AddedToken(token, special=type != USER_DEFINED, normalized=False) for token, type in marks])
+    strips = PHI_3 in stated["general.name"]
+    made.add_tokens(
+        [
+            AddedToken(token, special=type != USER_DEFINED, normalized=False, rstrip=strips and token not in NOT_STRIPPED)
+            for token, type in marks
+        ]
+    )
     return made
 
 

@@ -7,6 +7,7 @@ run.exports                               # [{"type": "q8_0", "gate": {"kl": 0.0
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from finetune.benchmark.report import write_report
@@ -56,8 +57,9 @@ class Exported:
 
 def keep(run: RunFolder, exported: Exported) -> None:
     """Add it to the run's records, newest last, and to its card and report."""
-    others = [each for each in run.exports if (each["folder"], each["file"]) != (exported.folder, exported.file)]
-    run.write_json(run.export, {"files": [*others, exported.to_dict()]})
+    kept = exported.to_dict() | {"folder": str(Path(exported.folder).absolute())}  # an upload may be started anywhere
+    others = [each for each in run.exports if (each["folder"], each["file"]) != (kept["folder"], kept["file"])]
+    run.write_json(run.export, {"files": [*others, kept]})
     write_card(run)
     if run.benchmark.is_file():
         write_report(run)

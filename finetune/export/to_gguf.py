@@ -21,6 +21,7 @@ from finetune import registry
 from finetune.distillation_settings import QuantizeSpec
 from finetune.errors import BadInput
 from finetune.events import Progress, Reporter
+from finetune.export.asking import Asking
 from finetune.export.gate import Verdict, judge
 from finetune.export.kinds import BLOCK, DEFAULT, KINDS, TRAINED_LIMIT, Kind, kind_of
 from finetune.export.modelfile import modelfile
@@ -33,12 +34,13 @@ from finetune.export.writing import Planned, check_read_back, plan, write
 from finetune.formatting import percent, size
 from finetune.hardware.machine import inspect
 from finetune.models.kind import configuration
-from finetune.models.llama_cpp import Architecture, architecture_of, is_tied, tensors
+from finetune.models.llama_cpp import Architecture, architecture_of, is_tied, long_texts, tensors
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import locate
 from finetune.planning.stages import FEWEST_PARAMETERS
 from finetune.publish.card import licence_of
 from finetune.publish.elsewhere import gguf_commands
+from finetune.publish.merged import base_changed
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
@@ -79,20 +81,22 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
     located = locate(str(run.output_dir), runtime, reporter)
     config = configuration(located)
     known = architecture_of(config, located.name)
-    tokenizer = load_tokenizer(located)
-    words = words_of(tokenizer, vocabulary=config.get_text_config(decoder=True).vocab_size, model=located.name)
-    probes = Probes.of(run, tokenizer)
+    asked = Asking.of(run, load_tokenizer(located))
+    text = config.get_text_config(decoder=True)
+    words = words_of(asked, name_of(run), vocabulary=text.vocab_size, model=located.name)
+    probes = Probes.of(run, asked)
     machine = replace(inspect(replace(runtime, device="cpu", dtype="float32")), why_dtype="for exporting")
     with stage(reporter, "export", "Loading the model") as done:
         began = time.perf_counter()
         model: Any = load_model(located, machine)
         load_seconds = time.perf_counter() - began
         done(f"{size(located.bytes)}, as transformers has it")
-    layers = known.facts(config.get_text_config(decoder=True))["block_count"]
+    stated = known.facts(text)
+    said = (base_changed(run, located), asked.note, *long_texts(text, stated))
     learned, trained = _learned_in(run, kind)
     ends = {"ends": trained.head.upper()} if trained and trained.head else {}
     shapes = ((name, tuple(values.shape)) for name, values in tensors(model, known))
-    planned = plan(shapes, kind, layers=layers, tied=is_tied(model), **ends)
+    planned = plan(shapes, kind, layers=stated["block_count"], tied=is_tied(model), **ends)
     limit = TRAINED_LIMIT if trained and limit is None else limit
     needed = sum(tensor.bytes for tensor in planned.values()) + HEADER_BYTES
     check_room("The exported file", needed, to.parent, ELSEWHERE)
@@ -100,7 +104,7 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
     licence = licence_of(run)
     with whole_folder(to) as part, disk_is_full(needed, to):
         with stage(reporter, "export", f"Writing {kind.name.upper()}") as done:
-            facts = _facts(run, known, config, kind, licence) | words.facts
+            facts = _facts(stated, known, kind, licence) | words.facts
             more = {"exact": trained is not None}
             meant = write(part / file, known.name, facts, planned, tensors(model, known), _progress(reporter, "bytes"), **more)
             written = (part / file).stat().st_size
@@ -109,7 +113,7 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
             check_read_back(part / file, meant)
             verdict, exported = _judged(part / file, kind, probes, model, limit, reporter, len(meant))
             done(_in_short(verdict))
-        (part / "Modelfile").write_text(modelfile(file, tokenizer, run.output_dir, licence), encoding="utf-8", newline="\n")
+        (part / "Modelfile").write_text(modelfile(file, asked, run.output_dir, licence), encoding="utf-8", newline="\n")
         sha256 = file_hash(part / file)
     made = Exported(
         to="gguf",
@@ -119,9 +123,9 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
         bytes=written,
         sha256=sha256,
         gate=asdict(verdict) | ({"exact": True} if trained else {}),
-        notes=[*_rounded_again(learned, trained, kind), *_notes(planned, verdict)],
+        notes=[*filter(None, said), *_rounded_again(learned, trained, kind), *_notes(planned, verdict)],
         commands=gguf_commands(to / file, name_of(run)),
-        original=Speed(located.bytes, load_seconds, _our_speed(model, tokenizer, probes) if exported else None),
+        original=Speed(located.bytes, load_seconds, _our_speed(model, asked.tokenizer, probes) if exported else None),
         exported=exported,
         threads=torch.get_num_threads(),
     )
@@ -188,12 +192,12 @@ def _our_speed(model: Any, tokenizer: Any, probes: Probes) -> float | None:
     return TIMED_TOKENS / (seconds[1] - seconds[0])
 
 
-def _facts(run: RunFolder, known: Architecture, config: Any, kind: Kind, licence: str | None) -> dict[str, Any]:
+def _facts(stated: dict[str, Any], known: Architecture, kind: Kind, licence: str | None) -> dict[str, Any]:
     import gguf
 
-    general = {"general.type": "model", "general.name": name_of(run), "general.file_type": kind.file_type}
+    general = {"general.type": "model", "general.file_type": kind.file_type}
     general |= {"general.quantization_version": gguf.GGML_QUANT_VERSION} | ({"general.license": licence} if licence else {})
-    return general | {f"{known.name}.{key}": value for key, value in known.facts(config.get_text_config(decoder=True)).items()}
+    return general | {f"{known.name}.{key}": value for key, value in stated.items()}
 
 
 def _notes(planned: dict[str, Planned], verdict: Verdict) -> list[str]:

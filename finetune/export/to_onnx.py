@@ -20,6 +20,7 @@ import torch
 
 from finetune.errors import BadInput, FinetuneError
 from finetune.events import Reporter
+from finetune.export.asking import Asking
 from finetune.export.place import ELSEWHERE, check_finished, check_place, disk_is_full, stage
 from finetune.export.probes import Probes
 from finetune.export.record import Exported, Speed, keep
@@ -30,6 +31,7 @@ from finetune.hardware.matmul import use_plain_linear
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import locate
 from finetune.models.tokenizer_files import save_tokenizer
+from finetune.publish.merged import base_changed
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
 from finetune.storage import check_room, file_hash, whole_folder
@@ -65,7 +67,7 @@ class ONNX:
 def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporter, limit: float) -> Exported:
     located = locate(str(run.output_dir), runtime, reporter)
     tokenizer = load_tokenizer(located)
-    prompts = Probes.of(run, tokenizer).prompts
+    prompts = Probes.of(run, Asking.of(run, load_tokenizer(located))).prompts
     machine = replace(inspect(replace(runtime, device="cpu", dtype="float32")), why_dtype="for exporting")
     with stage(reporter, "export", "Loading the model") as done:
         began = time.perf_counter()
@@ -106,7 +108,7 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
         bytes=written,
         sha256=sha256,
         gate=gate,
-        notes=[NO_CACHE],
+        notes=[*filter(None, [base_changed(run, located)]), NO_CACHE],
         commands={"Python": f'onnxruntime.InferenceSession("{to / FILE}")'},
         original=Speed(located.bytes, loaded, None),
         exported=Speed(written, seconds, None),

@@ -1,6 +1,6 @@
 """A tokenizer as GGUF describes it: its tokens, how they merge, which of them are marks, where texts begin and answers end.
 
-    words = words_of(tokenizer, vocabulary=49152, model="my_model")
+    words = words_of(asked, "finetuned_model", vocabulary=49152, model="my_model")
     words.facts["tokenizer.ggml.pre"]         # "smollm"
 
 llama.cpp has two tokenizers that matter here: byte-level BPE (GPT-2, Llama 3, Qwen) and SentencePiece (Llama 2, Mistral, Gemma), which it
@@ -10,16 +10,21 @@ steers by a score for each token instead of a list of merges.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from finetune.errors import ModelError
+from finetune.export.asking import Asking
 from finetune.export.pretokenizers import WAYS, pre_of
 from finetune.models.chat_template import answer_end_ids
 from finetune.models.llama_cpp import NEXT
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 NEVER_MERGED = -1e9  # the score of a token that no merge makes
+# llama.cpp looks for these names in what a file calls itself: under "phi-3", all marks but three swallow the blanks behind them.
+TAKEN = re.compile(r"(phi)-?(3)|(modern)-(bert)", re.IGNORECASE)
+PHI_3, NOT_STRIPPED = "Phi-3", {"<unk>", "<s>", "<|endoftext|>"}
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,12 @@ class Words:
         return list(self.facts["tokenizer.ggml.tokens"])
 
 
-def words_of(tokenizer: Any, *, vocabulary: int, model: str) -> Words:
-    """`vocabulary` is how many tokens the model has; raises ModelError for a tokenizer that llama.cpp has not, or one token too many."""
+def words_of(asked: Asking, name: str, *, vocabulary: int, model: str) -> Words:
+    """`name` is what the file is to be called, `vocabulary` how many tokens the model has.
+
+    Raises ModelError for a tokenizer that llama.cpp has not, or one token too many.
+    """
+    tokenizer = asked.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(f"The tokenizer of {model} has no tokenizer.json, from which it is exported.", hint=NEXT)
@@ -43,9 +52,17 @@ def words_of(tokenizer: Any, *, vocabulary: int, model: str) -> Words:
     if made["type"] != "BPE":
         raise ModelError(f"The tokenizer of {model} is {made['type']}, which cannot be exported to GGUF.", hint=NEXT)
     tokens, types = _tokens(described, vocabulary, model)
-    facts = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types}
-    facts |= _sentence_piece(described, tokens, types) if made["byte_fallback"] else _byte_level(described, model)
-    return Words(facts | _ends(tokenizer) | _template(tokenizer))
+    facts = {"general.name": _called(name, described), "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types}
+    facts |= _sentence_piece(described, tokens, types, opens=asked.opens) if made["byte_fallback"] else _byte_level(described, model)
+    return Words(facts | _ends(asked) | _template(tokenizer))
+
+
+def _called(name: str, described: dict[str, Any]) -> str:
+    """What the file calls itself, so that llama.cpp cuts texts at marks as the tokenizer does."""
+    strips = {each["content"]: bool(each["rstrip"]) for each in described["added_tokens"]}
+    phi_3 = {"</s>", *NOT_STRIPPED} <= strips.keys() and all(strips[mark] is (mark not in NOT_STRIPPED) for mark in strips)
+    free = TAKEN.sub(lambda found: " ".join(filter(None, found.groups())), name)
+    return f"{free} ({PHI_3})" if phi_3 else free
 
 
 def _tokens(described: dict[str, Any], vocabulary: int, model: str) -> tuple[list[str], list[int]]:
@@ -85,7 +102,7 @@ def _byte_level(described: dict[str, Any], model: str) -> dict[str, Any]:
     }
 
 
-def _sentence_piece(described: dict[str, Any], tokens: list[str], types: list[int]) -> dict[str, Any]:
+def _sentence_piece(described: dict[str, Any], tokens: list[str], types: list[int], *, opens: bool) -> dict[str, Any]:
     """A token's score is the place of its first merge: the earlier, the higher."""
     scores = dict.fromkeys(tokens, NEVER_MERGED)
     for place, each in enumerate(_merges(described)):
@@ -95,13 +112,11 @@ def _sentence_piece(described: dict[str, Any], tokens: list[str], types: list[in
     for number, token in enumerate(tokens):
         if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             types[number] = BYTE
-    steps = json.dumps([described.get("normalizer"), described.get("pre_tokenizer")])
-    opened = '"Prepend"' in steps or '"prepend_scheme": "first"' in steps or '"prepend_scheme": "always"' in steps
     return {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.scores": [scores[token] for token in tokens],
-        "tokenizer.ggml.add_space_prefix": opened,
+        "tokenizer.ggml.add_space_prefix": opens,
     }
 
 
@@ -114,9 +129,9 @@ def _pair(merge: Any) -> list[str]:
     return merge.split(" ") if isinstance(merge, str) else list(merge)
 
 
-def _ends(tokenizer: Any) -> dict[str, Any]:
+def _ends(asked: Asking) -> dict[str, Any]:
     """What begins a text, what ends an answer (a second end is the end of a turn), and what is added to a text without being asked."""
-    ids = tokenizer("a")["input_ids"]
+    tokenizer = asked.tokenizer
     others = [each for each in answer_end_ids(tokenizer) if each != tokenizer.eos_token_id]
     named = {
         "bos": tokenizer.bos_token_id,
@@ -127,8 +142,8 @@ def _ends(tokenizer: Any) -> dict[str, Any]:
     }
     return {
         **{f"tokenizer.ggml.{name}_token_id": number for name, number in named.items() if number is not None},
-        "tokenizer.ggml.add_bos_token": tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id],
-        "tokenizer.ggml.add_eos_token": tokenizer.eos_token_id is not None and ids[-1:] == [tokenizer.eos_token_id],
+        "tokenizer.ggml.add_bos_token": bool(asked.lead),
+        "tokenizer.ggml.add_eos_token": False,
     }
 
 

@@ -50,6 +50,19 @@ def architecture_of(config: Any, model: str) -> Architecture:
     return known
 
 
+def long_texts(config: Any, stated: Facts) -> list[str]:
+    """What people should know of texts that are longer than those that both compute alike."""
+    notes, window = [], stated["context_length"]
+    if window < (most := getattr(config, "max_position_embeddings", 0)):
+        notes.append(
+            f"Its context is {window:,} tokens instead of {most:,}: llama.cpp has not the window in which its layers read longer texts."
+        )
+    original = stated.get("rope.scaling.original_context_length", window)
+    if "rope.scaling.attn_factor" in stated and original < window:
+        notes.append(f"With a context of more than {original:,} tokens, llama.cpp reads short texts too as the model reads long ones.")
+    return notes
+
+
 def tensors(model: Any, known: Architecture) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the file with its name there, in torch's order of dimensions; raises ModelError for one without a place."""
     import gguf
@@ -122,7 +135,7 @@ def _usual(config: Any) -> Facts:
     return facts
 
 
-def _mistral(config: Any) -> Facts:
+def _in_window(config: Any) -> Facts:
     """llama.cpp sees everything, so a text may not be longer than the window in which both agree."""
     facts = _usual(config)
     return facts | {"context_length": min(facts["context_length"], config.sliding_window or facts["context_length"])}
@@ -143,8 +156,7 @@ def _gemma3(config: Any) -> Facts:
 
 
 def _phi3(config: Any) -> Facts:
-    facts, rope = _usual(config), _rope(config)
-    facts["attention.sliding_window"] = config.sliding_window or 0
+    facts, rope = _in_window(config), _rope(config)
     if rope.get("rope_type") == "longrope":
         from math import log, sqrt
 
@@ -166,6 +178,9 @@ def _odd_gemma(every: int, deepest: int) -> Callable[[Any], str | None]:
         expected = ["sliding_attention" if (number + 1) % every else "full_attention" for number in range(config.num_hidden_layers)]
         if list(config.layer_types) != expected:
             return f"its layers with and without a window do not alternate as those of {config.model_type} do (some may be left out)"
+        caps = (config.attn_logit_softcapping, config.final_logit_softcapping) if config.model_type == "gemma2" else ()
+        if not all(caps):
+            return "its attention or its logits have no soft cap"
         size = config.hidden_size // config.num_attention_heads if config.num_hidden_layers == deepest else config.head_dim
         if config.query_pre_attn_scalar != size:
             return f"its queries are scaled by {config.query_pre_attn_scalar}, not by the size of a head, {size}"
@@ -199,12 +214,20 @@ def _odd_rope(config: Any, known: Architecture) -> str | None:
     fine = (
         {"default", "linear", "yarn"} | ({"llama3"} if known.name == "llama" else set()) | ({"longrope"} if known.name == "phi3" else set())
     )
+    if kind == "yarn" and (other := _odd_yarn(_rope(config))):
+        return f"its positions are scaled by yarn with another {other}"
     return None if kind in fine else f"its positions are scaled by {kind}"
+
+
+def _odd_yarn(rope: dict[str, Any]) -> str | None:
+    """What is not as usual of a scaling that llama.cpp knows by its factor alone; short texts hardly show it."""
+    usual = {"attention_factor": None, "beta_fast": 32, "beta_slow": 1, "mscale": None, "mscale_all_dim": None, "truncate": True}
+    return next((name for name, value in usual.items() if rope.get(name) not in (None, value)), None)
 
 
 KNOWN: dict[str, Architecture] = {
     "llama": Architecture("llama", _usual, pairs=True),
-    "mistral": Architecture("llama", _mistral, pairs=True),
+    "mistral": Architecture("llama", _in_window, pairs=True),
     "qwen2": Architecture("qwen2", _usual, odd=_odd_window),
     "qwen3": Architecture("qwen3", _usual, odd=_odd_window),
     "gemma2": Architecture("gemma2", _gemma2, one_more=True, odd=_odd_gemma(2, deepest=46)),

@@ -163,9 +163,18 @@ def _checked(found: LocatedModel, runtime: RuntimeOptions, reporter: Reporter, s
     if is_adapter(found.folder):
         if found.pinned in seen:
             raise ModelError(f"The adapter in {found.folder} is its own base model.", hint="Name the base model instead.")
-        base = _locate(adapter_base(found.folder), runtime, reporter, (*seen, found.pinned))
+        base = _base_of(found, runtime, reporter, (*seen, found.pinned))
         return replace(found, base=base, bytes=size + base.bytes, base_load_in=adapter_load_in(found.folder))
     return replace(found, bytes=size)
+
+
+def _base_of(adapter: LocatedModel, runtime: RuntimeOptions, reporter: Reporter, seen: tuple[str, ...]) -> LocatedModel:
+    named = adapter_base(adapter.folder)
+    try:
+        return _locate(named, runtime, reporter, seen)
+    except ModelNotFound as error:
+        hint = "Put it there again: the adapter alone is no model." if Path(named).is_absolute() else error.hint
+        raise ModelNotFound(f"The adapter in {adapter.folder} has lost its base model. {error.message}", hint=hint) from None
 
 
 def _from_hub(source: ModelSource, runtime: RuntimeOptions, reporter: Reporter) -> LocatedModel:

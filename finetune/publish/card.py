@@ -37,7 +37,7 @@ from finetune.formatting import percent, strip_control_chars, student_parts
 from finetune.publish.card_distillation import distillation_lines
 from finetune.publish.card_metadata import PROJECT, front_matter, safe, title_of
 from finetune.publish.elsewhere import base_of, snippet
-from finetune.publish.exported_files import files_for_other_programs
+from finetune.publish.exported_files import files_for_other_programs, to_upload
 from finetune.publish.outputs import covers
 from finetune.publish.redaction import (
     base_model,
@@ -72,11 +72,16 @@ def licence_of(folder: RunFolder) -> str | None:
     return licence if isinstance(licence, str) else None
 
 
-def card_of(folder: RunFolder, *, repo: str | None, gguf: bool = True) -> str:
-    """The card of a finished run, with `gguf` of its exported files too; raises BadInput if its folder is not one."""
+def card_of(folder: RunFolder, *, repo: str | None, gguf: bool = False) -> str:
+    """The card of a finished run; that of a repository has the exported files that are uploaded, with `gguf`.
+
+    Raises BadInput if its folder is not one.
+    """
     with reading(folder.run, hint=REMADE):
         scores = folder.read_json(folder.benchmark) if folder.benchmark.is_file() else {}
-        facts = RunFacts.of(folder) if gguf else replace(RunFacts.of(folder), exports=())
+        facts = RunFacts.of(folder)
+        if repo is not None:
+            facts = replace(facts, exports=list(to_upload(facts.exports).values()) if gguf else ())
         return model_card(Recipe.load(folder.recipe), facts, scores, repo=repo)
 
 

@@ -7,6 +7,7 @@ in_short(Path("./finetuned_model"), "finetune-cli")      # [("Elsewhere", "copy 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from finetune.publish.redaction import adapters_base, hub_model
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder, beside
 from finetune.shell import quoted
+
+MOST_LETTERS = 80  # of a name in Ollama
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,10 @@ def in_short(home: Path, command: str) -> list[tuple[str, str]]:
 
 
 def gguf_commands(file: Path, name: str) -> dict[str, str]:
-    """How each program takes an exported file that has a Modelfile beside it; `name` is what it is called there."""
+    """How each program takes an exported file that has a Modelfile beside it; `name` is what it is called there, as far as it may be."""
+    there = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:MOST_LETTERS].strip("-._") or "model"
     return {
-        "Ollama": f"cd {quoted(file.parent)} && ollama create {quoted(name)} -f Modelfile && ollama run {quoted(name)}",
+        "Ollama": f"cd {quoted(file.parent)} && ollama create {there} -f Modelfile && ollama run {there}",
         "LM Studio": f"lms import {quoted(file)}",
         "llama.cpp": f"llama-server -m {quoted(file)}",
     }

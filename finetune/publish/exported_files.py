@@ -1,6 +1,7 @@
-"""The card's section about files that were exported for other programs.
+"""Files that were exported for other programs: which of them an upload can carry, and the card's section about them.
 
 files_for_other_programs(run.exports)         # a table, or nothing
+to_upload(run.exports)["out-Q8_0.gguf"]       # the newest of that name
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ HEAD = """## Files for other programs
 |---|---|---|---|---|---|
 """
 FOOT = "Against the original, on the machine that exported it; what is faster is the program that runs the file."
+
+
+def to_upload(exports: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The .gguf files by their names, as a repository has them."""
+    return {each["file"]: each for each in exports if each.get("to") == "gguf"}
 
 
 def files_for_other_programs(exports: Sequence[Mapping[str, Any]]) -> str:

@@ -87,6 +87,8 @@ class Merged:
             reporter.report(
                 Notice("The adapter was trained on 4-bit weights; it is merged into those dequantised weights, not into the original ones.")
             )
+        if said := base_changed(run, located):
+            reporter.report(Notice(said, "warning"))
         machine = replace(inspect(runtime), dtype="float32", why_dtype="for adding up")
         tokenizer = load_tokenizer(located)
         inputs = _inputs(run, tokenizer)
@@ -127,6 +129,18 @@ class Merged:
             )
             _records(run, RunFolder(part), merging)
         return merging
+
+
+def base_changed(run: RunFolder, located: LocatedModel) -> str | None:
+    """What people should know of an adapter whose base is not what it was when the run began: together they were never measured."""
+    if located.base is None or not run.environment.is_file():
+        return None
+    with reading(run.environment, hint=REMADE):
+        recorded = run.read_json(run.environment).get("model") or {}
+        known = str(recorded.get("identity") or "").rpartition(" on ")[2]  # of an adapter's own base, where it continued one
+    if known in ("", located.home.identity):
+        return None
+    return f"{located.home.pinned} has changed since the adapter was trained on it: the two were never measured together."
 
 
 def check_target(to: Path, *, option: str = "--to", leftover: Callable[[Path], bool] = lambda part: False) -> None:

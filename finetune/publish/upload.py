@@ -25,6 +25,7 @@ from finetune.hub.account import UploadTarget, check_upload, refuse_public, uplo
 from finetune.hub.retry import with_retries
 from finetune.model_folder import CONFIGS, INDEX, SAFETENSORS, TOKENIZER, is_adapter, weight_files
 from finetune.publish.card import card_of
+from finetune.publish.exported_files import to_upload
 from finetune.publish.redaction import adapters_base, base_model, public_benchmark, public_config, public_continued, public_recipe
 from finetune.recipe import Recipe, UploadSpec
 from finetune.run_folder import FINISHED, REMADE, UPLOAD, RunFolder
@@ -196,7 +197,7 @@ def _contents(folder: RunFolder, repo: str, gguf: bool) -> dict[str, Path | byte
 
 def _exported(folder: RunFolder) -> list[Path]:
     """The .gguf files in the run's records; raises UploadError if there are none, or if one is not what was checked."""
-    found = {each["file"]: each for each in folder.exports if each.get("to") == "gguf"}
+    found = to_upload(folder.exports)
     if not found:
         raise UploadError(
             f"No .gguf file was exported from {folder.output_dir}.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from finetune.errors import Interrupted, NotSignedIn, RepoExists, UploadError
 from finetune.formatting import size
 from finetune.hub.reachability import offline_reason, shown_endpoint
+from finetune.publish.exported_files import to_upload
 from finetune.recipe import UploadSpec
 from finetune.run_folder import RunFolder
 from finetune.screen.console import people
@@ -56,7 +57,7 @@ def repository(output_dir: Path) -> str:
 
 def _with_exported(output_dir: Path, prompter: Prompter) -> bool:
     """Whether the .gguf files go along that were exported from the folder, if there are any."""
-    files = {each["file"]: int(each["bytes"]) for each in RunFolder(output_dir).exports if each.get("to") == "gguf"}
+    files = {name: int(each["bytes"]) for name, each in to_upload(RunFolder(output_dir).exports).items()}
     if not files:
         return False
     named = ", ".join(f"{name} ({size(length)})" for name, length in files.items())

@@ -1,6 +1,8 @@
 """Small models of every architecture that can be exported, as the output folders of runs, with tokenizers that can write any text.
 
 run = run_of("gemma2", tmp_path)
+
+Each has a chat template of the kind that is usual for it; what they have in common is that an export must not notice.
 """
 
 from __future__ import annotations
@@ -11,10 +13,11 @@ from typing import Any
 
 import torch
 import transformers
-from bytes_tokenizer import CHATML, byte_level, sentence_piece
+from bytes_tokenizer import CHATML, INST, THINKING, TRIMMED, byte_level, sentence_piece
 from bytes_tokenizer import CORPUS as WORDS
 from tokenizers import Tokenizer
 
+from finetune.models.template_facts import prompt_options
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
 
@@ -46,24 +49,49 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 CORPUS = [*WORDS, *["in 1969 and 2024 it was 12345 or 123, 4242\n"] * 20]  # numbers become tokens, which ways of cutting treat differently
 ROUNDED = 16  # embeddings are often a few more than tokens
 SENTENCE_PIECE = ("mistral", "gemma2", "gemma3", "phi3")
+BEGINS = ("qwen2", "smollm3")  # byte-level tokenizers that begin every text; the template of the second does not
+PHI = CHATML.replace("<|im_start|>' + turn.role + '", "<|' + turn.role + '|>").replace("<|im_start|>assistant", "<|assistant|>")
+PHI = PHI.replace("<|im_end|>", "<|end|>")
+PHI_MARKS = ("<|endoftext|>", "<|assistant|>", "<|system|>", "<|user|>", "<|end|>")
+CHATS = {"mistral": INST, "qwen2": TRIMMED, "qwen3": THINKING, "gemma2": TRIMMED, "gemma3": TRIMMED, "gpt2": None, "phi3": PHI}
 
 
 def tokenizer_of(name: str) -> Any:
     """Its bytes are ordinary tokens, as in those that people use."""
+    chats = CHATS.get(name, CHATML)
     if name not in SENTENCE_PIECE:
-        return byte_level(CHATML, corpus=CORPUS)
-    made = sentence_piece(CHATML)
+        return byte_level(chats, bos=name in BEGINS, corpus=CORPUS)
+    made = sentence_piece(chats)
     described = json.loads(made.backend_tokenizer.to_str())
     described["added_tokens"] = [each for each in described["added_tokens"] if not each["content"].startswith("<0x")]
+    if name == "phi3":
+        _mark_as_phi(described)
+    if name == "mistral":  # as transformers makes LlamaTokenizer
+        opened = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": False}
+        described |= {"normalizer": None, "pre_tokenizer": opened}
     again = transformers.PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(described)),
         clean_up_tokenization_spaces=False,
-        pad_token="<pad>",
+        pad_token="<|endoftext|>" if name == "phi3" else "<pad>",
         bos_token="<s>",
         eos_token="</s>",
     )
-    again.chat_template = CHATML
+    again.chat_template = chats
     return again
+
+
+def _mark_as_phi(described: dict[str, Any]) -> None:
+    """Its marks swallow the blanks behind them, but for three."""
+    renamed = {"<pad>": "<unk>", "<|im_start|>": "<|assistant|>", "<|im_end|>": "<|end|>"}
+    known = {renamed.get(token, token): number for token, number in described["model"]["vocab"].items()}
+    described["model"] |= {"vocab": known, "unk_token": "<unk>"}
+    new = [mark for mark in PHI_MARKS if mark not in known]
+    ids = {**known, **{mark: len(known) + number for number, mark in enumerate(new)}}
+    usual = {"single_word": False, "lstrip": False, "normalized": False, "special": True}
+    described["added_tokens"] = [
+        {"id": ids[mark], "content": mark, "rstrip": mark not in ("<unk>", "<s>", "<|endoftext|>"), **usual}
+        for mark in sorted(("<unk>", "<s>", "</s>", *PHI_MARKS), key=ids.__getitem__)
+    ]
 
 
 def model_of(name: str, vocabulary: int, *, seed: int = 0, **changes: Any) -> Any:
@@ -88,7 +116,13 @@ def run_of(name: str, folder: Path, *, seed: int = 0, **changes: Any) -> RunFold
     run = RunFolder(out)
     run.run.mkdir(exist_ok=True)
     Recipe.from_layers({"model": "org/base", "method": "full", "output_dir": str(out)}).save(run.recipe)
+    asked = {"template": "chat" if tokenizer.chat_template else "plain", "prompt_options": prompt_options(tokenizer, thinking=False)}
+    run.write_json(run.data_report, {"format": "completion", "train": 4, "held_out": 1, "thinking": False, **asked})
     return run
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def hostile(count: int, *, seed: int = 0) -> list[str]:

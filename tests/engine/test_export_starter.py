@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pico_exports import hostile
 
 from finetune.events import Recorder
+from finetune.export.asking import Asking
 from finetune.export.probes import Probes
 from finetune.export.to_gguf import GGUF
 from finetune.models.starter import fetch_starter
@@ -36,11 +36,10 @@ def test_it_answers_in_llama_cpp_as_here_and_is_smaller(run: RunFolder, tmp_path
     """Fewer prompts than usual, since llama.cpp writes all 49,152 probabilities of each as text; and 500 texts that nobody writes."""
     usual, texts = Probes.of, hostile(500)
 
-    def asked(made_by: RunFolder, tokenizer: Any) -> Probes:
-        probes = usual(made_by, tokenizer)
-        ids = [tokenizer(text)["input_ids"] for text in texts]
-        found = [*probes.texts, *((text, True) for text in texts)]
-        return replace(probes, texts=found, ids=[*probes.ids, *ids], prompts=probes.prompts[:6])
+    def asked(made_by: RunFolder, asking: Asking) -> Probes:
+        probes = usual(made_by, asking)
+        ids = [asking.tokenizer(text)["input_ids"] for text in texts]
+        return replace(probes, texts=[*probes.texts, *texts], ids=[*probes.ids, *ids], prompts=probes.prompts[:6])
 
     monkeypatch.setattr(Probes, "of", asked)
     done = GGUF.export(run, tmp_path / "gguf", RUNTIME, Recorder(), type="q8_0")

@@ -84,8 +84,10 @@ def test_the_merged_model_answers_as_the_adapter(name: str, tmp_path: Path) -> N
 
 
 def test_gpt2s_turned_layers_merge_too(tmp_path: Path) -> None:
-    run = run_of("lora", tmp_path, architecture="gpt2")
-    Merged.export(run, tmp_path / "plain", RUNTIME, Recorder())
+    run, recorder = run_of("lora", tmp_path, architecture="gpt2"), Recorder()
+    run.write_json(run.environment, {"model": {"identity": "what the base was when the run began"}})
+    Merged.export(run, tmp_path / "plain", RUNTIME, recorder)
+    assert any("has changed since the adapter was trained on it" in notice.text for notice in recorder.of(Notice))
     torch.testing.assert_close(plain_logits(tmp_path / "plain"), adapter_logits(run), rtol=0, atol=1e-3)
 
 
