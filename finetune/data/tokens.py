@@ -96,8 +96,9 @@ class Encoder:
                 yield from self._assembled(*ahead.popleft())
 
     def pieces(self, record: Mapping[str, Any]) -> list[Piece]:
-        """The text of a row, cut where supervision begins and ends; raises RowProblem."""
-        return self.template.rendered(record["messages"], record.get("tools")).pieces
+        """The text of a row, each piece supervised or not as its tokens are; raises RowProblem."""
+        pieces = self.template.rendered(record["messages"], record.get("tools")).pieces
+        return [piece._replace(supervised=self._learned(piece)) for piece in pieces]
 
     def prompt(self, messages: ListLike[Message]) -> list[int]:
         """The tokens before the answer to these turns, as training has them before an answer; raises ModelError."""
@@ -143,15 +144,17 @@ class Encoder:
     def _whole(self, pieces: list[Piece], parts: Parts) -> Sequence:
         """All tokens of a row, with a loss on what is supervised, or on everything but what must not be learned."""
         ids = list(self.lead) if self.template.name == "plain" else []  # a chat template writes its own
-        everything = self.supervise == "all"
-        labels = list(ids) if everything else [NO_LOSS] * len(ids)
+        labels = list(ids) if self.supervise == "all" else [NO_LOSS] * len(ids)
         answer_start = len(ids)
         for piece, tokens in zip(pieces, parts, strict=True):
             if piece.supervised:
                 answer_start = len(ids)
             ids += tokens
-            labels += tokens if piece.supervised or (everything and not piece.muted) else [NO_LOSS] * len(tokens)
+            labels += tokens if self._learned(piece) else [NO_LOSS] * len(tokens)
         return Sequence(ids, labels, answer_start)
+
+    def _learned(self, piece: Piece) -> bool:
+        return piece.supervised or (self.supervise == "all" and not piece.muted)
 
     def fitted(self, whole: Sequence) -> Sequence:
         """Cuts a prompt that takes more than half of the room on its left, then the answer, and with its end the end-of-answer label."""

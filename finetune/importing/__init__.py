@@ -10,6 +10,7 @@ One file a source, with a table from keys to rules (lines.py); the registry name
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -17,7 +18,7 @@ from finetune import registry
 from finetune.errors import RecipeError
 from finetune.foreign import printable, reading
 from finetune.importing.imported import Imported
-from finetune.importing.lines import MAPPED, UNKNOWN, Config, Line, Refused, Rule, shown
+from finetune.importing.lines import MAPPED, MISSING, UNKNOWN, Config, Line, Refused, Rule, shown
 from finetune.recipe import Recipe, nested, read_yaml
 
 NEEDED = {"model": "model", "dataset.source": "rows to train on"}
@@ -25,7 +26,8 @@ FEWEST = 2  # keys that no other source knows, by which a file is recognised
 
 
 class Source(Protocol):
-    """Another program. `keys` has a rule for each key, `defaults` what it does where a key is left out and this program differs."""
+    """Another program. `keys` has a rule for each key; `defaults` says what it does where a key is left out, if this program differs or
+    a rule for another key asks."""
 
     title: ClassVar[str]
     keys: ClassVar[Mapping[str, Rule]]
@@ -73,11 +75,15 @@ def _imported(source: Source, given: Config, path: Path) -> Imported:
     config = dict(source.beside(given, path.parent))
     empty = [key for key, value in given.items() if value is None or value == ""]
     config = {key: value for key, value in config.items() if key not in empty}
-    lines = [line for key, value in config.items() for line in _lines(source, config, key, value)]
+    meant = {**source.defaults, **config}
+    lines: list[Line] = []
+    for key, value in config.items():
+        before = {name: line for line in lines for name in line.keys}
+        lines += [_agreed(line, before) for line in _lines(source, meant, key, value)]
     for key, value in source.defaults.items():
         known = {each for line in lines for each in line.keys}
         if key not in config:
-            usual = [line for line in _lines(source, config, key, value) if line.keys.keys() - known]
+            usual = [line for line in _lines(source, meant, key, value) if line.keys.keys() - known]
             lines += [
                 Line(line.key, MAPPED, "; ".join(filter(None, [f"{source.title}'s default", line.said])), line.keys) for line in usual
             ]
@@ -89,6 +95,17 @@ def _imported(source: Source, given: Config, path: Path) -> Imported:
             )
     recipe = Recipe.from_layers(nested({"approach": "fine-tuning", **keys}))
     return Imported(path.name, source.title, recipe, keys, lines, empty)
+
+
+def _agreed(line: Line, before: Mapping[str, Line]) -> Line:
+    """The line beside earlier keys that set the same: lists are joined; of two values the first is used, and that is said."""
+    for name, value in line.keys.items():
+        other = before[name].keys[name] if name in before else value
+        if isinstance(value, list) and isinstance(other, list):
+            line = replace(line, keys={**line.keys, name: list(dict.fromkeys([*other, *value]))})
+        elif value != other:
+            return Line(line.key, MISSING, f"{shown(before[name].key)} sets `{name}` too, to {shown(other)}, and comes first")
+    return line
 
 
 def _lines(source: Source, config: Config, key: str, value: Any) -> list[Line]:

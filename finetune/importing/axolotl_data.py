@@ -6,7 +6,7 @@ list(datasets({}, "datasets", [{"path": "org/rows", "type": "alpaca"}]))
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from finetune.data.formats.beside import SYSTEM
 from finetune.data.formats.cells import find_column
 from finetune.data.formats.tools import COLUMNS as TOOLS
 from finetune.data.formats.turns import REASONING, ROLES, SPEAKER, TEXT
-from finetune.importing.lines import MAPPED, MISSING, SAME, Config, Line, converted, is_off, shown
+from finetune.importing.lines import MAPPED, MISSING, SAME, Config, Line, Rule, converted, is_off, missing, same, shown
 
 OWN_TEMPLATE = "written with the model's chat template, not as Axolotl words it"
 LOADERS = ("json", "csv", "parquet", "arrow", "text")  # as `path`, with the files under `data_files`
@@ -34,13 +34,18 @@ def _shape(reads: str, **columns: str) -> Shape:
     return Shape(tuple(reads.split()), columns or None)
 
 
+_ORCA = _shape("system_prompt question response", prompt="question", completion="response")
 TYPES: dict[str, Shape] = {
     "alpaca": _shape("instruction input output"),
     "gpteacher": _shape("instruction input response"),
-    "alpaca_chat": _shape("instruction input response"),
+    **dict.fromkeys(("alpaca_chat", "alpaca_chat.load_concise", "alpaca_chat.load_no_prompt"), _shape("instruction input output")),
+    **dict.fromkeys(("alpaca_instruct", "alpaca_instruct.load_no_prompt"), _shape("instruction input output")),
     "alpaca_chat.load_qa": _shape("question answer"),
-    "alpaca_w_system.load_open_orca": _shape("system_prompt question response", prompt="question", completion="response"),
-    "alpaca_w_system": _shape("system instruction input output"),
+    "alpaca_chat.load_camel_ai": _shape("message_1 message_2", prompt="message_1", completion="message_2"),
+    **dict.fromkeys(("alpaca_w_system.load_open_orca", "alpaca_w_system.load_open_orca_chatml"), _ORCA),
+    **dict.fromkeys(
+        ("alpaca_w_system", "alpaca_w_system.load_chat", "alpaca_w_system.load_instruct"), _shape("system instruction input output")
+    ),
     "oasst": _shape("INSTRUCTION RESPONSE"),
     "jeopardy": _shape("question category answer"),
     "summarizetldr": _shape("article summary"),
@@ -62,9 +67,9 @@ def datasets(config: Config, name: str, value: Any) -> Iterator[Line]:
         return
     first, *others = entries
     for key, part in first.items():
-        if not is_off(part) or key in ("type", "path"):
-            yield from ENTRY.get(str(key), _unknown)(first, f"{name}[0].{key}", part)
-    if "type" not in first:
+        if part is not None:
+            yield from ENTRY.get(str(key), missing("no part of a dataset that is known here"))(first, f"{name}[0].{key}", part)
+    if first.get("type") is None:
         yield from _type(first, f"{name}[0].type", None)
     yield Line(f"{name}[0]", MAPPED, "all rows", {"dataset.samples": None})
     paths = [_source(first)]
@@ -135,7 +140,7 @@ def _type(entry: Config, name: str, value: Any) -> Iterator[Line]:
         yield Line(name, SAME, "rows that are tokens already are used as they are")
         return
     called, _, after = str(value).partition(":")
-    shape = TYPES.get(called) or TYPES.get(called.partition(".")[0])
+    shape = TYPES.get(called)  # with its loader: other loaders of one type read other columns
     if shape is None:
         known = ", ".join(dict.fromkeys(each.partition(".")[0] for each in TYPES))
         yield Line(name, MISSING, f"{shown(value)} is not known; columns are found by their names, or named in `dataset.columns` ({known})")
@@ -182,7 +187,7 @@ def _renamed(found: Any, wanted: str) -> tuple[str, str]:
     return (SAME, "found by its name") if found else (MISSING, f"rename the column to {wanted}")
 
 
-def _one_of(wanted: Sequence[str]) -> Callable[[Config, str, Any], Iterator[Line]]:
+def _one_of(wanted: Sequence[str]) -> Rule:
     def rule(entry: Config, name: str, value: Any) -> Iterator[Line]:
         yield Line(name, *_renamed(find_column([str(value)], *wanted), wanted[0]))
 
@@ -220,49 +225,41 @@ def _eos(entry: Config, name: str, value: Any) -> Iterator[Line]:
         yield Line(name, MISSING, "the end of each learned answer is learned with it, no other")
 
 
-def _said(how: str, said: str) -> Callable[[Config, str, Any], Iterator[Line]]:
-    def rule(entry: Config, name: str, value: Any) -> Iterator[Line]:
-        yield Line(name, how, said)
-
-    return rule
-
-
-def _key(key: str) -> Callable[[Config, str, Any], Iterator[Line]]:
+def _key(key: str) -> Rule:
     def rule(entry: Config, name: str, value: Any) -> Iterator[Line]:
         yield Line(name, MAPPED, keys={key: converted(name, value, str)})
 
     return rule
 
 
-_unknown = _said(MISSING, "no part of a dataset that is known here")
-_READ_WITH_TYPE = _said(SAME, "read with the type")
-ENTRY: dict[str, Callable[[Config, str, Any], Iterator[Line]]] = {
+_READ_WITH_TYPE = same("read with the type")
+ENTRY: dict[str, Rule] = {
     "path": _path,
     "name": _key("dataset.config"),
     "split": _key("dataset.split"),
     "data_files": _data_files,
     "type": _type,
-    "revision": _said(SAME, "it stands behind the name of the dataset, after an @"),
-    "ds_type": _said(SAME, "a file says by its ending what it is"),
+    "revision": same("it stands behind the name of the dataset, after an @"),
+    "ds_type": same("a file says by its ending what it is"),
     **dict.fromkeys(("field", "text_column", "field_messages"), _READ_WITH_TYPE),
     "message_property_mappings": _properties,
     "message_field_role": _one_of(SPEAKER),
     "message_field_content": _one_of(TEXT),
-    "message_field_training": _said(SAME, "turns with a flag such as train, weight or loss are learned or not as it says"),
-    "message_field_training_detail": _said(MISSING, "whole turns are learned or not; rows with parts of turns marked are left out"),
+    "message_field_training": same("turns with a flag such as train, weight or loss are learned or not as it says"),
+    "message_field_training_detail": missing("whole turns are learned or not; rows with parts of turns marked are left out"),
     "field_tools": _one_of(TOOLS),
     "field_thinking": _one_of(REASONING),
-    "template_thinking_key": _said(SAME, "the model's chat template says where thoughts stand"),
-    "split_thinking": _said(SAME, "thoughts in an answer are recognised by their marks"),
+    "template_thinking_key": same("the model's chat template says where thoughts stand"),
+    "split_thinking": same("thoughts in an answer are recognised by their marks"),
     "roles": _roles,
     "roles_to_train": _only_assistant,
     "train_on_eos": _eos,
     "train_on_eot": _eos,
-    "conversation": _said(MISSING, "the model's own chat template is used"),
-    "chat_template": _said(SAME, "the model's own chat template is used; a model without one gets a plain one"),
-    "chat_template_jinja": _said(MISSING, "the model's own chat template is used"),
-    "drop_system_message": _said(MISSING, "leave system texts out of the data"),
-    "trust_remote_code": _said(MISSING, "no code of a dataset is run"),
-    **dict.fromkeys(("shards", "shards_idx", "preprocess_shards", "skip"), _said(MISSING, "limit rows with `dataset.samples`")),
-    **dict.fromkeys(("input_format", "input_transform"), _said(MISSING, "change the data instead")),
+    "conversation": missing("the model's own chat template is used"),
+    "chat_template": same("the model's own chat template is used; a model without one gets a plain one"),
+    "chat_template_jinja": missing("the model's own chat template is used"),
+    "drop_system_message": missing("leave system texts out of the data"),
+    "trust_remote_code": missing("no code of a dataset is run"),
+    **dict.fromkeys(("shards", "shards_idx", "preprocess_shards", "skip"), missing("limit rows with `dataset.samples`")),
+    **dict.fromkeys(("input_format", "input_transform"), missing("change the data instead")),
 }

@@ -117,13 +117,18 @@ def switch(on: Rule, off: Rule) -> Rule:
     return rule
 
 
-def option(flag: str, said: str = "") -> Rule:
-    """An option of `finetune-cli run`, where the value is on."""
+def option(flag: str, said: str = "", off: str = "off there, and off here unless asked for") -> Rule:
+    """An option of `finetune-cli run`, where the value is on; `off` says what is so where it is not."""
 
     def rule(config: Config, name: str, value: Any) -> Iterator[Line]:
         yield Line(name, RUNTIME, said, option=flag)
 
-    return switch(rule, same("off there, and off here unless asked for"))
+    return switch(rule, same(off))
+
+
+def dtype(name: str) -> Rule:
+    """The precision, which is the machine's to choose unless one is asked for."""
+    return option(f"--dtype {name}", off="the precision is chosen for the machine, unless --dtype asks for one")
 
 
 def refuses(message: str, hint: str) -> Rule:

@@ -22,10 +22,10 @@ from finetune.importing.lines import (
     Refused,
     Rule,
     converted,
+    dtype,
     each,
     is_off,
     missing,
-    option,
     refuses,
     same,
     sets,
@@ -34,8 +34,9 @@ from finetune.importing.lines import (
     table,
     whole,
 )
-from finetune.importing.llama_factory_data import DESCRIBED, FOLDER, describe, named
+from finetune.importing.llama_factory_data import DESCRIBED, FOLDER, describe, descriptions, read_together
 from finetune.importing.trainer_keys import ALL_DEVICES, NOT_TRACKED, TRAINER, held_out, optimizer, scheduler
+from finetune.registry import names
 
 STAGES = {"dpo": "preferences", "kto": "preferences", "rm": "preferences", "ppo": "rewards"}
 TEXT_ALONE = "the text part of a model trains, nothing that sees or hears"
@@ -104,7 +105,7 @@ def rank(config: Config, name: str, value: Any) -> Iterator[Line]:
 
 def training_only(config: Config, name: str, value: Any) -> Iterator[Line]:
     """A file that only merges, predicts or chats is no training."""
-    if is_off(config.get("do_train")) and not {"learning_rate", "num_train_epochs", "max_steps"} & set(config):
+    if is_off(config.get("do_train")) and is_off(config.get("dataset")):
         raise Refused(
             f"`{name}: {shown(value)}` without `do_train` is not a training.",
             hint=f"Here that is: {MERGED}, finetune-cli benchmark OUTPUT_DIR, or finetune-cli chat OUTPUT_DIR",
@@ -117,10 +118,10 @@ def checkpointing(config: Config, name: str, value: Any) -> Iterator[Line]:
 
 
 def samples(config: Config, name: str, value: Any) -> Iterator[Line]:
-    """LLaMA-Factory counts them for each dataset, a recipe all together."""
-    number = converted(name, value, whole) * max(1, len(named(config.get("dataset"))))
-    several = len(named(config.get("dataset"))) > 1
-    yield Line(name, MAPPED, f"{shown(value)} of each dataset there, {number} in all" if several else "", {"dataset.samples": number})
+    """LLaMA-Factory counts them for each dataset, a recipe all that are read together."""
+    together = max(1, len(read_together(config)))
+    number = converted(name, value, whole) * together
+    yield Line(name, MAPPED, f"{shown(value)} of each dataset there, {number} in all" if together > 1 else "", {"dataset.samples": number})
 
 
 def template(config: Config, name: str, value: Any) -> Iterator[Line]:
@@ -193,7 +194,7 @@ MISSING_HERE = {
         "badam_update_ratio badam_mask_mode badam_verbose"
     ),
     "the loss is plain cross-entropy": "use_dft_loss use_asft_loss asft_alpha use_eaft_loss eaft_alpha",
-    "benchmark.metrics are rouge, perplexity and accuracy (of classes)": "compute_accuracy",
+    f"benchmark.metrics can be {', '.join(names('metrics'))}; accuracy is of whole answers, not of tokens": "compute_accuracy",
     "Ray is not used by this key: see --on ray": "use_ray ray_num_workers ray_run_name ray_init_kwargs ray_storage_path ray_num_nodes",
     "a GPU trains in bfloat16 or float16: see --dtype": "fp8_backend fp8_enable_fsdp_float8_all_gather",
     "seconds of each stage are in run/events.jsonl": "enable_torch_profiler profiler_output_dir",
@@ -255,7 +256,7 @@ KEYS: dict[str, Rule] = {
     "num_train_epochs": sets("training.epochs", float),
     "lr_scheduler_type": scheduler,
     "optim": optimizer,
-    "pure_bf16": option("--dtype bfloat16"),
+    "pure_bf16": dtype("bfloat16"),
     **each("do_predict predict_with_generate export_dir", training_only),
     "early_stopping_steps": sets("training.patience", whole),
     "add_tokens": sets("dataset.add_tokens", lambda value: [token.strip() for token in str(value).split(",")]),
@@ -277,11 +278,16 @@ class LlamaFactory:
         "num_train_epochs": 3.0,
         "lr_scheduler_type": "linear",
         "warmup_ratio": 0.0,
+        "eval_strategy": "no",
+        "push_to_hub": False,
     }
     keys = KEYS
 
     def beside(self, config: Config, folder: Path) -> Config:
-        """With the descriptions of its datasets, where dataset_info.json is found."""
-        from finetune.importing.llama_factory_data import descriptions
-
+        """With the descriptions of its datasets, where dataset_info.json is found. Raises Refused for the files of version 1."""
+        if is_off(config.get("model_name_or_path")) and (named := config.get("model")):
+            raise Refused(
+                f"`model: {shown(named)}` is how version 1 of LLaMA-Factory begins, whose files are not read here.",
+                hint="Files with `model_name_or_path` are. Or begin with one of ours: finetune-cli recipes",
+            )
         return {**config, DESCRIBED: descriptions(config, folder)}

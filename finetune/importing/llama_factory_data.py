@@ -16,13 +16,18 @@ from finetune.data.formats.tools import COLUMNS as TOOLS
 from finetune.data.formats.turns import ROLES, SPEAKER, TEXT
 from finetune.errors import RecipeError
 from finetune.foreign import reading
-from finetune.importing.lines import MAPPED, MISSING, SAME, Config, Line, Refused, Rule, converted, is_off, shown, whole
+from finetune.importing.lines import MAPPED, MISSING, SAME, UNKNOWN, Config, Line, Refused, Rule, converted, is_off, shown, whole
 
 DESCRIBED = "dataset_info.json"  # the key under which the descriptions are put beside the configuration
 FOLDER = "dataset_dir"
 LARGEST = 20_000_000  # bytes of such a file; LLaMA-Factory's own has 20,000
 BESIDE = {"system": SYSTEM, "tools": TOOLS, "history": HISTORY}  # columns that are found by their names alone
 MEDIA = ("images", "videos", "audios")
+WHERE = ("file_name", "file_sha1", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name", FOLDER)
+READ = {  # what is read of a description, by where it stands
+    "": (*WHERE, "formatting", "ranking", "subset", "split", "folder", "num_samples", "columns", "tags"),
+    "columns": ("prompt", "query", "response", "messages", "chosen", "rejected", "kto_tag", *BESIDE, *MEDIA),
+}
 USUAL = {"prompt": "instruction", "query": "input", "response": "output"}
 TAGS = {"role_tag": SPEAKER, "content_tag": TEXT}
 SPOKEN = {"user_tag": "user", "assistant_tag": "assistant", "system_tag": "system", "observation_tag": "tool", "function_tag": "assistant"}
@@ -61,21 +66,33 @@ def _training(config: Config, name: str, value: Any) -> Iterator[Line]:
     if not names:
         yield Line(name, MISSING, "it names no dataset: --set dataset.source=FILE")
         return
-    entries = [_entry(told, each, config) for each in names]
-    first, sources = entries[0], [_source(entries[0])]
-    if first is None or sources[0] is None:
+    first, together = _entry(told, names[0], config), read_together(config)
+    if first is None or not together:
         listed = f"{', '.join(map(shown, names))} {'is a name' if len(names) == 1 else 'are names'} of datasets there"
         instead = f"{DESCRIBED} does not say here where the rows are: --set dataset.source=FILE or a Hub id"
         yield Line(name, MISSING, f"{listed}, and {instead}", {"dataset.source": names[0]})
         return
-    for other, entry in zip(names[1:], entries[1:], strict=True):
-        source = _source(entry) if entry is not None else None
-        if source and entry is not None and _kind(entry) == _kind(first) and "file_name" in entry and "file_name" in first:
-            sources.append(source)
-        else:
+    for other in names:
+        if other not in together:
             yield Line(f"{name} ({shown(other)})", MISSING, "a run reads one dataset of the Hub, or several files with the same columns")
-    yield Line(name, MAPPED, f"as {DESCRIBED} says", {"dataset.source": ", ".join(str(source) for source in sources)})
+    yield Line(name, MAPPED, f"as {DESCRIBED} says", {"dataset.source": ", ".join(together.values())})
     yield from _details(f"{DESCRIBED} of {shown(names[0])}", first, config)
+
+
+def read_together(config: Config) -> dict[str, str]:
+    """Name and source of the first dataset, and of files of the same description behind it; none where the first is not known."""
+    found: dict[str, str] = {}
+    first: Mapping[str, Any] = {}
+    for name in named(config.get("dataset")):
+        entry = _entry(config.get(DESCRIBED), name, config)
+        source = _source(entry)
+        if entry is None or source is None:
+            if not found:
+                break
+        elif not found or (_kind(entry) == _kind(first) and "file_name" in entry and "file_name" in first):
+            first = first or entry
+            found[name] = source
+    return found
 
 
 def _evaluation(config: Config, name: str, value: Any) -> Iterator[Line]:
@@ -120,6 +137,11 @@ def _details(name: str, entry: Mapping[str, Any], config: Config) -> Iterator[Li
             f"{name} is a dataset of preferences (ranking: true), and this program does not learn from preferences.",
             hint="To learn the chosen answers alone, leave `ranking` out: columns called chosen and rejected are recognised.",
         )
+    for part, read in READ.items():
+        there = entry.get(part) if part else entry
+        for key in there if isinstance(there, Mapping) else ():
+            if key not in read:
+                yield Line(f"{name}: {shown(key)}", UNKNOWN)
     for key, wanted in (("subset", "dataset.config"), ("split", "dataset.split")):
         if entry.get(key):
             yield Line(f"{name}: {key}", MAPPED, keys={wanted: str(entry[key])})
@@ -144,7 +166,11 @@ def _details(name: str, entry: Mapping[str, Any], config: Config) -> Iterator[Li
 
 def _alpaca(name: str, columns: Mapping[str, Any], *, plain: bool) -> Iterator[Line]:
     if plain:
-        yield Line(f"{name}: prompt", MAPPED, keys={"dataset.columns.text": str(columns.get("prompt") or "text")})
+        yield Line(
+            f"{name}: prompt",
+            MAPPED,
+            keys={"dataset.columns.text": str(columns.get("prompt") or (not columns and USUAL["prompt"]) or "text")},
+        )
         return
     read = columns or USUAL  # a description without columns has the usual ones
     parts = {part: str(read.get(part) or "") for part in USUAL}

@@ -18,6 +18,7 @@ from finetune.importing.lines import (
     Line,
     Rule,
     converted,
+    dtype,
     fixed,
     is_off,
     option,
@@ -60,14 +61,31 @@ def optimizer(config: Config, name: str, value: Any) -> Iterator[Line]:
 
 
 def warmup_steps(config: Config, name: str, value: Any) -> Iterator[Line]:
-    """A share, or a number of steps, which is a share only where all steps are known."""
-    number, every = converted(name, value, float), config.get("max_steps")
-    if number < 1:
+    """A share, or a number of steps, which is a share only where all steps are known; no steps leave it to warmup_ratio."""
+    number, every, shares = converted(name, value, float), config.get("max_steps"), not is_off(config.get("warmup_ratio"))
+    if number == 0 and shares:
+        yield Line(name, SAME, "warmup_ratio says it")
+    elif number < 1:
         yield Line(name, MAPPED, keys={"training.warmup": number})
-    elif isinstance(every, int) and every > number:
-        yield Line(name, MAPPED, f"{number:g} of {every} steps", {"training.warmup": round(number / every, 4)})
+    elif _some_of(every, number):
+        said = f"{number:g} of {every} steps: right for a run of so many, see max_steps"
+        yield Line(name, MAPPED, said, {"training.warmup": round(number / every, 4)})
     else:
-        yield Line(name, MISSING, "a recipe has a share of all steps, whose number is not known yet", {"training.warmup": 0.03})
+        kept = {} if shares else {"training.warmup": 0.03}
+        yield Line(name, MISSING, "a recipe has a share of all steps, whose number is not known yet", kept)
+
+
+def warmup_ratio(config: Config, name: str, value: Any) -> Iterator[Line]:
+    """A share, unless warmup_steps says one: steps go before a share."""
+    steps = converted("warmup_steps", config.get("warmup_steps") or 0, float)
+    if 0 < steps < 1 or _some_of(config.get("max_steps"), steps):
+        yield Line(name, SAME, "warmup_steps goes before it")
+    else:
+        yield from sets("training.warmup", float)(config, name, value)
+
+
+def _some_of(every: Any, steps: float) -> bool:
+    return isinstance(every, int) and 0 < steps < every
 
 
 def save_steps(config: Config, name: str, value: Any) -> Iterator[Line]:
@@ -80,7 +98,9 @@ def save_steps(config: Config, name: str, value: Any) -> Iterator[Line]:
 
 def eval_steps(config: Config, name: str, value: Any) -> Iterator[Line]:
     number = converted(name, value, float)
-    if is_off(config.get("eval_strategy", config.get("evaluation_strategy", "steps"))):
+    strategies = [config[key] for key in ("eval_strategy", "evaluation_strategy") if key in config]
+    no_rows = is_off(config.get("val_set_size", "unknown")) and is_off(config.get("test_datasets"))
+    if no_rows or (strategies and all(map(is_off, strategies))):
         yield Line(name, SAME, "not measured while it trains there either")
     elif number >= 1:
         yield Line(name, MAPPED, "on rows of their own", {"training.evaluate_every": converted(name, value, whole)})
@@ -139,7 +159,7 @@ def trackers(config: Config, name: str, value: Any) -> Iterator[Line]:
 def bf16(config: Config, name: str, value: Any) -> Iterable[Line]:
     if str(value).lower() == "auto":
         return [Line(name, SAME, "the machine decides here too")]
-    return option("--dtype bfloat16")(config, name, value)
+    return dtype("bfloat16")(config, name, value)
 
 
 SAME_HERE = {
@@ -182,7 +202,7 @@ TRAINER: dict[str, Rule] = {
     **table(SAME_HERE, MISSING_HERE),
     "learning_rate": sets("training.learning_rate", float),
     "gradient_accumulation_steps": sets("training.gradient_accumulation", whole),
-    "warmup_ratio": sets("training.warmup", float),
+    "warmup_ratio": warmup_ratio,
     "warmup_steps": warmup_steps,
     "max_steps": max_steps,
     "seed": sets("seed", whole),
@@ -199,7 +219,7 @@ TRAINER: dict[str, Rule] = {
     "adam_beta2": fixed(0.999, "AdamW's second beta cannot be changed"),
     "adam_epsilon": fixed(1e-8, "AdamW's epsilon cannot be changed"),
     "bf16": bf16,
-    "fp16": option("--dtype float16"),
+    "fp16": dtype("float16"),
     "use_cpu": option("--device cpu"),
     "trust_remote_code": option("--trust-remote-code", "runs the code of the model: only if you trust it"),
     "group_by_length": switch(

@@ -89,10 +89,10 @@ def _example(pieces: Sequence[Mapping[str, Any]], ascii_only: bool) -> Renderabl
     """The end of the prompt and the beginning of what is learned, a line each."""
     last = max((number for number, piece in enumerate(pieces) if piece["supervised"]), default=0)
     lines = []
-    for piece in pieces[max(0, last - 1) : last + 1]:
-        learned = piece["supervised"]
+    for number in range(max(0, last - 1), last + 1):
+        piece, learned = pieces[number], pieces[number]["supervised"]
         words = " ".join(strip_control_chars(piece["text"]).split())
         mark = ("> " if learned else "| ") if ascii_only else ("▌ " if learned else "│ ")
-        shown = words if learned or len(words) <= 60 else "…" * (not ascii_only) + words[-60:]
+        shown = words if number == last or len(words) <= 60 else "…" * (not ascii_only) + words[-60:]
         lines.append(Text(f"{mark}{shown}", style="green" if learned else "quiet", no_wrap=True, overflow="ellipsis"))
     return Group(*lines)

@@ -61,8 +61,8 @@ def _files(path: Path) -> list[Path]:
     return [file for file in islice(below, MOST_WATCHED) if file.is_file()]
 
 
-def fragments(seen: Preview) -> Fragments:
-    """Columns, format and one example."""
+def fragments(seen: Preview, *, distilling: bool = False) -> Fragments:
+    """Columns, format and one example; a student may learn the prompt too (`distillation.supervise`), which is asked later."""
     ignored = f" · not used: {strip_control_chars(', '.join(seen.ignored_columns))}" if seen.ignored_columns else ""
     lines: Fragments = [
         ("class:quiet", "Columns: "),
@@ -77,7 +77,8 @@ def fragments(seen: Preview) -> Fragments:
         )
     example = seen.examples[0]
     mixed = len({segment.supervised for segment in example}) > 1
-    lines.append(("class:quiet", f"One row; the model learns {'the marked part' if mixed else 'all of it'}.\n"))
+    learned = "its answer is marked" if distilling and mixed else f"the model learns {'the marked part' if mixed else 'all of it'}"
+    lines.append(("class:quiet", f"One row; {learned}.\n"))
     for segment in example:
         most = MOST_LINES_LEARNED if segment.supervised else MOST_LINES_GIVEN
         for line in _shortened(segment.text, most):

@@ -37,7 +37,7 @@ MORE_TOPIC = (
 )
 MOST_CORRECTIONS = 9
 MORE_READING = (
-    "Above is one of your rows. The model learns the marked part; the rest is what it is given. "
+    "Above is one of your rows. What is marked is the answer that a model learns to give, and the rest is what it is given. "
     "If columns or text encoding are wrong, say so here."
 )
 MORE_WRITTEN = (
@@ -123,7 +123,7 @@ def _read_right(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
                 return draft
             draft = _columns(draft, prompter, seen.columns, number)
             continue
-        prompter.note(fragments(seen))
+        prompter.note(fragments(seen, distilling=draft["approach"] == "distillation"))
         if get(draft, "dataset.source") == BUILT_IN:
             return draft
         answer = prompter.select(f"dataset.reading{number}", "Is this right?", _readings(draft, seen), default=RIGHT, more=MORE_READING)

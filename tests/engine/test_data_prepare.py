@@ -206,6 +206,7 @@ def test_distilling_learns_and_measures_every_token(tmp_path: Path) -> None:
     for rows in (prepared.train, prepared.held_out):
         assert all(row["labels"] == [NO_LOSS, *row["input_ids"][1:]] for row in rows)
     assert all(row["prompt_ids"] == row["input_ids"][: len(row["prompt_ids"])] for row in prepared.held_out)
+    assert [[piece["supervised"] for piece in example] for example in prepared.report.examples] == [[True, True]] * 3
 
 
 def test_text_is_measured_on_its_second_half(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from finetune.cli import main
 from finetune.data.formats import detect
 from finetune.errors import RecipeError
 from finetune.importing import import_file
-from finetune.importing.axolotl_data import TYPES, Shape
+from finetune.importing.axolotl_data import ENTRY, TYPES, Shape
 from finetune.importing.imported import Imported
 from finetune.importing.lines import MAPPED, MISSING, RUNTIME, SAME, UNKNOWN, Refused
 from finetune.importing.llama_factory_data import DESCRIBED
@@ -157,6 +157,7 @@ def test_columns_of_axolotls_types_are_read_as_it_reads_them(name: str, place: P
         ("{model_name_or_path: m, export_dir: merged, template: x}", "`export_dir: merged` without `do_train` is not a training."),
         ("{model_name_or_path: m, template: qwen, infer_backend: huggingface}", "It names no rows to train on, so it is no training."),
         ("{micro_batch_size: 1, num_epochs: 1, datasets: [{path: a.jsonl}]}", "It names no model, so it is no training."),
+        ("{model: m, template: qwen3, cutoff_len: 9, train_dataset: d.yaml}", "`model: m` is how version 1 of LLaMA-Factory begins, whose"),
         ("{model_name_or_path: m, stage: sft, dataset: pairs}", "dataset_info.json of pairs is a dataset of preferences"),
     ],
 )
@@ -232,6 +233,70 @@ def test_an_import_needs_no_library_of_the_engine(place: Path) -> None:
     code += "print([name for name in ('torch', 'transformers', 'datasets', 'peft') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+AXOLOTL = "base_model: org/small\nmicro_batch_size: 1\ndatasets: [{path: rows.jsonl, type: alpaca}]\n"
+FACTORY = "model_name_or_path: org/small\nstage: sft\ndataset: tickets\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "value"),
+    [
+        # nothing is uploaded, or measured in between, unless the other program would
+        (f"{FACTORY}hub_model_id: ada/model", "upload", None),
+        (f"{FACTORY}hub_model_id: ada/model\npush_to_hub: true", "upload.repo", "ada/model"),
+        (f"{AXOLOTL}hub_model_id: ada/model", "upload.repo", "ada/model"),
+        (f"{FACTORY}val_size: 0.1\neval_steps: 50", "training.evaluate_every", "auto"),
+        (f"{FACTORY}val_size: 0.1\neval_steps: 50\nevaluation_strategy: steps", "training.evaluate_every", 50),
+        (f"{AXOLOTL}eval_steps: 50", "training.evaluate_every", "auto"),
+        (f"{AXOLOTL}eval_steps: 50\nval_set_size: 0.1", "training.evaluate_every", 50),
+        # steps go before a share, whichever stands first; no steps leave it to the share
+        (f"{FACTORY}warmup_ratio: 0.1\nwarmup_steps: 0", "training.warmup", 0.1),
+        (f"{FACTORY}warmup_steps: 0\nwarmup_ratio: 0.1", "training.warmup", 0.1),
+        (f"{FACTORY}warmup_ratio: 0.1\nwarmup_steps: 20\nmax_steps: 100", "training.warmup", 0.2),
+        (f"{FACTORY}warmup_steps: 20\nwarmup_ratio: 0.1", "training.warmup", 0.1),
+        # as many rows for each dataset that is read, not for one that is left out
+        (f"{FACTORY.replace('tickets', 'tickets, sums')}max_samples: 100", "dataset.samples", 100),
+        (f"{FACTORY.replace('tickets', 'tickets, more')}max_samples: 100", "dataset.samples", 200),
+        # a description without columns means the usual ones, of plain text too
+        (FACTORY.replace("sft", "pt").replace("tickets", "sums"), "dataset.columns.text", "instruction"),
+        # lists are joined, and of two values the first holds
+        (f"{AXOLOTL}wandb_project: x\nuse_tensorboard: true", "training.report_to", ["wandb", "tensorboard"]),
+        (f"{FACTORY}max_new_tokens: 10\ngeneration_max_length: 20", "benchmark.max_new_tokens", 10),
+    ],
+)
+def test_keys_that_mean_something_together_are_read_together(given: str, key: str, value: object, place: Path) -> None:
+    assert dict(dotted(imported(place, given).recipe.model_dump())).get(key) == value
+
+
+def test_of_two_values_for_one_setting_the_other_is_named(place: Path) -> None:
+    (line,) = imported(place, f"{FACTORY}max_new_tokens: 10\ngeneration_max_length: 20").said(MISSING)
+    assert line == "generation_max_length: max_new_tokens sets `benchmark.max_new_tokens` too, to 10, and comes first"
+
+
+def test_rows_for_so_many_steps_count_the_usual_batch(place: Path) -> None:
+    (line,) = imported(place, f"{FACTORY}max_steps: 90").said(MISSING)
+    assert "--set dataset.samples=800 " in line, "90 steps of 8 rows, and a tenth that is held out"
+
+
+@pytest.mark.parametrize("value", [False, 0, "none", []])
+@pytest.mark.parametrize("part", [*ENTRY, "never_heard_of"])
+def test_a_part_of_a_dataset_is_named_on_or_off(part: str, value: object, place: Path) -> None:
+    if part not in ("path", "type", "name", "split", "message_property_mappings", "roles"):
+        found = imported(place, json.dumps({"base_model": "m", "num_epochs": 1, "datasets": [{"path": "rows.jsonl", part: value}]}))
+        assert f"datasets[0].{part}" in {line.key for line in found.lines}
+
+
+def test_what_a_description_of_rows_says_beyond_what_is_read_is_named(place: Path) -> None:
+    told = {"tickets": {"file_name": "t.json", "load_from": "disk", "columns": {"prompt": "q", "response": "a", "thought": "t"}}}
+    (place / "data" / "dataset_info.json").write_text(json.dumps(told), encoding="utf-8")
+    assert imported(place, FACTORY).said(UNKNOWN) == ["dataset_info.json of tickets: load_from, dataset_info.json of tickets: thought"]
+
+
+@pytest.mark.parametrize("loader", ["load_camel_ai", "load_nobody_knows"])
+def test_a_loader_of_a_type_reads_its_own_columns(loader: str, place: Path) -> None:
+    found = imported(place, AXOLOTL.replace("alpaca", f"alpaca_chat.{loader}"))
+    assert "found by their names; rows" not in found.text()
 
 
 def test_how_a_model_is_measured_while_it_trains_and_new_tokens_are_taken_over(place: Path) -> None:
