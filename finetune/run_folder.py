@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class RunFolder:
         self.lock_owner = self.run / ".lock.json"
         self.card = self.output_dir / "README.md"
         self._lock: Lock | None = None
+        self.held = False  # by this process, now or earlier
         self.weaknesses: list[str] = []  # of its file system, known once it is claimed
 
     @classmethod
@@ -109,7 +110,7 @@ class RunFolder:
     def claim(self) -> None:
         """Keep other processes out until `release` or the end of this one; raises FolderInUse."""
         if self._lock is None:
-            self._lock = self._locked()
+            self._lock, self.held = self._locked(), True
             self.weaknesses = []
             if isinstance(self._lock, NoLock):
                 self.weaknesses.append(f"{self.output_dir} is on a file system without locks: start no second run in it.")
@@ -133,16 +134,20 @@ class RunFolder:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
+        """Claimed in the block, and after it only if it was before."""
+        before = self.is_claimed
         self.claim()
         try:
             yield
         finally:
-            self.release()
+            if not before:
+                self.release()
 
     def check_unclaimed(self) -> None:
-        """Raises FolderInUse if another process works here."""
+        """Raises FolderInUse if another process works here; in a folder that we may only read nobody can be asked."""
         if self._lock is None and self.lock_file.is_file():
-            self._locked().release()
+            with suppress(OSError):
+                self._locked().release()
 
     def _locked(self) -> Lock:
         from filelock import Timeout

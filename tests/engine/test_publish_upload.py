@@ -197,6 +197,8 @@ def test_a_new_model_in_an_old_repository_leaves_no_part_of_the_old_model_behind
     upload(hub, WRITES, run)
     hub.repos["ada/letters"].files["notes.txt"] = b"mine"
     whole = finished_run(tmp_path / "whole", base, Recipe.from_layers({"model": "org/base", "method": "full"}), adapter=False)
+    plan = client(hub, WRITES, "plan", whole.output_dir, "letters", "private")
+    assert plan["removed"] == ["adapter_config.json", "adapter_model.safetensors"], "which is said before"
     upload(hub, WRITES, whole)
     files = hub.repos["ada/letters"].files
     assert not {"adapter_config.json", "adapter_model.safetensors"} & set(files)
