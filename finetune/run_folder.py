@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import BadInput, FolderInUse, OutputExists
+from finetune.errors import BadInput, DiskFull, FolderInUse, OutputExists
 from finetune.foreign import read_settings
 from finetune.paths import looking_at, typed_path
 from finetune.shell import quoted
@@ -119,7 +119,8 @@ class RunFolder:
                     f"{self.output_dir} is on a file system that does not confirm what is on the disk: "
                     "after a loss of power the last checkpoint may be damaged, and an older one is used."
                 )
-            self.write_json(self.lock_owner, {"pid": os.getpid(), "host": platform.node()})
+            with suppress(DiskFull):  # it is only for people
+                self.write_json(self.lock_owner, {"pid": os.getpid(), "host": platform.node()})
 
     @property
     def is_claimed(self) -> bool:

@@ -222,6 +222,16 @@ except FinetuneError as error:
     assert "Nothing was trained yet" in refused["hint"]
 
 
+def test_a_file_that_cannot_be_read_is_no_lost_connection() -> None:
+    from finetune.errors import UploadError
+    from finetune.hub.account import upload_errors
+
+    with pytest.raises(UploadError) as refused, upload_errors("the command"):
+        raise PermissionError(13, "Permission denied", "mine/model.safetensors")
+    assert refused.value.message == "mine/model.safetensors cannot be read: Permission denied."
+    assert refused.value.hint == "Then finish with: the command"
+
+
 def test_hf_home_is_where_a_token_is_looked_for(hub, run, tmp_path):
     (tmp_path / "signed-in").mkdir()
     (tmp_path / "signed-in" / "token").write_text(WRITES)

@@ -80,7 +80,7 @@ def test_the_calls_that_users_know_give_the_run_of_a_recipe(shop: Workshop) -> N
     tuner.load_teacher_model(str(shop.model))
     tuner.train_distillation(temperature=4.0, alpha=0.3, epochs=2)
     scores = tuner.benchmark()
-    distilled = {"distillation": {"temperature": 4.0, "alpha": 0.3}, "training": {**training, "epochs": 2}}
+    distilled = {"method": "lora", "distillation": {"temperature": 4.0, "alpha": 0.3}, "training": {**training, "epochs": 2}}
     by_recipe = shop.tuner(shop.distilling(model=model, **distilled)).run()
     for name in ("teacher", "before", "after", "retention", "teacher_agreement"):
         assert scores.get(name) == by_recipe.scores.get(name)
