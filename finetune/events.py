@@ -273,7 +273,8 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     Steps are counted anew in each round.
     """
     records: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for line in text.split("\n"):  # not splitlines: a text may contain separators that JSON does not escape
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):

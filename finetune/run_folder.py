@@ -11,11 +11,11 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import BadInput, FolderInUse, OutputExists
+from finetune.errors import BadInput, DiskFull, FolderInUse, OutputExists
 from finetune.foreign import read_settings
 from finetune.paths import looking_at, typed_path
 from finetune.shell import quoted
@@ -51,6 +51,7 @@ class RunFolder:
         self.lock_owner = self.run / ".lock.json"
         self.card = self.output_dir / "README.md"
         self._lock: Lock | None = None
+        self.held = False  # by this process, now or earlier
         self.weaknesses: list[str] = []  # of its file system, known once it is claimed
 
     @classmethod
@@ -109,7 +110,7 @@ class RunFolder:
     def claim(self) -> None:
         """Keep other processes out until `release` or the end of this one; raises FolderInUse."""
         if self._lock is None:
-            self._lock = self._locked()
+            self._lock, self.held = self._locked(), True
             self.weaknesses = []
             if isinstance(self._lock, NoLock):
                 self.weaknesses.append(f"{self.output_dir} is on a file system without locks: start no second run in it.")
@@ -118,7 +119,8 @@ class RunFolder:
                     f"{self.output_dir} is on a file system that does not confirm what is on the disk: "
                     "after a loss of power the last checkpoint may be damaged, and an older one is used."
                 )
-            self.write_json(self.lock_owner, {"pid": os.getpid(), "host": platform.node()})
+            with suppress(DiskFull):  # it is only for people
+                self.write_json(self.lock_owner, {"pid": os.getpid(), "host": platform.node()})
 
     @property
     def is_claimed(self) -> bool:
@@ -133,16 +135,20 @@ class RunFolder:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
+        """Claimed in the block, and after it only if it was before."""
+        before = self.is_claimed
         self.claim()
         try:
             yield
         finally:
-            self.release()
+            if not before:
+                self.release()
 
     def check_unclaimed(self) -> None:
-        """Raises FolderInUse if another process works here."""
+        """Raises FolderInUse if another process works here; in a folder that we may only read nobody can be asked."""
         if self._lock is None and self.lock_file.is_file():
-            self._locked().release()
+            with suppress(OSError):
+                self._locked().release()
 
     def _locked(self) -> Lock:
         from filelock import Timeout

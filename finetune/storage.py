@@ -33,6 +33,7 @@ SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 # How a file system says that it has no such thing as locks, or as waiting for the disk.
 UNKNOWN_HERE = (errno.EINVAL, errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 PAUSES = (0.01, 0.05, 0.2, 0.8) if os.name == "nt" else ()  # seconds
+A_DAY = 86_400  # seconds
 OTHER_CACHE = "set FINETUNE_CLI_CACHE to a folder on another disk"
 
 
@@ -74,20 +75,32 @@ def write_whole(path: Path, content: bytes | str, *, shared: bool = False) -> No
 
 @contextmanager
 def whole_folder(target: Path, *, shared: bool = False) -> Iterator[Path]:
-    """A folder to fill, which gets its name at the end; where it is `shared` and another process was faster, theirs stays."""
+    """A folder to fill, which gets its name once its files are on the disk; where it is `shared` and another was faster, theirs stays."""
     part = part_of(target, shared)
-    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+    for left in _left_by_others(target.parent) if shared else [part]:  # of a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         yield part
         ordinary_permissions(part)
+        for path in (*part.rglob("*"), part):
+            to_disk(path)
         try:
             replace(part, target)
+            to_disk(target.parent)
         except OSError:
             if not (shared and target.is_dir()):
                 raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _left_by_others(folder: Path) -> Iterator[Path]:
+    """Unfinished folders in which nothing has been written for a day."""
+    for part in folder.glob(f".*{PART}"):
+        with suppress(OSError):  # it is finished just now
+            if part.is_dir() and time.time() - max(path.stat().st_mtime for path in (part, *part.rglob("*"))) > A_DAY:
+                yield part
 
 
 @contextmanager
@@ -193,6 +206,19 @@ def check_room(what: str, needed: int, folder: Path, instead: str) -> None:
     free = free_disk(folder)
     if needed > free:
         raise DiskFull(f"{what} needs {size(needed)} in {folder}, and {size(free)} are free.", hint=f"Free some space, or {instead}.")
+
+
+@contextmanager
+def disk_may_fill(what: str, needed: int, folder: Path, instead: str) -> Iterator[None]:
+    """Raises DiskFull, as `check_room` does, if the disk turns out to be full in the block, whatever library finds out."""
+    try:
+        yield
+    except Exception as error:
+        if not no_room(error):
+            raise
+        raise DiskFull(
+            f"{what} did not fit on the disk: it needs {size(needed)} in {folder}.", hint=f"Free some space, or {instead}."
+        ) from error
 
 
 def no_room(error: BaseException) -> bool:

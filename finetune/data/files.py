@@ -164,12 +164,12 @@ def _of_name(name: str, data_files: str | list[str] | None, notes: list[str]) ->
 
 
 def nearest_name(path: Path) -> str:
-    """A hint that names the most similar file in that folder."""
+    """A hint that names the most similar file in that folder, or the folder in full: a run may be resumed from another one."""
     folder = path.parent
     if not folder.is_dir():
         return f"There is no folder {folder} either."
     near = _nearest(path, cutoff=0.5)
-    return f"Did you mean {near}?" if near else f"Check the path: the folder {folder} exists, this file does not."
+    return f"Did you mean {near}?" if near else f"Check the path: the folder {folder.absolute()} exists, this file does not."
 
 
 def _nearest(path: Path, cutoff: float) -> Path | None:

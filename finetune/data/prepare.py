@@ -22,7 +22,7 @@ import numpy as np
 
 from finetune.data import tokenized
 from finetune.data.pieces import REWRITTEN
-from finetune.data.reading import Rows, read_rows
+from finetune.data.reading import Rows, kept, read_rows
 from finetune.data.report import DataReport
 from finetune.data.rows import KEPT_SKIPPED, Origin, RowFacts, RowProblem, SkippedRow, too_many_bad_rows
 from finetune.data.split import NOTES, Division, chosen_records, divide, with_deciding
@@ -107,9 +107,11 @@ def prepare_data(
             stage = _Stage(rows, division, tokenizer, spec, reporter, system)
             report = stage.run(unfinished, supervise, routed=routed_by is not None, decided=DECIDED[deciding] if deciding else "")
             (unfinished / "report.json").write_text(json.dumps(report.to_dict(), ensure_ascii=False), encoding="utf-8")
-    report = DataReport(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
+    with kept(folder):
+        report = DataReport(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
+        files = [folder / f"{part}.arrow" for part in PARTS if (folder / f"{part}.arrow").is_file()]
+        train, held_out, *third = (Dataset.from_file(str(file)) for file in files)
     report.restricted = rows.restricted or (evaluation is not None and evaluation.restricted)
-    train, held_out, *third = (Dataset.from_file(str(folder / f"{part}.arrow")) for part in PARTS if (folder / f"{part}.arrow").is_file())
     found = digest([fingerprint, report.held_out_by]) if report.held_out_by else fingerprint
     return PreparedData(train, held_out, report, found, *third)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -78,13 +79,14 @@ class Rows:
         """The rows as a memory-mapped dataset."""
         from datasets import Dataset
 
-        return Dataset.from_file(str(self.path))
+        with kept(self.path.parent):
+            return Dataset.from_file(str(self.path))
 
     def batches(self) -> Iterator[RecordBatch]:
         """The rows in order, read rather than mapped: mapped pages would count as memory of this process."""
         import pyarrow as pa
 
-        with pa.OSFile(str(self.path), "rb") as source, pa.ipc.open_stream(source) as reader:
+        with kept(self.path.parent), pa.OSFile(str(self.path), "rb") as source, pa.ipc.open_stream(source) as reader:
             yield from reader
 
 
@@ -119,10 +121,16 @@ def read_rows(
         with cache_folder(folder) as unfinished:
             facts = _write_rows(origin, spec, reporter, unfinished, routed_by, prompts=prompts)
             facts.save(unfinished / "facts.json")
-    facts = RowFacts.load(folder / "facts.json")
+    with kept(folder):
+        facts = RowFacts.load(folder / "facts.json")
     if facts.skipped > spec.bad_rows * facts.read:
         raise too_many_bad_rows(facts.skipped_rows, facts.skipped, facts.read, spec.bad_rows)
     return Rows(folder / "rows.arrow", facts, fingerprint, kept_as, origin.restricted)
+
+
+def kept(folder: Path) -> AbstractContextManager[None]:
+    """Raises BadRow for rows in the cache that are damaged, with what to do about it."""
+    return reading(folder, BadRow, hint=f"Delete that folder, and it is made again: {folder}")
 
 
 def open_source(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, *, split: str | None = None) -> Origin:

@@ -40,7 +40,7 @@ from finetune.distillation.signals import Signal
 from finetune.distillation.teacher_pass import TeacherPass
 from finetune.errors import TrainingError
 from finetune.events import Notice, Progress, Recorder, Reporter
-from finetune.storage import PART, changed, check_room, file_hash, unwritable_cache
+from finetune.storage import PART, Lock, changed, check_room, file_hash, lock, unwritable_cache
 from finetune.training.head import Head, head_of
 
 SHARD_BYTES = 64 * 2**20
@@ -100,11 +100,30 @@ def build_cache(
 
 
 def filled(answers: Answers, folder: Path, reporter: Reporter, others: Callable[[], None] | None = None) -> TeacherCache:
-    """Write what is missing of these answers and open the cache; raises what `build_cache` raises."""
+    """Write what is missing of these answers and open the cache, one process at a time; raises what `build_cache` raises."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        held = _alone_in(folder, reporter)
     except OSError as error:
         raise unwritable_cache(folder.parent, error) from None
+    try:
+        return _filled(answers, folder, reporter, others)
+    finally:
+        held.release()
+
+
+def _alone_in(folder: Path, reporter: Reporter) -> Lock:
+    """A lock on the cache: runs with the same teacher and rows share it, and the second finds what the first has written."""
+    from filelock import Timeout
+
+    try:
+        return lock(folder / ".lock", timeout=0)
+    except Timeout:
+        reporter.report(Notice(f"Another run is writing the teacher cache in {folder}; this one waits for it."))
+        return lock(folder / ".lock")
+
+
+def _filled(answers: Answers, folder: Path, reporter: Reporter, others: Callable[[], None] | None) -> TeacherCache:
     shards = _trusted(folder, answers, reporter)
     missing = answers.missing(shards)
     head = answers.head if missing else None

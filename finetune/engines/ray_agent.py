@@ -19,6 +19,7 @@ from finetune.engines.files import Lines, Workplace
 from finetune.engines.worker import by_ray, watch_parent
 from finetune.errors import TrainingError
 from finetune.events import Notice
+from finetune.foreign import reason
 
 
 def main(folder: str, told: str) -> int:
@@ -42,7 +43,7 @@ def main(folder: str, told: str) -> int:
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        said.failed(TrainingError(f"Ray lost workers {options['retries'] + 1} times.", hint=f"The last was: {str(error).splitlines()[0]}"))
+        said.failed(TrainingError(f"Ray lost workers {options['retries'] + 1} times.", hint=f"The last was: {reason(error)}"))
         return 1
     finally:
         ray.shutdown()

@@ -11,13 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from finetune.errors import BadInput, DiskFull
+from finetune.errors import BadInput
 from finetune.events import Reporter, StageFinished, StageStarted
-from finetune.formatting import size
 from finetune.publish.merged import check_target
 from finetune.run_folder import BENCHMARK, TRAINING, RunFolder
 from finetune.shell import quoted
-from finetune.storage import no_room
 
 ELSEWHERE = "name a folder on another disk: --to-dir"
 OURS = (".gguf", ".onnx", ".data", ".json", ".jinja", ".model", ".txt")
@@ -57,16 +55,3 @@ def stage(reporter: Reporter, name: str, title: str) -> Iterator[Callable[[str],
     began = time.perf_counter()
     yield summary.append
     reporter.report(StageFinished(name, round(time.perf_counter() - began, 3), "".join(summary)))
-
-
-@contextmanager
-def disk_is_full(needed: int, to: Path) -> Iterator[None]:
-    """Raises DiskFull for a disk that turns out to be full while `to` is written."""
-    try:
-        yield
-    except OSError as error:
-        if not no_room(error):
-            raise
-        raise DiskFull(
-            f"The exported file did not fit on the disk: it needs {size(needed)} in {to.parent}.", hint=f"Free some space, or {ELSEWHERE}"
-        ) from error

@@ -25,7 +25,7 @@ from finetune.export.asking import Asking
 from finetune.export.gate import Verdict, judge
 from finetune.export.kinds import BLOCK, DEFAULT, KINDS, TRAINED_LIMIT, Kind, kind_of
 from finetune.export.modelfile import modelfile
-from finetune.export.place import ELSEWHERE, check_finished, check_place, disk_is_full, name_of, stage
+from finetune.export.place import ELSEWHERE, check_finished, check_place, name_of, stage
 from finetune.export.probes import Probes
 from finetune.export.quantising import INSTALL, has_llama_cpp, needs_llama_cpp
 from finetune.export.record import Exported, Speed, keep
@@ -44,7 +44,7 @@ from finetune.publish.merged import base_changed
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
-from finetune.storage import check_room, file_hash, whole_folder
+from finetune.storage import check_room, disk_may_fill, file_hash, whole_folder
 from finetune.training.decoding import greedy
 from finetune.training.head import padding_id
 
@@ -102,7 +102,7 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
     check_room("The exported file", needed, to.parent, ELSEWHERE)
     file = f"{name_of(run)}-{kind.name.upper()}.gguf"
     licence = licence_of(run)
-    with whole_folder(to) as part, disk_is_full(needed, to):
+    with whole_folder(to) as part, disk_may_fill("The exported file", needed, to.parent, ELSEWHERE):
         with stage(reporter, "export", f"Writing {kind.name.upper()}") as done:
             facts = _facts(stated, known, kind, licence) | words.facts
             more = {"exact": trained is not None}

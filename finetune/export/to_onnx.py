@@ -21,7 +21,7 @@ import torch
 from finetune.errors import BadInput, FinetuneError
 from finetune.events import Reporter
 from finetune.export.asking import Asking
-from finetune.export.place import ELSEWHERE, check_finished, check_place, disk_is_full, stage
+from finetune.export.place import ELSEWHERE, check_finished, check_place, stage
 from finetune.export.probes import Probes
 from finetune.export.record import Exported, Speed, keep
 from finetune.foreign import reading
@@ -34,7 +34,7 @@ from finetune.models.tokenizer_files import save_tokenizer
 from finetune.publish.merged import base_changed
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
-from finetune.storage import check_room, file_hash, whole_folder
+from finetune.storage import check_room, disk_may_fill, file_hash, whole_folder
 
 NEEDS = ("onnx", "onnxruntime", "onnxscript")
 INSTALL = "pip install onnx onnxscript onnxruntime"
@@ -77,7 +77,7 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
     needed = 4 * sum(parameter.numel() for parameter in model.parameters())
     check_room("The exported model", needed, to.parent, ELSEWHERE)
     ours = [_logits(model, ids) for ids in prompts]
-    with whole_folder(to) as part, disk_is_full(needed, to):
+    with whole_folder(to) as part, disk_may_fill("The exported model", needed, to.parent, ELSEWHERE):
         with stage(reporter, "export", "Writing ONNX") as done:
             _trace(model, prompts, part, located.name)
             save_tokenizer(tokenizer, run.output_dir, part)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.errors import NotSignedIn, ReadOnlyToken, RepoExists, UploadError
+from finetune.foreign import printable
 from finetune.hub.failures import cause_of, said, status_of
 from finetune.hub.reachability import endpoint_host, hub_reachable, offline_reason, shown_endpoint
 from finetune.hub.retry import with_retries
@@ -130,6 +131,9 @@ def upload_errors(finish: str | None) -> Iterator[None]:
 
 def _translated(error: BaseException, status: int | None, finish: str | None) -> UploadError:
     host = endpoint_host()
+    if isinstance(error, OSError) and error.filename and error.strerror:  # a file of ours, and no connection
+        again = f"Then finish with: {finish}" if finish else BEFORE_TRAINING
+        return UploadError(f"{printable(error.filename)} cannot be read: {error.strerror}.", hint=again)
     answer = said(error)
     if status == 401:
         return NotSignedIn(f"{host} does not accept your token.", hint=f"{SIGN_IN} to a new token. {_then(finish)}")

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from finetune.errors import BadInput, FinetuneError, OutputExists
 from finetune.events import Notice, Recorder, Reporter
-from finetune.foreign import reading
+from finetune.foreign import reading, reason
 from finetune.formatting import percent
 from finetune.hardware.machine import inspect
 from finetune.model_folder import SAFETENSORS
@@ -34,7 +34,7 @@ from finetune.publish.card import write_card
 from finetune.run_folder import REMADE, RunFolder, check_can_be_made, free_name
 from finetune.runtime import RuntimeOptions
 from finetune.shell import quoted
-from finetune.storage import part_of, whole_folder
+from finetune.storage import check_room, disk_may_fill, part_of, whole_folder
 from finetune.training.head import padding_id
 
 PROMPTS = (
@@ -50,6 +50,7 @@ MOST_PROMPTS, MOST_TOKENS = 6, 256
 ALLOWED = {torch.bfloat16: 0.05, torch.float16: 0.01, torch.float32: 1e-3}
 # The largest share of the adapter's change that rounding may lose, by root mean square of the logits.
 MAY_BE_LOST = 0.5
+ELSEWHERE = "name a folder on another disk: --to"
 RECORDS = ("recipe.yaml", "continued.json", "environment.json", "data_report.json", "events.jsonl", "benchmark.json", "report.html")
 
 
@@ -76,7 +77,8 @@ class Merged:
 
     @staticmethod
     def export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporter) -> Merging:
-        """Write `to`; raises BadInput if there is nothing to merge, OutputExists, or FinetuneError if the answers would differ."""
+        """Write `to`; raises BadInput if there is nothing, OutputExists, FolderInUse, DiskFull; FinetuneError if answers differ."""
+        run.check_unclaimed()
         check_target(to)
         located = locate(str(run.output_dir), runtime, reporter)
         if located.base is None:
@@ -99,7 +101,9 @@ class Merged:
         stored = _stored_dtype(located.base)
         plain = _merge(adapted)
         del adapted
-        with whole_folder(to) as part:
+        needed = plain.num_parameters() * stored.itemsize
+        check_room("The merged model", needed, to.parent, ELSEWHERE)
+        with whole_folder(to) as part, disk_may_fill("The merged model", needed, to.parent, ELSEWHERE):
             for dtype in dict.fromkeys((stored, torch.float32)):
                 shutil.rmtree(part)
                 _write(plain, dtype, part)
@@ -181,7 +185,7 @@ def _merge(adapted: Any) -> Any:
     try:
         return adapted.merge_and_unload(safe_merge=True)  # refuses weights that are NaN or infinite
     except ValueError as error:
-        raise FinetuneError(f"The adapter cannot be merged: {str(error).splitlines()[0]}.", hint="Train it again.") from error
+        raise FinetuneError(f"The adapter cannot be merged: {reason(error)}.", hint="Train it again.") from error
 
 
 def _stored_dtype(base: LocatedModel) -> torch.dtype:

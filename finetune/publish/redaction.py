@@ -174,4 +174,6 @@ def _private(path: str, number: str = "") -> str:
 
 
 def _last(path: str) -> str:
-    return Path(path.replace("\\", "/")).name or "data"
+    """Without the folders, and the query of an address, which may hold a key."""
+    plain = path.partition("?")[0] if "://" in path else path  # in a file's name it may be part of a pattern
+    return Path(plain.replace("\\", "/")).name or "data"

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,10 +40,11 @@ STAGE = "upload"
 
 @dataclass(frozen=True)
 class UploadPlan:
-    """Everything to show before an upload: `files` maps names in the repository to bytes."""
+    """Everything to show before an upload: `files` maps names in the repository to bytes, `removed` are those of a model there before."""
 
     target: UploadTarget
     files: dict[str, int]
+    removed: list[str] = field(default_factory=list)
 
     @property
     def bytes(self) -> int:
@@ -52,14 +53,18 @@ class UploadPlan:
     def to_dict(self) -> dict[str, Any]:
         target = asdict(self.target)
         visibility = "private" if target.pop("private") else "public"
-        return {**target, "visibility": visibility, "files": self.files, "bytes": self.bytes}
+        return {**target, "visibility": visibility, "files": self.files, "bytes": self.bytes, "removed": self.removed}
 
 
 def upload_plan(output_dir: str | Path, spec: UploadSpec, *, gguf: bool = False) -> UploadPlan:
-    """What `upload_folder` would do; changes nothing. Raises as `check_upload` does, and ModelError for an unfinished folder."""
+    """What `upload_folder` would do; changes nothing. Raises as `check_upload` does, ModelError for an unfinished folder, FolderInUse."""
     folder, finish = RunFolder.of(output_dir), command(output_dir, spec, gguf=gguf)
+    folder.check_unclaimed()
     target = check_upload(spec, finish=finish)
-    return UploadPlan(target, {name: _size(content) for name, content in _contents(folder, target.repo, gguf).items()})
+    contents = _contents(folder, target.repo, gguf)
+    with upload_errors(finish):
+        removed = _left_behind(target.repo, contents) if target.exists else []
+    return UploadPlan(target, {name: _size(content) for name, content in contents.items()}, removed)
 
 
 def check_before_training(recipe: Recipe, *, adapter: bool, go_on: Path | None = None) -> None:
@@ -121,11 +126,18 @@ def _upload(folder: RunFolder, spec: UploadSpec, reporter: Reporter, finish: str
                 with_retries(partial(api.preupload_lfs_files, target.repo, [addition]), reporter)
             sent += _size(content)
             _report(reporter, sent, total, 0)
-        there = with_retries(lambda: api.list_repo_files(target.repo), reporter)
-        stale = [CommitOperationDelete(name) for name in there if is_ours(name) and name not in contents]
+        stale = [CommitOperationDelete(name) for name in _left_behind(target.repo, contents, reporter)]
         message = "Upload a model made with finetune-cli"
         with_retries(lambda: api.create_commit(target.repo, [*stale, *additions], commit_message=message), reporter)
     return Uploaded(target.repo, target.url, private)
+
+
+def _left_behind(repo: str, contents: Mapping[str, Path | bytes], reporter: Reporter | None = None) -> list[str]:
+    """The files of an earlier model in a repository that would be loaded together with the new ones."""
+    from huggingface_hub import HfApi
+
+    there = with_retries(lambda: HfApi().list_repo_files(repo), reporter)
+    return [name for name in there if is_ours(name) and name not in contents]
 
 
 def _report(reporter: Reporter, before: int, total: int, part: int) -> None:

@@ -249,7 +249,7 @@ class LLMFineTuner:
         """Train and save the result into the output folder; raises Interrupted, with what was saved, if a person stopped it."""
         from finetune.run.loading import distillation_setup
         from finetune.run.records import write_student
-        from finetune.run.resume import training_complete
+        from finetune.run.resume import training_complete, what_decides
         from finetune.run.rounds import train_rounds
 
         if not self._to_do(TRAINING):
@@ -269,7 +269,7 @@ class LLMFineTuner:
                 self.model = self.model.to(context.whole_on)
             finished = self.outcome.finished
             if self.outcome.complete:
-                self.folder.write_stage(BENCHMARK, training=asdict(finished))
+                self.folder.write_stage(BENCHMARK, training=asdict(finished), made_with={"recipe": what_decides(context.recipe)})
                 self._drop_checkpoints()
         if self.outcome.stopped:
             of_all = "" if self.outcome.complete else f" of {self.outcome.total_steps}"
@@ -294,19 +294,21 @@ class LLMFineTuner:
         from finetune.run.loading import load_result
         from finetune.run.result import final_scores
 
+        self.folder.check_unclaimed()  # before the long work
         if self.model is None:
             self.score_before()
             self._base = self.teacher = None
             self.model = load_result(self.context, self.folder)
         assert self.before is not None
-        scores = final_scores(self.context, self.model, self.folder, before=self.before, taught=self.teacher_scores)
-        self.folder.write_json(self.folder.benchmark, scores)
-        self.reporter.report(BenchmarkFinished(scores))
-        write_card(self.folder)
-        write_report(self.folder)
-        if self.folder.stage == BENCHMARK:
-            self.folder.write_stage(UPLOAD if self.recipe.upload else FINISHED)
-        self._drop_checkpoints()
+        with self.folder.claimed():
+            scores = final_scores(self.context, self.model, self.folder, before=self.before, taught=self.teacher_scores)
+            self.folder.write_json(self.folder.benchmark, scores)
+            self.reporter.report(BenchmarkFinished(scores))
+            write_card(self.folder)
+            write_report(self.folder)
+            if self.folder.stage == BENCHMARK:
+                self.folder.write_stage(UPLOAD if self.recipe.upload else FINISHED)
+            self._drop_checkpoints()
         return scores
 
     def upload(self) -> None:
@@ -379,6 +381,10 @@ class LLMFineTuner:
         return self.resume_state is None or STAGES.index(self.resume_state.stage) <= STAGES.index(stage)
 
     def _change(self, changes: Mapping[str, Any]) -> None:
-        """Another recipe, and so another context; what was resolved and planned for the old one is found anew."""
-        self.context = replace(self.context, recipe=self.recipe.with_changes(changes))
-        self._checked, self.planned = False, None
+        """Another recipe, and so another context; what was resolved, loaded, scored and planned for the old one is found anew."""
+        recipe = self.recipe.with_changes(changes)
+        if recipe == self.recipe:
+            return
+        self.context = replace(self.context, recipe=recipe)
+        self._checked, self.planned, self._made = False, None, {}
+        self.model = self._base = self.before = self.teacher_scores = None

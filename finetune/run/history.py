@@ -152,8 +152,6 @@ def _state(folder: RunFolder) -> tuple[str, str]:
     except FolderInUse:
         step = _last_step(folder.events) if left.stage == TRAINING else None
         return RUNNING, f"step {step['step']:,} of {step['total_steps']:,}, {spoken(step['seconds_left'])} left" if step else left.stage
-    except OSError:
-        pass  # a folder that we may only read: nobody can be asked
     return UNFINISHED, left.progress()
 
 

@@ -153,6 +153,9 @@ def take_up(context: RunContext, folder: RunFolder) -> tuple[Unfinished, Checkpo
     if start is not None:
         with reading(start.folder, CannotResume, hint=NEW_RUN):
             _refuse_recipe(start.facts["made_with"]["recipe"], context.recipe)
+    elif left.stage in (BENCHMARK, UPLOAD) and (made_with := folder.read_json(folder.progress).get("made_with")):  # not in older versions
+        with reading(folder.progress, CannotResume, hint=NEW_RUN):
+            _refuse_recipe(made_with["recipe"], context.recipe)
     context.reporter.report(Notice(_what_will_be_done(left, start)))
     return left, start
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from finetune.errors import Interrupted
 from finetune.recipe import Recipe
 from finetune.run.resume import find
-from finetune.run_folder import TRAINING, RunFolder
+from finetune.run_folder import FINISHED, TRAINING, RunFolder
 from finetune.runtime import RuntimeOptions
 from finetune.screen.console import people
 from finetune.screen.keys import still_keys
@@ -52,7 +52,8 @@ def _carry_out(
     folder: RunFolder, make: Callable[[type[LLMFineTuner]], LLMFineTuner], console: Console, upload_follows: bool, *, show_plan: bool
 ) -> RunResult:
     folder.check_unclaimed()
-    ours = not folder.output_dir.exists()
+    new, known = not folder.output_dir.exists(), folder.recipe.is_file()
+    tuner: LLMFineTuner | None = None
     words = console if console.is_terminal else people(stderr=True)  # while stderr is what it is
     try:
         with still_keys(), working(console, log=folder.debug_log) as reporter:
@@ -64,16 +65,28 @@ def _carry_out(
                 tuner.reporter.reporters.append(PlanScreen(words))
             result = tuner.run()
     except KeyboardInterrupt:
-        raise _stopped(folder, ours) from None
+        raise _stopped(tuner.folder if tuner else folder, new=new, known=known) from None
+    assert tuner is not None
     show_results(tuner.recipe, result, console, upload_follows=upload_follows)
     return result
 
 
-def _stopped(folder: RunFolder, ours: bool) -> Interrupted:
-    """What Ctrl-C outside the training leaves; the training ends by itself. Records without a model are removed."""
-    left = find(folder.output_dir)
-    if left is None or (ours and left.stage == TRAINING and not left.begun):
-        if ours:
+def _stopped(folder: RunFolder, *, new: bool, known: bool) -> Interrupted:
+    """What Ctrl-C outside the training leaves; the training ends by itself.
+
+    Records without a model are removed where this process made the folder (`new`). One that it has neither held nor `known` to be its run
+    may be another's meanwhile: it stays as it is.
+    """
+    ours = folder.held or known
+    left = find(folder.output_dir) if ours else None
+    if ours and left is None and folder.stage == FINISHED:
+        return Interrupted(
+            f"Stopped. The run in {folder.output_dir} is finished.",
+            hint=f"Talk with it: {command_name()} chat {quoted(folder.output_dir)}",
+            saved=folder.output_dir,
+        )
+    if left is None or (new and left.stage == TRAINING and not left.begun):
+        if new and folder.held:
             shutil.rmtree(folder.output_dir, ignore_errors=True)
         return Interrupted("Stopped before anything was trained; nothing was saved.", hint="Start it again with the same command.")
     return Interrupted(

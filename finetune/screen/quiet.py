@@ -30,7 +30,6 @@ def quiet(log: Path | None, streams: tuple[int, ...] = (STDOUT, STDERR)) -> Iter
     Raises BadInput if the folder of the run cannot be made or written to.
     """
     made, opened = _opened(log) if log else ([], open(os.devnull, "a", encoding="utf-8"))  # noqa: SIM115  closed below
-    before = log.stat().st_size if log else 0
     _flush()
     kept = {stream: os.dup(stream) for stream in streams}
     try:
@@ -53,7 +52,7 @@ def quiet(log: Path | None, streams: tuple[int, ...] = (STDOUT, STDERR)) -> Iter
             _remove(log, made)
         elif log:
             with suppress(OSError):  # gone, or on a disk that is full
-                _hide_secrets(log, before)
+                _hide_secrets(log)
 
 
 def _opened(log: Path) -> tuple[list[Path], TextIO]:
@@ -68,18 +67,16 @@ def _opened(log: Path) -> tuple[list[Path], TextIO]:
         raise cannot_be_made(log.parents[1], error.strerror or error) from None
 
 
-def _hide_secrets(log: Path, start: int) -> None:
-    """From `start` on, in place: what is hidden never makes a line longer."""
+def _hide_secrets(log: Path) -> None:
+    """In place: what is hidden never makes a line longer. All of it, for a run that was killed has hidden nothing."""
 
     def hidden(line: bytes) -> bytes:
         return without_secrets(line.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
     with log.open("rb") as lines, log.open("r+b") as file:
-        lines.seek(start)
         if all(hidden(line) == line for line in lines):
             return
-        lines.seek(start)
-        file.seek(start)
+        lines.seek(0)
         for line in lines:
             file.write(hidden(line))
         file.truncate()

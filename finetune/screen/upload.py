@@ -20,7 +20,7 @@ MOST_FILES = 14
 
 
 def upload_picture(plan: UploadPlan) -> RenderableType:
-    """User, repository, visibility, endpoint, and each file with its size, largest first."""
+    """User, repository, visibility, endpoint, each file with its size, largest first, and what of an earlier model goes."""
     target = plan.target
     files = sorted(plan.files.items(), key=lambda file: -file[1])
     shown = [f"{name} ({size(length)})" for name, length in files[:MOST_FILES]]
@@ -32,6 +32,7 @@ def upload_picture(plan: UploadPlan) -> RenderableType:
         ("Endpoint", target.endpoint),
         ("Files", f"{len(files)}, {size(plan.bytes)} in all"),
         ("", Text("\n".join([*shown, *more]), style="quiet")),
+        *([("Removed there", Text(", ".join(plan.removed), style="warning"))] if plan.removed else []),
         ("Not uploaded", "checkpoints, data, held-out rows, logs"),
     ]
     return block(pairs(facts))

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetune.foreign import reading
 from finetune.storage import lock, to_disk, unwritable_cache
 
 Row = dict[str, Any]
@@ -43,12 +44,13 @@ class Written:
 
     @classmethod
     def read(cls, path: Path) -> Written:
-        """What is in the file; a last line that was cut off does not count."""
+        """What is in the file; a last line that was cut off does not count. Raises BadInput for one that is damaged."""
         found = cls(path)
         for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else ():
             if not line.endswith(b"\n"):
                 break
-            found.batches.append(Batch(**json.loads(line)))
+            with reading(path, hint="Delete that file; the rows are written again."):
+                found.batches.append(Batch(**json.loads(line)))
             found.bytes += len(line)
         return found
 

@@ -6,7 +6,7 @@
 
     folder/step-00000120/manifest.json      what this is: step, loss, time, and size and SHA-256 of every other file
 
-A checkpoint is written under a temporary name; files and folder reach the disk before it gets its final name. Names inside are relative,
+A checkpoint is written as a `whole_folder`: its files reach the disk before it gets its name. Names inside are relative,
 so the folder can be moved. "Best" is the lowest held-out loss where that is measured, and else the lowest mean training loss of the
 last steps.
 """
@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from finetune.errors import BadInput, DiskFull
 from finetune.foreign import reading
-from finetune.storage import PART, changed, disk_full, no_room, to_disk, whole_folder
+from finetune.storage import PART, changed, disk_full, no_room, whole_folder
 
 MANIFEST = "manifest.json"
 PREFIX = "step-"
@@ -122,10 +122,7 @@ class Checkpoints:
                     files[name] = {"bytes": sink.bytes, "sha256": sink.hash.hexdigest()}
                 known = {"version": VERSION, "step": step, **facts, "saved_at": round(time.time(), 3)}
                 (unfinished / MANIFEST).write_text(json.dumps({**known, "files": files}, indent=1), encoding="utf-8")
-                for path in (*unfinished.iterdir(), unfinished):
-                    to_disk(path)
                 shutil.rmtree(target, ignore_errors=True)  # left by an attempt that continued from an earlier step
-            to_disk(self.folder)
         except OSError as error:
             if not no_room(error):
                 raise
@@ -138,7 +135,7 @@ class Checkpoints:
         found = self.all()
         measured = [checkpoint for checkpoint in found if HELD_OUT in checkpoint.facts]
         fact = HELD_OUT if measured else "loss"
-        best = min(measured or found, key=lambda checkpoint: (checkpoint.facts.get(fact) or math.inf, -checkpoint.step), default=None)
+        best = min(measured or found, key=lambda checkpoint: (_loss(checkpoint.facts.get(fact)), -checkpoint.step), default=None)
         spare = [checkpoint.folder for checkpoint in found[keep:] if checkpoint is not best or (keep == 1 and not measured)]
         spare += self.folder.glob(f".{PREFIX}*{DAMAGED}")
         for path in spare:
@@ -147,6 +144,11 @@ class Checkpoints:
 
     def _folders(self) -> list[Path]:
         return sorted((path for path in self.folder.glob(f"{PREFIX}*") if path.is_dir()), reverse=True)
+
+
+def _loss(value: float | None) -> float:
+    """For comparing: none is worse than any."""
+    return math.inf if value is None else value
 
 
 class Sink:

@@ -17,6 +17,7 @@ from transformers import PrinterCallback, TrainingArguments
 
 from finetune.errors import OutOfMemory, TrainingError
 from finetune.events import Notice, Reporter, Resumed, TrainingFinished
+from finetune.foreign import reason
 from finetune.formatting import epochs, roughly
 from finetune.hardware.machine import Machine
 from finetune.hardware.peak_memory import PeakMemory
@@ -137,7 +138,7 @@ def train(
                 raise OutOfMemory("Even one row at a time does not fit into memory.", hint=hint) from error
             if is_gone(error):
                 raise TrainingError(GONE) from error
-            raise TrainingError(f"Training failed: {str(error).splitlines()[0]}", hint="The details are in run/debug.log.") from error
+            raise TrainingError(f"Training failed: {reason(error)}.", hint="The details are in run/debug.log.") from error
         seconds = report.seconds
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else autocast around forward would stay on in the benchmark
     model.eval()

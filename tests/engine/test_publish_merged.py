@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from method_runs import ADAPTERS, QUANTISED, VARIANTS
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from finetune import registry
+from finetune import registry, storage
 from finetune.cli import main
-from finetune.errors import BadInput, FinetuneError, OutputExists
+from finetune.errors import BadInput, DiskFull, FinetuneError, OutputExists
 from finetune.events import Notice, Recorder
 from finetune.hardware.machine import inspect
 from finetune.methods.base import MethodContext
@@ -180,6 +181,15 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").touch()
     with pytest.raises(BadInput, match="cannot be made"):
         Merged.export(run, tmp_path / "rows.jsonl" / "plain", RUNTIME, Recorder())
+
+
+def test_too_little_room_is_said_with_sizes_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of("lora", tmp_path)
+    free = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: free)
+    with pytest.raises(DiskFull, match=r"The merged model needs \d+ kB in .*, and 1 kB are free"):
+        Merged.export(run, tmp_path / "plain", RUNTIME, Recorder())
+    assert not list(tmp_path.glob("*plain*"))
 
 
 def test_the_command_says_where_and_how_near(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

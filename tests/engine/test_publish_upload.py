@@ -197,6 +197,8 @@ def test_a_new_model_in_an_old_repository_leaves_no_part_of_the_old_model_behind
     upload(hub, WRITES, run)
     hub.repos["ada/letters"].files["notes.txt"] = b"mine"
     whole = finished_run(tmp_path / "whole", base, Recipe.from_layers({"model": "org/base", "method": "full"}), adapter=False)
+    plan = client(hub, WRITES, "plan", whole.output_dir, "letters", "private")
+    assert plan["removed"] == ["adapter_config.json", "adapter_model.safetensors"], "which is said before"
     upload(hub, WRITES, whole)
     files = hub.repos["ada/letters"].files
     assert not {"adapter_config.json", "adapter_model.safetensors"} & set(files)
@@ -218,6 +220,16 @@ except FinetuneError as error:
     refused = client(hub, "hf_only_reads_things", code=checked)
     assert refused["error"] == "ReadOnlyToken"
     assert "Nothing was trained yet" in refused["hint"]
+
+
+def test_a_file_that_cannot_be_read_is_no_lost_connection() -> None:
+    from finetune.errors import UploadError
+    from finetune.hub.account import upload_errors
+
+    with pytest.raises(UploadError) as refused, upload_errors("the command"):
+        raise PermissionError(13, "Permission denied", "mine/model.safetensors")
+    assert refused.value.message == "mine/model.safetensors cannot be read: Permission denied."
+    assert refused.value.hint == "Then finish with: the command"
 
 
 def test_hf_home_is_where_a_token_is_looked_for(hub, run, tmp_path):

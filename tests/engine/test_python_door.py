@@ -72,6 +72,23 @@ def test_a_run_from_rows_in_memory_and_numbers_as_text(shop: Workshop) -> None:
     assert Path(tuner.recipe.dataset.source).is_file(), "the recipe of the run names a file, so it can be repeated"
 
 
+def test_the_calls_that_users_know_give_the_run_of_a_recipe(shop: Workshop) -> None:
+    """In the order in which they were always made: the model is loaded before there is a teacher, and before the temperature is known."""
+    model, training = str(shop.smaller_model()), {"epochs": 1, "batch_size": 6, "learning_rate": 0.01}
+    tuner = shop.tuner(shop.layer(model=model, training=training))
+    tuner.load_model()
+    tuner.load_teacher_model(str(shop.model))
+    tuner.train_distillation(temperature=4.0, alpha=0.3, epochs=2)
+    scores = tuner.benchmark()
+    distilled = {"method": "lora", "distillation": {"temperature": 4.0, "alpha": 0.3}, "training": {**training, "epochs": 2}}
+    by_recipe = shop.tuner(shop.distilling(model=model, **distilled)).run()
+    for name in ("teacher", "before", "after", "retention", "teacher_agreement"):
+        assert scores.get(name) == by_recipe.scores.get(name)
+    assert scores["teacher"]["perplexity"] > 0
+    adapters = [(folder / "adapter_model.safetensors").read_bytes() for folder in (tuner.folder.output_dir, by_recipe.output_dir)]
+    assert adapters[0] == adapters[1]
+
+
 def test_a_teacher_by_name_teaches_on_rows_of_text(shop: Workshop, tmp_path: Path) -> None:
     trainer = DistillationTrainer(
         str(shop.smaller_model()), arguments(tmp_path, max_steps=2), teacher_model=shop.model, temperature="2.0", alpha="5e-1",

@@ -15,7 +15,7 @@ from documents import ROOT, blocks
 from pico import pico, pico_rows
 from workshop import Workshop
 
-from finetune import cli
+from finetune import LLMFineTuner, cli
 from finetune.starting import TASKS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -134,6 +134,16 @@ def test_the_trainer_of_the_page_trains(place: Path) -> None:
     known: dict[str, Any] = {"rows": pico_rows(8)}
     exec(compile(texts("docs/python.md", "python")[1], "python.md", "exec"), known)
     assert known["trainer"].state.global_step == 1
+
+
+def test_the_steps_of_the_page_distil(place: Path, shop: Workshop) -> None:
+    (place / "teacher").symlink_to(shop.model)
+    (place / "student").symlink_to(shop.smaller_model())
+    known: dict[str, Any] = {"rows": [json.loads(line) for line in shop.rows.read_text().splitlines()], "LLMFineTuner": LLMFineTuner}
+    exec(compile(texts("docs/python.md", "python")[2], "python.md", "exec"), known)
+    scores = json.loads((place / "distilled_model" / "run" / "benchmark.json").read_text())
+    assert scores["teacher"]["perplexity"] > 0
+    assert scores["after"]["kl"] < scores["before"]["kl"]
 
 
 def test_help_and_doctor_answer(place: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -270,6 +270,14 @@ def test_a_run_interrupted_while_it_measured_goes_on_measuring(shop: Workshop, w
     assert result.training == {**result.training, "steps": STEPS, "real_tokens": whole.training["real_tokens"]}
 
 
+def test_a_recipe_that_changed_once_the_training_was_over_is_refused(shop: Workshop) -> None:
+    trained = shop.tuner(shop.layer(training=TRAINING))
+    trained.train()
+    change_recipe(trained.folder.output_dir, shop)
+    with pytest.raises(CannotResume, match=r"learning_rate is 0\.02 in run/recipe\.yaml, and the run began with 0\.01"):
+        resumed(trained.folder.output_dir, shop)
+
+
 @pytest.mark.parametrize("then", ["resume", "benchmark"])
 @pytest.mark.parametrize("keep", [False, True])
 def test_checkpoints_of_a_run_that_was_killed_once_its_training_was_complete_do_not_stay(then: str, keep: bool, shop: Workshop) -> None:

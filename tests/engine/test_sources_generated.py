@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,18 @@ def test_rows_that_are_in_the_cache_are_not_written_again(shop: Workshop, talker
     recorder = again.reporter.reporters[0]
     assert isinstance(recorder, Recorder)
     assert not recorder.of(RowsWritten)
+
+
+def test_rows_with_line_separators_of_unicode_are_read_again(whole: LLMFineTuner, tmp_path: Path) -> None:
+    """JSON leaves them as they are, and they end no line of a file."""
+    text = "one\u2028two\u2029three\x85four\x1cfive"
+    moved = Path(shutil.copytree(whole.folder.output_dir, tmp_path / "moved"))
+    first, *others = (moved / "run" / "synthetic.jsonl").read_text(encoding="utf-8").split("\n")
+    changed = json.dumps(json.loads(first) | {"completion": text}, ensure_ascii=False)
+    (moved / "run" / "synthetic.jsonl").write_text("\n".join([changed, *others]), encoding="utf-8")
+    tuner = LLMFineTuner.of_run(moved, runtime=RuntimeOptions(device="cpu", dtype="float32", cache_dir=tmp_path / "cache"))
+    assert not tuner.context.source.missing(tuner.context)
+    assert tuner.context.source._kept(tuner.context)[0]["completion"] == text
 
 
 def test_without_the_cache_a_finished_run_still_has_its_rows(whole: LLMFineTuner, tmp_path: Path) -> None:

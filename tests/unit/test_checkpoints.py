@@ -151,10 +151,11 @@ def test_a_folder_with_an_unfinished_run_is_not_used_for_another_and_resume_is_n
     assert f"finetune-cli resume {tmp_path / 'model'}" in str(refused.value.hint)
 
 
-def test_the_best_by_held_out_loss_is_kept_even_on_a_full_disk(tmp_path: Path) -> None:
+@pytest.mark.parametrize("best", [2.0, 0.0])
+def test_the_best_by_held_out_loss_is_kept_even_on_a_full_disk(best: float, tmp_path: Path) -> None:
     store = Checkpoints(tmp_path)
-    for step, held_out in [(1, 3.0), (2, 2.0), (3, None), (4, None), (5, None)]:
-        store.write(step, {**FACTS, "loss": 9.0 - step} | ({"held_out": held_out} if held_out else {}), content())
+    for step, held_out in [(1, 3.0), (2, best), (3, None), (4, None), (5, None)]:
+        store.write(step, {**FACTS, "loss": 9.0 - step} | ({} if held_out is None else {"held_out": held_out}), content())
     assert steps(store) == [5, 4, 2]
 
     def full(file: IO[bytes]) -> None:

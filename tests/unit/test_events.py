@@ -54,7 +54,8 @@ def test_the_file_of_events_takes_any_text_and_survives_any_file(tmp_path: Path)
     events = JsonLines(tmp_path / "events.jsonl")
     events.report(Notice(f"rows of {name}"))
     assert json.loads((tmp_path / "events.jsonl").read_text(encoding="utf-8"))["text"] == f"rows of {name}"
-    assert len(read_events(tmp_path / "events.jsonl")) == 1
+    events.report(Notice(separated := "one\u2028two\u2029three\x85four"))  # lines for str.splitlines, none for JSON
+    assert [record["text"] for record in read_events(tmp_path / "events.jsonl")][1:] == [separated]
     JsonLines(tmp_path).report(Notice("a folder"))
     if os.path.exists("/dev/full"):
         JsonLines(Path("/dev/full")).report(Notice("a full disk"))

@@ -229,6 +229,7 @@ def test_an_adapter_has_a_base_that_others_can_load_only_if_the_hub_has_that_ver
         ),
         ({"source": "~/rows.ada", "data_files": "ada*.json"}, ("private-data", "private-data.json")),
         ({"source": f"org/rows@{COMMIT}", "data_files": ["ada.csv"]}, (f"org/rows@{COMMIT}", ["ada.csv"])),  # the Hub's own file
+        ({"source": f"org/rows@{COMMIT}", "data_files": "https://a.b/c/rows.csv?token=ada"}, (f"org/rows@{COMMIT}", "rows.csv")),
     ],
 )
 def test_names_of_a_persons_files_and_folders_stay_at_home(dataset, shown):

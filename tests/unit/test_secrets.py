@@ -47,7 +47,7 @@ def test_the_log_of_a_run_has_no_secrets_and_everything_else(tmp_path: Path, fai
     log = tmp_path / "run" / "debug.log"
     log.parent.mkdir()
     (log.parent / "recipe.yaml").touch()
-    log.write_bytes(b"from an earlier start\n")
+    log.write_text(f"from an earlier start, which was killed: {TOKEN}\n")
     try:
         with quiet(log, streams=(STDERR,)):
             os.write(STDERR, b"GET https://ada:s3cret@mirror.example/x\nplain \xff bytes\n")
@@ -57,5 +57,5 @@ def test_the_log_of_a_run_has_no_secrets_and_everything_else(tmp_path: Path, fai
     except ValueError:
         pass
     said = log.read_bytes()
-    assert said.startswith(b"from an earlier start\nGET https://mirror.example/x\nplain \xff bytes\n")
+    assert said.startswith(b"from an earlier start, which was killed: (hidden)\nGET https://mirror.example/x\nplain \xff bytes\n")
     assert said.endswith(b"ValueError: 401 for (hidden)\n" if fails else b"\nthe end")

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from finetune import storage
 from finetune.errors import DiskFull, HardwareError
 from finetune.run_folder import RunFolder
-from finetune.storage import NoLock, cache_folder, check_room, free_disk, lock, to_disk, whole_folder, write_whole
+from finetune.storage import NoLock, cache_folder, check_room, disk_may_fill, free_disk, lock, to_disk, whole_folder, write_whole
 from finetune.training.checkpoints import Checkpoints
 
 
@@ -75,6 +76,35 @@ def test_a_folder_is_absent_until_it_is_complete_and_nothing_stays_of_one_that_i
     assert list(target.parent.iterdir()) == [target]
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_files_of_a_folder_are_on_the_disk_before_it_has_its_name(
+    shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a loss of power leaves a folder whose files are empty, which every later run would use."""
+    done: list[int | str] = []
+    fsync, replaced = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (fsync(descriptor), done.append(os.fstat(descriptor).st_ino)))
+    monkeypatch.setattr(os, "replace", lambda *names: (replaced(*names), done.append("named")))
+    with whole_folder(tmp_path / "rows-1", shared=shared) as unfinished:
+        (unfinished / "inner").mkdir()
+        (unfinished / "inner" / "rows.arrow").touch()
+    inside = {path.stat().st_ino for path in (tmp_path / "rows-1", *(tmp_path / "rows-1").rglob("*"))}
+    assert set(done[: done.index("named")]) == inside
+    assert done[done.index("named") + 1 :] == [tmp_path.stat().st_ino]
+
+
+def test_what_a_kill_has_left_in_a_cache_goes_once_it_is_a_day_old(tmp_path: Path) -> None:
+    for name, hours in [(".rows-1.0a1b.part", 25), (".rows-2.0a1b.part", 23), (".rows-3.0a1b.part", 25)]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rows.arrow").touch()
+        for path in (tmp_path / name / "rows.arrow", tmp_path / name):
+            os.utime(path, (then := time.time() - 3600 * hours, then))
+    (tmp_path / ".rows-3.0a1b.part" / "rows.arrow").touch()  # still written
+    with cache_folder(tmp_path / "rows-4"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".rows-2.0a1b.part", ".rows-3.0a1b.part", "rows-4"]
+
+
 def test_of_two_processes_that_make_the_same_folder_the_faster_one_keeps_it(tmp_path: Path) -> None:
     target = tmp_path / "rows-1"
     with cache_folder(target) as slow:
@@ -115,6 +145,14 @@ def test_a_full_disk_is_told_with_both_sizes(tmp_path: Path) -> None:
     with pytest.raises(DiskFull, match=r"needs [\d.,]+ GB in .*, and [\d.,]+ GB are free") as caught:
         check_room("It", free_disk(tmp_path) * 2, tmp_path, "set HF_HOME")
     assert "HF_HOME" in str(caught.value.hint)
+    with (
+        pytest.raises(DiskFull, match=r"It did not fit on the disk: it needs 3 kB in ") as filled,
+        disk_may_fill("It", 3000, tmp_path, "x"),
+    ):
+        raise RuntimeError(f"I/O error: {os.strerror(errno.ENOSPC)} (os error 28)")  # as the library of safetensors says it
+    assert filled.value.hint == "Free some space, or x."
+    with pytest.raises(RuntimeError, match="other"), disk_may_fill("It", 3000, tmp_path, "x"):
+        raise RuntimeError("other")
 
 
 # File systems that lack something, and limits other than a full disk.
