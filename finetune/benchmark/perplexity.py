@@ -19,11 +19,11 @@ import evaluate
 import torch
 
 from finetune.benchmark.teacher_agreement import TeacherStates, compare, precise_sum
+from finetune.data.labels import NO_LOSS
 from finetune.errors import BenchmarkError
 from finetune.events import Progress, Reporter
 from finetune.training.head import Head, head_of, hidden_states
 
-IGNORED = -100
 CHUNK_BYTES = 64 << 20  # of float32 logits
 
 
@@ -107,7 +107,7 @@ def supervised(model: Any, row: Mapping[str, Any]) -> tuple[torch.Tensor, torch.
     device = next(model.parameters()).device
     labels = torch.tensor(row["labels"], device=device)[1:]  # the state at i predicts token i+1
     hidden = hidden_states(model, torch.tensor([row["input_ids"]], device=device))[0, :-1]
-    kept = labels != IGNORED
+    kept = labels != NO_LOSS
     return hidden[kept], labels[kept]
 
 

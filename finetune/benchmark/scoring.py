@@ -26,9 +26,10 @@ from finetune.benchmark.generation import answer_budget, generate_answers
 from finetune.benchmark.harness import load_tasks
 from finetune.benchmark.intervals import Statistic, change, estimate, ratio, statistics_of
 from finetune.benchmark.names import is_task
-from finetune.benchmark.perplexity import IGNORED, AnswerLosses, answer_losses
+from finetune.benchmark.perplexity import AnswerLosses, answer_losses
 from finetune.benchmark.rouge import SETTINGS
 from finetune.benchmark.teacher_agreement import TeacherStates
+from finetune.data.labels import NO_LOSS
 from finetune.errors import BenchmarkError, OutOfMemory
 from finetune.events import Reporter
 from finetune.hardware.peak_memory import release
@@ -204,7 +205,7 @@ def _tasks(spec: BenchmarkSpec, model: Any, tokenizer: Any, *, reporter: Reporte
 
 def _counted(rows: Sequence[Mapping[str, Any]]) -> str:
     """Which tokens have a label: all that can have one, or those of the answers."""
-    return "all" if all(IGNORED not in row["labels"][1:] for row in rows) else "answers"
+    return "all" if all(NO_LOSS not in row["labels"][1:] for row in rows) else "answers"
 
 
 @contextmanager

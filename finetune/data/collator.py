@@ -10,13 +10,7 @@ from typing import Any
 
 import torch
 
-NO_LOSS = -100
-
-
-def labels_of(row: Mapping[str, Any]) -> Any:
-    """The labels of a row; all of its tokens where it has none, as language models are usually trained."""
-    labels = row.get("labels")
-    return row["input_ids"] if labels is None else labels
+from finetune.data.labels import NO_LOSS, labels_of
 
 
 class Collator:

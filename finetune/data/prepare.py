@@ -25,12 +25,12 @@ from finetune.data.pieces import REWRITTEN
 from finetune.data.reading import Rows, kept, read_rows
 from finetune.data.report import DataReport
 from finetune.data.rows import KEPT_SKIPPED, Origin, RowFacts, RowProblem, SkippedRow, too_many_bad_rows
-from finetune.data.split import NOTES, Division, chosen_records, divide, with_deciding
+from finetune.data.split import NOTES, Division, divide, with_deciding
 from finetune.data.system_prompt import TEACHER_IDS, SystemPrompt
 from finetune.data.thinking import decide
 from finetune.data.tokens import Encoder, Sequence
 from finetune.data.turns import last_learned
-from finetune.errors import BadRow, EmptyDataset
+from finetune.errors import EmptyDataset
 from finetune.events import Progress, Recorder, Reporter
 from finetune.models.template_facts import fixed_date
 from finetune.recipe import DatasetSpec
@@ -211,9 +211,8 @@ class _Stage:
 
     def _encoded(self, encoder: Encoder, rows: Rows, chosen: np.ndarray) -> Iterator[tuple[dict[str, Any], list[Sequence]]]:
         total = len(self.division.train) + len(self.division.held_out) + len(self.division.deciding)
-        encode = tokenized.encode if rows.facts.format == tokenized.FORMAT else Encoder.encode
         prompt = SystemPrompt(encoder, self.system) if self.system else None
-        for record, result in encode(encoder, chosen_records(rows, chosen)):
+        for record, result in tokenized.encoded(encoder, rows, chosen):
             if prompt and not isinstance(result, RowProblem):
                 result = prompt.beside(record, result)
             self.done += 1
@@ -224,8 +223,6 @@ class _Stage:
                 yield record, learnable
             else:
                 reason = str(result) if isinstance(result, RowProblem) else "no supervised token"
-                if isinstance(result, tokenized.ForeignToken):
-                    raise BadRow(f"{rows.facts.files[record['file']]} line {record['line']}: {result}.", hint=tokenized.AGAIN)
                 self.refused.append(SkippedRow(rows.facts.files[record["file"]], record["line"], reason))
 
     def _check(self) -> None:

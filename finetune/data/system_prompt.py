@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finetune.data.formats.cells import Message
+from finetune.data.labels import NO_LOSS
 from finetune.data.rows import RowProblem
-from finetune.data.tokens import NO_LOSS, beginning
+from finetune.data.tokens import beginning
 
 if TYPE_CHECKING:
     from finetune.data.tokens import Encoder

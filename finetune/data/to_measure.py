@@ -15,10 +15,8 @@ from finetune.data import tokenized
 from finetune.data.prepare import measured_row
 from finetune.data.reading import Rows
 from finetune.data.rows import RowProblem
-from finetune.data.split import chosen_records
 from finetune.data.thinking import decide
 from finetune.data.tokens import Encoder
-from finetune.errors import BadRow
 from finetune.recipe import DatasetSpec
 
 if TYPE_CHECKING:
@@ -53,11 +51,8 @@ def to_measure(
     if thinking is None:
         thinking = bool(decide(tokenizer, rows, chosen).thinking)
     encoder = Encoder(tokenizer, max_length=spec.max_length, supervise="answers", thinking=thinking)
-    encode = tokenized.encode if rows.facts.format == tokenized.FORMAT else Encoder.encode
     found = ToMeasure()
-    for record, result in encode(encoder, chosen_records(rows, chosen)):
-        if isinstance(result, tokenized.ForeignToken):
-            raise BadRow(f"{rows.facts.files[record['file']]} line {record['line']}: {result}.", hint=tokenized.AGAIN)
+    for record, result in tokenized.encoded(encoder, rows, chosen):
         learnable = [] if isinstance(result, RowProblem) else [sequence for sequence in result if sequence.supervised]
         if not learnable:
             why = str(result) if isinstance(result, RowProblem) else "no token of its answer fits"

@@ -1,40 +1,46 @@
-"""Rows that are tokens already, from records to sequences: checked against the vocabulary, cut to `max_length`, otherwise as they are.
+"""From records to sequences, also of rows that are tokens already: those are checked against the vocabulary and cut to `max_length`.
 
-encode(encoder, [[{"messages": [...], "input_ids": [5, 9, 2], "labels": [-100, 9, 2]}]])  ->  (record, [Sequence(...)]), ...
+encoded(encoder, rows, chosen)  ->  ({"messages": [...], "input_ids": [5, 9, 2], "labels": [-100, 9, 2]}, [Sequence(...)]), ...
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import groupby
+from collections.abc import Iterator
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
 from finetune.data.formats.tokenized import Tokenized, answer_of
+from finetune.data.labels import NO_LOSS
 from finetune.data.pieces import Piece
+from finetune.data.reading import Rows
 from finetune.data.rows import RowProblem
-from finetune.data.tokens import NO_LOSS, Encoder, Sequence
+from finetune.data.split import chosen_records
+from finetune.data.tokens import Encoder, Sequence
+from finetune.errors import BadRow
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PreTrainedTokenizerBase
 
 FORMAT = Tokenized.name
 AGAIN = "Tokenise the rows with the tokenizer of this model, or give them as text."
 
 
-class ForeignToken(RowProblem):
-    """A token that the model does not have: the rows were made with another tokenizer, so that none of them can be trusted."""
+def encoded(encoder: Encoder, rows: Rows, chosen: np.ndarray) -> Iterator[tuple[dict[str, Any], list[Sequence] | RowProblem]]:
+    """Each chosen record with its sequences, in order, or why it has none.
 
-
-def encode(encoder: Encoder, batches: Iterable[list[dict[str, Any]]]) -> Iterator[tuple[dict[str, Any], list[Sequence] | RowProblem]]:
-    """Each record with its sequence, in order."""
+    Raises BadRow for a token that the model does not have: the rows were made with another tokenizer, so that none can be trusted.
+    """
+    if rows.facts.format != FORMAT:
+        yield from encoder.encode(chosen_records(rows, chosen))
+        return
     vocabulary = len(encoder.tokenizer)
-    for records in batches:
-        for record in records:
-            foreign = next((token for token in record["input_ids"] if not 0 <= token < vocabulary), None)
-            if foreign is not None:
-                yield record, ForeignToken(f"token {foreign} is not in the model's vocabulary of {vocabulary:,} tokens")
-            else:
-                yield record, [_sequence(encoder, record)]
+    for record in chain.from_iterable(chosen_records(rows, chosen)):
+        foreign = next((token for token in record["input_ids"] if not 0 <= token < vocabulary), None)
+        if foreign is not None:
+            what = f"token {foreign} is not in the model's vocabulary of {vocabulary:,} tokens"
+            raise BadRow(f"{rows.facts.files[record['file']]} line {record['line']}: {what}.", hint=AGAIN)
+        yield record, [_sequence(encoder, record)]
 
 
 def _sequence(encoder: Encoder, record: dict[str, Any]) -> Sequence:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from finetune.data.cached_template import CachedChatTemplate
 from finetune.data.formats.cells import Message
+from finetune.data.labels import NO_LOSS
 from finetune.data.noticed import Noticed
 from finetune.data.pieces import Piece, Rendered, Template
 from finetune.data.plain_template import PlainTemplate
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 Parts: TypeAlias = "list[list[int]]"  # the tokens of each piece
 
-NO_LOSS = -100
 AHEAD = 2
 PROMPT_SHARE = 2  # up to half of max_length, the prompt stays whole and a long answer is cut instead
 

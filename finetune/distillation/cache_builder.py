@@ -20,7 +20,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from finetune import registry
-from finetune.data.collator import labels_of
+from finetune.data.labels import learned
 from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.cache import (
     INDEX,
@@ -65,7 +65,7 @@ def cache_key(
 
 def supervised_counts(dataset: Any) -> list[int]:
     """Supervised tokens of each row: labels that are not -100, except the first, which nothing predicts."""
-    return [sum(label != -100 for label in list(labels_of(row))[1:]) for row in dataset]
+    return [len(learned(row)) for row in dataset]
 
 
 def build_cache(

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from finetune.data.collator import NO_LOSS, labels_of
+from finetune.data.labels import learned
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.teachers import check_routes
 from finetune.errors import RecipeError
@@ -62,7 +62,7 @@ def first_rows(dataset: Any, tokens: int) -> list[dict[str, Any]]:
     for number in range(len(dataset)):
         row = dataset[number]
         rows.append({name: row[name] for name in ("input_ids", "labels", "row", "teacher_number") if name in row})
-        tokens -= sum(label != NO_LOSS for label in list(labels_of(row))[1:])
+        tokens -= len(learned(row))
         if tokens <= 0:
             break
     return rows

@@ -6,7 +6,7 @@ stop_on_problem(findings)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from finetune.data.collator import labels_of
+from finetune.data.labels import labels_of, learned
 from finetune.distillation.across_tokenizers.alignment import Share
 from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.vocabulary import shared_vocabulary
@@ -95,7 +95,7 @@ def _read(reading: Reading, rows: Any) -> list[dict[str, Any]]:
 
 
 def _about_rows(rows: Any, tokenizer: Any) -> Iterator[Finding]:
-    supervised = [[label for label in list(labels_of(row))[1:] if label != -100] for row in rows]
+    supervised = [learned(row) for row in rows]
     tokens, total = sum(map(len, supervised)), sum(len(row["input_ids"]) for row in rows)
     if not tokens:
         yield Finding(
@@ -186,10 +186,8 @@ def _about_level(student: nn.Module, teacher: nn.Module, rows: Any, reading: Rea
 def top_tokens(model: nn.Module, rows: Any) -> torch.Tensor:
     """The most likely token [n] at each supervised position of a few rows."""
     head, found = head_of(model).detach(), []
-    for row in islice(iter(rows), AGREEMENT_ROWS):
-        states = hidden_states(model, token_ids(model, list(row["input_ids"])))[0]
-        supervised = Supervised.of(torch.tensor([list(labels_of(row))], device=states.device))
-        found += [head.logits(part).argmax(-1).cpu() for part in states[supervised.index].split(LOGIT_ROWS)]
+    for states, _ in _supervised(model, islice(iter(rows), AGREEMENT_ROWS)):
+        found += [head.logits(part).argmax(-1).cpu() for part in states.split(LOGIT_ROWS)]
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.long)
 
 
@@ -215,12 +213,18 @@ def contradictions(names: Sequence[str], first_choices: Sequence[torch.Tensor]) 
 def _loss(model: nn.Module, rows: Sequence[Any], vocabulary: int) -> tuple[float, int]:
     """The summed loss in nats of the supervised tokens over the first `vocabulary` ids, and how many tokens there are."""
     head, workspace, total, tokens = head_of(model).detach().first(vocabulary), Workspace(), 0.0, 0
+    for states, labels in _supervised(model, rows):
+        total += float(chunked_loss(states, head, CrossEntropy(labels), workspace=workspace))
+        tokens += len(labels)
+    return total, tokens
+
+
+def _supervised(model: nn.Module, rows: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Of each row the states [n, d] that predict its supervised tokens, and these [n]."""
     for row in rows:
         states = hidden_states(model, token_ids(model, list(row["input_ids"])))[0]
         supervised = Supervised.of(torch.tensor([list(labels_of(row))], device=states.device))
-        total += float(chunked_loss(states[supervised.index], head, CrossEntropy(supervised.labels), workspace=workspace))
-        tokens += len(supervised.labels)
-    return total, tokens
+        yield states[supervised.index], supervised.labels
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.data.collator import Collator
+from finetune.data.labels import NO_LOSS
 from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.corrected import margins as margins_of
 from finetune.distillation.inside import Compared, narrow, terms_of, watching
@@ -65,7 +66,7 @@ class TeacherPass:
                 hidden = hidden_states(self.teacher, asked["input_ids"], asked.get("attention_mask")).flatten(0, 1)[index]
             if self.reading is not None:
                 hidden = self.reading.said(hidden, read, self.head, self.workspace)
-            counts = (batch["labels"][:, 1:] != -100).sum(1).tolist()
+            counts = (batch["labels"][:, 1:] != NO_LOSS).sum(1).tolist()
             wanted = self.signal.ask(hidden, self.head, self.student, self.temperature, self.workspace)
             if self.margins:
                 wanted = (*wanted, margins_of(hidden, self.head, Supervised.of(batch["labels"]).labels, self.workspace))

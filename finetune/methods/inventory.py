@@ -15,7 +15,7 @@ import inspect
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
@@ -111,14 +111,14 @@ class Inventory:
             return
         for why, sentence in WHY.items():
             if parts := [part for part in left if part.why == why]:
-                yield sentence.format(names=_listed({part.leaf: 1 for part in parts}), share=self._share(parts))
+                yield sentence.format(names=_listed(part.leaf for part in parts), share=self._share(parts))
         if experts := [part for part in left if part.experts and not part.why]:
             yield (
                 f"The experts do not learn: {self._share(experts)} of the weights in linear layers. "
                 "Only plain LoRA, without DoRA, adapts experts that are one parameter."
             )
         if others := [part for part in left if not part.why and not part.experts]:
-            names = _listed({part.leaf: 1 for part in others})
+            names = _listed(part.leaf for part in others)
             yield f"{names} {'are' if len(others) > 1 else 'is'} not adapted: {self._share(others)} of the weights in linear layers."
 
     def _share(self, parts: list[Part]) -> str:
@@ -247,5 +247,5 @@ def _learning(attached: Any) -> set[int]:
     return found
 
 
-def _listed(names: dict[str, int]) -> str:
-    return ", ".join(sorted(names))
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(set(names)))

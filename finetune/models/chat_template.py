@@ -17,6 +17,8 @@ from finetune.models.template_limits import WATCH
 from finetune.models.template_steps import TooMuch, at_most, limit_sandbox
 
 HINT = "Repair chat_template in the model's tokenizer files, or use another model."
+ASK = {"role": "user", "content": "probe ask"}
+REPLY = {"role": "assistant", "content": "probe reply"}
 CALL: dict[str, Any] = {"id": "call00001", "type": "function", "function": {"name": "probe_tool", "arguments": {"probe_argument": "value"}}}
 
 
@@ -43,6 +45,14 @@ def render_chat(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **options: A
         raise ModelError(f"The chat template of {name} {str(error) or slow}.", hint=HINT) from None
     except Exception as error:
         raise TemplateFailure(name, reason(error)) from error
+
+
+def written(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **options: Any) -> str:
+    """The same; nothing for turns that the template refuses."""
+    try:
+        return render_chat(tokenizer, turns, **options)
+    except TemplateFailure:
+        return ""
 
 
 def answer_end_ids(tokenizer: Any) -> list[int]:
@@ -77,22 +87,14 @@ def special_tokens(tokenizer: Any) -> list[str]:
 
 def _closings(tokenizer: Any) -> Iterator[str]:
     """What the template writes behind an answer: the last one, one in the middle, and a tool call."""
-    ask, reply = {"role": "user", "content": "probe ask"}, {"role": "assistant", "content": "probe reply"}
-    text = _rendered(tokenizer, [ask, reply])
+    text = written(tokenizer, [ASK, REPLY])
     if "probe reply" in text:
         yield text.rpartition("probe reply")[2]
-    parts = _rendered(tokenizer, [ask, reply, ask, reply]).split("probe ask")
+    parts = written(tokenizer, [ASK, REPLY, ASK, REPLY]).split("probe ask")
     if len(parts) == 3 and "probe reply" in parts[1]:
         opening, between = parts[0], parts[1].rpartition("probe reply")[2]
         if not opening.endswith(between.lstrip()):  # else it is the next turn that begins here
             yield between
-    called = _rendered(tokenizer, [ask, {"role": "assistant", "content": "", "tool_calls": [CALL]}]).rstrip()
+    called = written(tokenizer, [ASK, {"role": "assistant", "content": "", "tool_calls": [CALL]}]).rstrip()
     if CALL["function"]["name"] in called:
         yield next((token for token in special_tokens(tokenizer) if called.endswith(token)), "")
-
-
-def _rendered(tokenizer: Any, turns: Sequence[Mapping[str, Any]]) -> str:
-    try:
-        return render_chat(tokenizer, turns)
-    except TemplateFailure:
-        return ""

@@ -13,14 +13,12 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
-from finetune.models.chat_template import CALL, TemplateFailure, added_tokens, render_chat, special_tokens
+from finetune.models.chat_template import ASK, CALL, REPLY, added_tokens, special_tokens, written
 from finetune.models.template_proof import looked_for
 from finetune.models.template_steps import TODAY
 
 THOUGHTS = ("<think>", "</think>")
 SWITCHES = ("enable_thinking", "thinking")  # what templates of models that may think call it
-ASK = {"role": "user", "content": "probe ask"}
-REPLY = {"role": "assistant", "content": "probe reply"}
 ARGUMENT = {"type": "object", "properties": {"probe_argument": {"type": "string", "description": "probe"}}, "required": ["probe_argument"]}
 TOOL = {"type": "function", "function": {"name": "probe_tool", "description": "probe", "parameters": ARGUMENT}}
 RESULT = {"role": "tool", "name": "probe_tool", "tool_call_id": CALL["id"], "content": "probe result"}
@@ -41,8 +39,8 @@ def prompt_options(tokenizer: Any, *, thinking: bool) -> dict[str, bool]:
     """What `apply_chat_template` must be told so that the model is asked to think, or not to; nothing where that changes no prompt."""
     if not tokenizer.chat_template:
         return {}
-    usual = _written(tokenizer, [ASK], add_generation_prompt=True)
-    told = {switch: _written(tokenizer, [ASK], add_generation_prompt=True, **{switch: thinking}) for switch in SWITCHES}
+    usual = written(tokenizer, [ASK], add_generation_prompt=True)
+    told = {switch: written(tokenizer, [ASK], add_generation_prompt=True, **{switch: thinking}) for switch in SWITCHES}
     return {switch: thinking for switch, text in told.items() if text != usual}
 
 
@@ -60,9 +58,9 @@ def control_tokens(tokenizer: Any) -> list[str]:
     Tokens that the template itself looks for in an answer, such as those around reasoning, are part of what an answer may say.
     """
     special = set(special_tokens(tokenizer))
-    written = _written(tokenizer, [ASK, REPLY, ASK, REPLY])
+    chat = written(tokenizer, [ASK, REPLY, ASK, REPLY])
     meant = {*looked_for(program(tokenizer)), *THOUGHTS}
-    return [token for token in added_tokens(tokenizer) if token in special or (token in written and token not in meant)]
+    return [token for token in added_tokens(tokenizer) if token in special or (token in chat and token not in meant)]
 
 
 class TemplateFacts:
@@ -118,7 +116,7 @@ class TemplateFacts:
         return all(part in text for part in ("probe_tool", "probe_argument", "probe result"))
 
     def _written(self, turns: Sequence[Mapping[str, Any]], **options: Any) -> str:
-        return _written(self.tokenizer, turns, **self.options, **options)
+        return written(self.tokenizer, turns, **self.options, **options)
 
 
 def with_text(call: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,10 +134,3 @@ def with_object(call: Mapping[str, Any]) -> dict[str, Any]:
         with suppress(ValueError, RecursionError):
             function["arguments"] = json.loads(function["arguments"])
     return {**call, "function": function}
-
-
-def _written(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **options: Any) -> str:
-    try:
-        return render_chat(tokenizer, turns, **options)
-    except TemplateFailure:
-        return ""

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.data.collator import NO_LOSS, labels_of
+from finetune.data.labels import NO_LOSS, labels_of
 from finetune.distillation.top_k import with_rest
 from finetune.distillation.vocabulary import PROBE
 from finetune.errors import ModelError, ModelNotFound, VocabularyMismatch

@@ -15,7 +15,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from finetune.data.collator import NO_LOSS, Collator
+from finetune.data.collator import Collator
+from finetune.data.labels import NO_LOSS
 from finetune.training.pieces import tensors_of
 
 KNOWN = "known"  # of a batch: numbers that are on no device
@@ -92,7 +93,7 @@ def right_padding_mask(inputs: Mapping[str, Any], pad_id: int) -> Tensor:
     places = torch.arange(1, ids.shape[1] + 1, device=ids.device)
     ends: Tensor | None = inputs.get("length")
     if ends is None:
-        ends = ((ids != pad_id) | (labels != -100)).long().mul(places).amax(1)
+        ends = ((ids != pad_id) | (labels != NO_LOSS)).long().mul(places).amax(1)
     return (places <= ends[:, None]).long()
 
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from finetune.data.collator import NO_LOSS, Collator, labels_of
+from finetune.data.collator import Collator
+from finetune.data.labels import NO_LOSS, learned
 from finetune.errors import RecipeError, TrainingError
 from finetune.hardware.matmul import use_fast_linear
 from finetune.training.batches import KNOWN, NUMBERS, WithLengths, ends_in_padding, lengths_of, right_padding_mask, supervised_counts
@@ -49,7 +50,7 @@ class Supervised:
 
         With what the collator has `known` of these labels, a GPU is not waited for.
         """
-        wanted = nn.functional.pad(labels[:, 1:] != -100, (0, 1)).flatten()
+        wanted = nn.functional.pad(labels[:, 1:] != NO_LOSS, (0, 1)).flatten()
         if known is not None and labels.device.type not in ("cpu", "mps"):
             index = torch.nonzero_static(wanted, size=sum(known["supervised"])).squeeze(1)
         else:
@@ -146,7 +147,7 @@ class SupervisedTrainer(ResumableTrainer):
 
     def _for_the_others(self, model: nn.Module) -> Tensor:
         """A pass that weighs nothing, where there are no rows: the others need the shards of this process, and its part of the sums."""
-        row = next(row for row in cast(Any, self.train_dataset) if any(label != NO_LOSS for label in list(labels_of(row))[1:]))
+        row = next(row for row in cast(Any, self.train_dataset) if learned(row))
         parts, self.parts = self.parts, Parts()
         loss = super().training_step(model, self.data_collator([row]), torch.tensor(torch.inf, device=self.args.device))
         self.parts = parts

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune.data import cached_template
+from finetune.data.labels import NO_LOSS
 from finetune.data.rows import RowProblem
-from finetune.data.tokens import NO_LOSS, Encoder, Sequence
+from finetune.data.tokens import Encoder, Sequence
 from finetune.models.chat_template import answer_end_ids
 from finetune.models.template_facts import program
 from finetune.models.template_proof import prove

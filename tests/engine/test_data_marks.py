@@ -12,9 +12,10 @@ from chat_templates import FAMILIES
 from tokenizers import AddedToken, Regex, normalizers
 from transformers import ByT5Tokenizer
 
+from finetune.data.labels import NO_LOSS
 from finetune.data.prepare import PreparedData, prepare_data
 from finetune.data.rows import RowProblem
-from finetune.data.tokens import NO_LOSS, Encoder, cut_prompt
+from finetune.data.tokens import Encoder, cut_prompt
 from finetune.errors import BadRow
 from finetune.models import template_steps
 from finetune.recipe import DatasetSpec

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from finetune.data.cached_template import CachedChatTemplate
 from finetune.data.formats.cells import Message
+from finetune.data.labels import NO_LOSS
 from finetune.data.render import ChatTemplate
 from finetune.data.rows import RowProblem
-from finetune.data.tokens import NO_LOSS, Encoder, Sequence
+from finetune.data.tokens import Encoder, Sequence
 
 QUIET = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=60)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)

@@ -18,7 +18,8 @@ from workshop import Workshop
 from finetune.benchmark import harness
 from finetune.benchmark.gate import check_gate, gate
 from finetune.benchmark.harness import check_tasks, load_tasks
-from finetune.benchmark.perplexity import IGNORED, answer_losses
+from finetune.benchmark.perplexity import answer_losses
+from finetune.data.labels import NO_LOSS
 from finetune.errors import BenchmarkError, RecipeError
 from finetune.events import Recorder, StageFinished
 from finetune.models.load import load_model, load_tokenizer
@@ -94,7 +95,7 @@ def ours(model, tokenizer, context: str, choices: list[str]) -> list[float]:
     """The log-likelihood of each choice behind the context, by the code that measures our perplexity."""
     asked = tokenizer(context)["input_ids"]
     whole = [tokenizer(f"{context} {choice}")["input_ids"] for choice in choices]
-    labelled = [{"input_ids": ids, "labels": [IGNORED] * len(asked) + ids[len(asked) :]} for ids in whole]
+    labelled = [{"input_ids": ids, "labels": [NO_LOSS] * len(asked) + ids[len(asked) :]} for ids in whole]
     return [-loss for loss in answer_losses(model, labelled, reporter=Recorder(), stage="test").sums]
 
 

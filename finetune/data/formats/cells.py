@@ -47,11 +47,6 @@ def is_blank(turn: Message) -> bool:
     return not (turn["content"].strip() or turn.get("tool_calls") or turn.get("reasoning_content", "").strip())
 
 
-def last_answer(messages: Sequence[Message]) -> int:
-    """The number of the last turn that the model learns to write."""
-    return max(number for number, turn in enumerate(messages) if is_learned(turn))
-
-
 def find_column(columns: Sequence[str], *names: str) -> str | None:
     """The first of `names` that is among `columns`, whatever its case."""
     by_lower_case = {column.strip().lower(): column for column in reversed(columns)}

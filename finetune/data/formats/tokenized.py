@@ -12,9 +12,9 @@ from typing import Any
 
 from finetune.data.formats.cells import Message, Record, find_column, is_missing
 from finetune.data.json_values import parsed, plain
+from finetune.data.labels import NO_LOSS
 from finetune.data.rows import RowProblem
 
-NO_LOSS = -100
 LEARNED = ("loss_mask", "completion_mask", "assistant_masks", "assistant_mask", "label_mask", "train_mask")
 
 

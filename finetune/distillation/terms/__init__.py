@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from finetune import registry
 
@@ -56,32 +56,38 @@ class Batch:
     shares: Tensor
 
 
-class Term(Protocol):
-    """`every_place`: what it watches is compared at all places of a row, not at the supervised tokens alone.
+class Term:
+    """What every term has. `every_place`: what it watches is compared at all places of a row, not at the supervised tokens alone.
 
     `value` is zero for identical models, and raises nothing: what cannot be compared, `watched` refuses with a ModelError before a run.
     """
 
-    title: str
-    summary: str
-    every_place: bool
+    title: ClassVar[str]
+    summary: ClassVar[str]
+    every_place: ClassVar[bool] = False
 
-    def weight(self, spec: FeaturesSpec) -> float: ...
+    def weight(self, spec: FeaturesSpec) -> float:
+        raise NotImplementedError
 
     def watched(self, model: Any, layers: Sequence[int], spec: FeaturesSpec) -> list[Watched]:
         """What of one model `value` compares; `layers` are those that the recipe pairs with the other's."""
+        return []
 
     def kept(self, layers: Sequence[int], spec: FeaturesSpec) -> list[str]:
         """The names of the tensors that a cache keeps of a teacher, in the order of `watched`; none for what every cache has."""
+        return []
 
     def kept_width(self, config: Any, name: str) -> int:
         """The numbers in one of them, of a teacher with this text configuration."""
+        raise NotImplementedError
 
     def width(self, model: Any) -> int | None:
         """How wide the compared states of a model are: from one width to another leads a map. None: the term itself copes with any."""
+        return None
 
     def value(self, student: View, teacher: View, batch: Batch) -> Tensor:
         """A scalar, summed over the supervised tokens; its gradient reaches the student alone."""
+        raise NotImplementedError
 
 
 def weights_of(spec: FeaturesSpec) -> dict[str, float]:

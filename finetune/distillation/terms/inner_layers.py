@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finetune.distillation.terms import Pairs, Watched
+from finetune.distillation.terms import Pairs, Term, Watched
 from finetune.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from finetune.distillation_settings import FeaturesSpec
 
 
-class InnerLayers:
+class InnerLayers(Term):
     title = "Inner layers"
     summary = "distance of the outputs of layers; from a cache that keeps them too"
-    every_place = False
 
     def weight(self, spec: FeaturesSpec) -> float:
         return 0.0 if spec.layers == "none" else spec.layers_weight

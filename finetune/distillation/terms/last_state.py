@@ -7,32 +7,23 @@ A hidden cache has the teacher's, so this costs next to nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from finetune.distillation.terms import Term
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from finetune.distillation.terms import Batch, View, Watched
+    from finetune.distillation.terms import Batch, View
     from finetune.distillation_settings import FeaturesSpec
 
 
-class LastState:
+class LastState(Term):
     title = "Last states"
     summary = "distance of the last hidden states; from the hidden cache"
-    every_place = False
 
     def weight(self, spec: FeaturesSpec) -> float:
         return spec.last
-
-    def watched(self, model: Any, layers: Sequence[int], spec: FeaturesSpec) -> list[Watched]:
-        return []
-
-    def kept(self, layers: Sequence[int], spec: FeaturesSpec) -> list[str]:
-        return []
-
-    def kept_width(self, config: Any, name: str) -> int:
-        raise KeyError(name)
 
     def width(self, model: Any) -> int | None:
         from finetune.training.head import head_of

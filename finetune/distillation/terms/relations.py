@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from finetune.distillation.terms import Term
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from finetune.distillation_settings import FeaturesSpec
 
 
-class Relations:
+class Relations(Term):
     title = "Relations of tokens"
     summary = "queries, keys or values of attention (MiniLMv2); from a cache that keeps them too"
     every_place = True
@@ -39,9 +41,6 @@ class Relations:
         from finetune.distillation.terms.attention import projected
 
         return projected(config)[name[-1]]
-
-    def width(self, model: Any) -> int | None:
-        return None
 
     def value(self, student: View, teacher: View, batch: Batch) -> Tensor:
         import torch
