@@ -9,7 +9,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run a recipe, or one for each combination where --set has several values."""
     from finetune.run.sweep import combinations
 
-    if swept := combinations(arguments.set, lambda overrides: _recipe(arguments, overrides)):
+    load = _loader(arguments)
+    if swept := combinations(arguments.set, load):
         from finetune.screen.sweep import run_sweep
 
         if arguments.nodes > 1:
@@ -86,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise BadInput("--fail-if-worse judges one run, and this is a sweep.", hint="Give each --set one value.")
         rows = run_sweep(swept, _runtime(arguments), _console(arguments))
         return _show(arguments, {"runs": [row.to_dict() for row in rows]})
-    recipe = _recipe(arguments)
+    recipe = load(arguments.set)
     if arguments.fail_if_worse:
         from finetune.benchmark.gate import check_gate
 
@@ -123,7 +124,7 @@ def plan(arguments: argparse.Namespace) -> int:
     from finetune.screen.plan_table import review
     from finetune.screen.reporter import working
 
-    recipe = _recipe(arguments)
+    recipe = _loader(arguments)(arguments.set)
     with looking_at(recipe.output_dir):
         typed_path(recipe.output_dir).exists()  # the plan says what is free on its disk
     console = _console(arguments)
@@ -320,11 +321,11 @@ def _judge(arguments: argparse.Namespace, scores: dict[str, Any]) -> None:
             print(why, file=sys.stderr)
 
 
-def _recipe(arguments: argparse.Namespace, overrides: Sequence[str] | None = None) -> Recipe:
+def _loader(arguments: argparse.Namespace) -> Callable[[Sequence[str]], Recipe]:
+    """The recipe that is named, for any --set."""
     from finetune.recipe import Recipe
 
-    layers = ({"output_dir": arguments.output_dir},) if arguments.output_dir else ()
-    return Recipe.load(Path(arguments.recipe), overrides=list(arguments.set if overrides is None else overrides), layers=layers)
+    return Recipe.loader(Path(arguments.recipe), ({"output_dir": arguments.output_dir},) if arguments.output_dir else ())
 
 
 def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:

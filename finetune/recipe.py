@@ -9,7 +9,7 @@ Nothing here touches disk beyond the recipe file itself, nor network, nor GPU. A
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -184,10 +184,20 @@ class Recipe(Spec):
             raise _explain(error) from None
 
     @classmethod
-    def load(cls, path: str | Path, *, overrides: list[str] | None = None, layers: tuple[Mapping[str, Any], ...] = ()) -> Recipe:
+    def load(cls, path: str | Path, *, overrides: Sequence[str] = (), layers: tuple[Mapping[str, Any], ...] = ()) -> Recipe:
         """Read a YAML file, then apply `layers` and `KEY.PATH=VALUE` overrides."""
-        with reading(path, RecipeError, hint="A recipe has lines such as `seed: 42`.", what="is not a recipe"):
-            return cls.from_layers(read_yaml(Path(path)), *layers, *(parse_override(text) for text in overrides or []))
+        return cls.loader(path, layers)(overrides)
+
+    @classmethod
+    def loader(cls, path: str | Path, layers: tuple[Mapping[str, Any], ...] = ()) -> Callable[[Sequence[str]], Recipe]:
+        """The same for any overrides: the file is read once, for it may be a pipe, which is empty the second time."""
+        content = read_yaml(Path(path))
+
+        def load(overrides: Sequence[str]) -> Recipe:
+            with reading(path, RecipeError, hint="A recipe has lines such as `seed: 42`.", what="is not a recipe"):
+                return cls.from_layers(content, *layers, *map(parse_override, overrides))
+
+        return load
 
     def with_changes(self, *layers: Mapping[str, Any]) -> Recipe:
         """The same recipe with some keys changed, validated again."""
@@ -259,9 +269,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raise ValueError(f"it has more than {RECIPE_BYTES // 1000} kB")
         content = yaml.safe_load(text.decode("utf-8"))
     except FileNotFoundError:
-        raise RecipeError(
-            f"There is no recipe file {path}.", hint="Check the path, or run `finetune-cli` and let the wizard write one."
-        ) from None
+        raise RecipeError(f"There is no recipe file {path}.", hint="Check the path, or let the wizard write one: finetune-cli") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not a readable text file: {error}.", hint="A recipe is a UTF-8 YAML file.") from None
     except (ValueError, RecursionError, TypeError) as error:  # a date that is none, a number with too many digits, deep nesting

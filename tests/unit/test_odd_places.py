@@ -45,6 +45,16 @@ def test_a_recipe_may_come_through_a_pipe(tmp_path: Path) -> None:
 
 
 @POSIX
+def test_run_trains_the_recipe_that_comes_through_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, trained = tmp_path / "recipe", []
+    os.mkfifo(pipe)
+    threading.Thread(target=pipe.write_text, args=("seed: 7\n",), daemon=True).start()
+    monkeypatch.setattr("finetune.commands._execute", lambda recipe, *_: trained.append(recipe.seed) or 0)
+    assert main(["run", str(pipe), "--set", "training.epochs=2"]) == 0
+    assert trained == [7]
+
+
+@POSIX
 def test_a_recipe_that_never_ends_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="/dev/zero cannot be read: it has more than 200 kB"):
         Recipe.load("/dev/zero")
