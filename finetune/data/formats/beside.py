@@ -82,7 +82,8 @@ class Beside:
         """An answer in a column of text, with what is thought before it; where a row has tools, the JSON of calls is calls."""
         calls = calls_in(text) if self.tools_of(row) else []
         answer: Message = {"role": "assistant", "content": "", "tool_calls": calls} if calls else {"role": "assistant", "content": text}
-        return {**answer, "reasoning_content": thought[0]} if (thought := optional_text(row, self.reasoning)) else answer
+        thought = optional_text(row, self.reasoning)
+        return {**answer, "reasoning_content": thought[0]} if thought and "</think>" not in text else answer
 
     def _system(self, row: dict[str, Any]) -> list[Message]:
         if self.system is None or is_nothing(row.get(self.system)):
