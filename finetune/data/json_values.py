@@ -44,7 +44,7 @@ def parsed(value: Any) -> Any:
         return value
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", SyntaxWarning)  # Python prints no escapes that mean nothing
+            warnings.simplefilter("error")  # Python prints no escapes that mean nothing
             tree = ast.parse(_with_commas(value) if NO_COMMA.search(value) else value.strip(), mode="eval")
         return ast.literal_eval(_Lists().visit(tree))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError):

@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from finetune.data.encoding import UNREADABLE, lines_of, too_long
@@ -23,7 +24,7 @@ from finetune.recipe import DatasetSpec
 
 DELIMITERS = ",;\t|"
 SAMPLE = 1 << 16
-JUDGED = 50  # records
+JUDGED, ENOUGH = 50, 10  # records
 TOLD = re.compile(r"sep=(.)\r?\n")
 LONGEST_CELL = 2**31 - 1  # the limit of the csv module on every system
 
@@ -140,7 +141,16 @@ def _is_spaced(text: str, delimiter: str) -> bool:
     if records and len(records[0]) > 1 and all(name.startswith(" ") for name in records[0][1:]):
         return True
     quoted = any(cell.startswith(" ") and cell.lstrip(" ").startswith('"') for cells in records for cell in cells)
-    return quoted and _evenness(text, delimiter, skipinitialspace=True, strict=True) >= _evenness(text, delimiter)
+    if not quoted or _evenness(text, delimiter, skipinitialspace=True) < _evenness(text, delimiter):
+        return False
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    read = 0
+    try:
+        for read, _ in enumerate(islice(rows, JUDGED), start=1):
+            pass
+    except csv.Error as error:
+        return "unexpected end" in str(error) and read >= ENOUGH  # a sample may end inside a cell
+    return True
 
 
 def _records_of(text: str, delimiter: str, **style: Any) -> list[list[str]]:
