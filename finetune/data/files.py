@@ -12,7 +12,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
@@ -34,10 +34,11 @@ SPLITS |= {"valid": SPLITS["validation"], "dev": SPLITS["validation"], "eval": S
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file to read; `member` names the file inside a .zip."""
+    """One file to read; `member` names the file inside a .zip, `together` is how many files are read with it, itself included."""
 
     path: Path
     member: str | None = None
+    together: int = field(default=1, compare=False)
 
     @property
     def name(self) -> str:
@@ -140,7 +141,8 @@ def find_files(
             f"{source} has no file of the split {split!r}.",
             hint=f"Its files: {', '.join(file.name for file in list(found)[:8])}. Name one of them, or another dataset.split.",
         )
-    return chosen, [] if strict_split else notes + _about_splits(list(found), chosen, split, measured)
+    about = [] if strict_split else notes + _about_splits(list(found), chosen, split, measured)
+    return [replace(file, together=len(chosen)) for file in chosen], about
 
 
 def _of_name(name: str, data_files: str | list[str] | None, notes: list[str]) -> dict[DataFile, str]:
@@ -155,9 +157,9 @@ def _of_name(name: str, data_files: str | list[str] | None, notes: list[str]) ->
             )
         if not path.is_file():
             raise DatasetNotFound(f"{name} is neither a file nor a folder.", hint="Save it as a regular file first.")
-        return dict.fromkeys(_unpacked(path), name)
+        return dict.fromkeys(_unpacked(path, notes), name)
     matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-    found = [file for match in matches if match.is_file() for file in _unpacked(match)]
+    found = [file for match in matches if match.is_file() for file in _unpacked(match, notes)]
     if not found:
         raise DatasetNotFound(f"There is no file {name}.", hint=nearest_name(path))
     return dict.fromkeys(found, name)
@@ -189,16 +191,22 @@ def _in_folder(folder: Path, data_files: str | list[str] | None, notes: list[str
         named = [path for path, name in names.items() if any(fnmatch.fnmatch(name, each) for each in patterns)]
         if not named:
             raise DatasetNotFound(f"No file in {folder} is called {', '.join(patterns)}.", hint=nearest_name(folder / patterns[0]))
-        return {file: str(path if names[path] in patterns else folder) for path in named for file in _unpacked(path)}
-    files = [file for path in everything if path.name not in BOOKKEEPING for file in _unpacked(path)]
-    # A README next to tables is not data; where there is only prose, it is.
-    read = _records(files) or [file for file in files if file.suffix in KINDS]
+        return {file: str(path if names[path] in patterns else folder) for path in named for file in _unpacked(path, notes)}
+    files = [file for path in everything if path.name not in BOOKKEEPING for file in _members(path)]
+    read = _data_of(files, folder.name or str(folder), notes)
     if not read:
         raise DatasetNotFound(f"The folder {folder} contains no data files.", hint=READABLE)
-    left = [file for file in files if file not in read and not Path(file.name).name.lower().startswith(ABOUT)]
-    if left:
-        notes.append(f"Not read in {folder.name or folder}: {_listed(left)}.")
     return dict.fromkeys(read, str(folder))
+
+
+def _data_of(files: list[DataFile], where: str, notes: list[str]) -> list[DataFile]:
+    """What is read of files that lie together, be it in a folder or a .zip; the rest is noted."""
+    # A README next to tables is not data; where there is only prose, it is.
+    read = [file for file in files if is_record_file(file.name)] or [file for file in files if file.suffix in KINDS]
+    left = [file for file in files if file not in read and not Path(file.name).name.lower().startswith(ABOUT)]
+    if read and left:
+        notes.append(f"Not read in {where}: {_listed(left)}.")
+    return read
 
 
 def _all_files(folder: Path, notes: list[str]) -> list[Path]:
@@ -229,7 +237,14 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _unpacked(path: Path) -> list[DataFile]:
+def _unpacked(path: Path, notes: list[str]) -> list[DataFile]:
+    """A file, or what is read of a .zip."""
+    files = _members(path)
+    return files if path.suffix.lower() != ARCHIVE else _data_of(files, path.name, notes) or files
+
+
+def _members(path: Path) -> list[DataFile]:
+    """A file, or all that are in a .zip."""
     if path.suffix.lower() != ARCHIVE:
         return [DataFile(path)]
     with reading(path.name, BadRow), path.open("rb") as content:
@@ -241,11 +256,7 @@ def _unpacked(path: Path) -> list[DataFile]:
     files = [DataFile(path, member) for member in members if not _hidden(Path(member)) and not member.startswith("__MACOSX")]
     if not files:
         raise EmptyDataset(f"{path.name} contains no files.", hint=READABLE)
-    return _records(files) or files
-
-
-def _records(files: list[DataFile]) -> list[DataFile]:
-    return [file for file in files if is_record_file(file.name)]
+    return files
 
 
 def _of_split(found: dict[DataFile, str], split: str, measured: str | None, strict: bool) -> list[DataFile]:

@@ -11,14 +11,19 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from finetune.data import formats
+from finetune.data import tokenized
 from finetune.data.files import looks_local
+from finetune.data.left_out import LeftOut, left_out_sentences
 from finetune.data.reading import columns_of, open_source
-from finetune.data.rows import Row, RowProblem
+from finetune.data.row_reader import RowReader
+from finetune.data.rows import NotWanted, Row, RowProblem, no_rows
+from finetune.data.thinking import asks_to_think
 from finetune.data.tokens import Encoder
 from finetune.errors import DatasetError, EmptyDataset
 from finetune.events import Recorder
@@ -84,29 +89,47 @@ def saved(given: Any, cache: Path) -> str:
 def tokens(
     given: Any, tokenizer: PreTrainedTokenizerBase, *, max_length: int = 512, supervise: Literal["answers", "all"] = "answers"
 ) -> list[dict[str, Any]]:
-    """Token ids, labels and `answer_start` of every row, as a recipe would prepare them.
+    """Token ids, labels and `answer_start` of every row that its data want learned, as a recipe would prepare them.
 
-    Raises DatasetError for the first row that cannot be used.
+    What a data report would say about the rows is a warning. Raises DatasetError for the first row that cannot be used.
     """
-    rows = records(given)
-    found = formats.detect(columns_of([Row(row, NAME, 0) for row in rows]), rows, None, NAME)
-    encoder = Encoder(tokenizer, max_length=max_length, supervise=supervise)
-    prepared = []
-    for number, row in enumerate(rows, start=1):
+    rows = [Row(row, NAME, number) for number, row in enumerate(records(given), start=1)]
+    reader = RowReader(columns_of(rows), [row.values for row in rows], None, NAME)
+    left, not_wanted = LeftOut(reader.format, reader.columns, reader.all_columns), Counter[str]()
+    read: list[dict[str, Any]] = []
+    for row in rows:
         try:
-            messages = found.to_messages(row)
-            ((_, sequences),) = encoder.encode([[{"messages": messages}]])
-            if isinstance(sequences, RowProblem):
-                raise sequences
+            record = reader.record(row.values)
+        except NotWanted as reason:
+            not_wanted[str(reason)] += 1
         except RowProblem as problem:
-            raise DatasetError(f"Row {number} cannot be used: {problem}.", hint=ROW) from None
-        asks = messages[0]["role"] != "text"
+            raise _unusable(row.line, problem) from None
+        else:
+            left.look(row.values, record["messages"])
+            read.append({**record, "file": 0, "line": row.line})
+    if not read:
+        raise no_rows(NAME, [], not_wanted)
+    encoder = Encoder(tokenizer, max_length=max_length, supervise=supervise, thinking=asks_to_think(tokenizer, read))
+    encode = tokenized.encode if reader.format.name == tokenized.FORMAT else Encoder.encode
+    prepared, cut = [], 0
+    for found, sequences in encode(encoder, [read]):
+        if isinstance(sequences, RowProblem):
+            raise _unusable(found["line"], sequences)
+        asks = found["messages"][0]["role"] != "text"
+        cut += any(sequence.prompt_cut or sequence.answer_cut for sequence in sequences)
         prepared += [
             {"input_ids": sequence.ids, "labels": sequence.labels, "answer_start": sequence.answer_start if asks else 0}
             for sequence in sequences
             if sequence.supervised
         ]
+    said = [*reader.notes(), *left_out_sentences(not_wanted), *left.sentences(), *encoder.noticed.sentences([NAME])]
+    for sentence in [*said, f"{cut:,} row{'s are' if cut > 1 else ' is'} cut to {max_length:,} tokens."] if cut else said:
+        warnings.warn(sentence, stacklevel=2)
     return prepared
+
+
+def _unusable(number: int, problem: RowProblem) -> DatasetError:
+    return DatasetError(f"Row {number} cannot be used: {problem}.", hint=ROW)
 
 
 def _rows_of_columns(columns: Mapping[str, Any]) -> list[dict[str, Any]]:

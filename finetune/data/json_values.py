@@ -1,12 +1,19 @@
 """JSON as it stands in files and in cells: numbers keep their spelling, because most of them become text.
 
 DECODER.decode('{"price": 1.50}')  ->  {"price": Number("1.50")}
+parsed("[{'role': 'user'}]")       ->  [{"role": "user"}]: what pandas writes into a cell of CSV is Python, not JSON
 plain({"a": Number("1")})          ->  {"a": 1}, for what is no text: the arguments of a tool, token ids
 """
 
 from __future__ import annotations
 
+import ast
+import io
 import json
+import re
+import tokenize
+import warnings
+from itertools import pairwise
 from typing import Any
 
 
@@ -19,14 +26,50 @@ class Number(str):
 DECODER = json.JSONDecoder(parse_float=Number, parse_int=Number, strict=False)  # a bare tab or NUL in a string stays one
 
 
+PRINTED = re.compile(r"\s*[\[{]\s*(?:[\[{'\"(]|array\(|-?\d)")  # how a list or an object begins that Python or numpy printed
+NO_COMMA = re.compile(r"['\"}\])\d]\s+['\"\[{(\d-]")  # numpy prints none between items; may also be inside a text
+MOST_ITEMS = 1_000_000  # Python's parser takes some hundred bytes for each
+BLANK = (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+
+
 def parsed(value: Any) -> Any:
-    """The JSON value in a cell of text, which is all that CSV can hold; anything else as it is."""
+    """The list or object in a cell of text, which is all that CSV can hold, in JSON or as Python prints it; anything else as it is."""
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value
     try:
         return DECODER.decode(value.strip())
     except (ValueError, RecursionError):
+        pass
+    if not PRINTED.match(value) or sum(map(value.count, ",:[{\n")) > MOST_ITEMS:
         return value
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Python prints no escapes that mean nothing
+            tree = ast.parse(_with_commas(value) if NO_COMMA.search(value) else value.strip(), mode="eval")
+        return ast.literal_eval(_Lists().visit(tree))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError):
+        return value
+
+
+class _Lists(ast.NodeTransformer):
+    """array(['a'], dtype=object) of numpy as the list that it was made from."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        is_array = isinstance(node.func, ast.Name) and node.func.id == "array" and len(node.args) == 1
+        return self.visit(node.args[0]) if is_array else node
+
+
+def _with_commas(text: str) -> str:
+    """What numpy printed with the commas of Python, where two strings side by side would be one; raises ValueError where it left some out."""
+    tokens = [token for token in tokenize.generate_tokens(io.StringIO(text.strip()).readline) if token.type not in BLANK]
+    parts = [token.string for token in tokens[:1]]
+    for one, other in pairwise(tokens):
+        if other.string == "...":
+            raise ValueError("left out")
+        ends = one.type in (tokenize.STRING, tokenize.NUMBER) or one.string in ("}", "]", ")")
+        begins = other.type in (tokenize.STRING, tokenize.NUMBER) or other.string in ("{", "[", "-")
+        parts += [",", other.string] if ends and begins else [other.string]
+    return " ".join(parts)
 
 
 def plain(value: Any) -> Any:

@@ -25,11 +25,15 @@ class LeftOut:
     """Which columns, and which text inside the columns that are `read`, reach neither prompt nor answer."""
 
     def __init__(self, chosen: Format, read: Sequence[str], columns: Sequence[str]) -> None:
+        self.read_by(chosen, read, columns)
+        self.characters: Counter[str] = Counter()
+        self.used = 0
+
+    def read_by(self, chosen: Format, read: Sequence[str], columns: Sequence[str]) -> None:
+        """The same count goes on for a format that reads more columns."""
         self.read = set(read)
         self.columns = [column for column in columns if column not in self.read]
         self.inside: Callable[[dict[str, Any]], Iterator[tuple[str, Any]]] | None = getattr(chosen, "left_out", None)
-        self.characters: Counter[str] = Counter()
-        self.used = 0
 
     def look(self, values: dict[str, Any], messages: Sequence[Message]) -> None:
         self.used += sum(len(turn["content"]) + len(turn.get("reasoning_content", "")) for turn in messages)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.data.builtin import open_builtin
 from finetune.data.files import looks_local
 from finetune.data.formats.cells import Record, is_blank
+from finetune.data.formats.tools import is_nothing
 from finetune.data.hashes import hashes
 from finetune.data.left_out import LeftOut, left_out_sentences
 from finetune.data.local_source import open_local
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from pyarrow import RecordBatch
 
-VERSION = 5  # part of every fingerprint: raise it when the same file would give other rows
+VERSION = 6  # part of every fingerprint: raise it when the same file would give other rows
 SAMPLE = 200  # records that are read before the format is decided
 BATCH = 1000
 
@@ -181,7 +182,12 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
             record: Record | None = None
             if isinstance(row, Row):
                 values = reader.values(row.values)
+                if all(map(is_nothing, values.values())):
+                    facts.blank += 1
+                    continue
                 try:
+                    if reader.widen(values):
+                        left.read_by(reader.format, reader.columns, reader.all_columns)
                     record = reader.record(values)
                     _check_characters(record)
                     left.look(values, record["messages"])
@@ -209,7 +215,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
             columns_of_batch = [pa.array([row[column.name] for row in batch], type=column.type) for column in schema]
             writer.write_batch(pa.record_batch(columns_of_batch, schema=schema))
             reporter.report(Progress("data", facts.read, None, "rows"))
-    facts.files = list(file_numbers)
+    facts.files, facts.columns = list(file_numbers), reader.columns
     facts.ignored_columns, facts.ignored_text = left.columns, left.shares()
     facts.left_out = dict(not_wanted)
     facts.notes += [*reader.notes(), *left_out_sentences(facts.left_out), *left.sentences()]

@@ -8,6 +8,7 @@ Models without a chat template: plain_template.py. What follows the last answer 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -25,6 +26,7 @@ from finetune.models.template_facts import THOUGHTS, TemplateFacts, control_toke
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+AROUND = re.compile("|".join(THOUGHTS))
 HIDDEN = "the model's chat template drops or rewrites the answer"
 
 
@@ -221,8 +223,8 @@ def _parts_of(text: str, parts: Sequence[tuple[str, bool]]) -> list[tuple[str, b
 
 
 def _leaves_out(turns: Sequence[Turn], text: str) -> bool:
-    """Whether a turn is not in the rendered text as it was written, but for blanks at its ends."""
-    said = [part for turn in turns for part in (turn.content, turn.more.get("reasoning_content", ""))]
+    """Whether a turn is not in the rendered text as it was written, but for blanks at its ends and around its reasoning."""
+    said = [part for turn in turns for text in (turn.content, turn.more.get("reasoning_content", "")) for part in AROUND.split(text)]
     return any(part.strip() not in text for part in said)
 
 

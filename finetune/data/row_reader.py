@@ -16,10 +16,13 @@ from finetune.data.formats import turns
 from finetune.data.formats.cells import Record, is_blank, is_learned
 from finetune.data.formats.marks import Marks, check_text
 from finetune.data.formats.messages import Messages
+from finetune.data.formats.tools import is_nothing
 from finetune.data.rows import NotWanted, RowProblem
+from finetune.errors import UnknownFormat
 from finetune.settings import ColumnsSpec
 
 LISTED_TOOLS = "<tools>"  # around definitions in a system text, as Hermes writes them
+KEPT = 20  # rows of the sample, to which one with a new column is compared
 TO_COME = "?"  # stands for the answer of a prompt that has none
 TWICE = "Tools are not given to the chat template where a system text lists them already"
 
@@ -36,7 +39,7 @@ class RowReader:
         *,
         prompts: bool = False,
     ) -> None:
-        self.prompts = prompts
+        self.chosen, self.where, self.prompts = chosen, where, prompts
         self.inner = [name for name in formats.chosen_columns(chosen).values() if name not in columns and "." in name]
         sample = [self.values(row) for row in sample]
         self.all_columns = list(dict.fromkeys([*columns, *(name for row in sample for name in row)]))
@@ -48,6 +51,8 @@ class RowReader:
         self.marks = Marks.find(self.all_columns, sample, self.format.name, self.format.columns, named=chosen is not None)
         self.columns = [*self.format.columns, *self.marks.columns]
         self.remarks: Counter[str] = Counter()  # rows
+        self.first = sample[:KEPT]
+        self.filled = {name for row in sample for name, value in row.items() if not is_nothing(value)}
 
     def values(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row with the parts of its objects that a person named, translation.en for one, as columns of their own."""
@@ -57,6 +62,29 @@ class RowReader:
                 rest = {key: value for key, value in cell.items() if key != part}
                 row = {**{key: value for key, value in row.items() if key != outer}, **({outer: rest} if rest else {}), name: cell[part]}
         return row
+
+    def widen(self, row: dict[str, Any]) -> bool:
+        """Whether a row has the first value of a column that is read from here on: the sample had none, and rows of its format may do without.
+
+        Raises UnknownFormat where the rows before this one would have been read otherwise.
+        """
+        if row.keys() <= self.filled:
+            return False
+        new = {name for name, value in row.items() if name not in self.filled and not is_nothing(value)}
+        self.filled |= new
+        if not new:
+            return False
+        columns = list(dict.fromkeys([*self.all_columns, *row]))
+        found = formats.detect(columns, [*self.first, row], self.chosen, self.where)
+        marks = Marks.find(columns, [*self.first, row], found.name, found.columns, named=self.chosen is not None)
+        read = [*found.columns, *marks.columns]
+        if found.name != self.format.name or not set(self.columns) < set(read):
+            return False
+        if hasattr(found, "to_record"):
+            late = ", ".join(name for name in read if name not in self.columns)
+            raise UnknownFormat(f"{self.where} has {late} in later rows only.", hint=f"Give every row {late}, or none.")
+        self.format, self.marks, self.columns, self.all_columns = found, marks, read, columns
+        return True
 
     def record(self, row: dict[str, Any]) -> Record:
         """What a row is; `row` comes from `values`."""
@@ -75,7 +103,7 @@ class RowReader:
                 turn["learn"] = False  # it would only teach the model to say nothing
         if not any(map(is_learned, messages)):
             raise NotWanted("every answer is marked as not to be learned") if marked else RowProblem("it has no answer")
-        said = set(getattr(self.format, "remarks", _nothing)(row))
+        said = {*getattr(self.format, "remarks", _nothing)(row), *self.marks.remarks(row)}
         if tools := getattr(self.format, "tools", _nothing)(row):
             if any(turn["role"] == "system" and LISTED_TOOLS in turn["content"] for turn in messages):
                 said.add(TWICE)

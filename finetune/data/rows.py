@@ -162,8 +162,8 @@ def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int, allowed
     first = "; ".join(f"{row.file} line {row.line}: {row.reason}" for row in listed[:3])
     more = f"; and {skipped - 3} more" if skipped > 3 else ""
     enough = min(1.0, math.ceil(100 * skipped / read) / 100)
-    return TooManyBadRows(
-        f"{skipped} of {read} rows cannot be used ({first}{more}).",
-        hint=f"Correct or remove them. Up to {100 * allowed:g} % are skipped; to skip all of these: --set dataset.bad_rows={enough:g}",
-        share=enough,
-    )
+    hint = f"Correct or remove them. Up to {100 * allowed:g} % are skipped; to skip all of these: --set dataset.bad_rows={enough:g}"
+    if skipped >= read:  # nothing would be left
+        by_template = "chat template" in listed[0].reason
+        hint = "Use a model whose chat template takes such rows." if by_template else "Correct them, or name other columns."
+    return TooManyBadRows(f"{skipped} of {read} rows cannot be used ({first}{more}).", hint=hint, share=enough)

@@ -7,7 +7,7 @@ decided.thinking, decided.options         # False, {"enable_thinking": False}: w
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -39,13 +39,25 @@ def decide(tokenizer: PreTrainedTokenizerBase, rows: Rows, chosen: np.ndarray) -
     asked = prompt_options(tokenizer, thinking=True)
     count = 0
     if any(map(_may_have_reasoning, rows.batches())):
-        facts = TemplateFacts(tokenizer, asked)
-        takes_reasoning = facts.knows_reasoning or bool(facts.opened_thought)
+        takes_reasoning = _takes_reasoning(tokenizer, asked)
         count = sum(has_reasoning(record, takes_reasoning) for records in chosen_records(rows, chosen) for record in records)
     if count:
         others = f"; the other {len(chosen) - count:,} teach it to think nothing" if count < len(chosen) else ""
         return Thinking(True, asked, f"{count:,} rows have reasoning, so the model is asked to think before it answers{others}.")
     return Thinking(False, prompt_options(tokenizer, thinking=False))
+
+
+def asks_to_think(tokenizer: PreTrainedTokenizerBase, records: Sequence[Mapping[str, Any]]) -> bool:
+    """The same decision for rows in memory."""
+    if not may_think(tokenizer):
+        return False
+    takes_reasoning = _takes_reasoning(tokenizer, prompt_options(tokenizer, thinking=True))
+    return any(has_reasoning(record, takes_reasoning) for record in records)
+
+
+def _takes_reasoning(tokenizer: PreTrainedTokenizerBase, asked: Mapping[str, bool]) -> bool:
+    facts = TemplateFacts(tokenizer, asked)
+    return facts.knows_reasoning or bool(facts.opened_thought)
 
 
 def has_reasoning(record: Mapping[str, Any], takes_reasoning: bool = True) -> bool:

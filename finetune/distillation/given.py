@@ -74,7 +74,8 @@ def by_name(name: str | PathLike[str]) -> tuple[Any, Any]:
 
 def as_tokens(rows: Any, tokenizer: Any) -> Any:
     """Rows of tokens as they are, rows of text or those of a file as tokens; DatasetError for what is neither, or has no tokenizer."""
-    if isinstance(rows, str | PathLike):
+    from_file = isinstance(rows, str | PathLike)
+    if from_file:
         rows = rows_of_file(rows)
     if not hasattr(rows, "__getitem__") or (hasattr(rows, "__len__") and not len(rows) and not isinstance(rows, list)):
         return rows
@@ -85,7 +86,7 @@ def as_tokens(rows: Any, tokenizer: Any) -> Any:
         first: Any = dict.fromkeys(names)
     else:
         first = rows if isinstance(rows, Mapping) or rows == [] else rows[0]
-    if isinstance(first, Mapping) and "input_ids" in first:
+    if isinstance(first, Mapping) and "input_ids" in first and not from_file:
         return rows
     if not isinstance(first, Mapping | str | list | tuple):
         return rows  # an example of a kind that only its own collator knows

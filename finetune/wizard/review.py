@@ -66,7 +66,7 @@ def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str
     if isinstance(prepared, FinetuneError):
         step = step_of(prepared, recipe)
         prompter.note([("class:problem", prepared.message), *hint(prepared, recipe.approach)])
-        if isinstance(prepared, TooManyBadRows):
+        if isinstance(prepared, TooManyBadRows) and prepared.share < 1:
             changes[SKIP_ROWS] = {"dataset": {"bad_rows": prepared.share}}
             first.append(Choice(SKIP_ROWS, "Skip these rows and use the rest"))
         if here.runtime.processes and here.glance.gpus > 1:  # which may be what is wrong

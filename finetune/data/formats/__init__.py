@@ -149,8 +149,9 @@ def _as_chosen(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen:
     names = list(wanted.values())
     if "text" in wanted:
         return Text(wanted["text"])
-    beside = Beside.find(columns, sample, names, history="messages" not in wanted)
-    if "messages" in wanted:
+    chat = "messages" in wanted
+    beside = Beside.find(columns, sample, names, history=not chat, reasoning=not chat)
+    if chat:
         return Messages(wanted["messages"], beside)
     return PromptCompletion(wanted["prompt"], wanted["completion"], beside)
 

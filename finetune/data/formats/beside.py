@@ -1,4 +1,4 @@
-"""Columns beside the prompt and its answer that a chat template takes too: a system text, earlier turns, tools.
+"""Columns beside the prompt and its answer that a chat template takes too: a system text, earlier turns, tools, reasoning.
 
 Beside.find(["system", "history", "prompt", "completion"], sample, taken=["prompt", "completion"]).before(row, [prompt])
     ->  [system, earlier question, earlier answer, prompt]
@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.data.formats.cells import Message, find_column
+from finetune.data.formats.cells import Message, find_column, optional_text
 from finetune.data.formats.parts import read_parts
 from finetune.data.formats.tools import COLUMNS, calls_in, is_nothing, read_tools
-from finetune.data.formats.turns import read_messages, turns_of
+from finetune.data.formats.turns import REASONING, read_messages, turns_of
 from finetune.data.json_values import parsed
 from finetune.data.rows import RowProblem
 
 SYSTEM = ("system", "system_prompt", "system_message", "system_instruction", "systeminstruction", "sys_prompt")
+THOUGHTS = (*REASONING, "complex_cot", "cot", "chain_of_thought")
 HISTORY = ("history", "chat_history", "conversation_history", "dialog_history", "previous_turns")
 
 
@@ -28,16 +29,26 @@ class Beside:
     system: str | None = None
     history: str | None = None
     tools: str | None = None
+    reasoning: str | None = None
 
     @classmethod
-    def find(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]], taken: Sequence[str | None], *, history: bool = True) -> Beside:
+    def find(
+        cls,
+        columns: Sequence[str],
+        sample: Sequence[dict[str, Any]],
+        taken: Sequence[str | None],
+        *,
+        history: bool = True,
+        reasoning: bool = False,
+    ) -> Beside:
         """Those among `columns` that hold what their names say; one that does not is left to be reported as ignored."""
         free = [column for column in columns if column not in taken]
-        system, earlier, given = (find_column(free, *names) for names in (SYSTEM, HISTORY, COLUMNS))
+        system, earlier, given, thought = (find_column(free, *names) for names in (SYSTEM, HISTORY, COLUMNS, THOUGHTS))
         return cls(
             system,
             earlier if history and earlier is not None and _all_read(earlier, sample, _is_history) else None,
             given if given is not None and _all_read(given, sample, _is_tools) else None,
+            thought if reasoning and thought is not None and _all_read(thought, sample, _is_text) else None,
         )
 
     @property
@@ -46,7 +57,7 @@ class Beside:
 
     @property
     def after_it(self) -> tuple[str, ...]:
-        return () if self.tools is None else (self.tools,)
+        return tuple(column for column in (self.reasoning, self.tools) if column is not None)
 
     def before(self, row: dict[str, Any], messages: list[Message]) -> list[Message]:
         """`messages` with the system text and the earlier turns of their row; a system text among them is the one that counts."""
@@ -68,9 +79,11 @@ class Beside:
         return [] if self.tools is None else read_tools(row.get(self.tools), self.tools)
 
     def answer(self, row: dict[str, Any], text: str) -> Message:
-        """An answer in a column of text; where a row has tools, the JSON of calls is calls."""
+        """An answer in a column of text, with what is thought before it; where a row has tools, the JSON of calls is calls."""
         calls = calls_in(text) if self.tools_of(row) else []
-        return {"role": "assistant", "content": "", "tool_calls": calls} if calls else {"role": "assistant", "content": text}
+        answer: Message = {"role": "assistant", "content": "", "tool_calls": calls} if calls else {"role": "assistant", "content": text}
+        thought = optional_text(row, self.reasoning)
+        return {**answer, "reasoning_content": thought[0]} if thought and "</think>" not in text else answer
 
     def _system(self, row: dict[str, Any]) -> list[Message]:
         if self.system is None or is_nothing(row.get(self.system)):
@@ -88,6 +101,10 @@ def _all_read(column: str, sample: Sequence[dict[str, Any]], fits: Callable[[Any
 
 def _is_history(value: Any, column: str) -> bool:
     return bool(turns_of(value))
+
+
+def _is_text(value: Any, column: str) -> bool:
+    return isinstance(value, str)
 
 
 def _is_tools(value: Any, column: str) -> bool:

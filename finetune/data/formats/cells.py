@@ -80,6 +80,11 @@ def optional_text(row: dict[str, Any], column: str | None) -> list[str]:
     return [text] if text.strip() else []
 
 
+def joined(first: str, more: Sequence[str]) -> str:
+    """The parts of a prompt with blank lines between them; one that says nothing is left out."""
+    return "\n\n".join(part for part in (first, *more) if part.strip()) or first
+
+
 def as_answer(value: Any, column: str) -> str:
     """A cell as text that must not be blank: an empty answer would only teach the model to stop."""
     text = as_text(value, column)

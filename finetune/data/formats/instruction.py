@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune.data.formats.beside import NOTHING, Beside
-from finetune.data.formats.cells import Message, as_answer, as_text, find_column, optional_text
+from finetune.data.formats.cells import Message, as_answer, as_text, find_column, joined, optional_text
 from finetune.data.formats.turns import user
 
 
@@ -30,11 +30,11 @@ class Instruction:
         output = find_column(columns, "output", "response", "completion", "answer", "outputs")
         if instruction is None or output is None:
             return None
-        given = find_column(columns, "input", "context", "inputs")
-        return cls(instruction, given, output, Beside.find(columns, sample, [instruction, given, output]))
+        given = find_column(columns, "input", "context", "inputs", "question", "query", "passage")
+        return cls(instruction, given, output, Beside.find(columns, sample, [instruction, given, output], reasoning=True))
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
-        asked = "\n\n".join([as_text(row.get(self.instruction), self.instruction), *optional_text(row, self.given)])
+        asked = joined(as_text(row.get(self.instruction), self.instruction), optional_text(row, self.given))
         answer = as_answer(row.get(self.output), self.output)
         return self.beside.before(row, [user(asked), self.beside.answer(row, answer)])
 

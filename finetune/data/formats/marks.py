@@ -7,7 +7,7 @@ marks.check({"prompt": "Hi", "completion": "Go away.", "label": False})     # ra
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,8 @@ TO_LEARN = [
     "train_weight",
 ]
 TO_LEARN += ["sample_weight", "row_weight", "use_for_training", "is_train", "supervised", "loss_mask", "compute_loss"]
+WEIGHTS = {"weight", "loss_weight", "train_weight", "sample_weight", "row_weight"}  # of TO_LEARN: any number, and only 0 is not learned
+PART = "Weights of rows (column {}) other than 0 and 1 count as 1"
 UNDESIRED = "marks the answer as undesired"
 WITHOUT_ANSWERS = ("text", "tokenized", "preference")  # formats in which a label is about something else than an answer
 DESIRED = {"desirable": 1.0, "undesirable": 0.0, "desired": 1.0, "undesired": 0.0, "good": 1.0, "bad": 0.0, "chosen": 1.0, "rejected": 0.0}
@@ -47,12 +49,16 @@ class Mark:
     wanted: bool
     says: str
 
+    @property
+    def weighs(self) -> bool:
+        return _weighs(self.column)
+
     def check(self, row: dict[str, Any]) -> None:
         try:
             said = _said(row.get(self.column))
         except ValueError:
             said = math.nan
-        if said not in (None, 0.0, 1.0, -1.0):
+        if said not in (None, 0.0, 1.0, -1.0) and not (self.weighs and said >= 0):
             raise RowProblem(f"column {self.column} has {str(row[self.column])[:40]!r}, which is neither yes nor no")
         if said is not None and (said > 0) != self.wanted:
             raise NotWanted(f"column {self.column} {self.says}")
@@ -89,6 +95,10 @@ class Marks:
         for mark in self.marks:
             mark.check(row)
 
+    def remarks(self, row: dict[str, Any]) -> Iterator[str]:
+        """What a person should know about a row that is wanted."""
+        yield from (PART.format(mark.column) for mark in self.marks if mark.weighs and _said(row.get(mark.column)) not in (None, 1.0))
+
 
 def check_text(messages: Sequence[Message]) -> None:
     """Raises RowProblem if a turn has a place for a picture or sound."""
@@ -98,12 +108,16 @@ def check_text(messages: Sequence[Message]) -> None:
 
 
 def _is_mark(column: str, sample: Sequence[dict[str, Any]]) -> bool:
-    """Whether a column says yes and no, and nothing else."""
+    """Whether a column says yes and no, and nothing else; or how much, where it is one of weights."""
     try:
-        found = {_said(row.get(column)) for row in sample} - {None}
+        found = {said for row in sample if (said := _said(row.get(column))) is not None}
     except (ValueError, TypeError):
         return False
-    return bool(found) and (found <= {0.0, 1.0} or found <= {-1.0, 1.0})
+    return bool(found) and (found <= {0.0, 1.0} or found <= {-1.0, 1.0} or (_weighs(column) and min(found) >= 0))
+
+
+def _weighs(column: str) -> bool:
+    return column.strip().lower() in WEIGHTS
 
 
 def _said(value: Any) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from finetune.data.formats import turns
 from finetune.data.formats.beside import NOTHING, Beside
-from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_blank, is_missing, optional_text
+from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_blank, is_missing, joined, optional_text
 from finetune.data.formats.tools import read_tools
 from finetune.data.rows import RowProblem
 
@@ -44,7 +44,8 @@ class Preference:
         if chosen is None or not any(_is_answer(row.get(chosen)) for row in sample):
             return None
         prompt = find_column(columns, *PROMPTS)
-        wordy = prompt is not None and prompt.strip().lower() in ("instruction", "question", "query", "problem")
+        wordy = prompt is not None and prompt.strip().lower() in ("instruction", "question", "query", "problem", "prompt")
+        wordy = wordy and all(isinstance(row.get(str(prompt)), str) and not turns.is_chat_text(row[str(prompt)]) for row in sample)
         given = find_column(columns, "input", "inputs", "context", "passage") if wordy else None
         return cls(prompt, chosen, given, Beside.find(columns, sample, [prompt, chosen, rejected, given]))
 
@@ -88,7 +89,7 @@ class Preference:
         prompt = str(self.prompt)
         if self.given is not None:
             asked = [as_text(row.get(prompt), prompt), *optional_text(row, self.given)]
-            return [turns.user("\n\n".join(asked if prompt.strip().lower() == "instruction" else reversed(asked)))]
+            return [turns.user(joined("", asked if prompt.strip().lower() in ("instruction", "prompt") else asked[::-1]))]
         before = turns.read_prompt(row.get(prompt), prompt)
         return before[:-1] if before[-1]["role"] == "assistant" and len(before) > 1 else before
 

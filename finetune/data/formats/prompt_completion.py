@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune.data.formats import turns
 from finetune.data.formats.beside import NOTHING, Beside
-from finetune.data.formats.cells import Message, as_answer, find_column
+from finetune.data.formats.cells import Message, as_answer, find_column, joined, optional_text
 from finetune.data.rows import RowProblem
 
 PAIRS = [
@@ -18,8 +18,12 @@ PAIRS = [
     (("source", "src"), ("target", "tgt")),
     (("input", "inputs"), ("output", "outputs", "target", "targets", "response", "completion")),
     (("user",), ("assistant",)),
-    (("document", "article", "dialogue", "text"), ("summary", "highlights")),
+    (("document", "article", "dialogue", "content", "text"), ("summary", "highlights")),
 ]
+
+
+# Columns that belong to the prompt, by the name of its own.
+PARTS = {"prompt": ("input", "inputs", "query", "question", "context", "passage"), "input": ("context", "passage")}
 
 
 class PromptCompletion:
@@ -28,9 +32,9 @@ class PromptCompletion:
     summary = "prompt, completion; or a similar pair such as source and target"
     order = 30
 
-    def __init__(self, prompt: str, completion: str, beside: Beside = NOTHING) -> None:
-        self.prompt, self.completion, self.beside = prompt, completion, beside
-        self.columns = (*beside.before_it, prompt, completion, *beside.after_it)
+    def __init__(self, prompt: str, completion: str, beside: Beside = NOTHING, given: str | None = None) -> None:
+        self.prompt, self.completion, self.beside, self.given = prompt, completion, beside, given
+        self.columns = (*beside.before_it, prompt, *([given] if given else []), completion, *beside.after_it)
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> PromptCompletion | None:
@@ -39,11 +43,14 @@ class PromptCompletion:
         for prompts, completions in PAIRS:
             prompt, completion = find_column(columns, *prompts), find_column(columns, *completions)
             if prompt is not None and completion is not None:
-                return cls(prompt, completion, Beside.find(columns, sample, [prompt, completion]))
+                given = _part(prompt, [column for column in columns if column != completion], sample)
+                return cls(prompt, completion, Beside.find(columns, sample, [prompt, completion, given], reasoning=True), given)
         return None
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
         before, answered = turns.read_prompt(row.get(self.prompt), self.prompt), row.get(self.completion)
+        if (more := optional_text(row, self.given)) and more[0] not in before[-1]["content"]:
+            before[-1]["content"] = joined(before[-1]["content"], more)
         if not isinstance(answered, list | dict) and not turns.is_chat_text(answered):
             return self.beside.before(row, [*before, self.beside.answer(row, as_answer(answered, self.completion))])
         after = turns.read_messages(answered, self.completion)
@@ -64,3 +71,10 @@ class PromptCompletion:
         for column in (self.prompt, self.completion):
             if isinstance(row.get(column), list):
                 yield from ((name, text) for name, text in turns.left_out(row[column], column) if not name.endswith("last answer"))
+
+
+def _part(prompt: str, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> str | None:
+    """A column with the rest of the prompt, where prompts are single texts."""
+    part = find_column(columns, *PARTS.get(prompt.strip().lower(), ()))
+    chats = any(isinstance(row.get(prompt), list | dict) or turns.is_chat_text(row.get(prompt)) for row in sample)
+    return None if chats or part is None or any(isinstance(row.get(part), list | dict) for row in sample) else part

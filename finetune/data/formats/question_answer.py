@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from finetune.data.formats.beside import NOTHING, Beside
-from finetune.data.formats.cells import Message, as_answer, as_text, find_column, optional_text
+from finetune.data.formats.cells import Message, as_answer, as_text, find_column, joined, optional_text
 from finetune.data.formats.turns import user
+from finetune.data.json_values import parsed
 from finetune.data.rows import RowProblem
 
 
@@ -33,11 +34,11 @@ class QuestionAnswer:
         if question is None or answer is None:
             return None
         context = find_column(columns, "context", "passage")
-        return cls(question, answer, context, Beside.find(columns, sample, [question, answer, context]))
+        return cls(question, answer, context, Beside.find(columns, sample, [question, answer, context], reasoning=True))
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
         question = as_text(row.get(self.question), self.question)
-        asked = "\n\n".join([*optional_text(row, self.context), question])
+        asked = joined("", [*optional_text(row, self.context), question])
         answer = as_answer(_first(row.get(self.answer), self.answer), self.answer)
         return self.beside.before(row, [user(asked), self.beside.answer(row, answer)])
 
@@ -46,7 +47,7 @@ class QuestionAnswer:
 
     def left_out(self, row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         """The answers after the first."""
-        answer = row.get(self.answer)
+        answer = _with_places(row.get(self.answer))
         answers = answer.get("text") if isinstance(answer, dict) else answer
         if isinstance(answers, list):
             yield f"{self.answer} after the first", [other for other in answers[1:] if other != answers[0]]
@@ -54,6 +55,7 @@ class QuestionAnswer:
 
 def _first(answer: Any, column: str) -> Any:
     """One answer out of a list of equally good ones."""
+    answer = _with_places(answer)
     if isinstance(answer, dict) and "text" in answer:
         answer = answer["text"]
     if isinstance(answer, list):
@@ -61,3 +63,9 @@ def _first(answer: Any, column: str) -> Any:
             raise RowProblem(f"column {column} has no answer")
         return answer[0]
     return answer
+
+
+def _with_places(answer: Any) -> Any:
+    """SQuAD's object of answers and their places, also where a table has it as text; any other text is the answer itself."""
+    inside = parsed(answer)
+    return inside if isinstance(inside, dict) and {"text", "answer_start"} <= set(inside) else answer

@@ -14,20 +14,25 @@ ONLY_PROMPTS = ("prompt", "prompts", "question", "questions", "instruction", "in
 NAMES = ("text", "content", "document", "body", "article", "sentence", "story", "code", "review", "abstract")
 
 
+SHOWN = 80  # characters of a name; a table without a header has its first text there
+
+
 class Text:
     name = "text"
     title = "plain text"
     summary = "text; the model learns every token"
     order = 60
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, note: str = "") -> None:
         self.columns: tuple[str, ...] = (text,)
+        self.note = note
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Text | None:
         column = find_column(columns, *NAMES)
         if column is None and len(columns) == 1 and find_column(columns, *ONLY_PROMPTS) is None:
             column = columns[0] if any(_is_wordy(row.get(columns[0])) for row in sample) else None
+            return None if column is None else cls(column, f"The only column, `{column[:SHOWN]}`, is learned as text.")
         return cls(column) if column is not None else None
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:

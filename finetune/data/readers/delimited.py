@@ -10,10 +10,13 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from finetune.data.encoding import UNREADABLE, lines_of, too_long
 from finetune.data.files import DataFile
+from finetune.data.readers.other_kind import check_kind
 from finetune.data.rows import Row, SkippedRow, check_column_names, too_many_columns
 from finetune.errors import BadRow, EmptyDataset
 from finetune.foreign import COLUMNS
@@ -21,6 +24,7 @@ from finetune.recipe import DatasetSpec
 
 DELIMITERS = ",;\t|"
 SAMPLE = 1 << 16
+JUDGED, ENOUGH = 50, 10  # records
 TOLD = re.compile(r"sep=(.)\r?\n")
 LONGEST_CELL = 2**31 - 1  # the limit of the csv module on every system
 
@@ -52,9 +56,10 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
             sample += text.read(1)  # a line end is not torn apart
         if not sample.strip():
             raise EmptyDataset(f"{file.name} is empty.", hint="Give a file with a line of column names and at least two rows.")
+        check_kind(sample, file)
         told = TOLD.match(sample)  # Excel's way to name the delimiter
         sample = sample[told.end() :] if told else sample
-        style = {"delimiter": told.group(1)} if told else _style(sample, file.suffix == ".tsv", cut)
+        style = _told(sample, told.group(1)) if told else _style(sample, file.suffix == ".tsv", cut)
         feed = Feed(_lines(sample, text, file), file)
         rows = csv.reader(feed, strict=True, **style)
         try:
@@ -123,20 +128,46 @@ def _style(sample: str, tabs: bool, cut: bool) -> dict[str, Any]:
     delimiter = best if scores[best] > 0 else ("\t" if tabs else ",")
     if delimiter == "\t" and not _quotes_balance(whole_lines, cut):
         return {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    return {"delimiter": delimiter}
+    return {"delimiter": delimiter, "skipinitialspace": _is_spaced(whole_lines, delimiter)}
 
 
-def _evenness(text: str, delimiter: str) -> float:
-    """Share of records with as many cells as the first one; 0 if that has only one."""
-    widths = []
+def _told(sample: str, delimiter: str) -> dict[str, Any]:
+    return {"delimiter": delimiter, "skipinitialspace": _is_spaced(sample, delimiter)}
+
+
+def _is_spaced(text: str, delimiter: str) -> bool:
+    """Whether a blank behind a delimiter is no part of the cell: there is one in the whole header, or before cells in quotes."""
+    records = _records_of(text, delimiter)
+    if records and len(records[0]) > 1 and all(name.startswith(" ") for name in records[0][1:]):
+        return True
+    quoted = any(cell.startswith(" ") and cell.lstrip(" ").startswith('"') for cells in records for cell in cells)
+    if not quoted or _evenness(text, delimiter, skipinitialspace=True) < _evenness(text, delimiter):
+        return False
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    read = 0
     try:
-        for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
+        for read, _ in enumerate(islice(rows, JUDGED), start=1):
+            pass
+    except csv.Error as error:
+        return "unexpected end" in str(error) and read >= ENOUGH  # a sample may end inside a cell
+    return True
+
+
+def _records_of(text: str, delimiter: str, **style: Any) -> list[list[str]]:
+    """The first records that are not blank, up to one that cannot be read."""
+    records: list[list[str]] = []
+    with suppress(csv.Error):  # judged by the records before
+        for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **style):
             if cells:
-                widths.append(len(cells))
-            if len(widths) == 50:
+                records.append(cells)
+            if len(records) == JUDGED:
                 break
-    except csv.Error:
-        pass  # judged by the records before
+    return records
+
+
+def _evenness(text: str, delimiter: str, **style: Any) -> float:
+    """Share of records with as many cells as the first one; 0 if that has only one."""
+    widths = list(map(len, _records_of(text, delimiter, **style)))
     return 0.0 if not widths or widths[0] == 1 else widths.count(widths[0]) / len(widths)
 
 

@@ -1,7 +1,7 @@
 """Running text to documents: cut between paragraphs (between lines where there are no blank ones), never inside.
 
 Every character that is not a blank line at a cut ends up in exactly one document. A document is about as long as `max_length`
-tokens, shorter in small files so that some can be held out; a heading of the first level begins a new one. `dataset.text_as` asks
+tokens, shorter in a few small files so that some can be held out; a heading of the first level begins a new one. `dataset.text_as` asks
 for a line or a whole file instead.
 """
 
@@ -14,12 +14,13 @@ from itertools import chain
 
 from finetune.data.encoding import UNREADABLE, lines_of, whole_of
 from finetune.data.files import DataFile
+from finetune.data.readers.other_kind import check_kind
 from finetune.data.rows import Row, SkippedRow
 from finetune.foreign import LINE
 from finetune.recipe import DatasetSpec
 
 CHARACTERS_PER_TOKEN = 3  # a low estimate, so that a document rarely needs a second block
-LEAST_DOCUMENTS = 50
+LEAST_DOCUMENTS = 50  # of all files together
 HEADING = {".txt": re.compile(r"\s*(= )+[^=\n]+( =)+\s*"), ".md": re.compile(r"\s*#+ (?:[^\n]*\S)?\s*")}  # wiki text, Markdown
 TITLE = {".txt": re.compile(r"\s*= [^=\n]+ =\s*(\n|$)"), ".md": re.compile(r"\s*# ")}  # of the first level
 SAMPLE = 1 << 16
@@ -29,8 +30,10 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
     if spec.text_as != "auto":
         yield from _as_asked(file, encoding, whole=spec.text_as == "document")
         return
-    longest = min(spec.max_length * CHARACTERS_PER_TOKEN, max(1, file.path.stat().st_size // LEAST_DOCUMENTS))
+    longest = min(spec.max_length * CHARACTERS_PER_TOKEN, max(1, file.path.stat().st_size // max(1, LEAST_DOCUMENTS // file.together)))
     heading, title = HEADING[file.suffix], TITLE[file.suffix]
+    with file.open() as raw:
+        check_kind(io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE).read(SAMPLE), file)
     with file.open() as raw:
         text = io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE)
         document, begins = "", 1

@@ -1,0 +1,45 @@
+"""Files whose content is of another kind than their name says: records in a .txt file would be learned as text, braces and all.
+
+check_kind('{"prompt": "2 + 2 ="}', file)       # raises UnknownFormat for rows.txt and rows.csv: it has records in JSON
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from itertools import islice
+
+from finetune.data.files import DataFile
+from finetune.data.formats import is_known
+from finetune.errors import UnknownFormat
+
+JSON = re.compile(r"\s*(?:\[\s*)?\{\s*\"[^\"\n]{1,200}\"\s*:")
+DELIMITERS = "\t,;|"
+LONGEST_NAME = 40  # characters of a column's name, in a line that is taken for a header
+AS_TEXT = "To learn it as it stands: --set dataset.text_as=document"
+
+
+def check_kind(sample: str, file: DataFile) -> None:
+    """Raises UnknownFormat if text, or a table, begins as JSON records do; and if text begins with a header and a row of a table."""
+    if JSON.match(sample):
+        hint = "Rename it to end in .jsonl (one object per line) or .json (one list)."
+        raise UnknownFormat(f"{file.name} has records in JSON.", hint=f"{hint} {AS_TEXT}" if file.kind.prose else hint)
+    if file.kind.prose and (names := _header(sample)):
+        hint = f"Rename it to end in .csv. {AS_TEXT}"
+        raise UnknownFormat(f"{file.name} has a table, with the columns {', '.join(names)}.", hint=hint)
+
+
+def _header(sample: str) -> Sequence[str]:
+    """The names in the first line of a table; none if it is not one."""
+    for delimiter in DELIMITERS:
+        try:
+            names, *rows = islice(csv.reader(io.StringIO(sample.lstrip("\r\n"), newline=""), delimiter=delimiter), 3)
+        except (csv.Error, ValueError):
+            continue
+        names = [name.strip() for name in names]
+        even = len(names) > 1 and bool(rows) and all(len(row) == len(names) for row in rows)
+        if even and all(0 < len(name) <= LONGEST_NAME for name in names) and is_known(names, [], None):
+            return names
+    return ()
