@@ -5,7 +5,7 @@ encoded(encoder, rows, chosen)  ->  ({"messages": [...], "input_ids": [5, 9, 2],
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
@@ -26,21 +26,30 @@ FORMAT = Tokenized.name
 AGAIN = "Tokenise the rows with the tokenizer of this model, or give them as text."
 
 
-def encoded(encoder: Encoder, rows: Rows, chosen: np.ndarray) -> Iterator[tuple[dict[str, Any], list[Sequence] | RowProblem]]:
-    """Each chosen record with its sequences, in order, or why it has none.
+class ForeignToken(RowProblem):
+    """A token that the model does not have: the rows were made with another tokenizer, so that none of them can be trusted."""
 
-    Raises BadRow for a token that the model does not have: the rows were made with another tokenizer, so that none can be trusted.
-    """
+
+def encoded(encoder: Encoder, rows: Rows, chosen: np.ndarray) -> Iterator[tuple[dict[str, Any], list[Sequence] | RowProblem]]:
+    """Each chosen record with its sequences, in order, or why it has none; raises BadRow for a token that the model does not have."""
     if rows.facts.format != FORMAT:
         yield from encoder.encode(chosen_records(rows, chosen))
         return
+    for record, result in encode(encoder, chosen_records(rows, chosen)):
+        if isinstance(result, ForeignToken):
+            raise BadRow(f"{rows.facts.files[record['file']]} line {record['line']}: {result}.", hint=AGAIN)
+        yield record, result
+
+
+def encode(encoder: Encoder, batches: Iterable[list[dict[str, Any]]]) -> Iterator[tuple[dict[str, Any], list[Sequence] | RowProblem]]:
+    """Each record that is tokens already with its sequence, in order."""
     vocabulary = len(encoder.tokenizer)
-    for record in chain.from_iterable(chosen_records(rows, chosen)):
+    for record in chain.from_iterable(batches):
         foreign = next((token for token in record["input_ids"] if not 0 <= token < vocabulary), None)
         if foreign is not None:
-            what = f"token {foreign} is not in the model's vocabulary of {vocabulary:,} tokens"
-            raise BadRow(f"{rows.facts.files[record['file']]} line {record['line']}: {what}.", hint=AGAIN)
-        yield record, [_sequence(encoder, record)]
+            yield record, ForeignToken(f"token {foreign} is not in the model's vocabulary of {vocabulary:,} tokens")
+        else:
+            yield record, [_sequence(encoder, record)]
 
 
 def _sequence(encoder: Encoder, record: dict[str, Any]) -> Sequence:

@@ -18,8 +18,8 @@ from typing import Any
 from finetune.data.tokenise import lead_ids
 from finetune.errors import ModelError
 from finetune.foreign import reading
-from finetune.models.chat_template import added_tokens, render_chat
-from finetune.models.template_facts import ASK, SWITCHES, program
+from finetune.models.chat_template import ASK, added_tokens, render_chat
+from finetune.models.template_facts import SWITCHES, program
 from finetune.run_folder import REMADE, RunFolder
 
 Turns = list[dict[str, str]]
