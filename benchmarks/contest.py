@@ -77,6 +77,13 @@ def tokenised(rows: list[dict[str, str]], tokenizer: Any, length: int, *, superv
     return Dataset.from_list(sequences)
 
 
+def with_ends(score: Any) -> list[float]:
+    """The value of an interval (finetune/benchmark/intervals.py) and its ends; SystemExit where there are too few rows for one."""
+    if score is None or score.low is None or score.high is None:
+        sys.exit("There are too few rows for an interval.")
+    return [score.value, score.low, score.high]
+
+
 def fresh_cache(folder: Path, *known: str) -> Path:
     """A cache folder in `folder` with only these entries of the user's own, so without what a teacher once said."""
     from finetune.runtime import default_cache

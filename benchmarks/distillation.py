@@ -77,7 +77,7 @@ def from_nothing(found: dict[str, list[dict[str, Any]]]) -> None:
     """What the caches cost, and three epochs with them: computed from the measured parts."""
 
     def middle(name: str, key: str) -> float:
-        return statistics.median(result[key] for result in found[name])
+        return float(statistics.median(result[key] for result in found[name]))
 
     head = f"{'cache s':>10}{'cache MiB':>13}{'GiB then':>10}{'epoch s':>10}{'CPU s':>8}{'total s':>10}{'x TRL':>8}"
     print(f"\n{'three epochs from nothing':<42}{head}")
@@ -136,10 +136,11 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
                     "distillation": {"temperature": TEMPERATURE, "alpha": ALPHA},
                 }
             )
-            Full().attach(student, recipe.method, contest.context())
+            method: Any = recipe.method
+            Full().attach(student, method, contest.context())
             cache = None
             if not name.endswith("online"):
-                gradient = {} if "hidden cache" in name else {"student_head": head_of(student), "temperature": TEMPERATURE}
+                gradient: dict[str, Any] = {} if "hidden cache" in name else {"student_head": head_of(student), "temperature": TEMPERATURE}
                 with asking:
                     cache = build_cache("gradient" if gradient else "hidden", teacher, dataset, folder, **gradient)
                 cache_bytes, teacher = cache.nbytes, None

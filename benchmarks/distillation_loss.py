@@ -40,8 +40,8 @@ WAYS = (
 
 def main(worker: str | None, rounds: int, only: str = "", sizes: Sequence[int] = VOCABULARIES) -> None:
     if worker:
-        way, vocabulary = worker.rsplit("/", 1)
-        print(contest.MARK + json.dumps(measure(way, int(vocabulary))))
+        asked, size = worker.rsplit("/", 1)
+        print(contest.MARK + json.dumps(measure(asked, int(size))))
         return
     ways = [way for way in WAYS if only in way]
     found: dict[tuple[str, int], list[dict[str, float]]] = {}
@@ -91,7 +91,7 @@ def measure(way: str, vocabulary: int) -> dict[str, float]:
         objective = next((name for title, name in OBJECTIVES.items() if title in way), "forward_kl")
         compute = partial(_fused, objective=objective, second=second, **weights)
     # Threads, kernels and the library's own buffers are there before the measurement begins.
-    _fused(*(tensor[:8] for tensor in (hidden, weight, taught, teacher_weight)), labels[:8] % 8).backward()
+    _fused(hidden[:8], weight[:8], taught[:8], teacher_weight[:8], labels[:8] % 8).backward()
     hidden.grad = weight.grad = None
     before = psutil.Process().memory_info().rss
     with contest.Watch() as watch:

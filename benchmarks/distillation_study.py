@@ -94,7 +94,7 @@ def work(name: str, overrides: list[str]) -> dict[str, Any]:
             for kind in ("all", "answers")
         }
         teacher = tuner.load_teacher_model()
-        scores, states = {}, {}
+        scores, states = dict[str, Any](), dict[str, Any]()
         scores["teacher"] = score(teacher, rows, states)
         assert isinstance(recipe.model, StudentSpec)
         scores["before"] = score(make_student(teacher, recipe.model.from_teacher, tuner.data.train).model, rows, states)

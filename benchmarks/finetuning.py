@@ -85,7 +85,8 @@ def work(name: str, rows: list[dict[str, str]], folder: str) -> dict[str, Any]:
         from finetune.training.loop import train
 
         recipe = Recipe.from_layers({"training": {"batch_size": BATCH, "epochs": 1}})
-        model = LoRA().attach(model, recipe.method, contest.context())
+        method: Any = recipe.method
+        model = LoRA().attach(model, method, contest.context())
         with contest.Watch() as watch:
             train(model, tokenizer, dataset, recipe, machine, Recorder(), folder=Path(folder))
     else:

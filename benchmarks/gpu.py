@@ -116,6 +116,8 @@ def loss(bench: Bench) -> Parts:
     if DEVICE == "cuda" and installed("liger-kernel"):
         ways["Liger"] = lambda h, w, y: liger()(w, h, y)
 
+    workspace = Workspace()
+
     def measured(what: str, way: Any, vocabulary: int, trains: bool) -> None:
         nonlocal workspace
         torch.manual_seed(0)
@@ -135,7 +137,6 @@ def loss(bench: Bench) -> Parts:
         more = {"MiB": round((peak() - before) / 2**20), "of_the_products'_rate": round(share, 2)}
         bench.tell("loss", what, ms=round(took * 1e3, 1), **more)
 
-    workspace = Workspace()
     for vocabulary in (500,) if bench.tiny else (49_152, 128_256, 262_144):
         for trains in (False, True):
             for name, way in ways.items():
@@ -193,8 +194,7 @@ def train(bench: Bench, what: str, model: Any, trainer: Any = SupervisedTrainer,
 
 def operations(model: Any) -> int:
     """Of a token's products, forward and backward, attention's own left out: four for each weight, and two more for one that trains."""
-    weights = [each for each in model.parameters() if each.ndim > 1]
-    return 4 * sum(each.numel() for each in weights) + 2 * sum(each.numel() for each in weights if each.requires_grad)
+    return sum((6 if each.requires_grad else 4) * each.numel() for each in model.parameters() if each.ndim > 1)
 
 
 def adapted(kind: str, model: Any, bench: Bench) -> Any:

@@ -20,8 +20,9 @@ from lm_eval import evaluator
 
 from finetune.benchmark import harness_model
 from finetune.benchmark.harness import load_tasks
-from finetune.benchmark.perplexity import IGNORED, answer_losses
+from finetune.benchmark.perplexity import answer_losses
 from finetune.data.builtin import python_docs
+from finetune.data.labels import NO_LOSS
 from finetune.events import Recorder
 from finetune.hardware.machine import inspect
 from finetune.models.load import load_model, load_tokenizer
@@ -60,7 +61,7 @@ def ours(model: Any, tokenizer: Any, row: dict[str, Any]) -> list[float]:
     asked = len(tokenizer(row["question"].rstrip())["input_ids"])
     blanks = row["question"][len(row["question"].rstrip()) :]  # they belong to the choice, as lm_eval has it
     whole = [tokenizer(row["question"].rstrip() + blanks + choice)["input_ids"] for choice in row["choices"]]
-    labelled = [{"input_ids": ids, "labels": [IGNORED] * asked + ids[asked:]} for ids in whole]
+    labelled = [{"input_ids": ids, "labels": [NO_LOSS] * asked + ids[asked:]} for ids in whole]
     return [-loss for loss in answer_losses(model, labelled, reporter=Recorder(), stage="ours").sums]
 
 
@@ -73,7 +74,7 @@ def main() -> None:
     located = locate(given.model, runtime, Recorder())
     model, tokenizer, rows = load_model(located, inspect(runtime)), load_tokenizer(located), questions(given.count)
     kept: dict[str, Any] = {}
-    harness_model.evaluate = lambda *told, **options: kept.setdefault("found", evaluator.evaluate(*told, **options))
+    harness_model.evaluate = lambda *told, **options: kept.setdefault("found", evaluator.evaluate(*told, **options))  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as folder:
         tasks = load_tasks((str(task_file(rows, Path(folder))),))
         theirs = harness_model.measure_tasks(tasks, model, tokenizer, limit=None, reporter=Recorder(), stage="theirs")

@@ -12,7 +12,6 @@ import statistics
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -42,7 +41,7 @@ def padding(lengths: list[int], batch: int, order: str) -> float:
     if order == "by length":
         rows = GroupedByLength(batch, lengths=lengths, generator=generator)
     taken = [lengths[row] for row in rows]
-    each: list[Any] = [taken[start : start + batch] for start in range(0, len(taken), batch)]
+    each = [taken[start : start + batch] for start in range(0, len(taken), batch)]
     return 1 - sum(lengths) / sum(len(rows) * max(rows) for rows in each)
 
 

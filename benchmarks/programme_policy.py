@@ -71,7 +71,7 @@ def _epochs_of_data(events: Path, seconds: float) -> float:
 
     steps = [record for record in read_events(events) if record["event"] == "step" and record["epoch"] <= 1]
     pace = (steps[-1]["time"] - steps[0]["time"]) / (len(steps) - 1)
-    return round(seconds / (pace * len(steps)), 2)
+    return float(round(seconds / (pace * len(steps)), 2))
 
 
 def _slow_after_an_epoch() -> None:
@@ -89,7 +89,7 @@ def _slow_after_an_epoch() -> None:
             slow_down(scheduler, steps_of_epoch(len(trainer.train_dataset), args.train_batch_size, args.gradient_accumulation_steps))
         return scheduler
 
-    SupervisedTrainer.create_scheduler = create_scheduler  # type: ignore[method-assign]
+    SupervisedTrainer.create_scheduler = create_scheduler  # type: ignore[assignment,method-assign]
 
 
 def fresh(student: Any, teacher: Any, tuner: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import contest
 import support
 
 STARTER = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -178,7 +179,7 @@ def _baked(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
 
     def answers(model: Any, tokenizer: Any, asked: list[str], system: str | None) -> list[str]:
         encoder = Encoder(tokenizer, max_length=256, supervise="answers")
-        told = [{"role": "system", "content": system}] if system else []
+        told: list[Any] = [{"role": "system", "content": system}] if system else []
         prompts = [{"prompt_ids": encoder.prompt([*told, {"role": "user", "content": text}])} for text in asked]
         return generate_answers(model, tokenizer, prompts, max_new_tokens=ANSWER, reporter=Recorder(), stage="")
 
@@ -229,10 +230,10 @@ def _forgetting(arms: dict[str, Any]) -> None:
         for text in texts:
             losses = found[which][text]
             score = estimate(perplexity_of(losses["nats"], losses["tokens"]))
-            cells += [_cell(score.value, score.low, score.high), ""]
+            cells += [_cell(*contest.with_ends(score)), ""]
             if side != "before" and plain is not None and found is not plain:
                 forgotten, of = (mean_per_token(_rises(arm, text), losses["tokens"]) for arm in (found, plain))
-                left = ratio(forgotten, of) if estimate(of).low > 0 else None
+                left = ratio(forgotten, of) if contest.with_ends(estimate(of))[1] > 0 else None
                 cells[-1] = "nothing was forgotten" if left is None else "{:.0%} [{:.0%}, {:.0%}]".format(*_rest(left))
         cells += ["", ""] if side == "before" else [f"{found['train_seconds']:.0f}", f"{found['memory'] / 1e9:.2f}"]
         print(f"| {side} | {' | '.join(cells)} |")

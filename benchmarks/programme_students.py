@@ -70,10 +70,9 @@ def show(found: dict[str, Any]) -> None:
             f"| {name:<24} | {result['parameters'] / 1e6:>9.1f}M | {result['epochs']:>6.2f} | {result['seconds']:>7.0f} |"
             f" {result['before']['kl'][0]:>9.2f} | {kl:<20} | {after['agreement'][0]:>17.0%} | {after['perplexity'][0]:>10.1f} |"
         )
-    narrow = found.get(NARROWER)
-    for name in (FEWER, EQUAL) if narrow else ():
-        if name in found:
-            print(f"KL of {NARROWER} / KL of {name}: {_share(narrow['each'], found[name]['each'])}")
+    for name in (FEWER, EQUAL):
+        if name in found and NARROWER in found:
+            print(f"KL of {NARROWER} / KL of {name}: {_share(found[NARROWER]['each'], found[name]['each'])}")
 
 
 def _share(one: dict[str, Any], other: dict[str, Any]) -> str:
@@ -81,7 +80,7 @@ def _share(one: dict[str, Any], other: dict[str, Any]) -> str:
     from finetune.benchmark.intervals import mean_per_token, ratio
 
     share = ratio(*(mean_per_token(each["divergences"], each["tokens"]) for each in (one, other)))
-    return f"{share.value:.2f} [{share.low:.2f}, {share.high:.2f}]"
+    return "{:.2f} [{:.2f}, {:.2f}]".format(*contest.with_ends(share))
 
 
 def distilled(overrides: list[str]) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def distilled(overrides: list[str]) -> dict[str, Any]:
     seconds = sum(event.seconds for event in recorder.of(StageFinished) if event.stage == "teacher cache") + finished.train_seconds
     making = sum(event.seconds for event in recorder.of(StageFinished) if event.stage == "student")
     trained = {"train_seconds": finished.train_seconds, "tokens": finished.real_tokens, "epochs": tuner.recipe.training.epochs}
-    decided = {"making": making, "rate": tuner.recipe.training.learning_rate, "student": tuner.recipe.model.model_dump()}
+    decided = {"making": making, "rate": tuner.recipe.training.learning_rate, "student": tuner.recipe.model_dump()["model"]}
     each = states["last"]
     return {"before": before, "after": after, "seconds": seconds, "parameters": parameters, "each": each, **trained, **decided}
 
@@ -134,4 +133,4 @@ def score(model: Any, rows: list[Any], states: dict[str, Any]) -> dict[str, list
     found = {"kl": estimate(mean_per_token(losses.divergences, losses.tokens))}
     found["agreement"] = estimate(mean_per_token(losses.agreed, losses.tokens))
     found["perplexity"] = estimate(perplexity_of(losses.sums, losses.tokens))
-    return {name: [score.value, score.low, score.high] for name, score in found.items()}
+    return {name: contest.with_ends(score) for name, score in found.items()}

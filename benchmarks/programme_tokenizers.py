@@ -162,7 +162,7 @@ def score(model: Any, reading: Any, head: Any, rows: list[Any], said: list[dict[
         sums["agreement"].append(float((ours.argmax(-1) == theirs.argmax(-1)).sum()))
     of_bytes, of_tokens = [read_bytes(reading, row) for row in rows], [int(teacher["aligned"].sum()) for teacher in said]
     found = {name: estimate(mean_per_token(sums[name], of_bytes if name == "bits" else of_tokens)) for name in SCORES}
-    return {name: [each.value, each.low, each.high] for name, each in found.items()}
+    return {name: contest.with_ends(each) for name, each in found.items()}
 
 
 def read_bytes(reading: Any, row: Any) -> int:

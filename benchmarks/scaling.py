@@ -29,7 +29,7 @@ from finetune.training.trainer import SupervisedTrainer
 STEPS, SKIPPED = 10, 2
 ROWS = 8  # of a step of one process
 SHORTEST, LONGEST = 32, 96  # tokens
-SIZE = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 6, "vocab_size": 8192}
+SIZE: dict[str, Any] = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 6, "vocab_size": 8192}
 
 
 def main() -> None:

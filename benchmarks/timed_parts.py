@@ -28,8 +28,18 @@ from finetune.errors import FinetuneError
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BEGIN_UNTIL, END = 510.0, 530.0  # seconds: no part begins after the one, and none may go on after the other
-FAILURES = (RuntimeError, ImportError, ValueError, TypeError, AttributeError, LookupError, OSError, AssertionError, FinetuneError)
-FAILURES += (ArithmeticError, MemoryError, SubprocessError, SafetensorError)  # type: ignore[assignment]
+FAILURES: tuple[type[Exception], ...] = (
+    RuntimeError,
+    ImportError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    OSError,
+    AssertionError,
+    FinetuneError,
+)
+FAILURES += (ArithmeticError, MemoryError, SubprocessError, SafetensorError)
 with suppress(ImportError):
     from triton.errors import TritonError  # of a kernel that does not compile, or needs more than the card has
 
