@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -34,6 +34,7 @@ class Case:
     columns: Floats
     of: Callable[[Floats], Floats]
     truth: float
+    unseen: Sequence[Floats] = ()  # rows that are added where rows are right or wrong
 
 
 def first(means: Floats) -> Floats:
@@ -108,7 +109,19 @@ def retention(draw: np.random.Generator, trials: int, rows: int) -> Case:
     return Case(np.stack([theirs * 0.8 * draw.lognormal(-0.08, 0.4, (trials, rows)), theirs], -1), quotient, 0.8)
 
 
-CASES = (normal, skewed, long_tailed, rouge, all_or_nothing, ties, perplexities, a_perplexity, a_rouge, retention)
+def right_answers(draw: np.random.Generator, trials: int, rows: int) -> Case:
+    """Each answer is right or wrong; 19 of 20 are right."""
+    return Case((draw.random((trials, rows, 1)) < 0.95).astype(float), first, 0.95, [np.ones(1), np.zeros(1)] * 2)
+
+
+def became_right(draw: np.random.Generator, trials: int, rows: int) -> Case:
+    """One answer in ten becomes right, as many become wrong."""
+    changed, kept = draw.choice(3, (trials, rows), p=[0.1, 0.1, 0.8]), draw.random((trials, rows)) < 0.5
+    sides = np.stack([(changed == 0) | ((changed == 2) & kept), (changed == 1) | ((changed == 2) & kept)], -1).astype(float)
+    return Case(sides, lambda means: means[..., 0] - means[..., 1], 0.0, [np.array([1.0, 0.0]), np.array([0.0, 1.0])])
+
+
+CASES = (normal, skewed, long_tailed, rouge, all_or_nothing, ties, perplexities, a_perplexity, a_rouge, retention, right_answers, became_right)
 
 
 # The ways.
@@ -191,7 +204,7 @@ def sign_flip(case: Case, weights: Floats) -> tuple[Floats, Floats]:
 
 
 def here(case: Case, weights: Floats) -> tuple[Floats, Floats]:
-    found = [interval_of(trial, case.of) for trial in case.columns]
+    found = [interval_of(trial, case.of, case.unseen) for trial in case.columns]
     return np.array([low for low, _ in found]), np.array([high for _, high in found])
 
 

@@ -43,6 +43,7 @@ from finetune.publish.redaction import (
     base_model,
     hub_dataset,
     hub_model,
+    is_path,
     public_benchmark,
     public_continued,
     public_recipe,
@@ -105,7 +106,7 @@ def model_card(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], *, re
 def _summary(recipe: Recipe, facts: RunFacts, repo: str | None) -> str:
     start = _linked(base_model(recipe, facts.continued))
     if recipe.grader or (recipe.all_teachers and not recipe.teaches_itself):
-        named = [_linked(hub_model(each.source)) for each in recipe.all_teachers]
+        named = [_teacher(each.source) for each in recipe.all_teachers]
         teacher = f"{recipe.grader.model} on a server" if recipe.grader else " and ".join(named)
         began = start if isinstance(recipe.model, str) else student_parts(facts.student) or "parts of it"
         what = f"A student model distilled from {teacher}, starting from {began}"
@@ -118,6 +119,12 @@ def _summary(recipe: Recipe, facts: RunFacts, repo: str | None) -> str:
 
 def _linked(model: str | None) -> str:
     return f"[{model}](https://huggingface.co/{model})" if model else "a local model"
+
+
+def _teacher(source: str) -> str:
+    """A teacher, which is not what it was made from."""
+    made_from = hub_model(source)
+    return f"a local fine-tuning of {_linked(made_from)}" if made_from and is_path(source) else _linked(made_from)
 
 
 def _scores(scores: Mapping[str, Any]) -> str:
@@ -243,7 +250,7 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
     lines.append(f"- Data: {_described(recipe)}" + (f", {data['train']} rows trained on, {data['held_out']} held out" if data else ""))
     if written := data.get("generated"):
         asked = recipe.teacher.model if recipe.teacher and recipe.teacher.server else None
-        teacher = f"{asked} on a server" if asked else _linked(hub_model(recipe.teacher.source)) if recipe.teacher else "a teacher"
+        teacher = f"{asked} on a server" if asked else _teacher(recipe.teacher.source) if recipe.teacher else "a teacher"
         rows = "answers to the data's prompts" if written.get("answers") else "rows"
         lines.append(f"- The {rows} were written by {teacher}: {written['kept']:,} of {written['tried']:,} prompts were kept")
         if said := covers(written.get("licence")):

@@ -115,14 +115,14 @@ def public_recipe(recipe: Recipe) -> Recipe:
     data["benchmark"]["tasks"] = [_private(task, f"-{number}") if is_file(task) else task for number, task in enumerate(tasks, 1)]
     if recipe.dataset.examples:
         data["dataset"]["examples"] = _private(recipe.dataset.examples)
-    if isinstance(recipe.model, str) and _is_path(recipe.model):
+    if isinstance(recipe.model, str) and is_path(recipe.model):
         data["model"] = "local-model"
     if recipe.teacher and recipe.teacher.server:
         data["teacher"]["server"], data["teacher"]["key"] = "http://private-server/v1", None
-    elif recipe.teacher and not recipe.teacher.is_self and _is_path(recipe.teacher.source):
+    elif recipe.teacher and not recipe.teacher.is_self and is_path(recipe.teacher.source):
         data["teacher"]["source"] = "local-teacher"
     for number, each in enumerate(data["teachers"] or [], 1):
-        each["source"] = f"local-teacher-{number}" if _is_path(each["source"]) else each["source"]
+        each["source"] = f"local-teacher-{number}" if is_path(each["source"]) else each["source"]
     return Recipe.from_layers(data)
 
 
@@ -136,7 +136,7 @@ def public_benchmark(scores: Mapping[str, Any], recipe: Recipe, data: Mapping[st
 def public_continued(continued: Mapping[str, Any], base: str) -> dict[str, Any]:
     """continued.json without local paths: the adapter that was trained further, if the Hub has it, and the base as others find it."""
     adapter, pinned = str(continued["adapter"]), str(continued["base"])
-    return {"adapter": None if _is_path(adapter) else adapter, "base": base if _is_path(pinned) or "@pypi-" in pinned else pinned}
+    return {"adapter": None if is_path(adapter) else adapter, "base": base if is_path(pinned) or "@pypi-" in pinned else pinned}
 
 
 def public_config(text: str, base: str | None) -> str:
@@ -144,12 +144,13 @@ def public_config(text: str, base: str | None) -> str:
     content = json.loads(text)
     for key in PATH_KEYS:
         value = content.get(key)
-        if isinstance(value, str) and (key == "base_model_name_or_path" or _is_path(value)):
+        if isinstance(value, str) and (key == "base_model_name_or_path" or is_path(value)):
             content[key] = base if key == "base_model_name_or_path" else None
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def _is_path(text: str) -> bool:
+def is_path(text: str) -> bool:
+    """Whether a model's name is that of a file or folder on this machine."""
     source = _source(text)
     return source.kind != "hub" if source else looks_local(text)
 

@@ -6,6 +6,7 @@ console.print(fact_list([("memory", "8.0 GB free of 16.0 GB", True)]))
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -17,6 +18,7 @@ from finetune.benchmark.names import LOWER_IS_BETTER, NAMES
 from finetune.formatting import strip_control_chars
 from finetune.screen.console import VERDICTS
 
+WORDS = ("Elsewhere",)  # names of what is neither a path nor a command
 NARROW = 70  # columns; below them there is less in a row
 
 
@@ -31,9 +33,10 @@ def pairs(rows: Iterable[tuple[str, RenderableType]]) -> Table:
 
 
 def to_copy(rows: Iterable[tuple[str, str]], width: int) -> Text:
-    """Names and paths or commands, which are never broken into lines by us; to be printed with soft_wrap."""
-    name_in, between = ("{:<9}", "  ") if width >= NARROW else ("{}", "\n  ")
-    return Text("\n").join(Text.assemble("  ", (name_in.format(name), "quiet"), between, fact) for name, fact in rows)
+    """Names and paths or commands, which are never broken into lines by us, but words are; to be printed with soft_wrap."""
+    name_in, between, indent = ("{:<9}", "  ", " " * 13) if width >= NARROW else ("{}", "\n  ", "  ")
+    told = [(name, f"\n{indent}".join(wrap(fact, width - len(indent))) if name in WORDS else fact) for name, fact in rows]
+    return Text("\n").join(Text.assemble("  ", (name_in.format(name), "quiet"), between, fact) for name, fact in told)
 
 
 def fact_list(facts: Iterable[tuple[str, str, bool]]) -> RenderableType:

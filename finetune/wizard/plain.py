@@ -42,7 +42,7 @@ class PlainPrompter(Prompter):
 
     def note(self, text: str | Fragments) -> None:
         words = text if isinstance(text, str) else "".join("learned: " if part.startswith("▌") else part for _, part in text)
-        _print(plain(wrap([("", words)], shutil.get_terminal_size().columns)))
+        _say(words)
 
     @contextmanager
     def busy(self, text: str) -> Iterator[None]:
@@ -52,7 +52,7 @@ class PlainPrompter(Prompter):
     def ask(self, question: Question) -> str | bool:
         if question.secret:
             if question.help:
-                _print(question.help)
+                _say(question.help)
             return getpass(f"{question.text} (not shown): ").strip()
         if isinstance(question.default, bool):
             words = replace(question, default="yes" if question.default else "no", check=_yes_or_no)
@@ -60,9 +60,9 @@ class PlainPrompter(Prompter):
         if not question.choices:
             return self._line(question)
         numbers = {str(at): choice for at, choice in enumerate(question.choices, 1)}
-        _print(question.text)
+        _say(question.text)
         for number, choice in numbers.items():
-            _print(f"  {number}. {choice.title}{': ' + choice.note if choice.note else ''}")
+            _say(f"  {number}. {choice.title}{': ' + choice.note if choice.note else ''}")
 
         def known(text: str) -> str | None:
             return None if text in numbers else f"Type a number from 1 to {len(numbers)}."
@@ -76,7 +76,7 @@ class PlainPrompter(Prompter):
     def _line(self, question: Question, asked: Question | None = None) -> str:
         """A line that answers `question`; `asked` is what a person knows it as, where the answer is a number or a word for it."""
         if question.help:
-            _print(question.help)
+            _say(question.help)
         while True:
             _print(f"{question.text} [{question.default}]: " if question.default else f"{question.text}: ", end="")
             self._on_question()
@@ -93,11 +93,16 @@ class PlainPrompter(Prompter):
             problem = question.problem(answer)
             if problem is None:
                 return answer
-            _print(problem)
+            _say(problem)
 
 
 def _yes_or_no(text: str) -> str | None:
     return None if text.lower() in ("y", "yes", "n", "no") else "Type yes or no."
+
+
+def _say(text: str) -> None:
+    """In lines that end between words."""
+    _print(plain(wrap([("", text)], shutil.get_terminal_size().columns)))
 
 
 def _print(text: str, end: str = "\n") -> None:

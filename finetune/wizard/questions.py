@@ -50,7 +50,7 @@ def add_notes(asked: questionary.Question, choices: Sequence[Choice], width: Cal
         for at, choice in enumerate(choices):
             here = at == control.pointed_at
             lines += [("class:pointer", "❯ "), ("[SetCursorPosition]", "")] if here else [("", "  ")]
-            lines += [("class:chosen" if here else "", beginning(choice.title, width() - 3))]
+            lines += [("class:chosen" if here else "", _title(choice.title, width() - 3, whole=here))]
             if side_by_side and choice.note:
                 lines += [("class:quiet", " " * (widest - get_cwidth(choice.title) + 2) + choice.note)]
             lines += [("", "\n")]
@@ -65,6 +65,13 @@ def add_notes(asked: questionary.Question, choices: Sequence[Choice], width: Cal
     for key, place in {**places, "home": 0, "end": len(choices) - 1}.items():
         keys.add(key)(lambda event, place=place: setattr(control, "pointed_at", place))
     return keys
+
+
+def _title(title: str, room: int, *, whole: bool) -> str:
+    """As much of a title as fits, or the whole of it in several lines."""
+    if get_cwidth(title) <= room:
+        return title
+    return plain(wrap([("", title)], room + 1)).replace("\n", "\n  ") if whole else f"{beginning(title, room - 1)}…"
 
 
 class Line:

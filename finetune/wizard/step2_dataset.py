@@ -155,7 +155,7 @@ def _readings(draft: Draft, seen: Preview) -> list[Choice]:
             # Its value says what it leads to: an answer that is remembered must not turn round what was turned round already.
             value = f"{SWAP} to {answered}, {asked}" if get(draft, "dataset.columns") else SWAP
             choices.append(Choice(value, f"No: swap prompt and completion (learn {asked} from {answered})"))
-        choices.append(Choice(COLUMNS, "No: choose the columns", f"of {len(seen.columns)}"))
+        choices.append(Choice(COLUMNS, "No: choose the columns", f"there are {len(seen.columns)}"))
         if draft["approach"] == "fine-tuning" and seen.format not in ("text", "tokenized"):
             choices.insert(1, Choice(WRITTEN, "Yes, but another model writes the answers", "yours are not learned"))
     if seen.encodings:

@@ -285,3 +285,12 @@ def test_the_use_section_asks_as_the_model_was_trained():
     silent = model_card(recipe(), replace(FACTS, data={**FACTS.data, "prompt_options": {"enable_thinking": False}}), SCORES)
     assert "generate(prompt, max_new_tokens=64, tokenizer_encode_kwargs={'enable_thinking': False})" in silent
     assert "tokenizer_encode_kwargs" not in chat
+
+
+def test_a_teacher_that_was_fine_tuned_here_is_not_called_by_the_name_of_its_base(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base", "peft_type": "LORA"}')
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    own = recipe(approach="distillation", model={"from_teacher": {"layers": 10}}, teacher=str(tmp_path), method="full")
+    text = model_card(own, NOTHING, SCORES)
+    assert "distilled from a local fine-tuning of [org/base](https://huggingface.co/org/base)" in text
+    assert str(tmp_path) not in text

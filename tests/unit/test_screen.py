@@ -29,6 +29,7 @@ from finetune.screen.plan_table import review
 from finetune.screen.quiet import quiet
 from finetune.screen.reporter import PlainReporter, RichReporter
 from finetune.screen.results import next_steps
+from finetune.screen.tables import to_copy
 from finetune.screen.wording import about, duration
 from finetune.shell import quoted
 from finetune.wizard.layout import ascii_only, beginning, end, wrap
@@ -196,6 +197,14 @@ def test_plain_questions_can_be_asked_in_any_encoding(encoding: str, monkeypatch
 def test_commands_are_never_cut_into_lines(width: int) -> None:
     text = next_steps(Path("finetuned_model"), width, upload=True).plain
     assert any(line.strip().endswith("run finetuned_model/run/recipe.yaml --output-dir finetuned_model-2") for line in text.splitlines())
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_words_among_the_commands_are_broken_between_words(width: int) -> None:
+    said = "copy the folder; HuggingFaceTB/SmolLM2-135M-Instruct is downloaded when it is loaded"
+    lines = to_copy([("Model", "m"), ("Elsewhere", said)], width).plain.split("\n")
+    assert max(map(len, lines)) <= width
+    assert " ".join(" ".join(lines).split()).endswith(f"Elsewhere {said}")
 
 
 @pytest.mark.parametrize(
