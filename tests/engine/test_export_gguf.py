@@ -265,7 +265,7 @@ def test_five_hundred_hostile_strings_become_the_same_tokens(name: str, tmp_path
     if name == "mistral":  # of whose texts one part begins as llama.cpp reads otherwise
         assert "llama.cpp reads one space more" in str(asking.note)
         begins = "|".join(["^", *map(re.escape, added_tokens(tokenizer))])
-        texts = [text for text in texts if not re.search(f"({begins}) ", text)]
+        texts = [text for text in texts if not re.search(f"({begins})[ ▁]", text)]
     questions = Questions(texts, [], [[3]], len(tokenizer) + ROUNDED, threads=1)
     found = asked(tmp_path / "gguf" / done.file, questions, lambda *_: None)
     for text, ids in zip(texts, found.tokens, strict=True):
