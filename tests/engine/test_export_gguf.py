@@ -25,6 +25,7 @@ from finetune.export.kinds import KINDS, format_of
 from finetune.export.llama_cpp import Questions, asked
 from finetune.export.probes import Probes
 from finetune.export.to_gguf import GGUF
+from finetune.export.tokens import words_of
 from finetune.hardware.machine import glance
 from finetune.models.chat_template import added_tokens
 from finetune.models.location import locate
@@ -271,6 +272,18 @@ def test_five_hundred_hostile_strings_become_the_same_tokens(name: str, tmp_path
     for text, ids in zip(texts, found.tokens, strict=True):
         assert ids == asking.ids(text), repr(text)
         assert asking.ids(text) == tokenizer(text)["input_ids"][name in ("smollm3", "phi3") :]  # whose chats begin with a turn
+
+
+def test_ordinary_text_that_llama_cpp_takes_for_an_end_is_named(tmp_path: Path) -> None:
+    run = run_of("llama", tmp_path)
+    described = json.loads((run.output_dir / "tokenizer.json").read_text())
+    described["model"]["vocab"]["<EOT>"] = size = len(AutoTokenizer.from_pretrained(run.output_dir))
+    (run.output_dir / "tokenizer.json").write_text(json.dumps(described))
+    asking = Asking.of(run, AutoTokenizer.from_pretrained(run.output_dir))
+    assert words_of(asking, "out", vocabulary=size + 1, model="out").note == (
+        "llama.cpp takes <EOT> for the end of an answer, and for the model it is ordinary text."
+    )
+    assert words_of(Asking.of(run, tokenizer_of("llama")), "out", vocabulary=size, model="out").note is None
 
 
 def test_the_exported_files_can_be_uploaded(tmp_path: Path) -> None:
