@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from finished_run import base_folder, finished_run
 from peft import LoraConfig, get_peft_model
-from pico_exports import FAMILIES, ROUNDED, hostile, left_in, model_of, run_of, tokenizer_of
+from pico_exports import FAMILIES, OPENS, ROUNDED, hostile, left_in, model_of, run_of, tokenizer_of
 from transformers import AutoTokenizer
 
 from finetune.cli import main
@@ -23,6 +23,7 @@ from finetune.export import to_gguf, tokens, writing
 from finetune.export.asking import Asking
 from finetune.export.kinds import KINDS, format_of
 from finetune.export.llama_cpp import Questions, asked
+from finetune.export.modelfile import modelfile
 from finetune.export.probes import Probes
 from finetune.export.to_gguf import GGUF
 from finetune.export.tokens import words_of
@@ -244,6 +245,9 @@ def test_ollama_gets_the_chat_the_ends_and_the_sampling(tmp_path: Path) -> None:
     settings = {"eos_token_id": [2, 4], "do_sample": True, "temperature": 0.6, "top_p": 0.9}
     (run.output_dir / "generation_config.json").write_text(json.dumps(settings))
     GGUF.export(run, tmp_path / "gguf", RUNTIME, Recorder())
+    (run.output_dir / "generation_config.json").write_text(json.dumps({"repetition_penalty": 1.3, "temperature": 0.6}))
+    greedy = modelfile("out.gguf", Asking.of(run, AutoTokenizer.from_pretrained(run.output_dir)), run.output_dir, None)
+    assert "PARAMETER temperature 0\nPARAMETER repeat_penalty 1.3\nPARAMETER stop" in greedy  # as generate() takes it without do_sample
     assert (tmp_path / "gguf" / "Modelfile").read_text().splitlines() == [
         "FROM ./out-F16.gguf",
         'TEMPLATE """{{ range .Messages }}<|im_start|>{{ .Role }}',
@@ -252,6 +256,8 @@ def test_ollama_gets_the_chat_the_ends_and_the_sampling(tmp_path: Path) -> None:
         '"""',
         "PARAMETER temperature 0.6",
         "PARAMETER top_p 0.9",
+        "PARAMETER top_k 50",
+        "PARAMETER repeat_penalty 1",
         'PARAMETER stop "</s>"',
         'PARAMETER stop "<|im_end|>"',
     ]
@@ -264,10 +270,12 @@ def test_five_hundred_hostile_strings_become_the_same_tokens(name: str, tmp_path
     tokenizer, texts = AutoTokenizer.from_pretrained(run.output_dir), hostile(500)  # Qwen2 cuts texts in its own way
     asking, chats = Asking.of(run, tokenizer), name in ("smollm3", "phi3")  # whose chats begin with a turn
     assert ("begins with <s> for the model, and not in llama.cpp" in str(asking.notes)) == chats
-    if name == "mistral":  # of whose texts one part begins as llama.cpp reads otherwise
-        assert "llama.cpp reads one space more" in asking.notes[0]
+    if name in OPENS:  # of whose texts one part begins as llama.cpp reads otherwise, or is read as Phi's marks swallow blanks
+        assert "llama.cpp reads one space more" in asking.notes[0] or "opens with a space for the model" in asking.notes[0]
         begins = "|".join(["^", *map(re.escape, added_tokens(tokenizer))])
-        texts = [text for text in texts if not re.search(f"({begins})[ ▁]", text)]
+        texts = [text for text in texts if not re.search(rf"({begins})[\s▁]", text)]
+    texts = list(filter(None, map(asking.probe, texts)))
+    assert len(texts) > 300
     questions = Questions(texts, [], [[3]], len(tokenizer) + ROUNDED, threads=1)
     found = asked(tmp_path / "gguf" / done.file, questions, lambda *_: None)
     for text, ids in zip(texts, found.tokens, strict=True):

@@ -11,7 +11,7 @@ import torch
 from pico_exports import run_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from finetune.errors import BadInput, FinetuneError
+from finetune.errors import BadInput, DiskFull, FinetuneError
 from finetune.events import Recorder
 from finetune.export import to_onnx
 from finetune.export.exporters import chosen
@@ -33,6 +33,14 @@ def test_logits_within_a_ten_thousandth(tmp_path: Path, monkeypatch: pytest.Monk
     with torch.no_grad():
         np.testing.assert_allclose(logits, model(torch.tensor(ids)).logits.numpy(), atol=1e-4, rtol=0)
     assert AutoTokenizer.from_pretrained(tmp_path / "onnx")("the answer")["input_ids"]
+    resource = pytest.importorskip("resource")
+    most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # as a disk that fills up after all
+        with pytest.raises(DiskFull, match="did not fit on the disk"):
+            ONNX.export(run, tmp_path / "full", RUNTIME, Recorder())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     monkeypatch.setattr(to_onnx, "_trace", lambda model, prompts, part, name: None)  # the rest on a graph that is another model's
     monkeypatch.setattr(to_onnx, "_run", lambda path, prompts: [np.zeros((len(each), logits.shape[-1])) for each in prompts])
     monkeypatch.setattr(to_onnx, "file_hash", lambda path: "")
