@@ -114,7 +114,7 @@ def test_an_adapter_is_merged_first_whatever_its_folder_is_called(tmp_path: Path
     merged = adapted.merge_and_unload().model.layers[0].self_attn.v_proj.weight.detach()
     np.testing.assert_array_equal(stored["blk.0.attn_v.weight"], merged.half().numpy())
     assert str(base) not in json.dumps(done.gate)
-    assert "ollama create My-Phi-3-bt -f Modelfile && ollama run My-Phi-3-bt" in done.commands["Ollama"]
+    assert "ollama create My-Phi-3-ubt -f Modelfile && ollama run My-Phi-3-ubt" in done.commands["Ollama"]
     assert not done.notes
     model_of("llama", len(tokenizer) + ROUNDED, seed=5).save_pretrained(base)
     (note,) = GGUF.export(run, tmp_path / "later", RUNTIME, Recorder()).notes
