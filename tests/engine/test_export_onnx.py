@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -33,20 +34,23 @@ def test_logits_within_a_ten_thousandth(tmp_path: Path, monkeypatch: pytest.Monk
     with torch.no_grad():
         np.testing.assert_allclose(logits, model(torch.tensor(ids)).logits.numpy(), atol=1e-4, rtol=0)
     assert AutoTokenizer.from_pretrained(tmp_path / "onnx")("the answer")["input_ids"]
-    resource = pytest.importorskip("resource")
-    most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # as a disk that fills up after all
-        with pytest.raises(DiskFull, match="did not fit on the disk"):
-            ONNX.export(run, tmp_path / "full", RUNTIME, Recorder())
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     monkeypatch.setattr(to_onnx, "_trace", lambda model, prompts, part, name: None)  # the rest on a graph that is another model's
     monkeypatch.setattr(to_onnx, "_run", lambda path, prompts: [np.zeros((len(each), logits.shape[-1])) for each in prompts])
     monkeypatch.setattr(to_onnx, "file_hash", lambda path: "")
     with pytest.raises(FinetuneError, match="a logit differs by"):
         ONNX.export(run, tmp_path / "again", RUNTIME, Recorder())
     assert not (tmp_path / "again").exists()
+
+
+def test_a_disk_that_fills_up_after_all_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path) -> None:
+        raise OSError("problem writing element 4711 to file")  # as numpy says it, without a number
+
+    graph = SimpleNamespace(save_pretrained=full)
+    monkeypatch.setattr("transformers.exporters.exporter_onnx.OnnxExporter.export", lambda *_, **__: graph)
+    with pytest.raises(DiskFull, match="did not fit on the disk"):
+        ONNX.export(run_of("llama", tmp_path), tmp_path / "full", RUNTIME, Recorder())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
 def test_what_is_missing_is_named_with_the_command_that_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
