@@ -29,7 +29,7 @@ from finetune.formatting import size
 
 PART = ".part"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written|problem writing element \d+ to file")
 # How a file system says that it has no such thing as locks, or as waiting for the disk.
 UNKNOWN_HERE = (errno.EINVAL, errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 PAUSES = (0.01, 0.05, 0.2, 0.8) if os.name == "nt" else ()  # seconds

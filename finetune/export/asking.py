@@ -6,7 +6,7 @@ asked.ids("Hello")                  # as a program cuts it that reads what the f
 
 Programs put the beginning that a file states before chats too. A model that was trained in chats without one gets a file that states none.
 SentencePiece opens every text between marks with a space, or only the first, or none; llama.cpp all or none. Chats decide. What is then
-otherwise is said by `note`, and not asked for by `probe` and `turns`.
+otherwise is said by `notes`, and not asked for by `probe` and `turns`.
 """
 
 from __future__ import annotations
@@ -76,9 +76,12 @@ class Asking:
         return str(self.tokenizer.bos_token or "") if self.lead else ""
 
     @property
-    def note(self) -> str | None:
+    def notes(self) -> list[str]:
         """What llama.cpp reads otherwise."""
-        return SCHEMES.get(self.scheme if self.opens else "first, in chats") if self.scheme else None
+        spaces = SCHEMES.get(self.scheme if self.opens else "first, in chats") if self.scheme else None
+        begin = "" if self.lead else self.tokenizer.decode(lead_ids(self.tokenizer))
+        mark = f"A text outside of chats begins with {begin} for the model, and not in llama.cpp." if begin else None
+        return list(filter(None, (spaces, mark)))
 
     def probe(self, text: str) -> str:
         """The text, changed where llama.cpp is known to read it otherwise; "" where nothing is left of it."""

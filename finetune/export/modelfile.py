@@ -22,6 +22,7 @@ from finetune.models.spelling import ends_of
 
 GENERATION = "generation_config.json"
 SAMPLING = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p", "repetition_penalty": "repeat_penalty"}
+USUAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}  # where nothing is said; Ollama takes others then
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,9 @@ def _written(asked: Asking, turns: Turns) -> str | None:
 
 
 def _sampling(home: Path) -> dict[str, Any]:
-    """What the model's own generation_config.json asks for, in Ollama's words."""
+    """What the model's own generation_config.json asks for, in Ollama's words: the likeliest token, if it does not ask for chance."""
     asked = read_json(home / GENERATION) if (home / GENERATION).is_file() else {}
-    if asked.get("do_sample") is False:
-        return {"temperature": 0}
-    return {theirs: asked[ours] for ours, theirs in SAMPLING.items() if isinstance(asked.get(ours), int | float)}
+    said = USUAL | {name: asked[name] for name in SAMPLING if isinstance(asked.get(name), int | float)}
+    if not asked.get("do_sample"):
+        said = {"temperature": 0, "repetition_penalty": said["repetition_penalty"]}
+    return {theirs: f"{said[ours]:g}" for ours, theirs in SAMPLING.items() if ours in said}

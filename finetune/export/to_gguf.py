@@ -92,7 +92,7 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
         load_seconds = time.perf_counter() - began
         done(f"{size(located.bytes)}, as transformers has it")
     stated = known.facts(text)
-    said = (base_changed(run, located), asked.note, *long_texts(text, stated))
+    said = (base_changed(run, located), *asked.notes, words.note, *long_texts(text, stated))
     learned, trained = _learned_in(run, kind)
     ends = {"ends": trained.head.upper()} if trained and trained.head else {}
     shapes = ((name, tuple(values.shape)) for name, values in tensors(model, known))

@@ -127,8 +127,15 @@ def _trace(model: Any, prompts: Sequence[list[int]], part: Path, name: str) -> N
     model.config.use_cache = False
     use_plain_linear(model)
     given: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    failed: OSError | None = None
     with reading(name, FinetuneError, hint="Export it to GGUF, or use the folder as it is.", what="cannot be exported to ONNX"):
-        OnnxExporter().export(model, given, config=OnnxConfig(dynamic=True)).save_pretrained(part)
+        made = OnnxExporter().export(model, given, config=OnnxConfig(dynamic=True))
+        try:
+            made.save_pretrained(part)
+        except OSError as error:
+            failed = error
+    if failed:  # the disk's fault, not the model's
+        raise failed
     gc.collect()
 
 

@@ -24,18 +24,18 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 NEVER_MERGED = -1e9  # the score of a token that no merge makes
 # llama.cpp looks for these names in what a file calls itself: under "phi-3", all marks but three swallow the blanks behind them.
 TAKEN = re.compile(r"(phi)-?(3)|(modern)-(bert)", re.IGNORECASE)
+# And for these in the vocabulary: whatever they are to the model, an answer ends with them.
+ENDS = {"</s>", "<eos>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "<|im_end|>", "<|eot_id|>"}
+ENDS |= {"<|eom_id|>", "<end_of_turn>", "<end_of_utterance>", "<turn|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>"}
 PHI_3, NOT_STRIPPED = "Phi-3", {"<unk>", "<s>", "<|endoftext|>"}
 
 
 @dataclass(frozen=True)
 class Words:
-    """`facts` are keys of the file's header; texts, numbers, truths, and lists of one of them."""
+    """`facts` are keys of the file's header: texts, numbers, truths, and lists of one of them; `note` is what llama.cpp reads otherwise."""
 
     facts: dict[str, Any]
-
-    @property
-    def tokens(self) -> list[str]:
-        return list(self.facts["tokenizer.ggml.tokens"])
+    note: str | None
 
 
 def words_of(asked: Asking, name: str, *, vocabulary: int, model: str) -> Words:
@@ -54,7 +54,9 @@ def words_of(asked: Asking, name: str, *, vocabulary: int, model: str) -> Words:
     tokens, types = _tokens(described, vocabulary, model)
     facts = {"general.name": _called(name, described), "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types}
     facts |= _sentence_piece(described, tokens, types, opens=asked.opens) if made["byte_fallback"] else _byte_level(described, model)
-    return Words(facts | _ends(asked) | _template(tokenizer))
+    ends = sorted(token for token, type in zip(tokens, types, strict=True) if token in ENDS and type == NORMAL)
+    note = f"llama.cpp takes {', '.join(ends)} for the end of an answer, and for the model it is ordinary text." if ends else None
+    return Words(facts | _ends(asked) | _template(tokenizer), note)
 
 
 def _called(name: str, described: dict[str, Any]) -> str:

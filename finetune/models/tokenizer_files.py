@@ -77,6 +77,8 @@ def _settle(tokenizer: PreTrainedTokenizerBase, folder: Path, end: str | None) -
         wanted["additional_special_tokens"] = wanted.pop("extra_special_tokens")
     for key in NOT_FOR_OTHERS:
         wanted.pop(key, None)
+    if getattr(tokenizer, "legacy", False) and not settings.get("legacy"):  # version 5 reads this and does not write it
+        wanted["legacy"] = True
     tokens = {"pad_token": tokenizer.pad_token, "eos_token": end or tokenizer.eos_token}
     wanted |= _changed(settings, tokens)
     if wanted != settings:
@@ -106,7 +108,7 @@ def _is(tokenizer: PreTrainedTokenizerBase, folder: Path, end: str | None) -> bo
 
     with suppress(ModelError), reading(folder, ModelError, hint=AGAIN, what="cannot be loaded"):
         again = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        readers = [again]
+        readers, probes = [again], (*PROBES, f"say{tokenizer.eos_token}cat")
         if type(again) is not PreTrainedTokenizerFast and read_json(folder / CONFIG).get("tokenizer_class") == FAST:
             readers.append(PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True))
         return (
@@ -114,6 +116,6 @@ def _is(tokenizer: PreTrainedTokenizerBase, folder: Path, end: str | None) -> bo
             and again.chat_template == tokenizer.chat_template
             and again.pad_token == tokenizer.pad_token
             and again.eos_token == (end or tokenizer.eos_token)
-            and all(reader(text)["input_ids"] == tokenizer(text)["input_ids"] for text in PROBES for reader in readers)
+            and all(reader(text)["input_ids"] == tokenizer(text)["input_ids"] for text in probes for reader in readers)
         )
     return False

@@ -8,6 +8,7 @@ in_short(Path("./finetuned_model"), "finetune-cli")      # [("Elsewhere", "copy 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder, beside
 from finetune.shell import quoted
 
-MOST_LETTERS = 80  # of a name in Ollama
+LONGEST_IN_OLLAMA = 80
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,16 @@ def in_short(home: Path, command: str) -> list[tuple[str, str]]:
     return [("Merge", f"{command} merge {quoted(home)}"), ("Elsewhere", "merge it first, then copy the merged folder")]
 
 
+def plain_name(name: str, longest: int) -> str:
+    """The name in letters, digits, single dots and hyphens, as the Hub and Ollama take it."""
+    letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    plain = re.sub(r"[.-]{2,}", "-", re.sub(r"[^\w.-]", "-", letters))
+    return plain[:longest].strip(".-") or "model"
+
+
 def gguf_commands(file: Path, name: str) -> dict[str, str]:
     """How each program takes an exported file that has a Modelfile beside it; `name` is what it is called there, as far as it may be."""
-    there = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:MOST_LETTERS].strip("-._") or "model"
+    there = plain_name(name, LONGEST_IN_OLLAMA)
     return {
         "Ollama": f"cd {quoted(file.parent)} && ollama create {there} -f Modelfile && ollama run {there}",
         "LM Studio": f"lms import {quoted(file)}",

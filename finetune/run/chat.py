@@ -30,6 +30,7 @@ from finetune.hardware.machine import inspect
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import LocatedModel, locate
 from finetune.noise import hush
+from finetune.publish.merged import base_changed
 from finetune.recipe import Recipe
 from finetune.registry import did_you_mean
 from finetune.run_folder import RunFolder
@@ -83,6 +84,8 @@ def chat(
         remembers=not single_turn(output_dir),
     )
     other: tuple[Origin, Talk] | None = None
+    if changed := base_changed(RunFolder(output_dir), located):
+        say(changed)
     if not tuned.remembers:
         say(SINGLE)
     while True:

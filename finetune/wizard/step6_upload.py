@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.errors import Interrupted, NotSignedIn, RepoExists, UploadError
 from finetune.formatting import size
 from finetune.hub.reachability import offline_reason, shown_endpoint
+from finetune.publish.elsewhere import plain_name
 from finetune.publish.exported_files import to_upload
 from finetune.recipe import UploadSpec
 from finetune.run_folder import RunFolder
@@ -49,10 +48,8 @@ def ask(output_dir: Path, prompter: Prompter, here: HostInfo) -> None:
 
 
 def repository(output_dir: Path) -> str:
-    """A repository name made from the folder's: letters, digits, single dots and hyphens, at most 96 characters."""
-    letters = unicodedata.normalize("NFKD", output_dir.resolve().name).encode("ascii", "ignore").decode()
-    name = re.sub(r"[.-]{2,}", "-", re.sub(r"[^\w.-]", "-", letters))
-    return name[:LONGEST_NAME].strip(".-") or "model"
+    """A repository name made from the folder's."""
+    return plain_name(output_dir.resolve().name, LONGEST_NAME)
 
 
 def _with_exported(output_dir: Path, prompter: Prompter) -> bool:

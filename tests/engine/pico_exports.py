@@ -50,6 +50,7 @@ CORPUS = [*WORDS, *["in 1969 and 2024 it was 12345 or 123, 4242\n"] * 20]  # num
 ROUNDED = 16  # embeddings are often a few more than tokens
 SENTENCE_PIECE = ("mistral", "gemma2", "gemma3", "phi3")
 BEGINS = ("qwen2", "smollm3")  # byte-level tokenizers that begin every text; the template of the second does not
+OPENS = {"mistral": "always", "phi3": "first"}  # with a space, as transformers makes LlamaTokenizer of old and of new files
 PHI = CHATML.replace("<|im_start|>' + turn.role + '", "<|' + turn.role + '|>").replace("<|im_start|>assistant", "<|assistant|>")
 PHI = PHI.replace("<|im_end|>", "<|end|>")
 PHI_MARKS = ("<|endoftext|>", "<|assistant|>", "<|system|>", "<|user|>", "<|end|>")
@@ -66,8 +67,8 @@ def tokenizer_of(name: str) -> Any:
     described["added_tokens"] = [each for each in described["added_tokens"] if not each["content"].startswith("<0x")]
     if name == "phi3":
         _mark_as_phi(described)
-    if name == "mistral":  # as transformers makes LlamaTokenizer
-        opened = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": False}
+    if name in OPENS:
+        opened = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": OPENS[name], "split": False}
         described |= {"normalizer": None, "pre_tokenizer": opened}
     again = transformers.PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(described)),

@@ -160,6 +160,14 @@ def test_base_and_tuned_answer_the_same_message_each_as_it_does_alone(tmp_path):
     assert shown == f"[Loading the base, {base} ...]<base>{expected['base']}<tuned>{expected['tuned']}<>"
 
 
+def test_a_base_that_is_not_what_the_adapter_was_trained_on_is_told(tmp_path):
+    base = base_folder(tmp_path / "base")
+    run = finished_run(tmp_path / "run", base, Recipe.from_layers({"model": str(base)}))
+    assert "has changed" not in both(run.output_dir, [], tmp_path)
+    run.write_json(run.environment, {"model": {"identity": "another"}})
+    assert f"[{base} has changed since the adapter was trained on it" in both(run.output_dir, [], tmp_path)
+
+
 def test_the_other_model_is_asked_in_only_when_somebody_wants_it_and_can_be_sent_out_again(tmp_path):
     base = base_folder(tmp_path / "base")
     run = finished_run(tmp_path / "run", base, Recipe.from_layers({"model": str(base)}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -11,7 +12,7 @@ import torch
 from pico_exports import run_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from finetune.errors import BadInput, FinetuneError
+from finetune.errors import BadInput, DiskFull, FinetuneError
 from finetune.events import Recorder
 from finetune.export import to_onnx
 from finetune.export.exporters import chosen
@@ -39,6 +40,17 @@ def test_logits_within_a_ten_thousandth(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(FinetuneError, match="a logit differs by"):
         ONNX.export(run, tmp_path / "again", RUNTIME, Recorder())
     assert not (tmp_path / "again").exists()
+
+
+def test_a_disk_that_fills_up_after_all_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path) -> None:
+        raise OSError("problem writing element 4711 to file")  # as numpy says it, without a number
+
+    graph = SimpleNamespace(save_pretrained=full)
+    monkeypatch.setattr("transformers.exporters.exporter_onnx.OnnxExporter.export", lambda *_, **__: graph)
+    with pytest.raises(DiskFull, match="did not fit on the disk"):
+        ONNX.export(run_of("llama", tmp_path), tmp_path / "full", RUNTIME, Recorder())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
 def test_what_is_missing_is_named_with_the_command_that_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from bytes_tokenizer import sentence_piece
 from gguf.vocab import SpecialVocab
 from letters import parrot, tokenizer
 from pico import pico
@@ -21,6 +22,7 @@ from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import LocatedModel, locate, parse
 from finetune.models.saved import complete, public_name
 from finetune.models.spelling import name_base, spell_out
+from finetune.models.tokenizer_files import save_tokenizer
 from finetune.publish.merged import Merged
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
@@ -153,6 +155,16 @@ def test_only_what_changed_is_changed_in_a_tokenizers_settings(tmp_path: Path) -
         "additional_special_tokens": ["<|user|>"],
     }
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (tmp_path / "base" / "tokenizer.json").read_bytes()
+
+
+def test_a_sentence_piece_tokenizer_opens_texts_behind_marks_as_before(tmp_path: Path) -> None:
+    """Where files cannot be copied, transformers writes them without the key that says so."""
+    described = json.loads(sentence_piece().backend_tokenizer.to_str())["model"]
+    merges, marks = [tuple(pair) for pair in described["merges"]], {"unk_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    tokenizer = transformers.LlamaTokenizer(vocab=described["vocab"], merges=merges, legacy=True, pad_token="<pad>", **marks)
+    save_tokenizer(tokenizer, tmp_path, tmp_path / "saved")
+    assert tokenizer.tokenize("a</s>b") == ["▁", "a", "</s>", "▁", "b"]
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved").tokenize("a</s>b") == ["▁", "a", "</s>", "▁", "b"]
 
 
 def test_a_template_that_writes_the_end_token_itself_keeps_it(tmp_path: Path) -> None:

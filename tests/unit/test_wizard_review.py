@@ -155,6 +155,7 @@ def test_exported_files_may_go_along(along: bool | None, empty_folder: Path, mon
     out, sent = empty_folder / "out", []
     (out / "run").mkdir(parents=True)
     exported = [{"to": "gguf", "file": "out-Q4_0.gguf", "bytes": 77_000_000}, {"to": "onnx", "file": "model.onnx", "bytes": 5}]
+    exported = [{"folder": str(out), **each} for each in exported]
     (out / "run" / "export.json").write_text(json.dumps({"files": exported if along is not None else exported[1:]}))
 
     def plan(folder: Path, spec: UploadSpec, *, gguf: bool) -> None:
