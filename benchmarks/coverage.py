@@ -168,11 +168,11 @@ def studentised(case: Case, weights: Floats) -> tuple[Floats, Floats]:
     """Bootstrap-t (Efron 1979) of the pseudo-values."""
     whole, each = pseudo_values(case)
     rows = each.shape[1]
-    centre = each.mean(1)
-    means = weights @ each.T / rows
-    errors = np.sqrt(np.maximum(weights @ (each**2).T / rows - means**2, 0) / (rows - 1))
-    known = errors > 1e-9 * each.std(1)  # not of a resample whose rows are all alike
-    scaled = np.where(known, (means - centre) / np.maximum(errors, 1e-300), np.nan)
+    off = each - each.mean(1, keepdims=True)
+    means = weights @ off.T / rows
+    errors = np.sqrt(np.maximum(weights @ (off**2).T / rows - means**2, 0) / (rows - 1))
+    known = errors > 1e-6 * each.std(1)  # not of a resample whose rows are all alike; a difference of squares leaves 1e-8
+    scaled = np.where(known, means / np.maximum(errors, 1e-300), np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of trials whose rows are all alike
         low, high = np.nan_to_num(np.nanquantile(scaled, ENDS, axis=0))

@@ -168,10 +168,12 @@ def _scaled(each: Floats) -> tuple[float, float]:
     """Quantiles of (mean - true mean) / error over resamples of rows."""
     rows = len(each)
     weights = _resamples(rows)
-    means = weights @ each / rows
-    errors = np.sqrt(np.maximum(weights @ each**2 / rows - means**2, 0.0) / (rows - 1))
+    off = each - each.mean()
+    means = weights @ off / rows
+    squares = np.einsum("rk,rk->r", weights, (off - means[:, None]) ** 2)  # not a difference of squares, which rounding fills
+    errors = np.sqrt(squares / (rows * (rows - 1)))
     known = errors > 1e-9 * each.std()  # a resample of rows that are all alike has no error of its own, and says nothing
-    scaled = (means - each.mean())[known] / errors[known]
+    scaled = means[known] / errors[known]
     least, most = np.quantile(scaled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(least), float(most)
 

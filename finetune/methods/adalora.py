@@ -36,7 +36,7 @@ class AdaLoRA(Method):
     """
 
     title = "AdaLoRA"
-    summary = "LoRA that grows where it is needed: for runs of hundreds of steps"
+    summary = "LoRA whose ranks go where they help most: for runs of hundreds of steps"
     learning_rate = 5e-3  # each rank is a single number, which starts at zero
 
     class Spec(MethodSpec):

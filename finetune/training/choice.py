@@ -62,5 +62,6 @@ def in_words(chosen: Mapping[str, Any] | None) -> str:
     elif len(seen):
         said += ", the lowest"
     if chosen["stopped_after"]:
-        said += f"; stopped early, {chosen['stopped_after']} measurements after the lowest"
+        after = chosen["stopped_after"]
+        said += f"; stopped early, {after} measurement{'s' if after != 1 else ''} after the lowest"
     return said

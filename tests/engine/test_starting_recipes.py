@@ -74,6 +74,14 @@ def test_expert_and_student_are_measured_on_the_same_rows() -> None:
     assert (expert.dataset, expert.seed, expert.benchmark.rows) == (student.dataset, student.seed, student.benchmark.rows)
 
 
+def test_a_recipe_measures_what_its_comment_says() -> None:
+    for name in TASKS:
+        comment, _, text = starting_recipe(name).text.partition("\napproach")
+        metrics = Recipe.from_layers(yaml.safe_load(f"approach{text}")).benchmark.metrics
+        assert ("letter by letter" in comment) == ("exact_match" in metrics), name
+        assert ("how many labels are right" in comment) == ("accuracy" in metrics), name
+
+
 def test_every_recipe_says_for_whom_what_to_change_and_what_it_costs() -> None:
     for name in TASKS:
         comment = starting_recipe(name).text.partition("\napproach")[0]

@@ -222,9 +222,9 @@ def test_no_interval_reaches_beyond_what_a_score_can_be() -> None:
     assert math.isfinite(broken.high)
 
 
-def test_resamples_in_which_all_rows_are_alike_do_not_make_ends_infinite() -> None:
-    values = np.array([0.0] * 11 + [1.0])
+@pytest.mark.parametrize("usual", [0.0, 0.5, 2 / 3, 1 / 7, 1000.1])  # some of them are no sums of powers of two
+@pytest.mark.parametrize("rows", [8, 10, 12, 45])
+def test_resamples_in_which_all_rows_are_alike_say_nothing(usual: float, rows: int) -> None:
+    values = np.array([usual] * (rows - 1) + [usual - 0.1])
     low, high = interval_of(values[:, None], Statistic(values[:, None], first).of)
-    assert math.isfinite(low)
-    assert math.isfinite(high)
-    assert low <= 0 <= high
+    assert usual - 0.1 < low < values.mean() < high < usual + 0.1

@@ -24,6 +24,10 @@ USUAL: dict[str, Any] = {"step": 40, "of": 57, "loss": 1.83, "best_step": 40, "b
             {"last_step": 52, "stopped_after": 3},
             "step 40 of 57, held-out loss 1.83; the last step had 1.91; stopped early, 3 measurements after the lowest",
         ),
+        (
+            {"last_step": 44, "stopped_after": 1},
+            "step 40 of 57, held-out loss 1.83; the last step had 1.91; stopped early, 1 measurement after the lowest",
+        ),
     ],
 )
 def test_the_choice_in_words(changes: dict[str, Any], words: str) -> None:

@@ -13,7 +13,7 @@ from documents import PAGES, ROOT, blocks, our_arguments
 
 from finetune import Recipe, registry
 from finetune.arguments import parser
-from finetune.recipe import known_keys
+from finetune.recipe import known_keys, nested
 
 sys.path.insert(0, str(ROOT / "docs"))
 import pages
@@ -63,6 +63,21 @@ def test_the_tutorials_are_there_and_short_enough_to_follow() -> None:
         text = (ROOT / "docs" / name).read_text(encoding="utf-8")
         assert "\n## 1. " in text
         assert len(text.splitlines()) < 150
+
+
+@pytest.mark.parametrize("name", ["own-data.md", "smaller.md"])
+def test_what_a_tutorial_proposes_fits_the_recipe_that_it_made(name: str) -> None:
+    page = ROOT / "docs" / name
+    (recipe,) = (yaml.safe_load(block.text) for block in blocks(page, "yaml") if block.title)
+    proposed = 0
+    for line in page.read_text(encoding="utf-8").splitlines():
+        keys = [yaml.safe_load(span) for span in re.findall(r"`(\w+: \{[^`]+\})`", line)]
+        keys += [nested({key: yaml.safe_load(value)}) for key, value in re.findall(r"--set ([\w.]+)=([^ `]+)", line)]
+        for layer in keys:
+            kept = {key: value for key, value in recipe.items() if f"instead of `{key}`" not in line}
+            Recipe.from_layers(kept, layer)
+            proposed += 1
+    assert proposed >= 2
 
 
 def test_the_page_of_settings_has_every_key_with_its_meaning() -> None:
