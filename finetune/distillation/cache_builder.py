@@ -10,6 +10,7 @@ cache for a different teacher, different rows or (kind "gradient") a different s
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -40,7 +41,7 @@ from finetune.distillation.signals import Signal
 from finetune.distillation.teacher_pass import TeacherPass
 from finetune.errors import TrainingError
 from finetune.events import Notice, Progress, Recorder, Reporter
-from finetune.storage import PART, Lock, changed, check_room, file_hash, lock, unwritable_cache
+from finetune.storage import PART, Lock, NoLock, changed, check_room, file_hash, lock, unwritable_cache
 from finetune.training.head import Head, head_of
 
 SHARD_BYTES = 64 * 2**20
@@ -121,6 +122,10 @@ def _alone_in(folder: Path, reporter: Reporter) -> Lock:
     except Timeout:
         reporter.report(Notice(f"Another run is writing the teacher cache in {folder}; this one waits for it."))
         return lock(folder / ".lock")
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return NoLock()  # a cache that may only be read can be complete
 
 
 def _filled(answers: Answers, folder: Path, reporter: Reporter, others: Callable[[], None] | None) -> TeacherCache:

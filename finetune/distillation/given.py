@@ -72,6 +72,11 @@ def by_name(name: str | PathLike[str]) -> tuple[Any, Any]:
     return load_model(located, inspect(runtime)), load_tokenizer(located)
 
 
+def _has_rows(part: Any) -> bool:
+    """Whether this is a dataset, and no column of one."""
+    return hasattr(part, "column_names") or (isinstance(part, list) and bool(part) and isinstance(part[0], Mapping))
+
+
 def as_tokens(rows: Any, tokenizer: Any) -> Any:
     """Rows of tokens as they are, rows of text or those of a file as tokens; DatasetError for what is neither, or has no tokenizer."""
     from_file = isinstance(rows, str | PathLike)
@@ -79,7 +84,7 @@ def as_tokens(rows: Any, tokenizer: Any) -> Any:
         rows = rows_of_file(rows)
     if not hasattr(rows, "__getitem__") or (hasattr(rows, "__len__") and not len(rows) and not isinstance(rows, list)):
         return rows
-    if isinstance(rows, Mapping) and any(hasattr(part, "column_names") for part in rows.values()):
+    if isinstance(rows, Mapping) and any(_has_rows(part) for part in rows.values()):
         return {name: as_tokens(part, tokenizer) for name, part in rows.items()}  # several to evaluate on
     names = getattr(rows, "column_names", None)
     if isinstance(names, list):

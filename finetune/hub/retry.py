@@ -51,7 +51,7 @@ def _pause(error: BaseException, wait: float) -> float | None:
 
     status = status_of(error)
     if status is None:
-        return wait if isinstance(cause_of(error), errors.HTTPError) else None
+        return wait if isinstance(cause_of(error), errors.HTTPError | ConnectionError) else None  # the second from the storage client
     return pause_after(status, cause_of(error).response.headers.get("Retry-After", ""), wait)  # type: ignore[attr-defined]
 
 

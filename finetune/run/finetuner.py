@@ -294,6 +294,7 @@ class LLMFineTuner:
         from finetune.run.loading import load_result
         from finetune.run.result import final_scores
 
+        RunFolder.of(self.folder.output_dir, hint="Train first: train(), or run() for everything.")
         self.folder.check_unclaimed()  # before the long work
         if self.model is None:
             self.score_before()

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from finetune.errors import BadInput, FinetuneError, Interrupted, TrainingError
+from finetune.recipe import dotted
 from finetune.run.history import read_run
 from finetune.run.several import RunRow, table_of
 from finetune.run.sweep import SweepRun
@@ -19,6 +20,8 @@ from finetune.run_folder import FINISHED, RunFolder
 from finetune.runtime import RuntimeOptions
 from finetune.screen.live_run import execute, resume
 from finetune.screen.several import runs_table
+
+COMPARED = ("approach", "dataset", "method", "distillation", "training", "benchmark", "seed")  # models are pinned, or made
 
 
 def run_sweep(runs: Sequence[SweepRun], runtime: RuntimeOptions, console: Console) -> list[RunRow]:
@@ -63,6 +66,9 @@ def _one(run: SweepRun, runtime: RuntimeOptions, console: Console) -> None:
 
 
 def _same(run: SweepRun, folder: RunFolder) -> bool:
-    """Whether what was swept has these values there; the revisions that a run pins differ from the recipe it began as."""
-    there, wanted = read_run(folder.output_dir).recipe, run.recipe.model_dump(mode="json")
-    return all(there.get(part) == wanted[part] for part in ("approach", "method", "distillation", "training", "benchmark", "seed"))
+    """Whether the run there was asked for with the same keys; it has pinned revisions since, and found values for what is `auto`."""
+    there, wanted = (dict(dotted(recipe)) for recipe in (read_run(folder.output_dir).recipe, run.recipe.model_dump(mode="json")))
+    source = "dataset.source"
+    if str(there.pop(source, "")).partition("@")[0] != str(wanted.pop(source)).partition("@")[0]:
+        return False
+    return all(value in ("auto", there.get(key)) for key, value in wanted.items() if key.startswith(COMPARED))

@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from os import PathLike
 from pathlib import Path
 from typing import IO, Any
 
@@ -209,13 +210,14 @@ class ResumableTrainer(TogetherTrainer):
         if self.order is not None:
             self.order.pass_over()  # a new epoch draws an order of its own
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | PathLike[str] | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         self.loaded = None
-        folder = kwargs.get("resume_from_checkpoint")
-        if folder is not None and (Path(folder) / MANIFEST).is_file():
-            with _restoring(folder):
-                _check_trainer_state(Path(folder) / TRAINER_STATE)
-        return super().train(*args, **kwargs)
+        if isinstance(resume_from_checkpoint, PathLike):
+            resume_from_checkpoint = str(resume_from_checkpoint)
+        if isinstance(resume_from_checkpoint, str) and (Path(resume_from_checkpoint) / MANIFEST).is_file():
+            with _restoring(resume_from_checkpoint):
+                _check_trainer_state(Path(resume_from_checkpoint) / TRAINER_STATE)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def take_up_end(self, folder: Path) -> None:
         """Be as after the last step of a training that ended with this checkpoint: nothing is left to train. Raises CannotResume."""

@@ -263,19 +263,20 @@ def test_the_second_time_nothing_is_tokenised(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["rows-*/rows.arrow", "rows-*/facts.json", "tokens-*/train.arrow", "tokens-*/report.json"])
-@pytest.mark.parametrize("part", [0, 2])
-def test_what_is_damaged_in_the_cache_is_named_and_made_again_once_it_is_gone(name: str, part: int, tmp_path: Path) -> None:
+def test_what_is_damaged_in_the_cache_is_named_and_made_again_once_it_is_gone(name: str, tmp_path: Path) -> None:
     source = write(tmp_path / "rows.jsonl", pairs(20))
-    whole = prepare(tmp_path, source)
+    expected = prepare(tmp_path, source).train[:]
     (damaged,) = tmp_path.glob(f"**/{name}")
-    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // part] if part else b"")
-    if name.startswith("rows"):
+    content = damaged.read_bytes()[: damaged.stat().st_size // 2]
+    damaged.unlink()  # whoever still reads the file has it whole
+    damaged.write_bytes(content)
+    if name.startswith("rows"):  # else nobody reads them again
         shutil.rmtree(next(tmp_path.glob("**/tokens-*")))
     with pytest.raises(BadRow) as refused:
         prepare(tmp_path, source)
     assert refused.value.hint == f"Delete that folder, and it is made again: {damaged.parent}"
     shutil.rmtree(damaged.parent)
-    assert prepare(tmp_path, source).train[:] == whole.train[:]
+    assert prepare(tmp_path, source).train[:] == expected
 
 
 def test_a_copy_under_another_name_has_the_same_tokens_and_a_report_of_its_own(tmp_path: Path) -> None:

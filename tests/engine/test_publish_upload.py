@@ -232,6 +232,21 @@ def test_a_file_that_cannot_be_read_is_no_lost_connection() -> None:
     assert refused.value.hint == "Then finish with: the command"
 
 
+def test_a_connection_that_the_storage_client_lost_is_tried_again(monkeypatch) -> None:
+    from finetune.hub import retry
+
+    monkeypatch.setattr(retry.time, "sleep", lambda seconds: None)
+    answers = [ConnectionError("IO Error: broken pipe"), "sent"]
+
+    def ask():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert retry.with_retries(ask) == "sent"
+
+
 def test_hf_home_is_where_a_token_is_looked_for(hub, run, tmp_path):
     (tmp_path / "signed-in").mkdir()
     (tmp_path / "signed-in" / "token").write_text(WRITES)

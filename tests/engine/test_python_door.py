@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
 import warnings
@@ -98,6 +99,25 @@ def test_a_teacher_by_name_teaches_on_rows_of_text(shop: Workshop, tmp_path: Pat
     assert trainer.train_dataset[0] == tokens(PAIRS, tokenizer(chat=True))[0]
     assert trainer.train().global_step == 2
     assert trainer.last_parts["kl"] > 0
+
+
+def test_it_resumes_and_evaluates_as_every_trainer_does(tmp_path: Path) -> None:
+    def made(folder: Path) -> DistillationTrainer:
+        given = {"train_dataset": PAIRS, "eval_dataset": {"some": PAIRS[:4], "others": PAIRS[4:]}, "processing_class": tokenizer(chat=True)}
+        settings = arguments(folder, max_steps=4, save_strategy="steps", save_steps=2, train_sampling_strategy="random")
+        return DistillationTrainer(llama(seed=1), settings, teacher_model=llama(seed=3), **given)
+
+    whole, again = made(tmp_path / "whole"), made(tmp_path / "again")
+    whole.train()
+    assert {"eval_some_loss", "eval_others_kl"} <= whole.evaluate().keys()
+    again.train()
+    shutil.rmtree(tmp_path / "again" / "checkpoint-4")
+    for newest in (True, tmp_path / "again" / "checkpoint-2"):
+        resumed = made(tmp_path / "again")
+        assert resumed.train(resume_from_checkpoint=newest).global_step == 4
+        shutil.rmtree(tmp_path / "again" / "checkpoint-4")
+        for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
 
 
 def test_rows_of_text_are_the_tokens_that_a_recipe_would_prepare(shop: Workshop) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from workshop import Workshop
 
 from finetune import LLMFineTuner, Recipe
 from finetune.cli import main
+from finetune.distillation import cache_builder
 from finetune.distillation.cache_builder import build_cache
 from finetune.errors import Interrupted
 from finetune.events import Notice, Recorder
@@ -121,3 +123,14 @@ def test_two_runs_with_one_teacher_write_its_cache_one_after_the_other(tmp_path:
     assert done.wait(30)
     thread.join()
     assert (tmp_path / "index.json").is_file()
+
+
+def test_a_complete_teacher_cache_may_be_one_that_can_only_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher, rows = pico("llama", seed=1), pico_rows(6)
+    build_cache("hidden", teacher, rows, tmp_path)
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(cache_builder, "lock", refused)
+    assert build_cache("hidden", teacher, rows, tmp_path).rows == 6

@@ -18,7 +18,7 @@ def test_a_sweep_makes_a_run_for_each_value_and_a_table(
     shop = Workshop(tmp_path)
     monkeypatch.setenv("FINETUNE_CLI_CACHE", str(shop.runtime.cache_dir))
     recipe = tmp_path / "recipe.yaml"
-    layer = shop.distilling(benchmark={"rows": 12, "max_new_tokens": 8}, training={"epochs": 1, "batch_size": 6, "learning_rate": 0.01})
+    layer = shop.distilling(benchmark={"rows": 12, "max_new_tokens": 8}, training={"epochs": 1, "batch_size": 6})  # at a rate that is found
     layer["dataset"]["held_out"] = 0.5
     recipe.write_text(yaml.safe_dump(layer))
     command = ["run", str(recipe), "--set", "distillation.temperature=1,2", "--device", "cpu", "--dtype", "float32", "--json"]
@@ -35,6 +35,8 @@ def test_a_sweep_makes_a_run_for_each_value_and_a_table(
     assert "B beside A" in said.err
     assert main(command) == 0, "what is finished is kept"
     assert "is finished; it is kept." in capfd.readouterr().err
+    assert main([*command, "--set", "dataset.max_length=32"]) == 1
+    assert "has a run of another recipe" in capfd.readouterr().err.replace("\n", " ")
 
 
 def test_a_run_that_makes_its_model_worse_ends_with_exit_code_1_and_is_kept(

@@ -66,7 +66,8 @@ def test_values_that_no_key_has_are_refused_as_they_are() -> None:
 def test_a_sweep_goes_on_after_a_failure_keeps_what_is_finished_and_ends_in_a_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = combinations(["training.epochs=1,2,3"], lambda overrides: load([*overrides, f"output_dir={tmp_path / 'out'}"]))
+    asked = [f"output_dir={tmp_path / 'out'}", "dataset.source=shop/questions.jsonl"]
+    runs = combinations(["training.epochs=1,2,3"], lambda overrides: load([*overrides, *asked]))
     begun: list[str] = []
 
     def execute(recipe, runtime, console):
