@@ -61,16 +61,13 @@ def examine(
     Raises VocabularyMismatch if the two do not share a tokenizer, and there is no `reading` across the two.
     """
     findings = [*_about_rows(rows, tokenizer), *_about_student(student, rows)]
-    if teacher is not None and reading is not None:
-        findings += about_alignment(reading.measure(rows))
-        findings += _about_teacher(student, teacher, _read(reading, rows))
-        if not any(finding.level == "problem" for finding in findings):
-            findings += _about_level(student, teacher, _whole(held_out if held_out is not None else rows), reading)
-    elif teacher is not None:
-        findings += _about_tokens(student, teacher, tokenizer, teacher_tokenizer)
-        findings += _about_teacher(student, teacher, rows)
-        if not any(finding.level == "problem" for finding in findings):
-            findings += _about_level(student, teacher, held_out if held_out is not None else rows)
+    if teacher is None:
+        return findings
+    findings += about_alignment(reading.measure(rows)) if reading else _about_tokens(student, teacher, tokenizer, teacher_tokenizer)
+    findings += _about_teacher(student, teacher, _read(reading, rows) if reading else rows)
+    if not any(finding.level == "problem" for finding in findings):
+        compared = rows if held_out is None else held_out
+        findings += _about_level(student, teacher, _whole(compared) if reading else compared, reading)
     return findings
 
 

@@ -135,7 +135,7 @@ def _student(context: RunContext, places: Workplace) -> Any:
 
     home = context.located.home
     config = AutoConfig.from_pretrained(places.student, trust_remote_code=home.remote_code)
-    kind = auto_class(config, home.name, own_code=home.remote_code)
+    kind = auto_class(config, home)
     model: Any = kind.from_config(config, dtype=torch_dtype(context.machine), trust_remote_code=home.remote_code)
     use_fast_linear(model)
     model = model.to(context.whole_on).eval()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import ModelError
-from finetune.methods.inventory import Inventory, Part, tower_names
+from finetune.methods.inventory import PAST, ROUTER, Inventory, Part, tower_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,7 +37,7 @@ def linear_targets(model: PreTrainedModel) -> list[str]:
     """
     found = {part.leaf for part in Inventory.of(model).parts if not part.why and not part.experts}
     if not found:
-        raise ModelError(f"{type(model).__name__} has no linear layers for LoRA.", hint="Use --set method.kind=full.")
+        raise _no_layer(model)
     return sorted(found)
 
 
@@ -50,7 +50,7 @@ def find_targets(model: PreTrainedModel, wanted: str | Sequence[str], *, paramet
     if isinstance(wanted, str):
         chosen = [part for part in parts if not part.why]
         if not any(parameters or not part.experts for part in chosen):
-            raise ModelError(f"{type(model).__name__} has no linear layers for LoRA.", hint="Use --set method.kind=full.")
+            raise _no_layer(model)
         layers, experts = [part.name for part in chosen if not part.experts], [part.name for part in chosen if part.experts]
     else:
         layers, experts = _named(model, wanted, parts, parameters=parameters)
@@ -87,15 +87,18 @@ def _named(model: PreTrainedModel, wanted: Iterable[str], parts: Sequence[Part],
     by_name = {part.name: part for part in parts}
     for name in layers:
         if name in by_name and by_name[name].why:
-            reason = {"router": "it is a router", "past": "the model uses its weights without calling it"}.get(
-                by_name[name].why, "several layers use its weights"
-            )
+            reasons = {ROUTER: "it is a router", PAST: "the model uses its weights without calling it"}
+            reason = reasons.get(by_name[name].why, "several layers use its weights")
             raise ModelError(f"{name} cannot have an adapter: {reason}.", hint=_choices(model))
     return layers, experts
 
 
 def _is(name: str, wanted: str) -> bool:
     return name == wanted or name.endswith(f".{wanted}")
+
+
+def _no_layer(model: PreTrainedModel) -> ModelError:
+    return ModelError(f"{type(model).__name__} has no linear layers for LoRA.", hint="Use --set method.kind=full.")
 
 
 def _no_such_layer(model: PreTrainedModel, name: str) -> ModelError:

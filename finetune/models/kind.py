@@ -1,7 +1,7 @@
 """What kind of model a configuration describes, and so which class of transformers loads it: models of text, and those that also see.
 
 config = configuration(located)           # of the whole model, below any adapter
-auto_class(config, "my_model")            # AutoModelForCausalLM, AutoModelForImageTextToText, or a ModelError
+auto_class(config, located)               # AutoModelForCausalLM, AutoModelForImageTextToText, or a ModelError
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def configuration(located: LocatedModel) -> Any:
         return AutoConfig.from_pretrained(home.folder, trust_remote_code=home.remote_code, local_files_only=True)
 
 
-def auto_class(config: Any, name: str, *, own_code: bool = False) -> Any:
-    """The class that loads a model which continues text; of a model that also sees pictures the text part is used.
+def auto_class(config: Any, located: LocatedModel) -> Any:
+    """The class that loads a model of a configuration which continues text; of one that also sees pictures the text part is used.
 
     Raises ModelError for every other kind.
     """
@@ -39,8 +39,9 @@ def auto_class(config: Any, name: str, *, own_code: bool = False) -> Any:
         AutoModelForImageTextToText,
     )
 
-    if own_code:
+    if located.home.remote_code:
         return AutoModelForCausalLM
+    name = located.home.name
     text = config.get_text_config(decoder=True)
     if config.is_encoder_decoder or text.is_encoder_decoder:
         raise ModelError(

@@ -73,7 +73,7 @@ def load_model(
     logging.disable_progress_bar()  # the engine never draws
     with _one_sentence(located):
         config = AutoConfig.from_pretrained(located.folder, trust_remote_code=located.remote_code, local_files_only=True)
-        kind = auto_class(config, located.name, own_code=located.remote_code)
+        kind = auto_class(config, located)
         loaded: Any = kind.from_pretrained(
             located.folder,
             dtype=wanted,

@@ -39,14 +39,13 @@ def estimate_rounds(context: RunContext, shapes: Sequence[Shape], measured: Mapp
     last = estimate(rounds[-1], shapes[-1], {}, notes=notes)
     weight = 4 if first.dtype == "float32" else 2
     between = sum(shape.learning.parameters * weight for shape in shapes[:-1][:2])  # the next student is saved before the last one goes
-    assistants = len(further) if context.recipe.distillation.round_teacher == "previous" else 0
-    disk = first.disk_bytes + between + assistants * first.cache_bytes
+    until, assisted = context.recipe.distillation.until, context.recipe.distillation.round_teacher == "previous"
+    disk = first.disk_bytes + between + (len(further) * first.cache_bytes if assisted else 0)
     problems = [
         problem for problem in first.problems if problem != disk_problem(first.disk_bytes, first.free_disk, context.recipe.output_dir)
     ]
     if disk > first.free_disk:
         problems.append(disk_problem(disk, first.free_disk, context.recipe.output_dir))
-    until, assisted = context.recipe.distillation.until, context.recipe.distillation.round_teacher == "previous"
     # A student reads all rows once, forward alone: a third of a pass of its training. Its answers take as much room as its teacher's.
     asking = sum(plan.seconds for plan in (first, *further)[:-1]) / (3 * context.recipe.training.passes) if assisted else 0.0
     later = [{name: slower * seconds for name, seconds in plan.stages.items()} for plan in further]

@@ -25,7 +25,7 @@ def without_weights(located: LocatedModel, wanted: FromTeacher | None = None) ->
 
     home, config = located.home, configuration(located)
     with reading(home.name, ModelError, hint=AGAIN, what="cannot be loaded"):
-        kind = auto_class(config, home.name, own_code=home.remote_code)
+        kind = auto_class(config, home)
         build = partial(kind.from_config, trust_remote_code=home.remote_code)
         if wanted is not None:
             config = planned_student(config, wanted.amounts(), build)

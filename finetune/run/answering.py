@@ -59,10 +59,10 @@ def _load(context: RunContext, side: str) -> Any:
 
 def _import_its_code(located: LocatedModel) -> None:
     """A model without weights: what its program takes is no part of what the model takes."""
-    home, config = located.home, configuration(located)
-    kind = auto_class(config, home.name, own_code=home.remote_code)
+    config = configuration(located)
+    kind = auto_class(config, located)
     with torch.device("meta"):
-        kind.from_config(config, trust_remote_code=home.remote_code)
+        kind.from_config(config, trust_remote_code=located.home.remote_code)
 
 
 if __name__ == "__main__":

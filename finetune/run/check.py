@@ -44,15 +44,20 @@ def check_models(context: RunContext) -> None:
             f"Teacher and student are the same model, {context.located.name}.",
             hint="Make a smaller one from it: --set model.from_teacher.layers=0.67, or keep it close to itself: --set teacher=self",
         )
-    if tasks := context.recipe.benchmark.tasks:
-        with context.stage("tasks", "Finding the tasks") as done:
-            done(rows_of(load_tasks(tuple(tasks)), context.recipe.benchmark))
+    find_tasks(context)
     context.source.check(context)
     shapes_of(context)
     if context.recipe.grader:
         from finetune.run.grading import check_grading
 
         check_grading(context)
+
+
+def find_tasks(context: RunContext) -> None:
+    """Load the tasks of the benchmark, if there are any, and say how many rows of each are measured."""
+    if tasks := context.recipe.benchmark.tasks:
+        with context.stage("tasks", "Finding the tasks") as done:
+            done(rows_of(load_tasks(tuple(tasks)), context.recipe.benchmark))
 
 
 def check_engine(context: RunContext) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from finetune.benchmark.harness import check_tasks, load_tasks, rows_of
+from finetune.benchmark.harness import check_tasks
 from finetune.benchmark.intervals import change
 from finetune.benchmark.names import is_task
 from finetune.benchmark.scoring import Scores, benchmark_model, generations, intervals
@@ -26,6 +26,7 @@ from finetune.models.location import LocatedModel, locate
 from finetune.noise import hush
 from finetune.recipe import Recipe, dotted, parse_override
 from finetune.run.chat import asked_to_think
+from finetune.run.check import find_tasks
 from finetune.run.several import LETTERS
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
@@ -80,9 +81,7 @@ def measure_models(models: Sequence[str], recipe: Recipe, runtime: RuntimeOption
     check_tasks(recipe.benchmark)
     context = RunContext(recipe, runtime, Fanout(reporter))
     located = [locate(name, runtime, reporter) for name in models]
-    if recipe.benchmark.tasks:
-        with context.stage("tasks", "Finding the tasks") as done:
-            done(rows_of(load_tasks(tuple(recipe.benchmark.tasks)), recipe.benchmark))
+    find_tasks(context)
     rows = read_rows(recipe.dataset, runtime, reporter)
     chosen = drawn(rows, recipe.dataset, most=recipe.benchmark.rows, seed=recipe.seed)
     tokenizers = [load_tokenizer(each) for each in located]

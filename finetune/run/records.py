@@ -53,8 +53,7 @@ def _loads_with(located: LocatedModel) -> str:
     """The class of transformers that loads the model: another one where it also sees pictures."""
     from finetune.models.kind import auto_class, configuration
 
-    home = located.home
-    name: str = auto_class(configuration(home), home.name, own_code=home.remote_code).__name__
+    name: str = auto_class(configuration(located), located).__name__
     return name
 
 

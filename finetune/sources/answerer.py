@@ -33,11 +33,10 @@ class ModelAnswerer:
 
     def __init__(self, model: Any, tokenizer: Any, *, most: int, seed: int) -> None:
         from finetune.sources.writer import Writer
-        from finetune.training.decoding import stop_ids
 
         self.tokenizer, self.most, self.seed = tokenizer, most, seed
         self.options = prompt_options(tokenizer, thinking=False)
-        self.writer, self.stops = Writer(model, tokenizer), stop_ids(model, tokenizer)
+        self.writer = Writer(model, tokenizer)
 
     def answers(self, batch: int, chats: Sequence[Turns]) -> list[str | None]:
         asked = [self._ids(chat) for chat in chats]
@@ -46,16 +45,14 @@ class ModelAnswerer:
                 f"The teacher's context of {self.writer.context} tokens has no room for a prompt and an answer of {self.most} tokens.",
                 hint=f"Lower it: --set dataset.max_length={self.most}",
             )
-        seed = f"{self.seed} {batch} answers"
-        found = self.writer.continued(asked, stops=self.stops, most=self.most, seed=seed, temperature=TEMPERATURE)
-        return [str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip() if ended else None for tokens, ended in found]
+        return self.writer.answers(asked, most=self.most, seed=f"{self.seed} {batch} answers", temperature=TEMPERATURE)
 
     def _ids(self, chat: Turns) -> list[int]:
         try:
             text = render_chat(self.tokenizer, chat, add_generation_prompt=True, **self.options)
         except TemplateFailure as error:
             raise ModelError(f"The teacher cannot be given a prompt of the data: {error.message}", hint=OTHER) from None
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self.writer.ids(text)
 
 
 class ServerAnswerer:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from finetune.training.decoding import greedy, pad_left, pads_safely
+from finetune.training.decoding import greedy, pad_left, pads_safely, stop_ids
 from finetune.training.head import causal_lm, context_length, padding_id
 
 FEWEST_SHARED = 16  # tokens at the beginning of all prompts that are worth reading once
@@ -26,9 +26,17 @@ class Writer:
     TOP_P = 0.9
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.model, self.pad = model, padding_id(tokenizer, model)
-        self.context = context_length(model)
+        self.model, self.tokenizer, self.pad = model, tokenizer, padding_id(tokenizer, model)
+        self.stops, self.context = stop_ids(model, tokenizer), context_length(model)
         self._pads: bool | None = None
+
+    def ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def answers(self, prompts: Sequence[list[int]], *, most: int, seed: str, temperature: float) -> list[str | None]:
+        """The text of an answer to each prompt; None for one that does not end."""
+        found = self.continued(prompts, stops=self.stops, most=most, seed=seed, temperature=temperature)
+        return [str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip() if ended else None for tokens, ended in found]
 
     def continued(
         self, prompts: Sequence[list[int]], *, stops: Sequence[int], most: int, seed: str, temperature: float = 1.0

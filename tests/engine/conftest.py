@@ -1,4 +1,4 @@
-"""For tests that ask: a Hub on this machine with a base model, a finished run of it, a process that forks runs, a working folder."""
+"""For tests that ask: a Hub here with a base model, a finished run of it, a process that forks runs, a workshop, a working folder."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +35,12 @@ def run(tmp_path_factory, base):
 def forks() -> Iterator[Forks]:
     with Forks() as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """A file's workshop, unless the file furnishes its own."""
+    return Workshop(tmp_path_factory.mktemp("workshop"))
 
 
 @pytest.fixture

@@ -78,6 +78,11 @@ def pico(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **chan
     return model.to(dtype).eval()
 
 
+def deep(name: str, **changes: Any) -> Any:
+    """A pico model of six layers."""
+    return pico(name, **({"n_layer": 6} if name == "gpt2" else {"num_hidden_layers": 6}), **changes)
+
+
 def pico_rows(
     count: int, *, seed: int = 0, shortest: int = 4, longest: int = 20, vocabulary: int = VOCABULARY
 ) -> list[dict[str, list[int]]]:
@@ -121,6 +126,13 @@ def losses(trainer: Any) -> list[float]:
 
 def weights(model: Any) -> dict[str, torch.Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def model_gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a backward pass leaves at each parameter."""
+    model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 def assert_same_weights(one: Any, other: Any, *, tolerance: float) -> None:

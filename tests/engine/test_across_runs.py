@@ -11,7 +11,7 @@ import pytest
 from bytes_tokenizer import CHATML, CORPUS, byte_level
 from test_across_projected import sized
 from test_across_tokenizers import small_merges, word_piece
-from workshop import Workshop
+from workshop import Workshop, recorded
 
 from finetune.distillation.cache import TeacherCache
 from finetune.errors import FinetuneError, RecipeError, VocabularyMismatch
@@ -73,7 +73,7 @@ def test_spans_are_compared_approximately_and_called_so(shop: Workshop) -> None:
     assert plan.cache_bytes == 4 * plan.supervised_tokens
     scores = tuner.run().scores
     assert {"rougeL", "perplexity"} <= scores["after"].keys()
-    steps = [event for event in tuner.reporter.reporters[0].events if isinstance(event, TrainingStep)]
+    steps = [event for event in recorded(tuner).events if isinstance(event, TrainingStep)]
     assert all(step.parts.keys() == {"ce", "approximate_kl"} for step in steps)
     assert said in unescape((tuner.folder.run / "report.html").read_text(encoding="utf-8"))
     assert "which is approximate" in card_of(tuner.folder, repo=None)
@@ -97,7 +97,7 @@ def test_the_teacher_may_stay_in_memory_and_the_head_may_train(shop: Workshop) -
 def run(shop: Workshop, layer: dict[str, Any]) -> list[Any]:
     tuner = shop.tuner(layer)
     tuner.run()
-    return list(tuner.reporter.reporters[0].events)
+    return list(recorded(tuner).events)
 
 
 def test_without_the_setting_the_run_is_refused_and_the_hint_names_it(shop: Workshop) -> None:

@@ -22,11 +22,6 @@ GOOD = [{"prompt": f"say {letter}", "completion": f"{letter} {letter}"} for lett
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("workshop"))
-
-
-@pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that is fine in itself, but whose tokens mean something else."""
     folder, made = tmp_path_factory.mktemp("models") / "foreign", byte_level()

@@ -13,11 +13,11 @@ import torch
 from forks import Forks, job, log
 from safetensors.torch import load_file
 from several_processes import TOLERANCE, events_of
-from workshop import StopAt, Workshop, recorded
+from workshop import StopAt, Workshop, notices, recorded
 
 from finetune import LLMFineTuner, registry
 from finetune.errors import Interrupted, RecipeError
-from finetune.events import HeldOutLoss, Notice, Recorder, TrainingFinished, read_events
+from finetune.events import HeldOutLoss, Recorder, TrainingFinished, read_events
 from finetune.hardware.machine import inspect
 from finetune.models.load import load_model
 from finetune.models.location import locate
@@ -63,10 +63,6 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-def notices(tuner: LLMFineTuner) -> str:
-    return "\n".join(notice.text for notice in recorded(tuner).of(Notice))
-
-
 def loss_of(folder: Path, rows: Any, shop: Workshop) -> float:
     """Mean loss per supervised token of a saved model, as transformers computes it, a row at a time."""
     model = load_model(locate(str(folder), shop.runtime, Recorder()), inspect(shop.runtime), merge=False)
@@ -98,7 +94,7 @@ def test_with_every_method_the_saved_model_is_that_of_the_best_step(name: str, s
     saved = torch.load(tuner.folder.checkpoints / f"step-{best.step:08d}" / WEIGHTS, weights_only=True)
     assert saved
     said = f"Kept: step {best.step} of {STEPS}, held-out loss"
-    assert said in notices(tuner)
+    assert said in "\n".join(notices(tuner))
     assert in_words(kept) in (result.output_dir / "README.md").read_text()
     report = (result.output_dir / "run" / "report.html").read_text()
     assert "Held-out loss" in report
@@ -172,7 +168,7 @@ def test_a_training_that_ended_early_is_over_also_after_a_kill(shop: Workshop, m
     kept = whole.scores["kept"]
     assert kept["stopped_after"] == 2
     assert kept["last_step"] == whole.training["steps"] == kept["step"] + 4 < kept["of"]
-    assert f"Stopped early at step {kept['last_step']} of {kept['of']}" in notices(finished)
+    assert f"Stopped early at step {kept['last_step']} of {kept['of']}" in "\n".join(notices(finished))
     tuner = shop.tuner(layer(shop, training=changes))
     with monkeypatch.context() as patch:
         patch.setattr("finetune.run.rounds.save_model", lambda *_: sys.exit())
@@ -202,7 +198,7 @@ def test_a_damaged_best_checkpoint_is_named_and_the_last_step_kept(shop: Worksho
     tuner = shop.tuner(layer(shop))
     result = tuner.run()
     assert result.scores["kept"]["step"] == STEPS
-    assert "the best, cannot be used (weights.pt" in notices(tuner)
+    assert "the best, cannot be used (weights.pt" in "\n".join(notices(tuner))
 
 
 def test_short_runs_keep_the_last_step_and_all_their_rows_and_say_so(shop: Workshop) -> None:
@@ -213,13 +209,13 @@ def test_short_runs_keep_the_last_step_and_all_their_rows_and_say_so(shop: Works
     for changes, why in short:
         tuner = shop.tuner(layer(shop, training=changes))
         plan = tuner.plan()
-        assert why in notices(tuner)
+        assert why in "\n".join(notices(tuner))
         assert (plan.rows, tuner.data.report.deciding, tuner.data.deciding) == (25, 0, None)
         assert (tuner.recipe.training.keep, tuner.recipe.training.evaluates) == ("last", False)
         assert not [note for note in plan.notes if "held-out loss" in note]
     few = shop.tuner(layer(shop, dataset={**layer(shop)["dataset"], "samples": 20}))
     few.prepare_data()
-    assert "only 5 rows could be kept from training to measure it on, and 8 are the fewest" in notices(few)
+    assert "only 5 rows could be kept from training to measure it on, and 8 are the fewest" in "\n".join(notices(few))
     assert few.data.report.train == 15
 
 

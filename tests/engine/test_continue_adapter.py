@@ -17,7 +17,7 @@ from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from pico import pico
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from workshop import Workshop
+from workshop import Workshop, recorded
 
 from finetune import LLMFineTuner
 from finetune.cli import main
@@ -34,11 +34,6 @@ from finetune.run.finetuner import RunResult
 
 QUICK = {"training": {"epochs": 1}, "benchmark": {"rows": 4, "max_new_tokens": 4}}
 IDS = torch.tensor([[6, 7, 8, 9, 10, 11, 12]])
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("workshop"))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +61,7 @@ def test_it_begins_where_the_earlier_one_ended(first: RunResult, second: LLMFine
     scores = second.folder.read_json(second.folder.benchmark)
     for metric in ("perplexity", "rougeL"):
         assert scores["before"][metric] == pytest.approx(first.scores["after"][metric], rel=1e-6)
-    steps = [event.loss for event in second.reporter.reporters[0].of(TrainingStep)]  # type: ignore[attr-defined]
+    steps = [event.loss for event in recorded(second).of(TrainingStep)]
     assert steps[0] < 1.5 * first.training["final_loss"]
     assert scores["after"]["perplexity"] < scores["before"]["perplexity"]
 
@@ -89,7 +84,7 @@ def test_one_adapter_is_left_on_the_same_base_with_the_earlier_ones_shape(first:
 
 
 def test_the_plan_and_the_recipe_say_what_happens(first: RunResult, second: LLMFineTuner) -> None:
-    (planned,) = second.reporter.reporters[0].of(Planned)  # type: ignore[attr-defined]
+    (planned,) = recorded(second).of(Planned)
     assert any("continues the adapter run-1" in note and "optimizer" in note for note in planned.plan["notes"])
     assert any("r 4, alpha 12" in note and "r 16, alpha 32" in note for note in planned.plan["notes"])
     assert planned.plan["trainable_parameters"] == sum(value.numel() for value in weights(first.output_dir).values())
@@ -185,8 +180,8 @@ def test_experts_and_turned_layers_are_continued_too(architecture: str, shop: Wo
     assert {name: value.shape for name, value in before.items()} == {name: value.shape for name, value in after.items()}
     assert result.scores["before"]["perplexity"] == pytest.approx(earlier.scores["after"]["perplexity"], rel=1e-5)
     torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(result.output_dir)), logits(tuner.model), rtol=0, atol=1e-4)
-    (planned,) = tuner.reporter.reporters[0].of(Planned)  # type: ignore[attr-defined]
-    (ready,) = tuner.reporter.reporters[0].of(ModelReady)  # type: ignore[attr-defined]
+    (planned,) = recorded(tuner).of(Planned)
+    (ready,) = recorded(tuner).of(ModelReady)
     assert (planned.plan["linear_share"], planned.plan["trainable_parameters"]) == (ready.linear_share, ready.trainable_parameters)
     Merged.export(tuner.folder, tmp_path / "plain", shop.runtime, Recorder())
     torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "plain")), logits(tuner.model), rtol=0, atol=1e-3)

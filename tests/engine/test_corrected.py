@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from pico import Rows, arguments, assert_same_weights, losses, pico, pico_rows
-from test_distillation_trainer import batch_of, gradients, teacher_for
+from pico import Rows, arguments, assert_same_weights, losses, model_gradients, pico, pico_rows
+from test_distillation_trainer import batch_of, teacher_for
 from workshop import Workshop
 
 from finetune import Recipe
@@ -62,7 +62,7 @@ def test_the_loss_and_its_gradients_are_those_of_the_paper(alpha: float, by: flo
     trainer = DistillationTrainer(student, arguments(tmp_path), teacher_model=teacher, train_dataset=Rows(rows), **settings)
     ours, theirs = trainer.compute_loss(student, batch_of(rows)), textbook(student, teacher, rows, alpha, by)
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
-    mine, reference = gradients(student, ours), gradients(student, theirs)
+    mine, reference = model_gradients(student, ours), model_gradients(student, theirs)
     for name, gradient in reference.items():
         torch.testing.assert_close(mine[name], gradient, rtol=1e-5, atol=1e-7)
 

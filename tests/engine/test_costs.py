@@ -8,23 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from workshop import Workshop, model_folder
+from workshop import Workshop, model_folder, notices
 
 from finetune.benchmark.names import FEWEST_ROWS
-from finetune.events import Notice, Recorder
 from finetune.run import costs
 from finetune.run.costs import measure_costs
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("shop"))
-
-
-def notices(tuner) -> list[str]:
-    recorder = tuner.reporter.reporters[0]
-    assert isinstance(recorder, Recorder)
-    return [notice.text for notice in recorder.of(Notice)]
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -45,7 +47,7 @@ def naive_loss(name: str, student: Tensor, teacher: Tensor, alpha: float, temper
     return alpha * hard + (1 - alpha) * temperature**2 * naive_divergence(name, p, q).sum()
 
 
-def objective(name: str):
+def objective(name: str) -> Any:
     return registry.load("objectives", name)()
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from letters import tokenizer as letters_tokenizer
-from pico import NAMES, pico, pico_rows
+from pico import NAMES, deep, pico, pico_rows
 from transformers import AutoModelForCausalLM
 
 from finetune.distillation.cutting import kept_layers, layer_stack
@@ -24,10 +24,6 @@ from finetune.training.head import head_of
 
 ROWS = pico_rows(6)
 IDS = torch.arange(4, 24)[None]
-
-
-def deep(name: str, **changes: Any) -> Any:
-    return pico(name, **({"n_layer": 6} if name == "gpt2" else {"num_hidden_layers": 6}), **changes)
 
 
 def lazy_layer(model: Any, index: int) -> None:

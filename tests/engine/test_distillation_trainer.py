@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from letters import tokenizer as letters_tokenizer
-from pico import NAMES, VOCABULARY, Rows, arguments, assert_same_weights, losses, pico, pico_rows
+from pico import NAMES, VOCABULARY, Rows, arguments, assert_same_weights, losses, model_gradients, pico, pico_rows
 
 from finetune import registry
 from finetune.data.collator import Collator
@@ -86,12 +86,6 @@ def textbook(student: Any, teacher: Any, rows: list[dict], alpha: float, tempera
     return total / count
 
 
-def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    loss.backward()
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
-
-
 class TestTheLoss:
     @pytest.mark.parametrize("name", NAMES)
     def test_loss_and_gradients_are_the_textbook_ones(self, name: str, tmp_path) -> None:
@@ -100,7 +94,7 @@ class TestTheLoss:
         ours = trainer.compute_loss(student, batch_of(rows))
         theirs = textbook(student, teacher, rows, 0.3, 2.0)
         torch.testing.assert_close(ours, theirs, rtol=CLOSE, atol=0)
-        mine, reference = gradients(student, ours), gradients(student, theirs)
+        mine, reference = model_gradients(student, ours), model_gradients(student, theirs)
         assert mine.keys() == reference.keys()
         for parameter, gradient in reference.items():
             torch.testing.assert_close(mine[parameter], gradient, rtol=1e-5, atol=CLOSE)
@@ -138,7 +132,7 @@ class TestTheLoss:
         trainer = distiller(student, tmp_path, teacher=pico(name, dtype=torch.float64), alpha=0.0, objective=objective)
         loss = trainer.compute_loss(student, batch_of(pico_rows(4)))
         assert abs(float(loss.detach())) < 1e-9
-        assert all(gradient.abs().max() < 1e-9 for gradient in gradients(student, loss).values())
+        assert all(gradient.abs().max() < 1e-9 for gradient in model_gradients(student, loss).values())
 
     def test_masked_positions_change_nothing(self, tmp_path) -> None:
         student, teacher = pico("llama", dtype=torch.float64), teacher_for("llama")
@@ -152,8 +146,8 @@ class TestTheLoss:
             student = peft.get_peft_model(pico("phi3", dtype=torch.float64), peft.LoraConfig(target_modules=["qkv_proj"], **settings))
             teacher, rows = teacher_for("phi3"), pico_rows(4)
             trainer = distiller(student, tmp_path, teacher=teacher)
-            ours = gradients(student, trainer.compute_loss(student, batch_of(rows)))
-            theirs = gradients(student, textbook(student, teacher, rows, 0.5, 2.0))
+            ours = model_gradients(student, trainer.compute_loss(student, batch_of(rows)))
+            theirs = model_gradients(student, textbook(student, teacher, rows, 0.5, 2.0))
             assert ours.keys() == theirs.keys()
             assert any("lm_head" in name for name in ours) == bool(settings)
             for name, gradient in theirs.items():

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from letters import tokenizer
-from pico import NAMES, VOCABULARY, Rows, arguments, assert_same_weights, losses, pico, pico_rows
+from pico import NAMES, VOCABULARY, Rows, arguments, assert_same_weights, losses, model_gradients, pico, pico_rows
 from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, Trainer
 
 from finetune.data.collator import Collator
@@ -35,12 +35,6 @@ def batch_of(rows: list[dict], *, mask: bool = False, extra: int = 0) -> dict[st
     return {**padded, "length": torch.tensor([len(row["input_ids"]) for row in rows])}
 
 
-def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    loss.backward()
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
-
-
 def textbook(model: Any, rows: list[dict]) -> torch.Tensor:
     """Mean cross-entropy with each row alone: nothing is padded, nothing masked."""
     total, count = torch.zeros((), dtype=torch.float64), 0
@@ -60,7 +54,7 @@ def test_loss_and_gradients_are_those_of_full_logits_row_by_row(name: str, tmp_p
     ours = trainer.compute_loss(model, batch_of(rows))
     theirs = textbook(model, rows)
     torch.testing.assert_close(ours, theirs, rtol=CLOSE, atol=0)
-    mine, reference = gradients(model, ours), gradients(model, theirs)
+    mine, reference = model_gradients(model, ours), model_gradients(model, theirs)
     assert mine.keys() == reference.keys()
     for parameter, gradient in reference.items():
         torch.testing.assert_close(mine[parameter], gradient, rtol=1e-5, atol=CLOSE)
@@ -72,11 +66,11 @@ def test_more_padding_and_another_order_of_rows_change_nothing(name: str, tmp_pa
     trainer = trainer_of(model, tmp_path)
     rows = pico_rows(5)
     reference = trainer.compute_loss(model, batch_of(rows))
-    expected = gradients(model, reference)
+    expected = model_gradients(model, reference)
     for batch in (batch_of(rows, extra=9), batch_of(rows[::-1]), batch_of(rows, mask=True, extra=2)):
         loss = trainer.compute_loss(model, batch)
         torch.testing.assert_close(loss, reference, rtol=CLOSE, atol=0)
-        for parameter, gradient in gradients(model, loss).items():
+        for parameter, gradient in model_gradients(model, loss).items():
             torch.testing.assert_close(gradient, expected[parameter], rtol=1e-5, atol=CLOSE)
 
 
@@ -239,8 +233,8 @@ class TestAdapters:
                 torch.nn.init.normal_(parameter)
         rows = pico_rows(5)
         trainer = trainer_of(model, tmp_path)
-        ours = gradients(model, trainer.compute_loss(model, batch_of(rows)))
-        theirs = gradients(model, textbook(model, rows))
+        ours = model_gradients(model, trainer.compute_loss(model, batch_of(rows)))
+        theirs = model_gradients(model, textbook(model, rows))
         assert ours.keys() == theirs.keys()
         for name, gradient in theirs.items():
             torch.testing.assert_close(ours[name], gradient, rtol=1e-6, atol=1e-9)

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from workshop import StopAt, Workshop
+from workshop import StopAt, Workshop, recorded
 
 from finetune import LLMFineTuner, Recipe
 from finetune.benchmark.perplexity import answer_losses
@@ -31,11 +31,6 @@ from finetune.wizard.prompter import ScriptedPrompter
 TRAINING = {"train_seconds", "real_tokens", "tokens_per_second", "supervised_tokens", "peak_memory_bytes"}
 RECORDS = {"recipe.yaml", "recipe.schema.json", "environment.json", "events.jsonl", "data_report.json", "benchmark.json", "report.html"}
 METRICS = {"rouge1", "rouge2", "rougeL", "perplexity"}
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("workshop"))
 
 
 @pytest.fixture(scope="module")
@@ -251,8 +246,7 @@ def recipe_of(folder: Path) -> str:
 def test_the_base_model_is_measured_once_per_model_and_rows(shop: Workshop, tuned: tuple[LLMFineTuner, RunResult]) -> None:
     tuner = shop.tuner(shop.layer(training={"epochs": 1, "learning_rate": 1e-3}))
     tuner.train()
-    recorder = tuner.reporter.reporters[0]
-    assert isinstance(recorder, Recorder)
+    recorder = recorded(tuner)
     assert any("reused from an earlier run" in notice.text for notice in recorder.of(Notice))
 
 

@@ -25,11 +25,6 @@ from finetune.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("workshop"))
-
-
-@pytest.fixture(scope="module")
 def tuned(shop: Workshop) -> RunResult:
     return shop.tuner(shop.layer()).run()
 

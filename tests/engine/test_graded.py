@@ -39,11 +39,6 @@ from finetune.sources.grader import Grader
 from finetune.sources.server import Told
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("graded"))
-
-
 @pytest.fixture
 def server(shop: Workshop) -> Iterator[GradingServer]:
     with GradingServer(shop.model) as made:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from rich.console import Console
-from workshop import Workshop
+from workshop import Workshop, recorded
 
 from finetune.benchmark import harness
 from finetune.benchmark.gate import check_gate, gate
@@ -33,11 +33,6 @@ from finetune.screen.results import scores_table
 installed = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm_eval is not installed: pip install lm_eval")
 ANIMALS = ("cat", "dog", "cow", "hen", "owl", "fox", "ram", "bee", "ape")
 SOUNDS = ["meow", "woof", "moo the cow"]
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +126,7 @@ def test_a_run_has_the_tasks_before_and_after_in_table_report_card_and_gate(shop
     scores = tuner.run().scores
     printed = capfd.readouterr()
     assert "it/s" not in printed.err + printed.out, "the engine draws nothing, and lm_eval neither"
-    recorder = tuner.reporter.reporters[0]
+    recorder = recorded(tuner)
     assert "pets, 9 rows" in [event.summary for event in recorder.of(StageFinished)]
     for side in ("before", "after"):
         low, high = scores["intervals"][side]["pets/acc"]

@@ -8,8 +8,8 @@ from typing import Any
 import peft
 import pytest
 import torch
-from pico import Rows, arguments, assert_same_weights, pico, pico_rows
-from test_distillation_trainer import CLOSE, batch_of, gradients, textbook
+from pico import Rows, arguments, assert_same_weights, model_gradients, pico, pico_rows
+from test_distillation_trainer import CLOSE, batch_of, textbook
 from workshop import Workshop
 
 from finetune import Recipe
@@ -40,7 +40,7 @@ class TestTheTrainer:
         ours = trainer.compute_loss(student, batch_of(rows))
         theirs = textbook(student, pico("llama", dtype=torch.float64), rows, 0.3, 2.0)
         torch.testing.assert_close(ours, theirs, rtol=CLOSE, atol=0)
-        mine, reference = gradients(student, ours), gradients(student, theirs)
+        mine, reference = model_gradients(student, ours), model_gradients(student, theirs)
         assert mine.keys() == reference.keys()
         for name, gradient in reference.items():
             torch.testing.assert_close(mine[name], gradient, rtol=1e-5, atol=CLOSE)

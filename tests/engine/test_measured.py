@@ -25,11 +25,6 @@ FEW = ["benchmark.max_new_tokens=8", "dataset.max_length=64"]
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("shop"))
-
-
-@pytest.fixture(scope="module")
 def run(shop: Workshop) -> Path:
     tuner = shop.tuner(shop.layer(), {"benchmark": {"rows": 8, "speed": False}})
     tuner.run()

@@ -12,11 +12,11 @@ from letters import VOCABULARY, llama, tokenizer
 from pico_exports import model_of, tokenizer_of
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from workshop import Workshop, recorded
+from workshop import Workshop, notices
 
 from finetune import LLMFineTuner
 from finetune.errors import FinetuneError, ModelError, RecipeError
-from finetune.events import Notice, Recorder
+from finetune.events import Recorder
 from finetune.export.to_gguf import GGUF
 from finetune.hardware.machine import inspect
 from finetune.models.load import load_model
@@ -56,10 +56,6 @@ def changed(one: torch.Tensor, other: torch.Tensor) -> list[int]:
     return [int(row) for row in (one != other).any(1).nonzero().squeeze(1)]
 
 
-def notices(tuner: LLMFineTuner) -> str:
-    return "\n".join(notice.text for notice in recorded(tuner).of(Notice))
-
-
 @pytest.mark.parametrize("name", ["free", "tied"])
 @pytest.mark.parametrize("kind", ["lora", "qlora"])
 def test_beside_an_adapter_the_rows_of_new_tokens_learn_and_no_others(kind: str, name: str, shop: Workshop) -> None:
@@ -77,7 +73,7 @@ def test_beside_an_adapter_the_rows_of_new_tokens_learn_and_no_others(kind: str,
     read = AutoTokenizer.from_pretrained(result.output_dir)
     assert read("a cat")["input_ids"][-1] == CAT
     assert read.decode([CAT], skip_special_tokens=True) == "cat"
-    assert "The tokens 'cat', 'dog' are added" in notices(tuner)
+    assert "The tokens 'cat', 'dog' are added" in "\n".join(notices(tuner))
     saved = load_file(result.output_dir / "adapter_model.safetensors")
     assert not [part for part, rows in saved.items() if rows.shape[0] == VOCABULARY + 4], "no table is in the file, only rows"
     learned = [rows for part, rows in saved.items() if "trainable_tokens" in part]
@@ -195,7 +191,7 @@ def test_an_adapter_that_is_trained_further_keeps_its_tokens_and_gets_no_others(
     first = run_of(shop, "free").run()
     again = run_of(shop, "free", model=str(first.output_dir))
     result = again.run()
-    assert "'cat' is a token of the model already" in notices(again)
+    assert "'cat' is a token of the model already" in "\n".join(notices(again))
     one, two = (rows_of(AutoModelForCausalLM.from_pretrained(each.output_dir)) for each in (first, result))
     assert changed(one["in"], two["in"]) == [CAT, DOG]
     with pytest.raises(FinetuneError, match=r"dataset.add_tokens needs a new adapter"):

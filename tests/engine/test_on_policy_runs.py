@@ -32,11 +32,6 @@ def answers_need_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(practice, "CUT", 1.0)
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("practice"))
-
-
 def layer(shop: Workshop, **changes: Any) -> dict[str, Any]:
     more = {"training": TRAINING, "benchmark": BENCHMARK, "distillation": {"on_policy": SPEC, **changes.pop("distillation", {})}}
     return shop.distilling(**{**more, **changes})

@@ -18,11 +18,6 @@ HERE = Path(__file__).parent
 PLAIN = {"windows": "cp1252", "apple": "utf-8"}  # consoles; the questions are asked on a Japanese one
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("shop"))
-
-
 def start(
     system: str, shop: Workshop, *arguments: str, console: str | None = None, typed: str = "", folder: Path | None = None
 ) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from workshop import Workshop
+from workshop import Workshop, recorded
 
 from finetune.errors import OutputExists
 from finetune.events import Progress
@@ -21,11 +21,6 @@ from finetune.planning.measure import CLOSING, Measurement, measure_first
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may take longer than a person wants to wait."""
     monkeypatch.setattr(measure, "SECONDS", 150.0)
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.mark.parametrize("approach", ["fine-tuning", "distillation"])
@@ -65,7 +60,7 @@ def test_the_plan_goes_by_real_steps_and_nothing_is_left_behind(shop: Workshop, 
         dict.fromkeys(plan.methods, off), rel=1e-6
     )
     assert by_arithmetic.measured is None
-    assert tuner.reporter.reporters[0].of(Progress)  # type: ignore[union-attr]
+    assert recorded(tuner).of(Progress)
     tuner.folder.check_free()
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from pico import Rows, arguments, assert_same_weights, losses, pico, pico_rows
-from test_distillation_loss import ALPHAS, WEIGHTS, kl, naive_divergence
+from pico import Rows, arguments, assert_same_weights, losses, model_gradients, pico, pico_rows
+from test_distillation_loss import ALPHAS, WEIGHTS, kl, naive_divergence, objective
 from test_distillation_trainer import CLOSE, batch_of
 from test_engine_chunked_loss import LABELS, VOCABULARY, gradients, made, textbook_logits
 from torch import Tensor
@@ -35,10 +35,6 @@ TERMS: dict[str, dict[str, Any]] = {
     "layers": {"layers": [1, 2], "layers_weight": 0.3},
     "relations": {"relations": ["q", "k", "v"], "relations_weight": 0.3},
 }
-
-
-def objective(name: str) -> Any:
-    return registry.load("objectives", name)()
 
 
 def of_several(name: str, p: Tensor, qs: list[Tensor], weights: list[float]) -> Tensor:
@@ -242,12 +238,6 @@ def apart(name: str, student: Any, teacher: Any, row: dict[str, Any]) -> Tensor:
     return torch.stack(parts).mean(0).sum()
 
 
-def slopes(model: Any, loss: Tensor) -> dict[str, Tensor]:
-    model.zero_grad()
-    loss.backward()
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
-
-
 @pytest.mark.parametrize("name", registry.names("terms"))
 class TestTerms:
     def losses_of(self, name: str, folder: Any, batch: Any, teacher: Any) -> tuple[Any, list[Tensor], Any]:
@@ -264,7 +254,7 @@ class TestTerms:
         theirs = 0.3 * torch.stack([apart(name, student, teacher, row) for row in ROWS]).sum() / tokens
         assert theirs > 0.01
         torch.testing.assert_close(with_it - without, theirs, rtol=CLOSE, atol=0)
-        ours, plain, reference = slopes(student, with_it), slopes(student, without), slopes(student, theirs)
+        ours, plain, reference = model_gradients(student, with_it), model_gradients(student, without), model_gradients(student, theirs)
         for of, slope in ours.items():
             torch.testing.assert_close(slope - plain[of], reference.get(of, torch.zeros_like(slope)), rtol=10 * CLOSE, atol=CLOSE)
 

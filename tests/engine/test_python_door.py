@@ -31,11 +31,6 @@ from finetune.training.callbacks import ReportSteps
 PAIRS = [{"prompt": f"say {word}", "completion": f"{word} {word}"} for word in ("cat", "dog", "bird", "fish", "cow", "hen", "fox", "owl")]
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("workshop"))
-
-
 def test_the_package_lists_what_it_has() -> None:
     for name in ("LLMFineTuner", "Recipe", "DistillationTrainer", "RuntimeOptions", "FinetuneError", "__version__"):
         assert name in dir(finetune)

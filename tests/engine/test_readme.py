@@ -34,11 +34,6 @@ def commands(document: str = README) -> list[str]:
     return sorted({re.sub(r"#.*", "", command).strip() for command in found})
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("workshop"))
-
-
 @pytest.fixture
 def place(place: Path, shop: Workshop) -> Path:
     """The working folder, with my_rows.jsonl."""

@@ -27,11 +27,6 @@ STEPS = 8
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("resumed"))
-
-
-@pytest.fixture(scope="module")
 def whole(shop: Workshop) -> RunResult:
     """The run that nothing interrupts."""
     return shop.tuner(shop.layer(training=TRAINING)).run()

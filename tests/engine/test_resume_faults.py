@@ -30,11 +30,6 @@ TRAINING = {"epochs": 3, "batch_size": 3, "gradient_accumulation": 2, "learning_
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("faults"))
-
-
-@pytest.fixture(scope="module")
 def undisturbed(forks: Forks, shop: Workshop) -> dict[str, Any]:
     layer = shop.layer(training=TRAINING)
     assert forks.run(job(shop, layer)) == 0, log(shop)

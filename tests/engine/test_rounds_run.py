@@ -19,7 +19,7 @@ from letters import llama, tokenizer
 from rich.console import Console
 from several_processes import TOLERANCE, compare
 from transformers import AutoModelForCausalLM
-from workshop import Workshop, model_folder
+from workshop import Workshop, model_folder, recorded
 
 from finetune import LLMFineTuner, RunResult
 from finetune.benchmark.report.records import read_records
@@ -113,8 +113,7 @@ def test_each_round_is_scored_and_shown(whole: tuple[LLMFineTuner, RunResult, di
         for number, each in enumerate(rounds, 1):
             assert f"Round {number}: {each['layers']} layers" in text
             assert f"{each['scores']['kl']:.3f}" in text
-    recorder = tuner.reporter.reporters[0]
-    assert isinstance(recorder, Recorder)
+    recorder = recorded(tuner)
     assert [(event.number, event.rounds, event.layers, event.steps) for event in recorder.of(RoundFinished)] == [(1, 3, 5, 4), (2, 3, 4, 4)]
     assert [step["step"] for step in read_records(tuner.folder).steps] == list(range(1, STEPS * len(ROUNDS) + 1))
     assert recorder.of(TrainingFinished)[-1].steps == STEPS * len(ROUNDS)

@@ -10,12 +10,12 @@ import pytest
 from letters import llama, tokenizer
 from rich.console import Console
 from transformers import AutoModelForCausalLM
-from workshop import Workshop
+from workshop import Workshop, recorded
 
 from finetune import LLMFineTuner
 from finetune.benchmark.scoring import chosen_rows
 from finetune.errors import RecipeError
-from finetune.events import Notice, Recorder
+from finetune.events import Notice
 from finetune.publish.card import card_of
 from finetune.recipe import Recipe, read_yaml
 from finetune.run import round_check, rounds
@@ -80,8 +80,7 @@ def test_the_last_student_that_keeps_enough_is_the_result(shop: Workshop, told: 
         assert "keeps 92 % of its teacher on the rows to decide by, the result" in text
         assert "keeps 60 % of its teacher on the rows to decide by" in text
     assert "4 of 6 layers (" in card
-    recorder = tuner.reporter.reporters[0]
-    assert isinstance(recorder, Recorder)
+    recorder = recorded(tuner)
     said = "The student of round 2, with 4 layers, is the result: it keeps 92 % of its teacher; with 3 layers it is 60 %"
     assert any(notice.text.startswith(said) for notice in recorder.of(Notice))
     assert not tuner.folder.rounds.exists()
@@ -98,8 +97,7 @@ def test_where_none_keeps_enough_or_all_do(retention: float, result: int, measur
     assert told == measured
     assert AutoModelForCausalLM.from_pretrained(found.output_dir).config.num_hidden_layers == result
     assert [each["layers"] for each in found.scores["rounds"] if each["result"]] == [result]
-    recorder = tuner.reporter.reporters[0]
-    assert isinstance(recorder, Recorder)
+    recorder = recorded(tuner)
     assert any(notice.text.startswith("No student keeps 99 %") for notice in recorder.of(Notice)) == (retention == 0.99)
 
 

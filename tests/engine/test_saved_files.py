@@ -41,11 +41,6 @@ END = 5  # <|end|>, which the chat template writes behind an answer; the tokeniz
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("workshop"))
-
-
-@pytest.fixture(scope="module")
 def saved(shop: Workshop) -> dict[str, Path]:
     """One folder of each kind that the program writes."""
     adapter = shop.tuner(shop.layer()).run().output_dir

@@ -31,11 +31,6 @@ LONG = {"epochs": 200, "batch_size": 6, "learning_rate": 0.001, "save_every": 1}
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("processes"))
-
-
-@pytest.fixture(scope="module")
 def undisturbed(forks: Forks, shop: Workshop) -> dict[str, Any]:
     """A run of one process."""
     layer = layer_of(shop, "lora")

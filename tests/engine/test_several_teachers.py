@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from workshop import Workshop, model_folder
+from workshop import Workshop, model_folder, recorded
 
 from finetune import LLMFineTuner, RunResult
 from finetune.distillation.pair_checks import contradictions
@@ -83,7 +83,7 @@ def test_teachers_are_loaded_one_after_another_and_caches_serve_other_weights(sh
     tuner = shop.tuner(shop.distilling(**teachers(shop, {"weight": 1}, {"weight": 5})))
     tuner.run()
     assert {path: path.stat().st_mtime_ns for path in (shop.runtime.cache_dir / "teachers").rglob("*")} == caches
-    titles = [event.title for event in tuner.reporter.reporters[0].of(StageStarted)]
+    titles = [event.title for event in recorded(tuner).of(StageStarted)]
     assert "Loading the teacher 2 of 2" in titles
 
 

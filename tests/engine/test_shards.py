@@ -26,11 +26,6 @@ from finetune.training.step_count import divided
 CASES = ["full", "hidden cache"]  # the last step of an epoch of the second has one row; all: benchmarks/processes.py --shard
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("shards"))
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_two_halves_make_the_run_of_one(name: str, forks: Forks, shop: Workshop) -> None:
     layers = [layer_of(shop, name), layer_of(shop, name)]

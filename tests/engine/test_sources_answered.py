@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from babble import babbling_folder
 from completions_server import MODEL, CompletionsServer
-from workshop import Workshop, recorded
+from workshop import Workshop, recorded, synthetic
 
 from finetune import LLMFineTuner
 from finetune.errors import EmptyDataset, FinetuneError, ModelError, RecipeError, UnknownFormat
@@ -22,11 +22,6 @@ from finetune.sources import server as server_module
 from finetune.sources.account import BudgetUsedUp
 
 WORDS = ("cat", "dog", "bird", "fish", "cow", "hen", "fox", "owl")
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("answered"))
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +61,6 @@ def tuner_of(layer: dict[str, Any], cache: Path) -> LLMFineTuner:
 
 def served(server: CompletionsServer, **more: Any) -> dict[str, Any]:
     return {"server": server.address, "model": MODEL, **more}
-
-
-def synthetic(tuner: LLMFineTuner) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in tuner.folder.synthetic.read_text().splitlines()]
 
 
 def test_a_server_answers_the_prompts_of_a_file_and_a_model_learns_it(shop: Workshop, server: CompletionsServer, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from babble import babbling_folder, writing
 from letters import llama, tokenizer
-from workshop import Workshop
+from workshop import Workshop, recorded, synthetic
 
 from finetune import LLMFineTuner
 from finetune.cli import main
@@ -19,11 +19,6 @@ from finetune.events import Notice, Planned, Progress, Recorder, RowsWritten
 from finetune.runtime import RuntimeOptions
 from finetune.sources import author
 from finetune.sources.written import Written
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("writing"))
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +41,6 @@ def whole(shop: Workshop, talker: Path) -> LLMFineTuner:
     return tuner
 
 
-def synthetic(tuner: LLMFineTuner) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in tuner.folder.synthetic.read_text().splitlines()]
-
-
 def elsewhere(shop: Workshop, place: Path, layer: dict[str, Any]) -> LLMFineTuner:
     """A tuner that finds nothing in its cache."""
     return LLMFineTuner(layer, reporter=Recorder(), runtime=RuntimeOptions(device="cpu", dtype="float32", cache_dir=place))
@@ -61,8 +52,7 @@ def test_the_rows_become_an_ordinary_dataset_and_everything_is_counted(whole: LL
     assert {row["seed"] for row in rows} == {42}
     assert {row["teacher"] for row in rows} == {str(talker)}
     assert all(row["identity"] and row["prompt"] and row["completion"] for row in rows)
-    recorder = whole.reporter.reporters[0]
-    assert isinstance(recorder, Recorder)
+    recorder = recorded(whole)
     (event,) = recorder.of(RowsWritten)
     assert event.kept >= 24
     assert event.tried % 8 == 0
@@ -137,8 +127,7 @@ def test_rows_that_are_in_the_cache_are_not_written_again(shop: Workshop, talker
     assert not again.folder.run.exists()
     again.train()
     assert synthetic(again) == synthetic(whole)
-    recorder = again.reporter.reporters[0]
-    assert isinstance(recorder, Recorder)
+    recorder = recorded(again)
     assert not recorder.of(RowsWritten)
 
 
@@ -174,8 +163,7 @@ def test_a_plan_writes_nothing_and_says_what_will_be_written(shop: Workshop, tal
     with pytest.raises(RecipeError, match="Nothing can be measured before the rows are written"):
         tuner.plan(measure=True)
     tuner.run()
-    recorder = tuner.reporter.reporters[0]
-    assert isinstance(recorder, Recorder)
+    recorder = recorded(tuner)
     (planned,) = recorder.of(Planned)
     assert planned.plan["making"] is None
     assert planned.plan["tokens"] == tuner.data.report.train_tokens, "of the rows that were written"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 from completions_server import MODEL, CompletionsServer
-from workshop import Workshop, recorded
+from workshop import Workshop, recorded, synthetic
 
 from finetune import LLMFineTuner
 from finetune.errors import EmptyDataset, FinetuneError, ModelError, ModelNotFound, RecipeError
@@ -21,11 +20,6 @@ from finetune.sources import server as server_module
 from finetune.sources.account import BudgetUsedUp
 
 KEY = "not-to-be-seen-anywhere-0123456789"
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("served"))
 
 
 @pytest.fixture
@@ -44,10 +38,6 @@ def tuner_of(shop: Workshop, cache: Path, server: CompletionsServer, teacher: di
     rows = {"source": "generated", "samples": 20, "max_length": 64, "held_out": 0.25, **dataset}
     layer = shop.layer(teacher=told, dataset=rows, training={"epochs": 1, "batch_size": 6, "learning_rate": 0.01})
     return LLMFineTuner(layer, reporter=Recorder(), runtime=RuntimeOptions(device="cpu", dtype="float32", cache_dir=cache))
-
-
-def synthetic(tuner: LLMFineTuner) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in tuner.folder.synthetic.read_text().splitlines()]
 
 
 def test_a_model_learns_what_a_server_writes(shop: Workshop, server: CompletionsServer, tmp_path: Path) -> None:

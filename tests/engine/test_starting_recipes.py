@@ -18,11 +18,6 @@ from finetune.starting import TASKS, starting_recipe, starting_recipes
 OWN_DATA = ("documents", "support-answers", "classification", "structured-output")
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("workshop"))
-
-
 @pytest.fixture
 def place(place: Path) -> Path:
     """The working folder, with the files that the recipes ask for."""

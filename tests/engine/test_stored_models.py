@@ -10,7 +10,7 @@ import pytest
 import torch
 from letters import llama, tokenizer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-from workshop import Workshop
+from workshop import Workshop, recorded
 from zoo import save
 
 from finetune.errors import ModelError, RecipeError
@@ -113,9 +113,9 @@ class TestTokensWithoutAnEmbedding:
         notes = tuner.plan().notes
         assert notes == ["The tokenizer has 37 tokens and the embeddings of base have 36 rows: <image> cannot be used, and no row uses it."]
         tuner.run()
-        reported = [event for event in tuner.reporter.reporters[0].events if isinstance(event, Planned)]
+        reported = [event for event in recorded(tuner).events if isinstance(event, Planned)]
         assert reported[0].plan["notes"] == notes
-        assert not [event for event in tuner.reporter.reporters[0].events if isinstance(event, Notice) and event.level == "warning"]
+        assert not [event for event in recorded(tuner).events if isinstance(event, Notice) and event.level == "warning"]
 
     def test_a_smaller_tokenizer_is_fine(self, shop: Workshop) -> None:
         llama(vocabulary=64).save_pretrained(shop.model)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from letters import llama, tokenizer
 from transformers import AutoModelForCausalLM
-from workshop import Workshop
+from workshop import Workshop, recorded
 
 from finetune.errors import RecipeError
-from finetune.events import Notice, Recorder
+from finetune.events import Notice
 from finetune.publish.card import card_of
 from finetune.recipe import Recipe, read_yaml
 
@@ -41,8 +41,7 @@ def test_what_was_left_open_is_decided_said_and_written_down_and_the_recipe_repe
     assert planned.parameters == pytest.approx(facts["parameters"], rel=0.1)
     assert planned.speed_up
     assert planned.speed_up > 1
-    reporter = tuner.reporter.reporters[0]
-    assert isinstance(reporter, Recorder)
+    reporter = recorded(tuner)
     said = " ".join(notice.text for notice in reporter.of(Notice))
     assert "students of this size it is the closest" in said
     assert f"Learning rate {facts['learning_rate']:g}: the student begins at a KL of {facts['kl']:.2f}" in said

@@ -6,11 +6,10 @@ import math
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from pico import NAMES, pico, pico_rows
+from pico import NAMES, deep, pico, pico_rows
 from transformers import AutoModelForCausalLM
 
 from finetune import registry
@@ -49,10 +48,6 @@ REFUSED: dict[tuple[str, str], str] = {
     ("mixtral", "ffn"): "it is a mixture of experts",
     ("mixtral", "several"): "it is a mixture of experts",
 }
-
-
-def deep(name: str, **changes: Any) -> Any:
-    return pico(name, **({"n_layer": 6} if name == "gpt2" else {"num_hidden_layers": 6}), **changes)
 
 
 def test_every_way_has_a_key_of_the_recipe_and_a_test() -> None:

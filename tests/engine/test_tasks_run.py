@@ -25,11 +25,6 @@ PRACTISING = [name for name, task in TASKS.items() if task.practises]
 SHORT = {"benchmark": {"rows": 4, "max_new_tokens": 4, "speed": False}}
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("tasks"))
-
-
 def layer(shop: Workshop, task: str, **changes: Any) -> dict[str, Any]:
     own = {"on_policy": {"tokens": 8, "refresh": 12}} if TASKS[task].practises else {}
     return shop.distilling(**{**SHORT, "distillation": {"task": task, **own}, **changes})

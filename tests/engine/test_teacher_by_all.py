@@ -116,11 +116,6 @@ def caches(shop: Workshop, name: str) -> dict[str, dict[str, bytes]]:
     return {folder.name: files(folder) for folder in (shop.folder / name / "teachers").iterdir() if folder.name != "asked"}
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("teachers"))
-
-
 CASES: dict[str, Any] = {
     "hidden": {"distillation": {"cache": "hidden"}},
     "gradient": {"distillation": {"cache": "gradient"}, "method": {"kind": "lora", "dropout": 0.0}, "model": "smaller"},

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 from letters import VOCABULARY
-from pico import NAMES, Rows, arguments, assert_same_weights, pico, pico_rows
+from pico import NAMES, Rows, arguments, assert_same_weights, model_gradients, pico, pico_rows
 from rich.console import Console
 from safetensors.torch import load_file
-from test_distillation_trainer import batch_of, gradients
+from test_distillation_trainer import batch_of
 from test_itself import adapted
 from test_resume import StopAt, resumed
 from transformers import BloomConfig, BloomForCausalLM
@@ -189,7 +189,7 @@ class TestTheTrainer:
             more: dict[str, Any] = {"teacher_model": pico("llama", seed=7, dtype=torch.float64), "train_dataset": Rows(rows)}
             trainer = DistillationTrainer(student, arguments(tmp_path), features=ALL, **more)
             assert not checkpointed or trainer.checkpoint_activations()
-            found.append(gradients(student, trainer.compute_loss(student, batch_of(rows))))
+            found.append(model_gradients(student, trainer.compute_loss(student, batch_of(rows))))
         for name, gradient in found[0].items():
             torch.testing.assert_close(found[1][name], gradient, rtol=1e-9, atol=1e-12)
 
@@ -201,7 +201,7 @@ class TestTheTrainer:
             found.append((trainer.compute_loss(student, batch_of(rows)), student))
         (one, first), (other, second) = found
         torch.testing.assert_close(one, other, rtol=1e-7, atol=0)
-        ours, theirs = gradients(first, one), gradients(second, other)
+        ours, theirs = model_gradients(first, one), model_gradients(second, other)
         for name, gradient in ours.items():
             torch.testing.assert_close(theirs[name], gradient, rtol=1e-6, atol=1e-8)
 
@@ -244,11 +244,6 @@ class TestTheTrainer:
         assert not len(trainer.features.maps)
         trainer.train()
         assert trainer.last_parts["relations"] > 0
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("terms"))
 
 
 QUICK = {"epochs": 1, "batch_size": 6, "learning_rate": 0.01, "save_every": 1}

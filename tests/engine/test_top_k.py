@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pico import Rows, arguments, assert_same_weights, losses, pico, pico_rows
-from test_distillation_loss import naive_divergence
+from test_distillation_loss import naive_divergence, objective
 from test_engine_chunked_loss import HEADS, LABELS, VOCABULARY, gradients, made, textbook_logits
 from torch import Tensor
 
@@ -25,10 +25,6 @@ ROW = VOCABULARY * 8
 BUDGET: dict[str, int] = {"chunk_bytes": ROW * 12, "block_bytes": ROW * 3}
 OBJECTIVES = registry.names("objectives")
 ROWS = pico_rows(8)
-
-
-def objective(name: str) -> Any:
-    return registry.load("objectives", name)()
 
 
 def told(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:

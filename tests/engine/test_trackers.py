@@ -16,11 +16,6 @@ from finetune.training import trackers
 TRAINING = {"epochs": 2, "batch_size": 6, "learning_rate": 0.01}
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("trackers"))
-
-
 def test_tensorboard_gets_the_loss_of_every_step_and_keeps_it_with_the_run(shop: Workshop) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     tuner = shop.tuner(shop.layer(training={**TRAINING, "report_to": "tensorboard"}))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from completions_server import MODEL, CompletionsServer
 from grading_server import GradingServer
-from workshop import Workshop
+from workshop import Workshop, synthetic
 
 from finetune import LLMFineTuner
 from finetune.events import Recorder
@@ -26,11 +26,6 @@ from finetune.wizard.undo import Rewind
 
 SMALL = {"training.epochs": "1", "training.batch_size": "6", "training.learning_rate": "0.01"}
 ADVANCED = {"advanced": True, "dataset.max_length": "64", "dataset.held_out": "0.25", "benchmark.rows": "4", "benchmark.speed": False}
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("written"))
 
 
 @pytest.fixture
@@ -53,10 +48,6 @@ def asked(runtime: RuntimeOptions, server: CompletionsServer, answers: dict[str,
     return recipe
 
 
-def written(tuner: LLMFineTuner) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in tuner.folder.synthetic.read_text().splitlines()]
-
-
 def test_rows_that_a_server_writes_are_learned_and_the_recipe_repeats_it(
     shop: Workshop, server: CompletionsServer, runtime: RuntimeOptions
 ) -> None:
@@ -67,7 +58,7 @@ def test_rows_that_a_server_writes_are_learned_and_the_recipe_repeats_it(
     assert f"20 rows by {MODEL} at 127.0.0.1" in table
     assert "tokens of the server topic: birds; examples: " in table
     result = tuner.run()
-    rows = written(tuner)
+    rows = synthetic(tuner)
     assert (len(rows), result.training["steps"]) == (20, 3)
     assert all("birds" in chat["messages"][0]["content"] and "say " in chat["messages"][-1]["content"] for chat in server.asked[:16])
     save(recipe, Path("again.yaml"))
@@ -82,7 +73,7 @@ def test_prompts_alone_are_answered_and_learned(shop: Workshop, server: Completi
     recipe = asked(runtime, server, {"teacher": None, "model": "another", "model.name": str(shop.model), "dataset.source": "prompts.jsonl"})
     tuner = LLMFineTuner(recipe, reporter=Recorder(), runtime=runtime)
     assert tuner.run().training["steps"] > 1
-    rows = written(tuner)
+    rows = synthetic(tuner)
     assert {row["messages"][0]["content"] for row in rows} <= {*prompts}
     assert len(rows) > 20
 
@@ -96,4 +87,4 @@ def test_a_server_writes_rows_and_then_grades_them(shop: Workshop, runtime: Runt
         assert recipe.grader.likeliest == 5
         tuner = LLMFineTuner(recipe, reporter=Recorder(), runtime=runtime)
         assert tuner.run().training["steps"] == 3
-        assert len(written(tuner)) == 20
+        assert len(synthetic(tuner)) == 20

@@ -16,7 +16,7 @@ import torch
 from letters import llama, tokenizer
 
 from finetune import LLMFineTuner, Recipe, RuntimeOptions
-from finetune.events import Recorder, TrainingStep
+from finetune.events import Notice, Recorder, TrainingStep
 
 torch.set_num_threads(1)  # threads cost more than they give at this size
 
@@ -85,3 +85,13 @@ def recorded(tuner: LLMFineTuner) -> Recorder:
     """What a tuner has reported to its Recorder."""
     (recorder,) = (reporter for reporter in tuner.reporter.reporters if isinstance(reporter, Recorder))
     return recorder
+
+
+def notices(tuner: LLMFineTuner) -> list[str]:
+    """What a tuner has said."""
+    return [notice.text for notice in recorded(tuner).of(Notice)]
+
+
+def synthetic(tuner: LLMFineTuner) -> list[dict[str, Any]]:
+    """The rows that were written for a tuner."""
+    return [json.loads(line) for line in tuner.folder.synthetic.read_text().splitlines()]
