@@ -15,7 +15,7 @@ from rich.console import Console
 from finetune.errors import Interrupted
 from finetune.recipe import Recipe
 from finetune.run.resume import find
-from finetune.run_folder import TRAINING, RunFolder
+from finetune.run_folder import FINISHED, TRAINING, RunFolder
 from finetune.runtime import RuntimeOptions
 from finetune.screen.console import people
 from finetune.screen.keys import still_keys
@@ -71,6 +71,9 @@ def _carry_out(
 
 def _stopped(folder: RunFolder, ours: bool) -> Interrupted:
     """What Ctrl-C outside the training leaves; the training ends by itself. Records without a model are removed."""
+    if folder.stage == FINISHED:
+        hint = f"See what came of it: {command_name()} runs {quoted(folder.output_dir)}"
+        return Interrupted(f"Stopped. The run in {folder.output_dir} had finished.", hint=hint, saved=folder.output_dir)
     left = find(folder.output_dir)
     if left is None or (ours and left.stage == TRAINING and not left.begun):
         if ours:
