@@ -80,7 +80,8 @@ def test_other_threads_leave_signals_alone() -> None:
 def test_a_signal_after_the_end_of_a_run_costs_nothing_of_it(tmp_path: Path) -> None:
     folder = written_run(tmp_path / "done")
     said = _stopped(folder, ours=True)
-    assert "had finished" in said.message and said.saved == folder.output_dir
+    assert "had finished" in said.message
+    assert said.saved == folder.output_dir
     assert folder.benchmark.is_file()
 
 
