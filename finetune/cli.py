@@ -16,6 +16,7 @@ from types import FrameType
 
 from finetune.arguments import parser
 from finetune.errors import FinetuneError, without_secrets
+from finetune.foreign import is_panic
 from finetune.formatting import strip_control_chars
 from finetune.screen.streams import outlast, unwritten
 from finetune.screen.wording import as_typed
@@ -51,14 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, EOFError):  # EOFError: of a terminal that is gone
         say("Cancelled.")
         return _leave(130)
-    except Exception as error:
-        if debug:
+    except BaseException as error:
+        if debug or not (isinstance(error, Exception) or is_panic(error)):
             raise
         say(_of_the_machine(error) or f"Unexpected error: {type(error).__name__}: {error}", DEBUG)
         return _leave(1)
 
 
-def _of_the_machine(error: Exception) -> str | None:
+def _of_the_machine(error: BaseException) -> str | None:
     """A sentence for what no program foresees: a disk that breaks, a folder that somebody removes meanwhile, a library that is gone.
 
     huggingface_hub reads its variables when it is imported, and fails over a value that it does not expect.
@@ -75,7 +76,7 @@ def _of_the_machine(error: Exception) -> str | None:
     return None
 
 
-def _imports(error: Exception) -> Iterator[FrameType]:
+def _imports(error: BaseException) -> Iterator[FrameType]:
     """The modules that were being imported when it was raised."""
     trace = error.__traceback__
     while trace:

@@ -28,7 +28,9 @@ DIMENSIONS = 8  # of a tensor; GGUF has 4
 ELEMENTS = 2_000_000  # of all lists in a GGUF header; the largest vocabularies have 300,000 tokens, and as many kinds, scores and merges
 LAYERS = 10_000  # also experts, heads and labels; the deepest models have a few hundred layers
 WIDTH = 10_000_000  # of a layer or a vocabulary
-SETTINGS_BYTES = 500_000_000  # of a file of settings or a tokenizer; the largest have 40 MB
+SETTINGS_BYTES = 200_000_000  # of a file of settings; the largest have a few MB, and scores with many long answers more
+SETTINGS_VALUES = 5_000_000  # in it; each takes up to 100 bytes of memory, and 3 of the file
+TOKENIZER_GROWTH = 1_000  # times longer than a text is what a tokenizer makes of it
 RECIPE_BYTES = 200_000  # of a recipe, which has about 3,000
 MATCHING_SECONDS = 5  # all patterns of an adapter on all names of a model
 
@@ -37,6 +39,7 @@ LINE = 1 << 25  # characters of a line, a cell or a record
 COLUMNS = 10_000
 UNPACKED = 200_000_000  # bytes that are held at a time of a document or table that is packed
 PACKING = 200  # times smaller: more than any text becomes
+PACKED_ROWS = 20  # times smaller: more than rows become, of which many are unpacked together
 HELD = 1 << 26  # characters of rows that are held at a time
 VALUES = 15_000_000  # of a JSON record, or a document that is no list; each takes up to 100 bytes of memory, and 3 of the file
 TURNS = 1_000_000  # of a conversation
@@ -68,11 +71,14 @@ def reading(
     except FinetuneError:
         raise
     except BaseException as error:
-        # A library in Rust that gives up is a BaseException with a name of its own.
-        panic = type(error).__name__ == "PanicException"
-        if not (isinstance(error, Exception) or panic) or type(error).__name__ == "OutOfMemoryError":  # of a GPU: the machine's fault
+        if not (isinstance(error, Exception) or is_panic(error)) or type(error).__name__ == "OutOfMemoryError":  # of a GPU
             raise
         raise kind(f"{printable(path)} {what}: {reason(error)}.", hint=hint) from error
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library in Rust gave up, which is no Exception and has a name of its own."""
+    return type(error).__name__ == "PanicException"
 
 
 def reason(error: BaseException) -> str:
@@ -110,10 +116,18 @@ def read_settings(path: Path, kind: type[FinetuneError], *, hint: str = AGAIN) -
     with reading(path, kind, hint=hint, what="cannot be read as JSON"):
         if path.stat().st_size > SETTINGS_BYTES:
             raise ValueError(f"it has more than {SETTINGS_BYTES // 1_000_000} MB")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if has_many_values(text, SETTINGS_VALUES):
+            raise ValueError(f"it has more than {SETTINGS_VALUES:,} values")
+        content = json.loads(text)
     if not isinstance(content, dict):
         raise kind(f"{printable(path)} does not contain a JSON object.", hint=hint)
     return content
+
+
+def has_many_values(text: str, most: int, start: int = 0) -> bool:
+    """Whether the JSON from `start` on would take many times the memory of its text, by the signs before values; some may be in texts."""
+    return len(text) - start > most and sum(text.count(sign, start) for sign in ",:[{") > most
 
 
 def check_counts(settings: Mapping[str, Any], path: Path) -> None:

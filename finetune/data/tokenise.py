@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.data.control_tokens import divided, unused, with_cuts
 from finetune.data.pieces import Piece
+from finetune.errors import ModelError
+from finetune.foreign import reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,9 +45,14 @@ class Tokeniser:
 
     def _texts(self, texts: list[str]) -> list[list[int]]:
         if self.backend is not None:
-            return [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
-        found: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+            return [encoding.ids for encoding in self._encoded(self.backend.encode_batch_fast, texts)]
+        found: list[list[int]] = self._encoded(self.tokenizer, texts, verbose=False)["input_ids"] if texts else []
         return found
+
+    def _encoded(self, encode: Any, texts: list[str], **options: Any) -> Any:
+        """Raises ModelError where a tokenizer gives up on a text, for example because its patterns take too long on it."""
+        with reading(str(self.tokenizer.name_or_path or "The tokenizer"), ModelError, what="cannot tokenise the rows"):
+            return encode(texts, add_special_tokens=False, **options)
 
     def _broken(self, piece: Piece) -> list[int]:
         """The ids of a piece with control tokens that are text."""
@@ -59,7 +66,7 @@ class Tokeniser:
         """The whole text of each row at once, also for tokenizers that mark the start of every text (SentencePiece)."""
         cuts = [unused([piece.text for piece in row])[0] if any(piece.cuts for piece in row) else "" for row in rows]
         texts = [[with_cuts(piece.text, piece.cuts, cut) for piece in row] for row, cut in zip(rows, cuts, strict=True)]
-        encodings = self.backend.encode_batch(list(map("".join, texts)), add_special_tokens=False)
+        encodings = self._encoded(self.backend.encode_batch, list(map("".join, texts)))
         return [self._divided(encoding, parts, cut) for encoding, parts, cut in zip(encodings, texts, cuts, strict=True)]
 
     def _divided(self, encoding: Any, parts: list[str], cut: str) -> list[list[int]]:

@@ -25,6 +25,7 @@ from finetune.model_folder import AGAIN, name_patterns, read_json
 from finetune.models.kind import auto_class, try_text_alone
 from finetune.models.location import LocatedModel
 from finetune.models.quantised import stored_as
+from finetune.models.tokenizer_limits import check_growth
 
 # Tokens that models carry for padding, or never write themselves; the first one in the vocabulary is used.
 PAD_TOKENS = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<|padding|>", "<|endoftext|>", "<unk>")
@@ -34,6 +35,7 @@ SMALLER = "Choose a smaller model, or load it in 8bit or 4bit."
 def load_tokenizer(located: LocatedModel) -> PreTrainedTokenizerBase:
     """The model's tokenizer with an end and a padding token; `tokenizer.notes` lists what had to be added, as sentences."""
     home = tokenizer_home(located)
+    check_growth(home.folder)
     with _one_sentence(home):
         tokenizer = AutoTokenizer.from_pretrained(home.folder, trust_remote_code=home.tokenizer_code, local_files_only=True)
         tokenizer.notes = _settle_special_tokens(tokenizer)

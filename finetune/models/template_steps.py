@@ -81,7 +81,7 @@ def limit_sandbox() -> None:
     def limited_markup_join(seq: Iterable[Any]) -> str:
         return markup_join(_weighed(list(seq)))
 
-    Sandbox.intercepted_binops = frozenset({"*", "**", "%"})
+    Sandbox.intercepted_binops = frozenset({"+", "*", "**", "%"})
     Sandbox.call_binop = call_binop  # type: ignore[method-assign]
     Sandbox.call = limited_call  # type: ignore[method-assign]
     Sandbox.from_string = limited_from_string  # type: ignore[method-assign]
@@ -149,6 +149,9 @@ def _check_operation(operator: str, left: Any, right: Any) -> None:
         bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
         if operator in ("*", "**") and bits > TEMPLATE_NUMBER:
             raise TooMuch(TOO_LARGE)
+    elif operator == "+":
+        if isinstance(left, list | tuple) and isinstance(right, list | tuple):  # a text of twice its length is seen when it is written
+            _check_length((len(left) + len(right)) * ITEM)
     elif operator == "*":
         for value, times in ((left, right), (right, left)):
             if hasattr(value, "__len__") and isinstance(times, int):

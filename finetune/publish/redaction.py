@@ -7,6 +7,7 @@ base_model(recipe)                        # "HuggingFaceTB/SmolLM2-135M-Instruct
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from finetune.models.location import ModelSource, parse
 from finetune.recipe import DatasetSpec, Recipe
 from finetune.settings import GENERATED
 
-# Where transformers and peft record the path that something was loaded from.
-PATH_KEYS = ("base_model_name_or_path", "_name_or_path", "name_or_path", "tokenizer_file", "vocab_file")
+BASE = "base_model_name_or_path"
+PATH_KEY = re.compile(r"(_or_path|_path|_file|_dir|_folder)$")  # where transformers and peft record what something was loaded from
 
 
 def base_model(recipe: Recipe, continued: Mapping[str, Any] | None = None) -> str | None:
@@ -141,12 +142,18 @@ def public_continued(continued: Mapping[str, Any], base: str) -> dict[str, Any]:
 
 def public_config(text: str, base: str | None) -> str:
     """A JSON file of transformers or peft without local paths; an adapter's base model becomes its Hub id."""
-    content = json.loads(text)
-    for key in PATH_KEYS:
-        value = content.get(key)
-        if isinstance(value, str) and (key == "base_model_name_or_path" or is_path(value)):
-            content[key] = base if key == "base_model_name_or_path" else None
+    content = _without_paths(json.loads(text))
+    if BASE in content:
+        content[BASE] = base
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _without_paths(settings: Any, key: str = "") -> Any:
+    if isinstance(settings, dict):
+        return {name: _without_paths(value, str(name)) for name, value in settings.items()}
+    if isinstance(settings, list):
+        return [_without_paths(value, key) for value in settings]
+    return None if isinstance(settings, str) and PATH_KEY.search(key) and is_path(settings) else settings
 
 
 def is_path(text: str) -> bool:

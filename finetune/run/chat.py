@@ -36,8 +36,8 @@ from finetune.registry import did_you_mean
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
 from finetune.stopping import until_ctrl_c
-from finetune.training.decoding import stop_ids
-from finetune.training.head import context_length, padding_id
+from finetune.training.decoding import greedy, stop_ids
+from finetune.training.head import causal_lm, context_length, padding_id
 
 LONGEST_ANSWER = 512
 EXIT, BOTH, NEW, REMEMBER, HELP = "/exit", "/both", "/new", "/remember", "/help"
@@ -50,6 +50,7 @@ COMMANDS = {
     EXIT: "end the chat",
 }
 SINGLE = "It was trained on single questions, so it sees each message alone. /remember shows it the earlier ones too."
+SAMPLED = {"temperature": 100, "top_k": 10**6, "top_p": 1, "min_p": 1, "typical_p": 1, "repetition_penalty": 10}  # and the largest of each
 MANY_TURNS = ("messages", "preference")  # formats whose rows may have several answers
 Turn = dict[str, str]
 
@@ -227,18 +228,22 @@ class Talk:
             del self.turns[:2]
 
     def _generate(self, ids: torch.Tensor, streamer: TextIteratorStreamer, stopped: threading.Event) -> None:
+        inner, pad = causal_lm(self.model), padding_id(self.tokenizer, self.model)
         try:
-            self.model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=self.room,
-                eos_token_id=self.stops or None,
-                pad_token_id=padding_id(self.tokenizer, self.model),
-                streamer=streamer,
-                stopping_criteria=StoppingCriteriaList([_Until(stopped)]),
-            )
+            with greedy(inner, self.stops, pad=pad, max_new_tokens=self.room, **_sampled(inner.generation_config)):
+                until = StoppingCriteriaList([_Until(stopped)])
+                inner.generate(ids, attention_mask=torch.ones_like(ids), streamer=streamer, stopping_criteria=until)
         finally:
             streamer.text_queue.put(None)  # also after an error: the reader must not wait for ever
+
+
+def _sampled(own: Any) -> dict[str, Any]:
+    """How a model's generation_config chooses the next token, as far as that makes sense.
+
+    Beams and lengths are no way to talk, and other ways of writing need more programs or tokenizers.
+    """
+    asked = {key: value for key, most in SAMPLED.items() if isinstance(value := getattr(own, key, None), int | float) and 0 < value <= most}
+    return {**asked, "do_sample": getattr(own, "do_sample", None) is True and getattr(own, "temperature", None) != 0}
 
 
 class _Until(StoppingCriteria):

@@ -129,6 +129,24 @@ def test_an_error_inside_the_model_comes_out_and_does_not_hang_the_talk():
         said(conversation, "who?")
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"num_beams": 4},
+        {"stop_strings": ["cat"]},
+        {"num_return_sequences": 3},
+        {"penalty_alpha": 0.6, "top_k": 4},
+        {"temperature": 0.0},
+        {"top_p": 7, "typical_p": "hot"},
+    ],
+)
+def test_whatever_a_model_asks_of_other_programs_it_can_be_talked_to(tmp_path, own):
+    base = base_folder(tmp_path / "base")
+    path = base / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "do_sample": True, **own}))
+    assert "\n" in talk(base, ["what is a cat?"], tmp_path)
+
+
 # Beside the model it came from.
 
 

@@ -78,9 +78,18 @@ def test_a_template_that_does_not_end_or_floods_the_memory_is_stopped(template: 
     assert psutil.Process().memory_info().rss - before < 1_000_000_000
 
 
+@pytest.mark.parametrize("start", ["['a']", "('a',)"])
+def test_a_list_that_doubles_is_stopped_before_it_is_made(start: str) -> None:
+    """While Python makes it, no other thread can look at the memory: it took 3 GB."""
+    doubling = f"{{% set n = namespace(t={start}) %}}{{% for a in range(64) %}}{{% set n.t = n.t + n.t %}}{{% endfor %}}{{{{ n.t }}}}"
+    with pytest.raises(ModelError, match="makes a text that is too long"):
+        render_chat(byte_level(doubling), TURNS)
+
+
 @pytest.mark.parametrize(
     ("template", "written"),
     [
+        ("{{ 1 + 2 }}{{ 'a' + 'b' }}{{ ([1] + [2]) | length }}", "3ab2"),
         ("{{ messages | map(attribute='content') | join(', ') }}", "Hi, Hello!"),
         ("{{ 'content' | join('-') }}", "c-o-n-t-e-n-t"),
         ("{{ '-'.join(messages | map(attribute='role')) }}", "user-assistant"),

@@ -1,4 +1,4 @@
-"""A tokenizer with Python code of its own: it runs with --trust-remote-code, and not without."""
+"""Tokenizers of others: Python code of their own runs with --trust-remote-code alone, and their settings can neither flood nor crash."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from finished_run import base_folder
 
+from finetune.data.tokenise import Tokeniser
 from finetune.errors import ModelError
 from finetune.events import Recorder
+from finetune.foreign import TOKENIZER_GROWTH
 from finetune.models.load import load_tokenizer
 from finetune.models.location import locate
 from finetune.runtime import RuntimeOptions
@@ -55,3 +57,29 @@ def test_settings_of_a_tokenizer_that_make_no_sense_are_refused_when_it_is_loade
     located = locate(str(folder), RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
     with pytest.raises(ModelError, match="with_own_tokenizer cannot be loaded"):
         load_tokenizer(located)
+
+
+def _changed(folder: Path, **settings: object) -> Path:
+    path = base_folder(folder) / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    return folder
+
+
+@pytest.mark.parametrize("place", ["normalizer", "decoder"])
+@pytest.mark.parametrize("pattern", [{"String": "a"}, {"Regex": ""}])
+def test_a_tokenizer_that_makes_much_of_little_is_refused_before_it_is_loaded(tmp_path: Path, place: str, pattern: dict[str, str]) -> None:
+    step = {"type": "Replace", "pattern": pattern, "content": "a" * 10}
+    key = "normalizers" if place == "normalizer" else "decoders"
+    folder = _changed(tmp_path / "flood", **{place: {"type": "Sequence", key: [step] * 9}})
+    located = locate(str(folder), RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
+    with pytest.raises(ModelError, match=rf"tokenizer\.json has a {place} that makes texts more than {TOKENIZER_GROWTH:,} times as long"):
+        load_tokenizer(located)
+
+
+def test_a_pattern_that_gives_up_on_a_row_is_a_sentence(tmp_path: Path) -> None:
+    """The library panics, which is no Exception of Python."""
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    folder = _changed(tmp_path / "slow", pre_tokenizer=split)
+    tokeniser = Tokeniser(load_tokenizer(locate(str(folder), RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())))
+    with pytest.raises(ModelError, match="slow cannot tokenise the rows"):
+        tokeniser._texts(["a" * 40 + "b"])

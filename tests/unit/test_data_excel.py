@@ -113,3 +113,21 @@ def test_older_formats_say_what_to_save_them_as(tmp_path: Path) -> None:
         with pytest.raises(DatasetError) as refused:
             read(tmp_path / name)
         assert words in str(refused.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("part", "damage", "said"),
+    [
+        ("xl/worksheets/sheet1.xml", "<row>" + "<c/>" * 110_000 + "</row>", "has a row with too many cells"),
+        ("xl/worksheets/sheet1.xml", "<row/>" * 1_000_000, "unpacks to more than 5 MB"),
+    ],
+)
+def test_small_workbooks_that_become_large_are_refused(tmp_path: Path, part: str, damage: str, said: str) -> None:
+    path = workbook(tmp_path / "whole.xlsx", First=[HEADER, ("1 + 1?", "2")])
+    large = tmp_path / "large.xlsx"
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(large, "w", zipfile.ZIP_DEFLATED) as made:
+        for name in whole.namelist():
+            content = whole.read(name)
+            made.writestr(name, content.replace(b"</sheetData>", damage.encode() + b"</sheetData>") if name == part else content)
+    with pytest.raises(BadRow, match=said):
+        read(large)

@@ -145,7 +145,8 @@ BRACKETS = "[],"
 def test_json_of_many_times_its_size_is_refused(
     tmp_path: Path, runtime: RuntimeOptions, monkeypatch: pytest.MonkeyPatch, name: str, content: str
 ) -> None:
-    monkeypatch.setattr("finetune.data.readers.json_lines.VALUES", 800)
+    for reader in ("json_lines", "json_document"):
+        monkeypatch.setattr(f"finetune.data.readers.{reader}.VALUES", 800)
     monkeypatch.setattr("finetune.data.readers.json_document.TURNS", 400)
     monkeypatch.setattr("finetune.data.readers.json_document.CHUNK", 200)
     path = tmp_path / name
@@ -155,7 +156,8 @@ def test_json_of_many_times_its_size_is_refused(
 
 
 def test_many_small_records_and_long_texts_are_no_flood(tmp_path: Path, runtime: RuntimeOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune.data.readers.json_lines.VALUES", 800)
+    for reader in ("json_lines", "json_document"):
+        monkeypatch.setattr(f"finetune.data.readers.{reader}.VALUES", 800)
     monkeypatch.setattr("finetune.data.readers.json_document.CHUNK", 200)
     path, rows = tmp_path / "rows.json", [{"text": f"{number}, {number}"} for number in range(2000)]
     path.write_text(json.dumps([*rows, {"text": "no commas here " * 5000}]))
@@ -191,3 +193,35 @@ def test_no_damage_to_the_footer_of_a_parquet_file_ends_the_process(tmp_path: Pa
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout == "alive\n", done.stderr[-300:]
+
+
+@pytest.mark.parametrize("writer", ["new_stream", "new_file"])
+@pytest.mark.parametrize("kind", ["text", "dictionary"])
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+def test_compressed_arrow_is_read_up_to_a_limit(tmp_path: Path, runtime: RuntimeOptions, writer: str, kind: str, compression: str) -> None:
+    for length, name in ((9, "small"), (200_000, "large")):
+        texts = pa.array(["a" * length, "b" * length])
+        column = texts.dictionary_encode() if kind == "dictionary" else texts
+        batch = pa.record_batch({"question": column, "answer": pa.array(["x", "y"])})
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        with getattr(pa.ipc, writer)(tmp_path / f"{name}.arrow", batch.schema, options=options) as made:
+            made.write_batch(batch)
+    assert len(read_rows(DatasetSpec(source=str(tmp_path / "small.arrow")), runtime, Recorder())) == 2
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("finetune.data.readers.tables.UNPACKED", 300_000)
+        patched.setattr("finetune.data.readers.tables.PACKED_ROWS", 20)
+        with pytest.raises(BadRow, match=r"large\.arrow unpacks to more than"):
+            read_rows(DatasetSpec(source=str(tmp_path / "large.arrow")), runtime, Recorder())
+
+
+def test_an_arrow_file_that_names_other_parts_than_it_has_is_refused(tmp_path: Path, runtime: RuntimeOptions) -> None:
+    batch, path = pa.record_batch({"question": ["a", "b"], "answer": ["x", "y"]}), tmp_path / "rows.arrow"
+    with pa.ipc.new_file(path, batch.schema) as made:
+        made.write_batch(batch)
+        made.write_batch(batch)
+    assert len(read_rows(DatasetSpec(source=str(path)), runtime, Recorder())) == 4
+    content = path.read_bytes()
+    second = content.rindex(b"\xff\xff\xff\xff", 0, content.rindex(b"\xff\xff\xff\xff"))
+    path.write_bytes(content[:second] + b"\xff\xff\xff\xff\0\0\0\0" + content[second + 8 :])  # an early end of the stream
+    with pytest.raises(BadRow, match=r"rows\.arrow has 1 of its 2 parts"):
+        read_rows(DatasetSpec(source=str(path)), runtime, Recorder())

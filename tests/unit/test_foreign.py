@@ -19,7 +19,7 @@ from written_run import written_run
 from finetune.data.reading import read_rows
 from finetune.errors import BadInput, BadRow, CannotResume, DatasetError, FinetuneError, ModelError, RecipeError
 from finetune.events import Recorder
-from finetune.foreign import LINE, UNPACKED, check_patterns, reading, reason
+from finetune.foreign import LINE, UNPACKED, check_patterns, read_settings, reading, reason
 from finetune.models.gguf_file import read_header
 from finetune.paths import typed_path
 from finetune.recipe import DatasetSpec, Recipe
@@ -61,6 +61,16 @@ def test_what_is_no_failure_of_the_file_passes() -> None:
 
 def test_an_error_never_floods_the_screen() -> None:
     assert len(FinetuneError("x" * 10**6).message) < 5000
+
+
+def test_settings_that_take_many_times_their_size_in_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune.foreign.SETTINGS_VALUES", 1000)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"text": "x" * 5000}))
+    assert len(read_settings(path, ModelError)["text"]) == 5000
+    path.write_text(json.dumps({"deep": [[]] * 2000}))
+    with pytest.raises(ModelError, match=r"config\.json cannot be read as JSON: it has more than 1,000 values"):
+        read_settings(path, ModelError)
 
 
 # Recipes.

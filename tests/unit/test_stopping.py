@@ -7,9 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
+from written_run import written_run
 
+from finetune.run_folder import TRAINING
+from finetune.screen.live_run import _stopped
 from finetune.stopping import CTRL_C, ENDED, LOST, Ended, ended_like_ctrl_c, on_signals, until_ctrl_c
 
 
@@ -71,6 +75,21 @@ def test_other_threads_leave_signals_alone() -> None:
     thread.start()
     thread.join()
     assert found == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_a_signal_after_the_end_of_a_run_costs_nothing_of_it(tmp_path: Path) -> None:
+    folder = written_run(tmp_path / "done")
+    said = _stopped(folder, new=True, known=True)
+    assert "is finished" in said.message
+    assert said.saved == folder.output_dir
+    assert folder.benchmark.is_file()
+
+
+def test_a_signal_before_the_first_step_leaves_no_empty_run(tmp_path: Path) -> None:
+    folder = written_run(tmp_path / "begun")
+    folder.write_stage(TRAINING)
+    assert "nothing was saved" in _stopped(folder, ours=True).message
+    assert not folder.output_dir.exists()
 
 
 def test_windows_has_no_sighup() -> None:

@@ -6,6 +6,7 @@ other_sheets(file)        # what a person should know: "rows.xlsx: the sheet Ans
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +15,13 @@ from typing import Any
 from finetune.data.files import DataFile
 from finetune.data.rows import Row, SkippedRow, check_column_names, too_many_columns
 from finetune.errors import BadRow, DatasetError, EmptyDataset
-from finetune.foreign import AGAIN, COLUMNS, UNPACKED
+from finetune.foreign import AGAIN, COLUMNS, PACKING, UNPACKED
 from finetune.formatting import size
 from finetune.recipe import DatasetSpec
 
+SMALL = 5_000_000  # bytes that every workbook may have
+ROW = re.compile(rb"<(?:\w+:)?row\b")
+TAGS_OF_A_ROW, TAGS = 10 * COLUMNS, 10_000_000
 INSTEAD = "Or in Excel: File, Save as, CSV UTF-8, and give that file."
 
 
@@ -57,10 +61,11 @@ def _opened(file: DataFile) -> Iterator[Any]:
     content = io.BytesIO()
     for block in file.blocks():
         content.write(block)
-        _check_size(content.tell(), file)
+        _check_size(content.tell(), UNPACKED, file)
     try:
         with zipfile.ZipFile(content) as parts:
-            _check_size(sum(part.file_size for part in parts.infolist()), file)
+            _check_size(sum(part.file_size for part in parts.infolist()), min(UNPACKED, max(SMALL, PACKING * content.tell())), file)
+            _check_parts(parts, file)
         book = openpyxl.load_workbook(content, read_only=True, data_only=True)
     except (zipfile.BadZipFile, KeyError, openpyxl.utils.exceptions.InvalidFileException):
         raise BadRow(f"{file.name} is not a complete .xlsx file.", hint=AGAIN) from None
@@ -70,9 +75,23 @@ def _opened(file: DataFile) -> Iterator[Any]:
         book.close()
 
 
-def _check_size(bytes: int, file: DataFile) -> None:
-    if bytes > UNPACKED:
-        raise BadRow(f"{file.name} unpacks to more than {size(UNPACKED)}.", hint=INSTEAD)
+def _check_size(bytes: int, most: int, file: DataFile) -> None:
+    if bytes > most:
+        raise BadRow(f"{file.name} unpacks to more than {size(most)}.", hint=INSTEAD)
+
+
+def _check_parts(parts: zipfile.ZipFile, file: DataFile) -> None:
+    """Raises BadRow for a row, or a list beside the sheets, that openpyxl would hold as more objects than there is memory for."""
+    for name in (part.filename for part in parts.infolist() if part.filename.endswith(".xml")):
+        rows, tags = name.startswith("xl/worksheets/"), 0
+        with parts.open(name) as part:
+            while block := part.read(1 << 20):
+                first, *others = ROW.split(block) if rows else [block]
+                tags += first.count(b"<")
+                largest = max([tags, *(other.count(b"<") for other in others)])
+                if largest > (TAGS_OF_A_ROW if rows else TAGS):
+                    raise BadRow(f"{file.name} has {'a row' if rows else 'a list'} with too many cells.", hint=INSTEAD)
+                tags = others[-1].count(b"<") if others else tags
 
 
 def _lines(sheet: Any) -> Iterator[tuple[int, list[Any]]]:

@@ -17,10 +17,10 @@ from finetune.data.formats import is_known
 from finetune.data.formats.messages import NAMES
 from finetune.data.formats.turns import ROLES
 from finetune.data.json_values import DECODER, Number
-from finetune.data.readers.json_lines import parse_lines, reason_of, too_many_values
+from finetune.data.readers.json_lines import parse_lines, reason_of
 from finetune.data.rows import SETTINGS, Row, SkippedRow
 from finetune.errors import BadRow
-from finetune.foreign import TURNS, VALUES
+from finetune.foreign import TURNS, VALUES, has_many_values
 from finetune.recipe import DatasetSpec
 
 SPEAKER = {"role", "from", "speaker", "author", "sender"}  # what a turn may call its own, if the list is called messages or the like
@@ -87,7 +87,7 @@ class Window:
 
     def check_values(self) -> None:
         """Raises BadRow for what would not fit into memory when it is decoded."""
-        if too_many_values(self.text, self.position):
+        if has_many_values(self.text, VALUES, self.position):
             raise BadRow(f"{self.name}, line {self.line_here()}: more than {VALUES:,} values in one piece of JSON.", hint=ONE_PER_LINE)
 
     def broken(self, error: ValueError | RecursionError) -> BadRow:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from finetune.data.json_values import DECODER
 from finetune.data.rows import Row, SkippedRow
-from finetune.foreign import VALUES
+from finetune.foreign import VALUES, has_many_values
 
 SHOWN_ERROR = 80
 
@@ -20,7 +20,7 @@ def parse_lines(name: str, lines: Iterator[str], first: int = 1) -> Iterator[Row
     for number, line in enumerate(lines, start=first):
         if not line.strip():
             continue
-        if too_many_values(line):
+        if has_many_values(line, VALUES):
             yield SkippedRow(name, number, f"more than {VALUES:,} values")
             continue
         try:
@@ -32,11 +32,6 @@ def parse_lines(name: str, lines: Iterator[str], first: int = 1) -> Iterator[Row
             yield Row(values, name, number)
         else:
             yield SkippedRow(name, number, "a JSON value that is not an object")
-
-
-def too_many_values(text: str, start: int = 0) -> bool:
-    """Whether the JSON from `start` on would take many times the memory of its text, by the signs before values; some may be in texts."""
-    return len(text) - start > VALUES and sum(text.count(sign, start) for sign in ",:[{") > VALUES
 
 
 def reason_of(error: ValueError | RecursionError) -> str:

@@ -14,14 +14,16 @@ import pyarrow.parquet as pq
 from finetune.data.endings import PACKED
 from finetune.data.files import DataFile
 from finetune.data.json_values import without_nulls
+from finetune.data.readers.arrow_messages import unpacked_bytes
 from finetune.data.rows import Row, SkippedRow, check_column_names
 from finetune.errors import BadRow
-from finetune.foreign import HELD, PACKING, UNPACKED, reason
+from finetune.foreign import HELD, PACKED_ROWS, PACKING, UNPACKED, reason
 from finetune.formatting import size
 from finetune.recipe import DatasetSpec
 
 BATCH = 1000
 ROWS, ROWS_PER_BYTE = 100_000, 64
+MAGIC = 8  # bytes before the first message of an Arrow file
 HINT = "It may be incomplete: copy it again."
 
 
@@ -58,16 +60,23 @@ def _batches(file: DataFile) -> Iterator[pa.RecordBatch]:
         return
     is_file = source.read(6) == b"ARROW1"
     source.seek(0)
-    reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
+    # A file is a stream with a list of its parts behind it, which may name others than the stream has.
+    parts = pa.ipc.open_file(source).num_record_batches if is_file else None
+    source.seek(MAGIC if is_file else 0)
+    if max(map(unpacked_bytes, pa.ipc.MessageReader.open_stream(source)), default=0) > max(UNPACKED, PACKED_ROWS * source.size()):
+        raise BadRow(f"{file.name} unpacks to more than {size(UNPACKED)} at a time.", hint="Save it as Parquet, or without compression.")
+    source.seek(MAGIC if is_file else 0)
+    reader = pa.ipc.open_stream(source)
     check_column_names(reader.schema.names, file.name)
-    parts = (reader.get_batch(index) for index in range(reader.num_record_batches)) if is_file else reader
-    rows = 0
-    for part in parts:
+    rows = read = 0
+    for part in reader:
         _check(part)
-        rows += part.num_rows
+        rows, read = rows + part.num_rows, read + 1
         _check_rows(rows, most, file)
         for start in range(0, part.num_rows, BATCH):
             yield part.slice(start, BATCH)
+    if parts not in (None, read):
+        raise BadRow(f"{file.name} has {read:,} of its {parts:,} parts.", hint=HINT)
 
 
 def _rows_at_a_time(metadata: Any, file: DataFile) -> int:
