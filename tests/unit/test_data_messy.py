@@ -12,6 +12,7 @@ from shapes import ADD, ADDS, a, s, u
 
 from finetune.data.formats.tools import read_tools
 from finetune.data.json_values import parsed
+from finetune.data.preview import preview_source
 from finetune.data.reading import Rows, read_rows
 from finetune.data.stored import restored
 from finetune.errors import DatasetError
@@ -139,6 +140,8 @@ def test_rows_with_nothing_in_them_are_blank_and_not_wrong(tmp_path: Path, name:
     row = OBJECT if name == "a.jsonl" else "q,a\n"
     facts = read(tmp_path, name, ("prompt,completion\n" if name == "a.csv" else "") + (row + blank) * 2).facts
     assert (facts.read, facts.usable, facts.blank, facts.skipped) == (4, 2, 2, 0)
+    shown = preview_source(DatasetSpec(source=str(tmp_path / name)), RuntimeOptions(cache_dir=tmp_path / "cache"))
+    assert (len(shown.examples), shown.skipped) == (2, [])
 
 
 # Columns whose first value comes late.
@@ -245,3 +248,9 @@ def test_many_files_are_a_document_each_and_few_are_cut_to_hold_some_out(tmp_pat
         (tmp_path / f"{number}.txt").write_text(content)
     found = read_rows(DatasetSpec(source=str(tmp_path), samples=None), RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
     assert len(found) == documents
+
+
+def test_splits_inside_a_document_that_are_not_read_are_named(tmp_path: Path) -> None:
+    rows = read(tmp_path, "a.json", json.dumps({"train": [ROW, ROW], "test": [ROW], "extra": [ROW] * 3}))
+    assert len(rows) == 2
+    assert rows.facts.notes == ["Not read in a.json, because the split is train: test (1), extra (3)."]

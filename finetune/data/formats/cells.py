@@ -63,6 +63,11 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
+def is_empty(value: Any) -> bool:
+    """Nothing in the cell, or nothing but blanks."""
+    return is_missing(value) or (isinstance(value, str) and not value.strip())
+
+
 def as_text(value: Any, column: str) -> str:
     """A cell as text: numbers and truth values as JSON writes them; raises RowProblem for a missing or nested cell."""
     if isinstance(value, str):
