@@ -64,7 +64,7 @@ class RowReader:
         return row
 
     def widen(self, row: dict[str, Any]) -> bool:
-        """Whether a row has the first value of a column that is read from here on: the sample had none, and rows of its format may do without.
+        """Whether a row has the first value of a column that is read from here on: rows before it did without.
 
         Raises UnknownFormat where the rows before this one would have been read otherwise.
         """

@@ -108,13 +108,17 @@ def test_records_are_not_learned_as_running_text(tmp_path: Path, name: str, cont
         assert len(read(tmp_path, name, content, text_as="document")) == 1
 
 
-@pytest.mark.parametrize("text", ["Question, answer\nThat is a title, and this, too, is text.\n", "{ braces }\n\nand more\n", "a\tb\nc\td\n"])
+@pytest.mark.parametrize(
+    "text", ["Question, answer\nThat is a title, and this, too, is text.\n", "{ braces }\n\nand more\n", "a\tb\nc\td\n"]
+)
 def test_running_text_is_no_table(tmp_path: Path, text: str) -> None:
     assert read(tmp_path, "a.txt", text).facts.format == "text"
 
 
 def test_the_name_of_an_only_column_is_said(tmp_path: Path) -> None:
-    assert read(tmp_path, "a.csv", "The first text.\nThe second.\n").facts.notes == ["The only column, `The first text.`, is learned as text."]
+    assert read(tmp_path, "a.csv", "The first text.\nThe second.\n").facts.notes == [
+        "The only column, `The first text.`, is learned as text."
+    ]
     assert read(tmp_path, "b.csv", "text\nThe second.\n").facts.notes == []
 
 
