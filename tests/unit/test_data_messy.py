@@ -153,7 +153,7 @@ def test_rows_with_nothing_in_them_are_blank_and_not_wrong(tmp_path: Path, name:
 ROW = {"prompt": "q", "completion": "a"}
 
 
-@pytest.mark.parametrize("before", [{}, {"NAME": None}, {"NAME": ""}], ids=["absent", "null", "empty"])
+@pytest.mark.parametrize("before", [(), (None,), ("",)], ids=["absent", "null", "empty"])
 @pytest.mark.parametrize(
     ("row", "name", "value", "expected"),
     [
@@ -167,9 +167,9 @@ ROW = {"prompt": "q", "completion": "a"}
     ],
 )
 def test_a_column_that_begins_behind_the_sample_is_read(
-    tmp_path: Path, before: dict[str, Any], row: dict[str, Any], name: str, value: Any, expected: Any
+    tmp_path: Path, before: tuple[Any, ...], row: dict[str, Any], name: str, value: Any, expected: Any
 ) -> None:
-    early = row | {name: empty for empty in before.values()}
+    early = row | dict.fromkeys([name] if before else [], *before)
     rows = [*([early] * 210), row | {name: value}, early]
     found = read(tmp_path, "a.jsonl", "".join(json.dumps(each) + "\n" for each in rows))
     learned = turns(found)
