@@ -226,6 +226,27 @@ def test_reasoning_in_a_column_is_that_of_the_answer(tmp_path: Path, key: str, n
     assert turns(found) == [[u("q"), a("a", reasoning_content="r")], [u("q"), a("<think>t</think>a")]]
 
 
+@pytest.mark.parametrize(
+    ("row", "hint"),
+    [
+        ({"id": 1, "turns": PAIR}, "Say it: --set dataset.columns.messages=turns"),
+        (
+            {"id": "x", "problem": "why is", "key": "A b"},
+            "Name them: --set dataset.columns.prompt=problem --set dataset.columns.completion=key",
+        ),
+    ],
+)
+def test_a_hint_names_columns_that_can_be_meant(tmp_path: Path, row: dict[str, Any], hint: str) -> None:
+    with pytest.raises(DatasetError) as refused:
+        read(tmp_path, "a.jsonl", (json.dumps(row) + "\n") * 2)
+    assert str(refused.value.hint).startswith(hint)
+
+
+def test_the_worked_solution_is_learned_and_not_the_number_at_its_end(tmp_path: Path) -> None:
+    row = {"problem": "q", "solution": "a", "answer": "4"}
+    assert turns(read(tmp_path, "a.jsonl", json.dumps(row) + "\n")) == [PAIR]
+
+
 # Files that lie together.
 
 

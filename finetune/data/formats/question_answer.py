@@ -30,7 +30,7 @@ class QuestionAnswer:
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> QuestionAnswer | None:
         question = find_column(columns, "question", "query", "problem", "q")
-        answer = find_column(columns, "answer", "answers", "response", "solution", "completion", "output", "a")
+        answer = find_column(columns, "solution", "answer", "answers", "response", "completion", "output", "a")
         if question is None or answer is None:
             return None
         context = find_column(columns, "context", "passage")
