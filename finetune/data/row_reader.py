@@ -39,7 +39,7 @@ class RowReader:
         *,
         prompts: bool = False,
     ) -> None:
-        self.chosen, self.where, self.prompts = chosen, where, prompts
+        self.where, self.prompts = where, prompts
         self.inner = [name for name in formats.chosen_columns(chosen).values() if name not in columns and "." in name]
         sample = [self.values(row) for row in sample]
         self.all_columns = list(dict.fromkeys([*columns, *(name for row in sample for name in row)]))
@@ -47,6 +47,7 @@ class RowReader:
             self.all_columns = [name for name in self.all_columns if any(name in row for row in sample)]
         if prompts and not chosen and (alone := formats.prompts_alone(self.all_columns, sample)):
             chosen = ColumnsSpec(text=alone)
+        self.chosen = chosen
         self.format = formats.detect(self.all_columns, sample, chosen, where)
         self.marks = Marks.find(self.all_columns, sample, self.format.name, self.format.columns, named=chosen is not None)
         self.columns = [*self.format.columns, *self.marks.columns]
@@ -75,7 +76,10 @@ class RowReader:
         if not new:
             return False
         columns = list(dict.fromkeys([*self.all_columns, *row]))
-        found = formats.detect(columns, [*self.first, row], self.chosen, self.where)
+        try:
+            found = formats.detect(columns, [*self.first, row], self.chosen, self.where)
+        except UnknownFormat:  # an only column need not be the only one for ever
+            return False
         marks = Marks.find(columns, [*self.first, row], found.name, found.columns, named=self.chosen is not None)
         read = [*found.columns, *marks.columns]
         if found.name != self.format.name or not set(self.columns) < set(read):
