@@ -75,7 +75,7 @@ class RowReader:
         self.filled |= new
         if not new:
             return False
-        columns = list(dict.fromkeys([*self.all_columns, *row]))
+        columns = list(dict.fromkeys([*self.all_columns, *(name for name in row if name in new)]))
         try:
             found = formats.detect(columns, [*self.first, row], self.chosen, self.where)
         except UnknownFormat:  # an only column need not be the only one for ever
@@ -87,7 +87,8 @@ class RowReader:
         if hasattr(found, "to_record"):
             late = ", ".join(name for name in read if name not in self.columns)
             raise UnknownFormat(f"{self.where} has {late} in later rows only.", hint=f"Give every row {late}, or none.")
-        self.format, self.marks, self.columns, self.all_columns = found, marks, read, columns
+        self.format, self.marks, self.columns = found, marks, read
+        self.all_columns = list(dict.fromkeys([*self.all_columns, *read]))
         return True
 
     def record(self, row: dict[str, Any]) -> Record:

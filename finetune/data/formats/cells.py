@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, TypedDict
 
 from finetune.data.rows import RowProblem
@@ -54,8 +55,13 @@ def last_answer(messages: Sequence[Message]) -> int:
 
 def find_column(columns: Sequence[str], *names: str) -> str | None:
     """The first of `names` that is among `columns`, whatever its case."""
-    by_lower_case = {column.strip().lower(): column for column in reversed(columns)}
-    return next((by_lower_case[name] for name in names if name in by_lower_case), None)
+    known = _by_lower_case(tuple(columns))
+    return next((known[name] for name in names if name in known), None)
+
+
+@lru_cache(maxsize=64)  # formats and marks ask for hundreds of names in the same columns
+def _by_lower_case(columns: tuple[str, ...]) -> dict[str, str]:
+    return {column.strip().lower(): column for column in reversed(columns)}
 
 
 def is_missing(value: Any) -> bool:
