@@ -93,7 +93,6 @@ def test_tools_that_python_printed_are_tools() -> None:
     [
         ("a.txt", OBJECT * 3, "a.txt has records in JSON."),
         ("a.txt", json.dumps([{"text": "a"}] * 3, indent=1), "a.txt has records in JSON."),
-        ("a.md", OBJECT, "a.md has records in JSON."),
         ("a.csv", '{"text": "a"}\n' * 3, "a.csv has records in JSON."),
         ("a.txt", "prompt\tcompletion\nq\ta\n", "a.txt has a table, with the columns prompt, completion."),
         ("a.txt", "id,text\n1,b\n2,c\n", "a.txt has a table, with the columns id, text."),
@@ -113,6 +112,7 @@ def test_records_are_not_learned_as_running_text(tmp_path: Path, name: str, cont
 )
 def test_running_text_is_no_table(tmp_path: Path, text: str) -> None:
     assert read(tmp_path, "a.txt", text).facts.format == "text"
+    assert read(tmp_path, "a.md", OBJECT + text).facts.format == "text"
 
 
 def test_the_name_of_an_only_column_is_said(tmp_path: Path) -> None:
