@@ -160,7 +160,7 @@ def _record(row: Any, number: int) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON lacks: numbers and arrays of numpy as lists, dates and paths as text; raises DatasetError for pictures, bytes and the like."""
+    """What JSON lacks: numbers and arrays of numpy as lists, dates and paths as text; raises DatasetError for pictures and bytes."""
     if hasattr(value, "tolist") or hasattr(value, "isoformat"):
         return value.tolist() if hasattr(value, "tolist") else value.isoformat()
     if isinstance(value, Number | os.PathLike | UUID | timedelta):
