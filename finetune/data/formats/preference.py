@@ -90,7 +90,7 @@ class Preference:
         prompt = str(self.prompt)
         if self.given is not None:
             asked = [as_text(row.get(prompt), prompt), *optional_text(row, self.given)]
-            return [turns.user(joined("", asked if prompt.strip().lower() in ("instruction", "prompt") else asked[::-1]))]
+            return [turns.user(joined("", asked if prompt.strip().lower() in ("instruction", "prompt") else asked[::-1]) or asked[0])]
         before = turns.read_prompt(row.get(prompt), prompt)
         return before[:-1] if before[-1]["role"] == "assistant" and len(before) > 1 else before
 
