@@ -34,11 +34,15 @@ SPLITS |= {"valid": SPLITS["validation"], "dev": SPLITS["validation"], "eval": S
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file to read; `member` names the file inside a .zip, `together` is how many files are read with it, itself included."""
+    """One file to read; `member` names the file inside a .zip, `together` is how many files are read with it, itself included.
+
+    `remarks` are what a person should know about its content; they are there with its first row.
+    """
 
     path: Path
     member: str | None = None
     together: int = field(default=1, compare=False)
+    remarks: list[str] = field(default_factory=list, compare=False)
 
     @property
     def name(self) -> str:
@@ -205,7 +209,7 @@ def _data_of(files: list[DataFile], where: str, notes: list[str]) -> list[DataFi
     read = [file for file in files if is_record_file(file.name)] or [file for file in files if file.suffix in KINDS]
     left = [file for file in files if file not in read and not Path(file.name).name.lower().startswith(ABOUT)]
     if read and left:
-        notes.append(f"Not read in {where}: {_listed(left)}.")
+        notes.append(f"Not read in {where}: {listed(left)}.")
     return read
 
 
@@ -282,10 +286,10 @@ def _about_splits(found: list[DataFile], chosen: list[DataFile], split: str, mea
     wanted, theirs = _words_of(split), _words_of(measured)
     words = _split_words(found, wanted | theirs)
     left = [file for file in found if file not in chosen and not words[file] & theirs]
-    notes = [f"Not read, because the split is {split}: {_listed(left)}."] if left else []
+    notes = [f"Not read, because the split is {split}: {listed(left)}."] if left else []
     others = [file for file in chosen if words[file] and not words[file] & wanted]
     if others and any(words[file] & wanted for file in chosen):
-        notes.append(f"Trained on as well, because it is named: {_listed(others)}. To measure on it: --set dataset.eval_split=NAME")
+        notes.append(f"Trained on as well, because it is named: {listed(others)}. To measure on it: --set dataset.eval_split=NAME")
     return notes
 
 
@@ -310,7 +314,8 @@ def _words_of(split: str | None) -> set[str]:
     return set(SPLITS.get(split, (split,))) if split else set()
 
 
-def _listed(files: list[DataFile]) -> str:
+def listed(files: list[DataFile]) -> str:
+    """The first names, and how many more there are."""
     return ", ".join(file.name for file in files[:SHOWN_FILES]) + _more(files)
 
 

@@ -14,8 +14,11 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from numbers import Number
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from uuid import UUID
 
 from finetune.data import tokenized
 from finetune.data.files import looks_local
@@ -34,6 +37,7 @@ from finetune.storage import digest, unwritable_cache, write_whole
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+NOTHING = ("NAType", "NaTType")  # an empty cell of pandas
 NAME = "the rows that were given"
 ROW = "A row is a text, a record such as {'prompt': '2 + 2', 'completion': '4'}, or a list of chat messages."
 
@@ -146,7 +150,7 @@ def _record(row: Any, number: int) -> dict[str, Any]:
     if isinstance(row, str):
         return {"text": row}
     if isinstance(row, Mapping):
-        return {str(name): value for name, value in row.items()}
+        return {str(name): None if type(value).__name__ in NOTHING else value for name, value in row.items()}
     if isinstance(row, list | tuple) and row:
         if all(isinstance(turn, Mapping) for turn in row):
             return {"messages": [dict(turn) for turn in row]}
@@ -156,5 +160,9 @@ def _record(row: Any, number: int) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON lacks: numbers and arrays of numpy as lists, dates as text."""
-    return value.tolist() if hasattr(value, "tolist") else value.isoformat() if hasattr(value, "isoformat") else str(value)
+    """What JSON lacks: numbers and arrays of numpy as lists, dates and paths as text; raises DatasetError for pictures and bytes."""
+    if hasattr(value, "tolist") or hasattr(value, "isoformat"):
+        return value.tolist() if hasattr(value, "tolist") else value.isoformat()
+    if isinstance(value, Number | os.PathLike | UUID | timedelta):
+        return str(value)
+    raise DatasetError(f"A row has a value of type {type(value).__name__}, which is no text.", hint="Leave it out, or turn it into text.")

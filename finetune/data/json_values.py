@@ -60,7 +60,7 @@ class _Lists(ast.NodeTransformer):
 
 
 def _with_commas(text: str) -> str:
-    """What numpy printed with the commas of Python, where two strings side by side would be one; raises ValueError where it left some out."""
+    """What numpy printed with commas, because two strings side by side are one in Python; raises ValueError where it left items out."""
     tokens = [token for token in tokenize.generate_tokens(io.StringIO(text.strip()).readline) if token.type not in BLANK]
     parts = [token.string for token in tokens[:1]]
     for one, other in pairwise(tokens):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from finetune.data.encoding import detect
-from finetune.data.files import SHOWN_FILES, DataFile, find_files
+from finetune.data.files import SHOWN_FILES, DataFile, find_files, listed
 from finetune.data.readers import read_file
 from finetune.data.readers.excel import other_sheets
 from finetune.data.rows import Origin, Row, SkippedRow
@@ -32,8 +32,10 @@ def open_local(spec: DatasetSpec, *, strict_split: bool = False, measured: str |
     for file in files:
         with reading(file.name, BadRow):
             encodings[file] = detect(file, spec.encoding) if file.kind.text else None
-    unusual = {file: name for file, name in encodings.items() if name not in (None, "utf-8", "utf-8-sig")}
-    notes = [*notes, *(f"{file.name} is read as {name}." for file, name in list(unusual.items())[:SHOWN_FILES])]
+    unusual = {file: encoding for file, encoding in encodings.items() if encoding is not None and encoding not in ("utf-8", "utf-8-sig")}
+    for encoding in sorted(set(unusual.values())):
+        so_read = [file for file in unusual if unusual[file] == encoding]
+        notes.append(f"{listed(so_read)} {'are' if len(so_read) > 1 else 'is'} read as {encoding}.")
     for file in files:
         if file.kind.reader == "excel":
             with reading(file.name, BadRow):
@@ -42,7 +44,9 @@ def open_local(spec: DatasetSpec, *, strict_split: bool = False, measured: str |
 
     def records() -> Iterator[Row | SkippedRow]:
         for file in files:
-            yield from read_file(file, spec, encodings[file])
+            for row in read_file(file, spec, encodings[file]):
+                notes.extend(remark for remark in file.remarks if remark not in notes)
+                yield row
 
     def fingerprint() -> list[str]:
         return [

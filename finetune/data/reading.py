@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.data.builtin import open_builtin
 from finetune.data.files import looks_local
-from finetune.data.formats.cells import Record, is_blank
-from finetune.data.formats.tools import is_nothing
+from finetune.data.formats.cells import Record, is_blank, is_empty
 from finetune.data.hashes import hashes
 from finetune.data.left_out import LeftOut, left_out_sentences
 from finetune.data.local_source import open_local
@@ -182,7 +181,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
             record: Record | None = None
             if isinstance(row, Row):
                 values = reader.values(row.values)
-                if all(map(is_nothing, values.values())):
+                if all(map(is_empty, values.values())):
                     facts.blank += 1
                     continue
                 try:
@@ -218,6 +217,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
     facts.files, facts.columns = list(file_numbers), reader.columns
     facts.ignored_columns, facts.ignored_text = left.columns, left.shares()
     facts.left_out = dict(not_wanted)
+    facts.notes += [note for note in origin.notes if note not in facts.notes]
     facts.notes += [*reader.notes(), *left_out_sentences(facts.left_out), *left.sentences()]
     if not facts.usable:
         raise no_rows(origin.name, facts.skipped_rows, facts.left_out)

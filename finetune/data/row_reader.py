@@ -39,7 +39,7 @@ class RowReader:
         *,
         prompts: bool = False,
     ) -> None:
-        self.chosen, self.where, self.prompts = chosen, where, prompts
+        self.where, self.prompts = where, prompts
         self.inner = [name for name in formats.chosen_columns(chosen).values() if name not in columns and "." in name]
         sample = [self.values(row) for row in sample]
         self.all_columns = list(dict.fromkeys([*columns, *(name for row in sample for name in row)]))
@@ -47,6 +47,7 @@ class RowReader:
             self.all_columns = [name for name in self.all_columns if any(name in row for row in sample)]
         if prompts and not chosen and (alone := formats.prompts_alone(self.all_columns, sample)):
             chosen = ColumnsSpec(text=alone)
+        self.chosen = chosen
         self.format = formats.detect(self.all_columns, sample, chosen, where)
         self.marks = Marks.find(self.all_columns, sample, self.format.name, self.format.columns, named=chosen is not None)
         self.columns = [*self.format.columns, *self.marks.columns]
@@ -64,7 +65,7 @@ class RowReader:
         return row
 
     def widen(self, row: dict[str, Any]) -> bool:
-        """Whether a row has the first value of a column that is read from here on: the sample had none, and rows of its format may do without.
+        """Whether a row has the first value of a column that is read from here on: rows before it did without.
 
         Raises UnknownFormat where the rows before this one would have been read otherwise.
         """
@@ -74,8 +75,11 @@ class RowReader:
         self.filled |= new
         if not new:
             return False
-        columns = list(dict.fromkeys([*self.all_columns, *row]))
-        found = formats.detect(columns, [*self.first, row], self.chosen, self.where)
+        columns = list(dict.fromkeys([*self.all_columns, *(name for name in row if name in new)]))
+        try:
+            found = formats.detect(columns, [*self.first, row], self.chosen, self.where)
+        except UnknownFormat:  # an only column need not be the only one for ever
+            return False
         marks = Marks.find(columns, [*self.first, row], found.name, found.columns, named=self.chosen is not None)
         read = [*found.columns, *marks.columns]
         if found.name != self.format.name or not set(self.columns) < set(read):
@@ -83,7 +87,8 @@ class RowReader:
         if hasattr(found, "to_record"):
             late = ", ".join(name for name in read if name not in self.columns)
             raise UnknownFormat(f"{self.where} has {late} in later rows only.", hint=f"Give every row {late}, or none.")
-        self.format, self.marks, self.columns, self.all_columns = found, marks, read, columns
+        self.format, self.marks, self.columns = found, marks, read
+        self.all_columns = list(dict.fromkeys([*self.all_columns, *read]))
         return True
 
     def record(self, row: dict[str, Any]) -> Record:

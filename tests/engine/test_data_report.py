@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 from bytes_tokenizer import CHATML, THINKING, byte_level
+from chat_templates import FAMILIES
 from letters import llama
 
 from finetune.cli import main
 from finetune.data.prepare import prepare_data
 from finetune.data.report import DataReport
+from finetune.errors import BadRow
 from finetune.hardware.machine import Glance
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
@@ -39,18 +41,18 @@ def chats(count: int) -> list[list[dict[str, Any]]]:
 
 def test_a_column_that_is_not_learned_from_is_named_with_its_share(tmp_path: Path) -> None:
     data = rows(300, id="7")
-    data[250]["reasoning"] = "because " * 5000  # far behind the rows that decide the format
+    data[250]["notes"] = "because " * 5000  # far behind the rows that decide the format
     report = report_of(tmp_path, data)
-    assert report.ignored_columns == ["id", "reasoning"]
+    assert report.ignored_columns == ["id", "notes"]
     letters = sum(len(row["question"]) + len(row["answer"]) for row in data)
     everything = 40_000 + letters + len(data)
     assert report.ignored_text == {
-        "reasoning": pytest.approx(40_000 / everything, abs=1e-4),
+        "notes": pytest.approx(40_000 / everything, abs=1e-4),
         "id": pytest.approx(len(data) / everything, abs=1e-4),
     }
-    shares = f"`reasoning` ({100 * 40_000 / everything:.0f} % of the text) and `id` (under 1 % of the text)"
+    shares = f"`notes` ({100 * 40_000 / everything:.0f} % of the text) and `id` (under 1 % of the text)"
     assert report.notes == [f"Columns {shares} are ignored."]
-    assert "Ignored  reasoning" in drawn(data_report(report.to_dict()), 80)
+    assert "Ignored  notes" in drawn(data_report(report.to_dict()), 80)
 
 
 def test_text_inside_messages_that_is_not_learned_from_is_named_too(tmp_path: Path) -> None:
@@ -78,6 +80,16 @@ def test_what_the_chat_template_leaves_out_is_counted(tmp_path: Path) -> None:
     assert report.rewritten == 30
     assert report.notes == ["The model's chat template leaves out some text in 30 rows, such as earlier reasoning."]
     assert report_of(tmp_path, rows(30), THINKING).rewritten == 0
+    kept = [{"prompt": f"q{n}", "completion": f"<think>hm {n}</think>{n}"} for n in range(30)]  # only blanks are added around the thought
+    assert report_of(tmp_path, kept, FAMILIES["qwen3"].tokenizer.chat_template).rewritten == 0
+
+
+def test_rows_that_no_template_takes_are_not_offered_to_be_skipped(tmp_path: Path) -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {}}}]}
+    data = [{"messages": [{"role": "user", "content": f"{n}"}, call]} for n in range(30)]
+    with pytest.raises(BadRow, match="30 of 30 rows cannot be used") as refused:
+        report_of(tmp_path, data)
+    assert refused.value.hint == "Use a model whose chat template takes such rows."
 
 
 def test_every_number_of_the_report_is_on_the_screen(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from chat_templates import FAMILIES
 from letters import llama, tokenizer
 from pico import arguments
 from workshop import Workshop
@@ -19,7 +20,9 @@ from workshop import Workshop
 import finetune
 from finetune import DistillationTrainer, LLMFineTuner
 from finetune.data.given import tokens
+from finetune.data.tokens import NO_LOSS
 from finetune.distillation.cache_builder import build_cache
+from finetune.distillation.given import as_tokens
 from finetune.distillation.objectives import through_softmax_
 from finetune.distillation.objectives.check import check_gradient
 from finetune.errors import DatasetError, ModelError, RecipeError
@@ -121,6 +124,43 @@ def test_rows_of_text_are_the_tokens_that_a_recipe_would_prepare(shop: Workshop)
     ours = tokens(PAIRS, tokenizer(chat=True), max_length=64)
     for row in prepared.train:
         assert {name: row[name] for name in ("input_ids", "labels", "answer_start")} in ours
+
+
+def asked(text: str, **more: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": "q"}, {"role": "assistant", "content": text, **more}]
+
+
+def test_rows_in_memory_are_read_as_those_of_a_recipe_are(recwarn: pytest.WarningsRecorder) -> None:
+    qwen = FAMILIES["qwen3"].tokenizer
+
+    def learned(rows: Any, **settings: Any) -> list[str]:
+        return [qwen.decode([label for label in row["labels"] if label != NO_LOSS]) for row in tokens(rows, qwen, **settings)]
+
+    marked = [{"prompt": "q", "completion": "good", "label": True}, {"prompt": "q", "completion": "bad", "label": False}]
+    assert learned(marked) == ["good<|im_end|>"]
+    assert learned([{"messages": asked("a", reasoning_content="r")}]) == ["<think>\nr\n</think>\n\na<|im_end|>"]
+    assert learned([{"prompt": "q", "completion": "long " * 20}], max_length=20)[0].startswith("long long")
+    assert '"add"' in qwen.decode(tokens([{"messages": asked("a"), "tools": [{"name": "add", "parameters": {}}]}], qwen)[0]["input_ids"])
+    assert [str(warning.message) for warning in recwarn] == [
+        "1 row is left out: column label marks the answer as undesired. Rename the column if it means something else.",
+        "1 row is cut to 20 tokens.",
+    ]
+    for rows, sentence in (
+        ([{"messages": asked("a"), "images": ["a.jpg"]}], "Row 1 cannot be used: column images has images, audio or video"),
+        ([{"prompt": "q", "completion": "a", "label": False}] * 2, "no row is to be learned"),
+    ):
+        with pytest.raises(DatasetError, match=sentence):
+            tokens(rows, qwen)
+
+
+def test_a_file_of_tokens_is_used_as_it_is_and_checked(tmp_path: Path) -> None:
+    file, qwen = tmp_path / "rows.jsonl", FAMILIES["qwen3"].tokenizer
+    file.write_text('{"input_ids": [5, 6, 7], "labels": [-100, -100, 7]}\n')
+    with pytest.warns(UserWarning, match="tokenised already"):
+        assert as_tokens(file, qwen) == [{"input_ids": [5, 6, 7], "labels": [NO_LOSS, NO_LOSS, 7], "answer_start": 2}]
+    file.write_text('{"input_ids": [5, 99999]}\n')
+    with pytest.raises(DatasetError, match="Row 1 cannot be used: token 99999 is not in the model's vocabulary"):
+        as_tokens(file, qwen)
 
 
 def test_rows_of_a_file_by_its_name(shop: Workshop, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,17 @@ def test_the_file_holds_the_rows_and_the_same_rows_have_the_same_file(tmp_path: 
     assert json.loads(Path(path).read_text(encoding="utf-8")) == {"text": "Łódź", "number": 3, "day": "2024-05-31", "list": [1, 2]}
     assert saved(iter(given), tmp_path) == path
     assert saved([*given, *given], tmp_path) != path
+
+
+def test_what_is_neither_text_nor_a_number_is_refused_and_an_empty_cell_is_empty(tmp_path: Path) -> None:
+    class NAType:
+        """As pandas calls it."""
+
+    path = saved([{"price": Decimal("1.50"), "file": Path("a.txt"), "none": NAType()}], tmp_path)
+    assert json.loads(Path(path).read_text()) == {"price": "1.50", "file": "a.txt", "none": None}
+    for value in (b"a", object(), {1, 2}):
+        with pytest.raises(DatasetError, match=f"A row has a value of type {type(value).__name__}, which is no text"):
+            saved([{"text": "a", "image": value}], tmp_path)
 
 
 # What LLMFineTuner takes.

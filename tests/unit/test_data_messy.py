@@ -12,6 +12,7 @@ from shapes import ADD, ADDS, a, s, u
 
 from finetune.data.formats.tools import read_tools
 from finetune.data.json_values import parsed
+from finetune.data.preview import preview_source
 from finetune.data.reading import Rows, read_rows
 from finetune.data.stored import restored
 from finetune.errors import DatasetError
@@ -92,7 +93,6 @@ def test_tools_that_python_printed_are_tools() -> None:
     [
         ("a.txt", OBJECT * 3, "a.txt has records in JSON."),
         ("a.txt", json.dumps([{"text": "a"}] * 3, indent=1), "a.txt has records in JSON."),
-        ("a.md", OBJECT, "a.md has records in JSON."),
         ("a.csv", '{"text": "a"}\n' * 3, "a.csv has records in JSON."),
         ("a.txt", "prompt\tcompletion\nq\ta\n", "a.txt has a table, with the columns prompt, completion."),
         ("a.txt", "id,text\n1,b\n2,c\n", "a.txt has a table, with the columns id, text."),
@@ -107,13 +107,18 @@ def test_records_are_not_learned_as_running_text(tmp_path: Path, name: str, cont
         assert len(read(tmp_path, name, content, text_as="document")) == 1
 
 
-@pytest.mark.parametrize("text", ["Question, answer\nThat is a title, and this, too, is text.\n", "{ braces }\n\nand more\n", "a\tb\nc\td\n"])
+@pytest.mark.parametrize(
+    "text", ["Question, answer\nThat is a title, and this, too, is text.\n", "{ braces }\n\nand more\n", "a\tb\nc\td\n"]
+)
 def test_running_text_is_no_table(tmp_path: Path, text: str) -> None:
     assert read(tmp_path, "a.txt", text).facts.format == "text"
+    assert read(tmp_path, "a.md", OBJECT + text).facts.format == "text"
 
 
 def test_the_name_of_an_only_column_is_said(tmp_path: Path) -> None:
-    assert read(tmp_path, "a.csv", "The first text.\nThe second.\n").facts.notes == ["The only column, `The first text.`, is learned as text."]
+    assert read(tmp_path, "a.csv", "The first text.\nThe second.\n").facts.notes == [
+        "The only column, `The first text.`, is learned as text."
+    ]
     assert read(tmp_path, "b.csv", "text\nThe second.\n").facts.notes == []
 
 
@@ -139,6 +144,8 @@ def test_rows_with_nothing_in_them_are_blank_and_not_wrong(tmp_path: Path, name:
     row = OBJECT if name == "a.jsonl" else "q,a\n"
     facts = read(tmp_path, name, ("prompt,completion\n" if name == "a.csv" else "") + (row + blank) * 2).facts
     assert (facts.read, facts.usable, facts.blank, facts.skipped) == (4, 2, 2, 0)
+    shown = preview_source(DatasetSpec(source=str(tmp_path / name)), RuntimeOptions(cache_dir=tmp_path / "cache"))
+    assert (len(shown.examples), shown.skipped) == (2, [])
 
 
 # Columns whose first value comes late.
@@ -146,7 +153,7 @@ def test_rows_with_nothing_in_them_are_blank_and_not_wrong(tmp_path: Path, name:
 ROW = {"prompt": "q", "completion": "a"}
 
 
-@pytest.mark.parametrize("before", [{}, {"NAME": None}, {"NAME": ""}], ids=["absent", "null", "empty"])
+@pytest.mark.parametrize("before", [(), (None,), ("",)], ids=["absent", "null", "empty"])
 @pytest.mark.parametrize(
     ("row", "name", "value", "expected"),
     [
@@ -160,9 +167,9 @@ ROW = {"prompt": "q", "completion": "a"}
     ],
 )
 def test_a_column_that_begins_behind_the_sample_is_read(
-    tmp_path: Path, before: dict[str, Any], row: dict[str, Any], name: str, value: Any, expected: Any
+    tmp_path: Path, before: tuple[Any, ...], row: dict[str, Any], name: str, value: Any, expected: Any
 ) -> None:
-    early = row | {name: empty for empty in before.values()}
+    early = row | dict.fromkeys([name] if before else [], *before)
     rows = [*([early] * 210), row | {name: value}, early]
     found = read(tmp_path, "a.jsonl", "".join(json.dumps(each) + "\n" for each in rows))
     learned = turns(found)
@@ -177,6 +184,8 @@ def test_tools_and_labels_that_come_late(tmp_path: Path) -> None:
     rows = [{"messages": PAIR}] * 210 + [{"messages": PAIR, "tools": [ADD]}]
     found = read(tmp_path, "a.jsonl", "".join(json.dumps(each) + "\n" for each in rows))
     assert restored(found.dataset[210])["tools"] == [ADDS]
+    rows = [{"saga": "Once upon a time"}] * 210 + [{"saga": "The end", "id": 7}]
+    assert read(tmp_path, "c.jsonl", "".join(json.dumps(each) + "\n" for each in rows)).facts.ignored_columns == ["id"]
     rows = [{"input_ids": [1, 2]}] * 210 + [{"input_ids": [1, 2], "labels": [-100, 2]}]
     with pytest.raises(DatasetError, match=r"b\.jsonl has labels in later rows only\."):
         read(tmp_path, "b.jsonl", "".join(json.dumps(each) + "\n" for each in rows))
@@ -219,6 +228,27 @@ def test_reasoning_in_a_column_is_that_of_the_answer(tmp_path: Path, key: str, n
     assert turns(found) == [[u("q"), a("a", reasoning_content="r")], [u("q"), a("<think>t</think>a")]]
 
 
+@pytest.mark.parametrize(
+    ("row", "hint"),
+    [
+        ({"id": 1, "turns": PAIR}, "Say it: --set dataset.columns.messages=turns"),
+        (
+            {"id": "x", "problem": "why is", "key": "A b"},
+            "Name them: --set dataset.columns.prompt=problem --set dataset.columns.completion=key",
+        ),
+    ],
+)
+def test_a_hint_names_columns_that_can_be_meant(tmp_path: Path, row: dict[str, Any], hint: str) -> None:
+    with pytest.raises(DatasetError) as refused:
+        read(tmp_path, "a.jsonl", (json.dumps(row) + "\n") * 2)
+    assert str(refused.value.hint).startswith(hint)
+
+
+def test_the_worked_solution_is_learned_and_not_the_number_at_its_end(tmp_path: Path) -> None:
+    row = {"problem": "q", "solution": "a", "answer": "4"}
+    assert turns(read(tmp_path, "a.jsonl", json.dumps(row) + "\n")) == [PAIR]
+
+
 # Files that lie together.
 
 
@@ -245,3 +275,9 @@ def test_many_files_are_a_document_each_and_few_are_cut_to_hold_some_out(tmp_pat
         (tmp_path / f"{number}.txt").write_text(content)
     found = read_rows(DatasetSpec(source=str(tmp_path), samples=None), RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
     assert len(found) == documents
+
+
+def test_splits_inside_a_document_that_are_not_read_are_named(tmp_path: Path) -> None:
+    rows = read(tmp_path, "a.json", json.dumps({"train": [ROW, ROW], "test": [ROW], "extra": [ROW] * 3}))
+    assert len(rows) == 2
+    assert rows.facts.notes == ["Not read in a.json, because the split is train: test (1), extra (3)."]

@@ -35,7 +35,7 @@ def test_unknown_columns_are_shown_to_be_mapped(tmp_path: Path) -> None:
 
 
 def test_bad_rows_among_the_first_are_listed(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{broken\n{"text": null}\n')
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{broken\n{"text": []}\n')
     preview = preview_source(DatasetSpec(source=str(tmp_path / "a.jsonl")))
     assert [row.line for row in preview.skipped] == [2, 3]
 

@@ -33,7 +33,7 @@ from finetune.data.formats.messages import Messages
 from finetune.data.formats.prompt_completion import PromptCompletion
 from finetune.data.formats.text import NAMES as TEXT_NAMES
 from finetune.data.formats.text import Text
-from finetune.data.formats.turns import SPEAKER, TEXT, role_of
+from finetune.data.formats.turns import SPEAKER, TEXT, role_of, turns_alone, turns_of
 from finetune.errors import UnknownFormat
 from finetune.settings import ColumnsSpec
 from finetune.shell import quoted
@@ -103,9 +103,16 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
             f"{where} has pairs in the column {nested} ({one} and {two}), and does not say which is the prompt.",
             hint=f"Say it: --set {_set('prompt', f'{nested}.{one}')} --set {_set('completion', f'{nested}.{two}')}",
         )
-    example, other = [*columns, "NAME", "NAME"][:2]
-    hint = f"Name them: --set {_set('prompt', example)} --set {_set('completion', other)} (or --set {_set('text', example)})."
+    chat = next((column for column in columns if sample and all(_is_talk(row.get(column)) for row in sample)), None)
+    if chat is not None:
+        return UnknownFormat(
+            f"{where} has conversations in the column {chat}, which is no known name for them.",
+            hint=f"Say it: --set {_set('messages', chat)}",
+        )
+    wordy = [column for column in columns if any(isinstance(row.get(column), str) and " " in row[column] for row in sample)]
     prompt = find_column(columns, *PROMPTS)
+    example, other = [*dict.fromkeys([*filter(None, [prompt]), *wordy, *columns]), "NAME", "NAME"][:2]
+    hint = f"Name them: --set {_set('prompt', example)} --set {_set('completion', other)} (or --set {_set('text', example)})."
     if prompt is None:
         unknown = f"{where} has {_listed(columns)}, and none of them is a known name for prompt, answer, text or messages."
         return UnknownFormat(unknown, hint=hint)
@@ -128,6 +135,10 @@ def _check_whole(columns: Sequence[str], sample: Sequence[dict[str, Any]], where
 def _speaks(column: str, sample: Sequence[dict[str, Any]]) -> bool:
     said = [role_of({"role": row.get(column)}) if isinstance(row.get(column), str) else None for row in sample]
     return bool(said) and all(said)
+
+
+def _is_talk(cell: Any) -> bool:
+    return turns_alone(cell) and len(turns_of(cell)) > 1
 
 
 def _is_pair(cell: Any) -> bool:

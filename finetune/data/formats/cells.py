@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, TypedDict
 
 from finetune.data.rows import RowProblem
@@ -49,13 +50,23 @@ def is_blank(turn: Message) -> bool:
 
 def find_column(columns: Sequence[str], *names: str) -> str | None:
     """The first of `names` that is among `columns`, whatever its case."""
-    by_lower_case = {column.strip().lower(): column for column in reversed(columns)}
-    return next((by_lower_case[name] for name in names if name in by_lower_case), None)
+    known = _by_lower_case(tuple(columns))
+    return next((known[name] for name in names if name in known), None)
+
+
+@lru_cache(maxsize=64)  # formats and marks ask for hundreds of names in the same columns
+def _by_lower_case(columns: tuple[str, ...]) -> dict[str, str]:
+    return {column.strip().lower(): column for column in reversed(columns)}
 
 
 def is_missing(value: Any) -> bool:
     """Nothing in the cell; the words "None", "NA" and "null" are text like any other."""
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def is_empty(value: Any) -> bool:
+    """Nothing in the cell, or nothing but blanks."""
+    return is_missing(value) or (isinstance(value, str) and not value.strip())
 
 
 def as_text(value: Any, column: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from finetune.data.formats.cells import is_missing
+from finetune.data.formats.cells import is_empty
 from finetune.data.json_values import number
 from finetune.data.rows import RowProblem
 
@@ -51,7 +51,7 @@ def remarks(turn: dict[str, Any], column: str, *, answer: bool) -> Iterator[str]
 
 def truth(value: Any) -> float | None:
     """1 for yes, 0 for no, or another number; None where nothing is said. Raises ValueError for anything else."""
-    if is_missing(value) or (isinstance(value, str) and not value.strip()):
+    if is_empty(value):
         return None
     if isinstance(value, str):
         word = value.strip().lower()

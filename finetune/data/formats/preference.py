@@ -22,6 +22,7 @@ PAIRS = [("chosen", "rejected"), ("preferred_output", "non_preferred_output"), (
 PAIRS += [("winner", "loser"), ("better", "worse")]
 KINDS = ("messages", "conversations", "conversation", "response", "answer", "completion", "output", "text")
 ENDINGS = ["{}", *(f"{{}}_{kind}" for kind in KINDS), *(f"{kind}_{{}}" for kind in KINDS)]
+SPELLED = [(ending.format(better), ending.format(worse)) for better, worse in PAIRS for ending in ENDINGS]
 
 
 class Preference:
@@ -38,9 +39,9 @@ class Preference:
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Preference | None:
-        spelled = ((ending.format(better), ending.format(worse)) for better, worse in PAIRS for ending in ENDINGS)
-        pairs = ((find_column(columns, better), find_column(columns, worse)) for better, worse in spelled)
-        chosen, rejected = next(((better, worse) for better, worse in pairs if better and worse), (None, None))
+        pairs = ((find_column(columns, better), worse) for better, worse in SPELLED)
+        found = ((better, rejected) for better, worse in pairs if better and (rejected := find_column(columns, worse)))
+        chosen, rejected = next(found, (None, None))
         if chosen is None or not any(_is_answer(row.get(chosen)) for row in sample):
             return None
         prompt = find_column(columns, *PROMPTS)
@@ -89,7 +90,7 @@ class Preference:
         prompt = str(self.prompt)
         if self.given is not None:
             asked = [as_text(row.get(prompt), prompt), *optional_text(row, self.given)]
-            return [turns.user(joined("", asked if prompt.strip().lower() in ("instruction", "prompt") else asked[::-1]))]
+            return [turns.user(joined("", asked if prompt.strip().lower() in ("instruction", "prompt") else asked[::-1]) or asked[0])]
         before = turns.read_prompt(row.get(prompt), prompt)
         return before[:-1] if before[-1]["role"] == "assistant" and len(before) > 1 else before
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from finetune.data.formats.beside import NOTHING, Beside
-from finetune.data.formats.cells import Message, as_answer, as_text, find_column, joined, optional_text
+from finetune.data.formats.cells import Message, as_answer, as_text, find_column, optional_text
 from finetune.data.formats.turns import user
 from finetune.data.json_values import parsed
 from finetune.data.rows import RowProblem
@@ -30,7 +30,7 @@ class QuestionAnswer:
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> QuestionAnswer | None:
         question = find_column(columns, "question", "query", "problem", "q")
-        answer = find_column(columns, "answer", "answers", "response", "solution", "completion", "output", "a")
+        answer = find_column(columns, "solution", "answer", "answers", "response", "completion", "output", "a")
         if question is None or answer is None:
             return None
         context = find_column(columns, "context", "passage")
@@ -38,7 +38,7 @@ class QuestionAnswer:
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
         question = as_text(row.get(self.question), self.question)
-        asked = joined("", [*optional_text(row, self.context), question])
+        asked = "\n\n".join([*optional_text(row, self.context), question])
         answer = as_answer(_first(row.get(self.answer), self.answer), self.answer)
         return self.beside.before(row, [user(asked), self.beside.answer(row, answer)])
 

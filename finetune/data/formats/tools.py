@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any
 
-from finetune.data.formats.cells import is_missing
+from finetune.data.formats.cells import is_empty
 from finetune.data.json_values import parsed, plain
 from finetune.data.rows import RowProblem
 
@@ -83,7 +83,7 @@ def _call(call: Any, column: str) -> dict[str, Any]:
 
 def is_nothing(value: Any) -> bool:
     """An empty cell, however it says so."""
-    return is_missing(value) or (isinstance(value, list | dict) and not value) or (isinstance(value, str) and not value.strip())
+    return is_empty(value) or (isinstance(value, list | dict) and not value)
 
 
 def _given(function: dict[str, Any]) -> Any:

@@ -84,10 +84,15 @@ def read_prompt(value: Any, column: str) -> list[Message]:
     return transcript(text.rstrip()[: -len(OPEN)]) if text.rstrip().endswith(OPEN) and BEGINS.match(text) else [user(text)]
 
 
+def turns_alone(value: Any) -> bool:
+    """Whether a cell, whatever it is called, is a conversation: objects that each say who speaks."""
+    turns = turns_of(value)
+    return bool(turns) and all(isinstance(turn, dict) and role_of(turn) is not None for turn in turns) and not _are_texts(parsed(value))
+
+
 def is_chat_text(value: Any) -> bool:
     """Whether a text is the JSON of messages; a list of anything else may be what the user wrote."""
-    turns = turns_of(value) if isinstance(parsed(value), list | dict) else []
-    return bool(turns) and all(isinstance(turn, dict) and role_of(turn) is not None for turn in turns) and not _are_texts(parsed(value))
+    return isinstance(value, str) and turns_alone(value)
 
 
 def _are_texts(value: Any) -> bool:

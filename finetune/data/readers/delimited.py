@@ -146,8 +146,8 @@ def _is_spaced(text: str, delimiter: str) -> bool:
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     read = 0
     try:
-        for read, _ in enumerate(islice(rows, JUDGED), start=1):
-            pass
+        for _ in islice(rows, JUDGED):
+            read += 1
     except csv.Error as error:
         return "unexpected end" in str(error) and read >= ENOUGH  # a sample may end inside a cell
     return True

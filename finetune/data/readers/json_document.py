@@ -125,7 +125,7 @@ def read_document(window: Window, spec: DatasetSpec) -> Iterator[Row | SkippedRo
             raise window.broken(error) from None
         yield from parse_lines(window.name, io.StringIO(text, newline="\n"), first=window.line)
         return
-    records = _records(document, spec, window.name)
+    records = _records(document, spec, window.file)
     if records is None:
         keys = f"{', '.join(list(document)[:SHOWN_KEYS])}{' ...' if len(document) > SHOWN_KEYS else ''}"
         yield SkippedRow(window.name, 1, f"one object with the keys {keys}, {SETTINGS}" if document else "an empty object")
@@ -157,7 +157,7 @@ def _check_end(window: Window) -> None:
         raise window.broken(json.JSONDecodeError("there is text after the end of the list", window.text, window.position))
 
 
-def _records(document: Any, spec: DatasetSpec, name: str) -> list[Any] | None:
+def _records(document: Any, spec: DatasetSpec, file: DataFile) -> list[Any] | None:
     """The records inside one JSON value; None for an object in which nothing looks like rows, such as the settings of a program."""
     if not isinstance(document, dict):
         return [document]
@@ -165,16 +165,18 @@ def _records(document: Any, spec: DatasetSpec, name: str) -> list[Any] | None:
     record_lists = {key: value for key, value in document.items() if _is_record_list(value)}
     if any(_is_chat(key, items) for key, items in record_lists.items()):
         return [document]
-    wanted = next((record_lists[word] for word in (spec.split, *SPLITS.get(spec.split, ())) if word in record_lists), None)
+    wanted = next((word for word in (spec.split, *SPLITS.get(spec.split, ())) if word in record_lists), None)
     if wanted is not None:
-        return list(wanted)
+        if others := [f"{key} ({len(items):,})" for key, items in record_lists.items() if key != wanted]:
+            file.remarks.append(f"Not read in {file.name}, because the split is {spec.split}: {', '.join(others[:SHOWN_KEYS])}.")
+        return list(record_lists[wanted])
     if len(record_lists) == 1 and not any(isinstance(value, list) for key, value in document.items() if key not in record_lists):
         ((key, found),) = record_lists.items()
         about = sum(isinstance(value, dict) for value in values)  # rows may have an object about them beside them, settings have many
         if key.lower() in HOLDERS or len(document) == 1 or (about < 2 and _recognised(found, spec)):
             return list(found)
     elif values and all(isinstance(value, list) for value in values):
-        return _table(document, spec, name)
+        return _table(document, spec, file.name)
     elif values and all(isinstance(value, dict) for value in values):
         if all(key.isdigit() for key in document):  # {"0": {"question": ...}, "1": ...}
             return values

@@ -22,7 +22,12 @@ AS_TEXT = "To learn it as it stands: --set dataset.text_as=document"
 
 
 def check_kind(sample: str, file: DataFile) -> None:
-    """Raises UnknownFormat if text, or a table, begins as JSON records do; and if text begins with a header and a row of a table."""
+    """Raises UnknownFormat if text, or a table, begins as JSON records do; and if text begins with a header and a row of a table.
+
+    Markdown may begin with either.
+    """
+    if file.suffix == ".md":
+        return
     if JSON.match(sample):
         hint = "Rename it to end in .jsonl (one object per line) or .json (one list)."
         raise UnknownFormat(f"{file.name} has records in JSON.", hint=f"{hint} {AS_TEXT}" if file.kind.prose else hint)
