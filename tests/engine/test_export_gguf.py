@@ -58,6 +58,25 @@ def test_llama_cpp_answers_as_the_model_of_every_architecture(name: str, tmp_pat
     assert left_in(tmp_path / "gguf") == ["Modelfile", "out-F16.gguf"]
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "gguf" / done.file).tensors}
     assert done.gate["tensors"] == len(stored)
+    _check_hostile(name, run, tmp_path / "gguf" / done.file)
+
+
+def _check_hostile(name: str, run: RunFolder, file: Path) -> None:
+    """Five hundred texts that nobody writes become the same tokens."""
+    tokenizer, texts = AutoTokenizer.from_pretrained(run.output_dir), hostile(500)  # Qwen2 cuts texts in its own way
+    asking, chats = Asking.of(run, tokenizer), name in ("smollm3", "phi3")  # whose chats begin with a turn
+    assert ("begins with <s> for the model, and not in llama.cpp" in str(asking.notes)) == chats
+    if name in OPENS:  # of whose texts one part begins as llama.cpp reads otherwise, or is read as Phi's marks swallow blanks
+        assert "llama.cpp reads one space more" in asking.notes[0] or "opens with a space for the model" in asking.notes[0]
+        begins = "|".join(["^", *map(re.escape, added_tokens(tokenizer))])
+        texts = [text for text in texts if not re.search(rf"({begins})[\s▁]", text)]
+    texts = list(filter(None, map(asking.probe, texts)))
+    assert len(texts) > 300
+    questions = Questions(texts, [], [[3]], len(tokenizer) + ROUNDED, threads=1)
+    found = asked(file, questions, lambda *_: None)
+    for text, ids in zip(texts, found.tokens, strict=True):
+        assert ids == asking.ids(text), repr(text)
+        assert asking.ids(text) == tokenizer(text)["input_ids"][chats:]
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -261,26 +280,6 @@ def test_ollama_gets_the_chat_the_ends_and_the_sampling(tmp_path: Path) -> None:
         'PARAMETER stop "</s>"',
         'PARAMETER stop "<|im_end|>"',
     ]
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_five_hundred_hostile_strings_become_the_same_tokens(name: str, tmp_path: Path) -> None:
-    run = run_of(name, tmp_path)
-    done = GGUF.export(run, tmp_path / "gguf", RUNTIME, Recorder())
-    tokenizer, texts = AutoTokenizer.from_pretrained(run.output_dir), hostile(500)  # Qwen2 cuts texts in its own way
-    asking, chats = Asking.of(run, tokenizer), name in ("smollm3", "phi3")  # whose chats begin with a turn
-    assert ("begins with <s> for the model, and not in llama.cpp" in str(asking.notes)) == chats
-    if name in OPENS:  # of whose texts one part begins as llama.cpp reads otherwise, or is read as Phi's marks swallow blanks
-        assert "llama.cpp reads one space more" in asking.notes[0] or "opens with a space for the model" in asking.notes[0]
-        begins = "|".join(["^", *map(re.escape, added_tokens(tokenizer))])
-        texts = [text for text in texts if not re.search(rf"({begins})[\s▁]", text)]
-    texts = list(filter(None, map(asking.probe, texts)))
-    assert len(texts) > 300
-    questions = Questions(texts, [], [[3]], len(tokenizer) + ROUNDED, threads=1)
-    found = asked(tmp_path / "gguf" / done.file, questions, lambda *_: None)
-    for text, ids in zip(texts, found.tokens, strict=True):
-        assert ids == asking.ids(text), repr(text)
-        assert asking.ids(text) == tokenizer(text)["input_ids"][chats:]
 
 
 def test_ordinary_text_that_llama_cpp_takes_for_an_end_is_named(tmp_path: Path) -> None:
