@@ -88,7 +88,9 @@ def test_a_signal_after_the_end_of_a_run_costs_nothing_of_it(tmp_path: Path) -> 
 def test_a_signal_before_the_first_step_leaves_no_empty_run(tmp_path: Path) -> None:
     folder = written_run(tmp_path / "begun")
     folder.write_stage(TRAINING)
-    assert "nothing was saved" in _stopped(folder, ours=True).message
+    folder.claim()
+    folder.release()
+    assert "nothing was saved" in _stopped(folder, new=True, known=False).message
     assert not folder.output_dir.exists()
 
 
