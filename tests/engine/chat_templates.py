@@ -44,7 +44,6 @@ class Family:
     ends: tuple[str, ...]
     strict: bool = False
     ordinary: tuple[str, ...] = ()  # added tokens that are not special
-    takes_system: bool = True
     written: Callable[[str], str] = str
     adds_bos: bool = False  # the tokenizer begins every text with it
 
@@ -264,7 +263,6 @@ FAMILIES = {
         "<end_of_turn>",
         ("<end_of_turn>", "<eos>"),
         strict=True,
-        takes_system=False,
         written=str.strip,
         adds_bos=True,
     ),

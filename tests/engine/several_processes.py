@@ -19,7 +19,6 @@ from finetune.events import read_events
 
 TOLERANCE = 1e-6
 NO_DROPOUT = {"kind": "lora", "dropout": 0.0}
-DISTILLED = {"from_teacher": {"layers": 2}}
 
 UNEVEN = {"samples": 31}  # 23 to train on: the last step of an epoch has one row, and one of two processes none
 

@@ -263,7 +263,6 @@ class TestTheReadingOfAModel:
     def test_an_unknown_step_before_the_head_is_noticed(self) -> None:
         model = pico("granite")
         model.config.logits_scaling = 1.0  # as if the config did not say that the logits are divided
-        model.config.scaled_elsewhere = True
         original = model.forward
 
         def scaled(**inputs: Any) -> Any:

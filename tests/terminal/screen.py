@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 import warm  # noqa: E402
 
-ENTER, UP, DOWN, SHIFT_TAB, CTRL_C, F1, ESCAPE, TAB = "\r", "\x1b[A", "\x1b[B", "\x1b[Z", "\x03", "\x1bOP", "\x1b", "\t"
+ENTER, UP, DOWN, SHIFT_TAB, CTRL_C, F1, TAB = "\r", "\x1b[A", "\x1b[B", "\x1b[Z", "\x03", "\x1bOP", "\t"
 OURS = {"TERM": "xterm-256color", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}
 
 
