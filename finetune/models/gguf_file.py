@@ -1,4 +1,4 @@
-"""GGUF files: their header without any library, and their weights turned into a plain model folder once.
+"""GGUF files: their header without any library, and the values of their tensors.
 
     header = read_header(Path("model.Q4_K_M.gguf"))
     header.metadata["general.architecture"], header.parameters
@@ -8,10 +8,8 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
-import io
 import mmap
 import struct
-from contextlib import redirect_stderr
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -20,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from finetune.errors import ModelError
 from finetune.foreign import DIMENSIONS, ELEMENTS, check_counts, reading
 from finetune.model_folder import PAGE
-from finetune.storage import OTHER_CACHE, cache_folder, check_room
 
 if TYPE_CHECKING:
     import numpy
@@ -81,31 +78,6 @@ def dequantised(header: Header, tensor: Tensor) -> numpy.ndarray:
     kind = GGMLQuantizationType(tensor.type)
     values = rows.view(numpy.float32) if kind == GGMLQuantizationType.F32 else dequantize(rows, kind)
     return numpy.array(values, dtype=numpy.float32).reshape(tensor.shape)
-
-
-def to_folder(header: Header, folder: Path) -> None:
-    """Write the file as a plain model folder (float32 safetensors, tokenizer) through transformers.
-
-    Raises ModelError for an architecture that transformers cannot read from GGUF, HardwareError if the disk is too full.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    check_room(header.path.name, header.parameters * 4, folder.parent, OTHER_CACHE)
-    place, name = header.path.parent, header.path.name
-    with reading(header.path, ModelError, hint="Use a safetensors version of the model.", what="cannot be converted"):
-        with redirect_stderr(io.StringIO()):  # transformers draws a bar here that no setting turns off
-            model = AutoModelForCausalLM.from_pretrained(place, gguf_file=name, dtype=torch.float32, trust_remote_code=False)
-        # transformers refuses to save a model loaded from GGUF; the same weights in a model built from the plain config can be saved.
-        plain = type(model.config).from_dict({k: v for k, v in model.config.to_dict().items() if k != "quantization_config"})
-        plain.architectures = [type(model).__name__]
-        with torch.device("meta"):
-            bare = type(model)(plain)
-        bare.load_state_dict(model.state_dict(), assign=True)
-        bare.tie_weights()
-        with cache_folder(folder) as unfinished:
-            bare.save_pretrained(unfinished)
-            AutoTokenizer.from_pretrained(place, gguf_file=name, trust_remote_code=False).save_pretrained(unfinished)
 
 
 def _parse(path: Path, content: mmap.mmap) -> Header:

@@ -85,7 +85,7 @@ def tensors(model: Any, known: Architecture) -> Iterator[tuple[str, Tensor]]:
         if known.pairs and (".q_proj." in name or ".k_proj." in name):
             values = interleaved(values, config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads)
         yield place, values
-    yield from _rotations(model, config)
+    yield from rotations(model, config)
 
 
 def interleaved(values: Tensor, heads: int) -> Tensor:
@@ -171,8 +171,15 @@ def _phi3(config: Any) -> Facts:
 # What llama.cpp would compute differently.
 
 
-def _odd_gemma(every: int, deepest: int) -> Callable[[Any], str | None]:
-    """Each `every`-th layer sees everything; queries are divided by the root of a head's size, but in the model with `deepest` layers."""
+def query_scale(config: Any) -> int:
+    """By the root of which Gemma divides queries in llama.cpp: a head's size, and in the deepest model the width for each head."""
+    if config.num_hidden_layers == {"gemma2": 46, "gemma3_text": 62}[config.model_type]:
+        return int(config.hidden_size // config.num_attention_heads)
+    return int(config.head_dim)
+
+
+def _odd_gemma(every: int) -> Callable[[Any], str | None]:
+    """Each `every`-th layer sees everything."""
 
     def odd(config: Any) -> str | None:
         expected = ["sliding_attention" if (number + 1) % every else "full_attention" for number in range(config.num_hidden_layers)]
@@ -181,9 +188,8 @@ def _odd_gemma(every: int, deepest: int) -> Callable[[Any], str | None]:
         caps = (config.attn_logit_softcapping, config.final_logit_softcapping) if config.model_type == "gemma2" else ()
         if not all(caps):
             return "its attention or its logits have no soft cap"
-        size = config.hidden_size // config.num_attention_heads if config.num_hidden_layers == deepest else config.head_dim
-        if config.query_pre_attn_scalar != size:
-            return f"its queries are scaled by {config.query_pre_attn_scalar}, not by the size of a head, {size}"
+        if config.query_pre_attn_scalar != query_scale(config):
+            return f"its queries are scaled by {config.query_pre_attn_scalar}, not by the size of a head, {query_scale(config)}"
         return None
 
     return odd
@@ -230,8 +236,8 @@ KNOWN: dict[str, Architecture] = {
     "mistral": Architecture("llama", _in_window, pairs=True),
     "qwen2": Architecture("qwen2", _usual, odd=_odd_window),
     "qwen3": Architecture("qwen3", _usual, odd=_odd_window),
-    "gemma2": Architecture("gemma2", _gemma2, one_more=True, odd=_odd_gemma(2, deepest=46)),
-    "gemma3_text": Architecture("gemma3", _gemma3, one_more=True, odd=_odd_gemma(6, deepest=62)),
+    "gemma2": Architecture("gemma2", _gemma2, one_more=True, odd=_odd_gemma(2)),
+    "gemma3_text": Architecture("gemma3", _gemma3, one_more=True, odd=_odd_gemma(6)),
     "gpt2": Architecture("gpt2", _gpt2, turned=True, odd=_odd_gpt2),
     "phi3": Architecture("phi3", _phi3),
     "smollm3": Architecture("smollm3", _usual, pairs=True, odd=_odd_smollm3),
@@ -255,7 +261,7 @@ def _original_length(config: Any, rope: dict[str, Any]) -> int:
     return int(found or config.max_position_embeddings)
 
 
-def _rotations(model: Any, config: Any) -> Iterator[tuple[str, Tensor]]:
+def rotations(model: Any, config: Any) -> Iterator[tuple[str, Tensor]]:
     """By how much frequencies are divided where that differs between them: Llama 3's and Phi's long contexts."""
     import torch
 

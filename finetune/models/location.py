@@ -197,11 +197,12 @@ def _starter(source: ModelSource, runtime: RuntimeOptions, reporter: Reporter) -
 
 def _gguf(source: ModelSource, file: Path, runtime: RuntimeOptions, reporter: Reporter) -> LocatedModel:
     """The model folder made from a GGUF file, once per file: converting takes minutes for large ones."""
-    from finetune.models.gguf_file import read_header, to_folder
+    from finetune.models.gguf_file import read_header
+    from finetune.models.gguf_model import VERSION, to_folder
 
     header = read_header(file)
     state = file.stat()
-    key = hashlib.sha256(f"{file}|{state.st_size}|{state.st_mtime_ns}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(f"{VERSION}|{file}|{state.st_size}|{state.st_mtime_ns}".encode()).hexdigest()[:12]
     folder = runtime.cache_dir / "models" / f"gguf-{key}"
     if not (folder / "config.json").is_file():
         _say_once(reporter, f"Converting {file.name} once; later runs use the converted copy.")
