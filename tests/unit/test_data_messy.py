@@ -75,7 +75,21 @@ def test_the_answers_of_squad_in_a_table_are_their_texts(tmp_path: Path, answers
 
 
 @pytest.mark.parametrize(
-    "text", ["[1 2 ... 3]", "{'a': nan}", "[a, b]", "{ int x; }", "[f('a')]", "['a' + 'b']", "['\\d']", "[1, 2", "[(", "{'a': 1} and"]
+    "text",
+    [
+        "[1 2 ... 3]",
+        "{'a': nan}",
+        "[a, b]",
+        "{ int x; }",
+        "[f('a')]",
+        "[1] [2]",
+        "{'a', 'b'}",
+        "['a' + 'b']",
+        "['\\d']",
+        "[1, 2",
+        "[(",
+        "{'a': 1} and",
+    ],
 )
 def test_what_is_no_list_stays_text(text: str) -> None:
     assert parsed(text) == text
