@@ -147,6 +147,9 @@ def test_rows_with_nothing_in_them_are_blank_and_not_wrong(tmp_path: Path, name:
     assert (facts.read, facts.usable, facts.blank, facts.skipped) == (4, 2, 2, 0)
     shown = preview_source(DatasetSpec(source=str(tmp_path / name)), RuntimeOptions(cache_dir=tmp_path / "cache"))
     assert (len(shown.examples), shown.skipped) == (2, [])
+    for look in (read, lambda *_: preview_source(DatasetSpec(source=str(tmp_path / name)), RuntimeOptions())):
+        with pytest.raises(DatasetError, match=r": the columns prompt, completion are empty in every row\."):
+            look(tmp_path, name, "prompt,completion\n,\n" if name == "a.csv" else '{"prompt": "", "completion": null}\n')
 
 
 # Columns whose first value comes late.
