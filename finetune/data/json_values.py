@@ -46,9 +46,10 @@ def parsed(value: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # Python prints no escapes that mean nothing
             tree = ast.parse(_with_commas(value) if NO_COMMA.search(value) else value.strip(), mode="eval")
-        return ast.literal_eval(_Lists().visit(tree))
+        found = ast.literal_eval(_Lists().visit(tree))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError):
         return value
+    return found if isinstance(found, list | dict) else value
 
 
 class _Lists(ast.NodeTransformer):

@@ -30,7 +30,7 @@ NO_EDGES = Edges("", (), adds_beginning=True)
 class PlainTemplate:
     """For models without a chat template, and for plain text with any model. Messages must not contain `control` tokens, texts may.
 
-    With `shows_calls` it writes tool calls and results somehow, for people; a model is not to learn them like this.
+    With `shows_calls` it writes reasoning, tool calls and results somehow, for people; a model is not to learn them like this.
     """
 
     name = "plain"
@@ -50,7 +50,7 @@ class PlainTemplate:
     def rendered(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> Rendered:
         if messages[0]["role"] == "text":
             return self._document(messages[0]["content"])
-        turns, notices = tidied(messages, self.edges)
+        turns, notices = tidied(messages, self.edges, knows_reasoning=self.shows_calls)
         if self.shows_calls:
             turns = [replace(turn, content=_shown(turn)) for turn in turns]
         elif tools or any(turn.uses_tools for turn in turns):
@@ -91,9 +91,9 @@ class PlainTemplate:
 
 
 def _shown(turn: Turn) -> str:
-    """What a turn says and calls."""
+    """What a turn thinks, says and calls."""
     calls = [json.dumps(call.get("function", call), ensure_ascii=False) for call in turn.more.get("tool_calls", [])]
-    return "\n".join(filter(None, [turn.content, *calls]))
+    return "\n".join(filter(None, [turn.more.get("reasoning_content", ""), turn.content, *calls]))
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -220,7 +220,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
     facts.notes += [note for note in origin.notes if note not in facts.notes]
     facts.notes += [*reader.notes(), *left_out_sentences(facts.left_out), *left.sentences()]
     if not facts.usable:
-        raise no_rows(origin.name, facts.skipped_rows, facts.left_out)
+        raise no_rows(origin.name, facts.skipped_rows, facts.left_out, reader.columns if facts.blank else ())
     return facts
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -134,17 +134,26 @@ def too_many_columns(file: str) -> UnknownFormat:
     return UnknownFormat(f"{file} has more than {COLUMNS:,} columns.", hint="Leave out those that are not to be trained on.")
 
 
-def no_rows(origin: str, skipped: list[SkippedRow], left_out: Mapping[str, int] | None = None) -> EmptyDataset | BadRow:
-    """The error for a source without a single usable row; `left_out` has the reasons of rows that are not wanted."""
+NAME_OTHERS = "Name other columns: --set dataset.columns.prompt=NAME ..."
+
+
+def no_rows(
+    origin: str, skipped: list[SkippedRow], left_out: Mapping[str, int] | None = None, blank: Sequence[str] = ()
+) -> EmptyDataset | BadRow:
+    """The error for a source without a single usable row; `left_out` has the reasons of rows that are not wanted, `blank` the columns that
+    are empty in all of them.
+    """
     if left_out and not skipped:
         reasons = "; ".join(f"{rows:,} rows because {reason}" for reason, rows in left_out.items())
         hint = "Give rows with answers to learn, or rename that column."
         return EmptyDataset(f"{origin}: no row is to be learned ({reasons}).", hint=hint)
+    if not skipped and len(blank) > 1:
+        return EmptyDataset(f"{origin}: the columns {', '.join(blank)} are empty in every row.", hint=NAME_OTHERS)
     if not skipped:
         return EmptyDataset(f"{origin} contains no rows.", hint="Give data with at least two rows.")
     first = skipped[0]
     if len({row.reason for row in skipped}) == 1 and first.reason.endswith(("is missing", "is empty")):
-        return EmptyDataset(f"{first.file}: {first.reason} in every row.", hint="Name other columns: --set dataset.columns.prompt=NAME ...")
+        return EmptyDataset(f"{first.file}: {first.reason} in every row.", hint=NAME_OTHERS)
     return BadRow(f"{first.file}: no row can be used; for example line {first.line}: {first.reason}.", hint=_way_out(first.reason))
 
 

@@ -74,9 +74,10 @@ def test_the_answers_of_squad_in_a_table_are_their_texts(tmp_path: Path, answers
     assert turns(rows) == [[u("q"), a('["a", "b"]')]]  # a list may be what is asked for
 
 
-@pytest.mark.parametrize(
-    "text", ["[1 2 ... 3]", "{'a': nan}", "[a, b]", "{ int x; }", "[f('a')]", "['a' + 'b']", "['\\d']", "[1, 2", "[(", "{'a': 1} and"]
-)
+NO_LISTS = ["[1 2 ... 3]", "{'a': nan}", "[a, b]", "{ int x; }", "[f('a')]", "[1] [2]", "{'a', 'b'}", "['a' + 'b']", "['\\d']"]
+
+
+@pytest.mark.parametrize("text", [*NO_LISTS, "[1, 2", "[(", "{'a': 1} and"])
 def test_what_is_no_list_stays_text(text: str) -> None:
     assert parsed(text) == text
 
@@ -146,6 +147,9 @@ def test_rows_with_nothing_in_them_are_blank_and_not_wrong(tmp_path: Path, name:
     assert (facts.read, facts.usable, facts.blank, facts.skipped) == (4, 2, 2, 0)
     shown = preview_source(DatasetSpec(source=str(tmp_path / name)), RuntimeOptions(cache_dir=tmp_path / "cache"))
     assert (len(shown.examples), shown.skipped) == (2, [])
+    for look in (read, lambda *_: preview_source(DatasetSpec(source=str(tmp_path / name)), RuntimeOptions())):
+        with pytest.raises(DatasetError, match=r": the columns prompt, completion are empty in every row\."):
+            look(tmp_path, name, "prompt,completion\n,\n" if name == "a.csv" else '{"prompt": "", "completion": null}\n')
 
 
 # Columns whose first value comes late.

@@ -64,3 +64,10 @@ def test_a_preview_imports_no_heavy_library(tmp_path: Path) -> None:
         "print([name for name in ('torch', 'transformers', 'datasets', 'pandas', 'pyarrow') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_reasoning_is_shown_with_the_answer_that_it_belongs_to(tmp_path: Path) -> None:
+    answer = '{"role": "assistant", "content": "four", "reasoning_content": "two twos"}'
+    (tmp_path / "a.jsonl").write_text(f'{{"messages": [{{"role": "user", "content": "2 + 2"}}, {answer}]}}\n')
+    (shown,) = preview_source(DatasetSpec(source=str(tmp_path / "a.jsonl"))).examples
+    assert [(piece.text, piece.supervised) for piece in shown] == [("2 + 2\n", False), ("two twos\nfour", True)]
