@@ -267,6 +267,12 @@ class JsonLines:
             self._torn = True
 
 
+# The number that a record of these is placed by.
+NUMBERED = {kind.name: "step" for kind in (Resumed, TrainingStep, HeldOutLoss, CheckpointSaved, OwnAnswers)} | {
+    RoundFinished.name: "number"
+}
+
+
 def read_events(path: Path) -> list[dict[str, Any]]:
     """The records of an events file; an incomplete last line is skipped, and so are steps that were repeated after a resume.
 
@@ -280,6 +286,9 @@ def read_events(path: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             continue
         if not isinstance(record, dict):
+            continue
+        number = NUMBERED.get(str(record.get("event")))
+        if number and not isinstance(record.get(number), int):  # damaged
             continue
         if record.get("event") == Resumed.name:
             begun = max((place for place, each in enumerate(records) if each.get("event") == RoundFinished.name), default=0)

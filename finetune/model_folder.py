@@ -28,6 +28,7 @@ BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".md")  # co
 AGAIN = "Download or save the model again."
 HEADER_LIMIT = 100_000_000  # what the safetensors format allows
 PAGE = 4096  # bytes
+SHARE = re.compile(r"[\\/]{2}(?![?.][\\/][a-z]:)(?:[?.][\\/]unc[\\/])?([^\\/]+)", re.IGNORECASE)
 DEPTH = re.compile(r"/(num_hidden_layers|n_layers?|num_layers)$")
 SHALLOW, NARROW = 256, 4096  # layers and width that are made without asking whether the weights have them
 WRITES_TEXT = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
@@ -172,7 +173,8 @@ def _known_to_transformers(config: dict[str, Any], tokenizer: dict[str, Any]) ->
 def adapter_base(folder: Path) -> str:
     """The base model of an adapter folder: as the run recorded it, else as peft did.
 
-    The model of a run that trained an earlier adapter further is that adapter, and its base is the earlier one's.
+    The model of a run that trained an earlier adapter further is that adapter, and its base is the earlier one's. Raises ModelError for a
+    base on a machine that the folder itself is not on: to look for it would sign in there.
     """
     continued, recorded = folder / "run" / "continued.json", folder / "run" / "recipe.yaml"
     model: Any = None
@@ -182,13 +184,22 @@ def adapter_base(folder: Path) -> str:
         from finetune.recipe import read_yaml
 
         model = read_yaml(recorded).get("model")
-    if isinstance(model, str):
-        return model
-    settings = read_json(folder / "adapter_config.json")
-    base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    settings = {} if isinstance(model, str) else read_json(folder / "adapter_config.json")
+    base, revision = model if isinstance(model, str) else settings.get("base_model_name_or_path"), settings.get("revision")
     if not isinstance(base, str) or not base:
         raise ModelError(f"The adapter in {folder} does not name its base model.", hint="Name the base model instead.")
+    server = _server(base)
+    if server and server != _server(str(folder.resolve())):
+        raise ModelError(
+            f"The adapter in {folder} names a base model on another machine, {base}.", hint="Copy that model, and name it there."
+        )
     return f"{base}@{revision}" if isinstance(revision, str) and revision and not Path(base).exists() else base
+
+
+def _server(path: str) -> str | None:
+    """The machine in a path such as \\\\server\\share, which Windows asks for with the name and the hashed password of who is there."""
+    found = SHARE.match(path)
+    return found[1].lower() if found else None
 
 
 def name_patterns(adapter: dict[str, Any]) -> list[str]:
@@ -237,6 +248,7 @@ def _check_sizes(folder: Path, files: list[Path]) -> None:
         widths = [value for key, value in numbers.items() if is_width(key) or key.startswith("/rank_pattern/")]
         widths += [numbers.get(f"/{key}", 0) for key in ("r", "init_r", "target_r")]
         layers = max((value for key, value in numbers.items() if DEPTH.search(key)), default=0)
+        layers = max(layers, sum(end - start for start, end in settings.get("layer_replication") or ()))  # of an adapter
         if layers <= SHALLOW and max(widths, default=0) <= NARROW:
             return
         tensors = [entry for file in files for entry in tensor_places(file).values()]

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,3 +60,13 @@ def test_the_file_of_events_takes_any_text_and_survives_any_file(tmp_path: Path)
     JsonLines(tmp_path).report(Notice("a folder"))
     if os.path.exists("/dev/full"):
         JsonLines(Path("/dev/full")).report(Notice("a full disk"))
+
+
+@pytest.mark.parametrize("event", ["resumed", "round", "step", "held_out", "checkpoint", "own_answers"])
+@pytest.mark.parametrize("number", [{}, {"step": "4", "number": None}])
+def test_a_damaged_record_hides_no_other(tmp_path: Path, event: str, number: dict[str, Any]) -> None:
+    path = tmp_path / "events.jsonl"
+    whole = [{"event": "step", "step": 1}, {"event": "resumed", "step": 1}, {"event": "step", "step": 2}]
+    records = [whole[0], {"event": event, **number}, {"event": []}, *whole[1:]]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert [record for record in read_events(path) if record["event"]] == whole

@@ -17,8 +17,8 @@ LISTED = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read
 assert LISTED
 LINES = [line for line in LISTED[1].splitlines() if line.startswith('  "')]
 REQUIREMENTS = [Requirement(line.split('"')[1]) for line in LINES]
-# Below these, something that a stranger sends can run code or reach other files.
-ADVISORIES = {"torch": "2.10", "transformers": "5.3", "jinja2": "3.1.6", "filelock": "3.20.3", "pyarrow": "23.0.1"}
+# Below these, something that a stranger sends can run code, reach other files or fill the memory.
+ADVISORIES = {"torch": "2.10", "transformers": "5.3", "jinja2": "3.1.6", "filelock": "3.20.3", "pyarrow": "23.0.1", "pyyaml": "6.0.4"}
 
 
 def floor(requirement: Requirement) -> str:

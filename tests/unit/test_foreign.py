@@ -87,8 +87,9 @@ def test_settings_that_take_many_times_their_size_in_memory_are_refused(tmp_path
         "seed: 4294967296",
         "\0",
         "a: 1\n" * 50_000,
+        "a0: &a0 {k: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}\n" for n in range(1, 30)),
     ],
-    ids=["no date", "digits", "deep", "circle", "key", "seed", "control", "long"],
+    ids=["no date", "digits", "deep", "circle", "key", "seed", "control", "long", "merged keys"],
 )
 def test_odd_recipes_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "recipe.yaml"

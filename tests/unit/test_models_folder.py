@@ -13,6 +13,7 @@ import pytest
 
 from finetune.errors import ModelError
 from finetune.events import Notice, Recorder
+from finetune.model_folder import adapter_base
 from finetune.models.facts import describe, look_up
 from finetune.models.location import locate
 from finetune.runtime import RuntimeOptions
@@ -169,6 +170,33 @@ def test_an_adapter_folder_brings_its_base_as_the_run_recorded_it(tmp_path: Path
     assert located.adapter_base == str(base.resolve())
     facts = describe(located)
     assert (facts.name, facts.parameters, facts.layers) == ("adapter", 300 * 16 + 16 + 16, 2)
+
+
+@pytest.mark.parametrize("base", [r"\\evil\share\model", "//evil/share/model", r"\\?\UNC\evil\share", r"/\evil\share", r"\\.\unc/evil/x"])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_an_adapter_cannot_send_the_program_to_another_machine(tmp_path: Path, base: str, *, recorded: bool) -> None:
+    """Windows would sign in there to look for the file."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base, "revision": "main"}))
+    if recorded:
+        (tmp_path / "run" / "recipe.yaml").write_text(json.dumps({"model": base}))
+    with pytest.raises(ModelError, match="names a base model on another machine"):
+        adapter_base(tmp_path)
+
+
+@pytest.mark.parametrize("base", [r"\\?\C:\models\base", r"C:\models", "/data/base", "./base", "org/base"])
+def test_a_base_on_this_machine_is_taken_as_it_is_written(tmp_path: Path, base: str) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    assert adapter_base(tmp_path) == base
+
+
+def test_an_adapter_cannot_ask_for_more_layers_than_its_weights_have(tmp_path: Path, runtime: RuntimeOptions) -> None:
+    base, adapter = model_folder(tmp_path / "base"), tmp_path / "adapter"
+    adapter.mkdir()
+    settings = {"base_model_name_or_path": str(base), "layer_replication": [[0, 2]] * 200}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    write_safetensors(adapter / "adapter_model.safetensors", {"lora": [4, 4]})
+    assert "asks for 400 layers, and its weights have 1 tensors" in refusal(adapter, runtime).message
 
 
 def identity(folder: Path, runtime: RuntimeOptions) -> str:
