@@ -74,8 +74,11 @@ class Statistic:
 
     @property
     def all_or_nothing(self) -> bool:
-        """Whether rows are right or wrong, or happen to be: then some of either kind may only not have been seen."""
-        return self.counted or (self.bounded and bool(np.isin(self.columns[:, 0] / self._of, (0.0, 1.0)).all()))
+        """Whether rows are right or wrong, or happen to be, or to be all alike: then some of either kind may only not have been seen."""
+        if self.counted or not self.bounded:
+            return self.counted
+        each = self.columns[:, 0] / self._of
+        return bool(np.isin(each, (0.0, 1.0)).all() or (each == each[0]).all())
 
     @property
     def bounded(self) -> bool:

@@ -18,7 +18,12 @@ from typing import Any
 
 from finetune.benchmark.names import FEWEST_ROWS, NAMES, number, retained, share
 
-METRICS = {"rougeL": "", "accuracy": "'s right answers", "last_number": "'s right numbers", "exact_match": "'s exact matches"}  # first known
+METRICS = {
+    "rougeL": "",
+    "accuracy": "'s right answers",
+    "last_number": "'s right numbers",
+    "exact_match": "'s exact matches",
+}  # first known
 WORDS = ("not usable", "weak", "usable")
 KEPT = (50, 80)  # percent of the teacher's answers: from here on it is weak, usable
 TIMES = (3.0, 1.5)  # the teacher's perplexity: up to here it is weak, usable
