@@ -13,8 +13,8 @@ wrong. There a few rows of both kinds are added, and Student's t is enough. benc
 ways.
 
 Sources: Tukey (1958), Bias and confidence in not-quite large samples; Efron and Tibshirani (1993), An Introduction to the Bootstrap, 12.5;
-Agresti and Coull (1998), Approximate is better than "exact" for interval estimation of binomial proportions; Bonett and Price (2012), Adjusted
-Wald confidence interval for a difference of binomial proportions based on paired data.
+Agresti and Coull (1998), Approximate is better than "exact" for interval estimation of binomial proportions; Bonett and Price (2012),
+Adjusted Wald confidence interval for a difference of binomial proportions based on paired data.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ Verdict = Literal["better", "worse", "no evidence", "too few rows"]
 class Statistic:
     """`of` the means [..., k] of `columns` [rows, k] is the score; it is shown as `shown` of that, which rises with it.
 
-    No model can have less than `least` or more than `most`, and so no interval reaches beyond. `counted` are shares of what is right or wrong.
+    No model can have less than `least` or more than `most`, and so no interval reaches beyond. `counted` are shares of what is
+    right or wrong.
     """
 
     columns: Floats
