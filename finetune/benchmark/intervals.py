@@ -75,11 +75,12 @@ class Statistic:
 
     @property
     def all_or_nothing(self) -> bool:
-        """Whether rows are right or wrong, or happen to be, or to be all alike: then some of either kind may only not have been seen."""
-        if self.counted or not self.bounded:
-            return self.counted
-        each = self.columns[:, 0] / self._of
-        return bool(np.isin(each, (0.0, 1.0)).all() or (each == each[0]).all())
+        """Whether rows are right or wrong, or happen to be: then some of either kind may only not have been seen."""
+        return self.counted or (self.bounded and bool(np.isin(self.columns[:, 0] / self._of, (0.0, 1.0)).all()))
+
+    @property
+    def all_alike(self) -> bool:
+        return self.bounded and len(np.unique(self.columns[:, 0] / self._of)) == 1
 
     @property
     def bounded(self) -> bool:
@@ -108,7 +109,7 @@ def estimate(statistic: Statistic) -> Interval:
     """The score with its interval."""
     if statistic.rows < FEWEST_ROWS:
         return Interval(statistic.shown(statistic.raw), None, None)
-    unseen = [*statistic.right_and_wrong, *statistic.right_and_wrong] if statistic.all_or_nothing else []
+    unseen = [*statistic.right_and_wrong, *statistic.right_and_wrong] if statistic.all_or_nothing or statistic.all_alike else []
     low, high = map(statistic.shown, interval_of(statistic.columns, statistic.of, unseen))
     return Interval(statistic.shown(statistic.raw), max(low, statistic.least), min(high, statistic.most))
 
