@@ -121,7 +121,20 @@ def became_right(draw: np.random.Generator, trials: int, rows: int) -> Case:
     return Case(sides, lambda means: means[..., 0] - means[..., 1], 0.0, [np.array([1.0, 0.0]), np.array([0.0, 1.0])])
 
 
-CASES = (normal, skewed, long_tailed, rouge, all_or_nothing, ties, perplexities, a_perplexity, a_rouge, retention, right_answers, became_right)
+CASES = (
+    normal,
+    skewed,
+    long_tailed,
+    rouge,
+    all_or_nothing,
+    ties,
+    perplexities,
+    a_perplexity,
+    a_rouge,
+    retention,
+    right_answers,
+    became_right,
+)
 
 
 # The ways.

@@ -13,8 +13,8 @@ wrong. There a few rows of both kinds are added, and Student's t is enough. benc
 ways.
 
 Sources: Tukey (1958), Bias and confidence in not-quite large samples; Efron and Tibshirani (1993), An Introduction to the Bootstrap, 12.5;
-Agresti and Coull (1998), Approximate is better than "exact" for interval estimation of binomial proportions; Bonett and Price (2012), Adjusted
-Wald confidence interval for a difference of binomial proportions based on paired data.
+Agresti and Coull (1998), Approximate is better than "exact" for interval estimation of binomial proportions; Bonett and Price (2012),
+Adjusted Wald confidence interval for a difference of binomial proportions based on paired data.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ Verdict = Literal["better", "worse", "no evidence", "too few rows"]
 class Statistic:
     """`of` the means [..., k] of `columns` [rows, k] is the score; it is shown as `shown` of that, which rises with it.
 
-    No model can have less than `least` or more than `most`, and so no interval reaches beyond. `counted` are shares of what is right or wrong.
+    No model can have less than `least` or more than `most`, and so no interval reaches beyond. `counted` are shares of what is
+    right or wrong.
     """
 
     columns: Floats
@@ -76,6 +77,10 @@ class Statistic:
     def all_or_nothing(self) -> bool:
         """Whether rows are right or wrong, or happen to be: then some of either kind may only not have been seen."""
         return self.counted or (self.bounded and bool(np.isin(self.columns[:, 0] / self._of, (0.0, 1.0)).all()))
+
+    @property
+    def all_alike(self) -> bool:
+        return self.bounded and len(np.unique(self.columns[:, 0] / self._of)) == 1
 
     @property
     def bounded(self) -> bool:
@@ -104,7 +109,7 @@ def estimate(statistic: Statistic) -> Interval:
     """The score with its interval."""
     if statistic.rows < FEWEST_ROWS:
         return Interval(statistic.shown(statistic.raw), None, None)
-    unseen = [*statistic.right_and_wrong, *statistic.right_and_wrong] if statistic.all_or_nothing else []
+    unseen = [*statistic.right_and_wrong, *statistic.right_and_wrong] if statistic.all_or_nothing or statistic.all_alike else []
     low, high = map(statistic.shown, interval_of(statistic.columns, statistic.of, unseen))
     return Interval(statistic.shown(statistic.raw), max(low, statistic.least), min(high, statistic.most))
 

@@ -72,6 +72,11 @@ def retained(scores: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
     return {metric: share for metric, share in (scores.get("retention") or {}).items() if metric not in LOWER_IS_BETTER}
 
 
+def held_out(rows: int) -> str:
+    """ "1 held-out row", "45 held-out rows"."""
+    return f"{rows:,} held-out row{'s' if rows != 1 else ''}"
+
+
 def too_few(rows: int, counted: int | None = None) -> str:
     """Why nothing is said of scores on so few rows; `counted` is how many of them have what a score counts, such as a number."""
     some = f"{counted:,} of " if counted is not None and counted < rows else ""

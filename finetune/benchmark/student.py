@@ -6,8 +6,8 @@
 
 The rule. Of the teacher's ROUGE-L (of its right answers, where these were counted and no ROUGE) a usable student keeps at least 80 %, and
 its perplexity is at most 1.5 times the teacher's. One that keeps less than 50 %, or whose perplexity is more than 3 times the teacher's, is
-not usable. Between the two it is weak. Where only one of the two was measured, that one decides; the lower of both decides otherwise, because
-a student can know the text and yet answer nonsense. Shares and ratios are judged as they are shown, rounded.
+not usable. Between the two it is weak. Where only one of the two was measured, that one decides; the lower of both decides otherwise,
+because a student can know the text and yet answer nonsense. Shares and ratios are judged as they are shown, rounded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ from typing import Any
 
 from finetune.benchmark.names import FEWEST_ROWS, NAMES, number, retained, share
 
-METRICS = {"rougeL": "", "accuracy": "'s right answers", "last_number": "'s right numbers", "exact_match": "'s exact matches"}  # first known
+METRICS = {
+    "rougeL": "",
+    "accuracy": "'s right answers",
+    "last_number": "'s right numbers",
+    "exact_match": "'s exact matches",
+}  # first known
 WORDS = ("not usable", "weak", "usable")
 KEPT = (50, 80)  # percent of the teacher's answers: from here on it is weak, usable
 TIMES = (3.0, 1.5)  # the teacher's perplexity: up to here it is weak, usable
@@ -61,7 +66,7 @@ def verdict_on(scores: Mapping[str, Any]) -> StudentVerdict | None:
 
 
 def kept_of(scores: Mapping[str, Any]) -> tuple[str, Mapping[str, Any] | None]:
-    """The score by which answers are judged, and what the student keeps of it; None where it was not measured, or on too few rows of many."""
+    """The score by which answers are judged, and what the student keeps of it; None where too few of many rows count, or none."""
     known, rows = retained(scores), int(scores["rows"])
     for metric in METRICS:
         if metric in known and (known[metric]["low"] is not None or rows < FEWEST_ROWS):

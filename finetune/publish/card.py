@@ -24,6 +24,7 @@ from finetune.benchmark.names import (
     between,
     codes_copied,
     each_round,
+    held_out,
     in_order,
     measured_as,
     number,
@@ -133,7 +134,7 @@ def _scores(scores: Mapping[str, Any]) -> str:
     sides = [side for side in ("teacher", "before", "after") if scores.get(side)]
     changes = {heading: scores[key] for heading, key in CHANGES.items() if scores.get(key)}
     lines = [
-        f"## Scores on {scores['rows']} held-out rows",
+        f"## Scores on {held_out(scores['rows'])}",
         "",
         f"| | {' | '.join([*sides, *changes])} |",
         "|---|" + "---|" * (len(sides) + len(changes)),

@@ -24,8 +24,8 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 @dataclass(frozen=True)
 class RunRow:
     """`differs` has the keys of the recipe that are not the same in all runs; `against_first` the verdict on each score that can be
-    compared with the first run's, empty for the first. `kept` is the share of the teacher's answers (kept_of), `student` the word on it. `alike` is
-    whether speed and memory were measured as the first run's were. What is not known is None."""
+    compared with the first run's, empty for the first. `kept` is the share of the teacher's answers (kept_of), `student` the word on it.
+    `alike` is whether speed and memory were measured as the first run's were. What is not known is None."""
 
     letter: str
     output_dir: str

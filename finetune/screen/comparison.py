@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from finetune.benchmark.names import NAMES, number, signed
+from finetune.benchmark.names import NAMES, held_out, number, signed
 from finetune.formatting import count, size, strip_control_chars
 from finetune.run.comparison import Comparison
 from finetune.screen.console import VERDICTS
@@ -40,7 +40,7 @@ def comparison_picture(found: Comparison, width: int) -> RenderableType:
     parts.append(_differences(found.recipe, width) if found.recipe else Text("Nothing."))
     if found.surroundings:
         parts += [Text(""), Text("What differs in data, machine and versions", style="bold"), _differences(found.surroundings, width)]
-    title = "Measured on different rows" if found.why_not else f"On the same {found.rows:,} held-out rows"
+    title = "Measured on different rows" if found.why_not else f"On the same {held_out(found.rows)}"
     parts += [Text(""), Text(title if found.scores else "The two runs have no score in common", style="bold"), _scores(found, width)]
     interval = "" if found.why_not or width < NARROW else "[a, b]: 95 % confidence interval of B - A, paired by row."
     parts += [legend(interval, found.scores), Text(""), *_verdicts(found)]

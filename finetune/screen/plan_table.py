@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from finetune.benchmark.names import FEWEST_ROWS, in_few_bits
+from finetune.benchmark.names import FEWEST_ROWS, held_out, in_few_bits
 from finetune.distillation.terms import in_words
 from finetune.events import DataPrepared, Event, Planned
 from finetune.formatting import count, kept, percent, size, strip_control_chars
@@ -156,7 +156,7 @@ def _steps(number: int) -> str:
 
 
 def _benchmark(rows: int, who: str) -> str:
-    return f"{rows} held-out rows, {who}{'; too few to judge' if rows < FEWEST_ROWS else ''}"
+    return f"{held_out(rows)}, {who}{'; too few to judge' if rows < FEWEST_ROWS else ''}"
 
 
 def _student(recipe: Recipe) -> str:

@@ -23,6 +23,7 @@ from finetune.benchmark.names import (
     codes_copied,
     each_round,
     each_teacher,
+    held_out,
     in_order,
     measured_as,
     number,
@@ -80,7 +81,7 @@ def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
     heading = "Against teacher" if distilled else "Change"
     table = score_table([names[side] for side in sides], rows, change=heading if with_change else None, wide=wide)
     interval = "[a, b]: 95 % confidence interval." if fits and any(scores.get("intervals", {}).values()) else ""
-    parts: list[RenderableType] = [Text(f"On {scores['rows']} held-out rows", style="bold"), table, legend(interval, rows)]
+    parts: list[RenderableType] = [Text(f"On {held_out(scores['rows'])}", style="bold"), table, legend(interval, rows)]
     if not with_change and (said := _by_verdict(scores.get(changes) or {})):
         parts.append(Text(f"Against the teacher: {said}."))
     parts += _said_of(scores, rows)

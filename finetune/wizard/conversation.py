@@ -63,9 +63,7 @@ def agree(
     kept = kept or KeptAnswers(None)
     before = earlier or Session({}, [], 0.0)
     made_to_fit: list[dict[str, Any]] = list(before.changes)
-    rewind = Rewind(
-        prompter, before.answers, lambda answers, taken_back: kept.keep(answers, made_to_fit, taken_back), before.taken_back
-    )
+    rewind = Rewind(prompter, before.answers, lambda answers, taken_back: kept.keep(answers, made_to_fit, taken_back), before.taken_back)
 
     def converse(answers: Prompter) -> tuple[Recipe, str | dict[str, Any], int]:
         """What a decision leads to is asked here too, so that one can go back from it to the review."""

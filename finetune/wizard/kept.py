@@ -92,7 +92,8 @@ class KeptAnswers:
         from finetune.storage import write_whole
 
         kept, before = (
-            {key: answer.to_dict() for key, answer in part.items() if key.partition("-")[0] not in DECISIONS} for part in (answers, taken_back)
+            {key: answer.to_dict() for key, answer in part.items() if key.partition("-")[0] not in DECISIONS}
+            for part in (answers, taken_back)
         )
         if self.path is None or not kept or (len(kept) == 1 and all(answer.given == answer.default for answer in answers.values())):
             return  # a single Enter is no loss

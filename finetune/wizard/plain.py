@@ -13,7 +13,7 @@ import io
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from getpass import getpass
 from typing import TYPE_CHECKING
@@ -82,7 +82,9 @@ class PlainPrompter(Prompter):
             self._on_question()
             try:
                 text = input().strip()
-            except (EOFError, OSError):  # OSError: of a terminal that is gone
+            except (EOFError, OSError, KeyboardInterrupt):  # OSError: of a terminal that is gone
+                with suppress(OSError):
+                    _print("")  # what is said next begins a line
                 raise KeyboardInterrupt from None
             if text == "back" and self.can_go_back:
                 raise GoBack

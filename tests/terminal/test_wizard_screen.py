@@ -224,6 +224,7 @@ def test_a_dumb_terminal_gets_numbered_questions(tmp_path: Path) -> None:
         terminal.wait_for("  2. Distillation")
         terminal.press("?\n")
         terminal.wait_for("a model learns from them")
+        assert not any(line.startswith(" ") and line[1:2].islower() for line in terminal.lines()), "no word is cut"
         terminal.press("5\n")
         terminal.wait_for("Type a number from 1 to 2.")
         terminal.press("\n")
@@ -247,6 +248,7 @@ def test_plain_asks_the_same_questions_without_escape_codes(tmp_path: Path) -> N
         terminal.press("\x04")
         assert terminal.wait_for_end() == 130
         terminal.wait_for("Your 3 answers are kept in")
+        assert "Cancelled." in terminal.lines(), "it begins a line"
 
 
 def test_who_writes_the_rows_is_asked_at_40_columns_and_in_lines(tmp_path: Path) -> None:

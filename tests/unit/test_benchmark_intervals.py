@@ -89,14 +89,21 @@ def test_answers_that_became_right_decide_as_mcnemars_exact_test_does(rows: int)
 
 @pytest.mark.parametrize(
     "per_row",
-    [{"accuracy": [1.0] * 20}, {"rougeL": [1.0] * 20}, {"rougeL": [1.0] * 19 + [0.8]}, {"codes_copied": [2] * 20, "codes": [2] * 20}],
+    [
+        {"accuracy": [1.0] * 20},
+        {"rougeL": [1.0] * 20},
+        {"rougeL": [0.9] * 20},
+        {"rougeL": [1.0] * 19 + [0.8]},
+        {"codes_copied": [2] * 20, "codes": [2] * 20},
+    ],
 )
 def test_twenty_perfect_answers_are_not_called_perfect_for_ever(per_row: dict[str, list[float]]) -> None:
     (score,) = statistics_of(per_row).values()
     found, kept = estimate(score), ratio(score, score)
-    assert found.high == 1.0
     assert found.low is not None
-    assert 0.75 < found.low < 1.0, "of a fault in one row of ten, 20 rows show none in one case of eight"
+    assert found.high is not None
+    assert found.low < found.value <= found.high <= 1.0
+    assert 0.7 < found.low < 1.0, "of a fault in one row of ten, 20 rows show none in one case of eight"
     assert kept is not None
     assert kept.value == 1.0
     assert kept.low < 0.97 < 1.03 < kept.high

@@ -41,9 +41,7 @@ def test_the_rule(kept: float | None, student: float | None, word: str, sentence
     assert (found.word, found.sentence) == (word, sentence)
 
 
-@pytest.mark.parametrize(
-    ("low", "than"), [(1.2, "Answers better than its teacher"), (0.4, "Answers as well as its teacher")]
-)
+@pytest.mark.parametrize(("low", "than"), [(1.2, "Answers better than its teacher"), (0.4, "Answers as well as its teacher")])
 def test_better_than_its_teacher_is_said_only_where_chance_is_left_out(low: float, than: str) -> None:
     found = verdict_on(scores(1.7, 9.0, retention={"rougeL": {"value": 1.7, "low": low, "high": 3.0}}))
     assert found is not None

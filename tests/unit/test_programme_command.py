@@ -77,7 +77,7 @@ def test_a_task_is_compared_with_compress_row_by_row(programme: object, capsys: 
 
     import_module("programme_tasks").show({"chat rows, task": found(0.5, 0.3), "chat rows, compress": found(0.75, 0.2)})
     shown = capsys.readouterr().out
-    assert "| chat | task | 9 | 0.500 [0.500, 0.500] | 1.000 [1.000, 1.000] | 0.300 [0.300, 0.300] | 25% | none |" in shown
+    assert "| chat | task | 9 | 0.500 [0.500, 0.500] | 1.000 [1.000, 1.000] | 0.300 [0.188, 0.526] | 25% | none |" in shown
     assert "| chat | difference | | -0.250 [-0.250, -0.250] | -0.500 [-0.500, -0.500] | +0.100 [+0.100, +0.100] | | |" in shown
 
 

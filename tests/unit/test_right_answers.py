@@ -106,7 +106,8 @@ def test_the_score_has_an_interval_and_is_in_table_report_card_and_gate(metric: 
     card = card_of(run, repo=None)
     (listed, *_) = yaml.safe_load(card.split("---\n")[1])["model-index"][0]["results"][0]["metrics"]
     assert listed == {"type": "accuracy" if metric == "accuracy" else "exact_match", "name": NAMES[metric], "value": 0.9167}
-    assert f"| {NAMES[metric]} | 0 [0, 0] | 0.917 [" in card
+    assert f"| {NAMES[metric]} | 0.0 % [0.0, " in card
+    assert " %] | 91.7 % [" in card
     check_gate(metric, Recipe.load(run.recipe))
     assert gate(scores, metric) is None
     with pytest.raises(BenchmarkError, match=f"{NAMES[metric]} is worse than before: 91.7 % to 0.0 %"):

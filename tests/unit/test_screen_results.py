@@ -133,6 +133,8 @@ def test_of_too_few_rows_nothing_is_judged(width: int) -> None:
     assert "too few rows" in words
     assert "[" not in words
     assert "95 %" not in words
+    one = " ".join(drawn(scores_table({**few, "rows": 1}, width), width).split())
+    assert "On 1 held-out row " in one
     student = {**TAUGHT, "rows": 4, "retention": {"rougeL": {"value": 0.92, "low": None, "high": None}}}
     assert "Keeps 92 % of its teacher: too few rows to judge (4 of 8)." in " ".join(drawn(scores_table(student, width), width).split())
 

@@ -93,7 +93,12 @@ def test_one_can_go_back_to_an_answer_of_the_earlier_session() -> None:
 @pytest.mark.parametrize(
     "answers",
     [
-        {"benchmark__rows": [BACK], "advanced": [False, BACK], "training__learning_rate": ["3e-4", BACK], "training__batch_size": ["3", BACK]},
+        {
+            "benchmark__rows": [BACK],
+            "advanced": [False, BACK],
+            "training__learning_rate": ["3e-4", BACK],
+            "training__batch_size": ["3", BACK],
+        },
         {"training__learning_rate": ["3e-4"], "training__batch_size": ["3"], "review": ["change"], "change": ["4"]},
     ],
     ids=["Shift+Tab", "change something"],

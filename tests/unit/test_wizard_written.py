@@ -123,7 +123,7 @@ def test_changing_the_mind_leaves_no_writer() -> None:
 def test_answers_of_an_interrupted_session_are_not_asked_again() -> None:
     kept: dict[str, Answer] = {}
     first = Listening({**GENERATED, "dataset.topic": "birds", "advanced": True, "dataset.examples": "answered.jsonl"})
-    recipe = Rewind(first, keep=lambda answers: kept.update(answers)).run(lambda given: ask_recipe(given, here))
+    recipe = Rewind(first, keep=lambda answers, taken_back: kept.update(answers)).run(lambda given: ask_recipe(given, here))
     again = Listening({})
     assert Rewind(again, kept).run(lambda given: ask_recipe(given, here)) == recipe
     assert again.questions == {}

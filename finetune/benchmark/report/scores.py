@@ -19,6 +19,7 @@ from finetune.benchmark.names import (
     codes_copied,
     each_round,
     each_teacher,
+    held_out,
     in_order,
     measured_as,
     number,
@@ -88,7 +89,7 @@ def measured(scores: Mapping[str, Any]) -> Html:
     head = element("thead", element("tr", *columns), class_="hidden")
     bodies = [_metric(scores, metric, sides) for metric in metrics]
     whole = element("table", element("caption", "Scores of each model", class_="hidden"), head, *bodies, class_="scores")
-    return section(f"On {scores['rows']:,} held-out rows", whole, note=note)
+    return section(f"On {held_out(scores['rows'])}", whole, note=note)
 
 
 def _metric(scores: Mapping[str, Any], metric: str, sides: list[str]) -> Html:
