@@ -45,7 +45,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "upload": ("upload a finished run to the Hub, private unless --public", ("output_dir", "--repo", "--public", "--gguf")),
     "recipes": ("list recipes to start from, or copy one", ("name", "--output", "--overwrite", "--json")),
     "import": (
-        "make a recipe of a configuration of Axolotl or LLaMA-Factory",
+        "make a recipe from a configuration of Axolotl or LLaMA-Factory",
         ("config", "--output", "--overwrite", "--from", "--json"),
     ),
     "doctor": ("show machine, versions, Hub and sign-in state", RUNTIME),

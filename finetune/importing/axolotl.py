@@ -210,7 +210,7 @@ MISSING_HERE = {
         "activation_offloading layer_offloading selective_checkpointing"
     ),
     f"{BY_LOSS}; in between with `training.evaluate_every`": "evals_per_epoch do_causal_lm_eval eval_causal_lm_metrics",
-    f"the model is not split: {ALL_DEVICES}": (
+    f"the model is not split by this key: {ALL_DEVICES}": (
         "fsdp_version dp_shard_size dp_replicate_size tensor_parallel_size context_parallel_size expert_parallel_size"
     ),
     f"rows are not split: {ALL_DEVICES}": "sequence_parallel_degree heads_k_stride ring_attn_func deepcompile",

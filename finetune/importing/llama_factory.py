@@ -198,7 +198,7 @@ MISSING_HERE = {
     "Ray is not used by this key: see --on ray": "use_ray ray_num_workers ray_run_name ray_init_kwargs ray_storage_path ray_num_nodes",
     "a GPU trains in bfloat16 or float16: see --dtype": "fp8_backend fp8_enable_fsdp_float8_all_gather",
     "seconds of each stage are in run/events.jsonl": "enable_torch_profiler profiler_output_dir",
-    f"the model is not split: {ALL_DEVICES}": (
+    f"the model is not split by this key: {ALL_DEVICES}": (
         "use_kt kt_config kt_weight_path use_mca use_megatron_bridge use_hyper_parallel tensor_model_parallel_size"
     ),
     PREFERENCES: (

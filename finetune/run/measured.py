@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from finetune.benchmark.harness import check_tasks
@@ -18,7 +19,7 @@ from finetune.benchmark.names import is_task
 from finetune.benchmark.scoring import Scores, benchmark_model, generations, intervals
 from finetune.data.reading import Rows, read_rows
 from finetune.data.to_measure import ToMeasure, drawn, to_measure
-from finetune.errors import BadInput, EmptyDataset
+from finetune.errors import BadInput, EmptyDataset, RecipeError
 from finetune.events import Fanout, Notice, Reporter
 from finetune.methods.lora_kernel import speed_up
 from finetune.models.load import load_model, load_tokenizer
@@ -93,7 +94,7 @@ def measure_models(models: Sequence[str], recipe: Recipe, runtime: RuntimeOption
     refused = [f"{each.name}, {row}" for each, found in zip(located, encoded, strict=True) for row in found.refused]
     if not fitting:
         raise EmptyDataset(f"No row can be measured ({refused[0]}).", hint="Raise dataset.max_length, or give other rows.")
-    for sentence in _said(rows, recipe, len(chosen), encoded, refused, len(chosen) - len(fitting)):
+    for sentence in chain(_said(rows, recipe, len(chosen), encoded, refused, len(chosen) - len(fitting)), _known(located, recipe)):
         reporter.report(Notice(sentence))
     measured = []
     for letter, each, tokenizer, found in zip(LETTERS, located, tokenizers, encoded, strict=False):
@@ -126,6 +127,26 @@ def _said(rows: Rows, recipe: Recipe, chosen: int, encoded: Sequence[ToMeasure],
         yield f"{left_out:,} rows are left out for every model, because one cannot take them, such as: {refused[0]}."
     if cut := max(each.cut for each in encoded):
         yield f"{cut:,} rows are longer than {recipe.dataset.max_length} tokens and are cut; --set dataset.max_length=N takes more."
+
+
+def _known(located: Sequence[LocatedModel], recipe: Recipe) -> Iterator[str]:
+    """Which models are of runs that trained on these rows: their scores are better than on rows that they never saw."""
+    for each in located:
+        trained = RunFolder(each.folder).recipe
+        try:
+            source = Recipe.load(trained).dataset.source if trained.is_file() else ""
+        except RecipeError:  # of another version; the model can be measured all the same
+            continue
+        if source and same_rows(source, recipe.dataset.source):
+            yield (
+                f"{each.name} was trained on rows of {recipe.dataset.source}, so its scores here are better than on new ones; "
+                f"without --data it is measured on the rows held out from it."
+            )
+
+
+def same_rows(one: str, other: str) -> bool:
+    """Whether two names of data mean the same: a Hub id, whatever its revision, or a file seen from this folder."""
+    return one == other or one.startswith(f"{other}@") or Path(one).resolve() == Path(other).resolve()
 
 
 def _document(measured: Sequence[Measured], rows: Rows, recipe: Recipe) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from pico import pico
 from rich.console import Console
 from transformers import PreTrainedTokenizerFast
@@ -67,6 +68,14 @@ def test_on_the_rows_of_a_run_two_models_have_the_scores_and_the_change_of_the_r
         assert "Perplexity" in text
         assert "B against A: " in text
     assert "[-" in shown(found, 140)
+
+
+def test_a_model_that_has_trained_on_the_rows_is_named(shop: Workshop, run: Path) -> None:
+    source = yaml.safe_load((run / "run" / "recipe.yaml").read_text())["dataset"]["source"]
+    recorder = Recorder()
+    measured(shop, [str(shop.model), str(run)], source, recorder=recorder)
+    said = [notice.text for notice in recorder.of(Notice) if "was trained on rows of" in notice.text]
+    assert [f"{run.name} was trained on rows of {source}, " in text for text in said] == [True]
 
 
 def test_rows_of_a_file_are_drawn_and_that_is_said_and_bad_ones_too(shop: Workshop, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from finetune.data.render import Piece
 from finetune.errors import BadRow, EmptyDataset
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
+from finetune.wizard.data_preview import fragments
 
 
 def test_columns_format_and_the_supervised_part_are_shown(tmp_path: Path) -> None:
@@ -23,6 +24,15 @@ def test_columns_format_and_the_supervised_part_are_shown(tmp_path: Path) -> Non
     assert preview.examples == [[Piece("Was?\n", False), Piece("Käse", True)]]
     assert preview.records == [{"question": "Was?", "answer": "Käse", "note": "x"}]
     assert preview.notes == ["a.csv is read as cp1252."]
+
+
+def test_only_a_fine_tuned_model_is_said_to_learn_the_marked_part_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("question,answer\nWas?,Dies\n")
+    seen = preview_source(DatasetSpec(source=str(tmp_path / "a.csv")))
+    said = ["".join(text for _, text in fragments(seen, distilling=distilling)) for distilling in (False, True)]
+    assert "the model learns the marked part" in said[0]
+    assert "its answer is marked" in said[1]
+    assert "learns" not in said[1], "a student may learn the prompt too"
 
 
 def test_unknown_columns_are_shown_to_be_mapped(tmp_path: Path) -> None:
