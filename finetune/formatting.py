@@ -30,6 +30,13 @@ def count(number: float) -> str:
     return f"{number / 1e3:.0f}k" if number >= 1e4 else f"{number:,.0f}"
 
 
+def counted(number: int, thing: str, verb: str = "") -> str:
+    """1, "row", "are" -> "1 row is"; 2,000 -> "2,000 rows are"."""
+    alone = {"are": "is", "have": "has"}
+    words = (f"{number:,} {thing}", alone.get(verb, verb)) if number == 1 else (f"{number:,} {thing}s", verb)
+    return " ".join(filter(None, words))
+
+
 def epochs(number: float | str) -> str:
     """1 -> "1 epoch", 2.5 -> "2.5 epochs"."""
     if isinstance(number, str):

@@ -30,6 +30,7 @@ from finetune.data.thinking import asks_to_think
 from finetune.data.tokens import Encoder
 from finetune.errors import DatasetError, EmptyDataset
 from finetune.events import Recorder
+from finetune.formatting import counted
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 from finetune.storage import digest, unwritable_cache, write_whole
@@ -127,7 +128,7 @@ def tokens(
             if sequence.supervised
         ]
     said = [*reader.notes(), *left_out_sentences(not_wanted), *left.sentences(), *encoder.noticed.sentences([NAME])]
-    for sentence in [*said, f"{cut:,} row{'s are' if cut > 1 else ' is'} cut to {max_length:,} tokens."] if cut else said:
+    for sentence in [*said, f"{counted(cut, 'row', 'are')} cut to {max_length:,} tokens."] if cut else said:
         warnings.warn(sentence, stacklevel=2)
     return prepared
 

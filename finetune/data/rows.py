@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from finetune.errors import BadRow, EmptyDataset, UnknownFormat
 from finetune.foreign import COLUMNS, HELD
+from finetune.formatting import counted
 
 SETTINGS = "which are settings, not rows"
 KEPT_SKIPPED = 1000  # skipped records that are listed one by one; all are counted
@@ -144,7 +145,7 @@ def no_rows(
     are empty in all of them.
     """
     if left_out and not skipped:
-        reasons = "; ".join(f"{rows:,} rows because {reason}" for reason, rows in left_out.items())
+        reasons = "; ".join(f"{counted(rows, 'row')} because {reason}" for reason, rows in left_out.items())
         hint = "Give rows with answers to learn, or rename that column."
         return EmptyDataset(f"{origin}: no row is to be learned ({reasons}).", hint=hint)
     if not skipped and len(blank) > 1:

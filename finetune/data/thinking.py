@@ -15,6 +15,7 @@ import numpy as np
 from finetune.data.reading import Rows
 from finetune.data.split import chosen_records
 from finetune.data.turns import last_learned
+from finetune.formatting import counted
 from finetune.models.template_facts import TemplateFacts, may_think, prompt_options
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def decide(tokenizer: PreTrainedTokenizerBase, rows: Rows, chosen: np.ndarray) -
         count = sum(has_reasoning(record, takes_reasoning) for records in chosen_records(rows, chosen) for record in records)
     if count:
         others = f"; the other {len(chosen) - count:,} teach it to think nothing" if count < len(chosen) else ""
-        return Thinking(True, asked, f"{count:,} rows have reasoning, so the model is asked to think before it answers{others}.")
+        return Thinking(
+            True, asked, f"{counted(count, 'row', 'have')} reasoning, so the model is asked to think before it answers{others}."
+        )
     return Thinking(False, prompt_options(tokenizer, thinking=False))
 
 

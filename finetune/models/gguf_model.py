@@ -129,5 +129,6 @@ def _check_rotations(model: Any, config: Any, header: Header) -> None:
     ours = {name: values.numpy() for name, values in rotations(model, config)} if config.model_type in KNOWN else {}
     for name in ROTATIONS:
         stored, made = _tensor(header, name), ours.get(name)
-        if (stored is None) != (made is None) or (stored is not None and not numpy.allclose(stored, made, rtol=1e-3)):
+        alike = stored is made is None or (stored is not None and made is not None and numpy.allclose(stored, made, rtol=1e-3))
+        if not alike:
             raise ModelError(f"{header.path.name} scales positions by {name} as transformers does not.", hint=INSTEAD)

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from finetune.benchmark.names import FEWEST_ROWS, share
 from finetune.distillation.curricula.progressive import gentle_rounds
+from finetune.formatting import counted
 from finetune.planning.practice import likely_cut
 from finetune.recipe import StudentSpec
 from finetune.run_context import RunContext
@@ -59,7 +60,7 @@ def _too_few(context: RunContext) -> str | None:
     rows = min(recipe.benchmark.rows, report.held_out)
     if rows >= FEWEST_ROWS:
         return None
-    said = f"{rows} held-out row{'s are' if rows != 1 else ' is'} too few to judge the result: {FEWEST_ROWS} would do, {ENOUGH} are better"
+    said = f"{counted(rows, 'held-out row', 'are')} too few to judge the result: {FEWEST_ROWS} would do, {ENOUGH} are better"
     if report.held_out >= FEWEST_ROWS:
         return f"{said} (--set benchmark.rows={min(ENOUGH, report.held_out)})."
     wanted = math.ceil(100 * ENOUGH / max(1, report.train + report.held_out)) / 100

@@ -21,6 +21,7 @@ from finetune.data.reading import Rows, read_rows
 from finetune.data.to_measure import ToMeasure, drawn, to_measure
 from finetune.errors import BadInput, EmptyDataset, RecipeError
 from finetune.events import Fanout, Notice, Reporter
+from finetune.formatting import counted
 from finetune.methods.lora_kernel import speed_up
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import LocatedModel, locate
@@ -122,11 +123,11 @@ def _said(rows: Rows, recipe: Recipe, chosen: int, encoded: Sequence[ToMeasure],
         yield f"{chosen:,} of the {len(rows):,} rows are measured, drawn with seed {recipe.seed}; {more}."
     if facts.skipped_rows:
         first = facts.skipped_rows[0]
-        yield f"{facts.skipped:,} rows cannot be used, such as {first.file} line {first.line}: {first.reason}."
+        yield f"{counted(facts.skipped, 'row')} cannot be used, such as {first.file} line {first.line}: {first.reason}."
     if left_out:
-        yield f"{left_out:,} rows are left out for every model, because one cannot take them, such as: {refused[0]}."
+        yield f"{counted(left_out, 'row', 'are')} left out for every model, because one of them cannot take it, such as {refused[0]}."
     if cut := max(each.cut for each in encoded):
-        yield f"{cut:,} rows are longer than {recipe.dataset.max_length} tokens and are cut; --set dataset.max_length=N takes more."
+        yield f"{counted(cut, 'row', 'are')} longer than {recipe.dataset.max_length} tokens and cut; --set dataset.max_length=N takes more."
 
 
 def _known(located: Sequence[LocatedModel], recipe: Recipe) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from finetune.formatting import count, percent, strip_control_chars
+from finetune.formatting import count, counted, percent, strip_control_chars
 from finetune.registry import title
 from finetune.screen.tables import block, pairs
 
@@ -41,7 +41,7 @@ def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, R
     if report["skipped"]:
         shown = [f"{row['file']} line {row['line']}: {row['reason']}" for row in report["skipped_rows"][:SHOWN_SKIPPED]]
         more = [f"and {report['skipped'] - len(shown):,} more"] if report["skipped"] > len(shown) else []
-        lines = [f"{report['skipped']:,} rows cannot be used", *map(strip_control_chars, shown), *more]
+        lines = [f"{counted(report['skipped'], 'row')} cannot be used", *map(strip_control_chars, shown), *more]
         yield "Skipped", Text("\n".join(lines), style="warning")
     repeated = []
     if report["duplicates"]:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from finetune.formatting import counted
+
 FEWEST_ROWS = 8  # to measure a loss on; fewer are noise
 FEWEST = 2  # measurements that are worth a choice
 USUALLY = 10  # measurements in a training
@@ -63,5 +65,5 @@ def in_words(chosen: Mapping[str, Any] | None) -> str:
         said += ", the lowest"
     if chosen["stopped_after"]:
         after = chosen["stopped_after"]
-        said += f"; stopped early, {after} measurement{'s' if after != 1 else ''} after the lowest"
+        said += f"; stopped early, {counted(after, 'measurement')} after the lowest"
     return said

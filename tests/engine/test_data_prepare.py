@@ -18,14 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune.data.known import Known
+from finetune.data.labels import NO_LOSS
 from finetune.data.prepare import PreparedData, prepare_data
 from finetune.data.reading import read_rows
 from finetune.errors import BadRow, DatasetNotFound, EmptyDataset
 from finetune.events import Progress, Recorder
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
-
-NO_LOSS = -100
 
 
 def pairs(count: int) -> list[dict[str, Any]]:

@@ -91,7 +91,7 @@ def test_rows_of_a_file_are_drawn_and_that_is_said_and_bad_ones_too(shop: Worksh
     assert found["against_first"] == {}
     said = " ".join(notice.text for notice in recorder.of(Notice))
     assert "9 of the 32 rows are measured, drawn with seed 42; --set benchmark.rows=32 measures all." in said
-    assert "1 rows cannot be used, such as questions.jsonl line 33" in said
+    assert "1 row cannot be used, such as questions.jsonl line 33" in said
     assert "Right answers" in shown(found, 80)
     again = measured(shop, [str(shop.model)], str(data), "benchmark.rows=9", "benchmark.metrics=[accuracy]", "dataset.bad_rows=0.1")
     assert again == found
