@@ -113,7 +113,7 @@ def _complete(config: Any, header: Header) -> None:
 def _check(config: Any, header: Header) -> None:
     """Raises ModelError for a number in the file that the configuration does not have."""
     known = KNOWN.get(config.model_type)
-    ours = USUAL_YARN | known.facts(config) if known else {}
+    ours: dict[str, Any] = USUAL_YARN | known.facts(config) if known else {}
     if any(tensor.name == ROTATIONS[1] for tensor in header.tensors):
         ours[f"{SCALING}type"] = "longrope"
     architecture = header.metadata["general.architecture"]
