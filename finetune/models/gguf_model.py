@@ -92,9 +92,9 @@ def _complete(config: Any, header: Header) -> None:
             setattr(config, name, _stated(header, name) or getattr(config, name))
     if near := _stated(header, "rope.freq_base_swa"):
         config.rope_parameters["sliding_attention"]["rope_theta"] = near
-    if kind in ("phi3", "mistral"):
+    if kind == "phi3":
         config.sliding_window = _stated(header, "attention.sliding_window") or None
-    if kind == "phi3" and (rotated := _stated(header, "rope.dimension_count")):
+        rotated = _stated(header, "rope.dimension_count") or config.hidden_size / config.num_attention_heads
         rope["partial_rotary_factor"] = rotated * config.num_attention_heads / config.hidden_size
     if (scaling := _stated(header, f"{SCALING}type")) in ("linear", "yarn"):
         rope |= {"rope_type": scaling, "factor": _stated(header, f"{SCALING}factor")}
