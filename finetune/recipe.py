@@ -45,6 +45,7 @@ __all__ += ["BenchmarkSpec", "ColumnsSpec", "DatasetSpec", "DistillationSpec", "
 STARTER = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SHORT = {"method": "kind", "teacher": "source", "dataset": "source", "upload": "repo"}  # the key that a plain string under these sets
 IN_FEW_BITS = 5e-5  # the learning rate where weights are rounded; measured in benchmarks/quantised.py
+NOT_YAML = (yaml.YAMLError, LookupError, AttributeError)  # the latter for values that do not fit their tags
 HEADER = "# Repeat this run: finetune-cli run THIS_FILE --output-dir NEW_FOLDER\n"
 
 _TEACHERS = Annotated[list[NOT_EMPTY | OneTeacherSpec], Field(min_length=2)] | None  # as they may be written
@@ -274,7 +275,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path} is not a readable text file: {error}.", hint="A recipe is a UTF-8 YAML file.") from None
     except (ValueError, RecursionError, TypeError) as error:  # a date that is none, a number with too many digits, deep nesting
         raise RecipeError(f"{path} cannot be read: {reason(error)}.", hint="A recipe has lines such as `seed: 42`.") from None
-    except yaml.YAMLError as error:
+    except NOT_YAML as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
         raise RecipeError(f"{path}{line}: this is not valid YAML.", hint="A recipe has lines such as `seed: 42`.") from None
@@ -292,7 +293,7 @@ def parse_override(text: str) -> dict[str, Any]:
         raise RecipeError(f"--set {text} is not KEY.PATH=VALUE.", hint="For example: --set training.epochs=1")
     try:
         read: Any = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError):
+    except (*NOT_YAML, ValueError, RecursionError, TypeError):
         read = value
     return nested({".".join(part.strip() for part in path.split(".")): read})
 

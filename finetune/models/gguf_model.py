@@ -4,12 +4,13 @@
 
 transformers takes scaled positions, soft caps and windows of GGUF files for those of an ordinary model, without a word: its Llama 3 rotates
 as Llama 2 does. Whatever a file states must be what the finished configuration states again (finetune/models/llama_cpp.py), or the file is
-refused.
+refused, and so is one with weights that transformers would leave out or make up.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 from contextlib import redirect_stderr
 from math import isclose
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.errors import ModelError
 from finetune.foreign import reading
 from finetune.models.gguf_file import Header, dequantised
-from finetune.models.llama_cpp import KNOWN, query_scale, rotations
+from finetune.models.llama_cpp import KNOWN, query_scale, rotations, tensors
 from finetune.storage import OTHER_CACHE, cache_folder, check_room
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ SCALING = "rope.scaling."
 ROTATIONS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 LLAMA_3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 FREE = ("context_length", "vocab_size")  # files may state less than a model has
-READS_ALL = ("gpt-oss",)  # of which transformers reads the scaling of positions itself
+READS_ALL = ("gpt-oss", "gemma4")  # of which transformers itself reads or knows how positions are scaled
+USUAL_YARN = {f"{SCALING}yarn_beta_fast": 32.0, f"{SCALING}yarn_beta_slow": 1.0}  # what transformers takes where nothing is said
 
 
 def to_folder(header: Header, folder: Path) -> None:
@@ -49,7 +51,9 @@ def to_folder(header: Header, folder: Path) -> None:
         _complete(config, header)
         _check(config, header)
         with redirect_stderr(io.StringIO()):  # transformers draws a bar here that no setting turns off
-            model: Any = AutoModelForCausalLM.from_pretrained(place, config=config, dtype=torch.float32, **file)
+            told = {"dtype": torch.float32, "output_loading_info": True, **file}
+            model, loading = AutoModelForCausalLM.from_pretrained(place, config=config, **told)
+        _check_weights(model, config, header, loading["missing_keys"])
         # transformers refuses to save a model loaded from GGUF; the same weights in a model built from the plain config can be saved.
         plain = type(model.config).from_dict({k: v for k, v in model.config.to_dict().items() if k != "quantization_config"})
         plain.architectures = [type(model).__name__]
@@ -89,11 +93,12 @@ def _complete(config: Any, header: Header) -> None:
     if near := _stated(header, "rope.freq_base_swa"):
         config.rope_parameters["sliding_attention"]["rope_theta"] = near
     if kind == "phi3":
-        config.sliding_window = _stated(header, "attention.sliding_window") or config.sliding_window
+        config.sliding_window = _stated(header, "attention.sliding_window") or None
+        rotated = _stated(header, "rope.dimension_count") or config.hidden_size / config.num_attention_heads
+        rope["partial_rotary_factor"] = rotated * config.num_attention_heads / config.hidden_size
     if (scaling := _stated(header, f"{SCALING}type")) in ("linear", "yarn"):
         rope |= {"rope_type": scaling, "factor": _stated(header, f"{SCALING}factor")}
-    if original := _stated(header, f"{SCALING}original_context_length"):
-        rope["original_max_position_embeddings"] = original
+    original = _stated(header, f"{SCALING}original_context_length")
     if (slower := _tensor(header, ROTATIONS[0])) is not None:
         rope |= LLAMA_3 | {"factor": float(slower.max())}
     factors = {name: _tensor(header, f"rope_factors_{name}.weight") for name in ("long", "short")}
@@ -101,12 +106,16 @@ def _complete(config: Any, header: Header) -> None:
         rope |= {"rope_type": "longrope", **{f"{name}_factor": values.tolist() for name, values in factors.items() if values is not None}}
         rope["attention_factor"] = _stated(header, f"{SCALING}attn_factor")
         config.original_max_position_embeddings = original or config.max_position_embeddings
+    if original and rope.get("rope_type") in ("yarn", "longrope"):  # Phi states it where nothing is scaled too
+        rope["original_max_position_embeddings"] = original
 
 
 def _check(config: Any, header: Header) -> None:
     """Raises ModelError for a number in the file that the configuration does not have."""
     known = KNOWN.get(config.model_type)
-    ours = known.facts(config) if known else {}
+    ours: dict[str, Any] = USUAL_YARN | known.facts(config) if known else {}
+    if any(tensor.name == ROTATIONS[1] for tensor in header.tensors):
+        ours[f"{SCALING}type"] = "longrope"
     architecture = header.metadata["general.architecture"]
     plain = _stated(header, f"{SCALING}type") in (None, "none")
     for name, value in header.metadata.items():
@@ -122,10 +131,23 @@ def _same(one: Any, other: Any) -> bool:
     return isclose(one, other, rel_tol=1e-6) if isinstance(one, float) else bool(one == other)
 
 
+def _check_weights(model: Any, config: Any, header: Header, made_up: Collection[str]) -> None:
+    """Raises ModelError for weights that the file has not, and for those of a layer that the model has not."""
+    if made_up:
+        raise ModelError(f"{header.path.name} has no weights for {min(made_up)}, as transformers reads it.", hint=INSTEAD)
+    if known := KNOWN.get(config.model_type):
+        read = {name for name, _ in tensors(model, known)}
+        left = [tensor.name for tensor in header.tensors if tensor.name.startswith("blk.") and tensor.name not in read]
+        if left:
+            raise ModelError(f"{header.path.name} has the weights {left[0]}, which transformers does not read.", hint=INSTEAD)
+
+
 def _check_rotations(model: Any, config: Any, header: Header) -> None:
     """Raises ModelError for positions that the file scales by a tensor and the model otherwise."""
     import numpy
 
+    if header.metadata["general.architecture"] in READS_ALL:
+        return
     ours = {name: values.numpy() for name, values in rotations(model, config)} if config.model_type in KNOWN else {}
     for name in ROTATIONS:
         stored, made = _tensor(header, name), ours.get(name)

@@ -174,7 +174,7 @@ def _base_of(adapter: LocatedModel, runtime: RuntimeOptions, reporter: Reporter,
         return _locate(named, runtime, reporter, seen)
     except ModelNotFound as error:
         hint = "Put it there again: the adapter alone is no model." if Path(named).is_absolute() else error.hint
-        raise ModelNotFound(f"The adapter in {adapter.folder} has lost its base model. {error.message}", hint=hint) from None
+        raise ModelNotFound(f"The adapter in {adapter.folder} needs its base model. {error.message}", hint=hint) from None
 
 
 def _from_hub(source: ModelSource, runtime: RuntimeOptions, reporter: Reporter) -> LocatedModel:

@@ -136,12 +136,15 @@ class Merged:
 
 
 def base_changed(run: RunFolder, located: LocatedModel) -> str | None:
-    """What people should know of an adapter whose base is not what it was when the run began: together they were never measured."""
+    """What people should know of an adapter whose base is not what it was when the run began, or where that cannot be told."""
     if located.base is None or not run.environment.is_file():
         return None
-    with reading(run.environment, hint=REMADE):
-        recorded = run.read_json(run.environment).get("model") or {}
-        known = str(recorded.get("identity") or "").rpartition(" on ")[2]  # of an adapter's own base, where it continued one
+    try:
+        with reading(run.environment):
+            recorded = run.read_json(run.environment).get("model") or {}
+            known = str(recorded.get("identity") or "").rpartition(" on ")[2]  # of an adapter's own base, where it continued one
+    except BadInput as error:
+        return f"Whether {located.home.pinned} has changed since the adapter was trained on it is not known: {error.message}"
     if known in ("", located.home.identity):
         return None
     return f"{located.home.pinned} has changed since the adapter was trained on it: the two were never measured together."

@@ -140,8 +140,8 @@ def _known(located: Sequence[LocatedModel], recipe: Recipe) -> Iterator[str]:
             continue
         if source and same_rows(source, recipe.dataset.source):
             yield (
-                f"{each.name} was trained on rows of {recipe.dataset.source}, so its scores here are better than on new ones; "
-                f"without --data it is measured on the rows held out from it."
+                f"{each.name} was trained on rows of {recipe.dataset.source}, so its scores here are likely better than on new rows; "
+                f"without --data it is measured on the rows that its training did not see."
             )
 
 

@@ -19,6 +19,7 @@ import torch
 from transformers import TrainerCallback
 
 from finetune.events import HeldOutLoss, Notice, Reporter
+from finetune.formatting import counted
 from finetune.recipe import TrainingSpec
 from finetune.training.checkpoints import HELD_OUT, Checkpoints
 from finetune.training.choice import Chosen, measured_every
@@ -59,7 +60,7 @@ class WatchHeldOut(TrainerCallback):
             self.reporter.report(
                 Notice(
                     f"Stopped early at step {step} of {of}: the held-out loss was not lower than {self.best_loss:.4g}, that of step "
-                    f"{self.best_step}, in {self.waited} measurement{'s' if self.waited > 1 else ''}."
+                    f"{self.best_step}, in {counted(self.waited, 'measurement')}."
                 )
             )
 

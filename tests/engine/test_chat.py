@@ -184,6 +184,8 @@ def test_a_base_that_is_not_what_the_adapter_was_trained_on_is_told(tmp_path):
     assert "has changed" not in both(run.output_dir, [], tmp_path)
     run.write_json(run.environment, {"model": {"identity": "another"}})
     assert f"[{base} has changed since the adapter was trained on it" in both(run.output_dir, [], tmp_path)
+    run.environment.write_text("{")  # no reason to refuse a chat
+    assert "is not known: " in both(run.output_dir, [], tmp_path)
 
 
 def test_the_other_model_is_asked_in_only_when_somebody_wants_it_and_can_be_sent_out_again(tmp_path):

@@ -139,7 +139,7 @@ def test_an_adapter_is_merged_first_whatever_its_folder_is_called(tmp_path: Path
     (note,) = GGUF.export(run, tmp_path / "later", RUNTIME, Recorder()).notes
     assert "has changed since the adapter was trained on it" in note
     base.rename(tmp_path / "elsewhere")
-    with pytest.raises(FinetuneError, match=r"has lost its base model\. There is no folder"):
+    with pytest.raises(FinetuneError, match=r"needs its base model\. There is no folder"):
         GGUF.export(run, tmp_path / "lost", RUNTIME, Recorder())
 
 

@@ -25,10 +25,23 @@ def scaled(kind: str, **more: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": kind, "rope_theta": 1e4, **more}}
 
 
-LONG = {"long_factor": [1.0, 1.1, 1.2, 1.5, 2.0, 3.0, 4.0, 5.0], "short_factor": [1.0] * 8, "original_max_position_embeddings": 128}
+LONG = {"long_factor": [1.0, 1.1, 1.2, 1.5, 2.0, 3.0], "short_factor": [1.0] * 6, "original_max_position_embeddings": 128}
 TWO_WAYS = {
     "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
     "sliding_attention": {"rope_type": "default", "rope_theta": 5e3},
+}
+# Beside what we state, or instead of it (None: not stated), the converter of llama.cpp, of today or of earlier years.
+SIZES: dict[str, Any] = {"attention.key_length": None, "attention.value_length": None, "vocab_size": None}
+NO_ROTATION = {"rope.dimension_count": None, "rope.freq_base": None}
+STATED: dict[str, dict[str, Any]] = {
+    "llama": {**SIZES, "rope.freq_base": None, "rope.scaling.type": "none"},
+    "qwen2": {**SIZES, "rope.dimension_count": None},
+    "qwen3": {"rope.dimension_count": None},
+    "gemma2": {**NO_ROTATION, "attn_logit_softcapping": None, "final_logit_softcapping": None},
+    "gemma3": {**NO_ROTATION, "rope.freq_base_swa": None},
+    "phi3": {**SIZES, "attention.sliding_window": 0, "rope.scaling.original_context_length": 4096},
+    "yarn": {"rope.scaling.finetuned": True, "rope.scaling.yarn_beta_fast": 32.0, "rope.scaling.yarn_beta_slow": 1.0},
+    "long": {**SIZES, "attention.sliding_window": 300, "rope.scaling.type": "longrope"},
 }
 CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in FAMILIES if name != "smollm3"} | {
     "llama 3": (
@@ -40,7 +53,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in FAM
     "wide heads": ("qwen3", {"head_dim": 32}),
     "caps": ("gemma2", {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 7.0, "sliding_window": 64}),
     "two ways": ("gemma3", {"rope_parameters": TWO_WAYS, "sliding_window": 64}),
-    "long": ("phi3", {**scaled("longrope", **LONG), "original_max_position_embeddings": 128}),
+    "long": ("phi3", {**scaled("longrope", partial_rotary_factor=0.75, **LONG), "original_max_position_embeddings": 128}),
 }
 
 
@@ -57,7 +70,8 @@ def written(name: str, file: Path, *, more: dict[str, Any] | None = None, **chan
     shapes = ((place, tuple(values.shape)) for place, values in tensors(model, known))
     planned = plan(shapes, KINDS["f16"], layers=stated["block_count"], tied=is_tied(model))
     words = words_of(Asking.of(RunFolder(file.parent), tokenizer), "m", vocabulary=config.vocab_size, model="m").facts
-    facts = {"general.type": "model"} | {f"{known.name}.{key}": value for key, value in (stated | (more or {})).items()} | words
+    stated |= more or {}
+    facts = {"general.type": "model"} | {f"{known.name}.{key}": value for key, value in stated.items() if value is not None} | words
     write(file, known.name, facts, planned, tensors(model, known), lambda *_: None)
     return model
 
@@ -65,7 +79,7 @@ def written(name: str, file: Path, *, more: dict[str, Any] | None = None, **chan
 @pytest.mark.parametrize("case", CASES)
 def test_a_model_that_is_read_computes_what_was_written(case: str, tmp_path: Path) -> None:
     name, changes = CASES[case]
-    model = written(name, tmp_path / "m.gguf", **changes)
+    model = written(name, tmp_path / "m.gguf", more=STATED.get(case), **changes)
     to_folder(read_header(tmp_path / "m.gguf"), tmp_path / "read")
     read = AutoModelForCausalLM.from_pretrained(tmp_path / "read", dtype=torch.float32).eval()
     ids = torch.randint(3, model.config.vocab_size, (1, 200), generator=torch.Generator().manual_seed(0))
@@ -88,6 +102,18 @@ def test_what_a_file_states_and_nobody_reads_is_refused(name: str, more: dict[st
         to_folder(read_header(tmp_path / "m.gguf"), tmp_path / "read")
     assert words in refused.value.message
     assert "safetensors" in str(refused.value.hint)
+    assert not (tmp_path / "read").exists()
+
+
+def test_weights_that_only_the_file_has_or_only_the_model_are_refused(tmp_path: Path) -> None:
+    """Such as the experts of Mixtral, which calls itself a Llama: transformers would make up its layers."""
+    file = tmp_path / "m.gguf"
+    written("llama", file, attention_bias=True)
+    with pytest.raises(ModelError, match=r"weights blk\.0\.attn_q\.bias, which transformers does not read"):
+        to_folder(read_header(file), tmp_path / "read")
+    file.write_bytes(file.read_bytes().replace(b"ffn_gate.weight", b"ffn_gatf.weight"))
+    with pytest.raises(ModelError, match=r"no weights for model\.layers\.0\.mlp\.gate_proj\.weight"):
+        to_folder(read_header(file), tmp_path / "read")
     assert not (tmp_path / "read").exists()
 
 

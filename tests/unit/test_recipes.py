@@ -124,3 +124,11 @@ def test_what_a_student_cannot_keep_is_said_of_its_own_key(kept: dict[str, float
     with pytest.raises(RecipeError) as refused:
         Recipe.from_layers({"approach": "distillation", "model": {"from_teacher": kept}})
     assert refused.value.message.startswith(said)
+
+
+@pytest.mark.parametrize("value", ["!!bool maybe", "!!int ''", "!!timestamp soon", "[", "2001-13-45"])
+def test_a_value_that_is_no_yaml_is_one_sentence(value: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"seed: {value}\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"a\.yaml.*(not valid YAML|cannot be read)"):
+        Recipe.load(tmp_path / "a.yaml")
+    assert parse_override(f"seed={value}") == {"seed": value}
