@@ -34,8 +34,14 @@ def _tasks(context: RunContext) -> str | None:
     if not spec.tasks:
         return None
     models = "three models" if context.has_other_teacher else "two models"
-    rows = f"the first {spec.task_rows:,} rows of each" if spec.task_rows else "all of their rows"
-    return f"benchmark.tasks run on {models} with {rows}; their time is no part of this plan (fewer rows: --set benchmark.task_rows=100)."
+    if spec.task_rows:
+        return (
+            f"benchmark.tasks run on {models} with the first {counted(spec.task_rows, 'row')} of each; this plan does not count their time."
+        )
+    return (
+        f"benchmark.tasks run on {models} with all of their rows; this plan does not count their time. Fewer rows: "
+        "--set benchmark.task_rows=100"
+    )
 
 
 def _too_small(context: RunContext, depths: Sequence[int]) -> str | None:
