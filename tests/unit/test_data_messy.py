@@ -184,6 +184,14 @@ def test_a_column_that_begins_behind_the_sample_is_read(
     assert found.facts.ignored_columns == []
 
 
+def test_a_late_column_does_not_bring_one_that_the_sample_speaks_against(tmp_path: Path) -> None:
+    labels = ["good"] * 50 + ["neutral"] * 160 + ["bad"]
+    rows = [ROW | {"label": label} for label in labels] + [ROW | {"label": "bad", "system": "s"}]
+    found = read(tmp_path, "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert (found.facts.columns, found.facts.ignored_columns) == (["system", "prompt", "completion"], ["label"])
+    assert (len(found), turns(found)[-1]) == (212, [s("s"), *PAIR])
+
+
 def test_tools_and_labels_that_come_late(tmp_path: Path) -> None:
     rows = [{"messages": PAIR}] * 210 + [{"messages": PAIR, "tools": [ADD]}]
     found = read(tmp_path, "a.jsonl", "".join(json.dumps(each) + "\n" for each in rows))
@@ -204,7 +212,6 @@ def test_tools_and_labels_that_come_late(tmp_path: Path) -> None:
         ({"instruction": "q", "question": "p", "answer": "a"}, "q\n\np"),
         ({"instruction": "", "input": "p", "output": "a"}, "p"),
         ({"prompt": "q", "input": "p", "output": "a"}, "q\n\np"),
-        ({"prompt": "q with p", "input": "p", "output": "a"}, "q with p"),
         ({"prompt": "q", "context": "c", "completion": "a"}, "q\n\nc"),
         ({"input": "q", "context": "c", "output": "a"}, "q\n\nc"),
         ({"prompt": "q", "input": "p", "chosen": "a", "rejected": "b"}, "q\n\np"),
@@ -215,6 +222,15 @@ def test_every_part_of_a_prompt_is_in_it(tmp_path: Path, row: dict[str, Any], pr
     found = read(tmp_path, "a.jsonl", (json.dumps(row) + "\n") * 2)
     assert turns(found) == [[u(prompt), a("a")]] * 2
     assert set(found.facts.ignored_columns) <= {"rejected"}
+
+
+@pytest.mark.parametrize("answer", [{"output": "a"}, {"chosen": "a", "rejected": "b"}])
+def test_a_part_that_all_prompts_repeat_is_not_asked_twice_and_any_other_is_asked(tmp_path: Path, answer: dict[str, str]) -> None:
+    for name, parts, asked in [("a", ["cat", "hen"], [0, 0]), ("b", ["the", "cat"], [1, 1])]:
+        rows = [{"prompt": f"Translate the word{f' {part}' * (name == 'a')}", "input": part, **answer} for part in parts]
+        found = read(tmp_path, f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        assert [each[0]["content"].count(f"\n\n{part}") for each, part in zip(turns(found), parts, strict=True)] == asked
+        assert ("input" in found.facts.ignored_columns) is (name == "a")
 
 
 def test_rows_without_weight_are_left_out_whatever_the_others_weigh(tmp_path: Path) -> None:
@@ -248,9 +264,12 @@ def test_a_hint_names_columns_that_can_be_meant(tmp_path: Path, row: dict[str, A
     assert str(refused.value.hint).startswith(hint)
 
 
-def test_the_worked_solution_is_learned_and_not_the_number_at_its_end(tmp_path: Path) -> None:
-    row = {"problem": "q", "solution": "a", "answer": "4"}
-    assert turns(read(tmp_path, "a.jsonl", json.dumps(row) + "\n")) == [PAIR]
+@pytest.mark.parametrize(
+    ("solution", "answer", "learned"), [("1 + 3 = 4", "4", "1 + 3 = 4"), ("B", "B, because", "B, because"), (None, "4", "4")]
+)
+def test_the_worked_solution_is_learned_and_not_the_number_at_its_end(tmp_path: Path, solution: Any, answer: str, learned: str) -> None:
+    row = {"problem": "q", "solution": solution, "answer": answer}
+    assert turns(read(tmp_path, "a.jsonl", json.dumps(row) + "\n")) == [[u("q"), a(learned)]]
 
 
 # Files that lie together.

@@ -12,7 +12,7 @@ from typing import Any
 
 from finetune.data.formats import turns
 from finetune.data.formats.beside import NOTHING, Beside
-from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_blank, is_missing, joined, optional_text
+from finetune.data.formats.cells import Message, adds_to, as_answer, as_text, find_column, is_blank, is_missing, joined, optional_text
 from finetune.data.formats.tools import read_tools
 from finetune.data.rows import RowProblem
 
@@ -48,6 +48,8 @@ class Preference:
         wordy = prompt is not None and prompt.strip().lower() in ("instruction", "question", "query", "problem", "prompt")
         wordy = wordy and all(isinstance(row.get(str(prompt)), str) and not turns.is_chat_text(row[str(prompt)]) for row in sample)
         given = find_column(columns, "input", "inputs", "context", "passage") if wordy else None
+        if given is not None and not adds_to(given, str(prompt), sample):
+            given = None
         return cls(prompt, chosen, given, Beside.find(columns, sample, [prompt, chosen, rejected, given]))
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:

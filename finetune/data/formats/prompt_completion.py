@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune.data.formats import turns
 from finetune.data.formats.beside import NOTHING, Beside
-from finetune.data.formats.cells import Message, as_answer, find_column, joined, optional_text
+from finetune.data.formats.cells import Message, adds_to, as_answer, find_column, joined, optional_text
 from finetune.data.rows import RowProblem
 
 PAIRS = [
@@ -20,8 +20,6 @@ PAIRS = [
     (("user",), ("assistant",)),
     (("document", "article", "dialogue", "content", "text"), ("summary", "highlights")),
 ]
-
-
 # Columns that belong to the prompt, by the name of its own.
 PARTS = {"prompt": ("input", "inputs", "query", "question", "context", "passage"), "input": ("context", "passage")}
 
@@ -49,8 +47,7 @@ class PromptCompletion:
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
         before, answered = turns.read_prompt(row.get(self.prompt), self.prompt), row.get(self.completion)
-        if (more := optional_text(row, self.given)) and more[0] not in before[-1]["content"]:
-            before[-1]["content"] = joined(before[-1]["content"], more)
+        before[-1]["content"] = joined(before[-1]["content"], optional_text(row, self.given))
         if not isinstance(answered, list | dict) and not turns.is_chat_text(answered):
             return self.beside.before(row, [*before, self.beside.answer(row, as_answer(answered, self.completion))])
         after = turns.read_messages(answered, self.completion)
@@ -76,5 +73,7 @@ class PromptCompletion:
 def _part(prompt: str, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> str | None:
     """A column with the rest of the prompt, where prompts are single texts."""
     part = find_column(columns, *PARTS.get(prompt.strip().lower(), ()))
+    if part is None or not adds_to(part, prompt, sample):
+        return None
     chats = any(isinstance(row.get(prompt), list | dict) or turns.is_chat_text(row.get(prompt)) for row in sample)
-    return None if chats or part is None or any(isinstance(row.get(part), list | dict) for row in sample) else part
+    return None if chats or any(isinstance(row.get(part), list | dict) for row in sample) else part
