@@ -16,7 +16,7 @@ from finetune.data.formats.cells import Message
 from finetune.data.json_values import Number
 from finetune.data.rows import too_many_columns
 from finetune.foreign import COLUMNS
-from finetune.formatting import percent
+from finetune.formatting import counted, percent
 
 SHOWN_COLUMNS = 12
 
@@ -73,7 +73,7 @@ def left_out_sentences(rows: Mapping[str, int]) -> list[str]:
     sentences = []
     for reason, number in rows.items():
         otherwise = " Rename the column if it means something else." if reason.startswith("column ") else ""
-        sentences.append(f"{number:,} row{'s are' if number > 1 else ' is'} left out: {reason}.{otherwise}")
+        sentences.append(f"{counted(number, 'row', 'are')} left out: {reason}.{otherwise}")
     return sentences
 
 

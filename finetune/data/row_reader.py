@@ -19,6 +19,7 @@ from finetune.data.formats.messages import Messages
 from finetune.data.formats.tools import is_nothing
 from finetune.data.rows import NotWanted, RowProblem
 from finetune.errors import UnknownFormat
+from finetune.formatting import counted
 from finetune.settings import ColumnsSpec
 
 LISTED_TOOLS = "<tools>"  # around definitions in a system text, as Hermes writes them
@@ -120,7 +121,7 @@ class RowReader:
     def notes(self) -> list[str]:
         """Sentences about the rows that became records."""
         notes: list[str] = list(filter(None, [getattr(self.format, "note", None)]))
-        return notes + [f"{sentence} ({rows:,} row{'s' if rows > 1 else ''})." for sentence, rows in self.remarks.items()]
+        return notes + [f"{sentence} ({counted(rows, 'row')})." for sentence, rows in self.remarks.items()]
 
 
 def _with_answer(row: dict[str, Any], column: str) -> dict[str, Any]:

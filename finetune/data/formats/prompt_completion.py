@@ -47,7 +47,8 @@ class PromptCompletion:
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
         before, answered = turns.read_prompt(row.get(self.prompt), self.prompt), row.get(self.completion)
-        before[-1]["content"] = joined(before[-1]["content"], optional_text(row, self.given))
+        if more := optional_text(row, self.given):
+            before[-1]["content"] = joined(before[-1]["content"], more)
         if not isinstance(answered, list | dict) and not turns.is_chat_text(answered):
             return self.beside.before(row, [*before, self.beside.answer(row, as_answer(answered, self.completion))])
         after = turns.read_messages(answered, self.completion)
