@@ -32,7 +32,7 @@ def read(tmp_path: Path, name: str, content: str, **spec: Any) -> Rows:
 
 
 def turns(rows: Rows) -> list[Any]:
-    return [restored(rows.dataset[number])["messages"] for number in range(len(rows))]
+    return [restored(row)["messages"] for row in rows.dataset]
 
 
 def cell(value: str) -> str:
