@@ -28,7 +28,7 @@ DECODER = json.JSONDecoder(parse_float=Number, parse_int=Number, strict=False)  
 
 PRINTED = re.compile(r"\s*[\[{]\s*(?:[\[{'\"(]|array\(|-?\d)")  # how a list or an object begins that Python or numpy printed
 NO_COMMA = re.compile(r"['\"}\])\d]\s+['\"\[{(\d-]")  # numpy prints none between items; may also be inside a text
-MOST_ITEMS = 1_000_000  # Python's parser takes some hundred bytes for each
+LONGEST_PRINTED = 1_000_000  # characters; Python's parser takes up to 500 bytes for each
 BLANK = (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 
 
@@ -40,7 +40,7 @@ def parsed(value: Any) -> Any:
         return DECODER.decode(value.strip())
     except (ValueError, RecursionError):
         pass
-    if not PRINTED.match(value) or sum(map(value.count, ",:[{\n")) > MOST_ITEMS:
+    if len(value) > LONGEST_PRINTED or not PRINTED.match(value):
         return value
     try:
         with warnings.catch_warnings():
