@@ -216,12 +216,13 @@ def test_tools_and_labels_that_come_late(tmp_path: Path) -> None:
         ({"input": "q", "context": "c", "output": "a"}, "q\n\nc"),
         ({"prompt": "q", "input": "p", "chosen": "a", "rejected": "b"}, "q\n\np"),
         ({"content": "q", "summary": "a"}, "q"),
+        ({"prompt": "q", "context": json.dumps(PAIR), "completion": "a"}, "q"),
     ],
 )
 def test_every_part_of_a_prompt_is_in_it(tmp_path: Path, row: dict[str, Any], prompt: str) -> None:
     found = read(tmp_path, "a.jsonl", (json.dumps(row) + "\n") * 2)
     assert turns(found) == [[u(prompt), a("a")]] * 2
-    assert set(found.facts.ignored_columns) <= {"rejected"}
+    assert found.facts.ignored_columns == [name for name in row if name == "rejected" or row[name] == json.dumps(PAIR)]
 
 
 @pytest.mark.parametrize("answer", [{"output": "a"}, {"chosen": "a", "rejected": "b"}])
@@ -231,6 +232,9 @@ def test_a_part_that_all_prompts_repeat_is_not_asked_twice_and_any_other_is_aske
         found = read(tmp_path, f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         assert [each[0]["content"].count(f"\n\n{part}") for each, part in zip(turns(found), parts, strict=True)] == asked
         assert ("input" in found.facts.ignored_columns) is (name == "a")
+    rows = [{"prompt": "q", "input": "p", **answer}] * 3 + [{"prompt": None, "input": "p", **answer}]
+    found = read(tmp_path, "c.jsonl", "".join(json.dumps(row) + "\n" for row in rows), bad_rows=0.5)
+    assert (turns(found), found.facts.skipped) == ([[u("q\n\np"), a("a")]] * 3, 1), "a row without prompt decides nothing"
 
 
 def test_rows_without_weight_are_left_out_whatever_the_others_weigh(tmp_path: Path) -> None:

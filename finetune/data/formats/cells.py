@@ -101,12 +101,6 @@ def joined(first: str, more: Sequence[str]) -> str:
     return "\n\n".join(part for part in (first, *more) if part.strip()) or first
 
 
-def adds_to(part: str, prompt: str, sample: Sequence[dict[str, Any]]) -> bool:
-    """Whether a column has more to ask than the prompt says: not if all prompts of the sample repeat it."""
-    told = [str(row[part]).strip() in str(row.get(prompt)) for row in sample if not is_empty(row.get(part))]
-    return not told or not all(told)
-
-
 def as_answer(value: Any, column: str) -> str:
     """A cell as text that must not be blank: an empty answer would only teach the model to stop."""
     text = as_text(value, column)
