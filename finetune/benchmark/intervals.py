@@ -254,8 +254,10 @@ def statistics_of(per_row: Mapping[str, Sequence[Any]]) -> dict[str, Statistic]:
 def _beside(
     one: Statistic, other: Statistic, joined: Callable[[Floats, Floats], Floats]
 ) -> tuple[Floats, Callable[[Floats], Floats], list[Floats]]:
-    """The columns of two statistics of the same rows, `joined` of the two, and rows of which only one is right, where none may have been
-    seen: of answers that are right or wrong, and where the two are alike in every row."""
+    """The columns of two statistics of the same rows, `joined` of the two, and rows of which only one is right.
+
+    There are such rows where none may have been seen: of answers that are right or wrong, and where the two are alike in every row.
+    """
     split, unseen = one.columns.shape[1], []
     alike = one.bounded and np.array_equal(one.columns, other.columns)
     if alike or (one.all_or_nothing and other.all_or_nothing):
