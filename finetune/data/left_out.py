@@ -25,6 +25,7 @@ class LeftOut:
     """Which columns, and which text inside the columns that are `read`, reach neither prompt nor answer."""
 
     def __init__(self, chosen: Format, read: Sequence[str], columns: Sequence[str]) -> None:
+        self.columns: list[str] = []
         self.read_by(chosen, read, columns)
         self.characters: Counter[str] = Counter()
         self.used = 0
@@ -32,7 +33,7 @@ class LeftOut:
     def read_by(self, chosen: Format, read: Sequence[str], columns: Sequence[str]) -> None:
         """The same count goes on for a format that reads more columns."""
         self.read = set(read)
-        self.columns = [column for column in columns if column not in self.read]
+        self.columns = [column for column in dict.fromkeys([*self.columns, *columns]) if column not in self.read]
         self.inside: Callable[[dict[str, Any]], Iterator[tuple[str, Any]]] | None = getattr(chosen, "left_out", None)
 
     def look(self, values: dict[str, Any], messages: Sequence[Message]) -> None:

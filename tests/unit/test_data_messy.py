@@ -198,6 +198,8 @@ def test_tools_and_labels_that_come_late(tmp_path: Path) -> None:
     assert restored(found.dataset[210])["tools"] == [ADDS]
     rows = [{"saga": "Once upon a time"}] * 210 + [{"saga": "The end", "id": 7}]
     assert read(tmp_path, "c.jsonl", "".join(json.dumps(each) + "\n" for each in rows)).facts.ignored_columns == ["id"]
+    rows = [ROW] * 210 + [ROW | {"id": 7}, ROW | {"system": "s"}]
+    assert read(tmp_path, "d.jsonl", "".join(json.dumps(each) + "\n" for each in rows)).facts.ignored_columns == ["id"]
     rows = [{"input_ids": [1, 2]}] * 210 + [{"input_ids": [1, 2], "labels": [-100, 2]}]
     with pytest.raises(DatasetError, match=r"b\.jsonl has labels in later rows only\."):
         read(tmp_path, "b.jsonl", "".join(json.dumps(each) + "\n" for each in rows))
