@@ -12,7 +12,6 @@ import io
 import json
 import re
 import tokenize
-import warnings
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +27,7 @@ DECODER = json.JSONDecoder(parse_float=Number, parse_int=Number, strict=False)  
 
 PRINTED = re.compile(r"\s*[\[{]\s*(?:[\[{'\"(]|array\(|-?\d)")  # how a list or an object begins that Python or numpy printed
 NO_COMMA = re.compile(r"['\"}\])\d]\s+['\"\[{(\d-]")  # numpy prints none between items; may also be inside a text
+ESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\\[^\\'\"nrtxuU]")  # as Python prints nothing; its parser would warn, whatever else is going on
 LONGEST_PRINTED = 1_000_000  # characters; Python's parser takes up to 500 bytes for each
 BLANK = (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 
@@ -40,12 +40,10 @@ def parsed(value: Any) -> Any:
         return DECODER.decode(value.strip())
     except (ValueError, RecursionError):
         pass
-    if len(value) > LONGEST_PRINTED or not PRINTED.match(value):
+    if len(value) > LONGEST_PRINTED or not PRINTED.match(value) or ESCAPED.search(value):
         return value
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Python prints no escapes that mean nothing
-            tree = ast.parse(_with_commas(value) if NO_COMMA.search(value) else value.strip(), mode="eval")
+        tree = ast.parse(_with_commas(value) if NO_COMMA.search(value) else value.strip(), mode="eval")
         found = ast.literal_eval(_Lists().visit(tree))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError):
         return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,10 @@ NO_LISTS = ["[1 2 ... 3]", "{'a': nan}", "[a, b]", "{ int x; }", "[f('a')]", "[1
 
 @pytest.mark.parametrize("text", [*NO_LISTS, "[1, 2", "[(", "{'a': 1} and", f"[{'1 ' * 500_000}]"], ids=lambda text: text[:20])
 def test_what_is_no_list_stays_text(text: str) -> None:
-    assert parsed(text) == text
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        assert parsed(text) == text
+    assert not heard
 
 
 def test_tools_that_python_printed_are_tools() -> None:
