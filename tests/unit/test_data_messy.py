@@ -78,12 +78,20 @@ def test_the_answers_of_squad_in_a_table_are_their_texts(tmp_path: Path, answers
 NO_LISTS = ["[1 2 ... 3]", "{'a': nan}", "[a, b]", "{ int x; }", "[f('a')]", "[1] [2]", "{'a', 'b'}", "['a' + 'b']", "['\\d']"]
 
 
-@pytest.mark.parametrize("text", [*NO_LISTS, "[1, 2", "[(", "{'a': 1} and", f"[{'1 ' * 500_000}]"], ids=lambda text: text[:20])
+@pytest.mark.parametrize(
+    "text",
+    [*NO_LISTS, "[1, 2", "[(", "{'a': 1} and", "[1 ()()]", "[f'a']", f"[{'1+' * 100_000}1]", f"[{'1 ' * 500_000}]"],
+    ids=lambda text: text[:20],
+)
 def test_what_is_no_list_stays_text(text: str) -> None:
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         assert parsed(text) == text
     assert not heard
+
+
+def test_tuples_that_numpy_printed_are_items() -> None:
+    assert parsed("[('a', 'b')\n ('c', 'd') -1]") == [("a", "b"), ("c", "d"), -1]
 
 
 def test_tools_that_python_printed_are_tools() -> None:
