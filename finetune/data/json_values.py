@@ -15,6 +15,8 @@ import tokenize
 from itertools import pairwise
 from typing import Any
 
+from finetune import python_source
+
 
 class Number(str):
     """A number as the file spells it (1.50 stays 1.50)."""
@@ -46,8 +48,8 @@ def parsed(value: Any) -> Any:
     if len(value) > LONGEST_PRINTED or not PRINTED.match(value) or PIECE.sub("", value).strip():
         return value
     try:
-        tree = ast.parse(_with_commas(value) if NO_COMMA.search(value) else value.strip(), mode="eval")
-        found = ast.literal_eval(_Lists().visit(tree))
+        (statement,) = python_source.parsed(_with_commas(value) if NO_COMMA.search(value) else value.strip()).body
+        found = ast.literal_eval(_Lists().visit(statement.value)) if isinstance(statement, ast.Expr) else None
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError):
         return value
     return found if isinstance(found, list | dict) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import warnings
 import zipfile
@@ -88,6 +89,18 @@ def test_what_is_no_list_stays_text(text: str) -> None:
         warnings.simplefilter("always")
         assert parsed(text) == text
     assert not heard
+
+
+def test_another_thread_that_parses_does_not_make_a_list_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    parse, fails = ast.parse, iter([True])
+
+    def disturbed(text: str) -> ast.Module:
+        if next(fails, False):
+            raise SystemError  # as Python 3.11 does
+        return parse(text)
+
+    monkeypatch.setattr(ast, "parse", disturbed)
+    assert parsed("['a']") == ["a"]
 
 
 def test_tuples_that_numpy_printed_are_items() -> None:
