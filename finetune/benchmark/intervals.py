@@ -9,8 +9,8 @@ and their ratios. What a row contributes is found by leaving it out (jackknife p
 lower to the higher end of Student's t and of the bootstrap-t, and a share of 1 / rows further. Either alone is wrong too often: the first
 where a few rows differ much from the others, the second where rows are of very different lengths or many are alike, and both where rows are
 few. Of answers that are right or wrong neither knows what it has not seen: twenty right answers of twenty do not make a model that is never
-wrong. There a few rows of both kinds are added, and Student's t is enough. benchmarks/coverage.py counts how often, for these and for other
-ways.
+wrong. There, and where a score from 0 to 1 is the same in all rows, a few rows of both kinds are added, and Student's t is enough.
+benchmarks/coverage.py counts how often, for these and for other ways.
 
 Sources: Tukey (1958), Bias and confidence in not-quite large samples; Efron and Tibshirani (1993), An Introduction to the Bootstrap, 12.5;
 Agresti and Coull (1998), Approximate is better than "exact" for interval estimation of binomial proportions; Bonett and Price (2012),
@@ -109,7 +109,7 @@ def estimate(statistic: Statistic) -> Interval:
     """The score with its interval."""
     if statistic.rows < FEWEST_ROWS:
         return Interval(statistic.shown(statistic.raw), None, None)
-    unseen = [*statistic.right_and_wrong, *statistic.right_and_wrong] if statistic.all_or_nothing or statistic.all_alike else []
+    unseen = 2 * statistic.right_and_wrong if statistic.all_or_nothing or statistic.all_alike else ()
     low, high = map(statistic.shown, interval_of(statistic.columns, statistic.of, unseen))
     return Interval(statistic.shown(statistic.raw), max(low, statistic.least), min(high, statistic.most))
 
@@ -254,8 +254,10 @@ def statistics_of(per_row: Mapping[str, Sequence[Any]]) -> dict[str, Statistic]:
 def _beside(
     one: Statistic, other: Statistic, joined: Callable[[Floats, Floats], Floats]
 ) -> tuple[Floats, Callable[[Floats], Floats], list[Floats]]:
-    """The columns of two statistics of the same rows, `joined` of the two, and rows of which only one is right, where none may have been
-    seen: of answers that are right or wrong, and where the two are alike in every row."""
+    """The columns of two statistics of the same rows, `joined` of the two, and rows of which only one is right.
+
+    There are such rows where none may have been seen: of answers that are right or wrong, and where the two are alike in every row.
+    """
     split, unseen = one.columns.shape[1], []
     alike = one.bounded and np.array_equal(one.columns, other.columns)
     if alike or (one.all_or_nothing and other.all_or_nothing):

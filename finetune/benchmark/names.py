@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from finetune.formatting import counted
 from finetune.registry import title
 
 NAMES = {
@@ -74,13 +75,13 @@ def retained(scores: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
 
 def held_out(rows: int) -> str:
     """ "1 held-out row", "45 held-out rows"."""
-    return f"{rows:,} held-out row{'s' if rows != 1 else ''}"
+    return counted(rows, "held-out row")
 
 
-def too_few(rows: int, counted: int | None = None) -> str:
-    """Why nothing is said of scores on so few rows; `counted` is how many of them have what a score counts, such as a number."""
-    some = f"{counted:,} of " if counted is not None and counted < rows else ""
-    return f"Too few rows to judge: {some}{rows:,} row{'s' if rows != 1 else ''}{' count' if some else ''}; {FEWEST_ROWS} would do."
+def too_few(rows: int, judged: int | None = None) -> str:
+    """Why nothing is said of scores on so few rows; `judged` is how many of them have what a score counts, such as a number."""
+    some = f"{judged:,} of " if judged is not None and judged < rows else ""
+    return f"Too few rows to judge: {some}{counted(rows, 'row', 'count' if some else '')}; {FEWEST_ROWS} would do."
 
 
 def share(value: float) -> str:
@@ -100,14 +101,14 @@ def codes_copied(scores: Mapping[str, Any]) -> str | None:
     of, rows = sum(each), sum(1 for codes in each if codes)
     if not of:
         return None
-    counted = {
+    copied = {
         side: round(scores[side]["copied"] * of)
         for side in ("after", "before", "teacher")
         if (scores.get(side) or {}).get("copied") is not None
     }
-    others = ", ".join(f"{side}: {counted[side]:,}" for side in ("before", "teacher") if side in counted)
-    few = f", in {rows} row{'s' if rows != 1 else ''}: too few to judge" if rows < FEWEST_ROWS <= len(each) else ""
-    return f"{counted['after']:,} of {of:,} numbers and codes of the references{f' ({others})' if others else ''}{few}"
+    others = ", ".join(f"{side}: {copied[side]:,}" for side in ("before", "teacher") if side in copied)
+    few = f", in {counted(rows, 'row')}: too few to judge" if rows < FEWEST_ROWS <= len(each) else ""
+    return f"{copied['after']:,} of {of:,} numbers and codes of the references{f' ({others})' if others else ''}{few}"
 
 
 def beside_the_teacher(scores: Mapping[str, Any]) -> str | None:

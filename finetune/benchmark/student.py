@@ -18,12 +18,7 @@ from typing import Any
 
 from finetune.benchmark.names import FEWEST_ROWS, NAMES, number, retained, share
 
-METRICS = {
-    "rougeL": "",
-    "accuracy": "'s right answers",
-    "last_number": "'s right numbers",
-    "exact_match": "'s exact matches",
-}  # first known
+METRICS = {"rougeL": "ROUGE-L", "accuracy": "right answers", "last_number": "right numbers", "exact_match": "exact matches"}  # first known
 WORDS = ("not usable", "weak", "usable")
 KEPT = (50, 80)  # percent of the teacher's answers: from here on it is weak, usable
 TIMES = (3.0, 1.5)  # the teacher's perplexity: up to here it is weak, usable
@@ -82,8 +77,9 @@ def _answers(metric: str, kept: Mapping[str, Any], scores: Mapping[str, Any]) ->
         than = "better than" if (kept["low"] or 0) > 1 else "as well as"
         return f"Answers {than} its teacher ({NAMES[metric]} {pair})"
     if round(100 * kept["value"]) >= 100:
-        return f"Answers as well as its teacher ({share(kept['value'])} of its {NAMES[metric].replace('Right', 'right')}{interval})"
-    return f"Keeps {share(kept['value'])}{interval} of its teacher{METRICS[metric]}"
+        return f"Answers as well as its teacher ({share(kept['value'])} of its {METRICS[metric]}{interval})"
+    what = "" if metric == "rougeL" else f"'s {METRICS[metric]}"
+    return f"Keeps {share(kept['value'])}{interval} of its teacher{what}"
 
 
 def _judged(word: str, rows: int) -> str:

@@ -22,6 +22,7 @@ from uuid import UUID
 
 from finetune.data import tokenized
 from finetune.data.files import looks_local
+from finetune.data.formats.cells import is_blank_row
 from finetune.data.left_out import LeftOut, left_out_sentences
 from finetune.data.reading import columns_of, open_source
 from finetune.data.row_reader import RowReader
@@ -102,7 +103,11 @@ def tokens(
     reader = RowReader(columns_of(rows), [row.values for row in rows], None, NAME)
     left, not_wanted = LeftOut(reader.format, reader.columns, reader.all_columns), Counter[str]()
     read: list[dict[str, Any]] = []
+    blank = 0
     for row in rows:
+        if is_blank_row(row.values):
+            blank += 1
+            continue
         try:
             record = reader.record(row.values)
         except NotWanted as reason:
@@ -113,7 +118,7 @@ def tokens(
             left.look(row.values, record["messages"])
             read.append({**record, "file": 0, "line": row.line})
     if not read:
-        raise no_rows(NAME, [], not_wanted)
+        raise no_rows(NAME, [], not_wanted, reader.columns if blank else ())
     encoder = Encoder(tokenizer, max_length=max_length, supervise=supervise, thinking=asks_to_think(tokenizer, read))
     encode = tokenized.encode if reader.format.name == tokenized.FORMAT else Encoder.encode
     prepared, cut = [], 0
@@ -128,7 +133,9 @@ def tokens(
             if sequence.supervised
         ]
     said = [*reader.notes(), *left_out_sentences(not_wanted), *left.sentences(), *encoder.noticed.sentences([NAME])]
-    for sentence in [*said, f"{counted(cut, 'row', 'are')} cut to {max_length:,} tokens."] if cut else said:
+    for number, what in ((blank, "blank"), (cut, f"cut to {max_length:,} tokens")):
+        said += [f"{counted(number, 'row', 'are')} {what}."] if number else []
+    for sentence in said:
         warnings.warn(sentence, stacklevel=2)
     return prepared
 

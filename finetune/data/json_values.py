@@ -12,9 +12,10 @@ import io
 import json
 import re
 import tokenize
-import warnings
 from itertools import pairwise
 from typing import Any
+
+from finetune import python_source
 
 
 class Number(str):
@@ -28,7 +29,11 @@ DECODER = json.JSONDecoder(parse_float=Number, parse_int=Number, strict=False)  
 
 PRINTED = re.compile(r"\s*[\[{]\s*(?:[\[{'\"(]|array\(|-?\d)")  # how a list or an object begins that Python or numpy printed
 NO_COMMA = re.compile(r"['\"}\])\d]\s+['\"\[{(\d-]")  # numpy prints none between items; may also be inside a text
-MOST_ITEMS = 1_000_000  # Python's parser takes some hundred bytes for each
+PIECE = re.compile(  # of lists and objects as they are printed; what else Python could read, nested deeply, ends Python 3.10
+    r"""(?<!\w)'(?:[^'\\]|\\[\\'"nrtxuU])*'|(?<!\w)"(?:[^"\\]|\\[\\'"nrtxuU])*"|(?<![\w.])-?\d+(?:\.\d*)?(?:e[+-]?\d+)?"""
+    r"""|None|True|False|array(?=\()|dtype=\w*|(?:(?<=array)|(?<![\w)\]}'"]))[\[({]|[\])},:]"""
+)
+LONGEST_PRINTED = 1_000_000  # characters; Python's parser takes up to 500 bytes for each
 BLANK = (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 
 
@@ -40,13 +45,11 @@ def parsed(value: Any) -> Any:
         return DECODER.decode(value.strip())
     except (ValueError, RecursionError):
         pass
-    if not PRINTED.match(value) or sum(map(value.count, ",:[{\n")) > MOST_ITEMS:
+    if len(value) > LONGEST_PRINTED or not PRINTED.match(value) or PIECE.sub("", value).strip():
         return value
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Python prints no escapes that mean nothing
-            tree = ast.parse(_with_commas(value) if NO_COMMA.search(value) else value.strip(), mode="eval")
-        found = ast.literal_eval(_Lists().visit(tree))
+        (statement,) = python_source.parsed(_with_commas(value) if NO_COMMA.search(value) else value.strip()).body
+        found = ast.literal_eval(_Lists().visit(statement.value)) if isinstance(statement, ast.Expr) else None
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError):
         return value
     return found if isinstance(found, list | dict) else value
@@ -61,14 +64,12 @@ class _Lists(ast.NodeTransformer):
 
 
 def _with_commas(text: str) -> str:
-    """What numpy printed with commas, because two strings side by side are one in Python; raises ValueError where it left items out."""
+    """What numpy printed with commas, because two strings side by side are one in Python."""
     tokens = [token for token in tokenize.generate_tokens(io.StringIO(text.strip()).readline) if token.type not in BLANK]
     parts = [token.string for token in tokens[:1]]
     for one, other in pairwise(tokens):
-        if other.string == "...":
-            raise ValueError("left out")
         ends = one.type in (tokenize.STRING, tokenize.NUMBER) or one.string in ("}", "]", ")")
-        begins = other.type in (tokenize.STRING, tokenize.NUMBER) or other.string in ("{", "[", "-")
+        begins = other.type in (tokenize.STRING, tokenize.NUMBER) or other.string in ("{", "[", "(", "-")
         parts += [",", other.string] if ends and begins else [other.string]
     return " ".join(parts)
 

@@ -16,7 +16,7 @@ from finetune.data.formats.cells import Message
 from finetune.data.json_values import Number
 from finetune.data.rows import too_many_columns
 from finetune.foreign import COLUMNS
-from finetune.formatting import percent
+from finetune.formatting import counted, percent
 
 SHOWN_COLUMNS = 12
 
@@ -25,6 +25,7 @@ class LeftOut:
     """Which columns, and which text inside the columns that are `read`, reach neither prompt nor answer."""
 
     def __init__(self, chosen: Format, read: Sequence[str], columns: Sequence[str]) -> None:
+        self.columns: list[str] = []
         self.read_by(chosen, read, columns)
         self.characters: Counter[str] = Counter()
         self.used = 0
@@ -32,7 +33,7 @@ class LeftOut:
     def read_by(self, chosen: Format, read: Sequence[str], columns: Sequence[str]) -> None:
         """The same count goes on for a format that reads more columns."""
         self.read = set(read)
-        self.columns = [column for column in columns if column not in self.read]
+        self.columns = [column for column in dict.fromkeys([*self.columns, *columns]) if column not in self.read]
         self.inside: Callable[[dict[str, Any]], Iterator[tuple[str, Any]]] | None = getattr(chosen, "left_out", None)
 
     def look(self, values: dict[str, Any], messages: Sequence[Message]) -> None:
@@ -73,7 +74,7 @@ def left_out_sentences(rows: Mapping[str, int]) -> list[str]:
     sentences = []
     for reason, number in rows.items():
         otherwise = " Rename the column if it means something else." if reason.startswith("column ") else ""
-        sentences.append(f"{number:,} row{'s are' if number > 1 else ' is'} left out: {reason}.{otherwise}")
+        sentences.append(f"{counted(number, 'row', 'are')} left out: {reason}.{otherwise}")
     return sentences
 
 

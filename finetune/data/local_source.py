@@ -45,7 +45,8 @@ def open_local(spec: DatasetSpec, *, strict_split: bool = False, measured: str |
     def records() -> Iterator[Row | SkippedRow]:
         for file in files:
             for row in read_file(file, spec, encodings[file]):
-                notes.extend(remark for remark in file.remarks if remark not in notes)
+                if file.remarks:
+                    notes.extend(remark for remark in file.remarks if remark not in notes)
                 yield row
 
     def fingerprint() -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from finetune.data.pieces import CONTROL, IN_TEXT, REWRITTEN, UNOPENED, Rendered
 from finetune.data.turns import BEGAN, EMPTY, ENDED, JOINED, MUTED, SYSTEM, THOUGHT
+from finetune.formatting import counted
 
 FOREIGN = "foreign"  # control tokens of other models, which are found here
 OTHERS = re.compile(
@@ -69,7 +70,7 @@ class Noticed:
             if self.rows[kind]:
                 token, file, line = self.examples.get(kind, ("", 0, 0))
                 place = f"{files[file]} line {line}" if file < len(files) else f"line {line}"
-                rows = f"{self.rows[kind]:,} row{'s' if self.rows[kind] > 1 else ''}"
+                rows = counted(self.rows[kind], "row")
                 yield SENTENCES[kind].format(rows=rows, token=token, place=place)
                 if kind == CONTROL and unbroken:
                     yield UNBROKEN.format(count=f"{unbroken:,}")

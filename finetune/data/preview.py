@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune.data.formats.cells import is_blank, is_empty
+from finetune.data.formats.cells import is_blank, is_blank_row
 from finetune.data.pieces import Piece
 from finetune.data.plain_template import PlainTemplate
 from finetune.data.reading import SAMPLE, columns_of, open_source
@@ -67,7 +67,7 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
     not_wanted: Counter[str] = Counter()
     for record in records:
         values = reader.values(record.values)
-        if all(map(is_empty, values.values())):
+        if is_blank_row(values):
             continue
         try:
             messages = reader.record(values)["messages"]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.data.builtin import open_builtin
 from finetune.data.files import looks_local
-from finetune.data.formats.cells import Record, is_blank, is_empty
+from finetune.data.formats.cells import Record, is_blank, is_blank_row
 from finetune.data.hashes import hashes
 from finetune.data.left_out import LeftOut, left_out_sentences
 from finetune.data.local_source import open_local
@@ -181,7 +181,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
             record: Record | None = None
             if isinstance(row, Row):
                 values = reader.values(row.values)
-                if all(map(is_empty, values.values())):
+                if is_blank_row(values):
                     facts.blank += 1
                     continue
                 try:

@@ -224,7 +224,7 @@ def _parts_of(text: str, parts: Sequence[tuple[str, bool]]) -> list[tuple[str, b
 
 def _leaves_out(turns: Sequence[Turn], text: str) -> bool:
     """Whether a turn is not in the rendered text as it was written, but for blanks at its ends and around its reasoning."""
-    said = [part for turn in turns for text in (turn.content, turn.more.get("reasoning_content", "")) for part in AROUND.split(text)]
+    said = [part for turn in turns for each in (turn.content, turn.more.get("reasoning_content", "")) for part in AROUND.split(each)]
     return any(part.strip() not in text for part in said)
 
 

@@ -19,6 +19,7 @@ from finetune.data.formats.messages import Messages
 from finetune.data.formats.tools import is_nothing
 from finetune.data.rows import NotWanted, RowProblem
 from finetune.errors import UnknownFormat
+from finetune.formatting import counted
 from finetune.settings import ColumnsSpec
 
 LISTED_TOOLS = "<tools>"  # around definitions in a system text, as Hermes writes them
@@ -69,24 +70,24 @@ class RowReader:
 
         Raises UnknownFormat where the rows before this one would have been read otherwise.
         """
-        if row.keys() <= self.filled:
-            return False
-        new = {name for name, value in row.items() if name not in self.filled and not is_nothing(value)}
-        self.filled |= new
+        new = {name for name in row.keys() - self.filled if not is_nothing(row[name])}
         if not new:
             return False
+        self.filled |= new
         columns = list(dict.fromkeys([*self.all_columns, *(name for name in row if name in new)]))
         try:
             found = formats.detect(columns, [*self.first, row], self.chosen, self.where)
         except UnknownFormat:  # an only column need not be the only one for ever
             return False
-        marks = Marks.find(columns, [*self.first, row], found.name, found.columns, named=self.chosen is not None)
+        beside = [name for name in columns if name in new or name in self.marks.columns]
+        marks = Marks.find(beside, [*self.first, row], found.name, found.columns, named=self.chosen is not None)
         read = [*found.columns, *marks.columns]
-        if found.name != self.format.name or not set(self.columns) < set(read):
+        late = [name for name in read if name not in self.columns]  # not what the rest of the sample speaks against
+        if found.name != self.format.name or not late or not new.issuperset(late) or not set(self.columns) <= set(read):
             return False
         if hasattr(found, "to_record"):
-            late = ", ".join(name for name in read if name not in self.columns)
-            raise UnknownFormat(f"{self.where} has {late} in later rows only.", hint=f"Give every row {late}, or none.")
+            names = ", ".join(late)
+            raise UnknownFormat(f"{self.where} has {names} in later rows only.", hint=f"Give every row {names}, or none.")
         self.format, self.marks, self.columns = found, marks, read
         self.all_columns = list(dict.fromkeys([*self.all_columns, *read]))
         return True
@@ -120,7 +121,7 @@ class RowReader:
     def notes(self) -> list[str]:
         """Sentences about the rows that became records."""
         notes: list[str] = list(filter(None, [getattr(self.format, "note", None)]))
-        return notes + [f"{sentence} ({rows:,} row{'s' if rows > 1 else ''})." for sentence, rows in self.remarks.items()]
+        return notes + [f"{sentence} ({counted(rows, 'row')})." for sentence, rows in self.remarks.items()]
 
 
 def _with_answer(row: dict[str, Any], column: str) -> dict[str, Any]:

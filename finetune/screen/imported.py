@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.text import Text
 
+from finetune.formatting import counted
 from finetune.importing.imported import SECTIONS, Imported
 from finetune.importing.lines import MAPPED, MISSING, RUNTIME, SAME, UNKNOWN
 from finetune.screen.tables import to_copy
@@ -23,8 +24,9 @@ WIDTH = 78
 def imported_picture(found: Imported, written: Path | None) -> Text:
     """To be printed with soft_wrap. Without a file the commands are left out: nobody knows yet what it will be called."""
     numbers = {how: len({line.key for line in found.of(how)}) for how in (MAPPED, RUNTIME, SAME, MISSING, UNKNOWN)}
-    counted = f"{numbers[MAPPED]} keys are in the recipe, {numbers[SAME]} need none, {numbers[MISSING] + numbers[UNKNOWN]} are left out"
-    parts = [Text(f"{found.file}, a configuration of {found.title}: {counted}.\n")]
+    read, left = counted(numbers[MAPPED], "key"), numbers[MISSING] + numbers[UNKNOWN]
+    what = f"{read} in the recipe, {numbers[SAME]} not needed here, {left} left out"
+    parts = [Text(f"{found.file}, a configuration of {found.title}: {what}.\n")]
     for how, style in STYLES.items():
         if said := found.said(how):
             parts.append(Text(f"\n{SECTIONS[how]}:\n", style=style))

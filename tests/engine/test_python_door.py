@@ -137,17 +137,19 @@ def test_rows_in_memory_are_read_as_those_of_a_recipe_are(recwarn: pytest.Warnin
         return [qwen.decode([label for label in row["labels"] if label != NO_LOSS]) for row in tokens(rows, qwen, **settings)]
 
     marked = [{"prompt": "q", "completion": "good", "label": True}, {"prompt": "q", "completion": "bad", "label": False}]
-    assert learned(marked) == ["good<|im_end|>"]
+    assert learned([*marked, {"prompt": "", "completion": None}]) == ["good<|im_end|>"]
     assert learned([{"messages": asked("a", reasoning_content="r")}]) == ["<think>\nr\n</think>\n\na<|im_end|>"]
     assert learned([{"prompt": "q", "completion": "long " * 20}], max_length=20)[0].startswith("long long")
     assert '"add"' in qwen.decode(tokens([{"messages": asked("a"), "tools": [{"name": "add", "parameters": {}}]}], qwen)[0]["input_ids"])
     assert [str(warning.message) for warning in recwarn] == [
         "1 row is left out: column label marks the answer as undesired. Rename the column if it means something else.",
+        "1 row is blank.",
         "1 row is cut to 20 tokens.",
     ]
     for rows, sentence in (
         ([{"messages": asked("a"), "images": ["a.jpg"]}], "Row 1 cannot be used: column images has images, audio or video"),
         ([{"prompt": "q", "completion": "a", "label": False}] * 2, "no row is to be learned"),
+        ([{"prompt": "", "completion": None}] * 2, "the columns prompt, completion are empty in every row"),
     ):
         with pytest.raises(DatasetError, match=sentence):
             tokens(rows, qwen)

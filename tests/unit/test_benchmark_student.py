@@ -53,6 +53,7 @@ def test_better_than_its_teacher_is_said_only_where_chance_is_left_out(low: floa
     [
         ("accuracy", 0.6, "weak", "Keeps 60 % [50 %, 70 %] of its teacher's right answers: weak."),
         ("accuracy", 1.0, "usable", "Answers as well as its teacher (100 % of its right answers [90 %, 110 %]): usable."),
+        ("exact_match", 1.0, "usable", "Answers as well as its teacher (100 % of its exact matches [90 %, 110 %]): usable."),
         ("last_number", 0.3, "not usable", "Keeps 30 % [20 %, 40 %] of its teacher's right numbers: not usable."),
         ("exact_match", 0.9, "usable", "Keeps 90 % [80 %, 100 %] of its teacher's exact matches: usable."),
     ],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ def read(tmp_path: Path, name: str, content: str, **spec: Any) -> Rows:
 
 
 def turns(rows: Rows) -> list[Any]:
-    return [restored(rows.dataset[number])["messages"] for number in range(len(rows))]
+    return [restored(row)["messages"] for row in rows.dataset]
 
 
 def cell(value: str) -> str:
@@ -77,9 +79,32 @@ def test_the_answers_of_squad_in_a_table_are_their_texts(tmp_path: Path, answers
 NO_LISTS = ["[1 2 ... 3]", "{'a': nan}", "[a, b]", "{ int x; }", "[f('a')]", "[1] [2]", "{'a', 'b'}", "['a' + 'b']", "['\\d']"]
 
 
-@pytest.mark.parametrize("text", [*NO_LISTS, "[1, 2", "[(", "{'a': 1} and"])
+@pytest.mark.parametrize(
+    "text",
+    [*NO_LISTS, "[1, 2", "[(", "{'a': 1} and", "[1 ()()]", "[f'a']", f"[{'1+' * 100_000}1]", f"[{'1 ' * 500_000}]"],
+    ids=lambda text: text[:20],
+)
 def test_what_is_no_list_stays_text(text: str) -> None:
-    assert parsed(text) == text
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        assert parsed(text) == text
+    assert not heard
+
+
+def test_another_thread_that_parses_does_not_make_a_list_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    parse, fails = ast.parse, iter([True])
+
+    def disturbed(text: str) -> ast.Module:
+        if next(fails, False):
+            raise SystemError  # as Python 3.11 does
+        return parse(text)
+
+    monkeypatch.setattr(ast, "parse", disturbed)
+    assert parsed("['a']") == ["a"]
+
+
+def test_tuples_that_numpy_printed_are_items() -> None:
+    assert parsed("[('a', 'b')\n ('c', 'd') -1]") == [("a", "b"), ("c", "d"), -1]
 
 
 def test_tools_that_python_printed_are_tools() -> None:
@@ -184,12 +209,22 @@ def test_a_column_that_begins_behind_the_sample_is_read(
     assert found.facts.ignored_columns == []
 
 
+def test_a_late_column_does_not_bring_one_that_the_sample_speaks_against(tmp_path: Path) -> None:
+    labels = ["good"] * 50 + ["neutral"] * 160 + ["bad"]
+    rows = [ROW | {"label": label} for label in labels] + [ROW | {"label": "bad", "system": "s"}]
+    found = read(tmp_path, "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert (found.facts.columns, found.facts.ignored_columns) == (["system", "prompt", "completion"], ["label"])
+    assert (len(found), turns(found)[-1]) == (212, [s("s"), *PAIR])
+
+
 def test_tools_and_labels_that_come_late(tmp_path: Path) -> None:
     rows = [{"messages": PAIR}] * 210 + [{"messages": PAIR, "tools": [ADD]}]
     found = read(tmp_path, "a.jsonl", "".join(json.dumps(each) + "\n" for each in rows))
     assert restored(found.dataset[210])["tools"] == [ADDS]
     rows = [{"saga": "Once upon a time"}] * 210 + [{"saga": "The end", "id": 7}]
     assert read(tmp_path, "c.jsonl", "".join(json.dumps(each) + "\n" for each in rows)).facts.ignored_columns == ["id"]
+    rows = [ROW] * 210 + [ROW | {"id": 7}, ROW | {"system": "s"}]
+    assert read(tmp_path, "d.jsonl", "".join(json.dumps(each) + "\n" for each in rows)).facts.ignored_columns == ["id"]
     rows = [{"input_ids": [1, 2]}] * 210 + [{"input_ids": [1, 2], "labels": [-100, 2]}]
     with pytest.raises(DatasetError, match=r"b\.jsonl has labels in later rows only\."):
         read(tmp_path, "b.jsonl", "".join(json.dumps(each) + "\n" for each in rows))
@@ -202,19 +237,32 @@ def test_tools_and_labels_that_come_late(tmp_path: Path) -> None:
     ("row", "prompt"),
     [
         ({"instruction": "q", "question": "p", "answer": "a"}, "q\n\np"),
+        ({"instruction": "q", "question": PAIR, "answer": "a"}, "q"),
         ({"instruction": "", "input": "p", "output": "a"}, "p"),
         ({"prompt": "q", "input": "p", "output": "a"}, "q\n\np"),
-        ({"prompt": "q with p", "input": "p", "output": "a"}, "q with p"),
         ({"prompt": "q", "context": "c", "completion": "a"}, "q\n\nc"),
         ({"input": "q", "context": "c", "output": "a"}, "q\n\nc"),
         ({"prompt": "q", "input": "p", "chosen": "a", "rejected": "b"}, "q\n\np"),
         ({"content": "q", "summary": "a"}, "q"),
+        ({"prompt": "q", "context": json.dumps(PAIR), "completion": "a"}, "q"),
     ],
 )
 def test_every_part_of_a_prompt_is_in_it(tmp_path: Path, row: dict[str, Any], prompt: str) -> None:
     found = read(tmp_path, "a.jsonl", (json.dumps(row) + "\n") * 2)
     assert turns(found) == [[u(prompt), a("a")]] * 2
-    assert set(found.facts.ignored_columns) <= {"rejected"}
+    assert found.facts.ignored_columns == [name for name in row if name == "rejected" or row[name] in (PAIR, json.dumps(PAIR))]
+
+
+@pytest.mark.parametrize("answer", [{"output": "a"}, {"chosen": "a", "rejected": "b"}])
+def test_a_part_that_all_prompts_repeat_is_not_asked_twice_and_any_other_is_asked(tmp_path: Path, answer: dict[str, str]) -> None:
+    for name, parts, asked in [("a", ["cat", "hen"], [0, 0]), ("b", ["the", "cat"], [1, 1])]:
+        rows = [{"prompt": f"Translate the word{f' {part}' * (name == 'a')}", "input": part, **answer} for part in parts]
+        found = read(tmp_path, f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        assert [each[0]["content"].count(f"\n\n{part}") for each, part in zip(turns(found), parts, strict=True)] == asked
+        assert ("input" in found.facts.ignored_columns) is (name == "a")
+    rows = [{"prompt": "q", "input": "p", **answer}] * 3 + [{"prompt": None, "input": "p", **answer}]
+    found = read(tmp_path, "c.jsonl", "".join(json.dumps(row) + "\n" for row in rows), bad_rows=0.5)
+    assert (turns(found), found.facts.skipped) == ([[u("q\n\np"), a("a")]] * 3, 1), "a row without prompt decides nothing"
 
 
 def test_rows_without_weight_are_left_out_whatever_the_others_weigh(tmp_path: Path) -> None:
@@ -248,9 +296,12 @@ def test_a_hint_names_columns_that_can_be_meant(tmp_path: Path, row: dict[str, A
     assert str(refused.value.hint).startswith(hint)
 
 
-def test_the_worked_solution_is_learned_and_not_the_number_at_its_end(tmp_path: Path) -> None:
-    row = {"problem": "q", "solution": "a", "answer": "4"}
-    assert turns(read(tmp_path, "a.jsonl", json.dumps(row) + "\n")) == [PAIR]
+@pytest.mark.parametrize(
+    ("solution", "answer", "learned"), [("1 + 3 = 4", "4", "1 + 3 = 4"), ("B", "B, because", "B, because"), (None, "4", "4")]
+)
+def test_the_worked_solution_is_learned_and_not_the_number_at_its_end(tmp_path: Path, solution: Any, answer: str, learned: str) -> None:
+    row = {"problem": "q", "solution": solution, "answer": answer}
+    assert turns(read(tmp_path, "a.jsonl", json.dumps(row) + "\n")) == [[u("q"), a(learned)]]
 
 
 # Files that lie together.

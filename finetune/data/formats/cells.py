@@ -6,7 +6,7 @@ as_text({"answer": 42}["answer"], "answer")  ->  "42"
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypedDict
 
@@ -67,6 +67,11 @@ def is_missing(value: Any) -> bool:
 def is_empty(value: Any) -> bool:
     """Nothing in the cell, or nothing but blanks."""
     return is_missing(value) or (isinstance(value, str) and not value.strip())
+
+
+def is_blank_row(row: Mapping[str, Any]) -> bool:
+    """Whether there is nothing in any of its cells."""
+    return all(map(is_empty, row.values()))
 
 
 def as_text(value: Any, column: str) -> str:

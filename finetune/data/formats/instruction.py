@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune.data.formats.beside import NOTHING, Beside
 from finetune.data.formats.cells import Message, as_answer, as_text, find_column, joined, optional_text
-from finetune.data.formats.turns import user
+from finetune.data.formats.turns import rest_of, user
 
 
 class Instruction:
@@ -30,7 +30,9 @@ class Instruction:
         output = find_column(columns, "output", "response", "completion", "answer", "outputs")
         if instruction is None or output is None:
             return None
-        given = find_column(columns, "input", "context", "inputs", "question", "query", "passage")
+        given = find_column(columns, "input", "context", "inputs")
+        if given is None:
+            given = rest_of(instruction, find_column(columns, "question", "query", "passage"), sample)
         return cls(instruction, given, output, Beside.find(columns, sample, [instruction, given, output], reasoning=True))
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:

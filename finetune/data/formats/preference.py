@@ -45,9 +45,9 @@ class Preference:
         if chosen is None or not any(_is_answer(row.get(chosen)) for row in sample):
             return None
         prompt = find_column(columns, *PROMPTS)
-        wordy = prompt is not None and prompt.strip().lower() in ("instruction", "question", "query", "problem", "prompt")
-        wordy = wordy and all(isinstance(row.get(str(prompt)), str) and not turns.is_chat_text(row[str(prompt)]) for row in sample)
-        given = find_column(columns, "input", "inputs", "context", "passage") if wordy else None
+        given = None
+        if prompt is not None and prompt.strip().lower() in ("instruction", "question", "query", "problem", "prompt"):
+            given = turns.rest_of(prompt, find_column(columns, "input", "inputs", "context", "passage"), sample)
         return cls(prompt, chosen, given, Beside.find(columns, sample, [prompt, chosen, rejected, given]))
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
@@ -76,7 +76,7 @@ class Preference:
     def _answer(self, row: dict[str, Any]) -> tuple[list[Message], bool]:
         """The chosen answer, or the whole conversation that ends in it, and whether it is whole."""
         chosen = row.get(self.chosen)
-        if not isinstance(chosen, list | dict) and not turns.is_chat_text(chosen):
+        if not turns.is_chat(chosen):
             text = as_answer(chosen, self.chosen)
             spoken = turns.transcript(text) if self.prompt is None or turns.BEGINS.match(text) else []
             if not spoken and self.prompt is None:

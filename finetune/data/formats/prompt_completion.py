@@ -20,8 +20,6 @@ PAIRS = [
     (("user",), ("assistant",)),
     (("document", "article", "dialogue", "content", "text"), ("summary", "highlights")),
 ]
-
-
 # Columns that belong to the prompt, by the name of its own.
 PARTS = {"prompt": ("input", "inputs", "query", "question", "context", "passage"), "input": ("context", "passage")}
 
@@ -43,15 +41,16 @@ class PromptCompletion:
         for prompts, completions in PAIRS:
             prompt, completion = find_column(columns, *prompts), find_column(columns, *completions)
             if prompt is not None and completion is not None:
-                given = _part(prompt, [column for column in columns if column != completion], sample)
+                free = [column for column in columns if column != completion]
+                given = turns.rest_of(prompt, find_column(free, *PARTS.get(prompt.strip().lower(), ())), sample)
                 return cls(prompt, completion, Beside.find(columns, sample, [prompt, completion, given], reasoning=True), given)
         return None
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
         before, answered = turns.read_prompt(row.get(self.prompt), self.prompt), row.get(self.completion)
-        if (more := optional_text(row, self.given)) and more[0] not in before[-1]["content"]:
+        if more := optional_text(row, self.given):
             before[-1]["content"] = joined(before[-1]["content"], more)
-        if not isinstance(answered, list | dict) and not turns.is_chat_text(answered):
+        if not turns.is_chat(answered):
             return self.beside.before(row, [*before, self.beside.answer(row, as_answer(answered, self.completion))])
         after = turns.read_messages(answered, self.completion)
         if after[0]["role"] not in ("assistant", "tool") or after[-1]["role"] != "assistant":
@@ -71,10 +70,3 @@ class PromptCompletion:
         for column in (self.prompt, self.completion):
             if isinstance(row.get(column), list):
                 yield from ((name, text) for name, text in turns.left_out(row[column], column) if not name.endswith("last answer"))
-
-
-def _part(prompt: str, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> str | None:
-    """A column with the rest of the prompt, where prompts are single texts."""
-    part = find_column(columns, *PARTS.get(prompt.strip().lower(), ()))
-    chats = any(isinstance(row.get(prompt), list | dict) or turns.is_chat_text(row.get(prompt)) for row in sample)
-    return None if chats or part is None or any(isinstance(row.get(part), list | dict) for row in sample) else part

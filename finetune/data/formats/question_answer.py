@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from finetune.data.formats.beside import NOTHING, Beside
-from finetune.data.formats.cells import Message, as_answer, as_text, find_column, optional_text
+from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_empty, optional_text
 from finetune.data.formats.turns import user
 from finetune.data.json_values import parsed
 from finetune.data.rows import RowProblem
@@ -30,7 +30,10 @@ class QuestionAnswer:
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> QuestionAnswer | None:
         question = find_column(columns, "question", "query", "problem", "q")
-        answer = find_column(columns, "solution", "answer", "answers", "response", "completion", "output", "a")
+        answer = find_column(columns, "answer", "answers", "response", "solution", "completion", "output", "a")
+        worked = find_column(columns, "solution")
+        if worked is not None and answer is not None and _is_longer(worked, answer, sample):
+            answer = worked  # and not the number at its end
         if question is None or answer is None:
             return None
         context = find_column(columns, "context", "passage")
@@ -51,6 +54,12 @@ class QuestionAnswer:
         answers = answer.get("text") if isinstance(answer, dict) else answer
         if isinstance(answers, list):
             yield f"{self.answer} after the first", [other for other in answers[1:] if other != answers[0]]
+
+
+def _is_longer(worked: str, answer: str, sample: Sequence[dict[str, Any]]) -> bool:
+    """Whether each row has something in the first of two columns, and more than in the second one over all rows."""
+    there = all(not is_empty(row.get(worked)) for row in sample)
+    return there and sum(len(str(row[worked])) - len(str(row.get(answer))) for row in sample) >= 0
 
 
 def _first(answer: Any, column: str) -> Any:

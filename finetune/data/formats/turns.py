@@ -8,12 +8,12 @@ read_messages(["Hi", "Hello!"], "data")
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import cycle, zip_longest
 from typing import Any
 
 from finetune.data.formats import flags
-from finetune.data.formats.cells import Message, as_text
+from finetune.data.formats.cells import Message, as_text, is_empty
 from finetune.data.formats.media import media_field
 from finetune.data.formats.parts import Said, read_parts
 from finetune.data.formats.tools import is_nothing, read_calls, result_text
@@ -78,7 +78,7 @@ def turns_of(value: Any) -> list[Any]:
 
 def read_prompt(value: Any, column: str) -> list[Message]:
     """The turns before the answer: a list of messages, a transcript of Human and Assistant, or a text that the user wrote."""
-    if isinstance(value, list | dict) or is_chat_text(value):
+    if is_chat(value):
         return read_messages(value, column)
     text = as_text(value, column)
     return transcript(text.rstrip()[: -len(OPEN)]) if text.rstrip().endswith(OPEN) and BEGINS.match(text) else [user(text)]
@@ -90,9 +90,17 @@ def turns_alone(value: Any) -> bool:
     return bool(turns) and all(isinstance(turn, dict) and role_of(turn) is not None for turn in turns) and not _are_texts(parsed(value))
 
 
-def is_chat_text(value: Any) -> bool:
-    """Whether a text is the JSON of messages; a list of anything else may be what the user wrote."""
-    return isinstance(value, str) and turns_alone(value)
+def is_chat(value: Any) -> bool:
+    """Whether a cell has messages: a list, an object, or a text that says as much; any other text is what somebody wrote."""
+    return isinstance(value, list | dict) or (isinstance(value, str) and turns_alone(value))
+
+
+def rest_of(prompt: str, part: str | None, sample: Sequence[dict[str, Any]]) -> str | None:
+    """A column with a part of what is asked; None where either has messages, or where all prompts of the sample repeat it."""
+    if part is None or any(is_chat(row.get(column)) for row in sample for column in (prompt, part)):
+        return None
+    repeated = [str(row[part]).strip() in str(row.get(prompt)) for row in sample if not is_empty(row.get(part))]
+    return None if repeated and all(repeated) else part
 
 
 def _are_texts(value: Any) -> bool:
