@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.errors import ModelError
 from finetune.foreign import reading
 from finetune.models.gguf_file import Header, dequantised
-from finetune.models.llama_cpp import KNOWN, query_scale, rotations, tensors
+from finetune.models.llama_cpp import KNOWN, places, query_scale, rotations
 from finetune.storage import OTHER_CACHE, cache_folder, check_room
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _check_weights(model: Any, config: Any, header: Header, made_up: Collection[
     if made_up:
         raise ModelError(f"{header.path.name} has no weights for {min(made_up)}, as transformers reads it.", hint=INSTEAD)
     if known := KNOWN.get(config.model_type):
-        read = {name for name, _ in tensors(model, known)}
+        read = {place for place, _, _ in places(model, known)}
         left = [tensor.name for tensor in header.tensors if tensor.name.startswith("blk.") and tensor.name not in read]
         if left:
             raise ModelError(f"{header.path.name} has the weights {left[0]}, which transformers does not read.", hint=INSTEAD)

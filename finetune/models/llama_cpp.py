@@ -63,21 +63,27 @@ def long_texts(config: Any, stated: Facts) -> list[str]:
     return notes
 
 
-def tensors(model: Any, known: Architecture) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the file with its name there, in torch's order of dimensions; raises ModelError for one without a place."""
+def places(model: Any, known: Architecture) -> Iterator[tuple[str, str, Tensor]]:
+    """Every weight of a model as it is: its name in the file, its name here, its values; raises ModelError for one without a place."""
     import gguf
 
     config = model.config.get_text_config(decoder=True)
     kind = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == known.name)
-    places = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
+    names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
     tied = is_tied(model)
     for name, held in model.state_dict().items():
         if (tied and name == "lm_head.weight") or "vision_tower" in name or "multi_modal_projector" in name:
             continue
-        place = places.get_name(name.replace("language_model.", ""), try_suffixes=(".weight", ".bias"))
+        place = names.get_name(name.replace("language_model.", ""), try_suffixes=(".weight", ".bias"))
         if place is None:
             raise ModelError(f"llama.cpp has no place for the weights {name} of a {known.name}.", hint=NEXT)
-        values = held.detach()
+        yield place, name, held.detach()
+
+
+def tensors(model: Any, known: Architecture) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the file with its name there, in torch's order of dimensions; raises ModelError for one without a place."""
+    config = model.config.get_text_config(decoder=True)
+    for place, name, values in places(model, known):
         if known.turned and values.dim() == 2 and ".h." in f".{name}":
             values = values.t()
         if known.one_more and name.endswith("norm.weight"):
