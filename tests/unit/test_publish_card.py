@@ -274,7 +274,7 @@ def test_configs_lose_the_paths_of_this_machine():
     assert json.loads(public_config(json.dumps(config), "org/base")) == {"base_model_name_or_path": "org/base", "r": 16}
     config = {"name_or_path": "/data/ada/model", "eos_token": "</s>"}
     assert json.loads(public_config(json.dumps(config), "org/base")) == {"name_or_path": None, "eos_token": "</s>"}
-    nested = {"special_tokens_map_file": "/home/ada/map.json", "inner": [{"cache_file": "C:\\Users\\ada\\x.pt", "model_path": "org/model"}]}
+    nested = {"special_tokens_map_file": "/data/ada/map.json", "inner": [{"cache_file": "C:\\Users\\ada\\x.pt", "model_path": "org/model"}]}
     assert json.loads(public_config(json.dumps(nested), None)) == {
         "special_tokens_map_file": None,
         "inner": [{"cache_file": None, "model_path": "org/model"}],
