@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import yaml
+
 from finetune import registry
 from finetune.schema import keys_of_names, recipe_keys, recipe_schema
 
@@ -31,14 +33,26 @@ def settings() -> str:
         if part not in alone:
             within = {key: about for key, about in keys.items() if key == part or key.startswith(f"{part}.")}
             sections.append(f"## `{part}`\n\n{table(within)}")
+        if part == "teacher":
+            sections.append(f"## `teachers`\n\n{several()}")
     sections += [f"## `method: {name}`\n\n{method(name)}" for name in registry.names("methods")]
     return "\n".join([*sections, "## Names\n", *names()])
+
+
+def several() -> str:
+    """What each of several teachers can be told beside what one can."""
+    parts = recipe_schema()["$defs"]
+    one, all_of_it, rows = (parts[name]["properties"] for name in ("TeacherSpec", "OneTeacherSpec", "TeacherRows"))
+    own = {f"teachers.{key}": about for key, about in all_of_it.items() if key not in one}
+    own |= {f"teachers.rows.{key}": about for key, about in rows.items()}
+    return f"A list. Each teacher has the keys of `teacher`, and these:\n\n{table(own)}"
 
 
 def method(name: str) -> str:
     """What one method can be told."""
     about = recipe_schema()["$defs"][name]
-    return f"{about['description']}\n\n" + table({f"method.{key}": found for key, found in about["properties"].items()})
+    own = {f"method.{key}": found for key, found in about["properties"].items() if key != "kind"}
+    return f"{registry.title('methods', name)}: {about['description']}.\n\n{table(own)}"
 
 
 def names() -> list[str]:
@@ -61,11 +75,11 @@ def table(keys: dict[str, dict[str, Any]]) -> str:
 
 
 def default(about: dict[str, Any]) -> str:
-    """Nothing where there is none; a part of its own has the defaults of its keys."""
+    """As YAML; nothing where there is none, and a part of its own has the defaults of its keys."""
     known = about.get("default")
-    if known is None or isinstance(known, dict):
+    if known in (None, "") or isinstance(known, dict):
         return ""
-    return f"`{str(known).lower() if isinstance(known, bool) else known}`"
+    return f"`{yaml.safe_dump(known, default_flow_style=True).removesuffix('...' + chr(10)).strip()}`"
 
 
 def values(about: dict[str, Any]) -> str:

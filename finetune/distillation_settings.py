@@ -39,7 +39,7 @@ class QuantizeSpec(Spec):
         description="What the weights of linear layers are rounded to: q4_0 or q8_0 for llama.cpp and Ollama, nf4 for bitsandbytes."
     )
     head: Annotated[str, Known("grids")] | None = Field(
-        None, description="The same of embeddings and output head, which then stay; q8_0 if left out, and nothing with nf4."
+        None, description="What embeddings and output head are rounded to, once; q8_0 if left out, nothing with nf4."
     )
 
     @model_validator(mode="before")
@@ -83,13 +83,15 @@ class FeaturesSpec(Spec):
         title="Inner layers",
         description="Layers of the student whose output is compared: none, auto (all from the first cut on), or numbers from 1.",
     )
-    layers_weight: float = Field(1.0, gt=0, title="Weight of inner layers", description="Weight of their mean distance.")
+    layers_weight: float = Field(1.0, gt=0, title="Weight of inner layers", description="Weight of the mean distance of the inner layers.")
     relations: list[Literal["q", "k", "v"]] = Field(
         [],
         title="Relations of tokens",
         description="What is compared in the last layer's attention: q (queries), k (keys), v (values), several with commas, or none.",
     )
-    relations_weight: float = Field(1.0, gt=0, title="Weight of relations", description="Weight of the sum of their divergences.")
+    relations_weight: float = Field(
+        1.0, gt=0, title="Weight of relations", description="Weight of the sum of the divergences of the relations."
+    )
 
     @property
     def asked(self) -> list[str]:

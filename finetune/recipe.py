@@ -62,9 +62,9 @@ class Recipe(Spec):
     teachers: Annotated[list[OneTeacherSpec], Field(min_length=2)] | None = Field(
         None, description="Several teachers instead of one: mixed by weight, or each for its own rows."
     )
-    output_dir: str = Field("./finetuned_model", min_length=1, title="Output folder", description="For the model and all records.")
+    output_dir: str = Field("./finetuned_model", min_length=1, title="Output folder", description="Folder for the model and all records.")
     dataset: DatasetSpec = Field(DatasetSpec(), description="The rows to learn from.")
-    method: SerializeAsAny[MethodSpec] = Field(description="Which weights learn, and how.")
+    method: SerializeAsAny[MethodSpec] = Field(description="Which weights learn, and how; left out: lora, or full for a student.")
     distillation: DistillationSpec = Field(DistillationSpec(), description="How the student learns from its teacher.")
     training: TrainingSpec = Field(TrainingSpec(), description="How long and how fast the model learns.")
     benchmark: BenchmarkSpec = Field(BenchmarkSpec(), description="How the result is measured.")

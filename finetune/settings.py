@@ -195,7 +195,9 @@ class DatasetSpec(Spec):
     data_files: str | list[str] | None = Field(None, description="Which files of a Hub dataset to read, by name or pattern.")
     samples: int | None = Field(1000, ge=2, title="Rows to use", description="Number of rows to read; null reads all.")
     columns: ColumnsSpec | None = Field(None, description="Which columns contain what; detected if left out.")
-    text_as: Literal["auto", "line", "document"] = Field("auto", description="One row of a text file; auto: cut between paragraphs.")
+    text_as: Literal["auto", "line", "document"] = Field(
+        "auto", description="What one row of a text file is; auto: a piece of it, cut between paragraphs."
+    )
     encoding: str | None = Field(None, description="Encoding of text files, such as utf-8; detected if left out.")
     bad_rows: float = Field(0.01, ge=0, le=1, description="Share of unusable rows to skip; more is an error.")
     max_length: int = Field(512, ge=8, description="Longest row in tokens; longer rows are truncated.")
@@ -279,7 +281,9 @@ class TrainingSpec(Spec):
         "auto", description="Steps between two measurements of the held-out loss; auto: ten in all, and none if nothing needs them."
     )
     keep: Literal["last", "best"] = Field(
-        "last", title="Weights to keep", description="Those of the last step, or of the step with the lowest held-out loss."
+        "last",
+        title="Weights to keep",
+        description="Which weights are the result: of the last step, or of the step with the lowest held-out loss.",
     )
     patience: int | None = Field(
         None, ge=1, description="Stop after so many measurements without a lower held-out loss; null: train to the end."
@@ -316,7 +320,9 @@ class BenchmarkSpec(Spec):
         None, title="Rows of each task", description="Only the first rows of each task; null takes all, as published numbers do."
     )
     max_new_tokens: AutoOrCount = Field("auto", description="Longest answer in tokens; auto fits the data.")
-    speed: bool = Field(True, title="Speed and memory", description="Measure both models in processes of their own; half a minute.")
+    speed: bool = Field(
+        True, title="Speed and memory", description="Measure speed and memory of both models, each in its own process; takes half a minute."
+    )
 
     @field_validator("tasks", mode="before", json_schema_input_type=list[NOT_EMPTY] | NOT_EMPTY | None)
     @classmethod

@@ -32,7 +32,7 @@ class TeacherSpec(Spec):
     server: str | None = Field(
         None, min_length=1, description="Address of an OpenAI-compatible server, up to /v1: it writes rows, or grades them."
     )
-    model: str | None = Field(None, min_length=1, title="Model on the server", description="The name that the server has for it.")
+    model: str | None = Field(None, min_length=1, title="Model on the server", description="What the server calls the model.")
     key: str | None = Field(None, min_length=1, description="Environment variable that has the server's key; the key itself stays there.")
     budget_tokens: int | None = Field(
         None,
@@ -44,7 +44,7 @@ class TeacherSpec(Spec):
         None,
         ge=1,
         title="Likeliest tokens",
-        description=f"Likeliest tokens that the server tells of each token when it grades rows, approximately; null: {TOP_K}.",
+        description=f"How many likeliest tokens the server tells for each token of a row that it grades; {TOP_K} if left out.",
     )
 
     @property
