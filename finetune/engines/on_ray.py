@@ -20,7 +20,7 @@ from finetune.errors import BadInput
 from finetune.runtime import RuntimeOptions
 
 TRIES = 4  # in all: of a training whose workers are lost
-INSTALL = "pip install 'finetune-wizard[ray]'"
+INSTALL = "pip install 'ray[train]'"
 
 
 class Ray(Torchrun):
