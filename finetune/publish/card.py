@@ -32,6 +32,7 @@ from finetune.benchmark.names import (
     too_few,
     which_tokens,
 )
+from finetune.benchmark.report.about import method_in_words
 from finetune.benchmark.student import verdict_on
 from finetune.foreign import reading
 from finetune.formatting import percent, strip_control_chars, student_parts
@@ -236,10 +237,8 @@ print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))
 
 
 def _making(recipe: Recipe, facts: RunFacts) -> str:
-    method = recipe.method.model_dump()
-    settings = ", ".join(f"{key} {value}" for key, value in method.items() if key != "kind")
     training, data = facts.training, facts.data
-    lines = [f"- Method: {method['kind']}{f' ({settings})' if settings else ''}"]
+    lines = [f"- Method: {method_in_words(recipe.method.model_dump())}"]
     if facts.continued:
         earlier = public_continued(facts.continued, "")["adapter"]
         which = f"the adapter {_linked(earlier.partition('@')[0])}" if earlier else "an earlier adapter"

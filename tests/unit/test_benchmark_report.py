@@ -124,6 +124,13 @@ def test_answers_go_from_the_best_row_to_the_worst_and_none_is_lost(tmp_path):
     assert page.text.index("Sample answers") < page.text.index("The worst answers") < page.text.index("On 24 held-out rows")
 
 
+def test_of_answers_that_are_all_alike_none_is_called_the_worst(tmp_path):
+    text = page_of(written_run(tmp_path / "model", shift=1.0)).text  # all of them at 1
+    assert "All rows have the same ROUGE-L." in text
+    assert "More answers" in text
+    assert "worst" not in text.lower()
+
+
 def test_a_number_that_is_missing_is_named_beside_the_answer_and_counted(tmp_path):
     folder = written_run(tmp_path / "model", tokens_counted="all")
     scores = folder.read_json(folder.benchmark)

@@ -48,6 +48,18 @@ def empty_hub_cache(tmp_path, monkeypatch):
     return tmp_path / "hub"
 
 
+@pytest.mark.parametrize(
+    ("method", "line"),
+    [
+        ({"kind": "lora", "dora": True, "dropout": 0.1}, "LoRA: r 16, alpha 32, dropout 0.1, dora"),
+        ({"kind": "lora", "target_modules": ["q_proj", "v_proj"]}, "LoRA: r 16, alpha 32, dropout 0.05, target_modules q_proj, v_proj"),
+        ({"kind": "full"}, "Full"),
+    ],
+)
+def test_the_method_is_told_in_words_without_what_is_off(method, line):
+    assert f"\n- Method: {line}\n" in model_card(recipe(method=method), FACTS, SCORES)
+
+
 def test_the_hub_reads_metadata_and_scores_with_the_baseline_beside_them():
     card = ModelCard(model_card(recipe(), FACTS, SCORES, repo="ada/letters"))
     data = card.data.to_dict()

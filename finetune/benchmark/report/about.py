@@ -63,6 +63,13 @@ def _teacher(teacher: Mapping[str, Any]) -> str:
     return f"{source}{_if(' in {}', teacher.get('load_in'))}{_if(', told: {}', teacher.get('system'))}"
 
 
+def method_in_words(method: Mapping[str, Any]) -> str:
+    """ "LoRA: r 16, alpha 32, dropout 0.05, rslora" of the `method` of a recipe; what is off or automatic is not named."""
+    settings = {key: value for key, value in method.items() if key != "kind" and value not in (None, "auto", False)}
+    words = ", ".join(key if value is True else f"{key} {_plain(value)}" for key, value in settings.items())
+    return f"{title('methods', method['kind'])}{_if(': {}', words)}"
+
+
 def asked(records: Records) -> Html:
     """The recipe, summarised."""
     recipe = records.recipe
@@ -70,13 +77,12 @@ def asked(records: Records) -> Html:
         return Html()
     training, dataset, method, benchmark = (recipe[key] for key in ("training", "dataset", "method", "benchmark"))
     rows, rate = training["batch_size"] * training["gradient_accumulation"], _plain(training["learning_rate"])
-    settings = ", ".join(f"{key} {_plain(value)}" for key, value in method.items() if key != "kind" and value not in (None, "auto", False))
     listed = [
         ("Approach", str(recipe["approach"]).capitalize()),
         ("Teacher", teacher_of(recipe) if recipe["approach"] == "distillation" else ""),
         ("Model", model_of(recipe).capitalize() if isinstance(recipe["model"], Mapping) else model_of(recipe)),
         ("Student", student_parts(records.student)),
-        ("Method", title("methods", method["kind"]) + (f": {settings}" if settings else "")),
+        ("Method", method_in_words(method)),
         ("Data", f"{dataset['source']}, {_if('at most {:,}', dataset['samples']) or 'all'} rows"),
         ("Rows", f"truncated at {dataset['max_length']:,} tokens; {percent(dataset['held_out'])} held out"),
         (

@@ -26,7 +26,10 @@ def answers(scores: Mapping[str, Any]) -> Html:
     lowest = worst(scores)
     ordered = lowest[::-1] if len(lowest) == len(rows) else rows
     picked = [ordered[round(place * (len(ordered) - 1) / (SHOWN - 1))] for place in range(SHOWN)] if len(ordered) > SHOWN else ordered
+    alike = bool(metric) and len({answer.score for answer in rows}) == 1
     note = f"Rows from best to worst by {NAMES[metric]}." if metric and lowest else f"{len(picked)} of {len(rows):,} rows."
+    if alike:
+        note = f"All rows have the same {NAMES[str(metric)]}."
     bad = [answer for answer in lowest if answer not in picked][:WORST]
     others = [answer for answer in ordered[::-1] if answer not in picked and answer not in bad][: MOST - SHOWN - WORST]
     more = Html()
@@ -34,10 +37,10 @@ def answers(scores: Mapping[str, Any]) -> Html:
         left = len(rows) - len(picked) - len(bad) - len(others)
         rest = [element("p", f"{left:,} more are in run/benchmark.json.", class_="quiet")] if left else []
         title = f"The other {len(others):,} answers" if not left else f"{len(others):,} more answers"
-        order = ", worst first" if lowest else ""
+        order = ", worst first" if lowest and not alike else ""
         more = element("details", element("summary", f"{title}{order}"), *[_answer(answer, metric) for answer in others], *rest)
     first = section("Sample answers", *[_answer(answer, metric) for answer in picked], note=note)
-    last = section("The worst answers", *[_answer(answer, metric) for answer in bad], more) if bad else more
+    last = section("More answers" if alike else "The worst answers", *[_answer(answer, metric) for answer in bad], more) if bad else more
     return joined([first, last])
 
 
