@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -225,6 +226,16 @@ class Reporter(Protocol):
     """Anything that takes events; one that raises an error hears no more of the run, which goes on."""
 
     def report(self, event: Event) -> None: ...
+
+
+@contextmanager
+def stage(reporter: Reporter, name: str, title: str) -> Iterator[Callable[[str], None]]:
+    """Report a stage's begin and end; the yielded function takes its one-line summary."""
+    summary: list[str] = []
+    reporter.report(StageStarted(name, title))
+    began = time.perf_counter()
+    yield summary.append
+    reporter.report(StageFinished(name, round(time.perf_counter() - began, 3), "".join(summary[-1:])))
 
 
 Kind = TypeVar("Kind", bound=Event)

@@ -8,16 +8,15 @@ Stages take a context and return values. Another recipe is another context: `bes
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune import registry
 from finetune.errors import RecipeError
-from finetune.events import Fanout, StageFinished, StageStarted
+from finetune.events import Fanout, stage
 from finetune.recipe import Recipe, StudentSpec
 from finetune.runtime import RuntimeOptions
 from finetune.task_settings import practises
@@ -284,19 +283,9 @@ class RunContext:
             found["dataset"] = {"source": self.data.report.pinned_source}
         return self.beside(recipe=self.recipe.with_changes(found), asked=self.asked)
 
-    @contextmanager
-    def stage(self, stage: str, title: str) -> Iterator[Callable[[str], None]]:
+    def stage(self, name: str, title: str) -> AbstractContextManager[Callable[[str], None]]:
         """Report a stage's begin and end; the yielded function takes its one-line summary."""
-        summary = ""
-
-        def done(text: str) -> None:
-            nonlocal summary
-            summary = text
-
-        self.reporter.report(StageStarted(stage, title))
-        began = time.perf_counter()
-        yield done
-        self.reporter.report(StageFinished(stage, round(time.perf_counter() - began, 3), summary))
+        return stage(self.reporter, name, title)
 
     def _locate(self, role: str, text: str, load_in: str | None) -> LocatedModel:
         from finetune.models.location import locate

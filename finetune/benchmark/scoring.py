@@ -307,7 +307,8 @@ def generations(sides: Mapping[str, Scores]) -> list[dict[str, str]]:
 def base_key(model: str, fingerprint: str, spec: BenchmarkSpec, *, seed: int, dtype: str) -> str:
     """The cache key of the base model's scores, from all they depend on; `model` is the pinned source, `fingerprint` that of the data."""
     tasks = load_tasks(tuple(spec.tasks)).fingerprint if spec.tasks else ""
-    parts = (VERSION, model, fingerprint, spec.model_dump(mode="json"), seed, dtype, tasks)
+    measured = spec.model_dump(mode="json", exclude={"speed"})  # which is measured anew each time
+    parts = (VERSION, model, fingerprint, measured, seed, dtype, tasks)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
@@ -315,8 +316,8 @@ def load_base_scores(runtime: RuntimeOptions, key: str) -> Scores | None:
     """Scores cached by an earlier run, or None."""
     try:
         return Scores.from_dict(json.loads(_kept(runtime, key).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError, KeyError, BenchmarkError):
-        return None  # absent, truncated, or of another version: measured again
+    except (OSError, ValueError, TypeError, KeyError, BenchmarkError):
+        return None  # absent, out of reach, truncated, or of another version: measured again
 
 
 def save_base_scores(runtime: RuntimeOptions, key: str, scores: Scores) -> None:

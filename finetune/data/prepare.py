@@ -98,7 +98,8 @@ def prepare_data(
     contents = [rows.fingerprint, evaluation.fingerprint if evaluation else "", tokenizer_fingerprint(tokenizer)]
     fingerprint = digest([str(VERSION), *contents, *settings])
     renamed = [part.kept_as for part in (rows, evaluation) if part and part.kept_as != part.fingerprint]  # the report names the files
-    more = [COLUMNS, *renamed, *filter(None, [system])]  # which change nothing about the student's tokens
+    # What changes nothing about the student's tokens: `bad_rows` says only whether there are any.
+    more = [COLUMNS, str(spec.bad_rows), *renamed, *filter(None, [system])]
     folder = runtime.cache_dir / "datasets" / f"tokens-{digest([fingerprint, *more])}"
     if not folder.is_dir():
         division = divide(rows, evaluation, spec, seed)

@@ -6,13 +6,9 @@ check_place(Path("./finetuned_model-gguf"))
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from finetune.errors import BadInput
-from finetune.events import Reporter, StageFinished, StageStarted
 from finetune.publish.merged import check_target
 from finetune.run_folder import BENCHMARK, TRAINING, RunFolder
 from finetune.shell import quoted
@@ -45,13 +41,3 @@ def _is_ours(part: Path) -> bool:
 def name_of(run: RunFolder) -> str:
     """What the run's folder is called, also for ".": the beginning of file names."""
     return run.output_dir.resolve().name or "model"
-
-
-@contextmanager
-def stage(reporter: Reporter, name: str, title: str) -> Iterator[Callable[[str], None]]:
-    """Report begin and end; the yielded function takes the summary."""
-    summary: list[str] = []
-    reporter.report(StageStarted(name, title))
-    began = time.perf_counter()
-    yield summary.append
-    reporter.report(StageFinished(name, round(time.perf_counter() - began, 3), "".join(summary)))

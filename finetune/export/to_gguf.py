@@ -20,12 +20,12 @@ import torch
 from finetune import registry
 from finetune.distillation_settings import QuantizeSpec
 from finetune.errors import BadInput
-from finetune.events import Progress, Reporter
+from finetune.events import Progress, Reporter, stage
 from finetune.export.asking import Asking
 from finetune.export.gate import Verdict, judge
 from finetune.export.kinds import BLOCK, DEFAULT, KINDS, TRAINED_LIMIT, Kind, kind_of
 from finetune.export.modelfile import modelfile
-from finetune.export.place import ELSEWHERE, check_finished, check_place, name_of, stage
+from finetune.export.place import ELSEWHERE, check_finished, check_place, name_of
 from finetune.export.probes import Probes
 from finetune.export.quantising import INSTALL, has_llama_cpp, needs_llama_cpp
 from finetune.export.record import Exported, Speed, keep

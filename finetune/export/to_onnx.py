@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from finetune.errors import BadInput, FinetuneError
-from finetune.events import Reporter
+from finetune.events import Reporter, stage
 from finetune.export.asking import Asking
-from finetune.export.place import ELSEWHERE, check_finished, check_place, stage
+from finetune.export.place import ELSEWHERE, check_finished, check_place
 from finetune.export.probes import Probes
 from finetune.export.record import Exported, Speed, keep
 from finetune.foreign import reading

@@ -10,7 +10,6 @@ it again sends only what is missing. Temporary failures (a busy Hub, a lost conn
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import Interrupted, UploadError
-from finetune.events import Notice, Progress, Reporter, StageFinished, StageStarted, Uploaded
+from finetune.events import Notice, Progress, Reporter, Uploaded, stage
 from finetune.foreign import reading
 from finetune.hub.account import UploadTarget, check_upload, refuse_public, upload_errors
 from finetune.hub.retry import with_retries
@@ -88,19 +87,20 @@ def upload_folder(output_dir: str | Path, spec: UploadSpec, reporter: Reporter, 
     Raises UploadError, NotSignedIn, ReadOnlyToken or RepoExists, each with the command that finishes it, and Interrupted after Ctrl-C.
     """
     folder, finish = RunFolder.of(output_dir), command(output_dir, spec, gguf=gguf)
-    reporter.report(StageStarted(STAGE, "Uploading"))
-    began = time.perf_counter()
-    try:
-        done = _upload(folder, spec, reporter, finish, gguf)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"The upload was stopped; the result is safe in {folder.output_dir}.", hint=f"Finish with: {finish}", saved=folder.output_dir
-        ) from None
-    if folder.stage == UPLOAD:
-        folder.write_stage(FINISHED)
-    reporter.report(StageFinished(STAGE, round(time.perf_counter() - began, 3), f"{done.url} ({'private' if done.private else 'public'})"))
-    reporter.report(done)
-    return done
+    with stage(reporter, STAGE, "Uploading") as done:
+        try:
+            uploaded = _upload(folder, spec, reporter, finish, gguf)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"The upload was stopped; the result is safe in {folder.output_dir}.",
+                hint=f"Finish with: {finish}",
+                saved=folder.output_dir,
+            ) from None
+        if folder.stage == UPLOAD:
+            folder.write_stage(FINISHED)
+        done(f"{uploaded.url} ({'private' if uploaded.private else 'public'})")
+    reporter.report(uploaded)
+    return uploaded
 
 
 def _upload(folder: RunFolder, spec: UploadSpec, reporter: Reporter, finish: str, gguf: bool) -> Uploaded:

@@ -7,7 +7,7 @@ check_models(context)                               # the same of models and row
 from __future__ import annotations
 
 from finetune import registry
-from finetune.benchmark.harness import check_tasks, load_tasks, rows_of
+from finetune.benchmark.harness import check_tasks, is_file, load_tasks, rows_of
 from finetune.errors import BadInput, HardwareError, RecipeError
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
@@ -54,8 +54,13 @@ def check_models(context: RunContext) -> None:
 
 
 def find_tasks(context: RunContext) -> None:
-    """Load the tasks of the benchmark, if there are any, and say how many rows of each are measured."""
+    """Load the tasks of the benchmark, if there are any, and say how many rows of each are measured.
+
+    Task files are read anew: they may have changed since an earlier run of this process.
+    """
     if tasks := context.recipe.benchmark.tasks:
+        if any(map(is_file, tasks)):
+            load_tasks.cache_clear()
         with context.stage("tasks", "Finding the tasks") as done:
             done(rows_of(load_tasks(tuple(tasks)), context.recipe.benchmark))
 

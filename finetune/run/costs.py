@@ -108,8 +108,10 @@ class _Answering:
         assert self.process.stdout is not None
         out_of_time = threading.Timer(AT_MOST, self.process.kill)
         out_of_time.start()
-        line = self.process.stdout.readline()
-        out_of_time.cancel()
+        try:
+            line = self.process.stdout.readline()
+        finally:  # also at Ctrl-C: Python waits for a timer before it ends
+            out_of_time.cancel()
         found: dict[str, Any] = json.loads(line) if line else {"problem": f"the process of the {NAMES[self.side]} ended early."}
         if "problem" in found:
             raise HardwareError(found["problem"])

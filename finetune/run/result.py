@@ -14,6 +14,7 @@ from finetune.benchmark.scoring import Scores, benchmark_json
 from finetune.distillation.quantised import is_quantised, settle
 from finetune.events import OwnAnswers, RanksSettled, read_events
 from finetune.hardware.machine import torch_dtype
+from finetune.model_folder import is_adapter
 from finetune.models.saved import complete
 from finetune.run.baselines import TeacherScores, measure
 from finetune.run.costs import measure_costs
@@ -49,7 +50,7 @@ def final_scores(
     with context.stage("after", "Measuring the new model"):
         after = measure(context, model, "after", **({"teacher": teacher.states} if teacher else {}))
     sizes = {"after": sum(file.stat().st_size for file in folder.output_dir.glob("*.safetensors"))}
-    if teacher:  # what its parameters take in the same dtype
+    if teacher and not is_adapter(folder.output_dir):  # what its parameters take in the same dtype; an adapter's file says nothing of it
         sizes["teacher"] = round(sizes["after"] / after.parameters * teacher.parameters)
     beside = {"teacher": teacher} if teacher else {"before": before}  # what a person would use instead
     parameters = {name: scores.parameters for name, scores in {**beside, "after": after}.items()}

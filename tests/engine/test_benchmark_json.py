@@ -125,9 +125,14 @@ def test_base_scores_come_back_as_they_were_and_a_damaged_file_is_measured_again
     assert benchmark_json(back, back) == benchmark_json(scores, scores)
     others = [("gpt2@abd", "data", SPEC, 0, "float32"), ("gpt2@abc", "data", SPEC, 1, "float32"), ("gpt2@abc", "data", SPEC, 0, "bfloat16")]
     assert key not in {base_key(name, data, spec, seed=seed, dtype=dtype) for name, data, spec, seed, dtype in others}
+    without_speed = SPEC.model_copy(update={"speed": not SPEC.speed})
+    assert base_key("gpt2@abc", "data", without_speed, seed=0, dtype="float32") == key, "speed is no score"
     file = next(tmp_path.rglob("*.json"))
     file.write_text(file.read_text()[:100])
     assert load_base_scores(runtime, key) is None
+    file.unlink()
+    file.mkdir()
+    assert load_base_scores(runtime, key) is None, "out of reach"
 
 
 def test_a_model_fresh_from_training_is_measured_without_its_dropout():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,20 @@ def test_a_process_that_cannot_measure_ends_the_measurement_and_not_the_run(
     tuner = shop.tuner(shop.layer())
     assert measure_costs(tuner.context, ("after",), {"after": 20_000}) == {}
     assert f"Speed and memory were not measured: {said}" in notices(tuner)
+
+
+def test_nothing_waits_for_a_measurement_that_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped:
+        kill = staticmethod(lambda: None)
+
+        class stdout:
+            @staticmethod
+            def readline() -> str:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        costs._Answering(Stopped, "after").heard()
+    assert all(timer.finished.is_set() for timer in threading.enumerate() if isinstance(timer, threading.Timer))
 
 
 # What is said before the run.

@@ -184,6 +184,8 @@ def test_a_chosen_student_learns_from_a_teacher_with_the_same_tokenizer(shop: Wo
     assert found["after"]["kl"] < found["before"]["kl"]
     assert {"adapter_model.safetensors"} <= names(tuner.folder.output_dir)
     assert tuner.recipe.model == str(shop.smaller_model())
+    assert found["size"]["after"]["bytes_on_disk"] == (tuner.folder.output_dir / "adapter_model.safetensors").stat().st_size
+    assert found["size"]["teacher"]["bytes_on_disk"] is None, "the size of an adapter says nothing about that of a whole model"
 
 
 def test_the_output_of_a_run_can_teach(shop: Workshop, tuned: tuple[LLMFineTuner, RunResult]) -> None:

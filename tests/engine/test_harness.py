@@ -95,6 +95,22 @@ def ours(model, tokenizer, context: str, choices: list[str]) -> list[float]:
 
 
 @installed
+def test_a_task_file_that_was_changed_is_read_again_by_the_next_run(tmp_path: Path, shop: Workshop) -> None:
+    task = task_file(tmp_path)
+    layer = shop.layer(benchmark={"tasks": [str(task)]})
+    prints, counts = [], []
+    for rewritten in (False, True):
+        if rewritten:
+            task.write_text(task.read_text() + "fewshot_split: test\nnum_fewshot: 1\n")
+        tuner = shop.tuner(layer)
+        tuner.check()
+        prints.append(load_tasks((str(task),)).fingerprint)
+        counts.append(load_tasks((str(task),)).tasks["pets"].config.num_fewshot or 0)
+    assert counts == [0, 1]
+    assert prints[0] != prints[1], "else scores of the other task would be taken from the cache"
+
+
+@installed
 def test_its_log_likelihoods_and_scores_are_ours_for_the_same_rows(shop: Workshop, task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from finetune.benchmark import harness_model
 
