@@ -31,7 +31,7 @@ KINDS = {
     ".parquet": Kind("tables", text=False),
     ".arrow": Kind("tables", text=False),
     ".txt": Kind("plain_text", prose=True),
-    ".md": Kind("plain_text", prose=True),
+    ".md": Kind("plain_text", prose=True, version="2"),
 }
 # What people have instead, and how it becomes something that can be read.
 CONVERTED = {

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from finetune.data.reading import Rows, read_rows
+from finetune.errors import UnknownFormat
 from finetune.events import Recorder
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
@@ -95,3 +96,62 @@ def test_a_named_column_chooses_its_sheet(tmp_path: Path) -> None:
     sheets = {"English": [("question", "answer"), ("q", "a")], "Deutsch": [("Frage", "Antwort"), *ROWS]}
     rows = read(workbook(tmp_path / "faq.xlsx", sheets), columns={"prompt": "Frage", "completion": "Antwort"})
     assert learned(rows) == ROWS
+
+
+# Text that is something else.
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[12/03/2024, 09:15:02] {}: {}", "12.03.24, 09:15 - {}: {}", "3/12/24, 9:15\u202fAM - {}: {}", "\u200e[2024-03-12, 09:15:02] {}: {}"],
+)
+def test_of_a_chat_it_is_said_that_times_and_names_are_learned(tmp_path: Path, line: str) -> None:
+    said = "".join(f"{line.format('Ann', question)}\n{line.format('Ben', answer)}\nand more\n" for question, answer in ROWS)
+    (tmp_path / "_chat.txt").write_text(said, encoding="utf-8")
+    rows = read(tmp_path / "_chat.txt")
+    assert "".join(text for (text,) in learned(rows)).count("Ben: ") == len(ROWS)
+    assert rows.facts.notes[0].startswith("_chat.txt looks like a chat, and is learned as it stands, with the times and names.")
+
+
+@pytest.mark.parametrize(
+    "text", ["Ann: Hello.\nBen: Hi.\n" * 3, "On 12/03/2024, 09:15 it rained.\n" * 4, "[1/2/24, 10:00] Ann: Hi.\n\nA text.\n\n" * 2]
+)
+def test_running_text_is_no_chat(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    assert read(tmp_path / "a.txt").facts.notes == []
+
+
+@pytest.mark.parametrize("name", ["deck.txt", "deck.csv"])
+def test_notes_of_anki_need_names_for_their_columns(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("#separator:tab\n#html:true\n" + "".join(f"{question}\t{answer}\n" for question, answer in ROWS))
+    with pytest.raises(UnknownFormat, match="has notes of Anki, whose columns have no names") as refused:
+        read(tmp_path / name)
+    assert "one line of names" in str(refused.value.hint)
+    assert ("text_as" in str(refused.value.hint)) == name.endswith(".txt")
+
+
+FRONT = "---\ntags: [a, b]\naliases:\n  - c\n\ncreated: 2024-01-01\n---\n"
+
+
+def test_front_matter_is_not_learned_and_its_title_stays_with_its_text(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    for number in range(2):
+        (tmp_path / "notes" / f"{number}.md").write_text(f"{FRONT}# Note {number}\n\nIts text.\n\n## More\n\nAnd more.\n")
+    rows = read(tmp_path / "notes")
+    assert [text for (text,) in learned(rows)][:2] == ["# Note 0\n\nIts text.", "## More\n\nAnd more."]
+    assert [row["line"] for row in rows.dataset][:2] == [8, 12]
+    assert rows.facts.notes == [
+        "What stands between --- above the text of Markdown files is not learned. To learn it too: --set dataset.text_as=document"
+    ]
+    assert learned(read(tmp_path / "notes", text_as="document"))[0][0].startswith(FRONT)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["---\n\nA text.\n\n---\n\nAnother.\n", "---\nOne said: so be it.\nAnd so it was.\n---\n\nAnother.\n", "---\nkey: no end\n\nMore.\n"],
+)
+def test_lines_that_separate_are_no_front_matter(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.md").write_text(text)
+    rows = read(tmp_path / "a.md")
+    assert "".join(text for (text,) in learned(rows)).replace("\n", "") == text.replace("\n", "")
+    assert rows.facts.notes == []
