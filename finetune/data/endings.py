@@ -25,13 +25,13 @@ KINDS = {
     ".jsonl": Kind("json_file"),
     ".ndjson": Kind("json_file"),
     ".json": Kind("json_file", version="2"),
-    ".csv": Kind("delimited", version="2"),
-    ".tsv": Kind("delimited", version="2"),
-    ".xlsx": Kind("excel", text=False),
+    ".csv": Kind("delimited", version="3"),
+    ".tsv": Kind("delimited", version="3"),
+    ".xlsx": Kind("excel", text=False, version="2"),
     ".parquet": Kind("tables", text=False),
     ".arrow": Kind("tables", text=False),
     ".txt": Kind("plain_text", prose=True),
-    ".md": Kind("plain_text", prose=True),
+    ".md": Kind("plain_text", prose=True, version="2"),
 }
 # What people have instead, and how it becomes something that can be read.
 CONVERTED = {

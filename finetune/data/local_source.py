@@ -12,7 +12,6 @@ from pathlib import Path
 from finetune.data.encoding import detect
 from finetune.data.files import SHOWN_FILES, DataFile, find_files, listed
 from finetune.data.readers import read_file
-from finetune.data.readers.excel import other_sheets
 from finetune.data.rows import Origin, Row, SkippedRow
 from finetune.errors import BadRow, EmptyDataset
 from finetune.foreign import reading
@@ -36,10 +35,6 @@ def open_local(spec: DatasetSpec, *, strict_split: bool = False, measured: str |
     for encoding in sorted(set(unusual.values())):
         so_read = [file for file in unusual if unusual[file] == encoding]
         notes.append(f"{listed(so_read)} {'are' if len(so_read) > 1 else 'is'} read as {encoding}.")
-    for file in files:
-        if file.kind.reader == "excel":
-            with reading(file.name, BadRow):
-                notes += other_sheets(file)
     prose = any(file.kind.prose for file in files)
 
     def records() -> Iterator[Row | SkippedRow]:

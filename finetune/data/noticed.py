@@ -17,6 +17,8 @@ from finetune.data.turns import BEGAN, EMPTY, ENDED, JOINED, MUTED, SYSTEM, THOU
 from finetune.formatting import counted
 
 FOREIGN = "foreign"  # control tokens of other models, which are found here
+HTML = "html"
+TAGS = re.compile(r"&(?:nbsp|amp|lt|gt|quot|#\d{2,5});|<br ?/?>|</(?:p|div|span|li)>")
 OTHERS = re.compile(
     r"<\|(?:im_start|im_end|endoftext|end|eot_id|start_header_id|end_header_id|begin_of_text|end_of_text)\|>|<(?:start|end)_of_turn>"
     r"|\[/?INST\]|<</?SYS>>|<｜(?:User|Assistant)｜>|\A\s*<s>|</s>\s*\Z"
@@ -35,6 +37,7 @@ SENTENCES = {
     CONTROL: "{rows} had control tokens of the model inside a message, such as {token} ({place}): they are read as ordinary text. "
     "Rows that were rendered beforehand belong in one column of text.",
     FOREIGN: "{rows} had control tokens of another model, such as {token} ({place}): to this model they are ordinary text.",
+    HTML: "{rows} had HTML, such as {token} ({place}): the model reads and learns it as it stands.",
     IN_TEXT: "{rows} of plain text had control tokens of the model inside, such as {token} ({place}): they are read as control tokens.",
 }
 UNBROKEN = "This tokenizer cannot read {count} of them as text: they are control tokens to the model."
@@ -54,19 +57,18 @@ class Noticed:
             self.rows.update(rendered.notices)
             for kind in rendered.notices & {CONTROL, IN_TEXT}:
                 self._example(kind, rendered.token or "", record)
-        for turn in record["messages"]:
-            foreign = [token for found in OTHERS.findall(turn["content"]) if (token := found.strip()) not in self.known]
-            if foreign:
-                self.rows[FOREIGN] += 1
-                self._example(FOREIGN, foreign[0], record)
-                break
+        for kind, pattern in ((FOREIGN, OTHERS), (HTML, TAGS)):
+            found = (token.strip() for turn in record["messages"] for token in pattern.findall(turn["content"]))
+            if token := next((token for token in found if token not in self.known), None):
+                self.rows[kind] += 1
+                self._example(kind, token, record)
 
     def _example(self, kind: str, token: str, record: Mapping[str, Any]) -> None:
         self.examples.setdefault(kind, (token, record.get("file", 0), record.get("line", 0)))
 
     def sentences(self, files: Sequence[str], *, unbroken: int = 0) -> Iterator[str]:
         """The most surprising first."""
-        for kind in (CONTROL, IN_TEXT, FOREIGN, ENDED, BEGAN, MUTED, EMPTY, JOINED, SYSTEM, THOUGHT, REWRITTEN, UNOPENED):
+        for kind in (CONTROL, IN_TEXT, FOREIGN, HTML, ENDED, BEGAN, MUTED, EMPTY, JOINED, SYSTEM, THOUGHT, REWRITTEN, UNOPENED):
             if self.rows[kind]:
                 token, file, line = self.examples.get(kind, ("", 0, 0))
                 place = f"{files[file]} line {line}" if file < len(files) else f"line {line}"

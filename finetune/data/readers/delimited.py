@@ -17,6 +17,7 @@ from typing import Any
 from finetune.data.encoding import UNREADABLE, lines_of, too_long
 from finetune.data.files import DataFile
 from finetune.data.readers.other_kind import check_kind
+from finetune.data.readers.titles import about_titles, filled, titled
 from finetune.data.rows import Row, SkippedRow, check_column_names, too_many_columns
 from finetune.errors import BadRow, EmptyDataset
 from finetune.foreign import COLUMNS
@@ -25,6 +26,7 @@ from finetune.recipe import DatasetSpec
 DELIMITERS = ",;\t|"
 SAMPLE = 1 << 16
 JUDGED, ENOUGH = 50, 10  # records
+LIKELY, EVEN = 0.5, 0.9  # shares of records that have as many cells as the names, at least: usually, and below a title
 TOLD = re.compile(r"sep=(.)\r?\n")
 LONGEST_CELL = 2**31 - 1  # the limit of the csv module on every system
 
@@ -60,6 +62,11 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
         told = TOLD.match(sample)  # Excel's way to name the delimiter
         sample = sample[told.end() :] if told else sample
         style = _told(sample, told.group(1)) if told else _style(sample, file.suffix == ".tsv", cut)
+        above = 1 if told else 0
+        if not told and (titles := _titles(sample)):
+            file.remarks.append(about_titles(file.name, titles[0]))
+            sample, above = "".join(_cut(sample)[titles[1] :]), titles[1]
+            style = _style(sample, file.suffix == ".tsv", cut)
         feed = Feed(_lines(sample, text, file), file)
         rows = csv.reader(feed, strict=True, **style)
         try:
@@ -74,7 +81,7 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
                 f"{file.name}, line 1: the column names cannot be read ({error}).", hint="Check the quotes in the first line."
             ) from None
         check_column_names(header, file.name)
-        yield from _records(rows, feed, header, file.name, above=1 if told else 0)
+        yield from _records(rows, feed, header, file.name, above)
 
 
 def _records(rows: Any, feed: Feed, header: list[str], name: str, above: int) -> Iterator[Row | SkippedRow]:
@@ -133,6 +140,30 @@ def _style(sample: str, tabs: bool, cut: bool) -> dict[str, Any]:
 
 def _told(sample: str, delimiter: str) -> dict[str, Any]:
     return {"delimiter": delimiter, "skipinitialspace": _is_spaced(sample, delimiter)}
+
+
+def _titles(sample: str) -> tuple[list[str], int] | None:
+    """The texts above the names of the columns, and how many lines they take; None where the first line has names."""
+    if any(_evenness(sample, delimiter) >= LIKELY and len(filled(_records_of(sample, delimiter)[0])) > 1 for delimiter in DELIMITERS):
+        return None
+    for delimiter in DELIMITERS:
+        titles, names, _ = titled(_numbered(sample, delimiter))
+        spaced = names is not None and any(cell.startswith(" ") for cell in names[1])  # a comma in a sentence
+        if names and titles and not spaced and _evenness("".join(_cut(sample)[names[0] - 1 :]), delimiter) >= EVEN:
+            return titles, names[0] - 1
+    return None
+
+
+def _numbered(sample: str, delimiter: str) -> Iterator[tuple[int, list[Any]]]:
+    """Records with the line each begins on, without blank cells at their ends."""
+    rows, line = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter), 1
+    with suppress(csv.Error):
+        for cells in rows:
+            while cells and not cells[-1].strip():
+                cells.pop()
+            if cells:
+                yield line, cells
+            line = rows.line_num + 1
 
 
 def _is_spaced(text: str, delimiter: str) -> bool:

@@ -1,6 +1,6 @@
-"""Excel workbooks (.xlsx), read by openpyxl: the first sheet that has rows, names in its first line.
+"""Excel workbooks (.xlsx), read by openpyxl: the sheet that has the rows, names in its first line below a title.
 
-other_sheets(file)        # what a person should know: "rows.xlsx: the sheet Answers is read, not Notes."
+Sheets that a person hid are read only where there are no others.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from finetune.data.files import DataFile
+from finetune.data.formats import chosen_columns, is_known
+from finetune.data.readers.titles import about_titles, filled, titled
 from finetune.data.rows import Row, SkippedRow, check_column_names, too_many_columns
 from finetune.errors import BadRow, DatasetError, EmptyDataset
 from finetune.foreign import AGAIN, COLUMNS, PACKING, UNPACKED
@@ -27,29 +29,29 @@ INSTEAD = "Or in Excel: File, Save as, CSV UTF-8, and give that file."
 
 def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
     with _opened(file) as book:
-        for sheet in book.worksheets:
-            lines = _lines(sheet)
-            names = next(lines, None)
-            if names is None:
-                continue
-            header = _header(names[1], file)
-            for number, cells in lines:
-                values = cells[: len(header)] + [""] * (len(header) - len(cells))
-                if any(cell != "" for cell in cells[len(header) :]):
-                    yield SkippedRow(file.name, number, f"{len(cells)} cells, but the header has {len(header)}")
-                else:
-                    yield Row(dict(zip(header, values, strict=True)), file.name, number)
-            return
-    raise EmptyDataset(f"{file.name} is empty.", hint="Give a sheet with a line of column names and at least two rows.")
+        shown = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"] or book.worksheets
+        names = {sheet: line[1] for sheet in shown if (line := titled(_lines(sheet))[1])}
+        wanted = set(chosen_columns(spec.columns).values())
+        if not names:
+            raise EmptyDataset(f"{file.name} is empty.", hint="Give a sheet with a line of column names and at least two rows.")
+        sheet = max(names, key=lambda each: _likeness(list(map(str, names[each])), wanted))
+        if others := [each.title for each in names if each is not sheet]:
+            file.remarks.append(f"{file.name}: the sheet {sheet.title} is read, and not {', '.join(others)}.")
+        titles, _, lines = titled(_lines(sheet))
+        if titles:
+            file.remarks.append(about_titles(file.name, titles))
+        header = _header(names[sheet], file)
+        for number, cells in lines:
+            values = cells[: len(header)] + [""] * (len(header) - len(cells))
+            if any(cell != "" for cell in cells[len(header) :]):
+                yield SkippedRow(file.name, number, f"{len(cells)} cells, but the header has {len(header)}")
+            else:
+                yield Row(dict(zip(header, values, strict=True)), file.name, number)
 
 
-def other_sheets(file: DataFile) -> list[str]:
-    """A sentence if the workbook has more sheets than the one that is read."""
-    with _opened(file) as book:
-        filled = [sheet.title for sheet in book.worksheets if next(_lines(sheet), None) is not None]
-    if len(filled) < 2:
-        return []
-    return [f"{file.name}: the sheet {filled[0]} is read, and not {', '.join(filled[1:])}."]
+def _likeness(names: list[str], wanted: set[str]) -> tuple[bool, ...]:
+    """How much a line is like the names of columns with rows below: those that a person named, known ones, or several."""
+    return not wanted.isdisjoint(names), is_known(names, [], None), len(filled(names)) > 1
 
 
 @contextmanager

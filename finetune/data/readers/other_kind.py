@@ -17,6 +17,12 @@ from finetune.errors import UnknownFormat
 
 JSON = re.compile(r"\s*(?:\[\s*)?\{\s*\"[^\"\n]{1,200}\"\s*:")
 DELIMITERS = "\t,;|"
+ANKI = "#separator:"
+NAMED = "Replace the lines that begin with # by one line of names, with the same separator between them, and rename it to end in .csv."
+SAID = re.compile(
+    r"[\u200e\u202a]?\[?\d{1,4}[./-]\d{1,2}[./-]\d{1,4},? \d{1,2}[:.]\d{2}(?:[:.]\d{2})?(?:\s?[AaPp]\.?\s?[Mm]\.?)?(?:\]| -) [^:\n]{1,60}: "
+)
+LINES, FEWEST = 40, 3  # of a chat: judged, and needed
 LONGEST_NAME = 40  # characters of a column's name, in a line that is taken for a header
 AS_TEXT = "To learn it as it stands: --set dataset.text_as=document"
 
@@ -28,12 +34,23 @@ def check_kind(sample: str, file: DataFile) -> None:
     """
     if file.suffix == ".md":
         return
+    if sample.startswith(ANKI):
+        raise UnknownFormat(
+            f"{file.name} has notes of Anki, whose columns have no names.", hint=f"{NAMED} {AS_TEXT}" if file.kind.prose else NAMED
+        )
     if JSON.match(sample):
         hint = "Rename it to end in .jsonl (one object per line) or .json (one list)."
         raise UnknownFormat(f"{file.name} has records in JSON.", hint=f"{hint} {AS_TEXT}" if file.kind.prose else hint)
     if file.kind.prose and (names := _header(sample)):
         hint = f"Rename it to end in .csv. {AS_TEXT}"
         raise UnknownFormat(f"{file.name} has a table, with the columns {', '.join(names)}.", hint=hint)
+
+
+def is_chat_log(sample: str) -> bool:
+    """Whether a text begins with the lines of a chat, each with its time and who said it, as in [12/03/24, 09:15:02] Ann: Hello."""
+    lines = [line for line in sample.splitlines()[:LINES] if line.strip()]
+    said = sum(SAID.match(line) is not None for line in lines)
+    return said >= FEWEST and 2 * said >= len(lines)
 
 
 def _header(sample: str) -> Sequence[str]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 
 from finetune.data.encoding import UNREADABLE, lines_of, whole_of
 from finetune.data.files import DataFile
-from finetune.data.readers.other_kind import check_kind
+from finetune.data.readers.other_kind import check_kind, is_chat_log
 from finetune.data.rows import Row, SkippedRow
 from finetune.foreign import LINE
 from finetune.recipe import DatasetSpec
@@ -24,6 +24,12 @@ LEAST_DOCUMENTS = 50  # of all files together
 HEADING = {".txt": re.compile(r"\s*(= )+[^=\n]+( =)+\s*"), ".md": re.compile(r"\s*#+ (?:[^\n]*\S)?\s*")}  # wiki text, Markdown
 TITLE = {".txt": re.compile(r"\s*= [^=\n]+ =\s*(\n|$)"), ".md": re.compile(r"\s*# ")}  # of the first level
 SAMPLE = 1 << 16
+FRONT_MATTER = re.compile(r"---[ \t]*\n[\w-]+:.*\n(?:(?:[\w-]+:|[ \t]|-|#).*\n|\n)*?(?:---|\.\.\.)[ \t]*(?:\n|\Z)")
+FRONT = "What stands between --- above the text of Markdown files is not learned. To learn it too: --set dataset.text_as=document"
+CHAT = (
+    "{name} looks like a chat, and is learned as it stands, with the times and names. "
+    "To learn what one person answers, make rows of chat messages."
+)
 
 
 def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
@@ -33,12 +39,18 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
     longest = min(spec.max_length * CHARACTERS_PER_TOKEN, max(1, file.path.stat().st_size // max(1, LEAST_DOCUMENTS // file.together)))
     heading, title = HEADING[file.suffix], TITLE[file.suffix]
     with file.open() as raw:
-        check_kind(io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE).read(SAMPLE), file)
+        sample = io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE).read(SAMPLE)
+    check_kind(sample, file)
+    if is_chat_log(sample):
+        file.remarks.append(CHAT.format(name=file.name))
+    above = _front_matter(sample) if file.suffix == ".md" else 0
+    if above:
+        file.remarks.append(FRONT)
     with file.open() as raw:
         text = io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE)
-        document, begins = "", 1
-        headings, headings_begin = "", 1
-        for paragraph, line in _paragraphs(lines_of(text, file)):
+        document, begins = "", 1 + above
+        headings, headings_begin = "", 1 + above
+        for paragraph, line in _paragraphs(islice(lines_of(text, file), above, None), 1 + above):
             if not headings:
                 headings_begin = line
             headings += paragraph
@@ -69,8 +81,14 @@ def _without_blank_ends(text: str) -> str:
     return "\n".join(lines[written[0] : written[-1] + 1])
 
 
-def _paragraphs(lines: Iterator[str]) -> Iterator[tuple[str, int]]:
-    """Paragraphs with the blank lines behind them, and the line each begins on."""
+def _front_matter(sample: str) -> int:
+    """The lines of YAML between --- that tools for notes and sites put above a text."""
+    found = FRONT_MATTER.match(sample)
+    return found.group().count("\n") if found else 0
+
+
+def _paragraphs(lines: Iterator[str], first: int) -> Iterator[tuple[str, int]]:
+    """Paragraphs with the blank lines behind them, and the line each begins on; `first` is that of the first line."""
     ahead: list[str] = []
     seen = 0
     while seen < SAMPLE and (line := next(lines, "")):
@@ -78,8 +96,8 @@ def _paragraphs(lines: Iterator[str]) -> Iterator[tuple[str, int]]:
         seen += len(line)
     by_line = all(line.strip() for line in ahead)
     paragraph: list[str] = []
-    begins, length, blank_seen = 1, 0, False
-    for number, line in enumerate(chain(ahead, lines), start=1):
+    begins, length, blank_seen = first, 0, False
+    for number, line in enumerate(chain(ahead, lines), start=first):
         blank = not line.strip()
         if paragraph and (by_line or (blank_seen and not blank) or length > LINE):
             yield "".join(paragraph), begins

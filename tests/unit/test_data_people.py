@@ -1,0 +1,157 @@
+"""Files as people have them, written as the programs that export them write them: what is found, and what is said about the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.data.reading import Rows, read_rows
+from finetune.errors import UnknownFormat
+from finetune.events import Recorder
+from finetune.recipe import DatasetSpec
+from finetune.runtime import RuntimeOptions
+
+ROWS = [("Where is order 1?", "At the door; ring, twice."), ("And order 2?", "In the shed."), ("Order 3?", "Lost, sorry.")]
+
+
+def read(path: Path, **settings: Any) -> Rows:
+    spec = DatasetSpec(source=str(path), samples=None, **settings)
+    return read_rows(spec, RuntimeOptions(cache_dir=path.parent / "cache"), Recorder())
+
+
+def learned(rows: Rows) -> list[tuple[str, ...]]:
+    return [tuple(turn["content"] for turn in row["messages"]) for row in rows.dataset]
+
+
+def workbook(path: Path, sheets: dict[str, list[tuple[Any, ...]]], hidden: tuple[str, ...] = ()) -> Path:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for name, rows in sheets.items():
+        sheet = book.create_sheet(name)
+        for row in rows:
+            sheet.append(row)
+        sheet.sheet_state = "hidden" if name in hidden else "visible"
+    book.save(path)
+    return path
+
+
+# Tables with a title above them, and workbooks with other sheets.
+
+
+def test_a_title_above_the_names_of_a_workbooks_columns_is_not_read_and_said(tmp_path: Path) -> None:
+    sheet = [(None, "FAQ 2024"), (None, "Last change: May"), (), (None, "Question", "Answer"), *((None, *row) for row in ROWS)]
+    rows = read(workbook(tmp_path / "faq.xlsx", {"FAQ": sheet}))
+    assert learned(rows) == ROWS
+    assert rows.facts.notes[0] == "faq.xlsx: `FAQ 2024` and 1 more above the names of the columns is not read."
+    assert rows.dataset[0]["line"] == 5
+
+
+@pytest.mark.parametrize(
+    "above", [f"{above};Question;Answer;Category\r\n" for above in (";FAQ 2024;;\r\n", "FAQ 2024\r\n\r\n", "sep=;\r\n")]
+)
+def test_a_title_above_the_names_of_a_tables_columns_is_not_read_and_said(tmp_path: Path, above: str) -> None:
+    path = tmp_path / "faq.csv"
+    path.write_text(above + "".join(f';{question};"{answer}";x\r\n' for question, answer in ROWS))
+    rows = read(path)
+    assert learned(rows) == ROWS
+    assert ("faq.csv: `FAQ 2024` above the names of the columns is not read." in rows.facts.notes) == ("FAQ" in above)
+    assert rows.dataset[0]["line"] == above.count("\n") + 1
+
+
+@pytest.mark.parametrize(
+    ("content", "first"),
+    [
+        ("Spruch\n" + "Good, as nice\n" * 5, "Spruch"),  # whose rows are broken, and not its names
+        ("question;answer\n" + "a, b;c\n" * 4 + "d;e;f\n" * 2, "question"),
+        (",text\n" + "".join(f"{number},Hello\n" for number in range(5)), "column 1"),  # as pandas writes it
+        ("text\nHello, you\nBye, you\nWell, you\n", "text"),
+    ],
+)
+def test_a_first_line_with_names_is_no_title(tmp_path: Path, content: str, first: str) -> None:
+    from finetune.data.reading import open_source
+
+    (tmp_path / "rows.csv").write_text(content)
+    origin = open_source(DatasetSpec(source=str(tmp_path / "rows.csv")), RuntimeOptions(), Recorder())
+    records = list(origin.records())
+    names = [next(iter(record.values)) for record in records if hasattr(record, "values")]
+    assert set(names) <= {first}
+    assert len(records) == content.count("\n") - 1
+    assert origin.notes == []
+
+
+@pytest.mark.parametrize("cover", [[("Our shop",), ("Maintained by Anna",)], [("Version", "1.2"), ("Owner", "Anna")]])
+def test_the_sheet_with_rows_is_read_wherever_it_is(tmp_path: Path, cover: list[tuple[Any, ...]]) -> None:
+    path = workbook(
+        tmp_path / "faq.xlsx", {"Cover": cover, "Lists": [("x", "y"), (1, 2)], "Data": [("Question", "Answer"), *ROWS]}, ("Lists",)
+    )
+    rows = read(path)
+    assert learned(rows) == ROWS
+    assert rows.facts.notes == ["faq.xlsx: the sheet Data is read, and not Cover."]
+
+
+def test_a_named_column_chooses_its_sheet(tmp_path: Path) -> None:
+    sheets = {"English": [("question", "answer"), ("q", "a")], "Deutsch": [("Frage", "Antwort"), *ROWS]}
+    rows = read(workbook(tmp_path / "faq.xlsx", sheets), columns={"prompt": "Frage", "completion": "Antwort"})
+    assert learned(rows) == ROWS
+
+
+# Text that is something else.
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[12/03/2024, 09:15:02] {}: {}", "12.03.24, 09:15 - {}: {}", "3/12/24, 9:15\u202fAM - {}: {}", "\u200e[2024-03-12, 09:15:02] {}: {}"],
+)
+def test_of_a_chat_it_is_said_that_times_and_names_are_learned(tmp_path: Path, line: str) -> None:
+    said = "".join(f"{line.format('Ann', question)}\n{line.format('Ben', answer)}\nand more\n" for question, answer in ROWS)
+    (tmp_path / "_chat.txt").write_text(said, encoding="utf-8")
+    rows = read(tmp_path / "_chat.txt")
+    assert "".join(text for (text,) in learned(rows)).count("Ben: ") == len(ROWS)
+    assert rows.facts.notes[0].startswith("_chat.txt looks like a chat, and is learned as it stands, with the times and names.")
+
+
+@pytest.mark.parametrize(
+    "text", ["Ann: Hello.\nBen: Hi.\n" * 3, "On 12/03/2024, 09:15 it rained.\n" * 4, "[1/2/24, 10:00] Ann: Hi.\n\nA text.\n\n" * 2]
+)
+def test_running_text_is_no_chat(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    assert read(tmp_path / "a.txt").facts.notes == []
+
+
+@pytest.mark.parametrize("name", ["deck.txt", "deck.csv"])
+def test_notes_of_anki_need_names_for_their_columns(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("#separator:tab\n#html:true\n" + "".join(f"{question}\t{answer}\n" for question, answer in ROWS))
+    with pytest.raises(UnknownFormat, match="has notes of Anki, whose columns have no names") as refused:
+        read(tmp_path / name)
+    assert "one line of names" in str(refused.value.hint)
+    assert ("text_as" in str(refused.value.hint)) == name.endswith(".txt")
+
+
+FRONT = "---\ntags: [a, b]\naliases:\n  - c\n\ncreated: 2024-01-01\n---\n"
+
+
+def test_front_matter_is_not_learned_and_its_title_stays_with_its_text(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    for number in range(2):
+        (tmp_path / "notes" / f"{number}.md").write_text(f"{FRONT}# Note {number}\n\nIts text.\n\n## More\n\nAnd more.\n")
+    rows = read(tmp_path / "notes")
+    assert [text for (text,) in learned(rows)][:2] == ["# Note 0\n\nIts text.", "## More\n\nAnd more."]
+    assert [row["line"] for row in rows.dataset][:2] == [8, 12]
+    assert rows.facts.notes == [
+        "What stands between --- above the text of Markdown files is not learned. To learn it too: --set dataset.text_as=document"
+    ]
+    assert learned(read(tmp_path / "notes", text_as="document"))[0][0].startswith(FRONT)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["---\n\nA text.\n\n---\n\nAnother.\n", "---\nOne said: so be it.\nAnd so it was.\n---\n\nAnother.\n", "---\nkey: no end\n\nMore.\n"],
+)
+def test_lines_that_separate_are_no_front_matter(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.md").write_text(text)
+    rows = read(tmp_path / "a.md")
+    assert "".join(text for (text,) in learned(rows)).replace("\n", "") == text.replace("\n", "")
+    assert rows.facts.notes == []
