@@ -1,11 +1,13 @@
 """What a GPU makes of the engine, beside Trainer + peft with and without Liger: one table, within nine minutes on one card.
 
-    python benchmarks/gpu.py                          # every section; needs a CUDA GPU; liger-kernel and bitsandbytes where installed
-    python benchmarks/gpu.py --only loss,distil
+    python benchmarks/gpu.py --log gpu.jsonl          # every section; needs a CUDA GPU; liger-kernel and bitsandbytes where installed
+    python benchmarks/gpu.py --only loss,chunks       # sections, in this order
+    python benchmarks/gpu.py --seconds 300            # what there is no time for is listed
     python benchmarks/gpu.py --tiny                   # on any machine, in seconds: shows that the script works
 
-A part that fails or takes too long says so in one line, and the table goes on. After eight and a half minutes no part is begun: those that
-are missing are listed.
+Each line comes as soon as it is measured. A part that fails or takes too long says so in one line, and the table goes on. Twenty seconds
+before the end no part is begun: those that are missing are listed. Last come the tables of docs/numbers.md, filled in; where the script was
+ended before that, `python benchmarks/gpu_tables.py gpu.jsonl` makes them.
 
 Models have random weights and the shapes of Llama-3.2-1B and Qwen3-0.6B. Each way of training makes two passes over the same rows, and
 the second one counts: in the first, every new shape of a matrix loads its kernel. Liger changes classes of transformers for the rest of
@@ -20,15 +22,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from gpu_loss import chunks, loss
 from gpu_profile import Watch
-from timed_parts import DEVICE, Part, Parts, Table, fresh, peak, seconds, wait
-from torch import Tensor, nn
+from gpu_tables import tables
+from timed_parts import DEVICE, GIB, SECONDS, Part, Parts, Table, fresh, installed, peak, seconds, wait
+from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from finetune import registry
@@ -37,25 +40,24 @@ from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.methods.base import MethodContext
 from finetune.planning.memory import memory_parts
-from finetune.training.chunked_loss import CrossEntropy, Workspace, chunked_loss
-from finetune.training.head import Head, head_of
+from finetune.training.head import head_of
 from finetune.training.trainer import SupervisedTrainer
 
 LLAMA = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8}
 QWEN = {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8}
 PICO = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "liger-kernel", "triton")
 SHAPES = {
     "Llama 1B": ("Llama", {**LLAMA, "head_dim": 64, "vocab_size": 128_256}),
     "Qwen3 0.6B": ("Qwen3", {**QWEN, "head_dim": 128, "vocab_size": 151_936}),
 }
-GIB = 2**30
 
 
 class Bench(Table):
     """The table, and the sizes of what is measured."""
 
-    def __init__(self, log: Path | None, *, tiny: bool) -> None:
-        super().__init__(log)
+    def __init__(self, log: Path | None, *, tiny: bool, seconds: float = SECONDS) -> None:
+        super().__init__(log, seconds=seconds)
         self.tiny = tiny
         self.shapes = {"pico": ("Llama", {**PICO, "head_dim": 16, "vocab_size": 512})} if tiny else SHAPES
         self.longest, self.batch, self.steps = (64, 4, 3) if tiny else (1024, 8, 12)
@@ -79,13 +81,6 @@ class Bench(Table):
         return made
 
 
-def installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def machine(bench: Bench) -> Parts:
     size = 512 if bench.tiny else 8192
 
@@ -96,52 +91,6 @@ def machine(bench: Bench) -> Parts:
 
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         yield Part(str(dtype)[6:], partial(product, dtype), 20.0)
-
-
-def loss(bench: Bench) -> Parts:
-    """The head and its loss alone: ours, torch's on full logits, and Liger's."""
-    tokens, hidden = (64, 32) if bench.tiny else (8192, 2048)
-
-    def ours(h: Tensor, w: Tensor, y: Tensor) -> Tensor:
-        return chunked_loss(h, Head(w), CrossEntropy(y), workspace=workspace) / tokens
-
-    ways: dict[str, Any] = {"ours": ours, "full logits": lambda h, w, y: nn.functional.cross_entropy((h @ w.t()).float(), y)}
-
-    @cache
-    def liger() -> Any:  # in a part of its own: where it cannot be imported, the other lines are there
-        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
-
-        return LigerFusedLinearCrossEntropyLoss()
-
-    if DEVICE == "cuda" and installed("liger-kernel"):
-        ways["Liger"] = lambda h, w, y: liger()(w, h, y)
-
-    workspace = Workspace()
-
-    def measured(what: str, way: Any, vocabulary: int, trains: bool) -> None:
-        nonlocal workspace
-        torch.manual_seed(0)
-        h = torch.randn(tokens, hidden, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
-        w = (torch.randn(vocabulary, hidden, device=DEVICE, dtype=torch.bfloat16) * 0.02).requires_grad_(trains)
-        y = torch.randint(0, vocabulary, (tokens,), device=DEVICE)
-        workspace = Workspace()
-
-        def step() -> None:
-            h.grad = w.grad = None
-            way(h, w, y).backward()
-
-        with fresh():
-            before = torch.cuda.memory_allocated() if DEVICE == "cuda" else 0
-            took = seconds(step, 3)
-        share = (6 if trains else 4) * tokens * hidden * vocabulary / took / bench.rate
-        more = {"MiB": round((peak() - before) / 2**20), "of_the_products'_rate": round(share, 2)}
-        bench.tell("loss", what, ms=round(took * 1e3, 1), **more)
-
-    for vocabulary in (500,) if bench.tiny else (49_152, 128_256, 262_144):
-        for trains in (False, True):
-            for name, way in ways.items():
-                what = f"{vocabulary:,} tokens, {'head trains' if trains else 'head frozen'}: {name}"
-                yield Part(what, partial(measured, what, way, vocabulary, trains), 20.0)
 
 
 class Clock(TrainerCallback):
@@ -187,6 +136,8 @@ def train(bench: Bench, what: str, model: Any, trainer: Any = SupervisedTrainer,
         found["of_the_products'_rate"] = round(rate * operations(model) / bench.rate, 2)
     if predicted:
         found["planned_GiB"] = round(predicted / GIB, 2)
+    if rows_at_a_time := getattr(getattr(made, "micro_batches", None), "rows", None):
+        found["rows_at_a_time"] = rows_at_a_time
     losses = [round(float(line["loss"]), 3) for line in made.state.log_history if "loss" in line]
     bench.tell("training", what, **found, loss=losses[-1])
     return rate
@@ -341,7 +292,15 @@ def _profile(bench: Bench, shape: str, kind: str, dtype: torch.dtype) -> None:
         bench.tell("waiting", f"{kind}: {line}", times=round(often, 2))
 
 
-SECTIONS = {"machine": machine, "loss": loss, "distil": distil, "memory": memory, "profile": profile, "training": training}
+SECTIONS = {
+    "machine": machine,
+    "loss": loss,
+    "chunks": chunks,
+    "distil": distil,
+    "memory": memory,
+    "profile": profile,
+    "training": training,
+}
 
 
 def main() -> int:
@@ -349,19 +308,23 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, with commas")
     parser.add_argument("--tiny", action="store_true", help="shapes for a CPU")
     parser.add_argument("--log", type=Path, help="a file for one JSON object per line")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for all of it")
     asked = parser.parse_args()
     if unknown := sorted({*asked.only.split(",")} - {*SECTIONS}):
         parser.error(f"There is no section called {', '.join(unknown)}: {', '.join(SECTIONS)}")
-    bench = Bench(asked.log, tiny=asked.tiny)
-    name = torch.cuda.get_device_name(0) if DEVICE == "cuda" else "CPU"
-    packages = ("torch", "transformers", "peft", "bitsandbytes", "liger-kernel", "triton")
-    print("| section | what | numbers |\n|---|---|---|")
-    bench.tell("machine", name, **{package: installed(package) for package in packages})
+    bench = Bench(asked.log, tiny=asked.tiny, seconds=asked.seconds)
+    print("| section | what | numbers |\n|---|---|---|", flush=True)
+    here: dict[str, Any] = {package: installed(package) for package in PACKAGES}
+    if DEVICE == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        here |= {"CUDA": torch.version.cuda or torch.version.hip, "free_GiB": round(free / GIB, 1), "of_GiB": round(total / GIB, 1)}
+    bench.tell("machine", torch.cuda.get_device_name(0) if DEVICE == "cuda" else "CPU", **here)
     for section in dict.fromkeys(["machine", *asked.only.split(",")]):
         bench.section(section, SECTIONS[section](bench))
     for missing in bench.missing:
         bench.tell("missing", missing, begin_until=f"{bench.begin_until:.0f} s")
     bench.tell("machine", "done", seconds=round(bench.passed))
+    print(tables(bench.told))
     return int(bench.failed)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "engine"))
 
-from forks import ROOT, Forks
+from forks import ROOT, Forks, paths
 from several_processes import CASES, NO_DROPOUT, TOLERANCE, compare, layer_of
 from workshop import Workshop
 
@@ -67,7 +67,7 @@ def command(shop: Workshop, layer: dict[str, Any], *options: str) -> None:
     recipe = shop.folder / "recipe.yaml"
     recipe.write_text(shop.tuner(layer).recipe.to_yaml())
     words = [sys.executable, str(ROOT / "finetune_cli.py"), "run", str(recipe), "--device", "cpu", "--dtype", "float32", *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": paths(ROOT)}
     subprocess.run(words, env=environment, cwd=shop.folder, stdout=subprocess.DEVNULL, check=True)
 
 
@@ -75,7 +75,7 @@ def two_nodes(shop: Workshop, layer: dict[str, Any]) -> None:
     """The run of a layer by two nodes on this machine, with a process on each."""
     recipe = shop.folder / "recipe.yaml"
     recipe.write_text(shop.tuner(layer).recipe.to_yaml())
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FINETUNE_CLI_CACHE": str(shop.runtime.cache_dir), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": paths(ROOT), "FINETUNE_CLI_CACHE": str(shop.runtime.cache_dir), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, str(ROOT / "finetune_cli.py"), "run", str(recipe), "--device", "cpu", "--dtype", "float32"]
     words += ["--nproc", "1", "--nodes", "2", "--rdzv", "127.0.0.1:29731", "--node-rank"]
     nodes = [subprocess.Popen([*words, rank], env=environment, cwd=shop.folder, stdout=subprocess.DEVNULL) for rank in "01"]

@@ -1,8 +1,8 @@
 """A table of measurements that ends in time: parts with a budget each, whose failures are lines of it; and what is left when it is over.
 
-    table = Table(log=None)
+    table = Table(log=None, seconds=530.0)
     table.section("loss", iter([Part("ours", measure, seconds=20.0)]))
-    table.missing, table.failed
+    table.told, table.missing, table.failed
 
 Memory and waiting are those of the GPU, where there is one.
 """
@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from subprocess import SubprocessError
 from types import FrameType
@@ -26,8 +27,9 @@ from safetensors import SafetensorError
 
 from finetune.errors import FinetuneError
 
+GIB = 2**30
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-BEGIN_UNTIL, END = 510.0, 530.0  # seconds: no part begins after the one, and none may go on after the other
+SECONDS, LAST = 530.0, 20.0  # nothing goes on after the one, and in the last of them no part begins
 FAILURES: tuple[type[Exception], ...] = (
     RuntimeError,
     ImportError,
@@ -60,8 +62,9 @@ Parts = Iterator[Part]
 class Table:
     """Lines of a table, also in a file of one JSON object a line, and the time that is left."""
 
-    def __init__(self, log: Path | None, *, begin_until: float = BEGIN_UNTIL) -> None:
-        self.log, self.begin_until = log, begin_until
+    def __init__(self, log: Path | None, *, seconds: float = SECONDS) -> None:
+        self.log, self.seconds, self.begin_until = log, seconds, seconds - LAST
+        self.told: list[dict[str, Any]] = []
         self.missing: list[str] = []
         self.failed = False
         self.began = psutil.Process().create_time()  # importing torch counts
@@ -82,7 +85,7 @@ class Table:
                 if self.passed > self.begin_until:
                     self.missing.append(f"{name}: {what}")
                     continue
-                with fresh(), at_most(max(1.0, min(part.seconds, END - self.passed))):
+                with fresh(), at_most(max(1.0, min(part.seconds, self.seconds - self.passed))):
                     part.work()
             except FAILURES as error:
                 self.failed = True
@@ -91,10 +94,19 @@ class Table:
 
     def tell(self, section: str, what: str, **numbers: Any) -> None:
         line = {"section": section, "what": what, **numbers, "at": round(self.passed, 1)}
+        self.told.append(line)
         if self.log:
             with self.log.open("a") as file:
                 file.write(json.dumps(line) + "\n")
         print(f"| {section} | {what} | {', '.join(f'{name} {value}' for name, value in numbers.items())} |", flush=True)
+
+
+def installed(package: str) -> str | None:
+    """Its version."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def wait() -> None:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from finetune.errors import HardwareError
+from finetune.foreign import reason
 from finetune.hardware.cpu import cores, cpu_name
 from finetune.hardware.limits import limits
 from finetune.runtime import RuntimeOptions
@@ -38,6 +39,7 @@ BFLOAT16_MUST_BE_FASTER = 1.5
 # What is measured on which device; a GPU needs larger products to show its speed.
 DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "bfloat16", "float16"), "mps": ("float32", "float16")}
 PRODUCT = {"cpu": 768, "cuda": 4096, "mps": 2048}
+USE_CPU = "End what else runs on it, install a build of torch for it, or use --device cpu."
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def glance(folder: Path | None = None) -> Glance:
 def inspect(runtime: RuntimeOptions) -> Machine:
     """The device and dtype to work with; measured in about 0.2 s, once in a process; the choice is kept in `cache_dir/machine.json`.
 
-    Raises HardwareError for a device that is not there or a dtype it cannot use.
+    Raises HardwareError for a device that is not there or does not compute, or a dtype it cannot use.
     """
     import torch
 
@@ -94,16 +96,21 @@ def inspect(runtime: RuntimeOptions) -> Machine:
         torch.set_num_threads(limits().processors)  # torch counts the machine's cores; threads beyond a quota only wait
     device = _device(runtime.device)
     total, free = _memory()
-    gpu, gpu_memory, gpu_free = None, 0, 0
-    if device == "cuda":
-        gpu, gpu_memory = torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory
-        # What torch has reserved and not given to a tensor counts as taken with the driver.
-        gpu_free = torch.cuda.mem_get_info(0)[0] + torch.cuda.memory_reserved(0) - torch.cuda.memory_allocated(0)
-    elif device == "mps":
-        gpu, gpu_memory, gpu_free = "Apple GPU", total, free
     if runtime.dtype not in ("auto", *DTYPES[device]):
         raise HardwareError(f"{runtime.dtype} is not supported on {device}.", hint=f"Use --dtype auto or {' or '.join(DTYPES[device])}.")
-    rates, dtype, why = _measured(runtime.cache_dir / "machine.json", device, gpu)
+    gpu, gpu_memory, gpu_free = None, 0, 0
+    try:
+        if device == "cuda":
+            gpu, gpu_memory = torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory
+            # What torch has reserved and not given to a tensor counts as taken with the driver.
+            gpu_free = torch.cuda.mem_get_info(0)[0] + torch.cuda.memory_reserved(0) - torch.cuda.memory_allocated(0)
+        elif device == "mps":
+            gpu, gpu_memory, gpu_free = "Apple GPU", total, free
+        rates, dtype, why = _measured(runtime.cache_dir / "machine.json", device, gpu)
+    except RuntimeError as error:  # a GPU for which this torch has no kernels, that others have filled, or that one of them holds alone
+        if device == "cpu":
+            raise
+        raise HardwareError(f"{gpu or 'The GPU'} cannot compute: {reason(error).split('. ')[0]}.", hint=USE_CPU) from error
     if runtime.dtype != "auto":
         dtype, why = runtime.dtype, "asked for"
     gpus = torch.cuda.device_count() if device == "cuda" else 1
@@ -136,8 +143,11 @@ def _gpu() -> tuple[str | None, int, int, int]:
         query = [nvidia_smi, "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
         answer = subprocess.run(query, capture_output=True, text=True, timeout=3, check=True).stdout
         found = _visible(answer.splitlines())
-        name, total, free = found[0].rsplit(",", 2)
-        return name.strip(), int(total) * 2**20, int(free) * 2**20, len(found)
+        name, *numbers = map(str.strip, found[0].rsplit(",", 2))
+        if any("N/A" in number for number in numbers):  # it has none of its own: GPU and processor share the machine's
+            return name, *_memory(), len(found)
+        total, free = map(int, numbers)
+        return name, total * 2**20, free * 2**20, len(found)
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):  # a driver without a device
         return None, 0, 0, 0
 

@@ -28,11 +28,16 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 
 
+def paths(*folders: Path) -> str:
+    """These folders, and then what is on PYTHONPATH: packages may be there that are nowhere else."""
+    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 class Forks:
     """Children of one warm process, one after the other."""
 
     def __enter__(self) -> Forks:
-        environment = os.environ | {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "HF_HUB_OFFLINE": "1"}
+        environment = os.environ | {"PYTHONPATH": paths(ROOT, Path(__file__).parent), "HF_HUB_OFFLINE": "1"}
         self.process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, bufsize=1
         )

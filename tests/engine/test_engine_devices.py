@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from workshop import Workshop
 
 from finetune.distillation.loss import Distillation
 from finetune.distillation.trainer import DistillationTrainer
+from finetune.errors import HardwareError
 from finetune.events import Recorder
 from finetune.hardware.machine import _fastest, inspect
 from finetune.hardware.peak_memory import PeakMemory
@@ -86,6 +88,23 @@ def test_a_plan_counts_what_is_free_of_a_gpu_and_not_what_another_process_has_ta
     assert tuner.plan().free_memory == 35 * 10**8
     tuner.context = tuner.context.beside(machine=replace(machine, free_gpu_memory_bytes=10**6))
     assert "and 1 MB are free" in tuner.plan().problems[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        ("CUDA error: no kernel image is available for execution on the device\nSearch for", "no kernel image is available for execution"),
+        ("CUDA out of memory. Tried to allocate 64.00 MiB. GPU 0 has", "a GPU cannot compute: CUDA out of memory."),
+    ],
+)
+def test_a_gpu_that_cannot_compute_is_named_with_the_reason(error: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"is_available": True, "get_device_name": "a GPU", "get_device_properties": SimpleNamespace(total_memory=80 * 10**9)}
+    answers |= {"mem_get_info": (0, 80 * 10**9), "memory_reserved": 0, "memory_allocated": 0}
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+    monkeypatch.setattr("finetune.hardware.machine._measured", Mock(side_effect=RuntimeError(error)))
+    with pytest.raises(HardwareError, match=why):
+        inspect(RuntimeOptions(cache_dir=tmp_path))
 
 
 @pytest.mark.parametrize(("hardware", "dtype"), [(True, "bfloat16"), (False, "float16")])

@@ -76,9 +76,9 @@ def check(device: str, size: int = 5, vocabulary: int = 300) -> int:
 
 
 @pytest.mark.skipif(NO_GPU, reason="needs a GPU")
-@pytest.mark.parametrize("vocabulary", [300, 20_011])
-def test_on_a_gpu_the_kernel_gives_what_torch_gives(vocabulary: int) -> None:
-    assert check("cuda", vocabulary=vocabulary) == 144
+def test_on_a_gpu_the_kernel_gives_what_torch_gives() -> None:
+    """Three blocks of a row, the last not full; each combination is compiled, which takes longer than everything else."""
+    assert check("cuda", vocabulary=20_011) == 144
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
@@ -96,7 +96,8 @@ def test_where_no_kernel_can_be_made_there_is_a_reason_and_the_loss_goes_another
         pass
 
     tried: Any = kernel.trouble.__wrapped__
-    monkeypatch.setitem(sys.modules, "triton", None)
+    for name in ("triton", "triton.errors"):  # the second may have been imported before
+        monkeypatch.setitem(sys.modules, name, None)
     assert tried("cpu") == "Triton is not installed"
     monkeypatch.setitem(sys.modules, "triton", ModuleType("triton"))
     monkeypatch.setitem(sys.modules, "triton.errors", SimpleNamespace(TritonError=TritonError))

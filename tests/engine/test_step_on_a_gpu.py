@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from finetune import registry
+from finetune.distillation import loss as distillation_loss
 from finetune.distillation.across_tokenizers.ways import WAYS
 from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.inside import Compared
@@ -28,9 +29,11 @@ from finetune.distillation.quantised import quantise
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.distillation_settings import FeaturesSpec, QuantizeSpec
 from finetune.methods.base import MethodContext
+from finetune.training import chunked_loss
 from finetune.training.batches import supervised_counts
 from finetune.training.chunked_loss import CHUNK_BYTES, GPU_CHUNK_BYTES, Workspace
 from finetune.training.head import head_of
+from finetune.training.loss_kernel import Found, Targets
 from finetune.training.trainer import SupervisedTrainer
 
 PACKED = pico_rows(6)
@@ -168,9 +171,23 @@ def not_there(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return made
 
 
+def kernel(logits: Tensor, targets: Targets, *, teacher: Tensor | None, temperature: float, dtype: torch.dtype) -> Found:
+    """What the kernel gives, without its numbers; it reads rows as they lie, and on the device alone."""
+    given = [logits, targets.labels, *(each for each in (targets.soft, targets.hard, teacher) if isinstance(each, Tensor))]
+    assert all(each.device == META and len(each) == len(logits) and each.stride(-1) == 1 for each in given)
+    assert logits.dtype == torch.float32
+    assert teacher is None or (teacher.shape, teacher.dtype) == (logits.shape, torch.float32)
+    gradient = logits if dtype == logits.dtype else logits.view(dtype)[:, : logits.shape[1]]
+    return Found(gradient, *torch.empty(2, len(logits), device=META))
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["torch", "kernel"])
 @pytest.mark.parametrize("name", TRAINERS)
-def test_a_step_reads_nothing_from_the_device(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_reads_nothing_from_the_device(name: str, fused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = TRAINERS[name](tmp_path)
+    monkeypatch.setattr(chunked_loss, "fuses", lambda device: fused)
+    for user in (chunked_loss, distillation_loss):
+        monkeypatch.setattr(user, "softmax_loss_", kernel)
     batch = trainer.data_collator([trainer.train_dataset[number] for number in range(6)])
     known = sum(supervised_counts(batch))
     to_meta(trainer)

@@ -26,6 +26,7 @@ def test_a_glance_takes_no_time_and_is_plausible(tmp_path: Path) -> None:
     ("answer", "gpu"),
     [
         ("NVIDIA, of some kind, 81559, 40779", ("NVIDIA, of some kind", 81559 * 2**20, 40779 * 2**20)),
+        ("NVIDIA GB10, [N/A], [N/A]", ("NVIDIA GB10", 2**36, 2**35)),
         ("No devices were found", (None, 0, 0)),
     ],
 )
@@ -34,6 +35,7 @@ def test_what_others_have_taken_of_a_gpu_is_not_free(answer: str, gpu: tuple, tm
     tool.write_text(f"#!/bin/sh\necho '{answer}'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr("finetune.hardware.machine._memory", lambda: (2**36, 2**35))  # which some share with it
     _gpu.cache_clear()
     seen = glance(tmp_path)
     _gpu.cache_clear()

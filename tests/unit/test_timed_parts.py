@@ -23,7 +23,7 @@ def failing() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="it has no alarm signal")
 def test_a_part_that_fails_or_takes_too_long_is_one_line_and_the_rest_go_on(capsys: pytest.CaptureFixture[str]) -> None:
-    table = Table(None, begin_until=float("inf"))
+    table = Table(None, seconds=float("inf"))
     done: list[str] = []
     parts = [Part("bad", failing), Part("slow", lambda: time.sleep(30), 1.0)]
     kinds = [CalledProcessError(1, "gcc"), ZeroDivisionError("by zero"), SafetensorError("no header"), MemoryError("no room")]
@@ -42,7 +42,7 @@ def test_a_part_that_fails_or_takes_too_long_is_one_line_and_the_rest_go_on(caps
 
 
 def test_no_part_begins_after_the_time_and_what_is_missing_is_known() -> None:
-    table, begun = Table(None, begin_until=0.0), list[str]()
+    table, begun = Table(None, seconds=0.0), list[str]()
 
     def parts() -> Iterator[Part]:
         yield Part("one", lambda: begun.append("one"))
@@ -57,6 +57,6 @@ def test_a_section_that_cannot_begin_is_one_line(capsys: pytest.CaptureFixture[s
         failing()
         yield Part("never", failing)
 
-    table = Table(None, begin_until=float("inf"))
+    table = Table(None, seconds=float("inf"))
     table.section("broken", parts())
     assert "| broken | its parts | failed RuntimeError: no such kernel" in capsys.readouterr().out
