@@ -57,9 +57,9 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
     """Train and held-out rows that share no prompt and no answer to the same words, be it the last of a row or an earlier one.
 
     `samples` limits both together, but not the rows of another split. Held-out rows with such a prompt or answer in training are dropped.
-    Where that leaves almost none, or
-    less than half because rows are turns of each other, whole conversations or prompts are held out; where there are too few of them,
-    held-out rows are new only by their last answer, or only as complete rows. Raises EmptyDataset if one side has no row left.
+    Where that leaves almost none, or less than half because rows are turns of each other, whole conversations or prompts are held out;
+    where there are too few of them, held-out rows are new only by their last answer, or only as complete rows. Raises EmptyDataset if one
+    side has no row left.
     """
     random = np.random.default_rng(seed)
     order = random.permutation(len(rows))

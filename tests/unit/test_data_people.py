@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from finetune.errors import UnknownFormat
 from finetune.events import Recorder
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
+from finetune.shell import quoted
 
 ROWS = [("Where is order 1?", "At the door; ring, twice."), ("And order 2?", "In the shed."), ("Order 3?", "Lost, sorry.")]
 
@@ -155,3 +158,104 @@ def test_lines_that_separate_are_no_front_matter(tmp_path: Path, text: str) -> N
     rows = read(tmp_path / "a.md")
     assert "".join(text for (text,) in learned(rows)).replace("\n", "") == text.replace("\n", "")
     assert rows.facts.notes == []
+
+
+# Conversations.
+
+
+def chatgpt(*said: tuple[str, ...], hidden: str = "") -> dict[str, Any]:
+    """One conversation of conversations.json; each of `said` is a role, a text, and a kind of content and a recipient if there are any."""
+
+    def message(role: str, text: str, kind: str = "text", recipient: str = "all", **about: Any) -> dict[str, Any]:
+        content = {"content_type": kind, "parts": [text]} if kind == "text" else {"content_type": kind, "text": text}
+        return {"author": {"role": role, "metadata": {}}, "content": content, "weight": 1.0, "recipient": recipient, "metadata": about}
+
+    nodes: dict[str, Any] = {"root": {"id": "root", "message": None, "parent": None, "children": ["0"]}}
+    nodes["0"] = {"message": message("system", hidden, is_visually_hidden_from_conversation=True), "parent": "root", "children": []}
+    last = "0"
+    for number, (role, *rest) in enumerate(said, start=1):
+        parent = nodes[last]["parent"] if role == "again" else last
+        nodes[str(number)] = {"message": message("assistant" if role == "again" else role, *rest), "parent": parent, "children": []}
+        nodes[parent]["children"].append(str(number))
+        last = str(number)
+    return {"title": "A chat", "mapping": nodes, "current_node": last}
+
+
+def test_chatgpts_conversations_are_the_turns_that_a_person_sees(tmp_path: Path) -> None:
+    talks = [
+        chatgpt(
+            ("user", "Hi"),
+            ("assistant", "Hello!"),
+            ("again", "Good day."),
+            ("user", "Bye"),
+            ("assistant", "Hm.", "thoughts"),
+            ("assistant", "See you."),
+        ),
+        chatgpt(("user", "What is 2 + 2?"), ("assistant", "print(2 + 2)", "code", "python"), ("tool", "4"), ("assistant", "4.")),
+        chatgpt(("user", "And you?"), ("assistant", "Well."), hidden="You are ChatGPT."),
+    ]
+    (tmp_path / "conversations.json").write_text(json.dumps(talks))
+    rows = read(tmp_path / "conversations.json", bad_rows=0.5)
+    assert learned(rows) == [("Hi", "Good day.", "Bye", "See you."), ("And you?", "Well.")]
+    assert [row.reason for row in rows.facts.skipped_rows] == [
+        "column mapping has a message of 'python'; known are system, user, assistant and tool"
+    ]
+    assert {"title", "current_node", "mapping beside the newest branch"} <= set(rows.facts.ignored_text)
+
+
+def test_claudes_conversations_are_read(tmp_path: Path) -> None:
+    said = [
+        {"uuid": "1", "sender": who, "text": "x", "content": [{"type": "text", "text": text}]}
+        for who, text in (("human", "Hi"), ("assistant", "Hello!"))
+    ]
+    (tmp_path / "conversations.json").write_text(json.dumps([{"uuid": "2", "name": "A chat", "chat_messages": said}] * 2))
+    assert learned(read(tmp_path / "conversations.json")) == [("Hi", "Hello!")] * 2
+
+
+# Columns that nobody knows.
+
+
+@pytest.mark.parametrize(
+    ("names", "row", "likely"),
+    [
+        (("Timestamp", "Email", "What is your question?", "How do we answer?"), ("2024/03/02 9:15:02 AM MEZ", "a@b.c", *ROWS[0]), (2, 3)),
+        (("Ticket ID", "Status", "Anliegen", "Lösung"), ("7", "closed", *ROWS[0]), (2, 3)),
+        (("编号", "问题", "答案"), ("17", "订单在哪里？", "在门口。"), (1, 2)),
+        (("a", "b"), ("1", "2"), (0, 1)),
+    ],
+)
+def test_a_hint_names_columns_with_sentences(tmp_path: Path, names: tuple[str, ...], row: tuple[str, ...], likely: tuple[int, int]) -> None:
+    with (tmp_path / "rows.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([names, row, row])
+    with pytest.raises(UnknownFormat) as refused:
+        read(tmp_path / "rows.csv")
+    prompt, completion = (quoted(f"dataset.columns.{role}={names[at]}") for role, at in zip(("prompt", "completion"), likely, strict=True))
+    assert f"--set {prompt} --set {completion}" in str(refused.value.hint)
+
+
+def test_a_table_without_names_is_told_by_a_cell_that_is_in_other_rows_too(tmp_path: Path) -> None:
+    (tmp_path / "sms.tsv").write_text("ham\tSee you there\nspam\tYou have won\nham\tOk, later\n")
+    with pytest.raises(UnknownFormat) as refused:
+        read(tmp_path / "sms.tsv")
+    assert str(refused.value.hint).startswith("Its first line may be a row, as 'ham' is in others too: put a line with names above it.")
+
+
+@pytest.mark.parametrize(
+    ("names", "prompt", "completion"),
+    [
+        (("text", "label"), "text", "label"),
+        (("id", "question", "text"), "question", "text"),
+        (("Review", "Sentiment"), "Review", "Sentiment"),
+    ],
+)
+def test_of_a_text_beside_a_label_or_a_question_it_is_said_how_to_learn_one_from_the_other(
+    tmp_path: Path, names: tuple[str, ...], prompt: str, completion: str
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(",".join(names) + "\n" + "".join(f"{','.join(f'{name} {number}' for name in names)}\n" for number in range(3)))
+    rows = read(path)
+    assert rows.facts.format == "text"
+    assert rows.facts.notes[0].endswith(
+        f"To learn `{completion}` from `{prompt}`: --set dataset.columns.prompt={prompt} --set dataset.columns.completion={completion}"
+    )
+    assert read(path, columns={"text": rows.facts.columns[0]}).facts.notes[0].startswith("Column"), "who says so knows"

@@ -109,16 +109,29 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
             f"{where} has conversations in the column {chat}, which is no known name for them.",
             hint=f"Say it: --set {_set('messages', chat)}",
         )
-    wordy = [column for column in columns if any(isinstance(row.get(column), str) and " " in row[column] for row in sample)]
     prompt = find_column(columns, *PROMPTS)
-    example, other = [*dict.fromkeys([*filter(None, [prompt]), *wordy, *columns]), "NAME", "NAME"][:2]
+    texts = [column for column in columns if not any(isinstance(row.get(column), list | dict) for row in sample)]
+    example, other = [*dict.fromkeys([*filter(None, [prompt]), *wordy(columns, sample), *texts]), "NAME", "NAME"][:2]
     hint = f"Name them: --set {_set('prompt', example)} --set {_set('completion', other)} (or --set {_set('text', example)})."
+    if row := next((name for name in columns if any(row.get(name) == name for row in sample)), None):
+        hint = f"Its first line may be a row, as {row!r} is in others too: put a line with names above it. {hint}"
     if prompt is None:
         unknown = f"{where} has {_listed(columns)}, and none of them is a known name for prompt, answer, text or messages."
         return UnknownFormat(unknown, hint=hint)
     if len(columns) == 1:
         return UnknownFormat(f"{where} has prompts only (column {prompt}), and no answers to learn.", hint="Give rows with answers.")
     return UnknownFormat(f"{where} has {_listed(columns)}: prompts in {prompt}, but no column with a known name for answers.", hint=hint)
+
+
+def wordy(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> list[str]:
+    """The columns that mostly hold sentences, which may be prompts and answers; not names, dates and numbers."""
+    return [column for column in columns if 2 * sum(_is_said(row.get(column)) for row in sample) > len(sample)]
+
+
+def _is_said(value: Any) -> bool:
+    """Whether a cell is mostly letters, and more than a word; in Chinese and Japanese nothing stands between words."""
+    letters = sum(map(str.isalpha, value)) if isinstance(value, str) else 0
+    return letters > 0 and 2 * letters > len(value) and (len(value.split()) > 1 or not value.isascii())
 
 
 def _check_whole(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: str) -> None:

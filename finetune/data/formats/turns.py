@@ -17,6 +17,7 @@ from finetune.data.formats.cells import Message, as_text, is_empty
 from finetune.data.formats.media import media_field
 from finetune.data.formats.parts import Said, read_parts
 from finetune.data.formats.tools import is_nothing, read_calls, result_text
+from finetune.data.formats.tree import branch, is_tree, others
 from finetune.data.json_values import parsed
 from finetune.data.rows import RowProblem
 
@@ -63,6 +64,8 @@ def turns_of(value: Any) -> list[Any]:
     if isinstance(value, dict) and value:
         if isinstance(inner := value.get("messages"), list):
             value = inner
+        elif is_tree(value):
+            value = branch(value)
         elif all(isinstance(cells, list) for cells in value.values()):
             value = [dict(zip(value, cells, strict=False)) for cells in zip_longest(*value.values())]
         elif _said_by(value) is not None or _pair(value):
@@ -136,7 +139,9 @@ def remarks(value: Any, column: str) -> Iterator[str]:
 
 
 def left_out(value: Any, column: str) -> Iterator[tuple[str, Any]]:
-    """What of the turns reaches no message: fields that are not read, and what is said after the last answer."""
+    """What of the turns reaches no message: fields that are not read, and what is said after the last answer or in older branches."""
+    if is_tree(tree := parsed(value)):
+        yield f"{column} beside the newest branch", others(tree)
     answered = False
     for turn in reversed(turns_of(value)):
         if answered and _bare(turn) is not None:
