@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from finetune.data.reading import Rows, read_rows
-from finetune.errors import UnknownFormat
+from finetune.errors import BadRow, UnknownFormat
 from finetune.events import Recorder
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
@@ -259,3 +259,36 @@ def test_of_a_text_beside_a_label_or_a_question_it_is_said_how_to_learn_one_from
         f"To learn `{completion}` from `{prompt}`: --set dataset.columns.prompt={prompt} --set dataset.columns.completion={completion}"
     )
     assert read(path, columns={"text": rows.facts.columns[0]}).facts.notes[0].startswith("Column"), "who says so knows"
+
+
+def message(who: str, text: str, **more: Any) -> dict[str, Any]:
+    return {"type": "message", "user": who, "text": text, "ts": "1700000000.1", **more}
+
+
+def test_messages_of_a_chat_that_are_rows_of_their_own_are_told(tmp_path: Path) -> None:
+    said = [message(who, text) for row in ROWS for who, text in zip(("U1", "U2"), row, strict=True)] * 2
+    (tmp_path / "2024-01-01.json").write_text(json.dumps(said))
+    assert read(tmp_path / "2024-01-01.json").facts.notes[0].startswith("Each row is learned by itself: who says it (`user`)")
+    (tmp_path / "tweets.json").write_text(json.dumps([message(f"U{number}", f"Text {number}.") for number in range(12)]))
+    assert not read(tmp_path / "tweets.json").facts.notes[0].startswith("Each row")
+
+
+@pytest.mark.parametrize(
+    ("turn", "said"),
+    [({"author": {"id": "1", "name": "ann"}}, "of 'ann'"), ({"sender_name": "Ann"}, "of 'Ann'"), ({"id": 1}, "without a role")],
+)
+def test_a_chat_of_people_asks_who_is_who(tmp_path: Path, turn: dict[str, Any], said: str) -> None:
+    (tmp_path / "chat.json").write_text(json.dumps([{"name": "A chat", "messages": [{**turn, "content": "Hi"}] * 3}]))
+    with pytest.raises(BadRow, match=f"a message {said}; known are system, user, assistant and tool") as refused:
+        read(tmp_path / "chat.json")
+    assert refused.value.hint == "Say who is who: the role assistant is learned, and the others are user."
+
+
+def test_files_without_rows_beside_the_data_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "rows.json").write_text(json.dumps([{"question": question, "answer": answer} for question, answer in ROWS]))
+    (folder / "users.json").write_text(json.dumps([{"id": 1, "name": "Ann"}]))
+    with pytest.raises(BadRow, match=r"1 of 4 rows cannot be used \(users\.json line 1") as refused:
+        read(folder)
+    assert str(refused.value.hint).startswith("No row of users.json can be used. Name only the files or the folder with rows")

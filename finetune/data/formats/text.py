@@ -14,6 +14,11 @@ from finetune.shell import quoted
 ONLY_PROMPTS = ("prompt", "prompts", "question", "questions", "instruction", "instructions", "query", "problem")  # alone, nothing to learn
 NAMES = ("text", "content", "document", "body", "article", "sentence", "story", "code", "review", "abstract")
 LABELS = ("label", "labels", "label_text", "class", "category", "sentiment", "intent", "emotion")  # that a text may have
+SPEAKERS = ("speaker", "user", "username", "sender", "sender_name", "from", "character")  # of a message
+SAID = (
+    "Each row is learned by itself: who says it (`{speaker}`) and what was said before are not. "
+    "For a chat, put the turns of each conversation into one row, as `messages`."
+)
 SHOWN = 80  # characters of a name; a table without a header has its first text there
 
 
@@ -35,7 +40,9 @@ class Text:
             return None if column is None else cls(column, f"The only column, `{column[:SHOWN]}`, is learned as text.")
         if column is None:
             return None
-        pair = other_reading(columns, column)
+        pair, speaker = other_reading(columns, column), find_column(columns, *SPEAKERS)
+        if not pair and speaker is not None and _are_few(speaker, sample):
+            return cls(column, SAID.format(speaker=speaker))
         return cls(column, f"The column `{column}` alone is learned, as text. {_instead(*pair)}" if pair else "")
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
@@ -51,6 +58,11 @@ def other_reading(columns: Sequence[str], text: str) -> tuple[str, str] | None:
         return asked, text
     label = find_column(free, *LABELS)
     return (text, label) if label is not None else None
+
+
+def _are_few(column: str, sample: Sequence[dict[str, Any]]) -> bool:
+    """Whether a few names are in many rows, as those who take part in a chat."""
+    return len({str(row.get(column)) for row in sample}) * 4 <= len(sample)
 
 
 def _instead(prompt: str, completion: str) -> str:

@@ -19,7 +19,7 @@ from finetune.data.formats.parts import Said, read_parts
 from finetune.data.formats.tools import is_nothing, read_calls, result_text
 from finetune.data.formats.tree import branch, is_tree, others
 from finetune.data.json_values import parsed
-from finetune.data.rows import RowProblem
+from finetune.data.rows import ROLES_KNOWN, RowProblem
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user"}
 ROLES |= dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt", "chatbot", "ai", "llm", "bing", "bard", "claude"), "assistant")
@@ -181,6 +181,12 @@ def _said_by(turn: dict[str, Any]) -> Any:
     return found.get("role") if isinstance(found, dict) else found
 
 
+def _by_whom(turn: dict[str, Any]) -> str:
+    _, found = _first(turn, (*SPEAKER, "sender_name", "user", "name"))
+    named = _first(found, ("role", "name"))[1] if isinstance(found, dict) else found
+    return "without a role" if named is None else f"of {named!r}"
+
+
 def _pair(turn: dict[str, Any]) -> tuple[str, str] | None:
     """The names of a question and its answer in a turn that is both: {"input": "Hi", "output": "Hello!"}."""
     asked, answered = (next((name for name in names if name in turn), None) for names in (ASKED, ANSWERED))
@@ -199,7 +205,7 @@ def _read_turn(turn: Any, column: str) -> Iterator[Message]:
         return
     role = role_of(turn)
     if role is None:
-        raise RowProblem(f"column {column} has a message of {_said_by(turn)!r}; known are system, user, assistant and tool")
+        raise RowProblem(f"column {column} has a message {_by_whom(turn)}; {ROLES_KNOWN}")
     yield from _results(turn, column) if role == "result" else _said(turn, role, column)
 
 
