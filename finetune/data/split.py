@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune.data.endings import is_prose
 from finetune.data.known import Known, among
 from finetune.data.reading import Rows
 from finetune.data.stored import restored
@@ -23,6 +24,7 @@ NEARLY_NONE, FEW = 0.05, 20
 ENOUGH = 0.5  # the share of the rows to hold out that whole prompts or conversations must make up
 MEASURED = 50  # rows of another split, or more by `held_out`: as many as the benchmark answers
 DECIDING = {"rounds": 50, "steps": 100}  # most rows to decide by: after a round every student answers them, at a step they are only read
+PARAGRAPHS = "Text is cut at its paragraphs: put blank lines between them."
 NOTES = {
     "conversations": "Most held-out rows would have answers that are also trained on, as turns of longer or shorter rows, so whole "
     "conversations are held out, with all their rows.",
@@ -67,7 +69,7 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
     count = max(1, round(limit * spec.held_out))
     if evaluation is None:
         if limit < 2:
-            raise EmptyDataset(f"{rows.facts.origin} has only one usable row.", hint="Two are needed: one to train on, one to hold out.")
+            raise EmptyDataset(f"{rows.facts.origin} has only one usable row.", hint=_more_rows(rows))
         count = min(count, limit - 1)
         held_out, train = order[:count], order[count:limit]
     else:
@@ -162,6 +164,13 @@ def _apart(order: np.ndarray, hashes: np.ndarray, count: int, *, at_least_one: b
     if at_least_one and not out.any() and 2 * sizes.min() < len(order):
         out[sizes.argmin()] = True
     return np.sort(order[~out[which]]), np.sort(order[out[which]])
+
+
+def _more_rows(rows: Rows) -> str:
+    """What gives more rows: text is cut at its paragraphs, and other files may not have been read."""
+    left = [note for note in rows.facts.notes if note.startswith("Not read")]
+    cut = [PARAGRAPHS] if any(map(is_prose, rows.facts.files)) else []
+    return " ".join(["Two are needed: one to train on, one to hold out.", *cut, *left])
 
 
 def _all_known(rows: Rows, spec: DatasetSpec) -> EmptyDataset:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from finetune.data.reading import Rows, read_rows
-from finetune.errors import BadRow, UnknownFormat
+from finetune.data.split import divide
+from finetune.errors import BadRow, DatasetError, EmptyDataset, UnknownFormat
 from finetune.events import Recorder
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
@@ -292,3 +293,46 @@ def test_files_without_rows_beside_the_data_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadRow, match=r"1 of 4 rows cannot be used \(users\.json line 1") as refused:
         read(folder)
     assert str(refused.value.hint).startswith("No row of users.json can be used. Name only the files or the folder with rows")
+
+
+# Other files.
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("film.srt", "without the times"),
+        ("work.ipynb", "nbconvert"),
+        ("shop.sqlite3", "Export its table as CSV."),
+        ("mails.mbox", "rows of a CSV or .jsonl file"),
+        ("page.html", "plain text (.txt)"),
+        ("data.tar.gz", "Unpack it"),
+        ("lib.py", "If it is text, copy it to a file that ends in .txt."),
+    ],
+)
+def test_what_cannot_be_read_says_how_it_can(tmp_path: Path, name: str, way: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / name).write_bytes(b"something")
+    for source in (tmp_path / "folder" / name, tmp_path / "folder"):
+        with pytest.raises(DatasetError, match=name.replace(".", r"\.")) as refused:
+            read(source)
+        assert way in str(refused.value.hint)
+        assert ".jsonl" in str(refused.value.hint)
+
+
+def test_files_of_other_splits_that_are_called_alike_are_told_by_their_folder(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "saved" / split).mkdir(parents=True)
+        (tmp_path / "saved" / split / "data.jsonl").write_text('{"question": "q", "answer": "a"}\n' * 2)
+    told = read(tmp_path / "saved").facts.notes
+    assert told == ["Not read, because the split is train: test/data.jsonl. To measure on test: --set dataset.eval_split=test"]
+
+
+def test_one_paragraph_is_too_few_rows_and_what_else_lies_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "README.md").write_text("One long paragraph. " * 40)
+    (tmp_path / "repo" / "lib.py").write_text("x = 1\n")
+    rows = read(tmp_path / "repo")
+    with pytest.raises(EmptyDataset, match=r"README\.md has only one usable row") as refused:
+        divide(rows, None, DatasetSpec(source="repo"), seed=1)
+    assert str(refused.value.hint).endswith("put blank lines between them. Not read in repo: lib.py.")
