@@ -34,14 +34,23 @@ KINDS = {
     ".md": Kind("plain_text", prose=True, version="2"),
 }
 # What people have instead, and how it becomes something that can be read.
+_TEXT = "Save it as plain text (.txt)."
+_UNPACK = "Unpack it, and give the folder."
+_ROWS = "Write what you want to be learned as rows of a CSV or .jsonl file."
 CONVERTED = {
     ".xls": "Open it in Excel or LibreOffice and save it as .xlsx or CSV.",
     ".ods": "Open it in LibreOffice and save it as .xlsx or CSV.",
     ".numbers": "In Numbers: File, Export to, CSV.",
-    ".docx": "Save it as plain text (.txt).",
-    ".doc": "Save it as plain text (.txt).",
     ".pdf": "Copy its text into a .txt file.",
+    **dict.fromkeys((".docx", ".doc", ".odt", ".rtf", ".pptx", ".epub", ".html", ".htm"), _TEXT),
+    **dict.fromkeys((".srt", ".vtt"), "Copy its text without the times into a .txt file."),
+    ".ipynb": "Convert it with `jupyter nbconvert --to markdown`, and give the .md files.",
+    **dict.fromkeys((".db", ".sqlite", ".sqlite3", ".sql"), "Export its table as CSV."),
+    **dict.fromkeys((".mbox", ".eml", ".msg", ".xml", ".yaml", ".yml"), _ROWS),
+    ".pkl": "In Python, save it as Parquet or CSV.",
+    **dict.fromkeys((".tar", ".tgz", ".7z", ".rar", ".xz"), _UNPACK),
 }
+OTHERWISE = "If it is text, copy it to a file that ends in .txt."
 PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}  # behind any of them, to what pyarrow calls it
 ARCHIVE = ".zip"
 READABLE = f"Readable: {', '.join(KINDS)}, also inside {', '.join(PACKED)} and {ARCHIVE}."
@@ -59,5 +68,16 @@ def is_record_file(name: str) -> bool:
     return kind is not None and not kind.prose
 
 
+def is_prose(name: str) -> bool:
+    """Whether a file contains running text, which is cut into documents."""
+    kind = KINDS.get(ending_of(name))
+    return kind is not None and kind.prose
+
+
 def can_be_read(name: str) -> bool:
     return ending_of(name) in KINDS or name.lower().endswith(ARCHIVE)
+
+
+def converted(name: str) -> str:
+    """What to do with a file that cannot be read, and what can be."""
+    return f"{CONVERTED.get(ending_of(name), OTHERWISE)} {READABLE}"

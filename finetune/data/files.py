@@ -18,7 +18,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import IO, NoReturn, cast
 
-from finetune.data.endings import ARCHIVE, CONVERTED, KINDS, PACKED, READABLE, Kind, can_be_read, ending_of, is_record_file
+from finetune.data.endings import ARCHIVE, KINDS, PACKED, READABLE, Kind, can_be_read, converted, ending_of, is_record_file
 from finetune.errors import BadRow, DatasetError, DatasetNotFound, EmptyDataset, UnknownFormat
 from finetune.foreign import LINE, LONGEST, is_utf8, printable, reading
 from finetune.hub.datasets import PINNED
@@ -136,9 +136,7 @@ def find_files(
         raise UnknownFormat(f"The name of {printable(unnamed.name)} is not valid UTF-8.", hint="Rename it.")
     unreadable = next((file for file in found if file.suffix not in KINDS), None)
     if unreadable is not None:
-        raise UnknownFormat(
-            f"{unreadable.name} is not a supported data file.", hint=f"{CONVERTED.get(unreadable.suffix, '')} {READABLE}".strip()
-        )
+        raise UnknownFormat(f"{unreadable.name} is not a supported data file.", hint=converted(unreadable.name))
     chosen = _of_split(found, split, measured, strict_split)
     if not chosen:
         raise DatasetNotFound(
@@ -199,7 +197,8 @@ def _in_folder(folder: Path, data_files: str | list[str] | None, notes: list[str
     files = [file for path in everything if path.name not in BOOKKEEPING for file in _members(path)]
     read = _data_of(files, folder.name or str(folder), notes)
     if not read:
-        raise DatasetNotFound(f"The folder {folder} contains no data files.", hint=READABLE)
+        there = f", only {listed(files)}" if files else ""
+        raise DatasetNotFound(f"The folder {folder} contains no data files{there}.", hint=converted(files[0].name) if files else READABLE)
     return dict.fromkeys(read, str(folder))
 
 
@@ -286,7 +285,11 @@ def _about_splits(found: list[DataFile], chosen: list[DataFile], split: str, mea
     wanted, theirs = _words_of(split), _words_of(measured)
     words = _split_words(found, wanted | theirs)
     left = [file for file in found if file not in chosen and not words[file] & theirs]
-    notes = [f"Not read, because the split is {split}: {listed(left)}."] if left else []
+    same = any(file.name == other.name for file in left for other in chosen)  # in another folder, which says the split
+    names = [f"{file.path.parent.name}/{file.name}" if same else file.name for file in left]
+    notes = [f"Not read, because the split is {split}: {', '.join(names[:SHOWN_FILES])}{_more(names)}."] if left else []
+    if measured is None and (other := next((word for word in SPLITS if word != split and any(word in words[file] for file in left)), None)):
+        notes[0] += f" To measure on {other}: --set dataset.eval_split={other}"
     others = [file for file in chosen if words[file] and not words[file] & wanted]
     if others and any(words[file] & wanted for file in chosen):
         notes.append(f"Trained on as well, because it is named: {listed(others)}. To measure on it: --set dataset.eval_split=NAME")

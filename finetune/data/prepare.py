@@ -25,7 +25,7 @@ from finetune.data.pieces import REWRITTEN
 from finetune.data.reading import Rows, kept, read_rows
 from finetune.data.report import DataReport
 from finetune.data.rows import KEPT_SKIPPED, Origin, RowFacts, RowProblem, SkippedRow, too_many_bad_rows
-from finetune.data.split import NOTES, Division, divide, with_deciding
+from finetune.data.split import MEASURED, NOTES, Division, divide, with_deciding
 from finetune.data.system_prompt import TEACHER_IDS, SystemPrompt
 from finetune.data.thinking import decide
 from finetune.data.tokens import Encoder, Sequence
@@ -94,7 +94,8 @@ def prepare_data(
     rows = read_rows(spec, runtime, reporter, origin=origin, routed_by=routed_by)
     evaluation = read_rows(spec, runtime, reporter, split=spec.eval_split, routed_by=routed_by) if spec.eval_split else None
     decided = {"rounds": ["deciding"], "steps": ["steps"]}[deciding] if deciding else []
-    settings = [str(spec.samples), str(spec.held_out), str(spec.max_length), str(seed), supervise, *decided]
+    measured = [f"{MEASURED} measured"] if evaluation else []
+    settings = [str(spec.samples), str(spec.held_out), str(spec.max_length), str(seed), supervise, *decided, *measured]
     contents = [rows.fingerprint, evaluation.fingerprint if evaluation else "", tokenizer_fingerprint(tokenizer)]
     fingerprint = digest([str(VERSION), *contents, *settings])
     renamed = [part.kept_as for part in (rows, evaluation) if part and part.kept_as != part.fingerprint]  # the report names the files
@@ -144,6 +145,7 @@ class _Stage:
         self.lengths = array("i")
         self.report = _report_of(rows.facts, division.held_out_rows.facts if division.held_out_rows is not rows else None)
         self.report.samples, self.report.not_asked = spec.samples, division.not_asked
+        self.report.not_measured = division.not_measured
         self.report.duplicates, self.report.held_out_dropped = division.duplicates, division.held_out_dropped
         self.report.held_out_by = division.by
         if division.by:

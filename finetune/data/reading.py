@@ -124,7 +124,7 @@ def read_rows(
     with kept(folder):
         facts = RowFacts.load(folder / "facts.json")
     if facts.skipped > spec.bad_rows * facts.read:
-        raise too_many_bad_rows(facts.skipped_rows, facts.skipped, facts.read, spec.bad_rows)
+        raise too_many_bad_rows(facts.skipped_rows, facts.skipped, facts.read, spec.bad_rows, facts.files)
     return Rows(folder / "rows.arrow", facts, fingerprint, kept_as, origin.restricted)
 
 

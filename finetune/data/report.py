@@ -17,7 +17,8 @@ PERCENTILES = {"p10": 10, "p50": 50, "p90": 90, "p99": 99}
 class DataReport:
     """Rows are records of the source; sequences are what is trained on (a long text gives several).
 
-    Every row that was read is in exactly one of train, deciding, held_out, held_out_dropped, blank, skipped, left_out and not_asked.
+    Every row that was read is in exactly one of train, deciding, held_out, held_out_dropped, blank, skipped, left_out, not_asked and
+    not_measured.
     """
 
     source: str
@@ -32,6 +33,7 @@ class DataReport:
     skipped_rows: list[dict[str, Any]]  # file, line, reason
     left_out: dict[str, int] = field(default_factory=dict)  # rows whose data say that they are not to be learned, by reason
     not_asked: int = 0  # usable rows beyond `samples`
+    not_measured: int = 0  # usable rows of another split beyond those that are measured on
     samples: int | None = None  # the number of rows that was asked for
     restricted: bool = False  # a private or gated dataset of the Hub, or one that was not checked
     ignored_text: dict[str, float] = field(default_factory=dict)  # text that is not trained on, as a share of all text

@@ -158,8 +158,13 @@ def no_rows(
     return BadRow(f"{first.file}: no row can be used; for example line {first.line}: {first.reason}.", hint=_way_out(first.reason))
 
 
+ROLES_KNOWN = "known are system, user, assistant and tool"
+
+
 def _way_out(reason: str) -> str:
     """What a person can do about a row that cannot be used."""
+    if reason.endswith(ROLES_KNOWN):
+        return "Say who is who: the role assistant is learned, and the others are user."
     if "only text can be trained on" in reason:
         return "Give rows of text without images, audio or video."
     if reason.endswith(SETTINGS):
@@ -167,12 +172,16 @@ def _way_out(reason: str) -> str:
     return "Correct these rows, or check that the content of the file matches its extension."
 
 
-def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int, allowed: float) -> TooManyBadRows:
-    """The error for a larger share of unusable rows than `allowed`; names the first of them."""
+def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int, allowed: float, files: Sequence[str] = ()) -> TooManyBadRows:
+    """The error for a larger share of unusable rows than `allowed`; names the first of them. `files` are those with usable rows."""
     first = "; ".join(f"{row.file} line {row.line}: {row.reason}" for row in listed[:3])
     more = f"; and {skipped - 3} more" if skipped > 3 else ""
     enough = min(1.0, math.ceil(100 * skipped / read) / 100)
     hint = f"Correct or remove them. Up to {100 * allowed:g} % are skipped; to skip all of these: --set dataset.bad_rows={enough:g}"
+    useless = list(dict.fromkeys(row.file for row in listed))
+    if files and not set(useless) & set(files):
+        of = useless[0] if len(useless) == 1 else f"{useless[0]} and {counted(len(useless) - 1, 'other file')}"
+        hint = f"No row of {of} can be used. Name only the files or the folder with rows, several with commas between them."
     if skipped >= read:  # nothing would be left
         by_template = "chat template" in listed[0].reason
         hint = "Use a model whose chat template takes such rows." if by_template else "Correct them, or name other columns."

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune.data.endings import is_prose
 from finetune.data.known import Known, among
 from finetune.data.reading import Rows
 from finetune.data.stored import restored
@@ -21,7 +22,9 @@ BATCH = 1000
 # Fewer new rows than this share of those held out, and than this number, are too few for the benchmark.
 NEARLY_NONE, FEW = 0.05, 20
 ENOUGH = 0.5  # the share of the rows to hold out that whole prompts or conversations must make up
+MEASURED = 50  # rows of another split, or more by `held_out`: as many as the benchmark answers
 DECIDING = {"rounds": 50, "steps": 100}  # most rows to decide by: after a round every student answers them, at a step they are only read
+PARAGRAPHS = "Text is cut at its paragraphs: put blank lines between them."
 NOTES = {
     "conversations": "Most held-out rows would have answers that are also trained on, as turns of longer or shorter rows, so whole "
     "conversations are held out, with all their rows.",
@@ -48,15 +51,17 @@ class Division:
     held_out_dropped: int
     by: str = ""
     not_asked: int = 0
+    not_measured: int = 0
     deciding: np.ndarray = field(default_factory=lambda: np.empty(0, int))
 
 
 def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) -> Division:
     """Train and held-out rows that share no prompt and no answer to the same words, be it the last of a row or an earlier one.
 
-    `samples` limits both together. Held-out rows with such a prompt or answer in training are dropped. Where that leaves almost none, or
-    less than half because rows are turns of each other, whole conversations or prompts are held out; where there are too few of them,
-    held-out rows are new only by their last answer, or only as complete rows. Raises EmptyDataset if one side has no row left.
+    `samples` limits both together, but not the rows of another split. Held-out rows with such a prompt or answer in training are dropped.
+    Where that leaves almost none, or less than half because rows are turns of each other, whole conversations or prompts are held out;
+    where there are too few of them, held-out rows are new only by their last answer, or only as complete rows. Raises EmptyDataset if one
+    side has no row left.
     """
     random = np.random.default_rng(seed)
     order = random.permutation(len(rows))
@@ -64,11 +69,11 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
     count = max(1, round(limit * spec.held_out))
     if evaluation is None:
         if limit < 2:
-            raise EmptyDataset(f"{rows.facts.origin} has only one usable row.", hint="Two are needed: one to train on, one to hold out.")
+            raise EmptyDataset(f"{rows.facts.origin} has only one usable row.", hint=_more_rows(rows))
         count = min(count, limit - 1)
         held_out, train = order[:count], order[count:limit]
     else:
-        train, held_out = order[:limit], random.permutation(len(evaluation))[:count]
+        train, held_out = order[:limit], random.permutation(len(evaluation))[: max(count, MEASURED)]
     train, held_out = np.sort(train), np.sort(held_out)
     mine = Known.of(rows)
     theirs = Known.of(evaluation) if evaluation else mine
@@ -104,7 +109,7 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
         if evaluation is None:
             yield "rows", fresh(*_apart(order[:limit], mine.rows, count, at_least_one=True)), ENOUGH * count
 
-    not_asked = len(order) - limit + (len(evaluation) - len(held_out) if evaluation else 0)
+    not_asked, not_measured = len(order) - limit, len(evaluation) - len(held_out) if evaluation else 0
     some = None
     for by, parts, enough in ways():
         if len(parts[1]):
@@ -116,7 +121,7 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
         raise _all_known(rows, spec)
     by, (train, held_out, dropped) = some
     seen = np.sort(mine.rows[train])
-    return Division(train, held_out, evaluation or rows, int(np.count_nonzero(seen[1:] == seen[:-1])), dropped, by, not_asked)
+    return Division(train, held_out, evaluation or rows, int(np.count_nonzero(seen[1:] == seen[:-1])), dropped, by, not_asked, not_measured)
 
 
 def rows_to_decide(train: int, held_out: int, between: str) -> int:
@@ -159,6 +164,13 @@ def _apart(order: np.ndarray, hashes: np.ndarray, count: int, *, at_least_one: b
     if at_least_one and not out.any() and 2 * sizes.min() < len(order):
         out[sizes.argmin()] = True
     return np.sort(order[~out[which]]), np.sort(order[out[which]])
+
+
+def _more_rows(rows: Rows) -> str:
+    """What gives more rows: text is cut at its paragraphs, and other files may not have been read."""
+    left = [note for note in rows.facts.notes if note.startswith("Not read")]
+    cut = [PARAGRAPHS] if any(map(is_prose, rows.facts.files)) else []
+    return " ".join(["Two are needed: one to train on, one to hold out.", *cut, *left])
 
 
 def _all_known(rows: Rows, spec: DatasetSpec) -> EmptyDataset:

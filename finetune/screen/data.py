@@ -34,10 +34,11 @@ def data_report(report: Mapping[str, Any], *, examples: bool = True, ascii_only:
 def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, RenderableType]]:
     blank = f", {report['blank']:,} blank" if report["blank"] else ""
     unasked = f", {report['not_asked']:,} not used: {report['samples']:,} were asked for" if report.get("not_asked") else ""
+    unmeasured = f", {report['not_measured']:,} of the other split not used" if report.get("not_measured") else ""
     left = f", {sum(report['left_out'].values()):,} left out" if report.get("left_out") else ""
     decided = f", {report['deciding']:,} to decide by" if report.get("deciding") else ""
     read = f"{report['read']:,} read{blank}{left}" if report["read"] else f"{report['samples']:,} to be written"  # by a teacher
-    yield "Rows", f"{read}: {report['train']:,} to train on, {report['held_out']:,} held out{decided}{unasked}"
+    yield "Rows", f"{read}: {report['train']:,} to train on, {report['held_out']:,} held out{decided}{unasked}{unmeasured}"
     if report["skipped"]:
         shown = [f"{row['file']} line {row['line']}: {row['reason']}" for row in report["skipped_rows"][:SHOWN_SKIPPED]]
         more = [f"and {report['skipped'] - len(shown):,} more"] if report["skipped"] > len(shown) else []

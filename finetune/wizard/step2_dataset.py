@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from finetune.data.endings import KINDS, ending_of, is_record_file
 from finetune.data.files import looks_local, named_files, nearest_name
+from finetune.data.formats import wordy
+from finetune.data.formats.text import other_reading
 from finetune.errors import DatasetError, RecipeError
 from finetune.formatting import strip_control_chars
 from finetune.paths import typed_path
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 BUILT_IN = "builtin:python-docs"
 FILE, HUB = "a file", "the Hub"
-RIGHT, WRITTEN, SWAP, COLUMNS, ENCODING = "yes", "written", "swap", "columns", "encoding"
+RIGHT, WRITTEN, SWAP, PAIR, COLUMNS, ENCODING = "yes", "written", "swap", "pair", "columns", "encoding"
 TEXT_AS = {"auto": "No: split it between paragraphs", "line": "No: each line is a row", "document": "No: each file is a row"}
 ENCODINGS = {"utf-8": "everything", "cp1252": "western Europe", "cp1250": "central Europe", "cp1251": "Cyrillic", "cp1253": "Greek"}
 ENCODINGS |= {"cp1254": "Turkish", "cp932": "Japanese", "gb18030": "Chinese", "big5": "Chinese", "euc_kr": "Korean", "utf-16": "everything"}
@@ -121,7 +123,7 @@ def _read_right(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
                     return writer.ask(asked, prompter, here)
             if isinstance(seen, DatasetError):
                 return draft
-            draft = _columns(draft, prompter, seen.columns, number)
+            draft = _columns(draft, prompter, seen, number)
             continue
         prompter.note(fragments(seen, distilling=draft["approach"] == "distillation"))
         if get(draft, "dataset.source") == BUILT_IN:
@@ -155,6 +157,9 @@ def _readings(draft: Draft, seen: Preview) -> list[Choice]:
             # Its value says what it leads to: an answer that is remembered must not turn round what was turned round already.
             value = f"{SWAP} to {answered}, {asked}" if get(draft, "dataset.columns") else SWAP
             choices.append(Choice(value, f"No: swap prompt and completion (learn {asked} from {answered})"))
+        if seen.format == "text" and (pair := other_reading(seen.columns, *seen.used_columns)):
+            prompt, completion = map(strip_control_chars, pair)
+            choices.append(Choice(PAIR, f"No: learn {completion} from {prompt}"))
         choices.append(Choice(COLUMNS, "No: choose the columns", f"there are {len(seen.columns)}"))
         if draft["approach"] == "fine-tuning" and seen.format not in ("text", "tokenized"):
             choices.insert(1, Choice(WRITTEN, "Yes, but another model writes the answers", "yours are not learned"))
@@ -169,11 +174,13 @@ def _corrected(draft: Draft, prompter: Prompter, seen: Preview, answer: str, num
     if answer.startswith(SWAP):
         asked, answered = seen.used_columns
         return _with_columns(draft, {"prompt": answered, "completion": asked})
+    if answer == PAIR and (pair := other_reading(seen.columns, *seen.used_columns)):
+        return _with_columns(draft, {"prompt": pair[0], "completion": pair[1]})
     if answer == ENCODING:
         found = seen.encodings[0]
         choices = [Choice(name, name, script) for name, script in ENCODINGS.items() if name != found]
         return put(draft, "dataset.encoding", prompter.select(f"dataset.encoding{number}", "Encoding", choices, default=choices[0].value))
-    return _columns(draft, prompter, seen.columns, number)
+    return _columns(draft, prompter, seen, number)
 
 
 def _source(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
@@ -209,15 +216,19 @@ def _source(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     return _fresh(draft, source=picked)
 
 
-def _columns(draft: Draft, prompter: Prompter, names: list[str], number: str = "") -> Draft:
+def _columns(draft: Draft, prompter: Prompter, seen: Preview, number: str = "") -> Draft:
+    names = seen.columns
+    likely = [*dict.fromkeys([*wordy(names, seen.records), *names])]
     choices = [Choice(name, strip_control_chars(name)) for name in names]
     whole = len(names) > 1 and prompter.confirm(f"dataset.whole{number}", "Does each row have a prompt and a completion?", default=True)
     if not whole:
-        column = prompter.select(f"dataset.columns.text{number}", "Text column", choices, default=names[0])
+        column = prompter.select(f"dataset.columns.text{number}", "Text column", choices, default=likely[0])
         return _with_columns(draft, {"text": column})
-    prompt = prompter.select(f"dataset.columns.prompt{number}", "Prompt column", choices, default=names[0])
+    prompt = prompter.select(f"dataset.columns.prompt{number}", "Prompt column", choices, default=likely[0])
     rest = [choice for choice in choices if choice.value != prompt]
-    completion = prompter.select(f"dataset.columns.completion{number}", "Completion column", rest, default=rest[0].value)
+    completion = prompter.select(
+        f"dataset.columns.completion{number}", "Completion column", rest, default=next(name for name in likely if name != prompt)
+    )
     return _with_columns(draft, {"prompt": prompt, "completion": completion})
 
 

@@ -110,8 +110,24 @@ def test_rows_of_a_split_to_measure_on_are_counted_too(tmp_path: Path) -> None:
     spec = DatasetSpec(source=str(folder), eval_split="test", samples=40, held_out=0.5)
     report = prepare_data(spec, byte_level(CHATML), seed=1, runtime=RuntimeOptions(cache_dir=tmp_path / "cache")).report
     assert (report.read, report.left_out, report.train) == (90, {"column label marks the answer as undesired": 18}, 40)
-    parts = [report.train, report.held_out, report.held_out_dropped, report.blank, report.skipped, report.not_asked]
+    parts = [report.train, report.held_out, report.held_out_dropped, report.blank, report.skipped, report.not_asked, report.not_measured]
     assert sum(parts) + 18 == 90
+
+
+@pytest.mark.parametrize(("there", "measured", "samples"), [(20, 20, None), (80, 50, None), (80, 50, 1000), (80, 50, 30)])
+def test_a_split_to_measure_on_is_used_as_far_as_the_benchmark_does(tmp_path: Path, there: int, measured: int, samples: int | None) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for name, first, count in (("train", 0, 40), ("test", 100, there)):
+        rows = [ROWS["prompt_completion"](number) for number in range(first, first + count)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    spec = DatasetSpec(source=str(folder), eval_split="test", samples=samples)
+    report = prepare_data(spec, byte_level(CHATML), seed=1, runtime=RuntimeOptions(cache_dir=tmp_path / "cache")).report
+    trained = min(40, samples or 40)
+    assert (report.train, report.held_out, report.not_asked, report.not_measured) == (trained, measured, 40 - trained, there - measured)
+    said = " ".join(drawn(data_report(report.to_dict()), 100).split())
+    assert (", 30 of the other split not used" in said) == (there > measured)
+    assert (f", {40 - trained} not used: {samples} were asked for" in said) == (trained < 40)
 
 
 def test_rows_that_are_left_out_are_on_the_screen(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_files_of_a_folder_that_are_left_out_are_named(tmp_path: Path) -> None:
     folder = write(tmp_path / "rows", "dev.jsonl", "test.jsonl", "train.jsonl", "README.md", "notes.txt", "old.docx")
     assert read(tmp_path, folder).facts.notes == [
         "Not read in rows: notes.txt, old.docx.",
-        "Not read, because the split is train: dev.jsonl, test.jsonl.",
+        "Not read, because the split is train: dev.jsonl, test.jsonl. To measure on test: --set dataset.eval_split=test",
     ]
     assert read(tmp_path, folder, eval_split="test").facts.notes[1] == "Not read, because the split is train: dev.jsonl."
     (folder / "dev.jsonl").unlink()

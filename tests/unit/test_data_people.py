@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune.data.reading import Rows, read_rows
-from finetune.errors import UnknownFormat
+from finetune.data.split import divide
+from finetune.errors import BadRow, DatasetError, EmptyDataset, UnknownFormat
 from finetune.events import Recorder
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
+from finetune.shell import quoted
 
 ROWS = [("Where is order 1?", "At the door; ring, twice."), ("And order 2?", "In the shed."), ("Order 3?", "Lost, sorry.")]
 
@@ -155,3 +159,180 @@ def test_lines_that_separate_are_no_front_matter(tmp_path: Path, text: str) -> N
     rows = read(tmp_path / "a.md")
     assert "".join(text for (text,) in learned(rows)).replace("\n", "") == text.replace("\n", "")
     assert rows.facts.notes == []
+
+
+# Conversations.
+
+
+def chatgpt(*said: tuple[str, ...], hidden: str = "") -> dict[str, Any]:
+    """One conversation of conversations.json; each of `said` is a role, a text, and a kind of content and a recipient if there are any."""
+
+    def message(role: str, text: str, kind: str = "text", recipient: str = "all", **about: Any) -> dict[str, Any]:
+        content = {"content_type": kind, "parts": [text]} if kind == "text" else {"content_type": kind, "text": text}
+        return {"author": {"role": role, "metadata": {}}, "content": content, "weight": 1.0, "recipient": recipient, "metadata": about}
+
+    nodes: dict[str, Any] = {"root": {"id": "root", "message": None, "parent": None, "children": ["0"]}}
+    nodes["0"] = {"message": message("system", hidden, is_visually_hidden_from_conversation=True), "parent": "root", "children": []}
+    last = "0"
+    for number, (role, *rest) in enumerate(said, start=1):
+        parent = nodes[last]["parent"] if role == "again" else last
+        nodes[str(number)] = {"message": message("assistant" if role == "again" else role, *rest), "parent": parent, "children": []}
+        nodes[parent]["children"].append(str(number))
+        last = str(number)
+    return {"title": "A chat", "mapping": nodes, "current_node": last}
+
+
+def test_chatgpts_conversations_are_the_turns_that_a_person_sees(tmp_path: Path) -> None:
+    talks = [
+        chatgpt(
+            ("user", "Hi"),
+            ("assistant", "Hello!"),
+            ("again", "Good day."),
+            ("user", "Bye"),
+            ("assistant", "Hm.", "thoughts"),
+            ("assistant", "See you."),
+        ),
+        chatgpt(("user", "What is 2 + 2?"), ("assistant", "print(2 + 2)", "code", "python"), ("tool", "4"), ("assistant", "4.")),
+        chatgpt(("user", "And you?"), ("assistant", "Well."), hidden="You are ChatGPT."),
+    ]
+    (tmp_path / "conversations.json").write_text(json.dumps(talks))
+    rows = read(tmp_path / "conversations.json", bad_rows=0.5)
+    assert learned(rows) == [("Hi", "Good day.", "Bye", "See you."), ("And you?", "Well.")]
+    assert [row.reason for row in rows.facts.skipped_rows] == [
+        "column mapping has a message of 'python'; known are system, user, assistant and tool"
+    ]
+    assert {"title", "current_node", "mapping beside the newest branch"} <= set(rows.facts.ignored_text)
+
+
+def test_claudes_conversations_are_read(tmp_path: Path) -> None:
+    said = [
+        {"uuid": "1", "sender": who, "text": "x", "content": [{"type": "text", "text": text}]}
+        for who, text in (("human", "Hi"), ("assistant", "Hello!"))
+    ]
+    (tmp_path / "conversations.json").write_text(json.dumps([{"uuid": "2", "name": "A chat", "chat_messages": said}] * 2))
+    assert learned(read(tmp_path / "conversations.json")) == [("Hi", "Hello!")] * 2
+
+
+# Columns that nobody knows.
+
+
+@pytest.mark.parametrize(
+    ("names", "row", "likely"),
+    [
+        (("Timestamp", "Email", "What is your question?", "How do we answer?"), ("2024/03/02 9:15:02 AM MEZ", "a@b.c", *ROWS[0]), (2, 3)),
+        (("Ticket ID", "Status", "Anliegen", "Lösung"), ("7", "closed", *ROWS[0]), (2, 3)),
+        (("编号", "问题", "答案"), ("17", "订单在哪里？", "在门口。"), (1, 2)),
+        (("a", "b"), ("1", "2"), (0, 1)),
+    ],
+)
+def test_a_hint_names_columns_with_sentences(tmp_path: Path, names: tuple[str, ...], row: tuple[str, ...], likely: tuple[int, int]) -> None:
+    with (tmp_path / "rows.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([names, row, row])
+    with pytest.raises(UnknownFormat) as refused:
+        read(tmp_path / "rows.csv")
+    prompt, completion = (quoted(f"dataset.columns.{role}={names[at]}") for role, at in zip(("prompt", "completion"), likely, strict=True))
+    assert f"--set {prompt} --set {completion}" in str(refused.value.hint)
+
+
+def test_a_table_without_names_is_told_by_a_cell_that_is_in_other_rows_too(tmp_path: Path) -> None:
+    (tmp_path / "sms.tsv").write_text("ham\tSee you there\nspam\tYou have won\nham\tOk, later\n")
+    with pytest.raises(UnknownFormat) as refused:
+        read(tmp_path / "sms.tsv")
+    assert str(refused.value.hint).startswith("Its first line may be a row, as 'ham' is in others too: put a line with names above it.")
+
+
+@pytest.mark.parametrize(
+    ("names", "prompt", "completion"),
+    [
+        (("text", "label"), "text", "label"),
+        (("id", "question", "text"), "question", "text"),
+        (("Review", "Sentiment"), "Review", "Sentiment"),
+    ],
+)
+def test_of_a_text_beside_a_label_or_a_question_it_is_said_how_to_learn_one_from_the_other(
+    tmp_path: Path, names: tuple[str, ...], prompt: str, completion: str
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(",".join(names) + "\n" + "".join(f"{','.join(f'{name} {number}' for name in names)}\n" for number in range(3)))
+    rows = read(path)
+    assert rows.facts.format == "text"
+    assert rows.facts.notes[0].endswith(
+        f"To learn `{completion}` from `{prompt}`: --set dataset.columns.prompt={prompt} --set dataset.columns.completion={completion}"
+    )
+    assert read(path, columns={"text": rows.facts.columns[0]}).facts.notes[0].startswith("Column"), "who says so knows"
+
+
+def message(who: str, text: str, **more: Any) -> dict[str, Any]:
+    return {"type": "message", "user": who, "text": text, "ts": "1700000000.1", **more}
+
+
+def test_messages_of_a_chat_that_are_rows_of_their_own_are_told(tmp_path: Path) -> None:
+    said = [message(who, text) for row in ROWS for who, text in zip(("U1", "U2"), row, strict=True)] * 2
+    (tmp_path / "2024-01-01.json").write_text(json.dumps(said))
+    assert read(tmp_path / "2024-01-01.json").facts.notes[0].startswith("Each row is learned by itself: who says it (`user`)")
+    (tmp_path / "tweets.json").write_text(json.dumps([message(f"U{number}", f"Text {number}.") for number in range(12)]))
+    assert not read(tmp_path / "tweets.json").facts.notes[0].startswith("Each row")
+
+
+@pytest.mark.parametrize(
+    ("turn", "said"),
+    [({"author": {"id": "1", "name": "ann"}}, "of 'ann'"), ({"sender_name": "Ann"}, "of 'Ann'"), ({"id": 1}, "without a role")],
+)
+def test_a_chat_of_people_asks_who_is_who(tmp_path: Path, turn: dict[str, Any], said: str) -> None:
+    (tmp_path / "chat.json").write_text(json.dumps([{"name": "A chat", "messages": [{**turn, "content": "Hi"}] * 3}]))
+    with pytest.raises(BadRow, match=f"a message {said}; known are system, user, assistant and tool") as refused:
+        read(tmp_path / "chat.json")
+    assert refused.value.hint == "Say who is who: the role assistant is learned, and the others are user."
+
+
+def test_files_without_rows_beside_the_data_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "rows.json").write_text(json.dumps([{"question": question, "answer": answer} for question, answer in ROWS]))
+    (folder / "users.json").write_text(json.dumps([{"id": 1, "name": "Ann"}]))
+    with pytest.raises(BadRow, match=r"1 of 4 rows cannot be used \(users\.json line 1") as refused:
+        read(folder)
+    assert str(refused.value.hint).startswith("No row of users.json can be used. Name only the files or the folder with rows")
+
+
+# Other files.
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("film.srt", "without the times"),
+        ("work.ipynb", "nbconvert"),
+        ("shop.sqlite3", "Export its table as CSV."),
+        ("mails.mbox", "rows of a CSV or .jsonl file"),
+        ("page.html", "plain text (.txt)"),
+        ("data.tar.gz", "Unpack it"),
+        ("lib.py", "If it is text, copy it to a file that ends in .txt."),
+    ],
+)
+def test_what_cannot_be_read_says_how_it_can(tmp_path: Path, name: str, way: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / name).write_bytes(b"something")
+    for source in (tmp_path / "folder" / name, tmp_path / "folder"):
+        with pytest.raises(DatasetError, match=name.replace(".", r"\.")) as refused:
+            read(source)
+        assert way in str(refused.value.hint)
+        assert ".jsonl" in str(refused.value.hint)
+
+
+def test_files_of_other_splits_that_are_called_alike_are_told_by_their_folder(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "saved" / split).mkdir(parents=True)
+        (tmp_path / "saved" / split / "data.jsonl").write_text('{"question": "q", "answer": "a"}\n' * 2)
+    told = read(tmp_path / "saved").facts.notes
+    assert told == ["Not read, because the split is train: test/data.jsonl. To measure on test: --set dataset.eval_split=test"]
+
+
+def test_one_paragraph_is_too_few_rows_and_what_else_lies_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "README.md").write_text("One long paragraph. " * 40)
+    (tmp_path / "repo" / "lib.py").write_text("x = 1\n")
+    rows = read(tmp_path / "repo")
+    with pytest.raises(EmptyDataset, match=r"README\.md has only one usable row") as refused:
+        divide(rows, None, DatasetSpec(source="repo"), seed=1)
+    assert str(refused.value.hint).endswith("put blank lines between them. Not read in repo: lib.py.")

@@ -218,6 +218,22 @@ def test_a_wrong_guess_of_the_columns_is_one_answer_to_correct(empty_folder: Pat
     assert prompter.asked.count("dataset.reading-2") == 1, "what the correction did is shown and asked about again"
 
 
+def test_the_columns_with_sentences_are_offered_first(empty_folder: Path) -> None:
+    (empty_folder / "form.csv").write_text("Timestamp,Frage,Antwort\n" + "2024/03/02 9:15:02 AM MEZ,Wo ist es?,In der Kiste.\n" * 30)
+    columns = ask(enter_all_the_way(dataset__source="form.csv")).dataset.columns
+    assert columns is not None
+    assert (columns.prompt, columns.completion) == ("Frage", "Antwort")
+
+
+def test_a_label_is_one_answer_away_from_being_learned(empty_folder: Path) -> None:
+    (empty_folder / "sms.csv").write_text("text,label\n" + "You have won,spam\n" * 30)
+    prompter = enter_all_the_way(dataset__source="sms.csv", dataset__reading="pair")
+    columns = ask(prompter).dataset.columns
+    assert columns is not None
+    assert (columns.prompt, columns.completion) == ("text", "label")
+    assert not any("--set" in line for line in prompter.shown)
+
+
 def test_other_columns_can_be_chosen_though_some_were_recognised(empty_folder: Path) -> None:
     (empty_folder / "odd.csv").write_text("text,title,body\n" + "a,b,c\n" * 30)
     prompter = enter_all_the_way(

@@ -150,6 +150,7 @@ def data(records: Records) -> Html:
     parts = [(report["train"], "to train on"), (report["held_out"], "held out"), (report.get("deciding", 0), "to decide by")]
     parts += [(report["skipped"], "skipped"), (report["blank"], "blank")]
     parts += [(sum(report.get("left_out", {}).values()), "left out"), (report.get("not_asked", 0), "not asked for")]
+    parts += [(report.get("not_measured", 0), "of the other split not used")]
     length = report.get("length") or {}
     ignored = [*(f"{name} ({percent(share)} of the text)" for name, share in report.get("ignored_text", {}).items())]
     ignored += [name for name in report["ignored_columns"] if name not in report.get("ignored_text", {})]

@@ -100,25 +100,38 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
     if nested is not None and find_column(columns, *PROMPTS) is None:
         one, two = list(sample[0][nested])[:2]
         return UnknownFormat(
-            f"{where} has pairs in the column {nested} ({one} and {two}), and does not say which is the prompt.",
+            f"{_has(where)} pairs in the column {nested} ({one} and {two}), and does not say which is the prompt.",
             hint=f"Say it: --set {_set('prompt', f'{nested}.{one}')} --set {_set('completion', f'{nested}.{two}')}",
         )
     chat = next((column for column in columns if sample and all(_is_talk(row.get(column)) for row in sample)), None)
     if chat is not None:
         return UnknownFormat(
-            f"{where} has conversations in the column {chat}, which is no known name for them.",
+            f"{_has(where)} conversations in the column {chat}, which is no known name for them.",
             hint=f"Say it: --set {_set('messages', chat)}",
         )
-    wordy = [column for column in columns if any(isinstance(row.get(column), str) and " " in row[column] for row in sample)]
     prompt = find_column(columns, *PROMPTS)
-    example, other = [*dict.fromkeys([*filter(None, [prompt]), *wordy, *columns]), "NAME", "NAME"][:2]
+    texts = [column for column in columns if not any(isinstance(row.get(column), list | dict) for row in sample)]
+    example, other = [*dict.fromkeys([*filter(None, [prompt]), *wordy(columns, sample), *texts]), "NAME", "NAME"][:2]
     hint = f"Name them: --set {_set('prompt', example)} --set {_set('completion', other)} (or --set {_set('text', example)})."
+    if row := next((name for name in columns if any(row.get(name) == name for row in sample)), None):
+        hint = f"Its first line may be a row, as {row!r} is in others too: put a line with names above it. {hint}"
     if prompt is None:
-        unknown = f"{where} has {_listed(columns)}, and none of them is a known name for prompt, answer, text or messages."
+        unknown = f"{_has(where)} {_listed(columns)}, and none of them is a known name for prompt, answer, text or messages."
         return UnknownFormat(unknown, hint=hint)
     if len(columns) == 1:
-        return UnknownFormat(f"{where} has prompts only (column {prompt}), and no answers to learn.", hint="Give rows with answers.")
-    return UnknownFormat(f"{where} has {_listed(columns)}: prompts in {prompt}, but no column with a known name for answers.", hint=hint)
+        return UnknownFormat(f"{_has(where)} prompts only (column {prompt}), and no answers to learn.", hint="Give rows with answers.")
+    return UnknownFormat(f"{_has(where)} {_listed(columns)}: prompts in {prompt}, but no column with a known name for answers.", hint=hint)
+
+
+def wordy(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> list[str]:
+    """The columns that mostly hold sentences, which may be prompts and answers; not names, dates and numbers."""
+    return [column for column in columns if 2 * sum(_is_said(row.get(column)) for row in sample) > len(sample)]
+
+
+def _is_said(value: Any) -> bool:
+    """Whether a cell is mostly letters, and more than a word; in Chinese and Japanese nothing stands between words."""
+    letters = sum(map(str.isalpha, value)) if isinstance(value, str) else 0
+    return letters > 0 and 2 * letters > len(value) and (len(value.split()) > 1 or not value.isascii())
 
 
 def _check_whole(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: str) -> None:
@@ -127,7 +140,7 @@ def _check_whole(columns: Sequence[str], sample: Sequence[dict[str, Any]], where
     said = find_column(columns, *TEXT)
     if speaker is not None and said is not None:
         raise UnknownFormat(
-            f"{where} has one turn of a conversation in each row (columns {speaker} and {said}).",
+            f"{_has(where)} one turn of a conversation in each row (columns {speaker} and {said}).",
             hint='Put the turns of each conversation into one row: {"messages": [{"role": "user", "content": ...}, ...]}',
         )
 
@@ -154,7 +167,7 @@ def _as_chosen(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen:
     for role, column in wanted.items():
         if column not in columns:
             raise UnknownFormat(
-                f"{where} has no column {column!r} for dataset.columns.{role}.{registry.did_you_mean(column, list(columns))}",
+                f"{_has(where)} no column {column!r} for dataset.columns.{role}.{registry.did_you_mean(column, list(columns))}",
                 hint=f"It has {_listed(columns)}.",
             )
     names = list(wanted.values())
@@ -165,6 +178,10 @@ def _as_chosen(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen:
     if chat:
         return Messages(wanted["messages"], beside)
     return PromptCompletion(wanted["prompt"], wanted["completion"], beside)
+
+
+def _has(where: str) -> str:
+    return f"{where} {'have' if ', ' in where else 'has'}"
 
 
 def _listed(columns: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from finetune.data.formats.cells import Message, find_column, is_blank
 from finetune.data.formats.tools import read_tools
 from finetune.data.rows import RowProblem
 
-NAMES = ("messages", "conversations", "conversation", "chat", "chat_messages", "dialog", "dialogue", "contents")
+NAMES = ("messages", "conversations", "conversation", "chat", "chat_messages", "dialog", "dialogue", "contents", "mapping")
 
 
 class Messages:

@@ -9,11 +9,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune.data.formats.cells import Message, as_text, find_column
+from finetune.shell import quoted
 
 ONLY_PROMPTS = ("prompt", "prompts", "question", "questions", "instruction", "instructions", "query", "problem")  # alone, nothing to learn
 NAMES = ("text", "content", "document", "body", "article", "sentence", "story", "code", "review", "abstract")
-
-
+LABELS = ("label", "labels", "label_text", "class", "category", "sentiment", "intent", "emotion")  # that a text may have
+SPEAKERS = ("speaker", "user", "username", "sender", "sender_name", "from", "character")  # of a message
+SAID = (
+    "Each row is learned by itself: who says it (`{speaker}`) and what was said before are not. "
+    "For a chat, put the turns of each conversation into one row, as `messages`."
+)
 SHOWN = 80  # characters of a name; a table without a header has its first text there
 
 
@@ -33,12 +38,36 @@ class Text:
         if column is None and len(columns) == 1 and find_column(columns, *ONLY_PROMPTS) is None:
             column = columns[0] if any(_is_wordy(row.get(columns[0])) for row in sample) else None
             return None if column is None else cls(column, f"The only column, `{column[:SHOWN]}`, is learned as text.")
-        return cls(column) if column is not None else None
+        if column is None:
+            return None
+        pair, speaker = other_reading(columns, column), find_column(columns, *SPEAKERS)
+        if not pair and speaker is not None and _are_few(speaker, sample):
+            return cls(column, SAID.format(speaker=speaker))
+        return cls(column, f"The column `{column}` alone is learned, as text. {_instead(*pair)}" if pair else "")
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
         """One turn; blank text is allowed here (raw corpora are full of blank lines) and left out by the reader of rows."""
         column = self.columns[0]
         return [{"role": "text", "content": as_text(row.get(column), column)}]
+
+
+def other_reading(columns: Sequence[str], text: str) -> tuple[str, str] | None:
+    """A prompt and a completion that a column of text may be one of: its question is in another column, or its label is."""
+    free = [column for column in columns if column != text]
+    if (asked := find_column(free, *ONLY_PROMPTS)) is not None:
+        return asked, text
+    label = find_column(free, *LABELS)
+    return (text, label) if label is not None else None
+
+
+def _are_few(column: str, sample: Sequence[dict[str, Any]]) -> bool:
+    """Whether a few names are in many rows, as those who take part in a chat."""
+    return len({str(row.get(column)) for row in sample}) * 4 <= len(sample)
+
+
+def _instead(prompt: str, completion: str) -> str:
+    named = [quoted(f"dataset.columns.{role}={column}") for role, column in (("prompt", prompt), ("completion", completion))]
+    return f"To learn `{completion}` from `{prompt}`: --set {named[0]} --set {named[1]}"
 
 
 def _is_wordy(value: Any) -> bool:

@@ -17,8 +17,9 @@ from finetune.data.formats.cells import Message, as_text, is_empty
 from finetune.data.formats.media import media_field
 from finetune.data.formats.parts import Said, read_parts
 from finetune.data.formats.tools import is_nothing, read_calls, result_text
+from finetune.data.formats.tree import branch, is_tree, others
 from finetune.data.json_values import parsed
-from finetune.data.rows import RowProblem
+from finetune.data.rows import ROLES_KNOWN, RowProblem
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user"}
 ROLES |= dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt", "chatbot", "ai", "llm", "bing", "bard", "claude"), "assistant")
@@ -63,6 +64,8 @@ def turns_of(value: Any) -> list[Any]:
     if isinstance(value, dict) and value:
         if isinstance(inner := value.get("messages"), list):
             value = inner
+        elif is_tree(value):
+            value = branch(value)
         elif all(isinstance(cells, list) for cells in value.values()):
             value = [dict(zip(value, cells, strict=False)) for cells in zip_longest(*value.values())]
         elif _said_by(value) is not None or _pair(value):
@@ -136,7 +139,9 @@ def remarks(value: Any, column: str) -> Iterator[str]:
 
 
 def left_out(value: Any, column: str) -> Iterator[tuple[str, Any]]:
-    """What of the turns reaches no message: fields that are not read, and what is said after the last answer."""
+    """What of the turns reaches no message: fields that are not read, and what is said after the last answer or in older branches."""
+    if is_tree(tree := parsed(value)):
+        yield f"{column} beside the newest branch", others(tree)
     answered = False
     for turn in reversed(turns_of(value)):
         if answered and _bare(turn) is not None:
@@ -176,6 +181,12 @@ def _said_by(turn: dict[str, Any]) -> Any:
     return found.get("role") if isinstance(found, dict) else found
 
 
+def _by_whom(turn: dict[str, Any]) -> str:
+    _, found = _first(turn, (*SPEAKER, "sender_name", "user", "name"))
+    named = _first(found, ("role", "name"))[1] if isinstance(found, dict) else found
+    return "without a role" if named is None else f"of {named!r}"
+
+
 def _pair(turn: dict[str, Any]) -> tuple[str, str] | None:
     """The names of a question and its answer in a turn that is both: {"input": "Hi", "output": "Hello!"}."""
     asked, answered = (next((name for name in names if name in turn), None) for names in (ASKED, ANSWERED))
@@ -194,7 +205,7 @@ def _read_turn(turn: Any, column: str) -> Iterator[Message]:
         return
     role = role_of(turn)
     if role is None:
-        raise RowProblem(f"column {column} has a message of {_said_by(turn)!r}; known are system, user, assistant and tool")
+        raise RowProblem(f"column {column} has a message {_by_whom(turn)}; {ROLES_KNOWN}")
     yield from _results(turn, column) if role == "result" else _said(turn, role, column)
 
 
