@@ -54,6 +54,16 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
+MEANT = {  # what people type for a command whose name is not like it
+    "compare": "runs compare",
+    "convert": "export",
+    "evaluate": "benchmark",
+    "help": "--help",
+    "list": "runs",
+    "push": "upload",
+    "train": "run",
+    "version": "--version",
+}
 FUNCTIONS = {"import": "import_config"}  # of a command whose name is no name for a function
 
 
@@ -169,9 +179,14 @@ class Parser(argparse.ArgumentParser):
             message = f"There is no option {unknown[1]} here.{did_you_mean(unknown[1], options)}"
         elif unknown := re.match(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)", message):
             if unknown[1] == "COMMAND":
-                message = f"There is no command {unknown[2]}.{did_you_mean(unknown[2], list(COMMANDS))}"
+                meant = f" Did you mean {MEANT[unknown[2]]}?" if unknown[2] in MEANT else did_you_mean(unknown[2], list(COMMANDS))
+                message = f"There is no command {unknown[2]}.{meant}"
             else:
                 message, hint = f"{unknown[1]} cannot be {unknown[2]}.", f"Choose from {unknown[3]}.".replace("'", "")
+        elif missing := re.match(r"the following arguments are required: (.*)", message):
+            program, _, command = self.prog.rpartition(" ")
+            message = f"{missing[1]} {'are' if ',' in missing[1] else 'is'} missing."
+            hint = f"Usage: {program} {_usage(command)}\n{hint}"
         else:
             message = f"{message[:1].upper()}{message[1:]}."
         raise BadInput(message, hint=hint)
@@ -217,13 +232,14 @@ def _overview(program: str) -> str:
     """Every command and every option that more than one of them takes."""
     starts = [(program, "asks a few questions; Enter accepts each default"), (f"{program} --yes", ARGUMENTS["--yes"]["help"])]
     sections = [
-        "Fine-tune or distil a language model, and measure that it got better.",
+        _filled("Fine-tune or distil a language model, and measure that it got better."),
         _columns(starts, max(24, len(starts[1][0]) + 4)),
         "Commands:\n" + _columns([(_usage(command), does) for command, (does, _) in COMMANDS.items()]),
         "With --yes, run and plan:\n" + _columns(_options(WITH_RECIPE)),
         "With --yes, run and resume:\n" + _columns(_options(DEVICES)),
         "With most commands:\n" + _columns(_options((*RUNTIME, "--examples", *ANYWHERE, "--version"))),
-        f"Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted with the work saved.\n`{program} COMMAND --help` says more.\n",
+        _filled("Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted with the work saved.")
+        + f"\n`{program} COMMAND --help` says more.\n",
     ]
     return "\n\n".join(sections)
 
@@ -234,7 +250,7 @@ def _usage(command: str) -> str:
     for name in COMMANDS[command][1]:
         taken = _argument(command, name)
         if name[0] != "-":
-            optional, more = taken.get("nargs") == "*", " ..." if taken.get("nargs") == "+" else ""
+            optional, more = taken.get("nargs") in ("*", "?"), " ..." if taken.get("nargs") == "+" else ""
             words.append(f"[{taken['metavar']}]" if optional else f"{taken['metavar']}{more}")
         elif taken.get("required"):
             words += [name, taken["metavar"]]
@@ -287,13 +303,27 @@ def _titled(rows: Iterable[tuple[str, str, str]]) -> str:
     return _columns((name, ": ".join(filter(None, about))) for name, *about in rows)
 
 
-def _columns(rows: Iterable[tuple[str, str]], width: int = 24) -> str:
-    """Two columns, at most 80 wide; what is too long for the first has a line to itself."""
+def _room() -> int:
+    """Columns of the terminal, at most 79."""
+    import shutil
+
+    return max(20, min(79, shutil.get_terminal_size().columns - 1))
+
+
+def _filled(text: str) -> str:
     import textwrap
 
-    lines = []
+    return textwrap.fill(text, _room())
+
+
+def _columns(rows: Iterable[tuple[str, str]], width: int = 24) -> str:
+    """Two columns; what is too long for the first has a line to itself, as everything has where room is short."""
+    import textwrap
+
+    lines, room = [], _room()
+    width = width if room > 2 * width else 6
     for left, right in rows:
-        first, *others = textwrap.wrap(right, 79 - width) or [""]
+        first, *others = textwrap.wrap(right, room - width, break_on_hyphens=False) or [""]
         lines += [f"  {left:<{width - 2}}{first}".rstrip()] if len(left) < width - 2 else [f"  {left}", " " * width + first]
         lines += [" " * width + other for other in others]
     return "\n".join(line.rstrip() for line in lines)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from finetune import __version__
 from finetune.errors import BadInput, NoTerminal, RecipeError, UploadError
 from finetune.recipe_commands import import_config as import_config
+from finetune.recipe_commands import recipe_file
 from finetune.recipe_commands import recipes as recipes
 from finetune.screen.shown import console_of as _console
 from finetune.screen.shown import show as _show
@@ -100,7 +101,7 @@ def resume(arguments: argparse.Namespace) -> int:
     from finetune.run_folder import FINISHED, RunFolder
     from finetune.screen.live_run import resume as continue_run
 
-    folder = RunFolder.of(arguments.output_dir)
+    folder = RunFolder.of(arguments.output_dir, hint="Name the output_dir of an interrupted run.")
     if arguments.node_rank:
         from finetune.recipe import Recipe
 
@@ -325,7 +326,7 @@ def _loader(arguments: argparse.Namespace) -> Callable[[Sequence[str]], Recipe]:
     """The recipe that is named, for any --set."""
     from finetune.recipe import Recipe
 
-    return Recipe.loader(Path(arguments.recipe), ({"output_dir": arguments.output_dir},) if arguments.output_dir else ())
+    return Recipe.loader(recipe_file(arguments.recipe), ({"output_dir": arguments.output_dir},) if arguments.output_dir else ())
 
 
 def _runtime(arguments: argparse.Namespace) -> RuntimeOptions:

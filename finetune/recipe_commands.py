@@ -12,6 +12,23 @@ from finetune.errors import OutputExists, RecipeError
 from finetune.screen.shown import show
 
 
+def recipe_file(name: str) -> Path:
+    """The recipe that is named; raises RecipeError for a folder, and for data, which a recipe names."""
+    from finetune.data.endings import ending_of, is_record_file
+    from finetune.paths import looking_at, typed_path
+
+    path = typed_path(name, RecipeError)
+    own = path / "run" / "recipe.yaml"
+    with looking_at(name, RecipeError):
+        if path.is_dir():
+            hint = f"Name the recipe of its run: {own}" if own.is_file() else "finetune-cli recipes lists recipes to start from."
+            raise RecipeError(f"{name} is a folder, not a recipe.", hint=hint)
+        if path.is_file() and is_record_file(path.name) and ending_of(path.name) != ".json":  # a recipe can be JSON
+            hint = "Answer the wizard's questions, and choose the file at step 2: finetune-cli"
+            raise RecipeError(f"{name} is a data file, not a recipe.", hint=hint)
+    return path
+
+
 def import_config(arguments: argparse.Namespace) -> int:
     """A configuration of Axolotl or LLaMA-Factory as a recipe, with all that became of its keys."""
     from finetune.importing import import_file

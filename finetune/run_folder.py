@@ -76,9 +76,10 @@ class RunFolder:
         """The folder of a finished run; raises BadInput if there is none."""
         folder = cls(output_dir)
         with looking_at(output_dir):
-            found = folder.recipe.is_file()
+            found, there = folder.recipe.is_file(), folder.output_dir.exists()
         if not found:
-            raise BadInput(f"{output_dir} is not a run folder: it has no run/recipe.yaml.", hint=hint)
+            why = f"{output_dir} is not a run folder: it has no run/recipe.yaml." if there else f"There is no folder {output_dir}."
+            raise BadInput(why, hint=hint)
         return folder
 
     def check_free(self) -> None:

@@ -29,6 +29,7 @@ REFRESHES_PER_SECOND = 4  # each takes a moment from the training on a small mac
 SECONDS_BETWEEN_LINES = 5.0
 SHARE_BETWEEN_LINES = 0.05  # of the time that a stage has taken: an hour makes a hundred lines and not seven hundred
 WIDEST_LINE = 100  # the eye loses a line that is wider
+STARTING = "Starting"
 
 
 @contextmanager
@@ -39,8 +40,8 @@ def working(console: Console, brief: str | None = None, log: Path | None = None)
     """
     if not console.is_terminal:
         plain = PlainReporter(console if console.file.isatty() else people(stderr=True))
-        if brief:
-            plain.say(f"{brief} ...")
+        if brief or console.file.isatty():
+            plain.say(f"{brief or STARTING} ...")
         with quiet(log):
             yield plain
         return
@@ -56,6 +57,7 @@ class RichReporter:
     def __init__(self, console: Console, brief: str | None = None) -> None:
         self._console = console
         self._brief = brief
+        self._waiting = brief or STARTING  # until the first event: what reports them may still be imported
         self._began = time.monotonic()
         self._running: dict[str, tuple[str, float]] = {}  # by stage: its title, and when it began
         self._facts: dict[str, Event] = {}
@@ -73,6 +75,7 @@ class RichReporter:
         )
 
     def report(self, event: Event) -> None:
+        self._waiting = self._brief or ""
         if isinstance(event, StageStarted):
             self._running[event.stage] = event.title, time.monotonic()
         elif isinstance(event, StageFinished):
@@ -110,7 +113,7 @@ class RichReporter:
         if self._running:
             stage, (title, since) = list(self._running.items())[-1]
             return self._live_line(self._brief or title, self._facts.get(stage), since)
-        return self._live_line(self._brief, None, self._began) if self._brief else Group()
+        return self._live_line(self._waiting, None, self._began) if self._waiting else Group()
 
     def _live_line(self, title: str, fact: Event | None, since: float) -> RenderableType:
         line = Table.grid(padding=(0, 1))

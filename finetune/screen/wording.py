@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -42,4 +43,4 @@ def command_name() -> str:
 
 def as_typed(text: str) -> str:
     """Commands in a hint of the engine, as this person would type them."""
-    return text.replace("python finetune_cli.py ", "finetune-cli ").replace("finetune-cli ", f"{command_name()} ")
+    return re.sub(r"(python finetune_cli\.py|finetune-cli)(?= |$)", lambda _: command_name(), text)

@@ -101,6 +101,7 @@ def _carry_out(agreed: Recipe | Unfinished, prompter: Prompter, here: HostInfo, 
     from finetune.recipe import Recipe
     from finetune.screen.console import people
     from finetune.screen.live_run import execute, resume
+    from finetune.screen.reporter import working
     from finetune.wizard import offer_export, step6_upload
     from finetune.wizard.review import prepare
 
@@ -116,7 +117,8 @@ def _carry_out(agreed: Recipe | Unfinished, prompter: Prompter, here: HostInfo, 
             raise
         kept.drop()
     else:
-        preload.wait()
+        with working(people(), "Starting"):
+            preload.wait()
         result = resume(agreed.folder.output_dir, here.runtime, people(), upload_follows=True)
     try:
         prompter.can_go_back = False

@@ -7,6 +7,7 @@ ask_field(draft, prompter, "training.epochs") # the same with a person's answer
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import reduce
 from typing import Any, Literal, get_args, get_origin
@@ -19,7 +20,7 @@ from finetune.recipe import Recipe, merge, nested
 from finetune.settings import GENERATED, Known, help_of, label, usual
 from finetune.teacher_settings import TOP_K
 from finetune.wizard.explained import more_about, notes_of
-from finetune.wizard.prompter import Check, Choice, Complete, Prompter, Question, anything
+from finetune.wizard.prompter import Check, Choice, Complete, Prompter, Question, Read, anything
 
 Draft = dict[str, Any]
 # What people type where a recipe has null.
@@ -100,6 +101,7 @@ def ask_field(
     default: str | None = None,
     check: Check = anything,
     complete: Complete = None,
+    read: Read = str,
     only_usual: bool = False,
 ) -> Draft:
     """Ask for one recipe key, as its field says: label, help, choices, yes or no, or a line that the recipe checks, and then `check`.
@@ -114,6 +116,8 @@ def ask_field(
 
     def wrong(answer: Any) -> str | None:
         found = problem(draft, key, _names(answer) if names else answer)
+        if found and (meant := next((number for number in _numbers(str(answer)) if problem(draft, key, number) is None), None)):
+            return f"Type it as {meant}."
         if found is None and between and not between.low <= parsed(draft, key, answer) <= between.high:
             return f"Must be from {between}."
         return found or check(answer)
@@ -134,9 +138,10 @@ def ask_field(
             default=now if field.annotation is bool else default or shown(now, key),
             choices=offered,
             check=wrong,
-            help=help or help_of(field),
+            help=help or _without_null(help_of(field)),
             more="\n".join(filter(None, [more or more_about(key), *not_here])),
             complete=complete,
+            read=read,
         )
     )
     return put(draft, key, _names(str(answer)) if names else answer)
@@ -148,6 +153,20 @@ def choices_of(field: FieldInfo, notes: Mapping[str, str]) -> list[Choice]:
         return [Choice(str(option), str(option), notes.get(str(option), "")) for option in get_args(field.annotation)]
     kinds = [mark.kind for mark in field.metadata if isinstance(mark, Known)] if field.annotation is str else []
     return [Choice(*found) for kind in kinds for found in registry.choices(kind)]
+
+
+def _without_null(help: str) -> str:
+    """What a recipe has for "all" and the like is not what people type."""
+    told, null, _ = help.partition("; null")
+    return f"{told}." if null else told
+
+
+def _numbers(text: str) -> list[str]:
+    """What a number with commas or a percent sign may mean, as the recipe reads it."""
+    thousands = [text.replace(",", "")] if re.fullmatch(r"\d{1,3}(,\d{3})+", text) else []
+    decimals = [text.replace(",", ".")] if re.fullmatch(r"\d*,\d+([eE][+-]?\d+)?", text) else []
+    share = re.fullmatch(r"(\d+(?:[.,]\d+)?) ?%", text)
+    return [*thousands, *decimals, *([f"{float(share[1].replace(',', '.')) / 100:g}"] if share else [])]
 
 
 def _names(text: str) -> str | list[str]:

@@ -91,7 +91,7 @@ class PlainPrompter(Prompter):
             if text == "?":
                 self.note(explanation(asked or question))
                 continue
-            answer = text or str(question.default)
+            answer = question.read(text) or str(question.default)
             problem = question.problem(answer)
             if problem is None:
                 return answer

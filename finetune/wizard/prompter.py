@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Fragments = list[tuple[str, str]]  # (style, text) pairs; the styles are those of wizard/terminal.py
 Check = Callable[[str], "str | None"]  # the sentence that says what is wrong, or None
 Complete = Callable[[str], Sequence[str]] | None  # completions of the text so far, where anything is known
+Read = Callable[[str], str]  # the answer that a line of text means
 
 HOW_TO_CHOOSE = "The arrow keys move, Enter takes the line that is marked."
 HOW_TO_DECIDE = "y is yes, n is no; Enter takes the answer shown."
@@ -61,6 +62,7 @@ class Question:
     help: str = ""
     more: str = ""
     complete: Complete = None
+    read: Read = str
     secret: bool = False
 
     def problem(self, answer: Any) -> str | None:
@@ -118,9 +120,18 @@ class Prompter(ABC):
         return str(self.ask(Question(key, text, default, choices, help=help, more=more or more_about(key))))
 
     def text(
-        self, key: str, text: str, default: str, check: Check = anything, help: str = "", more: str = "", complete: Complete = None
+        self,
+        key: str,
+        text: str,
+        default: str,
+        check: Check = anything,
+        help: str = "",
+        more: str = "",
+        complete: Complete = None,
+        read: Read = str,
     ) -> str:
-        return str(self.ask(Question(key, text, default, check=check, help=help, more=more or more_about(key), complete=complete)))
+        more = more or more_about(key)
+        return str(self.ask(Question(key, text, default, check=check, help=help, more=more, complete=complete, read=read)))
 
     def confirm(self, key: str, text: str, default: bool, help: str = "", more: str = "") -> bool:
         return bool(self.ask(Question(key, text, default, help=help, more=more or more_about(key))))
@@ -167,6 +178,7 @@ class ScriptedPrompter(Prompter):
     def ask(self, question: Question) -> str | bool:
         while True:
             answer = self._next(question.key, question.default)
+            answer = question.read(answer) if isinstance(answer, str) else answer
             problem = question.problem(answer)
             if problem is None:
                 return bool(answer) if isinstance(question.default, bool) else str(answer)

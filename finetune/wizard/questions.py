@@ -92,6 +92,7 @@ class Line:
         self.keys = KeyBindings()
         self.keys.add("enter")(self._accept)
         self.keys.add("tab")(self._fill)
+        self.keys.add("<bracketed-paste>")(self._paste)
         window, output = asked.application.layout.current_window, asked.application.output
         control = window.content
         assert isinstance(control, BufferControl)
@@ -109,13 +110,17 @@ class Line:
         return [("class:problem", f"  ✗ {self.problem}\n")] if self.problem else []
 
     def _typed(self) -> str:
-        return self.buffer.text.strip() or str(self.question.default)
+        return self.question.read(self.buffer.text.strip()) or str(self.question.default)
 
     def _fill(self, event: KeyPressEvent) -> None:
         if (state := self.buffer.complete_state) and state.completions:
             self.buffer.apply_completion(state.current_completion or state.completions[0])
         elif not self.buffer.text:
             self.buffer.insert_text(str(self.question.default))
+
+    def _paste(self, event: KeyPressEvent) -> None:
+        """An answer is one line: what is copied with the end of its line, or in several, becomes one."""
+        self.buffer.insert_text(" ".join(filter(None, map(str.strip, event.data.splitlines()))))
 
     def _accept(self, event: KeyPressEvent) -> None:
         if self.checking:
@@ -135,6 +140,9 @@ class Line:
 
     def _conclude(self, app: Application[Any], answer: str, checked: Future[str | None]) -> None:
         self.checking = False
+        if answer != self._typed():  # it was changed meanwhile: what is on screen is not what was checked
+            app.invalidate()
+            return
         self.problem = checked.result() or ""
         app.invalidate()
         if not self.problem:
@@ -142,7 +150,8 @@ class Line:
 
     def _changed(self) -> None:
         if self.problem:  # what was said about the old text is said about the new one, or taken back
-            self.problem = "" if self.slow else self.question.problem(self._typed()) or ""
+            looks = self.slow or self.question.complete is not None  # at a disk or a network, which a key must not wait for
+            self.problem = "" if looks else self.question.problem(self._typed()) or ""
         if self.suggestions:
             self.suggestions.refresh()
 

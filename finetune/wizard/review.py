@@ -27,6 +27,7 @@ from finetune.training.step_count import rows_of_step
 from finetune.wizard import preload
 from finetune.wizard.data_preview import state
 from finetune.wizard.draft import shown
+from finetune.wizard.dropped import dropped
 from finetune.wizard.faults import USUAL, in_words, step_of
 from finetune.wizard.host import HostInfo
 from finetune.wizard.layout import ascii_only
@@ -151,7 +152,7 @@ def save(recipe: Recipe, prompter: Prompter) -> None:
     """Write the recipe under a name that is free."""
     number = ""  # each question is its own
     while True:
-        path = typed_path(prompter.text(f"recipe_file{number}", "Save as", default=_free("recipe"), check=_file_problem))
+        path = typed_path(prompter.text(f"recipe_file{number}", "Save as", default=_free("recipe"), check=_file_problem, read=dropped))
         try:
             schema.save(recipe, path)
             break

@@ -11,6 +11,7 @@ from typing import Any
 
 from finetune.errors import RecipeError
 from finetune.wizard.draft import Draft, put
+from finetune.wizard.dropped import dropped
 from finetune.wizard.prompter import Check, Choice, Prompter
 
 PLAIN, SEVERAL, ROUNDS, OWN, NOTHING = "plain", "several", "rounds", "own", "nothing"
@@ -64,6 +65,7 @@ def ask(draft: Draft, prompter: Prompter, first: str, *, check: Check, complete:
         help="Names or folders; separate several with commas.",
         more="A student made from the teacher is made from the first. The others may be of any size, with the same tokenizer.",
         complete=complete,
+        read=dropped,
     )
     names = [first, *_listed(typed)]
     divided = prompter.select(

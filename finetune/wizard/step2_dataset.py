@@ -18,6 +18,7 @@ from finetune.wizard import hub_dataset, known_readings, suggest, writer
 from finetune.wizard.data_preview import Rows, fragments, look, rows_of
 from finetune.wizard.defaults import with_epochs
 from finetune.wizard.draft import Draft, ask_field, get, has_writer, parsed, put, written_by_teacher
+from finetune.wizard.dropped import dropped
 from finetune.wizard.faults import spoken_hint
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Prompter
@@ -209,6 +210,7 @@ def _source(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
             help="Tab completes. For example data/train.jsonl",
             more=MORE,
             complete=suggest.paths,
+            read=dropped,
         )
     elif picked == HUB:
         name, config = hub_dataset.ask(prompter, here)

@@ -12,6 +12,7 @@ from finetune.run_folder import RunFolder
 from finetune.screen.plan_table import fit_line
 from finetune.settings import MethodSpec, help_of, label
 from finetune.wizard.draft import Draft, ask_field, get, imitates, put
+from finetune.wizard.dropped import dropped
 from finetune.wizard.host import HostInfo
 from finetune.wizard.method_memory import Options, options, recommended
 from finetune.wizard.prompter import Choice, Prompter
@@ -37,7 +38,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     if draft["approach"] == "distillation":
         draft = ask_field(draft, prompter, "distillation.temperature", more=MORE_TEMPERATURE, only_usual=True)
         draft = ask_field(draft, prompter, "distillation.alpha", more=MORE_ALPHA)
-    return ask_field(draft, prompter, "output_dir", check=_folder_problem)
+    return ask_field(draft, prompter, "output_dir", check=_folder_problem, read=dropped)
 
 
 def _method(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:

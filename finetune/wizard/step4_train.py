@@ -10,6 +10,7 @@ from finetune.settings import GENERATED, help_of, label
 from finetune.task_settings import TASKS, practises
 from finetune.wizard import few_bits, on_policy, preload, several_teachers, suggest
 from finetune.wizard.draft import NULL, Draft, ask_field, field_of, get, has_writer, imitates, layer, put
+from finetune.wizard.dropped import dropped
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Prompter
 
@@ -56,12 +57,15 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         named += _of_rounds(draft)
         named += ("teacher.top_k",) if Recipe.from_layers(draft).grader else ()
         if get(draft, "dataset.source") == GENERATED:
-            draft = ask_field(draft, prompter, "dataset.examples", check=lambda text: _examples_problem(text, here), complete=suggest.paths)
+            draft = ask_field(
+                draft, prompter, "dataset.examples", check=lambda text: _examples_problem(text, here), complete=suggest.paths, read=dropped
+            )
         elif has_writer(draft):
             named += ("dataset.answers",)
         practice = on_policy.ADVANCED if on_policy.practises(draft) else ()
         for key in (*of_the_method, *(DISTILLING if distilling else ()), *practice, *named, *ALWAYS):
-            draft = ask_field(draft, prompter, key)
+            if key != "benchmark.task_rows" or get(draft, "benchmark.tasks"):
+                draft = ask_field(draft, prompter, key)
         draft = few_bits.ask(draft, prompter)
     return draft
 

@@ -31,7 +31,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
 
     usual = get(draft, "benchmark.rows")
     default = min(usual, max(1, int(rows * USUAL_SHARE))) if rows else usual
-    of = f" Of the {rows:,} rows to use." if rows and found else ""
+    of = f" {rows:,} rows are used in all." if rows and found else ""
     draft = ask_field(draft, prompter, "benchmark.rows", default=str(default), check=check, help=f"{HELP}{of}", more=MORE)
     needed = get(draft, "benchmark.rows") / rows if rows else 0
     return put(draft, "dataset.held_out", round(needed + 0.005, 2)) if needed > share else draft

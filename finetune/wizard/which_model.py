@@ -18,6 +18,7 @@ from finetune.hub.catalogue import CATALOGUE, CatalogueEntry, find
 from finetune.recipe import STARTER, Recipe
 from finetune.teacher_settings import SELF
 from finetune.wizard import served_teacher, suggest
+from finetune.wizard.dropped import dropped
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Prompter, Question
 
@@ -53,6 +54,7 @@ def ask(prompter: Prompter, here: HostInfo, question: Question, refused: Mapping
             help=example if question.choices else f"{question.help} {example}",
             more=MORE if question.choices else question.more,
             complete=lambda text: suggest.models(text, here.hub),
+            read=dropped,
         )
     if model != SELF and not served_teacher.is_address(model):
         _tell(model, prompter, here)
@@ -122,8 +124,11 @@ def entry_choice(entry: CatalogueEntry, name: str | None = None) -> Choice:
 
 def problem_of(text: str, here: HostInfo, refused: Mapping[str, str] = NONE_REFUSED) -> str | None:
     """Why this cannot be the model, as far as can be said without loading anything."""
+    from finetune.hub.cache import cached
     from finetune.hub.models import facts
     from finetune.hub.reachability import offline_reason
+    from finetune.model_folder import weight_files
+    from finetune.models.location import parse
 
     if not text:
         return "Type a name, a folder or a file."
@@ -132,8 +137,10 @@ def problem_of(text: str, here: HostInfo, refused: Mapping[str, str] = NONE_REFU
     if text in refused:
         return refused[text]
     try:
-        source = _to_download(text)
-        if source is None or source.name == STARTER:
+        source = parse(text)
+        if source.path is not None and source.kind == "folder":
+            weight_files(source.path, source.name)
+        if source.kind != "hub" or source.name == STARTER or cached(source.name, source.revision) is not None:
             return None
         if not here.hub:
             return f"{offline_reason()}, and {text} is not on this machine."

@@ -49,7 +49,11 @@ def test_without_a_terminal_the_missing_flag_is_named(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["run", "missing.yaml"], ["missing.yaml"]),
-        (["run"], ["RECIPE"]),
+        (["run"], ["RECIPE is missing", "run RECIPE"]),
+        (["export", "here"], ["--to is missing", "export OUTPUT_DIR --to KIND"]),
+        (["compare", "a", "b"], ["Did you mean runs compare?"]),
+        (["run", "."], [". is a folder, not a recipe"]),
+        (["plan", "rows.csv"], ["rows.csv is a data file, not a recipe", "step 2"]),
         (["rum", "recipe.yaml"], ["rum", "Did you mean run?"]),
         (["run", "recipe.yaml", "--sett", "a=1"], ["--sett", "Did you mean --set?"]),
         (["--yess"], ["--yess", "Did you mean --yes?"]),
@@ -63,7 +67,8 @@ def test_without_a_terminal_the_missing_flag_is_named(tmp_path: Path) -> None:
         (["run", "recipe.yaml", "--device", "toaster"], ["--device", "toaster"]),
         (["upload", "nothing_here", "--repo", "me/mine"], ["nothing_here"]),
         (["benchmark", "nothing_here"], ["nothing_here"]),
-        (["chat", "nothing_here"], ["nothing_here"]),
+        (["chat", "nothing_here"], ["There is no folder nothing_here."]),
+        (["resume", "recipe.yaml"], ["recipe.yaml is not a run folder", "an interrupted run"]),
         (["--set", "training.epochs=-1", "run", "recipe.yaml"], ["training.epochs", "-1"]),
         (["--set", "training.epochs=-1", "run", "recipe.yaml", "--set", "seed=2"], ["training.epochs", "-1"]),
         (["--output-dir", "recipe.yaml", "run", "recipe.yaml"], ["recipe.yaml is a file"]),
@@ -85,8 +90,9 @@ def test_without_a_terminal_the_missing_flag_is_named(tmp_path: Path) -> None:
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments: list[str], words: list[str], tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("seed: 1\n")
     (tmp_path / "broken.yaml").write_text("a: [1\n")
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
     refused(cli(*arguments, folder=tmp_path), *words)
-    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == ["broken.yaml", "recipe.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == ["broken.yaml", "recipe.yaml", "rows.csv"]
 
 
 def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:

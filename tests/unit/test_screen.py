@@ -92,6 +92,13 @@ def test_the_live_line_says_the_most_important_things_first(width: int, there: s
     assert all(len(part) <= width for part in line.splitlines())
 
 
+def test_until_the_first_event_the_live_line_says_that_the_program_starts() -> None:
+    reporter = RichReporter(screen())
+    assert "Starting  0:00" in drawn(reporter.live.get_renderable(), 80)
+    reporter.report(Notice("Found."))
+    assert drawn(reporter.live.get_renderable(), 80).strip() == ""
+
+
 def test_a_finished_stage_is_one_line_with_its_seconds() -> None:
     console = screen()
     reporter = RichReporter(console)

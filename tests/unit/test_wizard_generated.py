@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from wizard_answers import Listening, enter_all_the_way, here
+from wizard_answers import Listening, enter_all_the_way, here, model_folder
 
 from finetune.recipe import Recipe
 from finetune.wizard import ask_recipe
@@ -57,7 +57,7 @@ def test_from_nothing_is_a_way_to_distil() -> None:
 
 @pytest.mark.parametrize("teachers", [{"teacher": "self"}, {"distillation.way": "several", "teachers.others": "./other"}])
 def test_it_is_not_offered_where_the_recipe_would_refuse_it(teachers: dict[str, str], workplace: Path) -> None:
-    (workplace / "other").mkdir()
+    model_folder(workplace / "other")
     prompter = Listening({"approach": "distillation", **teachers})
     asked(prompter)
     assert "generated" not in [choice.value for choice in prompter.offered["dataset.source"]]

@@ -16,6 +16,7 @@ from finetune.wizard.prompter import Choice, GoBack
 from finetune.wizard.terminal import TerminalPrompter
 
 UP, DOWN, HOME, END, SHIFT_TAB, CTRL_C, CTRL_D = "\x1b[A", "\x1b[B", "\x1b[H", "\x1b[F", "\x1b[Z", "\x03", "\x04"
+PASTED = "\x1b[200~a\r\n  b\r\n\x1b[201~"  # the ends of its lines too
 MANY = [Choice(str(number), f"choice {number}") for number in range(50)]
 
 
@@ -88,7 +89,8 @@ def test_shift_tab_does_nothing_at_the_first_question(keys: PipeInput, prompter:
 
 
 @pytest.mark.parametrize(
-    ("pressed", "answer"), [("", "this"), ("  that ", "that"), ("\t!", "this!"), ("a\x12b\x13c", "abc"), ("a?", "a?"), ("\x1bOPa", "a")]
+    ("pressed", "answer"),
+    [("", "this"), ("  that ", "that"), ("\t!", "this!"), ("a\x12b\x13c", "abc"), ("a?", "a?"), ("\x1bOPa", "a"), (PASTED, "a b")],
 )
 def test_keys_in_a_line(keys: PipeInput, prompter: TerminalPrompter, pressed: str, answer: str) -> None:
     keys.send_text(pressed + "\r")
@@ -144,6 +146,38 @@ def test_an_answer_does_not_wait_for_suggestions_that_are_still_looked_up(keys: 
     assert prompter.text("key", "What?", default="this", complete=hub) == "ada"
     assert time.monotonic() - began < 3
     hub.answers.set()  # it is nobody's question any more
+
+
+def test_an_answer_that_is_changed_while_it_is_checked_is_not_taken(keys: PipeInput, prompter: TerminalPrompter) -> None:
+    checked, result, seen = threading.Event(), threading.Event(), []
+
+    def slow(text: str) -> str | None:
+        seen.append(text)
+        checked.set()
+        result.wait(5)
+        return None
+
+    keys.send_text("old\r")
+    press_when(checked, keys, "er", after=0.3)
+    press_when(checked, keys, "\r", after=0.9)
+    threading.Timer(0.6, result.set).start()
+    assert prompter.text("key", "What?", default="this", check=slow) == "older"
+    assert seen == ["old", "older"]
+
+
+def test_a_key_does_not_wait_for_what_is_said_about_a_path(keys: PipeInput, prompter: TerminalPrompter) -> None:
+    looked: list[str] = []
+
+    def check(text: str) -> str | None:
+        looked.append(text)
+        return None if text.endswith("rows") else "There is no such file."
+
+    keys.send_text("row\rs\r")
+    assert prompter.text("key", "What?", default="this", check=check, complete=lambda _: []) == "rows"
+    assert looked == ["row", "rows"]
+    keys.send_text("row\rs\r")
+    assert prompter.text("key", "What?", default="this", check=check) == "rows"
+    assert looked[2:] == ["row", "rows", "rows"], "what costs nothing is said at each key"
 
 
 def test_one_can_go_back_while_an_answer_is_checked(keys: PipeInput, prompter: TerminalPrompter) -> None:

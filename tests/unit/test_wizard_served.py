@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wizard_answers import Listening, here
+from wizard_answers import Listening, here, model_folder
 
 from finetune.recipe import STARTER, Recipe
 from finetune.wizard import ask_recipe
@@ -72,13 +72,13 @@ def test_it_can_write_the_rows_too_before_it_grades_them() -> None:
     "where", [{"distillation.way": "own"}, {"distillation.way": "rounds", "rounds.layers": "2"}, {"approach": "fine-tuning"}]
 )
 def test_elsewhere_an_address_is_no_model(where: dict[str, str]) -> None:
-    Path("made").mkdir()
+    model_folder(Path("made"))
     key = "model" if "approach" in where else "teacher"
     _, prompter = asked(**{**where, key: "another", f"{key}.name": [ADDRESS, "./made"]})
     assert NOT_HERE in prompter.shown
 
 
 def test_a_server_is_no_other_teacher(tmp_path: Path) -> None:
-    (tmp_path / "made").mkdir()
+    model_folder(tmp_path / "made")
     _, prompter = asked(**{"distillation.way": "several", "teachers.others": [ADDRESS, "./made"]})
     assert NOT_HERE in prompter.shown

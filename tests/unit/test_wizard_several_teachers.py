@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wizard_answers import Listening, here
+from wizard_answers import Listening, here, model_folder
 
 from finetune.recipe import Recipe
 from finetune.wizard import ask_recipe
@@ -17,7 +17,7 @@ from finetune.wizard.undo import Rewind
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("docs_expert", "maths_expert"):
-        (tmp_path / name).mkdir()
+        model_folder(tmp_path / name)
     return tmp_path
 
 

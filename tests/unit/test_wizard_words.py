@@ -198,6 +198,14 @@ def test_every_question_explains_itself_and_every_setting_in_its_own_words(appro
     ask(prompter)
     unexplained = [key for key, question in prompter.asked_about.items() if not question.more]
     assert unexplained == []
+    assert [key for key, question in prompter.asked_about.items() if "null" in question.help] == []
+    assert "benchmark.task_rows" not in prompter.asked_about, "there are no tasks"
+
+
+def test_the_rows_of_a_task_are_asked_for_where_there_are_tasks(workplace: Path) -> None:
+    prompter = Listening({"advanced": True, "benchmark.tasks": "hellaswag"})
+    ask(prompter)
+    assert prompter.helps["benchmark.task_rows"] == "Only the first rows of each task."
 
 
 def test_the_questions_of_the_upload_explain_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +254,7 @@ def test_the_rows_to_test_on_are_those_that_will_be_held_out(samples: str, workp
     prompter = Listening({"dataset.source": "support.csv", "dataset.samples": samples})
     recipe = ask(prompter)
     assert prompter.defaults["benchmark.rows"] == "40"
-    assert "Of the 200 rows to use." in prompter.helps["benchmark.rows"]
+    assert "200 rows are used in all." in prompter.helps["benchmark.rows"]
     assert round(200 * recipe.dataset.held_out) >= recipe.benchmark.rows == 40
 
 

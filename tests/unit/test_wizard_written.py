@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wizard_answers import BACK, Listening, here
+from wizard_answers import BACK, Listening, here, model_folder
 
 from finetune.errors import ModelError, ModelNotFound, RecipeError
 from finetune.recipe import STARTER, Recipe
@@ -29,7 +29,7 @@ ROWS = {
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FINETUNE_CLI_CACHE", str(tmp_path / "cache"))
-    Path("better").mkdir()
+    model_folder(Path("better"))
     for name, rows in ROWS.items():
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 

@@ -5,6 +5,7 @@ recipe = Rewind(enter_all_the_way(training__epochs="2")).run(lambda answers: ask
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from finetune.hardware.machine import Glance
@@ -18,6 +19,14 @@ DEFAULT, BACK = ScriptedPrompter.DEFAULT, ScriptedPrompter.BACK
 
 def here(glance: Glance = LAPTOP, hub: bool = False) -> HostInfo:
     return HostInfo(glance, hub, RuntimeOptions())
+
+
+def model_folder(path: Path) -> Path:
+    """A folder with the files of a model; nothing can be loaded from it."""
+    path.mkdir()
+    (path / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    (path / "model.safetensors").touch()
+    return path
 
 
 def enter_all_the_way(**answers: object) -> ScriptedPrompter:

@@ -1,0 +1,80 @@
+"""What people type for a path or a number that is not what a recipe has: a dropped file, a comma, a percent sign."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from wizard_answers import DEFAULT, enter_all_the_way, here, model_folder
+
+from finetune.recipe import Recipe
+from finetune.wizard import ask_recipe
+from finetune.wizard.dropped import dropped
+from finetune.wizard.prompter import ScriptedPrompter
+
+POSIX = pytest.mark.skipif(os.name == "nt", reason="a backslash separates folders there")
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("my rows.csv", "a.csv", "it's.csv", "'quoted'"):
+        Path(name).touch()
+
+
+def asked(prompter: ScriptedPrompter) -> Recipe:
+    return ask_recipe(prompter, here)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("a.csv", "a.csv"),
+        ("my rows.csv", "my rows.csv"),
+        ("'my rows.csv'", "my rows.csv"),
+        ('"my rows.csv"', "my rows.csv"),
+        ("'not there yet'", "not there yet"),
+        ("'quoted'", "'quoted'"),
+        ("'a.csv' 'my rows.csv'", "a.csv, my rows.csv"),
+        ("'a.csv' 'nothing'", "'a.csv' 'nothing'"),
+        ("'a.csv", "'a.csv"),
+        ("gpt2@main", "gpt2@main"),
+        (r"C:\data\rows.csv", r"C:\data\rows.csv"),
+        ("", ""),
+        pytest.param(r"my\ rows.csv", "my rows.csv", marks=POSIX),
+        pytest.param(r"it\'s.csv", "it's.csv", marks=POSIX),
+        pytest.param("'it'\\''s.csv'", "it's.csv", marks=POSIX),
+        pytest.param(r"~/my\ rows.csv", "~/my rows.csv", marks=POSIX),
+        pytest.param("file:///data/my%20rows.csv", "/data/my rows.csv", marks=POSIX),
+    ],
+)
+def test_what_a_terminal_types_is_the_path_that_is_meant(typed: str, meant: str) -> None:
+    assert dropped(typed) == meant
+
+
+@pytest.mark.parametrize(
+    ("key", "typed", "meant"),
+    [
+        ("training__learning_rate", "0,0002", "0.0002"),
+        ("training__learning_rate", "2e-4,5", None),
+        ("training__epochs", "1,5", "1.5"),
+        ("dataset__samples", "1,000", "1000"),
+        ("dataset__held_out", "10%", "0.1"),
+        ("dataset__held_out", "12,5 %", "0.125"),
+        ("dataset__held_out", "100%", None),
+    ],
+)
+def test_a_number_with_a_comma_or_a_percent_sign_is_told_as_it_is_typed_here(key: str, typed: str, meant: str | None) -> None:
+    prompter = enter_all_the_way(advanced=True, **{key: [typed, DEFAULT]})
+    asked(prompter)
+    told = [sentence for sentence in prompter.shown if sentence.startswith("Type it as")]
+    assert told == ([f"Type it as {meant}."] if meant else [])
+
+
+def test_a_folder_without_a_model_is_no_model() -> None:
+    Path("rows").mkdir()
+    model_folder(Path("made"))
+    prompter = enter_all_the_way(model="another", model__name=["./rows", "'./made'"])
+    assert asked(prompter).model == "./made"
+    assert any("rows has no config.json, so it is not a model folder." in sentence for sentence in prompter.shown)
