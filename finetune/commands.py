@@ -101,7 +101,7 @@ def resume(arguments: argparse.Namespace) -> int:
     from finetune.run_folder import FINISHED, RunFolder
     from finetune.screen.live_run import resume as continue_run
 
-    folder = RunFolder.of(arguments.output_dir, hint="Name the output_dir of an interrupted run.")
+    folder = RunFolder.of(arguments.output_dir, hint="Name the output_dir of an interrupted run: finetune-cli runs lists them.")
     if arguments.node_rank:
         from finetune.recipe import Recipe
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from finetune.errors import without_secrets
+from finetune.errors import BadInput, without_secrets
 
 
 @dataclass(frozen=True)
@@ -321,10 +322,16 @@ def _made_again(record: dict[str, Any], step: int) -> bool:
 class Fanout:
     """Hands each event to several reporters; more can be added while a run goes on, and no error of theirs ends it.
 
-    A notice may repeat what a library said, so it is handed on without passwords and tokens.
+    A notice may repeat what a library said, so it is handed on without passwords and tokens. Raises BadInput for what cannot report.
     """
 
     def __init__(self, *reporters: Reporter) -> None:
+        for reporter in reporters:
+            if not callable(getattr(reporter, "report", None)):
+                raise BadInput(
+                    f"A reporter of type {type(reporter).__name__} has no method report(event).",
+                    hint="Pass finetune.PlainReporter(), or an object that has one.",
+                )
         self.reporters = list(reporters)
 
     def report(self, event: Event) -> None:
@@ -341,6 +348,7 @@ class Fanout:
         for reporter, why in failed:
             if not isinstance(why, OSError):  # a reader that left, a disk that is full: nobody is there to hear of it
                 what = f"{type(reporter).__name__} failed and hears no more: {type(why).__name__}: {why}"
+                warnings.warn(what, RuntimeWarning, stacklevel=2)  # it may have been the only one that a person hears
                 self.report(Notice(what, "warning"))
 
     def leave_out(self, reporter: Reporter) -> None:

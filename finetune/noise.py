@@ -2,8 +2,9 @@
 
     hush()        # before a library is loaded; again does nothing more
 
-bitsandbytes warns at its import that an optional kernel is not there; peft asks transformers for something by its old name; in a notebook
-tqdm wants widgets for bars that nothing here draws. Everything else that they say is still heard.
+bitsandbytes warns at its import that an optional kernel is not there, and at every product of 8 bits how it computes; peft asks
+transformers for something by its old name; in a notebook tqdm wants widgets for bars that nothing here draws. Everything else that they
+say is still heard.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import warnings
 
 KERNEL = "Failed to load CPU gemm_4bit_forward"
+ROUNDED = "MatMul8bitLt: inputs will be cast"
 NO_WIDGETS = "IProgress not found"
 OLD_NAME = ".*is_gradient_checkpointing.* is deprecated"
 
@@ -23,11 +25,12 @@ class _Without(logging.Filter):
         return not record.getMessage().startswith(self.name)
 
 
-_kernel = _Without(KERNEL)
+_dropped = {"bitsandbytes.backends.cpu.ops": _Without(KERNEL), "bitsandbytes.autograd._functions": _Without(ROUNDED)}
 
 
 def hush() -> None:
     """Drop these, wherever they come from; a program that had its own filters keeps them."""
-    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_kernel)  # a filter is added once
+    for logger, without in _dropped.items():
+        logging.getLogger(logger).addFilter(without)  # a filter is added once
     warnings.filterwarnings("ignore", message=OLD_NAME, category=FutureWarning)
     warnings.filterwarnings("ignore", message=NO_WIDGETS)

@@ -22,6 +22,7 @@ from finetune.contradictions import contradiction
 from finetune.distillation_settings import DistillationSpec
 from finetune.errors import RecipeError
 from finetune.foreign import RECIPE_BYTES, reading, reason
+from finetune.key_names import meant, possible
 from finetune.reasons import UNKNOWN, reason_of
 from finetune.settings import (
     NOT_EMPTY,
@@ -272,7 +273,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RecipeError(f"There is no recipe file {path}.", hint="Check the path, or let the wizard write one: finetune-cli") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not a readable text file: {error}.", hint="A recipe is a UTF-8 YAML file.") from None
+        why = f" ({error.strerror})" if isinstance(error, OSError) else ""
+        raise RecipeError(f"{path} is not a readable text file{why}.", hint="A recipe is a UTF-8 YAML file.") from None
     except (ValueError, RecursionError, TypeError) as error:  # a date that is none, a number with too many digits, deep nesting
         raise RecipeError(f"{path} cannot be read: {reason(error)}.", hint="A recipe has lines such as `seed: 42`.") from None
     except NOT_YAML as error:
@@ -356,11 +358,7 @@ def _explain(error: ValidationError) -> RecipeError:
         if path in known:
             owners = [name for name in registry.names("methods") if path.removeprefix("method.") in _keys_of_method(name)]
             return RecipeError(f"{path} is no key of the method that is chosen.", hint=f"It belongs to: {', '.join(owners)}.")
-        siblings = [key for key in known if key.rpartition(".")[0] == plain.rpartition(".")[0]]
-        elsewhere = [key for key in known if key.endswith(f".{path.rpartition('.')[2]}")]  # epochs, for training.epochs
-        nearest = f" Did you mean {elsewhere[0]}?" if len(elsewhere) == 1 else ""
-        nearest = nearest or registry.did_you_mean(plain, siblings) or registry.did_you_mean(plain, known)
-        return RecipeError(f"{path} is not a recipe key.{nearest}", hint=f"Possible keys: {', '.join(siblings) or ', '.join(known)}.")
+        return RecipeError(f"{path} is not a recipe key.{meant(plain, known)}", hint=possible(plain, known))
     reasons = [reason_of(other) for other in error.errors() if _path(other) == path]  # one for each type that the key may have
     known = [each for each in reasons if each != UNKNOWN] or reasons
     reason = " or ".join(dict.fromkeys(known)).replace(" or must be ", " or ")
@@ -371,6 +369,8 @@ def _explain(error: ValidationError) -> RecipeError:
     else:
         value = f", not {shown!r}" if isinstance(shown, str | int | float) else ""
     said = f"{path or 'The recipe'} {reason}{value}".rstrip(".")
+    if isinstance(shown, str) and shown and "a list" in reason:
+        return RecipeError(f"{said}.", hint=f"Put a list in brackets: --set {quoted(f'{path}=[{shown}]')}")
     return RecipeError(f"{said}.", hint=_hint(path, problem))
 
 

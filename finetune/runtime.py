@@ -48,6 +48,7 @@ class RuntimeOptions:
     shard: str = "auto"  # auto | yes | no: cut the weights into a part for each process, where a GPU has no room for all
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "cache_dir", Path(self.cache_dir).expanduser())  # a caller may well give text
         if self.shard not in ("auto", "yes", "no"):
             raise BadInput(f"There is no way to shard called {self.shard!r}.", hint="It is auto, yes or no.")
         if self.nodes > 1 and not re.fullmatch(r".+:\d+", self.rendezvous or ""):
@@ -65,7 +66,7 @@ class RuntimeOptions:
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> RuntimeOptions:
-        return cls(**{**told, "cache_dir": Path(told["cache_dir"])})
+        return cls(**told)
 
 
 def settle_folders(runtime: RuntimeOptions) -> None:

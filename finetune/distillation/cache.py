@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from finetune import registry
-from finetune.data.labels import labels_of
+from finetune.data.labels import labels_of, unpadded
 from finetune.distillation.signals import Signal
 from finetune.errors import FinetuneError, RecipeError, TrainingError
 from finetune.formatting import size
@@ -240,9 +240,9 @@ def model_identity(model: nn.Module, source: str = "", *, base_only: bool = Fals
 
 
 def rows_hash(dataset: Any) -> str:
-    """A hash of every token and label of a dataset: it covers tokenizer, template, truncation and what is supervised."""
+    """A hash of every token, label and position of a dataset: it covers tokenizer, template, truncation and what is supervised."""
     digest = hashlib.sha256()
-    for row in dataset:
-        for column in (row["input_ids"], labels_of(row)):
+    for row in map(unpadded, dataset):
+        for column in (row["input_ids"], labels_of(row), *([row["position_ids"]] if row.get("position_ids") is not None else ())):
             digest.update(np.asarray(column, dtype=np.int64).tobytes() + b"|")
     return digest.hexdigest()

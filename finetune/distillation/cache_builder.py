@@ -21,7 +21,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from finetune import registry
-from finetune.data.labels import learned
+from finetune.data.labels import learned, unpadded
 from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.cache import (
     INDEX,
@@ -273,7 +273,8 @@ class _AnswersOfModel(Answers):
         counts = supervised_counts(dataset)
         row_bytes = [count * each for count in counts]
         if kept:
-            beside = [kept.bytes(count, len(row["input_ids"]), head.weight.dtype) for count, row in zip(counts, dataset, strict=True)]
+            rows = map(unpadded, dataset)
+            beside = [kept.bytes(count, len(row["input_ids"]), head.weight.dtype) for count, row in zip(counts, rows, strict=True)]
             row_bytes = [one + other for one, other in zip(row_bytes, beside, strict=True)]
         student = None if student_head is None else student_head.first(vocabulary).detach()
         shared = head if reading else head.first(vocabulary)  # one with other tokens is seen by its reading alone

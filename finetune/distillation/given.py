@@ -6,7 +6,7 @@ rows = as_tokens([{"prompt": "...", "completion": "..."}], tokenizer)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -22,6 +22,7 @@ from finetune.hardware.machine import inspect
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import locate
 from finetune.runtime import RuntimeOptions
+from finetune.training.head import check_causal
 
 
 def known_teachers(models: Any, caches: Any, tokenizers: Any) -> list[Teacher]:
@@ -55,14 +56,31 @@ def check_correct(correct: float, teachers: Sequence[Teacher]) -> None:
 
 
 def check_kinds(*, model: Any, teacher_models: Sequence[Any], args: Any, model_init: Any) -> None:
-    """Raises RecipeError for what cannot be a model or the arguments of a Trainer."""
+    """Raises RecipeError for what cannot be a model or the arguments of a Trainer, ModelError for a model that does not continue text."""
     if model is None and model_init is None:
         raise RecipeError("There is no model to train.", hint="Pass model=, a model or the name of one.")
     for name, given in (("model", model), *(("teacher_model", teacher) for teacher in teacher_models)):
         if given is not None and not isinstance(given, torch.nn.Module | Itself):
             raise RecipeError(f"{name} is of type {type(given).__name__}.", hint="Pass a model, or the name of one.")
+        if isinstance(given, torch.nn.Module):
+            check_causal(given)
     if args is not None and not isinstance(args, TrainingArguments):
         raise RecipeError(f"args is of type {type(args).__name__}.", hint='Pass transformers.TrainingArguments("folder", ...).')
+
+
+def check_apart(student: Any, teachers: Sequence[Any]) -> None:
+    """Raises RecipeError where a teacher is the student, or has weights of it: those would be frozen, or teach themselves."""
+    ours = {id(parameter) for parameter in student.parameters()} if student is not None else set()
+    for teacher in teachers:
+        if teacher is None or isinstance(teacher, Itself):
+            continue
+        if teacher is student:
+            raise RecipeError("Teacher and student are the same model.", hint="Load the student separately, or make one from the teacher.")
+        if any(id(parameter) in ours for parameter in teacher.parameters()):
+            raise RecipeError(
+                "Teacher and student share weights, so one would change with the other.",
+                hint='Copy what both have (copy.deepcopy). A model without its new adapter is teacher_model="self".',
+            )
 
 
 def by_name(name: str | PathLike[str]) -> tuple[Any, Any]:
@@ -77,24 +95,36 @@ def _has_rows(part: Any) -> bool:
     return hasattr(part, "column_names") or (isinstance(part, list) and bool(part) and isinstance(part[0], Mapping))
 
 
-def as_tokens(rows: Any, tokenizer: Any) -> Any:
-    """Rows of tokens as they are, rows of text or those of a file as tokens; DatasetError for what is neither, or has no tokenizer."""
+def as_tokens(rows: Any, tokenizer: Any, *, collates: bool = False, several: bool = False) -> Any:
+    """Rows of tokens as they are, rows of text or those of a file as tokens; DatasetError for what is neither, or has no tokenizer.
+
+    Without a tokenizer a caller whose collator `collates` has rows of a kind that only that knows. To evaluate, there may be `several`
+    datasets by name.
+    """
     from_file = isinstance(rows, str | PathLike)
     if from_file:
         rows = rows_of_file(rows)
-    if not hasattr(rows, "__getitem__") or (hasattr(rows, "__len__") and not len(rows) and not isinstance(rows, list)):
+    if isinstance(rows, Iterator):
+        raise DatasetError("The rows are a generator, which gives them once.", hint="Pass a list: list(rows).")
+    names = getattr(rows, "column_names", None)
+    streams = not isinstance(names, list) and isinstance(rows, torch.utils.data.IterableDataset)
+    if streams or not hasattr(rows, "__getitem__") or (hasattr(rows, "__len__") and not len(rows) and not isinstance(rows, list)):
         return rows
     if isinstance(rows, Mapping) and any(_has_rows(part) for part in rows.values()):
-        return {name: as_tokens(part, tokenizer) for name, part in rows.items()}  # several to evaluate on
-    names = getattr(rows, "column_names", None)
+        if not several:
+            raise DatasetError(f"There are several datasets: {', '.join(map(str, rows))}.", hint="Pass one of them, such as rows['train'].")
+        return {name: as_tokens(part, tokenizer, collates=collates) for name, part in rows.items()}
     if isinstance(names, list):
         first: Any = dict.fromkeys(names)
     else:
         first = rows if isinstance(rows, Mapping) or rows == [] else rows[0]
     if isinstance(first, Mapping) and "input_ids" in first and not from_file:
         return rows
-    if not isinstance(first, Mapping | str | list | tuple):
+    turns = isinstance(first, list | tuple) and all(isinstance(turn, Mapping | str) for turn in first)
+    if not isinstance(first, Mapping | str) and not turns:
         return rows  # an example of a kind that only its own collator knows
+    if tokenizer is None and collates:
+        return rows
     if tokenizer is None:
         raise DatasetError(
             "The rows are text, and there is no tokenizer for them.",

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from finetune.data.labels import learned
+from finetune.data.labels import OF_TOKENS, learned
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.teachers import check_routes
 from finetune.errors import RecipeError
@@ -61,7 +61,7 @@ def first_rows(dataset: Any, tokens: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for number in range(len(dataset)):
         row = dataset[number]
-        rows.append({name: row[name] for name in ("input_ids", "labels", "row", "teacher_number") if name in row})
+        rows.append({name: row[name] for name in (*OF_TOKENS, "row", "teacher_number") if name in row})
         tokens -= len(learned(row))
         if tokens <= 0:
             break

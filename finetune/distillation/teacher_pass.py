@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.data.collator import Collator
-from finetune.data.labels import NO_LOSS
+from finetune.data.labels import NO_LOSS, unpadded
 from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.corrected import margins as margins_of
 from finetune.distillation.inside import Compared, narrow, terms_of, watching
@@ -51,7 +51,7 @@ class TeacherPass:
     @torch.no_grad()
     def ask(self, rows: list[Any], heard: Callable[[int], None]) -> dict[str, Tensor]:
         """The tensors of one shard, in the order of its rows; `heard` is told how many tokens are done, before each batch."""
-        done = 0
+        done, rows = 0, [unpadded(row) for row in rows]
         answers: list[list[Tensor]] = [[] for _ in rows]
         device, lengths = self.head.weight.device, [len(row["input_ids"]) for row in rows]
         for numbers in _batches(lengths, GPU_BATCH_TOKENS if device.type == "cuda" else BATCH_TOKENS):
@@ -63,7 +63,8 @@ class TeacherPass:
                 read = self.reading.batch(batch, mask="attention_mask" in batch)
                 asked, index = read.inputs, read.index
             with watching(self.watched) as seen:
-                hidden = hidden_states(self.teacher, asked["input_ids"], asked.get("attention_mask")).flatten(0, 1)[index]
+                positions = asked.get("position_ids")
+                hidden = hidden_states(self.teacher, asked["input_ids"], asked.get("attention_mask"), positions).flatten(0, 1)[index]
             if self.reading is not None:
                 hidden = self.reading.said(hidden, read, self.head, self.workspace)
             counts = (batch["labels"][:, 1:] != NO_LOSS).sum(1).tolist()

@@ -9,12 +9,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from finetune import registry
 from finetune.data.collator import Collator
@@ -25,7 +27,7 @@ from finetune.distillation.across_tokenizers.ways import reading_of
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.corrected import corrected, margins
 from finetune.distillation.features import features_of
-from finetune.distillation.given import as_tokens, by_name, check_correct, check_kinds, known_teachers
+from finetune.distillation.given import as_tokens, by_name, check_apart, check_correct, check_kinds, known_teachers
 from finetune.distillation.itself import Itself, as_teacher
 from finetune.distillation.loss import CachedGradient, Distillation
 from finetune.distillation.numbered import first_rows, numbered
@@ -116,13 +118,14 @@ class DistillationTrainer(OnPolicyTrainer):
         teachers = known_teachers(Itself.of(model) if teacher_model == SELF else teacher_model, cache, teacher_tokenizer)
         models = [teacher.model for teacher in teachers]
         check_kinds(model=model, teacher_models=models, args=args, model_init=kwargs.get("model_init"))
+        collates = kwargs.get("data_collator") is not None
+        self._as_tokens = partial(as_tokens, tokenizer=kwargs.get("processing_class"), collates=collates)
         for name in ("train_dataset", "eval_dataset"):
             if kwargs.get(name) is not None:
-                kwargs[name] = as_tokens(kwargs[name], kwargs.get("processing_class"))
+                kwargs[name] = self._as_tokens(kwargs[name], several=name == "eval_dataset")
         if not teachers and given.alpha < 1:
             raise RecipeError("There is neither a teacher_model nor a cache.", hint="Pass teacher_model=.")
-        if any(teacher is model for teacher in models if teacher is not None):
-            raise RecipeError("Teacher and student are the same model.", hint="Load the student separately, or make one from the teacher.")
+        check_apart(model, models)
         if teacher_rows is not None and teacher_weights is not None:
             raise RecipeError("teacher_rows and teacher_weights exclude each other.", hint="Mix teachers, or give each its own rows.")
         self.weights = shares(teacher_weights, len(teachers))
@@ -133,7 +136,6 @@ class DistillationTrainer(OnPolicyTrainer):
             found = numbered([kwargs["train_dataset"], *held_out], caches, teacher_rows, len(teachers))
             kwargs |= dict(zip(("train_dataset", "held_out"), found, strict=False))
         others = [teacher for teacher in models if not isinstance(teacher, Itself)]
-        collates = kwargs.get("data_collator") is not None
         collator = kwargs.pop("data_collator", None) or Collator(padding_id(kwargs.get("processing_class"), model, *others))
         super().__init__(model, args, collator, **kwargs)
         self.temperature, self.alpha, self.routed = given.temperature, given.alpha, teacher_rows is not None
@@ -159,6 +161,13 @@ class DistillationTrainer(OnPolicyTrainer):
         self.features = features_of(given.features, self.model, self.teachers, made, prompted=self.prompted)
         if len(self.features.maps):
             self._begin_maps()
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        named = eval_dataset is None or isinstance(eval_dataset, str)  # one that was given at the beginning
+        return super().get_eval_dataloader(eval_dataset if named else self._as_tokens(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        return super().get_test_dataloader(self._as_tokens(test_dataset))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         with attached(self.model, self.features.maps):

@@ -19,8 +19,10 @@ from finetune.importing.lines import (
     Rule,
     converted,
     dtype,
+    each,
     fixed,
     is_off,
+    missing,
     option,
     same,
     sets,
@@ -106,6 +108,13 @@ def eval_steps(config: Config, name: str, value: Any) -> Iterator[Line]:
         yield Line(name, MAPPED, "on rows of their own", {"training.evaluate_every": converted(name, value, whole)})
     else:
         yield Line(name, MISSING, "a number of steps is needed: `training.evaluate_every`")
+
+
+def eval_strategy(config: Config, name: str, value: Any) -> Iterable[Line]:
+    """Steps are those of eval_steps; epochs are not counted."""
+    if str(value).lower() == "steps" and not is_off(config.get("eval_steps")):
+        return [Line(name, SAME, "eval_steps says it")]
+    return missing(f"{BY_LOSS}; in between with `training.evaluate_every`")(config, name, value)
 
 
 def max_steps(config: Config, name: str, value: Any) -> Iterator[Line]:
@@ -195,7 +204,7 @@ MISSING_HERE = {
     f"nothing is sharded by DeepSpeed: {ALL_DEVICES}": "deepspeed",
     f"nothing is sharded by this key: {ALL_DEVICES}": "fsdp",
     f"it belongs to fsdp: {ALL_DEVICES}": "fsdp_config fsdp_transformer_layer_cls_to_wrap",
-    f"{BY_LOSS}; in between with `training.evaluate_every`": "eval_strategy evaluation_strategy do_eval",
+    f"{BY_LOSS}; in between with `training.evaluate_every`": "do_eval",
 }
 
 TRAINER: dict[str, Rule] = {
@@ -209,6 +218,7 @@ TRAINER: dict[str, Rule] = {
     "output_dir": sets("output_dir", str),
     "save_steps": save_steps,
     "eval_steps": eval_steps,
+    **each("eval_strategy evaluation_strategy", eval_strategy),
     "load_best_model_at_end": switch(sets("training.keep", lambda value: "best"), same("the result is the model after the last step")),
     "early_stopping_patience": sets("training.patience", whole),
     "report_to": trackers,

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from finetune.errors import Interrupted, RecipeError
 from finetune.events import BenchmarkFinished, Fanout, Recorder, Reporter, Resumed
 from finetune.noise import hush
-from finetune.recipe import DistillationSpec, Recipe
+from finetune.recipe import DistillationSpec, Recipe, TrainingSpec
+from finetune.registry import did_you_mean
 from finetune.run_context import RunContext
 from finetune.run_folder import BENCHMARK, FINISHED, ROWS, STAGES, TRAINING, UPLOAD, RunFolder
 from finetune.runtime import RuntimeOptions
@@ -284,6 +285,13 @@ class LLMFineTuner:
         """Train the student on its teacher; keywords change the recipe first: temperature, alpha, objective, cache, epochs, ..."""
         ours = {name: value for name, value in changes.items() if name in DistillationSpec.model_fields}
         others = {name: value for name, value in changes.items() if name not in ours}
+        for name in others:
+            if name not in TrainingSpec.model_fields:
+                known = [*DistillationSpec.model_fields, *TrainingSpec.model_fields]
+                raise RecipeError(
+                    f"train_distillation has no keyword {name}.{did_you_mean(name, known)}",
+                    hint=f"It takes the keys of `distillation` and `training`: {', '.join(sorted(known))}.",
+                )
         self._change({"approach": "distillation", "distillation": ours, "training": others})
         return self.train()
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from finetune.data.collator import Collator
-from finetune.data.labels import NO_LOSS
+from finetune.data.labels import NO_LOSS, unpadded
+from finetune.errors import DatasetError
 from finetune.training.pieces import tensors_of
 
 KNOWN = "known"  # of a batch: numbers that are on no device
@@ -27,7 +28,8 @@ TOKENS = ("input_ids", "labels")
 class WithLengths:
     """A collator that also gives the true `length` of each row, so that a padding id inside a row is never taken for padding.
 
-    Where it makes no labels, every token of the rows is one. What is KNOWN of the rows need not be read from a GPU.
+    Where it makes no labels, every token of the rows is one. What is KNOWN of the rows need not be read from a GPU. Raises DatasetError
+    for rows that are no tokens, unless a collator of another kind can read them.
     """
 
     def __init__(self, collator: Callable[[list[Any]], dict[str, Any]]) -> None:
@@ -36,9 +38,16 @@ class WithLengths:
     def __call__(self, rows: list[Any]) -> dict[str, Any]:
         if not rows:  # of a process without a share of the step
             return {name: torch.zeros((0, 1), dtype=torch.long) for name in ("input_ids", "labels")}
-        lengths = [len(row["input_ids"]) for row in rows]
+        ours = isinstance(self.collator, Collator)
+        of_tokens = all(isinstance(row, Mapping) and "input_ids" in row for row in rows)
+        if ours and not of_tokens:
+            what = "has no input_ids" if isinstance(rows[0], Mapping) else f"is of type {type(rows[0]).__name__}"
+            raise DatasetError(f"A row {what}.", hint="Pass rows of input_ids and labels, or a data_collator that makes them.")
+        if ours:
+            rows = [unpadded(row) for row in rows]
+        lengths = [len(row["input_ids"]) for row in rows] if of_tokens else []
         batch = self.collator(rows)
-        if len(batch["input_ids"]) == len(rows):
+        if len(batch["input_ids"]) == len(lengths):
             batch["length"] = torch.tensor(lengths)
         if batch.get("labels") is None:
             real = right_padding_mask({**batch, "labels": torch.full_like(batch["input_ids"], NO_LOSS)}, -1)

@@ -10,6 +10,7 @@ adapters, compiled models and distributed wrappers are unwrapped.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from finetune.errors import ModelError
 from finetune.hardware.matmul import learned_linear
+from finetune.models.kind import CHOOSE
 
 PROBE_LENGTH = 12
 SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # of Gemma, RecurrentGemma, xLSTM
@@ -90,9 +92,10 @@ def backbone_of(model: nn.Module) -> nn.Module:
     return cast(nn.Module, backbone)
 
 
-def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None) -> Tensor:
     """Last hidden state [batch, length, d] after the final norm; the model's own head is not called."""
-    outputs = backbone_of(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    more = {} if position_ids is None else {"position_ids": position_ids}
+    outputs = backbone_of(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **more)
     return cast(Tensor, outputs.last_hidden_state)
 
 
@@ -102,17 +105,52 @@ def nothing_packed() -> Iterator[None]:
 
     In every forward pass transformers looks whether positions begin again within a row, and a GPU has to be waited for to know.
     """
-    from transformers import masking_utils  # which every model brings, and this module need not
-
-    name = "find_packed_sequence_indices"
-    looks = getattr(masking_utils, name, None)
-    if looks is not None:
-        setattr(masking_utils, name, lambda position_ids: None)
+    _blind.enter()
     try:
         yield
     finally:
-        if looks is not None:
-            setattr(masking_utils, name, looks)
+        _blind.leave()
+
+
+class _Blind:
+    """Does not let transformers look; it looks again when the last of several threads has left."""
+
+    NAME = "find_packed_sequence_indices"
+
+    def __init__(self) -> None:
+        self.lock, self.inside = threading.Lock(), 0
+        self.looks: Any = None
+
+    def enter(self) -> None:
+        from transformers import masking_utils  # which every model brings, and this module need not
+
+        with self.lock:
+            if not self.inside:
+                self.looks = getattr(masking_utils, self.NAME, None)
+                if self.looks is not None:
+                    setattr(masking_utils, self.NAME, lambda position_ids: None)
+            self.inside += 1
+
+    def leave(self) -> None:
+        from transformers import masking_utils
+
+        with self.lock:
+            self.inside -= 1
+            if not self.inside and self.looks is not None:
+                setattr(masking_utils, self.NAME, self.looks)
+
+
+_blind = _Blind()
+
+
+def check_causal(model: nn.Module) -> None:
+    """Raises ModelError for a model that does not continue text: without a language-model head, or with an encoder."""
+    inner = causal_lm(model)
+    name, config = type(inner).__name__, getattr(inner, "config", None)
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(f"{name} has an encoder and a decoder; it is not a causal language model.", hint=CHOOSE)
+    if config is None or not hasattr(inner, "get_output_embeddings") or inner.get_output_embeddings() is None:
+        raise ModelError(f"{name} has no language-model head.", hint=CHOOSE)
 
 
 def token_ids(model: nn.Module, ids: list[int]) -> Tensor:
@@ -127,9 +165,8 @@ def head_of(model: nn.Module) -> Head:
     `lm_head_multiplier` of Falcon-H1, and SOFT_CAPS); `check_head` verifies this on the model.
     """
     inner = causal_lm(model)
+    check_causal(model)
     module = inner.get_output_embeddings()
-    if module is None:
-        raise ModelError(f"{type(inner).__name__} has no language-model head.", hint="Choose a causal language model.")
     weight, bias = _effective(module)
     if not weight.is_floating_point() or weight.dim() != 2:
         raise ModelError(
@@ -174,6 +211,7 @@ def check_head(model: nn.Module) -> None:
 
     Catches an architecture that does something between the two that `head_of` does not know about.
     """
+    check_causal(model)
     inner, ids = causal_lm(model), _probe(model)
     with _evaluating(inner):
         own = inner(input_ids=ids, use_cache=False).logits
@@ -182,7 +220,7 @@ def check_head(model: nn.Module) -> None:
         if needs_mask(model):
             raise ModelError(
                 f"{type(inner).__name__} is an encoder: it sees later tokens, so it cannot learn to generate text.",
-                hint="Choose a causal language model, such as gpt2 or HuggingFaceTB/SmolLM2-135M.",
+                hint=CHOOSE,
             )
         raise ModelError(
             f"The logits of {type(inner).__name__} are not its last hidden state times its head, which this project's losses assume.",

@@ -20,12 +20,23 @@ from transformers import TrainingArguments
 
 from finetune.data.collator import Collator
 from finetune.data.labels import NO_LOSS, learned
-from finetune.errors import RecipeError, TrainingError
+from finetune.errors import ModelError, RecipeError, TrainingError
 from finetune.hardware.matmul import use_fast_linear
 from finetune.training.batches import KNOWN, NUMBERS, WithLengths, ends_in_padding, lengths_of, right_padding_mask, supervised_counts
 from finetune.training.callbacks import KeepPaddingId
 from finetune.training.chunked_loss import CHUNK_BYTES, CrossEntropy, Rule, Workspace, chunked_loss
-from finetune.training.head import Head, backbone_of, causal_lm, check_head, context_length, head_of, needs_mask, nothing_packed, padding_id
+from finetune.training.head import (
+    Head,
+    backbone_of,
+    causal_lm,
+    check_causal,
+    check_head,
+    context_length,
+    head_of,
+    needs_mask,
+    nothing_packed,
+    padding_id,
+)
 from finetune.training.moe_loss import balances, balancing_loss
 from finetune.training.out_of_memory import MicroBatches, parts_of
 from finetune.training.pieces import pieces
@@ -35,6 +46,11 @@ from finetune.training.step_count import CPU_TOKENS
 from finetune.training.together import Parts, Wishes
 
 INPUTS = ("input_ids", "labels", "attention_mask", "position_ids", "length", *NUMBERS)
+NEED_LOGITS = {  # arguments of a Trainer, and why they are of no use here
+    "compute_loss_func": "has its own loss",
+    "compute_metrics": "keeps no logits, and evaluate() gives the loss",
+    "preprocess_logits_for_metrics": "keeps no logits",
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,8 @@ class SupervisedTrainer(ResumableTrainer):
     Evaluation gives the loss and its parts. `held_out` are rows to measure while it trains (finetune/training/held_out.py). One GPU trains,
     however many there are; with torchrun every process has one, and a share of each step's rows: what is counted, `step_loss` and the parts
     of the loss are then those of all. Raises RecipeError for settings of a Trainer that need another loss or the logits: label smoothing,
-    `compute_loss_func`, `compute_metrics`.
+    `compute_loss_func`, `compute_metrics`, `preprocess_logits_for_metrics`; ModelError for what is no causal language model, or if none of
+    its weights is to be trained.
     """
 
     loss_is_scaled_for_ga = True
@@ -75,7 +92,9 @@ class SupervisedTrainer(ResumableTrainer):
     def __init__(self, model: Any = None, args: Any = None, data_collator: Any = None, *, held_out: Any = None, **kwargs: Any) -> None:
         if args is None:
             args = TrainingArguments(output_dir="tmp_trainer")  # as the Trainer does
-        check_loss_settings(args, **{name: kwargs.get(name) for name in ("compute_loss_func", "compute_metrics")})
+        check_loss_settings(args, **{name: kwargs.get(name) for name in NEED_LOGITS})
+        if model is not None:
+            check_causal(model)
         args._n_gpu = min(args.n_gpu, 1)  # else the Trainer would share batches among GPUs by DataParallel, past the loss here
         pad = padding_id(kwargs.get("processing_class"), model)
         super().__init__(model=model, args=args, data_collator=WithLengths(data_collator or Collator(pad)), **kwargs)
@@ -91,7 +110,7 @@ class SupervisedTrainer(ResumableTrainer):
         self.workspace = Workspace()
         self.parts, self.wishes = Parts(), Wishes()
         self.evaluated: dict[str, Tensor] = {}
-        self.evaluated_tokens = 0
+        self.evaluated_tokens, self.evaluated_loss = 0, torch.zeros(())
         # The Trainer then counts the supervised tokens of the whole accumulation window, all devices, and hands them to compute_loss.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True
@@ -251,6 +270,15 @@ class SupervisedTrainer(ResumableTrainer):
             return super()._get_num_items_in_batch(batch_samples, device)
         return torch.full((), self.step_tokens[1], device=device) if batch_samples else None  # a copy would wait for the device
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise ModelError(
+                "All weights of the model are frozen, so there is nothing to train.",
+                hint="Load an adapter with PeftModel.from_pretrained(..., is_trainable=True), or call model.requires_grad_(True).",
+            )
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        return optimizer
+
     def take_back_step(self) -> None:
         """Count as before the step that runs, which has not changed a weight yet."""
         self.real_tokens -= self.step_tokens[0]
@@ -289,7 +317,9 @@ class SupervisedTrainer(ResumableTrainer):
         for name in NUMBERS:
             inputs.pop(name, None)  # numbers the rows of the training set only
         with torch.no_grad():
+            before = self.evaluated_tokens
             loss = self.compute_loss(model, inputs)
+            self.evaluated_loss = self.evaluated_loss.to(loss.device) + loss.detach() * (self.evaluated_tokens - before)
         return loss.detach(), None, None
 
     def evaluation_loop(
@@ -300,12 +330,12 @@ class SupervisedTrainer(ResumableTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> Any:
-        """The Trainer's, with the mean of each part of the loss per supervised token: eval_kl and eval_ce of a distillation."""
-        self.evaluated, self.evaluated_tokens = {}, 0
+        """The Trainer's, with the mean of the loss and of its parts per supervised token: eval_kl and eval_ce of a distillation."""
+        self.evaluated, self.evaluated_tokens, self.evaluated_loss = {}, 0, torch.zeros(())
         output: Any = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         device = self.args.device
         tokens: Any = self.accelerator.reduce(torch.tensor(self.evaluated_tokens, device=device), "sum")
-        for name, total in self.evaluated.items():
+        for name, total in {"loss": self.evaluated_loss, **self.evaluated}.items():
             everywhere: Any = self.accelerator.reduce(total.to(device), "sum")
             output.metrics[f"{metric_key_prefix}_{name}"] = float(everywhere) / max(int(tokens), 1)
         return output
@@ -314,14 +344,13 @@ class SupervisedTrainer(ResumableTrainer):
         self._signature_columns: Any = list(INPUTS)
 
 
-def check_loss_settings(args: TrainingArguments, *, compute_loss_func: Any, compute_metrics: Any) -> None:
-    """Raises RecipeError for a setting of the Trainer that would silently do nothing here."""
+def check_loss_settings(args: TrainingArguments, **given: Any) -> None:
+    """Raises RecipeError for a setting of the Trainer that would silently do nothing here; `given` are those of NEED_LOGITS."""
     smoothing = args.label_smoothing_factor
     ignored = {
         f"label_smoothing_factor={smoothing} is not supported: this loss has no label smoothing": smoothing != 0,
-        "compute_loss_func would never be called: this trainer has its own loss": compute_loss_func is not None,
-        "compute_metrics would never be called: this trainer keeps no logits, and evaluate() gives the loss": compute_metrics is not None,
+        **{f"{name} would never be called: this trainer {why}": given[name] is not None for name, why in NEED_LOGITS.items()},
     }
-    for problem, given in ignored.items():
-        if given:
+    for problem, is_given in ignored.items():
+        if is_given:
             raise RecipeError(f"{problem}.", hint="Leave it out, or use the Trainer of transformers.")

@@ -27,7 +27,7 @@ from finetune.distillation.objectives import through_softmax_
 from finetune.distillation.objectives.check import check_gradient
 from finetune.errors import DatasetError, ModelError, RecipeError
 from finetune.events import Progress, Recorder
-from finetune.noise import KERNEL, hush
+from finetune.noise import KERNEL, ROUNDED, hush
 from finetune.registry import load, names
 from finetune.training.callbacks import ReportSteps
 
@@ -86,6 +86,15 @@ def test_the_calls_that_users_know_give_the_run_of_a_recipe(shop: Workshop) -> N
     assert scores["teacher"]["perplexity"] > 0
     adapters = [(folder / "adapter_model.safetensors").read_bytes() for folder in (tuner.folder.output_dir, by_recipe.output_dir)]
     assert adapters[0] == adapters[1]
+
+
+def test_an_unknown_keyword_of_a_distillation_names_the_nearest(shop: Workshop) -> None:
+    with pytest.raises(RecipeError, match=r"train_distillation has no keyword temp. Did you mean temperature\?"):
+        shop.tuner(shop.distilling()).train_distillation(temp=3.0)
+
+
+def test_the_cache_of_runtime_options_can_be_text(tmp_path: Path) -> None:
+    assert finetune.RuntimeOptions(cache_dir=str(tmp_path)).cache_dir == tmp_path  # type: ignore[arg-type]
 
 
 def test_a_teacher_by_name_teaches_on_rows_of_text(shop: Workshop, tmp_path: Path) -> None:
@@ -296,12 +305,13 @@ def test_the_first_step_of_a_process_does_not_decide_what_is_left(monkeypatch: p
 # Noise.
 
 
-def test_two_messages_of_libraries_are_dropped_and_no_others(caplog: pytest.LogCaptureFixture) -> None:
+def test_some_messages_of_libraries_are_dropped_and_no_others(caplog: pytest.LogCaptureFixture) -> None:
     hush()
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
     with caplog.at_level(logging.WARNING):
         logger.warning(f"{KERNEL} from kernels-community: %s.", "no network")
         logger.warning("Something else.")
+        logging.getLogger("bitsandbytes.autograd._functions").warning(f"{ROUNDED} from %s to float16", torch.float32)  # at every product
     assert [record.getMessage() for record in caplog.records] == ["Something else."]
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")

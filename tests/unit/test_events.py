@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from finetune.errors import BadInput
 from finetune.events import Event, Fanout, JsonLines, Notice, Recorder, read_events
 
 
@@ -37,12 +38,18 @@ def test_after_the_first_oserror_a_reporter_is_silent(error: OSError) -> None:
 def test_other_errors_are_told_to_those_who_still_hear() -> None:
     recorder = Recorder()
     reporter = Fanout(Failing(KeyError("step")), recorder, Failing(ValueError("I/O operation on closed file.")))
-    reporter.report(Notice("one"))
+    with pytest.warns(RuntimeWarning, match="Failing failed and hears no more"):  # it may have been the only one that a person hears
+        reporter.report(Notice("one"))
     reporter.report(Notice("two"))
     said = [event.text for event in recorder.of(Notice)]
     begin = "Failing failed and hears no more: "
     assert said == ["one", f"{begin}KeyError: 'step'", f"{begin}ValueError: I/O operation on closed file.", "two"]
     assert reporter.reporters == [recorder]
+
+
+def test_what_cannot_report_is_refused_at_once() -> None:
+    with pytest.raises(BadInput, match="A reporter of type builtin_function_or_method has no method report"):
+        Fanout(print)  # type: ignore[arg-type]
 
 
 def test_ctrl_c_in_a_reporter_is_still_ctrl_c() -> None:

@@ -304,6 +304,9 @@ def test_how_a_model_is_measured_while_it_trains_and_new_tokens_are_taken_over(p
     found = imported(place, example("axolotl", "lora") + more).recipe
     assert (found.training.evaluate_every, found.training.keep, found.training.patience) == (50, "best", 3)
     assert found.dataset.add_tokens == ["<call>"]
+    found = imported(place, example("llama-factory", "qlora") + "eval_strategy: steps\neval_steps: 50\n")
+    assert found.recipe.training.evaluate_every == 50
+    assert "eval_strategy" not in {line.key for line in found.of(MISSING)}
     more = "eval_strategy: 'no'\neval_steps: 50\nearly_stopping_steps: 3\nadd_tokens: <call>, <end>\n"
     found = imported(place, example("llama-factory", "qlora") + more).recipe
     assert (found.training.evaluate_every, found.training.keep, found.training.patience) == ("auto", "last", 3)

@@ -1,0 +1,190 @@
+"""A DistillationTrainer used as people use a Trainer: rows in every form that they have, and what cannot be trained in one sentence."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import peft
+import pytest
+import torch
+import transformers
+from letters import tokenizer
+from pico import arguments, assert_same_weights, pico, pico_rows
+from test_distillation_trainer import textbook
+from torch.utils.data import IterableDataset, TensorDataset
+
+from finetune.distillation.cache_builder import build_cache
+from finetune.distillation.trainer import DistillationTrainer
+from finetune.errors import DatasetError, ModelError, RecipeError
+from finetune.training.trainer import SupervisedTrainer
+
+ROWS = pico_rows(8)
+WIDE = 24
+TEXTS = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "dd"}]
+
+
+def trainer_on(rows: Any, folder: Any, *, args: Any = None, cached: bool = False, **more: Any) -> DistillationTrainer:
+    teacher = pico("llama", seed=7, dtype=torch.float64)
+    if cached:
+        more["cache"], teacher = build_cache("hidden", teacher, rows, folder / "cache"), None
+    more = {"model": pico("llama", dtype=torch.float64), "teacher_model": teacher, **more}
+    return DistillationTrainer(args=arguments(folder, **(args or {})), train_dataset=rows, **more)
+
+
+def taught(rows: Any, folder: Any, **more: Any) -> Any:
+    trainer = trainer_on(rows, folder, **more)
+    trainer.train()
+    return trainer.model
+
+
+def padded(rows: list[dict[str, Any]], side: str, labels: bool) -> list[dict[str, Any]]:
+    """As a tokenizer with padding="max_length" gives them, with the labels that many add: a copy of the tokens."""
+    made = []
+    for row in rows:
+        ids, fill = row["input_ids"], WIDE - len(row["input_ids"])
+        before, after = (fill, 0) if side == "left" else (0, fill)
+        wide = {
+            "input_ids": [0] * before + ids + [0] * after,
+            "attention_mask": [0] * before + [1] * len(ids) + [0] * after,
+        }
+        made.append(wide | ({"labels": wide["input_ids"]} if labels else {}))
+    return made
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_that_a_mask_hides_is_not_learned(side: str, labels: bool, cached: bool, tmp_path: Path) -> None:
+    whole = [{"input_ids": row["input_ids"]} for row in ROWS]
+    rows: Any = padded(ROWS, side, labels)
+    if not cached:
+        rows = datasets.Dataset.from_list(rows).with_format("torch")
+    ours, theirs = taught(rows, tmp_path / "a", cached=cached), taught(whole, tmp_path / "b")
+    assert_same_weights(ours, theirs, tolerance=1e-6 if cached else 1e-12)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_texts_packed_into_a_row_do_not_see_each_other(cached: bool, tmp_path: Path) -> None:
+    packed = []
+    for one, other in zip(ROWS[::2], ROWS[1::2], strict=True):
+        lengths = [len(row["input_ids"]) for row in (one, other)]
+        packed.append(
+            {
+                "input_ids": one["input_ids"] + other["input_ids"],
+                "labels": [*one["labels"], -100, *other["labels"][1:]],
+                "position_ids": [*range(lengths[0]), *range(lengths[1])],
+            }
+        )
+    ours = taught(packed, tmp_path / "a", args={"per_device_train_batch_size": 2}, cached=cached)
+    assert_same_weights(ours, taught(ROWS, tmp_path / "b"), tolerance=1e-6 if cached else 1e-12)
+
+
+class Stream(IterableDataset[Any]):
+    def __init__(self, rows: list[Any]) -> None:
+        self.rows = rows
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.rows)
+
+
+def stacked(rows: list[Any]) -> dict[str, torch.Tensor]:
+    return {"input_ids": torch.stack([row[0] for row in rows])}
+
+
+def test_streams_and_rows_that_only_their_collator_knows(tmp_path: Path) -> None:
+    assert_same_weights(taught(Stream(ROWS), tmp_path, args={"max_steps": 2}), taught(ROWS, tmp_path), tolerance=1e-12)
+    ids = torch.randint(3, 100, (8, 12), generator=torch.Generator().manual_seed(0))
+    plain = taught([{"input_ids": row} for row in ids.tolist()], tmp_path)
+    assert_same_weights(taught(TensorDataset(ids), tmp_path, data_collator=stacked), plain, tolerance=1e-12)
+    batches = [[(row,) for row in ids[:4]], [(row,) for row in ids[4:]]]
+    one_by_one = {"args": {"per_device_train_batch_size": 1}, "data_collator": lambda rows: stacked(rows[0])}
+    assert_same_weights(taught(batches, tmp_path, **one_by_one), plain, tolerance=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (torch.ones(8, 5, dtype=torch.long), "A row is of type Tensor."),
+        (TensorDataset(torch.ones(8, 5, dtype=torch.long)), "A row is of type tuple."),
+        (Stream([{"text": "a"}] * 8), "A row has no input_ids."),
+        ((row for row in ROWS), "The rows are a generator, which gives them once."),
+        ([{"input_ids": [5, 6, 7], "labels": [5, 6]}], "A row has 3 input_ids, 2 labels."),
+        (datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)), "There are several datasets: train."),
+    ],
+)
+def test_rows_that_are_none_are_refused_in_one_sentence(rows: Any, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError) as refused:
+        trainer_on(rows, tmp_path, args={"max_steps": 1}).train()
+    assert str(refused.value) == sentence
+
+
+def t5() -> Any:
+    return transformers.T5ForConditionalGeneration(
+        transformers.T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model": t5()}, "T5ForConditionalGeneration has an encoder and a decoder; it is not a causal language model."),
+        ({"teacher_model": t5()}, "T5ForConditionalGeneration has an encoder and a decoder; it is not a causal language model."),
+        ({"model": pico("llama").model}, "LlamaModel has no language-model head."),
+        ({"teacher_model": torch.nn.Linear(2, 2)}, "Linear has no language-model head."),
+        ({"model": pico("llama", dtype=torch.float64).requires_grad_(False)}, "All weights of the model are frozen"),
+    ],
+)
+def test_models_that_cannot_be_trained_are_refused_in_one_sentence(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=sentence):
+        taught(ROWS, tmp_path, **changes)
+    if "model" in changes and not sentence.startswith("All"):
+        with pytest.raises(ModelError, match=sentence):
+            SupervisedTrainer(changes["model"], arguments(tmp_path), train_dataset=ROWS)
+
+
+def test_a_teacher_that_has_weights_of_the_student_is_refused(tmp_path: Path) -> None:
+    base, student = pico("llama"), pico("llama", seed=1)
+    adapted = peft.get_peft_model(base, peft.LoraConfig(target_modules=["q_proj"]))  # puts its layers into the base
+    teacher = pico("llama", seed=7)
+    student.model.layers = torch.nn.ModuleList(teacher.model.layers[:2])
+    for pair in ({"model": adapted, "teacher_model": base}, {"model": student, "teacher_model": teacher}):
+        with pytest.raises(RecipeError, match="Teacher and student share weights"):
+            trainer_on(ROWS, tmp_path, **pair)
+    assert all(parameter.requires_grad for parameter in student.parameters()), "nothing was frozen"
+
+
+def test_what_would_have_to_see_logits_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="preprocess_logits_for_metrics would never be called"):
+        trainer_on(ROWS, tmp_path, preprocess_logits_for_metrics=lambda logits, labels: logits)
+
+
+def test_the_loss_of_an_evaluation_is_the_mean_over_tokens_however_rows_lie_in_batches(tmp_path: Path) -> None:
+    rows = [{"input_ids": [4, 5, 6], "labels": [-100] * 3}, *pico_rows(7, seed=9)]
+    for size in (2, 8):
+        trainer = trainer_on(ROWS, tmp_path, args={"per_device_eval_batch_size": size}, alpha=0.3)
+        told = trainer.evaluate(rows)
+        expected = textbook(trainer.model, trainer.teachers[0].model, rows, 0.3, 2.0).item()
+        assert told["eval_loss"] == pytest.approx(expected, rel=1e-9)
+        assert told["eval_loss"] == pytest.approx(0.3 * told["eval_ce"] + 0.7 * 4 * told["eval_kl"], rel=1e-9)
+
+
+def test_rows_of_text_can_be_given_to_evaluate_and_predict(tmp_path: Path) -> None:
+    trainer = trainer_on(ROWS, tmp_path, processing_class=tokenizer(chat=True))
+    told = trainer.evaluate(TEXTS)["eval_loss"]
+    assert trainer_on(ROWS, tmp_path, processing_class=tokenizer(chat=True), eval_dataset=TEXTS).evaluate()["eval_loss"] == told
+    assert trainer.predict(TEXTS).metrics["test_loss"] == told
+    assert trainer.evaluate({"mine": TEXTS})["eval_mine_loss"] == told
+
+
+def test_trainings_in_several_threads_leave_transformers_as_it_was(tmp_path: Path) -> None:
+    looks = transformers.masking_utils.find_packed_sequence_indices
+    threads = [threading.Thread(target=taught, args=(ROWS, tmp_path / str(number))) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert transformers.masking_utils.find_packed_sequence_indices is looks
