@@ -131,6 +131,17 @@ def test_the_trainer_of_the_page_trains(place: Path) -> None:
     assert known["trainer"].state.global_step == 1
 
 
+def test_the_python_of_the_distillation_page_trains_and_its_objective_has_the_right_gradient(place: Path, shop: Workshop) -> None:
+    trains, mine, checks = texts("DISTILLATION_UPDATE.md", "python")
+    for name, folder in (("gpt2-medium", shop.model), ("gpt2", shop.smaller_model())):
+        assert f'"{name}"' in trains
+        trains = trains.replace(f'"{name}"', repr(str(folder)))
+    known: dict[str, Any] = {}
+    exec(compile(trains, "DISTILLATION_UPDATE.md", "exec"), known)
+    assert known["trainer"].state.global_step == 1
+    exec(compile(mine + checks, "DISTILLATION_UPDATE.md", "exec"), known)
+
+
 def test_the_steps_of_the_page_distil(place: Path, shop: Workshop) -> None:
     (place / "teacher").symlink_to(shop.model)
     (place / "student").symlink_to(shop.smaller_model())

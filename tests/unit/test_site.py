@@ -25,7 +25,7 @@ OTHER_PROGRAMS = ("benchmarks/", "python make_support.py")
 NOT_OURS = {"scale.md", "extending.md"}  # tests of their own run these: test_scale_page.py, test_extending.py
 RUN = {"start.md", "own-data.md", "smaller.md", "ollama.md", "extending.md", "README.md"}  # test_tutorials.py, test_extending.py, .ci/run
 TUTORIALS = ("start.md", "own-data.md", "smaller.md", "ollama.md", "four-gpus.md")
-PARTS = ("approach", "model", "teacher", "dataset", "method", "distillation", "training", "benchmark", "upload", "output_dir")
+PARTS = ("approach", "model", "teacher", "teachers", "dataset", "method", "distillation", "training", "benchmark", "upload", "output_dir")
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name not in NOT_OURS], ids=lambda page: page.name)
