@@ -16,6 +16,7 @@ from pico import pico, pico_rows
 from workshop import Workshop
 
 from finetune import LLMFineTuner, cli
+from finetune.arguments import ARGUMENTS
 from finetune.starting import TASKS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -60,6 +61,10 @@ def test_every_command_of_the_program_is_in_the_table() -> None:
     listed = {command.split()[0] for command in commands(COMMANDS) if command and not command.startswith("-")}
     assert listed == set(choices)
     assert {command.split()[0] for command in commands() if command and not command.startswith("-")} <= listed
+
+
+def test_every_option_of_the_program_is_on_the_page_of_commands() -> None:
+    assert [option for option in ARGUMENTS if option.startswith("--") and f"`{option}" not in COMMANDS] == []
 
 
 def test_every_page_of_the_site_can_be_reached_from_it() -> None:
