@@ -84,7 +84,7 @@ def _number(text: str) -> int | None:
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "recipe": {"metavar": "RECIPE", "help": "a YAML file, such as the run/recipe.yaml of an earlier run"},
     "output_dir": {"metavar": "OUTPUT_DIR", "help": "the folder of a run"},
-    "config": {"metavar": "CONFIG", "help": "a YAML file of that program"},
+    "config": {"metavar": "FILE", "help": "a YAML file of that program"},
     "models": {
         "metavar": "MODEL",
         "nargs": "+",
@@ -112,6 +112,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "help": "with --data, a key of dataset or benchmark, for example benchmark.rows=200",
     },
     "--fail-if-worse": {"metavar": "METRIC", "help": "exit code 1 if this score (rougeL, perplexity, ...) is worse than before training"},
+    "benchmark --fail-if-worse": {
+        "metavar": "METRIC",
+        "help": "exit code 1 if this score is worse than before training; with --data, if the second model is worse than the first",
+    },
     "--output-dir": {"metavar": "DIR", "help": "folder for the model and all records"},
     "--json": {"action": "store_true", "help": "one JSON object on stdout, the rest on stderr"},
     "--examples": {"action": "store_true", "help": "with --json: also rows and answers, which are left out of it otherwise"},

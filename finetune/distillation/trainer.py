@@ -217,6 +217,7 @@ class DistillationTrainer(OnPolicyTrainer):
             return super().run_student(inputs)
 
     def head(self) -> Head:
+        """The student's last layer, cut to the tokens that it shares with its teacher."""
         return head_of(self.model).first(self.vocabulary)
 
     def rule(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor) -> Rule:

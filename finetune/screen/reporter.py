@@ -138,7 +138,7 @@ class RichReporter:
 
 
 class PlainReporter:
-    """The same as lines, for logs and pipes. Without a console they are printed, as a notebook or a script wants it.
+    """A run as lines of text, for scripts, notebooks, logs and pipes: one when a stage begins and ends, one every few seconds in between.
 
     LLMFineTuner("recipe.yaml", reporter=PlainReporter()).run()
     """

@@ -224,6 +224,7 @@ class SupervisedTrainer(ResumableTrainer):
         return rule.sums
 
     def head(self) -> Head:
+        """The last layer of the model that trains."""
         return head_of(self.model)
 
     def run_student(self, inputs: dict[str, Any]) -> Any:

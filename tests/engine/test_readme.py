@@ -16,6 +16,7 @@ from pico import pico, pico_rows
 from workshop import Workshop
 
 from finetune import LLMFineTuner, cli
+from finetune.arguments import ARGUMENTS
 from finetune.starting import TASKS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -60,6 +61,10 @@ def test_every_command_of_the_program_is_in_the_table() -> None:
     listed = {command.split()[0] for command in commands(COMMANDS) if command and not command.startswith("-")}
     assert listed == set(choices)
     assert {command.split()[0] for command in commands() if command and not command.startswith("-")} <= listed
+
+
+def test_every_option_of_the_program_is_on_the_page_of_commands() -> None:
+    assert [option for option in ARGUMENTS if option.startswith("--") and f"`{option}" not in COMMANDS] == []
 
 
 def test_every_page_of_the_site_can_be_reached_from_it() -> None:
@@ -129,6 +134,17 @@ def test_the_trainer_of_the_page_trains(place: Path) -> None:
     known: dict[str, Any] = {"rows": pico_rows(8)}
     exec(compile(texts("docs/python.md", "python")[1], "python.md", "exec"), known)
     assert known["trainer"].state.global_step == 1
+
+
+def test_the_python_of_the_distillation_page_trains_and_its_objective_has_the_right_gradient(place: Path, shop: Workshop) -> None:
+    trains, mine, checks = texts("DISTILLATION_UPDATE.md", "python")
+    for name, folder in (("gpt2-medium", shop.model), ("gpt2", shop.smaller_model())):
+        assert f'"{name}"' in trains
+        trains = trains.replace(f'"{name}"', repr(str(folder)))
+    known: dict[str, Any] = {}
+    exec(compile(trains, "DISTILLATION_UPDATE.md", "exec"), known)
+    assert known["trainer"].state.global_step == 1
+    exec(compile(mine + checks, "DISTILLATION_UPDATE.md", "exec"), known)
 
 
 def test_the_steps_of_the_page_distil(place: Path, shop: Workshop) -> None:

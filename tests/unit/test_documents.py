@@ -55,6 +55,12 @@ def test_every_link_between_documents_leads_somewhere(document: Path) -> None:
     assert [target for target in targets if not (document.parent / target).exists()] == []
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_code_is_in_fences_that_other_tests_look_at(document: Path) -> None:
+    outside = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert re.findall(r"\n\n( {4}(?![-*]|\d+\.).*)", outside) == []
+
+
 def test_the_picture_shows_the_imports_as_they_are() -> None:
     picture = runpy.run_path(str(ROOT / "docs" / "picture.py"))
     committed = (ROOT / "docs" / "imports.svg").read_text(encoding="utf-8")

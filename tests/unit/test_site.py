@@ -13,6 +13,7 @@ from documents import PAGES, ROOT, blocks, our_arguments
 
 from finetune import Recipe, registry
 from finetune.arguments import parser
+from finetune.data.endings import ARCHIVE, KINDS, PACKED
 from finetune.recipe import known_keys, nested
 from finetune.schema import keys_of_parts
 
@@ -24,7 +25,7 @@ OTHER_PROGRAMS = ("benchmarks/", "python make_support.py")
 NOT_OURS = {"scale.md", "extending.md"}  # tests of their own run these: test_scale_page.py, test_extending.py
 RUN = {"start.md", "own-data.md", "smaller.md", "ollama.md", "extending.md", "README.md"}  # test_tutorials.py, test_extending.py, .ci/run
 TUTORIALS = ("start.md", "own-data.md", "smaller.md", "ollama.md", "four-gpus.md")
-PARTS = ("approach", "model", "teacher", "dataset", "method", "distillation", "training", "benchmark", "upload", "output_dir")
+PARTS = ("approach", "model", "teacher", "teachers", "dataset", "method", "distillation", "training", "benchmark", "upload", "output_dir")
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name not in NOT_OURS], ids=lambda page: page.name)
@@ -91,6 +92,14 @@ def test_the_page_of_settings_has_every_key_with_its_meaning() -> None:
     assert "`[rouge, perplexity]`" in page  # as it is written in a recipe
     assert "| `` |" not in page
     assert settings.MARK in (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+
+
+def test_the_documents_name_every_kind_of_file_every_metric_and_every_tracker() -> None:
+    files = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    assert [ending for ending in (*KINDS, *PACKED, ARCHIVE) if f"`{ending}`" not in files] == []
+    measuring = (ROOT / "docs" / "measuring.md").read_text(encoding="utf-8").lower()
+    named = [*registry.BUILT_IN["metrics"], *registry.BUILT_IN["trackers"]]
+    assert [name for name in named if name not in measuring] == []
 
 
 def test_the_measured_numbers_are_those_of_the_log() -> None:
