@@ -1,7 +1,7 @@
 """The distillation loss alone: extra memory and time, by size of the vocabulary (`distillation.py --loss`).
 
 Forward KL at temperature 2 and cross-entropy, half and half, on 1,000 tokens of width 576. The naive way is what the formula says: both
-models' logits, log_softmax, KLDivLoss, backward. Where a row says weights, each token has an alpha and a weight of its own; two teachers
+models' logits, log_softmax, KLDivLoss, backward. Where a row says weights, each token has an alpha of its own; two teachers
 are mixed by 0.7 and 0.3. Extra memory is the process's peak over what it held before, less the gradients themselves, which either way has
 to return.
 """
@@ -80,7 +80,7 @@ def measure(way: str, vocabulary: int) -> dict[str, float]:
     teacher_weight = torch.randn(vocabulary, WIDTH) / WIDTH**0.5
     labels = torch.randint(vocabulary, (TOKENS,))
     inputs: Any = (hidden, weight, taught, teacher_weight, labels)
-    weights: dict[str, Any] = {"alpha": torch.rand(TOKENS), "of_tokens": torch.rand(TOKENS)} if "weights" in way else {}
+    weights: dict[str, Any] = {"alpha": torch.rand(TOKENS)} if "weights" in way else {}
     second = (torch.randn(TOKENS, WIDTH), torch.randn(vocabulary, WIDTH) / WIDTH**0.5) if "two teachers" in way else None
     if way.startswith("naive"):
         compute: Any = _naive
@@ -124,7 +124,6 @@ def _fused(
     objective: str = "forward_kl",
     second: Any = None,
     alpha: Any = ALPHA,
-    of_tokens: Any = None,
 ) -> Any:
     from finetune import registry
     from finetune.distillation.several_teachers import mixed
@@ -133,18 +132,18 @@ def _fused(
 
     asked = [("teacher", taught, teacher_weight)] + ([] if second is None else [("second", *second)])
     teachers = [ChunkLogits(name, states, Head(head), TEMPERATURE) for name, states, head in asked]
-    rule = mixed(labels, teachers, SHARES[: len(asked)], registry.load("objectives", objective)(), alpha, TEMPERATURE, of_tokens)
+    rule = mixed(labels, teachers, SHARES[: len(asked)], registry.load("objectives", objective)(), alpha, TEMPERATURE)
     return chunked_loss(hidden, Head(weight), rule, workspace=workspace())
 
 
-def _cached(hidden: Any, weight: Any, kept: list[tuple[Any, Any]], labels: Any, *, alpha: Any = ALPHA, of_tokens: Any = None) -> Any:
+def _cached(hidden: Any, weight: Any, kept: list[tuple[Any, Any]], labels: Any, *, alpha: Any = ALPHA) -> Any:
     from finetune.distillation.loss import CachedGradient
     from finetune.distillation.several_teachers import added
     from finetune.training.chunked_loss import chunked_loss
     from finetune.training.head import Head
 
     head = Head(weight)
-    rule = CachedGradient(labels, hidden, head, *added(kept, SHARES[: len(kept)]), alpha, TEMPERATURE, of_tokens)
+    rule = CachedGradient(labels, hidden, head, *added(kept, SHARES[: len(kept)]), alpha, TEMPERATURE)
     return chunked_loss(hidden, head, rule, workspace=workspace())
 
 

@@ -68,6 +68,14 @@ def in_order(metrics: list[str]) -> list[str]:
     return sorted(metrics, key=lambda metric: [*NAMES, metric].index(metric))
 
 
+def by_verdict(verdicts: Mapping[str, str]) -> dict[str, list[str]]:
+    """{"better": ["ROUGE-L", "Perplexity"], "no evidence": ["ROUGE-1"]} of {metric: verdict}."""
+    found: dict[str, list[str]] = {}
+    for metric in in_order(list(verdicts)):
+        found.setdefault(verdicts[metric], []).append(NAMES.get(metric, metric))
+    return found
+
+
 def retained(scores: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
     """What benchmark.json says of shares of the teacher's scores; older versions wrote some down where less is better."""
     return {metric: share for metric, share in (scores.get("retention") or {}).items() if metric not in LOWER_IS_BETTER}

@@ -1,6 +1,6 @@
 """The distillation losses as rules of the chunked head.
 
-    L = w * [alpha * CE(student, label) + (1 - alpha) * T^2 * D(teacher / T, student / T)]      summed over the supervised tokens
+    L = alpha * CE(student, label) + (1 - alpha) * T^2 * D(teacher / T, student / T)      summed over the supervised tokens
 
     rule = Distillation(labels, teacher_logits, ForwardKL(), alpha=0.5, temperature=2.0)
     chunked_loss(hidden, head, rule)
@@ -8,8 +8,8 @@
 A rule sees the student's logits already divided by T and gives the gradient with respect to those: the first term then weighs
 alpha * T in it, the second (1 - alpha) * T^2, its `gain`. Alpha 1 needs no teacher and is handled by CrossEntropy.
 
-Alpha may be one number or one of each token [n], from 0 to 1 included, and then so may the weight w of the token (1 if left out). That
-costs no pass over the vocabulary: the gains of tokens scale the small tensors.
+Alpha may be one number or one of each token [n], from 0 to 1 included. That costs no pass over the vocabulary: the gains of tokens scale
+the small tensors.
 """
 
 from __future__ import annotations
@@ -34,22 +34,19 @@ class HardLabels(Rule):
     """
 
     share: float | Tensor  # of the cross-entropy's gradient in what is written
-    hard: Tensor  # weights of the two terms, where tokens have their own
+    hard: Tensor  # weights of the two terms, where tokens have an alpha of their own
     soft: Tensor
 
-    def __init__(self, labels: Tensor, alpha: float | Tensor, temperature: float, weight: Tensor | None = None) -> None:
+    def __init__(self, labels: Tensor, alpha: float | Tensor, temperature: float) -> None:
         super().__init__(labels)
-        if weight is not None and not isinstance(alpha, Tensor):
-            alpha = torch.full_like(weight, alpha)
         self.alpha, self.temperature = alpha, temperature
         self.only: Tensor | None = None  # whether the alpha of a token is 1
         if isinstance(alpha, Tensor):
-            weight = torch.ones_like(alpha) if weight is None else weight
-            hard_only = self.only = alpha == 1
-            self.hard, self.soft = weight * alpha, weight * (1 - alpha) * temperature**2
+            self.only = alpha == 1
+            self.hard, self.soft = alpha, (1 - alpha) * temperature**2
             # What alpha 1 leaves of the divergence is nothing, so its gain cannot be that of the divergence.
-            self.gain = torch.where(hard_only, weight * temperature, self.soft)
-            self.share = torch.where(hard_only, 1.0, alpha / ((1 - alpha) * temperature))
+            self.gain = torch.where(self.only, temperature, self.soft)
+            self.share = torch.where(self.only, 1.0, alpha / ((1 - alpha) * temperature))
             self.has_hard = alpha.device.type != "cpu" or bool((alpha > 0).any())  # a GPU would have to be waited for
         else:
             self.gain = (1 - alpha) * temperature**2
@@ -73,7 +70,7 @@ class HardLabels(Rule):
 
     @property
     def each(self) -> bool:
-        """Whether tokens have weights of their own, so that a divergence is wanted of each."""
+        """Whether tokens have an alpha of their own, so that a divergence is wanted of each."""
         return isinstance(self.alpha, Tensor)
 
     def before_softmax(self, logits: Tensor, rows: slice, workspace: Workspace) -> None:
@@ -153,16 +150,8 @@ class TeacherLogits(Protocol):
 class Distillation(HardLabels):
     """Student against the teacher's logits, for any objective; `teacher` are those of the same tokens, at the same temperature."""
 
-    def __init__(
-        self,
-        labels: Tensor,
-        teacher: TeacherLogits,
-        objective: Objective,
-        alpha: float | Tensor,
-        temperature: float,
-        weight: Tensor | None = None,
-    ) -> None:
-        super().__init__(labels, alpha, temperature, weight)
+    def __init__(self, labels: Tensor, teacher: TeacherLogits, objective: Objective, alpha: float | Tensor, temperature: float) -> None:
+        super().__init__(labels, alpha, temperature)
         self.teacher, self.objective = teacher, objective
         self.bytes_per_row = teacher.bytes_per_row
         self.cuts = getattr(teacher, "cuts", ())
@@ -205,9 +194,8 @@ class CachedGradient(HardLabels):
         negentropy: Tensor,
         alpha: float | Tensor,
         temperature: float,
-        weight: Tensor | None = None,
     ) -> None:
-        super().__init__(labels, alpha, temperature, weight)
+        super().__init__(labels, alpha, temperature)
         precise = precision(centre.dtype)
         self.centre = centre.to(precise)
         self.constant = negentropy.to(precise) - (hidden.detach().to(precise) * self.centre).sum(-1) * (head.scale / temperature)

@@ -33,13 +33,12 @@ def mixed(
     objective: Objective,
     alpha: float | Tensor,
     temperature: float,
-    weight: Tensor | None = None,
 ) -> Distillation | Mixture:
     """The loss against teachers with these weights, which sum to one; a teacher of weight 0 says nothing."""
     heard = [(teacher, share) for teacher, share in zip(teachers, weights, strict=True) if share]
     if len(heard) == 1:
-        return Distillation(labels, heard[0][0], objective, alpha, temperature, weight)
-    return Mixture(labels, heard, objective, alpha, temperature, weight)
+        return Distillation(labels, heard[0][0], objective, alpha, temperature)
+    return Mixture(labels, heard, objective, alpha, temperature)
 
 
 class Mixture(HardLabels):
@@ -52,9 +51,8 @@ class Mixture(HardLabels):
         objective: Objective,
         alpha: float | Tensor,
         temperature: float,
-        weight: Tensor | None = None,
     ) -> None:
-        super().__init__(labels, alpha, temperature, weight)
+        super().__init__(labels, alpha, temperature)
         self.teachers, self.objective = teachers, objective
         self.bytes_per_row = sum(teacher.bytes_per_row for teacher, _ in teachers)
         self.mix = {"q": self._linear_in_q, "log q": self._linear_in_log_q}.get(getattr(objective, "mixes", ""), self._of_the_mean)

@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from finetune.benchmark.names import NAMES, held_out, number, signed
+from finetune.benchmark.names import NAMES, by_verdict, held_out, number, signed
 from finetune.formatting import count, size, strip_control_chars
 from finetune.run.comparison import Comparison
 from finetune.screen.console import VERDICTS
@@ -98,11 +98,9 @@ def _verdicts(found: Comparison) -> list[Text]:
     """What can be said, in sentences."""
     if found.why_not:
         return [Text(found.why_not, style="warning")]
-    said = []
-    for result, words in SENTENCES.items():
-        names = [NAMES.get(metric, metric) for metric, score in found.scores.items() if score.get("verdict") == result]
-        if names:
-            said.append(Text.assemble((words, VERDICTS.get(result, "")), f" by {', '.join(names)}."))
+    by = by_verdict({metric: score["verdict"] for metric, score in found.scores.items() if "verdict" in score})
+    results = [result for result in SENTENCES if result in by]
+    said = [Text.assemble((SENTENCES[result], VERDICTS.get(result, "")), f" by {', '.join(by[result])}.") for result in results]
     if found.only:
         named = ", ".join(f"{NAMES.get(metric, metric)} (only {side.upper()})" for metric, side in found.only.items())
         said.append(Text(f"Measured of one alone: {named}.", style="quiet"))

@@ -12,12 +12,11 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from finetune.benchmark.names import FEWEST_ROWS, NAMES, about_tasks, between, in_order, number, signed, too_few
+from finetune.benchmark.names import FEWEST_ROWS, about_tasks, between, by_verdict, in_order, number, signed, too_few
 from finetune.errors import BadInput
 from finetune.formatting import count, strip_control_chars
 from finetune.runtime import RuntimeOptions
-from finetune.screen.console import VERDICTS
-from finetune.screen.tables import NARROW, block, legend, score_table, table_width, verdict
+from finetune.screen.tables import NARROW, block, in_words, legend, score_table, table_width, verdict
 
 
 def measure(
@@ -98,19 +97,9 @@ def _change(metric: str, change: Mapping[str, Any], *, intervals: bool, numbers:
 def _sentences(found: Mapping[str, Any], *, more_than_two: bool) -> Iterator[Text]:
     """What can be said of each model against the first, and why nothing can be said."""
     for letter, changes in found["against_first"].items():
-        said: dict[str, list[str]] = {}
-        for metric in in_order(list(changes)):
-            said.setdefault(changes[metric].get("verdict", ""), []).append(NAMES.get(metric, metric))
-        words = Text(f"{letter} against A: ")
-        for word, names in said.items():
-            if word:
-                words.append(word, VERDICTS.get(word, "quiet")).append(f" by {', '.join(names)}; ")
-        words.right_crop(2)
-        if any(said):
-            yield words
-        reasons = dict.fromkeys(each["why_not"] for each in changes.values() if "why_not" in each)
-        for reason in reasons:
-            by = ", ".join(NAMES.get(metric, metric) for metric in in_order(list(changes)) if changes[metric].get("why_not") == reason)
-            yield Text(f"{letter} and A cannot be compared by {by}: {reason}.", style="quiet")
+        if verdicts := {metric: each["verdict"] for metric, each in changes.items() if "verdict" in each}:
+            yield Text.assemble(f"{letter} against A: ", in_words(verdicts))
+        for reason, names in by_verdict({metric: each["why_not"] for metric, each in changes.items() if "why_not" in each}).items():
+            yield Text(f"{letter} and A cannot be compared by {', '.join(names)}: {reason}.", style="quiet")
     if more_than_two:
         yield Text("Each is compared with A alone. One such verdict in 20 is chance.", style="quiet")

@@ -40,7 +40,7 @@ from finetune.publish.elsewhere import in_short
 from finetune.recipe import Recipe
 from finetune.run_folder import free_name
 from finetune.screen.console import STUDENT
-from finetune.screen.tables import NARROW, block, legend, pairs, score_table, table_width, to_copy, verdict
+from finetune.screen.tables import NARROW, block, in_words, legend, pairs, score_table, table_width, to_copy, verdict
 from finetune.screen.wording import command_name
 from finetune.shell import quoted
 from finetune.training.choice import in_words as which_step
@@ -82,8 +82,8 @@ def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
     table = score_table([names[side] for side in sides], rows, change=heading if with_change else None, wide=wide)
     interval = "[a, b]: 95 % confidence interval." if fits and any(scores.get("intervals", {}).values()) else ""
     parts: list[RenderableType] = [Text(f"On {held_out(scores['rows'])}", style="bold"), table, legend(interval, rows)]
-    if not with_change and (said := _by_verdict(scores.get(changes) or {})):
-        parts.append(Text(f"Against the teacher: {said}."))
+    if not with_change and (verdicts := {metric: each["verdict"] for metric, each in (scores.get(changes) or {}).items()}):
+        parts.append(Text.assemble("Against the teacher: ", in_words(verdicts), "."))
     parts += _said_of(scores, rows)
     if distilled:
         beside: list[RenderableType] = [Text(""), Text("Student and teacher compared", style="bold"), pairs(_beside_the_teacher(scores))]
@@ -132,16 +132,8 @@ def _before(scores: Mapping[str, Any]) -> list[RenderableType]:
     if not metrics:
         return []
     known = ", ".join(f"{NAMES.get(metric, metric)} {number(metric, before[metric])}" for metric in metrics)
-    now = _by_verdict({metric: changes[metric] for metric in metrics})
+    now = in_words({metric: changes[metric]["verdict"] for metric in metrics}).plain
     return [Text(f"The student before training: {known}. Against that: {now}.", style="quiet")]
-
-
-def _by_verdict(changes: Mapping[str, Any]) -> str:
-    """ "better by ROUGE-L, Perplexity; no evidence by ROUGE-1"."""
-    found: dict[str, list[str]] = {}
-    for metric in in_order(list(changes)):
-        found.setdefault(changes[metric]["verdict"], []).append(NAMES.get(metric, metric))
-    return "; ".join(f"{words} by {', '.join(names)}" for words, names in found.items())
 
 
 def _beside_the_teacher(scores: Mapping[str, Any]) -> Iterator[tuple[str, RenderableType]]:

@@ -15,8 +15,7 @@ from rich.text import Text
 from finetune.benchmark.names import IN_SHORT, NAMES, number, share
 from finetune.formatting import count, strip_control_chars
 from finetune.run.several import RunRow
-from finetune.screen.console import VERDICTS
-from finetune.screen.tables import block
+from finetune.screen.tables import block, in_words
 from finetune.screen.wording import duration
 
 NARROW = 60  # columns; below them each run has lines of its own
@@ -69,12 +68,8 @@ def _sentences(rows: Sequence[RunRow]) -> Iterator[Text]:
         if row.why_not:
             yield Text(f"{row.letter}: measured on other rows than {first.letter}, so there is no verdict.", style="warning")
             continue
-        said = Text(f"{row.letter} beside {first.letter}: ")
-        for words in dict.fromkeys(row.against_first.values()):
-            names = ", ".join(NAMES.get(metric, metric) for metric, verdict in row.against_first.items() if verdict == words)
-            said.append(words, VERDICTS.get(words, "quiet")).append(f" by {names}; ")
-        said.right_crop(2)
-        yield said
+        if row.against_first:
+            yield Text.assemble(f"{row.letter} beside {first.letter}: ", in_words(row.against_first))
     if len(others) > 1:
         yield Text(f"Each is compared with {first.letter} alone. One such verdict in 20 is chance.", style="quiet")
     if not all(row.alike for row in rows):

@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from finetune.benchmark.names import LOWER_IS_BETTER, NAMES
+from finetune.benchmark.names import LOWER_IS_BETTER, NAMES, by_verdict
 from finetune.formatting import strip_control_chars
 from finetune.screen.console import VERDICTS
 
@@ -73,6 +73,12 @@ def legend(interval: str, metrics: Iterable[str]) -> Text:
     """How to read a score table: `interval` says what its brackets are."""
     lower = " and ".join(NAMES[metric] for metric in LOWER_IS_BETTER if metric in metrics)
     return Text(f"{interval} {lower}: lower is better.".lstrip() if lower else interval, style="quiet")
+
+
+def in_words(verdicts: Mapping[str, str]) -> Text:
+    """ "better by ROUGE-L, Perplexity; no evidence by ROUGE-1" of {metric: verdict}, in colours."""
+    found = by_verdict(verdicts).items()
+    return Text("; ").join([Text.assemble((words, VERDICTS.get(words, "quiet")), f" by {', '.join(names)}") for words, names in found])
 
 
 def verdict(change: Mapping[str, Any]) -> Text:

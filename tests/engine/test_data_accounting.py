@@ -246,3 +246,11 @@ def test_of_a_few_rows_that_are_told_often_one_is_held_out_as_a_whole(tmp_path: 
     assert (prepared.report.train, prepared.report.held_out, prepared.report.held_out_by) == (24, 6, "rows")
     (measured,) = set(map(tuple, prepared.held_out["input_ids"]))
     assert measured not in set(map(tuple, prepared.train["input_ids"]))
+
+
+def test_rows_that_the_template_refuses_are_too_many_again_where_fewer_are_allowed_than_before(tmp_path: Path) -> None:
+    calls = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "look", "arguments": {}}}]}
+    rows = [*({"messages": chat(f"question {number}", "answer")} for number in range(9)), {"messages": [*chat("look"), calls]}]
+    assert prepare(tmp_path, rows, bad_rows=0.1).report.skipped == 1
+    with pytest.raises(BadRow, match="1 of 10 rows cannot be used"):
+        prepare(tmp_path, rows, bad_rows=0.0)

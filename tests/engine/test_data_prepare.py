@@ -251,16 +251,6 @@ def test_a_template_that_refuses_most_rows_is_an_error(tmp_path: Path) -> None:
         prepare(tmp_path, write(tmp_path / "a.jsonl", chats), byte_level(INST))
 
 
-def test_rows_that_the_template_refuses_are_too_many_again_where_fewer_are_allowed_than_before(tmp_path: Path) -> None:
-    chats = [{"messages": [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": f"a{n}"}]} for n in range(50)]
-    chats[42]["messages"][0]["role"] = "system"
-    file = write(tmp_path / "a.jsonl", chats)
-    allowed = prepare(tmp_path, file, byte_level(INST), bad_rows=0.1)
-    assert allowed.report.skipped == 1
-    with pytest.raises(BadRow, match=r"1 of 50 rows cannot be used"):
-        prepare(tmp_path, file, byte_level(INST), bad_rows=0.0)
-
-
 def test_the_second_time_nothing_is_tokenised(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", pairs(20))
     first, recorder = prepare(tmp_path, file), Recorder()

@@ -191,39 +191,38 @@ def test_the_parts_are_the_unweighted_terms() -> None:
 
 
 ALPHAS = torch.tensor([0.0, 1.0, 0.3, 1.0, 0.9, 0.0, 0.5], dtype=torch.float64).repeat(4)[: len(LABELS)]
-WEIGHTS = torch.linspace(0.0, 2.0, len(LABELS), dtype=torch.float64)  # the first token counts nothing
 
 
-def naive_with_weights(name: str, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def naive_of_tokens(name: str, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     p, q = F.softmax(student / temperature, -1), F.softmax(teacher / temperature, -1)
     hard = F.cross_entropy(student, LABELS, reduction="none")
-    return (WEIGHTS * (ALPHAS * hard + (1 - ALPHAS) * temperature**2 * naive_divergence(name, p, q))).sum()
+    return (ALPHAS * hard + (1 - ALPHAS) * temperature**2 * naive_divergence(name, p, q)).sum()
 
 
 @pytest.mark.parametrize("name", registry.BUILT_IN["objectives"])
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 3.3])
 @pytest.mark.parametrize("kind", ["bias", "soft cap"])
-def test_tokens_with_weights_of_their_own(name: str, temperature: float, kind: str) -> None:
+def test_tokens_with_an_alpha_of_their_own(name: str, temperature: float, kind: str) -> None:
     hidden, head = made(kind, torch.float64)
     teacher_hidden, teacher_head = made("bias", torch.float64, seed=1, width=10)
     teacher = ChunkLogits("teacher", teacher_hidden.detach(), teacher_head.detach(), temperature)
-    rule = Distillation(LABELS, teacher, objective(name), ALPHAS, temperature, WEIGHTS)
+    rule = Distillation(LABELS, teacher, objective(name), ALPHAS, temperature)
     ours = chunked_loss(hidden, head, rule, chunk_bytes=ROW * 10, block_bytes=ROW * 3)
-    theirs = naive_with_weights(name, textbook_logits(hidden, head), textbook_logits(teacher_hidden, teacher_head).detach(), temperature)
+    theirs = naive_of_tokens(name, textbook_logits(hidden, head), textbook_logits(teacher_hidden, teacher_head).detach(), temperature)
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=0)
     for mine, reference in zip(gradients(ours, hidden, head), gradients(theirs, hidden, head), strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("kind", ["plain", "bias"])
-def test_tokens_with_weights_of_their_own_from_a_gradient_cache(kind: str) -> None:
+def test_tokens_with_an_alpha_of_their_own_from_a_gradient_cache(kind: str) -> None:
     hidden, head = made(kind, torch.float64)
     head, temperature = head.detach(), 2.0
     teacher = textbook_logits(*made("soft cap", torch.float64, seed=1)).detach()
     q = F.softmax(teacher / temperature, -1)
     negentropy = (q * q.log()).sum(-1) - (0 if head.bias is None else q @ head.bias * head.scale / temperature)
-    rule = CachedGradient(LABELS, hidden, head, q @ head.weight, negentropy, ALPHAS, temperature, WEIGHTS)
-    ours, theirs = chunked_loss(hidden, head, rule), naive_with_weights("forward_kl", textbook_logits(hidden, head), teacher, temperature)
+    rule = CachedGradient(LABELS, hidden, head, q @ head.weight, negentropy, ALPHAS, temperature)
+    ours, theirs = chunked_loss(hidden, head, rule), naive_of_tokens("forward_kl", textbook_logits(hidden, head), teacher, temperature)
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=0)
     (mine,), (reference,) = torch.autograd.grad(ours, hidden), torch.autograd.grad(theirs, hidden)
     torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-11)
@@ -236,7 +235,7 @@ def test_an_objective_that_only_knows_sums_is_asked_token_by_token(name: str) ->
 
     def loss(compare) -> Tensor:
         teacher = ChunkLogits("teacher", teacher_hidden.detach(), teacher_head.detach(), 2.0)
-        return chunked_loss(hidden, head, Distillation(LABELS, teacher, compare, ALPHAS, 2.0, WEIGHTS))
+        return chunked_loss(hidden, head, Distillation(LABELS, teacher, compare, ALPHAS, 2.0))
 
     ours, theirs = loss(lambda p, q, ratio, shift: objective(name)(p, q, ratio, shift)), loss(objective(name))
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)

@@ -3,13 +3,14 @@ accumulation changes nothing, refusals in sentences; signals and objectives also
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from pico import Rows, arguments, assert_same_weights, losses, model_gradients, pico, pico_rows
-from test_distillation_loss import ALPHAS, WEIGHTS, kl, naive_divergence, objective
+from test_distillation_loss import ALPHAS, kl, naive_divergence, objective
 from test_distillation_trainer import CLOSE, batch_of
 from test_engine_chunked_loss import LABELS, VOCABULARY, gradients, made, textbook_logits
 from torch import Tensor
@@ -58,20 +59,19 @@ def test_several_teachers_are_the_textbook_mixture(name: str, weights: list[floa
     hidden, head = made("bias", torch.float64)
     teachers, qs = several(len(weights), temperature)
     alpha: Any = ALPHAS if per_token else 0.4
-    weight = WEIGHTS if per_token else None
-    ours = chunked_loss(hidden, head, mixed(LABELS, teachers, weights, objective(name), alpha, temperature, weight), **BUDGET)
+    ours = chunked_loss(hidden, head, mixed(LABELS, teachers, weights, objective(name), alpha, temperature), **BUDGET)
     student = textbook_logits(hidden, head)
     hard, soft = F.cross_entropy(student, LABELS, reduction="none"), of_several(name, F.softmax(student / temperature, -1), qs, weights)
-    theirs = ((WEIGHTS if per_token else 1.0) * (alpha * hard + (1 - alpha) * temperature**2 * soft)).sum()
+    theirs = (alpha * hard + (1 - alpha) * temperature**2 * soft).sum()
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=0)
     for mine, reference in zip(gradients(ours, hidden, head), gradients(theirs, hidden, head), strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-8, atol=1e-10)
 
 
-def fused(rule: Any) -> list[Tensor]:
-    """Loss and gradients of a student's states and head under a rule."""
+def fused(rule: Any, tokens: slice = slice(None)) -> list[Tensor]:
+    """Loss and gradients of a student's states and head under a rule of some tokens."""
     hidden, head = made("bias", torch.float32)
-    loss = chunked_loss(hidden, head, rule, **BUDGET)
+    loss = chunked_loss(hidden[tokens], head, rule, **BUDGET)
     return [loss.detach(), *gradients(loss, hidden, head)]
 
 
@@ -112,15 +112,10 @@ class TestMixtures:
 
     def test_each_token_of_a_route_hears_its_own_teacher(self, name: str) -> None:
         starts = [0, 5, 6, 20]
-        runs = [
-            logits_of(seed, slice(start, stop)) for seed, start, stop in zip((1, 2, 1, 2), starts, [*starts[1:], len(LABELS)], strict=True)
-        ]
+        tokens = [slice(*ends) for ends in pairwise([*starts, len(LABELS)])]
+        runs = [logits_of(seed, part) for seed, part in zip((1, 2, 1, 2), tokens, strict=True)]
         ours = fused(Distillation(LABELS, Routed(starts, runs), objective(name), 0.5, 2.0))
-        first = ((torch.arange(len(LABELS)) < 5) | ((torch.arange(len(LABELS)) >= 6) & (torch.arange(len(LABELS)) < 20))).float()
-        parts = [
-            fused(Distillation(LABELS, logits_of(seed), objective(name), 0.5, 2.0, weight=weight))
-            for seed, weight in ((1, first), (2, 1 - first))
-        ]
+        parts = [fused(Distillation(LABELS[part], run, objective(name), 0.5, 2.0), part) for part, run in zip(tokens, runs, strict=True)]
         for one, *others in zip(ours, *parts, strict=True):
             torch.testing.assert_close(one, sum(others), rtol=1e-4, atol=1e-5 * float(one.abs().max()))
 

@@ -16,6 +16,7 @@ from finetune.benchmark.names import (
     about_tasks,
     beside_the_teacher,
     between,
+    by_verdict,
     codes_copied,
     each_round,
     each_teacher,
@@ -60,11 +61,10 @@ def verdicts(scores: Mapping[str, Any]) -> Html:
     if student := verdict_on(scores):
         said = element("strong", student.sentence, class_=STUDENT.get(student.word, "quiet"))
         return element("p", said, f" {student.costs}", class_="verdict")
-    changes: Mapping[str, Any] = scores.get("change") or {}
+    by = by_verdict({metric: change["verdict"] for metric, change in (scores.get("change") or {}).items()})
     sentences = [f"{too_few(scores['rows'])} "] if scores["rows"] < FEWEST_ROWS else []
     for verdict, words in SENTENCES.items():
-        names = [NAMES.get(metric, metric) for metric in in_order(list(changes)) if changes[metric]["verdict"] == verdict]
-        if names:
+        if names := by.get(verdict):
             listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
             sentences.append(joined([element("strong", f"{words}:", class_=verdict_class(verdict)), f" {listed}. "]))
     return element("p", *sentences, class_="verdict") if sentences else Html()
