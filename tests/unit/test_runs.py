@@ -339,7 +339,7 @@ def test_the_program_compares_as_text_and_as_json_and_refuses_what_it_cannot(tmp
     for arguments, words in (
         (["a"], ["not 1"]),
         (["a", "b", "cut"], ["cut has no scores"]),
-        (["a", "nowhere"], ["nowhere", "run/recipe.yaml"]),
+        (["a", "nowhere"], ["no folder nowhere"]),
         (["a", "cut"], ["cut has no scores", "nothing saved yet", "resume cut"]),
     ):
         done = cli("runs", "compare", *arguments, folder=tmp_path)
