@@ -76,4 +76,4 @@ def _too_few(context: RunContext) -> str | None:
     wanted = math.ceil(100 * ENOUGH * report.held_out / alone / max(1, report.train + report.held_out)) / 100
     if recipe.dataset.eval_split is None and wanted <= MOST_HELD_OUT:
         return f"{said} (--set dataset.held_out={wanted:g})."
-    return f"{said}. Add rows to the data."
+    return f"{said}. Add rows{' with other prompts' if alone < report.held_out else ''} to the data."
