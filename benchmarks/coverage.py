@@ -5,6 +5,9 @@
 
 Each cell is the share of trials, in percent, whose interval leaves out the truth: 5 is what "95 %" promises. Where the truth is "no
 difference", this is how often a run would be called better or worse although nothing changed. `here` is what the benchmark uses.
+
+The last two tables are of rows that belong together, in groups of 1, 2, 4 and 9, such as answers to one prompt: with each row for itself,
+and `here`. Their columns are numbers of groups.
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ from numpy.typing import NDArray
 from finetune.benchmark.intervals import interval_of, t_quantile
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 ROWS = (4, 6, 8, 10, 12, 20, 50, 150)
+GROUPS, SIZES = (8, 12, 20, 50), (1, 2, 4, 9)
 RESAMPLES = 2000
 ENDS = (0.025, 0.975)
 
@@ -232,6 +237,56 @@ WAYS: tuple[Callable[[Case, Floats], tuple[Floats, Floats]], ...] = (
 )
 
 
+# Rows that belong together.
+
+
+def common(draw: np.random.Generator, trials: int, groups: Integers, share: float) -> Floats:
+    """Normal noise [trials, rows]; `share` of its variance is the same for all rows of a group."""
+    own, theirs = draw.normal(size=(trials, len(groups))), draw.normal(size=(trials, groups.max() + 1))
+    mixed: Floats = np.sqrt(share) * theirs[:, groups] + np.sqrt(1 - share) * own
+    return mixed
+
+
+def rouge_together(draw: np.random.Generator, trials: int, groups: Integers, share: float) -> Case:
+    return Case(0.2 * common(draw, trials, groups, share)[..., None], first, 0.0)
+
+
+def skewed_together(draw: np.random.Generator, trials: int, groups: Integers, share: float) -> Case:
+    """Few gain a lot: the groups, and the rows within each."""
+    theirs, own = draw.exponential(1, (trials, groups.max() + 1)) - 1, draw.exponential(1, (trials, len(groups))) - 1
+    return Case((np.sqrt(share) * theirs[:, groups] + np.sqrt(1 - share) * own)[..., None], first, 0.0)
+
+
+def perplexity_together(draw: np.random.Generator, trials: int, groups: Integers, share: float) -> Case:
+    tokens, nats = np.ceil(draw.lognormal(3, 0.7, (trials, len(groups)))), np.exp(0.5 * common(draw, trials, groups, share))
+    return Case(np.stack([tokens * nats, tokens], -1), quotient, float(np.exp(0.5**2 / 2)))
+
+
+def right_together(draw: np.random.Generator, trials: int, groups: Integers, share: float) -> Case:
+    """Nine answers in ten are right."""
+    right = common(draw, trials, groups, share) < NormalDist().inv_cdf(0.9)
+    return Case(right[..., None].astype(float), first, 0.9, [np.ones(1), np.zeros(1)] * 2)
+
+
+def became_right_together(draw: np.random.Generator, trials: int, groups: Integers, share: float) -> Case:
+    """One answer in ten becomes right, as many become wrong."""
+    moved, kept = common(draw, trials, groups, share), draw.random((trials, len(groups))) < 0.5
+    up, down = moved > NormalDist().inv_cdf(0.9), moved < NormalDist().inv_cdf(0.1)
+    sides = np.stack([up | (~down & kept), down | (~up & kept)], -1).astype(float)
+    return Case(sides, lambda means: means[..., 0] - means[..., 1], 0.0, [np.array([1.0, 0.0]), np.array([0.0, 1.0])])
+
+
+TOGETHER = (rouge_together, skewed_together, perplexity_together, right_together, became_right_together)
+
+
+def wrong_together(made: Any, share: float, trials: int, count: int, *, known: bool) -> float:
+    """Percent of the trials whose interval leaves out the truth; the groups are `known`, or each row is taken for one."""
+    groups = np.repeat(np.arange(count), np.resize(SIZES, count))
+    case = made(np.random.default_rng([count, TOGETHER.index(made)]), trials, groups, share)
+    ends = [interval_of(trial, case.of, case.unseen, groups if known else None) for trial in case.columns]
+    return 100 * float(np.mean([low > case.truth + 1e-12 or high < case.truth - 1e-12 for low, high in ends]))
+
+
 def wrong(made: Any, way: Any, trials: int, rows: int) -> float:
     """Percent of the trials whose interval leaves out the truth."""
     case = made(np.random.default_rng([rows, CASES.index(made)]), trials, rows)
@@ -250,6 +305,13 @@ def main() -> None:
         for made in CASES:
             cells = [f"{wrong(made, way, options.trials, rows):.0f}" for rows in options.rows]
             print(f"| {made.__name__.replace('_', ' ')} | {' | '.join(cells)} |", flush=True)
+    for known, title in ((False, "each row for itself"), (True, "here")):
+        print(f"\n| groups, {title} | {' | '.join(map(str, GROUPS))} |\n|---|{'---|' * len(GROUPS)}")
+        for kind in TOGETHER:
+            for share in (0.0, 0.5, 1.0):
+                cells = [f"{wrong_together(kind, share, options.trials, count, known=known):.0f}" for count in GROUPS]
+                name = kind.__name__.replace("_together", "").replace("_", " ")
+                print(f"| {name}, {share:.0%} in common | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -130,13 +130,13 @@ def plan(arguments: argparse.Namespace) -> int:
         typed_path(recipe.output_dir).exists()  # the plan says what is free on its disk
     console = _console(arguments)
     with working(console, brief="Planning") as reporter:
-        from finetune.benchmark.harness import check_tasks
+        from finetune.benchmark.harness import check_names
         from finetune.run.finetuner import LLMFineTuner
         from finetune.training.trackers import check_trackers
 
         tuner = LLMFineTuner(recipe, reporter=reporter, runtime=_runtime(arguments))
         found, report = tuner.plan(measure=arguments.measure), tuner.data.report.to_dict()
-        for check in (tuner.check_upload, lambda: check_trackers(recipe.training.report_to), lambda: check_tasks(recipe.benchmark)):
+        for check in (tuner.check_upload, lambda: check_trackers(recipe.training.report_to), lambda: check_names(recipe.benchmark)):
             try:
                 check()
             except (UploadError, RecipeError) as error:

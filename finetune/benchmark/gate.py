@@ -37,7 +37,8 @@ def gate_models(found: Mapping[str, Any], metric: str) -> str | None:
     """The same of the second of two models that were measured (finetune/run/measured.py) against the first."""
     first, second = (each["scores"] for each in found["models"])
     changes = {name: each for name, each in found["against_first"]["B"].items() if "verdict" in each}
-    return gate({"rows": found["rows"], "before": first, "after": second, "change": changes}, metric, than="A")
+    per_row = found["models"][0]["per_row"]
+    return gate({"rows": found["rows"], "per_row": per_row, "before": first, "after": second, "change": changes}, metric, than="A")
 
 
 def gate(scores: Mapping[str, Any], metric: str, *, than: str = "before") -> str | None:
@@ -46,7 +47,7 @@ def gate(scores: Mapping[str, Any], metric: str, *, than: str = "before") -> str
     if not change:
         return f"{name} was not measured row by row, so it was not judged."
     if change["verdict"] == "too few rows":
-        return f"{name} was not judged. {too_few(int(scores['rows']), change.get('rows'))}"
+        return f"{name} was not judged. {too_few(scores, change.get('rows'))}"
     if change["verdict"] == "worse":
         before, after = (number(metric, scores[side][metric]) for side in ("before", "after"))
         ends = f"[{signed(metric, change['low'])}, {signed(metric, change['high'])}]"

@@ -1,6 +1,7 @@
 """Tasks of EleutherAI's lm-evaluation-harness: found and loaded before any training, so that what is wrong is said then.
 
 check_tasks(recipe.benchmark)                        # raises RecipeError with the command that installs the package
+check_names(recipe.benchmark)                        # and for a task that there is not; reads no rows
 tasks = load_tasks(("hellaswag", "my_task.yaml"))    # raises BenchmarkError where there is no such task, or its rows are out of reach
 tasks.names, tasks.fingerprint
 """
@@ -56,6 +57,14 @@ def check_tasks(spec: BenchmarkSpec) -> None:
         _check_installed()
 
 
+def check_names(spec: BenchmarkSpec) -> None:
+    """Raises RecipeError for tasks that cannot be run for want of lm_eval, and for names that it does not have; reads no rows."""
+    if spec.tasks:
+        _check_installed()
+        with quietly():
+            _places(tuple(spec.tasks))
+
+
 def _check_installed() -> None:
     if find_spec(PACKAGE) is None:
         raise RecipeError("benchmark.tasks needs the package lm_eval, which is not installed.", hint=f"Install it: {INSTALL}")
@@ -80,8 +89,7 @@ def load_tasks(names: tuple[str, ...]) -> Tasks:
     _check_installed()  # a run may be measured again on another machine
     with quietly():
         offline = not hub_reachable()  # asked first: the libraries try for minutes otherwise
-        manager = _manager(of_lm_eval=not all(map(is_file, names)))
-        wanted = [_place(name, manager) for name in names]
+        manager, wanted = _places(names)
         try:
             with reading(", ".join(names), BenchmarkError, hint="Check the task file, or the name.", what="cannot be loaded as a task"):
                 loaded = manager.load(wanted)
@@ -99,6 +107,12 @@ def _manager(*, of_lm_eval: bool) -> Any:
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_defaults=of_lm_eval)
+
+
+def _places(names: tuple[str, ...]) -> tuple[Any, list[str]]:
+    """What knows the tasks, and what it finds each by."""
+    manager = _manager(of_lm_eval=not all(map(is_file, names)))
+    return manager, [_place(name, manager) for name in names]
 
 
 def _place(name: str, manager: Any) -> str:

@@ -10,11 +10,15 @@ lower to the higher end of Student's t and of the bootstrap-t, and a share of 1 
 where a few rows differ much from the others, the second where rows are of very different lengths or many are alike, and both where rows are
 few. Of answers that are right or wrong neither knows what it has not seen: twenty right answers of twenty do not make a model that is never
 wrong. There, and where a score from 0 to 1 is the same in all rows, a few rows of both kinds are added, and Student's t is enough.
+
+Rows of one group (answers to one prompt, turns of one conversation, blocks of one text) are no independent evidence: a whole group is left
+out, and drawn, at a time. Where groups are of different sizes, as many are counted as groups of one size would be as certain (Kish).
 benchmarks/coverage.py counts how often, for these and for other ways.
 
 Sources: Tukey (1958), Bias and confidence in not-quite large samples; Efron and Tibshirani (1993), An Introduction to the Bootstrap, 12.5;
-Agresti and Coull (1998), Approximate is better than "exact" for interval estimation of binomial proportions; Bonett and Price (2012),
-Adjusted Wald confidence interval for a difference of binomial proportions based on paired data.
+Kish (1965), Survey Sampling (the effect of a design); Agresti and Coull (1998), Approximate is better than "exact" for interval estimation
+of binomial proportions; Bonett and Price (2012), Adjusted Wald confidence interval for a difference of binomial proportions based on
+paired data.
 """
 
 from __future__ import annotations
@@ -26,9 +30,9 @@ from functools import cache, lru_cache
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from finetune.benchmark.names import COUNTED, FEWEST_ROWS, LOWER_IS_BETTER, PERCENT, is_task, number
+from finetune.benchmark.groups import Floats, Groups, as_numbers, by_group
+from finetune.benchmark.names import COUNTED, FEWEST_ROWS, GROUP, LOWER_IS_BETTER, PERCENT, is_task, number
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -43,7 +47,6 @@ QUOTIENTS = {  # sums over a row, and of what
 }
 ROW_SUMS = ("loss", *dict.fromkeys(name for pair in QUOTIENTS.values() for name in pair))
 
-Floats = NDArray[np.float64]
 Verdict = Literal["better", "worse", "no evidence", "too few rows"]
 
 
@@ -52,7 +55,7 @@ class Statistic:
     """`of` the means [..., k] of `columns` [rows, k] is the score; it is shown as `shown` of that, which rises with it.
 
     No model can have less than `least` or more than `most`, and so no interval reaches beyond. `counted` are shares of what is
-    right or wrong.
+    right or wrong. `groups` has a number for each row, the same for rows that belong together; None where each stands alone.
     """
 
     columns: Floats
@@ -61,10 +64,16 @@ class Statistic:
     least: float = -math.inf
     most: float = math.inf
     counted: bool = False
+    groups: Groups | None = None
 
     @property
     def rows(self) -> int:
         return len(self.columns)
+
+    @property
+    def independent(self) -> int:
+        """How many rows or groups of rows there are."""
+        return self.rows if self.groups is None else len(np.unique(self.groups))
 
     @property
     def right_and_wrong(self) -> tuple[Floats, Floats]:
@@ -107,22 +116,22 @@ class Interval:
 
 def estimate(statistic: Statistic) -> Interval:
     """The score with its interval."""
-    if statistic.rows < FEWEST_ROWS:
+    if statistic.independent < FEWEST_ROWS:
         return Interval(statistic.shown(statistic.raw), None, None)
     unseen = 2 * statistic.right_and_wrong if statistic.all_or_nothing or statistic.all_alike else ()
-    low, high = map(statistic.shown, interval_of(statistic.columns, statistic.of, unseen))
+    low, high = map(statistic.shown, interval_of(statistic.columns, statistic.of, unseen, statistic.groups))
     return Interval(statistic.shown(statistic.raw), max(low, statistic.least), min(high, statistic.most))
 
 
 def change(metric: str, after: Statistic, before: Statistic) -> dict[str, Any]:
     """{"difference", "low", "high", "verdict"} of after - before on the same rows.
 
-    Of too few rows `low` and `high` are None, and "rows" says how many there are.
+    Of too few rows `low` and `high` are None, and "rows" says how many there are; those of one group count as one.
 
     A difference that is shown as nothing is no evidence of one, however sure it is. Of scores that are shown on another scale the ends are
     those of the change, taken from `before` as it is.
     """
-    rows, start = after.rows, before.raw
+    rows, start = min(after.independent, before.independent), before.raw
     value = after.shown(after.raw) - before.shown(start)
     if rows < FEWEST_ROWS:
         return {"difference": value, "low": None, "high": None, "verdict": "too few rows", "rows": rows}
@@ -137,7 +146,7 @@ def ratio(part: Statistic, whole: Statistic) -> Interval | None:
     if not whole.raw:
         return None
     value = part.raw / whole.raw
-    if part.rows < FEWEST_ROWS:
+    if min(part.independent, whole.independent) < FEWEST_ROWS:
         return Interval(value, None, None)
     with np.errstate(divide="ignore", invalid="ignore"):
         low, high = interval_of(*_beside(part, whole, np.divide))
@@ -150,23 +159,46 @@ def _verdict(metric: str, difference: float, low: float, high: float) -> Verdict
     return "better" if (high < 0) == (metric in LOWER_IS_BETTER) else "worse"
 
 
-def interval_of(columns: Floats, of: Callable[[Floats], Floats], unseen: Sequence[Floats] = ()) -> tuple[float, float]:
-    """The ends of the 95 % interval of `of` the means of `columns` [rows, k]; `unseen` rows are added where these may only be missing."""
-    columns = np.vstack([columns, *unseen])
-    rows = len(columns)
-    whole = float(of(columns.mean(0)))
-    each = rows * whole - (rows - 1) * of((columns.sum(0) - columns) / (rows - 1))
+def interval_of(
+    columns: Floats, of: Callable[[Floats], Floats], unseen: Sequence[Floats] = (), groups: Groups | None = None
+) -> tuple[float, float]:
+    """The ends of the 95 % interval of `of` the means of `columns` [rows, k]; `unseen` rows are added where these may only be missing.
+
+    `groups` has a number for each row; rows of the same number are left out and drawn together.
+    """
+    sums, sizes = by_group(columns, groups)
+    if unseen:
+        size = _effect(columns, of, sums, sizes) if groups is not None else 1.0
+        sums, sizes = np.vstack([sums, *(size * row for row in unseen)]), np.append(sizes, [size] * len(unseen))
+    whole, each = _pseudo_values(sums, sizes, of)
     if not np.isfinite(each).all():  # a quotient by nothing
         return math.nan, math.nan
-    error = float(each.std(ddof=1)) / math.sqrt(rows)
+    error = float(each.std(ddof=1)) / math.sqrt(len(each))
     if error <= 1e-12 * abs(whole):  # all rows say the same
         return whole, whole
-    half = t_quantile(rows - 1)
+    effective = float(sizes.sum() ** 2 / (sizes**2).sum())  # groups of one size that would be as certain
+    half = t_quantile(max(1, int(effective) - 1))
     if unseen:
         return whole - half * error, whole + half * error
-    least, most = _scaled(each) if rows <= RESAMPLED else (-half, half)
-    error *= 1 + 1 / rows
+    least, most = _scaled(each) if len(each) <= RESAMPLED else (-half, half)
+    error *= 1 + 1 / effective
     return whole - max(half, most) * error, whole + max(half, -least) * error
+
+
+def _pseudo_values(sums: Floats, sizes: Floats, of: Callable[[Floats], Floats]) -> tuple[float, Floats]:
+    """The number, and what each row or group contributes to it: found by leaving it out."""
+    many, total, rows = len(sums), sums.sum(0), sizes.sum()
+    whole = float(of(total / rows))
+    return whole, many * whole - (many - 1) * of((total - sums) / (rows - sizes)[:, None])
+
+
+def _effect(columns: Floats, of: Callable[[Floats], Floats], sums: Floats, sizes: Floats) -> float:
+    """How many rows of these groups are worth one that stands alone, from 1 to a whole group; a whole one where all rows say the same."""
+    errors = []
+    for each in (_pseudo_values(sums, sizes, of)[1], _pseudo_values(columns, np.ones(len(columns)), of)[1]):
+        errors.append(float(each.var(ddof=1)) / len(each))
+    most = float(sizes.mean())
+    return min(max(errors[0] / errors[1], 1.0), most) if min(errors) > 0 else most
 
 
 def _scaled(each: Floats) -> tuple[float, float]:
@@ -214,21 +246,21 @@ def _inside(t: float, freedom: int) -> float:
     return 2 / math.pi * (angle + (sine * sum(terms) if freedom > 1 else 0.0))
 
 
-def mean_of(values: Sequence[float]) -> Statistic:
+def mean_of(values: Sequence[float], groups: Sequence[int] | None = None) -> Statistic:
     """The mean over rows."""
-    return Statistic(np.asarray(values, dtype=np.float64)[:, None], lambda means: means[..., 0])
+    return Statistic(np.asarray(values, dtype=np.float64)[:, None], lambda means: means[..., 0], groups=as_numbers(groups))
 
 
-def mean_per_token(sums: Sequence[float], tokens: Sequence[int]) -> Statistic:
+def mean_per_token(sums: Sequence[float], tokens: Sequence[int], groups: Sequence[int] | None = None) -> Statistic:
     """Row sums over row tokens: every token has the same weight, however long its row is; rows without a token say nothing."""
     columns = np.stack([np.asarray(sums, dtype=np.float64), np.asarray(tokens, dtype=np.float64)], -1)
-    return Statistic(columns[columns[:, 1] > 0], _per_token)
+    some, of = columns[:, 1] > 0, as_numbers(groups)
+    return Statistic(columns[some], _per_token, groups=None if of is None else of[some])
 
 
-def perplexity_of(losses: Sequence[float], tokens: Sequence[int]) -> Statistic:
+def perplexity_of(losses: Sequence[float], tokens: Sequence[int], groups: Sequence[int] | None = None) -> Statistic:
     """exp of the mean loss per token; `losses` are row sums of negative log-likelihoods in nats."""
-    mean = mean_per_token(losses, tokens)
-    return Statistic(mean.columns, mean.of, lambda nats: math.exp(min(nats, MOST_NATS)), least=1.0)
+    return replace(mean_per_token(losses, tokens, groups), shown=lambda nats: math.exp(min(nats, MOST_NATS)), least=1.0)
 
 
 def _per_token(means: Floats) -> Floats:
@@ -238,12 +270,13 @@ def _per_token(means: Floats) -> Floats:
 
 def statistics_of(per_row: Mapping[str, Sequence[Any]]) -> dict[str, Statistic]:
     """The scores that have a value for each row, by name; `per_row` is that of benchmark.json."""
-    found = {key: mean_of(values) for key, values in per_row.items() if key not in ROW_SUMS}
+    groups = per_row.get(GROUP)  # of the held-out rows; a task has rows of its own
+    found = {key: mean_of(values, None if is_task(key) else groups) for key, values in per_row.items() if key not in (*ROW_SUMS, GROUP)}
     if "loss" in per_row:
-        found["perplexity"] = perplexity_of(per_row["loss"], per_row["tokens"])
+        found["perplexity"] = perplexity_of(per_row["loss"], per_row["tokens"], groups)
     for key, (sums, counts) in QUOTIENTS.items():
         if sums in per_row:
-            found[key] = mean_per_token(per_row[sums], per_row[counts])
+            found[key] = mean_per_token(per_row[sums], per_row[counts], groups)
     of_right = [key for key in found if is_task(key) and set(per_row[key]) <= {0, 1}]
     shares = [key for key in found if key.startswith("rouge") or key in PERCENT or key in of_right]
     found |= {key: replace(found[key], least=0.0, most=1.0, counted=key in (*COUNTED, *of_right)) for key in shares}
@@ -253,8 +286,8 @@ def statistics_of(per_row: Mapping[str, Sequence[Any]]) -> dict[str, Statistic]:
 
 def _beside(
     one: Statistic, other: Statistic, joined: Callable[[Floats, Floats], Floats]
-) -> tuple[Floats, Callable[[Floats], Floats], list[Floats]]:
-    """The columns of two statistics of the same rows, `joined` of the two, and rows of which only one is right.
+) -> tuple[Floats, Callable[[Floats], Floats], list[Floats], Groups | None]:
+    """The columns of two statistics of the same rows, `joined` of the two, rows of which only one is right, and the rows' groups.
 
     There are such rows where none may have been seen: of answers that are right or wrong, and where the two are alike in every row.
     """
@@ -263,4 +296,9 @@ def _beside(
     if alike or (one.all_or_nothing and other.all_or_nothing):
         (right, wrong), (their_right, their_wrong) = one.right_and_wrong, other.right_and_wrong
         unseen = [np.concatenate([right, their_wrong]), np.concatenate([wrong, their_right])]
-    return np.hstack([one.columns, other.columns]), lambda means: joined(one.of(means[..., :split]), other.of(means[..., split:])), unseen
+    groups = one.groups if one.groups is not None else other.groups  # a run of an older version does not say them
+
+    def both(means: Floats) -> Floats:
+        return joined(one.of(means[..., :split]), other.of(means[..., split:]))
+
+    return np.hstack([one.columns, other.columns]), both, unseen, groups

@@ -23,6 +23,7 @@ NAMES = {
 LOWER_IS_BETTER = ("perplexity", "kl")
 COUNTED = ("accuracy", "exact_match", "last_number", "copied")  # of answers, or what stands in them: each is right or wrong
 PERCENT = (*COUNTED, "agreement")  # shares of rows or tokens
+GROUP = "group"  # beside the scores of held-out rows: the same number for rows of one prompt, conversation or text
 TASK_SCORE = "/"  # between the name of a task of lm-evaluation-harness and its metric: hellaswag/acc
 FEWEST_ROWS = 8  # below, no interval holds its word (benchmarks/coverage.py): nothing is said
 IN_SHORT = ("rougeL", "accuracy", "exact_match", "last_number", "perplexity")  # where there is no room for all
@@ -86,10 +87,33 @@ def held_out(rows: int) -> str:
     return counted(rows, "held-out row")
 
 
-def too_few(rows: int, judged: int | None = None) -> str:
-    """Why nothing is said of scores on so few rows; `judged` is how many of them have what a score counts, such as a number."""
+def independent(scores: Mapping[str, Any]) -> int:
+    """How many rows say something of their own: all rows of one prompt, conversation or text count as one."""
+    groups = (scores.get("per_row") or {}).get(GROUP)
+    return len(set(groups)) if groups else int(scores["rows"])
+
+
+def too_few(scores: Mapping[str, Any], judged: int | None = None) -> str:
+    """Why nothing is said of scores on so few rows, empty where they are enough.
+
+    `judged` is how many of them have what a score counts, such as a number.
+    """
+    rows, alone = int(scores["rows"]), independent(scores)
+    if min(alone, alone if judged is None else judged) >= FEWEST_ROWS:
+        return ""
+    if alone < min(rows, FEWEST_ROWS):
+        return f"Too few rows to judge: {counted(rows, 'row')} of only {alone} different prompts or texts; {FEWEST_ROWS} would do."
     some = f"{judged:,} of " if judged is not None and judged < rows else ""
     return f"Too few rows to judge: {some}{counted(rows, 'row', 'count' if some else '')}; {FEWEST_ROWS} would do."
+
+
+def shared(scores: Mapping[str, Any]) -> str:
+    """How intervals take rows that belong together; empty where each stands alone, or too few do."""
+    rows, alone = int(scores["rows"]), independent(scores)
+    if alone == rows or alone < FEWEST_ROWS:
+        return ""
+    of = f"The {rows:,} rows are of {alone:,} different prompts, conversations or texts"
+    return f"{of}: for the intervals, rows of the same one count together."
 
 
 def share(value: float) -> str:

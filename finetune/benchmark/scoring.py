@@ -23,9 +23,10 @@ import numpy as np
 from finetune import registry
 from finetune.benchmark.copied import copied
 from finetune.benchmark.generation import answer_budget, generate_answers
+from finetune.benchmark.groups import groups_of
 from finetune.benchmark.harness import load_tasks
 from finetune.benchmark.intervals import Statistic, change, estimate, ratio, statistics_of
-from finetune.benchmark.names import is_task
+from finetune.benchmark.names import GROUP, is_task
 from finetune.benchmark.perplexity import AnswerLosses, answer_losses
 from finetune.benchmark.rouge import SETTINGS
 from finetune.benchmark.teacher_agreement import TeacherStates
@@ -42,7 +43,7 @@ from finetune.training.out_of_memory import MEMORY_ERRORS, ran_out
 if TYPE_CHECKING:
     from finetune.benchmark.harness_model import TaskScores
 
-VERSION = 5  # version of the scoring: raise it when numbers would change, so that cached base scores are recomputed
+VERSION = 6  # version of the scoring: raise it when numbers would change, so that cached base scores are recomputed
 RETAINED = ("rougeL", "accuracy", "exact_match", "last_number")  # more is better; "36 % of the perplexity" says nothing to anybody
 
 
@@ -60,6 +61,7 @@ class Scores:
     """One model's results on the held-out rows; lists have one entry per row, `kl` is in nats per token.
 
     `counted` says which tokens have a loss: "all" of a row, or its "answers". `max_new_tokens` is how long an answer could be.
+    `groups` has a number for each row, the same for rows of one prompt, conversation or text; it is empty where no two share one.
     `states` is not in the JSON: it holds a teacher's hidden states, for comparison with its student.
     """
 
@@ -73,6 +75,7 @@ class Scores:
     max_new_tokens: int | None
     parameters: int
     states: TeacherStates | None = None
+    groups: list[int] = field(default_factory=list)
     tasks: list[dict[str, Any]] = field(default_factory=list)  # what was run of lm-evaluation-harness; its scores are among the others
 
     @property
@@ -80,13 +83,13 @@ class Scores:
         return len(self.references)
 
     def row_scores(self) -> dict[str, list[float]]:
-        """{metric: one value per row}, in the order of the rows; losses (nats) and divergences are row sums."""
+        """{metric: one value per row}, in the order of the rows; losses (nats) and divergences are row sums. Beside them the groups."""
         found = dict(self.per_row)
         if self.losses:
             found |= {"loss": self.losses.sums, "tokens": list(self.losses.tokens)}
             if self.losses.divergences:
                 found |= {"kl": self.losses.divergences, "agreed": list(self.losses.agreed)}
-        return found
+        return found | ({GROUP: list(self.groups)} if self.groups else {})
 
     def statistics(self) -> dict[str, Statistic]:
         """The scores that can be resampled row by row."""
@@ -189,6 +192,7 @@ def benchmark_model(
         max_new_tokens=budget,
         parameters=inner.num_parameters(),
         states=states,
+        groups=groups_of(rows),
         tasks=tasks.about if tasks else [],
     )
 

@@ -50,6 +50,7 @@ def _chosen(each: Sequence[Scores], places: Sequence[tuple[int, int]]) -> Scores
         texts=pick(lambda scores: scores.texts),
         per_row={name: pick(partial(_of_rows, name)) for name in first.per_row if not is_task(name)},
         losses=losses,
+        groups=pick(lambda scores: scores.groups),
         states=states,
         values={},
         tasks=[],

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.benchmark.names import FEWEST_ROWS, NAMES, number, retained, share
+from finetune.benchmark.names import FEWEST_ROWS, NAMES, independent, number, retained, share
 
 METRICS = {"rougeL": "ROUGE-L", "accuracy": "right answers", "last_number": "right numbers", "exact_match": "exact matches"}  # first known
 WORDS = ("not usable", "weak", "usable")
@@ -40,7 +40,7 @@ def verdict_on(scores: Mapping[str, Any]) -> StudentVerdict | None:
     """What can be said of the student; None for a run without a teacher, or where nothing of the teacher was measured."""
     if not scores.get("teacher"):
         return None
-    rows = int(scores["rows"])
+    rows = independent(scores)
     metric, kept = kept_of(scores)
     student, teacher = (float((scores.get(side) or {}).get("perplexity") or 0) for side in ("after", "teacher"))
     times = round(student / teacher, 1) if student and teacher else None
@@ -62,7 +62,7 @@ def verdict_on(scores: Mapping[str, Any]) -> StudentVerdict | None:
 
 def kept_of(scores: Mapping[str, Any]) -> tuple[str, Mapping[str, Any] | None]:
     """The score by which answers are judged, and what the student keeps of it; None where too few of many rows count, or none."""
-    known, rows = retained(scores), int(scores["rows"])
+    known, rows = retained(scores), independent(scores)
     for metric in METRICS:
         if metric in known and (known[metric]["low"] is not None or rows < FEWEST_ROWS):
             return metric, known[metric]

@@ -3,6 +3,7 @@
 known = Known.of(rows)
 known.answers.of(train)               # the hashes of every answer that training learns, in order
 known.conversations()                 # a number for each row; rows that are turns of each other have the same
+known.together(held_out)              # a number for each of some rows; those that ask the same, or go on with another, have the same
 """
 
 from __future__ import annotations
@@ -73,22 +74,36 @@ class Known:
 
     def conversations(self) -> np.ndarray:
         """The number of the conversation of each row: rows with an answer or a prompt in common belong together."""
-        rows = np.arange(len(self.rows))
         values = np.concatenate([self.answers.values, self.prompts])
-        places = np.concatenate([self.answers.rows(), rows])
-        order = np.argsort(values, kind="stable")
-        same = values[order][1:] == values[order][:-1]
-        group = rows.tolist()
+        return _joined(values, np.concatenate([self.answers.rows(), np.arange(len(self.rows))]), len(self.rows))
 
-        def root(row: int) -> int:
-            while group[row] != row:
-                group[row] = row = group[group[row]]
-            return row
+    def together(self, chosen: np.ndarray) -> np.ndarray:
+        """A number for each of the chosen rows: those with the same prompt, or of which one goes on with another, have the same.
 
-        for one, other in zip(places[order][:-1][same].tolist(), places[order][1:][same].tolist(), strict=True):
-            first, second = root(one), root(other)
-            group[max(first, second)] = min(first, second)
-        return np.array([root(row) for row in rows.tolist()], np.int64)
+        Unlike in a conversation, rows that only begin alike do not belong together: many begin with a greeting.
+        """
+        of = self.answers.rows()
+        some = np.isin(of, chosen) & np.isin(self.answers.values, self.rows[chosen])
+        values = np.concatenate([self.answers.values[some], self.prompts[chosen]])
+        numbers = _joined(values, np.concatenate([of[some], chosen]), len(self.rows))
+        return np.asarray(numbers[chosen])
+
+
+def _joined(values: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
+    """A number for each of `count` rows: those that a value occurs in have the same; `places` are the rows of the values."""
+    order = np.argsort(values, kind="stable")
+    same = values[order][1:] == values[order][:-1]
+    group = list(range(count))
+
+    def root(row: int) -> int:
+        while group[row] != row:
+            group[row] = row = group[group[row]]
+        return row
+
+    for one, other in zip(places[order][:-1][same].tolist(), places[order][1:][same].tolist(), strict=True):
+        first, second = root(one), root(other)
+        group[max(first, second)] = min(first, second)
+    return np.array([root(row) for row in range(count)], np.int64)
 
 
 def among(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:

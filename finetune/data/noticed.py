@@ -32,7 +32,7 @@ SENTENCES = {
     "they are joined by a blank line.",
     SYSTEM: "The model's chat template takes no system message: in {rows} it is put before the first question.",
     THOUGHT: "The model's chat template takes no reasoning: in {rows} it is left out.",
-    REWRITTEN: "The model's chat template leaves out some text in {rows}, such as earlier reasoning.",
+    REWRITTEN: "The model's chat template leaves out or changes some text in {rows}, such as earlier reasoning.",
     UNOPENED: "In {rows} the answer does not follow the prompt that the model's chat template writes; other programs will ask differently.",
     CONTROL: "{rows} had control tokens of the model inside a message, such as {token} ({place}): they are read as ordinary text. "
     "Rows that were rendered beforehand belong in one column of text.",

@@ -2,7 +2,7 @@
 
 prepared = prepare_data(recipe.dataset, tokenizer, seed=42)
 prepared.train[0]     ->  {"input_ids": [...], "labels": [...], "length": 87, "row": 0, "answer_start": 41}
-prepared.held_out[0]  ->  the first three, and prompt_ids, prompt, reference
+prepared.held_out[0]  ->  the first three, and prompt_ids, prompt, reference, group
 
 Everything is cached by a fingerprint of content, tokenizer and settings; the second call reads it back in milliseconds.
 """
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 VERSION = 6  # part of the fingerprint: raise it when the same rows would give other tokens
-COLUMNS = "answer_start"  # part of the cache's name: what it has beside tokens and labels
+COLUMNS = "answer_start, group"  # part of the cache's name: what it has beside tokens and labels
 LONGEST_REFERENCE = 64  # tokens of plain text that stand as the reference of a held-out block
 DATED = "The model's chat template writes today's date; in this run it is always {date}."
 TAKEN = "{rows} rows are taken from those to train on, {why}; they are not among those that are reported."
@@ -160,7 +160,7 @@ class _Stage:
         report.template = {"text": "plain", tokenized.FORMAT: "none"}.get(report.format, encoder.template.name)
         more = ({"route": "string"} if routed else {}) | ({TEACHER_IDS: _TOKENS} if self.system else {})
         _write(folder / "train.arrow", self._train_rows(encoder), _TRAIN | more)
-        _write(folder / "held_out.arrow", self._held_out_rows(encoder), _HELD_OUT | more)
+        _write(folder / "held_out.arrow", self._held_out_rows(encoder), _HELD_OUT | {"group": "int64"} | more)
         if len(self.division.deciding):
             _write(folder / "deciding.arrow", self._deciding_rows(encoder), _HELD_OUT | more)
             report.notes.append(TAKEN.format(rows=report.deciding, why=decided))
@@ -193,12 +193,15 @@ class _Stage:
                 report.truncated += sequence.prompt_cut or sequence.answer_cut
                 row = {"input_ids": sequence.ids, "labels": sequence.labels, "length": len(sequence.ids), "row": len(self.lengths)}
                 row["answer_start"] = 0 if record["messages"][0]["role"] == "text" else sequence.answer_start
-                yield row | {TEACHER_IDS: sequence.teacher_ids} | _route(record)
+                yield row | {TEACHER_IDS: sequence.teacher_ids} | _beside(record)
                 self.lengths.append(len(sequence.ids))
 
     def _held_out_rows(self, encoder: Encoder) -> Iterator[dict[str, Any]]:
-        for record, sequences in self._encoded(encoder, self.division.held_out_rows, self.division.held_out):
+        groups = set()
+        for record, sequences in self._encoded(encoder, self.division.held_out_rows, self.division.held_out, self.division.groups):
             self.report.held_out += 1
+            groups.add(record["group"])
+            self.report.held_out_groups = len(groups)
             yield from self._to_measure(record, sequences)
 
     def _deciding_rows(self, encoder: Encoder) -> Iterator[dict[str, Any]]:
@@ -210,12 +213,16 @@ class _Stage:
 
     def _to_measure(self, record: dict[str, Any], sequences: list[Sequence]) -> Iterator[dict[str, Any]]:
         for sequence in sequences:
-            yield measured_row(sequence, record, self.tokenizer) | {TEACHER_IDS: sequence.teacher_ids} | _route(record)
+            yield measured_row(sequence, record, self.tokenizer) | {TEACHER_IDS: sequence.teacher_ids} | _beside(record)
 
-    def _encoded(self, encoder: Encoder, rows: Rows, chosen: np.ndarray) -> Iterator[tuple[dict[str, Any], list[Sequence]]]:
+    def _encoded(
+        self, encoder: Encoder, rows: Rows, chosen: np.ndarray, groups: np.ndarray | None = None
+    ) -> Iterator[tuple[dict[str, Any], list[Sequence]]]:
         total = len(self.division.train) + len(self.division.held_out) + len(self.division.deciding)
         prompt = SystemPrompt(encoder, self.system) if self.system else None
-        for record, result in tokenized.encoded(encoder, rows, chosen):
+        for place, (record, result) in enumerate(tokenized.encoded(encoder, rows, chosen)):
+            if groups is not None:
+                record["group"] = int(groups[place])
             if prompt and not isinstance(result, RowProblem):
                 result = prompt.beside(record, result)
             self.done += 1
@@ -258,8 +265,9 @@ def _report_of(facts: RowFacts, measured: RowFacts | None) -> DataReport:
     return DataReport(source=found.pop("origin"), pinned_source=found.pop("pinned"), **found)
 
 
-def _route(record: dict[str, Any]) -> dict[str, str]:
-    return {"route": record["route"]} if "route" in record else {}
+def _beside(record: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a row beside its text: the teacher that it names, and which held-out rows belong together."""
+    return {name: record[name] for name in ("route", "group") if name in record}
 
 
 def measured_row(sequence: Sequence, record: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -23,6 +23,10 @@ from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 from finetune.settings import TEACHER
 
+# What only some models can be taught; which one it will be is not known yet.
+THINKS = "Reasoning is learned if the model's chat template takes it; if not, it is left out, and the plan says so."
+USES_TOOLS = "Tool calls are learned if the model's chat template writes them; if not, such rows cannot be used, and the plan says so."
+
 
 @dataclass(frozen=True)
 class Preview:
@@ -65,12 +69,14 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
     examples: list[list[Piece]] = []
     shown = []
     not_wanted: Counter[str] = Counter()
+    depends: set[str] = set()
     for record in records:
         values = reader.values(record.values)
         if is_blank_row(values):
             continue
         try:
-            messages = reader.record(values)["messages"]
+            found = reader.record(values)
+            messages = found["messages"]
             shows = len(examples) < limit and not all(map(is_blank, messages))
             pieces = template.pieces(messages) if shows else []
         except NotWanted as problem:
@@ -79,6 +85,8 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
         except (RowProblem, RecursionError) as problem:
             skipped.append(SkippedRow(record.file, record.line, reason(problem)))
             continue
+        depends |= {THINKS} if any(turn.get("reasoning_content") for turn in messages) else set()
+        depends |= {USES_TOOLS} if found.get("tools") or any(turn.get("tool_calls") for turn in messages) else set()
         if pieces:
             examples.append(pieces)
             shown.append(record.values)
@@ -87,5 +95,6 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
     # Counts of the first rows would be taken for those of all.
     notes = [*origin.notes, *filter(None, [getattr(reader.format, "note", None)])]
     notes += [f"Rows are left out where {reason}." for reason in not_wanted]
+    notes += sorted(depends)
     used, columns = reader.columns, reader.all_columns
     return Preview(origin.name, columns, reader.format.name, used, examples, shown, skipped, notes, None, origin.encodings, origin.prose)

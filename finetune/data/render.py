@@ -109,7 +109,7 @@ class ChatTemplate:
         """The turns as they are where the template writes all turns of such roles; else joined until they alternate, if that helps."""
         roles = tuple(turn.role for turn in turns)
         if roles not in self.joins:
-            probes = [Turn(role, f"probe {number} turn") for number, role in enumerate(roles)]
+            probes = [Turn(role, f"81{number:06d}") for number, role in enumerate(roles)]
             others = {keeps: arranged(probes, keeps_system=keeps) for keeps in (True, False)}
             ways = [(None, probes), *others.items()]
             self.joins[roles] = next((way for way, turns in ways if self.facts.takes([turn.given for turn in turns])), None)

@@ -50,6 +50,7 @@ class DataReport:
     deciding_tokens: int = 0
     deciding_supervised: int = 0  # tokens
     held_out: int = 0
+    held_out_groups: int = 0  # rows of one prompt, conversation or text count as one; 0: not counted
     held_out_dropped: int = 0  # because they also occur in training
     held_out_by: str = ""  # prompts or rows, where rows held out at random were nearly all known from training
     duplicates: int = 0  # within training; kept

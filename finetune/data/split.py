@@ -40,7 +40,8 @@ _Parts = tuple[np.ndarray, np.ndarray, int]  # for training, for the benchmark, 
 class Division:
     """Row numbers into `rows` (train) and into `held_out_rows`; the counts are for the report.
 
-    `deciding` are rows to decide by, a third part: nothing of them is trained on or reported.
+    `deciding` are rows to decide by, a third part: nothing of them is trained on or reported. `groups` has a number for each held-out
+    row, the same for rows of one conversation or prompt.
     `by` is empty where rows held out at random are new by row and prompt; else what was kept apart instead, a key of NOTES.
     """
 
@@ -53,6 +54,7 @@ class Division:
     not_asked: int = 0
     not_measured: int = 0
     deciding: np.ndarray = field(default_factory=lambda: np.empty(0, int))
+    groups: np.ndarray = field(default_factory=lambda: np.empty(0, int))
 
 
 def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) -> Division:
@@ -121,7 +123,11 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
         raise _all_known(rows, spec)
     by, (train, held_out, dropped) = some
     seen = np.sort(mine.rows[train])
-    return Division(train, held_out, evaluation or rows, int(np.count_nonzero(seen[1:] == seen[:-1])), dropped, by, not_asked, not_measured)
+    duplicates = int(np.count_nonzero(seen[1:] == seen[:-1]))
+    groups = held_out  # where prompts are not kept apart the same few are asked again, and rows are what differs
+    if by != "rows":
+        groups = theirs.conversations()[held_out] if by == "conversations" else theirs.together(held_out)
+    return Division(train, held_out, evaluation or rows, duplicates, dropped, by, not_asked, not_measured, groups=groups)
 
 
 def rows_to_decide(train: int, held_out: int, between: str) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.data import tokenized
+from finetune.data.known import Known
 from finetune.data.prepare import measured_row
 from finetune.data.reading import Rows
 from finetune.data.rows import RowProblem
@@ -52,11 +53,12 @@ def to_measure(
         thinking = bool(decide(tokenizer, rows, chosen).thinking)
     encoder = Encoder(tokenizer, max_length=spec.max_length, supervise="answers", thinking=thinking)
     found = ToMeasure()
-    for record, result in tokenized.encoded(encoder, rows, chosen):
+    groups = Known.of(rows).together(chosen).tolist()
+    for group, (record, result) in zip(groups, tokenized.encoded(encoder, rows, chosen), strict=True):
         learnable = [] if isinstance(result, RowProblem) else [sequence for sequence in result if sequence.supervised]
         if not learnable:
             why = str(result) if isinstance(result, RowProblem) else "no token of its answer fits"
             found.refused.append(f"{rows.facts.files[record['file']]} line {record['line']}: {why}")
         found.cut += sum(sequence.prompt_cut or sequence.answer_cut for sequence in learnable)
-        found.rows.append([measured_row(sequence, record, tokenizer) for sequence in learnable])
+        found.rows.append([measured_row(sequence, record, tokenizer) | {"group": group} for sequence in learnable])
     return found

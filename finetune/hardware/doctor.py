@@ -11,6 +11,7 @@ from __future__ import annotations
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from finetune import __version__
 from finetune.errors import FinetuneError
@@ -22,6 +23,8 @@ from finetune.runtime import RuntimeOptions
 PACKAGES = ("torch", "transformers", "peft", "datasets", "accelerate", "huggingface_hub", "evaluate", "gguf")
 COMFORTABLE_DISK = 3e9
 COMFORTABLE_MEMORY = 3e9
+
+MADE_AGAIN = ("models", "teachers", "datasets", "benchmarks")  # folders of the cache; rows that a model wrote, and answers, are not
 
 Fact = tuple[str, str, bool]
 
@@ -38,9 +41,19 @@ def doctor_facts(runtime: RuntimeOptions) -> list[Fact]:
         ("processor", f"{seen.cpu}, {seen.cores} cores", True),
         ("memory", f"{size(seen.free_memory_bytes)} free of {size(seen.memory_bytes)}", seen.free_memory_bytes >= COMFORTABLE_MEMORY),
         ("disk", f"{size(seen.free_disk_bytes)} free for {runtime.cache_dir}", seen.free_disk_bytes >= COMFORTABLE_DISK),
+        *_cache(runtime.cache_dir),
         *_speed(runtime, seen),
         *_hub(),
     ]
+
+
+def _cache(folder: Path) -> list[Fact]:
+    """What of the cache is large and can be deleted; nothing where there is none of it."""
+    found = {kind: sum(path.lstat().st_size for path in (folder / kind).rglob("*") if path.is_file()) for kind in MADE_AGAIN}
+    listed = [f"{kind} {size(taken)}" for kind, taken in sorted(found.items(), key=lambda each: -each[1]) if taken]
+    if not listed:
+        return []
+    return [("cache", f"{size(sum(found.values()))}: {', '.join(listed)}; what you delete of it is made again when it is needed", True)]
 
 
 def _package(name: str, *, needed: bool) -> Fact:

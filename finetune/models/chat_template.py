@@ -17,8 +17,9 @@ from finetune.models.template_limits import WATCH
 from finetune.models.template_steps import TooMuch, at_most, limit_sandbox
 
 HINT = "Repair chat_template in the model's tokenizer files, or use another model."
-ASK = {"role": "user", "content": "probe ask"}
-REPLY = {"role": "assistant", "content": "probe reply"}
+# Numbers: a template that changes case or blanks leaves them as they are.
+ASK = {"role": "user", "content": "20817564"}
+REPLY = {"role": "assistant", "content": "70146253"}
 CALL: dict[str, Any] = {"id": "call00001", "type": "function", "function": {"name": "probe_tool", "arguments": {"probe_argument": "value"}}}
 
 
@@ -87,12 +88,13 @@ def special_tokens(tokenizer: Any) -> list[str]:
 
 def _closings(tokenizer: Any) -> Iterator[str]:
     """What the template writes behind an answer: the last one, one in the middle, and a tool call."""
+    asked, answered = ASK["content"], REPLY["content"]
     text = written(tokenizer, [ASK, REPLY])
-    if "probe reply" in text:
-        yield text.rpartition("probe reply")[2]
-    parts = written(tokenizer, [ASK, REPLY, ASK, REPLY]).split("probe ask")
-    if len(parts) == 3 and "probe reply" in parts[1]:
-        opening, between = parts[0], parts[1].rpartition("probe reply")[2]
+    if answered in text:
+        yield text.rpartition(answered)[2]
+    parts = written(tokenizer, [ASK, REPLY, ASK, REPLY]).split(asked)
+    if len(parts) == 3 and answered in parts[1]:
+        opening, between = parts[0], parts[1].rpartition(answered)[2]
         if not opening.endswith(between.lstrip()):  # else it is the next turn that begins here
             yield between
     called = written(tokenizer, [ASK, {"role": "assistant", "content": "", "tool_calls": [CALL]}]).rstrip()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -196,19 +197,28 @@ def _starter(source: ModelSource, runtime: RuntimeOptions, reporter: Reporter) -
 
 
 def _gguf(source: ModelSource, file: Path, runtime: RuntimeOptions, reporter: Reporter) -> LocatedModel:
-    """The model folder made from a GGUF file, once per file: converting takes minutes for large ones."""
+    """The model folder made from a GGUF file, once per file: converting takes minutes for large ones.
+
+    Copies of what the file was before, or as an older version made them, are removed: each is as large as the model in float32.
+    """
     from finetune.models.gguf_file import read_header
     from finetune.models.gguf_model import VERSION, to_folder
 
     header = read_header(file)
-    state = file.stat()
-    key = hashlib.sha256(f"{VERSION}|{file}|{state.st_size}|{state.st_mtime_ns}".encode()).hexdigest()[:12]
-    folder = runtime.cache_dir / "models" / f"gguf-{key}"
+    state = f"{file}|{file.stat().st_size}|{file.stat().st_mtime_ns}"
+    copies, of_file = runtime.cache_dir / "models", f"gguf-{_short(str(file))}"
+    folder = copies / f"{of_file}-{_short(f'{VERSION}|{state}')}"
     if not (folder / "config.json").is_file():
+        for old in (*copies.glob(f"{of_file}-*"), *(copies / f"gguf-{_short(f'{version}|{state}')}" for version in (1, 2))):
+            shutil.rmtree(old, ignore_errors=True)  # the last two: as they were called
         _say_once(reporter, f"Converting {file.name} once; later runs use the converted copy.")
         to_folder(header, folder)
     note = f"The weights come from {file.name}; what quantisation lost cannot be recovered."
     return LocatedModel(source, folder, str(file), note=note)
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 _SAID: WeakKeyDictionary[Reporter, set[str]] = WeakKeyDictionary()

@@ -21,6 +21,7 @@ THOUGHTS = ("<think>", "</think>")
 SWITCHES = ("enable_thinking", "thinking")  # what templates of models that may think call it
 ARGUMENT = {"type": "object", "properties": {"probe_argument": {"type": "string", "description": "probe"}}, "required": ["probe_argument"]}
 TOOL = {"type": "function", "function": {"name": "probe_tool", "description": "probe", "parameters": ARGUMENT}}
+THOUGHT = "53928107"  # as in REPLY, a number
 RESULT = {"role": "tool", "name": "probe_tool", "tool_call_id": CALL["id"], "content": "probe result"}
 
 
@@ -71,7 +72,7 @@ class TemplateFacts:
 
     @cached_property
     def knows_reasoning(self) -> bool:
-        return "probe thought" in self._written([ASK, {**REPLY, "reasoning_content": "probe thought"}])
+        return THOUGHT in self._written([ASK, {**REPLY, "reasoning_content": THOUGHT}])
 
     @cached_property
     def asks_with(self) -> str:
@@ -81,7 +82,7 @@ class TemplateFacts:
     @cached_property
     def opened_thought(self) -> str:
         """What its prompts end with, if they open a thought that it leaves out of the answers: "<think>\\n" with DeepSeek-R1."""
-        prompt, before = self._written([ASK], add_generation_prompt=True), self._written([ASK, REPLY]).partition("probe reply")[0]
+        prompt, before = self._written([ASK], add_generation_prompt=True), self._written([ASK, REPLY]).partition(REPLY["content"])[0]
         behind = prompt[len(before) :] if before and prompt.startswith(before) else ""
         return behind if behind.strip() == THOUGHTS[0] else ""
 
@@ -103,7 +104,7 @@ class TemplateFacts:
     @cached_property
     def lead(self) -> str:
         """What it writes between a prompt and the answer, such as a blank: the model writes that too."""
-        prompt, before = self._written([ASK], add_generation_prompt=True), self._written([ASK, REPLY]).partition("probe reply")[0]
+        prompt, before = self._written([ASK], add_generation_prompt=True), self._written([ASK, REPLY]).partition(REPLY["content"])[0]
         return before[len(prompt) :] if prompt and before.startswith(prompt) else ""
 
     def takes(self, turns: Sequence[Mapping[str, Any]]) -> bool:

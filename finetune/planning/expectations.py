@@ -63,13 +63,17 @@ def _too_small(context: RunContext, depths: Sequence[int]) -> str | None:
 def _too_few(context: RunContext) -> str | None:
     """Of held-out rows that are too few for any verdict, and how there would be enough."""
     report, recipe = context.data.report, context.recipe
-    rows = min(recipe.benchmark.rows, report.held_out)
+    alone = report.held_out_groups if report.held_out_groups > 1 else report.held_out  # rows of one prompt count as one
+    rows = min(recipe.benchmark.rows, alone)
     if rows >= FEWEST_ROWS:
         return None
-    said = f"{counted(rows, 'held-out row', 'are')} too few to judge the result: {FEWEST_ROWS} would do, {ENOUGH} are better"
-    if report.held_out >= FEWEST_ROWS:
+    few = counted(rows, "held-out row", "are")
+    if rows < min(recipe.benchmark.rows, report.held_out):
+        few = f"{counted(report.held_out, 'held-out row')} of only {rows} different prompts or texts are"
+    said = f"{few} too few to judge the result: {FEWEST_ROWS} would do, {ENOUGH} are better"
+    if alone >= FEWEST_ROWS:
         return f"{said} (--set benchmark.rows={min(ENOUGH, report.held_out)})."
-    wanted = math.ceil(100 * ENOUGH / max(1, report.train + report.held_out)) / 100
+    wanted = math.ceil(100 * ENOUGH * report.held_out / alone / max(1, report.train + report.held_out)) / 100
     if recipe.dataset.eval_split is None and wanted <= MOST_HELD_OUT:
         return f"{said} (--set dataset.held_out={wanted:g})."
-    return f"{said}. Add rows to the data."
+    return f"{said}. Add rows{' with other prompts' if alone < report.held_out else ''} to the data."

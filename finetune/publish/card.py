@@ -16,7 +16,6 @@ from typing import Any
 import yaml
 
 from finetune.benchmark.names import (
-    FEWEST_ROWS,
     LOWER_IS_BETTER,
     NAMES,
     about_tasks,
@@ -29,6 +28,7 @@ from finetune.benchmark.names import (
     measured_as,
     number,
     own_answers,
+    shared,
     too_few,
     which_tokens,
 )
@@ -156,8 +156,8 @@ def _scores(scores: Mapping[str, Any]) -> str:
     if "perplexity" in metrics and (tokens := which_tokens(scores)):
         lines += [f"Perplexity counts {tokens}."]
     student, words = verdict_on(scores), beside_the_teacher(scores)
-    if scores["rows"] < FEWEST_ROWS:
-        lines += ["", too_few(scores["rows"])]
+    if few := too_few(scores) or shared(scores):
+        lines += ["", few]
     if student:
         lines[1:1] = ["", f"**{student.sentence}** {student.costs}".rstrip()]
     if copied := codes_copied(scores):

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from finetune.benchmark.names import FEWEST_ROWS, about_tasks, between, by_verdict, in_order, number, signed, too_few
+from finetune.benchmark.names import about_tasks, between, by_verdict, in_order, number, shared, signed, too_few
 from finetune.errors import BadInput
 from finetune.formatting import count, strip_control_chars
 from finetune.runtime import RuntimeOptions
@@ -60,12 +60,16 @@ def measured_picture(found: Mapping[str, Any], width: int) -> RenderableType:
         rows = cells(intervals=False)
     names = [each["letter"] for each in models]
     table = score_table(names, rows, change="B against A" if two else None, wide=width >= NARROW)
-    interval = "[a, b]: 95 % confidence interval." if fits and found["rows"] >= FEWEST_ROWS else ""
+    rows_said = {"rows": found["rows"], "per_row": found["models"][0]["per_row"]}
+    few = too_few(rows_said)
+    interval = "[a, b]: 95 % confidence interval." if fits and not few else ""
     title = f"On {found['rows']:,} rows of {strip_control_chars(found['data'])}"
     parts: list[RenderableType] = [*map(_name, models), Text(""), Text(title, style="bold"), table, legend(interval, rows)]
     parts += [Text(sentence, style="quiet") for sentence in about_tasks(found)]
-    if found["rows"] < FEWEST_ROWS:
-        parts.append(Text(too_few(found["rows"]), style="warning"))
+    if few:
+        parts.append(Text(few, style="warning"))
+    if together := shared(rows_said):
+        parts.append(Text(together, style="quiet"))
     return block(*parts, *_sentences(found, more_than_two=len(models) > 2), above=1)
 
 

@@ -15,7 +15,6 @@ from rich.text import Text
 
 from finetune.benchmark.answers import Answer, sampled, worst
 from finetune.benchmark.names import (
-    FEWEST_ROWS,
     NAMES,
     about_tasks,
     beside_the_teacher,
@@ -28,6 +27,7 @@ from finetune.benchmark.names import (
     measured_as,
     number,
     own_answers,
+    shared,
     signed,
     too_few,
     which_tokens,
@@ -104,8 +104,10 @@ def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
 def _said_of(scores: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[RenderableType]:
     """What has to be known to read the scores, a sentence each."""
     said: list[RenderableType] = []
-    if scores["rows"] < FEWEST_ROWS:
-        said.append(Text(too_few(scores["rows"]), style="warning"))
+    if few := too_few(scores):
+        said.append(Text(few, style="warning"))
+    if together := shared(scores):
+        said.append(Text(together, style="quiet"))
     if "perplexity" in metrics and (tokens := which_tokens(scores)):
         said.append(Text(f"Perplexity counts {tokens}.", style="quiet"))
     said += [Text(sentence, style="quiet") for sentence in about_tasks(scores)]

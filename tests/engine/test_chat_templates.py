@@ -15,7 +15,7 @@ from finetune.data import cached_template
 from finetune.data.labels import NO_LOSS
 from finetune.data.rows import RowProblem
 from finetune.data.tokens import Encoder, Sequence
-from finetune.models.chat_template import answer_end_ids
+from finetune.models.chat_template import answer_end_ids, answer_ends
 from finetune.models.template_facts import program
 from finetune.models.template_proof import prove
 
@@ -309,6 +309,25 @@ def test_a_word_that_a_template_refuses_or_rewrites_is_seen_in_any_row() -> None
     assert [number for number, result in enumerate(results) if isinstance(result, RowProblem)] == [26]
     assert runs(made, results[28][0]) == ["A apple.<|im_end|>"]  # type: ignore[index]
     assert encoder.noticed.rows == Counter({"rewritten": 1})
+
+
+@pytest.mark.parametrize("change", ["upper", "lower", "title", "replace(' ', '_')"])
+@pytest.mark.parametrize("name", ["chatml", "llama3"])
+def test_a_template_that_changes_all_text_ends_answers_as_it_does_without_and_it_is_said(name: str, change: str) -> None:
+    family = FAMILIES[name]
+    content = "message['content']" if name == "chatml" else "message['content'] | trim"
+    made = Family(
+        family.template.replace(f"{content} +", f"({content}) | {change} +"),
+        *(getattr(family, field) for field in ("special", "bos", "eos", "lead", "end", "ends")),
+    )
+    encoder = Encoder(made.tokenizer, max_length=1000, supervise="answers")
+    row = [{"role": "user", "content": "Ask me now"}, {"role": "assistant", "content": "It is So"}]
+    said = {"upper": "IT IS SO", "lower": "it is so", "title": "It Is So"}.get(change, "It_is_So")
+    ((_, sequences),) = encoder.encode([[{"messages": row}]])
+    assert runs(made, sequences[0]) == [f"{family.lead}{said}{family.end}"]  # type: ignore[index]
+    (sentence,) = encoder.noticed.sentences(["rows.jsonl"])
+    assert sentence == "The model's chat template leaves out or changes some text in 1 row, such as earlier reasoning."
+    assert answer_ends(made.tokenizer) == answer_ends(family.tokenizer)
 
 
 def test_a_template_that_looks_for_what_is_in_every_probe_runs_for_every_row() -> None:

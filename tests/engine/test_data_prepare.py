@@ -52,7 +52,7 @@ def questions(prepared: PreparedData, part: str) -> list[str]:
 def test_train_and_held_out_have_the_promised_columns(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, write(tmp_path / "a.jsonl", pairs(20)))
     assert prepared.train.column_names == ["input_ids", "labels", "length", "row", "answer_start"]
-    assert prepared.held_out.column_names == ["input_ids", "labels", "length", "prompt_ids", "prompt", "reference"]
+    assert prepared.held_out.column_names == ["input_ids", "labels", "length", "prompt_ids", "prompt", "reference", "group"]
     assert prepared.train["row"][:] == list(range(18))
     assert prepared.train["length"][:] == [len(ids) for ids in prepared.train["input_ids"]]
     row = prepared.held_out[0]

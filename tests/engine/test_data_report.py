@@ -78,7 +78,7 @@ def test_what_the_chat_template_leaves_out_is_counted(tmp_path: Path) -> None:
     data = [{"messages": [{"role": "user", "content": f"{n}"}, thought, {"role": "user", "content": "b"}, last]} for n in range(30)]
     report = report_of(tmp_path, data, THINKING)
     assert report.rewritten == 30
-    assert report.notes == ["The model's chat template leaves out some text in 30 rows, such as earlier reasoning."]
+    assert report.notes == ["The model's chat template leaves out or changes some text in 30 rows, such as earlier reasoning."]
     assert report_of(tmp_path, rows(30), THINKING).rewritten == 0
     kept = [{"prompt": f"q{n}", "completion": f"<think>hm {n}</think>{n}"} for n in range(30)]  # only blanks are added around the thought
     assert report_of(tmp_path, kept, FAMILIES["qwen3"].tokenizer.chat_template).rewritten == 0

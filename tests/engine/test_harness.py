@@ -19,6 +19,7 @@ from finetune.benchmark import harness
 from finetune.benchmark.gate import check_gate, gate
 from finetune.benchmark.harness import check_tasks, load_tasks
 from finetune.benchmark.perplexity import answer_losses
+from finetune.cli import main
 from finetune.data.labels import NO_LOSS
 from finetune.errors import BenchmarkError, RecipeError
 from finetune.events import Recorder, StageFinished
@@ -76,6 +77,28 @@ def test_without_the_package_a_check_names_the_command_before_anything_is_loaded
     assert error.value.hint == "Install it: pip install lm_eval"
     with pytest.raises(RecipeError, match="needs the package lm_eval"):
         load_tasks(("measured again elsewhere",))
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("helaswag", "lm-evaluation-harness has no task 'helaswag'. Did you mean hellaswag? `lm-eval ls tasks` lists them."),
+        ("pet.yaml", "There is no task file pet.yaml. Give its path from the folder in which you start the program."),
+        ("hellaswag", ""),
+    ],
+)
+def test_a_plan_names_a_task_that_there_is_not_and_reads_no_rows(
+    named: str, said: str, shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    known = SimpleNamespace(task_index={"hellaswag": {}}, all_tasks=["hellaswag"])
+    monkeypatch.setattr(harness, "find_spec", lambda _: True)
+    monkeypatch.setattr(harness, "_manager", lambda *, of_lm_eval: known)
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(shop.layer(benchmark={"tasks": [named]})), encoding="utf-8")
+    assert main(["plan", str(recipe), "--json"]) == 0
+    problems = json.loads(capfd.readouterr().out)["problems"]
+    assert problems == ([said] if said else [])
 
 
 def test_what_leaves_this_machine_names_no_task_file(tmp_path: Path) -> None:

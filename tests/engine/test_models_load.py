@@ -1,6 +1,8 @@
 """Tokenizers and models into memory: every place a model can come from gives the same numbers, every damage one sentence."""
 
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +298,24 @@ def test_a_gguf_file_is_unpacked_once_and_gives_what_transformers_reads(tmp_path
     assert facts is not None
     assert (facts.parameters, facts.layers, facts.hidden, facts.context) == (describe(located).parameters, 2, 64, 128)
     assert [path.name for path in located.folder.parent.iterdir()] == [located.folder.name]
+
+
+def test_of_a_gguf_file_one_copy_is_kept_and_those_of_other_files_stay(tmp_path: Path, runtime: RuntimeOptions) -> None:
+    """Copies of an older version of the program, and of what the file was before, are as large as the model and would stay for ever."""
+    file, other = tmp_path / "pico.gguf", tmp_path / "other.gguf"
+    write_gguf(file)
+    write_gguf(other)
+    copies, state = runtime.cache_dir / "models", f"{file.resolve()}|{file.stat().st_size}|{file.stat().st_mtime_ns}"
+    for version in (1, 2):
+        (copies / f"gguf-{hashlib.sha256(f'{version}|{state}'.encode()).hexdigest()[:12]}" / "old").mkdir(parents=True)
+    beside = locate(str(other), runtime, Recorder()).folder
+    before = locate(str(file), runtime, Recorder()).folder
+    assert {*copies.iterdir()} == {before, beside}
+    write_gguf(file)
+    os.utime(file, (1, 1))
+    now = locate(str(file), runtime, Recorder()).folder
+    assert now != before
+    assert {*copies.iterdir()} == {now, beside}
 
 
 def test_the_starters_own_conversion_gives_what_transformers_reads(tmp_path: Path) -> None:

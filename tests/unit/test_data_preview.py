@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,9 @@ from finetune.errors import BadRow, EmptyDataset
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 from finetune.wizard.data_preview import fragments
+
+ASKED, ANSWER = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
+CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
 
 
 def test_columns_format_and_the_supervised_part_are_shown(tmp_path: Path) -> None:
@@ -79,5 +84,24 @@ def test_a_preview_imports_no_heavy_library(tmp_path: Path) -> None:
 def test_reasoning_is_shown_with_the_answer_that_it_belongs_to(tmp_path: Path) -> None:
     answer = '{"role": "assistant", "content": "four", "reasoning_content": "two twos"}'
     (tmp_path / "a.jsonl").write_text(f'{{"messages": [{{"role": "user", "content": "2 + 2"}}, {answer}]}}\n')
-    (shown,) = preview_source(DatasetSpec(source=str(tmp_path / "a.jsonl"))).examples
-    assert [(piece.text, piece.supervised) for piece in shown] == [("2 + 2\n", False), ("two twos\nfour", True)]
+    seen = preview_source(DatasetSpec(source=str(tmp_path / "a.jsonl")))
+    assert [(piece.text, piece.supervised) for piece in seen.examples[0]] == [("2 + 2\n", False), ("two twos\nfour", True)]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"question": "2 + 2?", "cot": "Two twos.", "answer": "4"}, ["Reasoning is learned if the model's chat template takes it"]),
+        ({"messages": [ASKED, {**ANSWER, "reasoning_content": "Two twos."}]}, ["Reasoning is learned if"]),
+        ({"messages": [ASKED, {**ANSWER, "tool_calls": [CALL]}, {"role": "tool", "content": "4"}, ANSWER]}, ["Tool calls are learned if"]),
+        ({"messages": [ASKED, {**ANSWER, "tool_calls": [CALL], "reasoning_content": "a"}]}, ["Reasoning is", "Tool calls are"]),
+        ({"messages": [{"role": "system", "content": "Be short."}, ASKED, ANSWER]}, []),
+        ({"question": "2 + 2?", "answer": "<think>Two twos.</think>4"}, []),
+    ],
+)
+def test_what_not_every_model_can_be_taught_is_said_beside_the_example(row: dict[str, Any], said: list[str], tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    seen = preview_source(DatasetSpec(source=str(tmp_path / "a.jsonl")))
+    assert [note[: len(words)] for note, words in zip(seen.notes, said, strict=True)] == said
+    shown = "".join(text for _, text in fragments(seen))
+    assert all(note in shown for note in seen.notes)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune.hardware.doctor import _cache
 from finetune.hardware.machine import _gpu, glance
 
 
@@ -19,6 +20,16 @@ def test_a_glance_takes_no_time_and_is_plausible(tmp_path: Path) -> None:
     assert 0 < seen.free_memory_bytes <= seen.memory_bytes
     assert seen.free_disk_bytes > 0
     assert seen.cpu
+
+
+def test_the_doctor_says_what_of_the_cache_is_large_and_can_be_deleted(tmp_path: Path) -> None:
+    assert _cache(tmp_path) == []
+    for name, taken in (("models/a/weights", 3_000_000), ("teachers/b/states", 9_000_000), ("generated/rows.jsonl", 50_000_000)):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"\0" * taken)
+    ((label, said, fine),) = _cache(tmp_path)
+    assert (label, fine) == ("cache", True)
+    assert said == "12 MB: teachers 9 MB, models 3 MB; what you delete of it is made again when it is needed"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the tool is a shell script here")

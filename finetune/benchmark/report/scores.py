@@ -10,7 +10,6 @@ from typing import Any
 
 from finetune.benchmark.answers import SIDES
 from finetune.benchmark.names import (
-    FEWEST_ROWS,
     LOWER_IS_BETTER,
     NAMES,
     about_tasks,
@@ -27,6 +26,7 @@ from finetune.benchmark.names import (
     own_answers,
     retained,
     share,
+    shared,
     signed,
     too_few,
     which_tokens,
@@ -62,7 +62,7 @@ def verdicts(scores: Mapping[str, Any]) -> Html:
         said = element("strong", student.sentence, class_=STUDENT.get(student.word, "quiet"))
         return element("p", said, f" {student.costs}", class_="verdict")
     by = by_verdict({metric: change["verdict"] for metric, change in (scores.get("change") or {}).items()})
-    sentences = [f"{too_few(scores['rows'])} "] if scores["rows"] < FEWEST_ROWS else []
+    sentences = [f"{few} "] if (few := too_few(scores)) else []
     for verdict, words in SENTENCES.items():
         if names := by.get(verdict):
             listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
@@ -76,6 +76,7 @@ def measured(scores: Mapping[str, Any]) -> Html:
     metrics = in_order(list(scores["after"]))
     lower = " and ".join(NAMES[metric] for metric in LOWER_IS_BETTER if metric in metrics)
     note = "In brackets: 95 % confidence interval over rows. A change counts only if the interval of the paired difference excludes zero."
+    note += f" {together}" if (together := shared(scores)) else ""
     note += f" {lower}: lower is better." if lower else ""
     if "perplexity" in metrics and (tokens := which_tokens(scores)):
         note += f" Perplexity counts {tokens}."
