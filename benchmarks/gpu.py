@@ -2,6 +2,7 @@
 
     python benchmarks/gpu.py --log gpu.jsonl          # every section; needs a CUDA GPU; liger-kernel and bitsandbytes where installed
     python benchmarks/gpu.py --only loss,chunks       # sections, in this order
+    python benchmarks/gpu.py --only training --like "Qwen3 0.6B, LoRA"        # parts with these words
     python benchmarks/gpu.py --seconds 300            # what there is no time for is listed
     python benchmarks/gpu.py --tiny                   # on any machine, in seconds: shows that the script works
 
@@ -306,6 +307,7 @@ SECTIONS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description="What a GPU makes of the engine.")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, with commas")
+    parser.add_argument("--like", default="", help="words of the parts that are wanted")
     parser.add_argument("--tiny", action="store_true", help="shapes for a CPU")
     parser.add_argument("--log", type=Path, help="a file for one JSON object per line")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for all of it")
@@ -320,7 +322,8 @@ def main() -> int:
         here |= {"CUDA": torch.version.cuda or torch.version.hip, "free_GiB": round(free / GIB, 1), "of_GiB": round(total / GIB, 1)}
     bench.tell("machine", torch.cuda.get_device_name(0) if DEVICE == "cuda" else "CPU", **here)
     for section in dict.fromkeys(["machine", *asked.only.split(",")]):
-        bench.section(section, SECTIONS[section](bench))
+        parts = SECTIONS[section](bench)
+        bench.section(section, (part for part in parts if section == "machine" or asked.like in part.what))
     for missing in bench.missing:
         bench.tell("missing", missing, begin_until=f"{bench.begin_until:.0f} s")
     bench.tell("machine", "done", seconds=round(bench.passed))

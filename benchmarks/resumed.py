@@ -96,7 +96,7 @@ class Commands:
     def begin(self, *words: str) -> subprocess.Popen[bytes]:
         if time.monotonic() > self.until:
             raise TimeoutError(f"{words[0]} was not begun in time")
-        command = [sys.executable, str(ROOT / "finetune_cli.py"), *words, "--device", self.device, "--debug"]
+        command = [sys.executable, str(ROOT / "finetune_cli.py"), *words, "--device", self.device]
         with self.log.open("wb") as log:
             return subprocess.Popen(command, env=self.environment, cwd=self.shop.folder, stdout=log, stderr=log)
 

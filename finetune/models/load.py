@@ -145,7 +145,8 @@ def _with_adapter(model: PreTrainedModel, located: LocatedModel, *, merge: bool)
     with _one_sentence(located), catch_warnings():
         check_patterns(name_patterns(read_json(settings)), [name for name, _ in model.named_modules()], settings)
         filterwarnings("error", message="Found missing adapter keys")  # peft would leave random or zero weights in their place
-        adapted: Any = PeftModel.from_pretrained(model, str(located.folder))
+        # Without a device peft takes the first GPU there is, whatever the model is on.
+        adapted: Any = PeftModel.from_pretrained(model, str(located.folder), torch_device=str(model.device))
         if merge:
             untie_adapted(adapted)
         return cast(PreTrainedModel, (adapted.merge_and_unload() if merge else adapted).eval())

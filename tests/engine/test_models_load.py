@@ -78,6 +78,15 @@ def test_the_dtype_is_the_machines_unless_asked_for(tmp_path: Path, runtime: Run
     assert load_model(located, MACHINE, dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
+def test_an_adapter_is_read_to_where_its_base_is(tmp_path: Path, runtime: RuntimeOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also beside a GPU, which other programs may have filled."""
+    adapted = get_peft_model(saved(tmp_path / "base"), LoraConfig(r=4, target_modules=["q_proj"]))
+    adapted.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    adapted.save_pretrained(tmp_path / "adapter")
+    monkeypatch.setattr("peft.peft_model.infer_device", lambda: "cuda:7")
+    assert load_model(find(tmp_path / "adapter", runtime), MACHINE).device.type == "cpu"
+
+
 def test_an_adapter_folder_loads_merged_and_close_to_the_wrapped_model(tmp_path: Path, runtime: RuntimeOptions) -> None:
     base = saved(tmp_path / "base")
     adapted = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)).eval()
