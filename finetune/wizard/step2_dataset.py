@@ -219,6 +219,8 @@ def _columns(draft: Draft, prompter: Prompter, names: list[str], number: str = "
         return _with_columns(draft, {"text": column})
     prompt = prompter.select(f"dataset.columns.prompt{number}", "Prompt column", choices, default=names[0])
     rest = [choice for choice in choices if choice.value != prompt]
+    if len(rest) == 1:
+        return _with_columns(draft, {"prompt": prompt, "completion": rest[0].value})
     completion = prompter.select(f"dataset.columns.completion{number}", "Completion column", rest, default=rest[0].value)
     return _with_columns(draft, {"prompt": prompt, "completion": completion})
 
