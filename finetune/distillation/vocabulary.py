@@ -11,8 +11,8 @@ PAIRS = (
     "Pairs that share one: gpt2-medium -> gpt2, Qwen2.5-1.5B -> Qwen2.5-0.5B, Llama-3.2-3B -> Llama-3.2-1B, SmolLM2-360M -> SmolLM2-135M."
 )
 WAY_OUT = (
-    "Choose a student from the teacher's model family, make one from the teacher (model: {from_teacher: {layers: 0.67}}), or compare the "
-    f"two where they have read the same text (--set distillation.across_tokenizers=projected). {PAIRS}"
+    "Choose a student from the teacher's model family, make one from the teacher (--set model.from_teacher.size=0.75), or compare "
+    f"the two where they have read the same text (--set distillation.across_tokenizers=projected). {PAIRS}"
 )
 
 

@@ -46,7 +46,7 @@ MORE = {
     "training.scheduler": "The learning rate rises for a moment and then follows this shape until the end of the training.",
     "training.warmup": "The share of the training in which the learning rate rises from zero. It keeps the first steps from doing damage.",
     "training.keep": (
-        "A model that trains for long learns its rows by heart and gets worse at all others. best measures it ten times on some rows that\n"
+        "A model that trains for long learns its rows by heart and gets worse at all others. best measures it ten times on some rows that "
         "it does not learn from, and takes it as it was when it was best at these."
     ),
     "benchmark.metrics": (
@@ -91,17 +91,17 @@ MORE = {
         "auto takes the kind that is fastest for your run and fits on the disk. none keeps the teacher in memory instead."
     ),
     "distillation.across_tokenizers": (
-        "A student with another tokenizer cuts the text into other tokens than its teacher. With projected the teacher reads the text in\n"
+        "A student with another tokenizer cuts the text into other tokens than its teacher. With projected the teacher reads the text in "
         "its own tokens, and the two are compared wherever both have read the same; the other tokens learn from the data alone.\n"
         "spans compares how likely each holds the same pieces of the text. It sees less of the teacher, and keeps very little on the disk."
     ),
     "distillation.until.step": "Fewer layers a round are gentler and take more rounds, each of which trains for all epochs.",
     "teacher.top_k": (
-        "A server tells the likeliest tokens at each place of your rows, and all others count as one. More show the student more of\n"
+        "A server tells the likeliest tokens at each place of your rows, and all others count as one. More show the student more of "
         "its teacher and take longer to send; vLLM tells more than 20 only if it was started so."
     ),
     "dataset.examples": (
-        "A file of the kinds that a model can learn from, with a dozen rows, each with a prompt and its answer, 3 at least. Who writes\n"
+        "A file of the kinds that a model can learn from, with a dozen rows, each with a prompt and its answer, 3 at least. Who writes "
         "the rows is shown a few of them each time, and writes more of that kind. none leaves it to the topic."
     ),
     "dataset.answers": (

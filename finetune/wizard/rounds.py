@@ -23,7 +23,7 @@ MORE_ROUNDS = (
 )
 
 MORE_UNTIL = (
-    "After each round the student answers some rows that it has not learned, and that are not among those of the benchmark. Once it keeps\n"
+    "After each round the student answers some rows that it has not learned, and that are not among those of the benchmark. Once it keeps "
     "less than this of its teacher, the student of the round before is the result."
 )
 

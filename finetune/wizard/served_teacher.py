@@ -15,7 +15,7 @@ from finetune.wizard.prompter import Prompter
 NO_KEY, NO_LIMIT = "none", "no limit"
 NOT_HERE = "A server can only be the one teacher of a distillation, or write the rows of a fine-tuning."
 MORE_MODEL = (
-    "The server grades your rows: of each token it tells the likeliest ones, from which the student learns. vLLM can do that. The review\n"
+    "The server grades your rows: of each token it tells the likeliest ones, from which the student learns. vLLM can do that. The review "
     "says how many tokens it will be asked for. The student has to be a model with the same tokens."
 )
 MORE_KEY = "The name of the variable, such as OPENAI_API_KEY. What is in it is read when the run asks the server, and written nowhere."

@@ -228,9 +228,10 @@ def _columns(draft: Draft, prompter: Prompter, seen: Preview, number: str = "") 
         return _with_columns(draft, {"text": column})
     prompt = prompter.select(f"dataset.columns.prompt{number}", "Prompt column", choices, default=likely[0])
     rest = [choice for choice in choices if choice.value != prompt]
-    completion = prompter.select(
-        f"dataset.columns.completion{number}", "Completion column", rest, default=next(name for name in likely if name != prompt)
-    )
+    if len(rest) == 1:
+        return _with_columns(draft, {"prompt": prompt, "completion": rest[0].value})
+    usual = next(name for name in likely if name != prompt)
+    completion = prompter.select(f"dataset.columns.completion{number}", "Completion column", rest, default=usual)
     return _with_columns(draft, {"prompt": prompt, "completion": completion})
 
 

@@ -162,6 +162,7 @@ class TerminalPrompter(Prompter):
         keys.add("s-tab", eager=True, filter=Condition(lambda: self.can_go_back))(lambda event: event.app.exit(exception=GoBack()))
         for key in ("c-q", "c-r", "c-s"):  # questionary leaves at Ctrl-Q; the others search a history, and there is none
             keys.add(key, eager=True)(lambda event: None)
+        keys.add("c-z", eager=True)(lambda event: event.app.suspend_to_background())  # where the system can: else it does nothing
         keys.add("f1")(toggle)
         keys.add("?", filter=empty)(toggle)
         application = asked.application

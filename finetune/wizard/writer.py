@@ -13,7 +13,7 @@ from finetune.wizard.prompter import Prompter, Question
 
 ITSELF = "This is the model that learns: it learns nothing new from what it wrote itself."
 MORE = (
-    "A chat model that is better than yours at what you want. It writes before the training begins, and yours learns its text; so the two\n"
+    "A chat model that is better than yours at what you want. It writes before the training begins, and yours learns its text; so the two "
     "need not have the same tokens, and nothing else of it is used. Its licence may say what can be done with what it writes.\n"
     f"{which_model.MORE}\n"
     "A model on a server (vLLM, llama.cpp, Ollama, a hosted one) is named by the server's address, such as http://localhost:8000/v1."

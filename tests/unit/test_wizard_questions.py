@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from prompt_toolkit.application import create_app_session
+from prompt_toolkit.application import Application, create_app_session
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
@@ -80,6 +80,17 @@ def test_every_question_can_be_left(
     keys.send_text(pressed)
     with pytest.raises(raised):
         ASK[kind](prompter)
+
+
+@pytest.mark.parametrize("kind", ASK)
+def test_ctrl_z_gives_the_terminal_back_to_the_shell_and_is_no_answer(
+    keys: PipeInput, prompter: TerminalPrompter, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suspended: list[Application[Any]] = []
+    monkeypatch.setattr(Application, "suspend_to_background", lambda app: suspended.append(app))
+    keys.send_text("\x1a\r")
+    assert ASK[kind](prompter) in ("3", True, "this", "")
+    assert len(suspended) == 1
 
 
 @pytest.mark.parametrize("kind", ASK)

@@ -147,6 +147,7 @@ def test_no_hint_of_the_engine_says_set_in_a_conversation() -> None:
         ("Name another: --set model=MODEL.", "Name another: another answer to Model (Models)."),
         ("Lower it: --set 'training.learning_rate=5e-05'.", "Lower it: Learning rate 5e-05 (Training)."),
         ("To skip them: --set dataset.bad_rows=0.2", "To skip them: `dataset.bad_rows: 0.2` in a recipe that you save and run"),
+        ("Hold out more (--set dataset.held_out=0.2).", "Hold out more (Held out 0.2, under Training, advanced settings)."),
         ("Sign in: hf auth login", "Sign in: hf auth login"),
     ],
 )
@@ -187,6 +188,7 @@ class Everything(Listening):
     def ask(self, question: Question) -> str | bool:
         assert question.more or question.help, f"{question.key} has no help"
         assert len(explanation(question)) > 30
+        assert not re.search(r"[\w,;]\n", question.more), f"{question.key} has a line that ends within a sentence"
         self.asked_about = {**getattr(self, "asked_about", {}), question.key: question}
         return super().ask(question)
 
