@@ -157,6 +157,15 @@ def test_a_teacher_that_has_weights_of_the_student_is_refused(tmp_path: Path) ->
     assert all(parameter.requires_grad for parameter in student.parameters()), "nothing was frozen"
 
 
+def test_settings_of_another_trainer_are_named(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    others = transformers.Seq2SeqTrainingArguments(str(tmp_path), use_cpu=True, report_to=[], generation_max_length=9, learning_rate=1e-3)
+    DistillationTrainer(pico("llama"), others, teacher_model=pico("llama", seed=7), train_dataset=ROWS)
+    DistillationTrainer(pico("llama"), arguments(tmp_path), teacher_model=pico("llama", seed=7), train_dataset=ROWS)
+    said = [warning for warning in recwarn if "no effect" in str(warning.message)]
+    assert [str(warning.message) for warning in said] == ["Seq2SeqTrainingArguments sets what has no effect here: generation_max_length=9."]
+    assert said[0].filename == __file__
+
+
 def test_what_would_have_to_see_logits_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="preprocess_logits_for_metrics would never be called"):
         trainer_on(ROWS, tmp_path, preprocess_logits_for_metrics=lambda logits, labels: logits)
