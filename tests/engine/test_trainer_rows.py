@@ -113,6 +113,8 @@ def test_streams_and_rows_that_only_their_collator_knows(tmp_path: Path) -> None
         (Stream([{"text": "a"}] * 8), "A row has no input_ids."),
         ((row for row in ROWS), "The rows are a generator, which gives them once."),
         ([{"input_ids": [5, 6, 7], "labels": [5, 6]}], "A row has 3 input_ids, 2 labels."),
+        ([{"input_ids": [[5, 6, 7]], "attention_mask": [[1, 1, 1]]}], "The input_ids of a row are no flat list."),
+        ([{"input_ids": torch.tensor([[5, 6, 7]])}], "The input_ids of a row are no flat list."),
         (datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)), "There are several datasets: train."),
     ],
 )
