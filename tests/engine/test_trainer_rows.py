@@ -115,6 +115,8 @@ def test_streams_and_rows_that_only_their_collator_knows(tmp_path: Path) -> None
         ([{"input_ids": [5, 6, 7], "labels": [5, 6]}], "A row has 3 input_ids, 2 labels."),
         ([{"input_ids": [[5, 6, 7]], "attention_mask": [[1, 1, 1]]}], "The input_ids of a row are no flat list."),
         ([{"input_ids": torch.tensor([[5, 6, 7]])}], "The input_ids of a row are no flat list."),
+        ([{"input_ids": [5, 131, 7]}], "Token 131 of the input_ids is not in the model's vocabulary of 131 tokens."),
+        ([{"input_ids": [5, 6, 7], "labels": [5, 6, 900]}], "Token 900 of the labels is not in the model's vocabulary of 131 tokens."),
         (datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)), "There are several datasets: train."),
     ],
 )
