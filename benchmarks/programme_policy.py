@@ -50,10 +50,11 @@ def work(name: str, changes: list[str], folder: Path) -> dict[str, Any]:
     tuner = LLMFineTuner(recipe, runtime=RuntimeOptions(cache_dir=contest.kept_cache(folder)))
     if name.startswith("slower"):
         _slow_after_an_epoch()
-    scores = tuner.run().scores
+    result = tuner.run()
+    scores = result.scores
     teacher = tuner.load_teacher_model().eval()
     found = {
-        "seconds": tuner.outcome.finished.train_seconds,
+        "seconds": result.training["train_seconds"],
         "epochs": recipe.training.epochs,
         "fresh": fresh(tuner.model.eval(), teacher, tuner),
         "scores": {side: scores[side] for side in ("teacher", "before", "after")},

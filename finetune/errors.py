@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 LONGEST = 4000  # characters of a message or hint; the longest hint lists the keys of a recipe
@@ -64,6 +65,8 @@ class FinetuneError(Exception):
         self.message = _fit(message)
         self.hint = hint and _fit(hint)
         super().__init__(self.message)
+        if sys.version_info >= (3, 11) and self.hint:
+            self.add_note(self.hint)  # a traceback shows it below the message
 
 
 def _fit(text: str) -> str:

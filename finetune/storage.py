@@ -119,10 +119,12 @@ def cache_folder(target: Path) -> Iterator[Path]:
 
 def unwritable_cache(folder: Path, error: OSError) -> HardwareError:
     """The error for a folder of the cache that does not take what it should keep."""
-    what = "is full" if no_room(error) else f"cannot be written ({error.strerror or error})"
+    what, instead = f"cannot be written ({error.strerror or error})", "Make it writable"
+    if no_room(error):
+        what, instead = "is full", "Free some space"
     if _limit(error) == errno.EFBIG:
         what = f"takes no file larger than {_largest_file()}"
-    return HardwareError(f"The cache folder {folder} {what}.", hint=f"Free some space, or {OTHER_CACHE}.")
+    return HardwareError(f"The cache folder {folder} {what}.", hint=f"{instead}, or {OTHER_CACHE}.")
 
 
 def ordinary_permissions(made: Path) -> None:

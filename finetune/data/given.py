@@ -1,4 +1,4 @@
-"""Rows that are in memory already: texts, records, chats, columns by name, a datasets.Dataset, a pandas table.
+"""Rows that are in memory already: texts, records, chats, columns by name, a Dataset of datasets or PyTorch, a pandas table.
 
     records(["Once ...", "Then ..."])                 # [{"text": "Once ..."}, {"text": "Then ..."}]
     saved([{"prompt": "2 + 2", "completion": "4"}], cache)      # a .jsonl file with them, which a recipe can name
@@ -50,7 +50,12 @@ def is_rows(given: Any) -> bool:
         return False
     if isinstance(given, list | tuple) and given and all(isinstance(name, str | os.PathLike) for name in given):
         return not all(looks_local(str(name)) for name in given)
-    return isinstance(given, Iterable)
+    return isinstance(given, Iterable) or _is_numbered(given)
+
+
+def _is_numbered(given: Any) -> bool:
+    """Whether these are rows by number, as those of torch.utils.data.Dataset; its end is known by its length alone."""
+    return not isinstance(given, Iterable) and hasattr(given, "__getitem__") and hasattr(given, "__len__")
 
 
 def records(given: Any) -> list[dict[str, Any]]:
@@ -63,6 +68,8 @@ def records(given: Any) -> list[dict[str, Any]]:
         given = given.to_dict("records")
     elif isinstance(given, Mapping):
         given = _rows_of_columns(given)
+    elif _is_numbered(given):
+        given = map(given.__getitem__, range(len(given)))
     found = [_record(row, number) for number, row in enumerate(given, start=1)]
     if not found:
         raise EmptyDataset("There are no rows in what was given.", hint=ROW)

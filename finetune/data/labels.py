@@ -25,13 +25,15 @@ def labels_of(row: Mapping[str, Any]) -> Any:
 def unpadded(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """A row without what its `attention_mask` hides, which a tokenizer with padding="max_length" has put there; mostly as it is.
 
-    Raises DatasetError for columns of different lengths.
+    Raises DatasetError for columns of different lengths, and for a list of lists.
     """
     columns = {name: row[name] for name in OF_TOKENS if row.get(name) is not None}
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{length} {name}" for name, length in lengths.items())
         raise DatasetError(f"A row has {told}.", hint="Each token has one of them: make the columns equally long.")
+    if lengths["input_ids"] and (isinstance(first := row["input_ids"][0], list | tuple) or getattr(first, "ndim", 0)):
+        raise DatasetError("The input_ids of a row are no flat list.", hint="Tokenise each row without return_tensors.")
     mask = columns.get("attention_mask")
     if mask is None or all(seen := mask.tolist() if hasattr(mask, "tolist") else mask):
         return row

@@ -6,7 +6,9 @@ rows = as_tokens([{"prompt": "...", "completion": "..."}], tokenizer)
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields
 from os import PathLike
 from typing import Any
 
@@ -66,6 +68,16 @@ def check_kinds(*, model: Any, teacher_models: Sequence[Any], args: Any, model_i
             check_causal(given)
     if args is not None and not isinstance(args, TrainingArguments):
         raise RecipeError(f"args is of type {type(args).__name__}.", hint='Pass transformers.TrainingArguments("folder", ...).')
+    if args is not None and (others := _settings_of_others(args)):
+        warnings.warn(f"{type(args).__name__} sets what has no effect here: {', '.join(others)}.", stacklevel=3)
+
+
+def _settings_of_others(args: TrainingArguments) -> list[str]:
+    """What arguments for another trainer say beside those of every Trainer: max_length=1024 of TRL's SFTConfig."""
+    usual = {field.name for field in fields(TrainingArguments)}
+    own = [field for field in fields(args) if field.init and field.name not in usual]
+    given = {field.name: getattr(args, field.name) for field in own if field.default_factory is MISSING}
+    return [f"{field.name}={given[field.name]!r}" for field in own if field.name in given and given[field.name] != field.default]
 
 
 def check_apart(student: Any, teachers: Sequence[Any]) -> None:

@@ -29,11 +29,12 @@ class WithLengths:
     """A collator that also gives the true `length` of each row, so that a padding id inside a row is never taken for padding.
 
     Where it makes no labels, every token of the rows is one. What is KNOWN of the rows need not be read from a GPU. Raises DatasetError
-    for rows that are no tokens, unless a collator of another kind can read them.
+    for rows that are no tokens, unless a collator of another kind can read them, and for tokens beyond the `vocabulary`: a GPU would not
+    survive them.
     """
 
-    def __init__(self, collator: Callable[[list[Any]], dict[str, Any]]) -> None:
-        self.collator = collator
+    def __init__(self, collator: Callable[[list[Any]], dict[str, Any]], vocabulary: int | None = None) -> None:
+        self.collator, self.vocabulary = collator, vocabulary
 
     def __call__(self, rows: list[Any]) -> dict[str, Any]:
         if not rows:  # of a process without a share of the step
@@ -47,6 +48,13 @@ class WithLengths:
             rows = [unpadded(row) for row in rows]
         lengths = [len(row["input_ids"]) for row in rows] if of_tokens else []
         batch = self.collator(rows)
+        for name in TOKENS if self.vocabulary else ():
+            highest = -1 if (tokens := batch.get(name)) is None or not tokens.numel() else int(tokens.max())
+            if highest >= cast(int, self.vocabulary):
+                raise DatasetError(
+                    f"Token {highest} of the {name} is not in the model's vocabulary of {self.vocabulary:,} tokens.",
+                    hint="If tokens were added to the tokenizer: model.resize_token_embeddings(len(tokenizer)).",
+                )
         if len(batch["input_ids"]) == len(lengths):
             batch["length"] = torch.tensor(lengths)
         if batch.get("labels") is None:

@@ -177,7 +177,7 @@ def lower_case() -> Any:
     ("tokenizer", "why"), [(word_piece(), "decodes with WordPiece"), (lower_case(), "does not give a text back as it was")]
 )
 def test_tokens_that_are_no_byte_strings_are_refused(tokenizer: Any, why: str) -> None:
-    with pytest.raises(VocabularyMismatch, match=f"^The teacher's tokens are no byte strings: its tokenizer {why}.$") as error:
+    with pytest.raises(VocabularyMismatch, match=f"(?m)^The teacher's tokens are no byte strings: its tokenizer {why}.$") as error:
         Alignment(TOKENIZERS["short"], tokenizer)
     assert "SentencePiece" in str(error.value.hint)
     with pytest.raises(VocabularyMismatch, match=r"^The student's tokens"):

@@ -6,6 +6,7 @@ import logging
 import shutil
 import subprocess
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,15 @@ def test_the_calls_that_users_know_give_the_run_of_a_recipe(shop: Workshop) -> N
     assert scores["teacher"]["perplexity"] > 0
     adapters = [(folder / "adapter_model.safetensors").read_bytes() for folder in (tuner.folder.output_dir, by_recipe.output_dir)]
     assert adapters[0] == adapters[1]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="notes of exceptions are newer")
+def test_a_traceback_shows_what_to_do_next() -> None:
+    with pytest.raises(RecipeError) as refused:
+        finetune.Recipe.from_layers({"training": {"epochs": "many"}})
+    shown = "".join(traceback.format_exception(refused.value))
+    assert str(refused.value) == "training.epochs must be 'auto' or a number, not 'many'."
+    assert shown.endswith(f"not 'many'.\n{refused.value.hint}\n")
 
 
 def test_an_unknown_keyword_of_a_distillation_names_the_nearest(shop: Workshop) -> None:

@@ -113,6 +113,10 @@ def test_streams_and_rows_that_only_their_collator_knows(tmp_path: Path) -> None
         (Stream([{"text": "a"}] * 8), "A row has no input_ids."),
         ((row for row in ROWS), "The rows are a generator, which gives them once."),
         ([{"input_ids": [5, 6, 7], "labels": [5, 6]}], "A row has 3 input_ids, 2 labels."),
+        ([{"input_ids": [[5, 6, 7]], "attention_mask": [[1, 1, 1]]}], "The input_ids of a row are no flat list."),
+        ([{"input_ids": torch.tensor([[5, 6, 7]])}], "The input_ids of a row are no flat list."),
+        ([{"input_ids": [5, 131, 7]}], "Token 131 of the input_ids is not in the model's vocabulary of 131 tokens."),
+        ([{"input_ids": [5, 6, 7], "labels": [5, 6, 900]}], "Token 900 of the labels is not in the model's vocabulary of 131 tokens."),
         (datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)), "There are several datasets: train."),
     ],
 )
@@ -155,6 +159,15 @@ def test_a_teacher_that_has_weights_of_the_student_is_refused(tmp_path: Path) ->
         with pytest.raises(RecipeError, match="Teacher and student share weights"):
             trainer_on(ROWS, tmp_path, **pair)
     assert all(parameter.requires_grad for parameter in student.parameters()), "nothing was frozen"
+
+
+def test_settings_of_another_trainer_are_named(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    others = transformers.Seq2SeqTrainingArguments(str(tmp_path), use_cpu=True, report_to=[], generation_max_length=9, learning_rate=1e-3)
+    DistillationTrainer(pico("llama"), others, teacher_model=pico("llama", seed=7), train_dataset=ROWS)
+    DistillationTrainer(pico("llama"), arguments(tmp_path), teacher_model=pico("llama", seed=7), train_dataset=ROWS)
+    said = [warning for warning in recwarn if "no effect" in str(warning.message)]
+    assert [str(warning.message) for warning in said] == ["Seq2SeqTrainingArguments sets what has no effect here: generation_max_length=9."]
+    assert said[0].filename == __file__
 
 
 def test_what_would_have_to_see_logits_is_refused(tmp_path: Path) -> None:

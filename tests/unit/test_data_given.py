@@ -50,6 +50,21 @@ def test_rows_in_every_shape_become_records(given: Any, expected: list[dict[str,
     assert records(given) == expected
 
 
+class ByNumber:
+    """As a torch.utils.data.Dataset often is: what makes a row does not say where the rows end."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, number: int) -> dict[str, str]:
+        return {"text": f"row {number}"}
+
+
+def test_rows_by_number_end_where_their_length_says() -> None:
+    assert is_rows(ByNumber())
+    assert records(ByNumber()) == [{"text": "row 0"}, {"text": "row 1"}, {"text": "row 2"}]
+
+
 def test_a_dataset_of_the_library_is_rows_and_several_splits_are_named() -> None:
     import datasets
 

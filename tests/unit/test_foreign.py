@@ -47,7 +47,7 @@ class PanicException(BaseException):
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("by zero"), RecursionError(), KeyError("size"), PanicException("lost"), MemoryError()])
 def test_any_failure_becomes_one_sentence_with_the_name_of_the_file(error: BaseException) -> None:
-    with pytest.raises(ModelError, match=r"^a\.bin cannot be read: .+\.$") as caught, reading("a.bin", ModelError):
+    with pytest.raises(ModelError, match=r"(?m)^a\.bin cannot be read: .+\.$") as caught, reading("a.bin", ModelError):
         raise error
     assert "\n" not in caught.value.message
 

@@ -114,6 +114,9 @@ def test_the_engine_neither_prints_nor_asks() -> None:
 def test_the_public_names_are_exact_and_all_there() -> None:
     assert set(finetune.__all__) == PUBLIC
     assert len(finetune.__all__) == len(PUBLIC)
+    stub = ast.parse((ROOT / "finetune" / "__init__.pyi").read_text())  # what editors and type checkers read instead
+    imported = {name.asname: found.module for found in stub.body if isinstance(found, ast.ImportFrom) for name in found.names}
+    assert imported == finetune._PUBLIC
     for name in finetune.__all__:
         assert getattr(finetune, name).__doc__, name
     with pytest.raises(AttributeError, match="Tuner"):

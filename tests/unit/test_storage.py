@@ -132,6 +132,7 @@ def test_a_cache_that_fills_up_is_told_with_the_setting_that_moves_it(number: in
     with pytest.raises(HardwareError, match=rf"The cache folder .* {said}") as caught, cache_folder(tmp_path / "rows-1"):
         failing(number)()
     assert "FINETUNE_CLI_CACHE" in str(caught.value.hint)
+    assert ("Free some space" in str(caught.value.hint)) == (number != errno.EROFS), "room is of no use to what cannot be written"
     assert list(tmp_path.iterdir()) == []
 
 

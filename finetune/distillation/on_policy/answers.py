@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from finetune.data.labels import NO_LOSS, labels_of
+from finetune.data.labels import NO_LOSS, labels_of, unpadded
 from finetune.errors import RecipeError
 from finetune.training.decoding import batches, greedy, key_value_bytes, pad_left, pads_safely
 from finetune.training.head import causal_lm
@@ -63,7 +63,7 @@ class Prompts:
 
     def __getitem__(self, place: int) -> list[int]:
         number = self.numbers[place]
-        return list(self.rows[number]["input_ids"])[: self.starts[number]]
+        return list(unpadded(self.rows[number])["input_ids"])[: self.starts[number]]
 
 
 def check_prompts(lengths: Any, *, tokens: int, context: int, named: str = "on_policy") -> None:
@@ -85,7 +85,7 @@ def start_of(row: Any) -> int:
     """Where the answer of a row begins; 0 if it has no prompt."""
     if "answer_start" in row:
         return int(row["answer_start"])
-    labels = list(labels_of(row))
+    labels = list(labels_of(unpadded(row)))
     return next((place for place, label in enumerate(labels) if label != NO_LOSS), 0)
 
 
