@@ -131,8 +131,8 @@ class UntilSpec(Spec):
 class DistillationSpec(Spec):
     task: Literal["compress", "chat", "summarise", "classify", "code", "reason"] | None = Field(
         None,
-        title="What shall it be good at?",
-        description="What the student shall be good at: fills in the loss, the practice and the metrics.",
+        title="What should it be good at?",
+        description="What the student should be good at: fills in the loss, the practice and the metrics.",
     )
     temperature: float = Field(2.0, gt=0, description="Higher shows more of the teacher's second choices.", json_schema_extra=Usual(1, 5))
     alpha: float = Field(0.5, ge=0, le=1, description="0 to 1. The weight of the data; the rest is the weight of the teacher.")

@@ -1,4 +1,4 @@
-"""What a distilled student shall be good at: the keys that each task fills in where a recipe leaves them out.
+"""What a distilled student should be good at: the keys that each task fills in where a recipe leaves them out.
 
     filled({"distillation": {"task": "classify", "alpha": 0.3}})      # alpha stays 0.3, temperature is 2, answers only, accuracy
 

@@ -39,7 +39,7 @@ class Asking:
     """`lead` are the tokens that every text and every chat begins with.
 
     `scheme` is how the tokenizer opens with a space ("first", "always", "" for in no way or exactly as llama.cpp), `opens` whether the file
-    shall say that it does; `plain` is whether the run asked without a chat template.
+    should say that it does; `plain` is whether the run asked without a chat template.
     """
 
     tokenizer: Any

@@ -43,7 +43,7 @@ MORE_WEIGHTS = "One number for each teacher, in their order: 2, 1 counts the fir
 
 def ask_way(prompter: Prompter) -> str:
     """PLAIN, SEVERAL, ROUNDS, OWN or NOTHING."""
-    return prompter.select("distillation.way", "How shall it be distilled?", WAYS, default=PLAIN, more=MORE_WAYS)
+    return prompter.select("distillation.way", "How should it be distilled?", WAYS, default=PLAIN, more=MORE_WAYS)
 
 
 def ask(draft: Draft, prompter: Prompter, first: str, *, check: Check, complete: Callable[[str], Sequence[str]]) -> Draft:

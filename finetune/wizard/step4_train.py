@@ -94,7 +94,7 @@ def _examples_problem(text: str, here: HostInfo) -> str | None:
 
 
 def _task(draft: Draft, prompter: Prompter) -> Draft:
-    """What the student shall be good at, with the settings for it; the questions that follow have them as defaults."""
+    """What the student should be good at, with the settings for it; the questions that follow have them as defaults."""
     choices = [Choice(NO_TASK, "Nothing in particular", "the settings stay as they are")]
     choices += [Choice(name, task.title, task.summary) for name, task in TASKS.items() if _with_task(draft, name)]
     now = get(draft, "distillation.task") or NO_TASK

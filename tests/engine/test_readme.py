@@ -119,9 +119,16 @@ def test_its_python_runs_and_leaves_the_files_it_lists(place: Path, shop: Worksh
     assert code == texts("docs/python.md", "python")[0]
     code = code.replace('{"dataset"', f'{{"model": {str(shop.model)!r}, "dataset"')
     assert str(shop.model) in code
-    exec(compile(code, "README.md", "exec"), {})
+    known: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), known)
     assert "->" in capsys.readouterr().out
     folder = place / "finetuned_model"
+    plan, result = known["tuner"].plan(), known["result"]
+    rows = (ROOT / "docs" / "python.md").read_text(encoding="utf-8").partition("## What comes back")[2].splitlines()
+    told = {row.split("|")[1].strip(): set(re.findall(r"`(\w+)[`\[]", row.split("|")[2])) for row in rows if row.startswith("| `")}
+    assert told["`tuner.plan()`"] <= set(vars(plan))
+    assert told["`tuner.run()`"] <= {*vars(result), *result.training}
+    assert told["`result.scores`, also in `run/benchmark.json`"] <= set(result.scores)
     names = re.findall(r"^  (\S+)", texts("docs/commands.md", "text")[-1], re.MULTILINE)
     assert len(names) >= 8
     missing = [name for name in names if not (folder / name).exists()]

@@ -85,7 +85,7 @@ def test_from_the_first_question_to_the_finished_model(columns: int, workplace: 
 def test_distillation_from_the_first_question_to_the_student_beside_its_teacher(workplace: Path) -> None:
     with Terminal(folder=workplace, rows=60) as terminal:
         answer(terminal, "What would", DOWN)
-        answer(terminal, "How shall it be distilled?")
+        answer(terminal, "How should it be distilled?")
         answer(terminal, "Teacher", UP)
         answer(terminal, "Name or folder", "./pico")
         answer(terminal, "Student")

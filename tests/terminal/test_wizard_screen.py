@@ -51,7 +51,7 @@ def test_arrows_choose_and_the_answer_collapses(tmp_path: Path) -> None:
         terminal.press(UP)
         terminal.wait_for("❯ Fine-tuning")
         terminal.press(DOWN, ENTER)
-        terminal.wait_for("? How shall it be distilled?")
+        terminal.wait_for("? How should it be distilled?")
         terminal.wait_for("✓ What would you like to do?  Distillation")
 
 
@@ -167,7 +167,7 @@ def test_starting_anew_asks_the_first_question(tmp_path: Path) -> None:
     with Terminal(folder=work, env=env) as terminal:
         terminal.wait_for("? What would")
         terminal.press(DOWN, ENTER)
-        terminal.wait_for("? How shall it be distilled?")
+        terminal.wait_for("? How should it be distilled?")
         terminal.press(CTRL_C)
         assert terminal.wait_for_end() == 130
     with Terminal(folder=work, env=env) as terminal:
@@ -231,7 +231,7 @@ def test_a_dumb_terminal_gets_numbered_questions(tmp_path: Path) -> None:
         terminal.wait_for("STEP 1: Models")
         terminal.wait_for("Another model")
         terminal.press("back\n", "2\n")
-        terminal.wait_for("How shall it be distilled?")
+        terminal.wait_for("How should it be distilled?")
         assert b"\x1b" not in terminal.raw
 
 

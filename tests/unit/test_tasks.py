@@ -1,4 +1,4 @@
-"""What a student shall be good at: keys that are filled in, seen in the recipe, and overruled one by one."""
+"""What a student should be good at: keys that are filled in, seen in the recipe, and overruled one by one."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def test_enter_keeps_one_teacher() -> None:
     recipe, prompter = asked()
     assert recipe.teachers is None
     assert recipe.teacher is not None
-    assert prompter.questions["distillation.way"] == "How shall it be distilled?"
+    assert prompter.questions["distillation.way"] == "How should it be distilled?"
     assert not [key for key in prompter.questions if key.startswith("teachers")]
 
 
