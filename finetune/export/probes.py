@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from typing import Any
 
 from finetune.errors import ModelError
 from finetune.export.asking import Asking, Turns
 from finetune.foreign import reading
 from finetune.models.chat_template import added_tokens, render_chat
+from finetune.models.template_facts import fixed_date
 from finetune.publish import merged
 from finetune.run_folder import REMADE, RunFolder
 
@@ -97,12 +97,8 @@ class Probes:
             [turns for turns, _ in rendered],
             bare,
             [ids for text in prompts if (ids := asked.ids(text)[:MOST_TOKENS])],
-            today_is_in(tokenizer),
+            fixed_date(tokenizer) is not None,
         )
-
-
-def today_is_in(tokenizer: Any) -> bool:
-    return "strftime_now" in str(tokenizer.chat_template or "")
 
 
 def _asked(run: RunFolder) -> list[str]:

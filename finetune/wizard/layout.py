@@ -54,9 +54,9 @@ def rows_of(fragments: Fragments, width: int) -> int:
     return sum(max(1, -(-get_cwidth(line) // width)) for line in plain(fragments).split("\n"))
 
 
-def indent(fragments: Fragments, by: str = "  ") -> Fragments:
+def indent(fragments: Fragments) -> Fragments:
     """Every line moved to the right."""
-    return [("", by), *((style, text.replace("\n", "\n" + by)) for style, text in fragments)]
+    return [("", "  "), *((style, text.replace("\n", "\n  ")) for style, text in fragments)]
 
 
 def wrap(fragments: Fragments, width: int) -> Fragments:

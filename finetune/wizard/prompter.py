@@ -136,8 +136,8 @@ class Prompter(ABC):
     def confirm(self, key: str, text: str, default: bool, help: str = "", more: str = "") -> bool:
         return bool(self.ask(Question(key, text, default, help=help, more=more or more_about(key))))
 
-    def secret(self, key: str, text: str, help: str = "", more: str = "") -> str:
-        return str(self.ask(Question(key, text, "", help=help, more=more or more_about(key), secret=True)))
+    def secret(self, key: str, text: str, help: str = "") -> str:
+        return str(self.ask(Question(key, text, "", help=help, more=more_about(key), secret=True)))
 
 
 class ScriptedPrompter(Prompter):
