@@ -102,7 +102,7 @@ def too_few(scores: Mapping[str, Any], judged: int | None = None) -> str:
     if min(alone, alone if judged is None else judged) >= FEWEST_ROWS:
         return ""
     if alone < min(rows, FEWEST_ROWS):
-        return f"Too few rows to judge: {counted(rows, 'row')} of only {alone} different prompts or texts; {FEWEST_ROWS} would do."
+        return f"Too few rows to judge: {counted(rows, 'row')} with only {alone} different prompts or texts; {FEWEST_ROWS} would do."
     some = f"{judged:,} of " if judged is not None and judged < rows else ""
     return f"Too few rows to judge: {some}{counted(rows, 'row', 'count' if some else '')}; {FEWEST_ROWS} would do."
 
@@ -112,8 +112,7 @@ def shared(scores: Mapping[str, Any]) -> str:
     rows, alone = int(scores["rows"]), independent(scores)
     if alone == rows or alone < FEWEST_ROWS:
         return ""
-    of = f"The {rows:,} rows are of {alone:,} different prompts, conversations or texts"
-    return f"{of}: for the intervals, rows of the same one count together."
+    return f"The {rows:,} rows have {alone:,} different prompts or texts; for the intervals, rows that share one count together."
 
 
 def share(value: float) -> str:

@@ -69,7 +69,7 @@ def _too_few(context: RunContext) -> str | None:
         return None
     few = counted(rows, "held-out row", "are")
     if rows < min(recipe.benchmark.rows, report.held_out):
-        few = f"{counted(report.held_out, 'held-out row')} of only {rows} different prompts or texts are"
+        few = f"{counted(report.held_out, 'held-out row')} with only {rows} different prompts or texts are"
     said = f"{few} too few to judge the result: {FEWEST_ROWS} would do, {ENOUGH} are better"
     if alone >= FEWEST_ROWS:
         return f"{said} (--set benchmark.rows={min(ENOUGH, report.held_out)})."

@@ -102,5 +102,5 @@ def test_the_plan_says_that_many_rows_of_few_prompts_are_too_few(tmp_path: Path,
         assert warnings == []
     else:
         (warning,) = warnings
-        assert "held-out rows of only 4 different prompts or texts are too few to judge the result" in warning
+        assert "held-out rows with only 4 different prompts or texts are too few to judge the result" in warning
         assert f"{FEWEST_ROWS} would do" in warning

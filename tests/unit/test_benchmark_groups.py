@@ -88,7 +88,7 @@ def test_rows_of_few_prompts_are_too_few_and_it_is_said_how_many_prompts_there_a
     found = change("rougeL", rows, mean_of([0.0] * 30))
     assert (found["verdict"], found["rows"]) == ("too few rows", 5)
     scores = {"rows": 30, "per_row": {"group": groups}, "change": {"rougeL": found}}
-    said = "Too few rows to judge: 30 rows of only 5 different prompts or texts; 8 would do."
+    said = "Too few rows to judge: 30 rows with only 5 different prompts or texts; 8 would do."
     assert too_few(scores) == said
     assert gate(scores, "rougeL") == f"ROUGE-L was not judged. {said}"
     assert shared(scores) == ""
@@ -136,5 +136,5 @@ def test_the_page_says_that_rows_count_together(tmp_path: Path) -> None:
     assert independent(scores) == 24
     assert shared(scores) == ""
     run.write_json(run.benchmark, scores | {"per_row": {**scores["per_row"], "group": [row // 2 for row in range(24)]}})
-    said = "The 24 rows are of 12 different prompts, conversations or texts: for the intervals, rows of the same one count together."
+    said = "The 24 rows have 12 different prompts or texts; for the intervals, rows that share one count together."
     assert said in report_page(read_records(run))
