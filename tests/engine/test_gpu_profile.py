@@ -57,6 +57,21 @@ def test_a_watch_counts_the_kernels_and_the_waits_of_a_step(tmp_path: Path) -> N
     assert list(watch.waits().values()) == [1.0]
 
 
+@pytest.mark.parametrize(("after", "looks_at"), [(2, "kernels"), (4, "waits")])
+def test_a_watch_that_ends_too_early_leaves_nothing_on(after: int, looks_at: str, tmp_path: Path) -> None:
+    filters = warnings.filters
+    watch = Watch(before=1, steps=2)
+    for step in range(1, after + 1):
+        watch.on_step_end(None, Mock(global_step=step), None)
+    assert watch.looks_at == looks_at
+    watch.close()
+    assert (watch.looks_at, warnings.filters) == ("", filters)
+    other = Watch(before=0, steps=1)
+    for step in range(4):
+        other.on_step_end(None, Mock(global_step=step), None)
+    assert other.looks_at == ""
+
+
 @pytest.mark.parametrize(
     ("others", "said"),
     [
