@@ -279,7 +279,10 @@ def _profile(bench: Bench, shape: str, kind: str, dtype: torch.dtype) -> None:
     arguments = two_passes(bench, use_cpu=DEVICE == "cpu", bf16=dtype == torch.float32 and DEVICE == "cuda", logging_strategy="no")
     made = SupervisedTrainer(model=model, args=arguments, train_dataset=bench.rows(model.config.vocab_size), callbacks=[watch])
     made.remove_callback(PrinterCallback)
-    made.train()
+    try:
+        made.train()
+    finally:
+        watch.close()
     kinds = watch.kinds()
     busy, kernels = (sum(numbers) for numbers in zip(*kinds.values(), strict=True))
     bench.tell("step", f"{kind}: all kernels", ms=round(busy, 1), of_a_step_of=round(watch.milliseconds(), 1), times=kernels)

@@ -46,20 +46,31 @@ class Watch(TrainerCallback):
         self.caught = warnings.catch_warnings(record=True)
         self.warned: Any = []
         self.marks: list[float] = []
+        self.looks_at = ""  # kernels or waits, now
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         done = state.global_step - self.begin
         if done == 0:
             self.profiler.start()
+            self.looks_at = "kernels"
         if done in (0, self.steps):
             wait()
             self.marks.append(time.perf_counter())
         if done == self.steps:
-            self.profiler.stop()
+            self.close()
             self.warned = self.caught.__enter__()
             warnings.simplefilter("always")
             _tell_of_waits("warn")
+            self.looks_at = "waits"
         elif done == 2 * self.steps:
+            self.close()
+
+    def close(self) -> None:
+        """Look no longer; what is measured after a training that ended too early is as if nobody had."""
+        looked_at, self.looks_at = self.looks_at, ""
+        if looked_at == "kernels":
+            self.profiler.stop()
+        elif looked_at == "waits":
             _tell_of_waits("default")
             self.caught.__exit__(None, None, None)
 

@@ -174,6 +174,13 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 class Parser(argparse.ArgumentParser):
     """argparse that raises BadInput instead of exiting."""
 
+    def parse_known_args(self, *arguments: Any, **more: Any) -> Any:
+        """All of them must be known: the parser of a command says so itself, of its own options."""
+        found, unknown = super().parse_known_args(*arguments, **more)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
     def error(self, message: str) -> NoReturn:
         from finetune.registry import did_you_mean
 
@@ -181,6 +188,8 @@ class Parser(argparse.ArgumentParser):
         if unknown := re.match(r"unrecognized arguments: (\S+)", message):
             options = [option for action in self._actions for option in action.option_strings]
             message = f"There is no option {unknown[1]} here.{did_you_mean(unknown[1], options)}"
+            if not unknown[1].startswith("-"):
+                message = f"{unknown[1]} is one argument too many."
         elif unknown := re.match(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)", message):
             if unknown[1] == "COMMAND":
                 meant = f" Did you mean {MEANT[unknown[2]]}?" if unknown[2] in MEANT else did_you_mean(unknown[2], list(COMMANDS))

@@ -215,6 +215,7 @@ def check_head(model: nn.Module) -> None:
     inner, ids = causal_lm(model), _probe(model)
     with _evaluating(inner):
         own = inner(input_ids=ids, use_cache=False).logits
+        check_finite(own, inner)
         ours = head_of(model).logits(hidden_states(model, ids))
     if own.shape != ours.shape or not _close(own, ours):
         if needs_mask(model):
@@ -226,6 +227,18 @@ def check_head(model: nn.Module) -> None:
             f"The logits of {type(inner).__name__} are not its last hidden state times its head, which this project's losses assume.",
             hint="Choose another architecture, or report this one.",
         )
+
+
+def check_finite(logits: Tensor, model: nn.Module) -> None:
+    """Raises ModelError for logits of a model that are no numbers: damaged weights, or float16, which ends at 65,504."""
+    if not bool(logits.isfinite().all()):
+        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        hint = (
+            "Use --dtype bfloat16 or float32."
+            if dtype == "float16"
+            else "Its weights are damaged: get them again, or choose another model."
+        )
+        raise ModelError(f"{type(model).__name__} gives logits that are not finite in {dtype}.", hint=hint)
 
 
 @torch.no_grad()

@@ -23,6 +23,8 @@ from torch import Tensor
 BLOCK = 8192  # numbers of a row that one program holds at a time
 WARPS = 16
 NO_TRITON = "Triton is not installed"
+# Of a compiler that is missing or fails, and of a Triton that is not the one torch was made with.
+ERRORS = (SubprocessError, RuntimeError, OSError, ImportError, AssertionError, AttributeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def trouble(device: str = "cuda") -> str | None:
         targets = Targets(label, None, 1.0)
         found = softmax_loss_(torch.zeros(1, 8, device=device), targets, teacher=None, temperature=1.0, dtype=torch.float32)
         right = math.isclose(float(found.cross_entropy), math.log(8), rel_tol=1e-4)
-    except (TritonError, SubprocessError, RuntimeError, OSError, ImportError, AssertionError) as error:
+    except (TritonError, *ERRORS) as error:
         return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
     return None if right else "the kernel that Triton makes gives wrong numbers"
 

@@ -208,6 +208,17 @@ def test_a_model_whose_tokenizer_has_a_padding_token_too_many_can_be_loaded_afte
     assert_same_weights(again, model, tolerance=0)
 
 
+@pytest.mark.parametrize(("dtype", "hint"), [(torch.float32, "damaged"), (torch.float16, "--dtype bfloat16 or float32")])
+def test_numbers_that_are_not_finite_are_named_with_what_to_do(dtype: torch.dtype, hint: str) -> None:
+    """Such as those of Gemma in float16: what differs then is not how the model attends."""
+    model = pico("llama", dtype=dtype)
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    with pytest.raises(ModelError, match=f"LlamaForCausalLM gives logits that are not finite in {str(dtype)[6:]}") as refused:
+        check_head(model)
+    assert hint in str(refused.value.hint)
+
+
 @pytest.mark.parametrize("make", [SupervisedTrainer, DistillationTrainer])
 @pytest.mark.parametrize(
     ("changes", "given"),

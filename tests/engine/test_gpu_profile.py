@@ -1,4 +1,4 @@
-"""What `benchmarks/gpu.py` says of a step: its kernels by kind, and what waits for the GPU."""
+"""What `benchmarks/gpu.py` says of a step: its kernels by kind, and what waits for the GPU; and of chunks of the loss."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pico import arguments, pico, pico_rows
@@ -15,6 +16,7 @@ from finetune.training.trainer import SupervisedTrainer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from gpu_loss import _smallest
 from gpu_profile import Watch, kind_of
 
 
@@ -53,3 +55,34 @@ def test_a_watch_counts_the_kernels_and_the_waits_of_a_step(tmp_path: Path) -> N
     assert 0 < sum(took for took, _ in kinds.values()) < watch.milliseconds() * 1.2
     assert [took for _, took, _ in watch.largest(5)] == sorted((took for _, took, _ in watch.largest(5)), reverse=True)
     assert list(watch.waits().values()) == [1.0]
+
+
+@pytest.mark.parametrize(("after", "looks_at"), [(2, "kernels"), (4, "waits")])
+def test_a_watch_that_ends_too_early_leaves_nothing_on(after: int, looks_at: str, tmp_path: Path) -> None:
+    filters = warnings.filters
+    watch = Watch(before=1, steps=2)
+    for step in range(1, after + 1):
+        watch.on_step_end(None, Mock(global_step=step), None)
+    assert watch.looks_at == looks_at
+    watch.close()
+    assert (watch.looks_at, warnings.filters) == ("", filters)
+    other = Watch(before=0, steps=1)
+    for step in range(4):
+        other.on_step_end(None, Mock(global_step=step), None)
+    assert other.looks_at == ""
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        ({"Liger": 15.0}, ("4 tokens, head frozen: smallest within 18.0 ms, by Liger", 128)),
+        ({}, ("4 tokens, head frozen: smallest within 15.8 ms, by the quickest", 256)),
+        ({"Liger": 5.0}, ("4 tokens, head frozen: smallest within 6.0 ms, by Liger", "none")),
+    ],
+)
+def test_the_smallest_chunk_that_is_quick_enough_is_one_line(others: dict[str, float], said: tuple[str, int | str]) -> None:
+    times = {"64 MiB": 19.0, "128 MiB": 16.0, "256 MiB": 15.5, "512 MiB": 15.0, **others}
+    bench = Mock(told=[{"what": f"4 tokens, head frozen: {way}", "ms": took} for way, took in times.items()])
+    bench.told.append({"what": "4 tokens, head frozen: 1024 MiB", "failed": "no room"})
+    _smallest(bench, "4 tokens, head frozen")
+    bench.tell.assert_called_once_with("chunks", said[0], MiB_of_a_chunk=said[1])

@@ -105,6 +105,7 @@ def test_where_no_kernel_can_be_made_there_is_a_reason_and_the_loss_goes_another
         "Failed to find C compiler.": RuntimeError("Failed to find C compiler.\nand a long story"),
         "Command 'gcc' returned non-zero exit status 1.": subprocess.CalledProcessError(1, "gcc"),
         "too much shared memory": TritonError("too much shared memory"),
+        "module 'triton.language' has no attribute 'dot'": AttributeError("module 'triton.language' has no attribute 'dot'"),
     }
     for why, error in errors.items():
         monkeypatch.setattr(kernel, "_kernel", Mock(side_effect=error))

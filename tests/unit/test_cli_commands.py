@@ -57,6 +57,8 @@ def test_without_a_terminal_the_missing_flag_is_named(tmp_path: Path) -> None:
         (["rum", "recipe.yaml"], ["rum", "Did you mean run?"]),
         (["run", "recipe.yaml", "--sett", "a=1"], ["--sett", "Did you mean --set?"]),
         (["--yess"], ["--yess", "Did you mean --yes?"]),
+        (["export", "a", "--to", "gguf", "--output-dir", "b"], ["no option --output-dir here. Did you mean --to-dir?", "export --help"]),
+        (["merge", "a", "b"], ["b is one argument too many."]),
         (["run", "recipe.yaml", "--set", "training.epochs=-1"], ["training.epochs", "greater than 0", "-1"]),
         (["run", "recipe.yaml", "--set", "dataset.max_length=0"], ["dataset.max_length", "8"]),
         (["run", "recipe.yaml", "--set", "training.epoch=1"], ["training.epoch", "Did you mean training.epochs?"]),

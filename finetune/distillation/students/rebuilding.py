@@ -17,7 +17,7 @@ from finetune.distillation.students import READY_MADE
 from finetune.errors import ModelError
 from finetune.formatting import percent
 from finetune.hardware.matmul import use_fast_linear
-from finetune.training.head import causal_lm
+from finetune.training.head import causal_lm, check_finite
 
 PROBE = 24  # tokens
 
@@ -52,6 +52,7 @@ def check_rebuilt(student: nn.Module) -> None:
     if not why:
         ids = torch.arange(PROBE, device=first.device)[None] % inner.get_input_embeddings().weight.shape[0]
         ours, theirs = (model(input_ids=ids, use_cache=False).logits.float() for model in (inner, again))
+        check_finite(ours, inner)
         off = float((ours - theirs).abs().max() / ours.abs().max())
         if not off <= (1e-3 if first.dtype in (torch.float32, torch.float64) else 0.02):
             why = f"its logits are {percent(off, 1)} off"
