@@ -181,7 +181,8 @@ def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int, allowed
     useless = list(dict.fromkeys(row.file for row in listed))
     if files and not set(useless) & set(files):
         of = useless[0] if len(useless) == 1 else f"{useless[0]} and {counted(len(useless) - 1, 'other file')}"
-        hint = f"No row of {of} can be used. Name only the files or the folder with rows, several with commas between them."
+        unpack = "Unpack it, and name" if "/" in useless[0] else "Name"  # a member of a .zip
+        hint = f"No row of {of} can be used. {unpack} only the files or the folder with rows, several with commas between them."
     if skipped >= read:  # nothing would be left
         by_template = "chat template" in listed[0].reason
         hint = "Use a model whose chat template takes such rows." if by_template else "Correct them, or name other columns."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -354,3 +355,22 @@ def test_lists_of_rows_under_headings_are_rows(tmp_path: Path) -> None:
     rows = [{"question": question, "answer": answer} for question, answer in ROWS]
     (tmp_path / "faq.json").write_text(json.dumps({"orders": rows[:1], "returns": rows[1:]}))
     assert learned(read(tmp_path / "faq.json")) == ROWS
+
+
+def test_an_archive_in_an_archive_and_a_part_without_rows_say_to_unpack(tmp_path: Path) -> None:
+    users, rows = (
+        json.dumps([{"id": 1, "name": "Ann"}]),
+        json.dumps([{"question": question, "answer": answer} for question, answer in ROWS]),
+    )
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        archive.writestr("users.json", users)
+        archive.writestr("rows.json", rows)
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
+        archive.write(tmp_path / "export.zip", "part.zip")
+    for name, hint in (
+        ("outer.zip", "Unpack it, and give the folder."),
+        ("export.zip", "No row of export.zip/users.json can be used. Unpack it,"),
+    ):
+        with pytest.raises(DatasetError) as refused:
+            read(tmp_path / name)
+        assert str(refused.value.hint).startswith(hint)
