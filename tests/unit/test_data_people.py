@@ -358,19 +358,17 @@ def test_lists_of_rows_under_headings_are_rows(tmp_path: Path) -> None:
 
 
 def test_an_archive_in_an_archive_and_a_part_without_rows_say_to_unpack(tmp_path: Path) -> None:
-    users, rows = (
-        json.dumps([{"id": 1, "name": "Ann"}]),
-        json.dumps([{"question": question, "answer": answer} for question, answer in ROWS]),
-    )
+    users = [{"id": 1, "name": "Ann"}]
+    rows = [{"question": question, "answer": answer} for question, answer in ROWS]
     with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
-        archive.writestr("users.json", users)
-        archive.writestr("rows.json", rows)
+        archive.writestr("users.json", json.dumps(users))
+        archive.writestr("rows.json", json.dumps(rows))
     with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
         archive.write(tmp_path / "export.zip", "part.zip")
     for name, hint in (
-        ("outer.zip", "Unpack it, and give the folder."),
-        ("export.zip", "No row of export.zip/users.json can be used. Unpack it,"),
+        ("outer", "Unpack it, and give the folder."),
+        ("export", "No row of export.zip/users.json can be used. Unpack it,"),
     ):
         with pytest.raises(DatasetError) as refused:
-            read(tmp_path / name)
+            read(tmp_path / f"{name}.zip")
         assert str(refused.value.hint).startswith(hint)
