@@ -48,7 +48,7 @@ CONVERTED = {
     **dict.fromkeys((".db", ".sqlite", ".sqlite3", ".sql"), "Export its table as CSV."),
     **dict.fromkeys((".mbox", ".eml", ".msg", ".xml", ".yaml", ".yml"), _ROWS),
     ".pkl": "In Python, save it as Parquet or CSV.",
-    **dict.fromkeys((".tar", ".tgz", ".7z", ".rar", ".xz"), _UNPACK),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar", ".xz"), _UNPACK),
 }
 OTHERWISE = "If it is text, copy it to a file that ends in .txt."
 PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}  # behind any of them, to what pyarrow calls it

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -172,16 +173,22 @@ def _way_out(reason: str) -> str:
     return "Correct these rows, or check that the content of the file matches its extension."
 
 
+def _lines(numbers: list[int]) -> str:
+    return f"line{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+
+
 def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int, allowed: float, files: Sequence[str] = ()) -> TooManyBadRows:
     """The error for a larger share of unusable rows than `allowed`; names the first of them. `files` are those with usable rows."""
-    first = "; ".join(f"{row.file} line {row.line}: {row.reason}" for row in listed[:3])
+    alike = groupby(listed[:3], key=lambda row: (row.file, row.reason))
+    first = "; ".join(f"{file} {_lines([row.line for row in rows])}: {reason}" for (file, reason), rows in alike)
     more = f"; and {skipped - 3} more" if skipped > 3 else ""
     enough = min(1.0, math.ceil(100 * skipped / read) / 100)
-    hint = f"Correct or remove them. Up to {100 * allowed:g} % are skipped; to skip all of these: --set dataset.bad_rows={enough:g}"
+    hint = f"Correct or remove them. Up to {100 * allowed:g} % are skipped. To skip all of these: --set dataset.bad_rows={enough:g}"
     useless = list(dict.fromkeys(row.file for row in listed))
     if files and not set(useless) & set(files):
         of = useless[0] if len(useless) == 1 else f"{useless[0]} and {counted(len(useless) - 1, 'other file')}"
-        hint = f"No row of {of} can be used. Name only the files or the folder with rows, several with commas between them."
+        unpack = "Unpack it, and name" if "/" in useless[0] else "Name"  # a member of a .zip
+        hint = f"No row of {of} can be used. {unpack} only the files or the folder with rows, several with commas between them."
     if skipped >= read:  # nothing would be left
         by_template = "chat template" in listed[0].reason
         hint = "Use a model whose chat template takes such rows." if by_template else "Correct them, or name other columns."

@@ -124,7 +124,7 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
     by, (train, held_out, dropped) = some
     seen = np.sort(mine.rows[train])
     duplicates = int(np.count_nonzero(seen[1:] == seen[:-1]))
-    groups = held_out  # where prompts are not kept apart the same few are asked again, and rows are what differs
+    groups = theirs.rows[held_out]  # where prompts are not kept apart the same few are asked again, and rows are what differs
     if by != "rows":
         groups = theirs.conversations()[held_out] if by == "conversations" else theirs.together(held_out)
     return Division(train, held_out, evaluation or rows, duplicates, dropped, by, not_asked, not_measured, groups=groups)

@@ -18,6 +18,7 @@ from finetune.screen.tables import block, pairs
 BARS = "▁▂▃▄▅▆▇█"
 SHOWN_SKIPPED = 3
 SHOWN_IGNORED = 12
+IGNORED = (" is ignored.", " are ignored.")
 SAID_IN_A_RUN = ("Ignored", "Notes")  # as sentences
 
 
@@ -65,8 +66,8 @@ def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, R
             lost.append(f"{report['truncated_prompts']:,} at the start of the prompt")
         yield "Truncated", Text(f"{percent(report['truncated_share'])} of the rows: {'; '.join(lost)}", style="warning")
     yield "Learned", f"{percent(report['supervised_share'])} of {count(report['train_tokens'])} tokens"
-    if report["notes"]:
-        yield "Notes", strip_control_chars("\n".join(report["notes"]))
+    if notes := [note for note in report["notes"] if not note.endswith(IGNORED)]:  # which is said above
+        yield "Notes", strip_control_chars("\n".join(notes))
 
 
 def _ignored(report: Mapping[str, Any]) -> Text:

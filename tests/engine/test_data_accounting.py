@@ -243,7 +243,8 @@ def test_tokens_of_another_vocabulary_are_refused_with_their_place(tmp_path: Pat
 
 def test_of_a_few_rows_that_are_told_often_one_is_held_out_as_a_whole(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, [ids(70, 71, 72 + number % 5, 80) for number in range(30)])
-    assert (prepared.report.train, prepared.report.held_out, prepared.report.held_out_by) == (24, 6, "rows")
+    report = prepared.report
+    assert (report.train, report.held_out, report.held_out_groups, report.held_out_by) == (24, 6, 1, "rows")
     (measured,) = set(map(tuple, prepared.held_out["input_ids"]))
     assert measured not in set(map(tuple, prepared.train["input_ids"]))
 

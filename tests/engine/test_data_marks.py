@@ -247,7 +247,7 @@ def test_an_empty_answer_in_the_middle_is_read_and_not_learned(name: str, blank:
 
 def test_rows_without_an_answer_to_learn_are_listed_with_the_reason(tmp_path: Path) -> None:
     rows = [{"messages": [{"role": "user", "content": f"{n}"}, {"role": "assistant", "content": "</s>"}]} for n in range(20)]
-    with pytest.raises(BadRow, match=r"rows\.jsonl line 1: no answer has any text"):
+    with pytest.raises(BadRow, match=r"rows\.jsonl lines 1, 3, 4: no answer has any text"):
         prepared(tmp_path, rows, byte_level(CHATML))
 
 

@@ -247,7 +247,7 @@ def test_rows_that_the_template_refuses_are_listed_with_their_line(tmp_path: Pat
 
 def test_a_template_that_refuses_most_rows_is_an_error(tmp_path: Path) -> None:
     chats = [{"messages": [{"role": role, "content": f"{role} {n}"} for role in ("system", "assistant")]} for n in range(20)]
-    with pytest.raises(BadRow, match=r"a\.jsonl line 1: refused by the model's chat template"):
+    with pytest.raises(BadRow, match=r"a\.jsonl lines 1, 3, 4: refused by the model's chat template"):
         prepare(tmp_path, write(tmp_path / "a.jsonl", chats), byte_level(INST))
 
 

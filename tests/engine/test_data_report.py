@@ -99,7 +99,7 @@ def test_every_number_of_the_report_is_on_the_screen(tmp_path: Path) -> None:
     for words in (
         f"{report.read} read: {report.train} to train on, {report.held_out} held out",
         "rows.jsonl line 212: column answer is missing",
-        f"{report.duplicates} duplicates are kept, {report.held_out_dropped} held-out rows also occur",
+        f"{report.duplicates} duplicates are kept, {report.held_out_dropped} held-out rows occur twice, or in training too",
         f"longest {report.length['max']:.0f}",
         f"{100 * report.supervised_share:.0f} % of",
         "question and answer: question, answer",
@@ -146,7 +146,7 @@ def test_a_run_tells_it_before_training_and_keeps_it(place: Path, capfd: pytest.
 
 PLANNED: dict[str, tuple[list[dict[str, Any]], str]] = {  # rows, and what the plan says about them
     "undesired answers": (rows(30, label=1) + rows(10, label=0), "10 rows are left out: column label marks the answer as undesired."),
-    "columns that are ignored": (rows(40, label=7, note="x"), "are ignored."),
+    "columns that are ignored": (rows(40, label=7, note="x"), "of the text)"),
     "more rows than asked for": (rows(40), "10 not used: 30 were asked for"),
     "turns that are not learned": (
         [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -336,3 +337,38 @@ def test_one_paragraph_is_too_few_rows_and_what_else_lies_there_is_named(tmp_pat
     with pytest.raises(EmptyDataset, match=r"README\.md has only one usable row") as refused:
         divide(rows, None, DatasetSpec(source="repo"), seed=1)
     assert str(refused.value.hint).endswith("put blank lines between them. Not read in repo: lib.py.")
+
+
+def test_pairs_of_sentences_with_tabs_between_them_are_a_table(tmp_path: Path) -> None:
+    lines = [f"Go {number}.\tGeh {number}.\tCC-BY {number}\n" for number in range(12)]
+    (tmp_path / "deu.txt").write_text("".join(lines))
+    with pytest.raises(UnknownFormat, match=r"deu\.txt has a table, whose columns have no names") as refused:
+        read(tmp_path / "deu.txt")
+    assert "rename it to end in .tsv" in str(refused.value.hint)
+    (tmp_path / "deu.tsv").write_text("prompt\tcompletion\tsource\n" + "".join(lines))
+    assert learned(read(tmp_path / "deu.tsv"))[0] == ("Go 0.", "Geh 0.")
+    (tmp_path / "text.txt").write_text("".join(lines[:11]) + "No tab.\n")
+    assert read(tmp_path / "text.txt").facts.format == "text"
+
+
+def test_lists_of_rows_under_headings_are_rows(tmp_path: Path) -> None:
+    rows = [{"question": question, "answer": answer} for question, answer in ROWS]
+    (tmp_path / "faq.json").write_text(json.dumps({"orders": rows[:1], "returns": rows[1:]}))
+    assert learned(read(tmp_path / "faq.json")) == ROWS
+
+
+def test_an_archive_in_an_archive_and_a_part_without_rows_say_to_unpack(tmp_path: Path) -> None:
+    users = [{"id": 1, "name": "Ann"}]
+    rows = [{"question": question, "answer": answer} for question, answer in ROWS]
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        archive.writestr("users.json", json.dumps(users))
+        archive.writestr("rows.json", json.dumps(rows))
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
+        archive.write(tmp_path / "export.zip", "part.zip")
+    for name, hint in (
+        ("outer", "Unpack it, and give the folder."),
+        ("export", "No row of export.zip/users.json can be used. Unpack it,"),
+    ):
+        with pytest.raises(DatasetError) as refused:
+            read(tmp_path / f"{name}.zip")
+        assert str(refused.value.hint).startswith(hint)

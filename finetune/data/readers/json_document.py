@@ -175,6 +175,8 @@ def _records(document: Any, spec: DatasetSpec, file: DataFile) -> list[Any] | No
         about = sum(isinstance(value, dict) for value in values)  # rows may have an object about them beside them, settings have many
         if key.lower() in HOLDERS or len(document) == 1 or (about < 2 and _recognised(found, spec)):
             return list(found)
+    elif values and len(record_lists) == len(document) and all(_recognised(items, spec) for items in record_lists.values()):
+        return list(chain.from_iterable(record_lists.values()))  # {"shipping": [{"question": ...}], "returns": [...]}
     elif values and all(isinstance(value, list) for value in values):
         return _table(document, spec, file.name)
     elif values and all(isinstance(value, dict) for value in values):

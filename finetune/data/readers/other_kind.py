@@ -22,13 +22,13 @@ NAMED = "Replace the lines that begin with # by one line of names, with the same
 SAID = re.compile(
     r"[\u200e\u202a]?\[?\d{1,4}[./-]\d{1,2}[./-]\d{1,4},? \d{1,2}[:.]\d{2}(?:[:.]\d{2})?(?:\s?[AaPp]\.?\s?[Mm]\.?)?(?:\]| -) [^:\n]{1,60}: "
 )
-LINES, FEWEST = 40, 3  # of a chat: judged, and needed
+LINES, FEWEST, FEWEST_OF_A_TABLE = 40, 3, 10  # judged, and needed for a chat or a table
 LONGEST_NAME = 40  # characters of a column's name, in a line that is taken for a header
 AS_TEXT = "To learn it as it stands: --set dataset.text_as=document"
 
 
 def check_kind(sample: str, file: DataFile) -> None:
-    """Raises UnknownFormat if text, or a table, begins as JSON records do; and if text begins with a header and a row of a table.
+    """Raises UnknownFormat if text, or a table, begins as JSON records or notes of Anki do; and if text is a table.
 
     Markdown may begin with either.
     """
@@ -44,6 +44,9 @@ def check_kind(sample: str, file: DataFile) -> None:
     if file.kind.prose and (names := _header(sample)):
         hint = f"Rename it to end in .csv. {AS_TEXT}"
         raise UnknownFormat(f"{file.name} has a table, with the columns {', '.join(names)}.", hint=hint)
+    if file.kind.prose and _is_table_of_tabs(sample):
+        hint = f"Put a line with a name for each column above it, with tabs between them, and rename it to end in .tsv. {AS_TEXT}"
+        raise UnknownFormat(f"{file.name} has a table, whose columns have no names.", hint=hint)
 
 
 def is_chat_log(sample: str) -> bool:
@@ -51,6 +54,13 @@ def is_chat_log(sample: str) -> bool:
     lines = [line for line in sample.splitlines()[:LINES] if line.strip()]
     said = sum(SAID.match(line) is not None for line in lines)
     return said >= FEWEST and 2 * said >= len(lines)
+
+
+def _is_table_of_tabs(sample: str) -> bool:
+    """Whether every line of the first ones has the same number of tabs inside, as pairs of sentences in two languages have."""
+    lines = sample.splitlines()[:LINES]
+    tabs = {line.strip().count("\t") for line in lines}
+    return len(lines) >= FEWEST_OF_A_TABLE and len(tabs) == 1 and tabs != {0}
 
 
 def _header(sample: str) -> Sequence[str]:
