@@ -37,6 +37,7 @@ MORE_TOPIC = (
     "A file with a dozen rows of your own shows it better what you want: name it among the advanced settings."
 )
 MOST_CORRECTIONS = 9
+LONGEST_NOTE = 40  # letters of a value beside its column
 MORE_READING = (
     "Above is one of your rows. What is marked is the answer that a model learns to give, and the rest is what it is given. "
     "If columns or text encoding are wrong, say so here."
@@ -122,7 +123,7 @@ def _read_right(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
                     return writer.ask(asked, prompter, here)
             if isinstance(seen, DatasetError):
                 return draft
-            draft = _columns(draft, prompter, seen.columns, number)
+            draft = _columns(draft, prompter, seen, number)
             continue
         prompter.note(fragments(seen, distilling=draft["approach"] == "distillation"))
         if get(draft, "dataset.source") == BUILT_IN:
@@ -174,7 +175,7 @@ def _corrected(draft: Draft, prompter: Prompter, seen: Preview, answer: str, num
         found = seen.encodings[0]
         choices = [Choice(name, name, script) for name, script in ENCODINGS.items() if name != found]
         return put(draft, "dataset.encoding", prompter.select(f"dataset.encoding{number}", "Encoding", choices, default=choices[0].value))
-    return _columns(draft, prompter, seen.columns, number)
+    return _columns(draft, prompter, seen, number)
 
 
 def _source(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
@@ -211,18 +212,38 @@ def _source(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     return _fresh(draft, source=picked)
 
 
-def _columns(draft: Draft, prompter: Prompter, names: list[str], number: str = "") -> Draft:
-    choices = [Choice(name, strip_control_chars(name)) for name in names]
+def _columns(draft: Draft, prompter: Prompter, seen: Preview, number: str = "") -> Draft:
+    """Which columns are read, each beside what the first row has in it."""
+    names, likely = seen.columns, _wordiest(seen)
+    choices = [Choice(name, strip_control_chars(name), _beginning(seen.records[0].get(name))) for name in names]
     whole = len(names) > 1 and prompter.confirm(f"dataset.whole{number}", "Does each row have a prompt and a completion?", default=True)
     if not whole:
-        column = prompter.select(f"dataset.columns.text{number}", "Text column", choices, default=names[0])
+        column = prompter.select(f"dataset.columns.text{number}", "Text column", choices, default=likely[0])
         return _with_columns(draft, {"text": column})
-    prompt = prompter.select(f"dataset.columns.prompt{number}", "Prompt column", choices, default=names[0])
+    first, second = sorted(likely[:2], key=names.index)
+    prompt = prompter.select(f"dataset.columns.prompt{number}", "Prompt column", choices, default=first)
     rest = [choice for choice in choices if choice.value != prompt]
     if len(rest) == 1:
         return _with_columns(draft, {"prompt": prompt, "completion": rest[0].value})
-    completion = prompter.select(f"dataset.columns.completion{number}", "Completion column", rest, default=rest[0].value)
+    usual = second if prompt != second else rest[0].value
+    completion = prompter.select(f"dataset.columns.completion{number}", "Completion column", rest, default=usual)
     return _with_columns(draft, {"prompt": prompt, "completion": completion})
+
+
+def _wordiest(seen: Preview) -> list[str]:
+    """The columns, those with most words in the first rows first: ids, dates and numbers are seldom what a model learns."""
+
+    def words(name: str) -> tuple[int, int]:
+        texts = [value for record in seen.records if isinstance(value := record.get(name), str)]
+        return sum(len(text.split()) for text in texts), sum(map(str.isalpha, "".join(texts)))
+
+    return sorted(seen.columns, key=words, reverse=True)
+
+
+def _beginning(value: object) -> str:
+    """A value in a few words."""
+    text = " ".join(strip_control_chars(str("" if value is None else value)).split())
+    return text if len(text) <= LONGEST_NOTE else f"{text[: LONGEST_NOTE - 1]}…"
 
 
 def _with_columns(draft: Draft, columns: dict[str, str]) -> Draft:

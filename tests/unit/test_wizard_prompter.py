@@ -196,9 +196,7 @@ def test_a_data_file_in_the_working_folder_is_offered_by_name(empty_folder: Path
 
 def test_columns_nobody_can_guess_are_asked_for(empty_folder: Path) -> None:
     (empty_folder / "odd.csv").write_text("left,right\n" + "2+2?,4\n" * 30)
-    prompter = enter_all_the_way(
-        dataset__source="odd.csv", dataset__whole=True, dataset__columns__prompt="left", dataset__columns__completion="right"
-    )
+    prompter = enter_all_the_way(dataset__source="odd.csv", dataset__whole=True, dataset__columns__prompt="left")
     columns = ask(prompter).dataset.columns
     assert columns is not None
     assert (columns.prompt, columns.completion) == ("left", "right")
