@@ -9,7 +9,7 @@ import pytest
 from wizard_answers import DEFAULT, Listening, enter_all_the_way, here, model_folder
 
 from finetune.recipe import Recipe
-from finetune.wizard import ask_recipe
+from finetune.wizard import ask_recipe, step6_upload
 from finetune.wizard.dropped import dropped
 from finetune.wizard.prompter import ScriptedPrompter
 
@@ -81,6 +81,14 @@ def test_columns_without_a_known_name_are_shown_with_their_values_and_the_wordie
     assert (columns.prompt, columns.completion) == ("customer", "agent")
     notes = [choice.note for choice in prompter.offered["dataset.columns.prompt"]]
     assert notes == ["0", "2024-01-01", "Where is order 0?", "It is on its way.", "5"]
+
+
+def test_a_token_that_is_typed_takes_the_place_of_one_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored: list[str] = []
+    monkeypatch.setenv("HF_TOKEN", "hf_refusedRefused")
+    monkeypatch.setattr("huggingface_hub.login", lambda token: stored.append(token))
+    assert step6_upload._sign_in(ScriptedPrompter({"sign_in": "token", "sign_in.token": "hf_typedTypedTyped"}))
+    assert (stored, os.environ.get("HF_TOKEN")) == (["hf_typedTypedTyped"], None)
 
 
 def test_a_folder_without_a_model_is_no_model() -> None:
