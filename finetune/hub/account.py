@@ -14,7 +14,7 @@ from typing import Any
 
 from finetune.errors import NotSignedIn, ReadOnlyToken, RepoExists, UploadError
 from finetune.foreign import printable
-from finetune.hub.failures import cause_of, said, status_of
+from finetune.hub.failures import cause_of, said, sign_in_again, status_of, token_refused
 from finetune.hub.reachability import endpoint_host, hub_reachable, offline_reason, shown_endpoint
 from finetune.hub.retry import with_retries
 from finetune.recipe import UploadSpec
@@ -136,7 +136,7 @@ def _translated(error: BaseException, status: int | None, finish: str | None) ->
         return UploadError(f"{printable(error.filename)} cannot be read: {error.strerror}.", hint=again)
     answer = said(error)
     if status == 401:
-        return NotSignedIn(f"{host} does not accept your token.", hint=f"{SIGN_IN} to a new token. {_then(finish)}")
+        return NotSignedIn(token_refused(), hint=f"{sign_in_again(f'{SIGN_IN} to a new token.')} {_then(finish)}")
     if status == 403 and not re.search("storage|quota|limit|payment", answer, re.IGNORECASE):
         return ReadOnlyToken(
             f"{host} refused: {answer}", hint=f"Sign in with a token that has write access (hf auth login --force). {_then(finish)}"

@@ -7,6 +7,7 @@ with one_sentence("dataset", "openai/gsm8k", None):
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from finetune.registry import did_you_mean
 NOT_HERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 TOKEN = re.compile(r"\b(hf|api)_\w{8,}")
 LONGEST = 300  # characters of somebody else's message
+BEFORE_STORED = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # variables; signing in stores a token, and theirs is taken before it
 KINDS = {"model": (ModelNotFound, ModelGated, ModelError), "dataset": (DatasetNotFound, DatasetNotFound, DatasetError)}
 
 
@@ -51,11 +53,27 @@ def one_sentence(kind: Literal["model", "dataset"], name: str, revision: str | N
             ) from None
         status = status_of(error)
         if status == 401:
-            raise gated(f"{endpoint_host()} does not accept your token.", hint="Sign in again: hf auth login") from None
-        what = said(error) if status is None else f"it answered {status}"
+            raise gated(token_refused(), hint=sign_in_again("Sign in again: hf auth login")) from None
+        what = said(error) if status is None else f"it answered {status}."
         raise broken(
             f"{name} could not be loaded from {endpoint_host()}: {what}", hint="Try again later: completed files are kept."
         ) from None
+
+
+def token_refused() -> str:
+    """That the Hub does not accept the token, and which variable has it, if one has."""
+    named = _variable_with_token()
+    return f"{endpoint_host()} does not accept your token{f', which comes from {named}' if named else ''}."
+
+
+def sign_in_again(usual: str) -> str:
+    """What to do about it: the `usual`, unless a variable has the token, which signing in would not change."""
+    named = _variable_with_token()
+    return f"Correct {named}, or unset it." if named else usual
+
+
+def _variable_with_token() -> str | None:
+    return next(filter(os.environ.get, BEFORE_STORED), None)
 
 
 def said(error: BaseException) -> str:

@@ -138,5 +138,6 @@ def _typed(console: Console) -> Callable[[], str]:
     output = create_output(console.file)  # type: ignore[arg-type]
     if hasattr(output, "enable_cpr"):
         output.enable_cpr = False
-    session: PromptSession[str] = PromptSession(output=output, color_depth=ColorDepth.DEPTH_1_BIT if no_colour() else None)
+    depth = ColorDepth.DEPTH_1_BIT if no_colour() else None
+    session: PromptSession[str] = PromptSession(output=output, color_depth=depth, enable_suspend=True)
     return lambda: session.prompt(PROMPT) + "\n"

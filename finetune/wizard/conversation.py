@@ -62,6 +62,7 @@ def agree(
 
     kept = kept or KeptAnswers(None)
     before = earlier or Session({}, [], 0.0)
+    kept.written = len(before.answers)
     made_to_fit: list[dict[str, Any]] = list(before.changes)
     rewind = Rewind(prompter, before.answers, lambda answers, taken_back: kept.keep(answers, made_to_fit, taken_back), before.taken_back)
 

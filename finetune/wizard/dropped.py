@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from finetune.errors import BadInput
 from finetune.paths import typed_path
@@ -33,7 +31,12 @@ def dropped(text: str) -> str:
 
 
 def _of_url(word: str) -> str:
-    return url2pathname(urlsplit(word).path) if word.startswith("file:") else word
+    if not word.startswith("file:"):
+        return word
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname  # slow to import
+
+    return url2pathname(urlsplit(word).path)
 
 
 def _is_there(text: str) -> bool:

@@ -54,7 +54,7 @@ class Session:
 
 @dataclass
 class KeptAnswers:
-    """The file for one working folder; `written` is how many answers this program has put there, `problem` why it could not."""
+    """The file for one working folder; `written` is how many answers of this session are there, `problem` why it could not."""
 
     path: Path | None
     written: int = field(default=0, init=False)

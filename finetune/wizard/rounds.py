@@ -50,7 +50,7 @@ def ask(draft: Draft, prompter: Prompter, teacher: ModelFacts | None) -> Draft:
     layers = int(typed)
 
     def recipe_layer(text: str) -> Draft:
-        counts = [int(part) if part.strip().isdigit() else part.strip() for part in text.split(",")]
+        counts = [int(part) if part.strip().isdigit() else part.strip() for part in text.strip("[] ").split(",")]
         return {"model": {"from_teacher": {"layers": counts[-1]}}, **layer("distillation.rounds", counts)}
 
     def wrong_rounds(text: str) -> str | None:

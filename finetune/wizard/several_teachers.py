@@ -83,7 +83,7 @@ def ask(draft: Draft, prompter: Prompter, first: str, *, check: Check, complete:
         column = prompter.text("teachers.column", "Column that says whose row it is", default="", check=_needed, more=MORE_COLUMN)
         values: list[str] = []
         for number, name in enumerate(names, 1):
-            asked, free = f"{column} of the rows of {name}", partial(_value_problem, values=tuple(values))
+            asked, free = f"Value of {column} in the rows of {name}", partial(_value_problem, values=tuple(values))
             values.append(prompter.text(f"teachers.value{number}", asked, default="", check=free, more=MORE_COLUMN))
         teachers = [{**each, "rows": {"column": column, "equals": value}} for each, value in zip(teachers, values, strict=True)]
     return {**draft, "teacher": None, "teachers": teachers}

@@ -57,7 +57,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     more, served = [which_model.MORE], way in (several_teachers.PLAIN, several_teachers.NOTHING)
     if served:
         more.append(MORE_SERVED)
-    if way not in (several_teachers.SEVERAL, several_teachers.NOTHING):
+    if way in (several_teachers.PLAIN, several_teachers.OWN):
         offered.append(Choice(SELF, "The model itself", "learns a task and stays close to what it was"))
         more.append(MORE_ITSELF)
     own = teacher in [folder for folder, approach, _ in which_model.finished() if approach == "fine-tuning"]

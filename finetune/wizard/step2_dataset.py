@@ -39,6 +39,7 @@ MORE_TOPIC = (
     "A file with a dozen rows of your own shows it better what you want: name it among the advanced settings."
 )
 MOST_CORRECTIONS = 9
+LONGEST_NOTE = 40  # letters of a value beside its column
 MORE_READING = (
     "Above is one of your rows. What is marked is the answer that a model learns to give, and the rest is what it is given. "
     "If columns or text encoding are wrong, say so here."
@@ -219,9 +220,10 @@ def _source(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
 
 
 def _columns(draft: Draft, prompter: Prompter, seen: Preview, number: str = "") -> Draft:
+    """Which columns are read, each beside what the first row has in it."""
     names = seen.columns
     likely = [*dict.fromkeys([*wordy(names, seen.records), *names])]
-    choices = [Choice(name, strip_control_chars(name)) for name in names]
+    choices = [Choice(name, strip_control_chars(name), _beginning(seen.records[0].get(name))) for name in names]
     whole = len(names) > 1 and prompter.confirm(f"dataset.whole{number}", "Does each row have a prompt and a completion?", default=True)
     if not whole:
         column = prompter.select(f"dataset.columns.text{number}", "Text column", choices, default=likely[0])
@@ -233,6 +235,12 @@ def _columns(draft: Draft, prompter: Prompter, seen: Preview, number: str = "") 
     usual = next(name for name in likely if name != prompt)
     completion = prompter.select(f"dataset.columns.completion{number}", "Completion column", rest, default=usual)
     return _with_columns(draft, {"prompt": prompt, "completion": completion})
+
+
+def _beginning(value: object) -> str:
+    """A value in a few words."""
+    text = " ".join(strip_control_chars(str("" if value is None else value)).split())
+    return text if len(text) <= LONGEST_NOTE else f"{text[: LONGEST_NOTE - 1]}…"
 
 
 def _with_columns(draft: Draft, columns: dict[str, str]) -> Draft:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.errors import Interrupted, NotSignedIn, RepoExists, UploadError
 from finetune.formatting import size
+from finetune.hub.failures import BEFORE_STORED
 from finetune.hub.reachability import offline_reason, shown_endpoint
 from finetune.publish.elsewhere import plain_name
 from finetune.publish.exported_files import to_upload
@@ -135,6 +137,8 @@ def _sign_in(prompter: Prompter) -> bool:
         try:
             with quiet(None):
                 login(token=token)
+            for name in BEFORE_STORED:
+                os.environ.pop(name, None)
         except (ValueError, OSError):
             prompter.note([("class:warning", "The Hub rejected this token.")])
     return choice != LATER

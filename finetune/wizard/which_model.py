@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.errors import ModelError, RecipeError
+from finetune.errors import ModelError, ModelGated, RecipeError
 from finetune.formatting import count, spoken, strip_control_chars
 from finetune.hub.catalogue import CATALOGUE, CatalogueEntry, find
 from finetune.recipe import STARTER, Recipe
@@ -145,6 +145,8 @@ def problem_of(text: str, here: HostInfo, refused: Mapping[str, str] = NONE_REFU
         if not here.hub:
             return f"{offline_reason()}, and {text} is not on this machine."
         facts(source.name, source.revision)
+    except ModelGated as error:
+        return f"{error.message} {error.hint}"
     except ModelError as error:
         return error.message
     return None

@@ -117,7 +117,8 @@ def test_each_refusal_of_the_hub_has_its_own_sentence_and_exit_code_2(tmp_path: 
     assert "pytorch_model.bin" in refused["message"]
     assert "has no model ada/own, or it is private" in private["message"]
     assert opened["pinned"] == f"ada/own@{COMMIT}"
-    assert "does not accept your token" in mistyped["message"]
+    assert "does not accept your token, which comes from HF_TOKEN." in mistyped["message"]
+    assert mistyped["hint"] == "Correct HF_TOKEN, or unset it.", "signing in would not replace it"
     assert "hf_ofNobodyAtAll" not in json.dumps(mistyped)
 
 

@@ -161,7 +161,7 @@ def test_an_organisation_of_the_account_may_be_the_owner_and_a_stranger_may_not(
     ("token", "error", "said"),
     [
         (None, "NotSignedIn", "not signed in to 127.0.0.1"),
-        ("hf_of_somebody_else", "NotSignedIn", "does not accept your token"),
+        ("hf_of_somebody_else", "NotSignedIn", "does not accept your token, which comes from HF_TOKEN"),
         ("hf_only_reads_things", "ReadOnlyToken", "has no write access to ada/letters"),
         ("hf_fine_for_nothing", "ReadOnlyToken", "has no write access to ada/letters"),
     ],

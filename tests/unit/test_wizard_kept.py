@@ -83,6 +83,16 @@ def test_every_answer_survives_ctrl_c_and_only_the_rest_is_asked() -> None:
     assert len(told) == 3, "what was answered is on the screen again, below its headings"
 
 
+def test_answers_that_were_only_shown_again_are_said_to_be_kept() -> None:
+    leave("training.batch_size", dataset__samples="77")
+    kept = KeptAnswers.here()
+    with pytest.raises(KeyboardInterrupt):
+        agree(Leaves("training.batch_size"), here, kept, kept.load())
+    session = kept.load()
+    assert session is not None
+    assert f"Your {len(session.answers)} answers are kept in" in plain(kept.farewell())
+
+
 def test_one_can_go_back_to_an_answer_of_the_earlier_session() -> None:
     leave("training.batch_size", training__epochs="2")
     prompter = enter_all_the_way(training__batch_size=[BACK, "4"], training__epochs="5", review="quit")

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from wizard_answers import DEFAULT, enter_all_the_way, here, model_folder
+from wizard_answers import DEFAULT, Listening, enter_all_the_way, here, model_folder
 
 from finetune.recipe import Recipe
-from finetune.wizard import ask_recipe
+from finetune.wizard import ask_recipe, step6_upload
 from finetune.wizard.dropped import dropped
 from finetune.wizard.prompter import ScriptedPrompter
 
@@ -70,6 +70,25 @@ def test_a_number_with_a_comma_or_a_percent_sign_is_told_as_it_is_typed_here(key
     asked(prompter)
     told = [sentence for sentence in prompter.shown if sentence.startswith("Type it as")]
     assert told == ([f"Type it as {meant}."] if meant else [])
+
+
+def test_columns_without_a_known_name_are_shown_with_their_values_and_the_wordiest_are_proposed() -> None:
+    rows = [f"{at},2024-01-01,Where is order {at}?,It is on its way.,5" for at in range(20)]
+    Path("shop.csv").write_text("\n".join(["id,created,customer,agent,rating", *rows]))
+    prompter = Listening({"dataset.source": "a file", "dataset.file": "shop.csv"})
+    columns = asked(prompter).dataset.columns
+    assert columns is not None
+    assert (columns.prompt, columns.completion) == ("customer", "agent")
+    notes = [choice.note for choice in prompter.offered["dataset.columns.prompt"]]
+    assert notes == ["0", "2024-01-01", "Where is order 0?", "It is on its way.", "5"]
+
+
+def test_a_token_that_is_typed_takes_the_place_of_one_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored: list[str] = []
+    monkeypatch.setenv("HF_TOKEN", "hf_refusedRefused")
+    monkeypatch.setattr("huggingface_hub.login", lambda token: stored.append(token))
+    assert step6_upload._sign_in(ScriptedPrompter({"sign_in": "token", "sign_in.token": "hf_typedTypedTyped"}))
+    assert (stored, os.environ.get("HF_TOKEN")) == (["hf_typedTypedTyped"], None)
 
 
 def test_a_folder_without_a_model_is_no_model() -> None:

@@ -159,8 +159,10 @@ def test_rounds_that_are_not_listed_leave_out_so_many_layers_each() -> None:
     assert recipe.distillation.until is not None
     assert (recipe.distillation.until.model_dump(), recipe.distillation.rounds) == ({"retention": 0.8, "step": 3}, None)
     assert recipe.model.model_dump() == {"from_teacher": {"layers": 15}}
-    _, prompter = asked({**rounds, "distillation.rounds": "20, 15", "distillation.until.retention": "0.8"})
+    listed, prompter = asked({**rounds, "distillation.rounds": "[20, 15]", "distillation.until.retention": "0.8"})
+    assert listed.distillation.rounds == [20, 15]
     assert "distillation.until.step" not in prompter.questions
+    assert "self" not in [choice.value for choice in prompter.offered["teacher"]], "layers are cut, so it is another model"
 
 
 @pytest.mark.parametrize(

@@ -38,4 +38,6 @@ def reason_of(error: ValueError | RecursionError) -> str:
     """What is wrong with a piece of JSON, in few words."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
-    return f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)[:SHOWN_ERROR]
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg.removesuffix(' at')} at column {error.colno}"  # some of its sentences end with the word already
+    return str(error)[:SHOWN_ERROR]
