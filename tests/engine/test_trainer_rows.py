@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas
 import peft
 import pytest
 import torch
@@ -95,6 +96,17 @@ def stacked(rows: list[Any]) -> dict[str, torch.Tensor]:
     return {"input_ids": torch.stack([row[0] for row in rows])}
 
 
+def test_columns_by_name_are_rows(tmp_path: Path) -> None:
+    plain = taught(ROWS, tmp_path)
+    columns = {name: [row[name] for row in ROWS] for name in ("input_ids", "labels")}
+    for given in (columns, transformers.BatchEncoding(columns), pandas.DataFrame(columns)):
+        assert_same_weights(taught(given, tmp_path), plain, tolerance=1e-12)
+    tables = [pandas.DataFrame(TEXTS * 2), {name: [row[name] for row in TEXTS * 2] for name in ("prompt", "completion")}]
+    texts = taught(TEXTS * 2, tmp_path, processing_class=tokenizer(chat=True))
+    for given in tables:
+        assert_same_weights(taught(given, tmp_path, processing_class=tokenizer(chat=True)), texts, tolerance=1e-12)
+
+
 def test_streams_and_rows_that_only_their_collator_knows(tmp_path: Path) -> None:
     assert_same_weights(taught(Stream(ROWS), tmp_path, args={"max_steps": 2}), taught(ROWS, tmp_path), tolerance=1e-12)
     ids = torch.randint(3, 100, (8, 12), generator=torch.Generator().manual_seed(0))
@@ -111,6 +123,7 @@ def test_streams_and_rows_that_only_their_collator_knows(tmp_path: Path) -> None
         (torch.ones(8, 5, dtype=torch.long), "A row is of type Tensor."),
         (TensorDataset(torch.ones(8, 5, dtype=torch.long)), "A row is of type tuple."),
         (Stream([{"text": "a"}] * 8), "A row has no input_ids."),
+        (datasets.Dataset.from_list([]), "There are no rows in what was given."),
         ((row for row in ROWS), "The rows are a generator, which gives them once."),
         ([{"input_ids": [5, 6, 7], "labels": [5, 6]}], "A row has 3 input_ids, 2 labels."),
         ([{"input_ids": [[5, 6, 7]], "attention_mask": [[1, 1, 1]]}], "The input_ids of a row are no flat list."),
