@@ -22,6 +22,7 @@ from finetune.data.collator import Collator
 from finetune.data.labels import NO_LOSS, learned
 from finetune.errors import ModelError, RecipeError, TrainingError
 from finetune.hardware.matmul import use_fast_linear
+from finetune.models.load import is_packed, keep_unpacked
 from finetune.training.batches import KNOWN, NUMBERS, WithLengths, ends_in_padding, lengths_of, right_padding_mask, supervised_counts
 from finetune.training.callbacks import KeepPaddingId
 from finetune.training.chunked_loss import CHUNK_BYTES, CrossEntropy, Rule, Workspace, chunked_loss
@@ -116,6 +117,7 @@ class SupervisedTrainer(ResumableTrainer):
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True
         use_fast_linear(self.model)
+        keep_unpacked(self.model)  # else one in 4 bits has no gradients after the next line, on a CPU
         check_head(self.model)
         self.add_callback(KeepPaddingId(self.model))
         self.masks = needs_mask(self.model)
@@ -277,6 +279,11 @@ class SupervisedTrainer(ResumableTrainer):
             raise ModelError(
                 "All weights of the model are frozen, so there is nothing to train.",
                 hint="Load an adapter with PeftModel.from_pretrained(..., is_trainable=True), or call model.requires_grad_(True).",
+            )
+        if is_packed(self.model):
+            raise ModelError(
+                "The model has answered before, and 4-bit layers that have answered on this CPU have no gradients.",
+                hint="Load it anew, and make the trainer first.",
             )
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         return optimizer

@@ -21,6 +21,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import DatasetError, ModelError, RecipeError
+from finetune.models.load import dequantised, is_packed
 from finetune.training.trainer import SupervisedTrainer
 
 ROWS = pico_rows(8)
@@ -181,6 +182,44 @@ def test_settings_of_another_trainer_are_named(tmp_path: Path, recwarn: pytest.W
     said = [warning for warning in recwarn if "no effect" in str(warning.message)]
     assert [str(warning.message) for warning in said] == ["Seq2SeqTrainingArguments sets what has no effect here: generation_max_length=9."]
     assert said[0].filename == __file__
+
+
+def in_4_bits(folder: Path) -> Any:
+    if not folder.exists():
+        size = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16, "num_key_value_heads": 4}
+        pico("qwen3", seed=7, **size).save_pretrained(folder)
+    quantised = transformers.BitsAndBytesConfig(load_in_4bit=True)
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantised, dtype=torch.float32, device_map="cpu")
+
+
+def adapted(model: Any) -> Any:
+    torch.manual_seed(0)
+    return peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+
+
+def test_the_adapter_of_a_student_in_4_bits_learns_as_beside_the_same_values_in_full(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    trained = []
+    for model in (in_4_bits(tmp_path / "base"), dequantised(in_4_bits(tmp_path / "base"), torch.float32)):
+        student = taught(ROWS, tmp_path, model=adapted(model), teacher_model=pico("qwen3"))
+        trained.append({name: parameter for name, parameter in student.named_parameters() if "lora_" in name})
+    begun = dict(adapted(in_4_bits(tmp_path / "base")).named_parameters())
+    for name, learned in trained[0].items():
+        torch.testing.assert_close(learned, trained[1][name], rtol=1e-4, atol=1e-6)
+        assert not torch.equal(learned, begun[name])
+
+
+def test_a_model_in_4_bits_that_has_answered_is_trained_or_refused(tmp_path: Path) -> None:
+    """bitsandbytes packs its layers then, where the CPU has the instructions, and they have no gradients any more."""
+    pytest.importorskip("bitsandbytes")
+    model = adapted(in_4_bits(tmp_path / "base")).eval()
+    with torch.no_grad():
+        model(input_ids=torch.tensor([[5, 6, 7]]))
+    if is_packed(model):
+        with pytest.raises(ModelError, match="4-bit layers that have answered"):
+            taught(ROWS, tmp_path, model=model, teacher_model=pico("qwen3"))
+    else:
+        taught(ROWS, tmp_path, model=model, teacher_model=pico("qwen3"))
 
 
 def test_what_would_have_to_see_logits_is_refused(tmp_path: Path) -> None:
