@@ -81,8 +81,8 @@ def _settings_of_others(args: TrainingArguments) -> list[str]:
 
 
 def check_apart(student: Any, teachers: Sequence[Any]) -> None:
-    """Raises RecipeError where a teacher is the student, or has weights of it: those would be frozen, or teach themselves."""
-    ours = {id(parameter) for parameter in student.parameters()} if student is not None else set()
+    """Raises RecipeError where a teacher is the student, or has weights that it trains: those would be frozen, or teach themselves."""
+    ours = {id(parameter) for parameter in student.parameters() if parameter.requires_grad} if student is not None else set()
     for teacher in teachers:
         if teacher is None or isinstance(teacher, Itself):
             continue
@@ -90,7 +90,7 @@ def check_apart(student: Any, teachers: Sequence[Any]) -> None:
             raise RecipeError("Teacher and student are the same model.", hint="Load the student separately, or make one from the teacher.")
         if any(id(parameter) in ours for parameter in teacher.parameters()):
             raise RecipeError(
-                "Teacher and student share weights, so one would change with the other.",
+                "Teacher and student share weights that are to be trained, so one would change with the other.",
                 hint='Copy what both have (copy.deepcopy). A model without its new adapter is teacher_model="self".',
             )
 

@@ -173,6 +173,8 @@ def test_a_teacher_that_has_weights_of_the_student_is_refused(tmp_path: Path) ->
         with pytest.raises(RecipeError, match="Teacher and student share weights"):
             trainer_on(ROWS, tmp_path, **pair)
     assert all(parameter.requires_grad for parameter in student.parameters()), "nothing was frozen"
+    student.model.layers.requires_grad_(False)  # what never changes can be shared
+    assert trainer_on(ROWS, tmp_path, model=student, teacher_model=teacher).train().global_step == 2
 
 
 def test_settings_of_another_trainer_are_named(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
