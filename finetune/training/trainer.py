@@ -34,6 +34,7 @@ from finetune.training.head import (
     check_head,
     context_length,
     head_of,
+    learned_positions,
     needs_mask,
     nothing_packed,
     padding_id,
@@ -98,8 +99,8 @@ class SupervisedTrainer(ResumableTrainer):
             check_causal(model)
         args._n_gpu = min(args.n_gpu, 1)  # else the Trainer would share batches among GPUs by DataParallel, past the loss here
         pad = padding_id(kwargs.get("processing_class"), model)
-        known = None if model is None else causal_lm(model).get_input_embeddings().weight.shape[0]
-        super().__init__(model=model, args=args, data_collator=WithLengths(data_collator or Collator(pad), known), **kwargs)
+        limits = () if model is None else (causal_lm(model).get_input_embeddings().weight.shape[0], learned_positions(model))
+        super().__init__(model=model, args=args, data_collator=WithLengths(data_collator or Collator(pad), *limits), **kwargs)
         self.pad_id, self.held_out = pad, held_out
         self.real_tokens = 0
         self.supervised_tokens = 0

@@ -140,6 +140,15 @@ def test_rows_that_are_none_are_refused_in_one_sentence(rows: Any, sentence: str
     assert str(refused.value) == sentence
 
 
+@pytest.mark.parametrize("name", ["gpt2", "opt"])
+def test_rows_longer_than_there_are_positions_are_refused(name: str, tmp_path: Path) -> None:
+    pair = {"model": pico(name, dtype=torch.float64), "teacher_model": pico(name, seed=7, dtype=torch.float64)}
+    assert trainer_on([{"input_ids": [5] * 128}], tmp_path, **pair).train().global_step == 1
+    with pytest.raises(DatasetError, match="A row has 129 tokens, and the model reads at most 128"):
+        trainer_on([{"input_ids": [5] * 129}], tmp_path, **pair).train()
+    assert trainer_on([{"input_ids": [5] * 129}], tmp_path).train().global_step == 1, "rotary positions have no end"
+
+
 def t5() -> Any:
     return transformers.T5ForConditionalGeneration(
         transformers.T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
