@@ -48,6 +48,7 @@ from finetune.training.step_count import CPU_TOKENS
 from finetune.training.together import Parts, Wishes
 
 INPUTS = ("input_ids", "labels", "attention_mask", "position_ids", "length", *NUMBERS)
+LOWER_IS_BETTER = ("ce", "kl", "approximate_kl")  # what an evaluation gives beside the loss
 NEED_LOGITS = {  # arguments of a Trainer, and why they are of no use here
     "compute_loss_func": "has its own loss",
     "compute_metrics": "keeps no logits, and evaluate() gives the loss",
@@ -355,7 +356,7 @@ class SupervisedTrainer(ResumableTrainer):
 
 
 def check_loss_settings(args: TrainingArguments, **given: Any) -> None:
-    """Raises RecipeError for a setting of the Trainer that would silently do nothing here; `given` are those of NEED_LOGITS."""
+    """Raises RecipeError for a setting of the Trainer that would silently do nothing, or keep the worst; `given` are of NEED_LOGITS."""
     smoothing = args.label_smoothing_factor
     ignored = {
         f"label_smoothing_factor={smoothing} is not supported: this loss has no label smoothing": smoothing != 0,
@@ -364,3 +365,9 @@ def check_loss_settings(args: TrainingArguments, **given: Any) -> None:
     for problem, is_given in ignored.items():
         if is_given:
             raise RecipeError(f"{problem}.", hint="Leave it out, or use the Trainer of transformers.")
+    metric = str(args.metric_for_best_model)
+    if metric.removeprefix("eval_") in LOWER_IS_BETTER and args.greater_is_better:
+        raise RecipeError(
+            f"The lower {metric} is, the better, and greater_is_better is True: of what is not called loss the Trainer takes the highest.",
+            hint=f'TrainingArguments(metric_for_best_model="{metric}", greater_is_better=False, ...)',
+        )

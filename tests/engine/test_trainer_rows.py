@@ -233,6 +233,19 @@ def test_a_model_in_4_bits_that_has_answered_is_trained_or_refused(tmp_path: Pat
         taught(ROWS, tmp_path, model=model, teacher_model=pico("qwen3"))
 
 
+def test_the_best_checkpoint_by_a_part_of_the_loss_is_that_with_the_lowest(tmp_path: Path) -> None:
+    kept = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "eval_ce"}
+    more = {"eval_dataset": pico_rows(5, seed=3), "alpha": 1.0}
+    with pytest.raises(RecipeError, match="The lower eval_ce is, the better, and greater_is_better is True"):
+        trainer_on(ROWS, tmp_path, args=kept, **more)
+    trainer = trainer_on(ROWS, tmp_path, args={**kept, "greater_is_better": False, "num_train_epochs": 3, "learning_rate": 0.5}, **more)
+    trainer.train()
+    told = [entry["eval_ce"] for entry in trainer.state.log_history if "eval_ce" in entry]
+    assert len(set(told)) == 3
+    assert trainer.state.best_metric == min(told)
+    assert trainer.evaluate()["eval_ce"] == pytest.approx(min(told), rel=1e-9)
+
+
 def test_what_would_have_to_see_logits_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="preprocess_logits_for_metrics would never be called"):
         trainer_on(ROWS, tmp_path, preprocess_logits_for_metrics=lambda logits, labels: logits)
