@@ -276,6 +276,11 @@ class SupervisedTrainer(ResumableTrainer):
             return super()._get_num_items_in_batch(batch_samples, device)
         return torch.full((), self.step_tokens[1], device=device) if batch_samples else None  # a copy would wait for the device
 
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        if self.args.include_num_input_tokens_seen == "non_padding":  # which the Trainer sees by a mask
+            inputs = {**inputs, "attention_mask": right_padding_mask(inputs, self.pad_id)}
+        super()._track_num_input_tokens(inputs)  # type: ignore[no-untyped-call]
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise ModelError(

@@ -261,6 +261,12 @@ def test_the_loss_of_an_evaluation_is_the_mean_over_tokens_however_rows_lie_in_b
         assert told["eval_loss"] == pytest.approx(0.3 * told["eval_ce"] + 0.7 * 4 * told["eval_kl"], rel=1e-9)
 
 
+def test_tokens_seen_without_padding_are_counted_without_padding(tmp_path: Path) -> None:
+    trainer = trainer_on(padded(ROWS, "left", False), tmp_path, args={"include_num_input_tokens_seen": "non_padding"})
+    trainer.train()
+    assert trainer.state.num_input_tokens_seen == sum(len(row["input_ids"]) for row in ROWS)
+
+
 def test_rows_of_text_can_be_given_to_evaluate_and_predict(tmp_path: Path) -> None:
     trainer = trainer_on(ROWS, tmp_path, processing_class=tokenizer(chat=True))
     told = trainer.evaluate(TEXTS)["eval_loss"]
