@@ -135,3 +135,7 @@ def _leave(code: int) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

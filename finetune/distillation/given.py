@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from finetune.data.given import rows_of_file, tokens
+from finetune.data.given import records, rows_of_file, tokens
 from finetune.distillation.itself import Itself
 from finetune.distillation.teachers import Teacher, listed
 from finetune.errors import DatasetError, RecipeError, VocabularyMismatch
@@ -81,8 +81,8 @@ def _settings_of_others(args: TrainingArguments) -> list[str]:
 
 
 def check_apart(student: Any, teachers: Sequence[Any]) -> None:
-    """Raises RecipeError where a teacher is the student, or has weights of it: those would be frozen, or teach themselves."""
-    ours = {id(parameter) for parameter in student.parameters()} if student is not None else set()
+    """Raises RecipeError where a teacher is the student, or has weights that it trains: those would be frozen, or teach themselves."""
+    ours = {id(parameter) for parameter in student.parameters() if parameter.requires_grad} if student is not None else set()
     for teacher in teachers:
         if teacher is None or isinstance(teacher, Itself):
             continue
@@ -90,7 +90,7 @@ def check_apart(student: Any, teachers: Sequence[Any]) -> None:
             raise RecipeError("Teacher and student are the same model.", hint="Load the student separately, or make one from the teacher.")
         if any(id(parameter) in ours for parameter in teacher.parameters()):
             raise RecipeError(
-                "Teacher and student share weights, so one would change with the other.",
+                "Teacher and student share weights that are to be trained, so one would change with the other.",
                 hint='Copy what both have (copy.deepcopy). A model without its new adapter is teacher_model="self".',
             )
 
@@ -120,16 +120,15 @@ def as_tokens(rows: Any, tokenizer: Any, *, collates: bool = False, several: boo
         raise DatasetError("The rows are a generator, which gives them once.", hint="Pass a list: list(rows).")
     names = getattr(rows, "column_names", None)
     streams = not isinstance(names, list) and isinstance(rows, torch.utils.data.IterableDataset)
-    if streams or not hasattr(rows, "__getitem__") or (hasattr(rows, "__len__") and not len(rows) and not isinstance(rows, list)):
+    if streams or not hasattr(rows, "__getitem__"):
         return rows
     if isinstance(rows, Mapping) and any(_has_rows(part) for part in rows.values()):
         if not several:
             raise DatasetError(f"There are several datasets: {', '.join(map(str, rows))}.", hint="Pass one of them, such as rows['train'].")
         return {name: as_tokens(part, tokenizer, collates=collates) for name, part in rows.items()}
-    if isinstance(names, list):
-        first: Any = dict.fromkeys(names)
-    else:
-        first = rows if isinstance(rows, Mapping) or rows == [] else rows[0]
+    if isinstance(rows, Mapping) or hasattr(rows, "iloc") or (hasattr(rows, "__len__") and not len(rows)):
+        rows = records(rows)  # columns, as a tokenizer returns them for many texts, a pandas table; no rows are refused
+    first = dict.fromkeys(names) if isinstance(names, list) else rows[0]
     if isinstance(first, Mapping) and "input_ids" in first and not from_file:
         return rows
     turns = isinstance(first, list | tuple) and all(isinstance(turn, Mapping | str) for turn in first)

@@ -117,6 +117,16 @@ def eval_strategy(config: Config, name: str, value: Any) -> Iterable[Line]:
     return missing(f"{BY_LOSS}; in between with `training.evaluate_every`")(config, name, value)
 
 
+def best_by(config: Config, name: str, value: Any) -> Iterator[Line]:
+    """What says which checkpoint is the best: here the loss of held-out rows."""
+    if is_off(config.get("load_best_model_at_end")):
+        yield Line(name, SAME, "it only matters where checkpoints are compared")
+    elif str(value).removeprefix("eval_") == "loss":
+        yield Line(name, SAME, "the loss of held-out rows says here too which checkpoint is the best")
+    else:
+        yield Line(name, MISSING, "the loss of held-out rows says which checkpoint is the best")
+
+
 def max_steps(config: Config, name: str, value: Any) -> Iterator[Line]:
     """A recipe counts passes over rows; what it would have to say is worked out."""
     steps = converted(name, value, whole)
@@ -174,7 +184,7 @@ def bf16(config: Config, name: str, value: Any) -> Iterable[Line]:
 SAME_HERE = {
     "beside hub_model_id: an upload is private unless this is false": "hub_private_repo",
     "PyTorch's default for the machine is used": "tf32",
-    "it only matters where checkpoints are compared": "metric_for_best_model greater_is_better",
+    "it belongs to metric_for_best_model": "greater_is_better",
     "recomputation is set up to suit the method": "gradient_checkpointing_kwargs",
     "every step is recorded in run/events.jsonl": "logging_steps logging_strategy logging_first_step include_num_input_tokens_seen",
     "checkpoints are written by the clock, or every `training.save_every` steps": "save_strategy",
@@ -220,6 +230,7 @@ TRAINER: dict[str, Rule] = {
     "eval_steps": eval_steps,
     **each("eval_strategy evaluation_strategy", eval_strategy),
     "load_best_model_at_end": switch(sets("training.keep", lambda value: "best"), same("the result is the model after the last step")),
+    "metric_for_best_model": best_by,
     "early_stopping_patience": sets("training.patience", whole),
     "report_to": trackers,
     "hub_model_id": upload,

@@ -117,6 +117,12 @@ def keep_unpacked(model: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
+def is_packed(model: torch.nn.Module) -> bool:
+    """Whether bitsandbytes has packed 4-bit layers for the CPU, which then have no gradients; of a model that has answered already."""
+    states = (getattr(getattr(module, "weight", None), "quant_state", None) for module in model.modules())
+    return any(getattr(state, "packing_format_for_cpu", False) for state in states)
+
+
 def _leave_the_file(model: torch.nn.Module) -> None:
     """Copy what was not quantised: as views of the mapped file, a few embeddings would keep all of its pages in memory."""
     for parameter in model.parameters():

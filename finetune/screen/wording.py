@@ -38,6 +38,8 @@ def about(seconds: float) -> str:
 def command_name() -> str:
     """The command this program was started with."""
     started = Path(sys.argv[0])
+    if started.name == "__main__.py" and started.parent.name == "finetune":
+        return "python -m finetune"
     return f"python {quoted(sys.argv[0])}" if started.name == "finetune_cli.py" else "finetune-cli"
 
 

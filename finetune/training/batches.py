@@ -29,12 +29,12 @@ class WithLengths:
     """A collator that also gives the true `length` of each row, so that a padding id inside a row is never taken for padding.
 
     Where it makes no labels, every token of the rows is one. What is KNOWN of the rows need not be read from a GPU. Raises DatasetError
-    for rows that are no tokens, unless a collator of another kind can read them, and for tokens beyond the `vocabulary`: a GPU would not
-    survive them.
+    for rows that are no tokens, unless a collator of another kind can read them, and for tokens beyond the `vocabulary` or more than are
+    the `longest`: a GPU would not survive them.
     """
 
-    def __init__(self, collator: Callable[[list[Any]], dict[str, Any]], vocabulary: int | None = None) -> None:
-        self.collator, self.vocabulary = collator, vocabulary
+    def __init__(self, collator: Callable[[list[Any]], dict[str, Any]], vocabulary: int | None = None, longest: int | None = None) -> None:
+        self.collator, self.vocabulary, self.longest = collator, vocabulary, longest
 
     def __call__(self, rows: list[Any]) -> dict[str, Any]:
         if not rows:  # of a process without a share of the step
@@ -55,6 +55,11 @@ class WithLengths:
                     f"Token {highest} of the {name} is not in the model's vocabulary of {self.vocabulary:,} tokens.",
                     hint="If tokens were added to the tokenizer: model.resize_token_embeddings(len(tokenizer)).",
                 )
+        if self.longest is not None and batch.get("position_ids") is None and (tokens := batch["input_ids"].shape[1]) > self.longest:
+            raise DatasetError(
+                f"A row has {tokens:,} tokens, and the model reads at most {self.longest:,}.",
+                hint=f"Cut rows where they are tokenised: truncation=True, max_length={self.longest}.",
+            )
         if len(batch["input_ids"]) == len(lengths):
             batch["length"] = torch.tensor(lengths)
         if batch.get("labels") is None:

@@ -291,3 +291,11 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 def context_length(model: Any) -> int:
     """The most tokens that a model can read at once; a very large number if its configuration does not state it."""
     return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20)
+
+
+def learned_positions(model: nn.Module) -> int | None:
+    """The most tokens of a row where each position has a learned vector, as in GPT-2 and OPT; None where positions are computed."""
+    inner = causal_lm(model)
+    context, tokens = context_length(inner), set(inner.get_input_embeddings().modules())
+    tables = (module for module in inner.modules() if isinstance(module, nn.Embedding) and module not in tokens)
+    return context if any(table.num_embeddings - context in (0, 2) for table in tables) else None  # OPT's begin at 2

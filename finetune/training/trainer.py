@@ -22,6 +22,7 @@ from finetune.data.collator import Collator
 from finetune.data.labels import NO_LOSS, learned
 from finetune.errors import ModelError, RecipeError, TrainingError
 from finetune.hardware.matmul import use_fast_linear
+from finetune.models.load import is_packed, keep_unpacked
 from finetune.training.batches import KNOWN, NUMBERS, WithLengths, ends_in_padding, lengths_of, right_padding_mask, supervised_counts
 from finetune.training.callbacks import KeepPaddingId
 from finetune.training.chunked_loss import CHUNK_BYTES, CrossEntropy, Rule, Workspace, chunked_loss
@@ -33,6 +34,7 @@ from finetune.training.head import (
     check_head,
     context_length,
     head_of,
+    learned_positions,
     needs_mask,
     nothing_packed,
     padding_id,
@@ -46,6 +48,7 @@ from finetune.training.step_count import CPU_TOKENS
 from finetune.training.together import Parts, Wishes
 
 INPUTS = ("input_ids", "labels", "attention_mask", "position_ids", "length", *NUMBERS)
+LOWER_IS_BETTER = ("ce", "kl", "approximate_kl")  # what an evaluation gives beside the loss
 NEED_LOGITS = {  # arguments of a Trainer, and why they are of no use here
     "compute_loss_func": "has its own loss",
     "compute_metrics": "keeps no logits, and evaluate() gives the loss",
@@ -97,8 +100,8 @@ class SupervisedTrainer(ResumableTrainer):
             check_causal(model)
         args._n_gpu = min(args.n_gpu, 1)  # else the Trainer would share batches among GPUs by DataParallel, past the loss here
         pad = padding_id(kwargs.get("processing_class"), model)
-        known = None if model is None else causal_lm(model).get_input_embeddings().weight.shape[0]
-        super().__init__(model=model, args=args, data_collator=WithLengths(data_collator or Collator(pad), known), **kwargs)
+        limits = () if model is None else (causal_lm(model).get_input_embeddings().weight.shape[0], learned_positions(model))
+        super().__init__(model=model, args=args, data_collator=WithLengths(data_collator or Collator(pad), *limits), **kwargs)
         self.pad_id, self.held_out = pad, held_out
         self.real_tokens = 0
         self.supervised_tokens = 0
@@ -116,6 +119,7 @@ class SupervisedTrainer(ResumableTrainer):
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True
         use_fast_linear(self.model)
+        keep_unpacked(self.model)  # else one in 4 bits has no gradients after the next line, on a CPU
         check_head(self.model)
         self.add_callback(KeepPaddingId(self.model))
         self.masks = needs_mask(self.model)
@@ -272,11 +276,21 @@ class SupervisedTrainer(ResumableTrainer):
             return super()._get_num_items_in_batch(batch_samples, device)
         return torch.full((), self.step_tokens[1], device=device) if batch_samples else None  # a copy would wait for the device
 
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        if self.args.include_num_input_tokens_seen == "non_padding":  # which the Trainer sees by a mask
+            inputs = {**inputs, "attention_mask": right_padding_mask(inputs, self.pad_id)}
+        super()._track_num_input_tokens(inputs)  # type: ignore[no-untyped-call]
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise ModelError(
                 "All weights of the model are frozen, so there is nothing to train.",
                 hint="Load an adapter with PeftModel.from_pretrained(..., is_trainable=True), or call model.requires_grad_(True).",
+            )
+        if is_packed(self.model):
+            raise ModelError(
+                "The model has answered before, and 4-bit layers that have answered on this CPU have no gradients.",
+                hint="Load it anew, and make the trainer first.",
             )
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         return optimizer
@@ -347,7 +361,7 @@ class SupervisedTrainer(ResumableTrainer):
 
 
 def check_loss_settings(args: TrainingArguments, **given: Any) -> None:
-    """Raises RecipeError for a setting of the Trainer that would silently do nothing here; `given` are those of NEED_LOGITS."""
+    """Raises RecipeError for a setting of the Trainer that would silently do nothing, or keep the worst; `given` are of NEED_LOGITS."""
     smoothing = args.label_smoothing_factor
     ignored = {
         f"label_smoothing_factor={smoothing} is not supported: this loss has no label smoothing": smoothing != 0,
@@ -356,3 +370,9 @@ def check_loss_settings(args: TrainingArguments, **given: Any) -> None:
     for problem, is_given in ignored.items():
         if is_given:
             raise RecipeError(f"{problem}.", hint="Leave it out, or use the Trainer of transformers.")
+    metric = str(args.metric_for_best_model)
+    if metric.removeprefix("eval_") in LOWER_IS_BETTER and args.greater_is_better:
+        raise RecipeError(
+            f"The lower {metric} is, the better, and greater_is_better is True: of what is not called loss the Trainer takes the highest.",
+            hint=f'TrainingArguments(metric_for_best_model="{metric}", greater_is_better=False, ...)',
+        )

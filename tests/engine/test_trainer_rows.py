@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas
 import peft
 import pytest
 import torch
@@ -20,6 +21,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import DatasetError, ModelError, RecipeError
+from finetune.models.load import dequantised, is_packed
 from finetune.training.trainer import SupervisedTrainer
 
 ROWS = pico_rows(8)
@@ -95,6 +97,17 @@ def stacked(rows: list[Any]) -> dict[str, torch.Tensor]:
     return {"input_ids": torch.stack([row[0] for row in rows])}
 
 
+def test_columns_by_name_are_rows(tmp_path: Path) -> None:
+    plain = taught(ROWS, tmp_path)
+    columns = {name: [row[name] for row in ROWS] for name in ("input_ids", "labels")}
+    for given in (columns, transformers.BatchEncoding(columns), pandas.DataFrame(columns)):
+        assert_same_weights(taught(given, tmp_path), plain, tolerance=1e-12)
+    tables = [pandas.DataFrame(TEXTS * 2), {name: [row[name] for row in TEXTS * 2] for name in ("prompt", "completion")}]
+    texts = taught(TEXTS * 2, tmp_path, processing_class=tokenizer(chat=True))
+    for given in tables:
+        assert_same_weights(taught(given, tmp_path, processing_class=tokenizer(chat=True)), texts, tolerance=1e-12)
+
+
 def test_streams_and_rows_that_only_their_collator_knows(tmp_path: Path) -> None:
     assert_same_weights(taught(Stream(ROWS), tmp_path, args={"max_steps": 2}), taught(ROWS, tmp_path), tolerance=1e-12)
     ids = torch.randint(3, 100, (8, 12), generator=torch.Generator().manual_seed(0))
@@ -111,6 +124,7 @@ def test_streams_and_rows_that_only_their_collator_knows(tmp_path: Path) -> None
         (torch.ones(8, 5, dtype=torch.long), "A row is of type Tensor."),
         (TensorDataset(torch.ones(8, 5, dtype=torch.long)), "A row is of type tuple."),
         (Stream([{"text": "a"}] * 8), "A row has no input_ids."),
+        (datasets.Dataset.from_list([]), "There are no rows in what was given."),
         ((row for row in ROWS), "The rows are a generator, which gives them once."),
         ([{"input_ids": [5, 6, 7], "labels": [5, 6]}], "A row has 3 input_ids, 2 labels."),
         ([{"input_ids": [[5, 6, 7]], "attention_mask": [[1, 1, 1]]}], "The input_ids of a row are no flat list."),
@@ -124,6 +138,15 @@ def test_rows_that_are_none_are_refused_in_one_sentence(rows: Any, sentence: str
     with pytest.raises(DatasetError) as refused:
         trainer_on(rows, tmp_path, args={"max_steps": 1}).train()
     assert str(refused.value) == sentence
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt"])
+def test_rows_longer_than_there_are_positions_are_refused(name: str, tmp_path: Path) -> None:
+    pair = {"model": pico(name, dtype=torch.float64), "teacher_model": pico(name, seed=7, dtype=torch.float64)}
+    assert trainer_on([{"input_ids": [5] * 128}], tmp_path, **pair).train().global_step == 1
+    with pytest.raises(DatasetError, match="A row has 129 tokens, and the model reads at most 128"):
+        trainer_on([{"input_ids": [5] * 129}], tmp_path, **pair).train()
+    assert trainer_on([{"input_ids": [5] * 129}], tmp_path).train().global_step == 1, "rotary positions have no end"
 
 
 def t5() -> Any:
@@ -159,6 +182,8 @@ def test_a_teacher_that_has_weights_of_the_student_is_refused(tmp_path: Path) ->
         with pytest.raises(RecipeError, match="Teacher and student share weights"):
             trainer_on(ROWS, tmp_path, **pair)
     assert all(parameter.requires_grad for parameter in student.parameters()), "nothing was frozen"
+    student.model.layers.requires_grad_(False)  # what never changes can be shared
+    assert trainer_on(ROWS, tmp_path, model=student, teacher_model=teacher).train().global_step == 2
 
 
 def test_settings_of_another_trainer_are_named(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
@@ -168,6 +193,57 @@ def test_settings_of_another_trainer_are_named(tmp_path: Path, recwarn: pytest.W
     said = [warning for warning in recwarn if "no effect" in str(warning.message)]
     assert [str(warning.message) for warning in said] == ["Seq2SeqTrainingArguments sets what has no effect here: generation_max_length=9."]
     assert said[0].filename == __file__
+
+
+def in_4_bits(folder: Path) -> Any:
+    if not folder.exists():
+        size = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16, "num_key_value_heads": 4}
+        pico("qwen3", seed=7, **size).save_pretrained(folder)
+    quantised = transformers.BitsAndBytesConfig(load_in_4bit=True)
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantised, dtype=torch.float32, device_map="cpu")
+
+
+def adapted(model: Any) -> Any:
+    torch.manual_seed(0)
+    return peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+
+
+def test_the_adapter_of_a_student_in_4_bits_learns_as_beside_the_same_values_in_full(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    trained = []
+    for model in (in_4_bits(tmp_path / "base"), dequantised(in_4_bits(tmp_path / "base"), torch.float32)):
+        student = taught(ROWS, tmp_path, model=adapted(model), teacher_model=pico("qwen3"))
+        trained.append({name: parameter for name, parameter in student.named_parameters() if "lora_" in name})
+    begun = dict(adapted(in_4_bits(tmp_path / "base")).named_parameters())
+    for name, learned in trained[0].items():
+        torch.testing.assert_close(learned, trained[1][name], rtol=1e-4, atol=1e-6)
+        assert not torch.equal(learned, begun[name])
+
+
+def test_a_model_in_4_bits_that_has_answered_is_trained_or_refused(tmp_path: Path) -> None:
+    """bitsandbytes packs its layers then, where the CPU has the instructions, and they have no gradients any more."""
+    pytest.importorskip("bitsandbytes")
+    model = adapted(in_4_bits(tmp_path / "base")).eval()
+    with torch.no_grad():
+        model(input_ids=torch.tensor([[5, 6, 7]]))
+    if is_packed(model):
+        with pytest.raises(ModelError, match="4-bit layers that have answered"):
+            taught(ROWS, tmp_path, model=model, teacher_model=pico("qwen3"))
+    else:
+        taught(ROWS, tmp_path, model=model, teacher_model=pico("qwen3"))
+
+
+def test_the_best_checkpoint_by_a_part_of_the_loss_is_that_with_the_lowest(tmp_path: Path) -> None:
+    kept = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "eval_ce"}
+    more = {"eval_dataset": pico_rows(5, seed=3), "alpha": 1.0}
+    with pytest.raises(RecipeError, match="The lower eval_ce is, the better, and greater_is_better is True"):
+        trainer_on(ROWS, tmp_path, args=kept, **more)
+    trainer = trainer_on(ROWS, tmp_path, args={**kept, "greater_is_better": False, "num_train_epochs": 3, "learning_rate": 0.5}, **more)
+    trainer.train()
+    told = [entry["eval_ce"] for entry in trainer.state.log_history if "eval_ce" in entry]
+    assert len(set(told)) == 3
+    assert trainer.state.best_metric == min(told)
+    assert trainer.evaluate()["eval_ce"] == pytest.approx(min(told), rel=1e-9)
 
 
 def test_what_would_have_to_see_logits_is_refused(tmp_path: Path) -> None:
@@ -183,6 +259,12 @@ def test_the_loss_of_an_evaluation_is_the_mean_over_tokens_however_rows_lie_in_b
         expected = textbook(trainer.model, trainer.teachers[0].model, rows, 0.3, 2.0).item()
         assert told["eval_loss"] == pytest.approx(expected, rel=1e-9)
         assert told["eval_loss"] == pytest.approx(0.3 * told["eval_ce"] + 0.7 * 4 * told["eval_kl"], rel=1e-9)
+
+
+def test_tokens_seen_without_padding_are_counted_without_padding(tmp_path: Path) -> None:
+    trainer = trainer_on(padded(ROWS, "left", False), tmp_path, args={"include_num_input_tokens_seen": "non_padding"})
+    trainer.train()
+    assert trainer.state.num_input_tokens_seen == sum(len(row["input_ids"]) for row in ROWS)
 
 
 def test_rows_of_text_can_be_given_to_evaluate_and_predict(tmp_path: Path) -> None:

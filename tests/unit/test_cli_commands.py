@@ -32,6 +32,17 @@ def cli(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProc
     )
 
 
+@pytest.mark.parametrize(("module", "named"), [("finetune", "python -m finetune"), ("finetune.cli", "finetune-cli")])
+def test_python_runs_the_package_as_the_command(module: str, named: str, tmp_path: Path) -> None:
+    if module == "finetune":
+        (tmp_path / "argparse.py").write_text("raise SystemExit('not yours')")  # of the folder where somebody works
+    env = {**SYSTEM, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", module, "plan"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert f"`{named} plan --help`" in done.stderr
+
+
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr

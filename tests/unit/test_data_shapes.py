@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -266,3 +268,14 @@ def test_numbers_in_calls_and_definitions_stay_numbers(tmp_path: Path) -> None:
 def test_there_are_sixty_shapes() -> None:
     assert len(SHAPES) + len(MARKED) + len(TOKENIZED) + len(REFUSED) >= 60
     assert {s("x")["role"], t("x")["role"], x("x")["role"]} == {"system", "tool", "text"}
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.csv", "a.json", "a.jsonl"])
+def test_files_are_closed_when_they_are_read(tmp_path: Path, name: str) -> None:
+    rows = {".json": json.dumps([{"text": "one"}, {"text": "two"}]), ".jsonl": '{"text": "one"}\n{"text": "two"}\n'}
+    (tmp_path / name).write_text(rows.get(Path(name).suffix, "text\none\n\ntwo\n"))
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always", ResourceWarning)
+        assert records(read(tmp_path, tmp_path / name))
+        gc.collect()
+    assert [str(warning.message) for warning in heard] == []

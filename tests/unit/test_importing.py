@@ -307,6 +307,10 @@ def test_how_a_model_is_measured_while_it_trains_and_new_tokens_are_taken_over(p
     found = imported(place, example("llama-factory", "qlora") + "eval_strategy: steps\neval_steps: 50\n")
     assert found.recipe.training.evaluate_every == 50
     assert "eval_strategy" not in {line.key for line in found.of(MISSING)}
+    more = "load_best_model_at_end: true\nmetric_for_best_model: "
+    for metric, left in (("eval_loss", False), ("eval_accuracy", True)):
+        found = imported(place, example("llama-factory", "qlora") + more + metric)
+        assert ("metric_for_best_model" in {line.key for line in found.of(MISSING)}) == left
     more = "eval_strategy: 'no'\neval_steps: 50\nearly_stopping_steps: 3\nadd_tokens: <call>, <end>\n"
     found = imported(place, example("llama-factory", "qlora") + more).recipe
     assert (found.training.evaluate_every, found.training.keep, found.training.patience) == ("auto", "last", 3)

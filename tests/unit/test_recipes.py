@@ -56,9 +56,8 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     (wheel,) = tmp_path.glob("*.whl")
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    source = {
-        path.relative_to(checkout).as_posix() for path in (checkout / "finetune").rglob("*") if path.suffix in (".py", ".yaml", ".typed")
-    }
+    kinds = (".py", ".pyi", ".yaml", ".typed")
+    source = {path.relative_to(checkout).as_posix() for path in (checkout / "finetune").rglob("*") if path.suffix in kinds}
     assert packed == source | {"finetune_cli.py"}
     assert len([name for name in packed if name.endswith(".yaml")]) == len(RECIPES) >= 5
 

@@ -38,8 +38,8 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
         return
     longest = min(spec.max_length * CHARACTERS_PER_TOKEN, max(1, file.path.stat().st_size // max(1, LEAST_DOCUMENTS // file.together)))
     heading, title = HEADING[file.suffix], TITLE[file.suffix]
-    with file.open() as raw:
-        sample = io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE).read(SAMPLE)
+    with file.open() as raw, io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE) as begin:
+        sample = begin.read(SAMPLE)
     check_kind(sample, file)
     if is_chat_log(sample):
         file.remarks.append(CHAT.format(name=file.name))
