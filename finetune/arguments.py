@@ -21,7 +21,8 @@ RUNTIME = ("--json", "--device", "--dtype", "--trust-remote-code")
 ANYWHERE = ("--plain", "--no-color", "--debug")
 DEVICES = ("--nproc", "--on", "--nodes", "--node-rank", "--rdzv", "--shard")
 PARTS = {"model.from_teacher": "students", "distillation.features": "terms"}  # recipe keys whose own keys are names in the registry
-TOLD = ("teacher", "teachers", "dataset", "distillation")  # recipe keys whose own keys are listed, since no option stands for them
+TOLD = ("teacher", "teachers", "dataset", "method", "distillation", "training", "benchmark", "upload")  # keys whose own keys are listed
+BESIDE = {"teachers": ", beside those of teacher", "method": ", of which each method has some"}
 WIZARD = ("--yes", "--version", *WITH_RECIPE, *RUNTIME, *DEVICES, "--examples")  # without a command
 
 COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -306,8 +307,7 @@ def _choices(*of_parts: str) -> str:
         told = {f"{key}.{name}" for key, kind in PARTS.items() for name in registry.names(kind)}
         for part in TOLD:
             keys = [(key.removeprefix(f"{part}."), help) for key, help in keys_of_parts(part).items() if key not in told]
-            beside = ", beside those of teacher" if part == "teachers" else ""
-            sections.append(f"\nKeys under the recipe key {part}{beside}:\n{_columns(keys)}")
+            sections.append(f"\nKeys under the recipe key {part}{BESIDE.get(part, '')}:\n{_columns(keys)}")
     return "\n".join(sections) + "\n"
 
 

@@ -78,11 +78,16 @@ def keys_of_names() -> dict[str, str]:
 
 
 def keys_of_parts(part: str) -> dict[str, str]:
-    """The dotted keys under a key of the recipe, and what each does; of `teachers` those that `teacher` has not."""
-    known = dict(known_fields(OneTeacherSpec, "teachers.") if part == "teachers" else known_fields())
+    """The dotted keys under a key of the recipe, and what each does; of `teachers` those that `teacher` has not.
+
+    Where methods have a key of one name, the first says what it does.
+    """
+    found = list(known_fields(OneTeacherSpec, "teachers.") if part == "teachers" else known_fields())
+    first = dict(reversed(found))
+    known = {key: first[key] for key, _ in found}
     if part == "teachers":
         known = {key: field for key, field in known.items() if key.split(".")[1] not in TeacherSpec.model_fields}
-    return {key: help_of(field) for key, field in known.items() if key.startswith(f"{part}.")}
+    return {key: help_of(field) for key, field in known.items() if key.startswith(f"{part}.") and key != "method.kind"}
 
 
 def save(recipe: Recipe, path: Path) -> None:

@@ -118,7 +118,7 @@ def test_a_setting_without_any_words_still_has_a_label() -> None:
 
 
 @pytest.mark.parametrize("part", arguments.TOLD)
-def test_the_help_of_run_tells_every_key_of_teachers_rows_and_distillation(part: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_of_run_tells_every_key_of_the_parts_of_a_recipe(part: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         arguments.parser().parse_args(["run", "--help"])
     shown = capsys.readouterr().out
