@@ -81,7 +81,7 @@ def card_of(folder: RunFolder, *, repo: str | None, gguf: bool = False) -> str:
     Raises BadInput if its folder is not one.
     """
     with reading(folder.run, hint=REMADE):
-        scores = folder.read_json(folder.benchmark) if folder.benchmark.is_file() else {}
+        scores = folder.known(folder.benchmark)
         facts = RunFacts.of(folder)
         if repo is not None:
             facts = replace(facts, exports=list(to_upload(facts.exports).values()) if gguf else ())
