@@ -111,7 +111,7 @@ def resume(arguments: argparse.Namespace) -> int:
         return _show_result(arguments, continue_run(arguments.output_dir, _runtime(arguments), _console(arguments)))
     _console(arguments).print(f"The run in {folder.output_dir} is finished; there is nothing to resume.", soft_wrap=True)
     if arguments.json:
-        training = folder.read_json(folder.progress).get("training", {}) if folder.progress.is_file() else {}
+        training = folder.known(folder.progress).get("training", {})
         _show(arguments, {"output_dir": str(folder.output_dir), "scores": folder.read_json(folder.benchmark), "training": training})
     return 0
 

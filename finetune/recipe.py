@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from finetune import registry
+from finetune import registry, storage
 from finetune.contradictions import contradiction
 from finetune.distillation_settings import DistillationSpec
 from finetune.errors import RecipeError
@@ -209,7 +209,7 @@ class Recipe(Spec):
         return HEADER + yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(self.to_yaml(), encoding="utf-8")
+        storage.write_whole(Path(path), self.to_yaml())
 
 
 def _last_layers(distillation: Any) -> Any:

@@ -183,12 +183,11 @@ class RunFolder:
 
     def write_stage(self, stage: str, **facts: Any) -> None:
         """Note what the run is at now, beside what is known already."""
-        known = self.read_json(self.progress) if self.progress.is_file() else {}
-        self.write_json(self.progress, {**known, **facts, "stage": stage})
+        self.write_json(self.progress, {**self.known(self.progress), **facts, "stage": stage})
 
     def finished_rounds(self) -> list[dict[str, Any]]:
         """What is noted of each finished round of a training in several rounds, but for the last."""
-        return list(self.read_json(self.progress).get("rounds", [])) if self.progress.is_file() else []
+        return list(self.known(self.progress).get("rounds", []))
 
     def forget(self) -> None:
         """Remove the records of a run that could not begin, so that the folder is free again."""
@@ -224,7 +223,7 @@ class RunFolder:
     @property
     def exports(self) -> list[dict[str, Any]]:
         """What was exported, newest last; raises BadInput for a damaged record."""
-        found = self.read_json(self.export).get("files", []) if self.export.is_file() else []
+        found = self.known(self.export).get("files", [])
         if not (isinstance(found, list) and all(isinstance(each, dict) and {"folder", "file"} <= each.keys() for each in found)):
             raise BadInput(f"{self.export} is not a list of exported files.", hint=f"Remove {self.export}.")
         return list(found)
@@ -244,6 +243,10 @@ class RunFolder:
     def read_json(self, path: Path) -> dict[str, Any]:
         """A record of the run; raises BadInput for what is not a JSON object."""
         return read_settings(path, BadInput, hint=REMADE)
+
+    def known(self, path: Path) -> dict[str, Any]:
+        """The same; empty where the run has not written it."""
+        return self.read_json(path) if path.is_file() else {}
 
 
 def check_can_be_made(folder: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from finetune import registry
 from finetune.recipe import SHORT, Recipe, known_fields
 from finetune.settings import GENERATED, OF_FILES, OF_GENERATED, ColumnsSpec, FromTeacher, Known, help_of
+from finetune.storage import write_whole
 from finetune.teacher_settings import OF_SERVER, OneTeacherSpec, TeacherSpec
 
 FILE = "recipe.schema.json"  # beside a recipe
@@ -92,10 +93,10 @@ def keys_of_parts(part: str) -> dict[str, str]:
 
 def save(recipe: Recipe, path: Path) -> None:
     """Write a recipe, and its schema beside it for editors; a schema that is there already stays. Raises OSError."""
-    path.write_text(EDITOR_LINE + recipe.to_yaml(), encoding="utf-8")
+    write_whole(path, EDITOR_LINE + recipe.to_yaml())
     schema = path.with_name(FILE)
     if not schema.exists():
-        schema.write_text(json.dumps(recipe_schema(), indent=2) + "\n", encoding="utf-8")
+        write_whole(schema, json.dumps(recipe_schema(), indent=2) + "\n")
 
 
 def _method(name: str, parts: Schema) -> Schema:

@@ -22,6 +22,7 @@ from typing import Any
 
 from finetune.errors import BenchmarkError, RecipeError
 from finetune.foreign import reading
+from finetune.formatting import counted
 from finetune.hub.reachability import hub_reachable, offline_reason
 from finetune.paths import typed_path
 from finetune.recipe import BenchmarkSpec
@@ -75,7 +76,7 @@ def rows_of(tasks: Tasks, spec: BenchmarkSpec) -> str:
     said = []
     for name, rows in tasks.sizes().items():
         some = spec.task_rows is not None and spec.task_rows < rows
-        said.append(f"{name}, the first {spec.task_rows:,} of {rows:,} rows" if some else f"{name}, {rows:,} rows")
+        said.append(f"{name}, the first {spec.task_rows:,} of {rows:,} rows" if some else f"{name}, {counted(rows, 'row')}")
     return "; ".join(said)
 
 

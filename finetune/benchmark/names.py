@@ -39,7 +39,7 @@ def about_tasks(scores: Mapping[str, Any]) -> list[str]:
     said = []
     for task in scores.get("tasks") or []:
         rows = f"the first {task['rows']:,} of {task['of']:,} rows" if task["rows"] < task["of"] else f"all {task['rows']:,} rows"
-        examples = f"{task['examples']} examples first" if task["examples"] else "no examples"
+        examples = f"{counted(task['examples'], 'example')} first" if task["examples"] else "no examples"
         said.append(f"{task['task']}: {rows}, {examples}, without chat template, by lm-evaluation-harness {task['lm_eval']}.")
     return said
 

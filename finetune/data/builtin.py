@@ -39,18 +39,18 @@ LEFT_OUT |= {"pip", "setuptools", "_distutils_hack", "__pycache__", "_vendor"}
 def read_builtin(name: str, cache_dir: Path) -> list[dict[str, str]]:
     """All rows of `builtin:NAME`, kept in the cache from the second time on."""
     check_builtin(name)
-    kept = _cache_file(name, cache_dir)
-    if kept.exists():
-        return cast("list[dict[str, str]]", json.loads(kept.read_text(encoding="utf-8")))
+    if (kept := _kept(name, cache_dir)) is not None:
+        return kept
     rows = list(BUILT_IN[name]())
     with suppress(OSError):  # cached only to be faster next time
-        write_whole(kept, json.dumps(rows, ensure_ascii=False), shared=True)
+        write_whole(_cache_file(name, cache_dir), json.dumps(rows, ensure_ascii=False), shared=True)
     return rows
 
 
 def stream_builtin(name: str, cache_dir: Path) -> Iterator[dict[str, str]]:
     """The same rows one by one, the first of them at once."""
-    return iter(read_builtin(name, cache_dir)) if _cache_file(name, cache_dir).exists() else BUILT_IN[name]()
+    kept = _kept(name, cache_dir)
+    return BUILT_IN[name]() if kept is None else iter(kept)
 
 
 def open_builtin(source: str, cache_dir: Path) -> Origin:
@@ -85,6 +85,14 @@ def python_docs() -> Iterator[dict[str, str]]:
                 yield {"instruction": INSTRUCTION, "input": source, "output": docstring}
     if not found:
         raise DatasetNotFound(f"This Python has no library sources in {library}.", hint="Use your own data: --set dataset.source=FILE")
+
+
+def _kept(name: str, cache_dir: Path) -> list[dict[str, str]] | None:
+    """The rows in the cache; None where there are none, or where they are damaged."""
+    try:
+        return cast("list[dict[str, str]]", json.loads(_cache_file(name, cache_dir).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
 
 
 def _cache_file(name: str, cache_dir: Path) -> Path:

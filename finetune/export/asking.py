@@ -52,7 +52,7 @@ class Asking:
     def of(cls, run: RunFolder, tokenizer: Any) -> Asking:
         """As the run asked, by its data report; `tokenizer` gets the chat template that says all of it."""
         with reading(run.data_report, hint=REMADE):
-            report = run.read_json(run.data_report) if run.data_report.is_file() else {}
+            report = run.known(run.data_report)
             told, trained = report.get("prompt_options") or {}, report.get("template")
             plain = trained == "plain" and report.get("format") != "text" and not tokenizer.chat_template
         if tokenizer.chat_template:

@@ -104,7 +104,7 @@ class Probes:
 def _asked(run: RunFolder) -> list[str]:
     """Half of them prompts of the run's own benchmark, as they were asked, if it has any."""
     with reading(run.benchmark, hint=REMADE):
-        rows = run.read_json(run.benchmark).get("generations", []) if run.benchmark.is_file() else []
+        rows = run.known(run.benchmark).get("generations", [])
         own = [str(row["prompt"]) for row in rows][: len(PROMPTS) // 2]
     return [*own, *PROMPTS[: len(PROMPTS) - len(own)]]
 

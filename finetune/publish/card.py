@@ -35,7 +35,7 @@ from finetune.benchmark.names import (
 from finetune.benchmark.report.about import method_in_words
 from finetune.benchmark.student import verdict_on
 from finetune.foreign import reading
-from finetune.formatting import percent, strip_control_chars, student_parts
+from finetune.formatting import counted, percent, strip_control_chars, student_parts
 from finetune.publish.card_distillation import distillation_lines
 from finetune.publish.card_metadata import PROJECT, front_matter, safe, title_of
 from finetune.publish.elsewhere import base_of, snippet
@@ -81,7 +81,7 @@ def card_of(folder: RunFolder, *, repo: str | None, gguf: bool = False) -> str:
     Raises BadInput if its folder is not one.
     """
     with reading(folder.run, hint=REMADE):
-        scores = folder.read_json(folder.benchmark) if folder.benchmark.is_file() else {}
+        scores = folder.known(folder.benchmark)
         facts = RunFacts.of(folder)
         if repo is not None:
             facts = replace(facts, exports=list(to_upload(facts.exports).values()) if gguf else ())
@@ -247,7 +247,8 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
         lines.append(f"- The adapter is merged into the base model's weights, stored as {facts.merged.get('dtype')}")
     if recipe.approach == "distillation":
         lines += distillation_lines(recipe)
-    lines.append(f"- Data: {_described(recipe)}" + (f", {data['train']} rows trained on, {data['held_out']} held out" if data else ""))
+    used = f", {counted(data['train'], 'row')} trained on, {data['held_out']:,} held out" if data else ""
+    lines.append(f"- Data: {_described(recipe)}{used}")
     if written := data.get("generated"):
         asked = recipe.teacher.model if recipe.teacher and recipe.teacher.server else None
         teacher = f"{asked} on a server" if asked else _teacher(recipe.teacher.source) if recipe.teacher else "a teacher"
@@ -259,7 +260,7 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
         share = training["trainable_parameters"] / max(1, training["parameters"])
         lines += [
             f"- Parameters: {training['parameters']:,}, of which {training['trainable_parameters']:,} ({percent(share, 2)}) were trained",
-            f"- Training: {training['steps']} steps, {training['real_tokens']:,} tokens in {training['train_seconds']:.0f} s, "
+            f"- Training: {counted(training['steps'], 'step')}, {training['real_tokens']:,} tokens in {training['train_seconds']:.0f} s, "
             f"loss {training['first_loss']:.3f} to {training['final_loss']:.3f}"
             f"{'; the weights are those of ' + chosen if (chosen := which_step(training.get('kept'))) else ''}",
         ]

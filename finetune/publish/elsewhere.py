@@ -66,7 +66,7 @@ def in_short(home: Path, command: str) -> list[tuple[str, str]]:
     if not is_adapter(home):
         return [("Elsewhere", "copy the folder; it loads as it is")]
     folder = RunFolder(home)
-    continued = folder.read_json(folder.continued) if folder.continued.is_file() else {}
+    continued = folder.known(folder.continued)
     base = base_of(Recipe.load(folder.recipe), continued)
     if base.kind == "hub":
         return [("Elsewhere", f"copy the folder; {base.name} is downloaded when it is loaded")]

@@ -119,7 +119,8 @@ class Merged:
                 reporter.report(
                     Notice(f"In {_name(stored)} the merged model would give different answers, so it is saved in {_name(dtype)}.")
                 )
-            complete(part, tokenizer, source=located, base=None, pad=padding_id(tokenizer, plain), chat=_chatted(run))
+            chat = run.known(run.data_report).get("template") == "chat"
+            complete(part, tokenizer, source=located, base=None, pad=padding_id(tokenizer, plain), chat=chat)
             merging = Merging(
                 folder=str(to),
                 adapter=str(run.output_dir),
@@ -170,7 +171,7 @@ def check_target(to: Path, *, option: str = "--to", leftover: Callable[[Path], b
 def _inputs(run: RunFolder, tokenizer: Any) -> list[Tensor]:
     """Token ids [1, length] of a few prompts of the run's own benchmark, or of fixed ones if there are none."""
     with reading(run.benchmark, hint=REMADE):
-        rows = run.read_json(run.benchmark).get("generations", []) if run.benchmark.is_file() else []
+        rows = run.known(run.benchmark).get("generations", [])
         prompts = [row["prompt"] + row.get("after", "") for row in rows][:MOST_PROMPTS] or list(PROMPTS)
     inputs = [tokenizer(prompt, return_tensors="pt")["input_ids"][:, :MOST_TOKENS] for prompt in prompts]
     return [ids for ids in inputs if ids.shape[1]]
@@ -241,11 +242,6 @@ def _records(run: RunFolder, made: RunFolder, merging: Merging) -> None:
     made.write_json(made.run / "merge.json", asdict(merging))
     if made.recipe.is_file():  # else it is an adapter that no run of ours made
         write_card(made)
-
-
-def _chatted(run: RunFolder) -> bool:
-    """Whether the run trained answers in the chat template."""
-    return run.data_report.is_file() and run.read_json(run.data_report).get("template") == "chat"
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -45,7 +45,7 @@ class RunFacts:
     def of(cls, folder: RunFolder) -> RunFacts:
         records = [record for record in read_events(folder.events) if record.get("event") == "training"]
         paths = (folder.data_report, folder.environment, folder.run / "merge.json", folder.continued, folder.student)
-        data, environment, merged, continued, student = (folder.read_json(path) if path.is_file() else {} for path in paths)
+        data, environment, merged, continued, student = map(folder.known, paths)
         home, last = folder.output_dir, records[-1] if records else {}
         experts = is_adapter(home) and bool(read_json(home / "adapter_config.json").get("target_parameters"))
         return cls(is_adapter(home), last, data, environment, merged, continued, ends_of(home), experts, student, folder.exports)

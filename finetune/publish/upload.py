@@ -183,7 +183,7 @@ def _contents(folder: RunFolder, repo: str, gguf: bool) -> dict[str, Path | byte
     are still as they were then; everything else stays on this machine.
     """
     home, recipe = folder.output_dir, Recipe.load(folder.recipe)
-    continued = folder.read_json(folder.continued) if folder.continued.is_file() else None
+    continued = folder.known(folder.continued)
     base = adapters_base(recipe, home) if is_adapter(home) else base_model(recipe, continued)
     if base is None and is_adapter(home):
         raise UploadError(
@@ -201,7 +201,7 @@ def _contents(folder: RunFolder, repo: str, gguf: bool) -> dict[str, Path | byte
         if continued and base:
             contents["run/continued.json"] = (json.dumps(public_continued(continued, base), indent=2) + "\n").encode()
         if folder.benchmark.is_file():
-            data = folder.read_json(folder.data_report) if folder.data_report.is_file() else {}
+            data = folder.known(folder.data_report)
             scores = public_benchmark(folder.read_json(folder.benchmark), recipe, data)
             contents["run/benchmark.json"] = (json.dumps(scores, indent=2, ensure_ascii=False) + "\n").encode()
         return contents

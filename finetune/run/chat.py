@@ -133,7 +133,8 @@ def _command(message: str, talks: list[Talk], say: Callable[[str], None], *, bot
 
 def single_turn(output_dir: str | Path) -> bool:
     """Whether every row that a run trained on had one answer; False where that is not known."""
-    report = _data_report(output_dir)
+    folder = RunFolder(output_dir)
+    report = folder.known(folder.data_report)
     if report.get("format") in MANY_TURNS:
         return report.get("most_answers") == 1
     return bool(report.get("format"))
@@ -180,13 +181,8 @@ def origin_of(output_dir: str | Path, located: LocatedModel) -> Origin:
 
 def asked_to_think(output_dir: str | Path) -> bool:
     """Whether the run that made this model asked it to think before it answers; no where no run says so."""
-    return _data_report(output_dir).get("thinking") is True
-
-
-def _data_report(output_dir: str | Path) -> dict[str, Any]:
-    """What a run wrote about its rows; empty for any other folder."""
     folder = RunFolder(output_dir)
-    return folder.read_json(folder.data_report) if folder.data_report.is_file() else {}
+    return folder.known(folder.data_report).get("thinking") is True
 
 
 class Talk:

@@ -73,11 +73,12 @@ def check_scored(run: Run) -> None:
 def _compare(a: Run, b: Run) -> Comparison:
     why_not = _why_not(a, b)
     sides = {"a": a, "b": b}
+    environments = [run.folder.known(run.folder.environment) for run in (a, b)]
     return Comparison(
         a=str(a.folder.output_dir),
         b=str(b.folder.output_dir),
         recipe=_differences(a.recipe, b.recipe),
-        surroundings={key: pair for key, pair in _differences(_environment(a), _environment(b)).items() if key.startswith(SURROUNDINGS)},
+        surroundings={key: pair for key, pair in _differences(*environments).items() if key.startswith(SURROUNDINGS)},
         scores=_compared(a, b, comparable=why_not is None),
         rows=int(b.scores["rows"]),
         why_not=why_not,
@@ -175,11 +176,6 @@ def _student(run: Run) -> dict[str, Any] | None:
     """What a student keeps of its teacher; None for any other run."""
     found = verdict_on(run.scores)
     return {"verdict": found.word, "said": f"{found.sentence} {found.costs}".strip(), "retention": retained(run.scores)} if found else None
-
-
-def _environment(run: Run) -> Mapping[str, Any]:
-    path = run.folder.environment
-    return run.folder.read_json(path) if path.is_file() else {}
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -66,7 +66,7 @@ def _row(letter: str, run: Run, first: Run, differs: dict[str, Any]) -> RunRow:
     costs = costs_of(first, run)
     student, kept = verdict_on(run.scores), kept_of(run.scores)[1]
     after = {group: ((run.scores.get(group) or {}).get("after") or {}) for group in ("size", "speed")}
-    training = run.folder.read_json(run.folder.progress).get("training") if run.folder.progress.is_file() else None
+    training = run.folder.known(run.folder.progress).get("training")
     return RunRow(
         letter=letter,
         output_dir=str(run.folder.output_dir),

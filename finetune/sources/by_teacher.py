@@ -176,7 +176,7 @@ class ByTeacher(Source):
         written, wanted = Written.read(self._path(context)), self.wanted(context)
         if not self._enough(context, written):  # the cache is gone
             earlier = RunFolder(context.recipe.output_dir)
-            return dict(earlier.read_json(earlier.data_report).get("generated", {})) if earlier.data_report.is_file() else {}
+            return dict(earlier.known(earlier.data_report).get("generated", {}))
         written, teacher = written.first(wanted), teacher_of(context)
         kept = min(wanted, len(written.rows))
         told = {"by": teacher.name, "licence": teacher.licence, "tried": written.tried, "kept": kept, "thrown": written.thrown}

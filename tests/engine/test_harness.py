@@ -18,6 +18,7 @@ from workshop import Workshop, recorded
 from finetune.benchmark import harness
 from finetune.benchmark.gate import check_gate, gate
 from finetune.benchmark.harness import check_tasks, load_tasks
+from finetune.benchmark.names import about_tasks
 from finetune.benchmark.perplexity import answer_losses
 from finetune.cli import main
 from finetune.data.labels import NO_LOSS
@@ -107,6 +108,11 @@ def test_what_leaves_this_machine_names_no_task_file(tmp_path: Path) -> None:
     assert tasks[0] == "hellaswag"
     assert "ada" not in tasks[1]
     assert "pets" not in tasks[1]
+
+
+def test_one_example_is_said_as_people_say_it() -> None:
+    found = {"tasks": [{"task": "pets", "rows": 9, "of": 9, "examples": 1, "lm_eval": "0.4.9"}]}
+    assert about_tasks(found) == ["pets: all 9 rows, 1 example first, without chat template, by lm-evaluation-harness 0.4.9."]
 
 
 def ours(model, tokenizer, context: str, choices: list[str]) -> list[float]:

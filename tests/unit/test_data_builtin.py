@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune.data import builtin
 from finetune.data.builtin import LONGEST_SOURCE, documented_functions, read_builtin, stream_builtin
 from finetune.errors import DatasetNotFound
 
@@ -38,6 +39,17 @@ def test_the_answer_is_not_in_the_question(rows: list[dict[str, str]]) -> None:
 def test_the_rows_are_the_same_when_they_are_read_again(rows: list[dict[str, str]], cache: Path, tmp_path: Path) -> None:
     assert read_builtin("python-docs", cache) == rows, "from the cache"
     assert list(islice(stream_builtin("python-docs", tmp_path), 300)) == rows[:300], "from the sources"
+
+
+def test_rows_whose_file_in_the_cache_is_damaged_are_read_from_the_sources_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(builtin.BUILT_IN, "python-docs", lambda: iter([{"input": "def f"}]))
+    assert read_builtin("python-docs", tmp_path) == [{"input": "def f"}]
+    (file,) = (tmp_path / "datasets").iterdir()
+    for damaged in ('[{"inp', "", b"\xff"):
+        file.write_bytes(damaged if isinstance(damaged, bytes) else damaged.encode())
+        assert list(stream_builtin("python-docs", tmp_path)) == [{"input": "def f"}]
+        assert read_builtin("python-docs", tmp_path) == [{"input": "def f"}]
+        assert file.read_text() == '[{"input": "def f"}]'
 
 
 def test_functions_come_in_source_order_without_their_docstrings(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from finetune import schema, storage
 from finetune.errors import RecipeError
 from finetune.hardware.machine import Glance
 from finetune.recipe import Recipe, merge, parse_override
@@ -31,6 +33,21 @@ def test_a_shipped_recipe_is_valid_and_says_what_it_is(path: Path, tmp_path: Pat
     assert path.read_text(encoding="utf-8").startswith("# ")
     recipe.save(tmp_path / "again.yaml")
     assert Recipe.load(tmp_path / "again.yaml") == recipe
+
+
+def test_a_recipe_that_cannot_be_written_leaves_the_one_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "recipe.yaml"
+    Recipe.from_layers({"seed": 1}).save(path)
+
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(storage, "to_disk", full)
+    for save in (Recipe.save, schema.save):
+        with pytest.raises(OSError, match="No space"):
+            save(Recipe.from_layers({"seed": 2}), path)
+    assert Recipe.load(path).seed == 1
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize(

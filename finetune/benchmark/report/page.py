@@ -15,7 +15,7 @@ from finetune.benchmark.report.records import Records, read_records
 from finetune.benchmark.report.scores import costs, measured, practice, rounds, teachers, verdict_class, verdicts
 from finetune.benchmark.report.style import STYLE
 from finetune.foreign import reading
-from finetune.formatting import size
+from finetune.formatting import counted, size
 from finetune.run_folder import REMADE, RunFolder
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # with this policy a browser runs no script and fetches nothing
@@ -73,7 +73,7 @@ def _top(records: Records) -> Html:
             pair = (after, before) if scores.get("teacher") else (before, after)
             tiles.append(_tile(f" {between} ".join(number(metric, value) for value in pair), joined([NAMES[metric], said])))
     if training:
-        tiles.append(_tile(duration(training["train_seconds"]), f"trained, {training['steps']:,} steps"))
+        tiles.append(_tile(duration(training["train_seconds"]), f"trained, {counted(training['steps'], 'step')}"))
         tiles.append(_tile(size(training["peak_memory_bytes"]), "peak memory"))
     parts = [element("h1", records.title), element("p", headline(records), class_="quiet"), verdicts(scores)]
     return element("header", *parts, element("ul", *tiles, class_="tiles") if tiles else "")

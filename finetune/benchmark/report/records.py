@@ -114,17 +114,13 @@ class Records:
 
 def read_records(folder: RunFolder) -> Records:
     """Raises BadInput if benchmark.json or another file that is there cannot be read."""
-
-    def known(path: Path) -> Mapping[str, Any]:
-        return folder.read_json(path) if path.is_file() else {}
-
     return Records(
         output_dir=folder.output_dir,
         scores=folder.read_json(folder.benchmark),
         recipe=read_yaml(folder.recipe) if folder.recipe.is_file() else {},
-        environment=known(folder.environment),
-        data=known(folder.data_report),
-        student=known(folder.student),
+        environment=folder.known(folder.environment),
+        data=folder.known(folder.data_report),
+        student=folder.known(folder.student),
         events=read_events(folder.events),
         exports=folder.exports,
     )
