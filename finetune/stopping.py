@@ -55,6 +55,33 @@ def ended_like_ctrl_c() -> AbstractContextManager[None]:
 
 
 @contextmanager
+def no_interrupt_lost() -> Iterator[Callable[[], None]]:
+    """A block that Ctrl-C ends although a library swallows it, or makes an error of its own of it, as transformers does while it imports.
+
+    What is yielded raises the interrupt again if there was one.
+    """
+    came: list[int] = []
+
+    def noted(number: int, frame: FrameType | None) -> NoReturn:
+        came.append(number)
+        if number in CTRL_C:
+            raise KeyboardInterrupt
+        like_ctrl_c(number, frame)
+
+    def check() -> None:
+        if came:
+            raise KeyboardInterrupt if came[-1] in CTRL_C else Ended
+
+    with on_signals(noted):
+        try:
+            yield check
+        except Exception:
+            check()
+            raise
+        check()
+
+
+@contextmanager
 def until_ctrl_c() -> Iterator[None]:
     """A block that Ctrl-C ends, after which the program goes on; what ends the program passes."""
     try:

@@ -8,8 +8,9 @@ Off a terminal the same facts come as a plain line every few seconds, later ever
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from finetune.formatting import count, size, strip_control_chars
 from finetune.screen.console import AS_IT_IS, people
 from finetune.screen.quiet import quiet
 from finetune.screen.wording import duration
+from finetune.stopping import no_interrupt_lost
 
 REFRESHES_PER_SECOND = 4  # each takes a moment from the training on a small machine
 SECONDS_BETWEEN_LINES = 5.0
@@ -36,8 +38,28 @@ STARTING = "Starting"
 def working(console: Console, brief: str | None = None, log: Path | None = None) -> Iterator[Reporter]:
     """The reporter that suits the console; what libraries print goes to `log`, or nowhere.
 
-    With `brief` there is only a live line of that name, which leaves nothing behind.
+    With `brief` there is only a live line of that name, which leaves nothing behind. An interrupt that a library swallows ends the work
+    at its next event.
     """
+    with no_interrupt_lost() as check, _drawn(console, brief, log) as reporter:
+        yield Checked(reporter, check)
+
+
+class Checked:
+    """A reporter that looks for a lost interrupt at each event."""
+
+    def __init__(self, reporter: Reporter, check: Callable[[], None]) -> None:
+        self._reporter = reporter
+        self._check = check
+
+    def report(self, event: Event) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._check()
+        self._reporter.report(event)
+
+
+@contextmanager
+def _drawn(console: Console, brief: str | None, log: Path | None) -> Iterator[Reporter]:
     if not console.is_terminal:
         plain = PlainReporter(console if console.file.isatty() else people(stderr=True))
         if brief or console.file.isatty():

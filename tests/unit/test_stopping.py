@@ -14,7 +14,7 @@ from written_run import written_run
 
 from finetune.run_folder import TRAINING
 from finetune.screen.live_run import _stopped
-from finetune.stopping import CTRL_C, ENDED, LOST, Ended, ended_like_ctrl_c, on_signals, until_ctrl_c
+from finetune.stopping import CTRL_C, ENDED, LOST, Ended, ended_like_ctrl_c, no_interrupt_lost, on_signals, until_ctrl_c
 
 
 def test_every_signal_reaches_the_handler_and_is_put_back() -> None:
@@ -51,6 +51,35 @@ def test_a_lost_connection_interrupts_once_however_often_it_is_said() -> None:
             lost_twice()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [*CTRL_C, *ENDED])
+def test_an_interrupt_that_a_library_swallows_is_raised_again(number: int) -> None:
+    def imports(*, fails: bool) -> None:
+        try:
+            signal.raise_signal(number)
+        except BaseException as error:
+            if fails:
+                raise ImportError("Are the requirements defined correctly?") from error
+
+    done: list[str] = []
+
+    def work(*, fails: bool) -> None:
+        with no_interrupt_lost() as check:
+            imports(fails=fails)
+            check()
+            done.append("the next stage")
+
+    kind = KeyboardInterrupt if number in CTRL_C else Ended
+    for fails in (True, False):
+        with pytest.raises(kind):
+            work(fails=fails)
+    assert done == []
+
+
+def test_without_an_interrupt_an_error_is_that_error() -> None:
+    with pytest.raises(ImportError), no_interrupt_lost():
+        raise ImportError("There is none.")
 
 
 def test_what_ends_the_program_is_not_stopped_where_ctrl_c_is() -> None:
