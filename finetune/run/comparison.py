@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from finetune.benchmark.intervals import QUOTIENTS, change, statistics_of
-from finetune.benchmark.names import TASK_SCORE, in_order, is_task, retained
+from finetune.benchmark.names import TASK_SCORE, in_order, independent, is_task, retained, shared, too_few
 from finetune.benchmark.student import verdict_on
 from finetune.errors import BadInput
 from finetune.foreign import reading
@@ -35,7 +35,7 @@ class Comparison:
     where they can be compared "difference" (B - A), its 95 % interval "low" and "high", and the "verdict" on B; else "why_not".
     `only` has the scores that only one has, and which. `costs` are size, speed and memory, with "why_not" where they were not measured
     alike; `students` what A and B keep of their teachers, in a sentence, and the share of its ROUGE-L.
-    `rows` is on how many rows; `why_not` says why no score can be compared, if so.
+    `rows` is on how many rows, `about_rows` how those that belong together are taken; `why_not` says why no score can be compared, if so.
     """
 
     a: str
@@ -48,6 +48,7 @@ class Comparison:
     only: dict[str, str] = field(default_factory=dict)
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
     students: dict[str, dict[str, Any]] = field(default_factory=dict)
+    about_rows: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,6 +74,7 @@ def check_scored(run: Run) -> None:
 def _compare(a: Run, b: Run) -> Comparison:
     why_not = _why_not(a, b)
     sides = {"a": a, "b": b}
+    grouped = [run.scores for run in (b, a) if independent(run.scores) < run.scores["rows"]]  # an older run does not say it
     environments = [run.folder.known(run.folder.environment) for run in (a, b)]
     return Comparison(
         a=str(a.folder.output_dir),
@@ -84,6 +86,7 @@ def _compare(a: Run, b: Run) -> Comparison:
         why_not=why_not,
         only={metric: side for side, run in sides.items() for metric in run.scores["after"] if not _everywhere(metric, a, b)},
         costs=costs_of(a, b),
+        about_rows=too_few(grouped[0]) or shared(grouped[0]) if grouped and not why_not else "",
         students={side: said for side, run in sides.items() if (said := _student(run))},
     )
 

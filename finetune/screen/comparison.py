@@ -101,6 +101,8 @@ def _verdicts(found: Comparison) -> list[Text]:
     by = by_verdict({metric: score["verdict"] for metric, score in found.scores.items() if "verdict" in score})
     results = [result for result in SENTENCES if result in by]
     said = [Text.assemble((SENTENCES[result], VERDICTS.get(result, "")), f" by {', '.join(by[result])}.") for result in results]
+    if found.about_rows:
+        said.append(Text(found.about_rows, style="quiet"))
     if found.only:
         named = ", ".join(f"{NAMES.get(metric, metric)} (only {side.upper()})" for metric, side in found.only.items())
         said.append(Text(f"Measured of one alone: {named}.", style="quiet"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console, RenderableType
 from written_run import written_run
 
 from finetune.benchmark.gate import gate
@@ -17,6 +19,8 @@ from finetune.benchmark.report.page import report_page
 from finetune.benchmark.report.records import read_records
 from finetune.run.comparison import compare
 from finetune.run.history import read_run
+from finetune.screen.comparison import comparison_picture
+from finetune.screen.console import THEME
 
 TRIALS = 200
 COUNT = 20  # groups, of 1, 2, 4 and 9 rows
@@ -116,6 +120,12 @@ def test_sums_of_groups_are_in_the_order_in_which_they_begin() -> None:
     assert interval_of(np.arange(20.0)[:, None], first, (), np.arange(20)[::-1].copy()) == interval_of(np.arange(20.0)[:, None], first)
 
 
+def drawn_text(picture: RenderableType) -> str:
+    console = Console(width=200, theme=THEME, file=io.StringIO())
+    console.print(picture)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_a_comparison_of_runs_takes_the_groups_from_either(tmp_path: Path) -> None:
     groups = [row // 2 for row in range(24)]
     runs = [written_run(tmp_path / name, shift=shift) for name, shift in (("a", 0.0), ("b", 0.1))]
@@ -123,7 +133,10 @@ def test_a_comparison_of_runs_takes_the_groups_from_either(tmp_path: Path) -> No
     rouge = np.random.default_rng(1).random(24).tolist()
     runs[1].write_json(runs[1].benchmark, scores | {"per_row": {**scores["per_row"], "rougeL": rouge, "group": groups}})
     for pair in (runs, runs[::-1]):
-        found = compare(*map(read_run, [run.output_dir for run in pair])).scores["rougeL"]
+        compared = compare(*map(read_run, [run.output_dir for run in pair]))
+        assert compared.about_rows.startswith("The 24 rows have 12 different prompts or texts;")
+        assert compared.about_rows in " ".join(drawn_text(comparison_picture(compared, 200)).split())
+        found = compared.scores["rougeL"]
         a, b = (statistics_of(run.read_json(run.benchmark)["per_row"])["rougeL"] for run in pair)
         together, alone = (interval_of(b.columns - a.columns, first, (), each) for each in (np.array(groups), None))
         assert [found["low"], found["high"]] == pytest.approx(together)
