@@ -372,3 +372,23 @@ def test_an_archive_in_an_archive_and_a_part_without_rows_say_to_unpack(tmp_path
         with pytest.raises(DatasetError) as refused:
             read(tmp_path / f"{name}.zip")
         assert str(refused.value.hint).startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "question"), [("cp1256", "أين الطلب رقم {}؟"), ("cp1252", "Où est la clé n° {} ? À côté"), ("cp1251", "Где заказ {}?")]
+)
+def test_arabic_of_windows_is_read_and_french_stays_french(tmp_path: Path, encoding: str, question: str) -> None:
+    rows = [(question.format(number), question.format("x")) for number in range(5)]
+    (tmp_path / "rows.csv").write_bytes(("question;answer\n" + "".join(f"{asked};{said}\n" for asked, said in rows)).encode(encoding))
+    assert learned(read(tmp_path / "rows.csv")) == rows
+
+
+WORDS = "Wo ist die Größe? Übergröße liegt für Sie bereit, schöne Grüße."
+
+
+def test_letters_that_no_encoding_has_lead_to_the_encoding(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes(("question;answer\n" + f"{WORDS};{WORDS}\n" * 5).encode("cp850"))
+    with pytest.raises(BadRow, match="not valid Unicode") as refused:
+        read(tmp_path / "rows.csv")
+    assert "--set dataset.encoding=NAME, such as mac_roman or cp850" in str(refused.value.hint)
+    assert learned(read(tmp_path / "rows.csv", encoding="cp850")) == [(WORDS, WORDS)] * 5
