@@ -109,7 +109,9 @@ def test_an_archive_in_an_archive_and_a_part_without_rows_say_to_unpack(tmp_path
 def test_arabic_of_windows_is_read_and_french_stays_french(tmp_path: Path, encoding: str, question: str) -> None:
     rows = [(question.format(number), question.format("x")) for number in range(5)]
     (tmp_path / "rows.csv").write_bytes(("question;answer\n" + "".join(f"{asked};{said}\n" for asked, said in rows)).encode(encoding))
-    assert learned(read(tmp_path / "rows.csv")) == rows
+    found = read(tmp_path / "rows.csv")
+    assert learned(found) == rows
+    assert found.facts.notes == [f"rows.csv is read as {encoding}. To correct wrong letters: --set dataset.encoding=NAME"]
 
 
 WORDS = "Wo ist die Größe? Übergröße liegt für Sie bereit, schöne Grüße."
